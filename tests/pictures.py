@@ -21,6 +21,13 @@ from pipeline.store.choices import Choices
 from pipeline.store.objects import Objects, open_objects
 from pipeline.store.plan import Plan
 
+SMALL = {"shard_rows": 4, "chunk_rows": 2}
+"""The choices of a store with few rows in several shards."""
+SMALL_OPTIONS = (
+    *("--sizes", 8, 16, "--shard-rows", 4, "--chunk-rows", 2, "--max-bad", 1, "--workers", 1),
+)
+"""The options of the command for such a store, also where every image is broken."""
+
 
 def jpeg(seed: int, width: int = 60, height: int = 45, mode: str = "RGB", **options: Any) -> bytes:
     """A small smooth JPEG, another for each seed."""

@@ -68,7 +68,7 @@ def test_no_target_is_a_file():
         (["verify", "STORE=/a b", "ARGS=--source"], 'verify "/a b" --source'),
         (["repair", "STORE=/s"], 'repair "/s"'),
         (["info", "STORE=/s", "ARGS=--json"], 'info "/s" --json'),
-        (["loader", "STORE=/s", "ARGS=--cold"], 'loader "/s" --cold'),
+        (["loader", "STORE=/s", "ARGS=--drop-cache"], 'loader "/s" --drop-cache'),
         (["cluster-up", "WORKERS=2"], "cluster up --workers 2"),
         (["cluster-status"], "cluster status"),
         (["cluster-down"], "cluster down"),
@@ -95,11 +95,11 @@ def test_no_target_is_a_file():
         (["colourise", "STORE=/s"], 'train colourise "/s"'),
         (
             ["devise", "STORE=/s", "TRUNK=/t", "WORDS=/w", "RUN=/r"],
-            'train devise "/s" --trunk "/t" --words "/w" --run "/r"',
+            'train devise "/s" --trunk "/t" --word-vectors "/w" --run "/r"',
         ),
         (["features", "STORE=/s", "TRUNK=/t", "GPUS=1"], 'features "/s" --trunk "/t" --gpus 1'),
         (["search", "RUN=/r", "ARGS=--port 9"], 'search "/r" --serve --port 9'),
-        (["words", "STORE=/s", "WORDS=/w"], 'words "/s" --vectors "/w"'),
+        (["words", "STORE=/s", "WORDS=/w"], 'words "/s" --word-vectors "/w"'),
         (["report", "RUN=/r", "ARGS=--samples 9"], 'report "/r" --samples 9'),
         (
             ["prepare", "DATA=/a", "STORE=/s", "SPLIT=val", "CLUSTER=ssh:/h", "CERTS=/c d"],

@@ -75,7 +75,7 @@ class _Parser(argparse.ArgumentParser):
         options = [word.partition("=")[0] for word in arguments if word.startswith("-")]
         if not options:
             return f"unexpected argument {', '.join(map(repr, arguments))}"
-        names = [option for option in self._option_string_actions if option.startswith("--")]
+        names = [option for action in self._actions for option in action.option_strings]
         return "there is " + ", ".join(f"no option {word}{_like(word, names)}" for word in options)
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:

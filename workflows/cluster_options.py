@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from cluster.defaults import CERTIFICATE_DAYS, DASHBOARD_PORT, LOOPBACK, SCHEDULER_PORT
 from workflows.options.fields import Options, argument, option
@@ -177,6 +178,8 @@ class SchedulerOptions(SchedulerFlags, CertificateOptions, OnceOptions):
 class WorkerOptions(WorkersFlags, CertificateOptions, OnceOptions):
     """The options of `tesserae cluster worker`."""
 
+    FORMER_NAMES = MappingProxyType({"patience": "scheduler_timeout"})
+
     address: str = argument("address of the scheduler, e.g. tls://10.0.0.1:8786", metavar="ADDRESS")
     host: str | None = option(
         None,
@@ -184,7 +187,7 @@ class WorkerOptions(WorkersFlags, CertificateOptions, OnceOptions):
         implied="the local address that reaches the scheduler",
         metavar="HOST",
     )
-    patience: float | None = option(
+    scheduler_timeout: float | None = option(
         None,
         "exit once the scheduler has been unreachable for this long, in seconds",
         implied="never",
@@ -202,10 +205,12 @@ class WorkerOptions(WorkersFlags, CertificateOptions, OnceOptions):
 class WaitOptions(CertificateOptions):
     """The options of `tesserae cluster wait`."""
 
+    FORMER_NAMES = MappingProxyType({"seconds": "timeout"})
+
     address: str = argument("address of the scheduler, e.g. tls://10.0.0.1:8786", metavar="ADDRESS")
     workers: int = option(1, "number of workers to wait for", minimum=0)
     gpus: int = option(0, "number of GPUs to wait for", minimum=0)
-    seconds: float = option(
+    timeout: float = option(
         600.0,
         "timeout in seconds, after which the command fails",
         above=0,

@@ -20,10 +20,10 @@ from pipeline.images import probe
 from pipeline.ingest.finish import put_changed, zarr_metadata
 from pipeline.ingest.source_index import Origin, Rows, known_origin, write_rows
 from pipeline.order import ROW_ORDER_VERSION, row_order
-from pipeline.sources import Source
 from pipeline.sources.classes.decision import UNLABELLED, Basis, Evidence
 from pipeline.sources.classes.order import Classes, SplitClasses, settle_classes
 from pipeline.sources.listing import listing_digest
+from pipeline.sources.source import Source
 from pipeline.store import arrays, layout, plan, recipe, records
 from pipeline.store.choices import DEFAULTS, Choices
 from pipeline.store.objects import Objects

@@ -22,7 +22,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -170,37 +170,6 @@ def check_length(name: str, num_bytes: int, limit: int) -> None:
         raise StoreDamagedError(
             f"{name} has {num_bytes:,} bytes: expected at most {limit:,}. It is not read."
         )
-
-
-def write_file(path: Path, pieces: Iterable[bytes | memoryview], root: Path) -> None:
-    """Write a file atomically and durably, replacing any file of that name.
-
-    Args:
-        path: The path of the file, in a folder that exists.
-        pieces: The content in consecutive pieces; a view is one of bytes.
-        root: The folder that *path* must not leave through a link, such as a run's folder.
-
-    Raises:
-        OSError: The file cannot be written.
-        StoreError: A link leads out of *root*.
-    """
-    confined.check_inside(path.parent, root)
-    # A predictable name could have been planted as a link that leads out of the folder.
-    new = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:12]}.new")
-    try:
-        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            for piece in pieces:
-                _write_all(file, memoryview(piece))
-            os.fsync(file)
-        finally:
-            os.close(file)
-        os.replace(new, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(new)
-        raise
-    sync_folder(path.parent)
 
 
 def open_direct(path: Path) -> int | None:

@@ -68,7 +68,7 @@ class Network:
 
     def wait(self, workers: int, seconds: float = 60) -> float:
         """Wait for *workers* workers, and return the seconds until they had joined."""
-        words = ("cluster", "wait", self.address, "--workers", workers, "--seconds", seconds)
+        words = ("cluster", "wait", self.address, "--workers", workers, "--timeout", seconds)
         started = time.monotonic()
         waiting = self.start("c", "client", *words)
         assert waiting.wait(seconds + 30) == 0, waiting.err

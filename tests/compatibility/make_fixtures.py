@@ -45,9 +45,8 @@ RUNS: dict[str, tuple[object, ...]] = {
     "devise": (*DEVISE, *SMALL),
     "devise-all": (*DEVISE, *SMALL, "--learn", "all"),
 }
-"""The stage and the options of each run that have the same flags in every version."""
+"""The stage and the options of each run, with the flags that earlier versions have for them."""
 PACE = ("--look-every", 4, "--tell-every", 1)
-"""The options of each run that earlier versions name so."""
 QUERIES = {
     "ant": ("--index", "exact"),
     "great cat + boat": ("--index", "lsh", "--split", "val"),

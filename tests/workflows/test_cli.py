@@ -96,7 +96,7 @@ def test_every_command_has_a_target_or_is_in_the_list_of_make_help() -> None:
         (["study", "STUDY=gaussians", "ARGS=--seeds 2"], "study gaussians --seeds 2"),
         (
             ["study", "STUDY=devise", "STORE=s", "WORDS=w"],
-            'study devise --store "s" --words "w"',
+            'study devise --store "s" --word-vectors "w"',
         ),
         (["export", "RUN=r", "ARGS=-o out"], 'export "r" -o out'),
         (["sample-images", "RUN=r", "ARGS=-n 4"], 'sample-images "r" -n 4'),

@@ -22,6 +22,7 @@ from tests.commands import (
     ROOT,
     Command,
     Ended,
+    free_port,
     run,
     saboteur,
     start,
@@ -33,13 +34,6 @@ from tests.workflows.training.small import small_store
 from workflows import cli
 
 TINY = ("--sizes", 8, 16, "--shard-rows", 16, "--chunk-rows", 8, "--no-dashboard")
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Standing:
@@ -257,7 +251,7 @@ def test_what_does_not_come_is_said_after_a_while(
     standing: Standing, words: tuple[object, ...], says: str
 ) -> None:
     """And nothing hangs."""
-    done = standing.run("cluster", "wait", standing.address, *words, "--seconds", 1)
+    done = standing.run("cluster", "wait", standing.address, *words, "--timeout", 1)
     assert (done.status, done.out) == (1, "")
     assert says in done.err
 
@@ -408,7 +402,7 @@ def test_who_takes_a_connection_and_says_nothing_holds_nobody_up(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
         seconds = 600 if stop else 1
-        words = ("cluster", "wait", address, "--insecure", "--seconds", seconds)
+        words = ("cluster", "wait", address, "--insecure", "--timeout", seconds)
         with start(*words, scratch=tmp_path) as command:
             silent.accept()[0].detach()
             if stop:
@@ -460,7 +454,7 @@ def test_the_cluster_is_asked_for_by_its_address(
         (("certs", "--certs", "/dev/null"), "/dev/null: Not a directory"),
         (("certs", "--days", "0"), "--days is 0"),
         (("scheduler", "--dashboard-port", "70000"), "--dashboard-port is 70000"),
-        (("wait", "tcp://127.0.0.1:1", "--seconds", "nan"), "--seconds is nan"),
+        (("wait", "tcp://127.0.0.1:1", "--timeout", "nan"), "--timeout is nan"),
         (("units", ".", "--address", "foo"), "is no scheduler's address"),
         (("units", ".", "--address", "tls://a:1", "--certs", "/a b"), "expected no spaces"),
     ],

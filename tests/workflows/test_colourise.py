@@ -26,14 +26,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 def make_stage(data: Data, **choices: Any) -> Colourise:
     """Return a small stage before its first step."""
     torch.manual_seed(0)
-    options = ColouriseOptions(image_size=SIZE, batch_size=BATCH, width=8, rate=2e-3, **choices)
+    options = ColouriseOptions(
+        image_size=SIZE, batch_size=BATCH, width=8, learning_rate=2e-3, **choices
+    )
     return Colourise(options, data, World())
 
 
 @pytest.mark.parametrize("adversarial", [0.0, 0.05])
 def test_colours_come_nearer_to_the_true_ones(data: Data, adversarial: float) -> None:
     """The error on held-out pictures falls, and the critic learns only if it has a weight."""
-    stage = make_stage(data, adversarial=adversarial)
+    stage = make_stage(data, adversarial_weight=adversarial)
     before, _ = stage.evaluate()
     critic = [p.clone() for p in stage.game.critic.parameters()]
     for _ in range(40):

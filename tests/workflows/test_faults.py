@@ -287,7 +287,7 @@ def test_deadly_pictures_are_quarantined_alone(tmp_path: Path) -> None:
         file.write_bytes(file.read_bytes() + end)
     prepare_inline(source, str(tmp_path / "clean"), **TINY_CHOICES)
     with saboteur(tmp_path / "path", DEADLY) as path:
-        words = (*TINY, "--workers", 2, "--image-seconds", 1.5, "--max-bad", 1)
+        words = (*TINY, "--workers", 2, "--image-timeout", 1.5, "--max-bad", 1)
         store = tmp_path / "store"
         done = run("prepare", source, store, *words, scratch=tmp_path, extra_path=path)
         assert (done.status, done.err) == (0, "")

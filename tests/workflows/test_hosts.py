@@ -186,7 +186,7 @@ def test_who_has_no_certificate_is_refused(network: Network, tmp_path: Path) -> 
         (("--insecure",), "does not answer"),
     ]:
         address = f"tcp://{port}" if "--insecure" in words else network.address
-        client = network.start("c", "client", "cluster", "wait", address, *words, "--seconds", 5)
+        client = network.start("c", "client", "cluster", "wait", address, *words, "--timeout", 5)
         assert client.wait(60) == 1
         assert says in client.err
     code = f"""

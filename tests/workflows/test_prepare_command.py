@@ -140,8 +140,8 @@ WRONG = {
     "prepare src new --max-bad -0.1": "--max-bad is -0.1: expected 0 to 1",
     "prepare src new --max-bad nan": "--max-bad is nan: expected a finite number, 0 to 1",
     "prepare src new --max-bad few": "--max-bad is few: expected a number, 0 to 1",
-    "prepare src new --image-seconds 0": "--image-seconds is 0: expected 0.001 to 86,400",
-    "prepare src new --image-seconds inf": "--image-seconds is inf: expected",
+    "prepare src new --image-timeout 0": "--image-timeout is 0: expected 0.001 to 86,400",
+    "prepare src new --image-timeout inf": "--image-timeout is inf: expected",
     # another recipe than the store's
     "prepare src good --sizes 8 --fit pad": "fit is 'crop' in the store, 'pad' was asked for",
     "prepare src good --sizes 8 --filter box": "filter is 'bicubic' in the store, 'box' was asked",

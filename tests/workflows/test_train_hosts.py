@@ -39,7 +39,7 @@ WORDS = (
     20,
     "--ranks",
     2,
-    "--rank-threads",
+    "--threads-per-rank",
     1,
     *SMALL,
 )

@@ -49,7 +49,9 @@ NOTE = (
 
 def run(options: WordsOptions) -> int:
     """Print the coverage of classes by word vectors; return the exit status."""
-    facts = describe(options.classes, options.vectors, options.hierarchy, synonyms=options.synonyms)
+    facts = describe(
+        options.classes, options.word_vectors, options.hierarchy, synonyms=options.synonyms
+    )
     if options.json:
         print(json.dumps(facts, indent=2, ensure_ascii=True))
         return 0
@@ -119,8 +121,8 @@ def names_of_classes(
     if not any(words for _, words in named_classes):
         raise TesseraeError(
             f"the store has no names of its {len(classes)} classes, only wnids such as"
-            f" {classes[0][0]}: pass --names, a file with an id and names on each line, such as"
-            " ImageNet's LOC_synset_mapping.txt."
+            f" {classes[0][0]}: pass --class-names, a file with an id and names on each line, such"
+            " as ImageNet's LOC_synset_mapping.txt."
         )
     return named_classes
 
@@ -129,7 +131,7 @@ def _table_of(file: str, ids: Sequence[str]) -> dict[str, str]:
     path = Path(file)
     if not path.is_file():
         raise TesseraeError(
-            f"--names is {file}, which is no file: expected an id and names on each line."
+            f"--class-names is {file}, which is no file: expected an id and names on each line."
         )
     table = parse_names(decode_table(path.read_bytes(), file, lenient=True), ids)
     if table.keys().isdisjoint(ids):
@@ -174,8 +176,9 @@ def _is_vector(names: str) -> bool:
 def _installed() -> str:
     if not (WORDNET / "data.noun").is_file():
         raise TesseraeError(
-            "there are neither word vectors nor a taxonomy to derive some from: name --vectors FILE"
-            " or --hierarchy FILE, or install WordNet (Debian: the package wordnet-base)."
+            "there are neither word vectors nor a hierarchy to derive some from: pass"
+            " --word-vectors FILE or --hierarchy FILE, or install WordNet (Debian: the package"
+            " wordnet-base)."
         )
     return str(WORDNET)
 
@@ -255,7 +258,7 @@ def _vectors_line(facts: dict[str, Any]) -> str:
     if source["file"] is None:
         return (
             f"  vectors  derived from the taxonomy, no word is known: {source['dim']:,} numbers"
-            " (--vectors FILE reads some)"
+            " (--word-vectors FILE reads some)"
         )
     return (
         f"  vectors  {source['file']}: {counted(source['tokens'], 'token')},"

@@ -71,8 +71,8 @@ def prepare_data(
     """
     store = _absolute(run_options.store)
     listed = records.load_recipe(open_objects(store)).classes
-    if options.words is not None or options.names is not None:
-        listed = names_of_classes(listed, options.names)
+    if options.word_vectors is not None or options.class_names is not None:
+        listed = names_of_classes(listed, options.class_names)
     before = RunFolder(run_options.folder)
     # A folder without options.json belongs to a start that did not complete: begin anew.
     goes_on = (before.path / "options.json").exists()
@@ -112,9 +112,9 @@ def _check_required(options: DeviseOptions, *, goes_on: bool) -> None:
         problems.append(
             "--trunk is missing: name a vision model of transformers, a folder or of the model hub"
         )
-    if options.words is None and options.hierarchy is None and not goes_on:
+    if options.word_vectors is None and options.hierarchy is None and not goes_on:
         problems.append(
-            "--words is missing: name a file of word vectors (word2vec, GloVe, fastText), or"
+            "--word-vectors is missing: name a file of word vectors (word2vec, GloVe, fastText), or"
             " --hierarchy, to derive vectors from a hierarchy of classes"
         )
     if problems:
@@ -204,22 +204,22 @@ def _class_vectors(
 
     It runs before the features are extracted, so that a mistake is reported before hours of work.
     """
-    digest = "" if options.words is None else file_digest(options.words)
+    digest = "" if options.word_vectors is None else file_digest(options.word_vectors)
     vectors = vectors_of(options, listed)
-    if options.words is not None and options.hierarchy is not None:
+    if options.word_vectors is not None and options.hierarchy is not None:
         read_hierarchy(options.hierarchy)  # reports need it: a broken file is refused now
     parts = class_parts(
         vectors.wnids,
         vectors.known,
         has_image=_has_image(store, split, len(listed)),
-        seen=options.seen,
-        unseen=options.unseen,
-        validation=options.validation,
-        seed=options.class_seed,
+        seen=options.seen_classes,
+        unseen=options.unseen_classes,
+        validation=options.validation_classes,
+        seed=options.class_split_seed,
     )
-    if options.start is not None:
+    if options.init_from is not None:
         held_out = np.flatnonzero(np.isin(parts, (UNSEEN, VALIDATION)))
-        check_start(options.start, [vectors.wnids[label] for label in held_out.tolist()])
+        check_start(options.init_from, [vectors.wnids[label] for label in held_out.tolist()])
     _print_classes(vectors, parts)
     return vectors, parts, digest
 
@@ -266,12 +266,12 @@ def vectors_of(options: DeviseOptions, listed: Sequence[tuple[str, str]]) -> Cla
     Raises:
         TesseraeError: Neither word vectors nor a hierarchy are named, or a file is unreadable.
     """
-    if options.words is not None:
-        return class_vectors(read_words(options.words), listed, synonyms=options.synonyms)
+    if options.word_vectors is not None:
+        return class_vectors(read_words(options.word_vectors), listed, synonyms=options.synonyms)
     if options.hierarchy is not None:
         return taxonomy_vectors(read_hierarchy(options.hierarchy), listed)
     raise TesseraeError(
-        "--words is missing: name a file of word vectors (word2vec, GloVe, fastText), or"
+        "--word-vectors is missing: name a file of word vectors (word2vec, GloVe, fastText), or"
         " --hierarchy, to derive vectors from a hierarchy of classes."
     )
 

@@ -140,7 +140,7 @@ class DeviseModel:
 
     @cached_property
     def _words(self) -> Words | None:
-        file = self.options.words
+        file = self.options.word_vectors
         if file is None:
             return None
         return open_words(Path(file), str(self.space.words), self.folder / WORDS_FOLDER)

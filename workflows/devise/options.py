@@ -18,7 +18,7 @@ SCHEDULES = ("cosine", "constant")
 SMALL_SIZE = 64
 """The default side, in pixels, of the images that a new trunk takes."""
 
-IMAGES_ONLY = ("staging_dir", "staging_bytes", "checksum", "loader_threads", "prefetch")
+IMAGES_ONLY = ("staging_dir", "staging_bytes", "checksum", "loader_threads", "prefetch_bytes")
 """The options of reading that apply to training from pixels (`--learn all`) only."""
 
 _TRUNK = "trunk"
@@ -88,25 +88,25 @@ class DeviseOptions(TrainingOptions):
         choices=LEARNS,
         group=_TRUNK,
     )
-    start: str | None = option(
+    init_from: str | None = option(
         None,
         "folder of a run whose weights initialise this one",
         implied="random weights of the head",
         metavar="RUN",
         group=_TRUNK,
     )
-    trunk_rate: float = option(
+    trunk_learning_rate: float = option(
         1e-5, "learning rate of the trunk, with --learn all", minimum=0, group=_TRUNK
     )
 
-    words: str | None = option(
+    word_vectors: str | None = option(
         None,
         "file of word vectors: word2vec, GloVe or fastText",
         implied="derive vectors from --hierarchy",
         metavar="FILE",
         group=_CLASSES,
     )
-    names: str | None = option(
+    class_names: str | None = option(
         None,
         "text file with a class id and its names on each line",
         implied="the store's names, or names derived from the ids",
@@ -128,32 +128,32 @@ class DeviseOptions(TrainingOptions):
     hierarchy: str | None = option(
         None,
         "is-a hierarchy: a file of `parent child` lines, or WordNet's database folder; class"
-        " vectors are derived from it without --words",
+        " vectors are derived from it without --word-vectors",
         implied="none",
         metavar="FILE_OR_FOLDER",
         group=_CLASSES,
     )
-    seen: str | None = option(
+    seen_classes: str | None = option(
         None,
         "file that lists the classes to train on; all other classes are unseen",
-        implied="all classes but those of --unseen",
+        implied="all classes but those of --unseen-classes",
         metavar="FILE",
         group=_CLASSES,
     )
-    unseen: str = option(
+    unseen_classes: str = option(
         "0",
         "classes that are excluded from training: a number of classes to draw at random, or a file"
         " that lists them",
         metavar="CLASSES",
         group=_CLASSES,
     )
-    validation: int = option(
+    validation_classes: int = option(
         0,
         "number of seen classes that are excluded from training to select hyperparameters",
         minimum=0,
         group=_CLASSES,
     )
-    class_seed: int = option(
+    class_split_seed: int = option(
         0, "seed that draws the unseen and the validation classes", minimum=0, group=_CLASSES
     )
 
@@ -165,7 +165,7 @@ class DeviseOptions(TrainingOptions):
     head: str = option(
         "mlp", "network that maps features to word vectors", choices=HEADS, group=_HEAD
     )
-    hidden: int = option(
+    hidden_units: int = option(
         1024, "number of units in the hidden layer of --head mlp", minimum=1, group=_HEAD
     )
     dropout: float = option(
@@ -176,13 +176,13 @@ class DeviseOptions(TrainingOptions):
         group=_HEAD,
     )
     mirrored: bool = option(True, "train on horizontally mirrored images too", group=_HEAD)
-    rate: float = option(2e-3, "learning rate of AdamW", above=0, group=_HEAD)
+    learning_rate: float = option(2e-3, "learning rate of AdamW", above=0, group=_HEAD)
     schedule: str = option(
         "cosine", "learning-rate schedule after the warm-up", choices=SCHEDULES, group=_HEAD
     )
-    warm_share: float = option(
+    warmup_fraction: float = option(
         0.1,
-        "fraction of the steps in which the learning rate rises linearly to --rate",
+        "fraction of the steps in which the learning rate rises linearly to --learning-rate",
         minimum=0,
         maximum=1,
         metavar="FRACTION",
@@ -220,26 +220,29 @@ class DeviseOptions(TrainingOptions):
 
     def quicker(self) -> str:
         """Return the options that make a step faster, as text for a message."""
-        return "--learn head" if self.learn == "all" else "a smaller --batch-size or --hidden"
+        return "--learn head" if self.learn == "all" else "a smaller --batch-size or --hidden-units"
 
     def changeable(self) -> tuple[str, ...]:
         """Return the names of options that may change when a run restarts from an earlier step."""
         return (
-            "rate", "trunk_rate", "schedule", "warm_share", "weight_decay", "dropout", "margin",
-            "temperature",
+            "learning_rate", "trunk_learning_rate", "schedule", "warmup_fraction", "weight_decay",
+            "dropout", "margin", "temperature",
         )  # fmt: skip
 
     def to_lower(self) -> str:
         """Return the options to lower after a loss is no longer finite, as text for a message."""
-        trunk = f" or --trunk-rate (now {self.trunk_rate:g})" if self.learn == "all" else ""
-        return f"--rate (now {self.rate:g}){trunk}"
+        text = f"--learning-rate (now {self.learning_rate:g})"
+        if self.learn == "head":
+            return text
+        return f"{text} or --trunk-learning-rate (now {self.trunk_learning_rate:g})"
 
     def located(self) -> Self:
         """Return a copy with absolute paths, because ranks run in other working directories."""
         named = {
-            name: getattr(self, name) for name in ("words", "names", "hierarchy", "start", "seen")
+            name: getattr(self, name)
+            for name in ("word_vectors", "class_names", "hierarchy", "init_from", "seen_classes")
         }
-        named["unseen"] = None if self.unseen.isdecimal() else self.unseen
+        named["unseen_classes"] = None if self.unseen_classes.isdecimal() else self.unseen_classes
         folder = self.trunk is not None and Path(self.trunk).is_dir()
         named["trunk"] = self.trunk if folder else None
         full: dict[str, Any] = {

@@ -35,6 +35,7 @@ from workflows.devise.evaluation import (
     lines,
 )
 from workflows.devise.model import DeviseModel, open_model
+from workflows.evaluation import HELD_OUT
 from workflows.evaluation.options import EvaluationOptions
 from workflows.evaluation.per_class import bootstrap
 from workflows.evaluation.ranking import KS, UNJOINED, hops, same_class, top
@@ -46,8 +47,6 @@ RIDGE_PENALTY, SOFTMAX_PENALTY, CONSE_CLASSES = 1.0, 1e-4, 10
 that."""
 MAX_BASELINE_ROWS = 50_000
 """The number of rows, at most, that the baselines learn from."""
-HELD_OUT = ("val", "test")
-"""The splits that a run is evaluated on, in order of preference."""
 THUMBNAIL = 64
 """The smallest side, in pixels, of the images of a gallery."""
 MAX_GALLERIES, GALLERY_COLUMNS = 10, 8
@@ -125,7 +124,7 @@ def evaluate_for_report(
 ) -> DeviseReport | None:
     """Evaluate a run as the options of `tesserae report` say; print why if it cannot be."""
     evaluation = evaluate_run(
-        folder, samples=options.samples, clip=options.clip, device=device, store=options.store
+        folder, samples=options.samples, clip=options.clip_model, device=device, store=options.store
     )
     if evaluation is None:
         print("notice: the run is not evaluated: no split val or test has the data it needs.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from pipeline.wordvectors.hierarchy import WORDNET
 from pipeline.wordvectors.vectors import SYNONYMS
@@ -13,11 +14,13 @@ from workflows.options.fields import Options, argument, option
 class WordsOptions(Options):
     """The options of `tesserae words`."""
 
+    FORMER_NAMES = MappingProxyType({"vectors": "word_vectors"})
+
     classes: str = argument(
         "folder or URL of a store, or a text file with a class id and its names on each line",
         metavar="STORE_OR_TABLE",
     )
-    vectors: str | None = option(
+    word_vectors: str | None = option(
         None,
         "word vectors: word2vec (text or binary), GloVe or fastText .vec",
         implied="derive vectors from --hierarchy",

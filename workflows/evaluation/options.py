@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from workflows.options.fields import Options, option
 
@@ -11,6 +12,8 @@ from workflows.options.fields import Options, option
 class EvaluationOptions(Options):
     """The options of `tesserae report`, without the folder of the run."""
 
+    FORMER_NAMES = MappingProxyType({"clip": "clip_model"})
+
     backbone: str | None = option(
         None,
         "vision model of `transformers`, a folder or a hub name, whose features are used for FID,"
@@ -18,7 +21,7 @@ class EvaluationOptions(Options):
         implied="leave these out",
         metavar="MODEL",
     )
-    clip: str | None = option(
+    clip_model: str | None = option(
         None,
         "CLIP model, a folder or a hub name, to compare a DeViSE run with",
         implied="none",

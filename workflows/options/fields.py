@@ -18,7 +18,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
 from workflows.options.ranges import Range
 
@@ -126,6 +127,9 @@ def argument(
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The base class of all options: checking, reading and storing them."""
+
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """The present name of each option that had another one: its former flag is still accepted."""
 
     def __post_init__(self) -> None:
         """Convert lists to tuples and paths to the field's type, and check every value.
@@ -252,6 +256,12 @@ def add_flags(parser: argparse.ArgumentParser, options: type[Options]) -> None:
         if heading not in groups:
             groups[heading] = parser.add_argument_group(heading)
         _add(groups[heading], field, Kind.of(kinds[field.name]))
+    for action in list(parser._actions):
+        for former in (old for old, new in options.FORMER_NAMES.items() if new == action.dest):
+            spelling = former.replace("_", "-")
+            _accept(parser, action, f"--{spelling}")
+            if isinstance(action, _Switch):
+                _accept(parser, action, f"--no-{spelling}")
 
 
 def _fields(options: type[Options]) -> list[dataclasses.Field[Any]]:
@@ -288,17 +298,37 @@ def _add(group: Any, field: dataclasses.Field[Any], kind: Kind) -> None:
         group.add_argument(*names, dest=field.name, required=required, **how)
 
 
+class _Switch(argparse.Action):
+    """The action of a flag without a value: `--x` sets True, `--no-x` False."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **how: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **how)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, not str(option_string).startswith("--no-"))
+
+
 def _add_switch(group: Any, field: dataclasses.Field[Any]) -> None:
-    spelling, how = _spelling(field), {"dest": field.name, "default": argparse.SUPPRESS}
-    if field.default is not False:
-        group.add_argument(
-            spelling, action=argparse.BooleanOptionalAction, help=_help(field), **how
-        )
-        return
-    # The negation is accepted, for scripts, but it is the default: the help need not show it.
+    spelling = _spelling(field)
     negation = f"--no-{spelling[2:]}"
-    group.add_argument(spelling, action="store_true", help=_help(field), **how)
-    group.add_argument(negation, action="store_false", help=argparse.SUPPRESS, **how)
+    # Where False is the default, its flag is accepted, for scripts, but the help need not show it.
+    shown = (spelling,) if field.default is False else (spelling, negation)
+    action = group.add_argument(
+        *shown, action=_Switch, dest=field.name, default=argparse.SUPPRESS, help=_help(field)
+    )
+    _accept(group, action, negation)
+
+
+def _accept(group: Any, action: argparse.Action, *spellings: str) -> None:
+    """Accept further spellings of an option, which the help text does not show."""
+    for spelling in spellings:
+        group._option_string_actions.setdefault(spelling, action)
 
 
 def _text(value: Any) -> str:

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster.cores import cores
-from cluster.ranks.world import count_gpu_workers
+from cluster.limits import cores
+from cluster.ranks.slots import count_gpu_workers
 from pipeline import code_digest
 from pipeline.backbone.choices import NEW
 from pipeline.backbone.load import open_backbone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, fields
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.backbone.choices import POOLINGS
@@ -39,6 +40,8 @@ def _wait(work: str) -> Any:
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions(ReadingOptions, ClusterOptions):
     """The options of `tesserae prepare`."""
+
+    FORMER_NAMES = MappingProxyType({"image_seconds": "image_timeout"})
 
     source: str = argument("folder, archive or URL of the images", metavar="SOURCE")
     store: str = store_argument()
@@ -136,7 +139,7 @@ class PrepareOptions(ReadingOptions, ClusterOptions):
         metavar="FRACTION",
         group=_EXECUTION,
     )
-    image_seconds: float = option(
+    image_timeout: float = option(
         60.0,
         "time limit for decoding one image, in seconds",
         minimum=0.001,

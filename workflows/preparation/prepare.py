@@ -18,11 +18,12 @@ from pipeline.ingest.shard import Report, Work
 from pipeline.ingest.source_index import Origin
 from pipeline.ingest.tasks import shard_jobs
 from pipeline.jobs import Failed, run_jobs
-from pipeline.sources import Source, spool
+from pipeline.sources import spool
 from pipeline.sources.formats.sorted_val import check_sorted
 from pipeline.sources.keys import misspelt
 from pipeline.sources.location import Location
 from pipeline.sources.options import SourceOptions
+from pipeline.sources.source import Source
 from pipeline.store import arrays, layout, records
 from pipeline.store.commit import Commit
 from pipeline.store.lease import lease
@@ -272,7 +273,7 @@ def _prepare(
         split=split,
         run=part.run,
         sizes=options.choices.sizes,
-        image_seconds=options.image_seconds,
+        image_seconds=options.image_timeout,
         code=code_digest.digest(),
     )
     earlier_counts = [commits[shard].counts for shard in sorted(commits.keys() - set(todo))]

@@ -10,8 +10,9 @@ from pipeline import confined
 from pipeline.errors import SourceError, StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.jobs import Failed, Job, run_jobs
-from pipeline.sources import Checked, Previewed, Remarked, Source, spool
+from pipeline.sources import spool
 from pipeline.sources.classes.order import SplitClasses, settle_classes
+from pipeline.sources.source import Source
 from pipeline.store import layout
 from pipeline.store.objects import LocalObjects, Objects
 from workflows.session import Cluster
@@ -86,12 +87,11 @@ def look_before(parts: Mapping[str, Source], rules: int) -> None:
     """
     previewed = {}
     for split, source in parts.items():
-        if isinstance(source, Checked):
-            source.check()
-        for remark in source.remarks() if isinstance(source, Remarked) else ():
+        source.check()
+        for remark in source.remarks():
             print(printable(f"  {split}: {remark}"))
-        if isinstance(source, Previewed):
-            evidence = source.preview()
+        evidence = source.preview()
+        if evidence is not None:
             previewed[split] = SplitClasses(evidence, source.class_table(), source.words())
             for note in evidence.notes:
                 print(printable(f"  {split}: {note}"), flush=True)
@@ -111,8 +111,7 @@ def with_classes(parts: Mapping[str, Source]) -> list[str]:
     accepted, errors = [], []
     for split, source in parts.items():
         try:
-            if isinstance(source, Checked):
-                source.check()
+            source.check()
             accepted.append(split)
         except SourceError as e:
             errors.append(e)

@@ -36,7 +36,7 @@ def run(options: LoaderOptions) -> int:
         rank=0,
         world=1,
     )
-    if options.cold:
+    if options.drop_cache:
         drop_pages(
             Path(options.store).expanduser() / "images.zarr" / options.split / str(options.size)
         )
@@ -102,7 +102,7 @@ def mixing(loader: Loader) -> list[str]:
 def drop_pages(folder: Path) -> None:
     """Drop the files in *folder* from the kernel's page cache, without changing them."""
     if not folder.is_dir():
-        raise StoreError(f"--cold needs a store on a local disk: {folder} is not a folder.")
+        raise StoreError(f"--drop-cache needs a store on a local disk: {folder} is not a folder.")
     for path in folder.iterdir():
         file = os.open(path, os.O_RDONLY)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from pipeline.order import ORDERS
 from workflows.options.fields import Options, argument, option
@@ -20,6 +21,8 @@ class InfoOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class LoaderOptions(Options):
     """The options of `tesserae loader`."""
+
+    FORMER_NAMES = MappingProxyType({"cold": "drop_cache"})
 
     store: str = argument("folder or URL of the store", metavar="STORE")
     split: str = option("train", "split to read", metavar="SPLIT")
@@ -57,4 +60,4 @@ class LoaderOptions(Options):
     partial: bool = option(
         False, "read the committed shards of an unfinished split", implied="fail"
     )
-    cold: bool = option(False, "drop the store from the page cache before measuring")
+    drop_cache: bool = option(False, "drop the store from the page cache before measuring")

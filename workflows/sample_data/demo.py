@@ -76,8 +76,8 @@ def _search(store: Path, hierarchy: Path, folder: Path, minutes: float) -> None:
     _clear(folder)
     arguments = [
         *("train", "devise", str(store), "--run", str(folder), "--trunk", "new", "--learn", "all"),
-        *("--hierarchy", str(hierarchy), "--batch-size", "64", "--trunk-rate", "1e-3"),
-        *("--feature-size", "72", "--width", "16", "--hidden", "256", "--ranks", "1"),
+        *("--hierarchy", str(hierarchy), "--batch-size", "64", "--trunk-learning-rate", "1e-3"),
+        *("--feature-size", "72", "--width", "16", "--hidden-units", "256", "--ranks", "1"),
         *("--eval-every", "50", "--minutes", str(minutes), "--steps", "200"),
     ]
     cli.dispatch(arguments)
@@ -112,7 +112,7 @@ def _train(store: Path, folder: Path, minutes: float) -> bool:
     arguments = [
         *("train", "wgan", str(store), "--run", str(folder), "--image-size", str(GAN_PIXELS)),
         *("--objective", "hinge", "--critic-steps", "1", "--critic-norm", "spectral", "--flip"),
-        *("--generator-width", "32", "--critic-width", "32", "--ema", "0.99", "--ranks", "1"),
+        *("--generator-width", "32", "--critic-width", "32", "--ema-decay", "0.99", "--ranks", "1"),
         *("--eval-every", "200", "--minutes", str(minutes), "--steps", "1000000"),
     ]
     try:

@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.cores import cores
+from cluster.limits import cores
 from pipeline import confined
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.neighbours import KINDS, Index, build, load

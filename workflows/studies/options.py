@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
+from types import MappingProxyType
 
 from pipeline.wordvectors.vectors import SYNONYMS
 from workflows.adversarial.objectives import OBJECTIVES
@@ -60,17 +61,27 @@ class DigitsOptions(ObjectivesOptions):
 class DeviseStudyOptions(StudyOptions):
     """The options of `tesserae study devise`."""
 
+    FORMER_NAMES = MappingProxyType(
+        {
+            "words": "word_vectors",
+            "names": "class_names",
+            "unseen": "unseen_classes",
+            "validation": "validation_classes",
+            "clip": "clip_model",
+        }
+    )
+
     store: str = option(
         MISSING, "folder or URL of a store with finished splits train and val", metavar="STORE"
     )
-    words: str = option(
+    word_vectors: str = option(
         MISSING, "file of word vectors: word2vec, GloVe or fastText", metavar="FILE"
     )
     steps: int = option(160, "training steps of DeViSE and of the baselines", minimum=1)
     features: str | None = option(
         None, "name of the store's features", implied="the only ones", metavar="NAME"
     )
-    names: str | None = option(
+    class_names: str | None = option(
         None,
         "text file with a class id and its names on each line",
         implied="the store's names",
@@ -82,7 +93,7 @@ class DeviseStudyOptions(StudyOptions):
         " all names that have one",
         choices=SYNONYMS,
     )
-    clip: str | None = option(
+    clip_model: str | None = option(
         None,
         "CLIP model, a folder or a hub name, to compare with",
         implied="none",
@@ -94,13 +105,13 @@ class DeviseStudyOptions(StudyOptions):
         implied="leave it out",
         metavar="FILE",
     )
-    unseen: str = option(
+    unseen_classes: str = option(
         "40",
         "number of randomly drawn classes that are excluded from training, or a file that lists"
         " their wnids",
         metavar="CLASSES",
     )
     batch_size: int = option(256, "batch size of DeViSE's training", minimum=1)
-    validation: int = option(
+    validation_classes: int = option(
         30, "number of training classes held out to select hyperparameters", minimum=2
     )

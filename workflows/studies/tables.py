@@ -126,21 +126,23 @@ def _devise_data(options: DeviseStudyOptions) -> StudyData:
     from workflows.devise.class_names import names_of_classes
     from workflows.studies import devise as study
 
-    if options.unseen == "0":
-        raise ValueError("--unseen is 0: expected at least 1 class, or a file that names some.")
+    if options.unseen_classes == "0":
+        raise ValueError(
+            "--unseen-classes is 0: expected at least 1 class, or a file that names some."
+        )
     objects = open_objects(options.store)
     names = [options.features] if options.features else list(finished(objects, "train"))
     if len(names) != 1:
         finished_names = ", ".join(names) or "none: make some with `tesserae features`"
         raise ValueError(f"--features is missing: {options.store} has {finished_names}.")
-    classes = names_of_classes(records.load_recipe(objects).classes, options.names)
+    classes = names_of_classes(records.load_recipe(objects).classes, options.class_names)
     return study.open_study_data(
         options.store,
         names[0],
-        class_vectors(read_words(options.words), classes, synonyms=options.synonyms),
+        class_vectors(read_words(options.word_vectors), classes, synonyms=options.synonyms),
         None if options.hierarchy is None else read_hierarchy(options.hierarchy),
-        unseen=options.unseen,
-        validation=options.validation,
-        clip=options.clip,
+        unseen=options.unseen_classes,
+        validation=options.validation_classes,
+        clip=options.clip_model,
         batch_size=options.batch_size,
     )

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from workflows.options.fields import Options, flag_of, option
@@ -15,19 +16,34 @@ READING = "reading of images"
 """The heading of the options of the loader in the help text."""
 _PROGRESS = "progress and checkpoints"
 
-FORMER_NAMES = {"tell_every": "log_every", "look_every": "eval_every"}
-"""The names of options in the folders of runs that earlier versions started."""
+FORMER_NAMES = MappingProxyType(
+    {
+        "adversarial": "adversarial_weight", "class_seed": "class_split_seed",
+        "clip": "weight_clip", "decay": "learning_rate_decay", "ema": "ema_decay",
+        "hidden": "hidden_units", "look_every": "eval_every", "micro_batch": "micro_batch_size",
+        "names": "class_names", "noise": "latent_dim", "penalty": "gradient_penalty",
+        "prefetch": "prefetch_bytes", "rank_threads": "threads_per_rank", "rate": "learning_rate",
+        "seen": "seen_classes", "shrink": "resize", "start": "init_from",
+        "tell_every": "log_every", "trunk_rate": "trunk_learning_rate",
+        "unseen": "unseen_classes", "validation": "validation_classes",
+        "warm_critic_steps": "warmup_critic_steps", "warm_share": "warmup_fraction",
+        "words": "word_vectors",
+    }
+)  # fmt: skip
+"""The present names of options of all stages that had other ones, as older run folders have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(Options):
     """The options of every training stage."""
 
+    FORMER_NAMES = FORMER_NAMES
+
     steps: int = option(10_000, "number of training steps", minimum=1, group=_TRAINING)
     batch_size: int = option(
         64, "number of rows in a batch, over all ranks", minimum=1, group=_TRAINING
     )
-    micro_batch: int | None = option(
+    micro_batch_size: int | None = option(
         None,
         "largest number of rows that a rank computes at once, to bound its memory; the gradients of"
         " the batch stay the same, but batch norm sees only these rows",
@@ -50,7 +66,7 @@ class TrainingOptions(Options):
         metavar="MINUTES",
         group=_TRAINING,
     )
-    rank_threads: int | None = option(
+    threads_per_rank: int | None = option(
         None,
         "CPU threads per rank; changing it changes floating-point summation order",
         implied="the cores of the machine, shared by its ranks",
@@ -96,7 +112,7 @@ class TrainingOptions(Options):
         minimum=1,
         group=READING,
     )
-    prefetch: int | None = option(
+    prefetch_bytes: int | None = option(
         None,
         "largest size, in bytes, of the batches that a rank gathers ahead",
         implied="512 MiB",
@@ -148,7 +164,7 @@ class TrainingOptions(Options):
         arguments: dict[str, Any] = {
             "checksum": self.checksum,
             "threads": self.loader_threads,
-            "prefetch_bytes": self.prefetch,
+            "prefetch_bytes": self.prefetch_bytes,
             "order": self.order if learns else "sequential",
             "staging_dir": self.staging_dir if learns else None,
             "staging_bytes": self.staging_bytes if learns else None,
@@ -255,7 +271,8 @@ def shrunk_side(stored: int, size: int, *, crop: str) -> int | None:
 
 
 FREE = (
-    "steps", "minutes", "micro_batch", "log_every", "eval_every", "save_every", "save_minutes",
-    "staging_dir", "staging_bytes", "checksum", "loader_threads", "prefetch",
+    "steps", "minutes", "micro_batch_size", "log_every", "eval_every", "save_every",
+    "save_minutes",
+    "staging_dir", "staging_bytes", "checksum", "loader_threads", "prefetch_bytes",
 )  # fmt: skip
 """The options that may change when a run is continued."""

@@ -27,19 +27,21 @@ _COMPUTATION = "computation"
 _OF_OBJECTIVE: dict[str, dict[str, Any]] = {
     # Arjovsky et al. 2017 and their code: momentum would make the critic unstable.
     "wgan": {
-        "optimiser": "rmsprop", "rate": 5e-5, "critic_steps": 5, "warm_critic_steps": 100,
+        "optimiser": "rmsprop", "learning_rate": 5e-5, "critic_steps": 5,
+        "warmup_critic_steps": 100,
     },
     # Gulrajani et al. 2017, algorithm 1; no batch norm, since the penalty is of each row.
     "wgan-gp": {
-        "rate": 1e-4, "beta1": 0.0, "beta2": 0.9, "critic_steps": 5, "critic_norm": "layer",
+        "learning_rate": 1e-4, "beta1": 0.0, "beta2": 0.9, "critic_steps": 5,
+        "critic_norm": "layer",
     },
     # Miyato et al. 2018, for their residual networks.
     "hinge": {"beta1": 0.0, "beta2": 0.9, "critic_steps": 5},
 }  # fmt: skip
 _OTHERWISE = {
     # Radford et al. 2016.
-    "optimiser": "adam", "rate": 2e-4, "beta1": 0.5, "beta2": 0.999,
-    "critic_steps": 1, "warm_critic_steps": 0, "critic_norm": "batch",
+    "optimiser": "adam", "learning_rate": 2e-4, "beta1": 0.5, "beta2": 0.999,
+    "critic_steps": 1, "warmup_critic_steps": 0, "critic_norm": "batch",
 }  # fmt: skip
 _WIDTH = {"conv": 64, "residual": 128, "perceptron": 512}
 
@@ -63,7 +65,7 @@ class WganOptions(TrainingOptions):
         choices=("none", "random"),
         group=_IMAGES,
     )
-    shrink: bool = option(
+    resize: bool = option(
         True,
         "resize stored images that are at least a quarter larger than --image-size, on the device;"
         " otherwise they are cropped at their stored scale",
@@ -79,7 +81,7 @@ class WganOptions(TrainingOptions):
         choices=CONDITIONS,
         group=_IMAGES,
     )
-    noise: int = option(
+    latent_dim: int = option(
         100,
         "dimension of the noise vector from which an image is generated",
         minimum=1,
@@ -92,14 +94,14 @@ class WganOptions(TrainingOptions):
         choices=tuple(OBJECTIVES),
         group=_NETWORKS,
     )
-    clip: float | None = option(
+    weight_clip: float | None = option(
         None,
         "largest absolute value of a critic's parameter; 0 does not clip",
         implied="wgan: 0.01, others: 0",
         minimum=0,
         group=_NETWORKS,
     )
-    penalty: float | None = option(
+    gradient_penalty: float | None = option(
         None,
         "weight of the gradient penalty; 0 leaves it out",
         implied="wgan-gp: 10, others: 0",
@@ -113,7 +115,7 @@ class WganOptions(TrainingOptions):
         minimum=1,
         group=_NETWORKS,
     )
-    warm_critic_steps: int | None = option(
+    warmup_critic_steps: int | None = option(
         None,
         "number of critic updates in each of the first 25 steps and in every 500th; 0 does as many"
         " as in other steps",
@@ -159,7 +161,7 @@ class WganOptions(TrainingOptions):
         choices=("rmsprop", "adam"),
         group=_OPTIMISER,
     )
-    rate: float | None = option(
+    learning_rate: float | None = option(
         None,
         "learning rate",
         implied="wgan: 5e-5, wgan-gp: 1e-4, others: 2e-4",
@@ -182,10 +184,10 @@ class WganOptions(TrainingOptions):
         maximum=0.999999,
         group=_OPTIMISER,
     )
-    decay: bool = option(
+    learning_rate_decay: bool = option(
         False, "decay the learning rate linearly to 0 at the last step", group=_OPTIMISER
     )
-    ema: float = option(
+    ema_decay: float = option(
         0.999,
         "decay of the exponential moving average of the generator's weights, which is evaluated and"
         " sampled; 0 uses the weights themselves",
@@ -241,7 +243,7 @@ class WganOptions(TrainingOptions):
 
     def shrunk_side(self, stored: int) -> int | None:
         """Return the side to which the device resizes pictures; None = it does not resize them."""
-        return shrunk_side(stored, self.image_size, crop=self.crop) if self.shrink else None
+        return shrunk_side(stored, self.image_size, crop=self.crop) if self.resize else None
 
     def check_labels(self, classes: int, unlabelled: int) -> None:
         """Refuse to condition on classes if the split lacks classes or labels.
@@ -263,13 +265,13 @@ class WganOptions(TrainingOptions):
     def updates_to(self, step: int) -> int:
         """Return the number of updates, of both networks, in the first *step* steps."""
         usual = self.usual_updates
-        more = (self.filled().warm_critic_steps or usual - 1) - (usual - 1)
+        more = (self.filled().warmup_critic_steps or usual - 1) - (usual - 1)
         warm = min(step, WARM_STEPS) + max(0, (step - 1) // WARM_EVERY)
         return step * usual + warm * more
 
     def warming(self, step: int) -> str:
         """Return a description of the critic's warm-up after *step* steps; empty outside of one."""
-        updates = self.filled().warm_critic_steps
+        updates = self.filled().warmup_critic_steps
         if not updates or (step >= WARM_STEPS and step % WARM_EVERY):
             return ""
         until = f" until step {WARM_STEPS}" if step < WARM_STEPS else ""
@@ -277,7 +279,7 @@ class WganOptions(TrainingOptions):
 
     def quicker(self) -> str:
         """Return the options that make a step faster, as a phrase for the terminal."""
-        warm = ", --warm-critic-steps 0" if self.filled().warm_critic_steps else ""
+        warm = ", --warmup-critic-steps 0" if self.filled().warmup_critic_steps else ""
         return (
             "a smaller --image-size (with a store of that size), --generator-width or"
             f" --critic-width, fewer --critic-steps{warm}"
@@ -286,23 +288,24 @@ class WganOptions(TrainingOptions):
     def changeable(self) -> tuple[str, ...]:
         """Return the options that may change when a run goes back to an earlier step."""
         return (
-            "rate", "beta1", "beta2", "decay", "clip", "penalty", "critic_steps",
-            "warm_critic_steps", "precision",
+            "learning_rate", "beta1", "beta2", "learning_rate_decay", "weight_clip",
+            "gradient_penalty", "critic_steps", "warmup_critic_steps", "precision",
         )  # fmt: skip
 
     def to_lower(self) -> str:
         """Return the option to lower, with its value, after training has diverged."""
-        return f"--rate (now {self.filled().rate:g})"
+        return f"--learning-rate (now {self.filled().learning_rate:g})"
 
     @property
     def penalty_weight(self) -> float:
         """The weight of the gradient penalty; 0 = none."""
-        return OBJECTIVES[self.objective].penalty if self.penalty is None else self.penalty
+        weight = self.gradient_penalty
+        return OBJECTIVES[self.objective].penalty if weight is None else weight
 
     @property
     def clip_limit(self) -> float | None:
         """The limit to which critic parameters are clipped; None = no clipping."""
-        limit = OBJECTIVES[self.objective].clip if self.clip is None else self.clip
+        limit = OBJECTIVES[self.objective].clip if self.weight_clip is None else self.weight_clip
         return limit or None
 
     def filled(self) -> Self:
@@ -313,8 +316,8 @@ class WganOptions(TrainingOptions):
         follows |= {
             "generator_width": _WIDTH[self.generator],
             "critic_width": _WIDTH[self.critic],
-            "clip": self.clip_limit or 0.0,
-            "penalty": self.penalty_weight,
+            "weight_clip": self.clip_limit or 0.0,
+            "gradient_penalty": self.penalty_weight,
         }
         left = {name: value for name, value in follows.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **left)

@@ -13,11 +13,10 @@ from pipeline.store import commit, layout, records
 from pipeline.store import objects as objects_module
 from pipeline.store.objects import open_objects
 from tests.disk import LOSSES, Disk, careless, lay_out, recording, replay
-from tests.pictures import contents, make_folder, prepare_inline
+from tests.pictures import SMALL, contents, make_folder, prepare_inline
 from tests.trace import operations, refused, trace
 
 ROOT = Path(__file__).parents[3]
-CHOICES = {"shard_rows": 4, "chunk_rows": 2}
 FIRST_SIZES, BOTH_SIZES = (8,), (8, 40)  # 40 px takes several blocks
 
 
@@ -38,7 +37,7 @@ class RecordedPrepare:
 
 
 def prepare(source: Path, root: Path, sizes: tuple[int, ...]) -> Path:
-    prepare_inline(source, str(root / "store"), sizes=sizes, serves=8, **CHOICES)
+    prepare_inline(source, str(root / "store"), sizes=sizes, serves=8, **SMALL)
     return root / "store"
 
 
@@ -204,7 +203,7 @@ def check_repeated_losses(
 @pytest.fixture(scope="module")
 def expected_contents(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     root = tmp_path_factory.mktemp("whole")
-    prepare_inline(source, str(root / "store"), sizes=BOTH_SIZES, serves=8, **CHOICES)
+    prepare_inline(source, str(root / "store"), sizes=BOTH_SIZES, serves=8, **SMALL)
     return contents(root / "store")
 
 
@@ -270,7 +269,7 @@ def test_a_run_killed_at_any_operation_is_made_durable(
 PREPARE = """
 import sys
 from pathlib import Path
-from tests.pictures import prepare_inline
+from tests.pictures import SMALL, prepare_inline
 prepare_inline(Path(sys.argv[1]), sys.argv[2], shard_rows=4, chunk_rows=2)
 """
 

@@ -1,7 +1,6 @@
 """Verification reads intact records, and the ledger's copies of damaged ones."""
 
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,6 @@ from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.store import layout, records
 from pipeline.store.objects import LocalObjects
 from tests.damage import snapshot
-from tests.pictures import make_folder, prepare_inline
-
-CHOICES = {"shard_rows": 4, "chunk_rows": 2}
-
-
-@pytest.fixture(scope="module")
-def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("check")
-    prepare_inline(make_folder(root / "images", 11, bad=1), str(root / "store"), **CHOICES)
-    return root / "store"
-
-
-@pytest.fixture
-def objects(finished_store: Path, tmp_path: Path) -> LocalObjects:
-    objects = LocalObjects(str(shutil.copytree(finished_store, tmp_path / "store")), "train-1")
-    objects.begin()
-    return objects
 
 
 def read_train_records(objects: LocalObjects) -> SplitRecords:

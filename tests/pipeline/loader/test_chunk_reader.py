@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from pipeline.errors import StoreDamagedError
 from pipeline.loader import Loader, chunk_reader
@@ -21,16 +20,11 @@ from pipeline.store import layout
 from pipeline.store.objects import ALIGNMENT, LocalObjects, open_objects
 from pipeline.store.shard import decompressor
 from pipeline.store.split import open_split
-from tests.pictures import make_folder, prepare_inline
+from tests.pictures import prepare_inline
+from tests.pipeline.loader.batches import check_same
 
 CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8}
 SHARD = layout.shard("train", 8, 3)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create 61 images, 3 of them broken."""
-    return make_folder(tmp_path_factory.mktemp("source") / "train", 61, bad=3)
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +38,6 @@ def plain(source: Path) -> Path:
 def epochs(store: str | Path, **words: Any) -> tuple[list[Any], set[str]]:
     loader = Loader(store, **{"sizes": (8, 16), "batch_size": 9, "drop_last": False, **words})
     return [batch for _ in range(2) for batch in loader], set(loader.readers)
-
-
-def check_same(actual: list[Any], expected: list[Any]) -> None:
-    assert len(actual) == len(expected)
-    for ours, theirs in zip(actual, expected, strict=True):
-        assert torch.equal(ours.rows, theirs.rows)
-        assert torch.equal(ours.labels, theirs.labels)
-        for image, expected_image in zip(ours.images, theirs.images, strict=True):
-            assert torch.equal(image, expected_image)
 
 
 @pytest.mark.parametrize(

@@ -8,29 +8,23 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.loader import Batch, Loader, staging, staging_area
 from pipeline.store import layout
 from pipeline.store.objects import LocalObjects, open_objects
-from tests.pictures import jpeg, make_folder, prepare_inline
+from tests.commands import wait_until
+from tests.pictures import jpeg, prepare_inline
+from tests.pipeline.loader.batches import check_same
 
 CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8, "chunk_rows": 4}
 NUM_SHARDS = 2 * 8  # of both sizes
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create 61 images, 3 of them broken."""
-    return make_folder(tmp_path_factory.mktemp("staging") / "train", 61, bad=3)
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +39,6 @@ def loader_of(store: Path | str, **words: Any) -> Loader:
     return Loader(store, **{"sizes": (8, 16), "batch_size": 9, "drop_last": False, **words})
 
 
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
 def staged(loader: Loader) -> int:
     staging_copies = loader._open().staging
     assert staging_copies is not None
@@ -64,17 +51,8 @@ def stage_all(loader: Loader) -> list[Batch]:
     for index, batch in enumerate(loader):
         batches.append(batch)
         if index + 1 == len(loader):
-            until(lambda: staged(loader) == NUM_SHARDS)
+            assert wait_until(lambda: staged(loader) == NUM_SHARDS)
     return batches
-
-
-def check_same(actual: list[Batch], expected: list[Batch]) -> None:
-    assert len(actual) == len(expected)
-    for ours, theirs in zip(actual, expected, strict=True):
-        assert torch.equal(ours.rows, theirs.rows)
-        assert torch.equal(ours.labels, theirs.labels)
-        for image, other_store in zip(ours.images, theirs.images, strict=True):
-            assert torch.equal(image, other_store)
 
 
 @pytest.mark.parametrize("where", ["disk", "memory"])
@@ -154,7 +132,7 @@ def test_a_split_that_does_not_fit_is_copied_in_part(store: Path, tmp_path: Path
         check_same(list(loader), expected)
         loader.set_epoch(0)
         for _ in loader:
-            until(lambda: staged(loader) == 3)
+            assert wait_until(lambda: staged(loader) == 3)
         copies = [file for file in stage.rglob("c.*") if file.suffix != ".copy"]
         assert len(copies) == 3
         assert (
@@ -172,7 +150,7 @@ def test_a_thread_without_space_does_not_stop_other_copies(
     def together(self: staging.Staging, file: int, num_bytes: int) -> bool:
         fits = reserve(self, file, num_bytes)
         results.append(fits)
-        until(lambda: len(results) >= 4)
+        assert wait_until(lambda: len(results) >= 4)
         return fits
 
     monkeypatch.setattr(staging.Staging, "_reserve", together)
@@ -182,7 +160,7 @@ def test_a_thread_without_space_does_not_stop_other_copies(
     )
     running = iter(loader)
     next(running)
-    until(lambda: staged(loader) == 3)
+    assert wait_until(lambda: staged(loader) == 3)
     assert sorted(results) == [False, True, True, True]
     running.close()  # type: ignore[attr-defined]
 
@@ -200,9 +178,9 @@ def test_a_copy_is_read_as_soon_as_it_is_complete(
     loader = loader_of(store, sizes=(8,), staging_dir=tmp_path / "stage")
     running = iter(loader)
     next(running)
-    until(lambda: staged(loader) == 1)
+    assert wait_until(lambda: staged(loader) == 1)
     go_on.set()
-    until(lambda: staged(loader) == 8)
+    assert wait_until(lambda: staged(loader) == 8)
     running.close()  # type: ignore[attr-defined]
 
 
@@ -547,9 +525,9 @@ def test_an_interrupted_copy_is_made_again(store: Path, tmp_path: Path) -> None:
         fcntl.flock(locked_file, fcntl.LOCK_EX)
         running = iter(loader)
         next(running)
-        until(lambda: staged(loader) == NUM_SHARDS - 1)
+        assert wait_until(lambda: staged(loader) == NUM_SHARDS - 1)
         assert not halves[1].exists()
-    until(lambda: staged(loader) == NUM_SHARDS)
+    assert wait_until(lambda: staged(loader) == NUM_SHARDS)
     for half, shard in zip(halves, (2, 5), strict=True):
         assert half.read_bytes() == (store / layout.shard("train", 8, shard)).read_bytes()
     running.close()  # type: ignore[attr-defined]
@@ -617,7 +595,7 @@ def test_simultaneous_epochs_copy_until_the_last_has_ended(store: Path, tmp_path
     first, second = iter(loader), iter(loader)
     next(first), next(second)
     first.close()  # type: ignore[attr-defined]
-    until(lambda: staged(loader) == NUM_SHARDS)
+    assert wait_until(lambda: staged(loader) == NUM_SHARDS)
     second.close()  # type: ignore[attr-defined]
 
 
@@ -639,6 +617,6 @@ def test_the_committed_part_of_a_split_is_staged(source: Path, tmp_path: Path) -
             break
     loader.set_epoch(0)
     for _ in loader:
-        until(lambda: staged(loader) == 4)
+        assert wait_until(lambda: staged(loader) == 4)
     loader.set_epoch(0)
     check_same(list(loader), expected)

@@ -48,7 +48,9 @@ def extractions(small: Small, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str
 
 def options(small: Small, **choices: Any) -> DeviseOptions:
     """Return the options of a small run."""
-    return DeviseOptions(trunk=str(small.trunk), words=str(small.words), batch_size=8, **choices)
+    return DeviseOptions(
+        trunk=str(small.trunk), word_vectors=str(small.words), batch_size=8, **choices
+    )
 
 
 def words(small: Small, run: Path, held_out: str | None = None) -> RunOptions:
@@ -118,7 +120,7 @@ def test_validation_classes_are_not_trained_on(
     small: Small, extractions: list[tuple[str, FeaturesOptions]], tmp_path: Path
 ) -> None:
     """Validation classes are evaluated on but not trained on; unseen classes are neither."""
-    chosen = options(small, unseen="1", validation=2)
+    chosen = options(small, unseen_classes="1", validation_classes=2)
     data, files = prepare_data(words(small, tmp_path), chosen, None, "val")  # type: ignore[arg-type]
     (tmp_path / "space.npz").write_bytes(files["space.npz"])
     space = load_space(tmp_path)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from dataclasses import MISSING, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -168,3 +170,22 @@ def test_the_options_of_every_command_are_frozen_values(options: type[Options]) 
             assert not action.help.endswith("."), action.dest
             assert action.help.count("(") == action.help.count(")"), action.dest
     assert options.__dataclass_params__.frozen  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renamed(Options):
+    """Options that had other names."""
+
+    FORMER_NAMES = MappingProxyType({"size": "width", "big": "large", "shout": "loud"})
+
+    width: int = option(1, "width")
+    large: bool = option(True, "size")
+    loud: bool = option(False, "noise")
+
+
+def test_former_flags_are_accepted_and_not_shown() -> None:
+    """A script of before goes on; the help text and the suggestions name the present ones."""
+    parser = parser_of(Renamed)
+    words = ["--size", "3", "--no-big", "--shout"]
+    assert Renamed.read(parser.parse_args(words)) == Renamed(width=3, large=False, loud=True)
+    assert not re.search("--(no-)?(size|big|shout)", parser.format_help())

@@ -48,7 +48,10 @@ def test_every_number_of_every_command_has_a_range() -> None:
     [
         ("train wgan s --minutes 0", "--minutes is 0: expected more than 0."),
         ("train devise s --steps 0", "--steps is 0: expected at least 1."),
-        ("train colourise s --rate nan", "--rate is nan: expected a finite number, more than 0."),
+        (
+            "train colourise s --learning-rate nan",
+            "--learning-rate is nan: expected a finite number, more than 0.",
+        ),
         ("train wgan s --steps 1e3", "--steps is 1e3: expected a whole number, at least 1."),
         ("demo --minutes -1", "--minutes is -1: expected at least 0."),
         ("loader s --epochs 0", "--epochs is 0: expected at least 1."),
@@ -71,8 +74,8 @@ def test_a_number_that_makes_no_sense_is_named_with_one_that_does(
 def test_options_in_code_have_the_same_ranges(stage: str, value: float) -> None:
     """Options that are read from a run's folder are checked too: others may have written it."""
     options: Any = load_name(STAGES[stage].options)
-    with pytest.raises(ValueError, match=f"--rate is {value}: expected .*more than 0"):
-        options(rate=value)
+    with pytest.raises(ValueError, match=f"--learning-rate is {value}: expected .*more than 0"):
+        options(learning_rate=value)
 
 
 def test_the_ends_of_a_range() -> None:

@@ -13,11 +13,9 @@ from tests.commands import run
 from tests.damage import damage, snapshot, touched
 from tests.disk import careless
 from tests.inline import tesserae
-from tests.pictures import contents, jpeg, make_folder, prepare_inline
+from tests.pictures import SMALL, SMALL_OPTIONS, contents, jpeg, make_folder, prepare_inline
 from tests.pipeline.sources.layouts import tar_bytes
 
-CHOICES = {"shard_rows": 4, "chunk_rows": 2}
-OPTIONS = ("--sizes", 8, 16, "--shard-rows", 4, "--chunk-rows", 2, "--max-bad", 1, "--workers", 1)
 SHARD = layout.shard("train", 16, 1)
 
 
@@ -29,7 +27,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with careless(monkeypatch):
-        prepare_inline(source, str(tmp_path / "store"), **CHOICES)
+        prepare_inline(source, str(tmp_path / "store"), **SMALL)
     return tmp_path / "store"
 
 
@@ -205,7 +203,7 @@ def test_a_lost_cache_does_not_stop_a_run(
     before = snapshot(store)
     for kind in ("flip", "truncate", "remove"):
         damage(store, layout.rows("train"), kind, np.random.default_rng(1))
-        assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS) == 0
+        assert tesserae(monkeypatch, "prepare", source, store, *SMALL_OPTIONS) == 0
         lose(store)
         assert tesserae(monkeypatch, "repair", store) == 0
     assert snapshot(store).data == before.data
@@ -220,7 +218,7 @@ def test_images_that_were_streamed_are_streamed_again(
     tar.parent.mkdir()
     tar.write_bytes(tar_bytes(pictures, "w:gz"))
     store = tmp_path / "store"
-    assert tesserae(monkeypatch, "prepare", tar.parent, store, *OPTIONS) == 0
+    assert tesserae(monkeypatch, "prepare", tar.parent, store, *SMALL_OPTIONS) == 0
     spool = store / layout.spool("train")
     assert not spool.exists()
     before = snapshot(store)
@@ -245,7 +243,7 @@ def test_a_plan_that_is_lost_for_good_is_made_again_by_prepare(
     lose(store, layout.plan("train"), layout.ledger("train"))
     assert tesserae(monkeypatch, "repair", store) == 1
     assert "Run the same `tesserae prepare` as before" in capsys.readouterr().err
-    assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS) == 0
+    assert tesserae(monkeypatch, "prepare", source, store, *SMALL_OPTIONS) == 0
     assert snapshot(store).data == before.data
 
 
@@ -265,7 +263,7 @@ def test_a_recipe_is_found_in_the_ledger_of_another_split(
 ) -> None:
     """Each has a copy."""
     with careless(monkeypatch):
-        prepare_inline(source, str(store), split="val", **CHOICES)
+        prepare_inline(source, str(store), split="val", **SMALL)
     before = snapshot(store)
     lose(store, layout.RECIPE, layout.ledger("train"))
     assert tesserae(monkeypatch, "repair", store) == 0
@@ -303,7 +301,7 @@ def test_what_makes_no_sense_is_one_sentence(
 def test_the_whole_command_repairs(source: Path, tmp_path: Path) -> None:
     """On a cluster of its own."""
     store = tmp_path / "store"
-    prepared = run("prepare", source, store, *OPTIONS, scratch=tmp_path, seconds=120)
+    prepared = run("prepare", source, store, *SMALL_OPTIONS, scratch=tmp_path, seconds=120)
     assert prepared.status == 0, prepared.err
     complete = contents(store, provenance=True)
     rng = np.random.default_rng(6)

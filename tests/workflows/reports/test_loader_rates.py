@@ -33,7 +33,7 @@ def _signals() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("order", ["random", "windowed", "sequential"])
-@pytest.mark.parametrize("cold", [[], ["--cold"]])
+@pytest.mark.parametrize("cold", [[], ["--drop-cache"]])
 def test_each_epoch_is_measured(
     store: Path, order: str, cold: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,8 +25,17 @@ from workflows.training.holding import locked
 from workflows.training.run_folder import RunFolder
 
 SMALL = (
-    *("--image-size", 16, "--batch-size", 8, "--noise", 5, "--generator-width", 4),
-    *("--critic-width", 4, "--critic-steps", 2, "--warm-critic-steps", 0, "--rate", "1e-3"),
+    *("--image-size", 16, "--batch-size", 8, "--latent-dim", 5, "--generator-width", 4),
+    *(
+        "--critic-width",
+        4,
+        "--critic-steps",
+        2,
+        "--warmup-critic-steps",
+        0,
+        "--learning-rate",
+        "1e-3",
+    ),
     *("--precision", "float32", "--no-dashboard"),
 )
 
@@ -214,11 +223,11 @@ def test_a_diverged_run_is_not_reported_as_done(tmp_path: Path, store: Path, sta
     words += ["--objective", "wgan-gp"]
     if stage == "wgan":
         words += ["--generator-width", 4, "--critic-width", 4]
-    done = run(*words, "--rate", "1e30", scratch=tmp_path, seconds=120)
+    done = run(*words, "--learning-rate", "1e30", scratch=tmp_path, seconds=120)
     assert done.status == 1
     assert re.fullmatch(
-        r"tesserae: training diverged at step \d+: .*Lower --rate \(now 1e\+30\), and go on with"
-        r" --from-step \d+, or in another folder\.\n",
+        r"tesserae: training diverged at step \d+: .*Lower --learning-rate \(now 1e\+30\), and go"
+        r" on with --from-step \d+, or in another folder\.\n",
         done.err,
     )
     assert "begin again" not in done.out

@@ -226,10 +226,10 @@ def test_too_few_open_files_are_a_note(monkeypatch):
 
 def test_too_little_memory_names_the_workers_that_fit(monkeypatch):
     """Each worker may come to 1.2 GB."""
-    import cluster.cores
+    import cluster.limits
     from pipeline import memory
 
-    monkeypatch.setattr(cluster.cores, "cores", lambda: 8)
+    monkeypatch.setattr(cluster.limits, "cores", lambda: 8)
     monkeypatch.setattr(memory, "limit_bytes", lambda: 4_000_000_000)
 
     finding = list(machine.check_cores_and_memory())[1]

@@ -51,9 +51,9 @@ def test_arms_that_are_alike_differ_only_in_losses(objective: str) -> None:
     assert dataclasses.replace(arm, **alone) == first
     paper = digits.arm_of(objective, "paper")
     options = WganOptions(objective=objective).filled()
-    assert (paper.optimiser, paper.rate) == (options.optimiser, options.rate)
+    assert (paper.optimiser, paper.rate) == (options.optimiser, options.learning_rate)
     assert (paper.critic_steps, paper.norm) == (options.critic_steps, options.critic_norm)
-    assert (paper.clip or 0, paper.penalty) == (options.clip, options.penalty)
+    assert (paper.clip or 0, paper.penalty) == (options.weight_clip, options.gradient_penalty)
     assert f"{paper.critic_steps} critic updates a step; norm {paper.norm}" in paper.describe()
     for settings in SETTINGS:
         description = digits.arm_of(objective, settings).describe()

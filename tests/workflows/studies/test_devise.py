@@ -95,8 +95,9 @@ def test_every_method_is_evaluated_on_the_same_pictures(
 def test_the_command_prints_a_table(small: Small, tmp_path: Path) -> None:
     """The command prints a table, and the differences of DeViSE with intervals."""
     done = run(
-        "study", "devise", "--store", small.store, "--words", small.words, "--unseen", 2,
-        "--validation", 2, "--seeds", 2, "--steps", 2, "--batch-size", 8,
+        "study", "devise", "--store", small.store, "--word-vectors", small.words,
+        "--unseen-classes", 2,
+        "--validation-classes", 2, "--seeds", 2, "--steps", 2, "--batch-size", 8,
         scratch=tmp_path, seconds=110,
     )  # fmt: skip
     assert done.status == 0, done.err
@@ -108,9 +109,12 @@ def test_the_command_prints_a_table(small: Small, tmp_path: Path) -> None:
 def test_missing_arguments_are_named(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
     """The errors name a missing store, missing words and missing features."""
     for words, message in (
-        ((), "required: --store, --words"),
-        (("--store", small.store), "required: --words"),
-        (("--store", small.store, "--words", small.words, "--features", "none"), "no features"),
+        ((), "required: --store, --word-vectors"),
+        (("--store", small.store), "required: --word-vectors"),
+        (
+            ("--store", small.store, "--word-vectors", small.words, "--features", "none"),
+            "no features",
+        ),
     ):
         assert main(["study", "devise", *map(str, words)]) == 1
         assert message in capsys.readouterr().err

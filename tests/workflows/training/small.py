@@ -25,14 +25,14 @@ SIZE, BATCH = 16, 8
 SMALL = {
     "image_size": SIZE,
     "batch_size": BATCH,
-    "noise": 5,
+    "latent_dim": 5,
     "generator_width": 4,
     "critic_width": 4,
     "critic_steps": 2,
-    "warm_critic_steps": 0,
-    "rate": 1e-3,
+    "warmup_critic_steps": 0,
+    "learning_rate": 1e-3,
     "precision": "float32",
-    "rank_threads": 1,
+    "threads_per_rank": 1,
 }
 
 

@@ -39,16 +39,18 @@ def test_options_left_out_follow_from_others(objective: str, critic: str) -> Non
     assert all(
         getattr(filled, field.name) is not None
         for field in fields(filled)
-        if field.name not in ("minutes", "rank_threads", *FREE)
+        if field.name not in ("minutes", "threads_per_rank", *FREE)
     )
     assert filled.filled() == filled
-    given = Gan(objective=objective, critic=critic, rate=0.5, clip=0.0, critic_steps=7).filled()
-    assert (given.rate, given.clip_limit, given.critic_steps) == (0.5, None, 7)
+    given = Gan(
+        objective=objective, critic=critic, learning_rate=0.5, weight_clip=0.0, critic_steps=7
+    ).filled()
+    assert (given.learning_rate, given.clip_limit, given.critic_steps) == (0.5, None, 7)
     papers = {"wgan": (5e-5, 0.01, 0.0, 5, 100), "wgan-gp": (1e-4, None, 10.0, 5, 0)}
     if objective in papers:
         assert papers[objective] == (
-            filled.rate, filled.clip_limit, filled.penalty_weight, filled.critic_steps,
-            filled.warm_critic_steps,
+            filled.learning_rate, filled.clip_limit, filled.penalty_weight, filled.critic_steps,
+            filled.warmup_critic_steps,
         )  # fmt: skip
 
 
@@ -56,12 +58,16 @@ def test_options_left_out_follow_from_others(objective: str, critic: str) -> Non
 def test_naming_an_implied_value_changes_nothing(objective: str) -> None:
     """A run begun without an option continues with the implied value, and with no other."""
     begun = Gan(objective=objective)
-    named = Gan(objective=objective, rate=begun.filled().rate, clip=begun.filled().clip)
+    named = Gan(
+        objective=objective,
+        learning_rate=begun.filled().learning_rate,
+        weight_clip=begun.filled().weight_clip,
+    )
     assert Gan.complete(begun.as_dict()) == Gan.complete(named.as_dict())
-    different = Gan(objective=objective, rate=0.3)
+    different = Gan(objective=objective, learning_rate=0.3)
     assert Gan.complete(begun.as_dict()) != Gan.complete(different.as_dict())
     assert Gan.complete({"split": "x"})["split"] == "x"
-    assert Gan.complete({"rate": "fast"})["rate"] == "fast"
+    assert Gan.complete({"learning_rate": "fast"})["learning_rate"] == "fast"
 
 
 def test_conditioning_requires_classes_and_labels() -> None:
@@ -78,7 +84,13 @@ def test_help_names_the_kind_of_a_value() -> None:
     parser = argparse.ArgumentParser()
     add_flags(parser, Devise)
     text = " ".join(parser.format_help().split())
-    for flag in ("--staging-dir DIR", "--trunk MODEL", "--start RUN", "--names FILE", "--steps N"):
+    for flag in (
+        "--staging-dir DIR",
+        "--trunk MODEL",
+        "--init-from RUN",
+        "--class-names FILE",
+        "--steps N",
+    ):
         assert flag in text
 
 
@@ -92,4 +104,4 @@ def test_pictures_are_resized_and_not_cut_to_a_tiny_part(
     side = options.shrunk_side(stored)
     assert 64 <= (side or stored) < 1.25 * 64
     assert (side is None) == (stored < 80)
-    assert kind(image_size=64, shrink=False).shrunk_side(stored) is None
+    assert kind(image_size=64, resize=False).shrunk_side(stored) is None

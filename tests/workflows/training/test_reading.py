@@ -24,7 +24,7 @@ READING: dict[str, Any] = {
     "staging_bytes": 10**9,
     "checksum": "once",
     "loader_threads": 3,
-    "prefetch": 10**8,
+    "prefetch_bytes": 10**8,
 }
 
 
@@ -69,7 +69,7 @@ def test_the_staging_folder_is_made_absolute(monkeypatch: pytest.MonkeyPatch) ->
     """The staging folder is absolute, since ranks have other working folders."""
     monkeypatch.chdir("/")
     assert Gan(staging_dir="tmp/copies").located().staging_dir == "/tmp/copies"
-    assert Words(staging_dir="c", learn="all", words="w").located().staging_dir == "/c"
+    assert Words(staging_dir="c", learn="all", word_vectors="w").located().staging_dir == "/c"
 
 
 def test_a_windowed_and_staged_run_resumes_to_the_bit(tmp_path: Path) -> None:
@@ -104,10 +104,10 @@ def test_a_windowed_and_staged_run_resumes_to_the_bit(tmp_path: Path) -> None:
 def test_a_run_of_an_earlier_version_keeps_its_behaviour() -> None:
     """A run without the newer options keeps its behaviour, unless they are given."""
     earlier = Gan().as_dict()
-    for name in ("shrink", *READING):
+    for name in ("resize", *READING):
         del earlier[name]
-    assert Gan().as_before(earlier).shrink is False
-    assert Gan.of(earlier).shrink is False
-    assert Gan().as_before({**earlier, "shrink": True}).shrink is True
+    assert Gan().as_before(earlier).resize is False
+    assert Gan.of(earlier).resize is False
+    assert Gan().as_before({**earlier, "resize": True}).resize is True
     assert Gan().as_before(earlier).order == "random"
     assert Gan(order="windowed").as_before(earlier).order == "windowed"

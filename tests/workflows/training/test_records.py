@@ -25,7 +25,7 @@ OPTIONS = {
         "classes": ["church"],
         "wnids": ["n03028079"],
     },
-    "options": {"stage": "wgan", "steps": 10, "rate": 1e-4, "ema": None},
+    "options": {"stage": "wgan", "steps": 10, "learning_rate": 1e-4, "ema_decay": None},
 }
 LINES = [
     {"step": 1, "generation": 1, "loss": 0.5},

@@ -36,12 +36,12 @@ TENSORS = re.compile(r"torch\._utils _rebuild_tensor_v2|collections OrderedDict|
 """The globals by which `torch.save` writes tensors."""
 SMALL: dict[str, tuple[object, ...]] = {
     "wgan": (
-        *("--image-size", SIZE, "--batch-size", 8, "--noise", 4, "--generator-width", 2),
-        *("--critic-width", 2, "--critic-steps", 1, "--warm-critic-steps", 0),
-        *("--precision", "float32", "--rank-threads", 1),
+        *("--image-size", SIZE, "--batch-size", 8, "--latent-dim", 4, "--generator-width", 2),
+        *("--critic-width", 2, "--critic-steps", 1, "--warmup-critic-steps", 0),
+        *("--precision", "float32", "--threads-per-rank", 1),
     ),
-    "colourise": ("--image-size", SIZE, "--batch-size", 8, "--width", 2, "--rank-threads", 1),
-    "own": ("--batch-size", 8, "--rank-threads", 1),
+    "colourise": ("--image-size", SIZE, "--batch-size", 8, "--width", 2, "--threads-per-rank", 1),
+    "own": ("--batch-size", 8, "--threads-per-rank", 1, "--rate", 0.25),
 }
 
 Run = Callable[..., int]
@@ -155,8 +155,8 @@ def test_a_stage_may_be_given_by_its_import_location(
     from workflows.training.launch import WorldConfig, train_on
     from workflows.wgan.options import WganOptions
 
-    small = {"batch_size": 8, "steps": 2, "rank_threads": 1, "image_size": SIZE}
-    gan = {"noise": 4, "generator_width": 2, "critic_width": 2, "precision": "float32"}
+    small = {"batch_size": 8, "steps": 2, "threads_per_rank": 1, "image_size": SIZE}
+    gan = {"latent_dim": 4, "generator_width": 2, "critic_width": 2, "precision": "float32"}
     options = WganOptions(**small, **gan) if name == "wgan" else OwnOptions(**small)
     data = Data(Loader(store, size=SIZE, batch_size=8), None, ("zero", "one", "two"))
     run = RunFolder(tmp_path / "run")
