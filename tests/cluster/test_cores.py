@@ -10,7 +10,7 @@ import pytest
 from cluster.cores import cores
 
 
-def test_cores_are_those_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_respect_the_container_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     """The container's quota limits the number of cores if it is lower than the affinity."""
     limits = {"/sys/fs/cgroup/cpu.max": "150000 100000\n"}
     monkeypatch.setattr(Path, "read_text", lambda self: limits[str(self)])

@@ -1,4 +1,4 @@
-"""The process of a rank, as its supervising task ends it."""
+"""The process of a rank, as the task that supervises it ends it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RANK_FIELDS = {"rank": 0, "world": 1, "generation": 1, "host": "127.0.0.1", "gpu
 def test_children_of_a_rank_are_killed_without_its_guard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The guard may have been killed for lack of memory: the task kills the whole group."""
+    """The guard may have been killed for lack of memory, so the task kills the whole group."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     order = Order("tests.cluster.walking:start_others", pickle.dumps((tmp_path,)), RANK_FIELDS)
     child = supervisor._RankProcess(order, lambda message: None)
