@@ -14,10 +14,10 @@ from tests.pictures import make_folder, prepare_inline
 
 
 class HostAllocator:
-    """Records, in the place of torch's allocator of page-locked memory, what CUDA would do.
+    """A replacement of torch's allocator of page-locked memory that records what CUDA would do.
 
-    A copy notes an event of its stream with the storage that it reads, and a storage that is freed
-    is given out again when all its events have passed.
+    A copy records an event of its stream with the storage that it reads. A freed storage is reused
+    when all its events have passed.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class HostAllocator:
         return torch.from_numpy(view)
 
     def copy(self, images: torch.Tensor, stream: str) -> None:
-        """Begin a copy to a device: torch finds the memory by its storage, for any view."""
+        """Begin a copy to a device; torch finds the memory by its storage, for any view."""
         self.pending[images.untyped_storage().data_ptr()].add(stream)
 
 
@@ -64,7 +64,7 @@ def allocator(monkeypatch: pytest.MonkeyPatch) -> HostAllocator:
 def test_memory_that_a_stream_still_reads_is_not_written(
     store: Path, allocator: HostAllocator
 ) -> None:
-    """It is protected for copies on any stream, also after the batch is gone."""
+    """The memory is protected for copies on any stream, also after the batch is gone."""
     loader = Loader(store, size=8, batch_size=4, pin=True, threads=1, prefetch_bytes=1)
     reading: dict[int, torch.Tensor] = {}
     for _ in range(3):

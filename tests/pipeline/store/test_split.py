@@ -26,7 +26,7 @@ def grown(tmp_path):
     return objects, plan
 
 
-def test_a_partial_split_hands_out_rows_that_have_all_sizes(grown):
+def test_a_partial_split_contains_only_rows_with_all_sizes(grown):
     """A row without one of the sizes would be black."""
     objects, plan = grown
     missing = np.arange(plan.rows(1).start, plan.num_rows)
@@ -37,7 +37,7 @@ def test_a_partial_split_hands_out_rows_that_have_all_sizes(grown):
 
 
 def test_a_plan_of_another_recipe_is_refused(grown):
-    """Its rows would be read at wrong offsets."""
+    """Rows of such a plan would be read at wrong offsets."""
     objects, _ = grown
     recipe = records.load_recipe(objects)
     objects.put(layout.RECIPE, replace(recipe, chunk_rows=2).encode())

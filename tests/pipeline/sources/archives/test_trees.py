@@ -1,4 +1,4 @@
-"""The tests of trees in archives, which give the unpacked tree's listing or are refused."""
+"""Trees in archives give the listing of the unpacked tree, or are refused."""
 
 from pathlib import Path
 
