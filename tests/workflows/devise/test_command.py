@@ -1,4 +1,4 @@
-"""`tesserae train devise`, from a store to a report, as a person runs it."""
+"""`tesserae train devise`, from a store to a report, as a user runs it."""
 
 from __future__ import annotations
 

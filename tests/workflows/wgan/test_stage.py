@@ -37,7 +37,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store of 36 and 18 pictures: an epoch is four batches and ends within a step."""
+    """Return a store of 36 and 18 images: an epoch is four batches and ends within a step."""
     return small_store(tmp_path_factory.mktemp("small"))
 
 
