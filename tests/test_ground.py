@@ -187,7 +187,7 @@ def _lint_imports(folder):
 
 
 def test_the_imports_satisfy_their_contracts():
-    """This is the check of `make lint`."""
+    """`make lint` runs the same check."""
     status, said = _lint_imports(ROOT)
 
     assert status == 0, said

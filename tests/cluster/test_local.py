@@ -117,7 +117,7 @@ with Local(1, 1) as made:
 
 
 def test_workers_have_the_settings_of_the_allocator(client: Client) -> None:
-    """These settings are read when a process starts, so the fork server has them."""
+    """The settings are read when a process starts, so the fork server has them."""
     for environment in client.run(lambda: dict(os.environ)).values():
         assert allocator_environment().items() <= environment.items()
 

@@ -36,7 +36,7 @@ HIGH_BYTE = {
 SOUND_PIXELS = {"twelvemonkeys-jpeg__jpeg__jfif-bogus-empty-jfif-segment.jpg"}
 """Files that Pillow rejects for their metadata alone: rules 2 read them, rules 1 do not."""
 
-# Runs under stock Pillow. Of 16-bit grey it also makes the picture of the high bytes.
+# Runs under stock Pillow. Of 16-bit grey it also writes the image of the high bytes.
 READ = """
 import io, json, sys, warnings
 from pathlib import Path

@@ -215,7 +215,7 @@ def test_keys_are_private(standing: Standing) -> None:
 
 
 def test_a_cluster_is_not_started_twice(standing: Standing) -> None:
-    """Its certificates are not replaced either."""
+    """The certificates of a running cluster are not replaced either."""
     again = standing.up()
     assert again.status == 1
     assert "scheduler of" in again.err
@@ -373,7 +373,7 @@ def test_certificates_of_two_authorities_are_not_mixed(
 def test_a_worker_of_another_authority_ends_with_a_one_line_error(
     standing: Standing, tmp_path: Path
 ) -> None:
-    """It ends at once, whatever its timeout, and so does a client."""
+    """Workers and clients end at once, whatever their timeout."""
     certs = tmp_path / "certs"
     assert run("cluster", "certs", "--certs", certs, scratch=tmp_path).status == 0
     for words in (

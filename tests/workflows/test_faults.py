@@ -254,7 +254,7 @@ def stamps(store: Path) -> dict[str, tuple[int, int]]:
     return {str(file): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
 
 
-# --- pictures that kill or hang whoever decodes them ----------------------------------------------
+# --- images that crash or block their decoder ----------------------------------------------------
 
 DEADLY = """
 import ctypes, os, signal
@@ -293,7 +293,7 @@ def test_images_that_crash_workers_are_quarantined_alone(tmp_path: Path) -> None
         assert (done.status, done.err) == (0, "")
         check_quarantine(tmp_path / "clean", store, dict(zip(keys, deadly.values(), strict=True)))
         assert main(["verify", str(store)]) == 0
-        # What says which pictures are deadly is lost: they are found again, and kill nobody.
+        # The record of the deadly images is lost: they are detected again, in child processes.
         before = contents(store)
         lines = table.decode_part(before["samples/train.parquet"]).to_pylist()
         row = next(line["row"] for line in lines if line["key"] == keys[0])

@@ -321,7 +321,7 @@ def test_a_limit_stops_after_whole_shards(
 def test_a_further_size_changes_only_its_own_files(
     tmp_path: Path, source: Path, reference_store: Path
 ) -> None:
-    """Its objects are new; only the commits, the finish record and the ledger change."""
+    """Image objects are added; only the commits, the finish record and the ledger change."""
     store = tmp_path / "store"
     assert prepare(tmp_path, source, "--sizes", 8, "--serves", 16).status == 0
     before = stamps(store)

@@ -105,7 +105,7 @@ def read_by_tensorstore(store: Path, name: str) -> np.ndarray:
 def test_stock_pillow_gives_nearly_the_same_pixels(
     photographs: tuple[Path, Path], stock_python: Path, tmp_path: Path
 ) -> None:
-    """It runs in an environment of its own, and must stay within a stated tolerance."""
+    """Stock Pillow runs in an environment of its own; the tolerance is stated."""
     source, store = photographs
     (tmp_path / "resize.py").write_text(STOCK_RESIZE)
     resized = tmp_path / "made"

@@ -182,7 +182,7 @@ def test_the_redirect_stays_on_this_host(site: Site) -> None:
 
 
 def test_plain_http_is_not_answered(site: Site) -> None:
-    """Even a request with the token gets no answer."""
+    """A request without TLS gets no answer, even with the token."""
     with contextlib.closing(
         http.client.HTTPConnection("127.0.0.1", site.port, timeout=PATIENCE)
     ) as connection:

@@ -88,8 +88,8 @@ def test_a_failing_rank_reports_its_error(entry: str, final: bool | None) -> Non
     assert events[0]["error"] == expected[entry]
 
 
-def test_a_rank_that_is_asked_to_stop_returns() -> None:
-    """A request to stop is obeyed, and the result of the rank is reported."""
+def test_a_rank_returns_on_a_request_to_stop() -> None:
+    """The result of the rank is reported."""
     with rank("wait_to_stop") as (process, lines):
         process.stdin.write(STOP)
         process.stdin.flush()

@@ -134,7 +134,7 @@ def test_pageable_memory_is_used_again_when_no_tensor_views_it() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_copy_on_another_stream_reads_what_was_handed_out(tmp_path: Path) -> None:
+def test_a_copy_on_another_stream_reads_the_returned_batch(tmp_path: Path) -> None:
     """The stream is slow, and the batch is dropped as soon as the copy is requested."""
     prepare_inline(make_folder(tmp_path / "train", 64), str(tmp_path / "store"), sizes=(64,))
     plain = Loader(tmp_path / "store", size=64, batch_size=8, pin=False)

@@ -232,7 +232,7 @@ def test_incomplete_and_contradictory_ranks_are_errors(
         assert next(iter(Loader(store, size=8, batch_size=10, rank=0, world=2)))
 
 
-def test_a_smaller_process_group_than_the_launcher_says_is_an_error() -> None:
+def test_a_process_group_smaller_than_the_launchers_world_is_an_error() -> None:
     """Several such groups would read the same rows."""
     with environment(torchrun(1, 4)), group_of(0, 1), pytest.raises(RankError) as raised:
         current_placement()

@@ -566,7 +566,7 @@ def test_set_epoch_with_the_restored_epoch_keeps_the_position(store: Path, batch
     assert seen == [rows[batch:], rows_of(list(plain)), rows_of(list(plain))]
 
 
-def test_another_epoch_than_the_restored_one_begins_at_its_start(store: Path) -> None:
+def test_an_epoch_other_than_the_restored_one_begins_at_its_start(store: Path) -> None:
     """The restored epoch does so, too, once one of its batches was yielded."""
     loader, rows = resumed_at(store, 4)
     loader.set_epoch(3)
@@ -853,10 +853,10 @@ def test_chunks_beyond_memory_are_not_verified_by_default(
     assert len(set(seen)) == 32
 
 
-def test_unverified_chunks_cost_nothing_per_batch(
+def test_unverified_chunks_are_not_looked_up_for_each_batch(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With `auto`, chunks of shards that memory cannot hold are never looked at again."""
+    """With `auto`, chunks of shards that memory cannot hold never count as unchecked."""
     free_memory(monkeypatch, 0.5)
     loader = Loader(store, sizes=(16,), batch_size=9)
     reader = loader._open().readers[0]

@@ -216,7 +216,7 @@ def test_a_missing_or_foreign_index_is_reported(tmp_path: Path) -> None:
         load(tmp_path, {})
 
 
-def test_an_index_replaces_another_and_leaves_other_files_alone(tmp_path: Path) -> None:
+def test_a_saved_index_replaces_only_the_previous_one(tmp_path: Path) -> None:
     """A process that holds the old index open goes on using it."""
     build_small("hnsw").save(tmp_path, {"turn": 1})
     (tmp_path / "predictions.npy").write_bytes(b"mine")

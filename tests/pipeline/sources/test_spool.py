@@ -84,7 +84,7 @@ def test_a_finished_block_is_not_streamed_again(tmp_path):
     assert block.reads == 1
 
 
-def test_an_error_of_reading_leaves_nothing_behind(tmp_path):
+def test_a_read_error_leaves_no_files(tmp_path):
     """A failed block leaves neither a record file nor a temporary one."""
     with pytest.raises(ReadError):
         spool_block(MemoryBlock(made_pictures(), fails_after=9), str(tmp_path))

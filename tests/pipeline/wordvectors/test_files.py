@@ -190,7 +190,7 @@ def test_a_limit_reads_the_first_vectors_alone(tmp_path: Path, write: Writer, li
 
 
 @each_kind
-def test_a_limit_holds_in_files_of_many_chunks(tmp_path: Path, write: Writer) -> None:
+def test_a_limit_applies_to_files_of_many_chunks(tmp_path: Path, write: Writer) -> None:
     """A token may be repeated long before the limit."""
     tokens = ["t0", *(f"t{number}" for number in range(2999))]
     vectors = np.arange(3000 * 30, dtype=np.float32).reshape(3000, 30)
@@ -220,7 +220,7 @@ def test_invalid_utf_8_is_replaced(tmp_path: Path, write: Writer) -> None:
 
 
 @each_kind
-def test_a_truncated_file_is_refused_or_lacks_whole_lines(tmp_path: Path, write: Writer) -> None:
+def test_a_truncated_file_is_refused_or_lacks_complete_lines(tmp_path: Path, write: Writer) -> None:
     """The file is cut at every byte; only a list without a header can miss lines unnoticed."""
     intact = write(COLOURS, colours())
     min_length = (
@@ -270,7 +270,7 @@ def test_a_header_with_a_wrong_count_is_refused(tmp_path: Path, write: Writer, s
 def test_a_header_with_the_wrong_size_of_vectors_is_refused(
     tmp_path: Path, write: Writer, stated: int
 ) -> None:
-    """In a text, too few dimensions cannot be told from tokens with spaces."""
+    """In a text file, too few dimensions cannot be distinguished from tokens with spaces."""
     if write in TEXT_WRITERS and stated in (1, 2):
         return
     data = write(COLOURS, colours()).replace(b"5 3\n", b"5 %d\n" % stated)

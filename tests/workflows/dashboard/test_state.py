@@ -37,7 +37,7 @@ def shard_message(shard: int, rows: int, bad: int = 0, run: str = "train-1") -> 
     )
 )
 def test_totals_are_the_sums_of_the_messages(shards: list[tuple[int, int, str]]) -> None:
-    """This covers rows, bytes, reasons, sizes and workers."""
+    """Rows, bytes, reasons, sizes and workers are totalled."""
     board = DashboardState()
     total = sum(rows for rows, _, _ in shards)
     board.take(run_message(total), 0.0)

@@ -239,7 +239,7 @@ def test_names_are_escaped_in_the_terminal(
     assert r"n00000000  \x1b[2j\u202ecrane" in output
 
 
-def test_a_bad_input_is_reported_in_one_sentence(
+def test_bad_inputs_are_one_line_errors(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The exit status is 1, and a pickle is never loaded."""

@@ -42,7 +42,7 @@ def test_averages_equal_those_of_loops(n: int, classes: int, seed: int) -> None:
 def test_a_class_drawn_twice_counts_twice(drawn: list[int], seed: int) -> None:
     """A class drawn twice counts like two classes with the same images."""
     draw = np.random.default_rng(seed)
-    values, labels = draw.random(12), draw.integers(0, 4, 12)  # the last class has no pictures
+    values, labels = draw.random(12), draw.integers(0, 4, 12)  # the last class has no images
     sums = per_class(values, labels, 5)
     copied, names = [], []
     for label, times in enumerate(drawn):

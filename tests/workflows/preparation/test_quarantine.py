@@ -98,7 +98,7 @@ def test_kept_jpegs_without_eoi_are_counted(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Their number is in the terminal, in the report, and in the output of `tesserae info`."""
+    """The number of such files is in the terminal, in the report, and in `tesserae info`."""
     store = tmp_path / "store"
     options = (*OPTIONS, "--max-bad", 1, "--missing-end", "keep")
     assert tesserae(monkeypatch, "prepare", source, store, *options) == 0

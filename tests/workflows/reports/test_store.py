@@ -157,7 +157,7 @@ def test_terminal_lines_are_printable_for_any_names(where):
 
 
 def test_the_page_has_all_figures_of_the_model():
-    """These are rows, rates, sizes on disk, reasons, the slowest stage, recipe and versions."""
+    """The page has rows, rates, sizes on disk, reasons, the slowest stage, recipe and versions."""
     text = "|".join(Page(render_report(MODEL)).text)
 
     for expected in (

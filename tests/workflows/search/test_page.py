@@ -276,7 +276,7 @@ def test_an_image_file_can_be_chosen(page: Page, tmp_path: Path) -> None:
 
 
 def test_an_evicted_image_is_uploaded_again(page: Page, running: Running) -> None:
-    """The page has kept the file of the image."""
+    """The page has kept the file; after a reload it reports that the upload is missing."""
     page.drag(DROP, png(1))
     assert page.waits_for("@")
     running.service.upload_cache._uploads.clear()
@@ -287,7 +287,7 @@ def test_an_evicted_image_is_uploaded_again(page: Page, running: Running) -> Non
     page.driver.refresh()
     page.settled()
     assert "no longer in the cache" in page["error"].text
-    page.driver.get_log("browser")  # it has said that the picture is gone
+    page.driver.get_log("browser")  # the browser has logged that the image is gone
 
 
 @pytest.mark.parametrize(

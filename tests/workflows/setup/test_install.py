@@ -110,7 +110,7 @@ def test_a_new_environment_is_complete(environment, steps, able):
     assert environment.stamp()["why_stock"] == ""
 
 
-def test_the_second_run_does_nothing(environment, steps, able):
+def test_a_second_setup_does_nothing(environment, steps, able):
     """No step runs if the stamp matches the configuration."""
     install.set_up(environment, CONFIG, system=True)
     steps.clear()

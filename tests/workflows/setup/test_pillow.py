@@ -61,7 +61,7 @@ def test_the_owner_of_pil_is_the_package_that_recorded_its_files(tmp_path):
 
 
 def test_the_stand_in_is_empty_and_requires_pillow_simd(tmp_path):
-    """It satisfies the requirement `pillow`, and overwrites no file."""
+    """The stand-in satisfies the requirement `pillow`, and overwrites no file."""
     path = pillow.write_stand_in(tmp_path)
 
     with zipfile.ZipFile(path) as wheel:

@@ -129,7 +129,7 @@ def test_a_flipped_byte_in_a_header_is_detected(at, flip):
 
 
 @pytest.mark.parametrize("suffix", ["tar.gz", "tgz", "tar.bz2", "tar.xz", "tar.zst"])
-def test_compressed_tars_are_read_from_front_to_back(tmp_path, suffix):
+def test_compressed_tars_are_read_as_streams(tmp_path, suffix):
     """Each compression gives the same members, and a truncated file is refused."""
     files = {f"{i}.jpg": bytes([i]) * 3000 for i in range(20)}
     path = tmp_path / f"t.{suffix}"

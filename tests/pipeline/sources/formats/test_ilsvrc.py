@@ -109,7 +109,7 @@ def test_a_part_of_the_val_images_keeps_its_classes(tmp_path):
     assert keys(root) == sorted(EXPECTED[2:4])
 
 
-def test_an_image_beyond_the_truth_is_refused(tmp_path):
+def test_an_image_beyond_the_ground_truth_is_refused(tmp_path):
     """An image with a number beyond the table's lines is refused."""
     root = write_folder(tmp_path, VAL | {"ILSVRC2012_val_00000009.JPEG": b""})
     write_devkit(root)
@@ -117,7 +117,7 @@ def test_an_image_beyond_the_truth_is_refused(tmp_path):
         keys(root)
 
 
-def test_a_truth_of_another_devkit_is_refused(tmp_path):
+def test_the_ground_truth_of_another_devkit_is_refused(tmp_path):
     """A class number that the devkit lacks, and a table that is none, are refused."""
     root = write_folder(tmp_path, VAL)
     write_devkit(root, truth="1\n4\n")
