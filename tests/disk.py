@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from pipeline import filesystem
-from pipeline.store import objects as door
+from pipeline.store import local
 
 FOLDER = -1
 LOSSES = ("strict", "names", "torn", "mixed")
@@ -196,7 +196,7 @@ def recording(monkeypatch: pytest.MonkeyPatch, root: Path, inode: int = 0) -> It
     """Record the file system calls under *root*; *inode* is the last number in use."""
     recorder = Recorder(root, inode)
     with monkeypatch.context() as patch:
-        patch.setattr(door, "os", recorder)
+        patch.setattr(local, "os", recorder)
         patch.setattr(filesystem, "os", recorder)
         yield recorder.ops
 
@@ -205,7 +205,7 @@ def recording(monkeypatch: pytest.MonkeyPatch, root: Path, inode: int = 0) -> It
 def careless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Skip all syncs, where a test does not check what survives."""
     with monkeypatch.context() as patch:
-        patch.setattr(door.os, "fsync", lambda _: None)
+        patch.setattr(local.os, "fsync", lambda _: None)
         yield
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from pipeline.errors import ReadError
 from pipeline.ingest.planning import new_run
-from pipeline.ingest.shard import workspace
+from pipeline.ingest.worker import workspace
 from pipeline.jobs import Failed, Job
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from workflows import cli
 from workflows.preparation import prepare, repair, spooling
 from workflows.preparation.options import RepairOptions

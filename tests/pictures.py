@@ -13,13 +13,23 @@ from PIL import Image
 from pipeline import sources
 from pipeline.ingest import planning
 from pipeline.ingest.finish import finish_split
-from pipeline.ingest.shard import Report, Work, prepare_shard, workspace
+from pipeline.ingest.report import Report
+from pipeline.ingest.shard import prepare_shard
 from pipeline.ingest.source_index import Origin
+from pipeline.ingest.worker import Work, workspace
 from pipeline.sources.options import SourceOptions
 from pipeline.store import records
 from pipeline.store.choices import Choices
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
+
+SMALL = {"shard_rows": 4, "chunk_rows": 2}
+"""The choices of a store with few rows in several shards."""
+SMALL_OPTIONS = (
+    *("--sizes", 8, 16, "--shard-rows", 4, "--chunk-rows", 2, "--max-bad", 1, "--workers", 1),
+)
+"""The options of the command for such a store, also where every image is broken."""
 
 
 def jpeg(seed: int, width: int = 60, height: int = 45, mode: str = "RGB", **options: Any) -> bytes:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.loader import Loader
+from pipeline.loader import Loader, Reading, Staging
 from pipeline.store.commit import Commit
 from pipeline.store.features import FeatureCommit, FeatureRecipe, FeaturesDone
 from pipeline.store.plan import Plan
@@ -40,9 +40,6 @@ DOCUMENTS = {
 
 COMMON = {"format", "digest"}
 """The keys of every document, which the page describes once."""
-
-OLD_NAMES = {"stage", "stage_bytes"}
-"""The deprecated parameters of the loader, which still work with a warning."""
 
 
 FOREIGN_OPTIONS = {
@@ -114,10 +111,11 @@ def test_the_reference_has_every_option(command):
     assert options <= shown
 
 
-def test_the_loaders_guide_has_every_parameter():
+@pytest.mark.parametrize("kind", [Loader, Reading, Staging])
+def test_the_loaders_guide_has_every_parameter(kind):
     """Parameters are written between backticks, so that they can be searched for."""
     guide = (DOCS / "loader.md").read_text()
-    parameters = set(inspect.signature(Loader).parameters) - OLD_NAMES
+    parameters = set(inspect.signature(kind).parameters)
 
     missing = {name for name in parameters if f"`{name}`" not in guide}
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import math
 import os
+import socket
 import sys
 import tempfile
 import threading
@@ -16,13 +18,14 @@ from urllib.parse import urlsplit
 
 from distributed import Client
 
-from cluster import certificates, ports, ssh
+from cluster import certificates, ports
 from cluster.connect import ReconnectTimeout, connect, wait_for
-from cluster.cores import cores
+from cluster.defaults import is_loopback
 from cluster.errors import ClusterError
-from cluster.limits import raise_file_limit
+from cluster.limits import cores, raise_file_limit
 from cluster.processes import commands, daemon, supervisor, systemd
 from cluster.processes.commands import SchedulerConfig, WorkerConfig
+from cluster.processes.heartbeat import SILENCE_SECONDS
 from pipeline.errors import TesseraeError
 from pipeline.memory import limit_bytes
 from workflows.cluster_options import (
@@ -37,7 +40,7 @@ from workflows.cluster_options import (
     WaitOptions,
     WorkerOptions,
 )
-from workflows.session import PRELOAD, say_dashboard
+from workflows.session import PRELOAD
 from workflows.terminal.formatting import bytes_text, counted
 
 SCHEDULER, WORKERS = "scheduler", "workers"
@@ -50,7 +53,7 @@ def _folder(options: CertificateOptions) -> Path | None:
     return None if options.insecure else certificates.folder(options.certs)
 
 
-def _scheduler_wish(options: UpOptions | SchedulerOptions) -> SchedulerConfig:
+def _scheduler_config(options: UpOptions | SchedulerOptions) -> SchedulerConfig:
     return SchedulerConfig(
         host=options.host,
         port=options.port,
@@ -62,7 +65,7 @@ def _scheduler_wish(options: UpOptions | SchedulerOptions) -> SchedulerConfig:
     )
 
 
-def _worker_wish(options: UpOptions | WorkerOptions, address: str) -> WorkerConfig:
+def _worker_config(options: UpOptions | WorkerOptions, address: str) -> WorkerConfig:
     workers = cores() if options.workers is None else options.workers
     gpus = _gpus(options.gpus)
     if not workers + len(gpus):
@@ -112,15 +115,15 @@ def _run(
 def scheduler(options: SchedulerOptions) -> int:
     """Run a scheduler until Ctrl-C, and return the exit status."""
     raise_file_limit()  # the processes that are started here inherit the limit
-    wish = _scheduler_wish(options)
-    program = commands.scheduler(wish)
-    _check_free(wish)
-    _print_scheduler(wish)
+    config = _scheduler_config(options)
+    program = commands.scheduler(config)
+    _check_free(config)
+    _print_scheduler(config)
     return _run([program], once=options.once)
 
 
-def _check_free(wish: SchedulerConfig) -> None:
-    for host, port in ((wish.host, wish.port), (wish.dashboard_host, wish.dashboard_port)):
+def _check_free(config: SchedulerConfig) -> None:
+    for host, port in ((config.host, config.port), (config.dashboard_host, config.dashboard_port)):
         commands.check_free(host, port)
 
 
@@ -129,9 +132,9 @@ def worker(options: WorkerOptions) -> int:
     raise_file_limit()  # the processes that are started here inherit the limit
     if options.stdin:
         return _work_for_a_caller(options)
-    wish = _worker_wish(options, options.address)
-    programs = commands.workers(wish)
-    folder = wish.certificates
+    config = _worker_config(options, options.address)
+    programs = commands.workers(config)
+    folder = config.certificates
     security = None if folder is None else certificates.security(folder, ["worker"])
     seconds = math.inf if options.scheduler_timeout is None else options.scheduler_timeout
     timeout = ReconnectTimeout(options.address, seconds, security)
@@ -147,7 +150,7 @@ def _work_for_a_caller(options: WorkerOptions) -> int:
         folder = Path(name)
         files = json.loads(sys.stdin.buffer.readline())
         certificates.write(folder, {file: text.encode() for file, text in files.items()})
-        wish = replace(_worker_wish(options, options.address), certificates=folder)
+        config = replace(_worker_config(options, options.address), certificates=folder)
         last_input = [time.monotonic()]
 
         def listen() -> None:
@@ -158,9 +161,9 @@ def _work_for_a_caller(options: WorkerOptions) -> int:
 
         threading.Thread(target=listen, daemon=True).start()
         supervisor.keep(
-            commands.workers(wish),
+            commands.workers(config),
             say=_print_line,
-            done=lambda: time.monotonic() - last_input[0] > ssh.SILENCE_SECONDS,
+            done=lambda: time.monotonic() - last_input[0] > SILENCE_SECONDS,
         )
     return 0
 
@@ -169,17 +172,38 @@ def _print_line(line: str) -> None:
     print(f"tesserae: {line}", file=sys.stderr, flush=True)
 
 
-def _print_scheduler(wish: SchedulerConfig) -> None:
-    print(f"scheduler: {wish.address}")
-    if wish.certificates is None:
-        print(f"  further workers: tesserae cluster worker {wish.address} --insecure")
+def _print_scheduler(config: SchedulerConfig) -> None:
+    print(f"scheduler: {config.address}")
+    if config.certificates is None:
+        print(f"  further workers: tesserae cluster worker {config.address} --insecure")
     else:
-        print(f"  certificates: {wish.certificates}; workers and clients on other machines need")
+        print(f"  certificates: {config.certificates}; workers and clients on other machines need")
         print("    copies of ca.pem and of their own role's .pem and .key")
-        print(f"  further workers: tesserae cluster worker {wish.address} --certs DIR")
-    beyond = not commands.is_loopback(wish.dashboard_host)
-    say_dashboard(wish.dashboard_host, wish.dashboard_port, tls=beyond)
+        print(f"  further workers: tesserae cluster worker {config.address} --certs DIR")
+    beyond = not is_loopback(config.dashboard_host)
+    _print_dashboard(config.dashboard_host, config.dashboard_port, tls=beyond)
     sys.stdout.flush()
+
+
+def _print_dashboard(host: str, port: int, *, tls: bool, machine: str | None = None) -> None:
+    """Print the URL of a dashboard, and how to reach it from another machine.
+
+    Args:
+        host: The address that the dashboard listens on.
+        port: The TCP port of the dashboard.
+        tls: True if it requires HTTPS and a token.
+        machine: The host name of its machine; None is this machine.
+    """
+    machine = machine or socket.gethostname()
+    if tls:
+        hostname = machine if host in ("0.0.0.0", "::") else host
+        hostname = f"[{hostname}]" if ":" in hostname else hostname
+        print(f"dashboard: https://{hostname}:{port}/tesserae?token=... (from the file `token`)")
+        return
+    print(f"dashboard: http://127.0.0.1:{port}/tesserae")
+    print(
+        f"  from another machine: ssh -N -L {port}:127.0.0.1:{port} {getpass.getuser()}@{machine}"
+    )
 
 
 def certs(options: CertsOptions) -> int:
@@ -221,33 +245,34 @@ def up(options: UpOptions) -> int:
     if not options.insecure and not (folder / certificates.AUTHORITY).exists():
         certificates.write(folder, certificates.make(hosts=[options.host, options.dashboard_host]))
         print(f"created certificates: {folder}")
-    wish = _scheduler_wish(options)
-    commands.scheduler(wish)  # invalid options fail here, and not in a daemon's log
-    _check_free(wish)
-    workers = _worker_wish(options, wish.address)
+    config = _scheduler_config(options)
+    commands.scheduler(config)  # invalid options fail here, and not in a daemon's log
+    _check_free(config)
+    workers = _worker_config(options, config.address)
     commands.workers(workers)
-    trust = ["--insecure"] if options.insecure else ["--certs", str(wish.certificates)]
+    trust = ["--insecure"] if options.insecure else ["--certs", str(config.certificates)]
     _start(
         state,
         SCHEDULER,
-        *("--host", wish.host, "--port", str(wish.port), *trust),
-        *("--dashboard-host", wish.dashboard_host, "--dashboard-port", str(wish.dashboard_port)),
+        *("--host", config.host, "--port", str(config.port), *trust),
+        *("--dashboard-host", config.dashboard_host),
+        *("--dashboard-port", str(config.dashboard_port)),
     )
     _start(
         state,
         WORKERS,
-        wish.address,
+        config.address,
         *("--workers", str(workers.workers), "--threads", str(workers.threads), *trust),
         *("--gpus", ",".join(workers.gpus) or "none"),
         *(("--scratch", str(workers.scratch.absolute())) if workers.scratch else ()),
         *(("--lifetime", workers.lifetime) if workers.lifetime else ()),
     )
-    _print_scheduler(wish)
+    _print_scheduler(config)
     try:
-        _address_file(state).write_text(wish.address)
-        with connect(wish.address, _folder(options), seconds=60) as client:
+        _address_file(state).write_text(config.address)
+        with connect(config.address, _folder(options), seconds=60) as client:
             wait_for(client, workers=workers.workers + len(workers.gpus), seconds=120)
-            _check_dashboard(client, wish)
+            _check_dashboard(client, config)
     except BaseException as e:
         for name in (WORKERS, SCHEDULER):
             daemon.stop(state, name)
@@ -257,17 +282,17 @@ def up(options: UpOptions) -> int:
     summary = f"{counted(workers.workers, 'worker')} of {counted(workers.threads, 'thread')}"
     summary += f" and {bytes_text(workers.memory_limit)}"
     print(f"up: {summary}{f', {len(workers.gpus)} with a GPU' if workers.gpus else ''}")
-    named = f" CERTS={wish.certificates}" if options.certs and wish.certificates else ""
-    print(f"  run on it: make prepare ... CLUSTER={wish.address}{named}")
+    named = f" CERTS={config.certificates}" if options.certs and config.certificates else ""
+    print(f"  run on it: make prepare ... CLUSTER={config.address}{named}")
     return 0
 
 
-def _check_dashboard(client: Client, wish: SchedulerConfig) -> None:
+def _check_dashboard(client: Client, config: SchedulerConfig) -> None:
     # If the port is in use, Dask silently picks another; the printed URL would lead elsewhere.
-    if client.scheduler_info()["services"].get("dashboard") != wish.dashboard_port:
+    if client.scheduler_info()["services"].get("dashboard") != config.dashboard_port:
         raise ClusterError(
-            f"port {wish.dashboard_port} was taken before the dashboard could use it. Try again, or"
-            " pass another --dashboard-port."
+            f"port {config.dashboard_port} was taken before the dashboard could use it. Try again,"
+            " or pass another --dashboard-port."
         )
 
 
@@ -308,7 +333,7 @@ def status(options: StatusOptions) -> int:
         reach = "reachable from other machines" if port.open else "this machine only"
         print(f"  {port.host} {port.address}:{port.port}  {port.why}; {reach}")
     for port in (port for port in open_ports if port.why.startswith(ports.DASHBOARD)):
-        say_dashboard(port.address, port.port, tls=port.open, machine=port.host)
+        _print_dashboard(port.address, port.port, tls=port.open, machine=port.host)
     return 0
 
 

@@ -74,7 +74,7 @@ def make_faulty(
     """Make the modules that read sources and write stores faulty when they are imported."""
     for module, what, calls in (
         ("pipeline.sources.reader", "source", SOURCE_CALLS),
-        ("pipeline.store.objects", "disk", DISK_CALLS),
+        ("pipeline.store.local", "disk", DISK_CALLS),
     ):
         faulty = Faulty(what, calls, control)
         after_import(module, lambda found, faulty=faulty: setattr(found, "os", faulty))  # type: ignore[misc]

@@ -1,8 +1,9 @@
-"""The limits on open files: raised for a scheduler, and explained in errors."""
+"""The limits of a process: its cores, and its open files, which are raised or explained."""
 
 from __future__ import annotations
 
 import errno
+import os
 import resource
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,21 @@ from typing import Any
 import pytest
 
 from cluster.errors import ClusterError
-from cluster.limits import SCHEDULER_FILES, raise_file_limit, too_many_files
-from cluster.slurm import cluster
+from cluster.limits import SCHEDULER_FILES, cores, raise_file_limit, too_many_files
+from cluster.slurm.profile import read_profile
 from workflows import cli
 
 TOO_MANY_FILES = OSError(errno.EMFILE, "Too many open files")
+
+
+def test_cores_respect_the_container_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The container's quota limits the number of cores if it is lower than the affinity."""
+    limits = {"/sys/fs/cgroup/cpu.max": "150000 100000\n"}
+    monkeypatch.setattr(Path, "read_text", lambda self: limits[str(self)])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    assert cores() == 2
+    limits.update({"/sys/fs/cgroup/cpu.max": "max 100000\n"})
+    assert cores() == 64
 
 
 def limit(monkeypatch: pytest.MonkeyPatch, *limits: int) -> None:
@@ -86,5 +97,5 @@ def test_no_command_shows_a_bare_error_number(
     limit(monkeypatch, 1024, 4096)
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(ClusterError, match=r"p\.yaml: this process has .* `ulimit -n \d+`"):
-        cluster.read_profile(tmp_path / "p.yaml")
+        read_profile(tmp_path / "p.yaml")
     assert cli._sentence(TOO_MANY_FILES).startswith("cannot open another file or connection: this")

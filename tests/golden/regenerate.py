@@ -19,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from pipeline.store import arrays, layout
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.pictures import jpeg, prepare_inline
 
 CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 4, "chunk_rows": 2, "seed": 7}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from hypothesis import strategies as st
 from pipeline import confined
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store import lease
-from pipeline.store.objects import LocalObjects, open_objects, write_file
+from pipeline.store.local import LocalObjects
+from pipeline.store.open import open_objects
 
 OUTSIDE = (
     "../victim/keys",
@@ -212,31 +212,6 @@ def test_a_document_beyond_its_limit_is_not_read(tmp_path):
         LocalObjects(str(tmp_path), "train-1").get("recipe.json", 1_000)
 
 
-def test_a_small_file_is_written_completely_and_inside_its_folder(tmp_path, victim):
-    """A link in its place is replaced, a link on its path is refused, and nothing else remains."""
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "options.json").symlink_to(victim / "keys")
-    (run / "options.new").symlink_to(victim / "keys")  # what a temp file might be called
-    write_file(run / "options.json", [b"{}"], run)
-    assert (victim / "keys").read_text() == "mine"
-    assert (run / "options.json").read_bytes() == b"{}"
-    assert stat.S_IMODE((run / "options.json").stat().st_mode) == 0o666 & ~_umask()
-    (run / "samples").symlink_to(victim)
-    with pytest.raises(StoreError, match="by a link"):
-        write_file(run / "samples" / "keys", [b"x"], run)
-    assert (victim / "keys").read_text() == "mine"
-    assert sorted(path.name for path in run.iterdir()) == ["options.json", "options.new", "samples"]
-
-
-def test_a_small_file_that_cannot_be_renamed_leaves_no_file(tmp_path):
-    """A folder has the name of the file."""
-    (tmp_path / "options.json").mkdir()
-    with pytest.raises(OSError):  # noqa: PT011 - which one is the system's
-        write_file(tmp_path / "options.json", [b"{}"], tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["options.json"]
-
-
 def test_removing_a_folder_does_not_follow_links(tmp_path, victim):
     """Links inside and a link in its place are removed; a link on its path is refused."""
     root = tmp_path / "store"
@@ -252,9 +227,3 @@ def test_removing_a_folder_does_not_follow_links(tmp_path, victim):
     with pytest.raises(StoreError, match="by a link"):
         confined.remove_folder(root / ".cache" / "train-x", root)
     assert everything(victim) == before
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

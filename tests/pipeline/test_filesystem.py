@@ -24,8 +24,10 @@ from pipeline.filesystem import (
     name_exclusively,
     naming_way,
     numbered_lock,
+    replacing,
     sync_folder,
     try_lock,
+    write_file,
 )
 from tests import lacking
 from tests.commands import ROOT, wait_until
@@ -331,6 +333,89 @@ def test_an_io_error_of_fsync_is_raised(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "fsync", lacking._fail(errno.EIO))
     with pytest.raises(OSError, match="Input/output error"):
         sync_folder(tmp_path)
+
+
+def test_a_small_file_is_written_completely(tmp_path: Path) -> None:
+    """A link with the name of the file is replaced and not followed, and nothing else remains."""
+    (tmp_path / "keys").write_text("mine")
+    (tmp_path / "options.json").symlink_to(tmp_path / "keys")
+    write_file(tmp_path / "options.json", [b"{", memoryview(b"}")], durable=True)
+    assert not (tmp_path / "options.json").is_symlink()
+    assert (tmp_path / "options.json").read_bytes() == b"{}"
+    assert (tmp_path / "keys").read_text() == "mine"
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "options.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keys", "options.json", "plain"]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path, durable: bool) -> None:
+    """The file has its old content until the block ends, also if it ends with an error."""
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def write_half() -> None:
+        with replacing(path, durable=durable) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert path.read_bytes() == b"old"
+    with replacing(path, durable=durable) as file:
+        file.write(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_an_existing_temporary_file_is_replaced(tmp_path: Path, leads: bool) -> None:
+    """A planted link is not followed, and the file of a killed writer is overwritten."""
+    (tmp_path / "keys").write_text("mine")
+    temporary = tmp_path / "file.new"
+    if leads:
+        temporary.symlink_to(tmp_path / "keys")
+    else:
+        temporary.write_text("half of a longer file")
+    with replacing(tmp_path / "file", durable=False, temporary=temporary) as file:
+        assert temporary.is_file()
+        file.write(b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert (tmp_path / "keys").read_text() == "mine"
+    assert not temporary.exists()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_durable_file_is_synced_before_its_rename_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
+) -> None:
+    """Only a file that must survive a power failure is synced."""
+    done: list[tuple[str, int]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def note_sync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        done.append(("folder" if path == tmp_path else "file", path.stat().st_size))
+        fsync(descriptor)
+
+    def note_rename(self: Path, target: Path) -> Path:
+        done.append(("name", self.stat().st_size))
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "replace", note_rename)
+    write_file(tmp_path / "file", [b"new"], durable=durable)
+    synced = [("file", 3), ("name", 3), ("folder", tmp_path.stat().st_size)]
+    assert done == (synced if durable else [("name", 3)])
+
+
+def test_a_small_file_that_cannot_be_renamed_leaves_no_file(tmp_path: Path) -> None:
+    """A folder has the name of the file."""
+    (tmp_path / "options.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_file(tmp_path / "options.json", [b"{}"], durable=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["options.json"]
 
 
 @pytest.mark.parametrize(

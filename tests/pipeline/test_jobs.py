@@ -20,7 +20,7 @@ from pipeline.errors import ReadError, StoreError, StoreMismatchError, TesseraeE
 from pipeline.ingest.tasks import shard_jobs
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.commands import wait_until
 from tests.pictures import make_folder, plan_inline
 

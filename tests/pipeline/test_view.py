@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.errors import StoreError
 from pipeline.store import arrays
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.view import view
 from tests.pictures import make_folder, plan_inline, prepare_inline
 

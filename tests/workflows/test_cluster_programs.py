@@ -22,6 +22,7 @@ from tests.commands import (
     ROOT,
     Command,
     Ended,
+    free_port,
     run,
     saboteur,
     start,
@@ -33,13 +34,6 @@ from tests.workflows.training.small import small_store
 from workflows import cli
 
 TINY = ("--sizes", 8, 16, "--shard-rows", 16, "--chunk-rows", 8, "--no-dashboard")
-
-
-def free_port() -> int:
-    """Return a port on which no process listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Standing:

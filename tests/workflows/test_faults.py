@@ -23,7 +23,7 @@ import pytest
 
 from pipeline.images.decode import STATUS_WORDS
 from pipeline.store import arrays, records, table
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.commands import Command, committed, run, saboteur, start, wait_until
 from tests.pictures import contents, jpeg, linked_folder, make_folder, prepare_inline
 from workflows.cli import main

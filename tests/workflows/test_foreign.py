@@ -17,7 +17,8 @@ import xxhash
 
 from pipeline.ingest.source_index import SCHEMA
 from pipeline.store import arrays, document, layout, records, table
-from pipeline.store.objects import LocalObjects, open_objects
+from pipeline.store.local import LocalObjects
+from pipeline.store.open import open_objects
 from tests.disk import careless
 from tests.inline import NoCluster, tesserae
 from tests.pictures import make_folder, prepare_inline

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.store import arrays, layout, records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.inline import tesserae
 from tests.pictures import jpeg
 

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.ingest.source_index import Rows
 from pipeline.store import document, records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.commands import ROOT, Ended, committed, run, saboteur, start, wait_until
 from tests.pictures import contents, jpeg, make_folder, prepare_inline
 from workflows.cli import main

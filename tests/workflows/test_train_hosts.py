@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.cluster.hosts import Hosts, hosts, why_not
 from tests.cluster.network import Network
 from tests.commands import Command, run, saboteur, wait_until

@@ -8,10 +8,7 @@ from pipeline.errors import TesseraeError
 from workflows.runs.options import SampleImagesOptions
 from workflows.training.image_grid import grid_png, to_uint8
 from workflows.training.run_folder import RunFolder
-from workflows.wgan.sampling import Sampler, open_sampler
-
-INTERPOLATION_STEPS = 10
-"""The number of pictures in a line of an interpolation."""
+from workflows.wgan.sampling import INTERPOLATION_STEPS, Sampler, open_sampler
 
 
 def run(options: SampleImagesOptions) -> int:

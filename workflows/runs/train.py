@@ -8,14 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.cores import cores
-from cluster.ranks.world import WorldConfig, count_gpu_workers
+from cluster.limits import cores
+from cluster.ranks.slots import count_gpu_workers
+from cluster.ranks.world import WorldConfig
 from pipeline import sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.urls import is_url
 from workflows import session
+from workflows.evaluation import HELD_OUT
 from workflows.preparation import prepare
 from workflows.preparation.options import PrepareOptions
 from workflows.session import Cluster
@@ -28,8 +30,6 @@ if TYPE_CHECKING:  # these load torch, which --help does not need
     from workflows.training.run_folder import RunFolder
 
 
-HELD_OUT = ("val", "test")
-"""The default held-out splits, in order of preference."""
 POLL_SECONDS = 0.2
 """The interval of checks while preparation goes on in the background."""
 

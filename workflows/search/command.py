@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -16,12 +15,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.defaults import is_loopback
+from pipeline.filesystem import write_file
 from pipeline.images.probe import probe
 from workflows.search.engine import Answer, Engine, SearchOptions, open_engine
 from workflows.search.gallery import ImagePreprocessor, read_image
 from workflows.search.options import SearchCommandOptions
 from workflows.search.query import parse
-from workflows.search.server.security import Guard, is_loopback
+from workflows.search.server.security import Guard
 from workflows.terminal.formatting import encodable, printable
 
 MAX_NAME_CHARACTERS = 44
@@ -126,12 +127,7 @@ def _write_grid(path: Path, engine: Engine, answer: Answer) -> None:
         return
     size = min(set.intersection(*(set(gallery.splits[hit.split].sizes) for hit in hits)))
     images = np.concatenate([gallery.rows(hit.split, size, [hit.row]) for hit in hits])
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        new.write_bytes(grid_png(images))
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+    write_file(path, [grid_png(images)], durable=False)
     print(f"{path}: {len(hits)} images", file=sys.stderr)
 
 

@@ -7,8 +7,8 @@ depend on, so a resumed run computes what an uninterrupted one would.
 
 from __future__ import annotations
 
-import importlib
 import math
+import pkgutil
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cluster.cores import cores
+from cluster.limits import cores
 from cluster.ranks.process import Rank
 from pipeline import code_digest
 from pipeline.errors import TesseraeError
@@ -140,10 +140,9 @@ def make_stage(job: TrainingJob, world: World, *, beside: int = 1) -> Stage:
         world: The rank that the stage runs in.
         beside: Number of ranks on this machine (default 1).
     """
-    module, _, name = job.stage.partition(":")
     torch.manual_seed(job.options.seed)
     data = replace(job.data, beside=beside, folder=job.folder)
-    stage: Stage = getattr(importlib.import_module(module), name)(job.options, data, world)
+    stage: Stage = pkgutil.resolve_name(job.stage)(job.options, data, world)
     return stage
 
 

@@ -17,6 +17,8 @@ STAGE = "workflows.wgan.stage:Wgan"
 """The name of the stage in `options.json`, which must not change."""
 BATCH_ROWS = 64
 """The number of pictures generated at once."""
+INTERPOLATION_STEPS = 10
+"""The number of pictures in an interpolation."""
 
 
 @dataclass(frozen=True)

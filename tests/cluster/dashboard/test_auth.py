@@ -22,8 +22,7 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 
 from cluster import certificates
 from cluster.dashboard.auth import COOKIE, TOKEN_FILE, _UnauthorizedHandler, dask_setup
-from tests.commands import PATIENCE, ROOT, wait_until
-from tests.workflows.test_cluster_programs import free_port
+from tests.commands import PATIENCE, ROOT, free_port, wait_until
 
 ROUTES = (
     "/", "/status", "/tesserae", "/tesserae.json", "/metrics", "/info/main/workers.html",

@@ -36,5 +36,5 @@ def images(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def store(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a copy of the store that a test may change."""
-    monkeypatch.setattr("pipeline.store.objects.os.fsync", lambda _: None)
+    monkeypatch.setattr("pipeline.store.local.os.fsync", lambda _: None)
     return Path(shutil.copytree(images, tmp_path / "store"))

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from pipeline.errors import StoreError, StoreMismatchError
 from pipeline.features import extract
 from pipeline.features.reader import finished, open_features
-from pipeline.features.shard import FeatureWork, extract_shard
+from pipeline.features.shard import extract_shard
+from pipeline.features.worker import FeatureWork
 from pipeline.store import features, layout, records
 from pipeline.store.features import FeatureRecipe
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.pictures import make_folder, prepare_inline
 from tests.pipeline.features.small import (
     BOTH,

@@ -13,7 +13,8 @@ from pipeline.backbone.determinism import probe_pictures
 from pipeline.errors import StoreMismatchError
 from pipeline.features import extract
 from pipeline.features.probes import KEY, encode_probe, probe_distance
-from pipeline.features.shard import check_probe, extract_shard, probe_of, workspace
+from pipeline.features.shard import extract_shard
+from pipeline.features.worker import check_probe, probe_of, workspace
 from pipeline.store import features, layout
 from tests.pipeline.features.small import begin, make, problems
 

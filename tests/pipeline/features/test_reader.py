@@ -13,7 +13,7 @@ import zarr
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features.reader import open_features
 from pipeline.store import features, layout
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.pipeline.features.small import BOTH, DIM, ROWS, make
 
 

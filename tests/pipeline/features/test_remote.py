@@ -16,10 +16,11 @@ from pipeline.errors import StoreBusyError, StoreError
 from pipeline.features import extract
 from pipeline.features import shard as feature_shard
 from pipeline.features.reader import open_features
-from pipeline.features.shard import extract_shard, workspace
+from pipeline.features.shard import extract_shard
+from pipeline.features.worker import workspace
 from pipeline.store import records
 from pipeline.store.lease import lease
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.store.remote import RemoteObjects
 from tests.pipeline.features.small import BOTH, ROWS, begin, files, make, problems
 

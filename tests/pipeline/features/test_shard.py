@@ -17,11 +17,12 @@ from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features import extract
 from pipeline.features import shard as feature_shard
 from pipeline.features.reader import open_features
-from pipeline.features.shard import extract_shard, features_of, workspace
+from pipeline.features.shard import extract_shard
+from pipeline.features.worker import features_of, reproducible_sums, workspace
 from pipeline.loader import Loader
 from pipeline.store import arrays, document, features, layout, records
 from pipeline.store.features import FeatureCommit
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.pipeline.features.small import (
     BOTH,
     DIM,
@@ -237,7 +238,7 @@ def test_a_gpu_computes_in_full_float32() -> None:
     """By default torch uses TF32 for convolutions."""
     cudnn = torch.backends.cudnn
     before = (cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark)
-    with feature_shard._reproducible_sums(torch.device("cuda")):
+    with reproducible_sums(torch.device("cuda")):
         assert (cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark) == (False, True, False)
     assert (cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark) == before
 

@@ -17,7 +17,7 @@ from pipeline.images import probe
 from pipeline.images.decode import READABLE, STATUS_WORDS, TRUNCATED, decode
 from pipeline.ingest.redecode import recheck_rows
 from pipeline.store import layout, records, table
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.inline import repair_inline, tesserae
 from tests.odd_files import odd_pictures
 from tests.pictures import contents, prepare_inline

@@ -1,6 +1,5 @@
 """The finish step writes the same bytes however often it runs, and leaves intact files alone."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +9,13 @@ import pytest
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.ingest.finish import finish_split
 from pipeline.ingest.shard import prepare_shard
-from pipeline.store import arrays, commit, layout, objects, records, table
-from pipeline.store.objects import LocalObjects
+from pipeline.store import arrays, commit, layout, local, records, table
+from pipeline.store.local import LocalObjects
+from pipeline.store.open import open_objects
 from tests.damage import KINDS, damage, snapshot, touched
 from tests.disk import careless, recording
-from tests.pictures import make_folder, plan_inline, prepare_inline
+from tests.pictures import SMALL, plan_inline, prepare_inline
 
-CHOICES = {"shard_rows": 4, "chunk_rows": 2}
 DERIVED = (
     layout.table("train"),
     layout.ledger("train"),
@@ -29,18 +28,6 @@ DERIVED = (
     "images.zarr/train/zarr.json",
     "images.zarr/zarr.json",
 )
-
-
-@pytest.fixture(scope="module")
-def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("finish")
-    prepare_inline(make_folder(root / "images", 11, bad=1), str(root / "store"), **CHOICES)
-    return root / "store"
-
-
-@pytest.fixture
-def store(finished_store: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(finished_store, tmp_path / "store")
 
 
 def finish(store: Path, run: str = "train-finish") -> records.Done:
@@ -102,7 +89,7 @@ def test_a_damaged_part_is_refused_and_named(store: Path, kind: str) -> None:
 def test_a_size_is_finished_only_when_all_shards_have_it(store: Path, finished_store: Path) -> None:
     """The other sizes are finished."""
     source = finished_store.parent / "images"
-    _, _, work = plan_inline(source, str(store), sizes=(8, 16, 24), **CHOICES)
+    _, _, work = plan_inline(source, str(store), sizes=(8, 16, 24), **SMALL)
     prepare_shard(work, 0)
     assert finish_split(str(store), "train", work.run).sizes == (8, 16)
     for shard in (1, 2):
@@ -114,7 +101,7 @@ def test_all_objects_are_durable_before_the_record_is_written(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Objects of processes that may have been killed before a sync are synced, too."""
-    monkeypatch.setattr(objects, "_durable", set())
+    monkeypatch.setattr(local, "_durable", set())
     (store / layout.done("train")).unlink()
     with recording(monkeypatch, store) as ops:
         finish(store)
@@ -141,8 +128,8 @@ def test_an_object_store_is_finished_in_the_same_way(
     """Objects that exist already are not written again."""
     with careless(monkeypatch):
         url = f"memory://{tmp_path}"
-        prepare_inline(finished_store.parent / "images", url, **CHOICES)
-        remote = objects.open_objects(url)
+        prepare_inline(finished_store.parent / "images", url, **SMALL)
+        remote = open_objects(url)
         puts: list[str] = []
         monkeypatch.setattr(type(remote), "_pipe", lambda _, name, *__, **___: puts.append(name))
         finish_split(url, "train", "train-again")

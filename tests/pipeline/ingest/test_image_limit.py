@@ -26,7 +26,7 @@ from pipeline.sources import spool
 from pipeline.sources.listing import Row
 from pipeline.sources.reader import SourceReader
 from pipeline.store import layout, table
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.inline import repair_inline, tesserae
 from tests.odd_files import grey_tiff, netpbm
 from tests.pictures import contents, jpeg, prepare_inline

@@ -18,7 +18,8 @@ from pipeline.order import row_order
 from pipeline.sources import open_source
 from pipeline.store import arrays, layout, records
 from pipeline.store.choices import Choices
-from pipeline.store.objects import LocalObjects, open_objects
+from pipeline.store.local import LocalObjects
+from pipeline.store.open import open_objects
 from tests.damage import snapshot, touched
 from tests.disk import recording
 from tests.pictures import jpeg, make_folder, plan_inline

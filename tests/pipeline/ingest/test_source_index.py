@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from pipeline.errors import StoreError
 from pipeline.ingest.source_index import Origin, Rows, Sample, known_origin, write_rows
 from pipeline.store import layout
-from pipeline.store.objects import LocalObjects, Objects, open_objects
+from pipeline.store.local import LocalObjects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from tests.pipeline.store.test_plan import MADE
 

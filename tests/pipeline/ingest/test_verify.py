@@ -1,7 +1,6 @@
 """Verification reads intact records, and the ledger's copies of damaged ones."""
 
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,25 +10,8 @@ import pytest
 from pipeline.ingest import verify
 from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.store import layout, records
-from pipeline.store.objects import LocalObjects
+from pipeline.store.local import LocalObjects
 from tests.damage import snapshot
-from tests.pictures import make_folder, prepare_inline
-
-CHOICES = {"shard_rows": 4, "chunk_rows": 2}
-
-
-@pytest.fixture(scope="module")
-def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("check")
-    prepare_inline(make_folder(root / "images", 11, bad=1), str(root / "store"), **CHOICES)
-    return root / "store"
-
-
-@pytest.fixture
-def objects(finished_store: Path, tmp_path: Path) -> LocalObjects:
-    objects = LocalObjects(str(shutil.copytree(finished_store, tmp_path / "store")), "train-1")
-    objects.begin()
-    return objects
 
 
 def read_train_records(objects: LocalObjects) -> SplitRecords:
@@ -156,7 +138,7 @@ def test_a_folder_with_the_name_of_an_object_is_not_the_object(objects: LocalObj
 def test_any_number_of_threads_checks_every_object(objects: LocalObjects, threads: int) -> None:
     """Each object is checked once."""
     split_records = read_train_records(objects)
-    checked = list(verify.check_objects(objects, split_records, threads=threads))
+    checked = list(verify.check_objects(objects, split_records.objects, threads=threads))
     assert [written for written, _ in checked] == split_records.objects
     assert {problem for _, problem in checked} == {None}
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from pipeline.errors import StoreDamagedError
 from pipeline.loader import SplitDataset, dataset, row_reader
 from pipeline.store import arrays, layout
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.pictures import make_folder, prepare_inline
 
 

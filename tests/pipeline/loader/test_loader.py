@@ -29,10 +29,10 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.ingest.shard import prepare_shard
-from pipeline.loader import Batch, Loader, mmap, row_reader
+from pipeline.loader import Batch, Loader, Reading, mmap, row_reader
 from pipeline.loader import loader as loader_module
 from pipeline.store import arrays, layout
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.commands import ROOT
 from tests.pictures import make_folder, plan_inline, prepare_inline
 
@@ -168,7 +168,7 @@ def test_any_epoch_of_any_store_has_every_readable_row_once(
         "order": data.draw(st.sampled_from(["random", "windowed", "sequential"])),
         "drop_last": data.draw(st.booleans()),
         "window_bytes": data.draw(st.integers(1, 4000)),
-        "checksum": data.draw(st.sampled_from(["never", "once"])),
+        "reading": Reading(checksum=data.draw(st.sampled_from(["never", "once"]))),
         "seed": seed,
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -248,7 +248,9 @@ def test_kept_batches_equal_what_zarr_reads(
 ) -> None:
     """After several epochs no buffer was reused while a tensor viewed it."""
     monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: reader == "mapped")
-    loader = Loader(store, sizes=(16, 8), batch_size=9, drop_last=False, prefetch_bytes=1)
+    loader = Loader(
+        store, sizes=(16, 8), batch_size=9, drop_last=False, reading=Reading(prefetch_bytes=1)
+    )
     batches = [batch for _ in range(4) for batch in loader]
     assert set(loader.readers) == {reader}
     for batch in batches:
@@ -399,8 +401,8 @@ def test_a_low_limit_of_open_files_suffices(store: Path) -> None:
     """Shards are closed again, so that descriptors remain for other files."""
     code = f"""
 import os, resource
-from pipeline.loader import Loader, row_reader
-loader = Loader({str(store)!r}, sizes=(8, 16), batch_size=2, threads=1)
+from pipeline.loader import Loader, Reading, row_reader
+loader = Loader({str(store)!r}, sizes=(8, 16), batch_size=2, reading=Reading(threads=1))
 loader.num_rows
 row_reader.MAX_OTHER_FILES = 8
 limit = len(os.listdir("/proc/self/fd")) + 13
@@ -495,7 +497,7 @@ def test_rows_of_any_size_are_copied_in_equal_pieces(parts: int, odd: int) -> No
 
 def test_buffers_are_reused_when_no_tensor_views_them(store: Path) -> None:
     """Views of a batch keep its memory, also after the batch is gone."""
-    loader = Loader(store, size=16, batch_size=4, prefetch_bytes=1, threads=1)
+    loader = Loader(store, size=16, batch_size=4, reading=Reading(prefetch_bytes=1, threads=1))
     view = None
     seen = set()
     for _ in range(5):
@@ -632,7 +634,8 @@ def test_integers_of_numpy_and_torch_are_plain_in_the_state(store: Path) -> None
         world=torch.tensor(2),  # type: ignore[arg-type]
         drop_last=np.bool_(False),  # type: ignore[arg-type]
         only=np.array([0, 1, 2]),  # type: ignore[arg-type]
-        threads=np.int8(1),  # type: ignore[arg-type]
+        window_bytes=np.int64(2**20),  # type: ignore[arg-type]
+        reading=Reading(threads=np.int8(1)),  # type: ignore[arg-type]
     )
     loader.set_epoch(np.int64(3))  # type: ignore[arg-type]
     next(iter(loader))
@@ -825,14 +828,14 @@ def test_a_flipped_bit_is_an_error(
     if reader == "preadv":
         monkeypatch.setattr(mmap.Mapping, "chunk", lambda *_: None)
     words: dict[str, Any] = {"size": 8, "batch_size": 5, "drop_last": False}
-    chosen = {} if checksum == "default" else {"checksum": checksum}
+    chosen: dict[str, Any] = {} if checksum == "default" else {"checksum": checksum}
     copy = broken(tmp_path, store, flip_pixel)
     with pytest.raises(StoreDamagedError, match=r"8/c\.3\.0\.0\.0 is damaged \(chunk 1\)"):
-        list(Loader(copy, **words, **chosen))
+        list(Loader(copy, **words, reading=Reading(**chosen)))
     seen = note_checks(monkeypatch)
-    assert len(list(Loader(copy, **words, checksum="never"))) == 12
+    assert len(list(Loader(copy, **words, reading=Reading(checksum="never")))) == 12
     assert not seen
-    loader = Loader(store, **words, **chosen, threads=1, prefetch_bytes=1)
+    loader = Loader(store, **words, reading=Reading(**chosen, threads=1, prefetch_bytes=1))
     assert len(list(loader)) == len(list(loader))
     assert len(seen) == len(set(seen)) == 16
 
@@ -849,7 +852,7 @@ def test_chunks_beyond_memory_are_not_verified_by_default(
     assert (len(seen) == 0) == (share == 0)
     assert len(seen) < 32
     seen.clear()
-    list(Loader(store, **words, checksum="once"))
+    list(Loader(store, **words, reading=Reading(checksum="once")))
     assert len(set(seen)) == 32
 
 
@@ -898,7 +901,7 @@ def test_a_shard_truncated_during_reading_is_an_error(
     """The process is not killed, although the file is mapped."""
     monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: reader == "mapped")
     copy = broken(tmp_path, store, lambda path: None)
-    loader = Loader(copy, size=8, batch_size=10, prefetch_bytes=1)
+    loader = Loader(copy, size=8, batch_size=10, reading=Reading(prefetch_bytes=1))
     list(loader)
     os.truncate(copy / layout.shard("train", 8, 3), 100)
     with pytest.raises(StoreDamagedError, match=r"8/c\.3\.0\.0\.0 "):
@@ -950,9 +953,7 @@ def test_an_unfinished_split_is_refused_unless_partial(
         ({"batch_size": 2, "rank": 0, "world": 3}, "batch_size is 2: expected at least one row"),
         ({"rank": 0}, "expected both or none"),
         ({"rank": 3, "world": 3}, "rank is 3 of a world of 3: expected 0 to 2"),
-        ({"prefetch_bytes": 0}, "prefetch_bytes is 0"),
-        ({"threads": -1}, "threads is -1"),
-        ({"threads": 0}, "threads is 0"),
+        ({"window_bytes": 0}, "window_bytes is 0"),
         ({"size": 0}, r"sizes are \(0,\)"),
         ({"size": (224, 224)}, r"size is \(224, 224\): expected the side of a square in pixels"),
         ({"size": "224"}, "size is '224': expected the side of a square in pixels, a whole"),
@@ -965,15 +966,30 @@ def test_an_unfinished_split_is_refused_unless_partial(
         ({"batch_size": 0}, "batch_size is 0: expected at least one row"),
         ({"seed": "7"}, "seed is '7': expected a whole number"),
         ({"rank": "0", "world": 1}, "rank is '0': expected a whole number"),
-        ({"threads": 1.5}, "threads is 1.5: expected a whole number"),
         ({"only": ["dog"]}, "only is 'dog': expected a whole number"),
-        ({"checksum": "always"}, "checksum is 'always': expected one of auto, never, once"),
     ],
 )
 def test_invalid_arguments_are_refused(store: Path, words: dict[str, Any], message: str) -> None:
     """The error is raised before the store is opened."""
     with pytest.raises(ValueError, match=message):
         Loader(store, **words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"prefetch_bytes": 0}, "prefetch_bytes is 0: expected at least 1"),
+        ({"cache_bytes": 0}, "cache_bytes is 0"),
+        ({"threads": -1}, "threads is -1"),
+        ({"threads": 0}, "threads is 0"),
+        ({"threads": 1.5}, "threads is 1.5: expected a whole number"),
+        ({"checksum": "always"}, "checksum is 'always': expected one of auto, never, once"),
+    ],
+)
+def test_invalid_reading_options_are_refused(words: dict[str, Any], message: str) -> None:
+    """The error is raised when the options are created, before there is a loader."""
+    with pytest.raises(ValueError, match=message):
+        Reading(**words)
 
 
 def test_a_missing_size_is_reported_with_the_available_ones(store: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pipeline.errors import StoreDamagedError
 from pipeline.loader import Loader, mmap, row_reader
 from pipeline.loader.readahead import ReadAhead
 from pipeline.store import layout
+from tests.commands import wait_until
 from tests.pictures import make_folder, prepare_inline
 
 NUM_ROWS = 61
@@ -32,14 +33,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     choices: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8, "chunk_rows": CHUNK_ROWS}
     prepare_inline(make_folder(folder / "train", NUM_ROWS), str(folder / "store"), **choices)
     return folder / "store"
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait until another thread makes a condition true."""
-    deadline = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 class RecordingReader:
@@ -71,7 +64,7 @@ def test_reading_stays_one_window_ahead() -> None:
         ahead = ReadAhead(windows(), [reader], disk)
         for position, expected in ((0, 4), (9, 4), (10, 6), (19, 6), (20, 8), (39, 8)):
             ahead.reached(position)
-            until(lambda: len(reader.chunks) >= expected)  # noqa: B023
+            assert wait_until(lambda: len(reader.chunks) >= expected)  # noqa: B023
             time.sleep(0.01)
             assert sorted(reader.chunks) == list(range(expected))
         ahead.stop()
@@ -123,7 +116,7 @@ def test_each_chunk_is_read_once_and_completely(
         seen.clear()
         for batch, _ in enumerate(loader):
             if batch + 1 == len(loader):  # it may be slower than so small a store is read
-                until(lambda: len(set(seen)) == (16 if reads_ahead else 0))
+                assert wait_until(lambda: len(set(seen)) == (16 if reads_ahead else 0))
         assert len(seen) == len(set(seen))
 
 

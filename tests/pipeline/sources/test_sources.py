@@ -9,10 +9,11 @@ import google_crc32c
 import pytest
 
 from pipeline.errors import SourceError
-from pipeline.sources import SOURCE_KINDS, Source, check_split_name, open_source, splits
+from pipeline.sources import SOURCE_KINDS, check_split_name, open_source, splits
 from pipeline.sources.listing import listing_digest
 from pipeline.sources.location import Location
 from pipeline.sources.reader import SourceReader
+from pipeline.sources.source import Source
 from pipeline.sources.spool import spool_block, spool_listing
 from tests.pipeline.sources.layouts import (
     LAYOUTS,

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.store import arrays, layout
-from pipeline.store.objects import LocalObjects
+from pipeline.store.local import LocalObjects
 from pipeline.store.plan import Plan
 from tests.commands import ROOT
 from tests.pipeline.store.test_plan import MADE as PLAN

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.store import arrow_files, table
 from pipeline.store.arrow_files import open_for_arrow, open_parquet
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 
 KEYS = [f"n00000000/picture_{number}.JPEG" for number in range(3_000)]
 ROWS = pa.table({"key": KEYS, "row": list(range(len(KEYS)))})

@@ -13,7 +13,8 @@ import pytest
 from pipeline.errors import StoreBusyError
 from pipeline.store import lease as module
 from pipeline.store.lease import lease
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from tests import lacking
 from tests.commands import ROOT
 
@@ -22,7 +23,7 @@ import sys, time
 from tests import lacking
 lacking.remove(sys.argv[2:], setattr)
 from pipeline.store.lease import lease
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 with lease(open_objects(sys.argv[1]), "train", wait=False):
     print("held", flush=True)
     time.sleep(60)

@@ -11,7 +11,7 @@ from pipeline.errors import StoreMismatchError
 from pipeline.images import probe
 from pipeline.sources.options import SourceOptions
 from pipeline.store import arrays, layout, records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.golden.numbered import CHOICES, STORE, make_source
 from tests.inline import repair_inline
 from tests.pictures import contents, prepare_inline

@@ -10,8 +10,10 @@ import pytest
 import xxhash
 
 from pipeline.errors import StoreError
-from pipeline.store import objects as door
-from pipeline.store.objects import LocalObjects, Objects, open_objects
+from pipeline.store import local
+from pipeline.store.local import LocalObjects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.records import fingerprint
 from tests import lacking
 
@@ -145,7 +147,7 @@ def test_without_direct_writes_the_page_cache_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some file systems do not support O_DIRECT."""
-    monkeypatch.setattr(door.os, "O_DIRECT", -1, raising=False)
+    monkeypatch.setattr(local.os, "O_DIRECT", -1, raising=False)
     objects = begun(str(tmp_path))
     writer = objects.create("a")
     writer.write(memoryview(bytes(9_000_001)))
@@ -166,8 +168,8 @@ def test_the_page_cache_is_used_if_direct_writes_fail_late(
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return write(file, data)
 
-    monkeypatch.setattr(door, "_set_direct", _set_direct_flag)
-    monkeypatch.setattr(door.os, "write", refuse_direct)
+    monkeypatch.setattr(local, "_set_direct", _set_direct_flag)
+    monkeypatch.setattr(local.os, "write", refuse_direct)
     writer = objects.create("a")
     writer.write(memoryview(bytes(9_000_001)))
     writer.finish()
@@ -190,7 +192,7 @@ def test_a_full_disk_is_reported_by_the_composing_thread(
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(door.os, "write", fail)
+    monkeypatch.setattr(local.os, "write", fail)
     writer = objects.create("a")
 
     def write_all() -> None:
@@ -206,7 +208,7 @@ def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """The system may accept fewer bytes than requested."""
     objects = begun(str(tmp_path))
     write = os.write
-    monkeypatch.setattr(door.os, "write", lambda file, data: write(file, bytes(data[:3])))
+    monkeypatch.setattr(local.os, "write", lambda file, data: write(file, bytes(data[:3])))
     objects.put("a", b"0123456789")
     assert objects.get("a") == b"0123456789"
 
@@ -223,7 +225,7 @@ def test_a_failing_disk_is_a_one_line_error_and_leaves_no_file(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(door.os, call, fail)
+        patch.setattr(local.os, call, fail)
         with pytest.raises(StoreError, match=r"cannot write .*/a: No space left on device\. Make"):
             objects.put("a", b"new")
     assert objects.get("a") == b"old"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store import document, layout, records
 from pipeline.store.commit import Commit, Written
-from pipeline.store.objects import LocalObjects
+from pipeline.store.local import LocalObjects
 from pipeline.store.records import Done
 from tests.pipeline.store.test_plan import MADE as PLAN
 from tests.pipeline.store.test_recipe import MADE as RECIPE

@@ -13,17 +13,15 @@ import pytest
 
 from pipeline.errors import StoreBusyError, StoreError
 from pipeline.store import arrays, layout, lease, records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.store.remote import RemoteObjects
 from tests import commands
 from tests.inline import repair_inline
-from tests.pictures import contents, make_folder, prepare_inline
+from tests.pictures import SMALL, contents, make_folder, prepare_inline
 from workflows.preparation.verify import verify_split
 
 pytest.importorskip("moto.server")
 s3fs = pytest.importorskip("s3fs")
-
-CHOICES = {"shard_rows": 4, "chunk_rows": 2}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +33,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def local_store(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[str, bytes]:
     """Return the contents of the same store on a disk."""
     store = tmp_path_factory.mktemp("local") / "store"
-    prepare_inline(source, str(store), **CHOICES)
+    prepare_inline(source, str(store), **SMALL)
     return contents(store)
 
 
@@ -92,15 +90,15 @@ def check_broken(
     for index in indices:
         store = f"{url}-{index}"
         with broken_at(monkeypatch, index, arrives=bool(index % 2)), pytest.raises(StoreError):
-            prepare_inline(source, store, **CHOICES)
-        prepare_inline(source, store, **CHOICES)
+            prepare_inline(source, store, **SMALL)
+        prepare_inline(source, store, **SMALL)
         assert read_all(store) == local_store
         assert problems(store) == []
 
 
 def count_puts(source: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> int:
     with broken_at(monkeypatch, -1, arrives=True) as count:
-        prepare_inline(source, url, **CHOICES)
+        prepare_inline(source, url, **SMALL)
         return count()
 
 
@@ -108,7 +106,7 @@ def test_a_remote_store_has_the_same_bytes_as_a_local_one(
     source: Path, url: str, local_store: dict[str, bytes]
 ) -> None:
     """Zarr reads the remote store, too."""
-    prepare_inline(source, url, **CHOICES)
+    prepare_inline(source, url, **SMALL)
     assert read_all(url) == local_store
     assert problems(url) == []
     objects = open_objects(url)
@@ -203,7 +201,7 @@ def test_damage_of_a_remote_store_is_found_and_repaired(
     source: Path, url: str, local_store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A changed byte, a wrong length and a missing object are repaired."""
-    prepare_inline(source, url, **CHOICES)
+    prepare_inline(source, url, **SMALL)
     objects = open_objects(url)
     shard = layout.shard("train", 16, 1)
     objects.put(shard, bytes([local_store[shard][0] ^ 1]) + local_store[shard][1:])
@@ -225,9 +223,9 @@ def test_a_size_can_be_added_to_a_remote_store(
     source: Path, url: str, local_store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A further size leaves the objects of the first one unchanged."""
-    prepare_inline(source, url, sizes=(8,), serves=16, **CHOICES)
+    prepare_inline(source, url, sizes=(8,), serves=16, **SMALL)
     before = s3fs.S3FileSystem(use_listings_cache=False).find(url, detail=True)
-    prepare_inline(source, url, **CHOICES)
+    prepare_inline(source, url, **SMALL)
     assert read_all(url) == local_store
     after = s3fs.S3FileSystem(use_listings_cache=False).find(url, detail=True)
     first = [name for name in before if "/images.zarr/train/8/" in name or ".parts/" in name]

@@ -32,7 +32,7 @@ from pipeline.store import (
 )
 from pipeline.store.commit import Written
 from pipeline.store.features import KINDS, FeatureCommit, FeatureRecipe, FeaturesDone
-from pipeline.store.objects import LocalObjects
+from pipeline.store.local import LocalObjects
 from pipeline.store.schema import SchemaError
 from pipeline.store.split import open_split
 from tests.hostile import mutated_fields, values

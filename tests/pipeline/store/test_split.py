@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from pipeline.errors import StoreMismatchError
-from pipeline.ingest.shard import prepare_shard, workspace
+from pipeline.ingest.shard import prepare_shard
+from pipeline.ingest.worker import workspace
 from pipeline.store import layout, records
-from pipeline.store.split import open_split
+from pipeline.store.split import only_labels, open_split
 from tests.pictures import make_folder, plan_inline
 
 
@@ -34,6 +35,16 @@ def test_a_partial_split_contains_only_rows_with_all_sizes(grown):
     assert open_split(objects, "train", [16], partial=True).absent.tolist() == missing.tolist()
     both = open_split(objects, "train", [8, 16], partial=True)
     assert both.absent.tolist() == missing.tolist()
+
+
+def test_readable_rows_are_all_but_the_absent_ones(grown):
+    """A copy of the split with fewer labels has fewer readable rows."""
+    objects, plan = grown
+    split = open_split(objects, "train", [16], partial=True)
+    first = plan.rows(1).start
+    assert split.readable.tolist() == [row < first for row in range(plan.num_rows)]
+    assert split.readable_rows.tolist() == list(range(first))
+    assert only_labels(split, []).readable_rows.tolist() == []
 
 
 def test_a_plan_of_another_recipe_is_refused(grown):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError
 from pipeline.store import layout, table
-from pipeline.store.objects import LocalObjects
+from pipeline.store.local import LocalObjects
 from pipeline.store.table import Line
 
 

@@ -19,12 +19,11 @@ from hypothesis import strategies as st
 from pipeline.errors import SourceError, TesseraeError
 from pipeline.wordvectors import files as module
 from pipeline.wordvectors.files import read_words
+from tests.pipeline.wordvectors.colours import COLOURS, LETTERS, TOKENS, colours
 
 Writer = Callable[[Sequence[str], np.ndarray], bytes]
 
 FLOATS = st.floats(-1e6, 1e6, width=32)
-LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters=" \n\r\0\ufeff")
-TOKENS = st.lists(st.text(LETTERS, min_size=1, max_size=8), min_size=1, max_size=12, unique=True)
 SPACED = st.lists(
     st.text(LETTERS | st.just(" "), min_size=1, max_size=8), min_size=1, max_size=12, unique=True
 )
@@ -72,12 +71,6 @@ WRITERS: list[Writer] = [glove, word2vec_text, fasttext_vec, word2vec_binary, ge
 TEXT_WRITERS = WRITERS[:3]
 each_kind = pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
 each_text = pytest.mark.parametrize("write", TEXT_WRITERS, ids=lambda write: write.__name__)
-
-COLOURS = ("red", "green", "blue", "Red", "a_b")
-
-
-def colours(dim: int = 3) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal((len(COLOURS), dim)).astype(np.float32)
 
 
 def save_file(folder: Path, data: bytes, name: str = "vectors") -> Path:

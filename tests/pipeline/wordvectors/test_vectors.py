@@ -23,15 +23,7 @@ from pipeline.wordvectors.vectors import (
     taxonomy_vectors,
     unit_mean,
 )
-
-LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters=" \n\r\0\ufeff")
-TOKENS = st.lists(st.text(LETTERS, min_size=1, max_size=8), min_size=1, max_size=12, unique=True)
-
-COLOURS = ("red", "green", "blue", "Red", "a_b")
-
-
-def colours(dim: int = 3) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal((len(COLOURS), dim)).astype(np.float32)
+from tests.pipeline.wordvectors.colours import COLOURS, TOKENS, colours
 
 
 def words_of(**vectors: Sequence[float]) -> Words:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 import urllib.error
 import urllib.request
@@ -14,17 +13,12 @@ from typing import Any
 
 import pytest
 
+from tests.browser import chromium
 from tests.commands import saboteur, start, wait_until
 from tests.pictures import make_folder
 from workflows.terminal.formatting import three_digits
 
-DRIVER = shutil.which("chromedriver")
 NASTY = ("<script>document.title='no'<_script>", "x\x1b[31mred", "<img src=x onerror=alert(2)>")
-QUIET = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--window-size=1300,1600",
-)  # fmt: skip
 
 DELAYED_FINISH = """
 import time
@@ -56,20 +50,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Any]:
     """Start a headless Chromium that Selenium controls."""
-    if DRIVER is None:
-        pytest.skip("there is no chromedriver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    for word in (*QUIET, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
+    with chromium(tmp_path / "profile", 1300, 1600) as driver:
         yield driver
-    finally:
-        driver.quit()
 
 
 def get(url: str) -> str:

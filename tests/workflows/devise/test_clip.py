@@ -72,7 +72,7 @@ def test_scores_are_those_of_the_model(folder: Path) -> None:
 def test_scores_are_in_row_order(folder: Path, tmp_path: Path) -> None:
     """Quarantined rows have no scores."""
     from pipeline.store import arrays
-    from pipeline.store.objects import open_objects
+    from pipeline.store.open import open_objects
 
     store = tmp_path / "store"
     prepare_inline(make_folder(tmp_path / "train", 10, bad=1), str(store), sizes=(16,))

@@ -71,7 +71,7 @@ def test_a_run_maps_images_and_words_into_one_space(small: Small, trained: Path)
     """The vectors computed from pixels equal those computed from stored features."""
     from pipeline.features.reader import open_features
     from pipeline.store import arrays
-    from pipeline.store.objects import open_objects
+    from pipeline.store.open import open_objects
 
     model = open_model(trained)
     assert (model.step, model.dim, model.size) == (20, 8, SIZE)

@@ -17,7 +17,7 @@ from pipeline.features.reader import open_features
 from pipeline.features.shard import FeatureReport
 from pipeline.loader import Loader
 from pipeline.store import features, layout
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.commands import Ended, start, wait_until
 from tests.commands import run as run_command
 from tests.damage import damage

@@ -7,17 +7,15 @@ import numpy as np
 import pytest
 
 from pipeline.images import probe
-from pipeline.ingest import shard
+from pipeline.ingest import render
 from pipeline.store import layout
 from tests.commands import run
 from tests.damage import damage, snapshot, touched
 from tests.disk import careless
 from tests.inline import tesserae
-from tests.pictures import contents, jpeg, make_folder, prepare_inline
+from tests.pictures import SMALL, SMALL_OPTIONS, contents, jpeg, make_folder, prepare_inline
 from tests.pipeline.sources.layouts import tar_bytes
 
-CHOICES = {"shard_rows": 4, "chunk_rows": 2}
-OPTIONS = ("--sizes", 8, 16, "--shard-rows", 4, "--chunk-rows", 2, "--max-bad", 1, "--workers", 1)
 SHARD = layout.shard("train", 16, 1)
 
 
@@ -29,7 +27,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with careless(monkeypatch):
-        prepare_inline(source, str(tmp_path / "store"), **CHOICES)
+        prepare_inline(source, str(tmp_path / "store"), **SMALL)
     return tmp_path / "store"
 
 
@@ -122,13 +120,13 @@ def test_rebuilt_objects_must_match_their_commit(
     damaged = bytearray((store / SHARD).read_bytes())
     damaged[7] ^= 1
     (store / SHARD).write_bytes(damaged)
-    real = shard.resize
+    real = render.resize
 
     def one_off(decoded, size, *, fit, filter) -> bytes:
         pixels = real(decoded, size, fit=fit, filter=filter)
         return bytes([pixels[0] ^ 1]) + pixels[1:]
 
-    monkeypatch.setattr(shard, "resize", one_off)
+    monkeypatch.setattr(render, "resize", one_off)
     assert tesserae(monkeypatch, "repair", store) == 1
     assert f"{SHARD}: made again from the source, but not as it" in capsys.readouterr().err
     assert (store / SHARD).read_bytes() == damaged
@@ -205,7 +203,7 @@ def test_a_lost_source_index_does_not_stop_prepare(
     before = snapshot(store)
     for kind in ("flip", "truncate", "remove"):
         damage(store, layout.rows("train"), kind, np.random.default_rng(1))
-        assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS) == 0
+        assert tesserae(monkeypatch, "prepare", source, store, *SMALL_OPTIONS) == 0
         lose(store)
         assert tesserae(monkeypatch, "repair", store) == 0
     assert snapshot(store).data == before.data
@@ -220,7 +218,7 @@ def test_streamed_images_are_streamed_again(
     tar.parent.mkdir()
     tar.write_bytes(tar_bytes(pictures, "w:gz"))
     store = tmp_path / "store"
-    assert tesserae(monkeypatch, "prepare", tar.parent, store, *OPTIONS) == 0
+    assert tesserae(monkeypatch, "prepare", tar.parent, store, *SMALL_OPTIONS) == 0
     spool = store / layout.spool("train")
     assert not spool.exists()
     before = snapshot(store)
@@ -245,7 +243,7 @@ def test_an_unrecoverable_plan_is_recreated_by_prepare(
     lose(store, layout.plan("train"), layout.ledger("train"))
     assert tesserae(monkeypatch, "repair", store) == 1
     assert "Run the same `tesserae prepare` as before" in capsys.readouterr().err
-    assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS) == 0
+    assert tesserae(monkeypatch, "prepare", source, store, *SMALL_OPTIONS) == 0
     assert snapshot(store).data == before.data
 
 
@@ -265,7 +263,7 @@ def test_a_recipe_is_restored_from_the_ledger_of_another_split(
 ) -> None:
     """The ledger of every split has a copy of the recipe."""
     with careless(monkeypatch):
-        prepare_inline(source, str(store), split="val", **CHOICES)
+        prepare_inline(source, str(store), split="val", **SMALL)
     before = snapshot(store)
     lose(store, layout.RECIPE, layout.ledger("train"))
     assert tesserae(monkeypatch, "repair", store) == 0
@@ -303,7 +301,7 @@ def test_invalid_arguments_are_one_line_errors(
 def test_the_repair_command_repairs_a_store(source: Path, tmp_path: Path) -> None:
     """The command runs on a cluster of its own."""
     store = tmp_path / "store"
-    prepared = run("prepare", source, store, *OPTIONS, scratch=tmp_path, seconds=120)
+    prepared = run("prepare", source, store, *SMALL_OPTIONS, scratch=tmp_path, seconds=120)
     assert prepared.status == 0, prepared.err
     complete = contents(store, provenance=True)
     rng = np.random.default_rng(6)

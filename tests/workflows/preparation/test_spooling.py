@@ -14,7 +14,7 @@ from pipeline.ingest import planning
 from pipeline.sources import open_source
 from pipeline.sources.spool import spool_block
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.inline import tesserae
 from tests.pictures import jpeg
 from tests.pipeline.sources.archives.test_trees import kaggle

@@ -9,16 +9,13 @@ import numpy as np
 import pytest
 
 from pipeline.store import document, layout, records
-from pipeline.store.objects import LocalObjects
+from pipeline.store.local import LocalObjects
 from pipeline.store.records import fingerprint
 from tests.damage import damage, snapshot, touched
 from tests.disk import careless
 from tests.inline import tesserae
-from tests.pictures import jpeg, make_folder, prepare_inline
+from tests.pictures import SMALL, SMALL_OPTIONS, jpeg, make_folder, prepare_inline
 from tests.pipeline.sources.layouts import tar_bytes
-
-CHOICES = {"shard_rows": 4, "chunk_rows": 2}
-OPTIONS = ("--sizes", 8, 16, "--shard-rows", 4, "--chunk-rows", 2, "--max-bad", 1, "--workers", 1)
 
 
 @pytest.fixture
@@ -29,7 +26,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with careless(monkeypatch):
-        prepare_inline(source, str(tmp_path / "store"), **CHOICES)
+        prepare_inline(source, str(tmp_path / "store"), **SMALL)
     return tmp_path / "store"
 
 
@@ -99,12 +96,12 @@ def test_an_unfinished_split_fails_verification(
 ) -> None:
     """Nothing is damaged, and `tesserae prepare` continues the split."""
     store = tmp_path / "limited"
-    assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS, "--limit", 5) == 0
+    assert tesserae(monkeypatch, "prepare", source, store, *SMALL_OPTIONS, "--limit", 5) == 0
     status, out, _ = verify(monkeypatch, capsys, store)
     assert status == 1
     assert "not finished: 1 of 3 shards are not committed" in out
     assert "Run the same `tesserae prepare` again" in out
-    assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS) == 0
+    assert tesserae(monkeypatch, "prepare", source, store, *SMALL_OPTIONS) == 0
     assert verify(monkeypatch, capsys, store)[0] == 0
 
 
@@ -214,7 +211,7 @@ def test_a_streamed_source_is_a_one_line_error(
     pictures = {f"n00000001/{i}.JPEG": jpeg(i) for i in range(5)}
     (tmp_path / "in" / "pictures.tar.gz").write_bytes(tar_bytes(pictures, "w:gz"))
     store = tmp_path / "store"
-    assert tesserae(monkeypatch, "prepare", tmp_path / "in", store, *OPTIONS) == 0
+    assert tesserae(monkeypatch, "prepare", tmp_path / "in", store, *SMALL_OPTIONS) == 0
     assert verify(monkeypatch, capsys, store)[0] == 0
     status, _, err = verify(monkeypatch, capsys, store, "--source")
     assert status == 1

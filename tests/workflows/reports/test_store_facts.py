@@ -12,16 +12,13 @@ from pipeline.store import layout
 from tests.damage import KINDS, damage, files, snapshot, touched
 from tests.disk import careless
 from tests.inline import tesserae
-from tests.pictures import jpeg, make_folder, prepare_inline
-
-CHOICES = {"shard_rows": 4, "chunk_rows": 2}
-OPTIONS = ("--sizes", 8, 16, "--shard-rows", 4, "--chunk-rows", 2, "--max-bad", 1, "--workers", 1)
+from tests.pictures import SMALL, SMALL_OPTIONS, jpeg, make_folder, prepare_inline
 
 
 @pytest.fixture(scope="module")
 def prepared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("info")
-    prepare_inline(make_folder(root / "images", 11, bad=2), str(root / "store"), **CHOICES)
+    prepare_inline(make_folder(root / "images", 11, bad=2), str(root / "store"), **SMALL)
     return root / "store"
 
 
@@ -83,7 +80,7 @@ def test_an_unfinished_store_is_described(
     """The committed rows and the unfinished sizes of each split are shown."""
     source = make_folder(tmp_path / "images", 11, bad=1)
     store = tmp_path / "limited"
-    assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS, "--limit", 5) == 0
+    assert tesserae(monkeypatch, "prepare", source, store, *SMALL_OPTIONS, "--limit", 5) == 0
     output = info_output(monkeypatch, capsys, store)
     assert "train  not finished: 8 of 11 rows, 2 of 3 shards" in output
     assert "(not finished)" in output
@@ -113,7 +110,7 @@ def test_a_damaged_store_is_described_with_its_problems(
     """All records, and the table parts with quarantined rows, are checked; nothing else is read."""
     rng = np.random.default_rng(0)
     bad = facts(monkeypatch, capsys, prepared_store)["splits"]["train"]["quarantine"]
-    read = {layout.part("train", line["row"] // CHOICES["shard_rows"]) for line in bad}
+    read = {layout.part("train", line["row"] // SMALL["shard_rows"]) for line in bad}
     assert read
     for index, file in enumerate(files(prepared_store)):
         name = str(file.relative_to(prepared_store))
@@ -153,7 +150,7 @@ def test_names_are_escaped_in_the_terminal(
     for index, name in enumerate(names):
         (folder / name).write_bytes(jpeg(index)[:300])
     with careless(monkeypatch):
-        prepare_inline(tmp_path / "images", str(tmp_path / "store"), **CHOICES)
+        prepare_inline(tmp_path / "images", str(tmp_path / "store"), **SMALL)
     output = info_output(monkeypatch, capsys, tmp_path / "store")
     assert all(c.isprintable() or c == "\n" for c in output)
     assert r"\x1b[2J\x1b]0;owned\x07.JPEG" in output

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.neighbours import KINDS
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
 from tests.workflows.search.conftest import Opener
 from tests.workflows.search.toy import CLASSES, SIZE, Toy, colour, make_store, paint, pixels

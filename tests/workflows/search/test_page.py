@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.browser import chromium
 from tests.commands import wait_until
 from tests.workflows.search.conftest import Opener
 from tests.workflows.search.serving import Running, serving
 from tests.workflows.search.toy import CLASSES, Toy, make_store, paint
 from workflows.search import engine as engine_room
-
-DRIVER = shutil.which("chromedriver")
-QUIET = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--window-size=1200,900",
-)  # fmt: skip
 
 NARROW = {"width": 360, "height": 780, "deviceScaleFactor": 2, "mobile": True}
 
@@ -39,22 +32,10 @@ def running(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runn
     engine.close()
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if DRIVER is None:
-        pytest.skip("there is no chromedriver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    for word in (*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
+@pytest.fixture(scope="module", name="chromium")
+def _chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with chromium(tmp_path_factory.mktemp("profile"), 1200, 900) as driver:
         yield driver
-    finally:
-        driver.quit()
 
 
 class Page:

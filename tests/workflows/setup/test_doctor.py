@@ -226,10 +226,10 @@ def test_a_low_limit_of_open_files_is_a_note(monkeypatch):
 
 def test_too_little_memory_is_a_note_with_the_number_of_workers_that_fit(monkeypatch):
     """A worker may need 1.2 GB."""
-    import cluster.cores
+    import cluster.limits
     from pipeline import memory
 
-    monkeypatch.setattr(cluster.cores, "cores", lambda: 8)
+    monkeypatch.setattr(cluster.limits, "cores", lambda: 8)
     monkeypatch.setattr(memory, "limit_bytes", lambda: 4_000_000_000)
 
     finding = list(machine.check_cores_and_memory())[1]

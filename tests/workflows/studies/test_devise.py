@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.wordvectors.files import read_words
 from pipeline.wordvectors.hierarchy import Hierarchy
 from pipeline.wordvectors.vectors import class_vectors

@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from tests.commands import wait_until
 from workflows.terminal.progress import Progress, is_terminal
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -141,16 +142,18 @@ def test_a_terminal_is_restored_after_progress(clock):
 
 
 def test_a_terminal_is_restored_after_ctrl_c(clock):
-    """No traceback is printed, the cursor is visible again, and the thread has ended."""
+    """No traceback or late line is printed, the cursor is visible, and the thread has ended."""
     stream, before = Terminal(), threading.active_count()
     progress = Progress("val: prepare", rows=10, stream=stream, live=True, clock=clock)
     with pytest.raises(KeyboardInterrupt):
         interrupt(progress, clock)
 
-    assert "\x1b[?25h" in stream.getvalue()
+    written = stream.getvalue()
+    assert "\x1b[?25h" in written
     assert "stopped at 7 of 10 images" in ESCAPES.sub("", stream.getvalue())
     assert "Traceback" not in stream.getvalue()
-    assert before == threading.active_count()
+    assert wait_until(lambda: threading.active_count() == before)
+    assert stream.getvalue() == written
 
 
 @pytest.mark.parametrize(("columns", "bar"), [(30, False), (44, False), (60, True), (200, True)])

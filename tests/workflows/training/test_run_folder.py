@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import filesystem
 from pipeline.errors import TesseraeError
 from workflows.training import writing
 from workflows.training.errors import DiskFullError
@@ -199,7 +200,7 @@ def test_a_full_disk_leaves_earlier_checkpoints(
     folder.claim()
     intact = save(folder, 1, 10)
     before = sorted(path.name for path in (folder.path / "checkpoints").iterdir())
-    monkeypatch.setattr(writing, "FileIO", _Full)
+    monkeypatch.setattr(filesystem, "FileIO", _Full)
     monkeypatch.setattr(_Full, "room", room)
     monkeypatch.setattr(_Full, "error", error)
     state = {"weights": torch.zeros(1_000)}

@@ -27,7 +27,7 @@ from tests.workflows.search.toy import CLASSES, Toy, colour, make_store, paint
 from workflows.search.connections import Connections
 from workflows.search.gallery import MAX_IMAGE_BYTES
 from workflows.search.server import app, base_handler, search_handler
-from workflows.search.server.security import HEADERS, Guard, is_loopback
+from workflows.search.server.security import HEADERS, Guard
 from workflows.search.server.thread_pool import BoundedThreadPool, BusyError
 from workflows.search.server.uploads import MAX_CACHED_UPLOADS
 
@@ -874,8 +874,6 @@ def test_a_server_on_all_interfaces_admits_any_address_and_its_own_name() -> Non
     assert "--allow-host" in str(named.refusal({"Host": "10.0.0.1"}, changes=False))
     assert named.refusal({"Host": "Search.LAN:8780"}, changes=False) is None
     assert named.refusal({"Host": "10.0.0.1"}, changes=False) is not None
-    assert all(map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1", "localhost")))
-    assert not any(map(is_loopback, ("0.0.0.0", "::", "", "10.0.0.1", "localhost.evil.example")))
 
 
 @pytest.mark.parametrize(
