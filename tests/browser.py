@@ -1,4 +1,4 @@
-"""A browser without a window, which tests of pages drive."""
+"""A headless browser for tests of pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUIET = (
 
 @contextmanager
 def chromium(profile: Path, width: int, height: int) -> Iterator[Any]:
-    """Start Chromium, driven by Selenium; skip the test where there is none.
+    """Start Chromium, controlled by Selenium; skip the test if it is not installed.
 
     Args:
         profile: The folder of its profile.

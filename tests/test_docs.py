@@ -1,4 +1,4 @@
-"""The documentation: nothing is left out of it, and what it names exists.
+"""The documentation is complete, and everything that it names exists.
 
 `make docs` builds it strictly, which finds broken links. These tests need no MkDocs.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.loader import Loader
+from pipeline.loader import Loader, Reading, Staging
 from pipeline.store.commit import Commit
 from pipeline.store.features import FeatureCommit, FeatureRecipe, FeaturesDone
 from pipeline.store.plan import Plan
@@ -36,13 +36,10 @@ DOCUMENTS = {
     "features/&lt;name&gt;/commits/&lt;split&gt;/&lt;shard&gt;.json": FeatureCommit,
     "features/&lt;name&gt;/splits/&lt;split&gt;.done.json": FeaturesDone,
 }
-"""Heading of a document in docs/format.md -> the class that reads and writes it."""
+"""The class that reads and writes each document, by the document's heading in docs/format.md."""
 
 COMMON = {"format", "digest"}
-"""Keys of every document, which the page describes once."""
-
-OLD_NAMES = {"stage", "stage_bytes"}
-"""Parameters of the loader that still work, with a warning."""
+"""The keys of every document, which the page describes once."""
 
 
 FOREIGN_OPTIONS = {
@@ -50,10 +47,10 @@ FOREIGN_OPTIONS = {
     *("--nproc-per-node", "--standalone"),  # torchrun's
     *("--find-links", "--sort", "--strict"),  # of pip, tar and MkDocs
 }
-"""Options in the pages that are of other programs."""
+"""The options of other programs in the pages."""
 
 BENCHMARKS = {"--minutes", "--seed"}
-"""Options of scripts that are no command: `make chaos`."""
+"""The options of `make chaos` and other scripts that are no commands."""
 
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
@@ -83,7 +80,7 @@ def _options(parser):
 
 
 def test_every_page_is_in_the_navigation():
-    """A page that is not there is found by nobody; a name without a page is a dead link."""
+    """A page that the navigation lacks is never found, and a name without a page is a dead link."""
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
 
     listed = list(_leaves(nav))
@@ -94,7 +91,7 @@ def test_every_page_is_in_the_navigation():
 
 
 def test_the_reference_has_every_command():
-    """A section each, and a line in the table at its head."""
+    """Every command has a section, and a line in the table at the beginning."""
     page = REFERENCE.page()
 
     sections = re.findall(r"^## tesserae (\S+)$", page, re.MULTILINE)
@@ -105,7 +102,7 @@ def test_the_reference_has_every_command():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_reference_has_every_option(command):
-    """Those of its parsers, and of the parsers below them."""
+    """The options of a command's parser and of its subparsers are in its section."""
     section = REFERENCE._section(command_of(command)[1], 2)
 
     options = set(_options(command_of(command)[1])) - {"-h", "--help"}
@@ -114,10 +111,11 @@ def test_the_reference_has_every_option(command):
     assert options <= shown
 
 
-def test_the_loaders_guide_has_every_parameter():
-    """Between backticks, so that it can be searched for."""
+@pytest.mark.parametrize("kind", [Loader, Reading, Staging])
+def test_the_loaders_guide_has_every_parameter(kind):
+    """Parameters are written between backticks, so that they can be searched for."""
     guide = (DOCS / "loader.md").read_text()
-    parameters = set(inspect.signature(Loader).parameters) - OLD_NAMES
+    parameters = set(inspect.signature(kind).parameters)
 
     missing = {name for name in parameters if f"`{name}`" not in guide}
 
@@ -126,7 +124,7 @@ def test_the_loaders_guide_has_every_parameter():
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_the_keys_of_a_document_are_those_of_its_class(document):
-    """Whoever reads a store without this code has that page alone."""
+    """A reader of stores without this code depends on the page on the format alone."""
     page = (DOCS / "format.md").read_text()
     (section,) = re.findall(
         rf"^### {re.escape(document)}\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL
@@ -139,7 +137,7 @@ def test_the_keys_of_a_document_are_those_of_its_class(document):
 
 
 def test_the_architecture_has_every_import_contract():
-    """By its name, in a line with its reason."""
+    """Each contract has a line with its name and its reason."""
     page = (DOCS / "architecture.md").read_text()
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
 
@@ -148,8 +146,8 @@ def test_the_architecture_has_every_import_contract():
     assert missing == []
 
 
-def test_every_page_that_is_named_in_the_readme_exists():
-    """The README is shown where no site is built."""
+def test_every_page_that_the_readme_names_exists():
+    """The README is also shown where no documentation site is built."""
     named = re.findall(r"\]\((docs/[^)#]+)", (ROOT / "README.md").read_text())
 
     assert named
@@ -158,7 +156,7 @@ def test_every_page_that_is_named_in_the_readme_exists():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_source_file_and_folder_that_a_page_names_exists(page):
-    """A module that moves takes its name in the pages with it."""
+    """If a module moves, its name in the pages must follow."""
     places = re.findall(
         r"(?<![\w./-])((?:benchmarks|cluster|pipeline|tests|workflows)/[\w/.]*)", page.read_text()
     )
@@ -168,7 +166,7 @@ def test_every_source_file_and_folder_that_a_page_names_exists(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_option_that_a_page_names_exists(page):
-    """An option that was renamed stays in no page."""
+    """A renamed option must not remain in any page."""
     known = {option for name in COMMANDS for option in _options(command_of(name)[1])}
     known |= FOREIGN_OPTIONS | {"--debug", "--help", *BENCHMARKS}
 
@@ -178,8 +176,8 @@ def test_every_option_that_a_page_names_exists(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_that_a_page_shows_takes_its_options(page):
-    """Lines that begin with `tesserae`, in blocks and between backticks, up to a comment."""
+def test_every_command_that_a_page_shows_accepts_its_options(page):
+    """Commands are lines that begin with `tesserae`, in blocks and between backticks."""
     shown = re.findall(r"tesserae ([a-z-]+) ([^`#\n]*)", page.read_text())
 
     wrong = {
@@ -195,7 +193,7 @@ def test_every_command_that_a_page_shows_takes_its_options(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_target_that_a_page_names_exists(page):
-    """With its variables."""
+    """The variables that a page passes to a target exist, too."""
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+): .*##", makefile, re.MULTILINE))
     (knobs,) = re.findall(r"^KNOBS := (.*)$", makefile, re.MULTILINE)

@@ -34,8 +34,7 @@ from cluster.ssh import Ssh, read_hosts
 from cluster.versions import compare
 from pipeline import code_digest
 from pipeline.errors import StoreError, TesseraeError
-from pipeline.ingest.preflight import join
-from pipeline.ingest.shard import Work
+from pipeline.ingest.worker import Work, join
 from pipeline.memory import limit_bytes
 from workflows.options.cluster import ClusterOptions
 from workflows.terminal.signals import held_back

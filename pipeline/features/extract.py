@@ -14,7 +14,8 @@ from dataclasses import replace
 from pipeline.backbone.network import Backbone
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features.probes import KEY
-from pipeline.features.shard import FeatureWork, extract_shard, intact_arrays
+from pipeline.features.shard import extract_shard, intact_arrays
+from pipeline.features.worker import FeatureWork
 from pipeline.ingest.finish import parts_digest, put_changed, whole_commits
 from pipeline.jobs import Job
 from pipeline.store import arrays, features, layout, records

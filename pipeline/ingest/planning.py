@@ -26,6 +26,7 @@ from pipeline.sources.listing import listing_digest
 from pipeline.sources.source import Source
 from pipeline.store import arrays, layout, plan, recipe, records
 from pipeline.store.choices import DEFAULTS, Choices
+from pipeline.store.geometry import Geometry
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
@@ -309,9 +310,7 @@ def check_seed(stored: Plan, seed: int) -> None:
 
 def shard_bytes(recipe: Recipe, size: int, num_rows: int) -> int:
     """Return the number of bytes of an uncompressed shard object with *num_rows* rows."""
-    chunks = -(-num_rows // recipe.chunk_rows)
-    index = recipe.shard_rows // recipe.chunk_rows * 16 + 4
-    return chunks * (recipe.chunk_rows * size * size * 3 + 4) + index
+    return Geometry(size * size * 3, recipe.shard_rows, recipe.chunk_rows, num_rows).num_bytes(0)
 
 
 def class_runs(keys: pa.ChunkedArray) -> list[tuple[str, int, int]]:

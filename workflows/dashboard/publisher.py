@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from distributed import Client
 
-from pipeline.ingest.shard import Report
+from pipeline.ingest.report import Report
 from workflows.dashboard.plugin import PICTURES_TOPIC, TOPIC, install
 
 FLUSH_SECONDS = 0.25

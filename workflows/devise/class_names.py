@@ -11,7 +11,7 @@ from pipeline.errors import SourceError, TesseraeError
 from pipeline.sources.classes.name_tables import parse_names
 from pipeline.sources.text_tables import decode_table
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.wordvectors.files import read_words
 from pipeline.wordvectors.hierarchy import WORDNET, Hierarchy, read_hierarchy
 from pipeline.wordvectors.vectors import (

@@ -16,7 +16,7 @@ from pipeline.features.loader import FeatureLoader
 from pipeline.features.reader import open_features
 from pipeline.loader import Loader
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
 from pipeline.urls import is_url
 from pipeline.wordvectors.files import read_words
@@ -231,7 +231,7 @@ def _has_image(store: str, split: str, classes: int) -> NDArray[np.bool_]:
     if done is None:
         raise StoreError(f"split {split!r} of {store} is not finished: run `tesserae prepare`.")
     opened = open_split(objects, split, [min(done.sizes)])
-    labels = np.delete(opened.labels, opened.absent)
+    labels = opened.labels[opened.readable]
     return np.bincount(labels[labels >= 0], minlength=classes) > 0
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.backbone.network import Backbone
 from pipeline.errors import TesseraeError
 from pipeline.features.reader import open_features
-from pipeline.features.shard import features_of
+from pipeline.features.worker import features_of
 from pipeline.loader import Loader
 from pipeline.wordvectors.index import open_words
 from pipeline.wordvectors.vectors import Words, split_names

@@ -15,7 +15,7 @@ from pipeline.backbone.choices import NEW
 from pipeline.features.reader import finished, open_features
 from pipeline.loader.reader import open_reader
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
 from pipeline.wordvectors.hierarchy import Hierarchy, read_hierarchy
 from pipeline.wordvectors.vectors import split_names

@@ -15,18 +15,14 @@ from pipeline.backbone.choices import NEW
 from pipeline.backbone.load import open_backbone
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.features import extract
-from pipeline.features.shard import (
-    FeatureReport,
-    FeatureWork,
-    check_probe,
-    probe_of,
-    progress_topic,
-)
+from pipeline.features.shard import FeatureReport, progress_topic
+from pipeline.features.worker import FeatureWork, check_probe, probe_of
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.store import records
 from pipeline.store.features import KINDS, FeatureRecipe
 from pipeline.store.lease import lease
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from workflows import session
 from workflows.dashboard.publisher import Publisher

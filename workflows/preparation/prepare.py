@@ -14,9 +14,10 @@ from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.ingest.finish import finish_split
 from pipeline.ingest.planning import Listing
-from pipeline.ingest.shard import Report, Work
+from pipeline.ingest.report import Report
 from pipeline.ingest.source_index import Origin
 from pipeline.ingest.tasks import shard_jobs
+from pipeline.ingest.worker import Work
 from pipeline.jobs import Failed, run_jobs
 from pipeline.sources import spool
 from pipeline.sources.formats.sorted_val import check_sorted
@@ -27,7 +28,9 @@ from pipeline.sources.source import Source
 from pipeline.store import arrays, layout, records
 from pipeline.store.commit import Commit
 from pipeline.store.lease import lease
-from pipeline.store.objects import LocalObjects, Objects, open_objects
+from pipeline.store.local import LocalObjects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from pipeline.store.records import Done

@@ -12,16 +12,18 @@ from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.ingest import repair as store_repair
 from pipeline.ingest.finish import finish_split
-from pipeline.ingest.shard import Report, Work
+from pipeline.ingest.report import Report
 from pipeline.ingest.source_index import Origin, known_origin
 from pipeline.ingest.tasks import shard_jobs
 from pipeline.ingest.verify import Problem, SplitRecords
+from pipeline.ingest.worker import Work
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.sources import spool
 from pipeline.sources.options import SourceOptions
 from pipeline.store import layout, records
 from pipeline.store.lease import lease
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from workflows import session
 from workflows.preparation.options import PrepareOptions, RepairOptions

@@ -14,7 +14,8 @@ from pipeline.sources import spool
 from pipeline.sources.classes.order import SplitClasses, settle_classes
 from pipeline.sources.source import Source
 from pipeline.store import layout
-from pipeline.store.objects import LocalObjects, Objects
+from pipeline.store.local import LocalObjects
+from pipeline.store.objects import Objects
 from workflows.session import Cluster
 from workflows.terminal.formatting import bytes_text, printable
 from workflows.terminal.progress import Progress

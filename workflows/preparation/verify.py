@@ -12,7 +12,8 @@ from pipeline.ingest import verify
 from pipeline.ingest.redecode import recheck_rows
 from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.store import features, layout, records
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from workflows.preparation.options import ALL, VerifyOptions
 from workflows.terminal.formatting import bytes_text, counted, printable, seconds_text
 from workflows.terminal.progress import Progress
@@ -63,22 +64,10 @@ def verify_features(objects: Objects, name: str, images: SplitRecords, *, thread
     """
     started = time.monotonic()
     feature_records = feature_check.read_records(objects, name, images)
-    problems = list(feature_records.problems)
-    with Progress(
-        f"{images.split}: verify features", rows=len(feature_records.objects), unit="files"
-    ) as progress:
-        for written, problem in feature_check.check_objects(
-            objects, feature_records, threads=threads
-        ):
-            progress.update(rows=1, bytes_in=written.num_bytes)
-            if problem is not None:
-                problems.append(problem)
-    problems = sorted(set(problems))
-    files = counted(len(feature_records.objects) + len(feature_records.commits), "file")
-    total = bytes_text(sum(written.num_bytes for written in feature_records.objects))
-    seconds = seconds_text(time.monotonic() - started)
-    state = _state(problems)
-    print(printable(f"{images.split}: features {name}: {state}; {files}, {total} in {seconds}"))
+    title = f"{images.split}: verify features"
+    problems = sorted({*feature_records.problems, *_read(objects, feature_records, title, threads)})
+    summary = _summary(feature_records, problems, started)
+    print(printable(f"{images.split}: features {name}: {summary}"))
     say_problems(problems)
     for stranger in feature_check.strangers(objects, feature_records):
         print(printable(f"  note: {stranger} is in no record. It does no harm."))
@@ -98,11 +87,6 @@ def _features_advice(feature_records: FeatureRecords, problems: Sequence[Problem
     if all(problem.unfinished for problem in problems):
         return f"`{command}` computes the unfinished shards."
     return f"`{command} --repair` computes the damaged and missing files again, and no others."
-
-
-def _state(problems: Sequence[Problem]) -> str:
-    wrong = sum(not problem.unfinished for problem in problems)
-    return f"{wrong:,} wrong" if wrong else "not finished" if problems else "whole"
 
 
 def say_problems(problems: Sequence[Problem]) -> None:
@@ -156,18 +140,35 @@ def verify_split(
         *verify.check_whole(split_records),
         *verify.check_planned(objects, split_records),
     ]
-    total = sum(written.num_bytes for written in split_records.objects)
-    with Progress(f"{split}: verify", rows=len(split_records.objects), unit="files") as progress:
-        for written, problem in verify.check_objects(objects, split_records, threads=threads):
+    problems += _read(objects, split_records, f"{split}: verify", threads)
+    problems = sorted(set(problems))
+    print(f"{split}: {_summary(split_records, problems, started)}")
+    _say_rows(split_records)
+    return split_records, problems
+
+
+def _read(
+    objects: Objects, verified: SplitRecords | FeatureRecords, title: str, threads: int
+) -> list[Problem]:
+    """Read every object that the records vouch for, with progress; return what is wrong."""
+    problems = []
+    with Progress(title, rows=len(verified.objects), unit="files") as progress:
+        for written, problem in verify.check_objects(objects, verified.objects, threads=threads):
             progress.update(rows=1, bytes_in=written.num_bytes)
             if problem is not None:
                 problems.append(problem)
-    seconds = time.monotonic() - started
-    problems = sorted(set(problems))
-    files = counted(len(split_records.objects) + len(split_records.commits), "file")
-    print(f"{split}: {_state(problems)}; {files}, {bytes_text(total)} in {seconds_text(seconds)}")
-    _say_rows(split_records)
-    return split_records, problems
+    return problems
+
+
+def _summary(
+    verified: SplitRecords | FeatureRecords, problems: Sequence[Problem], started: float
+) -> str:
+    """Return state, files, bytes and time of a verification that began at *started*."""
+    wrong = sum(not problem.unfinished for problem in problems)
+    state = f"{wrong:,} wrong" if wrong else "not finished" if problems else "whole"
+    files = counted(len(verified.objects) + len(verified.commits), "file")
+    total = bytes_text(sum(written.num_bytes for written in verified.objects))
+    return f"{state}; {files}, {total} in {seconds_text(time.monotonic() - started)}"
 
 
 def _say_rows(split_records: SplitRecords) -> None:

@@ -20,7 +20,7 @@ CPU_BOUND_SHARE = 0.8
 
 def run(options: LoaderOptions) -> int:
     """Measure a loader and print the results; return the exit status."""
-    from pipeline.loader import Loader  # imported late: --help must not load torch
+    from pipeline.loader import Loader, Reading  # imported late: --help must not load torch
 
     loader = Loader(
         options.store,
@@ -30,9 +30,8 @@ def run(options: LoaderOptions) -> int:
         order=options.order,
         seed=options.seed,
         partial=options.partial,
-        threads=options.threads,
-        staging_dir=options.staging_dir,
-        checksum=options.checksum,
+        reading=Reading(threads=options.threads, checksum=options.checksum),
+        staging=options.staging_dir,
         rank=0,
         world=1,
     )

@@ -13,7 +13,8 @@ from pipeline.ingest import verify
 from pipeline.ingest.source_index import Rows
 from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.store import features, records
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from workflows.preparation.class_lines import mapping_lines, passed_text

@@ -14,7 +14,7 @@ from cluster.ranks.world import WorldConfig
 from pipeline import sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.urls import is_url
 from workflows import session
 from workflows.evaluation import HELD_OUT

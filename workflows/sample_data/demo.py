@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline import sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.store import layout
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from workflows import cli
 from workflows.preparation import prepare
 from workflows.preparation.options import PrepareOptions

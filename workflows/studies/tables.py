@@ -119,7 +119,7 @@ def devise(options: DeviseStudyOptions) -> int:
 def _devise_data(options: DeviseStudyOptions) -> StudyData:
     from pipeline.features.reader import finished
     from pipeline.store import records
-    from pipeline.store.objects import open_objects
+    from pipeline.store.open import open_objects
     from pipeline.wordvectors.files import read_words
     from pipeline.wordvectors.hierarchy import read_hierarchy
     from pipeline.wordvectors.vectors import class_vectors

@@ -14,7 +14,7 @@ from typing import Any, Self
 from cluster.ranks.world import WorldConfig, run_world
 from pipeline import code_digest
 from pipeline.features.loader import FeatureLoader
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.store.records import load_plan
 from workflows.dashboard.plugin import TOPIC, install
 from workflows.dashboard.publisher import end_message

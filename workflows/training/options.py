@@ -155,21 +155,27 @@ class TrainingOptions(Options):
         return dataclasses.replace(self, staging_dir=staging_dir)
 
     def loading(self, *, learns: bool = True) -> dict[str, Any]:
-        """Return keyword arguments of `pipeline.loader.Loader` that differ from its defaults.
+        """Return the order, reading and staging of a `pipeline.loader.Loader`, as its arguments.
 
         Args:
             learns: True for the training split (the default). Other splits are read in the order
                 of their rows, a few batches at a time, and are not staged.
         """
-        arguments: dict[str, Any] = {
-            "checksum": self.checksum,
+        from pipeline.loader import Reading, Staging  # imported late: --help must not load torch
+
+        reading: dict[str, Any] = {
             "threads": self.loader_threads,
             "prefetch_bytes": self.prefetch_bytes,
-            "order": self.order if learns else "sequential",
-            "staging_dir": self.staging_dir if learns else None,
-            "staging_bytes": self.staging_bytes if learns else None,
+            "checksum": self.checksum,
         }
-        return {name: value for name, value in arguments.items() if value is not None}
+        staging = None
+        if learns and self.staging_dir is not None:
+            staging = Staging(self.staging_dir, self.staging_bytes)
+        return {
+            "order": self.order if learns else "sequential",
+            "reading": Reading(**{k: v for k, v in reading.items() if v is not None}),
+            "staging": staging,
+        }
 
     def shrunk_side(self, stored: int) -> int | None:
         """Return the side to which the device resizes pictures; None = it does not resize them.

@@ -13,10 +13,11 @@ import torch
 from pipeline.backbone.load import open_backbone
 from pipeline.features import extract
 from pipeline.features.loader import FeatureLoader
-from pipeline.features.shard import FeatureWork, extract_shard, workspace
+from pipeline.features.shard import extract_shard
+from pipeline.features.worker import FeatureWork, workspace
 from pipeline.store import records
 from pipeline.store.features import FeatureChoices
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.pictures import jpeg, prepare_inline
 from workflows.devise.class_space import FILE
 from workflows.devise.options import DeviseOptions

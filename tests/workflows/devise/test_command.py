@@ -1,4 +1,4 @@
-"""`tesserae train devise`, from a store to a report, as a person runs it."""
+"""`tesserae train devise`, from a store to a report, as a user runs it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_run_maps_images_and_words_into_one_space(small: Small, trained: Path)
     """The vectors computed from pixels equal those computed from stored features."""
     from pipeline.features.reader import open_features
     from pipeline.store import arrays
-    from pipeline.store.objects import open_objects
+    from pipeline.store.open import open_objects
 
     model = open_model(trained)
     assert (model.step, model.dim, model.size) == (20, 8, SIZE)
@@ -135,10 +135,10 @@ def test_the_same_command_resumes_and_another_is_refused(
     )
 
 
-def test_a_missing_option_is_reported_in_one_sentence(
+def test_a_missing_option_is_a_one_line_error(
     small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The sentence names the missing option and its expected value."""
+    """The error names the missing option and its expected value."""
     start = ("train", "devise", small.store, "--run", tmp_path / "run", *WORDS)
     both = ("--trunk", small.trunk, "--word-vectors", small.words)
     for words, expected in (
@@ -235,10 +235,10 @@ def test_words_of_another_file_are_refused(small: Small, trained: Path, tmp_path
     assert open_model(trained).phrase("ant") is not None
 
 
-def test_another_network_under_the_same_name_is_another_run(
+def test_another_network_under_the_same_name_is_refused(
     small: Small, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command is refused, and the run's files stay unchanged."""
+    """The files of the run stay unchanged."""
     from safetensors.torch import load_file, save_file
 
     before = (trained / "options.json").read_bytes()

@@ -15,7 +15,7 @@ from pipeline.errors import StoreError
 from pipeline.features.reader import open_features
 from pipeline.store import features as feature_records
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.workflows.devise.small import SIZE, Small, make_small, small_stage
 from workflows.devise import data as module
 from workflows.devise.class_space import load_space

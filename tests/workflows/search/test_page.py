@@ -50,7 +50,7 @@ class Page:
         return self.settled()
 
     def settled(self) -> Page:
-        """Wait until nothing is being searched."""
+        """Wait until no search is running."""
         busy = "return document.body.getAttribute('aria-busy')"
         assert wait_until(lambda: self.driver.execute_script(busy) == "false", 20)
         return self
@@ -187,7 +187,7 @@ def test_an_image_is_added_to_the_query(page: Page) -> None:
     assert page.focused() == "query"
 
 
-def test_everything_can_be_done_with_keys(page: Page) -> None:
+def test_the_page_can_be_used_with_the_keyboard(page: Page) -> None:
     """Keys move to the query, between images, search with one and clear the query."""
     from selenium.webdriver.common.keys import Keys
 
@@ -247,7 +247,7 @@ def test_an_image_is_uploaded(page: Page, events: str) -> None:
     assert page.waits_for("@ - red")
 
 
-def test_an_image_file_is_chosen(page: Page, tmp_path: Path) -> None:
+def test_an_image_file_can_be_chosen(page: Page, tmp_path: Path) -> None:
     """The text of the query stays."""
     (tmp_path / "blue.png").write_bytes(png(2))
     page["query"].send_keys("- yellow")
@@ -257,7 +257,7 @@ def test_an_image_file_is_chosen(page: Page, tmp_path: Path) -> None:
 
 
 def test_an_evicted_image_is_uploaded_again(page: Page, running: Running) -> None:
-    """The page uploads it again as long as it has the file."""
+    """The page has kept the file; after a reload it reports that the upload is missing."""
     page.drag(DROP, png(1))
     assert page.waits_for("@")
     running.service.upload_cache._uploads.clear()
@@ -268,7 +268,7 @@ def test_an_evicted_image_is_uploaded_again(page: Page, running: Running) -> Non
     page.driver.refresh()
     page.settled()
     assert "no longer in the cache" in page["error"].text
-    page.driver.get_log("browser")  # it has said that the picture is gone
+    page.driver.get_log("browser")  # the browser has logged that the image is gone
 
 
 @pytest.mark.parametrize(

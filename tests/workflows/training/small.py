@@ -37,7 +37,7 @@ SMALL = {
 
 
 def small_store(folder: Path, rows: int = 36) -> Path:
-    """Prepare a store of *rows* pictures of three classes, with 18 more in split val."""
+    """Prepare a store of *rows* images of three classes, with 18 more in split val."""
     for split, count in (("train", rows), ("val", 18)):
         for number in range(count):
             file = folder / "source" / split / f"n{number % 3:08d}" / f"{split}{number}.JPEG"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.loader import Loader
+from pipeline.loader import Loader, Reading, Staging
 from tests.commands import wait_until
 from tests.workflows.training.small import SIZE, small_store, tensors, train_here
 from workflows.colourise.options import ColouriseOptions
@@ -47,13 +47,12 @@ def test_every_stage_passes_reading_options_to_the_loader(
     more = {"learn": "all"} if kind is Words else {}
     options = kind(**READING, **more)
     loader = Loader(tmp_path, size=64, batch_size=8, **options.loading())
-    assert (loader.order, loader.checksum, loader.threads) == ("windowed", "once", 3)
-    assert (loader.staging_dir, loader.staging_bytes) == ("/nvme/copies", 10**9)
-    assert loader.prefetch_bytes == 10**8
+    reading = Reading(threads=3, prefetch_bytes=10**8, checksum="once")
+    assert (loader.order, loader.reading, loader.threads) == ("windowed", reading, 3)
+    assert loader.staging == Staging("/nvme/copies", 10**9)
     held_out = Loader(tmp_path, size=64, batch_size=8, **options.loading(learns=False))
-    assert (held_out.order, held_out.checksum, held_out.threads) == ("sequential", "once", 3)
-    assert held_out.staging_dir is None
-    assert Loader(tmp_path, **kind().loading()).checksum == Loader(tmp_path).checksum
+    assert (held_out.order, held_out.reading, held_out.staging) == ("sequential", reading, None)
+    assert Loader(tmp_path, **kind().loading()).reading == Reading()
     assert {*READING} - {*FREE} == {"order"}  # only the order changes the batches
 
 
@@ -82,7 +81,14 @@ def test_a_windowed_and_staged_run_resumes_to_the_bit(tmp_path: Path) -> None:
     assert all(map(torch.equal, last_state(uninterrupted), last_state(plain)))
     shutil.rmtree(tmp_path / "near")
     interrupted = train_here(store, tmp_path / "broken", steps=3, **staged)
-    loader = Loader(store, size=SIZE, batch_size=8, **staged)
+    loader = Loader(
+        store,
+        size=SIZE,
+        batch_size=8,
+        order="windowed",
+        reading=Reading(checksum="once"),
+        staging=tmp_path / "near",
+    )
     originals = sorted((store / "images.zarr" / "train" / str(SIZE)).glob("c.*"))
     assert originals
 

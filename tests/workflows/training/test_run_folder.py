@@ -276,7 +276,7 @@ def test_a_run_goes_back_to_an_earlier_step(folder: RunFolder) -> None:
     assert second != third
 
 
-def test_steps_of_checkpoints_of_earlier_versions(folder: RunFolder) -> None:
+def test_checkpoints_of_earlier_versions_have_steps(folder: RunFolder) -> None:
     """A step that an earlier version did not record is read from the state."""
     folder.claim()
     first = save(folder, 1, 10)
@@ -287,7 +287,7 @@ def test_steps_of_checkpoints_of_earlier_versions(folder: RunFolder) -> None:
     assert folder.claim(from_step=10) == (2, first)
 
 
-def test_options_that_earlier_versions_lacked(folder: RunFolder) -> None:
+def test_options_that_earlier_versions_lacked_get_legacy_defaults(folder: RunFolder) -> None:
     """A missing option has the value of the version that began the run."""
     new = {"seed": 1, "sizes": (1, 2), "order": "random"}
     with pytest.raises(TesseraeError, match=r"without --order, and cannot .* Leave --order out"):
