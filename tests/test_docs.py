@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import tesserae
 from pipeline.loader import Loader
 from pipeline.store.commit import Commit
 from pipeline.store.features import FeatureCommit, FeatureRecipe, FeaturesDone
@@ -120,6 +121,16 @@ def test_the_loaders_guide_has_every_parameter():
     missing = {name for name in parameters if f"`{name}`" not in guide}
 
     assert missing == set()
+
+
+def test_the_page_of_the_python_api_has_every_public_name():
+    """Under the name that a program uses."""
+    page = (DOCS / "reference" / "api.md").read_text()
+
+    shown = re.findall(r"^::: tesserae\.(\w+)$", page, re.MULTILINE)
+
+    assert {*shown, "__version__"} == set(tesserae.__all__)
+    assert len(shown) == len(set(shown))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
