@@ -49,6 +49,7 @@ FOREIGN_OPTIONS = {
     *("--constraint", "--cpus-per-task", "--mem", "--ntasks-per-node"),  # Slurm's
     *("--nproc-per-node", "--standalone"),  # torchrun's
     *("--find-links", "--sort", "--strict"),  # of pip, tar and MkDocs
+    *("--build-arg", "--device", "--network", "--rm", "--user", "--userns"),  # of podman
 }
 """Options in the pages that are of other programs."""
 

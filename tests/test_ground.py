@@ -228,6 +228,22 @@ def test_a_contract_that_is_broken_is_named(tmp_path, contract):
     assert contract in broken[0]
 
 
+def test_the_image_gets_every_part_that_runs():
+    """All packages, and what building them reads; nothing runs as root."""
+    lines = (ROOT / "Containerfile").read_text().splitlines()
+
+    copied = {name for line in lines if re.match("COPY [^-]", line) for name in line.split()[1:-1]}
+
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    setup = {"constraints.txt", "pyproject.toml", "README.md", "LICENSE"}
+    assert copied == {"tesserae.py", *packages, *setup}
+    assert {line for line in lines if line.startswith("FROM")} == {
+        "FROM debian:bookworm-slim",
+        "FROM debian:bookworm-slim AS build",
+    }
+    assert lines.index("USER tesserae") < lines.index('ENTRYPOINT ["tesserae"]')
+
+
 def test_no_module_is_named_for_nothing():
     """A function without a home has not been understood yet."""
     names = {path.stem for part in ("pipeline", "workflows", "cluster")
