@@ -74,7 +74,7 @@ class Tree:
             capture_output=True,
             text=True,
             check=False,
-            timeout=100,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -90,6 +90,7 @@ def tree(tmp_path: Path) -> Tree:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_source_of_ones_own_is_prepared_and_verified(tree: Tree, tmp_path: Path) -> None:
     """It is detected, and its store equals one that is made from class folders."""
     tree.add("Add a kind of source")
@@ -115,6 +116,7 @@ def test_a_source_of_ones_own_is_prepared_and_verified(tree: Tree, tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_stage_of_ones_own_trains_and_resumes(tree: Tree, tmp_path: Path) -> None:
     """Three steps and then three more leave the checkpoint of six, bit for bit."""
     tree.add("Add a training stage")
@@ -138,6 +140,7 @@ def test_a_stage_of_ones_own_trains_and_resumes(tree: Tree, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_cluster_of_ones_own_runs_tasks(tree: Tree, tmp_path: Path) -> None:
     """Its two workers make the store that workers of this machine make."""
     tree.add("Add a kind of cluster")
@@ -152,6 +155,7 @@ def test_a_cluster_of_ones_own_runs_tasks(tree: Tree, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_lost_worker_is_replaced_and_nothing_remains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
