@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import importlib
 import inspect
 import os
@@ -11,16 +12,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tesserae
-from tests.pictures import contents, make_folder
+from tests.pictures import contents, make_folder, prepare_inline
 
 ROOT = Path(__file__).parents[1]
 LOCATIONS = tesserae._LOCATIONS
 
 BY_OPTIONS = ("prepare", "verify", "repair", "features")
 """Functions that take their options as one value, which describes each of them."""
+
+EXAMPLES = (
+    "Augment", "Hierarchy", "Loader", "SplitDataset", "build_index", "class_vectors",
+    "parse_query", "view",
+)  # fmt: skip
+"""The names whose docstrings have an example."""
 
 HEAVY = ("dask", "distributed", "numpy", "PIL", "pyarrow", "torch", "typing", "zarr")
 """Libraries that `import tesserae` must not load."""
@@ -68,10 +76,38 @@ def test_a_public_name_is_documented(name: str) -> None:
     text = inspect.getdoc(value) or ""
 
     assert re.match(r"[A-Z`].*[.:]", text), text
+    assert (">>>" in text) == (name in EXAMPLES)
     if inspect.isfunction(value) and name not in BY_OPTIONS:
         parameters = list(inspect.signature(value).parameters)
         described = re.findall(r"^ +\*{0,2}(\w+): ", text, re.MULTILINE)
         assert len(parameters) == 1 or set(parameters) <= set(described)
+
+
+@pytest.fixture(scope="module")
+def folder_of_a_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("examples")
+    make_folder(folder / "train", 12, bad=1)
+    prepare_inline(folder / "train", str(folder / "store"), sizes=(72,))
+    return folder
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_of_a_docstring_runs(
+    name: str, folder_of_a_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder with a store; it prints what the docstring shows."""
+    import torch
+
+    monkeypatch.chdir(folder_of_a_store)
+    text = inspect.getdoc(getattr(tesserae, name))
+    names = {"np": np, "tesserae": tesserae, "torch": torch}
+    example = doctest.DocTestParser().get_doctest(text, names, name, None, None)
+    output: list[str] = []
+
+    results = doctest.DocTestRunner().run(example, out=output.append)
+
+    assert results.attempted
+    assert not results.failed, "".join(output)
 
 
 def test_an_unknown_name_is_an_error() -> None:
