@@ -66,7 +66,7 @@ features: .store-trunk .ready-devise ## Run a network, TRUNK, over STORE once, a
 
 .PHONY: devise
 devise: .store .ready-devise ## Train DeViSE on STORE: pictures into the space of WORDS; goes on in RUN
-	$(TESSERAE) train devise "$(STORE)" $(if $(TRUNK),--trunk "$(TRUNK)") $(if $(WORDS),--words "$(WORDS)") $(training)
+	$(TESSERAE) train devise "$(STORE)" $(if $(TRUNK),--trunk "$(TRUNK)") $(if $(WORDS),--word-vectors "$(WORDS)") $(training)
 
 .PHONY: search
 search: .ready-devise ## Serve a page that searches with RUN: words, pictures, both
@@ -78,7 +78,7 @@ export: .ready-devise ## Write the trunk that RUN has trained as a folder for ot
 
 .PHONY: words
 words: .store .ready-devise ## Say which classes of STORE have vectors in WORDS
-	$(TESSERAE) words "$(STORE)" $(if $(WORDS),--vectors "$(WORDS)") $(ARGS)
+	$(TESSERAE) words "$(STORE)" $(if $(WORDS),--word-vectors "$(WORDS)") $(ARGS)
 
 .PHONY: sample-images
 sample-images: .ready-train ## Make pictures with a GAN, RUN, in one PNG
@@ -86,7 +86,7 @@ sample-images: .ready-train ## Make pictures with a GAN, RUN, in one PNG
 
 .PHONY: study
 study: .study .ready-devise ## Try what papers claim: STUDY=gaussians, digits, or devise on STORE
-	$(TESSERAE) study $(STUDY) $(if $(STORE),--store "$(STORE)") $(if $(WORDS),--words "$(WORDS)") $(ARGS)
+	$(TESSERAE) study $(STUDY) $(if $(STORE),--store "$(STORE)") $(if $(WORDS),--word-vectors "$(WORDS)") $(ARGS)
 
 .PHONY: report
 report: .ready-train ## Show how RUN went and what it makes, on one page

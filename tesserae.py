@@ -40,48 +40,45 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test compares it wit
     )
     from pipeline.features.loader import FeatureLoader
     from pipeline.features.reader import Features, open_features
-    from pipeline.ingest.planning import Choices
-    from pipeline.ingest.verify import Problem
-    from pipeline.loader import Batch, Loader, SplitDataset
+    from pipeline.loader import Batch, Loader, Reading, SplitDataset, Staging
     from pipeline.neighbours import Index, SearchResults, recall
     from pipeline.neighbours import load as load_index
     from pipeline.neighbours.build import build as build_index
-    from pipeline.sources.options import SourceOptions
-    from pipeline.store.objects import open_objects
     from pipeline.view import SplitView, view
     from pipeline.wordvectors.files import read_words
     from pipeline.wordvectors.hierarchy import Hierarchy, read_hierarchy
     from pipeline.wordvectors.vectors import ClassVectors, Words, class_vectors, taxonomy_vectors
-    from workflows.preparation.features import FeatureConfig
-    from workflows.preparation.features import compute_features as features
-    from workflows.preparation.prepare import PrepareOptions, prepare
-    from workflows.preparation.repair import Repair
-    from workflows.preparation.repair import repair_split as repair
-    from workflows.preparation.verify import verify_split as verify
+    from workflows.preparation.features import run as features
+    from workflows.preparation.options import (
+        FeaturesOptions,
+        PrepareOptions,
+        RepairOptions,
+        VerifyOptions,
+    )
+    from workflows.preparation.prepare import prepare
+    from workflows.preparation.repair import run as repair
+    from workflows.preparation.verify import run as verify
     from workflows.search.engine import Answer, Engine, SearchOptions, open_engine
     from workflows.search.query import Query, QueryError
     from workflows.search.query import parse as parse_query
-    from workflows.session import Cluster
 
     __version__: str
 
 _LOCATIONS = {
-    # Preparing, with workers on a cluster.
+    # What the commands of these names do.
     "prepare": "workflows.preparation.prepare:prepare",
-    "PrepareOptions": "workflows.preparation.prepare:PrepareOptions",
-    "Choices": "pipeline.ingest.planning:Choices",
-    "SourceOptions": "pipeline.sources.options:SourceOptions",
-    "verify": "workflows.preparation.verify:verify_split",
-    "Problem": "pipeline.ingest.verify:Problem",
-    "repair": "workflows.preparation.repair:repair_split",
-    "Repair": "workflows.preparation.repair:Repair",
-    "features": "workflows.preparation.features:compute_features",
-    "FeatureConfig": "workflows.preparation.features:FeatureConfig",
-    "Cluster": "workflows.session:Cluster",
-    "open_objects": "pipeline.store.objects:open_objects",
+    "PrepareOptions": "workflows.preparation.options:PrepareOptions",
+    "verify": "workflows.preparation.verify:run",
+    "VerifyOptions": "workflows.preparation.options:VerifyOptions",
+    "repair": "workflows.preparation.repair:run",
+    "RepairOptions": "workflows.preparation.options:RepairOptions",
+    "features": "workflows.preparation.features:run",
+    "FeaturesOptions": "workflows.preparation.options:FeaturesOptions",
     # Reading.
     "Loader": "pipeline.loader:Loader",
     "Batch": "pipeline.loader:Batch",
+    "Reading": "pipeline.loader:Reading",
+    "Staging": "pipeline.loader:Staging",
     "SplitDataset": "pipeline.loader:SplitDataset",
     "FeatureLoader": "pipeline.features.loader:FeatureLoader",
     "Features": "pipeline.features.reader:Features",
@@ -130,36 +127,35 @@ __all__ = [
     "Answer",
     "Augment",
     "Batch",
-    "Choices",
     "ClassVectors",
-    "Cluster",
     "ClusterError",
     "DecodeError",
     "Engine",
-    "FeatureConfig",
     "FeatureLoader",
     "Features",
+    "FeaturesOptions",
     "Hierarchy",
     "Index",
     "Loader",
     "PrepareOptions",
-    "Problem",
     "Query",
     "QueryError",
     "RankError",
     "ReadError",
-    "Repair",
+    "Reading",
+    "RepairOptions",
     "SearchOptions",
     "SearchResults",
     "SourceError",
-    "SourceOptions",
     "SplitDataset",
     "SplitView",
+    "Staging",
     "StoreBusyError",
     "StoreDamagedError",
     "StoreError",
     "StoreMismatchError",
     "TesseraeError",
+    "VerifyOptions",
     "Words",
     "WrongDocumentError",
     "__version__",
@@ -170,7 +166,6 @@ __all__ = [
     "normalise",
     "open_engine",
     "open_features",
-    "open_objects",
     "parse_query",
     "prepare",
     "read_hierarchy",

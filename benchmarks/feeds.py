@@ -54,15 +54,19 @@ def jpegs(folder: Path) -> Iterator[tuple[bytes, int]]:
 # --- Tesserae -------------------------------------------------------------------------------------
 
 
-def tesserae(store: str, **words: Any) -> Callable[[Path], Batches]:
-    """`Loader` with *words*."""
+def tesserae(
+    store: str, *, reading: dict[str, Any] | None = None, **words: Any
+) -> Callable[[Path], Batches]:
+    """`Loader` with *words*, and `Reading` with the words of *reading*."""
 
     def feed(folder: Path) -> Batches:
-        from pipeline.loader import Loader
+        from pipeline.loader import Loader, Reading
 
+        threads_and_more = Reading(threads=THREADS, **(reading or {}))
         loader = Loader(
-            folder / store, size=SIZE, batch_size=BATCH, threads=THREADS, rank=0, world=1, **words
-        )
+            folder / store, size=SIZE, batch_size=BATCH, reading=threads_and_more, rank=0, world=1,
+            **words,
+        )  # fmt: skip
         while True:
             for batch in loader:
                 yield len(batch.rows)
@@ -73,9 +77,10 @@ def tesserae(store: str, **words: Any) -> Callable[[Path], Batches]:
 def tesserae_augmented(folder: Path) -> Batches:
     """`Loader` and `Augment` on the processor: a crop of each picture, flipped, as floats."""
     from pipeline.augment import Augment
-    from pipeline.loader import Loader
+    from pipeline.loader import Loader, Reading
 
-    loader = Loader(folder / "raw", size=SIZE, batch_size=BATCH, threads=THREADS, rank=0, world=1)
+    reading = Reading(threads=THREADS)
+    loader = Loader(folder / "raw", size=SIZE, batch_size=BATCH, reading=reading, rank=0, world=1)
     augment = Augment(crop="resized", flip=True, size=SIZE)
     while True:
         for batch in loader:
@@ -348,12 +353,12 @@ FEEDS: dict[str, Callable[[Path], Batches]] = {
     "by hand": by_hand,
     "tesserae": tesserae("raw"),
     "tesserae windowed": tesserae("raw", order="windowed"),
-    "tesserae once": tesserae("raw", checksum="once"),
-    "tesserae zstd": tesserae("zstd", cache_bytes=MEMORY),
+    "tesserae once": tesserae("raw", reading={"checksum": "once"}),
+    "tesserae zstd": tesserae("zstd", reading={"cache_bytes": MEMORY}),
     "tesserae augment": tesserae_augmented,
-    "tesserae cold": tesserae("raw", prefetch_bytes=MEMORY),
+    "tesserae cold": tesserae("raw", reading={"prefetch_bytes": MEMORY}),
     "tesserae windowed cold": tesserae(
-        "raw", order="windowed", prefetch_bytes=MEMORY, window_bytes=3 * MEMORY // 2
+        "raw", reading={"prefetch_bytes": MEMORY}, order="windowed", window_bytes=3 * MEMORY // 2
     ),
     "ffcv": ffcv("RANDOM"),
     "ffcv quasi": ffcv("QUASI_RANDOM"),

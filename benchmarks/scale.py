@@ -33,15 +33,15 @@ from numpy.typing import NDArray
 
 from cluster.config import applied_settings, hush
 from pipeline.ingest import planning
-from pipeline.ingest.planning import Choices
-from pipeline.ingest.shard import Report
+from pipeline.ingest.report import Report
 from pipeline.ingest.source_index import Origin
 from pipeline.jobs import Job, run_jobs
 from pipeline.order import row_order
 from pipeline.sources.classes.order import Classes
 from pipeline.sources.listing import sort_listing
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.choices import Choices
+from pipeline.store.open import open_objects
 
 CLASSES = 21_841
 HOMES = 4

@@ -123,7 +123,7 @@ def plain(batches: Iterator[Tensor]) -> Callable[[], None]:
 
 def ours(store: Path, precision: str) -> Arm:
     """A step of the stage."""
-    options = WganOptions(precision=precision, batch_size=BATCH, warm_critic_steps=0)
+    options = WganOptions(precision=precision, batch_size=BATCH, warmup_critic_steps=0)
     torch.manual_seed(0)
     size = 72
     data = Data(Loader(store, size=size, batch_size=BATCH), None, ())

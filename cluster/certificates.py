@@ -104,6 +104,11 @@ def make(*, hosts: Iterable[str] = (), days: float = CERTIFICATE_DAYS) -> dict[s
     return files
 
 
+def for_workers(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return those of *files*, from `make`, that workers need."""
+    return {name: files[name] for name in (AUTHORITY, "worker.pem", "worker.key")}
+
+
 def write(folder: Path, files: Mapping[str, bytes], *, replace: bool = False) -> None:
     """Write certificates to a folder, with keys and token readable only by this user.
 

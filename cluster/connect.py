@@ -139,7 +139,7 @@ def connect(
     """
     check_address(address)
     if not 0 < seconds <= 10_000_000:
-        raise ValueError(f"--seconds is {seconds:g}: expected more than 0, at most 10,000,000.")
+        raise ValueError(f"--timeout is {seconds:g}: expected more than 0, at most 10,000,000.")
     tls = address.startswith("tls://")
     if tls and certs is None:
         raise CertificateError(

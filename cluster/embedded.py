@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Self, cast
 
-from distributed import Client
+from distributed import Client, LocalCluster, Scheduler
 
+from cluster import certificates
 from cluster.config import applied_settings, hush
-from cluster.limits import raise_file_limit
-from cluster.local import embedded_scheduler
+from cluster.dashboard.lazy import offer
+from cluster.errors import ClusterError
+from cluster.limits import raise_file_limit, too_many_files
+from cluster.local import dashboard_address
 
 CLOSE_SECONDS = 30.0
 
@@ -32,7 +35,7 @@ class EmbeddedScheduler:
         raise_file_limit()
         self._config = applied_settings()
         try:
-            self.cluster = embedded_scheduler(host, files, dashboard=dashboard)
+            self.cluster = _start_scheduler(host, files, dashboard=dashboard)
         except BaseException:  # `close` will not run, so the settings are restored here
             self._config.__exit__(None, None, None)
             raise
@@ -69,3 +72,27 @@ class EmbeddedScheduler:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Stop the scheduler."""
         self.close()
+
+
+def _start_scheduler(host: str, files: Mapping[str, bytes], *, dashboard: bool) -> LocalCluster:
+    try:
+        cluster = LocalCluster(
+            n_workers=0,
+            processes=False,
+            host=f"[{host}]" if ":" in host and not host.startswith("[") else host,
+            protocol="tls://",
+            security=certificates.in_memory(files),
+            dashboard_address=dashboard_address() if dashboard else "127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+            silence_logs="CRITICAL",
+        )
+    except (OSError, RuntimeError) as e:
+        if hint := too_many_files(e, "a scheduler's files and connections"):
+            raise ClusterError(f"no scheduler can start: {hint}.") from e
+        raise ClusterError(
+            f"no scheduler can listen on {host} ({e.__cause__ or e}): is it an address of this"
+            " machine?"
+        ) from e
+    if dashboard:
+        offer(cast(Scheduler, cluster.scheduler))
+    return cluster

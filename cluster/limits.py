@@ -1,4 +1,4 @@
-"""Limits on open files: raised where that is allowed, otherwise explained in an error."""
+"""The limits of this process: its CPU cores, and its open files, which are raised or explained."""
 
 from __future__ import annotations
 
@@ -6,10 +6,21 @@ import errno
 import os
 import resource
 from contextlib import suppress
+from pathlib import Path
 
 SCHEDULER_FILES = 65_536
 """The number of open files that a scheduler with thousands of workers needs; the same as in its
 systemd unit."""
+
+
+def cores() -> int:
+    """Return the number of CPU cores that affinity and the container's quota allow, at least 1."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(allowed, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2, or "max"
+        return allowed
 
 
 def raise_file_limit() -> None:

@@ -18,7 +18,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import cast
 
@@ -28,8 +28,6 @@ from cluster import certificates
 from cluster.config import applied_settings, hush
 from cluster.dashboard.lazy import offer
 from cluster.defaults import DASHBOARD_PORT
-from cluster.errors import ClusterError
-from cluster.limits import too_many_files
 from cluster.processes.forkserver import start_fork_server
 
 CERTIFICATE_LIFETIME_DAYS = 365.0
@@ -143,40 +141,6 @@ class Local:
         if kind is not None:
             self.abandon()
         self.close()
-
-
-def embedded_scheduler(host: str, files: Mapping[str, bytes], *, dashboard: bool) -> LocalCluster:
-    """Start a scheduler in this process, without workers.
-
-    Args:
-        host: Address on which it listens and workers reach it.
-        files: Its certificates by file name, as `certificates.make` returns them.
-        dashboard: True to serve the dashboard on the loopback address.
-
-    Raises:
-        ClusterError: The scheduler cannot listen on that address.
-    """
-    try:
-        cluster = LocalCluster(
-            n_workers=0,
-            processes=False,
-            host=f"[{host}]" if ":" in host and not host.startswith("[") else host,
-            protocol="tls://",
-            security=certificates.in_memory(files),
-            dashboard_address=dashboard_address() if dashboard else "127.0.0.1:0",
-            scheduler_kwargs={"dashboard": False},
-            silence_logs="CRITICAL",
-        )
-    except (OSError, RuntimeError) as e:
-        if hint := too_many_files(e, "a scheduler's files and connections"):
-            raise ClusterError(f"no scheduler can start: {hint}.") from e
-        raise ClusterError(
-            f"no scheduler can listen on {host} ({e.__cause__ or e}): is it an address of this"
-            " machine?"
-        ) from e
-    if dashboard:
-        offer(cast(Scheduler, cluster.scheduler))
-    return cluster
 
 
 def dashboard_address() -> str:

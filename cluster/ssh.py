@@ -26,10 +26,6 @@ from cluster.processes.stdin_link import ERROR_PREFIX, WorkerLink, worker_comman
 SSH_COMMAND = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15")
 CONNECT_SECONDS = 30.0
 """The timeout of a first connection to a machine."""
-BEAT_SECONDS = 15.0
-"""The interval between two heartbeats."""
-SILENCE_SECONDS = 120.0
-"""How long a machine waits for a heartbeat before its workers end."""
 KEEP_SECONDS = 5.0
 """The interval between two checks for lost machines."""
 AGAIN_SECONDS = 30.0
@@ -125,7 +121,7 @@ class Ssh(EmbeddedScheduler):
         super().__init__(host, self._files, dashboard=dashboard)
         self._checked = time.monotonic()
         self._links = [_Link(host, self.address, self._files) for host in self._hosts]
-        self._heartbeat = Heartbeat(self._beat, BEAT_SECONDS)
+        self._heartbeat = Heartbeat(self._beat)
 
     def check(self) -> None:
         """Check that no machine has failed to start its workers; called while there is none.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import html
-import importlib
 import re
 import sys
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # MkDocs loads hooks by path, with its own folder first
     sys.path.insert(0, str(ROOT))
 
-from workflows.cli import COMMANDS  # noqa: E402
+from workflows.cli import COMMANDS, command_of  # noqa: E402
 
 PAGE = "reference/commands.md"
 
@@ -26,8 +25,7 @@ INTRODUCTION = """# Commands
 
 `tesserae COMMAND` runs one command. `make setup` installs it as `.venv/bin/tesserae`; the `make`
 targets call it and print the call. This page is generated from the parsers of the commands, so it
-contains what `tesserae COMMAND --help` prints. A value in parentheses at the end of a description
-is the default.
+contains what `tesserae COMMAND --help` prints.
 
 Every command exits with status 0 on success, 1 after an error that it explains in one sentence,
 and 130 after Ctrl-C. `--debug` prints the traceback of an error.
@@ -51,37 +49,24 @@ def page() -> str:
         f"| [`tesserae {name}`](#tesserae-{name}) | {_text(effect)} |\n"
         for name, effect in COMMANDS.items()
     )
-    return INTRODUCTION + rows + "\n" + "\n".join(_section(parser_of(name), 2) for name in COMMANDS)
-
-
-def parser_of(name: str) -> argparse.ArgumentParser:
-    """Return the parser of one command, as `workflows.cli` makes it."""
-    command = importlib.import_module(f"workflows.commands.{name.replace('-', '_')}")
-    parser = argparse.ArgumentParser(prog=f"tesserae {name}", description=command.__doc__)
-    command.add_arguments(parser)
-    return parser
+    return (
+        INTRODUCTION
+        + rows
+        + "\n"
+        + "\n".join(_section(command_of(name)[1], 2) for name in COMMANDS)
+    )
 
 
 def _section(parser: argparse.ArgumentParser, level: int) -> str:
     parts = [
         f"{'#' * level} {parser.prog}\n",
-        f"```text\n{_synopsis(parser)}\n```\n",
+        f"```text\n{parser.format_usage().removeprefix('usage: ').strip()}\n```\n",
         _description(parser.description or ""),
     ]
     for group in parser._action_groups:
         parts += _table(parser, group)
     parts += [_section(child, level + 1) for child in _children(parser)]
     return "\n".join(parts)
-
-
-def _synopsis(parser: argparse.ArgumentParser) -> str:
-    words = [parser.prog]
-    for action in parser._actions:
-        if not action.option_strings:
-            words.append(_values(parser, action))
-        elif action.required:
-            words.append(f"{action.option_strings[-1]} {_values(parser, action)}")
-    return " ".join([*words, "[OPTIONS]"])
 
 
 def _values(parser: argparse.ArgumentParser, action: argparse.Action) -> str:

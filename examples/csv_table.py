@@ -1,7 +1,7 @@
 """The kind of source `csv`: a table `<split>.csv` with a line `file,class` for each image."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -9,21 +9,20 @@ import pyarrow as pa
 from pipeline.errors import SourceError
 from pipeline.sources.classes.decision import Evidence, class_id
 from pipeline.sources.formats.flat import flat_listing
-from pipeline.sources.formats.random_access import RandomAccessSource
 from pipeline.sources.keys import known_split
-from pipeline.sources.location import Location, Sizes, fingerprint_of
+from pipeline.sources.location import Location, Sizes
+from pipeline.sources.source import Source
 
 
 @dataclass(frozen=True)
-class CsvSource(RandomAccessSource):
+class CsvTable(Source):
     """A split: its table, and the image files that the table names."""
 
     table: str
 
-    def fingerprint(self) -> str:
-        """Return a digest that changes when the table does."""
-        mark = self.location.mark(self.table)
-        return fingerprint_of([self.kind, self.root, mark], self.location.options)
+    def marks(self) -> Iterable[str]:
+        """Return the size and the time of the table."""
+        return [self.location.mark(self.table)]
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Return the listing: key, size in bytes and path of each image, sorted by key."""
@@ -36,11 +35,11 @@ class CsvSource(RandomAccessSource):
         return flat_listing(self.location, "", sizes, classes.__getitem__, progress)
 
 
-def find_csv(location: Location, requested_split: str, explicit: bool) -> dict[str, CsvSource]:
+def find_csv(location: Location, requested_split: str, explicit: bool) -> dict[str, CsvTable]:
     """Return the source of each split that has a table at *location*; empty if none has."""
     tables = {name.removesuffix(".csv"): name for name in location.names().files}
     return {
-        split: CsvSource("csv", location, table)
+        split: CsvTable("csv", location, table)
         for word, table in tables.items()
         if table.endswith(".csv") and (split := known_split(word, requested_split))
     }

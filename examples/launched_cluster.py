@@ -10,8 +10,6 @@ from cluster.errors import ClusterError
 from cluster.processes.heartbeat import Heartbeat
 from cluster.processes.stdin_link import WorkerLink, worker_command
 
-BEAT_SECONDS = 15.0
-"""The interval between two heartbeats; a worker that hears none for long ends by itself."""
 CLOSE_SECONDS = 30.0
 """The timeout for a worker to end before it is killed."""
 
@@ -43,7 +41,7 @@ class LaunchedCluster(EmbeddedScheduler):
         worker = worker_command(sys.executable, self.address, options)
         self._commands = [[*launcher, *worker] for launcher in launchers]
         self._links = [WorkerLink(command, self._files) for command in self._commands]
-        self._heartbeat = Heartbeat(self._beat, BEAT_SECONDS)
+        self._heartbeat = Heartbeat(self._beat)  # without it, workers end by themselves
 
     def check(self) -> None:
         """Raise ClusterError if a worker failed to start; called while there is none."""

@@ -7,7 +7,8 @@
                                                         rename under a `NumberedLock`
     fsync of a folder  SMB, some FUSE                   syncfs, of the whole file system
 
-`cure` gives the advice for an error of the operating system.
+`replacing` and `write_file` replace a file by a complete one, and `cure` gives the advice for an
+error of the operating system.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
+from io import BufferedWriter, FileIO
 from pathlib import Path
+from typing import BinaryIO
 
 MISSING = frozenset(
     {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOLCK, errno.ENOTTY}
@@ -420,6 +424,64 @@ def _named_by_rename(temporary: Path, final: Path) -> bool:
     if number == errno.EEXIST:
         return False
     raise OSError(number, os.strerror(number), str(final))
+
+
+# --- replaced files ---------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, durable: bool, temporary: Path | None = None) -> Iterator[BinaryIO]:
+    """Yield a new file that replaces *path* when the block ends.
+
+    A reader sees the old file or the complete new one. After an error *path* is unchanged and the
+    new file is removed.
+
+    Args:
+        path: The path of the file, in a folder that exists. A link of that name is replaced, and
+            the file that it leads to stays as it is.
+        durable: True if the new file must survive a power failure after the block, which waits for
+            the disk twice; False if it may be lost then, or be empty.
+        temporary: The path of the new file until it is complete, in the folder of *path*, for a
+            writer that has no other beside it and removes what a killed one left. What has that
+            name is removed. Default: a random name, for any number of writers.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    if temporary is None:
+        temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:12]}.new")
+    else:
+        temporary.unlink(missing_ok=True)
+    try:
+        # Exclusive, so that a link in an untrusted folder is never written through.
+        with BufferedWriter(FileIO(temporary, "x")) as file:
+            yield file
+            if durable:
+                # Before the name: a power failure leaves the old file or the new one.
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def write_file(path: Path, pieces: Iterable[bytes | memoryview], *, durable: bool) -> None:
+    """Replace a file by one with the content *pieces*, as `replacing` does.
+
+    Args:
+        path: The path of the file, in a folder that exists.
+        pieces: The content in consecutive pieces; a view is one of bytes.
+        durable: True if the new file must survive a power failure after the call.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with replacing(path, durable=durable) as file:
+        file.writelines(pieces)
 
 
 # --- durable folders --------------------------------------------------------------------------

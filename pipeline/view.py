@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.store import arrays
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
 
 
@@ -55,8 +55,6 @@ def view(
     if rows < 1:
         raise ValueError(f"chunk_rows is {rows}: expected at least 1.")
     num_rows = opened.plan.num_rows
-    readable = np.ones(num_rows, bool)
-    readable[opened.absent] = False
     starts = range(0, num_rows, rows)
 
     images = da.map_blocks(
@@ -69,7 +67,7 @@ def view(
         split=split,
         size=size,
     )
-    return SplitView(images, opened.labels, readable)
+    return SplitView(images, opened.labels, opened.readable)
 
 
 def _read(

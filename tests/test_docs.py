@@ -1,10 +1,11 @@
-"""The documentation: nothing is left out of it, and what it names exists.
+"""The documentation is complete, and everything that it names exists.
 
 `make docs` builds it strictly, which finds broken links. These tests need no MkDocs.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import importlib.util
 import inspect
@@ -16,13 +17,13 @@ import pytest
 import yaml
 
 import tesserae
-from pipeline.loader import Loader
+from pipeline.loader import Loader, Reading, Staging
 from pipeline.store.commit import Commit
 from pipeline.store.features import FeatureCommit, FeatureRecipe, FeaturesDone
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from pipeline.store.records import Done
-from workflows.cli import COMMANDS
+from workflows.cli import COMMANDS, command_of
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -36,13 +37,10 @@ DOCUMENTS = {
     "features/&lt;name&gt;/commits/&lt;split&gt;/&lt;shard&gt;.json": FeatureCommit,
     "features/&lt;name&gt;/splits/&lt;split&gt;.done.json": FeaturesDone,
 }
-"""Heading of a document in docs/format.md -> the class that reads and writes it."""
+"""The class that reads and writes each document, by the document's heading in docs/format.md."""
 
 COMMON = {"format", "digest"}
-"""Keys of every document, which the page describes once."""
-
-OLD_NAMES = {"stage", "stage_bytes"}
-"""Parameters of the loader that still work, with a warning."""
+"""The keys of every document, which the page describes once."""
 
 
 FOREIGN_OPTIONS = {
@@ -51,10 +49,10 @@ FOREIGN_OPTIONS = {
     *("--find-links", "--sort", "--strict"),  # of pip, tar and MkDocs
     *("--build-arg", "--device", "--network", "--rm", "--user", "--userns"),  # of podman
 }
-"""Options in the pages that are of other programs."""
+"""The options of other programs in the pages."""
 
 BENCHMARKS = {"--minutes", "--seed"}
-"""Options of scripts that are no command: `make chaos`."""
+"""The options of `make chaos` and other scripts that are no commands."""
 
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
@@ -77,13 +75,14 @@ def _leaves(nav):
 
 def _options(parser):
     for action in parser._actions:
-        yield from action.option_strings
+        if action.help != argparse.SUPPRESS:
+            yield from action.option_strings
     for child in REFERENCE._children(parser):
         yield from _options(child)
 
 
 def test_every_page_is_in_the_navigation():
-    """A page that is not there is found by nobody; a name without a page is a dead link."""
+    """A page that the navigation lacks is never found, and a name without a page is a dead link."""
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
 
     listed = list(_leaves(nav))
@@ -94,7 +93,7 @@ def test_every_page_is_in_the_navigation():
 
 
 def test_the_reference_has_every_command():
-    """A section each, and a line in the table at its head."""
+    """Every command has a section, and a line in the table at the beginning."""
     page = REFERENCE.page()
 
     sections = re.findall(r"^## tesserae (\S+)$", page, re.MULTILINE)
@@ -105,19 +104,20 @@ def test_the_reference_has_every_command():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_reference_has_every_option(command):
-    """Those of its parsers, and of the parsers below them."""
-    section = REFERENCE._section(REFERENCE.parser_of(command), 2)
+    """The options of a command's parser and of its subparsers are in its section."""
+    section = REFERENCE._section(command_of(command)[1], 2)
 
-    options = set(_options(REFERENCE.parser_of(command))) - {"-h", "--help"}
+    options = set(_options(command_of(command)[1])) - {"-h", "--help"}
 
     shown = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", section))
     assert options <= shown
 
 
-def test_the_loaders_guide_has_every_parameter():
-    """Between backticks, so that it can be searched for."""
+@pytest.mark.parametrize("kind", [Loader, Reading, Staging])
+def test_the_loaders_guide_has_every_parameter(kind):
+    """Parameters are written between backticks, so that they can be searched for."""
     guide = (DOCS / "loader.md").read_text()
-    parameters = set(inspect.signature(Loader).parameters) - OLD_NAMES
+    parameters = set(inspect.signature(kind).parameters)
 
     missing = {name for name in parameters if f"`{name}`" not in guide}
 
@@ -125,7 +125,7 @@ def test_the_loaders_guide_has_every_parameter():
 
 
 def test_the_page_of_the_python_api_has_every_public_name():
-    """Under the name that a program uses."""
+    """The page uses the names that a program uses."""
     page = (DOCS / "reference" / "api.md").read_text()
 
     shown = re.findall(r"^::: tesserae\.(\w+)$", page, re.MULTILINE)
@@ -136,7 +136,7 @@ def test_the_page_of_the_python_api_has_every_public_name():
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_the_keys_of_a_document_are_those_of_its_class(document):
-    """Whoever reads a store without this code has that page alone."""
+    """A reader of stores without this code depends on the page on the format alone."""
     page = (DOCS / "format.md").read_text()
     (section,) = re.findall(
         rf"^### {re.escape(document)}\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL
@@ -149,7 +149,7 @@ def test_the_keys_of_a_document_are_those_of_its_class(document):
 
 
 def test_the_architecture_has_every_import_contract():
-    """By its name, in a line with its reason."""
+    """Each contract has a line with its name and its reason."""
     page = (DOCS / "architecture.md").read_text()
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
 
@@ -158,8 +158,8 @@ def test_the_architecture_has_every_import_contract():
     assert missing == []
 
 
-def test_every_page_that_is_named_in_the_readme_exists():
-    """The README is shown where no site is built."""
+def test_every_page_that_the_readme_names_exists():
+    """The README is also shown where no documentation site is built."""
     named = re.findall(r"\]\((docs/[^)#]+)", (ROOT / "README.md").read_text())
 
     assert named
@@ -168,7 +168,7 @@ def test_every_page_that_is_named_in_the_readme_exists():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_source_file_and_folder_that_a_page_names_exists(page):
-    """A module that moves takes its name in the pages with it."""
+    """If a module moves, its name in the pages must follow."""
     text = page.read_text()
     folders = "benchmarks|cluster|examples|pipeline|tests|workflows"
     named = set(re.findall(rf"(?<![\w./-])((?:{folders})/[\w/.]*)", text))
@@ -181,8 +181,8 @@ def test_every_source_file_and_folder_that_a_page_names_exists(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_option_that_a_page_names_exists(page):
-    """An option that was renamed stays in no page."""
-    known = {option for name in COMMANDS for option in _options(REFERENCE.parser_of(name))}
+    """A renamed option must not remain in any page."""
+    known = {option for name in COMMANDS for option in _options(command_of(name)[1])}
     known |= FOREIGN_OPTIONS | {"--debug", "--help", *BENCHMARKS}
 
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", page.read_text()))
@@ -191,8 +191,8 @@ def test_every_option_that_a_page_names_exists(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_that_a_page_shows_takes_its_options(page):
-    """Lines that begin with `tesserae`, in blocks and between backticks, up to a comment."""
+def test_every_command_that_a_page_shows_accepts_its_options(page):
+    """Commands are lines that begin with `tesserae`, in blocks and between backticks."""
     shown = re.findall(r"tesserae ([a-z-]+) ([^`#\n]*)", page.read_text())
 
     wrong = {
@@ -200,7 +200,7 @@ def test_every_command_that_a_page_shows_takes_its_options(page):
         for command, rest in shown
         if command in COMMANDS
         for option in re.findall(r"(?<![\w-])--[a-z][\w-]+", rest)
-        if option not in {*_options(REFERENCE.parser_of(command)), "--help", "--debug"}
+        if option not in {*_options(command_of(command)[1]), "--help", "--debug"}
     }
 
     assert wrong == set()
@@ -208,7 +208,7 @@ def test_every_command_that_a_page_shows_takes_its_options(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_target_that_a_page_names_exists(page):
-    """With its variables."""
+    """The variables that a page passes to a target exist, too."""
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+): .*##", makefile, re.MULTILINE))
     (knobs,) = re.findall(r"^KNOBS := (.*)$", makefile, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The tutorial: every block of `docs/first-hour.md` runs as it is printed, in order.
+"""A test that runs every block of the tutorial, `docs/first-hour.md`, as it is printed.
 
 It runs in a copy of the project whose `.venv` is this environment under another path. `make` gets a
 program that does nothing as the Python that sets it up: installing has tests of its own. The
@@ -39,7 +39,7 @@ from workflows.cli import main
 if __name__ == "__main__":
     sys.exit(main())
 """
-"""What pip writes for `tesserae`."""
+"""The script that pip creates for `tesserae`."""
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
@@ -53,7 +53,7 @@ def blocks(page: Path) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A copy of the project with a `.venv`, and what a reader would have downloaded."""
+    """Return a copy of the project with a `.venv` and the files that a reader downloads."""
     for name in FOLDERS:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
@@ -71,7 +71,7 @@ def clone(tmp_path: Path) -> Path:
 
 
 def write_trunk(home: Path) -> None:
-    """Write a small ConvNeXt as the model hub's cache has a downloaded one."""
+    """Write a small ConvNeXt in the layout of the model hub's cache."""
     from transformers import ConvNextConfig, ConvNextModel
 
     repository = home / "hub" / f"models--{TRUNK.replace('/', '--')}"
@@ -145,8 +145,8 @@ def serve(command: str, clone: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_the_tutorial_runs_as_it_is_printed(clone: Path) -> None:
-    """Every command succeeds and prints what the page says; the last ones search."""
+def test_every_command_of_the_tutorial_succeeds(clone: Path) -> None:
+    """The blocks run in order, and print the lines that the page shows as their output."""
     printed = ""
     for language, content in blocks(PAGE):
         if language == "bash" and content.startswith("make search"):

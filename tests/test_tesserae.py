@@ -1,4 +1,4 @@
-"""The public interface: its names, what it costs to import, and its use as a program."""
+"""Tests of the public interface: its names, the cost of its import, and its use as a program."""
 
 from __future__ import annotations
 
@@ -20,9 +20,6 @@ from tests.pictures import contents, make_folder, prepare_inline
 
 ROOT = Path(__file__).parents[1]
 LOCATIONS = tesserae._LOCATIONS
-
-BY_OPTIONS = ("prepare", "verify", "repair", "features")
-"""Functions that take their options as one value, which describes each of them."""
 
 EXAMPLES = (
     "Augment", "Hierarchy", "Loader", "SplitDataset", "build_index", "class_vectors",
@@ -47,8 +44,8 @@ def run_python(*words: object, folder: Path, **env: str) -> subprocess.Completed
     )
 
 
-def test_names_and_types_agree() -> None:
-    """What a type checker sees is what Python imports: the same name from the same module."""
+def test_the_names_of_type_checkers_are_those_of_python() -> None:
+    """Both import each name from the same module."""
     tree = ast.parse((ROOT / "tesserae.py").read_text())
     (guarded,) = (
         node
@@ -67,8 +64,8 @@ def test_names_and_types_agree() -> None:
 
 
 @pytest.mark.parametrize("name", LOCATIONS)
-def test_a_public_name_is_documented(name: str) -> None:
-    """By a sentence; a function of several arguments also describes each of them."""
+def test_every_public_name_is_documented(name: str) -> None:
+    """A docstring is a sentence, and describes each argument of a function of several."""
     module, _, attribute = LOCATIONS[name].partition(":")
     value = getattr(tesserae, name)
     assert value is getattr(importlib.import_module(module), attribute)
@@ -77,7 +74,7 @@ def test_a_public_name_is_documented(name: str) -> None:
 
     assert re.match(r"[A-Z`].*[.:]", text), text
     assert (">>>" in text) == (name in EXAMPLES)
-    if inspect.isfunction(value) and name not in BY_OPTIONS:
+    if inspect.isfunction(value):
         parameters = list(inspect.signature(value).parameters)
         described = re.findall(r"^ +\*{0,2}(\w+): ", text, re.MULTILINE)
         assert len(parameters) == 1 or set(parameters) <= set(described)
@@ -92,10 +89,10 @@ def folder_of_a_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_the_example_of_a_docstring_runs(
+def test_the_examples_of_docstrings_run(
     name: str, folder_of_a_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a folder with a store; it prints what the docstring shows."""
+    """In a folder with a store, an example prints what its docstring shows."""
     import torch
 
     monkeypatch.chdir(folder_of_a_store)
@@ -110,14 +107,14 @@ def test_the_example_of_a_docstring_runs(
     assert not results.failed, "".join(output)
 
 
-def test_an_unknown_name_is_an_error() -> None:
-    """As of any module."""
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    """The error is that of any module."""
     with pytest.raises(AttributeError, match="module 'tesserae' has no attribute 'Laoder'"):
         tesserae.Laoder  # noqa: B018
 
 
-def test_the_import_loads_no_library(tmp_path: Path) -> None:
-    """Each name loads what it needs, and no more: an error is known without torch."""
+def test_the_import_of_the_interface_loads_no_library(tmp_path: Path) -> None:
+    """Each name loads the libraries that it needs and no others."""
     code = (
         "import sys, tesserae\n"
         f"heavy = lambda: [name for name in {HEAVY} if name in sys.modules]\n"
@@ -131,8 +128,8 @@ def test_the_import_loads_no_library(tmp_path: Path) -> None:
     assert (done.stdout.splitlines(), done.stderr) == (["[]", "[]", "True False"], "")
 
 
-def test_a_missing_library_is_named_with_its_extra(tmp_path: Path) -> None:
-    """As the command does."""
+def test_a_missing_library_is_reported_with_its_extra(tmp_path: Path) -> None:
+    """The message is that of the command."""
     code = "import sys; sys.modules['torch'] = None; import tesserae; tesserae.Loader"
     done = run_python("-c", code, folder=tmp_path)
     assert "tesserae.Loader needs torch: run `make setup EXTRAS=train`." in done.stderr
@@ -144,8 +141,8 @@ def prepare_words(source: Path, store: Path) -> list[object]:
 
 
 @pytest.mark.parametrize("start", ["forkserver", "spawn"])
-def test_the_module_is_the_command(tmp_path: Path, start: str) -> None:
-    """Its worker processes import it as their main module, however they are started."""
+def test_the_module_runs_as_the_command(tmp_path: Path, start: str) -> None:
+    """Worker processes import it as their main module and do not run the command again."""
     source, store = make_folder(tmp_path / "source", 20), tmp_path / "store"
     method = {"DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": start}
 
@@ -156,8 +153,8 @@ def test_the_module_is_the_command(tmp_path: Path, start: str) -> None:
     assert done.stdout.count("dashboard:") == 1  # a worker that ran the command would print another
 
 
-def test_the_program_of_the_guide_prepares_and_verifies(tmp_path: Path) -> None:
-    """It makes the store that the command makes; its workers import it, and do no more."""
+def test_the_program_of_the_guide_makes_the_store_of_the_command(tmp_path: Path) -> None:
+    """Its worker processes import the program and run nothing below its guard."""
     guide = (ROOT / "docs" / "preparing.md").read_text()
     (program,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     for split, images in (("train", 20), ("val", 8)):
@@ -199,8 +196,8 @@ TYPES = (
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_type_checker_knows_every_name(tmp_path: Path) -> None:
-    """In a checkout; a misspelt name is an error."""
+def test_mypy_knows_every_name_of_a_checkout(tmp_path: Path) -> None:
+    """A misspelt name is an error."""
     (tmp_path / "snippet.py").write_text(SNIPPET)
     words = ["-m", "mypy", "--strict", "--cache-dir", ROOT / ".mypy_cache", "snippet.py"]
     done = subprocess.run(

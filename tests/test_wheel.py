@@ -1,4 +1,4 @@
-"""The wheel: everything that a checkout runs with is in it, and it runs without the checkout."""
+"""Tests of the wheel: it has every file of the packages, and runs without the checkout."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ tesserae.Laoder
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel, built from a copy of the checkout."""
+    """Return a wheel that was built from a copy of the checkout."""
     if int(version("setuptools").partition(".")[0]) < 77:
         pytest.skip("this environment's setuptools is older than the build needs")
     folder = tmp_path_factory.mktemp("build")
@@ -45,7 +45,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python in whose environment the wheel is installed, and nothing else."""
+    """Return a Python in whose environment the wheel alone is installed."""
     folder = tmp_path_factory.mktemp("installed")
     venv.create(folder)
     options = ("--no-deps", "--no-index", "--quiet")
@@ -71,7 +71,7 @@ def run(*words: object, folder: Path) -> str:
 
 @pytest.mark.slow
 def test_the_wheel_has_every_file(wheel: Path) -> None:
-    """Also those that are no modules: settings, pages, templates, marks of types."""
+    """Settings, pages, templates and `py.typed` are in it, beside the modules."""
     files = {
         str(path.relative_to(ROOT))
         for name in PACKAGES
@@ -84,7 +84,7 @@ def test_the_wheel_has_every_file(wheel: Path) -> None:
 
 @pytest.mark.slow
 def test_an_installed_wheel_runs(python: Path, tmp_path: Path) -> None:
-    """As a module, as the script that pip makes, and as a library."""
+    """It runs as a module, as the script that pip creates, and as a library."""
     assert run(python, "-m", "tesserae", "--version", folder=tmp_path).startswith("tesserae ")
     assert run(python.parent / "tesserae", "--version", folder=tmp_path).startswith("tesserae ")
     code = "import tesserae; print(tesserae.__file__); print(tesserae.Loader.__name__)"
@@ -95,8 +95,8 @@ def test_an_installed_wheel_runs(python: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_type_checker_knows_an_installed_wheel(python: Path, tmp_path: Path) -> None:
-    """With the setting that the page of the Python API names: a single module has no py.typed."""
+def test_mypy_knows_every_name_of_an_installed_wheel(python: Path, tmp_path: Path) -> None:
+    """The page of the Python API names the setting that a single module without py.typed needs."""
     page = (ROOT / "docs" / "reference" / "api.md").read_text()
     (setting,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "pyproject.toml").write_text(f"[tool.mypy]\nstrict = true\n{setting}")

@@ -14,16 +14,17 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NoReturn
 
 from cluster.errors import ClusterError
 from cluster.limits import too_many_files
 from pipeline.errors import TesseraeError
-from workflows.commands.ranges import Range
+from workflows.commands import Command, Group
+from workflows.options.ranges import Range
 from workflows.terminal import signals
 from workflows.terminal.formatting import printable
 
@@ -39,7 +40,7 @@ COMMANDS = {
     "report": "write a report of a training run, with evaluation metrics",
     "export": "export the network that a run has trained as a model folder",
     "sample-images": "generate images with a trained run",
-    "study": "reproduce claims of papers with small experiments",
+    "study": "reproduce claims of papers: gaussians, digits, devise",
     "loader": "measure a loader's throughput and shuffling",
     "cluster": "start, inspect and stop a persistent cluster",
     "sample": "create a small ImageNet-shaped folder of photographs",
@@ -74,7 +75,7 @@ class _Parser(argparse.ArgumentParser):
         options = [word.partition("=")[0] for word in arguments if word.startswith("-")]
         if not options:
             return f"unexpected argument {', '.join(map(repr, arguments))}"
-        names = [option for option in self._option_string_actions if option.startswith("--")]
+        names = [option for action in self._actions for option in action.option_strings]
         return "there is " + ", ".join(f"no option {word}{_like(word, names)}" for word in options)
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
@@ -158,28 +159,42 @@ def dispatch(words: Sequence[str]) -> int:
         ) from e
 
 
-def _call(name: str, words: Sequence[str]) -> int:
-    command = _load(f"workflows.commands.{name.replace('-', '_')}")
+def command_of(name: str) -> tuple[Command | Group, argparse.ArgumentParser]:
+    """Return a command, and the parser of its arguments, by its name in `COMMANDS`."""
+    module = importlib.import_module(f"workflows.commands.{name.replace('-', '_')}")
     parser = _Parser(
         prog=f"tesserae {name}",
-        description=command.__doc__,
+        description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Add --debug to any command to see the traceback of an error.",
         allow_abbrev=False,  # an abbreviation would become ambiguous when options are added
     )
-    command.add_arguments(parser)
+    command: Command | Group = module.COMMAND
+    command.add_to(parser)
+    return command, parser
+
+
+def _call(name: str, words: Sequence[str]) -> int:
+    with _importing():
+        command, parser = command_of(name)
     args = parser.parse_args(list(words))
-    return int(_load(command.IMPLEMENTATION).run(args))
+    if isinstance(command, Group):
+        command = command.chosen(args)
+    options = [kind.read(args) for kind in command.options]
+    with _importing():
+        function = command.function()
+    return function(*options)
 
 
-def _load(module: str) -> ModuleType:
+@contextmanager
+def _importing() -> Iterator[None]:
     # These two settings save a quarter of the start of a short run: the garbage collector would
     # traverse module objects, which are never freed, and OpenBLAS's idle threads would spin. Tasks
     # set their own number of threads.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.disable()
     try:
-        return importlib.import_module(module)
+        yield
     finally:
         gc.freeze()
         gc.enable()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
+import getpass
 import json
+import math
 import os
+import socket
 import sys
 import tempfile
 import threading
@@ -16,16 +18,29 @@ from urllib.parse import urlsplit
 
 from distributed import Client
 
-from cluster import certificates, ports, ssh
+from cluster import certificates, ports
 from cluster.connect import ReconnectTimeout, connect, wait_for
-from cluster.cores import cores
+from cluster.defaults import is_loopback
 from cluster.errors import ClusterError
-from cluster.limits import raise_file_limit
+from cluster.limits import cores, raise_file_limit
 from cluster.processes import commands, daemon, supervisor, systemd
 from cluster.processes.commands import SchedulerConfig, WorkerConfig
+from cluster.processes.heartbeat import SILENCE_SECONDS
 from pipeline.errors import TesseraeError
 from pipeline.memory import limit_bytes
-from workflows.session import PRELOAD, say_dashboard
+from workflows.cluster_options import (
+    CertificateOptions,
+    CertsOptions,
+    DownOptions,
+    SchedulerOptions,
+    StateOptions,
+    StatusOptions,
+    UnitsOptions,
+    UpOptions,
+    WaitOptions,
+    WorkerOptions,
+)
+from workflows.session import PRELOAD
 from workflows.terminal.formatting import bytes_text, counted
 
 SCHEDULER, WORKERS = "scheduler", "workers"
@@ -34,44 +49,38 @@ MAX_HEARTBEAT_SECONDS = 15.0
 """The age of a worker's last heartbeat from which on it is reported as silent."""
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the subcommand, and return its exit status."""
-    raise_file_limit()  # the processes that are started here inherit the limit
-    return _SUBCOMMANDS[args.subcommand](args)
+def _folder(options: CertificateOptions) -> Path | None:
+    return None if options.insecure else certificates.folder(options.certs)
 
 
-def _folder(args: argparse.Namespace) -> Path | None:
-    return None if args.insecure else certificates.folder(args.certs)
-
-
-def _scheduler_wish(args: argparse.Namespace) -> SchedulerConfig:
+def _scheduler_config(options: UpOptions | SchedulerOptions) -> SchedulerConfig:
     return SchedulerConfig(
-        host=args.host,
-        port=args.port,
-        dashboard_host=args.dashboard_host,
-        dashboard_port=args.dashboard_port,
-        certificates=_folder(args),
-        insecure=args.insecure,
+        host=options.host,
+        port=options.port,
+        dashboard_host=options.dashboard_host,
+        dashboard_port=options.dashboard_port,
+        certificates=_folder(options),
+        insecure=options.insecure,
         preload=["workflows.dashboard.plugin"],
     )
 
 
-def _worker_wish(args: argparse.Namespace, address: str) -> WorkerConfig:
-    workers = cores() if args.workers is None else args.workers
-    gpus = _gpus(args.gpus)
+def _worker_config(options: UpOptions | WorkerOptions, address: str) -> WorkerConfig:
+    workers = cores() if options.workers is None else options.workers
+    gpus = _gpus(options.gpus)
     if not workers + len(gpus):
         raise ValueError("--workers is 0: expected at least one, or GPUs.")
     return WorkerConfig(
         address=address,
         workers=workers,
-        threads=args.threads,
+        threads=options.threads,
         memory_limit=limit_bytes() // (workers + len(gpus)),
         gpus=gpus,
-        host=args.host,
-        scratch=None if args.scratch is None else Path(args.scratch),
-        lifetime=args.lifetime,
-        certificates=_folder(args),
-        insecure=args.insecure,
+        host=options.host if isinstance(options, WorkerOptions) else None,
+        scratch=options.scratch,
+        lifetime=options.lifetime,
+        certificates=_folder(options),
+        insecure=options.insecure,
         preload=PRELOAD,
     )
 
@@ -103,31 +112,36 @@ def _run(
     return 0
 
 
-def _scheduler(args: argparse.Namespace) -> int:
-    wish = _scheduler_wish(args)
-    program = commands.scheduler(wish)
-    _check_free(wish)
-    _print_scheduler(wish)
-    return _run([program], once=args.once)
+def scheduler(options: SchedulerOptions) -> int:
+    """Run a scheduler until Ctrl-C, and return the exit status."""
+    raise_file_limit()  # the processes that are started here inherit the limit
+    config = _scheduler_config(options)
+    program = commands.scheduler(config)
+    _check_free(config)
+    _print_scheduler(config)
+    return _run([program], once=options.once)
 
 
-def _check_free(wish: SchedulerConfig) -> None:
-    for host, port in ((wish.host, wish.port), (wish.dashboard_host, wish.dashboard_port)):
+def _check_free(config: SchedulerConfig) -> None:
+    for host, port in ((config.host, config.port), (config.dashboard_host, config.dashboard_port)):
         commands.check_free(host, port)
 
 
-def _worker(args: argparse.Namespace) -> int:
-    if args.stdin:
-        return _work_for_a_caller(args)
-    wish = _worker_wish(args, args.address)
-    programs = commands.workers(wish)
-    folder = wish.certificates
+def worker(options: WorkerOptions) -> int:
+    """Run this machine's workers until Ctrl-C, and return the exit status."""
+    raise_file_limit()  # the processes that are started here inherit the limit
+    if options.stdin:
+        return _work_for_a_caller(options)
+    config = _worker_config(options, options.address)
+    programs = commands.workers(config)
+    folder = config.certificates
     security = None if folder is None else certificates.security(folder, ["worker"])
-    patience = ReconnectTimeout(args.address, args.patience, security)
-    return _run(programs, once=args.once, done=patience.over)
+    seconds = math.inf if options.scheduler_timeout is None else options.scheduler_timeout
+    timeout = ReconnectTimeout(options.address, seconds, security)
+    return _run(programs, once=options.once, done=timeout.over)
 
 
-def _work_for_a_caller(args: argparse.Namespace) -> int:
+def _work_for_a_caller(options: WorkerOptions) -> int:
     """Run workers for a remote command, until its end of standard input closes or falls silent.
 
     The first line of standard input holds the certificates, as a JSON object of file contents.
@@ -136,7 +150,7 @@ def _work_for_a_caller(args: argparse.Namespace) -> int:
         folder = Path(name)
         files = json.loads(sys.stdin.buffer.readline())
         certificates.write(folder, {file: text.encode() for file, text in files.items()})
-        wish = replace(_worker_wish(args, args.address), certificates=folder)
+        config = replace(_worker_config(options, options.address), certificates=folder)
         last_input = [time.monotonic()]
 
         def listen() -> None:
@@ -147,9 +161,9 @@ def _work_for_a_caller(args: argparse.Namespace) -> int:
 
         threading.Thread(target=listen, daemon=True).start()
         supervisor.keep(
-            commands.workers(wish),
+            commands.workers(config),
             say=_print_line,
-            done=lambda: time.monotonic() - last_input[0] > ssh.SILENCE_SECONDS,
+            done=lambda: time.monotonic() - last_input[0] > SILENCE_SECONDS,
         )
     return 0
 
@@ -158,26 +172,48 @@ def _print_line(line: str) -> None:
     print(f"tesserae: {line}", file=sys.stderr, flush=True)
 
 
-def _print_scheduler(wish: SchedulerConfig) -> None:
-    print(f"scheduler: {wish.address}")
-    if wish.certificates is None:
-        print(f"  further workers: tesserae cluster worker {wish.address} --insecure")
+def _print_scheduler(config: SchedulerConfig) -> None:
+    print(f"scheduler: {config.address}")
+    if config.certificates is None:
+        print(f"  further workers: tesserae cluster worker {config.address} --insecure")
     else:
-        print(f"  certificates: {wish.certificates}; workers and clients on other machines need")
+        print(f"  certificates: {config.certificates}; workers and clients on other machines need")
         print("    copies of ca.pem and of their own role's .pem and .key")
-        print(f"  further workers: tesserae cluster worker {wish.address} --certs DIR")
-    beyond = not commands.is_loopback(wish.dashboard_host)
-    say_dashboard(wish.dashboard_host, wish.dashboard_port, tls=beyond)
+        print(f"  further workers: tesserae cluster worker {config.address} --certs DIR")
+    beyond = not is_loopback(config.dashboard_host)
+    _print_dashboard(config.dashboard_host, config.dashboard_port, tls=beyond)
     sys.stdout.flush()
 
 
-def _certs(args: argparse.Namespace) -> int:
-    if args.insecure:
+def _print_dashboard(host: str, port: int, *, tls: bool, machine: str | None = None) -> None:
+    """Print the URL of a dashboard, and how to reach it from another machine.
+
+    Args:
+        host: The address that the dashboard listens on.
+        port: The TCP port of the dashboard.
+        tls: True if it requires HTTPS and a token.
+        machine: The host name of its machine; None is this machine.
+    """
+    machine = machine or socket.gethostname()
+    if tls:
+        hostname = machine if host in ("0.0.0.0", "::") else host
+        hostname = f"[{hostname}]" if ":" in hostname else hostname
+        print(f"dashboard: https://{hostname}:{port}/tesserae?token=... (from the file `token`)")
+        return
+    print(f"dashboard: http://127.0.0.1:{port}/tesserae")
+    print(
+        f"  from another machine: ssh -N -L {port}:127.0.0.1:{port} {getpass.getuser()}@{machine}"
+    )
+
+
+def certs(options: CertsOptions) -> int:
+    """Create certificates and a token, and return the exit status."""
+    if options.insecure:
         raise ValueError("--insecure cannot be combined with `certs`: it means no certificates.")
-    folder = certificates.named(args.certs)
-    files = certificates.make(hosts=args.hosts, days=args.days)
+    folder = certificates.named(options.certs)
+    files = certificates.make(hosts=options.hosts, days=options.days)
     try:
-        certificates.write(folder, files, replace=args.renew)
+        certificates.write(folder, files, replace=options.renew)
     except FileExistsError:
         raise TesseraeError(
             f"{folder} already holds certificates. Pass another folder with --certs, or --renew to"
@@ -191,49 +227,52 @@ def _certs(args: argparse.Namespace) -> int:
     return 0
 
 
-def _state(args: argparse.Namespace) -> Path:
-    return daemon.default_folder() if args.state is None else Path(args.state).absolute()
+def _state(options: StateOptions) -> Path:
+    return daemon.default_folder() if options.state is None else options.state.absolute()
 
 
-def _up(args: argparse.Namespace) -> int:
-    state = _state(args)
+def up(options: UpOptions) -> int:
+    """Start a scheduler and workers in the background, and return the exit status."""
+    raise_file_limit()  # the processes that are started here inherit the limit
+    state = _state(options)
     for name in (SCHEDULER, WORKERS):
         if daemon.process(state, name) is not None:
             raise TesseraeError(
                 f"the {name} of {state}: already running. See `tesserae cluster status`; stop with"
                 " `tesserae cluster down`."
             )
-    folder = certificates.named(args.certs)
-    if not args.insecure and not (folder / certificates.AUTHORITY).exists():
-        certificates.write(folder, certificates.make(hosts=[args.host, args.dashboard_host]))
+    folder = certificates.named(options.certs)
+    if not options.insecure and not (folder / certificates.AUTHORITY).exists():
+        certificates.write(folder, certificates.make(hosts=[options.host, options.dashboard_host]))
         print(f"created certificates: {folder}")
-    wish = _scheduler_wish(args)
-    commands.scheduler(wish)  # invalid options fail here, and not in a daemon's log
-    _check_free(wish)
-    workers = _worker_wish(args, wish.address)
+    config = _scheduler_config(options)
+    commands.scheduler(config)  # invalid options fail here, and not in a daemon's log
+    _check_free(config)
+    workers = _worker_config(options, config.address)
     commands.workers(workers)
-    trust = ["--insecure"] if args.insecure else ["--certs", str(wish.certificates)]
+    trust = ["--insecure"] if options.insecure else ["--certs", str(config.certificates)]
     _start(
         state,
         SCHEDULER,
-        *("--host", wish.host, "--port", str(wish.port), *trust),
-        *("--dashboard-host", wish.dashboard_host, "--dashboard-port", str(wish.dashboard_port)),
+        *("--host", config.host, "--port", str(config.port), *trust),
+        *("--dashboard-host", config.dashboard_host),
+        *("--dashboard-port", str(config.dashboard_port)),
     )
     _start(
         state,
         WORKERS,
-        wish.address,
+        config.address,
         *("--workers", str(workers.workers), "--threads", str(workers.threads), *trust),
         *("--gpus", ",".join(workers.gpus) or "none"),
         *(("--scratch", str(workers.scratch.absolute())) if workers.scratch else ()),
         *(("--lifetime", workers.lifetime) if workers.lifetime else ()),
     )
-    _print_scheduler(wish)
+    _print_scheduler(config)
     try:
-        _address_file(state).write_text(wish.address)
-        with connect(wish.address, _folder(args), seconds=60) as client:
+        _address_file(state).write_text(config.address)
+        with connect(config.address, _folder(options), seconds=60) as client:
             wait_for(client, workers=workers.workers + len(workers.gpus), seconds=120)
-            _check_dashboard(client, wish)
+            _check_dashboard(client, config)
     except BaseException as e:
         for name in (WORKERS, SCHEDULER):
             daemon.stop(state, name)
@@ -243,17 +282,17 @@ def _up(args: argparse.Namespace) -> int:
     summary = f"{counted(workers.workers, 'worker')} of {counted(workers.threads, 'thread')}"
     summary += f" and {bytes_text(workers.memory_limit)}"
     print(f"up: {summary}{f', {len(workers.gpus)} with a GPU' if workers.gpus else ''}")
-    named = f" CERTS={wish.certificates}" if args.certs and wish.certificates else ""
-    print(f"  run on it: make prepare ... CLUSTER={wish.address}{named}")
+    named = f" CERTS={config.certificates}" if options.certs and config.certificates else ""
+    print(f"  run on it: make prepare ... CLUSTER={config.address}{named}")
     return 0
 
 
-def _check_dashboard(client: Client, wish: SchedulerConfig) -> None:
+def _check_dashboard(client: Client, config: SchedulerConfig) -> None:
     # If the port is in use, Dask silently picks another; the printed URL would lead elsewhere.
-    if client.scheduler_info()["services"].get("dashboard") != wish.dashboard_port:
+    if client.scheduler_info()["services"].get("dashboard") != config.dashboard_port:
         raise ClusterError(
-            f"port {wish.dashboard_port} was taken before the dashboard could use it. Try again, or"
-            " pass another --dashboard-port."
+            f"port {config.dashboard_port} was taken before the dashboard could use it. Try again,"
+            " or pass another --dashboard-port."
         )
 
 
@@ -263,21 +302,23 @@ def _start(state: Path, name: str, *flags: str) -> None:
     daemon.start(state, name, [sys.executable, "-m", "workflows", "cluster", subcommand, *flags])
 
 
-def _down(args: argparse.Namespace) -> int:
-    state = _state(args)
+def down(options: DownOptions) -> int:
+    """Stop what `up` started, and return the exit status."""
+    state = _state(options)
     stopped = [name for name in (WORKERS, SCHEDULER) if daemon.stop(state, name)]
     print(f"stopped {' and '.join(stopped)}" if stopped else f"nothing of {state} is running")
     return 0
 
 
-def _status(args: argparse.Namespace) -> int:
-    state = _state(args)
+def status(options: StatusOptions) -> int:
+    """Print the processes, the workers and the open ports; return 1 if nothing runs, else 0."""
+    state = _state(options)
     running = [(n, daemon.process(state, n)) for n in (SCHEDULER, WORKERS)]
     for name, process in running:
         if process is not None:
             print(f"{name}: process {process.pid}, {daemon.log(state, name)}")
     where = _address_file(state)
-    address = args.address
+    address = options.address
     if address is None and where.exists() and running[0][1] is not None:
         address = where.read_text().strip()
     if address is None:
@@ -285,14 +326,14 @@ def _status(args: argparse.Namespace) -> int:
         advice = restart if running[1][1] is not None else "start it"
         print(f"no scheduler of {state} is running: {advice} with `tesserae cluster up`.")
         return 1
-    with connect(address, _folder(args), seconds=10, say=_print_line) as client:
+    with connect(address, _folder(options), seconds=10, say=_print_line) as client:
         _print_workers(client, address)
         open_ports = ports.listening(client)
     for port in open_ports:
         reach = "reachable from other machines" if port.open else "this machine only"
         print(f"  {port.host} {port.address}:{port.port}  {port.why}; {reach}")
     for port in (port for port in open_ports if port.why.startswith(ports.DASHBOARD)):
-        say_dashboard(port.address, port.port, tls=port.open, machine=port.host)
+        _print_dashboard(port.address, port.port, tls=port.open, machine=port.host)
     return 0
 
 
@@ -314,28 +355,19 @@ def _address_file(state: Path) -> Path:
     return state / "address"
 
 
-def _wait(args: argparse.Namespace) -> int:
-    with connect(args.address, _folder(args), seconds=args.seconds, say=_print_line) as client:
-        wait_for(client, workers=args.workers, gpus=args.gpus, seconds=args.seconds)
+def wait(options: WaitOptions) -> int:
+    """Wait until the workers and the GPUs have connected, and return the exit status."""
+    with connect(
+        options.address, _folder(options), seconds=options.timeout, say=_print_line
+    ) as client:
+        wait_for(client, workers=options.workers, gpus=options.gpus, seconds=options.timeout)
     return 0
 
 
-def _units(args: argparse.Namespace) -> int:
-    for path in systemd.write(
-        Path(args.folder), args.address, args.user, Path(args.certs).absolute()
-    ):
+def units(options: UnitsOptions) -> int:
+    """Write systemd units, and return the exit status."""
+    certs = options.certs.absolute()
+    for path in systemd.write(options.folder, options.address, options.user, certs):
         print(path)
     print("  next: systemctl daemon-reload, then systemctl enable --now the unit of each machine")
     return 0
-
-
-_SUBCOMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "up": _up,
-    "status": _status,
-    "down": _down,
-    "certs": _certs,
-    "scheduler": _scheduler,
-    "worker": _worker,
-    "wait": _wait,
-    "units": _units,
-}

@@ -10,15 +10,11 @@ The cluster is started, or connected to, when it is first needed.
 
 from __future__ import annotations
 
-import argparse
-import getpass
-import socket
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from distributed import Client
@@ -26,20 +22,21 @@ from distributed import Client
 from cluster import certificates
 from cluster.broadcast import NoAnswer, broadcast
 from cluster.connect import check_address, connect, wait_for
-from cluster.cores import cores
 from cluster.errors import ClusterError
+from cluster.limits import cores
 from cluster.local import Local
 from cluster.processes import commands, supervisor
-from cluster.ranks.world import workers_for_ranks
+from cluster.ranks.slots import workers_for_ranks
 from cluster.slurm import allocation
-from cluster.slurm.cluster import SlurmJobs, read_profile
+from cluster.slurm.cluster import SlurmJobs
+from cluster.slurm.profile import read_profile
 from cluster.ssh import Ssh, read_hosts
 from cluster.versions import compare
 from pipeline import code_digest
 from pipeline.errors import StoreError, TesseraeError
-from pipeline.ingest.preflight import join
-from pipeline.ingest.shard import Work
+from pipeline.ingest.worker import Work, join
 from pipeline.memory import limit_bytes
+from workflows.options.cluster import ClusterOptions
 from workflows.terminal.signals import held_back
 
 PRELOAD = ("pipeline.ingest.shard",)
@@ -62,18 +59,18 @@ REMOTE_PREFIXES = ("ssh:", "slurm:")
 """The prefixes of `--cluster` that start workers on other machines while a command runs."""
 
 
-def of(args: argparse.Namespace) -> Cluster:
-    """Return the cluster that the flags of a command describe, without starting it."""
+def of(options: ClusterOptions) -> Cluster:
+    """Return the cluster that the options of a command describe, without starting it."""
     return Cluster(
-        workers=cores() if args.workers is None else args.workers,
-        threads=args.threads,
-        dashboard=args.dashboard,
-        where=args.cluster,
-        certs=args.certs,
+        workers=cores() if options.workers is None else options.workers,
+        threads=options.threads,
+        dashboard=options.dashboard,
+        where=options.cluster,
+        certs=options.certs,
     )
 
 
-def work_for_first(args: argparse.Namespace) -> bool:
+def work_for_first(options: ClusterOptions) -> bool:
     """Run workers until the command has ended, if this process is not the first of a Slurm step.
 
     srun starts the same command on every node; only the first process runs it.
@@ -81,25 +78,25 @@ def work_for_first(args: argparse.Namespace) -> bool:
     Returns:
         True if this process ran workers, and has nothing else to do.
     """
-    if not args.cluster.startswith("slurm:"):
+    if not options.cluster.startswith("slurm:"):
         return False
-    profile = read_profile(Path(args.cluster.removeprefix("slurm:")))
+    profile = read_profile(Path(options.cluster.removeprefix("slurm:")))
     if profile.way != "allocation" or allocation.step_rank() == 0:
         return False
     address, folder, ended = allocation.wait_for_scheduler(profile)
-    workers = cores() if args.workers is None else args.workers
+    workers = cores() if options.workers is None else options.workers
     gpus = commands.gpus()
-    wish = commands.WorkerConfig(
+    config = commands.WorkerConfig(
         address=address,
         workers=workers,
-        threads=args.threads,
+        threads=options.threads,
         memory_limit=limit_bytes() // (workers + len(gpus)),
         gpus=gpus,
         scratch=None if profile.scratch is None else Path(profile.scratch),
         certificates=folder,
         preload=PRELOAD,
     )
-    supervisor.keep(commands.workers(wish), say=_notice, done=ended)
+    supervisor.keep(commands.workers(config), say=_notice, done=ended)
     return True
 
 
@@ -299,14 +296,9 @@ class Cluster:
     def __enter__(self) -> Cluster:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         with held_back():
-            self._stack.__exit__(kind, error, trace)
+            self._stack.__exit__(*error)
 
 
 def check_where(where: str) -> None:
@@ -337,24 +329,3 @@ def _page_of(link: str) -> str:
 
 def _notice(line: str) -> None:
     print(f"notice: {line}", flush=True)
-
-
-def say_dashboard(host: str, port: int, *, tls: bool, machine: str | None = None) -> None:
-    """Print the URL of a dashboard, and how to reach it from another machine.
-
-    Args:
-        host: The address that the dashboard listens on.
-        port: The TCP port of the dashboard.
-        tls: True if it requires HTTPS and a token.
-        machine: The host name of its machine; None is this machine.
-    """
-    machine = machine or socket.gethostname()
-    if tls:
-        hostname = machine if host in ("0.0.0.0", "::") else host
-        hostname = f"[{hostname}]" if ":" in hostname else hostname
-        print(f"dashboard: https://{hostname}:{port}/tesserae?token=... (from the file `token`)")
-        return
-    print(f"dashboard: http://127.0.0.1:{port}/tesserae")
-    print(
-        f"  from another machine: ssh -N -L {port}:127.0.0.1:{port} {getpass.getuser()}@{machine}"
-    )

@@ -7,7 +7,6 @@ address, connections require TLS, and the dashboard requires HTTPS and a token.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import shutil
 import socket
@@ -25,7 +24,7 @@ from distributed.utils import get_ip, get_ipv6
 from cluster import certificates
 from cluster.connect import check_address
 from cluster.dashboard.auth import TOKEN_FILE
-from cluster.defaults import DASHBOARD_PORT, LOOPBACK, SCHEDULER_PORT
+from cluster.defaults import DASHBOARD_PORT, LOOPBACK, SCHEDULER_PORT, is_loopback
 from cluster.errors import CertificateError, ClusterError
 from cluster.processes.serve import PRELOAD
 from cluster.processes.supervisor import Program
@@ -81,50 +80,52 @@ class WorkerConfig:
     """The names of modules that the fork server imports for all workers of the machine."""
 
 
-def scheduler(wish: SchedulerConfig) -> Program:
+def scheduler(config: SchedulerConfig) -> Program:
     """Return the program of a scheduler.
 
     Raises:
         CertificateError: The scheduler or its dashboard would be accessible without authentication.
         ValueError: A port or the address of the dashboard is invalid.
     """
-    for name, port in (("--port", wish.port), ("--dashboard-port", wish.dashboard_port)):
+    for name, port in (("--port", config.port), ("--dashboard-port", config.dashboard_port)):
         if not 1 <= port <= 65_535:
             raise ValueError(f"{name} is {port}: expected 1 to 65535.")
-    if wish.port == wish.dashboard_port:
-        raise ValueError(f"--port and --dashboard-port are both {wish.port}: expected two.")
-    if ":" in wish.dashboard_host:
+    if config.port == config.dashboard_port:
+        raise ValueError(f"--port and --dashboard-port are both {config.port}: expected two.")
+    if ":" in config.dashboard_host:
         raise ValueError("--dashboard-host: Dask serves it on IPv4 alone.")
-    _check_open(wish.host, "a scheduler", wish.certificates, insecure=wish.insecure)
+    _check_open(config.host, "a scheduler", config.certificates, insecure=config.insecure)
     environment: dict[str, str] = {}
-    preload = list(wish.preload)
-    if not is_loopback(wish.dashboard_host):
-        if wish.certificates is None:
+    preload = list(config.preload)
+    if not is_loopback(config.dashboard_host):
+        if config.certificates is None:
             raise CertificateError(
-                f"a dashboard on {wish.dashboard_host} shows code, logs and paths to whoever asks."
-                " Make certificates with `tesserae cluster certs`, or leave it on 127.0.0.1 and"
-                " reach it through ssh."
+                f"a dashboard on {config.dashboard_host} shows code, logs and paths to whoever"
+                " asks. Make certificates with `tesserae cluster certs`, or leave it on 127.0.0.1"
+                " and reach it through ssh."
             )
-        certificates.check_token(wish.certificates)
+        certificates.check_token(config.certificates)
         # Loaded first: pages that are loaded before it would be open if it failed.
         preload.insert(0, "cluster.dashboard.auth")
-        environment[TOKEN_FILE] = str(wish.certificates / certificates.TOKEN)
+        environment[TOKEN_FILE] = str(config.certificates / certificates.TOKEN)
         tls_prefix = "DASK_DISTRIBUTED__SCHEDULER__DASHBOARD__TLS__"
-        environment[tls_prefix + "CERT"] = str(wish.certificates / "scheduler.pem")
-        environment[tls_prefix + "KEY"] = str(wish.certificates / "scheduler.key")
+        environment[tls_prefix + "CERT"] = str(config.certificates / "scheduler.pem")
+        environment[tls_prefix + "KEY"] = str(config.certificates / "scheduler.key")
     arguments = [
         *_serve_command("scheduler"),
-        *("--host", _bracketed(wish.host)),
-        *("--port", str(wish.port)),
-        *("--protocol", _protocol(wish.certificates)),
-        *("--dashboard-address", f"{_bracketed(wish.dashboard_host)}:{wish.dashboard_port}"),
-        *_tls_arguments(wish.certificates, "scheduler"),
+        *("--host", _bracketed(config.host)),
+        *("--port", str(config.port)),
+        *("--protocol", _protocol(config.certificates)),
+        *("--dashboard-address", f"{_bracketed(config.dashboard_host)}:{config.dashboard_port}"),
+        *_tls_arguments(config.certificates, "scheduler"),
         *(argument for module in preload for argument in ("--preload", module)),
     ]
-    return Program("scheduler", arguments, environment | _encryption_environment(wish.certificates))
+    return Program(
+        "scheduler", arguments, environment | _encryption_environment(config.certificates)
+    )
 
 
-def workers(wish: WorkerConfig) -> list[Program]:
+def workers(config: WorkerConfig) -> list[Program]:
     """Return the programs of the workers of this machine: one for the CPU, and one for each GPU.
 
     A worker with a GPU has one thread and the resource `GPU: 1`. Tasks without a resource, such as
@@ -134,40 +135,40 @@ def workers(wish: WorkerConfig) -> list[Program]:
         CertificateError: A certificate is missing, or the workers would accept any client.
         ClusterError: The workers could not start, so that a supervisor would restart them forever.
     """
-    check_address(wish.address)
-    url = urlsplit(wish.address)
-    if url.scheme == "tls" and wish.certificates is None:
+    check_address(config.address)
+    url = urlsplit(config.address)
+    if url.scheme == "tls" and config.certificates is None:
         raise CertificateError(
-            f"{wish.address} asks for a certificate. Copy ca.pem, worker.pem and worker.key from"
+            f"{config.address} asks for a certificate. Copy ca.pem, worker.pem and worker.key from"
             " the machine that made them, and name their folder with --certs."
         )
-    if url.scheme == "tcp" and wish.certificates is not None:
+    if url.scheme == "tcp" and config.certificates is not None:
         raise CertificateError(
-            f"{wish.address} is not encrypted, and certificates were named: expected tls://."
+            f"{config.address} is not encrypted, and certificates were named: expected tls://."
         )
-    if wish.host is not None:
-        _check_open(wish.host, "a worker", wish.certificates, insecure=wish.insecure)
-    _check_worker_options(wish, str(url.hostname))
-    host = wish.host or _local_address(str(url.hostname), url.port)
-    _check_open(host, "a worker", wish.certificates, insecure=wish.insecure)
+    if config.host is not None:
+        _check_open(config.host, "a worker", config.certificates, insecure=config.insecure)
+    _check_worker_options(config, str(url.hostname))
+    host = config.host or _local_address(str(url.hostname), url.port)
+    _check_open(host, "a worker", config.certificates, insecure=config.insecure)
     arguments = [
         *_serve_command("worker"),
-        wish.address,
+        config.address,
         *("--host", _bracketed(host)),
-        *("--memory-limit", str(wish.memory_limit)),
+        *("--memory-limit", str(config.memory_limit)),
         # The default would be 0.0.0.0. Metrics can be read on the machine itself.
         *("--dashboard-address", f"{LOOPBACK}:0", "--no-dashboard"),
         *("--death-timeout", DEATH_TIMEOUT),
-        *_tls_arguments(wish.certificates, "worker"),
-        *(("--local-directory", str(wish.scratch)) if wish.scratch else ()),
-        *(("--lifetime", wish.lifetime) if wish.lifetime else ()),
+        *_tls_arguments(config.certificates, "worker"),
+        *(("--local-directory", str(config.scratch)) if config.scratch else ()),
+        *(("--lifetime", config.lifetime) if config.lifetime else ()),
     ]
-    environment = {PRELOAD: " ".join(wish.preload)} | _encryption_environment(wish.certificates)
+    environment = {PRELOAD: " ".join(config.preload)} | _encryption_environment(config.certificates)
     programs = []
-    if wish.workers:
-        size_arguments = ["--nworkers", str(wish.workers), "--nthreads", str(wish.threads)]
+    if config.workers:
+        size_arguments = ["--nworkers", str(config.workers), "--nthreads", str(config.threads)]
         programs.append(Program("workers", [*arguments, *size_arguments], environment))
-    for gpu in wish.gpus:
+    for gpu in config.gpus:
         size_arguments = ["--nworkers", "1", "--nthreads", "1", "--resources", "GPU=1"]
         gpu_environment = environment | {"CUDA_VISIBLE_DEVICES": gpu}
         programs.append(
@@ -230,19 +231,19 @@ def _check_open(host: str, role: str, folder: Path | None, *, insecure: bool) ->
         )
 
 
-def _check_worker_options(wish: WorkerConfig, scheduler: str) -> None:
+def _check_worker_options(config: WorkerConfig, scheduler: str) -> None:
     """Check for errors that every restart of the workers would meet again."""
     try:
         socket.getaddrinfo(scheduler, None)
     except socket.gaierror as e:
         if e.errno == socket.EAI_NONAME:  # other errors are temporary, as while a machine boots
             raise ClusterError(f"no machine is known as {scheduler!r} here.") from None
-    if wish.host is not None:
-        _check_bindable(wish.host)
-    if wish.lifetime is not None:
-        _check_lifetime(wish.lifetime)
-    if wish.scratch is not None:
-        _check_scratch(wish.scratch)
+    if config.host is not None:
+        _check_bindable(config.host)
+    if config.lifetime is not None:
+        _check_lifetime(config.lifetime)
+    if config.scratch is not None:
+        _check_scratch(config.scratch)
 
 
 def _check_bindable(host: str) -> None:
@@ -296,16 +297,6 @@ def check_free(host: str, port: int) -> None:
                 f"nothing can listen on {host}:{port} ({e.strerror}). Name another with --host and"
                 " --port, or --dashboard-host and --dashboard-port."
             ) from None
-
-
-def is_loopback(host: str) -> bool:
-    """Return True if *host* is an address that only this machine can reach."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _bracketed(host: str) -> str:

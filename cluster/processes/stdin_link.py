@@ -38,8 +38,8 @@ class WorkerLink:
             stderr=self._output,
             start_new_session=True,  # Ctrl-C must reach the command only
         )
-        names = (certificates.AUTHORITY, "worker.pem", "worker.key")
-        self._write(json.dumps({name: files[name].decode() for name in names}) + "\n")
+        texts = {name: data.decode() for name, data in certificates.for_workers(files).items()}
+        self._write(json.dumps(texts) + "\n")
 
     def beat(self) -> None:
         """Send a heartbeat."""

@@ -8,10 +8,10 @@ guard process kills the processes that it started.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import pickle
+import pkgutil
 import signal
 import struct
 import sys
@@ -93,8 +93,7 @@ def main() -> int:
     listener_args = (stdin, rank.stopping, order.save_seconds)
     threading.Thread(target=_listen_for_stop, args=listener_args, daemon=True).start()
     try:
-        module, _, name = order.entry.partition(":")
-        function = getattr(importlib.import_module(module), name)
+        function = pkgutil.resolve_name(order.entry)
         result = function(rank, *pickle.loads(order.arguments))
     except FinalError as e:
         rank.emit(what="failed", error=str(e), final=True)

@@ -30,6 +30,8 @@ POLL_SECONDS = 0.1
 DRAIN_SECONDS = 2.0
 """The timeout for reading the remaining output of a rank that has ended."""
 MAX_TAIL_LINES = 40
+MAX_ABANDONED = 100
+"""The number of abandoned topics that a worker remembers, for tasks that begin late."""
 ENDING_STATES = (Status.closing, Status.closing_gracefully, Status.closed)
 """The states of a worker that is about to end. A worker that is paused for lack of memory
 continues its tasks."""
@@ -69,6 +71,8 @@ def supervise(order: Order, topic: str) -> dict[str, Any]:
             rank_process.close()
     finally:
         _rank_counts[topic] -= 1
+        if not _rank_counts[topic]:
+            del _rank_counts[topic]  # a worker lives longer than any generation
     if rank_process.error is not None:
         raise rank_process.error
     return {"result": rank_process.result}
@@ -81,12 +85,14 @@ def supervised(topic: str) -> bool:
 
 def abandon(topic: str) -> None:
     """Kill the ranks of *topic* on this worker without saving, since another rank is lost."""
-    _abandoned_topics.add(topic)
+    global _abandoned_topics
+    # Replaced as a whole, because tasks read it meanwhile.
+    _abandoned_topics = (*_abandoned_topics, topic)[-MAX_ABANDONED:]
 
 
 # Module state of the worker's process: tasks run in its threads, broadcast calls in its event loop.
 _rank_counts: Counter[str] = Counter()
-_abandoned_topics: set[str] = set()
+_abandoned_topics: tuple[str, ...] = ()
 
 
 def _is_cancelled(worker: Worker, key: object) -> bool:

@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import cloudpickle
 from distributed import Client, Future, Scheduler
-from distributed.core import Status
 
 from cluster.broadcast import broadcast
 from cluster.errors import ClusterError, TrainingRankError
 from cluster.ranks.process import SAVE_SECONDS, Order
+from cluster.ranks.slots import WorkerSlot, worker_slots
 from cluster.ranks.supervisor import abandon, supervise, supervised
 
 END_SECONDS = 90.0
@@ -41,18 +39,6 @@ REPORT_SECONDS = 5.0
 """The interval between two reports of missing workers, and the first delay of a new generation."""
 MAX_CONSECUTIVE_FAILURES = 3
 """The number of generations that may fail in sequence without progress."""
-
-
-@dataclass(frozen=True)
-class WorkerSlot:
-    """A worker on which one rank can run."""
-
-    worker: str
-    """The address of the worker."""
-    host: str
-    """The address of its machine."""
-    gpu: bool
-    """True if the rank uses the worker's GPU."""
 
 
 @dataclass(frozen=True)
@@ -133,16 +119,6 @@ def run_world(
             return results
 
 
-def count_gpu_workers(client: Client) -> int:
-    """Return the number of running workers that have a GPU."""
-    return len(_worker_slots(client, gpu=True))
-
-
-def workers_for_ranks(client: Client, *, gpu: bool) -> list[str]:
-    """Return the addresses of the workers on which ranks can run now."""
-    return [slot.worker for slot in _worker_slots(client, gpu=gpu)]
-
-
 class _World:
     def __init__(
         self,
@@ -199,7 +175,7 @@ class _World:
         next_report = time.monotonic() + (FIRST_REPORT_SECONDS if self._first else REPORT_SECONDS)
         reported_count = -1
         while True:
-            slots = _worker_slots(self._client, gpu=config.gpu)
+            slots = worker_slots(self._client, gpu=config.gpu)
             enough = len(slots) >= config.ranks
             if enough or (slots and time.monotonic() > deadline):
                 notice = config.left_out(len(slots))
@@ -324,29 +300,3 @@ def _is_final(error: ClusterError) -> bool:
 
 def _missing_workers(workers: Sequence[str], dask_scheduler: Scheduler) -> list[str]:
     return [worker for worker in workers if worker not in dask_scheduler.workers]
-
-
-def _worker_slots(client: Client, *, gpu: bool) -> list[WorkerSlot]:
-    """Return a slot on each running worker, in the order of preference."""
-    workers: list[tuple[str, str, float]] = client.run_on_scheduler(_workers)
-    slots = [
-        WorkerSlot(address, host, gpu) for host, address, gpus in sorted(workers) if gpus or not gpu
-    ]
-    if gpu:
-        return slots  # by machine: ranks on one machine communicate faster
-    slots_per_host: Counter[str] = Counter()
-    ranked = []
-    for slot in slots:
-        ranked.append((slots_per_host[slot.host], slot))
-        slots_per_host[slot.host] += 1
-    return [
-        slot for _, slot in sorted(ranked, key=lambda turn: turn[0])
-    ]  # round robin over machines
-
-
-def _workers(dask_scheduler: Scheduler) -> list[tuple[str, str, float]]:
-    return [
-        (str(urlsplit(worker.address).hostname), worker.address, worker.resources.get("GPU", 0))
-        for worker in dask_scheduler.workers.values()
-        if worker.status == Status.running
-    ]

@@ -19,14 +19,10 @@ from pathlib import Path
 from cluster import certificates
 from cluster.embedded import EmbeddedScheduler
 from cluster.errors import ClusterError
-from cluster.processes.heartbeat import Heartbeat
+from cluster.processes.heartbeat import SILENCE_SECONDS, Heartbeat
 from cluster.processes.stdin_link import ERROR_PREFIX, WorkerLink, worker_command
-from cluster.slurm.cluster import Profile, reachable_host, worker_files
+from cluster.slurm.profile import Profile, reachable_host
 
-BEAT_SECONDS = 15.0
-"""The interval between two heartbeats of the first process."""
-SILENCE_SECONDS = 120.0
-"""How long the other processes wait for a heartbeat of the first before they end."""
 WAIT_SECONDS = 120.0
 """The timeout of the other processes for the first to start."""
 LEAVE_SECONDS = 5.0
@@ -54,14 +50,14 @@ class Allocation(EmbeddedScheduler):
         _remove(self._folder)
         files = certificates.make()
         super().__init__(reachable_host(profile), files, dashboard=dashboard)
-        certificates.write(self._folder, worker_files(files))
+        certificates.write(self._folder, certificates.for_workers(files))
         _write_atomically(self._folder / ADDRESS_FILE, self.address)
         options = {"workers": str(workers), "threads": str(threads), "gpus": "all"}
         if profile.scratch is not None:
             options["scratch"] = profile.scratch
         self._files, self._options = files, options
         self._local_link = self._start_local_workers()
-        self._heartbeat = Heartbeat(self._beat, BEAT_SECONDS)
+        self._heartbeat = Heartbeat(self._beat)
 
     def check(self) -> None:
         """Check that the workers of this node have not failed to start; called while there is none.

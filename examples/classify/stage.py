@@ -27,7 +27,7 @@ class Classify:
         side, classes = options.image_size, len(data.classes)
         layers = nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3 * (side // 8) ** 2, classes)
         self.network = nn.Sequential(*layers).to(world.device)
-        self.optimiser = torch.optim.SGD(self.network.parameters(), options.rate)
+        self.optimiser = torch.optim.SGD(self.network.parameters(), options.learning_rate)
         augment = Augment(size=side, crop="random", mean=HALF, std=HALF, seed=options.seed)
         self.batches = Batches(data.train, augment, world, here=data.beside)
 

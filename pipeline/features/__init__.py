@@ -1,5 +1,6 @@
 """Features of a whole store, row for row: computed once by a network, shard by shard, and read.
 
+worker   the arguments of tasks, and the network that a worker opens and checks for them
 shard    one task: pixels -> network -> features -> a commit, last
 batches  the pixels of a shard, checked and batched
 extract  a run: the recipe, the tasks of a split, and the record that it is complete

@@ -13,17 +13,16 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
-import google_crc32c
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError
-from pipeline.store.checksum import is_framed
+from pipeline.store.checksum import CHECKSUM_BYTES, has_valid_checksum
 from pipeline.store.commit import Written
 from pipeline.store.objects import Objects
 from pipeline.store.recipe import Recipe
-from pipeline.store.shard import Decompress, decompressor
+from pipeline.store.shard import ABSENT, Decompress, decode_index, decompressor, index_bytes
 
 READ_ROWS = 64
 """The minimum number of rows that are read at once."""
@@ -72,8 +71,8 @@ def read_chunks(
 def _unpacked(
     chunk: NDArray[np.uint8], unpack: Decompress | None, written: Written, shape: tuple[int, ...]
 ) -> NDArray[np.uint8]:
-    body = chunk[:-4]
-    if not is_framed(chunk):  # it releases the interpreter's lock for other threads
+    body = chunk[:-CHECKSUM_BYTES]
+    if not has_valid_checksum(chunk):  # it releases the interpreter's lock for other threads
         raise _damaged(written)
     if unpack is not None:
         packed, body = body, np.empty(math.prod(shape), np.uint8)
@@ -85,14 +84,14 @@ def _unpacked(
 
 def _index(objects: Objects, written: Written, recipe: Recipe) -> tuple[bytes, list[int]]:
     """Return the object's index and the end offset of each chunk; chunks are contiguous."""
-    num_bytes = recipe.shard_rows // recipe.chunk_rows * 16 + 4
+    num_bytes = index_bytes(recipe.shard_rows, recipe.chunk_rows)
     if objects.size(written.name) != written.num_bytes:
         raise _damaged(written)
     tail = _read(objects, written, written.num_bytes - num_bytes, num_bytes)
-    if google_crc32c.value(tail[:-4]).to_bytes(4, "little") != tail[-4:]:
+    index = decode_index(tail)
+    if index is None:
         raise _damaged(written)
-    index = np.frombuffer(tail[:-4], "<u8").reshape(-1, 2)
-    lengths: list[int] = index[index[:, 0] != 2**64 - 1, 1].tolist()
+    lengths: list[int] = index[index[:, 0] != ABSENT, 1].tolist()
     if (
         sum(lengths) != written.num_bytes - num_bytes
     ):  # a damaged index could ask for any number of bytes

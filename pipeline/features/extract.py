@@ -9,28 +9,19 @@ import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pipeline.backbone.network import Backbone
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features.probes import KEY
-from pipeline.features.shard import FeatureWork, extract_shard, intact_arrays
+from pipeline.features.shard import extract_shard, intact_arrays
+from pipeline.features.worker import FeatureWork
 from pipeline.ingest.finish import parts_digest, put_changed, whole_commits
 from pipeline.jobs import Job
 from pipeline.store import arrays, features, layout, records
-from pipeline.store.features import KINDS, FeatureRecipe, FeaturesDone
+from pipeline.store.features import KINDS, FeatureChoices, FeatureRecipe, FeaturesDone
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureChoices:
-    """The options of features, beside the network."""
-
-    stored_size: int | None = None
-    """The size in pixels; None: the smallest that the network need not enlarge, or the largest."""
-    precision: str = "float32"
-    dtype: str = "float32"
 
 
 def settle(

@@ -16,12 +16,10 @@ from numpy.typing import NDArray
 
 from pipeline.augment import MIRROR, draws
 from pipeline.features.reader import Features, open_features
+from pipeline.loader.batch import Batch, BatchGenerator, make_batch
 from pipeline.loader.distributed import Placement
-from pipeline.loader.epochs import Batch, BatchGenerator, Epochs, whole_number
-from pipeline.order import EpochOrder, epoch_order
-from pipeline.store.split import Split, only_labels
-
-ORDERS = ("random", "sequential")
+from pipeline.loader.epochs import Epochs
+from pipeline.store.split import Split
 
 
 class FeatureLoader(Epochs):
@@ -29,6 +27,8 @@ class FeatureLoader(Epochs):
 
     The images of a batch are features, (n, d) float32, of the image or of its mirrored copy.
     """
+
+    orders = ("random", "sequential")
 
     def __init__(
         self,
@@ -64,15 +64,19 @@ class FeatureLoader(Epochs):
         Raises:
             ValueError: An argument is out of its range.
         """
-        self.store = os.fspath(store)
-        self.name = name
-        self.split = split
-        self.mirrored = bool(mirrored)
-        self.only = None if only is None else tuple(whole_number("only", n) for n in only)
-        self._set_placement(rank, world)
-        self._set_common(
-            batch_size=batch_size, order=order, seed=seed, drop_last=drop_last, orders=ORDERS
+        super().__init__(
+            store,
+            split,
+            batch_size=batch_size,
+            order=order,
+            seed=seed,
+            rank=rank,
+            world=world,
+            drop_last=drop_last,
+            only=only,
         )
+        self.name = name
+        self.mirrored = bool(mirrored)
         self._opened: tuple[Features, Split] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -95,8 +99,7 @@ class FeatureLoader(Epochs):
     @property
     def rows(self) -> NDArray[np.int64]:
         """(num_rows,) int64: the rows of an epoch, ascending."""
-        split = self._open()[1]
-        return np.setdiff1d(np.arange(split.plan.num_rows), split.absent)
+        return self._open()[1].readable_rows
 
     def _of_split(self) -> Split:
         return self._open()[1]
@@ -108,37 +111,21 @@ class FeatureLoader(Epochs):
         return f", features={self.name!r}, mirrored={self.mirrored}"
 
     def _hand_out(self, epoch: int, first: int, placement: Placement) -> BatchGenerator:
-        order = self._epoch_order(epoch)
+        order = self.epoch_order(epoch)
         for batch in range(first, len(self)):
             start = batch * self.batch_size
             rows = order.rows(start, min(start + self.batch_size, order.num_rows))
             yield self._of(placement.part(rows), epoch, placement.world / len(rows))
-
-    def _epoch_order(self, epoch: int) -> EpochOrder:
-        split = self._open()[1]
-        return epoch_order(
-            self.order,
-            num_rows=split.plan.num_rows,
-            absent=split.absent,
-            seed=self.seed,
-            epoch=epoch,
-        )
 
     def _of(self, rows: NDArray[np.int64], epoch: int, row_weight: float) -> Batch:
         values = self.features.rows(rows)
         if self.mirrored:
             is_mirrored = draws(self.seed, epoch, torch.from_numpy(rows), MIRROR).numpy() < 0.5
             values[is_mirrored] = self.features.rows(rows[is_mirrored], "mirrored")
-        labels = self.labels[rows].astype(np.int64)
-        batch = Batch(
-            torch.from_numpy(values), torch.from_numpy(labels), torch.from_numpy(rows.copy())
-        )
-        batch.row_weight = row_weight
-        return batch
+        return make_batch(torch.from_numpy(values), self._of_split(), rows, row_weight)
 
     def _open(self) -> tuple[Features, Split]:
         if self._opened is None:
             opened = open_features(self.store, self.name, self.split)
-            split = opened.split if self.only is None else only_labels(opened.split, self.only)
-            self._opened = opened, split
+            self._opened = opened, self._selected(opened.split)
         return self._opened

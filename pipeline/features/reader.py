@@ -8,19 +8,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.store import features, layout, records
-from pipeline.store.checksum import is_framed
+from pipeline.store.checksum import has_valid_checksum
 from pipeline.store.features import FeatureRecipe
-from pipeline.store.objects import LocalObjects, Objects, open_objects
-from pipeline.store.split import Geometry, Split, open_split
+from pipeline.store.geometry import Geometry
+from pipeline.store.local import LocalObjects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
+from pipeline.store.split import Split, open_split
 
 
 class Features:
@@ -47,10 +48,10 @@ class Features:
         """The number of features of an image, d."""
         return self.recipe.dim
 
-    @cached_property
+    @property
     def readable(self) -> NDArray[np.int64]:
         """(n,) int64: the rows that are not in quarantine, ascending."""
-        return np.setdiff1d(np.arange(len(self)), self.split.absent)
+        return self.split.readable_rows
 
     def rows(self, rows: NDArray[np.int64], kind: str = "plain") -> NDArray[np.float32]:
         """Return the features of some rows.
@@ -117,7 +118,7 @@ class _Shard:
     ) -> None:
         self.rows = _rows_of(data, geometry, shard, dtype, name)
         """(chunks, rows of a chunk, d) float32 or float16."""
-        framed = geometry.chunk_bytes + 4
+        framed = geometry.framed_bytes
         self._frames = data[: len(self.rows) * framed].reshape(-1, framed)
         self._checked = np.zeros(len(self.rows), bool)
         self._name = name
@@ -129,7 +130,7 @@ class _Shard:
             StoreDamagedError: A chunk does not match its checksum.
         """
         for chunk in np.unique(chunks[~self._checked[chunks]]).tolist():
-            if not is_framed(self._frames[chunk]):
+            if not has_valid_checksum(self._frames[chunk]):
                 raise StoreDamagedError(
                     f"{self._name} is damaged (chunk {chunk}). `tesserae verify` lists all"
                     " damage, and the cure."
@@ -140,13 +141,8 @@ class _Shard:
 def _rows_of(
     data: NDArray[np.uint8], geometry: Geometry, shard: int, dtype: str, name: str
 ) -> NDArray[np.floating]:
-    chunks, framed = geometry.num_chunks(shard), geometry.chunk_bytes + 4
-    index = data[chunks * framed :]
-    expected = np.full((geometry.shard_rows // geometry.chunk_rows, 2), 2**64 - 1, "<u8")
-    expected[:chunks, 0] = np.arange(chunks) * framed
-    expected[:chunks, 1] = framed
-    text = expected.tobytes()
-    if index.tobytes() != text + google_crc32c.value(text).to_bytes(4, "little"):
+    chunks, framed = geometry.num_chunks(shard), geometry.framed_bytes
+    if data[chunks * framed :].tobytes() != geometry.index(shard):
         raise StoreDamagedError(
             f"{name} is damaged. `tesserae verify` lists all damage, and the cure."
         )

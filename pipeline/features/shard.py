@@ -13,13 +13,11 @@ several batches.
 from __future__ import annotations
 
 import contextlib
-import functools
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -27,39 +25,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline import code_digest
-from pipeline.backbone.determinism import probe_pictures
-from pipeline.backbone.load import open_backbone
-from pipeline.backbone.network import Backbone
-from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
+from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.features.batches import Shared, batches, read_chunks
-from pipeline.features.probes import KEY, encode_probe, is_another
-from pipeline.ingest.shard import check_begun
+from pipeline.features.probes import KEY
+from pipeline.features.worker import (
+    FeatureWork,
+    FeatureWorkspace,
+    features_of,
+    reproducible_sums,
+    workspace,
+)
+from pipeline.ingest.worker import check_begun
 from pipeline.store import features, layout, records
 from pipeline.store.commit import Commit, Written
-from pipeline.store.features import FeatureCommit, FeatureRecipe
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.features import FeatureCommit
+from pipeline.store.objects import Objects
 from pipeline.store.shard import ShardComposer
-from pipeline.store.split import open_split
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureWork:
-    """The arguments that all tasks of a run share. It is small, since each task carries it."""
-
-    store: str
-    split: str
-    run: str
-    name: str
-    """The name of the features, whose recipe is in the store."""
-    trunk: str
-    """The folder or name of the network."""
-    kinds: tuple[str, ...]
-    gpu: bool = False
-    probe: str = ""
-    """The probe of the network on the machine that began the features; empty: no comparison."""
-    code: str = ""
-    """The `pipeline.code_digest.digest` of the client; workers must match it. Empty: no check."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,91 +86,6 @@ class _ProgressReporter:
             if now - self._last_message >= PROGRESS_SECONDS:
                 self._last_message = now
                 self._log_event(self._topic, {"shard": self._shard, "rows": self._rows})
-
-
-class FeatureWorkspace:
-    """The open store and network that a worker keeps between the tasks of a run."""
-
-    def __init__(self, work: FeatureWork) -> None:
-        """Open the store and the network.
-
-        Raises:
-            StoreMismatchError: They differ from those that the run was started with.
-        """
-        code_digest.check(work.code)
-        self.work = work
-        self.objects: Objects = open_objects(work.store, work.run)
-        self.recipe = features.load_recipe(self.objects, work.name)
-        self.split = open_split(self.objects, work.split, [self.recipe.stored_size])
-        self.backbone = open_recipe(self.recipe, work.trunk, _device(gpu=work.gpu))
-        self.probe = probe_of(self.backbone, self.recipe.precision)
-        if is_another(work.probe, self.probe, self.recipe.precision):
-            raise StoreMismatchError(_makes_others(self.recipe, self.backbone.device))
-        self.readable = np.ones(self.split.plan.num_rows, bool)
-        self.readable[self.split.absent] = False
-        """(num_rows,) bool: True for rows that are not in quarantine."""
-
-
-workspace = functools.lru_cache(maxsize=1)(FeatureWorkspace)
-
-
-def _device(*, gpu: bool) -> torch.device:
-    if gpu and not torch.cuda.is_available():
-        raise StoreError(
-            f"on {socket.gethostname()} a worker has a GPU that torch {torch.__version__} cannot"
-            " use: install a torch for it there, or pass --gpus 0."
-        )
-    return torch.device("cuda" if gpu else "cpu")
-
-
-def open_recipe(recipe: FeatureRecipe, trunk: str, device: torch.device) -> Backbone:
-    """Open the network that makes the features of *recipe*.
-
-    Raises:
-        StoreMismatchError: The network at *trunk* has other weights or another transform.
-        TesseraeError: There is no network at *trunk*.
-    """
-    backbone = open_backbone(trunk, device, cut=recipe.cut or None, pooling=recipe.pooling)
-    opened = (
-        backbone.digest,
-        backbone.size,
-        backbone.mean,
-        backbone.std,
-        backbone.transform.channels,
-    )
-    expected = (recipe.weights, recipe.input_size, recipe.mean, recipe.std, recipe.channels)
-    if opened != expected:
-        raise StoreMismatchError(
-            f"on {socket.gethostname()} {trunk} is another network than the one that the features"
-            f" {recipe.name} are of: it has other weights or another transform, or is read by"
-            f" another transformers than {version('transformers')}."
-        )
-    backbone.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return backbone
-
-
-def probe_of(backbone: Backbone, precision: str) -> str:
-    """Return the network's features of the probe images on this machine, as text."""
-    with _reproducible_sums(backbone.device):
-        return encode_probe(features_of(backbone, probe_pictures(backbone.size), precision))
-
-
-def _makes_others(recipe: FeatureRecipe, device: torch.device) -> str:
-    return (
-        f"on {socket.gethostname()} torch {torch.__version__} on {device.type} makes other features"
-        f" of the same images than those that {recipe.name} was started with. Install the same"
-        " torch there, or make all of them on machines of one kind."
-    )
-
-
-def check_probe(recipe: FeatureRecipe, recorded: str, measured: str) -> None:
-    """Refuse to continue features that another torch or device began with different results.
-
-    Raises:
-        StoreMismatchError: The probes differ by more than the tolerance.
-    """
-    if is_another(recorded, measured, recipe.precision):
-        raise StoreMismatchError(_makes_others(recipe, torch.device("cpu")))
 
 
 def extract_shard(work: FeatureWork, shard: int, threads: int = 1) -> FeatureReport:
@@ -260,7 +156,7 @@ def _images(space: FeatureWorkspace, shard: int) -> Commit:
         raise StoreError(
             f"shard {shard} of split {plan.split!r} is not committed. Run `tesserae verify`."
         )
-    readable = int(space.readable[rows.start : rows.stop].sum())
+    readable = int(space.split.readable[rows.start : rows.stop].sum())
     if readable != commit.counts.get("readable", 0):
         raise StoreError(
             f"shard {shard} of split {plan.split!r} was made again after the split was"
@@ -332,7 +228,7 @@ def _compute(
     recipe, rows = space.recipe, space.split.plan.rows(shard)
     dtype = np.dtype(recipe.dtype).newbyteorder("<")
     features_by_kind = {kind: np.zeros((len(rows), recipe.dim), dtype) for kind in kinds}
-    readable = space.readable[rows.start : rows.stop]
+    readable = space.split.readable[rows.start : rows.stop]
     chunks = read_chunks(space.objects, pixels, space.split.recipe, recipe.stored_size)
     shared = Shared(batches(chunks, readable, space.backbone.batch))
     progress = _ProgressReporter(space.work, shard)
@@ -359,7 +255,7 @@ def _compute(
 
 
 def _in_threads(compute: Callable[[], None], threads: int, device: torch.device) -> None:
-    with _reproducible_sums(device):
+    with reproducible_sums(device):
         if device.type == "cuda":
             threads = 2  # one reads and copies images while the other waits for the GPU
         if threads == 1:
@@ -372,28 +268,3 @@ def _in_threads(compute: Callable[[], None], threads: int, device: torch.device)
 
         with ThreadPoolExecutor(threads, "features") as pool:
             list(pool.map(compute_alone, range(threads)))
-
-
-@contextmanager
-def _reproducible_sums(device: torch.device) -> Iterator[None]:
-    """Make torch's sums reproducible inside the block: one thread, and full float32 on a GPU."""
-    before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        # cuDNN computes convolutions in TF32, and may choose another algorithm each time.
-        with torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        ):
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def features_of(backbone: Backbone, images: torch.Tensor, precision: str) -> NDArray[np.float32]:
-    """Return features of images, (n, 3, h, w) uint8 -> (n, d) float32, in *precision*."""
-    device = backbone.device
-    use_bfloat16 = precision == "bfloat16"
-    with torch.autocast(device.type, torch.bfloat16) if use_bfloat16 else contextlib.nullcontext():
-        computed: NDArray[np.float32] = backbone.features(images.to(device)).cpu().numpy()
-    return computed

@@ -6,11 +6,8 @@ recipe and metadata, commits have those of shard objects and of the pixels they 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.features.probes import KEY, is_another
@@ -191,17 +188,6 @@ def _metadata(
 
 def _unreadable(error: OSError) -> str:
     return f"cannot be read: {error.strerror or error}"
-
-
-def check_objects(
-    objects: Objects, feature_records: FeatureRecords, *, threads: int = 0
-) -> Iterator[tuple[Written, Problem | None]]:
-    """Read every object that a record vouches for, and yield it with what is wrong with it."""
-    workers = threads or min(records.READERS, os.cpu_count() or 1)
-    todo = iter(feature_records.objects)
-    with ThreadPoolExecutor(workers, "check") as pool:
-        while group := list(islice(todo, 8 * workers)):
-            yield from pool.map(lambda written: (written, check_object(objects, written)), group)
 
 
 def unknown_splits(store_splits: Sequence[str], splits: Sequence[str], name: str) -> list[Problem]:

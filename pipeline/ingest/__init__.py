@@ -2,8 +2,10 @@
 
 source_index   the sample of each row, in a file that every worker can read
 planning       recipe, plan, labels and metadata, before the first image is read
-preflight      checks that a worker sees the same files and makes the same pixels as the planner
+worker         the arguments of tasks, and what a worker opens and checks before its first one
 shard          one task: read, decode once, resize to every size, write, commit
+render         from the bytes of an image to its squares and its line of the table
+report         the counts, bytes and seconds of a task
 readahead      reads images while earlier ones are decoded
 watchdog       ends a worker whose decoder hangs
 tasks          the Dask tasks, one for each shard

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store import arrays, layout, records, table
 from pipeline.store.commit import Commit, Written
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from pipeline.store.records import Done

@@ -20,56 +20,16 @@ from pipeline.images import probe
 from pipeline.ingest.finish import put_changed, zarr_metadata
 from pipeline.ingest.source_index import Origin, Rows, known_origin, write_rows
 from pipeline.order import ROW_ORDER_VERSION, row_order
-from pipeline.sources import Source
 from pipeline.sources.classes.decision import UNLABELLED, Basis, Evidence
 from pipeline.sources.classes.order import Classes, SplitClasses, settle_classes
 from pipeline.sources.listing import listing_digest
+from pipeline.sources.source import Source
 from pipeline.store import arrays, layout, plan, recipe, records
+from pipeline.store.choices import DEFAULTS, Choices
+from pipeline.store.geometry import Geometry
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choices:
-    """The options of a store. None: as the store has it, or the default of a new one."""
-
-    sizes: tuple[int, ...] = (72, 224, 288)
-    fit: str | None = None
-    filter: str | None = None
-    serves: int | None = None
-    exif: bool | None = None
-    shard_rows: int | None = None
-    chunk_rows: int | None = None
-    codec: str | None = None
-    missing_end: str | None = None
-    max_image_bytes: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that no array can have."""
-        if not self.sizes or any(not 1 <= size <= 4096 for size in self.sizes):
-            raise ValueError(f"sizes are {list(self.sizes)}: expected numbers from 1 to 4096.")
-        if len(set(self.sizes)) != len(self.sizes):
-            raise ValueError(f"sizes are {list(self.sizes)}: one is named twice.")
-        if self.max_image_bytes is not None and self.max_image_bytes < 1:
-            raise ValueError(
-                f"max_image_bytes is {self.max_image_bytes}: expected at least 1 byte."
-            )
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed is {self.seed}: expected 0 to 2^64 - 1.")
-
-
-DEFAULTS = {
-    "fit": "crop",
-    "filter": "bicubic",
-    "exif": False,
-    "shard_rows": 1024,
-    "chunk_rows": 16,
-    "codec": "none",
-    "missing_end": "refuse",
-    "max_image_bytes": recipe.MAX_IMAGE_BYTES,
-}
 
 
 def new_run(split: str) -> str:
@@ -350,9 +310,7 @@ def check_seed(stored: Plan, seed: int) -> None:
 
 def shard_bytes(recipe: Recipe, size: int, num_rows: int) -> int:
     """Return the number of bytes of an uncompressed shard object with *num_rows* rows."""
-    chunks = -(-num_rows // recipe.chunk_rows)
-    index = recipe.shard_rows // recipe.chunk_rows * 16 + 4
-    return chunks * (recipe.chunk_rows * size * size * 3 + 4) + index
+    return Geometry(size * size * 3, recipe.shard_rows, recipe.chunk_rows, num_rows).num_bytes(0)
 
 
 def class_runs(keys: pa.ChunkedArray) -> list[tuple[str, int, int]]:

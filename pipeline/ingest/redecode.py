@@ -13,9 +13,9 @@ from pipeline.errors import DecodeError, ReadError, StoreError
 from pipeline.images.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, decode
 from pipeline.images.resize import resize
 from pipeline.ingest.readahead import Unread, read_sample
-from pipeline.ingest.shard import Work, Workspace
 from pipeline.ingest.source_index import Sample, known_origin
 from pipeline.ingest.verify import Problem
+from pipeline.ingest.worker import Work, Workspace
 from pipeline.order import row_order
 from pipeline.store import arrays, layout, records, table
 from pipeline.store.objects import Objects

@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import StoreDamagedError
 from pipeline.ingest import verify
-from pipeline.ingest.shard import Work, rebuild_shard
+from pipeline.ingest.shard import rebuild_shard
 from pipeline.ingest.verify import Problem, SplitRecords
+from pipeline.ingest.worker import Work
 from pipeline.jobs import Job
 from pipeline.store import layout, records, table
 from pipeline.store.arrow_files import open_parquet

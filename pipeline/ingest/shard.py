@@ -10,92 +10,25 @@ it writes, each object appears complete or not at all, and the commit vouches on
 from __future__ import annotations
 
 import functools
-import platform
 import socket
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 
-import google_crc32c
 import pyarrow as pa
 
-from pipeline import code_digest
-from pipeline.errors import (
-    DecodeError,
-    ReadError,
-    StoreDamagedError,
-    StoreError,
-    StoreMismatchError,
-)
-from pipeline.images import probe
-from pipeline.images.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, Decoded, decode
-from pipeline.images.resize import fit_box, resize
-from pipeline.images.sandbox import IsolatedDecoder, Resized
-from pipeline.ingest.readahead import Unread, read_ahead
-from pipeline.ingest.source_index import Rows, Sample
-from pipeline.ingest.watchdog import Watchdog
-from pipeline.sources.reader import SourceReader
-from pipeline.store import layout, recipe, records, table
+from pipeline.errors import StoreMismatchError
+from pipeline.images.decode import CRASHED, STATUS_WORDS, TIMEOUT
+from pipeline.ingest.readahead import read_ahead
+from pipeline.ingest.render import Render, open_renderer, render_row
+from pipeline.ingest.report import Report, Stopwatch, report_on, software
+from pipeline.ingest.worker import Work, Workspace, check_begun, workspace
+from pipeline.store import layout, records, table
 from pipeline.store.commit import Commit, Written
-from pipeline.store.objects import Objects, open_objects
 from pipeline.store.shard import ShardComposer
 from pipeline.store.table import Line
-from pipeline.urls import is_url
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """The arguments that all tasks of a run share. It is small, since each task carries it."""
-
-    store: str
-    split: str
-    run: str
-    sizes: tuple[int, ...]
-    image_seconds: float = 60.0
-    """The time limit in seconds for decoding one image."""
-    image_memory: int = 4 * 2**30
-    """The memory limit in bytes of the child that decodes image by image."""
-    watched: bool = True
-    """True if a nanny restarts workers, so that the watchdog may end a hung one."""
-    code: str = ""
-    """The `pipeline.code_digest.digest` of the client; workers must match it. Empty: no check."""
-    read_tries: int = 4
-    read_pause: float = 0.5
-    """The seconds before the second try to read an image."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """A summary of a task, of a few hundred bytes."""
-
-    shard: int
-    num_rows: int
-    counts: dict[str, int]
-    """The number of rows by status, in words."""
-    bytes_in: int = 0
-    bytes_out: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-    """The seconds spent in each stage: read, decode, resize, write, sync."""
-    host: str = ""
-    isolated: bool = False
-    made: tuple[str, ...] = ()
-    """The names of the objects that were written; empty if the shard was complete before."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """The properties of a decoded image."""
-
-    width: int
-    height: int
-    mode: str
-    format: str
-    remark: str
 
 
 @dataclass(frozen=True)
@@ -114,61 +47,6 @@ class ShardResult:
     def objects(self) -> list[Written]:
         """All objects, the shard objects first."""
         return [*self.arrays.values(), *([] if self.part is None else [self.part])]
-
-
-Render = Callable[[bytes], tuple[Facts, list[bytes]]]
-"""A function from an image's bytes to its squares of every size; it raises DecodeError."""
-
-
-class Workspace:
-    """The open files and readers that a worker keeps between the tasks of a run."""
-
-    def __init__(self, work: Work) -> None:
-        """Open the store and check that this machine makes the recipe's pixels.
-
-        Raises:
-            StoreMismatchError: This machine makes other pixels, or runs other code.
-        """
-        self.work = work
-        code_digest.check(work.code)
-        self.objects: Objects = open_objects(work.store, work.run)
-        self.recipe = records.load_recipe(self.objects)
-        self.plan = records.load_plan(self.objects, work.split)
-        self.rows = Rows(self.objects, self.plan)
-        self.reader = SourceReader(self.rows.origin.root)
-        self.remote = is_url(self.rows.origin.root)
-        self.watchdog = Watchdog(work.image_seconds if work.watched else 0.0)
-        _check_pixels(self.recipe)
-
-
-workspace = functools.lru_cache(maxsize=2)(Workspace)
-
-
-def check_begun(store: str, run: str) -> None:
-    """Check that *store* is the folder in which the run was started, and that the run goes on.
-
-    Raises:
-        StoreError: It is another folder of the same path, or the run has ended.
-    """
-    # Each run has a folder for its temporary files: another machine's local disk has none.
-    run_folder = Path(store) / layout.TEMPORARY / run
-    if not is_url(store) and not run_folder.is_dir():
-        raise StoreError(
-            f"on {socket.gethostname()} {store} is not the folder in which the run was begun,"
-            " or the run has ended. Every machine must have the same folder under the same path:"
-            " use a network file system, or an object store."
-        )
-
-
-def _check_pixels(stored: recipe.Recipe) -> None:
-    probed = probe.probe(stored.filter, rules=stored.decode_rules)
-    local = replace(
-        stored, decoder=probed.decoder, resizer=probed.resizer, software=probe.description()
-    )
-    try:
-        recipe.check_same(stored, local)
-    except StoreMismatchError as e:
-        raise StoreMismatchError(f"on {socket.gethostname()}: {e}") from None
 
 
 def prepare_shard(work: Work, shard: int, *, isolated: bool = False) -> Report:
@@ -192,12 +70,12 @@ def prepare_shard(work: Work, shard: int, *, isolated: bool = False) -> Report:
         before = None
     missing = [size for size in work.sizes if before is None or size not in before.sizes]
     if before is not None and not missing:
-        return _report(before, isolated=isolated)
+        return report_on(before, isolated=isolated)
     result, watch = _make(space, shard, missing, before, isolated=isolated)
     after = _commit(space, shard, before, result, watch)
     space.objects.put(layout.commit(work.split, shard), after.encode())
     watch.lap("sync")
-    return _report(
+    return report_on(
         after,
         isolated=isolated,
         written_names=tuple(
@@ -243,7 +121,7 @@ def rebuild_shard(work: Work, shard: int, *, sizes: tuple[int, ...], part: bool)
 
     before = None if part else commit
     result, watch = _make(space, shard, sizes, before, isolated=isolated, approve=approve)
-    return _report(
+    return report_on(
         commit, written_names=tuple(w.name for w in result.objects), seconds=watch.seconds
     )
 
@@ -263,7 +141,7 @@ def _make(
     committed_part = None if committed is None else _part(space, committed)
     with ExitStack() as stack:
         composers = [stack.enter_context(_composer(space, shard, size)) for size in sizes]
-        render = stack.enter_context(_renderer(space, sizes, watch, isolated=isolated))
+        render = stack.enter_context(open_renderer(space, sizes, watch, isolated=isolated))
         lines = _fill(space, shard, composers, render, committed_part, watch)
         finishing: list[Callable[[], None]] = [composer.finish for composer in composers]
         part = None
@@ -330,161 +208,12 @@ def _fill(
     with closing(images):
         for position, (sample, data) in enumerate(zip(samples, images, strict=True)):
             watch.lap("read")
-            line, squares = _render_row(space, sample, data, render, committed_part, position)
+            line, squares = render_row(space, sample, data, render, committed_part, position)
             lines.append(line)
             for composer, square in zip(composers, squares or zero_rows, strict=True):
                 composer.append(square)
             watch.lap("write")
     return lines
-
-
-def _render_row(
-    space: Workspace,
-    sample: Sample,
-    data: bytes | Unread,
-    render: Render,
-    committed_part: pa.Table | None,
-    position: int,
-) -> tuple[Line, list[bytes] | None]:
-    checksum = None if isinstance(data, Unread) else google_crc32c.value(data)
-    expected = _expected(sample, checksum, committed_part, position)
-    if expected in (CRASHED, TIMEOUT):  # it crashed or hung a decoder before
-        return _quarantined(
-            space, sample, checksum, expected, _reason(committed_part, position)
-        ), None
-    squares = None
-    try:
-        if isinstance(data, Unread):
-            raise DecodeError(data.status, data.reason)  # noqa: TRY301 - as the decoder would
-        facts, squares = render(data)
-    except DecodeError as e:
-        line = _quarantined(space, sample, checksum, e.status, e.reason)
-    else:
-        line = _readable(space, sample, checksum, facts)
-    if expected is not None and expected != line.status:
-        was = STATUS_WORDS.get(expected, "unknown")
-        raise StoreMismatchError(
-            f"row {sample.row} ({sample.key!r}) was {was} when it was committed and is"
-            f" {STATUS_WORDS[line.status]} now, from the same bytes."
-        )
-    return line, squares
-
-
-def _expected(
-    sample: Sample, checksum: int | None, committed_part: pa.Table | None, position: int
-) -> int | None:
-    if checksum is not None and sample.crc32c not in (None, checksum):
-        raise ReadError(
-            f"{sample.path} is damaged at byte {sample.offset}: {sample.key!r} has crc32c"
-            f" {_hex(checksum)}, {_hex(sample.crc32c)} was written. Delete it, and prepare again."
-        )
-    if committed_part is None:
-        return None
-    if committed_part["crc32c"][position].as_py() != checksum:
-        raise StoreMismatchError(
-            f"row {sample.row}: the bytes of {sample.key!r} are not those that were committed"
-            f" (crc32c {_hex(checksum)}, was"
-            f" {_hex(committed_part['crc32c'][position].as_py())}). Bring the original image back."
-        )
-    return int(committed_part["status"][position].as_py())
-
-
-def _hex(checksum: int | None) -> str:
-    return "of a file that is not read whole" if checksum is None else f"{checksum:08x}"
-
-
-def _reason(committed_part: pa.Table | None, position: int) -> str:
-    return "" if committed_part is None else str(committed_part["reason"][position].as_py())
-
-
-def _readable(space: Workspace, sample: Sample, checksum: int | None, facts: Facts) -> Line:
-    return Line(
-        sample.row,
-        sample.key,
-        _wnid(space, sample),
-        sample.label,
-        facts.width,
-        facts.height,
-        facts.mode,
-        facts.format,
-        sample.num_bytes,
-        checksum,
-        fit_box(facts.width, facts.height, space.recipe.fit),
-        READABLE,
-        facts.remark or None,
-    )
-
-
-def _quarantined(
-    space: Workspace, sample: Sample, checksum: int | None, status: int, reason: str
-) -> Line:
-    return Line(
-        sample.row,
-        sample.key,
-        _wnid(space, sample),
-        sample.label,
-        None,
-        None,
-        None,
-        None,
-        sample.num_bytes,
-        checksum,
-        None,
-        status,
-        reason,
-    )
-
-
-def _wnid(space: Workspace, sample: Sample) -> str:
-    if sample.label >= len(space.recipe.classes):
-        raise StoreDamagedError(
-            f"{layout.rows(space.work.split)} gives row {sample.row} the label {sample.label}:"
-            f" expected -1 to {len(space.recipe.classes) - 1}. Pass --data SOURCE to list it again."
-        )
-    return space.recipe.classes[sample.label][0] if sample.label >= 0 else ""
-
-
-@contextmanager
-def _renderer(
-    space: Workspace, sizes: Sequence[int], watch: Stopwatch, *, isolated: bool
-) -> Iterator[Render]:
-    if not isolated:
-        yield functools.partial(_render_in_process, space, tuple(sizes), watch)
-        return
-    work = space.work
-    with IsolatedDecoder(
-        timeout_seconds=work.image_seconds, memory_limit=work.image_memory
-    ) as child:
-        yield functools.partial(_render_in_child, child, space, tuple(sizes), watch)
-
-
-def _render_in_process(
-    space: Workspace, sizes: Sequence[int], watch: Stopwatch, data: bytes
-) -> tuple[Facts, list[bytes]]:
-    recipe = space.recipe
-    with space.watchdog:
-        decoded = decode(data, **recipe.decoding)
-        watch.lap("decode")
-        squares = [resize(decoded, size, fit=recipe.fit, filter=recipe.filter) for size in sizes]
-        watch.lap("resize")
-    return _facts(decoded), squares
-
-
-def _facts(image: Decoded | Resized) -> Facts:
-    return Facts(image.width, image.height, image.mode, image.format, image.remark)
-
-
-def _render_in_child(
-    child: IsolatedDecoder,
-    space: Workspace,
-    sizes: Sequence[int],
-    watch: Stopwatch,
-    data: bytes,
-) -> tuple[Facts, list[bytes]]:
-    recipe = space.recipe
-    resized = child.decode_resize(data, sizes=tuple(sizes), filter=recipe.filter, **recipe.decoding)
-    watch.lap("decode")
-    return _facts(resized), [resized.pixels[size] for size in sizes]
 
 
 def _commit(
@@ -512,53 +241,7 @@ def _commit(
             "host": socket.gethostname(),
             "image_seconds": space.work.image_seconds,
             "seconds": {stage: round(spent, 3) for stage, spent in watch.seconds.items()},
-            "software": _software(),
+            "software": software(),
         },
         format=space.plan.format,
     )
-
-
-@functools.cache
-def _software() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in ("dask", "numpy", "pyarrow", "simplejpeg", "tesserae"):
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return versions
-
-
-def _report(
-    commit: Commit,
-    *,
-    isolated: bool = False,
-    written_names: tuple[str, ...] = (),
-    seconds: dict[str, float] | None = None,
-    bytes_in: int = 0,
-) -> Report:
-    return Report(
-        shard=commit.shard,
-        num_rows=commit.stop - commit.start,
-        counts=commit.counts,
-        bytes_in=bytes_in,
-        bytes_out=sum(
-            written.num_bytes for written in commit.objects if written.name in written_names
-        ),
-        seconds=seconds or {},
-        host=socket.gethostname(),
-        isolated=isolated,
-        made=written_names,
-    )
-
-
-class Stopwatch:
-    """A stopwatch that adds up seconds by stage; each lap starts at the end of the previous one."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """Add the time since the last lap to *stage*."""
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self._last = now

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pipeline.ingest.shard import Work, prepare_shard
+from pipeline.ingest.shard import prepare_shard
+from pipeline.ingest.worker import Work
 from pipeline.jobs import Job
 
 

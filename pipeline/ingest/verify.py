@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -175,15 +175,21 @@ def _damage(error: StoreDamagedError) -> str:
 
 
 def check_objects(
-    objects: Objects, split_records: SplitRecords, *, threads: int = 0
+    objects: Objects, recorded: Iterable[Written], *, threads: int = 0
 ) -> Iterator[tuple[Written, Problem | None]]:
-    """Read every object that a record vouches for, and yield it with what is wrong with it."""
+    """Read objects completely, and yield each with what is wrong with it.
+
+    Args:
+        objects: The objects of the store.
+        recorded: The objects that the records of images or of features vouch for.
+        threads: Number of threads that read (default 0: one per core, at most 16).
+    """
 
     def check(written: Written) -> tuple[Written, Problem | None]:
         return written, check_object(objects, written)
 
-    workers = threads or min(16, os.cpu_count() or 1)
-    todo = iter(split_records.objects)
+    workers = threads or min(records.READERS, os.cpu_count() or 1)
+    todo = iter(recorded)
     with ThreadPoolExecutor(workers, "check") as pool:
         # A few at a time: `map` would submit the whole list, and results would pile up.
         while group := list(islice(todo, 8 * workers)):

@@ -1,7 +1,8 @@
 """Shuffled batches of a split for any number of ranks: `Loader`."""
 
+from pipeline.loader.batch import Batch
 from pipeline.loader.dataset import SplitDataset
-from pipeline.loader.epochs import Batch
 from pipeline.loader.loader import Loader
+from pipeline.loader.reading import Reading, Staging
 
-__all__ = ["Batch", "Loader", "SplitDataset"]
+__all__ = ["Batch", "Loader", "Reading", "SplitDataset", "Staging"]

@@ -12,23 +12,24 @@ are requested at once, on threads that may block.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Executor, Future
 from typing import Generic, TypeVar, overload
 
-import google_crc32c
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError
 from pipeline.loader.buffers import Buffers
 from pipeline.loader.row_reader import finish_all
 from pipeline.store import layout
-from pipeline.store.checksum import is_framed
-from pipeline.store.objects import ALIGNMENT, Objects
-from pipeline.store.shard import ABSENT, decompressor
-from pipeline.store.split import Split, geometry
+from pipeline.store.checksum import CHECKSUM_BYTES, has_valid_checksum
+from pipeline.store.direct import ALIGNMENT
+from pipeline.store.objects import Objects
+from pipeline.store.shard import ABSENT, decode_index, decompressor
+from pipeline.store.split import Split
 
 MAX_SPARE_CHUNKS = 64
 """The maximum number of free chunk buffers that are kept for reads around the page cache."""
@@ -55,7 +56,7 @@ class ChunkReader:
             page_cache: False if reads bypass the page cache where the store supports it (default:
                 True).
         """
-        self._geometry = geometry(split, size)
+        self._geometry = split.geometry(size)
         self._size = size
         self._objects: Objects = split.objects
         self._split = split.plan.split
@@ -69,7 +70,7 @@ class ChunkReader:
         self._scratch = threading.local()
         self._direct_buffers: Buffers | None = None
         if not page_cache:
-            num_bytes = self._geometry.chunk_bytes + 4 + 3 * ALIGNMENT
+            num_bytes = self._geometry.framed_bytes + 3 * ALIGNMENT
             self._direct_buffers = Buffers((num_bytes,), keep=MAX_SPARE_CHUNKS)
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
@@ -104,14 +105,14 @@ class ChunkReader:
         cache = self._chunks
         if cache is None or 2 * len(chunks) > cache.capacity:
             return chunks[:0]
-        chunks_per_shard = self._geometry.shard_rows // self._geometry.chunk_rows
+        chunks_per_shard = self._geometry.chunks_per_shard
         return np.array(
             [c for c in chunks.tolist() if divmod(c, chunks_per_shard) not in cache], np.int64
         )
 
     def prefetch(self, chunk: int, disk: Executor) -> None:
         """Read chunk number *chunk* of the split into the cache, and wait for it."""
-        chunks_per_shard = self._geometry.shard_rows // self._geometry.chunk_rows
+        chunks_per_shard = self._geometry.chunks_per_shard
         self._copy(divmod(chunk, chunks_per_shard), np.empty((0, 0), np.uint8), [], wait=True)
 
     def _copy(
@@ -173,12 +174,12 @@ class ChunkReader:
         return self._verified(chunk_id, data, num_bytes)
 
     def _verified(self, chunk_id: ChunkId, data: memoryview, num_bytes: int) -> memoryview:
-        if len(data) != num_bytes or not is_framed(np.frombuffer(data, np.uint8)):
+        if len(data) != num_bytes or not has_valid_checksum(data):
             raise _damaged(self._name(chunk_id[0]), f"chunk {chunk_id[1]}")
-        return data[:-4]
+        return data[:-CHECKSUM_BYTES]
 
     def _fetch(self, name: str, start: int, num_bytes: int) -> memoryview:
-        if self._direct_buffers is not None and num_bytes <= self._geometry.chunk_bytes + 4:
+        if self._direct_buffers is not None and num_bytes <= self._geometry.framed_bytes:
             data = self._objects.read_direct(name, start, num_bytes, self._direct_buffers.take())
             if data is not None:
                 return data
@@ -217,13 +218,8 @@ class ChunkReader:
             raise StoreDamagedError(f"{name} is missing. Run `tesserae repair`.")
         index_bytes = self._geometry.index_bytes
         data = self._read(name, max(0, size - index_bytes), index_bytes)
-        body = data[:-4]
-        if len(data) != index_bytes or google_crc32c.value(body) != int.from_bytes(
-            data[-4:], "little"
-        ):
-            raise _damaged(name, "its index")
-        index = np.frombuffer(body, "<u8").reshape(-1, 2).astype(np.uint64)
-        if (index[: self._geometry.num_chunks(shard)] == ABSENT).any():
+        index = decode_index(data) if len(data) == index_bytes else None
+        if index is None or (index[: self._geometry.num_chunks(shard)] == ABSENT).any():
             raise _damaged(name, "its index")
         return index
 
@@ -248,7 +244,7 @@ class _Cache(Generic[Key, Value]):
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._lock = threading.Lock()
-        self._values: OrderedDict[Key, Future[Value]] = OrderedDict()
+        self._values: LRUCache[Key, Future[Value]] = LRUCache(capacity)
 
     def __contains__(self, key: Key) -> bool:
         with self._lock:
@@ -268,14 +264,8 @@ class _Cache(Generic[Key, Value]):
         # The lock guards the dictionary only. `make` runs outside it, so other keys do not wait.
         with self._lock:
             value = self._values.get(key)
-            if value is not None:
-                self._values.move_to_end(key)
-            elif make is None:
-                return None
-            else:
+            if value is None and make is not None:
                 pending = self._values[key] = Future()
-                if len(self._values) > self.capacity:
-                    self._values.popitem(last=False)
         if value is not None or make is None:
             return value.result() if value is not None else None
         try:

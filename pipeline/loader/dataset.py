@@ -16,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from pipeline.loader.loader import CACHE_BYTES, CACHE_SHARE, CHECKSUMS, side
+from pipeline.loader.arguments import side
+from pipeline.loader.loader import CACHE_BYTES, CACHE_SHARE
 from pipeline.loader.reader import open_reader
+from pipeline.loader.reading import CHECKSUMS, Reading
 from pipeline.memory import free_bytes
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.store.split import Split, open_split
 
 MAX_SHARED_MARKS = 2**24
@@ -63,14 +65,11 @@ class SplitDataset(Dataset[Item]):
         Raises:
             ValueError: An argument is invalid.
         """
-        if checksum not in CHECKSUMS:
-            expected = ", ".join(CHECKSUMS)
-            raise ValueError(f"checksum is {checksum!r}: expected one of {expected}.")
         self.store = os.fspath(store)
         self.split = split
         self.size = side("size", size)
         self.partial = partial
-        self.checksum = checksum
+        self.checksum = Reading(checksum=checksum).checksum  # refuses any other value
         self._opened: _OpenSplit | None = None
         # Allocated now: workers may be forked before the store is opened, and must share it.
         self._checked: NDArray[np.bool_] | None = _shared_marks(MAX_SHARED_MARKS)
@@ -85,7 +84,7 @@ class SplitDataset(Dataset[Item]):
 
     def __len__(self) -> int:
         """Return the number of readable rows."""
-        return len(self._open().rows)
+        return len(self._open().split.readable_rows)
 
     @property
     def classes(self) -> tuple[tuple[str, str], ...]:
@@ -99,7 +98,7 @@ class SplitDataset(Dataset[Item]):
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
         """Return the items at several *indices*; `DataLoader` calls this once for each batch."""
         opened = self._open()
-        rows = opened.rows[np.asarray(indices, np.int64)]
+        rows = opened.split.readable_rows[np.asarray(indices, np.int64)]
         out = np.empty((len(rows), self.size, self.size, 3), np.uint8)
         with ThreadPoolExecutor(1) as disk:
             opened.reader.gather(rows, out, disk)
@@ -121,11 +120,8 @@ class _OpenSplit:
         """The process that opened the files: a forked child must open its own."""
         objects = open_objects(data.store)
         self.split: Split = open_split(objects, data.split, [data.size], partial=data.partial)
-        readable = np.ones(self.split.plan.num_rows, bool)
-        readable[self.split.absent] = False
-        self.rows: NDArray[np.int64] = np.flatnonzero(readable)
-        recipe, plan = self.split.recipe, self.split.plan
-        num_chunks = plan.num_shards * (recipe.shard_rows // recipe.chunk_rows)
+        plan = self.split.plan
+        num_chunks = plan.num_shards * self.split.geometry(data.size).chunks_per_shard
         if checked is None or len(checked) < num_chunks:
             # Unpickled, or more chunks than shared marks: each process verifies for itself.
             checked = np.zeros(num_chunks, np.bool_)

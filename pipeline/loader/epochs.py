@@ -2,76 +2,30 @@
 
 from __future__ import annotations
 
-import operator
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from copy import copy
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from pipeline.errors import RankError, StoreError, StoreMismatchError
+from pipeline.loader.arguments import whole_number
+from pipeline.loader.batch import Batch, BatchGenerator
 from pipeline.loader.distributed import (
     Placement,
     current_placement,
     explicit_placement,
     process_group,
 )
-from pipeline.order import EPOCH_ORDER_VERSION
-from pipeline.store.split import Split
+from pipeline.order import EPOCH_ORDER_VERSION, ORDERS, EpochOrder, epoch_order
+from pipeline.store.split import Split, only_labels
 
 STATE_VERSION = 1
-
-
-class _Tensors(NamedTuple):
-    images: torch.Tensor | tuple[torch.Tensor, ...]
-    """The images, (n, 3, size, size) uint8 RGB, channels last in memory; a tuple of such tensors
-    for several sizes; or features, (n, d) float32."""
-    labels: torch.Tensor
-    """The labels, (n,) int64; -1 where a row has no class."""
-    rows: torch.Tensor
-    """The rows of the split, (n,) int64."""
-
-
-class Batch(_Tensors):
-    """One rank's part of a global batch, which unpacks to images, labels and rows.
-
-    A part has n of the B rows of its global batch. Parts differ by one row if B is not a multiple
-    of the number of ranks, and some are empty if the last batch of an epoch has fewer rows than
-    there are ranks. `row_weight` makes the average over ranks exact in all cases:
-
-        loss = (losses * batch.row_weight).sum()    # losses: (n,), one for each row
-
-    The average over ranks of this loss is the mean over the global batch, and that of its
-    gradients the gradient of that mean. A rank without rows contributes 0, where a mean over its
-    rows would be NaN.
-    """
-
-    row_weight: float = 1.0
-    """The weight of each row: W / B for W ranks that share a global batch of B rows."""
-
-
-BatchGenerator = Generator[Batch, None, None]
-
-
-def whole_number(name: str, value: Any) -> int:
-    """Return *value*, an integer of any library, as a Python int.
-
-    Args:
-        name: Name of the argument, for the error.
-        value: The value to convert.
-
-    Raises:
-        ValueError: The value is not a whole number.
-    """
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} is {value!r}: expected a whole number.") from None
 
 
 class Epochs(ABC):
@@ -81,13 +35,11 @@ class Epochs(ABC):
     ranks; rank r of W gets rows [r * B // W, (r + 1) * B // W) of it.
     """
 
-    store: str
-    split: str
+    orders: ClassVar[tuple[str, ...]] = ORDERS
+    """The orders that this kind of loader has."""
+
     batch_size: int
     """The number of rows of a global batch, over all ranks."""
-    order: str
-    seed: int
-    drop_last: bool
 
     _explicit_placement: Placement | None = None
     _epoch = 0
@@ -114,16 +66,33 @@ class Epochs(ABC):
     def _forget_opened(self, local_ranks: int) -> None:
         """Drop open files, and record that *local_ranks* ranks share this machine."""
 
-    def _set_common(
-        self, *, batch_size: Any, order: str, seed: Any, drop_last: Any, orders: tuple[str, ...]
+    def __init__(
+        self,
+        store: str | os.PathLike[str],
+        split: str,
+        *,
+        batch_size: Any,
+        order: str,
+        seed: Any,
+        rank: Any,
+        world: Any,
+        drop_last: Any,
+        only: Sequence[Any] | None,
     ) -> None:
-        """Set and check the arguments that all loaders share, as values of Python types."""
+        """Set and check the arguments that all loaders share, as values of Python types.
+
+        `Loader` describes them.
+        """
+        self.store = os.fspath(store)
+        self.split = split
         self.batch_size = whole_number("batch_size", batch_size)
         self.order = order
         self.seed = whole_number("seed", seed)
         self.drop_last = bool(drop_last)
-        if order not in orders:
-            raise ValueError(f"order is {order!r}: expected one of {', '.join(orders)}.")
+        self.only = None if only is None else tuple(whole_number("only", n) for n in only)
+        if order not in self.orders:
+            raise ValueError(f"order is {order!r}: expected one of {', '.join(self.orders)}.")
+        self._set_placement(rank, world)
         self._check_world(1 if self._explicit_placement is None else self._explicit_placement.world)
 
     def _set_placement(self, rank: Any, world: Any) -> None:
@@ -165,6 +134,27 @@ class Epochs(ABC):
     @abstractmethod
     def _details(self) -> str:
         """Return the arguments that `repr` shows for this kind of loader only, after a comma."""
+
+    def _selected(self, split: Split) -> Split:
+        """Return a split with the rows that are yielded: those of the labels in `only`."""
+        return split if self.only is None else only_labels(split, self.only)
+
+    def epoch_order(self, epoch: int) -> EpochOrder:
+        """Return the order of the rows of one epoch, over all ranks."""
+        split = self._of_split()
+        return epoch_order(
+            self.order,
+            num_rows=split.plan.num_rows,
+            absent=split.absent,
+            seed=self.seed,
+            epoch=epoch,
+            chunk_rows=split.recipe.chunk_rows,
+            window_chunks=self._window_chunks(),
+        )
+
+    def _window_chunks(self) -> int:
+        """Return the number of chunks of a window of the order."""
+        return 1
 
     # --- contents -----------------------------------------------------------------------------
 

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cache
@@ -26,23 +25,19 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from pipeline.loader.arguments import positive_number, sides
+from pipeline.loader.batch import Batch, BatchGenerator, make_batch
 from pipeline.loader.buffers import Buffers, PinnedBuffers
 from pipeline.loader.distributed import Placement, ranks_here
-from pipeline.loader.epochs import Batch, BatchGenerator, Epochs, whole_number
+from pipeline.loader.epochs import Epochs
 from pipeline.loader.readahead import ReadAhead
 from pipeline.loader.reader import PixelReader, open_reader
-from pipeline.loader.staging import StagedReader, Staging
+from pipeline.loader.reading import CHECKSUMS, Reading, Staging
+from pipeline.loader.staging import CopySet, StagedReader
 from pipeline.memory import free_bytes
-from pipeline.order import ORDERS, EpochOrder, epoch_order
-from pipeline.store.objects import open_objects
-from pipeline.store.split import Split, only_labels, open_split
-
-CHECKSUMS: dict[str, bool | None] = {"auto": None, "never": False, "once": True}
-"""The values of *checksum*: True compares chunks with their checksums, False does not, None does so
-for the chunks that memory can hold."""
-
-PREFETCH_BYTES = 512 * 2**20
-"""The default bytes of batches that are gathered ahead of the training step."""
+from pipeline.order import EpochOrder
+from pipeline.store.open import open_objects
+from pipeline.store.split import Split, open_split
 
 WINDOW_BYTES = 2**30
 """The default bytes of a window of the windowed order, at the largest size."""
@@ -87,18 +82,11 @@ class Loader(Epochs):
         rank: int | None = None,
         world: int | None = None,
         drop_last: bool = True,
-        partial: bool = False,
-        threads: int | None = None,
-        pin: bool | None = None,
-        prefetch_bytes: int = PREFETCH_BYTES,
-        window_bytes: int = WINDOW_BYTES,
-        cache_bytes: int | None = None,
-        checksum: str = "auto",
-        staging_dir: str | os.PathLike[str] | None = None,
-        staging_bytes: int | None = None,
         only: Sequence[int] | None = None,
-        stage: str | os.PathLike[str] | None = None,
-        stage_bytes: int | None = None,
+        partial: bool = False,
+        window_bytes: int = WINDOW_BYTES,
+        reading: Reading | None = None,
+        staging: Staging | str | os.PathLike[str] | None = None,
     ) -> None:
         """Check the arguments without opening the store.
 
@@ -119,73 +107,42 @@ class Loader(Epochs):
             world: Number of ranks. None determines it in the same way as *rank* (default: None).
             drop_last: Drop the last batch of an epoch if it is smaller than *batch_size*. False
                 yields it as it is, without padding or repetition (default: True).
+            only: Labels whose rows are yielded (default: all).
             partial: Accept an unfinished split and yield its committed rows (default: False).
-            threads: Number of threads that gather batches (default: one per core, at most 4).
-            pin: Place batches in page-locked memory (default: True if CUDA is available).
-            prefetch_bytes: Maximum bytes of batches that are gathered ahead (default: 512 MiB).
             window_bytes: Bytes of a window of the windowed order, at the largest size (default:
                 1 GiB).
-            cache_bytes: Maximum bytes of pixels, for each size, in the cache of a store that is
-                read in whole chunks: one that is compressed or remote, or larger than memory and
-                read in windows (default: two windows; 1 GiB in random order).
-            checksum: When chunks of an uncompressed local store are compared with their checksums.
-                `once` reads and compares the whole chunk at the first read of one of its rows.
-                `never` leaves verification to `tesserae verify`. `auto` means `once` for what
-                memory can hold, and `never` for the part of a larger split that bypasses the page
-                cache. Chunks of other stores are compared at every read (default: auto).
-            staging_dir: Folder on a local disk to which shards are copied once and verified, for
-                all ranks and later runs of this user, while the first epoch reads from the store.
-                Other files in the folder are not changed (default: no staging).
-            staging_bytes: Maximum bytes of everything in *staging_dir*. Copies of other stores
-                that no process uses are removed to make room. If a split does not fit, part of it
-                is copied (default: 90 % of the free space).
-            only: Labels whose rows are yielded (default: all).
-            stage: Deprecated name of *staging_dir*.
-            stage_bytes: Deprecated name of *staging_bytes*.
+            reading: Threads, memory and checks, which change no batch (default: `Reading()`).
+            staging: Folder on a local disk to which shards are copied while the first epoch reads
+                from the store, or a `Staging` that also limits its size (default: no copies).
 
         Raises:
             ValueError: An argument is invalid.
         """
-        staging_dir = _renamed("stage", stage, "staging_dir", staging_dir)
-        staging_bytes = _renamed("stage_bytes", stage_bytes, "staging_bytes", staging_bytes)
-        self.store = os.fspath(store)
-        self.split = split
-        self.single = sizes is None
-        self.sizes = _sides(size, sizes)
-        self._set_placement(rank, world)
-        self._set_common(
-            batch_size=batch_size, order=order, seed=seed, drop_last=drop_last, orders=ORDERS
+        super().__init__(
+            store,
+            split,
+            batch_size=batch_size,
+            order=order,
+            seed=seed,
+            rank=rank,
+            world=world,
+            drop_last=drop_last,
+            only=only,
         )
+        self.single = sizes is None
+        self.sizes = sides(size, sizes)
         self.partial = bool(partial)
-        cores = len(os.sched_getaffinity(0))
-        self.threads = min(4, cores) if threads is None else threads
-        self.pin = pin
-        self.prefetch_bytes = prefetch_bytes
-        self.window_bytes = window_bytes
-        self.cache_bytes = _cache_bytes(order, window_bytes) if cache_bytes is None else cache_bytes
-        self.checksum = checksum
-        self.staging_dir = None if staging_dir is None else os.fspath(staging_dir)
-        self.staging_bytes = staging_bytes
-        self.only = None if only is None else tuple(whole_number("only", n) for n in only)
+        self.window_bytes = positive_number("window_bytes", window_bytes)
+        self.reading = Reading() if reading is None else reading
+        self.threads = self.reading.threads or min(4, len(os.sched_getaffinity(0)))
+        """The number of threads that gather batches."""
+        if isinstance(staging, str | os.PathLike):
+            staging = Staging(staging)
+        self.staging = staging
         self._local_ranks: int | None = None
         self.readers: dict[str, int] = {}
         """The number of gathers by method: `mapped`, `preadv`, `direct`, `chunks`."""
-        self._check()
         self._opened: _OpenSplit | None = None
-
-    def _check(self) -> None:
-        if not self.sizes or min(self.sizes) < 1 or len(set(self.sizes)) < len(self.sizes):
-            raise ValueError(f"sizes are {self.sizes}: expected one or more, none of them twice.")
-        if self.checksum not in CHECKSUMS:
-            expected = ", ".join(CHECKSUMS)
-            raise ValueError(f"checksum is {self.checksum!r}: expected one of {expected}.")
-        for name in ("prefetch_bytes", "window_bytes", "cache_bytes", "staging_bytes", "threads"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            setattr(self, name, whole_number(name, value))
-            if value < 1:
-                raise ValueError(f"{name} is {value}: expected at least 1.")
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the pickled state, without open files and threads."""
@@ -194,8 +151,8 @@ class Loader(Epochs):
     @property
     def staged_rows(self) -> int:
         """The number of rows that this process has read from staged copies, counted per size."""
-        staging = None if self._opened is None else self._opened.staging
-        return 0 if staging is None else staging.rows_read
+        copies = None if self._opened is None else self._opened.copies
+        return 0 if copies is None else copies.rows_read
 
     def _forget_opened(self, local_ranks: int) -> None:
         self._local_ranks = local_ranks
@@ -217,7 +174,7 @@ class Loader(Epochs):
         order = self.epoch_order(epoch)
         rank_rows = _RankRows(self.batch_size, order, placement)
         buffers = opened.buffers_for(self, placement.world)
-        depth = max(2, self.prefetch_bytes // buffers.batch_bytes)
+        depth = max(2, self.reading.prefetch_bytes // buffers.batch_bytes)
         pending: deque[Future[Batch]] = deque()
         # Reading whole chunks ahead pays only if this machine needs all their rows; with ranks on
         # other machines it does not.
@@ -235,9 +192,9 @@ class Loader(Epochs):
             at_end.callback(gathering.shutdown, cancel_futures=True)
             ahead = ReadAhead(windows, opened.readers, disk)
             at_end.callback(ahead.stop)
-            if opened.staging is not None:
-                opened.staging.start(placement.rank, placement.world)
-                at_end.callback(opened.staging.stop)
+            if opened.copies is not None:
+                opened.copies.start(placement.rank, placement.world)
+                at_end.callback(opened.copies.stop)
             for batch in range(first, len(self)):
                 ahead.reached(batch * self.batch_size)
                 while len(pending) < depth and batch + len(pending) < len(self):
@@ -245,19 +202,6 @@ class Loader(Epochs):
                     pending.append(gathering.submit(opened.batch, rows, weight, buffers, disk))
                 # Popped, so that only the caller holds the batch and its buffer can be reused.
                 yield pending.popleft().result()
-
-    def epoch_order(self, epoch: int) -> EpochOrder:
-        """Return the order of the rows of one epoch, over all ranks."""
-        split = self._open().split
-        return epoch_order(
-            self.order,
-            num_rows=split.plan.num_rows,
-            absent=split.absent,
-            seed=self.seed,
-            epoch=epoch,
-            chunk_rows=split.recipe.chunk_rows,
-            window_chunks=self._window_chunks(),
-        )
 
     def _window_chunks(self) -> int:
         chunk_bytes = self._open().split.recipe.chunk_rows * max(self.sizes) ** 2 * 3
@@ -268,52 +212,6 @@ class Loader(Epochs):
         if self._opened is None or self._opened.process != os.getpid():
             self._opened = _OpenSplit(self)
         return self._opened
-
-
-def _sides(size: Any, sizes: Any) -> tuple[int, ...]:
-    """Return the sides in pixels that the arguments *size* and *sizes* select."""
-    if size is not None and sizes is not None:
-        raise ValueError("size and sizes were both given: expected one of them.")
-    if sizes is None:
-        return (side("size", 224 if size is None else size),)
-    if isinstance(sizes, str) or not isinstance(sizes, Iterable):
-        raise ValueError(  # noqa: TRY004 - like every other invalid argument
-            f"sizes is {sizes!r}: expected several sides in pixels, as (72, 224)."
-        )
-    return tuple(side("sizes", each) for each in sizes)
-
-
-def side(name: str, value: Any) -> int:
-    """Return the side of a square image in pixels as a Python int.
-
-    Args:
-        name: Name of the argument, for the error.
-        value: The value to convert.
-
-    Raises:
-        ValueError: The value is not a whole number.
-    """
-    try:
-        return whole_number(name, value)
-    except ValueError:
-        raise ValueError(
-            f"{name} is {value!r}: expected the side of a square in pixels, a whole number such as"
-            " size=224; for several squares of each image, sizes=(72, 224)."
-        ) from None
-
-
-def _renamed(old: str, old_value: Any, new: str, value: Any) -> Any:
-    """Return the value of an argument that has a new and a deprecated name."""
-    if old_value is None:
-        return value
-    if value is not None:
-        raise ValueError(f"{new} and {old} were both given: expected {new} alone.")
-    warnings.warn(f"{old}= is now {new}=: please rename it.", DeprecationWarning, stacklevel=3)
-    return old_value
-
-
-def _cache_bytes(order: str, window_bytes: int) -> int:
-    return CACHE_BYTES if order == "random" else 2 * window_bytes
 
 
 def _use_one_thread() -> None:
@@ -362,8 +260,9 @@ class _BatchBuffers:
         shapes = [(max_rows, size, size, 3) for size in loader.sizes]
         self.batch_bytes = sum(int(np.prod(shape)) for shape in shapes)
         # Enough for all prefetched batches, those being gathered, and the one that the caller has.
-        keep = max(2, loader.prefetch_bytes // self.batch_bytes) + loader.threads + 1
-        pinned = loader.pin if loader.pin is not None else torch.cuda.is_available()
+        keep = max(2, loader.reading.prefetch_bytes // self.batch_bytes) + loader.threads + 1
+        pin = loader.reading.pin
+        pinned = torch.cuda.is_available() if pin is None else pin
         self.buffers: list[Buffers | PinnedBuffers] = [
             PinnedBuffers(shape) if pinned else Buffers(shape, keep=keep) for shape in shapes
         ]
@@ -376,12 +275,16 @@ class _OpenSplit:
         self.process = os.getpid()
         """The process that opened the files: a forked child must open its own."""
         objects = open_objects(loader.store)
-        split = open_split(objects, loader.split, loader.sizes, partial=loader.partial)
-        self.split: Split = split if loader.only is None else only_labels(split, loader.only)
+        self.split: Split = loader._selected(
+            open_split(objects, loader.split, loader.sizes, partial=loader.partial)
+        )
         self._single = loader.single
         self._method_counts = loader.readers
         self._counts_lock = threading.Lock()
-        check = CHECKSUMS[loader.checksum]
+        check = CHECKSUMS[loader.reading.checksum]
+        cache_bytes = loader.reading.cache_bytes
+        if cache_bytes is None:
+            cache_bytes = CACHE_BYTES if loader.order == "random" else 2 * loader.window_bytes
         self._buffers: dict[int, _BatchBuffers] = {}
         row_bytes = sum(size * size * 3 for size in loader.sizes)
         cached = CACHE_SHARE * free_bytes() / max(1, self.split.plan.num_rows * row_bytes)
@@ -391,23 +294,20 @@ class _OpenSplit:
             return open_reader(
                 split,
                 size,
-                cache_bytes=loader.cache_bytes,
+                cache_bytes=cache_bytes,
                 check=check,
                 cached=cached,
                 windows=loader.order != "random",
             )
 
-        self.staging: Staging | None = None
+        self.copies: CopySet | None = None
         self.readers = [reader(self.split, size) for size in loader.sizes]
-        if loader.staging_dir is not None:
-            self.staging = Staging(
-                self.split,
-                Path(loader.staging_dir).expanduser(),
-                limit_bytes=loader.staging_bytes,
-            )
-            local = self.staging.split
+        if loader.staging is not None:
+            folder = Path(loader.staging.dir).expanduser()
+            self.copies = CopySet(self.split, folder, limit_bytes=loader.staging.max_bytes)
+            local = self.copies.split
             self.readers = [
-                StagedReader(self.staging, self.split, size, reader(local, size), remote)
+                StagedReader(self.copies, self.split, size, reader(local, size), remote)
                 for size, remote in zip(loader.sizes, self.readers, strict=True)
             ]
 
@@ -434,10 +334,5 @@ class _OpenSplit:
             with self._counts_lock:  # several threads gather
                 self._method_counts[method] = self._method_counts.get(method, 0) + 1
             images.append(images_of_size.permute(0, 3, 1, 2))
-        batch = Batch(
-            images[0] if self._single else tuple(images),
-            torch.from_numpy(self.split.labels[rows].astype(np.int64)),
-            torch.from_numpy(rows.copy()),
-        )
-        batch.row_weight = row_weight
-        return batch
+        all_images = images[0] if self._single else tuple(images)
+        return make_batch(all_images, self.split, rows, row_weight)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.store.split import Geometry
+from pipeline.store.geometry import Geometry
 
 PROBED_ROWS = 16
 """The approximate number of rows of a batch whose residency is checked (mincore)."""
@@ -125,7 +125,7 @@ class Mapping:
         """
         if not self._mapped_shards[shard]:
             return None
-        framed = self._geometry.chunk_bytes + 4
+        framed = self._geometry.framed_bytes
         start = shard * self._slot_bytes + chunk * framed
         first = (self._base + start) // _PAGE * _PAGE
         num_pages = -(-(self._base + start + framed - first) // _PAGE)

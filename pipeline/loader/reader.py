@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.loader.chunk_reader import ChunkReader
 from pipeline.loader.row_reader import RowReader
-from pipeline.store.objects import LocalObjects
+from pipeline.store.local import LocalObjects
 from pipeline.store.split import Split
 
 

@@ -10,32 +10,28 @@ maintaining the cache takes a quarter of the processor time. So only as many sha
 page cache, always the same ones, and soon they are entirely in it. All others bypass it (O_DIRECT).
 
 Reading a mapping beyond the end of a file kills the process (SIGBUS). So the size of a shard is
-checked when it is opened, and again whenever rows of it are copied.
+checked when it is opened (`ShardFile`), and again whenever rows of it are copied.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, Future, wait
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.loader.mmap import Mapping
+from pipeline.loader.shard_file import ShardFile
 from pipeline.store import layout
-from pipeline.store.checksum import is_framed
-from pipeline.store.objects import ALIGNMENT, open_direct, read_direct
-from pipeline.store.split import Geometry, Split, geometry
+from pipeline.store.direct import ALIGNMENT, read_direct
+from pipeline.store.split import Split
 
 MAX_OTHER_FILES = 512
 """The number of file descriptors reserved for files other than shards."""
@@ -44,112 +40,6 @@ ROWS_PER_TASK = 8
 """The number of rows that one task on a disk thread reads."""
 
 _HASH_MULTIPLIER = 0x9E3779B97F4A7C15
-
-
-class ShardFile:
-    """An open shard file. It is closed when the last reference to it is gone."""
-
-    def __init__(
-        self, path: Path, name: str, geometry: Geometry, shard: int, *, cached: bool = True
-    ) -> None:
-        """Open the file, and check that its index places chunks at the computed offsets.
-
-        Args:
-            path: Path of the file.
-            name: Name of the object in the store, for errors.
-            geometry: Layout of the split's shards at this size.
-            shard: Number of the shard.
-            cached: True to read through the page cache, False to bypass it where the file system
-                allows it (default: True).
-
-        Raises:
-            StoreDamagedError: The file is missing, or its size or index is wrong.
-            StoreError: The file cannot be opened.
-        """
-        self.name = name
-        self.num_bytes = geometry.num_bytes(shard)
-        try:
-            self.file = os.open(
-                path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-            )  # a FIFO must not block
-        except FileNotFoundError:
-            raise StoreDamagedError(f"{name} is missing. Run `tesserae repair`.") from None
-        except OSError as e:
-            hint = ""
-            if e.errno == errno.EMFILE:
-                limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-                hint = (
-                    f": this process may have {limit:,}; raise that with `ulimit -n {2 * limit}`"
-                    " before it starts"
-                )
-            raise StoreError(f"cannot read {path}: {e.strerror or e}{hint}") from e
-        weakref.finalize(self, os.close, self.file).atexit = False
-        self.check_size()
-        self._check_index(geometry, shard)
-        if hasattr(os, "posix_fadvise"):
-            # No readahead: a row is then one request to the disk, without unrequested pages.
-            os.posix_fadvise(self.file, 0, 0, os.POSIX_FADV_RANDOM)
-        self.direct = None if cached else open_direct(path)
-        """A descriptor of the same file for reads that bypass the page cache, or None."""
-        if self.direct is not None:
-            weakref.finalize(self, os.close, self.direct).atexit = False
-        self._framed = geometry.chunk_bytes + 4
-        info = os.fstat(self.file)
-        self.identity = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
-        """The device, inode, size and time of change, which identify this version of the file."""
-
-    def read_chunk(self, chunk: int, memory: NDArray[np.uint8]) -> None:
-        """Read a chunk and the checksum behind it, for `check_chunk`.
-
-        Args:
-            chunk: Number of the chunk in the shard.
-            memory: (bytes of a chunk + 4,) uint8; it is overwritten.
-
-        Raises:
-            StoreDamagedError: The file ends before the end of the chunk.
-            StoreError: The file cannot be read.
-        """
-        _read_fully(self, memory.data, chunk * self._framed)
-
-    def check_chunk(self, chunk: int, data: NDArray[np.uint8]) -> None:
-        """Compare a chunk with the checksum behind it.
-
-        Args:
-            chunk: Number of the chunk in the shard, for the error.
-            data: (bytes of a chunk + 4,) uint8.
-
-        Raises:
-            StoreDamagedError: The checksum does not match.
-        """
-        if not is_framed(data):
-            raise StoreDamagedError(
-                f"{self.name} is damaged (chunk {chunk}). Run `tesserae repair`."
-            )
-
-    def check_size(self) -> None:
-        """Check that the file still has the size of the shard.
-
-        Raises:
-            StoreDamagedError: The file is shorter or longer.
-        """
-        num_bytes = os.lseek(self.file, 0, os.SEEK_END)  # takes a quarter of the time of fstat
-        if num_bytes != self.num_bytes:
-            raise StoreDamagedError(
-                f"{self.name} has {num_bytes:,} bytes: expected {self.num_bytes:,}. Run `tesserae"
-                " repair`."
-            )
-
-    def _check_index(self, geometry: Geometry, shard: int) -> None:
-        # An index in any other layout would make the offsets computed for rows wrong.
-        data = os.pread(self.file, geometry.index_bytes, self.num_bytes - geometry.index_bytes)
-        index = np.full((geometry.shard_rows // geometry.chunk_rows, 2), 2**64 - 1, "<u8")
-        framed = geometry.chunk_bytes + 4
-        num_chunks = geometry.num_chunks(shard)
-        index[:num_chunks, 0] = np.arange(num_chunks, dtype=np.uint64) * np.uint64(framed)
-        index[:num_chunks, 1] = framed
-        expected = index.tobytes()
-        if data != expected + google_crc32c.value(expected).to_bytes(4, "little"):
-            raise StoreDamagedError(f"{self.name} has a damaged index. Run `tesserae repair`.")
 
 
 class RowReader:
@@ -186,15 +76,13 @@ class RowReader:
             [n * _HASH_MULTIPLIER % 2**64 < cached * 2**64 for n in numbers], bool
         )
         """The shards that use the page cache, (shards,) bool."""
-        chunks_per_shard = split.recipe.shard_rows // split.recipe.chunk_rows
-        self._checked = (
-            np.zeros(split.plan.num_shards * chunks_per_shard, bool) if checked is None else checked
-        )
-        self._chunks_per_shard = chunks_per_shard
+        self._geometry = split.geometry(size)
+        self._chunks_per_shard = self._geometry.chunks_per_shard
+        num_chunks = split.plan.num_shards * self._chunks_per_shard
+        self._checked = np.zeros(num_chunks, bool) if checked is None else checked
         self._identities: dict[int, tuple[int, ...]] = {}
         self._chunk_buffers = threading.local()
         self._aligned_buffers = threading.local()
-        self._geometry = geometry(split, size)
         self._split = split.plan.split
         self._size = size
         self._root = root
@@ -211,7 +99,7 @@ class RowReader:
 
         The result is `direct` if any row may have bypassed the page cache.
         """
-        numbers, offsets = self._geometry.places(rows)
+        numbers, offsets = self._geometry.locate(rows)
         shards = self._open(set(numbers.tolist()), disk)
         row_shards, row_offsets = [shards[number] for number in numbers.tolist()], offsets.tolist()
         if self._check is not False:
@@ -239,19 +127,16 @@ class RowReader:
     def uncached(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return all of *chunks*, (n,) int64, if a sample is not in memory, otherwise none."""
         geometry = self._geometry
-        shards, offsets = geometry.places(chunks * geometry.chunk_rows)
+        shards, offsets = geometry.locate(chunks * geometry.chunk_rows)
         resident = self._mapping is not None and self._mapping.resident(shards, offsets)
         return chunks[:0] if resident or not hasattr(os, "posix_fadvise") else chunks
 
     def prefetch(self, chunk: int, disk: Executor) -> None:
         """Make the kernel start to read chunk number *chunk* of the split; do not wait for it."""
-        chunks_per_shard = self._geometry.shard_rows // self._geometry.chunk_rows
-        number, chunk_in_shard = divmod(chunk, chunks_per_shard)
-        shard = self._open([number], disk)[number]
-        num_bytes = self._geometry.chunk_bytes
-        os.posix_fadvise(
-            shard.file, chunk_in_shard * (num_bytes + 4), num_bytes, os.POSIX_FADV_WILLNEED
-        )
+        number, chunk_in_shard = divmod(chunk, self._chunks_per_shard)
+        file = self._open([number], disk)[number].file
+        start = chunk_in_shard * self._geometry.framed_bytes
+        os.posix_fadvise(file, start, self._geometry.chunk_bytes, os.POSIX_FADV_WILLNEED)
 
     def _check_chunks(
         self, shards: dict[int, ShardFile], rows: NDArray[np.int64], disk: Executor
@@ -281,7 +166,7 @@ class RowReader:
         """Read a chunk through the page cache, which then holds its rows, and verify it."""
         buffer = getattr(self._chunk_buffers, "memory", None)
         if buffer is None:  # each thread has its own
-            buffer = self._chunk_buffers.memory = np.empty(self._geometry.chunk_bytes + 4, np.uint8)
+            buffer = self._chunk_buffers.memory = np.empty(self._geometry.framed_bytes, np.uint8)
         shard.read_chunk(chunk_in_shard, buffer)
         shard.check_chunk(chunk_in_shard, buffer)
         self._checked[chunk] = True
@@ -291,7 +176,7 @@ class RowReader:
     ) -> None:
         for shard, offset, row in zip(shards, offsets, flat, strict=True):
             if not self._read_direct(shard, offset, row):
-                _read_fully(shard, memoryview(row), offset)
+                shard.read(memoryview(row), offset)
 
     def _read_direct(self, shard: ShardFile, offset: int, row: NDArray[np.uint8]) -> bool:
         """Read a row around the page cache; return False if the shard or file system does not."""
@@ -344,18 +229,6 @@ class RowReader:
                 for _ in range(-(-len(self._shards) // 2)):
                     self._shards.popitem(last=False)
         return current
-
-
-def _read_fully(shard: ShardFile, target: memoryview, offset: int) -> None:
-    while target:
-        try:
-            num_read = os.preadv(shard.file, [target], offset)
-        except OSError as e:
-            raise StoreError(f"cannot read {shard.name}: {e.strerror or e}") from e
-        if not num_read:
-            shard.check_size()
-            raise StoreDamagedError(f"{shard.name} ends at byte {offset}. Run `tesserae repair`.")
-        target, offset = target[num_read:], offset + num_read
 
 
 def finish_all(futures: Sequence[Future[Any]]) -> None:

@@ -43,7 +43,7 @@ from pipeline.loader.staging_area import (
     split_name,
 )
 from pipeline.store import layout, records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.store.split import Split
 
 NUM_COPY_THREADS = 4
@@ -59,7 +59,7 @@ COPY_POLL_SECONDS = 0.5
 """The pause between two checks for copies that other processes have completed."""
 
 
-class Staging:
+class CopySet:
     """The local copies of a split. `start` and `stop` are counted and may be called repeatedly."""
 
     def __init__(self, split: Split, folder: Path, *, limit_bytes: int | None) -> None:
@@ -285,7 +285,7 @@ class StagedReader:
 
     def __init__(
         self,
-        staging: Staging,
+        copies: CopySet,
         split: Split,
         size: int,
         copy_reader: PixelReader,
@@ -294,22 +294,22 @@ class StagedReader:
         """Combine two readers; nothing is read yet.
 
         Args:
-            staging: The copies.
+            copies: The copies.
             split: The split.
             size: Side of the square images in pixels.
             copy_reader: Reader of the copies.
             store_reader: Reader of the store.
         """
-        self._staging = staging
-        self._staged = staging.staged(size)
+        self._copies = copies
+        self._staged = copies.staged(size)
         self._shard_rows = split.recipe.shard_rows
-        self._chunks_per_shard = split.recipe.shard_rows // split.recipe.chunk_rows
+        self._chunks_per_shard = split.geometry(size).chunks_per_shard
         self._copy_reader = copy_reader
         self._store_reader = store_reader
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
         """Gather rows as `PixelReader` defines; the result is the method of the last read."""
-        self._staging.check()
+        self._copies.check()
         is_staged = self._staged[rows // self._shard_rows]
         if is_staged.all():
             return self._gather_copies(rows, out, disk)
@@ -333,10 +333,10 @@ class StagedReader:
             method = self._copy_reader.gather(rows, out, disk)
         except StoreDamagedError as e:  # the copy is damaged, not necessarily the store
             raise StoreDamagedError(
-                f"of the copies in {self._staging.root}: {str(e).partition(' Run ')[0]} Delete that"
+                f"of the copies in {self._copies.root}: {str(e).partition(' Run ')[0]} Delete that"
                 " folder."
             ) from None
-        self._staging.count(len(rows))
+        self._copies.count(len(rows))
         return method
 
     def uncached(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -105,8 +105,8 @@ class StagingArea:
             folder = os.open(name, _FOLDER, dir_fd=self._file)
         except OSError as e:  # a file, a link, or a folder without permission
             raise StoreError(
-                f"cannot stage in {self.folder / name}: {e.strerror or e}. Remove it, or pass"
-                " another staging_dir."
+                f"cannot stage in {self.folder / name}: {e.strerror or e}. Remove it, or stage"
+                " in another folder."
             ) from e
         try:
             self._adopt(folder, name)
@@ -153,8 +153,8 @@ class StagingArea:
 
     def _not_ours(self, name: str, reason: str) -> StoreError:
         return StoreError(
-            f"cannot stage in {self.folder / name}: {reason}. Remove that folder, or pass another"
-            " staging_dir."
+            f"cannot stage in {self.folder / name}: {reason}. Remove that folder, or stage in"
+            " another folder."
         )
 
     def _is_set(self, name: str) -> bool:

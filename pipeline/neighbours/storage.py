@@ -34,7 +34,8 @@ from pipeline.neighbours.build import KINDS, assemble
 from pipeline.neighbours.exact import DeviceScan, Scan
 from pipeline.neighbours.index import Index
 from pipeline.neighbours.vectors import Vectors
-from pipeline.store.objects import LocalObjects, ObjectWriter
+from pipeline.store.local import LocalObjects
+from pipeline.store.objects import ObjectWriter
 from pipeline.store.schema import (
     Between,
     Digest,

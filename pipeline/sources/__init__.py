@@ -1,16 +1,16 @@
 """The sources of images: their detection, their listing, and the reading of their bytes.
 
-    location     a folder, local or remote     remote       files behind fsspec, by byte range
-    listing      the Arrow table of samples    reader       the bytes of one sample
-    spool        records of streamed sources   options      options, and listing rules
-    keys         names of samples and splits   repeats      unique names for repeated ones
-    clutter      files that are no samples     series       gaps in numbered files
-    magic        content by first bytes        text_tables  parsing of tables
-    metadata     tables near the images
+    source       the base of all kinds         location     a folder, local or remote
+    listing      the Arrow table of samples    remote       files behind fsspec, by byte range
+    spool        records of streamed sources   reader       the bytes of one sample
+    keys         names of samples and splits   options      options, and listing rules
+    clutter      files that are no samples     repeats      unique names for repeated ones
+    magic        content by first bytes        series       gaps in numbered files
+    metadata     tables near the images        text_tables  parsing of tables
     classes/     decision (the class of a sample), order (the classes of all splits),
                  name_tables and number_tables (tables of class names)
     formats/     the kinds: folder, flat, tiny_imagenet, ilsvrc, webdataset, parquet, cifar, lsun;
-                 random_access (their base), sorted_val, unsupported (data sets of other tools)
+                 sorted_val, unsupported (data sets of other tools)
     archives/    detection, open, compression, tar, tar_header, zip; outline (the first members),
                  layouts and trees (members as samples), source
 
@@ -18,10 +18,11 @@
 """
 
 import os
+import pkgutil
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from pipeline.errors import SourceError
 from pipeline.sources.formats.unsupported import foreign_text
@@ -30,128 +31,77 @@ from pipeline.sources.location import Location
 from pipeline.sources.magic import description_of
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 
-if TYPE_CHECKING:  # a worker that only reads must start fast, so it does not import Arrow
-    import pyarrow as pa
-
-    from pipeline.sources.classes.decision import ClassTable, Evidence
-    from pipeline.sources.spool import Blocks
-
-
-class Source(Protocol):
-    """The images of one split."""
-
-    @property
-    def kind(self) -> str:
-        """The kind of the source: one of `SOURCE_KINDS`."""
-        ...
-
-    @property
-    def access(self) -> Literal["random", "blocks"]:
-        """The way samples are read: "random" in place, "blocks" through a spool."""
-        ...
-
-    @property
-    def root(self) -> str:
-        """The local folder or fsspec URL that the listing's paths are relative to."""
-        ...
-
-    def fingerprint(self) -> str:
-        """Return a cheap digest that changes when files are added or removed."""
-        ...
-
-    def words(self) -> dict[str, str]:
-        """Return the words of each class that a table beside the images describes."""
-        ...
-
-    def class_table(self) -> "ClassTable | None":
-        """Return the classes that the source numbers, if it has such a table."""
-        ...
-
-    def list(self, progress: Callable[[int], None]) -> "pa.Table":
-        """Return the listing (`pipeline.sources.listing`); only if the access is "random"."""
-        ...
-
-    def blocks(self) -> "Blocks":
-        """Return the parts to stream into a spool; only if the access is "blocks"."""
-        ...
-
-
-@runtime_checkable
-class Checked(Protocol):
-    """A source that can be refused before it is listed."""
-
-    def check(self) -> None:
-        """Refuse a source that cannot be read to its end.
-
-        Raises:
-            SourceError: A table is missing, or a file is something else than its name says.
-        """
-        ...
-
-
-@runtime_checkable
-class Previewed(Protocol):
-    """A source whose labels and names can be read without its images."""
-
-    def preview(self) -> "Evidence":
-        """Read the labels and names of all images.
-
-        Raises:
-            SourceError: A label or a name cannot be used.
-        """
-        ...
-
-
-@runtime_checkable
-class Remarked(Protocol):
-    """A source with remarks on it before it is listed."""
-
-    def remarks(self) -> tuple[str, ...]:
-        """Return one sentence for each thing beside the source that is left out, or is missing."""
-        ...
-
-
-Find = Callable[[Location, str, bool], Mapping[str, Any]]
-"""A finder: (location, requested split, is the kind explicit) -> split -> `Source`.
-
-The split '' stands for all that is there.
-"""
+if TYPE_CHECKING:
+    from pipeline.sources.source import Source
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """A kind of source, for detection and messages."""
+    """A kind of source: how it is detected, and what messages say of it."""
 
     name: str
+    finder: str
+    """The function that finds it, as `module:function` of `pipeline.sources.formats`."""
     requirement: str
     hides: tuple[str, ...] = ()
     """The kinds that this one is a special case of."""
+
+    def find(self, location: Location, split: str, explicit: bool) -> Mapping[str, "Source"]:
+        """Return the sources of this kind at a location, by split; '' is a source without splits.
+
+        Args:
+            location: The folder or file.
+            split: The requested split; '' stands for all that is there.
+            explicit: True if the user named this kind.
+
+        Raises:
+            SourceError: There is such a source, and it cannot be read.
+        """
+        # Imported when it is needed: the formats load Arrow.
+        finder = pkgutil.resolve_name(f"pipeline.sources.formats.{self.finder}")
+        sources: Mapping[str, Source] = finder(location, split, explicit)
+        return sources
 
 
 _KINDS = (
     _Kind(
         "kaggle",
+        "ilsvrc:find_kaggle",
         "[ILSVRC/][Data/]CLS-LOC/train/<wnid>/*.JPEG and CLS-LOC/val/*.JPEG",
         hides=("folder", "ilsvrc-val"),
     ),
-    _Kind("ilsvrc-tar", "ILSVRC2012_img_train.tar, a tar of class tars"),
-    _Kind("ilsvrc-val", "ILSVRC2012_img_val.tar, or ILSVRC2012_val_*.JPEG here or in val/"),
+    _Kind("ilsvrc-tar", "ilsvrc:find_train_tar", "ILSVRC2012_img_train.tar, a tar of class tars"),
+    _Kind(
+        "ilsvrc-val",
+        "ilsvrc:find_val",
+        "ILSVRC2012_img_val.tar, or ILSVRC2012_val_*.JPEG here or in val/",
+    ),
     _Kind(
         "tiny-imagenet",
+        "tiny_imagenet:find_tiny",
         "train/<wnid>/images/*.JPEG and val/val_annotations.txt",
         hides=("folder",),
     ),
-    _Kind("class-tars", "n########.tar files, one a class"),
-    _Kind("webdataset", "*.tar shards of samples"),
-    _Kind("tar", "a tar with a tree of <class>/<file>"),
-    _Kind("parquet", "*.parquet files with a column of image bytes"),
-    _Kind("cifar", "data_batch_* and batches.meta of CIFAR-10's Python version, or CIFAR-100's"),
-    _Kind("lsun", "<class>_<split>_lmdb folders, or one LMDB of image files"),
-    _Kind("folder", "<class>/<image>, here or in train/, val/, ..."),
-    _Kind("flat", "images in one folder without classes, here or in train/, val/, ..."),
+    _Kind("class-tars", "ilsvrc:find_class_tars", "n########.tar files, one a class"),
+    _Kind("webdataset", "webdataset:find_shards", "*.tar shards of samples"),
+    _Kind("tar", "webdataset:find_trees", "a tar with a tree of <class>/<file>"),
+    _Kind("parquet", "parquet:find_parquet", "*.parquet files with a column of image bytes"),
+    _Kind(
+        "cifar",
+        "cifar:find_cifar",
+        "data_batch_* and batches.meta of CIFAR-10's Python version, or CIFAR-100's",
+    ),
+    _Kind("lsun", "lsun:find_lmdbs", "<class>_<split>_lmdb folders, or one LMDB of image files"),
+    _Kind("folder", "folder:find_folders", "<class>/<image>, here or in train/, val/, ..."),
+    _Kind(
+        "flat",
+        "flat:find_flat",
+        "images in one folder without classes, here or in train/, val/, ...",
+    ),
 )
 
-SOURCE_KINDS = tuple(kind.name for kind in _KINDS)
+_KIND_OF_NAME = {kind.name: kind for kind in _KINDS}
+SOURCE_KINDS = tuple(_KIND_OF_NAME)
 
 _ONE_CLASS = ("flat", "tar")
 """The kinds whose images may all be of one class, named with `--class-name`."""
@@ -159,40 +109,12 @@ _NESTED = ("folder", "flat", "kaggle", "tiny-imagenet", "tar", "webdataset", "pa
 """The kinds in which nested folders may tell the class."""
 
 
-def _finders() -> dict[str, Find]:
-    from pipeline.sources.formats import (
-        cifar,
-        flat,
-        folder,
-        ilsvrc,
-        lsun,
-        parquet,
-        tiny_imagenet,
-        webdataset,
-    )
-
-    return {
-        "kaggle": ilsvrc.find_kaggle,
-        "ilsvrc-tar": ilsvrc.find_train_tar,
-        "ilsvrc-val": ilsvrc.find_val,
-        "tiny-imagenet": tiny_imagenet.find_tiny,
-        "class-tars": ilsvrc.find_class_tars,
-        "webdataset": webdataset.find_shards,
-        "tar": webdataset.find_trees,
-        "parquet": parquet.find_parquet,
-        "cifar": cifar.find_cifar,
-        "lsun": lsun.find_lmdbs,
-        "folder": folder.find_folders,
-        "flat": flat.find_flat,
-    }
-
-
 def open_source(
     root: str | os.PathLike[str],
     split: str,
     kind: str | None = None,
     options: SourceOptions = DEFAULT_OPTIONS,
-) -> Source:
+) -> "Source":
     """Detect the kind of the source at *root* and open one split of it; nothing is listed yet.
 
     Args:
@@ -208,11 +130,12 @@ def open_source(
     split = split_named(split)
     sources_of_kind = _find(location, split, kind)
     fitting = {
-        name: sources.get(split, sources.get("")) for name, sources in sources_of_kind.items()
+        name: source
+        for name, sources in sources_of_kind.items()
+        if (source := sources.get(split, sources.get(""))) is not None
     }
-    fitting = {name: source for name, source in fitting.items() if source is not None}
     if len(fitting) == 1:
-        chosen: Source = next(iter(fitting.values()))
+        chosen = next(iter(fitting.values()))
         _check_options(location, chosen.kind)
         return chosen
     if fitting:
@@ -278,12 +201,13 @@ def unlabelled_test(
     """
     from pipeline.sources.formats.flat import FlatFolder  # here: it loads Arrow
 
-    location, finders = Location.at(root, options), _finders()
+    location = Location.at(root, options)
     if location.only or options.rules == 1 or kind not in (None, "kaggle", "flat"):
         return ""
     try:
         # These two examine only names, which is cheap; other finders may read archives.
-        if not any("test" in finders[name](location, "test", False) for name in ("kaggle", "flat")):
+        kinds = (_KIND_OF_NAME[name] for name in ("kaggle", "flat"))
+        if not any("test" in candidate.find(location, "test", False) for candidate in kinds):
             return ""
         sources_of_kind = _find(location, "test", kind)
     except SourceError:
@@ -326,28 +250,27 @@ def check_split_name(
     )
 
 
-def _find(location: Location, split: str, kind: str | None) -> dict[str, Mapping[str, Any]]:
+def _find(location: Location, split: str, kind: str | None) -> dict[str, Mapping[str, "Source"]]:
     """Return kind -> split -> source, of the kinds that are detected at *location*."""
     if kind is not None and kind not in SOURCE_KINDS:
         raise SourceError(
             f"there is no source kind {kind!r}: expected one of {', '.join(SOURCE_KINDS)}."
         )
-    sources_of_kind: dict[str, Mapping[str, Any]] = {}
+    sources_of_kind: dict[str, Mapping[str, Source]] = {}
     hidden: set[str] = set()
-    finders = _finders()
     for candidate in _KINDS:
         if candidate.name in hidden or kind not in (None, candidate.name):
             continue
         if candidate.name == "flat" and kind is None and _any_has_split(sources_of_kind, split):
             continue  # a folder of loose images is flat only if no other kind has the split
-        sources = finders[candidate.name](location, split, kind is not None)
+        sources = candidate.find(location, split, kind is not None)
         if sources:
             sources_of_kind[candidate.name] = sources
             hidden.update(candidate.hides)
     return sources_of_kind
 
 
-def _any_has_split(sources_of_kind: Mapping[str, Mapping[str, Any]], split: str) -> bool:
+def _any_has_split(sources_of_kind: Mapping[str, Mapping[str, "Source"]], split: str) -> bool:
     """Return True if any of the kinds has the split, or one of any name; '' is any split."""
     split_names = {name for sources in sources_of_kind.values() for name in sources}
     return bool(split_names) and (not split or bool(split_names & {split, ""}))
@@ -357,7 +280,7 @@ def _no_source_error(
     location: Location,
     split: str,
     kind: str | None,
-    sources_of_kind: Mapping[str, Mapping[str, Any]],
+    sources_of_kind: Mapping[str, Mapping[str, "Source"]],
 ) -> SourceError:
     if sources_of_kind:
         split_names = sorted({name for sources in sources_of_kind.values() for name in sources})
@@ -366,10 +289,9 @@ def _no_source_error(
             f" holds {', '.join(split_names)}. Pass one of them with --split."
         )
     if kind is not None:
-        requirement = next(candidate.requirement for candidate in _KINDS if candidate.name == kind)
         return SourceError(
-            f"{location.display_name} is no source of the kind {kind!r}: looked for {requirement}. "
-            "Omit --source-kind to detect the kind."
+            f"{location.display_name} is no source of the kind {kind!r}: looked for"
+            f" {_KIND_OF_NAME[kind].requirement}. Omit --source-kind to detect the kind."
         )
     foreign = foreign_text(location)
     if foreign:

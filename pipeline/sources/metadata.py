@@ -29,6 +29,8 @@ DEVKIT = "ILSVRC2012_devkit_t12"
 _META = ("meta.mat", "devkit_t12_meta.mat")
 _DEVKIT = {TRUTH: (TRUTH,), "meta.mat": _META}
 """The possible names of each of the two files of the devkit that tell classes."""
+ANNOTATIONS = "val_annotations.txt"
+"""Tiny-ImageNet's table of the classes of its val images."""
 WORDS = ("LOC_synset_mapping.txt", "words.txt")
 _HEAD_BYTES = 1 << 16
 

@@ -6,9 +6,10 @@ full path, and never counts as a damaged image.
 
 import os
 import threading
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
+
+from cachetools import LRUCache
 
 from pipeline.errors import ReadError
 from pipeline.urls import is_url
@@ -45,7 +46,7 @@ class SourceReader:
         self.root = root.rstrip("/")
         self.max_open_files = max_open_files
         self._remote = is_url(root)
-        self._open: OrderedDict[str, _Descriptor] = OrderedDict()
+        self._open: LRUCache[str, _Descriptor] = LRUCache(max_open_files)
         self._lock = threading.Lock()
         self._filesystem: tuple[Any, str] | None = None
 
@@ -118,16 +119,12 @@ class SourceReader:
         with self._lock:
             cached = self._open.get(path)
             if cached is not None:
-                self._open.move_to_end(path)
                 return cached
         # Open outside the lock: an open that hangs on a network disk must not block other reads.
         new = _Descriptor(full)
         with self._lock:
             # Two threads may have opened the file at once; both then use the first descriptor.
-            current = self._open.setdefault(path, new)
-            while len(self._open) > self.max_open_files:
-                self._open.popitem(last=False)
-            return current
+            return self._open.setdefault(path, new)
 
     def _read_range(self, path: str, full: str, offset: int, num_bytes: int) -> bytes:
         file = self._descriptor(path, full)

@@ -20,11 +20,13 @@ import glob
 import os
 import time
 import uuid
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -53,34 +55,30 @@ Put = Callable[[Iterable[bytes]], int]
 """A function that appends one sample's bytes, given in pieces, and returns their offset."""
 
 
-class Block(Protocol):
+@dataclass(frozen=True)
+class Block(ABC):
     """A part of a source that one task streams once; a small picklable value."""
 
-    @property
-    def name(self) -> str:
-        """The file name without suffix, unique among the blocks of the source."""
-        ...
+    name: str
+    """The file name without suffix, unique among the blocks of the source."""
+    num_bytes: int
+    """The approximate size of the samples in bytes."""
 
     @property
-    def num_bytes(self) -> int:
-        """The approximate size of the samples in bytes."""
-        ...
-
-    @property
+    @abstractmethod
     def where(self) -> str:
         """The full name of the file that the block is a part of, for a message."""
-        ...
 
+    @abstractmethod
     def samples(self, put: Put) -> Iterator[Row | PassedOver]:
         """Read the block from front to back, and pass each sample's bytes to *put*."""
-        ...
 
     def own_name(self, number: int, name: str) -> str:
         """Return a unique name for sample *number*, whose *name* repeats; empty: it is refused."""
-        ...
+        return ""
 
 
-Blocks = list[Block]
+Blocks = Sequence[Block]
 
 
 def spool_bytes_needed(blocks: Sequence[Block]) -> int:

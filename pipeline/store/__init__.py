@@ -5,10 +5,16 @@
     recipe     the settings that determine the pixels
     plan       the samples of a split and their order
     commit     the record that a shard is complete
-    objects    the interface for reading and writing, on a disk or an object store
+    objects    the interface for reading and writing objects
+    local      objects on a disk; `direct` reads them without the page cache
+    remote     objects on an object store
+    open       the choice between both for a path or URL
     lease      the lock that admits one writer for each split
+    checksum   the checksums of chunks, indexes and small arrays
     shard      the composition of a shard object, byte for byte as zarr writes it
+    geometry   the places of rows in shard objects, for reading them one by one
     arrays     the interface to zarr: metadata, labels, status
+    split      a split that is open for reading
     table      one line for each sample: its source file and the outcome of decoding it
 
 `docs/format.md` describes the format for readers of a store that do not use this code.

@@ -5,9 +5,9 @@
       <split>/label     int32 (N,) fill -1          written by the planner
       <split>/status    uint8 (N,) fill 255         written by the finish step
 
-Zarr itself creates everything in memory, and `pipeline.store.objects` writes it, so that zarr
-decides the content and writing is durable. Metadata is re-encoded in one fixed form of JSON, so
-that equal stores have equal bytes.
+Zarr itself creates everything in memory, and `Objects` writes it, so that zarr decides the content
+and writing is durable. Metadata is re-encoded in one fixed form of JSON, so that equal stores have
+equal bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import google_crc32c
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -28,6 +27,7 @@ from zarr.core.sync import iothread, loop, sync
 from zarr.storage import MemoryStore
 
 from pipeline.store import layout
+from pipeline.store.checksum import CHECKSUM_BYTES, has_valid_checksum
 from pipeline.store.features import FeatureRecipe
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
@@ -145,14 +145,13 @@ def damaged_labels(objects: Objects, plan: Plan) -> Iterator[tuple[str, str]]:
     """
     chunk_rows = layout.small_chunk_rows(plan.num_rows)
     for chunk in range(-(-plan.num_rows // chunk_rows)):
-        name = f"{layout.array(plan.split, 'label')}/c.{chunk}"
+        name = layout.small_chunk(plan.split, "label", chunk)
         try:
             data = objects.get(name)
         except FileNotFoundError:
             yield name, "missing"
             continue
-        checksum = google_crc32c.value(data[:-4]).to_bytes(4, "little")
-        if len(data) != 4 * chunk_rows + 4 or data[-4:] != checksum:
+        if len(data) != 4 * chunk_rows + CHECKSUM_BYTES or not has_valid_checksum(data):
             yield name, "damaged"
 
 

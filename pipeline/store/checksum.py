@@ -1,4 +1,4 @@
-"""CRC-32C of memory, computed without the GIL so that other threads can run.
+"""CRC-32C checksums, and the trailers that hold them: 4 bytes little-endian behind the data.
 
 `google_crc32c.value` holds the GIL: a chunk of 16 images of 224 px would stop every other thread,
 the training step included, for a third of a millisecond. Its extension module is linked with a C
@@ -15,6 +15,9 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+CHECKSUM_BYTES = 4
+"""The bytes of a checksum in a store."""
+
 
 def crc32c(data: NDArray[np.uint8]) -> int:
     """Return the CRC-32C of an array.
@@ -28,9 +31,16 @@ def crc32c(data: NDArray[np.uint8]) -> int:
     return native(data.ctypes.data, data.nbytes)
 
 
-def is_framed(data: NDArray[np.uint8]) -> bool:
-    """Return True if the last four bytes of *data*, (n,) uint8, are the CRC-32C of all others."""
-    return len(data) >= 4 and crc32c(data[:-4]).to_bytes(4, "little") == data[-4:].tobytes()
+def append_checksum(data: bytes) -> bytes:
+    """Return *data* with its CRC-32C behind it."""
+    return data + crc32c(np.frombuffer(data, np.uint8)).to_bytes(CHECKSUM_BYTES, "little")
+
+
+def has_valid_checksum(data: bytes | memoryview | NDArray[np.uint8]) -> bool:
+    """Return True if *data*, n contiguous bytes, ends with the CRC-32C of all bytes before it."""
+    array = np.frombuffer(data, np.uint8)
+    body, checksum = array[:-CHECKSUM_BYTES], array[-CHECKSUM_BYTES:].tobytes()
+    return crc32c(body).to_bytes(CHECKSUM_BYTES, "little") == checksum
 
 
 @cache

@@ -50,6 +50,18 @@ Share = Annotated[float, Between(-1000, 1000)]
 
 
 @dataclass(frozen=True, kw_only=True)
+class FeatureChoices:
+    """What the user chooses of features, beside the network."""
+
+    stored_size: int | None = None
+    """The size in pixels; None: the smallest that the network need not enlarge, or the largest."""
+    precision: str = "float32"
+    """The number format that the network computes in, one of `PRECISIONS`."""
+    dtype: str = "float32"
+    """The number format of the stored features, one of `DTYPES`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeatureRecipe:
     """The settings that determine features: equal images and recipes give equal features."""
 

@@ -25,7 +25,8 @@ from pipeline import confined
 from pipeline.errors import StoreBusyError, StoreError
 from pipeline.filesystem import LocksMissingError, NumberedLock, cure, try_lock
 from pipeline.store.layout import TEMPORARY
-from pipeline.store.objects import LocalObjects, Objects, make_folders
+from pipeline.store.local import LocalObjects, make_folders
+from pipeline.store.objects import Objects
 
 EXPIRY_SECONDS = 120.0
 """The time after which a lease on an object store that was not renewed is free."""

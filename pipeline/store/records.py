@@ -18,11 +18,10 @@ import xxhash
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store import commit, document, layout, plan, recipe, schema
 from pipeline.store.commit import Commit, Written
-from pipeline.store.objects import Objects
+from pipeline.store.objects import Objects, Writer
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from pipeline.store.schema import Between, Count, Digest, Format, Size, Split
-from pipeline.store.shard import Writer
 
 BLOCK_BYTES = 4 * 2**20
 """The bytes of a large object that are read at a time."""

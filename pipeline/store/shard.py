@@ -14,31 +14,21 @@ complete chunk is written at once, so at most one chunk is in memory, never a sh
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import cast
 
 import google_crc32c
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from pipeline.store.checksum import CHECKSUM_BYTES, append_checksum, has_valid_checksum
 from pipeline.store.commit import Written
+from pipeline.store.objects import Writer
 
 ABSENT = np.uint64(2**64 - 1)
 
 Compress = Callable[[NDArray[np.uint8]], bytes]
 Decompress = Callable[[memoryview, NDArray[np.uint8]], None]
-
-
-class Writer(Protocol):
-    """A writer of one object, as in `pipeline.store.objects`."""
-
-    name: str
-
-    def write(self, data: memoryview) -> None:
-        """Append *data*, which may be overwritten as soon as this returns."""
-
-    def finish(self) -> None:
-        """Make the object durable under its name."""
 
 
 class ShardComposer:
@@ -79,8 +69,7 @@ class ShardComposer:
         """Write the index after the last row; return the record of the object."""
         while self._num_rows % self._chunk_rows:
             self.append(bytes(self.row_bytes))
-        self._write(self._index.tobytes())
-        self._write_checksum()
+        self._write(append_checksum(self._index.tobytes()))
         return Written(self._writer.name, self._num_bytes, self._hash.hexdigest())
 
     def finish(self) -> None:
@@ -91,20 +80,33 @@ class ShardComposer:
         if self._compress is not None:
             self._write(self._compress(np.frombuffer(self._chunk, np.uint8)))
             self._chunk = bytearray()
-        self._write_checksum()
+        self._write(self._checksum.to_bytes(CHECKSUM_BYTES, "little"))
+        self._checksum = 0
         chunk = self._num_rows // self._chunk_rows - 1
         self._index[chunk] = (self._chunk_start, self._num_bytes - self._chunk_start)
         self._chunk_start = self._num_bytes
-
-    def _write_checksum(self) -> None:
-        self._write(self._checksum.to_bytes(4, "little"))
-        self._checksum = 0
 
     def _write(self, data: bytes) -> None:
         self._checksum = google_crc32c.extend(self._checksum, data)
         self._hash.update(data)
         self._writer.write(memoryview(data))
         self._num_bytes += len(data)
+
+
+def index_bytes(shard_rows: int, chunk_rows: int) -> int:
+    """Return the bytes of a shard's index with its checksum."""
+    return shard_rows // chunk_rows * 16 + CHECKSUM_BYTES
+
+
+def decode_index(data: bytes) -> NDArray[np.uint64] | None:
+    """Return the offset and length of each chunk, (chunks, 2) uint64; None if *data* is damaged.
+
+    Args:
+        data: The index with its checksum; `ABSENT` stands for a chunk that is absent.
+    """
+    if not has_valid_checksum(data):
+        return None
+    return np.frombuffer(data[:-CHECKSUM_BYTES], "<u8").reshape(-1, 2).astype(np.uint64)
 
 
 def parse_codec(codec: str) -> tuple[str, int]:

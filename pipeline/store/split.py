@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.store import layout, records
+from pipeline.store.checksum import CHECKSUM_BYTES, has_valid_checksum
 from pipeline.store.commit import Commit
+from pipeline.store.geometry import Geometry
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
@@ -37,6 +39,23 @@ class Split:
     """The rows that must not be read, (n,) int64, ascending."""
     digest: str
     """A SHA-256 that changes whenever the readable rows or their pixels change."""
+
+    @cached_property
+    def readable(self) -> NDArray[np.bool_]:
+        """The mask of rows that may be read, (num_rows,) bool: False for those in `absent`."""
+        readable = np.ones(self.plan.num_rows, bool)
+        readable[self.absent] = False
+        return readable
+
+    @cached_property
+    def readable_rows(self) -> NDArray[np.int64]:
+        """The rows that may be read, (n,) int64, ascending."""
+        return np.flatnonzero(self.readable)
+
+    def geometry(self, size: int) -> Geometry:
+        """Return the places of rows in the shard objects of one size, if it is uncompressed."""
+        recipe = self.recipe
+        return Geometry(size * size * 3, recipe.shard_rows, recipe.chunk_rows, self.plan.num_rows)
 
 
 def open_split(
@@ -135,17 +154,18 @@ def _read_small(objects: Objects, plan: Plan, name: str, dtype: np.dtype[Any]) -
             f"{layout.plan(plan.split)} says {plan.num_rows:,} rows: this machine has too little"
             " memory for their labels."
         ) from None
+    num_bytes = chunk_rows * dtype.itemsize + CHECKSUM_BYTES
     for chunk in range(chunks):
         path = layout.small_chunk(plan.split, name, chunk)
         try:
-            data = objects.get(path, chunk_rows * dtype.itemsize + 4)
+            data = objects.get(path, num_bytes)
         except FileNotFoundError:
             raise StoreDamagedError(f"{path} is missing. Run `tesserae repair`.") from None
-        body = data[:-4]
-        complete = len(body) == chunk_rows * dtype.itemsize
-        if not complete or google_crc32c.value(body).to_bytes(4, "little") != data[-4:]:
+        if len(data) != num_bytes or not has_valid_checksum(data):
             raise StoreDamagedError(f"{path} is damaged. Run `tesserae repair`.")
-        values[chunk * chunk_rows : (chunk + 1) * chunk_rows] = np.frombuffer(body, dtype)
+        values[chunk * chunk_rows : (chunk + 1) * chunk_rows] = np.frombuffer(
+            data, dtype, chunk_rows
+        )
     return values[: plan.num_rows]
 
 
@@ -173,53 +193,3 @@ def _quarantined(objects: Objects, commit: Commit) -> NDArray[np.bool_] | bool:
 
     part = table.load_part(objects, commit.table.name, range(commit.start, commit.stop))
     return np.asarray(part["status"].to_numpy() != READABLE)
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """The locations of rows in the shard objects of one uncompressed array.
-
-    Chunk k of a shard begins at k * (chunk_bytes + 4): each is followed by its checksum.
-    """
-
-    row_bytes: int
-    """The bytes of one square, or of one image's features."""
-    shard_rows: int
-    chunk_rows: int
-    num_rows: int
-
-    @property
-    def chunk_bytes(self) -> int:
-        """The bytes of a chunk without its checksum."""
-        return self.chunk_rows * self.row_bytes
-
-    @property
-    def index_bytes(self) -> int:
-        """The bytes of a shard's index with its checksum."""
-        return self.shard_rows // self.chunk_rows * 16 + 4
-
-    @property
-    def num_shards(self) -> int:
-        """The number of shard objects."""
-        return -(-self.num_rows // self.shard_rows)
-
-    def num_chunks(self, shard: int) -> int:
-        """Return the number of chunks of one shard that hold rows."""
-        rows = min(self.shard_rows, self.num_rows - shard * self.shard_rows)
-        return -(-rows // self.chunk_rows)
-
-    def num_bytes(self, shard: int) -> int:
-        """Return the bytes of one shard object."""
-        return self.num_chunks(shard) * (self.chunk_bytes + 4) + self.index_bytes
-
-    def places(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the shard of each row and its offset there in bytes, both (n,) int64."""
-        shards, inside = np.divmod(rows, self.shard_rows)
-        chunks, remainders = np.divmod(inside, self.chunk_rows)
-        return shards, chunks * (self.chunk_bytes + 4) + remainders * self.row_bytes
-
-
-def geometry(split: Split, size: int) -> Geometry:
-    """Return the geometry of one size of a split."""
-    recipe = split.recipe
-    return Geometry(size * size * 3, recipe.shard_rows, recipe.chunk_rows, split.plan.num_rows)

@@ -27,8 +27,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import StoreDamagedError
 from pipeline.store.arrow_files import open_parquet
-from pipeline.store.objects import Objects, WriterFile
-from pipeline.store.shard import Writer
+from pipeline.store.objects import Objects, Writer, WriterFile
 
 SCHEMA = pa.schema(
     [

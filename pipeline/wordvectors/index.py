@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import TesseraeError
-from pipeline.store.objects import write_file
+from pipeline.filesystem import write_file
 from pipeline.wordvectors.files import read_words
 from pipeline.wordvectors.vectors import Words
 
@@ -93,7 +93,7 @@ def _note_seen(file: Path, digest: str, folder: Path) -> None:
     data = json.dumps(_mark(file)).encode()
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        write_file(folder / f"{digest}.seen.json", [data], folder)
+        write_file(folder / f"{digest}.seen.json", [data], durable=True)
 
 
 # --- the index ------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def _write(words: Words, index: Path) -> None:
             pieces.append(parts[name].reshape(-1).view(np.uint8).data)
         written = starts[name] + parts[name].nbytes
     index.parent.mkdir(parents=True, exist_ok=True)
-    write_file(index, pieces, index.parent)
+    write_file(index, pieces, durable=True)
     for path in index.parent.iterdir():
         if _NAME.fullmatch(path.name) and not path.name.startswith(index.stem):
             path.unlink(missing_ok=True)

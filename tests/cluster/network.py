@@ -14,7 +14,7 @@ from tests.cluster.hosts import Hosts
 from tests.commands import Command, start
 
 SILENCE = "11s"
-"""The timeout of a silent link in tests, the minimum that Dask allows; in production it is 30 s."""
+"""The timeout of a silent link in tests, which is Dask's minimum; in production it is 30 s."""
 
 OPTIONS = {
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": SILENCE,
@@ -68,7 +68,7 @@ class Network:
 
     def wait(self, workers: int, seconds: float = 60) -> float:
         """Wait for *workers* workers, and return the seconds until they had joined."""
-        words = ("cluster", "wait", self.address, "--workers", workers, "--seconds", seconds)
+        words = ("cluster", "wait", self.address, "--workers", workers, "--timeout", seconds)
         started = time.monotonic()
         waiting = self.start("c", "client", *words)
         assert waiting.wait(seconds + 30) == 0, waiting.err

@@ -1,8 +1,9 @@
-"""The limits on open files: raised for a scheduler, and explained in errors."""
+"""The limits of a process: its cores, and its open files, which are raised or explained."""
 
 from __future__ import annotations
 
 import errno
+import os
 import resource
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,21 @@ from typing import Any
 import pytest
 
 from cluster.errors import ClusterError
-from cluster.limits import SCHEDULER_FILES, raise_file_limit, too_many_files
-from cluster.slurm import cluster
+from cluster.limits import SCHEDULER_FILES, cores, raise_file_limit, too_many_files
+from cluster.slurm.profile import read_profile
 from workflows import cli
 
 TOO_MANY_FILES = OSError(errno.EMFILE, "Too many open files")
+
+
+def test_cores_respect_the_container_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The container's quota limits the number of cores if it is lower than the affinity."""
+    limits = {"/sys/fs/cgroup/cpu.max": "150000 100000\n"}
+    monkeypatch.setattr(Path, "read_text", lambda self: limits[str(self)])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    assert cores() == 2
+    limits.update({"/sys/fs/cgroup/cpu.max": "max 100000\n"})
+    assert cores() == 64
 
 
 def limit(monkeypatch: pytest.MonkeyPatch, *limits: int) -> None:
@@ -33,10 +44,10 @@ def limit(monkeypatch: pytest.MonkeyPatch, *limits: int) -> None:
         ((-1, -1), None),
     ],
 )
-def test_a_scheduler_may_open_as_many_files_as_it_needs(
+def test_the_file_limit_of_a_scheduler_is_raised(
     monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], raised: tuple[int, int] | None
 ) -> None:
-    """The limit is raised as far as the system allows, without an error."""
+    """The limit is raised as far as the system allows, and a refusal is no error."""
     new_limits: list[Any] = []
     limit(monkeypatch, *limits)
     monkeypatch.setattr(resource, "setrlimit", lambda _, new: new_limits.append(new))
@@ -50,7 +61,7 @@ def test_a_scheduler_may_open_as_many_files_as_it_needs(
     raise_file_limit()
 
 
-def test_the_error_names_the_call_and_the_cure(
+def test_an_error_of_the_file_limit_names_the_call_and_the_cure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Only errors of the limit itself, or raised from one, are explained."""
@@ -75,8 +86,10 @@ def test_the_error_names_the_call_and_the_cure(
     assert too_many_files(ValueError("x")) == ""
 
 
-def test_no_command_shows_a_bare_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither an unreadable Slurm profile nor an uncaught error shows a bare error number."""
+def test_no_command_shows_a_bare_error_number(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An unreadable Slurm profile and an uncaught error are both explained in words."""
 
     def refuse(self: Path, *_: object, **__: object) -> str:
         raise OSError(errno.EMFILE, "Too many open files", str(self))
@@ -84,5 +97,5 @@ def test_no_command_shows_a_bare_number(monkeypatch: pytest.MonkeyPatch, tmp_pat
     limit(monkeypatch, 1024, 4096)
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(ClusterError, match=r"p\.yaml: this process has .* `ulimit -n \d+`"):
-        cluster.read_profile(tmp_path / "p.yaml")
+        read_profile(tmp_path / "p.yaml")
     assert cli._sentence(TOO_MANY_FILES).startswith("cannot open another file or connection: this")

@@ -1,6 +1,6 @@
-"""The parts in `examples/`: each becomes a part of a copy of the tree, as `contributing.md` says.
+"""Tests of the source, the stage and the kind of cluster in `examples/`, in a copy of the tree.
 
-The page shows the changes to other files as diffs, which are applied here.
+They follow `docs/contributing.md`: they copy the files and apply the diffs that the page shows.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ SHAPE = ("--sizes", 16, "--shard-rows", 8, "--chunk-rows", 4, "--workers", 1)
 
 @dataclass(frozen=True)
 class Tree:
-    """A copy of the tree, in which parts can be added."""
+    """A copy of the tree, to which parts are added."""
 
     root: Path
 
     def add(self, heading: str) -> None:
-        """Do what the section *heading* of the page says: copy its files, apply its diffs."""
+        """Copy the files and apply the diffs of the page's section *heading*."""
         (section,) = re.findall(rf"^## {heading}$(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)
         copies = re.findall(r"^\d\. Copy `(\S+)` to `(\S+)`", section, re.MULTILINE)
         diffs = map(textwrap.dedent, re.findall(r"```diff\n(.*?) *```", section, re.DOTALL))
@@ -91,8 +91,8 @@ def tree(tmp_path: Path) -> Tree:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_source_of_ones_own_is_prepared_and_verified(tree: Tree, tmp_path: Path) -> None:
-    """It is detected, and its store equals one that is made from class folders."""
+def test_the_source_is_prepared_and_verified(tree: Tree, tmp_path: Path) -> None:
+    """Its kind is detected, and its store equals that of the same images in class folders."""
     tree.add("Add a kind of source")
     lines = []
     for number in range(20):
@@ -117,8 +117,8 @@ def test_a_source_of_ones_own_is_prepared_and_verified(tree: Tree, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_stage_of_ones_own_trains_and_resumes(tree: Tree, tmp_path: Path) -> None:
-    """Three steps and then three more leave the checkpoint of six, bit for bit."""
+def test_the_stage_trains_and_resumes(tree: Tree, tmp_path: Path) -> None:
+    """The checkpoint of three steps and three more equals that of six, bit for bit."""
     tree.add("Add a training stage")
     make_folder(tmp_path / "train", 40)
     tree.run("prepare", "train", "store", *SHAPE, folder=tmp_path)
@@ -141,8 +141,8 @@ def test_a_stage_of_ones_own_trains_and_resumes(tree: Tree, tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_cluster_of_ones_own_runs_tasks(tree: Tree, tmp_path: Path) -> None:
-    """Its two workers make the store that workers of this machine make."""
+def test_the_kind_of_cluster_runs_tasks(tree: Tree, tmp_path: Path) -> None:
+    """The store that its two workers make equals that of local workers."""
     tree.add("Add a kind of cluster")
     make_folder(tmp_path / "train", 40)
     (tmp_path / "launchers.txt").write_text("127.0.0.1\nenv\nnice -n 1\n")
@@ -156,10 +156,10 @@ def test_a_cluster_of_ones_own_runs_tasks(tree: Tree, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_lost_worker_is_replaced_and_nothing_remains(
+def test_the_kind_of_cluster_replaces_a_lost_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kind of cluster of the page, by itself."""
+    """After its end, no process remains."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     mark = f"TESSERAE_TEST_PART={os.getpid()}"
     (tmp_path / "launchers.txt").write_text(f"127.0.0.1\nenv {mark}\nenv {mark}\n")

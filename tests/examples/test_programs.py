@@ -1,4 +1,4 @@
-"""The programs in `examples/`, run as they are."""
+"""Tests that run the programs in `examples/` without changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXAMPLES = ROOT / "examples"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of 78 readable rows at 72 px: two whole batches of 32, and a rest."""
+    """Return a store of 78 readable rows at 72 px: two whole batches of 32 and a smaller one."""
     folder = tmp_path_factory.mktemp("store")
     make_folder(folder / "train", 80, bad=2)
     prepare_inline(folder / "train", str(folder / "store"), sizes=(72,))
@@ -34,13 +34,13 @@ def run_here(program: Path, *words: object, patch: pytest.MonkeyPatch) -> None:
     runpy.run_path(str(program), run_name="__main__")
 
 
-def test_training_goes_on_where_it_was_interrupted(
+def test_interrupted_training_continues(
     store: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """One epoch and then two are the same as three; the same command then finds nothing to do."""
+    """One epoch and then two have the losses of three; a further run has no epoch left."""
     program = EXAMPLES / "train.py"
     shorter = tmp_path / "shorter.py"
     shorter.write_text(
@@ -63,8 +63,8 @@ def test_training_goes_on_where_it_was_interrupted(
 
 
 @pytest.mark.slow
-def test_two_ranks_learn_what_one_learns(store: Path, tmp_path: Path) -> None:
-    """They see the same batches, the last and smaller one too, and have the same losses."""
+def test_two_ranks_have_the_losses_of_one(store: Path, tmp_path: Path) -> None:
+    """Both see the same batches, the last and smaller one too."""
     losses = []
     for ranks in (1, 2):
         torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
@@ -89,7 +89,7 @@ def test_two_ranks_learn_what_one_learns(store: Path, tmp_path: Path) -> None:
 def test_the_nearest_images_are_those_of_the_nearest_features(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the cosine, without the image itself."""
+    """The order is that of the cosine, without the image of the query."""
     pytest.importorskip("transformers")
     small = make_small(tmp_path)
     features = open_features(small.store, small.features, "train")

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    """Small nets are slower with more threads than one, and much slower beside other work."""
+    """Limit torch to one thread, since small networks are slower with more."""
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(1)

@@ -114,10 +114,10 @@ def test_samples_are_those_of_seed_and_step(
     assert "9 pictures of step 6" in capsys.readouterr().out
 
 
-def test_classes_are_told_apart(
+def test_classes_are_given_by_number_words_or_wnid(
     conditional: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A label is given by number, by words or by wnid."""
+    """Samples of two classes differ."""
     out = tmp_path / "x.png"
     grids = []
     for label in ("0", "zero", "n00000000", "2"):
@@ -129,7 +129,7 @@ def test_classes_are_told_apart(
 
 
 def test_interpolations_begin_and_end_at_samples(plain: Path) -> None:
-    """The ends of an interpolation are the noise of samples."""
+    """The ends of an interpolation use the noise of samples."""
     sampler = open_sampler(RunFolder(plain))
     paths = sampler.interpolate(3, 7, seed=4).view(3, 7, -1)
     ends = sampler.noise(6, 4)

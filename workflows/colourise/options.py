@@ -3,37 +3,52 @@
 from dataclasses import dataclass
 
 from workflows.adversarial.objectives import OBJECTIVES
-from workflows.training.options import TrainingOptions, option, shrunk_side
+from workflows.options.fields import option
+from workflows.training.options import TrainingOptions, shrunk_side
+
+_GROUP = "images, network and loss"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColouriseOptions(TrainingOptions):
     """The flags of `tesserae train colourise`."""
 
-    image_size: int = option(64, "side of the pictures, in pixels", choices=(8, 16, 32, 64, 128))
-    shrink: bool = option(
-        True, "resize stored pictures that are a quarter larger or more, on the device; otherwise a"
-        " square of --image-size is cut out of them as they are", before=False,
-    )  # fmt: skip
-    width: int = option(32, "channels of the first layer", least=1)
-    rate: float = option(2e-4, "learning rate, of Adam", above=0)
-    adversarial: float = option(
-        0.01, "weight of the adversarial loss; 0 = train without a critic", least=0
+    image_size: int = option(
+        64,
+        "side of the images to train on, in pixels",
+        choices=(8, 16, 32, 64, 128),
+        group=_GROUP,
     )
-    objective: str = option("lsgan", "adversarial objective", choices=tuple(OBJECTIVES))
+    resize: bool = option(
+        True,
+        "resize stored images that are at least a quarter larger than --image-size, on the device;"
+        " otherwise they are cropped at their stored scale",
+        before=False,
+        group=_GROUP,
+    )
+    width: int = option(32, "number of channels of the first layer", minimum=1, group=_GROUP)
+    learning_rate: float = option(2e-4, "learning rate of Adam", above=0, group=_GROUP)
+    adversarial_weight: float = option(
+        0.01, "weight of the adversarial loss; 0 trains without a critic", minimum=0, group=_GROUP
+    )
+    objective: str = option(
+        "lsgan", "adversarial objective", choices=tuple(OBJECTIVES), group=_GROUP
+    )
 
     def shrunk_side(self, stored: int) -> int | None:
         """Return the side to which the device resizes pictures; None = it does not resize them."""
-        return shrunk_side(stored, self.image_size, crop="random") if self.shrink else None
+        return shrunk_side(stored, self.image_size, crop="random") if self.resize else None
 
     def quicker(self) -> str:
         """Return the options that make a step faster, as a phrase for the terminal."""
-        return "a smaller --image-size (with a store of that size) or --width, --adversarial 0"
+        return (
+            "a smaller --image-size (with a store of that size) or --width, --adversarial-weight 0"
+        )
 
     def changeable(self) -> tuple[str, ...]:
         """Return the options that may change when a run goes back to an earlier step."""
-        return ("rate", "adversarial")
+        return ("learning_rate", "adversarial_weight")
 
     def to_lower(self) -> str:
         """Return the option to lower, with its value, after training has diverged."""
-        return f"--rate (now {self.rate:g})"
+        return f"--learning-rate (now {self.learning_rate:g})"

@@ -71,9 +71,9 @@ class Colourise:
         network = ColourNetwork(options.width).to(world.device)
         norm = "layer" if chosen.penalty else "batch"
         critic = PairCritic(options.image_size, 4, width=options.width, norm=norm).to(world.device)
-        optimisers = [torch.optim.Adam(n.parameters(), options.rate, (0.5, 0.999))
+        optimisers = [torch.optim.Adam(n.parameters(), options.learning_rate, (0.5, 0.999))
                       for n in (network, critic)]  # fmt: skip
-        rules = Rules(chosen, chosen.clip, chosen.penalty, micro_batch=options.micro_batch)
+        rules = Rules(chosen, chosen.clip, chosen.penalty, micro_batch=options.micro_batch_size)
         self.game = Game(network, critic, optimisers[0], optimisers[1], rules, world)
         augment = Augment(size=options.image_size, crop="random", mean=HALF, std=HALF,
                           seed=options.seed,
@@ -93,11 +93,11 @@ class Colourise:
         real = self.batches.take().images
         grey = to_grey(real)
         metrics: dict[str, Tensor] = {}
-        if self.options.adversarial:
+        if self.options.adversarial_weight:
             share = self.world.uniform(self.options.batch_size, key=(self.options.seed, self.step))
             metrics = self.game.critic_update(real, (grey,), (grey,), share=share)
         metrics |= self.game.generator_update(
-            (grey,), (grey,), weight=self.options.adversarial,
+            (grey,), (grey,), weight=self.options.adversarial_weight,
             other=lambda coloured, rows: (coloured - real[rows]).abs().mean(),
         )  # fmt: skip
         self.step += 1

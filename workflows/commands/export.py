@@ -5,21 +5,7 @@ model.safetensors and preprocessor_config.json. Open it with `transformers`, or 
 to `tesserae features` or to another run.
 """
 
-from __future__ import annotations
+from workflows.commands import Command
+from workflows.runs.options import ExportOptions
 
-import argparse
-from pathlib import Path
-
-IMPLEMENTATION = "workflows.runs.export"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `tesserae export`."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a DeViSE run")
-    parser.add_argument(
-        "-o",
-        "--out",
-        metavar="DIR",
-        type=Path,
-        help="new folder that the model is written to (default RUN/trunk)",
-    )
+COMMAND = Command((ExportOptions,), "workflows.runs.export:run")

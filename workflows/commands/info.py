@@ -1,16 +1,6 @@
 """Show what a store holds: splits, sizes, rows, recipe, and the reasons for quarantined rows."""
 
-from __future__ import annotations
+from workflows.commands import Command
+from workflows.reports.options import InfoOptions
 
-import argparse
-
-IMPLEMENTATION = "workflows.reports.store_facts"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `tesserae info`."""
-    parser.add_argument("store", metavar="STORE", help="folder or URL of the store")
-    parser.add_argument("--json", action="store_true", help="print all facts as one JSON document")
-    parser.add_argument(
-        "--all", action="store_true", help="list every quarantined row (default: the first 50)"
-    )
+COMMAND = Command((InfoOptions,), "workflows.reports.store_facts:run")

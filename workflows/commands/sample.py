@@ -18,38 +18,7 @@ checks that the pipeline works; metrics measured on it mean nothing.
 200 images take 2 s and 15 MB, 2,000 images take 15 s and 150 MB, on one core.
 """
 
-from __future__ import annotations
+from workflows.commands import Command
+from workflows.sample_data.options import SampleOptions
 
-import argparse
-from pathlib import Path
-
-from workflows.commands.ranges import integer
-from workflows.sample_data.photographs import CLASSES
-
-IMPLEMENTATION = "workflows.sample_data.sample"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `tesserae sample`."""
-    parser.add_argument("directory", metavar="DIR", type=Path, help="new or empty output folder")
-    parser.add_argument(
-        "--images",
-        type=integer(1),
-        default=400,
-        metavar="N",
-        help="number of images, train and val together (default 400)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=integer(0),
-        default=0,
-        help="seed of the random crops, sizes and colours (default 0)",
-    )
-    parser.add_argument(
-        "--classes",
-        type=integer(2, len(CLASSES)),
-        default=len(CLASSES),
-        metavar="K",
-        help="number of classes, the first K of: "
-        f"{', '.join(noun.words.split(',')[0] for noun in CLASSES)} (default: all)",
-    )
+COMMAND = Command((SampleOptions,), "workflows.sample_data.sample:run")

@@ -11,12 +11,11 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from time import monotonic
-from types import TracebackType
 from typing import Any, Self
 
 from distributed import Client
 
-from pipeline.ingest.shard import Report
+from pipeline.ingest.report import Report
 from workflows.dashboard.plugin import PICTURES_TOPIC, TOPIC, install
 
 FLUSH_SECONDS = 0.25
@@ -32,6 +31,20 @@ Preview = Callable[[int], Sequence[Mapping[str, Any]]]
 """A function that returns the rows to show of a shard, given the shard's number."""
 
 log = logging.getLogger(__name__)
+
+
+def end_message(error: BaseException | None, seconds: float) -> dict[str, Any]:
+    """Return the message that a run has ended.
+
+    Args:
+        error: The error that ended it; None if it has finished.
+        seconds: Its duration.
+    """
+    state = "finished" if error is None else "failed"
+    if isinstance(error, KeyboardInterrupt | GeneratorExit):
+        state = "stopped"
+    why = "" if error is None else str(error)[:500]
+    return {"what": "end", "state": state, "why": why, "seconds": seconds}
 
 
 class Publisher:
@@ -123,18 +136,9 @@ class Publisher:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        state = "finished" if error is None else "failed"
-        if isinstance(error, KeyboardInterrupt | GeneratorExit):
-            state = "stopped"
-        why = "" if error is None else str(error)[:500]
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         seconds = monotonic() - self._started if self.seconds is None else self.seconds
-        self._put(what="end", state=state, why=why, seconds=seconds)
+        self._put(**end_message(error, seconds))
         self._waiting.put(None)
         self._thread.join(END_SECONDS)
 

@@ -21,9 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from workflows.devise.class_space import unit
+from workflows.devise.class_space import Floats, unit
 
-Floats = NDArray[np.float32]
 Scores = Callable[[Floats], Floats]
 """A function from features of images, (n, D), to scores, (n, C)."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from pipeline.errors import SourceError, TesseraeError
 from pipeline.sources.classes.name_tables import parse_names
 from pipeline.sources.text_tables import decode_table
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.wordvectors.files import read_words
 from pipeline.wordvectors.hierarchy import WORDNET, Hierarchy, read_hierarchy
 from pipeline.wordvectors.vectors import (
@@ -21,6 +20,7 @@ from pipeline.wordvectors.vectors import (
     names_of_id,
     taxonomy_vectors,
 )
+from workflows.devise.words_options import WordsOptions
 from workflows.terminal.formatting import counted, printable, share_text
 
 MAX_LISTED = 20
@@ -47,13 +47,15 @@ NOTE = (
 )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: WordsOptions) -> int:
     """Print the coverage of classes by word vectors; return the exit status."""
-    facts = describe(args.classes, args.vectors, args.hierarchy, synonyms=args.synonyms)
-    if args.json:
+    facts = describe(
+        options.classes, options.word_vectors, options.hierarchy, synonyms=options.synonyms
+    )
+    if options.json:
         print(json.dumps(facts, indent=2, ensure_ascii=True))
         return 0
-    for line in lines(facts, limit=None if args.all else MAX_LISTED):
+    for line in lines(facts, limit=None if options.all else MAX_LISTED):
         print(line)
     return 0
 
@@ -119,8 +121,8 @@ def names_of_classes(
     if not any(words for _, words in named_classes):
         raise TesseraeError(
             f"the store has no names of its {len(classes)} classes, only wnids such as"
-            f" {classes[0][0]}: pass --names, a file with an id and names on each line, such as"
-            " ImageNet's LOC_synset_mapping.txt."
+            f" {classes[0][0]}: pass --class-names, a file with an id and names on each line, such"
+            " as ImageNet's LOC_synset_mapping.txt."
         )
     return named_classes
 
@@ -129,7 +131,7 @@ def _table_of(file: str, ids: Sequence[str]) -> dict[str, str]:
     path = Path(file)
     if not path.is_file():
         raise TesseraeError(
-            f"--names is {file}, which is no file: expected an id and names on each line."
+            f"--class-names is {file}, which is no file: expected an id and names on each line."
         )
     table = parse_names(decode_table(path.read_bytes(), file, lenient=True), ids)
     if table.keys().isdisjoint(ids):
@@ -174,8 +176,9 @@ def _is_vector(names: str) -> bool:
 def _installed() -> str:
     if not (WORDNET / "data.noun").is_file():
         raise TesseraeError(
-            "there are neither word vectors nor a taxonomy to derive some from: name --vectors FILE"
-            " or --hierarchy FILE, or install WordNet (Debian: the package wordnet-base)."
+            "there are neither word vectors nor a hierarchy to derive some from: pass"
+            " --word-vectors FILE or --hierarchy FILE, or install WordNet (Debian: the package"
+            " wordnet-base)."
         )
     return str(WORDNET)
 
@@ -255,7 +258,7 @@ def _vectors_line(facts: dict[str, Any]) -> str:
     if source["file"] is None:
         return (
             f"  vectors  derived from the taxonomy, no word is known: {source['dim']:,} numbers"
-            " (--vectors FILE reads some)"
+            " (--word-vectors FILE reads some)"
         )
     return (
         f"  vectors  {source['file']}: {counted(source['tokens'], 'token')},"

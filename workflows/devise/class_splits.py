@@ -53,8 +53,8 @@ def class_parts(
     """
     if seen is not None and unseen != "0":
         raise TesseraeError(
-            "--seen and --unseen are both given: --seen lists the classes to learn from, --unseen"
-            " the others. Leave one out."
+            "--seen-classes and --unseen-classes are both given: the one lists the classes to train"
+            " on, the other those to exclude. Leave one out."
         )
     parts = np.where(has_vector, SEEN, LEFT_OUT).astype(np.int8)
     usable = np.flatnonzero(has_vector)
@@ -90,8 +90,8 @@ def _named(wnids: Sequence[str], file: str, option: str) -> NDArray[np.int64]:
     except (OSError, SourceError) as e:
         number = "a number of classes, or " if option == "unseen" else ""
         raise TesseraeError(
-            f"--{option} is {file!r}, which cannot be read ({e}): expected {number}a file that"
-            " names them."
+            f"--{option}-classes is {file!r}, which cannot be read ({e}): expected {number}a file"
+            " that names them."
         ) from e
     labels = [label for label, wnid in enumerate(wnids) if wnid in names]
     if not labels:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +12,11 @@ from numpy.typing import NDArray
 from pipeline.backbone.choices import NEW
 from pipeline.backbone.load import new_backbone
 from pipeline.errors import StoreError, TesseraeError
-from pipeline.features.extract import FeatureChoices
 from pipeline.features.loader import FeatureLoader
 from pipeline.features.reader import open_features
 from pipeline.loader import Loader
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
 from pipeline.urls import is_url
 from pipeline.wordvectors.files import read_words
@@ -31,10 +29,12 @@ from workflows.devise.class_splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION, cl
 from workflows.devise.options import DeviseOptions
 from workflows.devise.stage import check_start
 from workflows.preparation import features
+from workflows.preparation.options import FeaturesOptions
 from workflows.session import Cluster
 from workflows.terminal.formatting import counted, printable
 from workflows.training.loop import Data
 from workflows.training.run_folder import RunFolder
+from workflows.training.run_options import RunOptions
 
 MIN_SIZE = 32
 """The smallest side, in pixels, of the images that a new trunk accepts."""
@@ -53,12 +53,12 @@ class Input:
 
 
 def prepare_data(
-    args: argparse.Namespace, options: DeviseOptions, cluster: Cluster, held_out: str | None
+    run_options: RunOptions, options: DeviseOptions, cluster: Cluster, held_out: str | None
 ) -> tuple[Data, dict[str, bytes]]:
     """Extract missing features on the cluster, and open the data of a run.
 
     Args:
-        args: `store`, `split`, `run` and `held_out` of the command line.
+        run_options: The options of the run: its store, its split and its folder.
         options: The options of the stage.
         cluster: The cluster that extracts features.
         held_out: The split to evaluate on; None for no evaluation.
@@ -69,29 +69,29 @@ def prepare_data(
     Raises:
         TesseraeError: Word vectors, classes, the trunk or rows are missing.
     """
-    store = _absolute(args.store)
+    store = _absolute(run_options.store)
     listed = records.load_recipe(open_objects(store)).classes
-    if options.words is not None or options.names is not None:
-        listed = names_of_classes(listed, options.names)
-    before = RunFolder(Path(args.run) if args.run else Path("runs/devise"))
+    if options.word_vectors is not None or options.class_names is not None:
+        listed = names_of_classes(listed, options.class_names)
+    before = RunFolder(run_options.folder)
     # A folder without options.json belongs to a start that did not complete: begin anew.
     goes_on = (before.path / "options.json").exists()
     size = before.asked()["options"]["stored_size"] if goes_on else options.feature_size
     _check_required(options, goes_on=goes_on)
-    config = feature_wish(options, store, size)
-    words = None if goes_on else _class_vectors(options, store, args.split, listed)
-    trunk_input = _new_input(options, store, args.split, size)
+    config = features_options(options, store, size)
+    words = None if goes_on else _class_vectors(options, store, run_options.split, listed)
+    trunk_input = _new_input(options, store, run_options.split, size)
     if trunk_input is None:
-        extracted = features.compute_features(config, args.split, cluster)
+        extracted = features.compute_features(config, run_options.split, cluster)
         trunk_input = Input(extracted.stored_size, extracted.name)
-        held_out = _evaluation_split(config, args, held_out, trunk_input, cluster)
-    space, files = _space(options, store, args.split, trunk_input, words, before.path)
+        held_out = _evaluation_split(config, run_options, held_out, trunk_input, cluster)
+    space, files = _space(options, store, run_options.split, trunk_input, words, before.path)
     seen = space.labels(SEEN).tolist()
     evaluated = space.labels(SEEN, VALIDATION).tolist()
-    train = _loader(options, store, args.split, trunk_input, seen)
+    train = _loader(options, store, run_options.split, trunk_input, seen)
     if not len(train):
         raise StoreError(
-            f"split {args.split!r} has {train.num_rows} pictures of {len(seen)} seen classes:"
+            f"split {run_options.split!r} has {train.num_rows} images of {len(seen)} seen classes:"
             f" expected at least one batch of {options.batch_size}."
         )
     evaluation = None
@@ -112,9 +112,9 @@ def _check_required(options: DeviseOptions, *, goes_on: bool) -> None:
         problems.append(
             "--trunk is missing: name a vision model of transformers, a folder or of the model hub"
         )
-    if options.words is None and options.hierarchy is None and not goes_on:
+    if options.word_vectors is None and options.hierarchy is None and not goes_on:
         problems.append(
-            "--words is missing: name a file of word vectors (word2vec, GloVe, fastText), or"
+            "--word-vectors is missing: name a file of word vectors (word2vec, GloVe, fastText), or"
             " --hierarchy, to derive vectors from a hierarchy of classes"
         )
     if problems:
@@ -126,8 +126,8 @@ def _absolute(store: str) -> str:
 
 
 def _evaluation_split(
-    config: features.FeatureConfig,
-    args: argparse.Namespace,
+    config: FeaturesOptions,
+    run_options: RunOptions,
     held_out: str | None,
     trunk_input: Input,
     cluster: Cluster,
@@ -140,18 +140,20 @@ def _evaluation_split(
         return None
     done = records.load_done(open_objects(config.store), held_out)
     if done is not None and trunk_input.size not in done.sizes:
-        problem = f"split {held_out!r} has no pictures of {trunk_input.size} px"
-        if args.held_out is not None:
-            raise StoreError(f"{problem}, as {args.split!r} has: prepare that size of it too.")
+        problem = f"split {held_out!r} has no images of {trunk_input.size} px"
+        if run_options.held_out is not None:
+            raise StoreError(
+                f"{problem}, as {run_options.split!r} has: prepare that size of it too."
+            )
         print(f"notice: {problem}: this run is not evaluated.", flush=True)
         return None
-    choices = replace(config.choices, stored_size=trunk_input.size)
-    features.compute_features(replace(config, choices=choices, mirrored=False), held_out, cluster)
+    unmirrored = replace(config, size=trunk_input.size, mirrored=False)
+    features.compute_features(unmirrored, held_out, cluster)
     return held_out
 
 
-def feature_wish(options: DeviseOptions, store: str, size: int | None) -> features.FeatureConfig:
-    """Return the configuration of the features to train on.
+def features_options(options: DeviseOptions, store: str, size: int | None) -> FeaturesOptions:
+    """Return the options of the features to train on.
 
     Args:
         options: The options of the stage.
@@ -165,17 +167,14 @@ def feature_wish(options: DeviseOptions, store: str, size: int | None) -> featur
         raise TesseraeError(
             "--trunk is missing: name a vision model of transformers, a folder or of the model hub."
         )
-    choices = FeatureChoices(
-        stored_size=size,
-        precision=options.feature_precision,
-        dtype=options.feature_dtype,
-    )
-    return features.FeatureConfig(
+    return FeaturesOptions(
         store=store,
         trunk=options.trunk,
         cut=options.cut,
         pooling=options.pooling,
-        choices=choices,
+        size=size,
+        precision=options.feature_precision,
+        dtype=options.feature_dtype,
         mirrored=options.mirrored and options.learn == "head",
     )
 
@@ -205,22 +204,22 @@ def _class_vectors(
 
     It runs before the features are extracted, so that a mistake is reported before hours of work.
     """
-    digest = "" if options.words is None else file_digest(options.words)
+    digest = "" if options.word_vectors is None else file_digest(options.word_vectors)
     vectors = vectors_of(options, listed)
-    if options.words is not None and options.hierarchy is not None:
+    if options.word_vectors is not None and options.hierarchy is not None:
         read_hierarchy(options.hierarchy)  # reports need it: a broken file is refused now
     parts = class_parts(
         vectors.wnids,
         vectors.known,
         has_image=_has_image(store, split, len(listed)),
-        seen=options.seen,
-        unseen=options.unseen,
-        validation=options.validation,
-        seed=options.class_seed,
+        seen=options.seen_classes,
+        unseen=options.unseen_classes,
+        validation=options.validation_classes,
+        seed=options.class_split_seed,
     )
-    if options.start is not None:
+    if options.init_from is not None:
         held_out = np.flatnonzero(np.isin(parts, (UNSEEN, VALIDATION)))
-        check_start(options.start, [vectors.wnids[label] for label in held_out.tolist()])
+        check_start(options.init_from, [vectors.wnids[label] for label in held_out.tolist()])
     _print_classes(vectors, parts)
     return vectors, parts, digest
 
@@ -232,7 +231,7 @@ def _has_image(store: str, split: str, classes: int) -> NDArray[np.bool_]:
     if done is None:
         raise StoreError(f"split {split!r} of {store} is not finished: run `tesserae prepare`.")
     opened = open_split(objects, split, [min(done.sizes)])
-    labels = np.delete(opened.labels, opened.absent)
+    labels = opened.labels[opened.readable]
     return np.bincount(labels[labels >= 0], minlength=classes) > 0
 
 
@@ -267,12 +266,12 @@ def vectors_of(options: DeviseOptions, listed: Sequence[tuple[str, str]]) -> Cla
     Raises:
         TesseraeError: Neither word vectors nor a hierarchy are named, or a file is unreadable.
     """
-    if options.words is not None:
-        return class_vectors(read_words(options.words), listed, synonyms=options.synonyms)
+    if options.word_vectors is not None:
+        return class_vectors(read_words(options.word_vectors), listed, synonyms=options.synonyms)
     if options.hierarchy is not None:
         return taxonomy_vectors(read_hierarchy(options.hierarchy), listed)
     raise TesseraeError(
-        "--words is missing: name a file of word vectors (word2vec, GloVe, fastText), or"
+        "--word-vectors is missing: name a file of word vectors (word2vec, GloVe, fastText), or"
         " --hierarchy, to derive vectors from a hierarchy of classes."
     )
 

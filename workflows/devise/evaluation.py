@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import TesseraeError
 from pipeline.wordvectors.hierarchy import Hierarchy
+from workflows.devise.class_space import Floats
 from workflows.devise.class_splits import SEEN, UNSEEN
 from workflows.evaluation.per_class import Generalised, PerClass, generalised, per_class
 from workflows.evaluation.ranking import KS, chance, hierarchical_precision, true_positions
-
-Floats = NDArray[np.float32]
 
 MAX_MIXED_K = 5
 """The largest k of hit@k that is reported for seen and unseen classes together."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.backbone.network import Backbone
 from pipeline.errors import TesseraeError
 from pipeline.features.reader import open_features
-from pipeline.features.shard import features_of
+from pipeline.features.worker import features_of
 from pipeline.loader import Loader
 from pipeline.wordvectors.index import open_words
 from pipeline.wordvectors.vectors import Words, split_names
@@ -139,7 +139,7 @@ class DeviseModel:
 
     @cached_property
     def _words(self) -> Words | None:
-        file = self.options.words
+        file = self.options.word_vectors
         if file is None:
             return None
         return open_words(Path(file), str(self.space.words), self.folder / WORDS_FOLDER)

@@ -7,7 +7,8 @@ from typing import Any, Self
 from pipeline.backbone.choices import NEW, POOLINGS
 from pipeline.store.features import DTYPES, PRECISIONS
 from pipeline.wordvectors.vectors import SYNONYMS
-from workflows.training.options import TrainingOptions, option
+from workflows.options.fields import option
+from workflows.training.options import TrainingOptions
 
 LOSSES = ("hinge", "cosine", "l2", "infonce")
 HEADS = ("linear", "mlp")
@@ -17,123 +18,177 @@ SCHEDULES = ("cosine", "constant")
 SMALL_SIZE = 64
 """The default side, in pixels, of the images that a new trunk takes."""
 
-PICTURES_ONLY = ("staging_dir", "staging_bytes", "checksum", "loader_threads", "prefetch")
+IMAGES_ONLY = ("staging_dir", "staging_bytes", "checksum", "loader_threads", "prefetch_bytes")
 """The options of reading that apply to training from pixels (`--learn all`) only."""
 
-WORDS = "words and classes"
-TRUNK = "trunk"
+_TRUNK = "trunk"
+_CLASSES = "word vectors and classes"
+_HEAD = "head and loss"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviseOptions(TrainingOptions):
     """The flags of `tesserae train devise`: each field is one flag of the same name."""
 
-    steps: int = option(500, "steps to train", least=1)
-    batch_size: int = option(256, "rows of a batch, over all ranks", least=1)
-    look_every: int = option(
-        100, "steps between two evaluations", least=1, group="what is seen of it"
+    steps: int = option(500, "number of training steps", minimum=1, group="training")
+    batch_size: int = option(
+        256, "number of rows in a batch, over all ranks", minimum=1, group="training"
+    )
+    eval_every: int = option(
+        100,
+        "number of steps between two evaluations",
+        minimum=1,
+        group="progress and checkpoints",
     )
 
     trunk: str | None = option(
-        None, metavar="MODEL",
-        what="vision model of transformers: folder or model hub name; new = a small network with"
-        " random weights", group=TRUNK,
-    )  # fmt: skip
-    width: int = option(32, "channels of the first layers of a new trunk", least=8, group=TRUNK)
+        None,
+        "vision model of `transformers`, a folder or a hub name (required); new is a small network"
+        " with random weights",
+        metavar="MODEL",
+        group=_TRUNK,
+    )
+    width: int = option(
+        32, "number of channels of the first layers of a new trunk", minimum=8, group=_TRUNK
+    )
     cut: str | None = option(
         None,
+        "block of the trunk whose output becomes the features",
+        implied="the last",
         metavar="BLOCK",
-        what="block of the trunk whose output is used as features (last block)",
-        group=TRUNK,
+        group=_TRUNK,
     )
     pooling: str = option(
         "end",
-        "how a block's output is pooled to one vector; end = the model's own pooling",
+        "how that output is pooled into one vector per image; `end` pools as the model does",
         choices=POOLINGS,
-        group=TRUNK,
+        group=_TRUNK,
     )
     feature_size: int | None = option(
         None,
-        "stored size of the trunk's input images, in pixels (best match for the trunk)",
-        least=1,
-        group=TRUNK,
+        "side of the stored images that are fed to the trunk, in pixels",
+        implied="the stored size that suits the trunk best",
+        minimum=1,
+        metavar="PIXELS",
+        group=_TRUNK,
     )
     feature_precision: str = option(
-        "float32", "number format in which features are computed", choices=PRECISIONS, group=TRUNK
+        "float32",
+        "number format in which features are computed",
+        choices=PRECISIONS,
+        group=_TRUNK,
     )
     feature_dtype: str = option(
-        "float32", "number format in which features are stored", choices=DTYPES, group=TRUNK
+        "float32", "number format of the stored features", choices=DTYPES, group=_TRUNK
     )
     learn: str = option(
         "head",
-        "head: train the head on features that are stored first; all: train trunk and head from"
-        " pixels",
+        "what is trained: head trains the head on features, which are stored first; all trains"
+        " trunk and head from pixels",
         choices=LEARNS,
-        group=TRUNK,
+        group=_TRUNK,
     )
-    start: str | None = option(
-        None, metavar="RUN", what="run whose weights initialise this one", group=TRUNK
-    )
-    trunk_rate: float = option(1e-5, "learning rate of the trunk's weights", least=0, group=TRUNK)
-
-    words: str | None = option(
+    init_from: str | None = option(
         None,
-        metavar="FILE",
-        what="file of word vectors: word2vec, GloVe, fastText (derived from --hierarchy)",
-        group=WORDS,
+        "folder of a run whose weights initialise this one",
+        implied="random weights of the head",
+        metavar="RUN",
+        group=_TRUNK,
     )
-    names: str | None = option(
-        None, metavar="FILE",
-        what="file with a class id and its names on each line (the store's names, or names derived"
-        " from the ids)", group=WORDS,
-    )  # fmt: skip
+    trunk_learning_rate: float = option(
+        1e-5, "learning rate of the trunk, with --learn all", minimum=0, group=_TRUNK
+    )
+
+    word_vectors: str | None = option(
+        None,
+        "file of word vectors: word2vec, GloVe or fastText",
+        implied="derive vectors from --hierarchy",
+        metavar="FILE",
+        group=_CLASSES,
+    )
+    class_names: str | None = option(
+        None,
+        "text file with a class id and its names on each line",
+        implied="the store's names, or names derived from the ids",
+        metavar="FILE",
+        group=_CLASSES,
+    )
     synonyms: str = option(
         "mean",
-        "names of a class that form its vector: the mean of all, or the first",
+        "how a class with several names gets its vector: from the first name, or as the mean over"
+        " all names that have one",
         choices=SYNONYMS,
-        group=WORDS,
+        group=_CLASSES,
     )
     centre: bool = option(
-        True, "subtract the mean vector of the seen classes from all word vectors", group=WORDS
+        True,
+        "subtract the mean vector of the seen classes from all word vectors",
+        group=_CLASSES,
     )
     hierarchy: str | None = option(
         None,
-        metavar="FILE",
-        what="is-a edges: a file, or WordNet's folder; source of class vectors without --words",
-        group=WORDS,
+        "is-a hierarchy: a file of `parent child` lines, or WordNet's database folder; class"
+        " vectors are derived from it without --word-vectors",
+        implied="none",
+        metavar="FILE_OR_FOLDER",
+        group=_CLASSES,
     )
-    seen: str | None = option(
+    seen_classes: str | None = option(
         None,
+        "file that lists the classes to train on; all other classes are unseen",
+        implied="all classes but those of --unseen-classes",
         metavar="FILE",
-        what="file that lists the classes to learn from; all other classes are unseen",
-        group=WORDS,
+        group=_CLASSES,
     )
-    unseen: str = option(
-        "0", "classes to withhold from training: a number, or a file that lists them", group=WORDS
+    unseen_classes: str = option(
+        "0",
+        "classes that are excluded from training: a number of classes to draw at random, or a file"
+        " that lists them",
+        metavar="CLASSES",
+        group=_CLASSES,
     )
-    validation: int = option(
+    validation_classes: int = option(
         0,
-        "number of seen classes withheld from training to select options by",
-        least=0,
-        group=WORDS,
+        "number of seen classes that are excluded from training to select hyperparameters",
+        minimum=0,
+        group=_CLASSES,
     )
-    class_seed: int = option(
-        0, "seed that draws the unseen and validation classes", least=0, group=WORDS
+    class_split_seed: int = option(
+        0, "seed that draws the unseen and the validation classes", minimum=0, group=_CLASSES
     )
 
-    loss: str = option("cosine", "loss function", choices=LOSSES)
-    margin: float = option(0.1, "margin of --loss hinge", least=0)
-    temperature: float = option(0.3, "temperature of --loss infonce; lower is sharper", least=1e-3)
-    head: str = option("mlp", "network from features to word space", choices=HEADS)
-    hidden: int = option(1024, "units of the hidden layer of --head mlp", least=1)
-    dropout: float = option(0.4, "share of each layer's inputs to drop", least=0, most=0.95)
-    mirrored: bool = option(True, "train on mirrored images too")
-    rate: float = option(2e-3, "learning rate of AdamW", above=0)
-    schedule: str = option("cosine", "learning-rate schedule after the warm-up", choices=SCHEDULES)
-    warm_share: float = option(
-        0.1, "share of the steps in which the learning rate warms up to --rate", least=0, most=1
+    loss: str = option("cosine", "loss function", choices=LOSSES, group=_HEAD)
+    margin: float = option(0.1, "margin of --loss hinge", minimum=0, group=_HEAD)
+    temperature: float = option(
+        0.3, "temperature of --loss infonce; lower is sharper", minimum=1e-3, group=_HEAD
     )
-    weight_decay: float = option(1e-2, "weight decay of AdamW", least=0)
+    head: str = option(
+        "mlp", "network that maps features to word vectors", choices=HEADS, group=_HEAD
+    )
+    hidden_units: int = option(
+        1024, "number of units in the hidden layer of --head mlp", minimum=1, group=_HEAD
+    )
+    dropout: float = option(
+        0.4,
+        "dropout probability of each layer's inputs",
+        minimum=0,
+        maximum=0.95,
+        group=_HEAD,
+    )
+    mirrored: bool = option(True, "train on horizontally mirrored images too", group=_HEAD)
+    learning_rate: float = option(2e-3, "learning rate of AdamW", above=0, group=_HEAD)
+    schedule: str = option(
+        "cosine", "learning-rate schedule after the warm-up", choices=SCHEDULES, group=_HEAD
+    )
+    warmup_fraction: float = option(
+        0.1,
+        "fraction of the steps in which the learning rate rises linearly to --learning-rate",
+        minimum=0,
+        maximum=1,
+        metavar="FRACTION",
+        group=_HEAD,
+    )
+    weight_decay: float = option(1e-2, "weight decay of AdamW", minimum=0, group=_HEAD)
 
     def __post_init__(self) -> None:
         """Check that the options are compatible with each other.
@@ -142,7 +197,7 @@ class DeviseOptions(TrainingOptions):
             ValueError: An option of reading pixels is set although the head learns from features.
         """
         super().__post_init__()
-        image_options = {name: getattr(self, name) for name in PICTURES_ONLY}
+        image_options = {name: getattr(self, name) for name in IMAGES_ONLY}
         if self.learn == "head" and (
             rejected := [n for n, v in image_options.items() if v is not None]
         ):
@@ -165,26 +220,29 @@ class DeviseOptions(TrainingOptions):
 
     def quicker(self) -> str:
         """Return the options that make a step faster, as text for a message."""
-        return "--learn head" if self.learn == "all" else "a smaller --batch-size or --hidden"
+        return "--learn head" if self.learn == "all" else "a smaller --batch-size or --hidden-units"
 
     def changeable(self) -> tuple[str, ...]:
         """Return the names of options that may change when a run restarts from an earlier step."""
         return (
-            "rate", "trunk_rate", "schedule", "warm_share", "weight_decay", "dropout", "margin",
-            "temperature",
+            "learning_rate", "trunk_learning_rate", "schedule", "warmup_fraction", "weight_decay",
+            "dropout", "margin", "temperature",
         )  # fmt: skip
 
     def to_lower(self) -> str:
         """Return the options to lower after a loss is no longer finite, as text for a message."""
-        trunk = f" or --trunk-rate (now {self.trunk_rate:g})" if self.learn == "all" else ""
-        return f"--rate (now {self.rate:g}){trunk}"
+        text = f"--learning-rate (now {self.learning_rate:g})"
+        if self.learn == "head":
+            return text
+        return f"{text} or --trunk-learning-rate (now {self.trunk_learning_rate:g})"
 
     def located(self) -> Self:
         """Return a copy with absolute paths, because ranks run in other working directories."""
         named = {
-            name: getattr(self, name) for name in ("words", "names", "hierarchy", "start", "seen")
+            name: getattr(self, name)
+            for name in ("word_vectors", "class_names", "hierarchy", "init_from", "seen_classes")
         }
-        named["unseen"] = None if self.unseen.isdecimal() else self.unseen
+        named["unseen_classes"] = None if self.unseen_classes.isdecimal() else self.unseen_classes
         folder = self.trunk is not None and Path(self.trunk).is_dir()
         named["trunk"] = self.trunk if folder else None
         full: dict[str, Any] = {

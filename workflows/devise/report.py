@@ -15,7 +15,7 @@ from pipeline.backbone.choices import NEW
 from pipeline.features.reader import finished, open_features
 from pipeline.loader.reader import open_reader
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
 from pipeline.wordvectors.hierarchy import Hierarchy, read_hierarchy
 from pipeline.wordvectors.vectors import split_names
@@ -35,6 +35,7 @@ from workflows.devise.evaluation import (
     lines,
 )
 from workflows.devise.model import DeviseModel, open_model
+from workflows.evaluation import HELD_OUT
 from workflows.evaluation.per_class import bootstrap
 from workflows.evaluation.ranking import KS, UNJOINED, hops, same_class, top
 from workflows.training.image_grid import grid_png
@@ -45,8 +46,6 @@ RIDGE_PENALTY, SOFTMAX_PENALTY, CONSE_CLASSES = 1.0, 1e-4, 10
 that."""
 MAX_BASELINE_ROWS = 50_000
 """The number of rows, at most, that the baselines learn from."""
-HELD_OUT = ("val", "test")
-"""The splits that a run is evaluated on, in order of preference."""
 THUMBNAIL = 64
 """The smallest side, in pixels, of the images of a gallery."""
 MAX_GALLERIES, GALLERY_COLUMNS = 10, 8

@@ -58,8 +58,8 @@ class Devise:
         self.trunk: Backbone | None = None
         if options.learn == "all":
             self.trunk = open_trunk(options, world.device, size=data.train.sizes[0])
-        if options.start is not None:
-            begin_with(options.start, self.head, self.trunk, self.space)
+        if options.init_from is not None:
+            begin_with(options.init_from, self.head, self.trunk, self.space)
         self._optimiser = torch.optim.AdamW(
             list(self._groups()), weight_decay=options.weight_decay, foreach=True
         )
@@ -73,10 +73,10 @@ class Devise:
         self._data = data
 
     def _groups(self) -> Iterator[dict[str, Any]]:
-        yield {"params": list(self.head.parameters()), "rate": self.options.rate}
+        yield {"params": list(self.head.parameters()), "rate": self.options.learning_rate}
         if self.trunk is not None:
             learned = [p for p in self.trunk.model.parameters() if p.requires_grad]
-            yield {"params": learned, "rate": self.options.trunk_rate}
+            yield {"params": learned, "rate": self.options.trunk_learning_rate}
 
     def _augment(self) -> Any:
         if self.trunk is None:
@@ -100,7 +100,7 @@ class Devise:
         if self.trunk is not None:
             self.trunk.model.train(self.options.trunk == NEW)
         part_metrics = []
-        for part, share in micro_batches(len(truth), self.options.micro_batch):
+        for part, share in micro_batches(len(truth), self.options.micro_batch_size):
             outputs = self._forward(batch.images[part], part)
             loss = self._loss(outputs, truth[part], self._targets, order[part], self._kinds).mean()
             (share * loss).backward()  # type: ignore[no-untyped-call]
@@ -208,7 +208,7 @@ def schedule(options: DeviseOptions, step: int) -> float:
 
     It rises linearly during the warm-up, then follows half a cosine or stays constant.
     """
-    warm = max(1, round(options.warm_share * options.steps))
+    warm = max(1, round(options.warmup_fraction * options.steps))
     if step < warm:
         return (step + 1) / warm
     if options.schedule == "constant":
@@ -223,7 +223,7 @@ def make_head(options: DeviseOptions, space: Space) -> Head:
         space.feature_mean,
         space.feature_spread,
         space.dim,
-        hidden=options.hidden if options.head == "mlp" else 0,
+        hidden=options.hidden_units if options.head == "mlp" else 0,
         dropout=options.dropout,
     )
 
@@ -285,9 +285,9 @@ def check_start(run: str, held_out: Sequence[str]) -> None:
     shared = [wnid for wnid in held_out if wnid in learned]
     if shared:
         raise TesseraeError(
-            f"--start is {run}, which has learned from {len(shared)} of the {len(held_out)} classes"
-            f" that are held out here ({shared[0]}, ...): hold out the same classes in both runs,"
-            " by --unseen, --validation and --class-seed."
+            f"--init-from is {run}, which was trained on {len(shared)} of the {len(held_out)}"
+            f" classes that are held out here ({shared[0]}, ...): hold out the same classes in both"
+            " runs, by --unseen-classes, --validation-classes and --class-split-seed."
         )
 
 
@@ -307,13 +307,14 @@ def begin_with(run: str, head: Head, trunk: Backbone | None, space: Space) -> No
     folder = RunFolder(Path(run))
     newest = folder.newest()
     if newest is None:
-        raise TesseraeError(f"--start is {run}, which has no checkpoint to begin with.")
+        raise TesseraeError(f"--init-from is {run}, which has no checkpoint to begin with.")
     check_start(run, space.wnids[space.labels(UNSEEN, VALIDATION)].tolist())
     state = folder.load_trained(newest, "head", "trunk")
     if trunk is None and state["trunk"] is not None:
         raise TesseraeError(
-            f"--start is {run}, whose head belongs to a trunk that it has trained. Pass --learn all"
-            f" to continue with both, or the folder that `tesserae export {run}` writes as --trunk."
+            f"--init-from is {run}, whose head belongs to a trunk that it has trained. Pass --learn"
+            f" all to continue with both, or, as --trunk, the folder that `tesserae export {run}`"
+            " writes."
         )
     try:
         head.load_state_dict(state["head"])
@@ -321,4 +322,4 @@ def begin_with(run: str, head: Head, trunk: Backbone | None, space: Space) -> No
             trunk.model.load_state_dict(state["trunk"])
     except (KeyError, RuntimeError) as e:
         first = str(e).strip().splitlines()[0]
-        raise TesseraeError(f"--start is {run}, whose layers differ ({first}).") from e
+        raise TesseraeError(f"--init-from is {run}, whose layers differ ({first}).") from e

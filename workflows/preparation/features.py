@@ -2,104 +2,60 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster.cores import cores
-from cluster.ranks.world import count_gpu_workers
+from cluster.limits import cores
+from cluster.ranks.slots import count_gpu_workers
 from pipeline import code_digest
 from pipeline.backbone.choices import NEW
 from pipeline.backbone.load import open_backbone
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.features import extract
-from pipeline.features.extract import FeatureChoices
-from pipeline.features.shard import (
-    FeatureReport,
-    FeatureWork,
-    check_probe,
-    probe_of,
-    progress_topic,
-)
+from pipeline.features.shard import FeatureReport, progress_topic
+from pipeline.features.worker import FeatureWork, check_probe, probe_of
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.store import records
 from pipeline.store.features import KINDS, FeatureRecipe
 from pipeline.store.lease import lease
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from workflows import session
 from workflows.dashboard.publisher import Publisher
+from workflows.preparation.options import ALL, FeaturesOptions
 from workflows.session import Cluster
 from workflows.terminal.formatting import bytes_text, counted, printable
 from workflows.terminal.progress import Progress, print_waiting
 
 
-@dataclass(frozen=True, kw_only=True)
-class FeatureConfig:
-    """The features of a store that a command shall compute, and how."""
-
-    store: str
-    trunk: str
-    cut: str | None = None
-    pooling: str = "end"
-    choices: FeatureChoices = field(default_factory=FeatureChoices)
-    mirrored: bool = False
-    wait: bool = False
-    repair: bool = False
-    gpus: int | None = None
-    """The number of GPUs to use; None uses the GPUs of the cluster, if it has any."""
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds of features: of the images, and of their mirror images if asked for."""
-        return KINDS if self.mirrored else KINDS[:1]
-
-
-def read_wish(args: argparse.Namespace) -> FeatureConfig:
-    """Return the configuration that the flags of `tesserae features` describe."""
-    choices = FeatureChoices(stored_size=args.size, precision=args.precision, dtype=args.dtype)
-    return FeatureConfig(
-        store=args.store,
-        trunk=args.trunk,
-        cut=args.cut,
-        pooling=args.pooling,
-        choices=choices,
-        mirrored=args.mirrored,
-        wait=args.wait,
-        repair=args.repair,
-        gpus=args.gpus,
-    )
-
-
-def run(args: argparse.Namespace) -> int:
+def run(options: FeaturesOptions) -> int:
     """Compute the features of every requested split, and return the exit status."""
-    session.check_where(args.cluster)
-    wish = read_wish(args)
-    objects = open_objects(args.store)
-    splits = _splits(objects, args.split)
-    if session.work_for_first(args):
+    session.check_where(options.cluster)
+    splits = _splits(open_objects(options.store), options.split)
+    if session.work_for_first(options):
         return 0
-    cluster = session.of(args)
-    cluster.use_gpus(args.gpus)
-    if args.workers is None:
+    cluster = session.of(options)
+    cluster.use_gpus(options.gpus)
+    if options.workers is None:
         cluster.shape(cores())
     try:
         with cluster:
             for split in splits:
-                recipe = compute_features(wish, split, cluster)
+                recipe = compute_features(options, split, cluster)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Run the same command again to go on.") from None
-    print(f"{args.store}: features {recipe.name}, {recipe.dim} numbers per image", flush=True)
+    print(f"{options.store}: features {recipe.name}, {recipe.dim} numbers per image", flush=True)
     return 0
 
 
-def _splits(objects: Objects, requested: list[str]) -> list[str]:
+def _splits(objects: Objects, requested: tuple[str, ...]) -> list[str]:
     records.load_recipe(objects)
     store_splits = records.splits(objects)
-    if requested != ["all"]:
+    if requested != ALL:
         for split in requested:
             records.load_plan(objects, split)
         return list(dict.fromkeys(requested))
@@ -111,43 +67,45 @@ def _splits(objects: Objects, requested: list[str]) -> list[str]:
     return finished
 
 
-def compute_features(wish: FeatureConfig, split: str, cluster: Cluster) -> FeatureRecipe:
+def compute_features(options: FeaturesOptions, split: str, cluster: Cluster) -> FeatureRecipe:
     """Compute the missing features of a split, and return their recipe.
 
     Raises:
         StoreError: The split is not finished, or another run computes the same features.
         TesseraeError: A shard failed, or there is no such network.
     """
-    if wish.trunk == NEW:
+    if options.trunk == NEW:
         raise TesseraeError(
             f"--trunk {NEW} has learned nothing yet, and differs in each run: expected a stored"
             " model, a folder or a name on the model hub."
         )
-    if Path(wish.trunk).is_dir():  # workers run in other working directories
-        wish = replace(wish, trunk=str(Path(wish.trunk).absolute()))
-    objects = open_objects(wish.store)
+    if Path(options.trunk).is_dir():  # workers run in other working directories
+        options = replace(options, trunk=str(Path(options.trunk).absolute()))
+    objects = open_objects(options.store)
     plan = records.load_plan(objects, split)
-    backbone = open_backbone(wish.trunk, cut=wish.cut, pooling=wish.pooling)
-    recipe = extract.settle(objects, split, backbone, wish.choices)
+    backbone = open_backbone(options.trunk, cut=options.cut, pooling=options.pooling)
+    recipe = extract.settle(objects, split, backbone, options.choices)
     local_probe = probe_of(backbone, recipe.precision)
     del backbone  # frees its memory: tasks load the network themselves
-    if not wish.repair and extract.is_done(objects, recipe, plan, wish.kinds):
+    if not options.repair and extract.is_done(objects, recipe, plan, options.kinds):
         print(f"{split}: features {recipe.name} are there", flush=True)
         return recipe
-    if not wish.repair and (why := extract.explain_extraction(objects, recipe, plan, wish.kinds)):
+    if not options.repair and (
+        why := extract.explain_extraction(objects, recipe, plan, options.kinds)
+    ):
         print(printable(f"{split}: features are made: {why}"), flush=True)
     # Another machine or version of a library may compute other numbers: the probe images tell.
     stored_probe = extract.recorded_probe(objects, recipe)
     check_probe(recipe, stored_probe, local_probe)
     run_name = extract.new_run(recipe.name, split)
-    objects = open_objects(wish.store, run_name)
+    objects = open_objects(options.store, run_name)
     with lease(
-        objects, extract.lease_name(recipe.name, split), wait=wish.wait, waiting=print_waiting
+        objects, extract.lease_name(recipe.name, split), wait=options.wait, waiting=print_waiting
     ):
         objects.begin()
         try:
             _compute(
-                wish,
+                options,
                 FeatureRun(objects, recipe, plan, run_name, stored_probe or local_probe),
                 cluster,
             )
@@ -174,10 +132,10 @@ class FeatureRun:
         return self.objects, self.recipe, self.plan
 
 
-def _compute(wish: FeatureConfig, run: FeatureRun, cluster: Cluster) -> None:
-    kinds = tuple(k for k in KINDS if k in {*wish.kinds, *extract.recorded_kinds(*run.target)})
+def _compute(options: FeaturesOptions, run: FeatureRun, cluster: Cluster) -> None:
+    kinds = tuple(k for k in KINDS if k in {*options.kinds, *extract.recorded_kinds(*run.target)})
     extract.begin(*run.target, kinds)
-    if wish.repair:
+    if options.repair:
         _remove_damaged(run)
     todo = extract.missing(*run.target, kinds)
     if not todo:
@@ -185,13 +143,13 @@ def _compute(wish: FeatureConfig, run: FeatureRun, cluster: Cluster) -> None:
     _check_space(run, sum(len(run.plan.rows(shard)) for shard in todo) * len(kinds))
     extract.clear(*run.target, extract.obsolete_objects(*run.target, kinds))
     cluster.look()
-    gpu = _gpus(wish, cluster) > 0
+    gpu = _gpus(options, cluster) > 0
     work = FeatureWork(
         store=run.objects.url,
         split=run.plan.split,
         run=run.name,
         name=run.recipe.name,
-        trunk=wish.trunk,
+        trunk=options.trunk,
         kinds=kinds,
         gpu=gpu,
         probe=run.probe,
@@ -208,14 +166,14 @@ def _remove_damaged(run: FeatureRun) -> None:
     extract.clear(*run.target, damaged)
 
 
-def _gpus(wish: FeatureConfig, cluster: Cluster) -> int:
+def _gpus(options: FeaturesOptions, cluster: Cluster) -> int:
     """Return the number of workers with a GPU to use."""
-    if wish.gpus == 0:
+    if options.gpus == 0:
         return 0
     available = count_gpu_workers(cluster.client)
-    if available < (wish.gpus or 0):
+    if available < (options.gpus or 0):
         raise TesseraeError(
-            f"--gpus is {wish.gpus}: the cluster has {counted(available, 'worker')} with a GPU."
+            f"--gpus is {options.gpus}: the cluster has {counted(available, 'worker')} with a GPU."
             " Pass fewer, or 0 to use CPUs."
         )
     return available

@@ -1,8 +1,7 @@
-"""The implementation of `tesserae prepare`: options, leases, plans and the jobs of each split."""
+"""The implementation of `tesserae prepare`: leases, plans and the jobs of each split."""
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,25 +9,28 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cluster.cores import cores
 from pipeline import code_digest, sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.ingest.finish import finish_split
-from pipeline.ingest.planning import Choices, Listing
-from pipeline.ingest.shard import Report, Work
+from pipeline.ingest.planning import Listing
+from pipeline.ingest.report import Report
 from pipeline.ingest.source_index import Origin
 from pipeline.ingest.tasks import shard_jobs
+from pipeline.ingest.worker import Work
 from pipeline.jobs import Failed, run_jobs
-from pipeline.sources import Source, spool
+from pipeline.sources import spool
 from pipeline.sources.formats.sorted_val import check_sorted
 from pipeline.sources.keys import misspelt
 from pipeline.sources.location import Location
-from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
+from pipeline.sources.options import SourceOptions
+from pipeline.sources.source import Source
 from pipeline.store import arrays, layout, records
 from pipeline.store.commit import Commit
 from pipeline.store.lease import lease
-from pipeline.store.objects import LocalObjects, Objects, open_objects
+from pipeline.store.local import LocalObjects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from pipeline.store.records import Done
@@ -37,6 +39,7 @@ from workflows.dashboard.preview import ShardPreview
 from workflows.dashboard.publisher import Publisher
 from workflows.preparation import spooling
 from workflows.preparation.class_lines import class_lines, lost_lines
+from workflows.preparation.options import ALL, PrepareOptions
 from workflows.preparation.quarantine import Reason, examples, quarantined_reasons
 from workflows.reports.store_model import RunReport
 from workflows.reports.store_summary import report_store
@@ -50,22 +53,6 @@ MAX_CONSECUTIVE_FAILURES = 8
 
 WORKER_BYTES = 400 * 2**20
 """The memory of a worker apart from its tasks: interpreter, libraries, one very large image."""
-
-
-def source_options(args: argparse.Namespace) -> SourceOptions:
-    """Return the source options that the flags of `add_source` describe.
-
-    Raises:
-        ValueError: A flag has an invalid value; the message names it.
-    """
-    return SourceOptions(
-        recursive=args.recursive,
-        class_name=args.class_name,
-        ignore=tuple(args.ignore),
-        image_column=args.image_column,
-        label_column=args.label_column,
-        name_column=args.name_column,
-    )
 
 
 class TooManyBadError(TesseraeError):
@@ -120,95 +107,13 @@ class Tally:
         return counts
 
 
-@dataclass(frozen=True, kw_only=True)
-class PrepareOptions:
-    """The validated options of `tesserae prepare`."""
-
-    source: str
-    store: str
-    splits: tuple[str, ...]
-    choices: Choices
-    workers: int
-    kind: str | None = None
-    source_options: SourceOptions = DEFAULT_OPTIONS
-    limit: int | None = None
-    threads: int = 1
-    max_bad: float = 0.01
-    image_seconds: float = 60.0
-    wait: bool = False
-    dashboard: bool = True
-    cluster: str = "local"
-    certs: str | None = None
-
-    def __post_init__(self) -> None:
-        """Reject invalid options before anything is read."""
-        for name in ("source", "store"):
-            if not getattr(self, name):
-                raise ValueError(f"{name.upper()} is empty: expected a path or a URL.")
-        session.check_where(self.cluster)
-        for split in self.splits:
-            layout.check_split(split)
-        if len(set(self.splits)) != len(self.splits):
-            raise ValueError(f"--split is {' '.join(self.splits)}: a split is named twice.")
-
-
-def read_options(args: argparse.Namespace) -> PrepareOptions:
-    """Return the options that a command line describes.
-
-    Raises:
-        ValueError: A flag has an invalid value; the message names it.
-    """
-    splits = tuple(args.split or ["all"])
-    if splits == ("all",):
-        source_splits = sources.splits(args.source, args.source_kind, source_options(args))
-        splits = tuple(source_splits) or ("train",)
-    return PrepareOptions(
-        source=args.source,
-        store=args.store,
-        splits=splits,
-        choices=Choices(
-            sizes=tuple(sorted(args.sizes)),
-            fit=args.fit,
-            filter=args.filter,
-            serves=args.serves,
-            exif=args.exif,
-            shard_rows=args.shard_rows,
-            chunk_rows=args.chunk_rows,
-            codec=args.codec,
-            missing_end=args.missing_end,
-            max_image_bytes=args.max_image_bytes,
-            seed=args.seed,
-        ),
-        kind=args.source_kind,
-        source_options=source_options(args),
-        limit=args.limit,
-        workers=args.workers if args.workers is not None else cores(),
-        threads=args.threads,
-        max_bad=args.max_bad,
-        image_seconds=args.image_seconds,
-        wait=args.wait,
-        dashboard=args.dashboard,
-        cluster=args.cluster,
-        certs=args.certs,
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Prepare every requested split, and return the exit status."""
-    options = read_options(args)
-    if session.work_for_first(args):
+def run(options: PrepareOptions) -> int:
+    """Prepare every requested split, report the store, and return the exit status."""
+    session.check_where(options.cluster)
+    if session.work_for_first(options):
         return 0
-    if args.split in (None, ["all"]) and len(options.splits) > 1:
-        parts = {split: _opened(options, split).source for split in options.splits}
-        options = replace(options, splits=tuple(spooling.with_classes(parts)))
-    if args.split in (None, ["all"]) and "test" not in options.splits:
-        how = _source_options(options, open_objects(options.store))
-        text = sources.unlabelled_test(options.source, options.kind, how)
-        if text:
-            print(printable(text), flush=True)
     try:
-        runs = prepare(options)
-        report_store(options.store, runs)
+        report_store(options.store, prepare(options))
     except KeyboardInterrupt as e:
         raise KeyboardInterrupt(str(e) or "Run the same command again to go on.") from None
     return 0
@@ -220,19 +125,34 @@ def prepare(options: PrepareOptions) -> dict[str, RunReport]:
     Returns:
         The totals of each split in which this run committed rows, by name.
     """
-    for split in options.splits:  # a missing split is reported before hours of work on others
+    session.check_where(options.cluster)
+    options = _with_splits(options)
+    for split in options.split:  # a missing split is reported before hours of work on others
         _opened(options, split)
-    with Cluster(
-        workers=options.workers,
-        threads=options.threads,
-        dashboard=options.dashboard,
-        where=options.cluster,
-        certs=options.certs,
-    ) as cluster:
+    with session.of(options) as cluster:
         cluster.look()
-        plans = plan_splits(options, cluster) if len(options.splits) > 1 else None
-        runs = {split: prepare_split(options, split, cluster, plans) for split in options.splits}
+        plans = plan_splits(options, cluster) if len(options.split) > 1 else None
+        runs = {split: prepare_split(options, split, cluster, plans) for split in options.split}
     return {split: run for split, run in runs.items() if run.num_rows}
+
+
+def _with_splits(options: PrepareOptions) -> PrepareOptions:
+    """Return the options with the splits of the source in place of `all`."""
+    if options.split != ALL:
+        return options
+    source = options.source, options.source_kind
+    options = replace(options, split=tuple(sources.splits(*source, options.source_options)))
+    if not options.split:
+        options = replace(options, split=("train",))
+    if len(options.split) > 1:
+        parts = {split: _opened(options, split).source for split in options.split}
+        options = replace(options, split=tuple(spooling.with_classes(parts)))
+    if "test" not in options.split:
+        how = _source_options(options, open_objects(options.store))
+        text = sources.unlabelled_test(*source, how)
+        if text:
+            print(printable(text), flush=True)
+    return options
 
 
 @dataclass(frozen=True)
@@ -259,8 +179,8 @@ def _opened(options: PrepareOptions, split: str) -> OpenSplit:
     # A split that the store already has is resumed under any name. The spelling is tested first,
     # because it is cheaper than listing the store.
     if misspelt(split) and split not in records.splits(objects):
-        sources.check_split_name(options.source, split, options.kind, how)
-    source = sources.open_source(options.source, split, options.kind, how)
+        sources.check_split_name(options.source, split, options.source_kind, how)
+    source = sources.open_source(options.source, split, options.source_kind, how)
     return OpenSplit(split, run, source, objects)
 
 
@@ -289,7 +209,7 @@ def plan_splits(options: PrepareOptions, cluster: Cluster) -> Plans:
     Raises:
         TesseraeError: The classes of a source cannot be determined; nothing was decoded yet.
     """
-    parts = [_opened(options, split) for split in options.splits]
+    parts = [_opened(options, split) for split in options.split]
     with ExitStack() as leases:
         # A fixed order, so that two commands which lock the same splits cannot deadlock.
         for part in sorted(parts, key=lambda part: part.split):
@@ -304,7 +224,7 @@ def prepare_split(
 
     Args:
         options: The options of the command.
-        split: The name of the split, one of `options.splits`.
+        split: The name of the split, one of `options.split`.
         cluster: The cluster that runs the tasks.
         plans: The result of `plan_splits`; None plans this split alone.
     """
@@ -356,7 +276,7 @@ def _prepare(
         split=split,
         run=part.run,
         sizes=options.choices.sizes,
-        image_seconds=options.image_seconds,
+        image_seconds=options.image_timeout,
         code=code_digest.digest(),
     )
     earlier_counts = [commits[shard].counts for shard in sorted(commits.keys() - set(todo))]

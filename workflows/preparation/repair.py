@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,25 +12,22 @@ from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.ingest import repair as store_repair
 from pipeline.ingest.finish import finish_split
-from pipeline.ingest.planning import Choices
-from pipeline.ingest.shard import Report, Work
+from pipeline.ingest.report import Report
 from pipeline.ingest.source_index import Origin, known_origin
 from pipeline.ingest.tasks import shard_jobs
 from pipeline.ingest.verify import Problem, SplitRecords
+from pipeline.ingest.worker import Work
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.sources import spool
-from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
+from pipeline.sources.options import SourceOptions
 from pipeline.store import layout, records
 from pipeline.store.lease import lease
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from workflows import session
-from workflows.preparation.prepare import (
-    OpenSplit,
-    PrepareOptions,
-    settle,
-    source_options,
-)
+from workflows.preparation.options import PrepareOptions, RepairOptions
+from workflows.preparation.prepare import OpenSplit, settle
 from workflows.preparation.spooling import remove_spool
 from workflows.preparation.verify import chosen_splits, say_problems, verify_split
 from workflows.session import Cluster
@@ -43,34 +39,30 @@ from workflows.terminal.progress import print_waiting
 class Repair:
     """The objects and options that the repair of one split works with."""
 
+    options: RepairOptions
     objects: Objects
     split: str
     run: str
     cluster: Cluster
-    data: str | None = None
-    kind: str | None = None
-    source_options: SourceOptions = DEFAULT_OPTIONS
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: RepairOptions) -> int:
     """Repair damaged files, and return the exit status: 1 if any problem remains."""
     num_problems = 0
-    if session.work_for_first(args):
+    if session.work_for_first(options):
         return 0
-    with session.of(args) as cluster:
+    with session.of(options) as cluster:
         cluster.look()
-        for split in chosen_splits(open_objects(args.store), args.split):
+        for split in chosen_splits(open_objects(options.store), options.split):
             run_name = planning.new_run(split)
             repair = Repair(
-                objects=open_objects(args.store, run_name),
+                options=options,
+                objects=open_objects(options.store, run_name),
                 split=split,
                 run=run_name,
                 cluster=cluster,
-                data=args.data,
-                kind=args.source_kind,
-                source_options=source_options(args),
             )
-            with lease(repair.objects, split, wait=args.wait, waiting=print_waiting):
+            with lease(repair.objects, split, wait=options.wait, waiting=print_waiting):
                 repair.objects.begin()
                 try:
                     num_problems += repair_split(repair)
@@ -83,7 +75,7 @@ def repair_split(repair: Repair) -> int:
     """Repair one split, and return the number of problems that remain."""
     split_records, problems = _verify(repair)
     damaged = [problem for problem in problems if not problem.unfinished]
-    if not damaged and repair.data is None:
+    if not damaged and repair.options.data is None:
         print(f"{repair.split}: nothing to repair")
         return _count_problems(problems)
     restored = store_repair.restore_records(repair.objects, split_records)
@@ -149,7 +141,7 @@ def _rebuild(
     )
     jobs = store_repair.rebuild_jobs(work, store_repair.plan_rebuilds(split_records, problems))
     jobs += shard_jobs(work, store_repair.lost_shards(split_records, problems))
-    if jobs or repair.data is not None:
+    if jobs or repair.options.data is not None:
         _find_source(repair, plan, work.sizes)
     if jobs:
         repair.cluster.ask_workers(work)
@@ -172,17 +164,19 @@ def _run(repair: Repair, jobs: Sequence[Job]) -> None:
 
 def _find_source(repair: Repair, plan: Plan, sizes: tuple[int, ...]) -> None:
     """Check that the source images are present, and stream them again if they were spooled."""
-    if repair.data is not None:
+    if repair.options.data is not None:
         read_options = _source_options(repair, plan)
         options = PrepareOptions(
-            source=repair.data,
+            source=repair.options.data,
             store=repair.objects.url,
-            splits=(repair.split,),
-            choices=Choices(sizes=sizes or (1,), seed=plan.seed),
-            workers=1,
-            source_options=read_options,
+            split=(repair.split,),
+            sizes=sizes or (1,),
+            seed=plan.seed,
+            **read_options.chosen(),
         )
-        source = sources.open_source(repair.data, repair.split, repair.kind, read_options)
+        source = sources.open_source(
+            repair.options.data, repair.split, repair.options.source_kind, read_options
+        )
         part = OpenSplit(repair.split, repair.run, source, repair.objects)
         settle(options, [part], repair.cluster)
     origin = known_origin(repair.objects, plan)
@@ -201,7 +195,7 @@ def _find_source(repair: Repair, plan: Plan, sizes: tuple[int, ...]) -> None:
 def _source_options(repair: Repair, plan: Plan) -> SourceOptions:
     """Return the options to read the source with: the flags', else those of the plan."""
     rules = planning.source_rules(repair.objects)
-    chosen = repair.source_options.chosen()
+    chosen = repair.options.source_options.chosen()
     if not chosen:
         with suppress(
             StoreError
@@ -212,7 +206,7 @@ def _source_options(repair: Repair, plan: Plan) -> SourceOptions:
 
 def _stream(repair: Repair, origin: Origin) -> None:
     # The spool was removed when the split was finished. Streaming gives the same blocks again.
-    location = repair.data or origin.source
+    location = repair.options.data or origin.source
     source_options = SourceOptions.of(origin.options, planning.source_rules(repair.objects))
     source = sources.open_source(location, repair.split, origin.kind, source_options)
     blocks = source.blocks()

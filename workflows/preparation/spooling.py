@@ -10,10 +10,12 @@ from pipeline import confined
 from pipeline.errors import SourceError, StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.jobs import Failed, Job, run_jobs
-from pipeline.sources import Checked, Previewed, Remarked, Source, spool
+from pipeline.sources import spool
 from pipeline.sources.classes.order import SplitClasses, settle_classes
+from pipeline.sources.source import Source
 from pipeline.store import layout
-from pipeline.store.objects import LocalObjects, Objects
+from pipeline.store.local import LocalObjects
+from pipeline.store.objects import Objects
 from workflows.session import Cluster
 from workflows.terminal.formatting import bytes_text, printable
 from workflows.terminal.progress import Progress
@@ -86,12 +88,11 @@ def look_before(parts: Mapping[str, Source], rules: int) -> None:
     """
     previewed = {}
     for split, source in parts.items():
-        if isinstance(source, Checked):
-            source.check()
-        for remark in source.remarks() if isinstance(source, Remarked) else ():
+        source.check()
+        for remark in source.remarks():
             print(printable(f"  {split}: {remark}"))
-        if isinstance(source, Previewed):
-            evidence = source.preview()
+        evidence = source.preview()
+        if evidence is not None:
             previewed[split] = SplitClasses(evidence, source.class_table(), source.words())
             for note in evidence.notes:
                 print(printable(f"  {split}: {note}"), flush=True)
@@ -111,8 +112,7 @@ def with_classes(parts: Mapping[str, Source]) -> list[str]:
     accepted, errors = [], []
     for split, source in parts.items():
         try:
-            if isinstance(source, Checked):
-                source.check()
+            source.check()
             accepted.append(split)
         except SourceError as e:
             errors.append(e)

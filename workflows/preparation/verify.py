@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 
@@ -13,47 +12,45 @@ from pipeline.ingest import verify
 from pipeline.ingest.redecode import recheck_rows
 from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.store import features, layout, records
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
+from workflows.preparation.options import ALL, VerifyOptions
 from workflows.terminal.formatting import bytes_text, counted, printable, seconds_text
 from workflows.terminal.progress import Progress
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: VerifyOptions) -> int:
     """Check the store, and return the exit status: 1 if anything is wrong."""
-    objects = open_objects(args.store)
+    objects = open_objects(options.store)
     ok = True
     features_of = features.splits_of(objects)
-    for split in chosen_splits(objects, args.split):
-        split_records, problems = verify_split(objects, split, threads=args.threads)
+    for split in chosen_splits(objects, options.split):
+        split_records, problems = verify_split(objects, split, threads=options.threads)
         say_problems(problems)
         for name in verify.unknown_objects(objects, split_records):
             print(printable(f"  note: {name} is in no record. It does no harm."))
         if problems:
             ok = False
             print(f"  {_advice(problems)}")
-        elif args.source is not None:
-            ok = _recheck(objects, split, args.source) and ok
+        elif options.source is not None:
+            ok = _recheck(objects, split, options.source) and ok
         for name in (name for name, splits in features_of.items() if split in splits):
-            ok = verify_features(objects, name, split_records, threads=args.threads) and ok
-    return 0 if _check_unknown_splits(objects, features_of, requested=args.split) and ok else 1
+            ok = verify_features(objects, name, split_records, threads=options.threads) and ok
+    if options.split == ALL:
+        ok = _check_unknown_splits(objects, features_of) and ok
+    return 0 if ok else 1
 
 
-def _check_unknown_splits(
-    objects: Objects, features_of: dict[str, list[str]], *, requested: list[str] | None
-) -> bool:
-    """Print features of splits that the store lacks; return True if there are none.
-
-    They are not checked if the user named the splits to verify.
-    """
+def _check_unknown_splits(objects: Objects, features_of: dict[str, list[str]]) -> bool:
+    """Print features of splits that the store lacks; return True if there are none."""
     known_splits = records.splits(objects)
     problems = [
         problem
         for name, splits in features_of.items()
         for problem in feature_check.unknown_splits(known_splits, splits, name)
     ]
-    if requested is None:
-        say_problems(problems)
-    return requested is not None or not problems
+    say_problems(problems)
+    return not problems
 
 
 def verify_features(objects: Objects, name: str, images: SplitRecords, *, threads: int = 0) -> bool:
@@ -67,22 +64,10 @@ def verify_features(objects: Objects, name: str, images: SplitRecords, *, thread
     """
     started = time.monotonic()
     feature_records = feature_check.read_records(objects, name, images)
-    problems = list(feature_records.problems)
-    with Progress(
-        f"{images.split}: verify features", rows=len(feature_records.objects), unit="files"
-    ) as progress:
-        for written, problem in feature_check.check_objects(
-            objects, feature_records, threads=threads
-        ):
-            progress.update(rows=1, bytes_in=written.num_bytes)
-            if problem is not None:
-                problems.append(problem)
-    problems = sorted(set(problems))
-    files = counted(len(feature_records.objects) + len(feature_records.commits), "file")
-    total = bytes_text(sum(written.num_bytes for written in feature_records.objects))
-    seconds = seconds_text(time.monotonic() - started)
-    state = _state(problems)
-    print(printable(f"{images.split}: features {name}: {state}; {files}, {total} in {seconds}"))
+    title = f"{images.split}: verify features"
+    problems = sorted({*feature_records.problems, *_read(objects, feature_records, title, threads)})
+    summary = _summary(feature_records, problems, started)
+    print(printable(f"{images.split}: features {name}: {summary}"))
     say_problems(problems)
     for stranger in feature_check.strangers(objects, feature_records):
         print(printable(f"  note: {stranger} is in no record. It does no harm."))
@@ -102,11 +87,6 @@ def _features_advice(feature_records: FeatureRecords, problems: Sequence[Problem
     if all(problem.unfinished for problem in problems):
         return f"`{command}` computes the unfinished shards."
     return f"`{command} --repair` computes the damaged and missing files again, and no others."
-
-
-def _state(problems: Sequence[Problem]) -> str:
-    wrong = sum(not problem.unfinished for problem in problems)
-    return f"{wrong:,} wrong" if wrong else "not finished" if problems else "whole"
 
 
 def say_problems(problems: Sequence[Problem]) -> None:
@@ -129,8 +109,8 @@ def _recheck(objects: Objects, split: str, num_rows: int) -> bool:
     return not different
 
 
-def chosen_splits(objects: Objects, requested: list[str] | None) -> list[str]:
-    """Return the splits to check: the requested ones, or all of the store.
+def chosen_splits(objects: Objects, requested: tuple[str, ...]) -> list[str]:
+    """Return the splits to check: the requested ones, or all of the store for `ALL`.
 
     Raises:
         StoreError: The store has no splits, or not all of the requested ones.
@@ -139,12 +119,14 @@ def chosen_splits(objects: Objects, requested: list[str] | None) -> list[str]:
     if not store_splits:
         records.load_recipe(objects)  # raises a clearer error if there is no store at all
         raise StoreError(f"the store {objects.url} has no split yet. Run `tesserae prepare`.")
-    unknown = [split for split in requested or [] if split not in store_splits]
+    if requested == ALL:
+        return store_splits
+    unknown = [split for split in requested if split not in store_splits]
     if unknown:
         raise StoreError(
             f"no split {unknown[0]!r} in {objects.url}: it has {', '.join(store_splits)}."
         )
-    return requested or store_splits
+    return list(requested)
 
 
 def verify_split(
@@ -158,18 +140,35 @@ def verify_split(
         *verify.check_whole(split_records),
         *verify.check_planned(objects, split_records),
     ]
-    total = sum(written.num_bytes for written in split_records.objects)
-    with Progress(f"{split}: verify", rows=len(split_records.objects), unit="files") as progress:
-        for written, problem in verify.check_objects(objects, split_records, threads=threads):
+    problems += _read(objects, split_records, f"{split}: verify", threads)
+    problems = sorted(set(problems))
+    print(f"{split}: {_summary(split_records, problems, started)}")
+    _say_rows(split_records)
+    return split_records, problems
+
+
+def _read(
+    objects: Objects, verified: SplitRecords | FeatureRecords, title: str, threads: int
+) -> list[Problem]:
+    """Read every object that the records vouch for, with progress; return what is wrong."""
+    problems = []
+    with Progress(title, rows=len(verified.objects), unit="files") as progress:
+        for written, problem in verify.check_objects(objects, verified.objects, threads=threads):
             progress.update(rows=1, bytes_in=written.num_bytes)
             if problem is not None:
                 problems.append(problem)
-    seconds = time.monotonic() - started
-    problems = sorted(set(problems))
-    files = counted(len(split_records.objects) + len(split_records.commits), "file")
-    print(f"{split}: {_state(problems)}; {files}, {bytes_text(total)} in {seconds_text(seconds)}")
-    _say_rows(split_records)
-    return split_records, problems
+    return problems
+
+
+def _summary(
+    verified: SplitRecords | FeatureRecords, problems: Sequence[Problem], started: float
+) -> str:
+    """Return state, files, bytes and time of a verification that began at *started*."""
+    wrong = sum(not problem.unfinished for problem in problems)
+    state = f"{wrong:,} wrong" if wrong else "not finished" if problems else "whole"
+    files = counted(len(verified.objects) + len(verified.commits), "file")
+    total = bytes_text(sum(written.num_bytes for written in verified.objects))
+    return f"{state}; {files}, {total} in {seconds_text(time.monotonic() - started)}"
 
 
 def _say_rows(split_records: SplitRecords) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import StoreError
+from workflows.reports.options import LoaderOptions
 from workflows.terminal.formatting import bytes_text, per_second, seconds_text
 
 if TYPE_CHECKING:
@@ -18,35 +18,38 @@ CPU_BOUND_SHARE = 0.8
 """The fraction of its threads' CPU time from which on a loader counts as limited by the CPU."""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: LoaderOptions) -> int:
     """Measure a loader and print the results; return the exit status."""
-    from pipeline.loader import Loader  # imported late: --help must not load torch
+    from pipeline.loader import Loader, Reading  # imported late: --help must not load torch
 
     loader = Loader(
-        args.store,
-        args.split,
-        size=args.size,
-        batch_size=args.batch,
-        order=args.order,
-        seed=args.seed,
-        partial=args.partial,
-        threads=args.threads,
-        staging_dir=args.staging_dir,
-        checksum=args.checksum,
+        options.store,
+        options.split,
+        size=options.size,
+        batch_size=options.batch_size,
+        order=options.order,
+        seed=options.seed,
+        partial=options.partial,
+        reading=Reading(threads=options.threads, checksum=options.checksum),
+        staging=options.staging_dir,
         rank=0,
         world=1,
     )
-    if args.cold:
-        drop_pages(Path(args.store).expanduser() / "images.zarr" / args.split / str(args.size))
+    if options.drop_cache:
+        drop_pages(
+            Path(options.store).expanduser() / "images.zarr" / options.split / str(options.size)
+        )
     print(
-        f"{args.store}: {loader.num_rows:,} rows of {args.split} at {args.size} px, {len(loader):,}"
-        f" batches of {args.batch:,}, {args.order} order, {loader.threads} threads"
+        f"{options.store}: {loader.num_rows:,} rows of {options.split} at {options.size} px,"
+        f" {len(loader):,} batches of {options.batch_size:,}, {options.order} order,"
+        f" {loader.threads} threads"
     )
     if not len(loader):
         raise StoreError(
-            f"the split holds not one batch of {args.batch:,} rows. Pass a smaller --batch."
+            f"the split holds not one batch of {options.batch_size:,} rows. Pass a smaller"
+            " --batch-size."
         )
-    for epoch in range(args.epochs):
+    for epoch in range(options.epochs):
         print(measure(loader, epoch), flush=True)
     for line in mixing(loader):
         print(line)
@@ -98,7 +101,7 @@ def mixing(loader: Loader) -> list[str]:
 def drop_pages(folder: Path) -> None:
     """Drop the files in *folder* from the kernel's page cache, without changing them."""
     if not folder.is_dir():
-        raise StoreError(f"--cold needs a store on a local disk: {folder} is not a folder.")
+        raise StoreError(f"--drop-cache needs a store on a local disk: {folder} is not a folder.")
     for path in folder.iterdir():
         file = os.open(path, os.O_RDONLY)
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pipeline.store.objects import write_file
+from pipeline.filesystem import write_file
 from workflows.preparation.quarantine import Reason
 from workflows.reports.html import (
     ContactSheet,
@@ -41,7 +41,7 @@ MAX_REASONS_IN_TERMINAL = 8
 
 def write_report(path: Path, model: ReportModel) -> None:
     """Write the HTML page to *path* atomically."""
-    write_file(path, [render_report(model).encode()], path.parent)
+    write_file(path, [render_report(model).encode()], durable=True)
 
 
 def render_report(model: ReportModel) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
 from dataclasses import asdict
@@ -14,25 +13,27 @@ from pipeline.ingest import verify
 from pipeline.ingest.source_index import Rows
 from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.store import features, records
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from workflows.preparation.class_lines import mapping_lines, passed_text
 from workflows.preparation.quarantine import by_reason, has_quarantined, read_lines
+from workflows.reports.options import InfoOptions
 from workflows.terminal.formatting import bytes_text, printable
 
 MAX_LISTED_ROWS = 50
 """The number of quarantined rows that are listed without --all."""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: InfoOptions) -> int:
     """Print the facts about the store, and return the exit status."""
-    objects = open_objects(args.store)
+    objects = open_objects(options.store)
     facts = describe(objects)
-    if args.json:
+    if options.json:
         print(json.dumps(facts, indent=2, ensure_ascii=True))
         return 0
-    for line in lines(facts, limit=None if args.all else MAX_LISTED_ROWS):
+    for line in lines(facts, limit=None if options.all else MAX_LISTED_ROWS):
         print(line)
     return 0
 

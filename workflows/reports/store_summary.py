@@ -12,7 +12,8 @@ import numpy as np
 from pipeline.order import row_order
 from pipeline.store import arrays, layout, records
 from pipeline.store.lease import lease
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from workflows.preparation.quarantine import by_reason
 from workflows.reports.html import ContactSheet, contact_sheet
 from workflows.reports.store import render_report, terminal_summary

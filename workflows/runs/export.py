@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
-
 import torch
 
 from pipeline.backbone.save import save_backbone
 from pipeline.errors import TesseraeError
 from workflows.devise.model import open_model
+from workflows.runs.options import ExportOptions
 
 
-def run(args: argparse.Namespace) -> int:
-    """Write the trunk that *args* name to a folder, and return the exit status."""
-    model = open_model(args.run, torch.device("cpu"))
+def run(options: ExportOptions) -> int:
+    """Write the trunk that *options* name to a folder, and return the exit status."""
+    model = open_model(options.run, torch.device("cpu"))
     if model.trunk_state is None:
         raise TesseraeError(
-            f"{args.run} learned a head on features of {model.options.trunk}, which is as it was:"
-            " expected a run of --learn all."
+            f"{options.run} has trained a head on features of {model.options.trunk}, and not the"
+            " trunk: expected a run of --learn all."
         )
-    out = args.out or args.run / "trunk"
+    out = options.out or options.run / "trunk"
     save_backbone(model.trunk, out)
-    print(f"{out}: {model.trunk.name} of step {model.step:,} of {args.run}")
+    print(f"{out}: {model.trunk.name} of step {model.step:,} of {options.run}")
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ import torch
 from scipy import ndimage
 
 from workflows.reports import charts, html
+from workflows.runs.options import ReportOptions
 from workflows.training.errors import DivergedError
 from workflows.training.finite import NotFiniteError
 from workflows.training.run_folder import RunFolder
@@ -48,16 +48,16 @@ MAX_GRIDS = 8
 """The maximum number of sample grids on the page."""
 
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluate the run that *args* name, write its page, and return the exit status."""
-    folder = RunFolder(args.run)
+def run(options: ReportOptions) -> int:
+    """Evaluate the run that *options* name, write its page, and return the exit status."""
+    folder = RunFolder(options.run)
     record = folder.asked()
     try:
-        evaluation = _evaluate(folder, record, args)
+        evaluation = _evaluate(folder, record, options)
     except (DivergedError, NotFiniteError) as e:
         evaluation = None
         print(f"notice: the run cannot be evaluated: {e}", flush=True)
-    file = args.run / "report.html"
+    file = options.run / "report.html"
     write(file, render(folder, record, evaluation).encode())
     for line in summary(folder, evaluation):
         print(line)
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate(
-    folder: RunFolder, record: Mapping[str, Any], args: argparse.Namespace
+    folder: RunFolder, record: Mapping[str, Any], options: ReportOptions
 ) -> RunEvaluation | None:
     stage = record["options"].get("stage", "")
     if folder.newest() is None:
@@ -76,20 +76,20 @@ def _evaluate(
 
         return evaluate_run(
             folder,
-            samples=args.samples,
-            backbone=args.backbone,
-            device=device_of(args.device),
-            store=args.store,
+            samples=options.samples,
+            backbone=options.backbone,
+            device=device_of(options.device),
+            store=options.store,
         )
     if stage.startswith("workflows.devise."):
         from workflows.devise import report
 
         evaluation = report.evaluate_run(
             folder,
-            samples=args.samples,
-            clip=args.clip,
-            device=device_of(args.device),
-            store=args.store,
+            samples=options.samples,
+            clip=options.clip_model,
+            device=device_of(options.device),
+            store=options.store,
         )
         if evaluation is None:
             print("notice: the run is not evaluated: no split val or test has the data it needs.")

@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-import argparse
-
 import torch
 
 from pipeline.errors import TesseraeError
+from workflows.runs.options import SampleImagesOptions
 from workflows.training.image_grid import grid_png, to_uint8
 from workflows.training.run_folder import RunFolder
-from workflows.wgan.sampling import Sampler, open_sampler
-
-INTERPOLATION_STEPS = 10
-"""The number of pictures in a line of an interpolation."""
+from workflows.wgan.sampling import INTERPOLATION_STEPS, Sampler, open_sampler
 
 
-def run(args: argparse.Namespace) -> int:
-    """Write the grid of samples that *args* describe, and return the exit status."""
-    if args.out.suffix.lower() != ".png":
-        raise ValueError(f"--out is {args.out}: expected a name that ends in .png.")
-    if not args.out.absolute().parent.is_dir():
+def run(options: SampleImagesOptions) -> int:
+    """Write the grid of samples that *options* describe, and return the exit status."""
+    if options.out.suffix.lower() != ".png":
+        raise ValueError(f"--out is {options.out}: expected a name that ends in .png.")
+    if not options.out.absolute().parent.is_dir():
         raise ValueError(
-            f"--out is {args.out}: there is no folder {args.out.parent}. Make it first."
+            f"--out is {options.out}: there is no folder {options.out.parent}. Make it first."
         )
-    sampler = open_sampler(RunFolder(args.run))
+    sampler = open_sampler(RunFolder(options.run))
     columns = None
-    if args.interpolate:
-        columns = min(INTERPOLATION_STEPS, args.n)
+    if options.interpolate:
+        columns = min(INTERPOLATION_STEPS, options.n)
         # The last line is cut short if --n is no multiple of the columns.
-        noise = sampler.interpolate(-(-args.n // columns), columns, args.seed)[: args.n]
+        noise = sampler.interpolate(-(-options.n // columns), columns, options.seed)[: options.n]
     else:
-        noise = sampler.noise(args.n, args.seed)
+        noise = sampler.noise(options.n, options.seed)
     labels = None
-    if args.label is not None:
-        labels = torch.full((len(noise),), _label(args.label, sampler))
+    if options.label is not None:
+        labels = torch.full((len(noise),), _label(options.label, sampler))
     elif sampler.classes and columns is not None:
         labels = torch.arange(len(noise)) // columns % len(sampler.classes)
-    args.out.write_bytes(grid_png(to_uint8(sampler.generate(noise, labels)), columns=columns))
-    print(f"{args.out}: {len(noise)} pictures of step {sampler.step:,} of {args.run}")
+    options.out.write_bytes(grid_png(to_uint8(sampler.generate(noise, labels)), columns=columns))
+    print(f"{options.out}: {len(noise)} pictures of step {sampler.step:,} of {options.run}")
     return 0
 
 

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.cores import cores
-from cluster.ranks.world import WorldConfig, count_gpu_workers
+from cluster.limits import cores
+from cluster.ranks.slots import count_gpu_workers
+from cluster.ranks.world import WorldConfig
 from pipeline import sources
 from pipeline.errors import StoreError, TesseraeError
-from pipeline.ingest.planning import Choices
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.urls import is_url
 from workflows import session
+from workflows.evaluation import HELD_OUT
 from workflows.preparation import prepare
+from workflows.preparation.options import PrepareOptions
 from workflows.session import Cluster
 from workflows.training.options import FREE, SHRINK_FROM, TrainingOptions
+from workflows.training.run_options import RunOptions
 from workflows.training.stages import STAGES, load_name
 
 if TYPE_CHECKING:  # these load torch, which --help does not need
@@ -28,30 +30,28 @@ if TYPE_CHECKING:  # these load torch, which --help does not need
     from workflows.training.run_folder import RunFolder
 
 
-HELD_OUT = ("val", "test")
-"""The default held-out splits, in order of preference."""
 POLL_SECONDS = 0.2
 """The interval of checks while preparation goes on in the background."""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: TrainingOptions, run_options: RunOptions) -> int:
     """Prepare the store if --data is given, train, and return the exit status."""
-    options = _options_of(args.stage).read(args).located()
-    _check(args)
-    if session.work_for_first(args):
+    options = options.located()
+    session.check_where(run_options.cluster)
+    if session.work_for_first(run_options):
         return 0
     from workflows.training.holding import locked
     from workflows.training.run_folder import RunFolder
 
-    folder = Path(args.run or f"runs/{args.stage}")
+    folder = run_options.folder
     run = RunFolder(folder)
     try:
         with locked(run):
             if run.begun():
                 options = options.as_before(run.asked()["options"])
-            _check_run(args, options, run)
-            with _cluster(args) as cluster, _prepared(args, options, cluster):
-                state = _train(args, options, cluster, run)
+            _check_run(run_options, options, run)
+            with _cluster(run_options) as cluster, _prepared(run_options, options, cluster):
+                state = _train(run_options, options, cluster, run)
         _print_result(folder, state)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Run the same command again to go on in {folder}.") from None
@@ -65,38 +65,27 @@ def _print_result(folder: Path, state: str) -> None:
         print(f"Look at {samples[-1]}.", flush=True)
 
 
-def _check(args: argparse.Namespace) -> None:
-    if args.ranks and args.gpus and args.ranks != args.gpus:
-        raise ValueError(f"--ranks is {args.ranks}, --gpus {args.gpus}: name one of them.")
-    session.check_where(args.cluster)
-
-
-def _check_run(args: argparse.Namespace, options: TrainingOptions, run: RunFolder) -> None:
+def _check_run(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> None:
     """Refuse a folder of a run with other options, before any work starts."""
     run.check(
-        {"stage": STAGES[args.stage].stage, **options.as_dict()},
+        {"stage": STAGES[run_options.stage].stage, **options.as_dict()},
         free=FREE,
         complete=options.complete,
         changeable=options.changeable(),
-        from_step=args.from_step,
+        from_step=run_options.from_step,
     )
-    if args.from_step is not None:
-        run.at(args.from_step)
+    if run_options.from_step is not None:
+        run.at(run_options.from_step)
 
 
-def _options_of(stage: str) -> type[TrainingOptions]:
-    options: type[TrainingOptions] = load_name(STAGES[stage].options)
-    return options
-
-
-def _cluster(args: argparse.Namespace) -> Cluster:
-    cluster = session.of(args)
-    if args.ranks is None or args.gpus:
-        cluster.use_gpus(args.gpus)
-    if args.data is None and args.workers is None:
-        cluster.shape(args.ranks or 1)  # without preparation the workers serve ranks alone
-    elif args.ranks is not None and args.ranks > (args.workers or cores()):
-        cluster.shape(args.ranks)
+def _cluster(run_options: RunOptions) -> Cluster:
+    cluster = session.of(run_options)
+    if run_options.ranks is None or run_options.gpus:
+        cluster.use_gpus(run_options.gpus)
+    if run_options.data is None and run_options.workers is None:
+        cluster.shape(run_options.ranks or 1)  # without preparation the workers serve ranks alone
+    elif run_options.ranks is not None and run_options.ranks > (run_options.workers or cores()):
+        cluster.shape(run_options.ranks)
     return cluster
 
 
@@ -105,31 +94,27 @@ def _cluster(args: argparse.Namespace) -> Cluster:
 
 @contextmanager
 def _prepared(
-    args: argparse.Namespace, options: TrainingOptions, cluster: Cluster
+    run_options: RunOptions, options: TrainingOptions, cluster: Cluster
 ) -> Iterator[None]:
     """Prepare the training split; then prepare the other splits while the block runs."""
-    if args.data is None:
+    if run_options.data is None:
         yield
         return
-    source_options = prepare.source_options(args)
-    splits = sources.splits(args.data, args.source_kind, source_options) or [args.split]
-    if args.split not in splits:
-        raise ValueError(f"--split is {args.split!r}: {args.data} has {', '.join(splits)}.")
-    prepare_options = prepare.PrepareOptions(
-        source=args.data,
-        store=args.store,
-        splits=(args.split, *(split for split in splits if split != args.split)),
-        choices=Choices(sizes=(_size_to_prepare(args.store, options),)),
-        kind=args.source_kind,
-        source_options=source_options,
-        max_bad=args.max_bad,
-        workers=args.workers or cores(),
-        cluster=args.cluster,
-        certs=args.certs,
+    source, split = run_options.data, run_options.split
+    splits = sources.splits(source, run_options.source_kind, run_options.source_options) or [split]
+    if split not in splits:
+        raise ValueError(f"--split is {split!r}: {source} has {', '.join(splits)}.")
+    prepare_options = PrepareOptions(
+        **run_options.reading(),
+        source=source,
+        store=run_options.store,
+        split=(split, *(other for other in splits if other != split)),
+        sizes=(_size_to_prepare(run_options.store, options),),
+        max_bad=run_options.max_bad,
     )
     cluster.look()
     plans = prepare.plan_splits(prepare_options, cluster)
-    prepare.prepare_split(prepare_options, args.split, cluster, plans)
+    prepare.prepare_split(prepare_options, split, cluster, plans)
     other_splits = _OtherSplits(prepare_options, cluster, plans)
     other_splits.start()
     try:
@@ -145,11 +130,9 @@ def _prepared(
 class _OtherSplits(threading.Thread):
     """A thread that prepares the splits that are not trained on."""
 
-    def __init__(
-        self, wish: prepare.PrepareOptions, cluster: Cluster, plans: prepare.Plans
-    ) -> None:
+    def __init__(self, options: PrepareOptions, cluster: Cluster, plans: prepare.Plans) -> None:
         super().__init__(name="prepare", daemon=True)
-        self._wish = wish
+        self._options = options
         self._cluster = cluster
         self._plans = plans
         self._error: BaseException | None = None
@@ -157,8 +140,8 @@ class _OtherSplits(threading.Thread):
     def run(self) -> None:
         """Prepare the splits one after the other."""
         try:
-            for split in self._wish.splits[1:]:
-                prepare.prepare_split(self._wish, split, self._cluster, self._plans)
+            for split in self._options.split[1:]:
+                prepare.prepare_split(self._options, split, self._cluster, self._plans)
         except BaseException as e:  # noqa: BLE001 - it is raised by `wait`
             self._error = e
             if isinstance(e, Exception):
@@ -194,29 +177,40 @@ def near_size(size: int) -> int:
 
 
 def _train(
-    args: argparse.Namespace, options: TrainingOptions, cluster: Cluster, run: RunFolder
+    run_options: RunOptions, options: TrainingOptions, cluster: Cluster, run: RunFolder
 ) -> str:
     from workflows.training.launch import train_on
 
-    stage = STAGES[args.stage]
+    stage = STAGES[run_options.stage]
     files: dict[str, bytes] = {}
     if stage.gather is None:
-        data = _data(args, options, run)
+        data = _data(run_options, options, run)
     else:
-        data, files = load_name(stage.gather)(args, options, cluster, _held_out(args))
+        data, files = load_name(stage.gather)(run_options, options, cluster, _held_out(run_options))
     available = count_gpu_workers(cluster.client)
-    if args.gpus and not cluster.stands and args.gpus > available:
-        raise TesseraeError(f"--gpus is {args.gpus}: this machine has {available}.")
-    gpus = available if args.gpus is None and args.ranks is None else (args.gpus or 0)
+    if run_options.gpus and not cluster.stands and run_options.gpus > available:
+        raise TesseraeError(f"--gpus is {run_options.gpus}: this machine has {available}.")
+    gpus = (
+        available
+        if run_options.gpus is None and run_options.ranks is None
+        else (run_options.gpus or 0)
+    )
     world = WorldConfig(
-        gpus or args.ranks or 1,
+        gpus or run_options.ranks or 1,
         gpu=bool(gpus),
         batch=options.batch_size,
-        seconds=args.rank_timeout,
+        seconds=run_options.rank_timeout,
         option="--rank-timeout",
     )
     return train_on(
-        cluster, world, stage.stage, options, data, run, from_step=args.from_step, files=files
+        cluster,
+        world,
+        stage.stage,
+        options,
+        data,
+        run,
+        from_step=run_options.from_step,
+        files=files,
     )
 
 
@@ -231,22 +225,22 @@ def _size_before(run: RunFolder) -> int | None:
         return None
 
 
-def _data(args: argparse.Namespace, options: TrainingOptions, run: RunFolder) -> Data:
+def _data(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> Data:
     from pipeline.loader import Loader
     from workflows.training.loop import Data
 
     image_size = _image_size(options)
-    fitting = [size for size in _sizes(args.store) if size >= image_size]
+    fitting = [size for size in _sizes(run_options.store) if size >= image_size]
     size = _size_before(run) if _size_before(run) in fitting else min(fitting, default=None)
     if size is None:
-        stored_sizes = ", ".join(map(str, _sizes(args.store)))
+        stored_sizes = ", ".join(map(str, _sizes(run_options.store)))
         raise StoreError(
-            f"{args.store} holds pictures of {stored_sizes} px: expected at least {image_size}."
-            " Prepare that size too, or pass a smaller --image-size."
+            f"{run_options.store} holds images of {stored_sizes} px: expected at least"
+            f" {image_size}. Prepare that size too, or pass a smaller --image-size."
         )
     loader = Loader(
-        Path(args.store).absolute() if not is_url(args.store) else args.store,
-        args.split,
+        Path(run_options.store).absolute() if not is_url(run_options.store) else run_options.store,
+        run_options.split,
         size=size,
         batch_size=options.batch_size,
         seed=options.seed,
@@ -255,12 +249,12 @@ def _data(args: argparse.Namespace, options: TrainingOptions, run: RunFolder) ->
     _print_crop(options, size, image_size)
     if not len(loader):
         raise StoreError(
-            f"split {args.split!r} has {loader.num_rows} pictures: expected at least one batch of"
-            f" {options.batch_size}."
+            f"split {run_options.split!r} has {loader.num_rows} images: expected at least one batch"
+            f" of {options.batch_size}."
         )
     unlabelled = int((loader.labels < 0).sum())
     options.check_labels(len(loader.classes), unlabelled)
-    held_out = _held_out(args)
+    held_out = _held_out(run_options)
     held_out_loader = None
     if held_out is not None:
         held_out_loader = Loader(
@@ -270,7 +264,7 @@ def _data(args: argparse.Namespace, options: TrainingOptions, run: RunFolder) ->
             batch_size=options.batch_size,
             **options.loading(learns=False),
         )
-        if not len(held_out_loader) and args.held_out is not None:
+        if not len(held_out_loader) and run_options.held_out is not None:
             raise StoreError(
                 f"--held-out {held_out} has {held_out_loader.num_rows} pictures: expected at least"
                 f" one batch of {options.batch_size}."
@@ -295,18 +289,19 @@ def _print_crop(options: TrainingOptions, stored: int, size: int) -> None:
     )
 
 
-def _held_out(args: argparse.Namespace) -> str | None:
-    objects = open_objects(args.store)
+def _held_out(run_options: RunOptions) -> str | None:
+    objects = open_objects(run_options.store)
     finished = [s for s in records.splits(objects) if records.load_done(objects, s) is not None]
-    if args.held_out == "none":
+    if run_options.held_out == "none":
         return None
-    if args.held_out is not None:
-        if args.held_out not in finished:
+    if run_options.held_out is not None:
+        if run_options.held_out not in finished:
+            names = ", ".join(finished)
             raise StoreError(
-                f"--held-out is {args.held_out!r}: finished splits are {', '.join(finished)}."
+                f"--held-out is {run_options.held_out!r}: finished splits are {names}."
             )
-        return str(args.held_out)
-    return next((s for s in HELD_OUT if s in finished and s != args.split), None)
+        return run_options.held_out
+    return next((s for s in HELD_OUT if s in finished and s != run_options.split), None)
 
 
 def _image_size(options: TrainingOptions) -> int:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import shutil
 from pathlib import Path
 
-from cluster.cores import cores
 from pipeline import sources
 from pipeline.errors import StoreError, TesseraeError
-from pipeline.ingest.planning import Choices
 from pipeline.store import layout
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from workflows import cli
 from workflows.preparation import prepare
+from workflows.preparation.options import PrepareOptions
 from workflows.preparation.verify import verify_split
 from workflows.reports.store_summary import report_store
 from workflows.sample_data import imagenette, sample
+from workflows.sample_data.options import DemoOptions
 
 MARK = ".made-by-demo"
 """The suffix of the file beside a run that the demo created, and may therefore remove."""
@@ -33,41 +32,41 @@ MAX_BAD = 0.1
 """The permitted fraction of unreadable rows: the sample has an empty and a truncated file."""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(demo: DemoOptions) -> int:
     """Run the demo, and return the exit status."""
-    source, notice = _source(args.data, args.dir, args.images)
-    store = args.dir / ("store" if not args.data else f"store-{Path(args.data).stem}")
-    source_options = prepare.source_options(args)
-    options = prepare.PrepareOptions(
+    source, notice = _source(demo.data, demo.dir, demo.images)
+    store = demo.dir / ("store" if not demo.data else f"store-{Path(demo.data).stem}")
+    options = PrepareOptions(
+        **demo.reading(),
         source=source,
         store=str(store),
-        splits=tuple(sources.splits(source, options=source_options)) or ("train",),
-        source_options=source_options,
-        choices=Choices(sizes=SIZES, shard_rows=SHARD_ROWS),
-        workers=args.workers or cores(),
+        split=tuple(sources.splits(source, demo.source_kind, demo.source_options)) or ("train",),
+        sizes=SIZES,
+        shard_rows=SHARD_ROWS,
+        workers=demo.workers,
         max_bad=MAX_BAD,
     )
     print(f"== prepare {source} into {store}", flush=True)
     runs = prepare.prepare(options)
     print(f"== verify {store}", flush=True)
     objects = open_objects(str(store))
-    wrong = [p for split in options.splits for p in verify_split(objects, split)[1]]
+    wrong = [p for split in options.split for p in verify_split(objects, split)[1]]
     if wrong:
         raise TesseraeError(f"{wrong[0].name}: {wrong[0].what}. Run `tesserae repair {store}`.")
-    trained = args.minutes > 0 and _train(store, args.dir / "run", GAN_SHARE * args.minutes)
+    trained = demo.minutes > 0 and _train(store, demo.dir / "run", GAN_SHARE * demo.minutes)
     hierarchy = Path(source) / sample.HIERARCHY
     searched = trained and hierarchy.is_file()
     if searched:
-        _search(store, hierarchy, args.dir / "search", (1 - GAN_SHARE) * args.minutes)
+        _search(store, hierarchy, demo.dir / "search", (1 - GAN_SHARE) * demo.minutes)
     print("== results", flush=True)
     report_store(str(store), runs, notice=notice)
     print(f"Report of the store: {store / layout.REPORT}")
     print(f"Images of the store, to open with zarr: {store / layout.IMAGES}")
     if trained:
-        print(f"Report of the GAN, with samples: {args.dir / 'run' / 'report.html'}")
+        print(f"Report of the GAN, with samples: {demo.dir / 'run' / 'report.html'}")
     if searched:
-        print(f"Report of DeViSE, with search results: {args.dir / 'search' / 'report.html'}")
-        print(f"  To search yourself: make search RUN={args.dir / 'search'}")
+        print(f"Report of DeViSE, with search results: {demo.dir / 'search' / 'report.html'}")
+        print(f"  To search yourself: make search RUN={demo.dir / 'search'}")
     return 0
 
 
@@ -77,9 +76,9 @@ def _search(store: Path, hierarchy: Path, folder: Path, minutes: float) -> None:
     _clear(folder)
     arguments = [
         *("train", "devise", str(store), "--run", str(folder), "--trunk", "new", "--learn", "all"),
-        *("--hierarchy", str(hierarchy), "--batch-size", "64", "--trunk-rate", "1e-3"),
-        *("--feature-size", "72", "--width", "16", "--hidden", "256", "--ranks", "1"),
-        *("--look-every", "50", "--minutes", str(minutes), "--steps", "200"),
+        *("--hierarchy", str(hierarchy), "--batch-size", "64", "--trunk-learning-rate", "1e-3"),
+        *("--feature-size", "72", "--width", "16", "--hidden-units", "256", "--ranks", "1"),
+        *("--eval-every", "50", "--minutes", str(minutes), "--steps", "200"),
     ]
     cli.dispatch(arguments)
     cli.dispatch(["report", str(folder)])
@@ -113,8 +112,8 @@ def _train(store: Path, folder: Path, minutes: float) -> bool:
     arguments = [
         *("train", "wgan", str(store), "--run", str(folder), "--image-size", str(GAN_PIXELS)),
         *("--objective", "hinge", "--critic-steps", "1", "--critic-norm", "spectral", "--flip"),
-        *("--generator-width", "32", "--critic-width", "32", "--ema", "0.99", "--ranks", "1"),
-        *("--look-every", "200", "--minutes", str(minutes), "--steps", "1000000"),
+        *("--generator-width", "32", "--critic-width", "32", "--ema-decay", "0.99", "--ranks", "1"),
+        *("--eval-every", "200", "--minutes", str(minutes), "--steps", "1000000"),
     ]
     try:
         cli.dispatch(arguments)

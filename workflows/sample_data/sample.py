@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib.util
 import json
@@ -17,6 +16,7 @@ import PIL
 from PIL import Image
 
 from pipeline.errors import TesseraeError
+from workflows.sample_data.options import SampleOptions
 from workflows.sample_data.photographs import (
     CLASSES,
     TAXONOMY,
@@ -49,9 +49,11 @@ class SampleSummary:
     """True if the sample existed already, with the same options."""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: SampleOptions) -> int:
     """Create the sample, print a summary, and return the exit status."""
-    summary = make_sample(args.directory, args.images, seed=args.seed, num_classes=args.classes)
+    summary = make_sample(
+        options.directory, options.images, seed=options.seed, num_classes=options.classes
+    )
     for line in lines(summary):
         print(line)
     return 0

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import functools
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -17,49 +15,50 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.defaults import is_loopback
+from pipeline.filesystem import write_file
 from pipeline.images.probe import probe
 from workflows.search.engine import Answer, Engine, SearchOptions, open_engine
 from workflows.search.gallery import ImagePreprocessor, read_image
+from workflows.search.options import SearchCommandOptions
 from workflows.search.query import parse
-from workflows.search.server.security import Guard, is_loopback
+from workflows.search.server.security import Guard
 from workflows.terminal.formatting import encodable, printable
 
 MAX_NAME_CHARACTERS = 44
 """The number of characters, at most, of a class's names in a table."""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: SearchCommandOptions) -> int:
     """Search once, or serve the page; return the exit status."""
-    return serve(args) if args.serve else ask(args)
+    return serve(options) if options.serve else ask(options)
 
 
-def ask(args: argparse.Namespace) -> int:
+def ask(options: SearchCommandOptions) -> int:
     """Search once, and print the answers; return the exit status."""
-    if args.grid is not None and args.grid.suffix.lower() != ".png":
-        raise ValueError(f"--grid is {args.grid}: expected a name that ends in .png.")
-    if args.grid is not None and args.to == "words":
+    if options.grid is not None and options.grid.suffix.lower() != ".png":
+        raise ValueError(f"--grid is {options.grid}: expected a name that ends in .png.")
+    if options.grid is not None and options.to == "words":
         raise ValueError("--grid shows images: expected --to images or both.")
-    data = None if args.image is None else read_image(args.image)
+    data = None if options.image is None else read_image(options.image)
     # Parse before the run is opened, which may take long: a mistake is reported at once.
-    query = parse(args.query, has_image=data is not None)
-    options = SearchOptions(k=args.k, to=args.to, classes=tuple(args.classes), csls=args.csls)
-    engine = open_engine(args.run, _splits(args), args.index, digests=False, store=args.store)
+    query = parse(options.query, has_image=data is not None)
+    how = SearchOptions(k=options.k, to=options.to, classes=options.classes, csls=options.csls)
+    engine = open_engine(
+        options.run, options.splits, options.index, digests=False, store=options.store
+    )
     with closing(engine):
         image_vector = None if data is None else _embed(engine, data)
-        answer = engine.search(query, options, image_vector=image_vector)
-        if args.grid is not None:
-            _write_grid(args.grid, engine, answer)
+        answer = engine.search(query, how, image_vector=image_vector)
+        if options.grid is not None:
+            _write_grid(options.grid, engine, answer)
     if answer.passed_over:
         words = printable(", ".join(answer.passed_over))
         print(f"notice: unknown words, ignored: {words}", file=sys.stderr, flush=True)
-    lines = [json.dumps(asdict(answer), indent=2)] if args.json else list(describe(answer))
+    lines = [json.dumps(asdict(answer), indent=2)] if options.json else list(describe(answer))
     for line in lines:
-        print(line if args.json else encodable(line, sys.stdout))
+        print(line if options.json else encodable(line, sys.stdout))
     return 0
-
-
-def _splits(args: argparse.Namespace) -> Sequence[str]:
-    return () if args.split == ["all"] else args.split
 
 
 def _embed(engine: Engine, data: bytes) -> NDArray[np.float32]:
@@ -128,41 +127,38 @@ def _write_grid(path: Path, engine: Engine, answer: Answer) -> None:
         return
     size = min(set.intersection(*(set(gallery.splits[hit.split].sizes) for hit in hits)))
     images = np.concatenate([gallery.rows(hit.split, size, [hit.row]) for hit in hits])
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        new.write_bytes(grid_png(images))
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+    write_file(path, [grid_png(images)], durable=False)
     print(f"{path}: {len(hits)} images", file=sys.stderr)
 
 
-def serve(args: argparse.Namespace) -> int:
+def serve(options: SearchCommandOptions) -> int:
     """Serve the page until Ctrl-C; return the exit status."""
     # Imported late: a single search need not wait for tornado to load.
     from workflows.search.server import app
     from workflows.search.server.base_handler import SearchService
 
     for name in ("query", "image", "grid", "json"):
-        if getattr(args, name):
+        if getattr(options, name):
             raise ValueError(f"--serve shows a page to search on: leave out {name}.")
     # Check names and the port first: a mistake must not show after hours of embedding.
-    Guard(args.host, args.allowed_hosts)
+    Guard(options.host, options.allowed_hosts)
     with contextlib.ExitStack() as stack:
-        sockets = app.bind(args.host, args.port)
+        sockets = app.bind(options.host, options.port)
         for opened in sockets:
             stack.callback(opened.close)
-        engine = open_engine(args.run, _splits(args), args.index, store=args.store)
+        engine = open_engine(options.run, options.splits, options.index, store=options.store)
         stack.callback(engine.close)
         _compare_pixels(engine)
         engine.gallery.read_keys()
-        if args.csls:
+        if options.csls:
             print("measuring hubs, for CSLS", flush=True)
             engine.measure_hubs()
-        service = SearchService(engine, args.host, csls=args.csls, allowed_hosts=args.allowed_hosts)
+        service = SearchService(
+            engine, options.host, csls=options.csls, allowed_hosts=options.allowed_hosts
+        )
         stack.callback(service.close)
-        address = app.address_of(sockets, args.host)
-        started = functools.partial(_print_address, engine, args.host, address)
+        address = app.address_of(sockets, options.host)
+        started = functools.partial(_print_address, engine, options.host, address)
         asyncio.run(app.serve(service, sockets, started))
     return 0
 

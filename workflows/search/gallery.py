@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from pipeline.errors import DecodeError, StoreDamagedError, StoreError
@@ -19,7 +19,8 @@ from pipeline.images.sandbox import IsolatedDecoder
 from pipeline.loader.reader import PixelReader, open_reader
 from pipeline.store import layout, records
 from pipeline.store.arrow_files import open_parquet
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.recipe import Recipe
 from pipeline.store.split import Split, open_split
 from pipeline.store.table import GROUP_ROWS
@@ -95,8 +96,7 @@ class Gallery:
             raise QueryError(
                 f"{split} has no row {row:,}: expected 0 to {opened.plan.num_rows - 1:,}."
             )
-        position = np.searchsorted(opened.absent, row)
-        if position < len(opened.absent) and opened.absent[position] == row:
+        if not opened.readable[row]:
             raise QueryError(
                 f"row {row:,} of {split} is in quarantine: it has no image. Choose another."
             )
@@ -171,7 +171,7 @@ class _Keys:
         self._objects = objects
         self._name = layout.table(split)
         self._file: Any = None
-        self._groups: OrderedDict[int, Any] = OrderedDict()
+        self._groups: LRUCache[int, Any] = LRUCache(MAX_CACHED_GROUPS)
         self._lock = threading.Lock()  # threads share one file and its position
 
     def key(self, row: int) -> str:
@@ -188,15 +188,13 @@ class _Keys:
             ) from e
 
     def _group(self, group: int) -> Any:
-        if group not in self._groups:
+        keys = self._groups.get(group)
+        if keys is None:
             if self._file is None:
                 self._file = self._open()
             read = self._file.read_row_group(group, columns=["key"], use_threads=False)
-            self._groups[group] = read.column("key").combine_chunks()
-            if len(self._groups) > MAX_CACHED_GROUPS:
-                self._groups.popitem(last=False)
-        self._groups.move_to_end(group)
-        return self._groups[group]
+            keys = self._groups[group] = read.column("key").combine_chunks()
+        return keys
 
     def _open(self) -> Any:
         file = self._objects.open(self._name)

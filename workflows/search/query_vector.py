@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.neighbours.vectors import Doubles
 from workflows.search.free_text import Interpretation, interpret
 from workflows.search.gallery import Gallery
 from workflows.search.model import Model
@@ -22,8 +23,6 @@ from workflows.search.query import (
     UploadedImage,
 )
 from workflows.search.vector_store import EmbeddedSplit
-
-Doubles = NDArray[np.float64]
 
 TOLERANCE = 1e-6
 """The smallest length of a sum relative to its weights, and the smallest angle in radians, that

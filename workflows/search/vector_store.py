@@ -22,14 +22,14 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.cores import cores
+from cluster.limits import cores
 from pipeline import confined
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.neighbours import KINDS, Index, build, load
 from pipeline.neighbours.storage import HEADER
 from pipeline.store.layout import TEMPORARY
 from pipeline.store.lease import lease
-from pipeline.store.objects import LocalObjects
+from pipeline.store.local import LocalObjects
 from pipeline.store.split import Split
 from workflows.search.model import Model
 from workflows.terminal.progress import Progress
@@ -213,8 +213,7 @@ class _VectorBuilder:
 
     def _embed(self) -> Index:
         name, num_rows = self.split.plan.split, self.split.plan.num_rows
-        readable = np.ones(num_rows, np.bool_)
-        readable[self.split.absent] = False
+        readable = self.split.readable
         with (
             _Scratch(self.scratch / "vectors", num_rows, self.model.dim) as scratch,
             Progress(f"{name}: vectors", rows=int(readable.sum()), stream=self.stream) as progress,

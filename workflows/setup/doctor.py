@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import platform
@@ -24,6 +23,7 @@ from workflows.setup.machine import (
     check_open_files,
     check_ports,
 )
+from workflows.setup.options import DoctorOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("dask", "distributed", "zarr", "numpy", "pyarrow", "simplejpeg", "xxhash", "fsspec")
@@ -39,13 +39,13 @@ FORMATS = {
 }
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: DoctorOptions) -> int:
     """Run all checks and print the findings; return 1 if one would prevent `prepare`."""
-    findings = examine(args.store or ".")
-    if args.cluster:
-        findings += safely("cluster", lambda: check_cluster(args.cluster, args.certs))
+    findings = examine(options.store or ".")
+    if address := options.cluster:
+        findings += safely("cluster", lambda: check_cluster(address, options.certs))
     broken = any(finding.state == "broken" for finding in findings)
-    if args.json:
+    if options.json:
         print(json.dumps({"ok": not broken, "findings": [asdict(f) for f in findings]}, indent=1))
     elif sys.stdout.isatty():
         show_table(findings)

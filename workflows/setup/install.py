@@ -66,8 +66,10 @@ def add_system_packages(environment: Environment) -> None:
     missing = pillow.missing_packages()
     if not missing or os.geteuid() != 0 or not shutil.which("apt-get"):
         return
-    get = 'apt-get install -y --no-install-recommends "$@"'
-    command = ("sh", "-c", f"{get} || {{ apt-get update && {get}; }}", "sh", *missing)
+    # Another apt may hold the lock, as on a machine that is just being set up: wait for it.
+    apt = "apt-get -o DPkg::Lock::Timeout=120"
+    get = f'{apt} install -y --no-install-recommends "$@"'
+    command = ("sh", "-c", f"{get} || {{ {apt} update && {get}; }}", "sh", *missing)
     step = f"installing the system packages {' '.join(missing)}"
     try:
         environment.run(step, *command, env={"DEBIAN_FRONTEND": "noninteractive"})

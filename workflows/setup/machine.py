@@ -59,7 +59,7 @@ def check_gpu() -> Iterator[Finding]:
 
 def check_cores_and_memory() -> Iterator[Finding]:
     """Yield the number of cores and the memory that this process may use."""
-    from cluster.cores import cores
+    from cluster.limits import cores
     from pipeline.memory import limit_bytes
 
     workers, limit = cores(), limit_bytes()

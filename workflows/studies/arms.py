@@ -100,7 +100,7 @@ def make_arm(
         objective=objective,
         settings=settings,
         optimiser="adam" if alike else str(paper.optimiser),
-        rate=rate if alike else float(paper.rate or 0),
+        rate=rate if alike else float(paper.learning_rate or 0),
         betas=(0.5, 0.9) if alike else (float(paper.beta1 or 0), float(paper.beta2 or 0)),
         critic_steps=ALIKE_CRITIC_STEPS if alike else int(paper.critic_steps or 1),
         norm=norm if alike else str(paper.critic_norm),

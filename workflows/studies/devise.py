@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pipeline.errors import TesseraeError
 from pipeline.features.loader import FeatureLoader
@@ -26,7 +25,7 @@ from pipeline.wordvectors.hierarchy import Hierarchy
 from pipeline.wordvectors.vectors import ClassVectors
 from workflows.devise import baselines
 from workflows.devise.baselines import LabelledFeatures
-from workflows.devise.class_space import FILE, Space, make_space, unit
+from workflows.devise.class_space import FILE, Floats, Space, make_space, unit
 from workflows.devise.class_splits import SEEN, VALIDATION, class_parts
 from workflows.devise.clip import Clip
 from workflows.devise.evaluation import LabelledImages, MethodMetrics, alike, evaluate, hits_among
@@ -36,9 +35,6 @@ from workflows.evaluation.per_class import compare
 from workflows.training.loop import Data
 from workflows.training.world import World
 
-Floats = NDArray[np.float32]
-STEPS = 160
-"""The default number of training steps of DeViSE."""
 CHOSEN_BY = 5
 """The k of the hit@k by which settings are chosen."""
 
@@ -289,7 +285,7 @@ class _Softmaxes:
         return score(arena.data.held_out.features)
 
 
-def run_split(data: StudyData, seed: int, *, steps: int = STEPS) -> Iterator[Outcome]:
+def run_split(data: StudyData, seed: int, *, steps: int) -> Iterator[Outcome]:
     """Yield the result of each method on a split of the classes, with its chosen setting.
 
     Args:
@@ -342,7 +338,7 @@ def _chosen_by(arena: Arena) -> int:
     if classes < 2:
         raise TesseraeError(
             f"{classes} validation classes have pictures: expected 2 or more. Pass a larger"
-            " --validation."
+            " --validation-classes."
         )
     return min(CHOSEN_BY, classes - 1)
 

@@ -27,7 +27,6 @@ from workflows.training.world import World
 from workflows.wgan.generators import ConvGenerator
 
 SIZE, NOISE, BATCH = 8, 32, 64
-STEPS = 2_000
 AVERAGE_DECAY = 0.99
 """The decay of the running average of the generator, for each step."""
 EVALUATIONS = 60
@@ -103,7 +102,7 @@ def arm_of(objective: str, settings: str) -> Arm:
     return replace(arm, decays=False, averages=True)
 
 
-def run(arm: Arm, digits: Digits, *, steps: int = STEPS, seed: int = 0) -> Course:
+def run(arm: Arm, digits: Digits, *, steps: int, seed: int = 0) -> Course:
     """Train a small generator and return its metrics over time."""
     torch.manual_seed(seed)
     world = World()

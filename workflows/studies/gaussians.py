@@ -29,7 +29,6 @@ SPREAD = 0.05
 NOISE_DIMENSIONS = 2
 EVALUATION_POINTS = 10_000
 """The number of points in an evaluation."""
-STEPS = 8_000
 BATCH = 256
 WIDTH = 128
 ALIKE_RATE = 1e-3
@@ -87,7 +86,7 @@ def arm_of(objective: str, settings: str) -> Arm:
     return replace(arm, norm="none")  # the perceptrons have no norm
 
 
-def run(arm: Arm, *, steps: int = STEPS, seed: int = 0) -> Grid:
+def run(arm: Arm, *, steps: int, seed: int = 0) -> Grid:
     """Train perceptrons on the grid and return the metrics of the generator's points."""
     torch.manual_seed(seed)
     world = World()

@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from workflows.terminal.formatting import (
@@ -102,12 +101,7 @@ class Progress:
         self._display.open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._display.close(completed=kind is None)
 
     def update(
@@ -239,13 +233,9 @@ class _LiveDisplay:
         self._stream = stream
         self._live: Live | None = None
         self._end: str | None = None
-        self._closed = threading.Event()
-        # A thread of our own, because rich does not join its refresh thread, which may then write
-        # after the end.
-        self._thread = threading.Thread(target=self._redraw, name="progress", daemon=True)
 
     def open(self) -> None:
-        """Start the live display and its thread."""
+        """Start the live display and the thread that redraws it."""
         # Imported here, so that commands that write to a pipe do not pay for loading rich.
         from rich.console import Console
         from rich.live import Live
@@ -254,17 +244,11 @@ class _LiveDisplay:
         self._live = Live(
             self,
             console=console,
-            auto_refresh=False,
+            refresh_per_second=1 / REDRAW_SECONDS,
             vertical_overflow="visible",
             redirect_stderr=sys.stderr.isatty(),  # standard error sent to a file stays there
         )
         self._live.start(refresh=True)
-        self._thread.start()
-
-    def _redraw(self) -> None:
-        while not self._closed.wait(REDRAW_SECONDS):
-            if self._live is not None:
-                self._live.refresh()
 
     def counted(self, now: float) -> None:
         """Do nothing: the thread redraws the display."""
@@ -276,9 +260,7 @@ class _LiveDisplay:
 
     def close(self, *, completed: bool) -> None:
         self._end = self._progress.final_line(completed=completed)
-        self._closed.set()
         if self._live is not None:
-            self._thread.join()
             self._live.stop()
             self._live = None
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.errors import StoreError
 from pipeline.features.loader import FeatureLoader
 from pipeline.loader import Loader
-from pipeline.loader.epochs import Batch
+from pipeline.loader.batch import Batch
 from workflows.training.world import World
 
 AnyLoader = Loader | FeatureLoader

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from pipeline.errors import TesseraeError
 from pipeline.store.lease import lease
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from workflows.training.run_folder import LEASE, RunFolder
 
 

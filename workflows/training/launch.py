@@ -8,15 +8,16 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import version
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, Self
 
 from cluster.ranks.world import WorldConfig, run_world
 from pipeline import code_digest
 from pipeline.features.loader import FeatureLoader
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.store.records import load_plan
 from workflows.dashboard.plugin import TOPIC, install
+from workflows.dashboard.publisher import end_message
 from workflows.session import Cluster
 from workflows.terminal.formatting import seconds_text
 from workflows.terminal.progress import Progress
@@ -175,19 +176,10 @@ class _Watcher:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        state = "finished" if error is None else "failed"
-        if isinstance(error, KeyboardInterrupt):
-            state = "stopped"
-        why = "" if error is None else str(error)[:500]
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         with suppress(Exception):  # a failing dashboard must hide neither the result nor the error
             self.tick()
-            self._send({"what": "end", "state": state, "why": why, "seconds": 0.0})
+            self._send(end_message(error, seconds=0.0))
 
     def tick(self) -> None:
         """Show the events received since the last call, and check the cluster."""

@@ -7,8 +7,8 @@ depend on, so a resumed run computes what an uninterrupted one would.
 
 from __future__ import annotations
 
-import importlib
 import math
+import pkgutil
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cluster.cores import cores
+from cluster.limits import cores
 from cluster.ranks.process import Rank
 from pipeline import code_digest
 from pipeline.errors import TesseraeError
@@ -110,7 +110,7 @@ def train(rank: Rank, job: TrainingJob) -> str:
     """Run *job* in this rank; return `done`, or the step at which training stopped."""
     code_digest.check(job.code)  # a worker may join, or its files change, after the command's check
     _check_torch(job.torch)
-    torch.set_num_threads(job.options.rank_threads or max(1, cores() // rank.beside))
+    torch.set_num_threads(job.options.threads_per_rank or max(1, cores() // rank.beside))
     if rank.gpu:
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
@@ -140,10 +140,9 @@ def make_stage(job: TrainingJob, world: World, *, beside: int = 1) -> Stage:
         world: The rank that the stage runs in.
         beside: Number of ranks on this machine (default 1).
     """
-    module, _, name = job.stage.partition(":")
     torch.manual_seed(job.options.seed)
     data = replace(job.data, beside=beside, folder=job.folder)
-    stage: Stage = getattr(importlib.import_module(module), name)(job.options, data, world)
+    stage: Stage = pkgutil.resolve_name(job.stage)(job.options, data, world)
     return stage
 
 
@@ -208,9 +207,9 @@ class _Loop:
         """Record the metrics of a complete step; evaluate and report when they are due."""
         options, step = self._options, self._stage.step
         self._unreported.append((step, metrics))
-        if step % options.look_every == 0 or step == options.steps:
+        if step % options.eval_every == 0 or step == options.steps:
             self._evaluate()
-        if len(self._unreported) >= options.tell_every:
+        if len(self._unreported) >= options.log_every:
             self._report()
 
     def _requests(self) -> tuple[bool, bool, bool]:

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pipeline.errors import TesseraeError
 from pipeline.store import schema
 from pipeline.store.schema import Count, SchemaError, Size, Split, pattern
+from workflows.training.options import FORMER_NAMES
 
 MAX_BYTES = 2**28
 """The maximum length of a JSON file that is read at once, in bytes."""
@@ -82,7 +83,9 @@ def read_options(file: Path) -> dict[str, Any]:
             _check_known(document["data"], DATA, "data")
     except SchemaError as e:
         raise _invalid(file, e) from None
-    return dict(document)
+    options = document["options"]
+    renamed = {FORMER_NAMES.get(name, name): value for name, value in options.items()}
+    return {**document, "options": renamed}
 
 
 def read_data(file: Path) -> dict[str, Any]:

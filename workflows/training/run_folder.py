@@ -36,7 +36,7 @@ from pipeline.errors import TesseraeError
 from pipeline.filesystem import name_exclusively, sync_folder
 from pipeline.store import records as records_of_store
 from pipeline.store.layout import TEMPORARY
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from workflows.training import records, writing
 from workflows.training.errors import DivergedError
 from workflows.training.finite import finite_or_none, first_not_finite, num_bytes

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
-from pipeline import confined
+from pipeline import confined, filesystem
 from pipeline.errors import TesseraeError
-from pipeline.filesystem import sync_folder
 from workflows.terminal.formatting import bytes_text
 from workflows.training.errors import DiskFullError
 
@@ -28,8 +28,8 @@ class RecordingFile:
     Torch replaces such an error with its own, which names neither the file nor the cause.
     """
 
-    def __init__(self, raw: FileIO) -> None:
-        """Wrap *raw*, an unbuffered file."""
+    def __init__(self, raw: BinaryIO) -> None:
+        """Wrap *raw*, which may write a part of what it is passed."""
         self._raw = raw
         self.error: OSError | None = None
 
@@ -46,7 +46,7 @@ class RecordingFile:
         return done
 
     def flush(self) -> None:
-        """Do nothing, since the file is unbuffered."""
+        """Do nothing: the file is flushed when it is complete."""
 
 
 @contextmanager
@@ -62,20 +62,13 @@ def replacing(file: Path, *, num_bytes: int) -> Iterator[RecordingFile]:
     Raises:
         DiskFullError: The disk has no room for it.
     """
-    new = file.with_suffix(NEW)
     recording = None
-    if new.is_symlink():  # a link in a foreign folder: its target must not be written
-        new.unlink()
     try:
-        with FileIO(new, "w", opener=_open_no_link) as raw:
+        # A name that the run folder knows, so that it can remove what a killed command left.
+        with filesystem.replacing(file, durable=True, temporary=file.with_suffix(NEW)) as raw:
             recording = RecordingFile(raw)
             yield recording
-            # The bytes must be on the disk before the name: a crash leaves the old file or the new.
-            os.fsync(raw.fileno())
-        new.replace(file)
-        sync_folder(file.parent)
     except BaseException as e:
-        new.unlink(missing_ok=True)
         # Torch's own error hides the system's, which alone tells a full disk from other faults.
         error = e if recording is None or recording.error is None else recording.error
         if isinstance(error, OSError) and error.errno in FULL:

@@ -16,13 +16,11 @@ from workflows.evaluation.generative import Distances, Nearest, compare_pictures
 from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.training.image_grid import grid_png, to_uint8
 from workflows.training.run_folder import RunFolder
-from workflows.wgan.sampling import Sampler, open_sampler
+from workflows.wgan.sampling import INTERPOLATION_STEPS, Sampler, open_sampler
 from workflows.wgan.stage import plain
 
 EXAMPLES = 8
 """The number of samples shown beside their neighbours, and of interpolations shown."""
-INTERPOLATION_STEPS = 10
-"""The number of pictures in an interpolation."""
 SEED = 1
 """The seed of the samples."""
 MAX_QUERIES = 1_000

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from workflows.adversarial.objectives import OBJECTIVES
-from workflows.training.options import TrainingOptions, option, shrunk_side
+from workflows.options.fields import option
+from workflows.training.options import TrainingOptions, shrunk_side
 
 NETWORKS = ("conv", "residual", "perceptron")
 CRITIC_NORMS = ("batch", "layer", "spectral", "none")
@@ -18,26 +19,29 @@ WARM_STEPS = 25
 WARM_EVERY = 500
 """The interval, in steps, of further steps in which the critic warms up."""
 
-_OUTPUT = "pictures"
-_PLAY = "objective and networks"
-_SPEED = "computation"
+_IMAGES = "images"
+_NETWORKS = "objective and networks"
+_OPTIMISER = "optimiser"
+_COMPUTATION = "computation"
 
 _OF_OBJECTIVE: dict[str, dict[str, Any]] = {
     # Arjovsky et al. 2017 and their code: momentum would make the critic unstable.
     "wgan": {
-        "optimiser": "rmsprop", "rate": 5e-5, "critic_steps": 5, "warm_critic_steps": 100,
+        "optimiser": "rmsprop", "learning_rate": 5e-5, "critic_steps": 5,
+        "warmup_critic_steps": 100,
     },
     # Gulrajani et al. 2017, algorithm 1; no batch norm, since the penalty is of each row.
     "wgan-gp": {
-        "rate": 1e-4, "beta1": 0.0, "beta2": 0.9, "critic_steps": 5, "critic_norm": "layer",
+        "learning_rate": 1e-4, "beta1": 0.0, "beta2": 0.9, "critic_steps": 5,
+        "critic_norm": "layer",
     },
     # Miyato et al. 2018, for their residual networks.
     "hinge": {"beta1": 0.0, "beta2": 0.9, "critic_steps": 5},
 }  # fmt: skip
 _OTHERWISE = {
     # Radford et al. 2016.
-    "optimiser": "adam", "rate": 2e-4, "beta1": 0.5, "beta2": 0.999,
-    "critic_steps": 1, "warm_critic_steps": 0, "critic_norm": "batch",
+    "optimiser": "adam", "learning_rate": 2e-4, "beta1": 0.5, "beta2": 0.999,
+    "critic_steps": 1, "warmup_critic_steps": 0, "critic_norm": "batch",
 }  # fmt: skip
 _WIDTH = {"conv": 64, "residual": 128, "perceptron": 512}
 
@@ -47,118 +51,169 @@ class WganOptions(TrainingOptions):
     """The flags of `tesserae train wgan`."""
 
     image_size: int = option(
-        64, "side of the pictures, in pixels", least=8, most=512, group=_OUTPUT
+        64,
+        "side of the generated images, in pixels",
+        minimum=8,
+        maximum=512,
+        metavar="PIXELS",
+        group=_IMAGES,
     )
     crop: str = option(
         "none",
-        "position of the square crop of larger pictures: none = the centre",
+        "where larger images are cropped to a square: none crops the centre, random a random"
+        " position",
         choices=("none", "random"),
-        group=_OUTPUT,
+        group=_IMAGES,
     )
-    shrink: bool = option(
-        True, "resize stored pictures that are a quarter larger or more, on the device; otherwise a"
-        " square of --image-size is cut out of them as they are", before=False, group=_OUTPUT,
-    )  # fmt: skip
-    flip: bool = option(False, "mirror half of the pictures", group=_OUTPUT)
+    resize: bool = option(
+        True,
+        "resize stored images that are at least a quarter larger than --image-size, on the device;"
+        " otherwise they are cropped at their stored scale",
+        before=False,
+        group=_IMAGES,
+    )
+    flip: bool = option(
+        False, "mirror half of the training images horizontally, at random", group=_IMAGES
+    )
     condition: str = option(
         "none",
-        "how the networks use the class of a picture; none = they ignore it",
+        "how the networks are conditioned on the class of an image; none ignores classes",
         choices=CONDITIONS,
-        group=_OUTPUT,
+        group=_IMAGES,
     )
-    noise: int = option(
-        100, "random numbers from which a picture is generated", least=1, group=_OUTPUT
+    latent_dim: int = option(
+        100,
+        "dimension of the noise vector from which an image is generated",
+        minimum=1,
+        group=_IMAGES,
     )
 
     objective: str = option(
         "wgan",
-        "objective of both networks, which also sets defaults of other options",
+        "objective of both networks, which also sets the defaults of other options",
         choices=tuple(OBJECTIVES),
-        group=_PLAY,
+        group=_NETWORKS,
     )
-    clip: float | None = option(
+    weight_clip: float | None = option(
         None,
-        "largest absolute value of a critic's parameter; 0 = no limit (wgan: 0.01, others: 0)",
-        least=0,
-        group=_PLAY,
+        "largest absolute value of a critic's parameter; 0 does not clip",
+        implied="wgan: 0.01, others: 0",
+        minimum=0,
+        group=_NETWORKS,
     )
-    penalty: float | None = option(
-        None, "weight of the gradient penalty; 0 = none (wgan-gp: 10)", least=0, group=_PLAY
+    gradient_penalty: float | None = option(
+        None,
+        "weight of the gradient penalty; 0 leaves it out",
+        implied="wgan-gp: 10, others: 0",
+        minimum=0,
+        group=_NETWORKS,
     )
     critic_steps: int | None = option(
-        None, "updates of the critic in a step (wgan, wgan-gp, hinge: 5, others: 1)", least=1,
-        group=_PLAY,
-    )  # fmt: skip
-    warm_critic_steps: int | None = option(
-        None, "updates of the critic in each of the first 25 steps and in every 500th; 0 = as in"
-        " other steps (wgan: 100)",
-        least=0, group=_PLAY,
-    )  # fmt: skip
+        None,
+        "number of critic updates in each step",
+        implied="wgan, wgan-gp, hinge: 5, others: 1",
+        minimum=1,
+        group=_NETWORKS,
+    )
+    warmup_critic_steps: int | None = option(
+        None,
+        "number of critic updates in each of the first 25 steps and in every 500th; 0 does as many"
+        " as in other steps",
+        implied="wgan: 100, others: 0",
+        minimum=0,
+        group=_NETWORKS,
+    )
 
     generator: str = option(
-        "conv", "kind of the generator's network", choices=NETWORKS, group=_PLAY
+        "conv", "architecture of the generator", choices=NETWORKS, group=_NETWORKS
     )
     generator_width: int | None = option(
         None,
-        "units of the generator's narrowest layer (conv 64, residual 128, perceptron 512)",
-        least=1,
-        group=_PLAY,
+        "number of channels or units of the generator's narrowest layer",
+        implied="conv: 64, residual: 128, perceptron: 512",
+        minimum=1,
+        group=_NETWORKS,
     )
-    generator_norm: bool = option(True, "batch norm in the generator", group=_PLAY)
-    critic: str = option("conv", "kind of the critic's network", choices=NETWORKS, group=_PLAY)
+    generator_norm: bool = option(True, "batch norm in the generator", group=_NETWORKS)
+    critic: str = option("conv", "architecture of the critic", choices=NETWORKS, group=_NETWORKS)
     critic_width: int | None = option(
-        None, "units of the critic's narrowest layer (conv 64, residual 128, perceptron 512)",
-        least=1, group=_PLAY,
-    )  # fmt: skip
+        None,
+        "number of channels or units of the critic's narrowest layer",
+        implied="conv: 64, residual: 128, perceptron: 512",
+        minimum=1,
+        group=_NETWORKS,
+    )
     critic_norm: str | None = option(
-        None, "norm in the critic (wgan-gp: layer, residual none; perceptron: none; others: batch)",
-        choices=CRITIC_NORMS, group=_PLAY,
-    )  # fmt: skip
+        None,
+        "normalisation in the critic",
+        implied="batch; wgan-gp: layer; perceptron, or residual with a penalty: none",
+        choices=CRITIC_NORMS,
+        group=_NETWORKS,
+    )
     extra_layers: int = option(
-        0, "additional 3 x 3 layers in both conv networks", least=0, group=_PLAY
+        0, "number of additional 3 x 3 layers in each conv network", minimum=0, group=_NETWORKS
     )
 
     optimiser: str | None = option(
         None,
-        "optimiser of both networks (wgan: rmsprop, others: adam)",
+        "optimiser of both networks",
+        implied="wgan: rmsprop, others: adam",
         choices=("rmsprop", "adam"),
+        group=_OPTIMISER,
     )
-    rate: float | None = option(
-        None, "learning rate (wgan: 5e-5, wgan-gp: 1e-4, others: 2e-4)", above=0
+    learning_rate: float | None = option(
+        None,
+        "learning rate",
+        implied="wgan: 5e-5, wgan-gp: 1e-4, others: 2e-4",
+        above=0,
+        group=_OPTIMISER,
     )
     beta1: float | None = option(
         None,
-        "Adam's decay of the mean gradient (wgan-gp, hinge: 0, others: 0.5)",
-        least=0,
-        most=0.9999,
+        "Adam's decay of the mean gradient",
+        implied="wgan-gp, hinge: 0, others: 0.5",
+        minimum=0,
+        maximum=0.9999,
+        group=_OPTIMISER,
     )
     beta2: float | None = option(
         None,
-        "Adam's decay of the squared gradient (wgan-gp, hinge: 0.9, others: 0.999)",
-        least=0,
-        most=0.999999,
+        "Adam's decay of the mean squared gradient",
+        implied="wgan-gp, hinge: 0.9, others: 0.999",
+        minimum=0,
+        maximum=0.999999,
+        group=_OPTIMISER,
     )
-    decay: bool = option(False, "decay the learning rate linearly to 0 at the last step")
-    ema: float = option(
-        0.999, "decay of the running average of the generator, which is evaluated; 0 = no average",
-        least=0, most=0.999999,
-    )  # fmt: skip
-    generator_batches: int = option(1, "batches in an update of the generator", least=1)
+    learning_rate_decay: bool = option(
+        False, "decay the learning rate linearly to 0 at the last step", group=_OPTIMISER
+    )
+    ema_decay: float = option(
+        0.999,
+        "decay of the exponential moving average of the generator's weights, which is evaluated and"
+        " sampled; 0 uses the weights themselves",
+        minimum=0,
+        maximum=0.999999,
+        group=_OPTIMISER,
+    )
+    generator_batches: int = option(
+        1, "number of batches in each update of the generator", minimum=1, group=_OPTIMISER
+    )
 
     precision: str = option(
         "auto",
-        "dtype of the computation: auto = bfloat16 if the hardware supports it, else float32",
+        "number format of the computation; auto is bfloat16 if the hardware supports it, else"
+        " float32",
         choices=("auto", "float32", "bfloat16"),
-        group=_SPEED,
+        group=_COMPUTATION,
     )
     optimiser_loop: str = option(
         "auto",
-        "torch's implementation of the optimiser: auto = fused for adam, foreach for rmsprop",
+        "torch's implementation of the optimiser; auto is fused for adam and foreach for rmsprop",
         choices=("auto", "fused", "foreach", "single"),
-        group=_SPEED,
+        group=_COMPUTATION,
     )
-    channels_last: bool = option(True, "channels-last memory layout", group=_SPEED)
-    compile: bool = option(False, "compile the networks with torch.compile", group=_SPEED)
+    channels_last: bool = option(True, "channels-last memory layout", group=_COMPUTATION)
+    compile: bool = option(False, "compile the networks with torch.compile", group=_COMPUTATION)
 
     def __post_init__(self) -> None:
         """Refuse combinations of options that cannot work.
@@ -188,7 +243,7 @@ class WganOptions(TrainingOptions):
 
     def shrunk_side(self, stored: int) -> int | None:
         """Return the side to which the device resizes pictures; None = it does not resize them."""
-        return shrunk_side(stored, self.image_size, crop=self.crop) if self.shrink else None
+        return shrunk_side(stored, self.image_size, crop=self.crop) if self.resize else None
 
     def check_labels(self, classes: int, unlabelled: int) -> None:
         """Refuse to condition on classes if the split lacks classes or labels.
@@ -210,13 +265,13 @@ class WganOptions(TrainingOptions):
     def updates_to(self, step: int) -> int:
         """Return the number of updates, of both networks, in the first *step* steps."""
         usual = self.usual_updates
-        more = (self.filled().warm_critic_steps or usual - 1) - (usual - 1)
+        more = (self.filled().warmup_critic_steps or usual - 1) - (usual - 1)
         warm = min(step, WARM_STEPS) + max(0, (step - 1) // WARM_EVERY)
         return step * usual + warm * more
 
     def warming(self, step: int) -> str:
         """Return a description of the critic's warm-up after *step* steps; empty outside of one."""
-        updates = self.filled().warm_critic_steps
+        updates = self.filled().warmup_critic_steps
         if not updates or (step >= WARM_STEPS and step % WARM_EVERY):
             return ""
         until = f" until step {WARM_STEPS}" if step < WARM_STEPS else ""
@@ -224,7 +279,7 @@ class WganOptions(TrainingOptions):
 
     def quicker(self) -> str:
         """Return the options that make a step faster, as a phrase for the terminal."""
-        warm = ", --warm-critic-steps 0" if self.filled().warm_critic_steps else ""
+        warm = ", --warmup-critic-steps 0" if self.filled().warmup_critic_steps else ""
         return (
             "a smaller --image-size (with a store of that size), --generator-width or"
             f" --critic-width, fewer --critic-steps{warm}"
@@ -233,23 +288,24 @@ class WganOptions(TrainingOptions):
     def changeable(self) -> tuple[str, ...]:
         """Return the options that may change when a run goes back to an earlier step."""
         return (
-            "rate", "beta1", "beta2", "decay", "clip", "penalty", "critic_steps",
-            "warm_critic_steps", "precision",
+            "learning_rate", "beta1", "beta2", "learning_rate_decay", "weight_clip",
+            "gradient_penalty", "critic_steps", "warmup_critic_steps", "precision",
         )  # fmt: skip
 
     def to_lower(self) -> str:
         """Return the option to lower, with its value, after training has diverged."""
-        return f"--rate (now {self.filled().rate:g})"
+        return f"--learning-rate (now {self.filled().learning_rate:g})"
 
     @property
     def penalty_weight(self) -> float:
         """The weight of the gradient penalty; 0 = none."""
-        return OBJECTIVES[self.objective].penalty if self.penalty is None else self.penalty
+        weight = self.gradient_penalty
+        return OBJECTIVES[self.objective].penalty if weight is None else weight
 
     @property
     def clip_limit(self) -> float | None:
         """The limit to which critic parameters are clipped; None = no clipping."""
-        limit = OBJECTIVES[self.objective].clip if self.clip is None else self.clip
+        limit = OBJECTIVES[self.objective].clip if self.weight_clip is None else self.weight_clip
         return limit or None
 
     def filled(self) -> Self:
@@ -260,8 +316,8 @@ class WganOptions(TrainingOptions):
         follows |= {
             "generator_width": _WIDTH[self.generator],
             "critic_width": _WIDTH[self.critic],
-            "clip": self.clip_limit or 0.0,
-            "penalty": self.penalty_weight,
+            "weight_clip": self.clip_limit or 0.0,
+            "gradient_penalty": self.penalty_weight,
         }
         left = {name: value for name, value in follows.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **left)

@@ -17,6 +17,8 @@ STAGE = "workflows.wgan.stage:Wgan"
 """The name of the stage in `options.json`, which must not change."""
 BATCH_ROWS = 64
 """The number of pictures generated at once."""
+INTERPOLATION_STEPS = 10
+"""The number of pictures in an interpolation."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Sampler:
 
     def noise(self, count: int, seed: int) -> Tensor:
         """Draw noise from *seed*, (count, noise) float32."""
-        return World().normal(count, self.options.noise, key=("samples", seed))
+        return World().normal(count, self.options.latent_dim, key=("samples", seed))
 
     def interpolate(self, rows: int, steps: int, seed: int) -> Tensor:
         """Interpolate between pairs of noise vectors.

@@ -57,14 +57,14 @@ class Wgan:
             clip=options.clip_limit,
             penalty=options.penalty_weight,
             precision=_precision(options.precision, world.device),
-            micro_batch=options.micro_batch,
+            micro_batch=options.micro_batch_size,
         )
         self.game = Game(
             generator, critic, _optimiser(options, generator), _optimiser(options, critic),
             rules, world,
         )  # fmt: skip
         self.average = AveragedModel(
-            generator, multi_avg_fn=partial(_blend, options.ema), use_buffers=True
+            generator, multi_avg_fn=partial(_blend, options.ema_decay), use_buffers=True
         )
         if options.compile:
             generator.compile()
@@ -101,7 +101,7 @@ class Wgan:
     def _critic_steps(self) -> int:
         options = self.options
         warm = self.step < WARM_STEPS or self.step % WARM_EVERY == 0
-        return (warm and options.warm_critic_steps) or options.critic_steps or 1
+        return (warm and options.warmup_critic_steps) or options.critic_steps or 1
 
     def _update_critic(self) -> dict[str, Tensor]:
         options, rows = self.options, self.options.batch_size
@@ -112,7 +112,7 @@ class Wgan:
         if options.penalty_weight:
             share = self.world.uniform(rows, key=(*key, "share"))
         condition = self._condition(batch.labels)
-        noise = self.world.normal(rows, options.noise, key=(*key, "noise"))
+        noise = self.world.normal(rows, options.latent_dim, key=(*key, "noise"))
         images = self._laid_out(batch.images)
         return self.game.critic_update(images, (noise, *condition), condition, share=share)
 
@@ -121,7 +121,7 @@ class Wgan:
         rows = options.batch_size * options.generator_batches
         self._set_rate(self.game.generator_optimiser)
         key = (options.seed, self.step, "generator")
-        noise = self.world.normal(rows, options.noise, key=(*key, "noise"))
+        noise = self.world.normal(rows, options.latent_dim, key=(*key, "noise"))
         condition: tuple[Tensor, ...] = ()
         if self.classes:
             condition = (self.world.integers(rows, self.classes, key=(*key, "labels")),)
@@ -131,10 +131,10 @@ class Wgan:
         return (labels,) if self.classes else ()
 
     def _set_rate(self, optimiser: torch.optim.Optimizer) -> None:
-        if self.options.decay:
+        if self.options.learning_rate_decay:
             remaining = max(0.0, 1 - self.step / self.options.steps)
             for group in optimiser.param_groups:
-                group["lr"] = self.options.rate * remaining  # type: ignore[operator]  # `filled` has set it
+                group["lr"] = self.options.learning_rate * remaining  # type: ignore[operator]  # `filled` has set it
 
     def _laid_out(self, images: Tensor) -> Tensor:
         return images if self.options.channels_last else images.contiguous()
@@ -168,7 +168,7 @@ class Wgan:
         """Return the critic's metrics and the samples' distance on held-out rows, and samples."""
         one_rank = World(device=self.world.device)
         noise = one_rank.normal(
-            EVALUATION_ROWS, self.options.noise, key=(self.options.seed, "look")
+            EVALUATION_ROWS, self.options.latent_dim, key=(self.options.seed, "look")
         )
         labels = (
             torch.arange(EVALUATION_ROWS, device=one_rank.device) % self.classes
@@ -188,7 +188,7 @@ class Wgan:
         batch_metrics: list[dict[str, Tensor]] = []
         for index, batch in enumerate(self._rows(self.world, EVALUATION_ROWS)):
             key = (self.options.seed, "judge", index)
-            noise = self.world.normal(self._batch_rows(), self.options.noise, key=key)
+            noise = self.world.normal(self._batch_rows(), self.options.latent_dim, key=key)
             condition = self._condition(batch.labels)
             batch_metrics.append(
                 self.game.evaluate(self._laid_out(batch.images), (noise, *condition), condition)
@@ -246,7 +246,7 @@ def plain(options: WganOptions, stored: int) -> Augment:
         stored: Side of the stored pictures, in pixels.
     """
     size = options.image_size
-    shrink = shrunk_side(stored, size, crop="none") if options.shrink else None
+    shrink = shrunk_side(stored, size, crop="none") if options.resize else None
     return Augment(size=size, crop="none", flip=False, mean=RGB, std=RGB, shrink=shrink)
 
 
@@ -270,7 +270,7 @@ def make_generator(options: WganOptions, classes: int) -> nn.Module:
     """
     width = options.generator_width
     assert width is not None
-    size, noise = options.image_size, options.noise
+    size, noise = options.image_size, options.latent_dim
     if options.generator == "conv":
         return ConvGenerator(
             size, noise, width=width, extra=options.extra_layers, norm=options.generator_norm,
@@ -308,7 +308,7 @@ def make_critic(options: WganOptions, classes: int) -> nn.Module:
 
 
 def _optimiser(options: WganOptions, network: nn.Module) -> torch.optim.Optimizer:
-    rate, beta1, beta2 = options.rate, options.beta1, options.beta2
+    rate, beta1, beta2 = options.learning_rate, options.beta1, options.beta2
     assert rate is not None
     rmsprop = options.optimiser == "rmsprop"
     loop = options.optimiser_loop

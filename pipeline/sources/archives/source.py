@@ -8,7 +8,7 @@ tars.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,10 +24,11 @@ from pipeline.sources.classes.decision import ClassTable, folder_class
 from pipeline.sources.formats.folder import check_one_folder
 from pipeline.sources.keys import known_split, split_in_name, without_part_number
 from pipeline.sources.listing import ListingBuilder, PassedOver, Row, sort_listing
-from pipeline.sources.location import Location, fingerprint_of
-from pipeline.sources.metadata import WORDS, find_words
+from pipeline.sources.location import Location
+from pipeline.sources.metadata import WORDS
 from pipeline.sources.repeats import rename_repeated
 from pipeline.sources.series import check_complete, gaps
+from pipeline.sources.source import Source
 from pipeline.sources.spool import Block, Blocks, Put
 from pipeline.sources.text_tables import decode_table, parse_words
 
@@ -44,14 +45,12 @@ class TarPart:
 
 
 @dataclass(frozen=True)
-class TarBlock:
+class TarBlock(Block):
     """A block of a source: one tar, or one class of a tar, that is streamed once."""
 
-    name: str
     location: Location
     path: str
     layout: Layout
-    num_bytes: int
     start: int = 0
     stop: int | None = None
 
@@ -75,19 +74,12 @@ class TarBlock:
 
 
 @dataclass(frozen=True)
-class TarSource:
+class TarSource(Source):
     """A source of images in one or many tars."""
 
-    kind: str
-    location: Location
     parts: tuple[TarPart, ...]
     left_out: tuple[str, ...] = ()
     """The archives beside these whose names tell no split, and which are not read."""
-
-    @property
-    def root(self) -> str:
-        """The folder that the listing's paths are relative to."""
-        return self.location.root
 
     @property
     def access(self) -> Literal["random", "blocks"]:
@@ -98,11 +90,11 @@ class TarSource:
             return "blocks"
         return "random"
 
-    def fingerprint(self) -> str:
-        """Return a digest of the archives' names, sizes and times, and of how they are read."""
-        marks = [f"{self.location.mark(part.path)}\t{part.layout}" for part in self.parts]
-        marks += self.parts[0].layout.table_marks()
-        return fingerprint_of([self.kind, self.root, *marks], self.location.options)
+    def marks(self) -> Iterable[str]:
+        """Yield the archives' names, sizes and times, and how they are read."""
+        for part in self.parts:
+            yield f"{self.location.mark(part.path)}\t{part.layout}"
+        yield from self.parts[0].layout.table_marks()
 
     def class_table(self) -> ClassTable | None:
         """Return the table of numbered classes; only WebDataset shards have one."""
@@ -110,7 +102,7 @@ class TarSource:
 
     def words(self) -> dict[str, str]:
         """Return class -> words, from a table beside the archives or in the first of them."""
-        words = find_words(self.location)
+        words = super().words()
         if not words and self.access == "random" and isinstance(self.parts[0].layout, TreeTar):
             words = _words_inside(self.location, self.parts[0].path)
         return words
@@ -118,9 +110,7 @@ class TarSource:
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """List the members of every archive; their bytes stay where they are."""
         if self.access != "random":
-            raise SourceError(
-                f"{self.location.display_name} is read in blocks; spool it, then list the spool"
-            )
+            return super().list(progress)
         check_complete(self.location, [part.path for part in self.parts])
         builder = ListingBuilder()
         for part in self.parts:
@@ -139,12 +129,9 @@ class TarSource:
     def blocks(self) -> Blocks:
         """Return one block for each tar, or for each class of a remote tar of class tars."""
         if self.access != "blocks":
-            raise SourceError(f"{self.location.display_name} is read at random; it has no blocks")
+            return super().blocks()
         self.check()
-        blocks: Blocks = []
-        for part in self.parts:
-            blocks += self._blocks_of(part)
-        return blocks
+        return [block for part in self.parts for block in self._blocks_of(part)]
 
     def remarks(self) -> tuple[str, ...]:
         """Return a sentence for each archive that is left out and each gap in numbered shards."""
@@ -169,7 +156,7 @@ class TarSource:
         name = block_name(part.path)
         if not isinstance(part.layout, TarOfTars) or is_streamed(self.location, part.path):
             size = self.location.size(part.path)
-            yield TarBlock(name, self.location, part.path, part.layout, size)
+            yield TarBlock(name, size, self.location, part.path, part.layout)
             return
         # A thousand requests of 512 bytes pay off: workers fetch the classes in parallel.
         raw = self.location.open(part.path)
@@ -179,10 +166,10 @@ class TarSource:
                 class_name = folder_class(stem_of(inner.name), self.location.options)
                 yield TarBlock(
                     f"{name}-{class_name}",
+                    inner.num_bytes,
                     self.location,
                     part.path,
                     ClassTar(class_name, self.location.options),
-                    inner.num_bytes,
                     inner.offset,
                     inner.offset + inner.num_bytes,
                 )

@@ -30,11 +30,10 @@ from pipeline.sources.clutter import TEXTS, member_ground
 from pipeline.sources.keys import folders_of, known_split, looks_like_image, may_be_image
 from pipeline.sources.listing import PassedOver, Row, each_passed
 from pipeline.sources.location import Location
-from pipeline.sources.metadata import find_truth, is_val_image
+from pipeline.sources.metadata import ANNOTATIONS, find_truth, is_val_image
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.text_tables import decode_table, parse_annotations
 
-ANNOTATIONS = "val_annotations.txt"
 _MAX_EXAMINED_JSONS = 16
 _MAX_TEXT_BYTES = 1 << 20
 _XML_CLASS = re.compile(rb"<name>\s*(n[0-9]{8})\s*</name>")

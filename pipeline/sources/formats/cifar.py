@@ -12,10 +12,9 @@ import io
 import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import SourceError
@@ -24,10 +23,11 @@ from pipeline.sources.archives.open import open_tar
 from pipeline.sources.archives.outline import outline_of
 from pipeline.sources.classes.decision import ClassTable, Labeller
 from pipeline.sources.listing import Row
-from pipeline.sources.location import Location, fingerprint_of
+from pipeline.sources.location import Location
 from pipeline.sources.magic import TAR, ZIP
 from pipeline.sources.remote import reading
-from pipeline.sources.spool import Blocks, Put
+from pipeline.sources.source import Source
+from pipeline.sources.spool import Block, Blocks, Put
 
 SIDE = 32
 FOLDERS = ("cifar-10-batches-py", "cifar-100-python")
@@ -194,23 +194,17 @@ def _class_table(batches: CifarBatches, path: str) -> ClassTable:
 
 
 @dataclass(frozen=True)
-class CifarBlock:
+class CifarBlock(Block):
     """A block of a source: one batch of images."""
 
-    name: str
     batches: CifarBatches
     path: str
     table: str
-    num_bytes: int
 
     @property
     def where(self) -> str:
         """The full name of the batch."""
         return self.batches.full(self.path)
-
-    def own_name(self, number: int, name: str) -> str:
-        """Return an empty text: the name of each image has its number already."""
-        return ""
 
     def samples(self, put: Put) -> Iterator[Row]:
         """Read the batch, and pass each image as a PPM to *put*."""
@@ -250,29 +244,16 @@ def _pixels(array: object, where: str) -> NDArray[np.uint8]:
 
 
 @dataclass(frozen=True)
-class CifarSource:
+class CifarSource(Source):
     """A source of the images in CIFAR's batches."""
 
-    kind: str
     batches: CifarBatches
     table: str
     paths: tuple[str, ...]
-    access: Literal["random", "blocks"] = "blocks"
 
-    @property
-    def location(self) -> Location:
-        """The folder of the files, or of the archive."""
-        return self.batches.location
-
-    @property
-    def root(self) -> str:
-        """The folder of the files."""
-        return self.location.root
-
-    def fingerprint(self) -> str:
-        """Return a digest of the files' names, sizes and times."""
-        marks = self.batches.marks((self.table, *self.paths))
-        return fingerprint_of([self.kind, self.root, *marks], self.location.options)
+    def marks(self) -> Iterable[str]:
+        """Return the files' names, sizes and times."""
+        return self.batches.marks((self.table, *self.paths))
 
     def class_table(self) -> ClassTable | None:
         """Return the table of class names, in the order of the labels."""
@@ -282,12 +263,6 @@ class CifarSource:
         """Return no words: the names of classes are their words."""
         return {}
 
-    def list(self, progress: object) -> pa.Table:
-        """Raise an error: the bytes of an image lie in three ranges of a batch."""
-        raise SourceError(
-            f"{self.location.display_name} is read in blocks; spool it, then list the spool"
-        )
-
     def blocks(self) -> Blocks:
         """Return one block for each batch.
 
@@ -296,7 +271,7 @@ class CifarSource:
         """
         self._check_batches()
         return [
-            CifarBlock(path, self.batches, path, self.table, self.batches.size(path))
+            CifarBlock(path, self.batches.size(path), self.batches, path, self.table)
             for path in self.paths
         ]
 
@@ -330,7 +305,7 @@ def find_cifar(location: Location, requested_split: str, explicit: bool) -> dict
             }
             if table in files and any(paths_of_split.values()):
                 return {
-                    split: CifarSource("cifar", batches, table, paths)
+                    split: CifarSource("cifar", batches.location, batches, table, paths)
                     for split, paths in paths_of_split.items()
                     if paths
                 }

@@ -5,7 +5,7 @@ whose name is a wnid is one class; a wnid at the start of a file's name is its c
 label of every image is -1. A table of classes beside the images, which is not read, is refused.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -15,15 +15,15 @@ from pipeline.sources.classes.decision import UNLABELLED, Basis, Evidence, abbre
 from pipeline.sources.formats.folder import (
     check_one_folder,
     find_folders,
+    folder_marks,
     split_folders,
-    unique_fingerprint,
     walk,
 )
-from pipeline.sources.formats.random_access import RandomAccessSource
 from pipeline.sources.keys import is_wnid, looks_like_image, may_be_image, wnid_before
 from pipeline.sources.listing import sort_listing, string_array
-from pipeline.sources.location import Location, Sizes, fingerprint_of
+from pipeline.sources.location import Location, Sizes
 from pipeline.sources.metadata import label_table
+from pipeline.sources.source import Source
 
 
 def flat_listing(
@@ -64,7 +64,7 @@ def flat_listing(
 
 
 @dataclass(frozen=True)
-class FlatFolder(RandomAccessSource):
+class FlatFolder(Source):
     """A folder of images without class folders."""
 
     needs_class_name: bool = False
@@ -85,13 +85,9 @@ class FlatFolder(RandomAccessSource):
             return self.class_name
         return wnid_before(path.rpartition("/")[2]) or UNLABELLED
 
-    def fingerprint(self) -> str:
-        """Return a digest of the folders' times, which change when files come and go."""
-        if self.location.remote:
-            return unique_fingerprint()
-        paths = [path for path, _ in self._folders()]
-        marks = [self.kind, self.root, *map(self.location.mark, paths)]
-        return fingerprint_of(marks, self.location.options)
+    def marks(self) -> Iterable[str]:
+        """Return the times of the folders, which change when files come and go."""
+        return folder_marks(self.location, (path for path, _ in self._folders()))
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """List the folder, and with `--recursive` the folders in it."""

@@ -6,11 +6,12 @@ are refused, except in one called `images`, unless `--recursive` decides which f
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +19,6 @@ import pyarrow.compute as pc
 from pipeline.errors import SourceError
 from pipeline.sources.classes.decision import Basis, Evidence, abbreviate, folder_class, nested
 from pipeline.sources.clutter import BESIDE, NO_IMAGES
-from pipeline.sources.formats.random_access import RandomAccessSource
 from pipeline.sources.keys import (
     is_wnid,
     known_split,
@@ -27,8 +27,9 @@ from pipeline.sources.keys import (
     split_in_name,
 )
 from pipeline.sources.listing import sort_listing, string_array
-from pipeline.sources.location import Location, Sizes, fingerprint_of
+from pipeline.sources.location import Location, Sizes
 from pipeline.sources.metadata import is_val_image, label_table
+from pipeline.sources.source import Source
 
 REMOTE_THREADS = 16
 _MAX_REMOTE_FOLDERS = 100
@@ -68,7 +69,7 @@ def _text(text: str) -> pa.Scalar:
 
 
 @dataclass(frozen=True)
-class FolderSource(RandomAccessSource):
+class FolderSource(Source):
     """A folder of class folders."""
 
     outside_splits: tuple[str, ...] = ()
@@ -81,22 +82,22 @@ class FolderSource(RandomAccessSource):
             key=lambda name: f"{name}/".encode("utf-8", "surrogateescape"),
         )
 
-    def fingerprint(self) -> str:
-        """Return a digest of the class folders' times, which change when files come and go.
+    def marks(self) -> Iterable[str]:
+        """Return the times of the class folders, which change when files come and go.
 
-        A file that is overwritten in place does not change the digest; reading it fails instead.
-        Object stores keep no times of folders, so their fingerprint never matches, even itself.
+        A file that is overwritten in place does not change them; reading it fails instead.
         """
-        if self.location.remote:
-            return unique_fingerprint()
-        folders = ["", *self._classes()]
+        return folder_marks(self.location, self._folders())
+
+    def _folders(self) -> Iterator[str]:
+        """Yield the folder, its class folders, and those inside of them that hold samples."""
+        classes = self._classes()
+        yield ""
         if self.location.options.recursive:
-            folders = ["", *(path for name in folders[1:] for path, _ in walk(self.location, name))]
+            yield from (path for name in classes for path, _ in walk(self.location, name))
         else:
-            inner = (f"{name}/{_INNER}" for name in folders[1:])
-            folders += [path for path in inner if self.location.is_folder(path)]
-        marks = [self.kind, self.root, *map(self.location.mark, folders)]
-        return fingerprint_of(marks, self.location.options)
+            yield from classes
+            yield from filter(self.location.is_folder, (f"{name}/{_INNER}" for name in classes))
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """List every class folder with one scan."""
@@ -243,11 +244,12 @@ def _check_splits(location: Location, samples: list[_ClassSamples]) -> None:
         )
 
 
-def unique_fingerprint() -> str:
-    """Return a fingerprint that matches nothing."""
-    from uuid import uuid4
+def folder_marks(location: Location, folders: Iterable[str]) -> Iterable[str]:
+    """Return the times of *folders*, which change when files come and go.
 
-    return uuid4().hex
+    Object stores keep no times of folders, so the mark of remote ones never matches, even itself.
+    """
+    return [uuid4().hex] if location.remote else map(location.mark, folders)
 
 
 def _each_class(

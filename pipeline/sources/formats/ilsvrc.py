@@ -4,7 +4,7 @@ The classes of val come from the devkit, whose ids 1..1000 are not in the order 
 wnids, or from Kaggle's table (`pipeline.sources.metadata`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -18,12 +18,12 @@ from pipeline.sources.archives.tar import Tar, stem_of
 from pipeline.sources.classes.decision import Basis, abbreviate, folder_class
 from pipeline.sources.formats.flat import FlatFolder, flat_listing
 from pipeline.sources.formats.folder import FolderSource
-from pipeline.sources.formats.random_access import RandomAccessSource
 from pipeline.sources.keys import is_wnid, looks_like_image
 from pipeline.sources.listing import PassedOver, Row
-from pipeline.sources.location import Location, Sizes, fingerprint_of
+from pipeline.sources.location import Location, Sizes
 from pipeline.sources.magic import TAR, ZIP
 from pipeline.sources.metadata import Truth, TruthMissingError, find_truth, is_val_image
+from pipeline.sources.source import Source
 
 TRAIN_STEM, VAL_STEM = "ILSVRC2012_img_train", "ILSVRC2012_img_val"
 _KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
@@ -56,15 +56,12 @@ class ValTar(Layout):
 
 
 @dataclass(frozen=True)
-class ValFolder(RandomAccessSource):
+class ValFolder(Source):
     """A flat folder of ILSVRC's val images."""
 
-    def fingerprint(self) -> str:
-        """Return a digest of the folder's time and of the name of the table with the classes."""
-        where = self._truth().where
-        return fingerprint_of(
-            [self.kind, self.root, self.location.mark(""), where], self.location.options
-        )
+    def marks(self) -> Iterable[str]:
+        """Return the time of the folder and the name of the table with the classes."""
+        return self.location.mark(""), self._truth().where
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """List the folder."""

@@ -6,21 +6,19 @@ Yu et al.: LSUN (arXiv 1506.03365). Any LMDB whose values are image files can be
 import importlib.util
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
-
-import pyarrow as pa
+from typing import Any
 
 from pipeline.errors import ReadError, SourceError
 from pipeline.images.formats import DECODED, PICTURE, format_of
-from pipeline.sources.classes.decision import ClassTable
 from pipeline.sources.keys import split_in_name
 from pipeline.sources.listing import Row
-from pipeline.sources.location import Location, fingerprint_of
-from pipeline.sources.spool import Blocks, Put
+from pipeline.sources.location import Location
+from pipeline.sources.source import Source
+from pipeline.sources.spool import Block, Blocks, Put
 
 DATA = "data.mdb"
 _SUFFIX = "_lmdb"
@@ -79,23 +77,17 @@ def _reading(folder: str) -> Iterator[Any]:
 
 
 @dataclass(frozen=True)
-class LmdbBlock:
+class LmdbBlock(Block):
     """A block of a source: the rows of one table whose keys begin with the same bytes."""
 
-    name: str
     folder: str
     class_name: str
     start: bytes
-    num_bytes: int
 
     @property
     def where(self) -> str:
         """The table's folder."""
         return self.folder
-
-    def own_name(self, number: int, name: str) -> str:
-        """Return an empty text: each key of a table is unique."""
-        return ""
 
     def samples(self, put: Put) -> Iterator[Row]:
         """Read the rows in the order of their keys, and pass each image's bytes to *put*."""
@@ -115,38 +107,19 @@ def _file_name(key: bytes, data: bytes) -> str:
 
 
 @dataclass(frozen=True)
-class LmdbSource:
+class LmdbSource(Source):
     """A source of the images in the LMDBs of one split, one table a class."""
 
-    kind: str
-    location: Location
     folders: tuple[tuple[str, str], ...]
     """The (class, folder) of each table."""
-    access: Literal["random", "blocks"] = "blocks"
 
-    @property
-    def root(self) -> str:
-        """The folder of the tables."""
-        return self.location.root
-
-    def fingerprint(self) -> str:
-        """Return a digest of the tables' names, sizes and times."""
-        marks = (self.location.mark(f"{folder}/{DATA}".lstrip("/")) for _, folder in self.folders)
-        return fingerprint_of([self.kind, self.root, *marks], self.location.options)
-
-    def class_table(self) -> ClassTable | None:
-        """Return None: the samples have no numbers."""
-        return None
+    def marks(self) -> Iterable[str]:
+        """Return the tables' names, sizes and times."""
+        return (self.location.mark(f"{folder}/{DATA}".lstrip("/")) for _, folder in self.folders)
 
     def words(self) -> dict[str, str]:
         """Return no words: the names of classes are their words."""
         return {}
-
-    def list(self, progress: object) -> pa.Table:
-        """Raise an error: only the table's own pages tell where an image lies."""
-        raise SourceError(
-            f"{self.location.display_name} is read in blocks; spool it, then list the spool"
-        )
 
     def check(self) -> None:
         """Refuse tables whose values are not image files, such as Caffe's.
@@ -175,13 +148,13 @@ class LmdbSource:
     def blocks(self) -> Blocks:
         """Return the blocks: of each table, the rows whose keys begin with the same bytes."""
         self._check_package()
-        blocks: Blocks = []
+        blocks: list[LmdbBlock] = []
         for class_name, folder in self.folders:
             where = self.location.full(folder)
             starts = list(_starts(where))
             each = self.location.size(f"{folder}/{DATA}".lstrip("/")) // max(1, len(starts))
             blocks += [
-                LmdbBlock(f"{class_name}-{start.hex()}", where, class_name, start, each)
+                LmdbBlock(f"{class_name}-{start.hex()}", each, where, class_name, start)
                 for start in starts
             ]
         return blocks

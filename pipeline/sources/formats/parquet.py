@@ -6,10 +6,10 @@ in blocks of whole row groups, each streamed once; memory is bounded by one row 
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,13 +22,13 @@ from pipeline.sources.classes.decision import Basis, ClassTable, Evidence, Label
 from pipeline.sources.classes.number_tables import find_class_table, table_marks
 from pipeline.sources.keys import LABEL_WORDS, PARTIAL, known_split
 from pipeline.sources.listing import Row, bad_key, refused_key
-from pipeline.sources.location import Location, fingerprint_of
+from pipeline.sources.location import Location
 from pipeline.sources.magic import PARQUET, content_of, cure_for, description_of
-from pipeline.sources.metadata import find_words
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.remote import reading
 from pipeline.sources.series import check_complete, gaps
-from pipeline.sources.spool import Blocks, Put
+from pipeline.sources.source import Source
+from pipeline.sources.spool import Block, Blocks, Put
 
 BLOCK_BYTES = 256 << 20
 """The size in bytes up to which row groups are joined, so that a block is worth a task."""
@@ -191,17 +191,15 @@ def _label_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class ParquetBlock:
+class ParquetBlock(Block):
     """A block of a source: the row groups [first, first + count) of one file."""
 
-    name: str
     location: Location
     path: str
     first: int
     count: int
     first_row: int
     """The number in the file of the first row."""
-    num_bytes: int
 
     @property
     def where(self) -> str:
@@ -389,29 +387,16 @@ def check_is_parquet(location: Location, path: str) -> None:
 
 
 @dataclass(frozen=True)
-class ParquetSource:
+class ParquetSource(Source):
     """A source of images in the rows of Parquet files."""
 
-    kind: str
-    location: Location
     paths: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     """The files beside these whose names tell no split, and which are not read."""
-    access: Literal["random", "blocks"] = "blocks"
 
-    @property
-    def root(self) -> str:
-        """The folder of the files."""
-        return self.location.root
-
-    def fingerprint(self) -> str:
-        """Return a digest of the files' names, sizes and times."""
-        marks = [self.kind, self.root, *map(self.location.mark, self.paths)]
-        return fingerprint_of([*marks, *table_marks(self.location)], self.location.options)
-
-    def words(self) -> dict[str, str]:
-        """Return class -> words, from a table beside the files."""
-        return find_words(self.location)
+    def marks(self) -> Iterable[str]:
+        """Return the files' names, sizes and times, and those of the table of classes."""
+        return (*map(self.location.mark, self.paths), *table_marks(self.location))
 
     def class_table(self) -> ClassTable | None:
         """Return the numbered classes, which must be the same in all files.
@@ -438,18 +423,10 @@ class ParquetSource:
         )
         return (*map(no_split_text, self.left_out), *gaps(self.location, self.paths), *texts)
 
-    def list(self, progress: Callable[[int], None]) -> pa.Table:
-        """Raise an error: a Parquet file has no byte range for a single image."""
-        raise SourceError(
-            f"{self.location.display_name} is read in blocks; spool it, then list the spool"
-        )
-
     def blocks(self) -> Blocks:
         """Return blocks of consecutive row groups, of about `BLOCK_BYTES` each."""
         check_complete(self.location, self.paths)
-        blocks: Blocks = []
-        blocks += self._blocks()
-        return blocks
+        return list(self._blocks())
 
     def _blocks(self) -> Iterator[ParquetBlock]:
         for path in self.paths:
@@ -504,12 +481,12 @@ def _blocks_of(location: Location, path: str) -> Iterator[ParquetBlock]:
             count += 1
         yield ParquetBlock(
             f"{block_name(path)}-{first:05d}",
+            sum(groups[first : first + count]),
             location,
             path,
             first,
             count,
             sum(rows[:first]),
-            sum(groups[first : first + count]),
         )
         first += count
 

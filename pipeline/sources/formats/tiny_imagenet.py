@@ -1,6 +1,6 @@
 """Tiny-ImageNet as distributed: train in class folders, val flat with a table beside it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -8,25 +8,22 @@ import pyarrow as pa
 from pipeline.errors import SourceError
 from pipeline.sources.archives.layouts import class_in
 from pipeline.sources.formats.flat import flat_listing
-from pipeline.sources.formats.folder import FolderSource, unique_fingerprint
-from pipeline.sources.formats.random_access import RandomAccessSource
-from pipeline.sources.location import Location, fingerprint_of
+from pipeline.sources.formats.folder import FolderSource, folder_marks
+from pipeline.sources.location import Location
+from pipeline.sources.metadata import ANNOTATIONS
+from pipeline.sources.source import Source
 from pipeline.sources.text_tables import parse_annotations
 
-ANNOTATIONS = "val_annotations.txt"
 _IMAGES = "images"
 
 
 @dataclass(frozen=True)
-class AnnotatedFolder(RandomAccessSource):
+class AnnotatedFolder(Source):
     """The val split of Tiny-ImageNet: `images/<file>`, with classes in `val_annotations.txt`."""
 
-    def fingerprint(self) -> str:
-        """Return a digest of the times of the folder and its table."""
-        if self.location.remote:
-            return unique_fingerprint()
-        marks = [self.kind, self.root, *map(self.location.mark, (_IMAGES, ANNOTATIONS))]
-        return fingerprint_of(marks, self.location.options)
+    def marks(self) -> Iterable[str]:
+        """Return the times of the folder and its table."""
+        return folder_marks(self.location, (_IMAGES, ANNOTATIONS))
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Look into `images` once."""

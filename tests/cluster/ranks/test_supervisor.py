@@ -1,13 +1,16 @@
-"""The process of a rank, as its supervising task ends it."""
+"""The process of a rank, as the task that supervises it ends it."""
 
 from __future__ import annotations
 
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
+from distributed.core import Status
 
 from cluster.ranks import supervisor
 from cluster.ranks.process import Order
@@ -19,7 +22,7 @@ RANK_FIELDS = {"rank": 0, "world": 1, "generation": 1, "host": "127.0.0.1", "gpu
 def test_children_of_a_rank_are_killed_without_its_guard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The guard may have been killed for lack of memory: the task kills the whole group."""
+    """The guard may have been killed for lack of memory, so the task kills the whole group."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     order = Order("tests.cluster.walking:start_others", pickle.dumps((tmp_path,)), RANK_FIELDS)
     child = supervisor._RankProcess(order, lambda message: None)
@@ -38,3 +41,43 @@ def test_children_of_a_rank_are_killed_without_its_guard(
     finally:
         child.close()
     assert wait_until(lambda: not grandchild.is_running(), 10)
+
+
+class Child:
+    """A stand-in for the process of a rank, which ends at once unless its topic is abandoned."""
+
+    error = None
+    result = 7
+
+    def __init__(self, order: Order, say: Any) -> None:
+        self.polls = 0
+
+    def running(self) -> bool:
+        assert supervisor.supervised("begun")
+        self.polls += 1
+        assert self.polls == 1
+        return "begun" in supervisor._abandoned_topics
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def test_a_worker_forgets_the_ranks_that_it_has_supervised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker may run for months, so it keeps no state of ranks that have ended."""
+    worker = SimpleNamespace(get_current_task=lambda: "key", status=Status.running)
+    monkeypatch.setattr(supervisor, "get_worker", lambda: worker)
+    monkeypatch.setattr(supervisor, "_is_cancelled", lambda worker, key: False)
+    monkeypatch.setattr(supervisor, "_RankProcess", Child)
+    monkeypatch.setattr(supervisor, "_abandoned_topics", ())
+    order = Order("x:y", b"", RANK_FIELDS)
+    assert supervisor.supervise(order, "begun") == {"result": 7}
+    assert not supervisor.supervised("begun")
+    assert "begun" not in supervisor._rank_counts
+    supervisor.abandon("begun")
+    supervisor.supervise(order, "begun")  # ends, although its process would run
+    for number in range(2 * supervisor.MAX_ABANDONED):
+        supervisor.abandon(f"lost-{number}")
+    assert len(supervisor._abandoned_topics) == supervisor.MAX_ABANDONED
+    assert f"lost-{number}" in supervisor._abandoned_topics

@@ -1,4 +1,4 @@
-"""Helpers that extract features of a small store by a small network, in this process."""
+"""Helpers that extract features of a small store with a small network, in this process."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.backbone.load import open_backbone
 from pipeline.features import extract
-from pipeline.features.extract import FeatureChoices
-from pipeline.features.shard import FeatureWork, extract_shard, workspace
-from pipeline.features.verify import check_objects, read_records
+from pipeline.features.shard import extract_shard
+from pipeline.features.verify import read_records
+from pipeline.features.worker import FeatureWork, workspace
 from pipeline.ingest import verify as image_check
-from pipeline.ingest.shard import workspace as image_workspace
-from pipeline.ingest.verify import Problem
+from pipeline.ingest.verify import Problem, check_objects
+from pipeline.ingest.worker import workspace as image_workspace
 from pipeline.store import features, layout, records
-from pipeline.store.features import FeatureRecipe
-from pipeline.store.objects import Objects, open_objects
+from pipeline.store.features import FeatureChoices, FeatureRecipe
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 
 FIRST = "layers.0"
@@ -49,7 +50,7 @@ def small_trunk(folder: Path) -> Path:
 
 
 def change_weights(folder: Path, factor: float = 1.0001) -> None:
-    """Multiply all weights, so that it is another network."""
+    """Multiply all weights, which gives another network."""
     file = folder / "model.safetensors"
     state = {name: value * factor for name, value in load_file(file).items()}
     save_file(state, file, metadata={"format": "pt"})
@@ -57,7 +58,7 @@ def change_weights(folder: Path, factor: float = 1.0001) -> None:
 
 @dataclass
 class StartedRun:
-    """A run that was started, and what it works on."""
+    """A run that was started, with its store, network and options."""
 
     objects: Objects
     recipe: FeatureRecipe
@@ -159,5 +160,5 @@ def problems(store: str | Path) -> dict[str, str]:
         for split in splits:
             records = read_records(objects, name, image_check.read_records(objects, split))
             reported += records.problems
-            reported += [problem for _, problem in check_objects(objects, records)]
+            reported += [problem for _, problem in check_objects(objects, records.objects)]
     return {problem.name: problem.what for problem in reported if problem is not None}

@@ -1,4 +1,4 @@
-"""Features survive any power loss: a run continues them, and the result is the same."""
+"""Features survive any power loss: a run continues, and the result is the same."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import features, layout, records
-from pipeline.store import objects as objects_module
+from pipeline.store import features, layout, local, records
 from pipeline.store.features import FeatureCommit, FeatureRecipe, FeaturesDone
 from tests.disk import LOSSES, Disk, careless, lay_out, recording, replay
 from tests.pipeline.features.small import BOTH, files, make, problems
@@ -51,7 +50,7 @@ def run(
         shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     root = tmp_path / "recorded"
     shutil.copytree(before, root / "store")
-    monkeypatch.setattr(objects_module, "_durable", set())
+    monkeypatch.setattr(local, "_durable", set())
     first_inode = len(list(before.rglob("*"))) + 2
     with recording(monkeypatch, root, first_inode) as ops:
         name = make(root / "store", trunk, kinds=BOTH, repair=request.param == "repair")
@@ -127,9 +126,7 @@ def check_killed(
     """Kill the run at an operation, continue it, and lose the power while it continues."""
     disk = run.after(killed)
     root = lay_out(disk.unharmed(), tmp_path / f"killed-{killed}")
-    monkeypatch.setattr(
-        objects_module, "_durable", set()
-    )  # a process forgets on its death what it synced
+    monkeypatch.setattr(local, "_durable", set())  # a process forgets on its death what it synced
     with recording(monkeypatch, root, max(disk.data)) as ops:
         make(root / "store", run.trunk, kinds=BOTH)
     repaired = layout.features_shard(run.name, "train", "mirrored", 1)

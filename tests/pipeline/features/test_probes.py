@@ -13,7 +13,8 @@ from pipeline.backbone.determinism import probe_pictures
 from pipeline.errors import StoreMismatchError
 from pipeline.features import extract
 from pipeline.features.probes import KEY, encode_probe, probe_distance
-from pipeline.features.shard import check_probe, extract_shard, probe_of, workspace
+from pipeline.features.shard import extract_shard
+from pipeline.features.worker import check_probe, probe_of, workspace
 from pipeline.store import features, layout
 from tests.pipeline.features.small import begin, make, problems
 
@@ -43,7 +44,7 @@ def test_probes_of_two_machines_are_compared_by_their_distance() -> None:
 
 
 def test_each_commit_records_its_probe(store: Path, trunk: Path) -> None:
-    """A later run, and `verify`, compare it with their own."""
+    """A later run, and `verify`, compare the probe with their own."""
     run = begin(store, trunk)
     for shard in extract.missing(*run.context, ("plain",)):
         extract_shard(run.work, shard)
@@ -60,8 +61,8 @@ def _changed_probe(probe: str, change: float) -> str:
     return encode_probe(values * np.float32(1 + change) + np.float32(change))
 
 
-def test_a_machine_that_makes_other_features_is_refused(store: Path, trunk: Path) -> None:
-    """It is refused before it makes any; small differences and an empty probe pass."""
+def test_a_machine_with_other_features_is_refused(store: Path, trunk: Path) -> None:
+    """The machine computes no features; small differences and an empty probe pass."""
     run = begin(store, trunk)
     probe = workspace(run.work).probe
     for change, refused in ((1e-5, False), (1.0, True)):
@@ -78,8 +79,8 @@ def test_a_machine_that_makes_other_features_is_refused(store: Path, trunk: Path
     check_probe(run.recipe, "", probe)
 
 
-def test_a_shard_of_another_machine_is_a_problem(store: Path, trunk: Path) -> None:
-    """`verify` reports it; commits of early versions, without a probe, stay valid."""
+def test_a_shard_with_another_probe_is_a_problem(store: Path, trunk: Path) -> None:
+    """Commits of early versions, which have no probe, stay valid."""
     name = make(store, trunk)
     run = begin(store, trunk)
     commits = features.load_commits(*run.context)

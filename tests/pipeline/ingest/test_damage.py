@@ -9,14 +9,13 @@ import pytest
 from pipeline.ingest.finish import finish_split
 from pipeline.ingest.shard import prepare_shard
 from pipeline.store import layout, records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.damage import Snapshot, category, choose, damage, files, snapshot, touched
 from tests.disk import careless
 from tests.inline import repair_inline
-from tests.pictures import make_folder, plan_inline, prepare_inline
+from tests.pictures import SMALL, make_folder, plan_inline, prepare_inline
 from workflows.preparation.verify import verify_split
 
-CHOICES = {"shard_rows": 4, "chunk_rows": 2}
 SPLITS = ("train", "val")
 MORE_KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("truncate", "remove")]
 
@@ -32,7 +31,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prepare_both(source: Path, store: Path) -> Path:
     for split in SPLITS:
-        prepare_inline(source / split, str(store), split=split, **CHOICES)
+        prepare_inline(source / split, str(store), split=split, **SMALL)
     return store
 
 
@@ -46,16 +45,11 @@ def unfinished_store(source: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """Commit two of three shards of the first split, and none of the second."""
     store = tmp_path_factory.mktemp("begun") / "store"
     for split, shards in zip(SPLITS, (2, 0), strict=True):
-        objects, _, work = plan_inline(source / split, str(store), split=split, **CHOICES)
+        objects, _, work = plan_inline(source / split, str(store), split=split, **SMALL)
         for shard in range(shards):
             prepare_shard(work, shard)
         objects.end()
     return store
-
-
-@pytest.fixture
-def store(finished_store: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(finished_store, tmp_path / "store")
 
 
 def problem_names(store: Path, *, unfinished: bool = False) -> set[str]:
@@ -100,12 +94,12 @@ def test_random_damage_is_named_and_repaired(
 def test_much_more_random_damage_is_named_and_repaired(
     store: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """This repeats the test two hundred times."""
+    """The test of random damage is repeated two hundred times."""
     check_random_damages(store, monkeypatch, seed, 20)
 
 
 @pytest.mark.parametrize("kind", ["flip", *MORE_KINDS])
-def test_damage_to_every_sort_of_file_is_named_and_repaired(
+def test_damage_to_every_kind_of_file_is_named_and_repaired(
     store: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Each category of file is damaged once, so that nothing depends on chance."""
@@ -184,7 +178,7 @@ def without_provenance(stored: Snapshot) -> dict[str, bytes]:
     }
 
 
-def test_a_commit_without_a_copy_is_made_again_with_its_shard(
+def test_a_commit_without_a_copy_is_rebuilt_with_its_shard(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The new commit differs in its provenance alone."""
@@ -235,7 +229,7 @@ def test_damage_to_an_unfinished_store_is_named_and_repaired(
     assert problem_names(store, unfinished=True) == set()
 
 
-def test_a_shard_under_the_name_of_another_is_named(store: Path) -> None:
+def test_a_shard_under_the_name_of_another_is_reported(store: Path) -> None:
     """The file is intact, but belongs to another shard."""
     for folder, name in (("images.zarr/train/8", "c.{}.0.0.0"), ("commits/train", "00000{}.json")):
         first, second = (store / folder / name.format(shard) for shard in range(2))
@@ -243,12 +237,12 @@ def test_a_shard_under_the_name_of_another_is_named(store: Path) -> None:
         assert str(second.relative_to(store)) in problem_names(store)
 
 
-def test_a_growing_store_is_verified_as_far_as_it_exists(
+def test_a_partly_added_size_is_verified_as_far_as_it_exists(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its finish record still covers the first size alone."""
-    prepare_inline(source / "train", str(tmp_path / "store"), sizes=(8,), serves=16, **CHOICES)
-    objects, plan, work = plan_inline(source / "train", str(tmp_path / "store"), **CHOICES)
+    """The finish record still covers the first size alone."""
+    prepare_inline(source / "train", str(tmp_path / "store"), sizes=(8,), serves=16, **SMALL)
+    objects, plan, work = plan_inline(source / "train", str(tmp_path / "store"), **SMALL)
     prepare_shard(work, 0)
     array = layout.array("train", "16")
     assert problem_names(tmp_path / "store", unfinished=True) == {array}
@@ -262,7 +256,7 @@ def test_a_growing_store_is_verified_as_far_as_it_exists(
         assert after.data[name] == before.data[name]
         # The repair also updates the copies in the ledger.
         assert touched(before, after) <= {name, layout.ledger("train")}
-    objects, plan, work = plan_inline(source / "train", str(tmp_path / "store"), **CHOICES)
+    objects, plan, work = plan_inline(source / "train", str(tmp_path / "store"), **SMALL)
     for shard in range(1, plan.num_shards):
         prepare_shard(work, shard)
     assert problem_names(tmp_path / "store", unfinished=True) == {array}

@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 
 from pipeline.ingest import verify
-from pipeline.store import commit, layout, records
-from pipeline.store import objects as objects_module
-from pipeline.store.objects import open_objects
+from pipeline.store import commit, layout, local, records
+from pipeline.store.open import open_objects
 from tests.disk import LOSSES, Disk, careless, lay_out, recording, replay
-from tests.pictures import contents, make_folder, prepare_inline
+from tests.pictures import SMALL, contents, make_folder, prepare_inline
 from tests.trace import operations, refused, trace
 
 ROOT = Path(__file__).parents[3]
-CHOICES = {"shard_rows": 4, "chunk_rows": 2}
 FIRST_SIZES, BOTH_SIZES = (8,), (8, 40)  # 40 px takes several blocks
 
 
@@ -38,7 +36,7 @@ class RecordedPrepare:
 
 
 def prepare(source: Path, root: Path, sizes: tuple[int, ...]) -> Path:
-    prepare_inline(source, str(root / "store"), sizes=sizes, serves=8, **CHOICES)
+    prepare_inline(source, str(root / "store"), sizes=sizes, serves=8, **SMALL)
     return root / "store"
 
 
@@ -52,7 +50,7 @@ def run(
     """Record a prepare into an empty folder, or into a store that has one size."""
     root = tmp_path / "recorded"
     root.mkdir()
-    monkeypatch.setattr(objects_module, "BLOCK_BYTES", 4096)  # so that a thread writes some of it
+    monkeypatch.setattr(local, "BLOCK_BYTES", 4096)  # so that a thread writes some of it
     before = Disk()
     if request.param == "a further size":
         with recording(monkeypatch, root) as ops:
@@ -73,7 +71,7 @@ def problems(store: Path) -> list[verify.Problem]:
     split_records = verify.read_records(objects, "train")
     wrong = [
         problem
-        for _, problem in verify.check_objects(objects, split_records)
+        for _, problem in verify.check_objects(objects, split_records.objects)
         if problem is not None
     ]
     metadata = verify.check_planned(objects, split_records)
@@ -151,7 +149,7 @@ def check_killed(
     disk = after(run, killed)
     root = lay_out(disk.unharmed(), tmp_path / f"killed-{killed}")
     # A process forgets on its death what it made durable.
-    monkeypatch.setattr(objects_module, "_durable", set())
+    monkeypatch.setattr(local, "_durable", set())
     with recording(monkeypatch, root, max(disk.data, default=0)) as ops:
         prepare(run.source, root, run.sizes)
     assert contents(root / "store") == run.expected
@@ -187,7 +185,7 @@ def check_repeated_losses(
     left: dict[str, bytes | None] = {".": None}
     for losses in range(int(rng.integers(2, 6))):
         root = lay_out(left, tmp_path / f"{seed}-{losses}")
-        monkeypatch.setattr(objects_module, "_durable", set())
+        monkeypatch.setattr(local, "_durable", set())
         disk = Disk.holding(left)
         with recording(monkeypatch, root, max(disk.data, default=0)) as ops:
             prepare(source, root, FIRST_SIZES if losses == 0 else BOTH_SIZES)
@@ -204,7 +202,7 @@ def check_repeated_losses(
 @pytest.fixture(scope="module")
 def expected_contents(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     root = tmp_path_factory.mktemp("whole")
-    prepare_inline(source, str(root / "store"), sizes=BOTH_SIZES, serves=8, **CHOICES)
+    prepare_inline(source, str(root / "store"), sizes=BOTH_SIZES, serves=8, **SMALL)
     return contents(root / "store")
 
 
@@ -227,7 +225,7 @@ def test_a_run_finishes_after_power_losses_of_many_seeds(
     monkeypatch: pytest.MonkeyPatch,
     expected_contents: dict[str, bytes],
 ) -> None:
-    """This repeats the test for a hundred seeds."""
+    """A hundred seeds decide when the power fails and what is lost."""
     for seed in range(10, 110):
         check_repeated_losses(source, tmp_path, monkeypatch, expected_contents, seed)
 
@@ -235,7 +233,7 @@ def test_a_run_finishes_after_power_losses_of_many_seeds(
 def test_an_existing_object_is_made_durable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its writer may have been killed before the sync, and others rely on it now."""
+    """The writer of an object may have been killed before the sync, and others rely on it now."""
     objects = open_objects(str(tmp_path), "train-1")
     objects.begin()
     objects.put("plans/a", b"x")
@@ -270,7 +268,7 @@ def test_a_run_killed_at_any_operation_is_made_durable(
 PREPARE = """
 import sys
 from pathlib import Path
-from tests.pictures import prepare_inline
+from tests.pictures import SMALL, prepare_inline
 prepare_inline(Path(sys.argv[1]), sys.argv[2], shard_rows=4, chunk_rows=2)
 """
 

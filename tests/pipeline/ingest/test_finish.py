@@ -1,6 +1,5 @@
 """The finish step writes the same bytes however often it runs, and leaves intact files alone."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +9,13 @@ import pytest
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.ingest.finish import finish_split
 from pipeline.ingest.shard import prepare_shard
-from pipeline.store import arrays, commit, layout, objects, records, table
-from pipeline.store.objects import LocalObjects
+from pipeline.store import arrays, commit, layout, local, records, table
+from pipeline.store.local import LocalObjects
+from pipeline.store.open import open_objects
 from tests.damage import KINDS, damage, snapshot, touched
 from tests.disk import careless, recording
-from tests.pictures import make_folder, plan_inline, prepare_inline
+from tests.pictures import SMALL, plan_inline, prepare_inline
 
-CHOICES = {"shard_rows": 4, "chunk_rows": 2}
 DERIVED = (
     layout.table("train"),
     layout.ledger("train"),
@@ -31,25 +30,13 @@ DERIVED = (
 )
 
 
-@pytest.fixture(scope="module")
-def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("finish")
-    prepare_inline(make_folder(root / "images", 11, bad=1), str(root / "store"), **CHOICES)
-    return root / "store"
-
-
-@pytest.fixture
-def store(finished_store: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(finished_store, tmp_path / "store")
-
-
 def finish(store: Path, run: str = "train-finish") -> records.Done:
     LocalObjects(str(store), run).begin()
     return finish_split(str(store), "train", run)
 
 
 def test_status_and_labels_follow_from_the_parts(store: Path) -> None:
-    """They equal the table row by row."""
+    """Both arrays equal the columns of the table."""
     opened = LocalObjects(str(store), "reader")
     table_rows = table.decode_part(opened.get(layout.table("train")))
     assert table_rows["row"].to_pylist() == list(range(11))
@@ -61,8 +48,8 @@ def test_status_and_labels_follow_from_the_parts(store: Path) -> None:
     assert (done.sizes, done.num_rows) == ((8, 16), 11)
 
 
-def test_a_second_run_writes_nothing(store: Path) -> None:
-    """No file is touched."""
+def test_a_second_finish_writes_nothing(store: Path) -> None:
+    """No file of a finished split is touched."""
     before = snapshot(store)
     finish(store)
     assert touched(before, snapshot(store)) == set()
@@ -71,7 +58,7 @@ def test_a_second_run_writes_nothing(store: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", DERIVED)
 def test_only_damaged_files_are_written_again(store: Path, name: str, kind: str) -> None:
-    """They get the same bytes as before."""
+    """The rewritten files get the same bytes as before."""
     before = snapshot(store)
     damage(store, name, kind, np.random.default_rng(0))
     finish(store)
@@ -81,7 +68,7 @@ def test_only_damaged_files_are_written_again(store: Path, name: str, kind: str)
 
 
 def test_a_shard_without_a_commit_is_refused_and_named(store: Path) -> None:
-    """Nothing can be derived from it."""
+    """Nothing can be derived from such a shard."""
     (store / layout.commit("train", 1)).unlink()
     with pytest.raises(StoreError, match=r"1 of 3 shards are not committed \(the first is 1\)"):
         finish(store)
@@ -89,7 +76,7 @@ def test_a_shard_without_a_commit_is_refused_and_named(store: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_part_is_refused_and_named(store: Path, kind: str) -> None:
-    """Nothing is derived from it, and existing files stay."""
+    """Nothing is derived from a damaged part, and existing files stay."""
     before = snapshot(store)
     name = layout.part("train", 1)
     damage(store, name, kind, np.random.default_rng(0))
@@ -102,7 +89,7 @@ def test_a_damaged_part_is_refused_and_named(store: Path, kind: str) -> None:
 def test_a_size_is_finished_only_when_all_shards_have_it(store: Path, finished_store: Path) -> None:
     """The other sizes are finished."""
     source = finished_store.parent / "images"
-    _, _, work = plan_inline(source, str(store), sizes=(8, 16, 24), **CHOICES)
+    _, _, work = plan_inline(source, str(store), sizes=(8, 16, 24), **SMALL)
     prepare_shard(work, 0)
     assert finish_split(str(store), "train", work.run).sizes == (8, 16)
     for shard in (1, 2):
@@ -113,8 +100,8 @@ def test_a_size_is_finished_only_when_all_shards_have_it(store: Path, finished_s
 def test_all_objects_are_durable_before_the_record_is_written(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This includes objects of other processes, which may have been killed before a sync."""
-    monkeypatch.setattr(objects, "_durable", set())
+    """Objects of processes that may have been killed before a sync are synced, too."""
+    monkeypatch.setattr(local, "_durable", set())
     (store / layout.done("train")).unlink()
     with recording(monkeypatch, store) as ops:
         finish(store)
@@ -141,8 +128,8 @@ def test_an_object_store_is_finished_in_the_same_way(
     """Objects that exist already are not written again."""
     with careless(monkeypatch):
         url = f"memory://{tmp_path}"
-        prepare_inline(finished_store.parent / "images", url, **CHOICES)
-        remote = objects.open_objects(url)
+        prepare_inline(finished_store.parent / "images", url, **SMALL)
+        remote = open_objects(url)
         puts: list[str] = []
         monkeypatch.setattr(type(remote), "_pipe", lambda _, name, *__, **___: puts.append(name))
         finish_split(url, "train", "train-again")

@@ -1,4 +1,4 @@
-"""Repair: what is made again, from which copy, and what is left alone."""
+"""Repair: which objects are rebuilt, from which copy, and which are left unchanged."""
 
 import shutil
 from dataclasses import replace
@@ -9,33 +9,12 @@ import pytest
 
 from pipeline.ingest import repair, verify
 from pipeline.ingest.repair import Rebuild
-from pipeline.ingest.shard import Work
 from pipeline.ingest.verify import Problem, SplitRecords
+from pipeline.ingest.worker import Work
 from pipeline.store import layout, table
-from pipeline.store.objects import LocalObjects
+from pipeline.store.local import LocalObjects
 from tests.damage import damage, snapshot, touched
-from tests.pictures import make_folder, prepare_inline
-
-CHOICES = {"shard_rows": 4, "chunk_rows": 2}
-
-
-@pytest.fixture(scope="module")
-def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("mend")
-    prepare_inline(make_folder(root / "images", 11, bad=1), str(root / "store"), **CHOICES)
-    return root / "store"
-
-
-@pytest.fixture
-def store(finished_store: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(finished_store, tmp_path / "store")
-
-
-@pytest.fixture
-def objects(store: Path) -> LocalObjects:
-    objects = LocalObjects(str(store), "train-1")
-    objects.begin()
-    return objects
+from tests.pictures import SMALL, prepare_inline
 
 
 def damage_and_verify(store: Path, *names: str) -> tuple[SplitRecords, list[Problem]]:
@@ -45,7 +24,7 @@ def damage_and_verify(store: Path, *names: str) -> tuple[SplitRecords, list[Prob
     split_records = verify.read_records(objects, "train")
     wrong = [
         problem
-        for _, problem in verify.check_objects(objects, split_records)
+        for _, problem in verify.check_objects(objects, split_records.objects)
         if problem is not None
     ]
     return split_records, [*split_records.problems, *wrong]
@@ -68,7 +47,7 @@ def test_parts_are_restored_from_the_whole_table(
 ) -> None:
     """The row groups may begin anywhere, and no image is read."""
     monkeypatch.setattr(table, "GROUP_ROWS", group_rows)
-    prepare_inline(finished_store.parent / "images", str(tmp_path / "store"), **CHOICES)
+    prepare_inline(finished_store.parent / "images", str(tmp_path / "store"), **SMALL)
     shutil.rmtree(tmp_path / "store" / ".cache")
     before = snapshot(tmp_path / "store")
     names = [layout.part("train", 0), layout.part("train", 2)]
@@ -108,8 +87,8 @@ def test_only_damaged_objects_are_rebuilt(store: Path) -> None:
     assert jobs[1].options == {"sizes": (8,), "part": True}
 
 
-def test_a_damaged_commit_without_a_copy_is_lost(store: Path) -> None:
-    """A commit that was never written is not lost."""
+def test_a_damaged_commit_without_a_copy_counts_as_lost(store: Path) -> None:
+    """A commit that was never written does not."""
     split_records, problems = damage_and_verify(store, layout.commit("train", 1))
     assert repair.lost_shards(split_records, problems) == []
     lost = replace(
@@ -120,8 +99,8 @@ def test_a_damaged_commit_without_a_copy_is_lost(store: Path) -> None:
     assert repair.lost_shards(replace(lost, plan=None), problems) == []
 
 
-def test_the_sizes_follow_from_any_record_that_is_left(store: Path, objects: LocalObjects) -> None:
-    """They come from the finish record, from other commits, or from the arrays."""
+def test_the_sizes_follow_from_any_remaining_record(store: Path, objects: LocalObjects) -> None:
+    """The sizes come from the finish record, from other commits, or from the arrays."""
     split_records, _ = damage_and_verify(store)
     assert repair.planned_sizes(objects, split_records) == (8, 16)
     assert repair.planned_sizes(objects, replace(split_records, done=None)) == (8, 16)

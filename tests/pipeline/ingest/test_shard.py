@@ -13,10 +13,12 @@ import pytest
 from pipeline import code_digest
 from pipeline.errors import StoreError, StoreMismatchError
 from pipeline.images.decode import CRASHED, STATUS_WORDS, TIMEOUT, TRUNCATED
-from pipeline.ingest import shard as shard_module
-from pipeline.ingest.shard import Work, prepare_shard, workspace
+from pipeline.ingest import render
+from pipeline.ingest.shard import prepare_shard
+from pipeline.ingest.worker import Work, workspace
 from pipeline.store import layout, records, table
-from pipeline.store.objects import LocalObjects, LocalWriter, Objects
+from pipeline.store.local import LocalObjects, LocalWriter
+from pipeline.store.objects import Objects
 from tests.pictures import contents, make_folder, plan_inline, prepare_inline
 
 ALL = [layout.shard("train", 8, 0), layout.shard("train", 16, 0), layout.part("train", 0)]
@@ -125,13 +127,13 @@ def test_an_image_that_crashed_a_decoder_is_not_decoded_again(
     """The table part names it when a store gets a further size."""
     objects, work = commit_with_status(source, tmp_path / "store", status, "it was killed")
     decoded: list[bytes] = []
-    real = shard_module.decode
+    real = render.decode
 
     def note(data: bytes, **options: Any) -> Any:
         decoded.append(data)
         return real(data, **options)
 
-    monkeypatch.setattr(shard_module, "decode", note)
+    monkeypatch.setattr(render, "decode", note)
     report = prepare_shard(work, 0)
     assert len(decoded) == 7
     assert report.counts == {"readable": 7, STATUS_WORDS[status]: 1}
@@ -141,7 +143,7 @@ def test_an_image_that_crashed_a_decoder_is_not_decoded_again(
 
 
 def test_a_row_whose_status_has_changed_is_an_error(source: Path, tmp_path: Path) -> None:
-    """Its bytes were unreadable before, so one of the two decoders is not the recipe's."""
+    """The bytes were unreadable before, so one of the two decoders is not the recipe's."""
     objects, work = commit_with_status(source, tmp_path / "store", TRUNCATED, "it breaks off")
     with pytest.raises(StoreMismatchError, match="was truncated when it was committed and is rea"):
         prepare_shard(work, 0)
@@ -149,7 +151,7 @@ def test_a_row_whose_status_has_changed_is_an_error(source: Path, tmp_path: Path
 
 
 def test_a_commit_of_another_plan_is_ignored(source: Path, tmp_path: Path) -> None:
-    """Its rows are other images: the shard is made again at every size."""
+    """Rows of another plan are other images, so the shard is prepared again at every size."""
     store = tmp_path / "store"
     objects, plan, work = plan_inline(source, str(store), sizes=(8,))
     prepare_shard(work, 0)

@@ -1,7 +1,6 @@
 """Verification reads intact records, and the ledger's copies of damaged ones."""
 
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,25 +10,8 @@ import pytest
 from pipeline.ingest import verify
 from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.store import layout, records
-from pipeline.store.objects import LocalObjects
+from pipeline.store.local import LocalObjects
 from tests.damage import snapshot
-from tests.pictures import make_folder, prepare_inline
-
-CHOICES = {"shard_rows": 4, "chunk_rows": 2}
-
-
-@pytest.fixture(scope="module")
-def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("check")
-    prepare_inline(make_folder(root / "images", 11, bad=1), str(root / "store"), **CHOICES)
-    return root / "store"
-
-
-@pytest.fixture
-def objects(finished_store: Path, tmp_path: Path) -> LocalObjects:
-    objects = LocalObjects(str(shutil.copytree(finished_store, tmp_path / "store")), "train-1")
-    objects.begin()
-    return objects
 
 
 def read_train_records(objects: LocalObjects) -> SplitRecords:
@@ -37,7 +19,7 @@ def read_train_records(objects: LocalObjects) -> SplitRecords:
 
 
 def test_every_file_of_a_finished_split_has_a_digest(objects: LocalObjects) -> None:
-    """The digest is in another record or in the file itself."""
+    """The digest of a file is in another record or in the file itself."""
     split_records = read_train_records(objects)
     documents = {
         layout.RECIPE,
@@ -77,7 +59,7 @@ def test_a_copy_in_a_damaged_ledger_must_match_its_name(objects: LocalObjects) -
 def test_a_record_of_another_kind_or_store_is_a_problem(
     objects: LocalObjects, finished_store: Path
 ) -> None:
-    """The record is intact, but does not belong here."""
+    """The record is intact, but belongs to another file or another store."""
     recipe = records.load_recipe(objects)
     objects.put(layout.RECIPE, replace(recipe, fit="pad").encode())
     objects.put(layout.commit("train", 0), recipe.encode())
@@ -111,7 +93,7 @@ def test_a_commit_of_another_plan_is_a_problem(
 
 
 def test_a_replaced_plan_is_a_problem(objects: LocalObjects) -> None:
-    """The ledger has the plan that the commits belong to."""
+    """The ledger contains the plan that the commits belong to."""
     planned = records.load_plan(objects, "train")
     objects.put(layout.plan("train"), replace(planned, seed=9).encode())
     split_records = read_train_records(objects)
@@ -156,12 +138,12 @@ def test_a_folder_with_the_name_of_an_object_is_not_the_object(objects: LocalObj
 def test_any_number_of_threads_checks_every_object(objects: LocalObjects, threads: int) -> None:
     """Each object is checked once."""
     split_records = read_train_records(objects)
-    checked = list(verify.check_objects(objects, split_records, threads=threads))
+    checked = list(verify.check_objects(objects, split_records.objects, threads=threads))
     assert [written for written, _ in checked] == split_records.objects
     assert {problem for _, problem in checked} == {None}
 
 
-def test_what_an_unfinished_split_lacks_is_reported(objects: LocalObjects) -> None:
+def test_missing_parts_of_an_unfinished_split_are_reported(objects: LocalObjects) -> None:
     """A split can lack shards, a size, or the finish step."""
     split_records = read_train_records(objects)
     assert verify.check_whole(split_records) == []
@@ -185,8 +167,8 @@ def test_what_an_unfinished_split_lacks_is_reported(objects: LocalObjects) -> No
     ]
 
 
-def test_strangers_are_objects_without_a_record(objects: LocalObjects) -> None:
-    """Only strangers of this split are returned, and only if it is finished."""
+def test_unknown_objects_are_those_without_a_record(objects: LocalObjects) -> None:
+    """Only unknown objects of this split are returned, and only if it is finished."""
     objects.put("images.zarr/train/8/c.9.0.0.0", b"x")
     objects.put("images.zarr/val/8/c.0.0.0.0", b"x")
     objects.put("samples/train.parts/000009.parquet", b"x")

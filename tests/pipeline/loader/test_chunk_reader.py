@@ -12,30 +12,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from pipeline.errors import StoreDamagedError
-from pipeline.loader import Loader, chunk_reader
+from pipeline.loader import Loader, Reading, chunk_reader
 from pipeline.loader import loader as loader_module
 from pipeline.store import layout
-from pipeline.store.objects import ALIGNMENT, LocalObjects, open_objects
+from pipeline.store.direct import ALIGNMENT
+from pipeline.store.local import LocalObjects
+from pipeline.store.open import open_objects
 from pipeline.store.shard import decompressor
 from pipeline.store.split import open_split
-from tests.pictures import make_folder, prepare_inline
+from tests.pictures import prepare_inline
+from tests.pipeline.loader.batches import check_same
 
 CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8}
 SHARD = layout.shard("train", 8, 3)
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create 61 images, 3 of them broken."""
-    return make_folder(tmp_path_factory.mktemp("source") / "train", 61, bad=3)
-
-
-@pytest.fixture(scope="module")
 def plain(source: Path) -> Path:
-    """Prepare an uncompressed store of them."""
+    """Prepare an uncompressed store of the source."""
     store = source.parent / "plain"
     prepare_inline(source, str(store), **CHOICES, chunk_rows=4)
     return store
@@ -44,15 +40,6 @@ def plain(source: Path) -> Path:
 def epochs(store: str | Path, **words: Any) -> tuple[list[Any], set[str]]:
     loader = Loader(store, **{"sizes": (8, 16), "batch_size": 9, "drop_last": False, **words})
     return [batch for _ in range(2) for batch in loader], set(loader.readers)
-
-
-def check_same(actual: list[Any], expected: list[Any]) -> None:
-    assert len(actual) == len(expected)
-    for ours, theirs in zip(actual, expected, strict=True):
-        assert torch.equal(ours.rows, theirs.rows)
-        assert torch.equal(ours.labels, theirs.labels)
-        for image, expected_image in zip(ours.images, theirs.images, strict=True):
-            assert torch.equal(image, expected_image)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +71,7 @@ def test_a_compressed_store_yields_the_same_batches(
     if cached is not True:
         stand_in = sometimes_cached if cached is None else lambda *_: False
         monkeypatch.setattr(LocalObjects, "read_cached", stand_in)
-    batches, how = epochs(tmp_path / "store", cache_bytes=cache_bytes)
+    batches, how = epochs(tmp_path / "store", reading=Reading(cache_bytes=cache_bytes))
     assert how == {"chunks"}
     check_same(batches, epochs(plain)[0])
 
@@ -131,9 +118,7 @@ def test_a_cached_chunk_is_read_once(
         order="windowed",
         drop_last=False,
         window_bytes=window,
-        cache_bytes=3 * window,
-        prefetch_bytes=1,
-        threads=1,
+        reading=Reading(cache_bytes=3 * window, prefetch_bytes=1, threads=1),
     )
     list(loader)
     assert len(seen) == len(set(seen)) == (16 if cached else 8 + 16)
@@ -178,7 +163,7 @@ def test_a_damaged_shard_is_an_error_that_names_it(
 def test_a_chunk_of_another_length_is_an_error(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its checksum may be correct."""
+    """The checksum of such a chunk may be correct."""
     prepare_inline(source, str(tmp_path / "store"), **CHOICES, chunk_rows=4, codec="zstd:3")
     shorter = decompressor("zstd:3")
     assert shorter is not None
@@ -214,7 +199,7 @@ def test_no_thread_writes_to_a_buffer_after_an_error(
 ) -> None:
     """A cached chunk is damaged while others are still being read."""
     prepare_inline(source, str(tmp_path / "store"), **CHOICES, chunk_rows=1, codec="zstd:3")
-    loader = Loader(tmp_path / "store", size=8, cache_bytes=1)
+    loader = Loader(tmp_path / "store", size=8, reading=Reading(cache_bytes=1))
     gatherer = loader._open().readers[0]
     rows = loader.epoch_order(0).rows(0, 20)
     out = np.zeros((20, 8, 8, 3), np.uint8)
@@ -241,7 +226,7 @@ def test_no_thread_writes_to_a_buffer_after_an_error(
 
 
 def test_ranges_of_an_object_are_read(tmp_path: Path) -> None:
-    """They are read from a disk and from other stores, up to the end of the object."""
+    """Objects on a disk and in other stores are read up to their end."""
     data = np.arange(200, dtype=np.uint8).tobytes()
     for url in (str(tmp_path), f"memory://{tmp_path}"):
         objects = open_objects(url, "train-x")

@@ -13,10 +13,10 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline.loader import Loader
+from pipeline.loader import Loader, Reading
 from pipeline.store import arrays, layout, records
-from pipeline.store.objects import open_objects
-from pipeline.store.split import Geometry
+from pipeline.store.geometry import Geometry
+from pipeline.store.open import open_objects
 from tests.pictures import make_folder, prepare_inline
 
 NUM_ROWS = 1_281_167
@@ -27,7 +27,7 @@ NUM_CLASSES = 3
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Create 1,252 shards of zeros, whose indexes are all that takes space on disk."""
+    """Create 1,252 shards of zeros as sparse files, of which only the indexes use disk space."""
     folder = tmp_path / "store"
     choices: dict[str, Any] = {"sizes": (SIZE,), "shard_rows": 1024, "chunk_rows": 16}
     prepare_inline(make_folder(tmp_path / "train", 3), str(folder), **choices)
@@ -46,7 +46,7 @@ def store(tmp_path: Path) -> Path:
     ):
         (folder / name).write_bytes(data)
     geometry = Geometry(SIZE * SIZE * 3, 1024, 16, NUM_ROWS)
-    framed = geometry.chunk_bytes + 4
+    framed = geometry.framed_bytes
     for shard in range(geometry.num_shards):
         index = np.full((64, 2), 2**64 - 1, "<u8")
         chunks = geometry.num_chunks(shard)
@@ -63,7 +63,7 @@ def store(tmp_path: Path) -> Path:
 def test_a_split_of_imagenets_size_is_read(store: Path) -> None:
     """All 1,252 shards stay open and mapped, where the system allows it."""
     started = time.perf_counter()
-    loader = Loader(store, size=SIZE, checksum="never")  # holes in files have none
+    loader = Loader(store, size=SIZE, reading=Reading(checksum="never"))  # holes in files have none
     batches = iter(loader)
     first = next(batches)
     took = time.perf_counter() - started

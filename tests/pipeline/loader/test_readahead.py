@@ -1,4 +1,4 @@
-"""Reading ahead: each chunk of the order once, whole, and at most one window early."""
+"""Reading ahead: each chunk of the order is read once, completely, and at most one window early."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pipeline.errors import StoreDamagedError
 from pipeline.loader import Loader, mmap, row_reader
 from pipeline.loader.readahead import ReadAhead
 from pipeline.store import layout
+from tests.commands import wait_until
 from tests.pictures import make_folder, prepare_inline
 
 NUM_ROWS = 61
@@ -32,14 +33,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     choices: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8, "chunk_rows": CHUNK_ROWS}
     prepare_inline(make_folder(folder / "train", NUM_ROWS), str(folder / "store"), **choices)
     return folder / "store"
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait until another thread makes a condition true."""
-    deadline = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 class RecordingReader:
@@ -65,20 +58,20 @@ def windows() -> Iterator[tuple[int, Any]]:
 
 
 def test_reading_stays_one_window_ahead() -> None:
-    """The first two are read at once, and each later one when the one before is gathered."""
+    """Two windows are read at once, and each later one when the one before is gathered."""
     reader = RecordingReader()
     with ThreadPoolExecutor(1) as disk:
         ahead = ReadAhead(windows(), [reader], disk)
         for position, expected in ((0, 4), (9, 4), (10, 6), (19, 6), (20, 8), (39, 8)):
             ahead.reached(position)
-            until(lambda: len(reader.chunks) >= expected)  # noqa: B023
+            assert wait_until(lambda: len(reader.chunks) >= expected)  # noqa: B023
             time.sleep(0.01)
             assert sorted(reader.chunks) == list(range(expected))
         ahead.stop()
 
 
 def test_reading_ahead_stops_on_request() -> None:
-    """It stops although there is more to read."""
+    """The thread ends although there are more windows to read."""
     threads = threading.active_count()
     with ThreadPoolExecutor(1) as disk:
         ahead = ReadAhead(windows(), [RecordingReader()], disk)
@@ -88,10 +81,10 @@ def test_reading_ahead_stops_on_request() -> None:
 
 @pytest.mark.parametrize("order", ["random", "windowed", "sequential"])
 @pytest.mark.parametrize(("world", "local_ranks"), [(1, None), (2, None), (2, "2"), (2, "1")])
-def test_each_chunk_is_read_once_and_whole(
+def test_each_chunk_is_read_once_and_completely(
     store: Path, monkeypatch: pytest.MonkeyPatch, order: str, world: int, local_ranks: str | None
 ) -> None:
-    """Random orders, and ranks on other machines, read single rows instead."""
+    """Orders of single rows, as random ones and those of several machines, are not read ahead."""
     seen: list[tuple[int, int]] = []
     fadvise = os.posix_fadvise
 
@@ -123,11 +116,13 @@ def test_each_chunk_is_read_once_and_whole(
         seen.clear()
         for batch, _ in enumerate(loader):
             if batch + 1 == len(loader):  # it may be slower than so small a store is read
-                until(lambda: len(set(seen)) == (16 if reads_ahead else 0))
+                assert wait_until(lambda: len(set(seen)) == (16 if reads_ahead else 0))
         assert len(seen) == len(set(seen))
 
 
-def test_what_is_in_memory_is_not_read_ahead(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_in_the_page_cache_are_not_read_ahead(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A sample of each window is looked up in the page cache."""
     loader = Loader(store, size=8, batch_size=4, order="windowed", window_bytes=3 * CHUNK_BYTES)
     list(loader)

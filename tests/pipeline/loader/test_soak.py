@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
-from pipeline.loader import Loader
+from pipeline.loader import Loader, Reading
 from tests.pictures import make_folder, prepare_inline
 
 SECONDS = float(os.environ.get("TESSERAE_SOAK_SECONDS", "60"))
-"""How long all three run together: a minute, unless TESSERAE_SOAK_SECONDS says e.g. 600."""
+"""How long all three runs take together: a minute, unless TESSERAE_SOAK_SECONDS is set."""
 WARM_SHARE = 0.25
 """The share of the time during which buffers and threads' stacks may still grow."""
 
@@ -50,8 +50,8 @@ def test_resources_do_not_grow(tmp_path: Path, kind: str) -> None:
     codec = "zstd:1" if kind == "compressed" else "none"
     choices: dict[str, Any] = {"sizes": (72,), "shard_rows": 64, "chunk_rows": 8, "codec": codec}
     prepare_inline(make_folder(tmp_path / "train", 600), str(tmp_path / "store"), **choices)
-    words: dict[str, Any] = {"staging_dir": tmp_path / "stage"} if kind == "staged" else {}
-    loader = Loader(tmp_path / "store", size=72, batch_size=32, threads=2, **words)
+    words: dict[str, Any] = {"staging": tmp_path / "stage"} if kind == "staged" else {}
+    loader = Loader(tmp_path / "store", size=72, batch_size=32, reading=Reading(threads=2), **words)
     rng = random.Random(0)
     seen: list[Resources] = []
     epochs = 0

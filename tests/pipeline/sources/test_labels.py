@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from pipeline.errors import SourceError
 from pipeline.ingest import planning
 from pipeline.ingest.planning import Listing
-from pipeline.sources import Source, open_source
+from pipeline.sources import open_source
 from pipeline.sources.reader import SourceReader
+from pipeline.sources.source import Source
 from pipeline.sources.spool import spool_block, spool_listing
 from tests.pipeline.sources.generated_sources import GeneratedSource, generated_sources
 

@@ -1,4 +1,4 @@
-"""The tests of detection, and of the promise of one listing for each layout of a set."""
+"""The detection of sources, and the promise of one listing for every layout of a set."""
 
 import os
 import pickle
@@ -9,10 +9,11 @@ import google_crc32c
 import pytest
 
 from pipeline.errors import SourceError
-from pipeline.sources import SOURCE_KINDS, Source, check_split_name, open_source, splits
+from pipeline.sources import SOURCE_KINDS, check_split_name, open_source, splits
 from pipeline.sources.listing import listing_digest
 from pipeline.sources.location import Location
 from pipeline.sources.reader import SourceReader
+from pipeline.sources.source import Source
 from pipeline.sources.spool import spool_block, spool_listing
 from tests.pipeline.sources.layouts import (
     LAYOUTS,
@@ -120,7 +121,7 @@ def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
         open_source(tmp_path, "train", "zip")
 
 
-def test_several_kinds_at_one_place_are_refused_with_their_names(tmp_path):
+def test_several_kinds_in_one_location_are_refused_with_their_names(tmp_path):
     """Class folders beside their tar are refused until the user names the kind."""
     write_tar_of_tars(tmp_path / "x", made_pictures())
     write_folder(tmp_path / "x" / "train", made_pictures())

@@ -55,8 +55,8 @@ first_recipes = recipes.map(lambda written: replace(written, **FIRST))
 
 
 @given(recipes | first_recipes)
-def test_a_recipe_comes_back_as_it_was(written: Recipe) -> None:
-    """Its text is equal to the byte."""
+def test_a_decoded_recipe_equals_the_encoded_one(written: Recipe) -> None:
+    """The text is equal to the byte."""
     data = written.encode()
     decoded = recipe.decode(data)
     assert decoded == written
@@ -65,8 +65,8 @@ def test_a_recipe_comes_back_as_it_was(written: Recipe) -> None:
     assert f'"digest": "{written.digest}"'.encode() in data
 
 
-def test_a_store_of_format_1_knows_only_the_first_rules() -> None:
-    """Its recipe has no field for later rules."""
+def test_a_store_of_format_1_has_only_rules_1() -> None:
+    """A recipe of format 1 has no field for later rules."""
     first = replace(MADE, **FIRST)
     assert not any(name in first.encode() for name in (b"rules", b"missing_end", b"image_bytes"))
     for choice in ({"missing_end": "keep"}, {"max_image_bytes": 9}):
@@ -79,7 +79,7 @@ def test_a_store_of_format_1_knows_only_the_first_rules() -> None:
 
 
 @given(recipes, st.data())
-def test_no_byte_of_a_recipe_can_change_unnoticed(written: Recipe, data: st.DataObject) -> None:
+def test_any_changed_byte_of_a_recipe_is_detected(written: Recipe, data: st.DataObject) -> None:
     """A change of white space is detected, too."""
     text = bytearray(written.encode())
     offset = data.draw(st.integers(0, len(text) - 1))
@@ -98,7 +98,7 @@ def test_no_byte_of_a_recipe_can_change_unnoticed(written: Recipe, data: st.Data
         ({"codec": "gzip"}, "codec is 'gzip': expected none"),
     ],
 )
-def test_what_no_store_can_be_made_of_is_refused(changed: dict[str, Any], sentence: str) -> None:
+def test_invalid_recipes_are_refused(changed: dict[str, Any], sentence: str) -> None:
     """The error contains the value and the expected values."""
     with pytest.raises(ValueError, match=sentence):
         replace(MADE, **changed)
@@ -125,7 +125,7 @@ def test_what_no_store_can_be_made_of_is_refused(changed: dict[str, Any], senten
         ),
     ],
 )
-def test_each_difference_is_named(changed: dict[str, Any], sentence: str) -> None:
+def test_each_difference_between_recipes_is_named(changed: dict[str, Any], sentence: str) -> None:
     """The error contains both values."""
     with pytest.raises(StoreMismatchError, match=sentence):
         recipe.check_same(MADE, replace(MADE, **changed))
@@ -138,15 +138,15 @@ def test_all_differences_are_named_at_once() -> None:
         recipe.check_same(MADE, requested)
 
 
-def test_fewer_classes_and_other_words_for_the_software_are_no_difference() -> None:
+def test_fewer_classes_and_another_software_description_are_no_difference() -> None:
     """A split need not contain every class, and the probe decides about software."""
     requested = replace(MADE, classes=MADE.classes[1:], software={"decoder": "three"})
     recipe.check_same(MADE, requested)
     recipe.check_same(MADE, replace(MADE, classes=()))
 
 
-def test_many_unknown_classes_are_not_all_named() -> None:
-    """Five names are enough."""
+def test_only_five_of_many_unknown_classes_are_named() -> None:
+    """The error contains their number."""
     requested = replace(MADE, classes=tuple((f"x{i}", "") for i in range(9)))
     with pytest.raises(StoreMismatchError, match=r"9 classes .*'x4', \.\.\."):
         recipe.check_same(MADE, requested)

@@ -13,17 +13,15 @@ import pytest
 
 from pipeline.errors import StoreBusyError, StoreError
 from pipeline.store import arrays, layout, lease, records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.store.remote import RemoteObjects
 from tests import commands
 from tests.inline import repair_inline
-from tests.pictures import contents, make_folder, prepare_inline
+from tests.pictures import SMALL, contents, make_folder, prepare_inline
 from workflows.preparation.verify import verify_split
 
 pytest.importorskip("moto.server")
 s3fs = pytest.importorskip("s3fs")
-
-CHOICES = {"shard_rows": 4, "chunk_rows": 2}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +33,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def local_store(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[str, bytes]:
     """Return the contents of the same store on a disk."""
     store = tmp_path_factory.mktemp("local") / "store"
-    prepare_inline(source, str(store), **CHOICES)
+    prepare_inline(source, str(store), **SMALL)
     return contents(store)
 
 
@@ -47,7 +45,7 @@ def bucket(s3_environment: dict[str, str]) -> None:
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """Return a prefix of its own for each test."""
+    """Return a prefix that is new for each test."""
     return f"s3://bucket{tmp_path}/store"
 
 
@@ -66,7 +64,7 @@ def problems(url: str) -> list[str]:
 def broken_at(
     monkeypatch: pytest.MonkeyPatch, index: int, *, arrives: bool
 ) -> Iterator[Callable[[], int]]:
-    """Break the connection at the PUT number *index*, before it arrives or after."""
+    """Break the connection at the PUT number *index*, before it is stored or after."""
     numbers = itertools.count()  # PUTs come from several threads: each draws its own
     pipe = RemoteObjects._pipe
 
@@ -92,23 +90,23 @@ def check_broken(
     for index in indices:
         store = f"{url}-{index}"
         with broken_at(monkeypatch, index, arrives=bool(index % 2)), pytest.raises(StoreError):
-            prepare_inline(source, store, **CHOICES)
-        prepare_inline(source, store, **CHOICES)
+            prepare_inline(source, store, **SMALL)
+        prepare_inline(source, store, **SMALL)
         assert read_all(store) == local_store
         assert problems(store) == []
 
 
 def count_puts(source: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> int:
     with broken_at(monkeypatch, -1, arrives=True) as count:
-        prepare_inline(source, url, **CHOICES)
+        prepare_inline(source, url, **SMALL)
         return count()
 
 
-def test_a_store_there_has_the_bytes_of_one_on_a_disk(
+def test_a_remote_store_has_the_same_bytes_as_a_local_one(
     source: Path, url: str, local_store: dict[str, bytes]
 ) -> None:
     """Zarr reads the remote store, too."""
-    prepare_inline(source, url, **CHOICES)
+    prepare_inline(source, url, **SMALL)
     assert read_all(url) == local_store
     assert problems(url) == []
     objects = open_objects(url)
@@ -116,25 +114,25 @@ def test_a_store_there_has_the_bytes_of_one_on_a_disk(
     assert arrays.read_small(objects, "train", "status").tolist().count(0) == 5
 
 
-def test_a_run_broken_at_a_put_is_gone_on_with(
+def test_a_run_resumes_after_a_failed_put(
     source: Path, url: str, local_store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One PUT in eleven is broken, before the object arrives or after."""
+    """The connection breaks before the object is stored or after."""
     check_broken(source, url, local_store, monkeypatch, range(5, 25, 11))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_run_broken_at_any_put_is_gone_on_with(
+def test_a_run_resumes_after_any_failed_put(
     source: Path, url: str, local_store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every PUT is broken once."""
+    """Every PUT of a run fails once."""
     num_puts = count_puts(source, url, monkeypatch)
     assert num_puts > 20
     check_broken(source, url, local_store, monkeypatch, range(num_puts))
 
 
-def test_of_two_planners_one_wins(url: str) -> None:
+def test_one_of_several_planners_wins(url: str) -> None:
     """Exclusive creation gives each name exactly one winner."""
     barrier = threading.Barrier(4)
     won: list[str] = []
@@ -157,8 +155,8 @@ def test_of_two_planners_one_wins(url: str) -> None:
         assert open_objects(url).get(f"splits/{number}.json") == me.encode()
 
 
-def test_one_run_holds_a_split(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It holds the split until it ends or stops renewing."""
+def test_one_run_holds_the_lease_of_a_split(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run holds the lease until it ends or stops renewing it."""
     monkeypatch.setattr(lease, "POLL_SECONDS", 0.01)
     objects = open_objects(url)
     with lease.lease(objects, "train", wait=False):
@@ -176,8 +174,8 @@ def test_one_run_holds_a_split(url: str, monkeypatch: pytest.MonkeyPatch) -> Non
         assert b"died" not in objects.get(".tmp/train.lease.json")
 
 
-def test_a_run_that_lost_its_lease_leaves_that_of_the_next_alone(url: str) -> None:
-    """Its machine was suspended for longer than a lease lasts."""
+def test_a_run_that_lost_its_lease_does_not_remove_the_next_ones(url: str) -> None:
+    """The machine of the run was suspended for longer than a lease lasts."""
     objects = open_objects(url)
     record = {"id": "x", "holder": "another process", "expires": time.time() + 60}
     with lease.lease(objects, "train", wait=False):
@@ -186,8 +184,8 @@ def test_a_run_that_lost_its_lease_leaves_that_of_the_next_alone(url: str) -> No
 
 
 @pytest.mark.slow
-def test_a_shard_of_any_length_arrives_whole(url: str) -> None:
-    """It may take several requests, or replace a longer object."""
+def test_a_shard_of_any_length_is_stored_completely(url: str) -> None:
+    """A shard may take several requests, or replace a longer object."""
     objects = open_objects(url)
     for length in (120_000_000, 3):
         data = np.random.default_rng(length).bytes(length)
@@ -199,11 +197,11 @@ def test_a_shard_of_any_length_arrives_whole(url: str) -> None:
 
 
 @pytest.mark.slow
-def test_damage_is_found_and_repaired(
+def test_damage_of_a_remote_store_is_found_and_repaired(
     source: Path, url: str, local_store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A changed byte, a wrong length and a missing object are repaired."""
-    prepare_inline(source, url, **CHOICES)
+    prepare_inline(source, url, **SMALL)
     objects = open_objects(url)
     shard = layout.shard("train", 16, 1)
     objects.put(shard, bytes([local_store[shard][0] ^ 1]) + local_store[shard][1:])
@@ -221,13 +219,13 @@ def test_damage_is_found_and_repaired(
     assert problems(url) == []
 
 
-def test_a_store_there_grows(
+def test_a_size_can_be_added_to_a_remote_store(
     source: Path, url: str, local_store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A further size leaves the objects of the first one unchanged."""
-    prepare_inline(source, url, sizes=(8,), serves=16, **CHOICES)
+    prepare_inline(source, url, sizes=(8,), serves=16, **SMALL)
     before = s3fs.S3FileSystem(use_listings_cache=False).find(url, detail=True)
-    prepare_inline(source, url, **CHOICES)
+    prepare_inline(source, url, **SMALL)
     assert read_all(url) == local_store
     after = s3fs.S3FileSystem(use_listings_cache=False).find(url, detail=True)
     first = [name for name in before if "/images.zarr/train/8/" in name or ".parts/" in name]
@@ -235,7 +233,9 @@ def test_a_store_there_grows(
     assert all(before[name]["LastModified"] == after[name]["LastModified"] for name in first)
 
 
-def test_what_cannot_be_reached_is_a_sentence(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_bucket_is_a_one_line_error(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A missing bucket and missing credentials are explained."""
     with pytest.raises(StoreError, match="no store at s3://no-such-bucket"):
         records.load_recipe(open_objects("s3://no-such-bucket/x"))
@@ -257,7 +257,7 @@ FACE = ("cat_file", "open", "size", "find")
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_whole_command_prepares_grows_verifies_and_repairs_there(
+def test_the_commands_prepare_extend_verify_and_repair_a_remote_store(
     source: Path,
     url: str,
     local_store: dict[str, bytes],

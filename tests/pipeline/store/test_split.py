@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from pipeline.errors import StoreMismatchError
-from pipeline.ingest.shard import prepare_shard, workspace
+from pipeline.ingest.shard import prepare_shard
+from pipeline.ingest.worker import workspace
 from pipeline.store import layout, records
-from pipeline.store.split import open_split
+from pipeline.store.split import only_labels, open_split
 from tests.pictures import make_folder, plan_inline
 
 
@@ -26,7 +27,7 @@ def grown(tmp_path):
     return objects, plan
 
 
-def test_a_partial_split_hands_out_rows_that_have_all_sizes(grown):
+def test_a_partial_split_contains_only_rows_with_all_sizes(grown):
     """A row without one of the sizes would be black."""
     objects, plan = grown
     missing = np.arange(plan.rows(1).start, plan.num_rows)
@@ -36,8 +37,18 @@ def test_a_partial_split_hands_out_rows_that_have_all_sizes(grown):
     assert both.absent.tolist() == missing.tolist()
 
 
+def test_readable_rows_are_all_but_the_absent_ones(grown):
+    """A copy of the split with fewer labels has fewer readable rows."""
+    objects, plan = grown
+    split = open_split(objects, "train", [16], partial=True)
+    first = plan.rows(1).start
+    assert split.readable.tolist() == [row < first for row in range(plan.num_rows)]
+    assert split.readable_rows.tolist() == list(range(first))
+    assert only_labels(split, []).readable_rows.tolist() == []
+
+
 def test_a_plan_of_another_recipe_is_refused(grown):
-    """Its rows would be read at wrong offsets."""
+    """Rows of such a plan would be read at wrong offsets."""
     objects, _ = grown
     recipe = records.load_recipe(objects)
     objects.put(layout.RECIPE, replace(recipe, chunk_rows=2).encode())

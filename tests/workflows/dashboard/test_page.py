@@ -1,10 +1,9 @@
-"""Tests of the dashboard in a real browser during a run, and of its JSON and its metrics."""
+"""The dashboard in a real browser during a run, and its JSON and its metrics."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 import urllib.error
 import urllib.request
@@ -14,17 +13,12 @@ from typing import Any
 
 import pytest
 
+from tests.browser import chromium
 from tests.commands import saboteur, start, wait_until
 from tests.pictures import make_folder
 from workflows.terminal.formatting import three_digits
 
-DRIVER = shutil.which("chromedriver")
 NASTY = ("<script>document.title='no'<_script>", "x\x1b[31mred", "<img src=x onerror=alert(2)>")
-QUIET = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--window-size=1300,1600",
-)  # fmt: skip
 
 DELAYED_FINISH = """
 import time
@@ -45,7 +39,7 @@ after_import("pipeline.ingest.finish", hold)
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures, some broken, some with names that mean harm."""
+    """Write images, some broken, and some with hostile names."""
     root = make_folder(tmp_path_factory.mktemp("source") / "train", 90, bad=6)
     folder = next(root.iterdir())
     for name in NASTY:
@@ -55,21 +49,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Any]:
-    """A headless Chromium, driven by Selenium."""
-    if DRIVER is None:
-        pytest.skip("there is no chromedriver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    for word in (*QUIET, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
+    """Start a headless Chromium that Selenium controls."""
+    with chromium(tmp_path / "profile", 1300, 1600) as driver:
         yield driver
-    finally:
-        driver.quit()
 
 
 def get(url: str) -> str:
@@ -87,8 +69,10 @@ visit(document); return texts.join(' ');
 """A script that returns the text of the page, which bokeh puts into shadow roots."""
 
 
-def test_a_run_is_shown_as_it_is(source: Path, tmp_path: Path, browser: Any) -> None:
-    """On the page, over its websocket, as JSON and as Prometheus has it: the report's figures."""
+def test_page_json_and_metrics_show_the_figures_of_the_run(
+    source: Path, tmp_path: Path, browser: Any
+) -> None:
+    """The figures on the page, in JSON and for Prometheus equal those of the summary."""
     gate = tmp_path / "gate"
     words = ("--sizes", 16, 24, "--shard-rows", 16, "--chunk-rows", 8, "--max-bad", 1)
     store = tmp_path / "store"

@@ -12,11 +12,12 @@ import torch
 
 from pipeline.backbone.load import open_backbone
 from pipeline.features import extract
-from pipeline.features.extract import FeatureChoices
 from pipeline.features.loader import FeatureLoader
-from pipeline.features.shard import FeatureWork, extract_shard, workspace
+from pipeline.features.shard import extract_shard
+from pipeline.features.worker import FeatureWork, workspace
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.features import FeatureChoices
+from pipeline.store.open import open_objects
 from tests.pictures import jpeg, prepare_inline
 from workflows.devise.class_space import FILE
 from workflows.devise.options import DeviseOptions
@@ -110,7 +111,13 @@ def features_inline(store: Path, trunk: Path, split: str, **choices: Any) -> str
     return recipe.name
 
 
-SMALL = {"batch_size": 8, "hidden": 16, "rank_threads": 1, "steps": 12, "rate": 1e-2}
+SMALL = {
+    "batch_size": 8,
+    "hidden_units": 16,
+    "threads_per_rank": 1,
+    "steps": 12,
+    "learning_rate": 1e-2,
+}
 
 
 def small_stage(small: Small, folder: Path, world: World | None = None, **choices: Any) -> Devise:
@@ -120,13 +127,13 @@ def small_stage(small: Small, folder: Path, world: World | None = None, **choice
     from workflows.devise.data import seen_features, vectors_of
 
     options = DeviseOptions(
-        **{**SMALL, "trunk": str(small.trunk), "words": str(small.words), **choices}
+        **{**SMALL, "trunk": str(small.trunk), "word_vectors": str(small.words), **choices}
     )
     listed = records.load_recipe(open_objects(str(small.store))).classes
     vectors = vectors_of(options, listed)
     parts = class_parts(
-        vectors.wnids, vectors.known, seen=options.seen, unseen=options.unseen,
-        validation=options.validation, seed=options.class_seed,
+        vectors.wnids, vectors.known, seen=options.seen_classes, unseen=options.unseen_classes,
+        validation=options.validation_classes, seed=options.class_split_seed,
     )  # fmt: skip
     if not (folder / FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)

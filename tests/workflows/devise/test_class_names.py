@@ -78,7 +78,7 @@ def test_coverage_is_printed(
 ) -> None:
     """The text counts the classes by source of their vector and lists the others."""
     glove = table.parent / "glove.txt"
-    output = run_words(monkeypatch, capsys, table, "--vectors", glove).splitlines()
+    output = run_words(monkeypatch, capsys, table, "--word-vectors", glove).splitlines()
     assert output == [
         f"{table}  4 classes",
         f"  vectors  {glove}: 5 tokens, 3 numbers; synonyms: mean",
@@ -99,13 +99,13 @@ def test_the_hierarchy_is_printed(
 ) -> None:
     """The text counts the classes in the hierarchy and the nouns near them."""
     glove, edges = table.parent / "glove.txt", table.parent / "edges.txt"
-    output = run_words(monkeypatch, capsys, table, "--vectors", glove, "--hierarchy", edges)
+    output = run_words(monkeypatch, capsys, table, "--word-vectors", glove, "--hierarchy", edges)
     assert f"  hierarchy  {edges}: 6 nouns, among them 2 classes\n" in output
     assert "    not in it: 2\n      n03126707\n      n01484850\n" in output
     assert "          2  others within 1 hop\n          4  others within 2 hops\n" in output
     assert "Frome" not in output  # the paper's sets are of other classes, in another hierarchy
     assert "classes that count as right in hp@k, on average: 2.00 for 2 answers\n" in output
-    result = facts(monkeypatch, capsys, table, "--vectors", glove, "--hierarchy", edges)
+    result = facts(monkeypatch, capsys, table, "--word-vectors", glove, "--hierarchy", edges)
     assert result["hierarchy"] == {
         "where": str(edges),
         "nouns": 6,
@@ -137,20 +137,20 @@ def test_the_paper_is_cited_for_its_own_classes_alone(
     )
 
 
-def test_json_has_everything(
+def test_json_has_all_facts(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """JSON holds all facts; classes that share a name need not share a vector."""
+    """Classes that share a name need not share a vector."""
     glove = table.parent / "glove.txt"
     table.write_text(TABLE + "n01514668 hen, great\nn02017213 great, crane\n")
-    result = facts(monkeypatch, capsys, table, "--vectors", glove)
+    result = facts(monkeypatch, capsys, table, "--word-vectors", glove)
     assert result["coverage"] == {"token": 4, "words": 1, "taxonomy": 0, "none": 1}
     assert result["homonyms"] == [
         {"name": "crane", "wnids": ["n02012849", "n03126707", "n02017213"], "alike": False},
         {"name": "great", "wnids": ["n01514668", "n02017213"], "alike": False},
     ]
     table.write_text(TABLE + "n01514668 hen, great\n")
-    result = facts(monkeypatch, capsys, table, "--vectors", glove, "--synonyms", "first")
+    result = facts(monkeypatch, capsys, table, "--word-vectors", glove, "--synonyms", "first")
     assert result == {
         "source": str(table),
         "classes": 5,
@@ -172,7 +172,7 @@ def test_without_a_file_of_vectors_the_taxonomy_gives_them(
     """The text says that vectors are derived from the taxonomy."""
     edges = table.parent / "edges.txt"
     output = run_words(monkeypatch, capsys, table, "--hierarchy", edges)
-    assert "derived from the taxonomy, no word is known: 64 numbers (--vectors FILE" in output
+    assert "derived from the taxonomy, no word is known: 64 numbers (--word-vectors FILE" in output
     assert "          2   50.0 %  from the hierarchy\n" in output
     assert "    without a vector: 2\n      n03126707  crane\n" in output
 
@@ -184,12 +184,12 @@ def test_the_installed_wordnet_is_the_taxonomy_when_none_is_named(
     wordnet = table.parent / "wordnet"
     monkeypatch.setattr(class_names, "WORDNET", wordnet)
     output = refused(monkeypatch, capsys, table)
-    assert "neither word vectors nor a taxonomy" in output
-    assert "--vectors FILE" in output
+    assert "neither word vectors nor a hierarchy" in output
+    assert "--word-vectors FILE" in output
     wordnet.mkdir()
     (wordnet / "data.noun").write_text("02012849 05 n 01 crane 0 001 @ 01503061 n 0000 | a bird\n")
     assert f"  hierarchy  {wordnet}: 2 nouns" in run_words(monkeypatch, capsys, table)
-    result = facts(monkeypatch, capsys, table, "--vectors", table.parent / "glove.txt")
+    result = facts(monkeypatch, capsys, table, "--word-vectors", table.parent / "glove.txt")
     assert result["hierarchy"] is None
 
 
@@ -201,7 +201,9 @@ def test_the_classes_of_a_store_are_read(
     (images / "words.txt").write_text("n00000000 crane\nn00000001 great white\nn00000002 hen\n")
     prepare_inline(images, str(tmp_path / "store"))
     (tmp_path / "glove.txt").write_text(GLOVE)
-    result = facts(monkeypatch, capsys, tmp_path / "store", "--vectors", tmp_path / "glove.txt")
+    result = facts(
+        monkeypatch, capsys, tmp_path / "store", "--word-vectors", tmp_path / "glove.txt"
+    )
     assert result["coverage"] == {"token": 1, "words": 1, "taxonomy": 0, "none": 1}
     assert result["missing"] == [{"wnid": "n00000002", "words": "hen"}]
 
@@ -213,48 +215,48 @@ def test_long_lists_are_cut_and_counted(
     names = [f"n{number:08d}\tnoun{number}\r\n" for number in range(class_names.MAX_LISTED + 5)]
     table.write_text("\ufeff" + "".join(names), newline="")
     glove = table.parent / "glove.txt"
-    output = run_words(monkeypatch, capsys, table, "--vectors", glove)
+    output = run_words(monkeypatch, capsys, table, "--word-vectors", glove)
     assert f"without a vector: {class_names.MAX_LISTED + 5}\n      n00000000  noun0\n" in output
     assert "      ... and 5 more (--all)\n" in output
-    output = run_words(monkeypatch, capsys, table, "--vectors", glove, "--all")
+    output = run_words(monkeypatch, capsys, table, "--word-vectors", glove, "--all")
     assert f"  noun{class_names.MAX_LISTED + 4}\n" in output
     assert "more (--all)" not in output
 
 
-def test_names_cannot_write_on_the_terminal(
+def test_names_are_escaped_in_the_terminal(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Control characters in a class name are escaped."""
     table.write_text("n00000000 \x1b[2j\u202ecrane\nn00000001 \x1b[2j\u202eCrane\n")
     glove = table.parent / "glove.txt"
     glove.write_text("\x1b[2j\u202ecrane 1 2\n")
-    output = run_words(monkeypatch, capsys, table, "--vectors", glove)
+    output = run_words(monkeypatch, capsys, table, "--word-vectors", glove)
     assert all(c.isprintable() or c == "\n" for c in output)
     assert r"\x1b[2j\u202ecrane  n00000000 n00000001  (one vector)" in output
     glove.write_text("other 1 2\n")
-    output = run_words(monkeypatch, capsys, table, "--vectors", glove)
+    output = run_words(monkeypatch, capsys, table, "--word-vectors", glove)
     assert all(c.isprintable() or c == "\n" for c in output)
     assert r"n00000000  \x1b[2j\u202ecrane" in output
 
 
-def test_a_bad_input_is_reported_in_one_sentence(
+def test_bad_inputs_are_one_line_errors(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The exit status is 1, and a pickle is never loaded."""
     folder, glove = table.parent, table.parent / "glove.txt"
-    assert "no store at" in refused(monkeypatch, capsys, folder, "--vectors", glove)
-    assert "no store at" in refused(monkeypatch, capsys, folder / "none", "--vectors", glove)
+    assert "no store at" in refused(monkeypatch, capsys, folder, "--word-vectors", glove)
+    assert "no store at" in refused(monkeypatch, capsys, folder / "none", "--word-vectors", glove)
     assert "has no line of an id and names" in refused(monkeypatch, capsys, glove)
-    output = refused(monkeypatch, capsys, table, "--vectors", table)
+    output = refused(monkeypatch, capsys, table, "--word-vectors", table)
     assert "is no file of word vectors" in output
     (folder / "pickle").write_bytes(b"\x80\x04N.")
-    assert "is a pickle" in refused(monkeypatch, capsys, table, "--vectors", folder / "pickle")
+    assert "is a pickle" in refused(monkeypatch, capsys, table, "--word-vectors", folder / "pickle")
     assert "has no line of an id and names" in refused(monkeypatch, capsys, folder / "pickle")
     output = refused(monkeypatch, capsys, table, "--hierarchy", glove)
     assert "line 1 is 'crane 1 0 0': expected `parent child`" in output
 
 
-def test_the_thousand_classes_and_real_vectors(
+def test_real_word_vectors_cover_ilsvrc_classes(
     real_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All 1,000 classes have a vector and a noun; the set sizes are the expected ones."""
@@ -262,7 +264,7 @@ def test_the_thousand_classes_and_real_vectors(
         monkeypatch,
         capsys,
         real_data / "meta" / "LOC_synset_mapping.txt",
-        "--vectors",
+        "--word-vectors",
         real_data / "words" / "wordnet-gloss.300d.bin",
         "--hierarchy",
         real_data / "meta" / "wordnet.parent-child.txt",
@@ -295,8 +297,8 @@ def test_classes_can_be_named_by_a_file(tmp_path: Path) -> None:
 FOLDERS = (("church", ""), ("dog", ""), ("golf_ball", ""))
 
 
-def test_the_name_of_a_folder_is_its_words() -> None:
-    """A folder name is split into words, unless the store has names of the class."""
+def test_a_folder_name_is_split_into_words() -> None:
+    """Names of the class in the store take precedence."""
     assert class_names.names_of_classes(FOLDERS, None) == (
         ("church", "church"), ("dog", "dog"), ("golf_ball", "golf ball"),
     )  # fmt: skip
@@ -304,7 +306,7 @@ def test_the_name_of_a_folder_is_its_words() -> None:
     assert class_names.names_of_classes(mixed, None) == (
         ("n01440764", "tench"), ("n00000001", ""), ("great-white_shark", "great white shark"),
     )  # fmt: skip
-    with pytest.raises(TesseraeError, match="only wnids such as n00000001: pass --names"):
+    with pytest.raises(TesseraeError, match="only wnids such as n00000001: pass --class-names"):
         class_names.names_of_classes((("n00000001", ""),), None)
 
 
@@ -316,7 +318,7 @@ def test_the_name_of_a_folder_is_its_words() -> None:
         '\ufeffchurch,church\r\ndog,"hound, dog"\r\n',
     ],
 )
-def test_any_id_is_a_key_of_a_table_of_names(tmp_path: Path, text: str) -> None:
+def test_any_id_may_be_a_key_of_a_table_of_names(tmp_path: Path, text: str) -> None:
     """A folder name is a key of the table; classes it leaves out keep their folder name."""
     file = tmp_path / "names"
     file.write_bytes(text.encode())

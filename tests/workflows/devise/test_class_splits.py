@@ -81,7 +81,7 @@ def test_seen_classes_can_be_named_and_all_others_are_unseen(tmp_path: Path) -> 
     assert np.flatnonzero(parts == VALIDATION).max() < 30
     with pytest.raises(TesseraeError, match="Leave one out"):
         class_parts(WNIDS, has_vector, seen=str(file), unseen="3", validation=0, seed=0)
-    with pytest.raises(TesseraeError, match=r"--seen is .* expected a file that names them"):
+    with pytest.raises(TesseraeError, match=r"--seen-classes is .* expected a file that"):
         class_parts(WNIDS, has_vector, seen=str(tmp_path / "none"), validation=0, seed=0)
 
 

@@ -1,4 +1,4 @@
-"""`tesserae train devise`, from a store to a report, as a person runs it."""
+"""`tesserae train devise`, from a store to a report, as a user runs it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from workflows.devise.stage import begin_with
 from workflows.training.run_folder import RunFolder
 
 WORDS = (
-    *("--batch-size", 8, "--hidden", 16, "--steps", 20, "--look-every", 10),
-    *("--rank-threads", 1, "--no-dashboard"),
+    *("--batch-size", 8, "--hidden-units", 16, "--steps", 20, "--eval-every", 10),
+    *("--threads-per-rank", 1, "--no-dashboard"),
 )
 
 
@@ -58,8 +58,8 @@ def trained(small: Small) -> Path:
     edges = [("animal", wnid) for wnid in (near, *seen)] + [("pet", far), ("animal", "pet")]
     kinds.write_text("".join(f"{parent} {child}\n" for parent, child in edges))
     done = run(
-        "train", "devise", small.store, "--run", folder, "--trunk", small.trunk, "--words",
-        small.words, "--unseen", 2, "--hierarchy", kinds, *WORDS, scratch=small.root,
+        "train", "devise", small.store, "--run", folder, "--trunk", small.trunk, "--word-vectors",
+        small.words, "--unseen-classes", 2, "--hierarchy", kinds, *WORDS, scratch=small.root,
     )  # fmt: skip
     assert done.status == 0, done.err
     assert "classes: 4 seen, 0 for validation, 2 unseen" in done.out
@@ -71,7 +71,7 @@ def test_a_run_maps_images_and_words_into_one_space(small: Small, trained: Path)
     """The vectors computed from pixels equal those computed from stored features."""
     from pipeline.features.reader import open_features
     from pipeline.store import arrays
-    from pipeline.store.objects import open_objects
+    from pipeline.store.open import open_objects
 
     model = open_model(trained)
     assert (model.step, model.dim, model.size) == (20, 8, SIZE)
@@ -122,33 +122,39 @@ def test_the_same_command_resumes_and_another_is_refused(
 ) -> None:
     """A command with other unseen classes is refused."""
     command = ("train", "devise", small.store, "--run", trained, "--trunk", small.trunk,
-               "--words", small.words, "--hierarchy", small.root / "is-a.txt",
+               "--word-vectors", small.words, "--hierarchy", small.root / "is-a.txt",
                *WORDS)  # fmt: skip
-    longer = run(*command, "--unseen", 2, "--steps", 25, scratch=tmp_path)
+    longer = run(*command, "--unseen-classes", 2, "--steps", 25, scratch=tmp_path)
     assert longer.status == 0, longer.err
     steps = [line["step"] for line in RunFolder(trained).metrics() if not line.get("what")]
     assert steps == list(range(1, 26))
-    assert main([str(word) for word in (*command, "--unseen", 3)]) == 1
-    assert "was begun with --unseen 2, and cannot go on with --unseen 3" in capsys.readouterr().err
+    assert main([str(word) for word in (*command, "--unseen-classes", 3)]) == 1
+    assert (
+        "was begun with --unseen-classes 2, and cannot go on with --unseen-classes 3"
+        in capsys.readouterr().err
+    )
 
 
-def test_a_missing_option_is_reported_in_one_sentence(
+def test_a_missing_option_is_a_one_line_error(
     small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The sentence names the missing option and its expected value."""
+    """The error names the missing option and its expected value."""
     start = ("train", "devise", small.store, "--run", tmp_path / "run", *WORDS)
-    both = ("--trunk", small.trunk, "--words", small.words)
+    both = ("--trunk", small.trunk, "--word-vectors", small.words)
     for words, expected in (
-        ((), "of the model hub; --words is missing"),
-        (("--trunk", small.trunk), "--words is missing"),
-        (("--trunk", small.trunk, "--words", tmp_path / "none"), "none"),
-        (("--trunk", tmp_path / "none", "--words", small.words), "is no backbone"),
-        (("--trunk", small.trunk, "--words", small.words, "--unseen", "5"), "1 of 6 classes"),
-        (("--trunk", small.trunk, "--words", small.words, "--cut", "nowhere"), "no block"),
+        ((), "of the model hub; --word-vectors is missing"),
+        (("--trunk", small.trunk), "--word-vectors is missing"),
+        (("--trunk", small.trunk, "--word-vectors", tmp_path / "none"), "none"),
+        (("--trunk", tmp_path / "none", "--word-vectors", small.words), "is no backbone"),
+        (
+            ("--trunk", small.trunk, "--word-vectors", small.words, "--unseen-classes", "5"),
+            "1 of 6 classes",
+        ),
+        ((*both, "--cut", "nowhere"), "no block"),
         (("--loss", "none"), "--loss"),
         ((*both, "--hierarchy", tmp_path / "none"), "cannot be read"),
-        ((*both, "--unseen", 2, "--seen", small.words), "Leave one out"),
-        ((*both, "--start", tmp_path / "none"), "is no word space of a run"),
+        ((*both, "--unseen-classes", 2, "--seen-classes", small.words), "Leave one out"),
+        ((*both, "--init-from", tmp_path / "none"), "is no word space of a run"),
         ((*both, "--held-out", "test"), "--held-out is 'test': finished splits are train, val"),
     ):
         assert main([str(word) for word in (*start, *words)]) == 1, words
@@ -170,8 +176,9 @@ def test_the_trunk_is_trained_from_pixels(
 
     done = run(
         "train", "devise", small.store, "--run", tmp_path / "run", "--trunk", small.trunk,
-        "--words", small.words, "--unseen", 2, "--learn", "all", "--start", trained,
-        "--trunk-rate", "1e-3", *WORDS, scratch=tmp_path,
+        "--word-vectors", small.words, "--unseen-classes", 2, "--learn", "all",
+        "--init-from", trained,
+        "--trunk-learning-rate", "1e-3", *WORDS, scratch=tmp_path,
     )  # fmt: skip
     assert done.status == 0, done.err
     model, before = open_model(tmp_path / "run"), open_model(trained)
@@ -187,12 +194,15 @@ def test_the_trunk_is_trained_from_pixels(
     assert len(rows) == len(vectors) > 0
     first = json.loads((tmp_path / "run" / "options.json").read_text())["options"]
     assert first["learn"] == "all"
-    begin = ("train", "devise", small.store, "--trunk", small.trunk, "--words", small.words)
+    begin = ("train", "devise", small.store, "--trunk", small.trunk, "--word-vectors", small.words)
     for words, expected in (
-        (("--unseen", 2, "--class-seed", 9), "has learned from"),
-        (("--unseen", 2, "--validation", 1), "has learned from 1 of the 3 classes that are held"),
+        (("--unseen-classes", 2, "--class-split-seed", 9), "was trained on"),
+        (
+            ("--unseen-classes", 2, "--validation-classes", 1),
+            "was trained on 1 of the 3 classes",
+        ),
     ):
-        command = (*begin, "--run", tmp_path / "b", "--start", tmp_path / "run", *words, *WORDS)
+        command = (*begin, "--run", tmp_path / "b", "--init-from", tmp_path / "run", *words, *WORDS)
         assert main([str(word) for word in command]) == 1
         assert expected in capsys.readouterr().err
     with pytest.raises(TesseraeError, match="whose head belongs to a trunk that it has trained"):
@@ -225,10 +235,10 @@ def test_words_of_another_file_are_refused(small: Small, trained: Path, tmp_path
     assert open_model(trained).phrase("ant") is not None
 
 
-def test_another_network_under_the_same_name_is_another_run(
+def test_another_network_under_the_same_name_is_refused(
     small: Small, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command is refused, and the run's files stay unchanged."""
+    """The files of the run stay unchanged."""
     from safetensors.torch import load_file, save_file
 
     before = (trained / "options.json").read_bytes()
@@ -239,7 +249,8 @@ def test_another_network_under_the_same_name_is_another_run(
         for split in ("train", "val"):
             features_inline(small.store, small.trunk, split)
         command = ("train", "devise", small.store, "--run", trained, "--trunk", small.trunk,
-                   "--words", small.words, "--hierarchy", small.root / "is-a.txt", "--unseen", 2,
+                   "--word-vectors", small.words, "--hierarchy", small.root / "is-a.txt",
+                   "--unseen-classes", 2,
                    *WORDS)  # fmt: skip
         assert main([str(word) for word in command]) == 1
     finally:

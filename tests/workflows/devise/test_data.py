@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +15,15 @@ from pipeline.errors import StoreError
 from pipeline.features.reader import open_features
 from pipeline.store import features as feature_records
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.workflows.devise.small import SIZE, Small, make_small, small_stage
 from workflows.devise import data as module
 from workflows.devise.class_space import load_space
 from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
 from workflows.devise.data import prepare_data, seen_features
 from workflows.devise.options import DeviseOptions
-from workflows.preparation.features import FeatureConfig
+from workflows.preparation.options import FeaturesOptions
+from workflows.training.run_options import RunOptions
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +33,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 
 @pytest.fixture
-def extractions(small: Small, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, FeatureConfig]]:
+def extractions(small: Small, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, FeaturesOptions]]:
     """Record calls that extract features, as (split, configuration)."""
-    calls: list[tuple[str, FeatureConfig]] = []
+    calls: list[tuple[str, FeaturesOptions]] = []
     recipe = feature_records.load_recipe(open_objects(str(small.store)), small.features)
 
-    def make(wish: FeatureConfig, split: str, cluster: Any) -> Any:
+    def make(wish: FeaturesOptions, split: str, cluster: Any) -> Any:
         calls.append((split, wish))
         return recipe
 
@@ -48,17 +48,18 @@ def extractions(small: Small, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str
 
 def options(small: Small, **choices: Any) -> DeviseOptions:
     """Return the options of a small run."""
-    return DeviseOptions(trunk=str(small.trunk), words=str(small.words), batch_size=8, **choices)
+    return DeviseOptions(
+        trunk=str(small.trunk), word_vectors=str(small.words), batch_size=8, **choices
+    )
 
 
-def words(small: Small, run: Path, held_out: str | None = None) -> argparse.Namespace:
-    """Return the parsed arguments of a command line."""
-    return argparse.Namespace(store=str(small.store), run=str(run), split="train",
-                              held_out=held_out)  # fmt: skip
+def words(small: Small, run: Path, held_out: str | None = None) -> RunOptions:
+    """Return the options of a run."""
+    return RunOptions(store=str(small.store), run=run, held_out=held_out)
 
 
 def test_evaluation_images_are_not_mirrored(
-    small: Small, extractions: list[tuple[str, FeatureConfig]], tmp_path: Path
+    small: Small, extractions: list[tuple[str, FeaturesOptions]], tmp_path: Path
 ) -> None:
     """Evaluation images have the size of the training images, without mirrored copies."""
     data, files = prepare_data(words(small, tmp_path), options(small), None, "val")  # type: ignore[arg-type]
@@ -66,13 +67,13 @@ def test_evaluation_images_are_not_mirrored(
     assert (train, val) == ("train", "val")
     assert (first.mirrored, second.mirrored) == (True, False)
     assert (first.choices.stored_size, second.choices.stored_size) == (None, SIZE)
-    assert replace(second, mirrored=True, choices=first.choices) == first
+    assert replace(second, mirrored=True, size=first.size) == first
     assert data.held_out is not None
     assert list(files) == ["space.npz"]
 
 
 def test_a_resumed_run_keeps_its_image_size(
-    small: Small, extractions: list[tuple[str, FeatureConfig]], tmp_path: Path
+    small: Small, extractions: list[tuple[str, FeaturesOptions]], tmp_path: Path
 ) -> None:
     """A resumed run keeps its size even if the store has a better one by now."""
     small_stage(small, tmp_path)
@@ -84,7 +85,7 @@ def test_a_resumed_run_keeps_its_image_size(
 
 def test_a_split_of_other_sizes_is_not_evaluated_on(
     small: Small,
-    extractions: list[tuple[str, FeatureConfig]],
+    extractions: list[tuple[str, FeaturesOptions]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -99,7 +100,7 @@ def test_a_split_of_other_sizes_is_not_evaluated_on(
     data, _ = prepare_data(words(small, tmp_path), options(small), None, "val")  # type: ignore[arg-type]
     assert data.held_out is None
     assert [split for split, _ in extractions] == ["train"]
-    problem = "split 'val' has no pictures of 32 px"
+    problem = "split 'val' has no images of 32 px"
     assert f"notice: {problem}: this run is not evaluated" in capsys.readouterr().out
     with pytest.raises(StoreError, match=f"{problem}, as 'train' has"):
         prepare_data(words(small, tmp_path, "val"), options(small), None, "val")  # type: ignore[arg-type]
@@ -116,10 +117,10 @@ def test_feature_statistics_use_seen_classes_alone(small: Small) -> None:
 
 
 def test_validation_classes_are_not_trained_on(
-    small: Small, extractions: list[tuple[str, FeatureConfig]], tmp_path: Path
+    small: Small, extractions: list[tuple[str, FeaturesOptions]], tmp_path: Path
 ) -> None:
     """Validation classes are evaluated on but not trained on; unseen classes are neither."""
-    chosen = options(small, unseen="1", validation=2)
+    chosen = options(small, unseen_classes="1", validation_classes=2)
     data, files = prepare_data(words(small, tmp_path), chosen, None, "val")  # type: ignore[arg-type]
     (tmp_path / "space.npz").write_bytes(files["space.npz"])
     space = load_space(tmp_path)

@@ -1,4 +1,4 @@
-"""DeViSE's steps: the same for any number of ranks, and however often they were broken off."""
+"""DeViSE's steps do not depend on the number of ranks or on interruptions."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(small: Small, tmp_path: Path,
 
 
 def some_steps(world: World, small: Small, folder: Path, **choices: Any) -> list[torch.Tensor]:
-    """The head after six steps."""
+    """Return the weights of the head after six steps."""
     stage = small_stage(small, folder, world, **choices)
     for _ in range(6):
         stage.advance()
@@ -80,7 +80,7 @@ def test_two_ranks_take_the_steps_of_one(small: Small, tmp_path: Path, kind: str
 
 def test_held_out_classes_are_not_trained_on(small: Small, tmp_path: Path) -> None:
     """No batch holds an image, or a mirrored image, of a held-out class."""
-    stage = small_stage(small, tmp_path, unseen="2", validation=1)
+    stage = small_stage(small, tmp_path, unseen_classes="2", validation_classes=1)
     labels = set()
     for _ in range(12):
         labels |= set(stage.batches.take().labels.tolist())
@@ -92,7 +92,7 @@ def test_held_out_classes_are_not_trained_on(small: Small, tmp_path: Path) -> No
 
 def test_evaluation_during_training_excludes_unseen_classes(small: Small, tmp_path: Path) -> None:
     """The metrics cover seen and validation classes; weights and loader stay unchanged."""
-    stage = small_stage(small, tmp_path, unseen="2", validation=2)
+    stage = small_stage(small, tmp_path, unseen_classes="2", validation_classes=2)
     before, position = weights(stage), stage.batches.state_dict()
     metrics, pictures = stage.evaluate()
     assert set(metrics) == {"seen_hit1", "validation_hit1"}
@@ -114,19 +114,19 @@ def test_training_reduces_the_loss(small: Small, tmp_path: Path) -> None:
 
 def test_the_mean_of_words_is_of_seen_classes_alone(small: Small, tmp_path: Path) -> None:
     """The centre is computed without the unseen classes, so that it reveals nothing of them."""
-    space = small_stage(small, tmp_path, unseen="2").space
+    space = small_stage(small, tmp_path, unseen_classes="2").space
     seen = space.labels(SEEN)
-    words = small_stage(small, tmp_path / "plain", unseen="2", centre=False).space.vectors
+    words = small_stage(small, tmp_path / "plain", unseen_classes="2", centre=False).space.vectors
     np.testing.assert_allclose(space.centre, words[seen].mean(0), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(space.vectors, axis=1), 1, atol=1e-6)
 
 
-def test_the_rate_rises_and_falls() -> None:
+def test_the_learning_rate_rises_and_falls() -> None:
     """The schedule warms up, reaches 1 and falls to 0; a constant one stays at 1."""
     from workflows.devise.options import DeviseOptions
     from workflows.devise.stage import schedule
 
-    options = DeviseOptions(steps=100, warm_share=0.1)
+    options = DeviseOptions(steps=100, warmup_fraction=0.1)
     shares = [schedule(options, step) for step in range(100)]
     assert shares[0] == pytest.approx(0.1)
     assert max(shares) == 1.0
@@ -139,12 +139,12 @@ def test_the_rate_rises_and_falls() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("at_once", [2, 3, 7])
-def test_micro_batches_make_the_step_of_the_full_batch(
+def test_micro_batches_give_the_step_of_the_full_batch(
     small: Small, tmp_path: Path, kind: str, at_once: int
 ) -> None:
     """Weights and metrics are equal within rounding."""
     full = small_stage(small, tmp_path, **KINDS[kind])
-    parts = small_stage(small, tmp_path, micro_batch=at_once, **KINDS[kind])
+    parts = small_stage(small, tmp_path, micro_batch_size=at_once, **KINDS[kind])
     for _ in range(4):
         expected, actual = full.advance(), parts.advance()
         torch.testing.assert_close(expected, actual, rtol=1e-4, atol=1e-5)
@@ -154,9 +154,9 @@ def test_micro_batches_make_the_step_of_the_full_batch(
 
 def test_micro_batches_bound_the_rows_of_a_forward_pass(small: Small, tmp_path: Path) -> None:
     """The trunk sees at most three rows at once, and its update stays the same."""
-    options = {"learn": "all", "trunk_rate": 1e-2, "dropout": 0.0}
+    options = {"learn": "all", "trunk_learning_rate": 1e-2, "dropout": 0.0}
     full, parts = (
-        small_pixel_stage(small, tmp_path, micro_batch=limit, **options) for limit in (None, 3)
+        small_pixel_stage(small, tmp_path, micro_batch_size=limit, **options) for limit in (None, 3)
     )
     batch_sizes: list[int] = []
     assert parts.trunk is not None
@@ -171,7 +171,7 @@ def test_micro_batches_bound_the_rows_of_a_forward_pass(small: Small, tmp_path: 
 
 
 def small_pixel_stage(small: Small, folder: Path, **choices: Any) -> Devise:
-    """A stage that learns from pixels."""
+    """Return a stage that trains the trunk from pixels."""
     ready = small_stage(small, folder)
     options = DeviseOptions(**{**vars(ready.options), **choices})
     only = ready.space.labels(SEEN).tolist()
@@ -181,7 +181,7 @@ def small_pixel_stage(small: Small, folder: Path, **choices: Any) -> Devise:
 
 
 def test_an_opened_new_trunk_maps_each_image_independently() -> None:
-    """Its batch norm is over all ranks in training, and uses its statistics afterwards."""
+    """Batch norm is over all ranks in training, and uses the trunk's statistics afterwards."""
     options = DeviseOptions(trunk="new", learn="all", width=8)
     trunk = open_trunk(options, torch.device("cpu"), learns=False, size=SIZE)
     norms = [m for m in trunk.model.modules() if isinstance(m, torch.nn.BatchNorm2d | BatchNorm)]
@@ -223,12 +223,13 @@ def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net").mkdir()
     named = DeviseOptions(
-        trunk="net", words="w.bin", hierarchy="h", start="runs/a", unseen="u"
+        trunk="net", word_vectors="w.bin", hierarchy="h", init_from="runs/a", unseen_classes="u"
     ).located()
-    full = [named.trunk, named.words, named.hierarchy, named.start, named.unseen]
+    full = [named.trunk, named.word_vectors, named.hierarchy, named.init_from, named.unseen_classes]
     assert full == [str(tmp_path / name) for name in ("net", "w.bin", "h", "runs/a", "u")]
-    unchanged = DeviseOptions(trunk="some/model", unseen="40").located()
-    assert (unchanged.trunk, unchanged.unseen, unchanged.words) == ("some/model", "40", None)
+    unchanged = DeviseOptions(trunk="some/model", unseen_classes="40").located()
+    assert (unchanged.trunk, unchanged.unseen_classes) == ("some/model", "40")
+    assert unchanged.word_vectors is None
     assert DeviseOptions(trunk="new").prepared_size == 64
     assert DeviseOptions(trunk="new", feature_size=32).prepared_size == 32
     assert DeviseOptions(trunk="some/model").prepared_size is None

@@ -1,4 +1,4 @@
-"""Curves as SVG: every point where it belongs, and no name that does something."""
+"""Curves as SVG: every point is in its position, and names are escaped."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
 @example(low=0.0, high=5e-324)
 @example(low=5e-324, high=5e-324)
 @example(low=1e6, high=1e6 + 1e-9)
-def test_ticks_are_few_and_hold_what_is_between(low: float, high: float) -> None:
-    """At equal distances."""
+def test_ticks_enclose_the_data(low: float, high: float) -> None:
+    """There are two to seven ticks, at equal distances."""
     low, high = min(low, high), max(low, high)
     ticks = charts.ticks(low, high)
     slack = 1e-9 * max(1.0, abs(low), abs(high))
@@ -31,16 +31,16 @@ def test_ticks_are_few_and_hold_what_is_between(low: float, high: float) -> None
 
 
 @given(points=st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=2_000))
-def test_of_many_points_some_are_drawn(points: list[tuple[float, float]]) -> None:
-    """The first and the last always."""
+def test_long_curves_are_thinned(points: list[tuple[float, float]]) -> None:
+    """The first and the last point are always kept."""
     thinned = charts.thinned(points)
     assert len(thinned) <= charts.MAX_POINTS
     assert thinned[0] == points[0]
     assert thinned[-1] == points[-1]
 
 
-def test_points_lie_within_the_frame_in_their_order() -> None:
-    """Larger is further up."""
+def test_points_are_within_the_frame_in_order() -> None:
+    """A larger value is drawn further up."""
     html = charts.chart("loss", {"a": [(0, 1.0), (10, 3.0), (20, 2.0)], "b": [(0, 0.5)]})
     (first,) = re.findall(r'<polyline points="([^"]*)" fill="none" stroke="var', html)
     points = [tuple(map(float, pair.split(","))) for pair in first.split()]
@@ -50,16 +50,16 @@ def test_points_lie_within_the_frame_in_their_order() -> None:
     assert "<circle" in html
 
 
-def test_what_is_no_number_is_left_out_and_nothing_is_drawn_of_nothing() -> None:
-    """A run may diverge."""
+def test_nan_is_left_out_and_an_empty_chart_is_empty() -> None:
+    """A run may diverge before its first point."""
     html = charts.chart("loss", {"a": [(0, 1.0), (1, float("nan")), (2, float("inf"))]})
     assert "nan" not in html
     assert "inf" not in html
     assert charts.chart("loss", {"a": [(0, float("nan"))], "b": []}) == ""
 
 
-def test_names_do_nothing() -> None:
-    """They are text."""
+def test_names_are_escaped() -> None:
+    """Markup in titles and in names of curves is text."""
     html = charts.chart("<script>", {"<b>x</b>": [(0, 1.0), (1, 2.0)]})
     assert "<script>" not in html
     assert "<b>" not in html

@@ -1,4 +1,4 @@
-"""Pieces of a self-contained page."""
+"""The parts of a self-contained page."""
 
 import io
 from html.parser import HTMLParser
@@ -22,15 +22,15 @@ from workflows.reports.html import (
 
 
 def decoded(jpeg: bytes) -> np.ndarray:
-    """The pixels of a JPEG, by Pillow."""
+    """Return the pixels of a JPEG, decoded by Pillow."""
     with Image.open(io.BytesIO(jpeg)) as image:
         assert (image.format, image.mode) == ("JPEG", "RGB")
         return np.asarray(image).astype(int)
 
 
 @given(st.integers(0, 20), st.integers(1, 3))
-def test_a_contact_sheet_holds_every_picture(count, blocks):
-    """At the place where the page looks for it; no colour is noticeably another."""
+def test_a_contact_sheet_contains_every_image(count, blocks):
+    """Each image is at the position that the page shows, in nearly the same colour."""
     size = 8 * blocks
     colours = np.random.default_rng(count).integers(0, 256, (count, 1, 1, 3), np.uint8)
     images = np.broadcast_to(colours, (count, size, size, 3))
@@ -44,8 +44,8 @@ def test_a_contact_sheet_holds_every_picture(count, blocks):
         assert f"-{column * size}px -{row * size}px" in sheet_figures(sheet, "x")
 
 
-def test_a_photograph_looks_the_same():
-    """Its edges and its colours."""
+def test_a_jpeg_of_a_photograph_is_close_to_it():
+    """Edges and colours are nearly unchanged."""
     x, y = np.meshgrid(np.arange(64), np.arange(64))
     pixels = np.stack([4 * x, 4 * y, 128 + 100 * np.sin(x / 3)], axis=-1).astype(np.uint8)
 
@@ -62,8 +62,8 @@ def test_a_contact_sheet_of_other_shapes_is_refused(shape, labels):
 
 
 @given(st.text())
-def test_text_holds_no_markup(value):
-    """Nor anything that ends an attribute."""
+def test_text_is_escaped(value):
+    """Quotes, which would end an attribute, are escaped, too."""
     assert not set(text(value)) & set("<>\"'")
 
 
@@ -84,7 +84,7 @@ class Cells(HTMLParser):
 
 
 def test_a_table_has_its_cells_in_order_and_aligned():
-    """Numbers to the right."""
+    """Columns of numbers are aligned to the right."""
     html = table([">Rows", "=Name", "|", "Plain"], [["1", text("<b>"), bar(0.5), "x"]])
 
     assert Cells(html).cells == ["Rows", "Name", "Plain", "1", "<b>", "x"]
@@ -94,12 +94,12 @@ def test_a_table_has_its_cells_in_order_and_aligned():
 
 @pytest.mark.parametrize(("share", "width"), [(-1, "0.0%"), (0.254, "25.4%"), (7, "100.0%")])
 def test_a_bar_stays_in_its_cell(share, width):
-    """Whatever rounding did to the figures."""
+    """Shares below 0 and above 1, as rounding gives them, are clipped."""
     assert f"width: {width}" in bar(share)
 
 
-def test_a_label_is_text_wherever_it_is_shown():
-    """Under the picture, and where it is read aloud."""
+def test_a_label_is_escaped_in_text_and_attributes():
+    """A label is shown below the image, and read aloud by screen readers."""
     sheet = contact_sheet(np.zeros((1, 4, 4, 3), np.uint8), ['"><script>alert(1)</script>'])
     cells = Cells(sheet_figures(sheet, "x"))
 
@@ -107,8 +107,8 @@ def test_a_label_is_text_wherever_it_is_shown():
     assert cells.cells == ['"><script>alert(1)</script>']
 
 
-def test_a_page_asks_for_nothing_outside_itself():
-    """And its policy would refuse it."""
+def test_a_page_is_self_contained():
+    """The content security policy would refuse external content."""
     sheet = contact_sheet(np.zeros((1, 4, 4, 3), np.uint8), ["x"])
     html = page("t", ["<p>x</p>"], sheet_style(sheet, "x"))
 

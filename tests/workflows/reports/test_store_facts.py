@@ -1,4 +1,4 @@
-"""Tests of `tesserae info`, as text and as JSON, on complete, unfinished and damaged stores."""
+"""`tesserae info`, as text and as JSON, on complete, unfinished and damaged stores."""
 
 import json
 import shutil
@@ -12,16 +12,13 @@ from pipeline.store import layout
 from tests.damage import KINDS, damage, files, snapshot, touched
 from tests.disk import careless
 from tests.inline import tesserae
-from tests.pictures import jpeg, make_folder, prepare_inline
-
-CHOICES = {"shard_rows": 4, "chunk_rows": 2}
-OPTIONS = ("--sizes", 8, 16, "--shard-rows", 4, "--chunk-rows", 2, "--max-bad", 1, "--workers", 1)
+from tests.pictures import SMALL, SMALL_OPTIONS, jpeg, make_folder, prepare_inline
 
 
 @pytest.fixture(scope="module")
 def prepared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("info")
-    prepare_inline(make_folder(root / "images", 11, bad=2), str(root / "store"), **CHOICES)
+    prepare_inline(make_folder(root / "images", 11, bad=2), str(root / "store"), **SMALL)
     return root / "store"
 
 
@@ -42,10 +39,10 @@ def facts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], s
     return json.loads(info_output(monkeypatch, capsys, store, "--json"))
 
 
-def test_a_whole_store_is_described(
+def test_a_complete_store_is_described(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Splits, sizes, rows, recipe, and why rows are in quarantine."""
+    """The text has splits, sizes, rows, recipe, and the reasons of quarantined rows."""
     before = snapshot(store)
     output = info_output(monkeypatch, capsys, store)
     assert f"{store}  (format 2)" in output
@@ -56,10 +53,10 @@ def test_a_whole_store_is_described(
     assert touched(before, snapshot(store)) == set()
 
 
-def test_a_program_gets_everything(
+def test_json_has_all_facts(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """JSON, with the quarantined by name and reason."""
+    """Quarantined rows are listed by key and reason."""
     split = facts(monkeypatch, capsys, store)["splits"]["train"]
     assert (split["finished"], split["rows"], split["shards"]) == (True, 11, 3)
     assert split["sizes_finished"] == [8, 16]
@@ -83,7 +80,7 @@ def test_an_unfinished_store_is_described(
     """The committed rows and the unfinished sizes of each split are shown."""
     source = make_folder(tmp_path / "images", 11, bad=1)
     store = tmp_path / "limited"
-    assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS, "--limit", 5) == 0
+    assert tesserae(monkeypatch, "prepare", source, store, *SMALL_OPTIONS, "--limit", 5) == 0
     output = info_output(monkeypatch, capsys, store)
     assert "train  not finished: 8 of 11 rows, 2 of 3 shards" in output
     assert "(not finished)" in output
@@ -95,7 +92,7 @@ def test_an_unfinished_store_is_described(
 def test_a_store_without_a_split_is_described(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It has a recipe."""
+    """The text shows the recipe."""
     for folder in ("splits", "commits"):
         shutil.rmtree(store / folder)
     assert "crop, bicubic" in info_output(monkeypatch, capsys, store)
@@ -103,17 +100,17 @@ def test_a_store_without_a_split_is_described(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_store_is_described_with_what_is_damaged(
+def test_a_damaged_store_is_described_with_its_problems(
     prepared_store: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     kind: str,
 ) -> None:
-    """Any record, and any part of the table that has quarantined rows; it reads nothing else."""
+    """All records, and the table parts with quarantined rows, are checked; nothing else is read."""
     rng = np.random.default_rng(0)
     bad = facts(monkeypatch, capsys, prepared_store)["splits"]["train"]["quarantine"]
-    read = {layout.part("train", line["row"] // CHOICES["shard_rows"]) for line in bad}
+    read = {layout.part("train", line["row"] // SMALL["shard_rows"]) for line in bad}
     assert read
     for index, file in enumerate(files(prepared_store)):
         name = str(file.relative_to(prepared_store))
@@ -131,7 +128,7 @@ def test_a_damaged_store_is_described_with_what_is_damaged(
             assert f"{name}: " in info_output(monkeypatch, capsys, store)
 
 
-def test_a_store_that_lost_plan_and_recipe_is_described_as_far_as_it_goes(
+def test_a_store_without_plan_and_recipe_is_described_partially(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The command succeeds and names what is missing."""
@@ -143,17 +140,17 @@ def test_a_store_that_lost_plan_and_recipe_is_described_as_far_as_it_goes(
     assert facts(monkeypatch, capsys, store)["recipe"] is None
 
 
-def test_names_cannot_write_on_the_terminal(
+def test_names_are_escaped_in_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever a file is called: escapes, text that runs the other way."""
+    """Escape sequences and bidirectional text in file names are examples."""
     names = ["\x1b[2J\x1b]0;owned\x07.JPEG", "\u202egpj.JPEG", "é 😀.JPEG"]
     folder = tmp_path / "images" / "n00000000"
     folder.mkdir(parents=True)
     for index, name in enumerate(names):
         (folder / name).write_bytes(jpeg(index)[:300])
     with careless(monkeypatch):
-        prepare_inline(tmp_path / "images", str(tmp_path / "store"), **CHOICES)
+        prepare_inline(tmp_path / "images", str(tmp_path / "store"), **SMALL)
     output = info_output(monkeypatch, capsys, tmp_path / "store")
     assert all(c.isprintable() or c == "\n" for c in output)
     assert r"\x1b[2J\x1b]0;owned\x07.JPEG" in output
@@ -168,7 +165,7 @@ def test_names_cannot_write_on_the_terminal(
 def test_more_quarantined_names_than_fit_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--all` names them."""
+    """The option `--all` lists all of them."""
     make_folder(tmp_path / "images", 60, bad=55)
     with careless(monkeypatch):
         prepare_inline(tmp_path / "images", str(tmp_path / "store"), shard_rows=64, chunk_rows=4)
@@ -180,10 +177,10 @@ def test_more_quarantined_names_than_fit_are_counted(
     )
 
 
-def test_no_store_is_one_sentence(
+def test_a_missing_store_is_a_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And exit status 1."""
+    """The exit status is 1."""
     assert tesserae(monkeypatch, "info", tmp_path) == 1
     output = capsys.readouterr().err
     assert f"no store at {tmp_path}" in output

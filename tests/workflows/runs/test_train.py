@@ -1,4 +1,4 @@
-"""Tests of `tesserae train` as a user runs it, and of faults of processes and machines."""
+"""`tesserae train` as a user runs it, and faults of processes and machines."""
 
 from __future__ import annotations
 
@@ -25,15 +25,24 @@ from workflows.training.holding import locked
 from workflows.training.run_folder import RunFolder
 
 SMALL = (
-    *("--image-size", 16, "--batch-size", 8, "--noise", 5, "--generator-width", 4),
-    *("--critic-width", 4, "--critic-steps", 2, "--warm-critic-steps", 0, "--rate", "1e-3"),
+    *("--image-size", 16, "--batch-size", 8, "--latent-dim", 5, "--generator-width", 4),
+    *(
+        "--critic-width",
+        4,
+        "--critic-steps",
+        2,
+        "--warmup-critic-steps",
+        0,
+        "--learning-rate",
+        "1e-3",
+    ),
     *("--precision", "float32", "--no-dashboard"),
 )
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store of 36 and 18 pictures of 16 px."""
+    """Return a store of 36 and 18 images of 16 px."""
     return small_store(tmp_path_factory.mktemp("small"))
 
 
@@ -67,7 +76,7 @@ def step_of(folder: Path) -> int:
     return max((json.loads(line)["step"] for line in lines[:-1]), default=0)
 
 
-def test_from_pictures_to_a_trained_net_in_one_command(tmp_path: Path) -> None:
+def test_train_with_data_prepares_and_trains(tmp_path: Path) -> None:
     """The command prepares, trains during the rest of preparation, and names the samples."""
     for split in ("train", "val"):
         for number in range(40):
@@ -76,7 +85,7 @@ def test_from_pictures_to_a_trained_net_in_one_command(tmp_path: Path) -> None:
             file.write_bytes(jpeg(number, 30, 24))
     done = run(
         *("train", "wgan", tmp_path / "store", "--data", tmp_path / "source"),
-        *("--run", tmp_path / "run", "--steps", 12, "--look-every", 6, *SMALL, "--workers", 2),
+        *("--run", tmp_path / "run", "--steps", 12, "--eval-every", 6, *SMALL, "--workers", 2),
         scratch=tmp_path,
         seconds=120,
     )
@@ -104,7 +113,7 @@ def command(store: Path, folder: Path) -> tuple[object, ...]:
     """Return the arguments of a run of two ranks."""
     return (
         *("train", "wgan", store, "--run", folder, "--ranks", 2, "--steps", STEPS, *SMALL),
-        *("--save-every", 20, "--look-every", 40, "--tell-every", 5),
+        *("--save-every", 20, "--eval-every", 40, "--log-every", 5),
     )
 
 
@@ -116,7 +125,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
     return folder / "run"
 
 
-BRIEF = ("--steps", 15, "--save-every", 5, "--tell-every", 1)
+BRIEF = ("--steps", 15, "--save-every", 5, "--log-every", 1)
 
 
 def stop_and_go_on(folder: Path, words: tuple[object, ...], number: int, step: int) -> None:
@@ -210,15 +219,15 @@ def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(
 def test_a_diverged_run_is_not_reported_as_done(tmp_path: Path, store: Path, stage: str) -> None:
     """A diverged run ends with a single error that names a finite checkpoint."""
     words: list[object] = ["train", stage, store, "--run", tmp_path / "run", "--image-size", 16]
-    words += ["--batch-size", 8, "--no-dashboard", "--steps", 40, "--tell-every", 2]
+    words += ["--batch-size", 8, "--no-dashboard", "--steps", 40, "--log-every", 2]
     words += ["--objective", "wgan-gp"]
     if stage == "wgan":
         words += ["--generator-width", 4, "--critic-width", 4]
-    done = run(*words, "--rate", "1e30", scratch=tmp_path, seconds=120)
+    done = run(*words, "--learning-rate", "1e30", scratch=tmp_path, seconds=120)
     assert done.status == 1
     assert re.fullmatch(
-        r"tesserae: training diverged at step \d+: .*Lower --rate \(now 1e\+30\), and go on with"
-        r" --from-step \d+, or in another folder\.\n",
+        r"tesserae: training diverged at step \d+: .*Lower --learning-rate \(now 1e\+30\), and go"
+        r" on with --from-step \d+, or in another folder\.\n",
         done.err,
     )
     assert "begin again" not in done.out
@@ -261,7 +270,7 @@ def faults(seed: int, count: int) -> Iterator[tuple[str, random.Random]]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_twenty_faults_leave_the_same_curve(tmp_path: Path, store: Path, undisturbed: Path) -> None:
-    """Four faults in each run, at random steps, do not change the metrics."""
+    """Four faults in each of five runs, at random steps, do not change the metrics."""
     expected = curve(undisturbed)
     struck = 0
     for turn in range(5):
@@ -296,8 +305,8 @@ def test_twenty_faults_leave_the_same_curve(tmp_path: Path, store: Path, undistu
     [
         (["wgan", "{store}", "--objective", "wasserstein"], "invalid choice"),
         (["wgan", "{store}", "--image-size", "48"], "expected 8, 16, 32, 64"),
-        (["wgan", "{store}", "--image-size", "64"], "holds pictures of 16 px"),
-        (["wgan", "{store}", "--batch-size", "64"], "has 36 pictures: expected at least one batch"),
+        (["wgan", "{store}", "--image-size", "64"], "holds images of 16 px"),
+        (["wgan", "{store}", "--batch-size", "64"], "has 36 images: expected at least one batch"),
         (["wgan", "{store}", "--split", "no"], "no"),
         (["wgan", "{store}", "--held-out", "test"], "finished splits are train, val"),
         (["wgan", "{store}", "--steps", "0"], "--steps is 0: expected at least 1"),
@@ -335,14 +344,14 @@ def test_an_invalid_command_is_refused_before_anything_runs(
 def test_two_ranks_report_what_one_reports(tmp_path: Path, store: Path, undisturbed: Path) -> None:
     """Metrics are means over ranks, and agree within rounding."""
     words = [word if word != 2 else 1 for word in command(store, tmp_path / "run")[:7]]
-    done = run(*words, "--steps", 6, *SMALL, "--tell-every", 5, scratch=tmp_path)
+    done = run(*words, "--steps", 6, *SMALL, "--log-every", 5, scratch=tmp_path)
     assert (done.status, done.err) == (0, "")
     expected = curve(undisturbed)
     for step, metrics in curve(tmp_path / "run").items():
         assert metrics == pytest.approx(expected[step], rel=1e-3, abs=1e-5)
 
 
-def test_a_folder_that_is_trained_in_is_refused(
+def test_a_run_folder_in_use_is_refused(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A second command in the same folder is refused."""
@@ -353,10 +362,10 @@ def test_a_folder_that_is_trained_in_is_refused(
     )
 
 
-def test_a_store_of_other_rows_is_another_run(
+def test_a_store_with_other_rows_is_refused(
     tmp_path: Path, interrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A store with other rows is refused, and the options file is unchanged."""
+    """The options file of the run is unchanged."""
     record = RunFolder(interrupted).asked()
     assert record["options"]["stored_size"] == 16
     assert record["data"]["held_out"] == "val"
@@ -368,7 +377,7 @@ def test_a_store_of_other_rows_is_another_run(
     assert (interrupted / "options.json").read_bytes() == before
 
 
-def test_a_folder_of_another_run_is_left_alone(
+def test_a_folder_of_another_stage_is_refused(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The error names the stages of both runs."""
@@ -381,13 +390,13 @@ def test_a_folder_of_another_run_is_left_alone(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_cifar_comes_nearer(tmp_path: Path, real_data: Path) -> None:
-    """Samples come nearer to real pictures with every evaluation."""
+def test_samples_of_a_gan_on_cifar_improve(tmp_path: Path, real_data: Path) -> None:
+    """The distance of samples to real images falls with every evaluation."""
     done = run(
         *("train", "wgan", tmp_path / "store", "--data", real_data / "cifar-10-batches-py"),
         *("--run", tmp_path / "run", "--image-size", 32, "--objective", "hinge"),
         *("--critic-steps", 1, "--generator-width", 32, "--critic-width", 32, "--steps", 400),
-        *("--look-every", 100, "--held-out", "none", "--no-dashboard"),
+        *("--eval-every", 100, "--held-out", "none", "--no-dashboard"),
         scratch=tmp_path,
         seconds=600,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.browser import chromium
 from tests.commands import wait_until
 from tests.workflows.search.conftest import Opener
 from tests.workflows.search.serving import Running, serving
 from tests.workflows.search.toy import CLASSES, Toy, make_store, paint
 from workflows.search import engine as engine_room
-
-DRIVER = shutil.which("chromedriver")
-QUIET = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--window-size=1200,900",
-)  # fmt: skip
 
 NARROW = {"width": 360, "height": 780, "deviceScaleFactor": 2, "mobile": True}
 
@@ -39,22 +32,10 @@ def running(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runn
     engine.close()
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if DRIVER is None:
-        pytest.skip("there is no chromedriver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    for word in (*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
+@pytest.fixture(scope="module", name="chromium")
+def _chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with chromium(tmp_path_factory.mktemp("profile"), 1200, 900) as driver:
         yield driver
-    finally:
-        driver.quit()
 
 
 class Page:
@@ -69,7 +50,7 @@ class Page:
         return self.settled()
 
     def settled(self) -> Page:
-        """Wait until nothing is being searched."""
+        """Wait until no search is running."""
         busy = "return document.body.getAttribute('aria-busy')"
         assert wait_until(lambda: self.driver.execute_script(busy) == "false", 20)
         return self
@@ -206,7 +187,7 @@ def test_an_image_is_added_to_the_query(page: Page) -> None:
     assert page.focused() == "query"
 
 
-def test_everything_can_be_done_with_keys(page: Page) -> None:
+def test_the_page_can_be_used_with_the_keyboard(page: Page) -> None:
     """Keys move to the query, between images, search with one and clear the query."""
     from selenium.webdriver.common.keys import Keys
 
@@ -266,7 +247,7 @@ def test_an_image_is_uploaded(page: Page, events: str) -> None:
     assert page.waits_for("@ - red")
 
 
-def test_an_image_file_is_chosen(page: Page, tmp_path: Path) -> None:
+def test_an_image_file_can_be_chosen(page: Page, tmp_path: Path) -> None:
     """The text of the query stays."""
     (tmp_path / "blue.png").write_bytes(png(2))
     page["query"].send_keys("- yellow")
@@ -276,7 +257,7 @@ def test_an_image_file_is_chosen(page: Page, tmp_path: Path) -> None:
 
 
 def test_an_evicted_image_is_uploaded_again(page: Page, running: Running) -> None:
-    """The page uploads it again as long as it has the file."""
+    """The page has kept the file; after a reload it reports that the upload is missing."""
     page.drag(DROP, png(1))
     assert page.waits_for("@")
     running.service.upload_cache._uploads.clear()
@@ -287,7 +268,7 @@ def test_an_evicted_image_is_uploaded_again(page: Page, running: Running) -> Non
     page.driver.refresh()
     page.settled()
     assert "no longer in the cache" in page["error"].text
-    page.driver.get_log("browser")  # it has said that the picture is gone
+    page.driver.get_log("browser")  # the browser has logged that the image is gone
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.loader.reader import open_reader
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
 from tests.pictures import prepare_inline
 
@@ -112,7 +112,7 @@ def pixels(store: str, split: str) -> tuple[NDArray[np.int64], NDArray[np.uint8]
     from concurrent.futures import ThreadPoolExecutor
 
     opened = open_split(open_objects(store), split, [SIZE])
-    rows = np.setdiff1d(np.arange(opened.plan.num_rows), opened.absent)
+    rows = opened.readable_rows
     out = np.empty((len(rows), SIZE, SIZE, 3), np.uint8)
     with ThreadPoolExecutor(1) as disk:
         open_reader(opened, SIZE, cache_bytes=2**20).gather(rows, out, disk)

@@ -1,4 +1,4 @@
-"""Tests of the study of DeViSE: settings are chosen on some classes and evaluated on others."""
+"""The study of DeViSE: settings are chosen on some classes and evaluated on others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.store import records
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from pipeline.wordvectors.files import read_words
 from pipeline.wordvectors.hierarchy import Hierarchy
 from pipeline.wordvectors.vectors import class_vectors
@@ -23,7 +23,7 @@ from workflows.studies.devise import Arena, StudyData, choose, chosen_devise, di
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    """Return 48 and 24 pictures of six classes, with mirrored features."""
+    """Return 48 and 24 images of six classes, with mirrored features."""
     return make_small(tmp_path_factory.mktemp("study"))
 
 
@@ -72,10 +72,10 @@ def test_a_setting_is_chosen_on_validation_classes_only(data: StudyData) -> None
     assert reached == 1.0
 
 
-def test_every_method_is_evaluated_on_the_same_pictures(
+def test_every_method_is_evaluated_on_the_same_images(
     data: StudyData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All methods have the same pictures, and the chosen DeViSE is one of its losses."""
+    """The chosen DeViSE is one of its losses."""
     grid = {loss: [{"head": "linear", "batch_size": 8}] for loss in devise.DEVISE}
     monkeypatch.setattr(devise, "DEVISE", grid)
     outcomes = list(run_split(data, 1, steps=3))
@@ -95,8 +95,9 @@ def test_every_method_is_evaluated_on_the_same_pictures(
 def test_the_command_prints_a_table(small: Small, tmp_path: Path) -> None:
     """The command prints a table, and the differences of DeViSE with intervals."""
     done = run(
-        "study", "devise", "--store", small.store, "--words", small.words, "--unseen", 2,
-        "--validation", 2, "--seeds", 2, "--steps", 2, "--batch-size", 8,
+        "study", "devise", "--store", small.store, "--word-vectors", small.words,
+        "--unseen-classes", 2,
+        "--validation-classes", 2, "--seeds", 2, "--steps", 2, "--batch-size", 8,
         scratch=tmp_path, seconds=110,
     )  # fmt: skip
     assert done.status == 0, done.err
@@ -108,9 +109,12 @@ def test_the_command_prints_a_table(small: Small, tmp_path: Path) -> None:
 def test_missing_arguments_are_named(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
     """The errors name a missing store, missing words and missing features."""
     for words, message in (
-        ((), "--store is missing"),
-        (("--store", small.store), "--words is missing"),
-        (("--store", small.store, "--words", small.words, "--features", "none"), "no features"),
+        ((), "required: --store, --word-vectors"),
+        (("--store", small.store), "required: --word-vectors"),
+        (
+            ("--store", small.store, "--word-vectors", small.words, "--features", "none"),
+            "no features",
+        ),
     ):
         assert main(["study", "devise", *map(str, words)]) == 1
         assert message in capsys.readouterr().err

@@ -24,19 +24,19 @@ SIZE, BATCH = 16, 8
 SMALL = {
     "image_size": SIZE,
     "batch_size": BATCH,
-    "noise": 5,
+    "latent_dim": 5,
     "generator_width": 4,
     "critic_width": 4,
     "critic_steps": 2,
-    "warm_critic_steps": 0,
-    "rate": 1e-3,
+    "warmup_critic_steps": 0,
+    "learning_rate": 1e-3,
     "precision": "float32",
-    "rank_threads": 1,
+    "threads_per_rank": 1,
 }
 
 
 def small_store(folder: Path, rows: int = 36) -> Path:
-    """Prepare a store of *rows* pictures of three classes, with 18 more in split val."""
+    """Prepare a store of *rows* images of three classes, with 18 more in split val."""
     for split, count in (("train", rows), ("val", 18)):
         for number in range(count):
             file = folder / "source" / split / f"n{number % 3:08d}" / f"{split}{number}.JPEG"
@@ -83,7 +83,7 @@ def train_here(
     store: Path, folder: Path, *, from_step: int | None = None, **choices: Any
 ) -> RunFolder:
     """Train one rank in this process, or continue its run; return the run folder."""
-    options = WganOptions(**{**SMALL, "steps": 6, "look_every": 3, **choices})
+    options = WganOptions(**{**SMALL, "steps": 6, "eval_every": 3, **choices})
     size = options.batch_size
     data = Data(
         Loader(store, size=SIZE, batch_size=size, **options.loading()),

@@ -17,12 +17,17 @@ from workflows.training.finite import first_not_finite
 from workflows.training.run_folder import Checkpoint, RunFolder
 from workflows.wgan.stage import Wgan
 
-WILD: dict[str, Any] = {"objective": "wgan-gp", "rate": 1e30, "penalty": 1e30, "critic_steps": 1}
+WILD: dict[str, Any] = {
+    "objective": "wgan-gp",
+    "learning_rate": 1e30,
+    "gradient_penalty": 1e30,
+    "critic_steps": 1,
+}
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store of 36 and 18 pictures."""
+    """Return a store of 36 and 18 images."""
     return small_store(tmp_path_factory.mktemp("small"))
 
 
@@ -61,12 +66,12 @@ def test_a_loss_that_is_not_finite_ends_the_run(
 
     monkeypatch.setattr(Wgan, "advance", wild)
     with pytest.raises(DivergedError) as caught:
-        train_here(store, tmp_path / "run", steps=9, save_every=1, tell_every=2)
+        train_here(store, tmp_path / "run", steps=9, save_every=1, log_every=2)
     text = str(caught.value)
     assert text.startswith(
         "training diverged at step 4: estimate is inf; the last checkpoint is of"
     )
-    assert "step 3. Lower --rate (now 0.001), and go on with --from-step 3" in text
+    assert "step 3. Lower --learning-rate (now 0.001), and go on with --from-step 3" in text
     assert run.steps() == [2, 3]
     assert all(first_not_finite(state) is None for state in states(run).values())
     assert str(run.diverged()) == text
@@ -97,20 +102,24 @@ def test_weights_that_are_not_finite_are_never_saved(
     assert all(first_not_finite(state) is None for state in states(run).values())
 
 
-def test_going_back_with_a_lower_rate(store: Path, tmp_path: Path) -> None:
+def test_from_step_resumes_with_a_lower_rate(store: Path, tmp_path: Path) -> None:
     """A diverged run goes back to a finite checkpoint, or to the beginning, with a new rate."""
-    with pytest.raises(DivergedError, match=r"nothing was saved\. Lower --rate .* --from-step 0"):
-        train_here(store, tmp_path / "run", **WILD, steps=30, tell_every=1)
+    with pytest.raises(
+        DivergedError, match=r"nothing was saved\. Lower --learning-rate .* --from-step 0"
+    ):
+        train_here(store, tmp_path / "run", **WILD, steps=30, log_every=1)
     run = train_here(
         store,
         tmp_path / "run",
         from_step=0,
-        **{**WILD, "rate": 1e-3, "penalty": 10.0},
+        **{**WILD, "learning_rate": 1e-3, "gradient_penalty": 10.0},
         save_every=1,
     )
     assert run.diverged() is None
-    assert run.asked()["changed"] == [{"from_step": 0, "were": {"rate": 1e30, "penalty": 1e30}}]
-    lowered = {**WILD, "rate": 1e-4, "penalty": 10.0}
+    assert run.asked()["changed"] == [
+        {"from_step": 0, "were": {"learning_rate": 1e30, "gradient_penalty": 1e30}}
+    ]
+    lowered = {**WILD, "learning_rate": 1e-4, "gradient_penalty": 10.0}
     train_here(store, tmp_path / "run", from_step=5, **lowered, steps=7)
     groups = states(run)[Checkpoint(3, 14).name]["stage"]["game"]["generator_optimiser"]
     assert [group["lr"] for group in groups["param_groups"]] == [1e-4]
@@ -145,5 +154,5 @@ def test_states_are_checked_only_when_they_are_saved(
         return check(state)
 
     monkeypatch.setattr(loop, "first_not_finite", count)
-    train_here(store, tmp_path / "run", steps=9, look_every=100, save_every=3)
+    train_here(store, tmp_path / "run", steps=9, eval_every=100, save_every=3)
     assert len(calls) == 3

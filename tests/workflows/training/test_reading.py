@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.loader import Loader
+from pipeline.loader import Loader, Reading, Staging
 from tests.commands import wait_until
 from tests.workflows.training.small import SIZE, small_store, tensors, train_here
 from workflows.colourise.options import ColouriseOptions
@@ -24,7 +24,7 @@ READING: dict[str, Any] = {
     "staging_bytes": 10**9,
     "checksum": "once",
     "loader_threads": 3,
-    "prefetch": 10**8,
+    "prefetch_bytes": 10**8,
 }
 
 
@@ -47,13 +47,12 @@ def test_every_stage_passes_reading_options_to_the_loader(
     more = {"learn": "all"} if kind is Words else {}
     options = kind(**READING, **more)
     loader = Loader(tmp_path, size=64, batch_size=8, **options.loading())
-    assert (loader.order, loader.checksum, loader.threads) == ("windowed", "once", 3)
-    assert (loader.staging_dir, loader.staging_bytes) == ("/nvme/copies", 10**9)
-    assert loader.prefetch_bytes == 10**8
+    reading = Reading(threads=3, prefetch_bytes=10**8, checksum="once")
+    assert (loader.order, loader.reading, loader.threads) == ("windowed", reading, 3)
+    assert loader.staging == Staging("/nvme/copies", 10**9)
     held_out = Loader(tmp_path, size=64, batch_size=8, **options.loading(learns=False))
-    assert (held_out.order, held_out.checksum, held_out.threads) == ("sequential", "once", 3)
-    assert held_out.staging_dir is None
-    assert Loader(tmp_path, **kind().loading()).checksum == Loader(tmp_path).checksum
+    assert (held_out.order, held_out.reading, held_out.staging) == ("sequential", reading, None)
+    assert Loader(tmp_path, **kind().loading()).reading == Reading()
     assert {*READING} - {*FREE} == {"order"}  # only the order changes the batches
 
 
@@ -69,7 +68,7 @@ def test_the_staging_folder_is_made_absolute(monkeypatch: pytest.MonkeyPatch) ->
     """The staging folder is absolute, since ranks have other working folders."""
     monkeypatch.chdir("/")
     assert Gan(staging_dir="tmp/copies").located().staging_dir == "/tmp/copies"
-    assert Words(staging_dir="c", learn="all", words="w").located().staging_dir == "/c"
+    assert Words(staging_dir="c", learn="all", word_vectors="w").located().staging_dir == "/c"
 
 
 def test_a_windowed_and_staged_run_resumes_to_the_bit(tmp_path: Path) -> None:
@@ -82,7 +81,14 @@ def test_a_windowed_and_staged_run_resumes_to_the_bit(tmp_path: Path) -> None:
     assert all(map(torch.equal, last_state(uninterrupted), last_state(plain)))
     shutil.rmtree(tmp_path / "near")
     interrupted = train_here(store, tmp_path / "broken", steps=3, **staged)
-    loader = Loader(store, size=SIZE, batch_size=8, **staged)
+    loader = Loader(
+        store,
+        size=SIZE,
+        batch_size=8,
+        order="windowed",
+        reading=Reading(checksum="once"),
+        staging=tmp_path / "near",
+    )
     originals = sorted((store / "images.zarr" / "train" / str(SIZE)).glob("c.*"))
     assert originals
 
@@ -104,10 +110,10 @@ def test_a_windowed_and_staged_run_resumes_to_the_bit(tmp_path: Path) -> None:
 def test_a_run_of_an_earlier_version_keeps_its_behaviour() -> None:
     """A run without the newer options keeps its behaviour, unless they are given."""
     earlier = Gan().as_dict()
-    for name in ("shrink", *READING):
+    for name in ("resize", *READING):
         del earlier[name]
-    assert Gan().as_before(earlier).shrink is False
-    assert Gan.of(earlier).shrink is False
-    assert Gan().as_before({**earlier, "shrink": True}).shrink is True
+    assert Gan().as_before(earlier).resize is False
+    assert Gan.of(earlier).resize is False
+    assert Gan().as_before({**earlier, "resize": True}).resize is True
     assert Gan().as_before(earlier).order == "random"
     assert Gan(order="windowed").as_before(earlier).order == "windowed"

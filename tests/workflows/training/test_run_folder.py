@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import filesystem
 from pipeline.errors import TesseraeError
 from workflows.training import writing
 from workflows.training.errors import DiskFullError
@@ -199,7 +200,7 @@ def test_a_full_disk_leaves_earlier_checkpoints(
     folder.claim()
     intact = save(folder, 1, 10)
     before = sorted(path.name for path in (folder.path / "checkpoints").iterdir())
-    monkeypatch.setattr(writing, "FileIO", _Full)
+    monkeypatch.setattr(filesystem, "FileIO", _Full)
     monkeypatch.setattr(_Full, "room", room)
     monkeypatch.setattr(_Full, "error", error)
     state = {"weights": torch.zeros(1_000)}
@@ -276,7 +277,7 @@ def test_a_run_goes_back_to_an_earlier_step(folder: RunFolder) -> None:
     assert second != third
 
 
-def test_steps_of_checkpoints_of_earlier_versions(folder: RunFolder) -> None:
+def test_checkpoints_of_earlier_versions_have_steps(folder: RunFolder) -> None:
     """A step that an earlier version did not record is read from the state."""
     folder.claim()
     first = save(folder, 1, 10)
@@ -287,7 +288,7 @@ def test_steps_of_checkpoints_of_earlier_versions(folder: RunFolder) -> None:
     assert folder.claim(from_step=10) == (2, first)
 
 
-def test_options_that_earlier_versions_lacked(folder: RunFolder) -> None:
+def test_options_that_earlier_versions_lacked_get_legacy_defaults(folder: RunFolder) -> None:
     """A missing option has the value of the version that began the run."""
     new = {"seed": 1, "sizes": (1, 2), "order": "random"}
     with pytest.raises(TesseraeError, match=r"without --order, and cannot .* Leave --order out"):
@@ -315,11 +316,11 @@ def test_the_error_names_the_option_that_was_typed(folder: RunFolder) -> None:
         run.check(changed, complete=WganOptions.complete)
     with pytest.raises(TesseraeError, match=message):
         run.begin(changed, {}, complete=WganOptions.complete)
-    near = WganOptions(rate=1.23456789e-4).as_dict()
-    with pytest.raises(TesseraeError, match="cannot go on with --rate 0\\.000123456789"):
+    near = WganOptions(learning_rate=1.23456789e-4).as_dict()
+    with pytest.raises(TesseraeError, match="cannot go on with --learning-rate 0\\.000123456789"):
         run.check(near, complete=WganOptions.complete)
     run.check(
-        WganOptions(rate=5e-5).as_dict(), complete=WganOptions.complete
+        WganOptions(learning_rate=5e-5).as_dict(), complete=WganOptions.complete
     )  # the default of the objective
 
 

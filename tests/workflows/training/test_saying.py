@@ -71,7 +71,7 @@ def test_the_cost_of_a_step_is_printed_with_faster_options() -> None:
         "a step takes about 3.0 s here, 6 updates of 500 ms; for now 50 s, 101 updates. The 1,000"
         " steps that are left take 1 h 10 min. Quicker: a smaller --image-size (with a store of"
         " that size), --generator-width or --critic-width, fewer --critic-steps,"
-        " --warm-critic-steps 0."
+        " --warmup-critic-steps 0."
     )
     assert cost_line(ColouriseOptions(steps=100), 40, 0.1).startswith(
         "a step takes about 100 ms here. The 60 steps that are left take 6.0 s. Quicker:"
@@ -126,7 +126,7 @@ def test_losses_and_time_left_are_shown_within_a_step(tmp_path: Path) -> None:
 
 def test_repeated_updates_count_for_no_rate(tmp_path: Path) -> None:
     """Repeated updates after the loss of a rank do not change the rate."""
-    options = WganOptions(steps=10_000, critic_steps=1, warm_critic_steps=0)
+    options = WganOptions(steps=10_000, critic_steps=1, warmup_critic_steps=0)
     now = 0.0
     progress = Progress("run", rows=options.updates_to(10_000), unit="updates", stream=StringIO(),
                         live=False, clock=lambda: now)  # fmt: skip
@@ -168,7 +168,7 @@ def test_the_first_update_is_reported_and_then_one_a_second() -> None:
     }  # fmt: skip
 
 
-def test_metrics_of_a_step_as_a_line() -> None:
+def test_metrics_of_a_step_are_formatted_as_one_line() -> None:
     """Metrics that are not finite are left out of the line."""
     line = {"step": 3, "critic_loss": -0.123456, "estimate": None}
     assert losses_line(line) == "critic loss -0.1235"

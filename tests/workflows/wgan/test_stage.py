@@ -25,14 +25,19 @@ KINDS: dict[str, dict[str, Any]] = {
     "conditional": {"objective": "hinge", "condition": "projection", "critic_norm": "spectral"},
     "concatenated": {"objective": "dcgan", "condition": "concatenation", "flip": True},
     "residual": {"objective": "lsgan", "generator": "residual", "critic": "residual"},
-    "perceptron": {"generator": "perceptron", "critic": "perceptron", "decay": True, "steps": 9},
-    "bfloat16": {"precision": "bfloat16", "generator_batches": 2, "warm_critic_steps": 3},
+    "perceptron": {
+        "generator": "perceptron",
+        "critic": "perceptron",
+        "learning_rate_decay": True,
+        "steps": 9,
+    },
+    "bfloat16": {"precision": "bfloat16", "generator_batches": 2, "warmup_critic_steps": 3},
 }
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store of 36 and 18 pictures: an epoch is four batches and ends within a step."""
+    """Return a store of 36 and 18 images: an epoch is four batches and ends within a step."""
     return small_store(tmp_path_factory.mktemp("small"))
 
 
@@ -132,13 +137,13 @@ def test_an_evaluation_changes_nothing(store: Path) -> None:
 
 def test_the_critic_warms_up(store: Path) -> None:
     """The critic warms up in each of the first 25 steps and in every 500th."""
-    stage = small_stage(store, warm_critic_steps=4, critic_steps=2)
+    stage = small_stage(store, warmup_critic_steps=4, critic_steps=2)
     counts = []
     for step in (0, 24, 25, 499, 500, 501, 1000):
         stage.step = step
         counts.append(stage._critic_steps())
     assert counts == [4, 4, 2, 2, 4, 2, 4]
-    stage = small_stage(store, warm_critic_steps=4, critic_steps=2)
+    stage = small_stage(store, warmup_critic_steps=4, critic_steps=2)
     advance(stage, 5)
     assert stage.step == 1
     assert stage.batches.rows_taken == 4 * BATCH
@@ -149,11 +154,11 @@ def test_the_critic_warms_up(store: Path) -> None:
     warm=st.none() | st.integers(0, 40),
     step=st.integers(0, 1_600),
 )
-def test_updates_are_counted_before_they_are_taken(
+def test_the_number_of_updates_is_known_in_advance(
     critic: int | None, warm: int | None, step: int
 ) -> None:
     """The options predict the updates of the stage, from which the time left follows."""
-    options = WganOptions(critic_steps=critic, warm_critic_steps=warm)
+    options = WganOptions(critic_steps=critic, warmup_critic_steps=warm)
     stage = Wgan.__new__(Wgan)
     stage.options = options.filled()
     updates = 0
@@ -162,13 +167,13 @@ def test_updates_are_counted_before_they_are_taken(
     assert options.updates_to(step) == updates
     stage.step = step
     assert bool(options.warming(step)) == (
-        bool(stage.options.warm_critic_steps) and (step < 25 or step % 500 == 0)
+        bool(stage.options.warmup_critic_steps) and (step < 25 or step % 500 == 0)
     )
 
 
 def test_the_learning_rate_decays(store: Path) -> None:
     """The learning rate decays linearly to 0 at the end."""
-    stage = small_stage(store, decay=True, steps=4, rate=0.5)
+    stage = small_stage(store, learning_rate_decay=True, steps=4, learning_rate=0.5)
     rates = []
     for _ in range(4):
         advance(stage, 3)
@@ -178,7 +183,7 @@ def test_the_learning_rate_decays(store: Path) -> None:
 
 def test_the_average_follows_the_generator(store: Path) -> None:
     """The average has a lower decay at first; without decay it is the generator."""
-    stage = small_stage(store, ema=0.0)
+    stage = small_stage(store, ema_decay=0.0)
     advance(stage, 9)
     for averaged, current in zip(
         stage.average.module.state_dict().values(),
@@ -186,7 +191,7 @@ def test_the_average_follows_the_generator(store: Path) -> None:
         strict=True,
     ):
         assert torch.equal(averaged, current)
-    stage = small_stage(store, ema=0.9)
+    stage = small_stage(store, ema_decay=0.9)
     advance(stage, 3)
     before = copy.deepcopy(dict(stage.average.module.named_parameters()))
     advance(stage, 3)
@@ -199,7 +204,7 @@ def test_the_average_follows_the_generator(store: Path) -> None:
 @pytest.mark.slow
 def test_two_ranks_compute_in_bfloat16(store: Path, tmp_path: Path) -> None:
     """Two ranks in bfloat16 are near one rank in float32."""
-    choices = {"rate": 1e-4, "critic_steps": 1}
+    choices = {"learning_rate": 1e-4, "critic_steps": 1}
     _, metrics, *_ = in_world(World(), store, (6,), **choices)
     work = partial(in_world, store=store, parts=(6,), precision="bfloat16", **choices)
     first, second = (result[1] for result in in_ranks(work, 2, tmp_path))

@@ -12,7 +12,7 @@ from typing import Any
 
 from tornado import web
 
-from cluster.cores import cores
+from cluster.limits import cores
 from pipeline.errors import TesseraeError
 from workflows.search.connections import Connections
 from workflows.search.engine import Engine

@@ -35,16 +35,6 @@ HEADERS: Mapping[str, str] = MappingProxyType(
 """The headers of every response; a handler may override them."""
 
 
-def is_loopback(host: str) -> bool:
-    """Return True if only this machine can reach a server that listens on *host*."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 class Guard:
     """A check of requests against the names of the server."""
 

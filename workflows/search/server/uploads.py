@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from workflows.reports.html import encode_jpeg
@@ -44,7 +44,7 @@ class UploadCache:
         # each other; the list is for `close`, which runs in yet another thread.
         self._local = threading.local()
         self._preprocessors: list[ImagePreprocessor] = []
-        self._uploads: OrderedDict[str, Upload] = OrderedDict()
+        self._uploads: LRUCache[str, Upload] = LRUCache(MAX_CACHED_UPLOADS)
         self._lock = threading.Lock()
 
     def take(self, data: bytes) -> Upload:
@@ -65,15 +65,11 @@ class UploadCache:
         # The lock is not held while an image is decoded: two equal uploads may both be decoded.
         with self._lock:
             self._uploads[name] = upload
-            while len(self._uploads) > MAX_CACHED_UPLOADS:
-                self._uploads.popitem(last=False)
         return upload
 
     def get(self, name: str) -> Upload | None:
         """Return a cached upload and mark it as used; None if it is unknown or was evicted."""
         with self._lock:
-            if name in self._uploads:
-                self._uploads.move_to_end(name)
             return self._uploads.get(name)
 
     def _preprocessor(self) -> ImagePreprocessor:

@@ -19,10 +19,10 @@ class Range:
     """A range of numbers, usable as a type for argparse and as a check of values from code."""
 
     kind: type[int] | type[float] = int
-    least: float | None = None
-    most: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
     above: float | None = None
-    """An exclusive lower bound, used instead of `least`."""
+    """An exclusive lower bound, used instead of `minimum`."""
 
     def __call__(self, text: str) -> int | float:
         """Parse *text* as a number within this range.
@@ -45,41 +45,23 @@ class Range:
         """Return a description of the accepted range if *value* is outside it, else ''."""
         if not -math.inf < value < math.inf:  # nan too; an int may be too long for a float
             return f"a finite number{self._within(', ')}"
-        if isinstance(value, int) and self.most is None and value > MAX_INT:
+        if isinstance(value, int) and self.maximum is None and value > MAX_INT:
             return f"at most {MAX_INT:,}"
         inside = (
-            (self.least is None or value >= self.least)
-            and (self.most is None or value <= self.most)
+            (self.minimum is None or value >= self.minimum)
+            and (self.maximum is None or value <= self.maximum)
             and (self.above is None or value > self.above)
         )
         return "" if inside else self._within()
 
     def _within(self, before: str = "") -> str:
-        high = "" if self.most is None else _text(self.most)
-        if self.least is not None:
-            low = _text(self.least)
+        high = "" if self.maximum is None else _text(self.maximum)
+        if self.minimum is not None:
+            low = _text(self.minimum)
             return before + (f"{low} to {high}" if high else f"at least {low}")
         if self.above is not None:
             return f"{before}more than {_text(self.above)}" + (f", at most {high}" if high else "")
         return f"{before}at most {high}" if high else ""
-
-
-def integer(minimum: int | None = None, maximum: int | None = None) -> Range:
-    """Return the range of integers from *minimum* to *maximum*, inclusive; None is no bound."""
-    return Range(kind=int, least=minimum, most=maximum)
-
-
-def number(
-    minimum: float | None = None, maximum: float | None = None, *, above: float | None = None
-) -> Range:
-    """Return the range of finite numbers from *minimum* to *maximum*, inclusive.
-
-    Args:
-        minimum: The inclusive lower bound (default: none).
-        maximum: The inclusive upper bound (default: none).
-        above: An exclusive lower bound, instead of *minimum* (default: none).
-    """
-    return Range(kind=float, least=minimum, most=maximum, above=above)
 
 
 def _text(bound: float) -> str:

@@ -1,0 +1,189 @@
+"""The profile that describes a site with Slurm, which its users write once, as YAML."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from dask.utils import parse_bytes
+from distributed.utils import get_ip, get_ip_interface
+
+from cluster.errors import ClusterError
+from cluster.limits import too_many_files
+
+WALLTIME_PATTERN = re.compile(r"(\d+-)?\d+(:\d\d){1,2}|\d+-\d+")
+MEMORY_PATTERN = re.compile(r"\d+(\.\d+)?\s*[A-Za-z]+")
+MIN_MEMORY_BYTES = 1_000_000
+"""The smallest memory request: one of sbatch's units, a megabyte."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """The request for jobs of one kind; its fields are keys of the profile."""
+
+    count: int
+    """The number of jobs."""
+    cores: int
+    """The number of cores of each job."""
+    memory: str | None = None
+    """The memory for sbatch's --mem: `0` is all memory of a node; None omits the line, for sites
+    that forbid it."""
+    least: int | None = None
+    """The minimum number of jobs, which grows to `count` with the load; None for always `count`."""
+    workers: int | None = None
+    """The number of worker processes of each job without a GPU; None for one per core."""
+    gpus: int = 0
+    """The number of GPUs of each job, each with a worker process."""
+    walltime: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    directives: Sequence[str] = ()
+    """Additional lines for sbatch, such as `--constraint=skylake`."""
+
+    @property
+    def processes(self) -> int:
+        """The number of worker processes of each job without a GPU."""
+        return self.cores if self.workers is None else self.workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """The description of a site, which its users write once; its fields are keys of the file."""
+
+    way: Literal["jobs", "allocation"] = "jobs"
+    """The kind of cluster: jobs of workers, or one allocation for everything."""
+    jobs: Mapping[str, Kind] = field(default_factory=dict)
+    host: str | None = None
+    """The address of this machine for the nodes; None for that of `interface`, or the default."""
+    interface: str | None = None
+    shared: str = "~/.local/state/tesserae/slurm"
+    """A folder on a file system of all nodes, for certificates and logs."""
+    scratch: str | None = None
+    python: str = sys.executable
+    prologue: Sequence[str] = ()
+    """Lines of the job script that run before the workers start."""
+
+
+def read_profile(path: Path) -> Profile:
+    """Read a profile from a YAML file.
+
+    Raises:
+        ClusterError: The file cannot be read, or a value is invalid.
+    """
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        reason = too_many_files(e) or str(e)
+        raise ClusterError(f"the profile {path} cannot be read ({reason}).") from None
+    values = dict(_check_keys(document, Profile, str(path)))
+    if values.get("way", "jobs") not in ("jobs", "allocation"):
+        raise ClusterError(f"{path}: way is {values['way']!r}: expected jobs or allocation.")
+    kinds = values.get("jobs") or {}
+    if not isinstance(kinds, dict):
+        raise ClusterError(f"{path}: jobs is {kinds!r}: expected a name for each kind of job.")
+    values["jobs"] = {
+        str(name): _read_kind(
+            _check_keys(kind, Kind, f"{path}, jobs, {name}"), f"{path}, jobs, {name}"
+        )
+        for name, kind in kinds.items()
+    }
+    _check_lines(values.get("prologue", ()), f"{path}: prologue")
+    _check_texts(values, ("host", "interface", "shared", "scratch", "python"), str(path))
+    profile = Profile(**values)
+    if profile.way == "jobs" and profile.jobs and not any(k.count for k in profile.jobs.values()):
+        raise ClusterError(f"{path}: count is 0 of every kind of job.")
+    if profile.way == "jobs" and not profile.jobs:
+        raise ClusterError(
+            f"{path}: jobs names none: expected e.g. cpu: with count, cores, memory."
+        )
+    return profile
+
+
+def _check_keys(mapping: object, shape: type, where: str) -> dict[str, Any]:
+    """Check the keys of a mapping against the fields of *shape*; return it without null values."""
+    field_names = [item.name for item in fields(shape)]
+    if not isinstance(mapping, dict) or any(name not in field_names for name in mapping):
+        invalid = (
+            next((n for n in mapping if n not in field_names), "")
+            if isinstance(mapping, dict)
+            else mapping
+        )
+        raise ClusterError(
+            f"{where}: {invalid!r} makes no sense: expected {', '.join(field_names)}."
+        )
+    return {name: value for name, value in mapping.items() if value is not None}
+
+
+def _check_texts(values: dict[str, Any], names: Sequence[str], where: str) -> None:
+    for name in names:
+        text = values.get(name, "x")
+        if not isinstance(text, str) or not text or not text.isprintable():
+            raise ClusterError(f"{where}: {name} is {text!r}: expected a text of one line.")
+
+
+def _check_request(values: dict[str, Any], where: str) -> None:
+    walltime = values.get("walltime")
+    if walltime is not None and not (
+        isinstance(walltime, str) and WALLTIME_PATTERN.fullmatch(walltime)
+    ):
+        raise ClusterError(f'{where}: walltime is {walltime!r}: expected "HH:MM:SS", in quotes.')
+    if "memory" in values and not is_whole_node(values["memory"]):
+        _check_memory(values["memory"], where)
+
+
+def is_whole_node(memory: object) -> bool:
+    """Return True if a profile requests all memory of a node, which sbatch writes as 0."""
+    return type(memory) in (int, str) and str(memory).strip() == "0"
+
+
+def _check_memory(memory: object, where: str) -> None:
+    if isinstance(memory, str) and MEMORY_PATTERN.fullmatch(memory.strip()):
+        with suppress(ValueError):  # an unknown unit
+            if parse_bytes(memory) >= MIN_MEMORY_BYTES:
+                return
+    raise ClusterError(
+        f"{where}: memory is {memory!r}: expected a number and a unit, such as 64GB; 0 for all of a"
+        " node's; or nothing, where the site forbids --mem."
+    )
+
+
+def _check_lines(lines: object, description: str) -> None:
+    if not isinstance(lines, list | tuple) or not all(isinstance(line, str) for line in lines):
+        raise ClusterError(f"{description} is {lines!r}: expected a list of lines.")
+
+
+def _read_kind(values: dict[str, Any], where: str) -> Kind:
+    for name in ("count", "cores"):
+        if name not in values:
+            raise ClusterError(f"{where}: {name} is missing.")
+    for name in ("count", "cores", "workers", "gpus", "least"):
+        if name in values and (type(values[name]) is not int or values[name] < 0):
+            raise ClusterError(f"{where}: {name} is {values[name]!r}: expected a number.")
+    if values["cores"] < 1:
+        raise ClusterError(f"{where}: cores is {values['cores']}: expected at least 1.")
+    _check_texts(values, ("partition", "account"), where)
+    _check_request(values, where)
+    _check_lines(values.get("directives", ()), f"{where}: directives")
+    kind = Kind(**values)
+    if kind.least is not None and kind.least > kind.count:
+        raise ClusterError(f"{where}: least is {kind.least}, count is {kind.count}.")
+    if kind.least is not None and (kind.gpus or not kind.processes):
+        raise ClusterError(
+            f"{where}: least is for jobs that decode: expected no gpus, and workers."
+        )
+    return kind
+
+
+def reachable_host(profile: Profile) -> str:
+    """Return the address of this machine that the nodes of the site can reach."""
+    if profile.host is not None:
+        return profile.host
+    if profile.interface is not None:
+        return str(get_ip_interface(profile.interface))
+    return str(get_ip())

@@ -1,0 +1,156 @@
+"""The arguments of a run's tasks, and the network that a worker opens and checks for them.
+
+All workers must compute the same features of the same images: the network has the recipe's weights
+and transform, and its features of the probe images are those of the machine that began.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline import code_digest
+from pipeline.backbone.determinism import probe_pictures
+from pipeline.backbone.load import open_backbone
+from pipeline.backbone.network import Backbone
+from pipeline.errors import StoreError, StoreMismatchError
+from pipeline.features.probes import encode_probe, is_another
+from pipeline.store import features
+from pipeline.store.features import FeatureRecipe
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
+from pipeline.store.split import open_split
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureWork:
+    """The arguments that all tasks of a run share. It is small, since each task carries it."""
+
+    store: str
+    split: str
+    run: str
+    name: str
+    """The name of the features, whose recipe is in the store."""
+    trunk: str
+    """The folder or name of the network."""
+    kinds: tuple[str, ...]
+    gpu: bool = False
+    probe: str = ""
+    """The probe of the network on the machine that began the features; empty: no comparison."""
+    code: str = ""
+    """The `pipeline.code_digest.digest` of the client; workers must match it. Empty: no check."""
+
+
+class FeatureWorkspace:
+    """The open store and network that a worker keeps between the tasks of a run."""
+
+    def __init__(self, work: FeatureWork) -> None:
+        """Open the store and the network.
+
+        Raises:
+            StoreMismatchError: They differ from those that the run was started with.
+        """
+        code_digest.check(work.code)
+        self.work = work
+        self.objects: Objects = open_objects(work.store, work.run)
+        self.recipe = features.load_recipe(self.objects, work.name)
+        self.split = open_split(self.objects, work.split, [self.recipe.stored_size])
+        self.backbone = open_recipe(self.recipe, work.trunk, _device(gpu=work.gpu))
+        self.probe = probe_of(self.backbone, self.recipe.precision)
+        if is_another(work.probe, self.probe, self.recipe.precision):
+            raise StoreMismatchError(_makes_others(self.recipe, self.backbone.device))
+
+
+workspace = functools.lru_cache(maxsize=1)(FeatureWorkspace)
+
+
+def _device(*, gpu: bool) -> torch.device:
+    if gpu and not torch.cuda.is_available():
+        raise StoreError(
+            f"on {socket.gethostname()} a worker has a GPU that torch {torch.__version__} cannot"
+            " use: install a torch for it there, or pass --gpus 0."
+        )
+    return torch.device("cuda" if gpu else "cpu")
+
+
+def open_recipe(recipe: FeatureRecipe, trunk: str, device: torch.device) -> Backbone:
+    """Open the network that makes the features of *recipe*.
+
+    Raises:
+        StoreMismatchError: The network at *trunk* has other weights or another transform.
+        TesseraeError: There is no network at *trunk*.
+    """
+    backbone = open_backbone(trunk, device, cut=recipe.cut or None, pooling=recipe.pooling)
+    opened = (
+        backbone.digest,
+        backbone.size,
+        backbone.mean,
+        backbone.std,
+        backbone.transform.channels,
+    )
+    expected = (recipe.weights, recipe.input_size, recipe.mean, recipe.std, recipe.channels)
+    if opened != expected:
+        raise StoreMismatchError(
+            f"on {socket.gethostname()} {trunk} is another network than the one that the features"
+            f" {recipe.name} are of: it has other weights or another transform, or is read by"
+            f" another transformers than {version('transformers')}."
+        )
+    backbone.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return backbone
+
+
+def probe_of(backbone: Backbone, precision: str) -> str:
+    """Return the network's features of the probe images on this machine, as text."""
+    with reproducible_sums(backbone.device):
+        return encode_probe(features_of(backbone, probe_pictures(backbone.size), precision))
+
+
+def _makes_others(recipe: FeatureRecipe, device: torch.device) -> str:
+    return (
+        f"on {socket.gethostname()} torch {torch.__version__} on {device.type} makes other features"
+        f" of the same images than those that {recipe.name} was started with. Install the same"
+        " torch there, or make all of them on machines of one kind."
+    )
+
+
+def check_probe(recipe: FeatureRecipe, recorded: str, measured: str) -> None:
+    """Refuse to continue features that another torch or device began with different results.
+
+    Raises:
+        StoreMismatchError: The probes differ by more than the tolerance.
+    """
+    if is_another(recorded, measured, recipe.precision):
+        raise StoreMismatchError(_makes_others(recipe, torch.device("cpu")))
+
+
+def features_of(backbone: Backbone, images: torch.Tensor, precision: str) -> NDArray[np.float32]:
+    """Return features of images, (n, 3, h, w) uint8 -> (n, d) float32, in *precision*."""
+    device = backbone.device
+    use_bfloat16 = precision == "bfloat16"
+    with torch.autocast(device.type, torch.bfloat16) if use_bfloat16 else contextlib.nullcontext():
+        computed: NDArray[np.float32] = backbone.features(images.to(device)).cpu().numpy()
+    return computed
+
+
+@contextlib.contextmanager
+def reproducible_sums(device: torch.device) -> Iterator[None]:
+    """Make torch's sums reproducible inside the block: one thread, and full float32 on a GPU."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        # cuDNN computes convolutions in TF32, and may choose another algorithm each time.
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        ):
+            yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,208 @@
+"""Turns the bytes of an image into its squares of every size and its line of the table."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import google_crc32c
+import pyarrow as pa
+
+from pipeline.errors import DecodeError, ReadError, StoreDamagedError, StoreMismatchError
+from pipeline.images.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, Decoded, decode
+from pipeline.images.resize import fit_box, resize
+from pipeline.images.sandbox import IsolatedDecoder, Resized
+from pipeline.ingest.readahead import Unread
+from pipeline.ingest.report import Stopwatch
+from pipeline.ingest.source_index import Sample
+from pipeline.ingest.worker import Workspace
+from pipeline.store import layout
+from pipeline.store.table import Line
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The properties of a decoded image."""
+
+    width: int
+    height: int
+    mode: str
+    format: str
+    remark: str
+
+
+Render = Callable[[bytes], tuple[Facts, list[bytes]]]
+"""A function from an image's bytes to its squares of every size; it raises DecodeError."""
+
+
+@contextmanager
+def open_renderer(
+    space: Workspace, sizes: Sequence[int], watch: Stopwatch, *, isolated: bool
+) -> Iterator[Render]:
+    """Yield a function that decodes images, and ends the child that does so afterwards.
+
+    Args:
+        space: The open store and source.
+        sizes: The sides of the squares in pixels.
+        watch: The stopwatch of the task.
+        isolated: True to decode in a child with limits on time and memory.
+    """
+    if not isolated:
+        yield functools.partial(_render_in_process, space, tuple(sizes), watch)
+        return
+    work = space.work
+    with IsolatedDecoder(
+        timeout_seconds=work.image_seconds, memory_limit=work.image_memory
+    ) as child:
+        yield functools.partial(_render_in_child, child, space, tuple(sizes), watch)
+
+
+def _render_in_process(
+    space: Workspace, sizes: Sequence[int], watch: Stopwatch, data: bytes
+) -> tuple[Facts, list[bytes]]:
+    recipe = space.recipe
+    with space.watchdog:
+        decoded = decode(data, **recipe.decoding)
+        watch.lap("decode")
+        squares = [resize(decoded, size, fit=recipe.fit, filter=recipe.filter) for size in sizes]
+        watch.lap("resize")
+    return _facts(decoded), squares
+
+
+def _facts(image: Decoded | Resized) -> Facts:
+    return Facts(image.width, image.height, image.mode, image.format, image.remark)
+
+
+def _render_in_child(
+    child: IsolatedDecoder,
+    space: Workspace,
+    sizes: Sequence[int],
+    watch: Stopwatch,
+    data: bytes,
+) -> tuple[Facts, list[bytes]]:
+    recipe = space.recipe
+    resized = child.decode_resize(data, sizes=tuple(sizes), filter=recipe.filter, **recipe.decoding)
+    watch.lap("decode")
+    return _facts(resized), [resized.pixels[size] for size in sizes]
+
+
+def render_row(
+    space: Workspace,
+    sample: Sample,
+    data: bytes | Unread,
+    render: Render,
+    committed_part: pa.Table | None,
+    position: int,
+) -> tuple[Line, list[bytes] | None]:
+    """Return a row's line of the table, and its squares; None if the row is quarantined.
+
+    Args:
+        space: The open store and source.
+        sample: The sample of the row.
+        data: Its bytes, or the reason for not reading them.
+        render: The function that decodes it.
+        committed_part: The shard's part of the table, if it was committed before.
+        position: The position of the row in the shard.
+
+    Raises:
+        ReadError: The bytes differ from those that were spooled.
+        StoreMismatchError: The bytes, or their status, differ from those committed before.
+    """
+    checksum = None if isinstance(data, Unread) else google_crc32c.value(data)
+    expected = _expected(sample, checksum, committed_part, position)
+    if expected in (CRASHED, TIMEOUT):  # it crashed or hung a decoder before
+        return _quarantined(
+            space, sample, checksum, expected, _reason(committed_part, position)
+        ), None
+    squares = None
+    try:
+        if isinstance(data, Unread):
+            raise DecodeError(data.status, data.reason)  # noqa: TRY301 - as the decoder would
+        facts, squares = render(data)
+    except DecodeError as e:
+        line = _quarantined(space, sample, checksum, e.status, e.reason)
+    else:
+        line = _readable(space, sample, checksum, facts)
+    if expected is not None and expected != line.status:
+        was = STATUS_WORDS.get(expected, "unknown")
+        raise StoreMismatchError(
+            f"row {sample.row} ({sample.key!r}) was {was} when it was committed and is"
+            f" {STATUS_WORDS[line.status]} now, from the same bytes."
+        )
+    return line, squares
+
+
+def _expected(
+    sample: Sample, checksum: int | None, committed_part: pa.Table | None, position: int
+) -> int | None:
+    if checksum is not None and sample.crc32c not in (None, checksum):
+        raise ReadError(
+            f"{sample.path} is damaged at byte {sample.offset}: {sample.key!r} has crc32c"
+            f" {_hex(checksum)}, {_hex(sample.crc32c)} was written. Delete it, and prepare again."
+        )
+    if committed_part is None:
+        return None
+    if committed_part["crc32c"][position].as_py() != checksum:
+        raise StoreMismatchError(
+            f"row {sample.row}: the bytes of {sample.key!r} are not those that were committed"
+            f" (crc32c {_hex(checksum)}, was"
+            f" {_hex(committed_part['crc32c'][position].as_py())}). Bring the original image back."
+        )
+    return int(committed_part["status"][position].as_py())
+
+
+def _hex(checksum: int | None) -> str:
+    return "of a file that is not read whole" if checksum is None else f"{checksum:08x}"
+
+
+def _reason(committed_part: pa.Table | None, position: int) -> str:
+    return "" if committed_part is None else str(committed_part["reason"][position].as_py())
+
+
+def _readable(space: Workspace, sample: Sample, checksum: int | None, facts: Facts) -> Line:
+    return Line(
+        sample.row,
+        sample.key,
+        _wnid(space, sample),
+        sample.label,
+        facts.width,
+        facts.height,
+        facts.mode,
+        facts.format,
+        sample.num_bytes,
+        checksum,
+        fit_box(facts.width, facts.height, space.recipe.fit),
+        READABLE,
+        facts.remark or None,
+    )
+
+
+def _quarantined(
+    space: Workspace, sample: Sample, checksum: int | None, status: int, reason: str
+) -> Line:
+    return Line(
+        sample.row,
+        sample.key,
+        _wnid(space, sample),
+        sample.label,
+        None,
+        None,
+        None,
+        None,
+        sample.num_bytes,
+        checksum,
+        None,
+        status,
+        reason,
+    )
+
+
+def _wnid(space: Workspace, sample: Sample) -> str:
+    if sample.label >= len(space.recipe.classes):
+        raise StoreDamagedError(
+            f"{layout.rows(space.work.split)} gives row {sample.row} the label {sample.label}:"
+            f" expected -1 to {len(space.recipe.classes) - 1}. Pass --data SOURCE to list it again."
+        )
+    return space.recipe.classes[sample.label][0] if sample.label >= 0 else ""

@@ -1,0 +1,87 @@
+"""The report of a task: counts, bytes, and the seconds of each stage."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+
+from pipeline.store.commit import Commit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A summary of a task, of a few hundred bytes."""
+
+    shard: int
+    num_rows: int
+    counts: dict[str, int]
+    """The number of rows by status, in words."""
+    bytes_in: int = 0
+    bytes_out: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    """The seconds spent in each stage: read, decode, resize, write, sync."""
+    host: str = ""
+    isolated: bool = False
+    made: tuple[str, ...] = ()
+    """The names of the objects that were written; empty if the shard was complete before."""
+
+
+def report_on(
+    commit: Commit,
+    *,
+    isolated: bool = False,
+    written_names: tuple[str, ...] = (),
+    seconds: dict[str, float] | None = None,
+    bytes_in: int = 0,
+) -> Report:
+    """Return the report of a task on the shard of *commit*.
+
+    Args:
+        commit: The commit of the shard.
+        isolated: True if images were decoded one by one in a child (default: False).
+        written_names: The names of the objects that the task wrote (default: none).
+        seconds: The seconds spent in each stage (default: none).
+        bytes_in: The bytes of the source that were read (default: 0).
+    """
+    return Report(
+        shard=commit.shard,
+        num_rows=commit.stop - commit.start,
+        counts=commit.counts,
+        bytes_in=bytes_in,
+        bytes_out=sum(
+            written.num_bytes for written in commit.objects if written.name in written_names
+        ),
+        seconds=seconds or {},
+        host=socket.gethostname(),
+        isolated=isolated,
+        made=written_names,
+    )
+
+
+class Stopwatch:
+    """A stopwatch that adds up seconds by stage; each lap starts at the end of the previous one."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Add the time since the last lap to *stage*."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+
+
+@functools.cache
+def software() -> dict[str, str]:
+    """Return the versions of the software that makes shards, by name, for provenance."""
+    versions = {"python": platform.python_version()}
+    for name in ("dask", "numpy", "pyarrow", "simplejpeg", "tesserae"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions

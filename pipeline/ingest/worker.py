@@ -1,0 +1,112 @@
+"""The arguments of a run's tasks, and what a worker opens and checks before its first one.
+
+A worker must see the same files as the planner, and make the same pixels of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline import code_digest
+from pipeline.errors import SourceError, StoreError, StoreMismatchError
+from pipeline.images import probe
+from pipeline.ingest.source_index import Rows
+from pipeline.ingest.watchdog import Watchdog
+from pipeline.sources.reader import SourceReader
+from pipeline.store import layout, recipe, records
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
+from pipeline.urls import is_url
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """The arguments that all tasks of a run share. It is small, since each task carries it."""
+
+    store: str
+    split: str
+    run: str
+    sizes: tuple[int, ...]
+    image_seconds: float = 60.0
+    """The time limit in seconds for decoding one image."""
+    image_memory: int = 4 * 2**30
+    """The memory limit in bytes of the child that decodes image by image."""
+    watched: bool = True
+    """True if a nanny restarts workers, so that the watchdog may end a hung one."""
+    code: str = ""
+    """The `pipeline.code_digest.digest` of the client; workers must match it. Empty: no check."""
+    read_tries: int = 4
+    read_pause: float = 0.5
+    """The seconds before the second try to read an image."""
+
+
+class Workspace:
+    """The open files and readers that a worker keeps between the tasks of a run."""
+
+    def __init__(self, work: Work) -> None:
+        """Open the store and check that this machine makes the recipe's pixels.
+
+        Raises:
+            StoreMismatchError: This machine makes other pixels, or runs other code.
+        """
+        self.work = work
+        code_digest.check(work.code)
+        self.objects: Objects = open_objects(work.store, work.run)
+        self.recipe = records.load_recipe(self.objects)
+        self.plan = records.load_plan(self.objects, work.split)
+        self.rows = Rows(self.objects, self.plan)
+        self.reader = SourceReader(self.rows.origin.root)
+        self.remote = is_url(self.rows.origin.root)
+        self.watchdog = Watchdog(work.image_seconds if work.watched else 0.0)
+        _check_pixels(self.recipe)
+
+
+workspace = functools.lru_cache(maxsize=2)(Workspace)
+
+
+def check_begun(store: str, run: str) -> None:
+    """Check that *store* is the folder in which the run was started, and that the run goes on.
+
+    Raises:
+        StoreError: It is another folder of the same path, or the run has ended.
+    """
+    # Each run has a folder for its temporary files: another machine's local disk has none.
+    run_folder = Path(store) / layout.TEMPORARY / run
+    if not is_url(store) and not run_folder.is_dir():
+        raise StoreError(
+            f"on {socket.gethostname()} {store} is not the folder in which the run was begun,"
+            " or the run has ended. Every machine must have the same folder under the same path:"
+            " use a network file system, or an object store."
+        )
+
+
+def _check_pixels(stored: recipe.Recipe) -> None:
+    probed = probe.probe(stored.filter, rules=stored.decode_rules)
+    local = replace(
+        stored, decoder=probed.decoder, resizer=probed.resizer, software=probe.description()
+    )
+    try:
+        recipe.check_same(stored, local)
+    except StoreMismatchError as e:
+        raise StoreMismatchError(f"on {socket.gethostname()}: {e}") from None
+
+
+def join(work: Work) -> None:
+    """Open the store and the source of *work* in this process, as its tasks will.
+
+    Raises:
+        StoreError: The folder on this machine is not the store in which the run was started.
+        StoreMismatchError: This machine decodes or resizes to other pixels than the planner.
+        SourceError: The source does not exist on this machine.
+    """
+    check_begun(work.store, work.run)
+    space = workspace(work)
+    root = space.rows.origin.root
+    if not space.remote and not Path(root).exists():
+        raise SourceError(
+            f"on {socket.gethostname()} there is no {root}. Every machine must have the images"
+            " under the same path: use a network file system, or a URL."
+        )

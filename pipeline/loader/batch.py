@@ -1,0 +1,63 @@
+"""The batches that loaders yield."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.store.split import Split
+
+
+class _Tensors(NamedTuple):
+    images: torch.Tensor | tuple[torch.Tensor, ...]
+    """The images, (n, 3, size, size) uint8 RGB, channels last in memory; a tuple of such tensors
+    for several sizes; or features, (n, d) float32."""
+    labels: torch.Tensor
+    """The labels, (n,) int64; -1 where a row has no class."""
+    rows: torch.Tensor
+    """The rows of the split, (n,) int64."""
+
+
+class Batch(_Tensors):
+    """One rank's part of a global batch, which unpacks to images, labels and rows.
+
+    A part has n of the B rows of its global batch. Parts differ by one row if B is not a multiple
+    of the number of ranks, and some are empty if the last batch of an epoch has fewer rows than
+    there are ranks. `row_weight` makes the average over ranks exact in all cases:
+
+        loss = (losses * batch.row_weight).sum()    # losses: (n,), one for each row
+
+    The average over ranks of this loss is the mean over the global batch, and that of its
+    gradients the gradient of that mean. A rank without rows contributes 0, where a mean over its
+    rows would be NaN.
+    """
+
+    row_weight: float = 1.0
+    """The weight of each row: W / B for W ranks that share a global batch of B rows."""
+
+
+BatchGenerator = Generator[Batch, None, None]
+
+
+def make_batch(
+    images: torch.Tensor | tuple[torch.Tensor, ...],
+    split: Split,
+    rows: NDArray[np.int64],
+    row_weight: float,
+) -> Batch:
+    """Return the batch of some rows.
+
+    Args:
+        images: The images or features of the rows, as `Batch.images`.
+        split: The split.
+        rows: The rows of the split, (n,) int64.
+        row_weight: The weight of each row, as `Batch.row_weight`.
+    """
+    labels = torch.from_numpy(split.labels[rows].astype(np.int64))
+    batch = Batch(images, labels, torch.from_numpy(rows.copy()))
+    batch.row_weight = row_weight
+    return batch

@@ -1,0 +1,73 @@
+"""The places of rows and chunks in the shard objects of an uncompressed array."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.store.checksum import CHECKSUM_BYTES, append_checksum
+from pipeline.store.shard import ABSENT, index_bytes
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The locations of rows in the shard objects of one uncompressed array.
+
+    Chunk k of a shard begins at k * framed_bytes: each is followed by its checksum.
+    """
+
+    row_bytes: int
+    """The bytes of one square, or of one image's features."""
+    shard_rows: int
+    chunk_rows: int
+    num_rows: int
+
+    @property
+    def chunk_bytes(self) -> int:
+        """The bytes of a chunk without its checksum."""
+        return self.chunk_rows * self.row_bytes
+
+    @property
+    def framed_bytes(self) -> int:
+        """The bytes of a chunk with its checksum."""
+        return self.chunk_bytes + CHECKSUM_BYTES
+
+    @property
+    def chunks_per_shard(self) -> int:
+        """The number of chunks that a shard has room for."""
+        return self.shard_rows // self.chunk_rows
+
+    @property
+    def index_bytes(self) -> int:
+        """The bytes of a shard's index with its checksum."""
+        return index_bytes(self.shard_rows, self.chunk_rows)
+
+    @property
+    def num_shards(self) -> int:
+        """The number of shard objects."""
+        return -(-self.num_rows // self.shard_rows)
+
+    def num_chunks(self, shard: int) -> int:
+        """Return the number of chunks of one shard that hold rows."""
+        rows = min(self.shard_rows, self.num_rows - shard * self.shard_rows)
+        return -(-rows // self.chunk_rows)
+
+    def num_bytes(self, shard: int) -> int:
+        """Return the bytes of one shard object."""
+        return self.num_chunks(shard) * self.framed_bytes + self.index_bytes
+
+    def index(self, shard: int) -> bytes:
+        """Return the index that ends the object of one shard, with its checksum."""
+        num_chunks = self.num_chunks(shard)
+        index = np.full((self.chunks_per_shard, 2), ABSENT, "<u8")
+        index[:num_chunks, 0] = np.arange(num_chunks) * self.framed_bytes
+        index[:num_chunks, 1] = self.framed_bytes
+        return append_checksum(index.tobytes())
+
+    def locate(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the shard of each row and its offset there in bytes, both (n,) int64."""
+        shards, inside = np.divmod(rows, self.shard_rows)
+        chunks, remainders = np.divmod(inside, self.chunk_rows)
+        return shards, chunks * self.framed_bytes + remainders * self.row_bytes

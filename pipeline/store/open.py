@@ -1,0 +1,26 @@
+"""Opens the objects of a store, on a disk or an object store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pipeline.store.local import LocalObjects
+from pipeline.store.objects import Objects
+from pipeline.urls import is_url
+
+
+def open_objects(url: str, run: str = "reader") -> Objects:
+    """Open the objects of a store, which need not exist yet.
+
+    Args:
+        url: The path or fsspec URL of the store.
+        run: The name of this run's folder of temporary files, `<split>-<anything>` for a run that
+            writes (default: `reader`).
+    """
+    if is_url(url) and not url.startswith("file://"):
+        from pipeline.store.remote import RemoteObjects  # fsspec only where it is needed
+
+        return RemoteObjects(url)
+    path = Path(url.removeprefix("file://")).expanduser()
+    return LocalObjects(os.path.abspath(path), run)  # noqa: PTH100 - links stay, `..` does not

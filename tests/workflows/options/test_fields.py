@@ -1,0 +1,189 @@
+"""Options as flags of a command line and as values in code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workflows.cli import COMMANDS, command_of
+from workflows.commands import Group
+from workflows.options.fields import Options, add_flags, argument, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared(Options):
+    """Options that several commands have."""
+
+    loud: bool = option(False, "noise", group="shared")
+    fast: bool = option(True, "speed", group="shared")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(Shared):
+    """Options of every type."""
+
+    source: str = argument("folder of images", metavar="SOURCE")
+    target: str | None = argument("where to", metavar="TARGET", default=None)
+    count: int = option(3, "how many", minimum=1, maximum=9)
+    rate: float | None = option(None, "how fast", implied="as it goes", minimum=0)
+    kind: str = option("a", "which", choices=("a", "b"))
+    sizes: tuple[int, ...] = option((8, 16), "sides", minimum=1)
+    skip: tuple[str, ...] = option((), "names to skip", adds=True)
+    out: Path = option(Path("x"), "file", aliases=("-o",), name="--to")
+    rows: int | None = option(None, "rows to check", bare=100, minimum=1)
+    label: str = option(MISSING, "label of all")
+
+
+def parser_of(kind: type[Options]) -> argparse.ArgumentParser:
+    """Return a parser with the flags of *kind*."""
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_flags(parser, kind)
+    return parser
+
+
+def parsed(*words: str) -> Sample:
+    """Return the options that a command line gives."""
+    return Sample.read(parser_of(Sample).parse_args([*words, "--label", "l"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        ((), {}),
+        (("t",), {"target": "t"}),
+        (("--count", "4", "--rate", "0.5"), {"count": 4, "rate": 0.5}),
+        (("--kind", "b", "--loud", "--no-fast"), {"kind": "b", "loud": True, "fast": False}),
+        (("--no-loud", "--fast"), {}),
+        (("--sizes", "1", "2", "--sizes", "3"), {"sizes": (3,)}),
+        (("--skip", "a", "--skip", "b", "c"), {"skip": ("a", "b", "c")}),
+        (("-o", "y"), {"out": Path("y")}),
+        (("--to", "y"), {"out": Path("y")}),
+        (("--rows",), {"rows": 100}),
+        (("--rows", "7"), {"rows": 7}),
+    ],
+)
+def test_a_flag_sets_its_field(words: tuple[str, ...], values: dict[str, Any]) -> None:
+    """Fields without a flag on the command line have their defaults."""
+    assert parsed("s", *words) == Sample(source="s", label="l", **values)
+
+
+def test_a_flag_without_a_default_is_required() -> None:
+    """A positional argument is required, too."""
+    for words in (["s"], ["--label", "l"]):
+        with pytest.raises((argparse.ArgumentError, SystemExit)):
+            parser_of(Sample).parse_args(words)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"count": 0}, "--count is 0: expected 1 to 9"),
+        ({"count": 10}, "--count is 10: expected 1 to 9"),
+        ({"count": True}, "--count is 'True': expected int"),
+        ({"count": None}, "--count is 'None': expected int"),
+        ({"count": "4"}, "--count is '4': expected int"),
+        ({"rate": -0.1}, "--rate is -0.1: expected at least 0"),
+        ({"rate": float("nan")}, "--rate is nan"),
+        ({"rate": 2**70}, "--rate is 1180591620717411303424: expected at most"),
+        ({"kind": "c"}, "--kind is 'c': expected one of a, b"),
+        ({"sizes": (4, 0)}, "--sizes is 0: expected at least 1"),
+        ({"sizes": 4}, "--sizes is '4': expected tuple of int"),
+        ({"source": ""}, "SOURCE is empty: expected a folder of images"),
+        ({"out": 3}, "--to is '3': expected Path"),
+    ],
+)
+def test_invalid_values_are_refused_in_code(values: dict[str, Any], message: str) -> None:
+    """The error has the flag's name and what was expected, also for a wrong type."""
+    with pytest.raises(ValueError, match=message):
+        Sample(**{"source": "s", "label": "l", **values})
+
+
+def test_lists_and_paths_are_accepted_in_code() -> None:
+    """A program may pass a list for a tuple, and a path for a text or the reverse."""
+    options = Sample(source=Path("a/b"), label="l", sizes=[3, 4], out="y")  # type: ignore[arg-type]
+    assert (options.source, options.sizes, options.out) == ("a/b", (3, 4), Path("y"))
+
+
+@given(
+    count=st.integers(1, 9),
+    rate=st.none() | st.floats(0, 1e6),
+    sizes=st.lists(st.integers(1, 99), min_size=1).map(tuple),
+    loud=st.booleans(),
+)
+def test_options_survive_a_round_trip_through_json(
+    count: int, rate: float | None, sizes: tuple[int, ...], loud: bool
+) -> None:
+    """`of` returns the options that `as_dict` wrote."""
+    options = Numbers(count=count, rate=rate, sizes=sizes, loud=loud)
+    assert Numbers.of(json.loads(json.dumps(options.as_dict()))) == options
+    assert Numbers.of({}) == Numbers()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers(Shared):
+    """Options that JSON can hold."""
+
+    count: int = option(3, "how many", minimum=1)
+    rate: float | None = option(None, "how fast")
+    sizes: tuple[int, ...] = option((8,), "sides", minimum=1)
+
+
+def test_the_help_has_every_effect_and_every_default() -> None:
+    """A command's own flags precede the shared ones; a default of False is not stated."""
+    text = " ".join(parser_of(Sample).format_help().split())
+    for part in (
+        "how many (default: 3)", "how fast (default: as it goes)", "sides (default: 8 16)",
+        "speed (default: yes)", "-o PATH, --to PATH", "--sizes N [N ...]", "--kind {a,b}",
+    ):  # fmt: skip
+        assert part in text
+    assert "--no-loud" not in text
+    assert text.index("--count") < text.index("--loud")
+
+
+def _option_classes() -> list[type[Options]]:
+    classes: dict[type[Options], None] = {}
+    for name in COMMANDS:
+        command = command_of(name)[0]
+        chosen = command.commands.values() if isinstance(command, Group) else [command]
+        classes |= dict.fromkeys(options for each in chosen for options in each.options)
+    return list(classes)
+
+
+@pytest.mark.parametrize("options", _option_classes())
+def test_the_options_of_every_command_are_frozen_values(options: type[Options]) -> None:
+    """Every flag has a help text without a full stop and with balanced parentheses."""
+    parser = parser_of(options)
+    for action in parser._actions:
+        if action.help != argparse.SUPPRESS and action.dest != "help":
+            assert action.help, action.dest
+            assert not action.help.endswith("."), action.dest
+            assert action.help.count("(") == action.help.count(")"), action.dest
+    assert options.__dataclass_params__.frozen  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renamed(Options):
+    """Options with former names."""
+
+    FORMER_NAMES = MappingProxyType({"size": "width", "big": "large", "shout": "loud"})
+
+    width: int = option(1, "width")
+    large: bool = option(True, "size")
+    loud: bool = option(False, "noise")
+
+
+def test_former_flags_are_accepted_and_not_shown() -> None:
+    """Existing scripts keep working; help and suggestions have the current names only."""
+    parser = parser_of(Renamed)
+    words = ["--size", "3", "--no-big", "--shout"]
+    assert Renamed.read(parser.parse_args(words)) == Renamed(width=3, large=False, loud=True)
+    assert not re.search("--(no-)?(size|big|shout)", parser.format_help())

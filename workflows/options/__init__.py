@@ -1,0 +1,1 @@
+"""The options of commands: frozen dataclasses whose fields are the flags of the command line."""

@@ -1,0 +1,345 @@
+"""Options as the fields of a frozen dataclass, from which the command line is generated.
+
+    @dataclass(frozen=True, kw_only=True)
+    class ResizeOptions(Options):
+        source: str = argument("folder of images", metavar="SOURCE")
+        size: int = option(224, "side of the images, in pixels", minimum=1)
+
+gives the positional argument SOURCE and the flag `--size N` with default 224, a check of the range
+wherever the options come from, and a line of the help text for each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
+
+from workflows.options.ranges import Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag:
+    """How a field appears on the command line, and which values it accepts."""
+
+    help: str
+    implied: str = ""
+    """What an omitted option means, where its default value does not say so."""
+    choices: tuple[str, ...] | tuple[int, ...] = ()
+    limits: Range = Range()
+    before: Any = None
+    """The value in run folders of earlier versions, which lack the option."""
+    metavar: str | None = None
+    group: str = "options"
+    name: str | None = None
+    """The long flag, if it is not the field's name."""
+    aliases: tuple[str, ...] = ()
+    bare: Any = None
+    """The value of the flag without a value; None: the flag needs one."""
+    adds: bool = False
+    """True if a repeated flag adds values; otherwise the last one counts."""
+    positional: bool = False
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    implied: str = "",
+    choices: Sequence[str] | Sequence[int] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    before: Any = None,
+    metavar: str | None = None,
+    group: str = "options",
+    name: str | None = None,
+    aliases: tuple[str, ...] = (),
+    bare: Any = None,
+    adds: bool = False,
+) -> Any:
+    """Return a dataclass field for a flag, such as `--batch-size N` for the field `batch_size`.
+
+    Args:
+        default: The default value; `dataclasses.MISSING` if the flag is required.
+        help: The help text: a phrase that says the effect and the unit, without the default.
+        implied: What an omitted option means, as text for `(default: ...)`, where the default is
+            None or does not explain itself.
+        choices: The allowed values (default: any).
+        minimum: The smallest allowed value (default: no limit).
+        maximum: The largest allowed value (default: no limit).
+        above: An exclusive lower bound, used without *minimum* (default: no limit).
+        before: The value in run folders of earlier versions, which lack the option (default:
+            *default*).
+        metavar: The placeholder of the value in the help text (default: N, X, PATH or NAME, by
+            type).
+        group: The heading of the help text under which the flag is listed.
+        name: The long flag, such as `--class` (default: the field's name).
+        aliases: Further names of the flag, such as `-o`.
+        bare: The value that the flag has if it is given without a value (default: it needs one).
+        adds: True if a repeated flag of a tuple adds values (default: the last one counts).
+    """
+    flag = Flag(
+        help=help,
+        implied=implied,
+        choices=tuple(choices),  # type: ignore[arg-type]
+        limits=Range(minimum=minimum, maximum=maximum, above=above),
+        before=default if before is None else before,
+        metavar=metavar,
+        group=group,
+        name=name,
+        aliases=aliases,
+        bare=bare,
+        adds=adds,
+    )
+    return dataclasses.field(default=default, metadata={"flag": flag})
+
+
+def argument(
+    help: str,
+    *,
+    metavar: str,
+    default: Any = MISSING,
+    choices: Sequence[str] = (),
+    implied: str = "",
+) -> Any:
+    """Return a dataclass field for a positional argument.
+
+    Args:
+        help: The help text.
+        metavar: The name of the argument in the help text and in errors, such as STORE.
+        default: The value if it is omitted (default: the argument is required).
+        choices: The allowed values (default: any).
+        implied: What an omitted argument means, as text for `(default: ...)`.
+    """
+    flag = Flag(
+        help=help, metavar=metavar, choices=tuple(choices), implied=implied, positional=True
+    )
+    return dataclasses.field(default=default, metadata={"flag": flag})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The base class of all options: checking, reading and storing them."""
+
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """The present name of each option that had another one: its former flag is still accepted."""
+
+    def __post_init__(self) -> None:
+        """Convert lists to tuples and paths to the field's type, and check every value.
+
+        Raises:
+            ValueError: A value has the wrong type, or is outside its choices or its range.
+        """
+        kinds = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            kind, value = Kind.of(kinds[field.name]), getattr(self, field.name)
+            converted = kind.convert(value)
+            if converted is not value:
+                object.__setattr__(self, field.name, converted)
+            if "flag" in field.metadata:
+                _check(field, kind, converted)
+
+    @classmethod
+    def read(cls, args: argparse.Namespace) -> Self:
+        """Return the options from parsed arguments with the flags of `add_flags`."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: getattr(args, name) for name in names if hasattr(args, name)})
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Return the options from the result of `as_dict`, of this version or an earlier one.
+
+        Raises:
+            ValueError: A value has a wrong type, as in a damaged or foreign run folder.
+        """
+        return cls(**{name: values.get(name, default) for name, default in cls.before().items()})
+
+    @classmethod
+    def before(cls) -> dict[str, Any]:
+        """Return the values, by name, that hold for runs that lack an option."""
+        return {field.name: flag_of(field).before for field in dataclasses.fields(cls)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values by name, as JSON can hold them."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The type of a field: of one value, or of the items of a tuple."""
+
+    type: type
+    many: bool = False
+    optional: bool = False
+
+    @classmethod
+    def of(cls, hint: Any) -> Kind:
+        """Return the kind of a type hint such as `int`, `Path | None` or `tuple[str, ...]`."""
+        members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        plain = next(member for member in members if member is not types.NoneType)
+        many = typing.get_origin(plain) is tuple
+        item = typing.get_args(plain)[0] if many else plain
+        return cls(item, many, optional=types.NoneType in members)
+
+    def convert(self, value: Any) -> Any:
+        """Return *value*, or a list as a tuple and a path as this kind's type."""
+        if self.many:
+            return tuple(value) if isinstance(value, list) else value
+        if self.type is Path and isinstance(value, str):
+            return Path(value)
+        return str(value) if self.type is str and isinstance(value, Path) else value
+
+    def accepts(self, value: Any) -> bool:
+        """Return True if *value* is of this kind."""
+        if value is None:
+            return self.optional
+        if self.many:
+            return isinstance(value, tuple) and all(map(self._accepts_item, value))
+        return self._accepts_item(value)
+
+    def _accepts_item(self, value: Any) -> bool:
+        if self.type in (int, float):
+            return type(value) is int or type(value) is self.type
+        return isinstance(value, self.type)
+
+    def __str__(self) -> str:
+        name = f"tuple of {self.type.__name__}" if self.many else self.type.__name__
+        return f"{name} or None" if self.optional else name
+
+
+def flag_of(field: dataclasses.Field[Any]) -> Flag:
+    """Return the description of a field that `option` or `argument` declared."""
+    flag: Flag = field.metadata["flag"]
+    return flag
+
+
+def _spelling(field: dataclasses.Field[Any]) -> str:
+    flag = flag_of(field)
+    if flag.positional:
+        return flag.metavar or field.name.upper()
+    return flag.name or f"--{field.name.replace('_', '-')}"
+
+
+def _check(field: dataclasses.Field[Any], kind: Kind, value: Any) -> None:
+    flag, spelling = flag_of(field), _spelling(field)
+    if not kind.accepts(value):
+        raise ValueError(f"{spelling} is {str(value)[:60]!r}: expected {kind}.")
+    if flag.positional and value == "" and field.default is MISSING:
+        raise ValueError(f"{spelling} is empty: expected a {flag.help}.")
+    for item in value if kind.many else () if value is None else (value,):
+        if flag.choices and item not in flag.choices:
+            expected = ", ".join(map(str, flag.choices))
+            raise ValueError(f"{spelling} is {item!r}: expected one of {expected}.")
+        if kind.type in (int, float):
+            limits = dataclasses.replace(flag.limits, kind=type(item))
+            if not flag.choices and (expected := limits.expected(item)):
+                raise ValueError(f"{spelling} is {item}: expected {expected}.")
+
+
+def add_flags(parser: argparse.ArgumentParser, options: type[Options]) -> None:
+    """Add an argument to *parser* for each field of *options*, grouped by heading.
+
+    The fields of the class come before those of its bases. A parsed namespace holds only what the
+    command line names: `Options.read` adds the defaults.
+    """
+    kinds = typing.get_type_hints(options)
+    groups: dict[str, Any] = {"options": parser}
+    for field in _fields(options):
+        heading = "options" if flag_of(field).positional else flag_of(field).group
+        if heading not in groups:
+            groups[heading] = parser.add_argument_group(heading)
+        _add(groups[heading], field, Kind.of(kinds[field.name]))
+    for action in list(parser._actions):
+        for former in (old for old, new in options.FORMER_NAMES.items() if new == action.dest):
+            spelling = former.replace("_", "-")
+            _accept(parser, action, f"--{spelling}")
+            if isinstance(action, _Switch):
+                _accept(parser, action, f"--no-{spelling}")
+
+
+def _fields(options: type[Options]) -> list[dataclasses.Field[Any]]:
+    """Return the fields that are flags, those of the class itself before those of its bases."""
+    by_name = {field.name: field for field in dataclasses.fields(options)}
+    names = dict.fromkeys(name for base in options.__mro__ for name in vars(base).get(
+        "__annotations__", ()
+    ))  # fmt: skip
+    return [by_name[n] for n in names if n in by_name and "flag" in by_name[n].metadata]
+
+
+def _add(group: Any, field: dataclasses.Field[Any], kind: Kind) -> None:
+    flag = flag_of(field)
+    if kind.type is bool:
+        _add_switch(group, field)
+        return
+    how: dict[str, Any] = {"help": _help(field), "default": argparse.SUPPRESS, "type": kind.type}
+    if flag.choices:
+        how["choices"] = flag.choices
+    elif kind.type in (int, float):
+        how["type"] = dataclasses.replace(flag.limits, kind=kind.type)
+    if flag.metavar or not flag.choices:
+        placeholder = {int: "N", float: "X", Path: "PATH"}.get(kind.type, "NAME")
+        how["metavar"] = flag.metavar or placeholder
+    if kind.many:
+        how |= {"nargs": "+", "action": "extend" if flag.adds else "store"}
+    elif flag.bare is not None:
+        how |= {"nargs": "?", "const": flag.bare}
+    required = field.default is MISSING
+    if flag.positional:
+        group.add_argument(field.name, **({} if required else {"nargs": "?"}), **how)
+    else:
+        names = [*flag.aliases, _spelling(field)]
+        group.add_argument(*names, dest=field.name, required=required, **how)
+
+
+class _Switch(argparse.Action):
+    """The action of a flag without a value: `--x` sets True, `--no-x` False."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **how: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **how)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, not str(option_string).startswith("--no-"))
+
+
+def _add_switch(group: Any, field: dataclasses.Field[Any]) -> None:
+    spelling = _spelling(field)
+    negation = f"--no-{spelling[2:]}"
+    # Where False is the default, its flag is accepted, for scripts, but the help need not show it.
+    shown = (spelling,) if field.default is False else (spelling, negation)
+    action = group.add_argument(
+        *shown, action=_Switch, dest=field.name, default=argparse.SUPPRESS, help=_help(field)
+    )
+    _accept(group, action, negation)
+
+
+def _accept(group: Any, action: argparse.Action, *spellings: str) -> None:
+    """Accept further spellings of an option, which the help text does not show."""
+    for spelling in spellings:
+        group._option_string_actions.setdefault(spelling, action)
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _help(field: dataclasses.Field[Any]) -> str:
+    flag, default = flag_of(field), field.default
+    implied = flag.implied
+    if not implied and not any(default is none for none in (MISSING, None, False, "", ())):
+        values = default if isinstance(default, tuple) else (default,)
+        implied = "yes" if default is True else " ".join(map(_text, values))
+    text = f"{flag.help} (default: {implied})" if implied else flag.help
+    return text.replace("%", "%%")
