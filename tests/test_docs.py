@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import tesserae
 from pipeline.loader import Loader, Reading, Staging
 from pipeline.store.commit import Commit
 from pipeline.store.features import FeatureCommit, FeatureRecipe, FeaturesDone
@@ -46,6 +47,7 @@ FOREIGN_OPTIONS = {
     *("--constraint", "--cpus-per-task", "--mem", "--ntasks-per-node"),  # Slurm's
     *("--nproc-per-node", "--standalone"),  # torchrun's
     *("--find-links", "--sort", "--strict"),  # of pip, tar and MkDocs
+    *("--build-arg", "--device", "--network", "--rm", "--user", "--userns"),  # of podman
 }
 """The options of other programs in the pages."""
 
@@ -122,6 +124,16 @@ def test_the_loaders_guide_has_every_parameter(kind):
     assert missing == set()
 
 
+def test_the_page_of_the_python_api_has_every_public_name():
+    """The page uses the names that a program uses."""
+    page = (DOCS / "reference" / "api.md").read_text()
+
+    shown = re.findall(r"^::: tesserae\.(\w+)$", page, re.MULTILINE)
+
+    assert {*shown, "__version__"} == set(tesserae.__all__)
+    assert len(shown) == len(set(shown))
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_the_keys_of_a_document_are_those_of_its_class(document):
     """A reader of stores without this code depends on the page on the format alone."""
@@ -157,10 +169,13 @@ def test_every_page_that_the_readme_names_exists():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_source_file_and_folder_that_a_page_names_exists(page):
     """If a module moves, its name in the pages must follow."""
-    places = re.findall(
-        r"(?<![\w./-])((?:benchmarks|cluster|pipeline|tests|workflows)/[\w/.]*)", page.read_text()
-    )
-    missing = [place for place in places if not (ROOT / place.rstrip(".")).exists()]
+    text = page.read_text()
+    folders = "benchmarks|cluster|examples|pipeline|tests|workflows"
+    named = set(re.findall(rf"(?<![\w./-])((?:{folders})/[\w/.]*)", text))
+    copied = set(re.findall(r"Copy `\S+` to `(\S+)`", text))
+
+    missing = [name for name in named - copied if not (ROOT / name.rstrip(".")).exists()]
+
     assert missing == []
 
 

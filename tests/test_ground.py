@@ -196,6 +196,7 @@ def test_the_imports_satisfy_their_contracts():
 BREACHES = {
     "workflows run on": ("cluster/local.py", "import pipeline.errors"),
     "workflows run on pipeline": ("pipeline/order.py", "import cluster"),
+    "the public interface": ("workflows/session.py", "import tesserae"),
     "the data path": ("pipeline/errors.py", "import pipeline.order"),
     "the data path reads": ("pipeline/store/arrays.py", "import pipeline.sources.keys"),
     "a store knows": ("pipeline/store/arrays.py", "import pipeline.images.decode"),
@@ -225,6 +226,22 @@ def test_the_breach_of_a_contract_is_reported_by_its_name(tmp_path, contract):
     broken = re.findall(r"^(.*) BROKEN", said, re.MULTILINE)
     assert len(broken) == 1, said
     assert contract in broken[0]
+
+
+def test_the_image_gets_every_part_that_runs():
+    """The image has all packages and what their build reads, and no command runs as root."""
+    lines = (ROOT / "Containerfile").read_text().splitlines()
+
+    copied = {name for line in lines if re.match("COPY [^-]", line) for name in line.split()[1:-1]}
+
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    setup = {"constraints.txt", "pyproject.toml", "README.md", "LICENSE"}
+    assert copied == {"tesserae.py", *packages, *setup}
+    assert {line for line in lines if line.startswith("FROM")} == {
+        "FROM debian:bookworm-slim",
+        "FROM debian:bookworm-slim AS build",
+    }
+    assert lines.index("USER tesserae") < lines.index('ENTRYPOINT ["tesserae"]')
 
 
 def test_no_module_is_called_utils_or_helpers():

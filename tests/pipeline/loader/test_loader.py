@@ -667,7 +667,7 @@ def test_a_data_loader_around_a_loader_is_an_error_with_a_cure(store: Path, work
         def __iter__(self) -> Iterator[Batch]:
             return iter(Loader(store, size=8, batch_size=10))
 
-    expected = "hands out whole batches and is iterated itself: .* pipeline.loader.SplitDataset"
+    expected = "hands out whole batches and is iterated itself: .* tesserae.SplitDataset"
     around: Any = Loader(store, size=8, batch_size=10)
     with pytest.raises(TypeError, match=r"loader\['x'\] cannot be had: a Loader hands out"):
         around["x"]
