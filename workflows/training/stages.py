@@ -44,6 +44,11 @@ STAGES = MappingProxyType(
 )
 
 
+def stage_name(recorded: str) -> str:
+    """Return the name of a stage as `options.json` records it: `workflows.<name>.stage:<class>`."""
+    return recorded.removeprefix("workflows.").partition(".")[0]
+
+
 def load_name(name: str) -> Any:
     """Return the object that `module:name` refers to."""
     return pkgutil.resolve_name(name)

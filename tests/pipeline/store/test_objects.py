@@ -236,3 +236,29 @@ def test_room_is_that_of_the_disk(tmp_path: Path) -> None:
     room = LocalObjects(str(tmp_path / "not" / "yet"), "train-1").room()
     assert room is not None
     assert room > 0
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    """Nothing is left beside it."""
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    door.write_file(path, [b"ne", b"w"], tmp_path)
+    assert path.read_bytes() == b"new"
+    assert [path] == list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_replaced_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left beside it."""
+    path = tmp_path / "report.html"
+    path.write_text("old")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="No space"):
+        door.write_file(path, [b"new"], tmp_path)
+    assert path.read_text() == "old"
+    assert [path] == list(tmp_path.iterdir())

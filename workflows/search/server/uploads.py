@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from workflows.reports.html import encode_jpeg
+from workflows.reports.images import encode_jpeg
 from workflows.search.engine import Engine
 from workflows.search.gallery import ImagePreprocessor
 
