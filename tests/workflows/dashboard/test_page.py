@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.browser import emulated, page_width
 from tests.commands import saboteur, start, wait_until
 from tests.pictures import make_folder
 from workflows.terminal.formatting import three_digits
 
-DRIVER = shutil.which("chromedriver")
 NASTY = ("<script>document.title='no'<_script>", "x\x1b[31mred", "<img src=x onerror=alert(2)>")
-QUIET = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--window-size=1300,1600",
-)  # fmt: skip
-
 DELAYED_FINISH = """
 import time
 
@@ -53,25 +45,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Any]:
-    """A headless Chromium, driven by Selenium."""
-    if DRIVER is None:
-        pytest.skip("there is no chromedriver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    for word in (*QUIET, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
-        yield driver
-    finally:
-        driver.quit()
-
-
 def get(url: str) -> str:
     """Return the body of the response to a GET of *url*."""
     with urllib.request.urlopen(url, timeout=30) as answer:
@@ -87,7 +60,7 @@ visit(document); return texts.join(' ');
 """A script that returns the text of the page, which bokeh puts into shadow roots."""
 
 
-def test_a_run_is_shown_as_it_is(source: Path, tmp_path: Path, browser: Any) -> None:
+def test_a_run_is_shown_as_it_is(source: Path, tmp_path: Path, chromium: Any) -> None:
     """On the page, over its websocket, as JSON and as Prometheus has it: the report's figures."""
     gate = tmp_path / "gate"
     words = ("--sizes", 16, 24, "--shard-rows", 16, "--chunk-rows", 8, "--max-bad", 1)
@@ -101,18 +74,25 @@ def test_a_run_is_shown_as_it_is(source: Path, tmp_path: Path, browser: Any) -> 
         assert wait_until(lambda: "dashboard: " in command.out)
         url = re.search(r"dashboard: (http://127\.0\.0\.1:\d+)/", command.out)
         assert url, command.out
-        browser.get(f"{url[1]}/tesserae")
-        assert wait_until(lambda: browser.title == "Dask: Tesserae")
-        assert wait_until(lambda: ": finished" in _text(browser)), _text(browser)
+
+        def opened() -> bool:
+            chromium.get(f"{url[1]}/tesserae")  # the command prints the address before it is served
+            return chromium.title == "Dask: Tesserae"
+
+        assert wait_until(opened)
+        chromium.get_log("browser")
+        assert wait_until(lambda: ": finished" in _text(chromium)), _text(chromium)
         names = [name.replace("\x1b", "\\x1b") for name in NASTY]
-        assert wait_until(lambda: all(name in _text(browser) for name in names)), _text(browser)
-        page_text = _text(browser)
-        assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+        assert wait_until(lambda: all(name in _text(chromium) for name in names)), _text(chromium)
+        page_text = _text(chromium)
+        with emulated(chromium, width=400):
+            assert page_width(chromium) <= 400
+        assert not [entry for entry in chromium.get_log("browser") if entry["level"] == "SEVERE"]
         facts = json.loads(get(f"{url[1]}/tesserae.json"))["runs"][0]
         metrics = get(f"{url[1]}/metrics")
-        browser.get(f"{url[1]}/status")
+        chromium.get(f"{url[1]}/status")
         assert (
-            browser.find_element("link text", "Tesserae")
+            chromium.find_element("link text", "Tesserae")
             .get_attribute("href")
             .endswith("/tesserae")
         )
@@ -131,6 +111,6 @@ def test_a_run_is_shown_as_it_is(source: Path, tmp_path: Path, browser: Any) -> 
     assert re.search(r'tesserae_rows_by_status\{.*status="empty".*\} 3\.0', metrics)
 
 
-def _text(browser: Any) -> str:
+def _text(chromium: Any) -> str:
     time.sleep(0.2)
-    return str(browser.execute_script(PAGE_TEXT_SCRIPT))
+    return str(chromium.execute_script(PAGE_TEXT_SCRIPT))
