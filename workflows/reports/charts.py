@@ -87,6 +87,7 @@ def chart(
     left, right = min(xs), max(xs)
     levels = ticks(min(ys), max(ys))
     low, high = levels[0], levels[-1]
+    inside = [x for x in ticks(left, right) if left <= x <= right]
 
     def at_x(x: float) -> float:
         return Chart.left + (x - left) / ((right - left) or 1) * (Chart.right - Chart.left)
@@ -103,7 +104,7 @@ def chart(
             for name, points in finite.items()
             if points
         ),
-        tuple(Tick(at_x(x), _short(x)) for x in ticks(left, right) if left <= x <= right),
+        tuple(Tick(at_x(x), _short(x)) for x in inside or [left]),
         tuple(Tick(at_y(level), _short(level)) for level in levels),
     )
 

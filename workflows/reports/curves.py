@@ -28,8 +28,8 @@ class CurveName(NamedTuple):
 _NAMES = {
     "loss": CurveName("Loss", TRAINING),
     "cosine": CurveName("Cosine similarity of images and their class", TRAINING),
-    "estimate": CurveName("Critic's estimate: mean score, real minus generated", TRAINING),
-    "held_out_estimate": CurveName("Critic's estimate: mean score, real minus generated", HELD_OUT),
+    "estimate": CurveName("Critic's estimate: real minus generated", TRAINING),
+    "held_out_estimate": CurveName("Critic's estimate: real minus generated", HELD_OUT),
     "critic_loss": CurveName("Critic loss", TRAINING),
     "held_out_critic_loss": CurveName("Critic loss", HELD_OUT),
     "generator_loss": CurveName("Generator loss", TRAINING),

@@ -12,7 +12,7 @@ class Table:
 
     title: str
     columns: Sequence[str]
-    """The headings."""
+    """The headings, one for each column."""
     rows: Sequence[Sequence[str]]
     """The cells of each row, as plain text."""
     text_columns: Collection[str] = ()

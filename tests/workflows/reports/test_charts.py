@@ -62,6 +62,13 @@ def test_ticks_lie_on_the_axes_at_their_values() -> None:
     assert (chart.x_ticks[-1].label, chart.x_ticks[-1].at) == ("100", chart.right)
 
 
+def test_a_single_point_has_its_tick() -> None:
+    """A run that was evaluated once shows at which step."""
+    chart = charts.chart("distance", {"a": [(58, 0.3)]})
+    assert chart is not None
+    assert [tick.label for tick in chart.x_ticks] == ["58"]
+
+
 def test_few_points_are_marked() -> None:
     """Each is a measurement; of many only the line is drawn."""
     few, many = ([(float(x), 1.0) for x in range(n)] for n in (3, 300))

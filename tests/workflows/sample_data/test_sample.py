@@ -215,4 +215,5 @@ def test_the_command_says_that_it_is_no_result(drawn, tmp_path, capsys):
     assert "40 train and 10 val images of 3 classes" in out
     assert "person, vehicle, eye." in out
     assert "metrics on it mean nothing" in out
-    assert "metrics on it mean nothing" in json.loads((tmp_path / "s/sample.json").read_text())["notice"]
+    record = json.loads((tmp_path / "s/sample.json").read_text())
+    assert "metrics on it mean nothing" in record["notice"]
