@@ -54,6 +54,9 @@ FOREIGN_OPTIONS = {
 BENCHMARKS = {"--minutes", "--seed"}
 """The options of `make chaos` and other scripts that are no commands."""
 
+MAX_PICTURE_BYTES = 150_000
+"""The size that the pictures of all pages together must not reach."""
+
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
@@ -164,6 +167,22 @@ def test_every_page_that_the_readme_names_exists():
 
     assert named
     assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_the_pictures_of_the_pages_exist_and_are_small():
+    """Each is described, none is left over, and a clone does not grow for them."""
+    shown = [
+        (description, (page.parent / name).resolve())
+        for page in PAGES
+        for description, name in re.findall(r"!\[([^]]*)\]\(([^)]+)\)", page.read_text())
+    ]
+
+    files = sorted((DOCS / "pictures").iterdir())
+
+    assert sorted({file for _, file in shown}) == files
+    assert all(description for description, _ in shown)
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+    assert 0 < sum(file.stat().st_size for file in files) < MAX_PICTURE_BYTES
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

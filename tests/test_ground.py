@@ -14,8 +14,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TARGETS = {
     "bench", "chaos", "clean", "cluster-down", "cluster-status", "cluster-up", "colourise",
     "demo", "devise", "docs", "doctor", "export", "features", "help", "info", "lint", "loader",
-    "prepare", "repair", "report", "sample", "sample-images", "search", "setup", "study",
-    "test", "test-all", "verify", "wgan", "words",
+    "pictures", "prepare", "repair", "report", "sample", "sample-images", "search", "setup",
+    "study", "test", "test-all", "verify", "wgan", "words",
 }  # fmt: skip
 
 

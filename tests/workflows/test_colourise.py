@@ -47,7 +47,7 @@ def test_training_reduces_the_colour_error(data: Data, adversarial: float) -> No
         not torch.equal(a, b) for a, b in zip(critic, stage.game.critic.parameters(), strict=True)
     )
     assert changed == bool(adversarial)
-    assert pictures["grey-made-true"].shape[1:] == (SIZE, SIZE, 3)
+    assert pictures["grey-coloured-original"].shape[1:] == (SIZE, SIZE, 3)
 
 
 def test_a_resumed_stage_equals_an_uninterrupted_one(data: Data) -> None:

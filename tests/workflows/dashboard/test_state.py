@@ -212,12 +212,13 @@ def test_features_are_shown_as_a_separate_run() -> None:
 
 
 def test_the_page_names_features_and_escapes_their_name() -> None:
-    """A run of images has its sizes instead."""
-    from workflows.dashboard.page import _head
+    """A run of images has its sizes, one of features their name."""
+    from workflows.dashboard.page import TEMPLATES, values
+    from workflows.reports.html import render
 
     board = DashboardState()
     board.take(run_message(48, "f", sizes=[], before={}, features="<b>net"), 0.0)
     board.take(run_message(9, "i"), 0.0)
-    page = "".join(_head(board, 1.0))
-    assert "Features <code>&lt;b&gt;net</code> of train of <code>/s</code>: running" in page
+    page = render(TEMPLATES / "progress.html", **values(board, 1.0))
+    assert "Features <code>&lt;b&gt;net</code> of train, <code>/s</code>: running" in page
     assert page.count("72 px") == 1

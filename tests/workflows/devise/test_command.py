@@ -99,10 +99,10 @@ def test_the_report_has_table_and_galleries(trained: Path, tmp_path: Path) -> No
     assert done.status == 0, done.err
     page = (trained / "report.html").read_text()
     for word in ("Comparison with baselines", "ridge, centred words", "ConSE, centred words",
-                 "random codes", "(never learned)",
-                 "no zero-shot recognition", "hit@1 of unseen classes", "chance",
-                 "Distance of first answers", "at most 2, and seen ones", "at most 3",
-                 "Unseen classes, ranked among each other", "most frequent confusion"):  # fmt: skip
+                 "random codes", "(unseen class)",
+                 "not zero-shot recognition", "hit@1 of unseen classes", "chance",
+                 "Distance of the first answer", "at most 2, with seen classes", "at most 3",
+                 "Unseen classes among themselves", "Most frequent confusion"):  # fmt: skip
         assert word in page
     assert "hit@1 of unseen classes" in done.out
 
