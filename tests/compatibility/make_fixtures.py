@@ -154,8 +154,10 @@ def main(name: str) -> None:
         tesserae(*words, "--run", f"runs/{run}", "--steps", FIRST_STEPS)
         expected["continued"][run] = continued(run, words)
     for query, words in QUERIES.items():
-        found = tesserae("search", "runs/devise", query, *words, "--k", 5, "--to", "both", "--json")
-        expected["search"][query] = json.loads(found)
+        answer = tesserae(
+            "search", "runs/devise", query, *words, "--k", 5, "--to", "both", "--json"
+        )
+        expected["search"][query] = json.loads(answer)
     tesserae("sample-images", "runs/wgan", "-n", 4, "-o", "samples.png")
     (ROOT / "expected.json").write_text(json.dumps(expected, indent=1))
     shutil.rmtree(ROOT / "continued")

@@ -81,13 +81,12 @@ def test_certificates_are_found_and_connect_each_role(issued: Path) -> None:
 
 def handshake(security: Security, role: str) -> str | None:
     """Connect *role* to a scheduler in memory; return the version of TLS."""
-    ends = [(ssl.MemoryBIO(), ssl.MemoryBIO())]
-    (up, down) = ends[0]
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     listener = security.get_listen_args("scheduler")["ssl_context"]
     connector = security.get_connection_args(role)["ssl_context"]
-    server = listener.wrap_bio(up, down, server_side=True)
-    client = connector.wrap_bio(down, up)
-    for _ in range(4):
+    server = listener.wrap_bio(to_server, to_client, server_side=True)
+    client = connector.wrap_bio(to_client, to_server)
+    for _ in range(4):  # in TLS 1.3 each end needs the other's messages at most twice
         for end in (client, server):
             try:
                 end.do_handshake()
@@ -97,7 +96,7 @@ def handshake(security: Security, role: str) -> str | None:
 
 
 def test_certificates_are_removed_by_name(issued: Path) -> None:
-    """Renewing replaces exactly the files of before, so none of the old authority is left."""
+    """The present code writes and removes exactly the files that earlier versions wrote."""
     assert sorted(path.name for path in issued.iterdir()) == sorted(FILES)
     assert sorted(certificates.make()) == sorted(FILES)
     certificates.remove(issued)
@@ -112,7 +111,7 @@ EDITIONS = ((), ("machine", "boot", "space"), ("machine", "id", "boot", "space")
 def test_a_program_of_an_earlier_version_is_found_and_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: tuple[str, ...]
 ) -> None:
-    """Its record is in the folder, and its mark in the variable, that they have always had."""
+    """The folder of records and the variable with the mark have the names of every version."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     folder = tmp_path / "state" / "tesserae" / "cluster"
     folder.mkdir(parents=True)
@@ -124,9 +123,9 @@ def test_a_program_of_an_earlier_version_is_found_and_stopped(
         words, env={**os.environ, "TESSERAE_BACKGROUND": record["mark"]}
     ) as child:
         try:
-            found = daemon.process(daemon.default_folder(), "scheduler")
-            assert found is not None
-            assert found.pid == child.pid
+            running = daemon.process(daemon.default_folder(), "scheduler")
+            assert running is not None
+            assert running.pid == child.pid
             assert daemon.stop(daemon.default_folder(), "scheduler")
         finally:
             child.kill()

@@ -32,10 +32,10 @@ def written(folder: RunFolder) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_it_continues_to_the_same_result(bundle: Bundle, run: str) -> None:
+def test_a_run_continues_to_the_recorded_result(bundle: Bundle, run: str) -> None:
     """Losses and weights are those that the earlier code computed when it continued the run.
 
-    They are the same bits on the processor that made the bundle; others round in another way.
+    Another kind of processor than the one that made the bundle rounds in another way.
     """
     folder = RunFolder(bundle.root / "runs" / run)
     assert written(folder)["stage"].startswith(f"workflows.{STAGES[run]}.stage:")
@@ -57,10 +57,10 @@ def test_it_continues_to_the_same_result(bundle: Bundle, run: str) -> None:
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_its_report_has_the_evaluation_of_its_stage(
+def test_a_report_has_the_evaluation_of_the_stage(
     bundle: Bundle, run: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The evaluation is chosen by the stage: of a GAN, of DeViSE, or none."""
+    """A GAN and DeViSE are evaluated, each in its own way; colourisation is not."""
     assert bundle.tesserae("report", f"runs/{run}", "--samples", 12, "--store", "store") == 0
     metric = {"wgan": "sliced Wasserstein", "devise": "hit@1"}.get(STAGES[run])
     page = (bundle.root / "runs" / run / "report.html").read_text()
@@ -73,7 +73,7 @@ def test_its_report_has_the_evaluation_of_its_stage(
 def test_a_run_of_another_stage_is_refused(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The error has the names of both stages, as they are typed."""
+    """The error names both stages as the command line does."""
     _, *options = RUNS["colourise"]
     words = ("train", "colourise", "store", *options, "--run", "runs/wgan")
     assert bundle.tesserae(*words) == 1
@@ -83,7 +83,7 @@ def test_a_run_of_another_stage_is_refused(
 
 
 def test_a_trained_trunk_is_exported(bundle: Bundle) -> None:
-    """The folder is a network for features, with the weights of the run."""
+    """The exported folder is a network with the weights of the run."""
     assert bundle.tesserae("export", "runs/devise-all", "--out", "exported") == 0
     weights = (bundle.root / "exported" / "model.safetensors").read_bytes()
     assert weights != (bundle.root / "trunk" / "model.safetensors").read_bytes()
@@ -94,7 +94,7 @@ def test_a_trained_trunk_is_exported(bundle: Bundle) -> None:
 
 
 def test_a_generator_makes_the_recorded_samples(bundle: Bundle) -> None:
-    """The noise and the averaged weights are those of before; sums may round otherwise."""
+    """Samples differ by rounding, at most one level of 255."""
     assert bundle.tesserae("sample-images", "runs/wgan", "-n", 4, "-o", "again.png") == 0
     again, before = (
         np.asarray(Image.open(bundle.root / name), np.int16)

@@ -10,10 +10,10 @@ from tests.compatibility.bundles import Bundle
 from tests.compatibility.make_fixtures import QUERIES, ROOT
 
 
-def test_its_indexes_give_the_recorded_results(
+def test_an_index_gives_the_recorded_results(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exact and approximate indexes are opened, and not one file of them is written."""
+    """Exact and approximate indexes are opened, and none of their files is written."""
     run = bundle.root / "runs" / "devise"
     # The path of the trunk as it was typed is a part of the model's identity.
     options = (run / "options.json").read_text()

@@ -12,7 +12,7 @@ from pipeline.features.reader import open_features
 from pipeline.images import probe
 from pipeline.loader import Loader
 from pipeline.store import features, layout, records, table
-from pipeline.store.objects import open_objects
+from pipeline.store.open import open_objects
 from tests.compatibility.bundles import Bundle
 from tests.compatibility.make_fixtures import DAMAGED, SIDE, SPLITS
 from tests.damage import snapshot
@@ -57,8 +57,8 @@ def features_name(bundle: Bundle) -> str:
     return name
 
 
-def test_it_verifies(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every file is checked, and none is written."""
+def test_every_file_of_a_store_verifies(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    """`verify` checks every file and writes none."""
     before = snapshot(bundle.store)
     assert bundle.tesserae("verify", "store") == 0, capsys.readouterr()
     assert snapshot(bundle.store) == before
@@ -67,7 +67,7 @@ def test_it_verifies(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_loader_reads_the_source_images(bundle: Bundle) -> None:
-    """Every readable image is read once, with its pixels and its label."""
+    """The loader returns every readable image once, with its pixels and its label."""
     loader = Loader(bundle.store, size=SIDE, batch_size=5, drop_last=False, rank=0, world=1)
     keys = keys_of(bundle, "train")
     rows = []
@@ -85,7 +85,7 @@ def test_a_loader_reads_the_source_images(bundle: Bundle) -> None:
 
 
 def test_a_damaged_shard_is_repaired(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is found, and rebuilt from the source to the same bytes."""
+    """`verify` finds a damaged shard, and `repair` rebuilds its bytes from the source."""
     before = snapshot(bundle.store)
     file = bundle.store / SHARD
     file.write_bytes(file.read_bytes()[:-9] + bytes(9))
@@ -97,7 +97,7 @@ def test_a_damaged_shard_is_repaired(bundle: Bundle, capsys: pytest.CaptureFixtu
 
 
 def test_a_split_and_a_size_are_added(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    """New documents have the store's format; what was there keeps its bytes."""
+    """Added documents have the store's format, and existing objects keep their bytes."""
     before = snapshot(bundle.store).data
     words = ("prepare", "source", "store", "--max-bad", 0.1, "--no-dashboard")
     assert bundle.tesserae(*words, "--split", "test", "--sizes", SIDE) == 0
@@ -120,7 +120,7 @@ def test_a_split_and_a_size_are_added(bundle: Bundle, capsys: pytest.CaptureFixt
 def test_features_are_read_and_made_for_a_further_split(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They have the name and the recipe of before, and values like those of before."""
+    """Features of an added split join the existing ones, which keep their bytes."""
     name = features_name(bundle)
     for split, readable in (("train", SPLITS["train"] - 1), ("val", SPLITS["val"])):
         assert len(open_features(bundle.store, name, split).readable) == readable
@@ -138,7 +138,7 @@ def test_features_are_read_and_made_for_a_further_split(
 
 
 def test_damaged_features_are_repaired(bundle: Bundle) -> None:
-    """A network makes nearly the same numbers of the same images again."""
+    """Repaired features are close to those that the earlier code computed."""
     name = features_name(bundle)
     rows = open_features(bundle.store, name, "train").readable
     before = open_features(bundle.store, name, "train").rows(rows)

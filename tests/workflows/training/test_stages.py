@@ -115,7 +115,7 @@ def globals_of(checkpoint: Path) -> set[str]:
 def test_a_run_that_recorded_a_module_is_of_the_stage(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is, wherever the module has moved since."""
+    """The run is one of the stage, wherever the module has moved since."""
     earlier = f"workflows.{name}.stage:{name.capitalize()}"
     moved = {**STAGES, name: replace(STAGES[name], stage="elsewhere.stages:Stage")}
     monkeypatch.setattr(stages, "STAGES", moved)
@@ -133,7 +133,7 @@ def test_a_run_that_recorded_a_module_is_of_the_stage(
 def test_a_registered_stage_evaluates_its_runs(
     store: Path, tmp_path: Path, tesserae: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its report has what its own function returns; where it is not registered, the rest."""
+    """The report has the evaluation of the stage's function while the stage is registered."""
     run = tmp_path / "run"
     train = ("train", "own", store, "--run", run, "--steps", 2, "--no-dashboard")
     assert tesserae(*train, *SMALL["own"]) == 0
@@ -151,7 +151,7 @@ def test_a_registered_stage_evaluates_its_runs(
 def test_a_stage_may_be_given_by_its_import_location(
     stage: str, name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that is not registered has no other name, and is recorded by it."""
+    """A run records the import location only of a stage that is not registered."""
     from workflows.training.launch import WorldConfig, train_on
     from workflows.wgan.options import WganOptions
 
