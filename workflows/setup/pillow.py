@@ -105,6 +105,15 @@ def _header_folders() -> list[Path]:
     return [*named, *usual, *Path("/usr/include").glob("*-linux-gnu*")]
 
 
+def include_path() -> str:
+    """Return a value for CPATH with which Pillow's build looks for headers where the compiler does.
+
+    The compiler by itself knows Debian's folder of this machine's kind, where tiff.h is; Pillow's
+    build asks pkg-config for it, and leaves TIFF out without a word where there is none.
+    """
+    return os.pathsep.join(str(folder) for folder in _header_folders() if folder.is_dir())
+
+
 def _has_header(pattern: str) -> bool:
     return any(True for folder in _header_folders() for _ in folder.glob(pattern))
 

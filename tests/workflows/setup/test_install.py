@@ -1,6 +1,7 @@
 """The creation of `.venv`; slow steps and network access are recorded instead of run."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -60,7 +61,8 @@ def _steps(monkeypatch):
     done: list[list[str]] = []
 
     def run(environment, step, *command, env=None):
-        done.append([*command, f"CC={env['CC']}"] if env and "CC" in env else list(command))
+        variables = [f"{name}={env[name]}" for name in ("CPATH", "CC") if env and name in env]
+        done.append([*command, *variables])
         if command[-2:] == ("venv", ".venv"):
             (environment.folder / "bin").mkdir()
             (environment.folder / "bin" / "python").touch()
@@ -309,6 +311,21 @@ def test_the_binary_is_checked_instead_of_the_flag(environment, steps, able):
 
     with pytest.raises(SetupError, match="resizes with sse4, not avx2"):
         install.compile_pillow_simd(environment)
+
+
+def test_the_build_looks_for_headers_where_the_check_does(environment, steps, able, tmp_path):
+    """Pillow leaves a format out whose header it does not find, also where the compiler would."""
+    (tmp_path / "headers").mkdir()
+    able.setenv("CPATH", str(tmp_path / "headers"))
+    environment.folder.mkdir()
+    (environment.folder / "wheels").mkdir()
+
+    install.compile_pillow_simd(environment)
+
+    (folders,) = (word for word in steps[0] if word.startswith("CPATH="))
+    named = folders.removeprefix("CPATH=").split(os.pathsep)
+    assert named[0] == str(tmp_path / "headers")
+    assert {str(folder) for folder in Path("/usr/include").glob("*-linux-gnu*")} <= set(named)
 
 
 def test_a_cpu_without_avx2_gets_the_sse4_build(environment, steps, able):
