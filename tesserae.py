@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test compares it wit
     from pipeline.augment import Augment, normalise
     from pipeline.errors import (
         DecodeError,
+        InvalidDocumentError,
         RankError,
         ReadError,
         SourceError,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test compares it wit
         StoreError,
         StoreMismatchError,
         TesseraeError,
-        WrongDocumentError,
     )
     from pipeline.features.loader import FeatureLoader
     from pipeline.features.reader import Features, open_features
@@ -45,9 +45,14 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test compares it wit
     from pipeline.neighbours import load as load_index
     from pipeline.neighbours.build import build as build_index
     from pipeline.view import SplitView, view
-    from pipeline.wordvectors.files import read_words
+    from pipeline.wordvectors.files import read_word_vectors
     from pipeline.wordvectors.hierarchy import Hierarchy, read_hierarchy
-    from pipeline.wordvectors.vectors import ClassVectors, Words, class_vectors, taxonomy_vectors
+    from pipeline.wordvectors.vectors import (
+        ClassVectors,
+        WordVectors,
+        class_vectors,
+        taxonomy_vectors,
+    )
     from workflows.preparation.features import run as features
     from workflows.preparation.options import (
         FeaturesOptions,
@@ -93,8 +98,8 @@ _LOCATIONS = {
     "Index": "pipeline.neighbours:Index",
     "SearchResults": "pipeline.neighbours:SearchResults",
     "recall": "pipeline.neighbours:recall",
-    "read_words": "pipeline.wordvectors.files:read_words",
-    "Words": "pipeline.wordvectors.vectors:Words",
+    "read_word_vectors": "pipeline.wordvectors.files:read_word_vectors",
+    "WordVectors": "pipeline.wordvectors.vectors:WordVectors",
     "class_vectors": "pipeline.wordvectors.vectors:class_vectors",
     "taxonomy_vectors": "pipeline.wordvectors.vectors:taxonomy_vectors",
     "ClassVectors": "pipeline.wordvectors.vectors:ClassVectors",
@@ -114,7 +119,7 @@ _LOCATIONS = {
     "StoreMismatchError": "pipeline.errors:StoreMismatchError",
     "StoreBusyError": "pipeline.errors:StoreBusyError",
     "StoreDamagedError": "pipeline.errors:StoreDamagedError",
-    "WrongDocumentError": "pipeline.errors:WrongDocumentError",
+    "InvalidDocumentError": "pipeline.errors:InvalidDocumentError",
     "ReadError": "pipeline.errors:ReadError",
     "RankError": "pipeline.errors:RankError",
     "DecodeError": "pipeline.errors:DecodeError",
@@ -136,6 +141,7 @@ __all__ = [
     "FeaturesOptions",
     "Hierarchy",
     "Index",
+    "InvalidDocumentError",
     "Loader",
     "PrepareOptions",
     "Query",
@@ -156,8 +162,7 @@ __all__ = [
     "StoreMismatchError",
     "TesseraeError",
     "VerifyOptions",
-    "Words",
-    "WrongDocumentError",
+    "WordVectors",
     "__version__",
     "build_index",
     "class_vectors",
@@ -169,7 +174,7 @@ __all__ = [
     "parse_query",
     "prepare",
     "read_hierarchy",
-    "read_words",
+    "read_word_vectors",
     "recall",
     "repair",
     "taxonomy_vectors",

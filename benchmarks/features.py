@@ -73,7 +73,7 @@ def loop(job: tuple[str, str, str, int, int], part: tuple[int, int], ready: Any)
     def features(start: int, stop: int) -> Any:
         images = torch.from_numpy(np.array(pixels[start:stop])).permute(0, 3, 1, 2)
         with torch.no_grad():
-            return backbone.pooled(backbone.normal(images)).numpy()
+            return backbone.forward(backbone.normalise(images)).numpy()
 
     features(part[0], min(part[1], part[0] + batch))
     ready.wait()

@@ -31,17 +31,17 @@ import pyarrow.compute as pc
 from distributed import Client, LocalCluster, Worker
 from numpy.typing import NDArray
 
-from cluster.config import applied_settings, hush
+from cluster.config import applied_settings, silence_client_logs
 from pipeline.ingest import planning
-from pipeline.ingest.report import Report
+from pipeline.ingest.report import ShardReport
 from pipeline.ingest.source_index import Origin
 from pipeline.jobs import Job, run_jobs
 from pipeline.order import row_order
-from pipeline.sources.classes.order import Classes
+from pipeline.sources.classes.store_classes import Classes
 from pipeline.sources.listing import sort_listing
 from pipeline.store import records
-from pipeline.store.choices import Choices
 from pipeline.store.open import open_objects
+from pipeline.store.options import StoreOptions
 
 CLASSES = 21_841
 HOMES = 4
@@ -106,9 +106,9 @@ def plan(args: argparse.Namespace) -> None:
         lap("sorted, digested, classes found")
         objects = open_objects(f"{folder}/store", "train-scale")
         objects.begin()
-        choices = Choices(shard_rows=args.shard_rows)
+        choices = StoreOptions(shard_rows=args.shard_rows)
         wnids = tuple(listed.wnids)
-        recipe = planning.settle_recipe(objects, choices, Classes(wnids, ("",) * len(wnids)))
+        recipe = planning.resolve_recipe(objects, choices, Classes(wnids, ("",) * len(wnids)))
         origin = Origin("made up", "folder", "/nowhere", "", listed.digest, listed.num_bytes)
         made = planning.make_plan(objects, "train", recipe, listed, origin, seed=0)
         planning.write_metadata(objects, recipe, made, choices.sizes)
@@ -120,19 +120,19 @@ def plan(args: argparse.Namespace) -> None:
     print(f"rows file {size / 1e9:.2f} GB")
 
 
-def pretend(shard: int, seconds: float, num_rows: int) -> Report:
+def pretend(shard: int, seconds: float, num_rows: int) -> ShardReport:
     """A task that takes as long as a shard and says as much."""
     began = time.monotonic()
     time.sleep(seconds)
     spent = dict.fromkeys(("read", "decode", "resize", "write", "sync"), seconds / 5)
     names = tuple(f"images.zarr/train/{size}/c.{shard}.0.0.0" for size in (72, 224, 288))
-    return Report(
+    return ShardReport(
         shard=shard,
         num_rows=num_rows,
         counts={"readable": num_rows},
         seconds={**spent, "began": began, "ended": time.monotonic()},
         host="somewhere",
-        made=(*names, f"samples/train.parts/{shard:06d}.parquet"),
+        written_objects=(*names, f"samples/train.parts/{shard:06d}.parquet"),
     )
 
 
@@ -144,7 +144,7 @@ def graph(args: argparse.Namespace) -> None:
         Job(f"prepare-train-{shard:06d}", pretend, (shard, float(spread[shard]), args.shard_rows))
         for shard in row_order(num_shards, seed=0).tolist()
     ]
-    hush()
+    silence_client_logs()
     with (
         applied_settings(),
         LocalCluster(
@@ -169,7 +169,7 @@ def graph(args: argparse.Namespace) -> None:
         reports = list(run_jobs(client, "scale", jobs))
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         grown = me.memory_info().rss - before
-    failed = [report for report in reports if not isinstance(report, Report)]
+    failed = [report for report in reports if not isinstance(report, ShardReport)]
     if failed:
         raise SystemExit(f"{len(failed)} tasks failed: {failed[0]}")
     began = np.array([report.seconds["began"] for report in reports])
@@ -203,7 +203,7 @@ def home(args: argparse.Namespace) -> None:
             )
         await asyncio.Event().wait()
 
-    hush()
+    silence_client_logs()
     with applied_settings():
         asyncio.run(live())
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from distributed import Client
 
-ANSWER_SECONDS = 60.0
+RESPONSE_TIMEOUT_SECONDS = 60.0
 """The default timeout; a suspended worker keeps its connections and never answers."""
 
 
-class NoAnswer(OSError):
+class NoResponseError(OSError):
     """A worker did not answer: it is suspended, blocked, disconnected, or has just ended."""
 
 
@@ -23,7 +23,7 @@ def broadcast(
     *arguments: Any,
     workers: Sequence[str] | None = None,
     nanny: bool = False,
-    seconds: float = ANSWER_SECONDS,
+    timeout_seconds: float = RESPONSE_TIMEOUT_SECONDS,
 ) -> dict[str, Any]:
     """Run *call* on all workers at once, outside of any task.
 
@@ -33,29 +33,29 @@ def broadcast(
         arguments: Its positional arguments.
         workers: Addresses of the workers; None for all connected ones.
         nanny: True to run it on the nannies of the workers instead (default: False).
-        seconds: Timeout for each worker (default: 60 s).
+        timeout_seconds: Timeout for each worker (default: 60 s).
 
     Returns:
-        For each worker address the result, or the exception that the call raised, or `NoAnswer`
-        without an answer.
+        For each worker address the result, or the exception that the call raised, or a
+        `NoResponseError`.
     """
     if workers is None:
         workers = list(client.scheduler_info(n_workers=-1)["workers"])
 
     async def ask_worker(worker: str) -> Any:
-        """Return the result of one worker, its exception, or `NoAnswer`."""
+        """Return the result of one worker, its exception, or `NoResponseError`."""
         request = client._run(  # `Client.run` has no timeout for a single worker
             _answer, call, arguments, workers=[worker], nanny=nanny, on_error="return"
         )
         try:
-            answers = await asyncio.wait_for(request, seconds)
+            answers = await asyncio.wait_for(request, timeout_seconds)
         except TimeoutError:
-            return NoAnswer(f"no answer within {seconds:.0f} s")
-        result = answers.get(worker, NoAnswer("it has just ended"))
+            return NoResponseError(f"no answer within {timeout_seconds:.0f} s")
+        result = answers.get(worker, NoResponseError("it has just ended"))
         if isinstance(result, list):
             return result[0]
         # An exception outside the list comes from the connection, not from the call.
-        return NoAnswer(str(result)) if isinstance(result, OSError) else result
+        return NoResponseError(str(result)) if isinstance(result, OSError) else result
 
     async def ask_all() -> list[Any]:
         return await asyncio.gather(*map(ask_worker, workers))

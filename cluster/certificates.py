@@ -38,26 +38,26 @@ CLOCK_SKEW = timedelta(minutes=10)
 """The tolerated difference between the clocks of machines."""
 
 
-VARIABLE = "TESSERAE_CERTS"
+FOLDER_VARIABLE = "TESSERAE_CERTS"
 """The environment variable with the path of the folder of certificates."""
 
 
-def named(folder_name: str | None) -> Path:
+def resolve_folder(folder_name: str | None) -> Path:
     """Return the folder *folder_name*, or that in the environment, or the default of this user."""
-    chosen = folder_name or os.environ.get(VARIABLE)
+    chosen = folder_name or os.environ.get(FOLDER_VARIABLE)
     if chosen:
         return Path(chosen).absolute()
     config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(config) / "tesserae" / "certs"
 
 
-def folder(folder_name: str | None) -> Path | None:
-    """Return the folder as `named` does; None if it is the default and does not exist."""
-    path = named(folder_name)
-    return path if folder_name or os.environ.get(VARIABLE) or path.is_dir() else None
+def existing_folder(folder_name: str | None) -> Path | None:
+    """Return the folder as `resolve_folder` does; None if it is the default and does not exist."""
+    path = resolve_folder(folder_name)
+    return path if folder_name or os.environ.get(FOLDER_VARIABLE) or path.is_dir() else None
 
 
-def make(*, hosts: Iterable[str] = (), days: float = CERTIFICATE_DAYS) -> dict[str, bytes]:
+def create(*, hosts: Iterable[str] = (), days: float = CERTIFICATE_DAYS) -> dict[str, bytes]:
     """Create an authority, a certificate and key for each role, and a token.
 
     Args:
@@ -105,7 +105,7 @@ def make(*, hosts: Iterable[str] = (), days: float = CERTIFICATE_DAYS) -> dict[s
 
 
 def for_workers(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return those of *files*, from `make`, that workers need."""
+    """Return those of *files*, from `create`, that workers need."""
     return {name: files[name] for name in (AUTHORITY, "worker.pem", "worker.key")}
 
 
@@ -114,7 +114,7 @@ def write(folder: Path, files: Mapping[str, bytes], *, replace: bool = False) ->
 
     Args:
         folder: The folder, which is created if it does not exist.
-        files: Contents of the files by name, from `make`.
+        files: Contents of the files by name, from `create`.
         replace: True to replace existing files, after all new ones are written (default: False).
 
     Raises:
@@ -233,7 +233,7 @@ def check_token(folder: Path) -> None:
 
 
 def in_memory(files: Mapping[str, bytes], roles: Sequence[str] = ROLES) -> Security:
-    """Return Dask's security settings for *roles*, with certificates in memory from `make`."""
+    """Return Dask's security settings for *roles*, with certificates in memory from `create`."""
     fields = {"tls_ca_file": files[AUTHORITY].decode()}
     for role in roles:
         fields[f"tls_{role}_cert"] = files[f"{role}.pem"].decode()

@@ -30,7 +30,7 @@ def applied_settings() -> dask.config.set:
     return dask.config.set(dask.config.merge(*layers))
 
 
-def hush() -> None:
+def silence_client_logs() -> None:
     """Silence the log of Dask clients: commands report errors to the user themselves."""
     for name in ("distributed", "distributed.client"):
         # Dask's `silence_logs` ends with the cluster, before its last connections are closed.

@@ -17,16 +17,16 @@ from distributed.comm.core import CommClosedError
 from distributed.security import Security
 
 from cluster import certificates
-from cluster.config import applied_settings, hush
+from cluster.config import applied_settings, silence_client_logs
 from cluster.errors import CertificateError, ClusterError
 
 POLL_SECONDS = 0.1
 CONNECT_TIMEOUT_SECONDS = 2.0
-REACH_SECONDS = 10.0
+PROBE_INTERVAL_SECONDS = 10.0
 """The maximum interval between two checks of the connection by `ReconnectTimeout`."""
 RETRY_SECONDS = 0.5
 """The pause between two attempts of a command to reach its scheduler."""
-REFUSED_SECONDS = 60.0
+UNTRUSTED_GRACE_SECONDS = 60.0
 """How long workers retry a scheduler that rejects their certificate, which may just be being
 renewed."""
 
@@ -49,7 +49,7 @@ def check_address(address: str) -> None:
         )
 
 
-def reach(address: str, security: Security | None, role: str) -> str | None:
+def probe_scheduler(address: str, security: Security | None, role: str) -> str | None:
     """Connect to a scheduler as *role*, and disconnect.
 
     A scheduler that accepts the connection and then sends nothing counts as reached: it is busy or
@@ -120,37 +120,39 @@ def connect(
     address: str,
     certs: Path | None,
     *,
-    seconds: float,
-    say: Callable[[str], None] = lambda _: None,
+    timeout_seconds: float,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Client]:
     """Open a client of a scheduler, with Tesserae's Dask settings, inside the block.
 
     Args:
         address: `tcp://HOST:PORT` or `tls://HOST:PORT`.
         certs: Folder of certificates for TLS; None without.
-        seconds: Timeout for the first answer, up to 10,000,000.
-        say: Called with one line if the scheduler does not answer at once: the reason and the
+        timeout_seconds: Timeout for the first answer, up to 10,000,000.
+        report: Called with one line if the scheduler does not answer at once: the reason and the
             timeout.
 
     Raises:
         CertificateError: A certificate is missing or not trusted.
         ClusterError: The scheduler does not answer, or the connection is lost inside the block.
-        ValueError: *seconds* is out of range.
+        ValueError: *timeout_seconds* is out of range.
     """
     check_address(address)
-    if not 0 < seconds <= 10_000_000:
-        raise ValueError(f"--timeout is {seconds:g}: expected more than 0, at most 10,000,000.")
+    if not 0 < timeout_seconds <= 10_000_000:
+        raise ValueError(
+            f"--timeout is {timeout_seconds:g}: expected more than 0, at most 10,000,000."
+        )
     tls = address.startswith("tls://")
     if tls and certs is None:
         raise CertificateError(
             f"{address} asks for a certificate. Copy ca.pem, client.pem and client.key from the"
-            f" machine that made them to {certificates.named(None)}, or name their folder with"
-            " --certs."
+            f" machine that made them to {certificates.resolve_folder(None)}, or name their folder"
+            " with --certs."
         )
     security = certificates.security(certs, ["client"]) if tls and certs else None
-    hush()
-    _wait_until_reached(address, security, seconds, say)
-    with applied_settings(), _client(address, security, seconds) as client:
+    silence_client_logs()
+    _wait_until_reached(address, security, timeout_seconds, report)
+    with applied_settings(), _client(address, security, timeout_seconds) as client:
         try:
             yield client
         except CommClosedError as e:
@@ -160,19 +162,20 @@ def connect(
 
 
 def _wait_until_reached(
-    address: str, security: Security | None, seconds: float, say: Callable[[str], None]
+    address: str, security: Security | None, timeout_seconds: float, report: Callable[[str], None]
 ) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + timeout_seconds
     reported = False
-    while (reason := reach(address, security, "client")) is not None:
+    while (reason := probe_scheduler(address, security, "client")) is not None:
         if time.monotonic() > deadline:
             raise ClusterError(_no_answer_text(address, reason))
         if not reported:
             reported = True
-            say(
-                f"the scheduler {address} does not answer yet ({reason}); waiting for {seconds:g} s"
+            report(
+                f"the scheduler {address} does not answer yet ({reason}); waiting for"
+                f" {timeout_seconds:g} s"
             )
-        time.sleep(min(RETRY_SECONDS, seconds / 4))
+        time.sleep(min(RETRY_SECONDS, timeout_seconds / 4))
 
 
 def _no_answer_text(address: str, reason: str) -> str:
@@ -209,61 +212,63 @@ def _client(address: str, security: Security | None, seconds: float) -> Client:
 class ReconnectTimeout:
     """A timeout that expires when a scheduler was not reachable for too long."""
 
-    def __init__(self, address: str, seconds: float, security: Security | None = None) -> None:
+    def __init__(
+        self, address: str, timeout_seconds: float, security: Security | None = None
+    ) -> None:
         """Start the timeout, after one connection that detects untrusted certificates at once.
 
         Args:
             address: Address of the scheduler.
-            seconds: How long the scheduler may be unreachable.
+            timeout_seconds: How long the scheduler may be unreachable.
             security: Certificates that workers present; None without TLS (default: None).
 
         Raises:
             CertificateError: The scheduler was reached, and one side does not trust the other.
         """
         self._address = address
-        self._seconds = seconds
+        self._seconds = timeout_seconds
         self._security = security
-        reach(address, security, "worker")
+        probe_scheduler(address, security, "worker")
         self._last_reached = self._last_check = time.monotonic()
         self._refused_since: float | None = None
 
-    def over(self) -> bool:
+    def has_expired(self) -> bool:
         """Return True if the timeout has expired. Callers poll this; it limits its own rate.
 
         Raises:
-            CertificateError: One side has not trusted the other for `REFUSED_SECONDS`.
+            CertificateError: One side has not trusted the other for `UNTRUSTED_GRACE_SECONDS`.
         """
         now = time.monotonic()
-        if now - self._last_check > min(REACH_SECONDS, self._seconds / 4):
+        if now - self._last_check > min(PROBE_INTERVAL_SECONDS, self._seconds / 4):
             self._last_check = now
             self._check(now)
         return now - self._last_reached > self._seconds
 
     def _check(self, now: float) -> None:
         try:
-            if reach(self._address, self._security, "worker") is None:
+            if probe_scheduler(self._address, self._security, "worker") is None:
                 self._last_reached = now
         except CertificateError:
             self._refused_since = self._refused_since or now
-            if now - self._refused_since >= min(self._seconds, REFUSED_SECONDS):
+            if now - self._refused_since >= min(self._seconds, UNTRUSTED_GRACE_SECONDS):
                 raise
         else:
             self._refused_since = None
 
 
-def wait_for(client: Client, *, workers: int, gpus: int = 0, seconds: float) -> None:
+def wait_for(client: Client, *, workers: int, gpus: int = 0, timeout_seconds: float) -> None:
     """Wait until the cluster has enough workers and GPUs.
 
     Args:
         client: A client of the cluster.
         workers: Minimum number of workers, those with a GPU included.
         gpus: Minimum number of GPUs (default: 0).
-        seconds: Timeout.
+        timeout_seconds: Timeout.
 
     Raises:
         ClusterError: They did not join in time.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + timeout_seconds
     while True:
         num_workers, num_gpus = client.run_on_scheduler(_count)
         if num_workers >= workers and num_gpus >= gpus:
@@ -278,7 +283,7 @@ def wait_for(client: Client, *, workers: int, gpus: int = 0, seconds: float) -> 
         if required > present
     )
     raise ClusterError(
-        f"the cluster did not have {missing} within {seconds:.0f} s. Look at the logs of"
+        f"the cluster did not have {missing} within {timeout_seconds:.0f} s. Look at the logs of"
         " `tesserae cluster worker`, and at `tesserae cluster status`."
     )
 

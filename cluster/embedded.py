@@ -8,8 +8,8 @@ from typing import Self, cast
 from distributed import Client, LocalCluster, Scheduler
 
 from cluster import certificates
-from cluster.config import applied_settings, hush
-from cluster.dashboard.lazy import offer
+from cluster.config import applied_settings, silence_client_logs
+from cluster.dashboard.lazy import install
 from cluster.errors import ClusterError
 from cluster.limits import raise_file_limit, too_many_files
 from cluster.local import dashboard_address
@@ -25,13 +25,13 @@ class EmbeddedScheduler:
 
         Args:
             host: Address on which it listens and workers reach it.
-            files: Its certificates by file name, as `certificates.make` returns them.
+            files: Its certificates by file name, as `certificates.create` returns them.
             dashboard: True to serve the dashboard on the loopback address.
 
         Raises:
             ClusterError: The scheduler cannot listen on that address.
         """
-        hush()
+        silence_client_logs()
         raise_file_limit()
         self._config = applied_settings()
         try:
@@ -54,10 +54,10 @@ class EmbeddedScheduler:
         """Return a new client of the scheduler."""
         return Client(self.cluster)
 
-    def check(self) -> None:
+    def check_startup(self) -> None:
         """Raise ClusterError if no worker can be expected any more; called while there is none."""
 
-    def keep(self) -> None:
+    def maintain(self) -> None:
         """Replace lost workers. Callers poll this; it limits its own rate."""
 
     def close(self) -> None:
@@ -94,5 +94,5 @@ def _start_scheduler(host: str, files: Mapping[str, bytes], *, dashboard: bool) 
             " machine?"
         ) from e
     if dashboard:
-        offer(cast(Scheduler, cluster.scheduler))
+        install(cast(Scheduler, cluster.scheduler))
     return cluster

@@ -8,7 +8,7 @@ It differs from `LocalCluster()` in these points, and in the settings of `dask.y
 * Workers start from a fork server (`cluster.processes.forkserver`).
 * The dashboard is loaded when its first page is opened (`cluster.dashboard.lazy`).
 * Workers have no dashboards: each would import bokeh for a page that is rarely opened.
-* Workers whose nanny has ended are replaced (`keep`).
+* Workers whose nanny has ended are replaced (`maintain`).
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from typing import cast
 from distributed import LocalCluster, Scheduler
 
 from cluster import certificates
-from cluster.config import applied_settings, hush
-from cluster.dashboard.lazy import offer
+from cluster.config import applied_settings, silence_client_logs
+from cluster.dashboard.lazy import install
 from cluster.defaults import DASHBOARD_PORT
 from cluster.processes.forkserver import start_fork_server
 
 CERTIFICATE_LIFETIME_DAYS = 365.0
 """The validity of the cluster's certificates, longer than any run."""
-KEEP_SECONDS = 5.0
+MAINTENANCE_INTERVAL_SECONDS = 5.0
 """The interval between two checks for lost workers."""
 
 CLOSE_SECONDS = 10.0
 """The timeout after which workers that do not stop are killed."""
 
 
-class Local:
+class LocalWorkers:
     """A cluster on this machine. Use it as a context manager."""
 
     def __init__(
@@ -67,9 +67,9 @@ class Local:
         self.workers = workers
         self.threads = threads
         self._checked = time.monotonic()
-        self.security = certificates.in_memory(certificates.make(days=CERTIFICATE_LIFETIME_DAYS))
+        self.security = certificates.in_memory(certificates.create(days=CERTIFICATE_LIFETIME_DAYS))
         self._config = applied_settings()
-        hush()
+        silence_client_logs()
         start_fork_server(preload)
         self.cluster = LocalCluster(
             n_workers=workers,
@@ -87,7 +87,7 @@ class Local:
         if gpus:
             self._add(gpus)
         if dashboard:
-            offer(cast(Scheduler, self.cluster.scheduler))
+            install(cast(Scheduler, self.cluster.scheduler))
 
     def _add(self, gpus: Sequence[str]) -> None:
         # Dask has no API for workers of several kinds, so their specifications are added directly.
@@ -108,9 +108,9 @@ class Local:
         """The URL of the dashboard."""
         return str(self.cluster.dashboard_link)
 
-    def keep(self) -> None:
+    def maintain(self) -> None:
         """Replace workers whose nanny has ended. Callers poll this; it limits its own rate."""
-        if time.monotonic() - self._checked > KEEP_SECONDS:
+        if time.monotonic() - self._checked > MAINTENANCE_INTERVAL_SECONDS:
             self._checked = time.monotonic()
             self.cluster.scale(self.workers)
 
@@ -132,7 +132,7 @@ class Local:
                 worker.kill()
         self._config.__exit__(None, None, None)
 
-    def __enter__(self) -> Local:
+    def __enter__(self) -> LocalWorkers:
         """Return this object; the cluster is running already."""
         return self
 

@@ -16,7 +16,7 @@ TLS = "TLS with a certificate"
 HTTPS = "HTTPS with a token"
 DASHBOARD = "dashboard"
 
-ANSWER_SECONDS = 10.0
+RESPONSE_TIMEOUT_SECONDS = 10.0
 """The timeout for a worker that lists its ports."""
 
 
@@ -28,28 +28,28 @@ class Port:
     """The host name of the machine."""
     address: str
     port: int
-    why: str
+    purpose: str
 
     @property
-    def open(self) -> bool:
+    def is_public(self) -> bool:
         """True if other machines can reach the port."""
         return not ipaddress.ip_address(self.address.split("%")[0]).is_loopback
 
     @property
-    def safe(self) -> bool:
+    def is_authenticated(self) -> bool:
         """True if the port authenticates its peers."""
-        return self.why.endswith((TLS, HTTPS))
+        return self.purpose.endswith((TLS, HTTPS))
 
 
-def listening(client: Client) -> list[Port]:
+def listening_ports(client: Client) -> list[Port]:
     """Return every port on which the scheduler, nannies and workers of *client* listen, sorted.
 
     Each process reports its own ports.
     """
     ports_found = list(client.run_on_scheduler(_scheduler_ports))
     for answers in (
-        broadcast(client, _worker_ports, seconds=ANSWER_SECONDS),
-        broadcast(client, _nanny_ports, nanny=True, seconds=ANSWER_SECONDS),
+        broadcast(client, _worker_ports, timeout_seconds=RESPONSE_TIMEOUT_SECONDS),
+        broadcast(client, _nanny_ports, nanny=True, timeout_seconds=RESPONSE_TIMEOUT_SECONDS),
     ):
         for worker_ports in answers.values():
             ports_found += worker_ports if isinstance(worker_ports, list) else []

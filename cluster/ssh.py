@@ -26,9 +26,9 @@ from cluster.processes.stdin_link import ERROR_PREFIX, WorkerLink, worker_comman
 SSH_COMMAND = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15")
 CONNECT_SECONDS = 30.0
 """The timeout of a first connection to a machine."""
-KEEP_SECONDS = 5.0
+MAINTENANCE_INTERVAL_SECONDS = 5.0
 """The interval between two checks for lost machines."""
-AGAIN_SECONDS = 30.0
+RECONNECT_INTERVAL_SECONDS = 30.0
 """The minimum time between two starts of the workers of a machine."""
 CLOSE_SECONDS = 30.0
 """The timeout for all machines to end their workers."""
@@ -43,7 +43,7 @@ class Host:
 
     name: str
     """The name that `ssh` accepts: `[user@]host`."""
-    settings: dict[str, str]
+    options: dict[str, str]
     """The options of its workers, by name."""
 
 
@@ -97,25 +97,25 @@ def _read_host(words: Sequence[str]) -> Host:
     return Host(words[0], settings)
 
 
-class Ssh(EmbeddedScheduler):
+class SshCluster(EmbeddedScheduler):
     """A cluster over ssh. Use it as a context manager."""
 
     def __init__(
-        self, hosts: Hosts, *, dashboard: bool, say: Callable[[str], None] = lambda _: None
+        self, hosts: Hosts, *, dashboard: bool, report: Callable[[str], None] = lambda _: None
     ) -> None:
         """Start the scheduler, and workers on all hosts.
 
         Args:
             hosts: The machines.
             dashboard: True to serve the dashboard on the loopback address of this machine.
-            say: Called with one line when a machine was lost.
+            report: Called with one line when a machine was lost.
 
         Raises:
             ClusterError: A machine cannot be reached.
         """
-        self._say = say
+        self._report = report
         self._hosts = hosts.hosts
-        self._files = certificates.make()
+        self._files = certificates.create()
         self._links: list[_Link] = []
         host = hosts.scheduler or _local_address(hosts.hosts)
         super().__init__(host, self._files, dashboard=dashboard)
@@ -123,14 +123,14 @@ class Ssh(EmbeddedScheduler):
         self._links = [_Link(host, self.address, self._files) for host in self._hosts]
         self._heartbeat = Heartbeat(self._beat)
 
-    def check(self) -> None:
+    def check_startup(self) -> None:
         """Check that no machine has failed to start its workers; called while there is none.
 
         Raises:
             ClusterError: One has failed; the message contains its last output.
         """
         for link in self._links:
-            if (output := link.ended()) is not None:
+            if (output := link.exit_message()) is not None:
                 if output.startswith(ERROR_PREFIX):  # our own message: it names the cause
                     raise ClusterError(f"{link.host.name}: {output.removeprefix(ERROR_PREFIX)}")
                 raise ClusterError(
@@ -138,28 +138,32 @@ class Ssh(EmbeddedScheduler):
                     " Tesserae under the same path, or python=PATH in the file of hosts."
                 )
 
-    def keep(self) -> None:
+    def maintain(self) -> None:
         """Reconnect lost machines. Callers poll this; it limits its own rate."""
         now = time.monotonic()
-        if now - self._checked > KEEP_SECONDS:
+        if now - self._checked > MAINTENANCE_INTERVAL_SECONDS:
             self._checked = now
             for index, link in enumerate(self._links):
-                if (output := link.ended()) is not None and now - link.begun > AGAIN_SECONDS:
-                    self._say(f"{link.host.name} was lost ({output or 'no reason given'}); again")
-                    link.hang_up()
+                if (
+                    output := link.exit_message()
+                ) is not None and now - link.begun > RECONNECT_INTERVAL_SECONDS:
+                    self._report(
+                        f"{link.host.name} was lost ({output or 'no reason given'}); again"
+                    )
+                    link.disconnect()
                     link.wait(0)
                     self._links[index] = _Link(link.host, self.address, self._files)
 
     def _beat(self) -> None:
         for link in list(self._links):
-            link.beat()
+            link.send_heartbeat()
 
     def close(self) -> None:
         """Stop the workers on all machines, and the scheduler."""
         self._heartbeat.stop()
         # All are told first, so that they end at the same time.
         for link in self._links:
-            link.hang_up()
+            link.disconnect()
         deadline = time.monotonic() + CLOSE_SECONDS
         for link in self._links:
             link.wait(max(0.1, deadline - time.monotonic()))
@@ -171,8 +175,8 @@ class _Link(WorkerLink):
 
     def __init__(self, host: Host, address: str, files: dict[str, bytes]) -> None:
         self.host = host
-        options = {name: value for name, value in host.settings.items() if name != "python"}
-        command = worker_command(host.settings.get("python", sys.executable), address, options)
+        options = {name: value for name, value in host.options.items() if name != "python"}
+        command = worker_command(host.options.get("python", sys.executable), address, options)
         super().__init__([*SSH_COMMAND, host.name, f"exec {shlex.join(command)}"], files)
 
 

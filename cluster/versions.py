@@ -10,7 +10,7 @@ from typing import Any
 
 from distributed import Client
 
-from cluster.broadcast import NoAnswer, broadcast
+from cluster.broadcast import NoResponseError, broadcast
 from cluster.errors import ClusterError
 
 CODE_PREFIX = "code of "
@@ -24,7 +24,7 @@ def compare(
     packages: Sequence[str],
     code: Code,
     *,
-    alike: Sequence[str] = (),
+    must_match: Sequence[str] = (),
     workers: Sequence[str] | None = None,
 ) -> list[str]:
     """Return a sentence for each package whose version differs on some worker.
@@ -34,15 +34,15 @@ def compare(
         packages: Names of the distributions to compare; the version of Python is compared too.
         code: A function that returns digests of the source trees. They must be equal everywhere,
             since tasks and ranks run this code.
-        alike: Names of the distributions whose public versions must be equal. The local version
-            after a `+`, such as the CUDA release of a build, may differ.
+        must_match: Names of the distributions whose public versions must be equal. The local
+            version after a `+`, such as the CUDA release of a build, may differ.
         workers: Addresses of the workers to compare with; None for all.
 
     Raises:
-        ClusterError: A worker cannot answer, or its code or a version in *alike* differs.
+        ClusterError: A worker cannot answer, or its code or a version in *must_match* differs.
     """
-    local_versions = installed((*packages, *alike), code)
-    worker_versions = broadcast(client, installed, (*packages, *alike), code, workers=workers)
+    local_versions = installed((*packages, *must_match), code)
+    worker_versions = broadcast(client, installed, (*packages, *must_match), code, workers=workers)
     sentences = []
     for (name, remote), differing in sorted(_differences(local_versions, worker_versions).items()):
         if name.startswith(CODE_PREFIX):
@@ -55,7 +55,7 @@ def compare(
             f"{name} is {local_versions[name] or 'missing'} here and {remote or 'missing'} on"
         )
         sentence += f" {_named(differing)}"
-        if name in alike and _public(remote) != _public(local_versions[name]):
+        if name in must_match and _public(remote) != _public(local_versions[name]):
             raise ClusterError(
                 f"{sentence}: expected the same version. Install it there, and start the worker"
                 " again."
@@ -70,7 +70,7 @@ def _differences(
     """Return the workers that differ, by (name of the package or tree, version on the worker)."""
     differing: dict[tuple[str, str], list[str]] = defaultdict(list)
     for worker, versions in sorted(worker_versions.items()):
-        if isinstance(versions, NoAnswer):
+        if isinstance(versions, NoResponseError):
             continue  # the worker has ended or does not answer: its versions are not known
         if not isinstance(versions, dict):
             raise ClusterError(

@@ -10,7 +10,7 @@ from pipeline.errors import SourceError
 from pipeline.sources.classes.decision import Evidence, class_id
 from pipeline.sources.formats.flat import flat_listing
 from pipeline.sources.keys import known_split
-from pipeline.sources.location import Location, Sizes
+from pipeline.sources.location import FolderSizes, Location
 from pipeline.sources.source import Source
 
 
@@ -28,10 +28,10 @@ class CsvTable(Source):
         """Return the listing: key, size in bytes and path of each image, sorted by key."""
         lines = list(csv.reader(self.location.read_text(self.table).splitlines()))
         if any(len(line) != 2 for line in lines):
-            table = self.location.full(self.table)
+            table = self.location.full_path(self.table)
             raise SourceError(f"{table}: expected `file,class` in each line.")
         classes = {path: class_id(name) for path, name in lines}
-        sizes = Sizes(list(classes), list(map(self.location.size, classes)), [], Evidence())
+        sizes = FolderSizes(list(classes), list(map(self.location.size, classes)), [], Evidence())
         return flat_listing(self.location, "", sizes, classes.__getitem__, progress)
 
 

@@ -35,7 +35,7 @@ class LaunchedCluster(EmbeddedScheduler):
     def __init__(self, path: Path, *, dashboard: bool) -> None:
         """Start the scheduler, and the workers of a file of launchers."""
         host, launchers = read_launchers(path)
-        self._files = certificates.make()
+        self._files = certificates.create()
         super().__init__(host, self._files, dashboard=dashboard)
         options = {"workers": "1", "gpus": "none"}
         worker = worker_command(sys.executable, self.address, options)
@@ -43,29 +43,29 @@ class LaunchedCluster(EmbeddedScheduler):
         self._links = [WorkerLink(command, self._files) for command in self._commands]
         self._heartbeat = Heartbeat(self._beat)  # without it, workers end by themselves
 
-    def check(self) -> None:
+    def check_startup(self) -> None:
         """Raise ClusterError if a worker failed to start; called while there is none."""
         for link in self._links:
-            if (output := link.ended()) is not None:
+            if (output := link.exit_message()) is not None:
                 raise ClusterError(f"a worker has ended: {output}")
 
-    def keep(self) -> None:
+    def maintain(self) -> None:
         """Start a worker again that has ended; called again and again while tasks run."""
         for number, link in enumerate(self._links):
-            if link.ended() is not None:
-                link.hang_up()
+            if link.exit_message() is not None:
+                link.disconnect()
                 link.wait(0)
                 self._links[number] = WorkerLink(self._commands[number], self._files)
 
     def _beat(self) -> None:
         for link in self._links:
-            link.beat()
+            link.send_heartbeat()
 
     def close(self) -> None:
         """End the workers, then the scheduler."""
         self._heartbeat.stop()
         for link in self._links:
-            link.hang_up()
+            link.disconnect()
         for link in self._links:
             link.wait(CLOSE_SECONDS)
         super().close()

@@ -54,7 +54,7 @@ class Augment:
 
     size: int
     crop: str = "resized"
-    shrink: int | None = None
+    resize: int | None = None
     flip: bool = True
     area: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -95,8 +95,8 @@ class Augment:
                 images.float(), self, draw(_AREA), draw(_RATIO), draw(_LEFT), draw(_TOP)
             )
         else:
-            if self.shrink is not None:
-                side = (self.shrink, self.shrink)
+            if self.resize is not None:
+                side = (self.resize, self.resize)
                 images = functional.interpolate(
                     images.float(), side, mode="bilinear", antialias=True
                 )

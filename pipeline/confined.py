@@ -53,7 +53,7 @@ def is_inside(path: Path, root: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(real)
 
 
-def confined(root: Path, name: str) -> Path:
+def confined_path(root: Path, name: str) -> Path:
     """Return the path of *name* in *root*, for writing or removing.
 
     Raises:

@@ -6,7 +6,7 @@
         StoreMismatchError                the recipe, listing or size differs from the store's
         StoreBusyError                    another run is writing the same split
         StoreDamagedError                 a file of the store is missing or not what was committed
-          WrongDocumentError              a document with a valid digest has an invalid content
+          InvalidDocumentError            a document with a valid digest has an invalid content
       ReadError            (OSError)      bytes could not be read now; a retry may succeed
       RankError            (ValueError)   launchers disagree about the rank of this process
       DecodeError          (ValueError)   bytes were read and are no readable image
@@ -39,23 +39,25 @@ class StoreDamagedError(StoreError):
     """A file of the store is missing, or differs from what was committed."""
 
 
-class WrongDocumentError(StoreDamagedError):
+class InvalidDocumentError(StoreDamagedError):
     """A document whose digest is valid has an invalid content.
 
     Args:
         name: The name of the document.
         problem: The field, its value and the expected values.
-        cure: The advice to the user, as a sentence.
+        advice: The advice to the user, as a sentence.
     """
 
-    def __init__(self, name: str, problem: str, cure: str) -> None:
-        super().__init__(name, problem, cure)
+    def __init__(self, name: str, problem: str, advice: str) -> None:
+        super().__init__(name, problem, advice)
         self.name = name
-        self.what = problem
-        self.cure = cure
+        self.problem = problem
+        self.advice = advice
 
     def __str__(self) -> str:
-        return f"{self.name} holds another document than its name says: {self.what}. {self.cure}"
+        return (
+            f"{self.name} holds another document than its name says: {self.problem}. {self.advice}"
+        )
 
 
 class RankError(TesseraeError, ValueError):

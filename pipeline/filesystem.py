@@ -7,8 +7,8 @@
                                                         rename under a `NumberedLock`
     fsync of a folder  SMB, some FUSE                   syncfs, of the whole file system
 
-`replacing` and `write_file` replace a file by a complete one, and `cure` gives the advice for an
-error of the operating system.
+`replacing` and `write_file` replace a file by a complete one, and `advice_for` gives the advice for
+an error of the operating system.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ RETRY_SECONDS = 0.02
 
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
-_CURES = {
+_ADVICE = {
     errno.ENOSPC: "Make room",
     errno.EDQUOT: "Your quota is used up: make room within it",
     errno.EROFS: "The file system is mounted read-only: choose a folder on another, or mount it"
@@ -70,9 +70,9 @@ class LocksMissingError(OSError):
     """The file system has no locks of its own."""
 
 
-def cure(error: OSError, otherwise: str = "Make room or repair the disk") -> str:
+def advice_for(error: OSError, otherwise: str = "Make room or repair the disk") -> str:
     """Return the advice for *error*, as a sentence without its full stop."""
-    return _CURES.get(error.errno or 0, otherwise)
+    return _ADVICE.get(error.errno or 0, otherwise)
 
 
 # --- locks ------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def _description_lock(file: int, kind: int) -> None:
     fcntl.fcntl(file, fcntl.F_OFD_SETLK, whole_file)
 
 
-def locking_way(folder: Path) -> str:
+def locking_method(folder: Path) -> str:
     """Lock a file in *folder* as a store is locked, and return the name of the method.
 
     Raises:
@@ -379,7 +379,7 @@ def name_exclusively(temporary: Path, final: Path, locks: Path) -> bool:
     return new
 
 
-def naming_way(folder: Path) -> str:
+def naming_method(folder: Path) -> str:
     """Name files in *folder* exclusively, as plans are, and return the name of the method.
 
     Raises:

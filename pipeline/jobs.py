@@ -8,9 +8,10 @@ The failures of a task, and the reactions to them:
 
     the source cannot be read    retried in the task, then by Dask on any free worker; then the
                                  shard is left uncommitted and the run goes on
-    a worker dies                Dask runs its tasks elsewhere; a task that lost ALLOWED_LOSSES + 1
-                                 workers is submitted again, isolated, because one of its images may
-                                 kill decoders; other tasks of those workers only take longer
+    a worker dies                Dask runs its tasks elsewhere; a task that lost more than
+                                 MAX_WORKER_LOSSES workers is submitted again, isolated, because one
+                                 of its images may kill decoders; other tasks of those workers only
+                                 take longer
     the memory is exhausted      submitted again, isolated: an image may need more than there is
     the store cannot be written, or the source's bytes have changed
                                  the run ends, because every other task would fail as well
@@ -33,7 +34,7 @@ from distributed.scheduler import KilledWorker, NoValidWorkerError
 
 from pipeline.errors import ReadError, StoreError, TesseraeError
 
-ALLOWED_LOSSES = 1
+MAX_WORKER_LOSSES = 1
 """The lost workers after which a task still runs as it is (Dask's `allowed-failures`)."""
 
 MAX_ISOLATED_RETRIES = 5
@@ -59,7 +60,7 @@ class Job:
     call: Callable[..., Any]
     arguments: tuple[Any, ...]
     options: dict[str, Any] = field(default_factory=dict)
-    isolated: Job | None = None
+    fallback: Job | None = None
     """The job that replaces this one after it has lost too many workers (default: itself)."""
 
 
@@ -164,7 +165,7 @@ class _Tasks:
         """Return the job to submit after *job* failed with *error*; None to give up."""
         if not isinstance(error, KilledWorker | MemoryError):
             return None
-        retry = job.isolated or job
+        retry = job.fallback or job
         self._losses[retry.name] += 1
         return retry if self._losses[retry.name] <= MAX_ISOLATED_RETRIES else None
 
@@ -178,7 +179,7 @@ class _Tasks:
 
 def _failed(job: Job, error: BaseException) -> Failed:
     if isinstance(error, KilledWorker):
-        losses = (ALLOWED_LOSSES + 1) * (MAX_ISOLATED_RETRIES + 1)
+        losses = (MAX_WORKER_LOSSES + 1) * (MAX_ISOLATED_RETRIES + 1)
         return Failed(job, StoreError(f"its worker died {losses} times. {_WORKERS_DIE}"))
     if isinstance(error, NoValidWorkerError):
         raise StoreError(

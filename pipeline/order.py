@@ -89,7 +89,7 @@ def epoch_order(
     kind: str,
     *,
     num_rows: int,
-    absent: NDArray[np.int64],
+    excluded: NDArray[np.int64],
     seed: int,
     epoch: int,
     chunk_rows: int = 1,
@@ -101,7 +101,7 @@ def epoch_order(
         kind: `random` shuffles all rows. `windowed` shuffles the chunks, and then the rows within
             each window of *window_chunks* chunks. `sequential` is the order of the store.
         num_rows: The number of rows in the split.
-        absent: The rows that are never returned, (n,) int64, ascending, without duplicates.
+        excluded: The rows that are never returned, (n,) int64, ascending, without duplicates.
         seed: The seed, 0 to 2^64 - 1.
         epoch: The number of the epoch, 0 to 2^64 - 1.
         chunk_rows: The number of rows in a chunk (default: 1).
@@ -114,7 +114,7 @@ def epoch_order(
     for name, value in (("seed", seed), ("epoch", epoch)):
         if not 0 <= value < 2**64:
             raise ValueError(f"{name} is {value}: expected 0 to 2^64 - 1.")
-    present = _Present(num_rows, absent)
+    present = _Present(num_rows, excluded)
     if kind == "sequential":
         return _Sequential(present, chunk_rows, window_chunks)
     if kind == "random":
@@ -148,11 +148,11 @@ class Permutation:
     A cell beyond the end passes through all rounds again until it lies inside.
     """
 
-    def __init__(self, size: int, key_: int) -> None:
+    def __init__(self, size: int, hash_key: int) -> None:
         self.size = size
         self._rows = max(1, math.isqrt(max(0, size - 1)) + 1)
         self._columns = max(1, -(-size // self._rows))
-        self._keys = [np.uint64(key(key_, i)) for i in range(ROUNDS)]
+        self._keys = [np.uint64(key(hash_key, i)) for i in range(ROUNDS)]
 
     def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the numbers to which *positions*, (n,) int64, are mapped: (n,) int64."""

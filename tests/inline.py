@@ -67,13 +67,13 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             patch.setattr(module, "run_jobs", run_here)
         for module in (prepare, repair):
             patch.setattr(module, "Cluster", NoCluster)
-            patch.setattr(module, "Work", _patient(module.Work))
+            patch.setattr(module, "ShardTaskConfig", _patient(module.ShardTaskConfig))
         yield
 
 
 def _patient(make: Callable[..., Any]) -> Callable[..., Any]:
     # No alarm in this process, and no second between two tries to read.
-    return lambda **fields: make(**fields, watched=False, read_pause=0.0)
+    return lambda **fields: make(**fields, watched=False, retry_delay_seconds=0.0)
 
 
 def tesserae(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:

@@ -13,15 +13,15 @@ from PIL import Image
 from pipeline import sources
 from pipeline.ingest import planning
 from pipeline.ingest.finish import finish_split
-from pipeline.ingest.report import Report
-from pipeline.ingest.shard import prepare_shard
+from pipeline.ingest.report import ShardReport
+from pipeline.ingest.shard_task import prepare_shard
 from pipeline.ingest.source_index import Origin
-from pipeline.ingest.worker import Work, workspace
+from pipeline.ingest.worker import ShardTaskConfig, workspace
 from pipeline.sources.options import SourceOptions
 from pipeline.store import records
-from pipeline.store.choices import Choices
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
+from pipeline.store.options import StoreOptions
 from pipeline.store.plan import Plan
 
 SMALL = {"shard_rows": 4, "chunk_rows": 2}
@@ -57,16 +57,16 @@ def make_folder(root: Path, images: int, classes: int = 3, bad: int = 0) -> Path
 
 def plan_inline(
     source: Path, store: str, *, run: str = "train-inline", split: str = "train", **choices: Any
-) -> tuple[Objects, Plan, Work]:
+) -> tuple[Objects, Plan, ShardTaskConfig]:
     """Plan a split in this process, as `tesserae prepare` does before it starts a cluster."""
-    chosen = Choices(**{"sizes": (8, 16), "shard_rows": 8, "chunk_rows": 4, **choices})
+    chosen = StoreOptions(**{"sizes": (8, 16), "shard_rows": 8, "chunk_rows": 4, **choices})
     objects = open_objects(store, run)
     objects.begin()
     rules = SourceOptions(rules=planning.source_rules(objects))
     opened = sources.open_source(str(source), split, options=rules)
     listed = planning.read_listing(opened.list(lambda _: None))
     classes = planning.classes_of({split: (opened, listed)}, rules.rules)
-    recipe = planning.settle_recipe(objects, chosen, classes)
+    recipe = planning.resolve_recipe(objects, chosen, classes)
     origin = Origin(
         source=str(source),
         kind=opened.kind,
@@ -78,18 +78,18 @@ def plan_inline(
     plan = planning.make_plan(objects, split, recipe, listed, origin, chosen.seed)
     planning.write_metadata(objects, recipe, plan, chosen.sizes)
     workspace.cache_clear()  # a test may have changed what lies under it
-    work = Work(
+    work = ShardTaskConfig(
         store=objects.url,
         split=split,
         run=run,
         sizes=chosen.sizes,
         watched=False,  # nobody would start this process again
-        read_pause=0.001,
+        retry_delay_seconds=0.001,
     )
     return objects, plan, work
 
 
-def prepare_inline(source: Path, store: str, **choices: Any) -> list[Report]:
+def prepare_inline(source: Path, store: str, **choices: Any) -> list[ShardReport]:
     """Prepare the missing shards of a split in this process, without Dask."""
     objects, plan, work = plan_inline(source, store, **choices)
     commits = records.load_commits(objects, plan)

@@ -19,10 +19,10 @@ import yaml
 import tesserae
 from pipeline.loader import Loader, Reading, Staging
 from pipeline.store.commit import Commit
-from pipeline.store.features import FeatureCommit, FeatureRecipe, FeaturesDone
+from pipeline.store.features import FeatureCommit, FeatureFinishRecord, FeatureRecipe
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
-from pipeline.store.records import Done
+from pipeline.store.records import FinishRecord
 from workflows.cli import COMMANDS, command_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,10 +32,10 @@ DOCUMENTS = {
     "recipe.json": Recipe,
     "splits/&lt;split&gt;.json": Plan,
     "commits/&lt;split&gt;/&lt;shard&gt;.json": Commit,
-    "splits/&lt;split&gt;.done.json": Done,
+    "splits/&lt;split&gt;.done.json": FinishRecord,
     "features/&lt;name&gt;/recipe.json": FeatureRecipe,
     "features/&lt;name&gt;/commits/&lt;split&gt;/&lt;shard&gt;.json": FeatureCommit,
-    "features/&lt;name&gt;/splits/&lt;split&gt;.done.json": FeaturesDone,
+    "features/&lt;name&gt;/splits/&lt;split&gt;.done.json": FeatureFinishRecord,
 }
 """The class that reads and writes each document, by the document's heading in docs/format.md."""
 

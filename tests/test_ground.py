@@ -160,7 +160,7 @@ def test_only_the_train_extra_requires_torch():
         "pipeline.images.resize",
         "pipeline.sources.reader",
         "pipeline.store.shard",
-        "pipeline.ingest.shard",
+        "pipeline.ingest.shard_task",
     ],
 )
 def test_a_worker_imports_only_what_decoding_needs(module):
@@ -201,8 +201,8 @@ BREACHES = {
     "the data path reads": ("pipeline/store/arrays.py", "import pipeline.sources.keys"),
     "a store knows": ("pipeline/store/arrays.py", "import pipeline.images.decode"),
     "and every module of it has a place": ("pipeline/odds.py", "import json"),
-    "who prepares": ("pipeline/ingest/shard.py", "import torch"),
-    "zarr enters": ("pipeline/ingest/shard.py", "import zarr"),
+    "who prepares": ("pipeline/ingest/shard_task.py", "import torch"),
+    "zarr enters": ("pipeline/ingest/shard_task.py", "import zarr"),
     "Pillow enters": ("pipeline/store/arrays.py", "import PIL.Image"),
     "Dask enters": ("pipeline/sources/reader.py", "import distributed"),
     "the environment is made": ("workflows/setup/pillow.py", "import numpy"),

@@ -175,13 +175,13 @@ def test_the_program_of_the_guide_makes_the_store_of_the_command(tmp_path: Path)
 
 SNIPPET = """
 import tesserae
-from tesserae import Augment, read_words
+from tesserae import Augment, read_word_vectors
 
 reveal_type(tesserae.Loader("store", size=72))
 reveal_type(tesserae.view("store").labels)
 reveal_type(tesserae.__version__)
 reveal_type(Augment(size=64))
-reveal_type(read_words("vectors.txt"))
+reveal_type(read_word_vectors("vectors.txt"))
 tesserae.Laoder
 """
 

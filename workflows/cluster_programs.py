@@ -25,7 +25,7 @@ from cluster.errors import ClusterError
 from cluster.limits import cores, raise_file_limit
 from cluster.processes import commands, daemon, supervisor, systemd
 from cluster.processes.commands import SchedulerConfig, WorkerConfig
-from cluster.processes.heartbeat import SILENCE_SECONDS
+from cluster.processes.heartbeat import HEARTBEAT_TIMEOUT_SECONDS
 from pipeline.errors import TesseraeError
 from pipeline.memory import limit_bytes
 from workflows.cluster_options import (
@@ -50,7 +50,7 @@ MAX_HEARTBEAT_SECONDS = 15.0
 
 
 def _folder(options: CertificateOptions) -> Path | None:
-    return None if options.insecure else certificates.folder(options.certs)
+    return None if options.insecure else certificates.existing_folder(options.certs)
 
 
 def _scheduler_config(options: UpOptions | SchedulerOptions) -> SchedulerConfig:
@@ -87,9 +87,9 @@ def _worker_config(options: UpOptions | WorkerOptions, address: str) -> WorkerCo
 
 def _gpus(selection: str) -> list[str]:
     if selection in ("all", "none"):
-        return commands.gpus() if selection == "all" else []
+        return commands.visible_gpus() if selection == "all" else []
     gpus = selection.split(",")
-    devices = commands.devices()
+    devices = commands.gpu_uuids()
     numbers = [str(number) for number in range(len(devices))]
     if len(set(gpus)) != len(gpus) or not all(
         gpu in numbers or gpu.startswith("MIG-") or gpu in devices for gpu in gpus
@@ -108,7 +108,7 @@ def _run(
         supervisor.run_once(programs[0])
     if once:
         raise ValueError("--once runs one kind of worker: pass --gpus none, or --workers 0.")
-    supervisor.keep(programs, say=_print_line, done=done)
+    supervisor.supervise(programs, report=_print_line, done=done)
     return 0
 
 
@@ -124,7 +124,7 @@ def scheduler(options: SchedulerOptions) -> int:
 
 def _check_free(config: SchedulerConfig) -> None:
     for host, port in ((config.host, config.port), (config.dashboard_host, config.dashboard_port)):
-        commands.check_free(host, port)
+        commands.check_port_free(host, port)
 
 
 def worker(options: WorkerOptions) -> int:
@@ -138,7 +138,7 @@ def worker(options: WorkerOptions) -> int:
     security = None if folder is None else certificates.security(folder, ["worker"])
     seconds = math.inf if options.scheduler_timeout is None else options.scheduler_timeout
     timeout = ReconnectTimeout(options.address, seconds, security)
-    return _run(programs, once=options.once, done=timeout.over)
+    return _run(programs, once=options.once, done=timeout.has_expired)
 
 
 def _work_for_a_caller(options: WorkerOptions) -> int:
@@ -160,10 +160,10 @@ def _work_for_a_caller(options: WorkerOptions) -> int:
             last_input[0] = float("-inf")
 
         threading.Thread(target=listen, daemon=True).start()
-        supervisor.keep(
+        supervisor.supervise(
             commands.workers(config),
-            say=_print_line,
-            done=lambda: time.monotonic() - last_input[0] > SILENCE_SECONDS,
+            report=_print_line,
+            done=lambda: time.monotonic() - last_input[0] > HEARTBEAT_TIMEOUT_SECONDS,
         )
     return 0
 
@@ -210,8 +210,8 @@ def certs(options: CertsOptions) -> int:
     """Create certificates and a token, and return the exit status."""
     if options.insecure:
         raise ValueError("--insecure cannot be combined with `certs`: it means no certificates.")
-    folder = certificates.named(options.certs)
-    files = certificates.make(hosts=options.hosts, days=options.days)
+    folder = certificates.resolve_folder(options.certs)
+    files = certificates.create(hosts=options.hosts, days=options.days)
     try:
         certificates.write(folder, files, replace=options.renew)
     except FileExistsError:
@@ -241,9 +241,11 @@ def up(options: UpOptions) -> int:
                 f"the {name} of {state}: already running. See `tesserae cluster status`; stop with"
                 " `tesserae cluster down`."
             )
-    folder = certificates.named(options.certs)
+    folder = certificates.resolve_folder(options.certs)
     if not options.insecure and not (folder / certificates.AUTHORITY).exists():
-        certificates.write(folder, certificates.make(hosts=[options.host, options.dashboard_host]))
+        certificates.write(
+            folder, certificates.create(hosts=[options.host, options.dashboard_host])
+        )
         print(f"created certificates: {folder}")
     config = _scheduler_config(options)
     commands.scheduler(config)  # invalid options fail here, and not in a daemon's log
@@ -270,15 +272,15 @@ def up(options: UpOptions) -> int:
     _print_scheduler(config)
     try:
         _address_file(state).write_text(config.address)
-        with connect(config.address, _folder(options), seconds=60) as client:
-            wait_for(client, workers=workers.workers + len(workers.gpus), seconds=120)
+        with connect(config.address, _folder(options), timeout_seconds=60) as client:
+            wait_for(client, workers=workers.workers + len(workers.gpus), timeout_seconds=120)
             _check_dashboard(client, config)
     except BaseException as e:
         for name in (WORKERS, SCHEDULER):
             daemon.stop(state, name)
         if not isinstance(e, ClusterError):
             raise
-        raise ClusterError(f"{e} See {daemon.log(state, SCHEDULER).parent}/*.log.") from None
+        raise ClusterError(f"{e} See {daemon.log_path(state, SCHEDULER).parent}/*.log.") from None
     summary = f"{counted(workers.workers, 'worker')} of {counted(workers.threads, 'thread')}"
     summary += f" and {bytes_text(workers.memory_limit)}"
     print(f"up: {summary}{f', {len(workers.gpus)} with a GPU' if workers.gpus else ''}")
@@ -316,7 +318,7 @@ def status(options: StatusOptions) -> int:
     running = [(n, daemon.process(state, n)) for n in (SCHEDULER, WORKERS)]
     for name, process in running:
         if process is not None:
-            print(f"{name}: process {process.pid}, {daemon.log(state, name)}")
+            print(f"{name}: process {process.pid}, {daemon.log_path(state, name)}")
     where = _address_file(state)
     address = options.address
     if address is None and where.exists() and running[0][1] is not None:
@@ -326,14 +328,14 @@ def status(options: StatusOptions) -> int:
         advice = restart if running[1][1] is not None else "start it"
         print(f"no scheduler of {state} is running: {advice} with `tesserae cluster up`.")
         return 1
-    with connect(address, _folder(options), seconds=10, say=_print_line) as client:
+    with connect(address, _folder(options), timeout_seconds=10, report=_print_line) as client:
         _print_workers(client, address)
-        open_ports = ports.listening(client)
+        open_ports = ports.listening_ports(client)
     for port in open_ports:
-        reach = "reachable from other machines" if port.open else "this machine only"
-        print(f"  {port.host} {port.address}:{port.port}  {port.why}; {reach}")
-    for port in (port for port in open_ports if port.why.startswith(ports.DASHBOARD)):
-        _print_dashboard(port.address, port.port, tls=port.open, machine=port.host)
+        reach = "reachable from other machines" if port.is_public else "this machine only"
+        print(f"  {port.host} {port.address}:{port.port}  {port.purpose}; {reach}")
+    for port in (port for port in open_ports if port.purpose.startswith(ports.DASHBOARD)):
+        _print_dashboard(port.address, port.port, tls=port.is_public, machine=port.host)
     return 0
 
 
@@ -358,16 +360,18 @@ def _address_file(state: Path) -> Path:
 def wait(options: WaitOptions) -> int:
     """Wait until the workers and the GPUs have connected, and return the exit status."""
     with connect(
-        options.address, _folder(options), seconds=options.timeout, say=_print_line
+        options.address, _folder(options), timeout_seconds=options.timeout, report=_print_line
     ) as client:
-        wait_for(client, workers=options.workers, gpus=options.gpus, seconds=options.timeout)
+        wait_for(
+            client, workers=options.workers, gpus=options.gpus, timeout_seconds=options.timeout
+        )
     return 0
 
 
 def units(options: UnitsOptions) -> int:
     """Write systemd units, and return the exit status."""
     certs = options.certs.absolute()
-    for path in systemd.write(options.folder, options.address, options.user, certs):
+    for path in systemd.write_units(options.folder, options.address, options.user, certs):
         print(path)
     print("  next: systemctl daemon-reload, then systemctl enable --now the unit of each machine")
     return 0

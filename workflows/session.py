@@ -20,26 +20,26 @@ from typing import Any
 from distributed import Client
 
 from cluster import certificates
-from cluster.broadcast import NoAnswer, broadcast
+from cluster.broadcast import NoResponseError, broadcast
 from cluster.connect import check_address, connect, wait_for
 from cluster.errors import ClusterError
 from cluster.limits import cores
-from cluster.local import Local
+from cluster.local import LocalWorkers
 from cluster.processes import commands, supervisor
 from cluster.ranks.slots import workers_for_ranks
 from cluster.slurm import allocation
-from cluster.slurm.cluster import SlurmJobs
+from cluster.slurm.cluster import SlurmCluster
 from cluster.slurm.profile import read_profile
-from cluster.ssh import Ssh, read_hosts
+from cluster.ssh import SshCluster, read_hosts
 from cluster.versions import compare
 from pipeline import code_digest
 from pipeline.errors import StoreError, TesseraeError
-from pipeline.ingest.worker import Work, join
+from pipeline.ingest.worker import ShardTaskConfig, check_worker
 from pipeline.memory import limit_bytes
 from workflows.options.cluster import ClusterOptions
 from workflows.terminal.signals import held_back
 
-PRELOAD = ("pipeline.ingest.shard",)
+PRELOAD = ("pipeline.ingest.shard_task",)
 """The modules that the fork server imports once, instead of every worker."""
 
 PACKAGES = (
@@ -85,7 +85,7 @@ def work_for_first(options: ClusterOptions) -> bool:
         return False
     address, folder, ended = allocation.wait_for_scheduler(profile)
     workers = cores() if options.workers is None else options.workers
-    gpus = commands.gpus()
+    gpus = commands.visible_gpus()
     config = commands.WorkerConfig(
         address=address,
         workers=workers,
@@ -96,7 +96,7 @@ def work_for_first(options: ClusterOptions) -> bool:
         certificates=folder,
         preload=PRELOAD,
     )
-    supervisor.keep(commands.workers(config), say=_notice, done=ended)
+    supervisor.supervise(commands.workers(config), report=_notice, done=ended)
     return True
 
 
@@ -133,7 +133,9 @@ class Cluster:
         """The number of worker processes on each node of a Slurm allocation."""
         self._dashboard = dashboard
         self._stack = ExitStack()
-        self._backend: Local | Ssh | SlurmJobs | allocation.Allocation | None = None
+        self._backend: (
+            LocalWorkers | SshCluster | SlurmCluster | allocation.SlurmAllocation | None
+        ) = None
         self._client: Client | None = None
         self._interrupted = False
         self._gpus: list[str] = []
@@ -148,7 +150,7 @@ class Cluster:
                 self._client = self._start_remote()
             else:
                 self._client = self._connect()
-            wait_for(self._client, workers=1, seconds=WORKER_TIMEOUT_SECONDS)
+            wait_for(self._client, workers=1, timeout_seconds=WORKER_TIMEOUT_SECONDS)
             if self.stands:
                 self._compare(PACKAGES)
         return self._client
@@ -178,14 +180,14 @@ class Cluster:
         """
         if self.stands:
             workers = workers_for_ranks(self.client, gpu=gpu)
-            self._compare((), alike=("torch",), workers=workers)
+            self._compare((), must_match=("torch",), workers=workers)
 
     def _compare(self, packages: Sequence[str], **how: Any) -> None:
         assert self._client is not None
         for difference in compare(self._client, packages, code_digest.trees, **how):
             _notice(difference)
 
-    def ask_workers(self, work: Work) -> None:
+    def ask_workers(self, work: ShardTaskConfig) -> None:
         """Have every worker of a non-local cluster check the store, the source and its pixels.
 
         Raises:
@@ -194,10 +196,10 @@ class Cluster:
         """
         if not self.stands:
             return
-        for worker, answer in sorted(broadcast(self.client, join, work).items()):
+        for worker, answer in sorted(broadcast(self.client, check_worker, work).items()):
             if isinstance(answer, TesseraeError):
                 raise type(answer)(f"worker {worker}: {answer}")
-            if isinstance(answer, NoAnswer):
+            if isinstance(answer, NoResponseError):
                 continue  # it is shutting down or hangs; its tasks will run on another worker
             if isinstance(answer, BaseException):
                 raise StoreError(f"worker {worker} failed: {type(answer).__name__}: {answer}")
@@ -209,7 +211,7 @@ class Cluster:
     def use_gpus(self, count: int | None) -> None:
         """Add a local worker for each of the first *count* GPUs of this machine; None is all."""
         if self._where == "local":
-            self._gpus = commands.gpus()[:count]
+            self._gpus = commands.visible_gpus()[:count]
 
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in other threads that use the cluster, at their next `keep`."""
@@ -225,7 +227,7 @@ class Cluster:
         if self._interrupted and threading.current_thread() is not threading.main_thread():
             raise KeyboardInterrupt
         if self._backend is not None:
-            self._backend.keep()
+            self._backend.maintain()
 
     def worker_memory(self) -> list[tuple[int, int]]:
         """Return (memory limit in bytes, threads) of each worker that has a limit."""
@@ -238,7 +240,7 @@ class Cluster:
     def _start(self) -> Client:
         with held_back():  # an interrupted start would leave processes that nothing closes
             try:
-                local = Local(
+                local = LocalWorkers(
                     *self._shape,
                     memory_limit=limit_bytes() // self._shape[0],
                     dashboard=self._dashboard,
@@ -265,29 +267,29 @@ class Cluster:
         if self._dashboard:
             print(f"dashboard: {_page_of(backend.dashboard)}", flush=True)
         while not client.nthreads():  # a batch system may queue jobs for hours: no timeout
-            backend.check()
-            backend.keep()
+            backend.check_startup()
+            backend.maintain()
             time.sleep(POLL_SECONDS)
         return client
 
-    def _remote_backend(self) -> Ssh | SlurmJobs | allocation.Allocation:
+    def _remote_backend(self) -> SshCluster | SlurmCluster | allocation.SlurmAllocation:
         kind, _, file = self._where.partition(":")
         if kind == "ssh":
-            return Ssh(read_hosts(Path(file)), dashboard=self._dashboard, say=_notice)
+            return SshCluster(read_hosts(Path(file)), dashboard=self._dashboard, report=_notice)
         profile = read_profile(Path(file))
         if profile.way == "allocation":
-            return allocation.Allocation(
+            return allocation.SlurmAllocation(
                 profile,
                 dashboard=self._dashboard,
                 workers=self._workers_per_node,
                 threads=self._shape[1],
             )
-        return SlurmJobs(profile, dashboard=self._dashboard, say=_notice)
+        return SlurmCluster(profile, dashboard=self._dashboard, report=_notice)
 
     def _connect(self) -> Client:
-        folder = certificates.folder(self._certs)
+        folder = certificates.existing_folder(self._certs)
         client = self._stack.enter_context(
-            connect(self._where, folder, seconds=CONNECT_SECONDS, say=_notice)
+            connect(self._where, folder, timeout_seconds=CONNECT_SECONDS, report=_notice)
         )
         if self._dashboard:
             print(f"dashboard: `tesserae cluster status {self._where}` shows its URL", flush=True)

@@ -47,7 +47,7 @@ _pages: WeakKeyDictionary[Scheduler, list[_Page]] = WeakKeyDictionary()
 """The additional pages of each scheduler whose dashboard is not loaded yet."""
 
 
-def offer(scheduler: Scheduler) -> None:
+def install(scheduler: Scheduler) -> None:
     """Load the dashboard of *scheduler* at the first request to its HTTP address.
 
     Args:
@@ -62,7 +62,7 @@ def offer(scheduler: Scheduler) -> None:
 def add_page(scheduler: Scheduler, name: str, module: str, state: Any) -> None:
     """Add a page at /NAME to the dashboard, with a link in the navigation of all pages.
 
-    Nothing happens if *scheduler* has no dashboard, loaded or offered.
+    Nothing happens if *scheduler* has no dashboard, loaded or installed.
 
     Args:
         scheduler: The scheduler with the dashboard.
@@ -87,9 +87,9 @@ def _has_dashboard(scheduler: Scheduler) -> bool:
     )
 
 
-def add_json(scheduler: Scheduler, path: str, answer: Callable[[], Any]) -> None:
-    """Answer GET requests to *path* with the result of *answer*, as JSON."""
-    route = (path, _JsonHandler, {"answer": answer})
+def add_json(scheduler: Scheduler, path: str, compute: Callable[[], Any]) -> None:
+    """Answer GET requests to *path* with the result of *compute*, as JSON."""
+    route = (path, _JsonHandler, {"answer": compute})
     # Handlers are matched before applications, the last of which may answer every path.
     scheduler.http_application.add_handlers(r".*$", [route])
 

@@ -177,15 +177,15 @@ def workers(config: WorkerConfig) -> list[Program]:
     return programs
 
 
-def gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """Return the GPUs that this process may use, by their names in CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [name.strip() for name in visible.split(",") if name.strip()] if devices() else []
-    return devices()
+        return [name.strip() for name in visible.split(",") if name.strip()] if gpu_uuids() else []
+    return gpu_uuids()
 
 
-def devices() -> list[str]:
+def gpu_uuids() -> list[str]:
     """Return the UUIDs of the GPUs of this machine, which CUDA_VISIBLE_DEVICES accepts."""
     if shutil.which("nvidia-smi") is None:
         return []
@@ -281,7 +281,7 @@ def _local_address(host: str, port: int | None) -> str:
     return str(get_ip(host, port))
 
 
-def check_free(host: str, port: int) -> None:
+def check_port_free(host: str, port: int) -> None:
     """Check that a process can listen on a port.
 
     Raises:

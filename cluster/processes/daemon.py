@@ -33,13 +33,13 @@ def default_folder() -> Path:
     return Path(state) / "tesserae" / "cluster"
 
 
-def start(folder: Path, name: str, words: Sequence[str]) -> None:
+def start(folder: Path, name: str, command: Sequence[str]) -> None:
     """Start a program in the background, in a session of its own.
 
     Args:
         folder: Folder for its files, which is created if it does not exist.
         name: Name of the program.
-        words: The command line.
+        command: The command line.
 
     Raises:
         FileExistsError: The program runs already.
@@ -55,9 +55,9 @@ def start(folder: Path, name: str, words: Sequence[str]) -> None:
     # that a running program is always found.
     _record_path(folder, name).unlink(missing_ok=True)
     _record_path(folder, name).write_text(json.dumps(record))
-    with open(log(folder, name), "ab", opener=_open_no_link) as log_file:
+    with open(log_path(folder, name), "ab", opener=_open_no_link) as log_file:
         child = subprocess.Popen(
-            list(words),
+            list(command),
             stdin=subprocess.DEVNULL,
             stdout=log_file,
             stderr=subprocess.STDOUT,
@@ -130,7 +130,7 @@ def check_same_host(folder: Path, name: str) -> None:
         )
 
 
-def log(folder: Path, name: str) -> Path:
+def log_path(folder: Path, name: str) -> Path:
     """Return the path of the log of a program."""
     return folder / f"{name}.log"
 

@@ -6,22 +6,22 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-BEAT_SECONDS = 15.0
+HEARTBEAT_INTERVAL_SECONDS = 15.0
 """The interval between two heartbeats."""
-SILENCE_SECONDS = 120.0
+HEARTBEAT_TIMEOUT_SECONDS = 120.0
 """How long a receiver waits for a heartbeat before its workers end."""
 
 
 class Heartbeat:
     """A thread that calls a function every `BEAT_SECONDS` until it is stopped."""
 
-    def __init__(self, beat: Callable[[], None]) -> None:
+    def __init__(self, send: Callable[[], None]) -> None:
         """Start the thread.
 
         Args:
-            beat: Function that sends the heartbeat. An OSError is ignored until the next call.
+            send: Function that sends the heartbeat. An OSError is ignored until the next call.
         """
-        self._beat = beat
+        self._beat = send
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._thread.start()
@@ -32,6 +32,6 @@ class Heartbeat:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stopped.wait(BEAT_SECONDS):
+        while not self._stopped.wait(HEARTBEAT_INTERVAL_SECONDS):
             with suppress(OSError):  # a file server that is slow, for example
                 self._beat()

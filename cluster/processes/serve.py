@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from cluster.config import applied_settings
 from cluster.processes.forkserver import start_fork_server
-from cluster.processes.supervisor import PARENT
+from cluster.processes.supervisor import SUPERVISOR_VARIABLE
 
 _PR_SET_PDEATHSIG = 1
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
 def _end_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if str(os.getppid()) != os.environ.get(PARENT, str(os.getppid())):
+    if str(os.getppid()) != os.environ.get(SUPERVISOR_VARIABLE, str(os.getppid())):
         sys.exit(1)  # the parent ended before the request took effect
 
 

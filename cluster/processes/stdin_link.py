@@ -27,7 +27,7 @@ class WorkerLink:
 
         Args:
             command: The command line.
-            files: Certificates by file name, as `certificates.make` returns them.
+            files: Certificates by file name, as `certificates.create` returns them.
         """
         self.begun = time.monotonic()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would block
@@ -41,26 +41,26 @@ class WorkerLink:
         texts = {name: data.decode() for name, data in certificates.for_workers(files).items()}
         self._write(json.dumps(texts) + "\n")
 
-    def beat(self) -> None:
+    def send_heartbeat(self) -> None:
         """Send a heartbeat."""
         self._write("\n")
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """Close the standard input of the process, which ends its workers."""
         assert self._process.stdin is not None
         with suppress(OSError):
             self._process.stdin.close()
 
-    def wait(self, seconds: float) -> None:
-        """Wait for the process to end, and kill it after *seconds*."""
+    def wait(self, timeout_seconds: float) -> None:
+        """Wait for the process to end, and kill it after *timeout_seconds*."""
         try:
-            self._process.wait(seconds)
+            self._process.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._output.close()
 
-    def ended(self) -> str | None:
+    def exit_message(self) -> str | None:
         """Return the last line of the output if the process has ended, otherwise None.
 
         A line with an error of the worker command is preferred.

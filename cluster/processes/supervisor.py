@@ -26,7 +26,7 @@ STOP_SECONDS = 20.0
 """The time between SIGTERM and SIGKILL."""
 POLL_SECONDS = 0.2
 
-PARENT = "TESSERAE_KEEPER"
+SUPERVISOR_VARIABLE = "TESSERAE_KEEPER"
 """The environment variable with the process id of the supervisor, with which its programs end."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -38,7 +38,7 @@ class Program:
 
     name: str
     """The name of the program in messages."""
-    words: Sequence[str]
+    command: Sequence[str]
     """The command line."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """The variables that are added to the environment."""
@@ -47,9 +47,9 @@ class Program:
 class _SupervisedProgram:
     """A program and its current process."""
 
-    def __init__(self, program: Program, say: Callable[[str], None]) -> None:
+    def __init__(self, program: Program, report: Callable[[str], None]) -> None:
         self.program = program
-        self._say = say
+        self._report = report
         self.starts = 0
         self._pause = MIN_PAUSE_SECONDS
         self._started_at = 0.0
@@ -75,12 +75,16 @@ class _SupervisedProgram:
                 else min(2 * self._pause, MAX_PAUSE_SECONDS)
             )
             self._next_start = now + self._pause
-            self._say(f"{self.program.name} ended with {status}; again in {self._pause:.0f} s")
+            self._report(f"{self.program.name} ended with {status}; again in {self._pause:.0f} s")
         if now >= self._next_start:
             self._started_at = now
             self.starts += 1
-            environment = {**os.environ, **self.program.environment, PARENT: str(os.getpid())}
-            self.process = subprocess.Popen(self.program.words, env=environment)
+            environment = {
+                **os.environ,
+                **self.program.environment,
+                SUPERVISOR_VARIABLE: str(os.getpid()),
+            }
+            self.process = subprocess.Popen(self.program.command, env=environment)
 
     def signal(self, number: int) -> None:
         """Send a signal to the process if it runs."""
@@ -89,23 +93,23 @@ class _SupervisedProgram:
                 self.process.send_signal(number)
 
 
-def keep(
+def supervise(
     programs: Sequence[Program],
     *,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
     done: Callable[[], bool] = lambda: False,
 ) -> dict[str, int]:
     """Run *programs*, and restart each that ends, until SIGINT, SIGTERM or *done*.
 
     Args:
         programs: The programs to run.
-        say: Called with one line when a program has ended.
+        report: Called with one line when a program has ended.
         done: Function that is polled, and returns True to stop (default: never).
 
     Returns:
         The number of starts of each program, by name.
     """
-    supervised = [_SupervisedProgram(program, say) for program in programs]
+    supervised = [_SupervisedProgram(program, report) for program in programs]
     received: list[int] = []
 
     def record_signal(signum: int, _: FrameType | None) -> None:
@@ -129,7 +133,7 @@ def run_once(program: Program) -> int:
     """Replace this process by *program*, for another supervisor, such as systemd, to restart."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execvpe(program.words[0], list(program.words), {**os.environ, **program.environment})
+    os.execvpe(program.command[0], list(program.command), {**os.environ, **program.environment})
 
 
 def _stop_all(supervised: Sequence[_SupervisedProgram]) -> None:

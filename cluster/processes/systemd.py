@@ -36,7 +36,7 @@ WantedBy=multi-user.target
 """
 
 
-def texts(address: str, user: str, certs: Path) -> dict[str, str]:
+def unit_files(address: str, user: str, certs: Path) -> dict[str, str]:
     """Return the texts of the units for a scheduler and for workers of a machine, by file name.
 
     Args:
@@ -70,10 +70,10 @@ def texts(address: str, user: str, certs: Path) -> dict[str, str]:
     }
 
 
-def write(folder: Path, address: str, user: str, certs: Path) -> list[Path]:
+def write_units(folder: Path, address: str, user: str, certs: Path) -> list[Path]:
     """Write the units of `texts` into *folder*, and return their paths."""
     paths = []
-    for name, text in texts(address, user, certs).items():
+    for name, text in unit_files(address, user, certs).items():
         (folder / name).write_text(text)
         paths.append(folder / name)
     return paths

@@ -1,6 +1,6 @@
 """The process of a rank, in which a stage trains, and its links to the task that supervises it.
 
-`python -m cluster.ranks.process` reads its order from standard input, and later a request to stop;
+`python -m cluster.ranks.process` reads its task from standard input, and later a request to stop;
 it writes events to a separate pipe as lines of JSON. When standard input ends, the task is gone:
 the rank then saves and ends, with all processes that it started. When the rank ends in any way, a
 guard process kills the processes that it started.
@@ -22,13 +22,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from cluster.errors import FinalError
+from cluster.errors import PermanentError
 
 EVENTS = "TESSERAE_RANK_EVENTS"
 """The environment variable with the file descriptor of the pipe for events."""
 
 HEADER = struct.Struct("<Q")
-"""The length of the pickled order that follows on standard input."""
+"""The length of the pickled task that follows on standard input."""
 STOP = b"stop\n"
 """The line on standard input that requests a stop."""
 GUARD_POLL_SECONDS = 0.2
@@ -51,7 +51,7 @@ class Rank:
     """The address of the machine, by which other ranks reach it."""
     gpu: bool
     """True if the rank has a GPU, which is `cuda:0` in its process."""
-    beside: int = 1
+    ranks_on_host: int = 1
     """The number of ranks on this machine, this one included."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """An event that is set when the rank must save and return."""
@@ -69,7 +69,7 @@ _events_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Order:
+class RankTask:
     """The function that a rank must run, with its arguments."""
 
     entry: str
@@ -84,18 +84,18 @@ class Order:
 
 
 def main() -> int:
-    """Run the order from standard input; return 0 if its function returned, otherwise 1."""
+    """Run the task from standard input; return 0 if its function returned, otherwise 1."""
     # Before any thread starts, since it forks.
     _start_guard()
     stdin = sys.stdin.buffer
-    order = _read_order(stdin)
-    rank = Rank(**order.rank_fields)
-    listener_args = (stdin, rank.stopping, order.save_seconds)
+    task = _read_task(stdin)
+    rank = Rank(**task.rank_fields)
+    listener_args = (stdin, rank.stopping, task.save_seconds)
     threading.Thread(target=_listen_for_stop, args=listener_args, daemon=True).start()
     try:
-        function = pkgutil.resolve_name(order.entry)
-        result = function(rank, *pickle.loads(order.arguments))
-    except FinalError as e:
+        function = pkgutil.resolve_name(task.entry)
+        result = function(rank, *pickle.loads(task.arguments))
+    except PermanentError as e:
         rank.emit(what="failed", error=str(e), final=True)
         return 1
     except BaseException as e:  # noqa: BLE001 - every error is reported to the supervisor
@@ -106,10 +106,10 @@ def main() -> int:
     return 0
 
 
-def _read_order(stdin: BinaryIO) -> Order:
+def _read_task(stdin: BinaryIO) -> RankTask:
     (length,) = HEADER.unpack(stdin.read(HEADER.size))
-    order: Order = pickle.loads(stdin.read(length))
-    return order
+    task: RankTask = pickle.loads(stdin.read(length))
+    return task
 
 
 def _listen_for_stop(stdin: BinaryIO, stopping: threading.Event, save_seconds: float) -> None:

@@ -24,7 +24,7 @@ from distributed import Worker, get_worker
 from distributed.core import Status
 
 from cluster.errors import TrainingRankError
-from cluster.ranks.process import EVENTS, HEADER, STOP, Order
+from cluster.ranks.process import EVENTS, HEADER, STOP, RankTask
 
 POLL_SECONDS = 0.1
 DRAIN_SECONDS = 2.0
@@ -37,11 +37,11 @@ ENDING_STATES = (Status.closing, Status.closing_gracefully, Status.closed)
 continues its tasks."""
 
 
-def supervise(order: Order, topic: str) -> dict[str, Any]:
+def supervise(task: RankTask, topic: str) -> dict[str, Any]:
     """Run one rank to its end, as the function of its Dask task.
 
     Args:
-        order: The function of the rank and its arguments.
+        task: The function of the rank and its arguments.
         topic: Dask topic under which the events of the rank are logged.
 
     Returns:
@@ -52,11 +52,11 @@ def supervise(order: Order, topic: str) -> dict[str, Any]:
     """
     worker = get_worker()
     key = worker.get_current_task()
-    identity = {name: order.rank_fields[name] for name in ("rank", "generation")}
+    identity = {name: task.rank_fields[name] for name in ("rank", "generation")}
     _rank_counts[topic] += 1
     try:
         rank_process = _RankProcess(
-            order, lambda message: worker.log_event(topic, message | identity)
+            task, lambda message: worker.log_event(topic, message | identity)
         )
         try:
             while rank_process.running():
@@ -65,7 +65,7 @@ def supervise(order: Order, topic: str) -> dict[str, Any]:
                     break
                 # The rank may save: the task was cancelled, its client is gone, or its worker ends.
                 if worker.status in ENDING_STATES or _is_cancelled(worker, key):
-                    rank_process.stop(order.save_seconds)
+                    rank_process.stop(task.save_seconds)
                 time.sleep(POLL_SECONDS)
         finally:
             rank_process.close()
@@ -78,7 +78,7 @@ def supervise(order: Order, topic: str) -> dict[str, Any]:
     return {"result": rank_process.result}
 
 
-def supervised(topic: str) -> bool:
+def is_supervised(topic: str) -> bool:
     """Return True if this worker still supervises a rank of *topic*."""
     return _rank_counts[topic] > 0
 
@@ -104,15 +104,15 @@ def _is_cancelled(worker: Worker, key: object) -> bool:
 class _RankProcess:
     """The process of a rank."""
 
-    def __init__(self, order: Order, say: Callable[[dict[str, Any]], None]) -> None:
-        self._order = order
-        self._say = say
+    def __init__(self, task: RankTask, emit: Callable[[dict[str, Any]], None]) -> None:
+        self._task = task
+        self._emit = emit
         self._stop_requested: float | None = None
         self._success: dict[str, Any] | None = None
         self._failure: dict[str, Any] | None = None
         self._tail: deque[str] = deque(maxlen=MAX_TAIL_LINES)
         read_end, child_end = os.pipe()
-        environment = {**os.environ, **_network(order.rank_fields["host"]), EVENTS: str(child_end)}
+        environment = {**os.environ, **_network(task.rank_fields["host"]), EVENTS: str(child_end)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cluster.ranks.process"],
             stdin=subprocess.PIPE,
@@ -133,7 +133,7 @@ class _RankProcess:
         ]
         for pump in self._pumps:
             pump.start()
-        data = pickle.dumps(order)
+        data = pickle.dumps(task)
         self._write(HEADER.pack(len(data)) + data)
 
     @property
@@ -143,11 +143,11 @@ class _RankProcess:
             return None
         failure, status = self._failure, self.process.returncode
         if failure is not None and failure.get("final"):
-            return TrainingRankError(failure["error"], final=True)
+            return TrainingRankError(failure["error"], permanent=True)
         summary = f"ended with {status}" if failure is None else failure["error"].splitlines()[0]
         tail = "\n".join(self._tail)
         return TrainingRankError(
-            f"rank {self._order.rank_fields['rank']}: {summary}", killed=status < 0, tail=tail
+            f"rank {self._task.rank_fields['rank']}: {summary}", killed=status < 0, tail=tail
         )
 
     @property
@@ -199,7 +199,7 @@ class _RankProcess:
                     elif message.get("what") == "failed":
                         self._failure = message
                     else:
-                        self._say(message)
+                        self._emit(message)
 
     def _pump_output(self, file: Any) -> None:
         with file:

@@ -21,15 +21,15 @@ from distributed import Client, Future, Scheduler
 
 from cluster.broadcast import broadcast
 from cluster.errors import ClusterError, TrainingRankError
-from cluster.ranks.process import SAVE_SECONDS, Order
+from cluster.ranks.process import SAVE_SECONDS, RankTask
 from cluster.ranks.slots import WorkerSlot, worker_slots
-from cluster.ranks.supervisor import abandon, supervise, supervised
+from cluster.ranks.supervisor import abandon, is_supervised, supervise
 
 END_SECONDS = 90.0
 """The timeout for the ranks of a generation to end."""
 POLL_SECONDS = 0.5
 """The interval between two checks of workers and ranks."""
-ANSWER_SECONDS = 5.0
+RESPONSE_TIMEOUT_SECONDS = 5.0
 """The timeout for a worker to answer whether it still supervises a rank."""
 REJOIN_SECONDS = 30.0
 """How long a new generation waits for lost workers to return before it starts with fewer."""
@@ -51,22 +51,22 @@ class WorldConfig:
     """True if each rank needs a GPU."""
     batch: int = 0
     """The rows of a batch, which the number of ranks must divide; 0 for any number."""
-    seconds: float = 600.0
+    worker_timeout_seconds: float = 600.0
     """The timeout for the workers of the first generation."""
     save_seconds: float = SAVE_SECONDS
     """The time that ranks may take to save after a request to stop, in seconds."""
-    option: str = ""
-    """The command-line option that sets *seconds*, for messages."""
+    timeout_option: str = ""
+    """The command-line option that sets *worker_timeout_seconds*, for messages."""
 
-    def of(self, num_workers: int) -> int:
+    def num_ranks(self, num_workers: int) -> int:
         """Return the number of ranks for *num_workers* workers, at least 1."""
         max_ranks = min(self.ranks, num_workers)
         return next(n for n in range(max_ranks, 0, -1) if self.batch % n == 0)
 
-    def left_out(self, num_workers: int) -> str | None:
+    def unused_workers_notice(self, num_workers: int) -> str | None:
         """Return a notice if workers stay unused because the ranks must divide the batch."""
         max_ranks = min(self.ranks, num_workers)
-        used = self.of(num_workers)
+        used = self.num_ranks(num_workers)
         if used == max_ranks:
             return None
         lower = self.batch - self.batch % max_ranks
@@ -89,7 +89,7 @@ def run_world(
     begin: Begin,
     *,
     on_event: Callable[[dict[str, Any]], None] = lambda _: None,
-    say: Callable[[str], None] = lambda _: None,
+    report: Callable[[str], None] = lambda _: None,
     tick: Callable[[], None] = lambda: None,
 ) -> list[Any]:
     """Run ranks until all of them have returned, and restart all when one is lost.
@@ -102,17 +102,17 @@ def run_world(
         begin: Function that claims each generation.
         on_event: Called with each event of a rank, which has `rank` and `generation` added. An
             event with a higher `step` than all before counts as progress.
-        say: Called with one line when a rank is lost or workers are missing.
+        report: Called with one line when a rank is lost or workers are missing.
         tick: Called at each check, several times a second at most.
 
     Returns:
         The result of each rank, in order.
 
     Raises:
-        TrainingRankError: Ranks failed repeatedly without progress, or one with a `FinalError`.
+        TrainingRankError: Ranks failed repeatedly without progress, or one with a `PermanentError`.
         ClusterError: No worker joined in time, or workers were lost repeatedly without progress.
     """
-    world = _World(client, config, entry, begin, on_event, say, tick)
+    world = _World(client, config, entry, begin, on_event, report, tick)
     while True:
         results = world.run_generation()
         if results is not None:
@@ -127,7 +127,7 @@ class _World:
         entry: str,
         begin: Begin,
         on_event: Callable[[dict[str, Any]], None],
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         tick: Callable[[], None],
     ) -> None:
         self._client = client
@@ -135,7 +135,7 @@ class _World:
         self._entry = entry
         self._begin = begin
         self._on_event = on_event
-        self._say = say
+        self._report = report
         self._tick = tick
         self._furthest_step = -1.0
         self._failures = 0
@@ -164,32 +164,36 @@ class _World:
         self._failures = 0 if self._furthest_step > furthest_before else self._failures + 1
         if self._failures >= MAX_CONSECUTIVE_FAILURES or _is_final(failure):
             raise failure
-        self._say(f"{failure}; all ranks begin again where they last saved")
+        self._report(f"{failure}; all ranks begin again where they last saved")
         return None
 
     def _wait_for_slots(self) -> list[WorkerSlot]:
         """Wait for workers for all ranks; after a timeout, return slots on those that joined."""
         config = self._config
-        deadline = time.monotonic() + (config.seconds if self._first else REJOIN_SECONDS)
-        final_deadline = time.monotonic() + config.seconds
+        deadline = time.monotonic() + (
+            config.worker_timeout_seconds if self._first else REJOIN_SECONDS
+        )
+        final_deadline = time.monotonic() + config.worker_timeout_seconds
         next_report = time.monotonic() + (FIRST_REPORT_SECONDS if self._first else REPORT_SECONDS)
         reported_count = -1
         while True:
             slots = worker_slots(self._client, gpu=config.gpu)
             enough = len(slots) >= config.ranks
             if enough or (slots and time.monotonic() > deadline):
-                notice = config.left_out(len(slots))
+                notice = config.unused_workers_notice(len(slots))
                 if notice is not None:
-                    self._say(f"notice: {notice}")
-                return sorted(slots[: config.of(len(slots))], key=lambda slot: slot.host)
+                    self._report(f"notice: {notice}")
+                return sorted(slots[: config.num_ranks(len(slots))], key=lambda slot: slot.host)
             if time.monotonic() > next_report and len(slots) != reported_count:
                 reported_count, next_report = len(slots), time.monotonic() + REPORT_SECONDS
-                self._say(self._waiting_text(reported_count, deadline if slots else final_deadline))
+                self._report(
+                    self._waiting_text(reported_count, deadline if slots else final_deadline)
+                )
             if time.monotonic() > final_deadline:
                 kind = "worker with a GPU" if config.gpu else "worker"
                 raise ClusterError(
-                    f"no {kind} came within {config.seconds:.0f} s. See `tesserae cluster status`,"
-                    " and the logs of `tesserae cluster worker`."
+                    f"no {kind} came within {config.worker_timeout_seconds:.0f} s."
+                    " See `tesserae cluster status`, and the logs of `tesserae cluster worker`."
                 )
             self._tick()
             time.sleep(POLL_SECONDS)
@@ -199,9 +203,11 @@ class _World:
         config = self._config
         kind = "workers with a GPU" if config.gpu else "workers"
         remaining = max(0.0, deadline - time.monotonic())
-        ranks = config.of(num_workers) if num_workers else 0
+        ranks = config.num_ranks(num_workers) if num_workers else 0
         outcome = f"{ranks} rank{'s' * (ranks != 1)} begin{'s' * (ranks == 1)}"
-        option = f" ({config.option} sets that)" if config.option and self._first else ""
+        option = (
+            f" ({config.timeout_option} sets that)" if config.timeout_option and self._first else ""
+        )
         return (
             f"{num_workers} of {config.ranks} {kind} are there: waiting up to {remaining:.0f} s for"
             f" the others{option}; then {outcome if num_workers else 'the run ends'}"
@@ -219,13 +225,13 @@ class _World:
                 "generation": number,
                 "host": slot.host,
                 "gpu": slot.gpu,
-                "beside": sum(peer.host == slot.host for peer in slots),
+                "ranks_on_host": sum(peer.host == slot.host for peer in slots),
             }
             # Dask must not move or repeat a rank: it is pinned to its worker, without retries.
             futures.append(
                 self._client.submit(
                     supervise,
-                    Order(self._entry, data, rank_fields, self._config.save_seconds),
+                    RankTask(self._entry, data, rank_fields, self._config.save_seconds),
                     topic,
                     key=f"rank-{rank}-{topic}",
                     workers=[slot.worker],
@@ -262,7 +268,7 @@ class _World:
         rank_errors = [e for e in errors if isinstance(e, TrainingRankError)]
         if rank_errors:
             return min(
-                rank_errors, key=lambda e: (not e.final, not e.killed, "onnection" in str(e))
+                rank_errors, key=lambda e: (not e.permanent, not e.killed, "onnection" in str(e))
             )
         return ClusterError(f"the rank on {slot.worker} was lost ({errors or 'no reason given'})")
 
@@ -270,7 +276,9 @@ class _World:
         self, slots: Sequence[WorkerSlot], call: Callable[[str], Any], topic: str
     ) -> list[Any]:
         workers = [slot.worker for slot in slots]
-        answers = broadcast(self._client, call, topic, workers=workers, seconds=ANSWER_SECONDS)
+        answers = broadcast(
+            self._client, call, topic, workers=workers, timeout_seconds=RESPONSE_TIMEOUT_SECONDS
+        )
         return list(answers.values())
 
     def _end_ranks(
@@ -282,7 +290,7 @@ class _World:
         # worker notices; it is not waited for, since what its generation saves later is ignored.
         deadline = time.monotonic() + END_SECONDS
         while time.monotonic() < deadline:
-            if not any(answer is True for answer in self._broadcast(slots, supervised, topic)):
+            if not any(answer is True for answer in self._broadcast(slots, is_supervised, topic)):
                 return
             self._tick()
             time.sleep(POLL_SECONDS)
@@ -295,7 +303,7 @@ class _World:
 
 
 def _is_final(error: ClusterError) -> bool:
-    return isinstance(error, TrainingRankError) and error.final
+    return isinstance(error, TrainingRankError) and error.permanent
 
 
 def _missing_workers(workers: Sequence[str], dask_scheduler: Scheduler) -> list[str]:

@@ -19,22 +19,22 @@ from pathlib import Path
 from cluster import certificates
 from cluster.embedded import EmbeddedScheduler
 from cluster.errors import ClusterError
-from cluster.processes.heartbeat import SILENCE_SECONDS, Heartbeat
+from cluster.processes.heartbeat import HEARTBEAT_TIMEOUT_SECONDS, Heartbeat
 from cluster.processes.stdin_link import ERROR_PREFIX, WorkerLink, worker_command
 from cluster.slurm.profile import Profile, reachable_host
 
-WAIT_SECONDS = 120.0
+ADDRESS_TIMEOUT_SECONDS = 120.0
 """The timeout of the other processes for the first to start."""
-LEAVE_SECONDS = 5.0
+WORKER_EXIT_TIMEOUT_SECONDS = 5.0
 """How long the scheduler waits for workers to leave before it stops."""
-MIN_LIFE_SECONDS = 30.0
+MIN_RESTART_INTERVAL_SECONDS = 30.0
 """The minimum time between two starts of the workers of this node."""
 CLOSE_SECONDS = 30.0
 """The timeout for the workers of this node to end."""
 ADDRESS_FILE = "address"
 
 
-class Allocation(EmbeddedScheduler):
+class SlurmAllocation(EmbeddedScheduler):
     """The scheduler in the first process of a Slurm step; all its processes run workers."""
 
     def __init__(self, profile: Profile, *, dashboard: bool, workers: int, threads: int) -> None:
@@ -48,7 +48,7 @@ class Allocation(EmbeddedScheduler):
         """
         self._folder = _step_folder(profile)
         _remove(self._folder)
-        files = certificates.make()
+        files = certificates.create()
         super().__init__(reachable_host(profile), files, dashboard=dashboard)
         certificates.write(self._folder, certificates.for_workers(files))
         _write_atomically(self._folder / ADDRESS_FILE, self.address)
@@ -59,22 +59,22 @@ class Allocation(EmbeddedScheduler):
         self._local_link = self._start_local_workers()
         self._heartbeat = Heartbeat(self._beat)
 
-    def check(self) -> None:
+    def check_startup(self) -> None:
         """Check that the workers of this node have not failed to start; called while there is none.
 
         Raises:
             ClusterError: They have; the message contains their last output.
         """
-        if (output := self._local_link.ended()) is not None:
+        if (output := self._local_link.exit_message()) is not None:
             raise ClusterError(
                 f"the workers of this node ended: {output.removeprefix(ERROR_PREFIX)}"
             )
 
-    def keep(self) -> None:
+    def maintain(self) -> None:
         """Restart the workers of this node if they have ended. Callers poll this."""
         lifetime = time.monotonic() - self._local_link.begun
-        if lifetime > MIN_LIFE_SECONDS and self._local_link.ended() is not None:
-            self._local_link.hang_up()
+        if lifetime > MIN_RESTART_INTERVAL_SECONDS and self._local_link.exit_message() is not None:
+            self._local_link.disconnect()
             self._local_link.wait(0)
             self._local_link = self._start_local_workers()
 
@@ -82,7 +82,7 @@ class Allocation(EmbeddedScheduler):
         return WorkerLink(worker_command(sys.executable, self.address, self._options), self._files)
 
     def _beat(self) -> None:
-        self._local_link.beat()
+        self._local_link.send_heartbeat()
         # The time of change of the file is the heartbeat for processes on other nodes.
         (self._folder / ADDRESS_FILE).touch()
 
@@ -92,8 +92,8 @@ class Allocation(EmbeddedScheduler):
         # Without the file the other processes end, and their workers with them.
         with suppress(OSError):
             (self._folder / ADDRESS_FILE).unlink(missing_ok=True)
-        self._local_link.hang_up()
-        deadline = time.monotonic() + LEAVE_SECONDS
+        self._local_link.disconnect()
+        deadline = time.monotonic() + WORKER_EXIT_TIMEOUT_SECONDS
         while self.cluster.scheduler_info["workers"] and time.monotonic() < deadline:
             time.sleep(0.1)  # a worker that loses its scheduler first would retry for a while
         self._local_link.wait(CLOSE_SECONDS)
@@ -128,7 +128,7 @@ def wait_for_scheduler(profile: Profile) -> tuple[str, Path, Callable[[], bool]]
     """
     folder = _step_folder(profile)
     address_file = folder / ADDRESS_FILE
-    deadline = time.monotonic() + WAIT_SECONDS
+    deadline = time.monotonic() + ADDRESS_TIMEOUT_SECONDS
     while not address_file.exists():
         if time.monotonic() > deadline:
             raise ClusterError(
@@ -139,7 +139,7 @@ def wait_for_scheduler(profile: Profile) -> tuple[str, Path, Callable[[], bool]]
 
     def has_ended() -> bool:
         try:
-            return time.time() - address_file.stat().st_mtime > SILENCE_SECONDS
+            return time.time() - address_file.stat().st_mtime > HEARTBEAT_TIMEOUT_SECONDS
         except FileNotFoundError:
             return True
 

@@ -31,7 +31,7 @@ from cluster.slurm.jobs import JobPool, Jobs
 from cluster.slurm.load import worker_demand
 from cluster.slurm.profile import Profile, is_whole_node, reachable_host
 
-KEEP_SECONDS = 10.0
+MAINTENANCE_INTERVAL_SECONDS = 10.0
 """The interval between two queries of the queue."""
 SCHEDULER_TIMEOUT_SECONDS = "600"
 """How long the workers of a job search for a lost scheduler before the job ends, in seconds."""
@@ -39,26 +39,26 @@ PENDING_STATE = "PD"
 """Slurm's code for the state of a job that waits."""
 
 
-class SlurmJobs(EmbeddedScheduler):
+class SlurmCluster(EmbeddedScheduler):
     """A scheduler in this process, with workers in Slurm jobs. Use it as a context manager."""
 
     def __init__(
-        self, profile: Profile, *, dashboard: bool, say: Callable[[str], None] = lambda _: None
+        self, profile: Profile, *, dashboard: bool, report: Callable[[str], None] = lambda _: None
     ) -> None:
         """Start the scheduler and submit the jobs.
 
         Args:
             profile: Description of the site.
             dashboard: True to serve the dashboard on the loopback address of this machine.
-            say: Called with one line when a job starts, ends or is rejected.
+            report: Called with one line when a job starts, ends or is rejected.
 
         Raises:
             ClusterError: Slurm is missing, or rejects a job.
         """
-        self._say = say
+        self._report = report
         self._profile = profile
         self._folder = Path(profile.shared).expanduser() / secrets.token_hex(4)
-        files = certificates.make()
+        files = certificates.create()
         # Jobs may wait in the queue for any time, so Dask must not give up without workers.
         with dask.config.set({"distributed.scheduler.no-workers-timeout": None}):
             super().__init__(reachable_host(profile), files, dashboard=dashboard)
@@ -68,7 +68,7 @@ class SlurmJobs(EmbeddedScheduler):
             name: JobPool(kind.count, kind.processes, kind.least)
             for name, kind in profile.jobs.items()
         }
-        self._jobs = Jobs(pools, self, say)
+        self._jobs = Jobs(pools, self, report)
         self._checked = time.monotonic()
         try:
             self._jobs.submit_initial()
@@ -83,11 +83,11 @@ class SlurmJobs(EmbeddedScheduler):
         self._client = super().client()
         return self._client
 
-    def check(self) -> None:
-        """Update the jobs, as `keep` does, while there is no worker."""
-        self.keep()
+    def check_startup(self) -> None:
+        """Update the jobs, as `maintain` does, while there is no worker."""
+        self.maintain()
 
-    def keep(self) -> None:
+    def maintain(self) -> None:
         """Submit jobs that have ended again, and adapt their number to the load.
 
         Callers poll this; it limits its own rate.
@@ -96,7 +96,7 @@ class SlurmJobs(EmbeddedScheduler):
             ClusterError: Jobs end as soon as they begin.
         """
         now = time.monotonic()
-        if now - self._checked < KEEP_SECONDS:
+        if now - self._checked < MAINTENANCE_INTERVAL_SECONDS:
             return
         self._checked = now
         try:
@@ -108,7 +108,7 @@ class SlurmJobs(EmbeddedScheduler):
         """Cancel the jobs, and stop the scheduler."""
         if remaining := self._jobs.close():
             numbers = ", ".join(remaining)
-            self._say(f"Slurm still lists the jobs {numbers}: scancel {' '.join(remaining)}")
+            self._report(f"Slurm still lists the jobs {numbers}: scancel {' '.join(remaining)}")
         super().close()
         certificates.remove(self._folder)  # the logs of the jobs are kept until `__exit__`
 
@@ -194,7 +194,7 @@ class _SchedulerLoad:
 
     def idle(self) -> set[str]:
         """Return the numbers of jobs whose workers certainly have no task."""
-        numbers = broadcast(self._client, _job_number, seconds=KEEP_SECONDS)
+        numbers = broadcast(self._client, _job_number, timeout_seconds=MAINTENANCE_INTERVAL_SECONDS)
         if not all(isinstance(number, str) for number in numbers.values()):
             return set()  # a worker that does not answer may belong to any job
         idle = worker_demand(self._client).idle  # queried last: the answers took a while

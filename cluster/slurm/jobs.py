@@ -10,13 +10,13 @@ from typing import Protocol
 
 from cluster.errors import ClusterError
 
-MAX_BRIEF_SECONDS = 20.0
+MIN_JOB_SECONDS = 20.0
 """A job that ran at most this long counts as failed."""
 MAX_CONSECUTIVE_FAILURES = 3
 """The number of failed jobs of one kind, in sequence, that ends the run if no other job works."""
 MAX_FAILURES_WHILE_RUNNING = 12
 """The limit of failed jobs while other jobs have just started and may still succeed."""
-HOLD_SECONDS = 30.0
+RESUBMIT_DELAY_SECONDS = 30.0
 """The pause before another job of a kind is submitted after one failed or was rejected."""
 SURPLUS_CHECKS = 3
 """The number of consecutive updates that must find a surplus before jobs are cancelled."""
@@ -71,11 +71,11 @@ class Jobs:
     """The jobs of a run, whose number follows the load."""
 
     def __init__(
-        self, pools: Mapping[str, JobPool], batch: BatchSystem, say: Callable[[str], None]
+        self, pools: Mapping[str, JobPool], batch: BatchSystem, report: Callable[[str], None]
     ) -> None:
         self._pools = pools
         self._batch = batch
-        self._say = say
+        self._report = report
         self._jobs: list[_Job] = []
         self._failures: Counter[str] = Counter()
         self._hold_until: dict[str, float] = {}
@@ -141,17 +141,17 @@ class Jobs:
             if job.number in queued:
                 if queued[job.number] and job.started is None:
                     job.started = now
-                if job.started is not None and now - job.started > MAX_BRIEF_SECONDS:
+                if job.started is not None and now - job.started > MIN_JOB_SECONDS:
                     self._failures[job.name] = 0
                     any_working = True
                 continue
             self._jobs.remove(job)
             if job.leaving:
                 continue
-            self._say(f"job {job.number} has ended")
-            if job.started is None or now - job.started <= MAX_BRIEF_SECONDS:
+            self._report(f"job {job.number} has ended")
+            if job.started is None or now - job.started <= MIN_JOB_SECONDS:
                 self._failures[job.name] += 1
-                self._hold_until[job.name] = now + HOLD_SECONDS
+                self._hold_until[job.name] = now + RESUBMIT_DELAY_SECONDS
         # A job that has just started may succeed: in that case a few more failures are allowed.
         max_failures = (
             MAX_FAILURES_WHILE_RUNNING if any(queued.values()) else MAX_CONSECUTIVE_FAILURES
@@ -181,11 +181,11 @@ class Jobs:
             except ClusterError as e:
                 if not self._jobs:
                     raise
-                self._say(str(e))  # for example a limit on jobs: the others continue
-                self._hold_until[name] = now + HOLD_SECONDS
+                self._report(str(e))  # for example a limit on jobs: the others continue
+                self._hold_until[name] = now + RESUBMIT_DELAY_SECONDS
                 return
             self._jobs.append(job)
-            self._say(f"job {job.number} is submitted")
+            self._report(f"job {job.number} is submitted")
 
     def _release(self, active: Sequence[_Job], surplus: int, load: Load) -> None:
         waiting = [job for job in active if job.started is None]
@@ -197,4 +197,4 @@ class Jobs:
             ]
         for job in releasable[:surplus]:
             job.leaving = True
-            self._say(f"job {job.number} is let go: nothing is left for it to do")
+            self._report(f"job {job.number} is let go: nothing is left for it to do")

@@ -24,7 +24,7 @@ MIN_MEMORY_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class JobConfig:
     """The request for jobs of one kind; its fields are keys of the profile."""
 
     count: int
@@ -58,7 +58,7 @@ class Profile:
 
     way: Literal["jobs", "allocation"] = "jobs"
     """The kind of cluster: jobs of workers, or one allocation for everything."""
-    jobs: Mapping[str, Kind] = field(default_factory=dict)
+    jobs: Mapping[str, JobConfig] = field(default_factory=dict)
     host: str | None = None
     """The address of this machine for the nodes; None for that of `interface`, or the default."""
     interface: str | None = None
@@ -89,7 +89,7 @@ def read_profile(path: Path) -> Profile:
         raise ClusterError(f"{path}: jobs is {kinds!r}: expected a name for each kind of job.")
     values["jobs"] = {
         str(name): _read_kind(
-            _check_keys(kind, Kind, f"{path}, jobs, {name}"), f"{path}, jobs, {name}"
+            _check_keys(kind, JobConfig, f"{path}, jobs, {name}"), f"{path}, jobs, {name}"
         )
         for name, kind in kinds.items()
     }
@@ -158,7 +158,7 @@ def _check_lines(lines: object, description: str) -> None:
         raise ClusterError(f"{description} is {lines!r}: expected a list of lines.")
 
 
-def _read_kind(values: dict[str, Any], where: str) -> Kind:
+def _read_kind(values: dict[str, Any], where: str) -> JobConfig:
     for name in ("count", "cores"):
         if name not in values:
             raise ClusterError(f"{where}: {name} is missing.")
@@ -170,7 +170,7 @@ def _read_kind(values: dict[str, Any], where: str) -> Kind:
     _check_texts(values, ("partition", "account"), where)
     _check_request(values, where)
     _check_lines(values.get("directives", ()), f"{where}: directives")
-    kind = Kind(**values)
+    kind = JobConfig(**values)
     if kind.least is not None and kind.least > kind.count:
         raise ClusterError(f"{where}: least is {kind.least}, count is {kind.count}.")
     if kind.least is not None and (kind.gpus or not kind.processes):

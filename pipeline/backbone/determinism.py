@@ -22,7 +22,7 @@ REPEAT_TOLERANCE = 1e-3
 """The largest difference of two passes on one machine, relative to the largest feature."""
 
 
-def probe_pictures(size: int) -> Tensor:
+def probe_images(size: int) -> Tensor:
     """Return (2, 3, size, size) uint8 images that are the same on every machine.
 
     They are smooth with some noise, like photographs. The noise comes from a hash, since torch's
@@ -42,8 +42,8 @@ def check_repeats(backbone: Backbone) -> None:
     Raises:
         TesseraeError: The features differ, or are not finite.
     """
-    images = probe_pictures(backbone.size).to(backbone.device)
-    first, second = (backbone.features(images).cpu().numpy().astype(np.float64) for _ in range(2))
+    images = probe_images(backbone.size).to(backbone.device)
+    first, second = (backbone.extract(images).cpu().numpy().astype(np.float64) for _ in range(2))
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise TesseraeError(
             f"{backbone.name} makes features that are not finite: its weights are damaged or have"

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from pipeline.backbone.choices import POOLINGS
 from pipeline.backbone.transform import Transform
-from pipeline.backbone.truncate import check_block, output_of, pool
+from pipeline.backbone.truncate import block_output, check_block, pool
 from pipeline.errors import TesseraeError
 
-BATCH = 8
+CPU_BATCH_SIZE = 8
 """The number of images in a batch on a processor. The activations of more images do not fit into
 its caches and are allocated anew each time: with 64 images that takes half of the time."""
 
-GPU_BATCH = 128
+GPU_BATCH_SIZE = 128
 """The number of images in a batch on a GPU, which would wait for the processor with fewer."""
 
 IGNORED_SETTINGS = {
@@ -92,9 +92,9 @@ class Backbone:
         return next(self.model.parameters()).device
 
     @property
-    def batch(self) -> int:
+    def batch_size(self) -> int:
         """The number of images that are computed at once."""
-        return GPU_BATCH if self.device.type == "cuda" else BATCH
+        return GPU_BATCH_SIZE if self.device.type == "cuda" else CPU_BATCH_SIZE
 
     @cached_property
     def dim(self) -> int:
@@ -106,7 +106,7 @@ class Backbone:
         blank = torch.zeros(1, 3, self.size, self.size, device=self.device)
         try:
             with torch.no_grad():
-                return int(self.pooled(blank).shape[1])
+                return int(self.forward(blank).shape[1])
         except (RuntimeError, ValueError, TypeError, AttributeError) as e:
             first = (str(e).strip().splitlines() or [""])[0]
             raise TesseraeError(
@@ -122,12 +122,12 @@ class Backbone:
         included with name, dtype, shape and values, in the order of names.
         """
         hasher = hashlib.sha256(f"{type(self.model).__name__} {self._settings()}\n".encode())
-        for name, value in sorted(self.trained().items()):
+        for name, value in sorted(self.trained_weights().items()):
             hasher.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
             hasher.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return hasher.hexdigest()
 
-    def trained(self) -> dict[str, Tensor]:
+    def trained_weights(self) -> dict[str, Tensor]:
         """Return the weights by name, without untrained ones, which differ each time."""
         state = self.model.state_dict().items()
         return {name: v for name, v in state if not _untrained(name, pooler=self._pooler)}
@@ -139,7 +139,7 @@ class Backbone:
         return json.dumps(relevant, sort_keys=True, default=str)
 
     @torch.no_grad()
-    def features(self, images: Tensor) -> Tensor:
+    def extract(self, images: Tensor) -> Tensor:
         """Return the features of images, without gradients.
 
         Args:
@@ -149,10 +149,13 @@ class Backbone:
             (n, d) float32, on the device of *images*.
         """
         return torch.cat(
-            [self.pooled(self.normal(part)).float() for part in torch.split(images, self.batch)]
+            [
+                self.forward(self.normalise(part)).float()
+                for part in torch.split(images, self.batch_size)
+            ]
         )
 
-    def normal(self, images: Tensor) -> Tensor:
+    def normalise(self, images: Tensor) -> Tensor:
         """Return images resized and normalised for the network.
 
         Args:
@@ -163,11 +166,11 @@ class Backbone:
         """
         return self.transform.apply(images)
 
-    def pooled(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor) -> Tensor:
         """Return the features of normalised images, with gradients if the weights have them.
 
         Args:
-            pixels: (n, 3, size, size) float32, as returned by `normal`.
+            pixels: (n, 3, size, size) float32, as returned by `normalise`.
 
         Returns:
             (n, d) features.
@@ -187,7 +190,7 @@ class Backbone:
         if self.transform.channels == "BGR":
             pixels = pixels.flip(1)
         if self.cut is not None:
-            return pool(output_of(self.model, self.cut, pixels), self.pooling, self.name)
+            return pool(block_output(self.model, self.cut, pixels), self.pooling, self.name)
         output = self.model(pixels)
         pooler_output: Tensor | None = getattr(output, "pooler_output", None)
         if self.pooling == "end" and self._pooler and pooler_output is not None:

@@ -41,7 +41,9 @@ def save_backbone(backbone: Backbone, folder: str | os.PathLike[str]) -> None:
     # Beside the target, so that the rename stays within one file system and is atomic.
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        weights = {name: value.cpu().contiguous() for name, value in backbone.trained().items()}
+        weights = {
+            name: value.cpu().contiguous() for name, value in backbone.trained_weights().items()
+        }
         model.save_pretrained(partial, state_dict=weights)
         processor_config = json.dumps(_processor_config(backbone.transform), indent=2) + "\n"
         (partial / "preprocessor_config.json").write_text(processor_config, encoding="utf-8")

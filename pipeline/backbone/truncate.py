@@ -22,7 +22,7 @@ class _Reached(Exception):
         self.output = output
 
 
-def output_of(model: nn.Module, cut: str, pixels: Tensor) -> Tensor:
+def block_output(model: nn.Module, cut: str, pixels: Tensor) -> Tensor:
     """Return the output of the first call of block *cut*, and compute nothing beyond it.
 
     Several threads may use one model at once.

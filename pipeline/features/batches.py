@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError
 from pipeline.store.checksum import CHECKSUM_BYTES, has_valid_checksum
-from pipeline.store.commit import Written
+from pipeline.store.commit import ObjectRecord
 from pipeline.store.objects import Objects
 from pipeline.store.recipe import Recipe
 from pipeline.store.shard import ABSENT, Decompress, decode_index, decompressor, index_bytes
@@ -31,13 +31,13 @@ Item = TypeVar("Item")
 
 
 def read_chunks(
-    objects: Objects, written: Written, recipe: Recipe, size: int
+    objects: Objects, record: ObjectRecord, recipe: Recipe, size: int
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield the chunks of a shard object of images, in order.
 
     Args:
         objects: The store.
-        written: The record of the object in the images' commit.
+        record: The record of the object in the images' commit.
         recipe: The recipe of the store.
         size: Side of the squares in pixels.
 
@@ -51,67 +51,70 @@ def read_chunks(
     unpack = decompressor(recipe.codec)
     shape = (recipe.chunk_rows, size, size, 3)
     digest = xxhash.xxh3_128()
-    tail, ends = _index(objects, written, recipe)
+    tail, ends = _index(objects, record, recipe)
     chunks_per_read = max(1, READ_ROWS // recipe.chunk_rows)
     start = 0
     for group in range(0, len(ends), chunks_per_read):
         stops = ends[group : group + chunks_per_read]
-        data = _read(objects, written, start, stops[-1] - start)
+        data = _read(objects, record, start, stops[-1] - start)
         digest.update(data)
         block = np.frombuffer(data, np.uint8)
         for stop in stops:
             chunk, block = block[: stop - start], block[stop - start :]
-            yield _unpacked(chunk, unpack, written, shape)
+            yield _unpacked(chunk, unpack, record, shape)
             start = stop
     digest.update(tail)
-    if start + len(tail) != written.num_bytes or digest.hexdigest() != written.digest:
-        raise _damaged(written)
+    if start + len(tail) != record.num_bytes or digest.hexdigest() != record.digest:
+        raise _damaged(record)
 
 
 def _unpacked(
-    chunk: NDArray[np.uint8], unpack: Decompress | None, written: Written, shape: tuple[int, ...]
+    chunk: NDArray[np.uint8],
+    unpack: Decompress | None,
+    record: ObjectRecord,
+    shape: tuple[int, ...],
 ) -> NDArray[np.uint8]:
     body = chunk[:-CHECKSUM_BYTES]
     if not has_valid_checksum(chunk):  # it releases the interpreter's lock for other threads
-        raise _damaged(written)
+        raise _damaged(record)
     if unpack is not None:
         packed, body = body, np.empty(math.prod(shape), np.uint8)
         unpack(packed.data, body)
     if body.size != math.prod(shape):
-        raise _damaged(written)
+        raise _damaged(record)
     return body.reshape(shape)
 
 
-def _index(objects: Objects, written: Written, recipe: Recipe) -> tuple[bytes, list[int]]:
+def _index(objects: Objects, record: ObjectRecord, recipe: Recipe) -> tuple[bytes, list[int]]:
     """Return the object's index and the end offset of each chunk; chunks are contiguous."""
     num_bytes = index_bytes(recipe.shard_rows, recipe.chunk_rows)
-    if objects.size(written.name) != written.num_bytes:
-        raise _damaged(written)
-    tail = _read(objects, written, written.num_bytes - num_bytes, num_bytes)
+    if objects.size(record.name) != record.num_bytes:
+        raise _damaged(record)
+    tail = _read(objects, record, record.num_bytes - num_bytes, num_bytes)
     index = decode_index(tail)
     if index is None:
-        raise _damaged(written)
+        raise _damaged(record)
     lengths: list[int] = index[index[:, 0] != ABSENT, 1].tolist()
     if (
-        sum(lengths) != written.num_bytes - num_bytes
+        sum(lengths) != record.num_bytes - num_bytes
     ):  # a damaged index could ask for any number of bytes
-        raise _damaged(written)
+        raise _damaged(record)
     return tail, list(itertools.accumulate(lengths))
 
 
-def _read(objects: Objects, written: Written, start: int, num_bytes: int) -> bytes:
+def _read(objects: Objects, record: ObjectRecord, start: int, num_bytes: int) -> bytes:
     try:
-        data = objects.read(written.name, start, num_bytes)
+        data = objects.read(record.name, start, num_bytes)
     except FileNotFoundError:
         data = b""
     if len(data) != num_bytes:
-        raise _damaged(written)
+        raise _damaged(record)
     return data
 
 
-def _damaged(written: Written) -> StoreDamagedError:
+def _damaged(record: ObjectRecord) -> StoreDamagedError:
     return StoreDamagedError(
-        f"{written.name} is not what was committed: it is damaged, missing, or being repaired."
+        f"{record.name} is not what was committed: it is damaged, missing, or being repaired."
         " `tesserae verify` says which. Features are made of intact images only."
     )
 

@@ -14,18 +14,18 @@ from dataclasses import replace
 from pipeline.backbone.network import Backbone
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features.probes import KEY
-from pipeline.features.shard import extract_shard, intact_arrays
-from pipeline.features.worker import FeatureWork
-from pipeline.ingest.finish import parts_digest, put_changed, whole_commits
+from pipeline.features.shard_task import extract_shard, intact_arrays
+from pipeline.features.worker import FeatureTaskConfig
+from pipeline.ingest.finish import all_commits, parts_digest, put_changed
 from pipeline.jobs import Job
 from pipeline.store import arrays, features, layout, records
-from pipeline.store.features import KINDS, FeatureChoices, FeatureRecipe, FeaturesDone
+from pipeline.store.features import KINDS, FeatureFinishRecord, FeatureOptions, FeatureRecipe
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 
 
-def settle(
-    objects: Objects, split: str, backbone: Backbone, choices: FeatureChoices
+def resolve_recipe(
+    objects: Objects, split: str, backbone: Backbone, options: FeatureOptions
 ) -> FeatureRecipe:
     """Return the recipe of features of a finished split, without writing anything.
 
@@ -35,10 +35,10 @@ def settle(
         StoreError: The split is not finished, or lacks the size.
     """
     images = records.load_recipe(objects)
-    done = records.load_done(objects, split)
+    done = records.load_finish_record(objects, split)
     if done is None:
         raise StoreError(f"split {split!r} is not finished. Run `tesserae prepare` again to go on.")
-    size = choices.stored_size or _fitting_size(done.sizes, backbone.size)
+    size = options.stored_size or _fitting_size(done.sizes, backbone.size)
     if size not in done.sizes:
         available_sizes = ", ".join(map(str, done.sizes))
         raise StoreError(f"split {split!r} has no {size} px: it has {available_sizes}.")
@@ -52,8 +52,8 @@ def settle(
         mean=backbone.mean,
         std=backbone.std,
         channels=backbone.transform.channels,
-        precision=choices.precision,
-        dtype=choices.dtype,
+        precision=options.precision,
+        dtype=options.dtype,
         dim=backbone.dim,
         images=images.digest,
         shard_rows=images.shard_rows,
@@ -127,7 +127,9 @@ def recorded_probe(objects: Objects, recipe: FeatureRecipe) -> str:
     return ""
 
 
-def missing(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> list[int]:
+def missing_shards(
+    objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]
+) -> list[int]:
     """Return the shards that lack features of some kind, or whose images have changed since."""
     required = set(kinds)
     committed = intact_kinds(objects, recipe, plan)
@@ -137,7 +139,7 @@ def missing(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable
 def intact_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list[set[str]]:
     """Return the intact kinds of each shard: committed, and of the images that the store has now.
 
-    Only the sizes of objects are compared; `damaged` compares their bytes.
+    Only the sizes of objects are compared; `damaged_objects` compares their bytes.
     """
     commits = features.load_commits(objects, recipe, plan)
     images = records.load_commits(objects, plan)
@@ -157,36 +159,38 @@ def intact_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list[se
         return list(pool.map(kinds_of, range(plan.num_shards)))
 
 
-def damaged(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list[str]:
-    """Read all objects that commits vouch for, and return the names of the damaged ones."""
+def damaged_objects(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list[str]:
+    """Read all objects that commits list, and return the names of the damaged ones."""
     commits = features.load_commits(objects, recipe, plan)
     written = [record for commit in commits.values() for record in commit.arrays.values()]
     with ThreadPoolExecutor(records.READERS) as pool:
-        intact = pool.map(lambda record: records.is_there(objects, record), written)
+        intact = pool.map(lambda record: records.is_intact(objects, record), written)
         return [
             record.name for record, is_intact in zip(written, intact, strict=True) if not is_intact
         ]
 
 
-def clear(objects: Objects, recipe: FeatureRecipe, plan: Plan, names: Iterable[str]) -> None:
+def remove_objects(
+    objects: Objects, recipe: FeatureRecipe, plan: Plan, names: Iterable[str]
+) -> None:
     """Remove shard objects that must be made again, since tasks never replace an object.
 
-    The record of the split is removed first if it vouches for one of them.
+    The record of the split is removed first if it lists one of them.
     """
     folders = {kind: layout.features_array(recipe.name, plan.split, kind) for kind in KINDS}
     existing = {name for folder in folders.values() for name in objects.names(folder)}
     obsolete = sorted(existing & set(names))
-    vouched = tuple(f"{folders[kind]}/" for kind in recorded_kinds(objects, recipe, plan))
-    if any(name.startswith(vouched) for name in obsolete):
+    recorded = tuple(f"{folders[kind]}/" for kind in recorded_kinds(objects, recipe, plan))
+    if any(name.startswith(recorded) for name in obsolete):
         objects.remove(layout.features_done(recipe.name, plan.split))
     for name in obsolete:
         objects.remove(name)
 
 
 def recorded_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> tuple[str, ...]:
-    """Return the kinds that the split's record vouches for; if damaged, those of all commits."""
+    """Return the kinds that the split's record lists; if damaged, those of all commits."""
     try:
-        done = features.load_done(objects, recipe.name, plan.split)
+        done = features.load_finish_record(objects, recipe.name, plan.split)
     except StoreDamagedError:
         commits = features.load_commits(objects, recipe, plan).values()
         return tuple(k for k in KINDS if commits and all(k in commit.arrays for commit in commits))
@@ -196,7 +200,7 @@ def recorded_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> tuple
 def obsolete_objects(
     objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]
 ) -> list[str]:
-    """Return the shard objects of *kinds* that no commit of the present images vouches for."""
+    """Return the shard objects of *kinds* that no commit of the present images lists."""
     committed = intact_kinds(objects, recipe, plan)
     return [
         layout.features_shard(recipe.name, plan.split, kind, shard)
@@ -206,30 +210,30 @@ def obsolete_objects(
     ]
 
 
-def feature_jobs(work: FeatureWork, shards: Sequence[int], slots: int = 1) -> list[Job]:
+def feature_jobs(config: FeatureTaskConfig, shards: Sequence[int], slots: int = 1) -> list[Job]:
     """Return the jobs that make the features of *shards*.
 
     Args:
-        work: The arguments of the run.
+        config: The arguments of the run.
         shards: Numbers of the shards.
         slots: Number of tasks that run at once (default: 1). If fewer are left for the last round,
             they share all the threads, so that no processor is idle.
     """
-    options = {"resources": {"GPU": 1}} if work.gpu else {}
+    options = {"resources": {"GPU": 1}} if config.gpu else {}
     num_last = len(shards) % slots
     threads = slots // num_last if num_last else 1
     return [
         Job(
-            f"features-{work.split}-{shard:06d}",
+            f"features-{config.split}-{shard:06d}",
             extract_shard,
-            (work, shard, threads if index >= len(shards) - num_last else 1),
+            (config, shard, threads if index >= len(shards) - num_last else 1),
             options,
         )
         for index, shard in enumerate(shards)
     ]
 
 
-def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeaturesDone:
+def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeatureFinishRecord:
     """Write the record that a split's features are complete, for the kinds that all shards have.
 
     Raises:
@@ -251,7 +255,7 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeaturesDone:
     for name, data in arrays.feature_arrays(recipe, plan, kinds):
         put_changed(objects, name, data)
         written.append((name, data))
-    done = FeaturesDone(
+    done = FeatureFinishRecord(
         features=recipe.digest,
         split=plan.split,
         plan=plan.digest,
@@ -261,7 +265,7 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeaturesDone:
         objects=tuple(records.fingerprint(name, data) for name, data in written),
         format=recipe.format,
     )
-    # The record vouches only for durable objects, so it is written after they are synced.
+    # The record lists only durable objects, so it is written after they are synced.
     _sync(objects, done, layout.features_commits(recipe.name, plan.split))
     name = layout.features_done(recipe.name, plan.split)
     put_changed(objects, name, done.encode())
@@ -271,8 +275,8 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeaturesDone:
 
 def _parts(objects: Objects, plan: Plan) -> str:
     """Return the digest of the split's table parts, which identifies the image of each row."""
-    done = records.load_done(objects, plan.split)
-    if done is None or done.parts != parts_digest(whole_commits(objects, plan)):
+    done = records.load_finish_record(objects, plan.split)
+    if done is None or done.parts != parts_digest(all_commits(objects, plan)):
         raise StoreError(
             f"the images of split {plan.split!r} were made again after the split was finished. When"
             " `tesserae verify` finds no damage, run the same command again."
@@ -283,8 +287,8 @@ def _parts(objects: Objects, plan: Plan) -> str:
 def is_done(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> bool:
     """Return True if nothing is left to do, judged without reading shards."""
     try:
-        done = features.load_done(objects, recipe.name, plan.split)
-        images = records.load_done(objects, plan.split)
+        done = features.load_finish_record(objects, recipe.name, plan.split)
+        images = records.load_finish_record(objects, plan.split)
     except StoreDamagedError:
         return False
     if done is None or images is None or done.parts != images.parts:
@@ -293,8 +297,8 @@ def is_done(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable
         *done.kinds
     }:
         return False
-    vouched = all(records.is_there(objects, written) for written in done.objects)
-    return vouched and not missing(objects, recipe, plan, done.kinds)
+    recorded = all(records.is_intact(objects, written) for written in done.objects)
+    return recorded and not missing_shards(objects, recipe, plan, done.kinds)
 
 
 def explain_extraction(
@@ -314,7 +318,7 @@ def explain_extraction(
     stored = {}
     for name in features.names(objects):
         with suppress(StoreError):  # `tesserae verify` reports damaged ones
-            done = features.load_done(objects, name, plan.split)
+            done = features.load_finish_record(objects, name, plan.split)
             if done is not None:
                 stored[name] = features.load_recipe(objects, name), done
     if not stored:
@@ -356,8 +360,8 @@ def _differences(stored: FeatureRecipe, requested: FeatureRecipe) -> list[str]:
     return differences
 
 
-def _sync(objects: Objects, done: FeaturesDone, commits: str) -> None:
-    """Sync the folders of all objects that *done* will vouch for.
+def _sync(objects: Objects, done: FeatureFinishRecord, commits: str) -> None:
+    """Sync the folders of all objects that *done* will list.
 
     Their writers may have been killed between the rename and the sync of the folder.
     """

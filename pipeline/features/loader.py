@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from pipeline.augment import MIRROR, draws
 from pipeline.features.reader import Features, open_features
+from pipeline.loader.base_loader import BaseLoader
 from pipeline.loader.batch import Batch, BatchGenerator, make_batch
 from pipeline.loader.distributed import Placement
-from pipeline.loader.epochs import Epochs
 from pipeline.store.split import Split
 
 
-class FeatureLoader(Epochs):
+class FeatureLoader(BaseLoader):
     """A loader of features. Each iteration gives one epoch of batches, as with `Loader`.
 
     The images of a batch are features, (n, d) float32, of the image or of its mirrored copy.
@@ -40,7 +40,7 @@ class FeatureLoader(Epochs):
         order: str = "random",
         seed: int = 0,
         mirrored: bool = False,
-        only: Sequence[int] | None = None,
+        include_labels: Sequence[int] | None = None,
         drop_last: bool = True,
         rank: int | None = None,
         world: int | None = None,
@@ -55,7 +55,7 @@ class FeatureLoader(Epochs):
             order: Order of the rows, `random` (the default) or `sequential`.
             seed: Seed of the order and of the choice of mirrored images (default: 0).
             mirrored: Replace half of the images of an epoch by their mirrored copies.
-            only: Labels whose rows are returned (default: all).
+            include_labels: Labels to include; other rows are skipped (default: all).
             drop_last: Leave out the last batch of an epoch if it is smaller (default).
             rank: Number of the part of each global batch that is returned. None: determined when
                 an iteration begins, by `pipeline.loader.distributed`.
@@ -73,7 +73,7 @@ class FeatureLoader(Epochs):
             rank=rank,
             world=world,
             drop_last=drop_last,
-            only=only,
+            include_labels=include_labels,
         )
         self.name = name
         self.mirrored = bool(mirrored)

@@ -37,7 +37,7 @@ def probe_distance(first: Any, second: Any) -> float | None:
     return float(np.linalg.norm(a - b)) / size if size else 0.0
 
 
-def is_another(first: Any, second: Any, precision: str) -> bool:
+def probes_differ(first: Any, second: Any, precision: str) -> bool:
     """Return True if two probes are of networks that make other features.
 
     It is False if one of them is missing or invalid.

@@ -168,14 +168,14 @@ def open_features(store: str | os.PathLike[str], name: str, split: str) -> Featu
     """
     objects = open_objects(os.fspath(store))
     recipe = features.load_recipe(objects, name)
-    done = features.load_done(objects, name, split)
+    done = features.load_finish_record(objects, name, split)
     if done is None:
         raise StoreError(
             f"features {name} of split {split!r} are not finished. Run the same `tesserae features`"
             " again to go on."
         )
     opened = open_split(objects, split, [recipe.stored_size])
-    images = records.load_done(objects, split)
+    images = records.load_finish_record(objects, split)
     parts = None if images is None else images.parts
     current = (recipe.digest, opened.plan.digest, opened.recipe.digest, parts)
     if current != (done.features, done.plan, recipe.images, done.parts):
@@ -188,4 +188,8 @@ def open_features(store: str | os.PathLike[str], name: str, split: str) -> Featu
 
 def finished(objects: Objects, split: str) -> Iterable[str]:
     """Return the names of the finished features of a split."""
-    return [n for n in features.names(objects) if features.load_done(objects, n, split) is not None]
+    return [
+        n
+        for n in features.names(objects)
+        if features.load_finish_record(objects, n, split) is not None
+    ]

@@ -10,15 +10,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.errors import StoreDamagedError, StoreError
-from pipeline.features.probes import KEY, is_another
+from pipeline.features.probes import KEY, probes_differ
 from pipeline.ingest.verify import Problem, SplitRecords, check_object
 from pipeline.store import features, layout, records
-from pipeline.store.commit import Written
-from pipeline.store.features import KINDS, FeatureCommit, FeatureRecipe, FeaturesDone
+from pipeline.store.commit import ObjectRecord
+from pipeline.store.features import KINDS, FeatureCommit, FeatureFinishRecord, FeatureRecipe
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 
-AGAIN = "run the same `tesserae features` again"
+RERUN_ADVICE = "run the same `tesserae features` again"
 
 
 @dataclass(kw_only=True)
@@ -28,13 +28,13 @@ class FeatureRecords:
     name: str
     split: str
     recipe: FeatureRecipe | None = None
-    done: FeaturesDone | None = None
+    done: FeatureFinishRecord | None = None
     commits: dict[int, FeatureCommit] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     @property
-    def objects(self) -> list[Written]:
-        """Every object that some record vouches for."""
+    def objects(self) -> list[ObjectRecord]:
+        """Every object that some record lists."""
         finished = () if self.done is None else self.done.objects
         committed = [
             written for commit in self.commits.values() for written in commit.arrays.values()
@@ -100,7 +100,7 @@ def _read_done(
 ) -> Iterator[Problem]:
     file = layout.features_done(feature_records.name, feature_records.split)
     try:
-        done = features.load_done(objects, feature_records.name, feature_records.split)
+        done = features.load_finish_record(objects, feature_records.name, feature_records.split)
     except StoreDamagedError:
         yield Problem(file, "damaged")
         return
@@ -108,14 +108,14 @@ def _read_done(
         yield Problem(file, _unreadable(e))
         return
     if done is None:
-        yield Problem(file, f"not finished: {AGAIN}")
+        yield Problem(file, f"not finished: {RERUN_ADVICE}")
         return
     digest = feature_records.recipe.digest if feature_records.recipe else ""
     if (done.features, done.plan, done.num_rows) != (digest, plan.digest, plan.num_rows):
         yield Problem(file, "is of other features or another plan")
         return
     if images.done is not None and done.parts != images.done.parts:
-        yield Problem(file, f"is of other images than the store holds now: {AGAIN}")
+        yield Problem(file, f"is of other images than the store holds now: {RERUN_ADVICE}")
     feature_records.done = done
 
 
@@ -147,7 +147,7 @@ def _read_commits(
         file = layout.features_commit(feature_records.name, feature_records.split, shard)
         pixels = images.commits[shard].arrays.get(size) if shard in images.commits else None
         if pixels is not None and pixels.digest != commit.pixels:
-            yield Problem(file, f"is of other images than the store holds now: {AGAIN}")
+            yield Problem(file, f"is of other images than the store holds now: {RERUN_ADVICE}")
         elif not kinds <= commit.arrays.keys():
             yield Problem(
                 file, f"has no {', '.join(sorted(kinds - commit.arrays.keys()))} features"
@@ -164,7 +164,7 @@ def _other_networks(feature_records: FeatureRecords, recipe: FeatureRecipe) -> I
     if first is None:
         return
     for shard, probe in probes.items():
-        if is_another(probes[first], probe, recipe.precision):
+        if probes_differ(probes[first], probe, recipe.precision):
             provenance = feature_records.commits[shard].provenance
             yield Problem(
                 layout.features_commit(feature_records.name, feature_records.split, shard),
@@ -177,7 +177,7 @@ def _other_networks(feature_records: FeatureRecords, recipe: FeatureRecipe) -> I
 def _metadata(
     objects: Objects, feature_records: FeatureRecords, recipe: FeatureRecipe, plan: Plan
 ) -> Iterator[Problem]:
-    """Check the metadata that no finish step vouches for yet."""
+    """Check the metadata that no finish record lists yet."""
     from pipeline.store import arrays  # imported late: reading records alone needs no zarr
 
     for name, data in arrays.feature_arrays(recipe, plan, feature_records.kinds):
@@ -199,7 +199,7 @@ def unknown_splits(store_splits: Sequence[str], splits: Sequence[str], name: str
     ]
 
 
-def strangers(objects: Objects, feature_records: FeatureRecords) -> list[str]:
+def unknown_objects(objects: Objects, feature_records: FeatureRecords) -> list[str]:
     """Return the objects of finished features that no record names. They do no harm."""
     if feature_records.done is None:
         return []

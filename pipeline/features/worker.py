@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import code_digest
-from pipeline.backbone.determinism import probe_pictures
+from pipeline.backbone.determinism import probe_images
 from pipeline.backbone.load import open_backbone
 from pipeline.backbone.network import Backbone
 from pipeline.errors import StoreError, StoreMismatchError
-from pipeline.features.probes import encode_probe, is_another
+from pipeline.features.probes import encode_probe, probes_differ
 from pipeline.store import features
 from pipeline.store.features import FeatureRecipe
 from pipeline.store.objects import Objects
@@ -31,7 +31,7 @@ from pipeline.store.split import open_split
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureWork:
+class FeatureTaskConfig:
     """The arguments that all tasks of a run share. It is small, since each task carries it."""
 
     store: str
@@ -52,20 +52,20 @@ class FeatureWork:
 class FeatureWorkspace:
     """The open store and network that a worker keeps between the tasks of a run."""
 
-    def __init__(self, work: FeatureWork) -> None:
+    def __init__(self, config: FeatureTaskConfig) -> None:
         """Open the store and the network.
 
         Raises:
             StoreMismatchError: They differ from those that the run was started with.
         """
-        code_digest.check(work.code)
-        self.work = work
-        self.objects: Objects = open_objects(work.store, work.run)
-        self.recipe = features.load_recipe(self.objects, work.name)
-        self.split = open_split(self.objects, work.split, [self.recipe.stored_size])
-        self.backbone = open_recipe(self.recipe, work.trunk, _device(gpu=work.gpu))
+        code_digest.check(config.code)
+        self.config = config
+        self.objects: Objects = open_objects(config.store, config.run)
+        self.recipe = features.load_recipe(self.objects, config.name)
+        self.split = open_split(self.objects, config.split, [self.recipe.stored_size])
+        self.backbone = open_recipe(self.recipe, config.trunk, _device(gpu=config.gpu))
         self.probe = probe_of(self.backbone, self.recipe.precision)
-        if is_another(work.probe, self.probe, self.recipe.precision):
+        if probes_differ(config.probe, self.probe, self.recipe.precision):
             raise StoreMismatchError(_makes_others(self.recipe, self.backbone.device))
 
 
@@ -110,7 +110,7 @@ def open_recipe(recipe: FeatureRecipe, trunk: str, device: torch.device) -> Back
 def probe_of(backbone: Backbone, precision: str) -> str:
     """Return the network's features of the probe images on this machine, as text."""
     with reproducible_sums(backbone.device):
-        return encode_probe(features_of(backbone, probe_pictures(backbone.size), precision))
+        return encode_probe(compute_features(backbone, probe_images(backbone.size), precision))
 
 
 def _makes_others(recipe: FeatureRecipe, device: torch.device) -> str:
@@ -127,16 +127,18 @@ def check_probe(recipe: FeatureRecipe, recorded: str, measured: str) -> None:
     Raises:
         StoreMismatchError: The probes differ by more than the tolerance.
     """
-    if is_another(recorded, measured, recipe.precision):
+    if probes_differ(recorded, measured, recipe.precision):
         raise StoreMismatchError(_makes_others(recipe, torch.device("cpu")))
 
 
-def features_of(backbone: Backbone, images: torch.Tensor, precision: str) -> NDArray[np.float32]:
+def compute_features(
+    backbone: Backbone, images: torch.Tensor, precision: str
+) -> NDArray[np.float32]:
     """Return features of images, (n, 3, h, w) uint8 -> (n, d) float32, in *precision*."""
     device = backbone.device
     use_bfloat16 = precision == "bfloat16"
     with torch.autocast(device.type, torch.bfloat16) if use_bfloat16 else contextlib.nullcontext():
-        computed: NDArray[np.float32] = backbone.features(images.to(device)).cpu().numpy()
+        computed: NDArray[np.float32] = backbone.extract(images.to(device)).cpu().numpy()
     return computed
 
 

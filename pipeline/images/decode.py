@@ -11,7 +11,7 @@ Two decoders share the work, and the bytes alone determine which of them decodes
 Pillow decodes progressive JPEGs although simplejpeg is faster: if scans are missing (no error),
 libjpeg-turbo 2 and 3 smooth the blocks differently, and the two decoders contain one each.
 
-A JPEG much larger than the largest square is decoded at 1/2, 1/4 or 1/8 (`reduction`).
+A JPEG much larger than the largest square is decoded at 1/2, 1/4 or 1/8 (`reduction_factor`).
 
 Colours are those of Pillow's `convert("RGB")`: alpha is dropped, CMYK is inverted as Adobe does,
 and an animation is decoded to its first frame. Samples of more than 8 bits are scaled by the range
@@ -26,7 +26,7 @@ The rules have versions, and a store keeps the version that it was begun with. R
   thumbnail index does not quarantine an image.
 * Samples are scaled by their range; an image without a range is unsupported.
 * A JPEG that lacks nothing but its end marker is distinguished from one that was cut off
-  (`pipeline.images.jpeg.with_end`), and is kept if the recipe says so.
+  (`pipeline.images.jpeg.with_end_marker`), and is kept if the recipe says so.
 
 Rules 1: Pillow alone decides. Of 16-bit grey the high byte is kept, and other samples of more than
 8 bits are clipped by Pillow.
@@ -62,7 +62,7 @@ from PIL import (
 from pipeline.errors import DecodeError
 from pipeline.images import ancillary, depth, formats, jpeg, tiff
 from pipeline.images.formats import Format
-from pipeline.images.jpeg import may_be_turned, plain_jpeg
+from pipeline.images.jpeg import may_be_rotated, plain_jpeg
 
 try:
     import simplejpeg
@@ -101,10 +101,10 @@ RULES = 2
 MISSING_END = ("refuse", "keep")
 """The possible treatments of a JPEG that lacks nothing but its end marker."""
 
-WITHOUT_END = "a JPEG without its end marker, whose pixels are all there"
+MISSING_END_REMARK = "a JPEG without its end marker, whose pixels are all there"
 """The reason or the remark for such a JPEG in the table."""
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+PILLOW_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 """The formats of cameras, the web and scanners that are decoded; JPEG includes MPO.
 
 Pillow reads forty more: some run other programs (EPS), some accept any bytes as an image (TGA has
@@ -192,7 +192,7 @@ def decode(
     if not data:
         raise DecodeError(EMPTY, "no bytes")
     request = _Request(fit, serves, exif, rules)
-    lacks_end = rules > 1 and data.startswith(b"\xff\xd8") and not jpeg.has_end(data)
+    lacks_end = rules > 1 and data.startswith(b"\xff\xd8") and not jpeg.has_end_marker(data)
     decoded = None if lacks_end else _by_plain_jpeg(data, request)
     if decoded is not None:
         return decoded
@@ -215,15 +215,15 @@ def decode(
 def _by_plain_jpeg(data: bytes, request: _Request) -> Decoded | None:
     """Decode a file with simplejpeg if it is a plain JPEG; return None for any other file."""
     plain = plain_jpeg(data) if simplejpeg is not None else None
-    if plain is None or _is_bomb(*plain[:2]) or (request.exif and may_be_turned(data)):
+    if plain is None or _is_bomb(*plain[:2]) or (request.exif and may_be_rotated(data)):
         return None
     width, height, mode = plain
-    scale = reduction(width, height, fit=request.fit, serves=request.serves)
+    scale = reduction_factor(width, height, fit=request.fit, serves=request.serves)
     pixels = _by_simplejpeg(data, width, height, scale)
     return None if pixels is None else Decoded(pixels, width, height, mode, "JPEG", scale)
 
 
-def reduction(width: int, height: int, *, fit: str, serves: int) -> int:
+def reduction_factor(width: int, height: int, *, fit: str, serves: int) -> int:
     """Return the factor by which a JPEG of this size is reduced when decoded: 1, 2, 4 or 8.
 
     The reduced side must be at least twice `serves`, so that the resizer alone determines the
@@ -276,8 +276,8 @@ def _by_simplejpeg(data: bytes, width: int, height: int, scale: int) -> Image.Im
 def _by_pillow(data: bytes, request: _Request) -> Decoded:
     _hush(data)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            decoded = _read(picture, data, request)
+        with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
+            decoded = _read(image, data, request)
             if decoded.format == "TIFF" and _libtiff.failed:
                 raise OSError("libtiff met an error")  # noqa: TRY301
             return decoded
@@ -291,17 +291,17 @@ def _by_pillow(data: bytes, request: _Request) -> Decoded:
         raise DecodeError(*_why(data, e, request.rules)) from e
 
 
-def _read(picture: Image.Image, data: bytes, request: _Request) -> Decoded:
-    mode, format_, (width, height) = picture.mode, str(picture.format), picture.size
+def _read(image: Image.Image, data: bytes, request: _Request) -> Decoded:
+    mode, format_, (width, height) = image.mode, str(image.format), image.size
     scale = 1
-    if format_ == "JPEG" and not (request.exif and _orientation(picture) in _TURNS):
+    if format_ == "JPEG" and not (request.exif and _orientation(image) in _TURNS):
         # An image that is rotated is not reduced: its rounded-up edge would change sides.
-        scale = reduction(width, height, fit=request.fit, serves=request.serves)
+        scale = reduction_factor(width, height, fit=request.fit, serves=request.serves)
         if scale > 1:
-            picture.draft(None, (width // scale, height // scale))
-    rgb = _clipped(picture) if request.rules == 1 else _scaled(picture, data)
+            image.draft(None, (width // scale, height // scale))
+    rgb = _clipped(image) if request.rules == 1 else _scaled(image, data)
     if scale == 1:
-        turn = _orientation(picture) if request.exif else 1
+        turn = _orientation(image) if request.exif else 1
         rgb = rgb.transpose(_TURNS[turn]) if turn in _TURNS else rgb
         width, height = rgb.size
     if not width * height:
@@ -309,26 +309,26 @@ def _read(picture: Image.Image, data: bytes, request: _Request) -> Decoded:
     return Decoded(rgb, width, height, mode, format_, scale)
 
 
-def _clipped(picture: Image.Image) -> Image.Image:
+def _clipped(image: Image.Image) -> Image.Image:
     """Convert to RGB by rules 1: Pillow clips samples over 8 bits, except 16-bit grey."""
-    return _high_byte(picture) if picture.mode.startswith("I;16") else picture.convert("RGB")
+    return _high_byte(image) if image.mode.startswith("I;16") else image.convert("RGB")
 
 
-def _scaled(picture: Image.Image, data: bytes) -> Image.Image:
+def _scaled(image: Image.Image, data: bytes) -> Image.Image:
     """Convert to RGB by rules 2: samples are scaled by the range that the file states."""
     try:
-        return depth.to_rgb(picture, data)
+        return depth.to_rgb(image, data)
     except depth.NoRangeError as e:
         raise DecodeError(UNSUPPORTED, str(e)) from e
 
 
-def _high_byte(picture: Image.Image) -> Image.Image:
-    return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+def _high_byte(image: Image.Image) -> Image.Image:
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(image: Image.Image) -> int:
     try:
-        return int(picture.getexif().get(_ORIENTATION, 1))
+        return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # noqa: BLE001 - any error: broken EXIF must not quarantine the image
         return 1
 
@@ -346,7 +346,7 @@ def check_format(data: bytes) -> Format:
     if named is None:
         raise DecodeError(UNIDENTIFIED, "the bytes begin like no known kind of file")
     if named.kind != formats.DECODED:
-        status = UNSUPPORTED if named.kind == formats.PICTURE else UNIDENTIFIED
+        status = UNSUPPORTED if named.kind == formats.OTHER_IMAGE else UNIDENTIFIED
         raise DecodeError(status, named.reason)
     if named is formats.WEBP and not features.check("webp"):
         raise DecodeError(UNSUPPORTED, "this Pillow was built without WebP")
@@ -383,13 +383,13 @@ def _second_try(
                 error = e
     if named is not formats.JPEG or error.status != TRUNCATED:
         raise error
-    ended = jpeg.with_end(slim, _fingerprint)
+    ended = jpeg.with_end_marker(slim, _fingerprint)
     if ended is None:
         raise error
     if not keep:
         cure = "a new store made with --missing-end keep holds it"
-        raise DecodeError(TRUNCATED, f"{WITHOUT_END}; {cure}") from error
-    return replace(_turned(_upright(ended, request, turn), turn), remark=WITHOUT_END)
+        raise DecodeError(TRUNCATED, f"{MISSING_END_REMARK}; {cure}") from error
+    return replace(_turned(_upright(ended, request, turn), turn), remark=MISSING_END_REMARK)
 
 
 def _slimmed(data: bytes, named: Format) -> bytes:
@@ -443,7 +443,7 @@ def _why(data: bytes, error: Exception, rules: int) -> tuple[int, str]:
     """Return the status and the reason for *error*, a line of at most 200 printable characters."""
     if isinstance(error, Image.DecompressionBombError):
         return BOMB, _line(str(error))
-    if rules > 1 and (kind := jpeg.odd_kind(data)) is not None:
+    if rules > 1 and (kind := jpeg.unsupported_kind(data)) is not None:
         return UNSUPPORTED, f"{kind}; convert it to an ordinary one"
     if isinstance(error, UnidentifiedImageError):  # its text holds an address in memory
         return _why_not_opened(data) if rules == 1 else _why_not_opened_2(data)

@@ -35,29 +35,29 @@ class NoRangeError(Exception):
     """An image file does not state the range of its samples."""
 
 
-def to_rgb(picture: Image.Image, data: bytes) -> Image.Image:
-    """Return *picture* in mode RGB, with 8 bits a sample.
+def to_rgb(image: Image.Image, data: bytes) -> Image.Image:
+    """Return *image* in mode RGB, with 8 bits a sample.
 
     Args:
-        picture: An image that Pillow has opened but not loaded.
+        image: An image that Pillow has opened but not loaded.
         data: All bytes of its file.
 
     Raises:
         NoRangeError: The file states no range for its samples.
     """
-    if picture.format == "PPM":
-        return _netpbm(picture, data)
-    if picture.format == "TIFF":
-        return _tiff(picture, data)
-    if picture.mode.startswith("I;16"):
-        return _grey(_samples(picture) >> 8)
-    if picture.mode in ("I", "F"):
-        raise NoRangeError(f"samples of mode {picture.mode} that state no range; {_CONVERT}")
-    return picture.convert("RGB")
+    if image.format == "PPM":
+        return _netpbm(image, data)
+    if image.format == "TIFF":
+        return _tiff(image, data)
+    if image.mode.startswith("I;16"):
+        return _grey(_samples(image) >> 8)
+    if image.mode in ("I", "F"):
+        raise NoRangeError(f"samples of mode {image.mode} that state no range; {_CONVERT}")
+    return image.convert("RGB")
 
 
-def _samples(picture: Image.Image) -> NDArray[Any]:
-    return np.asarray(picture)
+def _samples(image: Image.Image) -> NDArray[Any]:
+    return np.asarray(image)
 
 
 def _grey(levels: NDArray[Any]) -> Image.Image:
@@ -74,23 +74,23 @@ def nearest_levels(samples: NDArray[Any], maximum: int) -> NDArray[np.uint8]:
 # --- PBM, PGM, PPM ------------------------------------------------------------------------------
 
 
-def _netpbm(picture: Image.Image, data: bytes) -> Image.Image:
-    assert isinstance(picture, ImageFile.ImageFile)
-    name, _, offset, arguments = picture.tile[0]
+def _netpbm(image: Image.Image, data: bytes) -> Image.Image:
+    assert isinstance(image, ImageFile.ImageFile)
+    name, _, offset, arguments = image.tile[0]
     maximum = arguments[-1] if isinstance(arguments, tuple) else 255
-    if picture.mode == "F":
+    if image.mode == "F":
         raise NoRangeError(f"a PFM of floating-point samples, which states no range; {_CONVERT}")
-    if name == "ppm" and picture.mode in ("L", "I", "RGB"):
+    if name == "ppm" and image.mode in ("L", "I", "RGB"):
         # Pillow decodes these in a Python loop, which takes a minute for a large image.
-        return _netpbm_samples(picture, data[offset:], int(maximum))
-    if picture.mode == "I":  # scaled to 65535 by Pillow or by the file
-        return _grey(nearest_levels(_samples(picture), 65535))
-    return picture.convert("RGB")
+        return _netpbm_samples(image, data[offset:], int(maximum))
+    if image.mode == "I":  # scaled to 65535 by Pillow or by the file
+        return _grey(nearest_levels(_samples(image), 65535))
+    return image.convert("RGB")
 
 
-def _netpbm_samples(picture: Image.Image, body: bytes, maximum: int) -> Image.Image:
-    width, height = picture.size
-    bands = 3 if picture.mode == "RGB" else 1
+def _netpbm_samples(image: Image.Image, body: bytes, maximum: int) -> Image.Image:
+    width, height = image.size
+    bands = 3 if image.mode == "RGB" else 1
     kind = np.dtype(np.uint8 if maximum < 256 else ">u2")
     count = width * height * bands
     if len(body) < count * kind.itemsize:
@@ -105,20 +105,20 @@ def _netpbm_samples(picture: Image.Image, body: bytes, maximum: int) -> Image.Im
 _UNSIGNED, _FLOATING = 1, 3
 
 
-def _tiff(picture: Image.Image, data: bytes) -> Image.Image:
+def _tiff(image: Image.Image, data: bytes) -> Image.Image:
     tags = tiff.read_directory(data)
     if tags is None:  # Pillow could read it, although its directory is unusual
-        return picture.convert("RGB")
+        return image.convert("RGB")
     bits = int(max(tags.numbers(data, tiff.BITS_PER_SAMPLE), default=1))
     kind = int(max(tags.numbers(data, tiff.SAMPLE_FORMAT), default=_UNSIGNED))
-    if picture.mode in ("I", "F") or kind != _UNSIGNED:
-        return _ranged(picture, data, tags, f"{bits}-bit {_KINDS.get(kind, 'odd')} samples")
+    if image.mode in ("I", "F") or kind != _UNSIGNED:
+        return _ranged(image, data, tags, f"{bits}-bit {_KINDS.get(kind, 'odd')} samples")
     if bits > 8 and tags.number(data, tiff.PLANAR_CONFIGURATION, 1) == tiff.SEPARATE:
         # Pillow would decode the planes as if they had 8 bits.
         raise NoRangeError(f"a TIFF of {bits}-bit samples in separate planes; {_CONVERT}")
-    if not picture.mode.startswith("I;16"):
-        return picture.convert("RGB")
-    samples = _samples(picture)
+    if not image.mode.startswith("I;16"):
+        return image.convert("RGB")
+    samples = _samples(image)
     levels = nearest_levels(samples, (1 << bits) - 1) if bits < 16 else samples >> 8
     return _grey(255 - levels if _white_is_zero(data, tags) else levels)
 
@@ -130,11 +130,11 @@ def _white_is_zero(data: bytes, tags: tiff.Directory) -> bool:
     return tags.number(data, tiff.PHOTOMETRIC, 0) == 0
 
 
-def _ranged(picture: Image.Image, data: bytes, tags: tiff.Directory, noun: str) -> Image.Image:
+def _ranged(image: Image.Image, data: bytes, tags: tiff.Directory, noun: str) -> Image.Image:
     low = min(tags.numbers(data, tiff.SMIN_SAMPLE_VALUE), default=math.nan)
     high = max(tags.numbers(data, tiff.SMAX_SAMPLE_VALUE), default=math.nan)
-    if picture.mode not in ("I", "F") or not math.isfinite(high - low) or high <= low:
+    if image.mode not in ("I", "F") or not math.isfinite(high - low) or high <= low:
         raise NoRangeError(f"a TIFF of {noun}, which states no range; {_CONVERT}")
-    scaled = (_samples(picture).astype(np.float64) - low) * (255 / (high - low))
+    scaled = (_samples(image).astype(np.float64) - low) * (255 / (high - low))
     levels = np.floor(np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255) + 0.5)
     return _grey(255 - levels if _white_is_zero(data, tags) else levels)

@@ -18,7 +18,7 @@ SMALL_BYTES = 2**20
 
 DECODED = "decoded"
 """An image of a format that `pipeline.images.decode` decodes."""
-PICTURE = "picture"
+OTHER_IMAGE = "picture"
 """An image of a format that is identified but not decoded."""
 NOT_AN_IMAGE = "other"
 """A file that is not an image."""
@@ -35,7 +35,7 @@ class Format:
     phrase: str
     """The name with its article and noun, as part of a sentence: "an AVIF image"."""
     kind: str
-    """The kind of the format: `DECODED`, `PICTURE` or `NOT_AN_IMAGE`."""
+    """The kind of the format: `DECODED`, `OTHER_IMAGE` or `NOT_AN_IMAGE`."""
     advice: str = ""
     """The advice to the owner of such a file, as an imperative without a full stop."""
 
@@ -50,8 +50,8 @@ def _decoded(name: str) -> Format:
     return Format(name, f"{article} {name} image", DECODED)
 
 
-def _picture(name: str, article: str = "a", noun: str = "image") -> Format:
-    return Format(name, f"{article} {name} {noun}", PICTURE, _CONVERT)
+def _other_image(name: str, article: str = "a", noun: str = "image") -> Format:
+    return Format(name, f"{article} {name} {noun}", OTHER_IMAGE, _CONVERT)
 
 
 def _nonimage(name: str, phrase: str, advice: str = "") -> Format:
@@ -64,10 +64,10 @@ JPEG, PNG, GIF, BMP, TIFF, WEBP, PPM = map(
 DECODED_FORMATS = (JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM)
 """All formats that are decoded. JPEG includes MPO, and PPM includes PBM and PGM."""
 
-_AVIF = _picture("AVIF", "an")
-_HEIC = _picture("HEIC")
+_AVIF = _other_image("AVIF", "an")
+_HEIC = _other_image("HEIC")
 _RAW = {
-    name: Format(name, f"{article} {name} raw photograph", PICTURE, "develop it to JPEG or PNG")
+    name: Format(name, f"{article} {name} raw photograph", OTHER_IMAGE, "develop it to JPEG or PNG")
     for name, article in {
         "CR2": "a", "CR3": "a", "DNG": "a", "NEF": "an", "ARW": "an", "ORF": "an", "RW2": "an",
         "RAF": "an", "X3F": "an", "MRW": "an",
@@ -122,37 +122,37 @@ _MAGIC: tuple[tuple[int, bytes, Format], ...] = (
     (0, b"MM\0+", TIFF),
     (0, b"II+\0", TIFF),
     # --- images of other formats
-    (0, b"\0\0\0\x0cjP  \r\n\x87\n", _picture("JPEG 2000")),
-    (0, b"\xff\x4f\xff\x51", _picture("JPEG 2000")),
-    (0, b"\0\0\0\x0cJXL \r\n\x87\n", _picture("JPEG XL")),
-    (0, b"\xff\x0a", _picture("JPEG XL")),
-    (0, b"II\xbc\x01", _picture("JPEG XR")),
-    (0, b"8BPS", _picture("Photoshop (PSD)")),
-    (0, b"gimp xcf", _picture("GIMP (XCF)")),
-    (0, b"%!PS", _picture("PostScript (EPS)")),
-    (0, b"\xc5\xd0\xd3\xc6", _picture("PostScript (EPS)")),
-    (0, b"\x76\x2f\x31\x01", _picture("OpenEXR", "an")),
-    (0, b"#?RADIANCE", _picture("Radiance (HDR)")),
-    (0, b"#?RGBE", _picture("Radiance (HDR)")),
-    (0, b"SIMPLE  =", _picture("FITS")),
-    (128, b"DICM", _picture("DICOM")),
-    (0, b"qoif", _picture("QOI")),
-    (0, b"DDS ", _picture("DirectDraw (DDS)")),
-    (0, b"\x8aMNG\r\n\x1a\n", _picture("MNG", "an")),
-    (0, b"\x8bJNG\r\n\x1a\n", _picture("JNG")),
-    (0, b"BPG\xfb", _picture("BPG")),
-    (0, b"FLIF", _picture("FLIF")),
-    (0, b"AT&TFORM", _picture("DjVu")),
-    (0, b"icns", _picture("ICNS", "an")),
-    (0, b"\x01\xda", _picture("SGI", "an")),
-    (0, b"\x59\xa6\x6a\x95", _picture("Sun raster")),
-    (0, b"\xab\x4b\x54\x58", _picture("KTX", noun="texture")),
-    (0, b"\xd7\xcd\xc6\x9a", _picture("Windows metafile (WMF)")),
-    (40, b" EMF", _picture("Windows metafile (EMF)")),
-    (0, b"/* XPM */", _picture("XPM", "an")),
-    (0, b"\x0a\x05\x01\x08", _picture("PCX")),
-    (0, b"P7\n", _picture("PAM")),
-    (0, b"PF\n", _picture("PFM")),
+    (0, b"\0\0\0\x0cjP  \r\n\x87\n", _other_image("JPEG 2000")),
+    (0, b"\xff\x4f\xff\x51", _other_image("JPEG 2000")),
+    (0, b"\0\0\0\x0cJXL \r\n\x87\n", _other_image("JPEG XL")),
+    (0, b"\xff\x0a", _other_image("JPEG XL")),
+    (0, b"II\xbc\x01", _other_image("JPEG XR")),
+    (0, b"8BPS", _other_image("Photoshop (PSD)")),
+    (0, b"gimp xcf", _other_image("GIMP (XCF)")),
+    (0, b"%!PS", _other_image("PostScript (EPS)")),
+    (0, b"\xc5\xd0\xd3\xc6", _other_image("PostScript (EPS)")),
+    (0, b"\x76\x2f\x31\x01", _other_image("OpenEXR", "an")),
+    (0, b"#?RADIANCE", _other_image("Radiance (HDR)")),
+    (0, b"#?RGBE", _other_image("Radiance (HDR)")),
+    (0, b"SIMPLE  =", _other_image("FITS")),
+    (128, b"DICM", _other_image("DICOM")),
+    (0, b"qoif", _other_image("QOI")),
+    (0, b"DDS ", _other_image("DirectDraw (DDS)")),
+    (0, b"\x8aMNG\r\n\x1a\n", _other_image("MNG", "an")),
+    (0, b"\x8bJNG\r\n\x1a\n", _other_image("JNG")),
+    (0, b"BPG\xfb", _other_image("BPG")),
+    (0, b"FLIF", _other_image("FLIF")),
+    (0, b"AT&TFORM", _other_image("DjVu")),
+    (0, b"icns", _other_image("ICNS", "an")),
+    (0, b"\x01\xda", _other_image("SGI", "an")),
+    (0, b"\x59\xa6\x6a\x95", _other_image("Sun raster")),
+    (0, b"\xab\x4b\x54\x58", _other_image("KTX", noun="texture")),
+    (0, b"\xd7\xcd\xc6\x9a", _other_image("Windows metafile (WMF)")),
+    (40, b" EMF", _other_image("Windows metafile (EMF)")),
+    (0, b"/* XPM */", _other_image("XPM", "an")),
+    (0, b"\x0a\x05\x01\x08", _other_image("PCX")),
+    (0, b"P7\n", _other_image("PAM")),
+    (0, b"PF\n", _other_image("PFM")),
     (0, b"IIRO", _RAW["ORF"]),
     (0, b"IIRS", _RAW["ORF"]),
     (0, b"MMOR", _RAW["ORF"]),
@@ -187,10 +187,10 @@ _BRANDS = {
     **dict.fromkeys(
         (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), _HEIC
     ),
-    b"mif1": _picture("HEIF"),
-    b"msf1": _picture("HEIF"),
-    b"jxl ": _picture("JPEG XL"),
-    b"jp2 ": _picture("JPEG 2000"),
+    b"mif1": _other_image("HEIF"),
+    b"msf1": _other_image("HEIF"),
+    b"jxl ": _other_image("JPEG XL"),
+    b"jp2 ": _other_image("JPEG 2000"),
     b"crx ": _RAW["CR3"],
     b"qt  ": _nonimage("QuickTime", "a QuickTime video"),
     b"M4A ": _nonimage("M4A", "an MPEG-4 sound"),
@@ -211,13 +211,13 @@ _ZEROS = _nonimage(
     "zeros", "begins with nothing but zeros", "the file was never written whole: fetch it again"
 )
 _TEXTS: tuple[tuple[bytes, Format], ...] = (
-    (rb"<svg\b|<\?xml[^>]*>.*<svg\b|<!DOCTYPE svg", _picture("SVG", "an", "drawing")),
+    (rb"<svg\b|<\?xml[^>]*>.*<svg\b|<!DOCTYPE svg", _other_image("SVG", "an", "drawing")),
     (
         rb"<!doctype html|<html\b|<head\b|<body\b|<script\b|<title\b",
         _nonimage("HTML", "an HTML page in the place of the image", "fetch the image again"),
     ),
     (rb"<\?xml\b", _nonimage("XML", "an XML document")),
-    (rb"#define\s+\S+_width\b", _picture("XBM", "an")),
+    (rb"#define\s+\S+_width\b", _other_image("XBM", "an")),
     (rb"[{\[]\s*[\"{\[\]}\d-]", _nonimage("JSON", "a JSON document")),
 )
 _TEXT = _nonimage("text", "a text file")
@@ -302,7 +302,7 @@ def _bitmap(head: bytes) -> Format | None:
 def _icon(head: bytes) -> Format | None:
     if head[:4] not in (b"\0\0\x01\0", b"\0\0\x02\0") or len(head) < 22 or head[9]:
         return None
-    return _picture("icon (ICO)", "an", "file")
+    return _other_image("icon (ICO)", "an", "file")
 
 
 def _zeros(head: bytes) -> Format | None:
@@ -321,7 +321,7 @@ def _targa(head: bytes) -> Format | None:
         head[16] in (8, 15, 16, 24, 32),
         head[17] & 0xC7 in (0, 1) or head[17] & 0x0F == 8,
     )
-    return _picture("Targa (TGA)") if all(fits) else None
+    return _other_image("Targa (TGA)") if all(fits) else None
 
 
 def _text(head: bytes) -> Format | None:

@@ -67,7 +67,7 @@ def _is_sound(kind: int, segment: bytes) -> bool:
     return len(segment) >= 12 or not segment.startswith(b"Adobe")
 
 
-def may_be_turned(data: bytes) -> bool:
+def may_be_rotated(data: bytes) -> bool:
     """Return True if a JPEG may state an orientation, in EXIF or XMP."""
     return b"Exif\0\0" in data or b"http://ns.adobe.com/xap/" in data
 
@@ -144,7 +144,7 @@ _NUM_GARBAGES = 16
 _GARBAGE_BYTES = 256
 
 
-def odd_kind(data: bytes) -> str | None:
+def unsupported_kind(data: bytes) -> str | None:
     """Return the name of a kind of JPEG that decoders do not support; None for any other file."""
     if not data.startswith(b"\xff\xd8"):
         return None
@@ -159,7 +159,7 @@ def odd_kind(data: bytes) -> str | None:
     return None
 
 
-def has_end(data: bytes) -> bool:
+def has_end_marker(data: bytes) -> bool:
     """Return True if an end marker follows the first scan of the JPEG *data*."""
     if data.endswith(_END):
         return True
@@ -167,7 +167,7 @@ def has_end(data: bytes) -> bool:
     return data.rfind(_END) > start  # an earlier one ends a thumbnail
 
 
-def with_end(data: bytes, pixels: Callable[[bytes], bytes | None]) -> bytes | None:
+def with_end_marker(data: bytes, pixels: Callable[[bytes], bytes | None]) -> bytes | None:
     """Return the JPEG *data* with an end marker, if it lacks nothing else; otherwise None.
 
     No decoder reports whether more is missing: at the end of the data, libjpeg fills up the image

@@ -79,6 +79,6 @@ def _padded(
         for side in (decoded.width, decoded.height)
     )
     square = Image.new(decoded.pixels.mode, (size, size))
-    picture = decoded.pixels.resize((width, height), resample, box)
-    square.paste(picture, ((size - width) // 2, (size - height) // 2))
+    resized = decoded.pixels.resize((width, height), resample, box)
+    square.paste(resized, ((size - width) // 2, (size - height) // 2))
     return square

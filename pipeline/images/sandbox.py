@@ -47,17 +47,20 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Resized:
-    """An image at every requested size.
-
-    The fields other than `pixels` are those of `pipeline.images.decode.Decoded`.
-    """
+    """An image at every requested size."""
 
     width: int
+    """The width in pixels of the rotated image at full size."""
     height: int
+    """The height in pixels of the rotated image at full size."""
     mode: str
+    """The mode of the file in Pillow's terms: "RGB", "L", "CMYK", "P", ..."""
     format: str
+    """The format of the file in Pillow's terms: "JPEG", "PNG", ..."""
     scale: int
+    """The factor by which the decoder reduced the image: 1, 2, 4 or 8."""
     remark: str
+    """A defect of the file that did not change its pixels; empty for nearly all files."""
     pixels: dict[int, bytes]
     """The pixels by size: (size, size, 3) uint8 RGB in C order."""
 
@@ -100,7 +103,7 @@ class IsolatedDecoder:
             self._child = None
 
     def decode_resize(
-        self, data: bytes, *, sizes: Sequence[int], filter: str, **decoding: Any
+        self, data: bytes, *, sizes: Sequence[int], filter: str, **decode_arguments: Any
     ) -> Resized:
         """Decode the image file *data* and resize it to each of *sizes*.
 
@@ -108,13 +111,13 @@ class IsolatedDecoder:
             data: All bytes of an image file.
             sizes: The sides of the squares in pixels.
             filter: The resampling filter, one of `pipeline.images.resize.FILTERS`.
-            decoding: Keyword arguments of `pipeline.images.decode.decode`.
+            decode_arguments: Keyword arguments of `pipeline.images.decode.decode`.
 
         Raises:
             DecodeError: The file is no readable image, or it has killed two children.
             TesseraeError: The child cannot be started.
         """
-        head = {"sizes": [*sizes], "filter": filter, "decoding": decoding}
+        head = {"sizes": [*sizes], "filter": filter, "decoding": decode_arguments}
         failures = []
         # An image is blamed only if it kills two children: the first may have been killed by the
         # system, for lack of memory, for example.

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store import arrays, layout, records, table
-from pipeline.store.commit import Commit, Written
+from pipeline.store.commit import Commit, ObjectRecord
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
-from pipeline.store.records import Done
+from pipeline.store.records import FinishRecord
 
 
-def finish_split(store: str, split: str, run: str) -> Done:
+def finish_split(store: str, split: str, run: str) -> FinishRecord:
     """Write everything that is derived from a split's commits.
 
     Args:
@@ -40,7 +40,7 @@ def finish_split(store: str, split: str, run: str) -> Done:
     objects = open_objects(store, run)
     recipe = records.load_recipe(objects)
     plan = records.load_plan(objects, split)
-    commits = whole_commits(objects, plan)
+    commits = all_commits(objects, plan)
     sizes = sorted(set.intersection(*(commit.sizes for commit in commits)))
     previous = _previous_done(objects, split)
     parts = parts_digest(commits)
@@ -54,7 +54,7 @@ def finish_split(store: str, split: str, run: str) -> Done:
         put_changed(objects, name, data)
         written.append(records.fingerprint(name, data))
     put_changed(objects, layout.ledger(split), encode_ledger(recipe, plan, commits))
-    done = Done(
+    done = FinishRecord(
         split=split,
         recipe=recipe.digest,
         plan=plan.digest,
@@ -65,12 +65,12 @@ def finish_split(store: str, split: str, run: str) -> Done:
         objects=tuple(sorted(set(written), key=lambda record: record.name)),
         format=recipe.format,
     )
-    sync_vouched(objects, done, commits)
+    sync_recorded_objects(objects, done, commits)
     put_changed(objects, layout.done(split), done.encode())
     return done
 
 
-def whole_commits(objects: Objects, plan: Plan) -> list[Commit]:
+def all_commits(objects: Objects, plan: Plan) -> list[Commit]:
     """Return the commits of all shards, in the order of shards.
 
     Raises:
@@ -86,8 +86,8 @@ def whole_commits(objects: Objects, plan: Plan) -> list[Commit]:
     return [commits[shard] for shard in range(plan.num_shards)]
 
 
-def sync_vouched(objects: Objects, done: Done, commits: Sequence[Commit]) -> None:
-    """Sync the folders of all objects that *done* will vouch for.
+def sync_recorded_objects(objects: Objects, done: FinishRecord, commits: Sequence[Commit]) -> None:
+    """Sync the folders of all objects that *done* will list.
 
     Their writers may have been killed between the rename and the sync of the folder.
     """
@@ -144,9 +144,9 @@ def put_changed(objects: Objects, name: str, data: bytes) -> None:
         objects.put(name, data)
 
 
-def _previous_done(objects: Objects, split: str) -> Done | None:
+def _previous_done(objects: Objects, split: str) -> FinishRecord | None:
     try:
-        return records.load_done(objects, split)
+        return records.load_finish_record(objects, split)
     except StoreDamagedError:
         return None
 
@@ -165,8 +165,12 @@ class _Columns:
 
 
 def _table_and_columns(
-    objects: Objects, plan: Plan, commits: Sequence[Commit], previous: Done | None, parts: str
-) -> tuple[_Columns, list[Written]]:
+    objects: Objects,
+    plan: Plan,
+    commits: Sequence[Commit],
+    previous: FinishRecord | None,
+    parts: str,
+) -> tuple[_Columns, list[ObjectRecord]]:
     columns = _Columns(np.empty(plan.num_rows, np.int32), np.empty(plan.num_rows, np.uint8))
     name = layout.table(plan.split)
 
@@ -176,7 +180,7 @@ def _table_and_columns(
             yield part
 
     old = None if previous is None or previous.parts != parts else _written(previous, name)
-    if old is not None and records.is_there(objects, old):
+    if old is not None and records.is_intact(objects, old):
         for _ in collected():
             """Collect the columns alone: the table of the same parts is intact."""
         return columns, [old]
@@ -184,12 +188,12 @@ def _table_and_columns(
     try:
         hashing = records.FingerprintWriter(writer)
         table.write_table(collected(), hashing)
-        if not records.is_there(objects, hashing.written()):
+        if not records.is_intact(objects, hashing.written()):
             hashing.finish()
     finally:
         writer.abort()
     return columns, [hashing.written()]
 
 
-def _written(done: Done, name: str) -> Written | None:
+def _written(done: FinishRecord, name: str) -> ObjectRecord | None:
     return next((record for record in done.objects if record.name == name), None)

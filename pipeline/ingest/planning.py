@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.images import probe
 from pipeline.ingest.finish import put_changed, zarr_metadata
-from pipeline.ingest.source_index import Origin, Rows, known_origin, write_rows
+from pipeline.ingest.source_index import Origin, SourceIndex, load_origin, write_source_index
 from pipeline.order import ROW_ORDER_VERSION, row_order
-from pipeline.sources.classes.decision import UNLABELLED, Basis, Evidence
-from pipeline.sources.classes.order import Classes, SplitClasses, settle_classes
+from pipeline.sources.classes.decision import UNLABELLED, ClassBasis, Evidence
+from pipeline.sources.classes.store_classes import Classes, SplitClasses, combine_classes
 from pipeline.sources.listing import listing_digest
 from pipeline.sources.source import Source
 from pipeline.store import arrays, layout, plan, recipe, records
-from pipeline.store.choices import DEFAULTS, Choices
 from pipeline.store.geometry import Geometry
 from pipeline.store.objects import Objects
+from pipeline.store.options import DEFAULTS, StoreOptions
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 
@@ -41,8 +41,10 @@ NO_CLASSES = Classes((), ())
 """The classes of a source that is not read again, because its splits were listed before."""
 
 
-def settle_recipe(objects: Objects, choices: Choices, classes: Classes = NO_CLASSES) -> Recipe:
-    """Return the store's recipe, made from *choices* and *classes* if the store is new.
+def resolve_recipe(
+    objects: Objects, options: StoreOptions, classes: Classes = NO_CLASSES
+) -> Recipe:
+    """Return the store's recipe, made from *options* and *classes* if the store is new.
 
     Raises:
         StoreMismatchError: The store has another recipe, or this machine makes other pixels.
@@ -50,16 +52,16 @@ def settle_recipe(objects: Objects, choices: Choices, classes: Classes = NO_CLAS
     """
     stored = _stored_recipe(objects)
     if stored is None:
-        requested = _requested_recipe(choices, None, classes)
+        requested = _requested_recipe(options, None, classes)
         if objects.put_new(layout.RECIPE, requested.encode()):
             return requested
         stored = records.load_recipe(objects)  # another split's planner has written it meanwhile
-    recipe.check_same(stored, _requested_recipe(choices, stored, classes.shown()))
+    recipe.check_same(stored, _requested_recipe(options, stored, classes.non_empty()))
     return stored
 
 
-def check_choices(objects: Objects, choices: Choices) -> None:
-    """Check *choices* against the store before anything is listed.
+def check_options(objects: Objects, options: StoreOptions) -> None:
+    """Check *options* against the store before anything is listed.
 
     Raises:
         ValueError: A choice makes no sense.
@@ -67,7 +69,7 @@ def check_choices(objects: Objects, choices: Choices) -> None:
         StoreDamagedError: The store has data but no recipe.
     """
     stored = _stored_recipe(objects)
-    requested = _requested_recipe(choices, stored, NO_CLASSES)
+    requested = _requested_recipe(options, stored, NO_CLASSES)
     if stored is not None:
         recipe.check_same(stored, requested)
 
@@ -78,12 +80,12 @@ def source_rules(objects: Objects) -> int:
     return recipe.LISTING_RULES if stored is None else stored.listing_rules
 
 
-def image_limit(objects: Objects, choices: Choices) -> int | None:
+def image_limit(objects: Objects, options: StoreOptions) -> int | None:
     """Return the length in bytes of the longest image that is read; None: no limit."""
     stored = _stored_recipe(objects)
     if stored is not None:
         return stored.max_image_bytes
-    return choices.max_image_bytes or recipe.MAX_IMAGE_BYTES
+    return options.max_image_bytes or recipe.MAX_IMAGE_BYTES
 
 
 def _stored_recipe(objects: Objects) -> Recipe | None:
@@ -96,16 +98,16 @@ def _stored_recipe(objects: Objects) -> Recipe | None:
     return None
 
 
-def _requested_recipe(choices: Choices, stored: Recipe | None, classes: Classes) -> Recipe:
+def _requested_recipe(options: StoreOptions, stored: Recipe | None, classes: Classes) -> Recipe:
     def chosen(name: str) -> object:
-        value = getattr(choices, name)
+        value = getattr(options, name)
         if value is not None:
             return value
         return DEFAULTS[name] if stored is None else getattr(stored, name)
 
-    serves = max(choices.sizes) if stored is None else stored.serves
-    if choices.serves is not None:
-        serves = choices.serves
+    serves = max(options.sizes) if stored is None else stored.serves
+    if options.serves is not None:
+        serves = options.serves
     fields = {name: chosen(name) for name in DEFAULTS}
     versions = _versions(stored)
     rules = versions.get("decode_rules", recipe.DECODE_RULES)
@@ -143,7 +145,7 @@ def cached_origin(objects: Objects, split: str, source: Source, root: str) -> Or
         The origin; None if the source must be listed again.
     """
     try:
-        origin = known_origin(objects, records.load_plan(objects, split))
+        origin = load_origin(objects, records.load_plan(objects, split))
     except StoreError:
         return None
     same = (origin.kind, origin.root) == (source.kind, root)
@@ -159,12 +161,12 @@ class Listing:
     runs: list[tuple[str, int, int]]
     """(class, start, stop) over the sorted samples."""
     evidence: Evidence = field(default_factory=Evidence)
-    """The evidence for the samples' classes, and the files that were passed over."""
+    """The evidence for the samples' classes, and the skipped files."""
 
     @property
-    def passed(self) -> dict[str, tuple[int, str]]:
-        """The files that were passed over, by reason: their number and the name of the first."""
-        return {why: (seen.count, seen.first) for why, seen in self.evidence.passed.items()}
+    def skipped(self) -> dict[str, tuple[int, str]]:
+        """The skipped files, by reason: their number and the name of the first."""
+        return {why: (seen.count, seen.first) for why, seen in self.evidence.skipped.items()}
 
     @property
     def num_bytes(self) -> int:
@@ -182,9 +184,9 @@ def read_listing(table: pa.Table) -> Listing:
     pa.default_memory_pool().release_unused()  # free the unsorted pieces, half of all memory
     runs = class_runs(table["key"])
     evidence = Evidence.decode(table.schema.metadata)
-    if not evidence.seen:  # class folders: their names are the only evidence
+    if not evidence.groups:  # class folders: their names are the only evidence
         for name, start, stop in runs:
-            evidence.add_class(name, Basis("folder"), stop - start)
+            evidence.add_class(name, ClassBasis("folder"), stop - start)
     return Listing(table, listing_digest(table), runs, evidence)
 
 
@@ -194,7 +196,7 @@ def classes_of(listed: Mapping[str, tuple[Source, Listing]], rules: int) -> Clas
     Raises:
         SourceError: The classes of the samples are ambiguous or contradictory.
     """
-    return settle_classes(
+    return combine_classes(
         {
             split: SplitClasses(listing.evidence, source.class_table(), source.words())
             for split, (source, listing) in listed.items()
@@ -227,7 +229,7 @@ def make_plan(
     order = row_order(requested.num_rows, seed)
     write_labels(objects, split, labels[order])
     # Last, since a run that finds the source index does not plan again.
-    write_rows(objects, requested, origin, listed.table, labels, order)
+    write_source_index(objects, requested, origin, listed.table, labels, order)
     return requested
 
 
@@ -243,7 +245,7 @@ def restore_labels(objects: Objects, plan: Plan) -> None:
     Raises:
         StoreError: The source index is missing or damaged.
     """
-    rows = Rows(objects, plan)
+    rows = SourceIndex(objects, plan)
     labels = [sample.label for shard in range(plan.num_shards) for sample in rows.shard(shard)]
     rows.close()
     write_labels(objects, plan.split, np.array(labels, np.int32))
@@ -257,7 +259,7 @@ def write_metadata(objects: Objects, recipe: Recipe, plan: Plan, sizes: Sequence
     for name, data in zarr_metadata(recipe, plan, sizes):
         put_changed(objects, name, data)
     ledger = records.read_ledger(objects, plan.split)
-    if ledger.what is not None:
+    if ledger.damage is not None:
         copies = {layout.RECIPE: recipe.encode(), layout.plan(plan.split): plan.encode()}
         other_copies = {name: text for name, text in ledger.copies.items() if name not in copies}
         data = records.encode_ledger((copies | other_copies).items())
@@ -266,7 +268,7 @@ def write_metadata(objects: Objects, recipe: Recipe, plan: Plan, sizes: Sequence
         objects.sync(name.rpartition("/")[0])
 
 
-def check_room(objects: Objects, recipe: Recipe, needed: int) -> None:
+def check_free_space(objects: Objects, recipe: Recipe, needed: int) -> None:
     """Refuse a run for which the store has too little free space.
 
     Args:
@@ -277,7 +279,7 @@ def check_room(objects: Objects, recipe: Recipe, needed: int) -> None:
     Raises:
         StoreError: There are fewer free bytes than *needed*.
     """
-    room = objects.room()
+    room = objects.free_bytes()
     if room is not None and recipe.codec == "none" and needed > room:
         raise StoreError(
             f"too little room at {objects.url}: {needed:,} bytes are needed,"
@@ -285,13 +287,13 @@ def check_room(objects: Objects, recipe: Recipe, needed: int) -> None:
         )
 
 
-def check_spool_room(objects: Objects, needed: int) -> None:
+def check_spool_space(objects: Objects, needed: int) -> None:
     """Refuse to stream a source for which the spool has too little free space.
 
     Raises:
         StoreError: There are fewer free bytes than *needed*.
     """
-    room = objects.room()
+    room = objects.free_bytes()
     if room is not None and needed > room:
         raise StoreError(
             f"too little room at {objects.url}: the source can only be streamed, and its images"

@@ -45,8 +45,8 @@ def read_ahead(
     *,
     limit: int | None,
     remote: bool,
-    tries: int,
-    pause: float,
+    max_attempts: int,
+    retry_delay_seconds: float,
 ) -> Generator[bytes | Unread, None, None]:
     """Yield the bytes of each sample, in order, or why they were not read.
 
@@ -55,15 +55,19 @@ def read_ahead(
         samples: The samples to read.
         limit: Length in bytes of the longest sample that is read; None: no limit.
         remote: True if a read waits for a network.
-        tries: Number of times that an image is read before the error counts.
-        pause: Seconds before the second try; each further one waits four times as long.
+        max_attempts: Number of times that an image is read before the error counts.
+        retry_delay_seconds: Seconds before the second attempt; each further one waits four times
+            as long.
 
     Raises:
         ReadError: An image could not be read.
     """
 
     def read_group(group: Sequence[Sample]) -> list[bytes | Unread]:
-        return [read_patiently(reader, sample, limit, tries, pause) for sample in group]
+        return [
+            read_with_retries(reader, sample, limit, max_attempts, retry_delay_seconds)
+            for sample in group
+        ]
 
     groups = _groups(samples, limit)
     depth = REMOTE_DEPTH if remote else LOCAL_DEPTH
@@ -94,19 +98,23 @@ def _groups(samples: Sequence[Sample], limit: int | None) -> Iterator[list[Sampl
         yield group
 
 
-def read_patiently(
-    reader: SourceReader, sample: Sample, limit: int | None, tries: int, pause: float
+def read_with_retries(
+    reader: SourceReader,
+    sample: Sample,
+    limit: int | None,
+    max_attempts: int,
+    retry_delay_seconds: float,
 ) -> bytes | Unread:
     """Read one image, and retry after a pause if the source fails.
 
     Raises:
         ReadError: The last try failed, too.
     """
-    for attempt in range(tries - 1):
+    for attempt in range(max_attempts - 1):
         try:
             return read_sample(reader, sample, limit)
         except ReadError:
-            time.sleep(pause * 4**attempt)
+            time.sleep(retry_delay_seconds * 4**attempt)
     return read_sample(reader, sample, limit)
 
 
@@ -123,13 +131,13 @@ def read_sample(reader: SourceReader, sample: Sample, limit: int | None) -> byte
     """
     if limit is not None and sample.num_bytes > min(limit, SMALL_BYTES):
         head = reader.read_head(sample.path, sample.offset, sample.num_bytes, HEAD_BYTES)
-        verdict = judge_head(head, sample.num_bytes, limit)
+        verdict = classify_head(head, sample.num_bytes, limit)
         if verdict is not None:
             return verdict
     return reader.read(sample.path, sample.offset, sample.num_bytes)
 
 
-def judge_head(head: bytes, num_bytes: int, limit: int) -> Unread | None:
+def classify_head(head: bytes, num_bytes: int, limit: int) -> Unread | None:
     """Return why a long sample need not be read as a whole; None: it must be read.
 
     Args:

@@ -13,9 +13,9 @@ from pipeline.errors import DecodeError, ReadError, StoreError
 from pipeline.images.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, decode
 from pipeline.images.resize import resize
 from pipeline.ingest.readahead import Unread, read_sample
-from pipeline.ingest.source_index import Sample, known_origin
+from pipeline.ingest.source_index import Sample, load_origin
 from pipeline.ingest.verify import Problem
-from pipeline.ingest.worker import Work, Workspace
+from pipeline.ingest.worker import ShardTaskConfig, Workspace
 from pipeline.order import row_order
 from pipeline.store import arrays, layout, records, table
 from pipeline.store.objects import Objects
@@ -33,12 +33,14 @@ def recheck_rows(objects: Objects, split: str, num_rows: int) -> Iterator[Proble
         StoreError: The split is not finished, or the location of its source is unknown.
         StoreMismatchError: This machine makes other pixels than the recipe.
     """
-    done = records.load_done(objects, split)
+    done = records.load_finish_record(objects, split)
     if done is None:
         raise StoreError(f"split {split!r} is not finished: there is nothing to compare with.")
     _check_source(objects, split)
-    work = Work(store=objects.url, split=split, run="reader", sizes=done.sizes, watched=False)
-    space = Workspace(work)
+    config = ShardTaskConfig(
+        store=objects.url, split=split, run="reader", sizes=done.sizes, watched=False
+    )
+    space = Workspace(config)
     chosen = sorted(row_order(done.num_rows, seed=1)[:num_rows].tolist())
     for shard in sorted({row // space.plan.shard_rows for row in chosen}):
         samples = {sample.row: sample for sample in space.rows.shard(shard)}
@@ -50,8 +52,8 @@ def recheck_rows(objects: Objects, split: str, num_rows: int) -> Iterator[Proble
 
 
 def _check_source(objects: Objects, split: str) -> None:
-    origin = known_origin(objects, records.load_plan(objects, split))
-    if origin.is_there:
+    origin = load_origin(objects, records.load_plan(objects, split))
+    if origin.exists:
         return
     if origin.root == f"{objects.url}/{layout.spool(split)}":
         raise StoreError(
@@ -69,7 +71,7 @@ def _differences(
     space: Workspace, shard: int, sample: Sample, line: dict[str, object]
 ) -> Iterator[Problem]:
     row = f"row {sample.row} ({sample.key!r})"
-    split = space.work.split
+    split = space.config.split
     image = f"{space.rows.origin.root}/{sample.path}"
     try:
         data = read_sample(space.reader, sample, space.recipe.max_image_bytes)
@@ -94,13 +96,13 @@ def _render(
     space: Workspace, data: bytes | Unread, expected: object
 ) -> tuple[int, dict[int, bytes]]:
     recipe = space.recipe
-    zero_rows = {size: bytes(size * size * 3) for size in space.work.sizes}
+    zero_rows = {size: bytes(size * size * 3) for size in space.config.sizes}
     if expected in (CRASHED, TIMEOUT):  # it crashed or hung a decoder before: do not decode it
         return int(str(expected)), zero_rows
     if isinstance(data, Unread):
         return data.status, zero_rows
     try:
-        decoded = decode(data, **recipe.decoding)
+        decoded = decode(data, **recipe.decode_arguments)
     except DecodeError as e:
         return e.status, zero_rows
     return READABLE, {

@@ -19,11 +19,11 @@ from pipeline.ingest.report import Stopwatch
 from pipeline.ingest.source_index import Sample
 from pipeline.ingest.worker import Workspace
 from pipeline.store import layout
-from pipeline.store.table import Line
+from pipeline.store.table import TableRow
 
 
 @dataclass(frozen=True)
-class Facts:
+class ImageProperties:
     """The properties of a decoded image."""
 
     width: int
@@ -33,7 +33,7 @@ class Facts:
     remark: str
 
 
-Render = Callable[[bytes], tuple[Facts, list[bytes]]]
+Render = Callable[[bytes], tuple[ImageProperties, list[bytes]]]
 """A function from an image's bytes to its squares of every size; it raises DecodeError."""
 
 
@@ -52,27 +52,27 @@ def open_renderer(
     if not isolated:
         yield functools.partial(_render_in_process, space, tuple(sizes), watch)
         return
-    work = space.work
+    config = space.config
     with IsolatedDecoder(
-        timeout_seconds=work.image_seconds, memory_limit=work.image_memory
+        timeout_seconds=config.image_seconds, memory_limit=config.image_memory
     ) as child:
         yield functools.partial(_render_in_child, child, space, tuple(sizes), watch)
 
 
 def _render_in_process(
     space: Workspace, sizes: Sequence[int], watch: Stopwatch, data: bytes
-) -> tuple[Facts, list[bytes]]:
+) -> tuple[ImageProperties, list[bytes]]:
     recipe = space.recipe
     with space.watchdog:
-        decoded = decode(data, **recipe.decoding)
+        decoded = decode(data, **recipe.decode_arguments)
         watch.lap("decode")
         squares = [resize(decoded, size, fit=recipe.fit, filter=recipe.filter) for size in sizes]
         watch.lap("resize")
     return _facts(decoded), squares
 
 
-def _facts(image: Decoded | Resized) -> Facts:
-    return Facts(image.width, image.height, image.mode, image.format, image.remark)
+def _facts(image: Decoded | Resized) -> ImageProperties:
+    return ImageProperties(image.width, image.height, image.mode, image.format, image.remark)
 
 
 def _render_in_child(
@@ -81,9 +81,11 @@ def _render_in_child(
     sizes: Sequence[int],
     watch: Stopwatch,
     data: bytes,
-) -> tuple[Facts, list[bytes]]:
+) -> tuple[ImageProperties, list[bytes]]:
     recipe = space.recipe
-    resized = child.decode_resize(data, sizes=tuple(sizes), filter=recipe.filter, **recipe.decoding)
+    resized = child.decode_resize(
+        data, sizes=tuple(sizes), filter=recipe.filter, **recipe.decode_arguments
+    )
     watch.lap("decode")
     return _facts(resized), [resized.pixels[size] for size in sizes]
 
@@ -95,7 +97,7 @@ def render_row(
     render: Render,
     committed_part: pa.Table | None,
     position: int,
-) -> tuple[Line, list[bytes] | None]:
+) -> tuple[TableRow, list[bytes] | None]:
     """Return a row's line of the table, and its squares; None if the row is quarantined.
 
     Args:
@@ -161,8 +163,10 @@ def _reason(committed_part: pa.Table | None, position: int) -> str:
     return "" if committed_part is None else str(committed_part["reason"][position].as_py())
 
 
-def _readable(space: Workspace, sample: Sample, checksum: int | None, facts: Facts) -> Line:
-    return Line(
+def _readable(
+    space: Workspace, sample: Sample, checksum: int | None, facts: ImageProperties
+) -> TableRow:
+    return TableRow(
         sample.row,
         sample.key,
         _wnid(space, sample),
@@ -181,8 +185,8 @@ def _readable(space: Workspace, sample: Sample, checksum: int | None, facts: Fac
 
 def _quarantined(
     space: Workspace, sample: Sample, checksum: int | None, status: int, reason: str
-) -> Line:
-    return Line(
+) -> TableRow:
+    return TableRow(
         sample.row,
         sample.key,
         _wnid(space, sample),
@@ -202,7 +206,8 @@ def _quarantined(
 def _wnid(space: Workspace, sample: Sample) -> str:
     if sample.label >= len(space.recipe.classes):
         raise StoreDamagedError(
-            f"{layout.rows(space.work.split)} gives row {sample.row} the label {sample.label}:"
-            f" expected -1 to {len(space.recipe.classes) - 1}. Pass --data SOURCE to list it again."
+            f"{layout.source_index(space.config.split)} gives row {sample.row} the label"
+            f" {sample.label}: expected -1 to {len(space.recipe.classes) - 1}. Pass --data SOURCE"
+            " to list it again."
         )
     return space.recipe.classes[sample.label][0] if sample.label >= 0 else ""

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import StoreDamagedError
 from pipeline.ingest import verify
-from pipeline.ingest.shard import rebuild_shard
+from pipeline.ingest.shard_task import rebuild_shard
 from pipeline.ingest.verify import Problem, SplitRecords
-from pipeline.ingest.worker import Work
+from pipeline.ingest.worker import ShardTaskConfig
 from pipeline.jobs import Job
 from pipeline.store import layout, records, table
 from pipeline.store.arrow_files import open_parquet
@@ -96,20 +96,20 @@ def plan_rebuilds(split_records: SplitRecords, problems: Iterable[Problem]) -> l
     return rebuilds
 
 
-def rebuild_jobs(work: Work, rebuilds: Iterable[Rebuild]) -> list[Job]:
+def rebuild_jobs(config: ShardTaskConfig, rebuilds: Iterable[Rebuild]) -> list[Job]:
     """Return the jobs that carry out *rebuilds*."""
     return [
         Job(
-            f"repair-{work.split}-{rebuild.shard:06d}",
+            f"repair-{config.split}-{rebuild.shard:06d}",
             rebuild_shard,
-            (work, rebuild.shard),
+            (config, rebuild.shard),
             {"sizes": rebuild.sizes, "part": rebuild.part},
         )
         for rebuild in rebuilds
     ]
 
 
-def lost_shards(split_records: SplitRecords, problems: Iterable[Problem]) -> list[int]:
+def shards_without_commit(split_records: SplitRecords, problems: Iterable[Problem]) -> list[int]:
     """Return the shards whose commit is damaged and has no copy; they are prepared again."""
     bad = {problem.name for problem in problems}
     shards = range(0 if split_records.plan is None else split_records.plan.num_shards)

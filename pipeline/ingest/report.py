@@ -14,7 +14,7 @@ from pipeline.store.commit import Commit
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class ShardReport:
     """A summary of a task, of a few hundred bytes."""
 
     shard: int
@@ -27,7 +27,7 @@ class Report:
     """The seconds spent in each stage: read, decode, resize, write, sync."""
     host: str = ""
     isolated: bool = False
-    made: tuple[str, ...] = ()
+    written_objects: tuple[str, ...] = ()
     """The names of the objects that were written; empty if the shard was complete before."""
 
 
@@ -35,31 +35,31 @@ def report_on(
     commit: Commit,
     *,
     isolated: bool = False,
-    written_names: tuple[str, ...] = (),
+    written_objects: tuple[str, ...] = (),
     seconds: dict[str, float] | None = None,
     bytes_in: int = 0,
-) -> Report:
+) -> ShardReport:
     """Return the report of a task on the shard of *commit*.
 
     Args:
         commit: The commit of the shard.
         isolated: True if images were decoded one by one in a child (default: False).
-        written_names: The names of the objects that the task wrote (default: none).
+        written_objects: The names of the objects that the task wrote (default: none).
         seconds: The seconds spent in each stage (default: none).
         bytes_in: The bytes of the source that were read (default: 0).
     """
-    return Report(
+    return ShardReport(
         shard=commit.shard,
         num_rows=commit.stop - commit.start,
         counts=commit.counts,
         bytes_in=bytes_in,
         bytes_out=sum(
-            written.num_bytes for written in commit.objects if written.name in written_names
+            written.num_bytes for written in commit.objects if written.name in written_objects
         ),
         seconds=seconds or {},
         host=socket.gethostname(),
         isolated=isolated,
-        made=written_names,
+        written_objects=written_objects,
     )
 
 

@@ -25,7 +25,7 @@ from pipeline.errors import StoreError
 from pipeline.sources.options import LISTING_RULES, SourceOptions
 from pipeline.store import document, layout, records, schema
 from pipeline.store.arrow_files import open_for_arrow
-from pipeline.store.commit import Written
+from pipeline.store.commit import ObjectRecord
 from pipeline.store.objects import Objects, WriterFile
 from pipeline.store.plan import Plan
 from pipeline.store.schema import Count, Format
@@ -64,14 +64,14 @@ class Origin:
     options: dict[str, Any] = field(default_factory=dict)
     """The source options that differ from their default (`SourceOptions`)."""
     passed: dict[str, tuple[Count, str]] = field(default_factory=dict)
-    """The files that were passed over, by reason: their number and the name of the first."""
+    """The skipped files, by reason: their number and the name of the first."""
 
     def __post_init__(self) -> None:
         """Check that every option exists."""
         SourceOptions.of(self.options, LISTING_RULES)
 
     @property
-    def is_there(self) -> bool:
+    def exists(self) -> bool:
         """True if the root exists; a URL is assumed to exist, since no server is contacted."""
         return is_url(self.root) or Path(self.root).exists()
 
@@ -81,10 +81,10 @@ _DEFAULTS: dict[str, Any] = {"options": {}, "passed": {}}
 
 
 @dataclass(frozen=True)
-class RowsRecord:
+class SourceIndexRecord:
     """The record of the source index file."""
 
-    rows: Written
+    rows: ObjectRecord
     format: Format
 
 
@@ -101,7 +101,7 @@ class Sample:
     crc32c: int | None
 
 
-def write_rows(
+def write_source_index(
     objects: Objects,
     plan: Plan,
     origin: Origin,
@@ -121,7 +121,7 @@ def write_rows(
     """
     schema_with_origin = SCHEMA.with_metadata({"origin": json.dumps(asdict(origin))})
     columns = listing.append_column("label", pa.array(labels)).combine_chunks()
-    writer = objects.create(layout.rows(plan.split))
+    writer = objects.create(layout.source_index(plan.split))
     fingerprinting = records.FingerprintWriter(writer)
     try:
         with (
@@ -137,27 +137,27 @@ def write_rows(
     finally:
         writer.abort()
     record = {"rows": asdict(fingerprinting.written()), "format": plan.format}
-    objects.put(layout.rows_record(plan.split), document.encode(record))
+    objects.put(layout.source_index_record(plan.split), document.encode(record))
 
 
-def known_origin(objects: Objects, plan: Plan) -> Origin:
+def load_origin(objects: Objects, plan: Plan) -> Origin:
     """Return the location of the images of *plan*, after checking every byte of the index.
 
     Raises:
         StoreError: The index is missing or damaged.
     """
-    rows = Rows(objects, plan)
+    rows = SourceIndex(objects, plan)
     rows.close()
-    name = layout.rows_record(plan.split)
+    name = layout.source_index_record(plan.split)
     try:
         data = objects.get(name, document.MAX_BYTES)
-        record = document.decode_as(RowsRecord, data, name)
-        document.check_value(name, "rows.name", record.rows.name, layout.rows(plan.split))
-        intact = records.is_there(objects, record.rows)
+        record = document.decode_as(SourceIndexRecord, data, name)
+        document.check_value(name, "rows.name", record.rows.name, layout.source_index(plan.split))
+        intact = records.is_intact(objects, record.rows)
     except (FileNotFoundError, StoreError):
         intact = False
     if not intact:
-        raise StoreError(_unknown(plan, f"{layout.rows(plan.split)} is damaged"))
+        raise StoreError(_unknown(plan, f"{layout.source_index(plan.split)} is damaged"))
     return rows.origin
 
 
@@ -179,7 +179,7 @@ def _batch(rows: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(flat, schema=schema)
 
 
-class Rows:
+class SourceIndex:
     """A reader of the source index of a split, shard by shard."""
 
     def __init__(self, objects: Objects, plan: Plan) -> None:
@@ -188,7 +188,7 @@ class Rows:
         Raises:
             StoreError: The file is missing, damaged, or of another plan.
         """
-        name = layout.rows(plan.split)
+        name = layout.source_index(plan.split)
         self._plan = plan
         try:
             self._raw = open_for_arrow(objects.open(name))
@@ -234,7 +234,7 @@ class Rows:
             )  # also string offsets, which Arrow does not check when it reads
             _check_values(batch, len(self._plan.rows(shard)))
         except _UNREADABLE as e:
-            why = f"{layout.rows(self._plan.split)} is damaged ({type(e).__name__}: {e})"
+            why = f"{layout.source_index(self._plan.split)} is damaged ({type(e).__name__}: {e})"
             raise StoreError(_unknown(self._plan, why)) from e
         return batch
 

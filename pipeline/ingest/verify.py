@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from pipeline.errors import StoreDamagedError, WrongDocumentError
+from pipeline.errors import InvalidDocumentError, StoreDamagedError
 from pipeline.store import commit, document, layout, plan, recipe, records
-from pipeline.store.commit import Commit, Written
+from pipeline.store.commit import Commit, ObjectRecord
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
-from pipeline.store.records import Done
+from pipeline.store.records import FinishRecord
 
 
 @dataclass(frozen=True, order=True)
@@ -46,13 +46,13 @@ class SplitRecords:
     split: str
     recipe: Recipe | None
     plan: Plan | None
-    done: Done | None
+    done: FinishRecord | None
     commits: dict[int, Commit]
     problems: tuple[Problem, ...]
 
     @property
-    def objects(self) -> list[Written]:
-        """Every object that some record vouches for."""
+    def objects(self) -> list[ObjectRecord]:
+        """Every object that some record lists."""
         finished = () if self.done is None else self.done.objects
         return [*finished, *(written for c in self.commits.values() for written in c.objects)]
 
@@ -61,8 +61,8 @@ def read_records(objects: Objects, split: str) -> SplitRecords:
     """Read the records of *split*, with the ledger's copies where they are damaged."""
     ledger = records.read_ledger(objects, split)
     reader = _Reader(objects, ledger.copies)
-    if ledger.what is not None:
-        reader.problems.append(Problem(layout.ledger(split), ledger.what))
+    if ledger.damage is not None:
+        reader.problems.append(Problem(layout.ledger(split), ledger.damage))
     split_plan = reader.plan(split)
     done = reader.done(split, split_plan)
     return SplitRecords(
@@ -100,10 +100,10 @@ class _Reader:
         decoded: Recipe | None = self._read(layout.RECIPE, recipe.decode, fits)
         return decoded
 
-    def done(self, split: str, planned: Plan | None) -> Done | None:
+    def done(self, split: str, planned: Plan | None) -> FinishRecord | None:
         """Return the record of the finish step if it exists, is intact and belongs to this plan."""
 
-        def fits(decoded: Done) -> bool:
+        def fits(decoded: FinishRecord) -> bool:
             identity = decoded.split, decoded.plan, decoded.num_rows
             return planned is None or identity == (split, planned.digest, planned.num_rows)
 
@@ -112,8 +112,8 @@ class _Reader:
         finished = planned is not None and all(
             layout.commit(split, shard) in self._copies for shard in shards
         )
-        decoded: Done | None = self._read(
-            layout.done(split), records.decode_done, fits, expected=finished
+        decoded: FinishRecord | None = self._read(
+            layout.done(split), records.decode_finish_record, fits, expected=finished
         )
         return decoded
 
@@ -171,21 +171,21 @@ def _belongs(planned: Plan, shard: int, commit_record: Commit) -> bool:
 
 
 def _damage(error: StoreDamagedError) -> str:
-    return f"damaged: {error.what}" if isinstance(error, WrongDocumentError) else "damaged"
+    return f"damaged: {error.problem}" if isinstance(error, InvalidDocumentError) else "damaged"
 
 
 def check_objects(
-    objects: Objects, recorded: Iterable[Written], *, threads: int = 0
-) -> Iterator[tuple[Written, Problem | None]]:
+    objects: Objects, recorded: Iterable[ObjectRecord], *, threads: int = 0
+) -> Iterator[tuple[ObjectRecord, Problem | None]]:
     """Read objects completely, and yield each with what is wrong with it.
 
     Args:
         objects: The objects of the store.
-        recorded: The objects that the records of images or of features vouch for.
+        recorded: The objects that the records of images or of features list.
         threads: Number of threads that read (default 0: one per core, at most 16).
     """
 
-    def check(written: Written) -> tuple[Written, Problem | None]:
+    def check(written: ObjectRecord) -> tuple[ObjectRecord, Problem | None]:
         return written, check_object(objects, written)
 
     workers = threads or min(records.READERS, os.cpu_count() or 1)
@@ -196,21 +196,21 @@ def check_objects(
             yield from pool.map(check, group)
 
 
-def check_object(objects: Objects, written: Written) -> Problem | None:
+def check_object(objects: Objects, record: ObjectRecord) -> Problem | None:
     """Compare one object with the record of it; return None if it is intact."""
-    size = objects.size(written.name)
+    size = objects.size(record.name)
     if size is None:
-        return Problem(written.name, "missing")
-    if size != written.num_bytes:
-        return Problem(written.name, f"has {size:,} bytes, {written.num_bytes:,} were committed")
+        return Problem(record.name, "missing")
+    if size != record.num_bytes:
+        return Problem(record.name, f"has {size:,} bytes, {record.num_bytes:,} were committed")
     try:
-        digest = records.digest_of(objects, written.name)
+        digest = records.digest_of(objects, record.name)
     except OSError as e:
-        return Problem(written.name, f"cannot be read: {e.strerror or e}")
-    return None if digest == written.digest else Problem(written.name, "damaged")
+        return Problem(record.name, f"cannot be read: {e.strerror or e}")
+    return None if digest == record.digest else Problem(record.name, "damaged")
 
 
-def check_whole(split_records: SplitRecords) -> list[Problem]:
+def check_finished(split_records: SplitRecords) -> list[Problem]:
     """Return the problems that keep a split from being finished, if there are any."""
     if split_records.plan is None:
         return []
@@ -226,7 +226,7 @@ def check_whole(split_records: SplitRecords) -> list[Problem]:
     return [*_unfinished_sizes(split_records, split_records.done)]
 
 
-def _unfinished_sizes(split_records: SplitRecords, done: Done) -> Iterator[Problem]:
+def _unfinished_sizes(split_records: SplitRecords, done: FinishRecord) -> Iterator[Problem]:
     for size in sorted({*done.sizes, *committed_sizes(split_records)}):
         name = layout.array(split_records.split, str(size))
         missing = sum(size not in c.sizes for c in split_records.commits.values())
@@ -245,14 +245,14 @@ def committed_sizes(split_records: SplitRecords) -> list[int]:
 
 
 def check_planned(objects: Objects, split_records: SplitRecords) -> list[Problem]:
-    """Check the labels and the metadata that no finish step vouches for yet."""
+    """Check the labels and the metadata that no finish record lists yet."""
     if split_records.recipe is None or split_records.plan is None:
         return []
     # Imported late: reading records alone needs no zarr.
     from pipeline.ingest.finish import zarr_metadata
     from pipeline.store import arrays
 
-    vouched = (
+    recorded_names = (
         set()
         if split_records.done is None
         else {written.name for written in split_records.done.objects}
@@ -260,7 +260,9 @@ def check_planned(objects: Objects, split_records: SplitRecords) -> list[Problem
     documents = zarr_metadata(
         split_records.recipe, split_records.plan, committed_sizes(split_records)
     )
-    planned = [records.fingerprint(name, data) for name, data in documents if name not in vouched]
+    planned = [
+        records.fingerprint(name, data) for name, data in documents if name not in recorded_names
+    ]
     problems = [check_object(objects, written) for written in planned]
     if split_records.done is None:
         problems += [

@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline import code_digest
 from pipeline.errors import SourceError, StoreError, StoreMismatchError
 from pipeline.images import probe
-from pipeline.ingest.source_index import Rows
+from pipeline.ingest.source_index import SourceIndex
 from pipeline.ingest.watchdog import Watchdog
 from pipeline.sources.reader import SourceReader
 from pipeline.store import layout, recipe, records
@@ -23,13 +23,16 @@ from pipeline.urls import is_url
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class ShardTaskConfig:
     """The arguments that all tasks of a run share. It is small, since each task carries it."""
 
     store: str
+    """The path or URL of the store."""
     split: str
     run: str
+    """The name of the run (`pipeline.ingest.planning.new_run`)."""
     sizes: tuple[int, ...]
+    """The sides in pixels of the squares that every shard gets."""
     image_seconds: float = 60.0
     """The time limit in seconds for decoding one image."""
     image_memory: int = 4 * 2**30
@@ -38,40 +41,50 @@ class Work:
     """True if a nanny restarts workers, so that the watchdog may end a hung one."""
     code: str = ""
     """The `pipeline.code_digest.digest` of the client; workers must match it. Empty: no check."""
-    read_tries: int = 4
-    read_pause: float = 0.5
-    """The seconds before the second try to read an image."""
+    max_read_attempts: int = 4
+    """The number of times that an image is read before the error counts."""
+    retry_delay_seconds: float = 0.5
+    """The delay in seconds of the second attempt to read an image; each further one is delayed four
+    times as long."""
 
 
 class Workspace:
     """The open files and readers that a worker keeps between the tasks of a run."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, config: ShardTaskConfig) -> None:
         """Open the store and check that this machine makes the recipe's pixels.
 
         Raises:
             StoreMismatchError: This machine makes other pixels, or runs other code.
         """
-        self.work = work
-        code_digest.check(work.code)
-        self.objects: Objects = open_objects(work.store, work.run)
+        self.config = config
+        code_digest.check(config.code)
+        self.objects: Objects = open_objects(config.store, config.run)
         self.recipe = records.load_recipe(self.objects)
-        self.plan = records.load_plan(self.objects, work.split)
-        self.rows = Rows(self.objects, self.plan)
+        self.plan = records.load_plan(self.objects, config.split)
+        self.rows = SourceIndex(self.objects, self.plan)
         self.reader = SourceReader(self.rows.origin.root)
         self.remote = is_url(self.rows.origin.root)
-        self.watchdog = Watchdog(work.image_seconds if work.watched else 0.0)
+        self.watchdog = Watchdog(config.image_seconds if config.watched else 0.0)
         _check_pixels(self.recipe)
 
 
 workspace = functools.lru_cache(maxsize=2)(Workspace)
 
 
-def check_begun(store: str, run: str) -> None:
-    """Check that *store* is the folder in which the run was started, and that the run goes on.
+def check_run_active(store: str, run: str) -> None:
+    """Check that *store* on this machine is the store of the active run *run*.
+
+    Only a folder is checked, by the temporary folder that a run has in it until it ends. A URL
+    leads to the same store on every machine.
+
+    Args:
+        store: Path or URL of the store.
+        run: Name of the run, which started on another machine or in another process.
 
     Raises:
-        StoreError: It is another folder of the same path, or the run has ended.
+        StoreError: The folder is not that store (a local disk that is mounted at the same path),
+            or the run has ended.
     """
     # Each run has a folder for its temporary files: another machine's local disk has none.
     run_folder = Path(store) / layout.TEMPORARY / run
@@ -94,16 +107,16 @@ def _check_pixels(stored: recipe.Recipe) -> None:
         raise StoreMismatchError(f"on {socket.gethostname()}: {e}") from None
 
 
-def join(work: Work) -> None:
-    """Open the store and the source of *work* in this process, as its tasks will.
+def check_worker(config: ShardTaskConfig) -> None:
+    """Open the store and the source of *config* in this process, as its tasks will.
 
     Raises:
         StoreError: The folder on this machine is not the store in which the run was started.
         StoreMismatchError: This machine decodes or resizes to other pixels than the planner.
         SourceError: The source does not exist on this machine.
     """
-    check_begun(work.store, work.run)
-    space = workspace(work)
+    check_run_active(config.store, config.run)
+    space = workspace(config)
     root = space.rows.origin.root
     if not space.remote and not Path(root).exists():
         raise SourceError(

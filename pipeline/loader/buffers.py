@@ -18,15 +18,15 @@ class Buffers:
     free. A caller who keeps every batch gets new memory for every batch.
     """
 
-    def __init__(self, shape: tuple[int, ...], *, keep: int) -> None:
+    def __init__(self, shape: tuple[int, ...], *, max_free: int) -> None:
         """Create an empty pool; buffers are allocated on demand.
 
         Args:
             shape: Shape of each buffer; the dtype is uint8.
-            keep: Maximum number of free buffers in the pool; further ones are released.
+            max_free: Maximum number of free buffers in the pool; further ones are released.
         """
         self._shape = shape
-        self._free: deque[NDArray[np.uint8]] = deque(maxlen=keep)
+        self._free: deque[NDArray[np.uint8]] = deque(maxlen=max_free)
 
     def take(self) -> NDArray[np.uint8]:
         """Return a uint8 buffer of the pool's shape with arbitrary contents."""

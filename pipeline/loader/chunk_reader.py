@@ -70,7 +70,7 @@ class ChunkReader:
         self._direct_buffers: Buffers | None = None
         if not page_cache:
             num_bytes = self._geometry.framed_bytes + 3 * ALIGNMENT
-            self._direct_buffers = Buffers((num_bytes,), keep=MAX_SPARE_CHUNKS)
+            self._direct_buffers = Buffers((num_bytes,), max_free=MAX_SPARE_CHUNKS)
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
         """Gather rows as `pipeline.loader.reader.PixelReader` defines; the result is `chunks`."""
@@ -95,7 +95,7 @@ class ChunkReader:
         )
         return "chunks"
 
-    def uncached(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
+    def chunks_to_prefetch(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return those of *chunks*, (n,) int64, that are not in the cache.
 
         The result is empty if the cache cannot hold two windows of that size: reading ahead would

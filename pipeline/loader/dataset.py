@@ -47,7 +47,7 @@ class SplitDataset(Dataset[Item]):
         split: str = "train",
         *,
         size: int = 224,
-        partial: bool = False,
+        allow_partial: bool = False,
         checksum: str = "auto",
     ) -> None:
         """Check the arguments without opening the store.
@@ -56,7 +56,7 @@ class SplitDataset(Dataset[Item]):
             store: Folder or URL of the store.
             split: Name of the split (default: train).
             size: Side of the square images in pixels (default: 224).
-            partial: Accept an unfinished split and read its committed rows (default: False).
+            allow_partial: Accept an unfinished split and read its committed rows (default: False).
             checksum: When chunks are compared with their checksums. `once` does so at the first
                 read from each chunk; forked workers share the record of verified chunks. `never`
                 leaves verification to `tesserae verify`. `auto` means `once` if memory can hold
@@ -68,7 +68,7 @@ class SplitDataset(Dataset[Item]):
         self.store = os.fspath(store)
         self.split = split
         self.size = side("size", size)
-        self.partial = partial
+        self.allow_partial = allow_partial
         self.checksum = Reading(checksum=checksum).checksum  # refuses any other value
         self._opened: _OpenSplit | None = None
         # Allocated now: workers may be forked before the store is opened, and must share it.
@@ -119,7 +119,9 @@ class _OpenSplit:
         self.process = os.getpid()
         """The process that opened the files: a forked child must open its own."""
         objects = open_objects(data.store)
-        self.split: Split = open_split(objects, data.split, [data.size], partial=data.partial)
+        self.split: Split = open_split(
+            objects, data.split, [data.size], allow_partial=data.allow_partial
+        )
         plan = self.split.plan
         num_chunks = plan.num_shards * self.split.geometry(data.size).chunks_per_shard
         if checked is None or len(checked) < num_chunks:

@@ -99,7 +99,7 @@ def current_placement() -> Placement:
     return innermost
 
 
-def ranks_here(world: int) -> int:
+def count_ranks_on_host(world: int) -> int:
     """Return the number of ranks on this machine, at most *world*; 1 if no launcher has set it.
 
     Slurm's `4(x2),3` describes three machines. The largest number is used: the loader only needs

@@ -26,14 +26,14 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from pipeline.loader.arguments import positive_number, sides
+from pipeline.loader.base_loader import BaseLoader
 from pipeline.loader.batch import Batch, BatchGenerator, make_batch
 from pipeline.loader.buffers import Buffers, PinnedBuffers
-from pipeline.loader.distributed import Placement, ranks_here
-from pipeline.loader.epochs import Epochs
+from pipeline.loader.distributed import Placement, count_ranks_on_host
 from pipeline.loader.readahead import ReadAhead
 from pipeline.loader.reader import PixelReader, open_reader
 from pipeline.loader.reading import CHECKSUMS, Reading, Staging
-from pipeline.loader.staging import CopySet, StagedReader
+from pipeline.loader.shard_copies import CopySet, StagedReader
 from pipeline.memory import free_bytes
 from pipeline.order import EpochOrder
 from pipeline.store.open import open_objects
@@ -56,7 +56,7 @@ ORDER_BLOCK_ROWS = 16_384
 rows."""
 
 
-class Loader(Epochs):
+class Loader(BaseLoader):
     """An iterable of `Batch` objects: each iteration yields the next epoch.
 
     A loader is a small value that can be pickled: it opens files and threads when it is iterated.
@@ -82,8 +82,8 @@ class Loader(Epochs):
         rank: int | None = None,
         world: int | None = None,
         drop_last: bool = True,
-        only: Sequence[int] | None = None,
-        partial: bool = False,
+        include_labels: Sequence[int] | None = None,
+        allow_partial: bool = False,
         window_bytes: int = WINDOW_BYTES,
         reading: Reading | None = None,
         staging: Staging | str | os.PathLike[str] | None = None,
@@ -107,8 +107,8 @@ class Loader(Epochs):
             world: Number of ranks. None determines it in the same way as *rank* (default: None).
             drop_last: Drop the last batch of an epoch if it is smaller than *batch_size*. False
                 yields it as it is, without padding or repetition (default: True).
-            only: Labels whose rows are yielded (default: all).
-            partial: Accept an unfinished split and yield its committed rows (default: False).
+            include_labels: Labels to include; other rows are skipped (default: all).
+            allow_partial: Accept an unfinished split and yield its committed rows (default: False).
             window_bytes: Bytes of a window of the windowed order, at the largest size (default:
                 1 GiB).
             reading: Threads, memory and checks, which change no batch (default: `Reading()`).
@@ -127,11 +127,11 @@ class Loader(Epochs):
             rank=rank,
             world=world,
             drop_last=drop_last,
-            only=only,
+            include_labels=include_labels,
         )
         self.single = sizes is None
         self.sizes = sides(size, sizes)
-        self.partial = bool(partial)
+        self.allow_partial = bool(allow_partial)
         self.window_bytes = positive_number("window_bytes", window_bytes)
         self.reading = Reading() if reading is None else reading
         self.threads = self.reading.threads or min(4, len(os.sched_getaffinity(0)))
@@ -179,7 +179,7 @@ class Loader(Epochs):
         # Reading whole chunks ahead pays only if this machine needs all their rows; with ranks on
         # other machines it does not.
         local_ranks = (
-            ranks_here(placement.world) if self._local_ranks is None else self._local_ranks
+            count_ranks_on_host(placement.world) if self._local_ranks is None else self._local_ranks
         )
         windows = (
             order.windows(first * self.batch_size) if local_ranks == placement.world else iter(())
@@ -261,10 +261,10 @@ class _BatchBuffers:
         self.batch_bytes = sum(int(np.prod(shape)) for shape in shapes)
         # Enough for all prefetched batches, those being gathered, and the one that the caller has.
         keep = max(2, loader.reading.prefetch_bytes // self.batch_bytes) + loader.threads + 1
-        pin = loader.reading.pin
+        pin = loader.reading.pin_memory
         pinned = torch.cuda.is_available() if pin is None else pin
         self.buffers: list[Buffers | PinnedBuffers] = [
-            PinnedBuffers(shape) if pinned else Buffers(shape, keep=keep) for shape in shapes
+            PinnedBuffers(shape) if pinned else Buffers(shape, max_free=keep) for shape in shapes
         ]
 
 
@@ -276,7 +276,7 @@ class _OpenSplit:
         """The process that opened the files: a forked child must open its own."""
         objects = open_objects(loader.store)
         self.split: Split = loader._selected(
-            open_split(objects, loader.split, loader.sizes, partial=loader.partial)
+            open_split(objects, loader.split, loader.sizes, allow_partial=loader.allow_partial)
         )
         self._single = loader.single
         self._method_counts = loader.readers

@@ -49,7 +49,7 @@ if sys.platform == "linux":
     _libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
 
 
-class Mapping:
+class MappedShards:
     """An address range with all rows of one size. `add` must be called by one thread at a time."""
 
     def __init__(self, geometry: Geometry) -> None:

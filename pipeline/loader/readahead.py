@@ -71,7 +71,11 @@ class ReadAhead:
                 if self._stopped:
                     return
                 for reader in self._readers:
-                    list(pool.map(self._read, repeat(reader), reader.uncached(chunks).tolist()))
+                    list(
+                        pool.map(
+                            self._read, repeat(reader), reader.chunks_to_prefetch(chunks).tolist()
+                        )
+                    )
                 previous = position
 
     def _wait(self, position: int) -> None:

@@ -33,7 +33,7 @@ class PixelReader(Protocol):
             StoreDamagedError: A shard is missing or damaged.
         """
 
-    def uncached(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
+    def chunks_to_prefetch(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return those of *chunks*, (n,) int64 chunk numbers, that are worth reading ahead."""
 
     def prefetch(self, chunk: int, disk: Executor) -> None:

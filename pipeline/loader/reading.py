@@ -22,7 +22,7 @@ class Reading:
 
     threads: int | None = None
     """Number of threads that gather batches. None: one per core, at most 4."""
-    pin: bool | None = None
+    pin_memory: bool | None = None
     """True to place batches in page-locked memory. None: True if CUDA is available."""
     prefetch_bytes: int = 512 * 2**20
     """Maximum bytes of batches that are gathered ahead of the training step (default: 512 MiB)."""

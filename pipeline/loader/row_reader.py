@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.loader.mmap import Mapping
+from pipeline.loader.mmap import MappedShards
 from pipeline.loader.shard_file import ShardFile
 from pipeline.store import layout
 from pipeline.store.direct import ALIGNMENT, read_direct
@@ -90,7 +90,7 @@ class RowReader:
         self._shards: OrderedDict[int, ShardFile] = OrderedDict()
         """The open shards, least recently used first."""
         try:
-            self._mapping: Mapping | None = Mapping(self._geometry)
+            self._mapping: MappedShards | None = MappedShards(self._geometry)
         except OSError:  # too many addresses, or not Linux: every row is read by a system call
             self._mapping = None
 
@@ -124,7 +124,7 @@ class RowReader:
         finish_all(reads)
         return "preadv" if all(shard.direct is None for shard in shards.values()) else "direct"
 
-    def uncached(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
+    def chunks_to_prefetch(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return all of *chunks*, (n,) int64, if a sample is not in memory, otherwise none."""
         geometry = self._geometry
         shards, offsets = geometry.locate(chunks * geometry.chunk_rows)

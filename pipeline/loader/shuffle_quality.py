@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pipeline.order import EpochOrder
 
 
-def same_class_factor(
+def same_class_ratio(
     order: EpochOrder, labels: NDArray[np.int32], batch_size: int, *, max_rows: int = 4 * 2**20
 ) -> float:
     """Return the pairs of one class within batches, relative to a random order.
@@ -36,7 +36,7 @@ def same_class_factor(
     return pairs / expected if expected else float("nan")
 
 
-def recurrence(first: EpochOrder, second: EpochOrder, batch_size: int) -> float:
+def recurring_pair_ratio(first: EpochOrder, second: EpochOrder, batch_size: int) -> float:
     """Return the pairs of rows that share a batch in both epochs, relative to random orders.
 
     Args:

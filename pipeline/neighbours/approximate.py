@@ -8,11 +8,11 @@ still grows linearly with the number of rows.
 hnsw: each vector is linked to near ones, on several levels (Malkov and Yashunin, "Efficient and
 robust approximate nearest neighbor search using hierarchical navigable small world graphs", 2018).
 The graph holds reduced vectors in bfloat16: the projections on the principal directions that hold
-`ENERGY` of the sum of squares, and the length of the residual. A walk reads nothing else, and
-memory access is what limits it; the exact comparison of candidates corrects the loss of precision.
-Without the residual the reduced vectors would differ in length, and inner products would lead the
-walk to the longest ones. A graph built by more than one thread differs from build to build, since
-it depends on the order of insertion; one built by a single thread is reproducible.
+`KEPT_ENERGY_SHARE` of the sum of squares, and the length of the residual. A walk reads nothing
+else, and memory access is what limits it; the exact comparison of candidates corrects the loss of
+precision. Without the residual the reduced vectors would differ in length, and inner products would
+lead the walk to the longest ones. A graph built by more than one thread differs from build to
+build, since it depends on the order of insertion; one built by a single thread is reproducible.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from pipeline.errors import TesseraeError
 from pipeline.neighbours.exact import Candidates
 from pipeline.neighbours.vectors import Doubles, Floats, Mask, Rows, Vectors, blocks
 
-ENERGY = 0.94
+KEPT_ENERGY_SHARE = 0.94
 """The share of the sum of squares that a graph keeps, tuned by benchmarks/neighbours.py."""
-LANES = 16
+SIMD_WIDTH = 16
 """The SIMD width of faiss in numbers: other vector lengths take it twice as long."""
-SAMPLE = 65536
+MAX_TRAINING_VECTORS = 65536
 """The maximum number of vectors from which the directions are estimated."""
 
 
@@ -57,7 +57,7 @@ class HnswOptions:
     ef_search: int = 192
     """The number of rows that a query visits and compares exactly."""
     dims: int | None = None
-    """The length of the reduced vectors, best a multiple of 16; None: derived from `ENERGY`."""
+    """The length of the reduced vectors, best a multiple of 16; None: by `KEPT_ENERGY_SHARE`."""
 
     @property
     def candidates(self) -> int:
@@ -68,7 +68,7 @@ class HnswOptions:
 class Lsh:
     """A candidate generator that compares bits of vectors."""
 
-    slack: float | None = None
+    error_bound: float | None = None
 
     def __init__(self, codes: Any) -> None:
         self._codes = codes
@@ -84,7 +84,7 @@ class Lsh:
         return cls(codes)
 
     def generate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
-        """Return candidates as `Scan.generate` does, but without a bound on the others."""
+        """Return candidates as `ExactScan.generate` does, but without a bound on the others."""
         _, rows = self._codes.search(queries.astype(np.float32), count)
         return _as_candidates(rows, allowed)
 
@@ -101,7 +101,7 @@ class Lsh:
 class Hnsw:
     """A candidate generator that walks a graph of reduced vectors."""
 
-    slack: float | None = None
+    error_bound: float | None = None
 
     def __init__(self, graph: Any, axes: Floats, rows: Rows) -> None:
         """Wrap a graph of faiss.
@@ -135,7 +135,7 @@ class Hnsw:
         return cls(graph, axes, rows)
 
     def generate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
-        """Return candidates as `Scan.generate` does, but without a bound on the others."""
+        """Return candidates as `ExactScan.generate` does, but without a bound on the others."""
         parameters = faiss().SearchParametersHNSW(efSearch=count)
         reduced = queries.astype(np.float32) @ self._query_axes
         _, vertices = self._graph.search(reduced, count, params=parameters)
@@ -158,22 +158,22 @@ def _as_candidates(rows: Rows, allowed: Mask) -> Candidates:
 
 
 def sample(vectors: Vectors, seed: int) -> Rows:
-    """Return at most `SAMPLE` usable rows, drawn by *seed*, in ascending order."""
+    """Return at most `MAX_TRAINING_VECTORS` usable rows, drawn by *seed*, in ascending order."""
     rows = np.flatnonzero(vectors.usable)
-    if len(rows) <= SAMPLE:
+    if len(rows) <= MAX_TRAINING_VECTORS:
         return rows
-    return np.sort(np.random.default_rng(seed).choice(rows, SAMPLE, replace=False))
+    return np.sort(np.random.default_rng(seed).choice(rows, MAX_TRAINING_VECTORS, replace=False))
 
 
 def _axes(units: Floats, dims: int | None) -> Floats:
     """Return (d, e - 1) float32: the principal directions, padded with columns of zeros."""
     dim = units.shape[1]
-    max_dims = LANES * (dim // LANES + 1)
+    max_dims = SIMD_WIDTH * (dim // SIMD_WIDTH + 1)
     squares, axes = np.linalg.eigh(units.T.astype(np.float64) @ units)
     if dims is None:
         shares = np.cumsum(squares[::-1]) / max(squares.sum(), 1e-300)
-        needed = int(np.searchsorted(shares, ENERGY)) + 1
-        dims = LANES * (needed // LANES + 1)
+        needed = int(np.searchsorted(shares, KEPT_ENERGY_SHARE)) + 1
+        dims = SIMD_WIDTH * (needed // SIMD_WIDTH + 1)
     if not 2 <= dims <= max_dims:
         raise ValueError(f"dims is {dims}: expected 2 to {max_dims} for vectors of {dim}.")
     padded = np.zeros((dim, dims - 1), np.float32)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.neighbours.approximate import Hnsw, HnswOptions, Lsh, LshOptions
-from pipeline.neighbours.exact import DeviceScan, Scan
+from pipeline.neighbours.exact import ExactDeviceScan, ExactScan
 from pipeline.neighbours.index import Index
 from pipeline.neighbours.results import recall
 from pipeline.neighbours.vectors import Floats, Vectors, measure_lengths
@@ -19,9 +19,9 @@ KINDS = ("exact", "lsh", "hnsw")
 
 RECALL_AT = 10
 """The number of nearest vectors of which recall is measured."""
-PROBES = 200
+NUM_PROBES = 200
 """The number of queries with which recall is measured."""
-APART = 0.3
+PROBE_DISTANCE = 0.3
 """The distance of a probe from its vector, as a share of the difference of two others."""
 
 
@@ -98,7 +98,7 @@ def assemble(kind: str, vectors: Vectors, generator: Any, options: Any) -> Index
 
 def measure_recall(index: Index, queries: NDArray[Any]) -> dict[str, Any]:
     """Return the recall of an index on (q, d) queries, as entries of `Index.facts`."""
-    exact = Index("exact", index.vectors, Scan(index.vectors))
+    exact = Index("exact", index.vectors, ExactScan(index.vectors))
     results = index.search(queries, RECALL_AT)
     share = recall(results, exact.search(queries, RECALL_AT)) if len(queries) else 1.0
     return {"recall": share, "recall_at": RECALL_AT, "probes": len(queries)}
@@ -125,7 +125,7 @@ def _candidate_generator(
         return Lsh.build(vectors, options, seed, threads)
     if kind == "hnsw":
         return Hnsw.build(vectors, options, seed, threads)
-    return Scan(vectors) if device is None else DeviceScan(vectors, device)
+    return ExactScan(vectors) if device is None else ExactDeviceScan(vectors, device)
 
 
 def _probes(vectors: Vectors, seed: int) -> Floats:
@@ -133,8 +133,8 @@ def _probes(vectors: Vectors, seed: int) -> Floats:
     rows = np.flatnonzero(vectors.usable)
     if not len(rows):
         return np.empty((0, vectors.dim), np.float32)
-    chosen = np.random.default_rng(seed).choice(rows, (3, PROBES))
+    chosen = np.random.default_rng(seed).choice(rows, (3, NUM_PROBES))
     near, first, second = (vectors.units(drawn) for drawn in chosen)
-    moved = near + APART * (first - second)
+    moved = near + PROBE_DISTANCE * (first - second)
     moving = np.abs(moved).max(1) > 0
     return np.asarray(np.where(moving[:, None], moved, near), np.float32)

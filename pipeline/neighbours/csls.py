@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.neighbours.exact import Scan
+from pipeline.neighbours.exact import ExactScan
 from pipeline.neighbours.index import Index
 from pipeline.neighbours.results import mean_similarity
 from pipeline.neighbours.vectors import Doubles, Rows, blocks, measure_lengths
@@ -32,7 +32,7 @@ class Hubs:
     """The number of nearest references; r(query) is the mean over as many vectors."""
 
 
-def measure(index: Index, references: NDArray[Any], nearest: int = NEAREST) -> Hubs:
+def measure_hubs(index: Index, references: NDArray[Any], nearest: int = NEAREST) -> Hubs:
     """Measure r(vector) of every vector of an index, exactly for every kind of index.
 
     Args:
@@ -48,7 +48,7 @@ def measure(index: Index, references: NDArray[Any], nearest: int = NEAREST) -> H
         raise ValueError(
             f"none of {len(usable_references)} references has a direction: expected queries."
         )
-    reference_index = Index("exact", usable_references, Scan(usable_references))
+    reference_index = Index("exact", usable_references, ExactScan(usable_references))
     means = np.zeros(len(index), np.float64)
     rows = np.flatnonzero(index.vectors.usable)
     for part in blocks(len(rows), index.dim):

@@ -38,7 +38,7 @@ class Candidates:
     """(q,) float64: no other vector scores higher, up to the rounding of float32."""
 
 
-class Scan:
+class ExactScan:
     """A candidate generator that scans every vector on the processor."""
 
     num_bytes = 0
@@ -51,7 +51,7 @@ class Scan:
         return {}
 
     @property
-    def slack(self) -> float | None:
+    def error_bound(self) -> float | None:
         """The largest rounding error of a product of unit vectors plus its *extra* term."""
         # Higham, "Accuracy and stability of numerical algorithms", 3.1: d roundings in any order;
         # 32 more cover those of the query, of the scale and of *extra*.
@@ -169,7 +169,7 @@ class _Best:
         self._pending = []
 
 
-class DeviceScan:
+class ExactDeviceScan:
     """A candidate generator that scans every vector on a torch device, which holds a copy."""
 
     def __init__(self, vectors: Vectors, device: str) -> None:
@@ -203,14 +203,14 @@ class DeviceScan:
         return int(self._units.nbytes)
 
     @property
-    def slack(self) -> float | None:
+    def error_bound(self) -> float | None:
         """The largest rounding error of a product of unit vectors plus its *extra* term."""
         if self._torch.get_float32_matmul_precision() != "highest":
             return 2.0**-6  # bfloat16 has 8 bits: two roundings of 2 ** -9 each, and a margin
         return (self._units.shape[1] + 32) * 2.0**-24
 
     def generate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
-        """Return the vectors whose cosine plus *extra* is highest: see `Scan.generate`."""
+        """Return the vectors whose cosine plus *extra* is highest: see `ExactScan.generate`."""
         torch = self._torch
         added = torch.zeros(len(allowed))
         if len(extra):

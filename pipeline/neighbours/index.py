@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.neighbours.exact import Candidates, Scan
+from pipeline.neighbours.exact import Candidates, ExactScan
 from pipeline.neighbours.rerank import SearchRequest, rank
-from pipeline.neighbours.results import SearchResults, empty_results, identify, mean_similarity
+from pipeline.neighbours.results import SearchResults, empty_results, ids_of_rows, mean_similarity
 from pipeline.neighbours.vectors import (
     BLOCK_NUMBERS,
     Doubles,
@@ -37,7 +37,7 @@ class CandidateGenerator(Protocol):
     """A source of candidates for the nearest vectors."""
 
     @property
-    def slack(self) -> float | None:
+    def error_bound(self) -> float | None:
         """The largest error of the bound on all other vectors; None: there is no such bound."""
 
     @property
@@ -45,7 +45,7 @@ class CandidateGenerator(Protocol):
         """The size in memory, in bytes, without the vectors."""
 
     def generate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
-        """Return the rows that may be the nearest: see `Scan.generate`."""
+        """Return the rows that may be the nearest: see `ExactScan.generate`."""
 
     def state(self) -> dict[str, Any]:
         """Return the arrays and faiss indexes to save beside the vectors, by name."""
@@ -83,7 +83,7 @@ class Index:
         """Measurements of the build: `seconds` it took, `bytes` in memory beside the vectors, the
         number of `usable` vectors and, unless it is exact, the `recall` of the `recall_at` nearest
         over `probes` queries."""
-        self._scan = Scan(vectors)
+        self._scan = ExactScan(vectors)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -125,7 +125,8 @@ class Index:
                 query itself; -1 excludes none. With *ids*, all rows of the same id are excluded.
             ids: (n,) integers from 0, the id of each row: only the best row of an id is a result.
                 Or an integer n, where row r and row n + r are an image and its mirrored copy.
-            hubs: The result of `csls.measure`: scores become CSLS, 2 cos - r(query) - r(vector).
+            hubs: The result of `csls.measure_hubs`: scores become CSLS, 2 cos - r(query) -
+                r(vector).
             candidates: Number of candidates of an approximate index that are compared exactly, in
                 place of the number it was built with: more raise recall and take longer.
 
@@ -148,7 +149,7 @@ class Index:
         generator = self.generator
         while len(unanswered):
             # Candidates would be all rows: a scan is as fast, and exact.
-            if count >= num_allowed and generator.slack is None:
+            if count >= num_allowed and generator.error_bound is None:
                 generator, count = self._scan, request.k + MARGIN
             step = max(1, BLOCK_NUMBERS // min(count, num_allowed))
             unsettled = []
@@ -180,9 +181,9 @@ class Index:
             return scores, rows, np.ones(len(rows), np.bool_)
         candidates = generator.generate(request.queries, count, request.allowed, request.extra)
         scores, rows, last = rank(self.vectors, request, candidates.rows)
-        if generator.slack is None:
+        if generator.error_bound is None:
             return scores, rows, rows[:, -1] >= 0
-        return scores, rows, candidates.bound + generator.slack + ROUNDING < last
+        return scores, rows, candidates.bound + generator.error_bound + ROUNDING < last
 
     def _request(
         self,
@@ -233,7 +234,7 @@ class Index:
         exclude = self._rows("exclude", np.asarray(exclude), -1)
         if exclude.shape != (queries,):
             raise ValueError(f"exclude is of shape {exclude.shape}: expected ({queries},).")
-        return (exclude if ids is None else identify(exclude, ids))[:, None]
+        return (exclude if ids is None else ids_of_rows(exclude, ids))[:, None]
 
     def _rows(self, name: str, rows: NDArray[Any], lowest: int) -> Rows:
         if rows.dtype.kind not in "iu":

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.neighbours.results import empty_results, identify, repeated
+from pipeline.neighbours.results import duplicate_mask, empty_results, ids_of_rows
 from pipeline.neighbours.vectors import Doubles, Floats, Mask, Rows, Vectors
 
 
@@ -56,7 +56,7 @@ def rank(vectors: Vectors, request: SearchRequest, rows: Rows) -> tuple[Floats, 
     order = np.lexsort((gathered_rows, np.where(rows < 0, np.inf, -scores)))
     rows, scores, sums = (_take(values, order) for values in (rows, scores, sums))
     if request.ids is not None:
-        rows = np.where(repeated(rows, request.ids), -1, rows)
+        rows = np.where(duplicate_mask(rows, request.ids), -1, rows)
         order = np.argsort(rows < 0, 1, kind="stable")
         rows, scores, sums = (_take(values, order) for values in (rows, scores, sums))
     rows, scores = rows[:, : request.k], scores[:, : request.k]
@@ -69,7 +69,7 @@ def rank(vectors: Vectors, request: SearchRequest, rows: Rows) -> tuple[Floats, 
 
 
 def _excluded(rows: Rows, request: SearchRequest) -> Mask:
-    row_ids = rows if request.ids is None else identify(rows, request.ids)
+    row_ids = rows if request.ids is None else ids_of_rows(rows, request.ids)
     # -1, which excludes nothing, is no row's id.
     return np.asarray(row_ids == request.exclude, np.bool_)
 

@@ -87,16 +87,16 @@ def deduplicate(results: SearchResults, ids: int | NDArray[Any]) -> SearchResult
     Returns:
         (q, w) results, filled up with -1.
     """
-    duplicate = repeated(results.rows, ids)
+    duplicate = duplicate_mask(results.rows, ids)
     rows = np.where(duplicate, -1, results.rows)
     scores = np.where(duplicate, np.float32(-np.inf), results.scores)
     order = np.argsort(duplicate, 1, kind="stable")
     return SearchResults(np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1))
 
 
-def repeated(rows: Rows, ids: int | NDArray[Any]) -> Mask:
+def duplicate_mask(rows: Rows, ids: int | NDArray[Any]) -> Mask:
     """Return (q, k) bool: True if an earlier answer has the same id; -1 repeats an earlier -1."""
-    row_ids = identify(rows, ids)
+    row_ids = ids_of_rows(rows, ids)
     order = np.argsort(row_ids, 1, kind="stable")  # of equal ids the first answer comes first
     sorted_ids = np.take_along_axis(row_ids, order, 1)
     same = np.zeros(rows.shape, np.bool_)
@@ -106,7 +106,7 @@ def repeated(rows: Rows, ids: int | NDArray[Any]) -> Mask:
     return duplicate
 
 
-def identify(rows: Rows, ids: int | NDArray[Any]) -> Rows:
+def ids_of_rows(rows: Rows, ids: int | NDArray[Any]) -> Rows:
     """Return the id of each row; -1 for row -1."""
     row_ids = ids[np.maximum(rows, 0)] if isinstance(ids, np.ndarray) else rows % ids
     return np.where(rows < 0, -1, row_ids)

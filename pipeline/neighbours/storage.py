@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.neighbours.approximate import Hnsw, HnswOptions, Lsh, LshOptions, faiss
 from pipeline.neighbours.build import KINDS, assemble
-from pipeline.neighbours.exact import DeviceScan, Scan
+from pipeline.neighbours.exact import ExactDeviceScan, ExactScan
 from pipeline.neighbours.index import Index
 from pipeline.neighbours.vectors import Vectors
 from pipeline.store.local import LocalObjects
@@ -314,9 +314,9 @@ def _assemble_index(folder: Path, fields: dict[str, Any], device: str | None) ->
         graph = _faiss_index(folder, parts["graph"], len(rows), axes.shape[1] + 1)
         generator = Hnsw(graph, axes, rows)
     elif device is not None:
-        generator = DeviceScan(vectors, device)
+        generator = ExactDeviceScan(vectors, device)
     else:
-        generator = Scan(vectors)
+        generator = ExactScan(vectors)
     index = assemble(kind, vectors, generator, options)
     index.facts.update(fields["facts"])
     return index

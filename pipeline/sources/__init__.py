@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import SourceError
-from pipeline.sources.formats.unsupported import foreign_text
-from pipeline.sources.keys import looks_like_image, misspelt, split_named
+from pipeline.sources.formats.unsupported import other_tool_text
+from pipeline.sources.keys import canonical_split, looks_like_image, suggest_split
 from pipeline.sources.location import Location
 from pipeline.sources.magic import description_of
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
@@ -127,7 +127,7 @@ def open_source(
         SourceError: There is no source, several kinds of one, or not this split.
     """
     location = Location.at(root, options)
-    split = split_named(split)
+    split = canonical_split(split)
     sources_of_kind = _find(location, split, kind)
     fitting = {
         name: source
@@ -188,7 +188,7 @@ def splits(
     return sorted({split for sources in sources_of_kind.values() for split in sources} - {""})
 
 
-def unlabelled_test(
+def unlabelled_test_remark(
     root: str | os.PathLike[str],
     kind: str | None = None,
     options: SourceOptions = DEFAULT_OPTIONS,
@@ -202,7 +202,7 @@ def unlabelled_test(
     from pipeline.sources.formats.flat import FlatFolder  # here: it loads Arrow
 
     location = Location.at(root, options)
-    if location.only or options.rules == 1 or kind not in (None, "kaggle", "flat"):
+    if location.only_file or options.rules == 1 or kind not in (None, "kaggle", "flat"):
         return ""
     try:
         # These two examine only names, which is cheap; other finders may read archives.
@@ -237,7 +237,7 @@ def check_split_name(
     Raises:
         SourceError: The name is misspelt; the message has the correct one.
     """
-    meant = misspelt(split)
+    meant = suggest_split(split)
     if not meant:
         return
     own = Location.at(root, options).display_name.rpartition("/")[2]
@@ -293,14 +293,14 @@ def _no_source_error(
             f"{location.display_name} is no source of the kind {kind!r}: looked for"
             f" {_KIND_OF_NAME[kind].requirement}. Omit --source-kind to detect the kind."
         )
-    foreign = foreign_text(location)
+    foreign = other_tool_text(location)
     if foreign:
         return SourceError(f"no images found in {location.display_name}: {foreign}")
-    if location.only:
+    if location.only_file:
         return SourceError(
             f"{location.display_name} is no archive of images: it is "
-            f"{description_of(location.head(location.only))}. Expected a tar, compressed or not,"
-            " a zip or a Parquet file. Pass the folder or archive that holds the images."
+            f"{description_of(location.head(location.only_file))}. Expected a tar, compressed or"
+            " not, a zip or a Parquet file. Pass the folder or archive that holds the images."
         )
     return SourceError(
         f"no images found in {location.display_name}: expected <class>/<image> or one of the"

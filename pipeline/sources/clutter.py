@@ -1,6 +1,6 @@
 """The names that are no samples and no classes: what systems, editors and programs leave behind.
 
-Files that are passed over are counted by these grounds, so that each omission is reported.
+Skipped files are counted by these reasons, so that each omission is reported.
 """
 
 from fnmatch import fnmatchcase
@@ -40,8 +40,8 @@ _UNFINISHED_ENDS = (
 )  # fmt: skip
 
 
-def folder_ground(name: str, options: SourceOptions) -> str:
-    """Return the ground on which a folder called *name* is passed over; empty where it is not."""
+def folder_skip_reason(name: str, options: SourceOptions) -> str:
+    """Return the reason why a folder called *name* is skipped; empty if it is not."""
     if name.startswith("."):
         return HIDDEN
     if options.rules == 1:
@@ -51,35 +51,35 @@ def folder_ground(name: str, options: SourceOptions) -> str:
     return IGNORED if _ignored(name, options) else ""
 
 
-def file_ground(name: str, options: SourceOptions) -> str:
-    """Return the ground on which a file called *name* is no sample; empty where it may be one."""
+def file_skip_reason(name: str, options: SourceOptions) -> str:
+    """Return the reason why a file called *name* is no sample; empty if it may be one."""
     if name.startswith("."):
         return HIDDEN
     if options.rules == 1:
         return "" if may_be_image(name) else TEXTS
     if _ignored(name, options):
         return IGNORED
-    return left_behind(name) or ("" if may_be_image(name) else TEXTS)
+    return system_file_reason(name) or ("" if may_be_image(name) else TEXTS)
 
 
-def name_ground(name: str, options: SourceOptions) -> str:
-    """Return the ground on which a file is no sample, table or archive; else an empty text."""
+def name_skip_reason(name: str, options: SourceOptions) -> str:
+    """Return the reason why a file is no sample, table or archive; empty if it may be one."""
     if name.startswith("."):
         return HIDDEN
     if options.rules == 1:
         return ""
-    return IGNORED if _ignored(name, options) else left_behind(name)
+    return IGNORED if _ignored(name, options) else system_file_reason(name)
 
 
-def member_ground(path: str, options: SourceOptions) -> str:
-    """Return the ground on which an archive's member *path* is no sample; else an empty text."""
+def member_skip_reason(path: str, options: SourceOptions) -> str:
+    """Return the reason why an archive's member *path* is no sample; empty if it may be one."""
     *folders, name = path.split("/")
-    grounds = (folder_ground(part, options) for part in folders if part not in (".", ".."))
-    return next(filter(None, grounds), "") or file_ground(name, options)
+    reasons = (folder_skip_reason(part, options) for part in folders if part not in (".", ".."))
+    return next(filter(None, reasons), "") or file_skip_reason(name, options)
 
 
-def left_behind(name: str) -> str:
-    """Return the ground for a file that a system or program left behind; empty for other names."""
+def system_file_reason(name: str) -> str:
+    """Return the reason for skipping a system's or program's file; empty for other files."""
     folded = name.casefold()
     if folded in _SYSTEM_FILES or any(mark in folded for mark in _SYSTEM_MARKS):
         return SYSTEM

@@ -20,7 +20,7 @@ LABEL_WORDS = (
 )
 """The names of a column, or of a key in JSON, that holds the class; the surest first."""
 
-PARTIAL = "partial-"
+PARTIAL_PREFIX = "partial-"
 """The beginning of a folder's name in which the Hub has only a part of a split."""
 _PART = re.compile(r"-part[0-9]+\Z", re.ASCII)
 _IMAGES = "jpg jpeg jpe jfif png webp gif bmp tif tiff ppm pgm pbm pnm jp2 avif heic ico mpo"
@@ -56,13 +56,13 @@ def looks_like_image(name: str) -> bool:
     return name[:1] != "." and _suffix(name) in IMAGE_SUFFIXES
 
 
-def split_named(word: str) -> str:
+def canonical_split(word: str) -> str:
     """Return the split that *word* stands for: `val` for `validation`; else the word itself.
 
     The Hub's converted files lie in `partial-train` if it converted only a part of a split, and in
     `train-part0`, `train-part1`, ... if there are many.
     """
-    plain = without_part_number(word).removeprefix(PARTIAL).lower()
+    plain = without_part_number(word).removeprefix(PARTIAL_PREFIX).lower()
     for split, words in SPLITS.items():
         if plain in words:
             return split
@@ -75,21 +75,21 @@ def without_part_number(folder: str) -> str:
 
 
 def known_split(word: str, requested_split: str = "") -> str:
-    """Return the split that *word* names, as `split_named` does, or an empty text.
+    """Return the split that *word* names, as `canonical_split` does, or an empty text.
 
     It is empty for a word that names no known split and is not *requested_split*.
     """
-    split = split_named(word)
+    split = canonical_split(word)
     if split in SPLITS:
         return split
     return (
         requested_split
-        if requested_split in (word, without_part_number(word).removeprefix(PARTIAL))
+        if requested_split in (word, without_part_number(word).removeprefix(PARTIAL_PREFIX))
         else ""
     )
 
 
-def misspelt(word: str) -> str:
+def suggest_split(word: str) -> str:
     """Return the known word for a split that *word* may misspell; else an empty text.
 
     A misspelling has one letter too many, too few, wrong or swapped behind the first, all in lower
@@ -139,7 +139,7 @@ def folders_of(path: str) -> list[str]:
     return folders
 
 
-def wnid_before(name: str) -> str:
+def leading_wnid(name: str) -> str:
     """Return the wnid that a file's name begins with, or an empty text."""
     prefix = _WNID_PREFIX.match(name)
     return prefix[1] if prefix else ""
@@ -169,7 +169,7 @@ def key_of(path: str, label: int | str | None = None, names: Sequence[str] = ())
     folder = folders[-1] if folders else ""
     name, appended = file_name_of(path)
     label_class = label_name(label, names)
-    for candidate in (folder, label_class, appended, wnid_before(name)):
+    for candidate in (folder, label_class, appended, leading_wnid(name)):
         if is_wnid(candidate):
             return f"{candidate}/{name}"
     if folder and known_split(folder):

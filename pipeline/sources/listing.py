@@ -19,14 +19,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes.decision import Basis, Evidence
+from pipeline.sources.classes.decision import ClassBasis, Evidence
 
 SLICE_ROWS = 1 << 18
 BATCH_ROWS = 1 << 14
 _BAD_KEY = r"^[^/]*$|^/|/$|/[^/]*/|[\t\n\r\x00]|(^|/)\.\.?(/|$)"
 
 
-class Row(NamedTuple):
+class ListedSample(NamedTuple):
     """A sample as a source lists it."""
 
     key: str
@@ -34,24 +34,24 @@ class Row(NamedTuple):
     offset: int
     same_as: str = ""
     """The key of the sample whose bytes this one shares (a link in a tar); sizes are then 0."""
-    basis: Basis = Basis("folder")
+    basis: ClassBasis = ClassBasis("folder")
     """The basis of its class."""
 
 
-class PassedOver(NamedTuple):
-    """A file of a source that is no sample, or several on one ground."""
+class SkippedFiles(NamedTuple):
+    """A file of a source that is no sample, or several that are skipped for one reason."""
 
-    why: str
-    """The ground in words, for a line that counts such files."""
+    reason: str
+    """The reason in words, for a line that counts such files."""
     name: str
     """The name of the first such file."""
-    how_many: int = 1
+    num_files: int = 1
 
 
-def each_passed(evidence: Evidence) -> Iterator[PassedOver]:
-    """Yield one count for each ground on which *evidence* passed files over."""
-    for why, seen in evidence.passed.items():
-        yield PassedOver(why, seen.first, seen.count)
+def skipped_files(evidence: Evidence) -> Iterator[SkippedFiles]:
+    """Yield one count for each reason for which files of *evidence* were skipped."""
+    for reason, group in evidence.skipped.items():
+        yield SkippedFiles(reason, group.first, group.count)
 
 
 class ListingBuilder:
@@ -64,14 +64,17 @@ class ListingBuilder:
         self._evidence = Evidence()
 
     def collect(
-        self, path: str, rows: Iterable[Row | PassedOver], progress: Callable[[int], None]
+        self,
+        path: str,
+        rows: Iterable[ListedSample | SkippedFiles],
+        progress: Callable[[int], None],
     ) -> None:
         """Append the samples of the file *path*, and call *progress* with their numbers."""
         self._paths.append(path)
-        batch: list[Row] = []
+        batch: list[ListedSample] = []
         for row in rows:
-            if isinstance(row, PassedOver):
-                self._evidence.pass_over(*row)
+            if isinstance(row, SkippedFiles):
+                self._evidence.skip(*row)
                 continue
             self._evidence.add(row.key, row.basis)
             if row.same_as:  # its target may come later, so links are resolved at the end
@@ -86,7 +89,7 @@ class ListingBuilder:
             self._add(batch)
             progress(len(batch))
 
-    def _add(self, batch: list[Row]) -> None:
+    def _add(self, batch: list[ListedSample]) -> None:
         keys, num_bytes, offsets, _, _ = zip(*batch, strict=True)
         columns = [
             string_array(keys, f"in {self._paths[-1]}"),

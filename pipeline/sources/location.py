@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from pipeline.errors import ReadError, SourceError
 from pipeline.sources.classes.decision import Evidence
-from pipeline.sources.clutter import file_ground, folder_ground, name_ground
+from pipeline.sources.clutter import file_skip_reason, folder_skip_reason, name_skip_reason
 from pipeline.sources.magic import HEAD_BYTES
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.remote import RangeFile, reading, reading_remote
@@ -31,23 +31,23 @@ _ARCHIVES = (
 )
 
 
-class Names(NamedTuple):
+class FolderEntries(NamedTuple):
     """The entries of one folder, each list sorted, without those that are hidden or a system's."""
 
     files: list[str]
     folders: list[str]
-    passed: Evidence
-    """The entries that were passed over, by ground (`pipeline.sources.clutter`)."""
+    skipped: Evidence
+    """The skipped entries, by reason (`pipeline.sources.clutter`)."""
 
 
-class Sizes(NamedTuple):
+class FolderSizes(NamedTuple):
     """The files of one folder that may be images, in no order, and the names of its folders."""
 
     files: list[str]
     num_bytes: list[int]
     folders: list[str]
-    passed: Evidence
-    """The entries that were passed over, by ground."""
+    skipped: Evidence
+    """The skipped entries, by reason."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ class Location:
 
     root: str
     """The absolute local path, or an fsspec URL; no slash at the end."""
-    only: str = ""
+    only_file: str = ""
     """The name of the single file that is the source; empty: all of the folder."""
     options: SourceOptions = DEFAULT_OPTIONS
     """The options by which the files here are read."""
-    _names_cache: dict[str, Names] = field(default_factory=dict, compare=False, repr=False)
+    _names_cache: dict[str, FolderEntries] = field(default_factory=dict, compare=False, repr=False)
     _cache: dict[tuple[str, str], Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[type["Location"], tuple[str, str, SourceOptions]]:
-        return Location, (self.root, self.only, self.options)  # without the caches
+        return Location, (self.root, self.only_file, self.options)  # without the caches
 
     @classmethod
     def at(
@@ -97,7 +97,7 @@ class Location:
     @property
     def display_name(self) -> str:
         """The location as the user named it."""
-        return self.full(self.only) if self.only else self.root
+        return self.full_path(self.only_file) if self.only_file else self.root
 
     @cached_property
     def _filesystem(self) -> tuple[Any, str]:
@@ -108,15 +108,15 @@ class Location:
             filesystem.invalidate_cache()
         return filesystem, path.rstrip("/")
 
-    def full(self, path: str) -> str:
+    def full_path(self, path: str) -> str:
         """Return the full name of *path*, which is relative to this location."""
         return f"{self.root}/{path}" if path else self.root
 
-    def inside(self, path: str) -> "Location":
+    def child(self, path: str) -> "Location":
         """Return the location of the folder *path* in this one."""
-        return Location(self.full(path), "", self.options) if path else self
+        return Location(self.full_path(path), "", self.options) if path else self
 
-    def above(self) -> "Location":
+    def parent(self) -> "Location":
         """Return the location of the folder that holds this one."""
         return Location(self.root.rpartition("/")[0] or "/", "", self.options)
 
@@ -128,35 +128,39 @@ class Location:
         """Return True if a file lies at *path*, where this user can see it."""
         if not self.remote:
             with suppress(PermissionError):  # a folder without permission is no source
-                return Path(self.full(path)).is_file()
+                return Path(self.full_path(path)).is_file()
             return False
-        with reading_remote(self.full(path)):
+        with reading_remote(self.full_path(path)):
             return bool(self._filesystem[0].isfile(self._remote_path(path)))
 
     def is_folder(self, path: str) -> bool:
         """Return True if a folder lies at *path*, where this user can see it."""
         if not self.remote:
             with suppress(PermissionError):
-                return Path(self.full(path)).is_dir()
+                return Path(self.full_path(path)).is_dir()
             return False
-        with reading_remote(self.full(path)):
+        with reading_remote(self.full_path(path)):
             return bool(self._filesystem[0].isdir(self._remote_path(path)))
 
-    def names(self, path: str = "") -> Names:
+    def names(self, path: str = "") -> FolderEntries:
         """Return the names directly in the folder *path*, without sizes; the result is cached."""
-        if self.only and not path:
-            return Names([self.only], [], Evidence())
+        if self.only_file and not path:
+            return FolderEntries([self.only_file], [], Evidence())
         if path not in self._names_cache:
-            names = Names([], [], Evidence())
+            names = FolderEntries([], [], Evidence())
             for name, is_folder in self._entries(path):
                 entry_path = f"{path}/{name}" if path else name
                 if is_folder:
-                    _add_or_pass_over(
-                        folder_ground(name, self.options), entry_path, name, names, names.folders
+                    _add_or_skip(
+                        folder_skip_reason(name, self.options),
+                        entry_path,
+                        name,
+                        names,
+                        names.folders,
                     )
                 else:
-                    _add_or_pass_over(
-                        name_ground(name, self.options), entry_path, name, names, names.files
+                    _add_or_skip(
+                        name_skip_reason(name, self.options), entry_path, name, names, names.files
                     )
             names.files.sort()
             names.folders.sort()
@@ -169,25 +173,25 @@ class Location:
             for name, details in self._remote_entries(path):
                 yield name, details["type"] == "directory"
             return
-        folder = self.full(path)
+        folder = self.full_path(path)
         with reading(folder), os.scandir(folder) as entries:
             for entry in entries:
                 yield entry.name, _is_folder(entry)
 
-    def sizes(self, path: str) -> Sizes:
+    def sizes(self, path: str) -> FolderSizes:
         """Return names and sizes in bytes of the files in folder *path* that may be images."""
-        sizes = Sizes([], [], [], Evidence())
+        sizes = FolderSizes([], [], [], Evidence())
         if not self.remote:
-            _local_sizes(self.full(path), path, self.options, sizes)
+            _local_sizes(self.full_path(path), path, self.options, sizes)
             return sizes
         for name, entry in self._remote_entries(path):
             entry_path = f"{path}/{name}" if path else name
             if entry["type"] == "directory":
-                _add_or_pass_over(
-                    folder_ground(name, self.options), entry_path, name, sizes, sizes.folders
+                _add_or_skip(
+                    folder_skip_reason(name, self.options), entry_path, name, sizes, sizes.folders
                 )
-            elif _add_or_pass_over(
-                file_ground(name, self.options), entry_path, name, sizes, sizes.files
+            elif _add_or_skip(
+                file_skip_reason(name, self.options), entry_path, name, sizes, sizes.files
             ):
                 num_bytes = entry.get("size")
                 # A plain web server lists only names, so the size costs a request.
@@ -196,7 +200,7 @@ class Location:
 
     def _remote_entries(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         filesystem, folder = self._filesystem[0], self._remote_path(path)
-        with reading_remote(self.full(path)):
+        with reading_remote(self.full_path(path)):
             entries = filesystem.ls(folder, detail=True)
             filesystem.invalidate_cache(folder)  # a million cached entries would cost a gigabyte
         for entry in entries:
@@ -208,32 +212,34 @@ class Location:
     def size(self, path: str) -> int:
         """Return the size in bytes of the file *path*."""
         if not self.remote:
-            with reading(self.full(path)):
-                return Path(self.full(path)).stat().st_size
-        with reading_remote(self.full(path)):
+            with reading(self.full_path(path)):
+                return Path(self.full_path(path)).stat().st_size
+        with reading_remote(self.full_path(path)):
             size = self._filesystem[0].size(self._remote_path(path))
         if size is None:
             raise SourceError(
-                f"{self.full(path)} does not say how long it is. Copy it to a disk first."
+                f"{self.full_path(path)} does not say how long it is. Copy it to a disk first."
             )
         return int(size)
 
     def mark(self, path: str) -> str:
         """Return a text that changes when the file or local folder at *path* changes."""
         if not self.remote:
-            with reading(self.full(path)):
-                status = Path(self.full(path)).stat()
+            with reading(self.full_path(path)):
+                status = Path(self.full_path(path)).stat()
             return f"{path}\t{status.st_size}\t{status.st_mtime_ns}"
-        with reading_remote(self.full(path)):
+        with reading_remote(self.full_path(path)):
             return f"{path}\t{self._filesystem[0].ukey(self._remote_path(path))}"
 
     def open(self, path: str, *, start: int = 0, stop: int | None = None) -> BinaryIO:
         """Open *path* for exact reads; nothing past *stop* is fetched from a remote server."""
         if not self.remote:
-            with reading(self.full(path)):
-                return cast("BinaryIO", Path(self.full(path)).open("rb", buffering=0))
+            with reading(self.full_path(path)):
+                return cast("BinaryIO", Path(self.full_path(path)).open("rb", buffering=0))
         end = self.size(path) if stop is None else stop
-        piece = RangeFile(self._filesystem[0], self._remote_path(path), self.full(path), start, end)
+        piece = RangeFile(
+            self._filesystem[0], self._remote_path(path), self.full_path(path), start, end
+        )
         return cast("BinaryIO", piece)
 
     def head(self, path: str) -> bytes:
@@ -241,7 +247,7 @@ class Location:
 
         def read_head() -> bytes:
             stop = min(HEAD_BYTES, self.size(path))
-            with self.open(path, stop=stop) as file, reading(self.full(path)):
+            with self.open(path, stop=stop) as file, reading(self.full_path(path)):
                 return file.read(stop)
 
         data: bytes = self.cached(("head", path), read_head)
@@ -262,20 +268,20 @@ class Location:
 
     def read_text(self, path: str, *, lenient: bool = False) -> str:
         """Return the text of a table in any encoding that `text_tables.decode_table` knows."""
-        with self.open(path) as file, reading(self.full(path)):
+        with self.open(path) as file, reading(self.full_path(path)):
             data = file.read()
-        return decode_table(data, self.full(path), lenient=lenient)
+        return decode_table(data, self.full_path(path), lenient=lenient)
 
 
-def _add_or_pass_over(
-    ground: str, path: str, name: str, result: Names | Sizes, names: list[str]
+def _add_or_skip(
+    reason: str, path: str, name: str, result: FolderEntries | FolderSizes, names: list[str]
 ) -> bool:
-    """Count *path* as passed over, or add *name* to *names*; return True if it is added."""
-    if ground:
-        result.passed.pass_over(ground, path)
+    """Count *path* as skipped, or add *name* to *names*; return True if it is added."""
+    if reason:
+        result.skipped.skip(reason, path)
     else:
         names.append(name)
-    return not ground
+    return not reason
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -298,20 +304,20 @@ def _broken_link(path: str, error: OSError) -> SourceError | ReadError:
     return ReadError(f"cannot read {path}: {error.strerror or error}")
 
 
-def _local_sizes(folder: str, path: str, options: SourceOptions, sizes: Sizes) -> None:
+def _local_sizes(folder: str, path: str, options: SourceOptions, sizes: FolderSizes) -> None:
     with reading(folder), os.scandir(folder) as entries:
         for entry in entries:
             entry_path = f"{path}/{entry.name}" if path else entry.name
-            ground = file_ground(entry.name, options)
-            if ground:  # the name decides, so a broken link of that name is no error
+            reason = file_skip_reason(entry.name, options)
+            if reason:  # the name decides, so a broken link of that name is no error
                 if _is_folder_or_broken(entry):
-                    ground = folder_ground(entry.name, options)
-                    _add_or_pass_over(ground, entry_path, entry.name, sizes, sizes.folders)
+                    reason = folder_skip_reason(entry.name, options)
+                    _add_or_skip(reason, entry_path, entry.name, sizes, sizes.folders)
                 else:
-                    sizes.passed.pass_over(ground, entry_path)
+                    sizes.skipped.skip(reason, entry_path)
             elif _is_folder(entry):
-                ground = folder_ground(entry.name, options)
-                _add_or_pass_over(ground, entry_path, entry.name, sizes, sizes.folders)
+                reason = folder_skip_reason(entry.name, options)
+                _add_or_skip(reason, entry_path, entry.name, sizes, sizes.folders)
             else:
                 _add_file(entry, entry_path, sizes)
 
@@ -323,7 +329,7 @@ def _is_folder_or_broken(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _add_file(entry: "os.DirEntry[str]", path: str, sizes: Sizes) -> None:
+def _add_file(entry: "os.DirEntry[str]", path: str, sizes: FolderSizes) -> None:
     try:
         status = entry.stat()
     except OSError as e:
@@ -332,7 +338,7 @@ def _add_file(entry: "os.DirEntry[str]", path: str, sizes: Sizes) -> None:
         sizes.files.append(entry.name)
         sizes.num_bytes.append(status.st_size)
     else:
-        sizes.passed.pass_over("sockets, pipes and devices", path)
+        sizes.skipped.skip("sockets, pipes and devices", path)
 
 
 def fingerprint_of(marks: list[str], options: SourceOptions) -> str:

@@ -5,8 +5,10 @@ Git LFS as `.parquet`. Names only select the files to examine. `pipeline.images.
 first bytes of each format; this module says how a source uses them.
 """
 
+import google_crc32c
+
 from pipeline.images.formats import container_of
-from pipeline.sources.archives.tar_header import BLOCK, sum_is_right
+from pipeline.sources.archives.tar_header import BLOCK, has_valid_checksum
 
 HEAD_BYTES = 1024
 """The number of first bytes that tell every kind of content, even a page behind blank lines."""
@@ -24,7 +26,7 @@ _TEXTS = {
     "xml": "an XML document, such as an error that a server sent instead of the file",
     "json": "a JSON document, such as an error that a server sent instead of the file",
 }
-_CURES = {
+_ADVICE = {
     "Git LFS pointer": "Fetch the file itself: git lfs pull.",
     "html": "Open the address in a browser to see what the server says, and download it again.",
     "xml": "Look into it to see what the server says, and download it again.",
@@ -60,6 +62,7 @@ CONVERTED = {
     ),
 }
 """The data sets of other tools, which are not read -> (what each file is, how to convert it)."""
+_TFRECORD_CRC_MASK = 0xA282EAD8
 _DOWNLOAD = "Download it again, and compare its size or checksum."
 
 
@@ -82,7 +85,18 @@ def is_tar_header(block: bytes) -> bool:
 
     The checksum decides: a compressed tar may show its `ustar` at the place where a tar has it.
     """
-    return len(block) == BLOCK and (not block.strip(b"\0") or sum_is_right(block))
+    return len(block) == BLOCK and (not block.strip(b"\0") or has_valid_checksum(block))
+
+
+def is_tfrecord(head: bytes) -> bool:
+    """Return True if *head* begins with a record's length and the masked checksum of that.
+
+    TFRecord has no magic number, so `content_of` returns `UNKNOWN` for it: 4 bytes of a checksum
+    identify a file only where nothing else is expected.
+    """
+    crc = google_crc32c.value(head[:8])
+    masked = (((crc >> 15) | (crc << 17)) + _TFRECORD_CRC_MASK) & 0xFFFFFFFF
+    return len(head) >= 12 and int.from_bytes(head[8:12], "little") == masked
 
 
 def _markup(text: bytes) -> str:
@@ -103,11 +117,11 @@ def description_of(head: bytes) -> str:
     return f"of no known kind (it begins with {head[:16]!r})"
 
 
-def cure_for(head: bytes) -> str:
+def advice_for(head: bytes) -> str:
     """Return the advice for a file that begins with *head* where an archive is expected."""
     container, content = container_of(head), content_of(head)
-    if content in _CURES:
-        return _CURES[content]
+    if content in _ADVICE:
+        return _ADVICE[content]
     if content in CONVERTED:
         return CONVERTED[content][1]
     unpacks = container is not None and container.advice != ""

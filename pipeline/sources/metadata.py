@@ -23,11 +23,11 @@ from pipeline.sources.text_tables import (
 LEVELS_ABOVE = 4
 """The number of folders above the images that are searched for tables: Kaggle needs four."""
 
-TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 SOLUTION = "LOC_val_solution.csv"
 DEVKIT = "ILSVRC2012_devkit_t12"
 _META = ("meta.mat", "devkit_t12_meta.mat")
-_DEVKIT = {TRUTH: (TRUTH,), "meta.mat": _META}
+_DEVKIT = {GROUND_TRUTH: (GROUND_TRUTH,), "meta.mat": _META}
 """The possible names of each of the two files of the devkit that tell classes."""
 ANNOTATIONS = "val_annotations.txt"
 """Tiny-ImageNet's table of the classes of its val images."""
@@ -39,7 +39,7 @@ def _folder_and_parents(location: Location) -> Iterator[Location]:
     """Yield the location and the folders above it, nearest first."""
     for _ in range(LEVELS_ABOVE + 1):
         yield location
-        parent = location.above()
+        parent = location.parent()
         if parent.root in (location.root, "/", "") or parent.root.endswith((":", ":/")):
             return
         location = parent
@@ -76,7 +76,7 @@ def find_class_names(root: str) -> tuple[str, ...]:
     `classes.txt` has a name on each line, `LOC_synset_mapping.txt` begins each line with one.
     """
     location = Location(root)
-    for folder in (location, location.above()):
+    for folder in (location, location.parent()):
         if folder.is_file("classes.txt"):
             lines = lines_of(folder.read_text("classes.txt"))
             return tuple(line.strip() for line in lines if line.strip())
@@ -86,7 +86,7 @@ def find_class_names(root: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """The classes of the images of ILSVRC2012's val split."""
 
     by_name: dict[str, str]
@@ -120,7 +120,7 @@ class Truth:
         return wnid
 
 
-class TruthMissingError(SourceError):
+class GroundTruthMissingError(SourceError):
     """The error for ILSVRC2012's val images without a table of their classes."""
 
 
@@ -128,7 +128,7 @@ class PackageMissingError(SourceError):
     """The error for a table that needs a package which is not installed."""
 
 
-def find_solution(location: Location) -> Truth | None:
+def find_solution(location: Location) -> GroundTruth | None:
     """Return the classes in Kaggle's `LOC_val_solution.csv` near *location*; None without the file.
 
     Raises:
@@ -137,11 +137,11 @@ def find_solution(location: Location) -> Truth | None:
     table = _find_nearest(location, SOLUTION)
     if not table:
         return None
-    where = table[0].full(table[1])
-    return Truth(parse_solution(table[0].read_text(table[1]), where), (), where)
+    where = table[0].full_path(table[1])
+    return GroundTruth(parse_solution(table[0].read_text(table[1]), where), (), where)
 
 
-def find_truth(location: Location) -> Truth:
+def find_ground_truth(location: Location) -> GroundTruth:
     """Return the classes of ILSVRC2012's val split near *location*.
 
     The folder of the images and up to four above it are searched for Kaggle's
@@ -149,22 +149,24 @@ def find_truth(location: Location) -> Truth:
     `ILSVRC2012_devkit_t12/data/` or in `ILSVRC2012_devkit_t12.tar.gz`.
 
     Raises:
-        TruthMissingError: There is no table.
+        GroundTruthMissingError: There is no table.
         SourceError: The table cannot be used.
     """
-    truth = find_any_truth(location)
+    truth = find_optional_ground_truth(location)
     if truth is not None:
         return truth
     missing = [
-        name for name in (TRUTH, "meta.mat") if _devkit_file(location, *_DEVKIT[name]) is None
+        name
+        for name in (GROUND_TRUTH, "meta.mat")
+        if _devkit_file(location, *_DEVKIT[name]) is None
     ]
-    raise TruthMissingError(
+    raise GroundTruthMissingError(
         f"the images of {location.display_name} have no classes: {' and '.join(missing)} not"
         f" found. Put {DEVKIT}.tar.gz (from image-net.org), or Kaggle's {SOLUTION}, beside them."
     )
 
 
-def find_any_truth(location: Location) -> Truth | None:
+def find_optional_ground_truth(location: Location) -> GroundTruth | None:
     """Return the classes of ILSVRC2012's val split near *location*; None without a table.
 
     Raises:
@@ -185,7 +187,7 @@ def find_any_truth(location: Location) -> Truth | None:
             f"{meta[0]}. Expected a number from 1 to 1000 on each line; both files must come from "
             "the same devkit."
         )
-    return Truth({}, tuple(synsets[number][0] for number in numbers), truth[0])
+    return GroundTruth({}, tuple(synsets[number][0] for number in numbers), truth[0])
 
 
 TableFile = tuple[str, Callable[[], bytes]]
@@ -198,11 +200,11 @@ def _devkit_file(location: Location, *names: str) -> TableFile | None:
         for inside in ("", f"{DEVKIT}/data/"):
             for name in names:
                 if folder.is_file(inside + name):
-                    return folder.full(inside + name), _file_reader(folder, inside + name)
+                    return folder.full_path(inside + name), _file_reader(folder, inside + name)
         packed = f"{DEVKIT}.tar.gz"
         if folder.is_file(packed):
             name = f"{DEVKIT}/data/{names[0]}"
-            return f"{folder.full(packed)}:{name}", _member_reader(folder, packed, name)
+            return f"{folder.full_path(packed)}:{name}", _member_reader(folder, packed, name)
     return None
 
 
@@ -221,7 +223,7 @@ def _member_reader(location: Location, path: str, name: str) -> Callable[[], byt
                 if member.name == name:
                     return tar.read(member.offset, member.num_bytes)
         raise SourceError(
-            f"{location.full(path)} holds no {name}. Fetch it again from image-net.org."
+            f"{location.full_path(path)} holds no {name}. Fetch it again from image-net.org."
         )
 
     return read
@@ -288,9 +290,9 @@ def _columns(location: Location, name: str) -> list[str]:
     with location.open(name, stop=stop) as file:
         data = file.read(stop)
     try:
-        line = next(iter(lines_of(decode_table(data, location.full(name), lenient=True))), "")
+        line = next(iter(lines_of(decode_table(data, location.full_path(name), lenient=True))), "")
         if not name.lower().endswith(".jsonl"):
-            return rows_of(line, location.full(name))[0][1]
+            return rows_of(line, location.full_path(name))[0][1]
         first = json.loads(line)
         return list(first) if isinstance(first, dict) else []
     except (SourceError, ValueError, IndexError, RecursionError):

@@ -7,7 +7,7 @@ from typing import Any
 LISTING_RULES = 2
 """The version of the rules that decide which files count and which class each is of.
 
-1: numbers are text, only hidden names are passed over, and labels such as -1 are classes.
+1: numbers are text, only hidden names are skipped, and labels such as -1 are classes.
 2: the rules of `pipeline.sources.classes.decision` and `pipeline.sources.clutter`.
 """
 
@@ -25,7 +25,7 @@ class SourceOptions:
     class_name: str = ""
     """The class of all images of a flat folder; `-`: they have none."""
     ignore: tuple[str, ...] = ()
-    """The shell patterns of names of files and folders that are passed over."""
+    """The shell patterns of names of files and folders that are skipped."""
     image_column: str = ""
     """The column of a table that holds the bytes of images; empty: chosen by name and type."""
     label_column: str = ""

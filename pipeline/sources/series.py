@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.errors import SourceError
 from pipeline.sources.classes.decision import abbreviate
-from pipeline.sources.clutter import name_ground
+from pipeline.sources.clutter import name_skip_reason
 from pipeline.sources.location import Location
 
 _COUNTED_NAME = re.compile(r"(.*[-_])([0-9]{1,6})-of-([0-9]{1,6})(.*)", re.ASCII | re.DOTALL)
@@ -30,7 +30,7 @@ def check_complete(location: Location, paths: Sequence[str]) -> None:
     Raises:
         SourceError: Files are missing; the message names them.
     """
-    if location.only or location.options.rules == 1:
+    if location.only_file or location.options.rules == 1:
         return
     numbers: dict[tuple[str, str, str], set[int]] = {}
     for path in paths:
@@ -57,7 +57,7 @@ def gaps(location: Location, paths: Sequence[str]) -> Iterator[str]:
 
     Ignored files are not missed.
     """
-    if location.only or location.options.rules == 1:
+    if location.only_file or location.options.rules == 1:
         return
     rows: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
     for path in paths:
@@ -87,4 +87,6 @@ def gaps(location: Location, paths: Sequence[str]) -> Iterator[str]:
 
 def _not_ignored(location: Location, paths: Iterable[str]) -> list[str]:
     """Return the *paths* that would be files of the source if they existed."""
-    return [path for path in paths if not name_ground(path.rpartition("/")[2], location.options)]
+    return [
+        path for path in paths if not name_skip_reason(path.rpartition("/")[2], location.options)
+    ]

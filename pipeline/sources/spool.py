@@ -37,21 +37,21 @@ from pipeline.errors import SourceError
 from pipeline.filesystem import LocksMissingError, sync_folder, try_lock
 from pipeline.images.formats import HEAD_BYTES, is_worth_reading
 from pipeline.sources.classes.decision import Evidence
-from pipeline.sources.listing import ListingBuilder, PassedOver, Row, sort_listing
-from pipeline.sources.repeats import rename_repeated
+from pipeline.sources.duplicates import rename_duplicates
+from pipeline.sources.listing import ListedSample, ListingBuilder, SkippedFiles, sort_listing
 
 RECORDS = ".records"
 INDEX = ".index.arrow"
-_LENGTH = b"tesserae records bytes"
-_SOURCE = b"tesserae source"
-_LIMIT = b"tesserae image bytes"
+_LENGTH_KEY = b"tesserae records bytes"
+_SOURCE_KEY = b"tesserae source"
+_LIMIT_KEY = b"tesserae image bytes"
 _LOCK_GRACE_SECONDS = 10.0
 """The age below which a file may be in use without a lock, since it was just created."""
 _ABANDONED_SECONDS = 3600.0
 """The age at which a file is removed where no lock tells whether it is in use."""
 _SLACK = 1.05  # an index costs about 80 bytes a sample; compressed archives hardly expand
 
-Put = Callable[[Iterable[bytes]], int]
+WriteBytes = Callable[[Iterable[bytes]], int]
 """A function that appends one sample's bytes, given in pieces, and returns their offset."""
 
 
@@ -70,10 +70,10 @@ class Block(ABC):
         """The full name of the file that the block is a part of, for a message."""
 
     @abstractmethod
-    def samples(self, put: Put) -> Iterator[Row | PassedOver]:
-        """Read the block from front to back, and pass each sample's bytes to *put*."""
+    def samples(self, write: WriteBytes) -> Iterator[ListedSample | SkippedFiles]:
+        """Read the block from front to back, and pass each sample's bytes to *write*."""
 
-    def own_name(self, number: int, name: str) -> str:
+    def unique_name(self, number: int, name: str) -> str:
         """Return a unique name for sample *number*, whose *name* repeats; empty: it is refused."""
         return ""
 
@@ -153,21 +153,21 @@ def _write_records(block: Block, file: BinaryIO, source: str, limit: int | None)
     """Write the samples of *block* to *file* and return their index."""
     offsets, checksums = array("q"), array("q")
 
-    def put(pieces: Iterable[bytes]) -> int:
+    def write(pieces: Iterable[bytes]) -> int:
         offset = file.tell()
         checksums.append(_write_record(pieces, file, limit))
         offsets.append(offset)
         return offset
 
     builder = ListingBuilder()
-    builder.collect(block.name + RECORDS, block.samples(put), lambda _: None)
+    builder.collect(block.name + RECORDS, block.samples(write), lambda _: None)
     table = builder.finish().drop_columns(["path"])
     crc32c = _checksums_at(table, np.array(offsets, np.int64), np.array(checksums, np.int64))
     table = table.append_column("crc32c", crc32c)
     own_metadata = {
-        _LENGTH: str(file.tell()).encode(),
-        _SOURCE: source.encode(),
-        _LIMIT: str(limit).encode(),
+        _LENGTH_KEY: str(file.tell()).encode(),
+        _SOURCE_KEY: source.encode(),
+        _LIMIT_KEY: str(limit).encode(),
     }
     metadata = {**(table.schema.metadata or {}), **own_metadata}
     return table.replace_schema_metadata(metadata)
@@ -221,11 +221,11 @@ def _is_whole(folder: Path, name: str, source: str, limit: int | None) -> bool:
         table = _read_index(folder, name)
     except (OSError, SourceError):
         return False  # an absent or damaged block is streamed again
-    stored_source = table.schema.metadata.get(_SOURCE)
+    stored_source = table.schema.metadata.get(_SOURCE_KEY)
     # Earlier versions wrote no fingerprint, and accepted every block.
     is_same_source = not source or stored_source is None or stored_source.decode() == source
     # A run that stopped before its recipe was written may have had another limit.
-    stored_limit = table.schema.metadata.get(_LIMIT, b"None").decode()
+    stored_limit = table.schema.metadata.get(_LIMIT_KEY, b"None").decode()
     return bool(is_same_source and stored_limit == str(limit))
 
 
@@ -283,7 +283,7 @@ def _read_index(folder: Path, name: str) -> pa.Table:
     try:
         with pa.OSFile(str(path)) as file:
             table = pa.ipc.open_file(file).read_all()
-        expected = int(table.schema.metadata[_LENGTH])
+        expected = int(table.schema.metadata[_LENGTH_KEY])
     except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as e:
         raise SourceError(
             f"the spool's index {path} is damaged. Delete it; its block is then streamed again."
@@ -325,9 +325,9 @@ def spool_listing(directory: str, blocks: Sequence[Block]) -> pa.Table:
             "of the requested split."
         )
     table = pa.concat_tables(tables).replace_schema_metadata(evidence.encode())
-    table = rename_repeated(
+    table = rename_duplicates(
         table.unify_dictionaries().combine_chunks(),
-        lambda path, number, name: block_of[path].own_name(number, name),
+        lambda path, number, name: block_of[path].unique_name(number, name),
     )
     return sort_listing(table, lambda table, row: repr(block_of[table["path"][row].as_py()].where))
 

@@ -87,7 +87,7 @@ def rows_of(text: str, where: str) -> Rows:
     return rows
 
 
-def shown_line(text: str) -> str:
+def quote_line(text: str) -> str:
     """Return the beginning of a line for a message, quoted."""
     return repr(text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}...")
 
@@ -122,7 +122,7 @@ def parse_annotations(text: str, where: str = "val_annotations.txt") -> dict[str
         name, wnid = (*cells, "")[:2]
         if not name or not wnid:
             raise SourceError(
-                f"{where}: line {number} is {shown_line(' '.join(cells))}: expected a file's name"
+                f"{where}: line {number} is {quote_line(' '.join(cells))}: expected a file's name"
                 " and its class, with a tab between them. Correct the line."
             )
         if classes.setdefault(name, wnid) != wnid:
@@ -145,7 +145,7 @@ def parse_solution(text: str, where: str) -> dict[str, str]:
     if missing:
         first = next((line for line in lines_of(text) if line.strip()), "")
         raise SourceError(
-            f"{where} has no column {missing[0]}: its first line is {shown_line(first)}, expected"
+            f"{where} has no column {missing[0]}: its first line is {quote_line(first)}, expected"
             " 'ImageId,PredictionString'. Download the table again."
         )
     image, prediction = header.index("imageid"), header.index("predictionstring")
@@ -155,7 +155,7 @@ def parse_solution(text: str, where: str) -> dict[str, str]:
         words = cells[prediction].split() if prediction < len(cells) else []
         if not name or not words or not is_wnid(words[0]):
             raise SourceError(
-                f"{where}: line {number} is {shown_line(','.join(cells))}: expected an image's name"
+                f"{where}: line {number} is {quote_line(','.join(cells))}: expected an image's name"
                 " and a prediction that begins with its class (n########). Download it again."
             )
         if classes.setdefault(name.partition(".")[0], words[0]) != words[0]:
@@ -178,7 +178,7 @@ def parse_numbers(text: str, where: str) -> list[int]:
     for number, line in enumerate(lines, 1):
         if not re.fullmatch(r"[0-9]{1,9}", line, re.ASCII):
             raise SourceError(
-                f"{where}: line {number} is {shown_line(line)}: expected one number on each line."
+                f"{where}: line {number} is {quote_line(line)}: expected one number on each line."
                 " Download the table again."
             )
     return [int(line) for line in lines]

@@ -13,7 +13,7 @@ IMAGE_SECONDS = Annotated[float, Between(0, 86_400)]
 
 
 @dataclass(frozen=True)
-class Written:
+class ObjectRecord:
     """The name, size and digest of an object that was written."""
 
     name: str
@@ -34,9 +34,9 @@ class Commit:
     """The first row of the shard."""
     stop: Count
     """The row after the last one of the shard."""
-    arrays: dict[SizeText, Written]
+    arrays: dict[SizeText, ObjectRecord]
     """The shard object of each size in pixels, as text."""
-    table: Written
+    table: ObjectRecord
     """The object of the shard's part of the table."""
     counts: dict[str, Count]
     """The number of rows by the name of their status: `readable`, `empty`, `truncated`, ..."""
@@ -56,7 +56,7 @@ class Commit:
         return {int(size) for size in self.arrays}
 
     @property
-    def objects(self) -> list[Written]:
+    def objects(self) -> list[ObjectRecord]:
         """All objects that the commit lists."""
         return [*self.arrays.values(), self.table]
 

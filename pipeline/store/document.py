@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from pipeline.errors import StoreDamagedError, StoreError, WrongDocumentError
+from pipeline.errors import InvalidDocumentError, StoreDamagedError, StoreError
 from pipeline.store import schema
 from pipeline.store.layout import READABLE_FORMATS
 from pipeline.store.schema import SchemaError
@@ -20,7 +20,7 @@ from pipeline.store.schema import SchemaError
 Kind = TypeVar("Kind")
 
 REPAIR = "Run `tesserae repair`."
-"""The cure in the error messages of most documents."""
+"""The advice in the error messages of most documents."""
 
 MAX_BYTES = 2**30
 """The maximum length in bytes of a document that is read; 2^22 shards need less."""
@@ -36,7 +36,7 @@ def digest(fields: dict[str, Any]) -> str:
     return hashlib.sha256(_text(fields)).hexdigest()
 
 
-def decode(data: bytes, name: str, cure: str = REPAIR) -> dict[str, Any]:
+def decode(data: bytes, name: str, advice: str = REPAIR) -> dict[str, Any]:
     """Decode a document and return its fields without the digest.
 
     Raises:
@@ -51,7 +51,7 @@ def decode(data: bytes, name: str, cure: str = REPAIR) -> dict[str, Any]:
         intact = False
     if not intact:
         raise StoreDamagedError(
-            f"{name} is damaged: its text does not match its own digest. {cure}"
+            f"{name} is damaged: its text does not match its own digest. {advice}"
         )
     if type(fields.get("format")) is not int or fields["format"] not in READABLE_FORMATS:
         readable = " and ".join(map(str, READABLE_FORMATS))
@@ -68,7 +68,7 @@ def decode_as(
     name: str,
     complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda fields: fields,
     *,
-    cure: str = REPAIR,
+    advice: str = REPAIR,
 ) -> Kind:
     """Decode a document as the dataclass *kind* and check each of its fields.
 
@@ -78,20 +78,20 @@ def decode_as(
         name: The name of the document, for messages.
         complete: A function that adds the fields that an earlier format did not have (default:
             none).
-        cure: The advice in error messages (default: `REPAIR`).
+        advice: The advice in error messages (default: `REPAIR`).
 
     Raises:
         StoreDamagedError: The bytes differ from those written, or the document is of another kind
             or has an invalid field.
     """
-    fields = decode(data, name, cure)
+    fields = decode(data, name, advice)
     try:
         return schema.read(kind, complete(fields))
     except SchemaError as e:
-        raise WrongDocumentError(name, str(e), cure) from None
+        raise InvalidDocumentError(name, str(e), advice) from None
 
 
-def check_value(name: str, key: str, value: object, expected: object, cure: str = REPAIR) -> None:
+def check_value(name: str, key: str, value: object, expected: object, advice: str = REPAIR) -> None:
     """Refuse a document with a field that contradicts its other fields or its name.
 
     Raises:
@@ -101,7 +101,7 @@ def check_value(name: str, key: str, value: object, expected: object, cure: str 
         problem = (
             f"{key} is {schema.describe_value(value)}: expected {schema.describe_value(expected)}"
         )
-        raise WrongDocumentError(name, problem, cure)
+        raise InvalidDocumentError(name, problem, advice)
 
 
 def check_field(name: str, annotation: Any, key: str, value: object) -> None:
@@ -113,7 +113,7 @@ def check_field(name: str, annotation: Any, key: str, value: object) -> None:
     try:
         schema.check(annotation, value, key)
     except SchemaError as e:
-        raise WrongDocumentError(name, str(e), REPAIR) from None
+        raise InvalidDocumentError(name, str(e), REPAIR) from None
 
 
 def _refuse_constant(text: str) -> float:

@@ -20,7 +20,7 @@ from typing import Annotated, Any, TypeVar
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.store import document, layout, records
-from pipeline.store.commit import Written
+from pipeline.store.commit import ObjectRecord
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.schema import (
@@ -38,7 +38,7 @@ from pipeline.store.schema import (
 KINDS = ("plain", "mirrored")
 """The kinds of features: of the stored image, and of its mirror image."""
 
-AGAIN = "Run the same `tesserae features` again: it makes anew what is damaged."
+RERUN_ADVICE = "Run the same `tesserae features` again: it makes anew what is damaged."
 
 DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16")
@@ -50,7 +50,7 @@ Share = Annotated[float, Between(-1000, 1000)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureChoices:
+class FeatureOptions:
     """What the user chooses of features, beside the network."""
 
     stored_size: int | None = None
@@ -125,7 +125,7 @@ class FeatureRecipe:
         """The bytes of one image's features."""
         return self.dim * (4 if self.dtype == "float32" else 2)
 
-    def words(self, kinds: Iterable[str] = ()) -> str:
+    def command_line_options(self, kinds: Iterable[str] = ()) -> str:
         """Return the options of `tesserae features`, beside the network, that give this recipe."""
         options = [("--cut", self.cut), ("--pooling", self.pooling), ("--size", self.stored_size)]
         options += [("--precision", self.precision), ("--dtype", self.dtype)]
@@ -153,7 +153,7 @@ class FeatureCommit:
     """The digest of the split's plan."""
     pixels: Digest
     """The digest of the shard object of images that they were computed from."""
-    arrays: dict[Kind, Written]
+    arrays: dict[Kind, ObjectRecord]
     """The shard object of each kind."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Seconds, host and versions, for information only."""
@@ -166,7 +166,7 @@ class FeatureCommit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeaturesDone:
+class FeatureFinishRecord:
     """The record that every commit of a split's features exists."""
 
     features: Digest
@@ -176,7 +176,7 @@ class FeaturesDone:
     kinds: tuple[Kind, ...]
     parts: Digest
     """The digest of the table's parts, as in the images' record: which image each row shows."""
-    objects: tuple[Written, ...]
+    objects: tuple[ObjectRecord, ...]
     """The recipe of the features and the zarr metadata."""
     format: Format = layout.FORMAT
     """The format version of the store, as in its recipe."""
@@ -186,7 +186,7 @@ class FeaturesDone:
         return document.encode(asdict(self))
 
 
-Record = TypeVar("Record", FeatureRecipe, FeatureCommit, FeaturesDone)
+Record = TypeVar("Record", FeatureRecipe, FeatureCommit, FeatureFinishRecord)
 
 
 def decode(kind: type[Record], data: bytes, name: str) -> Record:
@@ -196,7 +196,7 @@ def decode(kind: type[Record], data: bytes, name: str) -> Record:
         StoreDamagedError: The bytes differ from those written, or are a record of another kind.
         StoreError: The record has a format that this version does not read.
     """
-    return document.decode_as(kind, data, name, cure=AGAIN)
+    return document.decode_as(kind, data, name, advice=RERUN_ADVICE)
 
 
 def _read(kind: type[Record], objects: Objects, file: str) -> Record:
@@ -250,7 +250,7 @@ def load_recipe(objects: Objects, name: str) -> FeatureRecipe:
     return recipe
 
 
-def load_done(objects: Objects, name: str, split: str) -> FeaturesDone | None:
+def load_finish_record(objects: Objects, name: str, split: str) -> FeatureFinishRecord | None:
     """Load the record that a split's features are complete; None while they are not.
 
     Raises:
@@ -258,13 +258,15 @@ def load_done(objects: Objects, name: str, split: str) -> FeaturesDone | None:
     """
     file = layout.features_done(name, split)
     try:
-        done = _read(FeaturesDone, objects, file)
+        done = _read(FeatureFinishRecord, objects, file)
     except FileNotFoundError:
         return None
-    document.check_value(file, "split", done.split, split, AGAIN)
+    document.check_value(file, "split", done.split, split, RERUN_ADVICE)
     expected = layout.features_derived(name, split, done.kinds)
     named = {written.name for written in done.objects}
-    document.check_value(file, "the names of objects", sorted(named), sorted(expected), AGAIN)
+    document.check_value(
+        file, "the names of objects", sorted(named), sorted(expected), RERUN_ADVICE
+    )
     return done
 
 
@@ -282,7 +284,7 @@ def load_commit(
         commit = _read(FeatureCommit, objects, file)
         for kind, written in commit.arrays.items():
             expected = layout.features_shard(recipe.name, plan.split, kind, shard)
-            document.check_value(file, f"arrays.{kind}.name", written.name, expected, AGAIN)
+            document.check_value(file, f"arrays.{kind}.name", written.name, expected, RERUN_ADVICE)
     except (FileNotFoundError, StoreDamagedError):
         return None
     origin = (commit.features, commit.split, commit.shard, commit.plan)

@@ -127,13 +127,13 @@ def table(split: str) -> str:
     return f"samples/{split}.parquet"
 
 
-def rows(split: str) -> str:
+def source_index(split: str) -> str:
     """Return the name of the cached index that locates each row's bytes in the source."""
     return f"{CACHE}/{split}.rows.arrow"
 
 
-def rows_record(split: str) -> str:
-    """Return the name of the record that holds the size and digest of `rows`."""
+def source_index_record(split: str) -> str:
+    """Return the name of the record that holds the size and digest of the source index."""
     return f"{CACHE}/{split}.rows.json"
 
 

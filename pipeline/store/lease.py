@@ -23,7 +23,7 @@ from pathlib import Path
 
 from pipeline import confined
 from pipeline.errors import StoreBusyError, StoreError
-from pipeline.filesystem import LocksMissingError, NumberedLock, cure, try_lock
+from pipeline.filesystem import LocksMissingError, NumberedLock, advice_for, try_lock
 from pipeline.store.layout import TEMPORARY
 from pipeline.store.local import LocalObjects, make_folders
 from pipeline.store.objects import Objects
@@ -41,7 +41,7 @@ def lease(
     split: str,
     *,
     wait: bool,
-    waiting: Callable[[str], None] = lambda holder: None,
+    on_wait: Callable[[str], None] = lambda holder: None,
 ) -> Iterator[None]:
     """Hold the lease of *split* inside the block.
 
@@ -49,7 +49,7 @@ def lease(
         objects: The objects of the store.
         split: The split to be written.
         wait: True to wait for another run that holds the lease.
-        waiting: A function that is called with the description of each holder before the wait
+        on_wait: A function that is called with the description of each holder before the wait
             (default: none).
 
     Raises:
@@ -66,7 +66,7 @@ def lease(
                 " end, or pass --wait."
             )
         if holder != waited_for:
-            waiting(holder)
+            on_wait(holder)
             waited_for = holder
         time.sleep(POLL_SECONDS)
     try:
@@ -95,7 +95,7 @@ class _Lock:
         except OSError as e:
             raise StoreError(
                 f"cannot write to {store}: {e.strerror or e}."
-                f" {cure(e, 'Choose a folder that can be written')}."
+                f" {advice_for(e, 'Choose a folder that can be written')}."
             ) from e
 
     def _acquire(self) -> str | None:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from pipeline import confined
 from pipeline.errors import StoreError
-from pipeline.filesystem import cure, name_exclusively, sync_folder
+from pipeline.filesystem import advice_for, name_exclusively, sync_folder
 from pipeline.store.direct import open_direct, read_direct
 from pipeline.store.layout import TEMPORARY
 from pipeline.store.objects import ObjectWriter, check_length
@@ -130,7 +130,7 @@ class LocalObjects:
 
     def remove(self, name: str) -> None:
         """Remove a file durably if it exists."""
-        path = confined.confined(self._root, name)
+        path = confined.confined_path(self._root, name)
         # An object that does not exist is no error: an interrupted run repeats its removals.
         with _explain_os_errors(f"cannot remove {path}"), contextlib.suppress(FileNotFoundError):
             os.unlink(path)
@@ -138,7 +138,7 @@ class LocalObjects:
 
     def sync(self, folder: str) -> None:
         """Make the names in *folder*, and the folder itself, durable if the folder exists."""
-        path = confined.confined(self._root, folder) if folder else self._root
+        path = confined.confined_path(self._root, folder) if folder else self._root
         if path.is_dir():
             confined.check_inside(path, self._root)
             with _explain_os_errors(f"cannot write to {path}"):
@@ -163,7 +163,7 @@ class LocalObjects:
                 self._root / TEMPORARY / self._run, self._run.rpartition("-")[0], self._root
             )
 
-    def room(self) -> int | None:
+    def free_bytes(self) -> int | None:
         """Return the free bytes of the file system that holds the store."""
         folder = self._root
         while not folder.exists():  # a new store: its file system is that of the nearest parent
@@ -186,7 +186,7 @@ class LocalWriter:
 
     def __init__(self, root: Path, name: str, run: str) -> None:
         self.name = name
-        self._final = confined.confined(root, name)
+        self._final = confined.confined_path(root, name)
         self._temporary = root / TEMPORARY / run / uuid.uuid4().hex
         confined.check_inside(self._temporary.parent, root)
         self._locks = root / TEMPORARY
@@ -367,6 +367,6 @@ def _explain_os_errors(problem: str) -> Iterator[None]:
         yield
     except OSError as e:
         raise StoreError(
-            f"{problem}: {e.strerror or e}. {cure(e)}, then run the same command again: it"
+            f"{problem}: {e.strerror or e}. {advice_for(e)}, then run the same command again: it"
             " continues from the committed shards."
         ) from e

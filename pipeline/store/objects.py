@@ -130,7 +130,7 @@ class Objects(Protocol):
     def end(self) -> None:
         """End this run, after which it cannot write anything."""
 
-    def room(self) -> int | None:
+    def free_bytes(self) -> int | None:
         """Return the free space in bytes, or None if there is no known limit."""
 
 

@@ -151,7 +151,7 @@ class Recipe:
         return fields
 
     @property
-    def decoding(self) -> dict[str, Any]:
+    def decode_arguments(self) -> dict[str, Any]:
         """The keyword arguments of `pipeline.images.decode.decode` for images of this store."""
         return {
             "fit": self.fit,

@@ -17,7 +17,7 @@ import xxhash
 
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store import commit, document, layout, plan, recipe, schema
-from pipeline.store.commit import Commit, Written
+from pipeline.store.commit import Commit, ObjectRecord
 from pipeline.store.objects import Objects, Writer
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
@@ -31,7 +31,7 @@ READERS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done:
+class FinishRecord:
     """The finish record of a split: every commit exists."""
 
     split: Split
@@ -45,7 +45,7 @@ class Done:
     """The number of rows by the name of their status."""
     parts: Digest
     """The XXH3-128 over the digests of the table's parts, in order."""
-    objects: tuple[Written, ...]
+    objects: tuple[ObjectRecord, ...]
     """The objects of labels, status, table and zarr metadata."""
     format: Format = layout.FORMAT
     """The format version of the store, as in its recipe."""
@@ -55,14 +55,14 @@ class Done:
         return document.encode(asdict(self))
 
 
-def decode_done(data: bytes, name: str) -> Done:
+def decode_finish_record(data: bytes, name: str) -> FinishRecord:
     """Decode a finish record.
 
     Raises:
         StoreDamagedError: The bytes differ from those written, or list other objects than a
             finish step writes.
     """
-    done = document.decode_as(Done, data, name)
+    done = document.decode_as(FinishRecord, data, name)
     document.check_value(name, "sizes", done.sizes, tuple(sorted(set(done.sizes))))
     document.check_value(name, "the sum of counts", sum(done.counts.values()), done.num_rows)
     named = {written.name for written in done.objects}
@@ -114,7 +114,7 @@ def load_plan(objects: Objects, split: str) -> Plan:
     return loaded
 
 
-def load_done(objects: Objects, split: str) -> Done | None:
+def load_finish_record(objects: Objects, split: str) -> FinishRecord | None:
     """Load the finish record of *split*; None while the split is not finished.
 
     Raises:
@@ -122,7 +122,7 @@ def load_done(objects: Objects, split: str) -> Done | None:
     """
     name = layout.done(split)
     try:
-        done = decode_done(objects.get(name, document.MAX_BYTES), name)
+        done = decode_finish_record(objects.get(name, document.MAX_BYTES), name)
     except FileNotFoundError:
         return None
     document.check_value(name, "split", done.split, split)
@@ -196,7 +196,7 @@ class Ledger:
 
     copies: dict[str, bytes]
     """The intact documents, by name."""
-    what: str | None
+    damage: str | None
     """The problem with the ledger: `missing`, `damaged` or None."""
 
 
@@ -236,15 +236,15 @@ def digest_of(objects: Objects, name: str) -> str:
     return hasher.hexdigest()
 
 
-def fingerprint(name: str, data: bytes) -> Written:
+def fingerprint(name: str, data: bytes) -> ObjectRecord:
     """Return the name, size and digest of the object *name* with the bytes *data*."""
-    return Written(name, len(data), xxhash.xxh3_128(data).hexdigest())
+    return ObjectRecord(name, len(data), xxhash.xxh3_128(data).hexdigest())
 
 
-def is_there(objects: Objects, written: Written) -> bool:
+def is_intact(objects: Objects, record: ObjectRecord) -> bool:
     """Return True if an object exists and has the recorded size and digest."""
-    same_size = objects.size(written.name) == written.num_bytes
-    return same_size and digest_of(objects, written.name) == written.digest
+    same_size = objects.size(record.name) == record.num_bytes
+    return same_size and digest_of(objects, record.name) == record.digest
 
 
 class FingerprintWriter:
@@ -266,6 +266,6 @@ class FingerprintWriter:
         """Make the object durable under its name."""
         self._writer.finish()
 
-    def written(self) -> Written:
+    def written(self) -> ObjectRecord:
         """Return the name, size and digest of the bytes written so far."""
-        return Written(self.name, self._num_bytes, self._hash.hexdigest())
+        return ObjectRecord(self.name, self._num_bytes, self._hash.hexdigest())

@@ -105,7 +105,7 @@ class RemoteObjects:
     def end(self) -> None:
         """Do nothing: an object store has no temporary files."""
 
-    def room(self) -> int | None:
+    def free_bytes(self) -> int | None:
         """Return None: an object store has no known limit."""
         return None
 

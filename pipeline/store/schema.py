@@ -59,13 +59,13 @@ class Matching:
 
     fits: Callable[[str], object]
     """A function whose result is true for a valid text."""
-    words: str
+    description: str
     """The description of a valid text, for the message."""
 
 
-def pattern(expression: str, words: str) -> Matching:
+def pattern(expression: str, description: str) -> Matching:
     """Return the rule that a text fully matches a regular expression."""
-    return Matching(re.compile(expression).fullmatch, words)
+    return Matching(re.compile(expression).fullmatch, description)
 
 
 def _is_size(text: str) -> bool:
@@ -176,7 +176,7 @@ def _number(bounds: Between = Between(-math.inf, math.inf)) -> Read:
 def _text(rule: Matching | None = None) -> Read:
     def reader(value: Any, where: str) -> Any:
         if type(value) is not str or not (rule is None or rule.fits(value)):
-            raise _unfit(where, value, "a text" if rule is None else rule.words)
+            raise _unfit(where, value, "a text" if rule is None else rule.description)
         return value
 
     return reader

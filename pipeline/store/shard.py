@@ -22,7 +22,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from pipeline.store.checksum import CHECKSUM_BYTES, append_checksum, has_valid_checksum
-from pipeline.store.commit import Written
+from pipeline.store.commit import ObjectRecord
 from pipeline.store.objects import Writer
 
 ABSENT = np.uint64(2**64 - 1)
@@ -65,12 +65,12 @@ class ShardComposer:
         if self._num_rows % self._chunk_rows == 0:
             self._end_chunk()
 
-    def end(self) -> Written:
+    def write_index(self) -> ObjectRecord:
         """Write the index after the last row; return the record of the object."""
         while self._num_rows % self._chunk_rows:
             self.append(bytes(self.row_bytes))
         self._write(append_checksum(self._index.tobytes()))
-        return Written(self._writer.name, self._num_bytes, self._hash.hexdigest())
+        return ObjectRecord(self._writer.name, self._num_bytes, self._hash.hexdigest())
 
     def finish(self) -> None:
         """Make the object durable under its name."""

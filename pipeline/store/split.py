@@ -35,16 +35,16 @@ class Split:
     """The sides in pixels of the squares that can be read, ascending."""
     labels: NDArray[np.int32]
     """The label of each row, (num_rows,) int32; -1 for none."""
-    absent: NDArray[np.int64]
+    excluded: NDArray[np.int64]
     """The rows that must not be read, (n,) int64, ascending."""
     digest: str
     """A SHA-256 that changes whenever the readable rows or their pixels change."""
 
     @cached_property
     def readable(self) -> NDArray[np.bool_]:
-        """The mask of rows that may be read, (num_rows,) bool: False for those in `absent`."""
+        """The mask of rows that may be read, (num_rows,) bool: False for those in `excluded`."""
         readable = np.ones(self.plan.num_rows, bool)
-        readable[self.absent] = False
+        readable[self.excluded] = False
         return readable
 
     @cached_property
@@ -59,7 +59,7 @@ class Split:
 
 
 def open_split(
-    objects: Objects, split: str, sizes: Iterable[int], *, partial: bool = False
+    objects: Objects, split: str, sizes: Iterable[int], *, allow_partial: bool = False
 ) -> Split:
     """Open a split to read some of its sizes.
 
@@ -67,7 +67,7 @@ def open_split(
         objects: The objects of the store.
         split: The name of the split.
         sizes: The sides of the squares in pixels.
-        partial: Open an unfinished split too, with its committed rows (default: false).
+        allow_partial: Open an unfinished split too, with its committed rows (default: false).
 
     Raises:
         StoreError: The store has no such split or size, or the split is not finished.
@@ -77,7 +77,7 @@ def open_split(
     recipe = records.load_recipe(objects)
     plan = records.load_plan(objects, split)
     requested = tuple(sorted(set(sizes)))
-    done = records.load_done(objects, split)
+    done = records.load_finish_record(objects, split)
     if done is not None and (done.recipe, done.plan) != (recipe.digest, plan.digest):
         raise StoreMismatchError(
             f"{layout.done(split)} belongs to another recipe or plan. Run `tesserae verify`."
@@ -91,7 +91,7 @@ def open_split(
     if done is not None and set(requested) <= set(done.sizes):
         status = _read_small(objects, plan, "status", np.dtype("u1"))
         absent = np.flatnonzero(status != READABLE)
-    elif partial:
+    elif allow_partial:
         absent = _absent_of_commits(objects, plan, requested)
     else:
         raise StoreError(_unfinished(split, requested, () if done is None else done.sizes))
@@ -102,12 +102,12 @@ def open_split(
         plan=plan,
         sizes=requested,
         labels=labels,
-        absent=absent,
+        excluded=absent,
         digest=hashlib.sha256(facts.encode()).hexdigest(),
     )
 
 
-def only_labels(split: Split, labels: Iterable[int]) -> Split:
+def restrict_to_labels(split: Split, labels: Iterable[int]) -> Split:
     """Return a copy of a split that reads only the rows of some classes.
 
     Args:
@@ -125,7 +125,7 @@ def only_labels(split: Split, labels: Iterable[int]) -> Split:
     facts = f"{split.digest} {' '.join(map(str, allowed.tolist()))}"
     return replace(
         split,
-        absent=np.union1d(split.absent, excluded),
+        excluded=np.union1d(split.excluded, excluded),
         digest=hashlib.sha256(facts.encode()).hexdigest(),
     )
 

@@ -56,7 +56,7 @@ GROUP_ROWS = 65_536
 
 
 @dataclass(frozen=True)
-class Line:
+class TableRow:
     """One row of the table, in the order of its columns."""
 
     row: int
@@ -74,7 +74,7 @@ class Line:
     reason: str | None
 
 
-def encode_part(lines: Sequence[Line]) -> bytes:
+def encode_part(lines: Sequence[TableRow]) -> bytes:
     """Encode a shard's lines as a Parquet file."""
     columns = [
         pa.array([getattr(line, field.name) for line in lines], field.type) for field in SCHEMA

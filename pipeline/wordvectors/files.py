@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import SourceError, TesseraeError
-from pipeline.wordvectors.vectors import Words
+from pipeline.wordvectors.vectors import WordVectors
 
 MAX_DIM = 20_000
 MAX_LINE_BYTES = 1024 * 1024
@@ -56,7 +56,7 @@ class _Shape:
     """The separator of the numbers in a text."""
 
 
-def read_words(path: str | os.PathLike[str], *, limit: int | None = None) -> Words:
+def read_word_vectors(path: str | os.PathLike[str], *, limit: int | None = None) -> WordVectors:
     """Read a file of word2vec (text or binary), GloVe or fastText (.vec), plain or in gzip.
 
     If a token occurs twice, the first one counts.
@@ -164,7 +164,7 @@ def _separator(line: bytes, dim: int) -> bytes | None:
     return None
 
 
-def _load(shape: _Shape, limit: int | None) -> Words:
+def _load(shape: _Shape, limit: int | None) -> WordVectors:
     try:
         from gensim.models import KeyedVectors
     except ImportError as e:
@@ -181,7 +181,7 @@ def _load(shape: _Shape, limit: int | None) -> Words:
     tokens = read.index_to_key[:count]
     if not shape.binary:
         tokens = [token.replace("\0", " ") for token in tokens]
-    return Words(tokens, np.asarray(read.vectors[:count], np.float32))
+    return WordVectors(tokens, np.asarray(read.vectors[:count], np.float32))
 
 
 def _through_pipe(chunks: Iterator[bytes], load: Callable[[str], Any]) -> Any:

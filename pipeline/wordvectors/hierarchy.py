@@ -5,7 +5,7 @@ A hop is one edge: up to the parent of a class, or down to a child. The graph co
 
 Zero-shot learning on ImageNet (Frome et al. 2013, DeViSE) names sets of unseen classes after their
 distance from the 1,000 known ones: its 2-hop set has 1,589, its 3-hop set 7,860. They come from
-ImageNet's tree of 2011, which has only the nouns with images. In WordNet `narrowed` to those,
+ImageNet's tree of 2011, which has only the nouns with images. In WordNet restricted to those,
 1,572 lie within one edge and 7,918 within two: apparently the paper counts the class as a hop. In
 the whole of WordNet 1,648 lie within one edge and 6,571 within two.
 """
@@ -27,7 +27,7 @@ from pipeline.errors import SourceError
 WORDNET = Path("/usr/share/wordnet")
 """The folder of WordNet's files on Debian."""
 
-FAR = 2**15 - 1
+NO_PATH = 2**15 - 1
 """The distance in hops of two nodes without a path between them."""
 
 
@@ -60,7 +60,7 @@ class Hierarchy:
         """The (parent, child) pairs."""
         return {(up, child) for child, parents in self._parents.items() for up in parents}
 
-    def narrowed(self, wnids: Collection[str], root: str) -> Hierarchy:
+    def restricted_to(self, wnids: Collection[str], root: str) -> Hierarchy:
         """Return the graph of *wnids* alone: each is a child of its nearest remaining ancestors.
 
         Args:
@@ -81,7 +81,7 @@ class Hierarchy:
             front -= keep
         return nearest
 
-    def rings(self, start: Collection[str]) -> Iterator[set[str]]:
+    def nodes_by_hops(self, start: Collection[str]) -> Iterator[set[str]]:
         """Yield the sets of nodes at 0, 1, 2, ... hops from the nearest of *start*."""
         ring, seen = set(start), set(start)
         while ring:
@@ -90,9 +90,9 @@ class Hierarchy:
             ring = near - seen
             seen |= ring
 
-    def within(self, start: Collection[str], hops: int) -> set[str]:
+    def neighbours_within(self, start: Collection[str], hops: int) -> set[str]:
         """Return the nodes at most *hops* from the nearest of *start*, without *start* itself."""
-        return set().union(*islice(self.rings(start), 1, hops + 1))
+        return set().union(*islice(self.nodes_by_hops(start), 1, hops + 1))
 
     def correct_set(self, label: str, k: int, valid: Collection[str]) -> set[str]:
         """Return the classes that count as right among k answers for an image of *label*.
@@ -116,7 +116,7 @@ class Hierarchy:
                 " and is in the hierarchy, and at least 1 answer."
             )
         correct: set[str] = set()
-        for ring in self.rings([label]):
+        for ring in self.nodes_by_hops([label]):
             correct |= ring & candidates
             if len(correct) >= k:
                 return correct
@@ -128,7 +128,7 @@ class Hierarchy:
         return len(correct.intersection(answers)) / len(answers)
 
     def distances(self, wnids: Sequence[str]) -> NDArray[np.int16]:
-        """Return (n, n) int16: the hops between each two of *wnids*; `FAR` without a path.
+        """Return (n, n) int16: the hops between each two of *wnids*; `NO_PATH` without a path.
 
         All breadth-first walks run at once, with a bit for each: 20 MB for 1,000 wnids of WordNet.
         """
@@ -139,14 +139,14 @@ class Hierarchy:
         walk = np.arange(len(wnids))
         reached = np.zeros((len(nodes), (len(wnids) + 63) // 64), np.uint64)
         np.bitwise_or.at(reached, (own, walk // 64), np.uint64(1) << (walk % 64).astype(np.uint64))
-        hops_between = np.full((len(wnids), len(wnids)), FAR, np.int16)
+        hops_between = np.full((len(wnids), len(wnids)), NO_PATH, np.int16)
         # Bit w of reached[v] says whether walk w has come to node v; a step ORs neighbours' bits.
-        for hops in range(FAR):
+        for hops in range(NO_PATH):
             bits = reached[own].astype("<u8").view(np.uint8)
             arrived = np.unpackbits(bits, axis=1, count=len(wnids), bitorder="little")
-            hops_between[(arrived > 0) & (hops_between == FAR)] = hops
+            hops_between[(arrived > 0) & (hops_between == NO_PATH)] = hops
             grown = np.bitwise_or.reduceat(reached[near], starts, axis=0)
-            if hops_between.max(initial=0) < FAR or np.array_equal(grown, reached):
+            if hops_between.max(initial=0) < NO_PATH or np.array_equal(grown, reached):
                 break
             reached = grown
         return hops_between

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import TesseraeError
 from pipeline.filesystem import write_file
-from pipeline.wordvectors.files import read_words
-from pipeline.wordvectors.vectors import Words
+from pipeline.wordvectors.files import read_word_vectors
+from pipeline.wordvectors.vectors import WordVectors
 
 FORMAT = 1
 MAX_HEADER_BYTES = 4096
@@ -38,7 +38,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _NAME = re.compile(r"[0-9a-f]{64}\.(words|seen\.json)", re.ASCII)
 
 
-def open_words(file: Path, digest: str, folder: Path) -> Words:
+def open_word_vectors(file: Path, digest: str, folder: Path) -> WordVectors:
     """Open the words of a file by an index in *folder*, which is written if it is missing.
 
     Args:
@@ -61,7 +61,7 @@ def open_words(file: Path, digest: str, folder: Path) -> Words:
     mapped_words = _mapped(index)
     if mapped_words is not None:
         return mapped_words
-    words = read_words(file)
+    words = read_word_vectors(file)
     with contextlib.suppress(OSError):  # a read-only or full disk: the file is read each time
         _write(words, index)
     return _mapped(index) or words
@@ -149,7 +149,7 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-class _MappedWords(Words):
+class _MappedWords(WordVectors):
     """The words of a mapped file."""
 
     def __init__(
@@ -173,7 +173,7 @@ class _MappedWords(Words):
         return self.tokens[number] if 0 <= number < len(self.tokens) else ""
 
 
-def _mapped(index: Path) -> Words | None:
+def _mapped(index: Path) -> WordVectors | None:
     """Map an index; return None if it is missing or damaged."""
     try:
         with index.open("rb") as file:
@@ -219,7 +219,7 @@ def _map_parts(
     return parts
 
 
-def _write(words: Words, index: Path) -> None:
+def _write(words: WordVectors, index: Path) -> None:
     """Write an index atomically, and delete the indexes of other files."""
     encoded = [token.encode("utf-8", "surrogatepass") for token in words.tokens]
     folded = [(token.casefold(), number) for number, token in enumerate(words.tokens)]

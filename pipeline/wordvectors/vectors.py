@@ -30,7 +30,7 @@ from pipeline.errors import TesseraeError
 from pipeline.wordvectors.hierarchy import Hierarchy
 
 SYNONYMS = ("first", "mean")
-HOW = ("token", "words", "taxonomy", "none")
+VECTOR_SOURCES = ("token", "words", "taxonomy", "none")
 """The ways in which a class gets its vector."""
 
 MAX_SPELLINGS = 100_000
@@ -41,7 +41,7 @@ _BETWEEN = re.compile(r"[\s_\-]+")
 _WNID = re.compile(r"n[0-9]{8}", re.ASCII)
 
 
-class Words:
+class WordVectors:
     """Tokens and their vectors, the most frequent first."""
 
     def __init__(self, tokens: Sequence[str], vectors: NDArray[np.float32]) -> None:
@@ -81,7 +81,7 @@ class Words:
                 numbers.setdefault(folded, number)
         return numbers
 
-    def find(self, token: str) -> int | None:
+    def index_of(self, token: str) -> int | None:
         """Return the number of *token* as it is written, otherwise of its most frequent case."""
         number = self._number_of(token)
         if number is not None:
@@ -98,7 +98,7 @@ class Words:
         """Return the number of the first token with capitals that case-folds to *folded*."""
         return self._folded.get(folded)
 
-    def unit(self, number: int) -> NDArray[np.float32] | None:
+    def unit_vector(self, number: int) -> NDArray[np.float32] | None:
         """Return (d,) float32: the vector of a token, of length 1; None if it has no direction."""
         vector = self.vectors[number].astype(np.float64)
         length = np.linalg.norm(vector)
@@ -106,35 +106,35 @@ class Words:
             return None
         return np.asarray(vector / length, np.float32)
 
-    def token(self, name: str) -> NDArray[np.float32] | None:
+    def token_vector(self, name: str) -> NDArray[np.float32] | None:
         """Return (d,) float32 of length 1: the vector of *name* as one token; None if missing."""
         for joined in _spellings(name):
-            number = self.find(joined)
-            if number is not None and (vector := self.unit(number)) is not None:
+            number = self.index_of(joined)
+            if number is not None and (vector := self.unit_vector(number)) is not None:
                 return vector
         return None
 
     def mean_of_words(self, name: str) -> NDArray[np.float32] | None:
         """Return (d,) float32 of length 1: the mean of the words of *name*; None: one is absent."""
         parts = _parts(name)
-        vectors = [vector for part in parts if (vector := self.token(part)) is not None]
+        vectors = [vector for part in parts if (vector := self.token_vector(part)) is not None]
         return unit_mean(vectors) if len(vectors) == len(parts) else None
 
-    def phrase(self, name: str) -> NDArray[np.float32] | None:
+    def phrase_vector(self, name: str) -> NDArray[np.float32] | None:
         """Return (d,) float32 of length 1: *name* as one token, otherwise by its words; or None."""
-        vector = self.token(name)
+        vector = self.token_vector(name)
         return vector if vector is not None else self.mean_of_words(name)
 
-    def query(self, text: str) -> NDArray[np.float32]:
+    def query_vector(self, text: str) -> NDArray[np.float32]:
         """Return (d,) float32 of length 1: the vector of a `phrase` that a user typed.
 
         Raises:
             TesseraeError: It has no vector; the error names tokens of similar spelling.
         """
-        vector = self.phrase(text)
+        vector = self.phrase_vector(text)
         if vector is not None:
             return vector
-        unknown = next((part for part in _parts(text) if self.token(part) is None), text)
+        unknown = next((part for part in _parts(text) if self.token_vector(part) is None), text)
         context = "" if unknown == text else f" in {text!r}"
         near = ", ".join(map(repr, self.nearest_spellings(unknown))) or "none"
         raise TesseraeError(
@@ -184,41 +184,41 @@ class ClassVectors:
     """The names of each class, synonyms separated by commas."""
     vectors: NDArray[np.float32]
     """(C, d) float32 of length 1; zeros for a class without a vector."""
-    how: tuple[str, ...]
-    """The way in which each class got its vector, one of `HOW`."""
-    used: tuple[tuple[str, ...], ...]
+    sources: tuple[str, ...]
+    """The way in which each class got its vector, one of `VECTOR_SOURCES`."""
+    used_names: tuple[tuple[str, ...], ...]
     """The names that each vector was computed from."""
 
     @property
-    def known(self) -> NDArray[np.bool_]:
+    def has_vector(self) -> NDArray[np.bool_]:
         """(C,) bool: True for classes that have a vector."""
-        return np.array([how != "none" for how in self.how], bool)
+        return np.array([source != "none" for source in self.sources], bool)
 
     @property
     def missing(self) -> list[str]:
         """The wnids of the classes without a vector."""
-        return [w for w, how in zip(self.wnids, self.how, strict=True) if how == "none"]
+        return [w for w, source in zip(self.wnids, self.sources, strict=True) if source == "none"]
 
     @property
     def homonyms(self) -> dict[str, list[str]]:
         """The names used for the vectors of several classes, each with their wnids."""
         pairs = (
             (name, wnid)
-            for wnid, used in zip(self.wnids, self.used, strict=True)
+            for wnid, used in zip(self.wnids, self.used_names, strict=True)
             for name in dict.fromkeys(" ".join(_parts(name)).casefold() for name in used)
         )
         return dict(sorted(_groups(pairs).items()))
 
     @property
-    def alike(self) -> list[list[str]]:
+    def identical_groups(self) -> list[list[str]]:
         """The groups of wnids with identical vectors, which no search can tell apart."""
-        rows = np.flatnonzero(self.known)
+        rows = np.flatnonzero(self.has_vector)
         pairs = ((self.vectors[row].tobytes(), self.wnids[row]) for row in rows)
         return list(_groups(pairs).values())
 
     def coverage(self) -> dict[str, int]:
-        """Return the number of classes by `how`."""
-        return {how: self.how.count(how) for how in HOW}
+        """Return the number of classes by `sources`."""
+        return {source: self.sources.count(source) for source in VECTOR_SOURCES}
 
 
 def _groups(pairs: Iterable[tuple[_Key, str]]) -> dict[_Key, list[str]]:
@@ -230,12 +230,12 @@ def _groups(pairs: Iterable[tuple[_Key, str]]) -> dict[_Key, list[str]]:
 
 
 def class_vectors(
-    words: Words, classes: Iterable[tuple[str, str]], *, synonyms: str = "mean"
+    word_vectors: WordVectors, classes: Iterable[tuple[str, str]], *, synonyms: str = "mean"
 ) -> ClassVectors:
     """Return the vector of each class by its names.
 
     Args:
-        words: The word vectors.
+        word_vectors: The word vectors.
         classes: (wnid, names), names separated by commas; without names, the wnid is the name.
         synonyms: `first`: the first name alone. `mean` (the default): the mean of all names that
             are one token, otherwise of all that are made of words.
@@ -251,19 +251,19 @@ def class_vectors(
     if synonyms not in SYNONYMS:
         raise ValueError(f"synonyms is {synonyms!r}: expected {' or '.join(SYNONYMS)}.")
     wnids, names = _columns(classes)
-    vectors = np.zeros((len(wnids), words.dim), np.float32)
-    hows, useds = [], []
+    vectors = np.zeros((len(wnids), word_vectors.dim), np.float32)
+    sources, used_names = [], []
     for row, listed in enumerate(names):
         candidates = split_names(listed)
-        how, vectors_by_name = _look_up(
-            words, candidates[:1] if synonyms == "first" else candidates
+        source, vectors_by_name = _look_up(
+            word_vectors, candidates[:1] if synonyms == "first" else candidates
         )
         mean = unit_mean(list(vectors_by_name.values()))
         if mean is not None:
             vectors[row] = mean
-        hows.append(how if mean is not None else "none")
-        useds.append(tuple(vectors_by_name) if mean is not None else ())
-    return ClassVectors(wnids, names, vectors, tuple(hows), tuple(useds))
+        sources.append(source if mean is not None else "none")
+        used_names.append(tuple(vectors_by_name) if mean is not None else ())
+    return ClassVectors(wnids, names, vectors, tuple(sources), tuple(used_names))
 
 
 def taxonomy_vectors(
@@ -279,8 +279,8 @@ def taxonomy_vectors(
     wnids, names = _columns(classes)
     in_hierarchy = np.array([wnid in hierarchy for wnid in wnids], bool)
     vectors = np.where(in_hierarchy[:, None], hierarchy.vectors(wnids, dim), np.float32(0))
-    hows = tuple("taxonomy" if each else "none" for each in in_hierarchy)
-    return ClassVectors(wnids, names, vectors, hows, ((),) * len(wnids))
+    sources = tuple("taxonomy" if each else "none" for each in in_hierarchy)
+    return ClassVectors(wnids, names, vectors, sources, ((),) * len(wnids))
 
 
 def _columns(classes: Iterable[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -304,9 +304,11 @@ def split_names(names: str) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in names.split(",") if part.strip()))
 
 
-def _look_up(words: Words, names: Sequence[str]) -> tuple[str, Mapping[str, NDArray[np.float32]]]:
-    for how, look in (("token", words.token), ("words", words.mean_of_words)):
-        vectors_by_name = {name: vector for name in names if (vector := look(name)) is not None}
+def _look_up(
+    words: WordVectors, names: Sequence[str]
+) -> tuple[str, Mapping[str, NDArray[np.float32]]]:
+    for source, look_up in (("token", words.token_vector), ("words", words.mean_of_words)):
+        vectors_by_name = {name: vector for name in names if (vector := look_up(name)) is not None}
         if vectors_by_name:
-            return how, vectors_by_name
+            return source, vectors_by_name
     return "none", {}

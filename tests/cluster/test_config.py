@@ -30,7 +30,7 @@ def test_environment_variables_have_priority(monkeypatch: pytest.MonkeyPatch) ->
 def test_allowed_failures_match_the_task_graphs_limit() -> None:
     """The Dask setting and the task graph allow the same number of lost workers."""
     allowed = dask_settings()["distributed"]["scheduler"]["allowed-failures"]
-    assert allowed == jobs.ALLOWED_LOSSES
+    assert allowed == jobs.MAX_WORKER_LOSSES
 
 
 def test_every_setting_exists_in_dask() -> None:

@@ -15,7 +15,7 @@ import pytest
 from distributed.comm import connect as open_comm
 
 from cluster import certificates
-from cluster.connect import ReconnectTimeout, connect, reach
+from cluster.connect import ReconnectTimeout, connect, probe_scheduler
 from cluster.errors import CertificateError, ClusterError
 from tests.commands import wait_until
 
@@ -26,7 +26,7 @@ def test_a_reachable_scheduler_may_be_silent() -> None:
         patience = ReconnectTimeout(f"tls://127.0.0.1:{server.getsockname()[1]}", 0.4)
         until = time.monotonic() + 1.5
         while time.monotonic() < until:
-            assert not patience.over()
+            assert not patience.has_expired()
             time.sleep(0.02)
 
 
@@ -35,9 +35,9 @@ def test_an_unreachable_scheduler_is_given_up_after_the_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     patience = ReconnectTimeout(f"tcp://127.0.0.1:{port}", 0.4)
-    assert not patience.over()
+    assert not patience.has_expired()
     time.sleep(0.5)
-    assert patience.over()
+    assert patience.has_expired()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def authorities(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Write certificates of two authorities, and return both folders."""
     folder = tmp_path_factory.mktemp("authorities")
     for name in ("ours", "theirs"):
-        certificates.write(folder / name, certificates.make())
+        certificates.write(folder / name, certificates.create())
     return folder / "ours", folder / "theirs"
 
 
@@ -78,7 +78,7 @@ def test_a_scheduler_of_the_same_authority_is_reached(authorities: tuple[Path, P
     ours, _ = authorities
     with server(ours) as address:
         for role in ("client", "worker"):
-            assert reach(address, certificates.security(ours, [role]), role) is None
+            assert probe_scheduler(address, certificates.security(ours, [role]), role) is None
 
 
 def test_certificates_of_another_authority_are_an_error_at_once(
@@ -92,7 +92,7 @@ def test_certificates_of_another_authority_are_an_error_at_once(
             ReconnectTimeout(address, float("inf"), security)
         with (
             pytest.raises(CertificateError, match="not of this machine's authority"),
-            connect(address, ours, seconds=600),
+            connect(address, ours, timeout_seconds=600),
         ):
             pass
 
@@ -119,7 +119,7 @@ def test_a_rejected_certificate_is_distinguished_from_an_unreachable_scheduler(
         thread.start()
         address = f"tls://127.0.0.1:{listening.getsockname()[1]}"
         with pytest.raises(CertificateError, match="does not take this machine's certificate"):
-            reach(address, certificates.security(ours, ["worker"]), "worker")
+            probe_scheduler(address, certificates.security(ours, ["worker"]), "worker")
         thread.join()
 
 
@@ -138,7 +138,7 @@ def test_a_scheduler_without_tls_is_named(authorities: tuple[Path, Path]) -> Non
         port = listening.getsockname()[1]
         security = certificates.security(authorities[0], ["worker"])
         with pytest.raises(CertificateError, match=rf"tcp://127.0.0.1:{port}\."):
-            reach(f"tls://127.0.0.1:{port}", security, "worker")
+            probe_scheduler(f"tls://127.0.0.1:{port}", security, "worker")
         thread.join()
 
 
@@ -147,17 +147,17 @@ def test_renewed_certificates_are_awaited_for_a_while(
 ) -> None:
     """A scheduler that rejects its workers may be about to renew their certificates."""
     ours, theirs = authorities
-    monkeypatch.setattr("cluster.connect.REACH_SECONDS", 0.0)
-    monkeypatch.setattr("cluster.connect.REFUSED_SECONDS", 0.3)
+    monkeypatch.setattr("cluster.connect.PROBE_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr("cluster.connect.UNTRUSTED_GRACE_SECONDS", 0.3)
     security = certificates.security(ours, ["worker"])
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
     patience = ReconnectTimeout(f"tls://127.0.0.1:{port}", float("inf"), security)
     with server(theirs) as address:
         patience._address = address
-        assert not patience.over()
+        assert not patience.has_expired()
         with pytest.raises(CertificateError):
-            assert wait_until(patience.over, 20)
+            assert wait_until(patience.has_expired, 20)
 
 
 def test_waiting_for_a_scheduler_is_reported_at_once(authorities: tuple[Path, Path]) -> None:
@@ -167,7 +167,9 @@ def test_waiting_for_a_scheduler_is_reported_at_once(authorities: tuple[Path, Pa
     messages: list[str] = []
     with (
         pytest.raises(ClusterError, match=r"does not answer \(Connection refused\)"),
-        connect(f"tls://127.0.0.1:{port}", authorities[0], seconds=0.2, say=messages.append),
+        connect(
+            f"tls://127.0.0.1:{port}", authorities[0], timeout_seconds=0.2, report=messages.append
+        ),
     ):
         pass
     assert len(messages) == 1
@@ -178,7 +180,7 @@ def test_secured_peers_refuse_unencrypted_connections(
     authorities: tuple[Path, Path],
 ) -> None:
     """Certificates in a folder and in memory both require TLS."""
-    files = certificates.make()
+    files = certificates.create()
     for security in (certificates.security(authorities[0]), certificates.in_memory(files)):
         for role in certificates.ROLES:
             how = security.get_connection_args(role)

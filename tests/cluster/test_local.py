@@ -19,20 +19,20 @@ from cluster import certificates, local
 from cluster.broadcast import broadcast
 from cluster.config import allocator_environment
 from cluster.dashboard.lazy import add_page
-from cluster.local import Local
+from cluster.local import LocalWorkers
 from cluster.slurm.cluster import _SchedulerLoad
 from tests.commands import wait_until
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Local]:
+def cluster() -> Iterator[LocalWorkers]:
     """Start a cluster with two workers, as `tesserae prepare` does."""
-    with Local(2, 1, dashboard=True) as local_cluster:
+    with LocalWorkers(2, 1, dashboard=True) as local_cluster:
         yield local_cluster
 
 
 @pytest.fixture(scope="module")
-def client(cluster: Local) -> Iterator[Client]:
+def client(cluster: LocalWorkers) -> Iterator[Client]:
     """Connect a client to the cluster."""
     with Client(cluster.cluster) as cluster_client:
         cluster_client.wait_for_workers(2, timeout=60)
@@ -76,11 +76,11 @@ def test_idle_jobs_are_identified_by_their_workers(
         client.cancel([future], force=True)
 
 
-def test_clients_without_the_clusters_certificate_are_refused(cluster: Local) -> None:
+def test_clients_without_the_clusters_certificate_are_refused(cluster: LocalWorkers) -> None:
     """Other users of the machine can reach the loopback address too."""
     address = cluster.cluster.scheduler_address
     assert address.startswith("tls://127.0.0.1:")
-    foreign = certificates.in_memory(certificates.make())
+    foreign = certificates.in_memory(certificates.create())
     for where, security in [(address, foreign), (address.replace("tls:", "tcp:"), None)]:
         with pytest.raises(OSError, match=r"."):
             Client(where, security=security, timeout="5s")
@@ -90,8 +90,8 @@ def test_the_dashboard_is_loaded_on_demand() -> None:
     """The first request loads the dashboard, which serves all pages from then on."""
     code = """
 import sys, urllib.request
-from cluster.local import Local
-with Local(1, 1) as made:
+from cluster.local import LocalWorkers
+with LocalWorkers(1, 1) as made:
     assert "bokeh" not in sys.modules
     root = made.dashboard.removesuffix("status")
     for page in ("", "status", "tasks", "individual-task-stream", "static/js/bokeh.min.js"):
@@ -160,7 +160,7 @@ def test_a_silent_worker_does_not_delay_the_others(client: Client) -> None:
     silent, answering = sorted(pids)
     psutil.Process(pids[silent]).suspend()
     try:
-        answers = broadcast(client, os.getpid, seconds=1)
+        answers = broadcast(client, os.getpid, timeout_seconds=1)
         assert isinstance(answers[silent], OSError)
         assert answers[answering] == pids[answering]
     finally:
@@ -187,14 +187,14 @@ def _slowly(number: int) -> int:
 
 
 def test_workers_without_a_nanny_are_replaced(
-    cluster: Local, client: Client, monkeypatch: pytest.MonkeyPatch
+    cluster: LocalWorkers, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`keep` replaces a worker whose nanny has ended."""
-    monkeypatch.setattr(local, "KEEP_SECONDS", 0.0)
+    """`maintain` replaces a worker whose nanny has ended."""
+    monkeypatch.setattr(local, "MAINTENANCE_INTERVAL_SECONDS", 0.0)
     nanny = next(iter(cluster.cluster.workers.values()))
 
     def is_complete() -> bool:
-        cluster.keep()
+        cluster.maintain()
         return len(client.nthreads()) == 2
 
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):  # not 15 s
@@ -205,7 +205,7 @@ def test_workers_without_a_nanny_are_replaced(
 
 def test_no_dashboard_is_served_if_it_is_disabled() -> None:
     """Port 8787, which Dask uses by default, stays free."""
-    with Local(1, 1, dashboard=False) as quiet:
+    with LocalWorkers(1, 1, dashboard=False) as quiet:
         port = quiet.cluster.scheduler.http_server.port
         assert port != local.DASHBOARD_PORT
         routes = quiet.cluster.scheduler.http_application.applications
@@ -216,7 +216,7 @@ def test_no_dashboard_is_served_if_it_is_disabled() -> None:
 def test_closing_leaves_no_process() -> None:
     """A nanny that is about to start a worker does not start it."""
     before = set(multiprocessing.active_children())
-    cluster = Local(2, 1, dashboard=False)
+    cluster = LocalWorkers(2, 1, dashboard=False)
     for nanny in cluster.cluster.workers.values():
         os.kill(nanny.process.process.pid, signal.SIGKILL)
     cluster.close()
@@ -227,7 +227,7 @@ def test_a_cluster_that_cannot_be_closed_does_not_delay_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Dask cannot close while a nanny starts a worker; its processes end with this one."""
-    cluster = Local(1, 1, dashboard=False)
+    cluster = LocalWorkers(1, 1, dashboard=False)
     close = cluster.cluster.close
 
     def refuse(timeout: float) -> None:
@@ -242,7 +242,7 @@ def test_a_cluster_that_cannot_be_closed_does_not_delay_the_end(
 def test_a_gpu_has_a_worker_of_its_own() -> None:
     """Such a worker has the resource `GPU: 1` and sees only its device."""
     with (
-        Local(1, 1, dashboard=False, gpus=["3", "GPU-abc"]) as cluster,
+        LocalWorkers(1, 1, dashboard=False, gpus=["3", "GPU-abc"]) as cluster,
         Client(cluster.cluster) as client,
     ):
         client.wait_for_workers(3, timeout=60)
@@ -251,6 +251,6 @@ def test_a_gpu_has_a_worker_of_its_own() -> None:
         resources = sorted((seen[worker] or "", of["resources"]) for worker, of in workers.items())
         assert resources == [("", {}), ("3", {"GPU": 1}), ("GPU-abc", {"GPU": 1})]
         cluster._checked = -1e9
-        cluster.keep()
+        cluster.maintain()
         assert len(client.scheduler_info(n_workers=-1)["workers"]) == 3
         assert client.submit(lambda: 7, resources={"GPU": 1}).result(30) == 7

@@ -9,7 +9,7 @@ import pytest
 from distributed import Client
 
 from cluster import versions
-from cluster.broadcast import NoAnswer
+from cluster.broadcast import NoResponseError
 from cluster.errors import ClusterError
 from cluster.versions import compare, installed
 
@@ -58,7 +58,7 @@ def test_a_worker_without_one_of_the_trees_is_refused(compared: Compare) -> None
 def test_another_version_of_a_package_is_reported(compared: Compare) -> None:
     """A different version is a notice, and a worker that does not answer is ignored."""
     (line,) = compared(
-        {"w1": {"numpy": "1.0"}, "w2": {"numpy": "1.0"}, "w3": NoAnswer("no answer")}
+        {"w1": {"numpy": "1.0"}, "w2": {"numpy": "1.0"}, "w3": NoResponseError("no answer")}
     )
     assert line.endswith("and 1.0 on worker w1 and 1 more")
 
@@ -77,7 +77,7 @@ def test_packages_that_must_match_are_compared_by_public_version(
     answers = {"w1": {"torch": theirs}}
     if refused:
         with pytest.raises(ClusterError, match=r"torch is 2.13.0\+cpu here and .* same version"):
-            compared(answers, alike=("torch",))
+            compared(answers, must_match=("torch",))
     else:
-        assert len(compared(answers, alike=("torch",))) == 1
+        assert len(compared(answers, must_match=("torch",))) == 1
     assert len(compared(answers)) == 0  # whoever prepares needs none

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from cluster.errors import FinalError
+from cluster.errors import PermanentError
 from cluster.ranks.process import Rank
 
 
@@ -46,7 +46,7 @@ def fail(rank: Rank) -> None:
 def refuse(rank: Rank) -> None:
     """Raise a final error in the last rank, and a connection error in the others."""
     if rank.rank == rank.world - 1:
-        raise FinalError("no rate is as high as 1e30.")
+        raise PermanentError("no rate is as high as 1e30.")
     time.sleep(0.2)
     raise ConnectionError("Connection closed by peer")
 

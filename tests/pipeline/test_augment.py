@@ -103,7 +103,7 @@ def test_resizing_before_a_crop_uses_every_pixel(crop: str) -> None:
     images = torch.from_numpy(levels).permute(0, 3, 1, 2)
     side = 64 if crop == "none" else 72
     plain = {"flip": False, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-    augmented = Augment(size=64, crop=crop, shrink=side, **plain)(images, torch.arange(2), 0)
+    augmented = Augment(size=64, crop=crop, resize=side, **plain)(images, torch.arange(2), 0)
     assert augmented.shape == (2, 3, 64, 64)
     for index, picture in enumerate(levels):
         small = Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR)

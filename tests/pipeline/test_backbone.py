@@ -45,9 +45,9 @@ def test_features_are_those_of_the_model(folder: Path) -> None:
     backbone = open_backbone(folder)
     assert backbone.name == "ViTModel (tiny)"
     images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8)
-    features = backbone.features(images)
+    features = backbone.extract(images)
     assert features.shape == (40, 16)
-    torch.testing.assert_close(features[:3], backbone.features(images[:3]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(features[:3], backbone.extract(images[:3]), rtol=1e-4, atol=1e-5)
     mean = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)
     pixels = (images[:3] / 255 - mean) / torch.tensor([1.0, 1, 2]).view(3, 1, 1)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_images_of_other_sizes_are_resized(folder: Path) -> None:
     for size in (8, 100):
         resized = torch.full((1, 3, size, size), 90, dtype=torch.uint8)
         torch.testing.assert_close(
-            backbone.features(plain), backbone.features(resized), rtol=1e-3, atol=1e-4
+            backbone.extract(plain), backbone.extract(resized), rtol=1e-3, atol=1e-4
         )
 
 
@@ -101,7 +101,7 @@ def test_a_published_network_separates_dogs_from_trucks(real_data: Path) -> None
     assert backbone.name == "MobileNetV1Model (mobilenet_v1_0.75_224)"
 
     dogs, trucks = (
-        backbone.features(pictures(real_data, wnid, 8)) for wnid in ("n02102040", "n03417042")
+        backbone.extract(pictures(real_data, wnid, 8)) for wnid in ("n02102040", "n03417042")
     )
     dogs, trucks = (torch.nn.functional.normalize(rows, dim=1) for rows in (dogs, trucks))
     within = (dogs @ dogs.T).fill_diagonal_(0).sum() / 56
@@ -115,12 +115,12 @@ def test_a_truncated_network_gives_the_output_of_its_block(folder: Path) -> None
     later = []
     blocks = dict(backbone.model.named_modules())
     with blocks["layers.1"].register_forward_hook(lambda *arguments: later.append(arguments)):
-        features = backbone.features(images)
+        features = backbone.extract(images)
     assert later == []
-    hidden = backbone.model(backbone.normal(images), output_hidden_states=True).hidden_states
+    hidden = backbone.model(backbone.normalise(images), output_hidden_states=True).hidden_states
     torch.testing.assert_close(features, hidden[1].mean(1), rtol=1e-4, atol=1e-5)
     assert backbone.dim == 16
-    later_features = open_backbone(folder, cut="layers.1", pooling="mean").features(images)
+    later_features = open_backbone(folder, cut="layers.1", pooling="mean").extract(images)
     assert not torch.allclose(features, later_features)
 
 
@@ -128,10 +128,10 @@ def test_threads_may_share_a_truncated_network(folder: Path) -> None:
     """Each thread gets the features of its own images."""
     backbone = open_backbone(folder, cut="layers.0")
     batches = [torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8) for _ in range(40)]
-    expected = [backbone.features(batch) for batch in batches]
+    expected = [backbone.extract(batch) for batch in batches]
     with ThreadPoolExecutor(4) as pool:
         for features, expected_features in zip(
-            pool.map(backbone.features, batches), expected, strict=True
+            pool.map(backbone.extract, batches), expected, strict=True
         ):
             torch.testing.assert_close(features, expected_features, rtol=1e-4, atol=1e-5)
 
@@ -167,8 +167,8 @@ def parts(cut: str) -> Backbone:
 def test_a_block_may_have_a_structured_output(cut: str) -> None:
     """The first part of a tuple, or the last hidden state, is used."""
     torch.testing.assert_close(
-        parts(cut).features(torch.full((2, 3, 8, 8), 9, dtype=torch.uint8)),
-        parts("first").features(torch.full((2, 3, 8, 8), 9, dtype=torch.uint8)),
+        parts(cut).extract(torch.full((2, 3, 8, 8), 9, dtype=torch.uint8)),
+        parts("first").extract(torch.full((2, 3, 8, 8), 9, dtype=torch.uint8)),
     )
 
 
@@ -183,7 +183,7 @@ def test_a_block_may_have_a_structured_output(cut: str) -> None:
 def test_a_block_without_a_row_for_each_image_is_refused(cut: str, message: str) -> None:
     """The error names the block."""
     with pytest.raises(TesseraeError, match=message):
-        parts(cut).features(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+        parts(cut).extract(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
 
 
 def test_unknown_blocks_and_poolings_are_refused(folder: Path) -> None:
@@ -256,16 +256,16 @@ def test_a_pooler_is_used_if_it_was_trained(tmp_path: Path) -> None:
     model = vit(tmp_path / "with", pooler=True)
     backbone = open_backbone(tmp_path / "with")
     with torch.no_grad():
-        expected = model.eval()(backbone.normal(images))
-    torch.testing.assert_close(backbone.features(images), expected.pooler_output)
+        expected = model.eval()(backbone.normalise(images))
+    torch.testing.assert_close(backbone.extract(images), expected.pooler_output)
     torch.testing.assert_close(
-        open_backbone(tmp_path / "with", pooling="mean").features(images),
+        open_backbone(tmp_path / "with", pooling="mean").extract(images),
         expected.last_hidden_state.mean(1),
     )
     vit(tmp_path / "without", pooler=False)
     plain = open_backbone(tmp_path / "without")
     mean = open_backbone(tmp_path / "without", pooling="mean")
-    assert torch.equal(plain.features(images), mean.features(images))
+    assert torch.equal(plain.extract(images), mean.extract(images))
     for cut in ("pooler", "pooler.dense"):
         with pytest.raises(TesseraeError, match=f"no weights for block '{cut}': it was not"):
             open_backbone(tmp_path / "without", cut=cut)
@@ -298,7 +298,7 @@ def test_the_digest_covers_all_that_affects_features(folder: Path, tmp_path: Pat
     changed = open_backbone(moved)
     assert changed.digest != first.digest
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    assert not torch.equal(changed.features(images), first.features(images))
+    assert not torch.equal(changed.extract(images), first.extract(images))
     settings_file.write_text(json.dumps(settings))
     state = load_file(moved / "model.safetensors")
     name = max(state)
@@ -315,8 +315,8 @@ def test_weights_stored_in_half_precision_compute_in_float32(tmp_path: Path) -> 
     assert {p.dtype for p in backbone.model.parameters()} == {torch.float32}
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
-        expected = model.float().eval()(backbone.normal(images)).last_hidden_state.mean(1)
-    assert torch.equal(backbone.features(images), expected)
+        expected = model.float().eval()(backbone.normalise(images)).last_hidden_state.mean(1)
+    assert torch.equal(backbone.extract(images), expected)
 
 
 def test_the_vision_part_of_an_image_text_model_is_used(tmp_path: Path) -> None:
@@ -336,8 +336,8 @@ def test_the_vision_part_of_an_image_text_model_is_used(tmp_path: Path) -> None:
     assert (backbone.name, backbone.size) == ("CLIPVisionModel (clip)", 32)
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
-        expected = model.vision_model(pixel_values=backbone.normal(images)).pooler_output
-    assert torch.equal(backbone.features(images), expected)
+        expected = model.vision_model(pixel_values=backbone.normalise(images)).pooler_output
+    assert torch.equal(backbone.extract(images), expected)
     BertModel(BertConfig(**{**thin, "vocab_size": 50})).save_pretrained(tmp_path / "bert")
     with pytest.raises(TesseraeError, match="is not a vision model: its input is input_ids"):
         open_backbone(tmp_path / "bert")
@@ -375,7 +375,7 @@ def test_images_are_normalised_as_by_the_models_processor(
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     processor: Any = AutoImageProcessor.from_pretrained(tmp_path / "vit")
     expected = torch.as_tensor(processor(picture, return_tensors="pt")["pixel_values"])
-    pixels = backbone.normal(torch.from_numpy(picture)[None].permute(0, 3, 1, 2))
+    pixels = backbone.normalise(torch.from_numpy(picture)[None].permute(0, 3, 1, 2))
     torch.testing.assert_close(pixels, expected.float(), rtol=1e-4, atol=1e-4)
 
 
@@ -398,7 +398,7 @@ def test_a_network_for_bgr_images_gets_bgr(tmp_path: Path) -> None:
             model(i.float() / 255).pooler_output for i in (images.flip(1), images)
         )
     scale = 1 / expected.abs().max()  # the outputs of an untrained network are tiny
-    torch.testing.assert_close(backbone.features(images) * scale, expected * scale)
+    torch.testing.assert_close(backbone.extract(images) * scale, expected * scale)
     assert not torch.allclose(expected * scale, unflipped * scale, rtol=1e-3)
 
 
@@ -438,13 +438,13 @@ def test_a_published_network_has_its_published_outputs(real_data: Path) -> None:
     classifier: Any = AutoModelForImageClassification.from_pretrained(folder).eval()
     images = pictures(real_data, "n01440764", 8)
     with torch.no_grad():
-        expected = classifier(backbone.normal(images), output_hidden_states=True)
-        scores = classifier.classifier(backbone.features(images))
+        expected = classifier(backbone.normalise(images), output_hidden_states=True)
+        scores = classifier.classifier(backbone.extract(images))
     torch.testing.assert_close(scores, expected.logits, rtol=1e-3, atol=1e-3)
     assert (scores.argmax(1) == 0).sum() >= 7  # of 8 tenches
     for cut, index in (("layer.3", 3), ("layer.25", 25)):
         hidden = expected.hidden_states[index].mean((2, 3))
-        features = open_backbone(folder, cut=cut).features(images)
+        features = open_backbone(folder, cut=cut).extract(images)
         torch.testing.assert_close(features, hidden, rtol=1e-3, atol=1e-3)
     backbone.model.config.tf_padding = False
     without_padding = Backbone(backbone.model, name="other", transform=backbone.transform)
@@ -469,7 +469,7 @@ def test_a_new_network_is_untrained_and_has_gradients() -> None:
     assert open_backbone("new").name == "new"
     first.model.train().requires_grad_(True)
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
-    first.pooled(first.normal(images)).square().sum().backward()
+    first.forward(first.normalise(images)).square().sum().backward()
     assert all(p.grad is not None for p in first.model.parameters())
 
 
@@ -482,7 +482,7 @@ def test_a_saved_network_is_the_same_when_opened(folder: Path, tmp_path: Path, k
     assert opened.digest == backbone.digest
     assert opened.transform == backbone.transform
     images = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
-    torch.testing.assert_close(opened.features(images), backbone.features(images))
+    torch.testing.assert_close(opened.extract(images), backbone.extract(images))
     assert [file.name for file in (tmp_path / "there").iterdir()] == ["saved"]
     with pytest.raises(TesseraeError, match="is there already"):
         save_backbone(backbone, tmp_path / "there" / "saved")

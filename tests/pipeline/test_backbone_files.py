@@ -168,9 +168,9 @@ def test_a_network_with_active_dropout_is_refused(
     """Features of an image must not depend on chance."""
     from pipeline.backbone.network import Backbone
 
-    plain = Backbone.pooled
+    plain = Backbone.forward
     monkeypatch.setattr(
-        Backbone, "pooled",
+        Backbone, "forward",
         lambda self, pixels: torch.nn.functional.dropout(plain(self, pixels), 0.2, training=True),
     )  # fmt: skip
     with pytest.raises(TesseraeError, match="masks or drops at random"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.errors import DecodeError
 from pipeline.images import decode as module
 from pipeline.images import jpeg as walk
-from pipeline.images.decode import TRUNCATED, WITHOUT_END, decode
+from pipeline.images.decode import MISSING_END_REMARK, TRUNCATED, decode
 from tests.pictures import jpeg
 
 END = b"\xff\xd9"
@@ -52,7 +52,7 @@ def test_a_jpeg_without_eoi_keeps_all_pixels(
     data = jpeg(**shape)
     assert data.endswith(END)
     bare = data[: -1 if half else -2] + padding
-    assert visible(bare, missing_end="keep") == (visible(data)[0], WITHOUT_END)
+    assert visible(bare, missing_end="keep") == (visible(data)[0], MISSING_END_REMARK)
 
 
 @given(shape=shapes, padding=paddings, cut=st.data())
@@ -72,7 +72,7 @@ def test_a_truncated_jpeg_is_never_kept_with_other_pixels(
     )
     result = outcome(data[:at] + padding, missing_end="keep")
     refused = isinstance(result[0], int)
-    assert refused or result == (visible(data)[0], WITHOUT_END)
+    assert refused or result == (visible(data)[0], MISSING_END_REMARK)
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -90,7 +90,7 @@ def test_a_jpeg_without_eoi_is_quarantined_by_default(progressive: bool) -> None
     """The reason names the option to keep such files, which rules 1 do not have."""
     bare = jpeg(1, progressive=progressive)[:-2]
     status, reason = outcome(bare)
-    assert (status, str(reason)[: len(WITHOUT_END)]) == (TRUNCATED, WITHOUT_END)
+    assert (status, str(reason)[: len(MISSING_END_REMARK)]) == (TRUNCATED, MISSING_END_REMARK)
     assert "--missing-end keep" in str(reason)
     status, reason = outcome(bare, rules=1, missing_end="keep")
     assert (status, str(reason)[:23]) == (TRUNCATED, "image file is truncated")
@@ -116,9 +116,9 @@ def test_the_eoi_of_a_thumbnail_does_not_count() -> None:
     thumbnail = b"Exif\0\0" + jpeg(8, 16, 16)
     body = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
     data = jpeg(4)[:2] + body + jpeg(4)[2:]
-    assert walk.has_end(data)
-    assert not walk.has_end(data[:-2])
-    assert visible(data[:-2], missing_end="keep") == (visible(jpeg(4))[0], WITHOUT_END)
+    assert walk.has_end_marker(data)
+    assert not walk.has_end_marker(data[:-2])
+    assert visible(data[:-2], missing_end="keep") == (visible(jpeg(4))[0], MISSING_END_REMARK)
 
 
 def test_both_decoders_give_the_same_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_a_reduced_jpeg_is_checked_at_full_size() -> None:
     for serves in (20, 10**6):
         assert outcome(cut, serves=serves, missing_end="keep")[0] == TRUNCATED
         decoded = decode(data[:-2], fit="crop", serves=serves, exif=False, missing_end="keep")
-        assert decoded.remark == WITHOUT_END
+        assert decoded.remark == MISSING_END_REMARK
 
 
 def test_a_complete_jpeg_is_not_examined_further(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,11 +18,11 @@ from pipeline import filesystem
 from pipeline.filesystem import (
     LocksMissingError,
     NumberedLock,
-    cure,
+    advice_for,
     identify_process,
-    locking_way,
+    locking_method,
     name_exclusively,
-    naming_way,
+    naming_method,
     numbered_lock,
     replacing,
     sync_folder,
@@ -206,7 +206,7 @@ def test_locking_way_names_the_locking_method(
 ) -> None:
     """The trial leaves no file."""
     lacking.remove(METHODS[method], monkeypatch.setattr)
-    assert locking_way(tmp_path) == method
+    assert locking_method(tmp_path) == method
     assert list(tmp_path.iterdir()) == []
 
 
@@ -277,7 +277,7 @@ def test_naming_way_names_the_creation_method(
 ) -> None:
     """The trial leaves no file."""
     lacking.remove(NAMINGS[method], monkeypatch.setattr)
-    assert naming_way(tmp_path) == method
+    assert naming_method(tmp_path) == method
     assert list(tmp_path.iterdir()) == []
 
 
@@ -434,6 +434,6 @@ def test_a_small_file_that_cannot_be_renamed_leaves_no_file(tmp_path: Path) -> N
 )
 def test_the_advice_depends_on_the_errno(number: int, says: str) -> None:
     """For example, freeing space is suggested only if space is missing."""
-    text = cure(OSError(number, os.strerror(number)))
+    text = advice_for(OSError(number, os.strerror(number)))
     assert says in text
     assert not text.endswith(".")

@@ -14,10 +14,10 @@ from distributed import Client, LocalCluster
 from distributed.scheduler import KilledWorker
 
 from cluster.config import applied_settings
-from cluster.local import Local
+from cluster.local import LocalWorkers
 from pipeline import jobs
 from pipeline.errors import ReadError, StoreError, StoreMismatchError, TesseraeError
-from pipeline.ingest.tasks import shard_jobs
+from pipeline.ingest.jobs import shard_jobs
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.store import records
 from pipeline.store.open import open_objects
@@ -45,10 +45,10 @@ def client() -> Iterator[Client]:
 
 
 @pytest.fixture(scope="module")
-def workers() -> Iterator[tuple[Local, Client]]:
+def workers() -> Iterator[tuple[LocalWorkers, Client]]:
     """Connect to a cluster of two processes that can be killed."""
     with (
-        Local(2, 1, dashboard=False) as cluster,
+        LocalWorkers(2, 1, dashboard=False) as cluster,
         Client(cluster.cluster) as connected,
     ):
         connected.wait_for_workers(1, timeout=60)
@@ -147,7 +147,7 @@ def test_closing_the_iterator_cancels_pending_jobs(client: Client) -> None:
 
 def test_a_job_that_lost_its_workers_is_isolated(client: Client) -> None:
     """No other job is submitted again."""
-    job = Job("bad", fail, (Lost(),), isolated=Job("bad-isolated", square, (7,)))
+    job = Job("bad", fail, (Lost(),), fallback=Job("bad-isolated", square, (7,)))
     assert list(run_jobs(client, "isolate", [job])) == [49]
 
 
@@ -158,14 +158,14 @@ def hungry() -> None:
 def test_a_job_that_runs_out_of_memory_is_isolated(client: Client) -> None:
     """One image may need more memory than there is, so images are then decoded one by one."""
     isolated = Job("hungry-isolated", square, (3,))
-    jobs = [Job("hungry", hungry, (), isolated=isolated), Job("square", square, (2,))]
+    jobs = [Job("hungry", hungry, (), fallback=isolated), Job("square", square, (2,))]
     assert sorted(run_jobs(client, "hungry", jobs)) == [4, 9]
 
 
 def test_a_job_that_always_loses_its_worker_fails(client: Client, tmp_path: Path) -> None:
     """The message does not refer to worker logs that do not exist."""
     again = Job("bad-isolated", fail, (Lost(), tmp_path))
-    job = Job("bad", fail, (Lost(),), isolated=again)
+    job = Job("bad", fail, (Lost(),), fallback=again)
     (failed,) = run_jobs(client, "forever", [job])
     assert isinstance(failed, Failed)
     assert "its worker died 12 times. Something kills workers" in str(failed.error)
@@ -197,17 +197,17 @@ def die_at_once(folder: str, number: int, times: int) -> int:
 
 @pytest.mark.slow
 def test_results_lost_with_their_worker_are_computed_again(
-    workers: tuple[Local, Client], tmp_path: Path
+    workers: tuple[LocalWorkers, Client], tmp_path: Path
 ) -> None:
     """A worker may die between the end of a task and the collection of its result."""
     cluster, client = workers
     jobs = [Job(f"soon-{n:03d}", die_soon, (str(tmp_path), n, n % 7 * 0.003)) for n in range(24)]
-    results = list(run_jobs(client, "soon", jobs, tick=cluster.keep))
+    results = list(run_jobs(client, "soon", jobs, tick=cluster.maintain))
     assert sorted(results) == list(range(24))
 
 
 def test_a_job_that_kills_workers_is_isolated_and_succeeds(
-    workers: tuple[Local, Client], tmp_path: Path
+    workers: tuple[LocalWorkers, Client], tmp_path: Path
 ) -> None:
     """The isolated job succeeds, and so do the other jobs of its workers."""
     cluster, client = workers
@@ -215,18 +215,18 @@ def test_a_job_that_kills_workers_is_isolated_and_succeeds(
         "deadly",
         die_at_once,
         (str(tmp_path), 0, 99),
-        isolated=Job("deadly-isolated", square, (3,)),
+        fallback=Job("deadly-isolated", square, (3,)),
     )
-    results = list(run_jobs(client, "deadly", [deadly, *jobs_of(range(12))], tick=cluster.keep))
+    results = list(run_jobs(client, "deadly", [deadly, *jobs_of(range(12))], tick=cluster.maintain))
     assert sorted(results) == sorted([9, *(n * n for n in range(12))])
-    assert len(list(tmp_path.iterdir())) == jobs.ALLOWED_LOSSES + 1
+    assert len(list(tmp_path.iterdir())) == jobs.MAX_WORKER_LOSSES + 1
 
 
 # --- what the scheduler holds ---------------------------------------------------------------------
 
 
 def test_tasks_of_a_run_stay_queued_and_small(
-    workers: tuple[Local, Client], tmp_path: Path
+    workers: tuple[LocalWorkers, Client], tmp_path: Path
 ) -> None:
     """At most two tasks per thread are assigned, and no pixels are in Dask's memory."""
     cluster, client = workers

@@ -77,7 +77,7 @@ def plain_key(*numbers: int) -> int:
     return hashed
 
 
-def plain_permutation(size: int, key_: int) -> Callable[[int], int]:
+def plain_permutation(size: int, hash_key: int) -> Callable[[int], int]:
     a = math.ceil(math.sqrt(size))
     b = -(-size // a)
 
@@ -85,7 +85,7 @@ def plain_permutation(size: int, key_: int) -> Callable[[int], int]:
         row, column = divmod(index, b)
         for i in range(8):
             operand, modulus = (column, a) if i % 2 == 0 else (row, b)
-            hashed = plain_mix((operand * STEP + plain_key(key_, i)) & MASK) >> 32
+            hashed = plain_mix((operand * STEP + plain_key(hash_key, i)) & MASK) >> 32
             if i % 2 == 0:
                 row = (row + (hashed * modulus >> 32)) % a
             else:
@@ -103,7 +103,7 @@ def everything(order: EpochOrder) -> list[int]:
 def make(kind: str, num_rows: int, absent: set[int] | None = None, **options: int) -> EpochOrder:
     rows = np.array(sorted(absent or ()), np.int64)
     settings = {"seed": 0, "epoch": 0, "chunk_rows": 2, "window_chunks": 3, **options}
-    return epoch_order(kind, num_rows=num_rows, absent=rows, **settings)
+    return epoch_order(kind, num_rows=num_rows, excluded=rows, **settings)
 
 
 def test_the_epochs_of_ten_rows_never_change() -> None:
@@ -116,18 +116,20 @@ def test_the_epochs_of_ten_rows_never_change() -> None:
     assert everything(make("sequential", 6, {2, 3})) == [0, 1, 4, 5]
 
 
-@given(size=st.integers(1, 3000), key_=st.integers(0, MASK), data=st.data())
-def test_a_permutation_is_the_documented_formula(size: int, key_: int, data: st.DataObject) -> None:
+@given(size=st.integers(1, 3000), hash_key=st.integers(0, MASK), data=st.data())
+def test_a_permutation_is_the_documented_formula(
+    size: int, hash_key: int, data: st.DataObject
+) -> None:
     """Plain Python integers give the same as the vectorised numbers."""
     numbers = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=20))
-    permuted = Permutation(size, key_)(np.array(numbers, np.int64)).tolist()
-    assert permuted == list(map(plain_permutation(size, key_), numbers))
+    permuted = Permutation(size, hash_key)(np.array(numbers, np.int64)).tolist()
+    assert permuted == list(map(plain_permutation(size, hash_key), numbers))
 
 
-@given(size=st.integers(0, 5000), key_=st.integers(0, MASK))
-def test_permutation_is_a_bijection(size: int, key_: int) -> None:
+@given(size=st.integers(0, 5000), hash_key=st.integers(0, MASK))
+def test_permutation_is_a_bijection(size: int, hash_key: int) -> None:
     """Every number is mapped, and no two to the same one."""
-    permuted = Permutation(size, key_)(np.arange(size))
+    permuted = Permutation(size, hash_key)(np.arange(size))
     assert np.array_equal(np.sort(permuted), np.arange(size))
 
 

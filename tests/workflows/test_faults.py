@@ -106,7 +106,7 @@ def counted(module):
 
     module._make = _make
 
-after_import("pipeline.ingest.shard", counted)
+after_import("pipeline.ingest.shard_task", counted)
 """
 
 
@@ -356,10 +356,10 @@ def fail(module):
     module.SourceReader.read = failing
 
 def hurry(module):
-    module.Work.__init__.__kwdefaults__["read_pause"] = 0.01
+    module.ShardTaskConfig.__init__.__kwdefaults__["retry_delay_seconds"] = 0.01
 
 after_import("pipeline.sources.reader", fail)
-after_import("pipeline.ingest.shard", hurry)
+after_import("pipeline.ingest.shard_task", hurry)
 """
 
 

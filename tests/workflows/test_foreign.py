@@ -170,7 +170,7 @@ def other_rows(column: str, value: Any) -> Callable[[Path, Path], None]:
     """Return an attack that changes the source index, and removes a shard."""
 
     def attack(store: Path, victim: Path) -> None:
-        file = store / layout.rows("train")
+        file = store / layout.source_index("train")
         with pa.OSFile(str(file)) as raw:
             opened = pa.ipc.open_file(raw)
             batches = [opened.get_batch(k) for k in range(opened.num_record_batches)]
@@ -182,9 +182,9 @@ def other_rows(column: str, value: Any) -> Callable[[Path, Path], None]:
                 columns = [values if k == index else c for k, c in enumerate(batch.columns)]
                 out.write_batch(pa.RecordBatch.from_arrays(columns, schema=described))
         data = file.read_bytes()
-        written = records.fingerprint(layout.rows("train"), data)
+        written = records.fingerprint(layout.source_index("train"), data)
         record = {"rows": {**vars(written)}, "format": 2}
-        write(store, layout.rows_record("train"), record)
+        write(store, layout.source_index_record("train"), record)
         (store / layout.shard("train", 8, 0)).unlink()
 
     return attack
@@ -194,9 +194,9 @@ def rows_lead(key: str) -> Callable[[Path, Path], None]:
     """Return an attack that makes the record of the source index refer to another file."""
 
     def attack(store: Path, _: Path) -> None:
-        fields = fields_of(store, layout.rows_record("train"))
+        fields = fields_of(store, layout.source_index_record("train"))
         fields["rows"][key] = "../victim/keys" if key == "name" else []
-        write(store, layout.rows_record("train"), fields)
+        write(store, layout.source_index_record("train"), fields)
         (store / layout.shard("train", 8, 0)).unlink()
 
     return attack
@@ -304,7 +304,7 @@ ATTACKS: dict[str, Callable[[Path, Path], None]] = {
     "pipe: commit": pipe(COMMIT),
     "pipe: part": pipe(PART),
     "pipe: shard": pipe(layout.shard("train", 8, 0)),
-    "pipe: rows": pipe(layout.rows("train")),
+    "pipe: rows": pipe(layout.source_index("train")),
     "long: recipe": long("recipe.json"),
     "long: commit": long(COMMIT),
     "long: labels": long(layout.small_chunk("train", "label", 0)),

@@ -73,7 +73,7 @@ def slow(module):
     prepare_shard.__module__, prepare_shard.__qualname__ = prepare.__module__, "prepare_shard"
     module.prepare_shard = prepare_shard
 
-after_import("pipeline.ingest.shard", slow)
+after_import("pipeline.ingest.shard_task", slow)
 """
 """Code that slows down shards, so that faults happen while a run lasts."""
 
@@ -178,7 +178,7 @@ def test_clients_without_a_certificate_are_refused(network: Network, tmp_path: P
     network.scheduler()
     network.worker("w1")
     network.wait(1)
-    certificates.write(tmp_path / "foreign", certificates.make())
+    certificates.write(tmp_path / "foreign", certificates.create())
     port = network.address.rpartition("://")[2]
     for words, says in [
         (("--certs", tmp_path / "foreign"), "not of this machine's authority"),

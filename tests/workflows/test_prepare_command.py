@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.ingest.source_index import Rows
+from pipeline.ingest.source_index import SourceIndex
 from pipeline.store import document, records
 from pipeline.store.open import open_objects
 from tests.commands import ROOT, Ended, committed, run, saboteur, start, wait_until
@@ -385,16 +385,16 @@ def test_an_image_that_grew_since_it_was_listed_fails_its_shard(
 
 HURRY = """
 def hurry(module):
-    module.Work.__init__.__kwdefaults__["read_pause"] = 0.01
+    module.ShardTaskConfig.__init__.__kwdefaults__["retry_delay_seconds"] = 0.01
 
-after_import("pipeline.ingest.shard", hurry)
+after_import("pipeline.ingest.shard_task", hurry)
 """
 
 
 def file_of_row(store: Path, source: Path, row: int) -> Path:
     """Return the image of a row."""
     objects = open_objects(str(store))
-    rows = Rows(objects, records.load_plan(objects, "train"))
+    rows = SourceIndex(objects, records.load_plan(objects, "train"))
     try:
         return source / rows.shard(row // 8)[row % 8].key
     finally:

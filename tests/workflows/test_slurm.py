@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.slurm.cluster import SlurmJobs
+from cluster.slurm.cluster import SlurmCluster
 from cluster.slurm.profile import read_profile
 from tests.commands import PATIENCE, ROOT, committed, free_port, run, saboteur, start, wait_until
 from tests.pictures import contents, make_folder, prepare_inline
@@ -201,7 +201,7 @@ def fake_slurm(tmp_path: Path) -> dict[str, str]:
 
 EAGER = """
 def eager(module):
-    module.KEEP_SECONDS = 0.5
+    module.MAINTENANCE_INTERVAL_SECONDS = 0.5
 
 after_import("cluster.slurm.cluster", eager)
 
@@ -377,9 +377,9 @@ def test_a_job_requests_memory_only_if_its_profile_does(
         job.job_id = "7"
 
     monkeypatch.setattr("dask_jobqueue.slurm.SLURMJob.start", start)
-    jobs = SlurmJobs.__new__(SlurmJobs)
+    jobs = SlurmCluster.__new__(SlurmCluster)
     jobs._profile, jobs._folder = profile, tmp_path
-    monkeypatch.setattr(SlurmJobs, "address", "tls://10.0.0.1:8786")
+    monkeypatch.setattr(SlurmCluster, "address", "tls://10.0.0.1:8786")
     assert jobs.submit("cpu") == "7"
     lines = [row.split(" ")[1] for row in scripts[0].splitlines() if "--mem" in row]
     assert lines == ([] if line is None else [line])

@@ -132,7 +132,7 @@ def test_a_lost_host_is_connected_again(sshd: Sshd, tmp_path: Path) -> None:
         messages: list[str] = []
         hosts = read_hosts(hosts_file(tmp_path, "near workers=1 gpus=none"))
         with (
-            ssh.Ssh(hosts, dashboard=False, say=messages.append) as cluster,
+            ssh.SshCluster(hosts, dashboard=False, report=messages.append) as cluster,
             cluster.client() as client,
         ):
             client.wait_for_workers(1, timeout=60)
@@ -140,9 +140,9 @@ def test_a_lost_host_is_connected_again(sshd: Sshd, tmp_path: Path) -> None:
             link = cluster._links[0]
             link._process.kill()
             assert wait_until(lambda: not psutil.pid_exists(first))
-            link.begun -= ssh.AGAIN_SECONDS
-            cluster._checked -= ssh.KEEP_SECONDS
-            cluster.keep()
+            link.begun -= ssh.RECONNECT_INTERVAL_SECONDS
+            cluster._checked -= ssh.MAINTENANCE_INTERVAL_SECONDS
+            cluster.maintain()
             assert messages
             assert wait_until(lambda: client.nthreads() and client.run(os.getpid))
     finally:
@@ -196,6 +196,6 @@ def test_a_file_of_hosts_has_options_for_each_host(tmp_path: Path) -> None:
     profile = read_hosts(file)
     assert profile.scheduler == "10.0.0.1"
     assert [host.name for host in profile.hosts] == ["me@a", "b"]
-    assert profile.hosts[0].settings == {"workers": "4", "threads": "2"}
+    assert profile.hosts[0].options == {"workers": "4", "threads": "2"}
     with pytest.raises(ClusterError, match="cannot be read"):
         read_hosts(tmp_path / "nothing")

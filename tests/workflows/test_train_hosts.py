@@ -59,7 +59,7 @@ def slow(module):
     prepare_shard.__module__, prepare_shard.__qualname__ = prepare.__module__, "prepare_shard"
     module.prepare_shard = prepare_shard
 
-after_import("pipeline.ingest.shard", slow)
+after_import("pipeline.ingest.shard_task", slow)
 """
 """Code that holds back the split val, so that it is not finished too early."""
 
@@ -110,7 +110,7 @@ def test_one_command_prepares_and_trains_on_other_hosts(
     command = network.client("train", "wgan", store, "--data", source, "--run", folder, *WORDS)
 
     assert wait_until(lambda: step_of(folder) > 10, 120), command.err
-    assert records.load_done(open_objects(str(store)), "val") is None
+    assert records.load_finish_record(open_objects(str(store)), "val") is None
     assert wait_until(lambda: page(network.hosts)["curves"])
     state = page(network.hosts)
     assert ("val", "running") in {(run["split"], run["state"]) for run in state["runs"]}
@@ -121,7 +121,7 @@ def test_one_command_prepares_and_trains_on_other_hosts(
             assert bound in (address, "127.0.0.1"), (host, bound, port)
     assert command.wait(300) == 0, command.err
     assert command.gone()
-    assert records.load_done(open_objects(str(store)), "val") is not None
+    assert records.load_finish_record(open_objects(str(store)), "val") is not None
 
     alone = run(
         *("train", "wgan", store, "--run", tmp_path / "alone", "--held-out", "none", *WORDS),

@@ -77,13 +77,13 @@ class Colourise:
         self.game = Game(network, critic, optimisers[0], optimisers[1], rules, world)
         augment = Augment(size=options.image_size, crop="random", mean=HALF, std=HALF,
                           seed=options.seed,
-                          shrink=options.shrunk_side(data.train.sizes[0]))  # fmt: skip
+                          resize=options.shrunk_side(data.train.sizes[0]))  # fmt: skip
         self.batches = Batches(data.train, augment, world, here=data.beside)
         self._plain = replace(
             augment,
             crop="none",
             flip=False,
-            shrink=options.image_size if augment.shrink is not None else None,
+            resize=options.image_size if augment.resize is not None else None,
         )
         self._evaluated = data.held_out or data.train
         self._error_name = "held_out_error" if data.held_out else "train_error"

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from distributed import Client
 
-from pipeline.ingest.report import Report
+from pipeline.ingest.report import ShardReport
 from workflows.dashboard.plugin import PICTURES_TOPIC, TOPIC, install
 
 FLUSH_SECONDS = 0.25
@@ -112,7 +112,7 @@ class Publisher:
             features=features,
         )
 
-    def shard(self, report: Report, sizes: Collection[int]) -> None:
+    def shard(self, report: ShardReport, sizes: Collection[int]) -> None:
         """Report that a shard was committed in *sizes*."""
         self._put(
             what="shard",

@@ -12,7 +12,7 @@ from pipeline.sources.classes.name_tables import parse_names
 from pipeline.sources.text_tables import decode_table
 from pipeline.store import records
 from pipeline.store.open import open_objects
-from pipeline.wordvectors.files import read_words
+from pipeline.wordvectors.files import read_word_vectors
 from pipeline.wordvectors.hierarchy import WORDNET, Hierarchy, read_hierarchy
 from pipeline.wordvectors.vectors import (
     ClassVectors,
@@ -86,7 +86,7 @@ def describe(
         source = {"file": None, "dim": vectors_of_classes.vectors.shape[1]}
     else:
         graph = None if hierarchy is None else read_hierarchy(hierarchy)
-        words = read_words(vectors)
+        words = read_word_vectors(vectors)
         vectors_of_classes = class_vectors(words, classes, synonyms=synonyms)
         source = {"file": vectors, "tokens": len(words), "dim": words.dim, "synonyms": synonyms}
     return {
@@ -185,7 +185,7 @@ def _installed() -> str:
 
 def _coverage(vectors: ClassVectors) -> dict[str, Any]:
     names = dict(zip(vectors.wnids, vectors.names, strict=True))
-    alike = [set(wnids) for wnids in vectors.alike]
+    alike = [set(wnids) for wnids in vectors.identical_groups]
     return {
         "coverage": vectors.coverage(),
         "missing": [{"wnid": wnid, "words": names[wnid]} for wnid in vectors.missing],
@@ -193,13 +193,13 @@ def _coverage(vectors: ClassVectors) -> dict[str, Any]:
             {"name": name, "wnids": wnids, "alike": any(set(wnids) <= group for group in alike)}
             for name, wnids in vectors.homonyms.items()
         ],
-        "alike": vectors.alike,
+        "alike": vectors.identical_groups,
     }
 
 
 def _hierarchy_facts(graph: Hierarchy, where: str, wnids: Sequence[str]) -> dict[str, Any]:
     inside = [wnid for wnid in wnids if wnid in graph]
-    near = {hops: len(graph.within(inside, hops)) for hops in HOPS}
+    near = {hops: len(graph.neighbours_within(inside, hops)) for hops in HOPS}
     return {
         "where": where,
         "nouns": len(graph),

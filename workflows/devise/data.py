@@ -19,7 +19,7 @@ from pipeline.store import records
 from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
 from pipeline.urls import is_url
-from pipeline.wordvectors.files import read_words
+from pipeline.wordvectors.files import read_word_vectors
 from pipeline.wordvectors.hierarchy import read_hierarchy
 from pipeline.wordvectors.index import file_digest
 from pipeline.wordvectors.vectors import ClassVectors, class_vectors, taxonomy_vectors
@@ -138,7 +138,7 @@ def _evaluation_split(
     """
     if held_out is None:
         return None
-    done = records.load_done(open_objects(config.store), held_out)
+    done = records.load_finish_record(open_objects(config.store), held_out)
     if done is not None and trunk_input.size not in done.sizes:
         problem = f"split {held_out!r} has no images of {trunk_input.size} px"
         if run_options.held_out is not None:
@@ -187,7 +187,7 @@ def _new_input(options: DeviseOptions, store: str, split: str, size: int | None)
         raise TesseraeError(
             f"--trunk {NEW} has random weights: expected --learn all, or another trunk."
         )
-    done = records.load_done(open_objects(store), split)
+    done = records.load_finish_record(open_objects(store), split)
     sizes = () if done is None else done.sizes
     chosen = size or min((s for s in sizes if s >= MIN_SIZE), default=max(sizes, default=0))
     if chosen not in sizes or chosen < MIN_SIZE:
@@ -210,7 +210,7 @@ def _class_vectors(
         read_hierarchy(options.hierarchy)  # reports need it: a broken file is refused now
     parts = class_parts(
         vectors.wnids,
-        vectors.known,
+        vectors.has_vector,
         has_image=_has_image(store, split, len(listed)),
         seen=options.seen_classes,
         unseen=options.unseen_classes,
@@ -227,7 +227,7 @@ def _class_vectors(
 def _has_image(store: str, split: str, classes: int) -> NDArray[np.bool_]:
     """Return True for each class that has a readable image in *split*, (C,) bool."""
     objects = open_objects(store)
-    done = records.load_done(objects, split)
+    done = records.load_finish_record(objects, split)
     if done is None:
         raise StoreError(f"split {split!r} of {store} is not finished: run `tesserae prepare`.")
     opened = open_split(objects, split, [min(done.sizes)])
@@ -267,7 +267,9 @@ def vectors_of(options: DeviseOptions, listed: Sequence[tuple[str, str]]) -> Cla
         TesseraeError: Neither word vectors nor a hierarchy are named, or a file is unreadable.
     """
     if options.word_vectors is not None:
-        return class_vectors(read_words(options.word_vectors), listed, synonyms=options.synonyms)
+        return class_vectors(
+            read_word_vectors(options.word_vectors), listed, synonyms=options.synonyms
+        )
     if options.hierarchy is not None:
         return taxonomy_vectors(read_hierarchy(options.hierarchy), listed)
     raise TesseraeError(
@@ -294,8 +296,8 @@ def _print_classes(vectors: ClassVectors, parts: NDArray[np.int8]) -> None:
     print("words: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()), flush=True)
     left_out = parts == LEFT_OUT
     for missing, lacking in (
-        ("vector", left_out & ~vectors.known),
-        ("picture to learn from", left_out & vectors.known),
+        ("vector", left_out & ~vectors.has_vector),
+        ("picture to learn from", left_out & vectors.has_vector),
     ):
         names = [vectors.names[label] for label in np.flatnonzero(lacking)]
         if names:
@@ -327,7 +329,7 @@ def _loader(
             order=loading["order"],
             seed=options.seed,
             mirrored=options.mirrored and not plain,
-            only=only,
+            include_labels=only,
             drop_last=not plain,
         )
     return Loader(
@@ -336,7 +338,7 @@ def _loader(
         size=trunk_input.size,
         batch_size=options.batch_size,
         seed=options.seed,
-        only=only,
+        include_labels=only,
         drop_last=not plain,
         **loading,
     )

@@ -130,7 +130,9 @@ def _within(pictures: LabelledImages, seen: NDArray[np.int64], hops: int) -> set
     if pictures.hierarchy is None:
         return set()
     seen_wnids = [pictures.wnids[label] for label in seen.tolist()]
-    return pictures.hierarchy.within([w for w in seen_wnids if w in pictures.hierarchy], hops)
+    return pictures.hierarchy.neighbours_within(
+        [w for w in seen_wnids if w in pictures.hierarchy], hops
+    )
 
 
 def hits_among(scores: Floats, pictures: LabelledImages, part: int, k: int) -> float:

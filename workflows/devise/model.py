@@ -16,10 +16,10 @@ from torch import Tensor
 from pipeline.backbone.network import Backbone
 from pipeline.errors import TesseraeError
 from pipeline.features.reader import open_features
-from pipeline.features.worker import features_of
+from pipeline.features.worker import compute_features
 from pipeline.loader import Loader
-from pipeline.wordvectors.index import open_words
-from pipeline.wordvectors.vectors import Words, split_names
+from pipeline.wordvectors.index import open_word_vectors
+from pipeline.wordvectors.vectors import WordVectors, split_names
 from workflows.devise.class_space import Space, load_space, unit
 from workflows.devise.heads import Head
 from workflows.devise.options import DeviseOptions
@@ -110,7 +110,7 @@ class DeviseModel:
         """
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
         features = [
-            features_of(self.trunk, part, self.options.feature_precision)
+            compute_features(self.trunk, part, self.options.feature_precision)
             for part in torch.split(pixels, MAX_TRUNK_IMAGES)
         ]
         return self.embed(np.concatenate(features))
@@ -139,11 +139,11 @@ class DeviseModel:
     # --- words ----------------------------------------------------------------------------------
 
     @cached_property
-    def _words(self) -> Words | None:
+    def _words(self) -> WordVectors | None:
         file = self.options.word_vectors
         if file is None:
             return None
-        return open_words(Path(file), str(self.space.words), self.folder / WORDS_FOLDER)
+        return open_word_vectors(Path(file), str(self.space.words), self.folder / WORDS_FOLDER)
 
     @cached_property
     def _named(self) -> dict[str, int]:
@@ -161,7 +161,7 @@ class DeviseModel:
         if self._words is None:
             label = self._named.get(" ".join(text.split()).casefold())
             return None if label is None else self.class_vectors[label]
-        vector = self._words.phrase(text)
+        vector = self._words.phrase_vector(text)
         return None if vector is None else self.space.enter(vector[None])[0]
 
     def name(self, text: str) -> NDArray[np.float32] | None:
@@ -171,7 +171,7 @@ class DeviseModel:
         """
         if self._words is None:
             return self.phrase(text)
-        vector = self._words.token(text)
+        vector = self._words.token_vector(text)
         return None if vector is None else self.space.enter(vector[None])[0]
 
     def suggest(self, text: str) -> list[str]:

@@ -136,7 +136,7 @@ def _finished(model: DeviseModel) -> str | None:
     """Return a finished split that the run did not name when it began; None if there is none."""
     objects = open_objects(model.store)
     for split in HELD_OUT:
-        done = records.load_done(objects, split)
+        done = records.load_finish_record(objects, split)
         if done is None or split == model.split or model.size not in done.sizes:
             continue
         if model.features is None or model.features in finished(objects, split):
@@ -376,7 +376,7 @@ def _galleries(
 
 def _thumbnails(model: DeviseModel, split: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
     objects = open_objects(model.store)
-    done = records.load_done(objects, split)
+    done = records.load_finish_record(objects, split)
     sizes = [model.size] if done is None else done.sizes
     size = min((size for size in sizes if size >= THUMBNAIL), default=max(sizes))
     opened = open_split(objects, split, [size])

@@ -117,7 +117,7 @@ class Devise:
     def _forward(self, images: Tensor, part: slice) -> Tensor:
         """Return the outputs of the head for the rows of *part*, (n, d) float32, with gradients."""
         with self._precision():
-            features = images if self.trunk is None else self.trunk.pooled(images)
+            features = images if self.trunk is None else self.trunk.forward(images)
             outputs: Tensor = self.head(
                 features.float(), lambda *purpose: self._draw(*purpose)[part]
             )
@@ -177,7 +177,7 @@ class Devise:
         if self.trunk is not None:
             self.trunk.model.eval()
             with self._precision():
-                features = self.trunk.features(features)
+                features = self.trunk.extract(features)
         outputs: NDArray[np.float32] = self.head(features.float()).cpu().numpy()
         return outputs
 

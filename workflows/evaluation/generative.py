@@ -101,7 +101,7 @@ def compare_pictures(
 
     def features(pictures: Tensor) -> Tensor:
         parts = torch.split(pictures, BLOCK_ROWS)
-        return torch.cat([backbone.features(part.to(device)) for part in parts])
+        return torch.cat([backbone.extract(part.to(device)) for part in parts])
 
     return compare(features(generated), features(real), backbone.name, seed=seed)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.ingest.planning import Listing
 from pipeline.sources.classes.decision import UNLABELLED
-from pipeline.sources.classes.order import Classes
+from pipeline.sources.classes.store_classes import Classes
 from pipeline.store.recipe import Recipe
 from workflows.terminal.formatting import counted
 
@@ -36,8 +36,8 @@ def class_lines(classes: Classes, recipe: Recipe, listed: Mapping[str, Listing])
         if unlabelled:
             yield f"  {split}: {counted(unlabelled, 'image')} of no class, label -1"
         yield from (f"  {split}: {note}" for note in listing.evidence.notes)
-        if listing.passed:
-            yield f"  {split}: {passed_text(listing.passed)}"
+        if listing.skipped:
+            yield f"  {split}: {passed_text(listing.skipped)}"
 
 
 def mapping_lines(

@@ -15,8 +15,8 @@ from pipeline.backbone.choices import NEW
 from pipeline.backbone.load import open_backbone
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.features import extract
-from pipeline.features.shard import FeatureReport, progress_topic
-from pipeline.features.worker import FeatureWork, check_probe, probe_of
+from pipeline.features.shard_task import FeatureReport, progress_topic
+from pipeline.features.worker import FeatureTaskConfig, check_probe, probe_of
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.store import records
 from pipeline.store.features import KINDS, FeatureRecipe
@@ -59,7 +59,9 @@ def _splits(objects: Objects, requested: tuple[str, ...]) -> list[str]:
         for split in requested:
             records.load_plan(objects, split)
         return list(dict.fromkeys(requested))
-    finished = [split for split in store_splits if records.load_done(objects, split) is not None]
+    finished = [
+        split for split in store_splits if records.load_finish_record(objects, split) is not None
+    ]
     if not finished:
         raise StoreError(
             f"{objects.url} has no finished split. Run `tesserae prepare` again to go on."
@@ -84,7 +86,7 @@ def compute_features(options: FeaturesOptions, split: str, cluster: Cluster) -> 
     objects = open_objects(options.store)
     plan = records.load_plan(objects, split)
     backbone = open_backbone(options.trunk, cut=options.cut, pooling=options.pooling)
-    recipe = extract.settle(objects, split, backbone, options.choices)
+    recipe = extract.resolve_recipe(objects, split, backbone, options.choices)
     local_probe = probe_of(backbone, recipe.precision)
     del backbone  # frees its memory: tasks load the network themselves
     if not options.repair and extract.is_done(objects, recipe, plan, options.kinds):
@@ -100,7 +102,7 @@ def compute_features(options: FeaturesOptions, split: str, cluster: Cluster) -> 
     run_name = extract.new_run(recipe.name, split)
     objects = open_objects(options.store, run_name)
     with lease(
-        objects, extract.lease_name(recipe.name, split), wait=options.wait, waiting=print_waiting
+        objects, extract.lease_name(recipe.name, split), wait=options.wait, on_wait=print_waiting
     ):
         objects.begin()
         try:
@@ -137,14 +139,14 @@ def _compute(options: FeaturesOptions, run: FeatureRun, cluster: Cluster) -> Non
     extract.begin(*run.target, kinds)
     if options.repair:
         _remove_damaged(run)
-    todo = extract.missing(*run.target, kinds)
+    todo = extract.missing_shards(*run.target, kinds)
     if not todo:
         return
     _check_space(run, sum(len(run.plan.rows(shard)) for shard in todo) * len(kinds))
-    extract.clear(*run.target, extract.obsolete_objects(*run.target, kinds))
+    extract.remove_objects(*run.target, extract.obsolete_objects(*run.target, kinds))
     cluster.look()
     gpu = _gpus(options, cluster) > 0
-    work = FeatureWork(
+    work = FeatureTaskConfig(
         store=run.objects.url,
         split=run.plan.split,
         run=run.name,
@@ -160,10 +162,10 @@ def _compute(options: FeaturesOptions, run: FeatureRun, cluster: Cluster) -> Non
 
 
 def _remove_damaged(run: FeatureRun) -> None:
-    damaged = extract.damaged(*run.target)
+    damaged = extract.damaged_objects(*run.target)
     for name in damaged:
         print(printable(f"  {name}: missing or damaged"), flush=True)
-    extract.clear(*run.target, damaged)
+    extract.remove_objects(*run.target, damaged)
 
 
 def _gpus(options: FeaturesOptions, cluster: Cluster) -> int:
@@ -264,7 +266,7 @@ def _counting(cluster: Cluster, run: str, progress: Progress) -> Iterator[Counte
 
 def _check_space(run: FeatureRun, rows: int) -> None:
     needed = rows * run.recipe.row_bytes
-    room = run.objects.room()
+    room = run.objects.free_bytes()
     free = "free space is unknown" if room is None else f"{bytes_text(room)} are free"
     print(
         f"features {run.recipe.name}: {rows:,} rows of {run.recipe.dim} numbers,"

@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.backbone.choices import POOLINGS
 from pipeline.store import layout
-from pipeline.store.choices import DEFAULTS, Choices
-from pipeline.store.features import DTYPES, KINDS, PRECISIONS, FeatureChoices
+from pipeline.store.features import DTYPES, KINDS, PRECISIONS, FeatureOptions
+from pipeline.store.options import DEFAULTS, StoreOptions
 from pipeline.store.recipe import FILTERS, FITS, MISSING_END
 from workflows.options.cluster import ClusterOptions
 from workflows.options.fields import Options, argument, option
@@ -163,10 +163,10 @@ class PrepareOptions(ReadingOptions, ClusterOptions):
             raise ValueError(f"--split is {' '.join(self.split)}: a split is named twice.")
 
     @property
-    def choices(self) -> Choices:
+    def choices(self) -> StoreOptions:
         """The choices that decide what the store holds."""
-        values = {field.name: getattr(self, field.name) for field in fields(Choices)}
-        return Choices(**{**values, "sizes": tuple(sorted(self.sizes))})
+        values = {field.name: getattr(self, field.name) for field in fields(StoreOptions)}
+        return StoreOptions(**{**values, "sizes": tuple(sorted(self.sizes))})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,9 +277,9 @@ class FeaturesOptions(ClusterOptions):
     wait: bool = _wait("computes the same features")
 
     @property
-    def choices(self) -> FeatureChoices:
+    def choices(self) -> FeatureOptions:
         """The choices that decide what the features are, beside the network."""
-        return FeatureChoices(stored_size=self.size, precision=self.precision, dtype=self.dtype)
+        return FeatureOptions(stored_size=self.size, precision=self.precision, dtype=self.dtype)
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -13,15 +13,15 @@ from pipeline import code_digest, sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.ingest.finish import finish_split
+from pipeline.ingest.jobs import shard_jobs
 from pipeline.ingest.planning import Listing
-from pipeline.ingest.report import Report
+from pipeline.ingest.report import ShardReport
 from pipeline.ingest.source_index import Origin
-from pipeline.ingest.tasks import shard_jobs
-from pipeline.ingest.worker import Work
+from pipeline.ingest.worker import ShardTaskConfig
 from pipeline.jobs import Failed, run_jobs
 from pipeline.sources import spool
 from pipeline.sources.formats.sorted_val import check_sorted
-from pipeline.sources.keys import misspelt
+from pipeline.sources.keys import suggest_split
 from pipeline.sources.location import Location
 from pipeline.sources.options import SourceOptions
 from pipeline.sources.source import Source
@@ -33,7 +33,7 @@ from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
-from pipeline.store.records import Done
+from pipeline.store.records import FinishRecord
 from workflows import session
 from workflows.dashboard.preview import ShardPreview
 from workflows.dashboard.publisher import Publisher
@@ -79,7 +79,7 @@ class Tally:
         self.failed.append(failed)
         self.failed_in_a_row += 1
 
-    def add(self, report: Report) -> None:
+    def add(self, report: ShardReport) -> None:
         """Count a shard that was committed."""
         self.failed_in_a_row = 0
         self.num_rows += report.num_rows
@@ -149,7 +149,7 @@ def _with_splits(options: PrepareOptions) -> PrepareOptions:
         options = replace(options, split=tuple(spooling.with_classes(parts)))
     if "test" not in options.split:
         how = _source_options(options, open_objects(options.store))
-        text = sources.unlabelled_test(*source, how)
+        text = sources.unlabelled_test_remark(*source, how)
         if text:
             print(printable(text), flush=True)
     return options
@@ -174,11 +174,11 @@ def _opened(options: PrepareOptions, split: str) -> OpenSplit:
     run = planning.new_run(split)
     objects = open_objects(options.store, run)
     _check_location(objects, options.source)
-    planning.check_choices(objects, options.choices)
+    planning.check_options(objects, options.choices)
     how = _source_options(options, objects)
     # A split that the store already has is resumed under any name. The spelling is tested first,
     # because it is cheaper than listing the store.
-    if misspelt(split) and split not in records.splits(objects):
+    if suggest_split(split) and split not in records.splits(objects):
         sources.check_split_name(options.source, split, options.source_kind, how)
     source = sources.open_source(options.source, split, options.source_kind, how)
     return OpenSplit(split, run, source, objects)
@@ -191,7 +191,7 @@ def _source_options(options: PrepareOptions, objects: Objects) -> SourceOptions:
 
 @contextmanager
 def _leased(part: OpenSplit, *, wait: bool) -> Iterator[None]:
-    with lease(part.objects, part.split, wait=wait, waiting=print_waiting):
+    with lease(part.objects, part.split, wait=wait, on_wait=print_waiting):
         part.objects.begin()
         try:
             yield
@@ -271,7 +271,7 @@ def _prepare(
     if todo:
         _check_resources(options, objects, recipe, plan, commits, todo, cluster)
     planning.write_metadata(objects, recipe, plan, options.choices.sizes)
-    work = Work(
+    work = ShardTaskConfig(
         store=objects.url,
         split=split,
         run=part.run,
@@ -297,7 +297,9 @@ def _prepare(
     return tally.report()
 
 
-def _end(objects: Objects, recipe: Recipe, plan: Plan, work: Work, source: Source) -> None:
+def _end(
+    objects: Objects, recipe: Recipe, plan: Plan, work: ShardTaskConfig, source: Source
+) -> None:
     done = _finish(objects, recipe, plan, work)
     if done is not None and source.access == "blocks":
         spooling.remove_spool(objects, work.split)
@@ -317,7 +319,7 @@ def settle(options: PrepareOptions, parts: Sequence[OpenSplit], cluster: Cluster
         if origin is None:
             to_list.append(part)
             continue
-        recipe = planning.settle_recipe(part.objects, options.choices)
+        recipe = planning.resolve_recipe(part.objects, options.choices)
         plan = records.load_plan(part.objects, part.split)
         planning.check_seed(plan, options.choices.seed)
         plans[part.split] = recipe, plan
@@ -341,7 +343,7 @@ def _planned(options: PrepareOptions, listed: Mapping[str, tuple[OpenSplit, List
         split: (part.source, listing) for split, (part, listing) in listed.items()
     }
     classes = planning.classes_of(sources_and_listings, planning.source_rules(objects))
-    recipe = planning.settle_recipe(objects, options.choices, classes)
+    recipe = planning.resolve_recipe(objects, options.choices, classes)
     listings = {split: listing for split, (_, listing) in listed.items()}
     for line in class_lines(classes, recipe, listings):
         print(printable(line), flush=True)
@@ -355,7 +357,7 @@ def _planned(options: PrepareOptions, listed: Mapping[str, tuple[OpenSplit, List
             listing=listing.digest,
             num_bytes=listing.num_bytes,
             options=options.source_options.chosen(),
-            passed=listing.passed,
+            passed=listing.skipped,
         )
         seed = options.choices.seed
         plan = planning.make_plan(part.objects, split, recipe, listing, origin, seed)
@@ -399,7 +401,7 @@ def _check_resources(
     todo: Sequence[int],
     cluster: Cluster,
 ) -> None:
-    room = objects.room()
+    room = objects.free_bytes()
     total = 0
     for size in options.choices.sizes:
         missing = [s for s in todo if s not in commits or size not in commits[s].sizes]
@@ -412,7 +414,7 @@ def _check_resources(
         f"  {counted(plan.num_rows, 'row')} in total; {bytes_text(total)} to write, {free}",
         flush=True,
     )
-    planning.check_room(objects, recipe, total)
+    planning.check_free_space(objects, recipe, total)
     _check_memory(options, objects, recipe, cluster)
 
 
@@ -444,7 +446,7 @@ def make_shards(
     options: PrepareOptions,
     objects: Objects,
     plan: Plan,
-    work: Work,
+    work: ShardTaskConfig,
     todo: Sequence[int],
     commits: dict[int, Commit],
     cluster: Cluster,
@@ -500,7 +502,9 @@ def _sizes(commits: dict[int, Commit], shard: int) -> set[int]:
     return set(commits[shard].sizes) if shard in commits else set()
 
 
-def _sizes_before(plan: Plan, work: Work, commits: dict[int, Commit]) -> list[tuple[int, int, int]]:
+def _sizes_before(
+    plan: Plan, work: ShardTaskConfig, commits: dict[int, Commit]
+) -> list[tuple[int, int, int]]:
     """Return (side in pixels, rows already stored, rows of the split) for each size."""
     return [
         (
@@ -532,7 +536,9 @@ def _failures(failed: Sequence[Failed], split: str) -> str:
     )
 
 
-def _finish(objects: Objects, recipe: Recipe, plan: Plan, work: Work) -> Done | None:
+def _finish(
+    objects: Objects, recipe: Recipe, plan: Plan, work: ShardTaskConfig
+) -> FinishRecord | None:
     commits = records.load_commits(objects, plan)
     if len(commits) < plan.num_shards:
         rows = sum(commit.stop - commit.start for commit in commits.values())

@@ -11,7 +11,7 @@ from pipeline.images.decode import STATUS_WORDS
 from pipeline.ingest import verify
 from pipeline.ingest.verify import Problem
 from pipeline.store import table
-from pipeline.store.commit import Commit, Written
+from pipeline.store.commit import Commit, ObjectRecord
 from pipeline.store.objects import Objects
 from workflows.terminal.formatting import counted
 
@@ -30,7 +30,7 @@ class Reason:
 
 
 def read_lines(
-    objects: Objects, parts: Iterable[Written]
+    objects: Objects, parts: Iterable[ObjectRecord]
 ) -> tuple[list[dict[str, Any]], list[Problem]]:
     """Read the lines of quarantined rows, and of rows with a remark, from parts of the table.
 

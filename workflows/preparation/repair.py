@@ -12,11 +12,11 @@ from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.ingest import repair as store_repair
 from pipeline.ingest.finish import finish_split
-from pipeline.ingest.report import Report
-from pipeline.ingest.source_index import Origin, known_origin
-from pipeline.ingest.tasks import shard_jobs
+from pipeline.ingest.jobs import shard_jobs
+from pipeline.ingest.report import ShardReport
+from pipeline.ingest.source_index import Origin, load_origin
 from pipeline.ingest.verify import Problem, SplitRecords
-from pipeline.ingest.worker import Work
+from pipeline.ingest.worker import ShardTaskConfig
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.sources import spool
 from pipeline.sources.options import SourceOptions
@@ -62,7 +62,7 @@ def run(options: RepairOptions) -> int:
                 run=run_name,
                 cluster=cluster,
             )
-            with lease(repair.objects, split, wait=options.wait, waiting=print_waiting):
+            with lease(repair.objects, split, wait=options.wait, on_wait=print_waiting):
                 repair.objects.begin()
                 try:
                     num_problems += repair_split(repair)
@@ -132,7 +132,7 @@ def _lost(split_records: SplitRecords) -> str:
 def _rebuild(
     repair: Repair, split_records: SplitRecords, plan: Plan, problems: Sequence[Problem]
 ) -> None:
-    work = Work(
+    work = ShardTaskConfig(
         store=repair.objects.url,
         split=repair.split,
         run=repair.run,
@@ -140,7 +140,7 @@ def _rebuild(
         code=code_digest.digest(),
     )
     jobs = store_repair.rebuild_jobs(work, store_repair.plan_rebuilds(split_records, problems))
-    jobs += shard_jobs(work, store_repair.lost_shards(split_records, problems))
+    jobs += shard_jobs(work, store_repair.shards_without_commit(split_records, problems))
     if jobs or repair.options.data is not None:
         _find_source(repair, plan, work.sizes)
     if jobs:
@@ -158,8 +158,8 @@ def _run(repair: Repair, jobs: Sequence[Job]) -> None:
                 f"{result.job.name}: {result.error}. If the images are elsewhere now, pass --data"
                 " SOURCE."
             )
-        if isinstance(result, Report):
-            print(f"  rebuilt: {', '.join(result.made)}")
+        if isinstance(result, ShardReport):
+            print(f"  rebuilt: {', '.join(result.written_objects)}")
 
 
 def _find_source(repair: Repair, plan: Plan, sizes: tuple[int, ...]) -> None:
@@ -179,9 +179,9 @@ def _find_source(repair: Repair, plan: Plan, sizes: tuple[int, ...]) -> None:
         )
         part = OpenSplit(repair.split, repair.run, source, repair.objects)
         settle(options, [part], repair.cluster)
-    origin = known_origin(repair.objects, plan)
+    origin = load_origin(repair.objects, plan)
     # The location comes from the store, which may be someone else's, so print what is read.
-    if origin.is_there:
+    if origin.exists:
         print(printable(f"{repair.split}: images are read from {origin.root}"), flush=True)
         return
     if origin.root != _spool(repair):
@@ -200,7 +200,7 @@ def _source_options(repair: Repair, plan: Plan) -> SourceOptions:
         with suppress(
             StoreError
         ):  # the record of the source's location is a cache, and may be gone
-            chosen = known_origin(repair.objects, plan).options
+            chosen = load_origin(repair.objects, plan).options
     return SourceOptions.of(chosen, rules)
 
 
@@ -210,8 +210,8 @@ def _stream(repair: Repair, origin: Origin) -> None:
     source_options = SourceOptions.of(origin.options, planning.source_rules(repair.objects))
     source = sources.open_source(location, repair.split, origin.kind, source_options)
     blocks = source.blocks()
-    confined.confined(Path(repair.objects.url), layout.spool(repair.split))
-    planning.check_spool_room(repair.objects, spool.spool_bytes_needed(blocks))
+    confined.confined_path(Path(repair.objects.url), layout.spool(repair.split))
+    planning.check_spool_space(repair.objects, spool.spool_bytes_needed(blocks))
     print(f"{repair.split}: streaming {len(blocks):,} blocks of kind {origin.kind}", flush=True)
     limit = records.load_recipe(repair.objects).max_image_bytes
     jobs = [

@@ -11,7 +11,7 @@ from pipeline.errors import SourceError, StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.sources import spool
-from pipeline.sources.classes.order import SplitClasses, settle_classes
+from pipeline.sources.classes.store_classes import SplitClasses, combine_classes
 from pipeline.sources.source import Source
 from pipeline.store import layout
 from pipeline.store.local import LocalObjects
@@ -32,7 +32,7 @@ def spool_folder(objects: Objects, split: str) -> str:
             "a source that can only be streamed needs a store on a disk, for its spool. Copy the"
             " source to a disk first, or prepare on a disk and copy the store."
         )
-    confined.confined(Path(objects.url), layout.spool(split))
+    confined.confined_path(Path(objects.url), layout.spool(split))
     return f"{objects.url}/{layout.spool(split)}"
 
 
@@ -64,7 +64,7 @@ def stream(
     stale = spool.remove_stale(folder, blocks, fingerprint, limit)
     if stale:
         print(f"{split}: removed {bytes_text(stale)} of another source or options from the spool")
-    planning.check_spool_room(objects, spool.spool_bytes_needed(blocks))
+    planning.check_spool_space(objects, spool.spool_bytes_needed(blocks))
     jobs = [
         Job(f"spool-{split}-{index:06d}", spool.spool_block, (block, folder, fingerprint, limit))
         for index, block in enumerate(blocks)
@@ -97,7 +97,7 @@ def look_before(parts: Mapping[str, Source], rules: int) -> None:
             for note in evidence.notes:
                 print(printable(f"  {split}: {note}"), flush=True)
     if len(previewed) == len(parts):
-        settle_classes(previewed, rules)
+        combine_classes(previewed, rules)
 
 
 def with_classes(parts: Mapping[str, Source]) -> list[str]:

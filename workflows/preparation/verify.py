@@ -69,7 +69,7 @@ def verify_features(objects: Objects, name: str, images: SplitRecords, *, thread
     summary = _summary(feature_records, problems, started)
     print(printable(f"{images.split}: features {name}: {summary}"))
     say_problems(problems)
-    for stranger in feature_check.strangers(objects, feature_records):
+    for stranger in feature_check.unknown_objects(objects, feature_records):
         print(printable(f"  note: {stranger} is in no record. It does no harm."))
     if problems:
         print(printable(f"  {_features_advice(feature_records, problems)}"))
@@ -82,7 +82,7 @@ def _features_advice(feature_records: FeatureRecords, problems: Sequence[Problem
             "Run the same `tesserae features` as before to restore it, or delete the folder"
             f" {layout.FEATURES}/{feature_records.name} if it is not needed."
         )
-    flags = feature_records.recipe.words(feature_records.kinds)
+    flags = feature_records.recipe.command_line_options(feature_records.kinds)
     command = f"tesserae features STORE --trunk MODEL {flags} --split {feature_records.split}"
     if all(problem.unfinished for problem in problems):
         return f"`{command}` computes the unfinished shards."
@@ -137,7 +137,7 @@ def verify_split(
     split_records = verify.read_records(objects, split)
     problems = [
         *split_records.problems,
-        *verify.check_whole(split_records),
+        *verify.check_finished(split_records),
         *verify.check_planned(objects, split_records),
     ]
     problems += _read(objects, split_records, f"{split}: verify", threads)

@@ -29,7 +29,7 @@ def run(options: LoaderOptions) -> int:
         batch_size=options.batch_size,
         order=options.order,
         seed=options.seed,
-        partial=options.partial,
+        allow_partial=options.partial,
         reading=Reading(threads=options.threads, checksum=options.checksum),
         staging=options.staging_dir,
         rank=0,
@@ -87,13 +87,13 @@ def _limit(loader: Loader, cores: float) -> str:
 
 def mixing(loader: Loader) -> list[str]:
     """Return lines on how well the order mixes classes, and batches between epochs."""
-    from pipeline.loader.shuffle_quality import recurrence, same_class_factor
+    from pipeline.loader.shuffle_quality import recurring_pair_ratio, same_class_ratio
 
     order, after = (loader.epoch_order(epoch) for epoch in (0, 1))
-    classes = same_class_factor(order, loader.labels, loader.batch_size)
+    classes = same_class_ratio(order, loader.labels, loader.batch_size)
     lines = [f"pairs of the same class in a batch: {classes:.2f} x chance"]
     if loader.order != "sequential":
-        again = recurrence(order, after, loader.batch_size)
+        again = recurring_pair_ratio(order, after, loader.batch_size)
         lines.append(f"pairs that share a batch again in the next epoch: {again:.2f} x chance")
     return lines
 

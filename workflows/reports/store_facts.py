@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.errors import StoreError
 from pipeline.features import verify as feature_check
 from pipeline.ingest import verify
-from pipeline.ingest.source_index import Rows
+from pipeline.ingest.source_index import SourceIndex
 from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.store import features, records
 from pipeline.store.objects import Objects
@@ -128,7 +128,7 @@ def _passed_over(objects: Objects, plan: Plan | None) -> dict[str, tuple[int, st
     if plan is None:
         return {}
     try:
-        rows = Rows(objects, plan)
+        rows = SourceIndex(objects, plan)
     except StoreError:  # the record of the source's location is a cache, and may be gone
         return {}
     rows.close()

@@ -199,8 +199,8 @@ def _train(
         gpus or run_options.ranks or 1,
         gpu=bool(gpus),
         batch=options.batch_size,
-        seconds=run_options.rank_timeout,
-        option="--rank-timeout",
+        worker_timeout_seconds=run_options.rank_timeout,
+        timeout_option="--rank-timeout",
     )
     return train_on(
         cluster,
@@ -291,7 +291,9 @@ def _print_crop(options: TrainingOptions, stored: int, size: int) -> None:
 
 def _held_out(run_options: RunOptions) -> str | None:
     objects = open_objects(run_options.store)
-    finished = [s for s in records.splits(objects) if records.load_done(objects, s) is not None]
+    finished = [
+        s for s in records.splits(objects) if records.load_finish_record(objects, s) is not None
+    ]
     if run_options.held_out == "none":
         return None
     if run_options.held_out is not None:
@@ -311,5 +313,5 @@ def _image_size(options: TrainingOptions) -> int:
 def _sizes(store: str) -> list[int]:
     objects = open_objects(store)
     records.load_recipe(objects)
-    done = (records.load_done(objects, split) for split in records.splits(objects))
+    done = (records.load_finish_record(objects, split) for split in records.splits(objects))
     return sorted({size for record in done if record is not None for size in record.sizes})

@@ -61,7 +61,7 @@ class Gallery:
         self.recipe: Recipe = records.load_recipe(self.objects)
         self.splits: dict[str, Split] = {}
         for name in records.splits(self.objects):
-            done = records.load_done(self.objects, name)
+            done = records.load_finish_record(self.objects, name)
             if done is not None and size in done.sizes:
                 self.splits[name] = open_split(self.objects, name, done.sizes)
         if not self.splits:
@@ -293,7 +293,7 @@ class ImagePreprocessor:
                 data,
                 sizes=[self._size],
                 filter=recipe.filter,
-                **recipe.decoding,
+                **recipe.decode_arguments,
             )
         except DecodeError as e:
             raise QueryError(f"the image cannot be read: {e}. Choose another.") from e

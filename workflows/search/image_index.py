@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.neighbours.csls import NEAREST, Hubs, measure
+from pipeline.neighbours.csls import NEAREST, Hubs, measure_hubs
 from workflows.search.gallery import Gallery
 from workflows.search.query import QueryError
 from workflows.search.vector_store import EmbeddedSplit
@@ -73,7 +73,7 @@ class ImageIndex:
             return None
         with self._lock:
             if (embedded.name, kind) not in self._hubs:
-                self._hubs[embedded.name, kind] = measure(embedded.index, references)
+                self._hubs[embedded.name, kind] = measure_hubs(embedded.index, references)
             return self._hubs[embedded.name, kind]
 
     def search(

@@ -115,7 +115,7 @@ def open_embedded(
     index = builder.load(kind, digests=digests)
     if index is None:
         objects = LocalObjects(str(folder.absolute()), run)
-        with lease(objects, name, wait=True, waiting=_print_waiting):
+        with lease(objects, name, wait=True, on_wait=_print_waiting):
             # Another process may have built the index while this one waited for the lease.
             index = builder.load(kind, digests=digests)
             if index is None:

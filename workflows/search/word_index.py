@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.neighbours import Index, build
-from pipeline.neighbours.csls import Hubs, measure
+from pipeline.neighbours.csls import Hubs, measure_hubs
 from pipeline.wordvectors.vectors import split_names
 from workflows.search.model import Model
 from workflows.search.query import Phrase, Query, QueryError, WeightedTerm, parse
@@ -81,7 +81,7 @@ class WordIndex:
 
     def hubs(self, references: NDArray[np.float32]) -> Hubs | None:
         """Return how near each word is to images in general; None without words or *references*."""
-        return measure(self._index, references) if self._index and len(references) else None
+        return measure_hubs(self._index, references) if self._index and len(references) else None
 
     def examples(self) -> list[str]:
         """Return up to three example queries, made of classes spread over the list."""

@@ -98,15 +98,15 @@ def check_cluster(address: str, certs: str | None) -> Iterator[Finding]:
     from cluster.errors import ClusterError
 
     try:
-        with connect(address, certificates.folder(certs), seconds=5) as client:
-            open_ports = ports.listening(client)
+        with connect(address, certificates.existing_folder(certs), timeout_seconds=5) as client:
+            open_ports = ports.listening_ports(client)
     except ClusterError as e:
         yield Finding("cluster", "broken", f"{address} cannot be checked", str(e))
         return
     for port in open_ports:
-        reach = "reachable from other machines" if port.open else "this machine only"
-        summary = f"{port.host} {port.address}:{port.port}: {port.why}; {reach}"
-        if port.open and not port.safe:
+        reach = "reachable from other machines" if port.is_public else "this machine only"
+        summary = f"{port.host} {port.address}:{port.port}: {port.purpose}; {reach}"
+        if port.is_public and not port.is_authenticated:
             advice = "It does not authenticate clients. Start the cluster with certificates."
             yield Finding("cluster", "note", summary, advice)
         else:
@@ -193,7 +193,7 @@ def check_free_space(store: str) -> Iterator[Finding]:
 
 def check_sync(folder: Path) -> Finding:
     """Write and sync a small file in *folder* as a shard is written, then remove it."""
-    from pipeline.filesystem import cure, sync_folder
+    from pipeline.filesystem import advice_for, sync_folder
 
     began = time.perf_counter()
     try:
@@ -204,14 +204,14 @@ def check_sync(folder: Path) -> Finding:
             sync_folder(folder)
     except OSError as error:
         summary = f"cannot write durably at {folder}: {error.strerror or error}"
-        advice = cure(error, "Pass a STORE on a disk that can be written to")
+        advice = advice_for(error, "Pass a STORE on a disk that can be written to")
         return Finding("fsync", "broken", summary, f"{advice}.")
     return Finding("fsync", "ok", f"a file and its folder in {time.perf_counter() - began:.3f} s")
 
 
 def check_filesystem(folder: Path) -> Iterator[Finding]:
     """Yield the system calls by which files in *folder* can be locked and created atomically."""
-    from pipeline.filesystem import cure, locking_way, naming_way
+    from pipeline.filesystem import advice_for, locking_method, naming_method
 
     advice = {
         "files created exclusively": "flock is not supported: after a run was killed on another"
@@ -219,12 +219,12 @@ def check_filesystem(folder: Path) -> Iterator[Finding]:
         "a rename under a lock": "Neither hard links nor renameat2 are supported: mount the file"
         " system with the same options on all machines.",
     }
-    for subject, detect in (("locks", locking_way), ("new names", naming_way)):
+    for subject, detect in (("locks", locking_method), ("new names", naming_method)):
         try:
             call = detect(folder)
         except OSError as error:
             summary = f"not possible at {folder}: {error.strerror or error}"
-            yield Finding(subject, "broken", summary, f"{cure(error, 'Pass another STORE')}.")
+            yield Finding(subject, "broken", summary, f"{advice_for(error, 'Pass another STORE')}.")
         else:
             state = "note" if call in advice else "ok"
             yield Finding(subject, state, f"by {call}", advice.get(call, ""))

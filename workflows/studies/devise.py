@@ -176,7 +176,7 @@ class Arena:
         """
         self.data, self.seed = data, seed
         parts = class_parts(
-            data.classes.wnids, data.classes.known,
+            data.classes.wnids, data.classes.has_vector,
             unseen=data.unseen, validation=data.validation, seed=seed,
         )  # fmt: skip
         if final:
@@ -212,8 +212,8 @@ def train_head(data: StudyData, options: DeviseOptions, space: Space) -> Callabl
         (Path(folder) / FILE).write_bytes(space.encode())
         loader = FeatureLoader(
             data.store, data.features, "train", batch_size=options.batch_size,
-            seed=options.seed, mirrored=options.mirrored, only=space.labels(SEEN).tolist(),
-            rank=0, world=1,
+            seed=options.seed, mirrored=options.mirrored,
+            include_labels=space.labels(SEEN).tolist(), rank=0, world=1,
         )  # fmt: skip
         torch.manual_seed(options.seed)
         classes = tuple(data.classes.wnids)

@@ -120,7 +120,7 @@ def _devise_data(options: DeviseStudyOptions) -> StudyData:
     from pipeline.features.reader import finished
     from pipeline.store import records
     from pipeline.store.open import open_objects
-    from pipeline.wordvectors.files import read_words
+    from pipeline.wordvectors.files import read_word_vectors
     from pipeline.wordvectors.hierarchy import read_hierarchy
     from pipeline.wordvectors.vectors import class_vectors
     from workflows.devise.class_names import names_of_classes
@@ -139,7 +139,7 @@ def _devise_data(options: DeviseStudyOptions) -> StudyData:
     return study.open_study_data(
         options.store,
         names[0],
-        class_vectors(read_words(options.word_vectors), classes, synonyms=options.synonyms),
+        class_vectors(read_word_vectors(options.word_vectors), classes, synonyms=options.synonyms),
         None if options.hierarchy is None else read_hierarchy(options.hierarchy),
         unseen=options.unseen_classes,
         validation=options.validation_classes,

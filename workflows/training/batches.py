@@ -67,7 +67,7 @@ class Batches:
             world: The rank whose part of each batch is read, and its device.
             here: Number of ranks on this machine (default 1).
         """
-        self.loader = loader.for_rank(world.rank, world.size, here=here)
+        self.loader = loader.for_rank(world.rank, world.size, ranks_on_host=here)
         self._augment = augment
         self._device = world.device
         self._iterator: Iterator[Batch] | None = None

@@ -30,7 +30,7 @@ def locked(run: RunFolder) -> Iterator[None]:
 
     path = run.path.absolute()
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    with lease(open_objects(str(run.path)), LEASE, wait=True, waiting=refuse):
+    with lease(open_objects(str(run.path)), LEASE, wait=True, on_wait=refuse):
         new = not run.begun()
         try:
             yield

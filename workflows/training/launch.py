@@ -109,7 +109,7 @@ def train_on(
             ENTRY,
             begin,
             on_event=watcher.events.append,
-            say=progress.note,
+            report=progress.note,
             tick=watcher.tick,
         )
     return str(results[0])

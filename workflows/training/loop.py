@@ -110,7 +110,7 @@ def train(rank: Rank, job: TrainingJob) -> str:
     """Run *job* in this rank; return `done`, or the step at which training stopped."""
     code_digest.check(job.code)  # a worker may join, or its files change, after the command's check
     _check_torch(job.torch)
-    torch.set_num_threads(job.options.threads_per_rank or max(1, cores() // rank.beside))
+    torch.set_num_threads(job.options.threads_per_rank or max(1, cores() // rank.ranks_on_host))
     if rank.gpu:
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
@@ -154,7 +154,7 @@ class _Loop:
         self._world = world
         self._updates = 0
         self._unreported: list[tuple[int, dict[str, Tensor]]] = []
-        self._stage = make_stage(job, world, beside=rank.beside)
+        self._stage = make_stage(job, world, beside=rank.ranks_on_host)
         self._checked = -1
         """The number of updates at the last check that the state is finite."""
         if job.resumed is not None:
@@ -195,7 +195,7 @@ class _Loop:
             what="begun",
             step=self._stage.step,
             world=self._world.size,
-            beside=self._rank.beside,
+            beside=self._rank.ranks_on_host,
             cores=None if self._rank.gpu else cores(),
         )
 

@@ -71,7 +71,7 @@ class Wgan:
             critic.compile()
         augment = Augment(
             size=options.image_size, crop=options.crop, flip=options.flip, mean=RGB, std=RGB,
-            seed=options.seed, shrink=options.shrunk_side(data.train.sizes[0]),
+            seed=options.seed, resize=options.shrunk_side(data.train.sizes[0]),
         )  # fmt: skip
         self.batches = Batches(data.train, augment, world, here=data.beside)
         self._data = data
@@ -247,7 +247,7 @@ def plain(options: WganOptions, stored: int) -> Augment:
     """
     size = options.image_size
     shrink = shrunk_side(stored, size, crop="none") if options.resize else None
-    return Augment(size=size, crop="none", flip=False, mean=RGB, std=RGB, shrink=shrink)
+    return Augment(size=size, crop="none", flip=False, mean=RGB, std=RGB, resize=shrink)
 
 
 def _blend(share_of_old: float, averaged: Any, now: Any, updates: Tensor | int) -> None:

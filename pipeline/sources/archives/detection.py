@@ -31,9 +31,9 @@ def container_of(location: Location, path: str) -> str:
 
 def _container_of(location: Location, path: str) -> str:
     kind_of_name = _by_name(path)
-    if location.remote and not location.only:
+    if location.remote and not location.only_file:
         return kind_of_name  # to read the content is one request for each of many files
-    if not kind_of_name and not location.only and not _may_be_archive(location, path):
+    if not kind_of_name and not location.only_file and not _may_be_archive(location, path):
         return ""
     content = content_of(location.head(path))
     if content in COMPRESSIONS:
@@ -66,7 +66,7 @@ def inner_head(location: Location, path: str) -> bytes:
 
     def read_inner_head() -> bytes:
         content = content_of(location.head(path))
-        with location.open(path) as file, reading(location.full(path)):
+        with location.open(path) as file, reading(location.full_path(path)):
             try:
                 return decompressed(file, content).read(HEAD_BYTES)
             except BrokenCompressionError:

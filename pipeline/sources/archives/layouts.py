@@ -8,12 +8,12 @@ from pipeline.errors import SourceError
 from pipeline.sources.archives.outline import Outline
 from pipeline.sources.archives.tar import PLAIN, Member, Tar, is_tar, stem_of
 from pipeline.sources.classes.decision import ClassTable, Evidence, folder_class
-from pipeline.sources.clutter import member_ground
+from pipeline.sources.clutter import member_skip_reason
 from pipeline.sources.keys import known_split
-from pipeline.sources.listing import PassedOver, Row, each_passed
+from pipeline.sources.listing import ListedSample, SkippedFiles, skipped_files
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 
-Take = Callable[[Member], int]
+StoreMember = Callable[[Member], int]
 """A function that stores a member's bytes and returns the offset at which they can be read."""
 
 
@@ -22,8 +22,8 @@ class Layout(ABC):
 
     @abstractmethod
     def rows(
-        self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
-    ) -> Iterator[Row | PassedOver]:
+        self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
+    ) -> Iterator[ListedSample | SkippedFiles]:
         """Yield the samples among the members in bytes [start, stop)."""
 
     def check(self, outline: Callable[[], Outline]) -> None:  # noqa: B027 - most refuse nothing
@@ -36,7 +36,7 @@ class Layout(ABC):
             SourceError: A table is missing.
         """
 
-    def own_name(self, path: str, number: int, name: str) -> str:
+    def unique_name(self, path: str, number: int, name: str) -> str:
         """Return a name for sample *number* of the tar *path* where *name* repeats.
 
         It is empty where a repeated name is refused, as among files in folders.
@@ -60,16 +60,16 @@ class ClassTar(Layout):
     options: SourceOptions = DEFAULT_OPTIONS
 
     def rows(
-        self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
-    ) -> Iterator[Row | PassedOver]:
+        self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
+    ) -> Iterator[ListedSample | SkippedFiles]:
         """Yield every member that may be an image."""
         prefix = f"{self.class_name}/"
-        passed = Evidence()
+        skipped = Evidence()
         for member in tar.members(start, stop):
             name = member.name.rpartition("/")[2]
-            ground = member_ground(member.name, self.options)
-            if not ground:
-                yield row_of(prefix + name, member, take, prefix)
+            reason = member_skip_reason(member.name, self.options)
+            if not reason:
+                yield row_of(prefix + name, member, store_member, prefix)
                 continue
             # Its images would be left out: an archive in a class tar is no sample.
             if is_tar(name) and self.options.rules > 1:
@@ -77,22 +77,22 @@ class ClassTar(Layout):
                     f"{tar.name}: the member {member.name!r} is an archive inside that of the "
                     f"class {self.class_name!r}. Unpack the outer one, and pass the folder."
                 )
-            passed.pass_over(ground, member.name)
-        yield from each_passed(passed)
+            skipped.skip(reason, member.name)
+        yield from skipped_files(skipped)
 
 
-def row_of(key: str, member: Member, take: Take, prefix: str) -> Row:
+def row_of(key: str, member: Member, store_member: StoreMember, prefix: str) -> ListedSample:
     """Return the sample *key* of a file, or of a link to one.
 
     Args:
         key: The key of the sample.
         member: The member that holds its bytes, or the link.
-        take: The function that stores the bytes of a member and returns their offset.
+        store_member: The function that stores the bytes of a member and returns their offset.
         prefix: The `<class>/` with which the key of a link's target begins.
     """
     if member.target is None:
-        return Row(key, member.num_bytes, take(member))
-    return Row(key, 0, 0, prefix + member.target.rpartition("/")[2])
+        return ListedSample(key, member.num_bytes, store_member(member))
+    return ListedSample(key, 0, 0, prefix + member.target.rpartition("/")[2])
 
 
 @dataclass(frozen=True)
@@ -102,14 +102,14 @@ class TarOfTars(Layout):
     options: SourceOptions = DEFAULT_OPTIONS
 
     def rows(
-        self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
-    ) -> Iterator[Row | PassedOver]:
+        self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
+    ) -> Iterator[ListedSample | SkippedFiles]:
         """Yield the members of each inner tar, which is never unpacked."""
         inner_tars = InnerTars(tar)
         for inner in inner_tars.members(start, stop):
             layout = ClassTar(folder_class(stem_of(inner.name), self.options), self.options)
-            yield from layout.rows(tar, take, inner.offset, inner.offset + inner.num_bytes)
-        yield from inner_tars.passed_over()
+            yield from layout.rows(tar, store_member, inner.offset, inner.offset + inner.num_bytes)
+        yield from inner_tars.skipped_files()
 
 
 class InnerTars:
@@ -137,11 +137,11 @@ class InnerTars:
             else:
                 self._other_names.append(member.name)
 
-    def passed_over(self) -> Iterator[PassedOver]:
+    def skipped_files(self) -> Iterator[SkippedFiles]:
         """Yield a count of the members that are not class tars."""
         if self._other_names:
             why = "members that are no class tars"
-            yield PassedOver(why, self._other_names[0], len(self._other_names))
+            yield SkippedFiles(why, self._other_names[0], len(self._other_names))
 
     def _check(self, member: Member) -> None:
         folder, _, name = member.name.rpartition("/")

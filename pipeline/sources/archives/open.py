@@ -14,8 +14,8 @@ from pipeline.sources.magic import (
     TAR,
     UNKNOWN,
     ZIP,
+    advice_for,
     content_of,
-    cure_for,
     description_of,
 )
 from pipeline.sources.remote import STREAM_BYTES, reading
@@ -38,7 +38,7 @@ def open_tar(location: Location, path: str, *, start: int = 0, stop: int | None 
     Raises:
         SourceError: The file is something else, such as a page of HTML.
     """
-    name = location.full(path)
+    name = location.full_path(path)
     # Stores of listing rules 1 ended at the first closing zeros; their listing must not change.
     past_end = location.options.rules > 1
     if not location.remote:
@@ -48,7 +48,7 @@ def open_tar(location: Location, path: str, *, start: int = 0, stop: int | None 
         if content_of(head) not in COMPRESSIONS:
             _check_is_tar(head, name)
             return Tar(
-                location.open(path), name, location.size(path), seeks=True, past_end=past_end
+                location.open(path), name, location.size(path), can_seek=True, past_end=past_end
             )
     # A stream is read in large pieces, as the walk reads headers of 512 bytes.
     raw = location.open(path, start=start, stop=stop)
@@ -62,7 +62,7 @@ def open_tar(location: Location, path: str, *, start: int = 0, stop: int | None 
         if content_of(head) == ZIP:
             return Zip(cast("BinaryIO", stream), name)
         _check_is_tar(head, name)
-    return Tar(cast("BinaryIO", stream), name, past_end=past_end).starting_at(start)
+    return Tar(cast("BinaryIO", stream), name, past_end=past_end).at_offset(start)
 
 
 def check_archive(location: Location, path: str) -> None:
@@ -72,7 +72,7 @@ def check_archive(location: Location, path: str) -> None:
         SourceError: The file is something else, such as a page of HTML.
     """
     if not is_streamed(location, path):
-        _check_is_tar(location.head(path), location.full(path))
+        _check_is_tar(location.head(path), location.full_path(path))
 
 
 def _check_is_tar(head: bytes, name: str) -> None:
@@ -82,4 +82,4 @@ def _check_is_tar(head: bytes, name: str) -> None:
         SourceError: The file is something else; the message says what.
     """
     if content_of(head) not in (TAR, UNKNOWN):
-        raise SourceError(f"{name} is no tar: it is {description_of(head)}. {cure_for(head)}")
+        raise SourceError(f"{name} is no tar: it is {description_of(head)}. {advice_for(head)}")

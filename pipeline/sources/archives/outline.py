@@ -170,7 +170,9 @@ def _cached_outline(root: str, path: str, options: SourceOptions, mark: str) -> 
     location = Location(root, "", options)
     if location.remote and not is_streamed(location, path):
         # Random access fetches only headers: a stream would fetch the data between them, too.
-        with Tar(location.open(path), location.full(path), location.size(path), seeks=True) as tar:
+        with Tar(
+            location.open(path), location.full_path(path), location.size(path), can_seek=True
+        ) as tar:
             return _read_outline(tar, MAX_REMOTE_MEMBERS)
     with open_tar(location, path) as tar:
         return _read_outline(tar, None)

@@ -16,14 +16,14 @@ from pipeline.errors import SourceError
 from pipeline.sources.archives.compression import BrokenCompressionError
 from pipeline.sources.archives.tar_header import (
     BLOCK,
+    has_valid_checksum,
     name_of,
     number_of,
     pax_records,
     size_of,
-    sum_is_right,
     target_of,
 )
-from pipeline.sources.magic import TAR, UNKNOWN, content_of, cure_for, description_of
+from pipeline.sources.magic import TAR, UNKNOWN, advice_for, content_of, description_of
 from pipeline.sources.remote import reading
 
 PIECE_BYTES = 1 << 20
@@ -84,7 +84,7 @@ class Tar:
         file: The open file, positioned anywhere if it can seek, at its start if not.
         name: The full name, for messages.
         num_bytes: The length of the file; None if only its end tells.
-        seeks: True if *file* can seek; otherwise data that are skipped are read.
+        can_seek: True if *file* can seek; otherwise data that are skipped are read.
         past_end: True if members behind the zeros that end an archive count: not under listing
             rules 1, which older stores were made by.
     """
@@ -95,13 +95,13 @@ class Tar:
         name: str,
         num_bytes: int | None = None,
         *,
-        seeks: bool = False,
+        can_seek: bool = False,
         past_end: bool = True,
     ) -> None:
         self._file = file
         self.name = name
         self._end = num_bytes
-        self.seeks = seeks
+        self.seeks = can_seek
         self._past_end = past_end
         self._at = 0
         self._last = ""
@@ -117,7 +117,7 @@ class Tar:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def starting_at(self, offset: int) -> "Tar":
+    def at_offset(self, offset: int) -> "Tar":
         """Set the position: the file is at *offset* of the archive that offsets count in."""
         self._at = offset
         return self
@@ -181,7 +181,7 @@ class Tar:
         Args:
             start: The offset of the first header.
             stop: The end of a tar that is itself a member of another. It may end without its
-                blocks of zeros, since the outer header vouches for its length.
+                blocks of zeros, since the outer header states its length.
 
         Raises:
             SourceError: The file is no tar, or not a whole one.
@@ -246,7 +246,7 @@ class Tar:
             self._move(at)
             block = self._take(BLOCK if stop is None else min(BLOCK, stop - at))
             if block.strip(b"\0"):
-                if len(block) == BLOCK and sum_is_right(block):
+                if len(block) == BLOCK and has_valid_checksum(block):
                     return at, block
                 raise self._no_header(block, at, start, end)
             if len(block) == BLOCK and not self._past_end:
@@ -272,7 +272,7 @@ class Tar:
         if at == start and content_of(block) not in (TAR, UNKNOWN):
             inner = f", the member {self._last!r}," if self._last else ""
             return SourceError(
-                f"{self.name}{inner} is no tar: it is {description_of(block)}. {cure_for(block)}"
+                f"{self.name}{inner} is no tar: it is {description_of(block)}. {advice_for(block)}"
             )
         if len(block) < BLOCK:
             return self._cut(f"it ends at byte {at + len(block)}, in the middle of a header")

@@ -11,8 +11,11 @@ _MAX_DIGITS = 24  # of 2^63 there are 21 octal ones
 _DIGITS = {8: frozenset(b"01234567"), 10: frozenset(b"0123456789")}
 
 
-def sum_is_right(header: bytes) -> bool:
-    """Return True if the checksum is right: the sum of the bytes, its own field as spaces."""
+def has_valid_checksum(header: bytes) -> bool:
+    """Return True if the checksum of *header*, 512 bytes, is valid.
+
+    It is the sum of all bytes, in which the field of the checksum itself counts as spaces.
+    """
     field = header[148:156]
     try:
         stored = int(field.split(b"\0", 1)[0].strip() or b"-1", 8)
@@ -28,7 +31,14 @@ def sum_is_right(header: bytes) -> bool:
 
 
 def size_of(field: bytes) -> int:
-    """Return a size from octal digits, or base 256 behind a set high bit; -1 for neither."""
+    """Return the number of bytes in the size field of a header.
+
+    Args:
+        field: The field: octal digits, or a number in base 256 if its highest bit is set.
+
+    Returns:
+        The size; 0 for a blank field, -1 for an invalid one.
+    """
     if field[0] & 0x80:
         return int.from_bytes(field, "big") - (0x80 << 88)
     return number_of(field.split(b"\0", 1)[0].strip() or b"0", 8)

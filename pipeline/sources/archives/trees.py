@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.errors import SourceError
-from pipeline.sources.archives.layouts import Layout, Take, class_in, row_of
+from pipeline.sources.archives.layouts import Layout, StoreMember, class_in, row_of
 from pipeline.sources.archives.outline import (
     Outline,
     label_suffix,
@@ -20,17 +20,17 @@ from pipeline.sources.archives.outline import (
 from pipeline.sources.archives.tar import Member, Tar
 from pipeline.sources.classes.decision import (
     UNLABELLED,
-    Basis,
+    ClassBasis,
     Evidence,
     folder_class,
     named_class,
-    nested,
+    split_nested_path,
 )
-from pipeline.sources.clutter import TEXTS, member_ground
+from pipeline.sources.clutter import TEXTS, member_skip_reason
 from pipeline.sources.keys import folders_of, known_split, looks_like_image, may_be_image
-from pipeline.sources.listing import PassedOver, Row, each_passed
+from pipeline.sources.listing import ListedSample, SkippedFiles, skipped_files
 from pipeline.sources.location import Location
-from pipeline.sources.metadata import ANNOTATIONS, find_truth, is_val_image
+from pipeline.sources.metadata import ANNOTATIONS, find_ground_truth, is_val_image
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.text_tables import decode_table, parse_annotations
 
@@ -67,16 +67,16 @@ class TreeTar(Layout):
     """True if the tree is that of Kaggle's ILSVRC2012, with the classes of val in annotations."""
 
     def rows(
-        self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
-    ) -> Iterator[Row | PassedOver]:
+        self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
+    ) -> Iterator[ListedSample | SkippedFiles]:
         """Yield every file under a class folder of the split."""
-        walk = _Walk(self, tar, take)
+        walk = _Walk(self, tar, store_member)
         for member in tar.members(start, stop):
             row = walk.row(member)
             if row is not None:
                 yield row
         yield from walk.waiting_rows()
-        yield from each_passed(walk.passed)
+        yield from skipped_files(walk.skipped)
 
     def check(self, outline: Callable[[], Outline]) -> None:
         """Refuse a val split of ILSVRC2012 without a table of classes, before it is streamed.
@@ -88,7 +88,7 @@ class TreeTar(Layout):
             return
         flat = [name for name in outline().images if is_val_image(name.rpartition("/")[2])]
         if not flat or any(known_split(folders_of(name)[-1]) for name in flat):
-            find_truth(Location(self.root))
+            find_ground_truth(Location(self.root))
 
 
 def _is_val_xml(path: str) -> bool:
@@ -102,28 +102,30 @@ class _Walk:
 
     layout: TreeTar
     tar: Tar
-    take: Take
-    waiting: list[Row] = field(default_factory=list)
+    store_member: StoreMember
+    waiting: list[ListedSample] = field(default_factory=list)
     """The images right in the folder of the split, whose tables may come behind them."""
     classes: dict[str, str] = field(default_factory=dict)
     """The class of each file name, from `val_annotations.txt`."""
     annotated: dict[str, str] = field(default_factory=dict)
     """The wnid of each val image (name without suffix), from ILSVRC2012's annotations."""
-    passed: Evidence = field(default_factory=Evidence)
-    """The members that are no samples, counted by ground."""
+    skipped: Evidence = field(default_factory=Evidence)
+    """The members that are no samples, counted by reason."""
     num_jsons: int = 0
     base: str = ""
     """The folder of the split, with those above it."""
-    class_of_folder: dict[str, tuple[str, Basis]] = field(default_factory=dict)
+    class_of_folder: dict[str, tuple[str, ClassBasis]] = field(default_factory=dict)
     """The prefix of keys and the basis of the class, for each folder of images."""
 
-    def row(self, member: Member) -> Row | None:
+    def row(self, member: Member) -> ListedSample | None:
         """Return the sample of *member*, or None and store what the member says of others."""
         folder, _, name = member.name.rpartition("/")
         if folder in self.class_of_folder and member.target is None and self._is_plain(name):
             # The fast path for a million images in a thousand folders.
             prefix, basis = self.class_of_folder[folder]
-            return Row(prefix + name, member.num_bytes, self.take(member), "", basis)
+            return ListedSample(
+                prefix + name, member.num_bytes, self.store_member(member), "", basis
+            )
         tree_path = self._locate(member.name, looks_like_image(name))
         if tree_path is None:
             return None
@@ -138,14 +140,14 @@ class _Walk:
             return None
         if not tree_path.below:
             # A stream cannot go back to the bytes, so they are stored now and get a key later.
-            self.waiting.append(row_of(name, member, self.take, ""))
+            self.waiting.append(row_of(name, member, self.store_member, ""))
             return None
         class_name, file_name = self._class_of(tree_path, member.name)
         target = self._target(member) if member.target is not None else ""
-        row = row_of(f"{class_name}/{file_name}", member, self.take, "")
+        row = row_of(f"{class_name}/{file_name}", member, self.store_member, "")
         # With --recursive the class is decided, so the depth of its folder is no evidence.
         above = "" if self.layout.options.recursive else "/".join(tree_path.below)
-        basis = Basis("folder", folder=above)
+        basis = ClassBasis("folder", folder=above)
         if file_name == name and looks_like_image(name):
             self.class_of_folder[folder] = f"{class_name}/", basis
         return row._replace(same_as=target, basis=basis)
@@ -158,18 +160,18 @@ class _Walk:
         """Return the path of a member below its split; None if it is not in the split."""
         layout = self.layout
         folders, name = folders_of(path), path.rpartition("/")[2]
-        ground = member_ground(path, layout.options)
-        if ground not in ("", TEXTS):  # texts may hold classes, so they are located, too
-            self.passed.pass_over(ground, path)
+        reason = member_skip_reason(path, layout.options)
+        if reason not in ("", TEXTS):  # texts may hold classes, so they are located, too
+            self.skipped.skip(reason, path)
             return None
         split, below = split_folder(folders, layout.split)
         if layout.split:
             if split == layout.split:
-                if not ground:
+                if not reason:
                     self._check_base("/".join(folders[: len(folders) - len(below)]))
                 return _TreePath(below, name)
             if image and not split:
-                self.passed.pass_over("images outside of the splits' folders", path)
+                self.skipped.skip("images outside of the splits' folders", path)
             return None
         if layout.options.rules == 1:
             return _TreePath(folders[-1:], name) if folders else None
@@ -198,7 +200,7 @@ class _Walk:
             return _TreePath(folders[len(prefix) :], name)
         if above:
             if image:
-                self.passed.pass_over("images outside of the class folders", path)
+                self.skipped.skip("images outside of the class folders", path)
             return None
         if image and not self.layout.options.recursive:
             raise self._nested(folders, path)
@@ -211,7 +213,7 @@ class _Walk:
         if (len(below) > 1 or twice) and options.rules > 1:
             if not options.recursive:
                 raise self._nested(folders_of(path) if twice else below, path)
-            return nested(below, tree_path.name, options.recursive)
+            return split_nested_path(below, tree_path.name, options.recursive)
         return folder_class(below[-1], options), tree_path.name
 
     def _nested(self, folders: list[str], path: str) -> SourceError:
@@ -239,7 +241,7 @@ class _Walk:
             # Several objects of different classes do not tell the image's class.
             if len(wnids) == 1:
                 self.annotated[name.removesuffix(".xml")] = wnids.pop().decode()
-        self.passed.pass_over(TEXTS, member.name)
+        self.skipped.skip(TEXTS, member.name)
 
     def _refuse_label(self, member: Member) -> None:
         """Refuse a label of WebDataset: then labels, not folders, tell the classes.
@@ -264,7 +266,7 @@ class _Walk:
         data = self.tar.read(member.offset, min(member.num_bytes, _MAX_TEXT_BYTES))
         return any(b'"%s"' % word in data for word in (b"label", b"cls", b"wnid"))
 
-    def waiting_rows(self) -> Iterator[Row]:
+    def waiting_rows(self) -> Iterator[ListedSample]:
         """Yield the rows of images right in the folder of the split, with their classes."""
         truth = None
         for row in self.waiting:
@@ -277,14 +279,14 @@ class _Walk:
             elif is_val_image(name):
                 class_name = self.annotated.get(name.partition(".")[0], "")
                 if not class_name:
-                    truth = truth or find_truth(Location(self.layout.root))
+                    truth = truth or find_ground_truth(Location(self.layout.root))
                     class_name = truth.wnid(name)
             elif self.layout.split == "test":
                 class_name, by = UNLABELLED, "none"
             else:
                 raise self._no_class(name)
             target = f"{class_name}/{row.same_as}" if row.same_as else ""
-            yield row._replace(key=f"{class_name}/{row.key}", same_as=target, basis=Basis(by))
+            yield row._replace(key=f"{class_name}/{row.key}", same_as=target, basis=ClassBasis(by))
 
     def _no_class(self, name: str) -> SourceError:
         return SourceError(

@@ -10,7 +10,7 @@ first part of the sample's key:
     the folder, or the wnid at the start of the file's name, if there is no label
     `UNLABELLED`, if nothing tells a class, or the label means that there is none (-1, null, NaN)
 
-A WordNet id in a folder or a file's name takes the place of the number beside it. `settle_classes`
+A WordNet id in a folder or a file's name takes the place of the number beside it. `combine_classes`
 checks that both agree in all samples, and puts the classes in order: by the source's own numbers,
 else by numeric value, else by name.
 """
@@ -32,7 +32,7 @@ from pipeline.sources.keys import (
     is_wnid,
     key_of,
     known_split,
-    wnid_before,
+    leading_wnid,
 )
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 
@@ -51,10 +51,10 @@ _NUMERAL = re.compile(r"[0-9]+", re.ASCII)
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
 
 
-class Basis(NamedTuple):
+class ClassBasis(NamedTuple):
     """The basis of a sample's class: what tells it."""
 
-    by: str
+    kind: str
     """The kind: `number`, `name`, `folder`, `file name`, `table`, `none` or `unsaid`."""
     value: int | str | None = None
     """The label as it was read; None where no label tells the class."""
@@ -262,7 +262,7 @@ class Labeller:
     table: ClassTable | None = None
     options: SourceOptions = DEFAULT_OPTIONS
 
-    def key(self, path: str, labels: Mapping[str, object], sample: str) -> tuple[str, Basis]:
+    def key(self, path: str, labels: Mapping[str, object], sample: str) -> tuple[str, ClassBasis]:
         """Return the key of one sample, and the basis of its class.
 
         Args:
@@ -275,28 +275,31 @@ class Labeller:
             SourceError: The labels contradict each other, or one is no class.
         """
         if self.options.rules == 1:
-            return self._key_of_rules_1(path, labels, sample), Basis("rules 1")
+            return self._key_of_rules_1(path, labels, sample), ClassBasis("rules 1")
         folders = folders_of(path)
         name, appended = file_name_of(path)
         if not labels:
-            wnid = appended or wnid_before(name)
+            wnid = appended or leading_wnid(name)
             class_name, name, basis = self._class_from_path(folders, name, wnid)
             return f"{class_name}/{name}", basis
         # Beside a label, only a wnid in the folder tells a class: other folders may be arbitrary.
         folder = folders[-1] if folders and is_wnid(folders[-1]) else ""
         class_name, basis = self._class_from_labels(labels, folder, sample)
         if class_name != UNLABELLED and not is_wnid(class_name):
-            class_name = folder or appended or wnid_before(name) or class_name
+            class_name = folder or appended or leading_wnid(name) or class_name
         return f"{class_name}/{name}", basis
 
     def _class_from_labels(
         self, labels: Mapping[str, object], folder: str, sample: str
-    ) -> tuple[str, Basis]:
+    ) -> tuple[str, ClassBasis]:
         """Return the class in *labels*, and its basis: a number, if any label is one."""
         classes = {word: self._class_of(label, sample) for word, label in labels.items()}
-        bases = {word: basis.by for word, (_, basis) in classes.items()}
+        bases = {word: basis.kind for word, (_, basis) in classes.items()}
         if folder and "none" not in bases.values():
-            classes["its folder"], bases["its folder"] = (folder, Basis("name", folder)), "name"
+            classes["its folder"], bases["its folder"] = (
+                (folder, ClassBasis("name", folder)),
+                "name",
+            )
         wnids = {word: name for word, (name, _) in classes.items() if is_wnid(name)}
         names = {
             w: name for w, (name, _) in classes.items() if bases[w] == "name" and w not in wnids
@@ -325,39 +328,39 @@ class Labeller:
 
     def _class_from_path(
         self, folders: Sequence[str], name: str, wnid: str
-    ) -> tuple[str, str, Basis]:
+    ) -> tuple[str, str, ClassBasis]:
         """Return the class, the name in the class, and the basis, for a sample without a label."""
         if self.options.recursive and folders:
-            class_name, name = nested(folders, name, self.options.recursive)
-            return class_name, name, Basis("folder")
+            class_name, name = split_nested_path(folders, name, self.options.recursive)
+            return class_name, name, ClassBasis("folder")
         folder = folders[-1] if folders and not known_split(folders[-1]) else ""
         path = "/".join(folders)
         if wnid and not is_wnid(folder):
-            return wnid, name, Basis("file name", folder=path)
+            return wnid, name, ClassBasis("file name", folder=path)
         if folder:
-            return folder_class(folder), name, Basis("folder", folder=path)
-        return UNLABELLED, name, Basis("unsaid")
+            return folder_class(folder), name, ClassBasis("folder", folder=path)
+        return UNLABELLED, name, ClassBasis("unsaid")
 
-    def _class_of(self, label: object, sample: str) -> tuple[str, Basis]:
+    def _class_of(self, label: object, sample: str) -> tuple[str, ClassBasis]:
         """Return the class of one label, and its basis."""
         value = read_label(label, sample)
         table = self.table
         if value is None:
-            return UNLABELLED, Basis("none")
+            return UNLABELLED, ClassBasis("none")
         if isinstance(value, int):
             if table is None:
-                return str(value), Basis("number", value, text=_unusual_text(label, value))
+                return str(value), ClassBasis("number", value, text=_unusual_text(label, value))
             table.check(value, sample)
             self._check_text(label, value, sample)
-            return table.ids[value], Basis("number", value)
+            return table.ids[value], ClassBasis("number", value)
         if is_wnid(value) and (table is None or not table.knows(value)):
-            return value, Basis("name", value)
+            return value, ClassBasis("name", value)
         if table is not None and (table.strict or table.knows(value)):
             number = table.number_of(value, sample)
-            return table.ids[number], Basis("number", number)
+            return table.ids[number], ClassBasis("number", number)
         name = class_id(value)
         # A class that is really called "-" must differ from the sign for no class.
-        return (f"{name}#" if name == UNLABELLED else name), Basis("name", value)
+        return (f"{name}#" if name == UNLABELLED else name), ClassBasis("name", value)
 
     def _check_text(self, label: object, number: int, sample: str) -> None:
         """Refuse a text of digits that is the name of one entry and the number of another."""
@@ -395,7 +398,7 @@ def _two_classes(labels: Mapping[str, object], sample: str) -> SourceError:
     return SourceError(f"{sample} has two classes: {claims}. Correct what is wrong.")
 
 
-def nested(folders: Sequence[str], name: str, recursive: str) -> tuple[str, str]:
+def split_nested_path(folders: Sequence[str], name: str, recursive: str) -> tuple[str, str]:
     """Return the class, and the name in the class, of a file in nested folders.
 
     Args:
@@ -431,7 +434,7 @@ def named_class(name: str) -> str:
 
 
 @dataclass
-class Seen:
+class SampleGroup:
     """A group of samples of one class on one basis."""
 
     first: str
@@ -443,43 +446,43 @@ class Seen:
 class Evidence:
     """The evidence of a listing: what its samples tell of their classes, and what is no sample."""
 
-    seen: dict[tuple[str, Basis], Seen] = field(default_factory=dict)
+    groups: dict[tuple[str, ClassBasis], SampleGroup] = field(default_factory=dict)
     """The samples of each (class, basis); count 0 for a class that a source only names."""
-    passed: dict[str, Seen] = field(default_factory=dict)
-    """The files that are no samples, by ground."""
+    skipped: dict[str, SampleGroup] = field(default_factory=dict)
+    """The files that are no samples, by reason."""
     notes: list[str] = field(default_factory=list)
     """The further remarks on the listing, a sentence each."""
 
-    def add(self, key: str, basis: Basis) -> None:
+    def add(self, key: str, basis: ClassBasis) -> None:
         """Count one sample."""
         group = (key.partition("/")[0], basis)
-        seen = self.seen.get(group)
+        seen = self.groups.get(group)
         if seen is None:
-            seen = self.seen[group] = Seen(key)
+            seen = self.groups[group] = SampleGroup(key)
         seen.count += 1
 
-    def add_class(self, name: str, basis: Basis, count: int, first: str = "") -> None:
+    def add_class(self, name: str, basis: ClassBasis, count: int, first: str = "") -> None:
         """Count *count* samples of a class, which may be none."""
-        seen = self.seen.setdefault((name, basis), Seen(first))
+        seen = self.groups.setdefault((name, basis), SampleGroup(first))
         seen.first = seen.first or first
         seen.count += count
 
-    def pass_over(self, why: str, name: str, count: int = 1) -> None:
+    def skip(self, reason: str, name: str, count: int = 1) -> None:
         """Count files or folders that are no samples."""
-        self.passed.setdefault(why, Seen(name)).count += count
+        self.skipped.setdefault(reason, SampleGroup(name)).count += count
 
     def merge(self, evidence: "Evidence") -> None:
         """Add the evidence of another part of the source."""
-        for (name, basis), seen in evidence.seen.items():
+        for (name, basis), seen in evidence.groups.items():
             self.add_class(name, basis, seen.count, seen.first)
-        for why, seen in evidence.passed.items():
-            self.pass_over(why, seen.first, seen.count)
+        for why, seen in evidence.skipped.items():
+            self.skip(why, seen.first, seen.count)
         self.notes += [note for note in evidence.notes if note not in self.notes]
 
     def encode(self) -> dict[bytes, bytes]:
         """Return the evidence as metadata of a listing's schema."""
-        seen = [[name, *basis, s.first, s.count] for (name, basis), s in self.seen.items()]
-        passed = {why: [s.first, s.count] for why, s in self.passed.items()}
+        seen = [[name, *basis, s.first, s.count] for (name, basis), s in self.groups.items()]
+        passed = {why: [s.first, s.count] for why, s in self.skipped.items()}
         fields = {"seen": seen, "passed": passed, "notes": self.notes}
         return {METADATA: json.dumps(fields).encode()}
 
@@ -492,13 +495,13 @@ class Evidence:
             return evidence
         fields = json.loads(text)
         for name, *basis, first, count in fields["seen"]:
-            evidence.seen[name, Basis(*basis)] = Seen(first, count)
+            evidence.groups[name, ClassBasis(*basis)] = SampleGroup(first, count)
         for why, (first, count) in fields["passed"].items():
-            evidence.passed[why] = Seen(first, count)
+            evidence.skipped[why] = SampleGroup(first, count)
         evidence.notes = fields["notes"]
         return evidence
 
-    def items(self) -> Iterator[tuple[str, Basis, Seen]]:
+    def items(self) -> Iterator[tuple[str, ClassBasis, SampleGroup]]:
         """Yield (class, basis, samples) of all groups."""
-        for (name, basis), seen in self.seen.items():
+        for (name, basis), seen in self.groups.items():
             yield name, basis, seen

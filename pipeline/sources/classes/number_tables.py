@@ -10,7 +10,7 @@ from pipeline.errors import SourceError
 from pipeline.sources.classes.decision import ClassTable
 from pipeline.sources.location import Location
 from pipeline.sources.metadata import find_class_names
-from pipeline.sources.text_tables import lines_of, parse_words_line, shown_line
+from pipeline.sources.text_tables import lines_of, parse_words_line, quote_line
 
 CLASSES = "classes.txt"
 MAPPING = "LOC_synset_mapping.txt"
@@ -26,11 +26,11 @@ def find_class_table(location: Location) -> ClassTable | None:
     if location.options.rules == 1:
         names = find_class_names(location.root)
         return ClassTable(names, "a table beside the images", strict=False) if names else None
-    for folder in (Location(location.root), Location(location.root).above()):
+    for folder in (Location(location.root), Location(location.root).parent()):
         if folder.is_file(CLASSES):
-            return parse_class_table(folder.read_text(CLASSES), folder.full(CLASSES))
+            return parse_class_table(folder.read_text(CLASSES), folder.full_path(CLASSES))
         if folder.is_file(MAPPING):
-            return parse_mapping(folder.read_text(MAPPING, lenient=True), folder.full(MAPPING))
+            return parse_mapping(folder.read_text(MAPPING, lenient=True), folder.full_path(MAPPING))
     return None
 
 
@@ -38,7 +38,7 @@ def table_marks(location: Location) -> list[str]:
     """Return marks of the tables that `find_class_table` reads, for a fingerprint."""
     if location.options.rules == 1:
         return []
-    folders = (Location(location.root), Location(location.root).above())
+    folders = (Location(location.root), Location(location.root).parent())
     return [
         f"{folder.root}\t{folder.mark(name)}"
         for folder in folders
@@ -93,7 +93,7 @@ def parse_mapping(text: str, where: str) -> ClassTable | None:
         pair = parse_words_line(line)
         if pair is None:
             raise SourceError(
-                f"{where}: line {number} is {shown_line(line)}: expected a wnid (n########) and"
+                f"{where}: line {number} is {quote_line(line)}: expected a wnid (n########) and"
                 " words, as on the other lines, since the numbers of classes count the lines."
             )
         wnid, text_of_class = pair

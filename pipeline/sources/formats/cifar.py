@@ -22,12 +22,12 @@ from pipeline.sources.archives.detection import container_of
 from pipeline.sources.archives.open import open_tar
 from pipeline.sources.archives.outline import outline_of
 from pipeline.sources.classes.decision import ClassTable, Labeller
-from pipeline.sources.listing import Row
+from pipeline.sources.listing import ListedSample
 from pipeline.sources.location import Location
 from pipeline.sources.magic import TAR, ZIP
 from pipeline.sources.remote import reading
 from pipeline.sources.source import Source
-from pipeline.sources.spool import Block, Blocks, Put
+from pipeline.sources.spool import Block, Blocks, WriteBytes
 
 SIDE = 32
 FOLDERS = ("cifar-10-batches-py", "cifar-100-python")
@@ -133,11 +133,11 @@ class CifarBatches:
     folder: str = ""
     """The folder of the batches in the tar."""
 
-    def full(self, path: str) -> str:
+    def full_path(self, path: str) -> str:
         """Return the full name of a batch."""
         if not self.archive:
-            return self.location.full(path)
-        return f"{self.location.full(self.archive)}: {self._member(path)}"
+            return self.location.full_path(path)
+        return f"{self.location.full_path(self.archive)}: {self._member(path)}"
 
     def _member(self, path: str) -> str:
         return f"{self.folder}/{path}" if self.folder else path
@@ -169,7 +169,7 @@ class CifarBatches:
         Raises:
             SourceError: The file is no batch.
         """
-        where = self.full(path)
+        where = self.full_path(path)
         if not self.archive:
             with self.location.open(path) as file, reading(where):
                 return _unpickle(file, where)
@@ -189,7 +189,7 @@ def _texts(batch: dict[bytes, Any], name: bytes, where: str) -> list[str]:
 
 def _class_table(batches: CifarBatches, path: str) -> ClassTable:
     names = _LAYOUTS[path][1]
-    where = batches.full(path)
+    where = batches.full_path(path)
     return ClassTable(tuple(_texts(batches.load(path), names, where)), where)
 
 
@@ -204,11 +204,11 @@ class CifarBlock(Block):
     @property
     def where(self) -> str:
         """The full name of the batch."""
-        return self.batches.full(self.path)
+        return self.batches.full_path(self.path)
 
-    def samples(self, put: Put) -> Iterator[Row]:
-        """Read the batch, and pass each image as a PPM to *put*."""
-        where = self.batches.full(self.path)
+    def samples(self, write: WriteBytes) -> Iterator[ListedSample]:
+        """Read the batch, and pass each image as a PPM to *write*."""
+        where = self.batches.full_path(self.path)
         labels = _LAYOUTS[self.table][2]
         classes = _class_table(self.batches, self.table)
         labeller = Labeller(classes, self.batches.location.options)
@@ -228,7 +228,7 @@ class CifarBlock(Block):
             data = image.tobytes()
             name = f"{self.path}_{number:05d}.ppm"
             key, basis = labeller.key(name, {labels.decode(): label}, f"{where}: picture {number}")
-            yield Row(key, len(_HEADER) + len(data), put((_HEADER, data)), basis=basis)
+            yield ListedSample(key, len(_HEADER) + len(data), write((_HEADER, data)), basis=basis)
 
 
 def _pixels(array: object, where: str) -> NDArray[np.uint8]:
@@ -284,8 +284,8 @@ class CifarSource(Source):
         missing = [f"data_batch_{n}" for n in range(1, last + 1) if n not in numbers]
         if missing:
             raise SourceError(
-                f"{self.batches.full('')} lacks {', '.join(missing)} of its {last} batches. Unpack"
-                " the archive again."
+                f"{self.batches.full_path('')} lacks {', '.join(missing)} of its {last} batches."
+                " Unpack the archive again."
             )
 
 
@@ -295,8 +295,8 @@ def find_cifar(location: Location, requested_split: str, explicit: bool) -> dict
         files = batches.names()
         if "data_batch_1.bin" in files or {"train.bin", "fine_label_names.txt"} <= set(files):
             raise SourceError(
-                f"{batches.full('')} is the binary version of CIFAR: expected the Python version. "
-                "Download cifar-10-python.tar.gz or cifar-100-python.tar.gz."
+                f"{batches.full_path('')} is the binary version of CIFAR: expected the Python"
+                " version. Download cifar-10-python.tar.gz or cifar-100-python.tar.gz."
             )
         for table, (splits, _, _) in _LAYOUTS.items():
             paths_of_split = {
@@ -315,13 +315,11 @@ def find_cifar(location: Location, requested_split: str, explicit: bool) -> dict
 def _candidates(location: Location) -> Iterator[CifarBatches]:
     """Yield the possible locations of batches: folders, and archives in *location*."""
     names = location.names()
-    if not location.only:
+    if not location.only_file:
         yield CifarBatches(location)
-        yield from (
-            CifarBatches(location.inside(name)) for name in names.folders if name in FOLDERS
-        )
+        yield from (CifarBatches(location.child(name)) for name in names.folders if name in FOLDERS)
     for name in names.files:
-        may_be = location.only or name.lower().startswith("cifar-10")
+        may_be = location.only_file or name.lower().startswith("cifar-10")
         if may_be and container_of(location, name) in (TAR, ZIP):
             members = outline_of(location, name).names
             folders = {member.rpartition("/")[0] for member in members}

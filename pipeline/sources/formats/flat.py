@@ -11,7 +11,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes.decision import UNLABELLED, Basis, Evidence, abbreviate, named_class
+from pipeline.sources.classes.decision import (
+    UNLABELLED,
+    ClassBasis,
+    Evidence,
+    abbreviate,
+    named_class,
+)
 from pipeline.sources.formats.folder import (
     check_one_folder,
     find_folders,
@@ -19,9 +25,9 @@ from pipeline.sources.formats.folder import (
     split_folders,
     walk,
 )
-from pipeline.sources.keys import is_wnid, looks_like_image, may_be_image, wnid_before
+from pipeline.sources.keys import is_wnid, leading_wnid, looks_like_image, may_be_image
 from pipeline.sources.listing import sort_listing, string_array
-from pipeline.sources.location import Location, Sizes
+from pipeline.sources.location import FolderSizes, Location
 from pipeline.sources.metadata import label_table
 from pipeline.sources.source import Source
 
@@ -29,29 +35,29 @@ from pipeline.sources.source import Source
 def flat_listing(
     location: Location,
     prefix: str,
-    sizes: Sizes,
+    sizes: FolderSizes,
     class_of: Callable[[str], str],
     progress: Callable[[int], None],
-    basis: Basis = Basis("table"),  # noqa: B008 - a value that never changes
+    basis: ClassBasis = ClassBasis("table"),  # noqa: B008 - a value that never changes
 ) -> pa.Table:
     """Return the listing of one folder whose classes *class_of* tells.
 
     Args:
         location: The folder that the paths of the listing are relative to.
         prefix: The path of the folder, with a slash at its end; empty: the location itself.
-        sizes: The files, and the entries that were passed over.
+        sizes: The files, and the entries that were skipped.
         class_of: A function that returns the class of a file name.
         progress: A function that is called with the number of new samples.
         basis: The basis of the classes; it is `unsaid` for samples without a class.
     """
     if not sizes.files:
-        raise SourceError(f"no images found: {location.full(prefix)} holds no image file.")
+        raise SourceError(f"no images found: {location.full_path(prefix)} holds no image file.")
     evidence = Evidence()
-    evidence.merge(sizes.passed)
+    evidence.merge(sizes.skipped)
     keys = [f"{class_of(name)}/{name.replace('/', '__')}" for name in sizes.files]
     for key in keys:
         unlabelled = key.startswith(f"{UNLABELLED}/")
-        evidence.add(key, Basis("unsaid") if unlabelled else basis)
+        evidence.add(key, ClassBasis("unsaid") if unlabelled else basis)
     table = pa.table(
         {
             "key": string_array(keys, f"in {location.root}"),
@@ -83,7 +89,7 @@ class FlatFolder(Source):
         """Return the class of the file *path*: that of all, or the wnid that begins its name."""
         if self.class_name != UNLABELLED or self.location.options.class_name:
             return self.class_name
-        return wnid_before(path.rpartition("/")[2]) or UNLABELLED
+        return leading_wnid(path.rpartition("/")[2]) or UNLABELLED
 
     def marks(self) -> Iterable[str]:
         """Return the times of the folders, which change when files come and go."""
@@ -92,24 +98,24 @@ class FlatFolder(Source):
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """List the folder, and with `--recursive` the folders in it."""
         self._check_table()
-        if self.needs_class_name and not all(map(wnid_before, self.location.sizes("").files)):
+        if self.needs_class_name and not all(map(leading_wnid, self.location.sizes("").files)):
             raise SourceError(
                 f"the images of {self.root} lie in no class folder: expected <class>/<image>. If"
                 " they are of no class, pass --class-name - (their label is -1); if all are of one,"
                 " pass its name with --class-name."
             )
-        all_sizes = Sizes([], [], [], Evidence())
+        all_sizes = FolderSizes([], [], [], Evidence())
         for path, sizes in self._folders():
-            all_sizes.passed.merge(sizes.passed)
+            all_sizes.skipped.merge(sizes.skipped)
             all_sizes.files.extend(f"{path}/{name}" if path else name for name in sizes.files)
             all_sizes.num_bytes.extend(sizes.num_bytes)
             all_sizes.folders.extend(f"{path}/{name}" if path else name for name in sizes.folders)
         if not self.location.options.recursive:
             self._check_folders(all_sizes)
-        basis = Basis("file name" if self.class_name == UNLABELLED else "folder")
+        basis = ClassBasis("file name" if self.class_name == UNLABELLED else "folder")
         return flat_listing(self.location, "", all_sizes, self._class_of, progress, basis)
 
-    def _folders(self) -> Iterator[tuple[str, Sizes]]:
+    def _folders(self) -> Iterator[tuple[str, FolderSizes]]:
         if self.location.options.recursive:
             yield from walk(self.location, "")
         else:
@@ -126,16 +132,16 @@ class FlatFolder(Source):
         table, column = label_table(self.location, self.location.names().files)
         if table:
             raise SourceError(
-                f"{self.location.full(table)} says the classes of the images beside it in its"
+                f"{self.location.full_path(table)} says the classes of the images beside it in its"
                 f" column {column!r}, and is not read. Move the images into folders that are"
                 " called by their classes, or pass --class-name - to take them without classes."
             )
 
-    def _check_folders(self, all_sizes: Sizes) -> None:
+    def _check_folders(self, all_sizes: FolderSizes) -> None:
         """Refuse images in folders beside those of the flat folder."""
         for name in all_sizes.folders:
             for path, sizes in walk(self.location, name):
-                all_sizes.passed.merge(sizes.passed)
+                all_sizes.skipped.merge(sizes.skipped)
                 if sizes.files:
                     raise SourceError(
                         f"{self.root} holds images, and {path!r} in it holds"
@@ -147,7 +153,7 @@ class FlatFolder(Source):
 
 def find_flat(location: Location, requested_split: str, explicit: bool) -> dict[str, FlatFolder]:
     """Find images directly in *location*, or in its folders named after splits."""
-    if location.only or location.options.rules == 1:
+    if location.only_file or location.options.rules == 1:
         return {}
     fits = may_be_image if explicit else looks_like_image
     if any(map(fits, location.names().files)):
@@ -156,7 +162,7 @@ def find_flat(location: Location, requested_split: str, explicit: bool) -> dict[
     one_class = bool(location.options.class_name)
     sources = {}
     for split, names in split_folders(location, requested_split).items():
-        flat = [name for name in names if _is_flat(location.inside(name))]
+        flat = [name for name in names if _is_flat(location.child(name))]
         if not flat or split in labelled:
             continue
         check_one_folder(location, split, flat)
@@ -164,7 +170,7 @@ def find_flat(location: Location, requested_split: str, explicit: bool) -> dict[
         unlabelled = split == "test" == requested_split and bool(labelled)
         if one_class or unlabelled or not labelled or split == requested_split:
             needs_class_name = not one_class and not unlabelled
-            sources[split] = FlatFolder("flat", location.inside(flat[0]), needs_class_name)
+            sources[split] = FlatFolder("flat", location.child(flat[0]), needs_class_name)
     if not sources and (one_class and location.options.recursive):
         sources[""] = FlatFolder("flat", location)
     return sources

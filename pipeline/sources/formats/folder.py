@@ -1,7 +1,7 @@
 """The class folders: `<class>/<file>`, and Tiny-ImageNet's `<class>/images/<file>`.
 
 Every regular file of a class folder is a sample, whatever its suffix, except those that
-`pipeline.sources.clutter` passes over. Links are followed. Images in folders inside a class folder
+`pipeline.sources.clutter` skips. Links are followed. Images in folders inside a class folder
 are refused, except in one called `images`, unless `--recursive` decides which folder is the class.
 """
 
@@ -17,7 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes.decision import Basis, Evidence, abbreviate, folder_class, nested
+from pipeline.sources.classes.decision import (
+    ClassBasis,
+    Evidence,
+    abbreviate,
+    folder_class,
+    split_nested_path,
+)
 from pipeline.sources.clutter import BESIDE, NO_IMAGES
 from pipeline.sources.keys import (
     is_wnid,
@@ -27,7 +33,7 @@ from pipeline.sources.keys import (
     split_in_name,
 )
 from pipeline.sources.listing import sort_listing, string_array
-from pipeline.sources.location import Location, Sizes
+from pipeline.sources.location import FolderSizes, Location
 from pipeline.sources.metadata import is_val_image, label_table
 from pipeline.sources.source import Source
 
@@ -48,7 +54,7 @@ class _ClassSamples(NamedTuple):
     """The paths, or None if they equal the keys."""
 
 
-def _samples_of(class_name: str, prefix: str, folder: str, sizes: Sizes) -> _ClassSamples:
+def _samples_of(class_name: str, prefix: str, folder: str, sizes: FolderSizes) -> _ClassSamples:
     """Return the files of *folder* as samples of a class; *prefix* precedes names in keys."""
     names = string_array(sizes.files, f"in {folder}")
     order = pc.sort_indices(names)
@@ -105,15 +111,15 @@ class FolderSource(Source):
         _check_links(self.location, self._classes())
         samples: list[_ClassSamples] = []
         folder_of: dict[str, str] = {}
-        for folder, classes, passed in _each_class(self.location, self._classes()):
-            evidence.merge(passed)
+        for folder, classes, skipped in _each_class(self.location, self._classes()):
+            evidence.merge(skipped)
             for class_samples in classes:
                 if not self.location.options.recursive:
                     _check_folder(folder_of, class_samples.name, folder)
                 samples.append(class_samples)
                 first = class_samples.key[0].as_py() if len(class_samples.key) else ""
                 evidence.add_class(
-                    class_samples.name, Basis("folder"), len(class_samples.key), first
+                    class_samples.name, ClassBasis("folder"), len(class_samples.key), first
                 )
                 progress(len(class_samples.key))
         _check_splits(self.location, samples)
@@ -144,15 +150,15 @@ class FolderSource(Source):
         if self.location.options.rules == 1:
             return evidence
         top = self.location.names()
-        evidence.merge(top.passed)
+        evidence.merge(top.skipped)
         for name in self.outside_splits:
-            evidence.pass_over(BESIDE, name)
+            evidence.skip(BESIDE, name)
         images = [name for name in top.files if looks_like_image(name)]
         if images:
             raise SourceError(_unsorted_text(self.location, images))
         _check_metadata(self.location, top.files)
         for name in filter(may_be_image, top.files):
-            evidence.pass_over("files beside the class folders", name)
+            evidence.skip("files beside the class folders", name)
         return evidence
 
 
@@ -187,7 +193,7 @@ def _check_metadata(location: Location, files: list[str]) -> None:
     table, column = label_table(location, names)
     if table:
         raise SourceError(
-            f"{location.full(table)} says classes of the images in its column {column!r}, and"
+            f"{location.full_path(table)} says classes of the images in its column {column!r}, and"
             f" they lie in class folders, too. Pass --ignore {table!r} to take the folders for"
             " the classes."
         )
@@ -201,21 +207,21 @@ def _check_links(location: Location, folders: list[str]) -> None:
     """
     if location.remote or location.options.rules == 1:
         return
-    links = [name for name in folders if Path(location.full(name)).is_symlink()]
+    links = [name for name in folders if Path(location.full_path(name)).is_symlink()]
     folder_at = {
-        os.path.realpath(location.full(name)): name for name in folders if name not in links
+        os.path.realpath(location.full_path(name)): name for name in folders if name not in links
     }
     root_prefix = f"{os.path.realpath(location.root)}/"
     for name in links:
-        real = os.path.realpath(location.full(name))
+        real = os.path.realpath(location.full_path(name))
         if root_prefix.startswith(f"{real.rstrip('/')}/"):
-            raise _link_cycle_error(location.full(name), real)
+            raise _link_cycle_error(location.full_path(name), real)
         class_folder = folder_at.setdefault(real, name)
         if class_folder != name:
             raise SourceError(
-                f"{location.full(name)!r} is a link to the folder of the class {class_folder!r},"
-                " whose images would be of two classes. Delete the link, or pass --ignore"
-                f" {name!r}."
+                f"{location.full_path(name)!r} is a link to the folder of the class"
+                f" {class_folder!r}, whose images would be of two classes. Delete the link,"
+                f" or pass --ignore {name!r}."
             )
 
 
@@ -237,7 +243,7 @@ def _check_splits(location: Location, samples: list[_ClassSamples]) -> None:
         parents = {path.rpartition("/")[0] for path in splits.values()}
         cure = "Pass one of them as the source, with --split"
         if len(parents) == 1:
-            cure = f"Pass {location.full(parents.pop())!r}, which holds them, as the source"
+            cure = f"Pass {location.full_path(parents.pop())!r}, which holds them, as the source"
         raise SourceError(
             f"{location.root} holds several splits ({abbreviate(map(repr, splits.values()))}),"
             f" which would become one. {cure}."
@@ -255,7 +261,7 @@ def folder_marks(location: Location, folders: Iterable[str]) -> Iterable[str]:
 def _each_class(
     location: Location, folders: list[str]
 ) -> Iterator[tuple[str, list[_ClassSamples], Evidence]]:
-    """Yield (class folder, samples, evidence with the entries that were passed over)."""
+    """Yield (class folder, samples, evidence with the entries that were skipped)."""
     list_class = _list_nested if location.options.recursive else _list_class
     if not location.remote:
         # Local folders use one thread: several are slower, as they compete for the GIL.
@@ -269,13 +275,13 @@ def _each_class(
 def _list_class(location: Location, folder: str) -> tuple[str, list[_ClassSamples], Evidence]:
     class_name = folder_class(folder, location.options)
     sizes, evidence = location.sizes(folder), Evidence()
-    evidence.merge(sizes.passed)
+    evidence.merge(sizes.skipped)
     classes = [_samples_of(class_name, "", folder, sizes)]
     deeper = [f"{folder}/{name}" for name in sizes.folders if name != _INNER]
     if _INNER in sizes.folders:
         path = f"{folder}/{_INNER}"
         inner = location.sizes(path)
-        evidence.merge(inner.passed)
+        evidence.merge(inner.skipped)
         classes.append(_samples_of(class_name, "", path, inner))
         deeper += [f"{path}/{name}" for name in inner.folders]
     if location.options.rules > 1:
@@ -288,9 +294,9 @@ def _list_class(location: Location, folder: str) -> tuple[str, list[_ClassSample
             evidence,
         )
     # An empty class folder counts as a class: another split may have images of it.
-    empty = not deeper and not evidence.passed and folder != _INNER and location.options.rules > 1
+    empty = not deeper and not evidence.skipped and folder != _INNER and location.options.rules > 1
     if not empty:
-        evidence.pass_over(NO_IMAGES, folder)
+        evidence.skip(NO_IMAGES, folder)
     return folder, classes[:1] if empty else [], evidence
 
 
@@ -298,7 +304,7 @@ def _check_deeper(location: Location, folder: str, path: str, evidence: Evidence
     """Refuse images in a folder inside a class folder: either folder may be the class."""
     count, first = 0, ""
     for inner, sizes in walk(location, path):
-        evidence.merge(sizes.passed)
+        evidence.merge(sizes.skipped)
         count += len(sizes.files)
         first = first or next((f"{inner}/{name}" for name in sorted(sizes.files)), "")
     if count:
@@ -310,31 +316,31 @@ def _check_deeper(location: Location, folder: str, path: str, evidence: Evidence
             else ""
         )
         raise SourceError(
-            f"{location.full(path)} holds {count:,} files that lie deeper than <class>/<image>,"
-            f" such as {first!r}: it cannot be told which folder is the class. Pass --recursive"
-            f" first (it is {folder.partition('/')[0]!r}) or --recursive last (it is"
-            f" {first.split('/')[-2]!r}){cure}."
+            f"{location.full_path(path)} holds {count:,} files that lie deeper than"
+            f" <class>/<image>, such as {first!r}: it cannot be told which folder is the class."
+            f" Pass --recursive first (it is {folder.partition('/')[0]!r}) or --recursive last"
+            f" (it is {first.split('/')[-2]!r}){cure}."
         )
-    evidence.pass_over(NO_IMAGES, path)
+    evidence.skip(NO_IMAGES, path)
 
 
 def _list_nested(location: Location, folder: str) -> tuple[str, list[_ClassSamples], Evidence]:
     evidence, classes = Evidence(), []
     for path, sizes in walk(location, folder):
-        evidence.merge(sizes.passed)
+        evidence.merge(sizes.skipped)
         if not sizes.files:
             continue
         folders = path.split("/")
         if len(folders) > 1 and folders[-1] == _INNER:
             folders.pop()
-        class_name, prefix = nested(folders, "", location.options.recursive)
+        class_name, prefix = split_nested_path(folders, "", location.options.recursive)
         classes.append(_samples_of(class_name, prefix.removesuffix("__"), path, sizes))
     if not classes:
-        evidence.pass_over(NO_IMAGES, folder)
+        evidence.skip(NO_IMAGES, folder)
     return folder, classes, evidence
 
 
-def walk(location: Location, folder: str) -> Iterator[tuple[str, Sizes]]:
+def walk(location: Location, folder: str) -> Iterator[tuple[str, FolderSizes]]:
     """Yield (path, files and folders) of *folder* and of every folder in it.
 
     Raises:
@@ -344,9 +350,9 @@ def walk(location: Location, folder: str) -> Iterator[tuple[str, Sizes]]:
     while pending:
         path, real_parents = pending.pop()
         if not location.remote:  # object stores have no links, so no cycles
-            real = os.path.realpath(location.full(path))
+            real = os.path.realpath(location.full_path(path))
             if real in real_parents:
-                raise _link_cycle_error(location.full(path), real)
+                raise _link_cycle_error(location.full_path(path), real)
             real_parents |= {real}
         sizes = location.sizes(path)
         yield path, sizes
@@ -368,7 +374,7 @@ def _real_parents(location: Location, folder: str) -> frozenset[str]:
         return frozenset()
     names = folder.split("/")[:-1]
     paths = ("/".join(names[:count]) for count in range(len(names) + 1))
-    return frozenset(os.path.realpath(location.full(path)) for path in paths)
+    return frozenset(os.path.realpath(location.full_path(path)) for path in paths)
 
 
 def holds_classes(location: Location) -> bool:
@@ -417,15 +423,15 @@ def find_folders(
     location: Location, requested_split: str, explicit: bool
 ) -> dict[str, FolderSource]:
     """Find class folders at *location* or one level down, in folders named as splits."""
-    if location.only or (location.options.class_name and location.options.recursive):
+    if location.only_file or (location.options.class_name and location.options.recursive):
         return {}  # --class-name with --recursive: all images at any depth are of one class
     splits = split_folders(location, requested_split)
     sources = {}
     for split, names in splits.items():
-        fitting = [n for n in names if _is_split(location.inside(n), explicit)]
+        fitting = [n for n in names if _is_split(location.child(n), explicit)]
         if fitting:
             check_one_folder(location, split, fitting)
-            sources[split] = FolderSource("folder", location.inside(fitting[0]))
+            sources[split] = FolderSource("folder", location.child(fitting[0]))
     if (
         not sources
         and (explicit or not _is_half_sorted(location))

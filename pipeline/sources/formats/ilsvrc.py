@@ -11,18 +11,23 @@ import pyarrow as pa
 
 from pipeline.errors import SourceError
 from pipeline.sources.archives.detection import container_of
-from pipeline.sources.archives.layouts import ClassTar, Layout, Take, TarOfTars, row_of
+from pipeline.sources.archives.layouts import ClassTar, Layout, StoreMember, TarOfTars, row_of
 from pipeline.sources.archives.outline import TARS, VAL, Outline, outline_of
-from pipeline.sources.archives.source import TarPart, TarSource, by_split
 from pipeline.sources.archives.tar import Tar, stem_of
-from pipeline.sources.classes.decision import Basis, abbreviate, folder_class
+from pipeline.sources.archives.tar_source import TarPart, TarSource, paths_by_split
+from pipeline.sources.classes.decision import ClassBasis, abbreviate, folder_class
 from pipeline.sources.formats.flat import FlatFolder, flat_listing
 from pipeline.sources.formats.folder import FolderSource
 from pipeline.sources.keys import is_wnid, looks_like_image
-from pipeline.sources.listing import PassedOver, Row
-from pipeline.sources.location import Location, Sizes
+from pipeline.sources.listing import ListedSample, SkippedFiles
+from pipeline.sources.location import FolderSizes, Location
 from pipeline.sources.magic import TAR, ZIP
-from pipeline.sources.metadata import Truth, TruthMissingError, find_truth, is_val_image
+from pipeline.sources.metadata import (
+    GroundTruth,
+    GroundTruthMissingError,
+    find_ground_truth,
+    is_val_image,
+)
 from pipeline.sources.source import Source
 
 TRAIN_STEM, VAL_STEM = "ILSVRC2012_img_train", "ILSVRC2012_img_val"
@@ -37,22 +42,22 @@ class ValTar(Layout):
 
     def check(self, outline: Callable[[], Outline]) -> None:
         """Refuse val images whose table is missing."""
-        find_truth(Location(self.root))
+        find_ground_truth(Location(self.root))
 
     def rows(
-        self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
-    ) -> Iterator[Row | PassedOver]:
+        self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
+    ) -> Iterator[ListedSample | SkippedFiles]:
         """Yield every `ILSVRC2012_val_########.JPEG`."""
-        truth = find_truth(Location(self.root))
+        truth = find_ground_truth(Location(self.root))
         for member in tar.members(start, stop):
             name = member.name.rpartition("/")[2]
             if not is_val_image(name):
-                yield PassedOver("files that are no images of ILSVRC2012's val", member.name)
+                yield SkippedFiles("files that are no images of ILSVRC2012's val", member.name)
                 continue
             target = (member.target or "").rpartition("/")[2]
             prefix = f"{truth.wnid(target)}/" if target else ""
-            row = row_of(f"{truth.wnid(name)}/{name}", member, take, prefix)
-            yield row._replace(basis=Basis("table"))
+            row = row_of(f"{truth.wnid(name)}/{name}", member, store_member, prefix)
+            yield row._replace(basis=ClassBasis("table"))
 
 
 @dataclass(frozen=True)
@@ -68,17 +73,17 @@ class ValFolder(Source):
         truth = self._truth()
         return flat_listing(self.location, "", self._images(), truth.wnid, progress)
 
-    def _truth(self) -> Truth:
+    def _truth(self) -> GroundTruth:
         try:
-            return find_truth(self.location)
-        except TruthMissingError as e:
+            return find_ground_truth(self.location)
+        except GroundTruthMissingError as e:
             # --class-name is for flat images, not for a tree in which val is one of several splits.
             raise SourceError(
                 f"{e} If all of them are of one class, pass {self.root} itself as the source,"
                 " without --source-kind, and the name of the class with --class-name; - for none."
             ) from e
 
-    def _images(self) -> Sizes:
+    def _images(self) -> FolderSizes:
         """Return the val images; refuse others, which have no class.
 
         Raises:
@@ -87,7 +92,7 @@ class ValFolder(Source):
         all_sizes = self.location.sizes("")
         if self.location.options.rules > 1:
             _refuse_sorted(self.location, all_sizes)
-        sizes = Sizes([], [], all_sizes.folders, all_sizes.passed)
+        sizes = FolderSizes([], [], all_sizes.folders, all_sizes.skipped)
         other_images = []
         for name, num_bytes in zip(all_sizes.files, all_sizes.num_bytes, strict=True):
             if is_val_image(name):
@@ -96,7 +101,7 @@ class ValFolder(Source):
             elif looks_like_image(name):
                 other_images.append(name)
             else:
-                sizes.passed.pass_over("files that are no images of ILSVRC2012's val", name)
+                sizes.skipped.skip("files that are no images of ILSVRC2012's val", name)
         if other_images and self.location.options.rules > 1:
             raise SourceError(
                 f"{len(other_images):,} images of {self.root} are none of ILSVRC2012's val"
@@ -107,7 +112,7 @@ class ValFolder(Source):
         return sizes
 
 
-def _refuse_sorted(location: Location, sizes: Sizes) -> None:
+def _refuse_sorted(location: Location, sizes: FolderSizes) -> None:
     """Refuse a folder of val images if some lie in its folders: those would be left out."""
     for folder in sizes.folders:
         inside = location.sizes(folder)
@@ -135,8 +140,10 @@ def find_train_tar(
     """Find tars of class tars: by the name of ILSVRC2012's, or by what they hold."""
     tars = {"train": _tars(location, TRAIN_STEM)}
     if not tars["train"]:
-        tars = by_split(location, lambda path: _may_hold_tars(location, path), requested_split)
-        if location.only:  # the name of a single file does not decide its split
+        tars = paths_by_split(
+            location, lambda path: _may_hold_tars(location, path), requested_split
+        )
+        if location.only_file:  # the name of a single file does not decide its split
             tars = {"": next(iter(tars.values()))} if tars else {}
         if not explicit:
             tars = {
@@ -157,7 +164,7 @@ def find_train_tar(
 def _may_hold_tars(location: Location, path: str) -> bool:
     stem = stem_of(path)
     has_own_kind = is_wnid(stem) or stem.startswith(("ILSVRC2012_img_val", "ILSVRC2012_devkit"))
-    return (location.only != "" or not has_own_kind) and _is_archive(location, path)
+    return (location.only_file != "" or not has_own_kind) and _is_archive(location, path)
 
 
 def find_class_tars(
@@ -174,7 +181,7 @@ def find_class_tars(
             location,
             tuple(TarPart(path, _class_tar(location, path)) for path in paths),
         )
-        for split, paths in by_split(location, fits, requested_split).items()
+        for split, paths in paths_by_split(location, fits, requested_split).items()
     }
 
 
@@ -192,13 +199,13 @@ def find_val(
     if any(map(is_val_image, location.names().files)):
         return {"": ValFolder("ilsvrc-val", location)}
     if "val" in location.names().folders and any(map(is_val_image, location.names("val").files)):
-        return {"val": ValFolder("ilsvrc-val", location.inside("val"))}
+        return {"val": ValFolder("ilsvrc-val", location.child("val"))}
     tars = _tars(location, VAL_STEM)
-    if not tars and location.only and _is_archive(location, location.only):
-        fits = explicit or outline_of(location, location.only).shape == VAL
-        tars = [location.only] if fits else []
+    if not tars and location.only_file and _is_archive(location, location.only_file):
+        fits = explicit or outline_of(location, location.only_file).shape == VAL
+        tars = [location.only_file] if fits else []
     elif not tars and location.options.rules > 1:
-        candidates = by_split(
+        candidates = paths_by_split(
             location, lambda path: _may_hold_tars(location, path), requested_split
         ).get("val", [])
         tars = [path for path in candidates[:1] if outline_of(location, path).shape == VAL]
@@ -211,21 +218,21 @@ def find_kaggle(
     location: Location, requested_split: str, explicit: bool
 ) -> dict[str, FolderSource | ValFolder | FlatFolder]:
     """Find Kaggle's tree: `[ILSVRC/][Data/]CLS-LOC/{train/<wnid>, val}`."""
-    inside = next((location.inside(path) for path in _KAGGLE if location.is_folder(path)), None)
+    inside = next((location.child(path) for path in _KAGGLE if location.is_folder(path)), None)
     if inside is None:
-        if location.only or not location.root.endswith("/CLS-LOC"):
+        if location.only_file or not location.root.endswith("/CLS-LOC"):
             return {}
         inside = location
     sources: dict[str, FolderSource | ValFolder | FlatFolder] = {}
     folders = inside.names().folders
     if "train" in folders:
-        sources["train"] = FolderSource("kaggle", inside.inside("train"))
+        sources["train"] = FolderSource("kaggle", inside.child("train"))
     if "val" in folders:
         # Many users sort val into class folders, as most training scripts expect.
-        val = inside.inside("val")
+        val = inside.child("val")
         sorted_out = bool(val.names().folders)
         sources["val"] = (FolderSource if sorted_out else ValFolder)("kaggle", val)
     # The 100,000 test images have no class, so they are opened only on request.
     if "test" in folders and requested_split == "test":
-        sources["test"] = FlatFolder("kaggle", inside.inside("test"))
+        sources["test"] = FlatFolder("kaggle", inside.child("test"))
     return sources

@@ -13,12 +13,12 @@ from itertools import islice
 from typing import Any
 
 from pipeline.errors import ReadError, SourceError
-from pipeline.images.formats import DECODED, PICTURE, format_of
+from pipeline.images.formats import DECODED, OTHER_IMAGE, format_of
 from pipeline.sources.keys import split_in_name
-from pipeline.sources.listing import Row
+from pipeline.sources.listing import ListedSample
 from pipeline.sources.location import Location
 from pipeline.sources.source import Source
-from pipeline.sources.spool import Block, Blocks, Put
+from pipeline.sources.spool import Block, Blocks, WriteBytes
 
 DATA = "data.mdb"
 _SUFFIX = "_lmdb"
@@ -89,14 +89,16 @@ class LmdbBlock(Block):
         """The table's folder."""
         return self.folder
 
-    def samples(self, put: Put) -> Iterator[Row]:
-        """Read the rows in the order of their keys, and pass each image's bytes to *put*."""
+    def samples(self, write: WriteBytes) -> Iterator[ListedSample]:
+        """Read the rows in the order of their keys, and pass each image's bytes to *write*."""
         with _reading(self.folder) as view:
             cursor = view.cursor()
             more = cursor.set_range(self.start)
             while more and cursor.key()[:_START] == self.start:
                 name, data = cursor.key(), cursor.value()
-                yield Row(f"{self.class_name}/{_file_name(name, data)}", len(data), put((data,)))
+                yield ListedSample(
+                    f"{self.class_name}/{_file_name(name, data)}", len(data), write((data,))
+                )
                 more = cursor.next()
 
 
@@ -129,12 +131,12 @@ class LmdbSource(Source):
         """
         self._check_package()
         for _, folder in self.folders:
-            with _reading(self.location.full(folder)) as view:
+            with _reading(self.location.full_path(folder)) as view:
                 values = [value for _, value in islice(view.cursor(), _MAX_EXAMINED_VALUES)]
             if values and not any(map(_is_image, values)):
                 raise SourceError(
-                    f"{self.location.full(folder)} is an LMDB whose values are no image files: the"
-                    f" first begins with {values[0][:16]!r}. Write its images as files in class"
+                    f"{self.location.full_path(folder)} is an LMDB whose values are no image files:"
+                    f" the first begins with {values[0][:16]!r}. Write its images as files in class"
                     " folders, with lmdb."
                 )
 
@@ -150,7 +152,7 @@ class LmdbSource(Source):
         self._check_package()
         blocks: list[LmdbBlock] = []
         for class_name, folder in self.folders:
-            where = self.location.full(folder)
+            where = self.location.full_path(folder)
             starts = list(_starts(where))
             each = self.location.size(f"{folder}/{DATA}".lstrip("/")) // max(1, len(starts))
             blocks += [
@@ -162,7 +164,7 @@ class LmdbSource(Source):
 
 def _is_image(value: bytes) -> bool:
     file_format = format_of(value)
-    return file_format is not None and file_format.kind in (DECODED, PICTURE)
+    return file_format is not None and file_format.kind in (DECODED, OTHER_IMAGE)
 
 
 def _starts(folder: str) -> Iterator[bytes]:
@@ -187,7 +189,7 @@ def _after(start: bytes) -> bytes | None:
 
 def find_lmdbs(location: Location, requested_split: str, explicit: bool) -> dict[str, LmdbSource]:
     """Find LMDBs: *location* itself, or folders in it."""
-    if location.only or location.remote:
+    if location.only_file or location.remote:
         return {}
     names = location.names()
     tables_of_split: dict[str, list[tuple[str, str]]] = {}

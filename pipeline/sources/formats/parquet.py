@@ -17,18 +17,23 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ReadError, SourceError
 from pipeline.sources.archives.detection import container_of
-from pipeline.sources.archives.source import block_name, by_split, no_split_text, without_split
-from pipeline.sources.classes.decision import Basis, ClassTable, Evidence, Labeller, abbreviate
+from pipeline.sources.archives.tar_source import (
+    block_name,
+    left_out_text,
+    paths_by_split,
+    without_split,
+)
+from pipeline.sources.classes.decision import ClassBasis, ClassTable, Evidence, Labeller, abbreviate
 from pipeline.sources.classes.number_tables import find_class_table, table_marks
-from pipeline.sources.keys import LABEL_WORDS, PARTIAL, known_split
-from pipeline.sources.listing import Row, bad_key, refused_key
+from pipeline.sources.keys import LABEL_WORDS, PARTIAL_PREFIX, known_split
+from pipeline.sources.listing import ListedSample, bad_key, refused_key
 from pipeline.sources.location import Location
-from pipeline.sources.magic import PARQUET, content_of, cure_for, description_of
+from pipeline.sources.magic import PARQUET, advice_for, content_of, description_of
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.remote import reading
 from pipeline.sources.series import check_complete, gaps
 from pipeline.sources.source import Source
-from pipeline.sources.spool import Block, Blocks, Put
+from pipeline.sources.spool import Block, Blocks, WriteBytes
 
 BLOCK_BYTES = 256 << 20
 """The size in bytes up to which row groups are joined, so that a block is worth a task."""
@@ -204,21 +209,21 @@ class ParquetBlock(Block):
     @property
     def where(self) -> str:
         """The full name of the file."""
-        return self.location.full(self.path)
+        return self.location.full_path(self.path)
 
-    def own_name(self, number: int, name: str) -> str:
+    def unique_name(self, number: int, name: str) -> str:
         """Return `<file>-<row>`, as for a row that has no name."""
         return _Origin(self.where, self.first_row).missing_name(number)
 
-    def samples(self, put: Put) -> Iterator[Row]:
-        """Read the row groups one by one, and pass each image's bytes to *put*."""
+    def samples(self, write: WriteBytes) -> Iterator[ListedSample]:
+        """Read the row groups one by one, and pass each image's bytes to *write*."""
         row = self.first_row
         labeller = None
         for batch, columns in self.batches(images=True):
             if labeller is None:  # all batches of a file have the same columns and table
                 table = _class_table_of(columns, self.location, self.where)
                 labeller = Labeller(table, self.location.options)
-            yield from _rows(batch, columns, labeller, _Origin(self.where, row), put)
+            yield from _rows(batch, columns, labeller, _Origin(self.where, row), write)
             row += len(batch)
 
     def preview(self, labeller: Labeller, evidence: Evidence) -> None:
@@ -239,7 +244,7 @@ class ParquetBlock(Block):
             row += len(batch)
 
     def batches(self, *, images: bool) -> Iterator[tuple[pa.RecordBatch, Columns]]:
-        """Yield batches of rows; apart from `samples`, so that no error of *put* is caught."""
+        """Yield batches of rows; apart from `samples`, so that no error of *write* is caught."""
         with _reading_table(self.where), _open(self.location, self.path) as file:
             columns = columns_of(file.schema_arrow, self.where, self.location.options)
             column_names = columns.read(file.schema_arrow, images=images)
@@ -281,8 +286,8 @@ def _class_table_of(columns: Columns, location: Location, where: str) -> ClassTa
 
 
 def _rows(
-    batch: pa.RecordBatch, columns: Columns, labeller: Labeller, origin: _Origin, put: Put
-) -> Iterator[Row]:
+    batch: pa.RecordBatch, columns: Columns, labeller: Labeller, origin: _Origin, write: WriteBytes
+) -> Iterator[ListedSample]:
     images = _images(batch, columns)
     # Single nulls are quarantined as empty; a batch without any bytes is a table of file names.
     if len(batch) and images.null_count == len(batch):
@@ -293,7 +298,7 @@ def _rows(
     keys = _keys(_paths(batch, columns), batch, columns, labeller, origin)
     for image, (key, basis) in zip(images, keys, strict=True):
         data = bytes(image.as_buffer()) if image.is_valid else b""
-        yield Row(key, len(data), put((data,)), basis=basis)
+        yield ListedSample(key, len(data), write((data,)), basis=basis)
 
 
 def _keys(
@@ -302,7 +307,7 @@ def _keys(
     columns: Columns,
     labeller: Labeller,
     origin: _Origin,
-) -> Iterator[tuple[str, Basis]]:
+) -> Iterator[tuple[str, ClassBasis]]:
     """Yield the key of each row, and the basis of its class."""
     labels = batch[columns.label].to_pylist() if columns.label else [None] * len(batch)
     for i, (path, label) in enumerate(zip(paths, labels, strict=True)):
@@ -369,10 +374,10 @@ def check_is_parquet(location: Location, path: str) -> None:
     Raises:
         SourceError: The file begins or ends as another kind; the message says what it is.
     """
-    where, head = location.full(path), location.head(path)
+    where, head = location.full_path(path), location.head(path)
     if content_of(head) != PARQUET:
         raise SourceError(
-            f"{where} is not a whole Parquet file: it is {description_of(head)}. {cure_for(head)}"
+            f"{where} is not a whole Parquet file: it is {description_of(head)}. {advice_for(head)}"
         )
     size = location.size(path)
     with location.open(path, start=max(0, size - 4)) as file, reading(where):
@@ -408,20 +413,20 @@ class ParquetSource(Source):
         for path, table in zip(self.paths, tables, strict=True):
             if (table and table.names) != (tables[0] and tables[0].names):
                 raise SourceError(
-                    f"{self.location.full(path)} has other names of classes than"
-                    f" {self.location.full(self.paths[0])}: expected the same in the same order."
-                    " Pass one of the files at a time, or save them with the same names."
+                    f"{self.location.full_path(path)} has other names of classes than"
+                    f" {self.location.full_path(self.paths[0])}: expected the same in the same"
+                    " order. Pass one of the files at a time, or save them with the same names."
                 )
         return tables[0]
 
     def remarks(self) -> tuple[str, ...]:
         """Return sentences on files that are left out, gaps in numbers, and a partial split."""
-        folders = {self.location.full(path).split("/")[-2] for path in self.paths}
-        partial = sorted(name for name in folders if name.startswith(PARTIAL))
+        folders = {self.location.full_path(path).split("/")[-2] for path in self.paths}
+        partial = sorted(name for name in folders if name.startswith(PARTIAL_PREFIX))
         texts = (
             f"{name}/ holds a part of the split: the Hub converted no more" for name in partial
         )
-        return (*map(no_split_text, self.left_out), *gaps(self.location, self.paths), *texts)
+        return (*map(left_out_text, self.left_out), *gaps(self.location, self.paths), *texts)
 
     def blocks(self) -> Blocks:
         """Return blocks of consecutive row groups, of about `BLOCK_BYTES` each."""
@@ -435,8 +440,10 @@ class ParquetSource(Source):
     def _columns_note(self) -> str:
         """Return a remark that names the column of images, of labels, and of names."""
         path = self.paths[0]
-        with _reading_table(self.location.full(path)), _open(self.location, path) as file:
-            columns = columns_of(file.schema_arrow, self.location.full(path), self.location.options)
+        with _reading_table(self.location.full_path(path)), _open(self.location, path) as file:
+            columns = columns_of(
+                file.schema_arrow, self.location.full_path(path), self.location.options
+            )
         alternatives = " or ".join(map(repr, columns.other_labels))
         return (
             f"columns: images {columns.image!r}, labels {columns.label or None!r}"
@@ -459,7 +466,7 @@ class ParquetSource(Source):
 
 
 def _class_table_at(location: Location, path: str) -> ClassTable | None:
-    where = location.full(path)
+    where = location.full_path(path)
     with _reading_table(where), _open(location, path) as file:
         return _class_table_of(
             columns_of(file.schema_arrow, where, location.options), location, where
@@ -467,7 +474,7 @@ def _class_table_at(location: Location, path: str) -> ClassTable | None:
 
 
 def _blocks_of(location: Location, path: str) -> Iterator[ParquetBlock]:
-    where = location.full(path)
+    where = location.full_path(path)
     with _reading_table(where), _open(location, path) as file:
         image = columns_of(file.schema_arrow, where, location.options).image
         groups = [
@@ -518,8 +525,8 @@ def find_parquet(
             explicit or not _describes_shard(location, path)
         )
 
-    paths_of_split = by_split(location, fits, requested_split)
-    if location.only:
+    paths_of_split = paths_by_split(location, fits, requested_split)
+    if location.only_file:
         paths_of_split = {"": next(iter(paths_of_split.values()))} if paths_of_split else {}
     elif not paths_of_split and location.options.rules > 1 and not location.remote:
         configurations = _configurations(location, requested_split)
@@ -529,7 +536,7 @@ def find_parquet(
                 f" ({abbreviate(configurations)}). Pass the folder of one of them."
             )
         if configurations:
-            return find_parquet(location.inside(configurations[0]), requested_split, explicit)
+            return find_parquet(location.child(configurations[0]), requested_split, explicit)
     left_out = without_split(location, fits, requested_split)
     return {
         split: ParquetSource("parquet", location, tuple(paths), left_out)
@@ -541,7 +548,8 @@ def _describes_shard(location: Location, path: str) -> bool:
     """Return True if img2dataset wrote the table beside a shard: its texts, without images."""
     folder, _, name = path.rpartition("/")
     return (
-        not location.only and f"{name.removesuffix('.parquet')}.tar" in location.names(folder).files
+        not location.only_file
+        and f"{name.removesuffix('.parquet')}.tar" in location.names(folder).files
     )
 
 
@@ -550,7 +558,7 @@ def _configurations(location: Location, requested_split: str) -> list[str]:
     folders = location.names().folders
     configurations = []
     for name in folders if len(folders) <= _MAX_CONFIGURATIONS else ():
-        inside = location.inside(name)
+        inside = location.child(name)
         splits = [
             folder for folder in inside.names().folders if known_split(folder, requested_split)
         ]

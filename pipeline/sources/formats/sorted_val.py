@@ -11,7 +11,7 @@ from pipeline.errors import SourceError
 from pipeline.sources.classes.decision import Evidence
 from pipeline.sources.keys import is_wnid
 from pipeline.sources.location import Location
-from pipeline.sources.metadata import PackageMissingError, find_any_truth
+from pipeline.sources.metadata import PackageMissingError, find_optional_ground_truth
 
 
 def check_sorted(location: Location, listing: pa.Table) -> pa.Table:
@@ -31,7 +31,7 @@ def check_sorted(location: Location, listing: pa.Table) -> pa.Table:
         return listing
     keys = listing["key"].filter(pc.match_substring(listing["key"], "/ILSVRC2012_val_")).to_pylist()
     try:
-        truth = find_any_truth(location) if keys else None
+        truth = find_optional_ground_truth(location) if keys else None
     except PackageMissingError as e:
         return _noted(listing, f"the classes of val images are not compared with a table: {e}")
     if truth is None:

@@ -27,7 +27,7 @@ class AnnotatedFolder(Source):
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
         """Look into `images` once."""
-        where = self.location.full(ANNOTATIONS)
+        where = self.location.full_path(ANNOTATIONS)
         classes = parse_annotations(self.location.read_text(ANNOTATIONS), where)
         sizes = self.location.sizes(_IMAGES)
         return flat_listing(
@@ -44,15 +44,15 @@ def find_tiny(
 ) -> dict[str, FolderSource | AnnotatedFolder]:
     """Find Tiny-ImageNet's tree at *location*, in its folder of that name, or its val alone."""
     if "tiny-imagenet-200" in location.names().folders:
-        location = location.inside("tiny-imagenet-200")
+        location = location.child("tiny-imagenet-200")
     top = location.names()
     if ANNOTATIONS in top.files and _IMAGES in top.folders:
         return {"": _annotated(location)}
     if "val" not in top.folders or ANNOTATIONS not in location.names("val").files:
         return {}
-    sources: dict[str, FolderSource | AnnotatedFolder] = {"val": _annotated(location.inside("val"))}
+    sources: dict[str, FolderSource | AnnotatedFolder] = {"val": _annotated(location.child("val"))}
     if "train" in top.folders:
-        sources["train"] = FolderSource("tiny-imagenet", location.inside("train"))
+        sources["train"] = FolderSource("tiny-imagenet", location.child("train"))
     return sources
 
 

@@ -8,11 +8,9 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
-import google_crc32c
-
 from pipeline.errors import ReadError, SourceError
 from pipeline.sources.location import Location
-from pipeline.sources.magic import CONVERTED, FFCV, LMDB, MDS, TFRECORD, content_of
+from pipeline.sources.magic import CONVERTED, FFCV, LMDB, MDS, TFRECORD, content_of, is_tfrecord
 
 _MAX_FILES = 200
 """The maximum number of files that are examined; one of a kind is enough to name it."""
@@ -27,10 +25,9 @@ _SUFFIXES = (
     ("NumPy", re.compile(r"\.np[yz]$", re.IGNORECASE)),
     ("RecordIO", re.compile(r"\.rec$", re.IGNORECASE)),
 )
-_CRC_MASK = 0xA282EAD8
 
 
-def foreign_kind(location: Location, path: str) -> str:
+def other_tool_format(location: Location, path: str) -> str:
     """Return the key in `CONVERTED` of the file *path*; empty if it has none or is unreadable."""
     name = path.rpartition("/")[2]
     kind_of_name = next((kind for kind, suffix in _SUFFIXES if suffix.search(name)), "")
@@ -46,33 +43,26 @@ def foreign_kind(location: Location, path: str) -> str:
     content = content_of(head)
     if content in CONVERTED:
         return content
-    return TFRECORD if _is_tfrecord(head) else ""
+    return TFRECORD if is_tfrecord(head) else ""
 
 
-def _is_tfrecord(head: bytes) -> bool:
-    """Return True if *head* begins with a record's length and the masked checksum of that."""
-    crc = google_crc32c.value(head[:8])
-    masked = (((crc >> 15) | (crc << 17)) + _CRC_MASK) & 0xFFFFFFFF
-    return len(head) >= 12 and int.from_bytes(head[8:12], "little") == masked
-
-
-def foreign_text(location: Location) -> str:
+def other_tool_text(location: Location) -> str:
     """Return a text on the data sets of other tools at *location*, and on how to convert them.
 
     The text is empty if a look at the first files shows none.
     """
     paths_of_kind: dict[str, list[str]] = {}
     for path in islice(_files(location), _MAX_FILES):
-        if kind := foreign_kind(location, path):
+        if kind := other_tool_format(location, path):
             paths_of_kind.setdefault(kind, []).append(path)
     return " ".join(_text(kind, paths) for kind, paths in paths_of_kind.items())
 
 
 def _text(kind: str, paths: list[str]) -> str:
-    phrase, cure = CONVERTED[kind]
+    phrase, advice = CONVERTED[kind]
     # The number of files is unknown, since not all were examined.
     more_text = ", and there are more" if len(paths) > 1 else ""
-    return f"{paths[0]!r} is {phrase}, which is not read{more_text}. {cure}"
+    return f"{paths[0]!r} is {phrase}, which is not read{more_text}. {advice}"
 
 
 def _files(location: Location) -> Iterator[str]:

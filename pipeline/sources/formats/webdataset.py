@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline.errors import SourceError
 from pipeline.sources.archives.detection import container_of
-from pipeline.sources.archives.layouts import Layout, Take
+from pipeline.sources.archives.layouts import Layout, StoreMember
 from pipeline.sources.archives.outline import (
     SHARD,
     TREE,
@@ -26,14 +26,14 @@ from pipeline.sources.archives.outline import (
     outline_of,
     sample_name,
 )
-from pipeline.sources.archives.source import TarPart, TarSource, by_split, without_split
 from pipeline.sources.archives.tar import Member, Tar, stem_of
+from pipeline.sources.archives.tar_source import TarPart, TarSource, paths_by_split, without_split
 from pipeline.sources.archives.trees import TreeTar
 from pipeline.sources.classes.decision import ClassTable, Evidence, Labeller, abbreviate
 from pipeline.sources.classes.number_tables import find_class_table, table_marks
-from pipeline.sources.clutter import folder_ground, name_ground
+from pipeline.sources.clutter import folder_skip_reason, name_skip_reason
 from pipeline.sources.keys import LABEL_WORDS, is_wnid, looks_like_image
-from pipeline.sources.listing import PassedOver, Row, each_passed
+from pipeline.sources.listing import ListedSample, SkippedFiles, skipped_files
 from pipeline.sources.location import Location
 from pipeline.sources.magic import TAR, ZIP
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
@@ -73,7 +73,7 @@ class _ScatteredSamples:
         self._images: dict[str, list[_Sample]] = {}
         self._texts: dict[str, dict[str, str]] = {}
         self._complete_names: set[str] = set()
-        self.passed = Evidence()
+        self.skipped = Evidence()
         self.has_labels = False
         """True if any sample of the shard tells its class."""
         self.texts = _TextMembers()
@@ -99,7 +99,7 @@ class _ScatteredSamples:
                 raise self._duplicate_error(sample.name, "a label")
             texts.update(sample.texts)
         elif sample.name:
-            self.passed.pass_over("samples without an image", sample.name)
+            self.skipped.skip("samples without an image", sample.name)
         return False
 
     def rejoined(self) -> Iterator[_Sample]:
@@ -115,19 +115,19 @@ class _ScatteredSamples:
             if name in self._complete_names:
                 raise self._duplicate_error(name, "a label")
             if not samples:
-                self.passed.pass_over("samples without an image", name)
+                self.skipped.skip("samples without an image", name)
             for sample in samples:
                 sample.texts |= texts
         for samples in self._images.values():
             yield from samples
 
-    def passed_over(self) -> Iterator[PassedOver]:
+    def skipped_files(self) -> Iterator[SkippedFiles]:
         """Yield counts of the members that are no part of a sample."""
         if self.texts.count:
             may_be_labels = self.texts.are_numbers and not self.has_labels
-            ground = _NUMBER_TEXTS if may_be_labels else _OTHER_PARTS
-            self.passed.pass_over(ground, self.texts.first, self.texts.count)
-        yield from each_passed(self.passed)
+            reason = _NUMBER_TEXTS if may_be_labels else _OTHER_PARTS
+            self.skipped.skip(reason, self.texts.first, self.texts.count)
+        yield from skipped_files(self.skipped)
 
     def _duplicate_error(self, name: str, part: str) -> SourceError:
         return SourceError(
@@ -176,22 +176,22 @@ class WebDatasetShard(Layout):
         return f"Shard(root={self.root!r}, options={self.options!r})"
 
     def rows(
-        self, tar: Tar, take: Take, start: int = 0, stop: int | None = None
-    ) -> Iterator[Row | PassedOver]:
+        self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
+    ) -> Iterator[ListedSample | SkippedFiles]:
         """Yield one row for each sample that has an image."""
         sample = _Sample("")
         scattered = _ScatteredSamples(tar.name)
         for member in tar.members(start, stop):
             name, suffix = sample_name(member.name)
-            ground = self._ground(member.name)
-            if ground:
-                scattered.passed.pass_over(ground, member.name)
+            reason = self._skip_reason(member.name)
+            if reason:
+                scattered.skipped.skip(reason, member.name)
                 continue
             if name != sample.name:
                 if self._is_complete(sample, scattered):
                     yield self._row(sample, tar, scattered)
                 sample = _Sample(name)
-            if not self._read(sample, member, suffix.lower(), tar, take):
+            if not self._read(sample, member, suffix.lower(), tar, store_member):
                 self._count_other_part(member, suffix.lower(), tar, scattered)
         if self._is_complete(sample, scattered):
             yield self._row(sample, tar, scattered)
@@ -199,7 +199,7 @@ class WebDatasetShard(Layout):
         for rejoined in scattered.rejoined():
             yield self._row(rejoined, tar, scattered)
         self._check_label_name(scattered, tar)
-        yield from scattered.passed_over()
+        yield from scattered.skipped_files()
 
     def _count_other_part(
         self, member: Member, suffix: str, tar: Tar, scattered: _ScatteredSamples
@@ -208,7 +208,7 @@ class WebDatasetShard(Layout):
         if suffix == "txt" and self.options.rules > 1:
             scattered.texts.add(member, tar)
         else:
-            scattered.passed.pass_over(_OTHER_PARTS, member.name)
+            scattered.skipped.skip(_OTHER_PARTS, member.name)
 
     @property
     def _label_name(self) -> str:
@@ -223,16 +223,18 @@ class WebDatasetShard(Layout):
                 " that word in a .json. Name a label that the samples have, or omit the option."
             )
 
-    def _ground(self, path: str) -> str:
-        """Return the ground on which a member is no part of a sample; empty where it may be one."""
+    def _skip_reason(self, path: str) -> str:
+        """Return the reason why a member is no part of a sample; empty if it may be one."""
         stem, suffix = sample_name(path)
         # WebDataset skips names without a suffix, and hidden names.
         unnamed = "" if suffix and stem[-1:] not in ("", "/") else "names without a suffix"
         if self.options.rules == 1:
             return unnamed
         *folders, name = path.split("/")
-        grounds = (folder_ground(part, self.options) for part in folders if part not in (".", ".."))
-        return next(filter(None, grounds), "") or name_ground(name, self.options) or unnamed
+        reasons = (
+            folder_skip_reason(part, self.options) for part in folders if part not in (".", "..")
+        )
+        return next(filter(None, reasons), "") or name_skip_reason(name, self.options) or unnamed
 
     def _is_complete(self, sample: _Sample, scattered: _ScatteredSamples) -> bool:
         """Return True if *sample* is complete; else store it until the shard's end."""
@@ -240,7 +242,9 @@ class WebDatasetShard(Layout):
             return sample.image is not None
         return scattered.is_complete(sample, self._label_name)
 
-    def _read(self, sample: _Sample, member: Member, suffix: str, tar: Tar, take: Take) -> bool:
+    def _read(
+        self, sample: _Sample, member: Member, suffix: str, tar: Tar, store_member: StoreMember
+    ) -> bool:
         """Add one member to *sample*; return False if it is neither its image nor its label."""
         if looks_like_image(member.name):
             if sample.image is not None:
@@ -251,7 +255,7 @@ class WebDatasetShard(Layout):
                 )
             sample.image = member
             if member.target is None:  # a link has no bytes; _row refuses it
-                sample.offset = take(member)
+                sample.offset = store_member(member)
             return True
         is_label = bool(label_suffix(suffix)) if self.options.rules > 1 else suffix == "cls"
         if self._label_name:  # --label-column excludes all other labels
@@ -260,7 +264,7 @@ class WebDatasetShard(Layout):
             sample.texts[suffix] = _text_of(member, tar)
         return is_label or suffix == "json"
 
-    def _row(self, sample: _Sample, tar: Tar, scattered: _ScatteredSamples) -> Row:
+    def _row(self, sample: _Sample, tar: Tar, scattered: _ScatteredSamples) -> ListedSample:
         image = sample.image
         assert image is not None, sample.name
         path = image.name
@@ -274,9 +278,9 @@ class WebDatasetShard(Layout):
         scattered.has_labels |= bool(labels)
         labeller = Labeller(self.table if labels else None, self.options)
         key, basis = labeller.key(path, labels, sample_text)
-        return Row(key, image.num_bytes, sample.offset, basis=basis)
+        return ListedSample(key, image.num_bytes, sample.offset, basis=basis)
 
-    def own_name(self, path: str, number: int, name: str) -> str:
+    def unique_name(self, path: str, number: int, name: str) -> str:
         """Return a name with that of the shard: each shard may count its samples from 0."""
         suffix = name.partition(".")[2]
         return f"{stem_of(path)}-{number:09d}{'.' if suffix else ''}{suffix}"
@@ -347,7 +351,7 @@ def _labels_in_json(table: Any, suffix: str, rules: int, label_name: str) -> dic
 def _fits(location: Location, path: str, explicit: bool) -> bool:
     stem = stem_of(path)
     has_own_kind = is_wnid(stem) or stem.startswith("ILSVRC2012_")
-    return (explicit or location.only != "" or not has_own_kind) and container_of(
+    return (explicit or location.only_file != "" or not has_own_kind) and container_of(
         location, path
     ) in (TAR, ZIP)
 
@@ -356,10 +360,10 @@ def _archives(
     location: Location, requested_split: str, shape: str, explicit: bool
 ) -> dict[str, list[str]]:
     """Return split -> tars of *location*, of the splits whose first tar has this shape."""
-    paths_of_split = by_split(
+    paths_of_split = paths_by_split(
         location, lambda path: _fits(location, path, explicit), requested_split
     )
-    if location.only:  # the name of a single file does not decide its split
+    if location.only_file:  # the name of a single file does not decide its split
         paths_of_split = {"": next(iter(paths_of_split.values()))} if paths_of_split else {}
     if explicit:
         return paths_of_split

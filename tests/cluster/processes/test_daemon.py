@@ -50,7 +50,7 @@ def ended(processes: list[psutil.Process]) -> bool:
 def start(folder: Path, name: str = "one") -> list[psutil.Process]:
     """Start a program with a child, and return both processes."""
     daemon.start(folder, name, [sys.executable, "-c", FAMILY])
-    assert wait_until(lambda: "there" in daemon.log(folder, name).read_text())
+    assert wait_until(lambda: "there" in daemon.log_path(folder, name).read_text())
     first = daemon.process(folder, name)
     assert first is not None
     assert wait_until(first.children)

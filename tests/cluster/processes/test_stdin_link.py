@@ -10,7 +10,7 @@ import pytest
 
 from cluster import certificates, ssh
 from cluster.processes.stdin_link import WorkerLink, worker_command
-from cluster.ssh import Host, Hosts, Ssh
+from cluster.ssh import Host, Hosts, SshCluster
 from tests.commands import wait_until
 
 LISTEN = """
@@ -30,14 +30,14 @@ def test_a_link_sends_certificates_and_heartbeats_until_it_is_closed(
     tmp_path: Path,
 ) -> None:
     """A link sends only the certificates that a worker needs."""
-    link = WorkerLink([sys.executable, "-c", LISTEN, str(tmp_path)], certificates.make())
-    link.beat()
+    link = WorkerLink([sys.executable, "-c", LISTEN, str(tmp_path)], certificates.create())
+    link.send_heartbeat()
     assert wait_until((tmp_path / "beats").exists)
     assert set(json.loads((tmp_path / "first").read_text())) == {
         "ca.pem", "worker.pem", "worker.key",
     }  # fmt: skip
-    assert link.ended() is None
-    link.hang_up()
+    assert link.exit_message() is None
+    link.disconnect()
     assert wait_until((tmp_path / "ended").exists)
     link.wait(60)
 
@@ -52,7 +52,7 @@ def test_ssh_links_are_closed_when_the_command_ends(
     for folder in folders:
         folder.mkdir()
     hosts = Hosts(tuple(Host(str(folder), {}) for folder in folders), scheduler="127.0.0.1")
-    with Ssh(hosts, dashboard=False):
+    with SshCluster(hosts, dashboard=False):
         assert wait_until(lambda: all((folder / "first").exists() for folder in folders))
     assert all((folder / "ended").exists() for folder in folders)
 

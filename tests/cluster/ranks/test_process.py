@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cluster.ranks.process import EVENTS, HEADER, STOP, Order
+from cluster.ranks.process import EVENTS, HEADER, STOP, RankTask
 from tests.commands import ROOT, wait_until
 
 
@@ -23,7 +23,7 @@ from tests.commands import ROOT, wait_until
 def rank(entry: str, *arguments: object, save_seconds: float = 30.0) -> Iterator[Any]:
     """Run a rank with a function of `tests.cluster.walking`; yield its process and its events."""
     rank_fields = {"rank": 0, "world": 1, "generation": 1, "host": "127.0.0.1", "gpu": False}
-    order = Order(
+    order = RankTask(
         f"tests.cluster.walking:{entry}", pickle.dumps(arguments), rank_fields, save_seconds
     )
     events, theirs = os.pipe()

@@ -13,7 +13,7 @@ import pytest
 from distributed.core import Status
 
 from cluster.ranks import supervisor
-from cluster.ranks.process import Order
+from cluster.ranks.process import RankTask
 from tests.commands import ROOT, wait_until
 
 RANK_FIELDS = {"rank": 0, "world": 1, "generation": 1, "host": "127.0.0.1", "gpu": False}
@@ -24,7 +24,7 @@ def test_children_of_a_rank_are_killed_without_its_guard(
 ) -> None:
     """The guard may have been killed for lack of memory, so the task kills the whole group."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    order = Order("tests.cluster.walking:start_others", pickle.dumps((tmp_path,)), RANK_FIELDS)
+    order = RankTask("tests.cluster.walking:start_others", pickle.dumps((tmp_path,)), RANK_FIELDS)
     child = supervisor._RankProcess(order, lambda message: None)
     try:
         pids = tmp_path / "child-0"
@@ -49,11 +49,11 @@ class Child:
     error = None
     result = 7
 
-    def __init__(self, order: Order, say: Any) -> None:
+    def __init__(self, order: RankTask, say: Any) -> None:
         self.polls = 0
 
     def running(self) -> bool:
-        assert supervisor.supervised("begun")
+        assert supervisor.is_supervised("begun")
         self.polls += 1
         assert self.polls == 1
         return "begun" in supervisor._abandoned_topics
@@ -71,9 +71,9 @@ def test_a_worker_forgets_the_ranks_that_it_has_supervised(
     monkeypatch.setattr(supervisor, "_is_cancelled", lambda worker, key: False)
     monkeypatch.setattr(supervisor, "_RankProcess", Child)
     monkeypatch.setattr(supervisor, "_abandoned_topics", ())
-    order = Order("x:y", b"", RANK_FIELDS)
+    order = RankTask("x:y", b"", RANK_FIELDS)
     assert supervisor.supervise(order, "begun") == {"result": 7}
-    assert not supervisor.supervised("begun")
+    assert not supervisor.is_supervised("begun")
     assert "begun" not in supervisor._rank_counts
     supervisor.abandon("begun")
     supervisor.supervise(order, "begun")  # ends, although its process would run

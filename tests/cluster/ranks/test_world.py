@@ -19,7 +19,7 @@ from distributed import Client
 from distributed.core import Status
 
 from cluster.errors import ClusterError
-from cluster.local import Local
+from cluster.local import LocalWorkers
 from cluster.ranks import world as rank_world
 from cluster.ranks.world import TrainingRankError, WorldConfig, run_world
 from tests.commands import ROOT, wait_until
@@ -41,7 +41,7 @@ def client() -> Iterator[Client]:
     """Start three workers with one thread, whose ranks can import these tests; yield a client."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = str(ROOT)
-    with Local(3, 1, dashboard=False) as cluster, Client(cluster.cluster) as client:
+    with LocalWorkers(3, 1, dashboard=False) as cluster, Client(cluster.cluster) as client:
         client.wait_for_workers(3, timeout=60)
         yield client
     os.environ.pop("PYTHONPATH")
@@ -77,11 +77,11 @@ class WorldLog:
         """Run a world with *count* ranks."""
         return run_world(
             client,
-            WorldConfig(count, seconds=60, save_seconds=save_seconds),
+            WorldConfig(count, worker_timeout_seconds=60, save_seconds=save_seconds),
             f"{WALKING_MODULE}:{entry}",
             self.begin(*arguments),
             on_event=self.events.append,
-            say=self.lines.append,
+            report=self.lines.append,
         )
 
 
@@ -176,12 +176,12 @@ def test_a_world_starts_with_fewer_ranks_after_a_timeout(
 ) -> None:
     """The timeout is an error if no worker has joined at all."""
     log = WorldLog()
-    config = WorldConfig(5, seconds=1)
+    config = WorldConfig(5, worker_timeout_seconds=1)
     assert (
         run_world(client, config, f"{WALKING_MODULE}:walk", log.begin(tmp_path, 1)) == ["done"] * 3
     )
     with pytest.raises(ClusterError, match="no worker with a GPU came within 1 s"):
-        run_world(client, WorldConfig(1, gpu=True, seconds=1), "x:y", log.begin())
+        run_world(client, WorldConfig(1, gpu=True, worker_timeout_seconds=1), "x:y", log.begin())
 
 
 def test_missing_workers_are_reported_at_once(
@@ -191,10 +191,10 @@ def test_missing_workers_are_reported_at_once(
     monkeypatch.setattr(rank_world, "FIRST_REPORT_SECONDS", 0.0)
     monkeypatch.setattr(rank_world, "POLL_SECONDS", 0.05)
     lines: list[str] = []
-    config = WorldConfig(5, batch=4, seconds=0.5, option="--rank-timeout")
+    config = WorldConfig(5, batch=4, worker_timeout_seconds=0.5, timeout_option="--rank-timeout")
     log = WorldLog()
     walked = run_world(
-        client, config, f"{WALKING_MODULE}:walk", log.begin(tmp_path, 1), say=lines.append
+        client, config, f"{WALKING_MODULE}:walk", log.begin(tmp_path, 1), report=lines.append
     )
     assert walked == ["done"] * 2
     assert lines == [
@@ -206,7 +206,11 @@ def test_missing_workers_are_reported_at_once(
     lines.clear()
     with pytest.raises(ClusterError, match="no worker with a GPU came"):
         run_world(
-            client, WorldConfig(1, gpu=True, seconds=0.2), "x:y", log.begin(), say=lines.append
+            client,
+            WorldConfig(1, gpu=True, worker_timeout_seconds=0.2),
+            "x:y",
+            log.begin(),
+            report=lines.append,
         )
     assert lines[0].startswith("0 of 1 workers with a GPU are there")
     assert lines[0].endswith("then the run ends")
@@ -270,7 +274,7 @@ def test_ranks_save_and_stop_when_their_client_is_gone(tmp_path: Path) -> None:
 
     certs, folder = tmp_path / "certs", tmp_path / "run"
     folder.mkdir()
-    certificates.write(certs, certificates.make())
+    certificates.write(certs, certificates.create())
     os.environ["PYTHONPATH"] = str(ROOT)
     with LocalCluster(
         n_workers=2,

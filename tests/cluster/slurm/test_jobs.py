@@ -139,7 +139,7 @@ def test_a_few_failed_jobs_do_not_end_a_working_run() -> None:
     site.submitted_jobs[0].cancelled = True
     site.pass_time(pool, 3_600)
     assert site.count() >= 49
-    assert len(site.submitted_jobs) < 53 + 3_600 / jobs.HOLD_SECONDS + 3
+    assert len(site.submitted_jobs) < 53 + 3_600 / jobs.RESUBMIT_DELAY_SECONDS + 3
 
 
 def test_a_rejected_job_does_not_end_a_working_run() -> None:
@@ -148,9 +148,9 @@ def test_a_rejected_job_does_not_end_a_working_run() -> None:
     pool, messages = start_jobs(site, cpu=JobPool(8, 1, minimum=1))
     site.pass_time(pool, 600)
     assert site.count() == 2
-    assert messages.count("a limit of jobs is reached") <= 600 / jobs.HOLD_SECONDS + 1
+    assert messages.count("a limit of jobs is reached") <= 600 / jobs.RESUBMIT_DELAY_SECONDS + 1
     site.refuses = lambda _: False
-    site.pass_time(pool, 2 * jobs.HOLD_SECONDS)
+    site.pass_time(pool, 2 * jobs.RESUBMIT_DELAY_SECONDS)
     assert site.count() == 8
     with pytest.raises(ClusterError, match="a limit"):
         start_jobs(Site(good, refuses=lambda _: True), cpu=JobPool(1, 1))

@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.backbone.load import open_backbone
 from pipeline.features import extract
-from pipeline.features.shard import extract_shard
+from pipeline.features.shard_task import extract_shard
 from pipeline.features.verify import read_records
-from pipeline.features.worker import FeatureWork, workspace
+from pipeline.features.worker import FeatureTaskConfig, workspace
 from pipeline.ingest import verify as image_check
 from pipeline.ingest.verify import Problem, check_objects
 from pipeline.ingest.worker import workspace as image_workspace
 from pipeline.store import features, layout, records
-from pipeline.store.features import FeatureChoices, FeatureRecipe
+from pipeline.store.features import FeatureOptions, FeatureRecipe
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
@@ -63,7 +63,7 @@ class StartedRun:
     objects: Objects
     recipe: FeatureRecipe
     plan: Plan
-    work: FeatureWork
+    work: FeatureTaskConfig
 
     @property
     def context(self) -> tuple[Objects, FeatureRecipe, Plan]:
@@ -88,7 +88,7 @@ def begin(
     """Start a run as the command does."""
     objects = open_objects(str(store))
     backbone = open_backbone(trunk, cut=cut, pooling=pooling)
-    recipe = extract.settle(objects, split, backbone, FeatureChoices(**choices))
+    recipe = extract.resolve_recipe(objects, split, backbone, FeatureOptions(**choices))
     plan = records.load_plan(objects, split)
     run = extract.new_run(recipe.name, split)
     objects = open_objects(str(store), run)
@@ -96,7 +96,7 @@ def begin(
     extract.begin(objects, recipe, plan, kinds)
     workspace.cache_clear()  # a test may have changed the store or the network
     image_workspace.cache_clear()
-    work = FeatureWork(
+    work = FeatureTaskConfig(
         store=str(store),
         split=split,
         run=run,
@@ -132,10 +132,10 @@ def make(
     """
     run = begin(store, trunk, kinds=kinds, **choices)
     if repair:
-        extract.clear(*run.context, extract.damaged(*run.context))
-    missing_shards = extract.missing(*run.context, kinds)
+        extract.remove_objects(*run.context, extract.damaged_objects(*run.context))
+    missing_shards = extract.missing_shards(*run.context, kinds)
     if missing_shards:
-        extract.clear(*run.context, extract.obsolete_objects(*run.context, kinds))
+        extract.remove_objects(*run.context, extract.obsolete_objects(*run.context, kinds))
     for shard in missing_shards if shards is None else shards:
         extract_shard(run.work, shard, threads)
     if finish:

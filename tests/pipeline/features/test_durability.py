@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.store import features, layout, local, records
-from pipeline.store.features import FeatureCommit, FeatureRecipe, FeaturesDone
+from pipeline.store.features import FeatureCommit, FeatureFinishRecord, FeatureRecipe
 from tests.disk import LOSSES, Disk, careless, lay_out, recording, replay
 from tests.pipeline.features.small import BOTH, files, make, problems
 
@@ -71,7 +71,7 @@ def broken_promises(name: str, left: dict[str, bytes | None]) -> list[str]:
             needed.add(layout.features_recipe(name))
     done = layout.features_done(name, "train")
     if done in files_left:
-        record = features.decode(FeaturesDone, files_left[done], done)
+        record = features.decode(FeatureFinishRecord, files_left[done], done)
         vouched += record.objects
         needed |= {layout.features_commit(name, "train", shard) for shard in range(3)}
         needed |= {

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from pipeline.errors import StoreError, StoreMismatchError
 from pipeline.features import extract
 from pipeline.features.reader import finished, open_features
-from pipeline.features.shard import extract_shard
-from pipeline.features.worker import FeatureWork
+from pipeline.features.shard_task import extract_shard
+from pipeline.features.worker import FeatureTaskConfig
 from pipeline.store import features, layout, records
 from pipeline.store.features import FeatureRecipe
 from pipeline.store.open import open_objects
@@ -162,7 +162,7 @@ def test_features_of_changed_pixels_are_computed_again(store: Path, trunk: Path)
     run.objects.put(file, replace(commit, pixels="0" * 32).encode())
     assert any("is of other images" in problem for problem in problems(store).values())
     assert not extract.is_done(*run.context, BOTH)
-    assert extract.missing(*run.context, ("plain",)) == [1]
+    assert extract.missing_shards(*run.context, ("plain",)) == [1]
     assert make(store, trunk, kinds=BOTH) == name
     assert files(store, name) == before
     assert extract.is_done(*run.context, BOTH)
@@ -187,7 +187,7 @@ def test_features_of_other_images_cannot_be_read(store: Path, trunk: Path) -> No
     """The split's record identifies the image of each row."""
     name = make(store, trunk)
     objects = open_objects(str(store))
-    done = records.load_done(objects, "train")
+    done = records.load_finish_record(objects, "train")
     assert done is not None
     (store / layout.done("train")).write_bytes(replace(done, parts="0" * 32).encode())
     with pytest.raises(StoreMismatchError, match="are of other images than the store holds now"):
@@ -260,10 +260,10 @@ def test_obsolete_objects_are_removed_after_their_record(store: Path, trunk: Pat
     run.objects.remove(layout.features_commit(run.recipe.name, "train", 1))
     lost = extract.obsolete_objects(*run.context, ("mirrored",))
     assert lost == [run.shard("mirrored", shard) for shard in range(3)]
-    extract.clear(*run.context, lost)
+    extract.remove_objects(*run.context, lost)
     assert run.objects.size(run.shard("mirrored", 1)) is None
     assert run.objects.size(done) is not None
-    extract.clear(*run.context, extract.obsolete_objects(*run.context, BOTH))
+    extract.remove_objects(*run.context, extract.obsolete_objects(*run.context, BOTH))
     assert run.objects.size(run.shard("plain", 1)) is None
     assert run.objects.size(run.shard("plain", 0)) is not None
     assert run.objects.size(done) is None
@@ -299,9 +299,9 @@ def test_the_stored_size_fits_the_network(
     assert extract._fitting_size(sizes, network_size) == fits
 
 
-def work(*, gpu: bool) -> FeatureWork:
+def work(*, gpu: bool) -> FeatureTaskConfig:
     """Return the arguments of a run that does not exist."""
-    return FeatureWork(
+    return FeatureTaskConfig(
         store="s", split="train", run="r", name="n", trunk="t", kinds=("plain",), gpu=gpu
     )
 
@@ -330,9 +330,9 @@ def test_the_last_round_of_tasks_uses_all_threads(shards: int, slots: int) -> No
 def test_a_recipe_gives_its_command_line_options(store: Path, trunk: Path) -> None:
     """A user can request the same features again."""
     recipe = begin(store, trunk).recipe
-    assert recipe.words() == "--size 16"
+    assert recipe.command_line_options() == "--size 16"
     other_recipe = replace(recipe, cut="a.b", pooling="max", dtype="float16", precision="bfloat16")
-    assert other_recipe.words(BOTH) == (
+    assert other_recipe.command_line_options(BOTH) == (
         "--cut a.b --pooling max --size 16 --precision bfloat16 --dtype float16 --mirrored"
     )
     with pytest.raises(ValueError, match="features of 0 numbers, float32, computed in float32"):

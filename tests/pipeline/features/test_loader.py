@@ -40,12 +40,12 @@ def test_an_epoch_has_every_readable_row_once(store: Path, trunk: Path) -> None:
 
 def test_only_the_selected_classes_are_returned(store: Path, trunk: Path) -> None:
     """No epoch has a row of another class."""
-    loader = FeatureLoader(store, make(store, trunk), batch_size=3, only=[0, 2])
+    loader = FeatureLoader(store, make(store, trunk), batch_size=3, include_labels=[0, 2])
     labels = {label for _ in range(3) for batch in loader for label in batch.labels.tolist()}
     assert labels == {0, 2}
     assert loader.num_rows == int(np.isin(loader.labels[loader.features.readable], [0, 2]).sum())
     with pytest.raises(ValueError, match="labels are 0 to 3: expected 0 to 2"):
-        len(FeatureLoader(store, loader.name, only=[0, 3]))
+        len(FeatureLoader(store, loader.name, include_labels=[0, 3]))
 
 
 def test_a_loader_resumes_at_the_next_batch(store: Path, trunk: Path) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.backbone.determinism import probe_pictures
+from pipeline.backbone.determinism import probe_images
 from pipeline.errors import StoreMismatchError
 from pipeline.features import extract
 from pipeline.features.probes import KEY, encode_probe, probe_distance
-from pipeline.features.shard import extract_shard
+from pipeline.features.shard_task import extract_shard
 from pipeline.features.worker import check_probe, probe_of, workspace
 from pipeline.store import features, layout
 from tests.pipeline.features.small import begin, make, problems
@@ -39,14 +39,14 @@ def test_probes_of_two_machines_are_compared_by_their_distance() -> None:
         encode_probe(0 / features * np.nan),
     ):
         assert probe_distance(first, invalid) is None
-    assert torch.equal(probe_pictures(32), probe_pictures(32))
-    assert probe_pictures(7).shape == (2, 3, 7, 7)
+    assert torch.equal(probe_images(32), probe_images(32))
+    assert probe_images(7).shape == (2, 3, 7, 7)
 
 
 def test_each_commit_records_its_probe(store: Path, trunk: Path) -> None:
     """A later run, and `verify`, compare the probe with their own."""
     run = begin(store, trunk)
-    for shard in extract.missing(*run.context, ("plain",)):
+    for shard in extract.missing_shards(*run.context, ("plain",)):
         extract_shard(run.work, shard)
     extract.finish(*run.context)
     commits = features.load_commits(*run.context)

@@ -14,9 +14,9 @@ import pytest
 
 from pipeline.errors import StoreBusyError, StoreError
 from pipeline.features import extract
-from pipeline.features import shard as feature_shard
+from pipeline.features import shard_task as feature_shard
 from pipeline.features.reader import open_features
-from pipeline.features.shard import extract_shard
+from pipeline.features.shard_task import extract_shard
 from pipeline.features.worker import workspace
 from pipeline.store import records
 from pipeline.store.lease import lease

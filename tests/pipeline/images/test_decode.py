@@ -24,7 +24,7 @@ from pipeline.images.decode import (
     UNSUPPORTED,
     Decoded,
     decode,
-    reduction,
+    reduction_factor,
 )
 
 needs_simplejpeg = pytest.mark.skipif(module.simplejpeg is None, reason="needs simplejpeg")
@@ -206,7 +206,7 @@ class TestReduction:
     def test_the_reduction_leaves_at_least_twice_the_target_size(self, width, height, serves, fit):
         """The reduction is the largest one that leaves twice `serves` on the relevant side."""
         side = max(width, height) if fit == "pad" else min(width, height)
-        scale = reduction(width, height, fit=fit, serves=serves)
+        scale = reduction_factor(width, height, fit=fit, serves=serves)
         assert scale in (1, 2, 4, 8)
         assert scale == 1 or side / scale >= 2 * serves
         assert scale == 8 or min(width, height) < 8 or side / (2 * scale) < 2 * serves
@@ -225,7 +225,7 @@ class TestReduction:
         assert ours == pillows
         decoded = decode(data, fit=fit, serves=serves, exif=False)
         assert (decoded.width, decoded.height) == (width, height)
-        assert decoded.scale == reduction(width, height, fit=fit, serves=serves)
+        assert decoded.scale == reduction_factor(width, height, fit=fit, serves=serves)
         assert decoded.pixels.size == (-(-width // decoded.scale), -(-height // decoded.scale))
 
     def test_a_file_of_several_jpegs_is_called_mpo_by_both_decoders(self):

@@ -17,7 +17,7 @@ from pipeline.images.formats import (
     DECODED,
     HEAD_BYTES,
     NOT_AN_IMAGE,
-    PICTURE,
+    OTHER_IMAGE,
     SMALL_BYTES,
     format_of,
 )
@@ -39,35 +39,35 @@ def targa(kind: int = 2, bits: int = 24) -> bytes:
 
 
 NAMED = [
-    (box(b"avif", b"mif1", b"miaf"), PICTURE, "an AVIF image"),
-    (box(b"mif1", b"mif1", b"avif"), PICTURE, "an AVIF image"),
-    (box(b"heic", b"mif1"), PICTURE, "a HEIC image"),
-    (box(b"mif1", b"mif1", b"heic"), PICTURE, "a HEIC image"),
-    (box(b"msf1"), PICTURE, "a HEIF image"),
-    (box(b"crx "), PICTURE, "a CR3 raw photograph"),
+    (box(b"avif", b"mif1", b"miaf"), OTHER_IMAGE, "an AVIF image"),
+    (box(b"mif1", b"mif1", b"avif"), OTHER_IMAGE, "an AVIF image"),
+    (box(b"heic", b"mif1"), OTHER_IMAGE, "a HEIC image"),
+    (box(b"mif1", b"mif1", b"heic"), OTHER_IMAGE, "a HEIC image"),
+    (box(b"msf1"), OTHER_IMAGE, "a HEIF image"),
+    (box(b"crx "), OTHER_IMAGE, "a CR3 raw photograph"),
     (box(b"isom", b"mp41"), NOT_AN_IMAGE, "an MP4 video"),
     (box(b"qt  "), NOT_AN_IMAGE, "a QuickTime video"),
     (box(b"M4A "), NOT_AN_IMAGE, "an MPEG-4 sound"),
     (b"\0\0\x12\x34moov" + PADDING, NOT_AN_IMAGE, "a QuickTime video"),
-    (b"\0\0\0\x0cjP  \r\n\x87\n" + PADDING, PICTURE, "a JPEG 2000 image"),
-    (b"\xff\x4f\xff\x51" + PADDING, PICTURE, "a JPEG 2000 image"),
-    (b"\0\0\0\x0cJXL \r\n\x87\n" + PADDING, PICTURE, "a JPEG XL image"),
-    (b"\xff\x0a" + PADDING, PICTURE, "a JPEG XL image"),
-    (b"II\xbc\x01" + PADDING, PICTURE, "a JPEG XR image"),
-    (b"8BPS\0\1" + PADDING, PICTURE, "a Photoshop (PSD) image"),
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n", PICTURE, "a PostScript (EPS) image"),
-    (b"\0\0\1\0\1\0\x10\x10\0\0\1\0\x20\0" + PADDING, PICTURE, "an icon (ICO) file"),
-    (targa(), PICTURE, "a Targa (TGA) image"),
-    (targa(1, 8), PICTURE, "a Targa (TGA) image"),
-    (b"II*\0\x10\0\0\0CR\x02\0" + PADDING, PICTURE, "a CR2 raw photograph"),
-    (b"FUJIFILMCCD-RAW 0201", PICTURE, "an RAF raw photograph"),
-    (b"\x76\x2f\x31\x01" + PADDING, PICTURE, "an OpenEXR image"),
-    (b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n", PICTURE, "a Radiance (HDR) image"),
-    (b"SIMPLE  =                    T" + b" " * 50, PICTURE, "a FITS image"),
-    (bytes(128) + b"DICM" + PADDING, PICTURE, "a DICOM image"),
-    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", PICTURE, "an SVG drawing"),
-    (b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- x -->\n<svg/>", PICTURE, "an SVG drawing"),
-    (b"P7\nWIDTH 3\n", PICTURE, "a PAM image"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n" + PADDING, OTHER_IMAGE, "a JPEG 2000 image"),
+    (b"\xff\x4f\xff\x51" + PADDING, OTHER_IMAGE, "a JPEG 2000 image"),
+    (b"\0\0\0\x0cJXL \r\n\x87\n" + PADDING, OTHER_IMAGE, "a JPEG XL image"),
+    (b"\xff\x0a" + PADDING, OTHER_IMAGE, "a JPEG XL image"),
+    (b"II\xbc\x01" + PADDING, OTHER_IMAGE, "a JPEG XR image"),
+    (b"8BPS\0\1" + PADDING, OTHER_IMAGE, "a Photoshop (PSD) image"),
+    (b"%!PS-Adobe-3.0 EPSF-3.0\n", OTHER_IMAGE, "a PostScript (EPS) image"),
+    (b"\0\0\1\0\1\0\x10\x10\0\0\1\0\x20\0" + PADDING, OTHER_IMAGE, "an icon (ICO) file"),
+    (targa(), OTHER_IMAGE, "a Targa (TGA) image"),
+    (targa(1, 8), OTHER_IMAGE, "a Targa (TGA) image"),
+    (b"II*\0\x10\0\0\0CR\x02\0" + PADDING, OTHER_IMAGE, "a CR2 raw photograph"),
+    (b"FUJIFILMCCD-RAW 0201", OTHER_IMAGE, "an RAF raw photograph"),
+    (b"\x76\x2f\x31\x01" + PADDING, OTHER_IMAGE, "an OpenEXR image"),
+    (b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n", OTHER_IMAGE, "a Radiance (HDR) image"),
+    (b"SIMPLE  =                    T" + b" " * 50, OTHER_IMAGE, "a FITS image"),
+    (bytes(128) + b"DICM" + PADDING, OTHER_IMAGE, "a DICOM image"),
+    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", OTHER_IMAGE, "an SVG drawing"),
+    (b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- x -->\n<svg/>", OTHER_IMAGE, "an SVG drawing"),
+    (b"P7\nWIDTH 3\n", OTHER_IMAGE, "a PAM image"),
     (b"\n <!DOCTYPE html><html>", NOT_AN_IMAGE, "an HTML page in the place of the image"),
     (b"<HTML><body>404", NOT_AN_IMAGE, "an HTML page in the place of the image"),
     (
@@ -103,7 +103,7 @@ def test_formats_that_are_not_decoded_are_named(data: bytes, kind: str, phrase: 
     assert (named.kind, named.phrase[: len(phrase)]) == (kind, phrase)
     with pytest.raises(DecodeError) as caught:
         decode(data, fit="crop", serves=8, exif=False)
-    assert caught.value.status == (UNSUPPORTED if kind == PICTURE else UNIDENTIFIED)
+    assert caught.value.status == (UNSUPPORTED if kind == OTHER_IMAGE else UNIDENTIFIED)
     assert caught.value.reason == named.reason
     assert phrase in named.reason
     assert len(named.reason) <= 200
@@ -142,7 +142,7 @@ def test_any_bytes_have_a_known_format_or_none(noise: bytes, beginning: bytes) -
     """Whatever the bytes are, the reason is printable and no error is raised."""
     named = format_of(beginning + noise)
     assert named is None or (
-        named.reason.isprintable() and named.kind in (DECODED, PICTURE, NOT_AN_IMAGE)
+        named.reason.isprintable() and named.kind in (DECODED, OTHER_IMAGE, NOT_AN_IMAGE)
     )
 
 

@@ -71,8 +71,8 @@ def test_one_decoded_pixel_changes_the_decoder_digest(monkeypatch):
 def test_a_missing_format_changes_the_decoder_digest(monkeypatch):
     """A Pillow without a format would quarantine its images."""
     expected = probe.probe("bicubic")
-    formats = tuple(name for name in decode.FORMATS if name != "PNG")
-    monkeypatch.setattr(decode, "FORMATS", formats)
+    formats = tuple(name for name in decode.PILLOW_FORMATS if name != "PNG")
+    monkeypatch.setattr(decode, "PILLOW_FORMATS", formats)
     assert probe.probe("bicubic").decoder != expected.decoder
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.ingest.finish import finish_split
-from pipeline.ingest.shard import prepare_shard
+from pipeline.ingest.shard_task import prepare_shard
 from pipeline.store import layout, records
 from pipeline.store.open import open_objects
 from tests.damage import Snapshot, category, choose, damage, files, snapshot, touched

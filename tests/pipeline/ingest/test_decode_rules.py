@@ -84,7 +84,7 @@ def test_an_old_recipe_implies_its_rules() -> None:
     recipe = records.load_recipe(open_objects(str(GOLDEN / "store")))
     assert (recipe.format, recipe.decode_rules) == (1, 1)
     assert (recipe.missing_end, recipe.max_image_bytes) == ("refuse", None)
-    assert recipe.decoding["rules"] == 1
+    assert recipe.decode_arguments["rules"] == 1
 
 
 @pytest.mark.parametrize("shard", [0, 1, 2])

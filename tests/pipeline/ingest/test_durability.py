@@ -75,7 +75,7 @@ def problems(store: Path) -> list[verify.Problem]:
         if problem is not None
     ]
     metadata = verify.check_planned(objects, split_records)
-    return [*split_records.problems, *wrong, *verify.check_whole(split_records), *metadata]
+    return [*split_records.problems, *wrong, *verify.check_finished(split_records), *metadata]
 
 
 def check_goes_on(run: RecordedPrepare, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +128,7 @@ def broken_promises(left: dict[str, bytes | None]) -> list[str]:
     name = layout.done("train")
     needed = {layout.RECIPE, layout.plan("train")} if commits else set()
     if name in files:
-        done = records.decode_done(files[name], name)
+        done = records.decode_finish_record(files[name], name)
         vouched += done.objects
         needed |= {layout.ledger("train"), layout.commit("train", 0), layout.commit("train", 1)}
     return [
@@ -298,7 +298,7 @@ def check_trace(lines: list[str], store: Path) -> None:
     objects = open_objects(str(store))
     commits = records.load_commits(objects, records.load_plan(objects, "train"))
     vouched = {layout.commit("train", s): [w.name for w in c.objects] for s, c in commits.items()}
-    done = records.load_done(objects, "train")
+    done = records.load_finish_record(objects, "train")
     assert done is not None
     planned = [layout.RECIPE, layout.plan("train")]
     vouched[layout.done("train")] = [

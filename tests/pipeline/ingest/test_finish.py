@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.ingest.finish import finish_split
-from pipeline.ingest.shard import prepare_shard
+from pipeline.ingest.shard_task import prepare_shard
 from pipeline.store import arrays, commit, layout, local, records, table
 from pipeline.store.local import LocalObjects
 from pipeline.store.open import open_objects
@@ -30,7 +30,7 @@ DERIVED = (
 )
 
 
-def finish(store: Path, run: str = "train-finish") -> records.Done:
+def finish(store: Path, run: str = "train-finish") -> records.FinishRecord:
     LocalObjects(str(store), run).begin()
     return finish_split(str(store), "train", run)
 
@@ -42,7 +42,7 @@ def test_status_and_labels_follow_from_the_parts(store: Path) -> None:
     assert table_rows["row"].to_pylist() == list(range(11))
     for name in ("label", "status"):
         assert arrays.read_small(opened, "train", name).tolist() == table_rows[name].to_pylist()
-    done = records.load_done(opened, "train")
+    done = records.load_finish_record(opened, "train")
     assert done is not None
     assert done.counts == {"readable": 10, "truncated": 1}
     assert (done.sizes, done.num_rows) == ((8, 16), 11)

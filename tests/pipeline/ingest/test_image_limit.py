@@ -23,7 +23,7 @@ from pipeline.ingest.readahead import GROUP, GROUP_BYTES, Unread, _groups, read_
 from pipeline.ingest.redecode import recheck_rows
 from pipeline.ingest.source_index import Sample
 from pipeline.sources import spool
-from pipeline.sources.listing import Row
+from pipeline.sources.listing import ListedSample
 from pipeline.sources.reader import SourceReader
 from pipeline.store import layout, table
 from pipeline.store.open import open_objects
@@ -234,9 +234,9 @@ class Streamed:
     def num_bytes(self) -> int:
         return sum(map(len, self.samples_.values()))
 
-    def samples(self, put: spool.Put) -> Iterator[Row]:
+    def samples(self, put: spool.WriteBytes) -> Iterator[ListedSample]:
         for key, data in self.samples_.items():
-            yield Row(key, len(data), put(self._pieces(data)))
+            yield ListedSample(key, len(data), put(self._pieces(data)))
 
     def _pieces(self, data: bytes) -> Iterable[bytes]:
         for at in range(0, len(data), self.piece):

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.ingest import planning
 from pipeline.ingest.planning import class_runs
-from pipeline.ingest.source_index import Rows
+from pipeline.ingest.source_index import SourceIndex
 from pipeline.order import row_order
 from pipeline.sources import open_source
 from pipeline.store import arrays, layout, records
-from pipeline.store.choices import Choices
 from pipeline.store.local import LocalObjects
 from pipeline.store.open import open_objects
+from pipeline.store.options import StoreOptions
 from tests.damage import snapshot, touched
 from tests.disk import recording
 from tests.pictures import jpeg, make_folder, plan_inline
@@ -75,7 +75,7 @@ def test_labels_are_indices_of_the_sorted_classes(tmp_path: Path, store: str) ->
     objects, planned, _ = plan_inline(tmp_path / "images", store)
     recipe = records.load_recipe(objects)
     assert recipe.wnids == ["a", "a b", "a-b", "a.b", "a0", "é"]
-    rows = Rows(objects, planned)
+    rows = SourceIndex(objects, planned)
     samples = [sample for shard in range(planned.num_shards) for sample in rows.shard(shard)]
     assert [recipe.wnids[s.label] for s in samples] == [s.key.partition("/")[0] for s in samples]
     labels = arrays.read_small(objects, "train", "label")
@@ -85,7 +85,7 @@ def test_labels_are_indices_of_the_sorted_classes(tmp_path: Path, store: str) ->
 def test_rows_are_the_sorted_keys_in_the_order_of_the_seed(source: Path, store: str) -> None:
     """The order can be reproduced from the keys and the seed alone."""
     objects, planned, _ = plan_inline(source, store, seed=3)
-    rows = Rows(objects, planned)
+    rows = SourceIndex(objects, planned)
     keys = [sample.key for shard in range(planned.num_shards) for sample in rows.shard(shard)]
     by_name = sorted(keys, key=str.encode)
     assert keys == [by_name[index] for index in row_order(11, 3)]
@@ -214,7 +214,11 @@ def test_a_listing_is_reused_while_source_and_index_are_unchanged(source: Path, 
     assert is_cached()
     assert planning.cached_origin(objects, "train", opened, "/elsewhere") is None
     assert planning.cached_origin(objects, "val", opened, opened.root) is None
-    for name in (layout.rows("train"), layout.rows_record("train"), layout.plan("train")):
+    for name in (
+        layout.source_index("train"),
+        layout.source_index_record("train"),
+        layout.plan("train"),
+    ):
         file = Path(store) / name
         data = file.read_bytes()
         for damaged in (data[:-1], bytes([data[40] ^ 1]).join([data[:40], data[41:]]), b""):
@@ -250,7 +254,7 @@ def test_labels_are_restored_from_the_source_index(source: Path, store: str) -> 
 def test_invalid_sizes_are_refused(sizes: tuple[int, ...], sentence: str) -> None:
     """The error states the given sizes."""
     with pytest.raises(ValueError, match=sentence):
-        Choices(sizes=sizes)
+        StoreOptions(sizes=sizes)
 
 
 @given(st.integers(1, 8), st.integers(1, 9))
@@ -267,13 +271,13 @@ def test_a_run_without_enough_space_is_refused(
 ) -> None:
     """The error states both figures; compressed and remote stores are not checked."""
     objects = make_objects(tmp_path)
-    monkeypatch.setattr(objects, "room", lambda: 10**9)
-    planning.check_room(objects, RECIPE, 10**9)
+    monkeypatch.setattr(objects, "free_bytes", lambda: 10**9)
+    planning.check_free_space(objects, RECIPE, 10**9)
     with pytest.raises(StoreError, match=r": 2,000,000,000 bytes are needed, 1,000,000,000 are"):
-        planning.check_room(objects, RECIPE, 2 * 10**9)
+        planning.check_free_space(objects, RECIPE, 2 * 10**9)
     with pytest.raises(StoreError, match=r"can only be streamed, .* need 2\.0 GB"):
-        planning.check_spool_room(objects, 2 * 10**9)
-    planning.check_room(open_objects("memory://x"), RECIPE, 10**15)
+        planning.check_spool_space(objects, 2 * 10**9)
+    planning.check_free_space(open_objects("memory://x"), RECIPE, 10**15)
 
 
 def test_a_sample_without_a_class_has_no_label() -> None:

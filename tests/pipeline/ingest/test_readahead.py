@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ReadError
 from pipeline.ingest import readahead
-from pipeline.ingest.readahead import GROUP, LOCAL_DEPTH, read_ahead, read_patiently
+from pipeline.ingest.readahead import GROUP, LOCAL_DEPTH, read_ahead, read_with_retries
 from pipeline.ingest.source_index import Sample
 from pipeline.sources.reader import SourceReader
 
@@ -49,7 +49,16 @@ def read_all(
 ) -> list[bytes]:
     """Return the bytes of *count* samples, read through `read_ahead`."""
     reader = cast(SourceReader, fake_reader)
-    return list(read_ahead(reader, samples(count), limit=None, remote=remote, tries=tries, pause=0))
+    return list(
+        read_ahead(
+            reader,
+            samples(count),
+            limit=None,
+            remote=remote,
+            max_attempts=tries,
+            retry_delay_seconds=0,
+        )
+    )
 
 
 @given(count=st.integers(0, 5 * GROUP), remote=st.booleans())
@@ -72,7 +81,12 @@ def test_a_permanent_failure_is_raised_at_its_image() -> None:
     """All tries are used first, and earlier images are returned before the error."""
     fake_reader = FakeReader(lambda path, attempts: path == "c/20")
     images = read_ahead(
-        cast(SourceReader, fake_reader), samples(60), limit=None, remote=False, tries=4, pause=0
+        cast(SourceReader, fake_reader),
+        samples(60),
+        limit=None,
+        remote=False,
+        max_attempts=4,
+        retry_delay_seconds=0,
     )
     got = []
     with pytest.raises(ReadError, match="c/20: Input/output error"):
@@ -101,7 +115,13 @@ def test_pauses_between_tries_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readahead.time, "sleep", pauses.append)
     fake_reader = FakeReader(lambda path, attempts: True)
     with pytest.raises(ReadError):
-        read_patiently(cast(SourceReader, fake_reader), samples(1)[0], None, tries=4, pause=0.5)
+        read_with_retries(
+            cast(SourceReader, fake_reader),
+            samples(1)[0],
+            None,
+            max_attempts=4,
+            retry_delay_seconds=0.5,
+        )
     assert pauses == [0.5, 2.0, 8.0]
 
 
@@ -113,8 +133,8 @@ def test_read_ahead_is_bounded() -> None:
         samples(20 * GROUP),
         limit=None,
         remote=False,
-        tries=1,
-        pause=0,
+        max_attempts=1,
+        retry_delay_seconds=0,
     )
     next(images)
     images.close()
@@ -124,7 +144,12 @@ def test_read_ahead_is_bounded() -> None:
 def test_stopping_early_leaves_no_thread() -> None:
     """Closing waits for the current read, and cancels the others."""
     images = read_ahead(
-        cast(SourceReader, FakeReader()), samples(100), limit=None, remote=True, tries=1, pause=0
+        cast(SourceReader, FakeReader()),
+        samples(100),
+        limit=None,
+        remote=True,
+        max_attempts=1,
+        retry_delay_seconds=0,
     )
     next(images)
     images.close()

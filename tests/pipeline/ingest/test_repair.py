@@ -10,7 +10,7 @@ import pytest
 from pipeline.ingest import repair, verify
 from pipeline.ingest.repair import Rebuild
 from pipeline.ingest.verify import Problem, SplitRecords
-from pipeline.ingest.worker import Work
+from pipeline.ingest.worker import ShardTaskConfig
 from pipeline.store import layout, table
 from pipeline.store.local import LocalObjects
 from tests.damage import damage, snapshot, touched
@@ -81,7 +81,7 @@ def test_only_damaged_objects_are_rebuilt(store: Path) -> None:
     )
     rebuilds = [Rebuild(0, (16,), part=False), Rebuild(1, (8,), part=True)]
     assert repair.plan_rebuilds(split_records, problems) == rebuilds
-    work = Work(store=str(store), split="train", run="r", sizes=())
+    work = ShardTaskConfig(store=str(store), split="train", run="r", sizes=())
     jobs = repair.rebuild_jobs(work, rebuilds)
     assert [job.name for job in jobs] == ["repair-train-000000", "repair-train-000001"]
     assert jobs[1].options == {"sizes": (8,), "part": True}
@@ -90,13 +90,13 @@ def test_only_damaged_objects_are_rebuilt(store: Path) -> None:
 def test_a_damaged_commit_without_a_copy_counts_as_lost(store: Path) -> None:
     """A commit that was never written does not."""
     split_records, problems = damage_and_verify(store, layout.commit("train", 1))
-    assert repair.lost_shards(split_records, problems) == []
+    assert repair.shards_without_commit(split_records, problems) == []
     lost = replace(
         split_records, commits={0: split_records.commits[0]}
     )  # as if the ledger had none either
-    assert repair.lost_shards(lost, problems) == [1]
-    assert repair.lost_shards(lost, []) == []
-    assert repair.lost_shards(replace(lost, plan=None), problems) == []
+    assert repair.shards_without_commit(lost, problems) == [1]
+    assert repair.shards_without_commit(lost, []) == []
+    assert repair.shards_without_commit(replace(lost, plan=None), problems) == []
 
 
 def test_the_sizes_follow_from_any_remaining_record(store: Path, objects: LocalObjects) -> None:

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreError
-from pipeline.ingest.source_index import Origin, Rows, Sample, known_origin, write_rows
+from pipeline.ingest.source_index import (
+    Origin,
+    Sample,
+    SourceIndex,
+    load_origin,
+    write_source_index,
+)
 from pipeline.store import layout
 from pipeline.store.local import LocalObjects
 from pipeline.store.objects import Objects
@@ -44,12 +50,12 @@ def listing(num_rows: int, **columns: pa.Array) -> pa.Table:
 def write(objects: Objects, table: pa.Table, order: list[int], shard_rows: int) -> Plan:
     planned = replace(MADE, num_rows=len(order), shard_rows=shard_rows)
     labels = np.arange(len(order), dtype=np.int32)
-    write_rows(objects, planned, ORIGIN, table, labels, np.array(order, np.int64))
+    write_source_index(objects, planned, ORIGIN, table, labels, np.array(order, np.int64))
     return planned
 
 
 def read(objects: Objects, planned: Plan) -> list[Sample]:
-    rows = Rows(objects, planned)
+    rows = SourceIndex(objects, planned)
     samples = [sample for shard in range(planned.num_shards) for sample in rows.shard(shard)]
     rows.close()
     return samples
@@ -87,7 +93,7 @@ def test_paths_offsets_and_checksums_are_kept(objects: LocalObjects, kind: pa.Da
 def test_the_origin_is_kept(objects: LocalObjects) -> None:
     """The fingerprint and the digest of the listing are part of it."""
     planned = write(objects, listing(5), [0, 1, 2, 3, 4], 2)
-    assert known_origin(objects, planned) == ORIGIN
+    assert load_origin(objects, planned) == ORIGIN
 
 
 def test_rows_of_another_plan_are_refused(objects: LocalObjects) -> None:
@@ -95,38 +101,38 @@ def test_rows_of_another_plan_are_refused(objects: LocalObjects) -> None:
     planned = write(objects, listing(5), [0, 1, 2, 3, 4], 2)
     for other_plan in (replace(planned, listing="c" * 64), replace(planned, shard_rows=4)):
         with pytest.raises(StoreError, match="belongs to another plan"):
-            Rows(objects, other_plan)
+            SourceIndex(objects, other_plan)
 
 
 def test_a_missing_index_is_reported(objects: LocalObjects) -> None:
     """The error says how to list the source again."""
     with pytest.raises(StoreError, match=r"there is no \.cache/train\.rows\.arrow.*--data SOURCE"):
-        known_origin(objects, MADE)
+        load_origin(objects, MADE)
 
 
 def test_a_change_of_any_byte_is_detected(objects: LocalObjects) -> None:
     """A changed label, key or offset would end up in the store."""
     planned = write(objects, listing(5), [0, 1, 2, 3, 4], 2)
-    name = layout.rows("train")
+    name = layout.source_index("train")
     data = objects.get(name)
     for offset in range(0, len(data), 11):
         objects.put(name, data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :])
         with pytest.raises(StoreError, match="where the images of split 'train' are is not known"):
-            known_origin(objects, planned)
+            load_origin(objects, planned)
     for length in range(0, len(data), 101):
         objects.put(name, data[:length])
         with pytest.raises(StoreError, match="where the images of split 'train' are is not known"):
-            known_origin(objects, planned)
+            load_origin(objects, planned)
     objects.put(name, data)
-    known_origin(objects, planned)
-    objects.remove(layout.rows_record("train"))
+    load_origin(objects, planned)
+    objects.remove(layout.source_index_record("train"))
     with pytest.raises(StoreError, match="is damaged"):
-        known_origin(objects, planned)
+        load_origin(objects, planned)
 
 
 def test_the_file_is_closed_with_the_last_reference(objects: LocalObjects) -> None:
     """A worker keeps the file open between tasks, and nothing closes it explicitly."""
-    rows = Rows(objects, write(objects, listing(5), [0, 1, 2, 3, 4], 2))
+    rows = SourceIndex(objects, write(objects, listing(5), [0, 1, 2, 3, 4], 2))
     raw = rows._raw
     del rows
     assert raw.closed
@@ -134,6 +140,6 @@ def test_the_file_is_closed_with_the_last_reference(objects: LocalObjects) -> No
 
 def test_is_there_reports_whether_the_source_exists(tmp_path: Path) -> None:
     """A URL is assumed to exist; no server is contacted."""
-    assert replace(ORIGIN, root=str(tmp_path)).is_there
-    assert not replace(ORIGIN, root=str(tmp_path / "none")).is_there
-    assert replace(ORIGIN, root="s3://bucket/x").is_there
+    assert replace(ORIGIN, root=str(tmp_path)).exists
+    assert not replace(ORIGIN, root=str(tmp_path / "none")).exists
+    assert replace(ORIGIN, root="s3://bucket/x").exists

@@ -63,7 +63,7 @@ def test_a_record_of_another_kind_or_store_is_a_problem(
     recipe = records.load_recipe(objects)
     objects.put(layout.RECIPE, replace(recipe, fit="pad").encode())
     objects.put(layout.commit("train", 0), recipe.encode())
-    done = records.load_done(objects, "train")
+    done = records.load_finish_record(objects, "train")
     assert done is not None
     objects.put(layout.done("train"), replace(done, plan="0" * 64).encode())
     split_records = read_train_records(objects)
@@ -146,23 +146,23 @@ def test_any_number_of_threads_checks_every_object(objects: LocalObjects, thread
 def test_missing_parts_of_an_unfinished_split_are_reported(objects: LocalObjects) -> None:
     """A split can lack shards, a size, or the finish step."""
     split_records = read_train_records(objects)
-    assert verify.check_whole(split_records) == []
+    assert verify.check_finished(split_records) == []
     plan, done = layout.plan("train"), layout.done("train")
-    assert verify.check_whole(replace(split_records, commits={0: split_records.commits[0]})) == [
+    assert verify.check_finished(replace(split_records, commits={0: split_records.commits[0]})) == [
         Problem(plan, "not finished: 2 of 3 shards are not committed")
     ]
-    assert verify.check_whole(replace(split_records, done=None)) == [
+    assert verify.check_finished(replace(split_records, done=None)) == [
         Problem(done, "not finished: the finish step has not run")
     ]
     lost = replace(split_records, done=None, problems=(Problem(done, "missing"),))
-    assert verify.check_whole(lost) == []
+    assert verify.check_finished(lost) == []
     assert split_records.done is not None
     smaller = replace(split_records, done=replace(split_records.done, sizes=(8,)))
-    assert verify.check_whole(smaller) == [
+    assert verify.check_finished(smaller) == [
         Problem("images.zarr/train/16", "not finished: the finish step has not run at 16 px")
     ]
     larger = replace(split_records, done=replace(split_records.done, sizes=(8, 16, 24)))
-    assert verify.check_whole(larger) == [
+    assert verify.check_finished(larger) == [
         Problem("images.zarr/train/24", "not finished: 3 of 3 shards are not committed at 24 px")
     ]
 

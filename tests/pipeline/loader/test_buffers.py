@@ -66,7 +66,7 @@ def test_memory_that_a_stream_still_reads_is_not_written(
 ) -> None:
     """The memory is protected for copies on any stream, also after the batch is gone."""
     loader = Loader(
-        store, size=8, batch_size=4, reading=Reading(pin=True, threads=1, prefetch_bytes=1)
+        store, size=8, batch_size=4, reading=Reading(pin_memory=True, threads=1, prefetch_bytes=1)
     )
     reading: dict[int, torch.Tensor] = {}
     for _ in range(3):
@@ -101,7 +101,7 @@ def test_batches_are_views_of_the_storage_that_was_allocated(
         return memory
 
     monkeypatch.setattr(buffers, "pinned_memory", note)
-    loader = Loader(store, size=8, batch_size=4, reading=Reading(pin=True))
+    loader = Loader(store, size=8, batch_size=4, reading=Reading(pin_memory=True))
     batches = list(loader)
     batch_storages = {batch.images.untyped_storage()._cdata for batch in batches}  # type: ignore[union-attr]
     assert batch_storages == storages
@@ -125,7 +125,7 @@ def test_page_locked_memory_comes_from_torch(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_pageable_memory_is_used_again_when_no_tensor_views_it() -> None:
     """A view of part of the buffer is enough to keep it."""
-    pool = buffers.Buffers((4, 8), keep=2)
+    pool = buffers.Buffers((4, 8), max_free=2)
     first = pool.take_tensor()
     view, memory = first[1:], first.data_ptr()
     del first
@@ -139,10 +139,13 @@ def test_pageable_memory_is_used_again_when_no_tensor_views_it() -> None:
 def test_a_copy_on_another_stream_reads_the_returned_batch(tmp_path: Path) -> None:
     """The stream is slow, and the batch is dropped as soon as the copy is requested."""
     prepare_inline(make_folder(tmp_path / "train", 64), str(tmp_path / "store"), sizes=(64,))
-    plain = Loader(tmp_path / "store", size=64, batch_size=8, reading=Reading(pin=False))
+    plain = Loader(tmp_path / "store", size=64, batch_size=8, reading=Reading(pin_memory=False))
     expected = [batch.images.clone() for batch in plain]  # type: ignore[union-attr]
     loader = Loader(
-        tmp_path / "store", size=64, batch_size=8, reading=Reading(pin=True, prefetch_bytes=1)
+        tmp_path / "store",
+        size=64,
+        batch_size=8,
+        reading=Reading(pin_memory=True, prefetch_bytes=1),
     )
     side = torch.cuda.Stream()
     copies = []

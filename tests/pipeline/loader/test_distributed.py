@@ -21,7 +21,7 @@ from torch import distributed
 from pipeline.errors import RankError, StoreError, TesseraeError
 from pipeline.features.loader import FeatureLoader
 from pipeline.loader import Loader
-from pipeline.loader.distributed import current_placement, explicit_placement, ranks_here
+from pipeline.loader.distributed import count_ranks_on_host, current_placement, explicit_placement
 from tests.commands import ROOT
 from tests.pictures import make_folder, prepare_inline
 
@@ -143,7 +143,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_process_without_a_launcher_is_the_only_rank() -> None:
     """The process is rank 0 of 1."""
     assert current_placement()[:2] == (0, 1)
-    assert ranks_here(1) == 1
+    assert count_ranks_on_host(1) == 1
 
 
 @pytest.mark.parametrize("launcher", sorted(LAUNCHERS))
@@ -251,7 +251,7 @@ def test_ranks_per_machine_are_parsed_in_slurms_syntax(
 ) -> None:
     """The number is at most the world size."""
     with environment({name: text}):
-        assert ranks_here(8) == local_ranks
+        assert count_ranks_on_host(8) == local_ranks
 
 
 @pytest.mark.parametrize(("rank", "world"), [(0, None), (None, 2), (2, 2), (-1, 2), (0, 0)])
@@ -469,4 +469,4 @@ def test_real_ranks_of_mpirun_read_disjoint_rows(store: Path, tmp_path: Path) ->
 def test_an_epoch_without_rows_is_an_error(store: Path) -> None:
     """The argument drop_last=False makes no difference."""
     with pytest.raises(StoreError, match="has 0 rows to hand out: an epoch would have no batch"):
-        next(iter(Loader(store, size=8, only=[], drop_last=False)))
+        next(iter(Loader(store, size=8, include_labels=[], drop_last=False)))

@@ -33,7 +33,7 @@ def store(tmp_path: Path) -> Path:
     prepare_inline(make_folder(tmp_path / "train", 3), str(folder), **choices)
     objects = open_objects(str(folder))
     plan = replace(records.load_plan(objects, "train"), num_rows=NUM_ROWS)
-    done = records.load_done(objects, "train")
+    done = records.load_finish_record(objects, "train")
     assert done is not None
     (folder / layout.plan("train")).write_bytes(plan.encode())
     (folder / layout.done("train")).write_bytes(

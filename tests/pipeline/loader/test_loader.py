@@ -28,7 +28,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
-from pipeline.ingest.shard import prepare_shard
+from pipeline.ingest.shard_task import prepare_shard
 from pipeline.loader import Batch, Loader, Reading, mmap, row_reader
 from pipeline.loader import loader as loader_module
 from pipeline.store import arrays, layout
@@ -247,7 +247,7 @@ def test_kept_batches_equal_what_zarr_reads(
     store: Path, plain: dict[Any, Any], monkeypatch: pytest.MonkeyPatch, reader: str
 ) -> None:
     """After several epochs no buffer was reused while a tensor viewed it."""
-    monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: reader == "mapped")
+    monkeypatch.setattr(mmap.MappedShards, "resident", lambda *_: reader == "mapped")
     loader = Loader(
         store, sizes=(16, 8), batch_size=9, drop_last=False, reading=Reading(prefetch_bytes=1)
     )
@@ -270,7 +270,7 @@ def test_partial_reads_are_completed(
     def little(file: int, buffers: list[memoryview], offset: int) -> int:
         return preadv(file, [buffers[0][: 512 if offset % 512 == 0 else 100]], offset)
 
-    monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: False)
+    monkeypatch.setattr(mmap.MappedShards, "resident", lambda *_: False)
     monkeypatch.setattr(row_reader.os, "preadv", little)
     free_memory(monkeypatch, cached)
     for batch in Loader(store, size=8, batch_size=9):
@@ -317,7 +317,7 @@ def test_shards_beyond_memory_bypass_the_page_cache(
 ) -> None:
     """The same shards are chosen in every epoch; without support all are read as usual."""
     past = watch_direct(monkeypatch, refused)
-    monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: False)
+    monkeypatch.setattr(mmap.MappedShards, "resident", lambda *_: False)
     free_memory(monkeypatch, share)
     words: dict[str, Any] = {"sizes": (16, 8), "batch_size": 9, "drop_last": False}
     seen = []
@@ -449,13 +449,13 @@ def test_gathering_threads_use_one_openmp_thread(
 ) -> None:
     """Torch in other threads keeps its number of threads."""
     seen: set[int] = set()
-    copy = mmap.Mapping.copy
+    copy = mmap.MappedShards.copy
 
-    def note(self: mmap.Mapping, *words: Any) -> None:
+    def note(self: mmap.MappedShards, *words: Any) -> None:
         seen.add(torch.get_num_threads())
         copy(self, *words)
 
-    monkeypatch.setattr(mmap.Mapping, "copy", note)
+    monkeypatch.setattr(mmap.MappedShards, "copy", note)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -633,7 +633,7 @@ def test_integers_of_numpy_and_torch_are_plain_in_the_state(store: Path) -> None
         rank=np.int64(1),  # type: ignore[arg-type]
         world=torch.tensor(2),  # type: ignore[arg-type]
         drop_last=np.bool_(False),  # type: ignore[arg-type]
-        only=np.array([0, 1, 2]),  # type: ignore[arg-type]
+        include_labels=np.array([0, 1, 2]),  # type: ignore[arg-type]
         window_bytes=np.int64(2**20),  # type: ignore[arg-type]
         reading=Reading(threads=np.int8(1)),  # type: ignore[arg-type]
     )
@@ -645,7 +645,7 @@ def test_integers_of_numpy_and_torch_are_plain_in_the_state(store: Path) -> None
     state = torch.load(file, weights_only=True)
     assert json.loads(json.dumps(state)) == loader.state_dict()
     assert (state["epoch"], state["batch"], state["batch_size"], state["seed"]) == (3, 1, 10, 7)
-    again = Loader(store, size=8, batch_size=10, seed=7, drop_last=False, only=(0, 1, 2))
+    again = Loader(store, size=8, batch_size=10, seed=7, drop_last=False, include_labels=(0, 1, 2))
     again.load_state_dict(state)
 
 
@@ -824,9 +824,9 @@ def test_a_flipped_bit_is_an_error(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, reader: str, checksum: str
 ) -> None:
     """Each chunk is verified when it is first read, and never again."""
-    monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: reader == "mapped")
+    monkeypatch.setattr(mmap.MappedShards, "resident", lambda *_: reader == "mapped")
     if reader == "preadv":
-        monkeypatch.setattr(mmap.Mapping, "chunk", lambda *_: None)
+        monkeypatch.setattr(mmap.MappedShards, "chunk", lambda *_: None)
     words: dict[str, Any] = {"size": 8, "batch_size": 5, "drop_last": False}
     chosen: dict[str, Any] = {} if checksum == "default" else {"checksum": checksum}
     copy = broken(tmp_path, store, flip_pixel)
@@ -899,7 +899,7 @@ def test_a_shard_truncated_during_reading_is_an_error(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, reader: str
 ) -> None:
     """The process is not killed, although the file is mapped."""
-    monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: reader == "mapped")
+    monkeypatch.setattr(mmap.MappedShards, "resident", lambda *_: reader == "mapped")
     copy = broken(tmp_path, store, lambda path: None)
     loader = Loader(copy, size=8, batch_size=10, reading=Reading(prefetch_bytes=1))
     list(loader)
@@ -932,7 +932,7 @@ def test_an_unfinished_split_is_refused_unless_partial(
         prepare_shard(work, shard)
     with pytest.raises(StoreError, match="'train' is not finished"):
         list(Loader(tmp_path / "store", size=8))
-    loader = Loader(tmp_path / "store", size=8, batch_size=5, drop_last=False, partial=True)
+    loader = Loader(tmp_path / "store", size=8, batch_size=5, drop_last=False, allow_partial=True)
     batches = list(loader)
     committed = {row for shard in (1, 4, 7) for row in plan.rows(shard)}
     assert sorted(flat(rows_of(batches))) == sorted(committed & set(plain["readable"]))
@@ -966,7 +966,7 @@ def test_an_unfinished_split_is_refused_unless_partial(
         ({"batch_size": 0}, "batch_size is 0: expected at least one row"),
         ({"seed": "7"}, "seed is '7': expected a whole number"),
         ({"rank": "0", "world": 1}, "rank is '0': expected a whole number"),
-        ({"only": ["dog"]}, "only is 'dog': expected a whole number"),
+        ({"include_labels": ["dog"]}, "include_labels is 'dog': expected a whole number"),
     ],
 )
 def test_invalid_arguments_are_refused(store: Path, words: dict[str, Any], message: str) -> None:

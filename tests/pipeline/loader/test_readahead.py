@@ -44,7 +44,7 @@ class RecordingReader:
     def gather(self, rows: Any, out: Any, disk: Executor) -> str:
         raise AssertionError("it only reads ahead")
 
-    def uncached(self, chunks: Any) -> Any:
+    def chunks_to_prefetch(self, chunks: Any) -> Any:
         return chunks
 
     def prefetch(self, chunk: int, disk: Executor) -> None:
@@ -95,7 +95,7 @@ def test_each_chunk_is_read_once_and_completely(
             assert start % (CHUNK_BYTES + 4) == 0
         fadvise(file, start, num_bytes, advice)
 
-    monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: False)
+    monkeypatch.setattr(mmap.MappedShards, "resident", lambda *_: False)
     monkeypatch.delenv("SLURM_STEP_TASKS_PER_NODE", raising=False)
     if local_ranks is None:
         monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
@@ -126,7 +126,7 @@ def test_chunks_in_the_page_cache_are_not_read_ahead(
     """A sample of each window is looked up in the page cache."""
     loader = Loader(store, size=8, batch_size=4, order="windowed", window_bytes=3 * CHUNK_BYTES)
     list(loader)
-    monkeypatch.setattr(mmap.Mapping, "resident", lambda *_: True)
+    monkeypatch.setattr(mmap.MappedShards, "resident", lambda *_: True)
     monkeypatch.setattr(
         row_reader.RowReader, "prefetch", lambda *_: pytest.fail("it was read again")
     )

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import StoreDamagedError, StoreError
-from pipeline.loader import Batch, Loader, Reading, Staging, staging, staging_area
+from pipeline.loader import Batch, Loader, Reading, Staging, shard_copies, staging_folder
 from pipeline.store import layout
 from pipeline.store.local import LocalObjects
 from pipeline.store.open import open_objects
@@ -84,7 +84,7 @@ def test_batches_combine_rows_of_copies_and_store(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Any subset of the shards may be copied."""
-    monkeypatch.setattr(staging.CopySet, "_is_active", lambda self: False)
+    monkeypatch.setattr(shard_copies.CopySet, "_is_active", lambda self: False)
     loader = loader_of(store, staging=tmp_path / "stage")
     expected = list(loader)
     opened = loader._open()
@@ -108,13 +108,13 @@ def test_ranks_share_the_copies(
     read = LocalObjects.read
 
     def note(self: LocalObjects, name: str, start: int, num_bytes: int) -> bytes:
-        if num_bytes == staging.PIECE_BYTES:
+        if num_bytes == shard_copies.PIECE_BYTES:
             seen.append(name)
             time.sleep(0.01)
         return read(self, name, start, num_bytes)
 
     monkeypatch.setattr(LocalObjects, "read", note)
-    monkeypatch.setattr(staging, "COPY_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(shard_copies, "COPY_POLL_SECONDS", 0.01)
     loaders = [loader_of(store, staging=tmp_path / "stage", rank=r, world=3) for r in range(3)]
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(stage_all, loaders))
@@ -145,16 +145,16 @@ def test_a_thread_without_space_does_not_stop_other_copies(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three shards fit, and four threads begin at once."""
-    reserve = staging.CopySet._reserve
+    reserve = shard_copies.CopySet._reserve
     results: list[bool] = []
 
-    def together(self: staging.CopySet, file: int, num_bytes: int) -> bool:
+    def together(self: shard_copies.CopySet, file: int, num_bytes: int) -> bool:
         fits = reserve(self, file, num_bytes)
         results.append(fits)
         assert wait_until(lambda: len(results) >= 4)
         return fits
 
-    monkeypatch.setattr(staging.CopySet, "_reserve", together)
+    monkeypatch.setattr(shard_copies.CopySet, "_reserve", together)
     size = (store / layout.shard("train", 8, 0)).stat().st_size
     loader = loader_of(store, sizes=(8,), staging=Staging(tmp_path / "stage", 3 * size + 100))
     running = iter(loader)
@@ -168,12 +168,12 @@ def test_a_copy_is_read_as_soon_as_it_is_complete(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other copies may still be running."""
-    copy, go_on = staging.CopySet._copy, threading.Event()
+    copy, go_on = shard_copies.CopySet._copy, threading.Event()
 
-    def slow(self: staging.CopySet, size: int, shard: int, file: int) -> bool:
+    def slow(self: shard_copies.CopySet, size: int, shard: int, file: int) -> bool:
         return (shard == 0 or go_on.wait(20)) and copy(self, size, shard, file)
 
-    monkeypatch.setattr(staging.CopySet, "_copy", slow)
+    monkeypatch.setattr(shard_copies.CopySet, "_copy", slow)
     loader = loader_of(store, sizes=(8,), staging=tmp_path / "stage")
     running = iter(loader)
     next(running)
@@ -190,13 +190,13 @@ def test_copying_continues_after_errors_of_the_store(
     read, tries = LocalObjects.read, iter([OSError(errno.EIO, "no"), RuntimeError("a timeout")])
 
     def shaky(self: LocalObjects, name: str, start: int, num_bytes: int) -> bytes:
-        error = next(tries, None) if num_bytes == staging.PIECE_BYTES else None
+        error = next(tries, None) if num_bytes == shard_copies.PIECE_BYTES else None
         if error is not None:
             raise error
         return read(self, name, start, num_bytes)
 
     monkeypatch.setattr(LocalObjects, "read", shaky)
-    monkeypatch.setattr(staging, "COPY_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(shard_copies, "COPY_POLL_SECONDS", 0.01)
     stage_all(loader_of(store, staging=tmp_path / "stage"))
 
 
@@ -216,7 +216,7 @@ def test_the_error_of_a_missing_copy_names_the_folder(store: Path, tmp_path: Pat
 
 def copy_sets(folder: Path) -> list[Path]:
     """Return the folders that staging has created in *folder*."""
-    return sorted(mark.parent for mark in folder.glob(f"*/{staging_area.MARK_NAME}"))
+    return sorted(mark.parent for mark in folder.glob(f"*/{staging_folder.MARK_NAME}"))
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
@@ -289,7 +289,7 @@ def test_an_interrupted_eviction_is_completed_by_the_next(
     area = tmp_path / "area"
     root = staged_set(other_store, area)
     num_bytes = sum(file.stat().st_size for file in root.rglob("c.*"))
-    (root / staging_area.USE_NAME).unlink()
+    (root / staging_folder.LAST_USE_NAME).unlink()
     (root / layout.shard("train", 8, 0)).unlink()
     stage_all(loader_of(store, staging=Staging(area, num_bytes + 1000)))
     assert not root.exists()
@@ -312,7 +312,7 @@ def test_a_folder_that_only_looks_like_a_copy_set_is_kept(
     else:
         shutil.copytree(root, fake)
     if disguise == "no mark":
-        (fake / staging_area.MARK_NAME).unlink()
+        (fake / staging_folder.MARK_NAME).unlink()
     elif disguise == "another set's mark":
         fake = fake.rename(area / ("a" * 32))
     before = tree(away), tree(fake)
@@ -355,7 +355,7 @@ def test_a_link_in_place_of_an_incomplete_copy_is_not_followed(store: Path, tmp_
     precious.write_text("ssh-ed25519 AAAA")
     shard = root / layout.shard("train", 8, 3)
     shard.unlink()
-    shard.with_name(shard.name + staging_area.COPY_SUFFIX).symlink_to(precious)
+    shard.with_name(shard.name + staging_folder.COPY_SUFFIX).symlink_to(precious)
     check_same(list(loader_of(store, staging=area)), list(loader_of(store)))
     assert precious.read_text() == "ssh-ed25519 AAAA"
 
@@ -365,7 +365,7 @@ def test_an_unmarked_folder_with_the_name_of_a_copy_set_is_refused(
 ) -> None:
     """The error has the path and a cure, and nothing in the folder is read or written."""
     root = staged_set(store, tmp_path / "area")
-    (root / staging_area.MARK_NAME).unlink()
+    (root / staging_folder.MARK_NAME).unlink()
     before = tree(root)
     with pytest.raises(StoreError, match=f"{root}: staging has not marked it .* Remove that"):
         list(loader_of(store, staging=tmp_path / "area"))
@@ -376,7 +376,7 @@ def test_an_unmarked_folder_with_the_name_of_a_copy_set_is_refused(
         list(loader_of(store, staging=tmp_path / "area"))
     root.unlink()
     root.mkdir()  # by a process that was killed before it wrote the mark
-    (root / (staging_area.MARK_NAME + staging_area.COPY_SUFFIX)).write_text("half")
+    (root / (staging_folder.MARK_NAME + staging_folder.COPY_SUFFIX)).write_text("half")
     stage_all(loader_of(store, staging=tmp_path / "area"))
 
 
@@ -388,19 +388,19 @@ def test_a_copy_set_of_another_user_is_not_used(
     root = staged_set(other_store, area)
     before = tree(root)
     with monkeypatch.context() as patch:
-        patch.setattr(staging.os, "geteuid", lambda: os.getuid() + 1)
+        patch.setattr(shard_copies.os, "geteuid", lambda: os.getuid() + 1)
         assert loader_of(other_store, staging=tmp_path / "b")._open().copies.root.name != root.name  # type: ignore[union-attr]
-    init = staging_area.StagingArea.__init__
+    init = staging_folder.StagingFolder.__init__
 
-    def by_another_user(self: staging_area.StagingArea, *words: Any) -> None:
+    def by_another_user(self: staging_folder.StagingFolder, *words: Any) -> None:
         init(self, *words)
         self._owner = os.getuid() + 1
 
-    monkeypatch.setattr(staging_area.StagingArea, "__init__", by_another_user)
+    monkeypatch.setattr(staging_folder.StagingFolder, "__init__", by_another_user)
     with pytest.raises(StoreError, match=f"{root}: it belongs to user {os.getuid()}"):
         list(loader_of(other_store, staging=area))
     (area / ("0" * 32)).mkdir()
-    assert not staging_area.StagingArea(area, 1).make_room(1, "0" * 32)
+    assert not staging_folder.StagingFolder(area, 1).evict_for(1, "0" * 32)
     assert tree(root) == before
 
 
@@ -455,8 +455,8 @@ def test_copies_are_durable_before_they_have_their_name(
             named.append(info.st_ino in synced)
         rename(old, new, **folders)
 
-    monkeypatch.setattr(staging.os, "fsync", note_sync)
-    monkeypatch.setattr(staging.os, "rename", note_name)
+    monkeypatch.setattr(shard_copies.os, "fsync", note_sync)
+    monkeypatch.setattr(shard_copies.os, "rename", note_name)
     stage_all(loader_of(store, staging=tmp_path / "stage"))
     assert named == [True] * NUM_SHARDS
 
@@ -542,7 +542,7 @@ def test_a_forked_child_holds_no_lock(store: Path, tmp_path: Path) -> None:
 
 def is_lock(fd: Path) -> bool:
     try:
-        return fd.readlink().name == staging_area.LOCK_NAME
+        return fd.readlink().name == staging_folder.LOCK_NAME
     except FileNotFoundError:  # of the listing itself
         return False
 
@@ -555,7 +555,7 @@ def test_a_full_disk_stops_copying_and_nothing_else(
     def full(file: int, data: bytes, start: int) -> int:
         raise OSError(errno.ENOSPC, "the disk is full")
 
-    monkeypatch.setattr(staging.os, "pwrite", full)
+    monkeypatch.setattr(shard_copies.os, "pwrite", full)
     loader = loader_of(store, staging=tmp_path / "stage")
     check_same(list(loader), list(loader_of(store)))
     assert staged(loader) == 0
@@ -593,14 +593,14 @@ def test_simultaneous_epochs_copy_until_the_last_has_ended(store: Path, tmp_path
 
 def test_only_committed_shards_are_staged(source: Path, tmp_path: Path) -> None:
     """Shards without a commit are not copied."""
-    from pipeline.ingest.shard import prepare_shard
+    from pipeline.ingest.shard_task import prepare_shard
     from tests.pictures import plan_inline
 
     objects, _, work = plan_inline(source, str(tmp_path / "store"), **CHOICES)
     for shard in (0, 3):
         prepare_shard(work, shard)
     objects.end()
-    words: dict[str, Any] = {"partial": True, "drop_last": False}
+    words: dict[str, Any] = {"allow_partial": True, "drop_last": False}
     expected = list(loader_of(tmp_path / "store", **words))
     loader = loader_of(tmp_path / "store", staging=tmp_path / "stage", **words)
     for batch, expected_batch in zip(loader, expected, strict=True):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pipeline.neighbours import SearchResults, build, deduplicate, hubness, recall
-from pipeline.neighbours.csls import Hubs, measure
+from pipeline.neighbours.csls import Hubs, measure_hubs
 
 
 def answers(rows: Any, scores: Any = None) -> SearchResults:
@@ -145,7 +145,7 @@ def test_csls_scores_match_the_definition(backend: str, seed: int, nearest: int,
         index = build("exact", vectors, device="cpu")
     else:
         index = build(backend, vectors, **({"bits": 16} if backend == "lsh" else {}))
-    results = index.search(queries, k, hubs=measure(index, references, nearest))
+    results = index.search(queries, k, hubs=measure_hubs(index, references, nearest))
     expected = csls(vectors, queries, references, nearest)
     best = np.sort(expected, 1)[:, ::-1][:, :k]
     np.testing.assert_allclose(results.scores, best, atol=1e-6)
@@ -163,7 +163,7 @@ def test_csls_of_a_large_index_matches_the_definition(device: str | None, side: 
     references = side * np.abs(references)
     vectors[:2500] += 1
     index = build("exact", vectors, device=device)
-    results = index.search(queries, 5, hubs=measure(index, references))
+    results = index.search(queries, 5, hubs=measure_hubs(index, references))
     expected = csls(vectors, queries, references, 10)
     assert results.rows.tolist() == np.argsort(-expected, 1)[:, :5].tolist()
 
@@ -173,7 +173,7 @@ def test_csls_excludes_the_query_itself() -> None:
     rng = np.random.default_rng(0)
     vectors, references = ((rng.standard_normal((n, 8)) + 0.5).astype(np.float32) for n in (30, 10))
     index = build("exact", vectors)
-    hubs = measure(index, references, 4)
+    hubs = measure_hubs(index, references, 4)
     results = index.search(vectors[:5], 3, hubs=hubs, exclude=np.arange(5))
     for row in range(5):
         other_vectors = np.delete(vectors, row, 0)
@@ -190,7 +190,7 @@ def test_csls_has_fewer_hubs() -> None:
     vectors[:20] = vectors.mean(0) + 0.3 * vectors[:20]
     index = build("exact", vectors)
     plain = hubness(index.search(queries, 10).rows, 1000)
-    scaled = hubness(index.search(queries, 10, hubs=measure(index, references)).rows, 1000)
+    scaled = hubness(index.search(queries, 10, hubs=measure_hubs(index, references)).rows, 1000)
     assert scaled < plain / 2
 
 
@@ -199,11 +199,11 @@ def test_vectors_without_direction_have_no_csls_mean() -> None:
     vectors = np.array([[1, 0], [0, 0], [0, 1]], np.float32)
     references = np.array([[np.nan, 0], [2, 0]], np.float32)
     index = build("exact", vectors)
-    hubs = measure(index, references, 5)
+    hubs = measure_hubs(index, references, 5)
     assert hubs.means.tolist() == [1, 0, 0]
     results = index.search(vectors[:1], 3, hubs=hubs, exclude=np.array([0]))
     assert results.rows.tolist() == [[2, -1, -1]]
     with pytest.raises(ValueError, match="none of 1 references"):
-        measure(index, references[:1])
+        measure_hubs(index, references[:1])
     with pytest.raises(ValueError, match="hubs of 2 vectors: expected those of 3"):
         index.search(vectors[:1], 1, hubs=Hubs(np.zeros(2), 5))

@@ -378,7 +378,7 @@ def test_low_precision_products_widen_the_error_bound() -> None:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        assert (index.generator.slack or 0) > 2**-8
+        assert (index.generator.error_bound or 0) > 2**-8
         results = index.search(queries, 10)
     finally:
         torch.set_float32_matmul_precision(before)

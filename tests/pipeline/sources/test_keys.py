@@ -3,11 +3,11 @@
 import pytest
 
 from pipeline.sources.keys import (
+    canonical_split,
     key_of,
     looks_like_image,
     may_be_image,
     split_in_name,
-    split_named,
 )
 
 
@@ -37,7 +37,7 @@ def test_a_wnid_precedes_a_name_which_precedes_a_number(path, label, key):
 
 def test_several_words_name_the_same_split():
     """A known word stands for its split, and any other word for itself."""
-    assert [split_named(word) for word in ("validation", "Valid", "TRAIN", "mine")] == [
+    assert [canonical_split(word) for word in ("validation", "Valid", "TRAIN", "mine")] == [
         "val",
         "val",
         "train",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import SourceError
 from pipeline.sources import listing as listing_module
-from pipeline.sources.listing import ListingBuilder, Row, listing_digest, sort_listing
+from pipeline.sources.listing import ListedSample, ListingBuilder, listing_digest, sort_listing
 
 part = st.text(
     st.characters(blacklist_characters="/\t\n\r\0", blacklist_categories=["Cs"]), min_size=1
@@ -82,8 +82,10 @@ def test_names_may_hold_dots():
 def test_two_samples_with_one_key_are_refused_with_both_locations():
     """The error names both files."""
     builder = ListingBuilder()
-    builder.collect("one.tar", [Row("a/x", 1, 512), Row("a/y", 1, 1024)], lambda _: None)
-    builder.collect("two.tar", [Row("a/y", 2, 2048)], lambda _: None)
+    builder.collect(
+        "one.tar", [ListedSample("a/x", 1, 512), ListedSample("a/y", 1, 1024)], lambda _: None
+    )
+    builder.collect("two.tar", [ListedSample("a/y", 2, 2048)], lambda _: None)
     with pytest.raises(SourceError, match=r"'a/y': 'one.tar' at byte 1024 and 'two.tar' at byte"):
         sort_listing(builder.finish())
 
@@ -92,13 +94,17 @@ def test_a_name_that_is_not_utf8_is_refused_and_shown():
     """A name of a file system that is no UTF-8 is refused, since a key must be text."""
     builder = ListingBuilder()
     with pytest.raises(SourceError, match=r"'a/\\udcff' in one.tar is not valid UTF-8"):
-        builder.collect("one.tar", [Row("a/\udcff", 1, 0)], lambda _: None)
+        builder.collect("one.tar", [ListedSample("a/\udcff", 1, 0)], lambda _: None)
 
 
 def test_links_have_the_bytes_of_their_targets():
     """A link has the bytes of its target, even if that comes later or in another batch."""
     builder = ListingBuilder()
-    rows = [Row("a/l", 0, 0, "a/x"), *(Row(f"a/{i}", i, i) for i in range(20000)), Row("a/x", 7, 9)]
+    rows = [
+        ListedSample("a/l", 0, 0, "a/x"),
+        *(ListedSample(f"a/{i}", i, i) for i in range(20000)),
+        ListedSample("a/x", 7, 9),
+    ]
     seen: list[int] = []
     builder.collect("one.tar", rows, seen.append)
     table = sort_listing(builder.finish())
@@ -106,7 +112,7 @@ def test_links_have_the_bytes_of_their_targets():
     assert rows_by_key["a/l"] == {"key": "a/l", "num_bytes": 7, "path": "one.tar", "offset": 9}
     assert sum(seen) == 20001
     builder = ListingBuilder()
-    builder.collect("one.tar", [Row("a/l", 0, 0, "a/gone")], lambda _: None)
+    builder.collect("one.tar", [ListedSample("a/l", 0, 0, "a/gone")], lambda _: None)
     with pytest.raises(SourceError, match="'a/l' is a link to 'a/gone', which is not among"):
         builder.finish()
 
@@ -114,8 +120,8 @@ def test_links_have_the_bytes_of_their_targets():
 def test_paths_stay_a_dictionary_through_sorting():
     """Paths of a million rows in a thousand tars stay a dictionary of a thousand names."""
     builder = ListingBuilder()
-    builder.collect("b.tar", [Row("b/x", 1, 0)], lambda _: None)
-    builder.collect("a.tar", [Row("a/x", 1, 0)], lambda _: None)
+    builder.collect("b.tar", [ListedSample("b/x", 1, 0)], lambda _: None)
+    builder.collect("a.tar", [ListedSample("a/x", 1, 0)], lambda _: None)
     table = sort_listing(builder.finish())
     assert table.schema.field("path").type == pa.dictionary(pa.int32(), pa.string())
     assert table["path"].to_pylist() == ["a.tar", "b.tar"]

@@ -58,7 +58,7 @@ def test_a_fingerprint_depends_on_marks_kind_folder_and_options(tmp_path: Path) 
         Listed("x", location),
         Listed("x", location, "b"),
         Listed("y", location),
-        Listed("x", location.inside("other")),
+        Listed("x", location.child("other")),
         Listed("x", Location.at(tmp_path, options)),
     ]
     assert len({source.fingerprint() for source in sources}) == len(sources)

@@ -14,10 +14,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from pipeline.errors import ReadError, SourceError
 from pipeline.sources import open_source
 from pipeline.sources.classes.decision import Evidence
-from pipeline.sources.listing import Row
+from pipeline.sources.listing import ListedSample
 from pipeline.sources.reader import SourceReader
 from pipeline.sources.spool import (
-    Put,
+    WriteBytes,
     remaining_spool_text,
     remove_stale,
     spool_block,
@@ -44,15 +44,15 @@ class MemoryBlock:
     def where(self) -> str:
         return f"/data/{self.name}.tar"
 
-    def own_name(self, number: int, name: str) -> str:
+    def unique_name(self, number: int, name: str) -> str:
         return f"{self.name}-{number}" if name == "image.png" else ""
 
-    def samples(self, put: Put) -> Iterator[Row]:
+    def samples(self, put: WriteBytes) -> Iterator[ListedSample]:
         self.reads += 1
         for i, (key, data) in enumerate(self.pictures.items()):
             if i == self.fails_after:
                 raise ReadError("cannot read x: Input/output error")
-            yield Row(key, len(data), put((data[:5], data[5:])))
+            yield ListedSample(key, len(data), put((data[:5], data[5:])))
 
 
 def names(folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import SourceError
 from pipeline.sources.location import Location
-from pipeline.sources.metadata import find_truth, find_words
+from pipeline.sources.metadata import find_ground_truth, find_words
 from pipeline.sources.text_tables import (
     decode_table,
     lines_of,
@@ -109,7 +109,7 @@ def test_kaggles_table_is_read_in_each_format_of_spreadsheets(
 ):
     """Each format of a spreadsheet gives the same classes of val."""
     (tmp_path / "LOC_val_solution.csv").write_bytes(SAVED[saved](solution(separator, end, quote)))
-    truth = find_truth(Location(str(tmp_path)))
+    truth = find_ground_truth(Location(str(tmp_path)))
     assert {name: truth.wnid(f"{name}.JPEG") for name in VAL} == VAL
 
 

@@ -92,7 +92,7 @@ def test_a_part_in_memory_is_decoded_as_by_arrow(monkeypatch: pytest.MonkeyPatch
         owned.append(len(data))
         return pa.py_buffer(bytes(data))
 
-    line = table.Line(0, "k", "n", 1, 2, 3, "RGB", "JPEG", 4, 5, (0, 0, 1, 1), 0, None)
+    line = table.TableRow(0, "k", "n", 1, 2, 3, "RGB", "JPEG", 4, 5, (0, 0, 1, 1), 0, None)
     data = table.encode_part([line, line])
     assert table.decode_part(data).equals(pq.read_table(pa.BufferReader(data)))
     assert table.decode_part(data).schema.equals(table.SCHEMA)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError
 from pipeline.store import commit, layout
-from pipeline.store.commit import Commit, Written
+from pipeline.store.commit import Commit, ObjectRecord
 
 digests = st.text("0123456789abcdef", min_size=32, max_size=32)
 values = (
@@ -28,8 +28,8 @@ def commits(draw):
     counts = draw(st.dictionaries(st.sampled_from(["readable", "empty"]), st.integers(0, 1024)))
     start = draw(st.integers(0, 10**8))
 
-    def written(name: str) -> Written:
-        return Written(name, draw(st.integers(0, 2**40)), draw(digests))
+    def written(name: str) -> ObjectRecord:
+        return ObjectRecord(name, draw(st.integers(0, 2**40)), draw(digests))
 
     return Commit(
         split=split,
@@ -78,8 +78,8 @@ COMMIT = Commit(
     plan="0" * 64,
     start=4,
     stop=8,
-    arrays={"8": Written(layout.shard("train", 8, 1), 5, "0" * 32)},
-    table=Written(layout.part("train", 1), 5, "0" * 32),
+    arrays={"8": ObjectRecord(layout.shard("train", 8, 1), 5, "0" * 32)},
+    table=ObjectRecord(layout.part("train", 1), 5, "0" * 32),
     counts={"readable": 3, "empty": 1},
 )
 
@@ -87,9 +87,9 @@ COMMIT = Commit(
 @pytest.mark.parametrize(
     ("change", "key"),
     [
-        ({"table": Written("../home/.ssh/authorized_keys", 5, "0" * 32)}, r"table\.name"),
-        ({"table": Written(layout.part("train", 0), 5, "0" * 32)}, r"table\.name"),
-        ({"arrays": {"8": Written("/etc/passwd", 5, "0" * 32)}}, r"arrays\.8\.name"),
+        ({"table": ObjectRecord("../home/.ssh/authorized_keys", 5, "0" * 32)}, r"table\.name"),
+        ({"table": ObjectRecord(layout.part("train", 0), 5, "0" * 32)}, r"table\.name"),
+        ({"arrays": {"8": ObjectRecord("/etc/passwd", 5, "0" * 32)}}, r"arrays\.8\.name"),
         ({"arrays": {"16": COMMIT.arrays["8"]}}, r"arrays\.16\.name"),
         ({"arrays": {"abc": COMMIT.arrays["8"]}}, "a key of arrays"),
         ({"arrays": {"08": COMMIT.arrays["8"]}}, "a key of arrays"),
@@ -98,7 +98,7 @@ COMMIT = Commit(
         ({"shard": -1}, "shard"),
         ({"stop": 9}, "stop"),
         ({"counts": {"readable": 5, "empty": -1}}, r"counts\.empty"),
-        ({"table": Written(layout.part("train", 1), 10**400, "0" * 32)}, r"table\.num_bytes"),
+        ({"table": ObjectRecord(layout.part("train", 1), 10**400, "0" * 32)}, r"table\.num_bytes"),
         ({"provenance": {"image_seconds": "long"}}, r"provenance\.image_seconds"),
         ({"provenance": {"image_seconds": 1e300}}, r"provenance\.image_seconds"),
     ],

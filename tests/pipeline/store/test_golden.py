@@ -58,7 +58,7 @@ def test_golden_records_are_read(store: Path, split: str) -> None:
     assert recipe.classes[1] == ("n00000001", "Löwenzahn, 蒲公英")
     planned = records.load_plan(objects, split)
     assert (planned.num_rows, planned.seed, planned.order_version) == (SPLITS[split], 7, 1)
-    done = records.load_done(objects, split)
+    done = records.load_finish_record(objects, split)
     assert done is not None
     assert (done.sizes, done.num_rows) == (SIZES, SPLITS[split])
     assert len(records.load_commits(objects, planned)) == planned.num_shards
@@ -71,7 +71,7 @@ def test_a_golden_store_verifies(store: Path, split: str) -> None:
     objects = open_objects(str(store))
     checked = verify.read_records(objects, split)
     problems = [p for _, p in verify.check_objects(objects, checked.objects) if p is not None]
-    assert [*checked.problems, *problems, *verify.check_whole(checked)] == []
+    assert [*checked.problems, *problems, *verify.check_finished(checked)] == []
     assert verify.check_planned(objects, checked) == []
     assert verify.unknown_objects(objects, checked) == []
     assert snapshot(store) == before
@@ -143,7 +143,7 @@ def test_adding_a_size_keeps_golden_objects(
         for _, p in verify.check_objects(open_objects(str(grown)), checked.objects)
         if p is not None
     ]
-    assert [*checked.problems, *problems, *verify.check_whole(checked)] == []
+    assert [*checked.problems, *problems, *verify.check_finished(checked)] == []
     documents = [*grown.glob(f"splits/{split}*.json"), *grown.glob(f"commits/{split}/*.json")]
     texts = [json.loads(file.read_text()) for file in documents]
     assert len(texts) == 2 + len(checked.commits)

@@ -65,7 +65,7 @@ def test_a_second_run_may_wait(url: str, monkeypatch: pytest.MonkeyPatch) -> Non
     order: list[str] = []
 
     def second() -> None:
-        with lease(open_objects(url), "train", wait=True, waiting=order.append):
+        with lease(open_objects(url), "train", wait=True, on_wait=order.append):
             order.append("second")
 
     thread = threading.Thread(target=second)

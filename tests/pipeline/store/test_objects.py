@@ -235,6 +235,6 @@ def test_a_failing_disk_is_a_one_line_error_and_leaves_no_file(
 
 def test_room_is_the_free_space_of_the_disk(tmp_path: Path) -> None:
     """The free space is known before the store exists."""
-    room = LocalObjects(str(tmp_path / "not" / "yet"), "train-1").room()
+    room = LocalObjects(str(tmp_path / "not" / "yet"), "train-1").free_bytes()
     assert room is not None
     assert room > 0

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store import document, layout, records
-from pipeline.store.commit import Commit, Written
+from pipeline.store.commit import Commit, ObjectRecord
 from pipeline.store.local import LocalObjects
-from pipeline.store.records import Done
+from pipeline.store.records import FinishRecord
 from tests.pipeline.store.test_plan import MADE as PLAN
 from tests.pipeline.store.test_recipe import MADE as RECIPE
 
@@ -21,11 +21,11 @@ COMMIT = Commit(
     plan=PLAN.digest,
     start=4,
     stop=8,
-    arrays={"8": Written(layout.shard("train", 8, 1), 5, "0" * 32)},
-    table=Written(layout.part("train", 1), 5, "0" * 32),
+    arrays={"8": ObjectRecord(layout.shard("train", 8, 1), 5, "0" * 32)},
+    table=ObjectRecord(layout.part("train", 1), 5, "0" * 32),
     counts={"readable": 4},
 )
-DONE = Done(
+DONE = FinishRecord(
     split="train",
     recipe="a" * 64,
     plan=PLAN.digest,
@@ -34,7 +34,7 @@ DONE = Done(
     counts={"readable": 11},
     parts="0" * 32,
     objects=tuple(
-        Written(name, 5, "0" * 32) for name in sorted(layout.derived("train", 11, (8, 16)))
+        ObjectRecord(name, 5, "0" * 32) for name in sorted(layout.derived("train", 11, (8, 16)))
     ),
 )
 
@@ -48,9 +48,9 @@ def objects(tmp_path: Path) -> LocalObjects:
 
 def test_a_decoded_finish_record_equals_the_encoded_one(objects: LocalObjects) -> None:
     """Sizes and objects are tuples again; a missing record is None."""
-    assert records.load_done(objects, "train") is None
+    assert records.load_finish_record(objects, "train") is None
     objects.put(layout.done("train"), DONE.encode())
-    assert records.load_done(objects, "train") == DONE
+    assert records.load_finish_record(objects, "train") == DONE
 
 
 def test_a_missing_split_is_reported_with_the_existing_ones(objects: LocalObjects) -> None:
@@ -80,7 +80,7 @@ def test_a_document_of_another_kind_is_damaged(objects: LocalObjects) -> None:
     loads = {
         layout.RECIPE: lambda: records.load_recipe(objects),
         layout.plan("train"): lambda: records.load_plan(objects, "train"),
-        layout.done("train"): lambda: records.load_done(objects, "train"),
+        layout.done("train"): lambda: records.load_finish_record(objects, "train"),
     }
     for name, load in loads.items():
         for kind in set(documents) - {name}:
@@ -99,7 +99,7 @@ def test_damaged_records_raise_and_damaged_commits_are_none(objects: LocalObject
     with pytest.raises(StoreDamagedError, match=r"recipe\.json is damaged"):
         records.load_recipe(objects)
     with pytest.raises(StoreDamagedError, match=r"train\.done\.json is damaged"):
-        records.load_done(objects, "train")
+        records.load_finish_record(objects, "train")
     assert records.load_commit(objects, "train", 1) is None
     assert records.load_commit(objects, "train", 0) is None
 
@@ -110,8 +110,8 @@ def of(split: str, shard: int, **change: str) -> Commit:
         COMMIT,
         split=split,
         shard=shard,
-        arrays={"8": Written(layout.shard(split, 8, shard), 5, "0" * 32)},
-        table=Written(layout.part(split, shard), 5, "0" * 32),
+        arrays={"8": ObjectRecord(layout.shard(split, 8, shard), 5, "0" * 32)},
+        table=ObjectRecord(layout.part(split, shard), 5, "0" * 32),
         **change,
     )
 
@@ -168,21 +168,21 @@ def test_a_damaged_ledger_returns_its_intact_copies(objects: LocalObjects) -> No
     for offset in range(0, len(intact), 7):
         objects.put(name, intact[:offset] + bytes([intact[offset] ^ 4]) + intact[offset + 1 :])
         ledger = records.read_ledger(objects, "train")
-        assert ledger.what == "damaged", offset
+        assert ledger.damage == "damaged", offset
         assert set(ledger.copies.values()) <= set(documents.values())
         assert len(ledger.copies) >= 1
     for lines in (intact.split(b"\n")[:1], intact.split(b"\n")[:2], [b""]):
         objects.put(name, b"\n".join(lines))
-        assert records.read_ledger(objects, "train").what == "damaged"
+        assert records.read_ledger(objects, "train").damage == "damaged"
 
 
 def test_an_object_exists_only_with_its_recorded_bytes(objects: LocalObjects) -> None:
     """Length and digest must agree."""
     written = records.fingerprint("a", b"hello")
-    assert not records.is_there(objects, written)
+    assert not records.is_intact(objects, written)
     for data, intact in ((b"hello", True), (b"hellp", False), (b"hell", False)):
         objects.put("a", data)
-        assert records.is_there(objects, written) is intact
+        assert records.is_intact(objects, written) is intact
 
 
 def test_piecewise_writing_gives_the_same_fingerprint(objects: LocalObjects) -> None:

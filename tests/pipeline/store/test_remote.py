@@ -193,7 +193,7 @@ def test_a_shard_of_any_length_is_stored_completely(url: str) -> None:
         writer.write(memoryview(data))
         assert objects.size("shard") != length
         writer.finish()
-        assert records.is_there(objects, records.fingerprint("shard", data))
+        assert records.is_intact(objects, records.fingerprint("shard", data))
 
 
 @pytest.mark.slow

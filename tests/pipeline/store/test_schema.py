@@ -17,7 +17,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError, StoreError
-from pipeline.ingest.source_index import RowsRecord
+from pipeline.ingest.source_index import SourceIndexRecord
 from pipeline.store import (
     arrays,
     commit,
@@ -30,8 +30,8 @@ from pipeline.store import (
     schema,
     table,
 )
-from pipeline.store.commit import Written
-from pipeline.store.features import KINDS, FeatureCommit, FeatureRecipe, FeaturesDone
+from pipeline.store.commit import ObjectRecord
+from pipeline.store.features import KINDS, FeatureCommit, FeatureFinishRecord, FeatureRecipe
 from pipeline.store.local import LocalObjects
 from pipeline.store.schema import SchemaError
 from pipeline.store.split import open_split
@@ -66,12 +66,12 @@ FEATURE_COMMIT = FeatureCommit(
     plan=PLAN.digest,
     pixels="0" * 32,
     arrays={
-        kind: Written(layout.features_shard(FEATURES.name, "train", kind, 1), 5, "0" * 32)
+        kind: ObjectRecord(layout.features_shard(FEATURES.name, "train", kind, 1), 5, "0" * 32)
         for kind in KINDS
     },
     provenance={"seconds": 1.5, "host": "h"},
 )
-FEATURES_DONE = FeaturesDone(
+FEATURES_DONE = FeatureFinishRecord(
     features=FEATURES.digest,
     split="train",
     plan=PLAN.digest,
@@ -79,7 +79,7 @@ FEATURES_DONE = FeaturesDone(
     kinds=KINDS,
     parts="0" * 32,
     objects=tuple(
-        Written(name, 5, "0" * 32)
+        ObjectRecord(name, 5, "0" * 32)
         for name in sorted(layout.features_derived(FEATURES.name, "train", KINDS))
     ),
 )
@@ -91,10 +91,10 @@ DOCUMENTS: dict[str, tuple[Any, Any]] = {
     ),
     "plan": (PLAN, plan.decode),
     "commit": (replace(COMMIT, provenance={"image_seconds": 60.0}), commit.decode),
-    "done": (DONE, records.decode_done),
+    "done": (DONE, records.decode_finish_record),
     "recipe of features": (FEATURES, lambda *a: features.decode(FeatureRecipe, *a)),
     "commit of features": (FEATURE_COMMIT, lambda *a: features.decode(FeatureCommit, *a)),
-    "done of features": (FEATURES_DONE, lambda *a: features.decode(FeaturesDone, *a)),
+    "done of features": (FEATURES_DONE, lambda *a: features.decode(FeatureFinishRecord, *a)),
 }
 """A valid document of each kind, and the function that decodes it."""
 
@@ -171,7 +171,7 @@ def test_deeply_nested_documents_are_refused(depth: int) -> None:
 def test_the_record_of_the_source_index_is_read_or_refused(fields: Any) -> None:
     """The source index is a cache, so its record is not one of the documents."""
     try:
-        decoded = document.decode_as(RowsRecord, seal(fields), "NAME")
+        decoded = document.decode_as(SourceIndexRecord, seal(fields), "NAME")
     except StoreError:
         return
     assert json.loads(json.dumps(asdict(decoded))) == fields
@@ -194,7 +194,7 @@ def test_a_ledger_returns_only_copies_with_names_of_the_layout(
     objects.begin()
     objects.put(layout.ledger("train"), "\n".join(lines).encode())
     ledger = records.read_ledger(objects, "train")
-    assert ledger.what == "damaged"
+    assert ledger.damage == "damaged"
     assert ledger.copies.keys() <= {layout.RECIPE, layout.plan("train")}
     for text in ledger.copies.values():
         assert document.decode(text, "NAME")
@@ -205,7 +205,7 @@ def test_features_list_only_their_own_objects(tmp_path, kind: str) -> None:
     """Repair removes and recomputes the objects that features list."""
     objects = LocalObjects(str(tmp_path), "train-1")
     objects.begin()
-    stranger = Written("../keys", 5, "0" * 32)
+    stranger = ObjectRecord("../keys", 5, "0" * 32)
     if kind == "commit":
         bad = replace(FEATURE_COMMIT, arrays={"plain": stranger})
         objects.put(layout.features_commit(FEATURES.name, "train", 1), bad.encode())
@@ -216,7 +216,7 @@ def test_features_list_only_their_own_objects(tmp_path, kind: str) -> None:
     bad_done = replace(FEATURES_DONE, objects=(*FEATURES_DONE.objects[1:], stranger))
     objects.put(layout.features_done(FEATURES.name, "train"), bad_done.encode())
     with pytest.raises(StoreDamagedError, match="the names of objects"):
-        features.load_done(objects, FEATURES.name, "train")
+        features.load_finish_record(objects, FEATURES.name, "train")
 
 
 @pytest.mark.parametrize(
@@ -236,8 +236,8 @@ def test_features_list_only_their_own_objects(tmp_path, kind: str) -> None:
         (dict[str, int], {"a": "b"}, r"x\.a is 'b': expected a whole number"),
         (dict[schema.SizeText, int], {"abc": 1}, "a key of x is 'abc': expected a size in pixels"),
         (int | None, "a", "x is 'a': expected a whole number"),
-        (Written, {"name": "a"}, r"x\.digest is missing"),
-        (Written, [], "x is a list of 0: expected an object"),
+        (ObjectRecord, {"name": "a"}, r"x\.digest is missing"),
+        (ObjectRecord, [], "x is a list of 0: expected an object"),
         (schema.Split, "a/b", "x is 'a/b': expected letters, digits"),
         (schema.Size, 0, "x is 0: expected a whole number from 1 to 4096"),
         (str, "a" * 100, None),

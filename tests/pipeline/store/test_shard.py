@@ -65,7 +65,7 @@ def compose(objects: LocalObjects, recipe: Recipe, plan: Plan, images: NDArray[n
         )
         for row in plan.rows(shard):
             composer.append(images[row].tobytes())
-        written = composer.end()
+        written = composer.write_index()
         composer.finish()
         data = (Path(objects.url) / written.name).read_bytes()
         assert written.num_bytes == len(data)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from pipeline.errors import StoreMismatchError
-from pipeline.ingest.shard import prepare_shard
+from pipeline.ingest.shard_task import prepare_shard
 from pipeline.ingest.worker import workspace
 from pipeline.store import layout, records
-from pipeline.store.split import only_labels, open_split
+from pipeline.store.split import open_split, restrict_to_labels
 from tests.pictures import make_folder, plan_inline
 
 
@@ -31,20 +31,22 @@ def test_a_partial_split_contains_only_rows_with_all_sizes(grown):
     """A row without one of the sizes would be black."""
     objects, plan = grown
     missing = np.arange(plan.rows(1).start, plan.num_rows)
-    assert open_split(objects, "train", [8], partial=True).absent.tolist() == []
-    assert open_split(objects, "train", [16], partial=True).absent.tolist() == missing.tolist()
-    both = open_split(objects, "train", [8, 16], partial=True)
-    assert both.absent.tolist() == missing.tolist()
+    assert open_split(objects, "train", [8], allow_partial=True).excluded.tolist() == []
+    assert (
+        open_split(objects, "train", [16], allow_partial=True).excluded.tolist() == missing.tolist()
+    )
+    both = open_split(objects, "train", [8, 16], allow_partial=True)
+    assert both.excluded.tolist() == missing.tolist()
 
 
 def test_readable_rows_are_all_but_the_absent_ones(grown):
     """A copy of the split with fewer labels has fewer readable rows."""
     objects, plan = grown
-    split = open_split(objects, "train", [16], partial=True)
+    split = open_split(objects, "train", [16], allow_partial=True)
     first = plan.rows(1).start
     assert split.readable.tolist() == [row < first for row in range(plan.num_rows)]
     assert split.readable_rows.tolist() == list(range(first))
-    assert only_labels(split, []).readable_rows.tolist() == []
+    assert restrict_to_labels(split, []).readable_rows.tolist() == []
 
 
 def test_a_plan_of_another_recipe_is_refused(grown):
@@ -53,4 +55,4 @@ def test_a_plan_of_another_recipe_is_refused(grown):
     recipe = records.load_recipe(objects)
     objects.put(layout.RECIPE, replace(recipe, chunk_rows=2).encode())
     with pytest.raises(StoreMismatchError, match=r"train\.json belongs to another recipe"):
-        open_split(objects, "train", [8], partial=True)
+        open_split(objects, "train", [8], allow_partial=True)

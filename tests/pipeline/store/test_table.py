@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.errors import StoreDamagedError
 from pipeline.store import layout, table
 from pipeline.store.local import LocalObjects
-from pipeline.store.table import Line
+from pipeline.store.table import TableRow
 
 
 class Buffer:
@@ -31,13 +31,13 @@ class Buffer:
         """Do nothing, since the bytes are in memory."""
 
 
-def line(row: int) -> Line:
+def line(row: int) -> TableRow:
     facts: tuple = (None,) * 4 if row % 7 == 3 else (500 + row, 375, "RGB", "JPEG")
     bad = facts[0] is None
     box = None if bad else (row, 0, row + 375, 375)
     head = (row, f"n{row % 3}/{row}.JPEG", f"n{row % 3}", row % 3)
     status, reason = (3, f"it breaks off at é {row}") if bad else (0, None)
-    return Line(*head, *facts, 1000 + row, (row * 2654435761) % 2**32, box, status, reason)
+    return TableRow(*head, *facts, 1000 + row, (row * 2654435761) % 2**32, box, status, reason)
 
 
 def join(parts: list[pa.Table]) -> bytes:

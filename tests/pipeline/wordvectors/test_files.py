@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import SourceError, TesseraeError
 from pipeline.wordvectors import files as module
-from pipeline.wordvectors.files import read_words
+from pipeline.wordvectors.files import read_word_vectors
 from tests.pipeline.wordvectors.colours import COLOURS, LETTERS, TOKENS, colours
 
 Writer = Callable[[Sequence[str], np.ndarray], bytes]
@@ -98,7 +98,7 @@ def test_every_format_is_read_back(
     for stored in (written, gzip.compress(written, 1)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "CHUNK_BYTES", chunk)
-            read = read_words(save_file(folder, stored))
+            read = read_word_vectors(save_file(folder, stored))
         assert read.tokens == tuple(tokens)
         assert read.vectors.dtype == np.float32
         assert np.array_equal(read.vectors, vectors)
@@ -113,7 +113,7 @@ def test_files_of_gensim_are_read_as_gensim_reads_them(tmp_path: Path, binary: b
     written.add_vectors(tokens, np.random.default_rng(0).standard_normal((len(tokens), 30)))
     written.save_word2vec_format(str(tmp_path / "saved"), binary=binary)
     theirs = KeyedVectors.load_word2vec_format(str(tmp_path / "saved"), binary=binary)
-    ours = read_words(tmp_path / "saved")
+    ours = read_word_vectors(tmp_path / "saved")
     assert list(ours.tokens) == theirs.index_to_key == tokens
     assert np.array_equal(ours.vectors, theirs.vectors)
 
@@ -124,7 +124,7 @@ def test_tokens_with_spaces_are_read(folder: Path, tokens: list[str], dim: int) 
     vectors = np.arange(len(tokens) * dim, dtype=np.float32).reshape(-1, dim)
     for end in ("\n", " \n", "\r\n"):
         data = header(tokens, vectors) + lines(tokens, vectors, end)
-        read = read_words(save_file(folder, data))
+        read = read_word_vectors(save_file(folder, data))
         assert read.tokens == tuple(tokens)
         assert np.array_equal(read.vectors, vectors)
 
@@ -132,7 +132,9 @@ def test_tokens_with_spaces_are_read(folder: Path, tokens: list[str], dim: int) 
 def test_tokens_with_spaces_are_read_without_a_header(tmp_path: Path) -> None:
     """The most common number of fields decides, even if the first line differs."""
     tokens = (". . .", "at name@domain.com", "the", "of", "2 1")
-    read = read_words(save_file(tmp_path, glove(tokens, colours()) + glove(["end"], colours()[:1])))
+    read = read_word_vectors(
+        save_file(tmp_path, glove(tokens, colours()) + glove(["end"], colours()[:1]))
+    )
     assert read.tokens == (*tokens, "end")
     assert np.array_equal(read.vectors[:5], colours())
 
@@ -143,21 +145,21 @@ def test_line_ends_and_byte_order_marks_of_other_systems_are_read(
 ) -> None:
     """Empty lines are skipped, at the end or before it."""
     data = write(COLOURS, colours()).replace(b"\n", b"\r\n").replace(b"\ngreen", b"\n\ngreen")
-    read = read_words(save_file(tmp_path, b"\xef\xbb\xbf" + data + b"\r\n\n"))
+    read = read_word_vectors(save_file(tmp_path, b"\xef\xbb\xbf" + data + b"\r\n\n"))
     assert read.tokens == COLOURS
     assert np.array_equal(read.vectors, colours())
 
 
 def test_a_last_line_without_its_end_is_read(tmp_path: Path) -> None:
     """Editors may save such files."""
-    read = read_words(save_file(tmp_path, word2vec_text(COLOURS, colours())[:-1]))
+    read = read_word_vectors(save_file(tmp_path, word2vec_text(COLOURS, colours())[:-1]))
     assert np.array_equal(read.vectors, colours())
 
 
 def test_vectors_of_one_dimension_are_read(tmp_path: Path) -> None:
     """The header states the single dimension."""
     for write in (word2vec_text, fasttext_vec, word2vec_binary, gensim_binary):
-        read = read_words(save_file(tmp_path, write(COLOURS, colours(1))))
+        read = read_word_vectors(save_file(tmp_path, write(COLOURS, colours(1))))
         assert np.array_equal(read.vectors, colours(1))
 
 
@@ -165,7 +167,7 @@ def test_vectors_of_one_dimension_are_read(tmp_path: Path) -> None:
 def test_the_first_of_a_repeated_token_counts(tmp_path: Path, write: Writer) -> None:
     """The first occurrence is the most frequent token."""
     tokens = ("red", "green", "red", "blue", "red")
-    read = read_words(save_file(tmp_path, write(tokens, colours())))
+    read = read_word_vectors(save_file(tmp_path, write(tokens, colours())))
     assert read.tokens == ("red", "green", "blue")
     assert np.array_equal(read.vectors, colours()[[0, 1, 3]])
 
@@ -176,10 +178,10 @@ def test_a_limit_reads_the_first_vectors_alone(tmp_path: Path, write: Writer, li
     """A repeated token counts twice, and the remaining file is not read."""
     tokens = ("red", "red", "green", "blue", "a")
     damaged = write(tokens, colours()) + (b"damaged" if limit < 5 else b"")
-    read = read_words(save_file(tmp_path, damaged), limit=limit)
+    read = read_word_vectors(save_file(tmp_path, damaged), limit=limit)
     assert read.tokens == tuple(dict.fromkeys(tokens[:limit]))
     with pytest.raises(ValueError, match="limit is 0: expected at least 1"):
-        read_words(tmp_path / "vectors", limit=0)
+        read_word_vectors(tmp_path / "vectors", limit=0)
 
 
 @each_kind
@@ -187,7 +189,7 @@ def test_a_limit_applies_to_files_of_many_chunks(tmp_path: Path, write: Writer) 
     """A token may be repeated long before the limit."""
     tokens = ["t0", *(f"t{number}" for number in range(2999))]
     vectors = np.arange(3000 * 30, dtype=np.float32).reshape(3000, 30)
-    read = read_words(save_file(tmp_path, write(tokens, vectors)), limit=2000)
+    read = read_word_vectors(save_file(tmp_path, write(tokens, vectors)), limit=2000)
     assert list(read.tokens) == tokens[1:2000]
     assert np.array_equal(read.vectors, vectors[[0, *range(2, 2000)]])
 
@@ -199,17 +201,17 @@ def test_a_token_without_a_direction_counts_as_missing(tmp_path: Path, write: Wr
     data = write(("nan", "inf", "zero", "good"), vectors)
     if write in TEXT_WRITERS:
         data = data.replace(b"inf inf", b"inf 1e999")
-    read = read_words(save_file(tmp_path, data))
-    assert [read.token(name) is None for name in read.tokens] == [True, True, True, False]
-    assert read.phrase("zero good") is None
-    assert np.allclose(read.phrase("good"), [0.6, 0.8])
+    read = read_word_vectors(save_file(tmp_path, data))
+    assert [read.token_vector(name) is None for name in read.tokens] == [True, True, True, False]
+    assert read.phrase_vector("zero good") is None
+    assert np.allclose(read.phrase_vector("good"), [0.6, 0.8])
 
 
 @each_kind
 def test_invalid_utf_8_is_replaced(tmp_path: Path, write: Writer) -> None:
     """The original tool truncates long words within a character."""
     data = write(("word", "bröken"), colours()[:2]).replace("ö".encode(), "ö".encode()[:1])
-    assert read_words(save_file(tmp_path, data)).tokens == ("word", "br\ufffdken")
+    assert read_word_vectors(save_file(tmp_path, data)).tokens == ("word", "br\ufffdken")
 
 
 @each_kind
@@ -225,11 +227,11 @@ def test_a_truncated_file_is_refused_or_lacks_complete_lines(tmp_path: Path, wri
         if write is glove and keep and (keep < line or intact[:keep].count(b" ") % 3 == 0):
             continue  # a truncated number is a number, and a shortened line may be complete
         with pytest.raises(SourceError):
-            read_words(file)
+            read_word_vectors(file)
     zipped = gzip.compress(intact)
     for keep in range(len(zipped)):
         with pytest.raises(SourceError):
-            read_words(save_file(tmp_path, zipped[:keep]))
+            read_word_vectors(save_file(tmp_path, zipped[:keep]))
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 2**20])
@@ -243,7 +245,7 @@ def test_the_error_about_a_truncated_file_counts_its_vectors(
     for keep in (intact.rindex(b"a_b") + 1, intact.rindex(b"a_b") + 6):
         message = r"states 5 vectors of 3 numbers, and has 4 complete ones: it is truncated"
         with pytest.raises(SourceError, match=message):
-            read_words(save_file(tmp_path, intact[:keep]))
+            read_word_vectors(save_file(tmp_path, intact[:keep]))
 
 
 @pytest.mark.parametrize("stated", [1, 4, 6, 1000, 10**11])
@@ -255,7 +257,7 @@ def test_a_header_with_a_wrong_count_is_refused(tmp_path: Path, write: Writer, s
         impossible = stated == 10**11 or (stated == 1000 and stored is data)
         message = r"numbers, in \d+ bytes" if impossible else r"header states|complete ones"
         with pytest.raises(SourceError, match=message):
-            read_words(save_file(tmp_path, stored))
+            read_word_vectors(save_file(tmp_path, stored))
 
 
 @pytest.mark.parametrize("stated", [0, 1, 2, 4, 20_001, 10**12])
@@ -268,7 +270,7 @@ def test_a_header_with_the_wrong_size_of_vectors_is_refused(
         return
     data = write(COLOURS, colours()).replace(b"5 3\n", b"5 %d\n" % stated)
     with pytest.raises(SourceError):
-        read_words(save_file(tmp_path, data))
+        read_word_vectors(save_file(tmp_path, data))
 
 
 @each_text
@@ -281,11 +283,11 @@ def test_an_invalid_line_is_refused_at_any_position(tmp_path: Path, write: Write
         line = b"\nt%d 1.0" % number
         assert line in intact
         with pytest.raises(SourceError, match=f"has {number:,} complete ones"):
-            read_words(save_file(tmp_path, intact.replace(line, b"\nt%d" % number)))
+            read_word_vectors(save_file(tmp_path, intact.replace(line, b"\nt%d" % number)))
         with pytest.raises(SourceError, match=r"could not convert string to float: 'one'"):
-            read_words(save_file(tmp_path, intact.replace(line, b"\nt%d one" % number)))
+            read_word_vectors(save_file(tmp_path, intact.replace(line, b"\nt%d one" % number)))
         with pytest.raises(SourceError, match=f"has {number:,} complete ones"):
-            read_words(save_file(tmp_path, intact.replace(line, b"\nt\0%d 1.0" % number)))
+            read_word_vectors(save_file(tmp_path, intact.replace(line, b"\nt\0%d 1.0" % number)))
 
 
 FOREIGN_FILES = {
@@ -310,7 +312,7 @@ def test_files_of_other_formats_are_refused(tmp_path: Path, kind: str) -> None:
     """The error names the format."""
     data, message = FOREIGN_FILES[kind]
     with pytest.raises(SourceError, match=message) as refused:
-        read_words(save_file(tmp_path, data))
+        read_word_vectors(save_file(tmp_path, data))
     assert str(tmp_path / "vectors") in str(refused.value)
 
 
@@ -320,11 +322,11 @@ def test_an_archive_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> N
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("glove.txt", glove(COLOURS, colours()))
     with pytest.raises(SourceError, match="is a zip archive, to be unpacked first"):
-        read_words(save_file(tmp_path, packed.getvalue()))
+        read_word_vectors(save_file(tmp_path, packed.getvalue()))
     with pytest.raises(SourceError, match="Is a directory"):
-        read_words(tmp_path)
+        read_word_vectors(tmp_path)
     with pytest.raises(SourceError, match="No such file"):
-        read_words(tmp_path / "none")
+        read_word_vectors(tmp_path / "none")
 
 
 class Trap:
@@ -345,7 +347,7 @@ def test_nothing_is_unpickled(tmp_path: Path, protocol: int, name: str) -> None:
     trap = pickle.dumps(Trap(canary), protocol)
     for data in (trap, gzip.compress(trap), b"1 2\n" + trap, b"\xef\xbb\xbf" + trap):
         with pytest.raises(SourceError):
-            read_words(save_file(tmp_path, data, name))
+            read_word_vectors(save_file(tmp_path, data, name))
     assert not canary.exists()
     pickle.loads(trap)  # the trap works
     assert canary.exists()
@@ -357,7 +359,7 @@ def test_the_native_format_of_gensim_is_refused(tmp_path: Path) -> None:
     native.add_vectors(list(COLOURS), colours())
     native.save(str(tmp_path / "native.kv"))
     with pytest.raises(SourceError, match=r"is a pickle.*save_word2vec_format writes such"):
-        read_words(tmp_path / "native.kv")
+        read_word_vectors(tmp_path / "native.kv")
 
 
 def open_files() -> int:
@@ -368,12 +370,12 @@ def test_reading_leaves_no_file_open(tmp_path: Path) -> None:
     """Files are closed after a success and after a failure."""
     good = save_file(tmp_path, word2vec_text(COLOURS, colours()), "good")
     bad = save_file(tmp_path, word2vec_text(COLOURS, colours())[:-30], "bad")
-    read_words(good)
+    read_word_vectors(good)
     before = open_files()
     for _ in range(5):
-        read_words(good)
+        read_word_vectors(good)
         with pytest.raises(SourceError):
-            read_words(bad)
+            read_word_vectors(bad)
     assert open_files() == before
 
 
@@ -381,7 +383,7 @@ def test_a_missing_gensim_is_reported(tmp_path: Path, monkeypatch: pytest.Monkey
     """The error is one sentence with the cure."""
     monkeypatch.setitem(__import__("sys").modules, "gensim.models", None)
     with pytest.raises(TesseraeError, match="make setup EXTRAS=devise"):
-        read_words(save_file(tmp_path, word2vec_text(COLOURS, colours())))
+        read_word_vectors(save_file(tmp_path, word2vec_text(COLOURS, colours())))
 
 
 # --- real files -----------------------------------------------------------------------------------
@@ -397,12 +399,12 @@ REAL = {
 def test_real_files_are_read_as_gensim_reads_them(real_data: Path, file: str) -> None:
     """The files come from three programs, and similar words have similar vectors."""
     path = real_data / "words" / file
-    words = read_words(path)
+    words = read_word_vectors(path)
     assert words.vectors.shape == REAL[file]
     theirs = KeyedVectors.load_word2vec_format(str(path), binary=file.endswith(".bin"))
     assert list(words.tokens) == theirs.index_to_key
     assert np.array_equal(words.vectors, theirs.vectors)
-    week, month, tree = (words.query(name) for name in ("week", "month", "tree"))
+    week, month, tree = (words.query_vector(name) for name in ("week", "month", "tree"))
     assert week @ month > week @ tree + 0.1
 
 
@@ -419,6 +421,6 @@ def test_numbers_may_be_separated_by_tabs_or_commas(
     first = [separator.join([b"3", b"3"])] if header and separator == b"\t" else []
     data = b"\xef\xbb\xbf" * (not first) + b"\r\n".join([*first, *lines]) + b"\r\n"
     (tmp_path / "v.txt").write_bytes(data)
-    words = read_words(tmp_path / "v.txt")
+    words = read_word_vectors(tmp_path / "v.txt")
     assert words.tokens == ("dog", "New York", "caf\u00e9")
     np.testing.assert_allclose(words.vectors, [[1, -0.5, 0.2]] * 3)

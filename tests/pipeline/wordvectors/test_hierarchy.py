@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import SourceError
 from pipeline.sources.text_tables import parse_words
-from pipeline.wordvectors.hierarchy import FAR, WORDNET, Hierarchy, read_hierarchy
+from pipeline.wordvectors.hierarchy import NO_PATH, WORDNET, Hierarchy, read_hierarchy
 
 Edge = tuple[str, str]
 
@@ -78,7 +78,7 @@ def nearest_kept(edges: set[Edge], node: str, keep: set[str]) -> set[str]:
 
 def test_rings_grow_by_one_hop() -> None:
     """Parents and children count alike, and every node comes once."""
-    rings = list(Hierarchy(KINDS).rings(["cat"]))
+    rings = list(Hierarchy(KINDS).nodes_by_hops(["cat"]))
     assert rings == [
         {"cat"},
         {"animal", "tabby"},
@@ -86,17 +86,23 @@ def test_rings_grow_by_one_hop() -> None:
         {"vehicle", "owl", "hen"},
         {"car"},
     ]
-    assert list(Hierarchy(KINDS).rings(["unknown"])) == [{"unknown"}]
-    assert list(Hierarchy(KINDS).rings([])) == []
+    assert list(Hierarchy(KINDS).nodes_by_hops(["unknown"])) == [{"unknown"}]
+    assert list(Hierarchy(KINDS).nodes_by_hops([])) == []
 
 
 def test_nodes_within_hops_exclude_the_start() -> None:
     """The sets of unseen classes are counted in this way."""
     kinds = Hierarchy(KINDS)
-    assert kinds.within(["cat", "car"], 0) == set()
-    assert kinds.within(["cat", "car"], 1) == {"animal", "tabby", "vehicle"}
-    assert kinds.within(["cat", "car"], 2) == {"animal", "tabby", "vehicle", "entity", "bird"}
-    assert kinds.within(["cat", "animal"], 1) == {"tabby", "bird", "entity"}
+    assert kinds.neighbours_within(["cat", "car"], 0) == set()
+    assert kinds.neighbours_within(["cat", "car"], 1) == {"animal", "tabby", "vehicle"}
+    assert kinds.neighbours_within(["cat", "car"], 2) == {
+        "animal",
+        "tabby",
+        "vehicle",
+        "entity",
+        "bird",
+    }
+    assert kinds.neighbours_within(["cat", "animal"], 1) == {"tabby", "bird", "entity"}
 
 
 @given(edges=DAGS, start=st.sets(st.sampled_from(NODES), min_size=1), hops=st.integers(0, 9))
@@ -106,17 +112,19 @@ def test_rings_and_hop_sets_match_a_plain_walk(
     """Hops count from the nearest of several starts."""
     kinds = Hierarchy(edges)
     walks = [walk(edges, node_of_start) for node_of_start in start]
-    nearest = {node: min(each.get(node, FAR) for each in walks) for node in set().union(*walks)}
-    rings = list(kinds.rings(start))
+    nearest = {node: min(each.get(node, NO_PATH) for each in walks) for node in set().union(*walks)}
+    rings = list(kinds.nodes_by_hops(start))
     assert {node: hop for hop, ring in enumerate(rings) for node in ring} == nearest
     assert sum(map(len, rings)) == len(nearest)
-    assert kinds.within(start, hops) == {node for node, hop in nearest.items() if 0 < hop <= hops}
+    assert kinds.neighbours_within(start, hops) == {
+        node for node, hop in nearest.items() if 0 < hop <= hops
+    }
 
 
 @given(edges=DAGS, wnids=st.lists(st.sampled_from([*NODES, "unknown"]), max_size=9))
 def test_distances_match_a_plain_walk(edges: set[Edge], wnids: list[str]) -> None:
     """Nodes may be missing in the graph, or requested twice."""
-    expected = [[walk(edges, origin).get(target, FAR) for target in wnids] for origin in wnids]
+    expected = [[walk(edges, origin).get(target, NO_PATH) for target in wnids] for origin in wnids]
     distances = Hierarchy(edges).distances(wnids)
     assert distances.dtype == np.int16
     assert distances.tolist() == expected
@@ -173,9 +181,9 @@ def test_returned_sets_are_copies() -> None:
     """Changing one changes neither the graph nor the valid classes."""
     kinds, valid = Hierarchy(KINDS), {"cat", "owl"}
     kinds.correct_set("cat", 5, valid).add("more")
-    next(kinds.rings(["cat"])).add("more")
+    next(kinds.nodes_by_hops(["cat"])).add("more")
     assert valid == {"cat", "owl"}
-    assert kinds.within(["cat"], 1) == {"animal", "tabby"}
+    assert kinds.neighbours_within(["cat"], 1) == {"animal", "tabby"}
     assert "more" not in kinds
 
 
@@ -190,7 +198,7 @@ def test_an_impossible_correct_set_is_refused(label: str, k: int, valid: list[st
 
 def test_a_narrowed_graph_has_the_nearest_remaining_parents() -> None:
     """A node without remaining ancestors is a child of the given root."""
-    left = Hierarchy(KINDS).narrowed(["animal", "tabby", "owl", "car", "ghost"], "root")
+    left = Hierarchy(KINDS).restricted_to(["animal", "tabby", "owl", "car", "ghost"], "root")
     assert left.edges == {
         ("root", "animal"),
         ("animal", "tabby"),
@@ -204,7 +212,7 @@ def test_a_narrowed_graph_has_the_nearest_remaining_parents() -> None:
 def test_a_narrowed_graph_matches_every_path_up(edges: set[Edge], keep: set[str]) -> None:
     """The oracle walks up every path from a node to its remaining ancestors."""
     expected = {(up, node) for node in keep for up in nearest_kept(edges, node, keep) or {"root"}}
-    assert Hierarchy(edges).narrowed(keep, "root").edges == expected
+    assert Hierarchy(edges).restricted_to(keep, "root").edges == expected
 
 
 def test_ancestors_have_their_smallest_number_of_steps() -> None:
@@ -214,7 +222,7 @@ def test_ancestors_have_their_smallest_number_of_steps() -> None:
     assert kinds.ancestors("entity") == {"entity": 0}
     circle = Hierarchy([("a", "b"), ("b", "a"), ("a", "a")])
     assert circle.ancestors("a") == {"a": 0, "b": 1}
-    assert circle.within(["a"], 5) == {"b"}
+    assert circle.neighbours_within(["a"], 5) == {"b"}
 
 
 @given(depths=st.tuples(st.integers(1, 6), st.integers(1, 6)), name=st.text(max_size=5))
@@ -257,7 +265,7 @@ def test_real_related_classes_are_nearer_than_unrelated_ones(real_data: Path) ->
     vectors = kinds.vectors(wnids[::4], 256)
     alike = vectors @ vectors.T - 2 * np.eye(len(vectors), dtype=np.float32)
     hops = kinds.distances(wnids[::4])
-    nearest = hops + FAR * np.eye(len(hops), dtype=np.int32)
+    nearest = hops + NO_PATH * np.eye(len(hops), dtype=np.int32)
     hops_of_most_similar = hops[np.arange(len(hops)), alike.argmax(1)]
     assert np.mean(hops_of_most_similar <= nearest.min(1) + 1) > 0.8
 
@@ -334,11 +342,11 @@ def test_hop_sets_of_ilsvrc_have_nearly_the_papers_sizes(real_data: Path) -> Non
     split = json.loads((real_data / "meta" / "imagenet-zsl-split.json").read_text())
     seen, unseen = split["train"], set(split["test"])
     kinds = read_hierarchy(real_data / "meta" / "wordnet.parent-child.txt")
-    near = [kinds.within(seen, hops) for hops in (1, 2, 3)]
+    near = [kinds.neighbours_within(seen, hops) for hops in (1, 2, 3)]
     assert [len(each) for each in near] == [1648, 6571, 11183]
     assert [len(each & unseen) for each in near] == [1548, 5989, 9705]
-    pictured = kinds.narrowed([*seen, *unseen], "root")
-    near = [pictured.within(seen, hops) & unseen for hops in (1, 2, 3)]
+    pictured = kinds.restricted_to([*seen, *unseen], "root")
+    near = [pictured.neighbours_within(seen, hops) & unseen for hops in (1, 2, 3)]
     assert [len(each) for each in near] == [1572, 7918, 13022]
     for hop_set, paper in zip(near, (1589, 7860), strict=False):
         assert len(hop_set) == pytest.approx(paper, rel=0.02)

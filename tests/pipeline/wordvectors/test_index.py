@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import TesseraeError
 from pipeline.wordvectors import index as word_index
-from pipeline.wordvectors.index import file_digest, open_words
-from pipeline.wordvectors.vectors import Words, class_vectors
+from pipeline.wordvectors.index import file_digest, open_word_vectors
+from pipeline.wordvectors.vectors import WordVectors, class_vectors
 
 TOKENS = (
     "dog",
@@ -56,7 +56,7 @@ def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("the file was read")
 
-    monkeypatch.setattr(word_index, "read_words", fail)
+    monkeypatch.setattr(word_index, "read_word_vectors", fail)
     monkeypatch.setattr(word_index, "file_digest", fail)
 
 
@@ -65,10 +65,10 @@ def test_a_words_file_is_read_once(
 ) -> None:
     """Afterwards its index is mapped, and its digest is not computed again."""
     digest = file_digest(file)
-    first = open_words(file, digest, folder)
+    first = open_word_vectors(file, digest, folder)
     assert isinstance(first.vectors, np.memmap)
     forbid_reading(monkeypatch)
-    again = open_words(file, digest, folder)
+    again = open_word_vectors(file, digest, folder)
     assert list(again.tokens) == list(TOKENS)
     np.testing.assert_array_equal(first.vectors, again.vectors)
 
@@ -86,7 +86,7 @@ def test_an_index_finds_the_same_tokens_as_the_words(
     """Tokens in any case, and missing ones, give the same results."""
     folder = tmp_path_factory.mktemp("index")
     vectors = np.random.default_rng(1).standard_normal((len(tokens), 3)).astype(np.float32)
-    plain = Words(tokens, vectors)
+    plain = WordVectors(tokens, vectors)
     word_index._write(plain, folder / "x.words")
     mapped = word_index._mapped(folder / "x.words")
     assert mapped is not None
@@ -97,7 +97,7 @@ def test_an_index_finds_the_same_tokens_as_the_words(
         *other_tokens,
         *(f(t) for t in tokens for f in (str.upper, str.casefold)),
     }:
-        assert mapped.find(token) == plain.find(token), token
+        assert mapped.index_of(token) == plain.index_of(token), token
     assert mapped.nearest_spellings(tokens[0]) == plain.nearest_spellings(tokens[0])
     expected = class_vectors(plain, [("n1", ", ".join(tokens))])
     vectors_of_mapped = class_vectors(mapped, [("n1", ", ".join(tokens))])
@@ -109,12 +109,12 @@ def test_tokens_with_the_same_hash_are_distinguished(
 ) -> None:
     """The text of the tokens decides."""
     monkeypatch.setattr(word_index, "_hash", len)
-    words = Words(TOKENS, np.eye(len(TOKENS), dtype=np.float32))
+    words = WordVectors(TOKENS, np.eye(len(TOKENS), dtype=np.float32))
     word_index._write(words, tmp_path / "x.words")
     mapped = word_index._mapped(tmp_path / "x.words")
     assert mapped is not None
-    assert [mapped.find(token) for token in TOKENS] == list(range(len(TOKENS)))
-    assert mapped.find("cat") is None
+    assert [mapped.index_of(token) for token in TOKENS] == list(range(len(TOKENS)))
+    assert mapped.index_of("cat") is None
 
 
 def test_a_touched_file_is_compared_with_its_digest(
@@ -122,28 +122,28 @@ def test_a_touched_file_is_compared_with_its_digest(
 ) -> None:
     """With the same digest the index is used; with another one the file is refused."""
     digest = file_digest(file)
-    open_words(file, digest, folder)
+    open_word_vectors(file, digest, folder)
     os.utime(file, ns=(1, 1))
     reads: list[Path] = []
     compute = word_index.file_digest
     monkeypatch.setattr(word_index, "file_digest", lambda f: reads.append(f) or compute(f))
-    monkeypatch.setattr(word_index, "read_words", lambda f: pytest.fail("it was read"))
-    assert len(open_words(file, digest, folder)) == len(TOKENS)
-    assert len(open_words(file, digest, folder)) == len(TOKENS)
+    monkeypatch.setattr(word_index, "read_word_vectors", lambda f: pytest.fail("it was read"))
+    assert len(open_word_vectors(file, digest, folder)) == len(TOKENS)
+    assert len(open_word_vectors(file, digest, folder)) == len(TOKENS)
     assert reads == [file]
     write(file, seed=1)
     with pytest.raises(TesseraeError, match="is not the file that the run learned words from"):
-        open_words(file, digest, folder)
+        open_word_vectors(file, digest, folder)
 
 
 def test_an_indexed_file_may_be_deleted(file: Path, folder: Path) -> None:
     """The index has the digest; without an index the file is needed."""
     digest = file_digest(file)
-    open_words(file, digest, folder)
+    open_word_vectors(file, digest, folder)
     file.unlink()
-    assert open_words(file, digest, folder).find("dog") == 0
+    assert open_word_vectors(file, digest, folder).index_of("dog") == 0
     with pytest.raises(TesseraeError, match="cannot be read"):
-        open_words(file, digest, folder / "elsewhere")
+        open_word_vectors(file, digest, folder / "elsewhere")
 
 
 def _cut(data: bytes) -> bytes:
@@ -178,13 +178,13 @@ def test_a_damaged_index_is_rebuilt(
 ) -> None:
     """The words file is read again."""
     digest = file_digest(file)
-    open_words(file, digest, folder)
+    open_word_vectors(file, digest, folder)
     index = folder / f"{digest}.words"
     intact = index.read_bytes()
     assert spoil(intact) != intact
     index.write_bytes(spoil(intact))
-    opened = open_words(file, digest, folder)
-    assert [opened.find(token) for token in TOKENS] == list(range(len(TOKENS)))
+    opened = open_word_vectors(file, digest, folder)
+    assert [opened.index_of(token) for token in TOKENS] == list(range(len(TOKENS)))
     assert index.read_bytes() == intact
 
 
@@ -199,16 +199,16 @@ def test_a_folder_that_cannot_be_written_is_no_error(
     monkeypatch.setattr(os, "fsync", full)
     digest = file_digest(file)
     for _ in range(2):
-        assert open_words(file, digest, folder).find("church") == 2
+        assert open_word_vectors(file, digest, folder).index_of("church") == 2
     assert list(folder.iterdir()) == []
 
 
 def test_the_index_of_another_file_is_deleted(file: Path, folder: Path) -> None:
     """Files that are no index stay."""
-    open_words(file, file_digest(file), folder)
+    open_word_vectors(file, file_digest(file), folder)
     (folder / "mine.words").write_text("mine")
     digest = write(file, seed=1)
-    open_words(file, digest, folder)
+    open_word_vectors(file, digest, folder)
     names = {path.name for path in folder.iterdir()}
     assert names == {f"{digest}.words", f"{digest}.seen.json", "mine.words"}
 
@@ -217,5 +217,5 @@ def test_the_index_of_another_file_is_deleted(file: Path, folder: Path) -> None:
 def test_an_invalid_digest_is_refused(file: Path, folder: Path, digest: str) -> None:
     """The digest may come from an untrusted run."""
     with pytest.raises(TesseraeError, match="not the SHA-256"):
-        open_words(file, digest, folder)
+        open_word_vectors(file, digest, folder)
     assert not folder.exists()

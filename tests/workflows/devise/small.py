@@ -13,10 +13,10 @@ import torch
 from pipeline.backbone.load import open_backbone
 from pipeline.features import extract
 from pipeline.features.loader import FeatureLoader
-from pipeline.features.shard import extract_shard
-from pipeline.features.worker import FeatureWork, workspace
+from pipeline.features.shard_task import extract_shard
+from pipeline.features.worker import FeatureTaskConfig, workspace
 from pipeline.store import records
-from pipeline.store.features import FeatureChoices
+from pipeline.store.features import FeatureOptions
 from pipeline.store.open import open_objects
 from tests.pictures import jpeg, prepare_inline
 from workflows.devise.class_space import FILE
@@ -94,17 +94,17 @@ def features_inline(store: Path, trunk: Path, split: str, **choices: Any) -> str
     """Extract a split's features in this process; return their name."""
     objects = open_objects(str(store))
     backbone = open_backbone(trunk)
-    recipe = extract.settle(objects, split, backbone, FeatureChoices(**choices))
+    recipe = extract.resolve_recipe(objects, split, backbone, FeatureOptions(**choices))
     plan = records.load_plan(objects, split)
     run = extract.new_run(recipe.name, split)
     objects = open_objects(str(store), run)
     objects.begin()
     extract.begin(objects, recipe, plan, KINDS)
-    work = FeatureWork(
+    work = FeatureTaskConfig(
         store=str(store), split=split, run=run, name=recipe.name, trunk=str(trunk), kinds=KINDS
     )
     workspace.cache_clear()
-    for shard in extract.missing(objects, recipe, plan, KINDS):
+    for shard in extract.missing_shards(objects, recipe, plan, KINDS):
         extract_shard(work, shard)
     extract.finish(objects, recipe, plan)
     objects.end()
@@ -132,7 +132,7 @@ def small_stage(small: Small, folder: Path, world: World | None = None, **choice
     listed = records.load_recipe(open_objects(str(small.store))).classes
     vectors = vectors_of(options, listed)
     parts = class_parts(
-        vectors.wnids, vectors.known, seen=options.seen_classes, unseen=options.unseen_classes,
+        vectors.wnids, vectors.has_vector, seen=options.seen_classes, unseen=options.unseen_classes,
         validation=options.validation_classes, seed=options.class_split_seed,
     )  # fmt: skip
     if not (folder / FILE).exists():
@@ -144,11 +144,11 @@ def small_stage(small: Small, folder: Path, world: World | None = None, **choice
     space = load_space(folder)
     train = FeatureLoader(
         small.store, small.features, batch_size=options.batch_size, seed=options.seed,
-        mirrored=options.mirrored, only=space.labels(SEEN).tolist(), rank=0, world=1,
+        mirrored=options.mirrored, include_labels=space.labels(SEEN).tolist(), rank=0, world=1,
     )  # fmt: skip
     held_out = FeatureLoader(
         small.store, small.features, "val", batch_size=8, order="sequential",
-        only=space.labels(SEEN, VALIDATION).tolist(), drop_last=False, rank=0, world=1,
+        include_labels=space.labels(SEEN, VALIDATION).tolist(), drop_last=False, rank=0, world=1,
     )  # fmt: skip
     torch.manual_seed(options.seed)
     return Devise(options, Data(train, held_out, WORDS, folder=str(folder)), world or World())

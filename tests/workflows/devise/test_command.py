@@ -218,7 +218,7 @@ def test_the_trunk_is_trained_from_pixels(
     assert opened.transform == before.trunk.transform
     assert opened.digest == model.trunk.digest != before.trunk.digest
     images = torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8)
-    torch.testing.assert_close(opened.features(images), model.trunk.features(images))
+    torch.testing.assert_close(opened.extract(images), model.trunk.extract(images))
     with pytest.raises(TesseraeError, match="is a training run: `tesserae export"):
         open_backbone(tmp_path / "run")
 

@@ -91,12 +91,12 @@ def test_a_split_of_other_sizes_is_not_evaluated_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A default split is skipped with a notice; a named one is refused."""
-    load = records.load_done
+    load = records.load_finish_record
 
     def of_another_size(objects: Any, split: str) -> Any:
         return SimpleNamespace(sizes=(48,)) if split == "val" else load(objects, split)
 
-    monkeypatch.setattr(module.records, "load_done", of_another_size)
+    monkeypatch.setattr(module.records, "load_finish_record", of_another_size)
     data, _ = prepare_data(words(small, tmp_path), options(small), None, "val")  # type: ignore[arg-type]
     assert data.held_out is None
     assert [split for split, _ in extractions] == ["train"]

@@ -175,7 +175,7 @@ def small_pixel_stage(small: Small, folder: Path, **choices: Any) -> Devise:
     ready = small_stage(small, folder)
     options = DeviseOptions(**{**vars(ready.options), **choices})
     only = ready.space.labels(SEEN).tolist()
-    loader = Loader(small.store, size=SIZE, batch_size=8, only=only, rank=0, world=1)
+    loader = Loader(small.store, size=SIZE, batch_size=8, include_labels=only, rank=0, world=1)
     torch.manual_seed(0)
     return Devise(options, Data(loader, None, WORDS, folder=str(folder)), World())
 
@@ -188,7 +188,7 @@ def test_an_opened_new_trunk_maps_each_image_independently() -> None:
     assert norms
     assert not any(norm.training for norm in norms)
     images = torch.randint(0, 256, (4, 3, SIZE, SIZE), dtype=torch.uint8)
-    together, alone = trunk.features(images), trunk.features(images[:1])
+    together, alone = trunk.extract(images), trunk.extract(images[:1])
     torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -201,8 +201,8 @@ def test_an_unusable_word_space_is_refused(small: Small, tmp_path: Path) -> None
         wnids=tuple(stage.space.wnids),
         names=WORDS,
         vectors=vectors,
-        how=("token",) * labels,
-        used=((),) * labels,
+        sources=("token",) * labels,
+        used_names=((),) * labels,
     )
     parts = np.full(labels, SEEN, np.int8)
     features = np.ones((3, 2), np.float32)

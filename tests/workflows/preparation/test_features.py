@@ -14,7 +14,7 @@ import pytest
 from pipeline.backbone.load import open_backbone
 from pipeline.errors import TesseraeError
 from pipeline.features.reader import open_features
-from pipeline.features.shard import FeatureReport
+from pipeline.features.shard_task import FeatureReport
 from pipeline.loader import Loader
 from pipeline.store import features, layout
 from pipeline.store.open import open_objects
@@ -360,7 +360,7 @@ def test_features_of_photographs_match_the_loader(real_data: Path, tmp_path: Pat
     assert (stored.recipe.stored_size, stored.dim) == (224, 768)
     backbone = open_backbone(trunk)
     for batch in Loader(store, size=224, batch_size=8, rank=0, world=1):
-        expected = backbone.features(batch.images)  # type: ignore[arg-type]
+        expected = backbone.extract(batch.images)  # type: ignore[arg-type]
         rows = stored.rows(batch.rows.numpy())
         np.testing.assert_allclose(rows, expected.numpy(), rtol=1e-3, atol=1e-4)
     assert run_command("verify", store, scratch=tmp_path, seconds=SECONDS).status == 0

@@ -184,7 +184,7 @@ def test_a_lost_source_index_is_rebuilt_from_the_images(
 ) -> None:
     """A damaged index is not used, and repairs that read no image work without it."""
     before = snapshot(store)
-    damage(store, layout.rows("train"), kind, np.random.default_rng(0))
+    damage(store, layout.source_index("train"), kind, np.random.default_rng(0))
     lose(store, layout.part("train", 0))
     assert tesserae(monkeypatch, "repair", store) == 0
     lose(store)
@@ -202,7 +202,7 @@ def test_a_lost_source_index_does_not_stop_prepare(
     """The command lists the source again and continues."""
     before = snapshot(store)
     for kind in ("flip", "truncate", "remove"):
-        damage(store, layout.rows("train"), kind, np.random.default_rng(1))
+        damage(store, layout.source_index("train"), kind, np.random.default_rng(1))
         assert tesserae(monkeypatch, "prepare", source, store, *SMALL_OPTIONS) == 0
         lose(store)
         assert tesserae(monkeypatch, "repair", store) == 0

@@ -55,8 +55,8 @@ def test_exactly_the_readable_rows_have_vectors(
     np.testing.assert_array_equal(np.flatnonzero(embedded.readable), rows)
     for row, vector in zip(rows.tolist(), toy.images(images), strict=True):
         np.testing.assert_allclose(embedded.vector(row), vector, atol=1e-6)
-    assert len(split.absent) == 3
-    assert not embedded.index.vectors.array[split.absent].any()
+    assert len(split.excluded) == 3
+    assert not embedded.index.vectors.array[split.excluded].any()
     results = embedded.index.search(embedded.sample(1000), len(embedded.index)).rows
     assert set(results[results >= 0].tolist()) == set(rows.tolist())
 
@@ -154,7 +154,7 @@ def test_mirrored_copies_follow_all_rows(toy: Toy, split: Split, tmp_path: Path)
         embedded.index.vectors.array[42 + rows], toy.images(images[:, :, ::-1]), atol=1e-6
     )
     np.testing.assert_array_equal(np.flatnonzero(embedded.readable), rows)
-    assert not embedded.index.vectors.usable[42 + split.absent].any()
+    assert not embedded.index.vectors.usable[42 + split.excluded].any()
 
 
 def test_a_mirrored_copy_in_the_same_block_is_recognised(
@@ -255,11 +255,11 @@ def test_vectors_of_quarantined_rows_are_dropped(
 
     def more(self: Toy, name: str) -> Iterator[Any]:
         yield from rows(self, name)
-        yield split.absent, np.ones((len(split.absent), self.dim), np.float32)
+        yield split.excluded, np.ones((len(split.excluded), self.dim), np.float32)
 
     monkeypatch.setattr(Toy, "rows", more)
     embedded = opened(toy, tmp_path, split)
-    assert not embedded.readable[split.absent].any()
+    assert not embedded.readable[split.excluded].any()
 
 
 def test_progress_is_shown(toy: Toy, split: Split, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.store import records
 from pipeline.store.open import open_objects
-from pipeline.wordvectors.files import read_words
+from pipeline.wordvectors.files import read_word_vectors
 from pipeline.wordvectors.hierarchy import Hierarchy
 from pipeline.wordvectors.vectors import class_vectors
 from tests.commands import run
@@ -34,7 +34,7 @@ def data(small: Small) -> StudyData:
     return devise.open_study_data(
         str(small.store),
         small.features,
-        class_vectors(read_words(small.words), listed),
+        class_vectors(read_word_vectors(small.words), listed),
         Hierarchy([("top", wnid) for wnid in WNIDS]),
         unseen="2",
         validation=2,

@@ -61,7 +61,7 @@ def test_ranks_that_a_batch_leaves_out_are_named(
     batch: int, ranks: int, workers: int, message: str | None
 ) -> None:
     """The notice names batch sizes that would use all ranks."""
-    notice = WorldConfig(ranks, batch=batch).left_out(workers)
+    notice = WorldConfig(ranks, batch=batch).unused_workers_notice(workers)
     assert notice is None if message is None else message in str(notice)
 
 

@@ -55,7 +55,7 @@ def test_names_and_bytes_equal_those_of_tarfile(format_, files):
         expected = {
             member.name: oracle.extractfile(member).read() for member in oracle if member.isfile()
         }
-    assert walked(Tar(io.BytesIO(data), "t", len(data), seeks=True)) == expected
+    assert walked(Tar(io.BytesIO(data), "t", len(data), can_seek=True)) == expected
     assert walked(Tar(FrontToBack(data), "t")) == expected
 
 
@@ -69,14 +69,14 @@ def test_names_and_bytes_equal_those_of_tarfile(format_, files):
 def test_ustar_names_may_be_split_over_two_fields(files):
     """The oldest of the three formats has a prefix field for long names."""
     data = tar_bytes(files, format=tarfile.USTAR_FORMAT)
-    assert walked(Tar(io.BytesIO(data), "t", len(data), seeks=True)) == files
+    assert walked(Tar(io.BytesIO(data), "t", len(data), can_seek=True)) == files
 
 
 def test_a_long_ustar_name_is_joined():
     """A name of 155 characters before a slash and 100 after it is joined from both fields."""
     files = {f"{'p' * 60}/{'q' * 70}/{'r' * 90}": b"1"}
     data = tar_bytes(files, format=tarfile.USTAR_FORMAT)
-    assert walked(Tar(io.BytesIO(data), "t", len(data), seeks=True)) == files
+    assert walked(Tar(io.BytesIO(data), "t", len(data), can_seek=True)) == files
 
 
 @given(files=members.filter(bool), data=st.data())
@@ -89,7 +89,7 @@ def test_a_truncated_tar_is_refused(files, data):
     end = last.offset_data + -(-last.size // 512) * 512
     cut = archive[: data.draw(st.integers(0, end + 511))]
     for tar in (
-        Tar(io.BytesIO(cut), "some.tar", len(cut), seeks=True),
+        Tar(io.BytesIO(cut), "some.tar", len(cut), can_seek=True),
         Tar(FrontToBack(cut), "some.tar"),
     ):
         with pytest.raises(SourceError, match=r"some\.tar is not a whole tar"):
@@ -116,7 +116,7 @@ def test_a_flipped_byte_in_a_header_is_detected(at, flip):
     """The checksum of the header covers its 512 bytes."""
     data = bytearray(tar_bytes({"a.jpg": b"x" * 10, "b.jpg": b"y"}))
     data[1024 + at] ^= flip
-    tar = Tar(io.BytesIO(bytes(data)), "t", len(data), seeks=True)
+    tar = Tar(io.BytesIO(bytes(data)), "t", len(data), can_seek=True)
     field = 148 <= at < 156  # the sum's own field has bytes that mean nothing, as spaces
     if field:
         try:
@@ -188,7 +188,7 @@ def test_folders_devices_and_pipes_are_skipped_and_links_are_resolved():
             member.type, member.linkname = kind, target
             tar.addfile(member)
     walked_members = list(
-        Tar(io.BytesIO(out.getvalue()), "t", len(out.getvalue()), seeks=True).members()
+        Tar(io.BytesIO(out.getvalue()), "t", len(out.getvalue()), can_seek=True).members()
     )
     assert [(member.name, member.target) for member in walked_members] == [
         ("d/a.jpg", None),
@@ -242,7 +242,7 @@ def test_an_inner_tar_may_lack_its_closing_zeros():
     """An inner tar without closing zeros is read, since the outer header has its length."""
     inner = tar_bytes({"a.jpg": b"1" * 512})[:1024]
     outer = tar_bytes({"c.tar": inner, "z": b"z"})
-    tar = Tar(io.BytesIO(outer), "t", len(outer), seeks=True)
+    tar = Tar(io.BytesIO(outer), "t", len(outer), can_seek=True)
     first = next(tar.members())
     walked_members = list(tar.members(first.offset, first.offset + first.num_bytes))
     assert [member.name for member in walked_members] == ["a.jpg"]
@@ -307,7 +307,7 @@ def test_concatenated_archives_are_read_to_their_end(packing, parts, data):
     walked_members = list(Tar(file, "t").members())
     assert [member.name for member in walked_members] == expected
     if packing == "plain":
-        seeking = Tar(io.BytesIO(archive), "t", len(archive), seeks=True)
+        seeking = Tar(io.BytesIO(archive), "t", len(archive), can_seek=True)
         assert [member.name for member in seeking.members()] == expected
         sizes = [len(data) for part in parts for data in part.values()]
         assert [member.num_bytes for member in walked_members] == sizes
@@ -374,7 +374,7 @@ def header_with(**fields: bytes) -> bytes:
 def test_an_impossible_size_is_refused(size):
     """Signs, separators, other digits, and negative or huge values are no size."""
     data = header_with(size=size) + bytes(1024)
-    for tar in (Tar(io.BytesIO(data), "t", len(data), seeks=True), Tar(FrontToBack(data), "t")):
+    for tar in (Tar(io.BytesIO(data), "t", len(data), can_seek=True), Tar(FrontToBack(data), "t")):
         with pytest.raises(SourceError, match="not a whole tar"):
             walked(tar)
 

@@ -10,7 +10,7 @@ from pipeline.errors import SourceError
 from pipeline.sources import open_source, splits
 from pipeline.sources.archives.outline import is_image
 from pipeline.sources.classes.decision import Evidence
-from pipeline.sources.classes.order import SplitClasses, settle_classes
+from pipeline.sources.classes.store_classes import SplitClasses, combine_classes
 from pipeline.sources.clutter import HIDDEN, IGNORED, SYSTEM, TEXTS, UNFINISHED
 from pipeline.sources.options import SourceOptions
 from pipeline.sources.spool import spool_block, spool_listing
@@ -47,7 +47,7 @@ def passed(path: Path, split: str = "train") -> dict[str, int]:
             spool_block(block, str(spool))
         listing = spool_listing(str(spool), blocks)
     evidence = Evidence.decode(listing.schema.metadata)
-    return {why: seen.count for why, seen in evidence.passed.items()}
+    return {why: seen.count for why, seen in evidence.skipped.items()}
 
 
 def test_images_beside_the_class_folders_and_other_files_are_counted(tmp_path):
@@ -82,7 +82,7 @@ def test_ignored_names_are_ignored_in_archives_too(tmp_path):
     options = SourceOptions(ignore=("masks", "*_mask.png"))
     listing = open_source(path, "train", None, options).list(lambda num_new: None)
     assert listing["key"].to_pylist() == ["cat/a.jpg", "dog/b.jpg"]
-    assert Evidence.decode(listing.schema.metadata).passed[IGNORED].count == 2
+    assert Evidence.decode(listing.schema.metadata).skipped[IGNORED].count == 2
     inner = tar_bytes({"a.jpg": b"1", "a_mask.png": b"2"})
     outer = tar_at(tmp_path / "y", {"cat.tar": inner})
     assert open_source(outer, "train", None, options).list(print)["key"].to_pylist() == [
@@ -115,7 +115,7 @@ def test_nested_folders_are_refused_or_read_with_recursive(tmp_path, split):
     for recursive in ("first", "last"):
         source = open_source(path, "train", options=SourceOptions(recursive=recursive))
         evidence = Evidence.decode(source.list(lambda num_new: None).schema.metadata)
-        assert settle_classes({"train": SplitClasses(evidence)}).names  # no further question
+        assert combine_classes({"train": SplitClasses(evidence)}).names  # no further question
     with pytest.raises(SourceError, match=r"which folder is the class\? Pass --recursive first"):
         listed(path)
     assert listed(path, recursive="first") == {

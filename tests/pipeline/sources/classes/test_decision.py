@@ -10,7 +10,7 @@ from pipeline.errors import SourceError
 from pipeline.sources.classes.decision import (
     METADATA,
     UNLABELLED,
-    Basis,
+    ClassBasis,
     ClassTable,
     Evidence,
     Labeller,
@@ -18,7 +18,7 @@ from pipeline.sources.classes.decision import (
     read_label,
 )
 from pipeline.sources.classes.number_tables import parse_class_table, parse_mapping
-from pipeline.sources.classes.order import Classes, SplitClasses, order_of, settle_classes
+from pipeline.sources.classes.store_classes import Classes, SplitClasses, combine_classes, sort_key
 from pipeline.sources.options import LISTING_RULES, SourceOptions
 from pipeline.sources.text_tables import parse_words
 from pipeline.store import recipe
@@ -36,7 +36,7 @@ def evidence(*samples: tuple[str, Any], table: ClassTable | None = None, **how: 
 
 def settled(*samples: tuple[str, Any], table: ClassTable | None = None, **how: Any) -> Classes:
     """Return the classes of one split of *samples*."""
-    return settle_classes({"train": SplitClasses(evidence(*samples, table=table, **how), table)})
+    return combine_classes({"train": SplitClasses(evidence(*samples, table=table, **how), table)})
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_numbers_without_names_are_in_the_order_of_numbers() -> None:
     assert (classes.names, classes.numbers) == (("1", "9", "10", "200"), (1, 9, 10, 200))
     folders = settled(*((f"{name}/1.png", ()) for name in ("10", "9", "x", "100", "b")))
     assert folders.names == ("9", "10", "100", "b", "x")
-    assert sorted(["10", "9", "a"], key=order_of) == ["9", "10", "a"]
+    assert sorted(["10", "9", "a"], key=sort_key) == ["9", "10", "a"]
 
 
 def test_a_number_beyond_its_table_is_refused_with_the_sample() -> None:
@@ -177,10 +177,10 @@ def test_classes_are_those_of_all_splits() -> None:
         "train": SplitClasses(evidence(("a/1", ()), ("c/1", ()))),
         "val": SplitClasses(evidence(("b/1", ()))),
     }
-    splits["val"].evidence.add_class("d", Basis("folder"), 0)
-    classes = settle_classes(splits)
+    splits["val"].evidence.add_class("d", ClassBasis("folder"), 0)
+    classes = combine_classes(splits)
     assert (classes.names, classes.empty) == (("a", "b", "c", "d"), {"d"})
-    assert classes.shown().names == ("a", "b", "c")
+    assert classes.non_empty().names == ("a", "b", "c")
 
 
 def test_splits_that_number_their_classes_differently_are_refused() -> None:
@@ -192,7 +192,7 @@ def test_splits_that_number_their_classes_differently_are_refused() -> None:
             "val": SplitClasses(evidence(("1", 0), table=table), table),
         }
         with pytest.raises(SourceError, match=r"'train' and 'val' number their classes differ"):
-            settle_classes(splits)
+            combine_classes(splits)
 
 
 def test_names_may_differ_only_in_case_within_one_split() -> None:
@@ -202,7 +202,7 @@ def test_names_may_differ_only_in_case_within_one_split() -> None:
     assert "differ in case alone" in letters.notes[0]
     apart = {n: SplitClasses(evidence((f"{n}/1", ()))) for n in ("Dog", "dog")}
     with pytest.raises(SourceError, match="'Dog' and 'dog' differ in case alone"):
-        settle_classes(apart)
+        combine_classes(apart)
 
 
 def test_a_name_in_two_compositions_is_one_class() -> None:
@@ -250,12 +250,12 @@ def test_lines_of_tables_hold_numbers_words_or_just_names() -> None:
 def test_evidence_is_stored_with_its_listing() -> None:
     """Evidence in the metadata of blocks merges into that of the source."""
     first, second = evidence(("a/1", ()), ("b/2", ())), evidence(("a/3", ()), ("c", -1))
-    second.pass_over("system folders", "@eaDir", 2)
+    second.skip("system folders", "@eaDir", 2)
     merged = Evidence.decode(first.encode())
     assert merged == first
     merged.merge(Evidence.decode(second.encode()))
     assert {n: s.count for n, b, s in merged.items()} == {"a": 2, "b": 1, UNLABELLED: 1}
-    assert merged.passed["system folders"].count == 2
+    assert merged.skipped["system folders"].count == 2
     assert Evidence.decode(None) == Evidence()
 
 
@@ -266,7 +266,7 @@ def test_older_stores_are_listed_by_their_own_rules() -> None:
     assert Labeller(BIRDS, old).key("cat/a.jpg", {"label": 9}, "x")[0] == "cat/a.jpg"
     with pytest.raises(SourceError, match="listing rules 1"):
         Labeller(None, old).key("a.jpg", {}, "x")
-    classes = settle_classes(
+    classes = combine_classes(
         {"train": SplitClasses(evidence(*((f"{n}", n) for n in range(11)), rules=1))}, rules=1
     )
     assert classes.names[:3] == ("0", "1", "10")
@@ -299,7 +299,7 @@ def test_splits_write_a_number_in_one_way() -> None:
         "val": SplitClasses(evidence(("b", "01"))),
     }
     with pytest.raises(SourceError, match="are the number 1 written in two ways"):
-        settle_classes(splits)
+        combine_classes(splits)
 
 
 def test_a_number_with_too_many_digits_is_refused_with_its_sample() -> None:
@@ -312,6 +312,6 @@ def test_evidence_of_an_earlier_spool_is_read() -> None:
     """Evidence without the text of a number, of an earlier version, is read."""
     fields = {"seen": [["3", "number", 3, "", "3/a", 5]], "passed": {}, "notes": []}
     decoded = Evidence.decode({METADATA: json.dumps(fields).encode()})
-    assert list(decoded.seen) == [("3", Basis("number", 3))]
+    assert list(decoded.groups) == [("3", ClassBasis("number", 3))]
     again = evidence(("a", "03"))
-    assert Evidence.decode(again.encode()).seen.keys() == again.seen.keys()
+    assert Evidence.decode(again.encode()).groups.keys() == again.groups.keys()

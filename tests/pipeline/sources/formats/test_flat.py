@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import SourceError
-from pipeline.sources import open_source, splits, unlabelled_test
+from pipeline.sources import open_source, splits, unlabelled_test_remark
 from pipeline.sources.classes.decision import Evidence
-from pipeline.sources.classes.order import SplitClasses, settle_classes
+from pipeline.sources.classes.store_classes import SplitClasses, combine_classes
 from pipeline.sources.options import SourceOptions
 from tests.pipeline.sources.layouts import write_folder
 
@@ -98,13 +98,15 @@ def test_a_flat_test_split_that_is_left_out_is_counted(tmp_path, base):
     """The remark on an unlabelled test split says how to add it."""
     names = [f"{base}test/ILSVRC2012_test_{k}.JPEG" for k in range(3)]
     root = files(tmp_path, f"{base}train/n01440764/a.JPEG", *names)
-    remark = unlabelled_test(root)
+    remark = unlabelled_test_remark(root)
     assert remark.startswith(f"test is left out: 3 images of no class right in {root / base}")
     listing = open_source(root, "train").list(lambda num_new: None)
-    assert Evidence.decode(listing.schema.metadata).passed == {}
-    assert unlabelled_test(files(tmp_path / "x", "train/cat/0.jpg", "val/cat/1.jpg")) == ""
-    assert unlabelled_test(files(tmp_path / "y", "test/cat/0.jpg")) == ""
-    assert unlabelled_test(root, options=SourceOptions(rules=1)) == ""  # they know no such split
+    assert Evidence.decode(listing.schema.metadata).skipped == {}
+    assert unlabelled_test_remark(files(tmp_path / "x", "train/cat/0.jpg", "val/cat/1.jpg")) == ""
+    assert unlabelled_test_remark(files(tmp_path / "y", "test/cat/0.jpg")) == ""
+    assert (
+        unlabelled_test_remark(root, options=SourceOptions(rules=1)) == ""
+    )  # they know no such split
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def test_a_flat_test_split_that_is_left_out_is_counted(tmp_path, base):
 )
 def test_a_test_split_that_would_be_refused_is_not_mentioned(tmp_path, names):
     """No remark names a test split that would be refused, or a class of that name."""
-    assert unlabelled_test(files(tmp_path, *names)) == ""
+    assert unlabelled_test_remark(files(tmp_path, *names)) == ""
 
 
 def test_names_that_begin_with_wnids_tell_classes_without_folders(tmp_path):
@@ -131,7 +133,7 @@ def test_names_that_begin_with_wnids_tell_classes_without_folders(tmp_path):
     listing = open_source(root / "train", "train").list(lambda num_new: None)
     split_classes = SplitClasses(Evidence.decode(listing.schema.metadata))
     with pytest.raises(SourceError, match=r"a class by its folder or name, and '-/cat\.jpg' lies"):
-        settle_classes({"train": split_classes})
+        combine_classes({"train": split_classes})
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_an_image_may_have_any_name(tmp_path):
     }
     assert listed(write_files(tmp_path, samples | passed_over)) == samples
     table = open_source(tmp_path, "train").list(lambda num_new: None)
-    passed = Evidence.decode(table.schema.metadata).passed
+    passed = Evidence.decode(table.schema.metadata).skipped
     assert {why: seen.count for why, seen in passed.items()} == {
         "hidden by a dot": 2,
         "texts, tables and archives": 2,
@@ -241,7 +241,7 @@ def test_entries_beside_the_splits_are_counted(tmp_path):
     names = ("train/a/1.jpg", "more/b/2.jpg", "3.jpg", "val/a/4.jpg")
     root = write_files(tmp_path, dict.fromkeys(names, b"x"))
     table = open_source(root, "train").list(lambda num_new: None)
-    passed = Evidence.decode(table.schema.metadata).passed
+    passed = Evidence.decode(table.schema.metadata).skipped
     assert passed["images and folders beside those of the splits"].count == 2
 
 

@@ -194,7 +194,7 @@ def test_flat_val_images_do_not_count_as_left_out_beside_train(tmp_path):
     write_devkit(root)
     assert splits(root) == ["train", "val"]
     listing = open_source(root, "train").list(lambda num_new: None)
-    assert Evidence.decode(listing.schema.metadata).passed == {}
+    assert Evidence.decode(listing.schema.metadata).skipped == {}
 
 
 def test_the_val_tar_and_the_val_folder_have_one_digest(tmp_path):
@@ -241,7 +241,7 @@ def test_the_real_devkit_is_read(real_data):
     """The real devkit has 50,000 lines, 50 images a class, and its own order of classes."""
     pytest.importorskip("scipy")
     location = Location(str(real_data / "meta"))
-    truth = metadata.find_truth(location)
+    truth = metadata.find_ground_truth(location)
     assert len(truth.by_number) == 50_000
     wnids, counts = np.unique(truth.by_number, return_counts=True)
     assert len(wnids) == 1000

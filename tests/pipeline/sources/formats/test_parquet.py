@@ -225,7 +225,7 @@ def test_an_error_of_the_disk_in_the_middle_is_a_read_error(tmp_path, monkeypatc
 
         readall = None
 
-    monkeypatch.setattr(Location, "open", lambda self, path, **_: Broken(self.full(path)))
+    monkeypatch.setattr(Location, "open", lambda self, path, **_: Broken(self.full_path(path)))
     with pytest.raises(ReadError, match=r"cannot read .*parquet: Input/output error"):
         spool_block(blocks[0], str(tmp_path))
 
@@ -240,7 +240,7 @@ def test_a_file_is_read_by_the_calling_thread(tmp_path, monkeypatch):
             return super().read(size)
 
     root = write_parquet_hub(tmp_path / "x", made_pictures())
-    monkeypatch.setattr(Location, "open", lambda self, path, **_: Watched(self.full(path)))
+    monkeypatch.setattr(Location, "open", lambda self, path, **_: Watched(self.full_path(path)))
     assert keys(root)
     assert threads == {threading.get_ident()}
 
@@ -378,7 +378,7 @@ def test_a_preview_reads_no_image(tmp_path, monkeypatch):
         readall = None
 
     def counting(self, path, *, start=0, stop=None):
-        return Counting(self.full(path))
+        return Counting(self.full_path(path))
 
     monkeypatch.setattr(Location, "open", counting)
     open_source(root, "train").preview()

@@ -228,7 +228,7 @@ def test_samples_without_an_image_are_counted(tmp_path):
     members = {"a.jpg": b"1", "a.cls": b"0", "b.cls": b"1", "c.txt": b"x", "readme": b"x"}
     root = shard(tmp_path / "x", members)
     listing = open_source(root, "train", "webdataset").list(lambda num_new: None)
-    passed = Evidence.decode(listing.schema.metadata).passed
+    passed = Evidence.decode(listing.schema.metadata).skipped
     assert {why: (seen.first, seen.count) for why, seen in passed.items()} == {
         "samples without an image": ("c", 2),
         "names without a suffix": ("readme", 1),
@@ -290,7 +290,7 @@ def evidence(root: Path, **how: object) -> Evidence:
 def test_texts_of_numbers_alone_are_no_labels_and_are_reported(tmp_path, members, are_numbers):
     """Texts beside labels, and captions, are counted as other parts."""
     listed_evidence = evidence(shard(tmp_path / "x", NUMBERED | members))
-    texts = [(why, seen) for why, seen in listed_evidence.passed.items() if seen.first == "a.txt"]
+    texts = [(why, seen) for why, seen in listed_evidence.skipped.items() if seen.first == "a.txt"]
     assert ("no labels unless --label-column txt says so" in texts[0][0]) == are_numbers
     assert texts[0][1].count == sum(name.endswith(".txt") for name in NUMBERED | members)
 

@@ -302,7 +302,7 @@ def test_a_size_must_be_a_number(running: Running, size: str) -> None:
 
 def test_a_row_in_quarantine_has_no_thumbnail(running: Running) -> None:
     """A quarantined row is reported with status 404."""
-    absent = running.service.engine.gallery.splits["train"].absent
+    absent = running.service.engine.gallery.splits["train"].excluded
     reply = running.ask(f"/thumb/train/{absent[0]}.jpg")
     assert (reply.status, "in quarantine" in reply.error) == (404, True)
 

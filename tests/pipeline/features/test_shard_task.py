@@ -15,10 +15,10 @@ import torch
 from pipeline.backbone.load import open_backbone
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features import extract
-from pipeline.features import shard as feature_shard
+from pipeline.features import shard_task as feature_shard
 from pipeline.features.reader import open_features
-from pipeline.features.shard import extract_shard
-from pipeline.features.worker import features_of, reproducible_sums, workspace
+from pipeline.features.shard_task import extract_shard
+from pipeline.features.worker import compute_features, reproducible_sums, workspace
 from pipeline.loader import Loader
 from pipeline.store import arrays, document, features, layout, records
 from pipeline.store.features import FeatureCommit
@@ -54,7 +54,7 @@ def test_features_are_those_of_the_stored_pixels(store: Path, trunk: Path) -> No
     backbone = open_backbone(trunk)
     rows = np.arange(ROWS)
     for kind, oriented in (("plain", tensors), ("mirrored", tensors.flip(3))):
-        expected = backbone.features(oriented).numpy()
+        expected = backbone.extract(oriented).numpy()
         expected[status != 0] = 0
         np.testing.assert_allclose(opened.rows(rows, kind), expected, rtol=1e-4, atol=1e-5)
 
@@ -68,7 +68,7 @@ def test_features_match_the_images_of_a_loader(store: Path, trunk: Path) -> None
     for batch in loader:
         assert isinstance(batch.images, torch.Tensor)
         np.testing.assert_allclose(
-            opened.rows(batch.rows.numpy()), backbone.features(batch.images), rtol=1e-4, atol=1e-5
+            opened.rows(batch.rows.numpy()), backbone.extract(batch.images), rtol=1e-4, atol=1e-5
         )
 
 
@@ -84,10 +84,10 @@ def test_precision_and_dtype_are_as_requested(store: Path, trunk: Path, precisio
         for name in (float32_name, float16_name)
     ]
     readable = np.isin(np.arange(8), open_features(store, float32_name, "train").readable)
-    expected = features_of(open_backbone(trunk), images, precision)
+    expected = compute_features(open_backbone(trunk), images, precision)
     np.testing.assert_allclose(read_rows[0][readable], expected[readable], rtol=2e-2, atol=2e-2)
     assert np.array_equal(read_rows[0].astype(np.float16).astype(np.float32), read_rows[1])
-    full = features_of(open_backbone(trunk), images, "float32")
+    full = compute_features(open_backbone(trunk), images, "float32")
     assert np.array_equal(read_rows[0][readable], full[readable]) == (precision == "float32")
 
 
@@ -97,7 +97,7 @@ def test_a_task_reports_its_progress(
     """A worker reports each batch as a Dask event of the run; other processes report nothing."""
     messages: list[tuple[str, dict[str, int]]] = []
     worker = SimpleNamespace(log_event=lambda topic, message: messages.append((topic, message)))
-    monkeypatch.setattr("pipeline.backbone.network.BATCH", 3)
+    monkeypatch.setattr("pipeline.backbone.network.CPU_BATCH_SIZE", 3)
     monkeypatch.setattr(feature_shard, "PROGRESS_SECONDS", 0.0)
     run = begin(store, trunk, kinds=BOTH)
     extract_shard(run.work, 1)
@@ -112,14 +112,14 @@ def test_any_number_of_threads_computes_the_same_bytes(
     store: Path, trunk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A single thread computes each batch."""
-    monkeypatch.setattr("pipeline.backbone.network.BATCH", 2)
+    monkeypatch.setattr("pipeline.backbone.network.CPU_BATCH_SIZE", 2)
     thread_counts = set()
 
     def recording(*arguments: Any) -> Any:
         thread_counts.add(torch.get_num_threads())
-        return features_of(*arguments)
+        return compute_features(*arguments)
 
-    monkeypatch.setattr(feature_shard, "features_of", recording)
+    monkeypatch.setattr(feature_shard, "compute_features", recording)
     other_store = Path(shutil.copytree(store, store.parent / "other"))
     before = torch.get_num_threads()
     torch.set_num_threads(3)

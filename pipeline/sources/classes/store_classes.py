@@ -15,10 +15,10 @@ from fractions import Fraction
 from pipeline.errors import SourceError
 from pipeline.sources.classes.decision import (
     UNLABELLED,
-    Basis,
+    ClassBasis,
     ClassTable,
     Evidence,
-    Seen,
+    SampleGroup,
     abbreviate,
     is_numeral,
 )
@@ -59,7 +59,7 @@ class Classes:
         """The (class, words) of label 0, 1, ..."""
         return tuple(zip(self.names, self.words, strict=True))
 
-    def shown(self) -> "Classes":
+    def non_empty(self) -> "Classes":
         """Return only the classes that have samples."""
         labels = [i for i, name in enumerate(self.names) if name not in self.empty]
         return Classes(
@@ -69,7 +69,7 @@ class Classes:
         )
 
 
-def settle_classes(splits: Mapping[str, SplitClasses], rules: int = LISTING_RULES) -> Classes:
+def combine_classes(splits: Mapping[str, SplitClasses], rules: int = LISTING_RULES) -> Classes:
     """Put the classes of all *splits* in one order.
 
     Args:
@@ -102,7 +102,7 @@ def settle_classes(splits: Mapping[str, SplitClasses], rules: int = LISTING_RULE
     else:
         _refuse_part(names, numbers)
         numbers = {}
-        names = sorted(names, key=order_of)
+        names = sorted(names, key=sort_key)
     # From here on, numbers are only reported: labels count the names in order.
     number_of = {name: number for number, name in numbers.items()}
     if numbers and table is not None:
@@ -141,21 +141,21 @@ def _with_samples(splits: Mapping[str, SplitClasses]) -> set[str]:
     }
 
 
-def order_of(name: str) -> tuple[int, Fraction, bytes]:
+def sort_key(name: str) -> tuple[int, Fraction, bytes]:
     """Return a sort key: numbers, also `-2` and `0.5`, by value, before names by their bytes."""
     is_number = _DECIMAL.fullmatch(name) is not None
     number = Fraction(name) if is_number else Fraction(0)
     return (0 if is_number else 1), number, name.encode("utf-8", "surrogateescape")
 
 
-def _labelled(evidence: Evidence) -> Iterator[tuple[str, Basis, Seen]]:
+def _labelled(evidence: Evidence) -> Iterator[tuple[str, ClassBasis, SampleGroup]]:
     return (entry for entry in evidence.items() if entry[0] != UNLABELLED)
 
 
 def _check_split(split: str, evidence: Evidence) -> None:
     first: dict[str, str] = {}
     for _, basis, seen in _labelled(evidence):
-        first.setdefault(basis.by, seen.first)
+        first.setdefault(basis.kind, seen.first)
     if "number" in first and "name" in first:
         raise SourceError(
             f"split {split!r}: some labels are numbers, as of {first['number']!r}, and some are"
@@ -171,7 +171,7 @@ def _check_split(split: str, evidence: Evidence) -> None:
             " none."
         )
     unclassified = next(
-        (seen.first for _, basis, seen in evidence.items() if basis.by == "unsaid"), None
+        (seen.first for _, basis, seen in evidence.items() if basis.kind == "unsaid"), None
     )
     if from_label is None and from_path is not None and unclassified is not None:
         raise SourceError(
@@ -188,7 +188,7 @@ def _check_one_to_one(split: str, evidence: Evidence) -> None:
     value_of: dict[str, tuple[object, str]] = {}
     name_of: dict[object, tuple[str, str]] = {}
     for name, basis, seen in _labelled(evidence):
-        if basis.by not in _LABELS:
+        if basis.kind not in _LABELS:
             continue
         value, first = value_of.setdefault(name, (basis.value, seen.first))
         if value != basis.value:
@@ -208,10 +208,10 @@ def _check_one_to_one(split: str, evidence: Evidence) -> None:
 
 def _check_depths(split: str, evidence: Evidence) -> None:
     """Refuse nested folders where it is unclear which one is the class."""
-    parents: dict[str, Basis] = {}
+    parents: dict[str, ClassBasis] = {}
     depths: dict[int, str] = {}
     for name, basis, seen in _labelled(evidence):
-        if basis.by != "folder" or not basis.folder:
+        if basis.kind != "folder" or not basis.folder:
             continue
         first_basis = parents.setdefault(name, basis)
         if first_basis.folder != basis.folder and _spaced(first_basis.folder) == _spaced(
@@ -241,7 +241,7 @@ def _check_kinds(split: str, evidence: Evidence) -> None:
     """Refuse wnids in file names where folders group them: either may be the class."""
     folder_of: dict[str, str] = {}
     for name, basis, _ in _labelled(evidence):
-        if basis.by == "file name" and folder_of.setdefault(name, basis.folder) != basis.folder:
+        if basis.kind == "file name" and folder_of.setdefault(name, basis.folder) != basis.folder:
             return  # one class in several folders: they do not group classes
     folders = set(folder_of.values())
     if 1 < len(folders) < len(folder_of):
@@ -276,7 +276,7 @@ def _one_table(splits: Mapping[str, SplitClasses]) -> ClassTable | None:
 
 
 def _counts(split_classes: SplitClasses) -> bool:
-    return any(basis.by == "number" for _, basis, _ in _labelled(split_classes.evidence))
+    return any(basis.kind == "number" for _, basis, _ in _labelled(split_classes.evidence))
 
 
 def _table_text(table: ClassTable | None) -> str:
@@ -311,7 +311,7 @@ def _check_spellings(splits: Mapping[str, SplitClasses]) -> None:
     text_of: dict[object, tuple[str, str]] = {}
     for split_classes in splits.values():
         for _, basis, seen in _labelled(split_classes.evidence):
-            if basis.by != "number":
+            if basis.kind != "number":
                 continue
             text = basis.text or str(basis.value)
             first_text, first = text_of.setdefault(basis.value, (text, seen.first))
@@ -353,7 +353,7 @@ def _own_names(splits: Mapping[str, SplitClasses]) -> Iterator[str]:
     """Yield the names of classes that no table of the source tells apart by number."""
     for split_classes in splits.values():
         for name, basis, _ in _labelled(split_classes.evidence):
-            if basis.by != "number" or split_classes.table is None:
+            if basis.kind != "number" or split_classes.table is None:
                 yield name
 
 

@@ -21,15 +21,15 @@ from pipeline.sources.archives.outline import outline_of
 from pipeline.sources.archives.tar import Member, Tar, stem_of
 from pipeline.sources.archives.trees import TreeTar
 from pipeline.sources.classes.decision import ClassTable, folder_class
+from pipeline.sources.duplicates import rename_duplicates
 from pipeline.sources.formats.folder import check_one_folder
 from pipeline.sources.keys import known_split, split_in_name, without_part_number
-from pipeline.sources.listing import ListingBuilder, PassedOver, Row, sort_listing
+from pipeline.sources.listing import ListedSample, ListingBuilder, SkippedFiles, sort_listing
 from pipeline.sources.location import Location
 from pipeline.sources.metadata import WORDS
-from pipeline.sources.repeats import rename_repeated
 from pipeline.sources.series import check_complete, gaps
 from pipeline.sources.source import Source
-from pipeline.sources.spool import Block, Blocks, Put
+from pipeline.sources.spool import Block, Blocks, WriteBytes
 from pipeline.sources.text_tables import decode_table, parse_words
 
 MAX_BLOCK_NAME_BYTES = 160
@@ -54,23 +54,23 @@ class TarBlock(Block):
     start: int = 0
     stop: int | None = None
 
-    def samples(self, put: Put) -> Iterator[Row | PassedOver]:
-        """Read the block from front to back, and pass each sample's bytes to *put*."""
+    def samples(self, write: WriteBytes) -> Iterator[ListedSample | SkippedFiles]:
+        """Read the block from front to back, and pass each sample's bytes to *write*."""
         with open_tar(self.location, self.path, start=self.start, stop=self.stop) as tar:
 
-            def take(member: Member) -> int:
-                return put(tar.pieces(member.offset, member.num_bytes))
+            def store_member(member: Member) -> int:
+                return write(tar.pieces(member.offset, member.num_bytes))
 
-            yield from self.layout.rows(tar, take, self.start, self.stop)
+            yield from self.layout.rows(tar, store_member, self.start, self.stop)
 
     @property
     def where(self) -> str:
         """The full name of the tar."""
-        return self.location.full(self.path)
+        return self.location.full_path(self.path)
 
-    def own_name(self, number: int, name: str) -> str:
+    def unique_name(self, number: int, name: str) -> str:
         """Return a unique name for sample *number*, whose *name* repeats; empty: it is refused."""
-        return self.layout.own_name(self.path, number, name)
+        return self.layout.unique_name(self.path, number, name)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class TarSource(Source):
                 f"{len(self.parts)} tars is an image of the requested split."
             )
         layout = self.parts[0].layout
-        return sort_listing(rename_repeated(table, layout.own_name))
+        return sort_listing(rename_duplicates(table, layout.unique_name))
 
     def blocks(self) -> Blocks:
         """Return one block for each tar, or for each class of a remote tar of class tars."""
@@ -137,7 +137,7 @@ class TarSource(Source):
         """Return a sentence for each archive that is left out and each gap in numbered shards."""
         is_numbered = self.kind in ("webdataset", "tar")  # in other kinds, numbers are wnids
         paths = [part.path for part in self.parts] if is_numbered else []
-        return (*map(no_split_text, self.left_out), *gaps(self.location, paths))
+        return (*map(left_out_text, self.left_out), *gaps(self.location, paths))
 
     def check(self) -> None:
         """Refuse a source that cannot be read to its end, before any of it is streamed.
@@ -161,7 +161,7 @@ class TarSource(Source):
         # A thousand requests of 512 bytes pay off: workers fetch the classes in parallel.
         raw = self.location.open(part.path)
         size = self.location.size(part.path)
-        with Tar(raw, self.location.full(part.path), size, seeks=True) as tar:
+        with Tar(raw, self.location.full_path(part.path), size, can_seek=True) as tar:
             for inner in InnerTars(tar).members():
                 class_name = folder_class(stem_of(inner.name), self.location.options)
                 yield TarBlock(
@@ -195,7 +195,7 @@ def block_name(path: str) -> str:
     return f"{encoded[:80].decode(errors='ignore')}%{digest}"
 
 
-def by_split(
+def paths_by_split(
     location: Location, fits: Callable[[str], bool], requested_split: str
 ) -> dict[str, list[str]]:
     """Group the archives of a location by split, as their folders or names tell it.
@@ -216,7 +216,7 @@ def by_split(
     return {split: sorted(paths) for split, paths in paths_of_split.items()}
 
 
-def no_split_text(path: str) -> str:
+def left_out_text(path: str) -> str:
     """Return a sentence that says that the archive *path* is left out."""
     return f"{path} tells no split, and belongs to none"
 
@@ -224,7 +224,7 @@ def no_split_text(path: str) -> str:
 def without_split(
     location: Location, fits: Callable[[str], bool], requested_split: str
 ) -> tuple[str, ...]:
-    """Return the archives that tell no split where others tell one, which `by_split` omits."""
+    """Return the archives that name no split where others do, which `paths_by_split` omits."""
     paths_of_split = _by_split(location, fits, requested_split)
     return tuple(sorted(paths_of_split.get("", ()))) if len(paths_of_split) > 1 else ()
 

@@ -31,7 +31,7 @@ from pipeline.store import layout
 
 LOCK_NAME = ".tesserae-staging.lock"
 MARK_NAME = ".tesserae-staging"
-USE_NAME = ".use"
+LAST_USE_NAME = ".use"
 
 COPY_SUFFIX = ".copy"
 """The suffix of an incomplete copy."""
@@ -56,7 +56,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOCKABLE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class StagingArea:
+class StagingFolder:
     """A folder that holds copy sets, and possibly foreign files."""
 
     def __init__(self, folder: Path, limit_bytes: int | None) -> None:
@@ -115,7 +115,7 @@ class StagingArea:
             raise
         return folder
 
-    def make_room(self, num_bytes: int, own: str) -> bool:
+    def evict_for(self, num_bytes: int, copy_set: str) -> bool:
         """Return True if *num_bytes* more fit, after evicting unused copy sets if necessary.
 
         The caller must hold the lock of the area. Sets are evicted least recently used first. A
@@ -123,12 +123,12 @@ class StagingArea:
 
         Args:
             num_bytes: Number of bytes that are about to be written.
-            own: Name of the copy set that they belong to.
+            copy_set: Name of the copy set that they belong to.
         """
         max_bytes = self._limit_of_sets() - num_bytes
-        if self._bytes_of_set(own) > max_bytes:
+        if self._bytes_of_set(copy_set) > max_bytes:
             return False
-        evictable = [name for name in self._names() if name != own and self._is_set(name)]
+        evictable = [name for name in self._names() if name != copy_set and self._is_set(name)]
         for name in sorted(evictable, key=self._last_use):
             if self._bytes_of_sets() <= max_bytes:
                 return True
@@ -179,7 +179,9 @@ class StagingArea:
 
     def _last_use(self, name: str) -> float:
         try:
-            return os.stat(f"{name}/{USE_NAME}", dir_fd=self._file, follow_symlinks=False).st_mtime
+            return os.stat(
+                f"{name}/{LAST_USE_NAME}", dir_fd=self._file, follow_symlinks=False
+            ).st_mtime
         except OSError:  # its eviction was interrupted after the file was removed
             return 0
 
@@ -222,12 +224,12 @@ class StagingArea:
         """
         folder = os.open(name, _FOLDER, dir_fd=self._file)
         try:
-            with locked(folder, USE_NAME) as use_lock:
+            with locked(folder, LAST_USE_NAME) as use_lock:
                 if use_lock is None:
                     return
                 _remove_copies(folder, 0)
-                if _names_in(folder) <= {USE_NAME, MARK_NAME}:
-                    for file in (USE_NAME, MARK_NAME):
+                if _names_in(folder) <= {LAST_USE_NAME, MARK_NAME}:
+                    for file in (LAST_USE_NAME, MARK_NAME):
                         os.unlink(file, dir_fd=folder)
                     os.rmdir(name, dir_fd=self._file)
         finally:

@@ -7,8 +7,8 @@
 The name of a copy set is a hash of the digests of recipe and plan, which determine every pixel, and
 of the user: the same split under another address uses the same copies, and no user reads files that
 another wrote. All locks are locks of the operating system, which end with their process. Copy sets
-that no process uses are removed when space is short (`StagingArea`), least recently used first. If
-a split does not fit, part of it is copied: an epoch reads every row, so evicting some rows for
+that no process uses are removed when space is short (`StagingFolder`), least recently used first.
+If a split does not fit, part of it is copied: an epoch reads every row, so evicting some rows for
 others would gain nothing.
 """
 
@@ -31,12 +31,12 @@ import xxhash
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError
-from pipeline.filesystem import cure, try_lock
+from pipeline.filesystem import advice_for, try_lock
 from pipeline.loader.reader import PixelReader
-from pipeline.loader.staging_area import (
+from pipeline.loader.staging_folder import (
     COPY_SUFFIX,
-    USE_NAME,
-    StagingArea,
+    LAST_USE_NAME,
+    StagingFolder,
     folder_below,
     locked,
     open_lockable,
@@ -88,12 +88,12 @@ class CopySet:
         """The number of rows that were read from copies, summed over sizes."""
         self._staged = {size: np.zeros(split.plan.num_shards, bool) for size in split.sizes}
         try:
-            self._area = StagingArea(folder, limit_bytes)
+            self._area = StagingFolder(folder, limit_bytes)
             with self._area_locked() as lock_held:
                 assert lock_held  # `stop` was not called yet
                 self._folder = self._area.open_set(self._name)
                 weakref.finalize(self, os.close, self._folder).atexit = False
-                use_file = open_lockable(self._folder, USE_NAME)
+                use_file = open_lockable(self._folder, LAST_USE_NAME)
                 weakref.finalize(self, os.close, use_file).atexit = False
                 # Held until this object is gone. It always succeeds: eviction, which takes it
                 # exclusively, needs the lock of the area, which is held here.
@@ -102,7 +102,7 @@ class CopySet:
         except OSError as e:
             raise StoreError(
                 f"cannot stage in {folder}: {e.strerror or e}."
-                f" {cure(e, 'Name a folder on a disk of this machine')}."
+                f" {advice_for(e, 'Name a folder on a disk of this machine')}."
             ) from e
         self._missing = [(size, n) for n in range(split.plan.num_shards) for size in split.sizes]
         self._take_complete_copies()
@@ -254,7 +254,7 @@ class CopySet:
                 return False
             # An earlier attempt may have left bytes, which must not count twice.
             os.ftruncate(file, 0)
-            if self._area.make_room(num_bytes, self._name):
+            if self._area.evict_for(num_bytes, self._name):
                 # At full length under the lock, so that other processes count the space as used.
                 os.ftruncate(file, num_bytes)
                 return True
@@ -339,13 +339,13 @@ class StagedReader:
         self._copies.count(len(rows))
         return method
 
-    def uncached(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
+    def chunks_to_prefetch(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the chunks worth reading ahead, as `PixelReader` defines, of copies and store."""
         is_staged = self._staged[chunks // self._chunks_per_shard]
         return np.concatenate(
             [
-                self._copy_reader.uncached(chunks[is_staged]),
-                self._store_reader.uncached(chunks[~is_staged]),
+                self._copy_reader.chunks_to_prefetch(chunks[is_staged]),
+                self._store_reader.chunks_to_prefetch(chunks[~is_staged]),
             ]
         )
 

@@ -23,12 +23,12 @@ from pipeline.loader.distributed import (
     process_group,
 )
 from pipeline.order import EPOCH_ORDER_VERSION, ORDERS, EpochOrder, epoch_order
-from pipeline.store.split import Split, only_labels
+from pipeline.store.split import Split, restrict_to_labels
 
 STATE_VERSION = 1
 
 
-class Epochs(ABC):
+class BaseLoader(ABC):
     """The base class of loaders: it yields the batches of a split, epoch after epoch.
 
     Global batch i of an epoch is rows [i * B, (i + 1) * B) of the epoch's order for any number of
@@ -77,7 +77,7 @@ class Epochs(ABC):
         rank: Any,
         world: Any,
         drop_last: Any,
-        only: Sequence[Any] | None,
+        include_labels: Sequence[Any] | None,
     ) -> None:
         """Set and check the arguments that all loaders share, as values of Python types.
 
@@ -89,7 +89,11 @@ class Epochs(ABC):
         self.order = order
         self.seed = whole_number("seed", seed)
         self.drop_last = bool(drop_last)
-        self.only = None if only is None else tuple(whole_number("only", n) for n in only)
+        self.include_labels = (
+            None
+            if include_labels is None
+            else tuple(whole_number("include_labels", n) for n in include_labels)
+        )
         if order not in self.orders:
             raise ValueError(f"order is {order!r}: expected one of {', '.join(self.orders)}.")
         self._set_placement(rank, world)
@@ -137,7 +141,9 @@ class Epochs(ABC):
 
     def _selected(self, split: Split) -> Split:
         """Return a split with the rows that are yielded: those of the labels in `only`."""
-        return split if self.only is None else only_labels(split, self.only)
+        return (
+            split if self.include_labels is None else restrict_to_labels(split, self.include_labels)
+        )
 
     def epoch_order(self, epoch: int) -> EpochOrder:
         """Return the order of the rows of one epoch, over all ranks."""
@@ -145,7 +151,7 @@ class Epochs(ABC):
         return epoch_order(
             self.order,
             num_rows=split.plan.num_rows,
-            absent=split.absent,
+            excluded=split.excluded,
             seed=self.seed,
             epoch=epoch,
             chunk_rows=split.recipe.chunk_rows,
@@ -165,7 +171,7 @@ class Epochs(ABC):
         Quarantined rows and rows of classes that were not selected do not count.
         """
         split = self._of_split()
-        return split.plan.num_rows - len(split.absent)
+        return split.plan.num_rows - len(split.excluded)
 
     @property
     def labels(self) -> NDArray[np.int32]:
@@ -207,13 +213,13 @@ class Epochs(ABC):
         self._epoch, self._batch = epoch, 0
         self._started = self._restored = self._epoch_confirmed = False
 
-    def for_rank(self, rank: int, world: int, *, here: int = 1) -> Self:
+    def for_rank(self, rank: int, world: int, *, ranks_on_host: int = 1) -> Self:
         """Return a copy of this loader for one rank, positioned at the start of epoch 0.
 
         Args:
             rank: The rank, from 0 to world - 1.
             world: The number of ranks.
-            here: The number of ranks on the machine of this rank (default: 1).
+            ranks_on_host: The number of ranks on the machine of this rank (default: 1).
 
         Raises:
             ValueError: *rank* is out of range, or a global batch has fewer rows than ranks.
@@ -221,7 +227,7 @@ class Epochs(ABC):
         loader = copy(self)
         loader._set_placement(rank, world)
         loader._check_world(loader.world)
-        loader._forget_opened(here)
+        loader._forget_opened(ranks_on_host)
         loader.restart()
         return loader
 

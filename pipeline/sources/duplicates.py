@@ -21,7 +21,7 @@ It returns a unique name, or an empty text where a repeated name is refused.
 """
 
 
-def rename_repeated(table: pa.Table, name_of: NameOf) -> pa.Table:
+def rename_duplicates(table: pa.Table, name_of: NameOf) -> pa.Table:
     """Give unique names to the rows of *table* whose keys repeat.
 
     Args:

@@ -1,4 +1,4 @@
-"""What the user chooses of a store, before its recipe and its plans are settled."""
+"""The options of a store, from which its recipe and its plans are made."""
 
 from __future__ import annotations
 
@@ -11,20 +11,31 @@ from pipeline.store.recipe import MAX_IMAGE_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
+class StoreOptions:
     """The options of a store. None: as the store has it, or the default of a new one."""
 
     sizes: tuple[int, ...] = (72, 224, 288)
+    """The sides of the stored squares in pixels, 1 to 4,096, without repetition."""
     fit: str | None = None
+    """How a rectangle becomes a square: `crop`, `pad` or `squish`."""
     filter: str | None = None
+    """The resampling filter, one of `pipeline.store.recipe.FILTERS`."""
     serves: int | None = None
+    """The side in pixels up to which decoding keeps full detail; None: the largest of `sizes`."""
     exif: bool | None = None
+    """True to rotate images by their EXIF orientation."""
     shard_rows: int | None = None
+    """The number of rows in a shard, a multiple of `chunk_rows`."""
     chunk_rows: int | None = None
+    """The number of rows in a chunk, the unit of checksums and compression."""
     codec: str | None = None
+    """The compression of images: `none`, `zstd:LEVEL`, `blosc-lz4` or `blosc-zstd:LEVEL`."""
     missing_end: str | None = None
+    """The treatment of JPEGs that lack nothing but their end marker: `refuse` or `keep`."""
     max_image_bytes: int | None = None
+    """The maximum length of an image file in bytes; a longer file is quarantined."""
     seed: int = 0
+    """The seed of the order of rows, 0 to 2^64 - 1."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that no array can have."""
@@ -52,4 +63,4 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "max_image_bytes": MAX_IMAGE_BYTES,
     }
 )
-"""The options of a new store that are None in its `Choices`."""
+"""The options of a new store that are None in its `StoreOptions`."""

@@ -14,8 +14,8 @@ from pipeline import code_digest
 from pipeline.errors import StoreError, StoreMismatchError
 from pipeline.images.decode import CRASHED, STATUS_WORDS, TIMEOUT, TRUNCATED
 from pipeline.ingest import render
-from pipeline.ingest.shard import prepare_shard
-from pipeline.ingest.worker import Work, workspace
+from pipeline.ingest.shard_task import prepare_shard
+from pipeline.ingest.worker import ShardTaskConfig, workspace
 from pipeline.store import layout, records, table
 from pipeline.store.local import LocalObjects, LocalWriter
 from pipeline.store.objects import Objects
@@ -93,7 +93,7 @@ def test_objects_in_memory_are_finished_one_by_one(
         def __exit__(self, *error: Any) -> None:
             self._pool.__exit__(*error)
 
-    import pipeline.ingest.shard as module
+    import pipeline.ingest.shard_task as module
 
     real = module.ThreadPoolExecutor
     monkeypatch.setattr(module, "ThreadPoolExecutor", Pool)
@@ -103,7 +103,7 @@ def test_objects_in_memory_are_finished_one_by_one(
 
 def commit_with_status(
     source: Path, store: Path, status: int, reason: str | None
-) -> tuple[Objects, Work]:
+) -> tuple[Objects, ShardTaskConfig]:
     """Make a store at 8 px whose first row was committed with another status."""
     objects, plan, work = plan_inline(source, str(store), sizes=(8,))
     prepare_shard(work, 0)
@@ -159,6 +159,6 @@ def test_a_commit_of_another_plan_is_ignored(source: Path, tmp_path: Path) -> No
     objects.put(layout.commit("train", 0), replace(commit, plan="0" * 64).encode())
     assert records.load_commits(objects, plan) == {}
     report = prepare_shard(replace(work, sizes=(8, 16)), 0)
-    assert sorted(report.made) == sorted(ALL)
+    assert sorted(report.written_objects) == sorted(ALL)
     after = records.load_commits(objects, plan)[0]
     assert (after.plan, after.sizes) == (plan.digest, {8, 16})

@@ -4,7 +4,7 @@
     -> commit, last
 
 A task may run twice, or beside a lost copy of itself: recipe, plan and source alone determine what
-it writes, each object appears complete or not at all, and the commit vouches only for durable ones.
+it writes, each object appears complete or not at all, and the commit lists only durable ones.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ from pipeline.errors import StoreMismatchError
 from pipeline.images.decode import CRASHED, STATUS_WORDS, TIMEOUT
 from pipeline.ingest.readahead import read_ahead
 from pipeline.ingest.render import Render, open_renderer, render_row
-from pipeline.ingest.report import Report, Stopwatch, report_on, software
-from pipeline.ingest.worker import Work, Workspace, check_begun, workspace
+from pipeline.ingest.report import ShardReport, Stopwatch, report_on, software
+from pipeline.ingest.worker import ShardTaskConfig, Workspace, check_run_active, workspace
 from pipeline.store import layout, records, table
-from pipeline.store.commit import Commit, Written
+from pipeline.store.commit import Commit, ObjectRecord
 from pipeline.store.shard import ShardComposer
-from pipeline.store.table import Line
+from pipeline.store.table import TableRow
 
 
 @dataclass(frozen=True)
 class ShardResult:
     """The objects that a task writes for one shard, and the counts of its rows."""
 
-    arrays: dict[int, Written]
+    arrays: dict[int, ObjectRecord]
     """The shard object of each size."""
-    part: Written | None
+    part: ObjectRecord | None
     """The table part; None if only shard objects are written."""
     counts: dict[str, int]
     """The number of rows by status, in words."""
     bytes_in: int
 
     @property
-    def objects(self) -> list[Written]:
+    def objects(self) -> list[ObjectRecord]:
         """All objects, the shard objects first."""
         return [*self.arrays.values(), *([] if self.part is None else [self.part])]
 
 
-def prepare_shard(work: Work, shard: int, *, isolated: bool = False) -> Report:
+def prepare_shard(config: ShardTaskConfig, shard: int, *, isolated: bool = False) -> ShardReport:
     """Make one shard at every size that it lacks, and commit it.
 
     Args:
-        work: The arguments of the run.
+        config: The arguments of the run.
         shard: Number of the shard.
         isolated: Decode image by image in a child with limits on time and memory, and quarantine
             images that fail there twice.
@@ -63,22 +63,22 @@ def prepare_shard(work: Work, shard: int, *, isolated: bool = False) -> Report:
         StoreMismatchError: The source's bytes differ from those committed before.
         StoreError: The store could not be written.
     """
-    check_begun(work.store, work.run)
-    space = workspace(work)
-    before = records.load_commit(space.objects, work.split, shard)
+    check_run_active(config.store, config.run)
+    space = workspace(config)
+    before = records.load_commit(space.objects, config.split, shard)
     if before is not None and not records.belongs(space.plan, before):
         before = None
-    missing = [size for size in work.sizes if before is None or size not in before.sizes]
+    missing = [size for size in config.sizes if before is None or size not in before.sizes]
     if before is not None and not missing:
         return report_on(before, isolated=isolated)
     result, watch = _make(space, shard, missing, before, isolated=isolated)
     after = _commit(space, shard, before, result, watch)
-    space.objects.put(layout.commit(work.split, shard), after.encode())
+    space.objects.put(layout.commit(config.split, shard), after.encode())
     watch.lap("sync")
     return report_on(
         after,
         isolated=isolated,
-        written_names=tuple(
+        written_objects=tuple(
             written.name
             for written in after.objects
             if before is None or written not in before.objects
@@ -88,11 +88,13 @@ def prepare_shard(work: Work, shard: int, *, isolated: bool = False) -> Report:
     )
 
 
-def rebuild_shard(work: Work, shard: int, *, sizes: tuple[int, ...], part: bool) -> Report:
+def rebuild_shard(
+    config: ShardTaskConfig, shard: int, *, sizes: tuple[int, ...], part: bool
+) -> ShardReport:
     """Make the damaged objects of a committed shard again, and nothing else.
 
     Args:
-        work: The arguments of the run.
+        config: The arguments of the run.
         shard: Number of the shard; its commit must be intact.
         sizes: The sizes whose shard object is damaged.
         part: True if the table part is damaged.
@@ -100,16 +102,18 @@ def rebuild_shard(work: Work, shard: int, *, sizes: tuple[int, ...], part: bool)
     Raises:
         StoreMismatchError: The objects made from the source now differ from the commit.
     """
-    space = workspace(work)
-    commit = records.load_commit(space.objects, work.split, shard)
+    space = workspace(config)
+    commit = records.load_commit(space.objects, config.split, shard)
     if commit is None or not records.belongs(space.plan, commit):
-        raise StoreMismatchError(f"shard {shard} of split {work.split!r} has no commit to follow.")
+        raise StoreMismatchError(
+            f"shard {shard} of split {config.split!r} has no commit to follow."
+        )
     # The damaged part listed the images that crashed or hung a decoder; the commit only counts
     # them. If there are any, every image is decoded in a sandbox.
     isolated = part and any(STATUS_WORDS[word] in commit.counts for word in (CRASHED, TIMEOUT))
     # The time limit of the commit, so that the same images time out again.
-    limit = work.image_seconds if commit.image_seconds is None else commit.image_seconds
-    space = workspace(replace(work, image_seconds=limit))
+    limit = config.image_seconds if commit.image_seconds is None else commit.image_seconds
+    space = workspace(replace(config, image_seconds=limit))
 
     def approve(result: ShardResult) -> None:
         wrong = [written.name for written in result.objects if written not in commit.objects]
@@ -122,7 +126,7 @@ def rebuild_shard(work: Work, shard: int, *, sizes: tuple[int, ...], part: bool)
     before = None if part else commit
     result, watch = _make(space, shard, sizes, before, isolated=isolated, approve=approve)
     return report_on(
-        commit, written_names=tuple(w.name for w in result.objects), seconds=watch.seconds
+        commit, written_objects=tuple(w.name for w in result.objects), seconds=watch.seconds
     )
 
 
@@ -146,11 +150,11 @@ def _make(
         finishing: list[Callable[[], None]] = [composer.finish for composer in composers]
         part = None
         if committed is None:
-            name, data = layout.part(space.work.split, shard), table.encode_part(lines)
+            name, data = layout.part(space.config.split, shard), table.encode_part(lines)
             part = records.fingerprint(name, data)
             finishing.append(functools.partial(space.objects.put, name, data))
         result = ShardResult(
-            {size: composer.end() for size, composer in zip(sizes, composers, strict=True)},
+            {size: composer.write_index() for size, composer in zip(sizes, composers, strict=True)},
             part,
             dict(Counter(STATUS_WORDS[line.status] for line in lines)),
             sum(line.num_bytes for line in lines),
@@ -171,7 +175,7 @@ def _part(space: Workspace, commit: Commit) -> pa.Table:
 
 @contextmanager
 def _composer(space: Workspace, shard: int, size: int) -> Iterator[ShardComposer]:
-    writer = space.objects.create(layout.shard(space.work.split, size, shard))
+    writer = space.objects.create(layout.shard(space.config.split, size, shard))
     recipe = space.recipe
     try:
         yield ShardComposer(
@@ -192,18 +196,18 @@ def _fill(
     render: Render,
     committed_part: pa.Table | None,
     watch: Stopwatch,
-) -> list[Line]:
+) -> list[TableRow]:
     samples = space.rows.shard(shard)
     zero_rows = [bytes(composer.row_bytes) for composer in composers]
-    lines: list[Line] = []
-    work = space.work
+    lines: list[TableRow] = []
+    config = space.config
     images = read_ahead(
         space.reader,
         samples,
         limit=space.recipe.max_image_bytes,
         remote=space.remote,
-        tries=work.read_tries,
-        pause=work.read_pause,
+        max_attempts=config.max_read_attempts,
+        retry_delay_seconds=config.retry_delay_seconds,
     )
     with closing(images):
         for position, (sample, data) in enumerate(zip(samples, images, strict=True)):
@@ -229,7 +233,7 @@ def _commit(
         return replace(before, arrays={**before.arrays, **arrays})
     rows = space.plan.rows(shard)
     return Commit(
-        split=space.work.split,
+        split=space.config.split,
         shard=shard,
         plan=space.plan.digest,
         start=rows.start,
@@ -239,7 +243,7 @@ def _commit(
         counts=result.counts,
         provenance={
             "host": socket.gethostname(),
-            "image_seconds": space.work.image_seconds,
+            "image_seconds": space.config.image_seconds,
             "seconds": {stage: round(spent, 3) for stage, spent in watch.seconds.items()},
             "software": software(),
         },

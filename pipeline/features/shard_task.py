@@ -29,15 +29,15 @@ from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.features.batches import Shared, batches, read_chunks
 from pipeline.features.probes import KEY
 from pipeline.features.worker import (
-    FeatureWork,
+    FeatureTaskConfig,
     FeatureWorkspace,
-    features_of,
+    compute_features,
     reproducible_sums,
     workspace,
 )
-from pipeline.ingest.worker import check_begun
+from pipeline.ingest.worker import check_run_active
 from pipeline.store import features, layout, records
-from pipeline.store.commit import Commit, Written
+from pipeline.store.commit import Commit, ObjectRecord
 from pipeline.store.features import FeatureCommit
 from pipeline.store.objects import Objects
 from pipeline.store.shard import ShardComposer
@@ -65,8 +65,8 @@ def progress_topic(run: str) -> str:
 class _ProgressReporter:
     """Reports to the client how many rows of a shard are computed, as Dask events."""
 
-    def __init__(self, work: FeatureWork, shard: int) -> None:
-        self._topic, self._shard = progress_topic(work.run), shard
+    def __init__(self, config: FeatureTaskConfig, shard: int) -> None:
+        self._topic, self._shard = progress_topic(config.run), shard
         self._rows, self._last_message = 0, time.monotonic()
         self._lock = threading.Lock()
         from distributed import (
@@ -88,11 +88,11 @@ class _ProgressReporter:
                 self._log_event(self._topic, {"shard": self._shard, "rows": self._rows})
 
 
-def extract_shard(work: FeatureWork, shard: int, threads: int = 1) -> FeatureReport:
+def extract_shard(config: FeatureTaskConfig, shard: int, threads: int = 1) -> FeatureReport:
     """Make the features of one shard, of each kind that it lacks, and commit them.
 
     Args:
-        work: The arguments of the run.
+        config: The arguments of the run.
         shard: Number of the shard.
         threads: Number of threads that compute, each its own batches (default: 1).
 
@@ -101,20 +101,20 @@ def extract_shard(work: FeatureWork, shard: int, threads: int = 1) -> FeatureRep
         StoreError: The store cannot be written, or is not the one in which the run was started.
     """
     started = time.monotonic()
-    check_begun(work.store, work.run)
-    space = workspace(work)
+    check_run_active(config.store, config.run)
+    space = workspace(config)
     images = _images(space, shard)
     pixels = images.arrays[str(space.recipe.stored_size)]
     before = features.load_commit(space.objects, space.recipe, space.split.plan, shard)
-    intact: dict[str, Written] = {}
+    intact: dict[str, ObjectRecord] = {}
     if before is not None and before.pixels == pixels.digest:
         intact = intact_arrays(space.objects, before)
-    missing = [kind for kind in work.kinds if kind not in intact]
+    missing = [kind for kind in config.kinds if kind not in intact]
     written = intact | (_make(space, shard, pixels, missing, threads) if missing else {})
     if missing:
         after = FeatureCommit(
             features=space.recipe.digest,
-            split=work.split,
+            split=config.split,
             shard=shard,
             plan=space.split.plan.digest,
             pixels=pixels.digest,
@@ -122,7 +122,7 @@ def extract_shard(work: FeatureWork, shard: int, threads: int = 1) -> FeatureRep
             provenance=_provenance(space, time.monotonic() - started),
             format=space.recipe.format,
         )
-        name = layout.features_commit(work.name, work.split, shard)
+        name = layout.features_commit(config.name, config.split, shard)
         space.objects.put(name, after.encode())
     return FeatureReport(
         shard=shard,
@@ -165,7 +165,7 @@ def _images(space: FeatureWorkspace, shard: int) -> Commit:
     return commit
 
 
-def intact_arrays(objects: Objects, commit: FeatureCommit) -> dict[str, Written]:
+def intact_arrays(objects: Objects, commit: FeatureCommit) -> dict[str, ObjectRecord]:
     """Return the arrays of a commit that exist at their committed size, by kind."""
     return {
         kind: written
@@ -175,11 +175,11 @@ def intact_arrays(objects: Objects, commit: FeatureCommit) -> dict[str, Written]
 
 
 def _make(
-    space: FeatureWorkspace, shard: int, pixels: Written, kinds: Sequence[str], threads: int
-) -> dict[str, Written]:
-    work, written = space.work, {}
+    space: FeatureWorkspace, shard: int, pixels: ObjectRecord, kinds: Sequence[str], threads: int
+) -> dict[str, ObjectRecord]:
+    config, written = space.config, {}
     for kind, rows in _compute(space, shard, pixels, kinds, threads).items():
-        name = layout.features_shard(work.name, work.split, kind, shard)
+        name = layout.features_shard(config.name, config.split, kind, shard)
         written[kind] = _write(space, name, rows)
     return written
 
@@ -199,7 +199,7 @@ class _Memory:
         """Do nothing: the collected bytes are stored by the caller."""
 
 
-def _write(space: FeatureWorkspace, name: str, rows: NDArray[np.floating]) -> Written:
+def _write(space: FeatureWorkspace, name: str, rows: NDArray[np.floating]) -> ObjectRecord:
     recipe = space.recipe
     memory = _Memory(name)
     composer = ShardComposer(
@@ -211,7 +211,7 @@ def _write(space: FeatureWorkspace, name: str, rows: NDArray[np.floating]) -> Wr
     )
     for row in rows:
         composer.append(row.tobytes())
-    written = composer.end()
+    written = composer.write_index()
     if space.objects.put_new(name, bytes(memory.data)):
         return written
     # Another task was first. Its bytes may differ in the last digits; commit those.
@@ -222,7 +222,7 @@ def _write(space: FeatureWorkspace, name: str, rows: NDArray[np.floating]) -> Wr
 
 
 def _compute(
-    space: FeatureWorkspace, shard: int, pixels: Written, kinds: Sequence[str], threads: int
+    space: FeatureWorkspace, shard: int, pixels: ObjectRecord, kinds: Sequence[str], threads: int
 ) -> dict[str, NDArray[np.floating]]:
     """Return kind -> (n, d) little-endian features of the rows, zeros for quarantined ones."""
     recipe, rows = space.recipe, space.split.plan.rows(shard)
@@ -230,15 +230,15 @@ def _compute(
     features_by_kind = {kind: np.zeros((len(rows), recipe.dim), dtype) for kind in kinds}
     readable = space.split.readable[rows.start : rows.stop]
     chunks = read_chunks(space.objects, pixels, space.split.recipe, recipe.stored_size)
-    shared = Shared(batches(chunks, readable, space.backbone.batch))
-    progress = _ProgressReporter(space.work, shard)
+    shared = Shared(batches(chunks, readable, space.backbone.batch_size))
+    progress = _ProgressReporter(space.config, shard)
 
     def compute() -> None:
         for rows_in_shard, batch in shared:
             images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(space.backbone.device)
             for kind in kinds:
                 oriented = images.flip(3) if kind == "mirrored" else images
-                computed = features_of(space.backbone, oriented, recipe.precision)
+                computed = compute_features(space.backbone, oriented, recipe.precision)
                 with np.errstate(over="ignore"):  # checked below, where the row is named
                     features_by_kind[kind][rows_in_shard] = computed
             progress.add(len(rows_in_shard))
