@@ -143,10 +143,14 @@ lint: .ready-dev ## Check style, types and the direction of imports
 docs: .ready-docs ## Build the documentation into site/; a broken link is an error
 	$(VENV_PYTHON) -m mkdocs build --strict $(ARGS)
 
+.PHONY: pictures
+pictures: .ready-dev ## Make the pictures of the documentation anew; needs Chromium
+	$(VENV_PYTHON) docs/screenshots.py $(ARGS)
+
 .PHONY: clean
 clean: ## Remove .venv, caches and what the demo made; no store and no data of yours
-	rm -rf .venv benchmarks/.env demo site build dist *.egg-info .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find $(wildcard pipeline workflows cluster tests benchmarks) -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .venv __pycache__ benchmarks/.env demo site build dist *.egg-info .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find $(wildcard pipeline workflows cluster tests benchmarks examples) -name __pycache__ -prune -exec rm -rf {} +
 
 .PHONY: help
 help: ## Show this list

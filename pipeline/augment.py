@@ -44,6 +44,12 @@ class Augment:
         mean: The value subtracted from each channel, as a fraction of 255.
         std: The value that each channel is then divided by, as a fraction of 255.
         seed: The seed of the draws, 0 to 2^64 - 1.
+
+    Examples:
+        >>> augment = tesserae.Augment(size=64, crop="random", mean=(0.5,) * 3, std=(0.5,) * 3)
+        >>> images, rows = torch.zeros(2, 3, 72, 72, dtype=torch.uint8), torch.arange(2)
+        >>> augment(images, rows, epoch=0).shape
+        torch.Size([2, 3, 64, 64])
     """
 
     size: int

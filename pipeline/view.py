@@ -43,6 +43,11 @@ def view(
     Raises:
         StoreError: The store has no such split or size, or the split is not finished.
         ValueError: *chunk_rows* is less than 1.
+
+    Examples:
+        >>> split = tesserae.view("store", size=72)
+        >>> split.images[split.readable].mean(axis=(0, 1, 2)).compute().shape
+        (3,)
     """
     objects = open_objects(os.fspath(store))
     opened = open_split(objects, split, [size])

@@ -1,4 +1,4 @@
-"""The `tesserae` command as a person runs it: a process group of its own, watched from outside."""
+"""The `tesserae` command as a user runs it: in its own process group, observed from outside."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.fork_server import Forked, can_fork, fork_server
 
 ROOT = Path(__file__).parents[1]
 MARK = "TESSERAE_TEST_RUN"
-"""An environment variable that every process a command starts inherits, and nobody else has."""
+"""An environment variable that all processes of a command inherit, and no others have."""
 
 TRAINING = frozenset(
     {"train", "features", "search", "study", "export", "report", "sample-images", "loader"}
@@ -30,12 +30,12 @@ TRAINING = frozenset(
 """Subcommands that import torch."""
 
 PATIENCE = 60.0
-"""Seconds that something may take that is merely slow on a busy machine."""
+"""The time in seconds that a step may take on a busy machine."""
 
 
 @dataclass
 class Command:
-    """One running command. Use as a context manager: nothing of it is left behind."""
+    """A running command, and a context manager that kills all its processes at the end."""
 
     process: subprocess.Popen[bytes] | Forked
     mark: str
@@ -60,20 +60,20 @@ class Command:
 
     @property
     def out(self) -> str:
-        """What it has said."""
+        """The standard output so far."""
         return self.out_file.read_text()
 
     @property
     def err(self) -> str:
-        """What it has said of errors."""
+        """The standard error so far."""
         return self.err_file.read_text()
 
     def wait(self, seconds: float = PATIENCE) -> int:
-        """Wait for its end; returns the exit status."""
+        """Wait for the end of the command, and return its exit status."""
         return self.process.wait(seconds)
 
     def running(self) -> bool:
-        """Whether the command itself, not its workers, is there."""
+        """Return True if the command itself, not one of its workers, still runs."""
         return self.process.poll() is None
 
     def signal_all(self, number: int) -> None:
@@ -84,11 +84,11 @@ class Command:
             os.killpg(self.process.pid, number)
 
     def processes(self) -> list[psutil.Process]:
-        """Every process that this command has started and that still runs, itself included."""
+        """Return all live processes that the command has started, and its own."""
         return [process for process in psutil.process_iter() if self._is_ours(process)]
 
     def workers(self) -> list[psutil.Process]:
-        """The worker processes: the children of the fork server."""
+        """Return the worker processes, which are the children of the fork server."""
         found = []
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self.process.pid).children():
@@ -98,7 +98,7 @@ class Command:
         return [worker for worker in found if worker.is_running()]
 
     def gone(self, seconds: float = PATIENCE) -> bool:
-        """Wait until no process of the command is left; whether that happened."""
+        """Wait until no process of the command is left; return False after *seconds*."""
         return wait_until(lambda: not self.processes(), seconds)
 
     def _is_ours(self, process: psutil.Process) -> bool:
@@ -124,10 +124,10 @@ def start(
 
     Args:
         words: The command line.
-        scratch: A folder for what it says.
-        extra_path: A folder of modules that all its processes find first.
-        within: A command line that runs another, elsewhere.
-        env: Environment variables that this process has and the test has not.
+        scratch: The working folder, which also holds the output.
+        extra_path: A folder that all processes of the command have first on their module path.
+        within: A command line that runs another one elsewhere, such as in a network namespace.
+        env: Additional environment variables.
     """
     mark = uuid.uuid4().hex
     paths = [*([str(extra_path)] if extra_path else []), str(ROOT)]
@@ -184,7 +184,7 @@ def run(
 
 
 def wait_until(true: Callable[[], object], seconds: float = PATIENCE) -> bool:
-    """Look again and again until *true* says so; whether it did."""
+    """Call *true* until it returns a true value; return False after *seconds*."""
     end = time.monotonic() + seconds
     while not true():
         if time.monotonic() > end:
@@ -194,21 +194,21 @@ def wait_until(true: Callable[[], object], seconds: float = PATIENCE) -> bool:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def committed(store: Path, split: str = "train") -> int:
-    """Shards of a split that are committed."""
+    """Return the number of committed shards of a split."""
     folder = store / "commits" / split
     return len(list(folder.glob("*.json"))) if folder.is_dir() else 0
 
 
 @contextlib.contextmanager
 def saboteur(folder: Path, code: str) -> Iterator[Path]:
-    """A folder which, on the path of a command, runs *code* when any of its processes starts.
+    """Yield a folder that makes every process with it on its module path run *code*.
 
     The code may call `after_import(module_name, function_of_the_module)`.
     """

@@ -1,4 +1,4 @@
-"""What all tests share: the profiles of the laws, and where real photographs are."""
+"""Fixtures and Hypothesis profiles that all tests share."""
 
 import logging
 import os
@@ -28,19 +28,19 @@ settings.load_profile("quick")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Share one fork server among the processes that run tests at a time."""
+    """Share one fork server among the processes that run tests in parallel."""
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         fork_server.share()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the commands first: they take longest, and would run alone at the end."""
+    """Put the tests of commands first: they are the slowest, and would run alone at the end."""
     items.sort(key=lambda item: not item.path.is_relative_to(Path(__file__).parent / "workflows"))
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real photographs that TESSERAE_DATA names."""
+    """Return the folder of real photographs that TESSERAE_DATA names."""
     named = os.environ.get("TESSERAE_DATA", "")
     if not named:
         pytest.skip("TESSERAE_DATA names no folder of real photographs")
@@ -52,7 +52,7 @@ STOCK_PILLOW = "12.1.1"
 
 @pytest.fixture(scope="session")
 def stock_python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python with stock Pillow and nothing else: made once, and kept in pytest's cache."""
+    """Return a Python with stock Pillow only, which is created once in pytest's cache."""
     cache = getattr(request.config, "cache", None)
     folder = cache.mkdir("stock-pillow") if cache else tmp_path_factory.mktemp("stock-pillow")
     python = folder / STOCK_PILLOW / "bin" / "python"
@@ -70,9 +70,9 @@ def stock_python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """S3 as moto speaks it, on the loopback address.
+    """Start an S3 server (moto) on the loopback address, and return its URL.
 
-    It outlives every connection that s3fs keeps for reuse.
+    The server outlives every connection that s3fs keeps for reuse.
     """
     moto_server = pytest.importorskip("moto.server")
     pytest.importorskip("s3fs")
@@ -86,7 +86,7 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def s3_environment(s3_server: str) -> Iterator[dict[str, str]]:
-    """What tells s3fs where the server is, here and in every process of a command."""
+    """Set the environment variables that lead s3fs to the server, here and in commands."""
     found = {
         "AWS_ENDPOINT_URL": s3_server,
         "AWS_ACCESS_KEY_ID": "test",

@@ -1,4 +1,4 @@
-"""Random damage to the files of a store, and what became of all the others."""
+"""Random damage to files of a store, and snapshots that show which other files have changed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 KINDS = ("flip", "truncate", "remove")
-"""A byte has another value; the file ends too early; the file is gone."""
+"""The kinds of damage: a byte is changed, the file is truncated, the file is removed."""
 
 
 def files(store: Path) -> list[Path]:
-    """Every file that the promises cover."""
+    """Return all files that the promises of the store cover."""
     left_out = (".tmp", ".cache", "report.html")
     return sorted(
         file
@@ -22,7 +22,7 @@ def files(store: Path) -> list[Path]:
 
 
 def category(name: str) -> str:
-    """What a file is, so that the few kinds of records are met as often as the many shards."""
+    """Return the kind of a file, so that rare kinds are damaged as often as frequent ones."""
     parts = name.split("/")
     if parts[0] == "images.zarr":
         return (
@@ -37,15 +37,15 @@ def category(name: str) -> str:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All bytes of a store, and which file holds them."""
+    """All bytes of a store, and the identities of its files."""
 
     data: dict[str, bytes]
     marks: dict[str, tuple[int, int]]
-    """Inode and time of the last change, in nanoseconds."""
+    """The inode and the modification time in nanoseconds of each file."""
 
 
 def snapshot(store: Path) -> Snapshot:
-    """Note what is there. `.cache` and `.tmp` are not covered."""
+    """Return the current state of a store, without `.cache` and `.tmp`."""
     there = {str(file.relative_to(store)): file for file in files(store)}
     return Snapshot(
         {name: file.read_bytes() for name, file in there.items()},
@@ -54,13 +54,13 @@ def snapshot(store: Path) -> Snapshot:
 
 
 def touched(before: Snapshot, after: Snapshot) -> set[str]:
-    """The files that were written, whatever was written."""
+    """Return the files that were written or removed, whatever their content is."""
     names = {*before.marks, *after.marks}
     return {name for name in names if before.marks.get(name) != after.marks.get(name)}
 
 
 def damage(store: Path, name: str, kind: str, rng: np.random.Generator) -> None:
-    """Harm one file."""
+    """Damage one file."""
     file = store / name
     data = bytearray(file.read_bytes())
     place = int(rng.integers(len(data)))
@@ -74,7 +74,7 @@ def damage(store: Path, name: str, kind: str, rng: np.random.Generator) -> None:
 
 
 def choose(store: Path, rng: np.random.Generator) -> tuple[str, str]:
-    """A file of a store, and what is to happen to it."""
+    """Return a random file of a store and a random kind of damage."""
     names = [str(file.relative_to(store)) for file in files(store)]
     by_category: dict[str, list[str]] = {}
     for name in names:

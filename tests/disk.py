@@ -1,8 +1,8 @@
-"""A model of a disk that forgets what was not synced, and a recorder of what `local` does to it.
+"""A model of a disk that loses what was not synced, and a recorder of file system calls.
 
-The disk holds files by inode, and names, folder by folder. A name is durable once its folder was
-synced, bytes once their file was. What the power leaves, beside all that is durable, is up to
-nobody: so there are several ways to lose it, all of which a disk may choose.
+The disk holds files by inode, and names by folder. A name is durable once its folder was synced,
+and bytes are durable once their file was. What a power loss leaves of the rest is undefined, so
+there are several kinds of losses, each of which is allowed.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from pipeline.store import local
 
 FOLDER = -1
 LOSSES = ("strict", "names", "torn", "mixed")
-"""What is left of what was not synced: nothing; names without bytes; names with half of the bytes;
-of each name and file, by lot, what was before or what is now."""
+"""What remains of unsynced data: nothing (strict), names without bytes, names with half of the
+bytes (torn), or at random the old or the new state of each name and file (mixed)."""
 
 Op = tuple[Any, ...]
 
 
 @dataclass
 class Disk:
-    """Names relative to the root, `.` itself, as the system sees them and as they survive."""
+    """Names relative to the root, which is `.`, as the system sees them and as they survive."""
 
     seen: dict[str, int] = field(default_factory=lambda: {".": FOLDER})
     durable: dict[str, int] = field(default_factory=lambda: {".": FOLDER})
@@ -40,7 +40,7 @@ class Disk:
 
     @classmethod
     def holding(cls, left: dict[str, bytes | None]) -> Self:
-        """A disk that was started again: what is there is durable."""
+        """Return a disk after a restart, on which everything in *left* is durable."""
         disk = cls()
         for inode, (name, data) in enumerate(left.items(), 1):
             disk.seen[name] = FOLDER if data is None else inode
@@ -50,7 +50,7 @@ class Disk:
         return disk
 
     def apply(self, op: Op) -> None:
-        """Do one recorded operation."""
+        """Apply one recorded operation."""
         getattr(self, op[0])(*op[1:])
 
     def mkdir(self, path: str) -> None:
@@ -84,7 +84,7 @@ class Disk:
         del self.seen[path]
 
     def lose(self, how: str, seed: int = 0) -> dict[str, bytes | None]:
-        """What is there after the power went: path -> bytes, or None for a folder."""
+        """Return what a power loss leaves: path -> bytes, or None for a folder."""
         rng = np.random.default_rng(seed)
         names = dict(self.durable)
         if how in ("names", "torn"):
@@ -102,7 +102,7 @@ class Disk:
         }
 
     def unharmed(self) -> dict[str, bytes | None]:
-        """What a process that was killed leaves: all of it, durable or not."""
+        """Return what a killed process leaves, which is everything, durable or not."""
         return {n: None if inode == FOLDER else self.data[inode] for n, inode in self.seen.items()}
 
     def _left(self, inode: int, how: str, rng: np.random.Generator) -> bytes:
@@ -116,7 +116,7 @@ def _parent(name: str) -> str:
 
 
 def lay_out(left: dict[str, bytes | None], root: Path) -> Path:
-    """Make what is left a folder that can be opened."""
+    """Write what is left into a folder, and return the folder."""
     root.mkdir(parents=True)
     for name in sorted(left):
         data = left[name]
@@ -128,7 +128,7 @@ def lay_out(left: dict[str, bytes | None], root: Path) -> Path:
 
 
 class Recorder:
-    """Stands in for `os` in `local`; does everything, and writes down what it did."""
+    """A replacement of `os` that performs all calls and records them."""
 
     def __init__(self, root: Path, inode: int = 0) -> None:
         self.ops: list[Op] = []
@@ -193,7 +193,7 @@ class Recorder:
 
 @contextmanager
 def recording(monkeypatch: pytest.MonkeyPatch, root: Path, inode: int = 0) -> Iterator[list[Op]]:
-    """Record what `local` does under *root*; *inode* is the last number that is taken."""
+    """Record the file system calls under *root*; *inode* is the last number in use."""
     recorder = Recorder(root, inode)
     with monkeypatch.context() as patch:
         patch.setattr(local, "os", recorder)
@@ -203,14 +203,14 @@ def recording(monkeypatch: pytest.MonkeyPatch, root: Path, inode: int = 0) -> It
 
 @contextmanager
 def careless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Do not wait for the disk: where nobody looks at what survives, only time would be lost."""
+    """Skip all syncs, where a test does not check what survives."""
     with monkeypatch.context() as patch:
         patch.setattr(local.os, "fsync", lambda _: None)
         yield
 
 
 def replay(ops: list[Op], disk: Disk | None = None) -> Disk:
-    """The disk after *ops*."""
+    """Return the disk after *ops*."""
     disk = disk or Disk()
     for op in ops:
         disk.apply(op)

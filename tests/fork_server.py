@@ -1,10 +1,11 @@
-"""A fork server: it has imported what commands and ranks need, and each starts as a copy of it.
+"""A server that has imported what commands and ranks need, and forks itself to start each.
 
-Most of the processor time of a short command is Python's start and its imports. A forked process
-is as real as another: it has a session of its own, the arguments, environment, folder and files
-that it is given, and Python ends it as any script. Only what Python and its libraries read from
-the environment when they are loaded cannot be given to it. The server of `multiprocessing` is of
-no use here: it gives neither environment, folder nor session, and skips the end of the interpreter.
+Most of the processor time of a short command is the start of Python and its imports. A forked
+process behaves like any other: it has a session of its own and the arguments, environment, folder
+and files that are passed to it, and Python ends it like any script. Only what Python and its
+libraries read from the environment when they are loaded cannot be changed. The server of
+`multiprocessing` does not suffice: it passes neither environment, folder nor session, and skips the
+shutdown of the interpreter.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ LIGHT = (
 """Modules that nearly every command imports."""
 
 HEAVY = ("torch", "sklearn.metrics", "workflows.runs.train", "workflows.preparation.features")
-"""Modules that a process which trains, or looks at what was trained, imports as well."""
+"""Modules that a process imports which trains or uses a trained model."""
 
 MAX_MESSAGE_BYTES = 1 << 20
 
@@ -95,10 +96,11 @@ class Forked:
 
 
 class ForkServer:
-    """The process that forks others; it ends with the process that made it.
+    """The process that forks others; it ends with the process that started it.
 
     Args:
-        address: Name of the abstract socket on which it listens; None = of a new one, started here.
+        address: Name of the abstract socket of a server that runs already; None starts a new
+            server.
     """
 
     def __init__(self, address: str | None = None) -> None:
@@ -140,7 +142,7 @@ class ForkServer:
     ) -> Forked:
         """Start `python -m <module> <words>` in *folder*, with this environment and these outputs.
 
-        With *heavy*, torch and what uses it are imported before.
+        With *heavy*, torch and the modules that use it are imported already.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         request = {
@@ -170,7 +172,7 @@ def fork_server() -> ForkServer:
 
 
 def share() -> None:
-    """Start a fork server for this process and all that it starts."""
+    """Start a fork server for this process and all its descendants."""
     os.environ[ADDRESS] = fork_server().address
 
 

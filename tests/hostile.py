@@ -1,4 +1,4 @@
-"""Documents that an enemy wrote: one value of a good one is another, or gone, or one more."""
+"""Hostile documents: valid ones in which one value is replaced, removed or added."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ values = (
     | st.just({})
     | st.just([])
 )
-"""Any value of JSON, and some that Python takes for one."""
+"""Any JSON value, and some that Python's parser accepts beyond JSON."""
 
 Path = tuple[str | int, ...]
 
 
 def places(value: Any, at: Path = ()) -> Iterator[Path]:
-    """Where values lie in a document, the document itself first."""
+    """Yield the path of every value in a document, beginning with the document itself."""
     yield at
     inside = dict(enumerate(value)) if isinstance(value, list) else value
     for key, inner in inside.items() if isinstance(inside, dict) else ():
@@ -59,7 +59,7 @@ def places(value: Any, at: Path = ()) -> Iterator[Path]:
 
 @st.composite
 def mutated_fields(draw: Any, fields: Any) -> Any:
-    """The fields of a document with one value replaced, removed or added."""
+    """Draw the fields of a document with one value replaced, removed or added."""
     fields = copy.deepcopy(fields)
     path = draw(st.sampled_from(list(places(fields))[1:]))
     parent = fields
@@ -78,7 +78,7 @@ def mutated_fields(draw: Any, fields: Any) -> Any:
 
 
 def mutated(fields: Any) -> st.SearchStrategy[bytes]:
-    """Return the same as text, of a document that has no digest; or any value in its place."""
+    """Draw the text of a mutated document without a digest, or of any other value."""
     return (mutated_fields(fields) | values).map(
         lambda found: json.dumps(found, ensure_ascii=True).encode()
     )

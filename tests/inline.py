@@ -1,4 +1,4 @@
-"""Commands without a cluster: their tasks run in this process, one after the other."""
+"""Commands without a cluster, whose tasks run in this process one after the other."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from workflows.preparation.options import RepairOptions
 
 
 class NoCluster:
-    """Stands in for `workflows.session.Cluster`."""
+    """A replacement of `workflows.session.Cluster` without processes."""
 
     client = SimpleNamespace(id="nobody")
 
     def __init__(self, **shape: Any) -> None:
-        """Nothing to start."""
+        """Start nothing."""
 
     def keep(self) -> None:
-        """Nothing to look after."""
+        """Do nothing, since there are no workers to replace."""
 
     def look(self) -> None:
-        """Nothing to connect to."""
+        """Do nothing, since there is no scheduler to connect to."""
 
     def ask_workers(self, work: Any) -> None:
-        """Nobody to ask."""
+        """Do nothing, since there are no workers."""
 
     def worker_memory(self) -> list[tuple[int, int]]:
-        """Nobody's memory is limited."""
+        """Return an empty list, since there are no workers."""
         return []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to stop."""
+        """Stop nothing."""
 
 
 def run_here(
     client: object, run: str, jobs: Sequence[Job], *, tick: Callable[[], None]
 ) -> Iterator[Any]:
-    """Stands in for `pipeline.jobs.run_jobs`."""
+    """Run jobs in this process, in place of `pipeline.jobs.run_jobs`."""
     for job in jobs:
         try:
             yield job.call(*job.arguments, **job.options)
@@ -60,7 +60,7 @@ def run_here(
 
 @contextmanager
 def no_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Within this block commands run here."""
+    """Run the tasks of commands in this process inside the block."""
     workspace.cache_clear()  # a test may have changed what lies under it
     with monkeypatch.context() as patch:
         for module in (prepare, repair, spooling):
@@ -77,7 +77,7 @@ def _patient(make: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def tesserae(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """Run a command; returns its exit status."""
+    """Run a command in this process, and return its exit status."""
     with no_cluster(monkeypatch):
         return cli.main([str(word) for word in words])
 
@@ -85,7 +85,7 @@ def tesserae(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
 def repair_inline(
     monkeypatch: pytest.MonkeyPatch, store: str, split: str = "train", **options: Any
 ) -> int:
-    """Repair a split; returns how many problems are left."""
+    """Repair a split in this process, and return the number of remaining problems."""
     run = new_run(split)
     objects = open_objects(store, run)
     objects.begin()

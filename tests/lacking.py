@@ -1,4 +1,4 @@
-"""File systems that lack calls, here and in the processes of a command."""
+"""File systems without some calls, in this process and in those of a command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline import filesystem
 from tests.commands import saboteur
 
 LINUX_NFS = ("flock", "fcntl")
-"""NFS without lockd, or Lustre without -o flock."""
+"""The calls that fail on NFS without lockd, or on Lustre without -o flock."""
 EXFAT = ("link",)
 SMB = ("flock", "fcntl", "link", "renameat2", "folder sync")
 
@@ -23,11 +23,11 @@ Set = Callable[[Any, str, Any], None]
 
 
 def remove(calls: Sequence[str], change: Set) -> None:
-    """Have *calls* fail as on a file system without them.
+    """Make *calls* fail as on a file system that lacks them.
 
     Args:
-        calls: Of `flock`, `fcntl`, `link`, `renameat2` and `folder sync`.
-        change: `monkeypatch.setattr`, or `setattr` in a process that ends so.
+        calls: Any of `flock`, `fcntl`, `link`, `renameat2` and `folder sync`.
+        change: `monkeypatch.setattr`, or `setattr` in a process that lacks them to its end.
     """
     for call in calls:
         _CHANGES[call](change)
@@ -62,7 +62,7 @@ _CHANGES: dict[str, Callable[[Set], None]] = {
 
 @contextmanager
 def processes_lacking(folder: Path, calls: Sequence[str]) -> Iterator[Path]:
-    """A folder which, first on the path of a command, takes *calls* from all its processes."""
+    """Yield a folder that removes *calls* from every process with it first on its module path."""
     code = f"import tests.lacking\ntests.lacking.remove({list(calls)!r}, setattr)\n"
     with saboteur(folder, code) as made:
         yield made

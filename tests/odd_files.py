@@ -1,4 +1,4 @@
-"""Image files that no library here would write: any depth, any tag, and metadata that is broken."""
+"""Image files that common libraries do not write: any depth, any tag, and broken metadata."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.pictures import jpeg
 
 
 def png_chunk(name: bytes, body: bytes) -> bytes:
-    """A chunk with its length and its checksum."""
+    """Return a PNG chunk with its length and its checksum."""
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
@@ -30,12 +30,12 @@ def png(
     before: Sequence[bytes] = (),
     after: Sequence[bytes] = (),
 ) -> bytes:
-    """A PNG of (height, width, channels) samples of 8 or 16 bits.
+    """Return a PNG of (height, width, channels) samples of 8 or 16 bits.
 
     Args:
-        colour: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha.
-        before: Chunks to put in front of the pixels.
-        after: Chunks to put behind them.
+        colour: 0 for grey, 2 for RGB, 3 for palette, 4 for grey with alpha, 6 for RGB with alpha.
+        before: Chunks before the pixels.
+        after: Chunks after the pixels.
     """
     height, width = samples.shape[:2]
     rows = samples.reshape(height, -1).astype(">u2" if bits == 16 else "u1")
@@ -54,12 +54,12 @@ def png(
 
 
 def with_chunks(data: bytes, *chunks: bytes) -> bytes:
-    """The PNG *data* with chunks behind its header."""
+    """Return the PNG *data* with chunks after its header."""
     return data[:33] + b"".join(chunks) + data[33:]
 
 
 def long_text(num_bytes: int = 1_200_000) -> bytes:
-    """A compressed text that inflates to *num_bytes*."""
+    """Return a chunk of compressed text that inflates to *num_bytes*."""
     return png_chunk(b"zTXt", b"workflow\0\0" + zlib.compress(bytes(num_bytes), 9))
 
 
@@ -76,12 +76,12 @@ def tiff(
     *,
     order: str = "<",
 ) -> bytes:
-    """A TIFF of one directory.
+    """Return a TIFF with one directory.
 
     Args:
-        strips: The strips, one for all rows, or one for each plane.
+        strips: The strips: one for all rows, or one for each plane.
         tags: Further tags: number -> (type, value or values).
-        order: "<" or ">".
+        order: The byte order, "<" or ">".
     """
     data, offsets = bytearray(8), []
     for strip in strips:
@@ -128,7 +128,7 @@ def grey_tiff(
     order: str = "<",
     tags: Mapping[int, tuple[int, Any]] | None = None,
 ) -> bytes:
-    """A TIFF of (height, width) samples, uncompressed, in the depth of their dtype or packed."""
+    """Return an uncompressed TIFF of (height, width) samples, in their dtype's depth or packed."""
     height, width = samples.shape
     bits = bits or samples.dtype.itemsize * 8
     body = packed_12(samples) if bits == 12 else samples.astype(samples.dtype.newbyteorder(order))
@@ -140,7 +140,7 @@ def grey_tiff(
 
 
 def packed_12(samples: NDArray[Any]) -> bytes:
-    """Rows of 12-bit samples, each row begun at a byte."""
+    """Return rows of packed 12-bit samples, each row padded to whole bytes."""
     rows = []
     for row in samples.astype(np.uint16):
         bits = "".join(f"{value:012b}" for value in row)
@@ -153,7 +153,7 @@ def packed_12(samples: NDArray[Any]) -> bytes:
 
 
 def netpbm(samples: NDArray[Any], maximum: int) -> bytes:
-    """A PGM of (height, width) samples, or a PPM of (height, width, 3)."""
+    """Return a PGM of (height, width) samples, or a PPM of (height, width, 3)."""
     magic = b"P5" if samples.ndim == 2 else b"P6"
     kind = ">u2" if maximum > 255 else "u1"
     head = b"%s\n%d %d\n%d\n" % (magic, samples.shape[1], samples.shape[0], maximum)
@@ -164,7 +164,7 @@ def netpbm(samples: NDArray[Any], maximum: int) -> bytes:
 
 
 def phone_jpeg(seed: int, size: tuple[int, int] = (60, 45), claimed: int = 3) -> bytes:
-    """A JPEG whose index of further pictures claims *claimed*, though it holds two."""
+    """Return a JPEG whose index claims *claimed* further images, though it contains two."""
     with Image.open(io.BytesIO(jpeg(seed, *size))) as picture:
         buffer = io.BytesIO()
         picture.save(buffer, "MPO", save_all=True, append_images=[picture.copy()])
@@ -177,7 +177,7 @@ def phone_jpeg(seed: int, size: tuple[int, int] = (60, 45), claimed: int = 3) ->
 
 
 def odd_pictures() -> dict[str, bytes]:
-    """Files that rules 1 and rules 2 make different rows of, and some that they do not."""
+    """Return files by name; rules 1 and rules 2 give different rows for most of them."""
     y, x = np.mgrid[:20, :24]
     ramp = (y * 24 + x) / (20 * 24 - 1)
     deep = np.round(ramp * 65535).astype(np.uint16)

@@ -1,4 +1,4 @@
-"""Small pictures and stores for tests, made here and never fetched."""
+"""Small images and stores for tests, generated without a network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SMALL_OPTIONS = (
 
 
 def jpeg(seed: int, width: int = 60, height: int = 45, mode: str = "RGB", **options: Any) -> bytes:
-    """A small smooth JPEG, another for each seed."""
+    """Return a small smooth JPEG, which differs for each seed."""
     rng = np.random.default_rng(seed)
     bands = {"L": 1, "RGB": 3, "CMYK": 4}[mode]
     coarse = rng.integers(0, 256, (6, 8, bands), np.uint8).squeeze()
@@ -44,7 +44,7 @@ def jpeg(seed: int, width: int = 60, height: int = 45, mode: str = "RGB", **opti
 
 
 def make_folder(root: Path, images: int, classes: int = 3, bad: int = 0) -> Path:
-    """Class folders with *images* small JPEGs, the last *bad* of which are broken."""
+    """Write class folders with *images* small JPEGs, the last *bad* of which are broken."""
     for place in range(images):
         wnid = f"n{place % classes:08d}"
         file = root / wnid / f"{wnid}_{place}.JPEG"
@@ -90,7 +90,7 @@ def plan_inline(
 
 
 def prepare_inline(source: Path, store: str, **choices: Any) -> list[ShardReport]:
-    """Prepare a split in this process, without Dask; leaves what is committed alone."""
+    """Prepare the missing shards of a split in this process, without Dask."""
     objects, plan, work = plan_inline(source, store, **choices)
     commits = records.load_commits(objects, plan)
     todo = [
@@ -105,7 +105,7 @@ def prepare_inline(source: Path, store: str, **choices: Any) -> list[ShardReport
 
 
 def linked_folder(root: Path, originals: list[Path], images: int) -> Path:
-    """Class folders in which *originals* appear over and over, as links."""
+    """Write class folders with *images* links to *originals*."""
     for place in range(images):
         file = root / f"n{place % 7:08d}" / f"n{place % 7:08d}_{place}.JPEG"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -114,9 +114,10 @@ def linked_folder(root: Path, originals: list[Path], images: int) -> Path:
 
 
 def promised(store: Path, *, provenance: bool = False) -> Iterator[tuple[str, Path]]:
-    """Every file of a store that its promises cover, with its name; commits only if asked.
+    """Yield the name and path of every reproducible file of a store.
 
-    Who made what, and when, is no promise; nor are scratch and the report.
+    Commits and plans, which record who wrote what and when, are included only with *provenance*.
+    Temporary files, caches and the report never are.
     """
     left_out = (".tmp", ".cache", "report.html") + (() if provenance else ("commits", "splits"))
     for file in sorted(store.rglob("*")):
@@ -126,5 +127,5 @@ def promised(store: Path, *, provenance: bool = False) -> Iterator[tuple[str, Pa
 
 
 def contents(store: Path, *, provenance: bool = False) -> dict[str, bytes]:
-    """The bytes of every file that is promised, by name."""
+    """Return the bytes of every reproducible file, by name."""
     return {name: file.read_bytes() for name, file in promised(store, provenance=provenance)}

@@ -1,4 +1,4 @@
-"""The documentation: nothing is left out of it, and what it names exists.
+"""The documentation is complete, and everything that it names exists.
 
 `make docs` builds it strictly, which finds broken links. These tests need no MkDocs.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import tesserae
 from pipeline.loader import Loader, Reading, Staging
 from pipeline.store.commit import Commit
 from pipeline.store.features import FeatureCommit, FeatureFinishRecord, FeatureRecipe
@@ -36,21 +37,25 @@ DOCUMENTS = {
     "features/&lt;name&gt;/commits/&lt;split&gt;/&lt;shard&gt;.json": FeatureCommit,
     "features/&lt;name&gt;/splits/&lt;split&gt;.done.json": FeatureFinishRecord,
 }
-"""Heading of a document in docs/format.md -> the class that reads and writes it."""
+"""The class that reads and writes each document, by the document's heading in docs/format.md."""
 
 COMMON = {"format", "digest"}
-"""Keys of every document, which the page describes once."""
+"""The keys of every document, which the page describes once."""
 
 
 FOREIGN_OPTIONS = {
     *("--constraint", "--cpus-per-task", "--mem", "--ntasks-per-node"),  # Slurm's
     *("--nproc-per-node", "--standalone"),  # torchrun's
     *("--find-links", "--sort", "--strict"),  # of pip, tar and MkDocs
+    *("--build-arg", "--device", "--network", "--rm", "--user", "--userns"),  # of podman
 }
-"""Options in the pages that are of other programs."""
+"""The options of other programs in the pages."""
 
 BENCHMARKS = {"--minutes", "--seed"}
-"""Options of scripts that are no command: `make chaos`."""
+"""The options of `make chaos` and other scripts that are no commands."""
+
+MAX_PICTURE_BYTES = 150_000
+"""The size that the pictures of all pages together must not reach."""
 
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
@@ -80,7 +85,7 @@ def _options(parser):
 
 
 def test_every_page_is_in_the_navigation():
-    """A page that is not there is found by nobody; a name without a page is a dead link."""
+    """A page that the navigation lacks is never found, and a name without a page is a dead link."""
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
 
     listed = list(_leaves(nav))
@@ -91,7 +96,7 @@ def test_every_page_is_in_the_navigation():
 
 
 def test_the_reference_has_every_command():
-    """A section each, and a line in the table at its head."""
+    """Every command has a section, and a line in the table at the beginning."""
     page = REFERENCE.page()
 
     sections = re.findall(r"^## tesserae (\S+)$", page, re.MULTILINE)
@@ -102,7 +107,7 @@ def test_the_reference_has_every_command():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_reference_has_every_option(command):
-    """Those of its parsers, and of the parsers below them."""
+    """The options of a command's parser and of its subparsers are in its section."""
     section = REFERENCE._section(command_of(command)[1], 2)
 
     options = set(_options(command_of(command)[1])) - {"-h", "--help"}
@@ -113,7 +118,7 @@ def test_the_reference_has_every_option(command):
 
 @pytest.mark.parametrize("kind", [Loader, Reading, Staging])
 def test_the_loaders_guide_has_every_parameter(kind):
-    """Between backticks, so that it can be searched for."""
+    """Parameters are written between backticks, so that they can be searched for."""
     guide = (DOCS / "loader.md").read_text()
     parameters = set(inspect.signature(kind).parameters)
 
@@ -122,9 +127,19 @@ def test_the_loaders_guide_has_every_parameter(kind):
     assert missing == set()
 
 
+def test_the_page_of_the_python_api_has_every_public_name():
+    """The page uses the names that a program uses."""
+    page = (DOCS / "reference" / "api.md").read_text()
+
+    shown = re.findall(r"^::: tesserae\.(\w+)$", page, re.MULTILINE)
+
+    assert {*shown, "__version__"} == set(tesserae.__all__)
+    assert len(shown) == len(set(shown))
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_the_keys_of_a_document_are_those_of_its_class(document):
-    """Whoever reads a store without this code has that page alone."""
+    """A reader of stores without this code depends on the page on the format alone."""
     page = (DOCS / "format.md").read_text()
     (section,) = re.findall(
         rf"^### {re.escape(document)}\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL
@@ -137,7 +152,7 @@ def test_the_keys_of_a_document_are_those_of_its_class(document):
 
 
 def test_the_architecture_has_every_import_contract():
-    """By its name, in a line with its reason."""
+    """Each contract has a line with its name and its reason."""
     page = (DOCS / "architecture.md").read_text()
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
 
@@ -146,27 +161,46 @@ def test_the_architecture_has_every_import_contract():
     assert missing == []
 
 
-def test_every_page_that_is_named_in_the_readme_exists():
-    """The README is shown where no site is built."""
+def test_every_page_that_the_readme_names_exists():
+    """The README is also shown where no documentation site is built."""
     named = re.findall(r"\]\((docs/[^)#]+)", (ROOT / "README.md").read_text())
 
     assert named
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
+def test_the_pictures_of_the_pages_exist_and_are_small():
+    """Each is described, none is left over, and a clone does not grow for them."""
+    shown = [
+        (description, (page.parent / name).resolve())
+        for page in PAGES
+        for description, name in re.findall(r"!\[([^]]*)\]\(([^)]+)\)", page.read_text())
+    ]
+
+    files = sorted((DOCS / "pictures").iterdir())
+
+    assert sorted({file for _, file in shown}) == files
+    assert all(description for description, _ in shown)
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+    assert 0 < sum(file.stat().st_size for file in files) < MAX_PICTURE_BYTES
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_source_file_and_folder_that_a_page_names_exists(page):
-    """A module that moves takes its name in the pages with it."""
-    places = re.findall(
-        r"(?<![\w./-])((?:benchmarks|cluster|pipeline|tests|workflows)/[\w/.]*)", page.read_text()
-    )
-    missing = [place for place in places if not (ROOT / place.rstrip(".")).exists()]
+    """If a module moves, its name in the pages must follow."""
+    text = page.read_text()
+    folders = "benchmarks|cluster|examples|pipeline|tests|workflows"
+    named = set(re.findall(rf"(?<![\w./-])((?:{folders})/[\w/.]*)", text))
+    copied = set(re.findall(r"Copy `\S+` to `(\S+)`", text))
+
+    missing = [name for name in named - copied if not (ROOT / name.rstrip(".")).exists()]
+
     assert missing == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_option_that_a_page_names_exists(page):
-    """An option that was renamed stays in no page."""
+    """A renamed option must not remain in any page."""
     known = {option for name in COMMANDS for option in _options(command_of(name)[1])}
     known |= FOREIGN_OPTIONS | {"--debug", "--help", *BENCHMARKS}
 
@@ -176,8 +210,8 @@ def test_every_option_that_a_page_names_exists(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_that_a_page_shows_takes_its_options(page):
-    """Lines that begin with `tesserae`, in blocks and between backticks, up to a comment."""
+def test_every_command_that_a_page_shows_accepts_its_options(page):
+    """Commands are lines that begin with `tesserae`, in blocks and between backticks."""
     shown = re.findall(r"tesserae ([a-z-]+) ([^`#\n]*)", page.read_text())
 
     wrong = {
@@ -193,7 +227,7 @@ def test_every_command_that_a_page_shows_takes_its_options(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_target_that_a_page_names_exists(page):
-    """With its variables."""
+    """The variables that a page passes to a target exist, too."""
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+): .*##", makefile, re.MULTILINE))
     (knobs,) = re.findall(r"^KNOBS := (.*)$", makefile, re.MULTILINE)

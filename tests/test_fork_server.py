@@ -1,4 +1,4 @@
-"""A forked process is what it would be if Python had been started for it."""
+"""A forked process behaves as if Python had been started for it."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def fork(folder: Path, *words: str) -> Forked:
         )
 
 
-def test_it_has_what_it_was_given_and_ends_as_a_script(tmp_path: Path) -> None:
-    """Arguments, folder, environment, a session; its exit status, after what runs at exit."""
+def test_a_forked_process_has_its_arguments_and_exit_status(tmp_path: Path) -> None:
+    """The process has its arguments, folder, environment and session, and runs exit handlers."""
     process = fork(tmp_path, "a", "b c")
     assert process.wait(60) == process.poll() == 3
     said, end = (tmp_path / "out").read_text().splitlines()
@@ -60,8 +60,8 @@ def test_it_has_what_it_was_given_and_ends_as_a_script(tmp_path: Path) -> None:
     assert (tmp_path / "err").read_text() == ""
 
 
-def test_it_is_waited_for_and_killed_alone(tmp_path: Path) -> None:
-    """A signal is its exit status, negative, and the server goes on."""
+def test_a_forked_process_is_waited_for_and_killed_separately(tmp_path: Path) -> None:
+    """A killed process returns the negative signal number, and the server goes on."""
     process = fork(tmp_path, "wait")
     assert wait_until(lambda: (tmp_path / "out").read_text())
     assert process.poll() is None
@@ -73,8 +73,8 @@ def test_it_is_waited_for_and_killed_alone(tmp_path: Path) -> None:
     assert fork(tmp_path, "again").wait(60) == 3
 
 
-def test_a_variable_that_imports_read_is_for_a_python_of_its_own() -> None:
-    """The project's own variables, and those of S3 clients, are read when they are needed."""
+def test_import_time_variables_need_a_new_interpreter() -> None:
+    """The project's own variables, and those of S3 clients, are read when they are used."""
     assert can_fork({})
     assert can_fork({"TESSERAE_CERTS": "x", "AWS_ENDPOINT_URL": "x"})
     assert not can_fork({"TESSERAE_CERTS": "x", "OMP_NUM_THREADS": "7"})

@@ -1,4 +1,4 @@
-"""What everything stands on: who may import whom, what is required, what `make` offers."""
+"""The project as a whole: its imports, its requirements and its make targets."""
 
 import re
 import shutil
@@ -14,13 +14,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TARGETS = {
     "bench", "chaos", "clean", "cluster-down", "cluster-status", "cluster-up", "colourise",
     "demo", "devise", "docs", "doctor", "export", "features", "help", "info", "lint", "loader",
-    "prepare", "repair", "report", "sample", "sample-images", "search", "setup", "study",
-    "test", "test-all", "verify", "wgan", "words",
+    "pictures", "prepare", "repair", "report", "sample", "sample-images", "search", "setup",
+    "study", "test", "test-all", "verify", "wgan", "words",
 }  # fmt: skip
 
 
 def _make(folder, *words):
-    """Run the project's Makefile in *folder*, where it can do no harm."""
+    """Run the project's Makefile in a temporary folder."""
     shutil.copy(ROOT / "Makefile", folder)
     return subprocess.run(
         ["make", "PYTHON=true", *words], cwd=folder, capture_output=True, text=True,
@@ -28,8 +28,8 @@ def _make(folder, *words):
     )  # fmt: skip
 
 
-def test_make_alone_lists_every_target_with_what_it_is_for(tmp_path):
-    """`make` and `make help` are the same."""
+def test_make_without_a_target_prints_the_help(tmp_path):
+    """The help lists every target with its description, and all variables."""
     done = _make(tmp_path)
 
     listed = dict(re.findall(r"^  ([a-z-]+) +(\S.*)$", done.stdout, re.MULTILINE))
@@ -51,8 +51,8 @@ def test_make_alone_lists_every_target_with_what_it_is_for(tmp_path):
     assert knobs <= set(done.stdout.split())
 
 
-def test_no_target_is_a_file():
-    """A file named `test` or `demo` would silence its target."""
+def test_every_target_is_phony():
+    """A file named `test` or `demo` would otherwise disable its target."""
     text = (ROOT / "Makefile").read_text()
 
     phony = set(" ".join(re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)).split())
@@ -107,8 +107,8 @@ def test_no_target_is_a_file():
         ),
     ],
 )
-def test_a_target_is_one_command(tmp_path, words, command):
-    """Shown as it runs; paths may hold spaces."""
+def test_a_target_runs_one_command(tmp_path, words, command):
+    """The command is shown as it runs, and paths may contain spaces."""
     shown = _make(tmp_path, "-n", *words).stdout.splitlines()[-1]
 
     assert " ".join(shown.split()) == f".venv/bin/tesserae {command}".strip()
@@ -122,8 +122,8 @@ def test_a_target_is_one_command(tmp_path, words, command):
         (["verify"], "make verify STORE=/path/to/store"),
     ],
 )
-def test_what_is_not_passed_is_asked_for_before_anything_is_made(tmp_path, words, says):
-    """One sentence, with the line to type."""
+def test_missing_make_variables_are_reported_before_setup(tmp_path, words, says):
+    """The error is one sentence with the line to type."""
     done = _make(tmp_path, *words)
 
     assert done.returncode
@@ -131,8 +131,8 @@ def test_what_is_not_passed_is_asked_for_before_anything_is_made(tmp_path, words
     assert done.stdout == ""
 
 
-def test_every_requirement_was_tested_in_one_version():
-    """Whatever pyproject.toml names has its line in constraints.txt; Pillow has its own door."""
+def test_every_requirement_is_pinned_in_the_constraints():
+    """Every requirement of pyproject.toml is in constraints.txt, but Pillow, which setup pins."""
     named = [
         *PROJECT["project"]["dependencies"],
         *(r for some in PROJECT["project"]["optional-dependencies"].values() for r in some),
@@ -145,8 +145,8 @@ def test_every_requirement_was_tested_in_one_version():
     assert names - {name.lower().replace("_", "-") for name in pinned} == {"pillow"}
 
 
-def test_torch_is_required_by_loading_and_training_alone():
-    """Preparing installs without it; the loader, stages and their tests need it."""
+def test_only_the_train_extra_requires_torch():
+    """Preparation is installed without torch; the loader and all stages need it."""
     extras = PROJECT["project"]["optional-dependencies"]
 
     assert [name for name, some in extras.items() if "torch>" in str(some)] == ["train"]
@@ -163,8 +163,8 @@ def test_torch_is_required_by_loading_and_training_alone():
         "pipeline.ingest.shard_task",
     ],
 )
-def test_a_worker_loads_only_what_it_works_with(module):
-    """Each of these would cost every worker CPU before its first picture."""
+def test_a_worker_imports_only_what_decoding_needs(module):
+    """Each of these imports would cost every worker CPU time before its first image."""
     if not list(ROOT.glob(module.replace(".", "/") + "*")):
         pytest.skip(f"there is no {module}")
     heavy = ("torch", "zarr", "rich", "bokeh", "pandas", "skimage", "scipy", "s3fs", "distributed")
@@ -186,8 +186,8 @@ def _lint_imports(folder):
     return done.returncode, done.stdout + done.stderr
 
 
-def test_the_imports_keep_to_their_contracts():
-    """The same as `make lint` asks."""
+def test_the_imports_satisfy_their_contracts():
+    """`make lint` runs the same check."""
     status, said = _lint_imports(ROOT)
 
     assert status == 0, said
@@ -196,6 +196,7 @@ def test_the_imports_keep_to_their_contracts():
 BREACHES = {
     "workflows run on": ("cluster/local.py", "import pipeline.errors"),
     "workflows run on pipeline": ("pipeline/order.py", "import cluster"),
+    "the public interface": ("workflows/session.py", "import tesserae"),
     "the data path": ("pipeline/errors.py", "import pipeline.order"),
     "the data path reads": ("pipeline/store/arrays.py", "import pipeline.sources.keys"),
     "a store knows": ("pipeline/store/arrays.py", "import pipeline.images.decode"),
@@ -210,8 +211,8 @@ BREACHES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("contract", BREACHES)
-def test_a_contract_that_is_broken_is_named(tmp_path, contract):
-    """A contract that nothing can break guards nothing."""
+def test_the_breach_of_a_contract_is_reported_by_its_name(tmp_path, contract):
+    """A contract that cannot be broken would guard nothing."""
     for name in ("pipeline", "workflows", "cluster"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -227,8 +228,24 @@ def test_a_contract_that_is_broken_is_named(tmp_path, contract):
     assert contract in broken[0]
 
 
-def test_no_module_is_named_for_nothing():
-    """A function without a home has not been understood yet."""
+def test_the_image_gets_every_part_that_runs():
+    """The image has all packages and what their build reads, and no command runs as root."""
+    lines = (ROOT / "Containerfile").read_text().splitlines()
+
+    copied = {name for line in lines if re.match("COPY [^-]", line) for name in line.split()[1:-1]}
+
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    setup = {"constraints.txt", "pyproject.toml", "README.md", "LICENSE"}
+    assert copied == {"tesserae.py", *packages, *setup}
+    assert {line for line in lines if line.startswith("FROM")} == {
+        "FROM debian:bookworm-slim",
+        "FROM debian:bookworm-slim AS build",
+    }
+    assert lines.index("USER tesserae") < lines.index('ENTRYPOINT ["tesserae"]')
+
+
+def test_no_module_is_called_utils_or_helpers():
+    """A function without a proper module has not been understood yet."""
     names = {path.stem for part in ("pipeline", "workflows", "cluster")
              for path in (ROOT / part).rglob("*.py")}  # fmt: skip
 

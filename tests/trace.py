@@ -1,4 +1,4 @@
-"""What a process asked of the system, by strace, as operations of `tests.disk`."""
+"""The file system calls of a process, traced by strace, as operations of `tests.disk`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REST = re.compile(r"^(\d+) +<\.\.\. \w+ resumed>(.*)$")
 
 @functools.cache
 def refused() -> str:
-    """Why there is no tracing here, or nothing."""
+    """Return the reason why strace cannot be used here, or an empty text."""
     if shutil.which("strace") is None:
         return "there is no strace"
     tried = subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, text=True)
@@ -32,7 +32,7 @@ def refused() -> str:
 
 
 def trace(command: list[str], folder: Path, **env: str) -> list[str]:
-    """Run *command* to its end; returns its calls that change a disk, in order, one a line."""
+    """Run *command* to its end; return its calls that change a disk in order, one per line."""
     out = folder / "strace"
     calls = ",".join(f"?{name}" for name in CALLS)
     strace = ["strace", "-f", "-y", "-s", "0", "-e", f"trace={calls}", "-e", "signal=none"]
@@ -62,7 +62,7 @@ def _joined(lines: list[str]) -> list[str]:
 
 
 def operations(lines: list[str], root: Path) -> list[Op]:
-    """What was done under *root*, as a disk sees it; bytes are only counted."""
+    """Return the traced operations under *root*, in which written bytes are zeros."""
     inodes: dict[str, int] = {}
     ops: list[Op] = []
     for line in lines:

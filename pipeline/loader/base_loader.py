@@ -287,7 +287,7 @@ class BaseLoader(ABC):
         return TypeError(
             f"{use} cannot be had: a {type(self).__name__} hands out whole batches and is iterated"
             " itself: `for images, labels, rows in loader`. It needs no torch DataLoader around it;"
-            " for a DataLoader there is pipeline.loader.SplitDataset(store, split, size=...)."
+            " for a DataLoader there is tesserae.SplitDataset(store, split, size=...)."
         )
 
     def __iter__(self) -> Iterator[Batch]:

@@ -32,7 +32,14 @@ Item = tuple[torch.Tensor, int, int]
 
 
 class SplitDataset(Dataset[Item]):
-    """The readable rows of a split, in store order. Files are opened by the process that reads."""
+    """The readable rows of a split, in store order. Files are opened by the process that reads.
+
+    Examples:
+        >>> dataset = tesserae.SplitDataset("store", size=72)
+        >>> image, label, row = dataset[0]
+        >>> image.shape, image.dtype
+        (torch.Size([3, 72, 72]), torch.uint8)
+    """
 
     def __init__(
         self,

@@ -60,6 +60,13 @@ class Loader(BaseLoader):
     """An iterable of `Batch` objects: each iteration yields the next epoch.
 
     A loader is a small value that can be pickled: it opens files and threads when it is iterated.
+
+    Examples:
+        >>> loader = tesserae.Loader("store", size=72, batch_size=4)
+        >>> for images, labels, rows in loader:
+        ...     pass
+        >>> images.shape, images.dtype
+        (torch.Size([4, 3, 72, 72]), torch.uint8)
     """
 
     def __init__(

@@ -52,6 +52,13 @@ def build(
     Raises:
         ValueError: There are no vectors, or an argument is out of its range.
         TesseraeError: A library or the device is missing.
+
+    Examples:
+        >>> vectors = np.random.default_rng(0).standard_normal((100, 8), np.float32)
+        >>> index = tesserae.build_index("exact", vectors)
+        >>> results = index.search(vectors[:2], 5)
+        >>> results.rows.shape, results.rows[:, 0].tolist()
+        ((2, 5), [0, 1])
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}: expected one of {', '.join(KINDS)}.")

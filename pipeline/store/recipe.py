@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar
 
 from pipeline.errors import StoreMismatchError
 from pipeline.store import document, layout
@@ -75,8 +77,11 @@ class Recipe:
     max_image_bytes: int | None = MAX_IMAGE_BYTES
     """The maximum length of an image file in bytes; a longer file is quarantined.
 
-    None, which only stores of format 1 have, means no limit.
+    None, which only stores of decode rules 1 have, means no limit.
     """
+
+    _document: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """The fields of the document that this was decoded from, if an earlier version wrote others."""
 
     def __post_init__(self) -> None:
         """Refuse values that no store can have."""
@@ -102,7 +107,9 @@ class Recipe:
                 f"missing_end is {self.missing_end!r}: expected one of {', '.join(MISSING_END)}."
             )
         limit = self.max_image_bytes
-        if self.format != 1 and (limit is None or limit < 1):
+        if limit is None and 1 in (self.format, self.decode_rules):
+            return
+        if limit is None or limit < 1:
             raise ValueError(f"max_image_bytes is {limit}: expected at least 1.")
 
     def _check_rules(self) -> None:
@@ -135,8 +142,10 @@ class Recipe:
         return [wnid for wnid, _ in self.classes]
 
     def _fields(self) -> dict[str, Any]:
+        if self._document:  # other fields would change the digest, by which plans refer to it
+            return dict(self._document)
         fields = dict(vars(self))
-        if self.format == 1:  # it is older than these fields, which would change its digest
+        if self.format == 1:
             for name in _FORMAT_1:
                 del fields[name]
         return fields
@@ -162,6 +171,19 @@ _FORMAT_1: dict[str, Any] = {
 }
 """The fields that a recipe of format 1 does not contain, with the values that they imply."""
 
+_LIMITS = {name: _FORMAT_1[name] for name in ("decode_rules", "missing_end", "max_image_bytes")}
+
+_EARLIER = {
+    (1, frozenset(_FORMAT_1)): _FORMAT_1,
+    (2, frozenset({"class_numbers", "missing_end", "max_image_bytes"})): _FORMAT_1,
+    (2, frozenset({"missing_end", "max_image_bytes"})): _LIMITS,
+}
+"""The values that hold for a recipe of an earlier version, by its format and the fields it lacks.
+
+The first recipes of format 2 name rules 2, which no code followed yet: those without
+`class_numbers` were listed by rules 1, and those without `max_image_bytes` were decoded by rules 1.
+"""
+
 
 @functools.lru_cache(maxsize=2)
 def decode(data: bytes, name: str = layout.RECIPE) -> Recipe:
@@ -170,13 +192,19 @@ def decode(data: bytes, name: str = layout.RECIPE) -> Recipe:
     Raises:
         StoreDamagedError: The bytes differ from those written.
     """
-    return document.decode_as(Recipe, data, name, _complete)
+    earlier: dict[str, Any] = {}
 
+    def complete(fields: dict[str, Any]) -> dict[str, Any]:
+        values = _EARLIER.get((fields["format"], frozenset(_FORMAT_1.keys() - fields.keys())))
+        if values is None:
+            return fields
+        earlier.update(fields)
+        return {**fields, **values}
 
-def _complete(fields: dict[str, Any]) -> dict[str, Any]:
-    if fields["format"] == 1 and not fields.keys() & _FORMAT_1.keys():
-        return {**fields, **_FORMAT_1}
-    return fields
+    recipe = document.decode_as(Recipe, data, name, complete)
+    if earlier:
+        object.__setattr__(recipe, "_document", earlier)
+    return recipe
 
 
 _CHOSEN = (

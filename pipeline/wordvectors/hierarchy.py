@@ -32,7 +32,13 @@ NO_PATH = 2**15 - 1
 
 
 class Hierarchy:
-    """An is-a graph of nodes that are named by wnid; a node may have several parents."""
+    """An is-a graph of nodes that are named by wnid; a node may have several parents.
+
+    Examples:
+        >>> hierarchy = tesserae.Hierarchy([("animal", "cat"), ("animal", "dog")])
+        >>> sorted(hierarchy.within(["cat"], 2))
+        ['animal', 'dog']
+    """
 
     def __init__(self, edges: Iterable[tuple[str, str]]) -> None:
         """Build the graph from (parent, child) pairs; repeated pairs count once."""

@@ -242,6 +242,11 @@ def class_vectors(
 
     Raises:
         ValueError: *synonyms* is neither.
+
+    Examples:
+        >>> words = tesserae.Words(["cat", "dog"], np.eye(2, dtype=np.float32))
+        >>> tesserae.class_vectors(words, [("n02121808", "domestic cat, cat")]).vectors
+        array([[1., 0.]], dtype=float32)
     """
     if synonyms not in SYNONYMS:
         raise ValueError(f"synonyms is {synonyms!r}: expected {' or '.join(SYNONYMS)}.")

@@ -1,1 +1,1 @@
-"""Preparing for minutes while all goes wrong at once: `python -m tests.chaos --help`."""
+"""A test that prepares stores while many faults happen: `python -m tests.chaos --help`."""

@@ -1,12 +1,12 @@
-"""Prepare stores over a few hosts for minutes while everything goes wrong, and compare every byte.
+"""Prepare stores over several hosts for minutes under many faults, and compare every byte.
 
-Hosts are network namespaces of this machine: a scheduler, workers, a client; the store is on a disk
-of its own, a loop device. First a store is made that nothing happens to. Then, over and over, the
-same store is made while processes are killed and stopped, links are cut, source and disk fail and
-stall, and the disk is full. A command that ends with a sentence is given again, as a person does
-it. Each store must have, in the end, the bytes of the first; a command that ends otherwise than in
-a sentence, leaves a process, or hangs, is a failure. When the time is over nothing more is broken,
-and the last store must be finished. Needs root, iproute2 and e2fsprogs.
+The hosts are network namespaces of this machine: a scheduler, workers and a client. The store is on
+a file system of its own, on a loop device. First a store is prepared without faults. Then the same
+store is prepared again and again while processes are killed and suspended, links are cut, source
+and disk fail and stall, and the disk is full. A command that ends with an error message is run
+again, as a user would. Each store must finally have the bytes of the first. A command that ends
+without an error message, leaves a process or hangs is a failure. When the time is over, no further
+fault begins, and the last store must be finished. Needs root, iproute2 and e2fsprogs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.chaos.play import Account, Broken, Plan, note, play
 
 
 def main() -> int:
-    """Do it, and print what happened; 1 if a defect was found, 2 if it cannot be done here."""
+    """Run the test and print a report; return 1 for a defect, 2 if this machine cannot run it."""
     parser = argparse.ArgumentParser(
         prog="make chaos", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -63,7 +63,7 @@ def main() -> int:
 
 
 def say(plan: Plan, account: Account) -> None:
-    """Print it."""
+    """Print the report of a run."""
     print(
         f"{account.seconds:.0f} s, seed {plan.seed}, {plan.workers} hosts that work:"
         f" {account.stores} stores of {plan.images:,} images, each byte for byte that of a run that"

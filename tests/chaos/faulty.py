@@ -1,8 +1,8 @@
 """A source and a disk that fail and stall on demand, inside the processes that use them.
 
-A spell is a file: `source` or `disk` in a folder of control, which says `fail SHARE` or
-`stall SHARE SECONDS`. That share of all calls is struck, and each that is leaves a byte in
-`source.fail`, `disk.stall` and so on, whose sizes are the counts.
+A fault is requested by a file `source` or `disk` in a control folder, which contains `fail SHARE`
+or `stall SHARE SECONDS`. That share of all calls is affected, and each affected call appends a byte
+to `source.fail`, `disk.stall` and so on, whose sizes are the counts.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SOURCE_CALLS = ("open", "pread", "read")
 DISK_CALLS = ("open", "write", "fsync", "replace", "link", "rename", "mkdir", "preadv")
 
 _lot = random.SystemRandom()
-"""Forked processes would draw the same from another."""
+"""A seeded generator would draw the same numbers in all forked processes."""
 
 
 class Faulty:
-    """Stands in for `os` in a module."""
+    """A replacement of `os` in a module, whose calls may fail."""
 
     def __init__(self, what: str, calls: tuple[str, ...], control: Path) -> None:
         self._what = what
@@ -62,7 +62,7 @@ class Faulty:
 
 
 def note(control: Path, what: str) -> None:
-    """Count one."""
+    """Count one affected call of the kind *what*."""
     file = os.open(control / what, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.write(file, b".")
     os.close(file)
@@ -71,7 +71,7 @@ def note(control: Path, what: str) -> None:
 def make_faulty(
     after_import: Callable[[str, Callable[[ModuleType], None]], None], control: Path
 ) -> None:
-    """Have every process that imports them read a faulty source, and write to a faulty disk."""
+    """Make the modules that read sources and write stores faulty when they are imported."""
     for module, what, calls in (
         ("pipeline.sources.reader", "source", SOURCE_CALLS),
         ("pipeline.store.local", "disk", DISK_CALLS),

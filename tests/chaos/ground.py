@@ -1,4 +1,4 @@
-"""What chaos is played on: photographs, a disk, and the store that nothing happened to."""
+"""The fixtures of chaos: photographs, a disk, and the files of a store prepared without faults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ORIGINALS = 200
 
 
 def why_not() -> str | None:
-    """What keeps this machine from it; None = nothing."""
+    """Return the reason why this machine cannot run chaos, or None if it can."""
     if (why := why_no_hosts()) is not None:
         return why
     if shutil.which("mkfs.ext4") is None:
@@ -34,7 +34,7 @@ def why_not() -> str | None:
 
 @contextmanager
 def disk(folder: Path, num_bytes: int) -> Iterator[Path]:
-    """A file system of so many bytes, on a loop device."""
+    """Mount a file system of *num_bytes* on a loop device; yield its folder."""
     image, place = folder / "disk.img", folder / "disk"
     with image.open("wb") as file:
         file.truncate(num_bytes)
@@ -49,7 +49,7 @@ def disk(folder: Path, num_bytes: int) -> Iterator[Path]:
 
 
 def make_source(folder: Path, images: int) -> Path:
-    """Class folders of photographs, which appear over and over, as links."""
+    """Write class folders of *images* links to a few photographs."""
     done = run("sample", folder / "few", "--images", ORIGINALS, scratch=folder)
     if done.status:
         raise RuntimeError(done.err)
@@ -58,7 +58,7 @@ def make_source(folder: Path, images: int) -> Path:
 
 
 def make_undisturbed(folder: Path, source: Path) -> dict[str, str]:
-    """The hashes of a store that is made on this machine alone."""
+    """Return the hashes of a store that is prepared on this machine without faults."""
     done = run("prepare", source, folder / "alone", *SHAPE, scratch=folder, seconds=900)
     if done.status:
         raise RuntimeError(done.err)
@@ -68,7 +68,7 @@ def make_undisturbed(folder: Path, source: Path) -> dict[str, str]:
 
 
 def hashes(store: Path) -> dict[str, str]:
-    """A hash of each file that is promised, by name."""
+    """Return the SHA-256 of each reproducible file of a store, by name."""
     found = {}
     for name, file in promised(store):
         with file.open("rb") as data:

@@ -1,4 +1,4 @@
-"""What may go wrong, and when: each kind of fault at times of its own, whatever else is broken."""
+"""The faults of chaos: each kind begins at random times, whatever else is broken."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Undo = Callable[[], object]
 
 BALLAST = "ballast"
 SPARE_BYTES = 256 * 1024
-"""What a full disk has left: too little for a shard, enough for a folder's entry."""
+"""The free space of a full disk: too little for a shard, enough for an entry of a folder."""
 
 
 @dataclass
 class Scene:
-    """What there is to break."""
+    """The processes, links and files that faults can affect."""
 
     network: Network
     scheduler: Command
@@ -35,9 +35,9 @@ class Scene:
     disk: Path
     control: Path
     command: Command
-    """The client's, at the moment."""
+    """The current command of the client."""
     broken: set[str] = field(default_factory=set)
-    """What cannot be broken now, being broken."""
+    """The names of what is broken now, and is not broken a second time."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,19 @@ class Fault:
 
     name: str
     every: float
-    """Seconds from one to the next, on average."""
+    """The mean time from one fault of the kind to the next, in seconds."""
     lasts: tuple[float, float]
-    """Seconds, at least and at most."""
+    """The minimum and the maximum duration, in seconds."""
     begin: Callable[[Scene, random.Random], tuple[str, Undo] | None]
-    """Breaks something; returns what, and how it is mended. None: it could not."""
+    """A function that causes the fault; it returns what is broken and how to undo it, or None."""
 
     def at_pace(self, pace: float) -> Fault:
-        """The same, so many times as often."""
+        """Return a fault that begins *pace* times as often."""
         return replace(self, every=self.every / pace)
 
 
 class Monkey:
-    """Breaks things at random, and mends what is to be mended."""
+    """Causes faults at random times, and undoes those that last."""
 
     def __init__(self, scene: Scene, faults: Sequence[Fault], rng: random.Random) -> None:
         self._scene = scene
@@ -67,13 +67,13 @@ class Monkey:
         self._mend: list[tuple[float, str, Undo]] = []
         self.counts: Counter[str] = Counter({fault.name: 0 for fault in faults})
         self.seconds: dict[str, float] = defaultdict(float)
-        """How long each kind lasted, in all."""
+        """The total duration of each kind, in seconds."""
 
     def _in(self, every: float) -> float:
         return time.monotonic() + self._rng.expovariate(1 / every)
 
     def look(self) -> None:
-        """Break and mend what it is time for."""
+        """Begin and undo the faults that are due."""
         now = time.monotonic()
         for item in [item for item in self._mend if item[0] <= now]:
             self._undo(item)
@@ -83,7 +83,7 @@ class Monkey:
                 self._begin(fault)
 
     def stop(self) -> None:
-        """Break nothing more, and mend everything."""
+        """Begin no further fault, and undo all."""
         self._next.clear()
         for item in list(self._mend):
             self._undo(item)
@@ -226,7 +226,7 @@ FAULTS = (
     Fault("disk stalls", 40, (1, 8), _spell("disk", "stall 0.5 2")),
     Fault("disk full", 75, (1, 8), _fill_disk),
 )
-"""Links are cut, and processes stopped, for less and for more than it takes to be given up."""
+"""Cuts and suspensions last both shorter and longer than the timeouts of connections."""
 
 CALLS = {
     "source.fail": "reads of the source that failed",
@@ -237,7 +237,7 @@ CALLS = {
 
 
 def struck(control: Path) -> dict[str, int]:
-    """How many calls the spells of source and disk have struck."""
+    """Return the number of affected calls to source and disk, by kind."""
     return {
         says: (control / name).stat().st_size if (control / name).exists() else 0
         for name, says in CALLS.items()

@@ -1,4 +1,4 @@
-"""A command given again and again while things break, and what is asked of it."""
+"""A command that is run again and again under faults, and the checks of what it leaves."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.cluster.network import Network
 from tests.commands import Command, committed, run, saboteur
 
 STUCK_SECONDS = 240.0
-"""Without a new shard: then something hangs, or fails again and again."""
+"""The time without a new shard after which the command counts as hanging."""
 LOOK_SECONDS = 0.05
 SAY_SECONDS = 15.0
 LONGER = 4
-"""Times as long as was asked for, at most, until all was struck that is to be."""
+"""The factor by which a run is extended at most, until all kinds of calls were affected."""
 PAUSE_SECONDS = 0.5
-"""Before a command is given again."""
+"""The pause before a command is run again."""
 INTERRUPTED = 130
 KILLED = -9
 
@@ -43,46 +43,46 @@ class Broken(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to be done."""
+    """The parameters of a run."""
 
     folder: Path
     seconds: float
     seed: int
     images: int
-    """Of each store."""
+    """The number of images of each store."""
     workers: int
-    """Hosts that work."""
+    """The number of hosts with a worker."""
     pace: float = 1.0
-    """How many times as often as usual something breaks."""
+    """The factor by which faults are more frequent than usual."""
     struck: frozenset[str] = frozenset()
-    """Kinds of calls that are to be struck: while one was not, a busy machine has longer."""
+    """The kinds of calls that faults must affect; until they do, the run is extended."""
 
 
 @dataclass
 class Account:
-    """What happened."""
+    """The results of a run."""
 
     faults: Counter[str] = field(default_factory=Counter)
     lasted: dict[str, float] = field(default_factory=dict)
-    """Seconds that a kind of fault lasted, in all."""
+    """The total duration of each kind of fault, in seconds."""
     struck: dict[str, int] = field(default_factory=dict)
     stores: int = 0
-    """That were made, with the bytes they should have."""
+    """The number of finished stores, all with the expected bytes."""
     ends: Counter[str] = field(default_factory=Counter)
-    """How commands ended."""
+    """The number of commands by how they ended."""
     sentences: Counter[str] = field(default_factory=Counter)
-    """What they said then, without paths and numbers."""
+    """The error messages of commands, without paths and numbers."""
     longest: float = 0.0
-    """Seconds without a shard."""
+    """The longest time without a new shard, in seconds."""
     seconds: float = 0.0
 
 
 def play(plan: Plan) -> Account:
-    """Make stores while things break, until the time is over and the last store is whole.
+    """Prepare stores under faults until the time is over and the last store is finished.
 
     Raises:
-        Broken: A store has other bytes, a command ended otherwise than in a sentence, left
-            processes, or hung.
+        Broken: A store has other bytes, or a command ended without an error message, left processes
+            or hung.
     """
     source = make_source(plan.folder, plan.images)
     expected = make_undisturbed(plan.folder, source)
@@ -122,7 +122,7 @@ def _scene(plan: Plan, source: Path) -> Iterator[tuple[Scene, Callable[[], Comma
 
 
 class _Play:
-    """One play, looked at all the time."""
+    """One run, which is polled all the time."""
 
     def __init__(
         self,
@@ -144,10 +144,10 @@ class _Play:
         self._shards = 0
         self._over = False
         self._calm = False
-        """Whether the command was begun after the last fault."""
+        """True if the current command was started after the last fault."""
 
     def look(self) -> bool:
-        """Break, mend, and see how the command fares; whether all is done."""
+        """Cause and undo faults, and check the command; return True once all is done."""
         now = time.monotonic()
         if not self._over and now - self._started > self._plan.seconds and self._enough(now):
             self._over = True
@@ -182,7 +182,7 @@ class _Play:
         shutil.rmtree(gone, ignore_errors=True)
 
     def close(self) -> Account:
-        """What happened."""
+        """Return the results."""
         account = self._account
         account.faults, account.lasted = self._monkey.counts, dict(self._monkey.seconds)
         account.struck = struck(self._scene.control)
@@ -202,7 +202,7 @@ class _Play:
             raise Broken(f"nothing has moved for {STUCK_SECONDS:.0f} s: {what}")
 
     def _ended(self, command: Command) -> bool:
-        """Note how a command ended; whether it has done its work."""
+        """Record how a command ended; return True if its store is finished."""
         status, said = command.wait(), command.err.strip()
         mine = {KILLED: "command killed", INTERRUPTED: "command interrupted"}.get(status)
         if mine is not None and self._account.ends[_ENDS[status]] >= self._monkey.counts[mine]:
@@ -241,5 +241,5 @@ _ENDS = {0: "finished", 1: "with a sentence", INTERRUPTED: "interrupted", KILLED
 
 
 def note(line: str) -> None:
-    """Say how it goes."""
+    """Print one line of progress to standard error."""
     sys.stderr.write(f"chaos: {line}\n")

@@ -14,7 +14,7 @@ from tests.cluster.hosts import Hosts
 from tests.commands import Command, start
 
 SILENCE = "11s"
-"""The timeout of a silent link in tests, the minimum that Dask allows; in production it is 30 s."""
+"""The timeout of a silent link in tests, which is Dask's minimum; in production it is 30 s."""
 
 OPTIONS = {
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": SILENCE,

@@ -16,7 +16,7 @@ from tests import lacking
 def test_certificates_are_written_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: tuple[str, ...]
 ) -> None:
-    """With or without hard links, files are complete, private and never overwritten."""
+    """Files are complete, private and never overwritten, with or without hard links."""
     lacking.remove(calls, monkeypatch.setattr)
     files = certificates.create()
     certificates.write(tmp_path / "certs", files)
@@ -48,7 +48,7 @@ def test_a_file_that_appears_meanwhile_is_kept(
     assert (tmp_path / "certs" / "ca.pem").read_text() == "theirs"
 
 
-def test_a_file_system_without_permissions_holds_no_keys(
+def test_keys_are_not_written_to_a_file_system_without_permissions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SMB and exFAT report all files as readable by everybody, and chmod has no effect."""

@@ -27,13 +27,13 @@ def test_environment_variables_have_priority(monkeypatch: pytest.MonkeyPatch) ->
         assert dask.config.get("distributed.scheduler.allowed-failures") == 7
 
 
-def test_a_task_is_isolated_after_as_many_losses_as_the_graph_counts_with() -> None:
-    """The Dask setting and the task graph use the same number of losses."""
+def test_allowed_failures_match_the_task_graphs_limit() -> None:
+    """The Dask setting and the task graph allow the same number of lost workers."""
     allowed = dask_settings()["distributed"]["scheduler"]["allowed-failures"]
     assert allowed == jobs.MAX_WORKER_LOSSES
 
 
-def test_every_setting_is_one_that_dask_knows() -> None:
+def test_every_setting_exists_in_dask() -> None:
     """A misspelt setting would be ignored by Dask without an error."""
 
     def check(ours: object, theirs: object, path: str) -> None:

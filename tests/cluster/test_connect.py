@@ -1,4 +1,4 @@
-"""Connections to a scheduler on another machine, and patience with it."""
+"""Connections to a scheduler on another machine, and their timeouts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.commands import wait_until
 
 
 def test_a_reachable_scheduler_may_be_silent() -> None:
-    """It is checked more often than the timeout, however short that is."""
+    """The scheduler is checked more often than the timeout, however short that is."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         patience = ReconnectTimeout(f"tls://127.0.0.1:{server.getsockname()[1]}", 0.4)
         until = time.monotonic() + 1.5
@@ -30,8 +30,8 @@ def test_a_reachable_scheduler_may_be_silent() -> None:
             time.sleep(0.02)
 
 
-def test_patience_ends_when_the_scheduler_is_gone() -> None:
-    """It does not end at once."""
+def test_an_unreachable_scheduler_is_given_up_after_the_timeout() -> None:
+    """The client does not give up at once."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     patience = ReconnectTimeout(f"tcp://127.0.0.1:{port}", 0.4)
@@ -74,7 +74,7 @@ def server(certs: Path) -> Iterator[str]:
 
 
 def test_a_scheduler_of_the_same_authority_is_reached(authorities: tuple[Path, Path]) -> None:
-    """Clients and workers reach it, each with its own certificate."""
+    """Clients and workers reach the scheduler, each with its own certificate."""
     ours, _ = authorities
     with server(ours) as address:
         for role in ("client", "worker"):
@@ -97,10 +97,10 @@ def test_certificates_of_another_authority_are_an_error_at_once(
             pass
 
 
-def test_a_rejected_certificate_differs_from_an_unreachable_scheduler(
+def test_a_rejected_certificate_is_distinguished_from_an_unreachable_scheduler(
     authorities: tuple[Path, Path],
 ) -> None:
-    """The scheduler trusts another authority, so its side refuses."""
+    """The scheduler trusts another authority, so its side refuses the connection."""
     ours, theirs = authorities
     context = certificates.security(ours).get_listen_args("scheduler")["ssl_context"]
     strict = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -161,7 +161,7 @@ def test_renewed_certificates_are_awaited_for_a_while(
 
 
 def test_waiting_for_a_scheduler_is_reported_at_once(authorities: tuple[Path, Path]) -> None:
-    """The line has the reason and the timeout, after which it is an error."""
+    """The line has the reason, and the timeout after which the wait is an error."""
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
     messages: list[str] = []

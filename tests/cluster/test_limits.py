@@ -18,7 +18,7 @@ from workflows import cli
 TOO_MANY_FILES = OSError(errno.EMFILE, "Too many open files")
 
 
-def test_cores_are_those_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_respect_the_container_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     """The container's quota limits the number of cores if it is lower than the affinity."""
     limits = {"/sys/fs/cgroup/cpu.max": "150000 100000\n"}
     monkeypatch.setattr(Path, "read_text", lambda self: limits[str(self)])
@@ -44,10 +44,10 @@ def limit(monkeypatch: pytest.MonkeyPatch, *limits: int) -> None:
         ((-1, -1), None),
     ],
 )
-def test_a_scheduler_may_open_as_many_files_as_it_needs(
+def test_the_file_limit_of_a_scheduler_is_raised(
     monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], raised: tuple[int, int] | None
 ) -> None:
-    """The limit is raised as far as the system allows, without an error."""
+    """The limit is raised as far as the system allows, and a refusal is no error."""
     new_limits: list[Any] = []
     limit(monkeypatch, *limits)
     monkeypatch.setattr(resource, "setrlimit", lambda _, new: new_limits.append(new))
@@ -61,7 +61,7 @@ def test_a_scheduler_may_open_as_many_files_as_it_needs(
     raise_file_limit()
 
 
-def test_the_error_names_the_call_and_the_cure(
+def test_an_error_of_the_file_limit_names_the_call_and_the_cure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Only errors of the limit itself, or raised from one, are explained."""
@@ -86,8 +86,10 @@ def test_the_error_names_the_call_and_the_cure(
     assert too_many_files(ValueError("x")) == ""
 
 
-def test_no_command_shows_a_bare_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither an unreadable Slurm profile nor an uncaught error shows a bare error number."""
+def test_no_command_shows_a_bare_error_number(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An unreadable Slurm profile and an uncaught error are both explained in words."""
 
     def refuse(self: Path, *_: object, **__: object) -> str:
         raise OSError(errno.EMFILE, "Too many open files", str(self))

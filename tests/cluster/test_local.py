@@ -45,7 +45,7 @@ def worker_pids(client: Client) -> set[int]:
 
 
 def test_all_processes_listen_on_the_loopback_address(client: Client) -> None:
-    """This includes scheduler, dashboard, nannies and workers."""
+    """The scheduler, the dashboard, nannies and workers listen on no other address."""
     pids = {os.getpid(), *worker_pids(client)}
     listening = [
         connection.laddr
@@ -76,7 +76,7 @@ def test_idle_jobs_are_identified_by_their_workers(
         client.cancel([future], force=True)
 
 
-def test_clients_without_its_certificate_are_refused(cluster: LocalWorkers) -> None:
+def test_clients_without_the_clusters_certificate_are_refused(cluster: LocalWorkers) -> None:
     """Other users of the machine can reach the loopback address too."""
     address = cluster.cluster.scheduler_address
     assert address.startswith("tls://127.0.0.1:")
@@ -87,7 +87,7 @@ def test_clients_without_its_certificate_are_refused(cluster: LocalWorkers) -> N
 
 
 def test_the_dashboard_is_loaded_on_demand() -> None:
-    """The first request loads it, and it serves all pages from then on."""
+    """The first request loads the dashboard, which serves all pages from then on."""
     code = """
 import sys, urllib.request
 from cluster.local import LocalWorkers
@@ -117,12 +117,12 @@ with LocalWorkers(1, 1) as made:
 
 
 def test_workers_have_the_settings_of_the_allocator(client: Client) -> None:
-    """They are read when a process starts, so the fork server has them."""
+    """The settings are read when a process starts, so the fork server has them."""
     for environment in client.run(lambda: dict(os.environ)).values():
         assert allocator_environment().items() <= environment.items()
 
 
-def test_the_collector_runs_in_workers_and_leaves_modules_alone(client: Client) -> None:
+def test_garbage_collection_in_workers_skips_imported_modules(client: Client) -> None:
     """Garbage collection was off only while modules were loaded."""
 
     def collector() -> tuple[bool, bool]:
@@ -133,7 +133,7 @@ def test_the_collector_runs_in_workers_and_leaves_modules_alone(client: Client) 
     assert set(client.run(collector).values()) == {(True, True)}
 
 
-def test_workers_load_no_dashboard(client: Client) -> None:
+def test_workers_import_no_dashboard_libraries(client: Client) -> None:
     """Workers load only the libraries that decoding needs."""
 
     def loaded() -> set[str]:
@@ -155,7 +155,7 @@ def test_workers_ignore_ctrl_c_and_sigterm(client: Client) -> None:
 
 
 def test_a_silent_worker_does_not_delay_the_others(client: Client) -> None:
-    """It is reported, and answers again when it continues."""
+    """A suspended worker is reported, and answers again when it continues."""
     pids = client.run(os.getpid)
     silent, answering = sorted(pids)
     psutil.Process(pids[silent]).suspend()
@@ -171,7 +171,7 @@ def test_a_silent_worker_does_not_delay_the_others(client: Client) -> None:
 
 
 def test_a_killed_worker_is_replaced(client: Client) -> None:
-    """Its tasks run again."""
+    """The tasks of a killed worker run again."""
     before = worker_pids(client)
     victim = next(iter(before))
     sums = [client.submit(_slowly, i, pure=False) for i in range(8)]
@@ -203,7 +203,7 @@ def test_workers_without_a_nanny_are_replaced(
         assert wait_until(is_complete)
 
 
-def test_without_a_dashboard_none_is_served() -> None:
+def test_no_dashboard_is_served_if_it_is_disabled() -> None:
     """Port 8787, which Dask uses by default, stays free."""
     with LocalWorkers(1, 1, dashboard=False) as quiet:
         port = quiet.cluster.scheduler.http_server.port
@@ -223,7 +223,7 @@ def test_closing_leaves_no_process() -> None:
     assert wait_until(lambda: set(multiprocessing.active_children()) <= before)
 
 
-def test_a_cluster_that_cannot_be_closed_does_not_hold_up_the_end(
+def test_a_cluster_that_cannot_be_closed_does_not_delay_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Dask cannot close while a nanny starts a worker; its processes end with this one."""

@@ -24,15 +24,15 @@ def long_folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_folder_that_holds_sockets_is_used(tmp_path: Path) -> None:
-    """The folder is left without new files."""
+def test_a_folder_that_supports_sockets_is_used(tmp_path: Path) -> None:
+    """The trial leaves no file in the folder."""
     assert find_socket_folder("/tmp") == Path("/tmp")
     assert not [
         path for path in Path("/tmp").glob("pymp-*") if (path / sockets.SAMPLE_NAME).exists()
     ]
 
 
-def test_a_long_folder_is_passed_over(tmp_path: Path) -> None:
+def test_a_folder_with_a_long_path_is_skipped(tmp_path: Path) -> None:
     """Another folder is used, and only its user can read it."""
     code = (
         "from cluster.sockets import use_socket_folder; import tempfile, os;"
@@ -53,7 +53,7 @@ def test_a_long_folder_is_passed_over(tmp_path: Path) -> None:
     assert not Path(folder).exists()
 
 
-def test_a_file_system_without_sockets_is_passed_over(
+def test_a_file_system_without_sockets_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some FUSE file systems do not support sockets."""

@@ -46,7 +46,7 @@ def test_other_code_in_any_tree_is_refused(compared: Compare, tree: str) -> None
         compared({"w1": {}, "w2": {f"code of {tree}": "x"}})
 
 
-def test_a_tree_that_a_worker_does_not_have_is_refused(compared: Compare) -> None:
+def test_a_worker_without_one_of_the_trees_is_refused(compared: Compare) -> None:
     """The worker's older code may not even report the tree."""
     remote_versions = installed(("numpy", "torch"), code)
     del remote_versions["code of workflows"]

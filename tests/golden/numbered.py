@@ -1,4 +1,4 @@
-"""What the store `numbered-1` was made from: 24 images with labels 0 to 11, by format 1.
+"""The source of the store `numbered-1`: 24 images with labels 0 to 11, in format 1.
 
 It was made by the last version that listed by rules 1, under which numbers are in the order of
 their digits: 10 and 11 come behind 1. It is never made again:
@@ -23,7 +23,7 @@ def make_source(root: Path, *more: tuple[str, str]) -> Path:
     """Write shards of two splits, train of 24 images and val of 12.
 
     Args:
-        root: Where to.
+        root: The folder of the shards.
         more: Names and labels of further images of val.
     """
     root.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Makes the golden store of the current format: `python tests/golden/regenerate.py`.
+"""Writes the golden store of the current format: `python tests/golden/regenerate.py`.
 
-To be run once for each new format, never for one that has been released: what is in the folder is
-what stores out there look like, and every later version must read it. What
-`tests/pipeline/store/test_golden.py` expects of it is printed.
+Run this once for each new format, and never for a released one: the folder shows what existing
+stores contain, and every later version must read it. The values that
+`tests/pipeline/store/test_golden.py` expects are printed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WORDS = "n00000000\ttench, Tinca tinca\nn00000001\tLöwenzahn, 蒲公英\n"
 
 
 def make_source(root: Path) -> Path:
-    """Two splits: 11 images of which one is truncated and one is grey, and 5."""
+    """Write two splits: 11 images, one of them truncated and one grey, and 5 images."""
     for split, images in (("train", 11), ("val", 5)):
         for place in range(images):
             wnid = f"n0000000{place % 3}"
@@ -42,7 +42,7 @@ def make_source(root: Path) -> Path:
 
 
 def main() -> None:
-    """Write `format-<n>` beside this file."""
+    """Write the store `format-<n>` beside this file."""
     store = HERE / f"format-{layout.FORMAT}"
     if store.exists():
         sys.exit(f"{store} is there. It is never made again: see above.")
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def expected(store: Path) -> dict[str, object]:
-    """What the test says of each array."""
+    """Return the values that the test expects of each array."""
     objects = open_objects(str(store))
     found: dict[str, object] = {}
     for split, num_rows in (("train", 11), ("val", 5)):

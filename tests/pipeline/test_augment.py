@@ -19,7 +19,7 @@ BIG = st.integers(0, 2**64 - 1)
 
 
 def pictures(n: int, height: int, width: int) -> torch.Tensor:
-    """Return pixels that encode their position: red the column, green the row, blue the image."""
+    """Return images that encode positions: red the column, green the row, blue the image."""
     images = torch.zeros(n, 3, height, width, dtype=torch.uint8)
     images[:, 0] = torch.arange(width)
     images[:, 1] = torch.arange(height)[:, None]
@@ -40,12 +40,12 @@ def test_a_draw_is_the_documented_hash(seed: int, epoch: int, row: int, purpose:
 
 
 def test_draws_never_change() -> None:
-    """A run that is resumed later sees the same images."""
+    """A resumed run sees the same augmented images as before."""
     drawn = draws(0, 0, torch.arange(3), 0).tolist()
     assert [round(x * 2**24) for x in drawn] == GOLDEN
 
 
-def test_draws_are_even_and_know_nothing_of_each_other() -> None:
+def test_draws_are_uniform_and_independent() -> None:
     """Adjacent seeds, epochs, rows and purposes give independent draws."""
     rows = torch.arange(50_000)
     drawn = [draws(s, e, rows, p).numpy() for s in (0, 1) for e in (0, 1) for p in (0, 1)]
@@ -57,8 +57,8 @@ def test_draws_are_even_and_know_nothing_of_each_other() -> None:
 
 
 @pytest.mark.parametrize("crop", ["none", "random", "resized"])
-def test_a_picture_is_augmented_the_same_in_any_batch(crop: str) -> None:
-    """The result depends on the epoch, but not on the other images or the order."""
+def test_an_image_is_augmented_equally_in_any_batch(crop: str) -> None:
+    """The result depends on seed and epoch, but not on the other images or the order."""
     images, rows = pictures(20, 72, 72), torch.arange(100, 120)
     augment = Augment(size=64, crop=crop, seed=3)
     batch = augment(images, rows, 5)
@@ -72,8 +72,8 @@ def test_a_picture_is_augmented_the_same_in_any_batch(crop: str) -> None:
     assert batch.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_random_crop_is_a_window_at_any_place() -> None:
-    """All positions are equally likely, and the pixels are the image's."""
+def test_a_random_crop_has_a_uniform_position() -> None:
+    """All positions are equally likely, and the pixels of the window are unchanged."""
     images = pictures(200, 72, 72)
     seen = []
     for epoch in range(10):
@@ -89,14 +89,14 @@ def test_a_random_crop_is_a_window_at_any_place() -> None:
     assert ((counts - 4000 / 9) ** 2 / (4000 / 9)).sum() < 40
 
 
-def test_no_crop_is_the_middle() -> None:
+def test_crop_none_is_the_centre_crop() -> None:
     """Evaluation uses the centred square."""
     augmented = plain(size=64, crop="none")(pictures(2, 72, 80), torch.arange(2), 0)
     assert (augmented[0, 0, 0, 0], augmented[0, 1, 0, 0]) == (8, 4)
 
 
 @pytest.mark.parametrize("crop", ["none", "random"])
-def test_a_picture_that_is_shrunk_first_is_all_there(crop: str) -> None:
+def test_resizing_before_a_crop_uses_every_pixel(crop: str) -> None:
     """Every pixel contributes, as in Pillow's bilinear filter, except for the crop's margin."""
     rng = np.random.default_rng(0)
     levels = rng.integers(0, 256, (2, 224, 224, 3), np.uint8)
@@ -113,7 +113,7 @@ def test_a_picture_that_is_shrunk_first_is_all_there(crop: str) -> None:
         assert far < 1.0  # Pillow rounds to whole levels
 
 
-def test_a_resized_crop_keeps_the_area_and_proportions_it_drew() -> None:
+def test_a_resized_crop_has_the_drawn_area_and_proportions() -> None:
     """The slopes of the output's columns and rows show the box."""
     images = pictures(2000, 224, 224)[:, :, :, :]
     augmented = plain(size=32, crop="resized")(images, torch.arange(2000), 1)
@@ -131,15 +131,15 @@ def test_a_resized_crop_keeps_the_area_and_proportions_it_drew() -> None:
     assert augmented[:, 0].amax() <= 223
 
 
-def test_the_whole_picture_resized_to_its_size_is_itself() -> None:
+def test_resizing_to_the_same_size_is_the_identity() -> None:
     """The sampling grid coincides with the pixels."""
     images = torch.randint(0, 256, (3, 3, 40, 40), dtype=torch.uint8)
     same = plain(size=40, crop="resized", area=(1.0, 1.0), ratio=(1.0, 1.0))
     torch.testing.assert_close(same(images, torch.arange(3), 0), images.float(), atol=0.01, rtol=0)
 
 
-def test_half_of_the_pictures_are_mirrored() -> None:
-    """The other half is unchanged."""
+def test_half_of_the_images_are_mirrored() -> None:
+    """The other half of the images is unchanged."""
     images = pictures(2000, 8, 8)
     augmented = plain(size=8, crop="none", flip=True)(images, torch.arange(2000), 0)
     mirrored = augmented[:, 0, 0, 0] == 7
@@ -148,8 +148,8 @@ def test_half_of_the_pictures_are_mirrored() -> None:
     assert 900 < mirrored.sum() < 1100
 
 
-def test_normalising_is_by_channel() -> None:
-    """ImageNet's values are applied, or those for -1 to 1."""
+def test_images_are_normalised_by_channel() -> None:
+    """The values of ImageNet are applied, or those that give the range -1 to 1."""
     images = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     torch.testing.assert_close(
@@ -168,13 +168,13 @@ def test_normalising_is_by_channel() -> None:
         ({"ratio": (2.0, 1.0)}, "ratio is"),
     ],
 )
-def test_what_makes_no_sense_is_refused(words: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_refused(words: dict[str, Any], message: str) -> None:
     """The error contains the expected values."""
     with pytest.raises(ValueError, match=message):
         Augment(size=8, **words)
 
 
-def test_a_crop_larger_than_the_picture_is_refused() -> None:
+def test_a_crop_larger_than_the_image_is_refused() -> None:
     """The error contains both sizes."""
     with pytest.raises(ValueError, match="images are 72x72 pixels: expected at least 80"):
         Augment(size=80, crop="random")(pictures(1, 72, 72), torch.arange(1), 0)

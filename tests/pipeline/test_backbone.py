@@ -59,7 +59,7 @@ def test_features_are_those_of_the_model(folder: Path) -> None:
 
 
 def test_images_of_other_sizes_are_resized(folder: Path) -> None:
-    """They are enlarged or reduced."""
+    """Larger images are reduced, and smaller ones enlarged."""
     backbone = open_backbone(folder)
     plain = torch.full((1, 3, 32, 32), 90, dtype=torch.uint8)
     for size in (8, 100):
@@ -70,7 +70,7 @@ def test_images_of_other_sizes_are_resized(folder: Path) -> None:
 
 
 def test_folders_without_a_usable_model_are_refused(folder: Path, tmp_path: Path) -> None:
-    """One of them has a pickle instead of safetensors."""
+    """One of these folders has a pickle instead of safetensors."""
     for bad in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(TesseraeError, match="is no backbone"):
             open_backbone(bad)
@@ -108,7 +108,7 @@ def test_a_published_network_separates_dogs_from_trucks(real_data: Path) -> None
     assert float(within) > float((dogs @ trucks.T).mean()) + 0.1
 
 
-def test_a_cut_gives_the_output_of_its_block(folder: Path) -> None:
+def test_a_truncated_network_gives_the_output_of_its_block(folder: Path) -> None:
     """The output is pooled, and later blocks are not computed."""
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     backbone = open_backbone(folder, cut="layers.0", pooling="mean")
@@ -124,7 +124,7 @@ def test_a_cut_gives_the_output_of_its_block(folder: Path) -> None:
     assert not torch.allclose(features, later_features)
 
 
-def test_threads_may_use_one_cut_network_at_once(folder: Path) -> None:
+def test_threads_may_share_a_truncated_network(folder: Path) -> None:
     """Each thread gets the features of its own images."""
     backbone = open_backbone(folder, cut="layers.0")
     batches = [torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8) for _ in range(40)]
@@ -165,7 +165,7 @@ def parts(cut: str) -> Backbone:
 
 @pytest.mark.parametrize("cut", ["first", "named", "several", "rows.0"])
 def test_a_block_may_have_a_structured_output(cut: str) -> None:
-    """The first part, or the last hidden state, is used."""
+    """The first part of a tuple, or the last hidden state, is used."""
     torch.testing.assert_close(
         parts(cut).extract(torch.full((2, 3, 8, 8), 9, dtype=torch.uint8)),
         parts("first").extract(torch.full((2, 3, 8, 8), 9, dtype=torch.uint8)),
@@ -187,7 +187,7 @@ def test_a_block_without_a_row_for_each_image_is_refused(cut: str, message: str)
 
 
 def test_unknown_blocks_and_poolings_are_refused(folder: Path) -> None:
-    """The error lists existing ones; for a list of blocks it lists its members."""
+    """The error lists the existing names, or the members of a list of blocks."""
     with pytest.raises(TesseraeError, match=r"has no block 'layers.7': expected one of .*layers.0"):
         open_backbone(folder, cut="layers.7")
     with pytest.raises(TesseraeError, match=r"has no block 'layers': .* layers.0, layers.1\.$"):
@@ -235,7 +235,7 @@ def test_poolings_of_maps_match_their_definitions(shape: tuple[int, ...], seed: 
 
 
 def test_poolings_of_tokens_match_their_definitions() -> None:
-    """They are the mean, the maximum and the first token; a single row is unchanged."""
+    """The poolings are the mean, the maximum and the first token; a single row is unchanged."""
     tokens = np.random.default_rng(0).standard_normal((3, 5, 7)).astype(np.float32)
     tensor = torch.from_numpy(tokens)
     for pooling, rows in (
@@ -251,7 +251,7 @@ def test_poolings_of_tokens_match_their_definitions() -> None:
 
 
 def test_a_pooler_is_used_if_it_was_trained(tmp_path: Path) -> None:
-    """Otherwise `end` is the mean."""
+    """The pooling `end` of a network without a trained pooler is the mean."""
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     model = vit(tmp_path / "with", pooler=True)
     backbone = open_backbone(tmp_path / "with")
@@ -285,7 +285,7 @@ def vit(folder: Path, *, pooler: bool = False, **choices: Any) -> Any:
 
 
 def test_the_digest_covers_all_that_affects_features(folder: Path, tmp_path: Path) -> None:
-    """It does not depend on the folder; each weight and each relevant setting changes it."""
+    """Each weight and each relevant setting changes the digest, but the folder does not."""
     first = open_backbone(folder)
     assert open_backbone(folder).digest == first.digest
     moved = Path(shutil.copytree(folder, tmp_path / "moved"))
@@ -319,7 +319,7 @@ def test_weights_stored_in_half_precision_compute_in_float32(tmp_path: Path) -> 
     assert torch.equal(backbone.extract(images), expected)
 
 
-def test_the_vision_part_of_a_model_of_images_and_text_is_used(tmp_path: Path) -> None:
+def test_the_vision_part_of_an_image_text_model_is_used(tmp_path: Path) -> None:
     """CLIP gives its pooled output; a text model is refused."""
     from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel
 
@@ -365,7 +365,7 @@ def test_a_network_that_fails_on_images_of_its_size_is_refused(tmp_path: Path) -
 def test_images_are_normalised_as_by_the_models_processor(
     tmp_path: Path, fields: dict[str, Any]
 ) -> None:
-    """Fields that its file leaves out have the defaults of its kind."""
+    """Fields that the processor's file leaves out have the defaults of its kind."""
     from transformers import AutoImageProcessor
 
     vit(tmp_path / "vit")
@@ -379,8 +379,8 @@ def test_images_are_normalised_as_by_the_models_processor(
     torch.testing.assert_close(pixels, expected.float(), rtol=1e-4, atol=1e-4)
 
 
-def test_a_network_of_bgr_images_gets_them(tmp_path: Path) -> None:
-    """MobileViT normalises nothing, as its kind of processor implies."""
+def test_a_network_for_bgr_images_gets_bgr(tmp_path: Path) -> None:
+    """MobileViT is such a network; its kind of processor implies that nothing is normalised."""
     from transformers import MobileViTConfig, MobileViTModel
 
     torch.manual_seed(0)
@@ -412,13 +412,13 @@ def test_a_network_of_bgr_images_gets_them(tmp_path: Path) -> None:
     ],
 )
 def test_the_image_size_follows_from_the_processor(fields: dict[str, Any], size: int) -> None:
-    """It is the crop size, otherwise the resize size, otherwise the size of the configuration."""
+    """The size is that of the crop, otherwise of the resize, otherwise of the configuration."""
     mean = {"image_mean": [0.5] * 3}
     assert transform_of({**fields, **mean}, {"do_normalize": True}, "it", 32).size == size
 
 
 def test_impossible_preprocessing_is_refused() -> None:
-    """The images are no squares, or the fields are missing."""
+    """The images are not square, or fields are missing."""
     oblong = {"size": {"height": 32, "width": 64}, "image_mean": 0.5}
     with pytest.raises(TesseraeError, match="it takes images of 32 x 64 px: expected squares"):
         transform_of(oblong, {}, "it", None)
@@ -429,7 +429,7 @@ def test_impossible_preprocessing_is_refused() -> None:
 
 
 def test_a_published_network_has_its_published_outputs(real_data: Path) -> None:
-    """It needs TensorFlow's padding, a setting that changes the digest."""
+    """The network needs TensorFlow's padding, a setting that changes the digest."""
     from transformers import AutoModelForImageClassification
 
     folder = real_data / "mobilenet_v1_0.75_224"
@@ -459,7 +459,7 @@ def pictures(real_data: Path, wnid: str, count: int) -> torch.Tensor:
 
 
 def test_a_new_network_is_untrained_and_has_gradients() -> None:
-    """Torch draws its weights at that moment."""
+    """Torch's generator at that moment determines the weights."""
     torch.manual_seed(5)
     first = new_backbone(size=32, width=8)
     torch.manual_seed(5)
@@ -489,7 +489,7 @@ def test_a_saved_network_is_the_same_when_opened(folder: Path, tmp_path: Path, k
 
 
 def some_backbone(kind: str, folder: Path, path: Path) -> Backbone:
-    """Return a network of a kind that is saved in its own way."""
+    """Return a network of a kind that has its own way of saving."""
     from transformers import CLIPConfig, CLIPModel, MobileViTConfig, MobileViTModel
 
     torch.manual_seed(1)

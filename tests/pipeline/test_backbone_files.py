@@ -141,7 +141,7 @@ def test_any_damage_to_weights_is_reported_or_harmless(
     assert len(after) == len(before) or after[:8] != before[:8]
 
 
-def test_a_network_that_masks_at_random_is_refused(tmp_path: Path) -> None:
+def test_a_randomly_masking_network_is_refused(tmp_path: Path) -> None:
     """A masked autoencoder sees a random part of an image; without masking it is accepted."""
     from transformers import ViTMAEConfig, ViTMAEModel
 
@@ -162,10 +162,10 @@ def test_a_network_that_masks_at_random_is_refused(tmp_path: Path) -> None:
             assert open_backbone(tmp_path / "mae").dim == 16
 
 
-def test_a_network_that_drops_at_random_is_refused(
+def test_a_network_with_active_dropout_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is in evaluation mode, and not in training."""
+    """Features of an image must not depend on chance."""
     from pipeline.backbone.network import Backbone
 
     plain = Backbone.forward

@@ -11,7 +11,7 @@ from tests.commands import ROOT
 
 
 def test_every_tree_of_this_process_has_a_digest() -> None:
-    """Each tree has a digest, and all together have another."""
+    """The digests of the three trees differ, and equal those of their folders."""
     assert set(code_digest.trees()) == {"pipeline", "workflows", "cluster"}
     assert len(set(code_digest.trees().values())) == 3
     assert all(
@@ -44,7 +44,7 @@ def test_a_run_of_other_code_is_refused(monkeypatch: pytest.MonkeyPatch, tree: s
         code_digest.check(code)
 
 
-def test_files_that_change_while_a_process_runs_do_not_change_what_it_is(
+def test_files_changed_while_a_process_runs_do_not_change_its_digest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The process runs the code that it has read."""

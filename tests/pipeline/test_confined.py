@@ -31,7 +31,7 @@ OUTSIDE = (
     "samples/train\n.parquet",
     "a" * 5_000,
 )
-"""Names that no object has."""
+"""Names that no object may have."""
 
 
 @pytest.fixture
@@ -57,12 +57,13 @@ def everything(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_name_that_leaves_the_folder_is_refused(name):
+    """Names with `..`, absolute names and others that no object has are refused."""
     with pytest.raises(StoreDamagedError, match="not a valid name of an object"):
         confined.check_name(name)
 
 
 @given(st.lists(st.sampled_from(["..", ".", "", "a", "b", "\\", "~", "a\0"]), max_size=6))
-def test_a_name_that_is_taken_stays_inside(parts):
+def test_an_accepted_name_stays_inside_the_folder(parts):
     """A name with any parts is refused, or its path lies in the folder."""
     name = "/".join(parts)
     try:
@@ -87,8 +88,8 @@ OPERATIONS: dict[str, Callable[[LocalObjects, str], object]] = {
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("url", ["folder", "memory"])
-def test_objects_refuse_such_names(tmp_path, victim, url, operation):
-    """Disks and object stores refuse them alike."""
+def test_objects_refuse_names_outside_the_store(tmp_path, victim, url, operation):
+    """Stores on disks and on object stores refuse the names alike."""
     at = str(tmp_path / "store") if url == "folder" else f"memory://{tmp_path.name}/store"
     objects = open_objects(at, "train-1")
     objects.begin()
@@ -117,8 +118,8 @@ def test_no_write_follows_a_link_to_another_folder(tmp_path, victim, link, opera
     assert everything(victim) == before
 
 
-def test_a_folder_that_is_not_there_is_not_made_beyond_a_link(tmp_path, victim):
-    """No folder is created outside."""
+def test_a_missing_folder_is_not_created_through_a_link(tmp_path, victim):
+    """No folder is created outside of the store."""
     store = tmp_path / "store"
     objects = LocalObjects(str(store), "train-1")
     objects.begin()
@@ -128,7 +129,7 @@ def test_a_folder_that_is_not_there_is_not_made_beyond_a_link(tmp_path, victim):
     assert not (victim / "new").exists()
 
 
-def test_a_link_in_the_place_of_an_object_is_replaced(tmp_path, victim):
+def test_a_link_in_place_of_an_object_is_replaced(tmp_path, victim):
     """The target keeps its bytes, and a file replaces the link."""
     objects = LocalObjects(str(tmp_path / "store"), "train-1")
     objects.begin()
@@ -141,7 +142,7 @@ def test_a_link_in_the_place_of_an_object_is_replaced(tmp_path, victim):
     assert (victim / "keys").read_text() == "mine"
 
 
-def test_links_inside_the_store_and_to_it_stay_allowed(tmp_path):
+def test_links_inside_and_to_a_store_are_followed(tmp_path):
     """A store may be reached through a link, and a folder may link to another inside."""
     (tmp_path / "disk" / "store" / "a").mkdir(parents=True)
     (tmp_path / "store").symlink_to(tmp_path / "disk" / "store")
@@ -171,7 +172,7 @@ def test_sweeping_follows_no_link(tmp_path, victim, link):
 
 
 @pytest.mark.parametrize("link", [".tmp", ".tmp/train.lock"])
-def test_the_lock_is_no_link(tmp_path, victim, link):
+def test_a_link_in_place_of_the_lock_is_refused(tmp_path, victim, link):
     """The lock's file is truncated and written, which must not happen to another file."""
     store = tmp_path / "store"
     (store / link).parent.mkdir(parents=True)
@@ -185,8 +186,8 @@ def test_the_lock_is_no_link(tmp_path, victim, link):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_what_is_no_file_is_not_waited_for(tmp_path, kind):
-    """A pipe or `/dev/zero` would never end."""
+def test_pipes_and_devices_are_refused_without_blocking(tmp_path, kind):
+    """A read of a pipe or of `/dev/zero` would never end."""
     objects = LocalObjects(str(tmp_path), "train-1")
     if kind == "pipe":
         os.mkfifo(tmp_path / "recipe.json")
@@ -211,7 +212,7 @@ def test_a_document_beyond_its_limit_is_not_read(tmp_path):
         LocalObjects(str(tmp_path), "train-1").get("recipe.json", 1_000)
 
 
-def test_a_folder_is_removed_without_what_links_in_it_lead_to(tmp_path, victim):
+def test_removing_a_folder_does_not_follow_links(tmp_path, victim):
     """Links inside and a link in its place are removed; a link on its path is refused."""
     root = tmp_path / "store"
     (root / "spool").mkdir(parents=True)

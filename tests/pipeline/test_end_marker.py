@@ -45,10 +45,10 @@ def outcome(data: bytes, **options: Any) -> tuple[bytes, str] | tuple[int, str]:
 
 
 @given(shape=shapes, half=st.booleans(), padding=paddings)
-def test_one_that_lacks_only_its_end_shows_all_of_its_pixels(
+def test_a_jpeg_without_eoi_keeps_all_pixels(
     shape: dict[str, Any], half: bool, padding: bytes
 ) -> None:
-    """Half a marker and trailing zeros of a disk or camera are accepted."""
+    """Half a marker, and trailing zeros of a disk or camera, are accepted."""
     data = jpeg(**shape)
     assert data.endswith(END)
     bare = data[: -1 if half else -2] + padding
@@ -56,7 +56,7 @@ def test_one_that_lacks_only_its_end_shows_all_of_its_pixels(
 
 
 @given(shape=shapes, padding=paddings, cut=st.data())
-def test_one_that_was_cut_is_never_kept_with_other_pixels(
+def test_a_truncated_jpeg_is_never_kept_with_other_pixels(
     shape: dict[str, Any], padding: bytes, cut: st.DataObject
 ) -> None:
     """The cut may be within a scan, between scans, at a restart marker or in the last byte."""
@@ -77,8 +77,8 @@ def test_one_that_was_cut_is_never_kept_with_other_pixels(
 
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("padding", [b"", bytes(2000)], ids=["bare", "filled-up"])
-def test_one_that_lost_half_its_picture_is_refused(progressive: bool, padding: bytes) -> None:
-    """Filled up with zeros, it would be decoded to the end without an error."""
+def test_a_zero_filled_jpeg_is_quarantined(progressive: bool, padding: bytes) -> None:
+    """A decoder reads a file that is filled up with zeros to its end without an error."""
     data = jpeg(1, progressive=progressive)
     for choice in ("refuse", "keep"):
         result = outcome(data[: len(data) // 2] + padding, missing_end=choice)
@@ -86,8 +86,8 @@ def test_one_that_lost_half_its_picture_is_refused(progressive: bool, padding: b
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_it_is_refused_unless_it_is_asked_for(progressive: bool) -> None:
-    """The reason says so, and rules 1 refuse it as before."""
+def test_a_jpeg_without_eoi_is_quarantined_by_default(progressive: bool) -> None:
+    """The reason names the option to keep such files, which rules 1 do not have."""
     bare = jpeg(1, progressive=progressive)[:-2]
     status, reason = outcome(bare)
     assert (status, str(reason)[: len(MISSING_END_REMARK)]) == (TRUNCATED, MISSING_END_REMARK)
@@ -96,7 +96,7 @@ def test_it_is_refused_unless_it_is_asked_for(progressive: bool) -> None:
     assert (status, str(reason)[:23]) == (TRUNCATED, "image file is truncated")
 
 
-def test_scans_that_are_missing_are_missed() -> None:
+def test_missing_progressive_scans_are_detected() -> None:
     """A progressive image that ends between two scans has every row but not every detail."""
     data = jpeg(2, progressive=True)
     starts = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
@@ -106,12 +106,12 @@ def test_scans_that_are_missing_are_missed() -> None:
 
 
 @pytest.mark.parametrize("tail", [b"trailing", b"\0" * 50, END, jpeg(7)])
-def test_what_follows_an_end_does_no_harm(tail: bytes) -> None:
+def test_data_after_eoi_is_ignored(tail: bytes) -> None:
     """Cameras append data after the end marker."""
     assert visible(jpeg(3) + tail) == visible(jpeg(3))
 
 
-def test_the_end_of_a_thumbnail_is_not_that_of_the_picture() -> None:
+def test_the_eoi_of_a_thumbnail_does_not_count() -> None:
     """The thumbnail's end marker lies before the first scan."""
     thumbnail = b"Exif\0\0" + jpeg(8, 16, 16)
     body = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
@@ -121,7 +121,7 @@ def test_the_end_of_a_thumbnail_is_not_that_of_the_picture() -> None:
     assert visible(data[:-2], missing_end="keep") == (visible(jpeg(4))[0], MISSING_END_REMARK)
 
 
-def test_whoever_decodes_the_verdict_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_decoders_give_the_same_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without simplejpeg keeps the same files."""
     files = [jpeg(n, progressive=n % 2 == 1)[:-2] + bytes(7 * n) for n in range(6)]
     files += [data[:-9] for data in files]
@@ -130,7 +130,7 @@ def test_whoever_decodes_the_verdict_is_the_same(monkeypatch: pytest.MonkeyPatch
     assert [outcome(data, missing_end="keep") for data in files] == expected
 
 
-def test_a_reduced_picture_is_judged_at_full_size() -> None:
+def test_a_reduced_jpeg_is_checked_at_full_size() -> None:
     """At 1/8 the last details are not decoded, so their absence would not be noticed."""
     data = jpeg(5, 600, 400)
     assert decode(data, fit="crop", serves=20, exif=False).scale == 8
@@ -141,8 +141,8 @@ def test_a_reduced_picture_is_judged_at_full_size() -> None:
         assert decoded.remark == MISSING_END_REMARK
 
 
-def test_a_plain_jpeg_pays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A JPEG with its end marker is not examined further."""
+def test_a_complete_jpeg_is_not_examined_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A JPEG with its end marker costs no additional time."""
     monkeypatch.setattr(walk, "_segments", lambda data: pytest.fail("it was walked through"))
     monkeypatch.setattr(module, "check_format", lambda data: pytest.fail("it was named"))
     if module.simplejpeg is not None:

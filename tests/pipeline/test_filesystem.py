@@ -46,7 +46,7 @@ NAMINGS = {
 
 @contextmanager
 def several(code: str, count: int, *words: object) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start processes that each run *code* with a number and *words*, after waiting for a line."""
+    """Start *count* processes that run *code* with a number and *words*; kill them at the end."""
     command = [sys.executable, "-c", f"import sys\n{code}"]
     started = [
         subprocess.Popen(
@@ -70,7 +70,7 @@ def several(code: str, count: int, *words: object) -> Iterator[list[subprocess.P
 
 
 def together(started: Sequence[subprocess.Popen[str]]) -> list[str]:
-    """Let all processes go at once; return the output of each."""
+    """Release all processes at once; return the output of each."""
     for process in started:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -110,7 +110,7 @@ time.sleep(60)
 """
 
 
-def test_a_lock_of_files_lets_one_process_in_at_a_time(tmp_path: Path) -> None:
+def test_a_numbered_lock_admits_one_process_at_a_time(tmp_path: Path) -> None:
     """No update of several competing processes is lost."""
     (tmp_path / "number").write_text("0")
     with several(COUNT, 4, tmp_path, 25) as started:
@@ -119,8 +119,8 @@ def test_a_lock_of_files_lets_one_process_in_at_a_time(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("count.held-*"))) == 1  # the last number, which is not used again
 
 
-def test_a_lock_of_files_is_free_when_its_process_was_killed(tmp_path: Path) -> None:
-    """On the same machine it is free at once; before that, its holder is named."""
+def test_a_numbered_lock_is_free_after_its_process_was_killed(tmp_path: Path) -> None:
+    """The lock is free at once on the same machine; before, an error names its holder."""
     with several(HOLD, 1, tmp_path) as (holder,):
         assert holder.stdout is not None
         holder.stdout.readline()
@@ -131,8 +131,8 @@ def test_a_lock_of_files_is_free_when_its_process_was_killed(tmp_path: Path) -> 
     lock.release()
 
 
-def test_a_number_of_a_process_that_is_used_again_holds_nothing(tmp_path: Path) -> None:
-    """The lock also records the start time of its process."""
+def test_a_reused_pid_does_not_hold_a_lock(tmp_path: Path) -> None:
+    """A lock also records the start time of its process."""
     record = identify_process() | {"started": "1"}
     (tmp_path / "train.lock.held-00000007").write_text(json.dumps(record))
     lock = NumberedLock(tmp_path, "train.lock")
@@ -151,9 +151,7 @@ def test_a_number_of_a_process_that_is_used_again_holds_nothing(tmp_path: Path) 
     ],
     ids=["another boot", "a number of 40 digits", "empty", "half", "a list"],
 )
-def test_a_lock_from_another_machine_holds_until_it_was_not_renewed_for_long(
-    tmp_path: Path, text: str
-) -> None:
+def test_a_lock_of_another_machine_expires_if_it_is_not_renewed(tmp_path: Path, text: str) -> None:
     """A lock whose holder was killed while writing its record expires, too."""
     file = tmp_path / "train.lock.held-00000001"
     file.write_text(text)
@@ -166,10 +164,10 @@ def test_a_lock_from_another_machine_holds_until_it_was_not_renewed_for_long(
     lock.release()
 
 
-def test_a_lock_of_files_is_renewed_while_it_is_held(
+def test_a_numbered_lock_is_renewed_while_it_is_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other machines see the holder by the file's time."""
+    """Other machines see by the file's time that the holder is alive."""
     monkeypatch.setattr(filesystem, "EXPIRY_SECONDS", 0.06)
     with numbered_lock(tmp_path, "train.lock"):
         (file,) = tmp_path.glob("train.lock.held-*")
@@ -180,10 +178,10 @@ def test_a_lock_of_files_is_renewed_while_it_is_held(
         assert file.stat().st_mtime > 0
 
 
-def test_who_was_slow_and_takes_a_number_that_was_used_gives_way(
+def test_a_slow_process_with_a_used_lock_number_yields(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others had the lock between its check and its attempt, and one still has it."""
+    """Others had the lock between its check and its attempt, and one of them still has it."""
     rivals = [NumberedLock(tmp_path, "train.lock") for _ in range(3)]
     os_open = os.open
 
@@ -203,10 +201,10 @@ def test_who_was_slow_and_takes_a_number_that_was_used_gives_way(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_doctor_is_told_how_files_are_locked(
+def test_locking_way_names_the_locking_method(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """No file of the trial remains."""
+    """The trial leaves no file."""
     lacking.remove(METHODS[method], monkeypatch.setattr)
     assert locking_method(tmp_path) == method
     assert list(tmp_path.iterdir()) == []
@@ -229,7 +227,7 @@ def test_a_lock_belongs_to_the_open_file(
         assert not try_lock(second.fileno())
 
 
-def test_no_lock_at_all_is_told_from_a_lock_that_another_holds(
+def test_missing_locks_are_distinguished_from_a_lock_that_is_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error contains the call and the system's message."""
@@ -261,7 +259,7 @@ for p in range(20):
 
 
 @pytest.mark.parametrize("method", NAMINGS)
-def test_of_many_processes_one_gets_the_name(tmp_path: Path, method: str) -> None:
+def test_one_of_many_processes_gets_a_name_exclusively(tmp_path: Path, method: str) -> None:
     """Each name is given once, the file is the winner's, and nothing else remains."""
     with several(NAME, 3, tmp_path, " ".join(NAMINGS[method])) as started:
         outputs = together(started)
@@ -274,19 +272,19 @@ def test_of_many_processes_one_gets_the_name(tmp_path: Path, method: str) -> Non
 
 
 @pytest.mark.parametrize("method", NAMINGS)
-def test_the_doctor_is_told_how_files_get_their_names(
+def test_naming_way_names_the_creation_method(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """No file of the trial remains."""
+    """The trial leaves no file."""
     lacking.remove(NAMINGS[method], monkeypatch.setattr)
     assert naming_method(tmp_path) == method
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_link_that_was_made_and_not_answered_is_ours(
+def test_a_repeated_nfs_link_request_counts_as_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """NFS repeats the request and finds the name taken by the same file."""
+    """NFS repeats a lost request and then finds the name taken by the same file."""
     link = os.link
 
     def link_twice(old: Path, new: Path) -> None:
@@ -301,7 +299,7 @@ def test_a_link_that_was_made_and_not_answered_is_ours(
     assert (tmp_path / "b").read_text() == "mine"
 
 
-def test_a_name_that_cannot_be_given_is_the_systems_error(tmp_path: Path) -> None:
+def test_a_failed_exclusive_name_raises_the_systems_error(tmp_path: Path) -> None:
     """The error is not mistaken for a name that is taken."""
     (tmp_path / "a").write_text("mine")
     with pytest.raises(FileNotFoundError):
@@ -311,7 +309,7 @@ def test_a_name_that_cannot_be_given_is_the_systems_error(tmp_path: Path) -> Non
 # --- durable folders, and what to do about errors -------------------------------------------------
 
 
-def test_a_folder_that_cannot_be_synced_alone_is_synced_with_all_of_its_file_system(
+def test_the_file_system_is_synced_if_a_folder_cannot_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The names in the folder are then durable as well."""
@@ -330,17 +328,15 @@ def test_a_folder_that_cannot_be_synced_alone_is_synced_with_all_of_its_file_sys
     assert synced == [str(tmp_path)]
 
 
-def test_a_disk_that_fails_to_sync_is_not_taken_for_one_that_cannot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An input or output error of fsync is raised."""
+def test_an_io_error_of_fsync_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails is not mistaken for one that cannot sync folders."""
     monkeypatch.setattr(os, "fsync", lacking._fail(errno.EIO))
     with pytest.raises(OSError, match="Input/output error"):
         sync_folder(tmp_path)
 
 
-def test_a_small_file_is_written_whole(tmp_path: Path) -> None:
-    """A link of its name is replaced and not followed, and nothing else remains."""
+def test_a_small_file_is_written_completely(tmp_path: Path) -> None:
+    """A link with the name of the file is replaced and not followed, and nothing else remains."""
     (tmp_path / "keys").write_text("mine")
     (tmp_path / "options.json").symlink_to(tmp_path / "keys")
     write_file(tmp_path / "options.json", [b"{", memoryview(b"}")], durable=True)
@@ -374,8 +370,8 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path, durable: bool
 
 
 @pytest.mark.parametrize("leads", [True, False])
-def test_what_has_the_name_of_the_temporary_file_is_removed(tmp_path: Path, leads: bool) -> None:
-    """A link that was planted there is not followed, and a killed writer's file is replaced."""
+def test_an_existing_temporary_file_is_replaced(tmp_path: Path, leads: bool) -> None:
+    """A planted link is not followed, and the file of a killed writer is overwritten."""
     (tmp_path / "keys").write_text("mine")
     temporary = tmp_path / "file.new"
     if leads:
@@ -391,10 +387,10 @@ def test_what_has_the_name_of_the_temporary_file_is_removed(tmp_path: Path, lead
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_a_durable_file_is_synced_before_its_name_and_its_folder_after(
+def test_a_durable_file_is_synced_before_its_rename_and_its_folder_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
 ) -> None:
-    """The disk is waited for only if the file must survive a power failure."""
+    """Only a file that must survive a power failure is synced."""
     done: list[tuple[str, int]] = []
     fsync, replace = os.fsync, Path.replace
 
@@ -414,8 +410,8 @@ def test_a_durable_file_is_synced_before_its_name_and_its_folder_after(
     assert done == (synced if durable else [("name", 3)])
 
 
-def test_a_small_file_that_cannot_take_its_place_leaves_nothing(tmp_path: Path) -> None:
-    """A folder of that name is in the way."""
+def test_a_small_file_that_cannot_be_renamed_leaves_no_file(tmp_path: Path) -> None:
+    """A folder has the name of the file."""
     (tmp_path / "options.json").mkdir()
     with pytest.raises(IsADirectoryError):
         write_file(tmp_path / "options.json", [b"{}"], durable=False)
@@ -436,8 +432,8 @@ def test_a_small_file_that_cannot_take_its_place_leaves_nothing(tmp_path: Path) 
         (errno.EBUSY, "Make room or repair the disk"),
     ],
 )
-def test_what_to_do_depends_on_what_went_wrong(number: int, says: str) -> None:
-    """More room helps only if room is missing."""
+def test_the_advice_depends_on_the_errno(number: int, says: str) -> None:
+    """For example, freeing space is suggested only if space is missing."""
     text = advice_for(OSError(number, os.strerror(number)))
     assert says in text
     assert not text.endswith(".")

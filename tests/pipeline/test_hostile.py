@@ -21,9 +21,9 @@ from pipeline.images.decode import STATUS_WORDS, UNSUPPORTED, Decoded, decode
 OTHER_LIBJPEG = {
     "jpeg-decoder__crashtest__images__imagetestsuite__f6b4389c3cf0f5997b2e5a4b905aea8d.jpg",
 }
-"""A damaged progressive JPEG. libjpeg-turbo 2 smooths its blocks differently from the
-libjpeg-turbo 3 of stock Pillow's wheel: 0.2 % of the values, by 2 levels at most. The probe
-pictures tell the two apart, so they never meet in one store."""
+"""A damaged progressive JPEG. libjpeg-turbo 2 smooths its blocks differently from the libjpeg-turbo
+3 of stock Pillow's wheel: 0.2 % of the values, by 2 levels at most. The probe images distinguish
+the two, so they never contribute to one store."""
 
 HIGH_BYTE = {
     "jpeg-decoder__reftest__images__grayscale_16x24_sampling2x2.png",
@@ -36,7 +36,7 @@ HIGH_BYTE = {
 SOUND_PIXELS = {"twelvemonkeys-jpeg__jpeg__jfif-bogus-empty-jfif-segment.jpg"}
 """Files that Pillow rejects for their metadata alone: rules 2 read them, rules 1 do not."""
 
-# Runs under stock Pillow. Of 16-bit grey it also makes the picture of the high bytes.
+# Runs under stock Pillow. Of 16-bit grey it also writes the image of the high bytes.
 READ = """
 import io, json, sys, warnings
 from pathlib import Path
@@ -112,7 +112,7 @@ def cannot_be_read_here(outcome):
 
 
 def test_every_hostile_file_is_decoded_or_quarantined_with_a_readable_reason(hostile, capfd):
-    """There is no other error and no output."""
+    """No other error is raised, and nothing is printed."""
     outcomes = [outcome_of(data) for data in hostile.values()]
     assert len(outcomes) == 383
     for outcome in outcomes:
@@ -126,8 +126,8 @@ def test_every_hostile_file_is_decoded_or_quarantined_with_a_readable_reason(hos
     assert capfd.readouterr() == ("", "")
 
 
-def test_rules_2_read_what_rules_1_read_and_as_they_did(hostile):
-    """None of these files has samples that are scaled differently."""
+def test_rules_2_decode_files_of_rules_1_to_the_same_pixels(hostile):
+    """The hostile files have no samples that rules 2 scale differently."""
     for name, data in hostile.items():
         before, now = outcome_of(data, rules=1), outcome_of(data)
         if isinstance(before, DecodeError):
@@ -140,7 +140,7 @@ def test_rules_2_read_what_rules_1_read_and_as_they_did(hostile):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_quarantined_exactly_where_stock_pillow_fails(hostile, stock):
+def test_quarantine_equals_the_failures_of_stock_pillow(hostile, stock):
     """The sets are equal, except for files that Pillow rejects for their metadata alone."""
     _, readable = stock
     for name, data in hostile.items():
@@ -153,7 +153,7 @@ def test_quarantined_exactly_where_stock_pillow_fails(hostile, stock):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_readable_files_equal_stock_pillow(hostile, stock):
+def test_pixels_of_readable_files_equal_stock_pillows(hostile, stock):
     """Pixels are equal to the last bit, except for the listed files."""
     folder, readable = stock
     different = set()
@@ -171,7 +171,7 @@ def test_readable_files_equal_stock_pillow(hostile, stock):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_exceptions_differ_as_they_are_said_to(hostile, stock):
+def test_listed_exceptions_differ_within_their_tolerance(hostile, stock):
     """16-bit grey is exactly the high byte; the other libjpeg is at most 2 levels off."""
     folder, _ = stock
     for name in HIGH_BYTE:
@@ -187,8 +187,8 @@ def test_the_exceptions_differ_as_they_are_said_to(hostile, stock):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc fills its memory when asked")
-def test_nothing_depends_on_what_was_in_memory(real_data, tmp_path):
-    """A decoder that returns uninitialised memory gives another store each time."""
+def test_decoding_does_not_depend_on_uninitialised_memory(real_data, tmp_path):
+    """A decoder that returns uninitialised memory would give another store each time."""
     (tmp_path / "digest.py").write_text(DIGEST)
     outputs = set()
     for filling in ("1", "85", "170"):

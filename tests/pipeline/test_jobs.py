@@ -84,7 +84,7 @@ def jobs_of(numbers: range) -> list[Job]:
     return [Job(f"square-{n:06d}", square, (n,)) for n in numbers]
 
 
-def test_every_result_comes_once(client: Client) -> None:
+def test_every_result_is_returned_once(client: Client) -> None:
     """There are many more jobs than threads, and `tick` is called in between."""
     ticks: list[int] = []
     results = list(run_jobs(client, "many", jobs_of(range(200)), tick=lambda: ticks.append(1)))
@@ -92,8 +92,8 @@ def test_every_result_comes_once(client: Client) -> None:
     assert ticks
 
 
-def test_no_jobs_are_soon_done(client: Client) -> None:
-    """Nothing is submitted or awaited."""
+def test_an_empty_job_list_submits_nothing(client: Client) -> None:
+    """The iterator is empty and waits for nothing."""
     assert list(run_jobs(client, "none", [])) == []
 
 
@@ -109,7 +109,7 @@ def test_the_same_job_in_another_run_runs_again(client: Client, tmp_path: Path) 
 
 
 def test_an_unreadable_source_fails_its_job_alone(client: Client, tmp_path: Path) -> None:
-    """It fails after Dask's retries, and all other jobs succeed."""
+    """The job fails after Dask's retries, and all other jobs succeed."""
     bad = Job("bad", fail, (ReadError("cannot read x: Input/output error"), tmp_path))
     results = list(run_jobs(client, "read", [bad, *jobs_of(range(5))]))
     (failed,) = [result for result in results if isinstance(result, Failed)]
@@ -127,7 +127,7 @@ def test_an_unreadable_source_fails_its_job_alone(client: Client, tmp_path: Path
         (ZeroDivisionError("oh"), StoreError, "task bad failed: ZeroDivisionError: oh"),
     ],
 )
-def test_what_every_job_would_meet_ends_the_run(
+def test_an_error_common_to_all_jobs_ends_the_run(
     client: Client, error: Exception, kind: type[TesseraeError], words: str
 ) -> None:
     """The run ends with one sentence, and pending tasks are cancelled."""
@@ -137,7 +137,7 @@ def test_what_every_job_would_meet_ends_the_run(
     assert wait_until(lambda: idle(client))
 
 
-def test_who_stops_to_look_cancels_the_rest(client: Client) -> None:
+def test_closing_the_iterator_cancels_pending_jobs(client: Client) -> None:
     """Ctrl-C has the same effect."""
     results = run_jobs(client, "stop", [Job(f"s-{n}", time.sleep, (0.1,)) for n in range(2000)])
     next(results)
@@ -155,14 +155,14 @@ def hungry() -> None:
     raise MemoryError
 
 
-def test_a_job_whose_memory_does_not_suffice_is_isolated(client: Client) -> None:
+def test_a_job_that_runs_out_of_memory_is_isolated(client: Client) -> None:
     """One image may need more memory than there is, so images are then decoded one by one."""
     isolated = Job("hungry-isolated", square, (3,))
     jobs = [Job("hungry", hungry, (), fallback=isolated), Job("square", square, (2,))]
     assert sorted(run_jobs(client, "hungry", jobs)) == [4, 9]
 
 
-def test_a_job_that_loses_workers_for_ever_fails(client: Client, tmp_path: Path) -> None:
+def test_a_job_that_always_loses_its_worker_fails(client: Client, tmp_path: Path) -> None:
     """The message does not refer to worker logs that do not exist."""
     again = Job("bad-isolated", fail, (Lost(), tmp_path))
     job = Job("bad", fail, (Lost(),), fallback=again)
@@ -196,7 +196,7 @@ def die_at_once(folder: str, number: int, times: int) -> int:
 
 
 @pytest.mark.slow
-def test_results_that_die_with_their_worker_are_made_again(
+def test_results_lost_with_their_worker_are_computed_again(
     workers: tuple[LocalWorkers, Client], tmp_path: Path
 ) -> None:
     """A worker may die between the end of a task and the collection of its result."""
@@ -206,7 +206,7 @@ def test_results_that_die_with_their_worker_are_made_again(
     assert sorted(results) == list(range(24))
 
 
-def test_a_job_that_kills_workers_ends_where_it_cannot(
+def test_a_job_that_kills_workers_is_isolated_and_succeeds(
     workers: tuple[LocalWorkers, Client], tmp_path: Path
 ) -> None:
     """The isolated job succeeds, and so do the other jobs of its workers."""
@@ -225,7 +225,9 @@ def test_a_job_that_kills_workers_ends_where_it_cannot(
 # --- what the scheduler holds ---------------------------------------------------------------------
 
 
-def test_a_run_stays_queued_and_small(workers: tuple[LocalWorkers, Client], tmp_path: Path) -> None:
+def test_tasks_of_a_run_stay_queued_and_small(
+    workers: tuple[LocalWorkers, Client], tmp_path: Path
+) -> None:
     """At most two tasks per thread are assigned, and no pixels are in Dask's memory."""
     cluster, client = workers
     store = tmp_path / "store"

@@ -29,14 +29,14 @@ def write(folder: Path, **files: object) -> None:
         (folder / name.replace("__", ".")).write_text(f"{text}\n")
 
 
-def test_without_groups_it_is_the_machines(groups: Path) -> None:
-    """There are no group files to read."""
+def test_without_cgroups_the_limit_is_the_machines_memory(groups: Path) -> None:
+    """The files of control groups do not exist here."""
     assert (memory.limit_bytes(), memory.free_bytes()) == (64 * GIB, 40 * GIB)
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_the_least_limit_counts(groups: Path, version: int) -> None:
-    """The smallest limit of the group and its parents counts; the page cache is reclaimable."""
+def test_the_smallest_cgroup_limit_counts(groups: Path, version: int) -> None:
+    """The limits of the group and of its parents count; the page cache is reclaimable."""
     line = "4:cpu,memory:/jobs/one" if version == 1 else "0::/jobs/one"
     write(groups, membership=f"9:cpu:/else\n{line}")
     root = groups / "memory" if version == 1 else groups
@@ -54,11 +54,11 @@ def test_the_least_limit_counts(groups: Path, version: int) -> None:
 
 
 def test_a_container_sees_its_own_group_as_the_root(groups: Path) -> None:
-    """The path in its membership is not visible."""
+    """The path in the container's membership file is not visible inside."""
     write(groups, membership="0::/docker/abc", memory__max=GIB, memory__current=GIB // 4)
     assert (memory.limit_bytes(), memory.free_bytes()) == (GIB, GIB - GIB // 4)
 
 
-def test_this_machine_can_be_asked() -> None:
-    """The real files of this machine are read."""
+def test_the_real_cgroup_files_are_read() -> None:
+    """The limits of this machine are consistent."""
     assert 0 < memory.free_bytes() <= memory.limit_bytes() <= psutil.virtual_memory().total

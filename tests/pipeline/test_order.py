@@ -36,7 +36,7 @@ def plain_order(num_rows: int, seed: int) -> list[int]:
 
 
 def test_the_order_of_ten_rows_never_changes() -> None:
-    """Every later version must read a store that is made today."""
+    """Every later version must read a store that is prepared today."""
     assert row_order(10, seed=0).tolist() == [0, 3, 5, 7, 9, 6, 2, 8, 1, 4]
     assert row_order(10, seed=1).tolist() == [8, 5, 9, 2, 3, 7, 0, 6, 1, 4]
 
@@ -53,8 +53,8 @@ def test_every_sample_has_one_row(num_rows: int, seed: int) -> None:
     assert np.array_equal(np.sort(row_order(num_rows, seed)), np.arange(num_rows))
 
 
-def test_neighbours_in_the_listing_become_strangers() -> None:
-    """Sorted classes are spread evenly: each tenth of the rows has a tenth of each class."""
+def test_sorted_classes_are_spread_evenly() -> None:
+    """Each tenth of the rows has a tenth of each class."""
     order = row_order(100_000, seed=7)
     counts = np.histogram2d(order, np.arange(100_000), bins=10)[0]
     assert np.abs(counts - 1000).max() < 6 * np.sqrt(1000)
@@ -62,7 +62,7 @@ def test_neighbours_in_the_listing_become_strangers() -> None:
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_a_seed_beyond_64_bits_is_refused(seed: int) -> None:
-    """It would silently equal another seed."""
+    """Such a seed would silently equal another one."""
     with pytest.raises(ValueError, match="expected 0 to"):
         row_order(3, seed)
 
@@ -107,7 +107,7 @@ def make(kind: str, num_rows: int, absent: set[int] | None = None, **options: in
 
 
 def test_the_epochs_of_ten_rows_never_change() -> None:
-    """A run that is resumed later goes on in the same order."""
+    """A resumed run continues in the same order."""
     assert everything(make("random", 10)) == RANDOM_0
     assert everything(make("random", 10, epoch=1)) == RANDOM_1
     assert everything(make("random", 10, seed=1)) == RANDOM_SEED_1
@@ -127,21 +127,21 @@ def test_a_permutation_is_the_documented_formula(
 
 
 @given(size=st.integers(0, 5000), hash_key=st.integers(0, MASK))
-def test_a_permutation_is_one(size: int, hash_key: int) -> None:
+def test_permutation_is_a_bijection(size: int, hash_key: int) -> None:
     """Every number is mapped, and no two to the same one."""
     permuted = Permutation(size, hash_key)(np.arange(size))
     assert np.array_equal(np.sort(permuted), np.arange(size))
 
 
-def test_a_permutation_of_any_size_is_one() -> None:
-    """A part of a hundred million numbers stays inside, without duplicates."""
+def test_permutation_of_a_large_size_has_no_duplicates() -> None:
+    """A part of a hundred million numbers stays in range, without duplicates."""
     size = 100_000_007
     permuted = Permutation(size, 5)(np.arange(77_000_000, 77_200_000))
     assert len(np.unique(permuted)) == 200_000
     assert 0 <= permuted.min() <= permuted.max() < size
 
 
-def test_all_permutations_of_four_are_as_likely() -> None:
+def test_all_permutations_of_four_are_equally_likely() -> None:
     """Each of the 24 has its share of 4,800 keys: chi-squared, 23 degrees, p = 1e-6."""
     seen = Counter(tuple(Permutation(4, k)(np.arange(4)).tolist()) for k in range(4_800))
     squares = sum((seen[p] - 200) ** 2 / 200 for p in permutations(range(4)))
@@ -157,7 +157,7 @@ def test_all_permutations_of_four_are_as_likely() -> None:
     epoch=st.integers(0, MASK),
     data=st.data(),
 )
-def test_every_row_that_is_there_comes_once(
+def test_every_present_row_comes_once(
     kind: str,
     num_rows: int,
     chunk_rows: int,
@@ -185,7 +185,7 @@ def test_every_row_that_is_there_comes_once(
     window_chunks=st.integers(1, 20),
     data=st.data(),
 )
-def test_windows_say_which_chunks_are_wanted_when(
+def test_windows_list_the_chunks_of_each_position(
     kind: str, num_rows: int, chunk_rows: int, window_chunks: int, data: st.DataObject
 ) -> None:
     """From any position on, no row is of another chunk, and no chunk is late or repeated."""
@@ -208,7 +208,7 @@ def test_windows_say_which_chunks_are_wanted_when(
 
 
 @given(num_rows=st.integers(1, 300), chunk_rows=st.integers(1, 9), window=st.integers(1, 9))
-def test_a_window_is_made_of_whole_chunks(num_rows: int, chunk_rows: int, window: int) -> None:
+def test_a_window_consists_of_whole_chunks(num_rows: int, chunk_rows: int, window: int) -> None:
     """A window contains all rows of its chunks and no others."""
     order = make("windowed", num_rows, chunk_rows=chunk_rows, window_chunks=window)
     chunks = [row // chunk_rows for row in everything(order)]
@@ -223,7 +223,7 @@ def test_a_window_is_made_of_whole_chunks(num_rows: int, chunk_rows: int, window
     assert sum(map(len, seen)) == len(set(chunks))
 
 
-def test_a_seed_is_no_epoch() -> None:
+def test_seed_and_epoch_are_not_interchangeable() -> None:
     """Seed 1 in epoch 2 gives another order than seed 2 in epoch 1, for example."""
     orders = {
         tuple(everything(make("random", 50, seed=seed, epoch=epoch)))
@@ -234,7 +234,7 @@ def test_a_seed_is_no_epoch() -> None:
     assert key(1, 2) != key(2, 1)
 
 
-def test_a_random_epoch_has_no_memory_of_the_rows_order() -> None:
+def test_a_random_epoch_is_independent_of_the_row_order() -> None:
     """Each tenth of the epoch has a tenth of each tenth of the rows."""
     rows = make("random", 100_000, epoch=3).rows(0, 100_000)
     counts = np.histogram2d(rows, np.arange(100_000), bins=10)[0]
@@ -243,8 +243,8 @@ def test_a_random_epoch_has_no_memory_of_the_rows_order() -> None:
     assert abs(ascents - 0.5) < 0.01
 
 
-def test_batch_mates_do_not_meet_again() -> None:
-    """Two rows of one batch share a batch of the next epoch as often as chance has it."""
+def test_consecutive_epochs_share_batches_by_chance_only() -> None:
+    """Two rows of one batch share a batch of the next epoch as often as by chance."""
     first, second = (make("random", 20_000, epoch=e).rows(0, 20_000) // 1 for e in (0, 1))
     batch_of = np.empty(20_000, np.int64)
     batch_of[second] = np.arange(20_000) // 100
@@ -262,7 +262,7 @@ def test_batch_mates_do_not_meet_again() -> None:
         ({"kind": "random", "epoch": 2**64}, "epoch is 18446744073709551616: expected 0 to"),
     ],
 )
-def test_what_no_epoch_can_have_is_refused(words: dict[str, int], message: str) -> None:
+def test_invalid_arguments_are_refused(words: dict[str, int], message: str) -> None:
     """The error contains the value and the expected values."""
     with pytest.raises(ValueError, match=message):
         make(**{"num_rows": 3, **words})  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ CHOICES: dict[str, Any] = {"sizes": (8,), "shard_rows": 8, "chunk_rows": 4}
 
 @pytest.mark.parametrize("where", ["disk", "memory"])
 @pytest.mark.parametrize("codec", ["none", "zstd:1"])
-def test_it_shows_the_pixels_of_the_store(tmp_path: Path, where: str, codec: str) -> None:
+def test_the_dask_array_equals_the_store(tmp_path: Path, where: str, codec: str) -> None:
     """All rows are equal, for any chunk size and any scheduler."""
     url = str(tmp_path / "store") if where == "disk" else f"memory://{tmp_path}/store"
     prepare_inline(make_folder(tmp_path / "train", 29, bad=2), url, **CHOICES, codec=codec)
@@ -42,16 +42,16 @@ def test_it_shows_the_pixels_of_the_store(tmp_path: Path, where: str, codec: str
     assert np.allclose(mean, pixels[viewed.readable].mean(axis=(0, 1, 2)))
 
 
-def test_it_goes_to_workers_as_a_small_value(tmp_path: Path) -> None:
-    """The graph contains no pixels."""
+def test_the_dask_graph_contains_no_pixels(tmp_path: Path) -> None:
+    """A pickled array is small, and its name is reproducible."""
     prepare_inline(make_folder(tmp_path / "train", 20), str(tmp_path / "store"), **CHOICES)
     images = view(tmp_path / "store", size=8).images
     assert len(pickle.dumps(images)) < 20_000
     assert images.name == view(tmp_path / "store", size=8).images.name
 
 
-def test_what_is_not_finished_is_refused(tmp_path: Path) -> None:
-    """Every reader refuses it."""
+def test_an_unfinished_split_is_refused(tmp_path: Path) -> None:
+    """Rows of a shard that is not committed are zeros; a chunk of 0 rows is refused, too."""
     plan_inline(make_folder(tmp_path / "train", 20), str(tmp_path / "store"), **CHOICES)
     with pytest.raises(StoreError, match="not finished"):
         view(tmp_path / "store", size=8)

@@ -1,4 +1,4 @@
-"""Tests of the command line: misspelt words are named together with the likely correct one."""
+"""The command line names unknown words together with the likely correct ones."""
 
 import os
 import subprocess
@@ -26,10 +26,10 @@ ROOT = Path(__file__).parents[2]
         ("prepare", "required: SOURCE, STORE. See `tesserae prepare --help`"),
     ],
 )
-def test_a_misspelt_word_is_named_by_the_command_that_it_was_for(
+def test_unknown_arguments_are_reported_by_the_subcommand(
     words: str, error: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An option of `cluster up` is none of `cluster`, whose help text does not have it."""
+    """An error of `cluster up` refers to its own help text, not to that of `cluster`."""
     assert main(words.split()) == 1
     err = capsys.readouterr().err
     assert error in err
@@ -64,15 +64,15 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
         ),
     ],
 )
-def test_make_refuses_what_it_would_pass_over(words: list[str], error: str) -> None:
-    """A misspelt variable makes nothing of what was meant, in silence."""
+def test_make_refuses_unknown_variables(words: list[str], error: str) -> None:
+    """A misspelt variable would otherwise be ignored silently."""
     ended = make(*words)
     assert ended.returncode == 2
     assert error in ended.stderr
 
 
 def test_make_passes_its_variables_on() -> None:
-    """Each of them to the option of its name; no --split, so that the command's default holds."""
+    """Each variable becomes the option of its name; without SPLIT there is no --split."""
     ended = make("prepare", "DATA=a b", "STORE=c", "SIZES=72 224", "WORKERS=3", "ARGS=--limit 5")
     assert ended.returncode == 0, ended.stderr
     command = next(line for line in ended.stdout.splitlines() if "tesserae prepare" in line)
@@ -83,8 +83,8 @@ def test_make_passes_its_variables_on() -> None:
     assert command.endswith("--limit 5")
 
 
-def test_every_command_has_a_target_or_is_in_the_list_of_make_help() -> None:
-    """A person who only knows `make help` reaches them all."""
+def test_every_command_has_a_make_target() -> None:
+    """A user who only knows `make help` can reach all commands."""
     text = (ROOT / "Makefile").read_text()
     lacking = [name for name in COMMANDS if f"$(TESSERAE) {name}" not in text]
     assert lacking == []
@@ -102,8 +102,8 @@ def test_every_command_has_a_target_or_is_in_the_list_of_make_help() -> None:
         (["sample-images", "RUN=r", "ARGS=-n 4"], 'sample-images "r" -n 4'),
     ],
 )
-def test_make_reaches_what_is_made_of_a_run(words: list[str], command: str) -> None:
-    """The command as a person would type it."""
+def test_make_targets_run_the_command_of_their_name(words: list[str], command: str) -> None:
+    """The command is the one that a user would type."""
     ended = make(*words)
     assert ended.returncode == 0, ended.stderr
     output_lines = [" ".join(line.split()) for line in ended.stdout.splitlines()]
@@ -125,8 +125,8 @@ print(*[name for name in heavy.split() if name in sys.modules])
 @pytest.mark.parametrize(
     "words", [*COMMANDS, "train wgan", "train colourise", "train devise", "cluster up"]
 )
-def test_help_loads_nothing_that_a_machine_may_lack(words: str) -> None:
-    """Nor anything that takes longer to load than a person waits for a help text."""
+def test_help_imports_no_optional_or_slow_library(words: str) -> None:
+    """The help text must appear at once, on any machine."""
     command = [sys.executable, "-c", HELP, *words.split()]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == ""

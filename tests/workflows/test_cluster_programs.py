@@ -1,4 +1,4 @@
-"""A cluster that stands: started, used, looked at and stopped as a person does it."""
+"""A running cluster: started, used, inspected and stopped by commands."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class Standing:
         self.certs = folder / "certs"
 
     def run(self, *words: object, **options: object) -> Ended:
-        """Run `tesserae WORDS` with its certificates."""
+        """Run `tesserae WORDS` with the certificates of the cluster."""
         return run(*words, scratch=self.folder, TESSERAE_CERTS=str(self.certs), **options)
 
     def cluster(self, word: str, *words: object) -> Ended:
-        """Run `tesserae cluster WORD` for it."""
+        """Run `tesserae cluster WORD` on the cluster."""
         return self.run("cluster", word, *words, "--state", self.folder / "state")
 
     def up(self) -> Ended:
-        """Start it, to stay when the command has ended."""
+        """Start the cluster, which keeps running after the command has ended."""
         words = (
             *("cluster", "up", "--port", self.port, "--dashboard-port", free_port()),
             *("--workers", 2, "--gpus", "none", "--scratch", self.folder / "scratch"),
@@ -84,7 +84,7 @@ class Standing:
 
     @contextmanager
     def worker(self, *within: str, extra_path: Path | None = None) -> Iterator[Command]:
-        """One more worker."""
+        """Run one more worker inside the block."""
         words = ("cluster", "worker", self.address, "--workers", 1, "--gpus", "none")
         with start(
             *words,
@@ -99,14 +99,14 @@ class Standing:
         assert wait_until(lambda: self.workers() == 2)
 
     def workers(self) -> int:
-        """How many workers are there."""
+        """Return the current number of workers."""
         status = self.run("cluster", "status", self.address).out
         return int(status.split(": ", 1)[1].split()[0])
 
 
 @pytest.fixture(scope="module")
 def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
-    """One for all tests that leave it as it was."""
+    """Start a cluster for all tests that leave it unchanged."""
     cluster = Standing(tmp_path_factory.mktemp("standing"))
     try:
         done = cluster.up()
@@ -121,14 +121,14 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few pictures."""
+    """Write a few images."""
     return make_folder(tmp_path_factory.mktemp("source") / "train", 80)
 
 
-def test_it_makes_what_a_run_of_its_own_makes(
+def test_a_shared_cluster_gives_the_same_bytes(
     standing: Standing, source: Path, tmp_path: Path
 ) -> None:
-    """Byte for byte, and no word of versions, which are the same."""
+    """No notice is printed, since all versions are equal."""
     done = standing.run("prepare", source, tmp_path / "store", *TINY, "--cluster", standing.address)
     assert (done.status, done.err) == (0, "")
     assert "notice" not in done.out
@@ -138,10 +138,10 @@ def test_it_makes_what_a_run_of_its_own_makes(
     assert contents(tmp_path / "store") == contents(tmp_path / "alone")
 
 
-def test_everything_that_is_open_is_named_and_only_this_machine_reaches_it(
+def test_status_lists_all_open_ports_which_are_local(
     standing: Standing,
 ) -> None:
-    """Scheduler, dashboard, two nannies, two workers, their figures: all that the system knows."""
+    """The ports are those of scheduler, dashboard, nannies, workers and their metrics."""
     printed = standing.cluster("status")
     assert printed.status == 0, printed.err
     lines = [line.split() for line in printed.out.splitlines() if "this machine only" in line]
@@ -159,7 +159,7 @@ def test_everything_that_is_open_is_named_and_only_this_machine_reaches_it(
     assert "reachable from other machines" not in printed.out
 
 
-def test_the_doctor_says_what_is_open(standing: Standing) -> None:
+def test_the_doctor_lists_open_ports(standing: Standing) -> None:
     """The doctor lists the same ports as `cluster status`, without advice."""
     done = standing.run("doctor", "--cluster", standing.address, "--json")
     lines = [f for f in json.loads(done.out)["findings"] if f["subject"] == "cluster"]
@@ -169,23 +169,23 @@ def test_the_doctor_says_what_is_open(standing: Standing) -> None:
     assert "does not answer" in nobody.out
 
 
-def test_a_port_that_is_taken_is_said_at_once(standing: Standing) -> None:
-    """And not tried again and again."""
+def test_a_port_in_use_is_reported_at_once(standing: Standing) -> None:
+    """The scheduler is not restarted again and again."""
     done = standing.run("cluster", "scheduler", "--port", standing.port)
     assert done.status == 1
     assert f"nothing can listen on 127.0.0.1:{standing.port}" in done.err
 
 
-def test_where_the_dashboard_is_can_be_asked(standing: Standing) -> None:
-    """With the way to it from elsewhere."""
+def test_status_prints_the_dashboard_url(standing: Standing) -> None:
+    """The output also has the ssh command that forwards it to another machine."""
     printed = standing.cluster("status").out
     assert "dashboard: http://127.0.0.1:" in printed
     assert "ssh -N -L" in printed
 
 
 @pytest.mark.slow
-def test_new_certificates_replace_the_old_ones_whole(tmp_path: Path) -> None:
-    """When they are asked for."""
+def test_renewed_certificates_replace_all_old_ones(tmp_path: Path) -> None:
+    """An invalid renewal changes no file."""
     certs = tmp_path / "certs"
     seen = []
     for words in ((), ("--renew",), ("--renew", "--days", 0)):
@@ -199,8 +199,8 @@ def test_new_certificates_replace_the_old_ones_whole(tmp_path: Path) -> None:
     assert modes == {0o600}
 
 
-def test_keys_are_nobody_elses(standing: Standing) -> None:
-    """And the folder cannot be looked into."""
+def test_keys_are_private(standing: Standing) -> None:
+    """Only their user can read the keys and list the folder."""
     modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in standing.certs.iterdir()}
     assert {name for name, mode in modes.items() if mode == 0o600} == {
         "scheduler.key", "worker.key", "client.key", "token",
@@ -208,8 +208,8 @@ def test_keys_are_nobody_elses(standing: Standing) -> None:
     assert stat.S_IMODE(standing.certs.stat().st_mode) == 0o700
 
 
-def test_it_is_not_started_twice(standing: Standing) -> None:
-    """Nor are its certificates replaced in passing."""
+def test_a_cluster_is_not_started_twice(standing: Standing) -> None:
+    """The certificates of a running cluster are not replaced either."""
     again = standing.up()
     assert again.status == 1
     assert "scheduler of" in again.err
@@ -219,8 +219,8 @@ def test_it_is_not_started_twice(standing: Standing) -> None:
 
 
 @pytest.mark.slow
-def test_workers_that_end_are_started_again(standing: Standing) -> None:
-    """By the keeper beside them: killed, or left by their scheduler."""
+def test_ended_workers_and_schedulers_are_restarted(standing: Standing) -> None:
+    """The supervisor restarts killed processes, and workers whose scheduler has ended."""
     serving = [p for p in standing.processes() if _serves(p, "worker")]
     assert len(serving) == 1
     serving[0].send_signal(signal.SIGKILL)
@@ -247,10 +247,10 @@ def _serves(process: psutil.Process, role: str) -> bool:
         (("--gpus", 1), "did not have 1 GPU (0 there) within 1 s"),
     ],
 )
-def test_what_does_not_come_is_said_after_a_while(
+def test_missing_workers_are_reported_after_a_timeout(
     standing: Standing, words: tuple[object, ...], says: str
 ) -> None:
-    """And nothing hangs."""
+    """The error has the expected and the actual number."""
     done = standing.run("cluster", "wait", standing.address, *words, "--timeout", 1)
     assert (done.status, done.out) == (1, "")
     assert says in done.err
@@ -260,7 +260,7 @@ def test_what_does_not_come_is_said_after_a_while(
 def test_a_worker_with_other_code_is_refused(
     standing: Standing, source: Path, tmp_path: Path
 ) -> None:
-    """Before anything is listed or learned, whichever of its trees differs.
+    """Commands stop before they list or train, whichever tree of the worker differs.
 
     The defaults of an optimiser are in `workflows/`, and ranks would take other steps with them.
     """
@@ -293,9 +293,7 @@ after_import("importlib.metadata", change)
 
 
 @pytest.mark.slow
-def test_another_version_is_said_and_no_more(
-    standing: Standing, source: Path, tmp_path: Path
-) -> None:
+def test_differing_versions_are_notices(standing: Standing, source: Path, tmp_path: Path) -> None:
     """A differing package version is a notice; differing pixels are checked separately."""
     with (
         saboteur(tmp_path / "other", OTHER_NUMPY) as patched_path,
@@ -317,10 +315,10 @@ def test_another_version_is_said_and_no_more(
 )
 @pytest.mark.slow
 @pytest.mark.parametrize("hidden", ["store", "source"])
-def test_a_folder_that_a_worker_does_not_see_is_named(
+def test_a_folder_that_a_worker_lacks_is_an_error(
     standing: Standing, source: Path, tmp_path: Path, hidden: str
 ) -> None:
-    """Before it gets a shard; a folder of the same name does not deceive."""
+    """The worker gets no shard, even if it has another folder of the same name."""
     store = tmp_path / "store"
     store.mkdir()
     path = {"store": store, "source": source.parent}[hidden]
@@ -340,7 +338,7 @@ def test_a_folder_that_a_worker_does_not_see_is_named(
 def test_a_dashboard_without_its_token_is_not_served(
     tmp_path: Path, spoil: Callable[[Path], object]
 ) -> None:
-    """Nobody would be asked for it."""
+    """Requests could not be authenticated without the token."""
     certs = tmp_path / "certs"
     assert run("cluster", "certs", "--certs", certs, scratch=tmp_path).status == 0
     spoil(certs / "token")
@@ -353,7 +351,7 @@ def test_a_dashboard_without_its_token_is_not_served(
 def test_certificates_of_two_authorities_are_not_mixed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither made so, nor taken so."""
+    """Mixed certificates are neither created nor used."""
     first, second = tmp_path / "one", tmp_path / "two"
     for certs in (first, second):
         assert cli.main(["cluster", "certs", "--certs", str(certs)]) == 0
@@ -366,10 +364,10 @@ def test_certificates_of_two_authorities_are_not_mixed(
 
 
 @pytest.mark.slow
-def test_a_worker_of_another_authority_ends_with_a_sentence(
+def test_a_worker_of_another_authority_ends_with_a_one_line_error(
     standing: Standing, tmp_path: Path
 ) -> None:
-    """At once, whatever its patience; so does a client."""
+    """Workers and clients end at once, whatever their timeout."""
     certs = tmp_path / "certs"
     assert run("cluster", "certs", "--certs", certs, scratch=tmp_path).status == 0
     for words in (
@@ -383,8 +381,8 @@ def test_a_worker_of_another_authority_ends_with_a_sentence(
         assert done.err.count("\n") == 1
 
 
-def test_a_scheduler_that_is_not_there_is_said_at_once(tmp_path: Path, source: Path) -> None:
-    """And not after a minute of silence."""
+def test_an_unreachable_scheduler_is_reported_at_once(tmp_path: Path, source: Path) -> None:
+    """The notice does not wait for the timeout."""
     address = f"tcp://127.0.0.1:{free_port()}"
     with start(
         *("prepare", source, tmp_path / "s", *TINY, "--cluster", address), scratch=tmp_path
@@ -395,10 +393,8 @@ def test_a_scheduler_that_is_not_there_is_said_at_once(tmp_path: Path, source: P
 
 
 @pytest.mark.parametrize("stop", [False, True])
-def test_who_takes_a_connection_and_says_nothing_holds_nobody_up(
-    tmp_path: Path, stop: bool
-) -> None:
-    """After the limit it is said; Ctrl-C ends it before."""
+def test_an_unresponsive_scheduler_times_out(tmp_path: Path, stop: bool) -> None:
+    """Ctrl-C ends the wait earlier."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
         seconds = 600 if stop else 1
@@ -411,8 +407,8 @@ def test_who_takes_a_connection_and_says_nothing_holds_nobody_up(
             assert ("stopped" if stop else "does not answer") in command.err
 
 
-def test_what_does_not_come_up_is_taken_down(tmp_path: Path) -> None:
-    """A port that is taken: printed at once, and nothing runs."""
+def test_a_failed_start_is_cleaned_up(tmp_path: Path) -> None:
+    """The port of the scheduler is in use, and no process remains."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         state = ("--state", tmp_path / "state")
@@ -423,10 +419,10 @@ def test_what_does_not_come_up_is_taken_down(tmp_path: Path) -> None:
         assert "is running" in run("cluster", "down", *state, scratch=tmp_path).out
 
 
-def test_the_cluster_is_asked_for_by_its_address(
+def test_an_invalid_cluster_address_is_refused(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Anything else is a sentence, before anything is read."""
+    """The error is raised before the source is read."""
     for where in ("nowhere", "http://127.0.0.1:8786", "tcp://127.0.0.1", "tcp://127.0.0.1:x"):
         status = cli.main(["prepare", str(source), str(tmp_path / "s"), "--cluster", where])
         printed = capsys.readouterr()
@@ -459,22 +455,22 @@ def test_the_cluster_is_asked_for_by_its_address(
         (("units", ".", "--address", "tls://a:1", "--certs", "/a b"), "expected no spaces"),
     ],
 )
-def test_nothing_is_open_to_everybody_unless_that_was_said(
+def test_public_ports_need_certificates_or_insecure(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     words: tuple[str, ...],
     says: str,
 ) -> None:
-    """Certificates, or the word --insecure; and what makes no sense is printed at once."""
+    """Other invalid arguments are reported at once, too."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert cli.main(["cluster", *words]) == 1
     assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", pytest.param("::1", marks=pytest.mark.slow)])
-def test_what_was_said_is_done(tmp_path: Path, host: str) -> None:
-    """A scheduler for everybody, or on an address of the sixth version."""
+def test_insecure_and_ipv6_addresses_are_accepted(tmp_path: Path, host: str) -> None:
+    """The scheduler listens on all interfaces, or on an IPv6 address."""
     words = ("--host", host, "--insecure", "--port", free_port(), "--dashboard-port", free_port())
     with start("cluster", "scheduler", *words, scratch=tmp_path) as command:
         assert wait_until(lambda: "Scheduler at:" in command.err)

@@ -17,7 +17,7 @@ from workflows.training.world import World
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    """Return loaders of 36 and 18 pictures of 16 px."""
+    """Return loaders of 36 and 18 images of 16 px."""
     store = small_store(tmp_path_factory.mktemp("small"))
     train = Loader(store, size=SIZE, batch_size=BATCH)
     return Data(train, Loader(store, "val", size=SIZE, batch_size=BATCH, order="sequential"), ())
@@ -33,8 +33,8 @@ def make_stage(data: Data, **choices: Any) -> Colourise:
 
 
 @pytest.mark.parametrize("adversarial", [0.0, 0.05])
-def test_colours_come_nearer_to_the_true_ones(data: Data, adversarial: float) -> None:
-    """The error on held-out pictures falls, and the critic learns only if it has a weight."""
+def test_training_reduces_the_colour_error(data: Data, adversarial: float) -> None:
+    """The error on held-out images falls, and the critic learns only if it has a weight."""
     stage = make_stage(data, adversarial_weight=adversarial)
     before, _ = stage.evaluate()
     critic = [p.clone() for p in stage.game.critic.parameters()]
@@ -47,7 +47,7 @@ def test_colours_come_nearer_to_the_true_ones(data: Data, adversarial: float) ->
         not torch.equal(a, b) for a, b in zip(critic, stage.game.critic.parameters(), strict=True)
     )
     assert changed == bool(adversarial)
-    assert pictures["grey-made-true"].shape[1:] == (SIZE, SIZE, 3)
+    assert pictures["grey-coloured-original"].shape[1:] == (SIZE, SIZE, 3)
 
 
 def test_a_resumed_stage_equals_an_uninterrupted_one(data: Data) -> None:
@@ -64,8 +64,8 @@ def test_a_resumed_stage_equals_an_uninterrupted_one(data: Data) -> None:
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_grey_and_saturation() -> None:
-    """Grey has the weights of Rec. 601 and no saturation."""
+def test_grey_follows_rec_601_and_has_no_saturation() -> None:
+    """The weights of the channels are those of Rec. 601."""
     red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
     assert float(to_grey(red)) == pytest.approx(0.299)
     grey = torch.full((1, 3, 2, 2), 0.4)

@@ -1,4 +1,4 @@
-"""Tests that samples and recipe alone decide a store, not source kind or number of workers."""
+"""Samples and recipe alone decide a store, not the kind of source or the number of workers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ODD = {
 
 
 def made_pictures(count: int) -> Pictures:
-    """Pictures of four classes: key -> bytes."""
+    """Return images of four classes: key -> bytes."""
     pictures = dict(ODD)
     for index in range(count - len(ODD)):
         wnid = WNIDS[index % len(WNIDS)]
@@ -29,7 +29,7 @@ def made_pictures(count: int) -> Pictures:
 
 
 def prepared(source: Path, store: Path, *words: object) -> dict[str, bytes]:
-    """A store made by the command, with small shards: its files by name."""
+    """Prepare a store with small shards by the command; return its files by name."""
     more = ("--shard-rows", 16, "--chunk-rows", 4, "--sizes", 24, 40, "--max-bad", 1)
     done = run(
         "prepare", source, store, *more, "--no-dashboard", *words, scratch=store.parent / "said"
@@ -41,7 +41,7 @@ def prepared(source: Path, store: Path, *words: object) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The store of the pictures as class folders, from one worker."""
+    """Prepare the store of the images as class folders with one worker."""
     folder = tmp_path_factory.mktemp("expected")
     source = write_folder(folder / "source", made_pictures(60))
     store = prepared(source, folder / "store", "--workers", 1)
@@ -61,7 +61,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def test_every_kind_of_source_gives_the_same_store(
     tmp_path: Path, expected: dict[str, bytes], layout: str
 ) -> None:
-    """Read at random or streamed through the spool, plain or compressed."""
+    """Sources are read at random or streamed, plain or compressed."""
     source = LAYOUTS[layout](tmp_path / "source", made_pictures(60))
     assert prepared(source, tmp_path / "store", "--workers", 1) == expected
     assert not list((tmp_path / "store" / ".cache").glob("*.spool")), "the spool is not kept"
@@ -72,15 +72,15 @@ def test_every_kind_of_source_gives_the_same_store(
 def test_any_number_of_workers_gives_the_same_store(
     tmp_path: Path, expected: dict[str, bytes], words: tuple[object, ...]
 ) -> None:
-    """Processes or threads."""
+    """Workers are processes or threads."""
     source = write_folder(tmp_path / "source", made_pictures(60))
     assert prepared(source, tmp_path / "store", *words) == expected
 
 
-def test_a_store_of_several_runs_is_the_store_of_one(
+def test_several_runs_give_the_same_store_as_one(
     tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
-    """Limited, then gone on with by more workers; one size, then the other."""
+    """Runs add shards after a limit, and a further size."""
     source = write_folder(tmp_path / "source", made_pictures(60))
     store = tmp_path / "store"
     prepared(source, store, "--sizes", 40, "--limit", 20)
@@ -89,10 +89,10 @@ def test_a_store_of_several_runs_is_the_store_of_one(
 
 
 @pytest.mark.slow
-def test_real_photographs_come_out_alike_from_every_kind_of_source(
+def test_photographs_from_every_kind_of_source_give_the_same_store(
     tmp_path: Path, real_data: Path
 ) -> None:
-    """400 of ImageNet's, at full size, in shards of 32."""
+    """The 400 photographs of ImageNet are prepared at full size."""
     root = real_data / "imagenet" / "train"
     images = {str(file.relative_to(root)): file.read_bytes() for file in sorted(root.glob("*/*"))}
     words = ("--shard-rows", 32, "--chunk-rows", 16, "--sizes", 72, 224, 288)

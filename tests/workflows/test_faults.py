@@ -1,6 +1,6 @@
-"""Whatever happens to a run, going on with it ends in the store of a run that nothing happened to.
+"""A run that continues after any fault gives the store of an undisturbed run.
 
-Real processes, killed from outside; real failures of source and disk.
+Real processes are killed from outside, and source and disk really fail.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TINY_CHOICES: dict[str, Any] = {"sizes": (16, 24), "shard_rows": 32, "chunk_rows
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Pictures that take a few milliseconds each: photographs where there are any."""
+    """Return images that take a few milliseconds each: photographs if available."""
     named = os.environ.get("TESSERAE_DATA")
     if named:
         return sorted(Path(named).glob("imagenet/train/*/*.JPEG"))
@@ -49,13 +49,13 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory, originals: list[Path]) -> Path:
-    """Photographs for a store of 25 shards."""
+    """Write links to photographs for a store of 25 shards."""
     return linked_folder(tmp_path_factory.mktemp("source") / "train", originals, 800)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
-    """The store of a run that nothing happened to."""
+    """Prepare a store without faults."""
     folder = tmp_path_factory.mktemp("undisturbed")
     done = run("prepare", source, folder / "store", *SMALL, "--workers", 2, scratch=folder)
     assert (done.status, done.err) == (0, "")
@@ -64,19 +64,19 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(undisturbed: Path) -> dict[str, bytes]:
-    """The files of the undisturbed store, by name."""
+    """Return the files of the undisturbed store, by name."""
     return contents(undisturbed)
 
 
 @pytest.fixture(scope="module")
 def small_source(tmp_path_factory: pytest.TempPathFactory, originals: list[Path]) -> Path:
-    """25 shards of 8 rows."""
+    """Write links to photographs for 25 shards of 8 rows."""
     return linked_folder(tmp_path_factory.mktemp("few") / "train", originals, 200)
 
 
 @pytest.fixture(scope="module")
 def expected_few(tmp_path_factory: pytest.TempPathFactory, small_source: Path) -> dict[str, bytes]:
-    """The files of the store of that few, at one small size."""
+    """Return the files of the store of the small source, at one size."""
     store = tmp_path_factory.mktemp("expected-few") / "store"
     prepare_inline(small_source, str(store), sizes=(72,), shard_rows=8, chunk_rows=8)
     return contents(store)
@@ -84,7 +84,7 @@ def expected_few(tmp_path_factory: pytest.TempPathFactory, small_source: Path) -
 
 @pytest.fixture(scope="module")
 def shard_seconds(undisturbed: Path) -> float:
-    """How long a shard took it."""
+    """Return the mean time that a shard of the undisturbed store took."""
     commits = records.load_commits(
         open_objects(str(undisturbed)), records.load_plan(open_objects(str(undisturbed)), "train")
     )
@@ -110,7 +110,7 @@ after_import("pipeline.ingest.shard_task", counted)
 """
 
 
-def test_a_workers_death_costs_one_shard_a_thread(
+def test_a_lost_worker_repeats_one_shard_per_thread(
     tmp_path: Path, small_source: Path, expected_few: dict[str, bytes]
 ) -> None:
     """Only the shards in progress are repeated; queued ones wait in the scheduler."""
@@ -138,7 +138,7 @@ def test_a_workers_death_costs_one_shard_a_thread(
 def break_off(
     command: Command, store: Path, rng: random.Random, seconds: float, shards: int
 ) -> int:
-    """Kill workers again and again, then the whole command; returns how many workers."""
+    """Kill workers repeatedly, then the whole command; return the number of killed workers."""
     enough = rng.uniform(0.1, 0.85) * shards
     max_kills = rng.randint(2, 12)
     killed = 0
@@ -185,29 +185,29 @@ def check_broken_run(
     assert not list((store / ".tmp").glob("train-*")), "no temp file is left"
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(
+def test_a_killed_run_resumes_to_the_same_bytes(
     tmp_path: Path, small_source: Path, expected_few: dict[str, bytes]
 ) -> None:
-    """Workers killed at random, then the whole command."""
+    """Workers are killed at random times, and then the whole command."""
     with saboteur(tmp_path / "counted", COUNTED.format(log=str(tmp_path / "begun"))) as slow:
         check_broken_run(tmp_path, small_source, expected_few, 0.2, 148, SMALL_OPTIONS, slow)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("round_", range(1, 25))
-def test_two_dozen_killed_runs_go_on_to_the_same_bytes(
+def test_two_dozen_killed_runs_resume_to_the_same_bytes(
     tmp_path: Path, source: Path, expected: dict[str, bytes], shard_seconds: float, round_: int
 ) -> None:
-    """Each with its own number of workers, intervals and end."""
+    """Each run has another number of workers, other intervals and another end."""
     check_broken_run(tmp_path, source, expected, shard_seconds, round_)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("round_", range(4))
-def test_a_run_killed_many_times_over_ends_the_same(
+def test_a_repeatedly_killed_run_ends_with_the_same_bytes(
     tmp_path: Path, source: Path, expected: dict[str, bytes], round_: int
 ) -> None:
-    """Until it is done, however often that is: every run commits something, or ends."""
+    """Every run commits at least one shard or ends."""
     rng = random.Random(100 + round_)
     store = tmp_path / "store"
     for _ in range(50):
@@ -225,10 +225,10 @@ def test_a_run_killed_many_times_over_ends_the_same(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("round_", range(4))
-def test_ghosts_of_a_killed_run_touch_nothing(
+def test_stale_workers_of_a_killed_run_cannot_write(
     tmp_path: Path, source: Path, expected: dict[str, bytes], round_: int
 ) -> None:
-    """Workers that were frozen while the run was killed, and wake up when another has ended."""
+    """The workers were suspended while the run was killed, and continue after another has ended."""
     rng = random.Random(200 + round_)
     store = tmp_path / "store"
     with start("prepare", source, store, *SMALL, "--workers", 2, scratch=tmp_path) as broken:
@@ -254,7 +254,7 @@ def stamps(store: Path) -> dict[str, tuple[int, int]]:
     return {str(file): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
 
 
-# --- pictures that kill or hang whoever decodes them ----------------------------------------------
+# --- images that crash or block their decoder ----------------------------------------------------
 
 DEADLY = """
 import ctypes, os, signal
@@ -277,8 +277,8 @@ after_import("pipeline.images.decode", poison)
 """
 
 
-def test_deadly_pictures_are_quarantined_alone(tmp_path: Path) -> None:
-    """A crash, a fault and a hang in three shards: their rows only, all others are as ever."""
+def test_images_that_crash_workers_are_quarantined_alone(tmp_path: Path) -> None:
+    """An abort, a segmentation fault and a hang in three shards change only their own rows."""
     source = make_folder(tmp_path / "source", 200)
     deadly = {b"ABORT": "crashed", b"SEGFAULT": "crashed", b"HANG": "timeout"}
     files = sorted(source.rglob("*.JPEG"))[::70]
@@ -293,7 +293,7 @@ def test_deadly_pictures_are_quarantined_alone(tmp_path: Path) -> None:
         assert (done.status, done.err) == (0, "")
         check_quarantine(tmp_path / "clean", store, dict(zip(keys, deadly.values(), strict=True)))
         assert main(["verify", str(store)]) == 0
-        # What says which pictures are deadly is lost: they are found again, and kill nobody.
+        # The record of the deadly images is lost: they are detected again, in child processes.
         before = contents(store)
         lines = table.decode_part(before["samples/train.parquet"]).to_pylist()
         row = next(line["row"] for line in lines if line["key"] == keys[0])
@@ -305,7 +305,7 @@ def test_deadly_pictures_are_quarantined_alone(tmp_path: Path) -> None:
 
 
 def check_quarantine(clean: Path, store: Path, deadly: dict[str, str]) -> None:
-    """All is as in the clean store but the rows of *deadly*, which are zeros, and say why."""
+    """Check that only the rows of *deadly* differ from the clean store: zeros with reasons."""
     table_name = "samples/train.parquet"
     actual, reference = contents(store), contents(clean)
     lines = table.decode_part(actual[table_name]).to_pylist()
@@ -330,7 +330,7 @@ def check_quarantine(clean: Path, store: Path, deadly: dict[str, str]) -> None:
 
 
 def pixels(store: Path, size: int) -> Any:
-    """All rows of one size, as zarr reads them."""
+    """Return all rows of one size, read by zarr."""
     objects = open_objects(str(store))
     plan = records.load_plan(objects, "train")
     return arrays.read_rows(objects, "train", size, 0, plan.num_rows)
@@ -364,8 +364,8 @@ after_import("pipeline.ingest.shard_task", hurry)
 
 
 @pytest.mark.slow
-def test_a_source_that_fails_for_a_while_is_waited_for(tmp_path: Path) -> None:
-    """In the task, and in Dask's tries of it: the store is the same."""
+def test_a_temporarily_failing_source_is_retried(tmp_path: Path) -> None:
+    """Both the task and Dask retry, and the store is the same."""
     source = make_folder(tmp_path / "source", 100)
     prepare_inline(source, str(tmp_path / "clean"), **TINY_CHOICES)
     done = prepare_failing(tmp_path, source, "_50.JPEG", 9)
@@ -375,8 +375,8 @@ def test_a_source_that_fails_for_a_while_is_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_source_that_is_lost_ends_the_run(tmp_path: Path) -> None:
-    """After some shards in a row, not after hours of trying all of them."""
+def test_a_lost_source_ends_the_run(tmp_path: Path) -> None:
+    """The run ends after some shards in a row, not after hours of trying all of them."""
     source = make_folder(tmp_path / "source", 400)
     lost = prepare_failing(tmp_path, source, ".JPEG", 10**6)
     assert lost.status == 1
@@ -386,8 +386,8 @@ def test_a_source_that_is_lost_ends_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_source_that_fails_for_good_fails_its_shard_alone(tmp_path: Path) -> None:
-    """The file is named, nothing is quarantined, all else is committed; mended, it goes on."""
+def test_a_permanently_failing_file_fails_its_shard_alone(tmp_path: Path) -> None:
+    """The file is named, no row is quarantined, and the run resumes once the file is readable."""
     source = make_folder(tmp_path / "source", 100)
     store = tmp_path / "store"
     failed = prepare_failing(tmp_path, source, "_50.JPEG", 10**6)
@@ -406,7 +406,7 @@ def test_a_source_that_fails_for_good_fails_its_shard_alone(tmp_path: Path) -> N
 
 
 def prepare_failing(tmp_path: Path, source: Path, name: str, times: int) -> Any:
-    """Prepare a source of which one file fails so many times."""
+    """Prepare a source of which the file *name* fails *times* times."""
     with saboteur(tmp_path / "path", FAILING) as path:
         return run(
             *("prepare", source, tmp_path / "store", *TINY, "--workers", 2),
@@ -423,7 +423,7 @@ def prepare_failing(tmp_path: Path, source: Path, name: str, times: int) -> Any:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 MB."""
+    """Mount a file system of 16 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
@@ -434,16 +434,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """Take all the room there is."""
+    """Fill the disk with a file, and return it."""
     file = folder / "filler"
     with file.open("wb", buffering=0) as out, suppress(OSError):
         while out.write(bytes(64 * 1024)):
-            """And on."""
+            """The write alone fills the disk."""
     return file
 
 
 def check_unfinished(store: Path, scratch: Path) -> None:
-    """`verify` finds that the split is not finished, and nothing else."""
+    """Check that `verify` reports an unfinished split, and no damage."""
     verified = run("verify", store, scratch=scratch)
     assert verified.status == 1
     assert "not finished: " in verified.out
@@ -451,10 +451,10 @@ def check_unfinished(store: Path, scratch: Path) -> None:
     assert "missing" not in verified.out
 
 
-def test_a_disk_that_is_too_small_is_refused_at_once(
+def test_insufficient_space_is_refused_before_the_first_image(
     tmp_path: Path, small_disk: Path, originals: list[Path]
 ) -> None:
-    """Before the first picture is read; with room for it the same command goes through."""
+    """The error names the options that need less space."""
     source = linked_folder(tmp_path / "source", originals, 128)
     store = small_disk / "store"
     refused = run("prepare", source, store, *SMALL, "--sizes", 224, scratch=tmp_path)
@@ -466,10 +466,10 @@ def test_a_disk_that_is_too_small_is_refused_at_once(
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_breaks_nothing(
+def test_a_run_on_a_full_disk_resumes_once_there_is_space(
     tmp_path: Path, small_disk: Path, originals: list[Path]
 ) -> None:
-    """A sentence; what is committed stays, and with room again the run ends with the same bytes."""
+    """The error is one line, and committed shards stay."""
     source = linked_folder(tmp_path / "source", originals, 600)
     prepare_inline(source, str(tmp_path / "clean"), sizes=(72,), shard_rows=32, chunk_rows=16)
     store = small_disk / "store"
@@ -495,10 +495,10 @@ def test_a_disk_that_fills_up_breaks_nothing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("room", [0, 1, 2, 4, 8, 12, 16, 20, 24, 32, 48])
-def test_a_disk_that_is_full_at_any_file_breaks_nothing(
+def test_a_disk_that_is_full_at_any_file_leaves_complete_files(
     tmp_path: Path, small_disk: Path, room: int
 ) -> None:
-    """Recipe, plan, labels, rows, metadata: each is there whole, or not at all."""
+    """Recipe, plan, labels, rows and metadata are complete or absent."""
     source = make_folder(tmp_path / "source", 40)
     store = small_disk / "store"
     words = ("prepare", source, store, *SMALL, "--sizes", 2, "--workers", 1)

@@ -1,4 +1,4 @@
-"""Whole commands on file systems that are not like this machine's."""
+"""Commands on file systems that lack some calls."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ TINY = ("--sizes", 8, "--shard-rows", 16, "--chunk-rows", 8, "--workers", 1, "--
 
 
 @pytest.mark.slow
-def test_a_store_on_a_share_under_odd_names_and_with_a_long_tmpdir(tmp_path: Path) -> None:
-    """No locks, links or syncs of folders, `::` in both paths: the same bytes as on a plain disk.
+def test_a_store_on_a_limited_file_system_has_the_same_bytes(tmp_path: Path) -> None:
+    """The file system lacks locks, links and folder syncs; both paths contain `::`.
 
-    The dashboard, reports and the last look all open what was written.
+    TMPDIR is longer than a socket's path may be. The report and the verification read the written
+    files, too.
     """
     make_folder(tmp_path / "run::1" / "train", 20)
     temporary = tmp_path / "pbs.1234567.batch-01.hsn.cm.cluster.example.org" / ("x" * 60)
@@ -37,10 +38,10 @@ def test_a_store_on_a_share_under_odd_names_and_with_a_long_tmpdir(tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("calls", [lacking.LINUX_NFS, lacking.EXFAT, lacking.SMB])
-def test_several_runs_at_once_where_calls_are_missing(
+def test_concurrent_runs_work_without_locks_and_links(
     tmp_path: Path, calls: tuple[str, ...]
 ) -> None:
-    """Two of one split: one waits or is refused. Two of other splits: one recipe, both splits."""
+    """Runs of one split wait for each other, and runs of two splits share one recipe."""
     for split in ("train", "val"):
         make_folder(tmp_path / "source" / split, 40)
     store = tmp_path / "store"

@@ -1,4 +1,4 @@
-"""A store that an enemy made: commands end with a sentence, and nothing outside of it changes."""
+"""A store from an attacker: commands end with a message, and change no file outside of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DONE = layout.done("train")
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A source with its store."""
+    """Prepare a source and its store."""
     root = tmp_path_factory.mktemp("foreign")
     with pytest.MonkeyPatch.context() as patch, careless(patch):
         prepare_inline(make_folder(root / "images", 11, bad=1), str(root / "store"), **CHOICES)
@@ -48,7 +48,7 @@ def store(template: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """A folder beside the store, which no command may change."""
+    """Return a folder beside the store that no command may change."""
     folder = tmp_path / "victim"
     for name in ("keys", "train-x/thesis", "train.spool/photograph", "train.parts/000000.parquet"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def write(store: Path, name: str, fields: dict[str, Any]) -> None:
 
 
 def seal(store: Path) -> None:
-    """Make the finish record and the ledger agree with whatever the commits say now."""
+    """Make the finish record and the ledger agree with the forged commits."""
     commits = sorted((store / "commits" / "train").glob("*.json"))
     done = fields_of(store, DONE)
     parts = "".join(str(json.loads(file.read_text())["table"]["digest"]) for file in commits)
@@ -98,7 +98,7 @@ def seal(store: Path) -> None:
 
 
 def changes(name: str, *keys: str | int, value: Any) -> Callable[[Path, Path], None]:
-    """An attack: one value of a document is another, and all digests agree."""
+    """Return an attack that changes one value of a document, with valid digests."""
 
     def attack(store: Path, _: Path) -> None:
         fields: Any = fields_of(store, name)
@@ -114,7 +114,7 @@ def changes(name: str, *keys: str | int, value: Any) -> Callable[[Path, Path], N
 
 
 def links(name: str, to: str = "") -> Callable[[Path, Path], None]:
-    """An attack: something of the store is a link to something of the victim's."""
+    """Return an attack that replaces a file or folder by a link into the victim's folder."""
 
     def attack(store: Path, victim: Path) -> None:
         path = store / name
@@ -129,7 +129,7 @@ def links(name: str, to: str = "") -> Callable[[Path, Path], None]:
 
 
 def pipe(name: str) -> Callable[[Path, Path], None]:
-    """An attack: a pipe lies in the place of a file, which nobody ever writes to."""
+    """Return an attack that replaces a file by a pipe without a writer."""
 
     def attack(store: Path, _: Path) -> None:
         (store / name).unlink()
@@ -139,7 +139,7 @@ def pipe(name: str) -> Callable[[Path, Path], None]:
 
 
 def long(name: str) -> Callable[[Path, Path], None]:
-    """An attack: a file of a terabyte, which takes no room."""
+    """Return an attack that replaces a file by a sparse file of a terabyte."""
 
     def attack(store: Path, _: Path) -> None:
         with (store / name).open("wb") as file:
@@ -149,7 +149,7 @@ def long(name: str) -> Callable[[Path, Path], None]:
 
 
 def other_part(make: Callable[[pa.Table], pa.Table]) -> Callable[[Path, Path], None]:
-    """An attack: a part of the table holds something else, and its commit says so."""
+    """Return an attack that changes a table part and its digest in the commit."""
 
     def attack(store: Path, _: Path) -> None:
         file = store / PART
@@ -167,7 +167,7 @@ def other_part(make: Callable[[pa.Table], pa.Table]) -> Callable[[Path, Path], N
 
 
 def other_rows(column: str, value: Any) -> Callable[[Path, Path], None]:
-    """An attack: the cache of rows leads elsewhere, and a shard is to be made again from it."""
+    """Return an attack that changes the source index, and removes a shard."""
 
     def attack(store: Path, victim: Path) -> None:
         file = store / layout.source_index("train")
@@ -191,7 +191,7 @@ def other_rows(column: str, value: Any) -> Callable[[Path, Path], None]:
 
 
 def rows_lead(key: str) -> Callable[[Path, Path], None]:
-    """An attack: the record of the rows vouches for another file."""
+    """Return an attack that makes the record of the source index refer to another file."""
 
     def attack(store: Path, _: Path) -> None:
         fields = fields_of(store, layout.source_index_record("train"))
@@ -203,7 +203,7 @@ def rows_lead(key: str) -> Callable[[Path, Path], None]:
 
 
 def written_part(name: str) -> Callable[[Path, Path], None]:
-    """An attack: a commit names a file outside as its part of the table, and the table has it."""
+    """Return an attack whose commit names a file outside of the store as its table part."""
 
     def attack(store: Path, victim: Path) -> None:
         data = (store / PART).read_bytes()
@@ -220,7 +220,7 @@ def written_part(name: str) -> Callable[[Path, Path], None]:
 
 
 def other_labels(store: Path, _: Path) -> None:
-    """An attack: labels that no class has."""
+    """Write labels that no class has."""
     objects = LocalObjects(str(store), "train-1")
     objects.begin()
     num_rows = records.load_plan(objects, "train").num_rows
@@ -231,7 +231,7 @@ def other_labels(store: Path, _: Path) -> None:
 
 
 def ledger_copies(store: Path, _: Path) -> None:
-    """An attack: the second copies have other names, and the first ones are gone."""
+    """Give the copies in the ledger other names, and remove the plan."""
     text = (store / layout.RECIPE).read_bytes()
     names = ["../victim/keys", "/etc/passwd", "samples/train.parquet", layout.plan("train")]
     data = records.encode_ledger((name, text) for name in names)
@@ -325,7 +325,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         for index, attack in enumerate(ATTACKS)
     ],
 )
-def test_nothing_outside_of_a_foreign_store_changes(
+def test_commands_on_a_foreign_store_change_no_file_outside(
     template: Path,
     store: Path,
     victim: Path,
@@ -333,7 +333,7 @@ def test_nothing_outside_of_a_foreign_store_changes(
     capsys: pytest.CaptureFixture[str],
     attack: str,
 ) -> None:
-    """Whatever command is given on it. Each ends with a status, and none with a traceback."""
+    """Every command ends with an exit status, and none with a traceback."""
     ATTACKS[attack](store, victim)
     before = everything(victim)
     images = everything(template / "images")
@@ -351,7 +351,7 @@ def test_nothing_outside_of_a_foreign_store_changes(
 
 
 @pytest.mark.parametrize("attack", ["part outside", "shard outside", "bytes are a list"])
-def test_what_is_wrong_is_named_and_made_anew(
+def test_damage_of_a_foreign_store_is_named_and_repaired(
     template: Path,
     store: Path,
     victim: Path,
@@ -359,7 +359,7 @@ def test_what_is_wrong_is_named_and_made_anew(
     capsys: pytest.CaptureFixture[str],
     attack: str,
 ) -> None:
-    """The file and the key; with the source at hand the store is whole afterwards."""
+    """The output has file and key; repair restores valid records from the source."""
     ATTACKS[attack](store, victim)
     assert tesserae(monkeypatch, "verify", store) == 1
     assert f"  {COMMIT}: damaged: " in capsys.readouterr().out

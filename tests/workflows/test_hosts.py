@@ -1,4 +1,4 @@
-"""A cluster of four hosts, its links encrypted: what it makes, and what it survives."""
+"""A cluster of four hosts with encrypted links: its results, and the faults that it survives."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ IMAGES = 3_200
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures that take half a minute."""
+    """Write images that take about half a minute."""
     folder = tmp_path_factory.mktemp("source")
     done = run("sample", folder / "few", "--images", 200, scratch=folder)
     assert done.status == 0, done.err
@@ -41,7 +41,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[str, bytes]:
-    """The store of a run on one machine."""
+    """Return the files of a store that was prepared on one machine."""
     folder = tmp_path_factory.mktemp("undisturbed")
     done = run("prepare", source, folder / "store", *SMALL, "--max-bad", 1, scratch=folder)
     assert done.status == 0, done.err
@@ -50,13 +50,13 @@ def expected(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[str
 
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[Network]:
-    """Four hosts, a scheduler and two workers."""
+    """Create four hosts: a scheduler, two workers and a client."""
     with hosts("s", "w1", "w2", "c") as machines, ExitStack() as stack:
         yield Network(machines, tmp_path, stack)
 
 
 def prepare(network: Network, source: Path, store: Path) -> Command:
-    """The client's command."""
+    """Start the client's command."""
     return network.client("prepare", source, store, *SMALL, "--max-bad", 1)
 
 
@@ -75,18 +75,18 @@ def slow(module):
 
 after_import("pipeline.ingest.shard_task", slow)
 """
-"""So that there is time to break something while a run lasts."""
+"""Code that slows down shards, so that faults happen while a run lasts."""
 
 
 def say(name: str, seconds: float) -> None:
-    """A figure, for whoever runs the test with -s."""
+    """Print a duration for a user who runs the test with -s."""
     sys.stderr.write(f"{name}: {seconds:.1f} s\n")
 
 
-def test_hosts_make_what_one_machine_makes(
+def test_several_hosts_give_the_same_bytes_as_one(
     network: Network, tmp_path: Path, source: Path, expected: dict[str, bytes]
 ) -> None:
-    """Byte for byte; and nothing listens where nobody said."""
+    """Processes listen only on the addresses of their hosts and on the loopback address."""
     network.scheduler()
     network.worker("w1")
     network.worker("w2")
@@ -105,7 +105,7 @@ def test_hosts_make_what_one_machine_makes(
 def test_a_cut_link_a_killed_worker_and_a_lost_scheduler_change_no_byte(
     network: Network, tmp_path: Path, source: Path, expected: dict[str, bytes]
 ) -> None:
-    """And heal: the worker that was cut off comes back by itself, the command goes on."""
+    """The worker that was cut off reconnects by itself, and the command resumes."""
     store = tmp_path / "store"
     shards = IMAGES // 64
     scheduler = network.scheduler()
@@ -146,10 +146,10 @@ def test_a_cut_link_a_killed_worker_and_a_lost_scheduler_change_no_byte(
     assert contents(store) == expected
 
 
-def test_workers_that_are_to_end_do_so_in_passing(
+def test_workers_retire_without_disturbing_the_run(
     network: Network, tmp_path: Path, source: Path, expected: dict[str, bytes]
 ) -> None:
-    """After their lifetime, or when a batch system says so: the run does not notice."""
+    """Workers end after their lifetime, or on a request of the batch system."""
     store = tmp_path / "store"
     network.scheduler()
     with saboteur(tmp_path / "slow", TAKE_TIME) as slow:
@@ -172,8 +172,8 @@ def test_workers_that_are_to_end_do_so_in_passing(
     assert contents(store) == expected
 
 
-def test_who_has_no_certificate_is_refused(network: Network, tmp_path: Path) -> None:
-    """In a sentence: without one, with a foreign one, without encryption."""
+def test_clients_without_a_certificate_are_refused(network: Network, tmp_path: Path) -> None:
+    """Missing and foreign certificates and unencrypted connections are one-line errors."""
     (tmp_path / "source" / "a").mkdir(parents=True)
     network.scheduler()
     network.worker("w1")

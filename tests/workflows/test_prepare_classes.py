@@ -1,4 +1,4 @@
-"""Classes from the source to the store, through the commands: what is said, stored and refused."""
+"""Classes from the source to the store: what commands print, store and refuse."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SMALL = ("--sizes", "8", "--shard-rows", "4", "--chunk-rows", "2", "--workers", 
 
 
 def write(root: Path, *names: str) -> Path:
-    """Small pictures, or nothing that is one where a name says `broken`."""
+    """Write small images; a file with `broken` in its name is no image."""
     for index, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"x" if "broken" in name else jpeg(index, 20, 20))
@@ -27,7 +27,7 @@ def write(root: Path, *names: str) -> Path:
 
 
 def labels(store: Path, split: str = "train") -> dict[str, int]:
-    """Key -> label."""
+    """Return the label of each key."""
     values = arrays.read_small(open_objects(str(store)), split, "label").tolist()
     lines = pq.read_table(store / layout.table(split)).to_pylist()
     return {line["key"]: values[line["row"]] for line in lines}
@@ -36,7 +36,7 @@ def labels(store: Path, split: str = "train") -> dict[str, int]:
 def test_classes_are_those_of_all_splits_in_any_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One that train has no image of has its label before val is made; each is said."""
+    """A class that train lacks has its label before val is prepared; all classes are printed."""
     names = ("train/ant/1.jpg", "train/fox/2.jpg", "val/bee/3.jpg", "val/@eaDir/x.jpg")
     source = write(tmp_path / "source", *names)
     (source / "train" / "cow").mkdir()
@@ -56,10 +56,10 @@ def test_classes_are_those_of_all_splits_in_any_order(
     assert "passed over: 1 of a system or NAS" in output
 
 
-def test_a_class_that_the_store_has_not_is_refused_before_any_image(
+def test_a_class_that_the_store_lacks_is_refused_before_any_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also when it is in the second of two splits: nothing is planned, and nothing made."""
+    """Neither of two splits is planned if the second one has such a class."""
     source = write(tmp_path / "source", "train/a/1.jpg", "val/a/2.jpg", "test/b/3.jpg")
     store = tmp_path / "store"
     assert tesserae(monkeypatch, "prepare", source, store, *SMALL, "--split", "train") == 0
@@ -71,7 +71,7 @@ def test_a_class_that_the_store_has_not_is_refused_before_any_image(
 def test_the_hubs_numbers_are_the_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In the order of its names; -1 and null are no class; the numbers are in the recipe."""
+    """Labels follow the order of the Hub's names; -1 and null are no class."""
     features = {"label": {"names": ["zebra", "ant", "crane", "crane"], "_type": "ClassLabel"}}
     images = [{"bytes": jpeg(k, 20, 20), "path": f"{k}.png"} for k in range(5)]
     table = pa.table({"image": images, "label": pa.array([3, 1, 2, -1, None])})
@@ -100,10 +100,10 @@ def test_the_hubs_numbers_are_the_labels(
     assert "without an image: zebra" in output
 
 
-def test_numbers_that_are_no_labels_are_said_with_their_labels(
+def test_source_numbers_are_printed_with_their_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They begin at 1 and have holes: both columns are shown, and both are stored."""
+    """The numbers begin at 1 and have gaps; numbers and labels are both stored."""
     table = pa.table({"image": [jpeg(k, 20, 20) for k in range(3)], "label": [1, 12, 2]})
     (tmp_path / "source").mkdir()
     pq.write_table(table, tmp_path / "source" / "a.parquet")
@@ -120,17 +120,17 @@ def test_numbers_that_are_no_labels_are_said_with_their_labels(
     assert (recipe.wnids, recipe.class_numbers) == (["1", "2", "12"], (1, 2, 12))
 
 
-def test_a_class_whose_images_are_all_in_quarantine_is_named(
+def test_a_class_without_a_readable_image_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It has a label and no picture."""
+    """The class has a label, but all of its images are quarantined."""
     source = write(tmp_path / "source", "a/1.jpg", "a/2.jpg", "b/broken.jpg")
     words = ("prepare", source, tmp_path / "store", *SMALL, "--max-bad", "1")
     assert tesserae(monkeypatch, *words) == 0
     assert "train: no image of 1 class could be read: b" in capsys.readouterr().out
 
 
-def test_a_store_remembers_how_its_source_was_read(
+def test_a_store_records_how_its_source_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A repeated command resumes, and repair reads moved images with the recorded options."""
@@ -148,10 +148,10 @@ def test_a_store_remembers_how_its_source_was_read(
     assert labels(tmp_path / "store") == expected
 
 
-def test_images_of_no_class_make_a_store(
+def test_a_store_may_have_no_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A flat folder: label -1, or one class by its name."""
+    """A flat folder has label -1, or one class with a given name."""
     source = write(tmp_path / "source", "1.jpg", "2.jpg")
     assert tesserae(monkeypatch, "prepare", source, tmp_path / "a", *SMALL) == 0
     assert set(labels(tmp_path / "a").values()) == {-1}
@@ -161,10 +161,10 @@ def test_images_of_no_class_make_a_store(
     assert labels(tmp_path / "b") == {"pet/1.jpg": 0, "pet/2.jpg": 0}
 
 
-def test_what_a_limit_and_a_flat_test_split_leave_out_is_said(
+def test_rows_left_out_by_limit_and_test_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also where the limit is less than a shard; a split of an odd name that is there goes on."""
+    """A limit selects whole shards, at least one; a named test split is prepared."""
     source = write(tmp_path / "source", *(f"train/cat/{k}.jpg" for k in range(6)), "test/0.jpg")
     words = ("prepare", source, tmp_path / "store", *SMALL)
     assert tesserae(monkeypatch, *words, "--limit", "1") == 0

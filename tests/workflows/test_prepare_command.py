@@ -1,4 +1,4 @@
-"""`tesserae prepare` as a person types it: wrong words, other recipes, growth, two at once."""
+"""`tesserae prepare` as a user types it: invalid words, other recipes, growth, concurrent runs."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8, "chunk_rows": 4}
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """50 pictures: 7 shards."""
+    """Write 50 images, which give 7 shards."""
     return make_folder(tmp_path_factory.mktemp("source") / "train", 50)
 
 
 @pytest.fixture(scope="module")
 def reference_store(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
-    """The store of these images, prepared by one run."""
+    """Prepare the store of these images in one run."""
     store = tmp_path_factory.mktemp("whole") / "store"
     prepare_inline(source, str(store), **CHOICES)
     return store
@@ -43,7 +43,7 @@ def reference_store(tmp_path_factory: pytest.TempPathFactory, source: Path) -> P
 def working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Path, reference_store: Path
 ) -> Path:
-    """A folder to type commands in: images `src`, store `good`, and what is neither."""
+    """Return a folder with images `src`, a store `good`, and many invalid inputs."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "src").symlink_to(source)
     shutil.copytree(reference_store, tmp_path / "good")
@@ -168,10 +168,10 @@ WRONG = {
 
 
 @pytest.mark.parametrize("words", WRONG)
-def test_wrong_words_are_answered_in_one_sentence(
+def test_invalid_arguments_are_one_line_errors(
     working_folder: Path, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit status 1, what is wrong and what was expected, and nothing is left behind."""
+    """The exit status is 1, the error has the expected values, and no file is left."""
     before = {path: path.stat().st_mtime_ns for path in working_folder.rglob("*") if path.is_file()}
     assert main(words.split(" ")) == 1
     printed = capsys.readouterr()
@@ -185,23 +185,23 @@ def test_wrong_words_are_answered_in_one_sentence(
     assert all(after[path] == before[path] for path in before)
 
 
-def test_a_traceback_is_shown_to_who_asks_for_it(working_folder: Path) -> None:
-    """`--debug`, anywhere on the line."""
+def test_debug_shows_the_traceback(working_folder: Path) -> None:
+    """The option may be anywhere on the command line."""
     with pytest.raises(ValueError, match="sizes are"):
         main(["prepare", "src", "new", "--debug", "--sizes", "8", "8"])
 
 
-def test_a_split_that_is_not_there_is_said_before_any_work(
+def test_a_missing_split_is_reported_before_any_work(
     working_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Not after hours of the one before it."""
+    """The splits before it are not prepared first."""
     make_folder(working_folder / "two" / "train", 3)
     assert main(["prepare", "two", "new", "--split", "train", "val"]) == 1
     assert "has no split 'val': it holds train" in capsys.readouterr().err
     assert not (working_folder / "new").exists()
 
 
-def test_output_that_is_closed_stops_nothing(working_folder: Path) -> None:
+def test_closed_output_does_not_stop_a_command(working_folder: Path) -> None:
     """A job without a terminal may start with closed descriptors."""
     command = f"{sys.executable} -m workflows"
     for words, closed, status in (
@@ -216,7 +216,7 @@ def test_output_that_is_closed_stops_nothing(working_folder: Path) -> None:
         assert (ended.returncode, ended.stdout, ended.stderr) == (status, b"", b""), shell
 
 
-def test_a_tilde_is_home(
+def test_a_tilde_is_expanded(
     working_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A tilde that the shell did not expand is expanded by the command."""
@@ -225,8 +225,8 @@ def test_a_tilde_is_home(
     assert capsys.readouterr().out.startswith(str(working_folder / "good"))
 
 
-def test_no_words_at_all_show_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
-    """And so does asking for help; the version is said too."""
+def test_no_arguments_print_the_overview(capsys: pytest.CaptureFixture[str]) -> None:
+    """The words `help` and `--help` print the same."""
     for words in ([], ["--help"], ["help"]):
         assert main(words) == 0
         assert "prepare       decode and resize" in capsys.readouterr().out
@@ -237,10 +237,10 @@ def test_no_words_at_all_show_what_there_is(capsys: pytest.CaptureFixture[str]) 
 # --- another listing ------------------------------------------------------------------------------
 
 
-def test_another_listing_is_refused_by_what_differs(
+def test_another_listing_is_refused_with_the_difference(
     tmp_path: Path, source: Path, reference_store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file more, a file less, a file of another size."""
+    """A file is added, removed, or of another size."""
     store = shutil.copytree(reference_store, tmp_path / "store")
     words = ["prepare", str(tmp_path / "train"), str(store), "--sizes", "8", "16"]
     changed = shutil.copytree(source, tmp_path / "train")
@@ -263,8 +263,8 @@ def test_another_listing_is_refused_by_what_differs(
 
 
 @pytest.mark.slow
-def test_a_source_that_is_as_it_was_is_not_listed_again(tmp_path: Path, source: Path) -> None:
-    """The second run of a finished split looks at nothing and changes nothing."""
+def test_an_unchanged_source_is_not_listed_again(tmp_path: Path, source: Path) -> None:
+    """The second run of a finished split reads and changes nothing."""
     store = tmp_path / "store"
     first = run("prepare", source, store, *SMALL, "--sizes", 8, "--workers", 1, scratch=tmp_path)
     assert first.status == 0
@@ -288,7 +288,7 @@ def stamps(store: Path) -> dict[str, tuple[int, int]]:
 
 
 def prepare(tmp_path: Path, source: Path, *words: object, workers: int = 2) -> Any:
-    """Run it on `store` in *tmp_path*."""
+    """Prepare the store `store` in *tmp_path*."""
     more = (*SMALL, "--workers", workers, *words)
     return run("prepare", source, tmp_path / "store", *more, scratch=tmp_path)
 
@@ -297,7 +297,7 @@ def prepare(tmp_path: Path, source: Path, *words: object, workers: int = 2) -> A
 def test_a_limit_stops_after_whole_shards(
     tmp_path: Path, source: Path, reference_store: Path
 ) -> None:
-    """And goes on later, to the same bytes."""
+    """A later run without the limit gives the same bytes."""
     store = tmp_path / "store"
     limited = prepare(tmp_path, source, "--sizes", 8, 16, "--limit", 17)
     assert (limited.status, limited.err) == (0, "")
@@ -318,10 +318,10 @@ def test_a_limit_stops_after_whole_shards(
 
 
 @pytest.mark.slow
-def test_a_further_size_touches_nothing_else(
+def test_a_further_size_changes_only_its_own_files(
     tmp_path: Path, source: Path, reference_store: Path
 ) -> None:
-    """Its own objects, the commits and the two records that speak of them."""
+    """Image objects are added; only the commits, the finish record and the ledger change."""
     store = tmp_path / "store"
     assert prepare(tmp_path, source, "--sizes", 8, "--serves", 16).status == 0
     before = stamps(store)
@@ -339,7 +339,7 @@ def test_a_further_size_touches_nothing_else(
 
 
 @pytest.mark.slow
-def test_a_changed_picture_is_found_when_a_size_is_added(tmp_path: Path, source: Path) -> None:
+def test_a_changed_image_is_found_when_a_size_is_added(tmp_path: Path, source: Path) -> None:
     """An image with other bytes of the same length fails its checksum; nothing is committed."""
     changed = shutil.copytree(source, tmp_path / "train")
     assert prepare(tmp_path, changed, "--sizes", 8).status == 0
@@ -360,10 +360,10 @@ def test_a_changed_picture_is_found_when_a_size_is_added(tmp_path: Path, source:
 
 
 @pytest.mark.slow
-def test_a_picture_that_grew_since_it_was_listed_fails_its_shard(
+def test_an_image_that_grew_since_it_was_listed_fails_its_shard(
     tmp_path: Path, source: Path
 ) -> None:
-    """It is named, is in no quarantine, and all other shards are there."""
+    """The image is named and not quarantined, and all other shards are committed."""
     changed = shutil.copytree(source, tmp_path / "train")
     assert prepare(tmp_path, changed, "--sizes", 8, "--limit", 8).status == 0
     grown = file_of_row(tmp_path / "store", changed, 30)
@@ -392,7 +392,7 @@ after_import("pipeline.ingest.shard_task", hurry)
 
 
 def file_of_row(store: Path, source: Path, row: int) -> Path:
-    """The image that a row is made of."""
+    """Return the image of a row."""
     objects = open_objects(str(store))
     rows = SourceIndex(objects, records.load_plan(objects, "train"))
     try:
@@ -405,7 +405,7 @@ def file_of_row(store: Path, source: Path, row: int) -> Path:
 def test_threads_and_processes_give_the_same_store(
     tmp_path: Path, source: Path, reference_store: Path
 ) -> None:
-    """One worker with two threads, as two workers with one."""
+    """One worker with two threads gives the bytes of two workers with one."""
     done = prepare(tmp_path, source, "--sizes", 8, 16, "--threads", 2, workers=1)
     assert (done.status, done.err) == (0, "")
     assert contents(tmp_path / "store") == contents(reference_store)
@@ -415,8 +415,8 @@ def test_threads_and_processes_give_the_same_store(
 
 
 @pytest.mark.slow
-def test_too_many_broken_pictures_stop_the_run(tmp_path: Path) -> None:
-    """With the reasons; what is committed stays, and a larger share goes on from there."""
+def test_too_many_broken_images_stop_the_run(tmp_path: Path) -> None:
+    """The error has the reasons; with a larger share the next run continues."""
     source = make_folder(tmp_path / "train", 200, bad=6)
     stopped = prepare(tmp_path, source, "--sizes", 8)
     assert stopped.status == 1
@@ -462,13 +462,13 @@ def hold(module):
 
 after_import("pipeline.ingest.readahead", hold)
 """
-"""Every worker reads one shard, and the next ones when the file GO is there."""
+"""Code that makes every worker read one shard, and the others once the file GO exists."""
 
 
-def test_two_runs_of_one_split_do_not_meet(
+def test_concurrent_runs_of_one_split_are_refused_or_wait(
     tmp_path: Path, source: Path, reference_store: Path
 ) -> None:
-    """The second is refused with the name of the first, or waits and finds all done."""
+    """The error names the process of the first run; a waiting run finds nothing to do."""
     store = tmp_path / "store"
     go = tmp_path / "go"
     words = ("prepare", source, store, *SMALL, "--sizes", 8, 16, "--workers", 1)
@@ -495,8 +495,8 @@ def test_two_runs_of_one_split_do_not_meet(
     assert contents(store) == contents(reference_store)
 
 
-def test_every_split_that_is_there_is_prepared(tmp_path: Path) -> None:
-    """Whoever names none of them wants the set as it is."""
+def test_every_split_is_prepared_by_default(tmp_path: Path) -> None:
+    """A command without --split prepares the whole set."""
     root = tmp_path / "images"
     make_folder(root / "train", 8)
     make_folder(root / "val", 8)
@@ -511,8 +511,8 @@ def test_every_split_that_is_there_is_prepared(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("round_", range(3))
-def test_two_splits_of_a_new_store_can_be_made_at_once(tmp_path: Path, round_: int) -> None:
-    """Whoever is first writes the recipe; both end well, and both reports were written."""
+def test_two_splits_of_a_new_store_can_be_prepared_at_once(tmp_path: Path, round_: int) -> None:
+    """The first run writes the recipe, and both reports are complete."""
     root = tmp_path / "images"
     make_folder(root / "train", 40)
     make_folder(root / "val", 40)

@@ -1,4 +1,4 @@
-"""Real photographs and hostile files through the whole command, read back by others."""
+"""Real photographs and hostile files through the whole command, read back by other libraries."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tests.commands import run, start
 SIZES = (72, 224, 288)
 
 STOCK_LEVELS = 20
-"""Stock Pillow resizes with other rounding than Pillow-SIMD: no value may differ by more,"""
+"""The largest allowed difference of a value, of 256 levels; stock Pillow rounds differently."""
 
 STOCK_MEAN = 1.0
-"""and no picture by more than this on average, of 256 levels."""
+"""The largest allowed mean difference of an image, of 256 levels."""
 
 STOCK_RESIZE = """
 import sys
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def photographs(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """400 of ImageNet's photographs, and a store of them made by the command."""
+    """Return 400 photographs of ImageNet, and a store that the command prepared from them."""
     source = real_data / "imagenet" / "train"
     folder = tmp_path_factory.mktemp("photographs")
     store = folder / "store"
@@ -58,7 +58,7 @@ def photographs(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
 
 
 def oracle(file: Path, size: int) -> np.ndarray:
-    """The square that plain Pillow makes of a photograph."""
+    """Return the square that plain Pillow gives for a photograph."""
     with Image.open(file) as image:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -71,16 +71,16 @@ def oracle(file: Path, size: int) -> np.ndarray:
     return np.asarray(rgb.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
-def test_400_of_400_photographs_are_stored_and_verified(photographs: tuple[Path, Path]) -> None:
-    """And decoding all of them again gives the same."""
+def test_all_400_photographs_are_stored_and_verified(photographs: tuple[Path, Path]) -> None:
+    """Decoding all of them again gives the same pixels."""
     _, store = photographs
     done = run("verify", store, "--source", 400, scratch=store.parent, seconds=300)
     assert done.status == 0, done.out + done.err
     assert "400 of 400 rows committed, 400 readable" in done.out
 
 
-def test_two_other_readers_read_what_plain_pillow_makes(photographs: tuple[Path, Path]) -> None:
-    """Zarr and tensorstore agree on every pixel and label, and with an oracle of six lines."""
+def test_other_readers_return_the_pixels_of_plain_pillow(photographs: tuple[Path, Path]) -> None:
+    """Zarr and tensorstore agree with an oracle of six lines on every pixel and label."""
     source, store = photographs
     table = pq.read_table(store / layout.table("train"))
     keys = table["key"].to_pylist()
@@ -102,10 +102,10 @@ def read_by_tensorstore(store: Path, name: str) -> np.ndarray:
     return np.asarray(tensorstore.open(spec).result().read().result())
 
 
-def test_stock_pillow_makes_nearly_the_same(
+def test_stock_pillow_gives_nearly_the_same_pixels(
     photographs: tuple[Path, Path], stock_python: Path, tmp_path: Path
 ) -> None:
-    """In an environment of its own, within a stated tolerance."""
+    """Stock Pillow runs in an environment of its own; the tolerance is stated."""
     source, store = photographs
     (tmp_path / "resize.py").write_text(STOCK_RESIZE)
     resized = tmp_path / "made"
@@ -129,7 +129,7 @@ def test_stock_pillow_makes_nearly_the_same(
 def test_hostile_files_never_stop_a_run(
     real_data: Path, stock_python: Path, tmp_path: Path
 ) -> None:
-    """All in one run: quarantined where stock Pillow fails, each with a reason everywhere."""
+    """Files are quarantined where stock Pillow fails; table, info and report have the reasons."""
     source = tmp_path / "source"
     source.mkdir()
     (source / "hostile").symlink_to(real_data / "hostile")
@@ -170,11 +170,11 @@ def test_hostile_files_never_stop_a_run(
 
 
 MENDED = {"twelvemonkeys-jpeg__jpeg__jfif-bogus-empty-jfif-segment.jpg"}
-"""Whole pictures that stock Pillow refuses for their metadata: here for an empty JFIF segment."""
+"""Intact images that stock Pillow rejects for their metadata, here an empty JFIF segment."""
 
 
 def broken_for_stock(python: Path, folder: Path) -> set[str]:
-    """The names of the files that stock Pillow cannot read."""
+    """Return the names of the files that stock Pillow cannot read."""
     code = """
 import sys, warnings
 from pathlib import Path

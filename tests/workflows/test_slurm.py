@@ -1,4 +1,4 @@
-"""Workers of Slurm: of a real one of three nodes on this machine, in both ways."""
+"""Workers of a real Slurm of three nodes, by submitted jobs and inside an allocation."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ SlurmdParameters=config_overrides
 
 @dataclass(frozen=True)
 class Slurm:
-    """A Slurm of this test's."""
+    """A Slurm installation of this test."""
 
     folder: Path
 
@@ -73,7 +73,7 @@ class Slurm:
         return done.stdout
 
     def profile(self, text: str) -> Path:
-        """A profile for it."""
+        """Write a profile for this Slurm with further lines, and return its path."""
         file = self.folder / "profile.yaml"
         file.write_text(f"host: 127.0.0.1\nshared: {self.folder}/shared\n{text}")
         return file
@@ -81,7 +81,7 @@ class Slurm:
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    """Three nodes of four cores, as many as are said to be."""
+    """Start a Slurm of three nodes with four cores each."""
     tools = ("slurmctld", "slurmd", "munged", "sbatch")
     if os.geteuid() != 0 or not all(map(shutil.which, tools)):
         pytest.skip("needs Debian's slurm-wlm and munge, and root")
@@ -136,13 +136,13 @@ def _idle(slurm: Slurm) -> int:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images for a store of 70 shards."""
+    """Write images for a store of 70 shards."""
     return make_folder(tmp_path_factory.mktemp("source") / "train", 1_120)
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[str, bytes]:
-    """The store of a run on this machine."""
+    """Return the files of a store that was prepared on this machine."""
     folder = tmp_path_factory.mktemp("alone")
     done = run("prepare", source, folder / "store", *TINY, scratch=folder)
     assert done.status == 0, done.err
@@ -185,7 +185,7 @@ for number in sys.argv[1:]:
 
 @pytest.fixture
 def fake_slurm(tmp_path: Path) -> dict[str, str]:
-    """An environment in which jobs of Slurm are processes of this machine."""
+    """Return an environment in which Slurm's jobs are processes of this machine."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "queue").mkdir()
     for name, code in (("sbatch", SBATCH), ("squeue", SQUEUE), ("scancel", SCANCEL)):
@@ -213,10 +213,10 @@ after_import("cluster.slurm.load", short)
 
 
 @pytest.mark.slow
-def test_as_many_jobs_as_there_is_work_for(
+def test_the_number_of_jobs_follows_the_work(
     fake_slurm: dict[str, str], tmp_path: Path, source: Path, expected: dict[str, bytes]
 ) -> None:
-    """One to begin with, more when there are tasks, fewer towards the end; none afterwards."""
+    """One job is submitted at first, more for queued tasks, and none remains at the end."""
     file = tmp_path / "profile.yaml"
     file.write_text(
         f"host: 127.0.0.1\nshared: {tmp_path}/shared\n"
@@ -234,7 +234,7 @@ def test_as_many_jobs_as_there_is_work_for(
 
 
 def left_over(mark: str) -> list[psutil.Process]:
-    """Processes of workers that still run."""
+    """Return the processes of workers that still run."""
     processes = []
     for process in psutil.process_iter():
         try:
@@ -250,7 +250,7 @@ def left_over(mark: str) -> list[psutil.Process]:
 def test_jobs_that_reach_their_walltime_are_submitted_again(
     slurm: Slurm, source: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
-    """In the middle of shards: the same bytes, and nothing in the queue afterwards."""
+    """Jobs end within shards; the bytes are the same, and the queue is empty at the end."""
     file = slurm.profile("jobs:\n  cpu: {count: 1, cores: 1, memory: 1GB, walltime: '00:01:00'}\n")
     store = tmp_path / "store"
     with saboteur(tmp_path / "slow", TAKE_TIME) as slow:
@@ -272,8 +272,10 @@ def test_jobs_that_reach_their_walltime_are_submitted_again(
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
-def test_a_killed_command_leaves_jobs_that_end(slurm: Slurm, source: Path, tmp_path: Path) -> None:
-    """Ctrl-C cancels them."""
+def test_an_interrupted_command_cancels_its_jobs(
+    slurm: Slurm, source: Path, tmp_path: Path
+) -> None:
+    """The command is stopped with Ctrl-C, and no worker remains."""
     file = slurm.profile("jobs:\n  cpu: {count: 2, cores: 1, memory: 1GB}\n")
     words = ("prepare", source, tmp_path / "store", *TINY, "--cluster", f"slurm:{file}")
     with saboteur(tmp_path / "slow", TAKE_TIME) as slow:
@@ -288,10 +290,10 @@ def test_a_killed_command_leaves_jobs_that_end(slurm: Slurm, source: Path, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
-def test_one_allocation_holds_everything(
+def test_one_allocation_runs_scheduler_command_and_workers(
     slurm: Slurm, source: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
-    """Scheduler, command and workers, all started by srun; the job ends with the command."""
+    """All are started by srun, and the job ends with the command."""
     file = slurm.profile("way: allocation\n")
     words = ["prepare", source, tmp_path / "store", *TINY, "--workers", 1]
     words += ["--cluster", f"slurm:{file}"]
@@ -335,10 +337,8 @@ def test_ranks_of_srun_read_disjoint_rows(slurm: Slurm, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
-def test_jobs_that_cannot_work_are_not_submitted_for_ever(
-    slurm: Slurm, source: Path, tmp_path: Path
-) -> None:
-    """Three that end at once are said, with their logs."""
+def test_jobs_that_always_fail_end_the_run(slurm: Slurm, source: Path, tmp_path: Path) -> None:
+    """Three jobs that end at once are reported with their logs."""
     file = slurm.profile(
         "python: /nowhere/python\njobs:\n  cpu: {count: 1, cores: 1, memory: 1GB}\n"
     )
@@ -363,10 +363,10 @@ MEMORY = {
 
 
 @pytest.mark.parametrize(("memory", "line"), MEMORY.items())
-def test_a_job_asks_for_memory_as_its_profile_says_or_not_at_all(
+def test_a_job_requests_memory_only_if_its_profile_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: str, line: str | None
 ) -> None:
-    """Many sites forbid the line; 0 asks for all of a node's."""
+    """Many sites forbid the line; 0 requests all memory of a node."""
     file = tmp_path / "profile.yaml"
     file.write_text(f"shared: {tmp_path}\njobs: {{cpu: {{count: 1, cores: 2{memory}}}}}\n")
     profile = read_profile(file)
@@ -386,8 +386,8 @@ def test_a_job_asks_for_memory_as_its_profile_says_or_not_at_all(
     assert "--cpus-per-task=2" in scripts[0]
 
 
-def test_an_allocation_is_for_what_srun_starts(tmp_path: Path) -> None:
-    """Anything else is a sentence."""
+def test_an_allocation_requires_srun(tmp_path: Path) -> None:
+    """A command outside of a step is a one-line error."""
     file = tmp_path / "profile.yaml"
     file.write_text("way: allocation\n")
     make_folder(tmp_path / "source" / "train", 2)
@@ -397,10 +397,10 @@ def test_an_allocation_is_for_what_srun_starts(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_first_node_of_an_allocation_works_too(tmp_path: Path) -> None:
+def test_the_first_node_of_an_allocation_has_workers(tmp_path: Path) -> None:
     """A single node does all the work; its workers and certificates end with the command.
 
-    What srun gives to a process is in its environment.
+    The test sets the variables that srun sets for a process.
     """
     source = make_folder(tmp_path / "source" / "train", 40)
     file = tmp_path / "profile.yaml"

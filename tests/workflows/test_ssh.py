@@ -1,4 +1,4 @@
-"""Workers over ssh: a real sshd, keys, and nothing left behind."""
+"""Workers over ssh: a real sshd, keys, and no leftovers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TINY = ("--sizes", 8, 16, "--shard-rows", 16, "--chunk-rows", 8, "--no-dashboard
 
 @dataclass(frozen=True)
 class Sshd:
-    """A server of this user's, and what makes `ssh` find it."""
+    """An sshd of this user, and the PATH with an `ssh` that reaches it."""
 
     process: subprocess.Popen[bytes]
     path: str
@@ -39,7 +39,7 @@ class Sshd:
 
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    """It takes one key, and answers as host `near` and as host `far`."""
+    """Start a server that accepts one key, as host `near` and as host `far`."""
     if SSHD is None or SSH is None or os.geteuid() != 0:
         pytest.skip("needs Debian's openssh-server and openssh-client, and root")
     folder = tmp_path_factory.mktemp("sshd")
@@ -77,21 +77,21 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few pictures."""
+    """Write a few images."""
     return make_folder(tmp_path_factory.mktemp("source") / "train", 320)
 
 
 def hosts_file(folder: Path, *lines: str) -> Path:
-    """A file of hosts."""
+    """Write a file of hosts."""
     file = folder / "hosts.txt"
     file.write_text("\n".join(lines) + "\n")
     return file
 
 
-def test_machines_behind_ssh_make_the_same_store_and_keep_nothing(
+def test_ssh_hosts_give_the_same_store_and_keep_no_process(
     sshd: Sshd, source: Path, tmp_path: Path
 ) -> None:
-    """Two of them; when the command has ended no process of it is left there."""
+    """Two hosts take part; none of their processes outlives the command."""
     file = hosts_file(tmp_path, "# two", "near workers=1 gpus=none", "far workers=2 gpus=none")
     where = ("--cluster", f"ssh:{file}")
     done = run(
@@ -108,10 +108,10 @@ def test_machines_behind_ssh_make_the_same_store_and_keep_nothing(
 @pytest.mark.parametrize(
     "number", [pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGKILL)]
 )
-def test_a_command_that_is_ended_leaves_nothing_there(
+def test_a_stopped_command_leaves_no_process_on_hosts(
     sshd: Sshd, source: Path, tmp_path: Path, number: int
 ) -> None:
-    """Nothing is left, even if the command could not clean up; running it again resumes."""
+    """The command may not be able to clean up; running it again resumes."""
     where = ("--cluster", f"ssh:{hosts_file(tmp_path, 'near workers=1 gpus=none')}")
     words = ("prepare", source, tmp_path / "store", *TINY, *where)
     with start(*words, scratch=tmp_path, PATH=sshd.path) as command:
@@ -122,8 +122,8 @@ def test_a_command_that_is_ended_leaves_nothing_there(
     assert run(*words, scratch=tmp_path, PATH=sshd.path).status == 0
 
 
-def test_a_machine_that_is_lost_is_tried_again(sshd: Sshd, tmp_path: Path) -> None:
-    """Its connection broke: what ran there ends, and the command says so and goes on."""
+def test_a_lost_host_is_connected_again(sshd: Sshd, tmp_path: Path) -> None:
+    """The processes of the broken connection end, and the command reports the loss."""
     from cluster import ssh
 
     before = os.environ["PATH"]
@@ -157,10 +157,10 @@ def test_a_machine_that_is_lost_is_tried_again(sshd: Sshd, tmp_path: Path) -> No
         (["near python=/nowhere/python gpus=none"], "near: "),
     ],
 )
-def test_a_machine_that_cannot_work_is_named(
+def test_an_unusable_host_is_named(
     sshd: Sshd, source: Path, tmp_path: Path, lines: list[str], says: str
 ) -> None:
-    """With what it said, and nothing is left."""
+    """The error has the output of the host, and no process remains."""
     where = ("--cluster", f"ssh:{hosts_file(tmp_path, *lines)}")
     began = time.monotonic()
     done = run("prepare", source, tmp_path / "s", *TINY, *where, scratch=tmp_path, PATH=sshd.path)
@@ -182,16 +182,16 @@ def test_a_machine_that_cannot_work_is_named(
         ("\n-oProxyCommand=evil\n", "line 2: '-oProxyCommand=evil' makes no sense"),
     ],
 )
-def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, text: str, says: str) -> None:
-    """With the line."""
+def test_an_invalid_file_of_hosts_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    """The error has the line."""
     file = tmp_path / "hosts"
     file.write_text(text)
     with pytest.raises(ClusterError, match=says):
         read_hosts(file)
 
 
-def test_a_file_of_hosts_says_how_each_works(tmp_path: Path) -> None:
-    """In words of `tesserae cluster worker`."""
+def test_a_file_of_hosts_has_options_for_each_host(tmp_path: Path) -> None:
+    """The options are those of `tesserae cluster worker`."""
     file = hosts_file(tmp_path, "scheduler=10.0.0.1", "me@a workers=4 threads=2  # big", "b")
     profile = read_hosts(file)
     assert profile.scheduler == "10.0.0.1"

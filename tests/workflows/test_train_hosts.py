@@ -1,4 +1,4 @@
-"""One cluster of several hosts prepares and trains: pictures in, a trained net out."""
+"""One cluster of several hosts prepares and trains, from images to a trained network."""
 
 from __future__ import annotations
 
@@ -61,19 +61,19 @@ def slow(module):
 
 after_import("pipeline.ingest.shard_task", slow)
 """
-"""So that the other split is not done before it may be."""
+"""Code that holds back the split val, so that it is not finished too early."""
 
 
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[Network]:
-    """A scheduler, two hosts that work, and the client's."""
+    """Create four hosts: a scheduler, two workers and a client."""
     with hosts("s", "w1", "w2", "c") as machines, ExitStack() as stack:
         yield Network(machines, tmp_path, stack)
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200 pictures to learn from, 100 others."""
+    """Write 200 images for training, and 100 others."""
     folder = tmp_path_factory.mktemp("source")
     originals = []
     for seed in range(20):
@@ -98,8 +98,8 @@ def test_one_command_prepares_and_trains_on_other_hosts(
 ) -> None:
     """Ranks train on two hosts while these still decode another split; the page shows both.
 
-    Nothing listens but on the loopback address and on that by which its host is reached. The same
-    data, prepared and trained on one machine, gives the same curve.
+    Processes listen only on the loopback address and on the address of their host. The same data,
+    prepared and trained on one machine, give the same curve.
     """
     network.scheduler()
     with saboteur(tmp_path / "slow", SLOW_VAL.format(go=str(tmp_path / "go"))) as slow:
@@ -133,13 +133,11 @@ def test_one_command_prepares_and_trains_on_other_hosts(
 
 
 @pytest.mark.timeout(1800)
-def test_twenty_strikes_leave_the_same_curve(
-    network: Network, tmp_path: Path, source: Path
-) -> None:
+def test_twenty_faults_leave_the_same_curve(network: Network, tmp_path: Path, source: Path) -> None:
     """A rank, a worker and the client are killed, a link is cut, at random steps of five runs.
 
-    Ranks that cannot reach each other begin again where both are, on one host if need be; who runs
-    the command again after its client was killed goes on.
+    Ranks that cannot reach each other restart where they can, on one host if necessary. The command
+    resumes when it is run again after its client was killed.
     """
     store = tmp_path / "store"
     done = run("prepare", source, store, "--sizes", 16, "--no-dashboard", scratch=tmp_path)
@@ -189,5 +187,5 @@ def passes(folder: Path, step: int) -> bool:
 
 
 def live_ranks(workers: dict[str, Command]) -> list[tuple[str, psutil.Process]]:
-    """The ranks there are, and on which host."""
+    """Return the running ranks with their hosts."""
     return [(host, rank) for host, worker in workers.items() for rank in ranks(worker)]

@@ -118,7 +118,9 @@ class Colourise:
                    "true_saturation": saturation(real)}  # fmt: skip
         grey = to_grey(real).expand_as(real)
         examples = torch.stack([grey[:24], coloured[:24], real[:24]], 1).flatten(0, 1)
-        return {n: float(v) for n, v in figures.items()}, {"grey-made-true": to_uint8(examples)}
+        return {n: float(v) for n, v in figures.items()}, {
+            "grey-coloured-original": to_uint8(examples)
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the networks, the optimisers and the loader."""

@@ -26,7 +26,8 @@ from workflows.devise.options import DeviseOptions
 from workflows.devise.stage import make_head, open_trunk
 from workflows.training.run_folder import RunFolder
 
-STAGE = "workflows.devise.stage:Devise"
+STAGE = "devise"
+"""The name of the stage in `options.json`."""
 MAX_BLOCK_ROWS = 4_096
 """The number of feature rows that are mapped in one block."""
 MAX_TRUNK_IMAGES = 64

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -36,8 +36,10 @@ from workflows.devise.evaluation import (
 )
 from workflows.devise.model import DeviseModel, open_model
 from workflows.evaluation import HELD_OUT
+from workflows.evaluation.options import EvaluationOptions
 from workflows.evaluation.per_class import bootstrap
 from workflows.evaluation.ranking import KS, UNJOINED, hops, same_class, top
+from workflows.reports.table import Table
 from workflows.training.image_grid import grid_png
 from workflows.training.run_folder import RunFolder
 
@@ -66,12 +68,11 @@ class DeviseReport:
     """The step of the checkpoint."""
     facts: tuple[tuple[str, str], ...]
     """The (name, value) of each metric, as text."""
-    tables: tuple[tuple[str, Sequence[str], Sequence[Sequence[str]]], ...]
-    """The (title, columns, rows) of each table; a column begins with its alignment, = or >."""
-    pictures: tuple[tuple[str, bytes], ...]
-    """The (title, PNG) of each gallery."""
+    tables: tuple[Table, ...]
+    images: tuple[tuple[str, bytes], ...]
+    """The (caption, PNG) of each gallery."""
     notice: str
-    """A sentence on how to read the metrics of unseen classes."""
+    """A sentence on how to read the metrics of unseen classes; empty if there are none."""
 
     def figures(self) -> Iterator[tuple[str, str]]:
         """Return the (name, value) of each metric, as text."""
@@ -113,9 +114,22 @@ def evaluate_run(
         step=model.step,
         facts=tuple(_facts(methods["DeViSE"], evaluated, split, samples, model.device)),
         tables=tuple(_tables(methods, evaluated, model)),
-        pictures=tuple(_galleries(model, evaluated, split)),
+        images=tuple(_galleries(model, evaluated, split)),
         notice=_notice(model),
     )
+
+
+def evaluate_for_report(
+    folder: RunFolder, options: EvaluationOptions, device: torch.device
+) -> DeviseReport | None:
+    """Evaluate a run as the options of `tesserae report` say; print why if it cannot be."""
+    evaluation = evaluate_run(
+        folder, samples=options.samples, clip=options.clip_model, device=device, store=options.store
+    )
+    if evaluation is None:
+        print("notice: the run is not evaluated: no split val or test has the data it needs.")
+        print("  If such a split has been finished since, run the same `tesserae train` first.")
+    return evaluation
 
 
 def _finished(model: DeviseModel) -> str | None:
@@ -200,14 +214,14 @@ def _baselines(model: DeviseModel, evaluated: _Evaluated) -> dict[str, MethodMet
 def _facts(
     metrics: MethodMetrics, evaluated: _Evaluated, split: str, samples: int, device: torch.device
 ) -> Iterator[tuple[str, str]]:
-    yield "pictures", f"{len(evaluated.rows):,} of split {split}"
+    yield "images", f"{len(evaluated.rows):,} of split {split}"
     for k in (1, 5):
         if k in metrics.seen:
             yield f"hit@{k} of seen classes", f"{metrics.seen[k].micro:.1%}"
         if k in metrics.unseen:
             interval = bootstrap([metrics.unseen[k]], macro=False)
             chance = k / len(evaluated.pictures.classes(UNSEEN))
-            bounds = f"95 % {interval.low:.1%} to {interval.high:.1%}"
+            bounds = f"95 % confidence {interval.low:.1%} to {interval.high:.1%}"
             yield (
                 f"hit@{k} of unseen classes",
                 f"{interval.mean:.1%} ({bounds}; chance {chance:.1%})",
@@ -215,13 +229,16 @@ def _facts(
     if 5 in metrics.generalised:
         mixed = metrics.generalised[5]
         yield (
-            "hit@5 among all: seen, unseen, harmonic mean",
+            "hit@5 among all classes: seen, unseen, harmonic mean",
             f"{mixed.seen:.1%}, {mixed.unseen:.1%}, {mixed.harmonic:.1%}",
         )
-    for name, vectors in (("word space", evaluated.vectors), ("features", evaluated.features)):
+    for name, vectors in (("word space", evaluated.vectors), ("feature space", evaluated.features)):
         if vectors is not None and len(vectors) > NEAREST_IMAGES:
             share = _same_class_share(vectors, evaluated.pictures.labels, samples, device)
-            yield f"{NEAREST_IMAGES} nearest pictures of the same class, by {name}", f"{share:.1%}"
+            yield (
+                f"share of the {NEAREST_IMAGES} nearest images with the same class, in {name}",
+                f"{share:.1%}",
+            )
 
 
 def _same_class_share(
@@ -242,36 +259,37 @@ def _index_device(device: torch.device) -> str | None:
 
 def _tables(
     methods: Mapping[str, MethodMetrics], evaluated: _Evaluated, model: DeviseModel
-) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+) -> Iterator[Table]:
     kind = "unseen" if methods["DeViSE"].unseen else "seen"
     if len(methods) > 1 or kind == "unseen":
         heads, *rows = lines({name: [metrics] for name, metrics in methods.items()})
-        columns = ["=method", *(f">{head}" for head in heads[1:])]
-        title = f"Comparison with baselines, in per cent of pictures of {kind} classes"
+        title = f"Comparison with baselines, in percent of the images of {kind} classes"
         if len(methods) > 1:
-            title += f"; baselines learn from {MAX_BASELINE_ROWS:,} pictures at most"
-        yield title, columns, rows
+            title += f"; baselines learn from at most {MAX_BASELINE_ROWS:,} images"
+        yield Table(title, ["Method", *heads[1:]], rows, ("Method",))
     by_distance = list(by_hops(_scores(evaluated, model), evaluated.pictures))
     if len(by_distance) > 1:
-        yield (
+        yield Table(
             "Unseen classes by hops to the nearest seen class, alone and with the seen classes",
-            ["=hops", ">classes", ">pictures", *(f">hit@{k}, %" for k in KS)],
+            ["Hops", "Classes", "Images", *(f"hit@{k}, %" for k in KS)],
             [row for entry in by_distance for row in _hop_rows(entry)],
+            ("Hops",),
         )
     if methods["DeViSE"].unseen or methods["DeViSE"].seen:
         yield _class_table(methods["DeViSE"], evaluated, model)
     distances = _by_distance(evaluated, model)
     if distances:
-        yield (
-            "Distance of first answers to the true class, unseen pictures among unseen classes",
-            ["=hops in the hierarchy", ">pictures, %"],
+        yield Table(
+            "Distance of the first answer from the true class, unseen classes among themselves",
+            ["Hops in the hierarchy", "Images, %"],
             distances,
+            ("Hops in the hierarchy",),
         )
 
 
 def _hop_rows(entry: HopMetrics) -> Iterator[tuple[str, ...]]:
     name = "all" if entry.hops is None else f"at most {entry.hops}"
-    for suffix, hits in (("", entry.alone), (", and seen ones", entry.with_seen)):
+    for suffix, hits in (("", entry.alone), (", with seen classes", entry.with_seen)):
         yield (
             name + suffix,
             f"{entry.classes:,}",
@@ -280,9 +298,7 @@ def _hop_rows(entry: HopMetrics) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _class_table(
-    metrics: MethodMetrics, evaluated: _Evaluated, model: DeviseModel
-) -> tuple[str, Sequence[str], Sequence[Sequence[str]]]:
+def _class_table(metrics: MethodMetrics, evaluated: _Evaluated, model: DeviseModel) -> Table:
     """Return a table of the hit rate of each class and its most frequent confusion."""
     part, kind = (UNSEEN, "Unseen") if metrics.unseen else (SEEN, "Seen")
     hits = {
@@ -311,13 +327,13 @@ def _class_table(
         cells = (_name(model, label), str(hits[1].counts[label]), *(f"{r:.0%}" for r in rates))
         rows.append((rates, (*cells, wrong)))
     rows.sort(key=lambda row: row[0], reverse=True)
-    title = f"{kind} classes, ranked among each other, the best first"
+    title = f"{kind} classes among themselves, the best first"
     if len(rows) > 2 * MAX_LISTED_CLASSES:
         limit = MAX_LISTED_CLASSES
         title += f": the {limit} best and the {limit} worst of {len(rows):,}"
         rows = rows[:MAX_LISTED_CLASSES] + rows[-MAX_LISTED_CLASSES:]
-    heads = ["=class", ">pictures", *(f">hit@{k}" for k in hits), "=most frequent confusion"]
-    return title, heads, [row for _, row in rows]
+    heads = ["Class", "Images", *(f"hit@{k}" for k in hits), "Most frequent confusion"]
+    return Table(title, heads, [row for _, row in rows], ("Class", "Most frequent confusion"))
 
 
 def _name(model: DeviseModel, label: int) -> str:
@@ -344,9 +360,9 @@ def _galleries(
     model: DeviseModel, evaluated: _Evaluated, split: str
 ) -> Iterator[tuple[str, bytes]]:
     labels = model.space.labels(UNSEEN)
-    kind = "never learned"
+    kind = "unseen class"
     if not len(labels):
-        labels, kind = model.space.labels(SEEN), "learned"
+        labels, kind = model.space.labels(SEEN), "seen class"
     labels = labels[np.isin(labels, evaluated.pictures.labels)]
     chosen = labels[:: max(1, len(labels) // MAX_GALLERIES)][:MAX_GALLERIES]
     index = neighbours.build("exact", evaluated.vectors, device=_index_device(model.device))
@@ -355,7 +371,7 @@ def _galleries(
         nearest = index.search(model.class_vectors[label][None], count).rows[0]
         correct = int((evaluated.pictures.labels[nearest] == label).sum())
         png = grid_png(_thumbnails(model, split, evaluated.rows[nearest]), columns=count)
-        yield f'"{_name(model, label)}" ({kind}): {correct} of {count} right', png
+        yield f"{_name(model, label)} ({kind}): {correct} of {count} nearest images correct", png
 
 
 def _thumbnails(model: DeviseModel, split: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -372,13 +388,15 @@ def _thumbnails(model: DeviseModel, split: str, rows: NDArray[np.int64]) -> NDAr
 
 
 def _notice(model: DeviseModel) -> str:
+    if not len(model.space.labels(UNSEEN)):
+        return ""
     if model.options.trunk == NEW:
         return (
-            "Neither DeViSE nor its trunk, which began with random weights, has learned from unseen"
-            " classes: their correct answers are zero-shot recognition."
+            "Neither DeViSE nor its trunk, which started from random weights, has been trained on"
+            " unseen classes: hits on them are zero-shot recognition."
         )
     return (
-        "DeViSE has not learned from unseen classes, but its trunk,"
-        f" {model.options.trunk}, may have. A trunk that was trained on ImageNet has seen the"
-        " labels of all ImageNet classes, and its correct answers are no zero-shot recognition."
+        f"DeViSE has not been trained on unseen classes, but its trunk, {model.options.trunk}, may"
+        " have been. A trunk that was trained on ImageNet has seen the labels of all ImageNet"
+        " classes, so that hits are not zero-shot recognition."
     )

@@ -1,95 +1,112 @@
-"""Line charts as inline SVG, without scripts, for light and dark colour schemes."""
+"""Line charts: the geometry that the macro `chart` of the templates draws as inline SVG."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
-from workflows.reports.html import text
-
-WIDTH, HEIGHT = 560, 220
-LEFT, BOTTOM, TOP, RIGHT = 64, 26, 10, 10
 MAX_POINTS = 400
 """The number of points that are drawn of a curve; more would not be visible."""
-COLOURS = ("var(--accent)", "#c2703d", "#5b7fb5", "#9a6fb0", "#a39132", "#b8566b")
-
-STYLE = """
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(380px, 1fr)); gap: 16px; }
-.charts figure { margin: 0; background: var(--card); border: 1px solid var(--line);
-  border-radius: 8px; padding: 12px 14px; }
-.charts figcaption { font-size: 13px; color: var(--quiet); margin-bottom: 6px; }
-.charts svg { display: block; width: 100%; height: auto; }
-.charts text { font-size: 11px; fill: var(--quiet); font-variant-numeric: tabular-nums; }
-.charts .grid { stroke: var(--line); stroke-width: 1; }
-.charts .key { display: flex; flex-wrap: wrap; gap: 4px 14px; font-size: 12px; color: var(--ink); }
-.charts .key i { display: inline-block; width: 14px; height: 3px; border-radius: 2px;
-  vertical-align: middle; margin-right: 5px; }
-"""
+MAX_MARKED_POINTS = 24
+"""The number of points up to which each is marked, since so few are single measurements."""
 
 Points = Sequence[tuple[float, float]]
 
 
-def chart(title: str, curves: Mapping[str, Points], *, across: str = "step") -> str:
-    """Return a line chart as HTML, or '' if there is no point to draw.
+@dataclass(frozen=True)
+class Tick:
+    """A labelled position on an axis."""
+
+    at: float
+    """The coordinate of the tick along its axis."""
+    label: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve of a chart."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+    """The (x, y) coordinates of its points in the chart."""
+
+    @property
+    def polyline(self) -> str:
+        """The points, as the attribute of an SVG polyline."""
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
+
+    @property
+    def marks(self) -> tuple[tuple[float, float], ...]:
+        """The points that are marked: all of them, or none of many."""
+        return self.points if len(self.points) <= MAX_MARKED_POINTS else ()
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A line chart. Its coordinates are pixels where it is not scaled."""
+
+    width: ClassVar[int] = 400
+    height: ClassVar[int] = 220
+    left: ClassVar[int] = 46
+    """The left edge of the plotted area; `right`, `top` and `bottom` are the others."""
+    right: ClassVar[int] = 382
+    top: ClassVar[int] = 10
+    bottom: ClassVar[int] = 184
+    title: str
+    unit: str
+    """The unit of the y axis; empty if it has none."""
+    across: str
+    """The name of the x axis, with its unit."""
+    curves: tuple[Curve, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+
+
+def chart(
+    title: str, curves: Mapping[str, Points], *, unit: str = "", across: str = "step"
+) -> Chart | None:
+    """Return the geometry of a line chart; None if there is no point to draw.
 
     Args:
         title: The title of the chart.
         curves: The (x, y) points of each curve, by ascending x; points that are not finite are left
             out.
+        unit: The unit of the y axis (default: none).
         across: The name of the x axis (default `step`).
     """
     finite = {
         name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
         for name, points in curves.items()
     }
-    finite = {name: points for name, points in finite.items() if points}
-    if not finite:
-        return ""
     xs = [x for points in finite.values() for x, _ in points]
     ys = [y for points in finite.values() for _, y in points]
+    if not xs:
+        return None
     left, right = min(xs), max(xs)
-    marks = ticks(min(ys), max(ys))
-    low, high = marks[0], marks[-1]
+    levels = ticks(min(ys), max(ys))
+    low, high = levels[0], levels[-1]
+    inside = [x for x in ticks(left, right) if left <= x <= right]
 
     def at_x(x: float) -> float:
-        return LEFT + (x - left) / ((right - left) or 1) * (WIDTH - LEFT - RIGHT)
+        return Chart.left + (x - left) / ((right - left) or 1) * (Chart.right - Chart.left)
 
     def at_y(y: float) -> float:
-        return HEIGHT - BOTTOM - (y - low) / ((high - low) or 1) * (HEIGHT - BOTTOM - TOP)
+        return Chart.bottom - (y - low) / ((high - low) or 1) * (Chart.bottom - Chart.top)
 
-    parts = [
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at_y(mark):.1f}"'
-        f' y2="{at_y(mark):.1f}"/><text x="{LEFT - 6}" y="{at_y(mark) + 4:.1f}"'
-        f' text-anchor="end">{_short(mark)}</text>'
-        for mark in marks
-    ]
-    parts += [
-        f'<text x="{at_x(x):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{_short(x)}</text>'
-        for x in ticks(left, right)
-        if left <= x <= right
-    ]
-    keys = []
-    for index, (name, points) in enumerate(finite.items()):
-        colour = COLOURS[index % len(COLOURS)]
-        path = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in thinned(points))
-        parts.append(
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"'
-            ' stroke-linejoin="round"/>'
-        )
-        if len(points) == 1:
-            x, y = points[0]
-            parts.append(f'<circle cx="{at_x(x):.1f}" cy="{at_y(y):.1f}" r="3" fill="{colour}"/>')
-        keys.append(f'<span><i style="background: {colour}"></i>{text(name)}</span>')
-    return (
-        f"<figure><figcaption>{text(title)}, by {text(across)}</figcaption>"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(title)}">'
-        f'{"".join(parts)}</svg><div class="key">{"".join(keys)}</div></figure>'
+    return Chart(
+        title,
+        unit,
+        across,
+        tuple(
+            Curve(name, tuple((at_x(x), at_y(y)) for x, y in thinned(points)))
+            for name, points in finite.items()
+            if points
+        ),
+        tuple(Tick(at_x(x), _short(x)) for x in inside or [left]),
+        tuple(Tick(at_y(level), _short(level)) for level in levels),
     )
-
-
-def charts(figures: Sequence[str]) -> str:
-    """Return several results of `chart` side by side; empty ones are left out."""
-    return f'<div class="charts">{"".join(filter(None, figures))}</div>'
 
 
 def thinned(points: Points) -> list[tuple[float, float]]:

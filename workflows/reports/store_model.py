@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from workflows.preparation.quarantine import Reason
-from workflows.reports.html import ContactSheet
 
 READABLE = "readable"
 
@@ -55,6 +54,11 @@ class SplitReport:
         return sum(self.counts.values())
 
     @property
+    def num_missing(self) -> int:
+        """The number of rows of the plan that are not committed."""
+        return self.num_rows - self.num_committed
+
+    @property
     def num_quarantined(self) -> int:
         """The number of committed rows that are quarantined."""
         return self.num_committed - self.counts.get(READABLE, 0)
@@ -77,6 +81,17 @@ class Quarantined:
     reason: str
 
 
+@dataclass(frozen=True)
+class ContactSheet:
+    """Stored images of one split and size."""
+
+    split: str
+    size: int
+    """The side of the images, in pixels."""
+    images: tuple[tuple[str, bytes], ...]
+    """The label and the JPEG of each image."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReportModel:
     """The data of a store's report."""
@@ -96,3 +111,13 @@ class ReportModel:
     """A notice that is shown before all figures."""
     made_at: str = ""
     """The local time of the report."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """The sides of the stored images of any split, in pixels, ascending."""
+        return sorted({size for split in self.splits for size in split.bytes_by_size})
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes of all arrays of images on disk."""
+        return sum(sum(split.bytes_by_size.values()) for split in self.splits)

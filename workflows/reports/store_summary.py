@@ -7,18 +7,22 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from pipeline.order import row_order
 from pipeline.store import arrays, layout, records
 from pipeline.store.lease import lease
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from workflows.preparation.quarantine import by_reason
-from workflows.reports.html import ContactSheet, contact_sheet
+from workflows.reports.images import encode_jpeg
 from workflows.reports.store import render_report, terminal_summary
 from workflows.reports.store_facts import describe
-from workflows.reports.store_model import Quarantined, ReportModel, RunReport, SplitReport
+from workflows.reports.store_model import (
+    ContactSheet,
+    Quarantined,
+    ReportModel,
+    RunReport,
+    SplitReport,
+)
 
 SHEET_PIXELS = 288 * 4
 """The width that decides how many images of a size a contact sheet shows."""
@@ -97,9 +101,12 @@ def _sheets(objects: Objects, splits: dict[str, Any]) -> Iterator[ContactSheet]:
         labels = _labels(objects, name, rows, classes)
         for size in split["sizes_finished"]:
             count = min(len(rows), MAX_SHEET_IMAGES, max(1, (SHEET_PIXELS // size) * 2))
-            images = [arrays.read_rows(objects, name, size, row, row + 1) for row in rows[:count]]
+            images = tuple(
+                (label, encode_jpeg(arrays.read_rows(objects, name, size, row, row + 1)[0]))
+                for label, row in zip(labels[:count], rows[:count], strict=True)
+            )
             if images:
-                yield contact_sheet(np.concatenate(images), labels[:count], name)
+                yield ContactSheet(name, size, images)
 
 
 def _shown_rows(objects: Objects, split: str, num_rows: int) -> list[int]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from scipy import ndimage
 
-from workflows.reports import charts, html
+from workflows.reports import html
+from workflows.reports.curves import charts_of
+from workflows.reports.table import Table
 from workflows.runs.options import ReportOptions
+from workflows.terminal.formatting import share_text, three_digits
 from workflows.training.errors import DivergedError
 from workflows.training.finite import NotFiniteError
 from workflows.training.run_folder import RunFolder
+from workflows.training.stages import STAGES, load_name, recorded_name
 from workflows.training.writing import write
 
 
@@ -31,12 +35,12 @@ class RunEvaluation(Protocol):
         """Cautions about the metrics; empty if there are none."""
 
     @property
-    def tables(self) -> Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
-        """The tables, each as its title, its column headings and its rows."""
+    def tables(self) -> Sequence[Table]:
+        """The tables of metrics."""
 
     @property
-    def pictures(self) -> Sequence[tuple[str, bytes]]:
-        """The pictures, each as its caption and its PNG file."""
+    def images(self) -> Sequence[tuple[str, bytes]]:
+        """The images, each as its caption and its PNG file."""
 
     def figures(self) -> Iterator[tuple[str, str]]:
         """Yield the name and the formatted value of each metric."""
@@ -46,6 +50,15 @@ MEDIAN_STEPS = 101
 """The width of the median filter of curves, in steps, as in the paper of WGAN."""
 MAX_GRIDS = 8
 """The maximum number of sample grids on the page."""
+MAX_LISTED_VALUES = 12
+"""The maximum number of values of a list, such as that of the classes, on the page."""
+RATE = "images_per_second"
+"""The metric of the training rate."""
+DATA_OPTIONS = {"split": "split", "stored_size": "size", "rows": "rows", "features": "features"}
+"""The entries of `options` that describe the data, and what `data` calls them."""
+LABELS = {"rows": "digest of the rows", "plan": "digest of the plan", "size": "size, px"}
+"""The names of values on the page that differ from those in `options.json`."""
+TEMPLATE = Path(__file__).with_name("templates") / "run.html"
 
 
 def run(options: ReportOptions) -> int:
@@ -68,34 +81,13 @@ def run(options: ReportOptions) -> int:
 def _evaluate(
     folder: RunFolder, record: Mapping[str, Any], options: ReportOptions
 ) -> RunEvaluation | None:
-    stage = record["options"].get("stage", "")
-    if folder.newest() is None:
+    stage = STAGES.get(record["options"].get("stage", ""))
+    if stage is None or stage.evaluate is None or folder.newest() is None:
         return None
-    if stage.startswith("workflows.wgan."):
-        from workflows.wgan.evaluation import evaluate_run
-
-        return evaluate_run(
-            folder,
-            samples=options.samples,
-            backbone=options.backbone,
-            device=device_of(options.device),
-            store=options.store,
-        )
-    if stage.startswith("workflows.devise."):
-        from workflows.devise import report
-
-        evaluation = report.evaluate_run(
-            folder,
-            samples=options.samples,
-            clip=options.clip_model,
-            device=device_of(options.device),
-            store=options.store,
-        )
-        if evaluation is None:
-            print("notice: the run is not evaluated: no split val or test has the data it needs.")
-            print("  If such a split has been finished since, run the same `tesserae train` first.")
-        return evaluation
-    return None
+    evaluation: RunEvaluation | None = load_name(stage.evaluate)(
+        folder, options, device_of(options.device)
+    )
+    return evaluation
 
 
 def device_of(named: str | None) -> torch.device:
@@ -122,7 +114,7 @@ def summary(folder: RunFolder, evaluation: RunEvaluation | None) -> Iterator[str
     steps = [line for line in folder.metrics() if line.get("what", "") == ""]
     if steps:
         last = {k: v for k, v in steps[-1].items() if k not in ("step", "generation")}
-        metrics = ", ".join(f"{name} {_figure(value)}" for name, value in last.items())
+        metrics = ", ".join(f"{name} {_metric(value)}" for name, value in last.items())
         yield f"  step {steps[-1]['step']:,}: {metrics}"
     diverged = folder.diverged()
     if diverged is not None:
@@ -132,7 +124,7 @@ def summary(folder: RunFolder, evaluation: RunEvaluation | None) -> Iterator[str
             yield f"  {name}: {value}"
 
 
-def _figure(value: float | None) -> str:
+def _metric(value: float | None) -> str:
     """Format a metric of a step; null in `metrics.jsonl` stands for NaN or infinity."""
     return "not finite" if value is None or not math.isfinite(value) else f"{value:.4g}"
 
@@ -146,81 +138,52 @@ def render(folder: RunFolder, record: Mapping[str, Any], evaluation: RunEvaluati
         evaluation: The evaluation of the run; None = it has none.
     """
     lines = folder.metrics()
-    steps = [line for line in lines if line.get("what", "") == ""]
-    evaluations = [line for line in lines if line.get("what") == "look"]
-    speeds = [line for line in lines if line.get("what") == "speed"]
-    body: list[str] = [
-        '<p class="quiet">Tesserae run</p>',
-        f'<h1 class="mono">{html.text(folder.path.absolute().name)}</h1>',
-        html.facts(_facts(record["options"], steps, speeds)),
-        _diverged(folder),
-        "<h2>Curves</h2>",
-        charts.charts(list(_curves(steps, evaluations, speeds))),
-        *_grids(folder),
-        *_evaluation(evaluation),
-        "<h2>Options</h2>",
-        _table({**record["options"], **(record.get("data") or {})}),
-        "<h2>Versions</h2>",
-        _table(record.get("versions", {})),
-    ]
-    title = f"{folder.path.absolute().name} - Tesserae"
-    return html.page(title, filter(None, body), charts.STYLE + STYLE)
-
-
-STYLE = """
-.grids { display: flex; flex-wrap: wrap; gap: 16px; margin-top: 16px; }
-.grids figure { margin: 0; max-width: 100%; }
-.grids img { display: block; max-width: 100%; image-rendering: pixelated; border-radius: 4px; }
-.grids figcaption { font-size: 13px; color: var(--quiet); padding-top: 4px; }
-"""
-
-
-def _diverged(folder: RunFolder) -> str:
-    why = folder.diverged()
-    return "" if why is None else f'<p class="notice">{html.text(str(why))}</p>'
+    steps, evaluations, speeds = (
+        [line for line in lines if line.get("what", "") == kind] for kind in ("", "look", "speed")
+    )
+    options = dict(record["options"])
+    stage = recorded_name(options.pop("stage", ""))
+    data = {name: options.pop(key) for key, name in DATA_OPTIONS.items() if key in options}
+    return html.render(
+        TEMPLATE,
+        title=folder.path.absolute().name,
+        stage=stage,
+        diverged=folder.diverged(),
+        facts=list(_facts(record["options"], steps, speeds)),
+        charts=list(charts_of(_curves(steps, evaluations, speeds))),
+        median_steps=MEDIAN_STEPS,
+        samples=list(_samples(folder)),
+        evaluation=evaluation,
+        options=_pairs(options),
+        data=_pairs({**data, **(record.get("data") or {})}),
+        versions=_pairs(record.get("versions", {})),
+    )
 
 
 def _facts(
     options: Mapping[str, Any], steps: list[dict[str, Any]], speeds: list[dict[str, Any]]
 ) -> Iterator[tuple[str, str, str]]:
     done = steps[-1]["step"] if steps else 0
-    yield "steps", f"{done:,}", f"of {options.get('steps', 0):,}"
+    yield "Steps", f"{done:,}", f"of {options.get('steps', 0):,}"
     if "objective" in options:
-        yield "objective", str(options["objective"]), f"{options.get('image_size')} px"
+        yield "Objective", str(options["objective"]), f"images of {options.get('image_size')} px"
     if speeds:
         rate = float(np.median([line["images_per_second"] for line in speeds]))
         wait = float(np.median([line["wait_share"] for line in speeds]))
-        yield "images/s", f"{rate:,.0f}", f"loader wait {wait:.1%}"
+        yield "Images/s", three_digits(rate), f"loader wait {share_text(wait, 1)}"
     if steps:
-        yield "starts", str(steps[-1]["generation"]), ""
+        yield "Starts", str(steps[-1]["generation"]), ""
 
 
 def _curves(
     steps: list[dict[str, Any]], evaluations: list[dict[str, Any]], speeds: list[dict[str, Any]]
-) -> Iterator[str]:
-    trained = _series(steps)
-    evaluated = _series(evaluations)
-    if "estimate" in trained:
-        estimates = {
-            f"training rows, median of {MEDIAN_STEPS} steps": smoothed(trained.pop("estimate"))
-        }
-        estimates["held-out rows"] = evaluated.pop("held_out_estimate", [])
-        yield charts.chart("critic's estimate", estimates)
-    evaluated.pop("held_out_critic_loss", None)
-    distances = {k: evaluated.pop(k) for k in list(evaluated) if k.endswith("_distance")}
-    words = {"held_out_distance": "to held-out rows", "train_distance": "to training rows"}
-    yield charts.chart(
-        "sliced Wasserstein distance of samples",
-        {words.get(name, name): points for name, points in distances.items()},
-    )
-    for name, points in trained.items():
-        yield charts.chart(
-            name.replace("_", " "), {f"median of {MEDIAN_STEPS} steps": smoothed(points)}
-        )
-    for name, points in evaluated.items():
-        yield charts.chart(name.replace("_", " "), {"evaluations": points})
-    speed = _series(speeds)
-    yield charts.chart("images/s", {"images/s": speed.get("images_per_second", [])})
+) -> Iterator[tuple[str, str, list[tuple[float, float]]]]:
+    """Yield the metric, an empty remark and the points of each curve."""
+    for name, points in _series(steps).items():
+        yield name, "", smoothed(points)
+    for name, points in _series(evaluations).items():
+        yield name, "", points
+    yield RATE, "", _series(speeds).get(RATE, [])
 
 
 def _series(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
@@ -242,55 +205,31 @@ def smoothed(
     return [(x, float(y)) for (x, _), y in zip(points, values, strict=True)]
 
 
-def _grids(folder: RunFolder) -> Iterator[str]:
+def _samples(folder: RunFolder) -> Iterator[tuple[str, int, bytes]]:
+    """Yield the name, the step and the PNG of grids over the whole run, the newest first."""
     files = sorted((folder.path / "samples").glob("*.png"), key=lambda file: file.stem[-9:])
-    if not files:
-        return
-    indices = sorted(
-        {round(i * (len(files) - 1) / max(1, MAX_GRIDS - 1)) for i in range(MAX_GRIDS)}
-    )
-    yield "<h2>Samples</h2>"
-    figures = [
-        picture(files[index].read_bytes(), f"step {int(files[index].stem[-9:]):,}")
-        for index in reversed(indices)
+    last = len(files) - 1
+    indices = {round(i * last / max(1, MAX_GRIDS - 1)) for i in range(MAX_GRIDS)} if files else ()
+    for index in sorted(indices, reverse=True):
+        name, _, step = files[index].stem.rpartition("-")
+        yield name, int(step), files[index].read_bytes()
+
+
+def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (LABELS.get(name, name.replace("_", " ")), _text(value)) for name, value in values.items()
     ]
-    yield f'<div class="grids">{"".join(figures)}</div>'
 
 
-def picture(png: bytes, caption: str) -> str:
-    """Return an HTML figure with the picture embedded in it."""
-    data = base64.b64encode(png).decode("ascii")
-    return (
-        f'<figure><img alt="{html.text(caption)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{html.text(caption)}</figcaption></figure>"
-    )
-
-
-def _evaluation(evaluation: RunEvaluation | None) -> Iterator[str]:
-    if evaluation is None:
-        return
-    yield f"<h2>Evaluation at step {evaluation.step:,}</h2>"
-    rows = [(html.text(name), html.text(value)) for name, value in evaluation.figures()]
-    yield html.table(["=figure", ">value"], rows)
-    if evaluation.notice:
-        yield f'<p class="notice">{html.text(evaluation.notice)}</p>'
-    for title, columns, lines in evaluation.tables:
-        yield f"<h2>{html.text(title)}</h2>"
-        yield html.table(columns, [[html.text(cell) for cell in line] for line in lines])
-    figures = [picture(png, caption) for caption, png in evaluation.pictures]
-    yield f'<div class="grids">{"".join(figures)}</div>'
-
-
-def _table(values: Mapping[str, Any]) -> str:
-    rows = [
-        (html.text(name.replace("_", " ")), html.code(_display_value(value)))
-        for name, value in values.items()
-    ]
-    return html.table(["=name", "value"], rows)
-
-
-def _display_value(value: Any) -> str:
+def _text(value: Any) -> str:
+    """Format a value of `options.json`; null stands for an option that follows from others."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
     if isinstance(value, list):
-        suffix = f", ... ({len(value)})" if len(value) > 12 else ""
-        return ", ".join(map(str, value[:12])) + suffix
+        more = f", ... ({len(value):,} in total)" if len(value) > MAX_LISTED_VALUES else ""
+        return ", ".join(map(_text, value[:MAX_LISTED_VALUES])) + more
     return str(value)

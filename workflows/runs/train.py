@@ -68,7 +68,7 @@ def _print_result(folder: Path, state: str) -> None:
 def _check_run(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> None:
     """Refuse a folder of a run with other options, before any work starts."""
     run.check(
-        {"stage": STAGES[run_options.stage].stage, **options.as_dict()},
+        {"stage": run_options.stage, **options.as_dict()},
         free=FREE,
         complete=options.complete,
         changeable=options.changeable(),
@@ -205,7 +205,7 @@ def _train(
     return train_on(
         cluster,
         world,
-        stage.stage,
+        run_options.stage,
         options,
         data,
         run,

@@ -28,7 +28,7 @@ from workflows.sample_data.photographs import (
 from workflows.terminal.formatting import bytes_text
 from workflows.terminal.progress import Progress
 
-NOTICE = "made from 15 photographs to check the plumbing: what is learned from it is no result"
+NOTICE = "made from 15 photographs to check that everything works; metrics on it mean nothing"
 RECORD = "sample.json"
 HIERARCHY = "is-a.txt"
 SPLITS = ("train", "val")

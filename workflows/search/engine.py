@@ -60,7 +60,7 @@ class Answer:
 
 
 class Engine:
-    """A run that can be searched. It is thread-safe."""
+    """A run that can be searched. It is thread-safe; `open_engine` makes one."""
 
     def __init__(self, model: Model, gallery: Gallery, embedded: Sequence[EmbeddedSplit]) -> None:
         """Build the indexes of words and images.

@@ -151,6 +151,10 @@ def parse(text: str, *, has_image: bool = False) -> Query:
 
     Raises:
         QueryError: The text is no query; the message says what to type.
+
+    Examples:
+        >>> str(tesserae.parse_query("2*boat + fishing net"))
+        '2*boat + fishing net'
     """
     if len(text) > MAX_CHARACTERS:
         raise QueryError(

@@ -91,7 +91,8 @@ def compile_pillow_simd(environment: Environment) -> None:
     environment.pip(
         f"compiling Pillow-SIMD {pillow.PILLOW_SIMD} for {level.upper()}",
         "wheel", "--no-cache-dir", "--no-binary", "pillow-simd", "--no-deps", "--require-hashes",
-        "-r", ".venv/pillow-simd.txt", "-w", ".venv/wheels", env={"CC": compiler},
+        "-r", ".venv/pillow-simd.txt", "-w", ".venv/wheels",
+        env={"CC": compiler, "CPATH": pillow.include_path()},
     )  # fmt: skip
     compiled_level = pillow.simd_level_of_wheel(_compiled(environment)[0])
     if compiled_level != level:

@@ -25,6 +25,7 @@ from workflows.training.image_grid import smaller
 from workflows.training.loop import Data, TrainingJob
 from workflows.training.options import FREE, TrainingOptions
 from workflows.training.run_folder import RunFolder
+from workflows.training.stages import import_location, recorded_name
 
 ENTRY = "workflows.training.loop:train"
 COST_SECONDS = 3.0
@@ -49,7 +50,8 @@ def train_on(
     Args:
         cluster: The cluster that runs the ranks.
         wanted: The number and kind of ranks.
-        stage: The stage, as `module:class` (`workflows.training.loop.Stage`).
+        stage: The stage (`workflows.training.loop.Stage`): its name in
+            `workflows.training.stages.STAGES`, or `module:class`.
         options: The options of the stage.
         data: The loaders of the training and held-out rows.
         folder: The run folder, which all machines see. A run that it holds is continued.
@@ -74,7 +76,7 @@ def train_on(
         "features": state.get("features"),
     }
     folder.begin(
-        {"stage": stage, **learned, **options.as_dict()},
+        {"stage": recorded_name(stage), **learned, **options.as_dict()},
         facts,
         free=FREE,
         complete=options.complete,
@@ -89,7 +91,8 @@ def train_on(
         number, resumed = folder.claim(from_step=back.popleft() if back else None)
         name = None if resumed is None else resumed.name
         code, torch = code_digest.digest(), facts["versions"]["torch"]
-        job = TrainingJob(stage, str(folder.path.absolute()), options, data, name, code, torch)
+        location, path = import_location(stage), str(folder.path.absolute())
+        job = TrainingJob(location, path, options, data, name, code, torch)
         return number, (job,)
 
     name = folder.path.absolute().name

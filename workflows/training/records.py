@@ -6,6 +6,7 @@ relies on them (`pipeline.store.schema`), and an invalid value is an error that 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from typing import Annotated, Any
 from pipeline.errors import TesseraeError
 from pipeline.store import schema
 from pipeline.store.schema import Count, SchemaError, Size, Split, pattern
-from workflows.training.options import FORMER_NAMES
+from workflows.training.options import TrainingOptions
+from workflows.training.stages import STAGES, load_name, recorded_name
 
 MAX_BYTES = 2**28
 """The maximum length of a JSON file that is read at once, in bytes."""
@@ -66,7 +68,7 @@ class Meeting:
 
 
 def read_options(file: Path) -> dict[str, Any]:
-    """Return the content of `options.json`.
+    """Return the content of `options.json`, with the present names of the stage and its options.
 
     Raises:
         OSError: The file cannot be read.
@@ -84,8 +86,24 @@ def read_options(file: Path) -> dict[str, Any]:
     except SchemaError as e:
         raise _invalid(file, e) from None
     options = document["options"]
-    renamed = {FORMER_NAMES.get(name, name): value for name, value in options.items()}
-    return {**document, "options": renamed}
+    if "stage" in options:
+        options["stage"] = recorded_name(options["stage"])
+    return {**document, "options": _renamed(options)}
+
+
+def _renamed(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options by their present names.
+
+    A former name of one stage's option may be the present name of another's, so only the options of
+    the run's own stage are renamed, or those that all stages have if it is not known.
+    """
+    stage = STAGES.get(options.get("stage", ""))
+    kind: type[TrainingOptions] = TrainingOptions if stage is None else load_name(stage.options)
+    present = {field.name for field in dataclasses.fields(kind)}
+    names = {old: new for old, new in kind.FORMER_NAMES.items() if new in present}
+    return {
+        name if name in present else names.get(name, name): value for name, value in options.items()
+    }
 
 
 def read_data(file: Path) -> dict[str, Any]:

@@ -40,7 +40,6 @@ from pipeline.store.open import open_objects
 from workflows.training import records, writing
 from workflows.training.errors import DivergedError
 from workflows.training.finite import finite_or_none, first_not_finite, num_bytes
-from workflows.training.stages import STAGES
 
 MAX_CHECKPOINTS = 3
 """The number of newest checkpoints that a run keeps."""
@@ -89,13 +88,6 @@ def _typed(flag: str, value: Any) -> str:
     if isinstance(value, bool):
         return flag if value else f"--no-{flag.removeprefix('--')}"
     return f"{flag} {shlex.quote(str(value))}"
-
-
-def _display_value(value: Any) -> Any:
-    """Return a value for an error message; a stage is named as on the command line."""
-    if value is None:
-        return "none"
-    return next((name for name, stage in STAGES.items() if stage.stage == value), value)
 
 
 def _flag_phrase(flag: str, value: Any) -> str:
@@ -251,8 +243,8 @@ class RunFolder:
         if name in _FACTS:
             phrase = _FACTS[name]
             raise TesseraeError(
-                f"{self.path} is a run {phrase.format(_display_value(was))}, not"
-                f" {phrase.format(_display_value(now))}. Name another folder with --run."
+                f"{self.path} is a run {phrase.format('none' if was is None else was)}, not"
+                f" {phrase.format('none' if now is None else now)}. Name another folder with --run."
             )
         flag = f"--{name.replace('_', '-')}"
         back = f", or go back with --from-step, from where {flag} may be another"

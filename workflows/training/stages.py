@@ -1,16 +1,22 @@
-"""The training stages by name, as import locations, so that listing them imports nothing."""
+"""The training stages by name, as import locations, so that listing them imports nothing.
+
+Run folders record the name of a stage and never its import location, so modules can move.
+"""
 
 from __future__ import annotations
 
 import pkgutil
+import re
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+_NAME = re.compile(r"[a-z][a-z0-9_-]*", re.ASCII)
+
 
 @dataclass(frozen=True)
 class StageName:
-    """The import locations of a training stage."""
+    """The import locations of a training stage, and the names that run folders have for it."""
 
     what: str
     """A short description for the help text."""
@@ -20,28 +26,81 @@ class StageName:
     """The stage class, as `module:class`."""
     gather: str | None = None
     """The function that opens training data, as `module:function`; None = images of one size."""
+    evaluate: str | None = None
+    """The function that evaluates a run for `tesserae report`, as `module:function`; None = the
+    report has no evaluation. It is called with the `RunFolder`, the
+    `workflows.evaluation.options.EvaluationOptions` and the torch device, and returns a
+    `workflows.runs.report.RunEvaluation` or None."""
+    earlier: tuple[str, ...] = ()
+    """The names that run folders of earlier versions have for the stage."""
 
 
-STAGES = MappingProxyType(
-    {
-        "wgan": StageName(
-            "generate pictures from noise: WGAN and related GANs",
-            "workflows.wgan.options:WganOptions",
-            "workflows.wgan.stage:Wgan",
-        ),
-        "colourise": StageName(
-            "colour grey pictures, with or without a critic",
-            "workflows.colourise.options:ColouriseOptions",
-            "workflows.colourise.stage:Colourise",
-        ),
-        "devise": StageName(
-            "map pictures into word space: DeViSE",
-            "workflows.devise.options:DeviseOptions",
-            "workflows.devise.stage:Devise",
-            "workflows.devise.data:prepare_data",
-        ),
-    }
-)
+_stages = {
+    "wgan": StageName(
+        "generate pictures from noise: WGAN and related GANs",
+        "workflows.wgan.options:WganOptions",
+        "workflows.wgan.stage:Wgan",
+        evaluate="workflows.wgan.evaluation:evaluate_for_report",
+        earlier=("workflows.wgan.stage:Wgan",),
+    ),
+    "colourise": StageName(
+        "colour grey pictures, with or without a critic",
+        "workflows.colourise.options:ColouriseOptions",
+        "workflows.colourise.stage:Colourise",
+        earlier=("workflows.colourise.stage:Colourise",),
+    ),
+    "devise": StageName(
+        "map pictures into word space: DeViSE",
+        "workflows.devise.options:DeviseOptions",
+        "workflows.devise.stage:Devise",
+        "workflows.devise.data:prepare_data",
+        evaluate="workflows.devise.report:evaluate_for_report",
+        earlier=("workflows.devise.stage:Devise",),
+    ),
+}
+STAGES = MappingProxyType(_stages)
+"""The stages of this process by name: those of Tesserae, and those that were registered."""
+
+
+def register(name: str, stage: StageName) -> None:
+    """Add a stage that lies outside of Tesserae to `STAGES`.
+
+    Args:
+        name: The name that `tesserae train` and run folders use for it.
+        stage: Its import locations, which ranks must be able to import too.
+
+    Raises:
+        ValueError: The name is taken by another stage, or is no name.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"the name of a stage is {name!r}: expected a letter, then letters, digits, - and _,"
+            " in lower case."
+        )
+    if _stages.setdefault(name, stage) != stage:
+        raise ValueError(f"there is a stage {name!r} already: choose another name.")
+
+
+def recorded_name(stage: str) -> str:
+    """Return the name by which run folders record a stage.
+
+    Args:
+        stage: A name in `STAGES`, the import location of a stage as `module:class`, or a name that
+            an earlier version recorded.
+
+    Returns:
+        The name in `STAGES`; *stage* itself if it is not in `STAGES`, as a stage outside of
+        Tesserae that was not registered has no other name.
+    """
+    for name, entry in STAGES.items():
+        if stage in (entry.stage, *entry.earlier):
+            return name
+    return stage
+
+
+def import_location(stage: str) -> str:
+    """Return the stage class, as `module:class`, of a name in `STAGES` or of such a location."""
+    return STAGES[stage].stage if stage in STAGES else stage
 
 
 def load_name(name: str) -> Any:

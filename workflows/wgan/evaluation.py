@@ -1,4 +1,4 @@
-"""The evaluation of a run: samples of its generator compared with held-out pictures."""
+"""The evaluation of a run: samples of its generator compared with held-out images."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.backbone.load import open_backbone
 from pipeline.loader import Loader
 from workflows.evaluation.generative import Distances, Nearest, compare_pictures
+from workflows.evaluation.options import EvaluationOptions
 from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.training.image_grid import grid_png, to_uint8
 from workflows.training.run_folder import RunFolder
@@ -33,7 +34,7 @@ BLOCK_ROWS = 1_024
 
 @dataclass(frozen=True)
 class WganEvaluation:
-    """The metrics and pictures of an evaluated run."""
+    """The metrics and images of an evaluated run."""
 
     step: int
     """The number of complete steps at the checkpoint."""
@@ -53,11 +54,11 @@ class WganEvaluation:
     searched: tuple[int, int]
     """The number of queries, samples and as many real rows, and of training rows searched."""
     distinct: int
-    """The number of different pictures among the samples."""
+    """The number of different images among the samples."""
     distances: Distances | None
     """The metrics that need the features of a network; None without a backbone."""
-    pictures: tuple[tuple[str, bytes], ...]
-    """The captions and PNG files of the pictures."""
+    images: tuple[tuple[str, bytes], ...]
+    """The captions and PNG files of the images."""
 
     @property
     def tables(self) -> tuple[()]:
@@ -70,8 +71,8 @@ class WganEvaluation:
         parts = []
         if self.distinct < self.generated:
             parts.append(
-                f"Only {self.distinct:,} of {self.generated:,} samples are different pictures:"
-                " precision does not detect repeated pictures."
+                f"Only {self.distinct:,} of {self.generated:,} samples are different images:"
+                " precision does not detect repeated images."
             )
         if self.distances is not None:
             parts.append(
@@ -86,11 +87,14 @@ class WganEvaluation:
         """Yield the name and the formatted value of each metric."""
         yield (
             "samples",
-            f"{self.generated:,}, compared with {self.real:,} pictures of split {self.split}",
+            f"{self.generated:,}, compared with {self.real:,} images of split {self.split}",
         )
-        yield f"sliced Wasserstein distance, {self.split}", f"{self.sliced:.4f}"
+        yield f"sliced Wasserstein distance of samples to {self.split}", f"{self.sliced:.4f}"
         if self.floor is not None:
-            yield "sliced Wasserstein distance, training rows", f"{self.floor:.4f}"
+            yield (
+                f"sliced Wasserstein distance of training rows to {self.split}",
+                f"{self.floor:.4f}",
+            )
         queries, rows = self.searched
         yield (
             "nearest-neighbour distance ratio",
@@ -98,10 +102,10 @@ class WganEvaluation:
         )
         if self.distances is not None:
             distances = self.distances
-            yield f"Frechet distance, {distances.network}", f"{distances.frechet:.3f}"
+            yield f"Fréchet distance, {distances.network}", f"{distances.frechet:.3f}"
             yield (
                 f"kernel distance, {distances.network}",
-                f"{distances.kernel:.5f} +- {distances.kernel_spread:.5f}",
+                f"{distances.kernel:.5f} ± {distances.kernel_spread:.5f}",
             )
             yield f"precision, {distances.network}", f"{distances.precision:.3f}"
             yield f"recall, {distances.network}", f"{distances.recall:.3f}"
@@ -120,10 +124,10 @@ def evaluate_run(
 
     Args:
         folder: The run folder.
-        samples: Number of pictures to generate, at most the number of real rows.
+        samples: Number of images to generate, at most the number of real rows.
         backbone: Folder or name of a model for the metrics that need features; None = no such
             metrics.
-        device: The device that generates and compares pictures (default: the CPU).
+        device: The device that generates and compares images (default: the CPU).
         store: Location of the run's store (default: as recorded in the run, or beside the run).
 
     Raises:
@@ -153,9 +157,22 @@ def evaluate_run(
         else None,
         neighbour=search.ratio,
         searched=(search.queries, search.rows),
-        distinct=len({picture.numpy().tobytes() for picture in _bytes(generated)}),
+        distinct=len({image.numpy().tobytes() for image in _bytes(generated)}),
         distances=distances,
-        pictures=tuple(_pictures(sampler, generated, search.pictures)),
+        images=tuple(_images(sampler, generated, search.nearest)),
+    )
+
+
+def evaluate_for_report(
+    folder: RunFolder, options: EvaluationOptions, device: torch.device
+) -> WganEvaluation:
+    """Evaluate a run as the options of `tesserae report` say."""
+    return evaluate_run(
+        folder,
+        samples=options.samples,
+        backbone=options.backbone,
+        device=device,
+        store=options.store,
     )
 
 
@@ -178,7 +195,7 @@ class _SearchResult:
     """The number of training rows."""
     ratio: float
     """The nearest-neighbour distance of samples, divided by that of real rows (medians)."""
-    pictures: Tensor
+    nearest: Tensor
     """(at most `EXAMPLES`, 3, size, size): the training rows nearest to the first samples."""
     baseline: Tensor
     """Training rows other than the real rows, at most as many."""
@@ -218,17 +235,15 @@ def _search(
         queries=count,
         rows=near_samples.seen,
         ratio=float(near_samples.distances[:, 0].median() / real_distance),
-        pictures=neighbours,
+        nearest=neighbours,
         baseline=torch.cat(baseline)[: len(real)],
     )
 
 
-def _pictures(
-    sampler: Sampler, generated: Tensor, neighbours: Tensor
-) -> Iterator[tuple[str, bytes]]:
+def _images(sampler: Sampler, generated: Tensor, neighbours: Tensor) -> Iterator[tuple[str, bytes]]:
     pairs = torch.stack([generated[:EXAMPLES].float(), neighbours]).flatten(0, 1)
     yield (
-        "samples, each above the nearest training picture",
+        "samples, each above the nearest training image",
         grid_png(to_uint8(pairs), columns=len(neighbours)),
     )
     labels = None
@@ -240,7 +255,7 @@ def _pictures(
         sampler.interpolate(EXAMPLES, INTERPOLATION_STEPS, SEED), labels
     )
     yield (
-        "interpolations between samples",
+        "interpolations between two samples, one in each row",
         grid_png(to_uint8(interpolations), columns=INTERPOLATION_STEPS),
     )
 

@@ -13,8 +13,8 @@ from workflows.training.world import World
 from workflows.wgan.options import WganOptions
 from workflows.wgan.stage import make_generator
 
-STAGE = "workflows.wgan.stage:Wgan"
-"""The name of the stage in `options.json`, which must not change."""
+STAGE = "wgan"
+"""The name of the stage in `options.json`."""
 BATCH_ROWS = 64
 """The number of pictures generated at once."""
 INTERPOLATION_STEPS = 10

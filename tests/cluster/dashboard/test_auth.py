@@ -120,7 +120,7 @@ def _answers(site: Site) -> bool:
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
 @pytest.mark.parametrize("path", ROUTES)
 def test_every_path_requires_the_token(site: Site, path: str, method: str) -> None:
-    """The answer does not even tell whether a page exists."""
+    """A response without the token does not even tell whether a page exists."""
     answer = site.ask(path, method=method)
     assert answer.status == 401, answer.body
     assert site.token not in answer.body
@@ -162,7 +162,7 @@ def test_websockets_require_the_token(site: Site, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/status", "/tesserae", "/tesserae.json", "/metrics"])
 def test_the_token_grants_access(site: Site, path: str) -> None:
-    """It is sent as a header with each request, or once in the address to get a cookie."""
+    """A client sends the token in a header of each request, or once in the URL to get a cookie."""
     assert site.ask(path, {"Authorization": f"Bearer {site.token}"}).status == 200
 
     welcome = site.ask(f"{path}?token={site.token}")
@@ -175,13 +175,13 @@ def test_the_token_grants_access(site: Site, path: str) -> None:
 
 
 def test_the_redirect_stays_on_this_host(site: Site) -> None:
-    """An address with two slashes would lead to another host."""
+    """A path that begins with two slashes would lead to another host."""
     welcome = site.ask(f"//example.com/status?token={site.token}")
     assert welcome.headers["Location"] == "/example.com/status"
 
 
 def test_plain_http_is_not_answered(site: Site) -> None:
-    """Even a request with the token gets no answer."""
+    """A request without TLS gets no answer, even with the token."""
     with contextlib.closing(
         http.client.HTTPConnection("127.0.0.1", site.port, timeout=PATIENCE)
     ) as connection:
@@ -194,7 +194,7 @@ def test_plain_http_is_not_answered(site: Site) -> None:
 def test_all_requests_are_refused_without_a_token_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str | None
 ) -> None:
-    """Dask continues if a preload module fails, so the dashboard would be open."""
+    """Dask continues if a preload module fails, so an open dashboard would be served."""
     file = tmp_path / "token"
     if token is not None:
         file.write_text(token)

@@ -67,7 +67,7 @@ def test_a_program_is_stopped_with_its_descendants(folder: Path) -> None:
 
 
 def test_children_of_a_killed_program_are_still_found(folder: Path) -> None:
-    """They are stopped, too."""
+    """A child of a killed program is found and stopped, and no second program is started."""
     first, child = start(folder)
     first.kill()
     first.wait()
@@ -78,8 +78,8 @@ def test_children_of_a_killed_program_are_still_found(folder: Path) -> None:
     assert ended([child])
 
 
-def test_other_programs_are_left_alone(folder: Path) -> None:
-    """They may have the same process id, another name, or a damaged record."""
+def test_other_programs_are_not_stopped(folder: Path) -> None:
+    """Another program may have another name, the same process id, or a damaged record."""
     family = start(folder)
     daemon.start(folder, "two", [sys.executable, "-c", FAMILY])
     try:
@@ -119,10 +119,10 @@ def test_the_record_of_another_machine_is_kept(folder: Path, fields: tuple[str, 
 
 
 @pytest.mark.parametrize("old", [False, True])
-def test_a_machine_may_be_renamed(
+def test_a_program_is_stopped_after_its_machine_was_renamed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, *, old: bool
 ) -> None:
-    """The program is stopped under the new name, also if an earlier version started it."""
+    """The program may have been started by an earlier version, which recorded no machine id."""
     family = start(folder)
     if old:
         record = json.loads((folder / "one.json").read_text())
@@ -137,10 +137,10 @@ def test_a_machine_may_be_renamed(
 
 
 @pytest.mark.parametrize("identity", ["same", ""])
-def test_a_machine_may_be_renamed_and_restarted(
+def test_a_renamed_and_restarted_machine_is_identified_by_its_id(
     folder: Path, monkeypatch: pytest.MonkeyPatch, identity: str
 ) -> None:
-    """It is identified by its id; without one it could be any other machine."""
+    """A machine without an id could be any other one, so its programs are not stopped."""
     monkeypatch.setattr(daemon, "_machine_id", lambda: identity)
     where = {"machine": "before", "id": identity, "boot": "before", "space": "before"}
     (folder / "one.json").write_text(json.dumps({"mark": "m", "where": where}))
@@ -154,7 +154,7 @@ def test_a_machine_may_be_renamed_and_restarted(
 
 
 def test_a_program_is_found_if_its_starter_is_killed(folder: Path) -> None:
-    """Its record is written before it starts."""
+    """The record of a program is written before the program starts."""
     code = f"""
 import os, subprocess
 from pathlib import Path
@@ -185,14 +185,14 @@ daemon.start(Path({str(folder)!r}), "one", ["sleep", "600"])
     ],
 )
 def test_an_invalid_record_is_ignored(tmp_path: Path, text: str) -> None:
-    """No program is found by it, and none is stopped."""
+    """An invalid record identifies no program, and none is stopped."""
     (tmp_path / "one.json").write_text(text)
     daemon.check_same_host(tmp_path, "one")
     assert daemon.process(tmp_path, "one") is None
     assert daemon.stop(tmp_path, "one") is False
 
 
-def test_links_in_place_of_its_files_are_not_followed(tmp_path: Path) -> None:
+def test_links_in_place_of_records_and_logs_are_not_followed(tmp_path: Path) -> None:
     """Other users may be able to write to the folder."""
     victim = tmp_path / "victim"
     victim.write_text("mine")

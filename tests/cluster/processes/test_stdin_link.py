@@ -29,7 +29,7 @@ for line in sys.stdin:
 def test_a_link_sends_certificates_and_heartbeats_until_it_is_closed(
     tmp_path: Path,
 ) -> None:
-    """It sends only the certificates that a worker needs."""
+    """A link sends only the certificates that a worker needs."""
     link = WorkerLink([sys.executable, "-c", LISTEN, str(tmp_path)], certificates.create())
     link.send_heartbeat()
     assert wait_until((tmp_path / "beats").exists)
@@ -57,8 +57,8 @@ def test_ssh_links_are_closed_when_the_command_ends(
     assert all((folder / "ended").exists() for folder in folders)
 
 
-def test_the_options_of_a_worker_are_arguments() -> None:
-    """They follow the address and --stdin."""
+def test_the_options_of_a_worker_become_arguments() -> None:
+    """The options follow the address and --stdin."""
     words = worker_command("/python", "tls://a:1", {"workers": "2", "gpus": "none"})
     assert words[:6] == ["/python", "-m", "workflows", "cluster", "worker", "tls://a:1"]
     assert words[6:] == ["--stdin", "--workers", "2", "--gpus", "none"]

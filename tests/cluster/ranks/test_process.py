@@ -1,4 +1,4 @@
-"""The process of a rank without a cluster: how it is asked to end."""
+"""The process of a rank without a cluster: how it is stopped."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def rank(entry: str, *arguments: object, save_seconds: float = 30.0) -> Iterator
 
 
 def test_a_rank_whose_task_is_killed_saves_and_returns(tmp_path: Path) -> None:
-    """All pipes of the rank are broken then, and writing to them must not end it early."""
+    """All pipes of the rank are broken by then, and a failing write must not end the rank early."""
     with rank("walk", tmp_path, 100_000, 0.01) as (process, lines):
         assert wait_until((tmp_path / "0").exists)
         lines.close()
@@ -64,7 +64,7 @@ def test_a_rank_whose_task_is_killed_saves_and_returns(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_does_not_return_is_killed(tmp_path: Path) -> None:
-    """It is killed after the time that it may take to save."""
+    """A rank is killed when its time limit for saving is over."""
     with rank("start_others", tmp_path, save_seconds=0.5) as (process, _):
         assert wait_until((tmp_path / "child-0").exists)
         started = time.monotonic()
@@ -75,7 +75,7 @@ def test_a_rank_that_does_not_return_is_killed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("entry", "final"), [("refuse", True), ("fail", None)])
 def test_a_failing_rank_reports_its_error(entry: str, final: bool | None) -> None:
-    """A final error is a sentence, and any other error is reported with its type."""
+    """A final error is reported as its message alone, any other error with its type."""
     with rank(entry) as (process, lines):
         assert process.wait(30) == 1
         events = [json.loads(line) for line in lines]
@@ -88,8 +88,8 @@ def test_a_failing_rank_reports_its_error(entry: str, final: bool | None) -> Non
     assert events[0]["error"] == expected[entry]
 
 
-def test_a_rank_that_is_asked_to_stop_returns() -> None:
-    """A request that arrived before its task was gone is obeyed."""
+def test_a_rank_returns_on_a_request_to_stop() -> None:
+    """The result of the rank is reported."""
     with rank("wait_to_stop") as (process, lines):
         process.stdin.write(STOP)
         process.stdin.flush()

@@ -1,4 +1,4 @@
-"""The process of a rank, as its supervising task ends it."""
+"""The process of a rank, as the task that supervises it ends it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RANK_FIELDS = {"rank": 0, "world": 1, "generation": 1, "host": "127.0.0.1", "gpu
 def test_children_of_a_rank_are_killed_without_its_guard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The guard may have been killed for lack of memory: the task kills the whole group."""
+    """The guard may have been killed for lack of memory, so the task kills the whole group."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     order = RankTask("tests.cluster.walking:start_others", pickle.dumps((tmp_path,)), RANK_FIELDS)
     child = supervisor._RankProcess(order, lambda message: None)
@@ -62,10 +62,10 @@ class Child:
         """Do nothing."""
 
 
-def test_a_worker_forgets_the_generations_that_it_has_supervised(
+def test_a_worker_forgets_the_ranks_that_it_has_supervised(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A worker may run for months, so it keeps nothing of a rank that has ended."""
+    """A worker may run for months, so it keeps no state of ranks that have ended."""
     worker = SimpleNamespace(get_current_task=lambda: "key", status=Status.running)
     monkeypatch.setattr(supervisor, "get_worker", lambda: worker)
     monkeypatch.setattr(supervisor, "_is_cancelled", lambda worker, key: False)

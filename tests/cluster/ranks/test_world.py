@@ -26,7 +26,7 @@ from tests.commands import ROOT, wait_until
 
 WALKING_MODULE = "tests.cluster.walking"
 OURS = "TESSERAE_TEST_RANKS"
-"""An environment variable that workers of these tests have, and their ranks."""
+"""An environment variable that marks the workers of these tests, and their ranks."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -118,7 +118,7 @@ def test_each_rank_runs_once_and_emits_events(client: Client, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("victim_kind", ["rank", pytest.param("worker", marks=pytest.mark.slow)])
-def test_a_lost_rank_is_restarted_where_it_saved(
+def test_ranks_resume_from_their_saved_state_after_a_loss(
     client: Client, tmp_path: Path, victim_kind: str
 ) -> None:
     """All ranks restart, since none can continue without the others."""
@@ -161,8 +161,8 @@ def test_an_error_of_a_rank_reaches_the_caller(client: Client) -> None:
         log.run(client, 1, "end_by_itself")
 
 
-def test_an_error_that_every_generation_would_meet_ends_the_world(client: Client) -> None:
-    """Its sentence is raised at once, not the connection errors of other ranks."""
+def test_a_final_error_of_a_rank_ends_the_world(client: Client) -> None:
+    """The message of the final error is raised, not the connection errors of the other ranks."""
     log = WorldLog()
     with pytest.raises(TrainingRankError) as caught:
         log.run(client, 2, "refuse")
@@ -174,7 +174,7 @@ def test_an_error_that_every_generation_would_meet_ends_the_world(client: Client
 def test_a_world_starts_with_fewer_ranks_after_a_timeout(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If no worker joins at all, that is an error."""
+    """The timeout is an error if no worker has joined at all."""
     log = WorldLog()
     config = WorldConfig(5, worker_timeout_seconds=1)
     assert (
@@ -187,7 +187,7 @@ def test_a_world_starts_with_fewer_ranks_after_a_timeout(
 def test_missing_workers_are_reported_at_once(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The line contains the workers, the wait, the option that sets it, and what follows."""
+    """The line contains the workers, the timeout, the option that sets it, and the consequence."""
     monkeypatch.setattr(rank_world, "FIRST_REPORT_SECONDS", 0.0)
     monkeypatch.setattr(rank_world, "POLL_SECONDS", 0.05)
     lines: list[str] = []
@@ -220,7 +220,7 @@ def test_missing_workers_are_reported_at_once(
     "victim_kind",
     ["rank", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("worker", "both"))],
 )
-def test_children_of_a_rank_end_with_it(client: Client, tmp_path: Path, victim_kind: str) -> None:
+def test_children_of_a_killed_rank_end(client: Client, tmp_path: Path, victim_kind: str) -> None:
     """The rank, its worker or both may be killed."""
     log = WorldLog()
     monkey_failures = rank_world.MAX_CONSECUTIVE_FAILURES
@@ -267,7 +267,7 @@ run_world(client, WorldConfig(2), "tests.cluster.walking:walk",
 
 
 def test_ranks_save_and_stop_when_their_client_is_gone(tmp_path: Path) -> None:
-    """They stop within a minute, without a request."""
+    """The ranks stop within a minute, without a request."""
     from distributed import LocalCluster
 
     from cluster import certificates
@@ -297,7 +297,7 @@ def test_ranks_save_and_stop_when_their_client_is_gone(tmp_path: Path) -> None:
 
 
 def test_a_paused_worker_does_not_stop_its_rank(client: Client, tmp_path: Path) -> None:
-    """For lack of memory it accepts no new tasks, but continues those that it has."""
+    """A worker without free memory accepts no new tasks, but continues its running ones."""
     log = WorldLog()
 
     def pause() -> None:

@@ -42,11 +42,11 @@ class Site:
     make: Callable[[int, str, float], SimulatedJob]
     now: float = 0.0
     work: int = 0
-    """Workers that there is something to do for."""
+    """The number of workers for which there are tasks."""
     submitted_jobs: list[SimulatedJob] = field(default_factory=list)
     refuses: Callable[[int], bool] = lambda _: False
     deaf: int = 0
-    """How often a wish to cancel is not heard."""
+    """The number of requests to cancel that are ignored."""
     busy: set[str] = field(default_factory=set)
 
     def submit(self, name: str) -> str:
@@ -101,7 +101,7 @@ def start_jobs(site: Site, **shapes: JobPool) -> tuple[Jobs, list[str]]:
 
 
 def test_jobs_that_end_are_submitted_again() -> None:
-    """This continues for the whole run."""
+    """Jobs are submitted again during the whole run."""
     site = Site(lambda _, name, now: SimulatedJob(name, now, runs=100))
     pool, _ = start_jobs(site, cpu=JobPool(3, 4))
     site.pass_time(pool, 1_000)
@@ -111,7 +111,7 @@ def test_jobs_that_end_are_submitted_again() -> None:
 
 @pytest.mark.parametrize("waits", [0.0, 40.0, 4_000.0])
 def test_jobs_that_always_fail_end_the_run(waits: float) -> None:
-    """Few are submitted, however long each waited before it failed."""
+    """Few jobs are submitted, however long each waited before it failed."""
     site = Site(lambda _, name, now: SimulatedJob(name, now, waits=waits, runs=3))
     pool, _ = start_jobs(site, cpu=JobPool(1, 1))
     with pytest.raises(ClusterError, match="as soon as they begin"):
@@ -120,7 +120,7 @@ def test_jobs_that_always_fail_end_the_run(waits: float) -> None:
 
 
 def test_overlapping_jobs_that_fail_early_end_the_run() -> None:
-    """They end it even if another job has always just started."""
+    """The run ends even if another job has always just started."""
     site = Site(lambda _, name, now: SimulatedJob(name, now, runs=15))
     pool, _ = start_jobs(site, cpu=JobPool(4, 1))
     with pytest.raises(ClusterError, match="as soon as they begin"):
@@ -143,7 +143,7 @@ def test_a_few_failed_jobs_do_not_end_a_working_run() -> None:
 
 
 def test_a_rejected_job_does_not_end_a_working_run() -> None:
-    """The rejection is reported and retried later; without any other job it is an error."""
+    """A rejection is reported and retried later; without any other job it is an error."""
     site = Site(good, work=100, refuses=lambda n: n >= 2)
     pool, messages = start_jobs(site, cpu=JobPool(8, 1, minimum=1))
     site.pass_time(pool, 600)
@@ -174,7 +174,7 @@ def test_jobs_with_work_are_not_cancelled() -> None:
 
 
 def test_jobs_that_cannot_be_cancelled_are_returned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise they would run on unnoticed."""
+    """An unreported job would run on unnoticed."""
     monkeypatch.setattr(jobs, "CLOSE_SECONDS", 0.5)
     site = Site(good, deaf=1)
     pool, _ = start_jobs(site, cpu=JobPool(2, 1))
@@ -194,7 +194,7 @@ def test_jobs_that_cannot_be_cancelled_are_returned(monkeypatch: pytest.MonkeyPa
 def test_the_number_of_jobs_follows_the_load(
     count: int, least: int, processes: int, fixed: int, work: list[int]
 ) -> None:
-    """It stays between the minimum and the maximum, and fixed jobs count as capacity."""
+    """The number stays between its minimum and maximum, and fixed jobs count as capacity."""
     least = min(least, count)
     site = Site(good)
     pool, _ = start_jobs(site, gpu=JobPool(fixed, 2), cpu=JobPool(count, processes, least))

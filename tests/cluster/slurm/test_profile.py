@@ -1,4 +1,4 @@
-"""The profile of a site: what it may say."""
+"""The profile of a site: its keys and their values."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ from cluster.slurm.profile import read_profile
         ("jobs: {cpu: {count: 1, cores: 1, memory: 1GB, gpus: 1, least: 1}}", "least is for jobs"),
     ],
 )
-def test_a_profile_that_makes_no_sense_is_refused(tmp_path: Path, text: str, says: str) -> None:
-    """With the value."""
+def test_an_invalid_profile_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    """The error has the key and the value."""
     file = tmp_path / "profile.yaml"
     file.write_text(text)
     with pytest.raises(ClusterError, match=says):

@@ -20,13 +20,13 @@ def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of 21 images, the last two broken."""
+    """Return a folder of 21 images, the last two of which are broken."""
     return make_folder(tmp_path_factory.mktemp("images") / "train", ROWS, bad=2)
 
 
 @pytest.fixture(scope="session")
 def images(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store of them, at 8 and 16 px."""
+    """Return a store of the images, at 8 and 16 px."""
     store = tmp_path_factory.mktemp("images") / "store"
     with pytest.MonkeyPatch.context() as patch, careless(patch):
         prepare_inline(source, str(store), sizes=(8, SIZE))

@@ -1,4 +1,4 @@
-"""Helpers that extract features of a small store by a small network, in this process."""
+"""Helpers that extract features of a small store with a small network, in this process."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def small_trunk(folder: Path) -> Path:
 
 
 def change_weights(folder: Path, factor: float = 1.0001) -> None:
-    """Multiply all weights, so that it is another network."""
+    """Multiply all weights, which gives another network."""
     file = folder / "model.safetensors"
     state = {name: value * factor for name, value in load_file(file).items()}
     save_file(state, file, metadata={"format": "pt"})
@@ -58,7 +58,7 @@ def change_weights(folder: Path, factor: float = 1.0001) -> None:
 
 @dataclass
 class StartedRun:
-    """A run that was started, and what it works on."""
+    """A run that was started, with its store, network and options."""
 
     objects: Objects
     recipe: FeatureRecipe

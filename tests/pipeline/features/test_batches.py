@@ -1,4 +1,4 @@
-"""The pixels of a shard are read exactly as committed, or not at all."""
+"""The pixels of a shard are read exactly as they were committed, or not at all."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def shard_of(store: Path, shard: int) -> tuple[Objects, NDArray[np.uint8]]:
 @pytest.mark.parametrize(
     ("shard_rows", "chunk_rows", "together"), [(8, 4, 64), (6, 1, 2), (32, 8, 4)]
 )
-def test_the_pixels_are_those_that_zarr_reads(
+def test_the_pixels_equal_those_that_zarr_reads(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, shard_rows: int,
     chunk_rows: int, together: int,
 ) -> None:  # fmt: skip
-    """This holds for each shard, including the short last one, and any read size."""
+    """The shards include the short last one, and the size of reads is arbitrary."""
     monkeypatch.setattr("pipeline.store.local.os.fsync", lambda _: None)
     monkeypatch.setattr("pipeline.features.batches.READ_ROWS", together)
     choices = {"sizes": (SIZE,), "serves": SIZE, "codec": codec}
@@ -70,7 +70,7 @@ def test_any_changed_byte_is_detected(store: Path) -> None:
 def test_any_changed_byte_of_a_compressed_shard_is_detected(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is detected before decompression, which may fail in any way on damaged data."""
+    """The change is detected before decompression, which may fail in any way on damaged data."""
     monkeypatch.setattr("pipeline.store.local.os.fsync", lambda _: None)
     prepare_inline(source, str(tmp_path), sizes=(SIZE,), serves=SIZE, codec="zstd:3")
     file = tmp_path / "images.zarr/train" / str(SIZE) / "c.0.0.0.0"
@@ -88,7 +88,7 @@ def test_any_changed_byte_of_a_compressed_shard_is_detected(
 @example(lengths=[771, 773])
 @example(lengths=[0, 1_544])
 def test_a_forged_index_is_detected(store: Path, lengths: list[int]) -> None:
-    """The checksum of the index is right."""
+    """The checksum of the forged index is valid."""
     file = store / "images.zarr/train" / str(SIZE) / "c.0.0.0.0"
     data = file.read_bytes()
     index = np.array([[0, lengths[0]], [772, lengths[1]]], np.uint64).tobytes()
@@ -103,7 +103,7 @@ def test_a_forged_index_is_detected(store: Path, lengths: list[int]) -> None:
 
 
 def test_a_chunk_of_another_length_is_detected(store: Path) -> None:
-    """All checksums are right."""
+    """All checksums of the shard are valid."""
     file = store / "images.zarr/train" / str(SIZE) / "c.0.0.0.0"
     data = file.read_bytes()
     index = np.array([[0, 4], [4, 1_540]], np.uint64).tobytes()
@@ -115,8 +115,8 @@ def test_a_chunk_of_another_length_is_detected(store: Path) -> None:
         shard_of(store, 0)
 
 
-def test_a_file_of_another_length_or_none_is_detected(store: Path) -> None:
-    """This includes a file that is truncated while it is read."""
+def test_a_missing_file_or_one_of_another_length_is_detected(store: Path) -> None:
+    """The file may be truncated while it is read."""
     file = store / "images.zarr/train" / str(SIZE) / "c.1.0.0.0"
     data = file.read_bytes()
     for changed in (data[:-1], data + b"x", b"", None):
@@ -139,8 +139,8 @@ def test_a_file_of_another_length_or_none_is_detected(store: Path) -> None:
             list(chunks)
 
 
-def test_a_whole_shard_that_is_another_is_found(store: Path) -> None:
-    """All its checksums are right: only the commit tells."""
+def test_a_valid_shard_with_other_pixels_is_detected(store: Path) -> None:
+    """All its checksums are right, so only the commit identifies it."""
     folder = store / "images.zarr/train" / str(SIZE)
     shutil.copyfile(folder / "c.0.0.0.0", folder / "c.1.0.0.0")
     with pytest.raises(StoreDamagedError, match="is not what was committed"):
@@ -167,7 +167,7 @@ def test_batches_are_the_readable_rows_in_order(
     assert all(0 < len(rows_of_batch) <= batch_rows for rows_of_batch, _ in all_batches)
 
 
-def test_many_threads_take_each_item_once() -> None:
+def test_concurrent_threads_take_each_item_once() -> None:
     """An error ends the iteration for all threads."""
 
     def slow() -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Features survive any power loss: a run continues them, and the result is the same."""
+"""Features survive any power loss: a run continues, and the result is the same."""
 
 from __future__ import annotations
 

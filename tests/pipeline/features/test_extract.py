@@ -1,4 +1,4 @@
-"""A run over a split: which options name its features, how it continues, what it records."""
+"""A run over a split: its name, how it continues, and what it records."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.pipeline.features.small import (
 
 
 def test_any_order_and_any_interruption_gives_the_same_bytes(store: Path, trunk: Path) -> None:
-    """The shards are made backwards, in three runs, and some of them twice."""
+    """The shards are computed backwards, in three runs, and some of them twice."""
     other_store = Path(shutil.copytree(store, store.parent / "other"))
     name = make(store, trunk, kinds=BOTH)
     assert make(other_store, trunk, kinds=BOTH, shards=[2], finish=False) == name
@@ -48,7 +48,7 @@ def test_any_order_and_any_interruption_gives_the_same_bytes(store: Path, trunk:
 
 
 def test_mirrored_features_are_added_to_plain_ones(store: Path, trunk: Path) -> None:
-    """Plain features are not made again, and can be read meanwhile."""
+    """Plain features are not computed again, and can be read meanwhile."""
     name = make(store, trunk)
     plain = store / layout.features_shard(name, "train", "plain", 0)
     before, when = plain.read_bytes(), plain.stat().st_mtime_ns
@@ -60,8 +60,8 @@ def test_mirrored_features_are_added_to_plain_ones(store: Path, trunk: Path) -> 
     assert problems(store) == {}
 
 
-def test_the_reason_for_making_features_is_reported(store: Path, trunk: Path) -> None:
-    """It names the most similar stored features, and how they differ."""
+def test_the_reason_for_extracting_features_is_reported(store: Path, trunk: Path) -> None:
+    """The reason names the most similar stored features, and how they differ."""
     trunk = Path(shutil.copytree(trunk, store.parent / "tiny"))
 
     def why(kinds: Sequence[str] = ("plain",), **choices: Any) -> str:
@@ -113,7 +113,7 @@ def test_a_further_split_and_size_leave_features_unchanged(
 def test_every_option_that_changes_features_changes_their_name(
     store: Path, trunk: Path, tmp_path: Path
 ) -> None:
-    """These are weights, cut, pooling, size, precision, dtype and normalisation."""
+    """Such options are weights, layer, pooling, size, precision, dtype and normalisation."""
     name = make(store, trunk)
     other_names = [
         make(store, trunk, **choices)
@@ -151,8 +151,8 @@ def test_the_folder_of_a_network_does_not_change_the_name(
     assert features.names(open_objects(str(store))) == [name]
 
 
-def test_features_of_other_pixels_are_made_again(store: Path, trunk: Path) -> None:
-    """A commit records the pixels it is of; until then the features cannot be read."""
+def test_features_of_changed_pixels_are_computed_again(store: Path, trunk: Path) -> None:
+    """A commit records the pixels of its features, which cannot be read until then."""
     name = make(store, trunk, kinds=BOTH)
     before = files(store, name)
     run = begin(store, trunk, kinds=BOTH)
@@ -169,7 +169,7 @@ def test_features_of_other_pixels_are_made_again(store: Path, trunk: Path) -> No
 
 
 def test_a_new_commit_drops_kinds_of_other_pixels(store: Path, trunk: Path) -> None:
-    """A commit is of one shard of pixels, even if only some kinds are requested."""
+    """A commit refers to one shard of pixels, even if only some kinds are requested."""
     make(store, trunk, kinds=BOTH, finish=False)
     run = begin(store, trunk)
     commit = features.load_commit(run.objects, run.recipe, run.plan, 1)
@@ -199,7 +199,7 @@ def test_features_of_other_images_cannot_be_read(store: Path, trunk: Path) -> No
 
 
 def test_a_record_vouches_only_for_existing_objects(store: Path, trunk: Path) -> None:
-    """It covers no commit whose object is missing, and no kind that some shards lack."""
+    """The record covers no commit whose object is missing, and no kind that some shards lack."""
     run = begin(store, trunk, kinds=BOTH)
     for shard in (0, 2):
         extract_shard(run.work, shard)
@@ -239,7 +239,7 @@ def test_completion_is_seen_without_reading_shards(store: Path, trunk: Path) -> 
 
 
 def test_the_kinds_of_a_damaged_record_follow_from_commits(store: Path, trunk: Path) -> None:
-    """They are the kinds that all commits have."""
+    """The kinds are those that all commits have."""
     run = begin(store, trunk)
     assert extract.recorded_kinds(*run.context) == ()
     name = make(store, trunk, kinds=BOTH)
@@ -295,7 +295,7 @@ def test_a_missing_size_or_unfinished_split_is_refused(store: Path, trunk: Path)
 def test_the_stored_size_fits_the_network(
     sizes: tuple[int, ...], network_size: int, fits: int
 ) -> None:
-    """It is the smallest that need not be enlarged, or the largest."""
+    """The size is the smallest that need not be enlarged, or the largest one."""
     assert extract._fitting_size(sizes, network_size) == fits
 
 

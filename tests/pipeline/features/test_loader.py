@@ -16,7 +16,7 @@ from pipeline.store import layout
 from tests.pipeline.features.small import BOTH, make
 
 
-def test_an_epoch_is_every_readable_row_once(store: Path, trunk: Path) -> None:
+def test_an_epoch_has_every_readable_row_once(store: Path, trunk: Path) -> None:
     """Each row comes with its features and its label, for any number of ranks."""
     name = make(store, trunk)
     opened = open_features(store, name, "train")
@@ -49,7 +49,7 @@ def test_only_the_selected_classes_are_returned(store: Path, trunk: Path) -> Non
 
 
 def test_a_loader_resumes_at_the_next_batch(store: Path, trunk: Path) -> None:
-    """This holds within a later epoch, too; a state of other options is refused."""
+    """The loader may be in a later epoch; a state of other options is refused."""
     name = make(store, trunk)
     loader = FeatureLoader(store, name, batch_size=4, seed=5)
     list(loader)
@@ -65,7 +65,7 @@ def test_a_loader_resumes_at_the_next_batch(store: Path, trunk: Path) -> None:
 
 
 def test_half_of_an_epoch_is_mirrored(store: Path, trunk: Path) -> None:
-    """The choice does not depend on the batch size, and differs between epochs."""
+    """The choice of rows does not depend on the batch size, and differs between epochs."""
     name = make(store, trunk, kinds=BOTH)
     opened = open_features(store, name, "train")
 
@@ -112,7 +112,7 @@ def test_features_that_changed_on_the_disk_are_an_error(store: Path, trunk: Path
     assert len(list(FeatureLoader(store, name, batch_size=4))) == 4
 
 
-def test_epochs_behave_as_in_all_loaders(store: Path, trunk: Path) -> None:
+def test_epochs_and_states_behave_as_in_other_loaders(store: Path, trunk: Path) -> None:
     """`set_epoch` keeps a loaded position, empty epochs are errors, states hold plain numbers."""
     name = make(store, trunk)
     loader = FeatureLoader(store, name, batch_size=np.int64(4), seed=np.int64(3))  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ def test_probes_of_two_machines_are_compared_by_their_distance() -> None:
 
 
 def test_each_commit_records_its_probe(store: Path, trunk: Path) -> None:
-    """A later run, and `verify`, compare it with their own."""
+    """A later run, and `verify`, compare the probe with their own."""
     run = begin(store, trunk)
     for shard in extract.missing_shards(*run.context, ("plain",)):
         extract_shard(run.work, shard)
@@ -61,8 +61,8 @@ def _changed_probe(probe: str, change: float) -> str:
     return encode_probe(values * np.float32(1 + change) + np.float32(change))
 
 
-def test_a_machine_that_makes_other_features_is_refused(store: Path, trunk: Path) -> None:
-    """It is refused before it makes any; small differences and an empty probe pass."""
+def test_a_machine_with_other_features_is_refused(store: Path, trunk: Path) -> None:
+    """The machine computes no features; small differences and an empty probe pass."""
     run = begin(store, trunk)
     probe = workspace(run.work).probe
     for change, refused in ((1e-5, False), (1.0, True)):
@@ -79,8 +79,8 @@ def test_a_machine_that_makes_other_features_is_refused(store: Path, trunk: Path
     check_probe(run.recipe, "", probe)
 
 
-def test_a_shard_of_another_machine_is_a_problem(store: Path, trunk: Path) -> None:
-    """`verify` reports it; commits of early versions, without a probe, stay valid."""
+def test_a_shard_with_another_probe_is_a_problem(store: Path, trunk: Path) -> None:
+    """Commits of early versions, which have no probe, stay valid."""
     name = make(store, trunk)
     run = begin(store, trunk)
     commits = features.load_commits(*run.context)

@@ -29,7 +29,7 @@ def test_rows_are_returned_in_the_requested_order(store: Path, trunk: Path) -> N
 
 
 def test_rows_out_of_range_are_refused(store: Path, trunk: Path) -> None:
-    """This includes the padding rows of the last chunk."""
+    """The padding rows of the last chunk are out of range, too."""
     opened = open_features(store, make(store, trunk), "train")
     for rows in ([ROWS], [-1], [0, 100]):
         with pytest.raises(ValueError, match=f"expected 0 to {ROWS - 1}"):
@@ -39,7 +39,7 @@ def test_rows_out_of_range_are_refused(store: Path, trunk: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_any_zarr_reader_opens_them(store: Path, trunk: Path, dtype: str) -> None:
+def test_any_zarr_reader_opens_features(store: Path, trunk: Path, dtype: str) -> None:
     """zarr-python and tensorstore agree bit for bit, and zarr writes identical shards."""
     name = make(store, trunk, dtype=dtype)
     expected = open_features(store, name, "train").rows(np.arange(ROWS))
@@ -80,7 +80,7 @@ def test_missing_or_unfinished_features_are_refused(store: Path, trunk: Path) ->
 
 
 def test_features_of_another_store_are_refused(store: Path, trunk: Path, tmp_path: Path) -> None:
-    """Its images differ, though it has as many rows."""
+    """The other store's images differ, though it has as many rows."""
     from tests.pictures import make_folder, prepare_inline
 
     name = make(store, trunk)
@@ -92,7 +92,7 @@ def test_features_of_another_store_are_refused(store: Path, trunk: Path, tmp_pat
 
 
 def test_a_damaged_shard_is_refused(store: Path, trunk: Path) -> None:
-    """It is refused at its first use; a shard that was mapped before stays valid."""
+    """The error is raised at first use; a shard that was mapped before stays valid."""
     name = make(store, trunk)
     shard = store / layout.features_shard(name, "train", "plain", 1)
     before = open_features(store, name, "train")
@@ -111,8 +111,10 @@ def test_a_damaged_shard_is_refused(store: Path, trunk: Path) -> None:
     assert np.array_equal(open_features(store, name, "train").rows(np.array([3])), rows[3:4])
 
 
-def test_damaged_records_say_how_to_make_them_again(store: Path, trunk: Path) -> None:
-    """The cure is not `tesserae repair`, which has no network."""
+def test_errors_of_damaged_records_contain_the_command_that_repairs_them(
+    store: Path, trunk: Path
+) -> None:
+    """The command is not `tesserae repair`, which has no network."""
     name = make(store, trunk)
     for file in (layout.features_recipe(name), layout.features_done(name, "train")):
         data = (store / file).read_bytes()

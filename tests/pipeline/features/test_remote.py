@@ -43,8 +43,10 @@ def url(images: Path) -> Iterator[str]:
     fsspec.filesystem("memory").rm(name, recursive=True)
 
 
-def test_features_are_the_same_bytes_as_on_a_disk(url: str, store: Path, trunk: Path) -> None:
-    """They are read back and verified."""
+def test_remote_features_have_the_same_bytes_as_local_ones(
+    url: str, store: Path, trunk: Path
+) -> None:
+    """The features are also read back and verified."""
     name = make(url, trunk, kinds=BOTH)
     assert make(store, trunk, kinds=BOTH) == name
     assert files(url, name) == files(store, name)
@@ -98,7 +100,7 @@ def test_a_run_continues_after_a_failed_write_of_any_object(
 
 
 def test_a_stale_task_that_still_writes_does_no_harm(url: str, trunk: Path) -> None:
-    """Its object comes late, and it commits the existing one."""
+    """The object of the stale task comes late, and the task commits the existing one."""
     stale = begin(url, trunk)
     run = begin(url, trunk)
     extract_shard(run.work, 1)
@@ -135,7 +137,7 @@ def bucket(s3_environment: dict[str, str]) -> str:
     return "s3://features"
 
 
-def test_s3_has_the_same_bytes_and_the_first_writer_wins(
+def test_s3_features_have_the_same_bytes_and_the_first_writer_wins(
     bucket: str, images: Path, store: Path, trunk: Path
 ) -> None:
     """Objects are created exclusively and not replaced."""

@@ -1,4 +1,4 @@
-"""One task: the features it makes, the inputs it refuses, and concurrent copies of it."""
+"""One task: the features that it computes, the inputs that it refuses, and concurrent copies."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_features_match_the_images_of_a_loader(store: Path, trunk: Path) -> None
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_precision_and_dtype_are_as_requested(store: Path, trunk: Path, precision: str) -> None:
-    """Each is short or long, independently of the other."""
+    """Precision and dtype are independent of each other."""
     pixels = arrays.read_rows(open_objects(str(store)), "train", SIZE, 0, 8)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     float32_name = make(store, trunk, precision=precision)
@@ -94,7 +94,7 @@ def test_precision_and_dtype_are_as_requested(store: Path, trunk: Path, precisio
 def test_a_task_reports_its_progress(
     store: Path, trunk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each batch is reported as a Dask event of the run; outside a worker nothing is."""
+    """A worker reports each batch as a Dask event of the run; other processes report nothing."""
     messages: list[tuple[str, dict[str, int]]] = []
     worker = SimpleNamespace(log_event=lambda topic, message: messages.append((topic, message)))
     monkeypatch.setattr("pipeline.backbone.network.CPU_BATCH_SIZE", 3)
@@ -108,7 +108,7 @@ def test_a_task_reports_its_progress(
     assert [message for _, message in messages] == [{"shard": 0, "rows": n} for n in (3, 6, 7)]
 
 
-def test_any_number_of_threads_makes_the_same_bytes(
+def test_any_number_of_threads_computes_the_same_bytes(
     store: Path, trunk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A single thread computes each batch."""
@@ -130,7 +130,7 @@ def test_any_number_of_threads_makes_the_same_bytes(
     assert files(store, name) == files(other_store, name)
 
 
-def test_of_two_tasks_the_first_to_write_wins(store: Path, trunk: Path) -> None:
+def test_the_first_of_two_tasks_to_write_wins(store: Path, trunk: Path) -> None:
     """The other machine's bytes differ in the last digit, and both commit the existing ones."""
     run = begin(store, trunk)
     extract_shard(run.work, 1)
@@ -151,8 +151,8 @@ def test_of_two_tasks_the_first_to_write_wins(store: Path, trunk: Path) -> None:
     assert commit_of(run, 1) is None
 
 
-def test_committed_features_are_not_made_again(store: Path, trunk: Path) -> None:
-    """The task runs twice."""
+def test_committed_features_are_not_computed_again(store: Path, trunk: Path) -> None:
+    """A second run of the task writes nothing."""
     run = begin(store, trunk)
     first = extract_shard(run.work, 0)
     file = store / run.shard("plain", 0)
@@ -164,8 +164,8 @@ def test_committed_features_are_not_made_again(store: Path, trunk: Path) -> None
     assert again.bytes_out == 0
 
 
-def test_features_of_damaged_images_are_not_made(store: Path, trunk: Path) -> None:
-    """Nothing is committed."""
+def test_features_of_damaged_images_are_not_computed(store: Path, trunk: Path) -> None:
+    """Nothing is committed for a damaged shard of images."""
     run = begin(store, trunk)
     file = store / layout.shard("train", SIZE, 1)
     data = bytearray(file.read_bytes())
@@ -178,7 +178,7 @@ def test_features_of_damaged_images_are_not_made(store: Path, trunk: Path) -> No
 
 
 def test_images_that_changed_since_the_finish_are_refused(store: Path, trunk: Path) -> None:
-    """Their commit counts other readable rows than the split's record."""
+    """The commit of such images counts other readable rows than the split's record."""
     run = begin(store, trunk)
     commit = records.load_commit(run.objects, "train", 1)
     assert commit is not None
@@ -192,7 +192,7 @@ def test_images_that_changed_since_the_finish_are_refused(store: Path, trunk: Pa
 
 
 def test_another_network_or_other_code_is_refused(store: Path, trunk: Path, tmp_path: Path) -> None:
-    """A worker that finds other weights makes nothing."""
+    """A worker that finds other weights or other code computes nothing."""
     folder = Path(shutil.copytree(trunk, tmp_path / "model"))
     run = begin(store, folder)
     change_weights(folder)
@@ -203,7 +203,7 @@ def test_another_network_or_other_code_is_refused(store: Path, trunk: Path, tmp_
 
 
 def test_a_run_that_has_ended_cannot_write(store: Path, trunk: Path) -> None:
-    """A task of it that is still computing finds its folder removed."""
+    """A task that is still computing finds the folder of its run removed."""
     run = begin(store, trunk)
     extract_shard(run.work, 0)
     newer = begin(store, trunk)
@@ -218,7 +218,7 @@ def test_a_run_that_has_ended_cannot_write(store: Path, trunk: Path) -> None:
 
 
 def test_features_that_are_not_finite_are_refused(store: Path, trunk: Path, tmp_path: Path) -> None:
-    """They overflow float16, and the error names the row."""
+    """The features overflow float16, and the error names the row."""
     folder = Path(shutil.copytree(trunk, tmp_path / "model"))
     change_weights(folder, 1e6)
     with pytest.raises(StoreError, match=r"features of row \d+ \(plain\) are not finite"):
@@ -245,7 +245,7 @@ def test_a_gpu_computes_in_full_float32() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_makes_nearly_the_same_features(store: Path, trunk: Path) -> None:
+def test_a_gpu_computes_nearly_the_same_features(store: Path, trunk: Path) -> None:
     """Two runs on the GPU give identical bytes."""
     run = begin(store, trunk, kinds=BOTH)
     for shard in range(3):
@@ -268,7 +268,7 @@ def test_a_gpu_makes_nearly_the_same_features(store: Path, trunk: Path) -> None:
 
 
 def test_a_commit_records_its_inputs(store: Path, trunk: Path) -> None:
-    """It records pixels and recipe, and as provenance the host and the software."""
+    """The commit records pixels and recipe, and as provenance the host and the software."""
     run = begin(store, trunk)
     extract_shard(run.work, 2)
     commit = commit_of(run, 2)

@@ -1,4 +1,4 @@
-"""Any damage to features is named, and repaired by making them again."""
+"""Any damage to features is reported, and repaired by computing them again."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def all_files(store: Path, name: str) -> list[str]:
     return sorted(str(f.relative_to(store)) for f in folder.rglob("*") if f.is_file())
 
 
-def test_every_file_is_checked(finished_features: tuple[Path, str]) -> None:
-    """These are recipe, metadata, commits, shards and the record of the split."""
+def test_every_file_of_features_is_checked(finished_features: tuple[Path, str]) -> None:
+    """The files are recipe, metadata, commits, shards and the record of the split."""
     store, name = finished_features
     assert len(all_files(store, name)) == 1 + 2 + 2 + 6 + 3 + 1
     assert problems(store) == {}
@@ -72,7 +72,7 @@ def test_every_damage_is_named_and_repaired(
 
 
 def test_unfinished_features_are_not_damaged(store: Path, trunk: Path) -> None:
-    """Running the same command again continues them."""
+    """The same command continues them."""
     name = make(store, trunk, shards=[0, 2], finish=False)
     reported = problems(store)
     assert reported[layout.features_done(name, "train")].startswith("not finished")
@@ -88,7 +88,7 @@ def test_unfinished_features_are_not_damaged(store: Path, trunk: Path) -> None:
 def test_features_of_another_store_are_a_problem(
     finished_features: tuple[Path, str], tmp_path: Path
 ) -> None:
-    """Other images show in commits and record, other pixels in the recipe."""
+    """Other images are detected in commits and records, other pixels in the recipe."""
     store, name = finished_features
     other_store = tmp_path / "other"
     prepare_inline(make_folder(tmp_path / "images", ROWS, bad=1), str(other_store), sizes=(8, 16))
@@ -104,7 +104,9 @@ def test_features_of_another_store_are_a_problem(
     }
 
 
-def test_a_renamed_folder_is_a_problem(finished_features: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_renamed_folder_of_features_is_a_problem(
+    finished_features: tuple[Path, str], tmp_path: Path
+) -> None:
     """The problem states the name that the folder should have."""
     store = Path(shutil.copytree(finished_features[0], tmp_path / "store"))
     folder = store / layout.FEATURES / finished_features[1]
@@ -126,8 +128,8 @@ def test_features_without_a_plan_are_not_checked(
     )
 
 
-def test_strangers_are_found(finished_features: tuple[Path, str], tmp_path: Path) -> None:
-    """Splits that the store does not have are found, too."""
+def test_unknown_files_are_reported(finished_features: tuple[Path, str], tmp_path: Path) -> None:
+    """Features of splits that the store does not have are reported, too."""
     store, name = (
         Path(shutil.copytree(finished_features[0], tmp_path / "store")),
         finished_features[1],
@@ -145,8 +147,8 @@ def test_strangers_are_found(finished_features: tuple[Path, str], tmp_path: Path
     assert "val" in problem.name
 
 
-def test_checking_loads_no_torch() -> None:
-    """The store report does not load it either."""
+def test_verification_loads_no_torch() -> None:
+    """The store report does not load torch either."""
     code = (
         "import sys, pipeline.features.verify, workflows.preparation.verify;"
         "import workflows.reports.store_facts;"

@@ -86,14 +86,14 @@ CHUNKS = {
 
 @pytest.mark.parametrize("name", CHUNKS)
 @pytest.mark.parametrize("behind", [False, True], ids=["before", "behind"])
-def test_no_chunk_refuses_a_png(name: str, behind: bool) -> None:
+def test_broken_ancillary_chunks_do_not_quarantine_a_png(name: str, behind: bool) -> None:
     """A broken chunk before or after the pixels changes nothing."""
     position = {"after" if behind else "before": [CHUNKS[name]]}
     assert visible(png(GREY[..., None], 0, **position)) == visible(PLAIN_PNG)
 
 
-def test_these_chunks_did_refuse_a_png() -> None:
-    """By rules 1 these chunks quarantine the file, so the tests above are meaningful."""
+def test_rules_1_quarantine_a_png_with_such_chunks() -> None:
+    """By rules 1 these chunks quarantine the file, so the tests of rules 2 are meaningful."""
     refused_names = [
         name for name, chunk in CHUNKS.items() if refused(with_chunks(PLAIN_PNG, chunk), 1)
     ]
@@ -114,7 +114,7 @@ def test_these_chunks_did_refuse_a_png() -> None:
     ),
     st.booleans(),
 )
-def test_any_metadata_leaves_a_png_its_pixels(chunks: list[Any], behind: bool) -> None:
+def test_metadata_never_changes_the_pixels_of_a_png(chunks: list[Any], behind: bool) -> None:
     """A chunk with any bytes and a right or wrong checksum changes no pixel."""
     made_up = [
         png_chunk(name, body) if sound else png_chunk(name, body)[:-2] + b"??"
@@ -125,7 +125,7 @@ def test_any_metadata_leaves_a_png_its_pixels(chunks: list[Any], behind: bool) -
 
 
 def test_a_text_that_would_inflate_to_a_gigabyte_takes_no_memory() -> None:
-    """The text is skipped without being inflated."""
+    """A compressed text is skipped without being inflated."""
     bomb = png_chunk(b"zTXt", b"workflow\0\0" + zlib.compress(bytes(2**28), 9) * 4)
     data = with_chunks(PLAIN_PNG, *[bomb] * 3)
     tracemalloc.start()
@@ -137,15 +137,15 @@ def test_a_text_that_would_inflate_to_a_gigabyte_takes_no_memory() -> None:
 
 
 @pytest.mark.parametrize("cut", [30, 60, 200])
-def test_a_png_that_breaks_off_stays_refused(cut: int) -> None:
-    """A cut-off file is truncated, with or without metadata."""
+def test_a_truncated_png_is_quarantined(cut: int) -> None:
+    """A truncated PNG is detected with and without metadata."""
     for data in (PLAIN_PNG, with_chunks(PLAIN_PNG, CHUNKS["long-text"])):
         with pytest.raises(DecodeError) as caught:
             decode_full(data[:-cut])
         assert caught.value.status == TRUNCATED
 
 
-def test_broken_pixels_stay_refused() -> None:
+def test_broken_pixel_data_is_quarantined() -> None:
     """Only metadata is skipped, never pixels."""
     at = PLAIN_PNG.index(b"IDAT") + 6
     broken = PLAIN_PNG[:at] + b"\xff\xff\xff" + PLAIN_PNG[at + 3 :]
@@ -172,30 +172,30 @@ SEGMENTS = {
 @pytest.mark.parametrize("name", SEGMENTS)
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("turned", [False, True], ids=["as-stored", "turned"])
-def test_no_segment_of_an_application_refuses_a_jpeg(
+def test_broken_application_segments_do_not_quarantine_a_jpeg(
     name: str, progressive: bool, turned: bool
 ) -> None:
-    """Both decoders accept the file."""
+    """A broken segment changes nothing, by either decoder."""
     data = jpeg(1, progressive=progressive)
     assert visible(with_segments(data, SEGMENTS[name]), exif=turned) == visible(data)
 
 
 @pytest.mark.parametrize("claimed", [0, 1, 3, 70_000])
-def test_an_index_that_counts_other_pictures_than_there_are(claimed: int) -> None:
+def test_an_mpo_index_with_a_wrong_count_is_ignored(claimed: int) -> None:
     """Phones write such files, and their first image is intact."""
     decoded = decode_full(phone_jpeg(1, claimed=claimed))
     assert (decoded.width, decoded.height) == (60, 45)
     assert visible(phone_jpeg(1, claimed=claimed)) == visible(phone_jpeg(1, claimed=2))
 
 
-def test_such_an_index_did_refuse_a_jpeg() -> None:
-    """By rules 1 the index quarantines the file, so the test above is meaningful."""
+def test_rules_1_quarantine_a_jpeg_with_a_wrong_mpo_index() -> None:
+    """By rules 1 the index quarantines the file, so the test of rules 2 is meaningful."""
     assert refused(phone_jpeg(1, claimed=3), rules=1)
     assert not refused(phone_jpeg(1, claimed=2), rules=1)
 
 
-def test_without_simplejpeg_the_outcome_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow decodes the reduced file to the same pixels."""
+def test_pillow_alone_decodes_the_same_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without simplejpeg decodes files with broken metadata to the same pixels."""
     files = [with_segments(jpeg(2), body) for body in SEGMENTS.values()] + [phone_jpeg(3)]
     expected = [visible(data) for data in files]
     monkeypatch.setattr(module, "simplejpeg", None)
@@ -203,7 +203,7 @@ def test_without_simplejpeg_the_outcome_is_the_same(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "RGB", "L"])
-def test_what_tells_the_channels_apart_stays(mode: str) -> None:
+def test_adobe_colour_segments_are_kept(mode: str) -> None:
     """Without Adobe's segment, CMYK and RGB would be decoded with wrong colours."""
     data = with_segments(jpeg(4, mode=mode, **({"keep_rgb": True} if mode == "RGB" else {})))
     slim = ancillary.without_metadata(with_segments(data, *SEGMENTS.values()), formats.JPEG)
@@ -225,7 +225,7 @@ def hexadecimal(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_what_was_passed_over_still_says_which_side_is_up(orientation: int, order: str) -> None:
+def test_orientation_is_read_although_metadata_is_skipped(orientation: int, order: str) -> None:
     """An image with a broken index or a long text is rotated as others are."""
     directory = exif(orientation, order)
     intact = with_segments(jpeg(1), segment(0xE1, b"Exif\0\0" + directory))
@@ -249,7 +249,7 @@ def test_what_was_passed_over_still_says_which_side_is_up(orientation: int, orde
     ],
     ids=["xmp", "compressed-xmp", "text", "compressed-text", "exif"],
 )
-def test_every_place_in_a_png_where_an_orientation_stands(chunk: bytes) -> None:
+def test_orientation_is_read_from_every_png_chunk_type(chunk: bytes) -> None:
     """An orientation is found beside broken metadata, too."""
     broken = png_chunk(b"zTXt", b"Raw profile type exif\0\0no deflate")
     for data in (
@@ -261,8 +261,8 @@ def test_every_place_in_a_png_where_an_orientation_stands(chunk: bytes) -> None:
     assert (width, height) == (20, 24)
 
 
-def test_a_picture_that_is_turned_is_decoded_whole() -> None:
-    """A rotated image is not reduced, because its rounded-up edge would change sides."""
+def test_a_rotated_image_is_not_decoded_at_reduced_scale() -> None:
+    """The rounded-up edge of a reduced image would change sides by the rotation."""
     metadata = segment(0xE1, b"Exif\0\0" + exif(6))
     sound = with_segments(jpeg(1, 403, 301), metadata)
     odd = with_segments(phone_jpeg(1, (403, 301)), metadata)
@@ -274,7 +274,7 @@ def test_a_picture_that_is_turned_is_decoded_whole() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 9, 77, 65535])
-def test_an_orientation_that_there_is_not_is_none(value: int) -> None:
+def test_invalid_orientation_values_are_ignored(value: int) -> None:
     """Only the values 1 to 8 are orientations."""
     data = with_segments(jpeg(1), segment(0xE1, b"Exif\0\0" + exif(value)))
     assert visible(data, exif=True) == visible(jpeg(1))
@@ -282,8 +282,8 @@ def test_an_orientation_that_there_is_not_is_none(value: int) -> None:
 
 
 @given(st.binary(max_size=200), st.sampled_from([formats.JPEG, formats.PNG, formats.WEBP]))
-def test_any_bytes_have_an_orientation(noise: bytes, format: formats.Format) -> None:
-    """The orientation is 1 if no other can be read."""
+def test_orientation_defaults_to_1_for_any_bytes(noise: bytes, format: formats.Format) -> None:
+    """The orientation is 1 if no other one can be read."""
     beginnings = {formats.JPEG: b"\xff\xd8\xff\xe1\0\x40Exif\0\0", formats.PNG: PLAIN_PNG[:33]}
     data = beginnings.get(format, b"RIFF\x40\0\0\0WEBP") + noise
     assert 1 <= ancillary.orientation(data, format) <= 8
@@ -305,8 +305,10 @@ TAGS = {
 @pytest.mark.parametrize("name", TAGS)
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("turned", [False, True])
-def test_no_tag_refuses_a_tiff(name: str, compressed: bool, turned: bool) -> None:
-    """The strips may be read by libtiff or by Pillow."""
+def test_broken_metadata_tags_do_not_quarantine_a_tiff(
+    name: str, compressed: bool, turned: bool
+) -> None:
+    """The file is decoded whether libtiff or Pillow reads its strips."""
     if compressed and not features.check("libtiff"):
         pytest.skip("needs a Pillow with libtiff")
     body = zlib.compress(GREY.tobytes()) if compressed else GREY.tobytes()
@@ -317,31 +319,31 @@ def test_no_tag_refuses_a_tiff(name: str, compressed: bool, turned: bool) -> Non
     assert np.array_equal(np.asarray(decode_full(plain).pixels)[..., 0], GREY)
 
 
-def test_pages_that_follow_each_other_in_a_circle() -> None:
-    """Only the first page counts."""
+def test_a_cycle_of_tiff_pages_is_read_as_its_first_page() -> None:
+    """Only the first page of a TIFF counts."""
     data = bytearray(grey_tiff(GREY))
     data[-4:] = data[4:8]
     assert visible(bytes(data)) == visible(grey_tiff(GREY))
 
 
 @pytest.mark.parametrize("claimed", [b"\xff\xff\xff\xff", b"\x07\0\0\0"])
-def test_a_tiff_whose_directory_is_nowhere_is_refused(claimed: bytes) -> None:
+def test_a_tiff_without_a_directory_is_quarantined(claimed: bytes) -> None:
     """Without a directory nothing is known of the image."""
     with pytest.raises(DecodeError):
         decode_full(b"II*\0" + claimed + grey_tiff(GREY)[8:])
 
 
 @pytest.mark.parametrize("cut", [1, 30])
-def test_strips_that_inflate_to_less_than_the_picture_stay_refused(cut: int) -> None:
-    """Libtiff accepts some of them and returns uninitialised memory."""
+def test_a_tiff_with_short_strips_is_quarantined(cut: int) -> None:
+    """Libtiff accepts some short strips and returns uninitialised memory."""
     body = zlib.compress(GREY.tobytes()[:-cut])
     data = tiff([body], 24, 20, {258: (3, 8), 259: (3, 8), 262: (3, 1), 65000: (200, 7)})
     with pytest.raises(DecodeError):
         decode_full(data)
 
 
-def test_a_block_that_is_longer_than_the_strip_and_is_not_there() -> None:
-    """Libtiff reports nothing and writes nothing."""
+def test_a_deflate_block_beyond_its_strip_is_quarantined() -> None:
+    """Libtiff reports nothing and writes nothing for such a block."""
     body = zlib.compress(bytes(5000), 0)[:300]
     tags = {258: (3, 8), 259: (3, 8), 262: (3, 1), 277: (3, 1)}
     data = tiff([body], 24, 20, {**tags, 65000: (200, 7)})
@@ -374,7 +376,7 @@ def webp(*chunks: tuple[bytes, bytes], flags: int = 0, claimed: int | None = Non
 @pytest.mark.skipif(not features.check("webp"), reason="this Pillow was built without WebP")
 @pytest.mark.parametrize("claimed", [None, 10**6])
 @pytest.mark.parametrize("name", [b"EXIF", b"XMP ", b"ICCP"])
-def test_no_chunk_refuses_a_webp(name: bytes, claimed: int | None) -> None:
+def test_broken_chunks_do_not_quarantine_a_webp(name: bytes, claimed: int | None) -> None:
     """A chunk that is broken or longer than the file changes nothing."""
     flag = {b"EXIF": 8, b"XMP ": 4, b"ICCP": 32}[name]
     data = webp((name, b"nonsense!"), flags=flag, claimed=claimed)
@@ -382,8 +384,8 @@ def test_no_chunk_refuses_a_webp(name: bytes, claimed: int | None) -> None:
 
 
 @pytest.mark.skipif(not features.check("webp"), reason="this Pillow was built without WebP")
-def test_a_webp_is_turned_even_so() -> None:
-    """The EXIF before the broken chunk still counts."""
+def test_a_webp_with_a_broken_chunk_is_still_rotated() -> None:
+    """The EXIF before a broken chunk still counts."""
     data = webp((b"EXIF", exif(6)), (b"XMP ", b"x"), flags=8)
     broken = data[:-2] + struct.pack("<I", 7)
     assert visible(broken, exif=True)[:2] == (20, 24)
@@ -399,8 +401,8 @@ GIF_BEHIND = {
 
 
 @pytest.mark.parametrize("name", GIF_BEHIND)
-def test_no_extension_refuses_a_gif(name: str) -> None:
-    """An extension before the image changes nothing."""
+def test_extensions_do_not_quarantine_a_gif(name: str) -> None:
+    """An odd extension before the image changes nothing."""
     buffer = io.BytesIO()
     Image.fromarray(GREY).save(buffer, "GIF")
     data = buffer.getvalue()

@@ -130,7 +130,7 @@ class TestPlainJpegs:
     @needs_simplejpeg
     @pytest.mark.parametrize("mode", ["RGB", "L"])
     def test_a_plain_jpeg_is_decoded_by_simplejpeg(self, mode, monkeypatch):
-        """Pillow is not called, which saves the time."""
+        """Pillow is not called for a plain JPEG, which saves time."""
         monkeypatch.delattr(module.Image, "open")
         assert decode_full(jpeg(mode=mode)).format == "JPEG"
 
@@ -145,14 +145,14 @@ class TestPlainJpegs:
         ],
         ids=["progressive", "cmyk", "mpo", "filled-marker"],
     )
-    def test_any_other_jpeg_is_pillows(self, data, monkeypatch):
-        """Pillow decides if two builds of libjpeg or its own parser could differ."""
+    def test_unusual_jpegs_are_decoded_by_pillow(self, data, monkeypatch):
+        """Pillow decodes where two builds of libjpeg, or Pillow's own parser, could differ."""
         expected = by_pillow(data)
         monkeypatch.delattr(module.simplejpeg, "decode_jpeg")
         assert np.array_equal(pixels(decode_full(data)), expected)
 
     @pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
-    def test_missing_scans_change_nothing_between_decoders(self, subsampling):
+    def test_jpegs_with_missing_scans_are_equal_in_both_decoders(self, subsampling):
         """libjpeg-turbo 2 and 3 smooth an unfinished image differently, without a warning."""
         data = jpeg(progressive=True, quality=30, subsampling=subsampling)
         starts = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
@@ -180,7 +180,7 @@ class TestPlainJpegs:
         assert ours == pillows
 
     @given(data=st.data(), subsampling=st.sampled_from(SUBSAMPLINGS), mode=st.sampled_from("LR"))
-    def test_broken_bytes_mean_the_same_to_both_decoders(self, data, subsampling, mode):
+    def test_both_decoders_agree_on_damaged_jpegs(self, data, subsampling, mode):
         """For any damage to a JPEG, simplejpeg changes neither verdict, reason nor pixels."""
         good = jpeg(31, 23, {"L": "L", "R": "RGB"}[mode], subsampling=subsampling, comment=b"c" * 9)
         broken = bytearray(good)
@@ -203,7 +203,7 @@ class TestReduction:
         serves=st.integers(1, 600),
         fit=st.sampled_from(["crop", "pad", "squish"]),
     )
-    def test_twice_the_target_is_left_and_no_more_than_needed(self, width, height, serves, fit):
+    def test_the_reduction_leaves_at_least_twice_the_target_size(self, width, height, serves, fit):
         """The reduction is the largest one that leaves twice `serves` on the relevant side."""
         side = max(width, height) if fit == "pad" else min(width, height)
         scale = reduction_factor(width, height, fit=fit, serves=serves)
@@ -218,9 +218,7 @@ class TestReduction:
         fit=st.sampled_from(["crop", "pad", "squish"]),
         subsampling=st.sampled_from(SUBSAMPLINGS),
     )
-    def test_reduced_pictures_are_the_same_from_both_decoders(
-        self, width, height, serves, fit, subsampling
-    ):
+    def test_both_decoders_reduce_images_equally(self, width, height, serves, fit, subsampling):
         """Factor, rounded-up size and pixels agree; the recorded size is the full one."""
         data = jpeg(width, height, subsampling=subsampling)
         ours, pillows = both_outcomes(data, fit=fit, serves=serves)
@@ -237,8 +235,8 @@ class TestReduction:
         assert ours == pillows
         assert ours[3] == "MPO"
 
-    def test_only_jpegs_are_reduced(self):
-        """Other formats cannot be decoded at a reduced size."""
+    def test_only_jpegs_are_decoded_at_reduced_scale(self):
+        """Decoders of other formats have no reduced scales."""
         assert decode(encoded(picture(), "PNG"), fit="crop", serves=1, exif=False).scale == 1
 
 
@@ -252,7 +250,7 @@ class TestEverythingElse:
         assert np.array_equal(pixels(decoded), by_pillow(data))
 
     def test_a_palette_with_transparency_is_decoded_without_a_warning(self):
-        """Pillow warns that it should be converted to RGBA."""
+        """Pillow warns that such an image should be converted to RGBA."""
         data = encoded(picture(mode="P"), "PNG", transparency=bytes(range(200)))
         expected = np.asarray(picture(mode="P").convert("RGB"))
         assert np.array_equal(pixels(decode_full(data)), expected)
@@ -271,8 +269,8 @@ class TestEverythingElse:
         data = encoded(picture(), "WEBP")
         assert np.array_equal(pixels(decode_full(data)), by_pillow(data))
 
-    def test_a_webp_that_this_pillow_cannot_read_says_so(self, monkeypatch):
-        """The reason names this Pillow, not the file."""
+    def test_a_webp_is_unsupported_if_pillow_was_built_without_it(self, monkeypatch):
+        """The reason blames this Pillow, not the file."""
         monkeypatch.setattr(module.WebPImagePlugin, "SUPPORTED", False)
         monkeypatch.setattr(module.features, "check", lambda name: False)
         data = b"RIFF\x10\0\0\0WEBPVP8 \0\0\0\0"
@@ -290,8 +288,8 @@ class TestEverythingElse:
         assert np.array_equal(pixels(decoded), by_pillow(data))
 
     @pytest.mark.parametrize("mode", ["I", "F"])
-    def test_samples_without_a_range_follow_pillow_by_the_rules_of_before(self, mode):
-        """Rules 1 clip such samples; rules 2 refuse them."""
+    def test_rules_1_clip_samples_without_a_range_as_pillow_does(self, mode):
+        """Rules 2 refuse samples without a range."""
         data = encoded(picture(mode=mode), "TIFF")
         decoded = decode(data, fit="crop", serves=10**6, exif=False, rules=1)
         assert decoded.mode == mode
@@ -321,8 +319,8 @@ class TestEverythingElse:
         data = encoded(first, "GIF", save_all=True, append_images=[second])
         assert np.array_equal(pixels(decode_full(data)), by_pillow(encoded(first, "GIF")))
 
-    def test_threads_do_not_disturb_each_other(self):
-        """Two images that are decoded at once share no state."""
+    def test_concurrent_decodes_share_no_state(self):
+        """Eight threads decode other images at once and get the same pixels as one thread."""
         files = [jpeg(70 + n, 50) for n in range(8)]
         files += [encoded(picture(70 + n, 50), "PNG") for n in range(8)]
         expected = [outcome(data) for data in files]
@@ -346,8 +344,8 @@ def big_endian_tiff(values, samples=1):
 class TestOrientation:
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize("format", ["JPEG", "PNG"])
-    def test_exif_turns_as_pillow_does_when_asked(self, orientation, format):
-        """The recorded size is that of the rotated image."""
+    def test_exif_orientation_is_applied_as_by_pillow(self, orientation, format):
+        """The recorded size is that of the rotated image; without the option nothing is rotated."""
         exif = Image.Exif()
         exif[0x0112] = orientation
         data = encoded(picture(), format, exif=exif)
@@ -359,7 +357,7 @@ class TestOrientation:
         assert np.array_equal(pixels(decode_full(data)), by_pillow(data))
 
     @needs_simplejpeg
-    def test_both_decoders_turn_alike_and_never_reduce_what_they_turn(self):
+    def test_both_decoders_rotate_equally_and_do_not_reduce_rotated_images(self):
         """The rounded-up edge of a reduced image would change sides."""
         for orientation in range(1, 9):
             exif = Image.Exif()
@@ -369,14 +367,14 @@ class TestOrientation:
             assert (ours[4] == 1) == (orientation != 1)
 
     @pytest.mark.parametrize("body", [b"", b"MM\0*\0\0", b"II*\0\xff\xff\xff\xff", b"nonsense" * 9])
-    def test_broken_exif_turns_nothing(self, body):
-        """Broken EXIF must not quarantine the image."""
+    def test_broken_exif_is_ignored(self, body):
+        """Broken EXIF must neither rotate nor quarantine the image."""
         data = with_segment(jpeg(), 0xE1, b"Exif\0\0" + body)
         assert np.array_equal(pixels(decode_full(data, exif=True)), by_pillow(data))
 
 
 class TestErrors:
-    def test_no_bytes_are_empty(self):
+    def test_an_empty_file_has_status_empty(self):
         """An empty file is distinguished from a broken one."""
         assert status_of(b"") == EMPTY
 
@@ -389,8 +387,8 @@ class TestErrors:
             (b"%!PS-Adobe-3.0", UNSUPPORTED),
         ],
     )
-    def test_what_begins_like_no_image_is_not_an_image(self, data, status):
-        """PostScript is refused without running another program."""
+    def test_rules_2_distinguish_unsupported_from_unidentified_files(self, data, status):
+        """By rules 1 an SVG or PostScript file is unidentified, like any file that is no image."""
         assert status_of(data) == status
         with pytest.raises(DecodeError) as caught:
             decode(data, fit="crop", serves=8, exif=False, rules=1)
@@ -405,8 +403,8 @@ class TestErrors:
         """Half an image is not a readable image."""
         assert status_of(data) == TRUNCATED
 
-    def test_a_broken_header_names_the_format(self):
-        """The reason names the intended format."""
+    def test_the_reason_for_a_broken_header_names_the_format(self):
+        """The format is the one that the first bytes announce."""
         with pytest.raises(DecodeError, match="begins as a PNG file") as caught:
             decode_full(encoded(picture(), "PNG").replace(b"IHDR", b"IHDX"))
         assert caught.value.status == CORRUPT
@@ -426,8 +424,8 @@ class TestErrors:
         assert status_of(bytes(data)) == BOMB
 
     @pytest.mark.parametrize("format", ["JPEG", "PNG"])
-    def test_pillows_limit_holds_at_twice_its_value_and_warns_of_nothing(self, format, monkeypatch):
-        """Both decoders apply it; between once and twice the limit Pillow would warn."""
+    def test_the_bomb_limit_is_twice_pillows_and_does_not_warn(self, format, monkeypatch):
+        """Both decoders apply this limit; below it Pillow itself would only warn."""
         data = encoded(picture(), format)
         monkeypatch.setattr(module.Image, "MAX_IMAGE_PIXELS", 83 * 61 // 2 + 1)
         assert decode_full(data).width == 83
@@ -435,7 +433,7 @@ class TestErrors:
         assert status_of(data) == BOMB
 
     def test_a_12_bit_jpeg_is_refused(self, monkeypatch):
-        """Pillow refuses it, because a later simplejpeg might read it and change the outcome."""
+        """Simplejpeg is not tried, because a later version might read it and change the outcome."""
         data = bytearray(jpeg())
         data[data.index(b"\xff\xc0") + 4] = 12
         if module.simplejpeg is not None:
@@ -458,7 +456,7 @@ class TestErrors:
             (zlib.error("Error -3"), CORRUPT),
         ],
     )
-    def test_whatever_a_plugin_raises_is_a_decode_error(self, error, status, monkeypatch):
+    def test_any_exception_of_a_plugin_is_a_decode_error(self, error, status, monkeypatch):
         """One unusual image must not stop a run."""
 
         def fail(*args, **options):
@@ -470,7 +468,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         "error", [MemoryError(), OSError("out of memory error when reading image file")]
     )
-    def test_a_lack_of_memory_is_no_verdict_on_the_picture(self, error, monkeypatch):
+    def test_out_of_memory_does_not_quarantine_an_image(self, error, monkeypatch):
         """With more memory the image would be readable."""
 
         def fail(*args, **options):
@@ -492,16 +490,16 @@ class TestErrors:
         assert caught.value.reason.startswith("bad [31m <_io.BytesIO object>xxx")
         assert len(caught.value.reason) == 200
 
-    def test_the_error_survives_the_way_from_a_worker(self):
-        """Status and reason survive pickling."""
+    def test_a_decode_error_can_be_pickled(self):
+        """Status and reason survive pickling, since errors are sent from workers."""
         with pytest.raises(DecodeError) as caught:
             decode_full(b"")
         back = pickle.loads(pickle.dumps(caught.value))
         assert (back.status, back.reason, str(back)) == (EMPTY, "no bytes", "no bytes")
 
     @pytest.mark.skipif(not features.check("libtiff"), reason="needs a Pillow with libtiff")
-    def test_libtiffs_errors_count_and_are_not_printed(self, capfd):
-        """Some versions of libtiff go on with uninitialised memory."""
+    def test_libtiff_errors_quarantine_an_image_and_are_not_printed(self, capfd):
+        """Some versions of libtiff go on with uninitialised memory after an error."""
         data = encoded(picture(400, 300), "TIFF", compression="tiff_lzw")
         middle = len(data) // 2
         data = data[:middle] + b"\xff" * 64 + data[middle + 64 :]
@@ -509,8 +507,8 @@ class TestErrors:
             decode_full(data)
         assert capfd.readouterr() == ("", "")
 
-    def test_a_tiff_that_libtiff_met_an_error_in_is_no_picture(self, monkeypatch):
-        """Any pixels are discarded, and the next image is judged on its own."""
+    def test_a_libtiff_error_quarantines_the_image(self, monkeypatch):
+        """Any pixels are discarded, and the error does not affect the next image."""
         read = module._read
 
         def read_with_an_error(*args):
@@ -525,8 +523,8 @@ class TestErrors:
         assert caught.value.status == CORRUPT
         assert np.array_equal(pixels(decode_full(data)), np.asarray(picture()))
 
-    def test_what_pillow_logs_is_not_shown(self, caplog):
-        """Without a logger of the user, Python would print it."""
+    def test_pillows_log_messages_are_suppressed(self, caplog):
+        """Python would print these messages if the user has configured no logging."""
         values = np.zeros((5, 6), np.uint16)
         decode_full(big_endian_tiff(values))
         with pytest.raises(DecodeError):
@@ -534,10 +532,10 @@ class TestErrors:
         assert caplog.records == []
 
     def test_every_status_has_its_own_word(self):
-        """The words of statuses are shown to people."""
+        """The words of statuses appear in terminals and reports."""
         assert len(set(STATUS_WORDS.values())) == len(STATUS_WORDS) == 10
 
-    def test_a_decoded_picture_cannot_be_changed(self):
+    def test_a_decoded_image_is_immutable(self):
         """The resizes of all sizes share the decoded image."""
         with pytest.raises(AttributeError):
             decode_full(jpeg()).width = 1

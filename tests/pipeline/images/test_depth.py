@@ -68,7 +68,7 @@ class TestNetpbm:
         check_nearest(actual, expected if colour else expected[..., None])
 
     @given(maximum=st.sampled_from([3, 15, 255, 300, 1023, 4095, 65535]), colour=st.booleans())
-    def test_plain_text_means_the_same_as_bytes(self, maximum: int, colour: bool) -> None:
+    def test_netpbm_text_equals_netpbm_bytes(self, maximum: int, colour: bool) -> None:
         """P2 and P3 are P5 and P6 in decimal text."""
         values = samples(maximum, maximum, 3 if colour else 0)
         words = " ".join(map(str, values.ravel().tolist()))
@@ -84,20 +84,20 @@ class TestNetpbm:
         assert (levels(netpbm(values, 300)) == 255).all()
 
     @pytest.mark.parametrize("maximum", [100, 255, 1023, 65535])
-    def test_one_that_is_cut_is_truncated(self, maximum: int) -> None:
-        """A cut-off file is truncated for both readers of samples."""
+    def test_a_truncated_netpbm_file_is_quarantined(self, maximum: int) -> None:
+        """Both readers of samples, Pillow and our own, detect the missing byte."""
         with pytest.raises(DecodeError) as caught:
             levels(netpbm(samples(1, maximum), maximum)[:-1])
         assert caught.value.status == TRUNCATED
 
-    def test_a_large_one_takes_no_time(self) -> None:
-        """Pillow needs a second for a million samples whose maximum is not 255."""
+    def test_a_large_netpbm_image_is_decoded(self) -> None:
+        """Pillow alone needs a second for a million samples whose maximum is not 255."""
         values = np.zeros((2000, 2000), np.uint16)
         decoded = decode(netpbm(values, 4095), fit="crop", serves=8, exif=False)
         assert decoded.pixels.size == (2000, 2000)
 
-    def test_a_picture_of_floating_point_numbers_is_unsupported(self) -> None:
-        """The header states a scale but no range."""
+    def test_a_floating_point_netpbm_image_is_unsupported(self) -> None:
+        """The header of such a file states a scale but no range."""
         values = np.ones((HEIGHT, WIDTH), "<f4")
         data = b"Pf\n%d %d\n-1.0\n" % (WIDTH, HEIGHT) + values.tobytes()
         with pytest.raises(DecodeError, match="floating-point") as caught:
@@ -107,31 +107,31 @@ class TestNetpbm:
 
 class TestPng:
     @pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
-    def test_16_bits_are_scaled_by_65535_in_grey_and_in_colour(
+    def test_16_bit_pngs_are_scaled_by_65535_in_grey_and_in_colour(
         self, colour: int, channels: int
     ) -> None:
-        """Grey and RGB, both also with alpha, which is dropped, are scaled alike."""
+        """Grey and RGB are scaled alike; alpha is dropped."""
         values = samples(colour, 65535, channels)
         values[0, :2, 0] = 0, 65535
         actual = levels(png(values, colour, 16))
         visible = values[..., :3] if channels > 2 else values[..., :1]
         check_high_byte(actual, visible * (255 / 65535))
 
-    def test_grey_and_colour_of_one_depth_agree(self) -> None:
+    def test_grey_and_colour_pngs_of_one_depth_agree(self) -> None:
         """A grey image in three channels gives the same levels."""
         values = samples(1, 65535, 1)
         colour = np.repeat(values, 3, axis=2)
         assert np.array_equal(levels(png(values, 0, 16)), levels(png(colour, 2, 16)))
 
-    def test_significant_bits_are_a_remark(self) -> None:
+    def test_png_sbit_does_not_change_the_scaling(self) -> None:
         """By the standard, the writer of sBIT has scaled the samples to the whole range."""
         values = samples(2, 65535, 1)
         noted = png(values, 0, 16, before=[png_chunk(b"sBIT", b"\x0c")])
         assert np.array_equal(levels(noted), levels(png(values, 0, 16)))
 
     @pytest.mark.parametrize("bits", [1, 2, 4])
-    def test_few_bits_reach_white(self, bits: int) -> None:
-        """Pillow expands samples of few bits by their range."""
+    def test_png_samples_of_1_2_and_4_bits_span_0_to_255(self, bits: int) -> None:
+        """Samples of few bits are expanded by their range."""
         values = np.arange(8 * 8, dtype=np.uint8).reshape(8, 8) % (1 << bits)
         buffer = io.BytesIO()
         palette = Image.fromarray(values)
@@ -139,7 +139,7 @@ class TestPng:
         palette.save(buffer, "PNG", bits=bits)
         check_nearest(levels(buffer.getvalue())[..., 0], values * (255 / ((1 << bits) - 1)))
 
-    def test_a_palette_with_alpha_shows_its_colours(self) -> None:
+    def test_the_alpha_of_a_palette_is_ignored(self) -> None:
         """A palette with alpha is decoded as if it were opaque."""
         values = samples(3, 3, 1, np.uint8)
         colours = np.arange(12, dtype=np.uint8) * 20
@@ -150,24 +150,24 @@ class TestPng:
 
 class TestTiff:
     @pytest.mark.parametrize("order", ["<", ">"])
-    def test_16_bits_in_either_byte_order(self, order: str) -> None:
-        """Pillow calls them I;16 and I;16B."""
+    def test_16_bit_tiffs_are_read_in_both_byte_orders(self, order: str) -> None:
+        """Pillow has a mode for each byte order, I;16 and I;16B."""
         values = samples(1, 65535)
         check_high_byte(grey_levels(grey_tiff(values, order=order)), values * (255 / 65535))
 
-    def test_white_may_be_zero(self) -> None:
-        """An image whose white is zero is inverted."""
+    def test_a_white_is_zero_tiff_is_inverted(self) -> None:
+        """Sample 0 becomes 255 if the file declares that white is zero."""
         values = samples(1, 65535)
         actual = grey_levels(grey_tiff(values, white_is_zero=True))
         assert np.array_equal(actual, 255 - grey_levels(grey_tiff(values)))
         assert (actual.flat[0], actual.flat[-1]) == (255, 0)
 
-    def test_12_bits_reach_white(self) -> None:
-        """Their high byte would give a black image."""
+    def test_12_bit_tiff_samples_span_0_to_255(self) -> None:
+        """The high bytes of 12-bit samples would give a nearly black image."""
         values = samples(12, 4095)
         check_nearest(grey_levels(grey_tiff(values, bits=12)), values * (255 / 4095))
 
-    def test_the_largest_sample_is_a_remark(self) -> None:
+    def test_max_sample_value_does_not_change_the_scaling(self) -> None:
         """By the standard, MaxSampleValue must not change the appearance of an image."""
         values = samples(4, 4095)
         noted = grey_tiff(values, tags={280: (3, 0), 281: (3, 4095)})
@@ -194,7 +194,7 @@ class TestTiff:
         assert "convert it" in caught.value.reason
 
     @given(low=st.floats(-1e3, 1e3), span=st.floats(1e-3, 1e6), seed=st.integers(0, 99))
-    def test_floating_point_samples_are_scaled_by_the_range_that_is_stated(
+    def test_floating_point_samples_are_scaled_by_the_stated_range(
         self, low: float, span: float, seed: int
     ) -> None:
         """Samples outside of SMinSampleValue and SMaxSampleValue are black or white."""
@@ -215,15 +215,17 @@ class TestTiff:
             {340: (11, 0.0), 341: (11, float("inf"))},
         ],
     )
-    def test_half_a_range_is_none(self, tags: dict[int, tuple[int, float]]) -> None:
+    def test_an_incomplete_sample_range_is_unsupported(
+        self, tags: dict[int, tuple[int, float]]
+    ) -> None:
         """An empty or infinite range is refused as well."""
         data = grey_tiff(np.ones((HEIGHT, WIDTH), np.float32), sample_format=3, tags=tags)
         with pytest.raises(DecodeError, match="states no range"):
             levels(data)
 
     @pytest.mark.parametrize("planar", [1, 2])
-    def test_colours_of_16_bits(self, planar: int) -> None:
-        """Interleaved samples keep their high bytes; separate planes are refused."""
+    def test_16_bit_colour_tiffs_keep_their_high_bytes(self, planar: int) -> None:
+        """Only interleaved samples are read; separate planes of 16 bits are unsupported."""
         values = samples(6, 65535, 3)
         planes = [values[..., n] for n in range(3)] if planar == 2 else [values]
         data = tiff(
@@ -239,8 +241,8 @@ class TestTiff:
         else:
             check_high_byte(levels(data), values * (255 / 65535))
 
-    def test_planes_of_8_bits_are_read(self) -> None:
-        """Separate planes of 8 bits are decoded."""
+    def test_separate_planes_of_8_bits_are_read(self) -> None:
+        """Pillow reads a TIFF with one plane for each channel if they have 8 bits."""
         values = samples(7, 255, 3, np.uint8)
         data = tiff(
             [values[..., n].tobytes() for n in range(3)],
@@ -250,8 +252,8 @@ class TestTiff:
         )
         assert np.array_equal(levels(data), values)
 
-    def test_inks_are_subtracted_from_white(self) -> None:
-        """CMYK in a TIFF is not inverted."""
+    def test_cmyk_tiffs_are_converted_by_subtraction_from_white(self) -> None:
+        """CMYK in a TIFF is not inverted, unlike in a JPEG."""
         values = samples(8, 255, 4, np.uint8)
         data = tiff(
             [values.tobytes()], WIDTH, HEIGHT, {258: (3, [8] * 4), 262: (3, 5), 277: (3, 4)}
@@ -260,8 +262,8 @@ class TestTiff:
         expected = 255 * (1 - ink[..., :3]) * (1 - ink[..., 3:])
         assert np.abs(levels(data) - expected).max() <= 1.5
 
-    def test_doubles_are_unsupported(self) -> None:
-        """Pillow cannot open them, and only its plugin gives the reason."""
+    def test_64_bit_tiff_samples_are_unsupported(self) -> None:
+        """Pillow cannot open such a file, and the error of its plugin gives the reason."""
         data = grey_tiff(np.ones((HEIGHT, WIDTH)), sample_format=3)
         with pytest.raises(DecodeError, match="unknown pixel mode") as caught:
             levels(data)
@@ -270,7 +272,7 @@ class TestTiff:
 
 class TestBmp:
     @pytest.mark.parametrize("green_bits", [5, 6])
-    def test_16_bits_reach_white(self, green_bits: int) -> None:
+    def test_16_bit_bmp_channels_span_0_to_255(self, green_bits: int) -> None:
         """Channels of five or six bits are scaled by their own ranges."""
         masks = {5: (0x7C00, 0x3E0, 0x1F), 6: (0xF800, 0x7E0, 0x1F)}[green_bits]
         values = samples(green_bits, (1 << (10 + green_bits)) - 1)
@@ -289,7 +291,7 @@ class TestBmp:
 
 class TestJpeg:
     @pytest.mark.parametrize("adobe", [True, False])
-    def test_inks_are_inverted_as_adobe_does(self, adobe: bool) -> None:
+    def test_cmyk_jpegs_are_inverted_as_adobe_does(self, adobe: bool) -> None:
         """CMYK JPEGs are inverted with and without Adobe's marker."""
         inks = np.zeros((16, 16, 4), np.uint8)
         inks[..., 0] = 255
@@ -303,14 +305,14 @@ class TestJpeg:
         assert red < 8
         assert min(green, blue) > 247
 
-    def test_12_bits_are_unsupported(self) -> None:
+    def test_a_12_bit_jpeg_is_unsupported(self) -> None:
         """The common build of libjpeg reads 8 bits only."""
         data = b"\xff\xd8\xff\xc1\0\x0b\x0c\0\x10\0\x10\1\1\x11\0" + bytes(60) + b"\xff\xd9"
         with pytest.raises(DecodeError, match="a JPEG of 12 bits a sample") as caught:
             levels(data)
         assert caught.value.status == UNSUPPORTED
 
-    def test_a_lossless_one_is_unsupported(self) -> None:
+    def test_a_lossless_jpeg_is_unsupported(self) -> None:
         """The reason names the kind of JPEG."""
         data = b"\xff\xd8\xff\xc3\0\x0b\x08\0\x10\0\x10\1\1\x11\0\xff\xda\0\x08\1\1\0\1\0\0"
         with pytest.raises(DecodeError, match="a lossless JPEG") as caught:
@@ -319,7 +321,7 @@ class TestJpeg:
 
 
 @given(maximum=st.integers(1, 65535), data=st.data())
-def test_levels_grow_with_samples_and_span_all(maximum: int, data: st.DataObject) -> None:
+def test_nearest_levels_are_monotonic_and_span_0_to_255(maximum: int, data: st.DataObject) -> None:
     """Black stays black, white stays white, and the order of levels is that of samples."""
     values = np.array(sorted(data.draw(st.lists(st.integers(0, maximum), max_size=50))), np.uint16)
     actual = nearest_levels(np.concatenate([[0], values, [maximum]]).astype(np.uint16), maximum)
@@ -327,11 +329,11 @@ def test_levels_grow_with_samples_and_span_all(maximum: int, data: st.DataObject
     assert (np.diff(actual.astype(int)) >= 0).all()
 
 
-class TestRulesOfBefore:
-    """Stores of rules 1 keep Pillow's conversion of such files."""
+class TestRules1:
+    """Stores of rules 1 keep Pillow's conversion of deep samples."""
 
-    def test_they_are_clipped(self) -> None:
-        """Rules 1 clip such samples."""
+    def test_rules_1_clip_deep_samples(self) -> None:
+        """The goldens of existing stores depend on Pillow's clipping."""
         values = samples(1, 65535)
         assert (grey_levels(netpbm(values, 65535), rules=1) == np.minimum(values, 255)).all()
         twelve = samples(2, 4095)

@@ -96,7 +96,7 @@ NAMED = [
 
 
 @pytest.mark.parametrize(("data", "kind", "phrase"), NAMED, ids=map(str, range(len(NAMED))))
-def test_what_is_not_decoded_is_named(data: bytes, kind: str, phrase: str) -> None:
+def test_formats_that_are_not_decoded_are_named(data: bytes, kind: str, phrase: str) -> None:
     """Other image formats are unsupported, other files are no images; the reason names them."""
     named = format_of(data)
     assert named is not None
@@ -109,13 +109,13 @@ def test_what_is_not_decoded_is_named(data: bytes, kind: str, phrase: str) -> No
     assert len(named.reason) <= 200
 
 
-def test_a_picture_of_another_format_says_what_to_do() -> None:
-    """The reason contains advice that the status does not."""
+def test_the_reason_for_an_unsupported_format_contains_advice() -> None:
+    """The reason says what to do, which the status alone does not."""
     assert format_of(box(b"avif")).reason == "an AVIF image; convert it to JPEG or PNG"  # type: ignore[union-attr]
 
 
-def test_bytes_without_sense_are_nothing_that_is_known() -> None:
-    """Random bytes have no format, and the reason says so."""
+def test_random_bytes_have_no_format() -> None:
+    """The reason says that the file begins like no known kind of file."""
     assert format_of(b"\x9c\x01\xfe\x00\x80 what") is None
     with pytest.raises(DecodeError, match="like no known kind of file") as caught:
         decode(b"\x9c\x01\xfe\x00\x80 what", fit="crop", serves=8, exif=False)
@@ -124,7 +124,7 @@ def test_bytes_without_sense_are_nothing_that_is_known() -> None:
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
 @pytest.mark.parametrize("mode", ["L", "RGB", "1"])
-def test_every_format_that_is_decoded_is_known_by_its_beginning(format: str, mode: str) -> None:
+def test_every_decoded_format_is_identified_by_its_first_bytes(format: str, mode: str) -> None:
     """A format that is not identified would never be decoded."""
     if format == "WEBP" and not features.check("webp"):
         pytest.skip("this Pillow was built without WebP")
@@ -138,8 +138,8 @@ def test_every_format_that_is_decoded_is_known_by_its_beginning(format: str, mod
 
 
 @given(st.binary(max_size=64), st.sampled_from([data[:40] for data, *_ in NAMED] + [b""]))
-def test_any_bytes_get_a_name_or_none(noise: bytes, beginning: bytes) -> None:
-    """Any bytes give a printable reason and no error."""
+def test_any_bytes_have_a_known_format_or_none(noise: bytes, beginning: bytes) -> None:
+    """Whatever the bytes are, the reason is printable and no error is raised."""
     named = format_of(beginning + noise)
     assert named is None or (
         named.reason.isprintable() and named.kind in (DECODED, OTHER_IMAGE, NOT_AN_IMAGE)
@@ -147,7 +147,7 @@ def test_any_bytes_get_a_name_or_none(noise: bytes, beginning: bytes) -> None:
 
 
 @given(st.binary(max_size=HEAD_BYTES), st.binary(max_size=64))
-def test_only_the_first_bytes_count(head: bytes, tail: bytes) -> None:
+def test_only_the_first_bytes_decide_the_format(head: bytes, tail: bytes) -> None:
     """A long file need not be read to be identified."""
     head = head.ljust(HEAD_BYTES, b"\x07")
     assert format_of(head + tail) == format_of(head)
@@ -163,8 +163,10 @@ def test_only_the_first_bytes_count(head: bytes, tail: bytes) -> None:
         (b"\x01\x02\x03", SMALL_BYTES + 1, False),
     ],
 )
-def test_what_is_read_whole(head: bytes, num_bytes: int, worth: bool) -> None:
-    """Short files and possible images up to the limit are read completely."""
+def test_only_short_files_and_possible_images_are_read_completely(
+    head: bytes, num_bytes: int, worth: bool
+) -> None:
+    """The limit of length is lower for files that cannot be images."""
     assert formats.is_worth_reading(head, num_bytes, 10 * SMALL_BYTES) is worth
 
 
@@ -176,8 +178,8 @@ def test_what_is_read_whole(head: bytes, num_bytes: int, worth: bool) -> None:
     [{254: (4, 1), 330: (4, 8)}, {50706: (1, b"\1\4\0\0")}],
     ids=["preview-and-below", "dng"],
 )
-def test_the_preview_of_a_raw_photograph_is_not_taken_for_the_picture(tags: dict) -> None:  # type: ignore[type-arg]
-    """Most cameras store a preview of 160 x 120 pixels."""
+def test_the_preview_of_a_raw_photograph_is_not_decoded(tags: dict) -> None:  # type: ignore[type-arg]
+    """Most cameras store a preview of 160 x 120 pixels before the photograph."""
     preview = np.zeros((12, 16), np.uint8)
     data = grey_tiff(preview, tags=tags)
     with pytest.raises(DecodeError, match="raw photograph") as caught:
@@ -186,7 +188,7 @@ def test_the_preview_of_a_raw_photograph_is_not_taken_for_the_picture(tags: dict
 
 
 @pytest.mark.parametrize("tags", [{254: (4, 1)}, {254: (4, 0), 330: (4, 8)}, {}])
-def test_a_tiff_with_pages_below_is_a_picture(tags: dict) -> None:  # type: ignore[type-arg]
+def test_a_tiff_with_subdirectories_is_decoded(tags: dict) -> None:  # type: ignore[type-arg]
     """Pyramids have subdirectories, and a page may be marked as reduced."""
     samples = np.arange(192, dtype=np.uint8).reshape(12, 16)
     decoded = decode(grey_tiff(samples, tags=tags), fit="crop", serves=8, exif=False)

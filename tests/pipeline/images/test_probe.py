@@ -13,7 +13,7 @@ from pipeline.images.resize import FILTERS
 needs_simplejpeg = pytest.mark.skipif(decode.simplejpeg is None, reason="needs simplejpeg")
 
 
-def test_a_probe_is_the_same_every_time():
+def test_probe_digests_are_reproducible():
     """Digests are compared across machines and years."""
     first = probe.probe("bicubic")
     assert first == probe.probe("bicubic")
@@ -21,22 +21,22 @@ def test_a_probe_is_the_same_every_time():
     assert re.fullmatch("[0-9a-f]{32}", first.resizer)
 
 
-def test_each_filter_has_its_own_resizer_and_all_have_one_decoder():
-    """A refusal can thus name which of the two differs."""
+def test_each_filter_has_its_own_resizer_digest_and_all_share_a_decoder_digest():
+    """A refusal can thus say which of the two differs."""
     probes = [probe.probe(filter) for filter in FILTERS]
     assert len({digests.decoder for digests in probes}) == 1
     assert len({digests.resizer for digests in probes}) == len(FILTERS)
 
 
-def test_the_decoder_is_the_same_without_simplejpeg(monkeypatch):
-    """A machine without it makes the same store."""
+def test_the_decoder_digest_is_the_same_without_simplejpeg(monkeypatch):
+    """A machine without simplejpeg makes the same store."""
     expected = probe.probe("bicubic")
     monkeypatch.setattr(decode, "simplejpeg", None)
     assert probe.probe("bicubic") == expected
 
 
-def test_one_pixel_off_by_one_is_another_resizer(monkeypatch):
-    """Small differences would not be noticed by eye."""
+def test_one_pixel_off_by_one_changes_the_resizer_digest(monkeypatch):
+    """A small difference would not be noticed by eye."""
     expected = probe.probe("bicubic")
     resize = Image.Image.resize
 
@@ -52,7 +52,7 @@ def test_one_pixel_off_by_one_is_another_resizer(monkeypatch):
     assert digests.decoder == expected.decoder
 
 
-def test_another_decoded_pixel_is_another_decoder(monkeypatch):
+def test_one_decoded_pixel_changes_the_decoder_digest(monkeypatch):
     """A difference in any probe image counts."""
     expected = probe.probe("bicubic")
     convert = Image.Image.convert
@@ -68,8 +68,8 @@ def test_another_decoded_pixel_is_another_decoder(monkeypatch):
     assert digests.resizer == expected.resizer
 
 
-def test_a_pillow_without_a_format_is_another_decoder(monkeypatch):
-    """Such a Pillow would quarantine these images."""
+def test_a_missing_format_changes_the_decoder_digest(monkeypatch):
+    """A Pillow without a format would quarantine its images."""
     expected = probe.probe("bicubic")
     formats = tuple(name for name in decode.PILLOW_FORMATS if name != "PNG")
     monkeypatch.setattr(decode, "PILLOW_FORMATS", formats)
@@ -78,7 +78,7 @@ def test_a_pillow_without_a_format_is_another_decoder(monkeypatch):
 
 @needs_simplejpeg
 @pytest.mark.parametrize("scale", [2, 4, 8])
-def test_another_pixel_of_a_reduced_decode_is_another_decoder(scale, monkeypatch):
+def test_one_pixel_of_a_reduced_decode_changes_the_decoder_digest(scale, monkeypatch):
     """Large photographs are decoded at 1/2, 1/4 or 1/8."""
     expected = probe.probe("bicubic")
     decode_jpeg = decode.simplejpeg.decode_jpeg
@@ -93,7 +93,7 @@ def test_another_pixel_of_a_reduced_decode_is_another_decoder(scale, monkeypatch
     assert probe.probe("bicubic").decoder != expected.decoder
 
 
-def test_the_probe_pictures_never_change():
+def test_the_probe_images_never_change():
     """Other probe images would have other digests, and every existing store would be refused."""
     files = b"".join(base64.b64decode(text) for text in probe._PICTURES.values())
     synthetic = (probe._made_up(331, 250, 1), probe._made_up(603, 453, 2))
@@ -102,8 +102,8 @@ def test_the_probe_pictures_never_change():
     assert xxhash.xxh3_128_hexdigest(pixels) == "016a69294f02f21bcf28d22eacc7f0af"
 
 
-def test_the_software_is_named_for_a_person():
-    """A refusal shows the software behind the digests."""
+def test_the_software_description_is_readable():
+    """A refusal shows the software behind the digests to the user."""
     software = probe.description()
     assert set(software) == {"decoder", "resizer"}
     assert "Pillow" in software["decoder"]

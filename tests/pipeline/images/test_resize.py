@@ -1,4 +1,4 @@
-"""Squares of any size: the box that is kept, its position, and equality with Pillow's resize."""
+"""Squares of any size: the kept box, its position, and equality with Pillow's resize."""
 
 import io
 
@@ -34,7 +34,7 @@ def square(source, size, *, fit="crop", filter="bicubic"):
 
 class TestBox:
     @given(width=SIDES, height=SIDES)
-    def test_crop_keeps_the_largest_square_in_the_middle(self, width, height):
+    def test_crop_keeps_the_largest_centred_square(self, width, height):
         """The box is off the centre by at most half a pixel, to the left and top."""
         left, top, right, bottom = fit_box(width, height, "crop")
         assert right - left == bottom - top == min(width, height)
@@ -42,7 +42,7 @@ class TestBox:
         assert 0 <= (height - bottom) - top <= 1
 
     @given(width=SIDES, height=SIDES, fit=st.sampled_from(["pad", "squish"]))
-    def test_pad_and_squish_keep_everything(self, width, height, fit):
+    def test_pad_and_squish_keep_the_whole_image(self, width, height, fit):
         """The box is the whole image."""
         assert fit_box(width, height, fit) == (0, 0, width, height)
 
@@ -51,8 +51,8 @@ class TestBox:
         with pytest.raises(ValueError, match="'stretch': expected one of crop, pad, squish"):
             fit_box(3, 4, "stretch")
 
-    def test_the_recipe_knows_the_same_fits_and_filters(self):
-        """They are listed twice, because a reader of stores needs no Pillow."""
+    def test_recipe_and_resizer_have_the_same_fits_and_filters(self):
+        """The names are listed twice, because a reader of stores needs no Pillow."""
         assert set(recipe.FITS) == set(FITS)
         assert set(recipe.FILTERS) == set(FILTERS)
 
@@ -65,7 +65,9 @@ class TestResize:
         fit=st.sampled_from(FITS),
         filter=st.sampled_from(sorted(FILTERS)),
     )
-    def test_any_shape_gives_the_square_that_was_asked_for(self, width, height, size, fit, filter):
+    def test_any_image_shape_gives_a_square_of_the_requested_size(
+        self, width, height, size, fit, filter
+    ):
         """Every byte is written: an image of one colour gives that colour (or black padding)."""
         out = square(decoded(width, height, (10, 200, 31)), size, fit=fit, filter=filter)
         colors = {tuple(color) for color in out.reshape(-1, 3).tolist()}
@@ -83,8 +85,8 @@ class TestResize:
         expected = picture(*size).resize((72, 72), resample, box=box)
         assert np.array_equal(square(decoded(*size), 72, filter=filter), np.asarray(expected))
 
-    def test_a_squish_is_pillows_resize_of_everything(self):
-        """The aspect ratio changes."""
+    def test_a_squish_is_pillows_resize_of_the_whole_image(self):
+        """A squish changes the aspect ratio."""
         expected = picture(83, 61).resize((40, 40), Image.Resampling.BICUBIC)
         assert np.array_equal(square(decoded(83, 61), 40, fit="squish"), np.asarray(expected))
 
@@ -101,8 +103,8 @@ class TestResize:
         assert np.array_equal(square(decoded(*size), 40, fit="pad"), expected)
 
     @pytest.mark.parametrize("fit", FITS)
-    def test_a_fourth_byte_changes_nothing(self, fit):
-        """RGBX pixels from simplejpeg are resized like RGB."""
+    def test_rgbx_pixels_are_resized_like_rgb(self, fit):
+        """Simplejpeg returns RGBX, whose fourth byte is ignored."""
         plain = decoded(83, 61)
         rows = np.dstack([np.asarray(plain.pixels), np.full((61, 83), 201, np.uint8)])
         fourth = Image.frombuffer("RGBX", (83, 61), rows.tobytes(), "raw", "RGBX", 0, 1)
@@ -111,8 +113,8 @@ class TestResize:
 
     @pytest.mark.parametrize("fit", FITS)
     @pytest.mark.parametrize("scale", [2, 4, 8])
-    def test_a_reduced_picture_shows_the_same(self, fit, scale):
-        """The box is that of the full image, in fractions of a pixel, so nothing moves."""
+    def test_a_reduced_decode_keeps_the_crop_box(self, fit, scale):
+        """The box of a reduced image is in fractions of a pixel, so the content does not shift."""
         y, x = np.mgrid[:427, :643]
         image = Image.fromarray(np.stack([x * 255 / 642, y * 255 / 426, x * 0], -1).astype("u1"))
         buffer = io.BytesIO()

@@ -147,14 +147,14 @@ def nothing_is_left():
     [picture(), picture(format="PNG"), picture(400, 300), b"", b"no picture", picture()[:500]],
     ids=["jpeg", "png", "reduced", "empty", "other", "truncated"],
 )
-def test_the_child_makes_what_the_parent_would_make(data):
+def test_child_and_parent_decode_equally(data):
     """Pixels, properties and errors agree."""
     with IsolatedDecoder() as child:
         check_equal(child, data)
 
 
-def test_one_child_serves_many_pictures(wicked):
-    """An unreadable image does not cost a child."""
+def test_one_child_decodes_many_images(wicked):
+    """An unreadable image does not require a new child."""
     pids = set()
     with IsolatedDecoder(command=wicked) as child:
         for data, status in [(b"", EMPTY), (b"who", UNIDENTIFIED), (b"who", UNIDENTIFIED)]:
@@ -176,7 +176,7 @@ def test_one_child_serves_many_pictures(wicked):
         (b"hang", TIMEOUT, "took too long, twice"),
     ],
 )
-def test_a_picture_that_takes_two_children_with_it_is_quarantined(wicked, data, status, reason):
+def test_an_image_that_crashes_two_children_is_quarantined(wicked, data, status, reason):
     """The reason is the same every time, and the next image is decoded normally."""
     patience = 0.5 if data == b"hang" else 60
     with IsolatedDecoder(command=wicked, timeout_seconds=patience, memory_limit=2**30) as child:
@@ -187,14 +187,14 @@ def test_a_picture_that_takes_two_children_with_it_is_quarantined(wicked, data, 
     assert (caught.value.status, caught.value.reason) == (status, reason)
 
 
-def test_a_crash_that_does_not_come_again_is_forgiven(wicked):
-    """The machine may have caused it, so the second child's answer counts."""
+def test_a_single_crash_is_retried(wicked):
+    """The machine may have caused the crash, so the second child's answer counts."""
     with IsolatedDecoder(command=wicked) as child:
         resized = child.decode_resize(b"moody", sizes=SIZES, **OPTIONS)
     assert (resized.width, resized.height) == (83, 61)
 
 
-def test_a_child_that_was_killed_as_it_answered_is_not_asked_again(monkeypatch):
+def test_a_child_killed_while_it_answers_is_replaced(monkeypatch):
     """The answer counts, and the next image gets a new child."""
     with IsolatedDecoder() as child:
         check_equal(child, picture())
@@ -212,14 +212,14 @@ def test_a_child_that_was_killed_as_it_answered_is_not_asked_again(monkeypatch):
         check_equal(child, picture())
 
 
-def test_an_interrupt_of_the_terminal_does_not_reach_the_child():
-    """Ctrl-C would look like a crash and quarantine a readable image."""
+def test_ctrl_c_does_not_reach_the_child():
+    """An interrupt would look like a crash and quarantine a readable image."""
     with IsolatedDecoder() as child:
         check_equal(child, picture())
         assert os.getpgid(child._child._process.pid) != os.getpgid(0)
 
 
-def test_whoever_prints_in_the_child_does_not_disturb_the_answers(wicked, capfd):
+def test_output_of_the_child_does_not_corrupt_the_protocol(wicked, capfd):
     """Output of Python, programs and C libraries reaches neither the frames nor the terminal."""
     with IsolatedDecoder(command=wicked) as child:
         resized = child.decode_resize(b"chatter", sizes=SIZES, **OPTIONS)
@@ -227,7 +227,7 @@ def test_whoever_prints_in_the_child_does_not_disturb_the_answers(wicked, capfd)
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_picture_too_large_for_the_limit_counts_as_a_crash():
+def test_an_image_beyond_the_memory_limit_counts_as_a_crash():
     """The image has 8,000 x 8,000 pixels in 200 kB, and the limit allows a quarter of them."""
     buffer = io.BytesIO()
     Image.new("RGB", (8000, 8000)).save(buffer, "PNG", compress_level=1)
@@ -265,7 +265,7 @@ def test_a_child_that_dies_while_it_is_written_to_is_a_crash():
 
 
 @pytest.mark.parametrize("program", ["import sys; sys.exit(4)", "print('hello')"])
-def test_a_child_that_does_not_start_is_no_fault_of_the_picture(program):
+def test_a_child_that_cannot_start_is_an_error_not_a_quarantine(program):
     """A faulty installation must not quarantine images."""
     with (
         IsolatedDecoder(command=[sys.executable, "-c", program]) as child,
@@ -275,8 +275,8 @@ def test_a_child_that_does_not_start_is_no_fault_of_the_picture(program):
     assert not isinstance(caught.value, DecodeError)
 
 
-def test_closing_twice_or_unused_is_allowed():
-    """Decoding after closing starts a new child."""
+def test_a_decoder_may_be_closed_twice_or_unused():
+    """A decode after closing starts a new child."""
     child = IsolatedDecoder()
     child.close()
     check_equal(child, picture())
@@ -286,7 +286,7 @@ def test_closing_twice_or_unused_is_allowed():
     child.close()
 
 
-def test_a_child_does_not_outlive_a_parent_that_is_killed(wicked, tmp_path):
+def test_a_child_does_not_outlive_its_killed_parent(wicked, tmp_path):
     """Even a child that hangs and never reads the end of its input is killed."""
     parent = tmp_path / "parent.py"
     parent.write_text(
@@ -310,7 +310,7 @@ def test_a_child_does_not_outlive_a_parent_that_is_killed(wicked, tmp_path):
             os.kill(pid, signal.SIGKILL)
 
 
-def test_real_photographs_are_the_same_in_a_child(real_data):
+def test_real_photographs_are_decoded_equally_in_a_child(real_data):
     """Photographs are equal at the three sizes of a run."""
     options = {**OPTIONS, "serves": 288}
     with IsolatedDecoder() as child:
@@ -318,14 +318,14 @@ def test_real_photographs_are_the_same_in_a_child(real_data):
             check_equal(child, path.read_bytes(), sizes=(72, 224, 288), options=options)
 
 
-def test_hostile_files_are_the_same_in_a_child(real_data):
+def test_hostile_files_are_decoded_equally_in_a_child(real_data):
     """Pixels, properties and reasons of 383 broken, odd and dangerous files agree."""
     with IsolatedDecoder() as child:
         for path in sorted((real_data / "hostile").iterdir()):
             check_equal(child, path.read_bytes())
 
 
-def test_a_broken_picture_keeps_its_reason(real_data):
+def test_the_reason_of_a_broken_image_survives_the_child(real_data):
     """The table does not depend on the process that decoded the image."""
     data = (real_data / "hostile" / "pillow__broken.png").read_bytes()
     with IsolatedDecoder() as child, pytest.raises(DecodeError) as caught:

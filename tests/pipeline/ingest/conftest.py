@@ -13,7 +13,7 @@ from tests.pictures import SMALL, make_folder, prepare_inline
 
 @pytest.fixture(scope="session")
 def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of 11 images, one of them broken, that no test changes; `images` beside it."""
+    """Prepare a store of 11 images, one of them broken, that no test changes."""
     root = tmp_path_factory.mktemp("ingest")
     prepare_inline(make_folder(root / "images", 11, bad=1), str(root / "store"), **SMALL)
     return root / "store"
@@ -21,13 +21,13 @@ def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(finished_store: Path, tmp_path: Path) -> Path:
-    """A copy of the finished store, which a test may damage."""
+    """Return a copy of the finished store that a test may damage."""
     return shutil.copytree(finished_store, tmp_path / "store")
 
 
 @pytest.fixture
 def objects(store: Path) -> LocalObjects:
-    """The objects of the copy, for a run that may write."""
+    """Return the objects of the copy, for a run that may write."""
     objects = LocalObjects(str(store), "train-1")
     objects.begin()
     return objects

@@ -94,12 +94,12 @@ def test_random_damage_is_named_and_repaired(
 def test_much_more_random_damage_is_named_and_repaired(
     store: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """This repeats the test two hundred times."""
+    """The test of random damage is repeated two hundred times."""
     check_random_damages(store, monkeypatch, seed, 20)
 
 
 @pytest.mark.parametrize("kind", ["flip", *MORE_KINDS])
-def test_damage_to_every_sort_of_file_is_named_and_repaired(
+def test_damage_to_every_kind_of_file_is_named_and_repaired(
     store: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Each category of file is damaged once, so that nothing depends on chance."""
@@ -178,7 +178,7 @@ def without_provenance(stored: Snapshot) -> dict[str, bytes]:
     }
 
 
-def test_a_commit_without_a_copy_is_made_again_with_its_shard(
+def test_a_commit_without_a_copy_is_rebuilt_with_its_shard(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The new commit differs in its provenance alone."""
@@ -229,7 +229,7 @@ def test_damage_to_an_unfinished_store_is_named_and_repaired(
     assert problem_names(store, unfinished=True) == set()
 
 
-def test_a_shard_under_the_name_of_another_is_named(store: Path) -> None:
+def test_a_shard_under_the_name_of_another_is_reported(store: Path) -> None:
     """The file is intact, but belongs to another shard."""
     for folder, name in (("images.zarr/train/8", "c.{}.0.0.0"), ("commits/train", "00000{}.json")):
         first, second = (store / folder / name.format(shard) for shard in range(2))
@@ -237,10 +237,10 @@ def test_a_shard_under_the_name_of_another_is_named(store: Path) -> None:
         assert str(second.relative_to(store)) in problem_names(store)
 
 
-def test_a_growing_store_is_verified_as_far_as_it_exists(
+def test_a_partly_added_size_is_verified_as_far_as_it_exists(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its finish record still covers the first size alone."""
+    """The finish record still covers the first size alone."""
     prepare_inline(source / "train", str(tmp_path / "store"), sizes=(8,), serves=16, **SMALL)
     objects, plan, work = plan_inline(source / "train", str(tmp_path / "store"), **SMALL)
     prepare_shard(work, 0)

@@ -1,4 +1,4 @@
-"""A store keeps the decoding rules that it was started with: the same files give the same bytes.
+"""A store keeps the decoding rules that it was started with, so equal files give equal bytes.
 
 `tests/golden/rules-1` holds files on which the versions of the rules differ, and a store that was
 made of them by version 1.
@@ -62,7 +62,7 @@ def lose(store: Path, shard: int) -> None:
 
 
 def test_the_golden_files_match_the_generator() -> None:
-    """They differ between the versions of the rules, or they would show nothing."""
+    """The versions of the rules decode these files differently, or they would prove nothing."""
     files = odd_pictures()
     for key, data in files.items():
         assert (GOLDEN / "images" / key).read_bytes() == data
@@ -80,7 +80,7 @@ def test_the_golden_files_match_the_generator() -> None:
 
 
 def test_an_old_recipe_implies_its_rules() -> None:
-    """The fields are missing in its recipe."""
+    """A recipe of rules 1 lacks the fields of later rules."""
     recipe = records.load_recipe(open_objects(str(GOLDEN / "store")))
     assert (recipe.format, recipe.decode_rules) == (1, 1)
     assert (recipe.missing_end, recipe.max_image_bytes) == ("refuse", None)
@@ -91,7 +91,7 @@ def test_an_old_recipe_implies_its_rules() -> None:
 def test_an_interrupted_run_continues_under_its_rules(
     source: Path, store: Path, shard: int
 ) -> None:
-    """It results in the same arrays and the same table."""
+    """The continued run gives the same arrays and the same table."""
     before = contents(store)
     lose(store, shard)
     prepare_inline(source, str(store), **CHOICES)
@@ -101,7 +101,7 @@ def test_an_interrupted_run_continues_under_its_rules(
 def test_a_machine_is_probed_by_the_rules_of_the_store(
     source: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both the planner and the worker probe it."""
+    """Both the planner and the worker probe the machine."""
     probed_rules: list[int] = []
 
     def recording(filter: str, *, rules: int) -> probe.Probe:
@@ -117,7 +117,7 @@ def test_a_machine_is_probed_by_the_rules_of_the_store(
 
 
 def test_a_further_size_follows_the_rules_of_the_store(source: Path, store: Path) -> None:
-    """The objects equal those of the software of that time."""
+    """The new objects equal those of the software of that time."""
     before = contents(store)
     prepare_inline(source, str(store), **{**CHOICES, "sizes": (8, 12, 16)})
     grown = contents(store)
@@ -154,7 +154,7 @@ def test_an_option_that_the_rules_lack_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It would make other rows than the committed ones."""
+    """The option would give other rows than the committed ones."""
     status = tesserae(monkeypatch, "prepare", source, store, "--sizes", 8, 16, *option)
     assert status == 1
     assert "a store of format 1 decodes by rules 1" in capsys.readouterr().err
@@ -189,7 +189,7 @@ def test_the_store_keeps_its_option_for_missing_ends(
     assert {name: data for name, data in contents(new).items() if name in before} == before
 
 
-def test_files_that_the_rules_agree_on_are_unchanged(
+def test_files_that_all_rules_agree_on_are_unchanged(
     source: Path, store: Path, tmp_path: Path
 ) -> None:
     """An intact photograph has the same pixels in an old store and in a new one."""

@@ -225,7 +225,7 @@ def test_a_run_finishes_after_power_losses_of_many_seeds(
     monkeypatch: pytest.MonkeyPatch,
     expected_contents: dict[str, bytes],
 ) -> None:
-    """This repeats the test for a hundred seeds."""
+    """A hundred seeds decide when the power fails and what is lost."""
     for seed in range(10, 110):
         check_repeated_losses(source, tmp_path, monkeypatch, expected_contents, seed)
 
@@ -233,7 +233,7 @@ def test_a_run_finishes_after_power_losses_of_many_seeds(
 def test_an_existing_object_is_made_durable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its writer may have been killed before the sync, and others rely on it now."""
+    """The writer of an object may have been killed before the sync, and others rely on it now."""
     objects = open_objects(str(tmp_path), "train-1")
     objects.begin()
     objects.put("plans/a", b"x")

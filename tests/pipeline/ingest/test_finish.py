@@ -36,7 +36,7 @@ def finish(store: Path, run: str = "train-finish") -> records.FinishRecord:
 
 
 def test_status_and_labels_follow_from_the_parts(store: Path) -> None:
-    """They equal the table row by row."""
+    """Both arrays equal the columns of the table."""
     opened = LocalObjects(str(store), "reader")
     table_rows = table.decode_part(opened.get(layout.table("train")))
     assert table_rows["row"].to_pylist() == list(range(11))
@@ -48,8 +48,8 @@ def test_status_and_labels_follow_from_the_parts(store: Path) -> None:
     assert (done.sizes, done.num_rows) == ((8, 16), 11)
 
 
-def test_a_second_run_writes_nothing(store: Path) -> None:
-    """No file is touched."""
+def test_a_second_finish_writes_nothing(store: Path) -> None:
+    """No file of a finished split is touched."""
     before = snapshot(store)
     finish(store)
     assert touched(before, snapshot(store)) == set()
@@ -58,7 +58,7 @@ def test_a_second_run_writes_nothing(store: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", DERIVED)
 def test_only_damaged_files_are_written_again(store: Path, name: str, kind: str) -> None:
-    """They get the same bytes as before."""
+    """The rewritten files get the same bytes as before."""
     before = snapshot(store)
     damage(store, name, kind, np.random.default_rng(0))
     finish(store)
@@ -68,7 +68,7 @@ def test_only_damaged_files_are_written_again(store: Path, name: str, kind: str)
 
 
 def test_a_shard_without_a_commit_is_refused_and_named(store: Path) -> None:
-    """Nothing can be derived from it."""
+    """Nothing can be derived from such a shard."""
     (store / layout.commit("train", 1)).unlink()
     with pytest.raises(StoreError, match=r"1 of 3 shards are not committed \(the first is 1\)"):
         finish(store)
@@ -76,7 +76,7 @@ def test_a_shard_without_a_commit_is_refused_and_named(store: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_part_is_refused_and_named(store: Path, kind: str) -> None:
-    """Nothing is derived from it, and existing files stay."""
+    """Nothing is derived from a damaged part, and existing files stay."""
     before = snapshot(store)
     name = layout.part("train", 1)
     damage(store, name, kind, np.random.default_rng(0))
@@ -100,7 +100,7 @@ def test_a_size_is_finished_only_when_all_shards_have_it(store: Path, finished_s
 def test_all_objects_are_durable_before_the_record_is_written(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This includes objects of other processes, which may have been killed before a sync."""
+    """Objects of processes that may have been killed before a sync are synced, too."""
     monkeypatch.setattr(local, "_durable", set())
     (store / layout.done("train")).unlink()
     with recording(monkeypatch, store) as ops:

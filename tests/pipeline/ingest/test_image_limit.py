@@ -1,4 +1,4 @@
-"""A file that is no image by its first bytes, or exceeds the limit, is never read whole."""
+"""A file that is no image by its first bytes, or exceeds the limit, is never read completely."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def rows(store: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_a_video_in_a_class_folder_is_not_read(source: Path, tmp_path: Path) -> None:
-    """It costs neither time nor memory; its row states its format, its length and the limit."""
+    """The video costs neither time nor memory; its row states its format, length and the limit."""
     store = tmp_path / "store"
     tracemalloc.start()
     try:
@@ -85,10 +85,10 @@ def test_a_video_in_a_class_folder_is_not_read(source: Path, tmp_path: Path) -> 
     assert film["num_bytes"] == FILM_BYTES
 
 
-def test_only_the_beginning_is_read(
+def test_only_the_beginning_of_skipped_files_is_read(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This holds for every file that is passed over."""
+    """No file that is skipped is read beyond its first bytes."""
     lengths: list[int] = []
 
     def counting(read: Any) -> Any:
@@ -105,10 +105,10 @@ def test_only_the_beginning_is_read(
     assert 0 < sum(lengths) <= 2 * HEAD_BYTES + len(jpeg(2))
 
 
-def test_unread_rows_are_grown_verified_and_repaired(
+def test_rows_of_unread_files_are_extended_verified_and_repaired(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are treated like other rows, and still not read."""
+    """Such rows are treated like other rows, and their files are still not read."""
     store = tmp_path / "store"
     prepare_inline(source, str(store), max_image_bytes=LIMIT)
     before = contents(store)
@@ -126,7 +126,7 @@ def test_another_limit_is_refused_as_another_recipe(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The limit decides which rows are readable; without the option the store's limit holds."""
+    """The limit decides which rows are readable; without the option the store's limit applies."""
     options = ("--sizes", 8, "--max-bad", 1, "--workers", 1, "--no-dashboard")
     store = tmp_path / "store"
     first = (source, store, *options, "--max-image-bytes", LIMIT)
@@ -159,10 +159,10 @@ def test_another_limit_is_refused_as_another_recipe(
     ],
     ids=["film", "avif", "noise", "long-noise", "ppm", "long-ppm", "small-noise", "small-film"],
 )
-def test_a_file_and_a_byte_range_are_judged_alike(
+def test_files_and_byte_ranges_are_judged_equally(
     tmp_path: Path, offset: int | None, data: bytes, status: int | None
 ) -> None:
-    """Small samples are read whole, since a second request would cost more."""
+    """Small samples are read completely, since a second request would cost more."""
     (tmp_path / "x").write_bytes(bytes(offset or 0) + data + (b"behind" if offset else b""))
     sample = Sample(0, "n/x", 0, len(data), "x", offset, None)
     result = read_sample(SourceReader(str(tmp_path)), sample, LIMIT)
@@ -176,15 +176,15 @@ def test_a_file_and_a_byte_range_are_judged_alike(
 
 @pytest.mark.parametrize("num_bytes", [LIMIT - 1, LIMIT + 1])
 def test_a_file_of_another_length_than_listed_is_an_error(tmp_path: Path, num_bytes: int) -> None:
-    """Its row must not mix the properties of two files."""
+    """The row must not mix the properties of two files."""
     sparse(tmp_path / "x", FILM, LIMIT)
     sample = Sample(0, "n/x", 0, num_bytes, "x", None, None)
     with pytest.raises(ReadError, match="the source changed"):
         read_sample(SourceReader(str(tmp_path)), sample, LIMIT)
 
 
-def test_a_remote_film_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A single request fetches its first bytes."""
+def test_a_remote_video_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single request fetches the first bytes."""
     import fsspec
     from fsspec.implementations.memory import MemoryFileSystem
 
@@ -205,7 +205,7 @@ def test_a_remote_film_is_not_fetched(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @given(st.lists(st.integers(0, 3 * GROUP_BYTES), max_size=80), st.sampled_from([None, 2**20]))
-def test_groups_hold_every_sample_once_and_are_limited_in_bytes(
+def test_groups_contain_every_sample_once_and_are_limited_in_bytes(
     sizes: list[int], limit: int | None
 ) -> None:
     """All but the last sample of a group have fewer bytes than the limit of a group."""
@@ -245,8 +245,8 @@ class Streamed:
 
 
 @pytest.mark.parametrize("piece", [1000, HEAD_BYTES, SMALL_BYTES, 10**9])
-def test_a_spool_holds_only_the_beginning_of_unread_files(tmp_path: Path, piece: int) -> None:
-    """The index has no checksum of them; later samples lie where the index says."""
+def test_a_spool_contains_only_the_beginning_of_unread_files(tmp_path: Path, piece: int) -> None:
+    """The index has no checksum of these files; later samples are where the index says."""
     long = jpeg(1) + bytes(3 * LIMIT)
     samples = {"n/a": jpeg(2), "n/film": FILM + bytes(3 * LIMIT), "n/long": long, "n/z": jpeg(3)}
     block = Streamed(samples, piece)
@@ -272,7 +272,7 @@ def test_a_spool_holds_only_the_beginning_of_unread_files(tmp_path: Path, piece:
 
 
 def test_a_spool_of_another_limit_is_streamed_again(tmp_path: Path) -> None:
-    """A run that was interrupted before it had a recipe may have left it."""
+    """A run that was interrupted before it had a recipe may have left the spool."""
     samples = {"n/a": jpeg(2), "n/long": jpeg(1) + bytes(LIMIT)}
     sizes = {}
     for limit in (LIMIT, 2 * LIMIT, None):
@@ -287,7 +287,7 @@ def test_a_spool_of_another_limit_is_streamed_again(tmp_path: Path) -> None:
 def test_a_folder_and_a_compressed_tar_give_the_same_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This includes files that are not read whole."""
+    """The files that are not read completely have the same rows, too."""
     files = {
         "n00000000/a.JPEG": jpeg(1),
         "n00000000/film.JPEG": FILM + bytes(LIMIT),

@@ -204,7 +204,7 @@ def test_plans_without_a_recipe_are_damage(source: Path, store: str) -> None:
 
 
 def test_a_listing_is_reused_while_source_and_index_are_unchanged(source: Path, store: str) -> None:
-    """Otherwise the source is listed again."""
+    """After any change of source or index the source is listed again."""
     objects, _, _ = plan_inline(source, store)
     opened = open_source(str(source), "train")
 
@@ -231,7 +231,7 @@ def test_a_listing_is_reused_while_source_and_index_are_unchanged(source: Path, 
 
 
 def test_labels_are_restored_from_the_source_index(source: Path, store: str) -> None:
-    """The split has no shards yet."""
+    """No shard of the split is needed, since there may be none."""
     objects, planned, _ = plan_inline(source, store)
     before = snapshot(Path(store))
     name = f"{layout.array('train', 'label')}/c.0"
@@ -251,7 +251,7 @@ def test_labels_are_restored_from_the_source_index(source: Path, store: str) -> 
         ((8, 8), r"sizes are \[8, 8\]: one is named twice"),
     ],
 )
-def test_sizes_that_no_array_can_have_are_refused(sizes: tuple[int, ...], sentence: str) -> None:
+def test_invalid_sizes_are_refused(sizes: tuple[int, ...], sentence: str) -> None:
     """The error states the given sizes."""
     with pytest.raises(ValueError, match=sentence):
         StoreOptions(sizes=sizes)
@@ -259,7 +259,7 @@ def test_sizes_that_no_array_can_have_are_refused(sizes: tuple[int, ...], senten
 
 @given(st.integers(1, 8), st.integers(1, 9))
 def test_the_size_of_a_shard_is_known_in_advance(num_rows: int, size: int) -> None:
-    """It consists of chunks, their checksums, and the index with its checksum."""
+    """A shard consists of chunks, their checksums, and the index with its checksum."""
     # RECIPE has 8 rows a shard and 4 a chunk: two chunks at most, and always two index entries.
     chunks = 1 if num_rows <= 4 else 2
     expected = chunks * (4 * size * size * 3 + 4) + 2 * 16 + 4
@@ -281,7 +281,7 @@ def test_a_run_without_enough_space_is_refused(
 
 
 def test_a_sample_without_a_class_has_no_label() -> None:
-    """Its label is -1."""
+    """The label of such a sample is -1."""
     keys = pa.chunked_array([pa.array(["-/1.JPEG", "n00000001/2.JPEG"], pa.large_string())])
     listed = planning.Listing(pa.table({"key": keys}), "0", class_runs(keys))
     assert listed.wnids == ["n00000001"]

@@ -63,7 +63,7 @@ def read_all(
 
 @given(count=st.integers(0, 5 * GROUP), remote=st.booleans())
 def test_every_image_is_read_once_and_in_order(count: int, remote: bool) -> None:
-    """This holds for any number of images, local and remote."""
+    """The number of images is arbitrary, and the source is local or remote."""
     fake_reader = FakeReader()
     assert read_all(fake_reader, count, remote=remote) == [f"c/{i}".encode() for i in range(count)]
     assert set(fake_reader.attempts.values()) <= {1}
@@ -78,7 +78,7 @@ def test_a_source_that_fails_temporarily_is_read_again() -> None:
 
 
 def test_a_permanent_failure_is_raised_at_its_image() -> None:
-    """All tries are used first, and earlier images were handed out."""
+    """All tries are used first, and earlier images are returned before the error."""
     fake_reader = FakeReader(lambda path, attempts: path == "c/20")
     images = read_ahead(
         cast(SourceReader, fake_reader),
@@ -109,7 +109,7 @@ def test_only_read_errors_are_retried() -> None:
     assert fake_reader.attempts["c/0"] == 1
 
 
-def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_between_tries_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pauses of 0.5, 2 and 8 s bridge an outage of ten seconds."""
     pauses: list[float] = []
     monkeypatch.setattr(readahead.time, "sleep", pauses.append)

@@ -1,4 +1,4 @@
-"""Repair: what is made again, from which copy, and what is left alone."""
+"""Repair: which objects are rebuilt, from which copy, and which are left unchanged."""
 
 import shutil
 from dataclasses import replace
@@ -87,8 +87,8 @@ def test_only_damaged_objects_are_rebuilt(store: Path) -> None:
     assert jobs[1].options == {"sizes": (8,), "part": True}
 
 
-def test_a_damaged_commit_without_a_copy_is_lost(store: Path) -> None:
-    """A commit that was never written is not lost."""
+def test_a_damaged_commit_without_a_copy_counts_as_lost(store: Path) -> None:
+    """A commit that was never written does not."""
     split_records, problems = damage_and_verify(store, layout.commit("train", 1))
     assert repair.shards_without_commit(split_records, problems) == []
     lost = replace(
@@ -99,8 +99,8 @@ def test_a_damaged_commit_without_a_copy_is_lost(store: Path) -> None:
     assert repair.shards_without_commit(replace(lost, plan=None), problems) == []
 
 
-def test_the_sizes_follow_from_any_record_that_is_left(store: Path, objects: LocalObjects) -> None:
-    """They come from the finish record, from other commits, or from the arrays."""
+def test_the_sizes_follow_from_any_remaining_record(store: Path, objects: LocalObjects) -> None:
+    """The sizes come from the finish record, from other commits, or from the arrays."""
     split_records, _ = damage_and_verify(store)
     assert repair.planned_sizes(objects, split_records) == (8, 16)
     assert repair.planned_sizes(objects, replace(split_records, done=None)) == (8, 16)

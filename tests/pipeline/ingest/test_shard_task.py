@@ -143,7 +143,7 @@ def test_an_image_that_crashed_a_decoder_is_not_decoded_again(
 
 
 def test_a_row_whose_status_has_changed_is_an_error(source: Path, tmp_path: Path) -> None:
-    """Its bytes were unreadable before, so one of the two decoders is not the recipe's."""
+    """The bytes were unreadable before, so one of the two decoders is not the recipe's."""
     objects, work = commit_with_status(source, tmp_path / "store", TRUNCATED, "it breaks off")
     with pytest.raises(StoreMismatchError, match="was truncated when it was committed and is rea"):
         prepare_shard(work, 0)
@@ -151,7 +151,7 @@ def test_a_row_whose_status_has_changed_is_an_error(source: Path, tmp_path: Path
 
 
 def test_a_commit_of_another_plan_is_ignored(source: Path, tmp_path: Path) -> None:
-    """Its rows are other images: the shard is made again at every size."""
+    """Rows of another plan are other images, so the shard is prepared again at every size."""
     store = tmp_path / "store"
     objects, plan, work = plan_inline(source, str(store), sizes=(8,))
     prepare_shard(work, 0)

@@ -63,7 +63,7 @@ def read(objects: Objects, planned: Plan) -> list[Sample]:
 
 @given(st.permutations(range(7)), st.integers(1, 9))
 def test_rows_are_read_in_their_order(order: list[int], shard_rows: int) -> None:
-    """A whole file has no offset, and its key is its path."""
+    """A sample that is a whole file has no offset, and its key is its path."""
     objects = open_objects(f"memory://rows/{shard_rows}", "train-1")
     planned = write(objects, listing(7), order, shard_rows)
     assert read(objects, planned) == [
@@ -91,13 +91,13 @@ def test_paths_offsets_and_checksums_are_kept(objects: LocalObjects, kind: pa.Da
 
 
 def test_the_origin_is_kept(objects: LocalObjects) -> None:
-    """It includes the fingerprint and the digest of the listing."""
+    """The fingerprint and the digest of the listing are part of it."""
     planned = write(objects, listing(5), [0, 1, 2, 3, 4], 2)
     assert load_origin(objects, planned) == ORIGIN
 
 
 def test_rows_of_another_plan_are_refused(objects: LocalObjects) -> None:
-    """The plan differs in its listing or its shards."""
+    """The plan may differ in its listing or its shards."""
     planned = write(objects, listing(5), [0, 1, 2, 3, 4], 2)
     for other_plan in (replace(planned, listing="c" * 64), replace(planned, shard_rows=4)):
         with pytest.raises(StoreError, match="belongs to another plan"):
@@ -138,7 +138,7 @@ def test_the_file_is_closed_with_the_last_reference(objects: LocalObjects) -> No
     assert raw.closed
 
 
-def test_a_source_exists_or_not(tmp_path: Path) -> None:
+def test_is_there_reports_whether_the_source_exists(tmp_path: Path) -> None:
     """A URL is assumed to exist; no server is contacted."""
     assert replace(ORIGIN, root=str(tmp_path)).exists
     assert not replace(ORIGIN, root=str(tmp_path / "none")).exists

@@ -19,7 +19,7 @@ def read_train_records(objects: LocalObjects) -> SplitRecords:
 
 
 def test_every_file_of_a_finished_split_has_a_digest(objects: LocalObjects) -> None:
-    """The digest is in another record or in the file itself."""
+    """The digest of a file is in another record or in the file itself."""
     split_records = read_train_records(objects)
     documents = {
         layout.RECIPE,
@@ -59,7 +59,7 @@ def test_a_copy_in_a_damaged_ledger_must_match_its_name(objects: LocalObjects) -
 def test_a_record_of_another_kind_or_store_is_a_problem(
     objects: LocalObjects, finished_store: Path
 ) -> None:
-    """The record is intact, but does not belong here."""
+    """The record is intact, but belongs to another file or another store."""
     recipe = records.load_recipe(objects)
     objects.put(layout.RECIPE, replace(recipe, fit="pad").encode())
     objects.put(layout.commit("train", 0), recipe.encode())
@@ -93,7 +93,7 @@ def test_a_commit_of_another_plan_is_a_problem(
 
 
 def test_a_replaced_plan_is_a_problem(objects: LocalObjects) -> None:
-    """The ledger has the plan that the commits belong to."""
+    """The ledger contains the plan that the commits belong to."""
     planned = records.load_plan(objects, "train")
     objects.put(layout.plan("train"), replace(planned, seed=9).encode())
     split_records = read_train_records(objects)
@@ -143,7 +143,7 @@ def test_any_number_of_threads_checks_every_object(objects: LocalObjects, thread
     assert {problem for _, problem in checked} == {None}
 
 
-def test_what_an_unfinished_split_lacks_is_reported(objects: LocalObjects) -> None:
+def test_missing_parts_of_an_unfinished_split_are_reported(objects: LocalObjects) -> None:
     """A split can lack shards, a size, or the finish step."""
     split_records = read_train_records(objects)
     assert verify.check_finished(split_records) == []
@@ -167,8 +167,8 @@ def test_what_an_unfinished_split_lacks_is_reported(objects: LocalObjects) -> No
     ]
 
 
-def test_strangers_are_objects_without_a_record(objects: LocalObjects) -> None:
-    """Only strangers of this split are returned, and only if it is finished."""
+def test_unknown_objects_are_those_without_a_record(objects: LocalObjects) -> None:
+    """Only unknown objects of this split are returned, and only if it is finished."""
     objects.put("images.zarr/train/8/c.9.0.0.0", b"x")
     objects.put("images.zarr/val/8/c.0.0.0.0", b"x")
     objects.put("samples/train.parts/000009.parquet", b"x")

@@ -36,7 +36,7 @@ def run_code(code: str) -> tuple[int, float]:
 
 
 def test_a_hanging_image_ends_the_process() -> None:
-    """It ends although the decoder holds the interpreter's lock, and not before the limit."""
+    """The process ends although the decoder holds the GIL, and not before the limit."""
     status, seconds = run_code("watchdog = Watchdog(0.5)\nwith watchdog:\n    hang()")
     assert status == -signal.SIGALRM
     assert seconds >= 0.5
@@ -71,5 +71,5 @@ UNLIMITED = "with Watchdog(0.0):\n    time.sleep(0.5)"
 
 @pytest.mark.parametrize("code", [MANY_IMAGES, WAIT, ERROR, UNLIMITED])
 def test_a_process_without_a_hang_goes_on(code: str) -> None:
-    """Neither its age nor its waits for a source count."""
+    """Neither the age of a process nor its waits for a source count."""
     assert run_code(code)[0] == 0

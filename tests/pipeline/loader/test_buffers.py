@@ -14,10 +14,10 @@ from tests.pictures import make_folder, prepare_inline
 
 
 class HostAllocator:
-    """Records, in the place of torch's allocator of page-locked memory, what CUDA would do.
+    """A replacement of torch's allocator of page-locked memory that records what CUDA would do.
 
-    A copy notes an event of its stream with the storage that it reads, and a storage that is freed
-    is given out again when all its events have passed.
+    A copy records an event of its stream with the storage that it reads. A freed storage is reused
+    when all its events have passed.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class HostAllocator:
         return torch.from_numpy(view)
 
     def copy(self, images: torch.Tensor, stream: str) -> None:
-        """Begin a copy to a device: torch finds the memory by its storage, for any view."""
+        """Begin a copy to a device; torch finds the memory by its storage, for any view."""
         self.pending[images.untyped_storage().data_ptr()].add(stream)
 
 
@@ -64,7 +64,7 @@ def allocator(monkeypatch: pytest.MonkeyPatch) -> HostAllocator:
 def test_memory_that_a_stream_still_reads_is_not_written(
     store: Path, allocator: HostAllocator
 ) -> None:
-    """It is protected for copies on any stream, also after the batch is gone."""
+    """The memory is protected for copies on any stream, also after the batch is gone."""
     loader = Loader(
         store, size=8, batch_size=4, reading=Reading(pin_memory=True, threads=1, prefetch_bytes=1)
     )
@@ -136,7 +136,7 @@ def test_pageable_memory_is_used_again_when_no_tensor_views_it() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_copy_on_another_stream_reads_what_was_handed_out(tmp_path: Path) -> None:
+def test_a_copy_on_another_stream_reads_the_returned_batch(tmp_path: Path) -> None:
     """The stream is slow, and the batch is dropped as soon as the copy is requested."""
     prepare_inline(make_folder(tmp_path / "train", 64), str(tmp_path / "store"), sizes=(64,))
     plain = Loader(tmp_path / "store", size=64, batch_size=8, reading=Reading(pin_memory=False))

@@ -31,7 +31,7 @@ SHARD = layout.shard("train", 8, 3)
 
 @pytest.fixture(scope="module")
 def plain(source: Path) -> Path:
-    """Prepare an uncompressed store of them."""
+    """Prepare an uncompressed store of the source."""
     store = source.parent / "plain"
     prepare_inline(source, str(store), **CHOICES, chunk_rows=4)
     return store
@@ -163,7 +163,7 @@ def test_a_damaged_shard_is_an_error_that_names_it(
 def test_a_chunk_of_another_length_is_an_error(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its checksum may be correct."""
+    """The checksum of such a chunk may be correct."""
     prepare_inline(source, str(tmp_path / "store"), **CHOICES, chunk_rows=4, codec="zstd:3")
     shorter = decompressor("zstd:3")
     assert shorter is not None
@@ -226,7 +226,7 @@ def test_no_thread_writes_to_a_buffer_after_an_error(
 
 
 def test_ranges_of_an_object_are_read(tmp_path: Path) -> None:
-    """They are read from a disk and from other stores, up to the end of the object."""
+    """Objects on a disk and in other stores are read up to their end."""
     data = np.arange(200, dtype=np.uint8).tobytes()
     for url in (str(tmp_path), f"memory://{tmp_path}"):
         objects = open_objects(url, "train-x")

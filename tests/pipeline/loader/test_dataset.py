@@ -31,7 +31,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_data_loader_reads_every_readable_row(store: Path, workers: int) -> None:
-    """It reads in this process and in forked ones, a batch at a time."""
+    """Rows are read in this process and in forked ones, a batch at a time."""
     objects = open_objects(str(store))
     pixels = arrays.read_rows(objects, "train", 8, 0, 30)
     labels = arrays.read_small(objects, "train", "label")
@@ -50,7 +50,7 @@ def test_a_data_loader_reads_every_readable_row(store: Path, workers: int) -> No
 
 
 def test_a_dataset_is_small_when_pickled(store: Path) -> None:
-    """It is small also after it was read."""
+    """A dataset that was read from is as small as a new one."""
     data = SplitDataset(store, size=8)
     image, label, row = data[3]
     text = pickle.dumps(data)
@@ -71,7 +71,7 @@ def flip_pixel(store: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_changed_pixels_are_an_error(store: Path, tmp_path: Path, workers: int) -> None:
-    """Without verification another store is read as usual."""
+    """The dataset can be read without verification, too."""
     copy = shutil.copytree(store, tmp_path / "store")
     flip_pixel(copy)
     words: dict[str, Any] = {"batch_size": 5, "num_workers": workers}
@@ -84,7 +84,7 @@ def test_changed_pixels_are_an_error(store: Path, tmp_path: Path, workers: int) 
 def test_workers_share_the_record_of_verified_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The workers of the next epoch, which are new processes, share it too."""
+    """The workers of the next epoch, which are new processes, share the record, too."""
     source = make_folder(tmp_path / "train", 30)
     prepare_inline(source, str(tmp_path / "store"), sizes=(8,), shard_rows=8, chunk_rows=4)
     log = tmp_path / "log"
@@ -124,13 +124,13 @@ def test_chunks_beyond_memory_are_verified_on_request_only(
     ],
 )
 def test_invalid_arguments_are_refused(words: dict[str, Any], message: str) -> None:
-    """They are refused before the store is opened."""
+    """The error is raised before the store is opened."""
     with pytest.raises(ValueError, match=message):
         SplitDataset("nowhere", **words)
 
 
 def test_repr_shows_the_arguments(store: Path) -> None:
-    """It does not open the store; the classes are those of the store."""
+    """A repr does not open the store, while `classes` reads those of the store."""
     assert repr(SplitDataset("nowhere", "val", size=8)) == "SplitDataset('nowhere', 'val', size=8)"
     assert [wnid for wnid, _ in SplitDataset(store, size=8).classes] == [
         "n00000000", "n00000001", "n00000002",

@@ -140,8 +140,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- who is who -----------------------------------------------------------------------------------
 
 
-def test_a_process_without_a_launcher_is_alone() -> None:
-    """It is rank 0 of 1."""
+def test_a_process_without_a_launcher_is_the_only_rank() -> None:
+    """The process is rank 0 of 1."""
     assert current_placement()[:2] == (0, 1)
     assert count_ranks_on_host(1) == 1
 
@@ -149,7 +149,7 @@ def test_a_process_without_a_launcher_is_alone() -> None:
 @pytest.mark.parametrize("launcher", sorted(LAUNCHERS))
 @pytest.mark.parametrize(("rank", "world"), [(2, 5), (0, 5), (4, 5), (0, 1), (1, 2)])
 def test_rank_and_world_are_those_of_the_launcher(launcher: str, rank: int, world: int) -> None:
-    """They hold for each launcher, unless the arguments are set."""
+    """Arguments take precedence over each launcher."""
     with environment(LAUNCHERS[launcher](rank, world)):
         assert current_placement()[:2] == (rank, world)
         loader = Loader("nowhere", rank=1, world=3)
@@ -188,7 +188,7 @@ def test_a_process_group_has_priority() -> None:
     ],
 )
 def test_a_batch_script_of_slurm_is_not_a_rank(variables: Environment) -> None:
-    """It knows the number of tasks, but a process that it runs itself reads every row."""
+    """Slurm sets the number of tasks, but a process of the script itself reads every row."""
     with environment(variables):
         assert current_placement()[:2] == (0, 1)
 
@@ -232,7 +232,7 @@ def test_incomplete_and_contradictory_ranks_are_errors(
         assert next(iter(Loader(store, size=8, batch_size=10, rank=0, world=2)))
 
 
-def test_a_smaller_process_group_than_the_launcher_says_is_an_error() -> None:
+def test_a_process_group_smaller_than_the_launchers_world_is_an_error() -> None:
     """Several such groups would read the same rows."""
     with environment(torchrun(1, 4)), group_of(0, 1), pytest.raises(RankError) as raised:
         current_placement()
@@ -256,7 +256,7 @@ def test_ranks_per_machine_are_parsed_in_slurms_syntax(
 
 @pytest.mark.parametrize(("rank", "world"), [(0, None), (None, 2), (2, 2), (-1, 2), (0, 0)])
 def test_an_invalid_rank_is_refused(rank: int | None, world: int | None) -> None:
-    """The error contains the values."""
+    """The error contains rank and world."""
     with pytest.raises(ValueError, match=f"rank is {rank}"):
         explicit_placement(rank, world)
 
@@ -344,7 +344,7 @@ def test_weighted_losses_of_ranks_average_to_the_mean_of_the_batch(
 
 
 def test_the_rank_is_determined_when_an_iteration_begins(store: Path) -> None:
-    """It is not when a loader is created, pickled or measured, nor when an iterator is created."""
+    """The time at which loader and iterator are created, pickled or measured does not matter."""
     loader = Loader(store, size=8, batch_size=10)
     assert len(loader) == 5
     iterator = iter(loader)
@@ -358,7 +358,7 @@ def test_the_rank_is_determined_when_an_iteration_begins(store: Path) -> None:
 
 
 def test_a_process_group_initialised_during_an_epoch_is_an_error(store: Path) -> None:
-    """Batches already had the rows of all ranks."""
+    """Earlier batches had the rows of all ranks."""
     iterator = iter(Loader(store, size=8, batch_size=10))
     next(iterator)
     with group_of(1, 2), pytest.raises(RankError, match=r"1 of 2 by .* in the middle of an epoch"):
@@ -374,7 +374,7 @@ def test_a_batch_smaller_than_the_world_is_an_error(store: Path) -> None:
 
 
 def test_a_feature_loader_determines_its_rank_in_the_same_way() -> None:
-    """It uses the same sources in the same order."""
+    """The same sources are used in the same order."""
     with environment(mpirun(2, 5)):
         loader = FeatureLoader("nowhere", "none")
         assert (loader.rank, loader.world) == (2, 5)
@@ -438,12 +438,12 @@ from pipeline.loader import Loader
 rows = [row for batch in Loader(sys.argv[1], size=8, batch_size=8) for row in batch.rows.tolist()]
 print(" ".join(map(str, rows)) + "\\n", end="", flush=True)
 """
-"""A rank of a launcher: it writes the rows that it reads on one line."""
+"""The code of a rank of a launcher, which prints the rows that it reads on one line."""
 
 
 @pytest.mark.slow
 def test_real_ranks_of_mpirun_read_disjoint_rows(store: Path, tmp_path: Path) -> None:
-    """They need neither a process group nor mpi4py."""
+    """Ranks of mpirun need neither a process group nor mpi4py."""
     if shutil.which("mpirun") is None:
         pytest.skip("needs mpirun, as of Debian's openmpi-bin")
     (tmp_path / "train.py").write_text(PRINT_ROWS)
@@ -467,6 +467,6 @@ def test_real_ranks_of_mpirun_read_disjoint_rows(store: Path, tmp_path: Path) ->
 
 
 def test_an_epoch_without_rows_is_an_error(store: Path) -> None:
-    """It is an error also with drop_last=False."""
+    """The argument drop_last=False makes no difference."""
     with pytest.raises(StoreError, match="has 0 rows to hand out: an epoch would have no batch"):
         next(iter(Loader(store, size=8, include_labels=[], drop_last=False)))

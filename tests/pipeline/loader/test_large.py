@@ -27,7 +27,7 @@ NUM_CLASSES = 3
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Create 1,252 shards of zeros, whose indexes are all that takes space on disk."""
+    """Create 1,252 shards of zeros as sparse files, of which only the indexes use disk space."""
     folder = tmp_path / "store"
     choices: dict[str, Any] = {"sizes": (SIZE,), "shard_rows": 1024, "chunk_rows": 16}
     prepare_inline(make_folder(tmp_path / "train", 3), str(folder), **choices)

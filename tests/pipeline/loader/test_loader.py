@@ -149,7 +149,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], P
 
 @settings(max_examples=min(100, settings().max_examples))
 @given(data=st.data(), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 2**64 - 2))
-def test_the_laws_hold_for_stores_of_any_shape(
+def test_any_epoch_of_any_store_has_every_readable_row_once(
     sources: dict[tuple[int, int], Path], data: st.DataObject, seed: int, epoch: int
 ) -> None:
     """Rows, shards, chunks, codecs, broken images, batches and ranks are all arbitrary."""
@@ -215,7 +215,7 @@ def test_the_laws_hold_for_stores_of_any_shape(
 def test_a_resumed_epoch_yields_exactly_the_remaining_batches(
     store: Path, worlds: tuple[int, int], order: str, position: int, drop_last: bool
 ) -> None:
-    """It resumes after any batch, with any other world, and continues with the next epoch."""
+    """A loader resumes after any batch with any other world, and continues with the next epoch."""
 
     def loaders(world: int) -> list[Loader]:
         words: dict[str, Any] = {"size": 8, "batch_size": 7, "order": order, "drop_last": drop_last}
@@ -315,7 +315,7 @@ def test_shards_beyond_memory_bypass_the_page_cache(
     share: float,
     refused: str | None,
 ) -> None:
-    """Every epoch uses the same ones; without support they are read as usual."""
+    """The same shards are chosen in every epoch; without support all are read as usual."""
     past = watch_direct(monkeypatch, refused)
     monkeypatch.setattr(mmap.MappedShards, "resident", lambda *_: False)
     free_memory(monkeypatch, share)
@@ -417,7 +417,7 @@ for _ in range(3):
 def test_shards_beyond_the_limit_of_mappings_are_read(
     store: Path, plain: dict[Any, Any], monkeypatch: pytest.MonkeyPatch, num_mappings: int
 ) -> None:
-    """They are read with system calls."""
+    """Shards that cannot be mapped are read with system calls."""
     monkeypatch.setattr(mmap, "_mappings_limit", lambda: 4 * num_mappings)
     loader = Loader(store, size=8, batch_size=1)
     for batch in loader:
@@ -512,7 +512,7 @@ def test_buffers_are_reused_when_no_tensor_views_them(store: Path) -> None:
 
 
 def test_iterating_again_yields_the_next_epoch(store: Path) -> None:
-    """It does also after an interrupted epoch."""
+    """An interrupted epoch counts like a complete one."""
     loader = Loader(store, size=8, batch_size=10)
     orders = []
     for epoch in range(3):
@@ -568,8 +568,8 @@ def test_set_epoch_with_the_restored_epoch_keeps_the_position(store: Path, batch
     assert seen == [rows[batch:], rows_of(list(plain)), rows_of(list(plain))]
 
 
-def test_another_epoch_than_the_restored_one_begins_at_its_start(store: Path) -> None:
-    """So does the restored one, once a batch of it was yielded."""
+def test_an_epoch_other_than_the_restored_one_begins_at_its_start(store: Path) -> None:
+    """The restored epoch does so, too, once one of its batches was yielded."""
     loader, rows = resumed_at(store, 4)
     loader.set_epoch(3)
     loader.set_epoch(2)
@@ -650,7 +650,7 @@ def test_integers_of_numpy_and_torch_are_plain_in_the_state(store: Path) -> None
 
 
 def test_repr_shows_arguments_and_position(store: Path) -> None:
-    """It does not open the store."""
+    """A repr does not open the store."""
     loader = Loader("/nowhere/store", "val", size=8, batch_size=10, rank=1, world=2)
     assert repr(loader) == (
         "Loader('/nowhere/store', 'val', size=8, batch_size=10, order='random', seed=0,"
@@ -661,13 +661,13 @@ def test_repr_shows_arguments_and_position(store: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_data_loader_around_a_loader_is_an_error_with_a_cure(store: Path, workers: int) -> None:
-    """So is one around a dataset that iterates a loader in each of several workers."""
+    """A dataset that iterates a loader in each of several workers is an error, too."""
 
     class Stream(torch.utils.data.IterableDataset[Batch]):
         def __iter__(self) -> Iterator[Batch]:
             return iter(Loader(store, size=8, batch_size=10))
 
-    expected = "hands out whole batches and is iterated itself: .* pipeline.loader.SplitDataset"
+    expected = "hands out whole batches and is iterated itself: .* tesserae.SplitDataset"
     around: Any = Loader(store, size=8, batch_size=10)
     with pytest.raises(TypeError, match=r"loader\['x'\] cannot be had: a Loader hands out"):
         around["x"]
@@ -702,7 +702,7 @@ def test_an_interrupted_epoch_leaves_no_resources(store: Path) -> None:
 
 
 def test_a_loader_is_small_when_pickled(store: Path, plain: dict[Any, Any]) -> None:
-    """Training tasks receive it, before or after it was iterated."""
+    """Training tasks receive a pickled loader, before or after it was iterated."""
     loader = Loader(store, size=8, batch_size=10)
     list(loader)
     text = pickle.dumps(loader)
@@ -748,7 +748,7 @@ if __name__ == "__main__":
 
 
 def test_a_loader_imports_only_what_it_needs(store: Path) -> None:
-    """It imports neither Dask nor Pillow nor zarr."""
+    """Neither Dask nor Pillow nor zarr is imported."""
     code = f"""
 import sys
 from pipeline.loader import Loader
@@ -791,7 +791,7 @@ def flip_index(path: Path) -> None:
 def test_a_damaged_shard_is_an_error_that_names_it(
     tmp_path: Path, store: Path, damage: Callable[[Path], None], message: str
 ) -> None:
-    """No zeros are returned."""
+    """Zeros are never returned in place of damaged rows."""
     copy = broken(tmp_path, store, damage)
     with pytest.raises(
         StoreDamagedError, match=rf"8/c\.3\.0\.0\.0 .*{message}|index of .*c\.3.* {message}"
@@ -823,7 +823,7 @@ def note_checks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 def test_a_flipped_bit_is_an_error(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, reader: str, checksum: str
 ) -> None:
-    """Each chunk is read once for verification, and never again."""
+    """Each chunk is verified when it is first read, and never again."""
     monkeypatch.setattr(mmap.MappedShards, "resident", lambda *_: reader == "mapped")
     if reader == "preadv":
         monkeypatch.setattr(mmap.MappedShards, "chunk", lambda *_: None)
@@ -856,10 +856,10 @@ def test_chunks_beyond_memory_are_not_verified_by_default(
     assert len(set(seen)) == 32
 
 
-def test_unverified_chunks_cost_nothing_per_batch(
+def test_unverified_chunks_are_not_looked_up_for_each_batch(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With `auto`, chunks of shards that memory cannot hold are never looked at again."""
+    """With `auto`, chunks of shards that memory cannot hold never count as unchecked."""
     free_memory(monkeypatch, 0.5)
     loader = Loader(store, sizes=(16,), batch_size=9)
     reader = loader._open().readers[0]
@@ -910,7 +910,7 @@ def test_a_shard_truncated_during_reading_is_an_error(
 
 @pytest.mark.parametrize("name", ["label", "status"])
 def test_damaged_labels_are_an_error(tmp_path: Path, store: Path, name: str) -> None:
-    """They have a checksum too."""
+    """Labels have a checksum like images."""
 
     def damage(path: Path) -> None:
         small = path.parents[1] / name / "c.0"
@@ -970,7 +970,7 @@ def test_an_unfinished_split_is_refused_unless_partial(
     ],
 )
 def test_invalid_arguments_are_refused(store: Path, words: dict[str, Any], message: str) -> None:
-    """They are refused before the store is opened."""
+    """The error is raised before the store is opened."""
     with pytest.raises(ValueError, match=message):
         Loader(store, **words)
 
@@ -986,13 +986,13 @@ def test_invalid_arguments_are_refused(store: Path, words: dict[str, Any], messa
         ({"checksum": "always"}, "checksum is 'always': expected one of auto, never, once"),
     ],
 )
-def test_invalid_ways_of_reading_are_refused(words: dict[str, Any], message: str) -> None:
-    """They are refused where they are written, before there is a loader."""
+def test_invalid_reading_options_are_refused(words: dict[str, Any], message: str) -> None:
+    """The error is raised when the options are created, before there is a loader."""
     with pytest.raises(ValueError, match=message):
         Reading(**words)
 
 
-def test_a_missing_size_is_named(store: Path) -> None:
+def test_a_missing_size_is_reported_with_the_available_ones(store: Path) -> None:
     """The error also lists the available sizes."""
     with pytest.raises(StoreError, match="no finished 24 px: it has 8, 16"):
         len(Loader(store, size=24))

@@ -1,4 +1,4 @@
-"""Reading ahead: each chunk of the order once, whole, and at most one window early."""
+"""Reading ahead: each chunk of the order is read once, completely, and at most one window early."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def windows() -> Iterator[tuple[int, Any]]:
 
 
 def test_reading_stays_one_window_ahead() -> None:
-    """The first two are read at once, and each later one when the one before is gathered."""
+    """Two windows are read at once, and each later one when the one before is gathered."""
     reader = RecordingReader()
     with ThreadPoolExecutor(1) as disk:
         ahead = ReadAhead(windows(), [reader], disk)
@@ -71,7 +71,7 @@ def test_reading_stays_one_window_ahead() -> None:
 
 
 def test_reading_ahead_stops_on_request() -> None:
-    """It stops although there is more to read."""
+    """The thread ends although there are more windows to read."""
     threads = threading.active_count()
     with ThreadPoolExecutor(1) as disk:
         ahead = ReadAhead(windows(), [RecordingReader()], disk)
@@ -81,10 +81,10 @@ def test_reading_ahead_stops_on_request() -> None:
 
 @pytest.mark.parametrize("order", ["random", "windowed", "sequential"])
 @pytest.mark.parametrize(("world", "local_ranks"), [(1, None), (2, None), (2, "2"), (2, "1")])
-def test_each_chunk_is_read_once_and_whole(
+def test_each_chunk_is_read_once_and_completely(
     store: Path, monkeypatch: pytest.MonkeyPatch, order: str, world: int, local_ranks: str | None
 ) -> None:
-    """Random orders, and ranks on other machines, read single rows instead."""
+    """Orders of single rows, as random ones and those of several machines, are not read ahead."""
     seen: list[tuple[int, int]] = []
     fadvise = os.posix_fadvise
 
@@ -120,7 +120,9 @@ def test_each_chunk_is_read_once_and_whole(
         assert len(seen) == len(set(seen))
 
 
-def test_what_is_in_memory_is_not_read_ahead(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_in_the_page_cache_are_not_read_ahead(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A sample of each window is looked up in the page cache."""
     loader = Loader(store, size=8, batch_size=4, order="windowed", window_bytes=3 * CHUNK_BYTES)
     list(loader)

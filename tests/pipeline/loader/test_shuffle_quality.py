@@ -35,7 +35,7 @@ def test_sorted_rows_in_sequential_order_are_not_mixed() -> None:
 
 
 def test_the_same_order_has_the_maximum_recurrence() -> None:
-    """A different order has that of chance."""
+    """The recurrence of different orders is that of chance."""
     same = recurring_pair_ratio(order("random", 1000), order("random", 1000), 50)
     assert same == pytest.approx(999 / 49)
     different = recurring_pair_ratio(order("random", 50_000), order("random", 50_000, epoch=1), 250)
@@ -44,7 +44,7 @@ def test_the_same_order_has_the_maximum_recurrence() -> None:
 
 @given(num_rows=st.integers(4, 60), batch=st.integers(2, 10), classes=st.integers(1, 5))
 def test_the_measures_are_counts_of_pairs(num_rows: int, batch: int, classes: int) -> None:
-    """They equal counts over all single pairs."""
+    """Each measure equals a count over all single pairs."""
     absent = np.array([1, 3])
     first = order("random", num_rows, excluded=absent)
     second = order("random", num_rows, excluded=absent, epoch=1)

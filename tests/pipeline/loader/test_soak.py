@@ -18,7 +18,7 @@ from pipeline.loader import Loader, Reading
 from tests.pictures import make_folder, prepare_inline
 
 SECONDS = float(os.environ.get("TESSERAE_SOAK_SECONDS", "60"))
-"""How long all three run together: a minute, unless TESSERAE_SOAK_SECONDS says e.g. 600."""
+"""How long all three runs take together: a minute, unless TESSERAE_SOAK_SECONDS is set."""
 WARM_SHARE = 0.25
 """The share of the time during which buffers and threads' stacks may still grow."""
 

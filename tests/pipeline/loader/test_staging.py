@@ -30,7 +30,7 @@ NUM_SHARDS = 2 * 8  # of both sizes
 
 @pytest.fixture(scope="module")
 def store(source: Path) -> Path:
-    """Prepare an uncompressed store of them on a disk."""
+    """Prepare an uncompressed store of the source on a disk."""
     folder = source.parent / "store"
     prepare_inline(source, str(folder), **CHOICES)
     return folder
@@ -62,7 +62,7 @@ def stage_all(loader: Loader) -> list[Batch]:
 def test_staged_batches_are_those_of_the_store(
     source: Path, store: Path, tmp_path: Path, where: str, codec: str, order: str
 ) -> None:
-    """They are equal while shards are copied, and after the store is gone."""
+    """Batches are equal while shards are copied, and after the store was removed."""
     url = f"memory://{tmp_path}/store" if where == "memory" else str(tmp_path / "store")
     prepare_inline(source, url, **CHOICES, codec=codec)
     words: dict[str, Any] = {"order": order, "window_bytes": 3 * 4 * 16 * 16 * 3}
@@ -123,7 +123,7 @@ def test_ranks_share_the_copies(
 
 
 def test_a_split_that_does_not_fit_is_copied_in_part(store: Path, tmp_path: Path) -> None:
-    """The copies stay: none is evicted for other shards of the split."""
+    """No copy is evicted for other shards of the same split."""
     stage = tmp_path / "stage"
     sizes = [(store / layout.shard("train", 8, n)).stat().st_size for n in range(8)]
     loader = loader_of(store, sizes=(8,), staging=Staging(stage, sum(sizes[:3]) + 100))
@@ -201,7 +201,7 @@ def test_copying_continues_after_errors_of_the_store(
 
 
 def test_the_error_of_a_missing_copy_names_the_folder(store: Path, tmp_path: Path) -> None:
-    """It tells the user what to delete, not to repair the store."""
+    """The error tells the user what to delete, not to repair the store."""
     loader = loader_of(store, staging=tmp_path / "stage")
     stage_all(loader)
     copies = loader._open().copies
@@ -245,7 +245,7 @@ def staged_set(store: Path, area: Path) -> Path:
 
 
 def test_foreign_files_are_never_removed(store: Path, tmp_path: Path) -> None:
-    """They count as used space, and without free space nothing is staged."""
+    """Foreign files count as used space, and without free space nothing is staged."""
     area = tmp_path / "scratch"
     for name in ("thesis", "0" * 32, ".hidden"):
         (area / name / "images.zarr" / "train" / "8").mkdir(parents=True)
@@ -267,7 +267,7 @@ def test_foreign_files_are_never_removed(store: Path, tmp_path: Path) -> None:
 def test_copies_of_another_store_are_evicted_for_this_one(
     store: Path, other_store: Path, tmp_path: Path
 ) -> None:
-    """All of the set is removed, with mark, lock and folder."""
+    """The whole set is removed, with mark, lock and folder."""
     area = tmp_path / "area"
     root = staged_set(other_store, area)
     assert copy_sets(area) == [root]
@@ -298,10 +298,10 @@ def test_an_interrupted_eviction_is_completed_by_the_next(
 @pytest.mark.parametrize(
     "disguise", ["no mark", "another set's mark", "mark of the folder it was copied from", "link"]
 )
-def test_a_folder_that_looks_like_a_copy_set_is_left_alone(
+def test_a_folder_that_only_looks_like_a_copy_set_is_kept(
     store: Path, other_store: Path, tmp_path: Path, disguise: str
 ) -> None:
-    """It has the right name, files named like shards, and in some cases a mark."""
+    """The folder has the right name or files named like shards, but no mark of its own."""
     area, away = tmp_path / "area", tmp_path / "away"
     root = staged_set(other_store, away)
     num_bytes = sum(file.stat().st_size for file in root.rglob("c.*"))
@@ -324,7 +324,7 @@ def test_a_folder_that_looks_like_a_copy_set_is_left_alone(
 def test_links_inside_a_copy_set_are_not_followed(
     store: Path, other_store: Path, tmp_path: Path
 ) -> None:
-    """Neither evicting nor writing copies follows them."""
+    """Neither evicting nor writing copies follows links."""
     area = tmp_path / "area"
     root = staged_set(other_store, area)
     num_bytes = sum(file.stat().st_size for file in root.rglob("c.*"))
@@ -348,7 +348,7 @@ def test_links_inside_a_copy_set_are_not_followed(
 
 
 def test_a_link_in_place_of_an_incomplete_copy_is_not_followed(store: Path, tmp_path: Path) -> None:
-    """Otherwise users with access to the folder could have any file emptied."""
+    """Users with access to the folder could otherwise have any file emptied."""
     area = tmp_path / "area"
     root = staged_set(store, area)
     precious = tmp_path / "authorized_keys"
@@ -363,7 +363,7 @@ def test_a_link_in_place_of_an_incomplete_copy_is_not_followed(store: Path, tmp_
 def test_an_unmarked_folder_with_the_name_of_a_copy_set_is_refused(
     store: Path, tmp_path: Path
 ) -> None:
-    """The error has its path and a cure, and nothing in it is read or written."""
+    """The error has the path and a cure, and nothing in the folder is read or written."""
     root = staged_set(store, tmp_path / "area")
     (root / staging_folder.MARK_NAME).unlink()
     before = tree(root)
@@ -383,7 +383,7 @@ def test_an_unmarked_folder_with_the_name_of_a_copy_set_is_refused(
 def test_a_copy_set_of_another_user_is_not_used(
     store: Path, other_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is neither read nor removed, and each user's copies have a name of their own."""
+    """Such a set is neither read nor removed, and each user's copies have a name of their own."""
     area = tmp_path / "area"
     root = staged_set(other_store, area)
     before = tree(root)
@@ -482,8 +482,8 @@ def test_staged_rows_are_read_from_the_copies(source: Path, tmp_path: Path, code
     assert loader_of(tmp_path / "store").staged_rows == 0
 
 
-def test_a_path_is_a_folder_without_a_limit(store: Path, tmp_path: Path) -> None:
-    """A limit is at least one byte."""
+def test_staging_may_be_given_as_a_path(store: Path, tmp_path: Path) -> None:
+    """A path means a folder without a limit; a limit is at least one byte."""
     loader = Loader(store, size=8, staging=tmp_path / "stage")
     assert loader.staging == Staging(str(tmp_path / "stage"))
     with pytest.raises(ValueError, match="max_bytes is 0: expected at least 1"):
@@ -491,7 +491,7 @@ def test_a_path_is_a_folder_without_a_limit(store: Path, tmp_path: Path) -> None
 
 
 def test_a_damaged_shard_is_an_error_that_names_it(store: Path, tmp_path: Path) -> None:
-    """It is compared with its commit, and no copy of it remains."""
+    """Each copy is compared with the commit, and no damaged copy remains."""
     copy = shutil.copytree(store, tmp_path / "store")
     shard = copy / layout.shard("train", 16, 3)
     data = bytearray(shard.read_bytes())
@@ -525,7 +525,7 @@ def test_an_interrupted_copy_is_made_again(store: Path, tmp_path: Path) -> None:
     running.close()  # type: ignore[attr-defined]
 
 
-def test_a_child_that_is_forked_holds_no_lock(store: Path, tmp_path: Path) -> None:
+def test_a_forked_child_holds_no_lock(store: Path, tmp_path: Path) -> None:
     """The child was forked while the lock was held, and lives on."""
     loader = loader_of(store, staging=tmp_path / "stage")
     copies = loader._open().copies
@@ -591,7 +591,7 @@ def test_simultaneous_epochs_copy_until_the_last_has_ended(store: Path, tmp_path
     second.close()  # type: ignore[attr-defined]
 
 
-def test_the_committed_part_of_a_split_is_staged(source: Path, tmp_path: Path) -> None:
+def test_only_committed_shards_are_staged(source: Path, tmp_path: Path) -> None:
     """Shards without a commit are not copied."""
     from pipeline.ingest.shard_task import prepare_shard
     from tests.pictures import plan_inline

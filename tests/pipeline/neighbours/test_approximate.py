@@ -33,7 +33,7 @@ def clustered(count: int, dim: int = 32, part: int = 0) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_recall_grows_with_candidates(kind: str) -> None:
-    """A tenth of the vectors as candidates is enough for a recall of 99 %."""
+    """A tenth of the vectors as candidates suffices for a recall of 99 %."""
     vectors, queries = clustered(4000), clustered(200, part=1)
     index, exact = build(kind, vectors, **SMALL[kind]), build("exact", vectors)
     exact_results = exact.search(queries, 10)

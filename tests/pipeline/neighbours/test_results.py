@@ -102,7 +102,7 @@ def test_deduplication_keeps_the_best_row_of_each_id(results: SearchResults, pic
 
 @given(rows=st.lists(st.integers(-1, 9), min_size=1, max_size=60))
 def test_hubness_is_the_skewness_of_answer_counts(rows: list[int]) -> None:
-    """It equals the skewness that scipy computes."""
+    """The hubness equals the skewness that scipy computes."""
     times = np.bincount([row for row in rows if row >= 0], minlength=10)
     results = hubness(np.array(rows)[:, None], 10)
     if times.std() == 0:

@@ -168,8 +168,8 @@ def test_excluding_a_row_excludes_its_mirrored_copy() -> None:
 
 
 @pytest.mark.parametrize("backend", ["exact", "torch"])
-def test_of_equal_vectors_the_lowest_rows_are_answered(backend: str) -> None:
-    """This holds for every k up to the number of vectors."""
+def test_the_lowest_rows_of_equal_vectors_are_results(backend: str) -> None:
+    """The number of results ranges up to the number of vectors."""
     for total in range(1, 9):
         index = build_index(backend, np.ones((total, 3), np.float32))
         for k in range(1, total + 1):
@@ -197,7 +197,7 @@ def test_many_vectors_and_queries_have_the_answers_of_brute_force(backend: str) 
 
 
 @pytest.mark.parametrize("backend", ["exact", "torch"])
-def test_more_equal_vectors_than_candidates(backend: str) -> None:
+def test_ties_beyond_the_candidates_are_searched_completely(backend: str) -> None:
     """The lowest of a thousand copies are returned, whatever the rounding of their products."""
     rng = np.random.default_rng(1)
     distinct = rng.standard_normal((4, 37)).astype(np.float32)

@@ -59,7 +59,7 @@ def test_a_saved_index_gives_the_same_results(variant: str, tmp_path: Path) -> N
 
 
 def test_an_exact_index_is_opened_on_a_device(tmp_path: Path) -> None:
-    """An index of another kind is not."""
+    """An index of another kind is refused on a device."""
     build_small("exact").save(tmp_path / "a", {})
     build_small("lsh").save(tmp_path / "b", {})
     results = load(tmp_path / "a", {}, device="cpu").search(queries(), 3)
@@ -70,7 +70,7 @@ def test_an_exact_index_is_opened_on_a_device(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_vectors_are_stored_once(variant: str, tmp_path: Path) -> None:
-    """They are stored unchanged in a file that numpy reads; nothing is a pickle."""
+    """The unchanged vectors are in a file that numpy reads; nothing is a pickle."""
     index = build_small(variant)
     index.save(tmp_path, IDENTITY)
     (file,) = tmp_path.glob("vectors-*.npy")
@@ -124,7 +124,7 @@ def test_damage_anywhere_is_an_error_that_names_the_file(
 
 
 def test_every_byte_of_the_header_is_checked(tmp_path: Path) -> None:
-    """This includes facts, options and white space."""
+    """Facts, options and white space are covered, too."""
     build_small("exact").save(tmp_path, {})
     header = tmp_path / storage.HEADER
     intact = header.read_bytes()
@@ -135,7 +135,7 @@ def test_every_byte_of_the_header_is_checked(tmp_path: Path) -> None:
 
 
 def test_without_digests_only_the_vectors_are_not_compared(saved_folder: Path) -> None:
-    """Their size, and all other parts, are still checked."""
+    """The size of the vectors, and all other parts, are still checked."""
     for file in sorted(saved_folder.glob("*-*")):
         intact = file.read_bytes()
         file.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
@@ -208,7 +208,7 @@ def test_parts_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_foreign_index_is_reported(tmp_path: Path) -> None:
-    """The error names the file that was looked for."""
+    """The error names the file that was searched for."""
     with pytest.raises(TesseraeError, match=r"nowhere.index\.json cannot be read"):
         load(tmp_path / "nowhere", {})
     (tmp_path / storage.HEADER).write_text("[" * 100_000)
@@ -216,7 +216,7 @@ def test_a_missing_or_foreign_index_is_reported(tmp_path: Path) -> None:
         load(tmp_path, {})
 
 
-def test_an_index_replaces_another_and_leaves_other_files_alone(tmp_path: Path) -> None:
+def test_a_saved_index_replaces_only_the_previous_one(tmp_path: Path) -> None:
     """A process that holds the old index open goes on using it."""
     build_small("hnsw").save(tmp_path, {"turn": 1})
     (tmp_path / "predictions.npy").write_bytes(b"mine")
@@ -266,7 +266,7 @@ def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
 
 
 def test_an_identity_that_is_no_json_is_refused(tmp_path: Path) -> None:
-    """Nothing is written then."""
+    """The folder stays empty."""
     build_small("exact").save(tmp_path, {"turn": 1})
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(TypeError):

@@ -1,4 +1,4 @@
-"""Random sources of every kind, whole or damaged, with the true label of each image.
+"""Random sources of every kind, intact or damaged, with the true label of each image.
 
 Each image's bytes are its own number, and a table that the code under test never sees holds its
 label. Thus no tested code takes part in the answer.
@@ -42,12 +42,12 @@ class GeneratedSource:
     kind: str
     files: Tree = field(default_factory=dict)
     folders: list[str] = field(default_factory=list)
-    """The empty folders."""
+    """The folders that contain no files."""
     splits: tuple[str, ...] = ("train",)
     labels: dict[bytes, int] = field(default_factory=dict)
     """The label of each image, by its bytes."""
     damage: str = ""
-    """The reason to refuse the source; empty: it must be read."""
+    """The reason to refuse the source; an empty text means that it must be read."""
     options: SourceOptions = field(default_factory=SourceOptions)
     source_kind: str | None = None
 
@@ -144,7 +144,7 @@ def _hurt_folders(
 
 
 def _leave(source: GeneratedSource, top: str, first: str, order: list[str]) -> None:
-    """Leave the source whole."""
+    """Leave the source intact."""
 
 
 def _nest(source: GeneratedSource, top: str, first: str, order: list[str]) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 Pictures = dict[str, bytes]
-"""The bytes of each key. Sources never decode, so any bytes will do."""
+"""The bytes of each image by key. Sources never decode, so any bytes will do."""
 
 WNIDS = ("n01440764", "n01443537", "n02119789", "n03255030")
 

@@ -1,4 +1,4 @@
-"""The tests of keys and splits from names."""
+"""Keys and splits, as derived from names."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_a_wnid_precedes_a_name_which_precedes_a_number(path, label, key):
     assert key_of(path, label, ("zero", "n09999999")) == key
 
 
-def test_splits_have_several_words():
+def test_several_words_name_the_same_split():
     """A known word stands for its split, and any other word for itself."""
     assert [canonical_split(word) for word in ("validation", "Valid", "TRAIN", "mine")] == [
         "val",

@@ -1,4 +1,4 @@
-"""The tests of listings: their digest, their order, and the keys that they refuse."""
+"""Listings: their digest, their order, and the keys that they refuse."""
 
 import hashlib
 
@@ -79,7 +79,7 @@ def test_names_may_hold_dots():
     assert len(sort_listing(table_of(samples))) == 3
 
 
-def test_two_samples_with_one_key_are_refused_with_both_places():
+def test_two_samples_with_one_key_are_refused_with_both_locations():
     """The error names both files."""
     builder = ListingBuilder()
     builder.collect(
@@ -90,7 +90,7 @@ def test_two_samples_with_one_key_are_refused_with_both_places():
         sort_listing(builder.finish())
 
 
-def test_a_name_that_is_no_utf8_is_refused_and_shown():
+def test_a_name_that_is_not_utf8_is_refused_and_shown():
     """A name of a file system that is no UTF-8 is refused, since a key must be text."""
     builder = ListingBuilder()
     with pytest.raises(SourceError, match=r"'a/\\udcff' in one.tar is not valid UTF-8"):

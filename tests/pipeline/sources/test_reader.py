@@ -1,4 +1,4 @@
-"""The tests of the reader: exactly the listed bytes, or a ReadError that names the file."""
+"""The reader returns exactly the listed bytes, or raises a ReadError that names the file."""
 
 import errno
 import os

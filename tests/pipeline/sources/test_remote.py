@@ -1,4 +1,4 @@
-"""The tests of exact byte ranges behind fsspec."""
+"""Exact byte ranges of files behind fsspec."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The tests of numbered archives with gaps."""
+"""Numbered archives with gaps."""
 
 import re
 
@@ -59,8 +59,8 @@ def test_ignored_files_are_not_missed():
     ]
 
 
-def test_sources_say_which_shards_are_missing(tmp_path):
-    """Gaps in shards are reported; class tars have WordNet ids, which are no series."""
+def test_sources_report_missing_shards(tmp_path):
+    """Class tars have WordNet ids, which are no series."""
     for number in (0, 2):
         members = {f"{number}.jpg": b"1", f"{number}.cls": b"0"}
         (tmp_path / f"s-{number:03d}.tar").write_bytes(tar_bytes(members))

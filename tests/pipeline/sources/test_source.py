@@ -40,7 +40,7 @@ class Streamed(Source):
 
 
 def test_the_access_follows_from_the_method_that_a_kind_defines(tmp_path: Path) -> None:
-    """The other method refuses, and names the source."""
+    """The method that a kind does not define raises an error that names the source."""
     listed, streamed = Listed("x", Location.at(tmp_path)), Streamed("x", Location.at(tmp_path))
     assert (listed.access, streamed.access) == ("random", "blocks")
     with pytest.raises(SourceError, match=f"{tmp_path} is read at random"):
@@ -50,7 +50,7 @@ def test_the_access_follows_from_the_method_that_a_kind_defines(tmp_path: Path) 
 
 
 def test_a_fingerprint_depends_on_marks_kind_folder_and_options(tmp_path: Path) -> None:
-    """Each of them changes it, and nothing else does."""
+    """A change of any of them changes the fingerprint, which is otherwise reproducible."""
     (tmp_path / "other").mkdir()
     location = Location.at(tmp_path)
     options = location.options.of({"ignore": ["x"]}, location.options.rules)
@@ -65,7 +65,7 @@ def test_a_fingerprint_depends_on_marks_kind_folder_and_options(tmp_path: Path) 
     assert Listed("x", Location.at(tmp_path)).fingerprint() == sources[0].fingerprint()
 
 
-def test_a_kind_has_nothing_more_to_say_by_default(tmp_path: Path) -> None:
+def test_a_kind_has_no_preview_remarks_or_class_table_by_default(tmp_path: Path) -> None:
     """Words come from a table beside the images, as for every kind."""
     source = Listed("x", Location.at(tmp_path))
     source.check()

@@ -1,4 +1,4 @@
-"""The tests of detection, and of the promise of one listing for each layout of a set."""
+"""The detection of sources, and the promise of one listing for every layout of a set."""
 
 import os
 import pickle
@@ -121,7 +121,7 @@ def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
         open_source(tmp_path, "train", "zip")
 
 
-def test_several_kinds_at_one_place_are_refused_with_their_names(tmp_path):
+def test_several_kinds_in_one_location_are_refused_with_their_names(tmp_path):
     """Class folders beside their tar are refused until the user names the kind."""
     write_tar_of_tars(tmp_path / "x", made_pictures())
     write_folder(tmp_path / "x" / "train", made_pictures())

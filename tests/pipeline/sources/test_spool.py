@@ -1,4 +1,4 @@
-"""The spool: whole or absent, resumable, and the source read once."""
+"""The spool is complete or absent, can be resumed, and reads the source once."""
 
 import fcntl
 import os
@@ -77,21 +77,21 @@ def test_records_and_index_hold_the_samples(tmp_path):
 
 
 def test_a_finished_block_is_not_streamed_again(tmp_path):
-    """A pass continues where it stopped."""
+    """A pass over the source continues where it stopped."""
     block = MemoryBlock(made_pictures())
     spool_block(block, str(tmp_path))
     spool_block(block, str(tmp_path))
     assert block.reads == 1
 
 
-def test_an_error_of_reading_leaves_nothing_behind(tmp_path):
+def test_a_read_error_leaves_no_files(tmp_path):
     """A failed block leaves neither a record file nor a temporary one."""
     with pytest.raises(ReadError):
         spool_block(MemoryBlock(made_pictures(), fails_after=9), str(tmp_path))
     assert names(tmp_path) == []
 
 
-def test_files_of_killed_tasks_are_removed_and_those_of_running_tasks_are_not(tmp_path):
+def test_only_files_of_killed_tasks_are_removed(tmp_path):
     """The lock of a running task protects its files; that of a killed task is gone."""
     left, fresh, locked, of_another_block = (
         tmp_path / f".{name}.tmp.records" for name in ("made.1", "made.2", "made.3", "made2.1")
@@ -135,7 +135,7 @@ def test_a_missing_block_is_named(tmp_path):
         spool_listing(str(tmp_path), [done, missing])
 
 
-def test_one_key_in_two_blocks_is_refused_with_both_places(tmp_path):
+def test_one_key_in_two_blocks_is_refused_with_both_locations(tmp_path):
     """A key in two blocks is refused, as in one listing."""
     blocks = [MemoryBlock({"a/x": b"1"}, name="p"), MemoryBlock({"a/x": b"1"}, name="q")]
     for block in blocks:

@@ -1,4 +1,4 @@
-"""The tests of text tables in every encoding, with every line end and separator."""
+"""Text tables in every encoding, with every line end and separator."""
 
 import codecs
 

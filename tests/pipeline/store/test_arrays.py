@@ -55,7 +55,7 @@ def test_zarr_opens_the_hierarchy_by_its_root(objects: LocalObjects, tmp_path: P
 
 
 def test_xarray_opens_a_split_of_several_sizes(objects: LocalObjects, tmp_path: Path) -> None:
-    """It refuses a group in which one dimension has several lengths."""
+    """The image arrays of different sizes must have different dimensions."""
     xarray = pytest.importorskip("xarray")
     write(objects, [*arrays.groups("train"), *arrays.small_metadata(PLAN)])
     write(objects, [arrays.image_array(RECIPE, PLAN, size) for size in (8, 16)])
@@ -92,8 +92,8 @@ def test_labels_are_one_chunk_with_its_checksum(labels: list[int]) -> None:
     assert data[-4:] == google_crc32c.value(data[:-4]).to_bytes(4, "little")
 
 
-def test_metadata_of_nothing_known_is_that_of_the_finished_arrays() -> None:
-    """The finish step need not write it again."""
+def test_metadata_before_the_finish_equals_metadata_after_it() -> None:
+    """The finish step need not write the metadata again."""
     finished = [
         arrays.label_array("train", np.zeros(11, np.int32))[-1],
         arrays.status_array("train", np.zeros(11, np.uint8))[-1],
@@ -115,7 +115,7 @@ def test_small_arrays_of_many_rows_have_several_chunks(
 
 
 @pytest.mark.parametrize("chunk_rows", [4, 11, 100])
-def test_damaged_labels_are_named_without_any_record_of_them(
+def test_damaged_labels_are_detected_without_a_record_of_them(
     objects: LocalObjects, monkeypatch: pytest.MonkeyPatch, chunk_rows: int
 ) -> None:
     """A changed byte, a wrong length and a missing chunk are found."""
@@ -131,14 +131,14 @@ def test_damaged_labels_are_named_without_any_record_of_them(
     assert list(arrays.damaged_labels(objects, PLAN)) == [(name, "missing")]
 
 
-def test_metadata_is_the_same_text_every_time() -> None:
+def test_metadata_has_a_reproducible_text() -> None:
     """Keys are sorted, whatever their order in zarr."""
     for _, data in [*arrays.groups("train"), arrays.image_array(RECIPE, PLAN, 8)]:
         again = json.dumps(read(data), sort_keys=True, indent=2) + "\n"
         assert data == again.encode()
 
 
-def test_a_split_of_fewer_rows_than_a_shard_is_an_array_too(objects: LocalObjects) -> None:
+def test_a_split_of_fewer_rows_than_a_shard_can_be_read(objects: LocalObjects) -> None:
     """One row is enough."""
     small = Plan(**{**vars(PLAN), "num_rows": 1})
     write(objects, [*arrays.groups("train"), arrays.image_array(RECIPE, small, 8)])
@@ -153,7 +153,7 @@ _get_loop().call_soon_threadsafe(time.sleep, 1.0)
 """
 
 
-def test_a_process_ends_quietly_while_zarrs_thread_is_held_up() -> None:
+def test_a_process_exits_without_a_traceback_from_zarrs_loop() -> None:
     """On a busy machine, zarr alone would close a running loop and print a traceback."""
     ended = subprocess.run(
         [sys.executable, "-c", ENDS_BUSY],

@@ -54,15 +54,15 @@ def _row_groups(file: Any) -> pa.Table:
 
 
 @pytest.mark.parametrize("read", [_a_column, _row_groups])
-def test_a_parquet_file_is_read_by_the_thread_that_asks(read: Callable[[Any], pa.Table]) -> None:
+def test_parquet_is_read_in_the_calling_thread(read: Callable[[Any], pa.Table]) -> None:
     """Arrow's own threads could own the file or a result when the process exits."""
     file = Watched(parquet())
     assert read(file).num_rows
     assert file.threads == {threading.get_ident()}
 
 
-def test_what_a_read_returns_is_memory_of_arrow() -> None:
-    """It is freed without the GIL, whichever thread releases it last."""
+def test_reads_return_arrow_owned_memory() -> None:
+    """Arrow's memory is freed without the GIL, whichever thread releases it last."""
     file = open_for_arrow(Watched(b"0123456789"))
     buffer = file.read_buffer(4)
     # A buffer over Python's memory names the Python object that it keeps alive as its parent.
@@ -72,8 +72,8 @@ def test_what_a_read_returns_is_memory_of_arrow() -> None:
     assert pa.Table.from_batches([rows.get_batch(1)])["row"][0].as_py() == 1_000
 
 
-def test_a_file_of_a_disk_is_read_without_python(tmp_path: Path) -> None:
-    """Arrow itself reads the file, and the given file is closed."""
+def test_a_file_on_disk_is_read_by_arrow_itself(tmp_path: Path) -> None:
+    """The given Python file is closed, and Arrow opens the path."""
     (tmp_path / "t.arrow").write_bytes(ipc())
     objects = open_objects(str(tmp_path))
     file = objects.open("t.arrow")
@@ -84,7 +84,7 @@ def test_a_file_of_a_disk_is_read_without_python(tmp_path: Path) -> None:
     native.close()
 
 
-def test_a_part_in_memory_is_decoded_as_arrow_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_in_memory_is_decoded_as_by_arrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Values and schema agree, and the memory is Arrow's own."""
     owned = []
 
@@ -101,7 +101,7 @@ def test_a_part_in_memory_is_decoded_as_arrow_does(monkeypatch: pytest.MonkeyPat
     assert owned == [len(data)]
 
 
-def test_no_other_module_opens_parquet_over_python() -> None:
+def test_no_other_module_reads_parquet_through_python_files() -> None:
     """Readers of a store use one module; Parquet sources have their own test."""
     root = Path(__file__).parents[3]
     opens = ("ParquetFile(", "read_table(", "BufferReader(", "pyarrow.dataset")

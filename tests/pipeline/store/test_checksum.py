@@ -15,7 +15,7 @@ from pipeline.store.checksum import append_checksum, crc32c, has_valid_checksum
 
 
 @given(data=st.binary(max_size=300), start=st.integers(0, 7))
-def test_the_checksum_is_that_of_the_package(data: bytes, start: int) -> None:
+def test_library_and_package_compute_the_same_checksums(data: bytes, start: int) -> None:
     """The checksums agree for any bytes at any address."""
     array = np.frombuffer(data, np.uint8)[start:]
     assert crc32c(array) == google_crc32c.value(data[start:])
@@ -32,14 +32,16 @@ def test_a_frame_is_its_bytes_and_their_checksum(data: bytes, flip: int) -> None
     assert not has_valid_checksum(np.frombuffer(framed[:3], np.uint8))
 
 
-def test_where_there_is_no_library_the_package_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_shared_library_the_package_computes_checksums(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The package holds the GIL but gives the same result."""
     monkeypatch.setattr(checksum, "_native", lambda: None)
     assert crc32c(np.frombuffer(b"123456789", np.uint8)) == 0xE3069283
 
 
 @pytest.mark.skipif(checksum._native() is None, reason="another build of google-crc32c")
-def test_other_threads_go_on_meanwhile() -> None:
+def test_checksums_release_the_gil() -> None:
     """A training step must not wait for a checksum."""
     data = np.zeros(400_000_000, np.uint8)
     steps, ended = 0, threading.Event()

@@ -48,8 +48,8 @@ def commits(draw):
 
 
 @given(commits())
-def test_a_commit_comes_back_as_it_was(written: Commit) -> None:
-    """The bytes are equal for any provenance, so it can be restored from a copy."""
+def test_a_decoded_commit_equals_the_encoded_one(written: Commit) -> None:
+    """The bytes are equal for any provenance, so a commit can be restored from a copy."""
     data = written.encode()
     decoded = commit.decode(data, "c")
     assert decoded == written
@@ -57,15 +57,15 @@ def test_a_commit_comes_back_as_it_was(written: Commit) -> None:
 
 
 @given(commits())
-def test_a_commit_vouches_for_each_size_and_its_part(written: Commit) -> None:
+def test_a_commit_lists_each_size_and_its_table_part(written: Commit) -> None:
     """A commit lists exactly these objects."""
     assert written.sizes == {int(size) for size in written.arrays}
     assert written.objects == [*written.arrays.values(), written.table]
 
 
 @given(commits(), st.data())
-def test_half_a_commit_is_none(written: Commit, data: st.DataObject) -> None:
-    """A commit cut at any byte is damaged."""
+def test_a_truncated_commit_is_damaged(written: Commit, data: st.DataObject) -> None:
+    """A commit may be cut at any byte."""
     text = written.encode()
     length = data.draw(st.integers(0, len(text) - 1))
     with pytest.raises(StoreDamagedError, match="c is damaged"):
@@ -103,8 +103,8 @@ COMMIT = Commit(
         ({"provenance": {"image_seconds": 1e300}}, r"provenance\.image_seconds"),
     ],
 )
-def test_a_commit_that_was_sealed_with_other_names_or_values_is_refused(change, key):
-    """Its digest is valid; the error names the file and the key."""
+def test_a_commit_sealed_with_other_names_or_values_is_refused(change, key):
+    """The digest is valid; the error names the file and the key."""
     commit.decode(COMMIT.encode(), "c")
     with pytest.raises(StoreDamagedError, match=f"^c holds another .*: {key} is .*: expected"):
         commit.decode(replace(COMMIT, **change).encode(), "c")

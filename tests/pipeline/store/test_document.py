@@ -11,12 +11,12 @@ FIELDS = {"format": 1, "classes": [["n01440764", "tench, Tinca tinca"], ["n2", "
 
 
 def test_a_document_is_read_back() -> None:
-    """Its fields are returned without the digest."""
+    """The fields of a document are returned without the digest."""
     assert document.decode(document.encode(FIELDS), "recipe.json") == FIELDS
 
 
 @given(offset=st.integers(0, len(document.encode(FIELDS)) - 1), flip=st.integers(1, 255))
-def test_any_changed_byte_is_found(offset: int, flip: int) -> None:
+def test_any_changed_byte_of_a_document_is_detected(offset: int, flip: int) -> None:
     """A change of white space is detected, too."""
     data = bytearray(document.encode(FIELDS))
     data[offset] ^= flip
@@ -25,13 +25,13 @@ def test_any_changed_byte_is_found(offset: int, flip: int) -> None:
 
 
 @given(length=st.integers(0, len(document.encode(FIELDS)) - 1))
-def test_any_cut_is_found(length: int) -> None:
+def test_any_truncation_of_a_document_is_detected(length: int) -> None:
     """An empty file is damaged, too."""
     with pytest.raises(StoreDamagedError):
         document.decode(document.encode(FIELDS)[:length], "recipe.json")
 
 
-def test_a_format_of_the_future_is_refused_by_number() -> None:
-    """The document is intact, but another version wrote it."""
+def test_a_later_format_is_refused_with_its_number() -> None:
+    """The document is intact, but a later version wrote it."""
     with pytest.raises(StoreError, match="format 3: this version reads 1 and 2"):
         document.decode(document.encode({**FIELDS, "format": 3}), "recipe.json")

@@ -49,8 +49,8 @@ def sha256(pixels: NDArray[np.uint8]) -> str:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_its_records_are_read(store: Path, split: str) -> None:
-    """This version's code reads every record."""
+def test_golden_records_are_read(store: Path, split: str) -> None:
+    """The current version reads every record of an earlier one."""
     objects = open_objects(str(store))
     recipe = records.load_recipe(objects)
     assert (recipe.fit, recipe.filter, recipe.codec) == ("crop", "bicubic", "none")
@@ -65,8 +65,8 @@ def test_its_records_are_read(store: Path, split: str) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_it_is_whole(store: Path, split: str) -> None:
-    """Verify finds no problem and writes nothing."""
+def test_a_golden_store_verifies(store: Path, split: str) -> None:
+    """Verification finds no problem and writes nothing."""
     before = snapshot(store)
     objects = open_objects(str(store))
     checked = verify.read_records(objects, split)
@@ -79,7 +79,7 @@ def test_it_is_whole(store: Path, split: str) -> None:
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("size", SIZES)
-def test_zarr_reads_its_pixels(store: Path, split: str, size: int) -> None:
+def test_zarr_reads_golden_pixels(store: Path, split: str, size: int) -> None:
     """The pixels have not changed."""
     pixels = arrays.read_rows(open_objects(str(store)), split, size, 0, SPLITS[split])
     assert pixels.shape == (SPLITS[split], size, size, 3)
@@ -87,15 +87,15 @@ def test_zarr_reads_its_pixels(store: Path, split: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_zarr_reads_its_labels_and_status(store: Path, split: str) -> None:
-    """Each is one chunk."""
+def test_zarr_reads_golden_labels_and_status(store: Path, split: str) -> None:
+    """Labels and status have not changed."""
     objects = open_objects(str(store))
     assert arrays.read_small(objects, split, "label").tolist() == LABELS[split]
     assert arrays.read_small(objects, split, "status").tolist() == STATUS[split]
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_tensorstore_reads_it(store: Path, split: str) -> None:
+def test_tensorstore_reads_a_golden_store(store: Path, split: str) -> None:
     """An independent implementation reads the store."""
     tensorstore = pytest.importorskip("tensorstore")
 
@@ -111,7 +111,7 @@ def test_tensorstore_reads_it(store: Path, split: str) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_its_table_is_read(store: Path, split: str) -> None:
+def test_the_table_of_a_golden_store_is_read(store: Path, split: str) -> None:
     """The table agrees with the arrays."""
     objects = open_objects(str(store))
     rows = table.decode_part(objects.get(layout.table(split)))
@@ -124,7 +124,7 @@ def test_its_table_is_read(store: Path, split: str) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_it_grows_by_a_size_and_stays_what_it_was(
+def test_adding_a_size_keeps_golden_objects(
     store: Path, split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """New documents have the store's format, and existing objects keep their bytes."""
@@ -207,7 +207,7 @@ def read_small(store: Path, split: str, name: str, dtype: str) -> list[int]:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_whoever_has_only_the_document_reads_the_same(store: Path, split: str) -> None:
+def test_a_reader_written_from_the_format_page_reads_the_same(store: Path, split: str) -> None:
     """Pixels, labels and status are equal."""
     for size in SIZES:
         assert sha256(read_pixels(store, split, size)) == PIXELS[f"{split}/{size}"]
@@ -216,7 +216,7 @@ def test_whoever_has_only_the_document_reads_the_same(store: Path, split: str) -
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_whoever_has_only_the_document_finds_every_digest(store: Path, split: str) -> None:
+def test_digests_follow_the_format_page(store: Path, split: str) -> None:
     """Every reference between documents has the right digest."""
     recipe = json.loads((store / "recipe.json").read_text())
     plan = json.loads((store / f"splits/{split}.json").read_text())
@@ -244,9 +244,7 @@ def test_whoever_has_only_the_document_finds_every_digest(store: Path, split: st
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_whoever_has_only_the_document_finds_the_listing_and_the_order(
-    store: Path, split: str
-) -> None:
+def test_listing_and_order_follow_the_format_page(store: Path, split: str) -> None:
     """The listing is the digest of `<key> TAB <bytes>` lines, and the order follows the rule."""
     plan = read_document(store / f"splits/{split}.json")
     rows = table.decode_part((store / f"samples/{split}.parquet").read_bytes())

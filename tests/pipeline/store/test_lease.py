@@ -1,4 +1,4 @@
-"""One run at a time writes a split, whatever happened to the run before it."""
+"""One run at a time writes a split, however the run before it ended."""
 
 import json
 import os
@@ -41,8 +41,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     return str(tmp_path)
 
 
-def test_a_second_run_is_refused_and_told_who_holds_the_split(url: str) -> None:
-    """It may begin when the first one has ended."""
+def test_a_second_run_is_refused_with_the_holder_of_the_split(url: str) -> None:
+    """Another run may begin when the first one has ended."""
     objects = open_objects(url)
     with lease(objects, "train", wait=False):
         with (
@@ -59,7 +59,7 @@ def test_a_second_run_is_refused_and_told_who_holds_the_split(url: str) -> None:
 
 
 def test_a_second_run_may_wait(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It waits until the first one has ended."""
+    """The second run waits until the first one has ended."""
     monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
     objects = open_objects(url)
     order: list[str] = []
@@ -101,10 +101,10 @@ def test_the_lease_of_a_killed_process_is_free(
         pass
 
 
-def test_a_lease_on_an_object_store_that_nobody_renews_runs_out(
+def test_a_lease_on_an_object_store_expires_if_it_is_not_renewed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its holder has died or lost the connection."""
+    """The holder has ended or lost the connection."""
     objects = open_objects(f"memory://{tmp_path}")
     monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(module, "EXPIRY_SECONDS", -1.0)
@@ -115,8 +115,8 @@ def test_a_lease_on_an_object_store_that_nobody_renews_runs_out(
         pass
 
 
-def test_a_renewed_lease_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Renewal extends it beyond its expiry time."""
+def test_a_renewed_lease_does_not_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Renewal extends a lease beyond its expiry time."""
     monkeypatch.setattr(module, "EXPIRY_SECONDS", 0.3)
     objects = open_objects(f"memory://{tmp_path}")
     with lease(objects, "train", wait=False):
@@ -137,10 +137,10 @@ def taken_over(objects: Objects, seconds: float = 60.0) -> bytes:
     return text
 
 
-def test_of_two_who_saw_a_lease_run_out_the_last_to_write_has_it(
+def test_the_last_to_write_gets_an_expired_lease(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An object store replaces silently, so the writer reads its record again after a while."""
+    """An object store replaces silently, so each writer reads its record again after a while."""
     objects = open_objects(f"memory://{tmp_path}")
     taken_over(objects, seconds=-1.0)  # one that nobody renewed
     monkeypatch.setattr(module.time, "sleep", lambda _: taken_over(objects))
@@ -151,7 +151,7 @@ def test_of_two_who_saw_a_lease_run_out_the_last_to_write_has_it(
         pytest.fail("both have the lease")
 
 
-def test_a_lease_that_another_run_has_taken_is_not_renewed(
+def test_a_lease_that_another_run_has_acquired_is_not_renewed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A suspended machine that wakes up must not take the lease from the new holder."""
@@ -170,8 +170,8 @@ def test_a_lease_that_another_run_has_taken_is_not_renewed(
 @pytest.mark.parametrize(
     "text", [b"[]", b"{}", b"[" * 100_000, b"\xff", b'{"id": 1, "expires": "x"}']
 )
-def test_a_record_of_a_lease_that_is_none_holds_nothing(tmp_path: Path, text: bytes) -> None:
-    """An invalid record of any writer is ignored."""
+def test_an_invalid_lease_record_is_ignored(tmp_path: Path, text: bytes) -> None:
+    """The record may have been written by any program."""
     objects = open_objects(f"memory://{tmp_path}")
     objects.put(".tmp/train.lease.json", text)
     assert module._Record(objects, "train")._holder() is None

@@ -21,7 +21,7 @@ TEXT_ORDER = ["0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9"]
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a copy, on a machine that computes the pixels of the store's own."""
+    """Return a copy of the store; this machine appears to have the software that prepared it."""
     recipe = records.load_recipe(open_objects(str(STORE)))
     software = probe.Probe(recipe.decoder, recipe.resizer)
     monkeypatch.setattr(probe, "probe", lambda *_, **__: software)
@@ -39,15 +39,15 @@ def labels(store: Path, split: str) -> dict[str, int]:
     return labels_by_class
 
 
-def test_its_labels_are_in_the_order_of_digits(store: Path) -> None:
-    """The labels have not changed."""
+def test_format_1_labels_are_in_bytewise_order(store: Path) -> None:
+    """The class 10 has the label 2."""
     recipe = records.load_recipe(open_objects(str(store)))
     assert (recipe.wnids, recipe.listing_rules, recipe.class_numbers) == (TEXT_ORDER, 1, ())
     assert labels(store, "train") == {name: label for label, name in enumerate(TEXT_ORDER)}
 
 
-def test_it_is_resumed_by_its_own_rules(store: Path, tmp_path: Path) -> None:
-    """The listing is unchanged, and a lost shard is made with the same bytes."""
+def test_a_format_1_store_is_resumed_by_its_own_rules(store: Path, tmp_path: Path) -> None:
+    """The listing is unchanged, and a lost shard is prepared again with the same bytes."""
     before = contents(store)
     for name in (layout.commit("train", 1), layout.shard("train", 8, 1), layout.done("train")):
         (store / name).unlink()
@@ -56,7 +56,7 @@ def test_it_is_resumed_by_its_own_rules(store: Path, tmp_path: Path) -> None:
     assert contents(store) == before
 
 
-def test_it_is_repaired_by_its_own_rules(
+def test_a_format_1_store_is_repaired_by_its_own_rules(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The labels are repaired from the source, too."""
@@ -68,8 +68,8 @@ def test_it_is_repaired_by_its_own_rules(
     assert (store / layout.array("train", "label") / "c.0").read_bytes() == expected
 
 
-def test_it_grows_by_a_split_in_its_own_order(store: Path, tmp_path: Path) -> None:
-    """The label of 10 is 2 in val as it is in train."""
+def test_a_further_split_of_a_format_1_store_has_its_order(store: Path, tmp_path: Path) -> None:
+    """The class 10 has the label 2 in val as it has in train."""
     source = make_source(tmp_path / "source")
     prepare_inline(source / "val.tar", str(store), split="val", **CHOICES)
     assert labels(store, "val") == labels(store, "train")
@@ -82,7 +82,7 @@ def test_it_grows_by_a_split_in_its_own_order(store: Path, tmp_path: Path) -> No
         ("beyond", "12", r"'12'.*listing rules 1"),
     ],
 )
-def test_what_its_rules_cannot_say_is_refused_by_their_name(
+def test_classes_that_rules_1_cannot_express_are_refused(
     store: Path, tmp_path: Path, name: str, label: str, message: str
 ) -> None:
     """A class that the store lacks is refused; under these rules -1 is a class."""
@@ -92,7 +92,7 @@ def test_what_its_rules_cannot_say_is_refused_by_their_name(
 
 
 def test_options_of_later_rules_are_refused(store: Path) -> None:
-    """They would list by other rules than the store's."""
+    """An option such as --recursive would list by other rules than the store's."""
     chosen: dict[str, Any] = {"recursive": "first"}
     with pytest.raises(ValueError, match="under listing rules 1, which know no --recursive"):
         SourceOptions.of(chosen, rules=1)

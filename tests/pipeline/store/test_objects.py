@@ -30,7 +30,7 @@ def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
 
 
 def test_an_object_is_read_back_under_its_name(objects: Objects) -> None:
-    """It is read completely, by size, and as a file."""
+    """An object can be read completely or as a file, and has its size."""
     objects.put("a/b/c.json", b"hello")
     assert objects.get("a/b/c.json") == b"hello"
     assert objects.size("a/b/c.json") == 5
@@ -40,14 +40,14 @@ def test_an_object_is_read_back_under_its_name(objects: Objects) -> None:
 
 
 def test_objects_are_listed_under_a_folder_at_any_depth(objects: Objects) -> None:
-    """Complete names are listed, sorted."""
+    """The complete names are sorted."""
     for name in ("a/2", "a/b/1", "c"):
         objects.put(name, b"x")
     assert objects.names("a") == ["a/2", "a/b/1"]
     assert objects.names("nothing") == []
 
 
-def test_what_is_not_there_is_said(objects: Objects) -> None:
+def test_missing_objects_are_reported(objects: Objects) -> None:
     """Reading raises FileNotFoundError, the size is None, and removing is silent."""
     with pytest.raises(FileNotFoundError):
         objects.get("a")
@@ -56,10 +56,10 @@ def test_what_is_not_there_is_said(objects: Objects) -> None:
 
 
 @pytest.mark.parametrize("calls", [lacking.EXFAT, lacking.SMB], ids=["exFAT", "SMB"])
-def test_a_disk_without_links_has_one_plan_of_two_planners(
+def test_one_of_two_planners_wins_on_a_disk_without_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: tuple[str, ...]
 ) -> None:
-    """No temporary file of either remains."""
+    """No temporary file of either planner remains."""
     lacking.remove(calls, monkeypatch.setattr)
     first, second = begun(str(tmp_path), "train-1"), begun(str(tmp_path), "val-1")
     assert first.put_new("plan", b"mine")
@@ -68,14 +68,14 @@ def test_a_disk_without_links_has_one_plan_of_two_planners(
     assert [name for name in first.names(".tmp") if "held" not in name] == []
 
 
-def test_a_new_object_never_replaces_one(objects: Objects) -> None:
+def test_a_new_object_never_replaces_an_existing_one(objects: Objects) -> None:
     """Two planners leave one plan."""
     assert objects.put_new("plan", b"mine")
     assert not objects.put_new("plan", b"yours")
     assert objects.get("plan") == b"mine"
 
 
-def test_an_object_is_not_there_before_it_is_finished(objects: Objects) -> None:
+def test_an_object_does_not_exist_before_it_is_finished(objects: Objects) -> None:
     """An aborted object does not exist either."""
     writer = objects.create("shard")
     writer.write(memoryview(b"half"))
@@ -85,8 +85,8 @@ def test_an_object_is_not_there_before_it_is_finished(objects: Objects) -> None:
     assert [name for name in objects.names("") if not name.startswith(".tmp")] == []
 
 
-def test_a_piece_may_be_overwritten_as_soon_as_it_was_written(objects: Objects) -> None:
-    """Composers reuse one buffer."""
+def test_a_buffer_may_be_reused_after_each_write(objects: Objects) -> None:
+    """Composers of shards reuse one buffer."""
     buffer = bytearray(b"one")
     writer = objects.create("shard")
     writer.write(memoryview(buffer))
@@ -97,14 +97,14 @@ def test_a_piece_may_be_overwritten_as_soon_as_it_was_written(objects: Objects) 
     assert objects.get("shard") == b"onetwo"
 
 
-def test_a_fingerprint_names_size_and_digest() -> None:
+def test_a_fingerprint_has_size_and_digest() -> None:
     """The digest is that of xxhsum."""
     written = fingerprint("a", b"hello")
     assert (written.num_bytes, written.digest) == (5, xxhash.xxh3_128(b"hello").hexdigest())
 
 
-def test_a_later_run_shuts_an_earlier_one_out(tmp_path: Path) -> None:
-    """An earlier run that is still computing cannot write, even if it had begun to."""
+def test_a_later_run_excludes_an_earlier_one(tmp_path: Path) -> None:
+    """An earlier run that is still computing cannot write, even if it has begun to."""
     early = begun(str(tmp_path), "train-1")
     sibling = begun(str(tmp_path), "train-a-1")
     begun_writer = early.create("begun")
@@ -120,8 +120,8 @@ def test_a_later_run_shuts_an_earlier_one_out(tmp_path: Path) -> None:
     assert late.names("") == ["late", "of another split"]
 
 
-def test_temporary_files_are_gone_after_a_run(tmp_path: Path) -> None:
-    """They are removed whether finished, aborted or forgotten."""
+def test_temporary_files_are_removed_after_a_run(tmp_path: Path) -> None:
+    """The files are removed whether they were finished, aborted or forgotten."""
     objects = begun(str(tmp_path))
     objects.put("a", b"x")
     forgotten = objects.create("b")
@@ -131,7 +131,7 @@ def test_temporary_files_are_gone_after_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 4 << 20, (4 << 20) + 1, 9_000_001, 12 << 20])
-def test_an_object_of_any_length_is_written_whole(tmp_path: Path, length: int) -> None:
+def test_an_object_of_any_length_is_written_completely(tmp_path: Path, length: int) -> None:
     """The length may be one block, several blocks, or any other number of bytes."""
     objects = begun(str(tmp_path))
     data = np.random.default_rng(0).integers(0, 256, length, np.uint8)
@@ -143,10 +143,10 @@ def test_an_object_of_any_length_is_written_whole(tmp_path: Path, length: int) -
     assert objects.get("a") == data.tobytes()
 
 
-def test_a_file_system_without_direct_writes_is_written_too(
+def test_without_direct_writes_the_page_cache_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is written through the page cache."""
+    """Some file systems do not support O_DIRECT."""
     monkeypatch.setattr(local.os, "O_DIRECT", -1, raising=False)
     objects = begun(str(tmp_path))
     writer = objects.create("a")
@@ -156,7 +156,7 @@ def test_a_file_system_without_direct_writes_is_written_too(
     assert objects.get("a") == bytes(9_000_001)
 
 
-def test_a_file_system_that_refuses_direct_writes_late_is_written_through_its_cache(
+def test_the_page_cache_is_used_if_direct_writes_fail_late(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some file systems accept the flag but refuse the writes."""
@@ -183,10 +183,10 @@ def _set_direct_flag(file: int, *, on: bool) -> bool:
     return True
 
 
-def test_a_disk_that_fills_up_in_the_background_is_a_sentence(
+def test_a_full_disk_is_reported_by_the_composing_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The writing thread's error reaches the composing thread."""
+    """The error of the writing thread is raised by the next write."""
     objects = begun(str(tmp_path))
 
     def fail(*_: object) -> None:
@@ -205,7 +205,7 @@ def test_a_disk_that_fills_up_in_the_background_is_a_sentence(
 
 
 def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system may accept fewer bytes than it was given."""
+    """The system may accept fewer bytes than requested."""
     objects = begun(str(tmp_path))
     write = os.write
     monkeypatch.setattr(local.os, "write", lambda file, data: write(file, bytes(data[:3])))
@@ -214,7 +214,7 @@ def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "replace"])
-def test_a_failing_disk_is_a_sentence_and_leaves_nothing(
+def test_a_failing_disk_is_a_one_line_error_and_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """An existing object is unchanged."""
@@ -233,8 +233,8 @@ def test_a_failing_disk_is_a_sentence_and_leaves_nothing(
     assert objects.names("") == ["a"]
 
 
-def test_room_is_that_of_the_disk(tmp_path: Path) -> None:
-    """It is known before the store exists."""
+def test_room_is_the_free_space_of_the_disk(tmp_path: Path) -> None:
+    """The free space is known before the store exists."""
     room = LocalObjects(str(tmp_path / "not" / "yet"), "train-1").free_bytes()
     assert room is not None
     assert room > 0

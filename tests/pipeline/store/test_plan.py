@@ -35,7 +35,7 @@ plans = st.builds(
 
 
 @given(plans)
-def test_a_plan_comes_back_as_it_was(written: Plan) -> None:
+def test_a_decoded_plan_equals_the_encoded_one(written: Plan) -> None:
     """The digest is equal for any seed of 64 bits."""
     decoded = plan.decode(written.encode(), layout.plan(written.split))
     assert decoded == written
@@ -44,7 +44,7 @@ def test_a_plan_comes_back_as_it_was(written: Plan) -> None:
 
 @given(plans.filter(lambda written: written.num_rows < 10**5))
 def test_shards_have_every_row_once(written: Plan) -> None:
-    """Rows are in order, and only the last shard may be short."""
+    """Shards contain the rows in order, and only the last one may be short."""
     shards = [written.rows(shard) for shard in range(written.num_shards)]
     assert shards[0].start == 0
     assert shards[-1].stop == written.num_rows
@@ -65,7 +65,7 @@ def test_shards_have_every_row_once(written: Plan) -> None:
         ({"seed": 5, "num_rows": 1}, "the number of samples is 11 .*; the seed is 0"),
     ],
 )
-def test_each_difference_is_named(changed: dict[str, Any], sentence: str) -> None:
+def test_each_difference_between_plans_is_named(changed: dict[str, Any], sentence: str) -> None:
     """The error contains both values."""
     plan.check_same(MADE, MADE)
     with pytest.raises(StoreMismatchError, match=f"split 'train' was planned .*{sentence}"):
@@ -87,8 +87,8 @@ def test_each_difference_is_named(changed: dict[str, Any], sentence: str) -> Non
         ({"seed": 2**64}, "seed"),
     ],
 )
-def test_a_plan_that_was_sealed_with_other_values_is_refused(change, key):
-    """Its digest is valid; the error names the file and the key."""
+def test_a_plan_sealed_with_other_values_is_refused(change, key):
+    """The digest is valid; the error names the file and the key."""
     fields = {**asdict(MADE), **change}
     with pytest.raises(StoreDamagedError, match=f"^p holds another .*: {key}.*: expected"):
         plan.decode(document.encode(fields), "p")
@@ -104,6 +104,6 @@ def test_a_plan_of_too_many_shards_is_refused():
 
 
 def test_a_damaged_plan_is_named() -> None:
-    """The error names its file."""
+    """The error for a damaged plan names its file."""
     with pytest.raises(StoreDamagedError, match=r"splits/train\.json is damaged"):
         plan.decode(MADE.encode()[:-1], layout.plan("train"))

@@ -1,5 +1,6 @@
 """A recipe is decoded as it was encoded, refuses invalid values, and names every difference."""
 
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError, StoreMismatchError
-from pipeline.store import recipe
+from pipeline.store import document, recipe
 from pipeline.store.recipe import DECODE_RULES, FILTERS, FITS, LISTING_RULES, MISSING_END, Recipe
 
 MADE = Recipe(
@@ -55,8 +56,8 @@ first_recipes = recipes.map(lambda written: replace(written, **FIRST))
 
 
 @given(recipes | first_recipes)
-def test_a_recipe_comes_back_as_it_was(written: Recipe) -> None:
-    """Its text is equal to the byte."""
+def test_a_decoded_recipe_equals_the_encoded_one(written: Recipe) -> None:
+    """The text is equal to the byte."""
     data = written.encode()
     decoded = recipe.decode(data)
     assert decoded == written
@@ -65,8 +66,8 @@ def test_a_recipe_comes_back_as_it_was(written: Recipe) -> None:
     assert f'"digest": "{written.digest}"'.encode() in data
 
 
-def test_a_store_of_format_1_knows_only_the_first_rules() -> None:
-    """Its recipe has no field for later rules."""
+def test_a_store_of_format_1_has_only_rules_1() -> None:
+    """A recipe of format 1 has no field for later rules."""
     first = replace(MADE, **FIRST)
     assert not any(name in first.encode() for name in (b"rules", b"missing_end", b"image_bytes"))
     for choice in ({"missing_end": "keep"}, {"max_image_bytes": 9}):
@@ -78,8 +79,41 @@ def test_a_store_of_format_1_knows_only_the_first_rules() -> None:
         replace(MADE, listing_rules=3)
 
 
+LIMITS = {"missing_end", "max_image_bytes"}
+
+
+@pytest.mark.parametrize(
+    ("absent", "listing_rules"), [({"class_numbers", *LIMITS}, 1), (LIMITS, 2)]
+)
+def test_the_first_recipes_of_format_2_lack_fields(absent: set[str], listing_rules: int) -> None:
+    """They name rules 2, which no code followed yet; the document and its digest stay."""
+    fields = {name: value for name, value in vars(MADE).items() if name not in absent}
+    data = document.encode(fields)
+    earlier = recipe.decode(data)
+    assert (earlier.decode_rules, earlier.listing_rules) == (1, listing_rules)
+    assert (earlier.missing_end, earlier.max_image_bytes) == ("refuse", None)
+    assert earlier.class_numbers == ()
+    assert (earlier.encode(), earlier.digest) == (data, document.digest(fields))
+    assert pickle.loads(pickle.dumps(earlier)).encode() == data
+    recipe.check_same(earlier, replace(MADE, max_image_bytes=None, decode_rules=1))
+
+
+@pytest.mark.parametrize("absent", [{"class_numbers"}, {"missing_end"}, {"decode_rules", *LIMITS}])
+def test_a_recipe_that_no_version_wrote_is_refused(absent: set[str]) -> None:
+    """A field is missing that every version has written beside the others."""
+    fields = {name: value for name, value in vars(MADE).items() if name not in absent}
+    with pytest.raises(StoreDamagedError, match=f"{min(absent)} is missing"):
+        recipe.decode(document.encode(fields))
+
+
+def test_only_the_first_rules_have_no_limit() -> None:
+    """A recipe with rules 2 and an explicit null is refused."""
+    with pytest.raises(StoreDamagedError, match="max_image_bytes is None: expected at least 1"):
+        recipe.decode(document.encode({**vars(MADE), "max_image_bytes": None}))
+
+
 @given(recipes, st.data())
-def test_no_byte_of_a_recipe_can_change_unnoticed(written: Recipe, data: st.DataObject) -> None:
+def test_any_changed_byte_of_a_recipe_is_detected(written: Recipe, data: st.DataObject) -> None:
     """A change of white space is detected, too."""
     text = bytearray(written.encode())
     offset = data.draw(st.integers(0, len(text) - 1))
@@ -98,7 +132,7 @@ def test_no_byte_of_a_recipe_can_change_unnoticed(written: Recipe, data: st.Data
         ({"codec": "gzip"}, "codec is 'gzip': expected none"),
     ],
 )
-def test_what_no_store_can_be_made_of_is_refused(changed: dict[str, Any], sentence: str) -> None:
+def test_invalid_recipes_are_refused(changed: dict[str, Any], sentence: str) -> None:
     """The error contains the value and the expected values."""
     with pytest.raises(ValueError, match=sentence):
         replace(MADE, **changed)
@@ -125,7 +159,7 @@ def test_what_no_store_can_be_made_of_is_refused(changed: dict[str, Any], senten
         ),
     ],
 )
-def test_each_difference_is_named(changed: dict[str, Any], sentence: str) -> None:
+def test_each_difference_between_recipes_is_named(changed: dict[str, Any], sentence: str) -> None:
     """The error contains both values."""
     with pytest.raises(StoreMismatchError, match=sentence):
         recipe.check_same(MADE, replace(MADE, **changed))
@@ -138,15 +172,15 @@ def test_all_differences_are_named_at_once() -> None:
         recipe.check_same(MADE, requested)
 
 
-def test_fewer_classes_and_other_words_for_the_software_are_no_difference() -> None:
+def test_fewer_classes_and_another_software_description_are_no_difference() -> None:
     """A split need not contain every class, and the probe decides about software."""
     requested = replace(MADE, classes=MADE.classes[1:], software={"decoder": "three"})
     recipe.check_same(MADE, requested)
     recipe.check_same(MADE, replace(MADE, classes=()))
 
 
-def test_many_unknown_classes_are_not_all_named() -> None:
-    """Five names are enough."""
+def test_only_five_of_many_unknown_classes_are_named() -> None:
+    """The error contains their number."""
     requested = replace(MADE, classes=tuple((f"x{i}", "") for i in range(9)))
     with pytest.raises(StoreMismatchError, match=r"9 classes .*'x4', \.\.\."):
         recipe.check_same(MADE, requested)

@@ -46,15 +46,15 @@ def objects(tmp_path: Path) -> LocalObjects:
     return objects
 
 
-def test_a_finish_record_comes_back_as_it_was(objects: LocalObjects) -> None:
+def test_a_decoded_finish_record_equals_the_encoded_one(objects: LocalObjects) -> None:
     """Sizes and objects are tuples again; a missing record is None."""
     assert records.load_finish_record(objects, "train") is None
     objects.put(layout.done("train"), DONE.encode())
     assert records.load_finish_record(objects, "train") == DONE
 
 
-def test_what_is_not_there_is_a_sentence(objects: LocalObjects) -> None:
-    """The error names the existing splits."""
+def test_a_missing_split_is_reported_with_the_existing_ones(objects: LocalObjects) -> None:
+    """A missing store is reported by its missing recipe."""
     with pytest.raises(StoreError, match=r"no store at .*it has no recipe\.json"):
         records.load_recipe(objects)
     objects.put(layout.plan("val"), PLAN.encode())
@@ -62,14 +62,14 @@ def test_what_is_not_there_is_a_sentence(objects: LocalObjects) -> None:
         records.load_plan(objects, "train")
 
 
-def test_a_store_path_below_a_file_is_a_sentence(tmp_path: Path) -> None:
-    """It is no traceback."""
+def test_a_store_path_below_a_file_is_a_one_line_error(tmp_path: Path) -> None:
+    """The error is the same as for a missing store."""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match="no store at"):
         records.load_recipe(LocalObjects(str(tmp_path / "file" / "x"), "reader"))
 
 
-def test_a_document_of_another_kind_is_damage(objects: LocalObjects) -> None:
+def test_a_document_of_another_kind_is_damaged(objects: LocalObjects) -> None:
     """The document is intact but has the wrong name."""
     documents = {
         layout.RECIPE: RECIPE.encode(),
@@ -92,7 +92,7 @@ def test_a_document_of_another_kind_is_damage(objects: LocalObjects) -> None:
 
 
 def test_damaged_records_raise_and_damaged_commits_are_none(objects: LocalObjects) -> None:
-    """The shard of a damaged commit is made again."""
+    """A damaged commit counts as missing, so its shard is prepared again."""
     objects.put(layout.RECIPE, RECIPE.encode()[:-2])
     objects.put(layout.done("train"), DONE.encode()[1:])
     objects.put(layout.commit("train", 1), COMMIT.encode()[:-1])
@@ -116,7 +116,7 @@ def of(split: str, shard: int, **change: str) -> Commit:
     )
 
 
-def test_only_commits_of_the_plan_and_in_their_place_count(objects: LocalObjects) -> None:
+def test_only_commits_of_the_plan_under_their_own_name_count(objects: LocalObjects) -> None:
     """Commits of another plan, misnamed copies and other files are ignored."""
     objects.put(layout.commit("train", 0), COMMIT.encode())
     objects.put(layout.commit("train", 1), COMMIT.encode())
@@ -131,8 +131,8 @@ def test_only_commits_of_the_plan_and_in_their_place_count(objects: LocalObjects
     "name",
     [layout.plan("a"), layout.done("a"), layout.ledger("a"), layout.commit("a", 0)],
 )
-def test_a_split_is_known_by_any_record_of_it(objects: LocalObjects, name: str) -> None:
-    """Losing one record does not hide the split."""
+def test_a_split_is_found_by_any_of_its_records(objects: LocalObjects, name: str) -> None:
+    """The loss of one record does not hide the split."""
     objects.put(name, b"x")
     objects.put("splits/.hidden", b"x")
     objects.put("splits/notes.txt", b"x")
@@ -144,7 +144,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 @given(st.dictionaries(texts, st.dictionaries(texts, texts, max_size=3), max_size=5))
-def test_a_ledger_gives_each_document_back_word_for_word(
+def test_a_ledger_preserves_each_document(
     fields: dict[str, dict[str, str]],
 ) -> None:
     """Any content is preserved, line breaks included."""
@@ -157,8 +157,8 @@ def test_a_ledger_gives_each_document_back_word_for_word(
     assert dict(records._ledger_lines(data)) == documents
 
 
-def test_a_damaged_ledger_gives_back_what_is_whole(objects: LocalObjects) -> None:
-    """The intact copies are returned, and any damage is reported."""
+def test_a_damaged_ledger_returns_its_intact_copies(objects: LocalObjects) -> None:
+    """Any damage is reported."""
     name = layout.ledger("train")
     documents = {layout.RECIPE: RECIPE.encode(), layout.plan("train"): PLAN.encode()}
     intact = records.encode_ledger(documents.items())
@@ -176,8 +176,8 @@ def test_a_damaged_ledger_gives_back_what_is_whole(objects: LocalObjects) -> Non
         assert records.read_ledger(objects, "train").damage == "damaged"
 
 
-def test_an_object_is_there_only_as_it_was_written(objects: LocalObjects) -> None:
-    """Length and bytes must agree."""
+def test_an_object_exists_only_with_its_recorded_bytes(objects: LocalObjects) -> None:
+    """Length and digest must agree."""
     written = records.fingerprint("a", b"hello")
     assert not records.is_intact(objects, written)
     for data, intact in ((b"hello", True), (b"hellp", False), (b"hell", False)):
@@ -185,8 +185,8 @@ def test_an_object_is_there_only_as_it_was_written(objects: LocalObjects) -> Non
         assert records.is_intact(objects, written) is intact
 
 
-def test_what_is_written_piece_by_piece_has_the_same_fingerprint(objects: LocalObjects) -> None:
-    """The pieces give the fingerprint of the whole."""
+def test_piecewise_writing_gives_the_same_fingerprint(objects: LocalObjects) -> None:
+    """The fingerprint of the pieces equals that of the whole."""
     writer = objects.create("a")
     noting = records.FingerprintWriter(writer)
     for piece in (b"he", b"", b"llo"):

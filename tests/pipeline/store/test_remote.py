@@ -45,7 +45,7 @@ def bucket(s3_environment: dict[str, str]) -> None:
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """Return a prefix of its own for each test."""
+    """Return a prefix that is new for each test."""
     return f"s3://bucket{tmp_path}/store"
 
 
@@ -64,7 +64,7 @@ def problems(url: str) -> list[str]:
 def broken_at(
     monkeypatch: pytest.MonkeyPatch, index: int, *, arrives: bool
 ) -> Iterator[Callable[[], int]]:
-    """Break the connection at the PUT number *index*, before it arrives or after."""
+    """Break the connection at the PUT number *index*, before it is stored or after."""
     numbers = itertools.count()  # PUTs come from several threads: each draws its own
     pipe = RemoteObjects._pipe
 
@@ -102,7 +102,7 @@ def count_puts(source: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> int:
         return count()
 
 
-def test_a_store_there_has_the_bytes_of_one_on_a_disk(
+def test_a_remote_store_has_the_same_bytes_as_a_local_one(
     source: Path, url: str, local_store: dict[str, bytes]
 ) -> None:
     """Zarr reads the remote store, too."""
@@ -114,25 +114,25 @@ def test_a_store_there_has_the_bytes_of_one_on_a_disk(
     assert arrays.read_small(objects, "train", "status").tolist().count(0) == 5
 
 
-def test_a_run_broken_at_a_put_is_gone_on_with(
+def test_a_run_resumes_after_a_failed_put(
     source: Path, url: str, local_store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One PUT in eleven is broken, before the object arrives or after."""
+    """The connection breaks before the object is stored or after."""
     check_broken(source, url, local_store, monkeypatch, range(5, 25, 11))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_run_broken_at_any_put_is_gone_on_with(
+def test_a_run_resumes_after_any_failed_put(
     source: Path, url: str, local_store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every PUT is broken once."""
+    """Every PUT of a run fails once."""
     num_puts = count_puts(source, url, monkeypatch)
     assert num_puts > 20
     check_broken(source, url, local_store, monkeypatch, range(num_puts))
 
 
-def test_of_two_planners_one_wins(url: str) -> None:
+def test_one_of_several_planners_wins(url: str) -> None:
     """Exclusive creation gives each name exactly one winner."""
     barrier = threading.Barrier(4)
     won: list[str] = []
@@ -155,8 +155,8 @@ def test_of_two_planners_one_wins(url: str) -> None:
         assert open_objects(url).get(f"splits/{number}.json") == me.encode()
 
 
-def test_one_run_holds_a_split(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It holds the split until it ends or stops renewing."""
+def test_one_run_holds_the_lease_of_a_split(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run holds the lease until it ends or stops renewing it."""
     monkeypatch.setattr(lease, "POLL_SECONDS", 0.01)
     objects = open_objects(url)
     with lease.lease(objects, "train", wait=False):
@@ -174,8 +174,8 @@ def test_one_run_holds_a_split(url: str, monkeypatch: pytest.MonkeyPatch) -> Non
         assert b"died" not in objects.get(".tmp/train.lease.json")
 
 
-def test_a_run_that_lost_its_lease_leaves_that_of_the_next_alone(url: str) -> None:
-    """Its machine was suspended for longer than a lease lasts."""
+def test_a_run_that_lost_its_lease_does_not_remove_the_next_ones(url: str) -> None:
+    """The machine of the run was suspended for longer than a lease lasts."""
     objects = open_objects(url)
     record = {"id": "x", "holder": "another process", "expires": time.time() + 60}
     with lease.lease(objects, "train", wait=False):
@@ -184,8 +184,8 @@ def test_a_run_that_lost_its_lease_leaves_that_of_the_next_alone(url: str) -> No
 
 
 @pytest.mark.slow
-def test_a_shard_of_any_length_arrives_whole(url: str) -> None:
-    """It may take several requests, or replace a longer object."""
+def test_a_shard_of_any_length_is_stored_completely(url: str) -> None:
+    """A shard may take several requests, or replace a longer object."""
     objects = open_objects(url)
     for length in (120_000_000, 3):
         data = np.random.default_rng(length).bytes(length)
@@ -197,7 +197,7 @@ def test_a_shard_of_any_length_arrives_whole(url: str) -> None:
 
 
 @pytest.mark.slow
-def test_damage_is_found_and_repaired(
+def test_damage_of_a_remote_store_is_found_and_repaired(
     source: Path, url: str, local_store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A changed byte, a wrong length and a missing object are repaired."""
@@ -219,7 +219,7 @@ def test_damage_is_found_and_repaired(
     assert problems(url) == []
 
 
-def test_a_store_there_grows(
+def test_a_size_can_be_added_to_a_remote_store(
     source: Path, url: str, local_store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A further size leaves the objects of the first one unchanged."""
@@ -233,7 +233,9 @@ def test_a_store_there_grows(
     assert all(before[name]["LastModified"] == after[name]["LastModified"] for name in first)
 
 
-def test_what_cannot_be_reached_is_a_sentence(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_bucket_is_a_one_line_error(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A missing bucket and missing credentials are explained."""
     with pytest.raises(StoreError, match="no store at s3://no-such-bucket"):
         records.load_recipe(open_objects("s3://no-such-bucket/x"))
@@ -255,7 +257,7 @@ FACE = ("cat_file", "open", "size", "find")
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_whole_command_prepares_grows_verifies_and_repairs_there(
+def test_the_commands_prepare_extend_verify_and_repair_a_remote_store(
     source: Path,
     url: str,
     local_store: dict[str, bytes],

@@ -96,7 +96,7 @@ DOCUMENTS: dict[str, tuple[Any, Any]] = {
     "commit of features": (FEATURE_COMMIT, lambda *a: features.decode(FeatureCommit, *a)),
     "done of features": (FEATURES_DONE, lambda *a: features.decode(FeatureFinishRecord, *a)),
 }
-"""A good document of each kind, and what reads it."""
+"""A valid document of each kind, and the function that decodes it."""
 
 
 def fields_of(written: Any) -> dict[str, Any]:
@@ -125,8 +125,8 @@ def shape(value: Any) -> Any:
 
 @pytest.mark.parametrize("kind", DOCUMENTS)
 @given(data=st.data())
-def test_a_sealed_document_is_one_of_its_kind_or_refused(kind: str, data: st.DataObject) -> None:
-    """An accepted document encodes to the same text: nothing was converted."""
+def test_a_sealed_document_is_valid_or_refused(kind: str, data: st.DataObject) -> None:
+    """An accepted document encodes to the same text, so nothing was converted."""
     written, decode = DOCUMENTS[kind]
     changed = data.draw(mutated_fields(fields_of(written)))
     text = seal(changed)
@@ -144,8 +144,8 @@ def test_a_sealed_document_is_one_of_its_kind_or_refused(kind: str, data: st.Dat
 
 
 @given(values)
-def test_any_value_in_the_place_of_a_document_is_refused(value: Any) -> None:
-    """A list, a number and `{}` are refused."""
+def test_any_value_in_place_of_a_document_is_refused(value: Any) -> None:
+    """Lists, numbers and `{}` are refused, for example."""
     text = (json.dumps(value) + "\n").encode()
     for _, decode in DOCUMENTS.values():
         with pytest.raises(StoreError):
@@ -153,7 +153,7 @@ def test_any_value_in_the_place_of_a_document_is_refused(value: Any) -> None:
 
 
 @pytest.mark.parametrize("depth", [30, 900, 100_000])
-def test_objects_without_end_are_refused(depth: int) -> None:
+def test_deeply_nested_documents_are_refused(depth: int) -> None:
     """At any depth, neither reading nor encoding exhausts the stack."""
     text = COMMIT.encode().replace(b'"provenance": {}', b'"provenance": {"x": %s1%s}')
     with pytest.raises(StoreDamagedError):
@@ -168,8 +168,8 @@ def test_objects_without_end_are_refused(depth: int) -> None:
 
 
 @given(mutated_fields({"rows": {"name": "x", "num_bytes": 5, "digest": "0" * 32}, "format": 2}))
-def test_the_record_of_rows_is_read_or_refused(fields: Any) -> None:
-    """The record belongs to a cache."""
+def test_the_record_of_the_source_index_is_read_or_refused(fields: Any) -> None:
+    """The source index is a cache, so its record is not one of the documents."""
     try:
         decoded = document.decode_as(SourceIndexRecord, seal(fields), "NAME")
     except StoreError:
@@ -186,7 +186,7 @@ def test_the_record_of_rows_is_read_or_refused(fields: Any) -> None:
     )
 )
 @example(['{"name": "recipe.json", "text": ["x"]}'])
-def test_a_ledger_gives_copies_of_the_layout_alone(
+def test_a_ledger_returns_only_copies_with_names_of_the_layout(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str]
 ) -> None:
     """Other names are ignored, and no line is an error."""
@@ -201,8 +201,8 @@ def test_a_ledger_gives_copies_of_the_layout_alone(
 
 
 @pytest.mark.parametrize("kind", ["commit", "done"])
-def test_features_vouch_for_their_own_objects_alone(tmp_path, kind: str) -> None:
-    """Repair removes and remakes the objects that they name."""
+def test_features_list_only_their_own_objects(tmp_path, kind: str) -> None:
+    """Repair removes and recomputes the objects that features list."""
     objects = LocalObjects(str(tmp_path), "train-1")
     objects.begin()
     stranger = ObjectRecord("../keys", 5, "0" * 32)
@@ -245,8 +245,10 @@ def test_features_vouch_for_their_own_objects_alone(tmp_path, kind: str) -> None
         (int | None, None, None),
     ],
 )
-def test_a_value_that_cannot_be_is_named(annotation: Any, value: Any, sentence: str | None) -> None:
-    """The error names its field and the expected values."""
+def test_an_invalid_value_is_reported_with_its_field(
+    annotation: Any, value: Any, sentence: str | None
+) -> None:
+    """The error contains the value and what was expected."""
     if sentence is None:
         assert schema.check(annotation, value, "x") == value
         return
@@ -254,14 +256,14 @@ def test_a_value_that_cannot_be_is_named(annotation: Any, value: Any, sentence: 
         schema.check(annotation, value, "x")
 
 
-def test_what_is_said_of_a_value_is_short() -> None:
+def test_long_values_are_shortened_in_errors() -> None:
     """A value of a megabyte is not printed."""
     with pytest.raises(SchemaError) as caught:
         schema.check(int, "a" * 2**20, "x")
     assert len(str(caught.value)) < 200
 
 
-def test_a_split_of_labels_that_no_class_has_is_refused(tmp_path) -> None:
+def test_a_split_with_labels_of_no_class_is_refused(tmp_path) -> None:
     """A label is used as an index of classes."""
     source = make_folder(tmp_path / "images", 5)
     prepare_inline(source, str(tmp_path / "store"), sizes=(8,))
@@ -276,7 +278,7 @@ def test_a_split_of_labels_that_no_class_has_is_refused(tmp_path) -> None:
             open_split(objects, "train", [8])
 
 
-def test_a_commit_is_no_type_error_for_arrow() -> None:
+def test_invalid_tables_raise_a_store_error() -> None:
     """Arrow's errors for invalid tables are explained."""
     sink = pa.BufferOutputStream()
     pa.parquet.write_table(pa.table({"row": [1]}), sink)

@@ -86,7 +86,7 @@ def begun(folder: Path) -> LocalObjects:
     num_rows=st.integers(1, 45),
     seed=st.integers(0, 2**32),
 )
-def test_a_shard_is_byte_for_byte_zarrs_own(
+def test_a_composed_shard_equals_zarrs_byte_for_byte(
     tmp_path_factory: pytest.TempPathFactory,
     codec: str,
     chunk_rows: int,
@@ -131,7 +131,7 @@ def test_two_other_readers_read_the_same_pixels(tmp_path: Path, codec: str) -> N
     assert np.array_equal(tensorstore.open(spec).result().read().result(), images)
 
 
-def test_rows_lie_at_computable_places(tmp_path: Path) -> None:
+def test_row_offsets_follow_the_formula(tmp_path: Path) -> None:
     """Chunk k of an uncompressed shard begins at k * (chunk bytes + 4)."""
     recipe = make_recipe(12, 3, "none")
     images = np.random.default_rng(1).integers(0, 256, (8, 4, 4, 3), np.uint8)
@@ -148,7 +148,7 @@ def test_rows_lie_at_computable_places(tmp_path: Path) -> None:
 
 
 def test_a_row_of_another_size_is_refused(tmp_path: Path) -> None:
-    """All following rows would have wrong offsets."""
+    """Such a row would shift the offsets of all following rows."""
     writer = begun(tmp_path).create("object")
     composer = ShardComposer(writer, row_bytes=12, shard_rows=4, chunk_rows=4, codec="none")
     with pytest.raises(ValueError, match="a row has 13 bytes: expected 12"):
@@ -160,7 +160,7 @@ def test_a_row_of_another_size_is_refused(tmp_path: Path) -> None:
     "codec",
     ["", "gzip", "zstd", "zstd:0", "zstd:23", "zstd:x", "none:1", "blosc-zstd:10", "zstd:-1"],
 )
-def test_a_codec_that_no_store_can_have_is_refused(codec: str) -> None:
+def test_an_unsupported_codec_is_refused(codec: str) -> None:
     """The error contains the value and the expected values."""
     with pytest.raises(ValueError, match=r"codec is .*expected none"):
         parse_codec(codec)
@@ -172,7 +172,7 @@ def test_a_codec_that_no_store_can_have_is_refused(codec: str) -> None:
     codec=st.sampled_from(["zstd:1", "zstd:9", "blosc-lz4", "blosc-zstd:3"]),
     off=st.sampled_from([-1, 1, 100]),
 )
-def test_a_chunk_is_unpacked_if_it_is_as_long_as_it_should_be(
+def test_a_decompressed_chunk_of_another_length_is_refused(
     length: int, codec: str, off: int
 ) -> None:
     """A shorter chunk would leave old pixels without an error of the codec."""

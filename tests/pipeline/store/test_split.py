@@ -27,7 +27,7 @@ def grown(tmp_path):
     return objects, plan
 
 
-def test_a_partial_split_hands_out_rows_that_have_all_sizes(grown):
+def test_a_partial_split_contains_only_rows_with_all_sizes(grown):
     """A row without one of the sizes would be black."""
     objects, plan = grown
     missing = np.arange(plan.rows(1).start, plan.num_rows)
@@ -39,8 +39,8 @@ def test_a_partial_split_hands_out_rows_that_have_all_sizes(grown):
     assert both.excluded.tolist() == missing.tolist()
 
 
-def test_the_readable_rows_are_all_but_the_absent_ones(grown):
-    """Also of a copy of the split that has fewer of them."""
+def test_readable_rows_are_all_but_the_absent_ones(grown):
+    """A copy of the split with fewer labels has fewer readable rows."""
     objects, plan = grown
     split = open_split(objects, "train", [16], allow_partial=True)
     first = plan.rows(1).start
@@ -50,7 +50,7 @@ def test_the_readable_rows_are_all_but_the_absent_ones(grown):
 
 
 def test_a_plan_of_another_recipe_is_refused(grown):
-    """Its rows would be read at wrong offsets."""
+    """Rows of such a plan would be read at wrong offsets."""
     objects, _ = grown
     recipe = records.load_recipe(objects)
     objects.put(layout.RECIPE, replace(recipe, chunk_rows=2).encode())

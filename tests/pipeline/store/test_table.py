@@ -46,7 +46,7 @@ def join(parts: list[pa.Table]) -> bytes:
     return bytes(writer.data)
 
 
-def test_a_part_has_every_column_as_it_is_declared() -> None:
+def test_a_part_has_every_declared_column() -> None:
     """Unreadable rows have nulls."""
     part = table.decode_part(table.encode_part([line(row) for row in range(8)]))
     assert part.schema.equals(table.SCHEMA)
@@ -64,17 +64,17 @@ def test_a_part_has_every_column_as_it_is_declared() -> None:
 
 
 @given(st.integers(1, 30), st.integers(0, 29))
-def test_what_was_read_is_written_with_the_same_bytes(num_rows: int, first: int) -> None:
+def test_a_part_is_rewritten_with_the_same_bytes(num_rows: int, first: int) -> None:
     """A part can be cut out of the complete table again."""
     data = table.encode_part([line(first + row) for row in range(num_rows)])
     assert table.encode_table(table.decode_part(data)) == data
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(1, 12))
-def test_the_whole_table_has_the_same_bytes_for_any_cut_into_parts(
+def test_the_complete_table_does_not_depend_on_its_parts(
     lengths: list[int], group_rows: int
 ) -> None:
-    """Its row groups do not depend on the parts."""
+    """The row groups, and thus the bytes, are the same for any division into parts."""
     num_rows = sum(lengths)
     lines = [line(row) for row in range(num_rows)]
     starts = [sum(lengths[:index]) for index in range(len(lengths))]
@@ -94,8 +94,8 @@ def test_the_whole_table_has_the_same_bytes_for_any_cut_into_parts(
             assert table.encode_table(again) == table.encode_table(part)
 
 
-def test_a_table_of_any_length_is_cut_into_whole_groups() -> None:
-    """Only the last group may be short."""
+def test_a_table_of_any_length_has_full_row_groups() -> None:
+    """Only the last row group may be short."""
     num_rows = table.GROUP_ROWS // 4
     rows = table.decode_part(table.encode_part([line(row) for row in range(64)]))
     part = pa.concat_tables([rows] * (num_rows // 64))
@@ -104,7 +104,7 @@ def test_a_table_of_any_length_is_cut_into_whole_groups() -> None:
     assert groups == [table.GROUP_ROWS, table.GROUP_ROWS, num_rows]
 
 
-def test_only_a_row_in_quarantine_may_lack_its_checksum() -> None:
+def test_only_a_quarantined_row_may_lack_its_checksum() -> None:
     """Only the file of a quarantined row may be read partially."""
     lines = [replace(line(row), crc32c=None) for row in range(8)]
     bad = [entry for entry in lines if entry.status]
@@ -116,7 +116,7 @@ def test_only_a_row_in_quarantine_may_lack_its_checksum() -> None:
         table.decode_part(table.encode_part(good))
 
 
-def test_a_part_that_is_missing_is_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_part_is_a_one_line_error(tmp_path: Path) -> None:
     """The error for a missing or wrong part contains advice."""
     objects = LocalObjects(str(tmp_path), "train-1")
     name = layout.part("train", 0)

@@ -156,7 +156,7 @@ def test_a_last_line_without_its_end_is_read(tmp_path: Path) -> None:
     assert np.array_equal(read.vectors, colours())
 
 
-def test_one_number_is_a_vector(tmp_path: Path) -> None:
+def test_vectors_of_one_dimension_are_read(tmp_path: Path) -> None:
     """The header states the single dimension."""
     for write in (word2vec_text, fasttext_vec, word2vec_binary, gensim_binary):
         read = read_word_vectors(save_file(tmp_path, write(COLOURS, colours(1))))
@@ -165,7 +165,7 @@ def test_one_number_is_a_vector(tmp_path: Path) -> None:
 
 @each_kind
 def test_the_first_of_a_repeated_token_counts(tmp_path: Path, write: Writer) -> None:
-    """It is the most frequent one."""
+    """The first occurrence is the most frequent token."""
     tokens = ("red", "green", "red", "blue", "red")
     read = read_word_vectors(save_file(tmp_path, write(tokens, colours())))
     assert read.tokens == ("red", "green", "blue")
@@ -185,7 +185,7 @@ def test_a_limit_reads_the_first_vectors_alone(tmp_path: Path, write: Writer, li
 
 
 @each_kind
-def test_a_limit_holds_in_files_of_many_chunks(tmp_path: Path, write: Writer) -> None:
+def test_a_limit_applies_to_files_of_many_chunks(tmp_path: Path, write: Writer) -> None:
     """A token may be repeated long before the limit."""
     tokens = ["t0", *(f"t{number}" for number in range(2999))]
     vectors = np.arange(3000 * 30, dtype=np.float32).reshape(3000, 30)
@@ -196,7 +196,7 @@ def test_a_limit_holds_in_files_of_many_chunks(tmp_path: Path, write: Writer) ->
 
 @each_kind
 def test_a_token_without_a_direction_counts_as_missing(tmp_path: Path, write: Writer) -> None:
-    """Its numbers are NaN, infinite, larger than a float32, or all zero."""
+    """The numbers of its vector are NaN, infinite, larger than a float32, or all zero."""
     vectors = np.array([[np.nan, 1], [np.inf, 1], [0, 0], [3, 4]], np.float32)
     data = write(("nan", "inf", "zero", "good"), vectors)
     if write in TEXT_WRITERS:
@@ -215,8 +215,8 @@ def test_invalid_utf_8_is_replaced(tmp_path: Path, write: Writer) -> None:
 
 
 @each_kind
-def test_a_truncated_file_is_refused_or_lacks_whole_lines(tmp_path: Path, write: Writer) -> None:
-    """It is cut at every byte, plain and in gzip; a list without a header has no stated length."""
+def test_a_truncated_file_is_refused_or_lacks_complete_lines(tmp_path: Path, write: Writer) -> None:
+    """The file is cut at every byte; only a list without a header can miss lines unnoticed."""
     intact = write(COLOURS, colours())
     min_length = (
         intact.rstrip().rindex(b" ") if write in TEXT_WRITERS else len(intact.rstrip(b"\n"))
@@ -265,7 +265,7 @@ def test_a_header_with_a_wrong_count_is_refused(tmp_path: Path, write: Writer, s
 def test_a_header_with_the_wrong_size_of_vectors_is_refused(
     tmp_path: Path, write: Writer, stated: int
 ) -> None:
-    """In a text, too few dimensions cannot be told from tokens with spaces."""
+    """In a text file, too few dimensions cannot be distinguished from tokens with spaces."""
     if write in TEXT_WRITERS and stated in (1, 2):
         return
     data = write(COLOURS, colours()).replace(b"5 3\n", b"5 %d\n" % stated)
@@ -275,7 +275,7 @@ def test_a_header_with_the_wrong_size_of_vectors_is_refused(
 
 @each_text
 def test_an_invalid_line_is_refused_at_any_position(tmp_path: Path, write: Writer) -> None:
-    """It is too short or has an invalid number, in a file that fills the pipe many times."""
+    """The line is too short or has an invalid number, in a file larger than the pipe's buffer."""
     tokens = [f"t{number}" for number in range(4000)]
     vectors = np.ones((len(tokens), 30), np.float32)
     intact = write(tokens, vectors)
@@ -342,7 +342,7 @@ class Trap:
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("name", ["vectors.kv", "vectors.bin", "vectors.gz", "vectors.txt"])
 def test_nothing_is_unpickled(tmp_path: Path, protocol: int, name: str) -> None:
-    """Neither the file's name nor bytes before the pickle matter."""
+    """A pickle is refused under any file name, compressed, and after other bytes."""
     canary = tmp_path / "canary"
     trap = pickle.dumps(Trap(canary), protocol)
     for data in (trap, gzip.compress(trap), b"1 2\n" + trap, b"\xef\xbb\xbf" + trap):
@@ -367,7 +367,7 @@ def open_files() -> int:
 
 
 def test_reading_leaves_no_file_open(tmp_path: Path) -> None:
-    """This holds after a success and after a failure."""
+    """Files are closed after a success and after a failure."""
     good = save_file(tmp_path, word2vec_text(COLOURS, colours()), "good")
     bad = save_file(tmp_path, word2vec_text(COLOURS, colours())[:-30], "bad")
     read_word_vectors(good)
@@ -397,7 +397,7 @@ REAL = {
 
 @pytest.mark.parametrize("file", REAL)
 def test_real_files_are_read_as_gensim_reads_them(real_data: Path, file: str) -> None:
-    """The files have three makers, and similar words have similar vectors."""
+    """The files come from three programs, and similar words have similar vectors."""
     path = real_data / "words" / file
     words = read_word_vectors(path)
     assert words.vectors.shape == REAL[file]

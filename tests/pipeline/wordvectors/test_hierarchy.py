@@ -91,7 +91,7 @@ def test_rings_grow_by_one_hop() -> None:
 
 
 def test_nodes_within_hops_exclude_the_start() -> None:
-    """The sets of unseen classes are counted so."""
+    """The sets of unseen classes are counted in this way."""
     kinds = Hierarchy(KINDS)
     assert kinds.neighbours_within(["cat", "car"], 0) == set()
     assert kinds.neighbours_within(["cat", "car"], 1) == {"animal", "tabby", "vehicle"}
@@ -130,8 +130,8 @@ def test_distances_match_a_plain_walk(edges: set[Edge], wnids: list[str]) -> Non
     assert distances.tolist() == expected
 
 
-def test_more_distances_than_bits_of_a_word() -> None:
-    """There are more walks than a machine word has bits, along a chain."""
+def test_distances_of_more_than_64_classes_are_right() -> None:
+    """The walks are stored as bits of machine words, of which 200 classes need several."""
     names = [f"n{number}" for number in range(200)]
     distances = Hierarchy(pairwise(names)).distances(names)
     positions = np.arange(200)
@@ -147,7 +147,7 @@ def test_more_distances_than_bits_of_a_word() -> None:
 def test_the_correct_set_is_the_smallest_radius_with_k_nodes(
     edges: set[Edge], valid: set[str], label: str, k: int
 ) -> None:
-    """All hops are sorted, as the paper describes it."""
+    """The oracle sorts all hops, as the paper describes the set."""
     kinds = Hierarchy(edges)
     valid = valid | {label}
     if label not in kinds:
@@ -210,13 +210,13 @@ def test_a_narrowed_graph_has_the_nearest_remaining_parents() -> None:
 
 @given(edges=DAGS, keep=st.sets(st.sampled_from(NODES)))
 def test_a_narrowed_graph_matches_every_path_up(edges: set[Edge], keep: set[str]) -> None:
-    """Each of several paths counts."""
+    """The oracle walks up every path from a node to its remaining ancestors."""
     expected = {(up, node) for node in keep for up in nearest_kept(edges, node, keep) or {"root"}}
     assert Hierarchy(edges).restricted_to(keep, "root").edges == expected
 
 
-def test_ancestors_have_their_least_number_of_steps() -> None:
-    """This holds also if a faulty file has cycles."""
+def test_ancestors_have_their_smallest_number_of_steps() -> None:
+    """The search ends even if a faulty file has cycles."""
     kinds = Hierarchy([*KINDS, ("entity", "cat")])
     assert kinds.ancestors("tabby") == {"tabby": 0, "cat": 1, "animal": 2, "entity": 2}
     assert kinds.ancestors("entity") == {"entity": 0}
@@ -226,10 +226,10 @@ def test_ancestors_have_their_least_number_of_steps() -> None:
 
 
 @given(depths=st.tuples(st.integers(1, 6), st.integers(1, 6)), name=st.text(max_size=5))
-def test_vectors_of_siblings_are_nearer_than_those_of_strangers(
+def test_vectors_of_siblings_are_nearer_than_those_of_unrelated_nodes(
     depths: tuple[int, int], name: str
 ) -> None:
-    """Neither depth nor names matter."""
+    """Neither the depth nor the names of nodes matter."""
     tree = []
     for side, depth in zip("lr", depths, strict=True):
         chain = ["root", *(f"{side}{name}{step}" for step in range(depth))]
@@ -240,7 +240,7 @@ def test_vectors_of_siblings_are_nearer_than_those_of_strangers(
 
 
 def test_vectors_are_the_documented_sum() -> None:
-    """It is the sum of the codes of all ancestors, weighted by 0.7 for each step."""
+    """A vector is the sum of the codes of all ancestors, weighted by 0.7 for each step."""
     kinds = Hierarchy(KINDS)
     above = ("owl", "bird", "animal", "entity")
     codes = {node: Hierarchy([]).vectors([node], 32)[0] for node in above}
@@ -258,7 +258,7 @@ def test_vectors_are_the_same_on_every_machine() -> None:
     assert np.allclose(vectors, GOLDEN, atol=1e-6)
 
 
-def test_real_related_classes_are_nearer_than_strangers(real_data: Path) -> None:
+def test_real_related_classes_are_nearer_than_unrelated_ones(real_data: Path) -> None:
     """For four in five, the most similar vector is at most one hop farther than the nearest."""
     wnids = list(parse_words((real_data / "meta" / "LOC_synset_mapping.txt").read_text()))
     kinds = read_hierarchy(real_data / "meta" / "wordnet.parent-child.txt")
@@ -294,7 +294,7 @@ def test_edges_are_read_from_wordnet(tmp_path: Path) -> None:
 
 
 def test_a_truncated_line_of_wordnet_is_refused(tmp_path: Path) -> None:
-    """It may be cut anywhere before its last pointer."""
+    """The line may be cut anywhere before its last pointer."""
     line = "00015388 05 n 01 animal 0 002 @ 00001740 n 0000 @ 00002137 n 0000 | a living thing"
     for keep in range(5, line.rindex("0000")):
         (tmp_path / "data.noun").write_text(LICENCE + line[:keep])
@@ -328,14 +328,14 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not WORDNET.is_dir(), reason="WordNet is not installed")
-def test_the_installed_wordnet_is_that_of_imagenet(real_data: Path) -> None:
+def test_the_installed_wordnet_equals_imagenets(real_data: Path) -> None:
     """All edges are equal."""
     listed = read_hierarchy(real_data / "meta" / "wordnet.parent-child.txt")
     assert read_hierarchy(WORDNET).edges == listed.edges
 
 
-def test_hop_sets_of_the_thousand_classes(real_data: Path) -> None:
-    """The sizes in WordNet, and in WordNet without the nouns that had no images in 2011.
+def test_hop_sets_of_ilsvrc_have_nearly_the_papers_sizes(real_data: Path) -> None:
+    """The sizes are those in WordNet, and in WordNet without the nouns that had no images in 2011.
 
     The paper's 2-hop and 3-hop sets are 1,589 and 7,860: one and two edges of the latter graph.
     """
@@ -359,10 +359,10 @@ def test_hop_sets_of_the_thousand_classes(real_data: Path) -> None:
         ("imagenet_isa.txt", {2: 4.803, 5: 9.789, 10: 17.630, 20: 33.583}),
     ],
 )
-def test_sizes_of_correct_sets_of_the_thousand_classes(
+def test_correct_sets_of_ilsvrc_have_known_sizes(
     real_data: Path, file: str, expected: dict[int, float]
 ) -> None:
-    """They are a fifth to a third below the paper's 6.5, 12.5, 22.5 and 41.7, in its 2011 tree."""
+    """The means are a fifth to a third below the paper's 6.5, 12.5, 22.5 and 41.7."""
     seen = list(parse_words((real_data / "meta" / "LOC_synset_mapping.txt").read_text()))
     kinds, valid = read_hierarchy(real_data / "meta" / file), frozenset(seen)
     for (k, mean), paper in zip(expected.items(), (6.5, 12.5, 22.5, 41.7), strict=True):

@@ -1,4 +1,4 @@
-"""The index of a words file holds the same words, and only the requested ones are read."""
+"""The index of a words file has the same words, and only the requested ones are read."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(word_index, "file_digest", fail)
 
 
-def test_the_file_is_read_once(file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_words_file_is_read_once(
+    file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Afterwards its index is mapped, and its digest is not computed again."""
     digest = file_digest(file)
     first = open_word_vectors(file, digest, folder)
@@ -81,7 +83,7 @@ def test_the_file_is_read_once(file: Path, folder: Path, monkeypatch: pytest.Mon
 def test_an_index_finds_the_same_tokens_as_the_words(
     tmp_path_factory: pytest.TempPathFactory, tokens: list[str], other_tokens: list[str]
 ) -> None:
-    """This holds for tokens in any case, and for missing ones."""
+    """Tokens in any case, and missing ones, give the same results."""
     folder = tmp_path_factory.mktemp("index")
     vectors = np.random.default_rng(1).standard_normal((len(tokens), 3)).astype(np.float32)
     plain = WordVectors(tokens, vectors)
@@ -105,7 +107,7 @@ def test_an_index_finds_the_same_tokens_as_the_words(
 def test_tokens_with_the_same_hash_are_distinguished(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The text decides."""
+    """The text of the tokens decides."""
     monkeypatch.setattr(word_index, "_hash", len)
     words = WordVectors(TOKENS, np.eye(len(TOKENS), dtype=np.float32))
     word_index._write(words, tmp_path / "x.words")
@@ -171,10 +173,10 @@ def _other_format(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     "spoil", [_cut, _longer, _no_header, _other_counts, _far_away, _other_format, lambda _: b""]
 )
-def test_a_damaged_index_is_made_again(
+def test_a_damaged_index_is_rebuilt(
     file: Path, folder: Path, spoil: Callable[[bytes], bytes]
 ) -> None:
-    """It is rebuilt from the file."""
+    """The words file is read again."""
     digest = file_digest(file)
     open_word_vectors(file, digest, folder)
     index = folder / f"{digest}.words"
@@ -189,7 +191,7 @@ def test_a_damaged_index_is_made_again(
 def test_a_folder_that_cannot_be_written_is_no_error(
     file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is read each time, and no partial index is left."""
+    """The file is read each time, and no partial index remains."""
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -213,7 +215,7 @@ def test_the_index_of_another_file_is_deleted(file: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize("digest", ["", "../../x", "0" * 63 + "/", "A" * 64])
 def test_an_invalid_digest_is_refused(file: Path, folder: Path, digest: str) -> None:
-    """It may come from an untrusted run."""
+    """The digest may come from an untrusted run."""
     with pytest.raises(TesseraeError, match="not the SHA-256"):
         open_word_vectors(file, digest, folder)
     assert not folder.exists()

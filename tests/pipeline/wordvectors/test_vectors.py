@@ -109,7 +109,7 @@ def test_an_unknown_query_is_refused_with_similar_spellings() -> None:
 
 
 def test_similar_spellings_are_frequent_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They have the most frequent case, a maximum number, and a similar length."""
+    """The suggestions have the most frequent case, a maximum number, and a similar length."""
     words = words_of(
         NET=[1, 0], net=[1, 0], nets=[1, 0], neat=[1, 0], nett=[1, 0], nete_area=[1, 0]
     )
@@ -156,7 +156,7 @@ def test_names_that_are_tokens_come_before_names_of_words() -> None:
 
 
 def test_the_first_name_alone_can_be_chosen() -> None:
-    """The paper uses it."""
+    """The paper uses only the first name of each class."""
     classes = look_up("cock, rooster", "hen, rooster", "white shark, cock", synonyms="first")
     assert classes.sources == ("token", "none", "words")
     assert classes.used_names == (("cock",), (), ("white shark",))
@@ -198,7 +198,7 @@ def test_homonyms_and_identical_vectors_are_reported() -> None:
     synonyms=st.sampled_from(["first", "mean"]),
 )
 def test_vectors_are_of_length_one_or_zero(names: list[list[str]], synonyms: str) -> None:
-    """The other properties of the classes are consistent with that."""
+    """The other properties of the classes are consistent with the lengths."""
     classes = look_up(*(", ".join(each) for each in names), synonyms=synonyms)
     lengths = np.linalg.norm(classes.vectors, axis=1)
     assert np.allclose(lengths, classes.has_vector, atol=1e-6)
@@ -210,7 +210,7 @@ def test_vectors_are_of_length_one_or_zero(names: list[list[str]], synonyms: str
 
 
 def test_a_taxonomy_gives_vectors_without_words() -> None:
-    """Only classes that are in it get one."""
+    """Only classes in the taxonomy get a vector."""
     kinds = Hierarchy([("animal", "cat"), ("animal", "dog"), ("thing", "animal"), ("thing", "car")])
     classes = taxonomy_vectors(kinds, [("cat", "tabby"), ("ghost", ""), ("dog", "")], 512)
     assert classes.sources == ("taxonomy", "none", "taxonomy")
@@ -241,7 +241,7 @@ NOUNS = {
 
 
 @pytest.mark.parametrize(("file", "synonyms"), COVERAGE)
-def test_coverage_of_the_thousand_classes(real_data: Path, file: str, synonyms: str) -> None:
+def test_coverage_of_ilsvrc_classes_is_known(real_data: Path, file: str, synonyms: str) -> None:
     """Classes are counted by tokens, by words of names, and without a vector."""
     table = parse_words((real_data / "meta" / "LOC_synset_mapping.txt").read_text())
     classes = class_vectors(
@@ -254,8 +254,8 @@ def test_coverage_of_the_thousand_classes(real_data: Path, file: str, synonyms: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", NOUNS)
-def test_coverage_of_all_nouns(real_data: Path, file: str) -> None:
-    """There are 82,115 of them."""
+def test_coverage_of_all_nouns_is_known(real_data: Path, file: str) -> None:
+    """The table has 82,115 nouns."""
     table = parse_words((real_data / "meta" / "imagenet_words_82k.txt").read_text())
     counts = class_vectors(read_word_vectors(real_data / "words" / file), table.items()).coverage()
     assert (counts["token"], counts["words"], counts["none"]) == NOUNS[file]

@@ -31,8 +31,8 @@ def test_networks_have_the_papers_numbers_of_parameters() -> None:
 
 @pytest.mark.parametrize("size", [8, 16, 32, 64])
 @pytest.mark.parametrize("classes", [0, 3])
-def test_shapes(size: int, classes: int) -> None:
-    """Networks of every size have the right shapes, with and without classes."""
+def test_networks_have_the_right_output_shapes(size: int, classes: int) -> None:
+    """Networks of every size are tested, with and without classes."""
     labels = torch.tensor([0, 2]) if classes else None
     noise = torch.randn(2, 5)
     for condition in ("projection", "concatenation"):
@@ -65,8 +65,8 @@ def test_a_projection_is_added_to_the_score() -> None:
     torch.testing.assert_close(critic(images, labels), expected)
 
 
-def test_labels_are_channels_of_ones() -> None:
-    """Each class has a one-hot channel (Mirza and Osindero 2014)."""
+def test_labels_are_one_hot_channels() -> None:
+    """Each class has a channel of ones or zeros (Mirza and Osindero 2014)."""
     critic = ConvCritic(16, width=4, classes=3, condition="concatenation")
     joined = critic.labelled.join(torch.zeros(2, 3, 16, 16), torch.tensor([2, 0]))
     assert joined.shape == (2, 6, 16, 16)
@@ -75,7 +75,7 @@ def test_labels_are_channels_of_ones() -> None:
 
 @pytest.mark.parametrize("change", ["", "up", "down"])
 @pytest.mark.parametrize("first", [False, True])
-def test_a_residual_block_adds_to_its_input(change: str, first: bool) -> None:
+def test_a_residual_block_adds_its_layers_to_its_input(change: str, first: bool) -> None:
     """A block equals its formula, and is the identity if its layers are zero."""
     torch.manual_seed(0)
     block = Residual(3, 5, change=change, first=first)
@@ -110,8 +110,8 @@ def test_invalid_sizes_and_norms_are_refused() -> None:
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "spectral", "none"])
 @pytest.mark.parametrize("kind", [ConvCritic, ResidualCritic])
-def test_a_critic_can_reject_grey_pictures(kind: Any, norm: str) -> None:
-    """A critic learns to reject a generator of grey pictures.
+def test_a_critic_can_reject_grey_images(kind: Any, norm: str) -> None:
+    """A critic learns to reject a generator of grey images.
 
     Without a bias the score of grey, which is all zeros, would always be 0.
     """

@@ -20,12 +20,12 @@ ROWS, SIZE, NOISE = 6, 16, 7
 
 
 def real_rows(seed: int = 0) -> Tensor:
-    """Return random pictures in [-1, 1]."""
+    """Return random images in [-1, 1]."""
     return torch.randn(ROWS, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed)).tanh()
 
 
 def noise(seed: int = 1) -> Tensor:
-    """Return inputs of the generator."""
+    """Return random inputs of the generator."""
     return torch.randn(ROWS, NOISE, generator=torch.Generator().manual_seed(seed))
 
 
@@ -168,7 +168,7 @@ def test_an_update_leaves_the_other_network_unchanged(norm: str, critic: Any) ->
             assert any(not torch.equal(changes.state_dict()[n], v) for n, v in was.items())
 
 
-def test_a_shared_optimiser_would_be_noticed() -> None:
+def test_a_shared_optimiser_changes_the_critic() -> None:
     """A single optimiser over both networks would move the critic by the generator's loss."""
     game = make_game("dcgan")
     both = [*game.generator.parameters(), *game.critic.parameters()]
@@ -181,8 +181,8 @@ def test_a_shared_optimiser_would_be_noticed() -> None:
     assert not all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_clipping_holds_before_and_after_every_update() -> None:
-    """Clipping applies to any objective that is given a limit."""
+def test_weights_are_clipped_before_and_after_every_update() -> None:
+    """A weight clip applies to any objective."""
     game = make_game("lsgan", clip=0.02)
     for step in range(3):
         assert max(float(p.detach().abs().max()) for p in game.critic.parameters()) <= 0.02
@@ -199,8 +199,8 @@ def test_a_penalty_can_be_added_to_any_objective() -> None:
     assert not torch.equal(plain_parameter, smooth_parameter)
 
 
-def test_the_penalty_of_known_slopes() -> None:
-    """The penalty is exact for a linear and for a quadratic critic."""
+def test_the_gradient_penalty_of_known_critics_is_exact() -> None:
+    """The critics are a linear and a quadratic function."""
     real, fake, share = torch.randn(5, 4), torch.randn(5, 4), torch.rand(5)
     weights = torch.tensor([3.0, 0.0, 4.0, 0.0])
     slope = penalties.gradient_penalty(lambda rows: rows @ weights, real, fake, share)

@@ -1,4 +1,4 @@
-"""Tests of the dashboard in a real browser during a run, and of its JSON and its metrics."""
+"""The dashboard in a real browser during a run, and its JSON and its metrics."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.browser import chromium
+from tests.browser import emulated, page_width
 from tests.commands import saboteur, start, wait_until
 from tests.pictures import make_folder
 from workflows.terminal.formatting import three_digits
 
 NASTY = ("<script>document.title='no'<_script>", "x\x1b[31mred", "<img src=x onerror=alert(2)>")
-
 DELAYED_FINISH = """
 import time
 
@@ -39,19 +37,12 @@ after_import("pipeline.ingest.finish", hold)
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures, some broken, some with names that mean harm."""
+    """Write images, some broken, and some with hostile names."""
     root = make_folder(tmp_path_factory.mktemp("source") / "train", 90, bad=6)
     folder = next(root.iterdir())
     for name in NASTY:
         (folder / f"{name}.JPEG").write_bytes(b"")
     return root
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Any]:
-    """A headless Chromium, driven by Selenium."""
-    with chromium(tmp_path / "profile", 1300, 1600) as driver:
-        yield driver
 
 
 def get(url: str) -> str:
@@ -69,8 +60,10 @@ visit(document); return texts.join(' ');
 """A script that returns the text of the page, which bokeh puts into shadow roots."""
 
 
-def test_a_run_is_shown_as_it_is(source: Path, tmp_path: Path, browser: Any) -> None:
-    """On the page, over its websocket, as JSON and as Prometheus has it: the report's figures."""
+def test_page_json_and_metrics_show_the_figures_of_the_run(
+    source: Path, tmp_path: Path, chromium: Any
+) -> None:
+    """The figures on the page, in JSON and for Prometheus equal those of the summary."""
     gate = tmp_path / "gate"
     words = ("--sizes", 16, 24, "--shard-rows", 16, "--chunk-rows", 8, "--max-bad", 1)
     store = tmp_path / "store"
@@ -83,18 +76,25 @@ def test_a_run_is_shown_as_it_is(source: Path, tmp_path: Path, browser: Any) -> 
         assert wait_until(lambda: "dashboard: " in command.out)
         url = re.search(r"dashboard: (http://127\.0\.0\.1:\d+)/", command.out)
         assert url, command.out
-        browser.get(f"{url[1]}/tesserae")
-        assert wait_until(lambda: browser.title == "Dask: Tesserae")
-        assert wait_until(lambda: ": finished" in _text(browser)), _text(browser)
+
+        def opened() -> bool:
+            chromium.get(f"{url[1]}/tesserae")  # the command prints the address before it is served
+            return chromium.title == "Dask: Tesserae"
+
+        assert wait_until(opened)
+        chromium.get_log("browser")
+        assert wait_until(lambda: ": finished" in _text(chromium)), _text(chromium)
         names = [name.replace("\x1b", "\\x1b") for name in NASTY]
-        assert wait_until(lambda: all(name in _text(browser) for name in names)), _text(browser)
-        page_text = _text(browser)
-        assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+        assert wait_until(lambda: all(name in _text(chromium) for name in names)), _text(chromium)
+        page_text = _text(chromium)
+        with emulated(chromium, width=400):
+            assert page_width(chromium) <= 400
+        assert not [entry for entry in chromium.get_log("browser") if entry["level"] == "SEVERE"]
         facts = json.loads(get(f"{url[1]}/tesserae.json"))["runs"][0]
         metrics = get(f"{url[1]}/metrics")
-        browser.get(f"{url[1]}/status")
+        chromium.get(f"{url[1]}/status")
         assert (
-            browser.find_element("link text", "Tesserae")
+            chromium.find_element("link text", "Tesserae")
             .get_attribute("href")
             .endswith("/tesserae")
         )
@@ -113,6 +113,6 @@ def test_a_run_is_shown_as_it_is(source: Path, tmp_path: Path, browser: Any) -> 
     assert re.search(r'tesserae_rows_by_status\{.*status="empty".*\} 3\.0', metrics)
 
 
-def _text(browser: Any) -> str:
+def _text(chromium: Any) -> str:
     time.sleep(0.2)
-    return str(browser.execute_script(PAGE_TEXT_SCRIPT))
+    return str(chromium.execute_script(PAGE_TEXT_SCRIPT))

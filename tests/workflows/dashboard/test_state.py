@@ -1,4 +1,4 @@
-"""Tests of the dashboard's state: its sums agree, and its memory is bounded."""
+"""The dashboard's state: its sums agree, and its memory is bounded."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def shard_message(shard: int, rows: int, bad: int = 0, run: str = "train-1") -> 
         st.tuples(st.integers(1, 1024), st.integers(0, 5), st.sampled_from("abc")), max_size=60
     )
 )
-def test_everything_adds_up(shards: list[tuple[int, int, str]]) -> None:
-    """Rows, bytes, reasons, sizes and workers are the sums of what was sent."""
+def test_totals_are_the_sums_of_the_messages(shards: list[tuple[int, int, str]]) -> None:
+    """Rows, bytes, reasons, sizes and workers are totalled."""
     board = DashboardState()
     total = sum(rows for rows, _, _ in shards)
     board.take(run_message(total), 0.0)
@@ -78,8 +78,8 @@ def test_everything_adds_up(shards: list[tuple[int, int, str]]) -> None:
         (("prepare-train-000003-0-train-1", 0), False),
     ],
 )
-def test_a_shard_is_its_workers_by_the_key_of_its_task(key: object, counts: bool) -> None:
-    """Tasks of others are nobody's."""
+def test_shards_are_attributed_to_workers_by_task_key(key: object, counts: bool) -> None:
+    """Tasks of other runs and other programs are ignored."""
     board = DashboardState()
     board.take(run_message(), 0.0)
     board.finished(key, "tls://w")
@@ -87,8 +87,8 @@ def test_a_shard_is_its_workers_by_the_key_of_its_task(key: object, counts: bool
     assert bool(board.runs["train-1"].workers) is counts
 
 
-def test_a_command_that_has_gone_without_a_word_does_not_run_on() -> None:
-    """Its run alone, and only if it was not over."""
+def test_runs_of_a_disconnected_client_are_marked_lost() -> None:
+    """Finished runs and runs of other clients keep their state."""
     board = DashboardState()
     for number, client in enumerate(("a", "a", "b")):
         begin = {"what": "run", "run": str(number), "split": "train", "store": "s", "rows": 9}
@@ -99,8 +99,8 @@ def test_a_command_that_has_gone_without_a_word_does_not_run_on() -> None:
     assert board.snapshot(9.0)["runs"][1]["seconds"] == 2.0
 
 
-def test_memory_does_not_grow_with_what_is_sent() -> None:
-    """Neither with runs, nor with shards, nor with what stages send."""
+def test_memory_of_the_state_is_bounded() -> None:
+    """Runs, shards, and messages of stages are limited in number."""
     board = DashboardState()
     for i in range(3 * state.MAX_RUNS):
         board.take(run_message(10**6, f"train-{i}"), float(i))
@@ -130,8 +130,8 @@ def test_memory_does_not_grow_with_what_is_sent() -> None:
     assert len(board._finishers) <= state.MAX_PENDING_TASKS
 
 
-def test_what_is_too_large_or_not_known_is_left_alone() -> None:
-    """A picture of megabytes; a word of a later version; a run that was forgotten."""
+def test_oversized_and_unknown_messages_are_ignored() -> None:
+    """Examples are a large image, a message of a later version, and a run that was dropped."""
     board = DashboardState()
     large = {"row": 0, "caption": "k", "jpeg": bytes(state.MAX_PICTURE_BYTES + 1)}
     board.take({"what": "pictures", "run": "r", "pictures": [large]}, 0.0)
@@ -141,8 +141,8 @@ def test_what_is_too_large_or_not_known_is_left_alone() -> None:
     assert (len(board.pictures), len(board.grids), len(board.runs)) == (0, 0, 0)
 
 
-def test_training_is_told_from_beginning_to_end() -> None:
-    """The time that is left is what the command makes of its updates, not of whole steps."""
+def test_training_progress_is_tracked() -> None:
+    """The time left is the command's estimate from updates, not from complete steps."""
     board = DashboardState()
     board.take({"what": "training", "run": "r", "client": "c", "folder": "f", "steps": 100}, 0.0)
     board.take({"what": "curve", "run": "r", "name": "loss", "step": 1, "value": 0.5}, 0.0)
@@ -168,8 +168,8 @@ def test_training_is_told_from_beginning_to_end() -> None:
     assert len(board.trainings) == state.MAX_RUNS
 
 
-def test_steps_that_are_taken_again_are_drawn_once() -> None:
-    """After a loss training goes on from before them."""
+def test_repeated_steps_are_plotted_once() -> None:
+    """After the loss of a rank, training repeats steps from a checkpoint."""
     board = DashboardState()
     board.take({"what": "training", "run": "r", "client": "c", "folder": "f", "steps": 9}, 0.0)
     for step in (1, 2, 3, 4):
@@ -180,8 +180,8 @@ def test_steps_that_are_taken_again_are_drawn_once() -> None:
 
 
 @given(st.lists(st.text("ab/", min_size=1), unique=True, max_size=6))
-def test_short_names_tell_runs_apart(names: list[str]) -> None:
-    """Each is an end of the whole name; of two runs, none has that of another."""
+def test_short_names_of_runs_are_unique(names: list[str]) -> None:
+    """Each short name is an end of its complete name."""
     names = list({"/" + "/".join(part for part in name.split("/") if part) for name in names})
     shortened = short_names(names)
     assert set(shortened) == set(names)
@@ -189,14 +189,14 @@ def test_short_names_tell_runs_apart(names: list[str]) -> None:
     assert all(name.endswith(short) for name, short in shortened.items())
 
 
-def test_a_name_that_nobody_else_has_is_shown_alone() -> None:
-    """A unique last component is enough; a name that is the end of another stays complete."""
+def test_a_unique_last_component_is_the_short_name() -> None:
+    """A name that is the end of another one stays complete."""
     assert short_names(["/runs/wgan", "/x/devise"]) == {"/runs/wgan": "wgan", "/x/devise": "devise"}
     assert short_names(["/a/b", "/b"]) == {"/a/b": "/a/b", "/b": "/b"}
 
 
-def test_features_are_a_run_of_their_own() -> None:
-    """With their name, the workers that make them, and no sizes."""
+def test_features_are_shown_as_a_separate_run() -> None:
+    """The run has the name of the features and its workers, and no sizes."""
     board = DashboardState()
     run = "features.net-0.75-224-eb7ff0c52fce.train-1a2b3c4d"
     name = "net-0.75-224-eb7ff0c52fce"
@@ -211,13 +211,14 @@ def test_features_are_a_run_of_their_own() -> None:
     assert board.snapshot(11.0)["runs"][1]["features"] == ""
 
 
-def test_the_page_names_features_and_escapes_what_it_is_told() -> None:
+def test_the_page_names_features_and_escapes_their_name() -> None:
     """A run of images has its sizes, one of features their name."""
-    from workflows.dashboard.page import _head
+    from workflows.dashboard.page import TEMPLATES, values
+    from workflows.reports.html import render
 
     board = DashboardState()
     board.take(run_message(48, "f", sizes=[], before={}, features="<b>net"), 0.0)
     board.take(run_message(9, "i"), 0.0)
-    page = "".join(_head(board, 1.0))
-    assert "Features <code>&lt;b&gt;net</code> of train of <code>/s</code>: running" in page
+    page = render(TEMPLATES / "progress.html", **values(board, 1.0))
+    assert "Features <code>&lt;b&gt;net</code> of train, <code>/s</code>: running" in page
     assert page.count("72 px") == 1

@@ -1,4 +1,4 @@
-"""The simpler ways, against closed forms and other implementations."""
+"""The baselines, compared with closed forms and other implementations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLASSES, DIM, WIDTH = 5, 4, 6
 
 @pytest.fixture(scope="module")
 def learned() -> LabelledFeatures:
-    """Pictures of classes 0, 1 and 3 of five."""
+    """Return features and labels of images of the classes 0, 1 and 3 of five."""
     rng = np.random.default_rng(0)
     labels = rng.choice([0, 1, 3], 90).astype(np.int64)
     middles = rng.standard_normal((CLASSES, WIDTH))

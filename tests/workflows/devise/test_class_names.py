@@ -137,10 +137,10 @@ def test_the_paper_is_cited_for_its_own_classes_alone(
     )
 
 
-def test_json_has_everything(
+def test_json_has_all_facts(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """JSON holds all facts; classes that share a name need not share a vector."""
+    """Classes that share a name need not share a vector."""
     glove = table.parent / "glove.txt"
     table.write_text(TABLE + "n01514668 hen, great\nn02017213 great, crane\n")
     result = facts(monkeypatch, capsys, table, "--word-vectors", glove)
@@ -223,7 +223,7 @@ def test_long_lists_are_cut_and_counted(
     assert "more (--all)" not in output
 
 
-def test_names_cannot_write_on_the_terminal(
+def test_names_are_escaped_in_the_terminal(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Control characters in a class name are escaped."""
@@ -239,7 +239,7 @@ def test_names_cannot_write_on_the_terminal(
     assert r"n00000000  \x1b[2j\u202ecrane" in output
 
 
-def test_a_bad_input_is_reported_in_one_sentence(
+def test_bad_inputs_are_one_line_errors(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The exit status is 1, and a pickle is never loaded."""
@@ -256,7 +256,7 @@ def test_a_bad_input_is_reported_in_one_sentence(
     assert "line 1 is 'crane 1 0 0': expected `parent child`" in output
 
 
-def test_the_thousand_classes_and_real_vectors(
+def test_real_word_vectors_cover_ilsvrc_classes(
     real_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All 1,000 classes have a vector and a noun; the set sizes are the expected ones."""
@@ -297,8 +297,8 @@ def test_classes_can_be_named_by_a_file(tmp_path: Path) -> None:
 FOLDERS = (("church", ""), ("dog", ""), ("golf_ball", ""))
 
 
-def test_the_name_of_a_folder_is_its_words() -> None:
-    """A folder name is split into words, unless the store has names of the class."""
+def test_a_folder_name_is_split_into_words() -> None:
+    """Names of the class in the store take precedence."""
     assert class_names.names_of_classes(FOLDERS, None) == (
         ("church", "church"), ("dog", "dog"), ("golf_ball", "golf ball"),
     )  # fmt: skip
@@ -318,7 +318,7 @@ def test_the_name_of_a_folder_is_its_words() -> None:
         '\ufeffchurch,church\r\ndog,"hound, dog"\r\n',
     ],
 )
-def test_any_id_is_a_key_of_a_table_of_names(tmp_path: Path, text: str) -> None:
+def test_any_id_may_be_a_key_of_a_table_of_names(tmp_path: Path, text: str) -> None:
     """A folder name is a key of the table; classes it leaves out keep their folder name."""
     file = tmp_path / "names"
     file.write_bytes(text.encode())

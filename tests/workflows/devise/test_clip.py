@@ -1,4 +1,4 @@
-"""A CLIP model from a folder, beside what `transformers` itself makes of it."""
+"""A CLIP model from a folder, compared with the results of `transformers`."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_scores_are_those_of_the_model(folder: Path) -> None:
     np.testing.assert_allclose(scores, expected.logits_per_image.numpy() / scale, atol=1e-5)
 
 
-def test_it_scores_a_split_in_the_order_of_its_rows(folder: Path, tmp_path: Path) -> None:
+def test_scores_are_in_row_order(folder: Path, tmp_path: Path) -> None:
     """Quarantined rows have no scores."""
     from pipeline.store import arrays
     from pipeline.store.open import open_objects
@@ -86,8 +86,8 @@ def test_it_scores_a_split_in_the_order_of_its_rows(folder: Path, tmp_path: Path
     assert scores.shape == (9, 2)
 
 
-def test_what_is_no_clip_is_a_sentence(tmp_path: Path) -> None:
-    """An empty folder is refused."""
+def test_a_folder_without_a_clip_model_is_refused(tmp_path: Path) -> None:
+    """An empty folder is one example."""
     with pytest.raises(TesseraeError, match="is no CLIP model"):
         Clip(tmp_path)
 
@@ -128,7 +128,7 @@ def _narrow(folder: Path) -> None:
         ),
     ],
 )
-def test_a_broken_file_of_it_is_named(
+def test_a_broken_file_of_a_clip_model_is_named(
     folder: Path, tmp_path: Path, spoil: Callable[[Path], object], file: str, expected: str
 ) -> None:
     """The error names the broken file, as for a backbone."""

@@ -1,4 +1,4 @@
-"""`tesserae train devise`, from a store to a report, as a person runs it."""
+"""`tesserae train devise`, from a store to a report, as a user runs it."""
 
 from __future__ import annotations
 
@@ -99,10 +99,10 @@ def test_the_report_has_table_and_galleries(trained: Path, tmp_path: Path) -> No
     assert done.status == 0, done.err
     page = (trained / "report.html").read_text()
     for word in ("Comparison with baselines", "ridge, centred words", "ConSE, centred words",
-                 "random codes", "(never learned)",
-                 "no zero-shot recognition", "hit@1 of unseen classes", "chance",
-                 "Distance of first answers", "at most 2, and seen ones", "at most 3",
-                 "Unseen classes, ranked among each other", "most frequent confusion"):  # fmt: skip
+                 "random codes", "(unseen class)",
+                 "not zero-shot recognition", "hit@1 of unseen classes", "chance",
+                 "Distance of the first answer", "at most 2, with seen classes", "at most 3",
+                 "Unseen classes among themselves", "Most frequent confusion"):  # fmt: skip
         assert word in page
     assert "hit@1 of unseen classes" in done.out
 
@@ -135,10 +135,10 @@ def test_the_same_command_resumes_and_another_is_refused(
     )
 
 
-def test_a_missing_option_is_reported_in_one_sentence(
+def test_a_missing_option_is_a_one_line_error(
     small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The sentence names the missing option and its expected value."""
+    """The error names the missing option and its expected value."""
     start = ("train", "devise", small.store, "--run", tmp_path / "run", *WORDS)
     both = ("--trunk", small.trunk, "--word-vectors", small.words)
     for words, expected in (
@@ -235,10 +235,10 @@ def test_words_of_another_file_are_refused(small: Small, trained: Path, tmp_path
     assert open_model(trained).phrase("ant") is not None
 
 
-def test_another_network_under_the_same_name_is_another_run(
+def test_another_network_under_the_same_name_is_refused(
     small: Small, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command is refused, and the run's files stay unchanged."""
+    """The files of the run stay unchanged."""
     from safetensors.torch import load_file, save_file
 
     before = (trained / "options.json").read_bytes()

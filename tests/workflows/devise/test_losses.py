@@ -1,4 +1,4 @@
-"""Losses against the paper's definition, written as plain loops."""
+"""The losses equal the paper's definition, written as plain loops."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workflows.devise.losses import Loss, hinge_rank, kinds_of
 
 
 def drawn(seed: int, rows: int, classes: int, dim: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Outputs, truths, vectors of classes, and an order of classes for each row."""
+    """Draw outputs, labels, class vectors, and an order of classes for each row."""
     torch.manual_seed(seed)
     targets = torch.nn.functional.normalize(torch.randn(classes, dim, dtype=torch.float64), dim=1)
     return (
@@ -84,7 +84,7 @@ def test_the_other_losses_follow_their_formulas() -> None:
 
 
 @pytest.mark.parametrize("kind", ["cosine", "infonce"])
-def test_losses_of_direction_ignore_length(kind: str) -> None:
+def test_cosine_losses_ignore_the_length_of_outputs(kind: str) -> None:
     """Outputs of twice the length have the same loss."""
     outputs, truth, targets, order = drawn(2, 5, 4, 3)
     loss = Loss(kind)

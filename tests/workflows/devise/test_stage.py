@@ -1,4 +1,4 @@
-"""DeViSE's steps: the same for any number of ranks, and however often they were broken off."""
+"""DeViSE's steps do not depend on the number of ranks or on interruptions."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(small: Small, tmp_path: Path,
 
 
 def some_steps(world: World, small: Small, folder: Path, **choices: Any) -> list[torch.Tensor]:
-    """The head after six steps."""
+    """Return the weights of the head after six steps."""
     stage = small_stage(small, folder, world, **choices)
     for _ in range(6):
         stage.advance()
@@ -121,7 +121,7 @@ def test_the_mean_of_words_is_of_seen_classes_alone(small: Small, tmp_path: Path
     np.testing.assert_allclose(np.linalg.norm(space.vectors, axis=1), 1, atol=1e-6)
 
 
-def test_the_rate_rises_and_falls() -> None:
+def test_the_learning_rate_rises_and_falls() -> None:
     """The schedule warms up, reaches 1 and falls to 0; a constant one stays at 1."""
     from workflows.devise.options import DeviseOptions
     from workflows.devise.stage import schedule
@@ -139,7 +139,7 @@ def test_the_rate_rises_and_falls() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("at_once", [2, 3, 7])
-def test_micro_batches_make_the_step_of_the_full_batch(
+def test_micro_batches_give_the_step_of_the_full_batch(
     small: Small, tmp_path: Path, kind: str, at_once: int
 ) -> None:
     """Weights and metrics are equal within rounding."""
@@ -171,7 +171,7 @@ def test_micro_batches_bound_the_rows_of_a_forward_pass(small: Small, tmp_path: 
 
 
 def small_pixel_stage(small: Small, folder: Path, **choices: Any) -> Devise:
-    """A stage that learns from pixels."""
+    """Return a stage that trains the trunk from pixels."""
     ready = small_stage(small, folder)
     options = DeviseOptions(**{**vars(ready.options), **choices})
     only = ready.space.labels(SEEN).tolist()
@@ -181,7 +181,7 @@ def small_pixel_stage(small: Small, folder: Path, **choices: Any) -> Devise:
 
 
 def test_an_opened_new_trunk_maps_each_image_independently() -> None:
-    """Its batch norm is over all ranks in training, and uses its statistics afterwards."""
+    """Batch norm is over all ranks in training, and uses the trunk's statistics afterwards."""
     options = DeviseOptions(trunk="new", learn="all", width=8)
     trunk = open_trunk(options, torch.device("cpu"), learns=False, size=SIZE)
     norms = [m for m in trunk.model.modules() if isinstance(m, torch.nn.BatchNorm2d | BatchNorm)]

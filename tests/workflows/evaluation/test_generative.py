@@ -26,7 +26,7 @@ def gaussians(seed: int, count: int = 800, width: int = 6) -> torch.Tensor:
 
 
 def test_the_frechet_distance_equals_its_formula() -> None:
-    """It equals the formula with scipy's matrix square root, and is 0 for equal sets."""
+    """The oracle uses scipy's matrix square root; the distance of equal sets is 0."""
     real = gaussians(0)
     generated = gaussians(1) @ torch.diag(torch.linspace(0.5, 2, 6)) + 0.3
     distances = compare(generated, real, "features")
@@ -40,7 +40,7 @@ def test_the_frechet_distance_equals_its_formula() -> None:
 
 
 def test_the_kernel_distance_is_unbiased_and_seeded() -> None:
-    """It is near 0 for equal distributions, and keeps torch's random state."""
+    """The distance is near 0 for equal distributions, and torch's random state is unchanged."""
     torch.manual_seed(5)
     before = torch.get_rng_state()
     same = compare(gaussians(2), gaussians(3), "features")
@@ -66,8 +66,8 @@ def test_precision_and_recall_differ() -> None:
     assert precision_recall(real, real) == (1.0, 1.0)
 
 
-def test_the_nearest_are_found() -> None:
-    """The search agrees with a plain loop."""
+def test_the_nearest_neighbours_equal_those_of_a_loop() -> None:
+    """A plain loop compares all pairs of rows."""
     rows, references = gaussians(0, 7, 4), gaussians(1, 30, 4)
     positions, actual = nearest(rows, references, 2)
     for index, row in enumerate(rows):
@@ -95,7 +95,7 @@ def test_few_rows_have_different_subsets() -> None:
     count=st.integers(1, 3),
     offset=st.sampled_from([0.0, 100.0]),
 )
-def test_the_nearest_are_found_in_blocks_of_any_size(
+def test_the_nearest_neighbours_do_not_depend_on_the_block_size(
     seed: int, queries: int, rows: int, block: int, count: int, offset: float
 ) -> None:
     """Blocks of any size give exact distances, also far from zero."""
@@ -112,8 +112,8 @@ def test_the_nearest_are_found_in_blocks_of_any_size(
     torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_a_repeated_picture_is_precise_but_covers_nothing() -> None:
-    """An outlier among real rows makes a single picture precise, but not covering."""
+def test_a_repeated_image_is_precise_but_covers_nothing() -> None:
+    """An outlier among real rows makes a single image precise, but not covering."""
     real = torch.cat([0.1 * gaussians(0, 200, 3), torch.full((1, 3), 20.0)])
     black = torch.full((200, 3), 5.0)
     assert precision_recall(black, real)[0] == 1.0
@@ -133,7 +133,7 @@ def test_rows_that_are_not_finite_are_refused() -> None:
             sliced_wasserstein(rows, gaussians(1, 50))
 
 
-def test_few_pictures_give_a_warning() -> None:
+def test_few_images_give_a_warning() -> None:
     """The metrics of few rows have a warning, since the Frechet distance is biased."""
     distances = compare(gaussians(0, 8), gaussians(1, 8), "features")
     assert distances.frechet > 0.5

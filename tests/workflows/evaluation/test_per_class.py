@@ -22,8 +22,8 @@ from workflows.evaluation.ranking import KS, TruePositions, true_positions
 
 
 @given(st.integers(1, 60), st.integers(1, 8), st.integers(0, 1000))
-def test_averages_are_those_of_loops(n: int, classes: int, seed: int) -> None:
-    """Averages over pictures, and over classes with pictures, equal those of loops."""
+def test_averages_equal_those_of_loops(n: int, classes: int, seed: int) -> None:
+    """The averages are over images, and over classes with images."""
     draw = np.random.default_rng(seed)
     values, labels = draw.random(n), draw.integers(0, classes, n)
     sums = per_class(values, labels, classes)
@@ -40,9 +40,9 @@ def test_averages_are_those_of_loops(n: int, classes: int, seed: int) -> None:
 
 @given(st.lists(st.integers(0, 3), min_size=5, max_size=5), st.integers(0, 1000))
 def test_a_class_drawn_twice_counts_twice(drawn: list[int], seed: int) -> None:
-    """A class drawn twice counts like two classes with the same pictures."""
+    """A class drawn twice counts like two classes with the same images."""
     draw = np.random.default_rng(seed)
-    values, labels = draw.random(12), draw.integers(0, 4, 12)  # the last class has no pictures
+    values, labels = draw.random(12), draw.integers(0, 4, 12)  # the last class has no images
     sums = per_class(values, labels, 5)
     copied, names = [], []
     for label, times in enumerate(drawn):
@@ -59,8 +59,8 @@ def test_a_class_drawn_twice_counts_twice(drawn: list[int], seed: int) -> None:
 
 
 @given(st.integers(0, 1000), st.sampled_from([0, 2]))
-def test_seen_and_unseen_classes_are_evaluated_apart(seed: int, levels: int) -> None:
-    """Each kind has the accuracy of its pictures alone, among all candidates."""
+def test_seen_and_unseen_classes_are_evaluated_separately(seed: int, levels: int) -> None:
+    """Each kind has the accuracy of its images alone, among all candidates."""
     scores, labels = scored(60, 7, seed, levels=levels)
     seen = np.array([True, False, True, True, False, False, True])
     positions = true_positions(scores, labels)
@@ -76,7 +76,7 @@ def test_seen_and_unseen_classes_are_evaluated_apart(seed: int, levels: int) -> 
 
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_the_harmonic_mean_is_near_the_smaller_value(seen: float, unseen: float) -> None:
-    """It is at most twice the smaller value, and 0 if either is 0."""
+    """The mean is at most twice the smaller value, and 0 if either value is 0."""
     mean = Generalised(seen, unseen).harmonic
     low, high = sorted((seen, unseen))
     assert low - 1e-9 <= mean <= min(2 * low, (low + high) / 2) + 1e-9
@@ -85,8 +85,8 @@ def test_the_harmonic_mean_is_near_the_smaller_value(seen: float, unseen: float)
     assert Generalised(0.6, 0.3).harmonic == pytest.approx(0.4)
 
 
-def test_pictures_of_both_kinds_are_required() -> None:
-    """Pictures of seen classes alone, or of unseen classes alone, are refused."""
+def test_images_of_seen_and_unseen_classes_are_required() -> None:
+    """Images of seen classes alone, or of unseen classes alone, are refused."""
     positions = TruePositions(np.array([0, 1]), np.array([1, 1]))
     for kind, seen_pictures in ((True, 2), (False, 0)):
         with pytest.raises(ValueError, match=f"of 2 pictures {seen_pictures} are of seen classes"):
@@ -94,7 +94,7 @@ def test_pictures_of_both_kinds_are_required() -> None:
 
 
 def of_means(means, pictures: int = 4) -> PerClass:
-    """Return sums of classes with given means and equal numbers of pictures."""
+    """Return sums of classes with given means and equal numbers of images."""
     counts = np.full(len(means), pictures)
     return PerClass(np.asarray(means) * counts, counts)
 
@@ -125,7 +125,7 @@ def test_an_interval_shrinks_with_the_number_of_classes(
 
 
 def test_an_interval_has_the_width_of_theory() -> None:
-    """With many classes an end is 1.96 standard errors of the mean over classes away."""
+    """With many classes an end is 1.96 standard errors from the mean over classes."""
     means = np.random.default_rng(0).random(400)
     error = means.std() / math.sqrt(400)
     interval = bootstrap([of_means(means)], draws=5_000)
@@ -162,7 +162,7 @@ def test_classes_are_drawn_once_for_all_splits() -> None:
     assert apart.high - apart.low == pytest.approx(once.high - once.low, rel=0.1)
 
 
-def test_two_overlapping_splits_by_hand() -> None:
+def test_an_interval_of_two_overlapping_splits_matches_a_calculation_by_hand() -> None:
     """All four draws of two overlapping splits are as computed by hand.
 
     Class 0 is in one split, class 1 in both. Draw 0, 0: the first split is -6 and the second has
@@ -181,8 +181,8 @@ def test_two_overlapping_splits_by_hand() -> None:
         assert (between.low, between.high) == pytest.approx((low, high))
 
 
-def test_a_class_is_weighted_by_its_pictures() -> None:
-    """With 1 and 3 pictures in two classes, half of the draws give the middle value."""
+def test_a_class_is_weighted_by_its_number_of_images() -> None:
+    """With 1 and 3 images in two classes, half of the draws give the middle value."""
     split = PerClass(np.array([1.0, 0.0]), np.array([1, 3]))
     for macro, middle in ((True, 0.5), (False, 0.25)):
         narrow = bootstrap([split], macro=macro, draws=20_000, level=0.45)
@@ -193,7 +193,7 @@ def test_a_class_is_weighted_by_its_pictures() -> None:
 
 
 @given(st.integers(1, 30), st.integers(1, 4), st.integers(0, 1000), st.booleans())
-def test_a_method_is_no_better_than_itself(
+def test_a_method_does_not_differ_from_itself(
     classes: int, splits: int, seed: int, macro: bool
 ) -> None:
     """The difference of a method to itself is 0 everywhere."""
@@ -229,8 +229,8 @@ def test_swapping_methods_negates_a_difference(seed: int) -> None:
     assert back.not_better == pytest.approx(1 - forward.not_better)
 
 
-def test_methods_with_other_pictures_are_refused() -> None:
-    """Different pictures, different classes and no splits at all are refused."""
+def test_methods_with_other_images_are_refused() -> None:
+    """Different images, different classes and no splits at all are refused."""
     ours = of_means([0.5, 0.2])
     with pytest.raises(ValueError, match="8 and 10 pictures, or of other classes"):
         compare([ours], [of_means([0.5, 0.2], 5)])

@@ -54,8 +54,8 @@ large = st.tuples(
 )
 
 
-def test_a_small_example_by_hand() -> None:
-    """Four pictures among three kinds of dog and a violin are as computed by hand."""
+def test_metrics_of_a_small_example_match_a_calculation_by_hand() -> None:
+    """The example has four images among three kinds of dog and a violin."""
     scores = np.array(
         [
             [0.9, 0.5, 0.1, 0.0],  # right at once
@@ -109,8 +109,8 @@ def test_a_position_is_the_mean_over_orders_of_ties(of, k: int) -> None:
 
 
 @given(small)
-def test_hierarchical_precision_is_that_of_every_list(of) -> None:
-    """It is the mean share of the first k in the label's set over all lists."""
+def test_hierarchical_precision_is_the_mean_over_orders_of_ties(of) -> None:
+    """The precision of a list is the share of its first k answers in the label's set."""
     scores, labels = scored(*of[:3], levels=of[3])
     sets = some_sets(scores.shape[1], of[2], ks=(1, 2, 3, 5))
     precisions = hierarchical_precision(scores, labels, sets)
@@ -123,8 +123,8 @@ def test_hierarchical_precision_is_that_of_every_list(of) -> None:
 
 
 @given(small)
-def test_hops_are_those_of_every_first_answer(of) -> None:
-    """Several first answers share the weight of a picture."""
+def test_hops_are_averaged_over_all_first_answers(of) -> None:
+    """Several first answers share the weight of an image."""
     scores, labels = scored(*of[:3], levels=of[3])
     apart = np.random.default_rng(of[2]).integers(0, 4, (of[1], of[1])).astype(np.int16)
     expected: Counter[int] = Counter()
@@ -139,7 +139,7 @@ def test_hops_are_those_of_every_first_answer(of) -> None:
 
 
 @given(large, st.integers(0, 1000))
-def test_metrics_keep_their_laws(of, seed: int) -> None:
+def test_metrics_satisfy_their_invariants(of, seed: int) -> None:
     """A larger k hits no less, k = C always hits, and the order of columns has no effect."""
     scores, labels = scored(*of[:3], levels=of[3])
     candidates = of[1]
@@ -213,7 +213,7 @@ def test_random_scores_hit_by_chance() -> None:
     assert chance(20, 10) == 1
 
 
-def test_classes_of_a_group_are_equal_despite_rounding() -> None:
+def test_classes_of_a_group_are_tied_despite_rounding() -> None:
     """Each of three classes "crib" in a group is first in a third of the orders."""
     scores = np.array([[0.1, 0.7, 0.7 + 1e-9, 0.7 - 1e-9, 0.3], [0.8, 0.1, 0.2, 0.1, 0.9]])
     labels = np.array([3, 1])
@@ -234,7 +234,7 @@ def test_classes_of_a_group_are_equal_despite_rounding() -> None:
 
 @given(large, st.data())
 def test_groups_have_equal_scores(of, data) -> None:
-    """Every class of a group gets the best score of the group, for each picture."""
+    """Every class of a group gets the best score of the group, for each image."""
     scores, labels = scored(*of[:3], levels=of[3])
     order = np.random.default_rng(of[2]).permutation(of[1]).tolist()
     cuts = sorted(data.draw(st.sets(st.integers(0, of[1]))))
@@ -315,7 +315,9 @@ def test_classes_without_a_path_are_counted_apart() -> None:
 
 
 @given(st.integers(1, 8), st.integers(1, 6), st.integers(1, 12), st.integers(0, 1000))
-def test_precision_of_a_search_equals_a_loop(q: int, k: int, rows: int, seed: int) -> None:
+def test_the_precision_of_a_search_equals_that_of_a_loop(
+    q: int, k: int, rows: int, seed: int
+) -> None:
     """The query's own row is left out at any position, and a missing row is a miss."""
     draw = np.random.default_rng(seed)
     labels = draw.integers(-1, 3, rows)

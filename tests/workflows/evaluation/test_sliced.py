@@ -23,8 +23,10 @@ def rows(count: int, width: int, seed: int) -> torch.Tensor:
     far=st.floats(-5, 5),
     grown=st.floats(0.1, 5),
 )
-def test_it_is_a_distance(count: int, width: int, seed: int, far: float, grown: float) -> None:
-    """It is a metric of sets that scales with rows and ignores common shifts."""
+def test_sliced_wasserstein_is_a_metric(
+    count: int, width: int, seed: int, far: float, grown: float
+) -> None:
+    """The distance scales with the rows and ignores common shifts."""
     first, second = rows(count, width, seed), rows(count, width, seed + 1)
     between = sliced_wasserstein(first, second)
     assert sliced_wasserstein(first, first[torch.randperm(count)]) == pytest.approx(0, abs=1e-5)
@@ -40,16 +42,16 @@ def test_it_is_a_distance(count: int, width: int, seed: int, far: float, grown: 
     assert between <= through + 1e-4
 
 
-def test_the_distance_of_a_shift() -> None:
-    """A shift has its length divided by the root of the number of dimensions."""
+def test_sliced_wasserstein_of_a_shift_matches_theory() -> None:
+    """The distance is the length of the shift divided by the root of the number of dimensions."""
     first = rows(500, 3, 0)
     shift = torch.tensor([3.0, 4.0, 0.0])
     distance = sliced_wasserstein(first, first + shift, directions=20_000)
     assert distance == pytest.approx(5 / 3**0.5, rel=0.02)
 
 
-def test_in_one_dimension_it_is_the_distance_of_quantiles() -> None:
-    """In one dimension it equals the distance of quantiles, also of sets of unequal size."""
+def test_sliced_wasserstein_in_one_dimension_is_the_distance_of_quantiles() -> None:
+    """The sets may have unequal sizes."""
     first, second = rows(400, 1, 3), 2 * rows(400, 1, 4) + 1
     expected = (first.sort(0).values - second.sort(0).values).square().mean().sqrt()
     assert sliced_wasserstein(first, second) == pytest.approx(float(expected), rel=1e-4)

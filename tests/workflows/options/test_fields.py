@@ -1,4 +1,4 @@
-"""Tests of options on a command line and in code."""
+"""Options as flags of a command line and as values in code."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_flag_sets_its_field(words: tuple[str, ...], values: dict[str, Any]) -
 
 
 def test_a_flag_without_a_default_is_required() -> None:
-    """So is a positional argument."""
+    """A positional argument is required, too."""
     for words in (["s"], ["--label", "l"]):
         with pytest.raises((argparse.ArgumentError, SystemExit)):
             parser_of(Sample).parse_args(words)
@@ -101,10 +101,8 @@ def test_a_flag_without_a_default_is_required() -> None:
         ({"out": 3}, "--to is '3': expected Path"),
     ],
 )
-def test_values_that_no_command_line_gives_are_refused_in_code(
-    values: dict[str, Any], message: str
-) -> None:
-    """A wrong type too, with the flag's name and what was expected."""
+def test_invalid_values_are_refused_in_code(values: dict[str, Any], message: str) -> None:
+    """The error has the flag's name and what was expected, also for a wrong type."""
     with pytest.raises(ValueError, match=message):
         Sample(**{"source": "s", "label": "l", **values})
 
@@ -121,7 +119,7 @@ def test_lists_and_paths_are_accepted_in_code() -> None:
     sizes=st.lists(st.integers(1, 99), min_size=1).map(tuple),
     loud=st.booleans(),
 )
-def test_options_survive_json(
+def test_options_survive_a_round_trip_through_json(
     count: int, rate: float | None, sizes: tuple[int, ...], loud: bool
 ) -> None:
     """`of` returns the options that `as_dict` wrote."""
@@ -140,7 +138,7 @@ class Numbers(Shared):
 
 
 def test_the_help_has_every_effect_and_every_default() -> None:
-    """The own flags come before the shared ones, and a default of False needs no words."""
+    """A command's own flags precede the shared ones; a default of False is not stated."""
     text = " ".join(parser_of(Sample).format_help().split())
     for part in (
         "how many (default: 3)", "how fast (default: as it goes)", "sides (default: 8 16)",
@@ -162,7 +160,7 @@ def _option_classes() -> list[type[Options]]:
 
 @pytest.mark.parametrize("options", _option_classes())
 def test_the_options_of_every_command_are_frozen_values(options: type[Options]) -> None:
-    """Every field that is a flag has a help text, which begins a phrase and does not end one."""
+    """Every flag has a help text without a full stop and with balanced parentheses."""
     parser = parser_of(options)
     for action in parser._actions:
         if action.help != argparse.SUPPRESS and action.dest != "help":
@@ -174,7 +172,7 @@ def test_the_options_of_every_command_are_frozen_values(options: type[Options]) 
 
 @dataclass(frozen=True, kw_only=True)
 class Renamed(Options):
-    """Options that had other names."""
+    """Options with former names."""
 
     FORMER_NAMES = MappingProxyType({"size": "width", "big": "large", "shout": "loud"})
 
@@ -184,7 +182,7 @@ class Renamed(Options):
 
 
 def test_former_flags_are_accepted_and_not_shown() -> None:
-    """A script of before goes on; the help text and the suggestions name the present ones."""
+    """Existing scripts keep working; help and suggestions have the current names only."""
     parser = parser_of(Renamed)
     words = ["--size", "3", "--no-big", "--shout"]
     assert Renamed.read(parser.parse_args(words)) == Renamed(width=3, large=False, loud=True)

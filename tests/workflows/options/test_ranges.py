@@ -1,4 +1,4 @@
-"""Numbers of a command line: what makes no sense is refused where it is typed."""
+"""The ranges of numbers on the command line: invalid values are refused with the valid range."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workflows.training.stages import STAGES, load_name
 
 
 def parsers() -> Iterator[tuple[argparse.ArgumentParser, argparse.Action]]:
-    """Every option of every command, with the parser that reads it."""
+    """Yield every option of every command, with its parser."""
     for name in COMMANDS:
         pending = [command_of(name)[1]]
         while pending:
@@ -28,7 +28,7 @@ def parsers() -> Iterator[tuple[argparse.ArgumentParser, argparse.Action]]:
 
 
 def test_every_number_of_every_command_has_a_range() -> None:
-    """A bare int takes -5, and a bare float takes nan: neither is the type of any option."""
+    """No option has the type int, which accepts -5, or float, which accepts nan."""
     count = 0
     for parser, action in parsers():
         option = f"{parser.prog} {action.option_strings[-1]}"
@@ -60,10 +60,10 @@ def test_every_number_of_every_command_has_a_range() -> None:
         ("cluster scheduler --port 70000", "--port is 70000: expected 1 to 65,535."),
     ],
 )
-def test_a_number_that_makes_no_sense_is_named_with_one_that_does(
+def test_an_invalid_number_is_refused_with_the_valid_range(
     words: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the option, as it was typed; `--help` of the command says more."""
+    """The error has the option and the value, and refers to `--help` of the command."""
     assert main(words.split()) == 1
     err = capsys.readouterr().err
     assert err.startswith(f"tesserae: {message} See `tesserae {words.split()[0]}"), err
@@ -72,14 +72,14 @@ def test_a_number_that_makes_no_sense_is_named_with_one_that_does(
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
 def test_options_in_code_have_the_same_ranges(stage: str, value: float) -> None:
-    """Options that are read from a run's folder are checked too: others may have written it."""
+    """Options in the folder of a run may have been written by anybody, so they are checked, too."""
     options: Any = load_name(STAGES[stage].options)
     with pytest.raises(ValueError, match=f"--learning-rate is {value}: expected .*more than 0"):
         options(learning_rate=value)
 
 
-def test_the_ends_of_a_range() -> None:
-    """Both belong to it, but for one that must be exceeded."""
+def test_range_bounds_are_inclusive() -> None:
+    """A bound that must be exceeded is the exception."""
     assert [Range(minimum=1, maximum=3)(text) for text in "123"] == [1, 2, 3]
     share = Range(kind=float, above=0, maximum=1)
     assert share.expected(0) == "more than 0, at most 1"

@@ -1,4 +1,4 @@
-"""`tesserae features` as a person runs it, and what `verify` and `info` say of what it made."""
+"""`tesserae features` as a user runs it, and the features in the output of `verify` and `info`."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def run(*words: object, scratch: Path) -> Ended:
 
 @pytest.fixture(scope="module")
 def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small network."""
+    """Return the folder of a small network."""
     return small_trunk(tmp_path_factory.mktemp("trunk") / "small")
 
 
 def store_of(root: Path, rows: int) -> Path:
-    """Pictures in two splits, in shards of 8."""
+    """Create a store with two splits, in shards of 8 rows."""
     for split, count in (("train", rows), ("val", 10)):
         source = make_folder(root / split, count)
         prepare_inline(source, str(root / "store"), split=split, sizes=(SIZE,))
@@ -52,7 +52,7 @@ def store_of(root: Path, rows: int) -> Path:
 
 
 def promised(store: Path) -> dict[str, bytes]:
-    """All of the features but commits, which say when and where."""
+    """Return the reproducible files of features: all but commits, which record time and host."""
     root = store / layout.FEATURES
     return {
         str(file.relative_to(root)): file.read_bytes()
@@ -62,10 +62,10 @@ def promised(store: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_all_finished_splits_are_run_over_once(
+def test_features_of_all_finished_splits_are_extracted_once(
     trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Again is nothing, and starts no cluster."""
+    """A second run computes nothing and starts no cluster."""
     store = store_of(tmp_path, 20)
     done = run("features", store, "--trunk", trunk, "--workers", 1, scratch=tmp_path)
     assert done.status == 0, done.err
@@ -79,8 +79,8 @@ def test_all_finished_splits_are_run_over_once(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_what_is_damaged_is_made_anew_when_it_is_asked_for(trunk: Path, tmp_path: Path) -> None:
-    """--repair computes damaged files again; without it, only missing ones are computed."""
+def test_repair_recomputes_damaged_features(trunk: Path, tmp_path: Path) -> None:
+    """Without --repair, only missing files are computed."""
     store = store_of(tmp_path, 20)
     command = ("features", store, "--trunk", trunk, "--mirrored")
     assert run(*command, scratch=tmp_path).status == 0
@@ -103,8 +103,8 @@ def test_what_is_damaged_is_made_anew_when_it_is_asked_for(trunk: Path, tmp_path
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_is_broken_off_goes_on(trunk: Path, tmp_path: Path, how: int) -> None:
-    """And comes to the same bytes, with another number of workers."""
+def test_an_interrupted_run_resumes(trunk: Path, tmp_path: Path, how: int) -> None:
+    """The result has the same bytes, with another number of workers."""
     store = store_of(tmp_path, 150)
     reference = Path(shutil.copytree(store, tmp_path / "other"))
     complete_run = run(
@@ -131,8 +131,8 @@ def test_a_run_that_is_broken_off_goes_on(trunk: Path, tmp_path: Path, how: int)
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_two_runs_at_once_are_one_after_the_other(trunk: Path, tmp_path: Path) -> None:
-    """The second is refused, or waits and finds all done."""
+def test_concurrent_runs_are_serialised_or_refused(trunk: Path, tmp_path: Path) -> None:
+    """The second run is refused, or waits and finds nothing to do."""
     store = store_of(tmp_path, 150)
     words = ("features", store, "--trunk", trunk, "--workers", 1, "--split", "train")
     locks = f"{layout.TEMPORARY}/features.*.train.lock"
@@ -146,10 +146,10 @@ def test_two_runs_at_once_are_one_after_the_other(trunk: Path, tmp_path: Path) -
     assert "Wait for it to end, or pass --wait" in refused.err
 
 
-def test_what_makes_no_sense_is_a_sentence(
+def test_invalid_arguments_are_one_line_errors(
     trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before a cluster is started."""
+    """The error is raised before a cluster is started."""
     monkeypatch.setattr("workflows.session.Cluster._start", lambda _: pytest.fail("started"))
     store = store_of(tmp_path, 9)
     for words, says in (
@@ -172,8 +172,8 @@ def test_what_makes_no_sense_is_a_sentence(
     assert "no store at" in done.err
 
 
-def test_rows_of_a_shard_are_counted_while_it_is_made() -> None:
-    """Each once: the rest when the shard ends, and none again that another worker makes anew."""
+def test_rows_of_a_shard_are_counted_once_while_it_is_computed() -> None:
+    """The end of a shard counts its remaining rows; rows that are computed again do not count."""
     with Progress("features", rows=20, stream=StringIO(), live=False) as progress:
         rows = command.CountedRows(progress)
         for rows_so_far in (4, 6, 2):
@@ -187,10 +187,10 @@ def test_rows_of_a_shard_are_counted_while_it_is_made() -> None:
         assert progress.count_line().startswith("13 of 20 images")
 
 
-def test_workers_are_told_where_a_network_is_from_wherever_they_are(
+def test_workers_get_the_absolute_path_of_a_network(
     trunk: Path, prepared: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder is named in full; a name of the hub as it is."""
+    """Workers may have another working folder than the command."""
     trunks: list[str] = []
     monkeypatch.setattr(command, "_compute", lambda config, *_: trunks.append(config.trunk))
     monkeypatch.chdir(trunk.parent)
@@ -200,8 +200,8 @@ def test_workers_are_told_where_a_network_is_from_wherever_they_are(
 
 
 @pytest.mark.slow
-def test_gpus_that_are_not_there_are_not_waited_for(trunk: Path, tmp_path: Path) -> None:
-    """Nor is the work done without them."""
+def test_missing_gpus_are_an_error(trunk: Path, tmp_path: Path) -> None:
+    """The run neither waits for GPUs nor computes without them."""
     store = store_of(tmp_path, 9)
     done = run("features", store, "--trunk", trunk, "--workers", 1, "--gpus", 40, scratch=tmp_path)
     assert done.status == 1
@@ -211,7 +211,7 @@ def test_gpus_that_are_not_there_are_not_waited_for(trunk: Path, tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def prepared(trunk: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A store with features of both kinds of both splits, and their name."""
+    """Return a store with features of both kinds and both splits, and their name."""
     store = store_of(tmp_path_factory.mktemp("made"), 20)
     names = {features_inline(store, trunk, split) for split in ("train", "val")}
     return store, names.pop()
@@ -219,20 +219,20 @@ def prepared(trunk: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 @pytest.fixture
 def store(prepared: tuple[Path, str], tmp_path: Path) -> Path:
-    """A copy that may be spoilt."""
+    """Return a copy of the store that a test may damage."""
     return Path(shutil.copytree(prepared[0], tmp_path / "store"))
 
 
 def run_inline(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object
 ) -> tuple[int, str]:
-    """Exit status and output of a command."""
+    """Run a command in this process; return its exit status and its output."""
     capsys.readouterr()
     status = tesserae(monkeypatch, *words)
     return status, capsys.readouterr().out
 
 
-def test_why_features_are_made_is_said(
+def test_the_reason_for_extracting_features_is_printed(
     prepared: tuple[Path, str], store: Path, trunk: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -248,11 +248,11 @@ def test_why_features_are_made_is_said(
     assert (status, "features are made" in out) == (0, False)
 
 
-def test_verify_looks_at_features_too(
+def test_verify_checks_features(
     prepared: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """How many files and how much; what is wrong; and how to ask for the same again."""
+    """The output has files and bytes, the problems, and the command that repairs them."""
     status, out = run_inline(monkeypatch, capsys, "verify", store)
     assert status == 0
     # recipe and metadata (5), shards of two kinds and their commits (3 of each)
@@ -271,7 +271,7 @@ def test_verify_looks_at_features_too(
     assert run_inline(monkeypatch, capsys, "verify", store, "--split", "val")[0] == 0
 
 
-def test_verify_tells_what_is_not_finished_from_what_is_damaged(
+def test_verify_distinguishes_unfinished_from_damaged_features(
     prepared: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -287,11 +287,11 @@ def test_verify_tells_what_is_not_finished_from_what_is_damaged(
     assert "Run the same `tesserae features` as before to restore it" in out
 
 
-def test_verify_names_features_of_a_split_that_is_not_there(
+def test_verify_reports_features_of_a_missing_split(
     prepared: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """And strangers, which do no harm."""
+    """Unknown files are noted, but are no problem."""
     stray = layout.features_shard(prepared[1], "train", "plain", 99)
     (store / stray).write_bytes(b"x")
     status, out = run_inline(monkeypatch, capsys, "verify", store)
@@ -305,11 +305,11 @@ def test_verify_names_features_of_a_split_that_is_not_there(
     assert "is of a split that the store has not" in out
 
 
-def test_info_says_what_features_there_are(
+def test_info_lists_features(
     prepared: tuple[Path, str], store: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """The network, the cut, the size and damaged files are shown, as text and as JSON."""
+    """Network, layer, size and damaged files are shown, as text and as JSON."""
     facts = json.loads(run_inline(monkeypatch, capsys, "info", store, "--json")[1])["features"]
     description = facts[prepared[1]]
     assert (
@@ -341,8 +341,8 @@ def test_info_says_what_features_there_are(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_photographs_through_a_real_network(real_data: Path, tmp_path: Path) -> None:
-    """From files to features, by commands alone: those of the pixels that a loader hands out."""
+def test_features_of_photographs_match_the_loader(real_data: Path, tmp_path: Path) -> None:
+    """The features equal those of the batches that a loader returns for the same rows."""
     trunk = real_data / "mobilenet_v1_0.75_224"
     files = sorted((real_data / "imagenet" / "train").glob("*/*.JPEG"))[:24]
     for file in files:

@@ -1,4 +1,4 @@
-"""Whoever has rows in quarantine is told why, how many, and one of each by name."""
+"""Quarantined rows are reported with their reasons, their number and an example by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPTIONS = ("--sizes", 8, "--workers", 1, "--no-dashboard")
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Seven files of which two are whole."""
+    """Write seven files, of which two are intact images."""
     files = {
         "cat/a.jpg": jpeg(1),
         "cat/b.avif": b"\0\0\0\x20ftypavif" + bytes(300),
@@ -41,7 +41,7 @@ def test_the_message_that_stops_a_run_names_files_with_their_reasons(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """One of each reason, and nothing that a terminal would obey."""
+    """The message has an example of each reason, and no control characters."""
     assert tesserae(monkeypatch, "prepare", source, tmp_path / "store", *OPTIONS) == 1
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
@@ -53,13 +53,13 @@ def test_the_message_that_stops_a_run_names_files_with_their_reasons(
     assert "pass a larger --max-bad" in printed
 
 
-def test_where_nothing_is_left_to_be_stopped_the_table_says_why_of_every_row(
+def test_exceeding_max_bad_on_the_last_shard_still_writes_the_table(
     source: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """All rows are made, so the split is finished; the command fails all the same."""
+    """The split is finished, since all its rows are prepared, but the command fails."""
     store = tmp_path / "store"
     shards = ("--shard-rows", 2, "--chunk-rows", 1)
     assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS, *shards) == 1
@@ -79,7 +79,7 @@ def test_a_run_ends_with_its_reasons_counted_and_an_example_of_each(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """In the terminal and in the report."""
+    """Terminal and report both show the reasons."""
     store = tmp_path / "store"
     assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS, "--max-bad", 1) == 0
     printed = capsys.readouterr().out
@@ -92,13 +92,13 @@ def test_a_run_ends_with_its_reasons_counted_and_an_example_of_each(
     assert "Readable rows with a remark" not in page
 
 
-def test_jpegs_that_are_kept_without_their_end_are_counted(
+def test_kept_jpegs_without_eoi_are_counted(
     source: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """At the end of the run, in the report, and by `tesserae info`."""
+    """The number of such files is in the terminal, in the report, and in `tesserae info`."""
     store = tmp_path / "store"
     options = (*OPTIONS, "--max-bad", 1, "--missing-end", "keep")
     assert tesserae(monkeypatch, "prepare", source, store, *options) == 0
@@ -122,8 +122,8 @@ def line(row: int, word: str, reason: str) -> dict[str, Any]:
     return {"row": row, "key": f"n/{row}", "word": word, "reason": reason}
 
 
-def test_numbers_do_not_make_reasons_differ() -> None:
-    """Bytes that were left over, say."""
+def test_reasons_are_grouped_apart_from_numbers() -> None:
+    """The number of unread bytes in a reason is an example."""
     lines = [
         line(0, "truncated", "image file is truncated (7 bytes not processed)"),
         line(1, "corrupt", "broken"),
@@ -137,7 +137,7 @@ def test_numbers_do_not_make_reasons_differ() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["x", "y 1", "y 22"]))))
 def test_every_row_is_counted_once(rows: list[tuple[str, str]]) -> None:
-    """Under the first row of its reason."""
+    """A row counts for the first row with the same reason."""
     reasons = by_reason(line(n, word, reason) for n, (word, reason) in enumerate(rows))
     assert sum(reason.num_rows for reason in reasons) == len(rows)
     assert len(reasons) <= 4
@@ -145,8 +145,8 @@ def test_every_row_is_counted_once(rows: list[tuple[str, str]]) -> None:
     assert counts == sorted(counts, reverse=True)
 
 
-def test_examples_are_few() -> None:
-    """And say how many reasons there are beside them."""
+def test_the_number_of_examples_is_limited() -> None:
+    """The text states how many further reasons there are."""
     reasons = [Reason("corrupt", f"reason {n}", 1, f"n/{n}") for n in range(5)]
     assert examples(reasons[:1]) == "'n/0' (corrupt: reason 0)"
     assert examples(reasons).endswith("'n/3' (corrupt: reason 3), and 1 more reason")

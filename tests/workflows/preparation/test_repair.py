@@ -1,4 +1,4 @@
-"""`tesserae repair`: from wherever the images are now, and never from others."""
+"""`tesserae repair` rebuilds files from the original images, wherever these are now."""
 
 import shutil
 from pathlib import Path
@@ -36,17 +36,17 @@ def lose(store: Path, *names: str) -> None:
         (store / name).unlink()
 
 
-def test_a_whole_store_is_left_alone(
+def test_an_intact_store_is_not_changed(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Not one file is written."""
+    """No file is written."""
     before = snapshot(store)
     assert tesserae(monkeypatch, "repair", store) == 0
     assert touched(before, snapshot(store)) == set()
     assert "whole" in capsys.readouterr().out
 
 
-def test_what_was_wrong_and_what_was_made_is_said(
+def test_damaged_and_rebuilt_files_are_printed(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Missing and rebuilt files are printed by name."""
@@ -59,10 +59,10 @@ def test_what_was_wrong_and_what_was_made_is_said(
     assert snapshot(store).data == before.data
 
 
-def test_an_unfinished_split_is_left_to_prepare(
+def test_an_unfinished_split_is_not_repaired(
     source: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Repair says so, and fails."""
+    """The command fails and refers to `tesserae prepare`."""
     words = ("--sizes", 8, 16, 24, "--limit", 4, "--max-bad", 1, "--workers", 1)
     assert tesserae(monkeypatch, "prepare", source, store, *words) == 0
     before = snapshot(store)
@@ -71,10 +71,10 @@ def test_an_unfinished_split_is_left_to_prepare(
     assert touched(before, snapshot(store)) == set()
 
 
-def test_images_that_have_changed_are_refused(
+def test_changed_images_are_refused(
     source: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One byte of one image, its size the same."""
+    """One byte of each image differs, and the sizes are the same."""
     lose(store)
     for image in source.rglob("*.JPEG"):
         data = bytearray(image.read_bytes())
@@ -90,7 +90,7 @@ def test_images_that_have_changed_are_refused(
 def test_an_image_of_another_size_is_refused(
     source: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It says which, and what to pass if it is elsewhere."""
+    """The error names the image and the option for another location."""
     lose(store)
     for image in source.rglob("*.JPEG"):
         image.write_bytes(image.read_bytes() + b"x")
@@ -100,7 +100,7 @@ def test_an_image_of_another_size_is_refused(
     assert "pass --data SOURCE" in output
 
 
-def test_a_software_that_makes_other_pixels_is_refused(
+def test_software_with_other_pixels_is_refused(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Repair compares the probe images with the recipe, as prepare does."""
@@ -113,10 +113,10 @@ def test_a_software_that_makes_other_pixels_is_refused(
     assert "the resizer makes other pixels here" in capsys.readouterr().err
 
 
-def test_what_is_made_again_must_be_what_was_committed(
+def test_rebuilt_objects_must_match_their_commit(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever the probe says; what is there, and nearly whole, stays as it is until then."""
+    """The probe may agree by chance; the damaged object stays until a matching one exists."""
     damaged = bytearray((store / SHARD).read_bytes())
     damaged[7] ^= 1
     (store / SHARD).write_bytes(damaged)
@@ -134,14 +134,14 @@ def test_what_is_made_again_must_be_what_was_committed(
     assert tesserae(monkeypatch, "verify", store) == 1
 
 
-def test_images_that_are_gone_are_asked_for(
+def test_moved_images_need_data(
     source: Path,
     store: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """--data is checked against the plan, and recorded as the new location."""
+    """The option --data is checked against the plan, and recorded as the new location."""
     before = snapshot(store)
     lose(store)
     moved = source.rename(tmp_path / "moved")
@@ -155,14 +155,14 @@ def test_images_that_are_gone_are_asked_for(
     assert snapshot(store).data == before.data
 
 
-def test_other_images_are_not_taken_for_them(
+def test_another_source_is_refused(
     source: Path,
     store: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The difference is named, and where the right ones are is not forgotten."""
+    """The error names the difference, and the recorded location stays."""
     before = snapshot(store)
     lose(store)
     other_images = make_folder(tmp_path / "others", 12)
@@ -175,14 +175,14 @@ def test_other_images_are_not_taken_for_them(
 
 
 @pytest.mark.parametrize("kind", ["flip", "truncate", "remove"])
-def test_a_lost_cache_is_made_again_from_the_images(
+def test_a_lost_source_index_is_rebuilt_from_the_images(
     source: Path,
     store: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     kind: str,
 ) -> None:
-    """A damaged cache is not used, and repairs that do not read the source work without it."""
+    """A damaged index is not used, and repairs that read no image work without it."""
     before = snapshot(store)
     damage(store, layout.source_index("train"), kind, np.random.default_rng(0))
     lose(store, layout.part("train", 0))
@@ -196,10 +196,10 @@ def test_a_lost_cache_is_made_again_from_the_images(
     assert snapshot(store).data == before.data
 
 
-def test_a_lost_cache_does_not_stop_a_run(
+def test_a_lost_source_index_does_not_stop_prepare(
     source: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It lists again, and goes on."""
+    """The command lists the source again and continues."""
     before = snapshot(store)
     for kind in ("flip", "truncate", "remove"):
         damage(store, layout.source_index("train"), kind, np.random.default_rng(1))
@@ -209,10 +209,10 @@ def test_a_lost_cache_does_not_stop_a_run(
     assert snapshot(store).data == before.data
 
 
-def test_images_that_were_streamed_are_streamed_again(
+def test_streamed_images_are_streamed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Their spool went with the end of the run; wherever they are now, it comes out the same."""
+    """The spool was removed at the end of the run; the images may have moved since."""
     pictures = {f"n0000000{i % 3}/{i}.JPEG": jpeg(i) for i in range(11)}
     tar = tmp_path / "in" / "pictures.tar.gz"
     tar.parent.mkdir()
@@ -235,7 +235,7 @@ def test_images_that_were_streamed_are_streamed_again(
     assert not spool.exists()
 
 
-def test_a_plan_that_is_lost_for_good_is_made_again_by_prepare(
+def test_an_unrecoverable_plan_is_recreated_by_prepare(
     source: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Prepare creates the same plan from the same source and seed."""
@@ -247,10 +247,10 @@ def test_a_plan_that_is_lost_for_good_is_made_again_by_prepare(
     assert snapshot(store).data == before.data
 
 
-def test_a_recipe_that_is_lost_for_good_is_said_to_be(
+def test_an_unrecoverable_recipe_is_an_error(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is guessed."""
+    """No recipe is guessed, and no file is written."""
     before = snapshot(store)
     lose(store, layout.RECIPE, layout.ledger("train"))
     assert tesserae(monkeypatch, "repair", store) == 1
@@ -258,10 +258,10 @@ def test_a_recipe_that_is_lost_for_good_is_said_to_be(
     assert touched(before, snapshot(store)) == {layout.RECIPE, layout.ledger("train")}
 
 
-def test_a_recipe_is_found_in_the_ledger_of_another_split(
+def test_a_recipe_is_restored_from_the_ledger_of_another_split(
     source: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each has a copy."""
+    """The ledger of every split has a copy of the recipe."""
     with careless(monkeypatch):
         prepare_inline(source, str(store), split="val", **SMALL)
     before = snapshot(store)
@@ -278,7 +278,7 @@ def test_a_recipe_is_found_in_the_ledger_of_another_split(
         (("{store}", "--data", "{tmp}/none"), "none"),
     ],
 )
-def test_what_makes_no_sense_is_one_sentence(
+def test_invalid_arguments_are_one_line_errors(
     store: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -286,7 +286,7 @@ def test_what_makes_no_sense_is_one_sentence(
     words: tuple[str, ...],
     sentence: str,
 ) -> None:
-    """And nothing is touched."""
+    """The store is unchanged."""
     before = snapshot(store)
     filled = [word.format(store=store, tmp=tmp_path) for word in words]
     assert tesserae(monkeypatch, "repair", *filled) == 1
@@ -298,8 +298,8 @@ def test_what_makes_no_sense_is_one_sentence(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_whole_command_repairs(source: Path, tmp_path: Path) -> None:
-    """On a cluster of its own."""
+def test_the_repair_command_repairs_a_store(source: Path, tmp_path: Path) -> None:
+    """The command runs on a cluster of its own."""
     store = tmp_path / "store"
     prepared = run("prepare", source, store, *SMALL_OPTIONS, scratch=tmp_path, seconds=120)
     assert prepared.status == 0, prepared.err

@@ -1,4 +1,4 @@
-"""Tests of the checks before hours of streaming, and of the spool that streaming leaves."""
+"""The checks before hours of streaming, and the spool that streaming leaves."""
 
 import gzip
 import json
@@ -34,7 +34,7 @@ def table(path: Path, labels: list[int], names: list[str]) -> Path:
 
 
 def test_classes_of_several_splits_are_compared_before_an_image_is_read(tmp_path, capsys):
-    """Two splits with other names for a number."""
+    """Two splits have different names for a number."""
     root = table(tmp_path / "train-0.parquet", [0, 1], ["cat", "dog"])
     table(root / "val-0.parquet", [0, 1], ["dog", "cat"])
     parts = {split: open_source(root, split) for split in ("train", "val")}
@@ -45,15 +45,15 @@ def test_classes_of_several_splits_are_compared_before_an_image_is_read(tmp_path
 
 
 def test_an_archive_that_belongs_to_no_split_is_named(tmp_path, capsys):
-    """Beside others that tell one."""
+    """The split of the other archives is in their names."""
     for name in ("train-0.tar", "extra.tar"):
         (tmp_path / name).write_bytes(tar_bytes(made_pictures()))
     look_before({"train": open_source(tmp_path, "train")}, 2)
     assert "extra.tar tells no split, and belongs to none" in capsys.readouterr().out
 
 
-def test_a_split_whose_classes_are_nowhere_is_left_out_with_a_line(tmp_path, capsys):
-    """Unless it is the only one: then it is an error."""
+def test_a_split_without_classes_is_left_out_with_a_notice(tmp_path, capsys):
+    """The only split of a source must have classes."""
     path = tmp_path / "imagenet_object_localization_patched2019.tar.gz"
     path.write_bytes(gzip.compress(tar_bytes(kaggle(annotated=False))))
     parts = {split: open_source(path, split) for split in ("train", "val")}
@@ -68,7 +68,7 @@ def test_a_split_whose_classes_are_nowhere_is_left_out_with_a_line(tmp_path, cap
 
 
 @pytest.mark.parametrize("error", [SourceError, TesseraeError, ReadError])
-def test_an_error_after_streaming_says_what_is_left(tmp_path, error):
+def test_an_error_after_streaming_reports_the_spool(tmp_path, error):
     """The error names the spool, its size, and that it may be reused or removed."""
     spool = str(tmp_path / "spool")
 
@@ -86,7 +86,7 @@ def test_an_error_after_streaming_says_what_is_left(tmp_path, error):
 
 
 def test_columns_are_flags_of_prepare(tmp_path, monkeypatch, capsys):
-    """Chosen, refused with those that are there, and refused where there is no table."""
+    """An unknown column is refused with the existing ones, and so is a column without a table."""
     pictures = [jpeg(i) for i in range(4)]
     columns = {
         "photo": pictures,
@@ -114,8 +114,8 @@ def test_columns_are_flags_of_prepare(tmp_path, monkeypatch, capsys):
     assert "--name-column is 'x': it is for Parquet files" in capsys.readouterr().err
 
 
-def test_a_spool_of_other_columns_is_not_taken_for_this_one(tmp_path, monkeypatch, capsys):
-    """Labels of the run that failed would be those of the run that does not."""
+def test_a_spool_of_other_columns_is_replaced(tmp_path, monkeypatch, capsys):
+    """The labels of the failed run would otherwise be those of the next one."""
     columns = {"image": [jpeg(0), jpeg(1)], "label": ["x", "y"], "other": ["cat", "dog"]}
     (tmp_path / "x").mkdir()
     pq.write_table(pa.table(columns), tmp_path / "x" / "t.parquet")
@@ -136,8 +136,8 @@ def _refuse(*_: object) -> None:
 
 
 @pytest.mark.parametrize("packing", ["folder", "tar"])
-def test_listed_val_images_of_other_classes_than_the_table_says_are_refused(tmp_path, packing):
-    """Whatever they are packed in; nothing is listed without the comparison."""
+def test_listed_val_images_that_contradict_the_table_are_refused(tmp_path, packing):
+    """Images in folders and in archives are compared before they are listed."""
     files = {"n02119789/ILSVRC2012_val_00000001.JPEG": b"1"}
     if packing == "tar":
         files = {"val.tar": tar_bytes(files)}
@@ -150,7 +150,7 @@ def test_listed_val_images_of_other_classes_than_the_table_says_are_refused(tmp_
         prepare._list(part, None, None)
 
 
-def test_a_store_is_not_listed_for_a_split_of_a_right_name(tmp_path, monkeypatch):
+def test_a_store_is_not_listed_if_the_split_exists(tmp_path, monkeypatch):
     """Listing reads every object of a store, so only a possibly misspelt name causes it."""
     root = write_folder(tmp_path / "x", {"cat/1.jpg": b"1"})
     options = PrepareOptions(source=str(root), store=str(tmp_path / "s"))
@@ -163,10 +163,8 @@ def test_a_store_is_not_listed_for_a_split_of_a_right_name(tmp_path, monkeypatch
     assert len(listings) == 1
 
 
-def test_streamed_val_images_of_other_classes_than_the_table_says_are_refused(
-    tmp_path, monkeypatch, capsys
-):
-    """They are refused before any is decoded, like those that lie in folders."""
+def test_streamed_val_images_that_contradict_the_table_are_refused(tmp_path, monkeypatch, capsys):
+    """The images are refused before any is decoded."""
     name, output, right = "ILSVRC2012_val_00000001", "n02119789", "n01440764"
     columns = {"image": [jpeg(0)], "filename": [f"{name}.JPEG"], "label": [output]}
     (tmp_path / "x").mkdir()

@@ -1,4 +1,4 @@
-"""`tesserae verify`: names what is wrong, fails on what is not finished, and asks the source."""
+"""`tesserae verify` names problems, fails on unfinished splits, and compares with the source."""
 
 import shutil
 from dataclasses import replace
@@ -39,7 +39,7 @@ def verify(
 
 
 def forge(store: Path, size: int, shard: int) -> str:
-    """Change one byte of one picture, and every digest that would tell."""
+    """Change one byte of one image and all digests of it; return the name of its shard."""
     objects = LocalObjects(str(store), "train-forge")
     objects.begin()
     name = layout.shard("train", size, shard)
@@ -59,10 +59,10 @@ def forge(store: Path, size: int, shard: int) -> str:
     return name
 
 
-def test_a_whole_store_is_said_to_be(
+def test_an_intact_store_is_reported_as_ok(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """How many files, how much, how many rows; nothing is written."""
+    """The output has the number of files, bytes and rows; nothing is written."""
     before = snapshot(store)
     status, out, err = verify(monkeypatch, capsys, store)
     assert (status, err) == (0, "")
@@ -71,10 +71,10 @@ def test_a_whole_store_is_said_to_be(
     assert touched(before, snapshot(store)) == set()
 
 
-def test_what_is_damaged_is_named_with_what_is_wrong(
+def test_damaged_files_are_listed_with_the_problem(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A size, an absence, other bytes; and how to mend it."""
+    """Files are missing, changed or of another size; the output says how to repair them."""
     rng = np.random.default_rng(0)
     damage(store, layout.shard("train", 8, 0), "remove", rng)
     damage(store, layout.shard("train", 8, 1), "flip", rng)
@@ -88,13 +88,13 @@ def test_what_is_damaged_is_named_with_what_is_wrong(
     assert "`tesserae repair` restores damaged files" in out
 
 
-def test_a_split_that_is_not_finished_fails(
+def test_an_unfinished_split_fails_verification(
     source: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Nothing in it is damaged: prepare goes on with it."""
+    """Nothing is damaged, and `tesserae prepare` continues the split."""
     store = tmp_path / "limited"
     assert tesserae(monkeypatch, "prepare", source, store, *SMALL_OPTIONS, "--limit", 5) == 0
     status, out, _ = verify(monkeypatch, capsys, store)
@@ -105,10 +105,10 @@ def test_a_split_that_is_not_finished_fails(
     assert verify(monkeypatch, capsys, store)[0] == 0
 
 
-def test_a_split_that_lost_its_plan_beside_a_whole_one_fails(
+def test_a_split_without_its_plan_fails_verification(
     source: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """However little is left of it."""
+    """Another, intact split of the store does not hide it."""
     words = ("--split", "val", "--limit", 4, "--max-bad", 1, "--workers", 1, "--sizes", 8)
     assert tesserae(monkeypatch, "prepare", source, store, *words) == 0
     for name in (layout.plan("val"), layout.ledger("val")):
@@ -119,29 +119,29 @@ def test_a_split_that_lost_its_plan_beside_a_whole_one_fails(
     assert "train: whole" in out
 
 
-def test_strangers_are_mentioned_and_do_no_harm(
+def test_unknown_files_are_notes(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever they are called."""
+    """Control characters in their names are escaped."""
     (store / "images.zarr" / "train" / "8" / "c.9.0.0.\x1b[2J").write_bytes(b"x")
     status, out, _ = verify(monkeypatch, capsys, store)
     assert status == 0
     assert r"note: images.zarr/train/8/c.9.0.0.\x1b[2J is in no record" in out
 
 
-def test_rows_are_decoded_again_and_agree(
+def test_rows_decoded_again_equal_the_stored_ones(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All of them, if there are fewer than were asked for; the quarantined ones too."""
+    """All rows are decoded if there are fewer than requested, also quarantined ones."""
     status, out, _ = verify(monkeypatch, capsys, store, "--source", 50)
     assert status == 0
     assert "train: 11 rows decoded again from the source, 0 differ" in out
 
 
-def test_a_picture_changed_behind_all_checksums_is_found_by_the_source(
+def test_verify_source_finds_pixels_changed_with_their_checksums(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the shard it is in."""
+    """The output names the shard and the row."""
     name = forge(store, 16, 1)
     assert verify(monkeypatch, capsys, store)[0] == 0
     status, out, _ = verify(monkeypatch, capsys, store, "--source")
@@ -151,10 +151,10 @@ def test_a_picture_changed_behind_all_checksums_is_found_by_the_source(
     assert "11 rows decoded again from the source, 1 differ" in out
 
 
-def test_an_image_that_has_changed_is_found(
+def test_changed_images_are_found(
     source: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By its file: a byte, its length, its absence."""
+    """An image with a changed byte, a shortened one and a missing one are named by their files."""
     images = sorted(source.rglob("*.JPEG"))[:3]
     data = bytearray(images[0].read_bytes())
     data[-3] ^= 1
@@ -170,10 +170,10 @@ def test_an_image_that_has_changed_is_found(
     assert "No such file" in out
 
 
-def test_a_row_that_crashed_decoders_is_never_given_to_one_again(
+def test_rows_that_crashed_the_decoder_are_not_decoded_again(
     source: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its place in the arrays is compared all the same."""
+    """The zeros of such rows are still compared."""
     from pipeline.ingest import redecode
 
     real = redecode.table.decode_part
@@ -191,10 +191,10 @@ def test_a_row_that_crashed_decoders_is_never_given_to_one_again(
     assert out.count("other pixels") == 20
 
 
-def test_a_source_that_is_gone_is_one_sentence(
+def test_a_missing_source_is_a_one_line_error(
     source: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Not one a row."""
+    """The error is not repeated for each row."""
     shutil.rmtree(source)
     status, _, err = verify(monkeypatch, capsys, store, "--source")
     assert status == 1
@@ -203,10 +203,10 @@ def test_a_source_that_is_gone_is_one_sentence(
     assert "--data SOURCE" in err
 
 
-def test_a_source_that_was_streamed_is_one_sentence(
+def test_a_streamed_source_is_a_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its spool is gone."""
+    """The spool was removed, so single rows cannot be read."""
     (tmp_path / "in").mkdir()
     pictures = {f"n00000001/{i}.JPEG": jpeg(i) for i in range(5)}
     (tmp_path / "in" / "pictures.tar.gz").write_bytes(tar_bytes(pictures, "w:gz"))
@@ -219,10 +219,10 @@ def test_a_source_that_was_streamed_is_one_sentence(
     assert "can only be streamed" in err
 
 
-def test_a_newer_format_is_refused_and_not_called_damaged(
+def test_a_newer_format_is_not_reported_as_damaged(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nobody should repair what is only too new."""
+    """Nobody should repair a store that is only too new."""
     fields = document.decode((store / layout.RECIPE).read_bytes(), layout.RECIPE)
     (store / layout.RECIPE).write_bytes(document.encode({**fields, "format": 3}))
     status, _, err = verify(monkeypatch, capsys, store)
@@ -240,7 +240,7 @@ def test_a_newer_format_is_refused_and_not_called_damaged(
         (("{store}", "--source", "0"), "--source is 0: expected at least 1"),
     ],
 )
-def test_what_makes_no_sense_is_one_sentence(
+def test_invalid_arguments_are_one_line_errors(
     store: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -248,7 +248,7 @@ def test_what_makes_no_sense_is_one_sentence(
     words: tuple[str, ...],
     sentence: str,
 ) -> None:
-    """And exit status 1."""
+    """The exit status is 1."""
     filled = [word.format(store=store, tmp=tmp_path) for word in words]
     status, _, err = verify(monkeypatch, capsys, *filled)
     assert status == 1

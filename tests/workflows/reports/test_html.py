@@ -1,117 +1,142 @@
-"""Pieces of a self-contained page."""
+"""The parts of a self-contained page."""
 
-import io
+from __future__ import annotations
+
+import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
-import numpy as np
+import jinja2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
-from workflows.reports.html import (
-    bar,
-    contact_sheet,
-    encode_jpeg,
-    page,
-    sheet_figures,
-    sheet_style,
-    table,
-    text,
+from workflows.cli import COMMANDS
+from workflows.reports.html import TEMPLATES, data_url, render
+from workflows.terminal.formatting import printable
+
+ROOT = Path(__file__).resolve().parents[3]
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "'\"><img src=x onerror=alert(1)>",
+    "{{ 7 * 6 }}",
+    "{% include 'report.css' %}",
+    "</style></svg><b>",
+    "a&b &amp; &#60;",
+    "\x1b[31mred\x1b[0m\nnext",
+    "\u202egpj.exe",
 )
 
 
-def decoded(jpeg: bytes) -> np.ndarray:
-    """The pixels of a JPEG, by Pillow."""
-    with Image.open(io.BytesIO(jpeg)) as image:
-        assert (image.format, image.mode) == ("JPEG", "RGB")
-        return np.asarray(image).astype(int)
+class Page(HTMLParser):
+    """The tags, attributes and texts that a browser parses from a page."""
 
-
-@given(st.integers(0, 20), st.integers(1, 3))
-def test_a_contact_sheet_holds_every_picture(count, blocks):
-    """At the place where the page looks for it; no colour is noticeably another."""
-    size = 8 * blocks
-    colours = np.random.default_rng(count).integers(0, 256, (count, 1, 1, 3), np.uint8)
-    images = np.broadcast_to(colours, (count, size, size, 3))
-    sheet = contact_sheet(images, [str(i) for i in range(count)])
-    pixels = decoded(sheet.jpeg)
-
-    for index, image in enumerate(images):
-        row, column = divmod(index, sheet.columns)
-        tile = pixels[row * size : (row + 1) * size, column * size : (column + 1) * size]
-        np.testing.assert_allclose(tile, image, atol=4)
-        assert f"-{column * size}px -{row * size}px" in sheet_figures(sheet, "x")
-
-
-def test_a_photograph_looks_the_same():
-    """Its edges and its colours."""
-    x, y = np.meshgrid(np.arange(64), np.arange(64))
-    pixels = np.stack([4 * x, 4 * y, 128 + 100 * np.sin(x / 3)], axis=-1).astype(np.uint8)
-
-    np.testing.assert_allclose(decoded(encode_jpeg(pixels)), pixels, atol=12)
-
-
-@pytest.mark.parametrize(
-    ("shape", "labels"), [((2, 8, 8, 3), 3), ((2, 8, 9, 3), 2), ((2, 8, 8), 2)]
-)
-def test_a_contact_sheet_of_other_shapes_is_refused(shape, labels):
-    """The error names the number of labels and the shape."""
-    with pytest.raises(ValueError, match=rf"of {labels} labels needs .*, got \(2, 8"):
-        contact_sheet(np.zeros(shape, np.uint8), ["x"] * labels)
-
-
-@given(st.text())
-def test_text_holds_no_markup(value):
-    """Nor anything that ends an attribute."""
-    assert not set(text(value)) & set("<>\"'")
-
-
-class Cells(HTMLParser):
-    """The text of table cells, as a browser parses it."""
-
-    def __init__(self, page):
+    def __init__(self, html: str) -> None:
         super().__init__()
-        self.cells = []
-        self.tags = set()
-        self.feed(page)
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.texts: list[str] = []
+        self.feed(html)
+        self.close()
 
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
 
-    def handle_data(self, data):
-        self.cells.append(data)
-
-
-def test_a_table_has_its_cells_in_order_and_aligned():
-    """Numbers to the right."""
-    html = table([">Rows", "=Name", "|", "Plain"], [["1", text("<b>"), bar(0.5), "x"]])
-
-    assert Cells(html).cells == ["Rows", "Name", "Plain", "1", "<b>", "x"]
-    assert '<td class="number">1</td><td class="word">' in html
-    assert "width: 50.0%" in html
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
 
 
-@pytest.mark.parametrize(("share", "width"), [(-1, "0.0%"), (0.254, "25.4%"), (7, "100.0%")])
-def test_a_bar_stays_in_its_cell(share, width):
-    """Whatever rounding did to the figures."""
-    assert f"width: {width}" in bar(share)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a template that inserts a value wherever our templates insert some."""
+    folder = tmp_path_factory.mktemp("templates")
+    (folder / "page.html").write_text(
+        '{% extends "base.html" %}{% import "macros.html" as macros %}{% block content %}'
+        "{{ macros.fact(value, value, value) }}{{ macros.rows([(value, value)]) }}"
+        "{{ macros.pairs([(value, value)]) }}{{ macros.figure(image, value, value) }}"
+        "{{ macros.charts([chart]) }}{{ macros.table(table) }}<p>{{ value }}</p>{% endblock %}"
+    )
+    return folder
 
 
-def test_a_label_is_text_wherever_it_is_shown():
-    """Under the picture, and where it is read aloud."""
-    sheet = contact_sheet(np.zeros((1, 4, 4, 3), np.uint8), ['"><script>alert(1)</script>'])
-    cells = Cells(sheet_figures(sheet, "x"))
+def fill(folder: Path, value: str) -> str:
+    """Return the page of that template with one value in all places."""
+    from workflows.reports.charts import chart
+    from workflows.reports.table import Table
 
-    assert "script" not in cells.tags
-    assert cells.cells == ['"><script>alert(1)</script>']
+    return render(
+        folder / "page.html",
+        title=value,
+        value=value,
+        image=b"\x89PNG",
+        chart=chart(value, {value: [(0.0, 1.0)]}, unit=value, across=value),
+        table=Table(value, [value, "x"], [[value, value]], (value,)),
+    )
 
 
-def test_a_page_asks_for_nothing_outside_itself():
-    """And its policy would refuse it."""
-    sheet = contact_sheet(np.zeros((1, 4, 4, 3), np.uint8), ["x"])
-    html = page("t", ["<p>x</p>"], sheet_style(sheet, "x"))
+def check_text(folder: Path, value: str) -> None:
+    """Check that a value adds neither tags nor attributes, and is read as it is spelled."""
+    html = fill(folder, value)
+    plain, page = Page(fill(folder, "plain")), Page(html)
+    assert page.tags == plain.tags
+    assert [name for name, _ in page.attributes] == [name for name, _ in plain.attributes]
+    expected = [text.replace("plain", printable(value)).strip() for text in plain.texts]
+    assert [text.strip() for text in page.texts if text.strip()] == list(filter(None, expected))
+    assert dict(page.attributes)["alt"] == printable(value)
+    assert not set(html) & {"\x1b", "\u202e"}  # they could reorder or hide text
 
-    assert "default-src &#x27;none&#x27;" in html or "default-src 'none'" in html
-    assert "http" not in html.replace("http-equiv", "")
-    assert "url(data:image/jpeg;base64," in html
+
+@given(value=st.text(min_size=1))
+def test_a_value_is_text_wherever_it_is_inserted(folder: Path, value: str) -> None:
+    """In the title, tables, captions, charts and attributes."""
+    check_text(folder, value)
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_a_hostile_value_is_text_wherever_it_is_inserted(folder: Path, value: str) -> None:
+    """Markup, quotes, templates and control characters do nothing."""
+    check_text(folder, value)
+
+
+def test_a_missing_value_is_an_error(tmp_path: Path) -> None:
+    """A page with a gap would look as if there were nothing to show."""
+    (tmp_path / "page.html").write_text("<p>{{ rows }}</p>")
+    with pytest.raises(jinja2.UndefinedError, match="'rows' is undefined"):
+        render(tmp_path / "page.html")
+
+
+def test_a_page_loads_nothing(folder: Path) -> None:
+    """Its policy would refuse it."""
+    page = Page(fill(folder, "plain"))
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert ("content", policy) in page.attributes
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert [value for name, value in page.attributes if name in ("src", "href")] == [
+        "data:image/png;base64,iVBORw=="
+    ]
+    style = (TEMPLATES / "report.css").read_text()
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_the_kind_of_an_embedded_image_is_that_of_its_bytes() -> None:
+    """A JPEG is not declared as a PNG."""
+    assert data_url(b"\xff\xd8\xff\xe0") == "data:image/jpeg;base64,/9j/4A=="
+
+
+def test_help_loads_no_templates() -> None:
+    """The library of templates is imported when a page is written."""
+    code = (
+        "import sys, workflows.cli as cli\n"
+        f"for name in {list(COMMANDS)}:\n"
+        "    try: cli.main([name, '--help'])\n"
+        "    except SystemExit: pass\n"
+        "assert 'jinja2' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
+        timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""`tesserae loader`: figures of a real store, and one sentence where there are none."""
+"""`tesserae loader`: the rates of a real store, or a one-line error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORDS: dict[str, Any] = {"sizes": (8,), "shard_rows": 8, "chunk_rows": 4}
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with 50 images."""
+    """Create a store with 50 images."""
     folder = tmp_path_factory.mktemp("loader")
     prepare_inline(make_folder(folder / "train", 50), str(folder / "store"), **WORDS)
     return folder / "store"
@@ -37,7 +37,7 @@ def _signals() -> Iterator[None]:
 def test_each_epoch_is_measured(
     store: Path, order: str, cold: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its rate, its cost and what held it up; then how well it mixed."""
+    """The output has rate, cost and bottleneck of each epoch, and the shuffle quality."""
     words = ["loader", str(store), "--size", "8", "--batch", "5", "--epochs", "2"]
     assert main([*words, "--order", order, *cold]) == 0
     out = capsys.readouterr().out.splitlines()
@@ -62,20 +62,20 @@ def test_each_epoch_is_measured(
         (["--threads", "-2"], "threads is -2"),
     ],
 )
-def test_what_cannot_be_measured_is_said(
+def test_unmeasurable_requests_are_one_line_errors(
     store: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In one sentence."""
+    """The exit status is 1."""
     assert main(["loader", str(store), "--size", "8", *words]) == 1
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
 
 
-def test_it_measures_copies_on_a_disk_of_the_node(
+def test_reads_of_staged_copies_are_measured(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They are where it was told to put them."""
+    """The copies are in the folder that the option names."""
     words = ["--size", "8", "--batch", "10", "--epochs", "9", "--stage", str(tmp_path / "stage")]
     assert main(["loader", str(store), *words]) == 0
     assert "epoch 8: " in capsys.readouterr().out

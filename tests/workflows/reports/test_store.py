@@ -1,36 +1,26 @@
 """The report of a store, as a page and in the terminal."""
 
-import os
-from html.parser import HTMLParser
-
-import numpy as np
 import pytest
 
+from tests.workflows.reports.test_html import HOSTILE as MARKUP
+from tests.workflows.reports.test_html import Page
 from workflows.reports.store import (
     MAX_NAMES_IN_TERMINAL,
     MAX_NAMES_ON_PAGE,
+    render_report,
+    terminal_summary,
+)
+from workflows.reports.store_model import (
+    ContactSheet,
     Quarantined,
     ReportModel,
     RunReport,
     SplitReport,
-    contact_sheet,
-    render_report,
-    terminal_summary,
-    write_report,
 )
+from workflows.terminal.formatting import printable
 
-HOSTILE = (
-    "<script>alert(1)</script>.jpg",
-    "[red]x[/red].JPEG",
-    "\x1b[31mboo\x1b[0m\nnext",
-    "a&b\u202e",
-)
-ESCAPED = (
-    "<script>alert(1)</script>.jpg",
-    "[red]x[/red].JPEG",
-    r"\x1b[31mboo\x1b[0m\nnext",
-    r"a&b\u202e",
-)
+HOSTILE = (*MARKUP, "[red]x[/red].JPEG")
+ESCAPED = tuple(map(printable, HOSTILE))
 
 TRAIN = SplitReport(
     name="train",
@@ -59,6 +49,8 @@ VAL = SplitReport(
     counts={"readable": 20_480},
     bytes_by_size={72: 320_000_000},
 )
+JPEG = b"\xff\xd8\xff"
+"""The first bytes of a JPEG, which the page embeds unseen."""
 MODEL = ReportModel(
     store="/fast/imagenet",
     num_classes=1000,
@@ -69,46 +61,28 @@ MODEL = ReportModel(
 )
 
 
-class Page(HTMLParser):
-    """The tags, attributes and text that a browser parses from a page."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.tags = []
-        self.attributes = []
-        self.text = []
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-
 def quarantine(keys):
-    """Rows of these names."""
+    """Return quarantined rows with these keys."""
     return tuple(
         Quarantined("train", row, key, "empty", "no bytes") for row, key in enumerate(keys)
     )
 
 
 def model(**changes):
-    """MODEL, but for some fields."""
+    """Return MODEL with some fields changed."""
     return ReportModel(**{**vars(MODEL), **changes})
 
 
 def bad_split(count):
-    """A split with so many rows in quarantine."""
+    """Return the report of a split in which all *count* rows are quarantined."""
     return SplitReport(
         name="train", num_rows=count, finished=True, counts={"empty": count}, bytes_by_size={}
     )
 
 
 @pytest.mark.parametrize("where", ["key", "reason", "label", "store", "notice", "recipe", "split"])
-def test_names_from_data_are_shown_and_do_nothing(where):
-    """Wherever they come in: as spelled on the page, no tag, no attribute of theirs."""
+def test_names_from_data_are_escaped(where):
+    """Names appear as text on the page, and add neither tags nor attributes."""
     plain = Page(render_report(_hostile(where, ("plain",) * len(HOSTILE))))
     html = render_report(_hostile(where, HOSTILE))
     page = Page(html)
@@ -116,7 +90,7 @@ def test_names_from_data_are_shown_and_do_nothing(where):
     assert plain.tags == page.tags
     assert [name for name, _ in plain.attributes] == [name for name, _ in page.attributes]
     for expected in ESCAPED:
-        assert expected in "\n".join(page.text)
+        assert expected in "\n".join(page.texts)
     assert not set(html) & {"\x1b", "\u202e"}
 
 
@@ -127,7 +101,6 @@ def _hostile(where, names):
         for key, name in zip(keys, names, strict=True)
     ]
     labels = names if where == "label" else ["plain"] * len(names)
-    images = np.zeros((len(names), 4, 4, 3), np.uint8)
     joined = " ".join(names)
     split = SplitReport(
         name=joined if where == "split" else "train",
@@ -139,7 +112,7 @@ def _hostile(where, names):
     return model(
         splits=(split,),
         quarantined=tuple(rows),
-        sheets=(contact_sheet(images, labels),),
+        sheets=(ContactSheet(split.name, 4, tuple((label, JPEG) for label in labels)),),
         store=joined if where == "store" else "/s",
         notice=joined if where == "notice" else "n",
         recipe={"fit": joined if where == "recipe" else "crop"},
@@ -147,8 +120,8 @@ def _hostile(where, names):
 
 
 @pytest.mark.parametrize("where", ["key", "reason", "store", "notice", "recipe", "split"])
-def test_the_terminal_gets_plain_lines_whatever_names_hold(where):
-    """No escape reaches it, no newline breaks a line, and markup is left as it is spelled."""
+def test_terminal_lines_are_printable_for_any_names(where):
+    """Control characters and newlines are escaped, and markup stays as it is."""
     lines = terminal_summary(_hostile(where, HOSTILE))
 
     assert all(line.isprintable() for line in lines)
@@ -156,9 +129,10 @@ def test_the_terminal_gets_plain_lines_whatever_names_hold(where):
         assert expected in "\n".join(lines)
 
 
-def test_the_page_has_the_figures_a_person_asks_for():
-    """Rows, rates, sizes on disk, reasons, the slowest stage, the recipe, versions."""
-    text = "|".join(Page(render_report(MODEL)).text)
+def test_the_page_has_all_figures_of_the_model():
+    """These are rows, rates, sizes on disk, reasons, the slowest stage, recipe and versions."""
+    texts = (text.strip() for text in Page(render_report(MODEL)).texts)
+    text = "|".join(filter(None, texts))
 
     for expected in (
         "train|finished|1,281,167|1,281,150|17|19.9 GB|319 GB",
@@ -176,8 +150,8 @@ def test_the_page_has_the_figures_a_person_asks_for():
     assert "bomb" not in text  # none
 
 
-def test_the_terminal_gets_the_same_facts():
-    """In a few lines."""
+def test_the_terminal_summary_has_the_same_figures():
+    """The summary has a few lines for each split."""
     assert terminal_summary(MODEL) == [
         "/fast/imagenet: 1,000 classes",
         "  train: finished, 1,281,167 rows, 1,281,150 readable, 17 quarantined",
@@ -193,13 +167,13 @@ def test_the_terminal_gets_the_same_facts():
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 classes"), (1, "1 class"), (2, "2 classes")])
-def test_one_class_is_no_plural(count, text):
-    """A store with a single class uses the singular."""
+def test_a_single_class_is_singular(count, text):
+    """The first line of the summary has the number of classes."""
     assert terminal_summary(model(num_classes=count))[0] == f"/fast/imagenet: {text}"
 
 
-def test_a_notice_stands_before_the_figures():
-    """A notice comes before the figures, on the page and in the terminal."""
+def test_a_notice_precedes_the_figures():
+    """The order is the same on the page and in the terminal."""
     noted = model(notice="a check of the plumbing, not a result")
     html = render_report(noted)
 
@@ -207,8 +181,8 @@ def test_a_notice_stands_before_the_figures():
     assert "a check of the plumbing" in terminal_summary(noted)[1]
 
 
-def test_the_page_names_many_rows_and_says_of_how_many():
-    """A page of a million names opens in no browser."""
+def test_the_number_of_names_on_the_page_is_limited():
+    """A browser could not open a page of a million names."""
     keys = [f"n00000001/{i:07d}.JPEG" for i in range(MAX_NAMES_ON_PAGE + 5)]
     html = render_report(model(splits=(bad_split(len(keys)),), quarantined=quarantine(keys)))
 
@@ -217,8 +191,8 @@ def test_the_page_names_many_rows_and_says_of_how_many():
     assert "1,000 of 1,005 rows, by key" in html
 
 
-def test_the_terminal_names_a_few_rows_and_says_how_many_more():
-    """Even when the model holds only a part of them."""
+def test_the_terminal_lists_a_few_rows_and_the_number_of_others():
+    """The model itself may contain only a part of the quarantined rows."""
     keys = [f"k{i}" for i in range(MAX_NAMES_IN_TERMINAL + 1)]
     lines = terminal_summary(model(splits=(bad_split(500),), quarantined=quarantine(keys)))
 
@@ -226,15 +200,15 @@ def test_the_terminal_names_a_few_rows_and_says_how_many_more():
     assert any("... and 490 more in quarantine" in line for line in lines)
 
 
-def test_an_empty_quarantine_is_said_to_be_empty():
-    """Nothing to read is not nothing said."""
+def test_an_empty_quarantine_is_stated():
+    """The page says that every row is readable."""
     html = render_report(model(splits=(VAL,)))
 
     assert "Every row is readable." in html
 
 
-def test_a_split_with_nothing_done_yet_has_a_report():
-    """No rows, no sizes, no time: dashes, not errors."""
+def test_a_split_without_rows_has_a_report():
+    """Missing rates are dashes, not errors."""
     nothing = SplitReport(
         name="train", num_rows=0, finished=False, counts={}, bytes_by_size={},
         run=RunReport(num_rows=0, seconds=0.0),
@@ -248,51 +222,24 @@ def test_a_split_with_nothing_done_yet_has_a_report():
     assert render_report(model(splits=()))
 
 
-def test_pictures_of_every_size_are_inside_the_page():
-    """Nothing is asked of a network or a disk."""
+def test_images_of_every_size_are_embedded_in_the_page():
+    """The page loads nothing from a network or a disk."""
     sheets = tuple(
-        contact_sheet(np.full((3, size, size, 3), size, np.uint8), ["a", "b", "c"], "val")
-        for size in (72, 224)
+        ContactSheet("val", size, (("a", JPEG), ("b", JPEG), ("c", JPEG))) for size in (72, 224)
     )
     page = Page(render_report(model(sheets=sheets)))
 
     assert page.tags.count("figure") == 6
-    assert "val, 224 px" in page.text
-    assert "".join(page.text).count("data:image/jpeg;base64,") == 2
-    assert not {"src", "href"} & {name for name, _ in page.attributes}
-    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    assert "val, 224 px" in page.texts
+    assert [value for name, value in page.attributes if name in ("src", "href")] == [
+        "data:image/jpeg;base64,/9j/"
+    ] * 6
+    assert not {"script", "link", "iframe"} & set(page.tags)
 
 
-def test_the_page_is_written_whole_over_the_one_before(tmp_path):
-    """And nothing is left beside it."""
-    path = tmp_path / "report.html"
-    path.write_text("old")
-    write_report(path, MODEL)
-
-    assert render_report(MODEL) == path.read_text(encoding="utf-8")
-    assert [path] == list(tmp_path.iterdir())
-
-
-def test_a_page_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
-    """And nothing beside it."""
-    path = tmp_path / "report.html"
-    path.write_text("old")
-
-    def refuse(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OSError, match="No space"):
-        write_report(path, MODEL)
-
-    assert path.read_text() == "old"
-    assert [path] == list(tmp_path.iterdir())
-
-
-def test_a_name_of_half_a_surrogate_can_be_written(tmp_path):
-    """File names are bytes: not all of them are text."""
+def test_a_name_with_a_lone_surrogate_can_be_written():
+    """File names are bytes, which need not be valid text."""
     odd = model(splits=(bad_split(1),), quarantined=quarantine(["n1/\udcff.JPEG"]))
-    write_report(tmp_path / "report.html", odd)
 
-    assert r"n1/\udcff.JPEG" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert rb"n1/\udcff.JPEG" in render_report(odd).encode()
     assert any(r"\udcff" in line for line in terminal_summary(odd))

@@ -1,4 +1,4 @@
-"""Tests of `tesserae info`, as text and as JSON, on complete, unfinished and damaged stores."""
+"""`tesserae info`, as text and as JSON, on complete, unfinished and damaged stores."""
 
 import json
 import shutil
@@ -39,10 +39,10 @@ def facts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], s
     return json.loads(info_output(monkeypatch, capsys, store, "--json"))
 
 
-def test_a_whole_store_is_described(
+def test_a_complete_store_is_described(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Splits, sizes, rows, recipe, and why rows are in quarantine."""
+    """The text has splits, sizes, rows, recipe, and the reasons of quarantined rows."""
     before = snapshot(store)
     output = info_output(monkeypatch, capsys, store)
     assert f"{store}  (format 2)" in output
@@ -53,10 +53,10 @@ def test_a_whole_store_is_described(
     assert touched(before, snapshot(store)) == set()
 
 
-def test_a_program_gets_everything(
+def test_json_has_all_facts(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """JSON, with the quarantined by name and reason."""
+    """Quarantined rows are listed by key and reason."""
     split = facts(monkeypatch, capsys, store)["splits"]["train"]
     assert (split["finished"], split["rows"], split["shards"]) == (True, 11, 3)
     assert split["sizes_finished"] == [8, 16]
@@ -92,7 +92,7 @@ def test_an_unfinished_store_is_described(
 def test_a_store_without_a_split_is_described(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It has a recipe."""
+    """The text shows the recipe."""
     for folder in ("splits", "commits"):
         shutil.rmtree(store / folder)
     assert "crop, bicubic" in info_output(monkeypatch, capsys, store)
@@ -100,14 +100,14 @@ def test_a_store_without_a_split_is_described(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_store_is_described_with_what_is_damaged(
+def test_a_damaged_store_is_described_with_its_problems(
     prepared_store: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     kind: str,
 ) -> None:
-    """Any record, and any part of the table that has quarantined rows; it reads nothing else."""
+    """All records, and the table parts with quarantined rows, are checked; nothing else is read."""
     rng = np.random.default_rng(0)
     bad = facts(monkeypatch, capsys, prepared_store)["splits"]["train"]["quarantine"]
     read = {layout.part("train", line["row"] // SMALL["shard_rows"]) for line in bad}
@@ -128,7 +128,7 @@ def test_a_damaged_store_is_described_with_what_is_damaged(
             assert f"{name}: " in info_output(monkeypatch, capsys, store)
 
 
-def test_a_store_that_lost_plan_and_recipe_is_described_as_far_as_it_goes(
+def test_a_store_without_plan_and_recipe_is_described_partially(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The command succeeds and names what is missing."""
@@ -140,10 +140,10 @@ def test_a_store_that_lost_plan_and_recipe_is_described_as_far_as_it_goes(
     assert facts(monkeypatch, capsys, store)["recipe"] is None
 
 
-def test_names_cannot_write_on_the_terminal(
+def test_names_are_escaped_in_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever a file is called: escapes, text that runs the other way."""
+    """Escape sequences and bidirectional text in file names are examples."""
     names = ["\x1b[2J\x1b]0;owned\x07.JPEG", "\u202egpj.JPEG", "é 😀.JPEG"]
     folder = tmp_path / "images" / "n00000000"
     folder.mkdir(parents=True)
@@ -165,7 +165,7 @@ def test_names_cannot_write_on_the_terminal(
 def test_more_quarantined_names_than_fit_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--all` names them."""
+    """The option `--all` lists all of them."""
     make_folder(tmp_path / "images", 60, bad=55)
     with careless(monkeypatch):
         prepare_inline(tmp_path / "images", str(tmp_path / "store"), shard_rows=64, chunk_rows=4)
@@ -177,10 +177,10 @@ def test_more_quarantined_names_than_fit_are_counted(
     )
 
 
-def test_no_store_is_one_sentence(
+def test_a_missing_store_is_a_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And exit status 1."""
+    """The exit status is 1."""
     assert tesserae(monkeypatch, "info", tmp_path) == 1
     output = capsys.readouterr().err
     assert f"no store at {tmp_path}" in output

@@ -1,4 +1,4 @@
-"""Tests of `tesserae train` as a user runs it, and of faults of processes and machines."""
+"""`tesserae train` as a user runs it, and faults of processes and machines."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store of 36 and 18 pictures of 16 px."""
+    """Return a store of 36 and 18 images of 16 px."""
     return small_store(tmp_path_factory.mktemp("small"))
 
 
@@ -76,7 +76,7 @@ def step_of(folder: Path) -> int:
     return max((json.loads(line)["step"] for line in lines[:-1]), default=0)
 
 
-def test_from_pictures_to_a_trained_net_in_one_command(tmp_path: Path) -> None:
+def test_train_with_data_prepares_and_trains(tmp_path: Path) -> None:
     """The command prepares, trains during the rest of preparation, and names the samples."""
     for split in ("train", "val"):
         for number in range(40):
@@ -270,7 +270,7 @@ def faults(seed: int, count: int) -> Iterator[tuple[str, random.Random]]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_twenty_faults_leave_the_same_curve(tmp_path: Path, store: Path, undisturbed: Path) -> None:
-    """Four faults in each run, at random steps, do not change the metrics."""
+    """Four faults in each of five runs, at random steps, do not change the metrics."""
     expected = curve(undisturbed)
     struck = 0
     for turn in range(5):
@@ -351,7 +351,7 @@ def test_two_ranks_report_what_one_reports(tmp_path: Path, store: Path, undistur
         assert metrics == pytest.approx(expected[step], rel=1e-3, abs=1e-5)
 
 
-def test_a_folder_that_is_trained_in_is_refused(
+def test_a_run_folder_in_use_is_refused(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A second command in the same folder is refused."""
@@ -362,10 +362,10 @@ def test_a_folder_that_is_trained_in_is_refused(
     )
 
 
-def test_a_store_of_other_rows_is_another_run(
+def test_a_store_with_other_rows_is_refused(
     tmp_path: Path, interrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A store with other rows is refused, and the options file is unchanged."""
+    """The options file of the run is unchanged."""
     record = RunFolder(interrupted).asked()
     assert record["options"]["stored_size"] == 16
     assert record["data"]["held_out"] == "val"
@@ -377,7 +377,7 @@ def test_a_store_of_other_rows_is_another_run(
     assert (interrupted / "options.json").read_bytes() == before
 
 
-def test_a_folder_of_another_run_is_left_alone(
+def test_a_folder_of_another_stage_is_refused(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The error names the stages of both runs."""
@@ -390,8 +390,8 @@ def test_a_folder_of_another_run_is_left_alone(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_cifar_comes_nearer(tmp_path: Path, real_data: Path) -> None:
-    """Samples come nearer to real pictures with every evaluation."""
+def test_samples_of_a_gan_on_cifar_improve(tmp_path: Path, real_data: Path) -> None:
+    """The distance of samples to real images falls with every evaluation."""
     done = run(
         *("train", "wgan", tmp_path / "store", "--data", real_data / "cifar-10-batches-py"),
         *("--run", tmp_path / "run", "--image-size", 32, "--objective", "hinge"),

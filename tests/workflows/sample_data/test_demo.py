@@ -1,4 +1,4 @@
-"""Tests of which files the demo may remove."""
+"""The demo: the files that it may remove, and its result."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.commands import run
 from workflows.sample_data import demo
 
 
-def test_a_folder_that_is_none_of_its_runs_is_left_alone(tmp_path: Path) -> None:
-    """Whatever its name is."""
+def test_foreign_folders_are_not_deleted(tmp_path: Path) -> None:
+    """A folder with the name of a run may contain somebody's files."""
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "thesis.txt").write_text("mine")
@@ -21,8 +21,8 @@ def test_a_folder_that_is_none_of_its_runs_is_left_alone(tmp_path: Path) -> None
     assert (folder / "thesis.txt").read_text() == "mine"
 
 
-def test_only_runs_that_it_made_itself_are_made_anew(tmp_path: Path) -> None:
-    """Somebody's own run in a folder of that name is hours of work."""
+def test_only_the_demos_own_runs_are_replaced(tmp_path: Path) -> None:
+    """A user's own run in a folder of that name may be hours of work."""
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "options.json").write_text("{}")
@@ -39,8 +39,8 @@ def test_only_runs_that_it_made_itself_are_made_anew(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_demo_ends_with_what_it_promises(tmp_path: Path) -> None:
-    """A verified store, two networks with a report each, and answers; also the second time."""
+def test_the_demo_creates_a_store_two_runs_and_their_reports(tmp_path: Path) -> None:
+    """A second run of the demo gives the same result."""
     words = ("demo", "--dir", tmp_path / "demo", "--images", 200, "--minutes", 0.2)
     for _ in range(2):
         ended = run(*words, scratch=tmp_path, seconds=280)

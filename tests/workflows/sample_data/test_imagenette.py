@@ -1,4 +1,4 @@
-"""Fetching a public archive, against a server on the loopback address."""
+"""The download of a public archive, from a server on the loopback address."""
 
 import hashlib
 import io
@@ -15,7 +15,7 @@ from workflows.sample_data.imagenette import fetch
 
 
 def archive(members, folder="imagenette2-320"):
-    """A tar.gz of name -> bytes, or -> a TarInfo of something odd."""
+    """Return a tar.gz of members: name -> bytes, or -> a TarInfo without data."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as tar:
         for name, data in members.items():
@@ -38,7 +38,7 @@ def md5(data):
 
 
 class Server:
-    """Serves one file; `ranges` and `cut` say how well."""
+    """An HTTP server with one file; it may lack ranges or cut the response."""
 
     def __init__(self, data):
         self.data = data
@@ -80,7 +80,7 @@ class Server:
         return None
 
     def close(self):
-        """Until its threads are gone."""
+        """Stop the server, and wait for its threads."""
         self.http.shutdown()
         self.thread.join()
         self.http.server_close()
@@ -95,13 +95,13 @@ def _server():
 
 @pytest.fixture(autouse=True)
 def _no_proxy(monkeypatch):
-    """The loopback address is reached directly."""
+    """Reach the loopback address without a proxy."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
 
 def test_an_archive_is_fetched_checked_and_unpacked(server, tmp_path, capsys):
-    """With its words beside it, and nothing left over."""
+    """The words of the classes are written beside the splits, and no other file remains."""
     folder = fetch("imagenette", tmp_path / "cache", url=server.url, md5=md5(GOOD))
     unpacked = {
         str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()
@@ -115,8 +115,8 @@ def test_an_archive_is_fetched_checked_and_unpacked(server, tmp_path, capsys):
     assert "fetching imagenette" in capsys.readouterr().out
 
 
-def test_what_is_there_is_not_fetched_again(server, tmp_path):
-    """The folder appears whole or not at all, so its presence is enough."""
+def test_an_existing_download_is_reused(server, tmp_path):
+    """The folder appears complete or not at all, so its existence is enough."""
     first = fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
     second = fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
 
@@ -124,8 +124,8 @@ def test_what_is_there_is_not_fetched_again(server, tmp_path):
     assert server.ranges_requested == [None]
 
 
-def test_a_broken_off_download_goes_on_where_it_was(server, tmp_path):
-    """Only what is missing is asked for."""
+def test_an_interrupted_download_resumes(server, tmp_path):
+    """Only the missing bytes are requested."""
     server.cut = 300
     with pytest.raises(
         SourceError, match=r"closed the connection after 300 B of .*again to go on from there"
@@ -138,7 +138,7 @@ def test_a_broken_off_download_goes_on_where_it_was(server, tmp_path):
     assert len(list(folder.rglob("*.JPEG"))) == 40
 
 
-def test_a_server_without_ranges_is_asked_from_the_start(server, tmp_path):
+def test_a_download_without_ranges_restarts(server, tmp_path):
     """The partial download is discarded if the server sends the whole file."""
     server.ranges = False
     (tmp_path / "imagenette2-320.tgz.part").write_bytes(GOOD[:300])
@@ -147,7 +147,7 @@ def test_a_server_without_ranges_is_asked_from_the_start(server, tmp_path):
     assert len(list(folder.rglob("*.JPEG"))) == 40
 
 
-def test_a_download_that_had_all_come_is_unpacked(server, tmp_path):
+def test_a_complete_download_is_unpacked_without_another_request(server, tmp_path):
     """The run before was stopped between the last byte and the unpacking."""
     (tmp_path / "imagenette2-320.tgz.part").write_bytes(GOOD)
     folder = fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
@@ -155,8 +155,8 @@ def test_a_download_that_had_all_come_is_unpacked(server, tmp_path):
     assert len(list(folder.rglob("*.JPEG"))) == 40
 
 
-def test_other_bytes_are_refused_and_removed(server, tmp_path):
-    """A later run begins anew, and both checksums are named."""
+def test_a_download_with_another_checksum_is_refused_and_removed(server, tmp_path):
+    """A later run begins from scratch, and the error has both checksums."""
     server.data = GOOD[:-1] + b"?"
     with pytest.raises(SourceError, match=rf"md5 {md5(server.data)}: expected {md5(GOOD)}"):
         fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
@@ -164,8 +164,8 @@ def test_other_bytes_are_refused_and_removed(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_with_no_network_one_sentence_says_so(tmp_path):
-    """And what else to do."""
+def test_a_refused_connection_is_a_one_line_error(tmp_path):
+    """The error says what else to do."""
     with socket.socket() as closed:  # bound, never listening
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/x.tgz"
@@ -173,8 +173,8 @@ def test_with_no_network_one_sentence_says_so(tmp_path):
             fetch("imagenette", tmp_path, url=url)
 
 
-def test_a_name_that_does_not_resolve_is_the_same_sentence(tmp_path, monkeypatch):
-    """A failing name lookup, as without a network, gives the same error."""
+def test_a_failing_name_lookup_is_a_one_line_error(tmp_path, monkeypatch):
+    """The error is the same as for a refused connection."""
 
     def refuse(*args, **kwargs):
         raise socket.gaierror(-3, "Temporary failure in name resolution")
@@ -184,15 +184,15 @@ def test_a_name_that_does_not_resolve_is_the_same_sentence(tmp_path, monkeypatch
         fetch("imagenette", tmp_path)
 
 
-def test_a_server_that_says_no_is_quoted(server, tmp_path):
-    """404 is not an archive."""
+def test_http_errors_are_quoted(server, tmp_path):
+    """The error has the status of the response and its meaning."""
     server.status = 404
     with pytest.raises(SourceError, match="answers 404 Not Found"):
         fetch("imagenette", tmp_path, url=server.url)
 
 
-def test_an_unknown_archive_is_named(tmp_path):
-    """With those there are."""
+def test_an_unknown_archive_is_refused_with_the_known_ones(tmp_path):
+    """The error lists the names of archives."""
     with pytest.raises(
         SourceError, match=r"there is no archive 'imagewoof': expected .*imagenette"
     ):
@@ -213,8 +213,8 @@ def _link(name, target):
         {"up": _link("imagenette2-320/up", "../../..")},
     ],
 )
-def test_nothing_is_unpacked_outside_its_folder(server, tmp_path, members):
-    """Not by a name with dots, nor through a link."""
+def test_nothing_is_unpacked_outside_the_folder(server, tmp_path, members):
+    """Neither names with `..` nor links lead out of it."""
     server.data = archive({"train/a.JPEG": b"a", **members})
     cache = tmp_path / "a" / "b"
     with pytest.raises(SourceError, match="cannot be unpacked"):
@@ -229,8 +229,8 @@ def test_nothing_is_unpacked_outside_its_folder(server, tmp_path, members):
     [b"no archive", GOOD[: len(GOOD) // 2], archive({"x": b"x"}, "else")],
     ids=["no archive", "cut off", "no class folders"],  # names without the archive's time in them
 )
-def test_what_is_no_archive_of_class_folders_is_a_sentence(server, tmp_path, data):
-    """And no half of a folder is left."""
+def test_an_archive_without_class_folders_is_refused(server, tmp_path, data):
+    """No partial folder remains."""
     server.data = data
     with pytest.raises(SourceError, match=r"Remove it"):
         fetch("imagenette", tmp_path, url=server.url, md5=md5(data))
@@ -238,15 +238,15 @@ def test_what_is_no_archive_of_class_folders_is_a_sentence(server, tmp_path, dat
     assert [p.name for p in tmp_path.iterdir()] == ["imagenette2-320.tgz.part"]
 
 
-def test_a_python_that_cannot_unpack_safely_says_so(server, tmp_path, monkeypatch):
-    """3.11.0 to 3.11.3 would write wherever an archive says."""
+def test_a_python_without_safe_unpacking_is_refused(server, tmp_path, monkeypatch):
+    """Python 3.11.0 to 3.11.3 would write wherever an archive says."""
     monkeypatch.delattr(imagenette.tarfile, "data_filter")
     with pytest.raises(SourceError, match=r"cannot unpack an archive safely: expected 3\.11\.4"):
         fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
 
 
-def test_too_little_room_is_said_before_a_byte_is_fetched(server, tmp_path, monkeypatch):
-    """The archive and what is in it must fit."""
+def test_insufficient_space_is_reported_before_downloading(server, tmp_path, monkeypatch):
+    """Both the archive and its contents must fit."""
     monkeypatch.setattr(imagenette.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
     with pytest.raises(SourceError, match=r"has 100 B free, and .* are needed: free some space"):
         fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
@@ -254,8 +254,8 @@ def test_too_little_room_is_said_before_a_byte_is_fetched(server, tmp_path, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_a_sentence(server, tmp_path):
-    """With the reason."""
+def test_a_folder_that_cannot_be_created_is_a_one_line_error(server, tmp_path):
+    """The error has the reason."""
     (tmp_path / "file").touch()
     with pytest.raises(SourceError, match=r"cannot store imagenette in .*Pass a writable folder"):
         fetch("imagenette", tmp_path / "file", url=server.url)

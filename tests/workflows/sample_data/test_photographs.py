@@ -1,4 +1,4 @@
-"""Tests of the plan of the sample's images, and of how they are rendered."""
+"""The plan of the sample's images, and how they are rendered."""
 
 import io
 import random
@@ -28,8 +28,8 @@ from workflows.sample_data.photographs import (
     aspect=st.floats(0.2, 5),
     seed=st.integers(),
 )
-def test_a_crop_has_its_shape_and_lies_in_its_photograph(focus, size, aspect, seed):
-    """Whatever the photograph, the shape asked for and the subject."""
+def test_a_crop_has_the_requested_shape_inside_its_photograph(focus, size, aspect, seed):
+    """Photograph, shape and subject are arbitrary."""
     left, top, right, bottom = draw_box(random.Random(seed), focus, size, aspect)
 
     assert 0 <= left < right <= size[0]
@@ -38,8 +38,8 @@ def test_a_crop_has_its_shape_and_lies_in_its_photograph(focus, size, aspect, se
 
 
 @given(st.integers())
-def test_a_crop_shows_its_subject_where_that_fits(seed):
-    """A person keeps the head on."""
+def test_a_crop_contains_its_subject_if_it_fits(seed):
+    """The head of a person is not cut off, for example."""
     left, top, right, bottom = draw_box(random.Random(seed), (0.4, 0.1, 0.6, 0.3), (500, 500), 1.0)
 
     assert left <= 200.01
@@ -48,7 +48,7 @@ def test_a_crop_shows_its_subject_where_that_fits(seed):
     assert bottom >= 149.99
 
 
-def test_sizes_spread_as_imagenets():
+def test_sizes_are_distributed_like_imagenets():
     """Most are 500 x 375; some are larger, some smaller than 288 px, a few very wide."""
     drawn = [draw_size(random.Random(f"{i}")) for i in range(4000)]
     shorter = sorted(min(size) for size in drawn)
@@ -70,7 +70,7 @@ def test_no_photograph_is_in_two_splits_or_classes():
 
 @pytest.mark.parametrize("images", [14, 15, 40, 200, 1001])
 def test_every_class_is_in_both_splits(images):
-    """And there are as many pictures as were asked for, each with a name of its own."""
+    """The number of images is as requested, and each has a name of its own."""
     pictures = list(plan_images(images, 0, 7))
 
     assert images == len(pictures) == len({p.path for p in pictures})
@@ -87,14 +87,14 @@ def test_every_class_is_in_both_splits(images):
     ],
 )
 def test_a_small_sample_has_fewer_odd_files(images, kinds):
-    """All of them from 40 images on, and none is in val."""
+    """From 40 images on all kinds occur, and none of them in val."""
     pictures = list(plan_images(images, 3, 3))
 
     assert kinds == {p.kind for p in pictures}
     assert {"plain"} == {p.kind for p in pictures if p.split == "val"}
 
 
-def test_a_large_sample_has_a_few_grey_pictures_and_one_of_the_rest():
+def test_a_large_sample_has_a_few_grey_images_and_one_of_each_other_kind():
     """The shares of unusual files resemble ImageNet's."""
     kinds = [p.kind for p in plan_images(400, 0, 7)]
 
@@ -102,8 +102,8 @@ def test_a_large_sample_has_a_few_grey_pictures_and_one_of_the_rest():
     assert [kinds.count(kind) for kind in ("png", "cmyk", "truncated", "empty")] == [1] * 4
 
 
-def test_another_seed_moves_odd_files_and_crops():
-    """The seed reaches everything that is drawn."""
+def test_another_seed_changes_odd_files_and_crops():
+    """The seed determines everything that is random."""
     first, second = (list(plan_images(200, seed, 7)) for seed in (0, 1))
 
     assert [p.kind for p in first] != [p.kind for p in second]
@@ -119,15 +119,15 @@ def test_another_seed_moves_odd_files_and_crops():
         ("png", "PNG", "RGB"),
     ],
 )
-def test_a_file_is_what_its_kind_says(kind, form, mode):
-    """Whatever it is named."""
+def test_a_file_has_the_format_and_mode_of_its_kind(kind, form, mode):
+    """The suffix of its name does not matter."""
     with Image.open(io.BytesIO(encode(Image.new("RGB", (40, 30), "red"), kind, 90))) as image:
         assert (form, mode, (40, 30)) == (image.format, image.mode, image.size)
         image.load()
 
 
 def test_a_truncated_file_begins_like_a_jpeg_and_cannot_be_decoded():
-    """It says its size, and then ends."""
+    """The header states the size, and the data end early."""
     noise = Image.effect_noise((200, 150), 80).convert("RGB")
     with Image.open(io.BytesIO(encode(noise, "truncated", 90))) as image:
         assert image.format == "JPEG"
@@ -135,7 +135,7 @@ def test_a_truncated_file_begins_like_a_jpeg_and_cannot_be_decoded():
             image.load()
 
 
-def test_a_picture_is_painted_the_same_twice_and_unlike_its_neighbour():
+def test_crops_are_reproducible_and_distinct():
     """Two images of the same photograph differ, and each is reproducible."""
     photograph = Image.effect_noise((300, 200), 60).convert("RGB")
     first, *_, last = (p for p in plan_images(60, 0, 2) if p.kind == "plain")
@@ -144,29 +144,29 @@ def test_a_picture_is_painted_the_same_twice_and_unlike_its_neighbour():
     assert render(first, photograph) != render(last, photograph)
 
 
-def test_an_empty_file_is_empty():
-    """Not a byte."""
+def test_an_empty_file_has_no_bytes():
+    """Such a file is one of the odd kinds."""
     picture = next(p for p in plan_images(40, 0, 7) if p.kind == "empty")
 
     assert render(picture, Image.new("RGB", (10, 10))) == b""
 
 
-def test_writing_is_not_mirrored():
-    """A page whose text runs backwards is no photograph of one."""
+def test_text_photographs_are_not_flipped():
+    """A photograph of a page has no mirrored text."""
     texts = [p for noun in CLASSES if "text" in noun.words for p in (*noun.train, *noun.val)]
 
     assert [p.mirrors for p in texts] == [False, False]
     assert photographs.Photograph("x").mirrors
 
 
-def test_photographs_of_a_class_take_turns():
-    """Both photographs of a class are used."""
+def test_all_photographs_of_a_class_are_used():
+    """A class may have several photographs."""
     vehicles = {p.photograph.file for p in plan_images(60, 0, 2) if p.wnid == "n04524313"}
 
     assert vehicles == {"motorcycle_left.png", "motorcycle_right.png", "rocket.jpg"}
 
 
-def test_some_crops_are_mirrored_some_brighter_some_warmer():
+def test_crops_vary_in_mirroring_brightness_and_tone():
     """A grey gradient from left to right shows mirroring, brightness and tone."""
     photograph = Image.linear_gradient("L").rotate(90).convert("RGB")
     seen = []

@@ -1,4 +1,4 @@
-"""The embedded sample: a small ImageNet-shaped folder."""
+"""The embedded sample: a small folder in the layout of ImageNet."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from workflows.sample_data.sample import make_sample
 
 @pytest.fixture(name="painted", scope="session")
 def _painted(tmp_path_factory):
-    """A sample of 60 out of the real photographs."""
+    """Create a sample of 60 images from the real photographs."""
     pytest.importorskip("skimage", reason="the photographs are in scikit-image's wheel")
     folder = tmp_path_factory.mktemp("sample") / "made"
     return make_sample(folder, 60)
@@ -24,7 +24,7 @@ def _painted(tmp_path_factory):
 
 @pytest.fixture(name="drawn")
 def _drawn(tmp_path, monkeypatch):
-    """Stand-ins for the photographs, so that making a sample takes no time."""
+    """Replace the photographs by small noise images, so that a sample takes no time."""
     folder = tmp_path / "photographs"
     folder.mkdir()
     for each in CLASSES:
@@ -37,13 +37,13 @@ def _drawn(tmp_path, monkeypatch):
 
 
 def files(directory: Path) -> dict[str, bytes]:
-    """Every file of a folder."""
+    """Return all files of a folder, by relative path."""
     paths = (path for path in directory.rglob("*") if path.is_file())
     return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
 
 
-def test_the_folder_is_shaped_as_imagenet(painted):
-    """Splits, wnids, .JPEG names, and the words beside them as Kaggle's ImageNet has them."""
+def test_the_folder_has_imagenets_layout(painted):
+    """Splits, wnids, .JPEG names, and the words of classes are as in Kaggle's ImageNet."""
     root = painted.directory
     names = {p.relative_to(root).as_posix() for p in root.rglob("*.JPEG")}
     mapping = (root / "LOC_synset_mapping.txt").read_text().splitlines()
@@ -59,8 +59,8 @@ def test_the_folder_is_shaped_as_imagenet(painted):
     assert "val/n00007846/val_00000001.JPEG" in names
 
 
-def test_the_pictures_are_photographs(painted):
-    """All but the truncated and the empty one decode, at sizes and weights of photographs."""
+def test_the_images_are_photographs(painted):
+    """All but the truncated and the empty one can be decoded; sizes and bytes are realistic."""
     odd = {f"train/{key}" for key, kind in painted.odd.items() if kind in ("truncated", "empty")}
     sizes = []
     for path in sorted(painted.directory.rglob("*.JPEG")):
@@ -75,14 +75,14 @@ def test_the_pictures_are_photographs(painted):
 
 
 def test_the_same_options_give_the_same_bytes(painted, tmp_path):
-    """With the same Pillow and the same photographs."""
+    """Pillow and the photographs are the same, too."""
     again = make_sample(tmp_path / "again", 60)
 
     assert files(painted.directory) == files(again.directory)
 
 
-def test_a_sample_that_is_there_is_found(drawn, tmp_path):
-    """Asked for again with the same options, nothing is written."""
+def test_an_existing_sample_is_reused(drawn, tmp_path):
+    """A second request with the same options writes nothing."""
     first = make_sample(tmp_path / "s", 40, seed=5)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*")}
     second = make_sample(tmp_path / "s", 40, seed=5)
@@ -94,7 +94,7 @@ def test_a_sample_that_is_there_is_found(drawn, tmp_path):
 
 @pytest.mark.parametrize("options", [(41, 0, 7), (40, 1, 7), (40, 0, 6)])
 def test_a_sample_of_other_options_is_refused(drawn, tmp_path, options):
-    """It is somebody's, and stays."""
+    """The existing sample is unchanged."""
     make_sample(tmp_path / "s", 40)
     images, seed, num_classes = options
     before = files(tmp_path / "s")
@@ -105,8 +105,8 @@ def test_a_sample_of_other_options_is_refused(drawn, tmp_path, options):
 
 
 @pytest.mark.parametrize("harm", ["change", "remove", "add"])
-def test_a_changed_sample_is_not_taken_for_whole(drawn, tmp_path, harm):
-    """A flipped byte, a missing or a further picture is seen."""
+def test_a_changed_sample_is_refused(drawn, tmp_path, harm):
+    """A flipped byte, a missing image and an additional one are detected."""
     make_sample(tmp_path / "s", 40)
     victim = tmp_path / "s/val/n00007846/val_00000001.JPEG"
     if harm == "change":
@@ -121,16 +121,16 @@ def test_a_changed_sample_is_not_taken_for_whole(drawn, tmp_path, harm):
 
 
 @pytest.mark.parametrize("record", ["{", "[]", "{}", '{"options": 3}'])
-def test_a_folder_that_is_no_sample_is_refused(drawn, tmp_path, record):
-    """Whatever lies in it, and whatever it calls itself."""
+def test_a_folder_without_a_valid_sample_record_is_refused(drawn, tmp_path, record):
+    """The error asks for a new or empty folder."""
     (tmp_path / "sample.json").write_text(record)
 
     with pytest.raises(TesseraeError, match=r"expected a new or empty folder"):
         make_sample(tmp_path, 40)
 
 
-def test_a_file_in_the_way_is_named(drawn, tmp_path):
-    """A file in the folder's place is an error of one sentence."""
+def test_a_file_in_place_of_the_folder_is_refused(drawn, tmp_path):
+    """The error is one sentence."""
     (tmp_path / "s").write_text("mine")
 
     with pytest.raises(TesseraeError, match="is a file: expected a new or empty folder"):
@@ -145,8 +145,8 @@ def test_an_empty_folder_is_filled(drawn, tmp_path):
     assert make_sample(tmp_path / "s", 40).reused
 
 
-def test_a_sample_is_whole_or_absent(drawn, tmp_path, monkeypatch):
-    """Broken off, it leaves nothing: not at its place, nor beside it."""
+def test_an_interrupted_sample_leaves_no_files(drawn, tmp_path, monkeypatch):
+    """Neither the folder nor temporary files beside it remain."""
     painted, beside = [], []
 
     def render(picture, photograph):
@@ -164,8 +164,8 @@ def test_a_sample_is_whole_or_absent(drawn, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["photographs"]
 
 
-def test_a_disk_that_cannot_be_written_is_a_sentence(drawn, tmp_path):
-    """With the folder and the reason."""
+def test_an_unwritable_location_is_a_one_line_error(drawn, tmp_path):
+    """The error has the folder and the reason."""
     (tmp_path / "file").touch()
 
     with pytest.raises(TesseraeError, match=r"cannot create the sample at .*File exists.*Pass a"):
@@ -174,13 +174,13 @@ def test_a_disk_that_cannot_be_written_is_a_sentence(drawn, tmp_path):
 
 @pytest.mark.parametrize(("images", "classes"), [(13, 7), (0, 2), (100, 1), (100, 8), (3, 2)])
 def test_impossible_numbers_are_refused(tmp_path, images, classes):
-    """Each class needs a picture in each split."""
+    """Each class needs an image in each split."""
     with pytest.raises(ValueError, match=r"--(images|classes) is \d+: expected"):
         make_sample(tmp_path / "s", images, num_classes=classes)
 
 
-def test_without_scikit_image_one_sentence_says_what_to_install(tmp_path, monkeypatch):
-    """And nothing is made."""
+def test_without_scikit_image_the_error_says_what_to_install(tmp_path, monkeypatch):
+    """No folder is created."""
     monkeypatch.setattr(sample.importlib.util, "find_spec", lambda name: None)
 
     with pytest.raises(TesseraeError, match=r"scikit-image is not installed: run `make setup"):
@@ -188,8 +188,8 @@ def test_without_scikit_image_one_sentence_says_what_to_install(tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wheel_without_the_photographs_is_named(tmp_path, monkeypatch):
-    """Another version of scikit-image may carry others."""
+def test_a_scikit_image_without_the_photographs_is_refused(tmp_path, monkeypatch):
+    """Another version of scikit-image may contain other photographs."""
 
     class Spec:
         origin = str(tmp_path / "skimage" / "__init__.py")
@@ -201,13 +201,14 @@ def test_a_wheel_without_the_photographs_is_named(tmp_path, monkeypatch):
         make_sample(tmp_path / "s", 40)
 
 
-def test_the_command_says_that_it_is_no_result(drawn, tmp_path, capsys):
-    """And what is in the folder."""
+def test_the_command_warns_that_results_are_meaningless(drawn, tmp_path, capsys):
+    """The output also summarises the contents of the folder."""
     status = sample.run(SampleOptions(directory=tmp_path / "s", images=50, classes=3))
     out = capsys.readouterr().out
 
     assert status == 0
     assert "40 train and 10 val images of 3 classes" in out
     assert "person, vehicle, eye." in out
-    assert "no result" in out
-    assert "no result" in json.loads((tmp_path / "s/sample.json").read_text())["notice"]
+    assert "metrics on it mean nothing" in out
+    record = json.loads((tmp_path / "s/sample.json").read_text())
+    assert "metrics on it mean nothing" in record["notice"]

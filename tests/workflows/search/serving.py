@@ -36,7 +36,7 @@ class Reply:
 
     @property
     def error(self) -> str:
-        """The sentence of an error response."""
+        """The message of an error response."""
         body = self.json()
         assert list(body) == ["error"], body
         return str(body["error"])
@@ -44,7 +44,7 @@ class Reply:
 
 @dataclass
 class Running:
-    """A running server."""
+    """A server that runs in this process."""
 
     port: int
     service: SearchService
@@ -57,7 +57,7 @@ class Running:
     def ask(
         self, path: str, *, method: str = "GET", body: bytes | None = None, **headers: str
     ) -> Reply:
-        """Send one request on its own connection; `_` in the name of a header means `-`."""
+        """Send one request on a new connection; `_` in the name of a header means `-`."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}

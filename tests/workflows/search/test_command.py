@@ -83,7 +83,7 @@ def test_options_can_be_combined(search: Command, words: list[str], first: str) 
     assert output.startswith(first)
 
 
-def test_json_has_everything(search: Command) -> None:
+def test_json_output_has_all_results(search: Command) -> None:
     """The standard output is JSON and nothing else."""
     status, output, _ = search("red + blue", "--to", "both", "--k", 2, "--json")
     answer = json.loads(output)
@@ -135,7 +135,7 @@ def test_the_images_are_written_as_a_grid(search: Command, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.glob("*grid*")] == ["grid.png"]
 
 
-def test_names_cannot_write_on_the_terminal(
+def test_names_are_escaped_in_the_terminal(
     search: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Control characters in names of classes and files are escaped."""
@@ -178,8 +178,8 @@ def test_names_cannot_write_on_the_terminal(
         (["--serve", "--host", "192.0.2.1"], "Choose a --host of this machine"),
     ],
 )
-def test_a_mistake_is_one_sentence(search: Command, words: list[str], expected: str) -> None:
-    """The exit status is 1, and nothing was written."""
+def test_mistakes_are_one_line_errors(search: Command, words: list[str], expected: str) -> None:
+    """The exit status is 1, and no file is written."""
     status, output, errors = search(*words)
     assert (status, output) == (1, "")
     last = errors.splitlines()[-1]

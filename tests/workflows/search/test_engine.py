@@ -78,7 +78,7 @@ def test_words_find_images(toy: Toy, open_run: Opener, all_vectors: Any, kind: s
         assert answer.words == ()
 
 
-def test_an_image_finds_others_and_not_itself(engine: Engine, all_vectors: Any) -> None:
+def test_an_image_finds_other_images_but_not_itself(engine: Engine, all_vectors: Any) -> None:
     """Images that the query names are excluded."""
     positions, vectors = all_vectors
     for index in (0, 17, 45):
@@ -170,7 +170,7 @@ def test_words_that_share_a_vector_are_one_answer(engine: Engine, toy: Toy) -> N
     assert "nameless" not in names
 
 
-def test_a_word_is_no_answer_to_itself(engine: Engine) -> None:
+def test_a_word_is_not_an_answer_to_itself(engine: Engine) -> None:
     """Words with its name or its vector are excluded, too."""
     for text in ("blue", "BLUE", "n00000002", "blue + red"):
         names = [word.words for word in answer_of(engine, text, to="words", k=20).words]
@@ -179,7 +179,7 @@ def test_a_word_is_no_answer_to_itself(engine: Engine) -> None:
     assert "crane" not in names
 
 
-def test_a_class_is_no_answer_to_one_of_its_names(toy: Toy, open_run: Opener) -> None:
+def test_a_class_is_not_an_answer_to_one_of_its_names(toy: Toy, open_run: Opener) -> None:
     """The class is excluded although the mean of its names has another vector."""
     changed = Toy(toy.store)
     changed.words["crimson thing"] = colour("red") + 0.1 * colour("blue")
@@ -218,7 +218,7 @@ def test_mirrored_copies_count_once(toy: Toy, open_run: Opener, all_vectors: Any
     assert labels == {3}
 
 
-def test_csls_of_images(engine: Engine, toy: Toy, all_vectors: Any) -> None:
+def test_csls_reranks_images(engine: Engine, toy: Toy, all_vectors: Any) -> None:
     """Scores are 2 cos - r(query) - r(image), over both splits as over one."""
     positions, vectors = all_vectors
     references = unit_rows(engine.words.sample(2000).astype(np.float64))
@@ -233,7 +233,7 @@ def test_csls_of_images(engine: Engine, toy: Toy, all_vectors: Any) -> None:
     assert rows_of(answer) != rows_of(answer_of(engine, "blue", k=12))
 
 
-def test_csls_of_words(engine: Engine, all_vectors: Any) -> None:
+def test_csls_reranks_words(engine: Engine, all_vectors: Any) -> None:
     """Scores of words are lowered by their mean similarity to images."""
     engine.measure_hubs()
     _, vectors = all_vectors
@@ -369,7 +369,7 @@ def test_a_store_that_cannot_be_searched_is_reported(
 def test_a_split_without_features_is_left_out_with_a_notice(
     toy: Toy, open_run: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is an error if the split was named or if no split remains."""
+    """An explicitly named split without features is an error, and so is no split at all."""
     rows = Toy.rows
     without = {"val"}
 

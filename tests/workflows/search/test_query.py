@@ -151,7 +151,7 @@ def test_an_image_comes_first_unless_its_position_is_given(text: str, read: str)
         (" + ".join("abcdefghijklmnopq"), "17 terms"),
     ],
 )
-def test_an_invalid_query_is_refused_with_what_to_type(text: str, expected: str) -> None:
+def test_an_invalid_query_is_refused_with_the_correct_form(text: str, expected: str) -> None:
     """The sentence names the mistake and the correct form."""
     with pytest.raises(QueryError) as error:
         parse(text)

@@ -53,7 +53,7 @@ def test_directions_are_added(encoder: QueryEncoder, text: str, weights: dict[st
     assert np.linalg.norm(vector) == pytest.approx(1)
 
 
-def test_the_length_of_a_word_vector_does_not_count(toy: Toy) -> None:
+def test_word_vectors_of_any_length_have_equal_weight(toy: Toy) -> None:
     """Frequent words have long vectors, but count like others."""
     loud = Toy(toy.store)
     loud.words["red"] = 9 * colour("red")
@@ -73,7 +73,7 @@ def test_a_stored_image_has_the_vector_of_its_row(encoder: QueryEncoder, toy: To
 
 
 def test_an_uploaded_image_is_a_term_like_others(encoder: QueryEncoder) -> None:
-    """It can be added, subtracted and interpolated."""
+    """An uploaded image can be added, subtracted and interpolated."""
     image_vector = colour("yellow")
     for text, expected in [
         ("", image_vector),

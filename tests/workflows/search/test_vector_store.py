@@ -270,7 +270,7 @@ def test_progress_is_shown(toy: Toy, split: Split, tmp_path: Path) -> None:
     assert "building the index (hnsw)" in stream.getvalue()
 
 
-def test_a_full_disk_is_one_sentence(
+def test_a_full_disk_is_a_one_line_error(
     toy: Toy, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process is not killed by a mapping that cannot be written."""
@@ -283,8 +283,8 @@ def test_a_full_disk_is_one_sentence(
         opened(toy, tmp_path, split)
 
 
-def test_an_unwritable_run_is_one_sentence(toy: Toy, split: Split, tmp_path: Path) -> None:
-    """The sentence names the folder."""
+def test_an_unwritable_run_is_a_one_line_error(toy: Toy, split: Split, tmp_path: Path) -> None:
+    """The error names the folder."""
     (tmp_path / "search").write_text("a file")
     with pytest.raises(StoreError, match=r"cannot write to .*search"):
         opened(toy, tmp_path / "search", split)

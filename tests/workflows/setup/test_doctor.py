@@ -1,4 +1,4 @@
-"""Tests of the doctor's findings and of its advice."""
+"""The doctor's findings and its advice."""
 
 import errno
 import json
@@ -20,7 +20,7 @@ def _run(*words):
     return doctor.run(command.options[0].read(parser.parse_args(words)))
 
 
-def test_everything_is_looked_at_and_nothing_is_broken_here(tmp_path, capsys):
+def test_all_checks_pass_in_the_test_environment(tmp_path, capsys):
     """The environment that runs the tests can prepare."""
     status = _run(str(tmp_path / "store"), "--json")
 
@@ -34,8 +34,8 @@ def test_everything_is_looked_at_and_nothing_is_broken_here(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_broken_thing_is_exit_status_one(monkeypatch, capsys):
-    """And the plain lines name it, with what to do."""
+def test_a_broken_finding_gives_exit_status_1(monkeypatch, capsys):
+    """The plain lines name the finding and its advice."""
     findings = [Finding("a", "ok", "fine"), Finding("b", "broken", "bad [x]", "Mend it.")]
     monkeypatch.setattr(doctor, "examine", lambda store: findings)
 
@@ -46,8 +46,8 @@ def test_one_broken_thing_is_exit_status_one(monkeypatch, capsys):
     ]  # fmt: skip
 
 
-def test_the_table_shows_brackets_as_they_are(monkeypatch, capsys):
-    """A folder may be named like rich's markup."""
+def test_the_table_does_not_interpret_brackets(monkeypatch, capsys):
+    """The name of a folder may look like rich's markup."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(doctor, "examine", lambda store: [Finding("room", "note", "[red]/x", "!")])
 
@@ -57,8 +57,8 @@ def test_the_table_shows_brackets_as_they_are(monkeypatch, capsys):
     assert "-> !" in output
 
 
-def test_a_look_that_fails_is_a_finding_and_the_others_go_on(monkeypatch, tmp_path):
-    """A broken installation is what the doctor is for."""
+def test_a_failing_check_is_a_finding(monkeypatch, tmp_path):
+    """Broken installations are what the doctor is for, so the other checks continue."""
 
     def fail():
         raise ImportError("no libjpeg.so.62")
@@ -86,7 +86,7 @@ def test_a_look_that_fails_is_a_finding_and_the_others_go_on(monkeypatch, tmp_pa
     ],
 )
 def test_a_pillow_is_judged_by_owner_binary_and_cpu(owners, level, avx2, state, says):
-    """Two owners, or code that this CPU cannot run, would stop or spoil a run."""
+    """Two owners, or code that this CPU cannot run, would stop or falsify a run."""
     finding = doctor.judge_pillow(owners, level, avx2=avx2, why_stock="")
 
     assert finding.state == state
@@ -94,16 +94,16 @@ def test_a_pillow_is_judged_by_owner_binary_and_cpu(owners, level, avx2, state, 
     assert bool(finding.advice) == (state != "ok")
 
 
-def test_why_it_is_stock_pillow_is_said_again():
-    """The reason that the setup gave is not lost."""
+def test_the_reason_for_stock_pillow_is_repeated():
+    """The setup recorded the reason."""
     finding = doctor.judge_pillow(["pillow 1"], "none", avx2=True, why_stock="there is no gcc")
 
     assert finding.found.startswith("STOCK")
     assert "there is no gcc" in finding.found
 
 
-def test_a_format_that_cannot_be_read_names_its_package(monkeypatch):
-    """Its images would be quarantined; without JPEG nothing works at all."""
+def test_an_unreadable_format_is_a_finding_with_its_package(monkeypatch):
+    """Images of the format would be quarantined; without JPEG nothing works at all."""
     from PIL import features
 
     monkeypatch.setattr(features, "check", lambda name: name != "webp")
@@ -116,7 +116,7 @@ def test_a_format_that_cannot_be_read_names_its_package(monkeypatch):
 
 
 def test_versions_are_compared_with_those_tested(monkeypatch):
-    """Another version is a note, a missing package is broken."""
+    """Another version is a note, and a missing package is broken."""
     tested = doctor.tested_versions()
     monkeypatch.setattr(doctor, "installed_version", lambda name: tested[name])
     (finding,) = doctor.check_packages()
@@ -133,7 +133,7 @@ def test_versions_are_compared_with_those_tested(monkeypatch):
 
 
 def test_the_doctor_loads_no_torch():
-    """Its version is read from what pip wrote."""
+    """The version of torch is read from its metadata."""
     code = (
         "import sys, workflows.setup.doctor as d; list(d.check_torch());"
         "print('torch' in sys.modules)"
@@ -154,21 +154,21 @@ def _tool(tmp_path, monkeypatch, script):
 
 
 def test_every_gpu_is_listed(tmp_path, monkeypatch):
-    """One line each, as the driver says it."""
+    """Each GPU has a line with the driver's description."""
     _tool(tmp_path, monkeypatch, "echo 'A, 10 MiB, 1'; echo 'B, 20 MiB, 1'")
 
     assert [f.found for f in machine.check_gpu()] == ["A, 10 MiB, 1", "B, 20 MiB, 1"]
 
 
-def test_a_driver_that_fails_is_no_gpu(tmp_path, monkeypatch):
-    """Preparing needs none, so it is a note."""
+def test_a_failing_driver_is_a_note(tmp_path, monkeypatch):
+    """Preparation needs no GPU."""
     _tool(tmp_path, monkeypatch, "echo broken; exit 9")
 
     assert [f.state for f in machine.check_gpu()] == ["note"]
 
 
-def test_a_port_that_is_taken_is_seen(monkeypatch):
-    """By trying to listen, as a cluster would."""
+def test_a_port_in_use_is_a_note(monkeypatch):
+    """The check tries to listen on the port, as a cluster would."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
@@ -201,8 +201,8 @@ sys.stdin.read()
         ("0.0.0.0", "/srv/tesserae/other", False),
     ],
 )
-def test_a_dask_that_listens_to_all_is_seen(host, word, seen):
-    """Whoever reaches it could run code; what listens to this machine alone is no matter."""
+def test_a_dask_that_listens_on_all_interfaces_is_found(host, word, seen):
+    """Everybody who reaches it could run code, unlike on the loopback address."""
     with subprocess.Popen(
         [sys.executable, "-c", LISTEN, host, word], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
@@ -214,8 +214,8 @@ def test_a_dask_that_listens_to_all_is_seen(host, word, seen):
             process.communicate()
 
 
-def test_too_few_open_files_are_a_note(monkeypatch):
-    """With the command that helps."""
+def test_a_low_limit_of_open_files_is_a_note(monkeypatch):
+    """The advice has the command that raises the limit."""
     monkeypatch.setattr(machine.resource, "getrlimit", lambda resource: (256, 4096))
 
     (finding,) = machine.check_open_files()
@@ -224,8 +224,8 @@ def test_too_few_open_files_are_a_note(monkeypatch):
     assert "ulimit -n 1024" in finding.advice
 
 
-def test_too_little_memory_names_the_workers_that_fit(monkeypatch):
-    """Each worker may come to 1.2 GB."""
+def test_too_little_memory_is_a_note_with_the_number_of_workers_that_fit(monkeypatch):
+    """A worker may need 1.2 GB."""
     import cluster.limits
     from pipeline import memory
 
@@ -237,8 +237,8 @@ def test_too_little_memory_names_the_workers_that_fit(monkeypatch):
     assert (finding.state, "WORKERS=3" in finding.advice) == ("note", True)
 
 
-def test_room_is_looked_for_where_the_store_will_be(tmp_path):
-    """In the nearest folder that is there; nothing is made, nothing is left."""
+def test_free_space_is_checked_at_the_stores_location(tmp_path):
+    """The nearest existing folder is checked, and no file remains."""
     findings = list(machine.check_free_space(str(tmp_path / "not" / "yet")))
 
     assert [f.subject for f in findings] == ["room", "fsync", "locks", "new names", "sockets"]
@@ -254,23 +254,23 @@ def test_a_store_that_is_a_file_is_broken(tmp_path):
     assert (finding.state, finding.found) == ("broken", f"{tmp_path / 'file'} is a file")
 
 
-def test_an_object_store_is_not_asked_for_room():
-    """It has no end, and asking needs its keys."""
+def test_an_object_store_is_not_checked_for_free_space():
+    """An object store has no limit, and a request would need its credentials."""
     (finding,) = machine.check_free_space("s3://bucket/store")
 
     assert finding.state == "ok"
 
 
-def test_a_place_that_cannot_be_written_is_broken(tmp_path):
-    """A folder that does not exist cannot be written to."""
+def test_a_missing_folder_cannot_be_synced(tmp_path):
+    """The finding has the system's error."""
     finding = machine.check_sync(tmp_path / "gone")
 
     assert finding.state == "broken"
     assert "No such file" in finding.found
 
 
-def test_a_file_system_that_lacks_calls_is_said_before_it_is_used(tmp_path, monkeypatch):
-    """How a store would be locked and named there, in lines of their own."""
+def test_missing_file_system_calls_are_notes(tmp_path, monkeypatch):
+    """The findings name the substitutes for locks and for exclusive names."""
     plain = {f.subject: f for f in machine.check_free_space(str(tmp_path))}
     assert (plain["locks"].state, plain["locks"].found) == ("ok", "by flock")
     assert (plain["new names"].state, plain["new names"].found) == ("ok", "by link")
@@ -290,9 +290,7 @@ def test_a_file_system_that_lacks_calls_is_said_before_it_is_used(tmp_path, monk
 @pytest.mark.parametrize(
     ("number", "says"), [(errno.EROFS, "mounted read-only"), (errno.EDQUOT, "Your quota")]
 )
-def test_a_folder_that_cannot_be_written_is_broken_with_what_helps(
-    tmp_path, monkeypatch, number, says
-):
+def test_an_unwritable_folder_is_broken_with_the_errnos_advice(tmp_path, monkeypatch, number, says):
     """A read-only disk and a full one each get their own advice."""
     monkeypatch.setattr(machine.os, "fsync", lacking._fail(number))
     finding = machine.check_sync(tmp_path)
@@ -300,8 +298,8 @@ def test_a_folder_that_cannot_be_written_is_broken_with_what_helps(
     assert says in finding.advice
 
 
-def test_where_sockets_go_is_said(tmp_path, monkeypatch):
-    """A long TMPDIR is passed over; where nothing helps, it is broken."""
+def test_the_socket_folder_is_reported(tmp_path, monkeypatch):
+    """A long TMPDIR is skipped, and it is broken if no other folder supports sockets."""
     monkeypatch.setattr(machine.tempfile, "tempdir", str(tmp_path / ("x" * 90)))
     assert "is too long for sockets" in machine.check_sockets().found
     monkeypatch.setattr("cluster.sockets.SHORT_FOLDERS", ())

@@ -1,6 +1,7 @@
-"""Tests of creating `.venv`, where slow steps and network access are recorded instead of run."""
+"""The creation of `.venv`; slow steps and network access are recorded instead of run."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -60,7 +61,8 @@ def _steps(monkeypatch):
     done: list[list[str]] = []
 
     def run(environment, step, *command, env=None):
-        done.append([*command, f"CC={env['CC']}"] if env and "CC" in env else list(command))
+        variables = [f"{name}={env[name]}" for name in ("CPATH", "CC") if env and name in env]
+        done.append([*command, *variables])
         if command[-2:] == ("venv", ".venv"):
             (environment.folder / "bin").mkdir()
             (environment.folder / "bin" / "python").touch()
@@ -110,7 +112,7 @@ def test_a_new_environment_is_complete(environment, steps, able):
     assert environment.stamp()["why_stock"] == ""
 
 
-def test_the_second_run_does_nothing(environment, steps, able):
+def test_a_second_setup_does_nothing(environment, steps, able):
     """No step runs if the stamp matches the configuration."""
     install.set_up(environment, CONFIG, system=True)
     steps.clear()
@@ -119,8 +121,8 @@ def test_the_second_run_does_nothing(environment, steps, able):
     assert steps == []
 
 
-def test_pillow_is_pinned_to_the_one_that_is_there(environment, steps, able):
-    """A later install cannot ask for another Pillow: the constraints name the one."""
+def test_pillow_is_pinned_to_the_installed_one(environment, steps, able):
+    """The constraints name one Pillow, so a later install cannot request another."""
     install.set_up(environment, CONFIG, system=True)
 
     text = (environment.folder / "constraints.txt").read_text()
@@ -130,7 +132,7 @@ def test_pillow_is_pinned_to_the_one_that_is_there(environment, steps, able):
 
 @pytest.mark.parametrize("breaks_at", range(6))
 def test_an_interrupted_setup_starts_from_scratch(environment, steps, able, breaks_at):
-    """A set-up that stops at any step leaves no stamp, and the next run repeats every step."""
+    """A setup that stops at any step leaves no stamp, and the next run repeats every step."""
     real_run = Environment.run
 
     def run(self, step, *command, env=None):
@@ -152,7 +154,7 @@ def test_an_interrupted_setup_starts_from_scratch(environment, steps, able, brea
 
 
 def test_a_new_requirement_is_installed_into_the_same_environment(environment, steps, able):
-    """Another pyproject.toml costs an install, not a compiler."""
+    """A changed pyproject.toml requires an install, but no compilation."""
     install.set_up(environment, CONFIG, system=True)
     steps.clear()
     (environment.root / "pyproject.toml").write_text(PROJECT.replace("numpy", "numpy>=2"))
@@ -163,7 +165,7 @@ def test_a_new_requirement_is_installed_into_the_same_environment(environment, s
 
 
 def test_an_interrupted_install_leaves_no_stamp(environment, steps, able):
-    """Also when the environment was whole before."""
+    """The environment may have been complete before."""
     install.set_up(environment, CONFIG, system=True)
 
     def stop(environment, config, *, system):
@@ -177,7 +179,7 @@ def test_an_interrupted_install_leaves_no_stamp(environment, steps, able):
 
 
 def test_another_pillow_gets_another_environment(environment, steps, able):
-    """Both own the same files: pip would remove the new one's with the old one."""
+    """Both own the same files, so pip would remove the new ones with the old package."""
     install.set_up(environment, CONFIG, system=True)
     (environment.folder / "old").touch()
     _stock(able)
@@ -189,8 +191,8 @@ def test_another_pillow_gets_another_environment(environment, steps, able):
     assert not (environment.folder / "old").exists()
 
 
-def test_the_options_of_the_tools_are_no_requirement(environment):
-    """Another line length makes no new environment; another constraint does."""
+def test_options_of_tools_do_not_change_the_digest_of_requirements(environment):
+    """A changed line length requires no new environment; a changed constraint does."""
     before = digest_of_inputs(environment.root)
     (environment.root / "pyproject.toml").write_text(PROJECT.replace("100", "80"))
     project_tables.cache_clear()
@@ -201,7 +203,7 @@ def test_the_options_of_the_tools_are_no_requirement(environment):
     assert digest_of_inputs(environment.root) != before
 
 
-def test_an_environment_that_was_moved_is_not_ready(environment, steps, able, tmp_path_factory):
+def test_a_moved_environment_is_not_ready(environment, steps, able, tmp_path_factory):
     """The scripts of a moved environment contain its old path."""
     install.set_up(environment, CONFIG, system=True)
     moved = tmp_path_factory.mktemp("there") / "project"
@@ -210,8 +212,8 @@ def test_an_environment_that_was_moved_is_not_ready(environment, steps, able, tm
     assert Environment(moved).stamp() == {}
 
 
-def test_an_environment_whose_python_is_gone_is_not_ready(environment, steps, able):
-    """An upgrade of the system's Python leaves a link to nowhere."""
+def test_an_environment_without_its_python_is_not_ready(environment, steps, able):
+    """An upgrade of the system's Python leaves a broken link."""
     install.set_up(environment, CONFIG, system=True)
     python = environment.folder / "bin" / "python"
     python.unlink()
@@ -231,7 +233,7 @@ def test_a_foreign_environment_is_not_deleted(environment, steps, able):
 
 
 def test_without_a_compiler_stock_pillow_is_installed_with_a_notice(environment, steps, able):
-    """The reason goes to the stamp and to the last line; another recipe is named."""
+    """The stamp and the last line have the reason; the line also says that the recipe differs."""
     _stock(able)
     able.setattr(pillow, "missing_packages", lambda: ["gcc"])
 
@@ -244,8 +246,8 @@ def test_without_a_compiler_stock_pillow_is_installed_with_a_notice(environment,
     )
 
 
-def test_stock_pillow_is_replaced_once_that_can_be(environment, steps, able):
-    """When what was missing is there, the next run compiles."""
+def test_stock_pillow_is_replaced_once_simd_can_be_compiled(environment, steps, able):
+    """The next run after the missing packages were installed compiles Pillow-SIMD."""
     with pytest.MonkeyPatch.context() as patch:
         _stock(patch)
         patch.setattr(pillow, "missing_packages", lambda: ["gcc"])
@@ -260,8 +262,8 @@ def test_stock_pillow_is_replaced_once_that_can_be(environment, steps, able):
     assert environment.stamp()["why_stock"] == ""
 
 
-def test_an_extra_more_keeps_the_environment_whichever_pillow_it_has(environment, steps, able):
-    """Neither a compiler that is gone since nor one that never was makes all anew."""
+def test_adding_an_extra_keeps_the_environment(environment, steps, able):
+    """A compiler that was removed since does not cause a new environment."""
     install.set_up(environment, CONFIG, system=True)
     steps.clear()
     able.setattr(pillow, "missing_packages", lambda: ["gcc"])
@@ -272,8 +274,8 @@ def test_an_extra_more_keeps_the_environment_whichever_pillow_it_has(environment
     assert environment.stamp()["why_stock"] == ""
 
 
-def test_an_extra_more_keeps_stock_pillow(environment, steps, able):
-    """And leaves the system alone: what was missing may not come in half-way."""
+def test_adding_an_extra_keeps_stock_pillow(environment, steps, able):
+    """No system package is installed, which could change the choice of Pillow."""
     _stock(able)
     _system(able, root=True)
     install.set_up(environment, CONFIG, system=False)
@@ -285,8 +287,8 @@ def test_an_extra_more_keeps_stock_pillow(environment, steps, able):
     assert environment.stamp()["why_stock"]
 
 
-def test_a_compiler_that_fails_ends_in_stock_pillow(environment, steps, able):
-    """Unless Pillow-SIMD was insisted on."""
+def test_a_failing_compiler_leads_to_stock_pillow(environment, steps, able):
+    """With PILLOW=simd the failure is an error."""
     _stock(able)
 
     def fail(environment):
@@ -311,8 +313,23 @@ def test_the_binary_is_checked_instead_of_the_flag(environment, steps, able):
         install.compile_pillow_simd(environment)
 
 
+def test_the_build_looks_for_headers_where_the_check_does(environment, steps, able, tmp_path):
+    """Pillow leaves a format out whose header it does not find, also where the compiler would."""
+    (tmp_path / "headers").mkdir()
+    able.setenv("CPATH", str(tmp_path / "headers"))
+    environment.folder.mkdir()
+    (environment.folder / "wheels").mkdir()
+
+    install.compile_pillow_simd(environment)
+
+    (folders,) = (word for word in steps[0] if word.startswith("CPATH="))
+    named = folders.removeprefix("CPATH=").split(os.pathsep)
+    assert named[0] == str(tmp_path / "headers")
+    assert {str(folder) for folder in Path("/usr/include").glob("*-linux-gnu*")} <= set(named)
+
+
 def test_a_cpu_without_avx2_gets_the_sse4_build(environment, steps, able):
-    """No flag is added: SSE4 is Pillow-SIMD's own default."""
+    """No flag is added, since SSE4 is Pillow-SIMD's own default."""
     able.setattr(pillow, "cpu_has_avx2", lambda: False)
     able.setattr(pillow, "simd_level_of_wheel", lambda wheel: "sse4")
     able.setenv("CC", "clang")
@@ -336,7 +353,7 @@ def test_a_cpu_without_avx2_gets_the_sse4_build(environment, steps, able):
     ],
 )
 def test_a_step_that_overwrites_pillow_stops_the_setup(environment, steps, able, owners, level):
-    """After each install the PIL folder must be of the one Pillow, with its instructions."""
+    """After each install the PIL folder must belong to one Pillow with its instructions."""
     able.setattr(pillow, "pillow_owners", lambda site: owners)
     able.setattr(pillow, "installed_simd_level", lambda site: level)
 
@@ -351,8 +368,8 @@ def _system(able, *, root):
     able.setattr(install.shutil, "which", lambda name: f"/usr/bin/{name}")
 
 
-def test_root_installs_the_system_packages_that_are_missing(environment, steps, able):
-    """Just those, without questions."""
+def test_root_installs_missing_system_packages(environment, steps, able):
+    """Only the missing packages are installed, without questions."""
     _system(able, root=True)
 
     install.add_system_packages(environment)
@@ -361,8 +378,8 @@ def test_root_installs_the_system_packages_that_are_missing(environment, steps, 
     assert steps[0][-2:] == ["libtiff-dev", "gcc"]
 
 
-def test_nobody_else_touches_the_system(environment, steps, able):
-    """Without root nothing is tried."""
+def test_only_root_installs_system_packages(environment, steps, able):
+    """Another user runs no command."""
     _system(able, root=False)
 
     install.add_system_packages(environment)
@@ -375,7 +392,7 @@ def _config(environment, *words):
 
 
 def test_the_present_environment_is_the_default(environment, steps, able):
-    """A target that needs more adds it; nothing that was chosen before is undone."""
+    """A target that needs an extra adds it, and earlier choices stay."""
     assert _config(environment) == EnvironmentConfig(
         extras=("devkit", "lsun", "s3", "sample", "slurm"), pillow="auto"
     )
@@ -398,14 +415,14 @@ def test_the_present_environment_is_the_default(environment, steps, able):
     assert _config(environment, "--extras", "").extras == ()
 
 
-def test_an_unknown_extra_is_named_with_those_there_are(environment):
-    """One sentence, before anything is made."""
+def test_an_unknown_extra_is_refused_with_the_known_ones(environment):
+    """The error is one sentence, before anything is installed."""
     with pytest.raises(SetupError, match=r"no extra named nope.*dev, devkit, lsun, s3, sample"):
         _config(environment, "--extras", "nope")
 
 
-def test_a_step_that_fails_shows_the_end_of_its_output(environment, capfd):
-    """The last lines, the step, the exit status and where the rest is."""
+def test_a_failing_step_shows_the_end_of_its_output(environment, capfd):
+    """The error has the last lines, the step, its exit status and the file with the rest."""
     environment.folder.mkdir()
     code = "print('\\n'.join(f'line {n}' for n in range(40))); raise SystemExit(3)"
 
@@ -420,24 +437,24 @@ def test_a_step_that_fails_shows_the_end_of_its_output(environment, capfd):
     assert capfd.readouterr().out.startswith("setup: trying ...")
 
 
-def test_a_step_that_asks_gets_no_answer(environment):
-    """Nobody may be at the terminal."""
+def test_steps_run_without_standard_input(environment):
+    """A question would otherwise wait for a user who may be absent."""
     environment.folder.mkdir()
 
     with pytest.raises(SetupError, match="EOFError"):
         environment.run("asking", sys.executable, "-c", "input('Go on? ')")
 
 
-def test_a_damaged_stamp_is_no_stamp(environment):
-    """A file that was cut off is as good as none."""
+def test_a_damaged_stamp_is_ignored(environment):
+    """A truncated file counts as missing."""
     environment.folder.mkdir()
     (environment.folder / "setup.json").write_text('{"extras": [')
 
     assert environment.stamp() == {}
 
 
-def test_the_stamp_holds_the_configuration(environment, steps, able):
-    """The stamp records the configuration, which the doctor reads too."""
+def test_the_stamp_records_the_configuration(environment, steps, able):
+    """The doctor reads the configuration, too."""
     install.set_up(environment, CONFIG, system=True)
 
     stamp = json.loads((environment.folder / "setup.json").read_text())
@@ -445,8 +462,8 @@ def test_the_stamp_holds_the_configuration(environment, steps, able):
     assert (stamp["extras"], stamp["pillow"]) == (["dev", "s3"], "auto")
 
 
-def test_two_setups_do_not_build_in_one_place(tmp_path):
-    """The second one waits for the first."""
+def test_one_setup_runs_at_a_time(tmp_path):
+    """A second setup waits for the first."""
     code = (
         "import fcntl, os, sys; handle = os.open(sys.argv[1], os.O_RDONLY)\n"
         "try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
@@ -461,8 +478,8 @@ def test_two_setups_do_not_build_in_one_place(tmp_path):
     assert (locked.stdout, free.stdout) == ("busy\n", "")
 
 
-def test_a_folder_that_cannot_be_locked_is_set_up_all_the_same(tmp_path, monkeypatch, capsys):
-    """The project may lie on a disk without locks: then it is said what not to do."""
+def test_a_folder_without_locks_is_set_up_with_a_notice(tmp_path, monkeypatch, capsys):
+    """The notice says to run one setup at a time."""
     lacking.remove(lacking.LINUX_NFS, monkeypatch.setattr)
 
     with install.one_at_a_time(tmp_path):
@@ -471,8 +488,8 @@ def test_a_folder_that_cannot_be_locked_is_set_up_all_the_same(tmp_path, monkeyp
     assert "cannot be locked (Function not implemented): run one setup" in capsys.readouterr().out
 
 
-def test_a_failed_setup_is_one_message_and_status_one(monkeypatch, capsys):
-    """No traceback, whatever the step said."""
+def test_a_failed_setup_is_one_message_and_exit_status_1(monkeypatch, capsys):
+    """No traceback is printed."""
 
     def fail(environment, config, *, system):
         raise SetupError("setup failed: for a reason")
@@ -483,8 +500,8 @@ def test_a_failed_setup_is_one_message_and_status_one(monkeypatch, capsys):
     assert capsys.readouterr().err == "setup failed: for a reason\n"
 
 
-def test_a_stopped_setup_says_so(monkeypatch, capsys):
-    """Ctrl-C is status 130 and a line."""
+def test_an_interrupted_setup_has_exit_status_130(monkeypatch, capsys):
+    """The message says that the next setup starts from scratch."""
 
     def stop(environment, config, *, system):
         raise KeyboardInterrupt
@@ -495,8 +512,8 @@ def test_a_stopped_setup_says_so(monkeypatch, capsys):
     assert "starts from scratch" in capsys.readouterr().err
 
 
-def test_the_constraints_of_the_project_leave_pillow_to_the_setup():
-    """A pin there would stand against the one that the setup writes."""
+def test_the_projects_constraints_do_not_pin_pillow():
+    """A pin would contradict the one that the setup writes."""
     root = Path(install.__file__).parents[2]
 
     names = re.findall(r"^([\w-]+)==", (root / "constraints.txt").read_text(), re.MULTILINE)

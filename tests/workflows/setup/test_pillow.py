@@ -1,4 +1,4 @@
-"""Tests of detecting the installed Pillow from its files alone."""
+"""The installed Pillow is detected from its files alone."""
 
 import subprocess
 import sys
@@ -18,23 +18,23 @@ WIDE_XMM = b"\xc4\xe2\x49\x00\xc1"  # vpshufb xmm0, xmm6, xmm1: AVX, but 16 byte
 @pytest.mark.parametrize(
     ("code", "level"),
     [
-        (WIDE * 50, "avx2"),
-        (WIDE * 50 + NARROW * 50, "avx2"),
-        (WIDE * 49, "none"),
+        (WIDE * 16, "avx2"),
+        (WIDE * 16 + NARROW * 16, "avx2"),
+        (WIDE * 15, "none"),
         (WIDE_XMM * 1000, "none"),
-        (NARROW * 50, "sse4"),
-        (NARROW_FAR * 50, "sse4"),
-        (NARROW * 49, "none"),
+        (NARROW * 16, "sse4"),
+        (NARROW_FAR * 16, "sse4"),
+        (NARROW * 15, "none"),
         (b"", "none"),
     ],
 )
-def test_the_level_is_read_from_the_instructions(code, level):
-    """Enough shuffles of 32 bytes are AVX2, enough of 16 bytes SSE4, a chance few are nothing."""
+def test_the_simd_level_is_read_from_the_instructions(code, level):
+    """Many shuffles of 32 bytes mean AVX2, many of 16 bytes SSE4, and a few by chance nothing."""
     assert pillow.simd_level(b"\x7fELF" + code) == level
 
 
 def test_random_bytes_are_no_vector_code():
-    """Four fixed bytes are too rare to be met fifty times in a megabyte of anything."""
+    """A sequence of four bytes hardly occurs sixteen times in a random megabyte."""
     import numpy as np
 
     noise = np.random.default_rng(0).bytes(1 << 20)
@@ -48,8 +48,8 @@ def _owner(site: Path, name: str, version: str, *files: str) -> None:
     (info / "RECORD").write_text("".join(f"{file},sha256=x,1\n" for file in files))
 
 
-def test_the_owner_of_pil_is_whoever_recorded_its_files(tmp_path):
-    """A stand-in that holds nothing is no owner; a second owner is seen."""
+def test_the_owner_of_pil_is_the_package_that_recorded_its_files(tmp_path):
+    """A stand-in without files is no owner; a second owner is detected."""
     _owner(tmp_path, "pillow_simd", "1.0", "PIL/__init__.py", "PIL/Image.py")
     _owner(tmp_path, "pillow", "1.0", "pillow-1.0.dist-info/METADATA")
     _owner(tmp_path, "bokeh", "3.0", "bokeh/PIL/__init__.py")
@@ -60,8 +60,8 @@ def test_the_owner_of_pil_is_whoever_recorded_its_files(tmp_path):
     assert pillow.pillow_owners(tmp_path) == ["pillow 13.0", "pillow-simd 1.0"]
 
 
-def test_the_stand_in_holds_nothing_and_requires_pillow_simd_of_its_version(tmp_path):
-    """It satisfies the name `pillow`, and brings no file that could overwrite one."""
+def test_the_stand_in_is_empty_and_requires_pillow_simd(tmp_path):
+    """The stand-in satisfies the requirement `pillow`, and overwrites no file."""
     path = pillow.write_stand_in(tmp_path)
 
     with zipfile.ZipFile(path) as wheel:
@@ -73,8 +73,8 @@ def test_the_stand_in_holds_nothing_and_requires_pillow_simd_of_its_version(tmp_
     assert f"Requires-Dist: pillow-simd (=={pillow.PILLOW_SIMD})" in metadata
 
 
-def test_a_cpu_that_does_not_tell_has_no_avx2(tmp_path):
-    """Absent or other flags mean no; the word has to stand alone."""
+def test_a_cpu_without_the_avx2_flag_has_no_avx2(tmp_path):
+    """The flag must be a separate word; a missing file means no, too."""
     cpuinfo = tmp_path / "cpuinfo"
     assert not pillow.cpu_has_avx2(cpuinfo)
     cpuinfo.write_text("flags\t\t: fpu avx avx2x sse4_2\n")
@@ -85,21 +85,21 @@ def test_a_cpu_that_does_not_tell_has_no_avx2(tmp_path):
 
 @pytest.fixture(name="able")
 def _able(monkeypatch):
-    """A machine that lacks nothing."""
+    """Simulate a machine on which Pillow-SIMD can be compiled."""
     monkeypatch.setattr(pillow, "is_x86", lambda: True)
     monkeypatch.setattr(pillow, "missing_packages", list)
     return monkeypatch
 
 
 def test_a_machine_that_can_compile_gets_pillow_simd(able):
-    """No reason against it, unless stock Pillow was asked for."""
+    """Stock Pillow is used only on request."""
     assert pillow.why_stock("auto") == ""
     assert pillow.why_stock("simd") == ""
     assert "requested" in pillow.why_stock("stock")
 
 
-def test_what_is_missing_is_named(able):
-    """A Pillow that reads every format comes before a fast one, unless one insists."""
+def test_missing_headers_are_named(able):
+    """A Pillow that reads every format is preferred to a fast one, unless that is requested."""
     able.setattr(pillow, "missing_packages", lambda: ["libwebp-dev"])
 
     assert "libwebp-dev" in pillow.why_stock("auto")
@@ -107,22 +107,22 @@ def test_what_is_missing_is_named(able):
 
 
 @pytest.mark.parametrize("package", ["libjpeg-dev", "zlib1g-dev", "gcc", "python3-dev"])
-def test_without_jpeg_or_a_compiler_insisting_does_not_help(able, package):
-    """A package that Pillow-SIMD requires is a reason even if it is insisted on."""
+def test_simd_is_impossible_without_jpeg_headers_or_a_compiler(able, package):
+    """Stock Pillow is used even if Pillow-SIMD is requested."""
     able.setattr(pillow, "missing_packages", lambda: [package])
 
     assert package in pillow.why_stock("simd")
 
 
 def test_another_cpu_gets_stock_pillow(able):
-    """Pillow-SIMD's instructions are x86's."""
+    """The instructions of Pillow-SIMD are those of x86-64."""
     able.setattr(pillow, "is_x86", lambda: False)
 
     assert "x86-64" in pillow.why_stock("auto")
 
 
-def test_a_missing_compiler_and_missing_headers_are_seen(monkeypatch, tmp_path):
-    """Headers are looked for where compilers look, the compiler where CC says."""
+def test_a_missing_compiler_and_missing_headers_are_detected(monkeypatch, tmp_path):
+    """Headers are searched in the compiler's folders, and the compiler is the one in CC."""
     monkeypatch.setenv("CC", "/no/such/cc -O2")
     monkeypatch.setattr(pillow, "_header_folders", lambda: [tmp_path])
     (tmp_path / "openjpeg-2.5").mkdir()
@@ -136,7 +136,7 @@ def test_a_missing_compiler_and_missing_headers_are_seen(monkeypatch, tmp_path):
 
 
 def test_the_installed_pillow_has_one_owner():
-    """Whatever runs these tests has exactly one Pillow."""
+    """The environment that runs these tests has exactly one Pillow."""
     import PIL
 
     site = Path(PIL.__file__).parent.parent
@@ -145,7 +145,7 @@ def test_the_installed_pillow_has_one_owner():
     assert pillow.installed_simd_level(site) in ("avx2", "sse4", "none")
 
 
-def test_nothing_but_the_standard_library_is_needed():
+def test_setup_needs_only_the_standard_library():
     """`make setup` runs before anything is installed."""
     root = Path(pillow.__file__).parents[2]
     code = (

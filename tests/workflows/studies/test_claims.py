@@ -13,7 +13,7 @@ from workflows.studies import SETTINGS, digits, gaussians
 from workflows.wgan.options import WganOptions
 
 
-def test_modes_and_good_points_of_known_sets() -> None:
+def test_modes_and_near_points_of_known_sets_are_counted() -> None:
     """The data set covers all modes, and single points cover at most their own."""
     metrics = gaussians.measure(gaussians.draw(20_000, ("test",)))
     assert metrics.modes == 25
@@ -28,7 +28,7 @@ def test_modes_and_good_points_of_known_sets() -> None:
 
 
 @pytest.mark.slow
-def test_the_number_of_modes_does_not_tell_noise_from_the_set() -> None:
+def test_the_number_of_modes_does_not_distinguish_noise_from_the_set() -> None:
     """Noise covers all modes too, but differs in good points and in distance."""
     controls = gaussians.controls()
     noise, fitted, same = (
@@ -44,8 +44,8 @@ def test_the_number_of_modes_does_not_tell_noise_from_the_set() -> None:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_arms_that_are_alike_differ_only_in_losses(objective: str) -> None:
-    """With the settings of papers arms have the defaults of `train wgan`."""
+def test_equal_settings_differ_only_in_their_losses(objective: str) -> None:
+    """Settings of papers have the defaults of `train wgan`."""
     arm, first = (digits.arm_of(name, "alike") for name in (objective, "dcgan"))
     alone = {"objective": "dcgan", "clip": None, "penalty": 0.0}
     assert dataclasses.replace(arm, **alone) == first
@@ -63,8 +63,8 @@ def test_arms_that_are_alike_differ_only_in_losses(objective: str) -> None:
     assert gaussians.arm_of(objective, "paper").describe().endswith("last generator")
 
 
-def test_a_correlation_leaves_out_the_settling_time() -> None:
-    """The first fifth of a run does not count."""
+def test_a_correlation_excludes_the_first_fifth_of_a_run() -> None:
+    """The metrics have not settled during that time."""
     course = digits.Course(list(range(10)), [0, 9, *range(8)], [5, 5, *range(8)])
     assert course.correlation == 1
     course = digits.Course(list(range(10)), [1, 2, *range(8)], [1, 2, *range(8, 0, -1)])

@@ -1,4 +1,4 @@
-"""Tests of the study of DeViSE: settings are chosen on some classes and evaluated on others."""
+"""The study of DeViSE: settings are chosen on some classes and evaluated on others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from workflows.studies.devise import Arena, StudyData, choose, chosen_devise, di
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    """Return 48 and 24 pictures of six classes, with mirrored features."""
+    """Return 48 and 24 images of six classes, with mirrored features."""
     return make_small(tmp_path_factory.mktemp("study"))
 
 
@@ -72,10 +72,10 @@ def test_a_setting_is_chosen_on_validation_classes_only(data: StudyData) -> None
     assert reached == 1.0
 
 
-def test_every_method_is_evaluated_on_the_same_pictures(
+def test_every_method_is_evaluated_on_the_same_images(
     data: StudyData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All methods have the same pictures, and the chosen DeViSE is one of its losses."""
+    """The chosen DeViSE is one of its losses."""
     grid = {loss: [{"head": "linear", "batch_size": 8}] for loss in devise.DEVISE}
     monkeypatch.setattr(devise, "DEVISE", grid)
     outcomes = list(run_split(data, 1, steps=3))

@@ -1,4 +1,4 @@
-"""Figures and names as a person reads them."""
+"""Numbers and names as they are printed for a reader."""
 
 import io
 
@@ -18,8 +18,8 @@ from workflows.terminal.formatting import (
 
 
 @given(st.text(st.characters(codec=None)))
-def test_a_printable_text_is_one_line_that_a_terminal_does_not_obey(text):
-    """No control character, newline, surrogate or change of direction is left."""
+def test_printable_text_has_no_control_characters(text):
+    """Newlines, lone surrogates and bidirectional controls are escaped, too."""
     expected = printable(text)
 
     assert expected.isprintable()
@@ -27,8 +27,8 @@ def test_a_printable_text_is_one_line_that_a_terminal_does_not_obey(text):
 
 
 @given(st.text().filter(str.isprintable))
-def test_what_is_printable_stays_as_it_is(text):
-    """Only what cannot be shown is escaped."""
+def test_printable_characters_are_unchanged(text):
+    """Only unprintable characters are escaped."""
     assert text == printable(text)
 
 
@@ -42,12 +42,12 @@ def test_what_is_printable_stays_as_it_is(text):
         ("[red]x[/red] é", "[red]x[/red] é"),
     ],
 )
-def test_escapes_are_shown_as_they_are_spelled(text, expected):
-    """A person can tell from what is shown what the name is."""
+def test_unprintable_characters_are_shown_as_escapes(text, expected):
+    """A reader can tell the name from the output."""
     assert expected == printable(text)
 
 
-def test_a_name_that_the_terminal_cannot_spell_is_escaped():
+def test_a_name_beyond_the_terminals_encoding_is_escaped():
     """A name with an accent does not stop a run in the C locale."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
 
@@ -91,13 +91,13 @@ def test_bytes_have_three_digits_and_a_decimal_unit(num_bytes, expected):
     ],
 )
 def test_times_have_their_two_largest_units(seconds, expected):
-    """Nobody reads `60 s` or `1 min 60 s`."""
+    """Rounding never gives `60 s` or `1 min 60 s`."""
     assert expected == seconds_text(seconds)
 
 
 @given(total=st.integers(1, 50_000_000), data=st.data())
-def test_a_share_is_all_or_nothing_only_if_it_is(total, data):
-    """One bad row of a million does not show as `100.0 %` readable."""
+def test_shares_are_not_rounded_to_0_or_100_percent(total, data):
+    """One bad row of a million is not shown as `100.0 %` readable."""
     part = data.draw(st.integers(0, total))
     expected = float(share_text(part, total).removesuffix(" %"))
 
@@ -107,13 +107,13 @@ def test_a_share_is_all_or_nothing_only_if_it_is(total, data):
 
 
 def test_a_share_or_rate_of_nothing_is_a_dash():
-    """There is no division by zero, and no made-up figure."""
+    """There is no division by zero, and no invented number."""
     assert share_text(0, 0) == "-"
     assert per_second(10, 0) == "-"
 
 
-def test_rates_have_the_digits_that_mean_something():
-    """Small ones a place, large ones thousands separators."""
+def test_rates_have_at_least_three_significant_digits():
+    """Small rates have a decimal place, and large ones have thousands separators."""
     assert [per_second(25, 2), per_second(2504, 2), per_second(0, 2)] == ["12.5", "1,252", "0"]
     assert [three_digits(v) for v in (1.234, 12.34, 123.4, 1234)] == [
         "1.23",

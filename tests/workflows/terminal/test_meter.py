@@ -1,4 +1,4 @@
-"""The sums behind a display of progress."""
+"""The rates and times of a progress display."""
 
 import pytest
 from hypothesis import given
@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from workflows.terminal.meter import Meter
 
 
-def test_now_is_what_was_done_of_late_and_overall_is_all_of_it():
-    """A run that slowed down shows both."""
+def test_current_and_overall_rates_differ():
+    """A run that has slowed down shows both rates."""
     meter = Meter(10_000, 0.0)
     for second in range(1, 101):
         meter.add(float(second), 100 if second <= 50 else 10, 1000, 2000, 0)
@@ -18,8 +18,8 @@ def test_now_is_what_was_done_of_late_and_overall_is_all_of_it():
     assert meter.overall(100.0)[0] == pytest.approx(55)
 
 
-def test_now_takes_in_several_shards_however_slow_they_are():
-    """Shards a minute apart do not show as nothing for most of the minute."""
+def test_the_current_rate_spans_several_shards():
+    """Shards a minute apart do not show a rate of zero for most of the minute."""
     meter = Meter(10_000, 0.0)
     for minute in range(1, 11):
         meter.add(60.0 * minute, 600, 0, 0, 0)
@@ -27,7 +27,7 @@ def test_now_takes_in_several_shards_however_slow_they_are():
     assert 5 < meter.window(630.0)[0] <= 10
 
 
-def test_a_stalled_run_shows_a_rate_that_falls():
+def test_the_rate_of_a_stalled_run_falls():
     """The current rate falls with every second in which nothing is counted."""
     meter = Meter(None, 0.0)
     for second in range(1, 21):
@@ -37,8 +37,8 @@ def test_a_stalled_run_shows_a_rate_that_falls():
     assert rates[0] > rates[1] > rates[2] > 0
 
 
-def test_what_came_before_the_work_counts_for_no_rate():
-    """Nor does the first of it, which took longer; the total says how long all of it took."""
+def test_start_up_is_excluded_from_rates():
+    """The first rows are excluded, too; the total time includes everything."""
     meter = Meter(110, 0.0)
     meter.add(90.0, 10, 0, 0, 0)
     meter.restart_rates(90.0)
@@ -49,16 +49,16 @@ def test_what_came_before_the_work_counts_for_no_rate():
     assert meter.from_start(100.0)[0] == pytest.approx(0.3)
 
 
-def test_the_time_left_is_at_the_rate_of_the_run():
-    """Half of the rows in ten seconds leaves ten."""
+def test_the_time_left_follows_from_the_rate_of_the_run():
+    """After half of the rows in ten seconds, ten seconds are left."""
     meter = Meter(200, 5.0)
     meter.add(15.0, 100, 0, 0, 0)
 
     assert meter.seconds_left(15.0) == pytest.approx(10)
 
 
-def test_what_was_done_before_counts_for_no_rate():
-    """A run that goes on is not quicker for it, and not as far from its end."""
+def test_rows_of_earlier_runs_are_excluded_from_rates():
+    """Rows of earlier runs count for the share, but not for the rate."""
     meter = Meter(1_000, 0.0)
     meter.before = 600
     meter.add(10.0, 100, 0, 0, 0)
@@ -69,8 +69,8 @@ def test_what_was_done_before_counts_for_no_rate():
     assert meter.seconds_left(10.0) == pytest.approx(30)
 
 
-def test_without_an_end_nobody_knows_the_time_left():
-    """Nor before anything was done."""
+def test_the_time_left_is_none_without_a_total():
+    """The time left is also None before the first row."""
     assert Meter(None, 0.0).seconds_left(1.0) is None
     assert Meter(10, 0.0).seconds_left(1.0) is None
     assert Meter(None, 0.0).share() is None
@@ -82,8 +82,8 @@ def test_without_an_end_nobody_knows_the_time_left():
     ),
     st.integers(0, 1000),
 )
-def test_whatever_is_counted_rates_and_times_make_sense(steps, total):
-    """More rows than were announced, none at all, no time between: never an error or a minus."""
+def test_rates_and_times_are_never_negative_or_errors(steps, total):
+    """The counts may exceed the total, or come without time between them."""
     meter, now = Meter(total, 0.0), 0.0
     for seconds, rows, num_bytes in steps:
         now += seconds
@@ -95,8 +95,8 @@ def test_whatever_is_counted_rates_and_times_make_sense(steps, total):
     assert meter.last.rows == sum(rows for _, rows, _ in steps)
 
 
-def test_a_million_counts_are_remembered_as_few():
-    """A listing counts far more often than anybody looks."""
+def test_memory_of_the_meter_is_bounded():
+    """A listing counts far more often than the display is drawn."""
     meter = Meter(None, 0.0)
     for count in range(10_000):
         meter.add(count / 1000, 1, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""How far a run has come, on a terminal and in a log."""
+"""The progress of a run, on a terminal and in a log."""
 
 import io
 import os
@@ -16,7 +16,7 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Clock:
-    """A clock that is moved by hand."""
+    """A clock that a test advances."""
 
     def __init__(self):
         self.now = 1000.0
@@ -26,7 +26,7 @@ class Clock:
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self):
         return True
@@ -38,21 +38,21 @@ def _clock():
 
 
 def plain(clock, **options):
-    """A progress on a log, and the log."""
+    """Return a progress that writes to a log, and the log."""
     stream = io.StringIO()
     return Progress("train: prepare", stream=stream, clock=clock, **options), stream
 
 
 def interrupt(progress, clock):
-    """A run that is stopped by Ctrl-C after seven rows."""
+    """Run a progress that Ctrl-C stops after seven rows."""
     with progress:
         clock.now += 1
         progress.update(rows=7)
         raise KeyboardInterrupt
 
 
-def test_a_log_gets_the_first_line_the_last_and_one_in_ten_seconds(clock):
-    """However often something is counted."""
+def test_logs_get_one_line_per_ten_seconds(clock):
+    """The first and the last line are always written, however often rows are counted."""
     progress, stream = plain(clock, rows=1000)
     with progress:
         for _ in range(250):
@@ -69,7 +69,7 @@ def test_a_log_gets_the_first_line_the_last_and_one_in_ten_seconds(clock):
 
 
 def test_a_line_has_rates_bytes_time_left_and_quarantine(clock):
-    """Everything a person asks a run that takes half an hour."""
+    """The line also has the share and the total number of images."""
     progress, stream = plain(clock, rows=4096, interval_seconds=0.0)
     with progress:
         clock.now += 2
@@ -82,8 +82,8 @@ def test_a_line_has_rates_bytes_time_left_and_quarantine(clock):
     )
 
 
-def test_without_a_known_end_it_counts(clock):
-    """Listing a folder: no share, no time left."""
+def test_progress_without_a_total_shows_counts(clock):
+    """While a folder is listed there is no share and no time left."""
     progress, stream = plain(clock, interval_seconds=0.0)
     with progress:
         clock.now += 1
@@ -97,8 +97,8 @@ def test_without_a_known_end_it_counts(clock):
 
 
 @pytest.mark.parametrize(("total", "noun"), [(1, "image"), (2, "images"), (0, "images")])
-def test_one_is_no_plural(clock, total, noun):
-    """In the first line, between, and in the last."""
+def test_a_single_row_is_singular(clock, total, noun):
+    """The first line, progress and the last line agree."""
     progress, stream = plain(clock, rows=total)
     with progress:
         progress.update(rows=total)
@@ -108,8 +108,8 @@ def test_one_is_no_plural(clock, total, noun):
     assert last.startswith(f"train: prepare: {total} {noun} in ")
 
 
-def test_a_stopped_run_says_how_far_it_came(clock):
-    """Ctrl-C passes through, and the last line tells it from a whole run."""
+def test_the_last_line_of_an_interrupted_run_has_its_progress(clock):
+    """The interrupt is raised again, and the line differs from that of a complete run."""
     progress, stream = plain(clock, rows=50, unit="blocks")
     with pytest.raises(KeyboardInterrupt):
         interrupt(progress, clock)
@@ -118,8 +118,8 @@ def test_a_stopped_run_says_how_far_it_came(clock):
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_names_are_shown_as_they_are_spelled(clock, live):
-    """Markup, emoji codes and a terminal's escapes do nothing."""
+def test_names_are_escaped_in_progress(clock, live):
+    """Markup, emoji codes and terminal escapes have no effect."""
     name = "[red]x[/red] :smile: \x1b[31mboo\nnext [/]"
     stream = Terminal()
     with Progress(name, rows=2, stream=stream, live=live, clock=clock) as progress:
@@ -130,8 +130,8 @@ def test_names_are_shown_as_they_are_spelled(clock, live):
     assert text.count(r"[red]x[/red] :smile: \x1b[31mboo\nnext [/]") >= 3
 
 
-def test_a_terminal_is_drawn_over_and_left_in_order(clock):
-    """The cursor is back, and what stays is one line of what was done."""
+def test_a_terminal_is_restored_after_progress(clock):
+    """The cursor is visible again, and one line with the result remains."""
     stream = Terminal()
     with Progress("val: prepare", rows=10, stream=stream, live=True, clock=clock) as progress:
         clock.now += 1
@@ -141,8 +141,8 @@ def test_a_terminal_is_drawn_over_and_left_in_order(clock):
     assert "val: prepare  10 images in 1.0 s, 10 images/s" in ESCAPES.sub("", stream.getvalue())
 
 
-def test_ctrl_c_on_a_terminal_leaves_it_in_order(clock):
-    """No traceback of ours, the cursor shown again, the thread gone, and no line from it."""
+def test_a_terminal_is_restored_after_ctrl_c(clock):
+    """No traceback or late line is printed, the cursor is visible, and the thread has ended."""
     stream, before = Terminal(), threading.active_count()
     progress = Progress("val: prepare", rows=10, stream=stream, live=True, clock=clock)
     with pytest.raises(KeyboardInterrupt):
@@ -157,8 +157,8 @@ def test_ctrl_c_on_a_terminal_leaves_it_in_order(clock):
 
 
 @pytest.mark.parametrize(("columns", "bar"), [(30, False), (44, False), (60, True), (200, True)])
-def test_a_terminal_too_narrow_for_a_bar_still_counts(clock, monkeypatch, columns, bar):
-    """Nothing is an error because a window is small."""
+def test_a_narrow_terminal_shows_counts_without_a_bar(clock, monkeypatch, columns, bar):
+    """A small window is no error."""
     monkeypatch.setenv("COLUMNS", str(columns))
     stream = Terminal()
     with Progress("train: prepare", rows=100, stream=stream, live=True, clock=clock) as progress:
@@ -168,8 +168,8 @@ def test_a_terminal_too_narrow_for_a_bar_still_counts(clock, monkeypatch, column
     assert bar == ("\u2501" in stream.getvalue())
 
 
-def test_notes_from_many_threads_do_not_hang_the_display():
-    """Counting and noting while another thread draws: no deadlock, no lost count."""
+def test_concurrent_updates_and_notes_do_not_deadlock():
+    """No count is lost while another thread draws."""
     stream = Terminal()
     with Progress("train: prepare", rows=800, stream=stream, live=True) as progress:
 
@@ -188,8 +188,8 @@ def test_notes_from_many_threads_do_not_hang_the_display():
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_an_ascii_terminal_gets_what_it_can_spell(clock, live):
-    """A name with an accent does not stop a run where the locale is C."""
+def test_progress_is_escaped_for_an_ascii_terminal(clock, live):
+    """A name with an accent does not stop a run in the C locale."""
     out = io.BytesIO()
     stream = io.TextIOWrapper(out, encoding="ascii")
     with Progress("café", rows=2, stream=stream, live=live, clock=clock) as progress:
@@ -201,8 +201,8 @@ def test_an_ascii_terminal_gets_what_it_can_spell(clock, live):
     assert rb"na\xefve" in out.getvalue()
 
 
-def test_only_a_terminal_that_can_be_drawn_over_is_one(monkeypatch):
-    """A pipe is not, nor is a dumb terminal."""
+def test_pipes_and_dumb_terminals_are_no_terminals(monkeypatch):
+    """Live progress needs cursor movements."""
     monkeypatch.setenv("TERM", "xterm-256color")
     assert is_terminal(Terminal())
     assert not is_terminal(io.StringIO())
@@ -210,8 +210,8 @@ def test_only_a_terminal_that_can_be_drawn_over_is_one(monkeypatch):
     assert not is_terminal(Terminal())
 
 
-def test_who_writes_to_a_pipe_does_not_load_rich():
-    """A log costs nothing at start-up."""
+def test_rich_is_not_imported_for_pipes():
+    """A log does not slow down the start of a command."""
     code = (
         "import sys\nfrom workflows.terminal.progress import Progress\n"
         "with Progress('x', rows=1) as p: p.update(rows=1)\n"

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, at any moment and more than once: a sentence, a status, and nothing left."""
+"""Ctrl-C and SIGTERM at any moment and repeatedly: a message, an exit status, and no leftovers."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def check_stopped(command: Command, number: int, times: int) -> None:
-    """Signal the process group as a terminal does, and look at what is said and left."""
+    """Signal the process group as a terminal does, and check output, status and processes."""
     for _ in range(times):
         command.signal_all(number)
         time.sleep(0.1)
@@ -86,7 +86,7 @@ QUICK = (("decoding", signal.SIGINT, 2), ("decoding", signal.SIGHUP, 1))
 def test_a_run_is_stopped_cleanly_at_any_moment(
     tmp_path: Path, moment: str, number: int, times: int
 ) -> None:
-    """It says how far it came and how to go on, and whoever does ends with the same bytes."""
+    """The message has the progress and how to resume; the resumed run gives the same bytes."""
     source = make_folder(tmp_path / "source", 100)
     store = tmp_path / "store"
     reached = tmp_path / "reached"
@@ -115,8 +115,8 @@ def test_a_run_is_stopped_cleanly_at_any_moment(
 
 
 @pytest.mark.slow
-def test_large_shards_do_not_hold_up_the_end(tmp_path: Path) -> None:
-    """Nobody waits for tasks that have seconds to go: what they do is not committed."""
+def test_large_shards_do_not_delay_the_end(tmp_path: Path) -> None:
+    """Running tasks are not awaited, since their results are not committed."""
     source = make_folder(tmp_path / "source", 64)
     with (
         saboteur(tmp_path / "path", PAUSE) as path,
@@ -135,8 +135,8 @@ def test_large_shards_do_not_hold_up_the_end(tmp_path: Path) -> None:
         assert time.monotonic() - started < 30
 
 
-def test_a_signal_is_held_back_until_a_block_has_ended() -> None:
-    """However often it comes, it interrupts once, and afterwards."""
+def test_a_signal_is_deferred_until_a_block_has_ended() -> None:
+    """Several signals interrupt once."""
     done = []
 
     def block() -> None:
@@ -150,8 +150,8 @@ def test_a_signal_is_held_back_until_a_block_has_ended() -> None:
     assert done == [1]
 
 
-def test_a_block_that_ends_a_stopped_command_is_not_stopped_again() -> None:
-    """The message of the first interrupt is not lost when a second one follows."""
+def test_a_second_signal_does_not_replace_the_first_interrupt() -> None:
+    """The message of the first interrupt is kept during the cleanup."""
 
     def stopped() -> None:
         try:
@@ -164,8 +164,8 @@ def test_a_block_that_ends_a_stopped_command_is_not_stopped_again() -> None:
         stopped()
 
 
-def test_two_signals_in_a_row_are_one_wish(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And one that comes much later is another."""
+def test_repeated_signals_are_debounced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that comes much later interrupts again."""
     for stop in signals.STOP_SIGNALS:
         monkeypatch.setattr(signals, "DEBOUNCE_SECONDS", 3600.0)
         monkeypatch.setattr(signals, "_last", float("-inf"))
@@ -177,8 +177,8 @@ def test_two_signals_in_a_row_are_one_wish(monkeypatch: pytest.MonkeyPatch) -> N
             os.kill(os.getpid(), stop)
 
 
-def test_an_error_in_the_block_comes_first() -> None:
-    """The signal is forgotten for it: the command ends either way."""
+def test_an_error_in_the_block_takes_precedence() -> None:
+    """The deferred signal is dropped, since the command ends anyway."""
 
     def failing() -> None:
         with signals.held_back():
@@ -189,8 +189,8 @@ def test_an_error_in_the_block_comes_first() -> None:
         failing()
 
 
-def test_other_threads_hold_nothing_back() -> None:
-    """Signals are the main thread's."""
+def test_only_the_main_thread_defers_signals() -> None:
+    """Python runs signal handlers in the main thread only."""
     seen = []
 
     def block() -> None:

@@ -14,6 +14,7 @@ from workflows.training.launch import _described, versions
 from workflows.training.loop import Data, TrainingJob, train
 from workflows.training.options import FREE
 from workflows.training.run_folder import RunFolder
+from workflows.training.stages import import_location
 from workflows.training.world import World
 from workflows.wgan.options import WganOptions
 from workflows.wgan.sampling import STAGE
@@ -36,7 +37,7 @@ SMALL = {
 
 
 def small_store(folder: Path, rows: int = 36) -> Path:
-    """Prepare a store of *rows* pictures of three classes, with 18 more in split val."""
+    """Prepare a store of *rows* images of three classes, with 18 more in split val."""
     for split, count in (("train", rows), ("val", 18)):
         for number in range(count):
             file = folder / "source" / split / f"n{number % 3:08d}" / f"{split}{number}.JPEG"
@@ -104,5 +105,6 @@ def train_here(
     rank = Rank(rank=0, world=1, generation=number, host="127.0.0.1", gpu=False)
     object.__setattr__(rank, "emit", lambda **_: None)
     name = None if resumed is None else resumed.name
-    assert train(rank, TrainingJob(STAGE, str(folder), options, data, name)) == "done"
+    job = TrainingJob(import_location(STAGE), str(folder), options, data, name)
+    assert train(rank, job) == "done"
     return run

@@ -69,7 +69,7 @@ def test_a_run_without_a_step_leaves_no_folder(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
-def test_a_run_with_a_step_stays(tmp_path: Path) -> None:
+def test_a_run_with_a_step_is_kept(tmp_path: Path) -> None:
     """A run with a step stays after a failure, and so does a run from an earlier command."""
     run = RunFolder(tmp_path / "run")
     with pytest.raises(ZeroDivisionError), locked(run):

@@ -34,8 +34,8 @@ def watch(board: DashboardState, folder: Path, value: float) -> _Watcher:
     return watcher
 
 
-def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
-    """Runs of the same name have their own curves and states, and distinct short paths."""
+def test_runs_of_the_same_name_are_distinguished(tmp_path: Path) -> None:
+    """Such runs have their own curves and states, and distinct short paths."""
     board = DashboardState()
     first = watch(board, tmp_path / "a" / "wgan", 0.25)
     watch(board, tmp_path / "b" / "wgan", 0.75)

@@ -27,7 +27,7 @@ WILD: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store of 36 and 18 pictures."""
+    """Return a store of 36 and 18 images."""
     return small_store(tmp_path_factory.mktemp("small"))
 
 
@@ -102,7 +102,7 @@ def test_weights_that_are_not_finite_are_never_saved(
     assert all(first_not_finite(state) is None for state in states(run).values())
 
 
-def test_going_back_with_a_lower_rate(store: Path, tmp_path: Path) -> None:
+def test_from_step_resumes_with_a_lower_rate(store: Path, tmp_path: Path) -> None:
     """A diverged run goes back to a finite checkpoint, or to the beginning, with a new rate."""
     with pytest.raises(
         DivergedError, match=r"nothing was saved\. Lower --learning-rate .* --from-step 0"

@@ -21,8 +21,8 @@ from workflows.wgan.options import WganOptions as Gan
 @pytest.mark.parametrize(
     "kind", [TrainingOptions, Gan, ColouriseOptions], ids=["all", "wgan", "colourise"]
 )
-def test_every_option_is_explained_and_survives_json(kind: type[TrainingOptions]) -> None:
-    """Every option has a help text, and a round trip through JSON returns it."""
+def test_every_option_has_a_help_text_and_survives_json(kind: type[TrainingOptions]) -> None:
+    """A round trip through JSON returns equal options."""
     options = kind()
     assert kind.of(json.loads(json.dumps(options.as_dict()))) == options
     assert all(flag_of(field).help for field in fields(kind))
@@ -56,7 +56,7 @@ def test_options_left_out_follow_from_others(objective: str, critic: str) -> Non
 
 @given(objective=st.sampled_from(list(OBJECTIVES)))
 def test_naming_an_implied_value_changes_nothing(objective: str) -> None:
-    """A run begun without an option continues with the implied value, and with no other."""
+    """A run that was started without an option continues with the implied value only."""
     begun = Gan(objective=objective)
     named = Gan(
         objective=objective,
@@ -96,10 +96,10 @@ def test_help_names_the_kind_of_a_value() -> None:
 
 @pytest.mark.parametrize("kind", [Gan, ColouriseOptions], ids=["wgan", "colourise"])
 @given(stored=st.integers(64, 1_000))
-def test_pictures_are_resized_and_not_cut_to_a_tiny_part(
+def test_large_stored_images_are_resized_before_cropping(
     kind: type[Gan] | type[ColouriseOptions], stored: int
 ) -> None:
-    """Training sees at least four fifths of each side, unless resizing is turned off."""
+    """A crop has at least four fifths of each side, unless resizing is turned off."""
     options = kind(image_size=64)
     side = options.shrunk_side(stored)
     assert 64 <= (side or stored) < 1.25 * 64

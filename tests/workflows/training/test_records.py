@@ -25,12 +25,7 @@ OPTIONS = {
         "classes": ["church"],
         "wnids": ["n03028079"],
     },
-    "options": {
-        "stage": "workflows.wgan.stage:Wgan",
-        "steps": 10,
-        "learning_rate": 1e-4,
-        "ema_decay": None,
-    },
+    "options": {"stage": "wgan", "steps": 10, "learning_rate": 1e-4, "ema_decay": None},
 }
 LINES = [
     {"step": 1, "generation": 1, "loss": 0.5},
@@ -132,8 +127,8 @@ def test_the_address_of_ranks_is_valid_or_refused(tmp_path_factory, text):
     assert 1 <= address.port <= 65_535
 
 
-def test_a_circle_of_claims_ends(run):
-    """A generation resumes an older one, so a circle of claims has no checkpoint."""
+def test_a_cycle_of_generations_has_no_checkpoint(run):
+    """The search for the newest checkpoint ends, although each generation resumes another."""
     claims = run.path / "generations"
     (claims / "000001.json").write_text('{"resumed": "000002-000000000001"}')
     (claims / "000002.json").write_text('{"resumed": "000002-000000000001"}')
@@ -152,8 +147,8 @@ def test_a_file_that_is_no_checkpoint_is_refused(run):
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "generations", "meetings", "samples"])
-def test_a_folder_of_the_run_that_leads_out_is_refused(run, victim, name):
-    """A linked subfolder is refused before files are written or removed in it."""
+def test_a_linked_subfolder_of_a_run_is_refused(run, victim, name):
+    """The error is raised before files are written or removed in the folder."""
     (victim / "000001-000000000001.new").write_text("mine")
     if (run.path / name).exists():
         (run.path / name).rmdir()

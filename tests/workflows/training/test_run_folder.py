@@ -20,7 +20,6 @@ from pipeline.errors import TesseraeError
 from workflows.training import writing
 from workflows.training.errors import DiskFullError
 from workflows.training.run_folder import MAX_CHECKPOINTS, Checkpoint, RunFolder
-from workflows.training.stages import STAGES
 
 
 @pytest.fixture
@@ -277,7 +276,7 @@ def test_a_run_goes_back_to_an_earlier_step(folder: RunFolder) -> None:
     assert second != third
 
 
-def test_steps_of_checkpoints_of_earlier_versions(folder: RunFolder) -> None:
+def test_checkpoints_of_earlier_versions_have_steps(folder: RunFolder) -> None:
     """A step that an earlier version did not record is read from the state."""
     folder.claim()
     first = save(folder, 1, 10)
@@ -288,7 +287,7 @@ def test_steps_of_checkpoints_of_earlier_versions(folder: RunFolder) -> None:
     assert folder.claim(from_step=10) == (2, first)
 
 
-def test_options_that_earlier_versions_lacked(folder: RunFolder) -> None:
+def test_options_that_earlier_versions_lacked_get_legacy_defaults(folder: RunFolder) -> None:
     """A missing option has the value of the version that began the run."""
     new = {"seed": 1, "sizes": (1, 2), "order": "random"}
     with pytest.raises(TesseraeError, match=r"without --order, and cannot .* Leave --order out"):
@@ -325,11 +324,11 @@ def test_the_error_names_the_option_that_was_typed(folder: RunFolder) -> None:
 
 
 def test_the_error_names_stages_as_the_command_does(folder: RunFolder) -> None:
-    """The error names stages as the command line does, not by their modules."""
+    """A run of an earlier version recorded the module of its stage; the error has the name."""
     run = RunFolder(folder.path.parent / "other")
-    run.begin({"stage": STAGES["wgan"].stage, "features": None}, {})
+    run.begin({"stage": "workflows.wgan.stage:Wgan", "features": None}, {})
     with pytest.raises(TesseraeError, match="is a run of the stage wgan, not of the stage devise"):
-        run.check({"stage": STAGES["devise"].stage})
+        run.check({"stage": "devise"})
     with pytest.raises(TesseraeError, match="is a run on the features none, not on the features f"):
         run.check({"features": "f"})
 

@@ -168,7 +168,7 @@ def test_the_first_update_is_reported_and_then_one_a_second() -> None:
     }  # fmt: skip
 
 
-def test_metrics_of_a_step_as_a_line() -> None:
+def test_metrics_of_a_step_are_formatted_as_one_line() -> None:
     """Metrics that are not finite are left out of the line."""
     line = {"step": 3, "critic_loss": -0.123456, "estimate": None}
     assert losses_line(line) == "critic loss -0.1235"

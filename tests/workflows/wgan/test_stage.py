@@ -37,7 +37,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store of 36 and 18 pictures: an epoch is four batches and ends within a step."""
+    """Return a store of 36 and 18 images: an epoch is four batches and ends within a step."""
     return small_store(tmp_path_factory.mktemp("small"))
 
 
@@ -154,7 +154,7 @@ def test_the_critic_warms_up(store: Path) -> None:
     warm=st.none() | st.integers(0, 40),
     step=st.integers(0, 1_600),
 )
-def test_updates_are_counted_before_they_are_taken(
+def test_the_number_of_updates_is_known_in_advance(
     critic: int | None, warm: int | None, step: int
 ) -> None:
     """The options predict the updates of the stage, from which the time left follows."""

@@ -46,7 +46,7 @@ function go(state, { replace = false, quiet = false } = {}) {
 }
 
 /** Search for a query; keep the options, and the uploaded image if the query contains @. */
-function ask(q, options = {}) {
+function search(q, options = {}) {
   const now = currentState();
   const given = options.given ?? (/(^|[\s*])@(\s|$)/.test(q) ? now.given : "");
   return go({ ...now, q, given, k: DEFAULT_K }, options);
@@ -63,30 +63,30 @@ async function show(state, quiet = false) {
   byId("split").value = state.split;
   byId("class").value = state.class;
   byId("csls").checked = state.csls === "1";
-  showGiven(state.given);
+  showUpload(state.given);
   document.title = state.q ? `${state.q} - Tesserae` : "Search - Tesserae";
   try {
     if (!state.q.trim() && !state.given) { fail(""); await welcome(mine.signal); return; }
     busy("Searching ...");
     const started = performance.now();
-    const result = await answer(state, mine.signal);
+    const result = await requestSearch(state, mine.signal);
     if (mine.signal.aborted) return;
     fail("");
     showAnswer(result, state, performance.now() - started);
   } catch (error) {
     if (mine.signal.aborted) return;
     busy("");
-    if (quiet) byId("status").textContent = plain(error.message); // an incomplete query is no error while it is typed
+    if (quiet) byId("status").textContent = visible(error.message); // an incomplete query is no error while it is typed
     else { clear(); fail(error.message); }
   }
 }
 
-async function answer(state, signal) {
+async function requestSearch(state, signal) {
   const options = new URLSearchParams({ q: state.q, to: "both", k: String(state.k) });
   for (const name of ["split", "class", "csls"]) if (state[name]) options.set(name, state[name]);
   const parameters = new URLSearchParams(options);
   if (state.given) parameters.set("given", state.given);
-  const response = await reached(fetch(`api/search?${parameters}`, { signal }));
+  const response = await explainUnreachable(fetch(`api/search?${parameters}`, { signal }));
   if (response.status === 410 && files.has(state.given)) { // evicted from the server's cache
     return upload(files.get(state.given), options, signal);
   }
@@ -101,7 +101,7 @@ async function read(response) {
 }
 
 /** Replace the browser's error of a failed connection by a sentence. */
-function reached(promise) {
+function explainUnreachable(promise) {
   return promise.catch((error) => {
     throw error instanceof TypeError
       ? new Error("The server cannot be reached. Is `tesserae search --serve` still running?") : error;
@@ -114,30 +114,32 @@ function busy(text) {
 }
 
 function fail(text) {
-  byId("error").textContent = plain(text);
+  byId("error").textContent = visible(text);
   byId("error").hidden = !text;
 }
 
 function clear() {
   byId("status").textContent = "";
-  for (const id of ["words", "pictures"]) byId(id).replaceChildren();
-  for (const id of ["said", "seen", "further"]) byId(id).hidden = true;
+  for (const id of ["words", "images"]) byId(id).replaceChildren();
+  for (const id of ["words-section", "images-section", "more-images"]) byId(id).hidden = true;
 }
 
 function showAnswer(result, state, milliseconds) {
   busy("");
   byId("words").replaceChildren(...result.words.slice(0, 12).map(wordItem));
-  byId("said-head").textContent = "Words";
-  byId("said").hidden = !result.words.length;
-  byId("seen-head").textContent = "Images";
-  showPictures(result.images, state);
-  byId("further").hidden = result.images.length < state.k || state.k >= MAX_K;
+  byId("words-heading").textContent = "Nearest words";
+  byId("words-section").hidden = !result.words.length;
+  byId("images-heading").textContent = "Nearest images";
+  showImages(result.images, state);
+  byId("more-images").hidden = result.images.length < state.k || state.k >= MAX_K;
   const count = result.images.length;
   const without = result.passed_over?.length
-    ? ` Unknown words, ignored: ${plain(result.passed_over.join(", "))}.` : "";
+    ? ` Unknown words, ignored: ${visible(result.passed_over.join(", "))}.` : "";
+  const score = state.csls === "1" ? "CSLS score" : "cosine similarity";
   byId("status").textContent = (count
-    ? `${count} ${count === 1 ? "image" : "images"} for ${plain(result.query)}, in ${Math.round(milliseconds)} ms.`
-    : `No images for ${plain(result.query)}.`) + without;
+    ? `${count} ${count === 1 ? "image" : "images"} for ${visible(result.query)} by ${score},`
+      + ` in ${Math.round(milliseconds)} ms.`
+    : `No images for ${visible(result.query)}.`) + without;
 }
 
 async function welcome(signal) {
@@ -145,87 +147,91 @@ async function welcome(signal) {
   if (!about || signal.aborted) return;
   busy("");
   const rows = about.splits.reduce((sum, split) => sum + split.rows, 0);
-  byId("status").textContent = `${rows.toLocaleString("en")} images are searched. Type words, click an image,`
-    + " or drop one here.";
+  byId("status").textContent = `${rows.toLocaleString("en")} images can be searched. Type words, click an image,`
+    + " or drop a file here.";
   byId("words").replaceChildren(...about.examples.map((q) => wordItem({ words: q, query: q, also: [] })));
-  byId("said-head").textContent = "Examples";
-  byId("said").hidden = !about.examples.length;
-  byId("seen-head").textContent = "Sample images";
-  showPictures(about.first, currentState());
-  byId("further").hidden = true;
+  byId("words-heading").textContent = "Examples";
+  byId("words-section").hidden = !about.examples.length;
+  byId("images-heading").textContent = "Sample images";
+  showImages(about.first, currentState());
+  byId("more-images").hidden = true;
 }
 
 // --- elements ------------------------------------------------------------------------------------
 
-function make(tag, properties, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
+function element(tag, properties, ...children) {
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
 }
 
 const nameOf = (hit) => (about && about.splits.length === 1 ? `#${hit.row}` : `#${hit.split}:${hit.row}`);
 
 /** Escape control and formatting characters, which could reorder or hide text. */
-const plain = (text) => text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (c) => `\\u{${c.codePointAt(0).toString(16)}}`);
+const visible = (text) => text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (c) => `\\u{${c.codePointAt(0).toString(16)}}`);
+
+/** The first name of a class, of which a table may list several between commas. */
+const firstName = (words) => visible(words).split(",")[0];
 
 /** A link to a query; a plain click is handled on this page. */
 function link(q, properties, ...children) {
   const href = addressOf({ ...currentState(), q, given: "", k: DEFAULT_K });
-  const anchor = make("a", { ...properties, href }, ...children);
+  const anchor = element("a", { ...properties, href }, ...children);
   anchor.dataset.q = q;
   return anchor;
 }
 
 function wordItem(hit) {
-  const text = make("span", { textContent: plain(hit.words), dir: "auto" });
+  const text = element("span", { textContent: hit.score === undefined ? visible(hit.words) : firstName(hit.words),
+    dir: "auto" });
   const inside = hit.score === undefined ? [text]
-    : [text, make("small", { textContent: hit.score.toFixed(3) })];
-  const also = [plain(hit.words), ...(hit.also.length ? [`same vector: ${plain(hit.also.join("; "))}`] : [])]
+    : [text, element("small", { textContent: hit.score.toFixed(3) })];
+  const also = [visible(hit.words), ...(hit.also.length ? [`same vector: ${visible(hit.also.join("; "))}`] : [])]
     .join("; ");
   const item = hit.query ? link(hit.query, { className: "word", title: also }, ...inside)
-    : make("span", { className: "word", title: also }, ...inside);
-  return make("li", {}, item);
+    : element("span", { className: "word", title: also }, ...inside);
+  return element("li", {}, item);
 }
 
-function showPictures(hits, state) {
-  byId("pictures").replaceChildren(...hits.map((hit) => pictureItem(hit, state)));
-  byId("seen").hidden = !hits.length;
+function showImages(hits, state) {
+  byId("images").replaceChildren(...hits.map((hit) => imageItem(hit, state)));
+  byId("images-section").hidden = !hits.length;
 }
 
-function pictureItem(hit, state) {
+function imageItem(hit, state) {
   const name = nameOf(hit);
-  const words = plain(hit.words) || "no class";
-  const image = make("img", { alt: `${words}, ${hit.split} row ${hit.row}`, width: 160, height: 160,
+  const words = visible(hit.words) || "no class";
+  const image = element("img", { alt: `${words}, ${hit.split} row ${hit.row}`, width: 160, height: 160,
     loading: "lazy", decoding: "async",
     src: `thumb/${encodeURIComponent(hit.split)}/${hit.row}.jpg?size=${Math.round(THUMBNAIL_SIZE)}` });
   image.addEventListener("error", () => { image.alt = `${name} cannot be shown`; }, { once: true });
-  const picture = link(name, { className: "picture", title: `Search with ${name}` }, image);
-  picture.dataset.name = name;
-  const label = hit.query ? link(hit.query, { textContent: words, title: plain(hit.wnid), dir: "auto" })
-    : make("span", { textContent: words, title: plain(hit.wnid), dir: "auto" });
+  const anchor = link(name, { className: "image", title: `Search with ${name}` }, image);
+  anchor.dataset.name = name;
+  const caption = { textContent: firstName(words), title: `${words} (${visible(hit.wnid)})`, dir: "auto" };
+  const label = hit.query ? link(hit.query, caption) : element("span", caption);
   const score = state.q || state.given ? hit.score.toFixed(3) : "";
-  const add = make("button", { type: "button", className: "add", textContent: "+", tabIndex: -1,
+  const add = element("button", { type: "button", className: "add", textContent: "+", tabIndex: -1,
     title: `Add ${name} to the query` });
   add.setAttribute("aria-label", `Add ${name} to the query`);
   add.addEventListener("click", () => addTerm(name));
-  const key = make("span", { className: "key", textContent: plain(hit.key), dir: "auto",
-    title: `${plain(hit.key)} (${name})` });
-  return make("li", {}, picture, add,
-    make("div", { className: "caption" }, label, make("span", { className: "score", textContent: score })), key);
+  const key = element("span", { className: "key", textContent: visible(hit.key.split("/").pop()), dir: "auto",
+    title: `${visible(hit.key)} (${name})` });
+  return element("li", {}, anchor, add,
+    element("div", { className: "caption" }, label, element("span", { className: "score", textContent: score })), key);
 }
 
 function addTerm(name) {
   const q = currentState().q.trim();
-  ask(q ? `${q} + ${name}` : name, { given: currentState().given });
+  search(q ? `${q} + ${name}` : name, { given: currentState().given });
   byId("query").focus();
 }
 
 // --- uploads -------------------------------------------------------------------------------------
 
-function showGiven(name) {
-  byId("given").hidden = !name;
-  if (name) byId("given-picture").src = `given/${name}.jpg`;
-  else byId("given-picture").removeAttribute("src");
+function showUpload(name) {
+  byId("uploaded").hidden = !name;
+  if (name) byId("uploaded-image").src = `given/${name}.jpg`;
+  else byId("uploaded-image").removeAttribute("src");
 }
 
 async function upload(file, options, signal) {
@@ -252,8 +258,8 @@ async function searchWith(file) {
   fail("");
   try {
     const options = new URLSearchParams({ q, to: "words", k: "1" });
-    const result = await reached(upload(file, options, mine.signal));
-    if (!mine.signal.aborted) ask(result.query, { given: result.given });
+    const result = await explainUnreachable(upload(file, options, mine.signal));
+    if (!mine.signal.aborted) search(result.query, { given: result.given });
   } catch (error) {
     if (mine.signal.aborted) return;
     busy("");
@@ -266,15 +272,15 @@ const fileOf = (data) => [...(data?.files || [])][0];
 
 // --- events --------------------------------------------------------------------------------------
 
-byId("ask").addEventListener("submit", (event) => {
+byId("search-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const q = byId("query").value.trim();
-  ask(q, { replace: typing });
+  search(q, { replace: typing });
 });
 
 byId("query").addEventListener("input", () => {
   clearTimeout(timer);
-  timer = setTimeout(() => ask(byId("query").value.trim(), { replace: typing, quiet: true }), TYPING_DELAY_MS);
+  timer = setTimeout(() => search(byId("query").value.trim(), { replace: typing, quiet: true }), TYPING_DELAY_MS);
 });
 
 byId("split").addEventListener("change", () => go({ ...currentState(), split: byId("split").value, k: DEFAULT_K }));
@@ -282,18 +288,18 @@ byId("class").addEventListener("change", () => go({ ...currentState(), class: by
 byId("csls").addEventListener("change", () => {
   go({ ...currentState(), csls: byId("csls").checked ? "1" : "", k: DEFAULT_K });
 });
-byId("further").addEventListener("click", () => {
+byId("more-images").addEventListener("click", () => {
   go({ ...currentState(), k: Math.min(MAX_K, 2 * currentState().k) }, { replace: true });
 });
-byId("choose").addEventListener("click", () => byId("file").click());
+byId("upload").addEventListener("click", () => byId("file").click());
 byId("file").addEventListener("change", () => {
   const file = byId("file").files[0];
   byId("file").value = ""; // so that choosing the same file again fires an event
   if (file) searchWith(file);
 });
-byId("forget").addEventListener("click", () => {
+byId("remove-upload").addEventListener("click", () => {
   const q = currentState().q.replace(/(^|\s)(?:[+-]\s+)?(?:[\d.]+\*)?@(?=\s|$)/g, " ").trim().replace(/^\+\s+/, "");
-  ask(/^[-~]/.test(q) ? "" : q, { given: "" });
+  search(/^[-~]/.test(q) ? "" : q, { given: "" });
   byId("query").focus();
 });
 
@@ -304,7 +310,7 @@ document.addEventListener("click", (event) => {
   if (event.shiftKey && anchor.dataset.name) addTerm(anchor.dataset.name);
   else {
     const byKey = event.detail === 0; // keep keyboard users on the images
-    ask(anchor.dataset.q, { given: "" }).then(() => { if (byKey) pictures()[0]?.focus(); });
+    search(anchor.dataset.q, { given: "" }).then(() => { if (byKey) images()[0]?.focus(); });
     window.scrollTo(0, 0);
   }
 });
@@ -330,16 +336,16 @@ document.addEventListener("paste", (event) => {
 
 // --- keys ----------------------------------------------------------------------------------------
 
-const pictures = () => [...document.querySelectorAll("a.picture")];
+const images = () => [...document.querySelectorAll("a.image")];
 
 function columns(all) {
   const top = all[0].getBoundingClientRect().top;
-  const below = all.findIndex((picture) => picture.getBoundingClientRect().top > top + 1);
+  const below = all.findIndex((image) => image.getBoundingClientRect().top > top + 1);
   return below < 0 ? all.length : below;
 }
 
 function move(key, from) {
-  const all = pictures();
+  const all = images();
   if (!all.length) return false;
   const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns(all), ArrowDown: columns(all) };
   const to = key === "Home" ? 0 : key === "End" ? all.length - 1 : from + steps[key];
@@ -361,12 +367,12 @@ document.addEventListener("keydown", (event) => {
   } else if (event.key === "Escape") {
     event.preventDefault();
     box.value = "";
-    if (currentState().q || currentState().given) ask("", { given: "" });
+    if (currentState().q || currentState().given) search("", { given: "" });
     box.focus();
   } else if (event.target === box && event.key === "ArrowDown") {
     if (move("Home", 0)) event.preventDefault();
-  } else if (event.target.matches("a.picture")) {
-    const from = pictures().indexOf(event.target);
+  } else if (event.target.matches("a.image")) {
+    const from = images().indexOf(event.target);
     if (["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End"].includes(event.key)) {
       if (move(event.key, from)) event.preventDefault();
     } else if (event.key === "+") {
@@ -379,14 +385,14 @@ document.addEventListener("keydown", (event) => {
 // --- start ---------------------------------------------------------------------------------------
 
 async function loadAbout(signal) {
-  about = await read(await reached(fetch("api/about", { signal })));
+  about = await read(await explainUnreachable(fetch("api/about", { signal })));
   byId("store").textContent = about.store;
   for (const split of about.splits) {
     const textContent = `${split.name} (${split.rows.toLocaleString("en")})`;
-    byId("split").append(make("option", { value: split.name, textContent }));
+    byId("split").append(element("option", { value: split.name, textContent }));
   }
-  byId("of-split").hidden = about.splits.length < 2;
-  byId("of-csls").hidden = !about.csls;
+  byId("split-option").hidden = about.splits.length < 2;
+  byId("csls-option").hidden = !about.csls;
   byId("file").accept = about.formats.map((name) => `image/${name.toLowerCase()}`).join(",");
 }
 

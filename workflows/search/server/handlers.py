@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from workflows.reports.html import encode_jpeg
+from workflows.reports.images import encode_jpeg
 from workflows.search.engine import MAX_ANSWERS
 from workflows.search.gallery import FORMATS, MAX_IMAGE_BYTES
 from workflows.search.query import QueryError

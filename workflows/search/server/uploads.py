@@ -10,7 +10,7 @@ import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from workflows.reports.html import encode_jpeg
+from workflows.reports.images import encode_jpeg
 from workflows.search.engine import Engine
 from workflows.search.gallery import ImagePreprocessor
 

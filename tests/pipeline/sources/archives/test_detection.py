@@ -1,4 +1,4 @@
-"""The tests of the detection of archives, which their content decides, not their name."""
+"""Archives are detected by their content, not by their names."""
 
 import bz2
 import gzip
@@ -141,8 +141,8 @@ def test_a_zip_from_windows_has_slashes_and_one_from_unix_links(tmp_path):
 
 
 @pytest.mark.parametrize("packing", PACKED)
-def test_annotations_before_the_images_do_not_hide_them(tmp_path, packing):
-    """The images are found behind half a million annotations, as in Kaggle's ILSVRC2012 archive."""
+def test_images_behind_many_annotations_are_found(tmp_path, packing):
+    """Kaggle's ILSVRC2012 archive has half a million annotations before its images."""
     data = "ILSVRC/Data/CLS-LOC"
     members = {f"ILSVRC/Annotations/CLS-LOC/train/n01440764/{i}.xml": b"<a/>" for i in range(300)}
     members |= {f"{data}/train/n01440764/n01440764_{i}.JPEG": bytes([i]) for i in range(3)}
@@ -211,8 +211,8 @@ def test_outlines_of_listing_rules_1_stop_at_the_first_end(tmp_path):
             splits(file)
 
 
-def test_files_set_aside_beside_archives_are_not_read(tmp_path):
-    """Files such as `x.tar.old` and `x.tar.part` beside archives are not read."""
+def test_files_that_were_set_aside_are_not_read(tmp_path):
+    """Files such as `x.tar.old` and `x.tar.part` beside archives are ignored."""
     pictures = made_pictures()
     for name in ("a.tar", "a.tar.old", "b.tar.part"):
         (tmp_path / name).write_bytes(tar_bytes(pictures))
@@ -245,7 +245,7 @@ def test_an_invalid_shard_is_named_before_others_are_streamed(tmp_path):
         open_source(tmp_path, "train").blocks()
 
 
-def test_archives_without_a_split_are_reported_where_others_have_one(tmp_path):
+def test_archives_without_a_split_beside_others_are_reported(tmp_path):
     """Archives without a split in their names are left out, and the command reports them."""
     for name in ("train-0.tar", "val-0.tar", "extra.tar"):
         (tmp_path / name).write_bytes(tar_bytes(made_pictures()))

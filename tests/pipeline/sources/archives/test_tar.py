@@ -1,4 +1,4 @@
-"""The tests of the walk over a tar's headers, against Python's own tarfile."""
+"""The walk over a tar's headers, compared with Python's own tarfile."""
 
 import bz2
 import gzip
@@ -48,7 +48,7 @@ def walked(tar: Tar) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("format_", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @given(files=members)
-def test_names_and_bytes_are_those_that_tarfile_finds(format_, files):
+def test_names_and_bytes_equal_those_of_tarfile(format_, files):
     """Names of any length and characters are read like by tarfile, at random and as a stream."""
     data = tar_bytes(files, format=format_)
     with tarfile.open(fileobj=io.BytesIO(data)) as oracle:
@@ -67,7 +67,7 @@ def test_names_and_bytes_are_those_that_tarfile_finds(format_, files):
     )
 )
 def test_ustar_names_may_be_split_over_two_fields(files):
-    """The oldest of the three formats, with its prefix field."""
+    """The oldest of the three formats has a prefix field for long names."""
     data = tar_bytes(files, format=tarfile.USTAR_FORMAT)
     assert walked(Tar(io.BytesIO(data), "t", len(data), can_seek=True)) == files
 
@@ -112,7 +112,7 @@ def test_the_error_for_a_truncated_tar_names_its_last_member(tmp_path):
 
 
 @given(st.integers(0, 511), st.integers(1, 255))
-def test_a_flipped_byte_in_a_header_is_noticed(at, flip):
+def test_a_flipped_byte_in_a_header_is_detected(at, flip):
     """The checksum of the header covers its 512 bytes."""
     data = bytearray(tar_bytes({"a.jpg": b"x" * 10, "b.jpg": b"y"}))
     data[1024 + at] ^= flip
@@ -129,7 +129,7 @@ def test_a_flipped_byte_in_a_header_is_noticed(at, flip):
 
 
 @pytest.mark.parametrize("suffix", ["tar.gz", "tgz", "tar.bz2", "tar.xz", "tar.zst"])
-def test_compressed_tars_are_read_from_front_to_back(tmp_path, suffix):
+def test_compressed_tars_are_read_as_streams(tmp_path, suffix):
     """Each compression gives the same members, and a truncated file is refused."""
     files = {f"{i}.jpg": bytes([i]) * 3000 for i in range(20)}
     path = tmp_path / f"t.{suffix}"
@@ -154,7 +154,7 @@ def test_gzip_in_several_members_is_read_to_its_end(tmp_path):
         assert list(walked(tar)) == ["a.jpg", "b.jpg"]
 
 
-def test_a_broken_compression_is_the_sources_fault_and_a_broken_disk_is_not(tmp_path):
+def test_a_broken_compression_and_a_failing_disk_raise_different_errors(tmp_path):
     """A broken compression raises SourceError, and EIO raises ReadError, which may be temporary."""
     packed = tar_bytes({f"{i}.jpg": bytes([i]) * 3000 for i in range(20)}, "w:gz")
     (tmp_path / "t.tgz").write_bytes(packed[:200] + b"this is no gzip" + packed[215:])
@@ -270,8 +270,8 @@ def test_going_back_in_a_stream_raises_an_error():
         tar.read(walked_members[0].offset, 1)
 
 
-def test_open_files_are_closed(tmp_path):
-    """The file under a compressed stream is closed, too."""
+def test_files_under_compressed_streams_are_closed(tmp_path):
+    """Closing a stream closes the file that it reads."""
     (tmp_path / "t.tgz").write_bytes(tar_bytes({"a.jpg": b"1"}, "w:gz"))
     before = len(list(Path("/proc/self/fd").iterdir()))
     with open_tar(Location(str(tmp_path)), "t.tgz") as tar:
@@ -314,7 +314,7 @@ def test_concatenated_archives_are_read_to_their_end(packing, parts, data):
 
 
 @pytest.mark.parametrize("packing", ["gz", "bz2", "xz", "zst"])
-def test_a_compressed_tar_that_shows_the_magic_of_a_tar_is_compressed(packing):
+def test_a_compressed_tar_with_a_tars_magic_is_detected_as_compressed(packing):
     """Compressed bytes may hold `ustar` where a tar has it; only a header's checksum decides."""
     archive = packings(tar_bytes({"a.jpg": b"1"}))[packing].ljust(600, b"x")
     shown = archive[:257] + b"ustar" + archive[262:]

@@ -1,4 +1,4 @@
-"""The tests of trees in archives, which give the unpacked tree's listing or are refused."""
+"""Trees in archives give the listing of the unpacked tree, or are refused."""
 
 from pathlib import Path
 
@@ -130,7 +130,7 @@ def test_nested_folders_are_refused_or_read_with_recursive(tmp_path, split):
     }
 
 
-def test_a_class_folder_holds_one_folder_images_at_most(tmp_path):
+def test_a_class_folder_has_at_most_one_folder_called_images(tmp_path):
     """The class folder may hold one folder `images`, as in Tiny-ImageNet, but not two."""
     assert listed(tar_at(tmp_path / "x", {"cat/images/1.jpg": b"1"})) == {"cat/1.jpg": b"1"}
     with pytest.raises(SourceError, match=r"folders 'cat/images', .*: which folder is the class"):

@@ -1,4 +1,4 @@
-"""The tests of the decision which class a sample is of, and of the order of classes."""
+"""The decision which class a sample has, and the order of classes."""
 
 import json
 import math
@@ -49,7 +49,7 @@ def settled(*samples: tuple[str, Any], table: ClassTable | None = None, **how: A
     ],
     ids=repr,
 )  # fmt: skip
-def test_a_label_is_a_number_a_name_or_none(value: object, label: object) -> None:
+def test_labels_are_numbers_names_or_none(value: object, label: object) -> None:
     """A label may have any type; -1, null, NaN and empty texts are no class."""
     assert read_label(value, "x") == label
     assert type(read_label(value, "x")) is type(label)

@@ -1,4 +1,4 @@
-"""The tests of tables of class names and lists of classes, as people write them."""
+"""Tables of class names and lists of classes, in the formats that people write."""
 
 from __future__ import annotations
 

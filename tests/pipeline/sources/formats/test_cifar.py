@@ -1,4 +1,4 @@
-"""The tests of CIFAR's pickled batches: unchanged pixels, and no code that is run."""
+"""CIFAR's pickled batches give unchanged pixels, and no code in them is run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tests of images in one folder without classes: of no class, of a named one, or refused."""
+"""Images in one folder without classes: of no class, of a named one, or refused."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def files(root: Path, *names: str) -> Path:
 
 
 def test_a_flat_folder_is_a_source_of_no_class_or_of_one(tmp_path):
-    """A flat folder needs no class; a file without a suffix is an image, a text is not."""
+    """A flat folder needs no class; a file without a suffix is an image, a text file is not."""
     root = files(tmp_path / "photos", "a.jpg", "b", "c.txt")
     assert open_source(root, "train").kind == "flat"
     assert splits(root) == []
@@ -76,8 +76,8 @@ def test_flat_split_folders_are_refused_without_a_class_name(tmp_path):
     assert keys(root / "train") == ["-/cat.0.jpg", "-/dog.1.jpg"]
 
 
-def test_a_test_split_without_labels_beside_others_with_them(tmp_path):
-    """An unlabelled test split is opened on request; a val split without class folders is not."""
+def test_an_unlabelled_test_split_beside_labelled_ones_is_opened_on_request(tmp_path):
+    """A val split without class folders is not opened without labels."""
     root = files(tmp_path, "train/cat/0.jpg", "test/1.jpg", "val/2.jpg")
     assert splits(root) == ["train"]
     assert keys(root, "test") == ["-/1.jpg"]
@@ -156,8 +156,8 @@ def test_a_table_of_classes_beside_images_is_never_ignored(tmp_path, name, text,
 
 
 @pytest.mark.parametrize("text", ["file_name,caption\na.jpg,a cat\n", "", "\x00\xff", "label\n1\n"])
-def test_tables_without_classes_are_passed_over(tmp_path, text):
-    """A table of captions, and a file that is no table, are passed over."""
+def test_tables_without_classes_are_skipped(tmp_path, text):
+    """A table of captions, and a file that is no table, are skipped."""
     root = files(tmp_path / "x", "a.jpg")
     for name in ("metadata.csv", "metadata.jsonl"):
         (root / name).write_text(text)

@@ -1,4 +1,4 @@
-"""The tests of class folders, and of Tiny-ImageNet's."""
+"""Class folders, and Tiny-ImageNet's layout of them."""
 
 import os
 from pathlib import Path
@@ -107,7 +107,7 @@ def test_images_below_class_folders_are_refused_or_all_listed(tmp_path, recursiv
     }
 
 
-def test_classes_that_lie_deeper_are_found_with_recursive(tmp_path):
+def test_deeper_classes_are_found_with_recursive(tmp_path):
     """Deeper class folders, also under splits, need --recursive, and the error says so."""
     files = {f"{split}/pets/{c}/{c}.jpg": b"x" for split in ("train", "val") for c in "ab"}
     root = write_files(tmp_path, files)
@@ -118,8 +118,8 @@ def test_classes_that_lie_deeper_are_found_with_recursive(tmp_path):
     assert list(listed(root, options=options)) == ["a/pets__a.jpg", "b/pets__b.jpg"]
 
 
-def test_a_link_to_a_folder_above_it_is_named(tmp_path):
-    """A link to a folder above it, or to itself, is refused with its name."""
+def test_a_link_to_a_parent_folder_is_refused_with_its_name(tmp_path):
+    """The link may also lead to itself."""
     root = write_files(tmp_path, {"a/1.jpg": b"1", "b/2.jpg": b"2"})
     (root / "a" / "again").symlink_to(root)
     with pytest.raises(SourceError, match=r"a/again.* is a link that leads back to a folder"):
@@ -134,7 +134,7 @@ def test_a_link_to_a_folder_above_it_is_named(tmp_path):
         open_source(root, "train")
 
 
-def test_a_class_folder_that_links_to_a_folder_above_is_named(tmp_path):
+def test_a_class_folder_that_links_to_a_parent_folder_is_refused(tmp_path):
     """The advice for a link among class folders never ignores real classes."""
     root = write_files(tmp_path / "x", {"a/1.jpg": b"1", "b/2.jpg": b"2", "b/a/3.jpg": b"3"})
     with pytest.raises(SourceError, match=r"Pass --recursive first .* --recursive last .*'a'\)\.$"):
@@ -300,8 +300,8 @@ def test_links_are_followed_as_files(tmp_path):
     assert list(listed(root).values()) == [b"123"] * 6
 
 
-def test_a_link_that_leads_nowhere_is_named(tmp_path):
-    """A broken link is refused, since its sample would be left out silently."""
+def test_a_broken_link_is_refused_with_its_name(tmp_path):
+    """The sample would otherwise be left out silently."""
     root = write_files(tmp_path, {"n01440764/a.jpg": b"123"})
     (root / "n01440764" / "b.jpg").symlink_to("gone.jpg")
     with pytest.raises(SourceError, match=r"n01440764/b\.jpg' is a link that leads nowhere"):
@@ -336,7 +336,7 @@ def test_a_class_folder_that_cannot_be_opened_is_an_error(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("where", ["folder", "memory", "tar", "tar.gz"])
-def test_tiny_imagenet_in_its_own_layout(tmp_path, where):
+def test_tiny_imagenet_is_read_in_its_own_layout(tmp_path, where):
     """Keys are `<class>/<file>`, and the classes of val come from its table."""
     files = {f"tiny-imagenet-200/{name}": data for name, data in TINY.items()}
     if where == "folder":
@@ -415,7 +415,7 @@ def test_words_are_found_above_the_folder(tmp_path):
     assert open_source(root, "train").words() == {"n01440764": "tench", "n01443537": "goldfish"}
 
 
-def test_the_real_tiny_imagenet_tar(real_data):
+def test_the_real_tiny_imagenet_tar_is_read(real_data):
     """The real set has 8,000 train and 2,000 val photographs of 200 classes."""
     import tarfile
 
@@ -431,7 +431,7 @@ def test_the_real_tiny_imagenet_tar(real_data):
     assert open_source(path, "val").words()["n01443537"].startswith("goldfish")
 
 
-def test_the_real_photographs(real_data):
+def test_the_real_photographs_are_listed(real_data):
     """All 400 photographs are listed with the bytes of their files."""
     root = real_data / "imagenet"
     images = listed(root)

@@ -1,4 +1,4 @@
-"""The tests of ILSVRC2012 as distributed: tars, the val set and its classes, Kaggle's tree."""
+"""ILSVRC2012 as distributed: tars, the val set and its classes, and Kaggle's tree."""
 
 import tarfile
 from pathlib import Path
@@ -109,7 +109,7 @@ def test_a_part_of_the_val_images_keeps_its_classes(tmp_path):
     assert keys(root) == sorted(EXPECTED[2:4])
 
 
-def test_an_image_beyond_the_truth_is_refused(tmp_path):
+def test_an_image_beyond_the_ground_truth_is_refused(tmp_path):
     """An image with a number beyond the table's lines is refused."""
     root = write_folder(tmp_path, VAL | {"ILSVRC2012_val_00000009.JPEG": b""})
     write_devkit(root)
@@ -117,7 +117,7 @@ def test_an_image_beyond_the_truth_is_refused(tmp_path):
         keys(root)
 
 
-def test_a_truth_of_another_devkit_is_refused(tmp_path):
+def test_the_ground_truth_of_another_devkit_is_refused(tmp_path):
     """A class number that the devkit lacks, and a table that is none, are refused."""
     root = write_folder(tmp_path, VAL)
     write_devkit(root, truth="1\n4\n")
@@ -128,8 +128,8 @@ def test_a_truth_of_another_devkit_is_refused(tmp_path):
         keys(root)
 
 
-def test_without_scipy_the_error_says_so(tmp_path, monkeypatch):
-    """Without scipy, the error names the package and the way around it; words are optional."""
+def test_the_error_without_scipy_names_the_package(tmp_path, monkeypatch):
+    """The error names a way around it, too; the words of classes are optional."""
     import sys
 
     root = write_folder(tmp_path, VAL)
@@ -237,7 +237,7 @@ def test_class_tars_may_have_any_name_if_their_kind_is_passed(tmp_path):
     assert keys(root, "train", "class-tars") == ["cat/a.jpg"]
 
 
-def test_the_real_devkit(real_data):
+def test_the_real_devkit_is_read(real_data):
     """The real devkit has 50,000 lines, 50 images a class, and its own order of classes."""
     pytest.importorskip("scipy")
     location = Location(str(real_data / "meta"))

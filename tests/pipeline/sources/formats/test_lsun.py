@@ -1,4 +1,4 @@
-"""The tests of LSUN's tables: every row is read once, whatever its key."""
+"""LSUN's tables, in which every row is read once, whatever its key."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_tables_are_classes_and_splits(tmp_path: Path) -> None:
     }
 
 
-def test_one_table_is_a_source_too(tmp_path: Path) -> None:
-    """A single table is a source of the split in its name, or of any split."""
+def test_a_single_table_is_a_source(tmp_path: Path) -> None:
+    """The table has the split in its name, or any split."""
     write(tmp_path / "bedroom_val_lmdb", hashes(4))
     assert splits(tmp_path / "bedroom_val_lmdb") == ["val"]
     assert len(read(tmp_path / "bedroom_val_lmdb", "val", tmp_path / "spool")) == 4

@@ -1,4 +1,4 @@
-"""The tests of Parquet tables, plain and in the Hub's layout."""
+"""Parquet tables, plain and in the Hub's layout."""
 
 import io
 import json
@@ -174,7 +174,7 @@ def test_row_groups_are_joined_into_large_blocks(tmp_path, monkeypatch):
     assert keys(root) == sorted(made_pictures())
 
 
-def test_an_image_that_is_null_is_an_empty_one(tmp_path):
+def test_a_null_image_is_an_empty_sample(tmp_path):
     """A null image keeps its row, as an empty sample; a table of names alone is refused."""
     image = pa.array([b"1", None], pa.binary())
     root = write(tmp_path / "x", {"image": image, "label": ["a", "a"]})
@@ -271,7 +271,7 @@ def put_table(root: Path, table: pa.Table, name: str = "t.parquet") -> Path:
 
 @pytest.mark.parametrize("image", ["image", "img", "jpg", ".jpg", "Image", "picture", "odd name"])
 @pytest.mark.parametrize("label", ["label", "fine_label", "cls", ".cls", "Label", "coarse_label"])
-def test_the_hubs_names_of_columns_are_known(tmp_path, image, label):
+def test_the_hubs_column_names_are_recognised(tmp_path, image, label):
     """The names img (CIFAR-10), fine_label (CIFAR-100), .jpg and .cls (shards) are found."""
     root = put_table(tmp_path / "x", hub_table(label, image, [0, 1, 0], ["cat", "dog"]))
     assert keys(root) == ["cat/0.png", "cat/2.png", "dog/1.png"]

@@ -1,4 +1,4 @@
-"""The tests of data sets of other tools, which are named with advice on their conversion."""
+"""Data sets of other tools are named, with advice on their conversion."""
 
 import os
 

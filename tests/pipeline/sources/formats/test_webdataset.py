@@ -1,4 +1,4 @@
-"""The tests of WebDataset shards: grouping, classes, and errors."""
+"""WebDataset shards: grouping, classes, and errors."""
 
 import json
 from itertools import groupby
@@ -52,7 +52,7 @@ def oracle(members: list[str]) -> list[list[str]]:
 
 
 @given(names)
-def test_members_are_grouped_as_webdataset_groups_them(tmp_path_factory, members):
+def test_members_are_grouped_as_by_webdataset(tmp_path_factory, members):
     """Each group with an image is one row; a group with two images is refused."""
     images = [
         [name for name in group if name.lower().endswith((".jpg", ".jpeg", ".png"))]
@@ -305,14 +305,14 @@ def test_texts_of_numbers_alone_are_no_labels_and_are_reported(tmp_path, members
         ("json", {"a.jpg": b"", "a.json": b"3", "b.jpg": b"", "b.json": b'"ant"'}, {"3", "ant"}),
     ],
 )
-def test_a_part_of_a_sample_may_be_named_as_its_label(tmp_path, column, members, classes):
+def test_label_column_names_the_part_that_is_the_label(tmp_path, column, members, classes):
     """A suffix or a key of the JSON that --label-column names is the only label."""
     listed_evidence = evidence(shard(tmp_path / "x", members), label_column=column)
     assert {name for name, _, _ in listed_evidence.items()} == classes
 
 
-def test_a_part_that_no_sample_has_cannot_be_named(tmp_path):
-    """A name that no sample has is refused, since all images would be without a class."""
+def test_a_label_column_that_no_sample_has_is_refused(tmp_path):
+    """All images would otherwise be without a class."""
     root = shard(tmp_path / "x", NUMBERED)
     with pytest.raises(SourceError, match=r"no sample has a label under 'lbl', .* ends in \.lbl"):
         evidence(root, label_column="lbl")

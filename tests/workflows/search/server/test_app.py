@@ -230,7 +230,7 @@ def test_thumbnails_come_from_the_nearest_stored_size(running: Running) -> None:
         ({"q": "<script>alert(1)</script>"}, "'<script>alert(1)</script>' is not known"),
     ],
 )
-def test_an_invalid_request_gets_a_sentence(
+def test_an_invalid_request_gets_an_error_message(
     running: Running, parameters: dict[str, Any], expected: str
 ) -> None:
     """The error is JSON, which no browser renders as a page."""
@@ -239,7 +239,7 @@ def test_an_invalid_request_gets_a_sentence(
     assert expected in reply.error
 
 
-def test_invalid_text_gets_a_sentence(running: Running) -> None:
+def test_invalid_text_gets_an_error_message(running: Running) -> None:
     """A query that is not UTF-8 is an error of the client."""
     reply = running.ask("/api/search?q=%ff%fe")
     assert reply.status == 400
@@ -660,7 +660,9 @@ def upload_all(running: Running, files: list[Path]) -> tuple[int, int]:
     return accepted, len(files) - accepted
 
 
-def test_hostile_files_get_an_answer_or_a_sentence(running: Running, hostile: list[Path]) -> None:
+def test_hostile_files_get_an_answer_or_an_error_message(
+    running: Running, hostile: list[Path]
+) -> None:
     """A sample of hostile files is answered or refused."""
     chosen = [hostile[index] for index in range(0, len(hostile), len(hostile) // 60)]
     accepted, refused = upload_all(running, chosen)
@@ -670,7 +672,7 @@ def test_hostile_files_get_an_answer_or_a_sentence(running: Running, hostile: li
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_every_hostile_file_gets_an_answer_or_a_sentence(
+def test_every_hostile_file_gets_an_answer_or_an_error_message(
     running: Running, hostile: list[Path]
 ) -> None:
     """All hostile files are answered or refused, and the server survives."""
@@ -828,7 +830,7 @@ def test_an_internal_error_is_detailed_in_the_terminal_alone(
     assert "in broken" in output
 
 
-def test_a_socket_that_cannot_be_bound_is_one_sentence(running: Running) -> None:
+def test_a_socket_that_cannot_be_bound_is_a_one_line_error(running: Running) -> None:
     """An address of another machine and an invalid name are reported likewise."""
     for host, port, expected in [
         ("127.0.0.1", running.port, "something else listens there. Choose another --port"),

@@ -1,0 +1,1 @@
+"""A stage that learns the classes of pictures: the example of a stage."""

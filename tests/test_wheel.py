@@ -1,0 +1,109 @@
+"""Tests of the wheel: it has every file of the packages, and runs without the checkout."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("pipeline", "workflows", "cluster")
+BUILD_INPUTS = ("tesserae.py", "pyproject.toml", "README.md", "LICENSE")
+
+SNIPPET = """
+import tesserae
+
+reveal_type(tesserae.Loader("store", size=72))
+tesserae.Laoder
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a wheel that was built from a copy of the checkout."""
+    if int(version("setuptools").partition(".")[0]) < 77:
+        pytest.skip("this environment's setuptools is older than the build needs")
+    folder = tmp_path_factory.mktemp("build")
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in BUILD_INPUTS:
+        shutil.copy(ROOT / name, folder)
+    options = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "-w", "wheels")
+    subprocess.run([sys.executable, "-m", "pip", "wheel", ".", *options], cwd=folder, check=True)
+    (built,) = (folder / "wheels").glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a Python in whose environment the wheel alone is installed."""
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder)
+    options = ("--no-deps", "--no-index", "--quiet")
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python")]
+    subprocess.run([*pip, "install", *options, str(wheel)], check=True)
+    return folder / "bin" / "python"
+
+
+def run(*words: object, folder: Path) -> str:
+    """Run a program with the libraries of this environment; return what it prints."""
+    libraries = sysconfig.get_path("purelib")  # without the checkout, which a .pth file there names
+    done = subprocess.run(
+        list(map(str, words)),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": libraries},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_has_every_file(wheel: Path) -> None:
+    """Settings, pages, templates and `py.typed` are in it, beside the modules."""
+    files = {
+        str(path.relative_to(ROOT))
+        for name in PACKAGES
+        for path in (ROOT / name).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    with zipfile.ZipFile(wheel) as archive:
+        assert {"tesserae.py", *files} - set(archive.namelist()) == set()
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_runs(python: Path, tmp_path: Path) -> None:
+    """It runs as a module, as the script that pip creates, and as a library."""
+    assert run(python, "-m", "tesserae", "--version", folder=tmp_path).startswith("tesserae ")
+    assert run(python.parent / "tesserae", "--version", folder=tmp_path).startswith("tesserae ")
+    code = "import tesserae; print(tesserae.__file__); print(tesserae.Loader.__name__)"
+    file, name = run(python, "-c", code, folder=tmp_path).splitlines()
+    assert Path(file).is_relative_to(python.parents[1])
+    assert name == "Loader"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_mypy_knows_every_name_of_an_installed_wheel(python: Path, tmp_path: Path) -> None:
+    """The page of the Python API names the setting that a single module without py.typed needs."""
+    page = (ROOT / "docs" / "reference" / "api.md").read_text()
+    (setting,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "pyproject.toml").write_text(f"[tool.mypy]\nstrict = true\n{setting}")
+    (tmp_path / "snippet.py").write_text(SNIPPET)
+    command = (sys.executable, "-m", "mypy", "--python-executable", python, "snippet.py")
+
+    printed = run(*command, folder=tmp_path)
+
+    assert 'Revealed type is "pipeline.loader.loader.Loader"' in printed
+    assert 'Module has no attribute "Laoder"; maybe "Loader"?' in printed

@@ -1,0 +1,67 @@
+"""Training and features without a cluster: one rank, and every task, runs in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from cluster.ranks.process import Rank
+from cluster.ranks.world import WorldConfig
+from tests.inline import NoCluster, no_cluster, run_here
+from workflows import session
+from workflows.preparation import features
+from workflows.training import launch
+from workflows.training.stages import load_name
+
+
+class InlineCluster(NoCluster):
+    """A cluster of this process, without GPUs and without a dashboard."""
+
+    stands = False
+
+    def __init__(self, **shape: Any) -> None:
+        self.client = Mock(id="nobody")
+        self.client.run_on_scheduler.return_value = []
+        self.client.nthreads.return_value = {"inline": 1}
+
+    def use_gpus(self, count: int | None) -> None:
+        """Use none."""
+
+    def shape(self, workers: int) -> None:
+        """Start none."""
+
+    def check_ranks(self, *, gpu: bool) -> None:
+        """Ask none."""
+
+
+def run_rank(
+    client: object,
+    config: WorldConfig,
+    entry: str,
+    begin: Callable[[int], tuple[int, tuple[Any, ...]]],
+    *,
+    on_event: Callable[[dict[str, Any]], None],
+    say: Callable[[str], None],
+    tick: Callable[[], None],
+) -> list[Any]:
+    """Run one rank to its end, in place of `cluster.ranks.world.run_world`."""
+    generation, arguments = begin(1)
+    rank = Rank(rank=0, world=1, generation=generation, host="127.0.0.1", gpu=False)
+    object.__setattr__(rank, "emit", lambda **event: on_event({"rank": 0, **event}))
+    result = load_name(entry)(rank, *arguments)
+    tick()
+    return [result]
+
+
+@contextmanager
+def inline_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run ranks and tasks of commands in this process inside the block."""
+    with no_cluster(monkeypatch), monkeypatch.context() as patch:
+        patch.setattr(session, "Cluster", InlineCluster)
+        patch.setattr(features, "run_jobs", run_here)
+        patch.setattr(launch, "run_world", run_rank)
+        yield

@@ -1,0 +1,72 @@
+"""The charts of training: which metrics share one, and what the metrics are called for people.
+
+`metrics.jsonl` and the dashboard name metrics as the stages do (docs/reference/runs.md).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from workflows.reports.charts import Chart, Points, chart
+
+TRAINING, HELD_OUT = "training rows", "held-out rows"
+
+
+class CurveName(NamedTuple):
+    """The names of a metric in a chart."""
+
+    chart: str
+    """The title of the chart."""
+    curve: str
+    """The name of the curve in it."""
+    unit: str = ""
+    """The unit of the values; in percent, fractions are multiplied by 100."""
+
+
+_NAMES = {
+    "loss": CurveName("Loss", TRAINING),
+    "cosine": CurveName("Cosine similarity of images and their class", TRAINING),
+    "estimate": CurveName("Critic's estimate: real minus generated", TRAINING),
+    "held_out_estimate": CurveName("Critic's estimate: real minus generated", HELD_OUT),
+    "critic_loss": CurveName("Critic loss", TRAINING),
+    "held_out_critic_loss": CurveName("Critic loss", HELD_OUT),
+    "generator_loss": CurveName("Generator loss", TRAINING),
+    "penalty": CurveName("Gradient penalty", TRAINING),
+    "held_out_distance": CurveName("Sliced Wasserstein distance of samples", f"to {HELD_OUT}"),
+    "train_distance": CurveName("Sliced Wasserstein distance of samples", f"to {TRAINING}"),
+    "other_loss": CurveName("Mean absolute error, pixels in [-1, 1]", TRAINING),
+    "held_out_error": CurveName("Mean absolute error, pixels in [-1, 1]", HELD_OUT),
+    "train_error": CurveName("Mean absolute error, pixels in [-1, 1]", f"{TRAINING}, evaluated"),
+    "saturation": CurveName("Saturation: mean range of a pixel's channels", "coloured images"),
+    "true_saturation": CurveName("Saturation: mean range of a pixel's channels", "original images"),
+    "images_per_second": CurveName("Training rate", "all ranks", "images/s"),
+}
+_HITS = re.compile(r"(seen|validation)_hit(\d+)")
+
+
+def name_of(metric: str) -> CurveName:
+    """Return the names of a metric; one of a later version gets a chart of its own."""
+    hits = _HITS.fullmatch(metric)
+    if hits is not None:
+        return CurveName(f"hit@k of {hits[1]} classes", f"hit@{hits[2]}", "%")
+    return _NAMES.get(metric, CurveName(metric.replace("_", " ").capitalize(), TRAINING))
+
+
+def charts_of(curves: Iterable[tuple[str, str, Points]]) -> Iterator[Chart]:
+    """Yield the charts of some curves, in the order of their first curves.
+
+    Args:
+        curves: The metric, the remark and the points of each curve; the remark follows the name of
+            the curve, and is empty if there is none.
+    """
+    groups: dict[tuple[str, str], dict[str, Points]] = {}
+    for metric, remark, points in curves:
+        title, name, unit = name_of(metric)
+        scaled = [(x, 100 * y) for x, y in points] if unit == "%" else points
+        groups.setdefault((title, unit), {})[f"{name}, {remark}" if remark else name] = scaled
+    for (title, unit), group in groups.items():
+        drawn = chart(title, group, unit=unit)
+        if drawn is not None:
+            yield drawn
