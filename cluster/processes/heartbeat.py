@@ -13,7 +13,7 @@ HEARTBEAT_TIMEOUT_SECONDS = 120.0
 
 
 class Heartbeat:
-    """A thread that calls a function every `BEAT_SECONDS` until it is stopped."""
+    """A thread that calls a function every `HEARTBEAT_INTERVAL_SECONDS` until it is stopped."""
 
     def __init__(self, send: Callable[[], None]) -> None:
         """Start the thread.

@@ -74,7 +74,7 @@ class WorkerLink:
 
     def _write(self, text: str) -> None:
         assert self._process.stdin is not None
-        with suppress(OSError):  # the process has ended: `ended` tells why
+        with suppress(OSError):  # the process has ended: `exit_message` tells why
             self._process.stdin.write(text.encode())
             self._process.stdin.flush()
 
