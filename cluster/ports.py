@@ -55,11 +55,10 @@ def listening_ports(client: Client) -> list[Port]:
             ports_found += worker_ports if isinstance(worker_ports, list) else []
     # Nannies share a process: each reports all its ports, and knows the purpose of its own only.
     # A port whose purpose none of them knows is still open, and is listed.
-    explained = {(port.host, port.address, port.port): port for port in ports_found if port.why}
+    explained = {(port.host, port.address, port.port): port for port in ports_found if port.purpose}
     all_ports = {(port.host, port.address, port.port): port for port in ports_found}
-    return sorted(
-        replace(port, why=port.why or "not known") for port in (all_ports | explained).values()
-    )
+    known = (all_ports | explained).values()
+    return sorted(replace(port, purpose=port.purpose or "not known") for port in known)
 
 
 def _scheduler_ports(dask_scheduler: Scheduler) -> list[Port]:

@@ -45,7 +45,7 @@ def run_rank(
     begin: Callable[[int], tuple[int, tuple[Any, ...]]],
     *,
     on_event: Callable[[dict[str, Any]], None],
-    say: Callable[[str], None],
+    report: Callable[[str], None],
     tick: Callable[[], None],
 ) -> list[Any]:
     """Run one rank to its end, in place of `cluster.ranks.world.run_world`."""
