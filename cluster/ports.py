@@ -58,7 +58,8 @@ def listening(client: Client) -> list[Port]:
     explained = {(port.host, port.address, port.port): port for port in ports_found if port.why}
     all_ports = {(port.host, port.address, port.port): port for port in ports_found}
     return sorted(
-        replace(port, why=port.why or "not known") for port in (all_ports | explained).values()
+        replace(port, why=port.why or "purpose unknown")
+        for port in (all_ports | explained).values()
     )
 
 
@@ -77,7 +78,7 @@ def _worker_ports(dask_worker: Worker) -> list[Port]:
     return _own_ports(
         {
             comm.port: f"worker, {_kind(comm.scheme)}",
-            _http_port(dask_worker): "a worker's figures, plain HTTP",
+            _http_port(dask_worker): "worker metrics, plain HTTP",
         }
     )
 
@@ -102,7 +103,7 @@ def _http_port(server: Scheduler | Worker) -> int:
 
 
 def _kind(scheme: str) -> str:
-    return TLS if scheme == "tls" else "NOT encrypted, for everybody"
+    return TLS if scheme == "tls" else "NOT encrypted, open to everyone"
 
 
 def _web(scheduler: Scheduler) -> str:

@@ -92,18 +92,23 @@ def scheduler(wish: SchedulerConfig) -> Program:
         if not 1 <= port <= 65_535:
             raise ValueError(f"{name} is {port}: expected 1 to 65535.")
     if wish.port == wish.dashboard_port:
-        raise ValueError(f"--port and --dashboard-port are both {wish.port}: expected two.")
+        raise ValueError(
+            f"--port and --dashboard-port are both {wish.port}: expected two different ports."
+        )
     if ":" in wish.dashboard_host:
-        raise ValueError("--dashboard-host: Dask serves it on IPv4 alone.")
+        raise ValueError(
+            f"--dashboard-host is {wish.dashboard_host}: Dask serves the dashboard on IPv4 only."
+            " Pass an IPv4 address."
+        )
     _check_open(wish.host, "a scheduler", wish.certificates, insecure=wish.insecure)
     environment: dict[str, str] = {}
     preload = list(wish.preload)
     if not is_loopback(wish.dashboard_host):
         if wish.certificates is None:
             raise CertificateError(
-                f"a dashboard on {wish.dashboard_host} shows code, logs and paths to whoever asks."
-                " Make certificates with `tesserae cluster certs`, or leave it on 127.0.0.1 and"
-                " reach it through ssh."
+                f"a dashboard on {wish.dashboard_host} exposes code, logs and paths to anyone."
+                " Create certificates with `tesserae cluster certs`, or keep it on 127.0.0.1 and"
+                " use an ssh tunnel."
             )
         certificates.check_token(wish.certificates)
         # Loaded first: pages that are loaded before it would be open if it failed.
@@ -138,12 +143,12 @@ def workers(wish: WorkerConfig) -> list[Program]:
     url = urlsplit(wish.address)
     if url.scheme == "tls" and wish.certificates is None:
         raise CertificateError(
-            f"{wish.address} asks for a certificate. Copy ca.pem, worker.pem and worker.key from"
-            " the machine that made them, and name their folder with --certs."
+            f"{wish.address} requires a certificate. Copy ca.pem, worker.pem and worker.key from"
+            " the machine where they were created, and pass their folder with --certs."
         )
     if url.scheme == "tcp" and wish.certificates is not None:
         raise CertificateError(
-            f"{wish.address} is not encrypted, and certificates were named: expected tls://."
+            f"{wish.address} is not encrypted, but --certs was passed: expected a tls:// address."
         )
     if wish.host is not None:
         _check_open(wish.host, "a worker", wish.certificates, insecure=wish.insecure)
@@ -224,9 +229,9 @@ def _encryption_environment(folder: Path | None) -> dict[str, str]:
 def _check_open(host: str, role: str, folder: Path | None, *, insecure: bool) -> None:
     if folder is None and not insecure and not is_loopback(host):
         raise CertificateError(
-            f"{role} on {host} without certificates runs code for whoever reaches it. Make them"
-            " with `tesserae cluster certs`; or, where nobody else reaches that network, pass"
-            " --insecure."
+            f"{role} on {host} without certificates runs code for anyone who can reach it. Create"
+            " certificates with `tesserae cluster certs`, or pass --insecure on a network that you"
+            " trust."
         )
 
 
@@ -236,7 +241,10 @@ def _check_worker_options(wish: WorkerConfig, scheduler: str) -> None:
         socket.getaddrinfo(scheduler, None)
     except socket.gaierror as e:
         if e.errno == socket.EAI_NONAME:  # other errors are temporary, as while a machine boots
-            raise ClusterError(f"no machine is known as {scheduler!r} here.") from None
+            raise ClusterError(
+                f"the host name {scheduler!r} cannot be resolved. Check the address of the"
+                " scheduler."
+            ) from None
     if wish.host is not None:
         _check_bindable(wish.host)
     if wish.lifetime is not None:
@@ -251,7 +259,9 @@ def _check_bindable(host: str) -> None:
         with socket.socket(family) as probe:
             probe.bind((host, 0))
     except OSError as e:
-        raise ClusterError(f"--host {host}: {e.strerror}.") from None
+        raise ClusterError(
+            f"--host is {host}: {e.strerror}. Pass an address of this machine."
+        ) from None
 
 
 def _check_lifetime(text: str) -> None:
@@ -269,7 +279,7 @@ def _check_scratch(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as e:
         raise ClusterError(
-            f"--scratch {folder}: nothing can be written there ({e.strerror})."
+            f"--scratch is {folder}: cannot write there ({e.strerror}). Pass a writable folder."
         ) from None
 
 
@@ -293,7 +303,7 @@ def check_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as e:
             raise ClusterError(
-                f"nothing can listen on {host}:{port} ({e.strerror}). Name another with --host and"
+                f"cannot listen on {host}:{port} ({e.strerror}). Pass another with --host and"
                 " --port, or --dashboard-host and --dashboard-port."
             ) from None
 

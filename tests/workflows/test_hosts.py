@@ -181,8 +181,8 @@ def test_who_has_no_certificate_is_refused(network: Network, tmp_path: Path) -> 
     certificates.write(tmp_path / "foreign", certificates.make())
     port = network.address.rpartition("://")[2]
     for words, says in [
-        (("--certs", tmp_path / "foreign"), "not of this machine's authority"),
-        (("--certs", tmp_path / "nothing"), "there is no"),
+        (("--certs", tmp_path / "foreign"), "presents a certificate of another authority"),
+        (("--certs", tmp_path / "nothing"), "does not exist"),
         (("--insecure",), "does not answer"),
     ]:
         address = f"tcp://{port}" if "--insecure" in words else network.address

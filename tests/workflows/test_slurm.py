@@ -228,8 +228,8 @@ def test_as_many_jobs_as_there_is_work_for(
     with saboteur(tmp_path / "slow", EAGER + long) as slow:
         done = run(*words, scratch=tmp_path, extra_path=slow, seconds=150, **fake_slurm)
     assert done.status == 0, done.err + done.out
-    assert done.out.count("is submitted") >= 2
-    assert "is let go" in done.out
+    assert done.out.count("submitted job") >= 2
+    assert "is cancelled" in done.out
     assert contents(tmp_path / "store") == expected
     assert wait_until(lambda: not left_over(str(tmp_path)))
 
@@ -264,7 +264,7 @@ def test_jobs_that_reach_their_walltime_are_submitted_again(
             **slurm.environment,
         )
     assert done.status == 0, done.err + done.out
-    assert re.search(r"job \d+ has ended\n.*job \d+ is submitted", done.out, re.DOTALL)
+    assert re.search(r"job \d+ has ended\n.*submitted job \d+", done.out, re.DOTALL)
     assert contents(store) == expected
     assert wait_until(lambda: not slurm.ask("squeue", "--noheader"))
     assert not left_over("jobs")
@@ -347,7 +347,7 @@ def test_jobs_that_cannot_work_are_not_submitted_for_ever(
     started = time.monotonic()
     done = run(*words, scratch=tmp_path, seconds=150, **slurm.environment)
     assert done.status == 1
-    assert "end as soon as they begin" in done.err
+    assert "end immediately after they start" in done.err
     assert time.monotonic() - started < 120
     assert wait_until(lambda: not slurm.ask("squeue", "--noheader"))
 
@@ -355,11 +355,11 @@ def test_jobs_that_cannot_work_are_not_submitted_for_ever(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[]", "makes no sense"),
+        ("[]", "is not a valid key"),
         ("{", "cannot be read"),
-        ("speed: 9", "'speed' makes no sense"),
+        ("speed: 9", "'speed' is not a valid key"),
         ("way: wings", "way is 'wings'"),
-        ("way: jobs", "jobs names none"),
+        ("way: jobs", "jobs is empty"),
         ("jobs: 3", "jobs is 3"),
         ("jobs: {cpu: {count: 1, memory: 1GB}}", "cores is missing"),
         ("jobs: {cpu: {count: 1, cores: null, memory: 1GB}}", "cores is missing"),
@@ -378,16 +378,25 @@ def test_jobs_that_cannot_work_are_not_submitted_for_ever(
         ("shared: 3\njobs: {cpu: {count: 1, cores: 1}}", "shared is 3"),
         ("host: ''\njobs: {cpu: {count: 1, cores: 1}}", "host is ''"),
         ("jobs: {cpu: {count: -1, cores: 1, memory: 1GB}}", "count is -1"),
-        ("jobs: {cpu: {count: 1, cores: 1, memory: 1GB, colour: red}}", "'colour' makes no sense"),
+        (
+            "jobs: {cpu: {count: 1, cores: 1, memory: 1GB, colour: red}}",
+            "'colour' is not a valid key",
+        ),
         ("jobs: {cpu: {count: 1, cores: 1, memory: 4}}", "memory is 4"),
         ("jobs: {cpu: {count: 1, cores: 1, memory: lots}}", "memory is 'lots'"),
-        ("jobs: {cpu: {count: 0, cores: 1, memory: 1GB}}", "count is 0 of every kind"),
+        ("jobs: {cpu: {count: 0, cores: 1, memory: 1GB}}", "count is 0 for every kind"),
         ("jobs: {cpu: {count: 1, cores: 1, memory: 1GB, walltime: 10:00:00}}", "walltime is 36000"),
         ("jobs: {cpu: {count: 1, cores: 1, memory: 1GB, walltime: soon}}", "walltime is 'soon'"),
         ("jobs: {cpu: {count: 1, cores: 1, memory: 1GB, directives: --x}}", "expected a list"),
         ("prologue: module load gcc\njobs: {}", "expected a list of lines"),
-        ("jobs: {cpu: {count: 1, cores: 1, memory: 1GB, least: 2}}", "least is 2, count is 1"),
-        ("jobs: {cpu: {count: 1, cores: 1, memory: 1GB, gpus: 1, least: 1}}", "least is for jobs"),
+        (
+            "jobs: {cpu: {count: 1, cores: 1, memory: 1GB, least: 2}}",
+            "least is 2: expected at most count, 1",
+        ),
+        (
+            "jobs: {cpu: {count: 1, cores: 1, memory: 1GB, gpus: 1, least: 1}}",
+            "least is set: expected",
+        ),
     ],
 )
 def test_a_profile_that_makes_no_sense_is_refused(tmp_path: Path, text: str, says: str) -> None:
@@ -440,7 +449,7 @@ def test_an_allocation_is_for_what_srun_starts(tmp_path: Path) -> None:
     make_folder(tmp_path / "source" / "train", 2)
     words = ("prepare", tmp_path / "source", tmp_path / "s", "--cluster", f"slurm:{file}")
     done = run(*words, scratch=tmp_path)
-    assert (done.status, "for what srun starts" in done.err) == (1, True)
+    assert (done.status, "needs a Slurm step" in done.err) == (1, True)
 
 
 @pytest.mark.slow

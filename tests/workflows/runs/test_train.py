@@ -230,7 +230,7 @@ def test_a_diverged_run_is_not_reported_as_done(tmp_path: Path, store: Path, sta
         r" on with --from-step \d+, or in another folder\.\n",
         done.err,
     )
-    assert "begin again" not in done.out
+    assert "restart from" not in done.out
     assert "done" not in done.out
     (line,) = [m for m in RunFolder(tmp_path / "run").metrics() if m.get("what") == "diverged"]
     assert line["why"] in done.err
