@@ -171,8 +171,8 @@ def same_class(
     """
     if not -1 <= nearest.min(initial=-1) <= nearest.max(initial=-1) < len(labels):
         raise ValueError(
-            f"rows {nearest.min()} to {nearest.max()} were found: expected 0..{len(labels) - 1},"
-            " and -1 for none."
+            f"rows {nearest.min()} to {nearest.max()} are among the results: expected"
+            f" 0..{len(labels) - 1}, and -1 for none."
         )
     if query_classes.min(initial=0) < 0:
         raise ValueError(
@@ -182,7 +182,7 @@ def same_class(
     fewest = is_other.sum(axis=1).min(initial=_positive(k))
     if fewest < k:
         raise ValueError(
-            f"{fewest} other rows were found for a query: expected {k} or more; search for one"
+            f"a query has {fewest} results besides itself: expected {k} or more; search for one"
             " row more than k."
         )
     is_counted = is_other & (np.cumsum(is_other, axis=1) <= k)
@@ -215,8 +215,8 @@ def hops(scores: Floats, labels: Integers, distances: Integers, *, groups: Group
     _check_labels(scores, labels)
     if not len(labels) or distances.shape != (scores.shape[1],) * 2:
         raise ValueError(
-            f"{len(labels)} pictures, {scores.shape[1]} candidates, distances of shape"
-            f" {distances.shape}: expected pictures, and a distance between any two candidates."
+            f"{len(labels)} images, {scores.shape[1]} candidates, distances of shape"
+            f" {distances.shape}: expected images, and a distance between any two candidates."
         )
     counts = np.zeros(UNJOINED + 1)
     for part, block in _blocks(scores, groups):
@@ -284,8 +284,8 @@ def _blocks(scores: Floats, groups: Groups) -> Iterator[tuple[slice, Floats]]:
         block = scores[start : start + step]
         if np.isnan(block).any():
             raise ValueError(
-                f"rows {start} to {start + len(block) - 1} have scores that are no numbers:"
-                " expected finite vectors, none of length 0."
+                f"rows {start} to {start + len(block) - 1} have NaN scores: expected finite"
+                " vectors, none of length 0."
             )
         if together:  # the caller's scores stay unchanged
             block = block.copy()
@@ -308,7 +308,7 @@ def _check_labels(scores: Floats, labels: Integers) -> None:
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise ValueError(
             f"scores of shape {scores.shape}, labels of shape {labels.shape}: expected a row of"
-            " scores and a label for each picture."
+            " scores and a label for each image."
         )
     check_range(labels, scores.shape[1])
 
@@ -319,7 +319,7 @@ def check_range(columns: Integers, candidates: int) -> None:
     if len(wrong):
         raise ValueError(
             f"class {wrong[0]} is none of {candidates} candidates: expected 0..{candidates - 1};"
-            " leave out pictures of others."
+            " leave out images of other classes."
         )
 
 

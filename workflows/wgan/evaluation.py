@@ -72,8 +72,8 @@ class WganEvaluation:
         parts = []
         if self.distinct < self.generated:
             parts.append(
-                f"Only {self.distinct:,} of {self.generated:,} samples are different pictures:"
-                " precision does not detect repeated pictures."
+                f"Only {self.distinct:,} of {self.generated:,} samples are distinct images:"
+                " precision does not detect repeated images."
             )
         if self.distances is not None:
             parts.append(
@@ -88,7 +88,7 @@ class WganEvaluation:
         """Yield the name and the formatted value of each metric."""
         yield (
             "samples",
-            f"{self.generated:,}, compared with {self.real:,} pictures of split {self.split}",
+            f"{self.generated:,}, compared with {self.real:,} images of split {self.split}",
         )
         yield f"sliced Wasserstein distance, {self.split}", f"{self.sliced:.4f}"
         if self.floor is not None:
@@ -230,7 +230,7 @@ def _pictures(
 ) -> Iterator[tuple[str, bytes]]:
     pairs = torch.stack([generated[:EXAMPLES].float(), neighbours]).flatten(0, 1)
     yield (
-        "samples, each above the nearest training picture",
+        "samples, each above the nearest training image",
         grid_png(to_uint8(pairs), columns=len(neighbours)),
     )
     labels = None

@@ -88,7 +88,7 @@ def test_it_scores_a_split_in_the_order_of_its_rows(folder: Path, tmp_path: Path
 
 def test_what_is_no_clip_is_a_sentence(tmp_path: Path) -> None:
     """An empty folder is refused."""
-    with pytest.raises(TesseraeError, match="is no CLIP model"):
+    with pytest.raises(TesseraeError, match="is not a CLIP model"):
         Clip(tmp_path)
 
 

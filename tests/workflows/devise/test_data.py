@@ -102,7 +102,7 @@ def test_a_split_of_other_sizes_is_not_evaluated_on(
     assert [split for split, _ in extractions] == ["train"]
     problem = "split 'val' has no images of 32 px"
     assert f"notice: {problem}: this run is not evaluated" in capsys.readouterr().out
-    with pytest.raises(StoreError, match=f"{problem}, as 'train' has"):
+    with pytest.raises(StoreError, match=f"{problem}, which split 'train' has. Add it with"):
         prepare_data(words(small, tmp_path, "val"), options(small), None, "val")  # type: ignore[arg-type]
 
 

@@ -341,9 +341,9 @@ def test_a_search_with_too_few_rows_is_refused() -> None:
     labels, query_classes = np.array([0, 1, 0]), np.array([0])
     nearest = np.array([[0, 2]])
     assert same_class(nearest, query_classes, labels, 1, own=np.array([0])).tolist() == [1]
-    with pytest.raises(ValueError, match="1 other rows were found for a query: expected 2"):
+    with pytest.raises(ValueError, match="a query has 1 results besides itself: expected 2"):
         same_class(nearest, query_classes, labels, 2, own=np.array([0]))
-    with pytest.raises(ValueError, match="0 other rows"):
+    with pytest.raises(ValueError, match="0 results besides itself"):
         same_class(np.empty((1, 0), np.int64), query_classes, labels, 1)
     with pytest.raises(ValueError, match="the first 0 answers"):
         same_class(nearest, query_classes, labels, 0)
@@ -369,7 +369,7 @@ def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match=r"scores of shape \(3,\)"):
         true_positions(scores[:, 0], labels)
     nan = np.where(np.eye(3, 4) > 0, np.nan, scores)
-    with pytest.raises(ValueError, match="rows 0 to 2 have scores that are no numbers"):
+    with pytest.raises(ValueError, match="rows 0 to 2 have NaN scores"):
         true_positions(nan, labels)
     with pytest.raises(ValueError, match="class 2 is in two groups"):
         true_positions(scores, labels, groups=[[0, 2], [2, 1]])
@@ -387,5 +387,5 @@ def test_invalid_arguments_are_refused() -> None:
         hierarchical_precision(scores, labels, {1: {}})
     with pytest.raises(ValueError, match=r"distances of shape \(3, 3\)"):
         hops(scores, labels, np.zeros((3, 3), np.int16))
-    with pytest.raises(ValueError, match="0 pictures, 4 candidates"):
+    with pytest.raises(ValueError, match="0 images, 4 candidates"):
         hops(scores[:0], labels[:0], np.zeros((4, 4), np.int16))
