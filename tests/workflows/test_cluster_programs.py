@@ -218,7 +218,7 @@ def test_it_is_not_started_twice(standing: Standing) -> None:
     """Nor are its certificates replaced in passing."""
     again = standing.up()
     assert again.status == 1
-    assert "scheduler of" in again.err
+    assert "is already running" in again.err
     assert "tesserae cluster down" in again.err
     renewed = standing.run("cluster", "certs")
     assert (renewed.status, "already holds certificates" in renewed.err) == (1, True)
@@ -450,7 +450,10 @@ def test_the_cluster_is_asked_for_by_its_address(
         (("scheduler", "--dashboard-host", "0.0.0.0"), "exposes code, logs and paths to anyone"),
         (("worker", "tcp://10.0.0.1:8786", "--host", "10.0.0.2"), "a worker on 10.0.0.2 without"),
         (("worker", "tls://10.0.0.1:8786"), "requires a certificate"),
-        (("worker", "tcp://127.0.0.1:1", "--workers", "0", "--gpus", "none"), "at least one"),
+        (
+            ("worker", "tcp://127.0.0.1:1", "--workers", "0", "--gpus", "none"),
+            "expected at least 1, or GPUs",
+        ),
         (("worker", "tcp://127.0.0.1:1", "--gpus", ""), "--gpus is ''"),
         (("worker", "tcp://127.0.0.1:1", "--gpus", "0,0"), "--gpus is '0,0'"),
         (("worker", "tcp://127.0.0.1:1", "--gpus", "99"), "--gpus is '99': expected all, none, or"),

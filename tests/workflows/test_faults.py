@@ -380,7 +380,7 @@ def test_a_source_that_is_lost_ends_the_run(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "source", 400)
     lost = prepare_failing(tmp_path, source, ".JPEG", 10**6)
     assert lost.status == 1
-    assert "8 shards of split 'train' could not be made; prepare-train-0000" in lost.err
+    assert "8 shards of split 'train' failed. First, prepare-train-0000" in lost.err
     assert lost.err.count("\n") == 1
     assert committed(tmp_path / "store") == 0
 

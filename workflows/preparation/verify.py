@@ -27,7 +27,11 @@ def run(options: VerifyOptions) -> int:
         split_records, problems = verify_split(objects, split, threads=options.threads)
         say_problems(problems)
         for name in verify.unknown_objects(objects, split_records):
-            print(printable(f"  note: {name} is in no record. It does no harm."))
+            print(
+                printable(
+                    f"  note: {name} belongs to no commit; it is harmless and may be deleted."
+                )
+            )
         if problems:
             ok = False
             print(f"  {_advice(problems)}")
@@ -81,7 +85,11 @@ def verify_features(objects: Objects, name: str, images: SplitRecords, *, thread
     print(printable(f"{images.split}: features {name}: {state}; {files}, {total} in {seconds}"))
     say_problems(problems)
     for stranger in feature_check.strangers(objects, feature_records):
-        print(printable(f"  note: {stranger} is in no record. It does no harm."))
+        print(
+            printable(
+                f"  note: {stranger} belongs to no commit; it is harmless and may be deleted."
+            )
+        )
     if problems:
         print(printable(f"  {_features_advice(feature_records, problems)}"))
     return not problems
@@ -97,12 +105,14 @@ def _features_advice(feature_records: FeatureRecords, problems: Sequence[Problem
     command = f"tesserae features STORE --trunk MODEL {flags} --split {feature_records.split}"
     if all(problem.unfinished for problem in problems):
         return f"`{command}` computes the unfinished shards."
-    return f"`{command} --repair` computes the damaged and missing files again, and no others."
+    return f"`{command} --repair` recomputes only the damaged and missing files."
 
 
 def _state(problems: Sequence[Problem]) -> str:
     wrong = sum(not problem.unfinished for problem in problems)
-    return f"{wrong:,} wrong" if wrong else "not finished" if problems else "whole"
+    if wrong:
+        return f"{wrong:,} damaged or missing"
+    return "not finished" if problems else "ok"
 
 
 def say_problems(problems: Sequence[Problem]) -> None:
@@ -177,5 +187,5 @@ def _say_rows(split_records: SplitRecords) -> None:
     readable = sum(commit.counts.get("readable", 0) for commit in split_records.commits.values())
     print(
         f"{split_records.split}: {committed:,} of {split_records.plan.num_rows:,} rows committed,"
-        f" {readable:,} readable, {committed - readable:,} in quarantine"
+        f" {readable:,} readable, {committed - readable:,} quarantined"
     )

@@ -45,7 +45,7 @@ def test_a_whole_store_is_left_alone(
     before = snapshot(store)
     assert tesserae(monkeypatch, "repair", store) == 0
     assert touched(before, snapshot(store)) == set()
-    assert "whole" in capsys.readouterr().out
+    assert "train: ok;" in capsys.readouterr().out
 
 
 def test_what_was_wrong_and_what_was_made_is_said(
@@ -227,7 +227,7 @@ def test_images_that_were_streamed_are_streamed_again(
     lose(store)
     assert tesserae(monkeypatch, "repair", store) == 0
     assert touched(before, snapshot(store)) == {SHARD}
-    assert "streaming 1 blocks of kind tar" in capsys.readouterr().out
+    assert "streaming 1 block of the source (kind tar)" in capsys.readouterr().out
     lose(store)
     moved = tar.parent.rename(tmp_path / "moved")
     assert tesserae(monkeypatch, "repair", store) == 1
@@ -244,7 +244,7 @@ def test_a_plan_that_is_lost_for_good_is_made_again_by_prepare(
     before = snapshot(store)
     lose(store, layout.plan("train"), layout.ledger("train"))
     assert tesserae(monkeypatch, "repair", store) == 1
-    assert "Run the same `tesserae prepare` as before" in capsys.readouterr().err
+    assert "Run the original `tesserae prepare`" in capsys.readouterr().err
     assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS) == 0
     assert snapshot(store).data == before.data
 
@@ -256,7 +256,7 @@ def test_a_recipe_that_is_lost_for_good_is_said_to_be(
     before = snapshot(store)
     lose(store, layout.RECIPE, layout.ledger("train"))
     assert tesserae(monkeypatch, "repair", store) == 1
-    assert "recipe.json is lost" in capsys.readouterr().err
+    assert "recipe.json is missing or damaged" in capsys.readouterr().err
     assert touched(before, snapshot(store)) == {layout.RECIPE, layout.ledger("train")}
 
 

@@ -59,7 +59,7 @@ def test_a_split_whose_classes_are_nowhere_is_left_out_with_a_line(tmp_path, cap
     parts = {split: open_source(path, split) for split in ("train", "val")}
     assert with_classes(parts) == ["train"]
     output = capsys.readouterr().out
-    assert output.startswith("val is left out: the images of")
+    assert output.startswith("split val is skipped: the images of")
     assert "LOC_val_solution.csv, beside them." in output
     with pytest.raises(SourceError, match="have no classes"):
         with_classes({"val": parts["val"]})
@@ -126,7 +126,7 @@ def test_a_spool_of_other_columns_is_not_taken_for_this_one(tmp_path, monkeypatc
     assert "What was streamed stays in" in capsys.readouterr().err
     assert tesserae(monkeypatch, *words, "--label-column", "other") == 0
     output = capsys.readouterr().out
-    assert "of another source or options from the spool" in output
+    assert "from the spool, of another source or other options" in output
     assert "0  cat" in output
     assert "1  dog" in output
 

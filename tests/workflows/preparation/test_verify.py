@@ -69,8 +69,8 @@ def test_a_whole_store_is_said_to_be(
     before = snapshot(store)
     status, out, err = verify(monkeypatch, capsys, store)
     assert (status, err) == (0, "")
-    assert "train: whole; 21 files" in out
-    assert "train: 11 of 11 rows committed, 10 readable, 1 in quarantine" in out
+    assert "train: ok; 21 files" in out
+    assert "train: 11 of 11 rows committed, 10 readable, 1 quarantined" in out
     assert touched(before, snapshot(store)) == set()
 
 
@@ -87,7 +87,7 @@ def test_what_is_damaged_is_named_with_what_is_wrong(
     assert f"  {layout.shard('train', 8, 0)}: missing\n" in out
     assert f"  {layout.shard('train', 8, 1)}: damaged\n" in out
     assert f"  {layout.shard('train', 8, 2)}: has 4 bytes, 812 were committed\n" in out
-    assert "train: 3 wrong" in out
+    assert "train: 3 damaged or missing" in out
     assert "`tesserae repair` restores damaged files" in out
 
 
@@ -119,7 +119,7 @@ def test_a_split_that_lost_its_plan_beside_a_whole_one_fails(
     status, out, _ = verify(monkeypatch, capsys, store)
     assert status == 1
     assert "splits/val.json: missing" in out
-    assert "train: whole" in out
+    assert "train: ok;" in out
 
 
 def test_strangers_are_mentioned_and_do_no_harm(
@@ -129,7 +129,7 @@ def test_strangers_are_mentioned_and_do_no_harm(
     (store / "images.zarr" / "train" / "8" / "c.9.0.0.\x1b[2J").write_bytes(b"x")
     status, out, _ = verify(monkeypatch, capsys, store)
     assert status == 0
-    assert r"note: images.zarr/train/8/c.9.0.0.\x1b[2J is in no record" in out
+    assert r"note: images.zarr/train/8/c.9.0.0.\x1b[2J belongs to no commit" in out
 
 
 def test_rows_are_decoded_again_and_agree(
