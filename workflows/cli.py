@@ -40,7 +40,7 @@ COMMANDS = {
     "report": "evaluate a training run and write an HTML report",
     "export": "export a trained backbone as a Hugging Face model folder",
     "sample-images": "generate images with a trained run",
-    "study": "test claims of the papers by small experiments: gaussians, digits or devise",
+    "study": "run small experiments that test claims of the papers",
     "loader": "benchmark the data loader on a store",
     "cluster": "start, inspect and stop a persistent cluster",
     "sample": "create a small sample data set laid out like ImageNet",
