@@ -55,7 +55,7 @@ class WrongDocumentError(StoreDamagedError):
         self.cure = cure
 
     def __str__(self) -> str:
-        return f"{self.name} holds another document than its name says: {self.what}. {self.cure}"
+        return f"{self.name} is not the document that its name says: {self.what}. {self.cure}"
 
 
 class RankError(TesseraeError, ValueError):

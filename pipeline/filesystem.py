@@ -47,8 +47,8 @@ RETRY_SECONDS = 0.02
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
 _CURES = {
-    errno.ENOSPC: "Make room",
-    errno.EDQUOT: "Your quota is used up: make room within it",
+    errno.ENOSPC: "Free some space",
+    errno.EDQUOT: "Your quota is used up: delete files, or have it raised",
     errno.EROFS: "The file system is mounted read-only: choose a folder on another, or mount it"
     " for writing",
     errno.EACCES: "Choose a folder that you may write to",
@@ -66,7 +66,7 @@ class LocksMissingError(OSError):
     """The file system has no locks of its own."""
 
 
-def cure(error: OSError, otherwise: str = "Make room or repair the disk") -> str:
+def cure(error: OSError, otherwise: str = "Free some space or repair the disk") -> str:
     """Return the advice for *error*, as a sentence without its full stop."""
     return _CURES.get(error.errno or 0, otherwise)
 

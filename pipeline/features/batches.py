@@ -112,8 +112,8 @@ def _read(objects: Objects, written: Written, start: int, num_bytes: int) -> byt
 
 def _damaged(written: Written) -> StoreDamagedError:
     return StoreDamagedError(
-        f"{written.name} is not what was committed: it is damaged, missing, or being repaired."
-        " `tesserae verify` says which. Features are made of intact images only."
+        f"{written.name} differs from its commit: it is damaged, missing, or being repaired."
+        " `tesserae verify` says which. Features are computed from intact images only."
     )
 
 

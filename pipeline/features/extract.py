@@ -36,11 +36,13 @@ def settle(
     images = records.load_recipe(objects)
     done = records.load_done(objects, split)
     if done is None:
-        raise StoreError(f"split {split!r} is not finished. Run `tesserae prepare` again to go on.")
+        raise StoreError(
+            f"split {split!r} is not finished. Run `tesserae prepare` again to continue."
+        )
     size = choices.stored_size or _fitting_size(done.sizes, backbone.size)
     if size not in done.sizes:
         available_sizes = ", ".join(map(str, done.sizes))
-        raise StoreError(f"split {split!r} has no {size} px: it has {available_sizes}.")
+        raise StoreError(f"split {split!r} has no images of {size} px: it has {available_sizes}.")
     recipe = FeatureRecipe(
         trunk=backbone.name,
         weights=backbone.digest,
@@ -109,8 +111,8 @@ def begin(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[s
     else:
         if stored.digest != recipe.digest:
             raise StoreMismatchError(
-                f"{name} is of features with digest {stored.digest}: expected {recipe.digest}. Move"
-                " its folder away."
+                f"{name} holds features with digest {stored.digest}: expected {recipe.digest}."
+                " Move its folder away."
             )
     for file, data in arrays.feature_arrays(recipe, plan, kinds):
         put_changed(objects, file, data)
@@ -243,7 +245,7 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeaturesDone:
         raise StoreError(
             f"features {recipe.name} of split {plan.split!r} are not finished: {len(absent)} of"
             f" {plan.num_shards} shards are not committed (the first is {min(absent, default=0)})."
-            " Run the same `tesserae features` again to go on."
+            " Run the same `tesserae features` again to continue."
         )
     text = features.load_recipe(objects, recipe.name).encode()
     written = [(layout.features_recipe(recipe.name), text)]
@@ -273,8 +275,8 @@ def _parts(objects: Objects, plan: Plan) -> str:
     done = records.load_done(objects, plan.split)
     if done is None or done.parts != parts_digest(whole_commits(objects, plan)):
         raise StoreError(
-            f"the images of split {plan.split!r} were made again after the split was finished. When"
-            " `tesserae verify` finds no damage, run the same command again."
+            f"the images of split {plan.split!r} were rebuilt after the split was finished. Run"
+            " the same command again once `tesserae verify` finds no damage."
         )
     return done.parts
 
@@ -326,10 +328,12 @@ def explain_extraction(
         return f"those stored as {name} have {', '.join(differences[name])}"
     if not {*kinds} <= {*stored[name][1].kinds}:
         return (
-            f"those stored as {name} are not --mirrored (`train devise --no-mirrored` needs none"
-            " that are)"
+            f"those stored as {name} lack mirror images (--mirrored; `train devise --no-mirrored`"
+            " does not need them)"
         )
-    return f"some of those stored as {name} are missing, or of other images than the store holds"
+    return (
+        f"some of those stored as {name} are missing, or belong to images that have changed since"
+    )
 
 
 def _differences(stored: FeatureRecipe, requested: FeatureRecipe) -> list[str]:

@@ -160,9 +160,9 @@ def open_recipe(recipe: FeatureRecipe, trunk: str, device: torch.device) -> Back
     expected = (recipe.weights, recipe.input_size, recipe.mean, recipe.std, recipe.channels)
     if opened != expected:
         raise StoreMismatchError(
-            f"on {socket.gethostname()} {trunk} is another network than the one that the features"
-            f" {recipe.name} are of: it has other weights or another transform, or is read by"
-            f" another transformers than {version('transformers')}."
+            f"on {socket.gethostname()} {trunk} is not the network of the features {recipe.name}:"
+            " it has other weights or another transform, or is read by another version of"
+            f" transformers than {version('transformers')}."
         )
     backbone.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return backbone
@@ -176,9 +176,9 @@ def probe_of(backbone: Backbone, precision: str) -> str:
 
 def _makes_others(recipe: FeatureRecipe, device: torch.device) -> str:
     return (
-        f"on {socket.gethostname()} torch {torch.__version__} on {device.type} makes other features"
-        f" of the same images than those that {recipe.name} was started with. Install the same"
-        " torch there, or make all of them on machines of one kind."
+        f"on {socket.gethostname()} torch {torch.__version__} on {device.type} computes different"
+        f" features for the same images than those that {recipe.name} was started with. Install"
+        " the same torch there, or compute all of them on machines of one kind."
     )
 
 
@@ -263,8 +263,8 @@ def _images(space: FeatureWorkspace, shard: int) -> Commit:
     readable = int(space.readable[rows.start : rows.stop].sum())
     if readable != commit.counts.get("readable", 0):
         raise StoreError(
-            f"shard {shard} of split {plan.split!r} was made again after the split was"
-            " finished. When `tesserae verify` finds no damage, run the same command again."
+            f"shard {shard} of split {plan.split!r} was rebuilt after the split was finished. Run"
+            " the same command again once `tesserae verify` finds no damage."
         )
     return commit
 
@@ -321,7 +321,9 @@ def _write(space: FeatureWorkspace, name: str, rows: NDArray[np.floating]) -> Wr
     # Another task was first. Its bytes may differ in the last digits; commit those.
     existing = records.fingerprint(name, space.objects.get(name))
     if existing.num_bytes != written.num_bytes:
-        raise StoreDamagedError(f"{name} appeared damaged. Run the same command again.")
+        raise StoreDamagedError(
+            f"{name} was written by another task and is damaged. Run the same command again."
+        )
     return existing
 
 
@@ -352,8 +354,8 @@ def _compute(
         bad_rows = np.flatnonzero(~np.isfinite(values).all(1))
         if len(bad_rows):
             raise StoreError(
-                f"the network's features of row {rows[bad_rows[0]]} ({kind}) are not finite."
-                " Compute in --precision float32 and store --dtype float32."
+                f"the network's features of row {rows[bad_rows[0]]} ({kind}) contain NaN or"
+                " infinity. Compute in --precision float32 and store --dtype float32."
             )
     return features_by_kind
 

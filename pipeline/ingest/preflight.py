@@ -22,6 +22,6 @@ def join(work: Work) -> None:
     root = space.rows.origin.root
     if not space.remote and not Path(root).exists():
         raise SourceError(
-            f"on {socket.gethostname()} there is no {root}. Every machine must have the images"
+            f"{root} does not exist on {socket.gethostname()}. Every machine must have the images"
             " under the same path: use a network file system, or a URL."
         )

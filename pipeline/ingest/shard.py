@@ -154,8 +154,8 @@ def check_begun(store: str, run: str) -> None:
     run_folder = Path(store) / layout.TEMPORARY / run
     if not is_url(store) and not run_folder.is_dir():
         raise StoreError(
-            f"on {socket.gethostname()} {store} is not the folder in which the run was begun,"
-            " or the run has ended. Every machine must have the same folder under the same path:"
+            f"on {socket.gethostname()} {store} is not the folder that the command writes to, or"
+            " the command has ended. Every machine must have the same folder under the same path:"
             " use a network file system, or an object store."
         )
 
@@ -225,7 +225,10 @@ def rebuild_shard(work: Work, shard: int, *, sizes: tuple[int, ...], part: bool)
     space = workspace(work)
     commit = records.load_commit(space.objects, work.split, shard)
     if commit is None or not records.belongs(space.plan, commit):
-        raise StoreMismatchError(f"shard {shard} of split {work.split!r} has no commit to follow.")
+        raise StoreMismatchError(
+            f"shard {shard} of split {work.split!r} has no commit to compare with. Run `tesserae"
+            " prepare` again."
+        )
     # The damaged part listed the images that crashed or hung a decoder; the commit only counts
     # them. If there are any, every image is decoded in a sandbox.
     isolated = part and any(STATUS_WORDS[word] in commit.counts for word in (CRASHED, TIMEOUT))
@@ -237,8 +240,8 @@ def rebuild_shard(work: Work, shard: int, *, sizes: tuple[int, ...], part: bool)
         wrong = [written.name for written in result.objects if written not in commit.objects]
         if wrong:
             raise StoreMismatchError(
-                f"{', '.join(wrong)}: made again from the source, but not as it was committed. The"
-                " source or the software has changed since."
+                f"{', '.join(wrong)}: decoding the source again gives other bytes than were"
+                " committed. The source or the software has changed."
             )
 
     before = None if part else commit
@@ -383,14 +386,14 @@ def _expected(
     if committed_part["crc32c"][position].as_py() != checksum:
         raise StoreMismatchError(
             f"row {sample.row}: the bytes of {sample.key!r} are not those that were committed"
-            f" (crc32c {_hex(checksum)}, was"
-            f" {_hex(committed_part['crc32c'][position].as_py())}). Bring the original image back."
+            f" (crc32c {_hex(checksum)}, was {_hex(committed_part['crc32c'][position].as_py())})."
+            " Restore the original image."
         )
     return int(committed_part["status"][position].as_py())
 
 
 def _hex(checksum: int | None) -> str:
-    return "of a file that is not read whole" if checksum is None else f"{checksum:08x}"
+    return "unknown: the file is too large to read" if checksum is None else f"{checksum:08x}"
 
 
 def _reason(committed_part: pa.Table | None, position: int) -> str:

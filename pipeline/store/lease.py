@@ -94,7 +94,7 @@ class _Lock:
         except OSError as e:
             raise StoreError(
                 f"cannot write to {store}: {e.strerror or e}."
-                f" {cure(e, 'Choose a folder that can be written')}."
+                f" {cure(e, 'Choose a writable folder')}."
             ) from e
 
     def _acquire(self) -> str | None:

@@ -123,7 +123,7 @@ def test_a_folder_that_is_not_there_is_not_made_beyond_a_link(tmp_path, victim):
     objects = LocalObjects(str(store), "train-1")
     objects.begin()
     (store / "samples").symlink_to(victim / "new")
-    with pytest.raises(StoreError, match="by a link"):
+    with pytest.raises(StoreError, match="by a symbolic link"):
         objects.put("samples/train.parts/000000.parquet", b"x")
     assert not (victim / "new").exists()
 
@@ -161,7 +161,7 @@ def test_sweeping_follows_no_link(tmp_path, victim, link):
     before = everything(victim)
     objects = LocalObjects(str(store), "train-1")
     if link == ".tmp":
-        with pytest.raises(StoreError, match="by a link"):
+        with pytest.raises(StoreError, match="by a symbolic link"):
             objects.begin()
     else:
         objects.begin()
@@ -222,7 +222,7 @@ def test_a_small_file_is_written_whole(tmp_path, victim):
     assert (run / "options.json").read_bytes() == b"{}"
     assert stat.S_IMODE((run / "options.json").stat().st_mode) == 0o666 & ~_umask()
     (run / "samples").symlink_to(victim)
-    with pytest.raises(StoreError, match="by a link"):
+    with pytest.raises(StoreError, match="by a symbolic link"):
         write_file(run / "samples" / "keys", [b"x"], run)
     assert (victim / "keys").read_text() == "mine"
     assert sorted(path.name for path in run.iterdir()) == ["options.json", "options.new", "samples"]
@@ -248,7 +248,7 @@ def test_a_folder_is_removed_without_what_links_in_it_lead_to(tmp_path, victim):
     confined.remove_folder(root / "spool", root)
     assert not (root / "spool").is_symlink()
     (root / ".cache").symlink_to(victim)
-    with pytest.raises(StoreError, match="by a link"):
+    with pytest.raises(StoreError, match="by a symbolic link"):
         confined.remove_folder(root / ".cache" / "train-x", root)
     assert everything(victim) == before
 

@@ -340,7 +340,7 @@ def test_a_disk_that_fails_to_sync_is_not_taken_for_one_that_cannot(
 @pytest.mark.parametrize(
     ("number", "says"),
     [
-        (errno.ENOSPC, "Make room"),
+        (errno.ENOSPC, "Free some space"),
         (errno.EDQUOT, "Your quota is used up"),
         (errno.EROFS, "mounted read-only"),
         (errno.EACCES, "that you may write to"),
@@ -348,7 +348,7 @@ def test_a_disk_that_fails_to_sync_is_not_taken_for_one_that_cannot(
         (errno.ESTALE, "mount it again"),
         (errno.ENOLCK, "tesserae doctor"),
         (errno.EIO, "Repair or replace the disk"),
-        (errno.EBUSY, "Make room or repair the disk"),
+        (errno.EBUSY, "Free some space or repair the disk"),
     ],
 )
 def test_what_to_do_depends_on_what_went_wrong(number: int, says: str) -> None:

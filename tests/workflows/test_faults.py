@@ -459,8 +459,8 @@ def test_a_disk_that_is_too_small_is_refused_at_once(
     store = small_disk / "store"
     refused = run("prepare", source, store, *SMALL, "--sizes", 224, scratch=tmp_path)
     assert refused.status == 1
-    assert refused.err.startswith(f"tesserae: too little room at {store}: ")
-    assert "Make room, choose fewer --sizes, or pass --limit." in refused.err
+    assert refused.err.startswith(f"tesserae: not enough free space at {store}: ")
+    assert "Free some space, choose fewer --sizes, or pass --limit." in refused.err
     assert refused.err.count("\n") == 1
     assert committed(store) == 0
 
@@ -478,7 +478,7 @@ def test_a_disk_that_fills_up_breaks_nothing(
         filler = fill(small_disk)
         assert command.wait() == 1
     assert "No space left on device" in command.err
-    assert "Make room, then run the same command again" in command.err
+    assert "Free some space, then run the same command again" in command.err
     assert command.err.count("\n") == 1, command.err
     num_committed = committed(store)
     assert 1 < num_committed < 19

@@ -147,7 +147,7 @@ def test_interpolations_begin_and_end_at_samples(plain: Path) -> None:
         (["report", "{run}", "--samples", "1"], "--samples is 1"),
         (["report", "{run}", "--device", "abacus"], "--device is 'abacus': expected cpu"),
         (["report", "{run}", "--store", "nowhere"], "pass its location with --store"),
-        (["report", "{run}", "--backbone", "nowhere"], "no backbone"),
+        (["report", "{run}", "--backbone", "nowhere"], "is not a backbone"),
         (["sample-images", "nowhere"], "is not a run folder"),
         (["sample-images", "{run}", "--n", "0"], "--n is 0"),
         (["sample-images", "{run}", "-o", "x.jpg"], "ends in .png"),

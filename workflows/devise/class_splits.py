@@ -95,7 +95,9 @@ def _named(wnids: Sequence[str], file: str, option: str) -> NDArray[np.int64]:
         ) from e
     labels = [label for label, wnid in enumerate(wnids) if wnid in names]
     if not labels:
-        raise TesseraeError(f"{file} names none of the store's {len(wnids)} classes.")
+        raise TesseraeError(
+            f"{file} lists none of the store's {len(wnids)} classes, such as {wnids[0]!r}."
+        )
     unmatched = sorted(names.difference(wnids))
     if unmatched:
         count = f"{len(unmatched):,} of {counted(len(names), 'name')} in {file}"

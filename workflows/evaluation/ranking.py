@@ -175,9 +175,7 @@ def same_class(
             f" 0..{len(labels) - 1}, and -1 for none."
         )
     if query_classes.min(initial=0) < 0:
-        raise ValueError(
-            f"a query has class {query_classes.min()}: leave out those that have none."
-        )
+        raise ValueError(f"a query has class {query_classes.min()}: exclude those without a class.")
     is_other = np.full(nearest.shape, True) if own is None else nearest != own[:, None]
     fewest = is_other.sum(axis=1).min(initial=_positive(k))
     if fewest < k:
@@ -254,7 +252,7 @@ class _Front:
 def _front(block: Floats, k: int) -> _Front:
     candidates = block.shape[1]
     if _positive(k) > candidates:
-        raise ValueError(f"{k} answers among {candidates} candidates: expected no more than those.")
+        raise ValueError(f"k is {k}: expected at most the number of candidates, {candidates}.")
     best = np.partition(block, candidates - k, axis=1)[:, candidates - k :]
     edges = np.sort(best, axis=1)[:, ::-1]
     rows, columns = np.nonzero(block >= edges[:, -1:])
@@ -319,11 +317,11 @@ def check_range(columns: Integers, candidates: int) -> None:
     if len(wrong):
         raise ValueError(
             f"class {wrong[0]} is none of {candidates} candidates: expected 0..{candidates - 1};"
-            " leave out images of other classes."
+            " exclude images of other classes."
         )
 
 
 def _positive(k: int) -> int:
     if k < 1:
-        raise ValueError(f"the first {k} answers: expected 1 or more.")
+        raise ValueError(f"k is {k}: expected 1 or more.")
     return k

@@ -231,7 +231,7 @@ def by_split(
 
 def no_split_text(path: str) -> str:
     """Return a sentence that says that the archive *path* is left out."""
-    return f"{path} tells no split, and belongs to none"
+    return f"{path} is skipped: its name indicates no split"
 
 
 def without_split(

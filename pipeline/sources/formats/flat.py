@@ -99,8 +99,8 @@ class FlatFolder(RandomAccessSource):
         if self.needs_class_name and not all(map(wnid_before, self.location.sizes("").files)):
             raise SourceError(
                 f"the images of {self.root} lie in no class folder: expected <class>/<image>. If"
-                " they are of no class, pass --class-name - (their label is -1); if all are of one,"
-                " pass its name with --class-name."
+                " they have no class, pass --class-name - (their label is -1); if all are of one"
+                " class, pass its name with --class-name."
             )
         all_sizes = Sizes([], [], [], Evidence())
         for path, sizes in self._folders():
@@ -130,9 +130,9 @@ class FlatFolder(RandomAccessSource):
         table, column = label_table(self.location, self.location.names().files)
         if table:
             raise SourceError(
-                f"{self.location.full(table)} says the classes of the images beside it in its"
-                f" column {column!r}, and is not read. Move the images into folders that are"
-                " called by their classes, or pass --class-name - to take them without classes."
+                f"{self.location.full(table)} lists the classes of the images next to it in its"
+                f" column {column!r}, but is not read. Move the images into folders named after"
+                " their classes, or pass --class-name - to prepare them without classes."
             )
 
     def _check_folders(self, all_sizes: Sizes) -> None:
@@ -142,10 +142,9 @@ class FlatFolder(RandomAccessSource):
                 all_sizes.passed.merge(sizes.passed)
                 if sizes.files:
                     raise SourceError(
-                        f"{self.root} holds images, and {path!r} in it holds"
-                        f" {len(sizes.files):,} files ({abbreviate(sorted(sizes.files), 3)}) that"
-                        " would be left out. Pass --recursive first to take all of them, or"
-                        f" --ignore {name!r}."
+                        f"{self.root} holds images, and {path!r} in it holds {len(sizes.files):,}"
+                        f" files ({abbreviate(sorted(sizes.files), 3)}) that would be skipped."
+                        f" Pass --recursive first to include all of them, or --ignore {name!r}."
                     )
 
 

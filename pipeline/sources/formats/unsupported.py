@@ -72,7 +72,7 @@ def _text(kind: str, paths: list[str]) -> str:
     phrase, cure = CONVERTED[kind]
     # The number of files is unknown, since not all were examined.
     more_text = ", and there are more" if len(paths) > 1 else ""
-    return f"{paths[0]!r} is {phrase}, which is not read{more_text}. {cure}"
+    return f"{paths[0]!r} is {phrase}, which is not supported{more_text}. {cure}"
 
 
 def _files(location: Location) -> Iterator[str]:

@@ -62,7 +62,7 @@ def test_any_changed_byte_is_detected(store: Path) -> None:
         changed = bytearray(data)
         changed[offset] ^= 4
         file.write_bytes(changed)
-        with pytest.raises(StoreDamagedError, match=r"c\.1\.0\.0\.0 is not what was committed"):
+        with pytest.raises(StoreDamagedError, match=r"c\.1\.0\.0\.0 differs from its commit"):
             shard_of(store, 1)
 
 
@@ -78,7 +78,7 @@ def test_any_changed_byte_of_a_compressed_shard_is_detected(
         changed = bytearray(data)
         changed[offset] ^= 16
         file.write_bytes(changed)
-        with pytest.raises(StoreDamagedError, match="is not what was committed"):
+        with pytest.raises(StoreDamagedError, match="differs from its commit"):
             shard_of(tmp_path, 0)
 
 
@@ -95,7 +95,7 @@ def test_a_forged_index_is_detected(store: Path, lengths: list[int]) -> None:
     assume(tail != data[-len(tail) :])
     try:
         file.write_bytes(data[: -len(tail)] + tail)
-        with pytest.raises(StoreDamagedError, match="is not what was committed"):
+        with pytest.raises(StoreDamagedError, match="differs from its commit"):
             shard_of(store, 0)
     finally:
         file.write_bytes(data)
@@ -110,7 +110,7 @@ def test_a_chunk_of_another_length_is_detected(store: Path) -> None:
     forged = b"".join(p + google_crc32c.value(p).to_bytes(4, "little") for p in pieces)
     assert len(forged) == len(data)
     file.write_bytes(forged)
-    with pytest.raises(StoreDamagedError, match="is not what was committed"):
+    with pytest.raises(StoreDamagedError, match="differs from its commit"):
         shard_of(store, 0)
 
 
@@ -123,7 +123,7 @@ def test_a_file_of_another_length_or_none_is_detected(store: Path) -> None:
             file.unlink()
         else:
             file.write_bytes(changed)
-        with pytest.raises(StoreDamagedError, match="is not what was committed"):
+        with pytest.raises(StoreDamagedError, match="differs from its commit"):
             shard_of(store, 1)
     file.write_bytes(data)
     objects = open_objects(str(store))
@@ -134,7 +134,7 @@ def test_a_file_of_another_length_or_none_is_detected(store: Path) -> None:
         patch.setattr("pipeline.features.batches.READ_ROWS", 4)
         next(chunks)
         file.write_bytes(data[:900])
-        with pytest.raises(StoreDamagedError, match="is not what was committed"):
+        with pytest.raises(StoreDamagedError, match="differs from its commit"):
             list(chunks)
 
 
@@ -142,7 +142,7 @@ def test_a_whole_shard_that_is_another_is_found(store: Path) -> None:
     """All its checksums are right: only the commit tells."""
     folder = store / "images.zarr/train" / str(SIZE)
     shutil.copyfile(folder / "c.0.0.0.0", folder / "c.1.0.0.0")
-    with pytest.raises(StoreDamagedError, match="is not what was committed"):
+    with pytest.raises(StoreDamagedError, match="differs from its commit"):
         shard_of(store, 1)
 
 

@@ -94,5 +94,5 @@ def test_what_its_rules_cannot_say_is_refused_by_their_name(
 def test_options_of_later_rules_are_refused(store: Path) -> None:
     """They would list by other rules than the store's."""
     chosen: dict[str, Any] = {"recursive": "first"}
-    with pytest.raises(ValueError, match="under listing rules 1, which know no --recursive"):
+    with pytest.raises(ValueError, match="uses listing rules 1, which do not support --recursive"):
         SourceOptions.of(chosen, rules=1)

@@ -112,7 +112,7 @@ def test_a_later_run_shuts_an_earlier_one_out(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot write"):
         begun_writer.finish()
     begun_writer.abort()
-    with pytest.raises(StoreError, match="another run of the same split has begun"):
+    with pytest.raises(StoreError, match="another run of the same split has started"):
         early.put("early", b"x")
     sibling.put("of another split", b"x")
     assert late.names("") == ["late", "of another split"]
@@ -224,7 +224,7 @@ def test_a_failing_disk_is_a_sentence_and_leaves_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(door.os, call, fail)
-        with pytest.raises(StoreError, match=r"cannot write .*/a: No space left on device\. Make"):
+        with pytest.raises(StoreError, match=r"cannot write .*/a: No space left on device\. Free"):
             objects.put("a", b"new")
     assert objects.get("a") == b"old"
     objects.end()

@@ -253,7 +253,7 @@ def test_a_bad_input_is_reported_in_one_sentence(
     assert "no store at" in refused(monkeypatch, capsys, folder / "none", "--word-vectors", glove)
     assert "has no line of an id and names" in refused(monkeypatch, capsys, glove)
     output = refused(monkeypatch, capsys, table, "--word-vectors", table)
-    assert "is no file of word vectors" in output
+    assert "is not a file of word vectors" in output
     (folder / "pickle").write_bytes(b"\x80\x04N.")
     assert "is a pickle" in refused(monkeypatch, capsys, table, "--word-vectors", folder / "pickle")
     assert "has no line of an id and names" in refused(monkeypatch, capsys, folder / "pickle")

@@ -66,7 +66,7 @@ def test_too_few_seen_classes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TesseraeError, match="cannot be read"):
         class_parts(WNIDS, has_vector, unseen=str(tmp_path / "none"), validation=0, seed=0)
     (tmp_path / "others").write_text("n99999999\n")
-    with pytest.raises(TesseraeError, match="names none of the store's 50"):
+    with pytest.raises(TesseraeError, match="lists none of the store's 50"):
         class_parts(WNIDS, has_vector, unseen=str(tmp_path / "others"), validation=0, seed=0)
 
 

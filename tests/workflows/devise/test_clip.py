@@ -119,8 +119,8 @@ def _narrow(folder: Path) -> None:
     ("spoil", "file", "expected"),
     [
         (_cut, "model.safetensors", "it is cut off or damaged"),
-        (_narrow, "config.json", "describes another network than the weights"),
-        (lambda folder: (folder / "vocab.json").write_text("{"), "vocab.json", "is no JSON"),
+        (_narrow, "config.json", "does not match the weights"),
+        (lambda folder: (folder / "vocab.json").write_text("{"), "vocab.json", "is not JSON"),
         (
             lambda folder: (folder / "model.safetensors").write_bytes(b"version https://git-lfs.x"),
             "model.safetensors",

@@ -145,7 +145,7 @@ def test_a_missing_option_is_reported_in_one_sentence(
         ((), "or a hub name; --word-vectors or --hierarchy is required"),
         (("--trunk", small.trunk), "--word-vectors or --hierarchy is required"),
         (("--trunk", small.trunk, "--word-vectors", tmp_path / "none"), "none"),
-        (("--trunk", tmp_path / "none", "--word-vectors", small.words), "is no backbone"),
+        (("--trunk", tmp_path / "none", "--word-vectors", small.words), "is not a backbone"),
         (
             ("--trunk", small.trunk, "--word-vectors", small.words, "--unseen-classes", "5"),
             "1 class left to train on (",
@@ -215,7 +215,7 @@ def test_the_trunk_is_trained_from_pixels(
     assert main(["export", str(trained)]) == 1
     output = capsys.readouterr()
     assert "trunk: MobileNetV1Model (trunk) of step 20" in output.out
-    assert "is there already: name another folder" in output.err
+    assert "exists already: pass another folder" in output.err
     assert "unchanged. `export` needs a run of `train devise --learn all`" in output.err
     opened = open_backbone(tmp_path / "run" / "trunk")
     assert opened.transform == before.trunk.transform
@@ -231,7 +231,9 @@ def test_words_of_another_file_are_refused(small: Small, trained: Path, tmp_path
     original = small.words.read_bytes()
     try:
         small_words(small.words, dim=5)
-        with pytest.raises(TesseraeError, match="is not the file that the run learned words from"):
+        with pytest.raises(
+            TesseraeError, match="is not the file of word vectors that the run was trained with"
+        ):
             open_model(trained).phrase("ant")
     finally:
         small.words.write_bytes(original)

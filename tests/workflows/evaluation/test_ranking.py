@@ -345,7 +345,7 @@ def test_a_search_with_too_few_rows_is_refused() -> None:
         same_class(nearest, query_classes, labels, 2, own=np.array([0]))
     with pytest.raises(ValueError, match="0 results besides itself"):
         same_class(np.empty((1, 0), np.int64), query_classes, labels, 1)
-    with pytest.raises(ValueError, match="the first 0 answers"):
+    with pytest.raises(ValueError, match="k is 0"):
         same_class(nearest, query_classes, labels, 0)
     with pytest.raises(ValueError, match="a query has class -1"):
         same_class(nearest, np.array([-1]), labels, 1)
@@ -373,15 +373,15 @@ def test_invalid_arguments_are_refused() -> None:
         true_positions(nan, labels)
     with pytest.raises(ValueError, match="class 2 is in two groups"):
         true_positions(scores, labels, groups=[[0, 2], [2, 1]])
-    with pytest.raises(ValueError, match="the first 0 answers: expected 1 or more"):
+    with pytest.raises(ValueError, match="k is 0: expected 1 or more"):
         true_positions(scores, labels).hits(0)
     alone = {label: [label] for label in range(4)}
     for k in (0, 5):
-        with pytest.raises(ValueError, match=rf"{k} answers"):
+        with pytest.raises(ValueError, match=f"k is {k}: expected"):
             top(scores, k)
-        with pytest.raises(ValueError, match=rf"{k} answers"):
+        with pytest.raises(ValueError, match=f"k is {k}: expected"):
             hierarchical_precision(scores, labels, {1: alone, k: alone})
-    with pytest.raises(ValueError, match="1 answers among 0 candidates"):
+    with pytest.raises(ValueError, match="k is 1: expected at most the number of candidates, 0"):
         top(scores[:, :0], 1)
     with pytest.raises(ValueError, match="has no correct set at k = 1"):
         hierarchical_precision(scores, labels, {1: {}})

@@ -123,7 +123,7 @@ def test_a_run_that_is_broken_off_goes_on(trunk: Path, tmp_path: Path, how: int)
         assert command.gone()
     assert status == (130 if how == signal.SIGINT else -signal.SIGKILL)
     if how == signal.SIGINT:
-        assert "Run the same command again to go on." in command.err
+        assert "Run the same command again to continue." in command.err
     done = run(*arguments, scratch=tmp_path)
     assert done.status == 0, done.err
     assert promised(store) == promised(reference)
@@ -154,11 +154,11 @@ def test_what_makes_no_sense_is_a_sentence(
     store = store_of(tmp_path, 9)
     for words, says in (
         ((), "--trunk"),
-        (("--trunk", tmp_path / "none"), "is no backbone"),
+        (("--trunk", tmp_path / "none"), "is not a backbone"),
         (("--trunk", "new"), "--trunk new is untrained"),
         (("--trunk", trunk, "--cut", "nowhere"), "has no block 'nowhere': expected one of"),
-        (("--trunk", trunk, "--pooling", "token"), "has no tokens there: use mean"),
-        (("--trunk", trunk, "--size", 99), "has no 99 px: it has 32"),
+        (("--trunk", trunk, "--pooling", "token"), "have no tokens: pass --pooling mean"),
+        (("--trunk", trunk, "--size", 99), "has no images of 99 px: it has 32"),
         (("--trunk", trunk, "--size", 0), "--size is 0: expected 1 to 4,096"),
         (("--trunk", trunk, "--gpus", -1), "--gpus is -1: expected at least 0"),
         (("--trunk", trunk, "--split", "test"), "no plan for split 'test'"),
@@ -305,7 +305,7 @@ def test_verify_names_features_of_a_split_that_is_not_there(
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     status, out = run_inline(monkeypatch, capsys, "verify", store)
     assert status == 1
-    assert "is of a split that the store has not" in out
+    assert "belongs to a split that the store does not have" in out
 
 
 def test_info_says_what_features_there_are(

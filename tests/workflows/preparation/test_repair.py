@@ -85,7 +85,7 @@ def test_images_that_have_changed_are_refused(
     assert tesserae(monkeypatch, "repair", store) == 1
     output = capsys.readouterr().err
     assert "are not those that were committed (crc32c" in output
-    assert "Bring the original image back" in output
+    assert "Restore the original image" in output
     assert not (store / SHARD).exists()
 
 
@@ -112,7 +112,7 @@ def test_a_software_that_makes_other_pixels_is_refused(
         probe, "probe", lambda _, **rules: type(real_probe)(real_probe.decoder, "0" * 64)
     )
     assert tesserae(monkeypatch, "repair", store) == 1
-    assert "the resizer makes other pixels here" in capsys.readouterr().err
+    assert "the resizer produces other pixels here" in capsys.readouterr().err
 
 
 def test_what_is_made_again_must_be_what_was_committed(
@@ -130,7 +130,7 @@ def test_what_is_made_again_must_be_what_was_committed(
 
     monkeypatch.setattr(shard, "resize", one_off)
     assert tesserae(monkeypatch, "repair", store) == 1
-    assert f"{SHARD}: made again from the source, but not as it" in capsys.readouterr().err
+    assert f"{SHARD}: decoding the source again gives other bytes" in capsys.readouterr().err
     assert (store / SHARD).read_bytes() == damaged
     monkeypatch.undo()
     assert tesserae(monkeypatch, "verify", store) == 1
@@ -192,7 +192,7 @@ def test_a_lost_cache_is_made_again_from_the_images(
     lose(store)
     assert tesserae(monkeypatch, "repair", store) == 1
     output = capsys.readouterr().err
-    assert "where the images of split 'train' are is not known" in output
+    assert "the location of the images of split 'train' is unknown" in output
     assert "with --data SOURCE" in output
     assert tesserae(monkeypatch, "repair", store, "--data", source) == 0
     assert snapshot(store).data == before.data

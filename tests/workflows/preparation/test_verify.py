@@ -168,7 +168,7 @@ def test_an_image_that_has_changed_is_found(
     assert status == 1
     assert "3 differ" in out
     assert f"  {images[0]}: row" in out
-    assert "its bytes are not those that were committed" in out
+    assert "its source bytes differ from the committed ones" in out
     assert "the source changed" in out
     assert "No such file" in out
 
@@ -202,7 +202,7 @@ def test_a_source_that_is_gone_is_one_sentence(
     status, _, err = verify(monkeypatch, capsys, store, "--source")
     assert status == 1
     assert err.count("\n") == 1
-    assert f"were in {source}, which is not there" in err
+    assert f"were in {source}, which does not exist" in err
     assert "--data SOURCE" in err
 
 

@@ -226,8 +226,8 @@ def test_a_diverged_run_is_not_reported_as_done(tmp_path: Path, store: Path, sta
     done = run(*words, "--learning-rate", "1e30", scratch=tmp_path, seconds=120)
     assert done.status == 1
     assert re.fullmatch(
-        r"tesserae: training diverged at step \d+: .*Lower --learning-rate \(now 1e\+30\) and resume"
-        r" with --from-step \d+, or start a new run with another --run\.\n",
+        r"tesserae: training diverged at step \d+: .*Lower --learning-rate \(now 1e\+30\) and"
+        r" resume with --from-step \d+, or start a new run with another --run\.\n",
         done.err,
     )
     assert "restart from" not in done.out

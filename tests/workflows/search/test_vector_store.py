@@ -318,6 +318,6 @@ def test_links_out_of_the_run_are_refused(
     run = tmp_path / "run"
     (run / link).parent.mkdir(parents=True)
     (run / link).symlink_to(victim)
-    with pytest.raises(StoreError, match="by a link"):
+    with pytest.raises(StoreError, match="by a symbolic link"):
         opened(toy, run / "search", split, "exact")
     assert sorted(victim.rglob("*")) == before

@@ -163,7 +163,7 @@ def test_a_folder_of_the_run_that_leads_out_is_refused(run, victim, name):
         lambda: run.begin(OPTIONS["options"], {}),
         lambda: run.discard([]),
     ):
-        with pytest.raises(StoreError, match="by a link"):
+        with pytest.raises(StoreError, match="by a symbolic link"):
             step()
     assert sorted(path.name for path in victim.iterdir()) == ["000001-000000000001.new", "keys"]
 
