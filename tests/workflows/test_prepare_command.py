@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from pipeline.store import document, records
 from pipeline.store.objects import open_objects
 from tests.commands import ROOT, Ended, committed, run, saboteur, start, wait_until
 from tests.pictures import contents, jpeg, make_folder, prepare_inline
-from workflows.cli import main
+from workflows.cli import COMMANDS, main
 
 SMALL = ("--shard-rows", 8, "--chunk-rows", 4, "--no-dashboard")
 CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8, "chunk_rows": 4}
@@ -229,7 +230,9 @@ def test_no_words_at_all_show_what_there_is(capsys: pytest.CaptureFixture[str]) 
     """And so does asking for help; the version is said too."""
     for words in ([], ["--help"], ["help"]):
         assert main(words) == 0
-        assert "prepare        decode and resize" in capsys.readouterr().out
+        lines = re.findall(r"^  ([a-z-]+ +)\w", capsys.readouterr().out, re.MULTILINE)
+        assert [line.strip() for line in lines] == list(COMMANDS)
+        assert len(set(map(len, lines))) == 1, "all summaries begin in one column"
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("tesserae")
 

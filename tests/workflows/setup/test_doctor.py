@@ -57,6 +57,22 @@ def test_the_table_shows_brackets_as_they_are(monkeypatch, capsys):
     assert "-> !" in output
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_people_read_labels_and_programs_the_names_of_findings(monkeypatch, capsys, terminal):
+    """The names in the JSON document are those of earlier versions."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+    findings = [Finding(name, "ok", "fine") for name in ("room", "locks", "new names", "fsync")]
+    monkeypatch.setattr(doctor, "examine", lambda store: findings)
+
+    assert _run() == 0
+    lines = capsys.readouterr().out.splitlines()
+    labels = ["free space", "file locks", "atomic create", "fsync"]
+    assert [" ".join(line.split()[1:-1]) for line in lines] == labels
+    assert _run("--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [f["subject"] for f in document["findings"]] == ["room", "locks", "new names", "fsync"]
+
+
 def test_a_look_that_fails_is_a_finding_and_the_others_go_on(monkeypatch, tmp_path):
     """A broken installation is what the doctor is for."""
 
