@@ -30,11 +30,7 @@ def run(options: VerifyOptions) -> int:
         split_records, problems = verify_split(objects, split, threads=options.threads)
         say_problems(problems)
         for name in verify.unknown_objects(objects, split_records):
-            print(
-                printable(
-                    f"  note: {name} belongs to no commit; it is harmless and may be deleted."
-                )
-            )
+            print(printable(f"  note: {name} {UNKNOWN_TEXT}"))
         if problems:
             ok = False
             print(f"  {_advice(problems)}")
@@ -76,11 +72,7 @@ def verify_features(objects: Objects, name: str, images: SplitRecords, *, thread
     print(printable(f"{images.split}: features {name}: {summary}"))
     say_problems(problems)
     for unknown in feature_check.unknown_objects(objects, feature_records):
-        print(
-            printable(
-                f"  note: {stranger} belongs to no commit; it is harmless and may be deleted."
-            )
-        )
+        print(printable(f"  note: {unknown} {UNKNOWN_TEXT}"))
     if problems:
         print(printable(f"  {_features_advice(feature_records, problems)}"))
     return not problems
@@ -175,10 +167,7 @@ def _summary(
 ) -> str:
     """Return state, files, bytes and time of a verification that began at *started*."""
     wrong = sum(not problem.unfinished for problem in problems)
-    if wrong:
-        state = f"{wrong:,} damaged or missing"
-    else:
-        state = "not finished" if problems else "ok"
+    state = f"{wrong:,} damaged or missing" if wrong else "not finished" if problems else "ok"
     files = counted(len(verified.objects) + len(verified.commits), "file")
     total = bytes_text(sum(written.num_bytes for written in verified.objects))
     return f"{state}; {files}, {total} in {seconds_text(time.monotonic() - started)}"

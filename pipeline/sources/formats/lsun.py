@@ -136,8 +136,8 @@ class LmdbSource(Source):
             if values and not any(map(_is_image, values)):
                 raise SourceError(
                     f"{self.location.full_path(folder)} is an LMDB whose values are not image"
-                    f" files: the first begins with {values[0][:16]!r}. Write its images as files in"
-                    " class folders, with lmdb."
+                    f" files: the first begins with {values[0][:16]!r}. Write its images as files"
+                    " in class folders, with lmdb."
                 )
 
     def _check_package(self) -> None:
