@@ -36,7 +36,7 @@ class Hierarchy:
 
     Examples:
         >>> hierarchy = tesserae.Hierarchy([("animal", "cat"), ("animal", "dog")])
-        >>> sorted(hierarchy.within(["cat"], 2))
+        >>> sorted(hierarchy.neighbours_within(["cat"], 2))
         ['animal', 'dog']
     """
 

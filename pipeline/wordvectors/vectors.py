@@ -244,7 +244,7 @@ def class_vectors(
         ValueError: *synonyms* is neither.
 
     Examples:
-        >>> words = tesserae.Words(["cat", "dog"], np.eye(2, dtype=np.float32))
+        >>> words = tesserae.WordVectors(["cat", "dog"], np.eye(2, dtype=np.float32))
         >>> tesserae.class_vectors(words, [("n02121808", "domestic cat, cat")]).vectors
         array([[1., 0.]], dtype=float32)
     """
