@@ -1,4 +1,4 @@
-# Each target is one command, shown as it runs. `make help` lists them and what they take.
+# Each target is one command, shown as it runs. `make help` lists them and their variables.
 
 .DEFAULT_GOAL := help
 PYTHON ?= python3
@@ -23,15 +23,15 @@ where = $(if $(CLUSTER),--cluster "$(CLUSTER)") $(if $(CERTS),--certs "$(CERTS)"
 options = $(if $(SPLIT),--split $(SPLIT)) $(if $(SIZES),--sizes $(SIZES)) $(if $(WORKERS),--workers $(WORKERS)) $(where) $(ARGS)
 
 .PHONY: setup
-setup: ## Make .venv and install the project in it, with Pillow-SIMD where it can be compiled
+setup: ## Create .venv and install the project, with Pillow-SIMD where it can be compiled
 	$(PYTHON) $(SETUP) $(if $(EXTRAS),--need $(EXTRAS)) $(if $(PILLOW),--pillow $(PILLOW))
 
 .PHONY: demo
-demo: .ready-devise ## From photographs to a verified store, nets and answers; DATA= for your own
+demo: .ready-devise ## Prepare, verify, train and search a small sample; DATA= uses your images
 	$(TESSERAE) demo $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 .PHONY: prepare
-prepare: .store-data .ready ## Decode and resize DATA into STORE; goes on where it was broken off
+prepare: .store-data .ready ## Decode and resize DATA into STORE; resumes an interrupted run
 	$(TESSERAE) prepare "$(DATA)" "$(STORE)" $(options)
 
 .PHONY: verify
@@ -39,57 +39,57 @@ verify: .store .ready ## Check every file of STORE
 	$(TESSERAE) verify "$(STORE)" $(ARGS)
 
 .PHONY: repair
-repair: .store .ready ## Rebuild what is damaged in STORE, and nothing else
+repair: .store .ready ## Restore the damaged files of STORE
 	$(TESSERAE) repair "$(STORE)" $(where) $(ARGS)
 
 .PHONY: info
-info: .store .ready ## Say what is in STORE
+info: .store .ready ## Show what STORE holds
 	$(TESSERAE) info "$(STORE)" $(ARGS)
 
 .PHONY: loader
-loader: .store .ready-train ## Measure what a loader delivers from STORE, and how well it mixes
+loader: .store .ready-train ## Benchmark the data loader on STORE
 	$(TESSERAE) loader "$(STORE)" $(ARGS)
 
 training = $(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)") $(if $(GPUS),--gpus $(GPUS)) $(if $(WORKERS),--workers $(WORKERS)) $(where) $(ARGS)
 
 .PHONY: wgan
-wgan: .store .ready-train ## Train a GAN on STORE, made from DATA first if that is given; goes on in RUN
+wgan: .store .ready-train ## Train a GAN on STORE, prepared from DATA first if given; resumes RUN
 	$(TESSERAE) train wgan "$(STORE)" $(training)
 
 .PHONY: colourise
-colourise: .store .ready-train ## Train a network that colours grey pictures, on STORE, as wgan
+colourise: .store .ready-train ## Train a colourisation network on STORE; variables as for wgan
 	$(TESSERAE) train colourise "$(STORE)" $(training)
 
 .PHONY: features
-features: .store-trunk .ready-devise ## Run a network, TRUNK, over STORE once, and keep what it makes
+features: .store-trunk .ready-devise ## Extract features of STORE with the network TRUNK
 	$(TESSERAE) features "$(STORE)" --trunk "$(TRUNK)" $(if $(GPUS),--gpus $(GPUS)) $(if $(WORKERS),--workers $(WORKERS)) $(where) $(ARGS)
 
 .PHONY: devise
-devise: .store .ready-devise ## Train DeViSE on STORE: pictures into the space of WORDS; goes on in RUN
+devise: .store .ready-devise ## Train DeViSE on STORE: images to the word vectors in WORDS; resumes RUN
 	$(TESSERAE) train devise "$(STORE)" $(if $(TRUNK),--trunk "$(TRUNK)") $(if $(WORDS),--word-vectors "$(WORDS)") $(training)
 
 .PHONY: search
-search: .ready-devise ## Serve a page that searches with RUN: words, pictures, both
+search: .ready-devise ## Serve a search page for RUN
 	$(TESSERAE) search "$(or $(RUN),runs/devise)" --serve $(ARGS)
 
 .PHONY: export
-export: .ready-devise ## Write the trunk that RUN has trained as a folder for others to open
+export: .ready-devise ## Export the backbone that RUN has trained as a model folder
 	$(TESSERAE) export "$(or $(RUN),runs/devise)" $(ARGS)
 
 .PHONY: words
-words: .store .ready-devise ## Say which classes of STORE have vectors in WORDS
+words: .store .ready-devise ## Show which classes of STORE have vectors in WORDS
 	$(TESSERAE) words "$(STORE)" $(if $(WORDS),--word-vectors "$(WORDS)") $(ARGS)
 
 .PHONY: sample-images
-sample-images: .ready-train ## Make pictures with a GAN, RUN, in one PNG
+sample-images: .ready-train ## Generate images with the GAN of RUN, as one PNG
 	$(TESSERAE) sample-images "$(or $(RUN),runs/wgan)" $(ARGS)
 
 .PHONY: study
-study: .study .ready-devise ## Try what papers claim: STUDY=gaussians, digits, or devise on STORE
+study: .study .ready-devise ## Run experiments on claims of the papers: STUDY=gaussians, digits or devise
 	$(TESSERAE) study $(STUDY) $(if $(STORE),--store "$(STORE)") $(if $(WORDS),--word-vectors "$(WORDS)") $(ARGS)
 
 .PHONY: report
-report: .ready-train ## Show how RUN went and what it makes, on one page
+report: .ready-train ## Evaluate RUN and write its HTML report
 	$(TESSERAE) report "$(or $(RUN),runs/wgan)" $(ARGS)
 
 .PHONY: cluster-up
@@ -97,7 +97,7 @@ cluster-up: .ready ## Start a scheduler and workers on this machine, in the back
 	$(TESSERAE) cluster up $(if $(WORKERS),--workers $(WORKERS)) $(if $(CERTS),--certs "$(CERTS)") $(ARGS)
 
 .PHONY: cluster-status
-cluster-status: .ready ## Say what runs of a cluster, what it listens on, and who works
+cluster-status: .ready ## Show the cluster's processes, open ports and workers
 	$(TESSERAE) cluster status $(CLUSTER) $(if $(CERTS),--certs "$(CERTS)") $(ARGS)
 
 .PHONY: cluster-down
@@ -105,15 +105,15 @@ cluster-down: .ready ## Stop what cluster-up started
 	$(TESSERAE) cluster down $(ARGS)
 
 .PHONY: sample
-sample: .ready ## Make a small ImageNet-shaped folder of photographs in DATA (./sample)
+sample: .ready ## Create a small sample data set laid out like ImageNet in DATA (default: sample)
 	$(TESSERAE) sample "$(or $(DATA),sample)" $(ARGS)
 
 .PHONY: doctor
-doctor: .ready ## Say what is active on this machine, and what to do about what is missing
+doctor: .ready ## Check this machine's installation and resources
 	$(TESSERAE) doctor $(if $(STORE),"$(STORE)") $(ARGS)
 
 .PHONY: bench
-bench: .ready ## Measure preparing against the bare floor and against other ways
+bench: .ready ## Benchmark prepare against a bare loop and against other tools
 	$(VENV_PYTHON) benchmarks/prepare.py $(ARGS)
 
 # Hundreds of processes import what the tests do: without compiled files each would compile it anew.
@@ -124,12 +124,12 @@ test: .ready-dev ## Run the quick tests
 	$(VENV_PYTHON) -m pytest $(AT_ONCE) $(ARGS)
 
 .PHONY: test-all
-test-all: .ready-dev ## Run every test this machine can, with many more examples of each law
+test-all: .ready-dev ## Run all tests that this machine can, with many more examples of each law
 	$(VENV_PYTHON) -m pytest $(AT_ONCE) --hypothesis-profile=thorough $(ARGS)
 	$(VENV_PYTHON) -m pytest -m "slow or gpu" --hypothesis-profile=thorough $(ARGS)
 
 .PHONY: chaos
-chaos: .ready-dev ## Prepare for ten minutes while everything goes wrong, and compare every byte
+chaos: .ready-dev ## Prepare under injected faults for ten minutes, and compare every byte
 	$(VENV_PYTHON) -m tests.chaos $(ARGS)
 
 .PHONY: lint
@@ -148,26 +148,25 @@ pictures: .ready-dev ## Make the pictures of the documentation anew; needs Chrom
 	$(VENV_PYTHON) docs/screenshots.py $(ARGS)
 
 .PHONY: clean
-clean: ## Remove .venv, caches and what the demo made; no store and no data of yours
+clean: ## Remove .venv, caches and the demo's folder; your stores and data are kept
 	rm -rf .venv __pycache__ benchmarks/.env demo site build dist *.egg-info .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find $(wildcard pipeline workflows cluster tests benchmarks examples) -name __pycache__ -prune -exec rm -rf {} +
 
 .PHONY: help
 help: ## Show this list
-	@echo "make TARGET [KNOB=value ...]"
+	@echo "make TARGET [VARIABLE=value ...]"
 	@echo
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "  DATA      the images: a folder, an archive or a URL, e.g. DATA=/path/to/ILSVRC2012"
-	@echo "  STORE     the store: a folder or a URL, e.g. STORE=/fast/imagenet"
-	@echo "  SPLIT     train, val, ... (all there are)  SIZES    e.g. SIZES=\"72 224 288\""
-	@echo "  WORKERS   processes (one a core)          CLUSTER  local, tls://HOST:8786, ssh:FILE, slurm:FILE"
-	@echo "  RUN       folder of a training run        GPUS     ranks with a GPU (all there are, or none)"
-	@echo "  TRUNK     a vision model: folder or name    WORDS    file of word vectors"
-	@echo "  STUDY     gaussians, digits or devise"
-	@echo "  CERTS     certificates for tls://         ARGS     anything else for the command"
-	@echo "  PYTHON    makes .venv (python3)           EXTRAS   more for .venv, e.g. train"
-	@echo "  PILLOW    auto, simd or stock (auto)"
+	@echo "  DATA      folder, archive or URL of the images, e.g. DATA=/path/to/ILSVRC2012"
+	@echo "  STORE     folder or URL of the store, e.g. STORE=/fast/imagenet"
+	@echo "  SPLIT     train, val, ... (default: all)    SIZES    e.g. SIZES=\"72 224 288\""
+	@echo "  WORKERS   processes (default: 1 per core)   CLUSTER  local, tls://HOST:8786, ssh:FILE, slurm:FILE"
+	@echo "  RUN       folder of a training run          GPUS     number of GPUs (default: all)"
+	@echo "  TRUNK     vision model: folder or hub name  WORDS    file of word vectors"
+	@echo "  STUDY     gaussians, digits or devise       CERTS    folder of certificates for tls://"
+	@echo "  PYTHON    interpreter of .venv (python3)    EXTRAS   extras to install, e.g. train"
+	@echo "  PILLOW    auto, simd or stock (auto)        ARGS     further options of the command"
 
 # --- What the targets stand on ---------------------------------------------------------------------
 

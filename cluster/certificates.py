@@ -125,7 +125,7 @@ def write(folder: Path, files: Mapping[str, bytes], *, replace: bool = False) ->
     # Checked before anything is written: files of two authorities must not be mixed.
     for name in files:
         if not replace and (folder / name).exists():
-            raise FileExistsError(f"{folder / name} is there already.")
+            raise FileExistsError(f"{folder / name} exists already.")
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     folder.mkdir(parents=True, mode=0o700, exist_ok=True)
@@ -148,7 +148,7 @@ def _check_private(file: int, folder: Path, name: str, *, secret: bool) -> None:
     if secret and os.fstat(file).st_mode & 0o077:
         raise CertificateError(
             f"other users could read {folder / name}: the file system of {folder} supports no"
-            " permissions. Name a folder on another file system with --certs."
+            " permissions. Pass a folder on another file system with --certs."
         )
 
 
@@ -189,13 +189,13 @@ def security(folder: Path, roles: Sequence[str] = ROLES) -> Security:
     for path in map(Path, fields.values()):
         if not path.is_file():
             raise CertificateError(
-                f"there is no {path}. Make certificates with `tesserae cluster certs`, or copy"
-                " them from the machine that has them, and name their folder with --certs."
+                f"{path} does not exist. Create certificates with `tesserae cluster certs`, or"
+                " copy them from the machine that has them, and pass their folder with --certs."
             )
         if path.suffix == ".key" and path.stat().st_mode & 0o077:
             raise CertificateError(
-                f"other users can read {path}. If none has read it, run `chmod 600 {path}`;"
-                " otherwise make new certificates with `tesserae cluster certs --renew`."
+                f"other users can read {path}. If nobody has read it, run `chmod 600 {path}`;"
+                " otherwise create new ones with `tesserae cluster certs --renew`."
             )
     authority = _load(folder / AUTHORITY)
     for path in (Path(fields[f"tls_{role}_cert"]) for role in roles):
@@ -204,8 +204,8 @@ def security(folder: Path, roles: Sequence[str] = ROLES) -> Security:
             _load(path).verify_directly_issued_by(authority)
         except (ValueError, TypeError, InvalidSignature):
             raise CertificateError(
-                f"{path} is not of the authority in {folder / AUTHORITY}. Copy both from one place,"
-                " or make all of them again with `tesserae cluster certs --renew`."
+                f"{path} was not signed by {folder / AUTHORITY}. Copy both from the same machine,"
+                " or create all of them again with `tesserae cluster certs --renew`."
             ) from None
     return Security(require_encryption=True, tls_min_version=ssl.TLSVersion.TLSv1_3, **fields)
 
@@ -222,13 +222,14 @@ def check_token(folder: Path) -> None:
         text = path.read_text().strip()
     except OSError as e:
         raise CertificateError(
-            f"the dashboard's token {path} cannot be read ({e.strerror}). Copy it from where the"
-            " certificates were made, or make all of them again."
+            f"the dashboard's token {path} cannot be read ({e.strerror}). Copy it from the machine"
+            " where the certificates were created, or create all of them again with `tesserae"
+            " cluster certs --renew`."
         ) from None
     if not text or readable_by_others:
         raise CertificateError(
             f"the dashboard's token {path} is {'readable by other users' if text else 'empty'}."
-            " Make new certificates with `tesserae cluster certs --renew`."
+            " Create new certificates with `tesserae cluster certs --renew`."
         )
 
 
@@ -265,7 +266,7 @@ def _check_age(path: Path) -> None:
     until = expiry(path)
     if until < datetime.now(UTC):
         raise CertificateError(
-            f"{path} expired at {until:%Y-%m-%d %H:%M} UTC. Make new certificates with `tesserae"
+            f"{path} expired at {until:%Y-%m-%d %H:%M} UTC. Create new certificates with `tesserae"
             " cluster certs --renew`, copy them to every machine, and restart the cluster."
         )
 

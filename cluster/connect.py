@@ -45,7 +45,7 @@ def check_address(address: str) -> None:
         is_valid = False
     if not is_valid:
         raise ClusterError(
-            f"{address!r} is no scheduler's address: expected e.g. tls://10.0.0.1:8786."
+            f"{address!r} is not the address of a scheduler: expected e.g. tls://10.0.0.1:8786."
         )
 
 
@@ -98,14 +98,14 @@ def _explain_tls_error(address: str, error: ssl.SSLError) -> str:
     reason = str(error.reason or error)
     if reason == UNTRUSTED_REASON or "ALERT" in reason:
         problem = (
-            "does not take this machine's certificate"
+            "rejects this machine's certificate"
             if reason != UNTRUSTED_REASON
-            else ("shows a certificate that is not of this machine's authority")
+            else ("presents a certificate of another authority")
         )
         raise CertificateError(
             f"the scheduler {address} {problem} ({reason.lower().replace('_', ' ')}). Copy ca.pem"
-            " and the certificate of this role from where that scheduler's were made, and name"
-            " their folder with --certs."
+            " and the certificate of this role from the machine where the scheduler's were"
+            " created, and pass their folder with --certs."
         ) from None
     if reason in NOT_TLS_REASONS:
         raise CertificateError(
@@ -145,9 +145,9 @@ def connect(
     tls = address.startswith("tls://")
     if tls and certs is None:
         raise CertificateError(
-            f"{address} asks for a certificate. Copy ca.pem, client.pem and client.key from the"
-            f" machine that made them to {certificates.resolve_folder(None)}, or name their folder"
-            " with --certs."
+            f"{address} requires a certificate. Copy ca.pem, client.pem and client.key from the"
+            f" machine where they were created to {certificates.resolve_folder(None)}, or pass"
+            " their folder with --certs."
         )
     security = certificates.security(certs, ["client"]) if tls and certs else None
     silence_client_logs()
@@ -157,7 +157,7 @@ def connect(
             yield client
         except CommClosedError as e:
             raise ClusterError(
-                f"the scheduler {address} was lost. Run the same command again to go on."
+                f"the scheduler {address} was lost. Run the same command again to continue."
             ) from e
 
 
@@ -180,7 +180,11 @@ def _wait_until_reached(
 
 def _no_answer_text(address: str, reason: str) -> str:
     tls = address.startswith("tls://")
-    hint = "that both hold certificates of one authority" if tls else "that it is not tls://"
+    hint = (
+        "that both have certificates of the same authority"
+        if tls
+        else "that it expects tcp://, not tls://"
+    )
     return (
         f"the scheduler {address} does not answer ({reason}). Check that it runs, that this machine"
         f" can reach it, and {hint}."
@@ -201,7 +205,9 @@ def _client(address: str, security: Security | None, seconds: float) -> Client:
     thread = threading.Thread(target=create, name="connect", daemon=True)
     thread.start()
     thread.join(seconds + CONNECT_TIMEOUT_SECONDS)
-    result = results[0] if results else TimeoutError("it takes the connection, and says nothing")
+    result = (
+        results[0] if results else TimeoutError("it accepts the connection but does not respond")
+    )
     if isinstance(result, Client):
         return result
     raise ClusterError(
@@ -278,13 +284,13 @@ def wait_for(client: Client, *, workers: int, gpus: int = 0, timeout_seconds: fl
         time.sleep(POLL_SECONDS)
     counts = {"worker": (workers, num_workers), "GPU": (gpus, num_gpus)}
     missing = " and ".join(
-        f"{required} {kind}{'s' * (required != 1)} ({present} there)"
+        f"{required} {kind}{'s' * (required != 1)} ({present} connected)"
         for kind, (required, present) in counts.items()
         if required > present
     )
     raise ClusterError(
-        f"the cluster did not have {missing} within {timeout_seconds:.0f} s. Look at the logs of"
-        " `tesserae cluster worker`, and at `tesserae cluster status`."
+        f"the cluster did not have {missing} within {timeout_seconds:.0f} s. See `tesserae"
+        " cluster status` and the workers' logs."
     )
 
 

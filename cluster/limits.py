@@ -57,8 +57,8 @@ def too_many_files(error: BaseException, call: str = "") -> str:
     subject = ": ".join(dict.fromkeys(filter(None, (call, file)))) or "another file or connection"
     if cause.errno == errno.ENFILE:
         return (
-            f"cannot open {subject}: the programs of this machine have reached its limit of open"
-            " files (/proc/sys/fs/file-max): end some of them, or have it raised"
+            f"cannot open {subject}: this machine has reached its limit of open files"
+            " (/proc/sys/fs/file-max): end some programs, or have an administrator raise the limit"
         )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     more = max(SCHEDULER_FILES, 2 * soft)

@@ -57,10 +57,8 @@ def listening_ports(client: Client) -> list[Port]:
     # A port whose purpose none of them knows is still open, and is listed.
     explained = {(port.host, port.address, port.port): port for port in ports_found if port.purpose}
     all_ports = {(port.host, port.address, port.port): port for port in ports_found}
-    by_address = all_ports | explained
-    return sorted(
-        replace(port, purpose=port.purpose or "not known") for port in by_address.values()
-    )
+    known = (all_ports | explained).values()
+    return sorted(replace(port, purpose=port.purpose or "purpose unknown") for port in known)
 
 
 def _scheduler_ports(dask_scheduler: Scheduler) -> list[Port]:
@@ -78,7 +76,7 @@ def _worker_ports(dask_worker: Worker) -> list[Port]:
     return _own_ports(
         {
             comm.port: f"worker, {_kind(comm.scheme)}",
-            _http_port(dask_worker): "a worker's figures, plain HTTP",
+            _http_port(dask_worker): "worker metrics, plain HTTP",
         }
     )
 
@@ -103,7 +101,7 @@ def _http_port(server: Scheduler | Worker) -> int:
 
 
 def _kind(scheme: str) -> str:
-    return TLS if scheme == "tls" else "NOT encrypted, for everybody"
+    return TLS if scheme == "tls" else "NOT encrypted, open to everyone"
 
 
 def _web(scheduler: Scheduler) -> str:

@@ -56,10 +56,10 @@ def find_socket_folder(usual: str) -> Path:
             return Path(folder)
     longest = MAX_PATH_BYTES - len(f"/pymp-12345678/{SAMPLE_NAME}")
     raise ClusterError(
-        f"no local socket can be made: TMPDIR is {usual}, of {len(os.fsencode(usual))} bytes:"
-        f" expected at most {longest}, on a file system that supports sockets; and none can be"
-        f" made in {', '.join(SHORT_FOLDERS)}. Set TMPDIR to a folder with a short path on a disk"
-        " of this machine."
+        f"cannot create a local socket: TMPDIR is {usual}, of {len(os.fsencode(usual))} bytes:"
+        f" expected at most {longest}, on a file system that supports sockets; nor can one be"
+        f" created in {', '.join(SHORT_FOLDERS)}. Set TMPDIR to a folder with a short path on a"
+        " disk of this machine."
     )
 
 

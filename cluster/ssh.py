@@ -79,7 +79,7 @@ def read_hosts(path: Path) -> Hosts:
         except ValueError as e:
             raise ClusterError(f"{path}, line {number}: {e}.") from None
     if not hosts:
-        raise ClusterError(f"the file of hosts {path} names none.")
+        raise ClusterError(f"the file of hosts {path} lists no host.")
     return Hosts(tuple(hosts), scheduler)
 
 
@@ -88,7 +88,7 @@ def _read_host(words: Sequence[str]) -> Host:
     unknown = [name for name in settings if name not in _OPTIONS or not settings[name]]
     if unknown or words[0].startswith("-") or "=" in words[0]:
         raise ValueError(
-            f"{(unknown or words)[0]!r} makes no sense: expected [user@]host, and any of"
+            f"{(unknown or words)[0]!r} is invalid: expected [user@]host, followed by any of"
             f" {', '.join(f'{name}=...' for name in _OPTIONS)}"
         )
     for name in sorted(_INTEGER_OPTIONS & settings.keys()):
@@ -148,7 +148,7 @@ class SshCluster(EmbeddedScheduler):
                     output := link.exit_message()
                 ) is not None and now - link.begun > RECONNECT_INTERVAL_SECONDS:
                     self._report(
-                        f"{link.host.name} was lost ({output or 'no reason given'}); again"
+                        f"lost {link.host.name} ({output or 'no reason given'}); reconnecting"
                     )
                     link.disconnect()
                     link.wait(0)
@@ -192,16 +192,16 @@ def _local_address(hosts: Sequence[Host]) -> str:
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise ClusterError(
-                f"{host.name} did not answer within {CONNECT_SECONDS:.0f} s. Try: ssh {host.name}"
+                f"{host.name} did not answer within {CONNECT_SECONDS:.0f} s. Try `ssh {host.name}`."
             ) from None
         except FileNotFoundError:
-            raise ClusterError("there is no ssh here. Install openssh-client.") from None
+            raise ClusterError("ssh is not installed. Install openssh-client.") from None
         match = re.search(r"^(\S+) \d+ \S+ \d+$", completed.stdout, re.MULTILINE)
         if completed.returncode or match is None:
             errors = completed.stderr.strip().splitlines()
             raise ClusterError(
-                f"{host.name} cannot be reached ({errors[-1] if errors else 'no answer'}). It must"
-                f" let you in without a question: try ssh {host.name} true"
+                f"cannot connect to {host.name} ({errors[-1] if errors else 'no answer'}). ssh"
+                f" must work without a password prompt: try `ssh {host.name} true`."
             )
         addresses.append(match[1])
     external = [address for address in addresses if not address.startswith(("127.", "::1"))]

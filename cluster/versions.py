@@ -47,9 +47,9 @@ def compare(
     for (name, remote), differing in sorted(_differences(local_versions, worker_versions).items()):
         if name.startswith(CODE_PREFIX):
             raise ClusterError(
-                f"{_named(differing)} has another Tesserae than this machine: its"
-                f" {name.removeprefix(CODE_PREFIX)}/ differs. Install the same on both, and start"
-                " the worker again."
+                f"{_named(differing)} runs another version of Tesserae: its"
+                f" {name.removeprefix(CODE_PREFIX)}/ differs from this machine's. Install the same"
+                " version on both, and restart the worker."
             )
         sentence = (
             f"{name} is {local_versions[name] or 'missing'} here and {remote or 'missing'} on"
@@ -57,8 +57,7 @@ def compare(
         sentence += f" {_named(differing)}"
         if name in must_match and _public(remote) != _public(local_versions[name]):
             raise ClusterError(
-                f"{sentence}: expected the same version. Install it there, and start the worker"
-                " again."
+                f"{sentence}: expected the same version. Install it there, and restart the worker."
             )
         sentences.append(sentence)
     return sentences

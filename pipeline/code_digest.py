@@ -59,6 +59,6 @@ def check(code: str) -> None:
     """
     if code not in ("", digest()):
         raise StoreMismatchError(
-            f"on {socket.gethostname()} there is another Tesserae than where the run was begun."
-            " Install the same on both, and start the worker again."
+            f"{socket.gethostname()} runs another version of Tesserae than the command. Install"
+            " the same version on both, and restart the worker."
         )

@@ -73,9 +73,9 @@ def check_inside(folder: Path, root: Path) -> None:
     """
     if not is_inside(folder, root):
         raise StoreError(
-            f"{folder} leads to {os.path.realpath(folder)}, out of {root}, by a link: nothing is"
-            " written or removed there. Replace the link with a folder. To use another disk, move"
-            f" {root} there, or mount that disk in place of the link."
+            f"{folder} leads to {os.path.realpath(folder)}, outside of {root}, by a symbolic link:"
+            " nothing is written or removed there. Replace the link with a folder. To use another"
+            f" disk, move {root} there, or mount that disk in place of the link."
         )
 
 

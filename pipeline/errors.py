@@ -55,9 +55,7 @@ class InvalidDocumentError(StoreDamagedError):
         self.advice = advice
 
     def __str__(self) -> str:
-        return (
-            f"{self.name} holds another document than its name says: {self.problem}. {self.advice}"
-        )
+        return f"{self.name} is not the document that its name says: {self.problem}. {self.advice}"
 
 
 class RankError(TesseraeError, ValueError):

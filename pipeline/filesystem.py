@@ -51,8 +51,8 @@ RETRY_SECONDS = 0.02
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
 _ADVICE = {
-    errno.ENOSPC: "Make room",
-    errno.EDQUOT: "Your quota is used up: make room within it",
+    errno.ENOSPC: "Free some space",
+    errno.EDQUOT: "Your quota is used up: delete files, or have it raised",
     errno.EROFS: "The file system is mounted read-only: choose a folder on another, or mount it"
     " for writing",
     errno.EACCES: "Choose a folder that you may write to",
@@ -70,7 +70,7 @@ class LocksMissingError(OSError):
     """The file system has no locks of its own."""
 
 
-def advice_for(error: OSError, otherwise: str = "Make room or repair the disk") -> str:
+def advice_for(error: OSError, otherwise: str = "Free some space or repair the disk") -> str:
     """Return the advice for *error*, as a sentence without its full stop."""
     return _ADVICE.get(error.errno or 0, otherwise)
 

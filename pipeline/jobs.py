@@ -191,5 +191,7 @@ def _failed(job: Job, error: BaseException) -> Failed:
     if isinstance(error, TesseraeError):
         raise error
     if isinstance(error, CancelledError | FutureCancelledError):
-        raise StoreError("the scheduler was lost. Run the same command again to go on.") from error
+        raise StoreError(
+            "the scheduler was lost. Run the same command again to continue."
+        ) from error
     raise StoreError(f"task {job.name} failed: {type(error).__name__}: {error}") from error

@@ -190,7 +190,7 @@ TYPES = (
     "numpy.ndarray",
     "str",
     "pipeline.augment.Augment",
-    "pipeline.wordvectors.vectors.Words",
+    "pipeline.wordvectors.vectors.WordVectors",
 )
 
 

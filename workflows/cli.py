@@ -33,18 +33,18 @@ COMMANDS = {
     "verify": "check every file of a store",
     "repair": "restore damaged files of a store",
     "info": "show what a store holds",
-    "train": "train a stage on a store: wgan, colourise, devise",
-    "features": "compute a network's features of every image of a store",
+    "train": "train a model on a store: wgan, colourise or devise",
+    "features": "extract features of all images with a pretrained network",
     "search": "search images by words, words by images, images by images",
-    "words": "show which classes of a store have word vectors",
-    "report": "write a report of a training run, with evaluation metrics",
-    "export": "export the network that a run has trained as a model folder",
+    "words": "show which classes of a store have a word vector",
+    "report": "evaluate a training run and write an HTML report",
+    "export": "export a trained backbone as a Hugging Face model folder",
     "sample-images": "generate images with a trained run",
-    "study": "reproduce claims of papers: gaussians, digits, devise",
-    "loader": "measure a loader's throughput and shuffling",
+    "study": "run small experiments that test claims of the papers",
+    "loader": "benchmark the data loader on a store",
     "cluster": "start, inspect and stop a persistent cluster",
-    "sample": "create a small ImageNet-shaped folder of photographs",
-    "demo": "run sample, prepare, verify, train and search in sequence",
+    "sample": "create a small sample data set laid out like ImageNet",
+    "demo": "try everything once: sample, prepare, verify, train and search",
     "doctor": "check this machine's installation and resources",
 }
 
@@ -201,7 +201,7 @@ def _importing() -> Iterator[None]:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<13} {summary}" for name, summary in COMMANDS.items()]
+    lines = [f"  {name:<14} {summary}" for name, summary in COMMANDS.items()]
     return "\n".join(
         [
             "Usage: tesserae COMMAND ...",

@@ -69,7 +69,7 @@ def _worker_config(options: UpOptions | WorkerOptions, address: str) -> WorkerCo
     workers = cores() if options.workers is None else options.workers
     gpus = _gpus(options.gpus)
     if not workers + len(gpus):
-        raise ValueError("--workers is 0: expected at least one, or GPUs.")
+        raise ValueError("--workers is 0: expected at least 1, or GPUs with --gpus.")
     return WorkerConfig(
         address=address,
         workers=workers,
@@ -107,7 +107,7 @@ def _run(
     if once and len(programs) == 1:
         supervisor.run_once(programs[0])
     if once:
-        raise ValueError("--once runs one kind of worker: pass --gpus none, or --workers 0.")
+        raise ValueError("--once runs either CPU or GPU workers: pass --gpus none, or --workers 0.")
     supervisor.supervise(programs, report=_print_line, done=done)
     return 0
 
@@ -238,8 +238,8 @@ def up(options: UpOptions) -> int:
     for name in (SCHEDULER, WORKERS):
         if daemon.process(state, name) is not None:
             raise TesseraeError(
-                f"the {name} of {state}: already running. See `tesserae cluster status`; stop with"
-                " `tesserae cluster down`."
+                f"the {name} recorded in {state} is already running. See `tesserae cluster"
+                " status`; stop it with `tesserae cluster down`."
             )
     folder = certificates.resolve_folder(options.certs)
     if not options.insecure and not (folder / certificates.AUTHORITY).exists():
@@ -281,11 +281,11 @@ def up(options: UpOptions) -> int:
         if not isinstance(e, ClusterError):
             raise
         raise ClusterError(f"{e} See {daemon.log_path(state, SCHEDULER).parent}/*.log.") from None
-    summary = f"{counted(workers.workers, 'worker')} of {counted(workers.threads, 'thread')}"
-    summary += f" and {bytes_text(workers.memory_limit)}"
-    print(f"up: {summary}{f', {len(workers.gpus)} with a GPU' if workers.gpus else ''}")
+    with_threads = f"{counted(workers.workers, 'worker')} with {counted(workers.threads, 'thread')}"
+    with_gpu = f", {counted(len(workers.gpus), 'GPU worker')}" if workers.gpus else ""
+    print(f"cluster is up: {with_threads}{with_gpu}; {bytes_text(workers.memory_limit)} each")
     named = f" CERTS={config.certificates}" if options.certs and config.certificates else ""
-    print(f"  run on it: make prepare ... CLUSTER={config.address}{named}")
+    print(f"  use it: make prepare ... CLUSTER={config.address}{named}")
     return 0
 
 
@@ -293,8 +293,8 @@ def _check_dashboard(client: Client, config: SchedulerConfig) -> None:
     # If the port is in use, Dask silently picks another; the printed URL would lead elsewhere.
     if client.scheduler_info()["services"].get("dashboard") != config.dashboard_port:
         raise ClusterError(
-            f"port {config.dashboard_port} was taken before the dashboard could use it. Try again,"
-            " or pass another --dashboard-port."
+            f"port {config.dashboard_port} was taken by another process before the dashboard could"
+            " use it. Try again, or or pass another --dashboard-port."
         )
 
 
@@ -308,7 +308,7 @@ def down(options: DownOptions) -> int:
     """Stop what `up` started, and return the exit status."""
     state = _state(options)
     stopped = [name for name in (WORKERS, SCHEDULER) if daemon.stop(state, name)]
-    print(f"stopped {' and '.join(stopped)}" if stopped else f"nothing of {state} is running")
+    print(f"stopped {' and '.join(stopped)}" if stopped else f"no cluster of {state} is running")
     return 0
 
 

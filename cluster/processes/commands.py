@@ -91,18 +91,23 @@ def scheduler(config: SchedulerConfig) -> Program:
         if not 1 <= port <= 65_535:
             raise ValueError(f"{name} is {port}: expected 1 to 65535.")
     if config.port == config.dashboard_port:
-        raise ValueError(f"--port and --dashboard-port are both {config.port}: expected two.")
+        raise ValueError(
+            f"--port and --dashboard-port are both {config.port}: expected two different ports."
+        )
     if ":" in config.dashboard_host:
-        raise ValueError("--dashboard-host: Dask serves it on IPv4 alone.")
+        raise ValueError(
+            f"--dashboard-host is {config.dashboard_host}: Dask serves the dashboard on IPv4 only."
+            " Pass an IPv4 address."
+        )
     _check_open(config.host, "a scheduler", config.certificates, insecure=config.insecure)
     environment: dict[str, str] = {}
     preload = list(config.preload)
     if not is_loopback(config.dashboard_host):
         if config.certificates is None:
             raise CertificateError(
-                f"a dashboard on {config.dashboard_host} shows code, logs and paths to whoever"
-                " asks. Make certificates with `tesserae cluster certs`, or leave it on 127.0.0.1"
-                " and reach it through ssh."
+                f"a dashboard on {config.dashboard_host} exposes code, logs and paths to anyone."
+                " Create certificates with `tesserae cluster certs`, or keep it on 127.0.0.1"
+                " use an ssh tunnel."
             )
         certificates.check_token(config.certificates)
         # Loaded first: pages that are loaded before it would be open if it failed.
@@ -139,12 +144,12 @@ def workers(config: WorkerConfig) -> list[Program]:
     url = urlsplit(config.address)
     if url.scheme == "tls" and config.certificates is None:
         raise CertificateError(
-            f"{config.address} asks for a certificate. Copy ca.pem, worker.pem and worker.key from"
-            " the machine that made them, and name their folder with --certs."
+            f"{config.address} requires a certificate. Copy ca.pem, worker.pem and worker.key from"
+            " the machine where they were created, and pass their folder with --certs."
         )
     if url.scheme == "tcp" and config.certificates is not None:
         raise CertificateError(
-            f"{config.address} is not encrypted, and certificates were named: expected tls://."
+            f"{config.address} is not encrypted, but --certs was passed: expected a tls:// address."
         )
     if config.host is not None:
         _check_open(config.host, "a worker", config.certificates, insecure=config.insecure)
@@ -225,9 +230,9 @@ def _encryption_environment(folder: Path | None) -> dict[str, str]:
 def _check_open(host: str, role: str, folder: Path | None, *, insecure: bool) -> None:
     if folder is None and not insecure and not is_loopback(host):
         raise CertificateError(
-            f"{role} on {host} without certificates runs code for whoever reaches it. Make them"
-            " with `tesserae cluster certs`; or, where nobody else reaches that network, pass"
-            " --insecure."
+            f"{role} on {host} without certificates runs code for anyone who can reach it. Create"
+            " certificates with `tesserae cluster certs`, or pass --insecure on a network that you"
+            " trust."
         )
 
 
@@ -237,7 +242,10 @@ def _check_worker_options(config: WorkerConfig, scheduler: str) -> None:
         socket.getaddrinfo(scheduler, None)
     except socket.gaierror as e:
         if e.errno == socket.EAI_NONAME:  # other errors are temporary, as while a machine boots
-            raise ClusterError(f"no machine is known as {scheduler!r} here.") from None
+            raise ClusterError(
+                f"the host name {scheduler!r} cannot be resolved. Check the address of the"
+                " scheduler."
+            ) from None
     if config.host is not None:
         _check_bindable(config.host)
     if config.lifetime is not None:
@@ -252,7 +260,9 @@ def _check_bindable(host: str) -> None:
         with socket.socket(family) as probe:
             probe.bind((host, 0))
     except OSError as e:
-        raise ClusterError(f"--host {host}: {e.strerror}.") from None
+        raise ClusterError(
+            f"--host is {host}: {e.strerror}. Pass an address of this machine."
+        ) from None
 
 
 def _check_lifetime(text: str) -> None:
@@ -270,7 +280,7 @@ def _check_scratch(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as e:
         raise ClusterError(
-            f"--scratch {folder}: nothing can be written there ({e.strerror})."
+            f"--scratch is {folder}: cannot write there ({e.strerror}). Pass a writable folder."
         ) from None
 
 
@@ -294,7 +304,7 @@ def check_port_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as e:
             raise ClusterError(
-                f"nothing can listen on {host}:{port} ({e.strerror}). Name another with --host and"
+                f"cannot listen on {host}:{port} ({e.strerror}). Pass another with --host and"
                 " --port, or --dashboard-host and --dashboard-port."
             ) from None
 

@@ -47,7 +47,7 @@ def start(folder: Path, name: str, command: Sequence[str]) -> None:
     """
     check_same_host(folder, name)
     if process(folder, name) is not None:
-        raise FileExistsError(f"{name} runs already: {folder / name}.json says which.")
+        raise FileExistsError(f"the {name} is already running: its record is {folder / name}.json.")
     folder.mkdir(parents=True, mode=0o700, exist_ok=True)
     mark = uuid.uuid4().hex
     record = {"mark": mark, "where": _current_host()}
@@ -124,9 +124,9 @@ def check_same_host(folder: Path, name: str) -> None:
         elsewhere = renamed and not _is_same(started_on, current)
     if elsewhere:
         raise ClusterError(
-            f"{_record_path(folder, name)} is of {started_on['machine']}, in another container or"
-            " on another machine: ask there, or name another folder with --state. If that machine"
-            " is no more, delete that file."
+            f"{_record_path(folder, name)} was written on {started_on['machine']}, another machine"
+            " or container: run the command there, or pass another folder with --state. If that"
+            " machine no longer exists, delete the file."
         )
 
 

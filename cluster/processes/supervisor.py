@@ -75,7 +75,9 @@ class _SupervisedProgram:
                 else min(2 * self._pause, MAX_PAUSE_SECONDS)
             )
             self._next_start = now + self._pause
-            self._report(f"{self.program.name} ended with {status}; again in {self._pause:.0f} s")
+            self._report(
+                f"{self.program.name} ended with {status}; restarting in {self._pause:.0f} s"
+            )
         if now >= self._next_start:
             self._started_at = now
             self.starts += 1

@@ -72,8 +72,8 @@ class WorldConfig:
         lower = self.batch - self.batch % max_ranks
         sizes = f"{lower} or {lower + max_ranks}" if lower else f"{max_ranks}"
         return (
-            f"a batch of {self.batch} rows cannot be dealt out evenly to {max_ranks} ranks:"
-            f" {used} train{'s' * (used == 1)}. A batch of {sizes} rows would use all {max_ranks}."
+            f"a batch of {self.batch} cannot be divided evenly among {max_ranks} ranks: using"
+            f" {used}. A batch size of {sizes} would use all {max_ranks}."
         )
 
 
@@ -164,7 +164,7 @@ class _World:
         self._failures = 0 if self._furthest_step > furthest_before else self._failures + 1
         if self._failures >= MAX_CONSECUTIVE_FAILURES or _is_final(failure):
             raise failure
-        self._report(f"{failure}; all ranks begin again where they last saved")
+        self._report(f"{failure}; all ranks restart from the last checkpoint")
         return None
 
     def _wait_for_slots(self) -> list[WorkerSlot]:
@@ -192,8 +192,9 @@ class _World:
             if time.monotonic() > final_deadline:
                 kind = "worker with a GPU" if config.gpu else "worker"
                 raise ClusterError(
-                    f"no {kind} came within {config.worker_timeout_seconds:.0f} s."
-                    " See `tesserae cluster status`, and the logs of `tesserae cluster worker`."
+                    f"no {kind} connected within {config.worker_timeout_seconds:.0f} s."
+                    " See `tesserae cluster"
+                    " status` and the workers' logs."
                 )
             self._tick()
             time.sleep(POLL_SECONDS)
@@ -204,13 +205,13 @@ class _World:
         kind = "workers with a GPU" if config.gpu else "workers"
         remaining = max(0.0, deadline - time.monotonic())
         ranks = config.num_ranks(num_workers) if num_workers else 0
-        outcome = f"{ranks} rank{'s' * (ranks != 1)} begin{'s' * (ranks == 1)}"
+        outcome = f"training starts with {ranks}"
         option = (
-            f" ({config.timeout_option} sets that)" if config.timeout_option and self._first else ""
+            f" (set by {config.timeout_option})" if config.timeout_option and self._first else ""
         )
         return (
-            f"{num_workers} of {config.ranks} {kind} are there: waiting up to {remaining:.0f} s for"
-            f" the others{option}; then {outcome if num_workers else 'the run ends'}"
+            f"{num_workers} of {config.ranks} {kind} connected; waiting up to {remaining:.0f} s"
+            f" for the others{option}, then {outcome if num_workers else 'the run fails'}"
         )
 
     def _submit(
@@ -258,7 +259,7 @@ class _World:
                     return self._failure_reason(slot, futures)
             workers = [slot.worker for slot in slots]
             if missing := self._client.run_on_scheduler(_missing_workers, workers):
-                return ClusterError(f"worker {missing[0]} is gone")
+                return ClusterError(f"worker {missing[0]} was lost")
             time.sleep(POLL_SECONDS)
 
     def _failure_reason(self, slot: WorkerSlot, futures: Sequence[Future[Any]]) -> ClusterError:

@@ -110,8 +110,7 @@ def step_rank() -> int:
     step_rank = os.environ.get("SLURM_PROCID")
     if step_rank is None or "SLURM_STEP_ID" not in os.environ:
         raise ClusterError(
-            "way: allocation is for what srun starts: expected `srun tesserae ...` in a script for"
-            " sbatch."
+            "way: allocation needs a Slurm step: expected `srun tesserae ...` in an sbatch script."
         )
     return int(step_rank)
 
@@ -133,7 +132,7 @@ def wait_for_scheduler(profile: Profile) -> tuple[str, Path, Callable[[], bool]]
         if time.monotonic() > deadline:
             raise ClusterError(
                 f"the first process of the step did not publish its address in {folder}. All nodes"
-                " must be able to read that folder: name another with shared: in the profile."
+                " must be able to read that folder: set another one with `shared:` in the profile."
             )
         time.sleep(0.2)
 

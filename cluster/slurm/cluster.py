@@ -102,7 +102,7 @@ class SlurmCluster(EmbeddedScheduler):
         try:
             self._jobs.update(now, None if self._client is None else _SchedulerLoad(self._client))
         except ClusterError as e:
-            raise ClusterError(f"{e}. See {self._folder}/*.err; what is committed stays.") from None
+            raise ClusterError(f"{e}. See {self._folder}/*.err; committed work is kept.") from None
 
     def close(self) -> None:
         """Cancel the jobs, and stop the scheduler."""

@@ -157,7 +157,7 @@ class Jobs:
             MAX_FAILURES_WHILE_RUNNING if any(queued.values()) else MAX_CONSECUTIVE_FAILURES
         )
         if not any_working and any(count >= max_failures for count in self._failures.values()):
-            raise ClusterError("jobs end as soon as they begin")
+            raise ClusterError("jobs end immediately after they start")
 
     def _targets(self, load: Load | None) -> dict[str, int]:
         fixed = {name: pool.count for name, pool in self._pools.items() if pool.minimum is None}
@@ -185,7 +185,7 @@ class Jobs:
                 self._hold_until[name] = now + RESUBMIT_DELAY_SECONDS
                 return
             self._jobs.append(job)
-            self._report(f"job {job.number} is submitted")
+            self._report(f"submitted job {job.number}")
 
     def _release(self, active: Sequence[_Job], surplus: int, load: Load) -> None:
         waiting = [job for job in active if job.started is None]
@@ -197,4 +197,4 @@ class Jobs:
             ]
         for job in releasable[:surplus]:
             job.leaving = True
-            self._report(f"job {job.number} is let go: nothing is left for it to do")
+            self._report(f"job {job.number} is cancelled: no work is left for it")

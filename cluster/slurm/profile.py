@@ -86,7 +86,10 @@ def read_profile(path: Path) -> Profile:
         raise ClusterError(f"{path}: way is {values['way']!r}: expected jobs or allocation.")
     kinds = values.get("jobs") or {}
     if not isinstance(kinds, dict):
-        raise ClusterError(f"{path}: jobs is {kinds!r}: expected a name for each kind of job.")
+        raise ClusterError(
+            f"{path}: jobs is {kinds!r}: expected a mapping from the name of each kind of job to"
+            " its keys."
+        )
     values["jobs"] = {
         str(name): _read_kind(
             _check_keys(kind, JobConfig, f"{path}, jobs, {name}"), f"{path}, jobs, {name}"
@@ -97,10 +100,10 @@ def read_profile(path: Path) -> Profile:
     _check_texts(values, ("host", "interface", "shared", "scratch", "python"), str(path))
     profile = Profile(**values)
     if profile.way == "jobs" and profile.jobs and not any(k.count for k in profile.jobs.values()):
-        raise ClusterError(f"{path}: count is 0 of every kind of job.")
+        raise ClusterError(f"{path}: count is 0 for every kind of job: expected at least one job.")
     if profile.way == "jobs" and not profile.jobs:
         raise ClusterError(
-            f"{path}: jobs names none: expected e.g. cpu: with count, cores, memory."
+            f"{path}: jobs is empty: expected e.g. `cpu:` with count, cores and memory."
         )
     return profile
 
@@ -115,7 +118,7 @@ def _check_keys(mapping: object, shape: type, where: str) -> dict[str, Any]:
             else mapping
         )
         raise ClusterError(
-            f"{where}: {invalid!r} makes no sense: expected {', '.join(field_names)}."
+            f"{where}: {invalid!r} is not a valid key: expected {', '.join(field_names)}."
         )
     return {name: value for name, value in mapping.items() if value is not None}
 
@@ -124,7 +127,7 @@ def _check_texts(values: dict[str, Any], names: Sequence[str], where: str) -> No
     for name in names:
         text = values.get(name, "x")
         if not isinstance(text, str) or not text or not text.isprintable():
-            raise ClusterError(f"{where}: {name} is {text!r}: expected a text of one line.")
+            raise ClusterError(f"{where}: {name} is {text!r}: expected one line of text.")
 
 
 def _check_request(values: dict[str, Any], where: str) -> None:
@@ -148,8 +151,8 @@ def _check_memory(memory: object, where: str) -> None:
             if parse_bytes(memory) >= MIN_MEMORY_BYTES:
                 return
     raise ClusterError(
-        f"{where}: memory is {memory!r}: expected a number and a unit, such as 64GB; 0 for all of a"
-        " node's; or nothing, where the site forbids --mem."
+        f"{where}: memory is {memory!r}: expected a number and a unit, such as 64GB; 0 for all"
+        " memory of a node; or no such key, where the site forbids --mem."
     )
 
 
@@ -172,10 +175,10 @@ def _read_kind(values: dict[str, Any], where: str) -> JobConfig:
     _check_lines(values.get("directives", ()), f"{where}: directives")
     kind = JobConfig(**values)
     if kind.least is not None and kind.least > kind.count:
-        raise ClusterError(f"{where}: least is {kind.least}, count is {kind.count}.")
+        raise ClusterError(f"{where}: least is {kind.least}: expected at most count, {kind.count}.")
     if kind.least is not None and (kind.gpus or not kind.processes):
         raise ClusterError(
-            f"{where}: least is for jobs that decode: expected no gpus, and workers."
+            f"{where}: least is set: expected a kind of job with workers and without gpus."
         )
     return kind
 

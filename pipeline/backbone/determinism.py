@@ -46,14 +46,14 @@ def check_repeats(backbone: Backbone) -> None:
     first, second = (backbone.extract(images).cpu().numpy().astype(np.float64) for _ in range(2))
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise TesseraeError(
-            f"{backbone.name} makes features that are not finite: its weights are damaged or have"
-            " diverged. Choose another network."
+            f"the features of {backbone.name} contain NaN or infinity: its weights are damaged or"
+            " have diverged. Choose another network."
         )
     size = np.abs(first).max()
     difference = np.abs(first - second).max() / size if size else 0.0
     if difference > REPEAT_TOLERANCE:
         raise TesseraeError(
-            f"{backbone.name} makes other features of the same images each time (they differ by"
-            f" {difference:.1%}): it masks or drops at random in use, so that its features are"
-            " useless. Choose another network, or one without masking."
+            f"{backbone.name} computes different features for the same images each time (they"
+            f" differ by {difference:.1%}): it masks or drops out at random at inference. Choose"
+            " another network, or one without masking."
         )

@@ -20,7 +20,7 @@ MAX_HEADER_BYTES = 100 * 2**20
 """The longest header that the safetensors library reads."""
 
 _LFS = b"version https://git-lfs"
-_AGAIN = "Download it again, as a whole folder."
+_AGAIN = "Download the whole folder again."
 
 
 def check_folder(folder: Path) -> None:
@@ -53,7 +53,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as e:
-        raise TesseraeError(f"{path} is no JSON ({e}). {_AGAIN}") from e
+        raise TesseraeError(f"{path} is not JSON ({e}). {_AGAIN}") from e
     if not isinstance(document, dict):
         raise TesseraeError(
             f"{path} holds {type(document).__name__} {str(document)[:40]!r}: expected a JSON"
@@ -117,15 +117,15 @@ def check_opened(where: str, model: nn.Module, mismatched: Any) -> None:
     if mismatched:
         name, file_shape, settings_shape = min(tuple(mismatch) for mismatch in mismatched)
         raise TesseraeError(
-            f"{where}/{CONFIG} describes another network than the weights beside it are of: {name}"
-            f" is {tuple(file_shape)} in the file, and {tuple(settings_shape)} by the settings."
-            " Download both again, from one place."
+            f"{where}/{CONFIG} does not match the weights in the same folder: {name} is"
+            f" {tuple(file_shape)} in the file and {tuple(settings_shape)} by the configuration."
+            " Download both again from the same source."
         )
     damaged = next((name for name, value in model.state_dict().items() if not _finite(value)), None)
     if damaged is not None:
         raise TesseraeError(
-            f"the weights of {where} have values that are not finite, in {damaged}. Download"
-            " them again, or take an earlier checkpoint if you trained them."
+            f"the weights of {where} contain NaN or infinity, in {damaged}. Download them again,"
+            " or use an earlier checkpoint if you trained them."
         )
 
 

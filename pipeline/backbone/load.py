@@ -54,8 +54,8 @@ def open_backbone(
     folder = Path(where)
     if (folder / "options.json").exists() and not (folder / "config.json").exists():
         raise TesseraeError(
-            f"{where} is a training run: `tesserae export {where}` writes its trained model into"
-            " a folder. Name that folder here."
+            f"{where} is a training run: `tesserae export {where}` writes its trained model into a"
+            " folder. Pass that folder instead."
         )
     if folder.is_dir():
         check_folder(folder)
@@ -71,7 +71,9 @@ def open_backbone(
     lost = {name.removeprefix(inside) for name in missing if name.startswith(inside)}
     unknown = sorted(name for name in lost if not name.startswith("pooler."))
     if unknown:  # transformers would draw them at random
-        raise TesseraeError(f"{where} has no weights for {unknown[0]}: it is of another model.")
+        raise TesseraeError(
+            f"{where} has no weights for {unknown[0]}: it belongs to another model."
+        )
     backbone = Backbone(
         model.to(device or "cpu").float(),
         name=f"{type(model).__name__} ({folder.name})",
@@ -113,7 +115,7 @@ def _load(where: str, *, local: bool) -> tuple[Any, set[str]]:
     except LOAD_ERRORS as e:
         first = (str(e).strip().splitlines() or [""])[0]
         raise TesseraeError(
-            f"{where} is no backbone ({first}): expected a folder with config.json and"
+            f"{where} is not a backbone ({first}): expected a folder with config.json and"
             " model.safetensors, or a name of the model hub."
         ) from e
     check_opened(where, model, loaded["mismatched_keys"])

@@ -34,7 +34,7 @@ def save_backbone(backbone: Backbone, folder: str | os.PathLike[str]) -> None:
     target = Path(folder)
     model: Any = backbone.model
     if target.exists():
-        raise TesseraeError(f"{target} is there already: name another folder.")
+        raise TesseraeError(f"{target} exists already: pass another folder.")
     if not hasattr(model, "save_pretrained"):
         raise TesseraeError(f"{backbone.name} is a part of a model, and cannot be saved alone.")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -103,15 +103,18 @@ def pool(hidden: Tensor, pooling: str, name: str) -> Tensor:
         return hidden
     if dims not in (3, 4):
         raise TesseraeError(
-            f"{name} gives {tuple(hidden.shape)} there: expected 2 to 4 dimensions."
+            f"the features of {name} have shape {tuple(hidden.shape)}: expected 2 to 4 dimensions."
         )
     if pooling == "grid":
         if dims != 4:
-            raise TesseraeError(f"{name} has no map to pool by quarters there: use mean.")
+            raise TesseraeError(
+                f"the features of {name} have no spatial dimensions to pool by quarters: pass"
+                " --pooling mean."
+            )
         return functional.adaptive_avg_pool2d(hidden, 2).flatten(1)
     if pooling == "token":
         if dims != 3:
-            raise TesseraeError(f"{name} has no tokens there: use mean.")
+            raise TesseraeError(f"the features of {name} have no tokens: pass --pooling mean.")
         return hidden[:, 0]
     axes = (2, 3) if dims == 4 else (1,)
     return hidden.amax(axes) if pooling == "max" else hidden.mean(axes)

@@ -114,8 +114,8 @@ def _read(objects: Objects, record: ObjectRecord, start: int, num_bytes: int) ->
 
 def _damaged(record: ObjectRecord) -> StoreDamagedError:
     return StoreDamagedError(
-        f"{record.name} is not what was committed: it is damaged, missing, or being repaired."
-        " `tesserae verify` says which. Features are made of intact images only."
+        f"{record.name} differs from its commit: it is damaged, missing, or being repaired."
+        " `tesserae verify` says which. Features are computed from intact images only."
     )
 
 

@@ -37,11 +37,13 @@ def resolve_recipe(
     images = records.load_recipe(objects)
     done = records.load_finish_record(objects, split)
     if done is None:
-        raise StoreError(f"split {split!r} is not finished. Run `tesserae prepare` again to go on.")
+        raise StoreError(
+            f"split {split!r} is not finished. Run `tesserae prepare` again to continue."
+        )
     size = options.stored_size or _fitting_size(done.sizes, backbone.size)
     if size not in done.sizes:
         available_sizes = ", ".join(map(str, done.sizes))
-        raise StoreError(f"split {split!r} has no {size} px: it has {available_sizes}.")
+        raise StoreError(f"split {split!r} has no images of {size} px: it has {available_sizes}.")
     recipe = FeatureRecipe(
         trunk=backbone.name,
         weights=backbone.digest,
@@ -110,8 +112,8 @@ def begin(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[s
     else:
         if stored.digest != recipe.digest:
             raise StoreMismatchError(
-                f"{name} is of features with digest {stored.digest}: expected {recipe.digest}. Move"
-                " its folder away."
+                f"{name} holds features with digest {stored.digest}: expected {recipe.digest}."
+                " Move its folder away."
             )
     for file, data in arrays.feature_arrays(recipe, plan, kinds):
         put_changed(objects, file, data)
@@ -248,7 +250,7 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeatureFinish
         raise StoreError(
             f"features {recipe.name} of split {plan.split!r} are not finished: {len(absent)} of"
             f" {plan.num_shards} shards are not committed (the first is {min(absent, default=0)})."
-            " Run the same `tesserae features` again to go on."
+            " Run the same `tesserae features` again to continue."
         )
     text = features.load_recipe(objects, recipe.name).encode()
     written = [(layout.features_recipe(recipe.name), text)]
@@ -278,8 +280,8 @@ def _parts(objects: Objects, plan: Plan) -> str:
     done = records.load_finish_record(objects, plan.split)
     if done is None or done.parts != parts_digest(all_commits(objects, plan)):
         raise StoreError(
-            f"the images of split {plan.split!r} were made again after the split was finished. When"
-            " `tesserae verify` finds no damage, run the same command again."
+            f"the images of split {plan.split!r} were rebuilt after the split was finished. Run"
+            " the same command again once `tesserae verify` finds no damage."
         )
     return done.parts
 
@@ -331,10 +333,12 @@ def explain_extraction(
         return f"those stored as {name} have {', '.join(differences[name])}"
     if not {*kinds} <= {*stored[name][1].kinds}:
         return (
-            f"those stored as {name} are not --mirrored (`train devise --no-mirrored` needs none"
-            " that are)"
+            f"those stored as {name} lack mirror images (--mirrored; `train devise --no-mirrored`"
+            " does not need them)"
         )
-    return f"some of those stored as {name} are missing, or of other images than the store holds"
+    return (
+        f"some of those stored as {name} are missing, or belong to images that have changed since"
+    )
 
 
 def _differences(stored: FeatureRecipe, requested: FeatureRecipe) -> list[str]:

@@ -70,8 +70,8 @@ class Features:
         """
         if kind not in self.kinds:
             raise StoreError(
-                f"features {self.recipe.name} of split {self.split.plan.split!r} are"
-                f" {' and '.join(self.kinds)} ones: {kind} ones are missing. Make them with"
+                f"features {self.recipe.name} of split {self.split.plan.split!r} are of kind"
+                f" {' and '.join(self.kinds)}: those of kind {kind} are missing. Compute them with"
                 " `tesserae features --mirrored`."
             )
         rows = np.asarray(rows, np.int64)
@@ -106,7 +106,7 @@ class Features:
             return np.frombuffer(self._objects.get(name), np.uint8)
         except (FileNotFoundError, ValueError):  # ValueError: an empty file
             raise StoreDamagedError(
-                f"{name} is missing. Run the same `tesserae features` again to make it."
+                f"{name} is missing. Run the same `tesserae features` again to compute it."
             ) from None
 
 
@@ -132,8 +132,8 @@ class _Shard:
         for chunk in np.unique(chunks[~self._checked[chunks]]).tolist():
             if not has_valid_checksum(self._frames[chunk]):
                 raise StoreDamagedError(
-                    f"{self._name} is damaged (chunk {chunk}). `tesserae verify` lists all"
-                    " damage, and the cure."
+                    f"{self._name} is damaged (chunk {chunk}). `tesserae verify` lists all damage"
+                    " and how to repair it."
                 )
             self._checked[chunk] = True
 
@@ -144,7 +144,7 @@ def _rows_of(
     chunks, framed = geometry.num_chunks(shard), geometry.framed_bytes
     if data[chunks * framed :].tobytes() != geometry.index(shard):
         raise StoreDamagedError(
-            f"{name} is damaged. `tesserae verify` lists all damage, and the cure."
+            f"{name} is damaged. `tesserae verify` lists all damage and how to repair it."
         )
     bodies = data[: chunks * framed].reshape(chunks, framed)[:, : geometry.chunk_bytes]
     item = np.dtype(dtype).newbyteorder("<")
@@ -171,8 +171,8 @@ def open_features(store: str | os.PathLike[str], name: str, split: str) -> Featu
     done = features.load_finish_record(objects, name, split)
     if done is None:
         raise StoreError(
-            f"features {name} of split {split!r} are not finished. Run the same `tesserae features`"
-            " again to go on."
+            f"features {name} of split {split!r} are not finished. Run the same `tesserae"
+            " features` again to continue."
         )
     opened = open_split(objects, split, [recipe.stored_size])
     images = records.load_finish_record(objects, split)
@@ -180,8 +180,8 @@ def open_features(store: str | os.PathLike[str], name: str, split: str) -> Featu
     current = (recipe.digest, opened.plan.digest, opened.recipe.digest, parts)
     if current != (done.features, done.plan, recipe.images, done.parts):
         raise StoreMismatchError(
-            f"features {name} of split {split!r} are of other images than the store holds now."
-            " Run the same `tesserae features` again: it makes those of other images again."
+            f"features {name} of split {split!r} belong to images that have changed since. Run the"
+            " same `tesserae features` again: it recomputes them."
         )
     return Features(objects, recipe, opened, done.kinds)
 

@@ -159,8 +159,8 @@ def _images(space: FeatureWorkspace, shard: int) -> Commit:
     readable = int(space.split.readable[rows.start : rows.stop].sum())
     if readable != commit.counts.get("readable", 0):
         raise StoreError(
-            f"shard {shard} of split {plan.split!r} was made again after the split was"
-            " finished. When `tesserae verify` finds no damage, run the same command again."
+            f"shard {shard} of split {plan.split!r} was rebuilt after the split was finished. Run"
+            " the same command again once `tesserae verify` finds no damage."
         )
     return commit
 
@@ -217,7 +217,9 @@ def _write(space: FeatureWorkspace, name: str, rows: NDArray[np.floating]) -> Ob
     # Another task was first. Its bytes may differ in the last digits; commit those.
     existing = records.fingerprint(name, space.objects.get(name))
     if existing.num_bytes != written.num_bytes:
-        raise StoreDamagedError(f"{name} appeared damaged. Run the same command again.")
+        raise StoreDamagedError(
+            f"{name} was written by another task and is damaged. Run the same command again."
+        )
     return existing
 
 
@@ -248,8 +250,8 @@ def _compute(
         bad_rows = np.flatnonzero(~np.isfinite(values).all(1))
         if len(bad_rows):
             raise StoreError(
-                f"the network's features of row {rows[bad_rows[0]]} ({kind}) are not finite."
-                " Compute in --precision float32 and store --dtype float32."
+                f"the network's features of row {rows[bad_rows[0]]} ({kind}) contain NaN or"
+                " infinity. Compute in --precision float32 and store --dtype float32."
             )
     return features_by_kind
 

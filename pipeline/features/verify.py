@@ -59,7 +59,7 @@ def read_records(objects: Objects, name: str, images: SplitRecords) -> FeatureRe
     if feature_records.recipe is None:
         return feature_records
     if images.plan is None:
-        reason = "cannot be checked before the plan of its split is brought back"
+        reason = "cannot be checked before the plan of its split is restored"
         feature_records.problems.append(
             Problem(layout.features_done(name, feature_records.split), reason)
         )
@@ -90,7 +90,7 @@ def _read_recipe(
         yield Problem(file, _unreadable(e))
     else:
         if images.recipe is not None and recipe.images != images.recipe.digest:
-            yield Problem(file, "is of images of another store")
+            yield Problem(file, "belongs to images of another store")
             return
         feature_records.recipe = recipe
 
@@ -112,10 +112,10 @@ def _read_done(
         return
     digest = feature_records.recipe.digest if feature_records.recipe else ""
     if (done.features, done.plan, done.num_rows) != (digest, plan.digest, plan.num_rows):
-        yield Problem(file, "is of other features or another plan")
+        yield Problem(file, "belongs to other features or another plan")
         return
     if images.done is not None and done.parts != images.done.parts:
-        yield Problem(file, f"is of other images than the store holds now: {RERUN_ADVICE}")
+        yield Problem(file, f"belongs to images that have changed since: {RERUN_ADVICE}")
     feature_records.done = done
 
 
@@ -140,14 +140,14 @@ def _read_commits(
         yield Problem(layout.features_commits(feature_records.name, feature_records.split), reason)
     for file in files.values():
         if file not in absent:
-            yield Problem(file, "damaged, or of other features or another plan")
+            yield Problem(file, "damaged, or belongs to other features or another plan")
         elif kinds:
             yield Problem(file, "missing")
     for shard, commit in feature_records.commits.items():
         file = layout.features_commit(feature_records.name, feature_records.split, shard)
         pixels = images.commits[shard].arrays.get(size) if shard in images.commits else None
         if pixels is not None and pixels.digest != commit.pixels:
-            yield Problem(file, f"is of other images than the store holds now: {RERUN_ADVICE}")
+            yield Problem(file, f"belongs to images that have changed since: {RERUN_ADVICE}")
         elif not kinds <= commit.arrays.keys():
             yield Problem(
                 file, f"has no {', '.join(sorted(kinds - commit.arrays.keys()))} features"
@@ -168,9 +168,9 @@ def _other_networks(feature_records: FeatureRecords, recipe: FeatureRecipe) -> I
             provenance = feature_records.commits[shard].provenance
             yield Problem(
                 layout.features_commit(feature_records.name, feature_records.split, shard),
-                f"torch {provenance.get('torch')} on {provenance.get('device')} made other features"
-                f" of the same images than those of shard {first} are: make all on machines of"
-                " one kind",
+                f"torch {provenance.get('torch')} on {provenance.get('device')} computed different"
+                f" features for the same images than shard {first}: compute all on machines of one"
+                " kind",
             )
 
 
@@ -193,7 +193,9 @@ def _unreadable(error: OSError) -> str:
 def unknown_splits(store_splits: Sequence[str], splits: Sequence[str], name: str) -> list[Problem]:
     """Return a problem for each of *splits*, of features *name*, that the store does not have."""
     return [
-        Problem(layout.features_commits(name, split), "is of a split that the store has not")
+        Problem(
+            layout.features_commits(name, split), "belongs to a split that the store does not have"
+        )
         for split in splits
         if split not in store_splits
     ]

@@ -99,9 +99,9 @@ def open_recipe(recipe: FeatureRecipe, trunk: str, device: torch.device) -> Back
     expected = (recipe.weights, recipe.input_size, recipe.mean, recipe.std, recipe.channels)
     if opened != expected:
         raise StoreMismatchError(
-            f"on {socket.gethostname()} {trunk} is another network than the one that the features"
-            f" {recipe.name} are of: it has other weights or another transform, or is read by"
-            f" another transformers than {version('transformers')}."
+            f"on {socket.gethostname()} {trunk} is not the network of the features {recipe.name}:"
+            " it has other weights or another transform, or is read by another version of"
+            f" transformers than {version('transformers')}."
         )
     backbone.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return backbone
@@ -115,9 +115,9 @@ def probe_of(backbone: Backbone, precision: str) -> str:
 
 def _makes_others(recipe: FeatureRecipe, device: torch.device) -> str:
     return (
-        f"on {socket.gethostname()} torch {torch.__version__} on {device.type} makes other features"
-        f" of the same images than those that {recipe.name} was started with. Install the same"
-        " torch there, or make all of them on machines of one kind."
+        f"on {socket.gethostname()} torch {torch.__version__} on {device.type} computes different"
+        f" features for the same images than those that {recipe.name} was started with. Install"
+        " the same torch there, or compute all of them on machines of one kind."
     )
 
 

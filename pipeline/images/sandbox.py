@@ -180,7 +180,7 @@ class _Child:
             code = self.end()
             self.close()
             raise TesseraeError(
-                f"the decoding child does not start ({_ending(code)}): {' '.join(command)!r}."
+                f"the decoding process does not start ({_ending(code)}): {' '.join(command)!r}."
                 " Run it by hand to see why."
             )
 

@@ -81,7 +81,8 @@ def all_commits(objects: Objects, plan: Plan) -> list[Commit]:
     if missing:
         raise StoreError(
             f"split {plan.split!r} is not finished: {len(missing)} of {plan.num_shards} shards are"
-            f" not committed (the first is {missing[0]}). Run `tesserae prepare` again to go on."
+            f" not committed (the first is {missing[0]}). Run `tesserae prepare` again to"
+            " continue."
         )
     return [commits[shard] for shard in range(plan.num_shards)]
 

@@ -282,8 +282,8 @@ def check_free_space(objects: Objects, recipe: Recipe, needed: int) -> None:
     room = objects.free_bytes()
     if room is not None and recipe.codec == "none" and needed > room:
         raise StoreError(
-            f"too little room at {objects.url}: {needed:,} bytes are needed,"
-            f" {room:,} are free. Make room, choose fewer --sizes, or pass --limit."
+            f"not enough free space at {objects.url}: {needed:,} bytes needed, {room:,} free. Free"
+            " some space, choose fewer --sizes, or pass --limit."
         )
 
 
@@ -296,8 +296,9 @@ def check_spool_space(objects: Objects, needed: int) -> None:
     room = objects.free_bytes()
     if room is not None and needed > room:
         raise StoreError(
-            f"too little room at {objects.url}: the source can only be streamed, and its images"
-            f" need {needed / 1e9:,.1f} GB beside the store; {room / 1e9:,.1f} GB are free."
+            f"not enough free space at {objects.url}: the source can only be streamed, and its"
+            f" images need {needed / 1e9:,.1f} GB in addition to the store; {room / 1e9:,.1f} GB"
+            " are free. Free some space, or copy the source to a disk and unpack it."
         )
 
 
@@ -359,8 +360,8 @@ def _labels(listed: Listing, recipe: Recipe) -> NDArray[np.int32]:
     unknown = [name for name in listed.wnids if name not in label_of]
     if unknown:
         raise StoreMismatchError(
-            f"{len(unknown)} classes are not in the store's {len(label_of)}: {unknown[:5]}."
-            " A split may show fewer classes than the first one, not others."
+            f"{len(unknown)} classes are not in the store's {len(label_of)}: {unknown[:5]}. A"
+            " further split may have fewer classes than the first one, but no others."
         )
     labels = np.full(listed.table.num_rows, -1, np.int32)
     for name, start, stop in listed.runs:

@@ -35,7 +35,10 @@ def recheck_rows(objects: Objects, split: str, num_rows: int) -> Iterator[Proble
     """
     done = records.load_finish_record(objects, split)
     if done is None:
-        raise StoreError(f"split {split!r} is not finished: there is nothing to compare with.")
+        raise StoreError(
+            f"split {split!r} is not finished: there is nothing to compare with. Run `tesserae"
+            " prepare` first."
+        )
     _check_source(objects, split)
     config = ShardTaskConfig(
         store=objects.url, split=split, run="reader", sizes=done.sizes, watched=False
@@ -57,13 +60,13 @@ def _check_source(objects: Objects, split: str) -> None:
         return
     if origin.root == f"{objects.url}/{layout.spool(split)}":
         raise StoreError(
-            f"the images of split {split!r} can only be streamed, and the spool that they went"
-            f" through was removed with the end of the run. Run `tesserae prepare {origin.source}`"
-            " into another folder to compare with."
+            f"the images of split {split!r} can only be streamed, and their spool was removed when"
+            f" the split was finished. To compare them, run `tesserae prepare {origin.source}`"
+            " into another folder."
         )
     raise StoreError(
-        f"the images of split {split!r} were in {origin.root}, which is not there. Run `tesserae"
-        " repair` with --data SOURCE to say where they are now."
+        f"the images of split {split!r} were in {origin.root}, which does not exist. Run `tesserae"
+        " repair` with --data SOURCE and their present location."
     )
 
 
@@ -80,7 +83,7 @@ def _differences(
         return
     checksum = None if isinstance(data, Unread) else google_crc32c.value(data)
     if checksum != line["crc32c"]:
-        yield Problem(image, f"{row}: its bytes are not those that were committed")
+        yield Problem(image, f"{row}: its source bytes differ from the committed ones")
         return
     status, pixels = _render(space, data, line["status"])
     if status != line["status"]:
@@ -89,7 +92,9 @@ def _differences(
     for size, expected_pixels in pixels.items():
         stored = arrays.read_rows(space.objects, split, size, sample.row, sample.row + 1)
         if stored.tobytes() != expected_pixels:
-            yield Problem(layout.shard(split, size, shard), f"{row}: it has other pixels now")
+            yield Problem(
+                layout.shard(split, size, shard), f"{row}: it decodes to other pixels now"
+            )
 
 
 def _render(

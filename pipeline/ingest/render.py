@@ -149,14 +149,14 @@ def _expected(
     if committed_part["crc32c"][position].as_py() != checksum:
         raise StoreMismatchError(
             f"row {sample.row}: the bytes of {sample.key!r} are not those that were committed"
-            f" (crc32c {_hex(checksum)}, was"
-            f" {_hex(committed_part['crc32c'][position].as_py())}). Bring the original image back."
+            f" (crc32c {_hex(checksum)}, was {_hex(committed_part['crc32c'][position].as_py())})."
+            " Restore the original image."
         )
     return int(committed_part["status"][position].as_py())
 
 
 def _hex(checksum: int | None) -> str:
-    return "of a file that is not read whole" if checksum is None else f"{checksum:08x}"
+    return "unknown: the file is too large to read" if checksum is None else f"{checksum:08x}"
 
 
 def _reason(committed_part: pa.Table | None, position: int) -> str:

@@ -106,7 +106,8 @@ def rebuild_shard(
     commit = records.load_commit(space.objects, config.split, shard)
     if commit is None or not records.belongs(space.plan, commit):
         raise StoreMismatchError(
-            f"shard {shard} of split {config.split!r} has no commit to follow."
+            f"shard {shard} of split {config.split!r} has no commit to compare with. Run `tesserae"
+            " prepare` again."
         )
     # The damaged part listed the images that crashed or hung a decoder; the commit only counts
     # them. If there are any, every image is decoded in a sandbox.
@@ -119,8 +120,8 @@ def rebuild_shard(
         wrong = [written.name for written in result.objects if written not in commit.objects]
         if wrong:
             raise StoreMismatchError(
-                f"{', '.join(wrong)}: made again from the source, but not as it was committed. The"
-                " source or the software has changed since."
+                f"{', '.join(wrong)}: decoding the source again gives other bytes than were"
+                " committed. The source or the software has changed."
             )
 
     before = None if part else commit

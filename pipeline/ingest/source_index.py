@@ -163,8 +163,8 @@ def load_origin(objects: Objects, plan: Plan) -> Origin:
 
 def _unknown(plan: Plan, why: str) -> str:
     return (
-        f"where the images of split {plan.split!r} are is not known: {why}. Run `tesserae repair`"
-        " with --data SOURCE, or `tesserae prepare` with the source again."
+        f"the location of the images of split {plan.split!r} is unknown: {why}. Run `tesserae"
+        " repair` with --data SOURCE, or `tesserae prepare SOURCE STORE` again."
     )
 
 

@@ -90,8 +90,8 @@ def check_run_active(store: str, run: str) -> None:
     run_folder = Path(store) / layout.TEMPORARY / run
     if not is_url(store) and not run_folder.is_dir():
         raise StoreError(
-            f"on {socket.gethostname()} {store} is not the folder in which the run was begun,"
-            " or the run has ended. Every machine must have the same folder under the same path:"
+            f"on {socket.gethostname()} {store} is not the folder that the command writes to, or"
+            " the command has ended. Every machine must have the same folder under the same path:"
             " use a network file system, or an object store."
         )
 
@@ -120,6 +120,6 @@ def check_worker(config: ShardTaskConfig) -> None:
     root = space.rows.origin.root
     if not space.remote and not Path(root).exists():
         raise SourceError(
-            f"on {socket.gethostname()} there is no {root}. Every machine must have the images"
+            f"{root} does not exist on {socket.gethostname()}. Every machine must have the images"
             " under the same path: use a network file system, or a URL."
         )

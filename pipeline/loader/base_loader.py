@@ -108,8 +108,8 @@ class BaseLoader(ABC):
     def _check_world(self, world: int) -> None:
         if self.batch_size < world:
             raise ValueError(
-                f"batch_size is {self.batch_size}: expected at least one row for each of"
-                f" {world} ranks; it is that of the global batch."
+                f"batch_size is {self.batch_size}: expected at least one row for each of {world}"
+                " ranks; it is the size of the global batch."
             )
 
     @property
@@ -285,9 +285,9 @@ class BaseLoader(ABC):
     def _misused(self, use: str) -> TypeError:
         """Return the error that explains how to use a loader instead of *use*."""
         return TypeError(
-            f"{use} cannot be had: a {type(self).__name__} hands out whole batches and is iterated"
-            " itself: `for images, labels, rows in loader`. It needs no torch DataLoader around it;"
-            " for a DataLoader there is tesserae.SplitDataset(store, split, size=...)."
+            f"{use} is not supported: a {type(self).__name__} yields whole batches. Iterate it"
+            " directly: `for images, labels, rows in loader`. For a torch DataLoader use"
+            " tesserae.SplitDataset(store, split, size=...)."
         )
 
     def __iter__(self) -> Iterator[Batch]:
@@ -340,7 +340,7 @@ class BaseLoader(ABC):
             )
 
     def _no_batches(self) -> str:
-        rows = f"split {self.split!r} of {self.store} has {self.num_rows:,} rows to hand out"
+        rows = f"split {self.split!r} of {self.store} has {self.num_rows:,} usable rows"
         if not self.num_rows:
             return f"{rows}: an epoch would have no batch. Choose another split or other classes."
         return (

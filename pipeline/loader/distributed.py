@@ -71,7 +71,7 @@ def explicit_placement(rank: int | None, world: int | None) -> Placement | None:
         ValueError: Only one of the two is set, or *rank* is out of range.
     """
     if (rank is None) != (world is None):
-        raise ValueError(f"rank is {rank}, world is {world}: expected both or none.")
+        raise ValueError(f"rank is {rank}, world is {world}: pass both or neither.")
     if rank is None or world is None:
         return None
     if not 0 <= rank < world:
@@ -211,7 +211,7 @@ def _is_step(*names: str) -> bool:
 def _checked(rank: int, world: int, source: str) -> Placement:
     if not 0 <= rank < world:
         raise RankError(
-            f"{source} say rank {rank} of a world of {world}: expected 0 to {world - 1}. {_CURE}"
+            f"{source} set rank {rank} of a world of {world}: expected 0 to {world - 1}. {_CURE}"
         )
     return Placement(rank, world, source)
 

@@ -102,7 +102,7 @@ class CopySet:
         except OSError as e:
             raise StoreError(
                 f"cannot stage in {folder}: {e.strerror or e}."
-                f" {advice_for(e, 'Name a folder on a disk of this machine')}."
+                f" {advice_for(e, 'Pass a folder on a disk of this machine')}."
             ) from e
         self._missing = [(size, n) for n in range(split.plan.num_shards) for size in split.sizes]
         self._take_complete_copies()
@@ -333,8 +333,8 @@ class StagedReader:
             method = self._copy_reader.gather(rows, out, disk)
         except StoreDamagedError as e:  # the copy is damaged, not necessarily the store
             raise StoreDamagedError(
-                f"of the copies in {self._copies.root}: {str(e).partition(' Run ')[0]} Delete that"
-                " folder."
+                f"a staged copy in {self._copies.root} is damaged: {str(e).partition(' Run ')[0]}"
+                " Delete that folder."
             ) from None
         self._copies.count(len(rows))
         return method

@@ -46,7 +46,8 @@ def measure_hubs(index: Index, references: NDArray[Any], nearest: int = NEAREST)
     usable_references = measure_lengths(references)
     if not usable_references.usable.any():
         raise ValueError(
-            f"none of {len(usable_references)} references has a direction: expected queries."
+            f"all {len(usable_references)} references are zero or not finite: expected query"
+            " vectors."
         )
     reference_index = Index("exact", usable_references, ExactScan(usable_references))
     means = np.zeros(len(index), np.float64)

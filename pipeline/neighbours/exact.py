@@ -189,8 +189,8 @@ class ExactDeviceScan:
         except (RuntimeError, AssertionError) as e:  # torch raises either
             first = str(e).splitlines()[0]
             raise TesseraeError(
-                f"{len(vectors):,} vectors of {vectors.dim} cannot be held on {device} ({first}):"
-                " search on the processor, or free that device."
+                f"{len(vectors):,} vectors of {vectors.dim} dimensions do not fit on {device}"
+                f" ({first}): search on the CPU, or free memory of that device."
             ) from e
 
     def state(self) -> dict[str, Any]:

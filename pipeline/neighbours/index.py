@@ -207,7 +207,9 @@ class Index:
         if hubs is None:
             return request
         if len(hubs.means) != len(self):
-            raise ValueError(f"hubs of {len(hubs.means)} vectors: expected those of {len(self)}.")
+            raise ValueError(
+                f"CSLS statistics of {len(hubs.means)} vectors: expected those of {len(self)}."
+            )
         nearest_scores = self.search(queries, hubs.nearest, exclude=exclude).scores
         return replace(
             request, extra=-hubs.means / 2, factor=2, shift=mean_similarity(nearest_scores)

@@ -260,7 +260,7 @@ def _compare(folder: Path, stored: dict[str, Any], expected: dict[str, Any]) -> 
         )
         if stored_value != expected_value:
             raise TesseraeError(
-                f"the index in {folder} is of other vectors: its {key} is {stored_value},"
+                f"the index in {folder} was built from other vectors: its {key} is {stored_value},"
                 f" expected {expected_value}. Build it again."
             )
 
@@ -273,7 +273,7 @@ def _check(
     seen = xxhash.xxh3_128()
     try:
         if not file.is_file():  # opening a pipe would wait forever
-            raise _damaged(file, "is no file")
+            raise _damaged(file, "is not a file")
         num_bytes = file.stat().st_size
         if num_bytes != part["bytes"]:
             raise _damaged(file, f"has {num_bytes:,} bytes, not {part['bytes']:,}")

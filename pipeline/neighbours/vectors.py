@@ -130,7 +130,7 @@ def directions(queries: NDArray[Any], dim: int) -> Doubles:
     lengths = np.sqrt(np.einsum("qd,qd->q", wide, wide))
     for query in np.flatnonzero(~((lengths >= MIN_LENGTH) & (lengths <= MAX_LENGTH))):
         raise ValueError(
-            f"query {query} has length {lengths[query]}, hence no direction: expected one"
-            f" between {MIN_LENGTH} and {MAX_LENGTH}."
+            f"query {query} has length {lengths[query]}: expected one between {MIN_LENGTH} and"
+            f" {MAX_LENGTH}."
         )
     return np.asarray(wide / lengths[:, None], np.float64)

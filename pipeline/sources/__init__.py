@@ -82,7 +82,7 @@ _KINDS = (
         "train/<wnid>/images/*.JPEG and val/val_annotations.txt",
         hides=("folder",),
     ),
-    _Kind("class-tars", "ilsvrc:find_class_tars", "n########.tar files, one a class"),
+    _Kind("class-tars", "ilsvrc:find_class_tars", "n########.tar files, one per class"),
     _Kind("webdataset", "webdataset:find_shards", "*.tar shards of samples"),
     _Kind("tar", "webdataset:find_trees", "a tar with a tree of <class>/<file>"),
     _Kind("parquet", "parquet:find_parquet", "*.parquet files with a column of image bytes"),
@@ -140,8 +140,8 @@ def open_source(
         return chosen
     if fitting:
         raise SourceError(
-            f"{location.display_name} holds several kinds of sources of the split {split!r}: "
-            f"{', '.join(sorted(fitting))}. Name one with --source-kind."
+            f"{location.display_name} holds several kinds of sources of the split {split!r}:"
+            f" {', '.join(sorted(fitting))}. Pass one of them with --source-kind."
         )
     raise _no_source_error(location, split, kind, sources_of_kind)
 
@@ -151,13 +151,13 @@ def _check_options(location: Location, kind: str) -> None:
     options = location.options
     if options.class_name and kind not in _ONE_CLASS:
         raise SourceError(
-            f"--class-name is {options.class_name!r}: it is for images that lie in one folder, and"
-            f" {location.display_name} is of the kind {kind}. Omit it."
+            f"--class-name is {options.class_name!r}: it applies to images in one folder, but"
+            f" {location.display_name} is of kind {kind}. Omit it."
         )
     if options.recursive and kind not in _NESTED:
         raise SourceError(
-            f"--recursive is {options.recursive!r}: it is for nested folders, and"
-            f" {location.display_name} is of the kind {kind}. Omit it."
+            f"--recursive is {options.recursive!r}: it applies to nested folders, but"
+            f" {location.display_name} is of kind {kind}. Omit it."
         )
     for name in ("image_column", "label_column", "name_column"):
         shards = name == "label_column" and options.rules > 1
@@ -219,8 +219,8 @@ def unlabelled_test_remark(
         return ""
     images = sum(map(looks_like_image, flat.location.names().files))
     return (
-        f"test is left out: {images:,} image{'s' * (images != 1)} of no class right in {flat.root};"
-        " name it with --split, beside the others, to have it, too"
+        f"split test is skipped: {images:,} image{'s' * (images != 1)} without a class directly in"
+        f" {flat.root}; pass --split with test among the names to include it"
     )
 
 
@@ -244,9 +244,8 @@ def check_split_name(
     if split in re.split(r"[-_.]", own) or splits(root, kind, options):
         return
     raise SourceError(
-        f"--split is {split!r}: did you mean {meant}? {os.fspath(root)} tells no split, so that it"
-        f" would be called {split!r}. If you mean this name, call the folder or archive so, too"
-        " (a link to it will do)."
+        f"--split is {split!r}: did you mean {meant}? {os.fspath(root)} indicates no split. To use"
+        f" this name, rename the folder or archive to {split} (a symbolic link suffices)."
     )
 
 
@@ -290,7 +289,7 @@ def _no_source_error(
         )
     if kind is not None:
         return SourceError(
-            f"{location.display_name} is no source of the kind {kind!r}: looked for"
+            f"{location.display_name} is not a source of kind {kind!r}: looked for"
             f" {_KIND_OF_NAME[kind].requirement}. Omit --source-kind to detect the kind."
         )
     foreign = other_tool_text(location)
@@ -298,13 +297,13 @@ def _no_source_error(
         return SourceError(f"no images found in {location.display_name}: {foreign}")
     if location.only_file:
         return SourceError(
-            f"{location.display_name} is no archive of images: it is "
-            f"{description_of(location.head(location.only_file))}. Expected a tar, compressed or"
+            f"{location.display_name} is not an archive of images: it is"
+            f" {description_of(location.head(location.only_file))}. Expected a tar, compressed or"
             " not, a zip or a Parquet file. Pass the folder or archive that holds the images."
         )
     return SourceError(
         f"no images found in {location.display_name}: expected <class>/<image> or one of the"
-        " layouts of docs/sources.md. Pass the folder or archive that holds the images, e.g. "
-        "ILSVRC2012/train, or name its kind with --source-kind; class folders that lie deeper are "
-        "found with --recursive last."
+        " layouts of docs/sources.md. Pass the folder or archive that holds the images, e.g."
+        " ILSVRC2012/train, or pass its kind with --source-kind, or --recursive last for class"
+        " folders that lie deeper."
     )

@@ -129,8 +129,8 @@ class ListingBuilder:
         if target_rows.null_count:
             lost = pc.index(pc.is_null(target_rows), True).as_py()
             raise SourceError(
-                f"{keys[lost]!r} is a link to {targets[lost]!r}, which is not among the samples. "
-                "Make the archive again with the files themselves (tar --hard-dereference -h)."
+                f"{keys[lost]!r} is a link to {targets[lost]!r}, which is not among the samples."
+                " Create the archive again with the files themselves (tar --hard-dereference -h)."
             )
         linked = table.take(target_rows)
         return linked.set_column(0, "key", string_array(keys, "as a link"))

@@ -84,8 +84,8 @@ class Location:
             return cls(folder, name, options)
         if not location.is_folder(""):
             raise SourceError(
-                f"no source at {location.root!r}: neither a file nor a folder is there. "
-                "Pass the folder or archive that holds the images."
+                f"no source at {location.root!r}: no such file or folder. Pass the folder or"
+                " archive that holds the images."
             )
         return location
 
@@ -218,7 +218,8 @@ class Location:
             size = self._filesystem[0].size(self._remote_path(path))
         if size is None:
             raise SourceError(
-                f"{self.full_path(path)} does not say how long it is. Copy it to a disk first."
+                f"the server does not report the size of {self.full_path(path)}. Copy it to a disk"
+                " first."
             )
         return int(size)
 

@@ -27,7 +27,7 @@ _TEXTS = {
     "json": "a JSON document, such as an error that a server sent instead of the file",
 }
 _ADVICE = {
-    "Git LFS pointer": "Fetch the file itself: git lfs pull.",
+    "Git LFS pointer": "Download the file itself: git lfs pull.",
     "html": "Open the address in a browser to see what the server says, and download it again.",
     "xml": "Look into it to see what the server says, and download it again.",
     "json": "Look into it to see what the server says, and download it again.",
@@ -42,7 +42,7 @@ CONVERTED = {
         "a shard of MosaicML's MDS",
         "Write each sample's image as a file in a class folder, with mosaicml-streaming.",
     ),
-    FFCV: ("a file of FFCV", "Pass the images that it was made from."),
+    FFCV: ("a file of FFCV", "Pass the images that it was created from."),
     LMDB: (
         "an LMDB",
         "Where its values are image files, put it into a folder of its own as data.mdb, and pass"

@@ -105,8 +105,8 @@ class GroundTruth:
         if not wnid:
             lines = len(self.by_name) or len(self.by_number)
             raise SourceError(
-                f"{self.where} has {lines:,} lines and none for the image {name!r}. Download that "
-                "table again, or, if the image is none of ILSVRC2012's val split, move it away."
+                f"{self.where} has {lines:,} lines, but none for the image {name!r}. Download that"
+                " table again, or, if the image is not of ILSVRC2012's val split, move it away."
             )
         return wnid
 
@@ -162,7 +162,7 @@ def find_ground_truth(location: Location) -> GroundTruth:
     ]
     raise GroundTruthMissingError(
         f"the images of {location.display_name} have no classes: {' and '.join(missing)} not"
-        f" found. Put {DEVKIT}.tar.gz (from image-net.org), or Kaggle's {SOLUTION}, beside them."
+        f" found. Put {DEVKIT}.tar.gz (from image-net.org), or Kaggle's {SOLUTION}, next to them."
     )
 
 
@@ -183,9 +183,9 @@ def find_optional_ground_truth(location: Location) -> GroundTruth | None:
     unknown = next((i for i, number in enumerate(numbers) if number not in synsets), None)
     if unknown is not None:
         raise SourceError(
-            f"{truth[0]}: line {unknown + 1} is {numbers[unknown]}, which is no class of "
-            f"{meta[0]}. Expected a number from 1 to 1000 on each line; both files must come from "
-            "the same devkit."
+            f"{truth[0]}: line {unknown + 1} is {numbers[unknown]}, which is not a class of"
+            f" {meta[0]}. Expected a number from 1 to 1000 on each line; both files must come from"
+            " the same devkit."
         )
     return GroundTruth({}, tuple(synsets[number][0] for number in numbers), truth[0])
 
@@ -223,7 +223,7 @@ def _member_reader(location: Location, path: str, name: str) -> Callable[[], byt
                 if member.name == name:
                     return tar.read(member.offset, member.num_bytes)
         raise SourceError(
-            f"{location.full_path(path)} holds no {name}. Fetch it again from image-net.org."
+            f"{location.full_path(path)} holds no {name}. Download it again from image-net.org."
         )
 
     return read
@@ -235,8 +235,8 @@ def _synsets(meta: TableFile) -> dict[int, tuple[str, str]]:
         from scipy.io import loadmat  # imported here, since only the devkit needs it
     except ImportError as e:
         raise PackageMissingError(
-            f"reading {meta[0]} needs scipy, which is not installed. Install the extra 'devkit', "
-            f"or put Kaggle's {SOLUTION} beside the images."
+            f"reading {meta[0]} needs scipy, which is not installed. Install the extra 'devkit',"
+            f" or put Kaggle's {SOLUTION} next to the images."
         ) from e
     try:
         synsets: Any = loadmat(io.BytesIO(meta[1]()), squeeze_me=True)["synsets"]
@@ -246,8 +246,8 @@ def _synsets(meta: TableFile) -> dict[int, tuple[str, str]]:
         }
     except (ValueError, KeyError, TypeError, NotImplementedError, OSError) as e:
         raise SourceError(
-            f"{meta[0]} is not the devkit's table of classes ({e}): expected 'synsets' with "
-            "ILSVRC2012_ID, WNID and words. Fetch the devkit again."
+            f"{meta[0]} is not the devkit's table of classes ({e}): expected 'synsets' with"
+            " ILSVRC2012_ID, WNID and words. Download the devkit again."
         ) from e
 
 

@@ -39,8 +39,8 @@ class SourceOptions:
             raise ValueError(f"--recursive is {self.recursive!r}: expected first or last.")
         if self.rules == 1 and (self.recursive or self.class_name or self.ignore):
             raise ValueError(
-                "the store was made under listing rules 1, which know no --recursive, --class-name"
-                " or --ignore: omit them, or prepare into a new store."
+                "the store uses listing rules 1, which do not support --recursive, --class-name or"
+                " --ignore: omit them, or prepare into a new store."
             )
         if "/" in self.class_name:
             raise ValueError(f"--class-name is {self.class_name!r}: expected a name without '/'.")
@@ -63,7 +63,7 @@ class SourceOptions:
         }
         unknown = sorted(values.keys() - {item.name for item in fields(cls)})
         if unknown:
-            raise ValueError(f"{unknown[0]!r} is no option of a source.")
+            raise ValueError(f"{unknown[0]!r} is not an option of a source.")
         return cls(**values, rules=rules)
 
 

@@ -71,8 +71,8 @@ class RangeFile(io.RawIOBase):
         # A server without ranges sends the whole file, which would pass for the requested bytes.
         if len(piece) != num_bytes:
             raise ReadError(
-                f"cannot read {self._name}: asked for {num_bytes} bytes at {self._at}, "
-                f"got {len(piece)}. Its server may not serve byte ranges, or the file changed."
+                f"cannot read {self._name}: requested {num_bytes} bytes at {self._at}, got"
+                f" {len(piece)}. Its server may not serve byte ranges, or the file changed."
             )
         buffer[:num_bytes] = piece
         self._at += num_bytes

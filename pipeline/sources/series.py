@@ -45,10 +45,10 @@ def check_complete(location: Location, paths: Sequence[str]) -> None:
         missing = _not_ignored(location, names)
         if missing:
             raise SourceError(
-                f"{location.root} has {len(present):,} of the {int(count):,} files that their names"
-                f" count: {abbreviate(missing, 3)} {'is' if len(missing) == 1 else 'are'}"
-                " missing. Fetch the rest, or pass --ignore with a pattern of what is not to be"
-                f" missed, such as {missing[0].rpartition('/')[2]!r}."
+                f"{location.root} has {len(present):,} of the {int(count):,} files that their"
+                f" names imply: {abbreviate(missing, 3)} {'is' if len(missing) == 1 else 'are'}"
+                " missing. Download the rest, or pass --ignore with a pattern of the files that"
+                f" may be missing, such as {missing[0].rpartition('/')[2]!r}."
             )
 
 
@@ -80,8 +80,8 @@ def gaps(location: Location, paths: Sequence[str]) -> Iterator[str]:
             continue
         remainder = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
         yield (
-            f"{len(missing):,} of the files numbered {digits[first]} to {digits[last]} "
-            f"{'is' if len(missing) == 1 else 'are'} not there: {', '.join(missing[:3])}{remainder}"
+            f"{len(missing):,} of the files numbered {digits[first]} to {digits[last]}"
+            f" {'is' if len(missing) == 1 else 'are'} missing: {', '.join(missing[:3])}{remainder}"
         )
 
 

@@ -270,8 +270,8 @@ def remaining_spool_text(directory: str) -> str:
     if not num_bytes:
         return ""
     return (
-        f" What was streamed stays in {directory} ({num_bytes:,} bytes): the same command goes on"
-        " with it; delete that folder if you will not run it again."
+        f" The streamed data stay in {directory} ({num_bytes:,} bytes): the same command continues"
+        " with them; delete that folder if you will not run it again."
     )
 
 
@@ -279,7 +279,7 @@ def _read_index(folder: Path, name: str) -> pa.Table:
     """Return the index of one block, after a check of the length of its records."""
     path, records = folder / (name + INDEX), folder / (name + RECORDS)
     if path.exists() and not path.is_file():
-        raise SourceError(f"the spool's index {path} is no file. Delete it.")
+        raise SourceError(f"the spool's index {path} is not a file. Delete it.")
     try:
         with pa.OSFile(str(path)) as file:
             table = pa.ipc.open_file(file).read_all()

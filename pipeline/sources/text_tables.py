@@ -45,14 +45,14 @@ def decode_table(data: bytes, where: str, *, lenient: bool = False) -> str:
             return data.decode("cp1252", "replace")
         line = len(_LINE_END.findall(data[: e.start].decode(encoding, "replace"))) + 1
         raise SourceError(
-            f"{where}: line {line} is no {encoding.removesuffix('-sig').upper()} text"
+            f"{where}: line {line} is not {encoding.removesuffix('-sig').upper()} text"
             f" ({data[e.start : e.start + 8]!r}). Save the table as UTF-8."
         ) from None
     if "\0" in text:
         line = len(_LINE_END.findall(text[: text.index("\0")])) + 1
         raise SourceError(
-            f"{where}: line {line} has a zero byte: it is no text, or UTF-16 without its byte order"
-            " mark. Save the table as UTF-8."
+            f"{where}: line {line} has a zero byte: it is not text, or UTF-16 without its byte"
+            " order mark. Save the table as UTF-8."
         )
     return text
 
@@ -127,8 +127,8 @@ def parse_annotations(text: str, where: str = "val_annotations.txt") -> dict[str
             )
         if classes.setdefault(name, wnid) != wnid:
             raise SourceError(
-                f"{where}: line {number} says that {name!r} is of class {wnid!r}, an earlier line"
-                f" says {classes[name]!r}. Remove the one that is wrong."
+                f"{where}: line {number} assigns {name!r} to class {wnid!r}, an earlier line to"
+                f" {classes[name]!r}. Remove the wrong line."
             )
     return classes
 
@@ -160,8 +160,8 @@ def parse_solution(text: str, where: str) -> dict[str, str]:
             )
         if classes.setdefault(name.partition(".")[0], words[0]) != words[0]:
             raise SourceError(
-                f"{where}: line {number} says that {name!r} is of class {words[0]}, an earlier line"
-                " says another. Download the table again."
+                f"{where}: line {number} assigns {name!r} to class {words[0]}, an earlier line to"
+                " another. Download the table again."
             )
     return classes
 

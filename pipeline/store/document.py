@@ -57,7 +57,7 @@ def decode(data: bytes, name: str, advice: str = REPAIR) -> dict[str, Any]:
         readable = " and ".join(map(str, READABLE_FORMATS))
         raise StoreError(
             f"{name} has format {schema.describe_value(fields.get('format'))}: this version reads"
-            f" {readable}. Use the version of Tesserae that made the store."
+            f" {readable}. Use the version of Tesserae that created the store."
         )
     return dict(fields)
 
@@ -117,7 +117,7 @@ def check_field(name: str, annotation: Any, key: str, value: object) -> None:
 
 
 def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _sealed(fields: dict[str, Any], digest: str) -> bytes:

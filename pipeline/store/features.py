@@ -38,7 +38,7 @@ from pipeline.store.schema import (
 KINDS = ("plain", "mirrored")
 """The kinds of features: of the stored image, and of its mirror image."""
 
-RERUN_ADVICE = "Run the same `tesserae features` again: it makes anew what is damaged."
+RERUN_ADVICE = "Run the same `tesserae features` again: it recomputes what is damaged."
 
 DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16")
@@ -100,7 +100,7 @@ class FeatureRecipe:
         """Refuse values that no features can have."""
         if self.dtype not in DTYPES or self.precision not in PRECISIONS or self.dim < 1:
             raise ValueError(
-                f"features of {self.dim} numbers, {self.dtype}, computed in {self.precision}:"
+                f"features of {self.dim} dimensions, {self.dtype}, computed in {self.precision}:"
                 f" expected at least 1, {' or '.join(DTYPES)}, and {' or '.join(PRECISIONS)}."
             )
         if self.shard_rows % self.chunk_rows:
@@ -239,13 +239,12 @@ def load_recipe(objects: Objects, name: str) -> FeatureRecipe:
     except (FileNotFoundError, NotADirectoryError):
         existing = ", ".join(names(objects)) or "none"
         raise StoreError(
-            f"the store {objects.url} has no features {name!r}: it has {existing}. Make them with"
-            " `tesserae features`."
+            f"the store {objects.url} has no features {name!r}: it has {existing}. Compute them"
+            " with `tesserae features`."
         ) from None
     if recipe.name != name:
         raise StoreMismatchError(
-            f"{file} is of features {recipe.name}: their name says what they are of. Name the"
-            " folder so again."
+            f"{file} holds features {recipe.name}: rename its folder back to that."
         )
     return recipe
 

@@ -95,7 +95,7 @@ class _Lock:
         except OSError as e:
             raise StoreError(
                 f"cannot write to {store}: {e.strerror or e}."
-                f" {advice_for(e, 'Choose a folder that can be written')}."
+                f" {advice_for(e, 'Choose a writable folder')}."
             ) from e
 
     def _acquire(self) -> str | None:

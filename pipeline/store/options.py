@@ -42,7 +42,7 @@ class StoreOptions:
         if not self.sizes or any(not 1 <= size <= 4096 for size in self.sizes):
             raise ValueError(f"sizes are {list(self.sizes)}: expected numbers from 1 to 4096.")
         if len(set(self.sizes)) != len(self.sizes):
-            raise ValueError(f"sizes are {list(self.sizes)}: one is named twice.")
+            raise ValueError(f"sizes are {list(self.sizes)}: one is given twice.")
         if self.max_image_bytes is not None and self.max_image_bytes < 1:
             raise ValueError(
                 f"max_image_bytes is {self.max_image_bytes}: expected at least 1 byte."

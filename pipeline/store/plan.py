@@ -85,6 +85,6 @@ def check_same(stored: Plan, requested: Plan) -> None:
     if differences:
         raise StoreMismatchError(
             f"split {stored.split!r} was planned from another listing or order:"
-            f" {'; '.join(differences)}."
-            " Give the same source and seed as before, or choose another split or folder."
+            f" {'; '.join(differences)}. Pass the same source and seed as before, or choose"
+            " another split or folder."
         )

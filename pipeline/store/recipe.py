@@ -94,7 +94,7 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)}: expected at least 1.")
         if self.shard_rows % self.chunk_rows:
             raise ValueError(
-                f"a shard of {self.shard_rows} rows cannot be cut into chunks of"
+                f"a shard of {self.shard_rows} rows cannot be divided into chunks of"
                 f" {self.chunk_rows}: choose --shard-rows as a multiple of --chunk-rows."
             )
         parse_codec(self.codec)
@@ -116,8 +116,8 @@ class Recipe:
         if self.format == 1 and (self.missing_end, self.max_image_bytes) != ("refuse", None):
             raise ValueError(
                 "a store of format 1 decodes by rules 1, which refuse JPEGs without their end"
-                " marker and read files of any length: leave --missing-end and --max-image-bytes"
-                " away, or prepare into another folder."
+                " marker and read files of any length: omit --missing-end and --max-image-bytes,"
+                " or prepare into another folder."
             )
         for name, newest in (("decode_rules", DECODE_RULES), ("listing_rules", LISTING_RULES)):
             highest = 1 if self.format == 1 else newest
@@ -227,14 +227,14 @@ def check_same(stored: Recipe, requested: Recipe) -> None:
         StoreMismatchError: The recipes differ; the message names each difference.
     """
     differences = [
-        f"{name} is {getattr(stored, name)!r} in the store,"
-        f" {getattr(requested, name)!r} was asked for"
+        f"{name} is {getattr(stored, name)!r} in the store, {getattr(requested, name)!r} was"
+        " requested"
         for name in _CHOSEN
         if getattr(stored, name) != getattr(requested, name)
     ]
     differences += [
-        f"the {name} makes other pixels here ({_named(requested, name)}) than the one that made the"
-        f" store ({_named(stored, name)})"
+        f"the {name} produces other pixels here ({_named(requested, name)}) than the one that"
+        f" created the store ({_named(stored, name)})"
         for name in ("decoder", "resizer")
         if getattr(stored, name) != getattr(requested, name)
         # Another filter, which is named above, gives other pixels in any case.
@@ -242,15 +242,16 @@ def check_same(stored: Recipe, requested: Recipe) -> None:
     ]
     if differences:
         raise StoreMismatchError(
-            f"the store was made with another recipe: {'; '.join(differences)}."
-            " Ask for the store's own recipe (`tesserae info`), or choose another folder."
+            f"the store was created with another recipe: {'; '.join(differences)}. Pass the"
+            " options of the store's recipe (see `tesserae info`), or choose another folder."
         )
     differences = _class_differences(stored, requested) + _number_differences(stored, requested)
     if differences:
         raise StoreMismatchError(
-            f"the store was made from another source: {'; '.join(differences)}. A store's classes"
-            " are those of all splits that its first command prepared: choose another folder for"
-            " another source, or prepare all splits of this one together into a new folder."
+            f"the store was prepared from another source: {'; '.join(differences)}. A store's"
+            " classes are those of all splits that its first command prepared: choose another"
+            " folder for another source, or prepare all splits of this one together into a new"
+            " folder."
         )
 
 
@@ -274,9 +275,5 @@ def _class_differences(stored: Recipe, requested: Recipe) -> list[str]:
         return []
     names = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
     number = "1 class is" if len(unknown) == 1 else f"{len(unknown)} classes are"
-    by = (
-        f", as its listing rules {stored.listing_rules} have them"
-        if stored.listing_rules == 1
-        else ""
-    )
+    by = f" (under its listing rules {stored.listing_rules})" if stored.listing_rules == 1 else ""
     return [f"{number} not among the store's {len(stored.classes)}: {names}{by}"]

@@ -114,7 +114,7 @@ class RemoteObjects:
             try:
                 self._files.pipe_file(self._path(name), data, mode=mode)
             except FileNotFoundError as e:
-                raise StoreError(f"cannot write {self.url}/{name}: {e}. Make the bucket.") from e
+                raise StoreError(f"cannot write {self.url}/{name}: {e}. Create the bucket.") from e
 
     @contextlib.contextmanager
     def _explain_errors(self, action: str, name: str) -> Iterator[None]:

@@ -176,7 +176,7 @@ def _number(bounds: Between = Between(-math.inf, math.inf)) -> Read:
 def _text(rule: Matching | None = None) -> Read:
     def reader(value: Any, where: str) -> Any:
         if type(value) is not str or not (rule is None or rule.fits(value)):
-            raise _unfit(where, value, "a text" if rule is None else rule.description)
+            raise _unfit(where, value, "a string" if rule is None else rule.description)
         return value
 
     return reader

@@ -134,8 +134,8 @@ def _unfinished(split: str, requested: tuple[int, ...], finished: Iterable[int])
     missing = [size for size in requested if size not in finished]
     if not finished:
         return (
-            f"split {split!r} is not finished. Run the same `tesserae prepare` again to go on, or"
-            " ask for a partial one."
+            f"split {split!r} is not finished. Run the same `tesserae prepare` again to continue,"
+            " or pass partial=True (--partial)."
         )
     return (
         f"split {split!r} has no finished {', '.join(map(str, missing))} px: it has"
@@ -151,7 +151,7 @@ def _read_small(objects: Objects, plan: Plan, name: str, dtype: np.dtype[Any]) -
         values = np.empty(chunks * chunk_rows, dtype)
     except MemoryError:
         raise StoreError(
-            f"{layout.plan(plan.split)} says {plan.num_rows:,} rows: this machine has too little"
+            f"{layout.plan(plan.split)} states {plan.num_rows:,} rows: this machine has too little"
             " memory for their labels."
         ) from None
     num_bytes = chunk_rows * dtype.itemsize + CHECKSUM_BYTES

@@ -97,15 +97,16 @@ def _detect(path: Path) -> _Shape:
             shape = _count(path, file, start, separator)
         else:
             raise SourceError(
-                f"{path} is no file of word vectors: expected one of word2vec, GloVe or fastText."
+                f"{path} is not a file of word vectors: expected one of word2vec, GloVe or"
+                " fastText."
             )
         max_ratio = _MAX_DEFLATE_RATIO if isinstance(file, gzip.GzipFile) else 1
     min_bytes = shape.count * shape.dim * (4 if shape.binary else 2)
     num_bytes = path.stat().st_size
     if not 0 < shape.dim <= MAX_DIM or not shape.count or num_bytes * max_ratio < min_bytes:
         raise SourceError(
-            f"{path} states {shape.count:,} vectors of {shape.dim:,} numbers, in"
-            f" {num_bytes:,} bytes: it is truncated or damaged."
+            f"{path} states {shape.count:,} vectors of {shape.dim:,} dimensions, in {num_bytes:,}"
+            " bytes: it is truncated or damaged."
         )
     return shape
 
@@ -128,7 +129,7 @@ def _refuse_foreign_formats(path: Path, first: bytes) -> None:
     if foreign_format or not first:
         raise SourceError(
             f"{path} is {foreign_format or 'empty'}: expected vectors of word2vec, GloVe or"
-            " fastText (.vec). In gensim, save_word2vec_format writes such."
+            " fastText (.vec). In gensim, save_word2vec_format writes such a file."
         )
 
 
@@ -261,6 +262,6 @@ def _records(shape: _Shape, file: BufferedIOBase, count: int) -> Generator[bytes
 
 def _cut_off(shape: _Shape, num_read: int) -> SourceError:
     return SourceError(
-        f"{shape.path} states {shape.count:,} vectors of {shape.dim:,} numbers, and has"
+        f"{shape.path} states {shape.count:,} vectors of {shape.dim:,} dimensions, and has"
         f" {num_read:,} complete ones: it is truncated or damaged."
     )

@@ -112,8 +112,8 @@ class Hierarchy:
         candidates = valid if isinstance(valid, Set) else set(valid)
         if label not in self or label not in candidates or k < 1:
             raise ValueError(
-                f"no {k} answers can be right for {label!r}: expected a class that can be answered"
-                " and is in the hierarchy, and at least 1 answer."
+                f"no correct set of {k} classes for {label!r}: expected one of the candidate"
+                " classes that is in the hierarchy, and k of 1 or more."
             )
         correct: set[str] = set()
         for ring in self.nodes_by_hops([label]):

@@ -54,7 +54,8 @@ def open_word_vectors(file: Path, digest: str, folder: Path) -> WordVectors:
     if file.is_file() and not _was_seen(file, digest, folder):
         if file_digest(file) != digest:
             raise TesseraeError(
-                f"{file} is not the file that the run learned words from: put that back there."
+                f"{file} is not the file of word vectors that the run was trained with: restore"
+                " that file."
             )
         _note_seen(file, digest, folder)
     index = folder / f"{digest}.words"

@@ -42,7 +42,7 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> Compare:
 @pytest.mark.parametrize("tree", CODE)
 def test_other_code_in_any_tree_is_refused(compared: Compare, tree: str) -> None:
     """The error names the tree and the worker."""
-    with pytest.raises(ClusterError, match=f"worker w2 has another .*: its {tree}/ differs"):
+    with pytest.raises(ClusterError, match=f"worker w2 runs another .*: its {tree}/ differs"):
         compared({"w1": {}, "w2": {f"code of {tree}": "x"}})
 
 

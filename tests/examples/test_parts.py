@@ -172,7 +172,7 @@ def test_the_kind_of_cluster_replaces_a_lost_worker(
             assert wait_until(lambda: len(client.nthreads()) < 2)
 
             def complete() -> bool:
-                cluster.keep()
+                cluster.maintain()
                 return len(client.nthreads()) == 2
 
             assert wait_until(complete)

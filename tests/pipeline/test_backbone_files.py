@@ -92,15 +92,15 @@ def transform(**fields: Any) -> Callable[[Path], None]:
     [
         (pointer, WEIGHTS, "is a pointer of Git LFS, not the file itself: run `git lfs pull`"),
         (pointer_settings, CONFIG, "is a pointer of Git LFS"),
-        (empty, WEIGHTS, "is empty. Download it again"),
-        (cut, WEIGHTS, "it is cut off or damaged. Download it again"),
+        (empty, WEIGHTS, "is empty. Download the whole folder again"),
+        (cut, WEIGHTS, "it is cut off or damaged. Download the whole folder again"),
         (cut_in_header, WEIGHTS, "is not a safetensors file"),
         (page, WEIGHTS, "is not a safetensors file (it begins with b'<!DOCTYPE"),
         (damaged_header, WEIGHTS, "has a damaged header"),
-        (other_width, CONFIG, "describes another network than the weights beside it are of"),
-        (nan, "", "have values that are not finite, in "),
-        (broken(CONFIG), CONFIG, "is no JSON"),
-        (broken(TRANSFORM), TRANSFORM, "is no JSON"),
+        (other_width, CONFIG, "does not match the weights in the same folder"),
+        (nan, "", "contain NaN or infinity, in "),
+        (broken(CONFIG), CONFIG, "is not JSON"),
+        (broken(TRANSFORM), TRANSFORM, "is not JSON"),
         (lambda folder: (folder / TRANSFORM).write_text("[]"), TRANSFORM, "holds list"),
         (transform(image_mean=[0.5]), TRANSFORM, "has image_mean [0.5]: expected three numbers"),
         (transform(image_mean="0.5"), TRANSFORM, "has image_mean 0.5: expected three numbers"),
@@ -156,7 +156,9 @@ def test_a_randomly_masking_network_is_refused(tmp_path: Path) -> None:
             json.dumps({"size": 32, "image_mean": [0.5] * 3, "image_std": [0.5] * 3})
         )
         if ratio:
-            with pytest.raises(TesseraeError, match="makes other features of the same images"):
+            with pytest.raises(
+                TesseraeError, match="computes different features for the same images"
+            ):
                 open_backbone(tmp_path / "mae")
         else:
             assert open_backbone(tmp_path / "mae").dim == 16
@@ -173,5 +175,5 @@ def test_a_network_with_active_dropout_is_refused(
         Backbone, "forward",
         lambda self, pixels: torch.nn.functional.dropout(plain(self, pixels), 0.2, training=True),
     )  # fmt: skip
-    with pytest.raises(TesseraeError, match="masks or drops at random"):
+    with pytest.raises(TesseraeError, match="masks or drops out at random"):
         open_backbone(folder)

@@ -40,7 +40,7 @@ def test_a_run_of_other_code_is_refused(monkeypatch: pytest.MonkeyPatch, tree: s
     code_digest.check(code)
     code_digest.check("")
     monkeypatch.setattr(code_digest, "_DIGESTS", code_digest.trees() | {tree: "another"})
-    with pytest.raises(StoreMismatchError, match="another Tesserae than where the run was begun"):
+    with pytest.raises(StoreMismatchError, match="another version of Tesserae than the command"):
         code_digest.check(code)
 
 

@@ -124,7 +124,7 @@ def test_a_missing_folder_is_not_created_through_a_link(tmp_path, victim):
     objects = LocalObjects(str(store), "train-1")
     objects.begin()
     (store / "samples").symlink_to(victim / "new")
-    with pytest.raises(StoreError, match="by a link"):
+    with pytest.raises(StoreError, match="by a symbolic link"):
         objects.put("samples/train.parts/000000.parquet", b"x")
     assert not (victim / "new").exists()
 
@@ -162,7 +162,7 @@ def test_sweeping_follows_no_link(tmp_path, victim, link):
     before = everything(victim)
     objects = LocalObjects(str(store), "train-1")
     if link == ".tmp":
-        with pytest.raises(StoreError, match="by a link"):
+        with pytest.raises(StoreError, match="by a symbolic link"):
             objects.begin()
     else:
         objects.begin()
@@ -224,6 +224,6 @@ def test_removing_a_folder_does_not_follow_links(tmp_path, victim):
     confined.remove_folder(root / "spool", root)
     assert not (root / "spool").is_symlink()
     (root / ".cache").symlink_to(victim)
-    with pytest.raises(StoreError, match="by a link"):
+    with pytest.raises(StoreError, match="by a symbolic link"):
         confined.remove_folder(root / ".cache" / "train-x", root)
     assert everything(victim) == before

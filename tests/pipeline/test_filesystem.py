@@ -421,7 +421,7 @@ def test_a_small_file_that_cannot_be_renamed_leaves_no_file(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("number", "says"),
     [
-        (errno.ENOSPC, "Make room"),
+        (errno.ENOSPC, "Free some space"),
         (errno.EDQUOT, "Your quota is used up"),
         (errno.EROFS, "mounted read-only"),
         (errno.EACCES, "that you may write to"),
@@ -429,7 +429,7 @@ def test_a_small_file_that_cannot_be_renamed_leaves_no_file(tmp_path: Path) -> N
         (errno.ESTALE, "mount it again"),
         (errno.ENOLCK, "tesserae doctor"),
         (errno.EIO, "Repair or replace the disk"),
-        (errno.EBUSY, "Make room or repair the disk"),
+        (errno.EBUSY, "Free some space or repair the disk"),
     ],
 )
 def test_the_advice_depends_on_the_errno(number: int, says: str) -> None:

@@ -155,7 +155,7 @@ def test_status_lists_all_open_ports_which_are_local(
     assert named == open_
     assert len(named) == 8
     assert all(name.startswith("127.0.0.1:") for name in named)
-    assert "not known" not in printed.out
+    assert "purpose unknown" not in printed.out
     assert "reachable from other machines" not in printed.out
 
 
@@ -173,7 +173,7 @@ def test_a_port_in_use_is_reported_at_once(standing: Standing) -> None:
     """The scheduler is not restarted again and again."""
     done = standing.run("cluster", "scheduler", "--port", standing.port)
     assert done.status == 1
-    assert f"nothing can listen on 127.0.0.1:{standing.port}" in done.err
+    assert f"cannot listen on 127.0.0.1:{standing.port}" in done.err
 
 
 def test_status_prints_the_dashboard_url(standing: Standing) -> None:
@@ -212,7 +212,7 @@ def test_a_cluster_is_not_started_twice(standing: Standing) -> None:
     """The certificates of a running cluster are not replaced either."""
     again = standing.up()
     assert again.status == 1
-    assert "scheduler of" in again.err
+    assert "is already running" in again.err
     assert "tesserae cluster down" in again.err
     renewed = standing.run("cluster", "certs")
     assert (renewed.status, "already holds certificates" in renewed.err) == (1, True)
@@ -243,8 +243,8 @@ def _serves(process: psutil.Process, role: str) -> bool:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--workers", 3), "did not have 3 workers (2 there) within 1 s"),
-        (("--gpus", 1), "did not have 1 GPU (0 there) within 1 s"),
+        (("--workers", 3), "did not have 3 workers (2 connected) within 1 s"),
+        (("--gpus", 1), "did not have 1 GPU (0 connected) within 1 s"),
     ],
 )
 def test_missing_workers_are_reported_after_a_timeout(
@@ -277,7 +277,7 @@ def test_a_worker_with_other_code_is_refused(
         for words in commands:
             done = standing.run(*words, *on_it)
             assert done.status == 1
-            assert "has another Tesserae than this machine: its workflows/ differs" in done.err
+            assert "runs another version of Tesserae: its workflows/ differs" in done.err
             assert done.err.count("\n") == 1
     assert not (tmp_path / "store").exists()
     assert not (tmp_path / "run").exists()
@@ -357,7 +357,7 @@ def test_certificates_of_two_authorities_are_not_mixed(
         assert cli.main(["cluster", "certs", "--certs", str(certs)]) == 0
     shutil.copy(second / "ca.pem", first)
     assert cli.main(["cluster", "wait", "tls://127.0.0.1:1", "--certs", str(first)]) == 1
-    assert "is not of the authority in" in capsys.readouterr().err
+    assert "was not signed by" in capsys.readouterr().err
     (first / "ca.pem").unlink()
     assert cli.main(["cluster", "certs", "--certs", str(first)]) == 1
     assert not (first / "ca.pem").exists()
@@ -377,7 +377,7 @@ def test_a_worker_of_another_authority_ends_with_a_one_line_error(
     ):
         done = run("cluster", *words, "--certs", certs, scratch=tmp_path)
         assert (done.status, done.out) == (1, "")
-        assert "shows a certificate that is not of this machine's authority" in done.err
+        assert "presents a certificate of another authority" in done.err
         assert done.err.count("\n") == 1
 
 
@@ -415,7 +415,7 @@ def test_a_failed_start_is_cleaned_up(tmp_path: Path) -> None:
         words = ("up", "--port", port, "--certs", tmp_path / "certs", "--workers", 1, *state)
         done = run("cluster", *words, scratch=tmp_path)
         assert done.status == 1
-        assert f"nothing can listen on 127.0.0.1:{port}" in done.err
+        assert f"cannot listen on 127.0.0.1:{port}" in done.err
         assert "is running" in run("cluster", "down", *state, scratch=tmp_path).out
 
 
@@ -427,31 +427,43 @@ def test_an_invalid_cluster_address_is_refused(
         status = cli.main(["prepare", str(source), str(tmp_path / "s"), "--cluster", where])
         printed = capsys.readouterr()
         assert (status, printed.out) == (1, "")
-        assert f"{where!r} is no scheduler's address" in printed.err
+        assert f"{where!r} is not the address of a scheduler" in printed.err
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("scheduler", "--host", "0.0.0.0"), "without certificates runs code for whoever"),
-        (("scheduler", "--dashboard-host", "0.0.0.0"), "shows code, logs and paths to whoever"),
+        (
+            ("scheduler", "--host", "0.0.0.0"),
+            "without certificates runs code for anyone who can reach it",
+        ),
+        (("scheduler", "--dashboard-host", "0.0.0.0"), "exposes code, logs and paths to anyone"),
         (("worker", "tcp://10.0.0.1:8786", "--host", "10.0.0.2"), "a worker on 10.0.0.2 without"),
-        (("worker", "tls://10.0.0.1:8786"), "asks for a certificate"),
-        (("worker", "tcp://127.0.0.1:1", "--workers", "0", "--gpus", "none"), "at least one"),
+        (("worker", "tls://10.0.0.1:8786"), "requires a certificate"),
+        (
+            ("worker", "tcp://127.0.0.1:1", "--workers", "0", "--gpus", "none"),
+            "expected at least 1, or GPUs",
+        ),
         (("worker", "tcp://127.0.0.1:1", "--gpus", ""), "--gpus is ''"),
         (("worker", "tcp://127.0.0.1:1", "--gpus", "0,0"), "--gpus is '0,0'"),
         (("worker", "tcp://127.0.0.1:1", "--gpus", "99"), "--gpus is '99': expected all, none, or"),
-        (("worker", "tcp://127.0.0.1:1", "--host", "192.0.2.1", "--insecure"), "--host 192.0.2.1"),
-        (("worker", "tcp://127.0.0.1:1/"), "is no scheduler's address"),
-        (("scheduler", "--dashboard-host", "::1"), "IPv4 alone"),
+        (
+            ("worker", "tcp://127.0.0.1:1", "--host", "192.0.2.1", "--insecure"),
+            "--host is 192.0.2.1",
+        ),
+        (("worker", "tcp://127.0.0.1:1/"), "is not the address of a scheduler"),
+        (("scheduler", "--dashboard-host", "::1"), "IPv4 only"),
         (("worker", "tcp://127.0.0.1:1", "--lifetime", "soon"), "--lifetime is 'soon'"),
-        (("worker", "tcp://127.0.0.1:1", "--scratch", "/proc/no"), "--scratch /proc/no: nothing"),
-        (("worker", "tcp://nowhere.invalid:1", "--insecure"), "no machine is known as 'nowhere"),
+        (
+            ("worker", "tcp://127.0.0.1:1", "--scratch", "/proc/no"),
+            "--scratch is /proc/no: cannot write",
+        ),
+        (("worker", "tcp://nowhere.invalid:1", "--insecure"), "the host name 'nowhere"),
         (("certs", "--certs", "/dev/null"), "/dev/null: Not a directory"),
         (("certs", "--days", "0"), "--days is 0"),
         (("scheduler", "--dashboard-port", "70000"), "--dashboard-port is 70000"),
         (("wait", "tcp://127.0.0.1:1", "--timeout", "nan"), "--timeout is nan"),
-        (("units", ".", "--address", "foo"), "is no scheduler's address"),
+        (("units", ".", "--address", "foo"), "is not the address of a scheduler"),
         (("units", ".", "--address", "tls://a:1", "--certs", "/a b"), "expected no spaces"),
     ],
 )

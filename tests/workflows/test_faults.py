@@ -380,7 +380,7 @@ def test_a_lost_source_ends_the_run(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "source", 400)
     lost = prepare_failing(tmp_path, source, ".JPEG", 10**6)
     assert lost.status == 1
-    assert "8 shards of split 'train' could not be made; prepare-train-0000" in lost.err
+    assert "8 shards of split 'train' failed. First, prepare-train-0000" in lost.err
     assert lost.err.count("\n") == 1
     assert committed(tmp_path / "store") == 0
 
@@ -459,8 +459,8 @@ def test_insufficient_space_is_refused_before_the_first_image(
     store = small_disk / "store"
     refused = run("prepare", source, store, *SMALL, "--sizes", 224, scratch=tmp_path)
     assert refused.status == 1
-    assert refused.err.startswith(f"tesserae: too little room at {store}: ")
-    assert "Make room, choose fewer --sizes, or pass --limit." in refused.err
+    assert refused.err.startswith(f"tesserae: not enough free space at {store}: ")
+    assert "Free some space, choose fewer --sizes, or pass --limit." in refused.err
     assert refused.err.count("\n") == 1
     assert committed(store) == 0
 
@@ -478,7 +478,7 @@ def test_a_run_on_a_full_disk_resumes_once_there_is_space(
         filler = fill(small_disk)
         assert command.wait() == 1
     assert "No space left on device" in command.err
-    assert "Make room, then run the same command again" in command.err
+    assert "Free some space, then run the same command again" in command.err
     assert command.err.count("\n") == 1, command.err
     num_committed = committed(store)
     assert 1 < num_committed < 19

@@ -181,8 +181,8 @@ def test_clients_without_a_certificate_are_refused(network: Network, tmp_path: P
     certificates.write(tmp_path / "foreign", certificates.create())
     port = network.address.rpartition("://")[2]
     for words, says in [
-        (("--certs", tmp_path / "foreign"), "not of this machine's authority"),
-        (("--certs", tmp_path / "nothing"), "there is no"),
+        (("--certs", tmp_path / "foreign"), "presents a certificate of another authority"),
+        (("--certs", tmp_path / "nothing"), "does not exist"),
         (("--insecure",), "does not answer"),
     ]:
         address = f"tcp://{port}" if "--insecure" in words else network.address

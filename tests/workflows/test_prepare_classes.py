@@ -47,13 +47,13 @@ def test_classes_are_those_of_all_splits_in_any_order(
         assert labels(store, "val") == {"bee/3.jpg": 1}
         output = capsys.readouterr().out
         assert "4 classes: label, class\n      0  ant\n      1  bee\n      2  cow\n" in output
-        assert "without an image: cow" in output
-        assert "val: passed over: 1 of a system or NAS (such as '@eaDir')" in output
+        assert "classes without images: cow" in output
+        assert "val: skipped: 1 of a system or NAS (such as '@eaDir')" in output
         assert output.index("4 classes") < output.index("rows in total")
     assert tesserae(monkeypatch, "info", store) == 0
     output = capsys.readouterr().out
     assert "      1  bee\n" in output
-    assert "passed over: 1 of a system or NAS" in output
+    assert "skipped: 1 of a system or NAS" in output
 
 
 def test_a_class_that_the_store_lacks_is_refused_before_any_image(
@@ -96,8 +96,8 @@ def test_the_hubs_numbers_are_the_labels(
     )
     assert recipe.class_numbers == (0, 1, 2, 3)
     output = capsys.readouterr().out
-    assert "train: 2 images of no class, label -1" in output
-    assert "without an image: zebra" in output
+    assert "train: 2 images without a class (label -1)" in output
+    assert "classes without images: zebra" in output
 
 
 def test_source_numbers_are_printed_with_their_labels(
@@ -169,10 +169,9 @@ def test_rows_left_out_by_limit_and_test_are_reported(
     words = ("prepare", source, tmp_path / "store", *SMALL)
     assert tesserae(monkeypatch, *words, "--limit", "1") == 0
     output = capsys.readouterr().out
-    assert "test is left out: 1 image of no class right in " in output
+    assert "split test is skipped: 1 image without a class directly in " in output
     assert "train: --limit 1 selects 4 of 6 images: 1 whole shard of up to 4" in output
     assert tesserae(monkeypatch, *words, "--limit", "5", "--split", "train", "test") == 0
     output = capsys.readouterr().out
     assert "train: --limit 5 selects 6 of 6 images: 2 whole shards of up to 4" in output
-    assert "left out" not in output
-    assert "passed over" not in output
+    assert "skipped" not in output

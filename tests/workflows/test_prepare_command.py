@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from pipeline.store import document, records
 from pipeline.store.open import open_objects
 from tests.commands import ROOT, Ended, committed, run, saboteur, start, wait_until
 from tests.pictures import contents, jpeg, make_folder, prepare_inline
-from workflows.cli import main
+from workflows.cli import COMMANDS, main
 
 SMALL = ("--shard-rows", 8, "--chunk-rows", 4, "--no-dashboard")
 CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8, "chunk_rows": 4}
@@ -84,19 +85,19 @@ WRONG = {
     "prepare src new --colour red": "there is no option --colour. See",
     "prepare src new --size 8": "there is no option --size (did you mean --sizes?)",
     # the source
-    "prepare missing new": "missing': neither a file nor a folder is there. Pass the folder",
+    "prepare missing new": "missing': no such file or folder. Pass the folder",
     "prepare empty new": "no images found in ",
-    "prepare file.txt new": "file.txt is no archive of images: it is",
+    "prepare file.txt new": "file.txt is not an archive of images: it is",
     "prepare flat new --split a b --class-name x/y": "--class-name is 'x/y': expected a name",
-    "prepare src new --class-name x": "--class-name is 'x': it is for images that lie in one",
+    "prepare src new --class-name x": "--class-name is 'x': it applies to images in one",
     "prepare src new --recursive middle": "--recursive: invalid choice: 'middle'",
     "prepare src new --source-kind zip": "invalid choice: 'zip' (choose from",
-    "prepare src new --source-kind parquet": "no source of the kind 'parquet': looked for",
+    "prepare src new --source-kind parquet": "not a source of kind 'parquet': looked for",
     "prepare  new": "SOURCE is empty: expected a folder",
     # the store
     "prepare src ": "STORE is empty: expected a folder",
-    "prepare src file.txt": "file.txt: Not a directory. Choose a folder that can be written",
-    "prepare src file.txt/new": "Not a directory. Choose a folder that can be written",
+    "prepare src file.txt": "file.txt: Not a directory. Choose a writable folder",
+    "prepare src file.txt/new": "Not a directory. Choose a writable folder",
     "prepare src /proc/new": "cannot write to /proc/new: ",
     "prepare src other": "is not a store, and holds other files, such as 'letter.txt'. Choose a",
     "prepare inside inside": "lies in the source inside, which must not change. Choose a folder",
@@ -112,9 +113,9 @@ WRONG = {
     "prepare src new --sizes 8.5": "--sizes is 8.5: expected a whole number",
     "prepare src new --sizes 72,224": "--sizes is 72,224: expected a whole number",
     "prepare src new --sizes": "--sizes: expected at least one argument",
-    "prepare src new --sizes 8 8": "sizes are [8, 8]: one is named twice",
-    "prepare src new --shard-rows 10 --chunk-rows 4": "a shard of 10 rows cannot be cut",
-    "prepare src new --shard-rows 8": "cannot be cut into chunks of 16: choose --shard-rows",
+    "prepare src new --sizes 8 8": "sizes are [8, 8]: one is given twice",
+    "prepare src new --shard-rows 10 --chunk-rows 4": "a shard of 10 rows cannot be divided",
+    "prepare src new --shard-rows 8": "cannot be divided into chunks of 16: choose --shard-rows",
     "prepare src new --shard-rows 0": "--shard-rows is 0: expected at least 1",
     "prepare src new --chunk-rows -4": "--chunk-rows is -4: expected at least 1",
     "prepare src new --codec gzip": "codec is 'gzip': expected none, zstd:LEVEL",
@@ -129,8 +130,8 @@ WRONG = {
     "prepare src new --split a/b": "split is 'a/b': expected letters, digits",
     "prepare src new --split ..": "split is '..': expected letters",
     "prepare src new --split": "--split: expected at least one argument",
-    "prepare src new --split a a": "--split is a a: a split is named twice",
-    "prepare flat new --split vall": "--split is 'vall': did you mean val? flat tells no split",
+    "prepare src new --split a a": "--split is a a: a split is given twice",
+    "prepare flat new --split vall": "--split is 'vall': did you mean val? flat indicates no split",
     # the run
     "prepare src new --workers 0": "--workers is 0: expected 1 to",
     "prepare src new --workers two": "--workers is two: expected a whole number, 1 to 10,000",
@@ -143,13 +144,13 @@ WRONG = {
     "prepare src new --image-timeout 0": "--image-timeout is 0: expected 0.001 to 86,400",
     "prepare src new --image-timeout inf": "--image-timeout is inf: expected",
     # another recipe than the store's
-    "prepare src good --sizes 8 --fit pad": "fit is 'crop' in the store, 'pad' was asked for",
-    "prepare src good --sizes 8 --filter box": "filter is 'bicubic' in the store, 'box' was asked",
-    "prepare src good --sizes 8 --exif": "exif is False in the store, True was asked for",
-    "prepare src good --sizes 8 --shard-rows 16": "shard_rows is 8 in the store, 16 was asked for",
-    "prepare src good --sizes 8 --codec zstd:1": "codec is 'none' in the store, 'zstd:1' was asked",
-    "prepare src good --sizes 8 --serves 99": "serves is 16 in the store, 99 was asked for",
-    "prepare src good --sizes 8 --seed 1": "the seed is 0 in the store, 1 now. Give the same",
+    "prepare src good --sizes 8 --fit pad": "fit is 'crop' in the store, 'pad' was requested",
+    "prepare src good --sizes 8 --filter box": "filter is 'bicubic' in the store, 'box' was",
+    "prepare src good --sizes 8 --exif": "exif is False in the store, True was requested",
+    "prepare src good --sizes 8 --shard-rows 16": "shard_rows is 8 in the store, 16 was requested",
+    "prepare src good --sizes 8 --codec zstd:1": "codec is 'none' in the store, 'zstd:1' was",
+    "prepare src good --sizes 8 --serves 99": "serves is 16 in the store, 99 was requested",
+    "prepare src good --sizes 8 --seed 1": "the seed is 0 in the store, 1 now. Pass the same",
     "prepare inside good --sizes 8": "the number of samples is 50 in the store, 3 now",
     # other commands
     "verify": "required: STORE",
@@ -229,7 +230,9 @@ def test_no_arguments_print_the_overview(capsys: pytest.CaptureFixture[str]) -> 
     """The words `help` and `--help` print the same."""
     for words in ([], ["--help"], ["help"]):
         assert main(words) == 0
-        assert "prepare       decode and resize" in capsys.readouterr().out
+        lines = re.findall(r"^  ([a-z-]+ +)\w", capsys.readouterr().out, re.MULTILINE)
+        assert [line.strip() for line in lines] == list(COMMANDS)
+        assert len(set(map(len, lines))) == 1, "all summaries begin in one column"
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("tesserae")
 
@@ -271,7 +274,7 @@ def test_an_unchanged_source_is_not_listed_again(tmp_path: Path, source: Path) -
     before = stamps(store)
     again = run("prepare", source, store, *SMALL, "--sizes", 8, "--workers", 1, scratch=tmp_path)
     assert (again.status, again.err) == (0, "")
-    assert "already listed" in again.out
+    assert "listed before" in again.out
     assert stamps(store) == before
 
 
@@ -377,7 +380,7 @@ def test_an_image_that_grew_since_it_was_listed_fails_its_shard(
         )
     assert failed.status == 1
     assert f"{grown.name} has {len(data) + 1} bytes, was listed with {len(data)}" in failed.err
-    assert "1 shard of split 'train' could not be made" in failed.err
+    assert "1 shard of split 'train' failed" in failed.err
     assert committed(tmp_path / "store") == 6
     grown.write_bytes(data)
     assert prepare(tmp_path, changed, "--sizes", 8).status == 0
@@ -421,9 +424,7 @@ def test_too_many_broken_images_stop_the_run(tmp_path: Path) -> None:
     stopped = prepare(tmp_path, source, "--sizes", 8)
     assert stopped.status == 1
     assert stopped.err.count("\n") == 1
-    assert "rows are not readable images (3 truncated), and --max-bad 0.01 allows 2 of 200" in (
-        stopped.err
-    )
+    assert "images are unreadable (3 truncated); --max-bad 0.01 allows 2 of 200" in (stopped.err)
     assert "pass a larger --max-bad" in stopped.err
     num_committed = committed(tmp_path / "store")
     assert 0 < num_committed < 25
@@ -491,7 +492,7 @@ def test_concurrent_runs_of_one_split_are_refused_or_wait(
             waited = Ended(0, second.out, second.err)
         assert first.wait() == 0
     assert (waited.status, waited.err) == (0, "")
-    assert "already listed" in waited.out
+    assert "listed before" in waited.out
     assert contents(store) == contents(reference_store)
 
 

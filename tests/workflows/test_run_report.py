@@ -110,9 +110,9 @@ def test_samples_are_those_of_seed_and_step(
     assert main(["sample-images", str(plain), "--n", "8", "--interpolate"]) == 0
     with Image.open("samples.png") as image:
         assert image.size == (8 * SIZE + 14, SIZE)
-    assert "8 pictures of step 6" in capsys.readouterr().out
+    assert "8 images of step 6" in capsys.readouterr().out
     assert main(["sample-images", str(plain), "--n", "9"]) == 0
-    assert "9 pictures of step 6" in capsys.readouterr().out
+    assert "9 images of step 6" in capsys.readouterr().out
 
 
 def test_classes_are_given_by_number_words_or_wnid(
@@ -141,16 +141,25 @@ def test_interpolations_begin_and_end_at_samples(plain: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["report", "nowhere"], "no folder of a run: it has no options.json. Pass the folder that"),
+        (
+            ["report", "nowhere"],
+            "is not a run folder: it has no options.json. Pass the --run folder",
+        ),
         (["report", "{run}", "--samples", "1"], "--samples is 1"),
         (["report", "{run}", "--device", "abacus"], "--device is 'abacus': expected cpu"),
-        (["report", "{run}", "--store", "nowhere"], "name it with --store"),
-        (["report", "{run}", "--backbone", "nowhere"], "no backbone"),
-        (["sample-images", "nowhere"], "no folder of a run"),
+        (["report", "{run}", "--store", "nowhere"], "pass its location with --store"),
+        (["report", "{run}", "--backbone", "nowhere"], "is not a backbone"),
+        (["sample-images", "nowhere"], "is not a run folder"),
         (["sample-images", "{run}", "--n", "0"], "--n is 0"),
         (["sample-images", "{run}", "-o", "x.jpg"], "ends in .png"),
-        (["sample-images", "{run}", "-o", "no/x.png"], "there is no folder no. Make it first"),
-        (["sample-images", "{run}", "--label", "one"], "does not tell classes apart"),
+        (
+            ["sample-images", "{run}", "-o", "no/x.png"],
+            "the folder no does not exist. Create it first",
+        ),
+        (
+            ["sample-images", "{run}", "--label", "one"],
+            "needs a run that is conditioned on classes",
+        ),
     ],
 )
 def test_an_invalid_command_is_refused(
@@ -224,7 +233,7 @@ def test_weights_that_are_not_finite_are_not_evaluated(
     assert "step 7: estimate not finite" in output
     assert "precision" not in output
     assert main(["sample-images", str(run.path), "-o", str(tmp_path / "x.png")]) == 1
-    assert "holds weights that are not finite (average.module" in capsys.readouterr().err
+    assert "contains NaN or infinity (average.module" in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
 
 
@@ -242,9 +251,12 @@ def test_a_moved_store_is_found_or_named(
     store.rename(tmp_path / "elsewhere")
     capsys.readouterr()
     assert main(report) == 1
-    assert f"{tmp_path}/here/store or {store}: name it with --store" in capsys.readouterr().err
+    assert (
+        f"{tmp_path}/here/store or {store}: pass its location with --store"
+        in capsys.readouterr().err
+    )
     assert main([*report, "--store", str(tmp_path / "elsewhere")]) == 0
     another = small_store(tmp_path / "other", rows=40)
     assert main([*report, "--store", str(another)]) == 1
-    assert "has other rows than" in capsys.readouterr().err
+    assert "is not the one that" in capsys.readouterr().err
     assert main(["sample-images", str(run), "-o", str(tmp_path / "x.png")]) == 0

@@ -227,8 +227,8 @@ def test_the_number_of_jobs_follows_the_work(
     with saboteur(tmp_path / "slow", EAGER + long) as slow:
         done = run(*words, scratch=tmp_path, extra_path=slow, seconds=150, **fake_slurm)
     assert done.status == 0, done.err + done.out
-    assert done.out.count("is submitted") >= 2
-    assert "is let go" in done.out
+    assert done.out.count("submitted job") >= 2
+    assert "is cancelled" in done.out
     assert contents(tmp_path / "store") == expected
     assert wait_until(lambda: not left_over(str(tmp_path)))
 
@@ -263,7 +263,7 @@ def test_jobs_that_reach_their_walltime_are_submitted_again(
             **slurm.environment,
         )
     assert done.status == 0, done.err + done.out
-    assert re.search(r"job \d+ has ended\n.*job \d+ is submitted", done.out, re.DOTALL)
+    assert re.search(r"job \d+ has ended\n.*submitted job \d+", done.out, re.DOTALL)
     assert contents(store) == expected
     assert wait_until(lambda: not slurm.ask("squeue", "--noheader"))
     assert not left_over("jobs")
@@ -346,7 +346,7 @@ def test_jobs_that_always_fail_end_the_run(slurm: Slurm, source: Path, tmp_path:
     started = time.monotonic()
     done = run(*words, scratch=tmp_path, seconds=150, **slurm.environment)
     assert done.status == 1
-    assert "end as soon as they begin" in done.err
+    assert "end immediately after they start" in done.err
     assert time.monotonic() - started < 120
     assert wait_until(lambda: not slurm.ask("squeue", "--noheader"))
 
@@ -393,7 +393,7 @@ def test_an_allocation_requires_srun(tmp_path: Path) -> None:
     make_folder(tmp_path / "source" / "train", 2)
     words = ("prepare", tmp_path / "source", tmp_path / "s", "--cluster", f"slurm:{file}")
     done = run(*words, scratch=tmp_path)
-    assert (done.status, "for what srun starts" in done.err) == (1, True)
+    assert (done.status, "needs a Slurm step" in done.err) == (1, True)
 
 
 @pytest.mark.slow

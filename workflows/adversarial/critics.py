@@ -175,7 +175,7 @@ class VectorCritic(nn.Module):
         """
         super().__init__()
         if norm not in ("none", "spectral"):
-            raise ValueError(f"norm is {norm!r} of a perceptron: expected none or spectral.")
+            raise ValueError(f"norm is {norm!r} for a perceptron: expected none or spectral.")
         self.labelled = _Labelled(classes, condition, width)
         widths = [inputs + self.labelled.extra_channels, *[width] * layers]
         body: list[nn.Module] = []

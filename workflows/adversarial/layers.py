@@ -61,7 +61,7 @@ def levels(size: int) -> int:
     """
     count = round(math.log2(size / 4)) if size >= 8 else 0
     if count < 1 or 4 * 2**count != size:
-        raise ValueError(f"pictures of {size} px: expected 8, 16, 32, 64, 128, ...")
+        raise ValueError(f"images of {size} px: expected 8, 16, 32, 64, 128, ...")
     return count
 
 

@@ -42,7 +42,7 @@ class ColouriseOptions(TrainingOptions):
     def quicker(self) -> str:
         """Return the options that make a step faster, as a phrase for the terminal."""
         return (
-            "a smaller --image-size (with a store of that size) or --width, --adversarial-weight 0"
+            "a smaller --image-size (and a store of that size) or --width, --adversarial-weight 0"
         )
 
     def changeable(self) -> tuple[str, ...]:

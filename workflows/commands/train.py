@@ -1,8 +1,8 @@
-"""Train a stage on a store, with data-parallel ranks on a cluster.
+"""Train a model on a store, with data-parallel ranks on a cluster.
 
-Run the same command again to resume from the last checkpoint after Ctrl-C or a crash, with more or
-fewer ranks if need be. With --data, the store is prepared first on the same cluster: training
-starts when its split is finished, while the other splits are still being prepared.
+After Ctrl-C or a crash, run the same command again to resume from the last checkpoint; the number
+of ranks may differ. With --data, the store is prepared first on the same cluster: training starts
+when its split is finished, while the other splits are still being prepared.
 """
 
 from workflows.commands import Command, Group

@@ -33,17 +33,17 @@ MAX_CLASSES_WITH_SETS = 5_000
 """The number of classes up to which correct sets are computed: 1,000 classes take two seconds."""
 
 COVERAGE_LABELS = {
-    "token": "from a token that is one of the names",
-    "words": "from the words of a name",
+    "token": "from a token that equals a name",
+    "words": "from the mean over the words of a name",
     "taxonomy": "from the hierarchy",
-    "none": "none",
+    "none": "without a vector",
 }
 PAPER_CLASSES, WORDNET_NOUNS = 1_000, 70_000
 """The classes of ILSVRC, and the fewest nouns of a complete WordNet. `NOTE` applies to both."""
 NOTE = (
-    "pictures or not. Frome et al. (2013) have 1,589 nouns in the 2-hop and 7,860 in the 3-hop set",
-    "of the 1,000 classes. Their ImageNet of 2011 has only nouns with pictures; of WordNet without",
-    "the others, 1,572 lie within 1 hop and 7,918 within 2: they seem to count the class as one.",
+    "These counts include nouns without images. Frome et al. (2013) have 1,589 nouns in the 2-hop",
+    "and 7,860 in the 3-hop set of the 1,000 classes, all with images in the ImageNet of 2011. Of",
+    "those, 1,572 lie within 1 hop and 7,918 within 2: they seem to count the class as one hop.",
 )
 
 
@@ -131,7 +131,7 @@ def _table_of(file: str, ids: Sequence[str]) -> dict[str, str]:
     path = Path(file)
     if not path.is_file():
         raise TesseraeError(
-            f"--class-names is {file}, which is no file: expected an id and names on each line."
+            f"--class-names is {file}, which is not a file: expected an id and names on each line."
         )
     table = parse_names(decode_table(path.read_bytes(), file, lenient=True), ids)
     if table.keys().isdisjoint(ids):
@@ -176,9 +176,8 @@ def _is_vector(names: str) -> bool:
 def _installed() -> str:
     if not (WORDNET / "data.noun").is_file():
         raise TesseraeError(
-            "there are neither word vectors nor a hierarchy to derive some from: pass"
-            " --word-vectors FILE or --hierarchy FILE, or install WordNet (Debian: the package"
-            " wordnet-base)."
+            "no word vectors and no hierarchy: pass --word-vectors FILE or --hierarchy FILE, or"
+            " install WordNet (Debian package wordnet-base)."
         )
     return str(WORDNET)
 
@@ -238,12 +237,12 @@ def lines(facts: dict[str, Any], limit: int | None) -> list[str]:
     missing = [f"{entry['wnid']}  {entry['words']}" for entry in facts["missing"]]
     out += _listed("without a vector", missing, limit)
     homonyms = [
-        f"{entry['name']}  {' '.join(entry['wnids'])}{'  (one vector)' * entry['alike']}"
+        f"{entry['name']}  {' '.join(entry['wnids'])}{'  (same vector)' * entry['alike']}"
         for entry in facts["homonyms"]
     ]
-    out += _listed("names of several classes", homonyms, limit)
+    out += _listed("names shared by several classes", homonyms, limit)
     shared = [" ".join(wnids) for wnids in facts["alike"]]
-    out += _listed("classes that share one vector, so they cannot be distinguished", shared, limit)
+    out += _listed("classes with identical vectors, which no method can distinguish", shared, limit)
     if facts["hierarchy"] is not None:
         out += _hierarchy_lines(facts["hierarchy"], limit)
     return [printable(line) for line in out]
@@ -257,12 +256,12 @@ def _vectors_line(facts: dict[str, Any]) -> str:
     source = facts["vectors"]
     if source["file"] is None:
         return (
-            f"  vectors  derived from the taxonomy, no word is known: {source['dim']:,} numbers"
-            " (--word-vectors FILE reads some)"
+            f"  vectors  derived from the hierarchy, {source['dim']:,} dimensions; pass"
+            " --word-vectors FILE to use word vectors"
         )
     return (
-        f"  vectors  {source['file']}: {counted(source['tokens'], 'token')},"
-        f" {source['dim']:,} numbers; synonyms: {source['synonyms']}"
+        f"  vectors  {source['file']}: {counted(source['tokens'], 'token')}, {source['dim']:,}"
+        f" dimensions; synonyms: {source['synonyms']}"
     )
 
 
@@ -277,17 +276,17 @@ def _listed(title: str, entries: Sequence[str], limit: int | None) -> Iterable[s
 
 def _hierarchy_lines(facts: dict[str, Any], limit: int | None) -> list[str]:
     out = [
-        f"  hierarchy  {facts['where']}: {counted(facts['nouns'], 'noun')}, among them"
+        f"  hierarchy  {facts['where']}: {counted(facts['nouns'], 'node')}, including"
         f" {_classes(facts['classes'])}"
     ]
-    out += _listed("not in it", facts["missing"], limit)
+    out += _listed("classes that are not in the hierarchy", facts["missing"], limit)
     out += [
-        f"    {count:>7,}  others within {counted(int(hops), 'hop')}"
+        f"    {count:>7,}  other nodes within {counted(int(hops), 'hop')} of a class"
         for hops, count in facts["within_hops"].items()
     ]
     if facts["nouns"] >= WORDNET_NOUNS and facts["classes"] == PAPER_CLASSES:
         out += [f"      {line}" for line in NOTE]
     if facts["correct_sets"]:
-        means = ", ".join(f"{mean:.2f} for {k}" for k, mean in facts["correct_sets"].items())
-        out.append(f"    classes that count as right in hp@k, on average: {means} answers")
+        means = ", ".join(f"{mean:.2f} at k = {k}" for k, mean in facts["correct_sets"].items())
+        out.append(f"    mean size of the correct set of hp@k: {means}")
     return out

@@ -71,7 +71,10 @@ def load_space(folder: Path) -> Space:
         with (folder / FILE).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return Space(**{field.name: arrays[field.name] for field in fields(Space)})
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as e:
-        raise TesseraeError(f"{folder / FILE} is no word space of a run ({e}).") from e
+        raise TesseraeError(
+            f"{folder / FILE} is not the word space of a run ({e}). Restore it from a backup, or"
+            " train again in another folder."
+        ) from e
 
 
 def make_space(
@@ -97,8 +100,8 @@ def make_space(
     """
     if not np.isfinite(features).all():
         raise TesseraeError(
-            "features to learn from have values that are not finite: `tesserae verify` finds"
-            " damaged features, and `tesserae features --repair` recomputes them."
+            "the training features contain NaN or infinity: `tesserae verify` finds damaged"
+            " features, and `tesserae features --repair` recomputes them."
         )
     seen = classes.vectors[parts == SEEN].mean(0)
     origin = seen if centre else np.zeros_like(seen)
@@ -106,8 +109,8 @@ def make_space(
     distances = np.linalg.norm(classes.vectors[parts == SEEN] - seen, axis=1)
     if distances.max() < 1e-5:
         raise TesseraeError(
-            f"all {len(distances)} classes to learn from have the same word vector, so they cannot"
-            " be distinguished: name other word vectors."
+            f"all {len(distances)} training classes have the same word vector and cannot be"
+            " distinguished. Pass other word vectors."
         )
     spread = features.std(0, dtype=np.float64)
     return Space(

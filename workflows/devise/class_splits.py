@@ -53,8 +53,8 @@ def class_parts(
     """
     if seen is not None and unseen != "0":
         raise TesseraeError(
-            "--seen-classes and --unseen-classes are both given: the one lists the classes to train"
-            " on, the other those to exclude. Leave one out."
+            "--seen-classes and --unseen-classes are both given: the one lists the classes to"
+            " train on, the other those to exclude. Pass only one of them."
         )
     parts = np.where(has_vector, SEEN, LEFT_OUT).astype(np.int8)
     usable = np.flatnonzero(has_vector)
@@ -72,9 +72,9 @@ def class_parts(
     remaining = int((parts == SEEN).sum())
     if remaining < 2:
         raise TesseraeError(
-            f"{remaining} of {len(wnids)} classes are left to learn from, after {len(chosen)}"
-            f" unseen and {validation} for validation, of {len(usable)} with a word vector:"
-            " expected 2 or more."
+            f"{counted(remaining, 'class', 'es')} left to train on ({len(usable)} of {len(wnids)}"
+            f" classes have a vector; {len(chosen)} are unseen, {validation} for validation):"
+            " expected 2 or more. Hold out fewer classes."
         )
     return parts
 
@@ -95,10 +95,12 @@ def _named(wnids: Sequence[str], file: str, option: str) -> NDArray[np.int64]:
         ) from e
     labels = [label for label, wnid in enumerate(wnids) if wnid in names]
     if not labels:
-        raise TesseraeError(f"{file} names none of the store's {len(wnids)} classes.")
+        raise TesseraeError(
+            f"{file} lists none of the store's {len(wnids)} classes, such as {wnids[0]!r}."
+        )
     unmatched = sorted(names.difference(wnids))
     if unmatched:
         count = f"{len(unmatched):,} of {counted(len(names), 'name')} in {file}"
         listed = f"{unmatched[0]}{', ...' * (len(unmatched) > 1)}"
-        print(printable(f"notice: {count} are of no class of the store: {listed}"))
+        print(printable(f"notice: {count} match no class of the store: {listed}"))
     return np.array(labels, np.int64)

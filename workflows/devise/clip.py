@@ -72,7 +72,7 @@ class Clip:
                 self._tokens: Any = AutoTokenizer.from_pretrained(str(model), **local)
         except Exception as e:  # a broken tokenizer.json raises a plain Exception
             first = (str(e).strip().splitlines() or [type(e).__name__])[0]
-            raise TesseraeError(f"{model} is no CLIP model with its tokenizer ({first}).") from e
+            raise TesseraeError(f"{model} is not a CLIP model with a tokenizer ({first}).") from e
         check_opened(str(model), network, loaded["mismatched_keys"])
         if loaded["missing_keys"]:  # transformers would initialise these at random
             raise TesseraeError(f"{model} has no weights for {min(loaded['missing_keys'])}.")

@@ -23,7 +23,7 @@ from pipeline.wordvectors.files import read_word_vectors
 from pipeline.wordvectors.hierarchy import read_hierarchy
 from pipeline.wordvectors.index import file_digest
 from pipeline.wordvectors.vectors import ClassVectors, class_vectors, taxonomy_vectors
-from workflows.devise.class_names import names_of_classes
+from workflows.devise.class_names import COVERAGE_LABELS, names_of_classes
 from workflows.devise.class_space import FILE, Space, load_space, make_space
 from workflows.devise.class_splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION, class_parts
 from workflows.devise.options import DeviseOptions
@@ -91,8 +91,8 @@ def prepare_data(
     train = _loader(options, store, run_options.split, trunk_input, seen)
     if not len(train):
         raise StoreError(
-            f"split {run_options.split!r} has {train.num_rows} images of {len(seen)} seen classes:"
-            f" expected at least one batch of {options.batch_size}."
+            f"split {run_options.split!r} has {train.num_rows} readable images of {len(seen)} seen"
+            f" classes, fewer than --batch-size {options.batch_size}. Pass a smaller --batch-size."
         )
     evaluation = None
     if held_out is not None:
@@ -110,12 +110,12 @@ def _check_required(options: DeviseOptions, *, goes_on: bool) -> None:
     problems = []
     if options.trunk is None:
         problems.append(
-            "--trunk is missing: name a vision model of transformers, a folder or of the model hub"
+            "--trunk is required: a vision model of `transformers`, as a folder or a hub name"
         )
     if options.word_vectors is None and options.hierarchy is None and not goes_on:
         problems.append(
-            "--word-vectors is missing: name a file of word vectors (word2vec, GloVe, fastText), or"
-            " --hierarchy, to derive vectors from a hierarchy of classes"
+            "--word-vectors or --hierarchy is required: a file of word2vec, GloVe or fastText"
+            " vectors, or an is-a hierarchy to derive class vectors from"
         )
     if problems:
         raise TesseraeError("; ".join(problems) + ".")
@@ -141,11 +141,10 @@ def _evaluation_split(
     done = records.load_finish_record(open_objects(config.store), held_out)
     if done is not None and trunk_input.size not in done.sizes:
         problem = f"split {held_out!r} has no images of {trunk_input.size} px"
+        cure = f"Add it with `tesserae prepare ... --split {held_out} --sizes {trunk_input.size}`."
         if run_options.held_out is not None:
-            raise StoreError(
-                f"{problem}, as {run_options.split!r} has: prepare that size of it too."
-            )
-        print(f"notice: {problem}: this run is not evaluated.", flush=True)
+            raise StoreError(f"{problem}, which split {run_options.split!r} has. {cure}")
+        print(f"notice: {problem}: this run is not evaluated. {cure}", flush=True)
         return None
     unmirrored = replace(config, size=trunk_input.size, mirrored=False)
     features.compute_features(unmirrored, held_out, cluster)
@@ -165,7 +164,7 @@ def features_options(options: DeviseOptions, store: str, size: int | None) -> Fe
     """
     if options.trunk is None:
         raise TesseraeError(
-            "--trunk is missing: name a vision model of transformers, a folder or of the model hub."
+            "--trunk is required: a vision model of `transformers`, as a folder or a hub name."
         )
     return FeaturesOptions(
         store=store,
@@ -185,13 +184,13 @@ def _new_input(options: DeviseOptions, store: str, split: str, size: int | None)
         return None
     if options.learn != "all":
         raise TesseraeError(
-            f"--trunk {NEW} has random weights: expected --learn all, or another trunk."
+            f"--trunk {NEW} has random weights: pass --learn all, or a pretrained trunk."
         )
     done = records.load_finish_record(open_objects(store), split)
     sizes = () if done is None else done.sizes
     chosen = size or min((s for s in sizes if s >= MIN_SIZE), default=max(sizes, default=0))
     if chosen not in sizes or chosen < MIN_SIZE:
-        available = ", ".join(map(str, sizes)) or "no finished size"
+        available = ", ".join(f"{stored} px" for stored in sizes) or "no finished size"
         expected = f"{size} px" if size else f"{MIN_SIZE} px or more"
         raise StoreError(f"split {split!r} has {available}: --trunk {NEW} needs {expected}.")
     return Input(chosen, None)
@@ -273,8 +272,8 @@ def vectors_of(options: DeviseOptions, listed: Sequence[tuple[str, str]]) -> Cla
     if options.hierarchy is not None:
         return taxonomy_vectors(read_hierarchy(options.hierarchy), listed)
     raise TesseraeError(
-        "--word-vectors is missing: name a file of word vectors (word2vec, GloVe, fastText), or"
-        " --hierarchy, to derive vectors from a hierarchy of classes."
+        "--word-vectors or --hierarchy is required: a file of word2vec, GloVe or fastText vectors,"
+        " or an is-a hierarchy to derive class vectors from."
     )
 
 
@@ -285,7 +284,7 @@ def seen_features(
     stored = open_features(store, name, split)
     rows = stored.readable[np.isin(stored.split.labels[stored.readable], seen)]
     if not len(rows):
-        raise StoreError(f"split {split!r} has no readable picture of {len(seen)} seen classes.")
+        raise StoreError(f"split {split!r} has no readable image of the {len(seen)} seen classes.")
     # Rows are stored in random order, so that every nth row is a random sample.
     step = -(-len(rows) // MAX_MEASURED_ROWS)
     return stored.rows(rows[::step])
@@ -293,17 +292,21 @@ def seen_features(
 
 def _print_classes(vectors: ClassVectors, parts: NDArray[np.int8]) -> None:
     counts = {name: count for name, count in vectors.coverage().items() if count}
-    print("words: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()), flush=True)
+    sources = (f"{count:,} {COVERAGE_LABELS[name]}" for name, count in counts.items())
+    print("class vectors: " + ", ".join(sources), flush=True)
     left_out = parts == LEFT_OUT
     for missing, lacking in (
         ("vector", left_out & ~vectors.has_vector),
-        ("picture to learn from", left_out & vectors.has_vector),
+        ("training image", left_out & vectors.has_vector),
     ):
         names = [vectors.names[label] for label in np.flatnonzero(lacking)]
         if names:
             listed = "; ".join(names[:5]) + ("; ..." if len(names) > 5 else "")
             print(
-                printable(f"notice: {counted(len(names), 'class')} without a {missing}: {listed}")
+                printable(
+                    f"notice: {counted(len(names), 'class', 'es')} left out, without a {missing}:"
+                    f" {listed}"
+                )
             )
     seen, validation, unseen = (int((parts == part).sum()) for part in (SEEN, VALIDATION, UNSEEN))
     print(f"classes: {seen:,} seen, {validation:,} for validation, {unseen:,} unseen", flush=True)

@@ -151,8 +151,7 @@ def hits_among(scores: Floats, pictures: LabelledImages, part: int, k: int) -> f
     hits = _hits(scores, pictures, classes, ks=(k,)) if len(classes) >= k else {}
     if not hits:
         raise TesseraeError(
-            f"{len(classes)} classes to choose by, of which there may be no pictures: expected"
-            f" {k} or more, with pictures."
+            f"{len(classes)} classes to select by: expected at least {k}, with images."
         )
     return hits[k].micro
 

@@ -208,7 +208,7 @@ def open_model(
     document = folder.asked()
     newest = folder.newest()
     if document["options"].get("stage") != STAGE:
-        raise TesseraeError(f"{run} is no run of `tesserae train devise`.")
+        raise TesseraeError(f"{run} is not a run of `tesserae train devise`.")
     if newest is None:
         raise TesseraeError(f"{run} has no checkpoint yet: train it first.")
     data = folder.data()

@@ -203,14 +203,14 @@ class DeviseOptions(TrainingOptions):
         ):
             flag = f"--{rejected[0].replace('_', '-')}"
             raise ValueError(
-                f"{flag} is {image_options[rejected[0]]!r}: with --learn head no pictures are read"
-                " while it learns, but features, of small files that stay in memory. Leave it out,"
-                " or pass --learn all."
+                f"{flag} is {image_options[rejected[0]]!r}: it has no effect with --learn head,"
+                " which trains on features in memory and reads no images. Omit it, or pass --learn"
+                " all."
             )
         if self.learn == "head" and self.order != "random":
             raise ValueError(
-                f"--order is {self.order!r}: features are read in random order, of small files that"
-                " stay in memory. Leave it out, or pass --learn all."
+                f"--order is {self.order!r}: it has no effect with --learn head, which reads"
+                " features in random order. Omit it, or pass --learn all."
             )
 
     @property

@@ -243,7 +243,9 @@ def open_trunk(
         TesseraeError: No trunk is named, or it cannot be opened.
     """
     if options.trunk is None:
-        raise TesseraeError("--trunk is missing: name a vision model, a folder or of the hub.")
+        raise TesseraeError(
+            "--trunk is required: a vision model of `transformers`, as a folder or a hub name."
+        )
     if options.trunk == NEW:
         trunk = new_backbone(
             device, size=size or SMALL_SIZE, width=options.width, cut=options.cut,
@@ -286,8 +288,9 @@ def check_start(run: str, held_out: Sequence[str]) -> None:
     if shared:
         raise TesseraeError(
             f"--init-from is {run}, which was trained on {len(shared)} of the {len(held_out)}"
-            f" classes that are held out here ({shared[0]}, ...): hold out the same classes in both"
-            " runs, by --unseen-classes, --validation-classes and --class-split-seed."
+            f" classes that are held out here ({shared[0]}, ...). Hold out the same classes in"
+            " both runs: pass the same --unseen-classes, --validation-classes and"
+            " --class-split-seed."
         )
 
 
@@ -307,14 +310,14 @@ def begin_with(run: str, head: Head, trunk: Backbone | None, space: Space) -> No
     folder = RunFolder(Path(run))
     newest = folder.newest()
     if newest is None:
-        raise TesseraeError(f"--init-from is {run}, which has no checkpoint to begin with.")
+        raise TesseraeError(f"--init-from is {run}, which has no checkpoint yet. Train it first.")
     check_start(run, space.wnids[space.labels(UNSEEN, VALIDATION)].tolist())
     state = folder.load_trained(newest, "head", "trunk")
     if trunk is None and state["trunk"] is not None:
         raise TesseraeError(
-            f"--init-from is {run}, whose head belongs to a trunk that it has trained. Pass --learn"
-            f" all to continue with both, or, as --trunk, the folder that `tesserae export {run}`"
-            " writes."
+            f"--init-from is {run}, whose head belongs to the trunk that it fine-tuned. Pass"
+            f" --learn all to continue both, or run `tesserae export {run}` and pass its folder as"
+            " --trunk."
         )
     try:
         head.load_state_dict(state["head"])
@@ -322,4 +325,6 @@ def begin_with(run: str, head: Head, trunk: Backbone | None, space: Space) -> No
             trunk.model.load_state_dict(state["trunk"])
     except (KeyError, RuntimeError) as e:
         first = str(e).strip().splitlines()[0]
-        raise TesseraeError(f"--init-from is {run}, whose layers differ ({first}).") from e
+        raise TesseraeError(
+            f"--init-from is {run}, whose layers differ from those of this run ({first})."
+        ) from e

@@ -64,8 +64,8 @@ class Distances:
         if fewest >= max(MIN_FRECHET_ROWS, self.width + 1):
             return ""
         return (
-            f"They compare {fewest:,} pictures by {self.width:,} features: the Fréchet distance is"
-            " biased upwards for so few. Compare it only with values for as many pictures, or pass"
+            f"They compare {fewest:,} images by {self.width:,} features: the Fréchet distance is"
+            " biased upwards for so few. Compare it only with values for as many images, or pass"
             " more --samples; papers use 10,000 to 50,000."
         )
 
@@ -124,7 +124,7 @@ def compare(generated: Tensor, real: Tensor, network: str, *, seed: int = 0) -> 
     refuse_not_finite(generated, real)
     fewest = min(len(generated), len(real))
     if fewest <= NEIGHBOURS:
-        raise ValueError(f"{fewest} pictures: expected more than {NEIGHBOURS} of either kind.")
+        raise ValueError(f"{fewest} images: expected more than {NEIGHBOURS} of either kind.")
     features = _Identity(generated.shape[1])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchmetrics warns that it keeps all features

@@ -33,8 +33,9 @@ class PerClass:
     def __post_init__(self) -> None:
         if self.sums.shape != self.counts.shape or not self.counts.any():
             raise ValueError(
-                f"sums of shape {self.sums.shape}, {self.counts.sum()} pictures of"
-                f" {self.counts.shape} classes: expected a sum for each class, and pictures."
+                f"sums of shape {self.sums.shape}, {self.counts.sum()} images of"
+                f" {self.counts.shape} classes: expected a sum for each class, and at least one"
+                " image."
             )
 
     @property
@@ -62,8 +63,8 @@ class PerClass:
         """
         if not np.array_equal(self.counts, other.counts):
             raise ValueError(
-                f"{self.counts.sum()} and {other.counts.sum()} pictures, or of other classes:"
-                " expected the same pictures for both methods."
+                f"{self.counts.sum()} and {other.counts.sum()} images, or different classes:"
+                " expected the same images for both methods."
             )
         return PerClass(self.sums - other.sums, self.counts)
 
@@ -142,8 +143,8 @@ def generalised(
         figures = of_classes.redrawn(kinds, macro=macro)
         if np.isnan(figures).any():
             raise ValueError(
-                f"of {len(labels)} pictures {seen[labels].sum()} are of seen classes: expected"
-                " some of seen classes and some of unseen ones."
+                f"{seen[labels].sum()} of {len(labels)} images are of seen classes: expected"
+                " images of both seen and unseen classes."
             )
         accuracies[k] = Generalised(*figures.tolist())
     return accuracies

@@ -171,18 +171,16 @@ def same_class(
     """
     if not -1 <= nearest.min(initial=-1) <= nearest.max(initial=-1) < len(labels):
         raise ValueError(
-            f"rows {nearest.min()} to {nearest.max()} were found: expected 0..{len(labels) - 1},"
-            " and -1 for none."
+            f"rows {nearest.min()} to {nearest.max()} are among the results: expected"
+            f" 0..{len(labels) - 1}, and -1 for none."
         )
     if query_classes.min(initial=0) < 0:
-        raise ValueError(
-            f"a query has class {query_classes.min()}: leave out those that have none."
-        )
+        raise ValueError(f"a query has class {query_classes.min()}: exclude those without a class.")
     is_other = np.full(nearest.shape, True) if own is None else nearest != own[:, None]
     fewest = is_other.sum(axis=1).min(initial=_positive(k))
     if fewest < k:
         raise ValueError(
-            f"{fewest} other rows were found for a query: expected {k} or more; search for one"
+            f"a query has {fewest} results besides itself: expected {k} or more; search for one"
             " row more than k."
         )
     is_counted = is_other & (np.cumsum(is_other, axis=1) <= k)
@@ -215,8 +213,8 @@ def hops(scores: Floats, labels: Integers, distances: Integers, *, groups: Group
     _check_labels(scores, labels)
     if not len(labels) or distances.shape != (scores.shape[1],) * 2:
         raise ValueError(
-            f"{len(labels)} pictures, {scores.shape[1]} candidates, distances of shape"
-            f" {distances.shape}: expected pictures, and a distance between any two candidates."
+            f"{len(labels)} images, {scores.shape[1]} candidates, distances of shape"
+            f" {distances.shape}: expected images, and a distance between any two candidates."
         )
     counts = np.zeros(UNJOINED + 1)
     for part, block in _blocks(scores, groups):
@@ -254,7 +252,7 @@ class _Front:
 def _front(block: Floats, k: int) -> _Front:
     candidates = block.shape[1]
     if _positive(k) > candidates:
-        raise ValueError(f"{k} answers among {candidates} candidates: expected no more than those.")
+        raise ValueError(f"k is {k}: expected at most the number of candidates, {candidates}.")
     best = np.partition(block, candidates - k, axis=1)[:, candidates - k :]
     edges = np.sort(best, axis=1)[:, ::-1]
     rows, columns = np.nonzero(block >= edges[:, -1:])
@@ -284,8 +282,8 @@ def _blocks(scores: Floats, groups: Groups) -> Iterator[tuple[slice, Floats]]:
         block = scores[start : start + step]
         if np.isnan(block).any():
             raise ValueError(
-                f"rows {start} to {start + len(block) - 1} have scores that are no numbers:"
-                " expected finite vectors, none of length 0."
+                f"rows {start} to {start + len(block) - 1} have NaN scores: expected finite"
+                " vectors, none of length 0."
             )
         if together:  # the caller's scores stay unchanged
             block = block.copy()
@@ -308,7 +306,7 @@ def _check_labels(scores: Floats, labels: Integers) -> None:
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise ValueError(
             f"scores of shape {scores.shape}, labels of shape {labels.shape}: expected a row of"
-            " scores and a label for each picture."
+            " scores and a label for each image."
         )
     check_range(labels, scores.shape[1])
 
@@ -319,11 +317,11 @@ def check_range(columns: Integers, candidates: int) -> None:
     if len(wrong):
         raise ValueError(
             f"class {wrong[0]} is none of {candidates} candidates: expected 0..{candidates - 1};"
-            " leave out pictures of others."
+            " exclude images of other classes."
         )
 
 
 def _positive(k: int) -> int:
     if k < 1:
-        raise ValueError(f"the first {k} answers: expected 1 or more.")
+        raise ValueError(f"k is {k}: expected 1 or more.")
     return k

@@ -30,11 +30,11 @@ def class_lines(classes: Classes, recipe: Recipe, listed: Mapping[str, Listing])
     for note in classes.notes:
         yield f"  note: {note}"
     if classes.empty:
-        yield f"  without an image: {_listed(sorted(classes.empty))}"
+        yield f"  classes without images: {_listed(sorted(classes.empty))}"
     for split, listing in listed.items():
         unlabelled = sum(stop - start for name, start, stop in listing.runs if name == UNLABELLED)
         if unlabelled:
-            yield f"  {split}: {counted(unlabelled, 'image')} of no class, label -1"
+            yield f"  {split}: {counted(unlabelled, 'image')} without a class (label -1)"
         yield from (f"  {split}: {note}" for note in listing.evidence.notes)
         if listing.skipped:
             yield f"  {split}: {passed_text(listing.skipped)}"
@@ -73,7 +73,7 @@ def passed_text(passed: Mapping[str, Sequence[Any]]) -> str:
         passed: Reason -> (number of files, name of the first).
     """
     grounds = (f"{n:,} {why} (such as {first!r})" for why, (n, first) in sorted(passed.items()))
-    return f"passed over: {'; '.join(grounds)}"
+    return f"skipped: {'; '.join(grounds)}"
 
 
 def lost_lines(

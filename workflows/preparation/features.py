@@ -47,8 +47,8 @@ def run(options: FeaturesOptions) -> int:
             for split in splits:
                 recipe = compute_features(options, split, cluster)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("Run the same command again to go on.") from None
-    print(f"{options.store}: features {recipe.name}, {recipe.dim} numbers per image", flush=True)
+        raise KeyboardInterrupt("Run the same command again to continue.") from None
+    print(f"{options.store}: features {recipe.name}, {recipe.dim:,} dimensions", flush=True)
     return 0
 
 
@@ -64,7 +64,7 @@ def _splits(objects: Objects, requested: tuple[str, ...]) -> list[str]:
     ]
     if not finished:
         raise StoreError(
-            f"{objects.url} has no finished split. Run `tesserae prepare` again to go on."
+            f"{objects.url} has no finished split. Run `tesserae prepare` again to continue."
         )
     return finished
 
@@ -78,8 +78,7 @@ def compute_features(options: FeaturesOptions, split: str, cluster: Cluster) -> 
     """
     if options.trunk == NEW:
         raise TesseraeError(
-            f"--trunk {NEW} has learned nothing yet, and differs in each run: expected a stored"
-            " model, a folder or a name on the model hub."
+            f"--trunk {NEW} is untrained: expected a pretrained model, as a folder or a hub name."
         )
     if Path(options.trunk).is_dir():  # workers run in other working directories
         options = replace(options, trunk=str(Path(options.trunk).absolute()))
@@ -90,12 +89,12 @@ def compute_features(options: FeaturesOptions, split: str, cluster: Cluster) -> 
     local_probe = probe_of(backbone, recipe.precision)
     del backbone  # frees its memory: tasks load the network themselves
     if not options.repair and extract.is_done(objects, recipe, plan, options.kinds):
-        print(f"{split}: features {recipe.name} are there", flush=True)
+        print(f"{split}: features {recipe.name} exist already", flush=True)
         return recipe
     if not options.repair and (
         why := extract.explain_extraction(objects, recipe, plan, options.kinds)
     ):
-        print(printable(f"{split}: features are made: {why}"), flush=True)
+        print(printable(f"{split}: extracting features, because {why}"), flush=True)
     # Another machine or version of a library may compute other numbers: the probe images tell.
     stored_probe = extract.recorded_probe(objects, recipe)
     check_probe(recipe, stored_probe, local_probe)
@@ -206,9 +205,9 @@ def _run(run: FeatureRun, jobs: Sequence[Job], cluster: Cluster) -> None:
             counted_rows.end(result)
     if failed:
         raise TesseraeError(
-            f"the features of {counted(len(failed), 'shard')} could not be computed;"
+            f"the features of {counted(len(failed), 'shard')} could not be computed. First,"
             f" {failed[0].job.name}: {failed[0].error} Committed shards are kept: run the same"
-            " command again to go on."
+            " command again to continue."
         )
 
 
@@ -267,9 +266,9 @@ def _counting(cluster: Cluster, run: str, progress: Progress) -> Iterator[Counte
 def _check_space(run: FeatureRun, rows: int) -> None:
     needed = rows * run.recipe.row_bytes
     room = run.objects.free_bytes()
-    free = "free space is unknown" if room is None else f"{bytes_text(room)} are free"
+    free = "free space is unknown" if room is None else f"{bytes_text(room)} free"
     print(
-        f"features {run.recipe.name}: {rows:,} rows of {run.recipe.dim} numbers,"
+        f"features {run.recipe.name}: {rows:,} rows of {run.recipe.dim:,} dimensions,"
         f" {bytes_text(needed)}; {free}",
         flush=True,
     )

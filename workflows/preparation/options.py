@@ -160,7 +160,7 @@ class PrepareOptions(ReadingOptions, ClusterOptions):
         for split in self.split:
             layout.check_split(split)
         if len(set(self.split)) != len(self.split):
-            raise ValueError(f"--split is {' '.join(self.split)}: a split is named twice.")
+            raise ValueError(f"--split is {' '.join(self.split)}: a split is given twice.")
 
     @property
     def choices(self) -> StoreOptions:

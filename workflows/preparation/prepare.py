@@ -115,7 +115,7 @@ def run(options: PrepareOptions) -> int:
     try:
         report_store(options.store, prepare(options))
     except KeyboardInterrupt as e:
-        raise KeyboardInterrupt(str(e) or "Run the same command again to go on.") from None
+        raise KeyboardInterrupt(str(e) or "Run the same command again to continue.") from None
     return 0
 
 
@@ -323,7 +323,7 @@ def settle(options: PrepareOptions, parts: Sequence[OpenSplit], cluster: Cluster
         plan = records.load_plan(part.objects, part.split)
         planning.check_seed(plan, options.choices.seed)
         plans[part.split] = recipe, plan
-        print(f"{part.split}: already listed, {plan.num_rows:,} images of kind {origin.kind}")
+        print(f"{part.split}: {plan.num_rows:,} images, listed before (source kind {origin.kind})")
     if not to_list:
         return plans
     rules = planning.source_rules(to_list[0].objects)
@@ -409,9 +409,9 @@ def _check_resources(
         needed = sum(planning.shard_bytes(recipe, size, count) for count in rows)
         total += needed
         print(f"  {size:>4} px  {_extent(sum(rows), len(rows))}, {bytes_text(needed)}")
-    free = "free space is unknown" if room is None else f"{bytes_text(room)} are free"
+    free = "free space is unknown" if room is None else f"{bytes_text(room)} free"
     print(
-        f"  {counted(plan.num_rows, 'row')} in total; {bytes_text(total)} to write, {free}",
+        f"  {counted(plan.num_rows, 'row')} in total; {bytes_text(total)} to write; {free}",
         flush=True,
     )
     planning.check_free_space(objects, recipe, total)
@@ -520,19 +520,17 @@ def _too_bad(tally: Tally, max_bad: float, num_rows: int, reasons: Sequence[Reas
     counts = ", ".join(f"{n:,} {why}" for why, n in tally.bad.most_common())
     seen = tally.num_rows + tally.before.total()
     return (
-        f"{tally.bad.total():,} of the first {seen:,} rows are not readable images"
-        f" ({counts}), and --max-bad {max_bad:g} allows {int(max_bad * num_rows):,} of"
-        f" {num_rows:,}. For example {examples(reasons)}. Check the source; if it is expected to"
-        " hold so many, pass a larger --max-bad."
+        f"{tally.bad.total():,} of the first {seen:,} images are unreadable ({counts}); --max-bad"
+        f" {max_bad:g} allows {int(max_bad * num_rows):,} of {num_rows:,}. For example:"
+        f" {examples(reasons)}. Check the source, or pass a larger --max-bad."
     )
 
 
 def _failures(failed: Sequence[Failed], split: str) -> str:
     first = failed[0]
     return (
-        f"{counted(len(failed), 'shard')} of split {split!r} could not be made; {first.job.name}:"
-        f" {first.error}. Committed shards are kept: fix the cause, and run the same command again"
-        " to go on."
+        f"{counted(len(failed), 'shard')} of split {split!r} failed. First, {first.job.name}:"
+        f" {first.error}. Committed shards are kept: fix the cause and run the same command again."
     )
 
 
@@ -544,7 +542,7 @@ def _finish(
         rows = sum(commit.stop - commit.start for commit in commits.values())
         print(
             f"{work.split}: {rows:,} of {plan.num_rows:,} rows are committed; the split is not"
-            " finished. Run again without --limit to go on."
+            " finished. Run again without --limit to continue."
         )
         return None
     done = finish_split(work.store, work.split, work.run)
@@ -562,5 +560,5 @@ def _how_to_go_on(objects: Objects, split: str) -> str:
     committed = len(records.load_commits(objects, plan))
     return (
         f"{committed} of {plan.num_shards} shards of split {split!r} are committed: run the same"
-        " command again to go on from there."
+        " command again to continue."
     )

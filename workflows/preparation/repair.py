@@ -119,13 +119,13 @@ def _lost(split_records: SplitRecords) -> str:
     lost = f"and {layout.ledger(split_records.split)} has no copy of it"
     if split_records.plan is None:
         return (
-            f"{layout.plan(split_records.split)} is lost, {lost}. Run the same `tesserae prepare`"
-            " as before, with the same source and seed: it makes the same plan, and keeps the"
-            " shards."
+            f"{layout.plan(split_records.split)} is missing or damaged, {lost}. Run the original"
+            " `tesserae prepare` with the same source and seed: it recreates the plan and keeps"
+            " the shards."
         )
     return (
-        f"{layout.RECIPE} is lost, {lost}. Restore one of the two from a copy of the store, or"
-        " prepare into another folder."
+        f"{layout.RECIPE} is missing or damaged, {lost}. Restore one of the two from a copy of the"
+        " store, or prepare into another folder."
     )
 
 
@@ -155,8 +155,7 @@ def _run(repair: Repair, jobs: Sequence[Job]) -> None:
     for result in run_jobs(cluster.client, repair.run, jobs, tick=cluster.keep):
         if isinstance(result, Failed):
             raise TesseraeError(
-                f"{result.job.name}: {result.error}. If the images are elsewhere now, pass --data"
-                " SOURCE."
+                f"{result.job.name}: {result.error}. If the images have moved, pass --data SOURCE."
             )
         if isinstance(result, ShardReport):
             print(f"  rebuilt: {', '.join(result.written_objects)}")
@@ -182,7 +181,7 @@ def _find_source(repair: Repair, plan: Plan, sizes: tuple[int, ...]) -> None:
     origin = load_origin(repair.objects, plan)
     # The location comes from the store, which may be someone else's, so print what is read.
     if origin.exists:
-        print(printable(f"{repair.split}: images are read from {origin.root}"), flush=True)
+        print(printable(f"{repair.split}: reading images from {origin.root}"), flush=True)
         return
     if origin.root != _spool(repair):
         raise StoreError(
@@ -212,7 +211,11 @@ def _stream(repair: Repair, origin: Origin) -> None:
     blocks = source.blocks()
     confined.confined_path(Path(repair.objects.url), layout.spool(repair.split))
     planning.check_spool_space(repair.objects, spool.spool_bytes_needed(blocks))
-    print(f"{repair.split}: streaming {len(blocks):,} blocks of kind {origin.kind}", flush=True)
+    print(
+        f"{repair.split}: streaming {counted(len(blocks), 'block')} of the source (kind"
+        f" {origin.kind})",
+        flush=True,
+    )
     limit = records.load_recipe(repair.objects).max_image_bytes
     jobs = [
         Job(

@@ -63,7 +63,10 @@ def stream(
     fingerprint = source.fingerprint()
     stale = spool.remove_stale(folder, blocks, fingerprint, limit)
     if stale:
-        print(f"{split}: removed {bytes_text(stale)} of another source or options from the spool")
+        print(
+            f"{split}: removed {bytes_text(stale)} from the spool, of another source or other"
+            " options"
+        )
     planning.check_spool_space(objects, spool.spool_bytes_needed(blocks))
     jobs = [
         Job(f"spool-{split}-{index:06d}", spool.spool_block, (block, folder, fingerprint, limit))
@@ -72,7 +75,7 @@ def stream(
     with Progress(f"{split}: streaming {source.kind}", rows=len(jobs), unit="blocks") as progress:
         for result in run_jobs(cluster.client, planning.new_run(split), jobs, tick=cluster.keep):
             if isinstance(result, Failed):
-                raise TesseraeError(f"{result.error}. Run the same command again to go on.")
+                raise TesseraeError(f"{result.error}. Run the same command again to continue.")
             progress.update(rows=1)
 
 
@@ -116,7 +119,7 @@ def with_classes(parts: Mapping[str, Source]) -> list[str]:
             accepted.append(split)
         except SourceError as e:
             errors.append(e)
-            print(printable(f"{split} is left out: {e}"), flush=True)
+            print(printable(f"split {split} is skipped: {e}"), flush=True)
     if errors and not accepted:
         raise errors[0]
     return accepted

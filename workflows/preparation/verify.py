@@ -18,6 +18,8 @@ from workflows.preparation.options import ALL, VerifyOptions
 from workflows.terminal.formatting import bytes_text, counted, printable, seconds_text
 from workflows.terminal.progress import Progress
 
+UNKNOWN_TEXT = "belongs to no commit; it is harmless and may be deleted."
+
 
 def run(options: VerifyOptions) -> int:
     """Check the store, and return the exit status: 1 if anything is wrong."""
@@ -28,7 +30,7 @@ def run(options: VerifyOptions) -> int:
         split_records, problems = verify_split(objects, split, threads=options.threads)
         say_problems(problems)
         for name in verify.unknown_objects(objects, split_records):
-            print(printable(f"  note: {name} is in no record. It does no harm."))
+            print(printable(f"  note: {name} {UNKNOWN_TEXT}"))
         if problems:
             ok = False
             print(f"  {_advice(problems)}")
@@ -69,8 +71,8 @@ def verify_features(objects: Objects, name: str, images: SplitRecords, *, thread
     summary = _summary(feature_records, problems, started)
     print(printable(f"{images.split}: features {name}: {summary}"))
     say_problems(problems)
-    for stranger in feature_check.unknown_objects(objects, feature_records):
-        print(printable(f"  note: {stranger} is in no record. It does no harm."))
+    for unknown in feature_check.unknown_objects(objects, feature_records):
+        print(printable(f"  note: {unknown} {UNKNOWN_TEXT}"))
     if problems:
         print(printable(f"  {_features_advice(feature_records, problems)}"))
     return not problems
@@ -86,7 +88,7 @@ def _features_advice(feature_records: FeatureRecords, problems: Sequence[Problem
     command = f"tesserae features STORE --trunk MODEL {flags} --split {feature_records.split}"
     if all(problem.unfinished for problem in problems):
         return f"`{command}` computes the unfinished shards."
-    return f"`{command} --repair` computes the damaged and missing files again, and no others."
+    return f"`{command} --repair` recomputes only the damaged and missing files."
 
 
 def say_problems(problems: Sequence[Problem]) -> None:
@@ -165,7 +167,7 @@ def _summary(
 ) -> str:
     """Return state, files, bytes and time of a verification that began at *started*."""
     wrong = sum(not problem.unfinished for problem in problems)
-    state = f"{wrong:,} wrong" if wrong else "not finished" if problems else "whole"
+    state = f"{wrong:,} damaged or missing" if wrong else "not finished" if problems else "ok"
     files = counted(len(verified.objects) + len(verified.commits), "file")
     total = bytes_text(sum(written.num_bytes for written in verified.objects))
     return f"{state}; {files}, {total} in {seconds_text(time.monotonic() - started)}"
@@ -178,5 +180,5 @@ def _say_rows(split_records: SplitRecords) -> None:
     readable = sum(commit.counts.get("readable", 0) for commit in split_records.commits.values())
     print(
         f"{split_records.split}: {committed:,} of {split_records.plan.num_rows:,} rows committed,"
-        f" {readable:,} readable, {committed - readable:,} in quarantine"
+        f" {readable:,} readable, {committed - readable:,} quarantined"
     )

@@ -55,7 +55,7 @@ class LoaderOptions(Options):
         "auto",
         "whether to verify a chunk's checksum when one of its rows is first read; auto verifies"
         " where the pixels fit into memory",
-        choices=("auto", "never", "once"),
+        choices=("auto", "once", "never"),
     )
     partial: bool = option(
         False, "read the committed shards of an unfinished split", implied="fail"

@@ -15,8 +15,8 @@ def run(options: ExportOptions) -> int:
     model = open_model(options.run, torch.device("cpu"))
     if model.trunk_state is None:
         raise TesseraeError(
-            f"{options.run} has trained a head on features of {model.options.trunk}, and not the"
-            " trunk: expected a run of --learn all."
+            f"{options.run} has trained a head only; its trunk is {model.options.trunk},"
+            " unchanged. `export` needs a run of `train devise --learn all`."
         )
     out = options.out or options.run / "trunk"
     save_backbone(model.trunk, out)

@@ -17,7 +17,8 @@ def run(options: SampleImagesOptions) -> int:
         raise ValueError(f"--out is {options.out}: expected a name that ends in .png.")
     if not options.out.absolute().parent.is_dir():
         raise ValueError(
-            f"--out is {options.out}: there is no folder {options.out.parent}. Make it first."
+            f"--out is {options.out}: the folder {options.out.parent} does not exist. Create it"
+            " first."
         )
     sampler = open_sampler(RunFolder(options.run))
     columns = None
@@ -33,14 +34,16 @@ def run(options: SampleImagesOptions) -> int:
     elif sampler.classes and columns is not None:
         labels = torch.arange(len(noise)) // columns % len(sampler.classes)
     options.out.write_bytes(grid_png(to_uint8(sampler.generate(noise, labels)), columns=columns))
-    print(f"{options.out}: {len(noise)} pictures of step {sampler.step:,} of {options.run}")
+    print(f"{options.out}: {len(noise)} images of step {sampler.step:,} of {options.run}")
     return 0
 
 
 def _label(named: str, sampler: Sampler) -> int:
     classes = sampler.classes
     if not classes:
-        raise TesseraeError("--label: the run does not tell classes apart.")
+        raise TesseraeError(
+            "--label needs a run that is conditioned on classes (`train wgan --condition`)."
+        )
     if named.isdecimal() and int(named) < len(classes):
         return int(named)
     if named in sampler.wnids:

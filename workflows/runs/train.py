@@ -54,15 +54,15 @@ def run(options: TrainingOptions, run_options: RunOptions) -> int:
                 state = _train(run_options, options, cluster, run)
         _print_result(folder, state)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Run the same command again to go on in {folder}.") from None
+        raise KeyboardInterrupt(f"Run the same command again to continue in {folder}.") from None
     return 0
 
 
 def _print_result(folder: Path, state: str) -> None:
     samples = sorted((folder / "samples").glob("*.png"))
-    print(f"{folder}: {state}. `tesserae report {folder}` shows it.", flush=True)
+    print(f"{folder}: {state}. Run `tesserae report {folder}` to evaluate it.", flush=True)
     if samples:
-        print(f"Look at {samples[-1]}.", flush=True)
+        print(f"latest generated images: {samples[-1]}", flush=True)
 
 
 def _check_run(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> None:
@@ -145,7 +145,9 @@ class _OtherSplits(threading.Thread):
         except BaseException as e:  # noqa: BLE001 - it is raised by `wait`
             self._error = e
             if isinstance(e, Exception):
-                print(f"notice: {e} Training goes on.", flush=True)
+                print(
+                    f"notice: preparing another split failed; training continues. {e}", flush=True
+                )
 
     def wait(self) -> None:
         """Wait until all splits are prepared; raise the error of preparation if there is one."""
@@ -189,7 +191,9 @@ def _train(
         data, files = load_name(stage.gather)(run_options, options, cluster, _held_out(run_options))
     available = count_gpu_workers(cluster.client)
     if run_options.gpus and not cluster.stands and run_options.gpus > available:
-        raise TesseraeError(f"--gpus is {run_options.gpus}: this machine has {available}.")
+        raise TesseraeError(
+            f"--gpus is {run_options.gpus}: this machine has {available}. Pass fewer."
+        )
     gpus = (
         available
         if run_options.gpus is None and run_options.ranks is None
@@ -235,8 +239,9 @@ def _data(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> 
     if size is None:
         stored_sizes = ", ".join(map(str, _sizes(run_options.store)))
         raise StoreError(
-            f"{run_options.store} holds images of {stored_sizes} px: expected at least"
-            f" {image_size}. Prepare that size too, or pass a smaller --image-size."
+            f"{run_options.store} has images of {stored_sizes} px: expected at least {image_size}"
+            f" px. Add that size with `tesserae prepare ... --sizes {image_size}`, or pass a"
+            " smaller --image-size."
         )
     loader = Loader(
         Path(run_options.store).absolute() if not is_url(run_options.store) else run_options.store,
@@ -249,8 +254,8 @@ def _data(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> 
     _print_crop(options, size, image_size)
     if not len(loader):
         raise StoreError(
-            f"split {run_options.split!r} has {loader.num_rows} images: expected at least one batch"
-            f" of {options.batch_size}."
+            f"split {run_options.split!r} has {loader.num_rows} readable images, fewer than"
+            f" --batch-size {options.batch_size}. Pass a smaller --batch-size."
         )
     unlabelled = int((loader.labels < 0).sum())
     options.check_labels(len(loader.classes), unlabelled)
@@ -266,8 +271,9 @@ def _data(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> 
         )
         if not len(held_out_loader) and run_options.held_out is not None:
             raise StoreError(
-                f"--held-out {held_out} has {held_out_loader.num_rows} pictures: expected at least"
-                f" one batch of {options.batch_size}."
+                f"--held-out {held_out} has {held_out_loader.num_rows} readable images, fewer than"
+                f" --batch-size {options.batch_size}. Pass a smaller --batch-size, or --held-out"
+                " none."
             )
         held_out_loader = held_out_loader if len(held_out_loader) else None
     return Data(loader, held_out_loader, tuple(words or wnid for wnid, words in loader.classes))
@@ -280,12 +286,14 @@ def _print_crop(options: TrainingOptions, stored: int, size: int) -> None:
     shrunk = options.shrunk_side(stored)
     if shrunk is None:
         share = f"{(size / stored) ** 2:.0%}"
-        print(f"notice: crops of {size} px are trained on, {share} of each picture of {stored} px.")
+        print(
+            f"notice: training on {size} px crops, {share} of the area of each {stored} px image."
+        )
         return
     print(
-        f"notice: pictures of {stored} px are resized to {shrunk} px on the device. A store of"
-        f" {near_size(size)} px would be read {(stored / near_size(size)) ** 2:.0f} times as fast:"
-        f" `tesserae prepare --sizes {near_size(size)}`."
+        f"notice: {stored} px images are resized to {shrunk} px on the device. Reading a"
+        f" {near_size(size)} px array would be {(stored / near_size(size)) ** 2:.0f} times as"
+        f" fast: `tesserae prepare ... --sizes {near_size(size)}`."
     )
 
 
@@ -300,7 +308,8 @@ def _held_out(run_options: RunOptions) -> str | None:
         if run_options.held_out not in finished:
             names = ", ".join(finished)
             raise StoreError(
-                f"--held-out is {run_options.held_out!r}: finished splits are {names}."
+                f"--held-out is {run_options.held_out!r}: expected none or a finished split:"
+                f" {names}."
             )
         return run_options.held_out
     return next((s for s in HELD_OUT if s in finished and s != run_options.split), None)

@@ -66,7 +66,7 @@ def run(demo: DemoOptions) -> int:
         print(f"Report of the GAN, with samples: {demo.dir / 'run' / 'report.html'}")
     if searched:
         print(f"Report of DeViSE, with search results: {demo.dir / 'search' / 'report.html'}")
-        print(f"  To search yourself: make search RUN={demo.dir / 'search'}")
+        print(f"  Search it: make search RUN={demo.dir / 'search'}")
     return 0
 
 
@@ -118,7 +118,7 @@ def _train(store: Path, folder: Path, minutes: float) -> bool:
     try:
         cli.dispatch(arguments)
     except StoreError as e:  # too few images for a single batch
-        print(f"not trained: {e}")
+        print(f"GAN not trained: {e}")
         return False
     cli.dispatch(["report", str(folder)])
     return True

@@ -127,7 +127,7 @@ def _download(name: str, url: str, part: Path) -> None:
     if total is not None and got < total:
         raise SourceError(
             f"{url} closed the connection after {bytes_text(got)} of {bytes_text(total)}. Run the"
-            " same command again to go on from there."
+            " same command again to continue."
         )
 
 
@@ -142,7 +142,7 @@ def _append(
     """Append the response to *part*, and return the size of *part* in bytes."""
     # The progress display counts rows, so a row is a kilobyte here.
     with (
-        Progress(f"fetching {name}", rows=_kilobytes(total), unit="kB") as progress,
+        Progress(f"downloading {name}", rows=_kilobytes(total), unit="kB") as progress,
         part.open("ab" if have else "wb") as file,
     ):
         progress.update(rows=have // 1000)
@@ -167,10 +167,10 @@ def _network_errors(name: str, url: str) -> Iterator[None]:
         yield
     except urllib.error.HTTPError as e:
         e.close()
-        raise SourceError(f"{url} answers {e.code} {e.reason}. {_ADVICE}") from e
+        raise SourceError(f"{url} returned {e.code} {e.reason}. {_ADVICE}") from e
     except (OSError, http.client.HTTPException) as e:
         reason = getattr(e, "reason", e)
-        raise SourceError(f"cannot fetch {name} from {url} ({reason}). {_ADVICE}") from e
+        raise SourceError(f"cannot download {name} from {url} ({reason}). {_ADVICE}") from e
 
 
 _ADVICE = (
@@ -183,8 +183,8 @@ def _check_room(part: Path, num_bytes: int | None) -> None:
     free = shutil.disk_usage(part.parent).free
     if num_bytes is not None and free < num_bytes:
         raise SourceError(
-            f"'{part.parent}' has {bytes_text(free)} free, and {bytes_text(num_bytes)} are needed:"
-            " free some space, or pass a folder on another disk."
+            f"'{part.parent}' has {bytes_text(free)} free, but {bytes_text(num_bytes)} are needed."
+            " Free some space, or pass a folder on another disk."
         )
 
 
@@ -213,7 +213,10 @@ def _unpack(part: Path, archive: Archive, directory: Path) -> None:
             ) from e
         unpacked = Path(temporary) / archive.folder
         if not unpacked.is_dir():
-            raise SourceError(f"'{part}' holds no folder {archive.folder!r}. Remove it.")
+            raise SourceError(
+                f"'{part}' has no folder {archive.folder!r}. Remove it and run the same command"
+                " again."
+            )
         words = "".join(f"{wnid} {words}\n" for wnid, words in archive.words.items())
         (unpacked / "LOC_synset_mapping.txt").write_text(words, encoding="utf-8")
         unpacked.replace(directory / archive.folder)

@@ -28,7 +28,7 @@ from workflows.sample_data.photographs import (
 from workflows.terminal.formatting import bytes_text
 from workflows.terminal.progress import Progress
 
-NOTICE = "made from 15 photographs to check that everything works; metrics on it mean nothing"
+NOTICE = "created from 15 photographs to check that everything works; metrics on it mean nothing"
 RECORD = "sample.json"
 HIERARCHY = "is-a.txt"
 SPLITS = ("train", "val")
@@ -139,7 +139,7 @@ def _find(directory: Path, options: dict[str, int]) -> SampleSummary | None:
         return _summary(directory, record, reused=True)
     state = "is not empty"
     if "options" in record:
-        state = f"holds another sample, or a changed one, made with {_flags(record['options'])}"
+        state = f"holds another sample, or a changed one, created with {_flags(record['options'])}"
     raise TesseraeError(
         f"'{directory}' {state}: expected a new or empty folder, or the sample of"
         f" {_flags(options)}. Pass another folder, or remove this one."
@@ -185,8 +185,8 @@ def _folder_of_photographs() -> Path:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise TesseraeError(
-            f"scikit-image {version('scikit-image')} does not carry {', '.join(missing)}: expected"
-            " the photographs of 0.25 or 0.26. Install scikit-image 0.26."
+            f"scikit-image {version('scikit-image')} lacks {', '.join(missing)}: expected the"
+            " photographs of 0.25 or 0.26. Install scikit-image 0.26."
         )
     return folder
 

@@ -104,7 +104,7 @@ def describe(answer: Answer) -> Iterator[str]:
             ),
         )
     if not answer.images and not answer.words:
-        yield f"{printable(answer.query)}: no answers"
+        yield f"{printable(answer.query)}: no results"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -123,7 +123,7 @@ def _write_grid(path: Path, engine: Engine, answer: Answer) -> None:
 
     gallery, hits = engine.gallery, answer.images
     if not hits:
-        print(f"{path} is not written: the search has no images", file=sys.stderr)
+        print(f"{path} is not written: the results have no images", file=sys.stderr)
         return
     size = min(set.intersection(*(set(gallery.splits[hit.split].sizes) for hit in hits)))
     images = np.concatenate([gallery.rows(hit.split, size, [hit.row]) for hit in hits])
@@ -139,7 +139,7 @@ def serve(options: SearchCommandOptions) -> int:
 
     for name in ("query", "image", "grid", "json"):
         if getattr(options, name):
-            raise ValueError(f"--serve shows a page to search on: leave out {name}.")
+            raise ValueError(f"--serve shows a page to search on: omit {name}.")
     # Check names and the port first: a mistake must not show after hours of embedding.
     Guard(options.host, options.allowed_hosts)
     with contextlib.ExitStack() as stack:
@@ -151,7 +151,7 @@ def serve(options: SearchCommandOptions) -> int:
         _compare_pixels(engine)
         engine.gallery.read_keys()
         if options.csls:
-            print("measuring hubs, for CSLS", flush=True)
+            print("computing CSLS statistics ...", flush=True)
             engine.measure_hubs()
         service = SearchService(
             engine, options.host, csls=options.csls, allowed_hosts=options.allowed_hosts
@@ -168,4 +168,4 @@ def _print_address(engine: Engine, host: str, address: str) -> None:
         print(f"{name}: {embedded.index}")
     if not is_loopback(host):
         print(f"notice: anyone who can reach {host} can search here and see the images")
-    print(f"search: {address}  (Ctrl-C ends it)", flush=True)
+    print(f"search: {address}  (stop with Ctrl-C)", flush=True)

@@ -66,8 +66,8 @@ class Gallery:
                 self.splits[name] = open_split(self.objects, name, done.sizes)
         if not self.splits:
             raise StoreError(
-                f"{store} has no finished split of {size} px, which is what the model takes. Make"
-                f" it with `tesserae prepare --sizes {size}`."
+                f"{store} has no finished split of {size} px, the input size of the model. Add it"
+                f" with `tesserae prepare ... --sizes {size}`."
             )
         self._size = size
         self._keys = {name: _Keys(self.objects, name) for name in self.splits}
@@ -98,7 +98,7 @@ class Gallery:
             )
         if not opened.readable[row]:
             raise QueryError(
-                f"row {row:,} of {split} is in quarantine: it has no image. Choose another."
+                f"row {row:,} of {split} is quarantined and has no image. Choose another."
             )
 
     @property
@@ -246,9 +246,9 @@ def unreadable(name: str, data: bytes) -> str:
     detected = formats.format_of(data)
     if detected is None or detected.kind == formats.NOT_AN_IMAGE:
         detail = "" if detected is None else f" ({detected.phrase})"
-        return f"{name} is no image{detail}: expected {read}."
+        return f"{name} is not an image{detail}: expected {read}."
     advice = detected.advice or "convert it to JPEG or PNG"
-    return f"{name} is {detected.phrase}, which is not read here: {advice}. Expected {read}."
+    return f"{name} is {detected.phrase}, which is not supported: {advice}. Expected {read}."
 
 
 def format_of(data: bytes) -> str | None:

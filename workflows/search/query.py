@@ -162,13 +162,13 @@ def parse(text: str, *, has_image: bool = False) -> Query:
         )
     tokens = _with_image_sign(_tokens(text)) if has_image else _tokens(text)
     if not tokens:
-        raise QueryError("there is nothing to search for: type words, such as fishing net.")
+        raise QueryError("the query is empty: type words, such as fishing net.")
     query = Query(tuple(_parts(tokens)))
     if len(query.terms) > MAX_TERMS:
         raise QueryError(f"the query has {len(query.terms)} terms: expected at most {MAX_TERMS}.")
     if not has_image and UploadedImage() in query.terms:
         raise QueryError(
-            "@ is the image that comes with the query, but there is none: give one, or put the @ in"
+            "@ is the image of the query, but the query has none: add an image, or put the @ in"
             ' quotes ("@").'
         )
     return query
@@ -295,7 +295,7 @@ def _term(tokens: Sequence[_Token]) -> Term:
         if len(tokens) > 1:
             raise QueryError(f"{text}: expected + or - between a quoted name and other words.")
         if not text.strip():
-            raise QueryError('there is nothing in the quotes: expected words, as in "fishing net".')
+            raise QueryError('the quotes are empty: expected words, as in "fishing net".')
         return Phrase(text)
     picture = _PICTURE.fullmatch(text)
     if picture:
@@ -314,15 +314,15 @@ def _phrase_problem(token: str) -> str:
     """Return the reason why a token cannot be part of a phrase; an empty string if it can."""
     if token[0] == "#":
         return (
-            f"{token} is no image, or has no + or - beside it: expected #1234 or #val:1234, or"
-            ' quotes ("#1").'
+            f"{token} is not a stored image, or needs a + or - next to it: expected #1234 or"
+            ' #val:1234, or quotes ("#1").'
         )
     if token[0] == '"':
         return 'the quotes are not closed: expected as in "rock - paper".'
     if token == "@" or _WEIGHTED.fullmatch(token):
-        return f"{token} has no + or - before or after it. Write as in @ + snow."
+        return f"{token} needs a + or - before or after it, as in @ + snow."
     if token[0] in "+-~*":
-        return f"{token} needs a space behind its sign: boat {token[0]} {token[1:] or 'snow'}."
+        return f"{token} needs a space after its sign: boat {token[0]} {token[1:] or 'snow'}."
     return ""
 
 

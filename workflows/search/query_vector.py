@@ -65,7 +65,7 @@ class QueryEncoder:
         for part in query.parts:
             total += part.weight * self._direction(part.term, image_vector, split)
         if np.linalg.norm(total) < TOLERANCE * sum(abs(part.weight) for part in query.parts):
-            raise QueryError(f"nothing is left of {query}: its parts cancel each other out.")
+            raise QueryError(f"the terms of {query} cancel each other out.")
         return _unit(total)
 
     def encode_image(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -85,7 +85,7 @@ class QueryEncoder:
             return Interpretation(vector, (text,))
         interpretation = interpret(text, self._name, self._phrase)
         if interpretation is None:
-            raise QueryError(f"{text!r} is not known{self._hint(text)}")
+            raise QueryError(f"{text!r} is unknown{self._hint(text)}")
         return interpretation
 
     def passed_over(self, query: Query) -> tuple[str, ...]:
@@ -125,7 +125,7 @@ class QueryEncoder:
             return slerp(first, self._direction(term.second, image_vector, split), term.share)
         vector = np.asarray(self._term(term, image_vector, split), np.float64)
         if not np.isfinite(vector).all() or not vector.any():
-            raise QueryError(f"{term} has no direction: nothing is near to it. Choose another.")
+            raise QueryError(f"{term} has no valid vector to search with. Choose another.")
         return _unit(vector)
 
     def _term(
@@ -136,7 +136,10 @@ class QueryEncoder:
         if isinstance(term, StoredImage):
             return self._stored(term.split or split, term.row)
         if image_vector is None:
-            raise QueryError(f"{UploadedImage()} is the image that comes with the query: give one.")
+            raise QueryError(
+                f"{UploadedImage()} is the image of the query, but the query has none: add an"
+                " image."
+            )
         return image_vector
 
     def _stored(self, split: str, row: int) -> NDArray[np.float32]:
@@ -165,7 +168,9 @@ def slerp(first: Doubles, second: Doubles, share: float) -> Doubles:
     # The arctangent is accurate for small and large angles, where an arc cosine is not.
     angle = 2 * np.arctan2(np.linalg.norm(first - second), np.linalg.norm(first + second))
     if np.pi - angle < TOLERANCE:
-        raise QueryError("the two sides of ~ are opposite: there is no way between them.")
+        raise QueryError(
+            "the two sides of ~ point in opposite directions and cannot be interpolated."
+        )
     if angle < TOLERANCE:
         return _unit((1 - share) * first + share * second)
     weights = np.sin((1 - share) * angle), np.sin(share * angle)

@@ -248,7 +248,7 @@ def _fill(
     missing = np.flatnonzero(readable & ~seen)
     if len(missing):
         raise TesseraeError(
-            f"the model has no vectors of {len(missing):,} of {int(readable.sum()):,} rows of"
+            f"the model has no vectors for {len(missing):,} of {int(readable.sum()):,} rows of"
             f" {split}, such as row {missing[0]:,}: it does not fit the store."
         )
 
@@ -287,5 +287,5 @@ class _Scratch:
             try:
                 os.posix_fallocate(file.fileno(), 0, rows * self._dim * 4)
             except OSError as e:
-                raise StoreError(f"no room for vectors at {self._path}: {e.strerror or e}.") from e
+                raise StoreError(f"cannot write vectors to {self._path}: {e.strerror or e}.") from e
         return np.memmap(self._path, np.float32, "r+", shape=(rows, self._dim))

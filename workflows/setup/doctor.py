@@ -202,12 +202,18 @@ def check_torch() -> Iterator[Finding]:
 
 
 COLOURS = {"ok": "green", "note": "yellow", "broken": "bold red"}
+LABELS = {"room": "free space", "locks": "file locks", "new names": "atomic create"}
+"""The labels of subjects that are named otherwise in the JSON document."""
+
+
+def _label(finding: Finding) -> str:
+    return LABELS.get(finding.subject, finding.subject)
 
 
 def show_lines(findings: list[Finding]) -> None:
     """Print one line per finding, and its advice on the next line."""
     for finding in findings:
-        print(f"{finding.state:<7} {finding.subject:<14} {finding.found}")
+        print(f"{finding.state:<7} {_label(finding):<14} {finding.found}")
         if finding.advice:
             print(f"{'':<7} {'':<14} -> {finding.advice}")
 
@@ -225,5 +231,5 @@ def show_table(findings: list[Finding]) -> None:
         text = Text(finding.found)
         if finding.advice:
             text.append(f"\n-> {finding.advice}", style="bold")
-        table.add_row(Text(finding.state, style=COLOURS[finding.state]), finding.subject, text)
+        table.add_row(Text(finding.state, style=COLOURS[finding.state]), _label(finding), text)
     Console().print(table)

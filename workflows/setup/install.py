@@ -45,8 +45,8 @@ def make_fresh(environment: Environment) -> None:
     if environment.folder.exists():
         if not (environment.folder / "setup.started").exists():
             raise SetupError(
-                f"setup failed: {environment.folder} was not made by `make setup`, so it is not "
-                "touched. Delete it or move it away, then run `make setup` again."
+                f"setup failed: {environment.folder} was not created by `make setup`, so it is"
+                " left unchanged. Delete it or move it away, then run `make setup` again."
             )
         shutil.rmtree(environment.folder)
     if importlib.util.find_spec("ensurepip") is None:
@@ -56,7 +56,7 @@ def make_fresh(environment: Environment) -> None:
         )
     environment.folder.mkdir()
     (environment.folder / "setup.started").touch()
-    step = f"making .venv with Python {platform.python_version()}"
+    step = f"creating .venv with Python {platform.python_version()}"
     environment.run(step, sys.executable, "-I", "-m", "venv", ".venv")
     environment.pip("upgrading pip", "install", "pip", "--upgrade", "-c", "constraints.txt")
 
@@ -220,9 +220,9 @@ def describe(environment: Environment) -> str:
         level = pillow.installed_simd_level(environment.site).upper()
         return f"{ready}; Pillow-SIMD {pillow.PILLOW_SIMD} ({level})"
     return (
-        f"{ready}; STOCK Pillow {pillow.PILLOW_STOCK}, because {stamp['why_stock']}. It resizes "
-        "several times slower, and its stores have another recipe than Pillow-SIMD's. "
-        "Install what is missing if you can, and run `make setup` again."
+        f"{ready}; STOCK Pillow {pillow.PILLOW_STOCK}, because {stamp['why_stock']}. It resizes"
+        " several times slower, and a store prepared with it cannot be continued with Pillow-SIMD."
+        " Install what is missing if you can, and run `make setup` again."
     )
 
 

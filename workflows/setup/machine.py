@@ -67,7 +67,7 @@ def check_cores_and_memory() -> Iterator[Finding]:
     each = limit / workers
     state = "ok" if each >= WORKER_BYTES else "note"
     fitting = max(1, int(limit // WORKER_BYTES))
-    advice = "" if state == "ok" else f"Too little for one worker per core: WORKERS={fitting}."
+    advice = "" if state == "ok" else f"Too little for one worker per core: pass WORKERS={fitting}."
     yield Finding("memory", state, f"{limit / 1e9:.1f} GB, {each / 1e9:.1f} GB per core", advice)
 
 
@@ -206,7 +206,9 @@ def check_sync(folder: Path) -> Finding:
         summary = f"cannot write durably at {folder}: {error.strerror or error}"
         advice = advice_for(error, "Pass a STORE on a disk that can be written to")
         return Finding("fsync", "broken", summary, f"{advice}.")
-    return Finding("fsync", "ok", f"a file and its folder in {time.perf_counter() - began:.3f} s")
+    return Finding(
+        "fsync", "ok", f"a file and its folder synced in {time.perf_counter() - began:.3f} s"
+    )
 
 
 def check_filesystem(folder: Path) -> Iterator[Finding]:

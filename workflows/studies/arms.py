@@ -58,12 +58,12 @@ class Arm:
         """Return the settings in one line."""
         betas = f" ({self.betas[0]:g}, {self.betas[1]:g})" if self.optimiser == "adam" else ""
         parts = [
-            f"{self.optimiser} {self.rate:g}{betas}{', rate falls to 0' if self.decays else ''}",
-            f"{self.critic_steps} critic updates a step",
+            f"{self.optimiser} {self.rate:g}{betas}{', linear decay' if self.decays else ''}",
+            f"{self.critic_steps} critic updates per step",
             f"norm {self.norm}",
             *([f"clip {self.clip:g}"] if self.clip else []),
             *([f"penalty {self.penalty:g}"] if self.penalty else []),
-            "average of the generator" if self.averages else "last generator",
+            "EMA of the generator" if self.averages else "last generator",
         ]
         return "; ".join(parts)
 

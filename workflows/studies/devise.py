@@ -337,7 +337,7 @@ def _chosen_by(arena: Arena) -> int:
     classes = len(arena.pictures.classes(VALIDATION))
     if classes < 2:
         raise TesseraeError(
-            f"{classes} validation classes have pictures: expected 2 or more. Pass a larger"
+            f"{classes} validation classes have images: expected 2 or more. Pass a larger"
             " --validation-classes."
         )
     return min(CHOSEN_BY, classes - 1)
@@ -347,7 +347,7 @@ def chosen_devise(outcomes: Sequence[Outcome]) -> Outcome:
     """Return the result of DeViSE with the loss that is best on the validation classes."""
     devise = [outcome for outcome in outcomes if outcome.method.startswith("DeViSE")]
     best = max(devise, key=lambda outcome: outcome.chosen_by)
-    return replace(best, method="DeViSE, chosen")
+    return replace(best, method="DeViSE, selected")
 
 
 BASELINES = ("ridge", "ridge, centred", "ConSE", "ConSE, centred", "random codes")
@@ -358,14 +358,14 @@ def differences(evaluations: Mapping[str, Sequence[MethodMetrics]]) -> Iterator[
     """Yield lines with the difference of DeViSE to each baseline and its bootstrap interval."""
     for name in BASELINES:
         for k in (1, 5):
-            if any(k not in evaluation.unseen for evaluation in evaluations["DeViSE, chosen"]):
+            if any(k not in evaluation.unseen for evaluation in evaluations["DeViSE, selected"]):
                 continue
             ours, theirs = (
                 [evaluation.unseen[k] for evaluation in evaluations[method]]
-                for method in ("DeViSE, chosen", name)
+                for method in ("DeViSE, selected", name)
             )
             ahead = compare(ours, theirs, macro=False)
             yield (
-                f"hit@{k} of unseen classes: DeViSE less {name}: {100 * ahead.mean:+.1f}"
-                f" (95 % from {100 * ahead.low:+.1f} to {100 * ahead.high:+.1f})"
+                f"hit@{k} of unseen classes: DeViSE minus {name}: {100 * ahead.mean:+.1f} (95 %"
+                f" from {100 * ahead.low:+.1f} to {100 * ahead.high:+.1f})"
             )

@@ -76,7 +76,7 @@ def controls(seed: int = 0) -> dict[str, Grid]:
     return {
         "uniform noise": measure(low + (high - low) * share),
         "one Gaussian": measure(fitted),
-        "the set itself": measure(draw(EVALUATION_POINTS, (seed, "set"))),
+        "real data": measure(draw(EVALUATION_POINTS, (seed, "set"))),
     }
 
 

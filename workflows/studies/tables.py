@@ -39,7 +39,11 @@ def gaussians(options: GaussiansOptions) -> int:
     from workflows.studies import gaussians as study
 
     _limit_threads(options)
-    print(f"{'':<16} {'seed':>4} {'modes':>6} {'good':>7} {'distance':>9}", flush=True)
+    print(
+        f"modes: covered modes, of {len(study.CENTRES)}; near: points within 3 standard deviations"
+        " of a mode; distance: sliced Wasserstein distance to the data"
+    )
+    print(f"{'method':<16} {'seed':>4} {'modes':>6} {'near':>7} {'distance':>9}", flush=True)
 
     def show(name: str, seed: int, grid: study.Grid) -> None:
         print(
@@ -67,7 +71,9 @@ def digits(options: DigitsOptions) -> int:
     for seed in range(options.seeds):
         controls = study.controls(study.load(seed))
         distances = ", ".join(f"{name} {value:.4f}" for name, value in controls.items())
-        print(f"seed {seed}, distance to held-out rows: {distances}", flush=True)
+        print(
+            f"seed {seed}, sliced Wasserstein distance to held-out images: {distances}", flush=True
+        )
     for settings in options.settings:
         for objective in options.objectives:
             arm = study.arm_of(objective, settings)
@@ -77,13 +83,13 @@ def digits(options: DigitsOptions) -> int:
                 course = study.run(arm, study.load(seed), seed=seed, steps=options.steps)
                 correlations.append(course.correlation)
                 print(
-                    f"{arm.name:<16} {seed:>4} correlation {course.correlation:>7.3f}"
-                    f" distance {course.distance[-1]:>7.4f}",
+                    f"{arm.name:<16} {seed:>4}  rank correlation of critic estimate and distance"
+                    f" {course.correlation:>7.3f}  last distance {course.distance[-1]:>7.4f}",
                     flush=True,
                 )
             low, high = interval(correlations)
             mean = statistics.mean(correlations)
-            print(f"{arm.name:<16} mean correlation {mean:.3f} (95 % {low:.3f} to {high:.3f})")
+            print(f"{arm.name:<16} mean rank correlation {mean:.3f} (95 % {low:.3f} to {high:.3f})")
     return 0
 
 
@@ -103,8 +109,8 @@ def devise(options: DeviseStudyOptions) -> int:
             largest_k = max(k for k in outcome.evaluation.unseen if k <= study.CHOSEN_BY)
             hits = outcome.evaluation.unseen[largest_k].micro
             print(
-                f"split {seed}  {outcome.method:<16} chosen by {outcome.chosen_by:.3f}"
-                f"  hit@{largest_k} {hits:.3f}  {setting}",
+                f"split {seed}  {outcome.method:<16} validation hit rate {outcome.chosen_by:.3f}"
+                f"  unseen hit@{largest_k} {hits:.3f}  {setting}",
                 flush=True,
             )
     print()
@@ -133,8 +139,8 @@ def _devise_data(options: DeviseStudyOptions) -> StudyData:
     objects = open_objects(options.store)
     names = [options.features] if options.features else list(finished(objects, "train"))
     if len(names) != 1:
-        finished_names = ", ".join(names) or "none: make some with `tesserae features`"
-        raise ValueError(f"--features is missing: {options.store} has {finished_names}.")
+        finished_names = ", ".join(names) or "none: compute them with `tesserae features`"
+        raise ValueError(f"--features is required: {options.store} has {finished_names}.")
     classes = names_of_classes(records.load_recipe(objects).classes, options.class_names)
     return study.open_study_data(
         options.store,

@@ -101,8 +101,8 @@ class Batches:
     def _check(self) -> None:
         if not len(self.loader):  # an empty loader would make `_next` loop for ever
             raise StoreError(
-                f"split {self.loader.split!r} has {self.loader.num_rows} pictures to take batches"
-                f" of {self.loader.batch_size} from: expected at least one batch."
+                f"split {self.loader.split!r} has {self.loader.num_rows} readable images, fewer"
+                f" than a batch of {self.loader.batch_size}. Pass a smaller --batch-size."
             )
 
     def state_dict(self) -> dict[str, Any]:

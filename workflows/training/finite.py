@@ -65,8 +65,8 @@ def refuse_not_finite(*sets: Tensor) -> None:
         bad_rows = int((~rows.flatten(1).isfinite().all(1)).sum()) if len(rows) else 0
         if bad_rows:
             raise NotFiniteError(
-                f"{bad_rows:,} of {len(rows):,} rows hold values that are not finite: metrics of"
-                " them would be meaningless."
+                f"{bad_rows:,} of {len(rows):,} rows contain NaN or infinity: their metrics would"
+                " be meaningless."
             )
 
 

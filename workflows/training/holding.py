@@ -24,8 +24,7 @@ def locked(run: RunFolder) -> Iterator[None]:
 
     def refuse(holder: str) -> NoReturn:
         raise TesseraeError(
-            f"{run.path} is being trained in by {holder}: a second command would only repeat"
-            " its steps. Wait for it to end, or pass another --run."
+            f"{run.path} is in use by {holder}. Wait for it to end, or pass another --run."
         )
 
     path = run.path.absolute()

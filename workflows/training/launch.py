@@ -270,19 +270,15 @@ class _Watcher:
 def _beginning(event: dict[str, Any], options: TrainingOptions) -> Iterator[str]:
     """Yield the lines that describe a start of ranks: their number, step and share of a batch."""
     world, step = event["world"], event["step"]
-    where = "from the beginning" if not step else f"from step {step:,}"
+    where = "from scratch" if not step else f"from step {step:,}"
     share = options.batch_size // world
-    each_share = (
-        ""
-        if world == 1
-        else f"; each takes {share:,} of the {options.batch_size:,} rows of a batch"
-    )
-    yield f"{world} rank{'s' * (world != 1)}, {where}{each_share}"
+    each_share = "" if world == 1 else f"; batch size {options.batch_size:,}, {share:,} per rank"
+    yield f"training on {world} rank{'s' * (world != 1)} {where}{each_share}"
     beside, cores = event.get("beside", 1), event.get("cores")
     if cores is not None and beside > cores:
         yield (
-            f"notice: {beside} ranks share {cores} core{'s' * (cores != 1)} of a machine, and take"
-            f" longer for a step than {cores} would: pass --ranks {cores}"
+            f"notice: {beside} ranks share {cores} core{'s' * (cores != 1)} on one machine;"
+            f" --ranks {cores} is faster"
         )
 
 
@@ -297,14 +293,14 @@ def cost_line(options: TrainingOptions, step: int, seconds: float) -> str:
     usual = options.usual_updates
     now = options.updates_to(step + 1) - options.updates_to(step)
     left = options.updates_to(options.steps) - options.updates_to(step)
-    cost = f"a step takes about {seconds_text(usual * seconds)} here"
+    cost = f"about {seconds_text(usual * seconds)} per step"
     if usual > 1:
-        cost += f", {usual:,} updates of {seconds_text(seconds)}"
+        cost += f" ({usual:,} updates of {seconds_text(seconds)})"
     if now != usual:
-        cost += f"; for now {seconds_text(now * seconds)}, {now:,} updates"
+        cost += f"; during the warm-up {seconds_text(now * seconds)} ({now:,} updates)"
     steps = options.steps - step
     return (
-        f"{cost}. The {steps:,} steps that are left take {seconds_text(left * seconds)}. Quicker:"
+        f"{cost}; {seconds_text(left * seconds)} left for {steps:,} steps. To speed up:"
         f" {options.quicker()}."
     )
 

@@ -127,8 +127,8 @@ def _check_torch(expected: str) -> None:
     actual = version("torch")
     if expected and actual.partition("+")[0] != expected.partition("+")[0]:
         raise TesseraeError(
-            f"torch is {actual} on {socket.gethostname()} and {expected} where the run was begun:"
-            " expected the same version. Install it there, and start the worker again."
+            f"torch is {actual} on {socket.gethostname()} and {expected} where the command runs:"
+            " expected the same version. Install it there, and restart the worker."
         )
 
 
@@ -301,15 +301,18 @@ class _Loop:
         bad_name = first_not_finite(self._stage.state_dict())
         if self._world.any(bad_name is not None)[0]:
             name = bad_name or "the state of another rank"
-            self._diverge(self._stage.step, f"{name} holds values that are not finite")
+            self._diverge(self._stage.step, f"{name} contains NaN or infinity")
 
     def _diverge(self, step: int, fault: str) -> NoReturn:
         steps = self._folder.steps()
         last = f"--from-step {steps[-1]}" if steps else "--from-step 0"
-        saved = f"the last checkpoint is of step {steps[-1]:,}" if steps else "nothing was saved"
+        saved = (
+            f"the last checkpoint is of step {steps[-1]:,}" if steps else "no checkpoint was saved"
+        )
         why = (
             f"training diverged at step {step:,}: {fault}; {saved}. Lower"
-            f" {self._options.to_lower()}, and go on with {last}, or in another folder."
+            f" {self._options.to_lower()} and resume with {last}, or start a new run with another"
+            " --run."
         )
         if not self._world.rank:
             self._log({"what": "diverged", "step": step, "why": why})
@@ -321,9 +324,9 @@ class _Loop:
         if bad_name is not None:
             steps = ", ".join(f"{step:,}" for step in [0, *self._folder.finite_steps()])
             raise DivergedError(
-                f"the checkpoint of step {state['step']:,} holds values that are not finite"
-                f" ({bad_name}): lower {self._options.to_lower()}, and go back with --from-step to"
-                f" one of {steps}."
+                f"the checkpoint of step {state['step']:,} contains NaN or infinity ({bad_name})."
+                f" Lower {self._options.to_lower()} and resume with --from-step from one of"
+                f" {steps}."
             )
 
 

@@ -209,10 +209,10 @@ def _load(file: Path) -> Any:
     try:
         return json.loads(file.read_bytes())
     except (ValueError, RecursionError) as e:
-        raise _invalid(file, SchemaError(f"it is no JSON ({str(e)[:100]})")) from None
+        raise _invalid(file, SchemaError(f"it is not JSON ({str(e)[:100]})")) from None
 
 
 def _invalid(file: Path, error: SchemaError) -> RunFileError:
     return RunFileError(
-        f"{file} cannot be of a run: {error}. Bring it back from a copy, or name another folder."
+        f"{file} is damaged: {error}. Restore it from a backup, or pass another folder."
     )

@@ -53,9 +53,9 @@ Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 _FACTS = {
     "stage": "of the stage {}",
     "split": "on the split {}",
-    "stored_size": "on pictures that are stored at {} px",
-    "rows": "on the rows {} of its split",
-    "features": "on the features {}",
+    "stored_size": "with images stored at {} px",
+    "rows": "with the plan {} of its split",
+    "features": "with the features {}",
 }
 """The entries of `options` that are no flags, each with its phrase for an error message."""
 
@@ -169,7 +169,8 @@ class RunFolder:
         own_names |= {Path(name).with_suffix(".new").name for name in written}
         if self.path.is_dir() and any(path.name not in own_names for path in self.path.iterdir()):
             raise TesseraeError(
-                f"{self.path} holds other files: expected a new or an empty folder."
+                f"{self.path} holds other files: expected a new or an empty folder. Pass another"
+                " --run."
             )
         for folder in (self._checkpoints, self._generations):
             folder.mkdir(parents=True, exist_ok=True)
@@ -243,16 +244,16 @@ class RunFolder:
         if name in _FACTS:
             phrase = _FACTS[name]
             raise TesseraeError(
-                f"{self.path} is a run {phrase.format('none' if was is None else was)}, not"
-                f" {phrase.format('none' if now is None else now)}. Name another folder with --run."
+                f"{self.path} holds a run {phrase.format('none' if was is None else was)}, not"
+                f" {phrase.format('none' if now is None else now)}. Pass another folder with --run."
             )
         flag = f"--{name.replace('_', '-')}"
-        back = f", or go back with --from-step, from where {flag} may be another"
+        back = f", or pass --from-step N to change {flag} from that step on"
         raise TesseraeError(
-            f"{self.path} was begun {_flag_phrase(flag, was)}, and cannot go on"
+            f"{self.path} was started {_flag_phrase(flag, was)} and cannot continue"
             f" {_flag_phrase(flag, now)}."
-            f" {f'Leave {flag} out' if was is None else f'Pass {_typed(flag, was)}'}"
-            f"{back if name in changeable else ''}, or name another folder with --run."
+            f" {f'Omit {flag}' if was is None else f'Pass {_typed(flag, was)}'}"
+            f"{back if name in changeable else ''}, or pass another folder with --run."
         )
 
     def asked(self) -> dict[str, Any]:
@@ -267,8 +268,8 @@ class RunFolder:
             missing = isinstance(e, FileNotFoundError | NotADirectoryError)
             why = "it has no options.json" if missing else f"options.json: {e.strerror or e}"
             raise TesseraeError(
-                f"{self.path} is no folder of a run: {why}. Pass the folder that"
-                " `tesserae train` wrote, its --run (runs/STAGE by default)."
+                f"{self.path} is not a run folder: {why}. Pass the --run folder of `tesserae"
+                " train` (default runs/STAGE)."
             ) from None
 
     def data(self) -> dict[str, Any]:
@@ -303,13 +304,13 @@ class RunFolder:
                     if named is None:
                         continue
                     raise TesseraeError(
-                        f"--store is {named}: its split {data['split']!r} has other rows than"
-                        f" {self.path} learned from. Name the store of the run."
+                        f"--store is {named}: its split {data['split']!r} is not the one that"
+                        f" {self.path} was trained on. Pass the store of the run."
                     )
                 return location
         raise TesseraeError(
-            f"{self.path} learned from a store that is not at {' or '.join(locations)}: name it"
-            " with --store."
+            f"the store that {self.path} was trained on is not at {' or '.join(locations)}: pass"
+            " its location with --store."
         )
 
     def _near(self, data: Mapping[str, Any]) -> list[str]:
@@ -380,8 +381,7 @@ class RunFolder:
         steps = {self.step_of(checkpoint): checkpoint for checkpoint in oldest_first}
         if step not in steps:
             raise TesseraeError(
-                f"--from-step is {step}: {self.path} has {_listed(steps)} to go back to, and 0 to"
-                " start over."
+                f"--from-step is {step}: {self.path} has {_listed(steps)}; 0 restarts from scratch."
             )
         return steps[step]
 
@@ -453,7 +453,7 @@ class RunFolder:
         except Exception:  # torch raises many kinds for a foreign file  # noqa: BLE001
             intact = False
         if not intact:
-            raise TesseraeError(f"{file} is no checkpoint of a run: remove it and its .json.")
+            raise TesseraeError(f"{file} is not a checkpoint of a run: remove it and its .json.")
         return cast("dict[str, Any]", state)
 
     def load_trained(self, checkpoint: Checkpoint, *parts: str) -> dict[str, Any]:
@@ -471,9 +471,9 @@ class RunFolder:
         if bad_name is not None:
             steps = ", ".join(f"{step:,}" for step in [0, *self.finite_steps()])
             raise DivergedError(
-                f"{self.path}: the checkpoint of step {stage['step']:,} holds weights that are not"
-                f" finite ({bad_name}): training has diverged. Train it again with a lower rate and"
-                f" --from-step, which can be one of {steps}."
+                f"{self.path}: the checkpoint of step {stage['step']:,} contains NaN or infinity"
+                f" ({bad_name}): training has diverged. Train again with a lower --learning-rate"
+                f" from an earlier step: --from-step is one of {steps}."
             )
         return stage
 

@@ -90,7 +90,9 @@ class RunOptions(ReadingOptions, ClusterOptions):
         """
         super().__post_init__()
         if self.ranks and self.gpus and self.ranks != self.gpus:
-            raise ValueError(f"--ranks is {self.ranks}, --gpus {self.gpus}: name one of them.")
+            raise ValueError(
+                f"--ranks is {self.ranks}, --gpus is {self.gpus}: pass only one of them."
+            )
 
     @property
     def folder(self) -> Path:

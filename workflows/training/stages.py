@@ -37,20 +37,20 @@ class StageName:
 
 _stages = {
     "wgan": StageName(
-        "generate pictures from noise: WGAN and related GANs",
+        "train a GAN: WGAN, WGAN-GP, DCGAN, LSGAN or hinge",
         "workflows.wgan.options:WganOptions",
         "workflows.wgan.stage:Wgan",
         evaluate="workflows.wgan.evaluation:evaluate_for_report",
         earlier=("workflows.wgan.stage:Wgan",),
     ),
     "colourise": StageName(
-        "colour grey pictures, with or without a critic",
+        "train a network that colourises grey images, optionally with an adversarial loss",
         "workflows.colourise.options:ColouriseOptions",
         "workflows.colourise.stage:Colourise",
         earlier=("workflows.colourise.stage:Colourise",),
     ),
     "devise": StageName(
-        "map pictures into word space: DeViSE",
+        "train DeViSE, a network that maps images to word vectors",
         "workflows.devise.options:DeviseOptions",
         "workflows.devise.stage:Devise",
         "workflows.devise.data:prepare_data",

@@ -55,7 +55,9 @@ class World:
             ValueError: The rows do not divide evenly among the ranks.
         """
         if batch % self.size:
-            raise ValueError(f"a batch of {batch} cannot be dealt out to {self.size} ranks.")
+            raise ValueError(
+                f"a batch of {batch} cannot be divided evenly among {self.size} ranks."
+            )
         own = batch // self.size
         return slice(self.rank * own, (self.rank + 1) * own)
 

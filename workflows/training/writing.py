@@ -87,12 +87,12 @@ def full(file: Path, error: OSError, num_bytes: int) -> DiskFullError:
     free = bytes_text(shutil.disk_usage(file.parent).free)
     cause = {
         errno.EDQUOT: "the disk quota is used up",
-        errno.EFBIG: "it is above the limit of file sizes (`ulimit -f`)",
-    }.get(error.errno or 0, f"{free} are free on its disk")
+        errno.EFBIG: "the file size limit is reached (`ulimit -f`)",
+    }.get(error.errno or 0, f"{free} are free on the disk")
     return DiskFullError(
-        f"{file} has no room: it needs {bytes_text(num_bytes)}, and {cause}. Free some room, or"
-        " move the run's folder to a larger disk, and give the same command again: training"
-        " continues from the last checkpoint."
+        f"cannot write {file}: it needs {bytes_text(num_bytes)}, and {cause}. Free some space, or"
+        " move the run folder to a larger disk, and run the same command again: training continues"
+        " from the last checkpoint."
     )
 
 
@@ -104,7 +104,9 @@ def append(file: Path, data: bytes) -> None:
         DiskFullError: The disk has no room for it.
     """
     if file.is_symlink():
-        raise TesseraeError(f"{file} is a link: nothing is written to where it leads. Remove it.")
+        raise TesseraeError(
+            f"{file} is a symbolic link, which is not followed for writing. Remove it."
+        )
     with FileIO(file, "a", opener=_open_no_link) as out:
         before = out.seek(0, os.SEEK_END)
         try:

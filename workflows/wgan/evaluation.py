@@ -71,7 +71,7 @@ class WganEvaluation:
         parts = []
         if self.distinct < self.generated:
             parts.append(
-                f"Only {self.distinct:,} of {self.generated:,} samples are different images:"
+                f"Only {self.distinct:,} of {self.generated:,} samples are distinct images:"
                 " precision does not detect repeated images."
             )
         if self.distances is not None:

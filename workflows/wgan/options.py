@@ -226,20 +226,26 @@ class WganOptions(TrainingOptions):
             raise ValueError("--batch-size is 1: expected at least 2, for batch norm.")
         if self.compile and self.penalty_weight:
             raise ValueError(
-                "--compile with a gradient penalty: torch compiles no gradient of a gradient."
-                " Leave one of them out."
+                "--compile with a gradient penalty: torch cannot compile second derivatives. Pass"
+                " only one of them."
             )
         optimiser = self.optimiser or ("rmsprop" if self.objective == "wgan" else "adam")
         if self.optimiser_loop == "fused" and optimiser == "rmsprop":
-            raise ValueError("--optimiser-loop is fused: torch has no fused rmsprop.")
+            raise ValueError(
+                "--optimiser-loop is fused: torch has no fused rmsprop. Pass another value, or"
+                " --optimiser adam."
+            )
         perceptrons = self.generator == self.critic == "perceptron"
         if not perceptrons and self.image_size & (self.image_size - 1):
             raise ValueError(
-                f"--image-size is {self.image_size}: expected 8, 16, 32, 64, 128, ..., or"
-                " perceptrons, which make any size."
+                f"--image-size is {self.image_size}: expected 8, 16, 32, 64, 128, ..., or any size"
+                " with --generator perceptron --critic perceptron."
             )
         if self.critic == "perceptron" and self.critic_norm in ("batch", "layer"):
-            raise ValueError("--critic-norm is of conv and residual: a perceptron has spectral.")
+            raise ValueError(
+                f"--critic-norm is {self.critic_norm} with --critic perceptron: expected none or"
+                " spectral."
+            )
 
     def shrunk_side(self, stored: int) -> int | None:
         """Return the side to which the device resizes pictures; None = it does not resize them."""
@@ -253,8 +259,9 @@ class WganOptions(TrainingOptions):
         """
         if self.condition != "none" and (classes < 2 or unlabelled):
             raise ValueError(
-                f"--condition is {self.condition}: expected labels of every picture, and at least"
-                f" two classes; the split has {classes}, and {unlabelled:,} pictures without one."
+                f"--condition is {self.condition}: expected a label for every image, and at least"
+                f" two classes; the split has {classes}, and {unlabelled:,} images without a"
+                " label."
             )
 
     @property
@@ -275,13 +282,13 @@ class WganOptions(TrainingOptions):
         if not updates or (step >= WARM_STEPS and step % WARM_EVERY):
             return ""
         until = f" until step {WARM_STEPS}" if step < WARM_STEPS else ""
-        return f"warm-up{until}: {updates:,} critic updates a step"
+        return f"warm-up{until}: {updates:,} critic updates per step"
 
     def quicker(self) -> str:
         """Return the options that make a step faster, as a phrase for the terminal."""
         warm = ", --warmup-critic-steps 0" if self.filled().warmup_critic_steps else ""
         return (
-            "a smaller --image-size (with a store of that size), --generator-width or"
+            "a smaller --image-size (and a store of that size), --generator-width or"
             f" --critic-width, fewer --critic-steps{warm}"
         )
 

@@ -103,11 +103,11 @@ def open_sampler(folder: RunFolder, device: torch.device | None = None) -> Sampl
     record = folder.asked()
     if record["options"].get("stage") != STAGE:
         raise TesseraeError(
-            f"{folder.path} has no generator of pictures: expected a run of `tesserae train wgan`."
+            f"{folder.path} has no generator: expected a run of `tesserae train wgan`."
         )
     newest = folder.newest()
     if newest is None:
-        raise TesseraeError(f"{folder.path} has no checkpoint yet.")
+        raise TesseraeError(f"{folder.path} has no checkpoint yet: train it first.")
     options = WganOptions.of(record["options"]).filled()
     classes = tuple(folder.data()["classes"]) if options.condition != "none" else ()
     state = folder.load_trained(newest, "average")

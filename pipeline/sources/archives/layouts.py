@@ -170,8 +170,8 @@ def class_in(classes: dict[str, str], name: str, where: str) -> str:
     """
     if name not in classes:
         raise SourceError(
-            f"{where}: the image {name!r} has no class: val_annotations.txt (file, tab, class on "
-            f"each line) has {len(classes):,} files and not this one. Put the table that belongs "
-            "to the images beside their folder."
+            f"{where}: the image {name!r} has no class: val_annotations.txt (file, tab, class on"
+            f" each line) has {len(classes):,} files, but not this one. Put the table of these"
+            " images next to their folder."
         )
     return classes[name]

@@ -82,4 +82,4 @@ def _check_is_tar(head: bytes, name: str) -> None:
         SourceError: The file is something else; the message says what.
     """
     if content_of(head) not in (TAR, UNKNOWN):
-        raise SourceError(f"{name} is no tar: it is {description_of(head)}. {advice_for(head)}")
+        raise SourceError(f"{name} is not a tar: it is {description_of(head)}. {advice_for(head)}")

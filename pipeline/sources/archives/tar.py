@@ -173,7 +173,7 @@ class Tar:
 
     def _cut(self, problem: str) -> SourceError:
         after = f", after the member {self._last!r}" if self._last else ""
-        return SourceError(f"{self.name} is not a whole tar: {problem}{after}. {_CUT}")
+        return SourceError(f"{self.name} is not a complete tar: {problem}{after}. {_CUT}")
 
     def members(self, start: int = 0, stop: int | None = None) -> Iterator[Member]:
         """Yield every file and link of the tar that lies in bytes [start, stop).
@@ -215,11 +215,11 @@ class Tar:
         else:
             num_bytes = size_of(header[124:136])
         if not 0 <= num_bytes <= _MAX_MEMBER_BYTES:
-            raise self._cut(f"the header at byte {at} has no size that can be")
+            raise self._cut(f"the header at byte {at} has an invalid size")
         if end is not None and at + BLOCK + num_bytes > end:
             raise SourceError(
-                f"{self.name} is not a whole tar: its member {name_of(header, pax)!r} at byte {at} "
-                f"needs {num_bytes} bytes, and the archive ends at byte {end}. {_CUT}"
+                f"{self.name} is not a complete tar: its member {name_of(header, pax)!r} at byte"
+                f" {at} needs {num_bytes} bytes, and the archive ends at byte {end}. {_CUT}"
             )
         return num_bytes
 
@@ -265,14 +265,15 @@ class Tar:
         """Return the error for the *block* at *at*, no header, behind the *end*, if any."""
         if end is not None:
             return SourceError(
-                f"{self.name}: the archive ends at byte {end}, and what follows at byte {at} is no "
-                f"member of a tar ({block[:16]!r}). Cut it off (head -c {at}), or download the "
-                "archive again."
+                f"{self.name}: the archive ends at byte {end}, and what follows at byte {at} is"
+                f" not a member of a tar ({block[:16]!r}). Cut it off (head -c {at}), or download"
+                " the archive again."
             )
         if at == start and content_of(block) not in (TAR, UNKNOWN):
             inner = f", the member {self._last!r}," if self._last else ""
             return SourceError(
-                f"{self.name}{inner} is no tar: it is {description_of(block)}. {advice_for(block)}"
+                f"{self.name}{inner} is not a tar: it is {description_of(block)}."
+                f" {advice_for(block)}"
             )
         if len(block) < BLOCK:
             return self._cut(f"it ends at byte {at + len(block)}, in the middle of a header")

@@ -218,7 +218,7 @@ def paths_by_split(
 
 def left_out_text(path: str) -> str:
     """Return a sentence that says that the archive *path* is left out."""
-    return f"{path} tells no split, and belongs to none"
+    return f"{path} is skipped: its name indicates no split"
 
 
 def without_split(

@@ -177,8 +177,8 @@ class _Walk:
             return _TreePath(folders[-1:], name) if folders else None
         if image and split and (below or is_val_image(name)):
             raise SourceError(
-                f"{self.tar.name}: the member {path!r} lies in a folder of the split {split!r}, "
-                "and the first members lie in none. Unpack the archive, and pass the folder."
+                f"{self.tar.name}: the member {path!r} lies in a folder of the split {split!r},"
+                " but the first members lie in none. Unpack the archive, and pass the folder."
             )
         return self._below_prefix(folders, path, image)
 
@@ -252,8 +252,8 @@ class _Walk:
         sample, suffix = sample_name(member.name)
         if self.layout.options.rules > 1 and self._is_label(suffix.lower(), member):
             raise SourceError(
-                f"{self.tar.name}: the member {member.name!r} says the class of the sample "
-                f"{sample!r}, so the folders are not the classes. Pass --source-kind webdataset."
+                f"{self.tar.name}: the member {member.name!r} gives the class of the sample"
+                f" {sample!r}, so the folders are not the classes. Pass --source-kind webdataset."
             )
 
     def _is_label(self, suffix: str, member: Member) -> bool:
@@ -290,7 +290,8 @@ class _Walk:
 
     def _no_class(self, name: str) -> SourceError:
         return SourceError(
-            f"{self.tar.name}: the image {name!r} lies in no class folder, but right in the folder "
-            f"of the split {self.layout.split!r}, and no {ANNOTATIONS} is there. Put it into a "
-            "class folder, or pass --class-name NAME (- for no class) to take all such images."
+            f"{self.tar.name}: the image {name!r} lies directly in the folder of the split"
+            f" {self.layout.split!r}, not in a class folder, and there is no {ANNOTATIONS}. Move"
+            " it into a class folder, or pass --class-name NAME (- for no class) to include all"
+            " such images."
         )

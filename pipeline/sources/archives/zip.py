@@ -101,8 +101,8 @@ class Zip(Tar):
                 yield
         except (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError) as e:
             raise SourceError(
-                f"{self.name} is not a whole zip{inside}: {e}. It was cut off or damaged: download "
-                "it again."
+                f"{self.name} is not a complete zip{inside}: {e}. It was cut off or damaged:"
+                " download it again."
             ) from e
         except (NotImplementedError, RuntimeError) as e:
             raise SourceError(

@@ -83,7 +83,7 @@ class ClassTable:
             if not clean_name(name):
                 raise SourceError(
                     f"{self.where}: the class of number {number} has no name. Give it one, or"
-                    " remove the blank line if it is none; numbers count from 0."
+                    " remove the blank line if it is not a class; numbers count from 0."
                 )
 
     @cached_property
@@ -126,7 +126,7 @@ class ClassTable:
         raise SourceError(
             f"{sample}: the label {name!r} {why} the {len(self.names)} classes of {self.where}"
             f" ({class_names}). Correct the label or that table, or put a table with the right"
-            " names (classes.txt, a name on each line) beside the data."
+            " names (classes.txt, a name on each line) next to the data."
         )
 
     def check(self, number: int, sample: str) -> None:
@@ -139,9 +139,9 @@ class ClassTable:
             return
         begins = " (do the labels begin at 1?)" if number == len(self.names) else ""
         raise SourceError(
-            f"{sample} has the label {number}, and {self.where} has {len(self.names)} classes,"
-            f" 0 to {len(self.names) - 1}{begins}. Complete the table, or put a classes.txt with a"
-            " line for each number, from 0 on, beside the data."
+            f"{sample} has the label {number}, and {self.where} has {len(self.names)} classes, 0"
+            f" to {len(self.names) - 1}{begins}. Complete the table, or put a classes.txt with a"
+            " line for each number, from 0 on, next to the data."
         )
 
 
@@ -191,7 +191,7 @@ def read_label(value: object, sample: str) -> int | str | None:
     kind = "a list" if isinstance(value, list | tuple) else f"of type {type(value).__name__}"
     raise SourceError(
         f"{sample} has the label {_short(value)}, which is {kind}: expected one number or one name"
-        " (a label of several classes, or one-hot, must be made into one number)."
+        " (a label of several classes, or one-hot, must be converted to one number)."
     )
 
 
@@ -205,7 +205,7 @@ def _decoded(value: bytes, sample: str) -> str:
         return value.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise SourceError(
-            f"{sample} has the label {_short(value)}, which is no UTF-8: expected a number or a"
+            f"{sample} has the label {_short(value)}, which is not UTF-8: expected a number or a"
             " name."
         ) from None
 
@@ -320,8 +320,8 @@ class Labeller:
         key = key_of(path, label, self.table.names if self.table else ())
         if not key:
             raise SourceError(
-                f"nothing tells the class of {sample}: expected a folder, a label, or a name that"
-                " begins with n########. The store was made under listing rules 1, which know no"
+                f"the class of {sample} is unknown: expected a folder, a label, or a name that"
+                " begins with n########. The store uses listing rules 1, which do not support"
                 " samples without a class: prepare into a new store."
             )
         return key

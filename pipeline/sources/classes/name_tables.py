@@ -99,7 +99,7 @@ def _from_json(text: str, where: str, key: str) -> list[str]:
             return [str(name) for name in names]
     except (ValueError, KeyError, RecursionError):
         pass
-    raise SourceError(f"{where} is no JSON with a list {key!r} of ids of classes.")
+    raise SourceError(f"{where} is not a JSON file with a list {key!r} of class ids.")
 
 
 def _listed(line: str, ids: Collection[str]) -> str:

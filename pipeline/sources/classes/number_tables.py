@@ -115,6 +115,6 @@ def _lines(text: str, where: str) -> list[str]:
     if "" in lines:
         raise SourceError(
             f"{where}: line {lines.index('') + 1} is blank, and the numbers of classes count the"
-            " lines. Remove it, or write the name that lacks."
+            " lines. Remove it, or write the missing name."
         )
     return lines

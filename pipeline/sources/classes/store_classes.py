@@ -127,8 +127,9 @@ def _gaps(names: Sequence[str], number_of: Mapping[str, int]) -> Iterator[str]:
     if moved:
         number, label = moved[0]
         yield (
-            f"labels are places in the order of the classes, not their numbers: number {number} is"
-            f" label {label} (the numbers do not begin at 0, or have holes or names among them)"
+            "labels are positions in the order of the classes, not the numbers of the source:"
+            f" number {number} is label {label} (the numbers do not start at 0, have gaps, or are"
+            " mixed with names)"
         )
 
 
@@ -167,7 +168,7 @@ def _check_split(split: str, evidence: Evidence) -> None:
     if from_label is not None and from_path is not None:
         raise SourceError(
             f"split {split!r}: {from_label!r} has a label, and {from_path!r} has none, only a"
-            " folder or a name: expected labels for all. Add the label that lacks; -1 stands for"
+            " folder or a name: expected labels for all. Add the missing label; -1 stands for"
             " none."
         )
     unclassified = next(
@@ -195,14 +196,14 @@ def _check_one_to_one(split: str, evidence: Evidence) -> None:
             raise SourceError(
                 f"split {split!r}: the class {name!r} has two labels, {value!r} (of {first!r}) and"
                 f" {basis.value!r} (of {seen.first!r}): expected one. Correct the labels, or the"
-                " folders and file names that say another class."
+                " folders and file names that indicate another class."
             )
         first_name, first = name_of.setdefault(basis.value, (name, seen.first))
         if first_name != name:
             raise SourceError(
                 f"split {split!r}: the label {basis.value!r} stands for two classes,"
                 f" {first_name!r} (of {first!r}) and {name!r} (of {seen.first!r}): expected one."
-                " Correct the labels, or the folders and file names that say another class."
+                " Correct the labels, or the folders and file names that indicate another class."
             )
 
 
@@ -218,22 +219,22 @@ def _check_depths(split: str, evidence: Evidence) -> None:
             basis.folder
         ):
             raise SourceError(
-                f"split {split!r}: the folders {first_basis.folder!a} and {basis.folder!a} have"
-                " one name in two compositions of its characters. Rename one of them."
+                f"split {split!r}: the folders {first_basis.folder!a} and {basis.folder!a} differ"
+                " only in Unicode normalisation. Rename one of them."
             )
         if first_basis.folder != basis.folder:
             raise SourceError(
                 f"split {split!r}: the class {name!r} comes from two folders,"
-                f" {first_basis.folder!r} and {basis.folder!r}: expected one. Say which folder is"
-                " the class with --recursive first or --recursive last."
+                f" {first_basis.folder!r} and {basis.folder!r}: expected one. Pass --recursive"
+                " first or --recursive last to choose the class folder."
             )
         depths.setdefault(basis.folder.count("/"), f"{basis.folder}/{seen.first.partition('/')[2]}")
     if len(depths) > 1:
         first_path, second_path = (depths[depth] for depth in sorted(depths)[:2])
         raise SourceError(
             f"split {split!r}: images lie at different depths, as {first_path!r} and"
-            f" {second_path!r}, so that it cannot be told which folder is the class. Say it with"
-            " --recursive first or --recursive last."
+            f" {second_path!r}, so the class folder is ambiguous. Pass --recursive first or"
+            " --recursive last."
         )
 
 
@@ -248,8 +249,8 @@ def _check_kinds(split: str, evidence: Evidence) -> None:
         raise SourceError(
             f"split {split!r}: {len(folders)} folders ({abbreviate(map(repr, sorted(folders)))})"
             f" hold images whose names begin with {len(folder_of)} wnids"
-            f" ({abbreviate(sorted(folder_of))}): it cannot be told which of the two is the"
-            " class. Add a label, or say --recursive last for the folder."
+            f" ({abbreviate(sorted(folder_of))}): which of the two is the class is ambiguous. Add"
+            " a label, or pass --recursive last to use the folders."
         )
 
 
@@ -318,10 +319,10 @@ def _check_spellings(splits: Mapping[str, SplitClasses]) -> None:
             if first_text != text:
                 raise SourceError(
                     f"the labels {first_text!r} (of {first!r}) and {text!r} (of {seen.first!r})"
-                    f" are the number {basis.value} written in two ways: one class or two? If"
-                    " they are one, write the label in one way everywhere, or put a classes.txt"
-                    " (the class of number 0 on its first line) beside the data; if they are two,"
-                    " give the classes names that are no numbers."
+                    f" are the number {basis.value} written in two ways: one class or two? If they"
+                    " are one, write the label in one way everywhere, or put a classes.txt (the"
+                    " class of number 0 on its first line) beside the data; if they are two, give"
+                    " the classes names that are not numbers."
                 )
 
 
@@ -334,8 +335,8 @@ def _all_names(splits: Mapping[str, SplitClasses]) -> list[str]:
     if "-1" in names and all(is_numeral(name) for name in names if name != "-1"):
         raise SourceError(
             "a class is called '-1', beside classes that are numbers from 0 on, among which -1"
-            " stands for none. Rename its folder if it is a class; else pass --ignore=-1 to leave"
-            " it out."
+            " stands for none. Rename its folder if it is a class; otherwise pass --ignore=-1 to"
+            " skip it."
         )
     numerals: dict[Fraction, str] = {}
     for name in filter(_WRITTEN_NUMBER.fullmatch, _own_names(splits)):
@@ -343,7 +344,7 @@ def _all_names(splits: Mapping[str, SplitClasses]) -> list[str]:
         if first_name != name:
             raise SourceError(
                 f"the classes {first_name!r} and {name!r} are one number written in two ways."
-                " Rename one of them: the same name if they are one class, names that are no"
+                " Rename one of them: the same name if they are one class, names that are not"
                 " numbers if they are two."
             )
     return list(names)
@@ -364,7 +365,7 @@ def _complete(table: ClassTable, numbers: Mapping[int, str]) -> list[str]:
         twice = next(name for name in names if names.count(name) > 1)
         raise SourceError(
             f"{table.where}: two numbers are the class {twice!r}. Correct the table or the folders"
-            " and file names that say another class."
+            " and file names that indicate another class."
         )
     return names
 
@@ -393,11 +394,11 @@ def _check_alike(splits: Mapping[str, SplitClasses]) -> Iterator[str]:
         together = any(set(names) <= _names_of(split_classes) for split_classes in splits.values())
         if spaced or not together:
             raise SourceError(
-                f"the classes {' and '.join(map(ascii, names))} differ in"
-                f" {'spaces or composition' if spaced else 'case'} alone: expected one of them, or"
-                " names that differ more. Rename one."
+                f"the classes {' and '.join(map(ascii, names))} differ only in"
+                f" {'spaces or Unicode normalisation' if spaced else 'case'}: expected one of"
+                " them, or names that differ more. Rename one."
             )
-        yield f"the classes {' and '.join(map(repr, names))} differ in case alone"
+        yield f"the classes {' and '.join(map(repr, names))} differ only in case"
 
 
 def _names_of(split_classes: SplitClasses) -> set[str]:

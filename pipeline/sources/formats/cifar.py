@@ -115,11 +115,13 @@ def _unpickle(file: BinaryIO, where: str) -> dict[bytes, Any]:
         raise
     except Exception as e:  # a damaged pickle can raise any error
         raise SourceError(
-            f"{where} is no batch of CIFAR ({type(e).__name__}: {e}): expected a pickle of arrays"
-            " of bytes, lists and texts. Nothing in it was run. Fetch it again."
+            f"{where} is not a CIFAR batch ({type(e).__name__}: {e}): expected a pickle of arrays"
+            " of bytes, lists and texts. Nothing in it was executed. Download it again."
         ) from e
     if not isinstance(batch, dict):
-        raise SourceError(f"{where} is no batch of CIFAR: expected a table of names.")
+        raise SourceError(
+            f"{where} is not a CIFAR batch: expected a table of names. Download it again."
+        )
     return batch
 
 
@@ -177,7 +179,7 @@ class CifarBatches:
             for member in tar.members():
                 if member.name == self._member(path) and member.num_bytes <= _MAX_BATCH_BYTES:
                     return _unpickle(io.BytesIO(tar.read(member.offset, member.num_bytes)), where)
-        raise SourceError(f"{where} is not there, or too large for a batch. Download it again.")
+        raise SourceError(f"{where} is missing, or too large for a batch. Download it again.")
 
 
 def _texts(batch: dict[bytes, Any], name: bytes, where: str) -> list[str]:
@@ -221,13 +223,13 @@ class CifarBlock(Block):
             or any(type(n) is not int or not 0 <= n < len(classes.names) for n in numbers)
         ):
             raise SourceError(
-                f"{where} has {len(pixels)} pictures: expected as many {labels.decode()}, each 0"
-                f" to {len(classes.names) - 1}."
+                f"{where} has {len(pixels)} images: expected as many {labels.decode()}, each 0 to"
+                f" {len(classes.names) - 1}."
             )
         for number, (image, label) in enumerate(zip(pixels, numbers, strict=True)):
             data = image.tobytes()
             name = f"{self.path}_{number:05d}.ppm"
-            key, basis = labeller.key(name, {labels.decode(): label}, f"{where}: picture {number}")
+            key, basis = labeller.key(name, {labels.decode(): label}, f"{where}: image {number}")
             yield ListedSample(key, len(_HEADER) + len(data), write((_HEADER, data)), basis=basis)
 
 

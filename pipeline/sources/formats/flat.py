@@ -101,8 +101,8 @@ class FlatFolder(Source):
         if self.needs_class_name and not all(map(leading_wnid, self.location.sizes("").files)):
             raise SourceError(
                 f"the images of {self.root} lie in no class folder: expected <class>/<image>. If"
-                " they are of no class, pass --class-name - (their label is -1); if all are of one,"
-                " pass its name with --class-name."
+                " they have no class, pass --class-name - (their label is -1); if all are of one"
+                " class, pass its name with --class-name."
             )
         all_sizes = FolderSizes([], [], [], Evidence())
         for path, sizes in self._folders():
@@ -132,9 +132,9 @@ class FlatFolder(Source):
         table, column = label_table(self.location, self.location.names().files)
         if table:
             raise SourceError(
-                f"{self.location.full_path(table)} says the classes of the images beside it in its"
-                f" column {column!r}, and is not read. Move the images into folders that are"
-                " called by their classes, or pass --class-name - to take them without classes."
+                f"{self.location.full_path(table)} lists the classes of the images next to it in"
+                f" its column {column!r}, but is not read. Move the images into folders named after"
+                " their classes, or pass --class-name - to prepare them without classes."
             )
 
     def _check_folders(self, all_sizes: FolderSizes) -> None:
@@ -144,10 +144,9 @@ class FlatFolder(Source):
                 all_sizes.skipped.merge(sizes.skipped)
                 if sizes.files:
                     raise SourceError(
-                        f"{self.root} holds images, and {path!r} in it holds"
-                        f" {len(sizes.files):,} files ({abbreviate(sorted(sizes.files), 3)}) that"
-                        " would be left out. Pass --recursive first to take all of them, or"
-                        f" --ignore {name!r}."
+                        f"{self.root} holds images, and {path!r} in it holds {len(sizes.files):,}"
+                        f" files ({abbreviate(sorted(sizes.files), 3)}) that would be skipped."
+                        f" Pass --recursive first to include all of them, or --ignore {name!r}."
                     )
 
 

@@ -163,16 +163,14 @@ class FolderSource(Source):
 
 
 def _unsorted_text(location: Location, images: list[str]) -> str:
-    summary = (
-        f"{len(images):,} images of {location.root} lie in no class folder, beside those that do"
-    )
+    summary = f"{len(images):,} images of {location.root} lie in no class folder, but others do"
     if all(map(is_val_image, images)):
         return (
-            f"{summary} ({abbreviate(images, 3)}): their sorting into class folders was broken"
-            " off. Run it to its end, or move all of them back into one flat folder."
+            f"{summary} ({abbreviate(images, 3)}): sorting them into class folders was"
+            " interrupted. Complete it, or move all of them back into one flat folder."
         )
     return (
-        f"{summary} ({abbreviate(images, 3)}): their class cannot be told. Move them into class"
+        f"{summary} ({abbreviate(images, 3)}): their class is unknown. Move them into class"
         " folders or elsewhere, or pass --ignore with a pattern of their names, such as"
         f" {images[0]!r}."
     )
@@ -182,8 +180,8 @@ def _check_folder(folder_of: dict[str, str], class_name: str, folder: str) -> No
     first_folder = folder_of.setdefault(class_name, folder)
     if first_folder != folder:
         raise SourceError(
-            f"the class folders {first_folder!a} and {folder!a} have one name in two"
-            " compositions of its characters. Put their files into one folder."
+            f"the class folders {first_folder!a} and {folder!a} differ only in Unicode"
+            " normalisation. Put their files into one folder."
         )
 
 
@@ -193,9 +191,9 @@ def _check_metadata(location: Location, files: list[str]) -> None:
     table, column = label_table(location, names)
     if table:
         raise SourceError(
-            f"{location.full_path(table)} says classes of the images in its column {column!r}, and"
-            f" they lie in class folders, too. Pass --ignore {table!r} to take the folders for"
-            " the classes."
+            f"{location.full_path(table)} lists classes of the images in its column {column!r}, but"
+            f" they also lie in class folders. Pass --ignore {table!r} to use the folders as"
+            " classes."
         )
 
 
@@ -310,15 +308,12 @@ def _check_deeper(location: Location, folder: str, path: str, evidence: Evidence
     if count:
         name = path.rpartition("/")[2]
         # --ignore matches names at any depth, so it must not match a class folder, too.
-        cure = (
-            f", or --ignore {name!r} to leave it out"
-            if name not in location.names().folders
-            else ""
-        )
+        cure = f", or --ignore {name!r} to skip it" if name not in location.names().folders else ""
         raise SourceError(
             f"{location.full_path(path)} holds {count:,} files that lie deeper than"
-            f" <class>/<image>, such as {first!r}: it cannot be told which folder is the class."
-            f" Pass --recursive first (it is {folder.partition('/')[0]!r}) or --recursive last"
+            f" <class>/<image>, such as {first!r}: the class folder is ambiguous."
+            f" Pass --recursive first (it is"
+            f" {folder.partition('/')[0]!r}) or --recursive last"
             f" (it is {first.split('/')[-2]!r}){cure}."
         )
     evidence.skip(NO_IMAGES, path)

@@ -104,10 +104,10 @@ class ValFolder(Source):
                 sizes.skipped.skip("files that are no images of ILSVRC2012's val", name)
         if other_images and self.location.options.rules > 1:
             raise SourceError(
-                f"{len(other_images):,} images of {self.root} are none of ILSVRC2012's val"
+                f"{len(other_images):,} images of {self.root} are not of ILSVRC2012's val"
                 f" ({abbreviate(sorted(other_images), 3)}): expected ILSVRC2012_val_00000001.JPEG"
-                " and so on. Move them out of the folder, or pass --ignore with a pattern of"
-                " their names."
+                " and so on. Move them out of the folder, or pass --ignore with a pattern of their"
+                " names."
             )
         return sizes
 
@@ -118,9 +118,9 @@ def _refuse_sorted(location: Location, sizes: FolderSizes) -> None:
         inside = location.sizes(folder)
         if inside.files:
             raise SourceError(
-                f"{location.root} is half sorted: {sum(map(is_val_image, sizes.files)):,} val"
-                f" images lie in no class folder, and {folder!r} holds {len(inside.files):,} files"
-                f" ({abbreviate(sorted(inside.files), 3)}). Run the sorting to its end, or move"
+                f"{location.root} is only partly sorted: {sum(map(is_val_image, sizes.files)):,}"
+                f" val images lie in no class folder, and {folder!r} holds {len(inside.files):,}"
+                f" files ({abbreviate(sorted(inside.files), 3)}). Complete the sorting, or move"
                 " all of them back into the one folder."
             )
 

@@ -73,7 +73,7 @@ def _reading(folder: str) -> Iterator[Any]:
     except lmdb.DiskError as e:  # the disk failed, which may pass; other errors are the table's
         raise ReadError(f"cannot read {folder}: {e}") from e
     except lmdb.Error as e:
-        raise SourceError(f"{folder} is no LMDB that can be read ({e}). Fetch it again.") from e
+        raise SourceError(f"{folder} is not a readable LMDB ({e}). Download it again.") from e
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,9 @@ class LmdbSource(Source):
                 values = [value for _, value in islice(view.cursor(), _MAX_EXAMINED_VALUES)]
             if values and not any(map(_is_image, values)):
                 raise SourceError(
-                    f"{self.location.full_path(folder)} is an LMDB whose values are no image files:"
-                    f" the first begins with {values[0][:16]!r}. Write its images as files in class"
-                    " folders, with lmdb."
+                    f"{self.location.full_path(folder)} is an LMDB whose values are not image"
+                    f" files: the first begins with {values[0][:16]!r}. Write its images as files"
+                    " in class folders, with lmdb."
                 )
 
     def _check_package(self) -> None:

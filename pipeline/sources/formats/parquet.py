@@ -90,9 +90,9 @@ def columns_of(schema: pa.Schema, where: str, options: SourceOptions = DEFAULT_O
     )
     if not _bytes_in(schema, image):
         raise SourceError(
-            f"{where}: the column {image!r} holds {schema.field(image).type}: expected the bytes "
-            "of images, binary or struct<bytes, path>. Name another column with --image-column, "
-            "or save the table with the images embedded."
+            f"{where}: the column {image!r} holds {schema.field(image).type}: expected the bytes"
+            " of images, binary or struct<bytes, path>. Pass another column with --image-column,"
+            " or save the table with the images embedded."
         )
 
     labels = [
@@ -146,8 +146,8 @@ def _image_of(schema: pa.Schema, where: str, words: tuple[str, ...]) -> str:
     )
     all_columns = ", ".join(f"{field.name!r}: {field.type}" for field in schema)
     raise SourceError(
-        f"{where} has no column of images: expected bytes, binary or struct<bytes, path>, called "
-        f"{', '.join(_IMAGE[:4])} or the like; it has {choices} among {all_columns}. Name the"
+        f"{where} has no column of images: expected bytes, binary or struct<bytes, path>, called"
+        f" {', '.join(_IMAGE[:4])} or the like; it has {choices} among {all_columns}. Pass the"
         " column with --image-column."
     )
 
@@ -163,8 +163,8 @@ def _check_label(schema: pa.Schema, label: str, where: str) -> None:
     )
     if not any(fit(kind) for fit in fits):
         raise SourceError(
-            f"{where}: the column {label!r} holds {kind}: expected one number or one name for each "
-            "image. Name another column with --label-column."
+            f"{where}: the column {label!r} holds {kind}: expected one number or one name for each"
+            " image. Pass another column with --label-column."
         )
 
 
@@ -343,7 +343,7 @@ def _paths(batch: pa.RecordBatch, columns: Columns) -> list[Any]:
 @contextmanager
 def _reading_table(where: str) -> Iterator[None]:
     """Raise `SourceError` for damaged bytes of the file, and `ReadError` for a failing disk."""
-    damaged = f"{where} is not a whole Parquet file: {{}}. Fetch it again."
+    damaged = f"{where} is not a complete Parquet file: {{}}. Download it again."
     try:
         with reading(where):
             try:
@@ -377,7 +377,8 @@ def check_is_parquet(location: Location, path: str) -> None:
     where, head = location.full_path(path), location.head(path)
     if content_of(head) != PARQUET:
         raise SourceError(
-            f"{where} is not a whole Parquet file: it is {description_of(head)}. {advice_for(head)}"
+            f"{where} is not a complete Parquet file: it is {description_of(head)}."
+            f" {advice_for(head)}"
         )
     size = location.size(path)
     with location.open(path, start=max(0, size - 4)) as file, reading(where):
@@ -386,8 +387,8 @@ def check_is_parquet(location: Location, path: str) -> None:
         tail = file.read(4)
     if tail not in (b"PAR1", b"PARE"):  # PARE: the footer is encrypted
         raise SourceError(
-            f"{where} is not a whole Parquet file: it begins as one, and its {size:,} bytes end "
-            "without the table of its columns. The download was cut off: fetch it again."
+            f"{where} is not a complete Parquet file: it begins as one, and its {size:,} bytes end"
+            " without the table of its columns. The download was cut off: download it again."
         )
 
 
@@ -424,7 +425,8 @@ class ParquetSource(Source):
         folders = {self.location.full_path(path).split("/")[-2] for path in self.paths}
         partial = sorted(name for name in folders if name.startswith(PARTIAL_PREFIX))
         texts = (
-            f"{name}/ holds a part of the split: the Hub converted no more" for name in partial
+            f"{name}/ holds only a part of the split: the Hub did not convert the rest"
+            for name in partial
         )
         return (*map(left_out_text, self.left_out), *gaps(self.location, self.paths), *texts)
 

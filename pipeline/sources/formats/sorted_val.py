@@ -41,9 +41,9 @@ def check_sorted(location: Location, listing: pa.Table) -> pa.Table:
         wnid = truth.find(name) or class_name
         if wnid != class_name and is_wnid(class_name):
             raise SourceError(
-                f"{location.display_name}: the image {name} is sorted into {class_name}, and"
-                f" {truth.where} says that it is of {wnid}. Sort the images again, or move that"
-                " table away if the classes that they are in are what you mean."
+                f"{location.display_name}: the image {name} is sorted into {class_name}, but"
+                f" {truth.where} lists it as {wnid}. Sort the images again, or move that table"
+                " away to use the folders as classes."
             )
     return listing
 

@@ -69,8 +69,8 @@ def _annotated(val: Location) -> FolderSource | AnnotatedFolder:
         return AnnotatedFolder("tiny-imagenet", val)
     if flat:
         raise SourceError(
-            f"{val.root} is half sorted: {len(flat):,} files are in {_IMAGES}, and there are"
-            f" {len(class_folders):,} class folders. Sort all of it, or move all files back into"
-            f" {_IMAGES}."
+            f"{val.root} is only partly sorted: {len(flat):,} files are in {_IMAGES}, and there"
+            f" are {len(class_folders):,} class folders. Complete the sorting, or move all files"
+            f" back into {_IMAGES}."
         )
     return FolderSource("tiny-imagenet", val)

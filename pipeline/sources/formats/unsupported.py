@@ -62,7 +62,7 @@ def _text(kind: str, paths: list[str]) -> str:
     phrase, advice = CONVERTED[kind]
     # The number of files is unknown, since not all were examined.
     more_text = ", and there are more" if len(paths) > 1 else ""
-    return f"{paths[0]!r} is {phrase}, which is not read{more_text}. {advice}"
+    return f"{paths[0]!r} is {phrase}, which is not supported{more_text}. {advice}"
 
 
 def _files(location: Location) -> Iterator[str]:

@@ -131,9 +131,9 @@ class _ScatteredSamples:
 
     def _duplicate_error(self, name: str, part: str) -> SourceError:
         return SourceError(
-            f"{self._where}: the sample {name!r} has {part} in two places of the shard, not beside "
-            "each other: which belong together cannot be told. Make the shard again with its "
-            "members in order (tar --sort=name), each sample once."
+            f"{self._where}: the sample {name!r} has {part} in two separate places of the shard,"
+            " so its members cannot be grouped. Create the shard again with sorted members (tar"
+            " --sort=name), each sample once."
         )
 
 
@@ -218,9 +218,9 @@ class WebDatasetShard(Layout):
     def _check_label_name(self, scattered: _ScatteredSamples, tar: Tar) -> None:
         if self._label_name and not scattered.has_labels:
             raise SourceError(
-                f"{tar.name}: no sample has a label under {self.options.label_column!r}, which"
-                f" --label-column names: expected a member that ends in .{self._label_name}, or"
-                " that word in a .json. Name a label that the samples have, or omit the option."
+                f"{tar.name}: no sample has a label under {self.options.label_column!r}, the"
+                f" --label-column: expected a member that ends in .{self._label_name}, or that"
+                " word in a .json. Pass a label that the samples have, or omit the option."
             )
 
     def _skip_reason(self, path: str) -> str:
@@ -270,8 +270,8 @@ class WebDatasetShard(Layout):
         path = image.name
         if image.target is not None:
             raise SourceError(
-                f"{tar.name}: the member {path!r} is a link, which a shard cannot hold. "
-                "Make the shard again with the files themselves (tar --hard-dereference -h)."
+                f"{tar.name}: the member {path!r} is a link, which a shard cannot hold. Create the"
+                " shard again with the files themselves (tar --hard-dereference -h)."
             )
         sample_text = f"{tar.name}: the sample {path!r}"
         labels = _labels_of(sample, tar.name, self.options.rules, self._label_name)
@@ -303,14 +303,15 @@ def _text_of(member: Member, tar: Tar) -> str:
     if member.num_bytes > _MAX_TABLE_BYTES:
         raise SourceError(
             f"{tar.name}: the member {member.name!r} has {member.num_bytes:,} bytes: expected a"
-            f" label or a table of at most {_MAX_TABLE_BYTES:,}. Make the shard again without it."
+            f" label or a table of at most {_MAX_TABLE_BYTES:,}. Create the shard again without"
+            " it."
         )
     try:
         return tar.read(member.offset, member.num_bytes).decode("utf-8-sig")
     except UnicodeDecodeError as e:
         raise SourceError(
-            f"{tar.name}: the member {member.name!r} is no UTF-8 ({e.reason} at byte {e.start})."
-            " Make the shard again with the text in UTF-8."
+            f"{tar.name}: the member {member.name!r} is not UTF-8 ({e.reason} at byte {e.start})."
+            " Create the shard again with the text in UTF-8."
         ) from e
 
 
@@ -326,7 +327,7 @@ def _labels_of(sample: _Sample, where: str, rules: int, label_name: str) -> dict
             table = json.loads(text)
         except ValueError as e:
             raise SourceError(
-                f"{where}: the .{suffix} of the sample {sample.name!r} is no JSON: {e}"
+                f"{where}: the .{suffix} of the sample {sample.name!r} is not JSON: {e}"
             ) from e
         labels |= _labels_in_json(table, suffix, rules, label_name)
     return labels

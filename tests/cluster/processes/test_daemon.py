@@ -72,7 +72,7 @@ def test_children_of_a_killed_program_are_still_found(folder: Path) -> None:
     first.kill()
     first.wait()
     assert daemon.process(folder, "one") == child
-    with pytest.raises(FileExistsError, match="runs already"):
+    with pytest.raises(FileExistsError, match="is already running"):
         daemon.start(folder, "one", ["true"])
     assert daemon.stop(folder, "one")
     assert ended([child])
@@ -107,7 +107,7 @@ def test_the_record_of_another_machine_is_kept(folder: Path, fields: tuple[str, 
     foreign = record | {"where": record["where"] | {field: ANOTHER[field] for field in fields}}
     file.write_text(json.dumps(foreign))
     for call in (lambda: daemon.stop(folder, "one"), lambda: start(folder)):
-        with pytest.raises(ClusterError, match="ask there"):
+        with pytest.raises(ClusterError, match="run the command there"):
             call()
     assert json.loads(file.read_text()) == foreign
     file.write_text(json.dumps(record))
@@ -130,7 +130,7 @@ def test_a_program_is_stopped_after_its_machine_was_renamed(
         (folder / "one.json").write_text(json.dumps(record))
     monkeypatch.setattr(socket, "gethostname", lambda: "renamed")
     assert daemon.process(folder, "one") == family[0]
-    with pytest.raises(FileExistsError, match="runs already"):
+    with pytest.raises(FileExistsError, match="is already running"):
         daemon.start(folder, "one", ["true"])
     assert daemon.stop(folder, "one")
     assert ended(family)
@@ -148,7 +148,7 @@ def test_a_renamed_and_restarted_machine_is_identified_by_its_id(
         assert not daemon.stop(folder, "one")
         assert not (folder / "one.json").exists()
         return
-    with pytest.raises(ClusterError, match=r"is of before, .* ask there"):
+    with pytest.raises(ClusterError, match=r"was written on before, .* run the command there"):
         daemon.stop(folder, "one")
     (folder / "one.json").unlink()
 

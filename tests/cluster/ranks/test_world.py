@@ -180,7 +180,7 @@ def test_a_world_starts_with_fewer_ranks_after_a_timeout(
     assert (
         run_world(client, config, f"{WALKING_MODULE}:walk", log.begin(tmp_path, 1)) == ["done"] * 3
     )
-    with pytest.raises(ClusterError, match="no worker with a GPU came within 1 s"):
+    with pytest.raises(ClusterError, match="no worker with a GPU connected within 1 s"):
         run_world(client, WorldConfig(1, gpu=True, worker_timeout_seconds=1), "x:y", log.begin())
 
 
@@ -198,13 +198,13 @@ def test_missing_workers_are_reported_at_once(
     )
     assert walked == ["done"] * 2
     assert lines == [
-        "3 of 5 workers are there: waiting up to 0 s for the others (--rank-timeout sets that);"
-        " then 2 ranks begin",
-        "notice: a batch of 4 rows cannot be dealt out evenly to 3 ranks: 2 train. A batch of 3 or"
-        " 6 rows would use all 3.",
+        "3 of 5 workers connected; waiting up to 0 s for the others (set by --rank-timeout), then"
+        " training starts with 2",
+        "notice: a batch of 4 cannot be divided evenly among 3 ranks: using 2. A batch size of 3"
+        " or 6 would use all 3.",
     ]
     lines.clear()
-    with pytest.raises(ClusterError, match="no worker with a GPU came"):
+    with pytest.raises(ClusterError, match="no worker with a GPU connected within 0 s"):
         run_world(
             client,
             WorldConfig(1, gpu=True, worker_timeout_seconds=0.2),
@@ -212,8 +212,8 @@ def test_missing_workers_are_reported_at_once(
             log.begin(),
             report=lines.append,
         )
-    assert lines[0].startswith("0 of 1 workers with a GPU are there")
-    assert lines[0].endswith("then the run ends")
+    assert lines[0].startswith("0 of 1 workers with a GPU connected")
+    assert lines[0].endswith("then the run fails")
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_jobs_that_always_fail_end_the_run(waits: float) -> None:
     """Few jobs are submitted, however long each waited before it failed."""
     site = Site(lambda _, name, now: SimulatedJob(name, now, waits=waits, runs=3))
     pool, _ = start_jobs(site, cpu=JobPool(1, 1))
-    with pytest.raises(ClusterError, match="as soon as they begin"):
+    with pytest.raises(ClusterError, match="immediately after they start"):
         site.pass_time(pool, 100_000)
     assert len(site.submitted_jobs) == jobs.MAX_CONSECUTIVE_FAILURES
 
@@ -123,7 +123,7 @@ def test_overlapping_jobs_that_fail_early_end_the_run() -> None:
     """The run ends even if another job has always just started."""
     site = Site(lambda _, name, now: SimulatedJob(name, now, runs=15))
     pool, _ = start_jobs(site, cpu=JobPool(4, 1))
-    with pytest.raises(ClusterError, match="as soon as they begin"):
+    with pytest.raises(ClusterError, match="immediately after they start"):
         site.pass_time(pool, 100_000)
     assert len(site.submitted_jobs) <= 4 * jobs.MAX_FAILURES_WHILE_RUNNING
 

@@ -13,11 +13,11 @@ from cluster.slurm.profile import read_profile
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[]", "makes no sense"),
+        ("[]", "is not a valid key"),
         ("{", "cannot be read"),
-        ("speed: 9", "'speed' makes no sense"),
+        ("speed: 9", "'speed' is not a valid key"),
         ("way: wings", "way is 'wings'"),
-        ("way: jobs", "jobs names none"),
+        ("way: jobs", "jobs is empty"),
         ("jobs: 3", "jobs is 3"),
         ("jobs: {cpu: {count: 1, memory: 1GB}}", "cores is missing"),
         ("jobs: {cpu: {count: 1, cores: null, memory: 1GB}}", "cores is missing"),
@@ -36,16 +36,25 @@ from cluster.slurm.profile import read_profile
         ("shared: 3\njobs: {cpu: {count: 1, cores: 1}}", "shared is 3"),
         ("host: ''\njobs: {cpu: {count: 1, cores: 1}}", "host is ''"),
         ("jobs: {cpu: {count: -1, cores: 1, memory: 1GB}}", "count is -1"),
-        ("jobs: {cpu: {count: 1, cores: 1, memory: 1GB, colour: red}}", "'colour' makes no sense"),
+        (
+            "jobs: {cpu: {count: 1, cores: 1, memory: 1GB, colour: red}}",
+            "'colour' is not a valid key",
+        ),
         ("jobs: {cpu: {count: 1, cores: 1, memory: 4}}", "memory is 4"),
         ("jobs: {cpu: {count: 1, cores: 1, memory: lots}}", "memory is 'lots'"),
-        ("jobs: {cpu: {count: 0, cores: 1, memory: 1GB}}", "count is 0 of every kind"),
+        ("jobs: {cpu: {count: 0, cores: 1, memory: 1GB}}", "count is 0 for every kind"),
         ("jobs: {cpu: {count: 1, cores: 1, memory: 1GB, walltime: 10:00:00}}", "walltime is 36000"),
         ("jobs: {cpu: {count: 1, cores: 1, memory: 1GB, walltime: soon}}", "walltime is 'soon'"),
         ("jobs: {cpu: {count: 1, cores: 1, memory: 1GB, directives: --x}}", "expected a list"),
         ("prologue: module load gcc\njobs: {}", "expected a list of lines"),
-        ("jobs: {cpu: {count: 1, cores: 1, memory: 1GB, least: 2}}", "least is 2, count is 1"),
-        ("jobs: {cpu: {count: 1, cores: 1, memory: 1GB, gpus: 1, least: 1}}", "least is for jobs"),
+        (
+            "jobs: {cpu: {count: 1, cores: 1, memory: 1GB, least: 2}}",
+            "least is 2: expected at most count, 1",
+        ),
+        (
+            "jobs: {cpu: {count: 1, cores: 1, memory: 1GB, gpus: 1, least: 1}}",
+            "least is set: expected",
+        ),
     ],
 )
 def test_an_invalid_profile_is_refused(tmp_path: Path, text: str, says: str) -> None:

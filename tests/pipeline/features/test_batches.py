@@ -63,7 +63,7 @@ def test_any_changed_byte_is_detected(store: Path) -> None:
         changed = bytearray(data)
         changed[offset] ^= 4
         file.write_bytes(changed)
-        with pytest.raises(StoreDamagedError, match=r"c\.1\.0\.0\.0 is not what was committed"):
+        with pytest.raises(StoreDamagedError, match=r"c\.1\.0\.0\.0 differs from its commit"):
             shard_of(store, 1)
 
 
@@ -79,7 +79,7 @@ def test_any_changed_byte_of_a_compressed_shard_is_detected(
         changed = bytearray(data)
         changed[offset] ^= 16
         file.write_bytes(changed)
-        with pytest.raises(StoreDamagedError, match="is not what was committed"):
+        with pytest.raises(StoreDamagedError, match="differs from its commit"):
             shard_of(tmp_path, 0)
 
 
@@ -96,7 +96,7 @@ def test_a_forged_index_is_detected(store: Path, lengths: list[int]) -> None:
     assume(tail != data[-len(tail) :])
     try:
         file.write_bytes(data[: -len(tail)] + tail)
-        with pytest.raises(StoreDamagedError, match="is not what was committed"):
+        with pytest.raises(StoreDamagedError, match="differs from its commit"):
             shard_of(store, 0)
     finally:
         file.write_bytes(data)
@@ -111,7 +111,7 @@ def test_a_chunk_of_another_length_is_detected(store: Path) -> None:
     forged = b"".join(p + google_crc32c.value(p).to_bytes(4, "little") for p in pieces)
     assert len(forged) == len(data)
     file.write_bytes(forged)
-    with pytest.raises(StoreDamagedError, match="is not what was committed"):
+    with pytest.raises(StoreDamagedError, match="differs from its commit"):
         shard_of(store, 0)
 
 
@@ -124,7 +124,7 @@ def test_a_missing_file_or_one_of_another_length_is_detected(store: Path) -> Non
             file.unlink()
         else:
             file.write_bytes(changed)
-        with pytest.raises(StoreDamagedError, match="is not what was committed"):
+        with pytest.raises(StoreDamagedError, match="differs from its commit"):
             shard_of(store, 1)
     file.write_bytes(data)
     objects = open_objects(str(store))
@@ -135,7 +135,7 @@ def test_a_missing_file_or_one_of_another_length_is_detected(store: Path) -> Non
         patch.setattr("pipeline.features.batches.READ_ROWS", 4)
         next(chunks)
         file.write_bytes(data[:900])
-        with pytest.raises(StoreDamagedError, match="is not what was committed"):
+        with pytest.raises(StoreDamagedError, match="differs from its commit"):
             list(chunks)
 
 
@@ -143,7 +143,7 @@ def test_a_valid_shard_with_other_pixels_is_detected(store: Path) -> None:
     """All its checksums are right, so only the commit identifies it."""
     folder = store / "images.zarr/train" / str(SIZE)
     shutil.copyfile(folder / "c.0.0.0.0", folder / "c.1.0.0.0")
-    with pytest.raises(StoreDamagedError, match="is not what was committed"):
+    with pytest.raises(StoreDamagedError, match="differs from its commit"):
         shard_of(store, 1)
 
 

@@ -71,8 +71,8 @@ def test_the_reason_for_extracting_features_is_reported(store: Path, trunk: Path
     assert why() == ""
     name = make(store, trunk)
     assert why(BOTH) == (
-        f"those stored as {name} are not --mirrored (`train devise --no-mirrored` needs none that"
-        " are)"
+        f"those stored as {name} lack mirror images (--mirrored; `train devise --no-mirrored` does"
+        " not need them)"
     )
     assert why(dtype="float16") == (f"those stored as {name} have dtype float32, not float16")
     assert why(cut=FIRST, pooling="mean", precision="bfloat16") == (
@@ -80,7 +80,9 @@ def test_the_reason_for_extracting_features_is_reported(store: Path, trunk: Path
         " precision float32, not bfloat16"
     )
     half = make(store, trunk, dtype="float16")
-    assert why(BOTH, dtype="float16").startswith(f"those stored as {half} are not --mirrored")
+    assert why(BOTH, dtype="float16").startswith(
+        f"those stored as {half} lack mirror images (--mirrored"
+    )
     (store / layout.features_shard(name, "train", "plain", 1)).unlink()
     assert why().startswith(f"some of those stored as {name} are missing")
     change_weights(trunk)
@@ -160,7 +162,9 @@ def test_features_of_changed_pixels_are_computed_again(store: Path, trunk: Path)
     commit = features.load_commit(run.objects, run.recipe, run.plan, 1)
     assert commit is not None
     run.objects.put(file, replace(commit, pixels="0" * 32).encode())
-    assert any("is of other images" in problem for problem in problems(store).values())
+    assert any(
+        "belongs to images that have changed" in problem for problem in problems(store).values()
+    )
     assert not extract.is_done(*run.context, BOTH)
     assert extract.missing_shards(*run.context, ("plain",)) == [1]
     assert make(store, trunk, kinds=BOTH) == name
@@ -190,11 +194,11 @@ def test_features_of_other_images_cannot_be_read(store: Path, trunk: Path) -> No
     done = records.load_finish_record(objects, "train")
     assert done is not None
     (store / layout.done("train")).write_bytes(replace(done, parts="0" * 32).encode())
-    with pytest.raises(StoreMismatchError, match="are of other images than the store holds now"):
+    with pytest.raises(StoreMismatchError, match="belong to images that have changed since"):
         open_features(store, name, "train")
     run = begin(store, trunk)
     assert not extract.is_done(*run.context, ("plain",))
-    with pytest.raises(StoreError, match="were made again after the split was finished"):
+    with pytest.raises(StoreError, match="were rebuilt after the split was finished"):
         extract.finish(*run.context)
 
 
@@ -275,13 +279,13 @@ def test_features_of_another_recipe_with_this_name_are_refused(
     """The twelve digits of a name may collide."""
     run = begin(store, trunk)
     monkeypatch.setattr(FeatureRecipe, "name", run.recipe.name)
-    with pytest.raises(StoreMismatchError, match="is of features with digest"):
+    with pytest.raises(StoreMismatchError, match="holds features with digest"):
         extract.begin(run.objects, replace(run.recipe, dim=7), run.plan, ("plain",))
 
 
 def test_a_missing_size_or_unfinished_split_is_refused(store: Path, trunk: Path) -> None:
     """The error lists the sizes that the split has."""
-    with pytest.raises(StoreError, match="has no 99 px: it has 8, 16"):
+    with pytest.raises(StoreError, match="has no images of 99 px: it has 8, 16"):
         make(store, trunk, stored_size=99)
     (store / layout.done("train")).unlink()
     with pytest.raises(StoreError, match="split 'train' is not finished"):
@@ -335,7 +339,7 @@ def test_a_recipe_gives_its_command_line_options(store: Path, trunk: Path) -> No
     assert other_recipe.command_line_options(BOTH) == (
         "--cut a.b --pooling max --size 16 --precision bfloat16 --dtype float16 --mirrored"
     )
-    with pytest.raises(ValueError, match="features of 0 numbers, float32, computed in float32"):
+    with pytest.raises(ValueError, match="features of 0 dimensions, float32, computed in float32"):
         replace(recipe, dim=0)
     assert np.dtype(recipe.dtype).itemsize * recipe.dim == recipe.row_bytes
 

@@ -134,5 +134,5 @@ def test_epochs_and_states_behave_as_in_other_loaders(store: Path, trunk: Path) 
         means = [(part.rows.double() * part.row_weight).sum() for part in batch]
         assert float(torch.stack(means).mean()) == pytest.approx(float(rows.mean()))
     assert repr(loader).startswith(f"FeatureLoader({str(store)!r}, 'train', features={name!r}")
-    with pytest.raises(TypeError, match="hands out whole batches and is iterated itself"):
+    with pytest.raises(TypeError, match=r"yields whole batches\. Iterate it directly"):
         loader[0]

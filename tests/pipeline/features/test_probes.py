@@ -69,7 +69,9 @@ def test_a_machine_with_other_features_is_refused(store: Path, trunk: Path) -> N
         work = replace(run.work, probe=_changed_probe(probe, change))
         workspace.cache_clear()
         if refused:
-            with pytest.raises(StoreMismatchError, match="makes other features of the same im"):
+            with pytest.raises(
+                StoreMismatchError, match="computes different features for the same im"
+            ):
                 extract_shard(work, 0)
             with pytest.raises(StoreMismatchError, match="Install the same torch there"):
                 check_probe(run.recipe, work.probe, probe)
@@ -99,8 +101,8 @@ def test_a_shard_with_another_probe_is_a_problem(store: Path, trunk: Path) -> No
     write(2, _changed_probe(commits[1].provenance[KEY], 1.0))
     reported = problems(store)
     assert list(reported) == [layout.features_commit(name, "train", 2)]
-    assert "torch 9.9 on abacus made other features" in next(iter(reported.values()))
-    assert "than those of shard 1 are" in next(iter(reported.values()))
+    assert "torch 9.9 on abacus computed different features" in next(iter(reported.values()))
+    assert "than shard 1: compute all" in next(iter(reported.values()))
     for shard in commits:
         write(shard, None)
     assert problems(store) == {}

@@ -34,7 +34,7 @@ def test_rows_out_of_range_are_refused(store: Path, trunk: Path) -> None:
     for rows in ([ROWS], [-1], [0, 100]):
         with pytest.raises(ValueError, match=f"expected 0 to {ROWS - 1}"):
             opened.rows(np.array(rows))
-    with pytest.raises(StoreError, match="mirrored ones are missing"):
+    with pytest.raises(StoreError, match="those of kind mirrored are missing"):
         opened.rows(np.arange(2), "mirrored")
 
 
@@ -75,7 +75,7 @@ def test_missing_or_unfinished_features_are_refused(store: Path, trunk: Path) ->
         open_features(store, name, "val")
     folder = store / layout.FEATURES / name
     folder.rename(folder.with_name("mine"))
-    with pytest.raises(StoreMismatchError, match=f"is of features {name}: their name says"):
+    with pytest.raises(StoreMismatchError, match=f"holds features {name}: rename its folder back"):
         open_features(store, "mine", "train")
 
 
@@ -87,7 +87,7 @@ def test_features_of_another_store_are_refused(store: Path, trunk: Path, tmp_pat
     other_store = tmp_path / "other"
     prepare_inline(make_folder(tmp_path / "images", ROWS, bad=1), str(other_store), sizes=(8, 16))
     shutil.copytree(store / layout.FEATURES, other_store / layout.FEATURES)
-    with pytest.raises(StoreMismatchError, match="are of other images"):
+    with pytest.raises(StoreMismatchError, match="belong to images that have changed"):
         open_features(other_store, name, "train")
 
 

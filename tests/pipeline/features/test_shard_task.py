@@ -146,7 +146,7 @@ def test_the_first_of_two_tasks_to_write_wins(store: Path, trunk: Path) -> None:
     assert commit.arrays == {"plain": records.fingerprint(run.shard("plain", 1), theirs)}
     run.objects.remove(layout.features_commit(run.recipe.name, "train", 1))
     run.objects.put(run.shard("plain", 1), theirs[:-1])
-    with pytest.raises(StoreDamagedError, match="appeared damaged"):
+    with pytest.raises(StoreDamagedError, match="was written by another task and is damaged"):
         extract_shard(run.work, 1)
     assert commit_of(run, 1) is None
 
@@ -171,7 +171,7 @@ def test_features_of_damaged_images_are_not_computed(store: Path, trunk: Path) -
     data = bytearray(file.read_bytes())
     data[300] ^= 1
     file.write_bytes(data)
-    with pytest.raises(StoreDamagedError, match="Features are made of intact images only"):
+    with pytest.raises(StoreDamagedError, match="Features are computed from intact images only"):
         extract_shard(run.work, 1)
     assert commit_of(run, 1) is None
     assert run.objects.size(run.shard("plain", 1)) is None
@@ -184,7 +184,7 @@ def test_images_that_changed_since_the_finish_are_refused(store: Path, trunk: Pa
     assert commit is not None
     counts = {**commit.counts, "readable": commit.counts["readable"] - 1, "crashed": 1}
     run.objects.put(layout.commit("train", 1), replace(commit, counts=counts).encode())
-    with pytest.raises(StoreError, match="shard 1 of split 'train' was made again after"):
+    with pytest.raises(StoreError, match="shard 1 of split 'train' was rebuilt after"):
         extract_shard(run.work, 1)
     run.objects.put(layout.commit("train", 1), replace(commit, plan="other").encode())
     with pytest.raises(StoreError, match="shard 1 of split 'train' is not committed"):
@@ -196,9 +196,9 @@ def test_another_network_or_other_code_is_refused(store: Path, trunk: Path, tmp_
     folder = Path(shutil.copytree(trunk, tmp_path / "model"))
     run = begin(store, folder)
     change_weights(folder)
-    with pytest.raises(StoreMismatchError, match="is another network"):
+    with pytest.raises(StoreMismatchError, match="is not the network of the features"):
         extract_shard(run.work, 1)
-    with pytest.raises(StoreMismatchError, match="there is another Tesserae"):
+    with pytest.raises(StoreMismatchError, match="runs another version of Tesserae"):
         extract_shard(replace(run.work, code="0" * 64), 1)
 
 
@@ -207,13 +207,13 @@ def test_a_run_that_has_ended_cannot_write(store: Path, trunk: Path) -> None:
     run = begin(store, trunk)
     extract_shard(run.work, 0)
     newer = begin(store, trunk)
-    with pytest.raises(StoreError, match="the run has ended"):
+    with pytest.raises(StoreError, match="the command has ended"):
         extract_shard(run.work, 1)
-    with pytest.raises(StoreError, match="another run of the same split has begun since"):
+    with pytest.raises(StoreError, match="another run of the same split has started since"):
         workspace(run.work).objects.put_new(run.shard("plain", 1), b"late")
     extract_shard(newer.work, 1)
     newer.objects.end()
-    with pytest.raises(StoreError, match="the run has ended"):
+    with pytest.raises(StoreError, match="the command has ended"):
         extract_shard(newer.work, 2)
 
 
@@ -221,7 +221,7 @@ def test_features_that_are_not_finite_are_refused(store: Path, trunk: Path, tmp_
     """The features overflow float16, and the error names the row."""
     folder = Path(shutil.copytree(trunk, tmp_path / "model"))
     change_weights(folder, 1e6)
-    with pytest.raises(StoreError, match=r"features of row \d+ \(plain\) are not finite"):
+    with pytest.raises(StoreError, match=r"features of row \d+ \(plain\) contain NaN or infinity"):
         make(store, folder, dtype="float16")
 
 

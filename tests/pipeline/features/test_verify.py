@@ -94,13 +94,15 @@ def test_features_of_another_store_are_a_problem(
     prepare_inline(make_folder(tmp_path / "images", ROWS, bad=1), str(other_store), sizes=(8, 16))
     shutil.copytree(store / layout.FEATURES, other_store / layout.FEATURES)
     reported = problems(other_store)
-    assert "is of other features or another plan" in reported[layout.features_done(name, "train")]
+    assert (
+        "belongs to other features or another plan" in reported[layout.features_done(name, "train")]
+    )
     assert "another plan" in reported[layout.features_commit(name, "train", 0)]
     squished_store = tmp_path / "third"
     prepare_inline(tmp_path / "images", str(squished_store), sizes=(16,), fit="squish")
     shutil.copytree(store / layout.FEATURES, squished_store / layout.FEATURES)
     assert problems(squished_store) == {
-        layout.features_recipe(name): "is of images of another store"
+        layout.features_recipe(name): "belongs to images of another store"
     }
 
 

@@ -45,7 +45,7 @@ def store(tmp_path: Path) -> Path:
     recipe = records.load_recipe(open_objects(str(GOLDEN / "store")))
     probed = probe.probe(recipe.filter, rules=1)
     if (probed.decoder, probed.resizer) != (recipe.decoder, recipe.resizer):
-        pytest.skip("this machine makes other pixels than the one that made the store")
+        pytest.skip("this machine produces other pixels than the one that created the store")
     shutil.copytree(GOLDEN / "store", tmp_path / "store")
     return tmp_path / "store"
 

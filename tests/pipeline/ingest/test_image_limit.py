@@ -136,7 +136,7 @@ def test_another_limit_is_refused_as_another_recipe(
     other_limit = (source, store, *options, "--max-image-bytes", LIMIT + 5)
     assert tesserae(monkeypatch, "prepare", *other_limit) == 1
     error_text = capsys.readouterr().err
-    assert "max_image_bytes is 2097152 in the store, 2097157 was asked for" in error_text
+    assert "max_image_bytes is 2097152 in the store, 2097157 was requested" in error_text
     assert tesserae(monkeypatch, "prepare", source, store, "--max-image-bytes", 0) == 1
     assert "expected at least 1" in capsys.readouterr().err
 

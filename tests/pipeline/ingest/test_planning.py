@@ -164,9 +164,9 @@ def test_another_listing_is_refused_and_the_difference_named(source: Path, store
 @pytest.mark.parametrize(
     ("choices", "sentence"),
     [
-        ({"fit": "pad"}, "fit is 'crop' in the store, 'pad' was asked for"),
+        ({"fit": "pad"}, "fit is 'crop' in the store, 'pad' was requested"),
         ({"codec": "zstd:3"}, "codec is 'none' in the store"),
-        ({"shard_rows": 16}, "shard_rows is 8 in the store, 16 was asked for"),
+        ({"shard_rows": 16}, "shard_rows is 8 in the store, 16 was requested"),
     ],
 )
 def test_another_recipe_is_refused_and_the_difference_named(
@@ -248,7 +248,7 @@ def test_labels_are_restored_from_the_source_index(source: Path, store: str) -> 
         ((), r"sizes are \[\]: expected numbers from 1 to 4096"),
         ((0,), r"sizes are \[0\]"),
         ((4097,), r"sizes are \[4097\]"),
-        ((8, 8), r"sizes are \[8, 8\]: one is named twice"),
+        ((8, 8), r"sizes are \[8, 8\]: one is given twice"),
     ],
 )
 def test_invalid_sizes_are_refused(sizes: tuple[int, ...], sentence: str) -> None:
@@ -273,7 +273,7 @@ def test_a_run_without_enough_space_is_refused(
     objects = make_objects(tmp_path)
     monkeypatch.setattr(objects, "free_bytes", lambda: 10**9)
     planning.check_free_space(objects, RECIPE, 10**9)
-    with pytest.raises(StoreError, match=r": 2,000,000,000 bytes are needed, 1,000,000,000 are"):
+    with pytest.raises(StoreError, match=r": 2,000,000,000 bytes needed, 1,000,000,000 free"):
         planning.check_free_space(objects, RECIPE, 2 * 10**9)
     with pytest.raises(StoreError, match=r"can only be streamed, .* need 2\.0 GB"):
         planning.check_spool_space(objects, 2 * 10**9)

@@ -33,7 +33,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_worker_with_other_code_makes_no_shard(source: Path, tmp_path: Path) -> None:
     """The worker joined after the others were checked."""
     _, _, work = plan_inline(source, str(tmp_path / "store"))
-    with pytest.raises(StoreMismatchError, match="another Tesserae"):
+    with pytest.raises(StoreMismatchError, match="another version of Tesserae"):
         prepare_shard(replace(work, code="another"), 0)
     assert not list((tmp_path / "store" / "commits").rglob("*.json"))
     assert prepare_shard(replace(work, code=code_digest.digest()), 0).num_rows == 8

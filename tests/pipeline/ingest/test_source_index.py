@@ -117,11 +117,15 @@ def test_a_change_of_any_byte_is_detected(objects: LocalObjects) -> None:
     data = objects.get(name)
     for offset in range(0, len(data), 11):
         objects.put(name, data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :])
-        with pytest.raises(StoreError, match="where the images of split 'train' are is not known"):
+        with pytest.raises(
+            StoreError, match="the location of the images of split 'train' is unknown"
+        ):
             load_origin(objects, planned)
     for length in range(0, len(data), 101):
         objects.put(name, data[:length])
-        with pytest.raises(StoreError, match="where the images of split 'train' are is not known"):
+        with pytest.raises(
+            StoreError, match="the location of the images of split 'train' is unknown"
+        ):
             load_origin(objects, planned)
     objects.put(name, data)
     load_origin(objects, planned)

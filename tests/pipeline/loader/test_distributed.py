@@ -206,8 +206,8 @@ def test_a_batch_script_of_slurm_is_not_a_rank(variables: Environment) -> None:
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE is 2 and OMPI_COMM_WORLD_RANK is"),
         ({"SLURM_PROCID": "3", "SLURM_NTASKS": "8"}, "SLURM_PROCID is 3 and SLURM_STEP_NUM_TASKS"),
         ({"RANK": "a", "WORLD_SIZE": "2"}, "RANK is 'a': expected a whole number"),
-        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK and WORLD_SIZE say rank 2 of a world of 2"),
-        ({"RANK": "-1", "WORLD_SIZE": "2"}, "say rank -1 of a world of 2"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK and WORLD_SIZE set rank 2 of a world of 2"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, "set rank -1 of a world of 2"),
         (
             {**torchrun(0, 1), **mpirun(1, 2)},
             "this is rank 0 of 1 by RANK and WORLD_SIZE, but rank 1 of 2 by OMPI_COMM_WORLD_RANK"
@@ -299,7 +299,7 @@ def test_ranks_have_disjoint_parts_of_every_row_or_an_error(
         return
     if drop_last and batch_size > READABLE:
         assert set(map(str, parts)) == {
-            f"split 'train' of {store} has {READABLE} rows to hand out, batch_size is {batch_size}"
+            f"split 'train' of {store} has {READABLE} usable rows, batch_size is {batch_size}"
             " and drop_last is True: an epoch would have no batch. Pass drop_last=False or a"
             " smaller batch_size."
         }
@@ -468,5 +468,5 @@ def test_real_ranks_of_mpirun_read_disjoint_rows(store: Path, tmp_path: Path) ->
 
 def test_an_epoch_without_rows_is_an_error(store: Path) -> None:
     """The argument drop_last=False makes no difference."""
-    with pytest.raises(StoreError, match="has 0 rows to hand out: an epoch would have no batch"):
+    with pytest.raises(StoreError, match="has 0 usable rows: an epoch would have no batch"):
         next(iter(Loader(store, size=8, include_labels=[], drop_last=False)))

@@ -530,7 +530,7 @@ def test_an_epoch_without_batches_is_an_error_that_names_the_numbers(store: Path
     """Training would otherwise end at once, or loop forever."""
     loader = Loader(store, size=8)
     assert len(loader) == 0
-    message = r"has 58 rows to hand out, batch_size is 256 and drop_last is True: .* no batch"
+    message = r"has 58 usable rows, batch_size is 256 and drop_last is True: .* no batch"
     for _ in range(2):
         with pytest.raises(StoreError, match=message):
             list(loader)
@@ -667,9 +667,9 @@ def test_a_data_loader_around_a_loader_is_an_error_with_a_cure(store: Path, work
         def __iter__(self) -> Iterator[Batch]:
             return iter(Loader(store, size=8, batch_size=10))
 
-    expected = "hands out whole batches and is iterated itself: .* tesserae.SplitDataset"
+    expected = r"yields whole batches\. Iterate it directly: .* tesserae.SplitDataset"
     around: Any = Loader(store, size=8, batch_size=10)
-    with pytest.raises(TypeError, match=r"loader\['x'\] cannot be had: a Loader hands out"):
+    with pytest.raises(TypeError, match=r"loader\['x'\] is not supported: a Loader yields"):
         around["x"]
     with pytest.raises(TypeError, match=expected):
         next(iter(torch.utils.data.DataLoader(around, num_workers=workers)))
@@ -951,7 +951,7 @@ def test_an_unfinished_split_is_refused_unless_partial(
         ({"sizes": (8, 8)}, "none of them twice"),
         ({"order": "shuffled"}, "order is 'shuffled'"),
         ({"batch_size": 2, "rank": 0, "world": 3}, "batch_size is 2: expected at least one row"),
-        ({"rank": 0}, "expected both or none"),
+        ({"rank": 0}, "pass both or neither"),
         ({"rank": 3, "world": 3}, "rank is 3 of a world of 3: expected 0 to 2"),
         ({"window_bytes": 0}, "window_bytes is 0"),
         ({"size": 0}, r"sizes are \(0,\)"),

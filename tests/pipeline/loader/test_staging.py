@@ -209,7 +209,9 @@ def test_the_error_of_a_missing_copy_names_the_folder(store: Path, tmp_path: Pat
     again = loader_of(store, staging=tmp_path / "stage")
     again._open()
     (copies.root / layout.shard("train", 8, 3)).unlink()
-    expected = rf"copies in {copies.root}: .*8/c\.3\.0\.0\.0 is missing\. Delete that folder"
+    expected = (
+        rf"copy in {copies.root} is damaged: .*8/c\.3\.0\.0\.0 is missing\. Delete that folder"
+    )
     with pytest.raises(StoreDamagedError, match=expected):
         list(again)
 

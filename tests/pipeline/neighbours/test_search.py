@@ -362,7 +362,7 @@ def test_threads_search_one_index_at_once(backend: str) -> None:
 
 def test_a_missing_device_is_reported() -> None:
     """An unknown device is an error, and so is a device for an approximate index."""
-    with pytest.raises(TesseraeError, match="cannot be held on cuda:99"):
+    with pytest.raises(TesseraeError, match="do not fit on cuda:99"):
         build("exact", np.eye(2, dtype=np.float32), device="cuda:99")
     with pytest.raises(ValueError, match="only an exact index"):
         build("hnsw", np.eye(2, dtype=np.float32), device="cpu")

@@ -170,7 +170,7 @@ def _other_case(source: GeneratedSource, top: str, first: str, order: list[str])
             for n, d in source.files.items()
             if not n.startswith(f"{source.splits[1]}/{first}/")
         }
-        source.files, source.damage = remaining, "classes that differ in case alone"
+        source.files, source.damage = remaining, "classes that differ only in case"
 
 
 def _form(source: GeneratedSource, top: str, first: str, order: list[str]) -> None:

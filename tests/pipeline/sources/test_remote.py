@@ -42,7 +42,7 @@ def test_a_read_is_one_request_for_exactly_its_bytes():
 def test_a_server_without_ranges_is_refused():
     """A server that ignores ranges returns other bytes, and is refused."""
     file = RangeFile(WholeServer(bytes(100)), "p", "https://host/p", 0, 100)
-    with pytest.raises(ReadError, match=r"https://host/p: asked for 5 bytes at 0, got 100"):
+    with pytest.raises(ReadError, match=r"https://host/p: requested 5 bytes at 0, got 100"):
         file.read(5)
 
 

@@ -18,7 +18,7 @@ def remarks(*paths: str, **how: object) -> list[str]:
 @pytest.mark.parametrize(
     ("paths", "text"),
     [
-        (("s-000.tar", "s-002.tar"), "1 of the files numbered 000 to 002 is not there: s-001.tar"),
+        (("s-000.tar", "s-002.tar"), "1 of the files numbered 000 to 002 is missing: s-001.tar"),
         (("0000.parquet", "0009.parquet"), "8 .* 0000 to 0009 are .*: 0001.* and 5 more"),
         (("train/8.tar", "train/9.tar", "train/11.tar"), "numbered 8 to 11 .*: train/10.tar"),
         (("a-1.tar", "a-3.tar", "b-1.tar", "b-2.tar"), ": a-2.tar"),
@@ -54,7 +54,7 @@ def test_ignored_files_are_not_missed():
     assert remarks("s/s-000.tar", "s/s-002.tar", ignore=("s-001.tar",)) == []
     lines = remarks("s/s-000.tar", "s/s-006.tar", ignore=("s-001.tar",))
     assert lines == [
-        "4 of the files numbered 000 to 006 are not there: s/s-002.tar, s/s-003.tar, s/s-004.tar"
+        "4 of the files numbered 000 to 006 are missing: s/s-002.tar, s/s-003.tar, s/s-004.tar"
         " and 1 more"
     ]
 

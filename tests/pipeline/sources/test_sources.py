@@ -111,7 +111,7 @@ def test_the_wrong_kind_is_refused_with_its_requirements(tmp_path, layout):
     # any tar may be called a shard, a tree or a class: a person who names one of these knows
     tars = {"class-tars", "webdataset", "tar", "ilsvrc-tar"}
     for kind in set(SOURCE_KINDS) - {own, "folder"} - (tars if own in tars else set()):
-        with pytest.raises(SourceError, match=f"no source of the kind '{kind}': looked for"):
+        with pytest.raises(SourceError, match=f"not a source of kind '{kind}': looked for"):
             open_source(root, "train", kind)
 
 
@@ -125,7 +125,7 @@ def test_several_kinds_in_one_location_are_refused_with_their_names(tmp_path):
     """Class folders beside their tar are refused until the user names the kind."""
     write_tar_of_tars(tmp_path / "x", made_pictures())
     write_folder(tmp_path / "x" / "train", made_pictures())
-    with pytest.raises(SourceError, match=r"'train': folder, ilsvrc-tar. Name one with"):
+    with pytest.raises(SourceError, match=r"'train': folder, ilsvrc-tar. Pass one of them with"):
         open_source(tmp_path / "x", "train")
     assert open_source(tmp_path / "x", "train", "folder").kind == "folder"
     assert open_source(tmp_path / "x", "train", "ilsvrc-tar").kind == "ilsvrc-tar"

@@ -261,6 +261,6 @@ def test_a_remaining_spool_is_reported_with_its_use(tmp_path):
     assert remaining_spool_text(str(tmp_path / "none")) == ""
     spool_block(MemoryBlock({"a/x": b"123"}, name="p"), str(tmp_path))
     assert remaining_spool_text(str(tmp_path)) == (
-        f" What was streamed stays in {tmp_path} (3 bytes): the same command goes on with it;"
+        f" The streamed data stay in {tmp_path} (3 bytes): the same command continues with them;"
         " delete that folder if you will not run it again."
     )

@@ -61,11 +61,13 @@ def test_a_quoted_cell_may_hold_the_separator():
 
 def test_bytes_that_are_no_text_are_refused_by_table_and_line():
     """Latin-1 in a table of classes, and truncated or unmarked UTF-16, are refused by line."""
-    with pytest.raises(SourceError, match=r"t: line 2 is no UTF-8 text .* Save the table as UTF-8"):
+    with pytest.raises(
+        SourceError, match=r"t: line 2 is not UTF-8 text .* Save the table as UTF-8"
+    ):
         decode_table("a\ncr\xe8me\n".encode("latin-1"), "t")
     with pytest.raises(SourceError, match=r"t: line 1 has a zero byte: .* UTF-16 without its byte"):
         decode_table("abc".encode("utf-16-le"), "t")
-    with pytest.raises(SourceError, match="is no UTF-16 text"):
+    with pytest.raises(SourceError, match="is not UTF-16 text"):
         decode_table("abc".encode("utf-16")[:-1], "t")
 
 
@@ -122,7 +124,7 @@ def test_kaggles_table_is_read_in_each_format_of_spreadsheets(
         (solution() + "ILSVRC2012_val_00000003,\n", "line 4 is 'ILSVRC2012_val_00000003,'"),
         (solution() + "ILSVRC2012_val_00000003\n", "line 4 is 'ILSVRC2012_val_00000003'"),
         (solution() + "ILSVRC2012_val_00000003,tench 1 2\n", "line 4 is .* begins with its class"),
-        (solution() + "ILSVRC2012_val_00000001,n03255030 1\n", "line 4 .* earlier line says anot"),
+        (solution() + "ILSVRC2012_val_00000001,n03255030 1\n", "line 4 .* earlier line to another"),
     ],
 )
 def test_an_invalid_solution_is_refused_with_its_line(text, message):
@@ -139,7 +141,7 @@ def test_annotations_have_a_class_for_each_file():
         assert parse_annotations(text) == expected
     with pytest.raises(SourceError, match=r"t: line 2 is 'val_1\.JPEG': expected a file's name"):
         parse_annotations("val_0.JPEG\tn1\nval_1.JPEG\n", "t")
-    with pytest.raises(SourceError, match=r"t: line 2 says that 'a' is of class 'n2', an earlier"):
+    with pytest.raises(SourceError, match=r"t: line 2 assigns 'a' to class 'n2', an earlier"):
         parse_annotations("a\tn1\na\tn2\n", "t")
 
 

@@ -106,5 +106,7 @@ COMMIT = Commit(
 def test_a_commit_sealed_with_other_names_or_values_is_refused(change, key):
     """The digest is valid; the error names the file and the key."""
     commit.decode(COMMIT.encode(), "c")
-    with pytest.raises(StoreDamagedError, match=f"^c holds another .*: {key} is .*: expected"):
+    with pytest.raises(
+        StoreDamagedError, match=f"^c is not the document .*: {key} is .*: expected"
+    ):
         commit.decode(replace(COMMIT, **change).encode(), "c")

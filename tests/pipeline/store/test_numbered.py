@@ -94,5 +94,5 @@ def test_classes_that_rules_1_cannot_express_are_refused(
 def test_options_of_later_rules_are_refused(store: Path) -> None:
     """An option such as --recursive would list by other rules than the store's."""
     chosen: dict[str, Any] = {"recursive": "first"}
-    with pytest.raises(ValueError, match="under listing rules 1, which know no --recursive"):
+    with pytest.raises(ValueError, match="uses listing rules 1, which do not support --recursive"):
         SourceOptions.of(chosen, rules=1)

@@ -114,7 +114,7 @@ def test_a_later_run_excludes_an_earlier_one(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot write"):
         begun_writer.finish()
     begun_writer.abort()
-    with pytest.raises(StoreError, match="another run of the same split has begun"):
+    with pytest.raises(StoreError, match="another run of the same split has started"):
         early.put("early", b"x")
     sibling.put("of another split", b"x")
     assert late.names("") == ["late", "of another split"]
@@ -226,7 +226,7 @@ def test_a_failing_disk_is_a_one_line_error_and_leaves_no_file(
 
     with monkeypatch.context() as patch:
         patch.setattr(local.os, call, fail)
-        with pytest.raises(StoreError, match=r"cannot write .*/a: No space left on device\. Make"):
+        with pytest.raises(StoreError, match=r"cannot write .*/a: No space left on device\. Free"):
             objects.put("a", b"new")
     assert objects.get("a") == b"old"
     objects.end()

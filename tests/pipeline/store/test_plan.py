@@ -90,7 +90,7 @@ def test_each_difference_between_plans_is_named(changed: dict[str, Any], sentenc
 def test_a_plan_sealed_with_other_values_is_refused(change, key):
     """The digest is valid; the error names the file and the key."""
     fields = {**asdict(MADE), **change}
-    with pytest.raises(StoreDamagedError, match=f"^p holds another .*: {key}.*: expected"):
+    with pytest.raises(StoreDamagedError, match=f"^p is not the document .*: {key}.*: expected"):
         plan.decode(document.encode(fields), "p")
 
 

@@ -128,7 +128,7 @@ def test_any_changed_byte_of_a_recipe_is_detected(written: Recipe, data: st.Data
         ({"fit": "stretch"}, "fit is 'stretch': expected one of crop, pad, squish"),
         ({"filter": "cubic"}, "filter is 'cubic': expected one of bicubic"),
         ({"serves": 0}, "serves is 0: expected at least 1"),
-        ({"chunk_rows": 3}, "a shard of 8 rows cannot be cut into chunks of 3"),
+        ({"chunk_rows": 3}, "a shard of 8 rows cannot be divided into chunks of 3"),
         ({"codec": "gzip"}, "codec is 'gzip': expected none"),
     ],
 )
@@ -141,17 +141,20 @@ def test_invalid_recipes_are_refused(changed: dict[str, Any], sentence: str) -> 
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"fit": "pad"}, "fit is 'crop' in the store, 'pad' was asked for"),
-        ({"filter": "box"}, "filter is 'bicubic' in the store, 'box' was asked for"),
-        ({"serves": 72}, "serves is 288 in the store, 72 was asked for"),
-        ({"exif": True}, "exif is False in the store, True was asked for"),
-        ({"shard_rows": 16}, "shard_rows is 8 in the store, 16 was asked for"),
-        ({"chunk_rows": 2}, "chunk_rows is 4 in the store, 2 was asked for"),
-        ({"codec": "zstd:3"}, "codec is 'none' in the store, 'zstd:3' was asked for"),
-        ({"decoder": "c" * 32}, r"the decoder makes other pixels here \(one, probe cccccccccccc\)"),
+        ({"fit": "pad"}, "fit is 'crop' in the store, 'pad' was requested"),
+        ({"filter": "box"}, "filter is 'bicubic' in the store, 'box' was requested"),
+        ({"serves": 72}, "serves is 288 in the store, 72 was requested"),
+        ({"exif": True}, "exif is False in the store, True was requested"),
+        ({"shard_rows": 16}, "shard_rows is 8 in the store, 16 was requested"),
+        ({"chunk_rows": 2}, "chunk_rows is 4 in the store, 2 was requested"),
+        ({"codec": "zstd:3"}, "codec is 'none' in the store, 'zstd:3' was requested"),
+        (
+            {"decoder": "c" * 32},
+            r"the decoder produces other pixels here \(one, probe cccccccccccc\)",
+        ),
         (
             {"resizer": "c" * 32},
-            r"the resizer makes other .*than the one .*\(two, probe bbbbbbbbbbbb",
+            r"the resizer produces other .*than the one .*\(two, probe bbbbbbbbbbbb",
         ),
         (
             {"classes": (("n00000003", ""),)},
@@ -168,7 +171,7 @@ def test_each_difference_between_recipes_is_named(changed: dict[str, Any], sente
 def test_all_differences_are_named_at_once() -> None:
     """A user should not find them one run after the other."""
     requested = replace(MADE, fit="pad", codec="zstd:3", resizer="c" * 32)
-    with pytest.raises(StoreMismatchError, match=r"fit is .*codec is .*the resizer makes"):
+    with pytest.raises(StoreMismatchError, match=r"fit is .*codec is .*the resizer produces"):
         recipe.check_same(MADE, requested)
 
 

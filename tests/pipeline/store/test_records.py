@@ -85,7 +85,7 @@ def test_a_document_of_another_kind_is_damaged(objects: LocalObjects) -> None:
     for name, load in loads.items():
         for kind in set(documents) - {name}:
             objects.put(name, documents[kind])
-            with pytest.raises(StoreDamagedError, match="another document than its name says"):
+            with pytest.raises(StoreDamagedError, match="not the document that its name says"):
                 load()
     objects.put(layout.commit("train", 1), PLAN.encode())
     assert records.load_commit(objects, "train", 1) is None

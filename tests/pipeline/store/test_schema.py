@@ -228,7 +228,7 @@ def test_features_list_only_their_own_objects(tmp_path, kind: str) -> None:
         (float, 10**400, "x is a number of 1329 bits: expected a finite number"),
         (float, float("nan"), "x is nan: expected a finite number"),
         (float, True, "x is True: expected a finite number"),
-        (str, b"", "x is b'': expected a text"),
+        (str, b"", "x is b'': expected a string"),
         (bool, 1, "x is 1: expected true or false"),
         (tuple[int, ...], "ab", "x is 'ab': expected a list"),
         (tuple[int, ...], [1, "b"], r"x\[1\] is 'b': expected a whole number"),

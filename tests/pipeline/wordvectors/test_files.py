@@ -243,7 +243,7 @@ def test_the_error_about_a_truncated_file_counts_its_vectors(
     monkeypatch.setattr(module, "CHUNK_BYTES", chunk)
     intact = write(COLOURS, colours())
     for keep in (intact.rindex(b"a_b") + 1, intact.rindex(b"a_b") + 6):
-        message = r"states 5 vectors of 3 numbers, and has 4 complete ones: it is truncated"
+        message = r"states 5 vectors of 3 dimensions, and has 4 complete ones: it is truncated"
         with pytest.raises(SourceError, match=message):
             read_word_vectors(save_file(tmp_path, intact[:keep]))
 
@@ -255,7 +255,7 @@ def test_a_header_with_a_wrong_count_is_refused(tmp_path: Path, write: Writer, s
     data = write(COLOURS, colours()).replace(b"5 3\n", b"%d 3\n" % stated)
     for stored in (data, gzip.compress(data)):
         impossible = stated == 10**11 or (stated == 1000 and stored is data)
-        message = r"numbers, in \d+ bytes" if impossible else r"header states|complete ones"
+        message = r"dimensions, in \d+ bytes" if impossible else r"header states|complete ones"
         with pytest.raises(SourceError, match=message):
             read_word_vectors(save_file(tmp_path, stored))
 
@@ -296,13 +296,13 @@ FOREIGN_FILES = {
     "fastText's .bin": (b"\xba\x16\x4f\x2f\x0c\0\0\0" + bytes(200), "is a model of fastText"),
     "pickle": (pickle.dumps({"a": 1}), "is a pickle"),
     "pickle in gzip": (gzip.compress(pickle.dumps({"a": 1})), "is a pickle"),
-    "old pickle": (pickle.dumps({"a": 1}, 0), "is no file of word vectors"),
-    "array": (b"\x93NUMPY\x01\0v\0" + bytes(200), "is no file of word vectors"),
-    "picture": (b"\xff\xd8\xff\xe0" + bytes(200), "is no file of word vectors"),
-    "edges": (b"n00001740 n00001930\n", "is no file of word vectors"),
-    "names": (b"n01440764 tench, Tinca tinca\n", "is no file of word vectors"),
-    "UTF-16": ("a 1 2\n".encode("utf-16"), "is no file of word vectors"),
-    "numbers without an end": (b"9" * 5000 + b" " + b"9" * 5000, "is no file of word vectors"),
+    "old pickle": (pickle.dumps({"a": 1}, 0), "is not a file of word vectors"),
+    "array": (b"\x93NUMPY\x01\0v\0" + bytes(200), "is not a file of word vectors"),
+    "picture": (b"\xff\xd8\xff\xe0" + bytes(200), "is not a file of word vectors"),
+    "edges": (b"n00001740 n00001930\n", "is not a file of word vectors"),
+    "names": (b"n01440764 tench, Tinca tinca\n", "is not a file of word vectors"),
+    "UTF-16": ("a 1 2\n".encode("utf-16"), "is not a file of word vectors"),
+    "numbers without an end": (b"9" * 5000 + b" " + b"9" * 5000, "is not a file of word vectors"),
     "nothing": (b"0 3\n", "states 0 vectors"),
 }
 

@@ -192,7 +192,7 @@ def test_returned_sets_are_copies() -> None:
 )
 def test_an_impossible_correct_set_is_refused(label: str, k: int, valid: list[str]) -> None:
     """A label outside the graph would make every answer right."""
-    with pytest.raises(ValueError, match=f"no {k} answers can be right for '{label}'"):
+    with pytest.raises(ValueError, match=f"no correct set of {k} classes for '{label}'"):
         Hierarchy(KINDS).correct_set(label, k, valid)
 
 

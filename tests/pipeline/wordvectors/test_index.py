@@ -132,7 +132,9 @@ def test_a_touched_file_is_compared_with_its_digest(
     assert len(open_word_vectors(file, digest, folder)) == len(TOKENS)
     assert reads == [file]
     write(file, seed=1)
-    with pytest.raises(TesseraeError, match="is not the file that the run learned words from"):
+    with pytest.raises(
+        TesseraeError, match="is not the file of word vectors that the run was trained with"
+    ):
         open_word_vectors(file, digest, folder)
 
 

@@ -100,7 +100,7 @@ def test_a_residual_block_adds_its_layers_to_its_input(change: str, first: bool)
 def test_invalid_sizes_and_norms_are_refused() -> None:
     """The errors name the size, the norm or the condition."""
     for size in (4, 12, 48):
-        with pytest.raises(ValueError, match=f"pictures of {size} px"):
+        with pytest.raises(ValueError, match=f"images of {size} px"):
             ConvCritic(size)
     with pytest.raises(ValueError, match="perceptron"):
         VectorCritic(4, norm="batch")

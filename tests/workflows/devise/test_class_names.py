@@ -81,15 +81,15 @@ def test_coverage_is_printed(
     output = run_words(monkeypatch, capsys, table, "--word-vectors", glove).splitlines()
     assert output == [
         f"{table}  4 classes",
-        f"  vectors  {glove}: 5 tokens, 3 numbers; synonyms: mean",
-        "          2   50.0 %  from a token that is one of the names",
-        "          1   25.0 %  from the words of a name",
-        "          1   25.0 %  none",
+        f"  vectors  {glove}: 5 tokens, 3 dimensions; synonyms: mean",
+        "          2   50.0 %  from a token that equals a name",
+        "          1   25.0 %  from the mean over the words of a name",
+        "          1   25.0 %  without a vector",
         "    without a vector: 1",
         "      n01440764  tench, Tinca tinca",
-        "    names of several classes: 1",
-        "      crane  n02012849 n03126707  (one vector)",
-        "    classes that share one vector, so they cannot be distinguished: 1",
+        "    names shared by several classes: 1",
+        "      crane  n02012849 n03126707  (same vector)",
+        "    classes with identical vectors, which no method can distinguish: 1",
         "      n02012849 n03126707",
     ]
 
@@ -100,11 +100,16 @@ def test_the_hierarchy_is_printed(
     """The text counts the classes in the hierarchy and the nouns near them."""
     glove, edges = table.parent / "glove.txt", table.parent / "edges.txt"
     output = run_words(monkeypatch, capsys, table, "--word-vectors", glove, "--hierarchy", edges)
-    assert f"  hierarchy  {edges}: 6 nouns, among them 2 classes\n" in output
-    assert "    not in it: 2\n      n03126707\n      n01484850\n" in output
-    assert "          2  others within 1 hop\n          4  others within 2 hops\n" in output
+    assert f"  hierarchy  {edges}: 6 nodes, including 2 classes\n" in output
+    assert (
+        "    classes that are not in the hierarchy: 2\n      n03126707\n      n01484850\n"
+    ) in output
+    assert (
+        "          2  other nodes within 1 hop of a class\n"
+        "          4  other nodes within 2 hops of a class\n"
+    ) in output
     assert "Frome" not in output  # the paper's sets are of other classes, in another hierarchy
-    assert "classes that count as right in hp@k, on average: 2.00 for 2 answers\n" in output
+    assert "mean size of the correct set of hp@k: 2.00 at k = 2\n" in output
     result = facts(monkeypatch, capsys, table, "--word-vectors", glove, "--hierarchy", edges)
     assert result["hierarchy"] == {
         "where": str(edges),
@@ -172,7 +177,7 @@ def test_without_a_file_of_vectors_the_taxonomy_gives_them(
     """The text says that vectors are derived from the taxonomy."""
     edges = table.parent / "edges.txt"
     output = run_words(monkeypatch, capsys, table, "--hierarchy", edges)
-    assert "derived from the taxonomy, no word is known: 64 numbers (--word-vectors FILE" in output
+    assert "derived from the hierarchy, 64 dimensions; pass --word-vectors FILE" in output
     assert "          2   50.0 %  from the hierarchy\n" in output
     assert "    without a vector: 2\n      n03126707  crane\n" in output
 
@@ -184,11 +189,11 @@ def test_the_installed_wordnet_is_the_taxonomy_when_none_is_named(
     wordnet = table.parent / "wordnet"
     monkeypatch.setattr(class_names, "WORDNET", wordnet)
     output = refused(monkeypatch, capsys, table)
-    assert "neither word vectors nor a hierarchy" in output
+    assert "no word vectors and no hierarchy" in output
     assert "--word-vectors FILE" in output
     wordnet.mkdir()
     (wordnet / "data.noun").write_text("02012849 05 n 01 crane 0 001 @ 01503061 n 0000 | a bird\n")
-    assert f"  hierarchy  {wordnet}: 2 nouns" in run_words(monkeypatch, capsys, table)
+    assert f"  hierarchy  {wordnet}: 2 nodes" in run_words(monkeypatch, capsys, table)
     result = facts(monkeypatch, capsys, table, "--word-vectors", table.parent / "glove.txt")
     assert result["hierarchy"] is None
 
@@ -232,7 +237,7 @@ def test_names_are_escaped_in_the_terminal(
     glove.write_text("\x1b[2j\u202ecrane 1 2\n")
     output = run_words(monkeypatch, capsys, table, "--word-vectors", glove)
     assert all(c.isprintable() or c == "\n" for c in output)
-    assert r"\x1b[2j\u202ecrane  n00000000 n00000001  (one vector)" in output
+    assert r"\x1b[2j\u202ecrane  n00000000 n00000001  (same vector)" in output
     glove.write_text("other 1 2\n")
     output = run_words(monkeypatch, capsys, table, "--word-vectors", glove)
     assert all(c.isprintable() or c == "\n" for c in output)
@@ -248,7 +253,7 @@ def test_bad_inputs_are_one_line_errors(
     assert "no store at" in refused(monkeypatch, capsys, folder / "none", "--word-vectors", glove)
     assert "has no line of an id and names" in refused(monkeypatch, capsys, glove)
     output = refused(monkeypatch, capsys, table, "--word-vectors", table)
-    assert "is no file of word vectors" in output
+    assert "is not a file of word vectors" in output
     (folder / "pickle").write_bytes(b"\x80\x04N.")
     assert "is a pickle" in refused(monkeypatch, capsys, table, "--word-vectors", folder / "pickle")
     assert "has no line of an id and names" in refused(monkeypatch, capsys, folder / "pickle")
@@ -290,7 +295,7 @@ def test_classes_can_be_named_by_a_file(tmp_path: Path) -> None:
         class_names.names_of_classes(classes[:1], None)
     with pytest.raises(TesseraeError, match="names none of the store's 1 classes"):
         class_names.names_of_classes(classes[1:2], str(file))
-    with pytest.raises(TesseraeError, match="which is no file"):
+    with pytest.raises(TesseraeError, match="which is not a file"):
         class_names.names_of_classes(classes, str(tmp_path))
 
 

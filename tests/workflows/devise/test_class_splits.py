@@ -61,12 +61,12 @@ def test_unseen_classes_can_be_named(tmp_path: Path, kind: str) -> None:
 def test_too_few_seen_classes_are_refused(tmp_path: Path) -> None:
     """A missing file, or one that names no class of the store, is refused too."""
     has_vector = np.ones(50, bool)
-    with pytest.raises(TesseraeError, match="1 of 50 classes are left"):
+    with pytest.raises(TesseraeError, match="1 class left to train on"):
         class_parts(WNIDS, has_vector, unseen="40", validation=9, seed=0)
     with pytest.raises(TesseraeError, match="cannot be read"):
         class_parts(WNIDS, has_vector, unseen=str(tmp_path / "none"), validation=0, seed=0)
     (tmp_path / "others").write_text("n99999999\n")
-    with pytest.raises(TesseraeError, match="names none of the store's 50"):
+    with pytest.raises(TesseraeError, match="lists none of the store's 50"):
         class_parts(WNIDS, has_vector, unseen=str(tmp_path / "others"), validation=0, seed=0)
 
 
@@ -79,7 +79,7 @@ def test_seen_classes_can_be_named_and_all_others_are_unseen(tmp_path: Path) -> 
     assert np.flatnonzero(parts == UNSEEN).tolist() == [*range(30, 40), *range(41, 50)]
     assert (parts == SEEN).sum() == 26
     assert np.flatnonzero(parts == VALIDATION).max() < 30
-    with pytest.raises(TesseraeError, match="Leave one out"):
+    with pytest.raises(TesseraeError, match="Pass only one of them"):
         class_parts(WNIDS, has_vector, seen=str(file), unseen="3", validation=0, seed=0)
     with pytest.raises(TesseraeError, match=r"--seen-classes is .* expected a file that"):
         class_parts(WNIDS, has_vector, seen=str(tmp_path / "none"), validation=0, seed=0)
@@ -106,4 +106,4 @@ def test_unknown_names_are_reported(tmp_path: Path, capsys: pytest.CaptureFixtur
     parts = class_parts(WNIDS, np.ones(50, bool), unseen=str(file), validation=0, seed=0)
     assert np.flatnonzero(parts == UNSEEN).tolist() == [0]
     output = capsys.readouterr().out
-    assert f"notice: 1 of 2 names in {file} are of no class of the store: n0000001" in output
+    assert f"notice: 1 of 2 names in {file} match no class of the store: n0000001" in output

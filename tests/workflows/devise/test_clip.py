@@ -88,7 +88,7 @@ def test_scores_are_in_row_order(folder: Path, tmp_path: Path) -> None:
 
 def test_a_folder_without_a_clip_model_is_refused(tmp_path: Path) -> None:
     """An empty folder is one example."""
-    with pytest.raises(TesseraeError, match="is no CLIP model"):
+    with pytest.raises(TesseraeError, match="is not a CLIP model"):
         Clip(tmp_path)
 
 
@@ -119,8 +119,8 @@ def _narrow(folder: Path) -> None:
     ("spoil", "file", "expected"),
     [
         (_cut, "model.safetensors", "it is cut off or damaged"),
-        (_narrow, "config.json", "describes another network than the weights"),
-        (lambda folder: (folder / "vocab.json").write_text("{"), "vocab.json", "is no JSON"),
+        (_narrow, "config.json", "does not match the weights"),
+        (lambda folder: (folder / "vocab.json").write_text("{"), "vocab.json", "is not JSON"),
         (
             lambda folder: (folder / "model.safetensors").write_bytes(b"version https://git-lfs.x"),
             "model.safetensors",

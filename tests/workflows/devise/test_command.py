@@ -130,7 +130,7 @@ def test_the_same_command_resumes_and_another_is_refused(
     assert steps == list(range(1, 26))
     assert main([str(word) for word in (*command, "--unseen-classes", 3)]) == 1
     assert (
-        "was begun with --unseen-classes 2, and cannot go on with --unseen-classes 3"
+        "was started with --unseen-classes 2 and cannot continue with --unseen-classes 3"
         in capsys.readouterr().err
     )
 
@@ -142,20 +142,23 @@ def test_a_missing_option_is_a_one_line_error(
     start = ("train", "devise", small.store, "--run", tmp_path / "run", *WORDS)
     both = ("--trunk", small.trunk, "--word-vectors", small.words)
     for words, expected in (
-        ((), "of the model hub; --word-vectors is missing"),
-        (("--trunk", small.trunk), "--word-vectors is missing"),
+        ((), "or a hub name; --word-vectors or --hierarchy is required"),
+        (("--trunk", small.trunk), "--word-vectors or --hierarchy is required"),
         (("--trunk", small.trunk, "--word-vectors", tmp_path / "none"), "none"),
-        (("--trunk", tmp_path / "none", "--word-vectors", small.words), "is no backbone"),
+        (("--trunk", tmp_path / "none", "--word-vectors", small.words), "is not a backbone"),
         (
             ("--trunk", small.trunk, "--word-vectors", small.words, "--unseen-classes", "5"),
-            "1 of 6 classes",
+            "1 class left to train on (",
         ),
         ((*both, "--cut", "nowhere"), "no block"),
         (("--loss", "none"), "--loss"),
         ((*both, "--hierarchy", tmp_path / "none"), "cannot be read"),
-        ((*both, "--unseen-classes", 2, "--seen-classes", small.words), "Leave one out"),
-        ((*both, "--init-from", tmp_path / "none"), "is no word space of a run"),
-        ((*both, "--held-out", "test"), "--held-out is 'test': finished splits are train, val"),
+        ((*both, "--unseen-classes", 2, "--seen-classes", small.words), "Pass only one of them"),
+        ((*both, "--init-from", tmp_path / "none"), "is not the word space of a run"),
+        (
+            (*both, "--held-out", "test"),
+            "--held-out is 'test': expected none or a finished split: train, val",
+        ),
     ):
         assert main([str(word) for word in (*start, *words)]) == 1, words
         message = capsys.readouterr().err
@@ -205,15 +208,15 @@ def test_the_trunk_is_trained_from_pixels(
         command = (*begin, "--run", tmp_path / "b", "--init-from", tmp_path / "run", *words, *WORDS)
         assert main([str(word) for word in command]) == 1
         assert expected in capsys.readouterr().err
-    with pytest.raises(TesseraeError, match="whose head belongs to a trunk that it has trained"):
+    with pytest.raises(TesseraeError, match="whose head belongs to the trunk that it fine-tuned"):
         begin_with(str(tmp_path / "run"), model.head, None, model.space)
     assert main(["export", str(tmp_path / "run")]) == 0
     assert main(["export", str(tmp_path / "run")]) == 1  # it is there
     assert main(["export", str(trained)]) == 1
     output = capsys.readouterr()
     assert "trunk: MobileNetV1Model (trunk) of step 20" in output.out
-    assert "is there already: name another folder" in output.err
-    assert "which is as it was: expected a run of --learn all" in output.err
+    assert "exists already: pass another folder" in output.err
+    assert "unchanged. `export` needs a run of `train devise --learn all`" in output.err
     opened = open_backbone(tmp_path / "run" / "trunk")
     assert opened.transform == before.trunk.transform
     assert opened.digest == model.trunk.digest != before.trunk.digest
@@ -228,7 +231,9 @@ def test_words_of_another_file_are_refused(small: Small, trained: Path, tmp_path
     original = small.words.read_bytes()
     try:
         small_words(small.words, dim=5)
-        with pytest.raises(TesseraeError, match="is not the file that the run learned words from"):
+        with pytest.raises(
+            TesseraeError, match="is not the file of word vectors that the run was trained with"
+        ):
             open_model(trained).phrase("ant")
     finally:
         small.words.write_bytes(original)
@@ -255,7 +260,7 @@ def test_another_network_under_the_same_name_is_refused(
         assert main([str(word) for word in command]) == 1
     finally:
         weights.write_bytes(original)
-    assert "is a run on the features" in capsys.readouterr().err
+    assert "holds a run with the features" in capsys.readouterr().err
     assert (trained / "options.json").read_bytes() == before
 
 

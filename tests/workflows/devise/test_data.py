@@ -16,10 +16,11 @@ from pipeline.features.reader import open_features
 from pipeline.store import features as feature_records
 from pipeline.store import records
 from pipeline.store.open import open_objects
+from pipeline.wordvectors.vectors import ClassVectors
 from tests.workflows.devise.small import SIZE, Small, make_small, small_stage
 from workflows.devise import data as module
 from workflows.devise.class_space import load_space
-from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
+from workflows.devise.class_splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION
 from workflows.devise.data import prepare_data, seen_features
 from workflows.devise.options import DeviseOptions
 from workflows.preparation.options import FeaturesOptions
@@ -72,6 +73,23 @@ def test_evaluation_images_are_not_mirrored(
     assert list(files) == ["space.npz"]
 
 
+def test_classes_are_counted_by_the_source_of_their_vector(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Classes that are left out are listed with the reason, also two of them."""
+    how = ("token", "taxonomy", "none", "none", "token")
+    names = tuple(f"noun{number}" for number in range(5))
+    vectors = ClassVectors(names, names, np.zeros((5, 2), np.float32), how, ((),) * 5)
+    module._print_classes(vectors, np.array([SEEN, UNSEEN, *3 * [LEFT_OUT]], np.int8))
+    assert capsys.readouterr().out.splitlines() == [
+        "class vectors: 2 from a token that equals a name, 1 from the hierarchy,"
+        " 2 without a vector",
+        "notice: 2 classes left out, without a vector: noun2; noun3",
+        "notice: 1 class left out, without a training image: noun4",
+        "classes: 1 seen, 0 for validation, 1 unseen",
+    ]
+
+
 def test_a_resumed_run_keeps_its_image_size(
     small: Small, extractions: list[tuple[str, FeaturesOptions]], tmp_path: Path
 ) -> None:
@@ -102,7 +120,7 @@ def test_a_split_of_other_sizes_is_not_evaluated_on(
     assert [split for split, _ in extractions] == ["train"]
     problem = "split 'val' has no images of 32 px"
     assert f"notice: {problem}: this run is not evaluated" in capsys.readouterr().out
-    with pytest.raises(StoreError, match=f"{problem}, as 'train' has"):
+    with pytest.raises(StoreError, match=f"{problem}, which split 'train' has. Add it with"):
         prepare_data(words(small, tmp_path, "val"), options(small), None, "val")  # type: ignore[arg-type]
 
 

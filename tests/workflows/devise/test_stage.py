@@ -207,14 +207,14 @@ def test_an_unusable_word_space_is_refused(small: Small, tmp_path: Path) -> None
     parts = np.full(labels, SEEN, np.int8)
     features = np.ones((3, 2), np.float32)
     for centre in (True, False):
-        with pytest.raises(TesseraeError, match="all 6 classes to learn from have the same"):
+        with pytest.raises(TesseraeError, match="all 6 training classes have the same"):
             make_space(classes, parts, features, centre=centre)
     features[1, 1] = np.nan
-    with pytest.raises(TesseraeError, match="not finite: `tesserae verify`"):
+    with pytest.raises(TesseraeError, match="contain NaN or infinity: `tesserae verify`"):
         make_space(classes, parts, features, centre=True)
     file = tmp_path / FILE
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(TesseraeError, match="is no word space of a run"):
+    with pytest.raises(TesseraeError, match="is not the word space of a run"):
         load_space(tmp_path)
 
 

@@ -127,7 +127,7 @@ def test_rows_that_are_not_finite_are_refused() -> None:
     for bad in (float("nan"), float("inf")):
         rows = gaussians(0, 50)
         rows[7, 2] = bad
-        with pytest.raises(NotFiniteError, match="1 of 50 rows hold values that are not finite"):
+        with pytest.raises(NotFiniteError, match="1 of 50 rows contain NaN or infinity"):
             compare(rows, gaussians(1, 50), "features")
         with pytest.raises(NotFiniteError):
             sliced_wasserstein(rows, gaussians(1, 50))
@@ -137,5 +137,5 @@ def test_few_images_give_a_warning() -> None:
     """The metrics of few rows have a warning, since the Frechet distance is biased."""
     distances = compare(gaussians(0, 8), gaussians(1, 8), "features")
     assert distances.frechet > 0.5
-    assert distances.warning.startswith("They compare 8 pictures by 6 features")
+    assert distances.warning.startswith("They compare 8 images by 6 features")
     assert compare(gaussians(0, 2_048), gaussians(1, 2_048), "features").warning == ""

@@ -89,7 +89,7 @@ def test_images_of_seen_and_unseen_classes_are_required() -> None:
     """Images of seen classes alone, or of unseen classes alone, are refused."""
     positions = TruePositions(np.array([0, 1]), np.array([1, 1]))
     for kind, seen_pictures in ((True, 2), (False, 0)):
-        with pytest.raises(ValueError, match=f"of 2 pictures {seen_pictures} are of seen classes"):
+        with pytest.raises(ValueError, match=f"{seen_pictures} of 2 images are of seen classes"):
             generalised(positions, np.array([0, 0]), np.array([kind, not kind]))
 
 
@@ -232,15 +232,15 @@ def test_swapping_methods_negates_a_difference(seed: int) -> None:
 def test_methods_with_other_images_are_refused() -> None:
     """Different images, different classes and no splits at all are refused."""
     ours = of_means([0.5, 0.2])
-    with pytest.raises(ValueError, match="8 and 10 pictures, or of other classes"):
+    with pytest.raises(ValueError, match="8 and 10 images, or different classes"):
         compare([ours], [of_means([0.5, 0.2], 5)])
-    with pytest.raises(ValueError, match="expected the same pictures"):
+    with pytest.raises(ValueError, match="expected the same images"):
         compare([held_out_only(ours, [0])], [held_out_only(ours, [1])])
     with pytest.raises(ValueError, match=r"splits of \[2, 3\] classes"):
         bootstrap([ours, of_means([1.0, 1.0, 0.0])])
     with pytest.raises(ValueError, match=r"splits of \[\] classes"):
         bootstrap([])
-    with pytest.raises(ValueError, match="0 pictures"):
+    with pytest.raises(ValueError, match="0 images"):
         per_class(np.empty(0), np.empty(0, np.int64), 3)
     with pytest.raises(ValueError, match="expected a sum for each class"):
         PerClass(np.zeros(2), np.ones(3, np.int64))

@@ -343,11 +343,11 @@ def test_a_search_with_too_few_rows_is_refused() -> None:
     labels, query_classes = np.array([0, 1, 0]), np.array([0])
     nearest = np.array([[0, 2]])
     assert same_class(nearest, query_classes, labels, 1, own=np.array([0])).tolist() == [1]
-    with pytest.raises(ValueError, match="1 other rows were found for a query: expected 2"):
+    with pytest.raises(ValueError, match="a query has 1 results besides itself: expected 2"):
         same_class(nearest, query_classes, labels, 2, own=np.array([0]))
-    with pytest.raises(ValueError, match="0 other rows"):
+    with pytest.raises(ValueError, match="0 results besides itself"):
         same_class(np.empty((1, 0), np.int64), query_classes, labels, 1)
-    with pytest.raises(ValueError, match="the first 0 answers"):
+    with pytest.raises(ValueError, match="k is 0"):
         same_class(nearest, query_classes, labels, 0)
     with pytest.raises(ValueError, match="a query has class -1"):
         same_class(nearest, np.array([-1]), labels, 1)
@@ -371,23 +371,23 @@ def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match=r"scores of shape \(3,\)"):
         true_positions(scores[:, 0], labels)
     nan = np.where(np.eye(3, 4) > 0, np.nan, scores)
-    with pytest.raises(ValueError, match="rows 0 to 2 have scores that are no numbers"):
+    with pytest.raises(ValueError, match="rows 0 to 2 have NaN scores"):
         true_positions(nan, labels)
     with pytest.raises(ValueError, match="class 2 is in two groups"):
         true_positions(scores, labels, groups=[[0, 2], [2, 1]])
-    with pytest.raises(ValueError, match="the first 0 answers: expected 1 or more"):
+    with pytest.raises(ValueError, match="k is 0: expected 1 or more"):
         true_positions(scores, labels).hits(0)
     alone = {label: [label] for label in range(4)}
     for k in (0, 5):
-        with pytest.raises(ValueError, match=rf"{k} answers"):
+        with pytest.raises(ValueError, match=f"k is {k}: expected"):
             top(scores, k)
-        with pytest.raises(ValueError, match=rf"{k} answers"):
+        with pytest.raises(ValueError, match=f"k is {k}: expected"):
             hierarchical_precision(scores, labels, {1: alone, k: alone})
-    with pytest.raises(ValueError, match="1 answers among 0 candidates"):
+    with pytest.raises(ValueError, match="k is 1: expected at most the number of candidates, 0"):
         top(scores[:, :0], 1)
     with pytest.raises(ValueError, match="has no correct set at k = 1"):
         hierarchical_precision(scores, labels, {1: {}})
     with pytest.raises(ValueError, match=r"distances of shape \(3, 3\)"):
         hops(scores, labels, np.zeros((3, 3), np.int16))
-    with pytest.raises(ValueError, match="0 pictures, 4 candidates"):
+    with pytest.raises(ValueError, match="0 images, 4 candidates"):
         hops(scores[:0], labels[:0], np.zeros((4, 4), np.int16))

@@ -71,10 +71,10 @@ def test_features_of_all_finished_splits_are_extracted_once(
     assert done.status == 0, done.err
     assert "train: features: 20 images" in done.out
     (name,) = features.names(open_objects(str(store)))
-    assert f"features {name}, 256 numbers per image" in done.out
+    assert f"features {name}, 256 dimensions" in done.out
     assert set(features.splits_of(open_objects(str(store)))[name]) == {"train", "val"}
     status, out = run_inline(monkeypatch, capsys, "features", store, "--trunk", trunk)
-    assert (status, out.count("are there")) == (0, 2)
+    assert (status, out.count("exist already")) == (0, 2)
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_repair_recomputes_damaged_features(trunk: Path, tmp_path: Path) -> None
     shard = layout.features_shard(name, "train", "mirrored", 1)
     damage(store, shard, "flip", np.random.default_rng(0))
     blind = run(*command, scratch=tmp_path)
-    assert blind.out.count("are there") == 2
+    assert blind.out.count("exist already") == 2
     repaired = run(*command[:-1], "--repair", scratch=tmp_path)  # what was promised once is kept
     assert repaired.status == 0, repaired.err
     assert f"  {shard}: missing or damaged" in repaired.out
@@ -123,7 +123,7 @@ def test_an_interrupted_run_resumes(trunk: Path, tmp_path: Path, how: int) -> No
         assert command.gone()
     assert status == (130 if how == signal.SIGINT else -signal.SIGKILL)
     if how == signal.SIGINT:
-        assert "Run the same command again to go on." in command.err
+        assert "Run the same command again to continue." in command.err
     done = run(*arguments, scratch=tmp_path)
     assert done.status == 0, done.err
     assert promised(store) == promised(reference)
@@ -154,11 +154,11 @@ def test_invalid_arguments_are_one_line_errors(
     store = store_of(tmp_path, 9)
     for words, says in (
         ((), "--trunk"),
-        (("--trunk", tmp_path / "none"), "is no backbone"),
-        (("--trunk", "new"), "--trunk new has learned nothing yet"),
+        (("--trunk", tmp_path / "none"), "is not a backbone"),
+        (("--trunk", "new"), "--trunk new is untrained"),
         (("--trunk", trunk, "--cut", "nowhere"), "has no block 'nowhere': expected one of"),
-        (("--trunk", trunk, "--pooling", "token"), "has no tokens there: use mean"),
-        (("--trunk", trunk, "--size", 99), "has no 99 px: it has 32"),
+        (("--trunk", trunk, "--pooling", "token"), "have no tokens: pass --pooling mean"),
+        (("--trunk", trunk, "--size", 99), "has no images of 99 px: it has 32"),
         (("--trunk", trunk, "--size", 0), "--size is 0: expected 1 to 4,096"),
         (("--trunk", trunk, "--gpus", -1), "--gpus is -1: expected at least 0"),
         (("--trunk", trunk, "--split", "test"), "no plan for split 'test'"),
@@ -243,9 +243,12 @@ def test_the_reason_for_extracting_features_is_printed(
     words = ("features", store, "--trunk", trunk, "--split", "train")
     status, out = run_inline(monkeypatch, capsys, *words, "--dtype", "float16")
     assert status == 0
-    assert f"train: features are made: those stored as {name} have dtype float32, not flo" in out
+    assert (
+        f"train: extracting features, because those stored as {name} have dtype float32, not flo"
+        in out
+    )
     status, out = run_inline(monkeypatch, capsys, *words, "--repair")
-    assert (status, "features are made" in out) == (0, False)
+    assert (status, "extracting features" in out) == (0, False)
 
 
 def test_verify_checks_features(
@@ -256,17 +259,17 @@ def test_verify_checks_features(
     status, out = run_inline(monkeypatch, capsys, "verify", store)
     assert status == 0
     # recipe and metadata (5), shards of two kinds and their commits (3 of each)
-    assert f"train: features {prepared[1]}: whole; 14 files, " in out
-    assert f"val: features {prepared[1]}: whole; 11 files" in out
+    assert f"train: features {prepared[1]}: ok; 14 files, " in out
+    assert f"val: features {prepared[1]}: ok; 11 files" in out
     shard = layout.features_shard(prepared[1], "train", "mirrored", 1)
     damage(store, shard, "flip", np.random.default_rng(0))
     status, out = run_inline(monkeypatch, capsys, "verify", store)
     assert status == 1
-    assert f"train: features {prepared[1]}: 1 wrong" in out
+    assert f"train: features {prepared[1]}: 1 damaged or missing" in out
     assert f"  {shard}: damaged\n" in out
     assert (
         "`tesserae features STORE --trunk MODEL --size 32 --mirrored --split train --repair`"
-        " computes the damaged and missing files again"
+        " recomputes only the damaged and missing files"
     ) in out
     assert run_inline(monkeypatch, capsys, "verify", store, "--split", "val")[0] == 0
 
@@ -296,13 +299,13 @@ def test_verify_reports_features_of_a_missing_split(
     (store / stray).write_bytes(b"x")
     status, out = run_inline(monkeypatch, capsys, "verify", store)
     assert status == 0
-    assert f"note: {stray} is in no record. It does no harm." in out
+    assert f"note: {stray} belongs to no commit; it is harmless and may be deleted." in out
     for folder in ("splits", "commits", "samples", "images.zarr"):
         for path in (store / folder).glob("val*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     status, out = run_inline(monkeypatch, capsys, "verify", store)
     assert status == 1
-    assert "is of a split that the store has not" in out
+    assert "belongs to a split that the store does not have" in out
 
 
 def test_info_lists_features(

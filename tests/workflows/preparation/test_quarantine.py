@@ -46,7 +46,7 @@ def test_the_message_that_stops_a_run_names_files_with_their_reasons(
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
     assert "\x1b" not in printed
-    assert "5 of the first 7 rows are not readable images" in printed
+    assert "5 of the first 7 images are unreadable" in printed
     assert "3 truncated" in printed
     assert "'cat/b.avif' (unsupported: an AVIF image; convert it to JPEG or PNG)" in printed
     assert "cut" in printed
@@ -63,11 +63,11 @@ def test_exceeding_max_bad_on_the_last_shard_still_writes_the_table(
     store = tmp_path / "store"
     shards = ("--shard-rows", 2, "--chunk-rows", 1)
     assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS, *shards) == 1
-    assert "of the first 2 rows" in capsys.readouterr().err
+    assert "of the first 2 images" in capsys.readouterr().err
     assert not list(store.glob("splits/*.done.json"))
     limit = ("--max-bad", 0.7)
     assert tesserae(monkeypatch, "prepare", source, store, *OPTIONS, *limit) == 1
-    assert "5 of the first 7 rows" in capsys.readouterr().err
+    assert "5 of the first 7 images" in capsys.readouterr().err
     assert len(list(store.glob("splits/*.done.json"))) == 1
     assert tesserae(monkeypatch, "info", store) == 0
     assert "an AVIF image" in capsys.readouterr().out

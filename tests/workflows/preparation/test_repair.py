@@ -43,7 +43,7 @@ def test_an_intact_store_is_not_changed(
     before = snapshot(store)
     assert tesserae(monkeypatch, "repair", store) == 0
     assert touched(before, snapshot(store)) == set()
-    assert "whole" in capsys.readouterr().out
+    assert "train: ok;" in capsys.readouterr().out
 
 
 def test_damaged_and_rebuilt_files_are_printed(
@@ -83,7 +83,7 @@ def test_changed_images_are_refused(
     assert tesserae(monkeypatch, "repair", store) == 1
     output = capsys.readouterr().err
     assert "are not those that were committed (crc32c" in output
-    assert "Bring the original image back" in output
+    assert "Restore the original image" in output
     assert not (store / SHARD).exists()
 
 
@@ -110,7 +110,7 @@ def test_software_with_other_pixels_is_refused(
         probe, "probe", lambda _, **rules: type(real_probe)(real_probe.decoder, "0" * 64)
     )
     assert tesserae(monkeypatch, "repair", store) == 1
-    assert "the resizer makes other pixels here" in capsys.readouterr().err
+    assert "the resizer produces other pixels here" in capsys.readouterr().err
 
 
 def test_rebuilt_objects_must_match_their_commit(
@@ -128,7 +128,7 @@ def test_rebuilt_objects_must_match_their_commit(
 
     monkeypatch.setattr(render, "resize", one_off)
     assert tesserae(monkeypatch, "repair", store) == 1
-    assert f"{SHARD}: made again from the source, but not as it" in capsys.readouterr().err
+    assert f"{SHARD}: decoding the source again gives other bytes" in capsys.readouterr().err
     assert (store / SHARD).read_bytes() == damaged
     monkeypatch.undo()
     assert tesserae(monkeypatch, "verify", store) == 1
@@ -190,7 +190,7 @@ def test_a_lost_source_index_is_rebuilt_from_the_images(
     lose(store)
     assert tesserae(monkeypatch, "repair", store) == 1
     output = capsys.readouterr().err
-    assert "where the images of split 'train' are is not known" in output
+    assert "the location of the images of split 'train' is unknown" in output
     assert "with --data SOURCE" in output
     assert tesserae(monkeypatch, "repair", store, "--data", source) == 0
     assert snapshot(store).data == before.data
@@ -225,7 +225,7 @@ def test_streamed_images_are_streamed_again(
     lose(store)
     assert tesserae(monkeypatch, "repair", store) == 0
     assert touched(before, snapshot(store)) == {SHARD}
-    assert "streaming 1 blocks of kind tar" in capsys.readouterr().out
+    assert "streaming 1 block of the source (kind tar)" in capsys.readouterr().out
     lose(store)
     moved = tar.parent.rename(tmp_path / "moved")
     assert tesserae(monkeypatch, "repair", store) == 1
@@ -242,7 +242,7 @@ def test_an_unrecoverable_plan_is_recreated_by_prepare(
     before = snapshot(store)
     lose(store, layout.plan("train"), layout.ledger("train"))
     assert tesserae(monkeypatch, "repair", store) == 1
-    assert "Run the same `tesserae prepare` as before" in capsys.readouterr().err
+    assert "Run the original `tesserae prepare`" in capsys.readouterr().err
     assert tesserae(monkeypatch, "prepare", source, store, *SMALL_OPTIONS) == 0
     assert snapshot(store).data == before.data
 
@@ -254,7 +254,7 @@ def test_an_unrecoverable_recipe_is_an_error(
     before = snapshot(store)
     lose(store, layout.RECIPE, layout.ledger("train"))
     assert tesserae(monkeypatch, "repair", store) == 1
-    assert "recipe.json is lost" in capsys.readouterr().err
+    assert "recipe.json is missing or damaged" in capsys.readouterr().err
     assert touched(before, snapshot(store)) == {layout.RECIPE, layout.ledger("train")}
 
 

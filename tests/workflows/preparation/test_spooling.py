@@ -49,7 +49,7 @@ def test_an_archive_that_belongs_to_no_split_is_named(tmp_path, capsys):
     for name in ("train-0.tar", "extra.tar"):
         (tmp_path / name).write_bytes(tar_bytes(made_pictures()))
     look_before({"train": open_source(tmp_path, "train")}, 2)
-    assert "extra.tar tells no split, and belongs to none" in capsys.readouterr().out
+    assert "extra.tar is skipped: its name indicates no split" in capsys.readouterr().out
 
 
 def test_a_split_without_classes_is_left_out_with_a_notice(tmp_path, capsys):
@@ -59,8 +59,8 @@ def test_a_split_without_classes_is_left_out_with_a_notice(tmp_path, capsys):
     parts = {split: open_source(path, split) for split in ("train", "val")}
     assert with_classes(parts) == ["train"]
     output = capsys.readouterr().out
-    assert output.startswith("val is left out: the images of")
-    assert "LOC_val_solution.csv, beside them." in output
+    assert output.startswith("split val is skipped: the images of")
+    assert "LOC_val_solution.csv, next to them." in output
     with pytest.raises(SourceError, match="have no classes"):
         with_classes({"val": parts["val"]})
     folder = {"train": open_source(write_folder(tmp_path / "x", made_pictures()), "train")}
@@ -81,7 +81,7 @@ def test_an_error_after_streaming_reports_the_spool(tmp_path, error):
     root = table(tmp_path / "x" / "train-0.parquet", [0], ["cat"])
     for block in open_source(root, "train").blocks():
         spool_block(block, spool)
-    with pytest.raises(error, match=r"^no good\. What was streamed stays in .*: the same command"):
+    with pytest.raises(error, match=r"^no good\. The streamed data stay in .*: the same command"):
         fail()
 
 
@@ -123,10 +123,10 @@ def test_a_spool_of_other_columns_is_replaced(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(planning, "classes_of", _refuse)
         assert tesserae(monkeypatch, *words) == 1
-    assert "What was streamed stays in" in capsys.readouterr().err
+    assert "The streamed data stay in" in capsys.readouterr().err
     assert tesserae(monkeypatch, *words, "--label-column", "other") == 0
     output = capsys.readouterr().out
-    assert "of another source or options from the spool" in output
+    assert "from the spool, of another source or other options" in output
     assert "0  cat" in output
     assert "1  dog" in output
 
@@ -146,7 +146,9 @@ def test_listed_val_images_that_contradict_the_table_are_refused(tmp_path, packi
     (tmp_path / "LOC_val_solution.csv").write_text(text)
     objects = open_objects(str(tmp_path / "store"))
     part = prepare.OpenSplit("val", "val-1", open_source(root, "val"), objects)
-    with pytest.raises(SourceError, match=r"is sorted into n02119789, and .* of n01440764"):
+    with pytest.raises(
+        SourceError, match=r"is sorted into n02119789, but .* lists it as n01440764"
+    ):
         prepare._list(part, None, None)
 
 
@@ -173,7 +175,7 @@ def test_streamed_val_images_that_contradict_the_table_are_refused(tmp_path, mon
     words = ("prepare", tmp_path / "x", tmp_path / "store", "--sizes", 8, "--no-dashboard")
     solution.write_text(f"ImageId,PredictionString\n{name},{right} 1 2 3 4\n")
     assert tesserae(monkeypatch, *words) == 1
-    assert f"{name}.JPEG is sorted into {output}, and {solution} says that it is of {right}" in (
+    assert f"{name}.JPEG is sorted into {output}, but {solution} lists it as {right}" in (
         capsys.readouterr().err
     )
     solution.write_text(f"ImageId,PredictionString\n{name},{output} 1 2 3 4\n")

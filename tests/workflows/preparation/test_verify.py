@@ -66,8 +66,8 @@ def test_an_intact_store_is_reported_as_ok(
     before = snapshot(store)
     status, out, err = verify(monkeypatch, capsys, store)
     assert (status, err) == (0, "")
-    assert "train: whole; 21 files" in out
-    assert "train: 11 of 11 rows committed, 10 readable, 1 in quarantine" in out
+    assert "train: ok; 21 files" in out
+    assert "train: 11 of 11 rows committed, 10 readable, 1 quarantined" in out
     assert touched(before, snapshot(store)) == set()
 
 
@@ -84,7 +84,7 @@ def test_damaged_files_are_listed_with_the_problem(
     assert f"  {layout.shard('train', 8, 0)}: missing\n" in out
     assert f"  {layout.shard('train', 8, 1)}: damaged\n" in out
     assert f"  {layout.shard('train', 8, 2)}: has 4 bytes, 812 were committed\n" in out
-    assert "train: 3 wrong" in out
+    assert "train: 3 damaged or missing" in out
     assert "`tesserae repair` restores damaged files" in out
 
 
@@ -116,7 +116,7 @@ def test_a_split_without_its_plan_fails_verification(
     status, out, _ = verify(monkeypatch, capsys, store)
     assert status == 1
     assert "splits/val.json: missing" in out
-    assert "train: whole" in out
+    assert "train: ok;" in out
 
 
 def test_unknown_files_are_notes(
@@ -126,7 +126,7 @@ def test_unknown_files_are_notes(
     (store / "images.zarr" / "train" / "8" / "c.9.0.0.\x1b[2J").write_bytes(b"x")
     status, out, _ = verify(monkeypatch, capsys, store)
     assert status == 0
-    assert r"note: images.zarr/train/8/c.9.0.0.\x1b[2J is in no record" in out
+    assert r"note: images.zarr/train/8/c.9.0.0.\x1b[2J belongs to no commit" in out
 
 
 def test_rows_decoded_again_equal_the_stored_ones(
@@ -165,7 +165,7 @@ def test_changed_images_are_found(
     assert status == 1
     assert "3 differ" in out
     assert f"  {images[0]}: row" in out
-    assert "its bytes are not those that were committed" in out
+    assert "its source bytes differ from the committed ones" in out
     assert "the source changed" in out
     assert "No such file" in out
 
@@ -199,7 +199,7 @@ def test_a_missing_source_is_a_one_line_error(
     status, _, err = verify(monkeypatch, capsys, store, "--source")
     assert status == 1
     assert err.count("\n") == 1
-    assert f"were in {source}, which is not there" in err
+    assert f"were in {source}, which does not exist" in err
     assert "--data SOURCE" in err
 
 

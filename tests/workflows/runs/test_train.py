@@ -92,7 +92,7 @@ def test_train_with_data_prepares_and_trains(tmp_path: Path) -> None:
     assert (done.status, done.err) == (0, "")
     assert "train: prepare: 40 images" in done.out
     assert "val: prepare: 40 images" in done.out
-    assert f"Look at {tmp_path}/run/samples/samples-000000012.png." in done.out
+    assert f"latest generated images: {tmp_path}/run/samples/samples-000000012.png" in done.out
     assert sorted(curve(tmp_path / "run")) == list(range(1, 13))
 
 
@@ -134,12 +134,12 @@ def stop_and_go_on(folder: Path, words: tuple[object, ...], number: int, step: i
         assert wait_until(lambda: step_of(folder / "run") > step)
         first.signal_all(number)
         assert first.wait(90) == 130
-        assert f"Run the same command again to go on in {folder}/run" in first.err
+        assert f"Run the same command again to continue in {folder}/run" in first.err
         assert first.gone(), "a process is left behind"
     assert sorted((folder / "run" / "checkpoints").glob("*.json"))
     again = run(*words, scratch=folder, seconds=120)
     assert (again.status, again.err) == (0, "")
-    assert "2 ranks, from step" in again.out
+    assert "training on 2 ranks from step" in again.out
 
 
 def test_ctrl_c_saves_and_the_same_command_continues(interrupted: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_command_that_is_killed_leaves_a_checkpoint(
     assert step >= 15
     again = run(*words, scratch=tmp_path, seconds=120)
     assert (again.status, again.err) == (0, "")
-    assert f"2 ranks, from step {step}" in again.out
+    assert f"training on 2 ranks from step {step}" in again.out
     assert curve(tmp_path / "run") == curve(undisturbed)
 
 
@@ -226,11 +226,11 @@ def test_a_diverged_run_is_not_reported_as_done(tmp_path: Path, store: Path, sta
     done = run(*words, "--learning-rate", "1e30", scratch=tmp_path, seconds=120)
     assert done.status == 1
     assert re.fullmatch(
-        r"tesserae: training diverged at step \d+: .*Lower --learning-rate \(now 1e\+30\), and go"
-        r" on with --from-step \d+, or in another folder\.\n",
+        r"tesserae: training diverged at step \d+: .*Lower --learning-rate \(now 1e\+30\) and"
+        r" resume with --from-step \d+, or start a new run with another --run\.\n",
         done.err,
     )
-    assert "begin again" not in done.out
+    assert "restart from" not in done.out
     assert "done" not in done.out
     (line,) = [m for m in RunFolder(tmp_path / "run").metrics() if m.get("what") == "diverged"]
     assert line["why"] in done.err
@@ -305,10 +305,16 @@ def test_twenty_faults_leave_the_same_curve(tmp_path: Path, store: Path, undistu
     [
         (["wgan", "{store}", "--objective", "wasserstein"], "invalid choice"),
         (["wgan", "{store}", "--image-size", "48"], "expected 8, 16, 32, 64"),
-        (["wgan", "{store}", "--image-size", "64"], "holds images of 16 px"),
-        (["wgan", "{store}", "--batch-size", "64"], "has 36 images: expected at least one batch"),
+        (["wgan", "{store}", "--image-size", "64"], "has images of 16 px"),
+        (
+            ["wgan", "{store}", "--batch-size", "64"],
+            "has 36 readable images, fewer than --batch-size 64",
+        ),
         (["wgan", "{store}", "--split", "no"], "no"),
-        (["wgan", "{store}", "--held-out", "test"], "finished splits are train, val"),
+        (
+            ["wgan", "{store}", "--held-out", "test"],
+            "expected none or a finished split: train, val",
+        ),
         (["wgan", "{store}", "--steps", "0"], "--steps is 0: expected at least 1"),
         (["wgan", "{store}", "--beta1", "1"], "--beta1 is 1: expected 0 to 0.9999"),
         (["wgan", "{store}", "--ranks", "0"], "--ranks is 0"),
@@ -317,7 +323,7 @@ def test_twenty_faults_leave_the_same_curve(tmp_path: Path, store: Path, undistu
         (["dcgan", "{store}"], "invalid choice"),
         (["wgn", "{store}"], "(did you mean wgan?). See"),
         (["wgan", "{store}", "--order", "windwed"], "(did you mean windowed?). See"),
-        (["wgan", "{store}", "--objective", "wgan-gp", "--compile"], "Leave one of them out"),
+        (["wgan", "{store}", "--objective", "wgan-gp", "--compile"], "Pass only one of them"),
         (["wgan", "{store}", "--data", "nowhere"], "nowhere"),
         (["wgan", "{store}", "--cluster", "nowhere"], "--cluster"),
     ],
@@ -357,9 +363,7 @@ def test_a_run_folder_in_use_is_refused(
     """A second command in the same folder is refused."""
     with locked(RunFolder(tmp_path / "run")):
         assert main(["train", "wgan", str(store), "--run", str(tmp_path / "run")]) == 1
-    assert (
-        f"{tmp_path}/run is being trained in by process {os.getpid()} on" in capsys.readouterr().err
-    )
+    assert f"{tmp_path}/run is in use by process {os.getpid()} on" in capsys.readouterr().err
 
 
 def test_a_store_with_other_rows_is_refused(
@@ -373,7 +377,7 @@ def test_a_store_with_other_rows_is_refused(
     different = small_store(tmp_path / "other", rows=40)
     words = [str(word) for word in (*command(different, interrupted), *BRIEF)]
     assert main(words) == 1
-    assert "is a run on the rows" in capsys.readouterr().err
+    assert "holds a run with the plan" in capsys.readouterr().err
     assert (interrupted / "options.json").read_bytes() == before
 
 
@@ -385,7 +389,7 @@ def test_a_folder_of_another_stage_is_refused(
     RunFolder(tmp_path / "run").begin({"stage": "other"}, {})
     status = main(["train", "wgan", str(store), "--run", str(tmp_path / "run"), *words])
     assert status == 1
-    assert "is a run of the stage other, not of the stage wgan." in capsys.readouterr().err
+    assert "holds a run of the stage other, not of the stage wgan." in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def test_an_archive_is_fetched_checked_and_unpacked(server, tmp_path, capsys):
     assert words[0] == "n01440764 tench, Tinca tinca"
     assert len(words) == 10
     assert [folder] == list((tmp_path / "cache").iterdir())
-    assert "fetching imagenette" in capsys.readouterr().out
+    assert "downloading imagenette" in capsys.readouterr().out
 
 
 def test_an_existing_download_is_reused(server, tmp_path):
@@ -128,7 +128,7 @@ def test_an_interrupted_download_resumes(server, tmp_path):
     """Only the missing bytes are requested."""
     server.cut = 300
     with pytest.raises(
-        SourceError, match=r"closed the connection after 300 B of .*again to go on from there"
+        SourceError, match=r"closed the connection after 300 B of .*again to continue"
     ):
         fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
     server.cut = None
@@ -169,7 +169,9 @@ def test_a_refused_connection_is_a_one_line_error(tmp_path):
     with socket.socket() as closed:  # bound, never listening
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/x.tgz"
-        with pytest.raises(SourceError, match=r"cannot fetch imagenette.*refused.*leave DATA out"):
+        with pytest.raises(
+            SourceError, match=r"cannot download imagenette.*refused.*leave DATA out"
+        ):
             fetch("imagenette", tmp_path, url=url)
 
 
@@ -187,7 +189,7 @@ def test_a_failing_name_lookup_is_a_one_line_error(tmp_path, monkeypatch):
 def test_http_errors_are_quoted(server, tmp_path):
     """The error has the status of the response and its meaning."""
     server.status = 404
-    with pytest.raises(SourceError, match="answers 404 Not Found"):
+    with pytest.raises(SourceError, match="returned 404 Not Found"):
         fetch("imagenette", tmp_path, url=server.url)
 
 
@@ -248,7 +250,7 @@ def test_a_python_without_safe_unpacking_is_refused(server, tmp_path, monkeypatc
 def test_insufficient_space_is_reported_before_downloading(server, tmp_path, monkeypatch):
     """Both the archive and its contents must fit."""
     monkeypatch.setattr(imagenette.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
-    with pytest.raises(SourceError, match=r"has 100 B free, and .* are needed: free some space"):
+    with pytest.raises(SourceError, match=r"has 100 B free, but .* are needed\. Free some space"):
         fetch("imagenette", tmp_path, url=server.url, md5=md5(GOOD))
 
     assert list(tmp_path.iterdir()) == []

@@ -99,7 +99,9 @@ def test_a_sample_of_other_options_is_refused(drawn, tmp_path, options):
     images, seed, num_classes = options
     before = files(tmp_path / "s")
 
-    with pytest.raises(TesseraeError, match=r"made with --images 40 --seed 0 --classes 7.*remove"):
+    with pytest.raises(
+        TesseraeError, match=r"created with --images 40 --seed 0 --classes 7.*remove"
+    ):
         make_sample(tmp_path / "s", images, seed, num_classes=num_classes)
     assert before == files(tmp_path / "s")
 
@@ -197,7 +199,7 @@ def test_a_scikit_image_without_the_photographs_is_refused(tmp_path, monkeypatch
     monkeypatch.setattr(sample.importlib.util, "find_spec", lambda name: Spec)
     monkeypatch.setattr(sample, "version", lambda _: "9.9")
 
-    with pytest.raises(TesseraeError, match=r"scikit-image 9\.9 does not carry astronaut\.png"):
+    with pytest.raises(TesseraeError, match=r"scikit-image 9\.9 lacks astronaut\.png"):
         make_sample(tmp_path / "s", 40)
 
 

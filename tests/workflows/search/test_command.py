@@ -157,9 +157,9 @@ def test_names_are_escaped_in_the_terminal(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], "there is nothing to search for"),
-        (["bleu"], "'bleu' is not known: did you mean blue"),
-        (["@"], "give one"),
+        ([], "the query is empty"),
+        (["bleu"], "'bleu' is unknown: did you mean blue"),
+        (["@"], "the query has none"),
         (["king -man"], "-man needs a space"),
         (["red", "--k", 0], "k is 0: expected 1 to 1,000"),
         (["red", "--split", "test"], "no plan for split 'test'"),
@@ -170,9 +170,9 @@ def test_names_are_escaped_in_the_terminal(
         (["--image", "/nowhere/a.jpg"], "there is no file /nowhere/a.jpg"),
         (["--image", "/"], "there is no file /"),
         (["--image", "/dev/zero"], "there is no file /dev/zero"),
-        (["--image", __file__], "the file is no image (a text file): expected JPEG, PNG"),
-        (["red", "--serve"], "leave out query"),
-        (["--serve", "--json"], "leave out json"),
+        (["--image", __file__], "the file is not an image (a text file): expected JPEG, PNG"),
+        (["red", "--serve"], "omit query"),
+        (["--serve", "--json"], "omit json"),
         (["--serve", "--port", "70000"], "--port is 70000"),
         (["--serve", "--allow-host", "*.example.org"], "expected one name or address without"),
         (["--serve", "--host", "192.0.2.1"], "Choose a --host of this machine"),
@@ -229,7 +229,7 @@ def test_a_page_is_served_until_ctrl_c(store: str, tmp_path: Path) -> None:
         with start(*words, 0, **options) as command:
             assert wait_until(lambda: "search: " in command.out), command.err
             url = re.search(
-                r"search: (http://127\.0\.0\.1:(\d+)/)  \(Ctrl-C ends it\)", command.out
+                r"search: (http://127\.0\.0\.1:(\d+)/)  \(stop with Ctrl-C\)", command.out
             )
             assert url, command.out
             assert "train: exact, 42 vectors of 16" in command.out

@@ -362,7 +362,7 @@ def test_a_store_that_cannot_be_searched_is_reported(
         open_run(toy, splits=("test",))
     with pytest.raises(StoreError, match="no store at"):
         open_run(Toy(str(tmp_path / "nowhere")))
-    with pytest.raises(StoreError, match=r"no finished split of 24 px.*prepare --sizes 24"):
+    with pytest.raises(StoreError, match=r"no finished split of 24 px.*prepare \.\.\. --sizes 24"):
         Gallery(toy.store, 24)
 
 

@@ -266,7 +266,7 @@ def test_an_evicted_image_is_uploaded_again(page: Page, running: Running) -> Non
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (b"hello", "the file is no image (a text file): expected JPEG"),
+        (b"hello", "the file is not an image (a text file): expected JPEG"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "the file is a HEIC image"),
         (b"\xff\xd8\xff\xe0 cut off", "cannot be read"),
         (21 * 2**20, "is too large: expected at most 20 MB"),
@@ -308,7 +308,7 @@ def test_an_incomplete_word_is_no_error_until_enter(page: Page) -> None:
     assert page.names() == before
     page["query"].send_keys(Keys.ENTER)
     assert wait_until(lambda: page["error"].is_displayed(), 10)
-    assert "'yell' is not known: did you mean yellow?" in page["error"].text
+    assert "'yell' is unknown: did you mean yellow?" in page["error"].text
     assert page.names() == []
 
 

@@ -89,10 +89,10 @@ def test_an_uploaded_image_is_a_term_like_others(encoder: QueryEncoder) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("blu", "'blu' is not known: did you mean blue"),
+        ("blu", "'blu' is unknown: did you mean blue"),
         ("qqqq", "choose other words"),
         ("red+blue", "An operator has spaces around it"),
-        ("n00000006", "not known"),
+        ("n00000006", "is unknown"),
         ("red - red", "cancel each other out"),
         ("red + blue - red - blue", "cancel each other out"),
         ("#99999", "train has no row 99,999: expected 0 to 41"),
@@ -113,7 +113,7 @@ def test_a_row_in_quarantine_has_no_vector(encoder: QueryEncoder, toy: Toy) -> N
     readable, _ = pixels(toy.store, "train")
     absent = np.setdiff1d(np.arange(42), readable)
     assert len(absent) == 3
-    with pytest.raises(QueryError, match="in quarantine"):
+    with pytest.raises(QueryError, match="is quarantined"):
         vector_of(encoder, f"#{absent[0]}")
 
 

@@ -57,6 +57,22 @@ def test_the_table_does_not_interpret_brackets(monkeypatch, capsys):
     assert "-> !" in output
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_people_read_labels_and_programs_the_names_of_findings(monkeypatch, capsys, terminal):
+    """The names in the JSON document are those of earlier versions."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+    findings = [Finding(name, "ok", "fine") for name in ("room", "locks", "new names", "fsync")]
+    monkeypatch.setattr(doctor, "examine", lambda store: findings)
+
+    assert _run() == 0
+    lines = capsys.readouterr().out.splitlines()
+    labels = ["free space", "file locks", "atomic create", "fsync"]
+    assert [" ".join(line.split()[1:-1]) for line in lines] == labels
+    assert _run("--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [f["subject"] for f in document["findings"]] == ["room", "locks", "new names", "fsync"]
+
+
 def test_a_failing_check_is_a_finding(monkeypatch, tmp_path):
     """Broken installations are what the doctor is for, so the other checks continue."""
 

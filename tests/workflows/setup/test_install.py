@@ -227,7 +227,7 @@ def test_a_foreign_environment_is_not_deleted(environment, steps, able):
     environment.folder.mkdir()
     (environment.folder / "mine").touch()
 
-    with pytest.raises(SetupError, match="not made by `make setup`"):
+    with pytest.raises(SetupError, match="not created by `make setup`"):
         install.set_up(environment, CONFIG, system=True)
     assert (environment.folder / "mine").exists()
 
@@ -242,7 +242,8 @@ def test_without_a_compiler_stock_pillow_is_installed_with_a_notice(environment,
     assert not any("wheel" in command for command in steps)
     assert f"pillow=={pillow.PILLOW_STOCK}" in (environment.folder / "constraints.txt").read_text()
     assert re.search(
-        r"STOCK Pillow .* because .*gcc.* another recipe", install.describe(environment)
+        r"STOCK Pillow .* because .*gcc.* cannot be continued with Pillow-SIMD",
+        install.describe(environment),
     )
 
 

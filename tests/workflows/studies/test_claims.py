@@ -34,7 +34,7 @@ def test_the_number_of_modes_does_not_distinguish_noise_from_the_set() -> None:
     noise, fitted, same = (
         controls["uniform noise"],
         controls["one Gaussian"],
-        controls["the set itself"],
+        controls["real data"],
     )
     assert noise.modes == fitted.modes == same.modes == 25
     assert noise.good < 0.1
@@ -54,12 +54,12 @@ def test_equal_settings_differ_only_in_their_losses(objective: str) -> None:
     assert (paper.optimiser, paper.rate) == (options.optimiser, options.learning_rate)
     assert (paper.critic_steps, paper.norm) == (options.critic_steps, options.critic_norm)
     assert (paper.clip or 0, paper.penalty) == (options.weight_clip, options.gradient_penalty)
-    assert f"{paper.critic_steps} critic updates a step; norm {paper.norm}" in paper.describe()
+    assert f"{paper.critic_steps} critic updates per step; norm {paper.norm}" in paper.describe()
     for settings in SETTINGS:
         description = digits.arm_of(objective, settings).describe()
-        assert description.endswith("average of the generator")
-        assert "rate falls" not in description
-    assert "rate falls to 0" in gaussians.arm_of(objective, "alike").describe()
+        assert description.endswith("EMA of the generator")
+        assert "decay" not in description
+    assert "linear decay" in gaussians.arm_of(objective, "alike").describe()
     assert gaussians.arm_of(objective, "paper").describe().endswith("last generator")
 
 

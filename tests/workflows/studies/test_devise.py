@@ -101,9 +101,9 @@ def test_the_command_prints_a_table(small: Small, tmp_path: Path) -> None:
         scratch=tmp_path, seconds=110,
     )  # fmt: skip
     assert done.status == 0, done.err
-    assert "DeViSE, chosen" in done.out
+    assert "DeViSE, selected" in done.out
     assert "method" in done.out
-    assert "hit@1 of unseen classes: DeViSE less ridge:" in done.out
+    assert "hit@1 of unseen classes: DeViSE minus ridge:" in done.out
 
 
 def test_missing_arguments_are_named(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +127,7 @@ def test_differences_leave_out_undefined_metrics(data: StudyData) -> None:
 
     right = np.eye(6, dtype=np.float32)[data.held_out.labels]
     judgements = [evaluate(right, arena.pictures)]
-    lines = list(differences(dict.fromkeys(("DeViSE, chosen", *devise.BASELINES), judgements)))
+    lines = list(differences(dict.fromkeys(("DeViSE, selected", *devise.BASELINES), judgements)))
     assert len(lines) == len(devise.BASELINES)
     assert all("+0.0" in line for line in lines)
 

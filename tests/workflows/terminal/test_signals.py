@@ -49,7 +49,7 @@ MOMENTS = {
     "reporting": (
         "workflows.reports.store_summary.make_model",
         5.0,
-        "Run the same command again to go on.",
+        "Run the same command again to continue.",
     ),
 }
 

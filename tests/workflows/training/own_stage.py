@@ -62,7 +62,7 @@ class OwnEvaluation:
     samples: int
     notice: str = ""
     tables: tuple[Any, ...] = ()
-    pictures: tuple[Any, ...] = ()
+    images: tuple[Any, ...] = ()
 
     def figures(self) -> Iterator[tuple[str, str]]:
         yield "samples asked for", f"{self.samples}"

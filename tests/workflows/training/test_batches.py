@@ -31,5 +31,5 @@ def test_a_split_smaller_than_a_batch_is_refused(tmp_path: Path) -> None:
     store = small_store(tmp_path)
     loader = Loader(store, size=16, batch_size=64, rank=0, world=1)
     batches = Batches(loader, no_augmentation, World())
-    with pytest.raises(StoreError, match="has 36 pictures to take batches of 64 from"):
+    with pytest.raises(StoreError, match="has 36 readable images, fewer than a batch of 64"):
         batches.take()

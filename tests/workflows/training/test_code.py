@@ -20,8 +20,8 @@ RANK = Rank(rank=0, world=1, generation=1, host="127.0.0.1", gpu=False)
 @pytest.mark.parametrize(
     ("versions", "says"),
     [
-        ({"code": "0" * 32}, "another Tesserae than where the run was begun"),
-        ({"code": code_digest.digest(), "torch": "1.0"}, "and 1.0 where the run was begun"),
+        ({"code": "0" * 32}, "another version of Tesserae than the command"),
+        ({"code": code_digest.digest(), "torch": "1.0"}, "and 1.0 where the command runs"),
     ],
 )
 def test_a_rank_with_other_code_is_refused(

@@ -41,7 +41,7 @@ def test_a_second_command_is_refused_until_the_first_has_ended(tmp_path: Path) -
         with pytest.raises(TesseraeError) as caught, locked(RunFolder(run)):
             pass
         text = str(caught.value)
-        assert text.startswith(f"{run} is being trained in by process {first.pid} on ")
+        assert text.startswith(f"{run} is in use by process {first.pid} on ")
         assert "Wait for it to end, or pass another --run." in text
     finally:
         first.kill()

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, cast
 from unittest.mock import Mock
 
-from workflows.dashboard.page import _foot, _head
+from workflows.dashboard.page import TEMPLATES, values
 from workflows.dashboard.state import DashboardState
+from workflows.reports.html import render
 from workflows.session import Cluster
 from workflows.terminal.progress import Progress
 from workflows.training.launch import _Watcher
@@ -43,10 +44,9 @@ def test_runs_of_the_same_name_are_distinguished(tmp_path: Path) -> None:
     assert [points[-1] for points in board.curves.values()] == [(1.0, 0.25), (1.0, 0.75)]
     first.__exit__(None, None, None)
     assert [training.state for training in board.trainings.values()] == ["finished", "running"]
-    page = "".join(_head(board, 0.0))
-    assert "Training of <code>a/wgan</code>: finished" in page
-    assert "Training of <code>b/wgan</code>: running" in page
-    assert "".join(_foot(board, 0.0)) == ""
+    page = render(TEMPLATES / "progress.html", **values(board, 0.0))
+    assert "Training run <code>a/wgan</code>: finished" in page
+    assert "Training run <code>b/wgan</code>: running" in page
 
 
 def test_a_run_reached_by_two_paths_is_one_run(tmp_path: Path) -> None:

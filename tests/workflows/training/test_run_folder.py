@@ -108,7 +108,7 @@ def test_late_saves_never_change_the_history(
 def test_another_run_is_refused(folder: RunFolder, tmp_path: Path) -> None:
     """Other options, or a folder with other files, are refused."""
     folder.begin({"sizes": [1, 2], "seed": 1}, {})
-    with pytest.raises(TesseraeError, match=r"Pass --seed 1, or name another folder with --run\."):
+    with pytest.raises(TesseraeError, match=r"Pass --seed 1, or pass another folder with --run\."):
         folder.begin({"seed": 2, "sizes": (1, 2)}, {})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("")
@@ -186,9 +186,9 @@ class _Full(FileIO):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (errno.ENOSPC, "are free on its disk"),
+        (errno.ENOSPC, "are free on the disk"),
         (errno.EDQUOT, "the disk quota is used up"),
-        (errno.EFBIG, "it is above the limit of file sizes"),
+        (errno.EFBIG, "the file size limit is reached"),
     ],
 )
 @pytest.mark.parametrize("room", [0, 1, 700, 3_000])
@@ -207,8 +207,10 @@ def test_a_full_disk_leaves_earlier_checkpoints(
         folder.save(Checkpoint(1, 20), state, step=20)
     text = str(caught.value)
     assert message in text
-    assert f"{folder.path}/checkpoints/000001-000000000020.pt has no room: it needs 4.00 kB" in text
-    assert "give the same command again" in text
+    assert (
+        f"cannot write {folder.path}/checkpoints/000001-000000000020.pt: it needs 4.00 kB" in text
+    )
+    assert "run the same command again" in text
     assert sorted(path.name for path in (folder.path / "checkpoints").iterdir()) == before
     assert folder.newest() == intact
 
@@ -220,7 +222,7 @@ def test_a_full_disk_leaves_no_partial_line(
     folder.log({"generation": 1, "step": 1})
     monkeypatch.setattr(writing, "FileIO", _Full)
     monkeypatch.setattr(_Full, "room", 9)
-    with pytest.raises(DiskFullError, match=r"metrics\.jsonl has no room: it needs 29 B"):
+    with pytest.raises(DiskFullError, match=r"cannot write .*metrics\.jsonl: it needs 29 B"):
         folder.log({"generation": 1, "step": 2})
     monkeypatch.setattr(_Full, "room", 1_000)
     folder.log({"generation": 1, "step": 3})
@@ -258,12 +260,16 @@ def test_a_run_goes_back_to_an_earlier_step(folder: RunFolder) -> None:
     folder.claim()
     first, second = save(folder, 1, 10), save(folder, 1, 20)
     assert folder.steps() == [10, 20]
-    with pytest.raises(TesseraeError, match="has checkpoints of steps 10, 20 to go back to"):
+    with pytest.raises(TesseraeError, match="has checkpoints of steps 10, 20; 0 restarts"):
         folder.claim(from_step=15)
     changed = {"seed": 2, "sizes": (1, 2)}
-    with pytest.raises(TesseraeError, match="begun with --seed 1, and cannot go on with --seed 2"):
+    with pytest.raises(
+        TesseraeError, match="started with --seed 1 and cannot continue with --seed 2"
+    ):
         folder.begin(changed, {}, changeable=["sizes"], from_step=10)
-    with pytest.raises(TesseraeError, match=r"Pass --seed 1, or go back with --from-step, from"):
+    with pytest.raises(
+        TesseraeError, match=r"Pass --seed 1, or pass --from-step N to change --seed"
+    ):
         folder.begin(changed, {}, changeable=["seed"])
     folder.begin(changed, {}, changeable=["seed"], from_step=10)
     assert folder.asked()["changed"] == [{"from_step": 10, "were": {"seed": 1}}]
@@ -290,7 +296,7 @@ def test_checkpoints_of_earlier_versions_have_steps(folder: RunFolder) -> None:
 def test_options_that_earlier_versions_lacked_get_legacy_defaults(folder: RunFolder) -> None:
     """A missing option has the value of the version that began the run."""
     new = {"seed": 1, "sizes": (1, 2), "order": "random"}
-    with pytest.raises(TesseraeError, match=r"without --order, and cannot .* Leave --order out"):
+    with pytest.raises(TesseraeError, match=r"without --order and cannot .* Omit --order"):
         folder.begin(new, {})
 
     def complete(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -299,7 +305,9 @@ def test_options_that_earlier_versions_lacked_get_legacy_defaults(folder: RunFol
     folder.check(new, complete=complete)
     folder.begin(new, {}, complete=complete)
     assert folder.asked()["options"]["order"] == "random"
-    with pytest.raises(TesseraeError, match="with --order random, and cannot go on with --order w"):
+    with pytest.raises(
+        TesseraeError, match="with --order random and cannot continue with --order w"
+    ):
         folder.check({**new, "order": "windowed"}, complete=complete)
 
 
@@ -309,14 +317,18 @@ def test_the_error_names_the_option_that_was_typed(folder: RunFolder) -> None:
 
     run = RunFolder(folder.path.parent / "gan")
     run.begin(WganOptions().as_dict(), {})
-    message = r"begun with --objective wgan, and cannot go on with --objective wgan-gp\. Pass --obj"
+    message = (
+        r"started with --objective wgan and cannot continue with --objective wgan-gp\. Pass --obj"
+    )
     changed = WganOptions(objective="wgan-gp").as_dict()
     with pytest.raises(TesseraeError, match=message):
         run.check(changed, complete=WganOptions.complete)
     with pytest.raises(TesseraeError, match=message):
         run.begin(changed, {}, complete=WganOptions.complete)
     near = WganOptions(learning_rate=1.23456789e-4).as_dict()
-    with pytest.raises(TesseraeError, match="cannot go on with --learning-rate 0\\.000123456789"):
+    with pytest.raises(
+        TesseraeError, match="cannot continue with --learning-rate 0\\.000123456789"
+    ):
         run.check(near, complete=WganOptions.complete)
     run.check(
         WganOptions(learning_rate=5e-5).as_dict(), complete=WganOptions.complete
@@ -327,9 +339,13 @@ def test_the_error_names_stages_as_the_command_does(folder: RunFolder) -> None:
     """A run of an earlier version recorded the module of its stage; the error has the name."""
     run = RunFolder(folder.path.parent / "other")
     run.begin({"stage": "workflows.wgan.stage:Wgan", "features": None}, {})
-    with pytest.raises(TesseraeError, match="is a run of the stage wgan, not of the stage devise"):
+    with pytest.raises(
+        TesseraeError, match="holds a run of the stage wgan, not of the stage devise"
+    ):
         run.check({"stage": "devise"})
-    with pytest.raises(TesseraeError, match="is a run on the features none, not on the features f"):
+    with pytest.raises(
+        TesseraeError, match="holds a run with the features none, not with the features f"
+    ):
         run.check({"features": "f"})
 
 
@@ -340,6 +356,6 @@ def test_lines_are_not_appended_through_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.jsonl").read_bytes() == b"one\ntwo\n"
     (tmp_path / "keys").write_text("mine")
     (tmp_path / "other.jsonl").symlink_to(tmp_path / "keys")
-    with pytest.raises(TesseraeError, match=r"other\.jsonl is a link"):
+    with pytest.raises(TesseraeError, match=r"other\.jsonl is a symbolic link"):
         writing.append(tmp_path / "other.jsonl", b"x")
     assert (tmp_path / "keys").read_text() == "mine"

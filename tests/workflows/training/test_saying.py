@@ -27,17 +27,17 @@ def begun(**event: object) -> list[str]:
 
 def test_the_share_of_each_rank_is_printed() -> None:
     """The lines name the share of each rank, unless there is only one rank."""
-    assert begun() == ["1 rank, from the beginning"]
+    assert begun() == ["training on 1 rank from scratch"]
     assert begun(world=4, step=1_200) == [
-        "4 ranks, from step 1,200; each takes 16 of the 64 rows of a batch"
+        "training on 4 ranks from step 1,200; batch size 64, 16 per rank"
     ]
 
 
 def test_more_ranks_than_cores_give_a_notice() -> None:
     """The notice names the number of cores; ranks on GPUs get none."""
     (_, notice) = begun(world=8, beside=8, cores=2)
-    assert notice.startswith("notice: 8 ranks share 2 cores of a machine")
-    assert notice.endswith("pass --ranks 2")
+    assert notice.startswith("notice: 8 ranks share 2 cores on one machine")
+    assert notice.endswith("--ranks 2 is faster")
     assert len(begun(world=2, beside=2, cores=2)) == 1
     assert len(begun(world=8, beside=8, cores=None)) == 1
 
@@ -49,10 +49,10 @@ def test_more_ranks_than_cores_give_a_notice() -> None:
             7,
             2,
             2,
-            "a batch of 7 rows cannot be dealt out evenly to 2 ranks: 1 trains. A batch of 6 or 8",
+            "a batch of 7 cannot be divided evenly among 2 ranks: using 1. A batch size of 6 or 8",
         ),
-        (64, 6, 6, "to 6 ranks: 4 train. A batch of 60 or 66 rows would use all 6."),
-        (3, 8, 8, "to 8 ranks: 3 train. A batch of 8 rows would use all 8."),
+        (64, 6, 6, "among 6 ranks: using 4. A batch size of 60 or 66 would use all 6."),
+        (3, 8, 8, "among 8 ranks: using 3. A batch size of 8 would use all 8."),
         (64, 6, 4, None),
         (0, 5, 5, None),
     ],
@@ -68,13 +68,13 @@ def test_ranks_that_a_batch_leaves_out_are_named(
 def test_the_cost_of_a_step_is_printed_with_faster_options() -> None:
     """The cost of a step is right in a warm-up too, which has more updates."""
     assert cost_line(WganOptions(steps=1_000), 0, 0.5) == (
-        "a step takes about 3.0 s here, 6 updates of 500 ms; for now 50 s, 101 updates. The 1,000"
-        " steps that are left take 1 h 10 min. Quicker: a smaller --image-size (with a store of"
-        " that size), --generator-width or --critic-width, fewer --critic-steps,"
-        " --warmup-critic-steps 0."
+        "about 3.0 s per step (6 updates of 500 ms); during the warm-up 50 s (101 updates); 1 h 10"
+        " min left for 1,000 steps. To speed up: a smaller --image-size (and a store of that"
+        " size), --generator-width or --critic-width, fewer --critic-steps, --warmup-critic-steps"
+        " 0."
     )
     assert cost_line(ColouriseOptions(steps=100), 40, 0.1).startswith(
-        "a step takes about 100 ms here. The 60 steps that are left take 6.0 s. Quicker:"
+        "about 100 ms per step; 6.0 s left for 60 steps. To speed up:"
     )
 
 
@@ -112,7 +112,7 @@ def test_losses_and_time_left_are_shown_within_a_step(tmp_path: Path) -> None:
             assert "None" not in detail
             now += 10.0
         first, second, *_ = [line for line in out.getvalue().splitlines() if " of 8,470 " in line]
-        assert first.endswith("critic updates a step, critic loss 0.5, estimate -0.5")
+        assert first.endswith("critic updates per step, critic loss 0.5, estimate -0.5")
         assert " left" not in first
         assert "2 h 20 min left, 1.0 updates/s now" in second
         left = options.updates_to(1_000) - 21
@@ -121,7 +121,7 @@ def test_losses_and_time_left_are_shown_within_a_step(tmp_path: Path) -> None:
         line = {"step": 1, "critic_loss": 0.125}
         watcher.events.append({"what": "told", "step": 1, "lines": [line]})
         watcher.tick()
-        assert progress._detail.endswith("a step, critic loss 0.125")
+        assert progress._detail.endswith("per step, critic loss 0.125")
 
 
 def test_repeated_updates_count_for_no_rate(tmp_path: Path) -> None:

@@ -126,9 +126,9 @@ def _has_ipv6() -> bool:
 def _why(error: Exception) -> str:
     number = getattr(error, "errno", None)
     if number == errno.EADDRINUSE:
-        return "something else listens there. Choose another --port, or 0 for any that is free"
+        return "another process listens on it. Choose another --port, or 0 for any free one"
     if number == errno.EACCES:
-        return "only root may listen there. Choose a --port above 1023"
+        return "only root may listen on it. Choose a --port above 1023"
     return f"{getattr(error, 'strerror', None) or error}. Choose a --host of this machine"
 
 

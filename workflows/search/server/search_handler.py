@@ -101,7 +101,7 @@ class SearchHandler(BaseHandler):
     def _parse_request(self, *, has_image: bool) -> tuple[Query, SearchOptions]:
         options = read_options(self.get_query_argument, self.get_query_arguments)
         if options.csls and not self.service.csls:
-            raise QueryError("csls was not measured: start the server with --csls.")
+            raise QueryError("CSLS is not available: start the server with --csls.")
         return parse(self.get_query_argument("q", ""), has_image=has_image), options
 
     async def _answer(self, query: Query, options: SearchOptions, upload: Upload | None) -> None:

@@ -67,8 +67,8 @@ class Guard:
         host = headers.get("Host", "")
         if not self._is_ours(host):
             return (
-                f"{host[:100]!r} is no name of this server: open it by its own name or address, or"
-                " start it with --allow-host and that name."
+                f"{host[:100]!r} is not a name of this server: open it by its own name or address,"
+                " or start it with --allow-host and that name."
             )
         origin = headers.get("Origin")
         if changes and origin is not None and not self._is_own_page(origin, host):

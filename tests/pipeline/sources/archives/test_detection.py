@@ -109,7 +109,9 @@ def test_a_zip_that_is_damaged_cut_or_encrypted_is_refused(tmp_path):
     archive = zip_bytes(pictures, zipfile.ZIP_STORED)
     path = tmp_path / "x.zip"
     path.write_bytes(archive[:-40])
-    with pytest.raises(SourceError, match=r"x\.zip is not a whole zip: .* was cut off or damaged"):
+    with pytest.raises(
+        SourceError, match=r"x\.zip is not a complete zip: .* was cut off or damaged"
+    ):
         keys(path)
     path.write_bytes(archive.replace(bytes([3]) * 3000, bytes([3]) * 2999 + b"!"))
     with pytest.raises(SourceError, match=r"at the member 'cat/3\.jpg': Bad CRC-32"):
@@ -223,15 +225,15 @@ def test_files_that_were_set_aside_are_not_read(tmp_path):
 def test_other_content_in_place_of_an_archive_is_named(tmp_path):
     """The error names the content of a file that is no archive, alone or in a folder."""
     page = b"<!DOCTYPE html><title>Sign in</title>" + b" " * 2000
-    for name, message in (("t.tar", "no tar: it is"), ("t", "no archive of images: it is")):
+    for name, message in (("t.tar", "not a tar: it is"), ("t", "not an archive of images: it is")):
         (tmp_path / name).write_bytes(page)
         with pytest.raises(SourceError, match=f"{message} an HTML page"):
             open_source(tmp_path / name, "train")
     (tmp_path / "x.tgz").write_bytes(gzip.compress(page))
-    with pytest.raises(SourceError, match=r"x\.tgz is no tar: it is an HTML page"):
+    with pytest.raises(SourceError, match=r"x\.tgz is not a tar: it is an HTML page"):
         open_source(tmp_path / "x.tgz", "train")
     (tmp_path / "y.gz").write_bytes(gzip.compress(b"\0\0\x08\3" + b"idx of other software"))
-    with pytest.raises(SourceError, match=r"no archive of images: it is a gzip archive"):
+    with pytest.raises(SourceError, match=r"not an archive of images: it is a gzip archive"):
         open_source(tmp_path / "y.gz", "train")
 
 
@@ -241,7 +243,7 @@ def test_an_invalid_shard_is_named_before_others_are_streamed(tmp_path):
     for number in range(3):
         (tmp_path / f"s-{number}.tar.gz").write_bytes(data)
     (tmp_path / "s-2.tar.gz").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(SourceError, match=r"s-2\.tar\.gz is no tar: it is a Git LFS pointer"):
+    with pytest.raises(SourceError, match=r"s-2\.tar\.gz is not a tar: it is a Git LFS pointer"):
         open_source(tmp_path, "train").blocks()
 
 

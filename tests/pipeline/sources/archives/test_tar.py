@@ -92,7 +92,7 @@ def test_a_truncated_tar_is_refused(files, data):
         Tar(io.BytesIO(cut), "some.tar", len(cut), can_seek=True),
         Tar(FrontToBack(cut), "some.tar"),
     ):
-        with pytest.raises(SourceError, match=r"some\.tar is not a whole tar"):
+        with pytest.raises(SourceError, match=r"some\.tar is not a complete tar"):
             walked(tar)
 
 
@@ -142,7 +142,10 @@ def test_compressed_tars_are_read_as_streams(tmp_path, suffix):
     with open_tar(location, path.name) as tar:
         assert walked(tar) == files
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with open_tar(location, path.name) as tar, pytest.raises(SourceError, match="not a whole tar"):
+    with (
+        open_tar(location, path.name) as tar,
+        pytest.raises(SourceError, match="not a complete tar"),
+    ):
         walked(tar)
 
 
@@ -348,7 +351,7 @@ def test_a_compressed_archive_cut_anywhere_is_refused(packing, cut):
     first = packings(tar_bytes({"a.jpg": b"1" * 600}))[packing]
     both = first + packings(tar_bytes({"b.jpg": bytes(range(256)) * 9}))[packing]
     length = len(first) + 1 + int(cut * (len(both) - len(first) - 1))
-    with pytest.raises(SourceError, match="not a whole tar"):
+    with pytest.raises(SourceError, match="not a complete tar"):
         walked(Tar(decompressed(FrontToBack(both[:length]), content_of(both)), "t"))
 
 
@@ -375,7 +378,7 @@ def test_an_impossible_size_is_refused(size):
     """Signs, separators, other digits, and negative or huge values are no size."""
     data = header_with(size=size) + bytes(1024)
     for tar in (Tar(io.BytesIO(data), "t", len(data), can_seek=True), Tar(FrontToBack(data), "t")):
-        with pytest.raises(SourceError, match="not a whole tar"):
+        with pytest.raises(SourceError, match="not a complete tar"):
             walked(tar)
 
 
@@ -388,7 +391,7 @@ def test_an_impossible_size_in_a_pax_header_is_refused(size):
     extended = tarfile.TarInfo("pax")
     extended.type, extended.size = tarfile.XHDTYPE, len(record)
     data = extended.tobuf() + record.ljust(512, b"\0") + tar_bytes({"a.jpg": b"12345"})
-    with pytest.raises(SourceError, match="not a whole tar"):
+    with pytest.raises(SourceError, match="not a complete tar"):
         walked(Tar(io.BytesIO(data), "t"))
 
 
@@ -425,7 +428,7 @@ def test_the_rest_of_a_file_on_another_volume_is_refused():
         (b"7z\xbc\xaf\x27\x1c" + bytes(600), "it is a 7z archive"),
         (b"\x04\x22\x4d\x18" + bytes(600), "an lz4 archive. Unpack it"),
         (b"PAR1" + bytes(600), "it is a Parquet table"),
-        (b"", "it is empty. Download it again"),
+        (b"", "it is empty. Download the whole folder again"),
     ],
 )
 @pytest.mark.parametrize("where", ["local", "memory"])
@@ -437,7 +440,7 @@ def test_other_content_in_place_of_a_tar_is_named(tmp_path, data, message, where
     else:
         location = Location(f"memory://{tmp_path}")
         fsspec.filesystem("memory").pipe_file(f"{tmp_path}/t.tar", data)
-    with pytest.raises(SourceError, match=f"t.tar is no tar: .*{message}"):
+    with pytest.raises(SourceError, match=f"t.tar is not a tar: .*{message}"):
         open_tar(location, "t.tar")
 
 

@@ -169,12 +169,12 @@ def test_a_flat_split_needs_a_table_or_a_class_name_or_is_a_test_split(tmp_path)
     path = tar_at(tmp_path, members)
     assert splits(path) == ["test", "train", "val"]
     assert listed(path, "test") == {"-/c.jpg": b"3"}
-    with pytest.raises(SourceError, match=r"image 'b\.jpg' lies in no class folder, but right in"):
+    with pytest.raises(SourceError, match=r"image 'b\.jpg' lies directly in"):
         listed(path, "val")
     assert listed(path, "val", class_name="cat") == {"cat/b.jpg": b"2"}
     flat = tar_at(tmp_path / "flat", {"train/a.jpg": b"1", "test/b.jpg": b"2"})
     assert splits(flat) == ["test", "train"]
-    with pytest.raises(SourceError, match="lies in no class folder"):
+    with pytest.raises(SourceError, match="lies directly in the folder of the split"):
         listed(flat)
 
 
@@ -207,7 +207,7 @@ def test_kaggles_val_without_classes_is_refused_before_it_is_streamed(tmp_path, 
     """Without annotations, a table beside the archive tells the classes of val."""
     path = tar_at(tmp_path, kaggle(annotated=False), packing)
     source = open_source(path, "val")
-    with pytest.raises(SourceError, match=r"no classes: .*LOC_val_solution\.csv, beside them"):
+    with pytest.raises(SourceError, match=r"no classes: .*LOC_val_solution\.csv, next to them"):
         source.check()
     assert sorted(listed(path)) == [f"n01440764/n01440764_{i}.JPEG" for i in range(2)]
     rows = "".join(f"ILSVRC2012_val_{i:08d},n0144{i}537 1 2 3 4\n" for i in (1, 2))

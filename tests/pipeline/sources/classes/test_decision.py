@@ -137,12 +137,12 @@ def test_a_table_of_wnids_in_another_order_decides_the_labels() -> None:
         ([("a", "1"), ("b", "01")], "labels '1' .of '1/a'. and '01' .of '1/b'. are the number 1"),
         ([("a", "2"), ("b", b"2.0\n")], r"labels '2' .* and '2\.0' .* are the number 2 written"),
         ([("a", 2), ("b", "+2")], r"labels '2' .* and '\+2' .* one class or two\? If they are one"),
-        ([("dog/a", ()), ("dog /b", ())], "differ in spaces or composition alone"),
+        ([("dog/a", ()), ("dog /b", ())], "differ only in spaces or Unicode normalisation"),
         ([("-/a", ())], "called '-'"),
         ([("-1/a", ()), ("0/b", ())], "'-1', beside .* numbers from 0 .* --ignore=-1"),
         (
             [("caf\u00e9/a", ()), ("cafe\u0301/b", ())],
-            r"'caf.xe9' and 'cafe.u0301' have one name in two compositions",
+            r"'caf.xe9' and 'cafe.u0301' differ only in Unicode normalisation",
         ),
         (
             [("d/n00000001_1", ()), ("d/n00000002_1", ()), ("e/n00000003_1", ())],
@@ -199,9 +199,9 @@ def test_names_may_differ_only_in_case_within_one_split() -> None:
     """The letters A and a may be classes of one split; Dog and dog in two splits are an error."""
     letters = settled(("A/1", ()), ("a/1", ()))
     assert letters.names == ("A", "a")
-    assert "differ in case alone" in letters.notes[0]
+    assert "differ only in case" in letters.notes[0]
     apart = {n: SplitClasses(evidence((f"{n}/1", ()))) for n in ("Dog", "dog")}
-    with pytest.raises(SourceError, match="'Dog' and 'dog' differ in case alone"):
+    with pytest.raises(SourceError, match="'Dog' and 'dog' differ only in case"):
         combine_classes(apart)
 
 

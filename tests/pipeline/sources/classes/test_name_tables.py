@@ -129,5 +129,5 @@ def test_unexpected_ids_are_listed_too() -> None:
 @pytest.mark.parametrize("text", ["{}", '{"seen": 3}', '{"seen": [[]]}', "[{}]", '["dog"'])
 def test_json_without_the_list_is_refused(text: str) -> None:
     """The error names the key that is missing in JSON."""
-    with pytest.raises(SourceError, match="x is no JSON with a list 'seen'"):
+    with pytest.raises(SourceError, match="x is not a JSON file with a list 'seen'"):
         parse_list(text.encode(), "x", IDS, "seen")

@@ -117,7 +117,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path, where: str) -> None:
         "in the names": {b"label_names": [bad]},
     }[where]
     write(root, {target: value})
-    with pytest.raises(SourceError, match=r"Nothing in it was run.*Fetch it again"):
+    with pytest.raises(SourceError, match=r"Nothing in it was executed.*Download it again"):
         read(root, "train", tmp_path / "spool")
     assert not file.exists()
     pickle.loads((root / target).read_bytes())  # it would have
@@ -222,7 +222,7 @@ def test_a_truncated_archive_is_refused(tmp_path):
     path = tmp_path / "cifar-10-python.tar.gz"
     archive = packed(tmp_path / "x")
     path.write_bytes(archive[: len(archive) // 2])
-    with pytest.raises(SourceError, match=r"cifar-10-python\.tar\.gz is not a whole tar"):
+    with pytest.raises(SourceError, match=r"cifar-10-python\.tar\.gz is not a complete tar"):
         read(path, "train", tmp_path / "spool")
 
 

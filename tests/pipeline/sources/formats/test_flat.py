@@ -99,7 +99,9 @@ def test_a_flat_test_split_that_is_left_out_is_counted(tmp_path, base):
     names = [f"{base}test/ILSVRC2012_test_{k}.JPEG" for k in range(3)]
     root = files(tmp_path, f"{base}train/n01440764/a.JPEG", *names)
     remark = unlabelled_test_remark(root)
-    assert remark.startswith(f"test is left out: 3 images of no class right in {root / base}")
+    assert remark.startswith(
+        f"split test is skipped: 3 images without a class directly in {root / base}"
+    )
     listing = open_source(root, "train").list(lambda num_new: None)
     assert Evidence.decode(listing.schema.metadata).skipped == {}
     assert unlabelled_test_remark(files(tmp_path / "x", "train/cat/0.jpg", "val/cat/1.jpg")) == ""
@@ -150,7 +152,7 @@ def test_a_table_of_classes_beside_images_is_never_ignored(tmp_path, name, text,
     """A table of classes beside the images is refused, unless --class-name is passed."""
     root = files(tmp_path / "x", f"{folder}a.jpg")
     (root / folder / name).write_text(text)
-    with pytest.raises(SourceError, match=rf"{name} says the classes .*column '{column}'"):
+    with pytest.raises(SourceError, match=rf"{name} lists the classes .*column '{column}'"):
         keys(root)
     assert keys(root, class_name="-") == ["-/a.jpg"]
 

@@ -77,7 +77,7 @@ def test_val_without_its_table_is_refused_with_the_missing_files(tmp_path):
     root = write_folder(tmp_path, VAL | {"x": b""})
     with pytest.raises(
         SourceError,
-        match=rf"{TRUTH_NAME} and meta.mat not found. Put ILSVRC2012_devkit_t12.tar.gz .* beside",
+        match=rf"{TRUTH_NAME} and meta.mat not found. Put ILSVRC2012_devkit_t12.tar.gz .* next to",
     ):
         keys(root)
     write_devkit(root)
@@ -121,7 +121,7 @@ def test_the_ground_truth_of_another_devkit_is_refused(tmp_path):
     """A class number that the devkit lacks, and a table that is none, are refused."""
     root = write_folder(tmp_path, VAL)
     write_devkit(root, truth="1\n4\n")
-    with pytest.raises(SourceError, match=r"line 2 is 4, which is no class of .*meta\.mat"):
+    with pytest.raises(SourceError, match=r"line 2 is 4, which is not a class of .*meta\.mat"):
         keys(root)
     (root / "meta.mat").write_bytes(b"no such thing" * 20)
     with pytest.raises(SourceError, match=r"meta\.mat is not the devkit's table"):
@@ -175,7 +175,9 @@ def test_a_half_sorted_val_split_is_refused(tmp_path, where, kind):
     files = {f"{where}{name}": data for name, data in VAL.items() if name != first}
     root = write_folder(tmp_path, {**files, f"{where}n01440764/{first}": b"1"})
     write_devkit(root)
-    with pytest.raises(SourceError, match=r"half sorted: 4 val images|sorting .* was broken off"):
+    with pytest.raises(
+        SourceError, match=r"only partly sorted: 4 val images|sorting .* was interrupted"
+    ):
         keys(root, kind=kind)
 
 
@@ -218,7 +220,7 @@ def test_a_cut_train_tar_is_refused_with_its_member(tmp_path):
     root = write_tar_of_tars(tmp_path / "x", made_pictures())
     path = root / "ILSVRC2012_img_train.tar"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(SourceError, match=r"img_train\.tar is not a whole tar: its member 'n0"):
+    with pytest.raises(SourceError, match=r"img_train\.tar is not a complete tar: its member 'n0"):
         keys(root, "train")
 
 
@@ -288,7 +290,7 @@ def test_val_images_of_other_classes_than_in_the_table_are_refused(tmp_path, pac
             checked = check_sorted(Location(source.root), listing)
             assert checked["key"].to_pylist() == sorted(EXPECTED)
     with pytest.raises(
-        SourceError, match=rf"{name} is sorted into {SYNSETS[0]}, and .*of n01440764"
+        SourceError, match=rf"{name} is sorted into {SYNSETS[0]}, but .* lists it as n01440764"
     ):
         check_sorted(Location(source.root), listing)
 

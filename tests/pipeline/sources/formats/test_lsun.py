@@ -83,7 +83,7 @@ def test_files_that_are_no_tables_are_refused(
     """A file that is no LMDB, and a missing package, are refused."""
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "data.mdb").write_bytes(b"no table" * 2000)
-    with pytest.raises(SourceError, match="no LMDB that can be read"):
+    with pytest.raises(SourceError, match="not a readable LMDB"):
         open_source(tmp_path / "bad", "train").blocks()
     monkeypatch.setattr(lsun.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(SourceError, match="EXTRAS=lsun"):
@@ -111,7 +111,7 @@ def test_threads_of_a_worker_read_one_table(tmp_path: Path) -> None:
 def test_values_that_are_no_images_are_refused_before_they_are_streamed(tmp_path: Path) -> None:
     """Caffe's records are refused; a single broken value is not."""
     write(tmp_path / "caffe", {b"%d" % k: b"\x08\x03\x10 datum" for k in range(20)})
-    with pytest.raises(SourceError, match=r"no image files: the first begins with b'\\x08\\x03"):
+    with pytest.raises(SourceError, match=r"not image files: the first begins with b'\\x08\\x03"):
         open_source(tmp_path / "caffe", "train").check()  # type: ignore[attr-defined]
     write(tmp_path / "mine", {b"0": b"broken", b"1": jpeg(1)})
     open_source(tmp_path / "mine", "train").check()  # type: ignore[attr-defined]

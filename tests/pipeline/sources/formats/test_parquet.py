@@ -103,7 +103,7 @@ def test_a_missing_file_of_a_numbered_set_is_reported(tmp_path, suffix):
         source.list(lambda num_new: None) if source.access == "random" else source.blocks()
 
     look("test")
-    missing = rf"2 of the 3 files .* count: train-00001-of-00003\.{suffix} is missing"
+    missing = rf"2 of the 3 files .* imply: train-00001-of-00003\.{suffix} is missing"
     with pytest.raises(SourceError, match=missing):
         look("train")
     look("train", ignore=("train-00001-*",))
@@ -202,10 +202,10 @@ def test_a_damaged_file_is_named(tmp_path):
     data = path.read_bytes()
     blocks = open_source(root, "train").blocks()
     path.write_bytes(data[:-100])
-    with pytest.raises(SourceError, match=r"00001\.parquet is not a whole Parquet"):
+    with pytest.raises(SourceError, match=r"00001\.parquet is not a complete Parquet"):
         open_source(root, "train").blocks()
     path.write_bytes(data[:4] + b"\xff" * 300 + data[304:])
-    with pytest.raises(SourceError, match="is not a whole Parquet file"):
+    with pytest.raises(SourceError, match="is not a complete Parquet file"):
         spool_block(blocks[0], str(tmp_path))
     path.unlink()
     with pytest.raises(ReadError, match=r"cannot read .*train-00000-of-00001\.parquet: No such"):
@@ -402,7 +402,7 @@ def test_other_content_in_place_of_a_parquet_file_is_named(tmp_path, data, messa
     source = open_source(tmp_path / "x", "train")
     for look in (source.blocks, source.preview):
         with pytest.raises(
-            SourceError, match=f"train-late.parquet is not a whole Parquet file: .*{message}"
+            SourceError, match=f"train-late.parquet is not a complete Parquet file: .*{message}"
         ):
             look()
 
@@ -417,7 +417,7 @@ def test_a_partly_converted_split_of_the_hub_is_that_split(tmp_path, level):
         source = open_source(root, split)
         assert len(source.blocks()) == 1
         assert source.remarks() == (
-            "partial-train/ holds a part of the split: the Hub converted no more",
+            "partial-train/ holds only a part of the split: the Hub did not convert the rest",
         )
     if level != "default/partial-train":
         assert splits(root) == ["train"]

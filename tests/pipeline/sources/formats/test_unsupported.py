@@ -21,7 +21,7 @@ def tfrecord(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("x.h5", b"\x89HDF\r\n\x1a\n", "an HDF5 file, which is not read. Write .* with h5py"),
+        ("x.h5", b"\x89HDF\r\n\x1a\n", "an HDF5 file, which is not supported. Write .* with h5py"),
         ("images", b"\x89HDF\r\n\x1a\n" + bytes(99), "an HDF5 file, .* with h5py"),
         ("train-00000-of-00002", tfrecord(b"x" * 99), "a TFRecord file, .* with tensorflow"),
         ("i-train.tfrecord-00000-of-00002", b"?", "a TFRecord file, .* with tensorflow"),
@@ -47,10 +47,11 @@ def test_the_first_of_many_files_is_named(tmp_path):
     root = write_folder(tmp_path / "x", {**files, "meta.h5": b"?", "index.json": b"{}"})
     with pytest.raises(SourceError) as caught:
         open_source(root, "train")
-    assert "'train/0.tfrecord' is a TFRecord file, which is not read, and there are more." in str(
-        caught.value
+    assert (
+        "'train/0.tfrecord' is a TFRecord file, which is not supported, and there are more."
+        in str(caught.value)
     )
-    assert "'meta.h5' is an HDF5 file, which is not read. Write" in str(caught.value)
+    assert "'meta.h5' is an HDF5 file, which is not supported. Write" in str(caught.value)
     assert "json" not in str(caught.value)
 
 

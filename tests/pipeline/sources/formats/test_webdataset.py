@@ -125,7 +125,7 @@ def test_the_order_of_classes_may_come_from_kaggles_table(tmp_path):
         ({"a.cls": b"1", "a.json": b'{"cls": 0}'}, r"\.cls says '1' and cls says 0"),
         ({"a.cls": b"-2"}, r"label '-2': expected a number from 0 on, or -1"),
         ({"a.cls": b"0\n1\n"}, "of several lines"),
-        ({"a.cls": b"\xff"}, r"'a\.cls' is no UTF-8"),
+        ({"a.cls": b"\xff"}, r"'a\.cls' is not UTF-8"),
         ({"a.json": b'{"label": [0, 1]}'}, r"label \[0, 1\], which is a list"),
         ({"a.json": b'{"label": 0.5}'}, r"label 0\.5: expected a whole number"),
         ({"a.json": b'{"label": -1, "cls": 1}'}, "two classes"),
@@ -156,7 +156,7 @@ def test_two_images_in_one_sample_are_refused(tmp_path):
 
 def test_invalid_json_is_refused(tmp_path):
     """The error for invalid JSON names the sample."""
-    with pytest.raises(SourceError, match=r"\.json of the sample 'a' is no JSON"):
+    with pytest.raises(SourceError, match=r"\.json of the sample 'a' is not JSON"):
         keys(shard(tmp_path, {"a.jpg": b"", "a.json": b"{"}))
 
 
@@ -219,7 +219,9 @@ def test_a_label_in_two_places_of_a_shard_is_refused(tmp_path):
     root = shard(tmp_path / "x", dict(members))
     with (root / "s-000.tar").open("ab") as file:
         file.write(tar_bytes({"a.cls": b"1"}))
-    with pytest.raises(SourceError, match=r"sample 'a' has a label in two places .* --sort=name"):
+    with pytest.raises(
+        SourceError, match=r"sample 'a' has a label in two separate places .* --sort=name"
+    ):
         keys(root)
 
 
@@ -244,7 +246,7 @@ def test_a_tree_with_labels_is_refused_at_its_first_label(tmp_path, suffix):
     root = shard(tmp_path / "x", members)
     source = open_source(root, "train")
     assert source.kind == "tar"
-    with pytest.raises(SourceError, match=rf"'photos/000\.{suffix}' says the class of the sample"):
+    with pytest.raises(SourceError, match=rf"'photos/000\.{suffix}' gives the class of the sample"):
         source.list(lambda num_new: None)
     assert {key.partition("/")[0] for key in keys(root)} == {"0", "1"}
 
