@@ -77,7 +77,7 @@ def test_a_run_of_another_stage_is_refused(
     _, *options = RUNS["colourise"]
     words = ("train", "colourise", "store", *options, "--run", "runs/wgan")
     assert bundle.tesserae(*words) == 1
-    assert "is a run of the stage wgan, not of the stage colourise" in capsys.readouterr().err
+    assert "holds a run of the stage wgan, not of the stage colourise" in capsys.readouterr().err
     assert bundle.tesserae("search", "runs/wgan", "ant") == 1
     assert "is no run of `tesserae train devise`" in capsys.readouterr().err
 
