@@ -79,7 +79,7 @@ def test_a_run_of_another_stage_is_refused(
     assert bundle.tesserae(*words) == 1
     assert "holds a run of the stage wgan, not of the stage colourise" in capsys.readouterr().err
     assert bundle.tesserae("search", "runs/wgan", "ant") == 1
-    assert "is no run of `tesserae train devise`" in capsys.readouterr().err
+    assert "is not a run of `tesserae train devise`" in capsys.readouterr().err
 
 
 def test_a_trained_trunk_is_exported(bundle: Bundle) -> None:

@@ -125,7 +125,7 @@ def test_a_run_that_recorded_a_module_is_of_the_stage(
     run.check({"stage": name, "steps": 1})
     run.begin({"stage": name, "steps": 2}, {}, free=("steps",))
     assert recorded(run.path) == name
-    with pytest.raises(TesseraeError, match=f"holds a run of the stage {name}, not of the stage own"):
+    with pytest.raises(TesseraeError, match=f"a run of the stage {name}, not of the stage own"):
         run.check({"stage": "own", "steps": 2})
 
 
