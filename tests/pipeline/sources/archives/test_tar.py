@@ -428,7 +428,7 @@ def test_the_rest_of_a_file_on_another_volume_is_refused():
         (b"7z\xbc\xaf\x27\x1c" + bytes(600), "it is a 7z archive"),
         (b"\x04\x22\x4d\x18" + bytes(600), "an lz4 archive. Unpack it"),
         (b"PAR1" + bytes(600), "it is a Parquet table"),
-        (b"", "it is empty. Download the whole folder again"),
+        (b"", "it is empty. Download it again"),
     ],
 )
 @pytest.mark.parametrize("where", ["local", "memory"])
