@@ -205,7 +205,7 @@ class LocalWriter:
                 # The folder of this run is its right to write: a later run has removed it.
                 raise StoreError(
                     f"cannot create {self._final}: run {run!r} was ended, or another run of the"
-                    " same split has begun since. Only the latest run may write."
+                    " same split has started since. Only the latest run may write."
                 ) from None
 
     def write(self, data: memoryview) -> None:
