@@ -14,7 +14,7 @@ from pipeline.ingest.planning import new_run
 from pipeline.ingest.worker import workspace
 from pipeline.jobs import Failed, Job
 from pipeline.store.open import open_objects
-from workflows import cli
+from workflows import cli, session
 from workflows.preparation import prepare, repair, spooling
 from workflows.preparation.options import RepairOptions
 
@@ -34,6 +34,12 @@ class NoCluster:
         """Do nothing, since there is no scheduler to connect to."""
 
     def ask_workers(self, work: Any) -> None:
+        """Do nothing, since there are no workers."""
+
+    def use_gpus(self, count: int | None) -> None:
+        """Do nothing, since there are no workers."""
+
+    def shape(self, workers: int) -> None:
         """Do nothing, since there are no workers."""
 
     def worker_memory(self) -> list[tuple[int, int]]:
@@ -65,8 +71,9 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
         for module in (prepare, repair, spooling):
             patch.setattr(module, "run_jobs", run_here)
+        # Commands start their cluster by `session.of`, which must not start one here.
+        patch.setattr(session, "Cluster", NoCluster)
         for module in (prepare, repair):
-            patch.setattr(module, "Cluster", NoCluster)
             patch.setattr(module, "ShardTaskConfig", _patient(module.ShardTaskConfig))
         yield
 

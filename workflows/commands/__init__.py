@@ -44,14 +44,15 @@ class Group:
 
     metavar: str
     """The name of the choice in the help text, such as STAGE; options may have a field for it."""
-    commands: Mapping[str, Command]
+    commands: Callable[[], Mapping[str, Command]]
+    """The commands by name: a function, because a program may add a stage at any time."""
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
         """Add the parser of each command to the parser of the group."""
         subparsers = parser.add_subparsers(
             dest=self.metavar.lower(), metavar=self.metavar, required=True
         )
-        for name, command in self.commands.items():
+        for name, command in self.commands().items():
             description = command.description
             subparser = subparsers.add_parser(
                 name, help=description, description=description, allow_abbrev=False,
@@ -61,7 +62,7 @@ class Group:
 
     def chosen(self, args: argparse.Namespace) -> Command:
         """Return the command that parsed arguments name."""
-        return self.commands[getattr(args, self.metavar.lower())]
+        return self.commands()[getattr(args, self.metavar.lower())]
 
 
 def _synopsis(parser: argparse.ArgumentParser) -> str:

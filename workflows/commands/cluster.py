@@ -18,7 +18,7 @@ from workflows.commands import Command, Group
 
 COMMAND = Group(
     "COMMAND",
-    {
+    lambda: {
         "up": Command(
             (cluster_options.UpOptions,),
             "workflows.cluster_programs:up",

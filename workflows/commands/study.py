@@ -9,7 +9,7 @@ from workflows.studies.options import DeviseStudyOptions, DigitsOptions, Gaussia
 
 COMMAND = Group(
     "STUDY",
-    {
+    lambda: {
         "gaussians": Command(
             (GaussiansOptions,),
             "workflows.studies.tables:gaussians",

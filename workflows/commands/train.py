@@ -11,7 +11,7 @@ from workflows.training.stages import STAGES, load_name
 
 COMMAND = Group(
     "STAGE",
-    {
+    lambda: {
         name: Command(
             (load_name(stage.options), RunOptions),
             "workflows.runs.train:run",

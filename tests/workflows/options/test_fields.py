@@ -153,7 +153,7 @@ def _option_classes() -> list[type[Options]]:
     classes: dict[type[Options], None] = {}
     for name in COMMANDS:
         command = command_of(name)[0]
-        chosen = command.commands.values() if isinstance(command, Group) else [command]
+        chosen = command.commands().values() if isinstance(command, Group) else [command]
         classes |= dict.fromkeys(options for each in chosen for options in each.options)
     return list(classes)
 

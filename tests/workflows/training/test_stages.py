@@ -55,7 +55,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own() -> Iterator[None]:
-    """Register the stage outside of Tesserae for one test."""
+    """Register the stage outside of Tesserae for one test, after the command is loaded."""
+    cli.command_of("train")
     stages.register("own", OWN_STAGE)
     yield
     stages._stages.pop("own", None)
