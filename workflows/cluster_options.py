@@ -30,7 +30,7 @@ class CertificateOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class StateOptions(Options):
-    """Where a cluster in the background keeps its process ids and logs."""
+    """The folder of the process ids and logs of a cluster in the background."""
 
     state: Path | None = option(
         None,
@@ -114,7 +114,7 @@ class WorkersFlags(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class OnceOptions(Options):
-    """What happens when the process of a program exits."""
+    """The behaviour of a program whose process exits."""
 
     once: bool = option(
         False,

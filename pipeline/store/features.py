@@ -51,7 +51,7 @@ Share = Annotated[float, Between(-1000, 1000)]
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureOptions:
-    """What the user chooses of features, beside the network."""
+    """The options of features that a user chooses, beside the network."""
 
     stored_size: int | None = None
     """The size in pixels; None: the smallest that the network need not enlarge, or the largest."""

@@ -30,7 +30,7 @@ class Flag:
 
     help: str
     implied: str = ""
-    """What an omitted option means, where its default value does not say so."""
+    """The meaning of an omitted option, where its default value does not say so."""
     choices: tuple[str, ...] | tuple[int, ...] = ()
     limits: Range = Range()
     before: Any = None
@@ -69,7 +69,7 @@ def option(
     Args:
         default: The default value; `dataclasses.MISSING` if the flag is required.
         help: The help text: a phrase that says the effect and the unit, without the default.
-        implied: What an omitted option means, as text for `(default: ...)`, where the default is
+        implied: The meaning of an omitted option, as text for `(default: ...)`, where the default is
             None or does not explain itself.
         choices: The allowed values (default: any).
         minimum: The smallest allowed value (default: no limit).
@@ -116,7 +116,7 @@ def argument(
         metavar: The name of the argument in the help text and in errors, such as STORE.
         default: The value if it is omitted (default: the argument is required).
         choices: The allowed values (default: any).
-        implied: What an omitted argument means, as text for `(default: ...)`.
+        implied: The meaning of an omitted argument, as text for `(default: ...)`.
     """
     flag = Flag(
         help=help, metavar=metavar, choices=tuple(choices), implied=implied, positional=True
