@@ -69,8 +69,8 @@ def option(
     Args:
         default: The default value; `dataclasses.MISSING` if the flag is required.
         help: The help text: a phrase that says the effect and the unit, without the default.
-        implied: The meaning of an omitted option, as text for `(default: ...)`, where the default is
-            None or does not explain itself.
+        implied: The meaning of an omitted option, as text for `(default: ...)`, where the default
+            is None or does not explain itself.
         choices: The allowed values (default: any).
         minimum: The smallest allowed value (default: no limit).
         maximum: The largest allowed value (default: no limit).

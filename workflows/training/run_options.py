@@ -15,7 +15,7 @@ _CLUSTER = "cluster"
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(ReadingOptions, ClusterOptions):
-    """What `tesserae train` trains on, and where."""
+    """The data, the run folder and the cluster of `tesserae train`."""
 
     stage: str = ""
     """The name of the stage, one of `workflows.training.stages.STAGES`."""
