@@ -73,9 +73,14 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             patch.setattr(module, "run_jobs", run_here)
         # Commands start their cluster by `session.of`, which must not start one here.
         patch.setattr(session, "Cluster", NoCluster)
+        patch.setattr(session, "LocalWorkers", _refuse_workers)
         for module in (prepare, repair):
             patch.setattr(module, "ShardTaskConfig", _patient(module.ShardTaskConfig))
         yield
+
+
+def _refuse_workers(*_: object, **__: object) -> None:
+    raise AssertionError("a test that runs tasks in this process has started workers")
 
 
 def _patient(make: Callable[..., Any]) -> Callable[..., Any]:

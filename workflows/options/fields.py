@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -234,7 +235,7 @@ def _check(field: dataclasses.Field[Any], kind: Kind, value: Any) -> None:
     if flag.positional and value == "" and field.default is MISSING:
         raise ValueError(f"{spelling} is empty: expected a {flag.help}.")
     for item in value if kind.many else () if value is None else (value,):
-        if flag.choices and item not in flag.choices:
+        if flag.choices and item not in flag.choices and value != field.default:
             expected = ", ".join(map(str, flag.choices))
             raise ValueError(f"{spelling} is {item!r}: expected one of {expected}.")
         if kind.type in (int, float):
@@ -267,9 +268,7 @@ def add_flags(parser: argparse.ArgumentParser, options: type[Options]) -> None:
 def _fields(options: type[Options]) -> list[dataclasses.Field[Any]]:
     """Return the fields that are flags, those of the class itself before those of its bases."""
     by_name = {field.name: field for field in dataclasses.fields(options)}
-    names = dict.fromkeys(name for base in options.__mro__ for name in vars(base).get(
-        "__annotations__", ()
-    ))  # fmt: skip
+    names = dict.fromkeys(n for base in options.__mro__ for n in inspect.get_annotations(base))
     return [by_name[n] for n in names if n in by_name and "flag" in by_name[n].metadata]
 
 

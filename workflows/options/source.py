@@ -24,8 +24,7 @@ class ReadingOptions(Options):
         "",
         "accept nested folders, with the first or the last folder of a path as the class",
         implied="images in folders below class folders are an error",
-        choices=("", *RECURSIVE),
-        metavar="{first,last}",
+        choices=RECURSIVE,
         group=_GROUP,
     )
     class_name: str = option(

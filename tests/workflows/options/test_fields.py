@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -187,3 +187,15 @@ def test_former_flags_are_accepted_and_not_shown() -> None:
     words = ["--size", "3", "--no-big", "--shout"]
     assert Renamed.read(parser.parse_args(words)) == Renamed(width=3, large=False, loud=True)
     assert not re.search("--(no-)?(size|big|shout)", parser.format_help())
+
+
+def test_every_former_name_leads_to_an_option() -> None:
+    """A former name whose option is renamed again would be accepted and do nothing."""
+    by_names: dict[int, set[str]] = {}
+    for options in _option_classes():
+        by_names.setdefault(id(options.FORMER_NAMES), set()).update(
+            field.name for field in fields(options)
+        )
+    for options in _option_classes():
+        assert set(options.FORMER_NAMES.values()) <= by_names[id(options.FORMER_NAMES)]
+        assert not options.FORMER_NAMES.keys() & {field.name for field in fields(options)}

@@ -10,6 +10,7 @@ import torch
 
 from workflows.adversarial.objectives import OBJECTIVES
 from workflows.studies import SETTINGS, digits, gaussians
+from workflows.studies.options import DigitsOptions, GaussiansOptions
 from workflows.wgan.options import WganOptions
 
 
@@ -90,8 +91,8 @@ def test_digits_are_split_without_overlap() -> None:
 @pytest.mark.timeout(1800)
 def test_a_penalised_critic_covers_the_grid() -> None:
     """At least 23 of 25 modes are covered, with four fifths of all points near one."""
-    penalised = gaussians.run(gaussians.arm_of("wgan-gp", "alike"))
-    unpenalised = gaussians.run(gaussians.arm_of("dcgan", "alike"))
+    penalised = gaussians.run(gaussians.arm_of("wgan-gp", "alike"), steps=GaussiansOptions().steps)
+    unpenalised = gaussians.run(gaussians.arm_of("dcgan", "alike"), steps=GaussiansOptions().steps)
     sys.stderr.write(f"wgan-gp {penalised}, dcgan {unpenalised}\n")
     assert penalised.modes >= 23
     assert penalised.good >= 0.8
@@ -103,7 +104,8 @@ def test_a_critics_estimate_tracks_the_quality_of_digits() -> None:
     """The rank correlation is high in five runs, which end nearer than a Gaussian."""
     for seed in range(5):
         data = digits.load(seed)
-        course = digits.run(digits.arm_of("wgan-gp", "paper"), data, seed=seed)
+        arm = digits.arm_of("wgan-gp", "paper")
+        course = digits.run(arm, data, seed=seed, steps=DigitsOptions().steps)
         sys.stderr.write(f"{seed}: {course.correlation:.3f}, {course.distance[-1]:.4f}\n")
         assert course.correlation >= 0.7
         assert course.distance[-1] < digits.controls(data)["Gaussian"]
