@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from pipeline import code_digest
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest.worker import ShardTaskConfig, check_worker
 from pipeline.memory import limit_bytes
+from workflows.dashboard.plugin import install
 from workflows.options.cluster import ClusterOptions
 from workflows.terminal.signals import held_back
 
@@ -254,8 +255,7 @@ class Cluster:
                 ) from e
             self._backend = self._stack.enter_context(local)
             client: Client = self._stack.enter_context(Client(local.cluster))
-        if self._dashboard:
-            print(f"dashboard: {_page_of(local.dashboard)}", flush=True)
+        self._print_dashboard(client, local.dashboard)
         return client
 
     def _start_remote(self) -> Client:
@@ -264,8 +264,7 @@ class Cluster:
             self._stack.push(backend)
             self._backend = backend
             client: Client = self._stack.enter_context(backend.client())
-        if self._dashboard:
-            print(f"dashboard: {_page_of(backend.dashboard)}", flush=True)
+        self._print_dashboard(client, backend.dashboard)
         while not client.nthreads():  # a batch system may queue jobs for hours: no timeout
             backend.check_startup()
             backend.maintain()
@@ -294,6 +293,16 @@ class Cluster:
         if self._dashboard:
             print(f"dashboard: `tesserae cluster status {self._where}` shows its URL", flush=True)
         return client
+
+    def _print_dashboard(self, client: Client, status_url: str) -> None:
+        """Print the URL of the Tesserae page, or of Dask's own page where that is missing."""
+        if not self._dashboard:
+            return
+        has_page = False
+        with suppress(Exception):  # a failing dashboard must not fail the run
+            # Installed before its URL is printed: opened at once, it would otherwise not exist.
+            has_page = client.run_on_scheduler(install)
+        print(f"dashboard: {_page_of(status_url) if has_page else status_url}", flush=True)
 
     def __enter__(self) -> Cluster:
         return self

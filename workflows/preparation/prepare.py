@@ -42,7 +42,7 @@ from workflows.preparation.class_lines import class_lines, lost_lines
 from workflows.preparation.options import ALL, PrepareOptions
 from workflows.preparation.quarantine import Reason, examples, quarantined_reasons
 from workflows.reports.store_model import RunReport
-from workflows.reports.store_summary import report_store
+from workflows.reports.store_report import report_store
 from workflows.session import Cluster
 from workflows.terminal.formatting import bytes_text, counted, printable
 from workflows.terminal.progress import Progress, print_waiting

@@ -14,7 +14,7 @@ from workflows import cli
 from workflows.preparation import prepare
 from workflows.preparation.options import PrepareOptions
 from workflows.preparation.verify import verify_split
-from workflows.reports.store_summary import report_store
+from workflows.reports.store_report import report_store
 from workflows.sample_data import imagenette, sample
 from workflows.sample_data.options import DemoOptions
 

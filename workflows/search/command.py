@@ -135,7 +135,7 @@ def serve(options: SearchCommandOptions) -> int:
     """Serve the page until Ctrl-C; return the exit status."""
     # Imported late: a single search need not wait for tornado to load.
     from workflows.search.server import app
-    from workflows.search.server.base_handler import SearchService
+    from workflows.search.server.service import SearchService
 
     for name in ("query", "image", "grid", "json"):
         if getattr(options, name):

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from tests.browser import contrast, emulated, images_without_text, page_width, rgb
 from tests.workflows.reports.test_html import HOSTILE
-from tests.workflows.reports.test_store import MODEL, bad_split, model, quarantine
+from tests.workflows.reports.test_store_page import MODEL, bad_split, model, quarantine
 from workflows.reports.images import encode_jpeg
-from workflows.reports.store import render_report
 from workflows.reports.store_model import ContactSheet
+from workflows.reports.store_page import render_report
 from workflows.reports.table import Table
 from workflows.runs.report import render as render_run
 from workflows.training.image_grid import grid_png

@@ -13,7 +13,8 @@ from pipeline.images.formats import HEAD_BYTES
 from workflows.search.engine import SearchOptions
 from workflows.search.gallery import MAX_IMAGE_BYTES, format_of, unreadable
 from workflows.search.query import Query, QueryError, parse
-from workflows.search.server.base_handler import MAX_UPLOADS, BaseHandler, SearchService
+from workflows.search.server.base_handler import BaseHandler
+from workflows.search.server.service import MAX_UPLOADS, SearchService
 from workflows.search.server.uploads import Upload
 
 BODY_SECONDS = 60.0

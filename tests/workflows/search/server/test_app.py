@@ -24,9 +24,9 @@ from tests.commands import wait_until
 from tests.workflows.search.conftest import Opener
 from tests.workflows.search.serving import Reply, Running, serving
 from tests.workflows.search.toy import CLASSES, Toy, colour, make_store, paint
-from workflows.search.connections import Connections
 from workflows.search.gallery import MAX_IMAGE_BYTES
-from workflows.search.server import app, base_handler, search_handler
+from workflows.search.server import app, search_handler, service
+from workflows.search.server.connections import Connections
 from workflows.search.server.security import HEADERS, Guard
 from workflows.search.server.thread_pool import BoundedThreadPool, BusyError
 from workflows.search.server.uploads import MAX_CACHED_UPLOADS
@@ -568,7 +568,7 @@ def test_a_slow_upload_is_cut_off(running: Running, monkeypatch: pytest.MonkeyPa
 
 def test_open_connections_are_limited(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the limit, the connection idle for longest is closed in favour of a new one."""
-    monkeypatch.setattr(base_handler, "MAX_CONNECTIONS", 8)
+    monkeypatch.setattr(service, "MAX_CONNECTIONS", 8)
     connections = running.service.connections
     assert wait_until(lambda: len(connections) == 0, 10)
     open_connections = [running.connect() for _ in range(8)]
@@ -602,7 +602,7 @@ def test_idle_connections_beyond_the_limit_lock_no_client_out(
             if number % 3 == 0:
                 silent[-1].sendall(b"GET /api/search?q=red HTTP/1.1\r\nHost: loc")
         assert running.search("red").json()["images"]
-        assert len(running.service.connections) <= base_handler.MAX_CONNECTIONS
+        assert len(running.service.connections) <= service.MAX_CONNECTIONS
     finally:
         for opened in silent:
             opened.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import StoreError
-from workflows.reports.options import LoaderOptions
+from workflows.loader.options import LoaderOptions
 from workflows.terminal.formatting import bytes_text, per_second, seconds_text
 
 if TYPE_CHECKING:

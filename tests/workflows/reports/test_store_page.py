@@ -4,18 +4,18 @@ import pytest
 
 from tests.workflows.reports.test_html import HOSTILE as MARKUP
 from tests.workflows.reports.test_html import Page
-from workflows.reports.store import (
-    MAX_NAMES_IN_TERMINAL,
-    MAX_NAMES_ON_PAGE,
-    render_report,
-    terminal_summary,
-)
 from workflows.reports.store_model import (
     ContactSheet,
     Quarantined,
     ReportModel,
     RunReport,
     SplitReport,
+)
+from workflows.reports.store_page import (
+    MAX_NAMES_IN_TERMINAL,
+    MAX_NAMES_ON_PAGE,
+    render_report,
+    terminal_summary,
 )
 from workflows.terminal.formatting import printable
 

@@ -14,8 +14,7 @@ from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from workflows.preparation.quarantine import by_reason
 from workflows.reports.images import encode_jpeg
-from workflows.reports.store import render_report, terminal_summary
-from workflows.reports.store_facts import describe
+from workflows.reports.store_info import describe
 from workflows.reports.store_model import (
     ContactSheet,
     Quarantined,
@@ -23,6 +22,7 @@ from workflows.reports.store_model import (
     RunReport,
     SplitReport,
 )
+from workflows.reports.store_page import render_report, terminal_summary
 
 SHEET_PIXELS = 288 * 4
 """The width that decides how many images of a size a contact sheet shows."""
