@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    signals.listen()
+    signals.install_handlers()
     if sys.stdout is None or sys.stderr is None:  # the parent process has closed the descriptor
         null = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until Python exits
         sys.stdout, sys.stderr = sys.stdout or null, sys.stderr or null
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return dispatch([word for word in words if word != "--debug"])
     except KeyboardInterrupt as e:
-        signals.ignore()
+        signals.ignore_all()
         print(f"\ntesserae: stopped. {e}".rstrip(), file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has closed the pipe, such as `head`

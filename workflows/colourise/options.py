@@ -23,7 +23,7 @@ class ColouriseOptions(TrainingOptions):
         True,
         "resize stored images that are at least a quarter larger than --image-size, on the device;"
         " otherwise they are cropped at their stored scale",
-        before=False,
+        legacy_value=False,
         group=_GROUP,
     )
     width: int = option(32, "number of channels of the first layer", minimum=1, group=_GROUP)
@@ -39,7 +39,7 @@ class ColouriseOptions(TrainingOptions):
         """Return the side to which the device resizes pictures; None = it does not resize them."""
         return shrunk_side(stored, self.image_size, crop="random") if self.resize else None
 
-    def quicker(self) -> str:
+    def speedup_options(self) -> str:
         """Return the options that make a step faster, as a phrase for the terminal."""
         return (
             "a smaller --image-size (and a store of that size) or --width, --adversarial-weight 0"
@@ -49,6 +49,6 @@ class ColouriseOptions(TrainingOptions):
         """Return the options that may change when a run goes back to an earlier step."""
         return ("learning_rate", "adversarial_weight")
 
-    def to_lower(self) -> str:
+    def options_to_lower(self) -> str:
         """Return the option to lower, with its value, after training has diverged."""
         return f"--learning-rate (now {self.learning_rate:g})"

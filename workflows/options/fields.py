@@ -34,7 +34,7 @@ class Flag:
     """The meaning of an omitted option, where its default value does not say so."""
     choices: tuple[str, ...] | tuple[int, ...] = ()
     limits: Range = Range()
-    before: Any = None
+    legacy_value: Any = None
     """The value in run folders of earlier versions, which lack the option."""
     metavar: str | None = None
     group: str = "options"
@@ -57,7 +57,7 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     above: float | None = None,
-    before: Any = None,
+    legacy_value: Any = None,
     metavar: str | None = None,
     group: str = "options",
     name: str | None = None,
@@ -76,7 +76,7 @@ def option(
         minimum: The smallest allowed value (default: no limit).
         maximum: The largest allowed value (default: no limit).
         above: An exclusive lower bound, used without *minimum* (default: no limit).
-        before: The value in run folders of earlier versions, which lack the option (default:
+        legacy_value: The value in run folders of earlier versions, which lack the option (default:
             *default*).
         metavar: The placeholder of the value in the help text (default: N, X, PATH or NAME, by
             type).
@@ -91,7 +91,7 @@ def option(
         implied=implied,
         choices=tuple(choices),  # type: ignore[arg-type]
         limits=Range(minimum=minimum, maximum=maximum, above=above),
-        before=default if before is None else before,
+        legacy_value=default if legacy_value is None else legacy_value,
         metavar=metavar,
         group=group,
         name=name,
@@ -160,12 +160,14 @@ class Options:
         Raises:
             ValueError: A value has a wrong type, as in a damaged or foreign run folder.
         """
-        return cls(**{name: values.get(name, default) for name, default in cls.before().items()})
+        return cls(
+            **{name: values.get(name, default) for name, default in cls.legacy_values().items()}
+        )
 
     @classmethod
-    def before(cls) -> dict[str, Any]:
+    def legacy_values(cls) -> dict[str, Any]:
         """Return the values, by name, that hold for runs that lack an option."""
-        return {field.name: flag_of(field).before for field in dataclasses.fields(cls)}
+        return {field.name: flag_of(field).legacy_value for field in dataclasses.fields(cls)}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the values by name, as JSON can hold them."""
@@ -177,7 +179,7 @@ class Kind:
     """The type of a field: of one value, or of the items of a tuple."""
 
     type: type
-    many: bool = False
+    is_tuple: bool = False
     optional: bool = False
 
     @classmethod
@@ -185,13 +187,13 @@ class Kind:
         """Return the kind of a type hint such as `int`, `Path | None` or `tuple[str, ...]`."""
         members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         plain = next(member for member in members if member is not types.NoneType)
-        many = typing.get_origin(plain) is tuple
-        item = typing.get_args(plain)[0] if many else plain
-        return cls(item, many, optional=types.NoneType in members)
+        is_tuple = typing.get_origin(plain) is tuple
+        item = typing.get_args(plain)[0] if is_tuple else plain
+        return cls(item, is_tuple, optional=types.NoneType in members)
 
     def convert(self, value: Any) -> Any:
         """Return *value*, or a list as a tuple and a path as this kind's type."""
-        if self.many:
+        if self.is_tuple:
             return tuple(value) if isinstance(value, list) else value
         if self.type is Path and isinstance(value, str):
             return Path(value)
@@ -201,7 +203,7 @@ class Kind:
         """Return True if *value* is of this kind."""
         if value is None:
             return self.optional
-        if self.many:
+        if self.is_tuple:
             return isinstance(value, tuple) and all(map(self._accepts_item, value))
         return self._accepts_item(value)
 
@@ -211,7 +213,7 @@ class Kind:
         return isinstance(value, self.type)
 
     def __str__(self) -> str:
-        name = f"tuple of {self.type.__name__}" if self.many else self.type.__name__
+        name = f"tuple of {self.type.__name__}" if self.is_tuple else self.type.__name__
         return f"{name} or None" if self.optional else name
 
 
@@ -234,7 +236,7 @@ def _check(field: dataclasses.Field[Any], kind: Kind, value: Any) -> None:
         raise ValueError(f"{spelling} is {str(value)[:60]!r}: expected {kind}.")
     if flag.positional and value == "" and field.default is MISSING:
         raise ValueError(f"{spelling} is empty: expected a {flag.help}.")
-    for item in value if kind.many else () if value is None else (value,):
+    for item in value if kind.is_tuple else () if value is None else (value,):
         if flag.choices and item not in flag.choices and value != field.default:
             expected = ", ".join(map(str, flag.choices))
             raise ValueError(f"{spelling} is {item!r}: expected one of {expected}.")
@@ -285,7 +287,7 @@ def _add(group: Any, field: dataclasses.Field[Any], kind: Kind) -> None:
     if flag.metavar or not flag.choices:
         placeholder = {int: "N", float: "X", Path: "PATH"}.get(kind.type, "NAME")
         how["metavar"] = flag.metavar or placeholder
-    if kind.many:
+    if kind.is_tuple:
         how |= {"nargs": "+", "action": "extend" if flag.adds else "store"}
     elif flag.bare is not None:
         how |= {"nargs": "?", "const": flag.bare}
@@ -317,9 +319,9 @@ def _add_switch(group: Any, field: dataclasses.Field[Any]) -> None:
     spelling = _spelling(field)
     negation = f"--no-{spelling[2:]}"
     # Where False is the default, its flag is accepted, for scripts, but the help need not show it.
-    shown = (spelling,) if field.default is False else (spelling, negation)
+    visible = (spelling,) if field.default is False else (spelling, negation)
     action = group.add_argument(
-        *shown, action=_Switch, dest=field.name, default=argparse.SUPPRESS, help=_help(field)
+        *visible, action=_Switch, dest=field.name, default=argparse.SUPPRESS, help=_help(field)
     )
     _accept(group, action, negation)
 

@@ -34,14 +34,14 @@ from workflows.terminal.progress import Progress, print_waiting
 
 def run(options: FeaturesOptions) -> int:
     """Compute the features of every requested split, and return the exit status."""
-    session.check_where(options.cluster)
+    session.check_cluster_option(options.cluster)
     splits = _splits(open_objects(options.store), options.split)
-    if session.work_for_first(options):
+    if session.run_as_slurm_worker(options):
         return 0
-    cluster = session.of(options)
+    cluster = session.cluster_of(options)
     cluster.use_gpus(options.gpus)
     if options.workers is None:
-        cluster.shape(cores())
+        cluster.set_workers(cores())
     try:
         with cluster:
             for split in splits:
@@ -143,7 +143,7 @@ def _compute(options: FeaturesOptions, run: FeatureRun, cluster: Cluster) -> Non
         return
     _check_space(run, sum(len(run.plan.rows(shard)) for shard in todo) * len(kinds))
     extract.remove_objects(*run.target, extract.obsolete_objects(*run.target, kinds))
-    cluster.look()
+    cluster.connect_if_remote()
     gpu = _gpus(options, cluster) > 0
     work = FeatureTaskConfig(
         store=run.objects.url,
@@ -156,7 +156,7 @@ def _compute(options: FeaturesOptions, run: FeatureRun, cluster: Cluster) -> Non
         probe=run.probe,
         code=code_digest.digest(),
     )
-    slots = 1 if gpu or cluster.stands else sum(cluster.client.nthreads().values())
+    slots = 1 if gpu or cluster.is_remote else sum(cluster.client.nthreads().values())
     _run(run, extract.feature_jobs(work, todo, max(1, slots)), cluster)
 
 
@@ -186,7 +186,7 @@ def _run(run: FeatureRun, jobs: Sequence[Job], cluster: Cluster) -> None:
     with (
         Publisher(cluster.client, run.name) as publisher,
         Progress(f"{run.plan.split}: features", rows=rows) as progress,
-        _counting(cluster, run.name, progress) as counted_rows,
+        _count_reported_rows(cluster, run.name, progress) as row_counter,
     ):
         publisher.begin(
             split=run.plan.split,
@@ -196,13 +196,13 @@ def _run(run: FeatureRun, jobs: Sequence[Job], cluster: Cluster) -> None:
             before={},
             features=run.recipe.name,
         )
-        for result in run_jobs(cluster.client, run.name, jobs, tick=counted_rows.tick):
+        for result in run_jobs(cluster.client, run.name, jobs, tick=row_counter.tick):
             if isinstance(result, Failed):
                 failed.append(result)
                 progress.note(f"{result.job.name}: {result.error}")
                 continue
             publisher.featured(result.shard, result.num_rows, result.bytes_out)
-            counted_rows.end(result)
+            row_counter.end(result)
     if failed:
         raise TesseraeError(
             f"the features of {counted(len(failed), 'shard')} could not be computed. First,"
@@ -211,7 +211,7 @@ def _run(run: FeatureRun, jobs: Sequence[Job], cluster: Cluster) -> None:
         )
 
 
-class CountedRows:
+class RowCounter:
     """Counts rows within shards, as running tasks report them, and whole shards when they end."""
 
     def __init__(self, progress: Progress, maintain: Callable[[], None] = lambda: None) -> None:
@@ -228,7 +228,7 @@ class CountedRows:
         self._rows: dict[int, int] = {}
         """The number of rows counted so far, by shard."""
 
-    def hear(self, event: tuple[float, Mapping[str, int]]) -> None:
+    def receive(self, event: tuple[float, Mapping[str, int]]) -> None:
         """Queue a task's report; called by another thread."""
         self._reports.append(event[1])
 
@@ -253,10 +253,10 @@ class CountedRows:
 
 
 @contextmanager
-def _counting(cluster: Cluster, run: str, progress: Progress) -> Iterator[CountedRows]:
-    rows = CountedRows(progress, cluster.keep)
+def _count_reported_rows(cluster: Cluster, run: str, progress: Progress) -> Iterator[RowCounter]:
+    rows = RowCounter(progress, cluster.maintain)
     topic = progress_topic(run)
-    cluster.client.subscribe_topic(topic, rows.hear)
+    cluster.client.subscribe_topic(topic, rows.receive)
     try:
         yield rows
     finally:

@@ -38,7 +38,7 @@ from workflows import session
 from workflows.dashboard.preview import ShardPreview
 from workflows.dashboard.publisher import Publisher
 from workflows.preparation import spooling
-from workflows.preparation.class_lines import class_lines, lost_lines
+from workflows.preparation.class_lines import class_lines, unreadable_class_lines
 from workflows.preparation.options import ALL, PrepareOptions
 from workflows.preparation.quarantine import Reason, examples, quarantined_reasons
 from workflows.reports.store_model import RunReport
@@ -46,7 +46,7 @@ from workflows.reports.store_report import report_store
 from workflows.session import Cluster
 from workflows.terminal.formatting import bytes_text, counted, printable
 from workflows.terminal.progress import Progress, print_waiting
-from workflows.terminal.signals import held_back
+from workflows.terminal.signals import deferred_signals
 
 MAX_CONSECUTIVE_FAILURES = 8
 """The number of shards that fail in succession before the run stops: the source is unreachable."""
@@ -55,7 +55,7 @@ WORKER_BYTES = 400 * 2**20
 """The memory of a worker apart from its tasks: interpreter, libraries, one very large image."""
 
 
-class TooManyBadError(TesseraeError):
+class TooManyQuarantinedError(TesseraeError):
     """More rows were quarantined than `--max-bad` allows."""
 
 
@@ -69,19 +69,19 @@ class Tally:
     counts: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
     failed: list[Failed] = field(default_factory=list)
-    failed_in_a_row: int = 0
+    consecutive_failures: int = 0
     elapsed: float = 0.0
-    before: Counter[str] = field(default_factory=Counter)
+    earlier: Counter[str] = field(default_factory=Counter)
     """The rows that earlier runs committed and that this run keeps, by status."""
 
     def fail(self, failed: Failed) -> None:
         """Count a shard that failed."""
         self.failed.append(failed)
-        self.failed_in_a_row += 1
+        self.consecutive_failures += 1
 
     def add(self, report: ShardReport) -> None:
         """Count a shard that was committed."""
-        self.failed_in_a_row = 0
+        self.consecutive_failures = 0
         self.num_rows += report.num_rows
         self.bytes_in += report.bytes_in
         self.bytes_out += report.bytes_out
@@ -100,16 +100,16 @@ class Tally:
         )
 
     @property
-    def bad(self) -> Counter[str]:
+    def quarantined(self) -> Counter[str]:
         """The number of quarantined rows by reason, those of earlier runs included."""
-        counts = self.before + self.counts
+        counts = self.earlier + self.counts
         del counts["readable"]
         return counts
 
 
 def run(options: PrepareOptions) -> int:
     """Prepare every requested split, report the store, and return the exit status."""
-    if session.work_for_first(options):
+    if session.run_as_slurm_worker(options):
         return 0
     try:
         report_store(options.store, prepare(options))
@@ -124,12 +124,12 @@ def prepare(options: PrepareOptions) -> dict[str, RunReport]:
     Returns:
         The totals of each split in which this run committed rows, by name.
     """
-    session.check_where(options.cluster)
+    session.check_cluster_option(options.cluster)
     options = _with_splits(options)
     for split in options.split:  # a missing split is reported before hours of work on others
-        _opened(options, split)
-    with session.of(options) as cluster:
-        cluster.look()
+        _open_split(options, split)
+    with session.cluster_of(options) as cluster:
+        cluster.connect_if_remote()
         plans = plan_splits(options, cluster) if len(options.split) > 1 else None
         runs = {split: prepare_split(options, split, cluster, plans) for split in options.split}
     return {split: run for split, run in runs.items() if run.num_rows}
@@ -144,8 +144,8 @@ def _with_splits(options: PrepareOptions) -> PrepareOptions:
     if not options.split:
         options = replace(options, split=("train",))
     if len(options.split) > 1:
-        parts = {split: _opened(options, split).source for split in options.split}
-        options = replace(options, split=tuple(spooling.with_classes(parts)))
+        parts = {split: _open_split(options, split).source for split in options.split}
+        options = replace(options, split=tuple(spooling.preparable_splits(parts)))
     if "test" not in options.split:
         how = _source_options(options, open_objects(options.store))
         text = sources.unlabelled_test_remark(*source, how)
@@ -168,7 +168,7 @@ Plans = dict[str, tuple[Recipe, Plan]]
 """The recipe and the plan of each split, by name."""
 
 
-def _opened(options: PrepareOptions, split: str) -> OpenSplit:
+def _open_split(options: PrepareOptions, split: str) -> OpenSplit:
     """Open the source of one split by the rules of its store, and check the store's location."""
     run = planning.new_run(split)
     objects = open_objects(options.store, run)
@@ -195,9 +195,9 @@ def _leased(part: OpenSplit, *, wait: bool) -> Iterator[None]:
         try:
             yield
         except KeyboardInterrupt:
-            with held_back():
-                how_to_go_on = _how_to_go_on(part.objects, part.split)
-            raise KeyboardInterrupt(how_to_go_on) from None
+            with deferred_signals():
+                advice = _resume_advice(part.objects, part.split)
+            raise KeyboardInterrupt(advice) from None
         finally:
             part.objects.end()
 
@@ -208,12 +208,12 @@ def plan_splits(options: PrepareOptions, cluster: Cluster) -> Plans:
     Raises:
         TesseraeError: The classes of a source cannot be determined; nothing was decoded yet.
     """
-    parts = [_opened(options, split) for split in options.split]
+    parts = [_open_split(options, split) for split in options.split]
     with ExitStack() as leases:
         # A fixed order, so that two commands which lock the same splits cannot deadlock.
         for part in sorted(parts, key=lambda part: part.split):
             leases.enter_context(_leased(part, wait=options.wait))
-        return settle(options, parts, cluster)
+        return resolve_plans(options, parts, cluster)
 
 
 def prepare_split(
@@ -227,9 +227,9 @@ def prepare_split(
         cluster: The cluster that runs the tasks.
         plans: The result of `plan_splits`; None plans this split alone.
     """
-    part = _opened(options, split)
+    part = _open_split(options, split)
     with _leased(part, wait=options.wait):
-        recipe, plan = (plans or settle(options, [part], cluster))[split]
+        recipe, plan = (plans or resolve_plans(options, [part], cluster))[split]
         return _prepare(options, part, recipe, plan, cluster)
 
 
@@ -257,7 +257,7 @@ def _prepare(
 ) -> RunReport:
     split, source, objects = part.split, part.source, part.objects
     commits = records.load_commits(objects, plan)
-    target = _target(plan, options.limit)
+    target = _selected_shards(plan, options.limit)
     if options.limit is not None:
         rows = sum(len(plan.rows(shard)) for shard in target)
         print(
@@ -278,25 +278,25 @@ def _prepare(
         image_seconds=options.image_timeout,
         code=code_digest.digest(),
     )
-    earlier_counts = [commits[shard].counts for shard in sorted(commits.keys() - set(todo))]
-    tally = Tally(before=sum(map(Counter, earlier_counts), Counter()))
+    kept_counts = [commits[shard].counts for shard in sorted(commits.keys() - set(todo))]
+    tally = Tally(earlier=sum(map(Counter, kept_counts), Counter()))
     if todo:
         if source.access == "blocks":
             spooling.stream(split, source, objects, cluster, recipe.max_image_bytes)
-        cluster.ask_workers(work)
+        cluster.check_workers(work)
         try:
-            make_shards(options, objects, plan, work, todo, commits, cluster, tally)
-        except TooManyBadError:
+            run_shard_tasks(options, objects, plan, work, todo, commits, cluster, tally)
+        except TooManyQuarantinedError:
             # If every shard is committed, finish the split anyway, so that the table lists the
             # reason of each quarantined row.
             if len(records.load_commits(objects, plan)) == plan.num_shards:
-                _end(objects, recipe, plan, work, source)
+                _finish_and_remove_spool(objects, recipe, plan, work, source)
             raise
-    _end(objects, recipe, plan, work, source)
+    _finish_and_remove_spool(objects, recipe, plan, work, source)
     return tally.report()
 
 
-def _end(
+def _finish_and_remove_spool(
     objects: Objects, recipe: Recipe, plan: Plan, work: ShardTaskConfig, source: Source
 ) -> None:
     done = _finish(objects, recipe, plan, work)
@@ -304,7 +304,7 @@ def _end(
         spooling.remove_spool(objects, work.split)
 
 
-def settle(options: PrepareOptions, parts: Sequence[OpenSplit], cluster: Cluster) -> Plans:
+def resolve_plans(options: PrepareOptions, parts: Sequence[OpenSplit], cluster: Cluster) -> Plans:
     """Return the recipe and the plan of each split, created or checked against the store's.
 
     Raises:
@@ -326,10 +326,10 @@ def settle(options: PrepareOptions, parts: Sequence[OpenSplit], cluster: Cluster
     if not to_list:
         return plans
     rules = planning.source_rules(to_list[0].objects)
-    spooling.look_before({part.split: part.source for part in to_list}, rules)
+    spooling.check_early({part.split: part.source for part in to_list}, rules)
     spools = [_root(part) for part in to_list if part.source.access == "blocks"]
     listed = {}
-    with spooling.saying_what_is_left(spools):
+    with spooling.naming_spools_in_errors(spools):
         for part in to_list:
             limit = planning.image_limit(part.objects, options.choices)
             listed[part.split] = part, _list(part, cluster, limit)
@@ -385,7 +385,7 @@ def _list(part: OpenSplit, cluster: Cluster, limit: int | None) -> Listing:
     return planning.read_listing(table)
 
 
-def _target(plan: Plan, limit: int | None) -> range:
+def _selected_shards(plan: Plan, limit: int | None) -> range:
     if limit is None:
         return range(plan.num_shards)
     return range(min(plan.num_shards, -(-limit // plan.shard_rows)))
@@ -407,7 +407,7 @@ def _check_resources(
         rows = [len(plan.rows(shard)) for shard in missing]
         needed = sum(planning.shard_bytes(recipe, size, count) for count in rows)
         total += needed
-        print(f"  {size:>4} px  {_extent(sum(rows), len(rows))}, {bytes_text(needed)}")
+        print(f"  {size:>4} px  {_rows_and_shards(sum(rows), len(rows))}, {bytes_text(needed)}")
     free = "free space is unknown" if room is None else f"{bytes_text(room)} free"
     print(
         f"  {counted(plan.num_rows, 'row')} in total; {bytes_text(total)} to write; {free}",
@@ -417,7 +417,7 @@ def _check_resources(
     _check_memory(options, objects, recipe, cluster)
 
 
-def _extent(rows: int, shards: int) -> str:
+def _rows_and_shards(rows: int, shards: int) -> str:
     return f"{counted(rows, 'row')} in {counted(shards, 'shard')}"
 
 
@@ -441,7 +441,7 @@ def _check_memory(
             )
 
 
-def make_shards(
+def run_shard_tasks(
     options: PrepareOptions,
     objects: Objects,
     plan: Plan,
@@ -457,7 +457,7 @@ def make_shards(
         TesseraeError: A shard failed, or more rows were quarantined than --max-bad allows.
     """
     num_rows = sum(len(plan.rows(shard)) for shard in todo)
-    all_rows = num_rows + tally.before.total()
+    all_rows = num_rows + tally.earlier.total()
     started = time.monotonic()
     jobs = shard_jobs(work, todo)
     preview = ShardPreview(objects, plan, min(work.sizes))
@@ -471,14 +471,14 @@ def make_shards(
             split=work.split,
             store=work.store,
             rows=num_rows,
-            sizes=_sizes_before(plan, work, commits),
-            before=tally.before,
+            sizes=_rows_by_size(plan, work, commits),
+            before=tally.earlier,
         )
-        for result in run_jobs(cluster.client, work.run, jobs, tick=cluster.keep):
+        for result in run_jobs(cluster.client, work.run, jobs, tick=cluster.maintain):
             if isinstance(result, Failed):
                 tally.fail(result)
                 progress.note(f"{result.job.name}: {result.error}")
-                if tally.failed_in_a_row == MAX_CONSECUTIVE_FAILURES:
+                if tally.consecutive_failures == MAX_CONSECUTIVE_FAILURES:
                     break
                 continue
             tally.add(result)
@@ -489,19 +489,21 @@ def make_shards(
                 bytes_out=result.bytes_out,
                 quarantined=result.num_rows - result.counts.get("readable", 0),
             )
-            if tally.bad.total() > options.max_bad * all_rows:
+            if tally.quarantined.total() > options.max_bad * all_rows:
                 reasons = quarantined_reasons(objects, records.load_commits(objects, plan).values())
-                raise TooManyBadError(_too_bad(tally, options.max_bad, all_rows, reasons))
+                raise TooManyQuarantinedError(
+                    _quarantine_message(tally, options.max_bad, all_rows, reasons)
+                )
         tally.elapsed = publisher.seconds = time.monotonic() - started
         if tally.failed:
-            raise TesseraeError(_failures(tally.failed, work.split))
+            raise TesseraeError(_failure_message(tally.failed, work.split))
 
 
 def _sizes(commits: dict[int, Commit], shard: int) -> set[int]:
     return set(commits[shard].sizes) if shard in commits else set()
 
 
-def _sizes_before(
+def _rows_by_size(
     plan: Plan, work: ShardTaskConfig, commits: dict[int, Commit]
 ) -> list[tuple[int, int, int]]:
     """Return (side in pixels, rows already stored, rows of the split) for each size."""
@@ -515,17 +517,19 @@ def _sizes_before(
     ]
 
 
-def _too_bad(tally: Tally, max_bad: float, num_rows: int, reasons: Sequence[Reason]) -> str:
-    counts = ", ".join(f"{n:,} {why}" for why, n in tally.bad.most_common())
-    seen = tally.num_rows + tally.before.total()
+def _quarantine_message(
+    tally: Tally, max_bad: float, num_rows: int, reasons: Sequence[Reason]
+) -> str:
+    counts = ", ".join(f"{n:,} {why}" for why, n in tally.quarantined.most_common())
+    seen = tally.num_rows + tally.earlier.total()
     return (
-        f"{tally.bad.total():,} of the first {seen:,} images are unreadable ({counts}); --max-bad"
-        f" {max_bad:g} allows {int(max_bad * num_rows):,} of {num_rows:,}. For example:"
+        f"{tally.quarantined.total():,} of the first {seen:,} images are unreadable ({counts});"
+        f" --max-bad {max_bad:g} allows {int(max_bad * num_rows):,} of {num_rows:,}. For example:"
         f" {examples(reasons)}. Check the source, or pass a larger --max-bad."
     )
 
 
-def _failures(failed: Sequence[Failed], split: str) -> str:
+def _failure_message(failed: Sequence[Failed], split: str) -> str:
     first = failed[0]
     return (
         f"{counted(len(failed), 'shard')} of split {split!r} failed. First, {first.job.name}:"
@@ -546,12 +550,12 @@ def _finish(
         return None
     done = finish_split(work.store, work.split, work.run)
     labels, status = (arrays.read_small(objects, work.split, n) for n in ("label", "status"))
-    for line in lost_lines(recipe.classes, labels, status):
+    for line in unreadable_class_lines(recipe.classes, labels, status):
         print(printable(f"{work.split}: {line}"))
     return done
 
 
-def _how_to_go_on(objects: Objects, split: str) -> str:
+def _resume_advice(objects: Objects, split: str) -> str:
     try:
         plan = records.load_plan(objects, split)
     except TesseraeError:

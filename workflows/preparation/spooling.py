@@ -73,13 +73,15 @@ def stream(
         for index, block in enumerate(blocks)
     ]
     with Progress(f"{split}: streaming {source.kind}", rows=len(jobs), unit="blocks") as progress:
-        for result in run_jobs(cluster.client, planning.new_run(split), jobs, tick=cluster.keep):
+        for result in run_jobs(
+            cluster.client, planning.new_run(split), jobs, tick=cluster.maintain
+        ):
             if isinstance(result, Failed):
                 raise TesseraeError(f"{result.error}. Run the same command again to continue.")
             progress.update(rows=1)
 
 
-def look_before(parts: Mapping[str, Source], rules: int) -> None:
+def check_early(parts: Mapping[str, Source], rules: int) -> None:
     """Check sources as far as possible before hours of listing and streaming.
 
     Args:
@@ -103,7 +105,7 @@ def look_before(parts: Mapping[str, Source], rules: int) -> None:
         combine_classes(previewed, rules)
 
 
-def with_classes(parts: Mapping[str, Source]) -> list[str]:
+def preparable_splits(parts: Mapping[str, Source]) -> list[str]:
     """Return the splits whose sources pass an early check, and print why others are left out.
 
     This is for splits that the user did not name: a split that cannot be prepared yet, such as
@@ -126,7 +128,7 @@ def with_classes(parts: Mapping[str, Source]) -> list[str]:
 
 
 @contextmanager
-def saying_what_is_left(folders: list[str]) -> Iterator[None]:
+def naming_spools_in_errors(folders: list[str]) -> Iterator[None]:
     """Add the size of the spools in *folders*, and how to remove them, to an error in the block."""
     try:
         yield

@@ -28,14 +28,14 @@ def run(options: VerifyOptions) -> int:
     features_of = features.splits_of(objects)
     for split in chosen_splits(objects, options.split):
         split_records, problems = verify_split(objects, split, threads=options.threads)
-        say_problems(problems)
+        print_problems(problems)
         for name in verify.unknown_objects(objects, split_records):
             print(printable(f"  note: {name} {UNKNOWN_TEXT}"))
         if problems:
             ok = False
             print(f"  {_advice(problems)}")
         elif options.source is not None:
-            ok = _recheck(objects, split, options.source) and ok
+            ok = _decode_again(objects, split, options.source) and ok
         for name in (name for name, splits in features_of.items() if split in splits):
             ok = verify_features(objects, name, split_records, threads=options.threads) and ok
     if options.split == ALL:
@@ -51,7 +51,7 @@ def _check_unknown_splits(objects: Objects, features_of: dict[str, list[str]]) -
         for name, splits in features_of.items()
         for problem in feature_check.unknown_splits(known_splits, splits, name)
     ]
-    say_problems(problems)
+    print_problems(problems)
     return not problems
 
 
@@ -70,7 +70,7 @@ def verify_features(objects: Objects, name: str, images: SplitRecords, *, thread
     problems = sorted({*feature_records.problems, *_read(objects, feature_records, title, threads)})
     summary = _summary(feature_records, problems, started)
     print(printable(f"{images.split}: features {name}: {summary}"))
-    say_problems(problems)
+    print_problems(problems)
     for unknown in feature_check.unknown_objects(objects, feature_records):
         print(printable(f"  note: {unknown} {UNKNOWN_TEXT}"))
     if problems:
@@ -91,7 +91,7 @@ def _features_advice(feature_records: FeatureRecords, problems: Sequence[Problem
     return f"`{command} --repair` recomputes only the damaged and missing files."
 
 
-def say_problems(problems: Sequence[Problem]) -> None:
+def print_problems(problems: Sequence[Problem]) -> None:
     """Print the name and the description of each problem."""
     for problem in problems:
         print(printable(f"  {problem.name}: {problem.what}"))
@@ -103,11 +103,11 @@ def _advice(problems: Sequence[Problem]) -> str:
     return "`tesserae repair` restores damaged files."
 
 
-def _recheck(objects: Objects, split: str, num_rows: int) -> bool:
+def _decode_again(objects: Objects, split: str, num_rows: int) -> bool:
     different = list(recheck_rows(objects, split, num_rows))
     num_rows = min(num_rows, records.load_plan(objects, split).num_rows)
     print(f"{split}: {num_rows:,} rows decoded again from the source, {len(different):,} differ")
-    say_problems(different)
+    print_problems(different)
     return not different
 
 
@@ -145,7 +145,7 @@ def verify_split(
     problems += _read(objects, split_records, f"{split}: verify", threads)
     problems = sorted(set(problems))
     print(f"{split}: {_summary(split_records, problems, started)}")
-    _say_rows(split_records)
+    _print_row_counts(split_records)
     return split_records, problems
 
 
@@ -173,7 +173,7 @@ def _summary(
     return f"{state}; {files}, {total} in {seconds_text(time.monotonic() - started)}"
 
 
-def _say_rows(split_records: SplitRecords) -> None:
+def _print_row_counts(split_records: SplitRecords) -> None:
     if split_records.plan is None:
         return
     committed = sum(commit.stop - commit.start for commit in split_records.commits.values())

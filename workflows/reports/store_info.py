@@ -17,7 +17,7 @@ from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
-from workflows.preparation.class_lines import mapping_lines, passed_text
+from workflows.preparation.class_lines import mapping_lines, skipped_text
 from workflows.preparation.quarantine import by_reason, has_quarantined, read_lines
 from workflows.reports.options import InfoOptions
 from workflows.terminal.formatting import bytes_text, printable
@@ -223,7 +223,7 @@ def _split_lines(split: str, facts: dict[str, Any], limit: int | None) -> list[s
         done = "" if int(size) in facts["sizes_finished"] else "  (not finished)"
         out.append(f"    {size:>4} px  {bytes_text(array['num_bytes'])}{done}")
     if facts["passed_over"]:
-        out.append(f"    {passed_text(facts['passed_over'])}")
+        out.append(f"    {skipped_text(facts['passed_over'])}")
     bad = {word: count for word, count in facts["counts"].items() if word != "readable"}
     if bad:
         out.append("    in quarantine: " + ", ".join(f"{n:,} {word}" for word, n in bad.items()))

@@ -36,9 +36,9 @@ POLL_SECONDS = 0.2
 
 def run(options: TrainingOptions, run_options: RunOptions) -> int:
     """Prepare the store if --data is given, train, and return the exit status."""
-    options = options.located()
-    session.check_where(run_options.cluster)
-    if session.work_for_first(run_options):
+    options = options.with_absolute_paths()
+    session.check_cluster_option(run_options.cluster)
+    if session.run_as_slurm_worker(run_options):
         return 0
     from workflows.training.holding import locked
     from workflows.training.run_folder import RunFolder
@@ -79,13 +79,15 @@ def _check_run(run_options: RunOptions, options: TrainingOptions, run: RunFolder
 
 
 def _cluster(run_options: RunOptions) -> Cluster:
-    cluster = session.of(run_options)
+    cluster = session.cluster_of(run_options)
     if run_options.ranks is None or run_options.gpus:
         cluster.use_gpus(run_options.gpus)
     if run_options.data is None and run_options.workers is None:
-        cluster.shape(run_options.ranks or 1)  # without preparation the workers serve ranks alone
+        cluster.set_workers(
+            run_options.ranks or 1
+        )  # without preparation the workers serve ranks alone
     elif run_options.ranks is not None and run_options.ranks > (run_options.workers or cores()):
-        cluster.shape(run_options.ranks)
+        cluster.set_workers(run_options.ranks)
     return cluster
 
 
@@ -112,7 +114,7 @@ def _prepared(
         sizes=(_size_to_prepare(run_options.store, options),),
         max_bad=run_options.max_bad,
     )
-    cluster.look()
+    cluster.connect_if_remote()
     plans = prepare.plan_splits(prepare_options, cluster)
     prepare.prepare_split(prepare_options, split, cluster, plans)
     other_splits = _OtherSplits(prepare_options, cluster, plans)
@@ -152,7 +154,7 @@ class _OtherSplits(threading.Thread):
     def wait(self) -> None:
         """Wait until all splits are prepared; raise the error of preparation if there is one."""
         while self.is_alive():
-            self._cluster.keep()
+            self._cluster.maintain()
             self.join(POLL_SECONDS)
         if self._error is not None:
             raise self._error
@@ -190,7 +192,7 @@ def _train(
     else:
         data, files = load_name(stage.gather)(run_options, options, cluster, _held_out(run_options))
     available = count_gpu_workers(cluster.client)
-    if run_options.gpus and not cluster.stands and run_options.gpus > available:
+    if run_options.gpus and not cluster.is_remote and run_options.gpus > available:
         raise TesseraeError(
             f"--gpus is {run_options.gpus}: this machine has {available}. Pass fewer."
         )

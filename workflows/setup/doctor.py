@@ -41,9 +41,9 @@ FORMATS = {
 
 def run(options: DoctorOptions) -> int:
     """Run all checks and print the findings; return 1 if one would prevent `prepare`."""
-    findings = examine(options.store or ".")
+    findings = run_checks(options.store or ".")
     if address := options.cluster:
-        findings += safely("cluster", lambda: check_cluster(address, options.certs))
+        findings += run_check("cluster", lambda: check_cluster(address, options.certs))
     broken = any(finding.state == "broken" for finding in findings)
     if options.json:
         print(json.dumps({"ok": not broken, "findings": [asdict(f) for f in findings]}, indent=1))
@@ -54,7 +54,7 @@ def run(options: DoctorOptions) -> int:
     return int(broken)
 
 
-def examine(store: str) -> list[Finding]:
+def run_checks(store: str) -> list[Finding]:
     """Run all checks in the order of the table; a check that fails yields a finding, too.
 
     Args:
@@ -73,10 +73,10 @@ def examine(store: str) -> list[Finding]:
         ("open files", check_open_files),
         ("room", lambda: check_free_space(store)),
     ]
-    return [finding for subject, check in checks for finding in safely(subject, check)]
+    return [finding for subject, check in checks for finding in run_check(subject, check)]
 
 
-def safely(subject: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def run_check(subject: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     """Yield the findings of *check*; an error in it becomes a finding about *subject*."""
     try:
         yield from check()
@@ -97,7 +97,7 @@ def check_pillow() -> Iterator[Finding]:
         yield Finding("Pillow", "broken", "not installed", "Run `make clean setup`.")
         return
     site = Path(spec.origin).parent.parent
-    yield judge_pillow(
+    yield pillow_finding(
         pillow.pillow_owners(site),
         pillow.installed_simd_level(site),
         avx2=pillow.cpu_has_avx2(),
@@ -105,7 +105,7 @@ def check_pillow() -> Iterator[Finding]:
     )
 
 
-def judge_pillow(owners: list[str], level: str, *, avx2: bool, why_stock: str) -> Finding:
+def pillow_finding(owners: list[str], level: str, *, avx2: bool, why_stock: str) -> Finding:
     """Return the finding about an installed Pillow.
 
     Args:

@@ -227,7 +227,7 @@ def describe(environment: Environment) -> str:
 
 
 @contextlib.contextmanager
-def one_at_a_time(root: Path) -> Iterator[None]:
+def setup_lock(root: Path) -> Iterator[None]:
     """Lock the project's folder inside the block, so that only one set-up runs at a time."""
     handle = os.open(root, os.O_RDONLY)
     try:
@@ -297,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     environment = Environment(Path(__file__).resolve().parents[2])
     try:
-        with one_at_a_time(environment.root):
+        with setup_lock(environment.root):
             config = read_config(args, environment)
             changed = set_up(environment, config, system=not args.no_system)
     except SetupError as error:

@@ -30,10 +30,10 @@ class Meter:
         self.total = rows
         self.start = start
         self.quarantined = 0
-        self.before = 0
+        self.initial_rows = 0
         """The number of rows that were done before the run; they count for no rate."""
         self.last = Mark(start)
-        self._from = self.last
+        self._rates_start = self.last
         self._marks = deque([self.last])
 
     def add(self, now: float, rows: int, bytes_in: int, bytes_out: int, quarantined: int) -> None:
@@ -49,8 +49,8 @@ class Meter:
     def restart_rates(self, now: float) -> None:
         """Measure rates from *now* on, because the work so far was slower than what follows."""
         last = self.last
-        self._from = Mark(now, last.rows, last.bytes_in, last.bytes_out)
-        self._marks = deque([self._from])
+        self._rates_start = Mark(now, last.rows, last.bytes_in, last.bytes_out)
+        self._marks = deque([self._rates_start])
 
     def window(self, now: float) -> tuple[float, float, float]:
         """Return the current rows, bytes in and bytes out per second, over a recent window."""
@@ -61,7 +61,7 @@ class Meter:
 
     def overall(self, now: float) -> tuple[float, float, float]:
         """Return rows, bytes in and bytes out per second since the start or `restart_rates`."""
-        return _rates(self._from, self.last, now)
+        return _rates(self._rates_start, self.last, now)
 
     def from_start(self, now: float) -> tuple[float, float, float]:
         """Return rows, bytes in and bytes out per second since the start."""
@@ -77,7 +77,7 @@ class Meter:
     @property
     def done(self) -> int:
         """The number of rows that are done, those from before the run included."""
-        return self.before + self.last.rows
+        return self.initial_rows + self.last.rows
 
     def share(self) -> float | None:
         """Return the fraction of rows that are done, 0 to 1; None if the total is unknown."""

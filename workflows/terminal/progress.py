@@ -113,7 +113,7 @@ class Progress:
             self._meter.add(now, rows, bytes_in, bytes_out, quarantined)
             self._display.counted(now)
 
-    def begin_at(self, rows: int) -> None:
+    def set_initial_rows(self, rows: int) -> None:
         """Set the number of rows that were done before the run; they count for no rate."""
         with self._lock:
             self._meter.before = rows
@@ -159,7 +159,7 @@ class Progress:
                 f"{_rate(rows)} {self.unit}/s now, {_rate(meter.overall(now)[0])} over the run",
                 *_byte_rates(meter, bytes_in, bytes_out),
             ]
-            return ", ".join([*parts, *self._bad()])
+            return ", ".join([*parts, *self._quarantined_text()])
 
     def final_line(self, *, completed: bool) -> str:
         """Return the summary at the end; *completed* is False if the run was stopped early."""
@@ -170,13 +170,13 @@ class Progress:
             if meter.total is not None and meter.done != meter.total:
                 done += f" of {meter.total:,}"
             verb = "" if completed else "stopped at "
-            own = f", {meter.last.rows:,} of them" if meter.before else ""
+            own = f", {meter.last.rows:,} of them" if meter.initial_rows else ""
             parts = [
                 f"{verb}{done} {self._noun()}{own} in {seconds_text(now - meter.start)}",
                 f"{_rate(rows)} {self.unit}/s",
                 *_byte_rates(meter, bytes_in, bytes_out),
             ]
-            return ", ".join([*parts, *self._bad()])
+            return ", ".join([*parts, *self._quarantined_text()])
 
     def _noun(self) -> str:
         """Return the unit in the number that the total needs: `images`, or `image` after 1."""
@@ -189,7 +189,7 @@ class Progress:
         with self._lock:
             return self._meter.share()
 
-    def _bad(self) -> list[str]:
+    def _quarantined_text(self) -> list[str]:
         count = self._meter.quarantined
         return [f"{count:,} quarantined"] if count else []
 
@@ -206,22 +206,24 @@ class _PlainDisplay:
         meter = self._progress._meter
         self._next = meter.start + self._interval
         count = "" if meter.total is None else f", {meter.total:,} {self._progress._noun()}"
-        self._say(f"{self._progress.title}{count}")
+        self._write_line(f"{self._progress.title}{count}")
 
     def counted(self, now: float) -> None:
         if now >= self._next:
             self._next = now + self._interval
             progress = self._progress
             lines = (progress.count_line(), progress.rate_line(), progress._detail)
-            self._say(f"{progress.title}: {', '.join(filter(None, lines))}")
+            self._write_line(f"{progress.title}: {', '.join(filter(None, lines))}")
 
     def note(self, line: str) -> None:
-        self._say(line)
+        self._write_line(line)
 
     def close(self, *, completed: bool) -> None:
-        self._say(f"{self._progress.title}: {self._progress.final_line(completed=completed)}")
+        self._write_line(
+            f"{self._progress.title}: {self._progress.final_line(completed=completed)}"
+        )
 
-    def _say(self, line: str) -> None:
+    def _write_line(self, line: str) -> None:
         # A single write, so that lines of two threads do not interleave.
         self._stream.write(encodable(line, self._stream) + "\n")
         self._stream.flush()
@@ -232,7 +234,7 @@ class _LiveDisplay:
         self._progress = progress
         self._stream = stream
         self._live: Live | None = None
-        self._end: str | None = None
+        self._final_line: str | None = None
 
     def open(self) -> None:
         """Start the live display and the thread that redraws it."""
@@ -259,7 +261,7 @@ class _LiveDisplay:
             self._live.console.print(text, markup=False, emoji=False, soft_wrap=True)
 
     def close(self, *, completed: bool) -> None:
-        self._end = self._progress.final_line(completed=completed)
+        self._final_line = self._progress.final_line(completed=completed)
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -271,8 +273,8 @@ class _LiveDisplay:
 
         progress = self._progress
         title = Text(encodable(progress.title, self._stream), style="bold")
-        if self._end is not None:
-            yield Text.assemble(title, "  ", self._end)
+        if self._final_line is not None:
+            yield Text.assemble(title, "  ", self._final_line)
             return
         share = progress.share()
         count = progress.count_line()

@@ -196,7 +196,7 @@ class _Watcher:
             if show is not None:
                 messages += show(event)
         self._send(*messages)
-        self._cluster.keep()
+        self._cluster.maintain()
 
     def _send(self, *messages: dict[str, Any]) -> None:
         if messages and self._page:
@@ -209,7 +209,7 @@ class _Watcher:
             self._ranks_start = self._options.updates_to(event["step"])
             if self._command_start is None:
                 self._command_start = self._furthest = self._ranks_start
-                self._progress.begin_at(self._ranks_start)
+                self._progress.set_initial_rows(self._ranks_start)
             self._step = event["step"]
             for line in _beginning(event, self._options):
                 self._progress.note(f"{self._name}: {line}")
@@ -301,7 +301,7 @@ def cost_line(options: TrainingOptions, step: int, seconds: float) -> str:
     steps = options.steps - step
     return (
         f"{cost}; {seconds_text(left * seconds)} left for {steps:,} steps. To speed up:"
-        f" {options.quicker()}."
+        f" {options.speedup_options()}."
     )
 
 

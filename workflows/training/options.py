@@ -147,7 +147,7 @@ class TrainingOptions(Options):
         """The side of the pictures to prepare, in pixels; None = the side used in training."""
         return None
 
-    def located(self) -> Self:
+    def with_absolute_paths(self) -> Self:
         """Return a copy in which paths of this machine are absolute."""
         if self.staging_dir is None:
             return self
@@ -205,13 +205,13 @@ class TrainingOptions(Options):
             known: Options by name, of a run that may be of an earlier version.
         """
         before = {
-            field.name: flag_of(field).before
+            field.name: flag_of(field).legacy_value
             for field in dataclasses.fields(self)
             if field.name not in known and getattr(self, field.name) == field.default
         }
         return dataclasses.replace(self, **before)
 
-    def filled(self) -> Self:
+    def resolved(self) -> Self:
         """Return a copy in which None is replaced by the value that other options imply."""
         return self
 
@@ -225,9 +225,9 @@ class TrainingOptions(Options):
         Args:
             values: Options by name; names that are no options are kept.
         """
-        completed = {**cls.before(), **values}
+        completed = {**cls.legacy_values(), **values}
         try:
-            return {**completed, **cls.of(completed).filled().as_dict()}
+            return {**completed, **cls.of(completed).resolved().as_dict()}
         except ValueError:  # a damaged or foreign run folder
             return completed
 
@@ -244,7 +244,7 @@ class TrainingOptions(Options):
         """Return a short description of the warm-up after *step* steps; empty outside of one."""
         return ""
 
-    def quicker(self) -> str:
+    def speedup_options(self) -> str:
         """Return the options that make a step faster, as a phrase for the terminal."""
         return "a smaller --batch-size"
 
@@ -252,7 +252,7 @@ class TrainingOptions(Options):
         """Return the options that may change when a run goes back to an earlier step."""
         return ()
 
-    def to_lower(self) -> str:
+    def options_to_lower(self) -> str:
         """Return the option to lower, with its value, after training has diverged."""
         return "the learning rate"
 

@@ -69,7 +69,7 @@ class WganOptions(TrainingOptions):
         True,
         "resize stored images that are at least a quarter larger than --image-size, on the device;"
         " otherwise they are cropped at their stored scale",
-        before=False,
+        legacy_value=False,
         group=_IMAGES,
     )
     flip: bool = option(
@@ -267,26 +267,26 @@ class WganOptions(TrainingOptions):
     @property
     def usual_updates(self) -> int:
         """The number of updates in a step: those of the critic, and one of the generator."""
-        return (self.filled().critic_steps or 1) + 1
+        return (self.resolved().critic_steps or 1) + 1
 
     def updates_to(self, step: int) -> int:
         """Return the number of updates, of both networks, in the first *step* steps."""
         usual = self.usual_updates
-        more = (self.filled().warmup_critic_steps or usual - 1) - (usual - 1)
+        more = (self.resolved().warmup_critic_steps or usual - 1) - (usual - 1)
         warm = min(step, WARM_STEPS) + max(0, (step - 1) // WARM_EVERY)
         return step * usual + warm * more
 
     def warming(self, step: int) -> str:
         """Return a description of the critic's warm-up after *step* steps; empty outside of one."""
-        updates = self.filled().warmup_critic_steps
+        updates = self.resolved().warmup_critic_steps
         if not updates or (step >= WARM_STEPS and step % WARM_EVERY):
             return ""
         until = f" until step {WARM_STEPS}" if step < WARM_STEPS else ""
         return f"warm-up{until}: {updates:,} critic updates per step"
 
-    def quicker(self) -> str:
+    def speedup_options(self) -> str:
         """Return the options that make a step faster, as a phrase for the terminal."""
-        warm = ", --warmup-critic-steps 0" if self.filled().warmup_critic_steps else ""
+        warm = ", --warmup-critic-steps 0" if self.resolved().warmup_critic_steps else ""
         return (
             "a smaller --image-size (and a store of that size), --generator-width or"
             f" --critic-width, fewer --critic-steps{warm}"
@@ -299,9 +299,9 @@ class WganOptions(TrainingOptions):
             "gradient_penalty", "critic_steps", "warmup_critic_steps", "precision",
         )  # fmt: skip
 
-    def to_lower(self) -> str:
+    def options_to_lower(self) -> str:
         """Return the option to lower, with its value, after training has diverged."""
-        return f"--learning-rate (now {self.filled().learning_rate:g})"
+        return f"--learning-rate (now {self.resolved().learning_rate:g})"
 
     @property
     def penalty_weight(self) -> float:
@@ -315,7 +315,7 @@ class WganOptions(TrainingOptions):
         limit = OBJECTIVES[self.objective].clip if self.weight_clip is None else self.weight_clip
         return limit or None
 
-    def filled(self) -> Self:
+    def resolved(self) -> Self:
         """Return a copy in which None is replaced by the objective's and the networks' defaults."""
         follows = {**_OTHERWISE, **_OF_OBJECTIVE.get(self.objective, {})}
         if self.critic == "perceptron" or (self.critic == "residual" and self.penalty_weight):

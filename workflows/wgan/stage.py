@@ -39,7 +39,7 @@ class Wgan:
 
     def __init__(self, options: WganOptions, data: Data, world: World) -> None:
         """Create both networks, as `workflows.training.loop.Stage` defines."""
-        self.options = options = options.filled()
+        self.options = options = options.resolved()
         self.world = world
         self.step = 0
         self._critic_updates = 0
@@ -134,7 +134,7 @@ class Wgan:
         if self.options.learning_rate_decay:
             remaining = max(0.0, 1 - self.step / self.options.steps)
             for group in optimiser.param_groups:
-                group["lr"] = self.options.learning_rate * remaining  # type: ignore[operator]  # `filled` has set it
+                group["lr"] = self.options.learning_rate * remaining  # type: ignore[operator]  # `resolved` has set it
 
     def _laid_out(self, images: Tensor) -> Tensor:
         return images if self.options.channels_last else images.contiguous()
@@ -265,7 +265,7 @@ def make_generator(options: WganOptions, classes: int) -> nn.Module:
     """Return the generator of completed *options*: (n, noise)[, labels (n,)] -> pictures.
 
     Args:
-        options: The options, as `filled` returns them.
+        options: The options, as `resolved` returns them.
         classes: Number of classes to condition on; 0 = none.
     """
     width = options.generator_width
@@ -287,7 +287,7 @@ def make_critic(options: WganOptions, classes: int) -> nn.Module:
     """Return the critic of completed *options*: pictures[, labels (n,)] -> scores (n,).
 
     Args:
-        options: The options, as `filled` returns them.
+        options: The options, as `resolved` returns them.
         classes: Number of classes to condition on; 0 = none.
     """
     width, norm = options.critic_width, options.critic_norm

@@ -160,7 +160,7 @@ def test_the_number_of_updates_is_known_in_advance(
     """The options predict the updates of the stage, from which the time left follows."""
     options = WganOptions(critic_steps=critic, warmup_critic_steps=warm)
     stage = Wgan.__new__(Wgan)
-    stage.options = options.filled()
+    stage.options = options.resolved()
     updates = 0
     for stage.step in range(step):
         updates += stage._critic_steps() + 1
