@@ -135,7 +135,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def dispatch(words: Sequence[str]) -> int:
-    """Run one command, and return the exit status; errors propagate as exceptions."""
+    """Run one command, and return the exit status; errors propagate as exceptions.
+
+    Args:
+        words: The name of the command and its arguments.
+
+    Raises:
+        TesseraeError: There is no such command or option, or a package is missing; commands raise
+            further errors.
+    """
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
@@ -160,7 +168,7 @@ def dispatch(words: Sequence[str]) -> int:
 
 
 def command_of(name: str) -> tuple[Command | Group, argparse.ArgumentParser]:
-    """Return a command, and the parser of its arguments, by its name in `COMMANDS`."""
+    """Return the command of a name in `COMMANDS`, and the parser of its arguments."""
     module = importlib.import_module(f"workflows.commands.{name.replace('-', '_')}")
     parser = _Parser(
         prog=f"tesserae {name}",

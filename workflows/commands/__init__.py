@@ -33,7 +33,7 @@ class Command:
         parser.usage = _synopsis(parser)
 
     def function(self) -> Callable[..., int]:
-        """Import the implementation, and return its function."""
+        """Import and return the implementation, which takes a value of each options class."""
         function: Callable[..., int] = pkgutil.resolve_name(self.implementation)
         return function
 

@@ -35,7 +35,7 @@ class Flag:
     choices: tuple[str, ...] | tuple[int, ...] = ()
     limits: Range = Range()
     legacy_value: Any = None
-    """The value in run folders of earlier versions, which lack the option."""
+    """The value that a run folder implies which lacks the option, because it is older."""
     metavar: str | None = None
     group: str = "options"
     name: str | None = None
@@ -76,8 +76,8 @@ def option(
         minimum: The smallest allowed value (default: no limit).
         maximum: The largest allowed value (default: no limit).
         above: An exclusive lower bound, used without *minimum* (default: no limit).
-        legacy_value: The value in run folders of earlier versions, which lack the option (default:
-            *default*).
+        legacy_value: The value that a run folder implies which lacks the option, because it is
+            older (default: *default*).
         metavar: The placeholder of the value in the help text (default: N, X, PATH or NAME, by
             type).
         group: The heading of the help text under which the flag is listed.
@@ -166,7 +166,7 @@ class Options:
 
     @classmethod
     def legacy_values(cls) -> dict[str, Any]:
-        """Return the values, by name, that hold for runs that lack an option."""
+        """Return the value of each option, by name, in runs that were started before it existed."""
         return {field.name: flag_of(field).legacy_value for field in dataclasses.fields(cls)}
 
     def as_dict(self) -> dict[str, Any]:

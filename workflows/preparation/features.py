@@ -33,7 +33,14 @@ from workflows.terminal.progress import Progress, print_waiting
 
 
 def run(options: FeaturesOptions) -> int:
-    """Compute the features of every requested split, and return the exit status."""
+    """Compute the features of every requested split, and return the exit status.
+
+    Raises:
+        ClusterError: The cluster cannot be used.
+        KeyboardInterrupt: The run was stopped; committed shards are kept.
+        StoreError: There is no store or no finished split, or there is too little free space.
+        TesseraeError: There is no such network, or a shard failed.
+    """
     session.check_cluster_option(options.cluster)
     splits = _splits(open_objects(options.store), options.split)
     if session.run_as_slurm_worker(options):
@@ -71,6 +78,11 @@ def _splits(objects: Objects, requested: tuple[str, ...]) -> list[str]:
 
 def compute_features(options: FeaturesOptions, split: str, cluster: Cluster) -> FeatureRecipe:
     """Compute the missing features of a split, and return their recipe.
+
+    Args:
+        options: The options of the command.
+        split: The name of the split, which must be finished.
+        cluster: The cluster that runs the tasks.
 
     Raises:
         StoreError: The split is not finished, or another run computes the same features.
@@ -193,7 +205,7 @@ def _run(run: FeatureRun, jobs: Sequence[Job], cluster: Cluster) -> None:
             store=run.objects.url,
             rows=rows,
             sizes=[],
-            before={},
+            earlier_counts={},
             features=run.recipe.name,
         )
         for result in run_jobs(cluster.client, run.name, jobs, tick=row_counter.tick):
@@ -201,7 +213,7 @@ def _run(run: FeatureRun, jobs: Sequence[Job], cluster: Cluster) -> None:
                 failed.append(result)
                 progress.note(f"{result.job.name}: {result.error}")
                 continue
-            publisher.featured(result.shard, result.num_rows, result.bytes_out)
+            publisher.feature_shard(result.shard, result.num_rows, result.bytes_out)
             row_counter.end(result)
     if failed:
         raise TesseraeError(
@@ -212,7 +224,7 @@ def _run(run: FeatureRun, jobs: Sequence[Job], cluster: Cluster) -> None:
 
 
 class RowCounter:
-    """Counts rows within shards, as running tasks report them, and whole shards when they end."""
+    """A counter of computed rows: within shards as tasks report them, and of shards that ended."""
 
     def __init__(self, progress: Progress, maintain: Callable[[], None] = lambda: None) -> None:
         """Initialise with no rows counted.
@@ -229,7 +241,11 @@ class RowCounter:
         """The number of rows counted so far, by shard."""
 
     def receive(self, event: tuple[float, Mapping[str, int]]) -> None:
-        """Queue a task's report; called by another thread."""
+        """Queue a running task's report; Dask calls this in a thread of its own.
+
+        Args:
+            event: The time and the report, with the number of its `shard` and of computed `rows`.
+        """
         self._reports.append(event[1])
 
     def tick(self) -> None:

@@ -67,15 +67,18 @@ class Tally:
     bytes_in: int = 0
     bytes_out: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+    """The rows that this run committed, by status."""
     seconds: Counter[str] = field(default_factory=Counter)
+    """The seconds of each stage (read, decode, resize, write, sync), summed over all workers."""
     failed: list[Failed] = field(default_factory=list)
     consecutive_failures: int = 0
     elapsed: float = 0.0
+    """The wall-clock duration of the tasks, in seconds."""
     earlier: Counter[str] = field(default_factory=Counter)
     """The rows that earlier runs committed and that this run keeps, by status."""
 
     def fail(self, failed: Failed) -> None:
-        """Count a shard that failed."""
+        """Count a shard whose task failed."""
         self.failed.append(failed)
         self.consecutive_failures += 1
 
@@ -101,14 +104,19 @@ class Tally:
 
     @property
     def quarantined(self) -> Counter[str]:
-        """The number of quarantined rows by reason, those of earlier runs included."""
+        """The number of quarantined rows by status, those of earlier runs included."""
         counts = self.earlier + self.counts
         del counts["readable"]
         return counts
 
 
 def run(options: PrepareOptions) -> int:
-    """Prepare every requested split, report the store, and return the exit status."""
+    """Prepare every requested split, report the store, and return the exit status.
+
+    Raises:
+        KeyboardInterrupt: The run was stopped; the message says how to continue.
+        TesseraeError: As of `prepare`.
+    """
     if session.run_as_slurm_worker(options):
         return 0
     try:
@@ -121,8 +129,18 @@ def run(options: PrepareOptions) -> int:
 def prepare(options: PrepareOptions) -> dict[str, RunReport]:
     """Prepare every requested split.
 
+    Args:
+        options: The options of the command.
+
     Returns:
         The totals of each split in which this run committed rows, by name.
+
+    Raises:
+        ClusterError: The cluster cannot be used.
+        SourceError: The source cannot be read, has no such split, or its classes are ambiguous.
+        StoreError: The store holds other images or another recipe, another run prepares the split,
+            or there is too little free space or memory.
+        TesseraeError: A shard failed, or too many rows were quarantined. Committed shards are kept.
     """
     session.check_cluster_option(options.cluster)
     options = _with_splits(options)
@@ -169,7 +187,13 @@ Plans = dict[str, tuple[Recipe, Plan]]
 
 
 def _open_split(options: PrepareOptions, split: str) -> OpenSplit:
-    """Open the source of one split by the rules of its store, and check the store's location."""
+    """Open the source of one split by the rules of its store, and check the store's location.
+
+    Raises:
+        SourceError: The source cannot be read, or has no such split.
+        StoreError: The store lies in the source, the folder holds other files, or the options
+            contradict the store's recipe.
+    """
     run = planning.new_run(split)
     objects = open_objects(options.store, run)
     _check_location(objects, options.source)
@@ -205,8 +229,17 @@ def _leased(part: OpenSplit, *, wait: bool) -> Iterator[None]:
 def plan_splits(options: PrepareOptions, cluster: Cluster) -> Plans:
     """Plan every requested split, so that the labels cover the classes of all of them.
 
+    Args:
+        options: The options of the command.
+        cluster: The cluster that streams sources which cannot be read at random.
+
+    Returns:
+        The recipe and the plan of each split, by name.
+
     Raises:
-        TesseraeError: The classes of a source cannot be determined; nothing was decoded yet.
+        StoreBusyError: Another run prepares one of the splits, and the options lack `--wait`.
+        TesseraeError: A source differs from the one that was prepared, or its classes cannot be
+            determined; nothing was decoded yet.
     """
     parts = [_open_split(options, split) for split in options.split]
     with ExitStack() as leases:
@@ -226,6 +259,11 @@ def prepare_split(
         split: The name of the split, one of `options.split`.
         cluster: The cluster that runs the tasks.
         plans: The result of `plan_splits`; None plans this split alone.
+
+    Raises:
+        StoreBusyError: Another run prepares the split, and the options lack `--wait`.
+        StoreError: There is too little free space or memory, or a worker sees another store.
+        TesseraeError: A shard failed, or too many rows were quarantined. Committed shards are kept.
     """
     part = _open_split(options, split)
     with _leased(part, wait=options.wait):
@@ -307,6 +345,13 @@ def _finish_and_remove_spool(
 def resolve_plans(options: PrepareOptions, parts: Sequence[OpenSplit], cluster: Cluster) -> Plans:
     """Return the recipe and the plan of each split, created or checked against the store's.
 
+    A source is listed again unless the store has a plan of it.
+
+    Args:
+        options: The options of the command.
+        parts: The splits, whose leases the caller holds.
+        cluster: The cluster that streams sources which cannot be read at random.
+
     Raises:
         TesseraeError: The source differs from the one that was prepared, or its classes cannot be
             determined.
@@ -322,7 +367,10 @@ def resolve_plans(options: PrepareOptions, parts: Sequence[OpenSplit], cluster: 
         plan = records.load_plan(part.objects, part.split)
         planning.check_seed(plan, options.choices.seed)
         plans[part.split] = recipe, plan
-        print(f"{part.split}: {plan.num_rows:,} images, listed before (source kind {origin.kind})")
+        print(
+            f"{part.split}: {plan.num_rows:,} images, listed by an earlier run (source kind"
+            f" {origin.kind})"
+        )
     if not to_list:
         return plans
     rules = planning.source_rules(to_list[0].objects)
@@ -451,10 +499,21 @@ def run_shard_tasks(
     cluster: Cluster,
     tally: Tally,
 ) -> None:
-    """Run the tasks of the shards *todo*, and show their progress here and on the dashboard.
+    """Run the tasks of some shards, and show their progress here and on the dashboard.
+
+    Args:
+        options: The options of the command.
+        objects: The objects of the store.
+        plan: The plan of the split.
+        work: The configuration of the tasks.
+        todo: The numbers of the shards to store.
+        commits: The commits of earlier runs, by number of shard.
+        cluster: The cluster that runs the tasks.
+        tally: The totals, to which those of this run are added.
 
     Raises:
-        TesseraeError: A shard failed, or more rows were quarantined than --max-bad allows.
+        TesseraeError: A shard failed.
+        TooManyQuarantinedError: More rows were quarantined than `--max-bad` allows.
     """
     num_rows = sum(len(plan.rows(shard)) for shard in todo)
     all_rows = num_rows + tally.earlier.total()
@@ -463,7 +522,7 @@ def run_shard_tasks(
     preview = ShardPreview(objects, plan, min(work.sizes))
     with (
         Publisher(
-            cluster.client, work.run, pictures=preview.pictures, quarantined=preview.quarantined
+            cluster.client, work.run, thumbnails=preview.thumbnails, quarantined=preview.quarantined
         ) as publisher,
         Progress(f"{work.split}: prepare", rows=num_rows) as progress,
     ):
@@ -472,7 +531,7 @@ def run_shard_tasks(
             store=work.store,
             rows=num_rows,
             sizes=_rows_by_size(plan, work, commits),
-            before=tally.earlier,
+            earlier_counts=tally.earlier,
         )
         for result in run_jobs(cluster.client, work.run, jobs, tick=cluster.maintain):
             if isinstance(result, Failed):
@@ -545,7 +604,7 @@ def _finish(
         rows = sum(commit.stop - commit.start for commit in commits.values())
         print(
             f"{work.split}: {rows:,} of {plan.num_rows:,} rows are committed; the split is not"
-            " finished. Run again without --limit to continue."
+            " finished. Run the command again without --limit to continue."
         )
         return None
     done = finish_split(work.store, work.split, work.run)

@@ -47,7 +47,14 @@ class Repair:
 
 
 def run(options: RepairOptions) -> int:
-    """Repair damaged files, and return the exit status: 1 if any problem remains."""
+    """Repair damaged files, and return the exit status: 1 if any problem remains, else 0.
+
+    Raises:
+        ClusterError: The cluster cannot be used.
+        StoreError: There is no store or no such split, another run writes the split, or its plan
+            or recipe is lost.
+        TesseraeError: A file could not be rebuilt, for example because the images have moved.
+    """
     num_problems = 0
     if session.run_as_slurm_worker(options):
         return 0
@@ -72,7 +79,13 @@ def run(options: RepairOptions) -> int:
 
 
 def repair_split(repair: Repair) -> int:
-    """Repair one split, and return the number of problems that remain."""
+    """Repair one split, whose lease the caller holds, and return the number of remaining problems.
+
+    Raises:
+        StoreError: The plan or the recipe is lost and has no second copy, or the source's images
+            are not where the store expects them.
+        TesseraeError: A file could not be rebuilt.
+    """
     split_records, problems = _verify(repair)
     damaged = [problem for problem in problems if not problem.unfinished]
     if not damaged and repair.options.data is None:
@@ -196,9 +209,8 @@ def _source_options(repair: Repair, plan: Plan) -> SourceOptions:
     rules = planning.source_rules(repair.objects)
     chosen = repair.options.source_options.chosen()
     if not chosen:
-        with suppress(
-            StoreError
-        ):  # the record of the source's location is a cache, and may be gone
+        # The record of the source's location is a cache, and may be gone.
+        with suppress(StoreError):
             chosen = load_origin(repair.objects, plan).options
     return SourceOptions.of(chosen, rules)
 

@@ -22,7 +22,14 @@ UNKNOWN_TEXT = "belongs to no commit; it is harmless and may be deleted."
 
 
 def run(options: VerifyOptions) -> int:
-    """Check the store, and return the exit status: 1 if anything is wrong."""
+    """Check the store and its features, and print what is wrong.
+
+    Returns:
+        The exit status: 1 if a file is missing or damaged or a split is not finished, else 0.
+
+    Raises:
+        StoreError: There is no store, or it lacks a requested split.
+    """
     objects = open_objects(options.store)
     ok = True
     features_of = features.splits_of(objects)
@@ -56,13 +63,16 @@ def _check_unknown_splits(objects: Objects, features_of: dict[str, list[str]]) -
 
 
 def verify_features(objects: Objects, name: str, images: SplitRecords, *, threads: int = 0) -> bool:
-    """Check the features of one split and print their problems; return True if there are none.
+    """Check the features of one split against their records, and print their problems.
 
     Args:
         objects: The objects of the store.
         name: The name of the features.
         images: The records of the split whose images the features describe.
         threads: Number of threads that read files (default 0: one per core).
+
+    Returns:
+        True if every file is present and undamaged.
     """
     started = time.monotonic()
     feature_records = feature_check.read_records(objects, name, images)
@@ -114,6 +124,10 @@ def _decode_again(objects: Objects, split: str, num_rows: int) -> bool:
 def chosen_splits(objects: Objects, requested: tuple[str, ...]) -> list[str]:
     """Return the splits to check: the requested ones, or all of the store for `ALL`.
 
+    Args:
+        objects: The objects of the store.
+        requested: The names of splits, or `ALL`.
+
     Raises:
         StoreError: The store has no splits, or not all of the requested ones.
     """
@@ -134,7 +148,17 @@ def chosen_splits(objects: Objects, requested: tuple[str, ...]) -> list[str]:
 def verify_split(
     objects: Objects, split: str, *, threads: int = 0
 ) -> tuple[SplitRecords, list[Problem]]:
-    """Check one split and print a summary; return its records and its problems."""
+    """Check every file of one split against its digest, and print a summary.
+
+    Args:
+        objects: The objects of the store.
+        split: The name of the split.
+        threads: Number of threads that read files (default 0: one per core).
+
+    Returns:
+        The records of the split, and its problems: missing and damaged files, and what is
+        unfinished. Problems are returned, not raised.
+    """
     started = time.monotonic()
     split_records = verify.read_records(objects, split)
     problems = [

@@ -33,7 +33,12 @@ MAX_BAD = 0.1
 
 
 def run(demo: DemoOptions) -> int:
-    """Run the demo, and return the exit status."""
+    """Run the demo, and return the exit status.
+
+    Raises:
+        ClusterError: The workers cannot be started.
+        TesseraeError: A step failed, or *dir* holds runs that the demo did not create.
+    """
     source, notice = _source(demo.data, demo.dir, demo.images)
     store = demo.dir / ("store" if not demo.data else f"store-{Path(demo.data).stem}")
     options = PrepareOptions(

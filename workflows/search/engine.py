@@ -143,8 +143,8 @@ class Engine:
         splits: list[EmbeddedSplit],
         options: SearchOptions,
     ) -> list[ImageHit]:
-        pictures = [term for term in query.terms if isinstance(term, StoredImage)]
-        own = {(term.split or splits[0].name, term.row) for term in pictures}
+        stored_images = [term for term in query.terms if isinstance(term, StoredImage)]
+        own = {(term.split or splits[0].name, term.row) for term in stored_images}
         by_words = all(isinstance(term, Phrase) for term in query.terms)
         hubs = [self._image_hubs(entry, by_words=by_words) for entry in splits if options.csls]
         labels = self.images.labels(options.classes)
@@ -168,7 +168,7 @@ class Engine:
     def _image_hubs(self, entry: EmbeddedSplit, *, by_words: bool) -> Hubs | None:
         if by_words:
             return self.images.hubs(entry, "words", self.words.sample(MAX_HUB_QUERIES))
-        return self.images.hubs(entry, "pictures", entry.sample(MAX_HUB_QUERIES))
+        return self.images.hubs(entry, "images", entry.sample(MAX_HUB_QUERIES))
 
     def _hubs_of_words(self) -> Hubs | None:
         with self._lock:

@@ -55,7 +55,7 @@ def run(options: DoctorOptions) -> int:
 
 
 def run_checks(store: str) -> list[Finding]:
-    """Run all checks in the order of the table; a check that fails yields a finding, too.
+    """Run all checks, and return their findings in the order of the table.
 
     Args:
         store: Path or URL of the store whose disk is checked.
@@ -77,7 +77,12 @@ def run_checks(store: str) -> list[Finding]:
 
 
 def run_check(subject: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Yield the findings of *check*; an error in it becomes a finding about *subject*."""
+    """Yield the findings of one check; an error in it becomes a finding, too.
+
+    Args:
+        subject: What is checked, for the finding about an error.
+        check: A function that yields findings.
+    """
     try:
         yield from check()
     except (ImportError, OSError, RuntimeError, ValueError) as error:

@@ -27,17 +27,31 @@ class Meter:
     """A counter that derives rates and the time left; callers pass the time in seconds."""
 
     def __init__(self, rows: int | None, start: float) -> None:
+        """Start counting.
+
+        Args:
+            rows: Total number of rows; None if unknown.
+            start: The time of the start in seconds.
+        """
         self.total = rows
         self.start = start
         self.quarantined = 0
         self.initial_rows = 0
-        """The number of rows that were done before the run; they count for no rate."""
+        """The number of rows that earlier runs have done; they do not count for rates."""
         self.last = Mark(start)
         self._rates_start = self.last
         self._marks = deque([self.last])
 
     def add(self, now: float, rows: int, bytes_in: int, bytes_out: int, quarantined: int) -> None:
-        """Add the increments since the previous call."""
+        """Add the increments since the previous call.
+
+        Args:
+            now: The time in seconds.
+            rows: Number of rows done.
+            bytes_in: Number of bytes read.
+            bytes_out: Number of bytes written.
+            quarantined: Number of rows that were quarantined, which *rows* includes.
+        """
         last = self.last
         self.last = Mark(
             now, last.rows + rows, last.bytes_in + bytes_in, last.bytes_out + bytes_out
@@ -76,7 +90,7 @@ class Meter:
 
     @property
     def done(self) -> int:
-        """The number of rows that are done, those from before the run included."""
+        """The number of rows that are done, those of earlier runs included."""
         return self.initial_rows + self.last.rows
 
     def share(self) -> float | None:

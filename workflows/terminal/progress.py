@@ -107,19 +107,26 @@ class Progress:
     def update(
         self, *, rows: int = 0, bytes_in: int = 0, bytes_out: int = 0, quarantined: int = 0
     ) -> None:
-        """Add the increments since the previous call."""
+        """Add the increments since the previous call.
+
+        Args:
+            rows: Number of rows done.
+            bytes_in: Number of bytes read.
+            bytes_out: Number of bytes written.
+            quarantined: Number of rows that were quarantined, which *rows* includes.
+        """
         with self._lock:
             now = self._clock()
             self._meter.add(now, rows, bytes_in, bytes_out, quarantined)
             self._display.counted(now)
 
     def set_initial_rows(self, rows: int) -> None:
-        """Set the number of rows that were done before the run; they count for no rate."""
+        """Set the number of rows that earlier runs have done; they do not count for rates."""
         with self._lock:
             self._meter.before = rows
 
     def restart_rates(self, *, rows: int = 0) -> None:
-        """Count *rows*, and measure rates from now on: the work so far was slower."""
+        """Count *rows*, and measure rates from now on, because the work so far was slower."""
         with self._lock:
             now = self._clock()
             self._meter.add(now, rows, 0, 0, 0)
@@ -140,7 +147,7 @@ class Progress:
         self._display.note(printable(line))
 
     def count_line(self) -> str:
-        """Return the number of rows that are done, with the total if it is known."""
+        """Return the count as text, such as `1,024 of 5,000 images, 20.5 %`."""
         with self._lock:
             meter = self._meter
             if meter.total is None:
@@ -149,7 +156,11 @@ class Progress:
             return f"{meter.done:,} of {meter.total:,} {self._noun()}, {share}"
 
     def rate_line(self) -> str:
-        """Return the time left, the current and overall rates, and the number quarantined."""
+        """Return the rates as text, shown below or after the counts.
+
+        For example `3 min 5 s left, 512 images/s now, 498 over the run, 60.1 MB/s in, 3
+        quarantined`. What is unknown or zero is left out.
+        """
         with self._lock:
             now, meter = self._clock(), self._meter
             rows, bytes_in, bytes_out = meter.window(now)
@@ -162,7 +173,11 @@ class Progress:
             return ", ".join([*parts, *self._quarantined_text()])
 
     def final_line(self, *, completed: bool) -> str:
-        """Return the summary at the end; *completed* is False if the run was stopped early."""
+        """Return the summary at the end, such as `5,000 images in 10 s, 500 images/s`.
+
+        Args:
+            completed: True if the work is done; False if it was stopped early.
+        """
         with self._lock:
             now, meter = self._clock(), self._meter
             rows, bytes_in, bytes_out = meter.from_start(now)
@@ -170,7 +185,7 @@ class Progress:
             if meter.total is not None and meter.done != meter.total:
                 done += f" of {meter.total:,}"
             verb = "" if completed else "stopped at "
-            own = f", {meter.last.rows:,} of them" if meter.initial_rows else ""
+            own = f", {meter.last.rows:,} in this run," if meter.initial_rows else ""
             parts = [
                 f"{verb}{done} {self._noun()}{own} in {seconds_text(now - meter.start)}",
                 f"{_rate(rows)} {self.unit}/s",

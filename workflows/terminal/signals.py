@@ -50,7 +50,11 @@ def ignore_all() -> None:
 
 @contextmanager
 def deferred_signals() -> Iterator[None]:
-    """Defer signals to the end of a short block, such as one that cleans up."""
+    """Defer SIGINT, SIGTERM and SIGHUP to the end of a short block, such as one that cleans up.
+
+    Raises:
+        KeyboardInterrupt: A signal arrived in the block; raised after it, in the main thread only.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python runs signal handlers in the main thread only
         return

@@ -126,7 +126,7 @@ def test_a_spool_of_other_columns_is_replaced(tmp_path, monkeypatch, capsys):
     assert "The streamed data stay in" in capsys.readouterr().err
     assert tesserae(monkeypatch, *words, "--label-column", "other") == 0
     output = capsys.readouterr().out
-    assert "from the spool, of another source or other options" in output
+    assert "of another source or other options from the spool" in output
     assert "0  cat" in output
     assert "1  dog" in output
 

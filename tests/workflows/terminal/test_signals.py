@@ -47,7 +47,7 @@ MOMENTS = {
     "decoding": ("pipeline.ingest.readahead.read_ahead", 0.2, "of 13 shards of split 'train' are"),
     "finishing": ("pipeline.ingest.finish.parts_digest", 5.0, "13 of 13 shards of split 'train'"),
     "reporting": (
-        "workflows.reports.store_report.make_model",
+        "workflows.reports.store_report.collect_report",
         5.0,
         "Run the same command again to continue.",
     ),

@@ -46,7 +46,12 @@ class BaseHandler(web.RequestHandler):
             self.refuse(403, reason)
 
     def refuse(self, status: int, reason: str) -> None:
-        """Respond with an error status and `{"error": reason}`."""
+        """Respond with `{"error": reason}`.
+
+        Args:
+            status: The HTTP status.
+            reason: A sentence for the person who searches.
+        """
         self.set_status(status)
         if status == 503:
             self.set_header("Retry-After", "1")
@@ -58,7 +63,12 @@ class BaseHandler(web.RequestHandler):
         self.finish(json.dumps(answer))
 
     async def in_thread(self, pool: BoundedThreadPool, call: Callable[..., Any], *args: Any) -> Any:
-        """Call a function in a thread of *pool*; end the request if its client disconnects."""
+        """Call a function in a thread of *pool*, and return its result.
+
+        Raises:
+            BusyError: The pool has too many calls, or the call timed out.
+            tornado.web.Finish: The client has disconnected, which ends the request.
+        """
         self._job = asyncio.ensure_future(pool.run(call, *args))
         try:
             return await self._job

@@ -162,7 +162,7 @@ def test_an_evicted_upload_is_reported_with_status_410(running: Running) -> None
 def test_the_cache_of_uploads_is_bounded(running: Running) -> None:
     """The cache keeps the most recently used uploads."""
     upload_cache = running.service.upload_cache
-    first = upload_cache.take(png(0, 0))
+    first = upload_cache.add(png(0, 0))
     square = np.zeros((16, 16, 3), np.uint8)
 
     class Blank:
@@ -172,11 +172,11 @@ def test_the_cache_of_uploads_is_bounded(running: Running) -> None:
     upload_cache._local.preprocessor = Blank()
     try:
         for number in range(MAX_CACHED_UPLOADS + 5):
-            upload_cache.take(b"%d" % number)
+            upload_cache.add(b"%d" % number)
             assert upload_cache.get(first.name) is not None
         for number in range(MAX_CACHED_UPLOADS):
             assert first.name in upload_cache._uploads
-            upload_cache.take(b"more %d" % number)
+            upload_cache.add(b"more %d" % number)
         assert first.name not in upload_cache._uploads
     finally:
         del upload_cache._local.preprocessor
@@ -412,7 +412,7 @@ def test_a_query_is_checked_before_the_upload_is_decoded(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An invalid query does not reach the decoder."""
-    monkeypatch.setattr(running.service.upload_cache, "take", None)
+    monkeypatch.setattr(running.service.upload_cache, "add", None)
     assert "after +" in running.search("red +", body=png()).error
     assert "k is 'x'" in running.search("red", body=png(), k="x").error
 
