@@ -27,7 +27,7 @@ from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from workflows import session
 from workflows.preparation.options import PrepareOptions, RepairOptions
-from workflows.preparation.prepare import OpenSplit, resolve_plans
+from workflows.preparation.plans import OpenSplit, resolve_plans
 from workflows.preparation.spooling import remove_spool
 from workflows.preparation.verify import chosen_splits, print_problems, verify_split
 from workflows.session import Cluster

@@ -123,7 +123,7 @@ class Progress:
     def set_initial_rows(self, rows: int) -> None:
         """Set the number of rows that earlier runs have done; they do not count for rates."""
         with self._lock:
-            self._meter.before = rows
+            self._meter.initial_rows = rows
 
     def restart_rates(self, *, rows: int = 0) -> None:
         """Count *rows*, and measure rates from now on, because the work so far was slower."""

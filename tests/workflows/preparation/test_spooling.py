@@ -19,7 +19,7 @@ from tests.inline import tesserae
 from tests.pictures import jpeg
 from tests.pipeline.sources.archives.test_trees import kaggle
 from tests.pipeline.sources.layouts import made_pictures, tar_bytes, write_folder
-from workflows.preparation import prepare
+from workflows.preparation import plans
 from workflows.preparation.options import PrepareOptions
 from workflows.preparation.spooling import check_early, naming_spools_in_errors, preparable_splits
 
@@ -145,11 +145,11 @@ def test_listed_val_images_that_contradict_the_table_are_refused(tmp_path, packi
     text = "ImageId,PredictionString\nILSVRC2012_val_00000001,n01440764 1 2 3 4\n"
     (tmp_path / "LOC_val_solution.csv").write_text(text)
     objects = open_objects(str(tmp_path / "store"))
-    part = prepare.OpenSplit("val", "val-1", open_source(root, "val"), objects)
+    part = plans.OpenSplit("val", "val-1", open_source(root, "val"), objects)
     with pytest.raises(
         SourceError, match=r"is sorted into n02119789, but .* lists it as n01440764"
     ):
-        prepare._list(part, None, None)
+        plans._list(part, None, None)
 
 
 def test_a_store_is_not_listed_if_the_split_exists(tmp_path, monkeypatch):
@@ -159,9 +159,9 @@ def test_a_store_is_not_listed_if_the_split_exists(tmp_path, monkeypatch):
     listings: list[object] = []
     monkeypatch.setattr(planning, "_stored_recipe", lambda objects: None)
     monkeypatch.setattr(records, "splits", lambda objects: listings.append(objects) or ["vall"])
-    prepare._open_split(options, "train")
+    plans.open_split(options, "train")
     assert listings == []
-    assert prepare._open_split(options, "vall").split == "vall"  # the store has it: it goes on
+    assert plans.open_split(options, "vall").split == "vall"  # the store has it: it goes on
     assert len(listings) == 1
 
 
