@@ -187,8 +187,8 @@ def _call(name: str, words: Sequence[str]) -> int:
         command, parser = command_of(name)
     args = parser.parse_args(list(words))
     if isinstance(command, Group):
-        command = command.chosen(args)
-    options = [kind.read(args) for kind in command.options]
+        command = command.selected(args)
+    options = [kind.from_args(args) for kind in command.options]
     with _importing():
         function = command.function()
     return function(*options)

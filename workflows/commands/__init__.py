@@ -60,7 +60,7 @@ class Group:
             )  # fmt: skip
             command.add_to(subparser)
 
-    def chosen(self, args: argparse.Namespace) -> Command:
+    def selected(self, args: argparse.Namespace) -> Command:
         """Return the command that parsed arguments name."""
         return self.commands()[getattr(args, self.metavar.lower())]
 

@@ -43,7 +43,7 @@ class Flag:
     aliases: tuple[str, ...] = ()
     bare: Any = None
     """The value of the flag without a value; None: the flag needs one."""
-    adds: bool = False
+    repeatable: bool = False
     """True if a repeated flag adds values; otherwise the last one counts."""
     positional: bool = False
 
@@ -63,7 +63,7 @@ def option(
     name: str | None = None,
     aliases: tuple[str, ...] = (),
     bare: Any = None,
-    adds: bool = False,
+    repeatable: bool = False,
 ) -> Any:
     """Return a dataclass field for a flag, such as `--batch-size N` for the field `batch_size`.
 
@@ -84,7 +84,7 @@ def option(
         name: The long flag, such as `--class` (default: the field's name).
         aliases: Further names of the flag, such as `-o`.
         bare: The value that the flag has if it is given without a value (default: it needs one).
-        adds: True if a repeated flag of a tuple adds values (default: the last one counts).
+        repeatable: True if a repeated flag of a tuple adds values (default: the last one counts).
     """
     flag = Flag(
         help=help,
@@ -97,7 +97,7 @@ def option(
         name=name,
         aliases=aliases,
         bare=bare,
-        adds=adds,
+        repeatable=repeatable,
     )
     return dataclasses.field(default=default, metadata={"flag": flag})
 
@@ -148,14 +148,24 @@ class Options:
                 _check(field, kind, converted)
 
     @classmethod
-    def read(cls, args: argparse.Namespace) -> Self:
-        """Return the options from parsed arguments with the flags of `add_flags`."""
+    def from_args(cls, args: argparse.Namespace) -> Self:
+        """Return the options of a command line; omitted ones have their defaults.
+
+        Args:
+            args: The result of a parser to which `add_flags` has added these options.
+
+        Raises:
+            ValueError: A value has the wrong type, or is outside its choices or its range.
+        """
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: getattr(args, name) for name in names if hasattr(args, name)})
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the options from the result of `as_dict`, of this version or an earlier one.
+
+        Args:
+            values: Values by name; names that are no options are ignored.
 
         Raises:
             ValueError: A value has a wrong type, as in a damaged or foreign run folder.
@@ -250,7 +260,7 @@ def add_flags(parser: argparse.ArgumentParser, options: type[Options]) -> None:
     """Add an argument to *parser* for each field of *options*, grouped by heading.
 
     The fields of the class come before those of its bases. A parsed namespace holds only what the
-    command line names: `Options.read` adds the defaults.
+    command line names: `Options.from_args` adds the defaults.
     """
     kinds = typing.get_type_hints(options)
     groups: dict[str, Any] = {"options": parser}
@@ -279,31 +289,35 @@ def _add(group: Any, field: dataclasses.Field[Any], kind: Kind) -> None:
     if kind.type is bool:
         _add_switch(group, field)
         return
-    how: dict[str, Any] = {"help": _help(field), "default": argparse.SUPPRESS, "type": kind.type}
+    keywords: dict[str, Any] = {
+        "help": _help(field),
+        "default": argparse.SUPPRESS,
+        "type": kind.type,
+    }
     if flag.choices:
-        how["choices"] = flag.choices
+        keywords["choices"] = flag.choices
     elif kind.type in (int, float):
-        how["type"] = dataclasses.replace(flag.limits, kind=kind.type)
+        keywords["type"] = dataclasses.replace(flag.limits, kind=kind.type)
     if flag.metavar or not flag.choices:
         placeholder = {int: "N", float: "X", Path: "PATH"}.get(kind.type, "NAME")
-        how["metavar"] = flag.metavar or placeholder
+        keywords["metavar"] = flag.metavar or placeholder
     if kind.is_tuple:
-        how |= {"nargs": "+", "action": "extend" if flag.adds else "store"}
+        keywords |= {"nargs": "+", "action": "extend" if flag.repeatable else "store"}
     elif flag.bare is not None:
-        how |= {"nargs": "?", "const": flag.bare}
+        keywords |= {"nargs": "?", "const": flag.bare}
     required = field.default is MISSING
     if flag.positional:
-        group.add_argument(field.name, **({} if required else {"nargs": "?"}), **how)
+        group.add_argument(field.name, **({} if required else {"nargs": "?"}), **keywords)
     else:
         names = [*flag.aliases, _spelling(field)]
-        group.add_argument(*names, dest=field.name, required=required, **how)
+        group.add_argument(*names, dest=field.name, required=required, **keywords)
 
 
 class _Switch(argparse.Action):
     """The action of a flag without a value: `--x` sets True, `--no-x` False."""
 
-    def __init__(self, option_strings: Sequence[str], dest: str, **how: Any) -> None:
-        super().__init__(option_strings, dest, nargs=0, **how)
+    def __init__(self, option_strings: Sequence[str], dest: str, **keywords: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **keywords)
 
     def __call__(
         self,

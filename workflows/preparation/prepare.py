@@ -112,7 +112,7 @@ def run(options: PrepareOptions) -> int:
 
     Raises:
         KeyboardInterrupt: The run was stopped; the message says how to continue.
-        TesseraeError: As of `prepare`.
+        TesseraeError: A split could not be prepared; `prepare` lists the reasons.
     """
     if session.run_as_slurm_worker(options):
         return 0

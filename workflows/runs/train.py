@@ -20,6 +20,7 @@ from workflows import session
 from workflows.evaluation import HELD_OUT
 from workflows.preparation import prepare
 from workflows.preparation.options import PrepareOptions
+from workflows.preparation.plans import Plans, plan_splits
 from workflows.session import Cluster
 from workflows.training.options import FREE, SHRINK_FROM, TrainingOptions
 from workflows.training.run_options import RunOptions
@@ -83,9 +84,8 @@ def _cluster(run_options: RunOptions) -> Cluster:
     if run_options.ranks is None or run_options.gpus:
         cluster.use_gpus(run_options.gpus)
     if run_options.data is None and run_options.workers is None:
-        cluster.set_workers(
-            run_options.ranks or 1
-        )  # without preparation the workers serve ranks alone
+        # Without preparation the workers serve ranks alone.
+        cluster.set_workers(run_options.ranks or 1)
     elif run_options.ranks is not None and run_options.ranks > (run_options.workers or cores()):
         cluster.set_workers(run_options.ranks)
     return cluster
@@ -107,7 +107,7 @@ def _prepared(
     if split not in splits:
         raise ValueError(f"--split is {split!r}: {source} has {', '.join(splits)}.")
     prepare_options = PrepareOptions(
-        **run_options.reading(),
+        **run_options.as_arguments(),
         source=source,
         store=run_options.store,
         split=(split, *(other for other in splits if other != split)),
@@ -115,7 +115,7 @@ def _prepared(
         max_bad=run_options.max_bad,
     )
     cluster.connect_if_remote()
-    plans = prepare.plan_splits(prepare_options, cluster)
+    plans = plan_splits(prepare_options, cluster)
     prepare.prepare_split(prepare_options, split, cluster, plans)
     other_splits = _OtherSplits(prepare_options, cluster, plans)
     other_splits.start()
@@ -132,7 +132,7 @@ def _prepared(
 class _OtherSplits(threading.Thread):
     """A thread that prepares the splits that are not trained on."""
 
-    def __init__(self, options: PrepareOptions, cluster: Cluster, plans: prepare.Plans) -> None:
+    def __init__(self, options: PrepareOptions, cluster: Cluster, plans: Plans) -> None:
         super().__init__(name="prepare", daemon=True)
         self._options = options
         self._cluster = cluster

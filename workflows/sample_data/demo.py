@@ -42,7 +42,7 @@ def run(demo: DemoOptions) -> int:
     source, notice = _source(demo.data, demo.dir, demo.images)
     store = demo.dir / ("store" if not demo.data else f"store-{Path(demo.data).stem}")
     options = PrepareOptions(
-        **demo.reading(),
+        **demo.as_arguments(),
         source=source,
         store=str(store),
         split=tuple(sources.splits(source, demo.source_kind, demo.source_options)) or ("train",),

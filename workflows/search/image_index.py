@@ -110,10 +110,12 @@ class ImageIndex:
         hits: list[_RankedRow] = []
         shift = _mean_similarity(vector, splits) if any(hubs) else 0.0
         for index, embedded in enumerate(splits):
-            own = {row for split, row in exclude if split == embedded.name}
+            excluded_rows = {row for split, row in exclude if split == embedded.name}
             split_hubs = hubs[index] if hubs else None
-            near = _nearest(embedded, vector, k + len(own), labels, split_hubs, shift)
-            hits += [_RankedRow(score, index, row) for score, row in near if row not in own]
+            near = _nearest(embedded, vector, k + len(excluded_rows), labels, split_hubs, shift)
+            hits += [
+                _RankedRow(score, index, row) for score, row in near if row not in excluded_rows
+            ]
         hits.sort(key=lambda near: (-near.score, near.split, near.row))
         return [self._hit(splits[near.split], near.row, near.score) for near in hits[:k]]
 

@@ -174,7 +174,7 @@ class WordIndex:
         return ""
 
     def _is_phrase(self, name: str) -> bool:
-        return self._model.phrase(name) is not None
+        return self._model.phrase_vector(name) is not None
 
 
 def _matching_group(groups: list[_Group], score: float, unit: NDArray[np.float64]) -> _Group | None:

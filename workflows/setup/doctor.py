@@ -80,7 +80,7 @@ def run_check(subject: str, check: Callable[[], Iterator[Finding]]) -> Iterator[
     """Yield the findings of one check; an error in it becomes a finding, too.
 
     Args:
-        subject: What is checked, for the finding about an error.
+        subject: Subject of the finding about an error.
         check: A function that yields findings.
     """
     try:
@@ -119,8 +119,8 @@ def pillow_finding(owners: list[str], level: str, *, avx2: bool, why_stock: str)
         avx2: True if this CPU has AVX2.
         why_stock: The reason why `make setup` installed stock Pillow; empty if it did not.
     """
-    how = "without vector instructions" if level == "none" else f"with {level.upper()}"
-    summary = f"{' and '.join(owners) or 'of unknown origin'}, resizing {how}"
+    instructions = "without vector instructions" if level == "none" else f"with {level.upper()}"
+    summary = f"{' and '.join(owners) or 'of unknown origin'}, resizing {instructions}"
     if len(owners) > 1:
         advice = "One has overwritten the other's files. Run `make clean setup`."
         return Finding("Pillow", "broken", summary, advice)

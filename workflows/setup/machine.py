@@ -144,12 +144,12 @@ def is_dask_process(pid: int) -> bool:
     import psutil
 
     try:
-        words = psutil.Process(pid).cmdline()
+        arguments = psutil.Process(pid).cmdline()
     except psutil.Error:
         return False
     # The folders of a path are not evidence, so only its last component counts. Arguments with
     # spaces are code passed with -c, in which a / means nothing.
-    command = " ".join(w if " " in w else w.rpartition("/")[2] for w in words)
+    command = " ".join(w if " " in w else w.rpartition("/")[2] for w in arguments)
     return re.search(r"\b(dask|distributed|tesserae)\b", command) is not None
 
 

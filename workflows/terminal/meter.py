@@ -27,7 +27,7 @@ class Meter:
     """A counter that derives rates and the time left; callers pass the time in seconds."""
 
     def __init__(self, rows: int | None, start: float) -> None:
-        """Start counting.
+        """Initialise with no rows counted.
 
         Args:
             rows: Total number of rows; None if unknown.

@@ -185,9 +185,9 @@ class Progress:
             if meter.total is not None and meter.done != meter.total:
                 done += f" of {meter.total:,}"
             verb = "" if completed else "stopped at "
-            own = f", {meter.last.rows:,} in this run," if meter.initial_rows else ""
+            this_run = f", {meter.last.rows:,} in this run," if meter.initial_rows else ""
             parts = [
-                f"{verb}{done} {self._noun()}{own} in {seconds_text(now - meter.start)}",
+                f"{verb}{done} {self._noun()}{this_run} in {seconds_text(now - meter.start)}",
                 f"{_rate(rows)} {self.unit}/s",
                 *_byte_rates(meter, bytes_in, bytes_out),
             ]

@@ -227,7 +227,7 @@ class TrainingOptions(Options):
         """
         completed = {**cls.legacy_values(), **values}
         try:
-            return {**completed, **cls.of(completed).resolved().as_dict()}
+            return {**completed, **cls.from_dict(completed).resolved().as_dict()}
         except ValueError:  # a damaged or foreign run folder
             return completed
 

@@ -116,7 +116,7 @@ def test_a_run_of_an_earlier_version_keeps_its_behaviour() -> None:
     for name in ("resize", *READING):
         del earlier[name]
     assert Gan().as_before(earlier).resize is False
-    assert Gan.of(earlier).resize is False
+    assert Gan.from_dict(earlier).resize is False
     assert Gan().as_before({**earlier, "resize": True}).resize is True
     assert Gan().as_before(earlier).order == "random"
     assert Gan(order="windowed").as_before(earlier).order == "windowed"
