@@ -58,7 +58,6 @@ MOMENTS = {
 def _listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = {stop: signal.getsignal(stop) for stop in signals.STOP_SIGNALS}
     monkeypatch.setattr(signals, "_last", float("-inf"))
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under `nohup` it is ignored, and inherited so
     signals.listen()
     yield
     for stop, handler in before.items():
