@@ -19,7 +19,7 @@ settings.register_profile(
     "quick", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow]
 )
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a model hub
-# Under `nohup` SIGHUP is ignored, and whatever is started inherits that; a handler is not inherited.
+# Under `nohup` SIGHUP is ignored, and what is started inherits that; a handler is not inherited.
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
 # Several tests run at a time: threads of numeric libraries, here and in what tests start, would
