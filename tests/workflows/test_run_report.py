@@ -211,7 +211,7 @@ def test_all_training_rows_are_searched(tmp_path: Path, monkeypatch: pytest.Monk
     assert np.array_equal(beside[:SIZE], beside[SIZE + 2 :])
     assert (
         "(8 samples and real rows, all 100 training rows)"
-        in dict(judged.figures())["nearest-neighbour distance ratio"]
+        in dict(judged.metrics())["nearest-neighbour distance ratio"]
     )
 
 
@@ -220,7 +220,7 @@ def test_weights_that_are_not_finite_are_not_evaluated(
 ) -> None:
     """The page explains why there is no evaluation, and no samples are generated."""
     run = train_here(store, tmp_path / "run")
-    newest = run.newest()
+    newest = run.newest_checkpoint()
     assert newest is not None
     state = run.load(newest)
     next(value for value in state["stage"]["average"].values() if value.dim())[:] = float("nan")

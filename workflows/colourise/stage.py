@@ -77,8 +77,8 @@ class Colourise:
         self.game = Game(network, critic, optimisers[0], optimisers[1], rules, world)
         augment = Augment(size=options.image_size, crop="random", mean=HALF, std=HALF,
                           seed=options.seed,
-                          resize=options.shrunk_side(data.train.sizes[0]))  # fmt: skip
-        self.batches = Batches(data.train, augment, world, here=data.beside)
+                          resize=options.resized_side(data.train.sizes[0]))  # fmt: skip
+        self.batches = Batches(data.train, augment, world, ranks_on_host=data.ranks_on_host)
         self._plain = replace(
             augment,
             crop="none",

@@ -76,7 +76,7 @@ def prepare_data(
     before = RunFolder(run_options.folder)
     # A folder without options.json belongs to a start that did not complete: begin anew.
     goes_on = (before.path / "options.json").exists()
-    size = before.asked()["options"]["stored_size"] if goes_on else options.feature_size
+    size = before.read_options()["options"]["stored_size"] if goes_on else options.feature_size
     _check_required(options, goes_on=goes_on)
     config = features_options(options, store, size)
     words = None if goes_on else _class_vectors(options, store, run_options.split, listed)
@@ -321,7 +321,7 @@ def _loader(
     *,
     plain: bool = False,
 ) -> FeatureLoader | Loader:
-    loading = options.loading(learns=not plain)
+    loader_arguments = options.loader_arguments(training=not plain)
     if options.learn == "head":
         assert trunk_input.features is not None
         return FeatureLoader(
@@ -329,7 +329,7 @@ def _loader(
             trunk_input.features,
             split,
             batch_size=options.batch_size,
-            order=loading["order"],
+            order=loader_arguments["order"],
             seed=options.seed,
             mirrored=options.mirrored and not plain,
             include_labels=only,
@@ -343,5 +343,5 @@ def _loader(
         seed=options.seed,
         include_labels=only,
         drop_last=not plain,
-        **loading,
+        **loader_arguments,
     )

@@ -205,8 +205,8 @@ def open_model(
         TesseraeError: The folder is no run of DeViSE, or has no checkpoint yet.
     """
     folder = RunFolder(run)
-    document = folder.asked()
-    newest = folder.newest()
+    document = folder.read_options()
+    newest = folder.newest_checkpoint()
     if document["options"].get("stage") != STAGE:
         raise TesseraeError(f"{run} is not a run of `tesserae train devise`.")
     if newest is None:

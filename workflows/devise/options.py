@@ -218,25 +218,25 @@ class DeviseOptions(TrainingOptions):
         """The side, in pixels, of the images to prepare for this stage; None for the default."""
         return self.feature_size or (SMALL_SIZE if self.trunk == NEW else None)
 
-    def quicker(self) -> str:
+    def speedup_hint(self) -> str:
         """Return the options that make a step faster, as text for a message."""
         return "--learn head" if self.learn == "all" else "a smaller --batch-size or --hidden-units"
 
-    def changeable(self) -> tuple[str, ...]:
+    def changeable_on_rewind(self) -> tuple[str, ...]:
         """Return the names of options that may change when a run restarts from an earlier step."""
         return (
             "learning_rate", "trunk_learning_rate", "schedule", "warmup_fraction", "weight_decay",
             "dropout", "margin", "temperature",
         )  # fmt: skip
 
-    def to_lower(self) -> str:
+    def divergence_hint(self) -> str:
         """Return the options to lower after a loss is no longer finite, as text for a message."""
         text = f"--learning-rate (now {self.learning_rate:g})"
         if self.learn == "head":
             return text
         return f"{text} or --trunk-learning-rate (now {self.trunk_learning_rate:g})"
 
-    def located(self) -> Self:
+    def with_absolute_paths(self) -> Self:
         """Return a copy with absolute paths, because ranks run in other working directories."""
         named = {
             name: getattr(self, name)
@@ -248,4 +248,4 @@ class DeviseOptions(TrainingOptions):
         full: dict[str, Any] = {
             name: str(Path(value).absolute()) for name, value in named.items() if value
         }
-        return replace(super().located(), **full)
+        return replace(super().with_absolute_paths(), **full)

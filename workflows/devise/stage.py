@@ -69,7 +69,7 @@ class Devise:
         self._kinds = kinds_of(self._targets) if options.loss == "hinge" else None
         self._target_indices = torch.full((len(self.space.wnids),), -1)
         self._target_indices[torch.from_numpy(seen)] = torch.arange(len(seen))
-        self.batches = Batches(data.train, self._augment(), world, here=data.beside)
+        self.batches = Batches(data.train, self._augment(), world, ranks_on_host=data.ranks_on_host)
         self._data = data
 
     def _groups(self) -> Iterator[dict[str, Any]]:
@@ -308,7 +308,7 @@ def begin_with(run: str, head: Head, trunk: Backbone | None, space: Space) -> No
             has learned from classes that *space* holds out.
     """
     folder = RunFolder(Path(run))
-    newest = folder.newest()
+    newest = folder.newest_checkpoint()
     if newest is None:
         raise TesseraeError(f"--init-from is {run}, which has no checkpoint yet. Train it first.")
     check_start(run, space.wnids[space.labels(UNSEEN, VALIDATION)].tolist())

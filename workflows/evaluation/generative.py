@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.backbone.network import Backbone
-from workflows.training.finite import refuse_not_finite
+from workflows.training.finite import check_finite
 
 NEIGHBOURS = 3
 """The default number of neighbours for precision, recall and coverage."""
@@ -121,7 +121,7 @@ def compare(generated: Tensor, real: Tensor, network: str, *, seed: int = 0) -> 
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    refuse_not_finite(generated, real)
+    check_finite(generated, real)
     fewest = min(len(generated), len(real))
     if fewest <= NEIGHBOURS:
         raise ValueError(f"{fewest} images: expected more than {NEIGHBOURS} of either kind.")

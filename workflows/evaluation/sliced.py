@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workflows.training.finite import refuse_not_finite
+from workflows.training.finite import check_finite
 
 DIRECTIONS = 512
 """The default number of random directions."""
@@ -40,7 +40,7 @@ def sliced_wasserstein(
     Raises:
         ValueError: A set is empty, the rows have different lengths, or a value is not finite.
     """
-    refuse_not_finite(first, second)
+    check_finite(first, second)
     first, second = first.flatten(1), second.flatten(1)
     if not len(first) or not len(second) or first.shape[1] != second.shape[1]:
         raise ValueError(

@@ -21,9 +21,9 @@ from workflows.evaluation import HELD_OUT
 from workflows.preparation import prepare
 from workflows.preparation.options import PrepareOptions
 from workflows.session import Cluster
-from workflows.training.options import FREE, SHRINK_FROM, TrainingOptions
+from workflows.training.options import CHANGEABLE_ON_RESUME, MIN_RESIZE_RATIO, TrainingOptions
 from workflows.training.run_options import RunOptions
-from workflows.training.stages import STAGES, load_name
+from workflows.training.stages import STAGES, import_object
 
 if TYPE_CHECKING:  # these load torch, which --help does not need
     from workflows.training.loop import Data
@@ -36,19 +36,19 @@ POLL_SECONDS = 0.2
 
 def run(options: TrainingOptions, run_options: RunOptions) -> int:
     """Prepare the store if --data is given, train, and return the exit status."""
-    options = options.located()
+    options = options.with_absolute_paths()
     session.check_where(run_options.cluster)
     if session.work_for_first(run_options):
         return 0
-    from workflows.training.holding import locked
+    from workflows.training.run_lock import locked_run
     from workflows.training.run_folder import RunFolder
 
     folder = run_options.folder
     run = RunFolder(folder)
     try:
-        with locked(run):
-            if run.begun():
-                options = options.as_before(run.asked()["options"])
+        with locked_run(run):
+            if run.holds_run():
+                options = options.with_former_defaults(run.read_options()["options"])
             _check_run(run_options, options, run)
             with _cluster(run_options) as cluster, _prepared(run_options, options, cluster):
                 state = _train(run_options, options, cluster, run)
@@ -67,15 +67,15 @@ def _print_result(folder: Path, state: str) -> None:
 
 def _check_run(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> None:
     """Refuse a folder of a run with other options, before any work starts."""
-    run.check(
+    run.check_options(
         {"stage": run_options.stage, **options.as_dict()},
-        free=FREE,
+        changeable_on_resume=CHANGEABLE_ON_RESUME,
         complete=options.complete,
-        changeable=options.changeable(),
+        changeable_on_rewind=options.changeable_on_rewind(),
         from_step=run_options.from_step,
     )
     if run_options.from_step is not None:
-        run.at(run_options.from_step)
+        run.checkpoint_of_step(run_options.from_step)
 
 
 def _cluster(run_options: RunOptions) -> Cluster:
@@ -167,10 +167,10 @@ def _size_to_prepare(store: str, options: TrainingOptions) -> int:
     except StoreError:  # the store does not exist yet
         stored = []
     fitting = [size for size in stored if size >= image_size]
-    return min(fitting) if fitting else near_size(image_size)
+    return min(fitting) if fitting else suggested_store_size(image_size)
 
 
-def near_size(size: int) -> int:
+def suggested_store_size(size: int) -> int:
     """Return the side to prepare for training at *size* px: 72 for 64 to 72 px, else *size*."""
     return 72 if 64 <= size <= 72 else size
 
@@ -185,10 +185,10 @@ def _train(
 
     stage = STAGES[run_options.stage]
     files: dict[str, bytes] = {}
-    if stage.gather is None:
+    if stage.prepare_data is None:
         data = _data(run_options, options, run)
     else:
-        data, files = load_name(stage.gather)(run_options, options, cluster, _held_out(run_options))
+        data, files = import_object(stage.prepare_data)(run_options, options, cluster, _held_out(run_options))
     available = count_gpu_workers(cluster.client)
     if run_options.gpus and not cluster.stands and run_options.gpus > available:
         raise TesseraeError(
@@ -224,7 +224,7 @@ def _size_before(run: RunFolder) -> int | None:
     None for a new run.
     """
     try:
-        return int(run.asked()["options"]["stored_size"])
+        return int(run.read_options()["options"]["stored_size"])
     except (TesseraeError, KeyError):
         return None
 
@@ -249,7 +249,7 @@ def _data(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> 
         size=size,
         batch_size=options.batch_size,
         seed=options.seed,
-        **options.loading(),
+        **options.loader_arguments(),
     )
     _print_crop(options, size, image_size)
     if not len(loader):
@@ -267,7 +267,7 @@ def _data(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> 
             held_out,
             size=size,
             batch_size=options.batch_size,
-            **options.loading(learns=False),
+            **options.loader_arguments(training=False),
         )
         if not len(held_out_loader) and run_options.held_out is not None:
             raise StoreError(
@@ -281,9 +281,9 @@ def _data(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> 
 
 def _print_crop(options: TrainingOptions, stored: int, size: int) -> None:
     """Print how stored pictures much larger than the trained size are resized or cropped."""
-    if stored < SHRINK_FROM * size:
+    if stored < MIN_RESIZE_RATIO * size:
         return
-    shrunk = options.shrunk_side(stored)
+    shrunk = options.resized_side(stored)
     if shrunk is None:
         share = f"{(size / stored) ** 2:.0%}"
         print(
@@ -292,8 +292,8 @@ def _print_crop(options: TrainingOptions, stored: int, size: int) -> None:
         return
     print(
         f"notice: {stored} px images are resized to {shrunk} px on the device. Reading a"
-        f" {near_size(size)} px array would be {(stored / near_size(size)) ** 2:.0f} times as"
-        f" fast: `tesserae prepare ... --sizes {near_size(size)}`."
+        f" {suggested_store_size(size)} px array would be {(stored / suggested_store_size(size)) ** 2:.0f} times as"
+        f" fast: `tesserae prepare ... --sizes {suggested_store_size(size)}`."
     )
 
 

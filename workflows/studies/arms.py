@@ -91,7 +91,7 @@ def make_arm(
     """
     if settings not in SETTINGS:
         raise ValueError(f"settings are {settings!r}: expected one of {', '.join(SETTINGS)}.")
-    paper = WganOptions(objective=objective).filled()
+    paper = WganOptions(objective=objective).resolved()
     weight = paper.penalty_weight
     if weight and penalty is not None:
         weight = penalty

@@ -100,15 +100,15 @@ def open_sampler(folder: RunFolder, device: torch.device | None = None) -> Sampl
     Raises:
         TesseraeError: The run is of another stage, or has no checkpoint yet.
     """
-    record = folder.asked()
+    record = folder.read_options()
     if record["options"].get("stage") != STAGE:
         raise TesseraeError(
             f"{folder.path} has no generator: expected a run of `tesserae train wgan`."
         )
-    newest = folder.newest()
+    newest = folder.newest_checkpoint()
     if newest is None:
         raise TesseraeError(f"{folder.path} has no checkpoint yet: train it first.")
-    options = WganOptions.of(record["options"]).filled()
+    options = WganOptions.of(record["options"]).resolved()
     classes = tuple(folder.data()["classes"]) if options.condition != "none" else ()
     state = folder.load_trained(newest, "average")
     generator = make_generator(options, len(classes))

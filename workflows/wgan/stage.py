@@ -21,7 +21,7 @@ from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.training.batches import Batches, RankBatch
 from workflows.training.image_grid import to_uint8
 from workflows.training.loop import Data
-from workflows.training.options import shrunk_side
+from workflows.training.options import resized_side
 from workflows.training.world import World
 from workflows.wgan.generators import ConvGenerator, ResidualGenerator, VectorGenerator
 from workflows.wgan.options import WARM_EVERY, WARM_STEPS, WganOptions
@@ -39,7 +39,7 @@ class Wgan:
 
     def __init__(self, options: WganOptions, data: Data, world: World) -> None:
         """Create both networks, as `workflows.training.loop.Stage` defines."""
-        self.options = options = options.filled()
+        self.options = options = options.resolved()
         self.world = world
         self.step = 0
         self._critic_updates = 0
@@ -71,9 +71,9 @@ class Wgan:
             critic.compile()
         augment = Augment(
             size=options.image_size, crop=options.crop, flip=options.flip, mean=RGB, std=RGB,
-            seed=options.seed, resize=options.shrunk_side(data.train.sizes[0]),
+            seed=options.seed, resize=options.resized_side(data.train.sizes[0]),
         )  # fmt: skip
-        self.batches = Batches(data.train, augment, world, here=data.beside)
+        self.batches = Batches(data.train, augment, world, ranks_on_host=data.ranks_on_host)
         self._data = data
         self._plain = plain(options, data.train.sizes[0])
 
@@ -134,7 +134,7 @@ class Wgan:
         if self.options.learning_rate_decay:
             remaining = max(0.0, 1 - self.step / self.options.steps)
             for group in optimiser.param_groups:
-                group["lr"] = self.options.learning_rate * remaining  # type: ignore[operator]  # `filled` has set it
+                group["lr"] = self.options.learning_rate * remaining  # type: ignore[operator]  # `resolved` has set it
 
     def _laid_out(self, images: Tensor) -> Tensor:
         return images if self.options.channels_last else images.contiguous()
@@ -206,7 +206,7 @@ class Wgan:
     def _rows(self, world: World, rows: int) -> Iterator[RankBatch]:
         """Yield unaugmented batches of held-out rows, or of training rows if none are held out."""
         loader = self._data.held_out or self._data.train
-        batches = Batches(loader, self._plain, world, here=self._data.beside)
+        batches = Batches(loader, self._plain, world, ranks_on_host=self._data.ranks_on_host)
         count = min(max(1, rows // loader.batch_size), len(batches.loader))
         try:
             yield from islice(iter(batches.take, None), count)
@@ -246,7 +246,7 @@ def plain(options: WganOptions, stored: int) -> Augment:
         stored: Side of the stored pictures, in pixels.
     """
     size = options.image_size
-    shrink = shrunk_side(stored, size, crop="none") if options.resize else None
+    shrink = resized_side(stored, size, crop="none") if options.resize else None
     return Augment(size=size, crop="none", flip=False, mean=RGB, std=RGB, resize=shrink)
 
 
@@ -265,7 +265,7 @@ def make_generator(options: WganOptions, classes: int) -> nn.Module:
     """Return the generator of completed *options*: (n, noise)[, labels (n,)] -> pictures.
 
     Args:
-        options: The options, as `filled` returns them.
+        options: The options, as `resolved` returns them.
         classes: Number of classes to condition on; 0 = none.
     """
     width = options.generator_width
@@ -287,7 +287,7 @@ def make_critic(options: WganOptions, classes: int) -> nn.Module:
     """Return the critic of completed *options*: pictures[, labels (n,)] -> scores (n,).
 
     Args:
-        options: The options, as `filled` returns them.
+        options: The options, as `resolved` returns them.
         classes: Number of classes to condition on; 0 = none.
     """
     width, norm = options.critic_width, options.critic_norm

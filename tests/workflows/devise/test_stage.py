@@ -224,10 +224,10 @@ def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "net").mkdir()
     named = DeviseOptions(
         trunk="net", word_vectors="w.bin", hierarchy="h", init_from="runs/a", unseen_classes="u"
-    ).located()
+    ).with_absolute_paths()
     full = [named.trunk, named.word_vectors, named.hierarchy, named.init_from, named.unseen_classes]
     assert full == [str(tmp_path / name) for name in ("net", "w.bin", "h", "runs/a", "u")]
-    unchanged = DeviseOptions(trunk="some/model", unseen_classes="40").located()
+    unchanged = DeviseOptions(trunk="some/model", unseen_classes="40").with_absolute_paths()
     assert (unchanged.trunk, unchanged.unseen_classes) == ("some/model", "40")
     assert unchanged.word_vectors is None
     assert DeviseOptions(trunk="new").prepared_size == 64

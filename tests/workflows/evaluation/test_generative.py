@@ -17,7 +17,7 @@ from workflows.evaluation.generative import (
     precision_recall,
 )
 from workflows.evaluation.sliced import sliced_wasserstein
-from workflows.training.finite import NotFiniteError
+from workflows.training.finite import NonFiniteError
 
 
 def gaussians(seed: int, count: int = 800, width: int = 6) -> torch.Tensor:
@@ -127,9 +127,9 @@ def test_rows_that_are_not_finite_are_refused() -> None:
     for bad in (float("nan"), float("inf")):
         rows = gaussians(0, 50)
         rows[7, 2] = bad
-        with pytest.raises(NotFiniteError, match="1 of 50 rows contain NaN or infinity"):
+        with pytest.raises(NonFiniteError, match="1 of 50 rows contain NaN or infinity"):
             compare(rows, gaussians(1, 50), "features")
-        with pytest.raises(NotFiniteError):
+        with pytest.raises(NonFiniteError):
             sliced_wasserstein(rows, gaussians(1, 50))
 
 

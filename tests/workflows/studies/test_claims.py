@@ -51,7 +51,7 @@ def test_equal_settings_differ_only_in_their_losses(objective: str) -> None:
     alone = {"objective": "dcgan", "clip": None, "penalty": 0.0}
     assert dataclasses.replace(arm, **alone) == first
     paper = digits.arm_of(objective, "paper")
-    options = WganOptions(objective=objective).filled()
+    options = WganOptions(objective=objective).resolved()
     assert (paper.optimiser, paper.rate) == (options.optimiser, options.learning_rate)
     assert (paper.critic_steps, paper.norm) == (options.critic_steps, options.critic_norm)
     assert (paper.clip or 0, paper.penalty) == (options.weight_clip, options.gradient_penalty)

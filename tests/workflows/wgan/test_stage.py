@@ -160,13 +160,13 @@ def test_the_number_of_updates_is_known_in_advance(
     """The options predict the updates of the stage, from which the time left follows."""
     options = WganOptions(critic_steps=critic, warmup_critic_steps=warm)
     stage = Wgan.__new__(Wgan)
-    stage.options = options.filled()
+    stage.options = options.resolved()
     updates = 0
     for stage.step in range(step):
         updates += stage._critic_steps() + 1
-    assert options.updates_to(step) == updates
+    assert options.updates_after(step) == updates
     stage.step = step
-    assert bool(options.warming(step)) == (
+    assert bool(options.warmup_text(step)) == (
         bool(stage.options.warmup_critic_steps) and (step < 25 or step % 500 == 0)
     )
 
