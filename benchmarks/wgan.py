@@ -164,7 +164,9 @@ class Arm:
         took = time.perf_counter() - began
         self.images_per_second.append(steps * CRITIC * BATCH / took)
         self.cpu.append((cpu_seconds() - used) / steps)
-        self.waiting.append((self.stage.batches.wait_seconds - waited) / took if self.stage else 0.0)
+        self.waiting.append(
+            (self.stage.batches.wait_seconds - waited) / took if self.stage else 0.0
+        )
 
 
 def show(arms: dict[str, Arm]) -> None:

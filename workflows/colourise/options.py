@@ -1,4 +1,4 @@
-"""The options of colouring."""
+"""The options of the colourisation stage."""
 
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ class ColouriseOptions(TrainingOptions):
     )
 
     def resized_side(self, stored: int) -> int | None:
-        """Return the side to which the device resizes pictures; None = it does not resize them."""
+        """Return the side to which the device resizes images, in pixels; None = it does not."""
         return resized_side(stored, self.image_size, crop="random") if self.resize else None
 
     def speedup_hint(self) -> str:
@@ -46,9 +46,9 @@ class ColouriseOptions(TrainingOptions):
         )
 
     def changeable_on_rewind(self) -> tuple[str, ...]:
-        """Return the options that may change when a run goes back to an earlier step."""
+        """Return the names of options that may change when a run restarts from an earlier step."""
         return ("learning_rate", "adversarial_weight")
 
     def divergence_hint(self) -> str:
-        """Return the option to lower, with its value, after training has diverged."""
+        """Return what to lower after training has diverged, as a phrase for an error message."""
         return f"--learning-rate (now {self.learning_rate:g})"

@@ -35,13 +35,25 @@ POLL_SECONDS = 0.2
 
 
 def run(options: TrainingOptions, run_options: RunOptions) -> int:
-    """Prepare the store if --data is given, train, and return the exit status."""
+    """Prepare the store if --data is given, then train a stage to its last step.
+
+    Args:
+        options: The options of the stage.
+        run_options: The data, the run folder and the cluster.
+
+    Returns:
+        The exit status, 0. A run that stops at its time limit has succeeded too.
+
+    Raises:
+        TesseraeError: The store, the run folder or the cluster cannot be used, or training fails.
+        KeyboardInterrupt: Ctrl-C was pressed; the ranks have saved and stopped.
+    """
     options = options.with_absolute_paths()
     session.check_where(run_options.cluster)
     if session.work_for_first(run_options):
         return 0
-    from workflows.training.run_lock import locked_run
     from workflows.training.run_folder import RunFolder
+    from workflows.training.run_lock import locked_run
 
     folder = run_options.folder
     run = RunFolder(folder)
@@ -150,7 +162,7 @@ class _OtherSplits(threading.Thread):
                 )
 
     def wait(self) -> None:
-        """Wait until all splits are prepared; raise the error of preparation if there is one."""
+        """Wait until all splits are prepared; raise the error of preparation, if any."""
         while self.is_alive():
             self._cluster.keep()
             self.join(POLL_SECONDS)
@@ -166,12 +178,15 @@ def _size_to_prepare(store: str, options: TrainingOptions) -> int:
         stored = _sizes(store)
     except StoreError:  # the store does not exist yet
         stored = []
-    fitting = [size for size in stored if size >= image_size]
-    return min(fitting) if fitting else suggested_store_size(image_size)
+    large_enough = [size for size in stored if size >= image_size]
+    return min(large_enough) if large_enough else suggested_store_size(image_size)
 
 
 def suggested_store_size(size: int) -> int:
-    """Return the side to prepare for training at *size* px: 72 for 64 to 72 px, else *size*."""
+    """Return the side of stored images, in pixels, that suits training at *size* px.
+
+    It is 72 for 64 to 72 px, which leaves room for random crops, else *size*.
+    """
     return 72 if 64 <= size <= 72 else size
 
 
@@ -188,7 +203,9 @@ def _train(
     if stage.prepare_data is None:
         data = _data(run_options, options, run)
     else:
-        data, files = import_object(stage.prepare_data)(run_options, options, cluster, _held_out(run_options))
+        data, files = import_object(stage.prepare_data)(
+            run_options, options, cluster, _held_out(run_options)
+        )
     available = count_gpu_workers(cluster.client)
     if run_options.gpus and not cluster.stands and run_options.gpus > available:
         raise TesseraeError(
@@ -218,10 +235,10 @@ def _train(
     )
 
 
-def _size_before(run: RunFolder) -> int | None:
-    """Return the stored size that the run has used so far, since the store may have more by now.
+def _recorded_size(run: RunFolder) -> int | None:
+    """Return the stored size that the run has used so far; None for a new run.
 
-    None for a new run.
+    The store may have got another size since then, which must not change the run.
     """
     try:
         return int(run.read_options()["options"]["stored_size"])
@@ -234,8 +251,9 @@ def _data(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> 
     from workflows.training.loop import Data
 
     image_size = _image_size(options)
-    fitting = [size for size in _sizes(run_options.store) if size >= image_size]
-    size = _size_before(run) if _size_before(run) in fitting else min(fitting, default=None)
+    large_enough = [size for size in _sizes(run_options.store) if size >= image_size]
+    recorded = _recorded_size(run)
+    size = recorded if recorded in large_enough else min(large_enough, default=None)
     if size is None:
         stored_sizes = ", ".join(map(str, _sizes(run_options.store)))
         raise StoreError(
@@ -280,20 +298,21 @@ def _data(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> 
 
 
 def _print_crop(options: TrainingOptions, stored: int, size: int) -> None:
-    """Print how stored pictures much larger than the trained size are resized or cropped."""
+    """Print how stored images much larger than the trained size are resized or cropped."""
     if stored < MIN_RESIZE_RATIO * size:
         return
-    shrunk = options.resized_side(stored)
-    if shrunk is None:
+    resized = options.resized_side(stored)
+    suggested = suggested_store_size(size)
+    if resized is None:
         share = f"{(size / stored) ** 2:.0%}"
         print(
             f"notice: training on {size} px crops, {share} of the area of each {stored} px image."
         )
         return
     print(
-        f"notice: {stored} px images are resized to {shrunk} px on the device. Reading a"
-        f" {suggested_store_size(size)} px array would be {(stored / suggested_store_size(size)) ** 2:.0f} times as"
-        f" fast: `tesserae prepare ... --sizes {suggested_store_size(size)}`."
+        f"notice: {stored} px images are resized to {resized} px on the device. Reading a"
+        f" {suggested} px array would be {(stored / suggested) ** 2:.0f} times as fast:"
+        f" `tesserae prepare ... --sizes {suggested}`."
     )
 
 

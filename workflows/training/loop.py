@@ -330,8 +330,8 @@ class _Loop:
         )
         why = (
             f"training diverged at step {step:,}: {fault}; {saved}. Lower"
-            f" {self._options.divergence_hint()} and resume with {last}, or start a new run with another"
-            " --run."
+            f" {self._options.divergence_hint()} and resume with {last}, or start a new run with"
+            " another --run."
         )
         if not self._world.rank:
             self._log({"what": "diverged", "step": step, "why": why})

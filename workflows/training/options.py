@@ -254,7 +254,7 @@ class TrainingOptions(Options):
         return ()
 
     def divergence_hint(self) -> str:
-        """Return what to lower after training has diverged, with its value, for an error message."""
+        """Return what to lower after training has diverged, as a phrase for an error message."""
         return "the learning rate"
 
 

@@ -22,7 +22,9 @@ from workflows.training.stages import STAGES, import_object, recorded_name
 MAX_BYTES = 2**28
 """The maximum length of a JSON file that is read at once, in bytes."""
 
-CheckpointName = Annotated[str, pattern(r"\d{6}-\d{12}", "a checkpoint, six digits, '-' and twelve")]
+CheckpointName = Annotated[
+    str, pattern(r"\d{6}-\d{12}", "a checkpoint, six digits, '-' and twelve")
+]
 
 OPTION_TYPES: dict[str, Any] = {
     "stage": str,

@@ -116,7 +116,7 @@ class RunFolder:
             confined.check_inside(self.path / name, self.path)
 
     def holds_run(self) -> bool:
-        """Return True if the folder holds a run, that is, the options that `create_or_continue` writes."""
+        """Return True if the folder holds a run, that is, if it has an `options.json`."""
         return (self.path / "options.json").exists()
 
     def create_or_continue(
@@ -154,7 +154,9 @@ class RunFolder:
             stored = records.read_options(file)
             names = (stored["options"].keys() | requested) - {*changeable_on_resume}
             fixed = names - {*(() if from_step is None else changeable_on_rewind)}
-            self._refuse_changed(stored["options"], requested, complete, fixed, changeable_on_rewind)
+            self._refuse_changed(
+                stored["options"], requested, complete, fixed, changeable_on_rewind
+            )
             old, new = complete(stored["options"]), complete(requested)
             data = sections.get("data", stored.get("data"))
             document = {**stored, "data": data, "options": requested}
@@ -225,8 +227,14 @@ class RunFolder:
         """
         if (self.path / "options.json").exists():
             requested = json.loads(json.dumps(dict(options)))
-            fixed = requested.keys() - {*changeable_on_resume} - {*(() if from_step is None else changeable_on_rewind)}
-            self._refuse_changed(self.read_options()["options"], requested, complete, fixed, changeable_on_rewind)
+            fixed = (
+                requested.keys()
+                - {*changeable_on_resume}
+                - {*(() if from_step is None else changeable_on_rewind)}
+            )
+            self._refuse_changed(
+                self.read_options()["options"], requested, complete, fixed, changeable_on_rewind
+            )
 
     def _refuse_changed(
         self,
@@ -244,7 +252,9 @@ class RunFolder:
         changed = [n for n in fixed if completed.get(n) != requested_complete.get(n)]
         if not changed:
             return
-        name = min(changed, key=lambda n: (n not in _DATA_ENTRIES, stored.get(n) == requested.get(n), n))
+        name = min(
+            changed, key=lambda n: (n not in _DATA_ENTRIES, stored.get(n) == requested.get(n), n)
+        )
         stored_value, value = completed.get(name), requested_complete.get(name)
         if name in _DATA_ENTRIES:
             phrase = _DATA_ENTRIES[name]
@@ -255,11 +265,11 @@ class RunFolder:
                 " --run."
             )
         flag = f"--{name.replace('_', '-')}"
+        cure = f"Omit {flag}" if stored_value is None else f"Pass {_as_typed(flag, stored_value)}"
         rewind = f", or pass --from-step N to change {flag} from that step on"
         raise TesseraeError(
             f"{self.path} was started {_flag_phrase(flag, stored_value)} and cannot continue"
-            f" {_flag_phrase(flag, value)}."
-            f" {f'Omit {flag}' if stored_value is None else f'Pass {_as_typed(flag, stored_value)}'}"
+            f" {_flag_phrase(flag, value)}. {cure}"
             f"{rewind if name in changeable_on_rewind else ''}, or pass another folder with --run."
         )
 
@@ -344,7 +354,11 @@ class RunFolder:
         """
         self.check_links()
         while True:
-            resumed = self.newest_checkpoint() if from_step is None else self.checkpoint_of_step(from_step)
+            resumed = (
+                self.newest_checkpoint()
+                if from_step is None
+                else self.checkpoint_of_step(from_step)
+            )
             number = max(self._claimed(), default=0) + 1
             record = {"resumed": None if resumed is None else resumed.name}
             # A rename that fails if the name exists: of two concurrent claims one wins.

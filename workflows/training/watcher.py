@@ -197,8 +197,8 @@ def cost_line(options: TrainingOptions, step: int, seconds: float) -> str:
         cost += f"; during the warm-up {warmup_seconds} ({next_updates:,} updates)"
     steps_left = options.steps - step
     return (
-        f"{cost}; {seconds_text(updates_left * seconds)} left for {steps_left:,} steps. To speed up:"
-        f" {options.speedup_hint()}."
+        f"{cost}; {seconds_text(updates_left * seconds)} left for {steps_left:,} steps. To speed"
+        f" up: {options.speedup_hint()}."
     )
 
 

@@ -65,7 +65,9 @@ def replacing(file: Path, *, num_bytes: int) -> Iterator[RecordingFile]:
     recording = None
     try:
         # A name that the run folder knows, so that it can remove what a killed command left.
-        with filesystem.replacing(file, durable=True, temporary=file.with_suffix(TEMPORARY_SUFFIX)) as raw:
+        with filesystem.replacing(
+            file, durable=True, temporary=file.with_suffix(TEMPORARY_SUFFIX)
+        ) as raw:
             recording = RecordingFile(raw)
             yield recording
     except BaseException as e:

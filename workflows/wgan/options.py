@@ -14,9 +14,9 @@ NETWORKS = ("conv", "residual", "perceptron")
 CRITIC_NORMS = ("batch", "layer", "spectral", "none")
 CONDITIONS = ("none", "projection", "concatenation")
 
-WARM_STEPS = 25
+WARMUP_STEPS = 25
 """The number of first steps in which the critic warms up."""
-WARM_EVERY = 500
+WARMUP_INTERVAL_STEPS = 500
 """The interval, in steps, of further steps in which the critic warms up."""
 
 _IMAGES = "images"
@@ -248,7 +248,7 @@ class WganOptions(TrainingOptions):
             )
 
     def resized_side(self, stored: int) -> int | None:
-        """Return the side to which the device resizes pictures; None = it does not resize them."""
+        """Return the side to which the device resizes images, in pixels; None = it does not."""
         return resized_side(stored, self.image_size, crop=self.crop) if self.resize else None
 
     def check_labels(self, classes: int, unlabelled: int) -> None:
@@ -271,17 +271,17 @@ class WganOptions(TrainingOptions):
 
     def updates_after(self, step: int) -> int:
         """Return the number of updates, of both networks, in the first *step* steps."""
-        usual = self.updates_per_step
-        more = (self.resolved().warmup_critic_steps or usual - 1) - (usual - 1)
-        warm = min(step, WARM_STEPS) + max(0, (step - 1) // WARM_EVERY)
-        return step * usual + warm * more
+        updates = self.updates_per_step
+        extra_updates = (self.resolved().warmup_critic_steps or updates - 1) - (updates - 1)
+        warmup_steps = min(step, WARMUP_STEPS) + max(0, (step - 1) // WARMUP_INTERVAL_STEPS)
+        return step * updates + warmup_steps * extra_updates
 
     def warmup_text(self, step: int) -> str:
-        """Return a description of the critic's warm-up after *step* steps; empty outside of one."""
+        """Return a description of the critic's warm-up after *step* steps; empty outside of it."""
         updates = self.resolved().warmup_critic_steps
-        if not updates or (step >= WARM_STEPS and step % WARM_EVERY):
+        if not updates or (step >= WARMUP_STEPS and step % WARMUP_INTERVAL_STEPS):
             return ""
-        until = f" until step {WARM_STEPS}" if step < WARM_STEPS else ""
+        until = f" until step {WARMUP_STEPS}" if step < WARMUP_STEPS else ""
         return f"warm-up{until}: {updates:,} critic updates per step"
 
     def speedup_hint(self) -> str:
@@ -293,14 +293,14 @@ class WganOptions(TrainingOptions):
         )
 
     def changeable_on_rewind(self) -> tuple[str, ...]:
-        """Return the options that may change when a run goes back to an earlier step."""
+        """Return the names of options that may change when a run restarts from an earlier step."""
         return (
             "learning_rate", "beta1", "beta2", "learning_rate_decay", "weight_clip",
             "gradient_penalty", "critic_steps", "warmup_critic_steps", "precision",
         )  # fmt: skip
 
     def divergence_hint(self) -> str:
-        """Return the option to lower, with its value, after training has diverged."""
+        """Return what to lower after training has diverged, as a phrase for an error message."""
         return f"--learning-rate (now {self.resolved().learning_rate:g})"
 
     @property

@@ -21,8 +21,8 @@ from tests.commands import ROOT, Command, run, start, wait_until
 from tests.pictures import jpeg
 from tests.workflows.training.small import small_store
 from workflows.cli import main
-from workflows.training.run_lock import locked_run
 from workflows.training.run_folder import RunFolder
+from workflows.training.run_lock import locked_run
 
 SMALL = (
     *("--image-size", 16, "--batch-size", 8, "--latent-dim", 5, "--generator-width", 4),

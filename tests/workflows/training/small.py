@@ -88,11 +88,13 @@ def train_here(
     size = options.batch_size
     data = Data(
         Loader(store, size=SIZE, batch_size=size, **options.loader_arguments()),
-        Loader(store, "val", size=SIZE, batch_size=size, **options.loader_arguments(training=False)),
+        Loader(
+            store, "val", size=SIZE, batch_size=size, **options.loader_arguments(training=False)
+        ),
         ("zero", "one", "two"),
     )
     run = RunFolder(folder)
-    facts = {"versions": versions(), "data": _described(data, run)}
+    facts = {"versions": versions(), "data": _data_section(data, run)}
     run.create_or_continue(
         {"stage": STAGE, **options.as_dict()},
         facts,

@@ -11,9 +11,9 @@ from workflows.dashboard.state import DashboardState
 from workflows.reports.html import render
 from workflows.session import Cluster
 from workflows.terminal.progress import Progress
-from workflows.training.watcher import RunWatcher
 from workflows.training.options import TrainingOptions
 from workflows.training.run_folder import RunFolder
+from workflows.training.watcher import RunWatcher
 
 
 def watch(board: DashboardState, folder: Path, value: float) -> RunWatcher:

@@ -49,8 +49,8 @@ def test_options_left_out_follow_from_others(objective: str, critic: str) -> Non
     papers = {"wgan": (5e-5, 0.01, 0.0, 5, 100), "wgan-gp": (1e-4, None, 10.0, 5, 0)}
     if objective in papers:
         assert papers[objective] == (
-            resolved.learning_rate, resolved.clip_limit, resolved.penalty_weight, resolved.critic_steps,
-            resolved.warmup_critic_steps,
+            resolved.learning_rate, resolved.clip_limit, resolved.penalty_weight,
+            resolved.critic_steps, resolved.warmup_critic_steps,
         )  # fmt: skip
 
 

@@ -68,7 +68,10 @@ def test_the_staging_folder_is_made_absolute(monkeypatch: pytest.MonkeyPatch) ->
     """The staging folder is absolute, since ranks have other working folders."""
     monkeypatch.chdir("/")
     assert Gan(staging_dir="tmp/copies").with_absolute_paths().staging_dir == "/tmp/copies"
-    assert Words(staging_dir="c", learn="all", word_vectors="w").with_absolute_paths().staging_dir == "/c"
+    assert (
+        Words(staging_dir="c", learn="all", word_vectors="w").with_absolute_paths().staging_dir
+        == "/c"
+    )
 
 
 def test_a_windowed_and_staged_run_resumes_to_the_bit(tmp_path: Path) -> None:

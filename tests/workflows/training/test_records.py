@@ -47,7 +47,9 @@ def victim(tmp_path):
 def run(tmp_path):
     """Return a run that was begun."""
     folder = RunFolder(tmp_path / "run")
-    folder.create_or_continue(OPTIONS["options"], {key: OPTIONS[key] for key in ("versions", "data")})
+    folder.create_or_continue(
+        OPTIONS["options"], {key: OPTIONS[key] for key in ("versions", "data")}
+    )
     return folder
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.errors import TesseraeError
 from tests.commands import ROOT
-from workflows.training.run_lock import locked_run
 from workflows.training.run_folder import RunFolder
+from workflows.training.run_lock import locked_run
 
 HOLD = """
 import sys, time

@@ -15,8 +15,8 @@ from cluster.ranks.world import WorldConfig
 from workflows.colourise.options import ColouriseOptions
 from workflows.terminal.progress import Progress
 from workflows.training import loop
-from workflows.training.watcher import RunWatcher, cost_line, losses_line, start_lines
 from workflows.training.run_folder import RunFolder
+from workflows.training.watcher import RunWatcher, cost_line, losses_line, start_lines
 from workflows.wgan.options import WganOptions
 
 
@@ -128,8 +128,8 @@ def test_repeated_updates_count_for_no_rate(tmp_path: Path) -> None:
     """Repeated updates after the loss of a rank do not change the rate."""
     options = WganOptions(steps=10_000, critic_steps=1, warmup_critic_steps=0)
     now = 0.0
-    progress = Progress("run", rows=options.updates_after(10_000), unit="updates", stream=StringIO(),
-                        live=False, clock=lambda: now)  # fmt: skip
+    progress = Progress("run", rows=options.updates_after(10_000), unit="updates",
+                        stream=StringIO(), live=False, clock=lambda: now)  # fmt: skip
     cluster: Any = FakeCluster()
     with progress:
         watcher = RunWatcher(cluster, RunFolder(tmp_path), options, progress)
