@@ -184,7 +184,7 @@ def test_an_evaluation_equals_separate_computations(plain: Path, store: Path) ->
         return torch.cat([images for images, _, _ in loader]).float() / 127.5 - 1
 
     train, val = rows("train"), rows("val")[:16]
-    assert (evaluated.generated, evaluated.real, evaluated.split) == (16, 16, "val")
+    assert (evaluated.num_samples, evaluated.num_real, evaluated.split) == (16, 16, "val")
     assert evaluated.sliced_distance == pytest.approx(sliced_wasserstein(samples, val), rel=1e-4)
 
     def median_distance(images: torch.Tensor) -> float:

@@ -54,7 +54,7 @@ def test_the_softmax_equals_scikit_learn(learned: LabelledFeatures, queries: np.
     expected = model.fit(inputs, learned.labels).predict_proba(learned.standardise(queries))
     softmax = baselines.fit_softmax(learned, penalty=penalty)
     assert softmax.seen.tolist() == [0, 1, 3]
-    np.testing.assert_allclose(softmax.likelihoods(queries), expected, atol=2e-3)
+    np.testing.assert_allclose(softmax.probabilities(queries), expected, atol=2e-3)
 
 
 def test_conse_follows_the_paper(
@@ -62,7 +62,7 @@ def test_conse_follows_the_paper(
 ) -> None:
     """The output is the mean of the likeliest classes' vectors, weighted by probability."""
     softmax = baselines.fit_softmax(learned, penalty=1e-2)
-    shares = softmax.likelihoods(queries)
+    shares = softmax.probabilities(queries)
     for likeliest in (1, 2, 3, 9):
         actual = baselines.conse(softmax, vectors, num_classes=likeliest)(queries)
         for row, share in enumerate(shares):

@@ -108,7 +108,7 @@ def test_unseen_classes_are_evaluated_by_hops() -> None:
     wnids = ["a", "b", "c", "d"]
     pictures = LabelledImages(np.array([1, 1, 2, 3]), wnids, parts, hierarchy=hierarchy)
     two, three, every = by_hops(scores, pictures)
-    assert [(entry.hops, entry.classes, entry.pictures) for entry in (two, three, every)] == [
+    assert [(entry.hops, entry.classes, entry.images) for entry in (two, three, every)] == [
         (2, 1, 2), (3, 2, 3), (None, 3, 4),
     ]  # fmt: skip
     assert (two.alone[1].micro, two.with_seen[1].micro) == (1.0, 0.5)

@@ -386,7 +386,7 @@ def test_a_folder_of_another_stage_is_refused(
 ) -> None:
     """The error names the stages of both runs."""
     words = ["--image-size", "16", "--batch-size", "8", "--no-dashboard"]
-    RunFolder(tmp_path / "run").begin({"stage": "other"}, {})
+    RunFolder(tmp_path / "run").create_or_continue({"stage": "other"}, {})
     status = main(["train", "wgan", str(store), "--run", str(tmp_path / "run"), *words])
     assert status == 1
     assert "holds a run of the stage other, not of the stage wgan." in capsys.readouterr().err

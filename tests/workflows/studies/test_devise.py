@@ -149,7 +149,7 @@ def test_conse_with_centred_words_mixes_the_vectors_of_the_space(data: StudyData
     fitted = baselines.fit_softmax(split.train, penalty=1e-3)
     features = data.held_out.features
     for vectors, scores in ((data.classes.vectors, plain), (split.space.vectors, centred)):
-        expected = baselines.conse(fitted, vectors, likeliest=10)(features)
+        expected = baselines.conse(fitted, vectors, num_classes=10)(features)
         np.testing.assert_allclose(scores, expected, atol=1e-4)
     assert np.abs(plain - centred).max() > 1e-2
     learned = np.flatnonzero(split.images.parts == SEEN)

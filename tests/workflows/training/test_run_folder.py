@@ -113,7 +113,7 @@ def test_another_run_is_refused(folder: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("")
     with pytest.raises(TesseraeError, match="holds other files"):
-        RunFolder(tmp_path / "other").begin({}, {})
+        RunFolder(tmp_path / "other").create_or_continue({}, {})
 
 
 def test_a_repeated_step_is_reported_once(folder: RunFolder) -> None:
@@ -133,15 +133,15 @@ def test_an_interrupted_beginning_is_repeated(tmp_path: Path, left: tuple[str, .
     (run / "checkpoints").mkdir(parents=True)
     for name in left:
         (run / name).write_text("half")
-    RunFolder(run).begin({"seed": 1}, {}, files={"space.npz": b"whole"})
+    RunFolder(run).create_or_continue({"seed": 1}, {}, files={"space.npz": b"whole"})
     assert (run / "space.npz").read_bytes() == b"whole"
-    RunFolder(run).begin({"seed": 1}, {}, files={"space.npz": b"other"})
+    RunFolder(run).create_or_continue({"seed": 1}, {}, files={"space.npz": b"other"})
     assert (run / "space.npz").read_bytes() == b"whole"  # a continued run keeps its file
     foreign = tmp_path / "other"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("mine")
     with pytest.raises(TesseraeError, match="holds other files"):
-        RunFolder(foreign).begin({"seed": 1}, {}, files={"space.npz": b"whole"})
+        RunFolder(foreign).create_or_continue({"seed": 1}, {}, files={"space.npz": b"whole"})
 
 
 def test_a_checkpoint_is_durable_before_its_name_appears(

@@ -83,7 +83,7 @@ def recorded(folder: Path) -> str:
 def test_all_that_a_stage_names_exists(name: str) -> None:
     """Import locations are texts, which no type checker follows."""
     entry = STAGES[name]
-    for location in (entry.options, entry.stage, entry.gather, entry.evaluate):
+    for location in (entry.options, entry.stage, entry.prepare_data, entry.evaluate):
         assert location is None or callable(stages.import_object(location))
 
 
