@@ -17,6 +17,7 @@ from tests.commands import run
 from tests.workflows.devise.small import WNIDS, Small, make_small
 from workflows.cli import main
 from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
+from workflows.devise.options import DeviseOptions
 from workflows.studies import devise
 from workflows.studies.devise import (
     ClassSplit,
@@ -77,6 +78,14 @@ def test_a_setting_is_chosen_on_validation_classes_only(data: StudyData) -> None
     chosen, reached = select_setting(split, learn, [{"wrong": VALIDATION}, {"wrong": UNSEEN}])
     assert chosen == {"wrong": UNSEEN}
     assert reached == 1.0
+
+
+@pytest.mark.parametrize("loss", devise.DEVISE)
+def test_each_setting_of_devise_has_known_options(loss: str) -> None:
+    """The stage accepts every setting of a loss."""
+    for setting in devise.DEVISE[loss]:
+        options = DeviseOptions(loss=loss, **setting)
+        assert {name: getattr(options, name) for name in setting} == setting
 
 
 def test_every_method_is_evaluated_on_the_same_images(
