@@ -105,11 +105,11 @@ def _lfs_pointer_error(path: Path) -> TesseraeError:
     )
 
 
-def check_opened(where: str, model: nn.Module, mismatched: Any) -> None:
+def check_opened(name_or_path: str, model: nn.Module, mismatched: Any) -> None:
     """Check that a model's weights fit its settings and are finite.
 
     Args:
-        where: The folder or name of the model.
+        name_or_path: The folder or name of the model.
         model: The opened model.
         mismatched: (name, shape in the file, shape by the settings) of weights that do not fit.
 
@@ -119,15 +119,15 @@ def check_opened(where: str, model: nn.Module, mismatched: Any) -> None:
     if mismatched:
         name, file_shape, settings_shape = min(tuple(mismatch) for mismatch in mismatched)
         raise TesseraeError(
-            f"{where}/{CONFIG} does not match the weights in the same folder: {name} is"
+            f"{name_or_path}/{CONFIG} does not match the weights in the same folder: {name} is"
             f" {tuple(file_shape)} in the file and {tuple(settings_shape)} by the configuration."
             " Download both again from the same source."
         )
     damaged = next((name for name, value in model.state_dict().items() if not _finite(value)), None)
     if damaged is not None:
         raise TesseraeError(
-            f"the weights of {where} contain NaN or infinity, in {damaged}. Download them again,"
-            " or use an earlier checkpoint if you trained them."
+            f"the weights of {name_or_path} contain NaN or infinity, in {damaged}. Download them"
+            " again, or use an earlier checkpoint if you trained them."
         )
 
 

@@ -30,7 +30,7 @@ VISION_PART = "vision_model"
 
 
 def open_backbone(
-    where: str | os.PathLike[str],
+    name_or_path: str | os.PathLike[str],
     device: torch.device | None = None,
     *,
     cut: str | None = None,
@@ -39,8 +39,8 @@ def open_backbone(
     """Open a pretrained vision model of `transformers` as a network that computes features.
 
     Args:
-        where: A folder with `config.json` and `model.safetensors`, a name of the model hub, or
-            `new`.
+        name_or_path: A folder with `config.json` and `model.safetensors`, a name of the model hub,
+            or `new`.
         device: The device of the model (default: the CPU).
         cut: The block whose output is used; None: the last one.
         pooling: The pooling of that output, one of `POOLINGS` (default: end).
@@ -49,17 +49,17 @@ def open_backbone(
         TesseraeError: The model is missing, damaged, no vision model, not deterministic, lacks the
             block, or `transformers` is not installed.
     """
-    if where == NEW:
+    if name_or_path == NEW:
         return new_backbone(device, cut=cut, pooling=pooling)
-    folder = Path(where)
+    folder = Path(name_or_path)
     if (folder / "options.json").exists() and not (folder / "config.json").exists():
         raise TesseraeError(
-            f"{where} is a training run: `tesserae export {where}` writes its trained model into a"
-            " folder. Pass that folder instead."
+            f"{name_or_path} is a training run: `tesserae export {name_or_path}` writes its trained"
+            " model into a folder. Pass that folder instead."
         )
     if folder.is_dir():
         check_folder(folder)
-    opened, missing = _load(str(where), local=folder.is_dir())
+    opened, missing = _load(str(name_or_path), local=folder.is_dir())
     model, prefix = (
         (getattr(opened, VISION_PART), f"{VISION_PART}.")
         if hasattr(opened, VISION_PART)
@@ -67,17 +67,17 @@ def open_backbone(
     )
     input_name = getattr(model, "main_input_name", "pixel_values")
     if input_name != "pixel_values":
-        raise TesseraeError(f"{where} is not a vision model: its input is {input_name}.")
+        raise TesseraeError(f"{name_or_path} is not a vision model: its input is {input_name}.")
     untrained = {name.removeprefix(prefix) for name in missing if name.startswith(prefix)}
     required = sorted(name for name in untrained if not name.startswith("pooler."))
     if required:  # transformers would draw them at random
         raise TesseraeError(
-            f"{where} has no weights for {required[0]}: it belongs to another model."
+            f"{name_or_path} has no weights for {required[0]}: it belongs to another model."
         )
     backbone = Backbone(
         model.to(device or "cpu").float(),
         name=f"{type(model).__name__} ({folder.name})",
-        transform=read_transform(str(where), model.config, local=folder.is_dir()),
+        transform=read_transform(str(name_or_path), model.config, local=folder.is_dir()),
         pooler=not untrained,
         cut=cut,
         pooling=pooling,
@@ -87,7 +87,7 @@ def open_backbone(
     return backbone
 
 
-def _load(where: str, *, local: bool) -> tuple[Any, set[str]]:
+def _load(name_or_path: str, *, local: bool) -> tuple[Any, set[str]]:
     """Return the model and the names of its missing weights."""
     try:
         from transformers import AutoModel
@@ -105,7 +105,7 @@ def _load(where: str, *, local: bool) -> tuple[Any, set[str]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model, loaded = AutoModel.from_pretrained(
-                where,
+                name_or_path,
                 output_loading_info=True,
                 trust_remote_code=False,
                 use_safetensors=True,
@@ -115,10 +115,10 @@ def _load(where: str, *, local: bool) -> tuple[Any, set[str]]:
     except LOAD_ERRORS as e:
         first = (str(e).strip().splitlines() or [""])[0]
         raise TesseraeError(
-            f"{where} is not a backbone ({first}): expected a folder with config.json and"
+            f"{name_or_path} is not a backbone ({first}): expected a folder with config.json and"
             " model.safetensors, or a name of the model hub."
         ) from e
-    check_opened(where, model, loaded["mismatched_keys"])
+    check_opened(name_or_path, model, loaded["mismatched_keys"])
     return model, set(loaded["missing_keys"])
 
 

@@ -45,13 +45,13 @@ class Transform:
         return (pixels / 255 - mean) / std
 
 
-def read_transform(where: str, config: Any, *, local: bool) -> Transform:
-    """Read the preprocessing that the model at *where* specifies.
+def read_transform(name_or_path: str, config: Any, *, local: bool) -> Transform:
+    """Read the preprocessing that the model at *name_or_path* specifies.
 
     Args:
-        where: The folder or name of the model.
+        name_or_path: The folder or name of the model.
         config: The configuration of the model.
-        local: True if *where* is a folder.
+        local: True if *name_or_path* is a folder.
 
     Raises:
         TesseraeError: The model does not specify it, or takes no squares.
@@ -59,28 +59,30 @@ def read_transform(where: str, config: Any, *, local: bool) -> Transform:
     from transformers.utils.hub import cached_file
 
     file = cached_file(
-        where,
+        name_or_path,
         PREPROCESSOR_CONFIG,
         local_files_only=local,
         _raise_exceptions_for_missing_entries=False,
     )
     if file is None:
         raise TesseraeError(
-            f"{where} has no preprocessor_config.json: expected the file that says how to"
+            f"{name_or_path} has no preprocessor_config.json: expected the file that says how to"
             " normalise images for it."
         )
     fields = read_json(Path(file))
-    defaults = _defaults(where, local=local)
-    return make_transform(fields, defaults, where, getattr(config, "image_size", None))
+    defaults = _defaults(name_or_path, local=local)
+    return make_transform(fields, defaults, name_or_path, getattr(config, "image_size", None))
 
 
-def _defaults(where: str, *, local: bool) -> dict[str, Any]:
+def _defaults(name_or_path: str, *, local: bool) -> dict[str, Any]:
     """Return the default fields of the kind of image processor; empty for an unknown kind."""
     from transformers import AutoImageProcessor
 
     loader: Any = AutoImageProcessor
     try:
-        processor = loader.from_pretrained(where, local_files_only=local, trust_remote_code=False)
+        processor = loader.from_pretrained(
+            name_or_path, local_files_only=local, trust_remote_code=False
+        )
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError):
         return {}
     return dict(processor.to_dict())

@@ -180,8 +180,8 @@ class VectorCritic(nn.Module):
         self.labelled = _LabelConditioning(classes, condition, width)
         widths = [inputs + self.labelled.extra_channels, *[width] * layers]
         body: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            body += [*with_norm(nn.Linear(before, after), norm, after), nn.ReLU(inplace=True)]
+        for previous, current in pairwise(widths):
+            body += [*with_norm(nn.Linear(previous, current), norm, current), nn.ReLU(inplace=True)]
         self.body = nn.Sequential(*body)
         self.last = with_norm(nn.Linear(width, 1), norm, 1)[0]
 

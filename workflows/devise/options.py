@@ -32,7 +32,7 @@ class DeviseOptions(TrainingOptions):
 
     steps: int = option(500, "number of training steps", minimum=1, group="training")
     batch_size: int = option(
-        256, "number of rows in a batch, over all ranks", minimum=1, group="training"
+        256, "number of images in a batch, over all ranks", minimum=1, group="training"
     )
     eval_every: int = option(
         100,

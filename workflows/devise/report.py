@@ -255,7 +255,7 @@ def _same_class_share(
     nearest = index.search(vectors[queries], NEAREST_IMAGES + 1)
     return float(
         same_class_precision(
-            nearest.rows, labels[queries], labels, NEAREST_IMAGES, own=queries
+            nearest.rows, labels[queries], labels, NEAREST_IMAGES, query_rows=queries
         ).mean()
     )
 

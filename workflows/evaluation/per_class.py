@@ -68,18 +68,20 @@ class ClassSums:
             )
         return ClassSums(self.sums - other.sums, self.counts)
 
-    def resampled_means(self, drawn: NDArray[np.float64], *, macro: bool) -> NDArray[np.float64]:
+    def resampled_means(
+        self, draw_counts: NDArray[np.float64], *, macro: bool
+    ) -> NDArray[np.float64]:
         """Return the mean of each bootstrap draw, which repeats classes with all their images.
 
         Args:
-            drawn: (draws, C), how many times each class is drawn.
+            draw_counts: (draws, C), how many times each class is drawn.
             macro: True to average over classes, False to average over images.
 
         Returns:
             (draws,), NaN where no class with images is drawn.
         """
         parts = (np.nan_to_num(self.means), self.counts > 0) if macro else (self.sums, self.counts)
-        sums, weights = (drawn @ part.astype(np.float64) for part in parts)
+        sums, weights = (draw_counts @ part.astype(np.float64) for part in parts)
         sums[weights == 0] = np.nan
         return sums / weights
 
@@ -202,7 +204,7 @@ def bootstrap(
     Raises:
         ValueError: There is no split, or the splits have different numbers of classes.
     """
-    return Interval(*_mean_and_ends(splits, _draw(splits, macro, draws, seed), macro, level))
+    return Interval(*_mean_and_ends(splits, _draw_means(splits, macro, draws, seed), macro, level))
 
 
 def paired_bootstrap(
@@ -227,13 +229,15 @@ def paired_bootstrap(
         ValueError: An error of `bootstrap`, or the methods have different images.
     """
     splits = [our.minus(their) for our, their in zip(ours, theirs, strict=True)]
-    drawn = _draw(splits, macro, draws, seed)
-    not_better = float((drawn <= 1e-12).mean())  # tolerance for rounding in sums of shares
-    return Difference(*_mean_and_ends(splits, drawn, macro, level), not_better)
+    draw_means = _draw_means(splits, macro, draws, seed)
+    not_better = float((draw_means <= 1e-12).mean())  # tolerance for rounding in sums of shares
+    return Difference(*_mean_and_ends(splits, draw_means, macro, level), not_better)
 
 
-def _draw(splits: Sequence[ClassSums], macro: bool, draws: int, seed: int) -> NDArray[np.float64]:
-    """Return the mean over splits for each draw of classes, (draws,)."""
+def _draw_means(
+    splits: Sequence[ClassSums], macro: bool, draws: int, seed: int
+) -> NDArray[np.float64]:
+    """Return the mean over splits of each bootstrap draw of classes, (draws,)."""
     if not splits or len({len(split.counts) for split in splits}) > 1:
         raise ValueError(
             f"splits of {[len(split.counts) for split in splits]} classes: expected one split or"
@@ -246,17 +250,17 @@ def _draw(splits: Sequence[ClassSums], macro: bool, draws: int, seed: int) -> ND
     step = max(1, MAX_BLOCK_SCORES // len(union))
     for start in range(0, draws, step):
         block_draws = min(step, draws - start)
-        drawn = generator.multinomial(
+        draw_counts = generator.multinomial(
             len(union), [1 / len(union)] * len(union), block_draws
         ).astype(float)
-        split_means = [split.resampled_means(drawn, macro=macro) for split in restricted]
+        split_means = [split.resampled_means(draw_counts, macro=macro) for split in restricted]
         means[start : start + block_draws] = np.nanmean(split_means, axis=0)
     return means
 
 
 def _mean_and_ends(
-    splits: Sequence[ClassSums], drawn: NDArray[np.float64], macro: bool, level: float
+    splits: Sequence[ClassSums], draw_means: NDArray[np.float64], macro: bool, level: float
 ) -> tuple[float, float, float]:
     mean = np.mean([split.macro if macro else split.micro for split in splits])
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(draw_means, [(1 - level) / 2, (1 + level) / 2])
     return float(mean), float(low), float(high)

@@ -165,7 +165,7 @@ def same_class_precision(
     labels: Integers,
     k: int,
     *,
-    own: Integers | None = None,
+    query_rows: Integers | None = None,
 ) -> NDArray[np.float64]:
     """Return precision@k of a search among images: the share of the k nearest with the same class.
 
@@ -174,8 +174,8 @@ def same_class_precision(
         query_classes: The class of each query, (q,).
         labels: The class of each row, (N,), -1 for none.
         k: The number of rows that count.
-        own: The row of each query itself, (q,), which is left out (default None: queries are not
-            among the rows).
+        query_rows: The row of each query itself, (q,), which is left out (default None: queries
+            are not among the rows).
 
     Returns:
         The share for each query, (q,).
@@ -191,7 +191,9 @@ def same_class_precision(
         )
     if query_classes.min(initial=0) < 0:
         raise ValueError(f"a query has class {query_classes.min()}: exclude those without a class.")
-    is_other = np.full(nearest.shape, True) if own is None else nearest != own[:, None]
+    is_other = np.full(nearest.shape, True)
+    if query_rows is not None:
+        is_other = nearest != query_rows[:, None]
     fewest = is_other.sum(axis=1).min(initial=_positive(k))
     if fewest < k:
         raise ValueError(

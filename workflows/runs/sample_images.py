@@ -38,18 +38,18 @@ def run(options: SampleImagesOptions) -> int:
     return 0
 
 
-def _label(named: str, sampler: Sampler) -> int:
+def _label(name: str, sampler: Sampler) -> int:
     classes = sampler.classes
     if not classes:
         raise TesseraeError(
             "--label needs a run that is conditioned on classes (`train wgan --condition`)."
         )
-    if named.isdecimal() and int(named) < len(classes):
-        return int(named)
-    if named in sampler.wnids:
-        return sampler.wnids.index(named)
-    if classes.count(named) == 1:
-        return classes.index(named)
-    if named in classes:
-        raise TesseraeError(f"--label is {named!r}: several classes have this name; pass a wnid.")
-    raise TesseraeError(f"--label is {named!r}: expected one of {', '.join(classes[:20])}.")
+    if name.isdecimal() and int(name) < len(classes):
+        return int(name)
+    if name in sampler.wnids:
+        return sampler.wnids.index(name)
+    if classes.count(name) == 1:
+        return classes.index(name)
+    if name in classes:
+        raise TesseraeError(f"--label is {name!r}: several classes have this name; pass a wnid.")
+    raise TesseraeError(f"--label is {name!r}: expected one of {', '.join(classes[:20])}.")

@@ -41,19 +41,19 @@ class TrainingOptions(Options):
 
     steps: int = option(10_000, "number of training steps", minimum=1, group=_TRAINING)
     batch_size: int = option(
-        64, "number of rows in a batch, over all ranks", minimum=1, group=_TRAINING
+        64, "number of images in a batch, over all ranks", minimum=1, group=_TRAINING
     )
     micro_batch_size: int | None = option(
         None,
-        "largest number of rows that a rank computes at once, to bound its memory; the gradients of"
-        " the batch stay the same, but batch norm sees only these rows",
-        implied="all rows of the rank",
+        "largest number of images that a rank computes at once, to bound its memory; gradients are"
+        " accumulated over the batch and stay the same, but batch norm sees only these images",
+        implied="all images of the rank's part",
         minimum=2,
         group=_TRAINING,
     )
     seed: int = option(
         0,
-        "seed of every random choice: initial weights, noise, order of the rows, augmentation",
+        "seed of every random choice: initial weights, noise, order of the images, augmentation",
         minimum=0,
         maximum=2**63 - 1,
         group=_TRAINING,
@@ -76,7 +76,7 @@ class TrainingOptions(Options):
 
     order: str = option(
         "random",
-        "order of the rows: random shuffles the whole split; windowed shuffles within windows of"
+        "order of the images: random shuffles the whole split; windowed shuffles within windows of"
         " 1 GiB, for disks with slow random reads",
         choices=("random", "windowed"),
         group=READING,

@@ -148,8 +148,8 @@ class VectorGenerator(nn.Module):
         self._shape = shape
         widths = [noise + classes, *[width] * layers]
         body: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            body += [nn.Linear(before, after), nn.ReLU(inplace=True)]
+        for inputs, outputs in pairwise(widths):
+            body += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
         last: list[Any] = [nn.Linear(width, int(torch.Size(shape).numel()))]
         self.body = nn.Sequential(*body, *last, *([nn.Tanh()] if bounded else []))
 

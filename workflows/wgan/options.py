@@ -255,7 +255,7 @@ class WganOptions(TrainingOptions):
         """Refuse to condition on classes if the split lacks classes or labels.
 
         Raises:
-            ValueError: There are fewer than two classes, or rows without a label.
+            ValueError: There are fewer than two classes, or images without a label.
         """
         if self.condition != "none" and (classes < 2 or unlabelled):
             raise ValueError(

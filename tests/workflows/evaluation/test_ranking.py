@@ -327,7 +327,7 @@ def test_the_precision_of_a_search_equals_that_of_a_loop(
     own = draw.integers(0, rows, q)
     nearest = np.stack([draw.permutation(max(rows, k + 1))[: k + 1] for _ in range(q)])
     nearest[nearest >= rows] = -1
-    precision = same_class_precision(nearest, query_classes, labels, k, own=own)
+    precision = same_class_precision(nearest, query_classes, labels, k, query_rows=own)
     for query in range(q):
         counted = [row for row in nearest[query].tolist() if row != own[query]][:k]
         right = [row != -1 and labels[row] == query_classes[query] for row in counted]
@@ -344,11 +344,11 @@ def test_a_search_with_too_few_rows_is_refused() -> None:
     """Too few rows, and unknown rows or classes, are refused."""
     labels, query_classes = np.array([0, 1, 0]), np.array([0])
     nearest = np.array([[0, 2]])
-    assert same_class_precision(nearest, query_classes, labels, 1, own=np.array([0])).tolist() == [
-        1
-    ]
+    assert same_class_precision(
+        nearest, query_classes, labels, 1, query_rows=np.array([0])
+    ).tolist() == [1]
     with pytest.raises(ValueError, match="a query has 1 results besides itself: expected 2"):
-        same_class_precision(nearest, query_classes, labels, 2, own=np.array([0]))
+        same_class_precision(nearest, query_classes, labels, 2, query_rows=np.array([0]))
     with pytest.raises(ValueError, match="0 results besides itself"):
         same_class_precision(np.empty((1, 0), np.int64), query_classes, labels, 1)
     with pytest.raises(ValueError, match="k is 0"):
