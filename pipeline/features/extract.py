@@ -97,12 +97,12 @@ def _stored_recipe(objects: Objects, recipe: FeatureRecipe) -> FeatureRecipe | N
 
 
 def new_run(name: str, split: str) -> str:
-    """Return a unique name for a run, which marks its temporary files and tasks."""
+    """Return a new unique name for a run, which marks its temporary files and its tasks."""
     return f"{lease_name(name, split)}-{uuid.uuid4().hex[:8]}"
 
 
 def lease_name(name: str, split: str) -> str:
-    """Return the name of the lease for features *name* of *split*."""
+    """Return the name of the lease that a run holds to extract features *name* of *split*."""
     return f"features.{name}.{split}"
 
 
@@ -149,7 +149,10 @@ def recorded_probe(objects: Objects, recipe: FeatureRecipe) -> str:
 def missing_shards(
     objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]
 ) -> list[int]:
-    """Return the shards that lack features of some kind, or whose images have changed since."""
+    """Return the numbers of the shards to compute, ascending.
+
+    They lack features of one of *kinds*, or their images have changed since.
+    """
     required = set(kinds)
     committed = intact_kinds(objects, recipe, plan)
     return [shard for shard, shard_kinds in enumerate(committed) if not required <= shard_kinds]
@@ -219,7 +222,10 @@ def recorded_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> tuple
 def obsolete_objects(
     objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]
 ) -> list[str]:
-    """Return the shard objects of *kinds* that no commit of the present images lists."""
+    """Return the names of shard objects of *kinds* that no commit of the present images lists.
+
+    They may not exist.
+    """
     committed = intact_kinds(objects, recipe, plan)
     return [
         layout.features_shard(recipe.name, plan.split, kind, shard)

@@ -118,7 +118,12 @@ def open_recipe_backbone(recipe: FeatureRecipe, trunk: str, device: torch.device
 
 
 def compute_probe(backbone: Backbone, precision: str) -> str:
-    """Return the network's features of the probe images on this machine, as text."""
+    """Return the network's features of the probe images on this machine, as base64 text.
+
+    Args:
+        backbone: The network.
+        precision: `float32` or `bfloat16`, the number format of the computation.
+    """
     with reproducible_sums(backbone.device):
         return encode_probe(compute_features(backbone, probe_images(backbone.size), precision))
 

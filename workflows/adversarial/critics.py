@@ -29,18 +29,18 @@ class _LabelConditioning(nn.Module):
             raise ValueError(f"condition is {condition!r}: expected {' or '.join(CONDITIONS)}.")
         self._classes = classes
         self.extra_channels = classes if condition == "concatenation" else 0
-        """The number of channels that `join` adds to images."""
+        """The number of channels that `append_labels` adds to images."""
         project = classes and condition == "projection"
         self.vectors = nn.Embedding(classes, features) if project else None
 
-    def join(self, images: Tensor, labels: Tensor | None) -> Tensor:
+    def append_labels(self, images: Tensor, labels: Tensor | None) -> Tensor:
         """Return the images, with channels for their labels where the condition adds any."""
         if not self.extra_channels:
             return images
         assert labels is not None
         return join_labels(images, labels, self._classes)
 
-    def add(self, scores: Tensor, features: Tensor, labels: Tensor | None) -> Tensor:
+    def add_projection(self, scores: Tensor, features: Tensor, labels: Tensor | None) -> Tensor:
         """Return the scores (n,), with the projection of features (n, ...) where there is one."""
         if self.vectors is None:
             return scores
@@ -50,7 +50,16 @@ class _LabelConditioning(nn.Module):
 
 
 def join_labels(images: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Append *classes* one-hot channels of the labels (n,) to images (n, c, h, w)."""
+    """Append the labels to images as one-hot channels.
+
+    Args:
+        images: (n, c, h, w) of any floating-point dtype.
+        labels: (n,) int64.
+        classes: Number of classes, C.
+
+    Returns:
+        (n, c + C, h, w); in channel c + label all values are 1, in the others of the C channels 0.
+    """
     one_hot = functional.one_hot(labels, classes).to(images.dtype)[:, :, None, None]
     return torch.cat([images, one_hot.expand(-1, -1, *images.shape[2:])], 1)
 
@@ -107,8 +116,8 @@ class ConvCritic(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the scores (n,)."""
-        features = self.body(self.labelled.join(images, labels))
-        return self.labelled.add(self.last(features).flatten(), features, labels)
+        features = self.body(self.labelled.append_labels(images, labels))
+        return self.labelled.add_projection(self.last(features).flatten(), features, labels)
 
 
 class ResidualCritic(nn.Module):
@@ -143,9 +152,9 @@ class ResidualCritic(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the scores (n,)."""
-        maps = self.body(self.labelled.join(images, labels))
+        maps = self.body(self.labelled.append_labels(images, labels))
         features = functional.relu(maps).mean((2, 3))
-        return self.labelled.add(self.last(features).flatten(), features, labels)
+        return self.labelled.add_projection(self.last(features).flatten(), features, labels)
 
 
 class VectorCritic(nn.Module):
@@ -189,9 +198,9 @@ class VectorCritic(nn.Module):
         """Return the scores (n,)."""
         rows = rows.flatten(1)
         if self.labelled.extra_channels:
-            rows = self.labelled.join(rows[:, :, None, None], labels).flatten(1)
+            rows = self.labelled.append_labels(rows[:, :, None, None], labels).flatten(1)
         features = self.body(rows)
-        return self.labelled.add(self.last(features).flatten(), features, labels)
+        return self.labelled.add_projection(self.last(features).flatten(), features, labels)
 
 
 def _leaky() -> nn.Module:

@@ -41,7 +41,12 @@ def with_norm(layer: nn.Module, norm: str, channels: int) -> list[nn.Module]:
 
 
 def initialise(network: nn.Module) -> None:
-    """Initialise as in Radford et al. 2016: weights N(0, 0.02), gains N(1, 0.02), biases 0."""
+    """Initialise convolutions and norms, in place, as DCGAN does.
+
+    Weights are drawn from N(0, 0.02²), gains of norms from N(1, 0.02²), with torch's generator;
+    biases are 0. Radford et al.: Unsupervised Representation Learning with Deep Convolutional
+    Generative Adversarial Networks, ICLR 2016, arXiv 1511.06434.
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, 0.0, 0.02)

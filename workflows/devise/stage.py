@@ -185,7 +185,14 @@ class Devise:
 
     @torch.no_grad()
     def embed(self, batch: RankBatch) -> NDArray[np.float32]:
-        """Return the outputs of the head for features or stored images, (n, d) float32."""
+        """Map an evaluation batch to word space.
+
+        Args:
+            batch: n rows of features or, with a trained trunk, of images at their stored size.
+
+        Returns:
+            The outputs of the head, (n, d) float32, not normalised.
+        """
         features = batch.images
         if self.trunk is not None:
             self.trunk.model.eval()
@@ -219,7 +226,12 @@ class Devise:
 def schedule(options: DeviseOptions, step: int) -> float:
     """Return the factor on the learning rate at a step, from 0 to 1.
 
-    It rises linearly during the warm-up, then follows half a cosine or stays constant.
+    It rises linearly during the warm-up; then it falls to 0 at the last step along half a period of
+    a cosine, or stays at 1.
+
+    Args:
+        options: The options of the stage.
+        step: Number of complete steps.
     """
     warmup_steps = max(1, round(options.warmup_fraction * options.steps))
     if step < warmup_steps:
@@ -274,7 +286,10 @@ def open_trunk(
 
 
 def synchronise_batch_norm(model: nn.Module) -> nn.Module:
-    """Replace the batch norms of *model* by ones over all ranks, in place; return *model*."""
+    """Replace every `nn.BatchNorm2d` of *model* by a batch norm over all ranks, in place.
+
+    Weights and running statistics are kept. Return *model* itself.
+    """
     for name, child in model.named_children():
         if isinstance(child, nn.BatchNorm2d):
             norm = BatchNorm(child.num_features, child.eps, child.momentum)

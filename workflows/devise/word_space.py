@@ -129,6 +129,13 @@ def make_word_space(
 
 
 def l2_normalise(vectors: NDArray[np.floating]) -> Floats:
-    """Scale vectors to length 1; return float32 of the same shape. Zeros stay zeros."""
+    """Scale vectors along the last axis to length 1; zeros stay zeros.
+
+    Args:
+        vectors: (..., d) of any floating-point dtype.
+
+    Returns:
+        (..., d) float32.
+    """
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)

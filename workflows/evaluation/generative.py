@@ -250,7 +250,7 @@ class NearestSearch:
         """(n, count): Euclidean distances, ascending."""
 
     def add(self, block: Tensor) -> None:
-        """Search a further block of rows, (m, ...)."""
+        """Search a further block of rows, (m, ...), each as long as a query; it is not kept."""
         block = block.flatten(1).to(self._queries.device).float()
         parts = [self._best(part, block) for part in torch.split(self._queries, QUERY_ROWS)]
         distances = torch.cat([self.distances, torch.cat([part[0] for part in parts])], 1)

@@ -118,7 +118,11 @@ def parse_device(name: str | None) -> torch.device:
 
 
 def summary(folder: RunFolder, evaluation: RunEvaluation | None) -> Iterator[str]:
-    """Yield a summary of the report, as lines for the terminal."""
+    """Yield the lines that summarise a run in the terminal.
+
+    They are the metrics of the last step; why the run diverged, if it did; and the metrics of the
+    evaluation, if there is one.
+    """
     steps = [line for line in folder.metrics() if line.get("what", "") == ""]
     if steps:
         last = {k: v for k, v in steps[-1].items() if k not in ("step", "generation")}

@@ -12,7 +12,15 @@ from workflows.wgan.sampling import INTERPOLATION_STEPS, Sampler, open_sampler
 
 
 def run(options: SampleImagesOptions) -> int:
-    """Write the grid of samples that *options* describe, and return the exit status."""
+    """Generate images with the generator of a run, and write them as a grid in a PNG file.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        ValueError: --out is not a PNG file in an existing folder.
+        TesseraeError: The run has no generator, or no such class.
+    """
     if options.out.suffix.lower() != ".png":
         raise ValueError(f"--out is {options.out}: expected a name that ends in .png.")
     if not options.out.absolute().parent.is_dir():

@@ -201,7 +201,14 @@ class ClassSplit:
         )  # fmt: skip
 
     def devise(self, setting: Mapping[str, Any]) -> Floats:
-        """Train the DeViSE stage with a setting; return scores (n, C) of the held-out images."""
+        """Train the DeViSE stage with a setting and score the held-out images.
+
+        Args:
+            setting: Options of the stage by name, such as those in `DEVISE`.
+
+        Returns:
+            Cosines of the n images and the C classes, (n, C) float32.
+        """
         common = {"batch_size": self.data.batch_size, "mirrored": self.data.mirrored}
         options = DeviseOptions(**{**common, **setting})
         embed = train_head(self.data, options, self.space)

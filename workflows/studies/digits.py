@@ -84,7 +84,7 @@ def controls(digits: Digits, seed: int = 0) -> dict[str, float]:
     """Return the distances of controls without a network to the held-out rows, by name.
 
     The controls are a Gaussian with the training rows' mean and covariance, the training rows, and
-    uniform noise in [-1, 1].
+    uniform noise in [-1, 1]. *seed* draws the Gaussian and the noise, `SAMPLES` rows of each.
     """
     rows = digits.train.flatten(1).double()
     mean, covariance = rows.mean(0), torch.cov(rows.T)
@@ -98,7 +98,12 @@ def controls(digits: Digits, seed: int = 0) -> dict[str, float]:
 
 
 def arm_of(objective: str, settings: str) -> Arm:
-    """Return the arm of *objective* for the digits, with *settings* of `SETTINGS`."""
+    """Return the training settings of an objective for the digits.
+
+    Args:
+        objective: One of `workflows.adversarial.objectives.OBJECTIVES`.
+        settings: One of `workflows.studies.SETTINGS`.
+    """
     arm = make_arm(objective, settings, rate=ALIKE_RATE, norm=ALIKE_NORM)
     return replace(arm, decays=False, averages=True)
 

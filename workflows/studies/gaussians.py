@@ -68,7 +68,11 @@ def measure(points: Tensor) -> PointMetrics:
 
 
 def controls(seed: int = 0) -> dict[str, PointMetrics]:
-    """Return the metrics of controls without a network: noise, one Gaussian and the set itself."""
+    """Return the metrics of controls without a network, by name; *seed* draws their points.
+
+    The controls are uniform noise, one Gaussian with the mean and the deviation of the data, and
+    other points of the data set itself.
+    """
     world = World()
     low, high = float(CENTRES.min()) - 0.5, float(CENTRES.max()) + 0.5
     noise = world.uniform(2 * EVALUATION_POINTS, key=(seed, "noise")).view(-1, 2)
@@ -82,7 +86,12 @@ def controls(seed: int = 0) -> dict[str, PointMetrics]:
 
 
 def arm_of(objective: str, settings: str) -> Arm:
-    """Return the arm of *objective* for this data set, with *settings* of `SETTINGS`."""
+    """Return the training settings of an objective for this data set.
+
+    Args:
+        objective: One of `workflows.adversarial.objectives.OBJECTIVES`.
+        settings: One of `workflows.studies.SETTINGS`.
+    """
     arm = make_arm(objective, settings, rate=ALIKE_RATE, penalty=PENALTY)
     return replace(arm, norm="none")  # the perceptrons have no norm
 

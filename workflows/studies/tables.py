@@ -38,7 +38,7 @@ def _limit_threads(options: StudyOptions) -> None:
 
 
 def gaussians(options: GaussiansOptions) -> int:
-    """Run the study of Gaussians, print its table, and return the exit status."""
+    """Run the study of Gaussians, print a line for each run, and return the exit status, 0."""
     from workflows.studies import gaussians as study
 
     _limit_threads(options)
@@ -67,7 +67,7 @@ def gaussians(options: GaussiansOptions) -> int:
 
 
 def digits(options: DigitsOptions) -> int:
-    """Run the study of digits, print its table, and return the exit status."""
+    """Run the study of digits, print a line for each run, and return the exit status, 0."""
     from workflows.studies import digits as study
 
     _limit_threads(options)
@@ -97,7 +97,12 @@ def digits(options: DigitsOptions) -> int:
 
 
 def devise(options: DeviseStudyOptions) -> int:
-    """Run the study of DeViSE, print its table, and return the exit status."""
+    """Run the study of DeViSE, print its table, and return the exit status, 0.
+
+    Raises:
+        ValueError: There are no unseen classes, or --features is required.
+        TesseraeError: The store, the features or the word vectors cannot be opened.
+    """
     from workflows.devise.evaluation import table_rows
     from workflows.studies import devise as study
 

@@ -117,7 +117,11 @@ class Batches:
         return self.loader.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue after the last batch that had been taken when *state* was saved."""
+        """Continue at the position of *state*, as `state_dict` returned it.
+
+        Raises:
+            StoreMismatchError: *state* is of another store, order, seed or batch size.
+        """
         self._iterator = None
         self.loader.load_state_dict(state)
 

@@ -15,7 +15,7 @@ class NonFiniteError(ValueError):
 
 
 def finite_or_none(value: Any) -> Any:
-    """Return a copy of a JSON value, nested ones included, with None for NaN and infinity."""
+    """Return a copy of a JSON value in which None replaces NaN and infinity, at any depth."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -48,7 +48,7 @@ def first_non_finite(state: Any) -> str | None:
 
 
 def num_bytes(state: Any) -> int:
-    """Return the total size of all tensors in *state*, in bytes."""
+    """Return the total size in bytes of all tensors in nested mappings and sequences."""
     return sum(tensor.nbytes for _, tensor in _tensors(state, ()))
 
 

@@ -510,17 +510,30 @@ class RunFolder:
         return stage
 
     def save_samples(self, name: str, step: int, png: bytes) -> None:
-        """Save the samples of an evaluation after *step* steps, as a PNG file."""
+        """Save a grid of samples in `samples/`.
+
+        Args:
+            name: Name of the grid, which precedes the step in the name of the file.
+            step: Number of complete steps at the evaluation.
+            png: Content of the file.
+
+        Raises:
+            DiskFullError: The disk is full.
+        """
         file = self.samples_file(name, step)
         file.parent.mkdir(exist_ok=True)
         writing.write(file, png)
 
     def samples_file(self, name: str, step: int) -> Path:
-        """Return the path of the samples *name* of an evaluation after *step* steps."""
+        """Return the path of the grid *name* of the evaluation after *step* complete steps."""
         return self.path / "samples" / f"{name}-{step:09d}.png"
 
     def log(self, message: Mapping[str, Any]) -> None:
-        """Append a line to `metrics.jsonl`; NaN and infinity are written as null."""
+        """Append *message* as a line to `metrics.jsonl`; NaN and infinity are written as null.
+
+        Raises:
+            DiskFullError: The disk is full.
+        """
         line = json.dumps(finite_or_none(message), allow_nan=False)
         writing.append(self.path / "metrics.jsonl", line.encode() + b"\n")
 

@@ -76,17 +76,33 @@ class World:
         return drawn[self.part(batch)].to(self.device)
 
     def uniform(self, batch: int, *shape: int, key: tuple[Any, ...]) -> Tensor:
-        """Draw from [0, 1): (rows of this rank, *shape) float32; arguments as for `normal`."""
+        """Draw this rank's rows of uniform numbers in [0, 1); arguments as for `normal`.
+
+        Returns:
+            (rows of this rank, *shape) float32 on the rank's device.
+        """
         drawn = torch.rand(batch, *shape, generator=_generator(key))
         return drawn[self.part(batch)].to(self.device)
 
     def integers(self, batch: int, high: int, *, key: tuple[Any, ...]) -> Tensor:
-        """Draw integers from [0, high): (rows of this rank,) int64; arguments as for `normal`."""
+        """Draw an integer from 0 to *high* - 1 for each row of this rank, as `normal` draws.
+
+        Args:
+            batch: Number of rows drawn for the whole batch, over all ranks.
+            high: Number of possible values.
+            key: The values that decide the draw, such as seed, step and purpose.
+
+        Returns:
+            (rows of this rank,) int64 on the rank's device.
+        """
         drawn = torch.randint(high, (batch,), generator=_generator(key))
         return drawn[self.part(batch)].to(self.device)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the element-wise mean over all ranks of *values*, of equal shape in all ranks."""
+        """Return the element-wise mean of *values* over all ranks, on the rank's device.
+
+        *values* has the same shape and a floating-point dtype in all ranks, which must all call it.
+        """
         if self.size == 1:
             return values
         total = values.clone()

@@ -34,7 +34,7 @@ BLOCK_ROWS = 1_024
 
 @dataclass(frozen=True)
 class WganEvaluation:
-    """The metrics and images of an evaluated run."""
+    """The metrics and images of an evaluated run, a `workflows.runs.report.RunEvaluation`."""
 
     step: int
     """The number of complete steps at the checkpoint."""

@@ -111,7 +111,7 @@ class ResidualGenerator(nn.Module):
         nn.init.xavier_uniform_(self.last.weight)
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate images (n, channels, size, size) in [-1, 1]."""
+        """Generate images; arguments and result are those of `ConvGenerator.forward`."""
         rows = self.first(_with_labels(noise, labels, self._classes))
         maps = self.body(rows.view(-1, self._width, 4, 4))
         return torch.tanh(self.last(functional.relu(self.norm(maps))))
@@ -154,6 +154,10 @@ class VectorGenerator(nn.Module):
         self.body = nn.Sequential(*body, *last, *([nn.Tanh()] if bounded else []))
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate rows (n, *shape)."""
+        """Generate rows from (n, noise) float32 and, with classes, (n,) int64 labels.
+
+        Returns:
+            (n, *shape), in [-1, 1] if the output is bounded.
+        """
         rows: Tensor = self.body(_with_labels(noise, labels, self._classes))
         return rows.view(-1, *self._shape)
