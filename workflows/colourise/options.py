@@ -39,7 +39,7 @@ class ColouriseOptions(TrainingOptions):
         """Return the side to which the device resizes images, in pixels; None = it does not."""
         return resized_side(stored, self.image_size, crop="random") if self.resize else None
 
-    def speedup_hint(self) -> str:
+    def speedup_options(self) -> str:
         """Return the options that make a step faster, as a phrase for the terminal."""
         return (
             "a smaller --image-size (and a store of that size) or --width, --adversarial-weight 0"
@@ -49,6 +49,6 @@ class ColouriseOptions(TrainingOptions):
         """Return the names of options that may change when a run restarts from an earlier step."""
         return ("learning_rate", "adversarial_weight")
 
-    def divergence_hint(self) -> str:
+    def options_to_lower(self) -> str:
         """Return what to lower after training has diverged, as a phrase for an error message."""
         return f"--learning-rate (now {self.learning_rate:g})"

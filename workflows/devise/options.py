@@ -218,7 +218,7 @@ class DeviseOptions(TrainingOptions):
         """The side, in pixels, of the images to prepare for this stage; None for the default."""
         return self.feature_size or (SMALL_SIZE if self.trunk == NEW else None)
 
-    def speedup_hint(self) -> str:
+    def speedup_options(self) -> str:
         """Return the options that make a step faster, as a phrase for the terminal."""
         return "--learn head" if self.learn == "all" else "a smaller --batch-size or --hidden-units"
 
@@ -229,7 +229,7 @@ class DeviseOptions(TrainingOptions):
             "dropout", "margin", "temperature",
         )  # fmt: skip
 
-    def divergence_hint(self) -> str:
+    def options_to_lower(self) -> str:
         """Return what to lower after training has diverged, as a phrase for an error message."""
         text = f"--learning-rate (now {self.learning_rate:g})"
         if self.learn == "head":

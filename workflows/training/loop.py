@@ -330,7 +330,7 @@ class _Loop:
         )
         why = (
             f"training diverged at step {step:,}: {fault}; {saved}. Lower"
-            f" {self._options.divergence_hint()} and resume with {last}, or start a new run with"
+            f" {self._options.options_to_lower()} and resume with {last}, or start a new run with"
             " another --run."
         )
         if not self._world.rank:
@@ -344,7 +344,7 @@ class _Loop:
             steps = ", ".join(f"{step:,}" for step in [0, *self._folder.finite_checkpoint_steps()])
             raise DivergedError(
                 f"the checkpoint of step {state['step']:,} contains NaN or infinity ({bad_name})."
-                f" Lower {self._options.divergence_hint()} and resume with --from-step from one of"
+                f" Lower {self._options.options_to_lower()} and resume with --from-step from one of"
                 f" {steps}."
             )
 

@@ -245,7 +245,7 @@ class TrainingOptions(Options):
         """Return a short description of the warm-up after *step* steps; empty outside of it."""
         return ""
 
-    def speedup_hint(self) -> str:
+    def speedup_options(self) -> str:
         """Return the options that make a step faster, as a phrase for the terminal."""
         return "a smaller --batch-size"
 
@@ -253,7 +253,7 @@ class TrainingOptions(Options):
         """Return the names of options that may change when a run restarts from an earlier step."""
         return ()
 
-    def divergence_hint(self) -> str:
+    def options_to_lower(self) -> str:
         """Return what to lower after training has diverged, as a phrase for an error message."""
         return "the learning rate"
 

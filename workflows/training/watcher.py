@@ -198,7 +198,7 @@ def cost_line(options: TrainingOptions, step: int, seconds: float) -> str:
     steps_left = options.steps - step
     return (
         f"{cost}; {seconds_text(updates_left * seconds)} left for {steps_left:,} steps. To speed"
-        f" up: {options.speedup_hint()}."
+        f" up: {options.speedup_options()}."
     )
 
 

@@ -284,7 +284,7 @@ class WganOptions(TrainingOptions):
         until = f" until step {WARMUP_STEPS}" if step < WARMUP_STEPS else ""
         return f"warm-up{until}: {updates:,} critic updates per step"
 
-    def speedup_hint(self) -> str:
+    def speedup_options(self) -> str:
         """Return the options that make a step faster, as a phrase for the terminal."""
         warm = ", --warmup-critic-steps 0" if self.resolved().warmup_critic_steps else ""
         return (
@@ -299,7 +299,7 @@ class WganOptions(TrainingOptions):
             "gradient_penalty", "critic_steps", "warmup_critic_steps", "precision",
         )  # fmt: skip
 
-    def divergence_hint(self) -> str:
+    def options_to_lower(self) -> str:
         """Return what to lower after training has diverged, as a phrase for an error message."""
         return f"--learning-rate (now {self.resolved().learning_rate:g})"
 
