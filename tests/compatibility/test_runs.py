@@ -90,7 +90,7 @@ def test_a_trained_trunk_is_exported(bundle: Bundle) -> None:
     assert bundle.tesserae("features", "store", "--trunk", "exported", "--split", "val") == 0
     model = open_model(bundle.root / "runs" / "devise-all", store=str(bundle.store))
     images = np.zeros((2, SIDE, SIDE, 3), np.uint8)
-    assert model.images(images).shape == (2, model.dim)
+    assert model.embed_images(images).shape == (2, model.dim)
 
 
 def test_a_generator_makes_the_recorded_samples(bundle: Bundle) -> None:

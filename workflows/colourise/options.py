@@ -23,7 +23,7 @@ class ColouriseOptions(TrainingOptions):
         True,
         "resize stored images that are at least a quarter larger than --image-size, on the device;"
         " otherwise they are cropped at their stored scale",
-        before=False,
+        legacy_value=False,
         group=_GROUP,
     )
     width: int = option(32, "number of channels of the first layer", minimum=1, group=_GROUP)

@@ -113,7 +113,7 @@ class DeviseModel:
             else np.empty((0, self.dim), np.float32)
         )
 
-    def images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def embed_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map images, prepared with the recipe of the store, to the word space.
 
         Args:
@@ -129,7 +129,7 @@ class DeviseModel:
         ]
         return self.embed(np.concatenate(features))
 
-    def rows(self, split: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    def embed_split(self, split: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Yield all readable rows of a split in blocks: rows, (n,) int64, and vectors, (n, dim).
 
         Raises:
@@ -148,7 +148,7 @@ class DeviseModel:
         for batch in loader:
             assert isinstance(batch.images, Tensor)  # of one size
             pixels = batch.images.permute(0, 2, 3, 1).contiguous().numpy()
-            yield batch.rows.numpy(), self.images(pixels)
+            yield batch.rows.numpy(), self.embed_images(pixels)
 
     # --- words ----------------------------------------------------------------------------------
 
@@ -170,7 +170,7 @@ class DeviseModel:
         ]
         return dict(pairs)
 
-    def phrase(self, text: str) -> NDArray[np.float32] | None:
+    def phrase_vector(self, text: str) -> NDArray[np.float32] | None:
         """Return the unit vector of a name or phrase, (dim,) float32; None if it is unknown."""
         if self._words is None:
             label = self._label_of_name.get(" ".join(text.split()).casefold())
@@ -178,13 +178,13 @@ class DeviseModel:
         vector = self._words.phrase_vector(text)
         return None if vector is None else self.space.map_vectors(vector[None])[0]
 
-    def name(self, text: str) -> NDArray[np.float32] | None:
+    def name_vector(self, text: str) -> NDArray[np.float32] | None:
         """Return the unit vector of one name, (dim,) float32; None if it is unknown.
 
         Unlike `phrase`, it never averages the words of a name.
         """
         if self._words is None:
-            return self.phrase(text)
+            return self.phrase_vector(text)
         vector = self._words.token_vector(text)
         return None if vector is None else self.space.map_vectors(vector[None])[0]
 
@@ -226,7 +226,7 @@ def open_model(
     if newest is None:
         raise TesseraeError(f"{run} has no checkpoint yet: train it first.")
     data = folder.data()
-    options, space = DeviseOptions.of(document["options"]), load_word_space(run)
+    options, space = DeviseOptions.from_dict(document["options"]), load_word_space(run)
     state = folder.load_trained(newest, "head", "trunk")
     target = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     head = make_head(options, space).to(target)

@@ -6,8 +6,8 @@ from typing import Any, Self
 
 from pipeline.backbone.choices import NEW, POOLINGS
 from pipeline.store.features import DTYPES, PRECISIONS
-from pipeline.wordvectors.vectors import SYNONYMS
 from workflows.options.fields import option
+from workflows.options.shared import synonyms_option
 from workflows.training.options import TrainingOptions
 
 LOSSES = ("hinge", "cosine", "l2", "infonce")
@@ -113,13 +113,7 @@ class DeviseOptions(TrainingOptions):
         metavar="FILE",
         group=_CLASSES,
     )
-    synonyms: str = option(
-        "mean",
-        "how a class with several names gets its vector: from the first name, or as the mean over"
-        " all names that have one",
-        choices=SYNONYMS,
-        group=_CLASSES,
-    )
+    synonyms: str = synonyms_option(_CLASSES)
     centre: bool = option(
         True,
         "subtract the mean vector of the seen classes from all word vectors",

@@ -163,7 +163,7 @@ class _Evaluated:
 
 
 def _read(model: DeviseModel, split: str) -> _Evaluated:
-    blocks = list(model.rows(split))
+    blocks = list(model.embed_split(split))
     rows = np.concatenate([block for block, _ in blocks])
     vectors = np.concatenate([block for _, block in blocks])
     objects = open_objects(model.store)

@@ -20,6 +20,7 @@ from workflows import session
 from workflows.evaluation import HELD_OUT
 from workflows.preparation import prepare
 from workflows.preparation.options import PrepareOptions
+from workflows.preparation.plans import Plans, plan_splits
 from workflows.session import Cluster
 from workflows.training.options import CHANGEABLE_ON_RESUME, MIN_RESIZE_RATIO, TrainingOptions
 from workflows.training.run_options import RunOptions
@@ -49,8 +50,8 @@ def run(options: TrainingOptions, run_options: RunOptions) -> int:
         KeyboardInterrupt: Ctrl-C was pressed; the ranks have saved and stopped.
     """
     options = options.with_absolute_paths()
-    session.check_where(run_options.cluster)
-    if session.work_for_first(run_options):
+    session.check_cluster_option(run_options.cluster)
+    if session.run_as_slurm_worker(run_options):
         return 0
     from workflows.training.run_folder import RunFolder
     from workflows.training.run_lock import locked_run
@@ -91,13 +92,14 @@ def _check_run(run_options: RunOptions, options: TrainingOptions, run: RunFolder
 
 
 def _cluster(run_options: RunOptions) -> Cluster:
-    cluster = session.of(run_options)
+    cluster = session.cluster_of(run_options)
     if run_options.ranks is None or run_options.gpus:
         cluster.use_gpus(run_options.gpus)
     if run_options.data is None and run_options.workers is None:
-        cluster.shape(run_options.ranks or 1)  # without preparation the workers serve ranks alone
+        # Without preparation the workers serve ranks alone.
+        cluster.set_workers(run_options.ranks or 1)
     elif run_options.ranks is not None and run_options.ranks > (run_options.workers or cores()):
-        cluster.shape(run_options.ranks)
+        cluster.set_workers(run_options.ranks)
     return cluster
 
 
@@ -117,15 +119,15 @@ def _prepared(
     if split not in splits:
         raise ValueError(f"--split is {split!r}: {source} has {', '.join(splits)}.")
     prepare_options = PrepareOptions(
-        **run_options.reading(),
+        **run_options.as_arguments(),
         source=source,
         store=run_options.store,
         split=(split, *(other for other in splits if other != split)),
         sizes=(_size_to_prepare(run_options.store, options),),
         max_bad=run_options.max_bad,
     )
-    cluster.look()
-    plans = prepare.plan_splits(prepare_options, cluster)
+    cluster.connect_if_remote()
+    plans = plan_splits(prepare_options, cluster)
     prepare.prepare_split(prepare_options, split, cluster, plans)
     other_splits = _OtherSplits(prepare_options, cluster, plans)
     other_splits.start()
@@ -142,7 +144,7 @@ def _prepared(
 class _OtherSplits(threading.Thread):
     """A thread that prepares the splits that are not trained on."""
 
-    def __init__(self, options: PrepareOptions, cluster: Cluster, plans: prepare.Plans) -> None:
+    def __init__(self, options: PrepareOptions, cluster: Cluster, plans: Plans) -> None:
         super().__init__(name="prepare", daemon=True)
         self._options = options
         self._cluster = cluster
@@ -164,7 +166,7 @@ class _OtherSplits(threading.Thread):
     def wait(self) -> None:
         """Wait until all splits are prepared; raise the error of preparation, if any."""
         while self.is_alive():
-            self._cluster.keep()
+            self._cluster.maintain()
             self.join(POLL_SECONDS)
         if self._error is not None:
             raise self._error
@@ -207,7 +209,7 @@ def _train(
             run_options, options, cluster, _held_out(run_options)
         )
     available = count_gpu_workers(cluster.client)
-    if run_options.gpus and not cluster.stands and run_options.gpus > available:
+    if run_options.gpus and not cluster.is_remote and run_options.gpus > available:
         raise TesseraeError(
             f"--gpus is {run_options.gpus}: this machine has {available}. Pass fewer."
         )

@@ -226,7 +226,7 @@ class TrainingOptions(Options):
         Args:
             values: Options by name; names that are no options are kept.
         """
-        completed = {**cls.before(), **values}
+        completed = {**cls.legacy_values(), **values}
         try:
             return {**completed, **cls.of(completed).resolved().as_dict()}
         except ValueError:  # a damaged or foreign run folder

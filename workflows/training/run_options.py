@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workflows.options.cluster import ClusterOptions
-from workflows.options.fields import argument, option
+from workflows.options.fields import option
+from workflows.options.shared import store_argument
 from workflows.options.source import ReadingOptions
 
 _DATA = "data and run folder"
@@ -19,7 +20,7 @@ class RunOptions(ReadingOptions, ClusterOptions):
 
     stage: str = ""
     """The name of the stage, one of `workflows.training.stages.STAGES`."""
-    store: str = argument("folder or URL of the store", metavar="STORE")
+    store: str = store_argument()
     run: Path | None = option(
         None,
         "folder of checkpoints, metrics and samples of the run",

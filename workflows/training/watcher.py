@@ -86,7 +86,7 @@ class RunWatcher:
             if handler is not None:
                 messages += handler(event)
         self._send(*messages)
-        self._cluster.keep()
+        self._cluster.maintain()
 
     def _send(self, *messages: dict[str, Any]) -> None:
         if messages and self._has_dashboard:
@@ -99,7 +99,7 @@ class RunWatcher:
             self._ranks_start = self._options.updates_after(event["step"])
             if self._command_start is None:
                 self._command_start = self._max_updates = self._ranks_start
-                self._progress.begin_at(self._ranks_start)
+                self._progress.set_initial_rows(self._ranks_start)
             self._step = event["step"]
             for line in start_lines(event, self._options):
                 self._progress.note(f"{self._name}: {line}")

@@ -69,7 +69,7 @@ class WganOptions(TrainingOptions):
         True,
         "resize stored images that are at least a quarter larger than --image-size, on the device;"
         " otherwise they are cropped at their stored scale",
-        before=False,
+        legacy_value=False,
         group=_IMAGES,
     )
     flip: bool = option(

@@ -111,7 +111,7 @@ def open_sampler(folder: RunFolder, device: torch.device | None = None) -> Sampl
     newest = folder.newest_checkpoint()
     if newest is None:
         raise TesseraeError(f"{folder.path} has no checkpoint yet: train it first.")
-    options = WganOptions.of(record["options"]).resolved()
+    options = WganOptions.from_dict(record["options"]).resolved()
     classes = tuple(folder.data()["classes"]) if options.condition != "none" else ()
     state = folder.load_trained(newest, "average")
     generator = make_generator(options, len(classes))

@@ -21,7 +21,7 @@ from workflows.training.stages import import_object
 class InlineCluster(NoCluster):
     """A cluster of this process, without GPUs and without a dashboard."""
 
-    stands = False
+    is_remote = False
 
     def __init__(self, **shape: Any) -> None:
         self.client = Mock(id="nobody")
@@ -31,7 +31,7 @@ class InlineCluster(NoCluster):
     def use_gpus(self, count: int | None) -> None:
         """Use none."""
 
-    def shape(self, workers: int) -> None:
+    def set_workers(self, workers: int) -> None:
         """Start none."""
 
     def check_ranks(self, *, gpu: bool) -> None:

@@ -24,7 +24,7 @@ from workflows.wgan.options import WganOptions as Gan
 def test_every_option_has_a_help_text_and_survives_json(kind: type[TrainingOptions]) -> None:
     """A round trip through JSON returns equal options."""
     options = kind()
-    assert kind.of(json.loads(json.dumps(options.as_dict()))) == options
+    assert kind.from_dict(json.loads(json.dumps(options.as_dict()))) == options
     assert all(flag_of(field).help for field in fields(kind))
     parser = argparse.ArgumentParser(prog="x")
     add_flags(parser, kind)

@@ -116,7 +116,7 @@ def test_a_run_of_an_earlier_version_keeps_its_behaviour() -> None:
     for name in ("resize", *READING):
         del earlier[name]
     assert Gan().with_former_defaults(earlier).resize is False
-    assert Gan.of(earlier).resize is False
+    assert Gan.from_dict(earlier).resize is False
     assert Gan().with_former_defaults({**earlier, "resize": True}).resize is True
     assert Gan().with_former_defaults(earlier).order == "random"
     assert Gan(order="windowed").with_former_defaults(earlier).order == "windowed"

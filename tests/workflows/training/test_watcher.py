@@ -84,7 +84,7 @@ class FakeCluster:
     def __init__(self) -> None:
         self.client = SimpleNamespace(id="c", run_on_scheduler=lambda _: False)
 
-    def keep(self) -> None:
+    def maintain(self) -> None:
         """Do nothing, since there is nothing to check."""
 
 

@@ -21,7 +21,7 @@ def watch(board: DashboardState, folder: Path, value: float) -> RunWatcher:
     client = Mock(id=str(folder))
     client.run_on_scheduler.return_value = True
     client.log_event.side_effect = lambda topic, events: [
-        board.take(event, 0.0) for event in events
+        board.apply(event, 0.0) for event in events
     ]
     cluster = cast(Cluster, Mock(client=client))
     progress = Mock()
