@@ -206,7 +206,7 @@ class TrainingOptions(Options):
             recorded: Options by name, of a run that an earlier version may have started.
         """
         former = {
-            field.name: flag_of(field).before
+            field.name: flag_of(field).legacy_value
             for field in dataclasses.fields(self)
             if field.name not in recorded and getattr(self, field.name) == field.default
         }
@@ -228,7 +228,7 @@ class TrainingOptions(Options):
         """
         completed = {**cls.legacy_values(), **values}
         try:
-            return {**completed, **cls.of(completed).resolved().as_dict()}
+            return {**completed, **cls.from_dict(completed).resolved().as_dict()}
         except ValueError:  # a damaged or foreign run folder
             return completed
 
