@@ -48,7 +48,7 @@ def test_a_run_continues_to_the_recorded_result(bundle: Bundle, run: str) -> Non
     for line, before in zip(steps, expected["losses"], strict=True):
         values = {name: value for name, value in before.items() if name != "generation"}
         assert line == pytest.approx(values, rel=1e-3, abs=1e-5)
-    newest = folder.newest()
+    newest = folder.newest_checkpoint()
     assert newest is not None
     assert newest.generation == 2
     state = folder.load(newest)["stage"]

@@ -32,7 +32,7 @@ class DeviseOptions(TrainingOptions):
 
     steps: int = option(500, "number of training steps", minimum=1, group="training")
     batch_size: int = option(
-        256, "number of rows in a batch, over all ranks", minimum=1, group="training"
+        256, "number of images in a batch, over all ranks", minimum=1, group="training"
     )
     eval_every: int = option(
         100,
@@ -213,10 +213,10 @@ class DeviseOptions(TrainingOptions):
         return self.feature_size or (SMALL_SIZE if self.trunk == NEW else None)
 
     def speedup_options(self) -> str:
-        """Return the options that make a step faster, as text for a message."""
+        """Return the options that make a step faster, as a phrase for the terminal."""
         return "--learn head" if self.learn == "all" else "a smaller --batch-size or --hidden-units"
 
-    def changeable(self) -> tuple[str, ...]:
+    def changeable_on_rewind(self) -> tuple[str, ...]:
         """Return the names of options that may change when a run restarts from an earlier step."""
         return (
             "learning_rate", "trunk_learning_rate", "schedule", "warmup_fraction", "weight_decay",
@@ -224,7 +224,7 @@ class DeviseOptions(TrainingOptions):
         )  # fmt: skip
 
     def options_to_lower(self) -> str:
-        """Return the options to lower after a loss is no longer finite, as text for a message."""
+        """Return what to lower after training has diverged, as a phrase for an error message."""
         text = f"--learning-rate (now {self.learning_rate:g})"
         if self.learn == "head":
             return text
@@ -232,14 +232,14 @@ class DeviseOptions(TrainingOptions):
 
     def with_absolute_paths(self) -> Self:
         """Return a copy with absolute paths, because ranks run in other working directories."""
-        named = {
+        paths = {
             name: getattr(self, name)
             for name in ("word_vectors", "class_names", "hierarchy", "init_from", "seen_classes")
         }
-        named["unseen_classes"] = None if self.unseen_classes.isdecimal() else self.unseen_classes
-        folder = self.trunk is not None and Path(self.trunk).is_dir()
-        named["trunk"] = self.trunk if folder else None
-        full: dict[str, Any] = {
-            name: str(Path(value).absolute()) for name, value in named.items() if value
+        paths["unseen_classes"] = None if self.unseen_classes.isdecimal() else self.unseen_classes
+        is_folder = self.trunk is not None and Path(self.trunk).is_dir()
+        paths["trunk"] = self.trunk if is_folder else None
+        absolute: dict[str, Any] = {
+            name: str(Path(path).absolute()) for name, path in paths.items() if path
         }
-        return replace(super().with_absolute_paths(), **full)
+        return replace(super().with_absolute_paths(), **absolute)

@@ -16,7 +16,7 @@ from pipeline.backbone.load import open_backbone
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.features import extract
 from pipeline.features.shard_task import FeatureReport, progress_topic
-from pipeline.features.worker import FeatureTaskConfig, check_probe, probe_of
+from pipeline.features.worker import FeatureTaskConfig, check_probe, compute_probe
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.store import records
 from pipeline.store.features import KINDS, FeatureRecipe
@@ -98,7 +98,7 @@ def compute_features(options: FeaturesOptions, split: str, cluster: Cluster) -> 
     plan = records.load_plan(objects, split)
     backbone = open_backbone(options.trunk, cut=options.cut, pooling=options.pooling)
     recipe = extract.resolve_recipe(objects, split, backbone, options.choices)
-    local_probe = probe_of(backbone, recipe.precision)
+    local_probe = compute_probe(backbone, recipe.precision)
     del backbone  # frees its memory: tasks load the network themselves
     if not options.repair and extract.is_done(objects, recipe, plan, options.kinds):
         print(f"{split}: features {recipe.name} exist already", flush=True)
@@ -147,7 +147,7 @@ class FeatureRun:
 
 def _compute(options: FeaturesOptions, run: FeatureRun, cluster: Cluster) -> None:
     kinds = tuple(k for k in KINDS if k in {*options.kinds, *extract.recorded_kinds(*run.target)})
-    extract.begin(*run.target, kinds)
+    extract.write_metadata(*run.target, kinds)
     if options.repair:
         _remove_damaged(run)
     todo = extract.missing_shards(*run.target, kinds)

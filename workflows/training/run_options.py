@@ -1,4 +1,4 @@
-"""The options of a training run beside its stage's own: its data, its folder, its cluster."""
+"""The options of `tesserae train` that are not of a stage: data, run folder and cluster."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RunOptions(ReadingOptions, ClusterOptions):
     )
     max_bad: float = option(
         0.01,
-        "fraction of rows of --data, 0 to 1, that may be quarantined before the run fails",
+        "fraction of images of --data, 0 to 1, that may be quarantined before the run fails",
         minimum=0,
         maximum=1,
         metavar="FRACTION",

@@ -24,7 +24,7 @@ from tests.workflows.devise.small import (
 from workflows.cli import main
 from workflows.devise.class_splits import UNSEEN, class_parts
 from workflows.devise.model import open_model
-from workflows.devise.stage import begin_with
+from workflows.devise.stage import load_initial_weights
 from workflows.training.run_folder import RunFolder
 
 WORDS = (
@@ -98,7 +98,7 @@ def test_the_report_has_table_and_galleries(trained: Path, tmp_path: Path) -> No
     done = run("report", trained, scratch=tmp_path)
     assert done.status == 0, done.err
     page = (trained / "report.html").read_text()
-    for word in ("Comparison with baselines", "ridge, centred words", "ConSE, centred words",
+    for word in ("Comparison with baselines", "ridge, centred vectors", "ConSE, centred vectors",
                  "random codes", "(unseen class)",
                  "not zero-shot recognition", "hit@1 of unseen classes", "chance",
                  "Distance of the first answer", "at most 2, with seen classes", "at most 3",
@@ -209,7 +209,7 @@ def test_the_trunk_is_trained_from_pixels(
         assert main([str(word) for word in command]) == 1
         assert expected in capsys.readouterr().err
     with pytest.raises(TesseraeError, match="whose head belongs to the trunk that it fine-tuned"):
-        begin_with(str(tmp_path / "run"), model.head, None, model.space)
+        load_initial_weights(str(tmp_path / "run"), model.head, None, model.space)
     assert main(["export", str(tmp_path / "run")]) == 0
     assert main(["export", str(tmp_path / "run")]) == 1  # it is there
     assert main(["export", str(trained)]) == 1

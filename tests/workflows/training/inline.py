@@ -15,7 +15,7 @@ from tests.inline import NoCluster, no_cluster, run_here
 from workflows import session
 from workflows.preparation import features
 from workflows.training import launch
-from workflows.training.stages import load_name
+from workflows.training.stages import import_object
 
 
 class InlineCluster(NoCluster):
@@ -52,7 +52,7 @@ def run_rank(
     generation, arguments = begin(1)
     rank = Rank(rank=0, world=1, generation=generation, host="127.0.0.1", gpu=False)
     object.__setattr__(rank, "emit", lambda **event: on_event({"rank": 0, **event}))
-    result = load_name(entry)(rank, *arguments)
+    result = import_object(entry)(rank, *arguments)
     tick()
     return [result]
 

@@ -14,7 +14,7 @@ from workflows.adversarial.objectives import OBJECTIVES
 from workflows.colourise.options import ColouriseOptions
 from workflows.devise.options import DeviseOptions as Devise
 from workflows.options.fields import add_flags, flag_of
-from workflows.training.options import FREE, TrainingOptions
+from workflows.training.options import CHANGEABLE_ON_RESUME, TrainingOptions
 from workflows.wgan.options import WganOptions as Gan
 
 
@@ -39,7 +39,7 @@ def test_options_left_out_follow_from_others(objective: str, critic: str) -> Non
     assert all(
         getattr(resolved, field.name) is not None
         for field in fields(resolved)
-        if field.name not in ("minutes", "threads_per_rank", *FREE)
+        if field.name not in ("minutes", "threads_per_rank", *CHANGEABLE_ON_RESUME)
     )
     assert resolved.resolved() == resolved
     given = Gan(
@@ -101,7 +101,7 @@ def test_large_stored_images_are_resized_before_cropping(
 ) -> None:
     """A crop has at least four fifths of each side, unless resizing is turned off."""
     options = kind(image_size=64)
-    side = options.shrunk_side(stored)
+    side = options.resized_side(stored)
     assert 64 <= (side or stored) < 1.25 * 64
     assert (side is None) == (stored < 80)
-    assert kind(image_size=64, resize=False).shrunk_side(stored) is None
+    assert kind(image_size=64, resize=False).resized_side(stored) is None
