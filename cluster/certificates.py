@@ -43,7 +43,12 @@ FOLDER_VARIABLE = "TESSERAE_CERTS"
 
 
 def resolve_folder(folder_name: str | None) -> Path:
-    """Return the folder *folder_name*, or that in the environment, or the default of this user."""
+    """Return the folder of certificates to use, which need not exist.
+
+    Args:
+        folder_name: The folder that the user passed; None for that in the environment variable
+            `FOLDER_VARIABLE`, or else the default of this user.
+    """
     chosen = folder_name or os.environ.get(FOLDER_VARIABLE)
     if chosen:
         return Path(chosen).absolute()
@@ -52,7 +57,13 @@ def resolve_folder(folder_name: str | None) -> Path:
 
 
 def existing_folder(folder_name: str | None) -> Path | None:
-    """Return the folder as `resolve_folder` does; None if it is the default and does not exist."""
+    """Return the folder of certificates, or None if it is the default one and does not exist.
+
+    Args:
+        folder_name: The folder that the user passed; None for that in the environment variable
+            `FOLDER_VARIABLE`, or else the default of this user. A folder that was chosen in either
+            way is returned even if it does not exist.
+    """
     path = resolve_folder(folder_name)
     return path if folder_name or os.environ.get(FOLDER_VARIABLE) or path.is_dir() else None
 
@@ -105,7 +116,11 @@ def create(*, hosts: Iterable[str] = (), days: float = CERTIFICATE_DAYS) -> dict
 
 
 def for_workers(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return those of *files*, from `create`, that workers need."""
+    """Return only the files that workers need: authority, certificate and key of a worker.
+
+    Args:
+        files: Contents of the files by name, from `create`.
+    """
     return {name: files[name] for name in (AUTHORITY, "worker.pem", "worker.key")}
 
 
@@ -170,14 +185,25 @@ def _add(new: Path, final: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Delete the files that `write` has written, and no others."""
+    """Delete the files that `write` has written, and no others; missing ones are no error.
+
+    Args:
+        folder: The folder, which is kept.
+
+    Raises:
+        OSError: A file cannot be deleted.
+    """
     names = [AUTHORITY, TOKEN, *(f"{role}{end}" for role in ROLES for end in (".pem", ".key"))]
     for name in names:
         (folder / name).unlink(missing_ok=True)
 
 
 def security(folder: Path, roles: Sequence[str] = ROLES) -> Security:
-    """Return Dask's security settings for *roles*, with the certificates in *folder*.
+    """Return Dask's security settings for TLS, with the certificates in a folder.
+
+    Args:
+        folder: The folder of certificates.
+        roles: The roles of this process: `scheduler`, `worker`, `client` (default: all of them).
 
     Raises:
         CertificateError: A file is missing, readable by others, expired, or of another authority.
@@ -213,6 +239,9 @@ def security(folder: Path, roles: Sequence[str] = ROLES) -> Security:
 def check_token(folder: Path) -> None:
     """Check that the token of the dashboard exists, and that only this user can read it.
 
+    Args:
+        folder: The folder of certificates.
+
     Raises:
         CertificateError: The token is missing, empty, or readable by others.
     """
@@ -234,7 +263,12 @@ def check_token(folder: Path) -> None:
 
 
 def in_memory(files: Mapping[str, bytes], roles: Sequence[str] = ROLES) -> Security:
-    """Return Dask's security settings for *roles*, with certificates in memory from `create`."""
+    """Return Dask's security settings for TLS, with certificates that are in no file.
+
+    Args:
+        files: Contents of the files by name, from `create`.
+        roles: The roles of this process: `scheduler`, `worker`, `client` (default: all of them).
+    """
     fields = {"tls_ca_file": files[AUTHORITY].decode()}
     for role in roles:
         fields[f"tls_{role}_cert"] = files[f"{role}.pem"].decode()
@@ -243,10 +277,14 @@ def in_memory(files: Mapping[str, bytes], roles: Sequence[str] = ROLES) -> Secur
 
 
 def expiry(path: Path) -> datetime:
-    """Return the time when the certificate in *path* expires, in UTC.
+    """Return the time when a certificate expires, in UTC.
+
+    Args:
+        path: The file of the certificate, such as `ca.pem`.
 
     Raises:
         CertificateError: The file is not a certificate.
+        OSError: The file cannot be read.
     """
     return _load(path).not_valid_after_utc
 

@@ -32,10 +32,13 @@ renewed."""
 
 
 def check_address(address: str) -> None:
-    """Check that *address* has the form of a scheduler's address.
+    """Check that a text has the form of a scheduler's address; nothing is contacted.
+
+    Args:
+        address: Expected is `tcp://HOST:PORT` or `tls://HOST:PORT`.
 
     Raises:
-        ClusterError: It has not; the message shows the expected form.
+        ClusterError: It has another form; the message shows the expected one.
     """
     try:
         split = urlsplit(address)

@@ -42,9 +42,15 @@ class Port:
 
 
 def listening_ports(client: Client) -> list[Port]:
-    """Return every port on which the scheduler, nannies and workers of *client* listen, sorted.
+    """Return every port on which the scheduler, nannies and workers of a cluster listen.
 
-    Each process reports its own ports.
+    Each process reports its own ports; those of a worker that does not answer are missing.
+
+    Args:
+        client: A client of the cluster.
+
+    Returns:
+        The ports, sorted by host, address and number.
     """
     ports_found = list(client.run_on_scheduler(_scheduler_ports))
     for answers in (

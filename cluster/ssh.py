@@ -61,6 +61,9 @@ def read_hosts(path: Path) -> Hosts:
 
     A line `scheduler=ADDRESS` sets the address of this machine that the hosts can reach.
 
+    Args:
+        path: The file; `#` begins a comment.
+
     Raises:
         ClusterError: The file cannot be read, a line is invalid, or there are no hosts.
     """

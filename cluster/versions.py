@@ -89,9 +89,16 @@ def _public(version: str) -> str:
 
 
 def installed(packages: Sequence[str], code: Code) -> dict[str, str]:
-    """Return the versions of Python and *packages* and the digests of *code* in this process.
+    """Return the versions of packages and the digests of source trees in this process.
 
-    The version of a missing package is an empty string.
+    Args:
+        packages: Names of the distributions.
+        code: A function that returns a digest for each tree of source files, by name.
+
+    Returns:
+        The versions by name, with `Python` for the interpreter, and an empty text for a package
+            that
+        is not installed; the digests under `CODE_PREFIX` and the name of the tree.
     """
     versions = {"Python": platform.python_version()}
     versions |= {CODE_PREFIX + tree: digest for tree, digest in code().items()}

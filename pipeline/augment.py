@@ -36,7 +36,7 @@ class Augment:
         crop: `none` cuts the centred square, `random` a square at a random position, and `resized`
             a region of random area and aspect ratio, which it resizes (Szegedy et al.: Going
             deeper with convolutions, CVPR 2015). The default is `resized`.
-        shrink: The side in pixels to which images are resized, bilinearly with antialiasing, before
+        resize: The side in pixels to which images are resized, bilinearly with antialiasing, before
             `none` or `random` cuts them (default: None, not resized).
         flip: True to mirror half of the images (default).
         area: The smallest and largest fraction of the image that `resized` keeps.
@@ -124,13 +124,17 @@ class Augment:
 
 
 def draws(seed: int, epoch: int, rows: Tensor, purpose: int) -> Tensor:
-    """Return a number in [0, 1) for each row, (n,) float32, made of 24 random bits.
+    """Return one uniform random number for each row, which depends on the arguments alone.
 
     Args:
         seed: The seed, 0 to 2^64 - 1.
         epoch: The epoch, 0 to 2^64 - 1.
-        rows: The rows, (n,) int64.
-        purpose: The purpose of the draw; each purpose gives independent numbers.
+        rows: The rows of the split, (n,) int64, on any device.
+        purpose: The number of the purpose, 0 to 2^64 - 1, such as `MIRROR`; each purpose gives
+            independent numbers.
+
+    Returns:
+        (n,) float32 in [0, 1), multiples of 2^-24, on the device of *rows*.
     """
     # This is `pipeline.order.key(seed, epoch, purpose, row)` in signed integers that wrap around,
     # because torch has no arithmetic on unsigned 64-bit integers.
@@ -155,12 +159,12 @@ def normalise(
     """Return (images / 255 - mean) / std by channel; mean = std = 0.5 gives -1 to 1.
 
     Args:
-        images: The images, (n, 3, height, width), 0 to 255, of any dtype.
+        images: The images, (n, 3, height, width), 0 to 255, of any dtype, on any device.
         mean: The mean of each channel, as a fraction of 255.
-        std: The standard deviation of each channel, as a fraction of 255.
+        std: The standard deviation of each channel, as a fraction of 255; not 0.
 
     Returns:
-        (n, 3, height, width) float32.
+        (n, 3, height, width) float32, a new tensor on the device of *images*.
     """
     shape = (1, 3, 1, 1)
     scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(shape)

@@ -20,7 +20,14 @@ TREES = ("pipeline", "workflows", "cluster")
 
 
 def digest_of(folder: Path) -> str:
-    """Return one digest of all source files in *folder*: 32 hex digits, empty without files."""
+    """Return one digest of the names and contents of all `*.py` files in a folder, at any depth.
+
+    Args:
+        folder: The folder, such as that of an installed package.
+
+    Returns:
+        32 hexadecimal digits; empty if there is no such file.
+    """
     hasher = hashlib.blake2b(digest_size=16)
     files = sorted(folder.rglob("*.py"))
     for path in files:

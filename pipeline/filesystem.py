@@ -71,7 +71,15 @@ class LocksMissingError(OSError):
 
 
 def advice_for(error: OSError, otherwise: str = "Free some space or repair the disk") -> str:
-    """Return the advice for *error*, as a sentence without its full stop."""
+    """Return the advice to a user for an error of the operating system.
+
+    Args:
+        error: The error, whose number (`errno`) selects the advice.
+        otherwise: The advice for numbers without one of their own.
+
+    Returns:
+        A sentence without its full stop, such as "Free some space".
+    """
     return _ADVICE.get(error.errno or 0, otherwise)
 
 
@@ -106,7 +114,11 @@ def try_lock(file: int, *, shared: bool = False) -> bool:
 
 
 def unlock(file: int) -> None:
-    """Release the lock of an open file, also if a forked child has inherited the file."""
+    """Release the lock that `try_lock` acquired, also if a forked child has inherited the file.
+
+    Args:
+        file: The descriptor of the locked file, which stays open. Without a lock nothing happens.
+    """
     with contextlib.suppress(OSError):
         fcntl.flock(file, fcntl.LOCK_UN)
         return
@@ -132,10 +144,16 @@ def _description_lock(file: int, kind: int) -> None:
 
 
 def locking_method(folder: Path) -> str:
-    """Lock a file in *folder* as a store is locked, and return the name of the method.
+    """Lock a temporary file in *folder* as a store is locked, and return the method that works.
+
+    Args:
+        folder: An existing folder on the file system to be examined.
+
+    Returns:
+        `flock`, `fcntl` or `files created exclusively`.
 
     Raises:
-        OSError: No method works in this folder.
+        OSError: No method works in this folder, or it is not writable.
     """
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".locks-") as file:
         try:
@@ -288,7 +306,15 @@ class NumberedLock:
 
 @contextlib.contextmanager
 def numbered_lock(folder: Path, name: str) -> Iterator[None]:
-    """Wait for a `NumberedLock` and hold it inside the block."""
+    """Wait for a `NumberedLock`, without a timeout, and hold it inside the block.
+
+    Args:
+        folder: An existing folder that all processes that use the lock can see.
+        name: The name of the lock, a file name.
+
+    Raises:
+        OSError: The lock's files cannot be read or written.
+    """
     lock = NumberedLock(folder, name)
     while lock.acquire() is not None:
         time.sleep(RETRY_SECONDS)
@@ -380,7 +406,13 @@ def name_exclusively(temporary: Path, final: Path, locks: Path) -> bool:
 
 
 def naming_method(folder: Path) -> str:
-    """Name files in *folder* exclusively, as plans are, and return the name of the method.
+    """Name temporary files in *folder* exclusively, as plans are, and return the method that works.
+
+    Args:
+        folder: An existing folder on the file system to be examined; it is left as it was.
+
+    Returns:
+        `link`, `renameat2` or `a rename under a lock`.
 
     Raises:
         OSError: An existing file was replaced, or no method works in this folder.
@@ -488,7 +520,14 @@ def write_file(path: Path, pieces: Iterable[bytes | memoryview], *, durable: boo
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in *folder* durable; a rename is durable only after this."""
+    """Make the names in *folder* survive a power failure; a rename is durable only after this.
+
+    Args:
+        folder: An existing folder. Names in the folders inside it are not synced.
+
+    Raises:
+        OSError: The disk reports an error.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

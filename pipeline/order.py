@@ -75,13 +75,29 @@ class EpochOrder(Protocol):
     """The number of rows in the epoch."""
 
     def rows(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Return the rows at positions *start* to *stop* of the epoch, (stop - start,) int64."""
+        """Return the rows at positions *start* to *stop* - 1 of the epoch.
+
+        Args:
+            start: The first position, 0 to `num_rows`.
+            stop: The position after the last one, *start* to `num_rows`.
+
+        Returns:
+            (stop - start,) int64, rows of the split.
+        """
 
     def windows(self, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Yield the first position and the chunks, (n,) int64, of each window.
+        """Yield the windows of the epoch, from the one that contains a position on.
 
-        The first window is the one that contains position *start*. The positions up to the next
-        window hold rows of these chunks only. Random order has no windows.
+        The positions up to the next window hold rows of a window's chunks only. Random order has no
+        windows and yields nothing.
+
+        Args:
+            start: A position in the epoch, 0 to `num_rows`.
+
+        Yields:
+            The first position of the window, and the numbers of its chunks, (n,) int64, counted
+                from 0
+            over the whole split.
         """
 
 
@@ -128,7 +144,11 @@ _RANDOM, _CHUNKS, _WINDOW = 1, 2, 3  # the purposes of keys
 
 
 def key(*numbers: int) -> int:
-    """Return a 64-bit hash of 64-bit numbers, in order: `h = mix((h ^ number) + STEP)`, from 0."""
+    """Return a 64-bit hash of a sequence of numbers: `h = mix((h ^ number) + STEP)`, from h = 0.
+
+    Args:
+        numbers: The numbers, each 0 to 2^64 - 1. Their order matters.
+    """
     hashed = np.zeros(1, np.uint64)
     for number in numbers:
         hashed = _mix((hashed ^ np.uint64(number)) + _STEP)

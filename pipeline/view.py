@@ -32,7 +32,7 @@ def view(
     *,
     chunk_rows: int | None = None,
 ) -> SplitView:
-    """View a finished split; the task that computes a chunk reads its pixels.
+    """Return a finished split as a dask array; the task that computes a chunk reads its pixels.
 
     Args:
         store: The folder or URL of the store.

@@ -88,7 +88,14 @@ def _has_dashboard(scheduler: Scheduler) -> bool:
 
 
 def add_json(scheduler: Scheduler, path: str, compute: Callable[[], Any]) -> None:
-    """Answer GET requests to *path* with the result of *compute*, as JSON."""
+    """Answer GET requests to a path with the result of a function, as JSON.
+
+    Args:
+        scheduler: The scheduler with the HTTP server.
+        path: The path, a regular expression, such as `/tesserae.json`.
+        compute: The function, which is called at each request in the event loop and returns JSON
+            values; infinities and NaN become null.
+    """
     route = (path, _JsonHandler, {"answer": compute})
     # Handlers are matched before applications, the last of which may answer every path.
     scheduler.http_application.add_handlers(r".*$", [route])

@@ -81,7 +81,10 @@ class WorkerConfig:
 
 
 def scheduler(config: SchedulerConfig) -> Program:
-    """Return the program of a scheduler.
+    """Return the program of a scheduler; nothing is started.
+
+    Args:
+        config: Addresses, ports and certificates of the scheduler.
 
     Raises:
         CertificateError: The scheduler or its dashboard would be accessible without authentication.
@@ -134,7 +137,10 @@ def workers(config: WorkerConfig) -> list[Program]:
     """Return the programs of the workers of this machine: one for the CPU, and one for each GPU.
 
     A worker with a GPU has one thread and the resource `GPU: 1`. Tasks without a resource, such as
-    decoding, run on both kinds.
+    decoding, run on both kinds. Nothing is started.
+
+    Args:
+        config: The scheduler's address, and number, limits and certificates of the workers.
 
     Raises:
         CertificateError: A certificate is missing, or the workers would accept any client.
@@ -292,7 +298,11 @@ def _local_address(host: str, port: int | None) -> str:
 
 
 def check_port_free(host: str, port: int) -> None:
-    """Check that a process can listen on a port.
+    """Check that a process can listen on a port now.
+
+    Args:
+        host: An IP address of this machine.
+        port: The number of the port, 1 to 65,535.
 
     Raises:
         ClusterError: The port is in use, or not permitted.

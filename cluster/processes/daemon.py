@@ -74,7 +74,12 @@ def _open_no_link(path: str, flags: int) -> int:
 
 
 def process(folder: Path, name: str) -> psutil.Process | None:
-    """Return the main process of a program, or None if it does not run."""
+    """Return the main process of a program, or None if it does not run.
+
+    Args:
+        folder: The folder of the program's files.
+        name: The name with which it was started.
+    """
     family = _process_family(folder, name)
     pids = {candidate.pid for candidate in family}
     for candidate in family:
@@ -85,7 +90,14 @@ def process(folder: Path, name: str) -> psutil.Process | None:
 
 
 def stop(folder: Path, name: str) -> bool:
-    """Stop a program and all its descendants, and return True if it ran.
+    """Stop a program and all its descendants; return True if it ran.
+
+    They get SIGTERM, and after `STOP_SECONDS` SIGKILL. The record of the program is deleted, its
+    log is kept.
+
+    Args:
+        folder: The folder of the program's files.
+        name: The name with which it was started.
 
     Raises:
         ClusterError: It was started on another machine or in another container.
@@ -107,7 +119,11 @@ def stop(folder: Path, name: str) -> bool:
 
 
 def check_same_host(folder: Path, name: str) -> None:
-    """Check that a program was started on this machine and in this container.
+    """Check that a program was started on this machine and in this container, if it was.
+
+    Args:
+        folder: The folder of the program's files.
+        name: The name with which it was started.
 
     Raises:
         ClusterError: It was started elsewhere; the message names the machine.
@@ -131,7 +147,12 @@ def check_same_host(folder: Path, name: str) -> None:
 
 
 def log_path(folder: Path, name: str) -> Path:
-    """Return the path of the log of a program."""
+    """Return the path of the log of a program, which need not exist.
+
+    Args:
+        folder: The folder of the program's files.
+        name: The name with which it was started.
+    """
     return folder / f"{name}.log"
 
 

@@ -52,7 +52,11 @@ class WorkerLink:
             self._process.stdin.close()
 
     def wait(self, timeout_seconds: float) -> None:
-        """Wait for the process to end, and kill it after *timeout_seconds*."""
+        """Wait for the process to end, and kill it after a timeout; its output is discarded.
+
+        Args:
+            timeout_seconds: The timeout; 0 kills a process that still runs at once.
+        """
         try:
             self._process.wait(timeout_seconds)
         except subprocess.TimeoutExpired:

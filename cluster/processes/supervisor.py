@@ -132,7 +132,14 @@ def supervise(
 
 
 def run_once(program: Program) -> int:
-    """Replace this process by *program*, for another supervisor, such as systemd, to restart."""
+    """Replace this process by a program, for another supervisor, such as systemd, to restart.
+
+    Args:
+        program: The program; its variables are added to the environment. This call does not return.
+
+    Raises:
+        OSError: The program cannot be started.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     os.execvpe(program.command[0], list(program.command), {**os.environ, **program.environment})

@@ -79,12 +79,22 @@ def supervise(task: RankTask, topic: str) -> dict[str, Any]:
 
 
 def is_supervised(topic: str) -> bool:
-    """Return True if this worker still supervises a rank of *topic*."""
+    """Return True if this worker still supervises a rank; it runs on the worker.
+
+    Args:
+        topic: The Dask topic of the rank's generation.
+    """
     return _rank_counts[topic] > 0
 
 
 def abandon(topic: str) -> None:
-    """Kill the ranks of *topic* on this worker without saving, since another rank is lost."""
+    """Kill the ranks of a generation on this worker without saving, since another rank is lost.
+
+    It runs on the worker, and returns before they have ended.
+
+    Args:
+        topic: The Dask topic of the generation.
+    """
     global _abandoned_topics
     # Replaced as a whole, because tasks read it meanwhile.
     _abandoned_topics = (*_abandoned_topics, topic)[-MAX_ABANDONED:]

@@ -59,12 +59,23 @@ class WorldConfig:
     """The command-line option that sets *worker_timeout_seconds*, for messages."""
 
     def num_ranks(self, num_workers: int) -> int:
-        """Return the number of ranks for *num_workers* workers, at least 1."""
+        """Return the number of ranks that start, at least 1 and at most *ranks*.
+
+        Args:
+            num_workers: Number of workers that have joined, at least 1.
+        """
         max_ranks = min(self.ranks, num_workers)
         return next(n for n in range(max_ranks, 0, -1) if self.batch % n == 0)
 
     def unused_workers_notice(self, num_workers: int) -> str | None:
-        """Return a notice if workers stay unused because the ranks must divide the batch."""
+        """Return a notice if workers stay unused because the ranks must divide the batch.
+
+        Args:
+            num_workers: Number of workers that have joined, at least 1.
+
+        Returns:
+            The notice for the user; None if no worker stays unused for that reason.
+        """
         max_ranks = min(self.ranks, num_workers)
         used = self.num_ranks(num_workers)
         if used == max_ranks:

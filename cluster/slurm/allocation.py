@@ -118,6 +118,9 @@ def step_rank() -> int:
 def wait_for_scheduler(profile: Profile) -> tuple[str, Path, Callable[[], bool]]:
     """Wait for the first process of the step to publish the address of its scheduler.
 
+    Args:
+        profile: Description of the site, with the folder that all nodes share.
+
     Returns:
         The address, the folder of certificates, and a function that returns True once the first
         process has ended.

@@ -119,7 +119,14 @@ class SlurmCluster(EmbeddedScheduler):
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def submit(self, name: str) -> str:
-        """Submit a job as `BatchSystem` defines."""
+        """Submit a job of workers with `sbatch`, and return its number.
+
+        Args:
+            name: The kind of job, a key of the profile's `jobs`.
+
+        Raises:
+            ClusterError: Slurm rejects the job, or is missing.
+        """
         from dask_jobqueue.slurm import SLURMJob
 
         kind = self._profile.jobs[name]
@@ -176,7 +183,11 @@ class SlurmCluster(EmbeddedScheduler):
         return {number: state.strip() != PENDING_STATE for number, _, state in lines}
 
     def cancel(self, numbers: Sequence[str]) -> None:
-        """Cancel jobs as `BatchSystem` defines."""
+        """Cancel jobs with `scancel`; errors are ignored, since the caller repeats it.
+
+        Args:
+            numbers: Numbers of the jobs, some of which may have ended.
+        """
         if numbers:
             with suppress(OSError, subprocess.TimeoutExpired):
                 subprocess.run(["scancel", *numbers], capture_output=True, check=False, timeout=30)

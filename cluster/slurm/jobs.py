@@ -28,13 +28,24 @@ class BatchSystem(Protocol):
     """The interface of a batch system."""
 
     def submit(self, name: str) -> str:
-        """Submit a job of the kind *name* and return its number; raise ClusterError if rejected."""
+        """Submit a job and return its number.
+
+        Args:
+            name: The kind of job, a name of the pools of `Jobs`.
+
+        Raises:
+            ClusterError: The batch system rejects the job.
+        """
 
     def queued(self) -> Mapping[str, bool] | None:
         """Return this user's queued jobs by number, True if running; None without an answer."""
 
     def cancel(self, numbers: Sequence[str]) -> None:
-        """Cancel jobs; errors are ignored, since the caller repeats it."""
+        """Cancel jobs; errors are ignored, since the caller repeats it.
+
+        Args:
+            numbers: Numbers of the jobs, some of which may have ended.
+        """
 
 
 class Load(Protocol):

@@ -21,7 +21,14 @@ class WorkerDemand:
 
 
 def worker_demand(client: Client) -> WorkerDemand:
-    """Return the load by Dask's own estimate, from the number of tasks and their past durations."""
+    """Return how many workers a scheduler's tasks can use, and which workers are idle.
+
+    The number is Dask's own estimate (`adaptive_target`), from the number of tasks and their past
+    durations: so many that the remaining work takes `HORIZON_SECONDS`.
+
+    Args:
+        client: A client of the scheduler.
+    """
     workers, idle = client.run_on_scheduler(_worker_demand)
     return WorkerDemand(workers, frozenset(idle))
 

@@ -71,7 +71,10 @@ class Profile:
 
 
 def read_profile(path: Path) -> Profile:
-    """Read a profile from a YAML file.
+    """Read the profile of a site from a YAML file.
+
+    Args:
+        path: The file, whose keys are the fields of `Profile`.
 
     Raises:
         ClusterError: The file cannot be read, or a value is invalid.
@@ -141,7 +144,11 @@ def _check_request(values: dict[str, Any], where: str) -> None:
 
 
 def is_whole_node(memory: object) -> bool:
-    """Return True if a profile requests all memory of a node, which sbatch writes as 0."""
+    """Return True if a profile requests all memory of a node, which sbatch writes as 0.
+
+    Args:
+        memory: The value of the key `memory`: 0 or "0" for all memory.
+    """
     return type(memory) in (int, str) and str(memory).strip() == "0"
 
 
@@ -184,7 +191,12 @@ def _read_kind(values: dict[str, Any], where: str) -> JobConfig:
 
 
 def reachable_host(profile: Profile) -> str:
-    """Return the address of this machine that the nodes of the site can reach."""
+    """Return the address of this machine that the nodes of the site can reach.
+
+    Args:
+        profile: The profile, whose `host` decides, or else its `interface`; without both it is the
+            address of the default route.
+    """
     if profile.host is not None:
         return profile.host
     if profile.interface is not None:

@@ -172,9 +172,16 @@ def _past_blocks(data: bytes, at: int) -> int:
 
 
 def orientation(data: bytes, format: Format) -> int:
-    """Return the orientation of *data*, 1 to 8; 1 if the file has no readable one.
+    """Return the orientation that an image file states in its EXIF, or else in its XMP.
 
-    EXIF takes precedence over XMP, and broken metadata is ignored.
+    Broken metadata is ignored, and nothing is decoded.
+
+    Args:
+        data: All bytes of the file.
+        format: The format of the file, as `pipeline.images.formats.format_of` returns it.
+
+    Returns:
+        1 to 8, as in EXIF: 1 is upright; also 1 if the file has no readable orientation.
     """
     values: dict[bool, int] = {}
     for kind, body in _metadata(data, format):

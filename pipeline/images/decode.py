@@ -337,10 +337,14 @@ def _orientation(image: Image.Image) -> int:
 
 
 def check_format(data: bytes) -> Format:
-    """Return the format of *data*, which may be only the beginning of a file.
+    """Return the format of a file if it is one that is decoded.
+
+    Args:
+        data: All bytes of the file, or at least the first `pipeline.images.formats.HEAD_BYTES`.
 
     Raises:
-        DecodeError: The format is unknown or is not decoded.
+        DecodeError: The format is unknown (`UNIDENTIFIED`) or is not decoded (`UNIDENTIFIED` or
+            `UNSUPPORTED`); its status and reason are those of a quarantined row.
     """
     named = formats.format_of(data)
     if named is None:

@@ -65,7 +65,15 @@ def _grey(levels: NDArray[Any]) -> Image.Image:
 
 
 def nearest_levels(samples: NDArray[Any], maximum: int) -> NDArray[np.uint8]:
-    """Scale unsigned *samples* from 0..*maximum* to 0..255, uint8; halves are rounded up."""
+    """Scale unsigned samples from 0..*maximum* to the nearest of 0..255; halves are rounded up.
+
+    Args:
+        samples: Unsigned integers of any shape; larger ones count as *maximum*.
+        maximum: The sample value that becomes 255, 1 to 65,535.
+
+    Returns:
+        uint8 of the same shape.
+    """
     clipped = np.minimum(samples, maximum).astype(np.uint32)  # products are at most 65535 * 510
     levels: NDArray[np.uint8] = ((clipped * 510 + maximum) // (2 * maximum)).astype(np.uint8)
     return levels

@@ -243,13 +243,21 @@ def format_of(data: bytes) -> Format | None:
 
 
 def container_of(head: bytes) -> Format | None:
-    """Return the archive, table or database format of a file that begins with *head*, or None."""
+    """Return the format of a file if it is an archive, table or database; None for any other file.
+
+    Args:
+        head: The first bytes of the file, 64 or more unless the file is shorter.
+    """
     rows = (named for offset, magic, named in _CONTAINERS if head.startswith(magic, offset))
     return next(rows, None)
 
 
 def is_decoded(head: bytes) -> bool:
-    """Return True if a file that begins with *head* has a format that is decoded."""
+    """Return True if a file has a format that `pipeline.images.decode` decodes.
+
+    Args:
+        head: All bytes of the file, or at least the first `HEAD_BYTES`.
+    """
     named = format_of(head)
     return named is not None and named.kind == DECODED
 

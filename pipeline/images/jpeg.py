@@ -25,6 +25,12 @@ def plain_jpeg(data: bytes) -> tuple[int, int, str] | None:
 
     Pillow reads the segments before the first scan in Python, and rejects files that libjpeg would
     decode. A file with any segment that Pillow might reject is left to Pillow.
+
+    Args:
+        data: All bytes of a file of any kind.
+
+    Returns:
+        The width and height in pixels, and the mode in Pillow's terms: "L" or "RGB".
     """
     if data[:2] != b"\xff\xd8":
         return None
@@ -68,7 +74,11 @@ def _is_sound(kind: int, segment: bytes) -> bool:
 
 
 def may_be_rotated(data: bytes) -> bool:
-    """Return True if a JPEG may state an orientation, in EXIF or XMP."""
+    """Return False if a JPEG certainly states no orientation, in EXIF or XMP; otherwise True.
+
+    Args:
+        data: All bytes of the file.
+    """
     return b"Exif\0\0" in data or b"http://ns.adobe.com/xap/" in data
 
 
@@ -100,9 +110,13 @@ _BARE = frozenset([0x00, 0x01, *range(0xD0, 0xDA)])
 
 
 def without_app_segments(data: bytes) -> bytes:
-    """Return the JPEG *data* without application segments and comments.
+    """Return a JPEG without its application segments (EXIF, XMP, profiles) and comments.
 
-    The segments of JFIF and Adobe remain, because they identify the channels.
+    The segments of JFIF and Adobe remain, because they identify the channels. Nothing is decoded,
+    so the pixels stay the same.
+
+    Args:
+        data: All bytes of the file.
     """
     pieces, at = [data[:2]], 2
     for kind, start, stop in _segments(data):
@@ -123,7 +137,14 @@ def _tells_channels(kind: int, body: bytes) -> bool:
 
 
 def metadata_segments(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield "exif" or "xmp" and the text of each segment that may state an orientation."""
+    """Yield the segments of a JPEG that may state an orientation, in the order of the file.
+
+    Args:
+        data: All bytes of the file.
+
+    Yields:
+        `exif` and the segment's bytes from `Exif` on, or `xmp` and the text of its XML.
+    """
     for kind, start, stop in _segments(data):
         body = data[start + 4 : stop]
         if kind == _APP1 and body.startswith(b"Exif\0\0"):
@@ -145,7 +166,14 @@ _GARBAGE_BYTES = 256
 
 
 def unsupported_kind(data: bytes) -> str | None:
-    """Return the name of a kind of JPEG that decoders do not support; None for any other file."""
+    """Return the name of a kind of JPEG that decoders do not support; None for any other file.
+
+    Args:
+        data: All bytes of a file of any kind.
+
+    Returns:
+        A phrase such as "a lossless JPEG" or "a JPEG of 12 bits a sample".
+    """
     if not data.startswith(b"\xff\xd8"):
         return None
     for kind, start, stop in _segments(data):
@@ -160,7 +188,11 @@ def unsupported_kind(data: bytes) -> str | None:
 
 
 def has_end_marker(data: bytes) -> bool:
-    """Return True if an end marker follows the first scan of the JPEG *data*."""
+    """Return True if an end marker follows the first scan of a JPEG.
+
+    Args:
+        data: All bytes of the file.
+    """
     if data.endswith(_END):
         return True
     start = max((stop for _, _, stop in _segments(data)), default=2)

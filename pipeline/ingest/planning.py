@@ -33,7 +33,11 @@ from pipeline.store.recipe import Recipe
 
 
 def new_run(split: str) -> str:
-    """Return a unique name for a run, which marks its temporary files and tasks."""
+    """Return a unique name for a run, which marks its temporary files and tasks.
+
+    Args:
+        split: The split that the run writes; the name begins with it.
+    """
     return f"{split}-{uuid.uuid4().hex[:8]}"
 
 
@@ -44,11 +48,18 @@ NO_CLASSES = Classes((), ())
 def resolve_recipe(
     objects: Objects, options: StoreOptions, classes: Classes = NO_CLASSES
 ) -> Recipe:
-    """Return the store's recipe, made from *options* and *classes* if the store is new.
+    """Return the store's recipe; write it first, made from the options and classes, if it is new.
+
+    Args:
+        objects: The store.
+        options: The options of the command; None in a field accepts what the store has.
+        classes: The classes of the source, in order (default: none, for a source that is not
+            listed).
 
     Raises:
         StoreMismatchError: The store has another recipe, or this machine makes other pixels.
         StoreDamagedError: The store has data but no recipe.
+        ValueError: An option has an invalid value.
     """
     stored = _stored_recipe(objects)
     if stored is None:
@@ -61,10 +72,14 @@ def resolve_recipe(
 
 
 def check_options(objects: Objects, options: StoreOptions) -> None:
-    """Check *options* against the store before anything is listed.
+    """Check the options of a command against the store before anything is listed or written.
+
+    Args:
+        objects: The store, which need not exist yet.
+        options: The options of the command; None in a field accepts what the store has.
 
     Raises:
-        ValueError: A choice makes no sense.
+        ValueError: An option has an invalid value.
         StoreMismatchError: The store has another recipe, or this machine makes other pixels.
         StoreDamagedError: The store has data but no recipe.
     """
@@ -75,13 +90,22 @@ def check_options(objects: Objects, options: StoreOptions) -> None:
 
 
 def source_rules(objects: Objects) -> int:
-    """Return the version of the listing rules for the store's samples."""
+    """Return the version of the listing rules by which the samples of a store are listed.
+
+    Args:
+        objects: The store; a new one gets the newest rules.
+    """
     stored = _stored_recipe(objects)
     return recipe.LISTING_RULES if stored is None else stored.listing_rules
 
 
 def image_limit(objects: Objects, options: StoreOptions) -> int | None:
-    """Return the length in bytes of the longest image that is read; None: no limit."""
+    """Return the length in bytes of the longest image file that is read; None: no limit.
+
+    Args:
+        objects: The store; the recipe of one that exists decides.
+        options: The options of the command, which decide for a new store.
+    """
     stored = _stored_recipe(objects)
     if stored is not None:
         return stored.max_image_bytes
@@ -180,7 +204,11 @@ class Listing:
 
 
 def read_listing(table: pa.Table) -> Listing:
-    """Return the digest, the classes and the evidence of a listing that is sorted by key."""
+    """Return the digest, the classes and the evidence of a listing.
+
+    Args:
+        table: The samples, sorted by key (`pipeline.sources.listing`).
+    """
     pa.default_memory_pool().release_unused()  # free the unsorted pieces, half of all memory
     runs = class_runs(table["key"])
     evidence = Evidence.decode(table.schema.metadata)
@@ -192,6 +220,10 @@ def read_listing(table: pa.Table) -> Listing:
 
 def classes_of(listed: Mapping[str, tuple[Source, Listing]], rules: int) -> Classes:
     """Put the classes of several splits in one order, by one version of the listing rules.
+
+    Args:
+        listed: The source and the listing of each split, by name.
+        rules: The version of the listing rules, 1 or 2.
 
     Raises:
         SourceError: The classes of the samples are ambiguous or contradictory.
@@ -208,10 +240,20 @@ def classes_of(listed: Mapping[str, tuple[Source, Listing]], rules: int) -> Clas
 def make_plan(
     objects: Objects, split: str, recipe: Recipe, listed: Listing, origin: Origin, seed: int
 ) -> Plan:
-    """Write the plan of a split, its rows and labels, or check the plan that exists.
+    """Write the plan of a split, its labels and its source index, or check the plan that exists.
+
+    Args:
+        objects: The store.
+        split: The name of the split.
+        recipe: The recipe of the store.
+        listed: The samples of the source, sorted by key.
+        origin: The location of the source, which the index records.
+        seed: The seed of the order of rows, 0 to 2^64 - 1.
 
     Raises:
-        StoreMismatchError: The split was planned from another listing or order.
+        StoreMismatchError: The split was planned from another listing or order, or the listing has
+            classes that the store does not have.
+        StoreError: The store cannot be written.
     """
     requested = Plan(
         split=split,
@@ -234,13 +276,26 @@ def make_plan(
 
 
 def write_labels(objects: Objects, split: str, labels: NDArray[np.int32]) -> None:
-    """Write the labels, (num_rows,) int32 in the order of rows, unless they exist already."""
+    """Write the array of labels of a split, unless it exists with the same values.
+
+    Args:
+        objects: The store.
+        split: The name of the split.
+        labels: (num_rows,) int32 in the order of rows; -1 for a row without a class.
+
+    Raises:
+        StoreError: The array cannot be written.
+    """
     for name, data in arrays.label_array(split, labels):
         put_changed(objects, name, data)
 
 
 def restore_labels(objects: Objects, plan: Plan) -> None:
     """Write the labels of an unfinished split again, from its source index.
+
+    Args:
+        objects: The store.
+        plan: The plan of the split.
 
     Raises:
         StoreError: The source index is missing or damaged.
@@ -252,9 +307,18 @@ def restore_labels(objects: Objects, plan: Plan) -> None:
 
 
 def write_metadata(objects: Objects, recipe: Recipe, plan: Plan, sizes: Sequence[int]) -> None:
-    """Write the zarr metadata of the split, and the ledger's copies of its documents.
+    """Write the zarr metadata of a split, and the ledger's copies of its recipe and plan.
 
     The whole plan is durable afterwards, so tasks may rely on it.
+
+    Args:
+        objects: The store.
+        recipe: The recipe of the store.
+        plan: The plan of the split.
+        sizes: The sides of the squares in pixels that will be stored.
+
+    Raises:
+        StoreError: The store cannot be written.
     """
     for name, data in zarr_metadata(recipe, plan, sizes):
         put_changed(objects, name, data)
@@ -290,6 +354,10 @@ def check_free_space(objects: Objects, recipe: Recipe, needed: int) -> None:
 def check_spool_space(objects: Objects, needed: int) -> None:
     """Refuse to stream a source for which the spool has too little free space.
 
+    Args:
+        objects: The store, whose disk also holds the spool.
+        needed: The estimated size of the spool in bytes.
+
     Raises:
         StoreError: There are fewer free bytes than *needed*.
     """
@@ -305,6 +373,10 @@ def check_spool_space(objects: Objects, needed: int) -> None:
 def check_seed(stored: Plan, seed: int) -> None:
     """Check that a split was planned with *seed*.
 
+    Args:
+        stored: The plan in the store.
+        seed: The seed that the command asks for.
+
     Raises:
         StoreMismatchError: The split was planned with another seed.
     """
@@ -312,14 +384,26 @@ def check_seed(stored: Plan, seed: int) -> None:
 
 
 def shard_bytes(recipe: Recipe, size: int, num_rows: int) -> int:
-    """Return the number of bytes of an uncompressed shard object with *num_rows* rows."""
+    """Return the number of bytes of an uncompressed shard object.
+
+    Args:
+        recipe: The recipe of the store.
+        size: The side of the squares in pixels.
+        num_rows: The number of rows in the shard, at least 1.
+    """
     return Geometry(size * size * 3, recipe.shard_rows, recipe.chunk_rows, num_rows).num_bytes(0)
 
 
 def class_runs(keys: pa.ChunkedArray) -> list[tuple[str, int, int]]:
-    """Return the classes of sorted keys, as (class, start, stop), found by bisection.
+    """Return the classes of sorted keys with their rows, found by bisection.
 
     For a million keys of a thousand classes it reads a few thousand keys, not a million.
+
+    Args:
+        keys: Keys `<class>/<file name>` as large_string, sorted by their bytes.
+
+    Returns:
+        (class, start, stop) of each class: its samples are at positions [start, stop).
     """
     column = keys.combine_chunks()
     if isinstance(column, pa.ChunkedArray):

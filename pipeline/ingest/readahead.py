@@ -107,8 +107,19 @@ def read_with_retries(
 ) -> bytes | Unread:
     """Read one image, and retry after a pause if the source fails.
 
+    Args:
+        reader: The source.
+        sample: The sample to read.
+        limit: Length in bytes of the longest image that is read; None: no limit.
+        max_attempts: Number of attempts, at least 1.
+        retry_delay_seconds: Seconds before the second attempt; each further one waits four times as
+            long.
+
+    Returns:
+        All bytes of the image, or the reason why only its beginning was read.
+
     Raises:
-        ReadError: The last try failed, too.
+        ReadError: The last attempt failed, too.
     """
     for attempt in range(max_attempts - 1):
         try:

@@ -141,10 +141,14 @@ def write_source_index(
 
 
 def load_origin(objects: Objects, plan: Plan) -> Origin:
-    """Return the location of the images of *plan*, after checking every byte of the index.
+    """Return the location of the images of a split, after checking every byte of its source index.
+
+    Args:
+        objects: The store.
+        plan: The plan of the split.
 
     Raises:
-        StoreError: The index is missing or damaged.
+        StoreError: The index is missing, damaged, or of another plan.
     """
     rows = SourceIndex(objects, plan)
     rows.close()
@@ -206,7 +210,14 @@ class SourceIndex:
             raise StoreError(_unknown(plan, f"{name} belongs to another plan"))
 
     def shard(self, shard: int) -> list[Sample]:
-        """Return the samples of one shard, in the order of its rows."""
+        """Return the samples of one shard, in the order of its rows.
+
+        Args:
+            shard: The number of the shard.
+
+        Raises:
+            StoreError: The index is damaged.
+        """
         return list(self._samples(shard))
 
     def close(self) -> None:

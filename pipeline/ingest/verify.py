@@ -58,7 +58,15 @@ class SplitRecords:
 
 
 def read_records(objects: Objects, split: str) -> SplitRecords:
-    """Read the records of *split*, with the ledger's copies where they are damaged."""
+    """Read the records of a split, with the ledger's copies where they are damaged.
+
+    Args:
+        objects: The store.
+        split: The name of the split.
+
+    Returns:
+        What could be read, and a problem for each document that is missing or damaged.
+    """
     ledger = records.read_ledger(objects, split)
     reader = _Reader(objects, ledger.copies)
     if ledger.damage is not None:
@@ -197,7 +205,15 @@ def check_objects(
 
 
 def check_object(objects: Objects, record: ObjectRecord) -> Problem | None:
-    """Compare one object with the record of it; return None if it is intact."""
+    """Compare one object with the record of it; it is read completely.
+
+    Args:
+        objects: The store.
+        record: The name, size and digest that it must have.
+
+    Returns:
+        The problem, or None if the object is intact.
+    """
     size = objects.size(record.name)
     if size is None:
         return Problem(record.name, "missing")
@@ -211,7 +227,11 @@ def check_object(objects: Objects, record: ObjectRecord) -> Problem | None:
 
 
 def check_finished(split_records: SplitRecords) -> list[Problem]:
-    """Return the problems that keep a split from being finished, if there are any."""
+    """Return the problems that keep a split from being finished; none if it is finished.
+
+    Args:
+        split_records: The records of the split.
+    """
     if split_records.plan is None:
         return []
     num_shards = split_records.plan.num_shards
@@ -240,12 +260,24 @@ def _unfinished_sizes(split_records: SplitRecords, done: FinishRecord) -> Iterat
 
 
 def committed_sizes(split_records: SplitRecords) -> list[int]:
-    """Return the sizes that any commit has, ascending."""
+    """Return the sizes that any commit of a split has, in pixels, ascending.
+
+    Args:
+        split_records: The records of the split.
+    """
     return sorted(set().union(*(c.sizes for c in split_records.commits.values())))
 
 
 def check_planned(objects: Objects, split_records: SplitRecords) -> list[Problem]:
-    """Check the labels and the metadata that no finish record lists yet."""
+    """Check the labels and the zarr metadata that no finish record lists yet.
+
+    Args:
+        objects: The store.
+        split_records: The records of the split.
+
+    Returns:
+        A problem for each object that is missing or damaged.
+    """
     if split_records.recipe is None or split_records.plan is None:
         return []
     # Imported late: reading records alone needs no zarr.
@@ -273,7 +305,15 @@ def check_planned(objects: Objects, split_records: SplitRecords) -> list[Problem
 
 
 def unknown_objects(objects: Objects, split_records: SplitRecords) -> list[str]:
-    """Return the objects in a finished split's folders that no record names. They do no harm."""
+    """Return the objects in a finished split's folders that no record names. They do no harm.
+
+    Args:
+        objects: The store.
+        split_records: The records of the split.
+
+    Returns:
+        Their names; none for a split that is not finished.
+    """
     if split_records.done is None:
         return []
     known_names = {written.name for written in split_records.objects}

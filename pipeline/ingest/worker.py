@@ -110,6 +110,9 @@ def _check_pixels(stored: recipe.Recipe) -> None:
 def check_worker(config: ShardTaskConfig) -> None:
     """Open the store and the source of *config* in this process, as its tasks will.
 
+    Args:
+        config: The arguments that all tasks of the run share.
+
     Raises:
         StoreError: The folder on this machine is not the store in which the run was started.
         StoreMismatchError: This machine decodes or resizes to other pixels than the planner.

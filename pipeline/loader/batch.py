@@ -49,13 +49,14 @@ def make_batch(
     rows: NDArray[np.int64],
     row_weight: float,
 ) -> Batch:
-    """Return the batch of some rows.
+    """Return the batch of some rows of a split, with their labels; *images* are not copied.
 
     Args:
-        images: The images or features of the rows, as `Batch.images`.
-        split: The split.
-        rows: The rows of the split, (n,) int64.
-        row_weight: The weight of each row, as `Batch.row_weight`.
+        images: The rows' images, (n, 3, size, size) uint8, or a tuple of such tensors, one for each
+            size; or their features, (n, d) float32.
+        split: The split, from which the labels are read.
+        rows: The rows of the split, (n,) int64; they are copied.
+        row_weight: The weight of each row in a loss: W / B for W ranks that share B rows.
     """
     labels = torch.from_numpy(split.labels[rows].astype(np.int64))
     batch = Batch(images, labels, torch.from_numpy(rows.copy()))

@@ -73,7 +73,19 @@ class ChunkReader:
             self._direct_buffers = Buffers((num_bytes,), max_free=MAX_SPARE_CHUNKS)
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
-        """Gather rows as `pipeline.loader.reader.PixelReader` defines; the result is `chunks`."""
+        """Copy the pixels of *rows* to *out*, from the cache or from chunks that are read now.
+
+        Args:
+            rows: (n,) int64 rows of the split.
+            out: (n, size, size, 3) uint8, contiguous; it is overwritten.
+            disk: Threads that may block on reads from the store.
+
+        Returns:
+            The method of reading, always `chunks`.
+
+        Raises:
+            StoreDamagedError: A shard is missing or damaged.
+        """
         rows_of_chunk: dict[ChunkId, RowCopies] = defaultdict(list)
         for index, row in enumerate(rows.tolist()):
             shard, row_in_shard = divmod(row, self._geometry.shard_rows)
@@ -96,10 +108,17 @@ class ChunkReader:
         return "chunks"
 
     def chunks_to_prefetch(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return those of *chunks*, (n,) int64, that are not in the cache.
+        """Return those of *chunks* that are not in the cache.
 
         The result is empty if the cache cannot hold two windows of that size: reading ahead would
         evict the chunks of the current one.
+
+        Args:
+            chunks: (n,) int64 numbers of the chunks of a window, counted from 0 over the whole
+                split.
+
+        Returns:
+            (m,) int64, m <= n.
         """
         cache = self._chunks
         if cache is None or 2 * len(chunks) > cache.capacity:
@@ -110,7 +129,15 @@ class ChunkReader:
         )
 
     def prefetch(self, chunk: int, disk: Executor) -> None:
-        """Read chunk number *chunk* of the split into the cache, and wait for it."""
+        """Read one chunk into the cache, in the calling thread, and wait for it.
+
+        Args:
+            chunk: Number of the chunk, counted from 0 over the whole split.
+            disk: Unused; part of the interface `PixelReader`.
+
+        Raises:
+            StoreError: The chunk cannot be read, or is damaged.
+        """
         chunks_per_shard = self._geometry.chunks_per_shard
         self._copy(divmod(chunk, chunks_per_shard), np.empty((0, 0), np.uint8), [], wait=True)
 

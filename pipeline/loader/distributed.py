@@ -59,13 +59,25 @@ class Placement(NamedTuple):
     source: str = "rank= and world="
 
     def part(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return this rank's part of the rows of a global batch, (n,) int64."""
+        """Return this rank's part of the rows of one global batch.
+
+        Args:
+            rows: (n,) int64, the rows of the global batch.
+
+        Returns:
+            (m,) int64: the elements [rank * n // world, (rank + 1) * n // world) of *rows*, a view
+                of it.
+        """
         count = len(rows)
         return rows[self.rank * count // self.world : (self.rank + 1) * count // self.world]
 
 
 def explicit_placement(rank: int | None, world: int | None) -> Placement | None:
     """Return the placement that the caller chose, or None if both arguments are None.
+
+    Args:
+        rank: Rank of this process, 0 to *world* - 1, or None.
+        world: Number of ranks, at least 1, or None.
 
     Raises:
         ValueError: Only one of the two is set, or *rank* is out of range.
@@ -100,10 +112,16 @@ def current_placement() -> Placement:
 
 
 def count_ranks_on_host(world: int) -> int:
-    """Return the number of ranks on this machine, at most *world*; 1 if no launcher has set it.
+    """Return the number of ranks on this machine that the launcher's environment states.
 
-    Slurm's `4(x2),3` describes three machines. The largest number is used: the loader only needs
-    to know if all ranks share one machine.
+    Slurm's `4(x2),3` describes three machines, of which the largest number is used: the loader only
+    needs to know if all ranks share one machine.
+
+    Args:
+        world: Number of ranks on all machines.
+
+    Returns:
+        1 to *world*; 1 if no launcher has set a number.
     """
     text = next((os.environ[name] for name in _LOCAL_WORLDS if os.environ.get(name)), "1")
     counts = [int(count) for count in re.findall(r"(\d+)(?:\(x\d+\))?(?:,|$)", text)]

@@ -119,9 +119,18 @@ class MappedShards:
         return True
 
     def chunk(self, shard: int, chunk: int) -> NDArray[np.uint8] | None:
-        """Return a chunk and its checksum, (bytes of a chunk + 4,) uint8; None if not in memory.
+        """Return one chunk and the checksum behind it, without a copy, if all of it is in memory.
 
         The file must not shrink while the array is read: the process would die of SIGBUS.
+
+        Args:
+            shard: Number of the shard in the split.
+            chunk: Number of the chunk in the shard.
+
+        Returns:
+            (bytes of a chunk + 4,) uint8, a view of the mapped file; None if the shard is not
+                mapped or a
+            page of the chunk is not in memory.
         """
         if not self._mapped_shards[shard]:
             return None

@@ -49,7 +49,13 @@ class ReadAhead:
         self._thread.start()
 
     def reached(self, position: int) -> None:
-        """Report that rows up to *position* of the epoch are being gathered."""
+        """Report that the rows up to *position* of the epoch are being gathered.
+
+        The thread then reads the window after the one that contains *position*.
+
+        Args:
+            position: Position in the epoch, counted in rows of global batches.
+        """
         with self._changed:
             self._position = position
             self._changed.notify()

@@ -118,7 +118,14 @@ class CopySet:
         return int(sum(is_staged.sum() for is_staged in self._staged.values()))
 
     def staged(self, size: int) -> NDArray[np.bool_]:
-        """Return True for each copied shard of one size, (num_shards,) bool; copying updates it."""
+        """Return which shards of one size have a complete local copy.
+
+        Args:
+            size: Side of the squares in pixels, one of the split's sizes.
+
+        Returns:
+            (num_shards,) bool, the array itself: threads that copy set further elements to True.
+        """
         return self._staged[size]
 
     def check(self) -> None:
@@ -131,7 +138,11 @@ class CopySet:
             raise self._error
 
     def count(self, num_rows: int) -> None:
-        """Add *num_rows* to the number of rows read from copies."""
+        """Add to the number of rows that were read from copies (`rows_read`).
+
+        Args:
+            num_rows: Number of rows of one size.
+        """
         with self._lock:
             self.rows_read += num_rows
 
@@ -308,7 +319,19 @@ class StagedReader:
         self._store_reader = store_reader
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
-        """Gather rows as `PixelReader` defines; the result is the method of the last read."""
+        """Copy the pixels of *rows* to *out*, from local copies where they are complete.
+
+        Args:
+            rows: (n,) int64 rows of the split.
+            out: (n, size, size, 3) uint8, contiguous; it is overwritten.
+            disk: Threads that may block on reads from the store.
+
+        Returns:
+            The method of the last read: `mapped`, `preadv`, `direct` or `chunks`.
+
+        Raises:
+            StoreDamagedError: A shard or a copy is missing or damaged.
+        """
         self._copies.check()
         is_staged = self._staged[rows // self._shard_rows]
         if is_staged.all():
@@ -340,7 +363,14 @@ class StagedReader:
         return method
 
     def chunks_to_prefetch(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the chunks worth reading ahead, as `PixelReader` defines, of copies and store."""
+        """Return those of *chunks* that the reader of copies or of the store would read ahead.
+
+        Args:
+            chunks: (n,) int64 numbers of chunks, counted from 0 over the whole split.
+
+        Returns:
+            (m,) int64, m <= n, those with a local copy first.
+        """
         is_staged = self._staged[chunks // self._chunks_per_shard]
         return np.concatenate(
             [
@@ -350,6 +380,14 @@ class StagedReader:
         )
 
     def prefetch(self, chunk: int, disk: Executor) -> None:
-        """Read a chunk ahead from its copy if complete, otherwise from the store."""
+        """Read one chunk ahead from its local copy if that is complete, otherwise from the store.
+
+        Args:
+            chunk: Number of the chunk, counted from 0 over the whole split.
+            disk: Threads that may block on reads from the store.
+
+        Raises:
+            StoreError: The chunk cannot be read, or is damaged.
+        """
         is_staged = self._staged[chunk // self._chunks_per_shard]
         (self._copy_reader if is_staged else self._store_reader).prefetch(chunk, disk)

@@ -70,7 +70,11 @@ class ShardFile:
         """The device, inode, size and time of change, which identify this version of the file."""
 
     def read(self, target: memoryview, offset: int) -> None:
-        """Fill *target* from byte *offset* on.
+        """Fill *target* with the bytes of the file from *offset* on.
+
+        Args:
+            target: Writable memory; it is filled completely.
+            offset: Offset in the file, in bytes.
 
         Raises:
             StoreDamagedError: The file ends first.

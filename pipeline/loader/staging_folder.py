@@ -88,9 +88,12 @@ class StagingFolder:
         return locked(self._file, LOCK_NAME)
 
     def open_set(self, name: str) -> int:
-        """Open the copy set *name*, creating and marking it if it does not exist.
+        """Open the folder of a copy set, creating and marking it if it does not exist.
 
         The caller must hold the lock of the area.
+
+        Args:
+            name: Name of the copy set, 32 hexadecimal digits.
 
         Returns:
             A descriptor of its folder, which the caller closes.
@@ -260,7 +263,18 @@ def locked(folder: int, name: str) -> Iterator[int | None]:
 
 
 def open_lockable(folder: int, name: str) -> int:
-    """Open a file for locking, creating it if it does not exist; do not follow a link."""
+    """Open a file for locking, creating it if it does not exist; do not follow a link.
+
+    Args:
+        folder: Descriptor of the folder of the file.
+        name: Name of the file in that folder.
+
+    Returns:
+        A descriptor, which the caller closes. It is read-only for another user's file.
+
+    Raises:
+        OSError: The file cannot be opened, or is a link.
+    """
     try:
         return os.open(name, _LOCKABLE, 0o644, dir_fd=folder)
     except PermissionError:  # another user's file: reading suffices for a lock
@@ -297,7 +311,14 @@ def folder_below(folder: int, parts: Sequence[str], *, make: bool = False) -> It
 
 
 def split_name(name: str) -> tuple[Sequence[str], str]:
-    """Return the folders and the file name of an object's name."""
+    """Split the name of an object of a store at its slashes.
+
+    Args:
+        name: A name such as `images.zarr/train/72/c.0.0.0.0`.
+
+    Returns:
+        The names of its folders, from the outermost, and the name of the file.
+    """
     parts = PurePosixPath(name).parts
     return parts[:-1], parts[-1]
 

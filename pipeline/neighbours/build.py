@@ -90,14 +90,30 @@ def build(
 
 
 def assemble(kind: str, vectors: Vectors, generator: Any, options: Any) -> Index:
-    """Return the index of *kind* that consists of these parts."""
+    """Return the index that consists of parts that were built or read before.
+
+    Args:
+        kind: The kind of index: exact, lsh or hnsw.
+        vectors: The vectors to be searched.
+        generator: The source of candidates: `ExactScan`, `ExactDeviceScan`, `Lsh` or `Hnsw`.
+        options: The `LshOptions` or `HnswOptions` of the generator; None for exact.
+    """
     candidates = options.candidates if options else 0
     option_values = asdict(options) if options else {}
     return Index(kind, vectors, generator, candidates=candidates, options=option_values)
 
 
 def measure_recall(index: Index, queries: NDArray[Any]) -> dict[str, Any]:
-    """Return the recall of an index on (q, d) queries, as entries of `Index.facts`."""
+    """Return the recall of an index, measured against an exact search for the same queries.
+
+    Args:
+        index: The index.
+        queries: (q, d) float32 of any length but zero.
+
+    Returns:
+        Entries of `Index.facts`: `recall`, 0 to 1, of the `recall_at` nearest over `probes`
+            queries.
+    """
     exact = Index("exact", index.vectors, ExactScan(index.vectors))
     results = index.search(queries, RECALL_AT)
     share = recall(results, exact.search(queries, RECALL_AT)) if len(queries) else 1.0

@@ -65,6 +65,11 @@ class ExactScan:
             count: Number of candidates for each query, > 0.
             allowed: (n,) bool, True for the vectors that may be candidates; all of them usable.
             extra: (n,) float64, added to the cosines, or (0,) to add nothing.
+
+        Returns:
+            At most *count* rows for each query in any order, -1 for missing ones, and the bound on
+                the
+            scores of all others.
         """
         rows, added = np.flatnonzero(allowed), extra.astype(np.float32)
         scan = self._gathered if len(rows) * GATHER_RATIO <= len(allowed) else self._straight
@@ -210,7 +215,17 @@ class ExactDeviceScan:
         return (self._units.shape[1] + 32) * 2.0**-24
 
     def generate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
-        """Return the vectors whose cosine plus *extra* is highest: see `ExactScan.generate`."""
+        """Return the vectors whose cosine plus *extra* is highest, computed on the device.
+
+        Args:
+            queries: (q, d) float64 of length 1, q > 0, in the memory of the processor.
+            count: Number of candidates for each query, > 0.
+            allowed: (n,) bool, True for the vectors that may be candidates; all of them usable.
+            extra: (n,) float64, added to the cosines, or (0,) to add nothing.
+
+        Returns:
+            (q, min(count, n)) rows, -1 for missing ones, and the bound on the scores of all others.
+        """
         torch = self._torch
         added = torch.zeros(len(allowed))
         if len(extra):

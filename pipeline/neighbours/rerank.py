@@ -33,7 +33,11 @@ class SearchRequest:
     """(q,) float64, subtracted from the product; None: nothing is."""
 
     def of(self, selection: slice | Rows) -> SearchRequest:
-        """Return the request for the selected queries alone."""
+        """Return the request for the selected queries alone.
+
+        Args:
+            selection: A slice of the queries, or their numbers, (m,) int64.
+        """
         shift = None if self.shift is None else self.shift[selection]
         return replace(
             self, queries=self.queries[selection], exclude=self.exclude[selection], shift=shift
@@ -41,7 +45,18 @@ class SearchRequest:
 
 
 def rank(vectors: Vectors, request: SearchRequest, rows: Rows) -> tuple[Floats, Rows, Doubles]:
-    """Return the best k candidates: (q, k) scores and rows, and (q,) cosine + extra of the last."""
+    """Return the best k of the candidates of each query, by exact scores.
+
+    Args:
+        vectors: The vectors that are searched.
+        request: The request, with q queries and its k.
+        rows: (q, c) int64, candidates in any order; -1 is ignored, and all others must be allowed.
+
+    Returns:
+        (q, k) float32 scores, highest first, -inf for missing ones; (q, k) int64 rows, -1 for
+            missing
+        ones; and (q,) float64, cosine plus *extra* of the last result, -inf if one is missing.
+    """
     # -1 cannot be gathered: an allowed row replaces it, and is masked below.
     gathered_rows = np.where(rows < 0, np.argmax(request.allowed), rows)
     sums = vectors.cosines(request.queries, gathered_rows)

@@ -178,6 +178,11 @@ def splits(
 ) -> list[str]:
     """Return the splits at *root*, sorted; none if *root* is itself one split.
 
+    Args:
+        root: A folder or an archive; a local path or an fsspec URL.
+        kind: One of `SOURCE_KINDS`; None detects the kind (default).
+        options: The options by which it is read.
+
     Raises:
         SourceError: There is no source.
     """
@@ -198,6 +203,11 @@ def unlabelled_test_remark(
     Such a split has no labels and may be large, so it is prepared only if `--split` names it. The
     text is empty for a source that would be refused, and under rules 1, which know no unlabelled
     samples.
+
+    Args:
+        root: A folder or an archive; a local path or an fsspec URL.
+        kind: One of `SOURCE_KINDS`; None detects the kind (default).
+        options: The options by which it is read.
     """
     from pipeline.sources.formats.flat import FlatFolder  # here: it loads Arrow
 
@@ -233,6 +243,12 @@ def check_split_name(
     """Refuse a misspelt name of a known split, where the source tells no split.
 
     Such a source is one split under any name that is passed, even a wrong one.
+
+    Args:
+        root: A folder or an archive; a local path or an fsspec URL.
+        split: The name that the user passed, such as `trian`.
+        kind: One of `SOURCE_KINDS`; None detects the kind (default).
+        options: The options by which it is read.
 
     Raises:
         SourceError: The name is misspelt; the message has the correct one.

@@ -41,7 +41,12 @@ _UNFINISHED_ENDS = (
 
 
 def folder_skip_reason(name: str, options: SourceOptions) -> str:
-    """Return the reason why a folder called *name* is skipped; empty if it is not."""
+    """Return the reason why a folder is skipped with all that is in it; empty if it is not.
+
+    Args:
+        name: The name of the folder, without its parents.
+        options: The options by which the source is read.
+    """
     if name.startswith("."):
         return HIDDEN
     if options.rules == 1:
@@ -52,7 +57,12 @@ def folder_skip_reason(name: str, options: SourceOptions) -> str:
 
 
 def file_skip_reason(name: str, options: SourceOptions) -> str:
-    """Return the reason why a file called *name* is no sample; empty if it may be one."""
+    """Return the reason why a file is no sample; empty if it may be an image.
+
+    Args:
+        name: The name of the file, without its folders.
+        options: The options by which the source is read.
+    """
     if name.startswith("."):
         return HIDDEN
     if options.rules == 1:
@@ -63,7 +73,12 @@ def file_skip_reason(name: str, options: SourceOptions) -> str:
 
 
 def name_skip_reason(name: str, options: SourceOptions) -> str:
-    """Return the reason why a file is no sample, table or archive; empty if it may be one."""
+    """Return the reason why a file is no sample, table or archive; empty if it may be one.
+
+    Args:
+        name: The name of the file, without its folders.
+        options: The options by which the source is read.
+    """
     if name.startswith("."):
         return HIDDEN
     if options.rules == 1:
@@ -72,14 +87,23 @@ def name_skip_reason(name: str, options: SourceOptions) -> str:
 
 
 def member_skip_reason(path: str, options: SourceOptions) -> str:
-    """Return the reason why an archive's member *path* is no sample; empty if it may be one."""
+    """Return the reason why a member of an archive is no sample; empty if it may be an image.
+
+    Args:
+        path: The path of the member in the archive; a hidden folder hides all that is in it.
+        options: The options by which the source is read.
+    """
     *folders, name = path.split("/")
     reasons = (folder_skip_reason(part, options) for part in folders if part not in (".", ".."))
     return next(filter(None, reasons), "") or file_skip_reason(name, options)
 
 
 def system_file_reason(name: str) -> str:
-    """Return the reason for skipping a system's or program's file; empty for other files."""
+    """Return the reason for skipping a system's or program's file; empty for other files.
+
+    Args:
+        name: The name of the file, without its folders.
+    """
     folded = name.casefold()
     if folded in _SYSTEM_FILES or any(mark in folded for mark in _SYSTEM_MARKS):
         return SYSTEM

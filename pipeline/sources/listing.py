@@ -49,7 +49,11 @@ class SkippedFiles(NamedTuple):
 
 
 def skipped_files(evidence: Evidence) -> Iterator[SkippedFiles]:
-    """Yield one count for each reason for which files of *evidence* were skipped."""
+    """Yield one count for each reason for which files were skipped.
+
+    Args:
+        evidence: The evidence of a part of a source, whose skipped files are counted.
+    """
     for reason, group in evidence.skipped.items():
         yield SkippedFiles(reason, group.first, group.count)
 
@@ -69,7 +73,16 @@ class ListingBuilder:
         rows: Iterable[ListedSample | SkippedFiles],
         progress: Callable[[int], None],
     ) -> None:
-        """Append the samples of the file *path*, and call *progress* with their numbers."""
+        """Append the samples of one file.
+
+        Args:
+            path: The path of the file that holds their bytes, relative to the source's root.
+            rows: The samples, and counts of skipped files.
+            progress: A function that is called with each number of new samples.
+
+        Raises:
+            SourceError: A key is not valid UTF-8.
+        """
         self._paths.append(path)
         batch: list[ListedSample] = []
         for row in rows:
@@ -150,7 +163,11 @@ def _resolved(links: dict[str, str]) -> list[str]:
 
 
 def string_array(names: Sequence[str], where: str) -> pa.Array:
-    """Return *names* as an array, (len(names),) large_string.
+    """Return texts as an Arrow array, (len(names),) large_string.
+
+    Args:
+        names: The texts, such as keys or paths.
+        where: The place of the names, as in "in FOLDER", for a message.
 
     Raises:
         SourceError: A name is not valid UTF-8, so Arrow cannot store it.
@@ -217,13 +234,25 @@ def _increases(column: pa.ChunkedArray) -> bool:
 
 
 def bad_key(keys: pa.Array | pa.ChunkedArray) -> int:
-    """Return the number of the first invalid key among *keys*; -1 if all are valid."""
+    """Return the position of the first invalid key; -1 if all are valid.
+
+    A valid key is `<class>/<file name>` with one slash, without tab or line break, and neither part
+    is '.' or '..'.
+
+    Args:
+        keys: The keys, as large_string.
+    """
     bad = pc.match_substring_regex(keys, _BAD_KEY)
     return int(pc.index(bad, True).as_py())
 
 
 def refused_key(key: str, where: str) -> SourceError:
-    """Return the error for the invalid *key* of the sample at *where*."""
+    """Return the error for an invalid key, which the caller raises.
+
+    Args:
+        key: The key.
+        where: The place of the sample in its source, for the message.
+    """
     return SourceError(
         f"the key {key!r}, of {where}, cannot be used: a key is '<class>/<file name>' with one "
         "slash, no tab or line break, and neither part '.' or '..'. Rename it."
@@ -248,7 +277,12 @@ def _refuse_duplicate(table: pa.Table, describe_row: Callable[[pa.Table, int], s
 
 
 def row_position(table: pa.Table, row: int) -> str:
-    """Return the file and offset of the bytes of *row*, for a message."""
+    """Return the file and offset of the bytes of a row, for a message.
+
+    Args:
+        table: A listing.
+        row: The position of the row in it.
+    """
     columns = table.column_names
     path = table["path" if "path" in columns else "key"][row].as_py()
     at = f" at byte {table['offset'][row].as_py()}" if "offset" in columns else ""
@@ -256,10 +290,16 @@ def row_position(table: pa.Table, row: int) -> str:
 
 
 def listing_digest(listing: pa.Table) -> str:
-    r"""Return sha256, as hex, of the lines `<key>\t<num_bytes>\n` in the order of the listing.
+    """Return the SHA-256 of a listing, which depends on keys and sizes but on no paths or times.
 
-    The lines are in bytewise order of the keys, so that `sort | sha256sum` computes it, too.
-    It depends on no paths or times: a folder and a tar of it have the same digest.
+    It is that of the lines `<key><tab><num_bytes><newline>` in bytewise order of the keys, so that
+    `sort | sha256sum` computes it, too. A folder and a tar of it have the same digest.
+
+    Args:
+        listing: The samples, sorted by key.
+
+    Returns:
+        64 hexadecimal digits.
     """
     digest = sha256()
     tab, newline, nothing = (pa.scalar(text, pa.large_string()) for text in ("\t", "\n", ""))

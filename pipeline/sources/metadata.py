@@ -55,7 +55,18 @@ def _find_nearest(location: Location, *names: str) -> tuple[Location, str] | Non
 
 
 def find_words(location: Location) -> dict[str, str]:
-    """Return wnid -> words, from `LOC_synset_mapping.txt`, `words.txt` or the devkit; else {}."""
+    """Return the words of each class, from a table near the images; empty without one.
+
+    Args:
+        location: The folder of the images; up to four folders above it are searched, too, for
+            `LOC_synset_mapping.txt`, `words.txt` or the devkit.
+
+    Returns:
+        The words by wnid.
+
+    Raises:
+        SourceError: A table cannot be read as text.
+    """
     table = _find_nearest(location, *WORDS)
     words = parse_words(table[0].read_text(table[1], lenient=True)) if table else {}
     if words:
@@ -71,9 +82,15 @@ def find_words(location: Location) -> dict[str, str]:
 
 @lru_cache(maxsize=8)
 def find_class_names(root: str) -> tuple[str, ...]:
-    """Return class names in the order of their numbers, from a table at *root* or above; or ().
+    """Return class names in the order of their numbers, under listing rules 1; () without any.
 
     `classes.txt` has a name on each line, `LOC_synset_mapping.txt` begins each line with one.
+
+    Args:
+        root: The folder of the source, a local path or URL; the folder above is searched, too.
+
+    Raises:
+        SourceError: The table cannot be read as text.
     """
     location = Location(root)
     for folder in (location, location.parent()):
@@ -96,7 +113,10 @@ class GroundTruth:
     where: str
 
     def wnid(self, name: str) -> str:
-        """Return the class of the file *name* (`ILSVRC2012_val_00000001.JPEG`).
+        """Return the wnid of a val image.
+
+        Args:
+            name: The file name, such as `ILSVRC2012_val_00000001.JPEG`.
 
         Raises:
             SourceError: The table has no line for the file.
@@ -111,7 +131,11 @@ class GroundTruth:
         return wnid
 
     def find(self, name: str) -> str:
-        """Return the class of the file *name*; empty where the table has no line for it."""
+        """Return the wnid of a val image; empty where the table has no line for it.
+
+        Args:
+            name: The file name, such as `ILSVRC2012_val_00000001.JPEG`.
+        """
         stem = name.partition(".")[0]
         number = stem.removeprefix("ILSVRC2012_val_")
         wnid = self.by_name.get(stem, "")
@@ -129,7 +153,10 @@ class PackageMissingError(SourceError):
 
 
 def find_solution(location: Location) -> GroundTruth | None:
-    """Return the classes in Kaggle's `LOC_val_solution.csv` near *location*; None without the file.
+    """Return the classes in Kaggle's `LOC_val_solution.csv`; None without the file.
+
+    Args:
+        location: The folder of the images; up to four folders above it are searched, too.
 
     Raises:
         SourceError: The table cannot be used.
@@ -142,11 +169,13 @@ def find_solution(location: Location) -> GroundTruth | None:
 
 
 def find_ground_truth(location: Location) -> GroundTruth:
-    """Return the classes of ILSVRC2012's val split near *location*.
+    """Return the classes of the images of ILSVRC2012's val split.
 
-    The folder of the images and up to four above it are searched for Kaggle's
-    `LOC_val_solution.csv`, and for the devkit's ground truth and `meta.mat`: loose, in
-    `ILSVRC2012_devkit_t12/data/` or in `ILSVRC2012_devkit_t12.tar.gz`.
+    Kaggle's `LOC_val_solution.csv` is searched, and the devkit's ground truth and `meta.mat`:
+    loose, in `ILSVRC2012_devkit_t12/data/` or in `ILSVRC2012_devkit_t12.tar.gz`.
+
+    Args:
+        location: The folder of the images; up to four folders above it are searched, too.
 
     Raises:
         GroundTruthMissingError: There is no table.
@@ -167,10 +196,14 @@ def find_ground_truth(location: Location) -> GroundTruth:
 
 
 def find_optional_ground_truth(location: Location) -> GroundTruth | None:
-    """Return the classes of ILSVRC2012's val split near *location*; None without a table.
+    """Return the classes of ILSVRC2012's val split, as `find_ground_truth` does; None without any.
+
+    Args:
+        location: The folder of the images; up to four folders above it are searched, too.
 
     Raises:
         SourceError: A table cannot be used.
+        PackageMissingError: The devkit's table needs scipy, which is not installed.
     """
     solution = find_solution(location)
     if solution is not None:
@@ -269,7 +302,11 @@ _IMAGE_WORDS = frozenset(
 
 
 def label_table(location: Location, names: Iterable[str]) -> tuple[str, str]:
-    """Find a table of the files' classes among *names*, the files directly in *location*.
+    """Find a table with the classes of the images beside it.
+
+    Args:
+        location: The folder of the images.
+        names: The names of the files directly in it.
 
     Returns:
         The name of the table and of its column of labels; two empty texts without a table.
@@ -300,5 +337,9 @@ def _columns(location: Location, name: str) -> list[str]:
 
 
 def is_val_image(name: str) -> bool:
-    """Return True if *name* is that of an image of ILSVRC2012's val split."""
+    """Return True if a file name is that of an image of ILSVRC2012's val split.
+
+    Args:
+        name: The file name: `ILSVRC2012_val_`, anything, and `.JPEG` or `.jpg` in any case.
+    """
     return name.startswith("ILSVRC2012_val_") and name.lower().endswith((".jpeg", ".jpg"))

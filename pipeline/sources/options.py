@@ -56,7 +56,16 @@ class SourceOptions:
 
     @classmethod
     def of(cls, chosen: Mapping[str, Any], rules: int) -> "SourceOptions":
-        """Return the options that `chosen` returned, under one version of the rules."""
+        """Return the options with these values, under one version of the listing rules.
+
+        Args:
+            chosen: The values by name of the option, as `chosen` returned them; lists become
+                tuples.
+            rules: The version of the listing rules, 1 or 2.
+
+        Raises:
+            ValueError: There is no such option, or a value or combination has no meaning.
+        """
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in chosen.items()

@@ -71,10 +71,27 @@ class Block(ABC):
 
     @abstractmethod
     def samples(self, write: WriteBytes) -> Iterator[ListedSample | SkippedFiles]:
-        """Read the block from front to back, and pass each sample's bytes to *write*."""
+        """Read the block from front to back, and pass each sample's bytes to *write*.
+
+        Args:
+            write: A function that appends one sample's bytes, given in pieces, to the spool and
+                returns their offset there.
+
+        Yields:
+            A `ListedSample` for each sample, and a `SkippedFiles` for files that are none.
+
+        Raises:
+            ReadError: The source could not be read now.
+            SourceError: The source is damaged, or of another kind than detected.
+        """
 
     def unique_name(self, number: int, name: str) -> str:
-        """Return a unique name for sample *number*, whose *name* repeats; empty: it is refused."""
+        """Return a unique name for a sample whose own name repeats; empty: it is refused.
+
+        Args:
+            number: The number of the sample in the block, from 0.
+            name: The file name that repeats.
+        """
         return ""
 
 
@@ -82,7 +99,11 @@ Blocks = Sequence[Block]
 
 
 def spool_bytes_needed(blocks: Sequence[Block]) -> int:
-    """Estimate the size of a spool of *blocks*, in bytes."""
+    """Estimate the size of a spool in bytes, with its indexes.
+
+    Args:
+        blocks: The blocks that will be streamed.
+    """
     return int(sum(block.num_bytes for block in blocks) * _SLACK) + 4096 * len(blocks)
 
 
@@ -265,7 +286,14 @@ def remove_stale(
 
 
 def remaining_spool_text(directory: str) -> str:
-    """Return a sentence on the size of a remaining spool and its use; empty without records."""
+    """Return a sentence for the user on a spool that remains, its size and its use.
+
+    Args:
+        directory: The spool's folder, which may be missing.
+
+    Returns:
+        The sentence with a space before it; empty without records.
+    """
     num_bytes = sum(path.stat().st_size for path in Path(directory).glob(f"*{RECORDS}"))
     if not num_bytes:
         return ""
@@ -298,10 +326,15 @@ def _read_index(folder: Path, name: str) -> pa.Table:
 
 
 def spool_listing(directory: str, blocks: Sequence[Block]) -> pa.Table:
-    """List all samples of a finished spool, sorted by key.
+    """List all samples of a finished spool.
+
+    Args:
+        directory: The spool's folder.
+        blocks: All blocks of the source, which must have been streamed.
 
     Returns:
-        The listing with paths of record files relative to *directory*, offsets and crc32c.
+        The listing (`pipeline.sources.listing`), sorted by key, with paths of record files relative
+        to *directory*, offsets and crc32c.
 
     Raises:
         SourceError: A block is missing or damaged, holds a key twice, or there are no samples.

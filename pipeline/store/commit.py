@@ -66,10 +66,15 @@ class Commit:
 
 
 def decode(data: bytes, name: str) -> Commit:
-    """Decode a commit.
+    """Decode and check the commit of a shard.
+
+    Args:
+        data: The bytes of the document.
+        name: Its name in the store, for messages: `commits/<split>/<shard>.json`.
 
     Raises:
         StoreDamagedError: The bytes differ from those written, or name objects of another shard.
+        StoreError: The document has a format that this version does not read.
     """
     commit = document.decode_as(Commit, data, name)
     _check_names(commit, name)

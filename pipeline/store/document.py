@@ -27,17 +27,36 @@ MAX_BYTES = 2**30
 
 
 def encode(fields: dict[str, Any]) -> bytes:
-    """Encode *fields*, plain JSON values without the key `digest`, as a document."""
+    """Encode fields as a document: sorted JSON with a key `digest`, the SHA-256 of the rest.
+
+    Args:
+        fields: Plain JSON values by name, without the key `digest`.
+
+    Returns:
+        UTF-8 text that ends with a newline; equal fields give equal bytes.
+    """
     return _sealed(fields, digest(fields))
 
 
 def digest(fields: dict[str, Any]) -> str:
-    """Return the SHA-256, in hexadecimal, by which other documents refer to this one."""
+    """Return the SHA-256 by which other documents refer to a document with these fields.
+
+    Args:
+        fields: The fields of the document, without the key `digest`.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     return hashlib.sha256(_text(fields)).hexdigest()
 
 
 def decode(data: bytes, name: str, advice: str = REPAIR) -> dict[str, Any]:
     """Decode a document and return its fields without the digest.
+
+    Args:
+        data: The bytes of the document.
+        name: Its name in the store, for messages.
+        advice: The last sentence of the message, for a damaged document (default: `REPAIR`).
 
     Raises:
         StoreDamagedError: The bytes differ from those that `encode` wrote.
@@ -94,6 +113,13 @@ def decode_as(
 def check_value(name: str, key: str, value: object, expected: object, advice: str = REPAIR) -> None:
     """Refuse a document with a field that contradicts its other fields or its name.
 
+    Args:
+        name: The name of the document in the store, for the message.
+        key: The name of the field, for the message.
+        value: The value in the document.
+        expected: The value that it must equal.
+        advice: The last sentence of the message (default: `REPAIR`).
+
     Raises:
         StoreDamagedError: *value* differs from *expected*.
     """
@@ -106,6 +132,13 @@ def check_value(name: str, key: str, value: object, expected: object, advice: st
 
 def check_field(name: str, annotation: Any, key: str, value: object) -> None:
     """Refuse a document with a value that *annotation* does not allow, in a field of any type.
+
+    Args:
+        name: The name of the document in the store, for the message.
+        annotation: A type that `pipeline.store.schema` reads, such as `Annotated[int, Between(0,
+            9)]`.
+        key: The name of the field, for the message.
+        value: The JSON value in the document.
 
     Raises:
         StoreDamagedError: The value is invalid.

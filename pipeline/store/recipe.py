@@ -187,10 +187,15 @@ The first recipes of format 2 name rules 2, which no code followed yet: those wi
 
 @functools.lru_cache(maxsize=2)
 def decode(data: bytes, name: str = layout.RECIPE) -> Recipe:
-    """Decode a recipe; the last two are cached, since 21,000 classes take a while.
+    """Decode and check a recipe; the last two are cached, since 21,000 classes take a while.
+
+    Args:
+        data: The bytes of the document, of this or of an earlier version.
+        name: Its name in the store, for messages (default: `recipe.json`).
 
     Raises:
-        StoreDamagedError: The bytes differ from those written.
+        StoreDamagedError: The bytes differ from those written, or a field is invalid.
+        StoreError: The document has a format that this version does not read.
     """
     earlier: dict[str, Any] = {}
 

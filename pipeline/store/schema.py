@@ -64,7 +64,12 @@ class Matching:
 
 
 def pattern(expression: str, description: str) -> Matching:
-    """Return the rule that a text fully matches a regular expression."""
+    """Return the rule that a text fully matches a regular expression.
+
+    Args:
+        expression: The regular expression.
+        description: The description of a valid text, which follows "expected" in a message.
+    """
     return Matching(re.compile(expression).fullmatch, description)
 
 
@@ -123,10 +128,16 @@ def read(kind: type[T], fields: Any, where: str = "") -> T:
 
 
 def check(annotation: Any, value: Any, where: str) -> Any:
-    """Return the JSON value *value* if *annotation* allows it.
+    """Return a JSON value, with lists as tuples, if an annotation allows it.
+
+    Args:
+        annotation: The type of a field, such as `Annotated[int, Between(0, 9)]` or `dict[str,
+            Count]`.
+        value: The JSON value.
+        where: The name of the field, with which the message begins.
 
     Raises:
-        SchemaError: The value is invalid; the message begins with *where*.
+        SchemaError: The value is invalid.
     """
     return _reader(annotation)(value, where)
 
@@ -292,7 +303,14 @@ def _key(name: str) -> str:
 
 
 def describe_value(value: Any) -> str:
-    """Return a short text for a value, which may be very long or have no text (a huge number)."""
+    """Return a short text for a value, which may be very long or have no text (a huge number).
+
+    Args:
+        value: Any JSON value.
+
+    Returns:
+        Its `repr` up to `MAX_SHOWN` characters, or a phrase such as "a list of 3".
+    """
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     if type(value) is int and abs(value) >= 2**64:

@@ -53,7 +53,12 @@ class Split:
         return np.flatnonzero(self.readable)
 
     def geometry(self, size: int) -> Geometry:
-        """Return the places of rows in the shard objects of one size, if it is uncompressed."""
+        """Return the places of rows in the shard objects of one size, which are uncompressed.
+
+        Args:
+            size: The side of the squares in pixels. For a compressed store, the offsets and lengths
+                of chunks in the result do not apply.
+        """
         recipe = self.recipe
         return Geometry(size * size * 3, recipe.shard_rows, recipe.chunk_rows, self.plan.num_rows)
 
@@ -135,7 +140,7 @@ def _unfinished(split: str, requested: tuple[int, ...], finished: Iterable[int])
     if not finished:
         return (
             f"split {split!r} is not finished. Run the same `tesserae prepare` again to continue,"
-            " or pass partial=True (--partial)."
+            " or pass allow_partial=True (--partial)."
         )
     return (
         f"split {split!r} has no finished {', '.join(map(str, missing))} px: it has"

@@ -75,7 +75,14 @@ class TableRow:
 
 
 def encode_part(lines: Sequence[TableRow]) -> bytes:
-    """Encode a shard's lines as a Parquet file."""
+    """Encode the rows of a shard as a Parquet file with the columns of `SCHEMA`; write nothing.
+
+    Args:
+        lines: The rows of the shard in their order; None becomes a null.
+
+    Returns:
+        The bytes of the file; equal rows give equal bytes.
+    """
     columns = [
         pa.array([getattr(line, field.name) for line in lines], field.type) for field in SCHEMA
     ]
@@ -83,7 +90,14 @@ def encode_part(lines: Sequence[TableRow]) -> bytes:
 
 
 def encode_table(part: pa.Table) -> bytes:
-    """Encode a part as a Parquet file; equal rows give equal bytes."""
+    """Encode a table as a Parquet file, compressed with zstd; write nothing.
+
+    Args:
+        part: A table with the columns of `SCHEMA`.
+
+    Returns:
+        The bytes of the file; equal rows give equal bytes.
+    """
     sink = io.BytesIO()
     pq.write_table(part.combine_chunks(), sink, compression="zstd")
     return sink.getvalue()
@@ -118,7 +132,15 @@ def decode_part(data: bytes, name: str = "the table", rows: range | None = None)
 
 
 def load_part(objects: Objects, name: str, rows: range) -> pa.Table:
-    """Read the part *name* of a split's table, which must contain exactly *rows*.
+    """Read the part of a split's table that belongs to one shard.
+
+    Args:
+        objects: The objects of the store.
+        name: The name of the part: `samples/<split>.parts/<shard>.parquet`.
+        rows: The rows that it must contain, exactly.
+
+    Returns:
+        A table with the columns of `SCHEMA`, in the order of rows.
 
     Raises:
         StoreDamagedError: The part is missing or damaged, or contains other rows.
@@ -140,6 +162,11 @@ def _is_wrong(part: pa.Table, rows: range | None) -> bool:
 def check_rows(file: pq.ParquetFile, name: str, rows: range | None) -> None:
     """Refuse a Parquet file with other columns or another number of rows before reading it.
 
+    Args:
+        file: The open file, of which only the footer is read.
+        name: Its name in the store, for the message.
+        rows: The rows of which it must have the number; None: any number.
+
     Raises:
         StoreDamagedError: The columns or the number of rows are wrong.
     """
@@ -153,7 +180,16 @@ def check_rows(file: pq.ParquetFile, name: str, rows: range | None) -> None:
 
 
 def read_rows(table: pq.ParquetFile, start: int, stop: int) -> pa.Table:
-    """Read rows *start* to *stop* of a complete table, and only the row groups that hold them."""
+    """Read rows *start* to *stop* - 1 of a complete table, and only the row groups that hold them.
+
+    Args:
+        table: The open file of the complete table, which `write_table` wrote.
+        start: The first row of the split.
+        stop: The row after the last one.
+
+    Returns:
+        A table with the columns of `SCHEMA` and stop - start rows.
+    """
     first = start // GROUP_ROWS
     numbers = list(range(first, -(-stop // GROUP_ROWS)))
     groups = table.read_row_groups(numbers, use_threads=False)
@@ -161,7 +197,12 @@ def read_rows(table: pq.ParquetFile, start: int, stop: int) -> pa.Table:
 
 
 def write_table(parts: Iterable[pa.Table], writer: Writer) -> None:
-    """Write the complete table from its parts, with one row group in memory."""
+    """Write the complete table of a split from its parts, with one row group in memory.
+
+    Args:
+        parts: The parts in the order of shards, each with the columns of `SCHEMA`.
+        writer: The writer of the object; it gets all bytes and is not finished.
+    """
     with (
         pa.PythonFile(WriterFile(writer), mode="w") as sink,
         pq.ParquetWriter(sink, SCHEMA, compression="zstd") as file,

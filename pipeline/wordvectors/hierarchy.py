@@ -82,7 +82,11 @@ class Hierarchy:
         return nearest
 
     def nodes_by_hops(self, start: Collection[str]) -> Iterator[set[str]]:
-        """Yield the sets of nodes at 0, 1, 2, ... hops from the nearest of *start*."""
+        """Yield the set of nodes at 0, 1, 2, ... hops from the nearest of *start*.
+
+        Args:
+            start: Nodes by wnid; those outside of the graph are at 0 hops and have no neighbours.
+        """
         ring, seen = set(start), set(start)
         while ring:
             yield ring
@@ -91,7 +95,12 @@ class Hierarchy:
             seen |= ring
 
     def neighbours_within(self, start: Collection[str], hops: int) -> set[str]:
-        """Return the nodes at most *hops* from the nearest of *start*, without *start* itself."""
+        """Return the nodes at most *hops* from the nearest of *start*, without *start* itself.
+
+        Args:
+            start: Nodes by wnid; those outside of the graph have no neighbours.
+            hops: The maximum number of edges, up to a parent or down to a child, at least 0.
+        """
         return set().union(*islice(self.nodes_by_hops(start), 1, hops + 1))
 
     def correct_set(self, label: str, k: int, valid: Collection[str]) -> set[str]:
@@ -123,14 +132,32 @@ class Hierarchy:
         return set(candidates)  # fewer than k are connected: the others count as farthest
 
     def precision(self, label: str, answers: Sequence[str], valid: Collection[str]) -> float:
-        """Return hp@k for an image of *label*: the share of its k *answers* that are right."""
+        """Return hp@k for an image of *label*: the share of its k *answers* that are right.
+
+        Args:
+            label: The true class.
+            answers: The k classes that were answered, at least one.
+            valid: The classes that can be answers, including *label*.
+
+        Returns:
+            0 to 1: the share of *answers* in `correct_set(label, k, valid)`.
+
+        Raises:
+            ValueError: *label* is not in the graph or not in *valid*, or there is no answer.
+        """
         correct = self.correct_set(label, len(answers), valid)
         return len(correct.intersection(answers)) / len(answers)
 
     def distances(self, wnids: Sequence[str]) -> NDArray[np.int16]:
-        """Return (n, n) int16: the hops between each two of *wnids*; `NO_PATH` without a path.
+        """Return the number of hops between each two classes.
 
         All breadth-first walks run at once, with a bit for each: 20 MB for 1,000 wnids of WordNet.
+
+        Args:
+            wnids: The n classes; those outside of the graph have a path to themselves only.
+
+        Returns:
+            (n, n) int16, symmetric; `NO_PATH` without a path.
         """
         nodes = [*self._neighbours, *sorted(set(wnids) - self._neighbours.keys())]
         index_of = {node: index for index, node in enumerate(nodes)}
@@ -163,7 +190,14 @@ class Hierarchy:
         return np.array([index for each in lists for index in each], np.intp), starts
 
     def ancestors(self, wnid: str) -> dict[str, int]:
-        """Return *wnid* and all its ancestors, each with the least number of steps up to it."""
+        """Return a class and all its ancestors, each with the least number of steps up to it.
+
+        Args:
+            wnid: The class; one outside of the graph has no ancestors.
+
+        Returns:
+            The number of steps by wnid; 0 for the class itself.
+        """
         steps_to, front, steps = {wnid: 0}, [wnid], 0
         while front:
             steps += 1

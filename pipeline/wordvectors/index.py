@@ -69,7 +69,14 @@ def open_word_vectors(file: Path, digest: str, folder: Path) -> WordVectors:
 
 
 def file_digest(file: str | Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, 64 hexadecimal digits; all of it is read.
+
+    Args:
+        file: The path of the file.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
     with Path(file).open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

@@ -82,7 +82,14 @@ class WordVectors:
         return numbers
 
     def index_of(self, token: str) -> int | None:
-        """Return the number of *token* as it is written, otherwise of its most frequent case."""
+        """Return the number of a token as it is written, otherwise of its most frequent case.
+
+        Args:
+            token: The token, such as `great_white_shark`.
+
+        Returns:
+            The index in `tokens` and `vectors`; None if there is no such token in any case.
+        """
         number = self._number_of(token)
         if number is not None:
             return number
@@ -99,7 +106,14 @@ class WordVectors:
         return self._folded.get(folded)
 
     def unit_vector(self, number: int) -> NDArray[np.float32] | None:
-        """Return (d,) float32: the vector of a token, of length 1; None if it has no direction."""
+        """Return the vector of a token, scaled to length 1; None if it is zero or not finite.
+
+        Args:
+            number: The index of the token in `tokens`.
+
+        Returns:
+            (d,) float32.
+        """
         vector = self.vectors[number].astype(np.float64)
         length = np.linalg.norm(vector)
         if not np.isfinite(length) or not length:
@@ -107,7 +121,14 @@ class WordVectors:
         return np.asarray(vector / length, np.float32)
 
     def token_vector(self, name: str) -> NDArray[np.float32] | None:
-        """Return (d,) float32 of length 1: the vector of *name* as one token; None if missing."""
+        """Return the vector of a name as one token; None if no spelling of it has one.
+
+        Args:
+            name: One or several words, which are joined by `_`, `-` or a space.
+
+        Returns:
+            (d,) float32 of length 1.
+        """
         for joined in _spellings(name):
             number = self.index_of(joined)
             if number is not None and (vector := self.unit_vector(number)) is not None:
@@ -115,18 +136,38 @@ class WordVectors:
         return None
 
     def mean_of_words(self, name: str) -> NDArray[np.float32] | None:
-        """Return (d,) float32 of length 1: the mean of the words of *name*; None: one is absent."""
+        """Return the mean of the vectors of the words of a name; None if one of them is missing.
+
+        Args:
+            name: Words with spaces, `-` or `_` between them.
+
+        Returns:
+            (d,) float32 of length 1.
+        """
         parts = _parts(name)
         vectors = [vector for part in parts if (vector := self.token_vector(part)) is not None]
         return unit_mean(vectors) if len(vectors) == len(parts) else None
 
     def phrase_vector(self, name: str) -> NDArray[np.float32] | None:
-        """Return (d,) float32 of length 1: *name* as one token, otherwise by its words; or None."""
+        """Return the vector of a name as one token, otherwise the mean of its words.
+
+        Args:
+            name: Words with spaces, `-` or `_` between them.
+
+        Returns:
+            (d,) float32 of length 1; None if there is neither.
+        """
         vector = self.token_vector(name)
         return vector if vector is not None else self.mean_of_words(name)
 
     def query_vector(self, text: str) -> NDArray[np.float32]:
-        """Return (d,) float32 of length 1: the vector of a `phrase` that a user typed.
+        """Return the vector of a text that a user typed, as `phrase_vector` does.
+
+        Args:
+            text: Words with spaces, `-` or `_` between them.
+
+        Returns:
+            (d,) float32 of length 1.
 
         Raises:
             TesseraeError: It has no vector; the error names tokens of similar spelling.
@@ -142,7 +183,12 @@ class WordVectors:
         )
 
     def nearest_spellings(self, word: str, count: int = 3) -> list[str]:
-        """Return up to *count* frequent tokens with a spelling similar to *word*."""
+        """Return frequent tokens with a spelling similar to a word, the most similar first.
+
+        Args:
+            word: The word, in any case.
+            count: The maximum number of tokens (default: 3).
+        """
         joined, size = "_".join(_parts(word)).casefold(), len(word)
         near: dict[str, str] = {}
         for token in islice(self.tokens, MAX_SPELLINGS):
@@ -153,7 +199,14 @@ class WordVectors:
 
 
 def unit_mean(vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32] | None:
-    """Return (d,) float32 of length 1: the direction of the mean of unit vectors; None if zero."""
+    """Return the direction of the mean of vectors; None if there are none, or if it is zero.
+
+    Args:
+        vectors: Vectors of length 1, each (d,) float32.
+
+    Returns:
+        (d,) float32 of length 1.
+    """
     if not vectors:
         return None
     mean = np.mean(np.asarray(vectors, np.float64), 0)
@@ -291,6 +344,9 @@ def _columns(classes: Iterable[tuple[str, str]]) -> tuple[tuple[str, ...], tuple
 def names_of_id(key: str) -> str:
     """Return the name that a class's id gives by itself, such as a folder's name.
 
+    Args:
+        key: The id of the class: a wnid, or any text.
+
     Returns:
         The id with its words separated: "golf ball" for "golf_ball"; "" for a wnid.
     """
@@ -300,7 +356,14 @@ def names_of_id(key: str) -> str:
 
 
 def split_names(names: str) -> list[str]:
-    """Return the different synonyms in a text such as "tench, Tinca tinca"."""
+    """Return the different synonyms in a text such as "tench, Tinca tinca".
+
+    Args:
+        names: Names with commas between them.
+
+    Returns:
+        The names without space around them, in their order.
+    """
     return list(dict.fromkeys(part.strip() for part in names.split(",") if part.strip()))
 
 

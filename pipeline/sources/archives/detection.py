@@ -25,7 +25,19 @@ _MAX_UNKNOWN_FILES = 1000
 
 
 def container_of(location: Location, path: str) -> str:
-    """Return `TAR` (compressed or not), `ZIP` or `PARQUET`; '' for any other file."""
+    """Return which kind of archive or table a file is, by its content.
+
+    Args:
+        location: The folder of the source.
+        path: The path of the file in that folder.
+
+    Returns:
+        `TAR` (compressed or not), `ZIP` or `PARQUET`, of `pipeline.sources.magic`; '' for any other
+        file. The result is cached.
+
+    Raises:
+        ReadError: The file cannot be read.
+    """
     return str(location.cached(("container", path), lambda: _container_of(location, path)))
 
 
@@ -62,7 +74,18 @@ def _may_be_archive(location: Location, path: str) -> bool:
 
 
 def inner_head(location: Location, path: str) -> bytes:
-    """Return the first decompressed bytes of a file; empty if the compression is broken."""
+    """Return the first decompressed bytes of a compressed file; the result is cached.
+
+    Args:
+        location: The folder of the source.
+        path: The path of the file in that folder, one of a compressed kind.
+
+    Returns:
+        Up to `pipeline.sources.magic.HEAD_BYTES` bytes; empty if the compression is broken.
+
+    Raises:
+        ReadError: The file cannot be read.
+    """
 
     def read_inner_head() -> bytes:
         content = content_of(location.head(path))

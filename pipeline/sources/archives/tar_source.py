@@ -55,7 +55,19 @@ class TarBlock(Block):
     stop: int | None = None
 
     def samples(self, write: WriteBytes) -> Iterator[ListedSample | SkippedFiles]:
-        """Read the block from front to back, and pass each sample's bytes to *write*."""
+        """Read the block from front to back, and pass each sample's bytes to *write*.
+
+        Args:
+            write: A function that appends one sample's bytes, given in pieces, to the spool and
+                returns their offset there.
+
+        Yields:
+            A `ListedSample` for each sample, and a `SkippedFiles` for members that are none.
+
+        Raises:
+            ReadError: The source could not be read now.
+            SourceError: The tar is damaged, or its members do not fit its layout.
+        """
         with open_tar(self.location, self.path, start=self.start, stop=self.stop) as tar:
 
             def store_member(member: Member) -> int:
@@ -69,7 +81,12 @@ class TarBlock(Block):
         return self.location.full_path(self.path)
 
     def unique_name(self, number: int, name: str) -> str:
-        """Return a unique name for sample *number*, whose *name* repeats; empty: it is refused."""
+        """Return a unique name for a sample whose own name repeats; empty: it is refused.
+
+        Args:
+            number: The number of the sample in the block, from 0.
+            name: The file name that repeats.
+        """
         return self.layout.unique_name(self.path, number, name)
 
 
@@ -108,7 +125,20 @@ class TarSource(Source):
         return words
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
-        """List the members of every archive; their bytes stay where they are."""
+        """List the members of every archive that are samples; their bytes stay where they are.
+
+        Args:
+            progress: A function that is called with each number of new samples.
+
+        Returns:
+            The listing (`pipeline.sources.listing`), sorted by key, with the path of the tar and
+                the
+            offset of each sample.
+
+        Raises:
+            SourceError: There are no images, an archive is missing or damaged, or the source is
+                streamed.
+        """
         if self.access != "random":
             return super().list(progress)
         check_complete(self.location, [part.path for part in self.parts])
@@ -185,7 +215,11 @@ def _words_inside(location: Location, path: str) -> dict[str, str]:
 
 
 def block_name(path: str) -> str:
-    """Return a file name for *path*, short enough for the spool's prefix and suffix."""
+    """Return a file name for the block of an archive, short enough for the spool's additions.
+
+    Args:
+        path: The path of the archive in its source.
+    """
     name = path.replace("%", "%25").replace("/", "%2F")
     encoded = os.fsencode(name)
     if len(encoded) <= MAX_BLOCK_NAME_BYTES:
@@ -217,14 +251,27 @@ def paths_by_split(
 
 
 def left_out_text(path: str) -> str:
-    """Return a sentence that says that the archive *path* is left out."""
+    """Return a sentence for the user that says that an archive is left out.
+
+    Args:
+        path: The path of the archive in its source; its name tells no split.
+    """
     return f"{path} is skipped: its name indicates no split"
 
 
 def without_split(
     location: Location, fits: Callable[[str], bool], requested_split: str
 ) -> tuple[str, ...]:
-    """Return the archives that name no split where others do, which `paths_by_split` omits."""
+    """Return the archives that name no split where others do, which `paths_by_split` omits.
+
+    Args:
+        location: The folder to search.
+        fits: A function that returns True if the file of this path is such an archive.
+        requested_split: A further split that a folder or a name may tell.
+
+    Returns:
+        Their paths in *location*, sorted.
+    """
     paths_of_split = _by_split(location, fits, requested_split)
     return tuple(sorted(paths_of_split.get("", ()))) if len(paths_of_split) > 1 else ()
 

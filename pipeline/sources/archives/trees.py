@@ -69,7 +69,21 @@ class TreeTar(Layout):
     def rows(
         self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
     ) -> Iterator[ListedSample | SkippedFiles]:
-        """Yield every file under a class folder of the split."""
+        """Yield every file under a class folder of the split as a sample.
+
+        Args:
+            tar: The open tar.
+            store_member: A function that stores the bytes of a member, or finds them, and returns
+                their offset.
+            start: The offset of the first member's header (default: 0).
+            stop: The offset at which to stop; None: the end of the tar (default).
+
+        Yields:
+            A `ListedSample` for each sample, and a `SkippedFiles` for members that are none.
+
+        Raises:
+            SourceError: The tar is damaged, or the class of an image is ambiguous or unknown.
+        """
         walk = _Walk(self, tar, store_member)
         for member in tar.members(start, stop):
             row = walk.row(member)
@@ -80,6 +94,9 @@ class TreeTar(Layout):
 
     def check(self, outline: Callable[[], Outline]) -> None:
         """Refuse a val split of ILSVRC2012 without a table of classes, before it is streamed.
+
+        Args:
+            outline: A function that returns the first members of the archive.
 
         Raises:
             SourceError: A table is missing; the message names it.

@@ -109,11 +109,19 @@ class ClassTable:
         return numbers
 
     def knows(self, name: str) -> bool:
-        """Return True if *name* is one of the names."""
+        """Return True if a text is one of the names; composed and decomposed characters are equal.
+
+        Args:
+            name: The text of a label.
+        """
         return clean_name(name) in self._number_of
 
     def number_of(self, name: str, sample: str) -> int:
-        """Return the number of *name*, which must occur once in the table.
+        """Return the number of a name, which must occur once in the table.
+
+        Args:
+            name: The text of a label.
+            sample: A description of the sample with this label, for a message.
 
         Raises:
             SourceError: The name does not occur, or several times.
@@ -130,7 +138,11 @@ class ClassTable:
         )
 
     def check(self, number: int, sample: str) -> None:
-        """Check that *number* has an entry.
+        """Refuse a label that is a number without an entry in the table.
+
+        Args:
+            number: The label, 0 or more.
+            sample: A description of the sample with this label, for a message.
 
         Raises:
             SourceError: The number has no entry.
@@ -146,23 +158,40 @@ class ClassTable:
 
 
 def clean_name(name: str) -> str:
-    """Return *name* in the form that is compared: composed characters, no space around it."""
+    """Return a name in the form that is compared: Unicode NFC, no space around it.
+
+    Args:
+        name: A name of a class in a table or label.
+    """
     return unicodedata.normalize("NFC", name).strip().strip("\ufeff")
 
 
 def class_id(name: str) -> str:
-    """Return *name* as the class in a key: no slash, no control character."""
+    """Return a name as the class in a key: no slash, no control character, not '.' or '..'.
+
+    Args:
+        name: A name of a class in a table or label; a slash becomes `_`.
+    """
     text = _UNSAFE.sub(" ", clean_name(name).replace("/", "_"))
     return f"{text}_" if text in (".", "..") else text
 
 
 def is_numeral(text: str) -> bool:
-    """Return True if *text* is a number in decimal digits."""
+    """Return True if a text consists of decimal digits only, such as `07`; not `-1` or `1.0`.
+
+    Args:
+        text: Any text.
+    """
     return _NUMERAL.fullmatch(text) is not None
 
 
 def abbreviate(texts: Iterable[str], limit: int = MAX_LISTED) -> str:
-    """Return the first *limit* of *texts*, with commas between them, for a message."""
+    """Return the first of several texts, with commas between them, for a message.
+
+    Args:
+        texts: The texts, which are all read.
+        limit: The maximum number of texts that are shown; '...' stands for the others (default: 5).
+    """
     items = list(texts)
     return ", ".join(items[:limit]) + (", ..." if len(items) > limit else "")
 
@@ -415,8 +444,12 @@ def split_nested_path(folders: Sequence[str], name: str, recursive: str) -> tupl
 def folder_class(folder: str, options: SourceOptions = DEFAULT_OPTIONS) -> str:
     """Return the class of a folder: its name in composed characters, whatever system wrote it.
 
+    Args:
+        folder: The name of the folder, without its parents.
+        options: The options by which the source is read; rules 1 keep the name as it is.
+
     Raises:
-        SourceError: The name is the sign for samples without a class.
+        SourceError: The name is the sign for samples without a class, `-`.
     """
     if options.rules == 1:  # their keys are those of the disk, in whatever composition
         return folder
@@ -429,7 +462,11 @@ def folder_class(folder: str, options: SourceOptions = DEFAULT_OPTIONS) -> str:
 
 
 def named_class(name: str) -> str:
-    """Return the class that `--class-name` names, in composed characters, or `UNLABELLED`."""
+    """Return the class that `--class-name` names, in composed characters (Unicode NFC).
+
+    Args:
+        name: The name; `-`, which is `UNLABELLED`, stands for no class.
+    """
     return name if name == UNLABELLED else folder_class(name)
 
 
@@ -454,7 +491,12 @@ class Evidence:
     """The further remarks on the listing, a sentence each."""
 
     def add(self, key: str, basis: ClassBasis) -> None:
-        """Count one sample."""
+        """Count one sample.
+
+        Args:
+            key: Its key, `<class>/<file name>`.
+            basis: The basis of its class.
+        """
         group = (key.partition("/")[0], basis)
         seen = self.groups.get(group)
         if seen is None:
@@ -462,17 +504,34 @@ class Evidence:
         seen.count += 1
 
     def add_class(self, name: str, basis: ClassBasis, count: int, first: str = "") -> None:
-        """Count *count* samples of a class, which may be none."""
+        """Count several samples of one class.
+
+        Args:
+            name: The class.
+            basis: The basis of the class.
+            count: The number of samples, which may be 0 for a class that a source only names.
+            first: The key of one of the samples (default: none).
+        """
         seen = self.groups.setdefault((name, basis), SampleGroup(first))
         seen.first = seen.first or first
         seen.count += count
 
     def skip(self, reason: str, name: str, count: int = 1) -> None:
-        """Count files or folders that are no samples."""
+        """Count files or folders that are no samples.
+
+        Args:
+            reason: Why they are skipped, in words.
+            name: The name of one of them.
+            count: Their number (default: 1).
+        """
         self.skipped.setdefault(reason, SampleGroup(name)).count += count
 
     def merge(self, evidence: "Evidence") -> None:
-        """Add the evidence of another part of the source."""
+        """Add the evidence of another part of the source to this one.
+
+        Args:
+            evidence: The evidence to add, which is not changed.
+        """
         for (name, basis), seen in evidence.groups.items():
             self.add_class(name, basis, seen.count, seen.first)
         for why, seen in evidence.skipped.items():
@@ -488,7 +547,11 @@ class Evidence:
 
     @classmethod
     def decode(cls, metadata: Mapping[bytes, bytes] | None) -> "Evidence":
-        """Return the evidence that `encode` wrote; empty evidence for a listing without any."""
+        """Return the evidence that `encode` wrote; empty evidence for a listing without any.
+
+        Args:
+            metadata: The metadata of the schema of a listing's Arrow table.
+        """
         text = (metadata or {}).get(METADATA)
         evidence = cls()
         if text is None:

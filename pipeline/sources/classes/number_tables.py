@@ -20,6 +20,13 @@ _NUMBERED = re.compile(r"([0-9]+)[ \t:,]+(\S.*)", re.ASCII)
 def find_class_table(location: Location) -> ClassTable | None:
     """Return the table of numbered classes at *location* or in the folder above it.
 
+    Args:
+        location: The folder of the source. `classes.txt` takes precedence over
+            `LOC_synset_mapping.txt`.
+
+    Returns:
+        None if there is no such table, or if it is empty.
+
     Raises:
         SourceError: The table numbers its classes ambiguously.
     """
@@ -35,7 +42,14 @@ def find_class_table(location: Location) -> ClassTable | None:
 
 
 def table_marks(location: Location) -> list[str]:
-    """Return marks of the tables that `find_class_table` reads, for a fingerprint."""
+    """Return texts that change when the tables that `find_class_table` reads do.
+
+    Args:
+        location: The folder of the source.
+
+    Returns:
+        The folder, name, size and time of each table, for a fingerprint.
+    """
     if location.options.rules == 1:
         return []
     folders = (Location(location.root), Location(location.root).parent())
@@ -48,7 +62,11 @@ def table_marks(location: Location) -> list[str]:
 
 
 def parse_class_table(text: str, where: str) -> ClassTable | None:
-    """Read a `classes.txt`; None where it is empty.
+    """Read the text of a `classes.txt`; return None where it is empty.
+
+    Args:
+        text: The lines: a name, or a wnid and words, or a number from 0 on and either of them.
+        where: The name of the file, for messages.
 
     Raises:
         SourceError: A line is blank, or the lines are numbered from another number than 0.
@@ -82,7 +100,11 @@ def _name_and_words(line: str) -> tuple[str, str]:
 
 
 def parse_mapping(text: str, where: str) -> ClassTable | None:
-    """Read `<wnid><space or tab><words>` lines; None where there are none.
+    """Read the text of a `LOC_synset_mapping.txt`; return None where it is empty.
+
+    Args:
+        text: The lines: a wnid, a space or tab, and words. The first one has the number 0.
+        where: The name of the file, for messages.
 
     Raises:
         SourceError: A line has no wnid, or one that another line has.

@@ -143,7 +143,11 @@ def _with_samples(splits: Mapping[str, SplitClasses]) -> set[str]:
 
 
 def sort_key(name: str) -> tuple[int, Fraction, bytes]:
-    """Return a sort key: numbers, also `-2` and `0.5`, by value, before names by their bytes."""
+    """Return a sort key of a class: numbers, also `-2` and `0.5`, by value, before other names.
+
+    Args:
+        name: The class; names that are no numbers are sorted by their UTF-8 bytes.
+    """
     is_number = _DECIMAL.fullmatch(name) is not None
     number = Fraction(name) if is_number else Fraction(0)
     return (0 if is_number else 1), number, name.encode("utf-8", "surrogateescape")

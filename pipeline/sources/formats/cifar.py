@@ -136,7 +136,11 @@ class CifarBatches:
     """The folder of the batches in the tar."""
 
     def full_path(self, path: str) -> str:
-        """Return the full name of a batch."""
+        """Return the full name of a batch, for messages: its path or URL, and its place in the tar.
+
+        Args:
+            path: The file name of the batch, such as `data_batch_1`.
+        """
         if not self.archive:
             return self.location.full_path(path)
         return f"{self.location.full_path(self.archive)}: {self._member(path)}"
@@ -153,23 +157,38 @@ class CifarBatches:
         return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
 
     def size(self, path: str) -> int:
-        """Return the size of a batch in bytes."""
+        """Return the size of a batch in bytes.
+
+        Args:
+            path: The file name of the batch, such as `data_batch_1`.
+        """
         if not self.archive:
             return self.location.size(path)
         members = outline_of(self.location, self.archive).members
         return next(member.num_bytes for member in members if member.name == self._member(path))
 
     def marks(self, paths: Iterable[str]) -> list[str]:
-        """Return texts that change when the batches do."""
+        """Return texts that change when the batches do, for a fingerprint.
+
+        Args:
+            paths: The file names of the batches.
+        """
         if self.archive:
             return [self.location.mark(self.archive), self.folder, *paths]
         return [self.location.mark(path) for path in paths]
 
     def load(self, path: str) -> dict[bytes, Any]:
-        """Read one batch.
+        """Read one batch, without running any code of its pickle.
+
+        Args:
+            path: The file name of the batch, such as `data_batch_1`.
+
+        Returns:
+            The fields of the batch, such as `b"labels"`, as lists, bytes and texts.
 
         Raises:
             SourceError: The file is no batch.
+            ReadError: The file cannot be read.
         """
         where = self.full_path(path)
         if not self.archive:
@@ -209,7 +228,18 @@ class CifarBlock(Block):
         return self.batches.full_path(self.path)
 
     def samples(self, write: WriteBytes) -> Iterator[ListedSample]:
-        """Read the batch, and pass each image as a PPM to *write*."""
+        """Read the batch, and pass each image as a PPM file to *write*.
+
+        Args:
+            write: A function that appends one sample's bytes, given in pieces, to the spool and
+                returns their offset there.
+
+        Yields:
+            One `ListedSample` for each image, in the order of the batch.
+
+        Raises:
+            SourceError: The batch is damaged, or has a label without a class.
+        """
         where = self.batches.full_path(self.path)
         labels = _LAYOUTS[self.table][2]
         classes = _class_table(self.batches, self.table)
@@ -292,7 +322,19 @@ class CifarSource(Source):
 
 
 def find_cifar(location: Location, requested_split: str, explicit: bool) -> dict[str, CifarSource]:
-    """Find CIFAR's table of names and batches at *location*, loose or in an archive."""
+    """Find CIFAR's table of names and batches at *location*, loose or in an archive.
+
+    Args:
+        location: The folder or file that the user named.
+        requested_split: Unused: the files tell `train` and `test`.
+        explicit: Unused: the names of the files decide.
+
+    Returns:
+        The source of each split; empty if there is no CIFAR.
+
+    Raises:
+        SourceError: It is the binary version of CIFAR.
+    """
     for batches in _candidates(location):
         files = batches.names()
         if "data_batch_1.bin" in files or {"train.bin", "fine_label_names.txt"} <= set(files):

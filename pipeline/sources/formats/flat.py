@@ -151,7 +151,17 @@ class FlatFolder(Source):
 
 
 def find_flat(location: Location, requested_split: str, explicit: bool) -> dict[str, FlatFolder]:
-    """Find images directly in *location*, or in its folders named after splits."""
+    """Find images directly in *location*, or in its folders named after splits.
+
+    Args:
+        location: The folder that the user named.
+        requested_split: A split to find, also by a name of its own, or a test split that is opened
+            only on request; '' for all.
+        explicit: True if the user named the kind `flat`: then files without a suffix count, too.
+
+    Returns:
+        The source of each split, '' for one without a name; empty if there are no such images.
+    """
     if location.only_file or location.options.rules == 1:
         return {}
     fits = may_be_image if explicit else looks_like_image

@@ -106,7 +106,17 @@ class FolderSource(Source):
             yield from filter(self.location.is_folder, (f"{name}/{_INNER}" for name in classes))
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
-        """List every class folder with one scan."""
+        """List every class folder with one scan.
+
+        Args:
+            progress: A function that is called with each number of new samples.
+
+        Returns:
+            The listing (`pipeline.sources.listing`), sorted by key.
+
+        Raises:
+            SourceError: There are no images, or the class of some is ambiguous or unknown.
+        """
         evidence = self._check_top_folder()
         _check_links(self.location, self._classes())
         samples: list[_ClassSamples] = []
@@ -249,9 +259,13 @@ def _check_splits(location: Location, samples: list[_ClassSamples]) -> None:
 
 
 def folder_marks(location: Location, folders: Iterable[str]) -> Iterable[str]:
-    """Return the times of *folders*, which change when files come and go.
+    """Return texts that change when files are added to folders or removed from them.
 
     Object stores keep no times of folders, so the mark of remote ones never matches, even itself.
+
+    Args:
+        location: The folder of the source.
+        folders: The paths of folders in it; '' is the source's own.
     """
     return [uuid4().hex] if location.remote else map(location.mark, folders)
 
@@ -336,7 +350,14 @@ def _list_nested(location: Location, folder: str) -> tuple[str, list[_ClassSampl
 
 
 def walk(location: Location, folder: str) -> Iterator[tuple[str, FolderSizes]]:
-    """Yield (path, files and folders) of *folder* and of every folder in it.
+    """Yield a folder and every folder in it, at any depth, with their files.
+
+    Args:
+        location: The folder of the source.
+        folder: The path in it of the folder to begin with; '' is the source's own.
+
+    Yields:
+        The path of the folder in the source, and its files and folders.
 
     Raises:
         SourceError: A link leads back to a folder that it lies in.
@@ -373,7 +394,11 @@ def _real_parents(location: Location, folder: str) -> frozenset[str]:
 
 
 def holds_classes(location: Location) -> bool:
-    """Return True if a folder of *location* looks like a class folder; one is enough."""
+    """Return True if any folder of *location* looks like a class folder, with an image in it.
+
+    Args:
+        location: The folder to examine, with the options by which it is read.
+    """
     if location.options.recursive:
         return any(map(looks_like_image, _nested_files(location)))
     return any(_class_folders(location))
@@ -405,7 +430,15 @@ def _is_class(location: Location, name: str) -> bool:
 
 
 def split_folders(location: Location, requested_split: str) -> dict[str, list[str]]:
-    """Return split -> the folders of *location* that are named after it."""
+    """Return the folders of *location* that are named after a split.
+
+    Args:
+        location: The folder to examine.
+        requested_split: A further name that counts as a split; '' for none.
+
+    Returns:
+        The names of folders by split: `val` for `val`, `valid` and `validation`.
+    """
     folders_of_split: dict[str, list[str]] = {}
     for name in location.names().folders:
         split = known_split(name, requested_split)
@@ -417,7 +450,19 @@ def split_folders(location: Location, requested_split: str) -> dict[str, list[st
 def find_folders(
     location: Location, requested_split: str, explicit: bool
 ) -> dict[str, FolderSource]:
-    """Find class folders at *location* or one level down, in folders named as splits."""
+    """Find class folders at *location* or one level down, in folders named as splits.
+
+    Args:
+        location: The folder that the user named.
+        requested_split: A further name of a folder that counts as a split; '' for none.
+        explicit: True if the user named the kind `folder`: then folders need not look like classes.
+
+    Returns:
+        The source of each split, '' for one without a name; empty if there are no class folders.
+
+    Raises:
+        SourceError: A split has several folders.
+    """
     if location.only_file or (location.options.class_name and location.options.recursive):
         return {}  # --class-name with --recursive: all images at any depth are of one class
     splits = split_folders(location, requested_split)
@@ -468,7 +513,12 @@ def _has_classes(location: Location, splits: set[str]) -> bool:
 
 
 def check_one_folder(location: Location, split: str, names: list[str]) -> None:
-    """Refuse two folders for one split.
+    """Refuse several folders for one split.
+
+    Args:
+        location: The folder that holds them.
+        split: The split that they are named after.
+        names: The names of the folders.
 
     Raises:
         SourceError: There are several folders; the message names them.

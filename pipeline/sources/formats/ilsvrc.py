@@ -41,13 +41,34 @@ class ValTar(Layout):
     root: str
 
     def check(self, outline: Callable[[], Outline]) -> None:
-        """Refuse val images whose table is missing."""
+        """Refuse val images whose table of classes is missing.
+
+        Args:
+            outline: Unused: only the files beside the tar are examined.
+
+        Raises:
+            SourceError: There is no table, or it cannot be used.
+        """
         find_ground_truth(Location(self.root))
 
     def rows(
         self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
     ) -> Iterator[ListedSample | SkippedFiles]:
-        """Yield every `ILSVRC2012_val_########.JPEG`."""
+        """Yield a sample for each `ILSVRC2012_val_########.JPEG`, with its class from the table.
+
+        Args:
+            tar: The open tar.
+            store_member: A function that stores the bytes of a member, or finds them, and returns
+                their offset.
+            start: The offset of the first member's header (default: 0).
+            stop: The offset at which to stop; None: the end of the tar (default).
+
+        Yields:
+            A `ListedSample` for each val image, and a `SkippedFiles` for each other member.
+
+        Raises:
+            SourceError: The tar is damaged, or the table has no class for an image.
+        """
         truth = find_ground_truth(Location(self.root))
         for member in tar.members(start, stop):
             name = member.name.rpartition("/")[2]
@@ -69,7 +90,17 @@ class ValFolder(Source):
         return self.location.mark(""), self._truth().where
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
-        """List the folder."""
+        """List the val images of the folder, with their classes from the table.
+
+        Args:
+            progress: A function that is called with the number of samples.
+
+        Returns:
+            The listing (`pipeline.sources.listing`), sorted by key.
+
+        Raises:
+            SourceError: There is no table of classes, or there are other images beside these.
+        """
         truth = self._truth()
         return flat_listing(self.location, "", self._images(), truth.wnid, progress)
 
@@ -137,7 +168,16 @@ def _tars(location: Location, stem: str) -> list[str]:
 def find_train_tar(
     location: Location, requested_split: str, explicit: bool
 ) -> dict[str, TarSource]:
-    """Find tars of class tars: by the name of ILSVRC2012's, or by what they hold."""
+    """Find tars of class tars: by the name of ILSVRC2012's, or by what they hold.
+
+    Args:
+        location: The folder or file that the user named.
+        requested_split: A further split that a folder or a name may tell; '' for none.
+        explicit: True if the user named the kind `ilsvrc-tar`: then tars are not examined.
+
+    Returns:
+        The source of each split, '' for one without a name; empty if there are no such tars.
+    """
     tars = {"train": _tars(location, TRAIN_STEM)}
     if not tars["train"]:
         tars = paths_by_split(
@@ -170,7 +210,16 @@ def _may_hold_tars(location: Location, path: str) -> bool:
 def find_class_tars(
     location: Location, requested_split: str, explicit: bool
 ) -> dict[str, TarSource]:
-    """Find `n########.tar` files; under `--source-kind class-tars`, any `<class>.tar`."""
+    """Find tars of one class each: `n########.tar`.
+
+    Args:
+        location: The folder that the user named.
+        requested_split: A further split that a folder or a name may tell; '' for none.
+        explicit: True if the user named the kind `class-tars`: then any `<class>.tar` counts.
+
+    Returns:
+        The source of each split, '' for one without a name; empty if there are no such tars.
+    """
 
     def fits(path: str) -> bool:
         return (explicit or is_wnid(stem_of(path))) and _is_archive(location, path)
@@ -192,7 +241,16 @@ def _class_tar(location: Location, path: str) -> ClassTar:
 def find_val(
     location: Location, requested_split: str, explicit: bool
 ) -> dict[str, TarSource | ValFolder]:
-    """Find the val images: flat in *location* or its `val` folder, or in their tar."""
+    """Find ILSVRC2012's val images: flat in *location* or its `val` folder, or in their tar.
+
+    Args:
+        location: The folder or file that the user named.
+        requested_split: A further split that a folder or a name may tell; '' for none.
+        explicit: True if the user named the kind `ilsvrc-val`: then a single tar is not examined.
+
+    Returns:
+        The source of the split `val`, or of '' for a folder of the images alone; else empty.
+    """
     one_class = location.options.class_name or is_wnid(location.root.rpartition("/")[2])
     if one_class and not explicit and location.options.rules > 1:
         return {}  # --class-name or the folder's name gives their class
@@ -217,7 +275,16 @@ def find_val(
 def find_kaggle(
     location: Location, requested_split: str, explicit: bool
 ) -> dict[str, FolderSource | ValFolder | FlatFolder]:
-    """Find Kaggle's tree: `[ILSVRC/][Data/]CLS-LOC/{train/<wnid>, val}`."""
+    """Find Kaggle's tree of ILSVRC2012: `[ILSVRC/][Data/]CLS-LOC/{train/<wnid>, val}`.
+
+    Args:
+        location: The folder that the user named.
+        requested_split: `test` opens the test images, which have no class, too.
+        explicit: Unused: the names of the folders decide.
+
+    Returns:
+        The source of each split; empty if there is no such tree.
+    """
     inside = next((location.child(path) for path in _KAGGLE if location.is_folder(path)), None)
     if inside is None:
         if location.only_file or not location.root.endswith("/CLS-LOC"):

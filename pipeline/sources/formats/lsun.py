@@ -90,7 +90,16 @@ class LmdbBlock(Block):
         return self.folder
 
     def samples(self, write: WriteBytes) -> Iterator[ListedSample]:
-        """Read the rows in the order of their keys, and pass each image's bytes to *write*."""
+        """Read the rows of the table in the order of their keys, and pass each image to *write*.
+
+        Args:
+            write: A function that appends one sample's bytes, given in pieces, to the spool and
+                returns their offset there.
+
+        Raises:
+            ReadError: The disk failed.
+            SourceError: The table is damaged.
+        """
         with _reading(self.folder) as view:
             cursor = view.cursor()
             more = cursor.set_range(self.start)
@@ -188,7 +197,16 @@ def _after(start: bytes) -> bytes | None:
 
 
 def find_lmdbs(location: Location, requested_split: str, explicit: bool) -> dict[str, LmdbSource]:
-    """Find LMDBs: *location* itself, or folders in it."""
+    """Find LMDBs: *location* itself, or folders in it.
+
+    Args:
+        location: The folder that the user named; a remote one holds none.
+        requested_split: A further split that the name of a folder may tell; '' for none.
+        explicit: Unused: the file `data.mdb` decides.
+
+    Returns:
+        The source of each split, '' for one without a name; empty if there are no LMDBs.
+    """
     if location.only_file or location.remote:
         return {}
     names = location.names()

@@ -81,6 +81,11 @@ class Columns:
 def columns_of(schema: pa.Schema, where: str, options: SourceOptions = DEFAULT_OPTIONS) -> Columns:
     """Return the columns to use: those that the options name, else by their names and types.
 
+    Args:
+        schema: The Arrow schema of the file.
+        where: The full name of the file, for messages.
+        options: The options by which the source is read.
+
     Raises:
         SourceError: No column can hold the bytes of images, or an option names a missing column.
     """
@@ -212,11 +217,28 @@ class ParquetBlock(Block):
         return self.location.full_path(self.path)
 
     def unique_name(self, number: int, name: str) -> str:
-        """Return `<file>-<row>`, as for a row that has no name."""
+        """Return a name for a row whose own name repeats: `<file>-<row number>`.
+
+        Args:
+            number: The number of the row in the block, from 0.
+            name: The name that repeats; unused.
+        """
         return _Origin(self.where, self.first_row).missing_name(number)
 
     def samples(self, write: WriteBytes) -> Iterator[ListedSample]:
-        """Read the row groups one by one, and pass each image's bytes to *write*."""
+        """Read the row groups one by one, and pass each image's bytes to *write*.
+
+        Args:
+            write: A function that appends one sample's bytes, given in pieces, to the spool and
+                returns their offset there.
+
+        Yields:
+            One `ListedSample` for each row, in the order of the file.
+
+        Raises:
+            ReadError: The file could not be read now.
+            SourceError: The file is damaged, or a row's label or name cannot be used.
+        """
         row = self.first_row
         labeller = None
         for batch, columns in self.batches(images=True):
@@ -227,7 +249,11 @@ class ParquetBlock(Block):
             row += len(batch)
 
     def preview(self, labeller: Labeller, evidence: Evidence) -> None:
-        """Read the names and labels of the images, without their bytes.
+        """Read the names and labels of the images, without their bytes, and count them.
+
+        Args:
+            labeller: The maker of keys for the classes of the source.
+            evidence: The evidence to which each row is added.
 
         Raises:
             SourceError: A row's label or name cannot be used.
@@ -244,7 +270,20 @@ class ParquetBlock(Block):
             row += len(batch)
 
     def batches(self, *, images: bool) -> Iterator[tuple[pa.RecordBatch, Columns]]:
-        """Yield batches of rows; apart from `samples`, so that no error of *write* is caught."""
+        """Yield batches of rows with the columns of names and labels.
+
+        It is apart from `samples`, so that no error of *write* is taken for one of the file.
+
+        Args:
+            images: True to read the bytes of images, too.
+
+        Yields:
+            A batch of up to a few thousand rows, and which of its columns are used.
+
+        Raises:
+            ReadError: The file could not be read now.
+            SourceError: The file is damaged, or has no usable column of images.
+        """
         with _reading_table(self.where), _open(self.location, self.path) as file:
             columns = columns_of(file.schema_arrow, self.where, self.location.options)
             column_names = columns.read(file.schema_arrow, images=images)
@@ -369,7 +408,11 @@ def _open(location: Location, path: str) -> Iterator[pq.ParquetFile]:
 
 
 def check_is_parquet(location: Location, path: str) -> None:
-    """Refuse a file that is not a whole Parquet file.
+    """Refuse a file that is not a whole Parquet file, by its first and last bytes.
+
+    Args:
+        location: The folder of the file.
+        path: The path of the file in that folder.
 
     Raises:
         SourceError: The file begins or ends as another kind; the message says what it is.
@@ -520,6 +563,17 @@ def find_parquet(
     """Find `*.parquet` in *location*, its `data` folder, or folders named after splits.
 
     The Hub's own conversion has a further folder, named after the configuration: `default`.
+
+    Args:
+        location: The folder or file that the user named.
+        requested_split: A further split that a folder or a name may tell; '' for none.
+        explicit: True if the user named the kind `parquet`: then tables beside shards count, too.
+
+    Returns:
+        The source of each split, '' for one without a name; empty if there are no such files.
+
+    Raises:
+        SourceError: There are several configurations.
     """
 
     def fits(path: str) -> bool:

@@ -28,7 +28,12 @@ _SUFFIXES = (
 
 
 def other_tool_format(location: Location, path: str) -> str:
-    """Return the key in `CONVERTED` of the file *path*; empty if it has none or is unreadable."""
+    """Return which data set of another tool a file is: a key of `magic.CONVERTED`; else ''.
+
+    Args:
+        location: The folder of the file.
+        path: The path of the file in that folder; '' is also returned if it is unreadable.
+    """
     name = path.rpartition("/")[2]
     kind_of_name = next((kind for kind, suffix in _SUFFIXES if suffix.search(name)), "")
     if kind_of_name:
@@ -47,9 +52,13 @@ def other_tool_format(location: Location, path: str) -> str:
 
 
 def other_tool_text(location: Location) -> str:
-    """Return a text on the data sets of other tools at *location*, and on how to convert them.
+    """Return a text for the user on data sets of other tools, and on how to convert them.
 
-    The text is empty if a look at the first files shows none.
+    Args:
+        location: The folder that the user named, in which the first files are examined.
+
+    Returns:
+        One or more sentences; empty if no such data set is seen.
     """
     paths_of_kind: dict[str, list[str]] = {}
     for path in islice(_files(location), _MAX_FILES):

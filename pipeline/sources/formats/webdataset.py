@@ -178,7 +178,22 @@ class WebDatasetShard(Layout):
     def rows(
         self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
     ) -> Iterator[ListedSample | SkippedFiles]:
-        """Yield one row for each sample that has an image."""
+        """Yield one sample for each group of members that has an image.
+
+        Args:
+            tar: The open tar.
+            store_member: A function that stores the bytes of a member, or finds them, and returns
+                their offset.
+            start: The offset of the first member's header (default: 0).
+            stop: The offset at which to stop; None: the end of the tar (default).
+
+        Yields:
+            A `ListedSample` for each sample, and a `SkippedFiles` for members that are no part of
+                one.
+
+        Raises:
+            SourceError: The tar is damaged, a label cannot be used, or a sample occurs twice.
+        """
         sample = _Sample("")
         scattered = _ScatteredSamples(tar.name)
         for member in tar.members(start, stop):
@@ -281,7 +296,13 @@ class WebDatasetShard(Layout):
         return ListedSample(key, image.num_bytes, sample.offset, basis=basis)
 
     def unique_name(self, path: str, number: int, name: str) -> str:
-        """Return a name with that of the shard: each shard may count its samples from 0."""
+        """Return a name with that of the shard: each shard may count its samples from 0.
+
+        Args:
+            path: The path of the shard in the source.
+            number: The number of the sample in the shard, from 0.
+            name: The file name that repeats, whose suffix is kept.
+        """
         suffix = name.partition(".")[2]
         return f"{stem_of(path)}-{number:09d}{'.' if suffix else ''}{suffix}"
 
@@ -376,7 +397,19 @@ def _archives(
 
 
 def find_shards(location: Location, requested_split: str, explicit: bool) -> dict[str, TarSource]:
-    """Find WebDataset shards in *location*, by split of their folders or names."""
+    """Find WebDataset shards in *location*, by split of their folders or names.
+
+    Args:
+        location: The folder or file that the user named.
+        requested_split: A further split that a folder or a name may tell; '' for none.
+        explicit: True if the user named the kind `webdataset`: then tars are not examined.
+
+    Returns:
+        The source of each split, '' for one without a name; empty if there are no shards.
+
+    Raises:
+        SourceError: It is ambiguous whether the tars are shards or classes.
+    """
     left_out = without_split(
         location, lambda path: _fits(location, path, explicit), requested_split
     )
@@ -417,7 +450,16 @@ def _parts(paths: list[str], layout: Layout) -> tuple[TarPart, ...]:
 
 
 def find_trees(location: Location, requested_split: str, explicit: bool) -> dict[str, TarSource]:
-    """Find tars that hold a tree of class folders, with or without folders for splits."""
+    """Find tars that hold a tree of class folders, with or without folders for splits.
+
+    Args:
+        location: The folder or file that the user named.
+        requested_split: A further split that a folder or a name may tell; '' for none.
+        explicit: True if the user named the kind `tar`: then any tar counts as a tree.
+
+    Returns:
+        The source of each split, '' for one without a name; empty if there are no such tars.
+    """
     sources: dict[str, TarSource] = {}
     left_out = without_split(
         location, lambda path: _fits(location, path, explicit), requested_split
