@@ -17,6 +17,7 @@ def whole_number(name: str, value: Any) -> int:
     Raises:
         ValueError: The value is not a whole number.
     """
+    # Integers of numpy and torch pass; a float, which `int` would truncate silently, does not.
     try:
         return operator.index(value)
     except TypeError:

@@ -237,6 +237,7 @@ class BaseLoader(ABC):
                 iteration.
         """
         epoch = whole_number("epoch", epoch)
+        # An iterator that still runs must not move the position that is set here.
         self._newest = None
         if self._restored and epoch == self._epoch:
             self._epoch_confirmed = True
@@ -255,6 +256,8 @@ class BaseLoader(ABC):
         Raises:
             ValueError: *rank* is out of range, or a global batch has fewer rows than ranks.
         """
+        # A shallow copy: what is open is dropped below, since the two would share counters and
+        # buffers, and may run in different processes.
         loader = copy(self)
         loader._set_placement(rank, world)
         loader._check_world(loader.world)
@@ -337,6 +340,8 @@ class BaseLoader(ABC):
         placement = self._begin()
         iteration = self._newest = object()
         epoch, first = self._epoch, self._batch
+        # Closed as soon as the caller breaks off, so that threads stop then, not at some later
+        # garbage collection.
         with closing(self._hand_out(epoch, first, placement)) as batches:
             for number in range(first, len(self)):
                 self._check_still(placement)
@@ -366,6 +371,8 @@ class BaseLoader(ABC):
 
     def _check_still(self, placement: Placement) -> None:
         """Raise RankError if a process group was initialised since the iteration began."""
+        # Checked at each batch: the ranks of a group that was initialised late would all go on
+        # with the rows of a single process, and train on the same ones without notice.
         group = None if self._explicit_placement is not None else process_group()
         if group is not None and group[:2] != placement[:2]:
             raise RankError(

@@ -58,7 +58,9 @@ def make_batch(
         rows: The rows of the split, (n,) int64; they are copied.
         row_weight: The weight of each row in a loss: W / B for W ranks that share B rows.
     """
+    # The losses of torch require int64 labels.
     labels = torch.from_numpy(split.labels[rows].astype(np.int64))
+    # A view of *rows* would keep the whole block of the order alive, and let a caller change it.
     batch = Batch(images, labels, torch.from_numpy(rows.copy()))
     batch.row_weight = row_weight
     return batch

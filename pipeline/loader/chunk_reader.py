@@ -60,6 +60,7 @@ class ChunkReader:
         self._objects: Objects = split.objects
         self._split = split.plan.split
         self._decompress = decompressor(split.recipe.codec)
+        # Indexes are never evicted: one has 16 bytes a chunk, and reading it costs a round trip.
         self._indexes: _Cache[int, NDArray[np.uint64]] = _Cache(split.plan.num_shards)
         capacity = cache_bytes // self._geometry.chunk_bytes
         keep = self._geometry.chunk_rows > 1 or capacity >= split.plan.num_rows
@@ -205,6 +206,7 @@ class ChunkReader:
         return data[:-CHECKSUM_BYTES]
 
     def _fetch(self, name: str, start: int, num_bytes: int) -> memoryview:
+        # Compression may make noise longer than its pixels: such a chunk does not fit the buffers.
         if self._direct_buffers is not None and num_bytes <= self._geometry.framed_bytes:
             data = self._objects.read_direct(name, start, num_bytes, self._direct_buffers.take())
             if data is not None:
@@ -243,6 +245,7 @@ class ChunkReader:
         if size is None:
             raise StoreDamagedError(f"{name} is missing. Run `tesserae repair`.")
         index_bytes = self._geometry.index_bytes
+        # A truncated object may be shorter than its index, which the check of the length reports.
         data = self._read(name, max(0, size - index_bytes), index_bytes)
         index = decode_index(data) if len(data) == index_bytes else None
         if index is None or (index[: self._geometry.num_chunks(shard)] == ABSENT).any():

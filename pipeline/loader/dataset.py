@@ -100,6 +100,7 @@ class SplitDataset(Dataset[Item]):
         opened = self._open()
         rows = opened.split.readable_rows[np.asarray(indices, np.int64)]
         out = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        # A pool for this call alone: threads that outlived it would be missing in forked workers.
         with ThreadPoolExecutor(1) as disk:
             opened.reader.gather(rows, out, disk)
         images = torch.from_numpy(out).permute(0, 3, 1, 2)

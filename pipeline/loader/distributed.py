@@ -124,6 +124,7 @@ def count_ranks_on_host(world: int) -> int:
         1 to *world*; 1 if no launcher has set a number.
     """
     text = next((os.environ[name] for name in _LOCAL_WORLDS if os.environ.get(name)), "1")
+    # An outer launcher may have set the number of its own tasks, more than this world has ranks.
     counts = [int(count) for count in re.findall(r"(\d+)(?:\(x\d+\))?(?:,|$)", text)]
     return min(max(counts, default=1), world)
 
@@ -173,6 +174,7 @@ def _from_torchrun() -> Placement | None:
         return _from_pair(("RANK", "WORLD_SIZE"))
     if world is None or world == 1:
         return None
+    # Lightning starts ranks without RANK, and sets it only when its process group exists.
     local_rank, node_rank, local_world = map(
         _number, ("LOCAL_RANK", "NODE_RANK", "LOCAL_WORLD_SIZE")
     )

@@ -146,6 +146,7 @@ class Loader(BaseLoader):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the pickled state, without open files and threads."""
+        # Descriptors, mappings and locks mean nothing in another process: it opens its own.
         return {**vars(self), "_opened": None}
 
     @property
@@ -174,6 +175,7 @@ class Loader(BaseLoader):
         order = self.epoch_order(epoch)
         rank_rows = _RankRows(self.batch_size, order, placement)
         buffers = opened.buffers_for(self, placement.world)
+        # At least two, however large they are: one is gathered while the caller uses the other.
         depth = max(2, self.reading.prefetch_bytes // buffers.batch_bytes)
         pending: deque[Future[Batch]] = deque()
         # Reading whole chunks ahead pays only if this machine needs all their rows; with ranks on
@@ -193,6 +195,7 @@ class Loader(BaseLoader):
             ahead = ReadAhead(windows, opened.readers, disk)
             at_end.callback(ahead.stop)
             if opened.copies is not None:
+                # Copying ends with the iteration: a loader that is idle must not load the network.
                 opened.copies.start(placement.rank, placement.world)
                 at_end.callback(opened.copies.stop)
             for batch in range(first, len(self)):
@@ -222,6 +225,7 @@ def _use_one_thread() -> None:
 
 @cache
 def _openmp() -> ThreadpoolController:
+    # Cached, because the controller examines every library of the process.
     return ThreadpoolController()
 
 
@@ -261,6 +265,7 @@ class _BatchBuffers:
         self.batch_bytes = sum(int(np.prod(shape)) for shape in shapes)
         # Enough for all prefetched batches, those being gathered, and the one that the caller has.
         keep = max(2, loader.reading.prefetch_bytes // self.batch_bytes) + loader.threads + 1
+        # The system cannot swap page-locked memory out, so it is used only for copies to a GPU.
         pin = loader.reading.pin_memory
         pinned = torch.cuda.is_available() if pin is None else pin
         self.buffers: list[Buffers | PinnedBuffers] = [
@@ -287,6 +292,7 @@ class _OpenSplit:
             cache_bytes = CACHE_BYTES if loader.order == "random" else 2 * loader.window_bytes
         self._buffers: dict[int, _BatchBuffers] = {}
         row_bytes = sum(size * size * 3 for size in loader.sizes)
+        # Measured once: if shards changed between cached and direct reads, neither would pay.
         cached = CACHE_SHARE * free_bytes() / max(1, self.split.plan.num_rows * row_bytes)
 
         def reader(split: Split, size: int) -> PixelReader:
@@ -305,6 +311,7 @@ class _OpenSplit:
         if loader.staging is not None:
             folder = Path(loader.staging.dir).expanduser()
             self.copies = CopySet(self.split, folder, limit_bytes=loader.staging.max_bytes)
+            # Both readers stay open: rows of shards that are not copied yet come from the store.
             local = self.copies.split
             self.readers = [
                 StagedReader(self.copies, self.split, size, reader(local, size), remote)
@@ -314,6 +321,7 @@ class _OpenSplit:
     def buffers_for(self, loader: Loader, world: int) -> _BatchBuffers:
         """Return the buffers for one rank's part, whose size depends on the number of ranks."""
         if world not in self._buffers:
+            # Pools for another world have other shapes: kept, they would only hold memory.
             self._buffers = {world: _BatchBuffers(loader, world)}
         return self._buffers[world]
 

@@ -65,9 +65,11 @@ class MappedShards:
         # One huge page more than needed, so that the base can be rounded up to its alignment.
         num_bytes = self._slot_bytes * geometry.num_shards + HUGE_PAGE_BYTES
         address = _mmap(0, num_bytes, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # Not unmapped at exit: threads that still copy would crash, and the system does it anyway.
         weakref.finalize(self, _libc.munmap, address, num_bytes).atexit = False
         self._base = -(-address // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
         num_bytes -= HUGE_PAGE_BYTES
+        # The rest is for libraries, thread stacks and other loaders, which cannot do without.
         self._mappings_left = _mappings_limit() // 4
         self._mapped_shards = np.zeros(geometry.num_shards, bool)
         # A tensor whose row i is the piece of bytes that begins at base + i. Its rows overlap, so
@@ -91,6 +93,7 @@ class MappedShards:
         if not self._mapped_shards[shard] and not self._mappings_left:
             return
         start, num_bytes = self._base + shard * self._slot_bytes, self._geometry.num_bytes(shard)
+        # In place of the reserved addresses, so that the offset of a row never changes.
         try:
             _mmap(start, num_bytes, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, file)
         except OSError:  # the limit is reached, or the file system supports no mappings
@@ -109,6 +112,7 @@ class MappedShards:
         """
         if not self._mapped_shards[shards].all():
             return False
+        # The page in the middle of a row: those at its ends are also in memory for its neighbours.
         step = max(1, len(shards) // PROBED_ROWS)
         middles = self._base + shards[::step] * self._slot_bytes + offsets[::step]
         middles += self._geometry.row_bytes // 2

@@ -45,6 +45,7 @@ class ReadAhead:
         self._changed = threading.Condition()
         self._position = 0
         self._stopped = False
+        # A daemon: an iterator that nobody closes must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="readahead", daemon=True)
         self._thread.start()
 

@@ -179,6 +179,7 @@ class RowReader:
                 continue
             shard.check_size()  # reading a mapping beyond the end of the file kills the process
             shard.check_chunk(chunk_in_shard, data)
+            # Without a lock: if two threads verify one chunk, only time is lost.
             self._checked[chunk] = True
         finish_all(pending)
 
@@ -252,6 +253,7 @@ class RowReader:
             current = self._shards.setdefault(number, opened)
             if current is opened and self._mapping is not None:
                 self._mapping.add(number, current.file)
+            # Threads that still read a dropped shard hold it, so its file stays open until then.
             if not _may_open_more(opened.file):  # drop the least recently used half
                 for _ in range(-(-len(self._shards) // 2)):
                     self._shards.popitem(last=False)

@@ -164,6 +164,8 @@ class CopySet:
 
     def stop(self) -> None:
         """End the copying of one caller of `start`; after the last, wait for the threads."""
+        # The lock is held until the threads have ended: a `start` in between would clear the
+        # request to stop, and the join below would wait for all remaining copies.
         with self._lock:
             self._users -= 1
             if self._users == 0 and self._thread is not None:
@@ -216,6 +218,7 @@ class CopySet:
                 if file is None:
                     return
                 try:
+                    # Another process may have completed it since the list of missing ones was made.
                     if not _exists(folder, name) and self._copy(*size_and_shard, file):
                         os.rename(name + COPY_SUFFIX, name, src_dir_fd=folder, dst_dir_fd=folder)
                         self._staged[size_and_shard[0]][size_and_shard[1]] = True

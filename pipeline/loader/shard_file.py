@@ -54,6 +54,7 @@ class ShardFile:
                     " before it starts"
                 )
             raise StoreError(f"cannot read {path}: {e.strerror or e}{hint}") from e
+        # Closed with the last reference: other threads may read when a cache drops this object.
         weakref.finalize(self, os.close, self.file).atexit = False
         self.check_size()
         self._check_index(geometry, shard)

@@ -255,4 +255,5 @@ class WriterFile:
 
     def close(self) -> None:
         """Close this file only: the caller finishes or aborts the writer."""
+        # Libraries also close a file after an error, when the object must not become visible.
         self.closed = True

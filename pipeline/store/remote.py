@@ -47,6 +47,7 @@ class RemoteObjects:
         """
         with self._explain_errors("read", name):
             data = bytes(self._files.cat_file(self._path(name)))
+        # Checked afterwards: asking for the size first would double the latency of each document.
         if limit is not None:
             check_length(name, len(data), limit)
         return data
@@ -142,6 +143,7 @@ class RemoteObjects:
         Raises:
             StoreError: The request failed, or the bucket does not exist.
         """
+        # The server decides, so that of two planners at most one has written the object.
         try:
             self._pipe(name, data, mode="create")
         except FileExistsError:
@@ -154,6 +156,7 @@ class RemoteObjects:
         Args:
             name: The name that the object will get, relative to the store.
         """
+        # A bad name is refused now, not when a shard that took minutes is written.
         return RemoteWriter(self, check_name(name))
 
     def remove(self, name: str) -> None:
@@ -165,6 +168,7 @@ class RemoteObjects:
         Raises:
             StoreError: The request failed.
         """
+        # Another run may remove it between the two requests, which is no error.
         if self.size(name) is not None:
             with self._explain_errors("remove", name), contextlib.suppress(FileNotFoundError):
                 self._files.rm_file(self._path(name))

@@ -589,6 +589,26 @@ def test_a_state_from_the_end_of_an_epoch_continues_with_the_next(store: Path) -
     assert (loader.epoch, loader.state_dict()["epoch"]) == (3, 3)
 
 
+@pytest.mark.parametrize("batch", [0, 4, 6])
+def test_a_loop_that_names_each_epoch_from_the_current_one_resumes_exactly(
+    store: Path, batch: int
+) -> None:
+    """No batch is repeated or left out, also after a state from the end of an epoch."""
+    loader, rows = resumed_at(store, batch)
+    assert loader.epoch == 2
+    seen = []
+    for epoch in range(loader.epoch, 4):
+        loader.set_epoch(epoch)
+        for parts in loader:
+            assert loader.epoch == epoch
+            seen.append(parts.rows.tolist())
+        assert loader.epoch == loader.state_dict()["epoch"] == epoch
+    plain = Loader(store, size=8, batch_size=10, drop_last=False)
+    assert plain.epoch == 0
+    plain.set_epoch(3)
+    assert seen == rows[batch:] + rows_of(list(plain))
+
+
 def test_an_unused_iterator_does_not_advance_the_loader(store: Path) -> None:
     """Frameworks create iterators early, and may restore a state after that."""
     loader = Loader(store, size=8, batch_size=10, drop_last=False)
@@ -925,7 +945,7 @@ def test_damaged_labels_are_an_error(tmp_path: Path, store: Path, name: str) -> 
 def test_an_unfinished_split_is_refused_unless_partial(
     tmp_path: Path, plain: dict[Any, Any]
 ) -> None:
-    """With partial=True only committed rows are yielded."""
+    """With allow_partial=True only committed rows are yielded."""
     source = make_folder(tmp_path / "train", NUM_ROWS, bad=3)
     _, plan, work = plan_inline(source, str(tmp_path / "store"), **CHOICES)
     for shard in (1, 4, 7):
