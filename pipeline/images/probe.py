@@ -20,7 +20,8 @@ import xxhash
 from PIL import Image, __version__, features
 
 from pipeline.errors import DecodeError
-from pipeline.images.decode import RULES, STATUS_WORDS, Decoded, decode
+from pipeline.images.decode import RULES, Decoded, decode
+from pipeline.images.rejection import STATUS_WORDS
 from pipeline.images.resize import resize
 
 SIZES = (72, 224, 288)

@@ -35,7 +35,8 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from pipeline.errors import DecodeError, TesseraeError
-from pipeline.images.decode import CRASHED, TIMEOUT, decode
+from pipeline.images.decode import decode
+from pipeline.images.rejection import CRASHED, TIMEOUT
 from pipeline.images.resize import resize
 
 _OUT_OF_MEMORY = 86

@@ -20,7 +20,8 @@ from pipeline.images import probe
 from pipeline.ingest.finish import put_changed, zarr_metadata
 from pipeline.ingest.source_index import Origin, SourceIndex, load_origin, write_source_index
 from pipeline.order import ROW_ORDER_VERSION, row_order
-from pipeline.sources.classes.decision import UNLABELLED, ClassBasis, Evidence
+from pipeline.sources.classes.class_names import UNLABELLED
+from pipeline.sources.classes.evidence import ClassBasis, Evidence
 from pipeline.sources.classes.store_classes import Classes, SplitClasses, combine_classes
 from pipeline.sources.listing import listing_digest
 from pipeline.sources.source import Source

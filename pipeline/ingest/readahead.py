@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from pipeline.errors import DecodeError, ReadError
-from pipeline.images.decode import UNSUPPORTED, check_format
 from pipeline.images.formats import HEAD_BYTES, SMALL_BYTES, format_of
+from pipeline.images.rejection import UNSUPPORTED, check_format
 from pipeline.ingest.source_index import Sample
 from pipeline.sources.reader import SourceReader
 

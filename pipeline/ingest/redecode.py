@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import google_crc32c
 
 from pipeline.errors import DecodeError, ReadError, StoreError
-from pipeline.images.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, decode
+from pipeline.images.decode import decode
+from pipeline.images.rejection import CRASHED, READABLE, STATUS_WORDS, TIMEOUT
 from pipeline.images.resize import resize
 from pipeline.ingest.readahead import Unread, read_sample
 from pipeline.ingest.source_index import Sample, load_origin

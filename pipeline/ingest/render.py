@@ -11,7 +11,8 @@ import google_crc32c
 import pyarrow as pa
 
 from pipeline.errors import DecodeError, ReadError, StoreDamagedError, StoreMismatchError
-from pipeline.images.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, Decoded, decode
+from pipeline.images.decode import Decoded, decode
+from pipeline.images.rejection import CRASHED, READABLE, STATUS_WORDS, TIMEOUT
 from pipeline.images.resize import fit_box, resize
 from pipeline.images.sandbox import IsolatedDecoder, Resized
 from pipeline.ingest.readahead import Unread

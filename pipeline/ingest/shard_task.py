@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from pipeline.errors import StoreMismatchError
-from pipeline.images.decode import CRASHED, STATUS_WORDS, TIMEOUT
+from pipeline.images.rejection import CRASHED, STATUS_WORDS, TIMEOUT
 from pipeline.ingest.readahead import read_ahead
 from pipeline.ingest.render import Render, open_renderer, render_row
 from pipeline.ingest.report import ShardReport, Stopwatch, report_on, software

@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 
 from pipeline.loader.arguments import side
 from pipeline.loader.loader import CACHE_BYTES, CACHE_SHARE
-from pipeline.loader.reader import open_reader
-from pipeline.loader.reading import CHECKSUMS, Reading
+from pipeline.loader.pixel_reader import open_reader
+from pipeline.loader.reading_options import CHECKSUMS, Reading
 from pipeline.memory import free_bytes
 from pipeline.store.open import open_objects
 from pipeline.store.split import Split, open_split

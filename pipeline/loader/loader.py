@@ -30,10 +30,10 @@ from pipeline.loader.base_loader import BaseLoader
 from pipeline.loader.batch import Batch, BatchGenerator, make_batch
 from pipeline.loader.buffers import Buffers, PinnedBuffers
 from pipeline.loader.distributed import Placement, count_ranks_on_host
-from pipeline.loader.readahead import ReadAhead
-from pipeline.loader.reader import PixelReader, open_reader
-from pipeline.loader.reading import CHECKSUMS, Reading, Staging
-from pipeline.loader.shard_copies import CopySet, StagedReader
+from pipeline.loader.pixel_reader import PixelReader, open_reader
+from pipeline.loader.reading_options import CHECKSUMS, Reading, Staging
+from pipeline.loader.shard_copies import ShardCopySet, StagedReader
+from pipeline.loader.window_prefetcher import WindowPrefetcher
 from pipeline.memory import free_bytes
 from pipeline.order import EpochOrder
 from pipeline.store.open import open_objects
@@ -192,7 +192,7 @@ class Loader(BaseLoader):
             at_end.callback(disk.shutdown, cancel_futures=True)
             gathering = ThreadPoolExecutor(self.threads, "gather", _use_one_thread)
             at_end.callback(gathering.shutdown, cancel_futures=True)
-            ahead = ReadAhead(windows, opened.readers, disk)
+            ahead = WindowPrefetcher(windows, opened.readers, disk)
             at_end.callback(ahead.stop)
             if opened.copies is not None:
                 # Copying ends with the iteration: a loader that is idle must not load the network.
@@ -306,11 +306,11 @@ class _OpenSplit:
                 windows=loader.order != "random",
             )
 
-        self.copies: CopySet | None = None
+        self.copies: ShardCopySet | None = None
         self.readers = [reader(self.split, size) for size in loader.sizes]
         if loader.staging is not None:
             folder = Path(loader.staging.dir).expanduser()
-            self.copies = CopySet(self.split, folder, limit_bytes=loader.staging.max_bytes)
+            self.copies = ShardCopySet(self.split, folder, limit_bytes=loader.staging.max_bytes)
             # Both readers stay open: rows of shards that are not copied yet come from the store.
             local = self.copies.split
             self.readers = [

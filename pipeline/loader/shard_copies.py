@@ -31,8 +31,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError
-from pipeline.filesystem import advice_for, try_lock
-from pipeline.loader.reader import PixelReader
+from pipeline.filesystem import advice_for
+from pipeline.loader.pixel_reader import PixelReader
 from pipeline.loader.staging_folder import (
     COPY_SUFFIX,
     LAST_USE_NAME,
@@ -42,6 +42,7 @@ from pipeline.loader.staging_folder import (
     open_lockable,
     split_name,
 )
+from pipeline.locks import try_lock
 from pipeline.store import layout, records
 from pipeline.store.open import open_objects
 from pipeline.store.split import Split
@@ -59,7 +60,7 @@ COPY_POLL_SECONDS = 0.5
 """The pause between two checks for copies that other processes have completed."""
 
 
-class CopySet:
+class ShardCopySet:
     """The local copies of a split. `start` and `stop` are counted and may be called repeatedly."""
 
     def __init__(self, split: Split, folder: Path, *, limit_bytes: int | None) -> None:
@@ -299,7 +300,7 @@ class StagedReader:
 
     def __init__(
         self,
-        copies: CopySet,
+        copies: ShardCopySet,
         split: Split,
         size: int,
         copy_reader: PixelReader,

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import StoreError
-from pipeline.filesystem import try_lock, unlock
+from pipeline.locks import try_lock, unlock
 from pipeline.store import layout
 
 LOCK_NAME = ".tesserae-staging.lock"

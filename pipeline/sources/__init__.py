@@ -92,7 +92,9 @@ _KINDS = (
         "data_batch_* and batches.meta of CIFAR-10's Python version, or CIFAR-100's",
     ),
     _Kind("lsun", "lsun:find_lmdbs", "<class>_<split>_lmdb folders, or one LMDB of image files"),
-    _Kind("folder", "folder:find_folders", "<class>/<image>, here or in train/, val/, ..."),
+    _Kind(
+        "folder", "folder_detection:find_folders", "<class>/<image>, here or in train/, val/, ..."
+    ),
     _Kind(
         "flat",
         "flat:find_flat",

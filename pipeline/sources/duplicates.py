@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.sources.classes.decision import Evidence
+from pipeline.sources.classes.evidence import Evidence
 
 NameOf = Callable[[str, int, str], str]
 """A function of (path of the row's file, number of the row in it, its file name).

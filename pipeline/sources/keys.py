@@ -1,6 +1,6 @@
 """The names of samples: which file may be an image, which split it is in.
 
-A key is `<class>/<file name>`. `pipeline.sources.classes.decision` decides the class for every kind
+A key is `<class>/<file name>`. `pipeline.sources.classes.labeller` decides the class for every kind
 of source, so that one set of images always has the same keys.
 """
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes.decision import ClassBasis, Evidence
+from pipeline.sources.classes.evidence import ClassBasis, Evidence
 
 SLICE_ROWS = 1 << 18
 BATCH_ROWS = 1 << 14

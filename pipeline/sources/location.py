@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from pipeline.errors import ReadError, SourceError
-from pipeline.sources.classes.decision import Evidence
+from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.clutter import file_skip_reason, folder_skip_reason, name_skip_reason
 from pipeline.sources.magic import HEAD_BYTES
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions

@@ -8,7 +8,7 @@ LISTING_RULES = 2
 """The version of the rules that decide which files count and which class each is of.
 
 1: numbers are text, only hidden names are skipped, and labels such as -1 are classes.
-2: the rules of `pipeline.sources.classes.decision` and `pipeline.sources.clutter`.
+2: the rules of `pipeline.sources.classes.labeller` and `pipeline.sources.clutter`.
 """
 
 RECURSIVE = ("first", "last")

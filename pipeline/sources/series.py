@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes.decision import abbreviate
+from pipeline.sources.classes.class_names import abbreviate
 from pipeline.sources.clutter import name_skip_reason
 from pipeline.sources.location import Location
 

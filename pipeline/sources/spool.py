@@ -34,9 +34,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import SourceError
-from pipeline.filesystem import LocksMissingError, sync_folder, try_lock
+from pipeline.filesystem import sync_folder
 from pipeline.images.formats import HEAD_BYTES, is_worth_reading
-from pipeline.sources.classes.decision import Evidence
+from pipeline.locks import LocksMissingError, try_lock
+from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.duplicates import rename_duplicates
 from pipeline.sources.listing import ListedSample, ListingBuilder, SkippedFiles, sort_listing
 

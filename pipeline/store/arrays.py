@@ -163,7 +163,7 @@ def status_array(split: str, status: NDArray[np.uint8]) -> list[Named]:
     Args:
         split: The name of the split.
         status: (num_rows,) uint8 in the order of rows; 0 for a readable row, otherwise the reason
-            of its quarantine (`pipeline.images.decode.STATUS_WORDS`).
+            of its quarantine (`pipeline.images.rejection.STATUS_WORDS`).
 
     Returns:
         The name of each object, relative to the store, and its bytes: the chunks, then `zarr.json`.

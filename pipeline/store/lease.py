@@ -1,7 +1,7 @@
 """The lease of a split: one run writes it at a time.
 
 On a disk the lease is a lock that the system releases when the process ends, for whatever reason;
-on a file system without locks it is made of files (`pipeline.filesystem.NumberedLock`). On an
+on a file system without locks it is made of files (`pipeline.locks.NumberedLock`). On an
 object store it is an object that its holder renews, and that is free when it has not been renewed
 for `EXPIRY_SECONDS`.
 
@@ -23,7 +23,8 @@ from pathlib import Path
 
 from pipeline import confined
 from pipeline.errors import StoreBusyError, StoreError
-from pipeline.filesystem import LocksMissingError, NumberedLock, advice_for, try_lock
+from pipeline.filesystem import advice_for
+from pipeline.locks import LocksMissingError, NumberedLock, try_lock
 from pipeline.store.layout import TEMPORARY
 from pipeline.store.local import LocalObjects, make_folders
 from pipeline.store.objects import Objects

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pipeline.errors import DecodeError
 from pipeline.images import decode as module
 from pipeline.images import jpeg as walk
-from pipeline.images.decode import MISSING_END_REMARK, TRUNCATED, decode
+from pipeline.images.decode import MISSING_END_REMARK, decode
+from pipeline.images.rejection import TRUNCATED
 from tests.pictures import jpeg
 
 END = b"\xff\xd9"

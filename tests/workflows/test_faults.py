@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.images.decode import STATUS_WORDS
+from pipeline.images.rejection import STATUS_WORDS
 from pipeline.store import arrays, records, table
 from pipeline.store.open import open_objects
 from tests.commands import Command, committed, run, saboteur, start, wait_until

@@ -13,9 +13,9 @@ from pipeline import code_digest, sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.ingest.finish import finish_split
-from pipeline.ingest.jobs import shard_jobs
 from pipeline.ingest.planning import Listing
 from pipeline.ingest.report import ShardReport
+from pipeline.ingest.shard_jobs import shard_jobs
 from pipeline.ingest.source_index import Origin
 from pipeline.ingest.worker import ShardTaskConfig
 from pipeline.jobs import Failed, run_jobs

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pipeline.errors import SourceError
 from pipeline.sources.archives.outline import Outline
 from pipeline.sources.archives.tar import PLAIN, Member, Tar, is_tar, stem_of
-from pipeline.sources.classes.decision import ClassTable, Evidence, folder_class
+from pipeline.sources.classes.class_names import folder_class
+from pipeline.sources.classes.class_table import ClassTable
+from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.clutter import member_skip_reason
 from pipeline.sources.keys import known_split
 from pipeline.sources.listing import ListedSample, SkippedFiles, skipped_files

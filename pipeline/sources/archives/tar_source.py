@@ -20,9 +20,10 @@ from pipeline.sources.archives.open import check_archive, is_streamed, open_tar
 from pipeline.sources.archives.outline import outline_of
 from pipeline.sources.archives.tar import Member, Tar, stem_of
 from pipeline.sources.archives.trees import TreeTar
-from pipeline.sources.classes.decision import ClassTable, folder_class
+from pipeline.sources.classes.class_names import folder_class
+from pipeline.sources.classes.class_table import ClassTable
 from pipeline.sources.duplicates import rename_duplicates
-from pipeline.sources.formats.folder import check_one_folder
+from pipeline.sources.formats.folder_detection import check_one_folder
 from pipeline.sources.keys import known_split, split_in_name, without_part_number
 from pipeline.sources.listing import ListedSample, ListingBuilder, SkippedFiles, sort_listing
 from pipeline.sources.location import Location

@@ -18,14 +18,13 @@ from pipeline.sources.archives.outline import (
     split_folder,
 )
 from pipeline.sources.archives.tar import Member, Tar
-from pipeline.sources.classes.decision import (
+from pipeline.sources.classes.class_names import (
     UNLABELLED,
-    ClassBasis,
-    Evidence,
     folder_class,
     named_class,
     split_nested_path,
 )
+from pipeline.sources.classes.evidence import ClassBasis, Evidence
 from pipeline.sources.clutter import TEXTS, member_skip_reason
 from pipeline.sources.keys import folders_of, known_split, looks_like_image, may_be_image
 from pipeline.sources.listing import ListedSample, SkippedFiles, skipped_files

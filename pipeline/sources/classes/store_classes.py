@@ -13,15 +13,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes.decision import (
-    UNLABELLED,
-    ClassBasis,
-    ClassTable,
-    Evidence,
-    SampleGroup,
-    abbreviate,
-    is_numeral,
-)
+from pipeline.sources.classes.class_names import UNLABELLED, abbreviate, is_numeral
+from pipeline.sources.classes.class_table import ClassTable
+from pipeline.sources.classes.evidence import ClassBasis, Evidence, SampleGroup
 from pipeline.sources.keys import is_wnid
 from pipeline.sources.options import LISTING_RULES
 

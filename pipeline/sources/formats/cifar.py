@@ -21,7 +21,8 @@ from pipeline.errors import SourceError
 from pipeline.sources.archives.detection import container_of
 from pipeline.sources.archives.open import open_tar
 from pipeline.sources.archives.outline import outline_of
-from pipeline.sources.classes.decision import ClassTable, Labeller
+from pipeline.sources.classes.class_table import ClassTable
+from pipeline.sources.classes.labeller import Labeller
 from pipeline.sources.listing import ListedSample
 from pipeline.sources.location import Location
 from pipeline.sources.magic import TAR, ZIP

@@ -11,20 +11,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes.decision import (
-    UNLABELLED,
-    ClassBasis,
-    Evidence,
-    abbreviate,
-    named_class,
-)
-from pipeline.sources.formats.folder import (
-    check_one_folder,
-    find_folders,
-    folder_marks,
-    split_folders,
-    walk,
-)
+from pipeline.sources.classes.class_names import UNLABELLED, abbreviate, named_class
+from pipeline.sources.classes.evidence import ClassBasis, Evidence
+from pipeline.sources.formats.folder import folder_marks, walk
+from pipeline.sources.formats.folder_detection import check_one_folder, find_folders, split_folders
 from pipeline.sources.keys import is_wnid, leading_wnid, looks_like_image, may_be_image
 from pipeline.sources.listing import sort_listing, string_array
 from pipeline.sources.location import FolderSizes, Location

@@ -15,7 +15,8 @@ from pipeline.sources.archives.layouts import ClassTar, Layout, StoreMember, Tar
 from pipeline.sources.archives.outline import TARS, VAL, Outline, outline_of
 from pipeline.sources.archives.tar import Tar, stem_of
 from pipeline.sources.archives.tar_source import TarPart, TarSource, paths_by_split
-from pipeline.sources.classes.decision import ClassBasis, abbreviate, folder_class
+from pipeline.sources.classes.class_names import abbreviate, folder_class
+from pipeline.sources.classes.evidence import ClassBasis
 from pipeline.sources.formats.flat import FlatFolder, flat_listing
 from pipeline.sources.formats.folder import FolderSource
 from pipeline.sources.keys import is_wnid, looks_like_image

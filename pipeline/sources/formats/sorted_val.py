@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes.decision import Evidence
+from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.keys import is_wnid
 from pipeline.sources.location import Location
 from pipeline.sources.metadata import PackageMissingError, find_optional_ground_truth

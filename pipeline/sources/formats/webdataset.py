@@ -5,7 +5,7 @@ first dot of the last part are one sample. Parts that are not adjacent are joine
 unambiguous, since WebDataset would lose the label. A sample has one image (`.jpg`, `.jpeg`,
 `.png`, ...), whose full file name is used, and may have a `.cls` (number or name; or `.label`,
 `.cls.txt`, ...) or a `.json` (with `wnid`, `label`, `cls` or the like) that tells its class, by the
-rules of `pipeline.sources.classes.decision`. Other members of a sample are counted.
+rules of `pipeline.sources.classes.labeller`. Other members of a sample are counted.
 """
 
 import json
@@ -29,7 +29,10 @@ from pipeline.sources.archives.outline import (
 from pipeline.sources.archives.tar import Member, Tar, stem_of
 from pipeline.sources.archives.tar_source import TarPart, TarSource, paths_by_split, without_split
 from pipeline.sources.archives.trees import TreeTar
-from pipeline.sources.classes.decision import ClassTable, Evidence, Labeller, abbreviate
+from pipeline.sources.classes.class_names import abbreviate
+from pipeline.sources.classes.class_table import ClassTable
+from pipeline.sources.classes.evidence import Evidence
+from pipeline.sources.classes.labeller import Labeller
 from pipeline.sources.classes.number_tables import find_class_table, table_marks
 from pipeline.sources.clutter import folder_skip_reason, name_skip_reason
 from pipeline.sources.keys import LABEL_WORDS, is_wnid, looks_like_image

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ReadError
-from pipeline.images.decode import READABLE, UNIDENTIFIED, UNSUPPORTED
 from pipeline.images.formats import HEAD_BYTES, SMALL_BYTES
+from pipeline.images.rejection import READABLE, UNIDENTIFIED, UNSUPPORTED
 from pipeline.ingest.readahead import GROUP, GROUP_BYTES, Unread, _groups, read_sample
 from pipeline.ingest.redecode import recheck_rows
 from pipeline.ingest.source_index import Sample

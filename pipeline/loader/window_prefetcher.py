@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
-from pipeline.loader.reader import PixelReader
+from pipeline.loader.pixel_reader import PixelReader
 
 NUM_THREADS = 8
 """The number of threads that read ahead."""
 
 
-class ReadAhead:
+class WindowPrefetcher:
     """A background thread that reads at most one window ahead of the rows being gathered."""
 
     def __init__(

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import TesseraeError
-from pipeline.wordvectors import index as word_index
-from pipeline.wordvectors.index import file_digest, open_word_vectors
+from pipeline.wordvectors import word_index
 from pipeline.wordvectors.vectors import WordVectors, class_vectors
+from pipeline.wordvectors.word_index import file_digest, open_word_vectors
 
 TOKENS = (
     "dog",
