@@ -86,11 +86,11 @@ def create(*, hosts: Iterable[str] = (), days: float = CERTIFICATE_DAYS) -> dict
     now = datetime.now(UTC)
     until = now + timedelta(days=days)
     authority = ec.generate_private_key(ec.SECP256R1())
-    name = _name(f"Tesserae cluster {secrets.token_hex(4)}")
+    name = _common_name(f"Tesserae cluster {secrets.token_hex(4)}")
     signed = (
-        _builder(name, name, authority.public_key(), now, until)
+        _certificate_builder(name, name, authority.public_key(), now, until)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(key_cert_sign=True), critical=True)
+        .add_extension(_key_usage(key_cert_sign=True), critical=True)
         .sign(authority, hashes.SHA256())
     )
     files = {AUTHORITY: signed.public_bytes(serialization.Encoding.PEM)}
@@ -98,11 +98,11 @@ def create(*, hosts: Iterable[str] = (), days: float = CERTIFICATE_DAYS) -> dict
         key = ec.generate_private_key(ec.SECP256R1())
         names = ["localhost", "127.0.0.1", *hosts] if role == "scheduler" else [role]
         certificate = (
-            _builder(_name(role), name, key.public_key(), now, until)
+            _certificate_builder(_common_name(role), name, key.public_key(), now, until)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(digital_signature=True), critical=True)
+            .add_extension(_key_usage(digital_signature=True), critical=True)
             .add_extension(x509.ExtendedKeyUsage(_PURPOSES), critical=False)
-            .add_extension(x509.SubjectAlternativeName(_alternatives(names)), critical=False)
+            .add_extension(x509.SubjectAlternativeName(_alternative_names(names)), critical=False)
             .sign(authority, hashes.SHA256())
         )
         files[f"{role}.pem"] = certificate.public_bytes(serialization.Encoding.PEM)
@@ -150,16 +150,16 @@ def write(folder: Path, files: Mapping[str, bytes], *, replace: bool = False) ->
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
             file = os.open(Path(temporary) / name, flags, 0o600 if is_secret else 0o644)
             with os.fdopen(file, "wb") as stream:
-                _check_private(file, folder, name, secret=is_secret)
+                _check_secret_is_private(file, folder, name, secret=is_secret)
                 stream.write(data)
         for name in files:
             if replace:
                 (Path(temporary) / name).replace(folder / name)
             else:
-                _add(Path(temporary) / name, folder / name)
+                _link_unless_exists(Path(temporary) / name, folder / name)
 
 
-def _check_private(file: int, folder: Path, name: str, *, secret: bool) -> None:
+def _check_secret_is_private(file: int, folder: Path, name: str, *, secret: bool) -> None:
     if secret and os.fstat(file).st_mode & 0o077:
         raise CertificateError(
             f"other users could read {folder / name}: the file system of {folder} supports no"
@@ -167,7 +167,7 @@ def _check_private(file: int, folder: Path, name: str, *, secret: bool) -> None:
         )
 
 
-def _add(new: Path, final: Path) -> None:
+def _link_unless_exists(new: Path, final: Path) -> None:
     """Move a file to its final name unless a file of that name exists.
 
     Raises:
@@ -223,11 +223,11 @@ def security(folder: Path, roles: Sequence[str] = ROLES) -> Security:
                 f"other users can read {path}. If nobody has read it, run `chmod 600 {path}`;"
                 " otherwise create new ones with `tesserae cluster certs --renew`."
             )
-    authority = _load(folder / AUTHORITY)
+    authority = _load_certificate(folder / AUTHORITY)
     for path in (Path(fields[f"tls_{role}_cert"]) for role in roles):
-        _check_age(path)
+        _check_not_expired(path)
         try:
-            _load(path).verify_directly_issued_by(authority)
+            _load_certificate(path).verify_directly_issued_by(authority)
         except (ValueError, TypeError, InvalidSignature):
             raise CertificateError(
                 f"{path} was not signed by {folder / AUTHORITY}. Copy both from the same machine,"
@@ -286,10 +286,10 @@ def expiry(path: Path) -> datetime:
         CertificateError: The file is not a certificate.
         OSError: The file cannot be read.
     """
-    return _load(path).not_valid_after_utc
+    return _load_certificate(path).not_valid_after_utc
 
 
-def _load(path: Path) -> x509.Certificate:
+def _load_certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except ValueError:
@@ -300,7 +300,7 @@ _PURPOSES = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
 """The uses of each certificate: every role both accepts and opens connections."""
 
 
-def _check_age(path: Path) -> None:
+def _check_not_expired(path: Path) -> None:
     until = expiry(path)
     if until < datetime.now(UTC):
         raise CertificateError(
@@ -309,11 +309,11 @@ def _check_age(path: Path) -> None:
         )
 
 
-def _name(common: str) -> x509.Name:
+def _common_name(common: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
 
-def _builder(
+def _certificate_builder(
     subject: x509.Name,
     issuer: x509.Name,
     key: ec.EllipticCurvePublicKey,
@@ -331,7 +331,7 @@ def _builder(
     )
 
 
-def _usage(*, key_cert_sign: bool = False, digital_signature: bool = False) -> x509.KeyUsage:
+def _key_usage(*, key_cert_sign: bool = False, digital_signature: bool = False) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=digital_signature,
         key_cert_sign=key_cert_sign,
@@ -345,7 +345,7 @@ def _usage(*, key_cert_sign: bool = False, digital_signature: bool = False) -> x
     )
 
 
-def _alternatives(names: Iterable[str]) -> list[x509.GeneralName]:
+def _alternative_names(names: Iterable[str]) -> list[x509.GeneralName]:
     alternatives: list[x509.GeneralName] = []
     for name in dict.fromkeys(names):
         try:

@@ -71,8 +71,8 @@ def _scheduler_ports(dask_scheduler: Scheduler) -> list[Port]:
     comm = urlsplit(dask_scheduler.address)
     return _own_ports(
         {
-            comm.port: f"scheduler, {_kind(comm.scheme)}",
-            _http_port(dask_scheduler): f"{DASHBOARD}, {_web(dask_scheduler)}",
+            comm.port: f"scheduler, {_encryption_text(comm.scheme)}",
+            _http_port(dask_scheduler): f"{DASHBOARD}, {_dashboard_protocol(dask_scheduler)}",
         }
     )
 
@@ -81,7 +81,7 @@ def _worker_ports(dask_worker: Worker) -> list[Port]:
     comm = urlsplit(dask_worker.address)
     return _own_ports(
         {
-            comm.port: f"worker, {_kind(comm.scheme)}",
+            comm.port: f"worker, {_encryption_text(comm.scheme)}",
             _http_port(dask_worker): "worker metrics, plain HTTP",
         }
     )
@@ -89,7 +89,9 @@ def _worker_ports(dask_worker: Worker) -> list[Port]:
 
 def _nanny_ports(dask_worker: Nanny) -> list[Port]:
     comm = urlsplit(dask_worker.address)
-    return _own_ports({comm.port: f"nanny, which restarts a worker, {_kind(comm.scheme)}"})
+    return _own_ports(
+        {comm.port: f"nanny, which restarts a worker, {_encryption_text(comm.scheme)}"}
+    )
 
 
 def _own_ports(purposes: dict[int | None, str]) -> list[Port]:
@@ -106,9 +108,9 @@ def _http_port(server: Scheduler | Worker) -> int:
     return int(server.http_server.port)  # type: ignore[attr-defined]  # Dask sets it at start
 
 
-def _kind(scheme: str) -> str:
+def _encryption_text(scheme: str) -> str:
     return TLS if scheme == "tls" else "NOT encrypted, open to everyone"
 
 
-def _web(scheduler: Scheduler) -> str:
+def _dashboard_protocol(scheduler: Scheduler) -> str:
     return HTTPS if scheduler.http_server.ssl_options is not None else "plain HTTP"

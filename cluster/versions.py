@@ -44,18 +44,20 @@ def compare(
     local_versions = installed((*packages, *must_match), code)
     worker_versions = broadcast(client, installed, (*packages, *must_match), code, workers=workers)
     sentences = []
-    for (name, remote), differing in sorted(_differences(local_versions, worker_versions).items()):
+    for (name, remote), differing in sorted(
+        _differing_workers(local_versions, worker_versions).items()
+    ):
         if name.startswith(CODE_PREFIX):
             raise ClusterError(
-                f"{_named(differing)} runs another version of Tesserae: its"
+                f"{_workers_text(differing)} runs another version of Tesserae: its"
                 f" {name.removeprefix(CODE_PREFIX)}/ differs from this machine's. Install the same"
                 " version on both, and restart the worker."
             )
         sentence = (
             f"{name} is {local_versions[name] or 'missing'} here and {remote or 'missing'} on"
         )
-        sentence += f" {_named(differing)}"
-        if name in must_match and _public(remote) != _public(local_versions[name]):
+        sentence += f" {_workers_text(differing)}"
+        if name in must_match and _public_version(remote) != _public_version(local_versions[name]):
             raise ClusterError(
                 f"{sentence}: expected the same version. Install it there, and restart the worker."
             )
@@ -63,7 +65,7 @@ def compare(
     return sentences
 
 
-def _differences(
+def _differing_workers(
     local_versions: Mapping[str, str], worker_versions: Mapping[str, Any]
 ) -> dict[tuple[str, str], list[str]]:
     """Return the workers that differ, by (name of the package or tree, version on the worker)."""
@@ -83,7 +85,7 @@ def _differences(
     return differing
 
 
-def _public(version: str) -> str:
+def _public_version(version: str) -> str:
     """Return a version without its local part, the text from `+` on."""
     return version.partition("+")[0]
 
@@ -110,6 +112,6 @@ def installed(packages: Sequence[str], code: Code) -> dict[str, str]:
     return versions
 
 
-def _named(workers: Sequence[str]) -> str:
+def _workers_text(workers: Sequence[str]) -> str:
     more = f" and {len(workers) - 1} more" if len(workers) > 1 else ""
     return f"worker {workers[0]}{more}"

@@ -91,7 +91,7 @@ class Augment:
             return draws(self.seed, epoch, rows, purpose)
 
         if self.crop == "resized":
-            augmented = _resized(
+            augmented = _crop_and_resize(
                 images.float(), self, draw(_AREA), draw(_RATIO), draw(_LEFT), draw(_TOP)
             )
         else:
@@ -138,18 +138,18 @@ def draws(seed: int, epoch: int, rows: Tensor, purpose: int) -> Tensor:
     """
     # This is `pipeline.order.key(seed, epoch, purpose, row)` in signed integers that wrap around,
     # because torch has no arithmetic on unsigned 64-bit integers.
-    values = (rows ^ _signed(key(seed, epoch, purpose))) + _signed(_STEP)
+    values = (rows ^ _as_signed_64_bit(key(seed, epoch, purpose))) + _as_signed_64_bit(_STEP)
     for shift, factor in _FACTORS:
-        values = (values ^ _shifted(values, shift)) * _signed(factor)
-    values = values ^ _shifted(values, 31)
-    return _shifted(values, 40).float() * 2.0**-24
+        values = (values ^ _shift_right_unsigned(values, shift)) * _as_signed_64_bit(factor)
+    values = values ^ _shift_right_unsigned(values, 31)
+    return _shift_right_unsigned(values, 40).float() * 2.0**-24
 
 
-def _shifted(values: Tensor, bits: int) -> Tensor:
+def _shift_right_unsigned(values: Tensor, bits: int) -> Tensor:
     return (values >> bits) & ((1 << (64 - bits)) - 1)  # without the sign's extension
 
 
-def _signed(number: int) -> int:
+def _as_signed_64_bit(number: int) -> int:
     return number - 2**64 if number >= 2**63 else number
 
 
@@ -174,7 +174,7 @@ def normalise(
     return images.float() * scale + shift
 
 
-def _resized(
+def _crop_and_resize(
     images: Tensor, augment: Augment, area: Tensor, ratio: Tensor, left: Tensor, top: Tensor
 ) -> Tensor:
     height, width = images.shape[2:]

@@ -122,10 +122,10 @@ def locking_method(folder: Path) -> str:
         with contextlib.suppress(LocksMissingError):
             try_lock(file.fileno())
             return "fcntl"
-    return _numbered_way(folder)
+    return _numbered_locking_method(folder)
 
 
-def _numbered_way(folder: Path) -> str:
+def _numbered_locking_method(folder: Path) -> str:
     name = f".locks-{os.getpid()}"
     lock = NumberedLock(folder, name)
     try:
@@ -222,7 +222,7 @@ class NumberedLock:
                 return None
             holder = f"process {int(record['pid'])} on {record['host']}"
             # Only a process of the same boot and pid namespace can be checked by its pid.
-            seen = (record["boot"], record["space"]) == _seen_processes()
+            seen = (record["boot"], record["space"]) == _boot_and_pid_namespace()
             if seen and record["boot"]:
                 return holder if _is_running(record["pid"], record["started"]) else None
         except FileNotFoundError:  # removed by the holder of a higher number
@@ -282,17 +282,17 @@ def numbered_lock(folder: Path, name: str) -> Iterator[None]:
 
 def identify_process() -> dict[str, str | int]:
     """Return the identity of this process: host, pid, start time, boot and pid namespace."""
-    boot, space = _seen_processes()
+    boot, space = _boot_and_pid_namespace()
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "started": _started(os.getpid()),
+        "started": _process_start_time(os.getpid()),
         "boot": boot,
         "space": space,
     }
 
 
-def _seen_processes() -> tuple[str, str]:
+def _boot_and_pid_namespace() -> tuple[str, str]:
     """Return the boot id and the pid namespace, which processes that see each other share."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -301,7 +301,7 @@ def _seen_processes() -> tuple[str, str]:
         return "", ""
 
 
-def _started(pid: int) -> str:
+def _process_start_time(pid: int) -> str:
     """Return the start time of a process in ticks of this boot; empty if /proc does not show it."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -312,7 +312,7 @@ def _started(pid: int) -> str:
 
 def _is_running(pid: int, started: str) -> bool:
     """Return True if the process that had *pid* when it *started* still runs."""
-    if now := _started(pid):
+    if now := _process_start_time(pid):
         return now == started
     try:
         os.kill(pid, 0)

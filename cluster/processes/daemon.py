@@ -129,7 +129,7 @@ def check_same_host(folder: Path, name: str) -> None:
         ClusterError: It was started elsewhere; the message names the machine.
     """
     current = _current_host()
-    recorded = _record(folder, name).get("where")
+    recorded = _read_record(folder, name).get("where")
     started_on = current if recorded is None else {"id": "", **recorded}  # older records have no id
     if started_on["boot"] and started_on["boot"] == current["boot"]:
         # The same boot, so the same machine, whatever its host name is now.
@@ -137,7 +137,7 @@ def check_same_host(folder: Path, name: str) -> None:
     else:
         # A reboot has ended the program, and the machine may have been renamed since.
         renamed = started_on["machine"] != current["machine"]
-        elsewhere = renamed and not _is_same(started_on, current)
+        elsewhere = renamed and not _is_same_machine(started_on, current)
     if elsewhere:
         raise ClusterError(
             f"{_record_path(folder, name)} was written on {started_on['machine']}, another machine"
@@ -158,21 +158,21 @@ def log_path(folder: Path, name: str) -> Path:
 
 def _process_family(folder: Path, name: str) -> list[psutil.Process]:
     """Return the running processes of a program and its descendants."""
-    mark = _record(folder, name).get("mark")
+    mark = _read_record(folder, name).get("mark")
     if mark is None:
         return []
     return [process for process in psutil.process_iter() if _has_mark(process, mark)]
 
 
-def _record(folder: Path, name: str) -> dict[str, Any]:
+def _read_record(folder: Path, name: str) -> dict[str, Any]:
     try:
         record = json.loads(_record_path(folder, name).read_text())
     except (OSError, ValueError, RecursionError):
         return {}
-    return record if _is_record(record) else {}
+    return record if _is_valid_record(record) else {}
 
 
-def _is_record(record: Any) -> bool:
+def _is_valid_record(record: Any) -> bool:
     """Return True if *record* has the form that this or an earlier version of `start` writes."""
     if not isinstance(record, dict) or not isinstance(record.get("mark"), str | None):
         return False
@@ -207,7 +207,7 @@ def _machine_id() -> str:
     return ""
 
 
-def _is_same(started_on: dict[str, str], current: dict[str, str]) -> bool:
+def _is_same_machine(started_on: dict[str, str], current: dict[str, str]) -> bool:
     return current["id"] != "" and started_on["id"] == current["id"]
 
 

@@ -125,7 +125,7 @@ def supervise(
                 program.update(now)
             time.sleep(POLL_SECONDS)
     finally:
-        _stop_all(supervised)
+        _stop_programs(supervised)
         for signum, handler in previous_handlers.items():
             signal.signal(signum, handler)
     return {program.program.name: program.starts for program in supervised}
@@ -145,7 +145,7 @@ def run_once(program: Program) -> int:
     os.execvpe(program.command[0], list(program.command), {**os.environ, **program.environment})
 
 
-def _stop_all(supervised: Sequence[_SupervisedProgram]) -> None:
+def _stop_programs(supervised: Sequence[_SupervisedProgram]) -> None:
     # All get SIGTERM first, so that they stop at the same time.
     for program in supervised:
         program.signal(signal.SIGTERM)

@@ -49,7 +49,7 @@ def worker_slots(client: Client, *, gpu: bool) -> list[WorkerSlot]:
         gpu: True for workers with a GPU only, machine by machine; False for all workers, in turn
             over machines.
     """
-    workers: list[tuple[str, str, float]] = client.run_on_scheduler(_workers)
+    workers: list[tuple[str, str, float]] = client.run_on_scheduler(_running_workers)
     slots = [
         WorkerSlot(address, host, gpu) for host, address, gpus in sorted(workers) if gpus or not gpu
     ]
@@ -64,7 +64,7 @@ def worker_slots(client: Client, *, gpu: bool) -> list[WorkerSlot]:
     return [slot for _, slot in sorted(ranked, key=lambda turn: turn[0])]
 
 
-def _workers(dask_scheduler: Scheduler) -> list[tuple[str, str, float]]:
+def _running_workers(dask_scheduler: Scheduler) -> list[tuple[str, str, float]]:
     return [
         (str(urlsplit(worker.address).hostname), worker.address, worker.resources.get("GPU", 0))
         for worker in dask_scheduler.workers.values()

@@ -47,7 +47,7 @@ class SlurmAllocation(EmbeddedScheduler):
             threads: Number of tasks that each of them runs at once.
         """
         self._folder = _step_folder(profile)
-        _remove(self._folder)
+        _remove_step_files(self._folder)
         files = certificates.create()
         super().__init__(reachable_host(profile), files, dashboard=dashboard)
         certificates.write(self._folder, certificates.for_workers(files))
@@ -98,7 +98,7 @@ class SlurmAllocation(EmbeddedScheduler):
             time.sleep(0.1)  # a worker that loses its scheduler first would retry for a while
         self._local_link.wait(CLOSE_SECONDS)
         super().close()
-        _remove(self._folder)
+        _remove_step_files(self._folder)
 
 
 def step_rank() -> int:
@@ -153,7 +153,7 @@ def _step_folder(profile: Profile) -> Path:
     return Path(profile.shared).expanduser() / step
 
 
-def _remove(folder: Path) -> None:
+def _remove_step_files(folder: Path) -> None:
     """Remove the files of a first process from *folder*, and the folder if it is empty then.
 
     The folder has the name of a step, and its parent may be used by others, so foreign files and

@@ -164,7 +164,7 @@ class SlurmCluster(EmbeddedScheduler):
             job._command_template = f"exec {shlex.join(command)}"
             asyncio.run(job.start())  # type: ignore[no-untyped-call]
         except (OSError, RuntimeError, ValueError) as e:
-            reason = too_many_files(e, "sbatch") or _last_line(e)
+            reason = too_many_files(e, "sbatch") or _last_error_line(e)
             raise ClusterError(f"Slurm rejected the job ({reason}).") from e
         return str(job.job_id)
 
@@ -217,6 +217,6 @@ def _job_number() -> str | None:
     return os.environ.get("SLURM_JOB_ID")
 
 
-def _last_line(error: BaseException) -> str:
+def _last_error_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__

@@ -71,7 +71,7 @@ class JobPool:
 
 
 @dataclass
-class _Job:
+class _SubmittedJob:
     number: str
     name: str
     started: float | None = None
@@ -87,7 +87,7 @@ class Jobs:
         self._pools = pools
         self._batch = batch
         self._report = report
-        self._jobs: list[_Job] = []
+        self._jobs: list[_SubmittedJob] = []
         self._failures: Counter[str] = Counter()
         self._hold_until: dict[str, float] = {}
         self._surplus_checks: Counter[str] = Counter()
@@ -105,7 +105,7 @@ class Jobs:
         """
         for name, target in self._targets(None).items():
             for _ in range(target):
-                self._jobs.append(_Job(self._batch.submit(name), name))
+                self._jobs.append(_SubmittedJob(self._batch.submit(name), name))
 
     def update(self, now: float, load: Load | None) -> None:
         """Replace jobs that have ended, and adapt their number to the load.
@@ -188,7 +188,7 @@ class Jobs:
     def _add(self, name: str, count: int, now: float) -> None:
         for _ in range(count):
             try:
-                job = _Job(self._batch.submit(name), name)
+                job = _SubmittedJob(self._batch.submit(name), name)
             except ClusterError as e:
                 if not self._jobs:
                     raise
@@ -198,7 +198,7 @@ class Jobs:
             self._jobs.append(job)
             self._report(f"submitted job {job.number}")
 
-    def _release(self, active: Sequence[_Job], surplus: int, load: Load) -> None:
+    def _release(self, active: Sequence[_SubmittedJob], surplus: int, load: Load) -> None:
         waiting = [job for job in active if job.started is None]
         releasable = waiting
         if len(waiting) < surplus:

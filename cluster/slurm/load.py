@@ -29,11 +29,11 @@ def worker_demand(client: Client) -> WorkerDemand:
     Args:
         client: A client of the scheduler.
     """
-    workers, idle = client.run_on_scheduler(_worker_demand)
+    workers, idle = client.run_on_scheduler(_demand_on_scheduler)
     return WorkerDemand(workers, frozenset(idle))
 
 
-def _worker_demand(dask_scheduler: Scheduler) -> tuple[int, list[str]]:
+def _demand_on_scheduler(dask_scheduler: Scheduler) -> tuple[int, list[str]]:
     workers = dask_scheduler.workers.values()
     idle = [worker.address for worker in workers if not worker.processing]
     return dask_scheduler.adaptive_target(target_duration=HORIZON_SECONDS), idle

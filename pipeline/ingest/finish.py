@@ -42,9 +42,9 @@ def finish_split(store: str, split: str, run: str) -> FinishRecord:
     plan = records.load_plan(objects, split)
     commits = all_commits(objects, plan)
     sizes = sorted(set.intersection(*(commit.sizes for commit in commits)))
-    previous = _previous_done(objects, split)
+    previous = _previous_finish_record(objects, split)
     parts = parts_digest(commits)
-    columns, written = _table_and_columns(objects, plan, commits, previous, parts)
+    columns, written = _write_table_and_collect(objects, plan, commits, previous, parts)
     derived = [
         *arrays.label_array(split, columns.label),
         *arrays.status_array(split, columns.status),
@@ -189,7 +189,7 @@ def put_changed(objects: Objects, name: str, data: bytes) -> None:
         objects.put(name, data)
 
 
-def _previous_done(objects: Objects, split: str) -> FinishRecord | None:
+def _previous_finish_record(objects: Objects, split: str) -> FinishRecord | None:
     try:
         return records.load_finish_record(objects, split)
     except StoreDamagedError:
@@ -197,7 +197,7 @@ def _previous_done(objects: Objects, split: str) -> FinishRecord | None:
 
 
 @dataclass(frozen=True)
-class _Columns:
+class _LabelAndStatus:
     """The contents of the small arrays `label` and `status`, collected from the table."""
 
     label: NDArray[np.int32]
@@ -209,14 +209,14 @@ class _Columns:
         self.status[commit.start : commit.stop] = part["status"].to_numpy()
 
 
-def _table_and_columns(
+def _write_table_and_collect(
     objects: Objects,
     plan: Plan,
     commits: Sequence[Commit],
     previous: FinishRecord | None,
     parts: str,
-) -> tuple[_Columns, list[ObjectRecord]]:
-    columns = _Columns(np.empty(plan.num_rows, np.int32), np.empty(plan.num_rows, np.uint8))
+) -> tuple[_LabelAndStatus, list[ObjectRecord]]:
+    columns = _LabelAndStatus(np.empty(plan.num_rows, np.int32), np.empty(plan.num_rows, np.uint8))
     name = layout.table(plan.split)
 
     def collected() -> Iterator[pa.Table]:
@@ -224,7 +224,7 @@ def _table_and_columns(
             columns.take(commit, part)
             yield part
 
-    old = None if previous is None or previous.parts != parts else _written(previous, name)
+    old = None if previous is None or previous.parts != parts else _record_of(previous, name)
     if old is not None and records.is_intact(objects, old):
         for _ in collected():
             """Collect the columns alone: the table of the same parts is intact."""
@@ -240,5 +240,5 @@ def _table_and_columns(
     return columns, [hashing.written()]
 
 
-def _written(done: FinishRecord, name: str) -> ObjectRecord | None:
+def _record_of(done: FinishRecord, name: str) -> ObjectRecord | None:
     return next((record for record in done.objects if record.name == name), None)

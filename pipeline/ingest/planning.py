@@ -134,7 +134,7 @@ def _requested_recipe(options: StoreOptions, stored: Recipe | None, classes: Cla
     if options.serves is not None:
         serves = options.serves
     fields = {name: chosen(name) for name in DEFAULTS}
-    versions = _versions(stored)
+    versions = _stored_versions(stored)
     rules = versions.get("decode_rules", recipe.DECODE_RULES)
     probed = probe.probe(str(fields["filter"]), rules=rules)
     return Recipe(
@@ -149,7 +149,7 @@ def _requested_recipe(options: StoreOptions, stored: Recipe | None, classes: Cla
     )
 
 
-def _versions(stored: Recipe | None) -> dict[str, int]:
+def _stored_versions(stored: Recipe | None) -> dict[str, int]:
     """Return the versions that a store keeps, by recipe field; empty for a new store."""
     names = ("format", "decode_rules", "listing_rules")
     return {} if stored is None else {name: getattr(stored, name) for name in names}
@@ -268,7 +268,7 @@ def make_plan(
     )
     if not objects.put_new(layout.plan(split), requested.encode()):
         plan.check_same(records.load_plan(objects, split), requested)
-    labels = _labels(listed, recipe)
+    labels = _labels_of_listing(listed, recipe)
     order = row_order(requested.num_rows, seed)
     write_labels(objects, split, labels[order])
     # Last, since a run that finds the source index does not plan again.
@@ -413,13 +413,13 @@ def class_runs(keys: pa.ChunkedArray) -> list[tuple[str, int, int]]:
     start = 0
     while start < len(column):
         name = column[start].as_py().partition("/")[0]
-        stop = _bisect(column, name + "0", start)  # "0" follows "/" in ASCII
+        stop = _first_key_not_below(column, name + "0", start)  # "0" follows "/" in ASCII
         runs.append((name, start, stop))
         start = stop
     return runs
 
 
-def _bisect(column: pa.Array, text: str, low: int) -> int:
+def _first_key_not_below(column: pa.Array, text: str, low: int) -> int:
     # The first index in [low, len) whose key is not below *text*, bytewise. The step doubles first,
     # then the interval is halved: runs of a class are short compared with the column.
     target = text.encode()
@@ -440,7 +440,7 @@ def _bisect(column: pa.Array, text: str, low: int) -> int:
     return low
 
 
-def _labels(listed: Listing, recipe: Recipe) -> NDArray[np.int32]:
+def _labels_of_listing(listed: Listing, recipe: Recipe) -> NDArray[np.int32]:
     label_of = {wnid: label for label, wnid in enumerate(recipe.wnids)}
     unknown = [name for name in listed.wnids if name not in label_of]
     if unknown:

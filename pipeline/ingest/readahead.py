@@ -69,7 +69,7 @@ def read_ahead(
             for sample in group
         ]
 
-    groups = _groups(samples, limit)
+    groups = _groups_of_samples(samples, limit)
     depth = REMOTE_DEPTH if remote else LOCAL_DEPTH
     with ThreadPoolExecutor(depth if remote else 1, "read-ahead") as pool:
         pending: deque[Future[list[bytes | Unread]]] = deque()
@@ -85,7 +85,7 @@ def read_ahead(
                 future.cancel()
 
 
-def _groups(samples: Sequence[Sample], limit: int | None) -> Iterator[list[Sample]]:
+def _groups_of_samples(samples: Sequence[Sample], limit: int | None) -> Iterator[list[Sample]]:
     group: list[Sample] = []
     num_bytes = 0
     for sample in samples:

@@ -86,7 +86,7 @@ def restore_parts(
         return []
     restored = []
     with objects.open(name) as file:
-        whole_table = _table(file, name, split_records)
+        whole_table = _open_complete_table(file, name, split_records)
         if whole_table is None:  # another program wrote it: use the source instead
             return []
         for commit in damaged:
@@ -97,7 +97,9 @@ def restore_parts(
     return restored
 
 
-def _table(file: BinaryIO, name: str, split_records: SplitRecords) -> pq.ParquetFile | None:
+def _open_complete_table(
+    file: BinaryIO, name: str, split_records: SplitRecords
+) -> pq.ParquetFile | None:
     rows = None if split_records.plan is None else range(split_records.plan.num_rows)
     try:
         parquet = open_parquet(file)

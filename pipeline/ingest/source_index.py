@@ -131,7 +131,7 @@ def write_source_index(
             for shard in range(plan.num_shards):
                 rows = plan.rows(shard)
                 file.write_batch(
-                    _batch(columns.take(order[rows.start : rows.stop]), schema_with_origin)
+                    _record_batch(columns.take(order[rows.start : rows.stop]), schema_with_origin)
                 )
         writer.finish()
     finally:
@@ -161,18 +161,20 @@ def load_origin(objects: Objects, plan: Plan) -> Origin:
     except (FileNotFoundError, StoreError):
         intact = False
     if not intact:
-        raise StoreError(_unknown(plan, f"{layout.source_index(plan.split)} is damaged"))
+        raise StoreError(
+            _unknown_location_text(plan, f"{layout.source_index(plan.split)} is damaged")
+        )
     return rows.origin
 
 
-def _unknown(plan: Plan, why: str) -> str:
+def _unknown_location_text(plan: Plan, why: str) -> str:
     return (
         f"the location of the images of split {plan.split!r} is unknown: {why}. Run `tesserae"
         " repair` with --data SOURCE, or `tesserae prepare SOURCE STORE` again."
     )
 
 
-def _batch(rows: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
+def _record_batch(rows: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
     arrays = [
         rows[field.name].cast(field.type).combine_chunks()
         if field.name in rows.column_names
@@ -203,11 +205,13 @@ class SourceIndex:
             fields = json.loads(self._file.schema.metadata[b"origin"])
             self.origin = schema.read(Origin, {**_DEFAULTS, **fields})
         except FileNotFoundError:
-            raise StoreError(_unknown(plan, f"there is no {name}")) from None
+            raise StoreError(_unknown_location_text(plan, f"there is no {name}")) from None
         except _UNREADABLE as e:
-            raise StoreError(_unknown(plan, f"{name} is damaged ({type(e).__name__})")) from e
+            raise StoreError(
+                _unknown_location_text(plan, f"{name} is damaged ({type(e).__name__})")
+            ) from e
         if self.origin.listing != plan.listing or self._file.num_record_batches != plan.num_shards:
-            raise StoreError(_unknown(plan, f"{name} belongs to another plan"))
+            raise StoreError(_unknown_location_text(plan, f"{name} belongs to another plan"))
 
     def shard(self, shard: int) -> list[Sample]:
         """Return the samples of one shard, in the order of its rows.
@@ -243,17 +247,17 @@ class SourceIndex:
             batch.validate(
                 full=True
             )  # also string offsets, which Arrow does not check when it reads
-            _check_values(batch, len(self._plan.rows(shard)))
+            _check_batch_values(batch, len(self._plan.rows(shard)))
         except _UNREADABLE as e:
             why = f"{layout.source_index(self._plan.split)} is damaged ({type(e).__name__}: {e})"
-            raise StoreError(_unknown(self._plan, why)) from e
+            raise StoreError(_unknown_location_text(self._plan, why)) from e
         return batch
 
 
 _UNREADABLE = (OSError, pa.ArrowException, KeyError, TypeError, ValueError, RecursionError)
 
 
-def _check_values(batch: pa.RecordBatch, num_rows: int) -> None:
+def _check_batch_values(batch: pa.RecordBatch, num_rows: int) -> None:
     if batch.num_rows != num_rows or any(batch[name].null_count for name in REQUIRED):
         raise ValueError(f"expected {num_rows} rows with keys, labels and sizes")
     for name, minimum in (("label", -1), ("num_bytes", 0), ("offset", 0)):

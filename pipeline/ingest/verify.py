@@ -68,7 +68,7 @@ def read_records(objects: Objects, split: str) -> SplitRecords:
         What could be read, and a problem for each document that is missing or damaged.
     """
     ledger = records.read_ledger(objects, split)
-    reader = _Reader(objects, ledger.copies)
+    reader = _RecordReader(objects, ledger.copies)
     if ledger.damage is not None:
         reader.problems.append(Problem(layout.ledger(split), ledger.damage))
     split_plan = reader.plan(split)
@@ -83,7 +83,7 @@ def read_records(objects: Objects, split: str) -> SplitRecords:
     )
 
 
-class _Reader:
+class _RecordReader:
     """Reads documents and collects the problems with them."""
 
     def __init__(self, objects: Objects, copies: dict[str, bytes]) -> None:
@@ -130,7 +130,7 @@ class _Reader:
 
         def read(shard: int) -> Commit | None:
             name = layout.commit(planned.split, shard)
-            fits = functools.partial(_belongs, planned, shard)
+            fits = functools.partial(_is_commit_of_shard, planned, shard)
             must_exist = expected or name in self._copies
             decoded: Commit | None = self._read(name, commit.decode, fits, expected=must_exist)
             return decoded
@@ -156,7 +156,7 @@ class _Reader:
         except FileNotFoundError:
             pass
         except StoreDamagedError as e:
-            reason = _damage(e)
+            reason = _damage_text(e)
         except OSError as e:
             reason = f"cannot be read: {e.strerror or e}"
         if reason:
@@ -174,11 +174,11 @@ class _Reader:
         return decoded if fits(decoded) else None
 
 
-def _belongs(planned: Plan, shard: int, commit_record: Commit) -> bool:
+def _is_commit_of_shard(planned: Plan, shard: int, commit_record: Commit) -> bool:
     return commit_record.shard == shard and records.belongs(planned, commit_record)
 
 
-def _damage(error: StoreDamagedError) -> str:
+def _damage_text(error: StoreDamagedError) -> str:
     return f"damaged: {error.problem}" if isinstance(error, InvalidDocumentError) else "damaged"
 
 

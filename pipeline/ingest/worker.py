@@ -66,7 +66,7 @@ class Workspace:
         self.reader = SourceReader(self.rows.origin.root)
         self.remote = is_url(self.rows.origin.root)
         self.watchdog = Watchdog(config.image_seconds if config.watched else 0.0)
-        _check_pixels(self.recipe)
+        _check_probe_pixels(self.recipe)
 
 
 workspace = functools.lru_cache(maxsize=2)(Workspace)
@@ -96,7 +96,7 @@ def check_run_active(store: str, run: str) -> None:
         )
 
 
-def _check_pixels(stored: recipe.Recipe) -> None:
+def _check_probe_pixels(stored: recipe.Recipe) -> None:
     probed = probe.probe(stored.filter, rules=stored.decode_rules)
     local = replace(
         stored, decoder=probed.decoder, resizer=probed.resizer, software=probe.description()

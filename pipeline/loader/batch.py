@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.store.split import Split
 
 
-class _Tensors(NamedTuple):
+class _BatchTensors(NamedTuple):
     images: torch.Tensor | tuple[torch.Tensor, ...]
     """The images, (n, 3, size, size) uint8 RGB, channels last in memory; a tuple of such tensors
     for several sizes; or features, (n, d) float32."""
@@ -22,7 +22,7 @@ class _Tensors(NamedTuple):
     """The rows of the split, (n,) int64."""
 
 
-class Batch(_Tensors):
+class Batch(_BatchTensors):
     """One rank's part of a global batch, which unpacks to images, labels and rows.
 
     A part has n of the B rows of its global batch. Parts differ by one row if B is not a multiple

@@ -61,11 +61,11 @@ class ChunkReader:
         self._split = split.plan.split
         self._decompress = decompressor(split.recipe.codec)
         # Indexes are never evicted: one has 16 bytes a chunk, and reading it costs a round trip.
-        self._indexes: _Cache[int, NDArray[np.uint64]] = _Cache(split.plan.num_shards)
+        self._indexes: _ChunkCache[int, NDArray[np.uint64]] = _ChunkCache(split.plan.num_shards)
         capacity = cache_bytes // self._geometry.chunk_bytes
         keep = self._geometry.chunk_rows > 1 or capacity >= split.plan.num_rows
-        self._chunks: _Cache[ChunkId, NDArray[np.uint8]] | None = (
-            _Cache(max(1, capacity)) if keep else None
+        self._chunks: _ChunkCache[ChunkId, NDArray[np.uint8]] | None = (
+            _ChunkCache(max(1, capacity)) if keep else None
         )
         self._scratch = threading.local()
         self._direct_buffers: Buffers | None = None
@@ -202,7 +202,7 @@ class ChunkReader:
 
     def _verified(self, chunk_id: ChunkId, data: memoryview, num_bytes: int) -> memoryview:
         if len(data) != num_bytes or not has_valid_checksum(data):
-            raise _damaged(self._name(chunk_id[0]), f"chunk {chunk_id[1]}")
+            raise _damaged_chunk_error(self._name(chunk_id[0]), f"chunk {chunk_id[1]}")
         return data[:-CHECKSUM_BYTES]
 
     def _fetch(self, name: str, start: int, num_bytes: int) -> memoryview:
@@ -221,7 +221,7 @@ class ChunkReader:
                 out[:] = np.frombuffer(data, np.uint8)
         # The checksum matched, so the chunk was written wrong: codecs raise any of these.
         except (IndexError, RuntimeError, ValueError):
-            raise _damaged(self._name(chunk_id[0]), f"chunk {chunk_id[1]}") from None
+            raise _damaged_chunk_error(self._name(chunk_id[0]), f"chunk {chunk_id[1]}") from None
 
     def _decoded_chunk(self, chunk_id: ChunkId, data: memoryview | None) -> NDArray[np.uint8]:
         data = self._read_chunk(chunk_id) if data is None else data
@@ -230,7 +230,7 @@ class ChunkReader:
         ):  # uncompressed: cache the buffer itself
             pixels = np.frombuffer(data, np.uint8)
             if len(pixels) != self._geometry.chunk_bytes:
-                raise _damaged(self._name(chunk_id[0]), f"chunk {chunk_id[1]}")
+                raise _damaged_chunk_error(self._name(chunk_id[0]), f"chunk {chunk_id[1]}")
         else:
             pixels = np.empty(self._geometry.chunk_bytes, np.uint8)
             self._decode(chunk_id, data, pixels)
@@ -249,7 +249,7 @@ class ChunkReader:
         data = self._read(name, max(0, size - index_bytes), index_bytes)
         index = decode_index(data) if len(data) == index_bytes else None
         if index is None or (index[: self._geometry.num_chunks(shard)] == ABSENT).any():
-            raise _damaged(name, "its index")
+            raise _damaged_chunk_error(name, "its index")
         return index
 
     def _read(self, name: str, start: int, num_bytes: int) -> bytes:
@@ -259,7 +259,7 @@ class ChunkReader:
             raise StoreDamagedError(f"{name} is missing. Run `tesserae repair`.") from None
 
 
-def _damaged(name: str, part: str) -> StoreDamagedError:
+def _damaged_chunk_error(name: str, part: str) -> StoreDamagedError:
     return StoreDamagedError(f"{name} is damaged ({part}). Run `tesserae repair`.")
 
 
@@ -267,7 +267,7 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-class _Cache(Generic[Key, Value]):
+class _ChunkCache(Generic[Key, Value]):
     """A thread-safe LRU cache. Threads that need a value which is being computed wait for it."""
 
     def __init__(self, capacity: int) -> None:

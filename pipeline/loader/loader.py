@@ -142,7 +142,7 @@ class Loader(BaseLoader):
         self._local_ranks: int | None = None
         self.readers: dict[str, int] = {}
         """The number of gathers by method: `mapped`, `preadv`, `direct`, `chunks`."""
-        self._opened: _OpenSplit | None = None
+        self._opened: _OpenLoader | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the pickled state, without open files and threads."""
@@ -190,7 +190,7 @@ class Loader(BaseLoader):
         with ExitStack() as at_end:
             disk = ThreadPoolExecutor(DISK_THREADS, "disk")
             at_end.callback(disk.shutdown, cancel_futures=True)
-            gathering = ThreadPoolExecutor(self.threads, "gather", _use_one_thread)
+            gathering = ThreadPoolExecutor(self.threads, "gather", _limit_openmp_to_one_thread)
             at_end.callback(gathering.shutdown, cancel_futures=True)
             ahead = WindowPrefetcher(windows, opened.readers, disk)
             at_end.callback(ahead.stop)
@@ -210,21 +210,21 @@ class Loader(BaseLoader):
         chunk_bytes = self._open().split.recipe.chunk_rows * max(self.sizes) ** 2 * 3
         return max(1, self.window_bytes // chunk_bytes)
 
-    def _open(self) -> _OpenSplit:
+    def _open(self) -> _OpenLoader:
         # A forked child has no threads of its parent, and its locks may be held: it opens anew.
         if self._opened is None or self._opened.process != os.getpid():
-            self._opened = _OpenSplit(self)
+            self._opened = _OpenLoader(self)
         return self._opened
 
 
-def _use_one_thread() -> None:
+def _limit_openmp_to_one_thread() -> None:
     """Limit OpenMP to one thread for calls from this thread: there is a gather thread per core."""
     torch.get_num_threads()  # torch sets its default at a thread's first call: the limit goes last
-    _openmp().limit(limits=1, user_api="openmp")
+    _openmp_controller().limit(limits=1, user_api="openmp")
 
 
 @cache
-def _openmp() -> ThreadpoolController:
+def _openmp_controller() -> ThreadpoolController:
     # Cached, because the controller examines every library of the process.
     return ThreadpoolController()
 
@@ -273,7 +273,7 @@ class _BatchBuffers:
         ]
 
 
-class _OpenSplit:
+class _OpenLoader:
     """The open files, readers and buffers of a loader, from its first batch on."""
 
     def __init__(self, loader: Loader) -> None:

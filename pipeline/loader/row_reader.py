@@ -254,7 +254,7 @@ class RowReader:
             if current is opened and self._mapping is not None:
                 self._mapping.add(number, current.file)
             # Threads that still read a dropped shard hold it, so its file stays open until then.
-            if not _may_open_more(opened.file):  # drop the least recently used half
+            if not _may_keep_files_open(opened.file):  # drop the least recently used half
                 for _ in range(-(-len(self._shards) // 2)):
                     self._shards.popitem(last=False)
         return current
@@ -273,7 +273,7 @@ def finish_all(futures: Sequence[Future[Any]]) -> None:
         future.result()
 
 
-def _may_open_more(file: int) -> bool:
+def _may_keep_files_open(file: int) -> bool:
     """Return True if a process that has just opened descriptor *file* may keep its files open.
 
     The system assigns the lowest free descriptor, so its number tells how many files are open. The

@@ -220,7 +220,7 @@ class ShardCopySet:
                     return
                 try:
                     # Another process may have completed it since the list of missing ones was made.
-                    if not _exists(folder, name) and self._copy(*size_and_shard, file):
+                    if not _is_regular_file(folder, name) and self._copy(*size_and_shard, file):
                         os.rename(name + COPY_SUFFIX, name, src_dir_fd=folder, dst_dir_fd=folder)
                         self._staged[size_and_shard[0]][size_and_shard[1]] = True
                 finally:
@@ -288,7 +288,7 @@ class ShardCopySet:
         yield False
 
 
-def _exists(folder: int, name: str) -> bool:
+def _is_regular_file(folder: int, name: str) -> bool:
     try:
         return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
     except FileNotFoundError:

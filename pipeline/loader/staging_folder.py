@@ -146,13 +146,15 @@ class StagingFolder:
         if info.st_uid != self._owner:
             raise self._not_ours(name, f"it belongs to user {info.st_uid}")
         mark = _read_mark(folder)
-        if mark == _mark(name, info):
+        if mark == _mark_of_set(name, info):
             return
         # A set that was moved from another disk has a mark with another inode: it is marked again.
         # An unmarked folder is accepted only if it is empty, after a crash before its mark.
-        if not mark.startswith(_mark(name)) and _names_in(folder) - {MARK_NAME + COPY_SUFFIX}:
+        if not mark.startswith(_mark_of_set(name)) and _names_in(folder) - {
+            MARK_NAME + COPY_SUFFIX
+        }:
             raise self._not_ours(name, "staging has not marked it as its own")
-        _write_mark(folder, _mark(name, info))
+        _write_mark(folder, _mark_of_set(name, info))
 
     def _not_ours(self, name: str, reason: str) -> StoreError:
         return StoreError(
@@ -171,7 +173,7 @@ class StagingFolder:
         try:
             info = os.fstat(folder)
             is_own = (info.st_dev, info.st_uid) == (self._device, self._owner)
-            return is_own and _read_mark(folder) == _mark(name, info)
+            return is_own and _read_mark(folder) == _mark_of_set(name, info)
         finally:
             os.close(folder)
 
@@ -356,7 +358,7 @@ def _file_sizes(path: Path) -> Iterator[int]:
                 yield os.lstat(f"{parent}/{name}").st_size
 
 
-def _mark(name: str, folder: os.stat_result | None = None) -> bytes:
+def _mark_of_set(name: str, folder: os.stat_result | None = None) -> bytes:
     """Return the mark of a copy set, or its prefix if *folder* is None.
 
     The mark contains the inode of the folder, so a copy of it in another folder is invalid.

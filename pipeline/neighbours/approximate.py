@@ -151,7 +151,7 @@ class Hnsw:
             TesseraeError: faiss is not installed.
         """
         library = faiss()
-        axes = _axes(vectors.units(sample(vectors, seed)), options.dims)
+        axes = _principal_axes(vectors.units(sample(vectors, seed)), options.dims)
         graph = library.IndexHNSWSQ(
             axes.shape[1] + 1,
             library.ScalarQuantizer.QT_bf16,
@@ -162,7 +162,7 @@ class Hnsw:
         rows = np.flatnonzero(vectors.usable)
         with limit_faiss_threads(threads):
             for part in blocks(len(rows), vectors.dim):
-                graph.add(_reduced(vectors.units(rows[part]), axes))
+                graph.add(_reduced_vectors(vectors.units(rows[part]), axes))
         return cls(graph, axes, rows)
 
     def generate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
@@ -216,7 +216,7 @@ def sample(vectors: Vectors, seed: int) -> Rows:
     return np.sort(np.random.default_rng(seed).choice(rows, MAX_TRAINING_VECTORS, replace=False))
 
 
-def _axes(units: Floats, dims: int | None) -> Floats:
+def _principal_axes(units: Floats, dims: int | None) -> Floats:
     """Return (d, e - 1) float32: the principal directions, padded with columns of zeros."""
     dim = units.shape[1]
     max_dims = SIMD_WIDTH * (dim // SIMD_WIDTH + 1)
@@ -233,7 +233,7 @@ def _axes(units: Floats, dims: int | None) -> Floats:
     return padded
 
 
-def _reduced(units: Floats, axes: Floats) -> Floats:
+def _reduced_vectors(units: Floats, axes: Floats) -> Floats:
     """Return (m, e) float32: projections of units on the axes, and lengths of the residuals."""
     projected = units @ axes
     residual = np.sqrt(np.maximum(0, 1 - np.einsum("nd,nd->n", projected, projected)))

@@ -68,7 +68,7 @@ def build(
         raise ValueError(f"device is {device!r}: only an exact index is searched on one.")
     if threads < 1:
         raise ValueError(f"threads is {threads}: expected 1 or more.")
-    checked_options = _options(kind, options)
+    checked_options = _checked_options(kind, options)
     started = time.perf_counter()
     measured_vectors = measure_lengths(vectors)
     index = assemble(
@@ -84,7 +84,9 @@ def build(
     )
     if kind != "exact":
         index.facts.update(
-            measure_recall(index, _probes(measured_vectors, seed) if probes is None else probes)
+            measure_recall(
+                index, _probe_queries(measured_vectors, seed) if probes is None else probes
+            )
         )
     return index
 
@@ -120,7 +122,7 @@ def measure_recall(index: Index, queries: NDArray[Any]) -> dict[str, Any]:
     return {"recall": share, "recall_at": RECALL_AT, "probes": len(queries)}
 
 
-def _options(kind: str, options: dict[str, Any]) -> LshOptions | HnswOptions | None:
+def _checked_options(kind: str, options: dict[str, Any]) -> LshOptions | HnswOptions | None:
     make = {"lsh": LshOptions, "hnsw": HnswOptions}.get(kind)
     names = [field.name for field in fields(make)] if make else []
     for name, value in options.items():
@@ -144,7 +146,7 @@ def _candidate_generator(
     return ExactScan(vectors) if device is None else ExactDeviceScan(vectors, device)
 
 
-def _probes(vectors: Vectors, seed: int) -> Floats:
+def _probe_queries(vectors: Vectors, seed: int) -> Floats:
     """Return (q, d) float32: vectors displaced in directions in which vectors differ."""
     rows = np.flatnonzero(vectors.usable)
     if not len(rows):

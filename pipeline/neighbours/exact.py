@@ -76,7 +76,7 @@ class ExactScan:
         parts = []
         for start in range(0, len(queries), QUERY_BLOCK):
             block = np.asarray(queries[start : start + QUERY_BLOCK], np.float32)
-            best = _Best(len(block), count)
+            best = _BestCandidates(len(block), count)
             step = min(max(MIN_ROWS, MAX_PRODUCTS // len(block)), MAX_ROWS)
             scan(block, step, best, rows, allowed, added)
             parts.append(best.candidates())
@@ -86,7 +86,13 @@ class ExactScan:
         )
 
     def _straight(
-        self, queries: Floats, step: int, best: _Best, rows: Rows, allowed: Mask, extra: Floats
+        self,
+        queries: Floats,
+        step: int,
+        best: _BestCandidates,
+        rows: Rows,
+        allowed: Mask,
+        extra: Floats,
     ) -> None:
         every = len(rows) == len(allowed)
         for start in range(0, len(allowed), step):
@@ -97,7 +103,13 @@ class ExactScan:
             best.add(scores, np.arange(part.start, part.stop))
 
     def _gathered(
-        self, queries: Floats, step: int, best: _Best, rows: Rows, allowed: Mask, extra: Floats
+        self,
+        queries: Floats,
+        step: int,
+        best: _BestCandidates,
+        rows: Rows,
+        allowed: Mask,
+        extra: Floats,
     ) -> None:
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
@@ -116,7 +128,7 @@ class ExactScan:
         return np.asarray(scores, np.float32)
 
 
-class _Best:
+class _BestCandidates:
     """The best candidates of each query among the blocks that were added."""
 
     def __init__(self, queries: int, count: int) -> None:

@@ -67,13 +67,13 @@ def rank(vectors: Vectors, request: SearchRequest, rows: Rows) -> tuple[Floats, 
         scores -= request.shift[:, None]
     scores = scores.astype(np.float32)
     if request.exclude.shape[1]:
-        rows = np.where(_excluded(rows, request), -1, rows)
+        rows = np.where(_excluded_mask(rows, request), -1, rows)
     order = np.lexsort((gathered_rows, np.where(rows < 0, np.inf, -scores)))
-    rows, scores, sums = (_take(values, order) for values in (rows, scores, sums))
+    rows, scores, sums = (_reorder(values, order) for values in (rows, scores, sums))
     if request.ids is not None:
         rows = np.where(duplicate_mask(rows, request.ids), -1, rows)
         order = np.argsort(rows < 0, 1, kind="stable")
-        rows, scores, sums = (_take(values, order) for values in (rows, scores, sums))
+        rows, scores, sums = (_reorder(values, order) for values in (rows, scores, sums))
     rows, scores = rows[:, : request.k], scores[:, : request.k]
     results = empty_results(len(rows), request.k)
     results.rows[:, : rows.shape[1]] = rows
@@ -83,11 +83,11 @@ def rank(vectors: Vectors, request: SearchRequest, rows: Rows) -> tuple[Floats, 
     return results.scores, results.rows, last
 
 
-def _excluded(rows: Rows, request: SearchRequest) -> Mask:
+def _excluded_mask(rows: Rows, request: SearchRequest) -> Mask:
     row_ids = rows if request.ids is None else ids_of_rows(rows, request.ids)
     # -1, which excludes nothing, is no row's id.
     return np.asarray(row_ids == request.exclude, np.bool_)
 
 
-def _take(values: NDArray[Any], order: Rows) -> NDArray[Any]:
+def _reorder(values: NDArray[Any], order: Rows) -> NDArray[Any]:
     return np.take_along_axis(values, order, 1)

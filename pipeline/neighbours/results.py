@@ -76,13 +76,13 @@ def recall(results: SearchResults, exact: SearchResults) -> float:
     if not num_exact.any():
         return float("nan")
     last = np.where(present, exact.scores, np.inf).min(1, initial=np.inf)
-    right = (scores >= last[:, None]) | _among(rows, exact.rows)
+    right = (scores >= last[:, None]) | _is_among(rows, exact.rows)
     hits = np.minimum((right & (rows >= 0)).sum(1), num_exact)
     answered = num_exact > 0
     return float(np.mean(hits[answered] / num_exact[answered]))
 
 
-def _among(rows: Rows, candidates: Rows) -> Mask:
+def _is_among(rows: Rows, candidates: Rows) -> Mask:
     """Return (q, k) bool: True if a row is among the candidates of its query."""
     return np.asarray(
         [np.isin(row, candidate_row) for row, candidate_row in zip(rows, candidates, strict=True)]

@@ -53,7 +53,7 @@ def folder_skip_reason(name: str, options: SourceOptions) -> str:
         return SYSTEM if name == "__MACOSX" else ""
     if name.casefold() in _SYSTEM_FOLDERS:
         return SYSTEM
-    return IGNORED if _ignored(name, options) else ""
+    return IGNORED if _is_ignored(name, options) else ""
 
 
 def file_skip_reason(name: str, options: SourceOptions) -> str:
@@ -67,7 +67,7 @@ def file_skip_reason(name: str, options: SourceOptions) -> str:
         return HIDDEN
     if options.rules == 1:
         return "" if may_be_image(name) else TEXTS
-    if _ignored(name, options):
+    if _is_ignored(name, options):
         return IGNORED
     return system_file_reason(name) or ("" if may_be_image(name) else TEXTS)
 
@@ -83,7 +83,7 @@ def name_skip_reason(name: str, options: SourceOptions) -> str:
         return HIDDEN
     if options.rules == 1:
         return ""
-    return IGNORED if _ignored(name, options) else system_file_reason(name)
+    return IGNORED if _is_ignored(name, options) else system_file_reason(name)
 
 
 def member_skip_reason(path: str, options: SourceOptions) -> str:
@@ -116,5 +116,5 @@ def _is_autosave(name: str) -> bool:
     return len(name) > 1 and name.startswith("#") and name.endswith("#")
 
 
-def _ignored(name: str, options: SourceOptions) -> bool:
+def _is_ignored(name: str, options: SourceOptions) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in options.ignore)

@@ -45,7 +45,7 @@ def is_wnid(text: str) -> bool:
     return _WNID.fullmatch(text) is not None
 
 
-def _suffix(name: str) -> str:
+def _lower_suffix(name: str) -> str:
     stem, dot, suffix = name.rpartition(".")
     return suffix.lower() if dot and stem else ""
 
@@ -56,7 +56,7 @@ def may_be_image(name: str) -> bool:
     Args:
         name: The file name. Hidden files and those with a suffix of texts or archives do not count.
     """
-    return name[:1] != "." and _suffix(name) not in _NON_IMAGE_SUFFIXES
+    return name[:1] != "." and _lower_suffix(name) not in _NON_IMAGE_SUFFIXES
 
 
 def looks_like_image(name: str) -> bool:
@@ -65,7 +65,7 @@ def looks_like_image(name: str) -> bool:
     Args:
         name: The file name, in any case.
     """
-    return name[:1] != "." and _suffix(name) in IMAGE_SUFFIXES
+    return name[:1] != "." and _lower_suffix(name) in IMAGE_SUFFIXES
 
 
 def canonical_split(word: str) -> str:
@@ -125,10 +125,10 @@ def suggest_split(word: str) -> str:
     known_words = [name for names in SPLITS.values() for name in names]
     if word in known_words or not re.fullmatch(r"[a-z]+", word):
         return ""
-    return next((name for name in known_words if _is_slip(word, name)), "")
+    return next((name for name in known_words if _is_one_edit_away(word, name)), "")
 
 
-def _is_slip(word: str, correct: str) -> bool:
+def _is_one_edit_away(word: str, correct: str) -> bool:
     """Return True if one edit behind the first letter makes *correct* of *word*."""
     if word[0] != correct[0]:
         return False

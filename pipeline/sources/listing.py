@@ -130,14 +130,14 @@ class ListingBuilder:
         if self._links:
             table = pa.concat_tables([table, self._linked(table)]).combine_chunks()
         names = string_array(self._paths, "of an archive").cast(pa.string())
-        codes = _one_chunk(table["path"])
+        codes = _as_one_array(table["path"])
         table = table.set_column(2, "path", pa.DictionaryArray.from_arrays(codes, names))
         return table.replace_schema_metadata(self._evidence.encode())
 
     def _linked(self, table: pa.Table) -> pa.Table:
         """Return the rows of the links: their own keys, and the bytes of their targets."""
         keys = [key for key, _ in self._links]
-        targets = _resolved(dict(self._links))
+        targets = _final_link_targets(dict(self._links))
         target_rows = pc.index_in(string_array(targets, "as a link"), table["key"])
         if target_rows.null_count:
             lost = pc.index(pc.is_null(target_rows), True).as_py()
@@ -149,7 +149,7 @@ class ListingBuilder:
         return linked.set_column(0, "key", string_array(keys, "as a link"))
 
 
-def _resolved(links: dict[str, str]) -> list[str]:
+def _final_link_targets(links: dict[str, str]) -> list[str]:
     """Return for each link the key of its final target, through other links."""
     targets = []
     for key in links:
@@ -206,25 +206,25 @@ def sort_listing(
     """
     describe_row = describe_row or row_position
     table = table.unify_dictionaries().combine_chunks()
-    _check_keys(table, describe_row)
-    if not _increases(table["key"]):
+    _check_valid_keys(table, describe_row)
+    if not _is_strictly_increasing(table["key"]):
         order = pc.sort_indices(table["key"])
         table = table.take(order).combine_chunks()
         del order  # 8 bytes a row, which are not needed for the second check
-        if not _increases(table["key"]):
-            _refuse_duplicate(table, describe_row)
+        if not _is_strictly_increasing(table["key"]):
+            _refuse_duplicate_key(table, describe_row)
     return table
 
 
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+def _as_one_array(column: pa.ChunkedArray) -> pa.Array:
     if column.num_chunks == 1:
         return column.chunk(0)
     return column.combine_chunks()
 
 
-def _increases(column: pa.ChunkedArray) -> bool:
+def _is_strictly_increasing(column: pa.ChunkedArray) -> bool:
     """Return True if each key is greater than the one before."""
-    keys = _one_chunk(column)
+    keys = _as_one_array(column)
     for start in range(0, max(len(keys) - 1, 0), SLICE_ROWS):
         stop = min(start + SLICE_ROWS, len(keys) - 1)
         now, following = keys.slice(start, stop - start), keys.slice(start + 1, stop - start)
@@ -259,15 +259,15 @@ def refused_key(key: str, where: str) -> SourceError:
     )
 
 
-def _check_keys(table: pa.Table, describe_row: Callable[[pa.Table, int], str]) -> None:
+def _check_valid_keys(table: pa.Table, describe_row: Callable[[pa.Table, int], str]) -> None:
     for start in range(0, len(table), SLICE_ROWS):
         row = bad_key(table["key"].slice(start, SLICE_ROWS))
         if row >= 0:
             raise refused_key(table["key"][start + row].as_py(), describe_row(table, start + row))
 
 
-def _refuse_duplicate(table: pa.Table, describe_row: Callable[[pa.Table, int], str]) -> None:
-    keys = _one_chunk(table["key"])
+def _refuse_duplicate_key(table: pa.Table, describe_row: Callable[[pa.Table, int], str]) -> None:
+    keys = _as_one_array(table["key"])
     alike = pc.equal(keys.slice(0, len(keys) - 1), keys.slice(1))
     row = pc.index(alike, True).as_py()
     raise SourceError(

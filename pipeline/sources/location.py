@@ -385,10 +385,10 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
     except OSError as e:
-        raise _broken_link(entry.path, e) from e
+        raise _broken_link_error(entry.path, e) from e
 
 
-def _broken_link(path: str, error: OSError) -> SourceError | ReadError:
+def _broken_link_error(path: str, error: OSError) -> SourceError | ReadError:
     if error.errno == errno.ELOOP:
         return SourceError(
             f"{path!r} is a link that leads back to itself. Delete the link, or pass --ignore"
@@ -430,7 +430,7 @@ def _add_file(entry: "os.DirEntry[str]", path: str, sizes: FolderSizes) -> None:
     try:
         status = entry.stat()
     except OSError as e:
-        raise _broken_link(entry.path, e) from e
+        raise _broken_link_error(entry.path, e) from e
     if stat.S_ISREG(status.st_mode):
         sizes.files.append(entry.name)
         sizes.num_bytes.append(status.st_size)

@@ -86,7 +86,7 @@ def content_of(head: bytes) -> str:
         return container.name
     if head[257:262] == b"ustar":  # a tar with a damaged header
         return TAR
-    return _markup(head.removeprefix(b"\xef\xbb\xbf").lstrip().lower())
+    return _markup_content(head.removeprefix(b"\xef\xbb\xbf").lstrip().lower())
 
 
 def is_tar_header(block: bytes) -> bool:
@@ -114,7 +114,7 @@ def is_tfrecord(head: bytes) -> bool:
     return len(head) >= 12 and int.from_bytes(head[8:12], "little") == masked
 
 
-def _markup(text: bytes) -> str:
+def _markup_content(text: bytes) -> str:
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")) or b"<html" in text:
         return "html"
     if text.startswith((b"<?xml", b"<error")):

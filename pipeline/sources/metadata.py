@@ -45,7 +45,7 @@ def _folder_and_parents(location: Location) -> Iterator[Location]:
         location = parent
 
 
-def _find_nearest(location: Location, *names: str) -> tuple[Location, str] | None:
+def _find_nearest_table(location: Location, *names: str) -> tuple[Location, str] | None:
     """Return the nearest file of one of these names, as (folder, name)."""
     for folder in _folder_and_parents(Location(location.root)):
         for name in names:
@@ -67,7 +67,7 @@ def find_words(location: Location) -> dict[str, str]:
     Raises:
         SourceError: A table cannot be read as text.
     """
-    table = _find_nearest(location, *WORDS)
+    table = _find_nearest_table(location, *WORDS)
     words = parse_words(table[0].read_text(table[1], lenient=True)) if table else {}
     if words:
         return words
@@ -75,7 +75,7 @@ def find_words(location: Location) -> dict[str, str]:
     if meta is None:
         return {}
     try:
-        return dict(_synsets(meta).values())
+        return dict(_read_synsets(meta).values())
     except SourceError:
         return {}  # without scipy; words are optional
 
@@ -161,7 +161,7 @@ def find_solution(location: Location) -> GroundTruth | None:
     Raises:
         SourceError: The table cannot be used.
     """
-    table = _find_nearest(location, SOLUTION)
+    table = _find_nearest_table(location, SOLUTION)
     if not table:
         return None
     where = table[0].full_path(table[1])
@@ -211,7 +211,7 @@ def find_optional_ground_truth(location: Location) -> GroundTruth | None:
     truth, meta = (_devkit_file(location, *names) for names in _DEVKIT.values())
     if truth is None or meta is None:
         return None
-    synsets = _synsets(meta)
+    synsets = _read_synsets(meta)
     numbers = parse_numbers(decode_table(truth[1](), truth[0]), truth[0])
     unknown = next((i for i, number in enumerate(numbers) if number not in synsets), None)
     if unknown is not None:
@@ -233,15 +233,15 @@ def _devkit_file(location: Location, *names: str) -> TableFile | None:
         for inside in ("", f"{DEVKIT}/data/"):
             for name in names:
                 if folder.is_file(inside + name):
-                    return folder.full_path(inside + name), _file_reader(folder, inside + name)
+                    return folder.full_path(inside + name), _reader_of_file(folder, inside + name)
         packed = f"{DEVKIT}.tar.gz"
         if folder.is_file(packed):
             name = f"{DEVKIT}/data/{names[0]}"
-            return f"{folder.full_path(packed)}:{name}", _member_reader(folder, packed, name)
+            return f"{folder.full_path(packed)}:{name}", _reader_of_member(folder, packed, name)
     return None
 
 
-def _file_reader(location: Location, path: str) -> Callable[[], bytes]:
+def _reader_of_file(location: Location, path: str) -> Callable[[], bytes]:
     def read() -> bytes:
         with location.open(path) as file:
             return file.read()
@@ -249,7 +249,7 @@ def _file_reader(location: Location, path: str) -> Callable[[], bytes]:
     return read
 
 
-def _member_reader(location: Location, path: str, name: str) -> Callable[[], bytes]:
+def _reader_of_member(location: Location, path: str, name: str) -> Callable[[], bytes]:
     def read() -> bytes:
         with open_tar(location, path) as tar:
             for member in tar.members():
@@ -262,7 +262,7 @@ def _member_reader(location: Location, path: str, name: str) -> Callable[[], byt
     return read
 
 
-def _synsets(meta: TableFile) -> dict[int, tuple[str, str]]:
+def _read_synsets(meta: TableFile) -> dict[int, tuple[str, str]]:
     """Return the devkit's class id -> (wnid, words), from its `meta.mat`."""
     try:
         from scipy.io import loadmat  # imported here, since only the devkit needs it
@@ -313,7 +313,7 @@ def label_table(location: Location, names: Iterable[str]) -> tuple[str, str]:
     """
     for name in names:
         if name.lower().endswith(_TABLES):
-            words = _columns(location, name)
+            words = _table_columns(location, name)
             plain = {word.strip().lower(): word for word in words}
             label = next((plain[word] for word in LABEL_WORDS if word in plain), "")
             if label and _IMAGE_WORDS & plain.keys():
@@ -321,7 +321,7 @@ def label_table(location: Location, names: Iterable[str]) -> tuple[str, str]:
     return "", ""
 
 
-def _columns(location: Location, name: str) -> list[str]:
+def _table_columns(location: Location, name: str) -> list[str]:
     """Return the names of the columns of a table, from its first line; none without such a line."""
     stop = min(_HEAD_BYTES, location.size(name))
     with location.open(name, stop=stop) as file:

@@ -124,10 +124,10 @@ def spool_block(block: Block, directory: str, source: str = "", limit: int | Non
         OSError: The spool could not be written.
     """
     folder = Path(directory)
-    if _is_whole(folder, block.name, source, limit):
+    if _is_block_complete(folder, block.name, source, limit):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder, block.name)
+    _sweep_abandoned_files(folder, block.name)
     mark = f".{block.name}.{uuid.uuid4().hex}.tmp"
     records, index = folder / (mark + RECORDS), folder / (mark + INDEX)
     try:
@@ -135,11 +135,11 @@ def spool_block(block: Block, directory: str, source: str = "", limit: int | Non
             with suppress(LocksMissingError):  # then only its age tells that it is in use
                 try_lock(file.fileno())  # held until the file is closed
             table = _write_records(block, file, source, limit)
-            _make_durable(file)
+            _sync_spool_file(file)
         with index.open("xb") as file:
             with pa.ipc.new_file(file, table.schema) as writer:
                 writer.write_table(table)
-            _make_durable(file)
+            _sync_spool_file(file)
         records.rename(folder / (block.name + RECORDS))
         sync_folder(folder)
         index.rename(folder / (block.name + INDEX))  # last: its presence means the block is whole
@@ -149,16 +149,16 @@ def spool_block(block: Block, directory: str, source: str = "", limit: int | Non
         index.unlink(missing_ok=True)
 
 
-def _sweep(folder: Path, name: str) -> None:
+def _sweep_abandoned_files(folder: Path, name: str) -> None:
     """Remove the files that killed tasks left of this block: a spool has no room for it twice."""
     for path in folder.glob(f".{glob.escape(name)}.*.tmp*"):
         with suppress(OSError):  # another task removed it, or it is another user's file
             age = time.time() - path.stat().st_mtime
-            if age > _LOCK_GRACE_SECONDS and _is_left_behind(path, age):
+            if age > _LOCK_GRACE_SECONDS and _is_abandoned(path, age):
                 path.unlink()
 
 
-def _is_left_behind(path: Path, age: float) -> bool:
+def _is_abandoned(path: Path, age: float) -> bool:
     """Return True if no task is writing a file whose last write was *age* seconds ago."""
     if path.is_symlink():  # no task creates links, so its target must not be opened
         return True
@@ -233,12 +233,12 @@ def _checksums_at(
     return pa.array(row_checksums, pa.int64(), mask=row_checksums == _TRUNCATED).cast(pa.uint32())
 
 
-def _make_durable(file: BinaryIO) -> None:
+def _sync_spool_file(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
 
 
-def _is_whole(folder: Path, name: str, source: str, limit: int | None) -> bool:
+def _is_block_complete(folder: Path, name: str, source: str, limit: int | None) -> bool:
     try:
         table = _read_index(folder, name)
     except (OSError, SourceError):
@@ -276,7 +276,7 @@ def remove_stale(
         name = index.name.removesuffix(INDEX)
         if name.startswith("."):  # in use by a task, or removed by the next task of its block
             continue
-        if name in block_names and _is_whole(folder, name, source, limit):
+        if name in block_names and _is_block_complete(folder, name, source, limit):
             continue
         records = folder / (name + RECORDS)
         index.unlink(missing_ok=True)  # first, since an index must never lack its records
@@ -352,7 +352,7 @@ def spool_listing(directory: str, blocks: Sequence[Block]) -> pa.Table:
                 f"the spool {directory} lacks the block {block.name!r}: it was not streamed yet."
             ) from e
         evidence.merge(Evidence.decode(table.schema.metadata))
-        tables.append(_with_path(table, block.name + RECORDS))
+        tables.append(_with_path_column(table, block.name + RECORDS))
     if not sum(map(len, tables)):
         raise SourceError(
             f"no images found in {len(blocks)} blocks of the source: nothing in them is an image "
@@ -366,7 +366,7 @@ def spool_listing(directory: str, blocks: Sequence[Block]) -> pa.Table:
     return sort_listing(table, lambda table, row: repr(block_of[table["path"][row].as_py()].where))
 
 
-def _with_path(table: pa.Table, path: str) -> pa.Table:
+def _with_path_column(table: pa.Table, path: str) -> pa.Table:
     codes = pa.array(np.zeros(len(table), np.int32))
     paths = pa.DictionaryArray.from_arrays(codes, pa.array([path], pa.string()))
     columns = [table["key"], table["num_bytes"], paths, table["offset"], table["crc32c"]]

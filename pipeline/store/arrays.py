@@ -55,7 +55,7 @@ def groups(split: str) -> list[Named]:
     """
     store = MemoryStore()
     zarr.create_group(store)
-    text = _json(_contents(store)["zarr.json"])
+    text = _canonical_json(_contents_of_store(store)["zarr.json"])
     return [(f"{layout.IMAGES}/{path}zarr.json", text) for path in ("", f"{split}/")]
 
 
@@ -74,7 +74,7 @@ def image_array(recipe: Recipe, plan: Plan, size: int) -> Named:
     # xarray opens a group only if a dimension has the same length in all of its arrays.
     names = ("height", "width") if recipe.format == 1 else (f"height_{size}", f"width_{size}")
     dimensions = ("row", *names, "channel")
-    text = _sharded(
+    text = _sharded_metadata(
         plan.num_rows,
         (size, size, 3),
         "uint8",
@@ -98,9 +98,9 @@ def feature_arrays(recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> l
     """
     store = MemoryStore()
     zarr.create_group(store)
-    group = _json(_contents(store)["zarr.json"])
+    group = _canonical_json(_contents_of_store(store)["zarr.json"])
     root = layout.features_array(recipe.name, "", "").rstrip("/")
-    text = _sharded(
+    text = _sharded_metadata(
         plan.num_rows,
         (recipe.dim,),
         recipe.dtype,
@@ -118,7 +118,7 @@ def feature_arrays(recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> l
     ]
 
 
-def _sharded(
+def _sharded_metadata(
     num_rows: int,
     shape: tuple[int, ...],
     dtype: str,
@@ -141,7 +141,7 @@ def _sharded(
         chunk_key_encoding=cast("Any", {"name": "default", "separator": "."}),
         dimension_names=dimensions,
     )
-    return _json(_contents(store)["zarr.json"])
+    return _canonical_json(_contents_of_store(store)["zarr.json"])
 
 
 def label_array(split: str, labels: NDArray[np.int32]) -> list[Named]:
@@ -228,9 +228,9 @@ def _small_array(
     )
     if write:
         array[:] = values
-    contents = _contents(store)
+    contents = _contents_of_store(store)
     for key in sorted(contents, key=lambda key: (key == "zarr.json", key)):
-        text = _json(contents[key]) if key == "zarr.json" else contents[key]
+        text = _canonical_json(contents[key]) if key == "zarr.json" else contents[key]
         yield f"{layout.array(split, name)}/{key}", text
 
 
@@ -247,7 +247,7 @@ def _compressors(codec: str) -> list[Any]:
     return [codec for codec in (codecs[name], Crc32cCodec()) if codec is not None]
 
 
-def _contents(store: MemoryStore) -> dict[str, bytes]:
+def _contents_of_store(store: MemoryStore) -> dict[str, bytes]:
     prototype = default_buffer_prototype()
 
     async def read() -> dict[str, bytes]:
@@ -261,7 +261,7 @@ def _contents(store: MemoryStore) -> dict[str, bytes]:
     return sync(read())
 
 
-def _json(text: bytes) -> bytes:
+def _canonical_json(text: bytes) -> bytes:
     return (json.dumps(json.loads(text), sort_keys=True, indent=2) + "\n").encode()
 
 

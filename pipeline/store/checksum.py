@@ -25,7 +25,7 @@ def crc32c(data: NDArray[np.uint8]) -> int:
     Args:
         data: The bytes, (n,) uint8, contiguous.
     """
-    native = _native()
+    native = _native_crc32c()
     if native is None:
         return int(google_crc32c.value(data))
     return native(data.ctypes.data, data.nbytes)
@@ -52,7 +52,7 @@ def has_valid_checksum(data: bytes | memoryview | NDArray[np.uint8]) -> bool:
 
 
 @cache
-def _native() -> Callable[[int, int], int] | None:
+def _native_crc32c() -> Callable[[int, int], int] | None:
     """Return the C function, or None if the library was built differently."""
     try:
         from google_crc32c import _crc32c

@@ -77,14 +77,14 @@ def decode(data: bytes, name: str) -> Commit:
         StoreError: The document has a format that this version does not read.
     """
     commit = document.decode_as(Commit, data, name)
-    _check_names(commit, name)
+    _check_object_names(commit, name)
     document.check_value(name, "stop", commit.stop, commit.start + sum(commit.counts.values()))
     if commit.image_seconds is not None:
         document.check_field(name, IMAGE_SECONDS, "provenance.image_seconds", commit.image_seconds)
     return commit
 
 
-def _check_names(commit: Commit, name: str) -> None:
+def _check_object_names(commit: Commit, name: str) -> None:
     # Repair and readers open the objects that a commit names, so an untrusted commit must name
     # only those that the layout gives its shard.
     for size, written in commit.arrays.items():

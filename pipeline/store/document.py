@@ -35,7 +35,7 @@ def encode(fields: dict[str, Any]) -> bytes:
     Returns:
         UTF-8 text that ends with a newline; equal fields give equal bytes.
     """
-    return _sealed(fields, digest(fields))
+    return _with_digest(fields, digest(fields))
 
 
 def digest(fields: dict[str, Any]) -> str:
@@ -47,7 +47,7 @@ def digest(fields: dict[str, Any]) -> str:
     Returns:
         64 hexadecimal digits.
     """
-    return hashlib.sha256(_text(fields)).hexdigest()
+    return hashlib.sha256(_document_text(fields)).hexdigest()
 
 
 def decode(data: bytes, name: str, advice: str = REPAIR) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def decode(data: bytes, name: str, advice: str = REPAIR) -> dict[str, Any]:
     try:
         fields = json.loads(data, parse_constant=_refuse_constant)
         recorded = fields.pop("digest")
-        intact = recorded == digest(fields) and _sealed(fields, recorded) == data
+        intact = recorded == digest(fields) and _with_digest(fields, recorded) == data
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError):
         intact = False
     if not intact:
@@ -153,9 +153,9 @@ def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is not a JSON number")
 
 
-def _sealed(fields: dict[str, Any], digest: str) -> bytes:
-    return _text({**fields, "digest": digest})
+def _with_digest(fields: dict[str, Any], digest: str) -> bytes:
+    return _document_text({**fields, "digest": digest})
 
 
-def _text(fields: dict[str, Any]) -> bytes:
+def _document_text(fields: dict[str, Any]) -> bytes:
     return (json.dumps(fields, sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode()

@@ -212,7 +212,7 @@ def decode(kind: type[Record], data: bytes, name: str) -> Record:
     return document.decode_as(kind, data, name, advice=RERUN_ADVICE)
 
 
-def _read(kind: type[Record], objects: Objects, file: str) -> Record:
+def _read_document(kind: type[Record], objects: Objects, file: str) -> Record:
     return decode(kind, objects.get(file, document.MAX_BYTES), file)
 
 
@@ -263,7 +263,7 @@ def load_recipe(objects: Objects, name: str) -> FeatureRecipe:
     """
     file = layout.features_recipe(name)
     try:
-        recipe = _read(FeatureRecipe, objects, file)
+        recipe = _read_document(FeatureRecipe, objects, file)
     except (FileNotFoundError, NotADirectoryError):
         existing = ", ".join(names(objects)) or "none"
         raise StoreError(
@@ -290,7 +290,7 @@ def load_finish_record(objects: Objects, name: str, split: str) -> FeatureFinish
     """
     file = layout.features_done(name, split)
     try:
-        done = _read(FeatureFinishRecord, objects, file)
+        done = _read_document(FeatureFinishRecord, objects, file)
     except FileNotFoundError:
         return None
     document.check_value(file, "split", done.split, split, RERUN_ADVICE)
@@ -320,7 +320,7 @@ def load_commit(
     """
     file = layout.features_commit(recipe.name, plan.split, shard)
     try:
-        commit = _read(FeatureCommit, objects, file)
+        commit = _read_document(FeatureCommit, objects, file)
         for kind, written in commit.arrays.items():
             expected = layout.features_shard(recipe.name, plan.split, kind, shard)
             document.check_value(file, f"arrays.{kind}.name", written.name, expected, RERUN_ADVICE)

@@ -57,7 +57,9 @@ def lease(
         StoreBusyError: Another run holds the lease, and *wait* is false.
     """
     attempt = (
-        _Lock(objects, split) if isinstance(objects, LocalObjects) else _Record(objects, split)
+        _LocalLease(objects, split)
+        if isinstance(objects, LocalObjects)
+        else _RemoteLease(objects, split)
     )
     waited_for = None
     while (holder := attempt.acquire()) is not None:
@@ -76,11 +78,11 @@ def lease(
         attempt.release()
 
 
-def _me() -> str:
+def _describe_process() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
-class _Lock:
+class _LocalLease:
     def __init__(self, objects: LocalObjects, split: str) -> None:
         self._path = Path(objects.url) / TEMPORARY / f"{split}.lock"
         self._file = -1
@@ -119,7 +121,7 @@ class _Lock:
         self._file = file
         os.ftruncate(file, 0)
         with contextlib.suppress(OSError):  # a full disk: the holder's name is only for messages
-            os.pwrite(file, _me().encode(), 0)
+            os.pwrite(file, _describe_process().encode(), 0)
         return None
 
     def release(self) -> None:
@@ -129,7 +131,7 @@ class _Lock:
             os.close(self._file)
 
 
-class _Record:
+class _RemoteLease:
     def __init__(self, objects: Objects, split: str) -> None:
         self._objects = objects
         self._name = f"{TEMPORARY}/{split}.lease.json"
@@ -166,7 +168,11 @@ class _Record:
             return None
 
     def _text(self) -> bytes:
-        record = {"id": self._id, "holder": _me(), "expires": time.time() + EXPIRY_SECONDS}
+        record = {
+            "id": self._id,
+            "holder": _describe_process(),
+            "expires": time.time() + EXPIRY_SECONDS,
+        }
         return json.dumps(record).encode()
 
     def _renew(self) -> None:

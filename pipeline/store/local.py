@@ -180,7 +180,7 @@ class LocalObjects:
             StoreError: The file cannot be written, or this run has lost its right to write.
         """
         writer = self.create(name)
-        with contextlib.closing(_Aborting(writer)):
+        with contextlib.closing(_AbortOnClose(writer)):
             writer.write(memoryview(data))
             writer.finish()
 
@@ -199,7 +199,7 @@ class LocalObjects:
             StoreError: The file cannot be written, or this run has lost its right to write.
         """
         writer = self.create(name)
-        with contextlib.closing(_Aborting(writer)):
+        with contextlib.closing(_AbortOnClose(writer)):
             writer.write(memoryview(data))
             return writer.finish_new()
 
@@ -252,14 +252,14 @@ class LocalObjects:
         for folder in (self._root / TEMPORARY).glob(f"{glob.escape(split)}-*"):
             # The glob for split "a" also matches the folders of a split named "a-b".
             if folder.is_dir() and folder.name.rpartition("-")[0] == split:
-                _remove_run(folder, split, self._root)
+                _remove_run_folder(folder, split, self._root)
         with _explain_os_errors(f"cannot write to {self._root}"):
             make_folders(self._root / TEMPORARY / self._run, self._root)
 
     def end(self) -> None:
         """Remove this run's temporary files, after which it cannot write anything."""
         with contextlib.suppress(StoreError):  # the next run removes it
-            _remove_run(
+            _remove_run_folder(
                 self._root / TEMPORARY / self._run, self._run.rpartition("-")[0], self._root
             )
 
@@ -271,7 +271,7 @@ class LocalObjects:
         return shutil.disk_usage(folder).free
 
 
-class _Aborting:
+class _AbortOnClose:
     def __init__(self, writer: ObjectWriter) -> None:
         self.close = writer.abort
 
@@ -321,7 +321,7 @@ class LocalWriter:
         with _explain_os_errors(f"cannot write {self._final}"):
             while data.nbytes:
                 if not self._blocks:
-                    self._blocks = [_block()]
+                    self._blocks = [_allocate_block()]
                 piece = data[: BLOCK_BYTES - self._filled]
                 self._blocks[0][self._filled : self._filled + piece.nbytes] = piece
                 self._filled += piece.nbytes
@@ -364,8 +364,8 @@ class LocalWriter:
         if self._thread is None:
             # An object smaller than a block needs neither a thread nor O_DIRECT.
             self._thread = ThreadPoolExecutor(1, "write")
-            self._direct = _set_direct(self._file, on=True)
-            self._blocks.append(_block())
+            self._direct = _set_o_direct(self._file, on=True)
+            self._blocks.append(_allocate_block())
         self._wait_for_write()
         self._writing = self._thread.submit(_write_all, self._file, memoryview(self._blocks[0]))
         self._blocks.reverse()
@@ -379,7 +379,7 @@ class LocalWriter:
     def _seal(self) -> None:
         self._wait_for_write()
         if self._direct:  # the last block is partly filled, and O_DIRECT writes whole ones only
-            _set_direct(self._file, on=False)
+            _set_o_direct(self._file, on=False)
         if self._filled:
             _write_all(self._file, memoryview(self._blocks[0])[: self._filled])
         os.fsync(self._file)
@@ -393,7 +393,7 @@ class LocalWriter:
             os.close(file)
 
 
-def _block() -> mmap.mmap:
+def _allocate_block() -> mmap.mmap:
     # Anonymous memory is page-aligned, as O_DIRECT requires. Huge pages, which need a private
     # mapping, spare the copy and the pinning for the disk a thousand small pages.
     if not hasattr(mmap, "MADV_HUGEPAGE"):
@@ -404,7 +404,7 @@ def _block() -> mmap.mmap:
     return block
 
 
-def _set_direct(file: int, *, on: bool) -> bool:
+def _set_o_direct(file: int, *, on: bool) -> bool:
     flags = fcntl.fcntl(file, fcntl.F_GETFL)
     direct = getattr(os, "O_DIRECT", 0)
     try:
@@ -421,14 +421,14 @@ def _write_all(file: int, data: memoryview) -> None:
         except OSError as e:
             # Some file systems accept O_DIRECT but refuse the writes, and after a short write the
             # remaining bytes are not a whole number of blocks: go on through the page cache.
-            if e.errno != errno.EINVAL or not _is_direct(file):
+            if e.errno != errno.EINVAL or not _has_o_direct(file):
                 raise
-            _set_direct(file, on=False)
+            _set_o_direct(file, on=False)
             continue
         data = data[written:]
 
 
-def _is_direct(file: int) -> bool:
+def _has_o_direct(file: int) -> bool:
     return bool(fcntl.fcntl(file, fcntl.F_GETFL) & getattr(os, "O_DIRECT", 0))
 
 
@@ -464,7 +464,7 @@ def make_folders(folder: Path, root: Path) -> None:
     _durable.add(folder)
 
 
-def _remove_run(folder: Path, split: str, root: Path) -> None:
+def _remove_run_folder(folder: Path, split: str, root: Path) -> None:
     # The folder is renamed first, which is atomic: a run that lost its lease could otherwise add
     # files faster than they are removed.
     confined.check_inside(folder.parent, root)

@@ -238,8 +238,8 @@ def check_same(stored: Recipe, requested: Recipe) -> None:
         if getattr(stored, name) != getattr(requested, name)
     ]
     differences += [
-        f"the {name} produces other pixels here ({_named(requested, name)}) than the one that"
-        f" created the store ({_named(stored, name)})"
+        f"the {name} produces other pixels here ({_software_text(requested, name)}) than the one"
+        f" that created the store ({_software_text(stored, name)})"
         for name in ("decoder", "resizer")
         if getattr(stored, name) != getattr(requested, name)
         # Another filter, which is named above, gives other pixels in any case.
@@ -260,7 +260,7 @@ def check_same(stored: Recipe, requested: Recipe) -> None:
         )
 
 
-def _named(recipe: Recipe, part: str) -> str:
+def _software_text(recipe: Recipe, part: str) -> str:
     return f"{recipe.software.get(part, 'unnamed')}, probe {getattr(recipe, part)[:12]}"
 
 

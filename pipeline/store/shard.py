@@ -161,7 +161,7 @@ def decompressor(codec: str) -> Decompress | None:
 
     numcodecs.blosc.use_threads = False  # a loader has threads of its own
     decoder = numcodecs.Zstd() if name == "zstd" else numcodecs.Blosc()
-    content_bytes = _zstd_bytes if name == "zstd" else _blosc_bytes
+    content_bytes = _zstd_content_bytes if name == "zstd" else _blosc_content_bytes
 
     def decompress(data: memoryview, out: NDArray[np.uint8]) -> None:
         # numcodecs accepts less data than fits the array without an error.
@@ -172,7 +172,7 @@ def decompressor(codec: str) -> Decompress | None:
     return decompress
 
 
-def _zstd_bytes(frame: memoryview) -> int:
+def _zstd_content_bytes(frame: memoryview) -> int:
     """Return the decompressed size that a zstd frame states (RFC 8878, 3.1.1.1); -1 if none."""
     descriptor = frame[4]
     single = descriptor >> 5 & 1
@@ -182,7 +182,7 @@ def _zstd_bytes(frame: memoryview) -> int:
     return int.from_bytes(frame[start : start + width], "little") + more if width else -1
 
 
-def _blosc_bytes(data: memoryview) -> int:
+def _blosc_content_bytes(data: memoryview) -> int:
     """Return the decompressed size that a Blosc buffer states."""
     return int.from_bytes(data[4:8], "little")
 

@@ -118,7 +118,7 @@ def decode_part(data: bytes, name: str = "the table", rows: range | None = None)
         file = open_parquet(data)
         check_rows(file, name, rows)
         part = file.read(use_threads=False)
-        wrong = _is_wrong(part, rows)
+        wrong = _has_wrong_rows(part, rows)
     except (pa.ArrowException, OSError, MemoryError) as e:
         raise StoreDamagedError(
             f"{name} cannot be read ({str(e)[:200]}). Run `tesserae repair`."
@@ -152,7 +152,7 @@ def load_part(objects: Objects, name: str, rows: range) -> pa.Table:
     return decode_part(data, name, rows)
 
 
-def _is_wrong(part: pa.Table, rows: range | None) -> bool:
+def _has_wrong_rows(part: pa.Table, rows: range | None) -> bool:
     nulls = any(part[name].null_count for name in REQUIRED)
     unread = pc.fill_null(pc.filter(part["status"], pc.is_null(part["crc32c"])), 0)
     nulls = nulls or pc.any(pc.equal(unread, 0)).as_py()
@@ -207,11 +207,11 @@ def write_table(parts: Iterable[pa.Table], writer: Writer) -> None:
         pa.PythonFile(WriterFile(writer), mode="w") as sink,
         pq.ParquetWriter(sink, SCHEMA, compression="zstd") as file,
     ):
-        for group in _regroup(parts):
+        for group in _regroup_rows(parts):
             file.write_table(group, row_group_size=GROUP_ROWS)
 
 
-def _regroup(parts: Iterable[pa.Table]) -> Iterable[pa.Table]:
+def _regroup_rows(parts: Iterable[pa.Table]) -> Iterable[pa.Table]:
     waiting: list[pa.Table] = []
     num_rows = 0
     for part in parts:

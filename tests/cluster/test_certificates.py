@@ -36,13 +36,13 @@ def test_a_file_that_appears_meanwhile_is_kept(
 ) -> None:
     """Another process may create certificates at the same time."""
     lacking.remove(calls, monkeypatch.setattr)
-    add = certificates._add
+    add = certificates._link_unless_exists
 
     def late(new: Path, final: Path) -> None:
         final.write_text("theirs")
         add(new, final)
 
-    monkeypatch.setattr(certificates, "_add", late)
+    monkeypatch.setattr(certificates, "_link_unless_exists", late)
     with pytest.raises(FileExistsError):
         certificates.write(tmp_path / "certs", certificates.create())
     assert (tmp_path / "certs" / "ca.pem").read_text() == "theirs"

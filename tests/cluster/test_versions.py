@@ -52,7 +52,7 @@ def test_a_worker_without_one_of_the_trees_is_refused(compared: Compare) -> None
     del remote_versions["code of workflows"]
     with pytest.raises(ClusterError, match="its workflows/ differs"):
         compared({"w1": {"code of workflows": ""}})
-    assert versions._differences(installed((), code), {"w1": remote_versions})
+    assert versions._differing_workers(installed((), code), {"w1": remote_versions})
 
 
 def test_another_version_of_a_package_is_reported(compared: Compare) -> None:

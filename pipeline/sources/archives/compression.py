@@ -66,7 +66,7 @@ _DECODERS: dict[str, Callable[[], _Decoder]] = {
 }
 
 
-class _Decompressing(io.RawIOBase):
+class _DecompressingFile(io.RawIOBase):
     """The decompressed bytes of a file, read once from front to back.
 
     Args:
@@ -161,4 +161,4 @@ def decompressed(packed: BinaryIO, content: str) -> BinaryIO:
         packed: The compressed file, open for reading, at its start.
         content: Its compression, one of `pipeline.sources.magic.COMPRESSIONS`.
     """
-    return cast("BinaryIO", io.BufferedReader(_Decompressing(packed, content), _BUFFER_BYTES))
+    return cast("BinaryIO", io.BufferedReader(_DecompressingFile(packed, content), _BUFFER_BYTES))

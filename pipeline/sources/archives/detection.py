@@ -38,11 +38,11 @@ def container_of(location: Location, path: str) -> str:
     Raises:
         ReadError: The file cannot be read.
     """
-    return str(location.cached(("container", path), lambda: _container_of(location, path)))
+    return str(location.cached(("container", path), lambda: _detect_container(location, path)))
 
 
-def _container_of(location: Location, path: str) -> str:
-    kind_of_name = _by_name(path)
+def _detect_container(location: Location, path: str) -> str:
+    kind_of_name = _container_by_name(path)
     if location.remote and not location.only_file:
         return kind_of_name  # to read the content is one request for each of many files
     if not kind_of_name and not location.only_file and not _may_be_archive(location, path):
@@ -54,7 +54,7 @@ def _container_of(location: Location, path: str) -> str:
     return content if content in (TAR, ZIP, PARQUET) else kind_of_name
 
 
-def _by_name(path: str) -> str:
+def _container_by_name(path: str) -> str:
     name = path.lower()
     if is_tar(name):
         return TAR
@@ -69,7 +69,7 @@ def _may_be_archive(location: Location, path: str) -> bool:
         return False
     files = location.names(folder).files
     # Beside archives of known suffix, `x.tar.old` or `x.tar.part` is no archive of the source.
-    is_candidate = len(files) <= _MAX_UNKNOWN_FILES and not any(map(_by_name, files))
+    is_candidate = len(files) <= _MAX_UNKNOWN_FILES and not any(map(_container_by_name, files))
     return is_candidate and location.is_file(path)  # a link that leads nowhere or a pipe is none
 
 

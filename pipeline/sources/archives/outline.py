@@ -250,7 +250,7 @@ def all_splits(location: Location, path: str, requested_split: str) -> set[str]:
     splits = outline.splits(requested_split)
     if not splits or outline.is_complete:
         return splits
-    walked = _walk_splits(
+    walked = _splits_of_all_members(
         location.root, path, requested_split, location.options, location.mark(path)
     )
     if walked is not None:
@@ -259,15 +259,19 @@ def all_splits(location: Location, path: str, requested_split: str) -> set[str]:
 
 
 @lru_cache(maxsize=64)
-def _walk_splits(
+def _splits_of_all_members(
     root: str, path: str, requested_split: str, options: SourceOptions, mark: str
 ) -> frozenset[str] | None:
     """Return the splits of all members; None where the archive must be read to be walked."""
     with open_tar(Location(root, "", options), path) as tar:
-        return frozenset(_splits_of(tar.members(), requested_split)) if tar.walks_quickly else None
+        return (
+            frozenset(_splits_of_members(tar.members(), requested_split))
+            if tar.walks_quickly
+            else None
+        )
 
 
-def _splits_of(members: Iterable[Member], requested_split: str) -> set[str]:
+def _splits_of_members(members: Iterable[Member], requested_split: str) -> set[str]:
     splits = {
         split_folder(folders_of(member.name), requested_split)[0]
         for member in members

@@ -122,7 +122,7 @@ class TarSource(Source):
         """Return class -> words, from a table beside the archives or in the first of them."""
         words = super().words()
         if not words and self.access == "random" and isinstance(self.parts[0].layout, TreeTar):
-            words = _words_inside(self.location, self.parts[0].path)
+            words = _read_words_in_tar(self.location, self.parts[0].path)
         return words
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
@@ -206,7 +206,7 @@ class TarSource(Source):
                 )
 
 
-def _words_inside(location: Location, path: str) -> dict[str, str]:
+def _read_words_in_tar(location: Location, path: str) -> dict[str, str]:
     with open_tar(location, path) as tar:
         for member in tar.members():
             if member.name.rpartition("/")[2] in WORDS:
@@ -245,7 +245,7 @@ def paths_by_split(
         Split -> sorted paths. The split '' stands for archives that tell none, and occurs only
         when no archive tells one.
     """
-    paths_of_split = _by_split(location, fits, requested_split)
+    paths_of_split = _archives_by_split(location, fits, requested_split)
     if len(paths_of_split) > 1:
         paths_of_split.pop("", None)
     return {split: sorted(paths) for split, paths in paths_of_split.items()}
@@ -273,11 +273,11 @@ def without_split(
     Returns:
         Their paths in *location*, sorted.
     """
-    paths_of_split = _by_split(location, fits, requested_split)
+    paths_of_split = _archives_by_split(location, fits, requested_split)
     return tuple(sorted(paths_of_split.get("", ()))) if len(paths_of_split) > 1 else ()
 
 
-def _by_split(
+def _archives_by_split(
     location: Location, fits: Callable[[str], bool], requested_split: str
 ) -> dict[str, list[str]]:
     paths_of_split: dict[str, list[str]] = {}

@@ -83,7 +83,7 @@ class TreeTar(Layout):
         Raises:
             SourceError: The tar is damaged, or the class of an image is ambiguous or unknown.
         """
-        walk = _Walk(self, tar, store_member)
+        walk = _TreeWalk(self, tar, store_member)
         for member in tar.members(start, stop):
             row = walk.row(member)
             if row is not None:
@@ -113,7 +113,7 @@ def _is_val_xml(path: str) -> bool:
 
 
 @dataclass
-class _Walk:
+class _TreeWalk:
     """A walk over the members of a tree."""
 
     layout: TreeTar

@@ -71,18 +71,18 @@ def parse_class_table(text: str, where: str) -> ClassTable | None:
     Raises:
         SourceError: A line is blank, or the lines are numbered from another number than 0.
     """
-    lines = _lines(text, where)
+    lines = _table_lines(text, where)
     if not lines:
         return None
     numbered = [_NUMBERED.fullmatch(line) for line in lines]
     if all(numbered) and (len(lines) > 1 or lines[0].startswith("0")):
-        lines = _unnumbered([(int(match[1]), match[2]) for match in numbered if match], where)
+        lines = _without_numbers([(int(match[1]), match[2]) for match in numbered if match], where)
     pairs = [_name_and_words(line) for line in lines]
     words = tuple(words for _, words in pairs)
     return ClassTable(tuple(name for name, _ in pairs), where, words if any(words) else ())
 
 
-def _unnumbered(pairs: list[tuple[int, str]], where: str) -> list[str]:
+def _without_numbers(pairs: list[tuple[int, str]], where: str) -> list[str]:
     """Return the names in lines that begin with their number."""
     for expected, (number, _) in enumerate(pairs):
         if number != expected:
@@ -111,7 +111,7 @@ def parse_mapping(text: str, where: str) -> ClassTable | None:
     """
     line_of: dict[str, int] = {}
     words = []
-    for number, line in enumerate(_lines(text, where), 1):
+    for number, line in enumerate(_table_lines(text, where), 1):
         pair = parse_words_line(line)
         if pair is None:
             raise SourceError(
@@ -129,7 +129,7 @@ def parse_mapping(text: str, where: str) -> ClassTable | None:
     return ClassTable(tuple(line_of), where, tuple(words), strict=False) if line_of else None
 
 
-def _lines(text: str, where: str) -> list[str]:
+def _table_lines(text: str, where: str) -> list[str]:
     """Return the lines without the blank ones at the end."""
     lines = [line.strip() for line in lines_of(text)]
     while lines and not lines[-1]:

@@ -161,7 +161,7 @@ def find_flat(location: Location, requested_split: str, explicit: bool) -> dict[
     one_class = bool(location.options.class_name)
     sources = {}
     for split, names in split_folders(location, requested_split).items():
-        flat = [name for name in names if _is_flat(location.child(name))]
+        flat = [name for name in names if _holds_loose_images(location.child(name))]
         if not flat or split in labelled:
             continue
         check_one_folder(location, split, flat)
@@ -175,6 +175,6 @@ def find_flat(location: Location, requested_split: str, explicit: bool) -> dict[
     return sources
 
 
-def _is_flat(location: Location) -> bool:
+def _holds_loose_images(location: Location) -> bool:
     files = location.names().files
     return any(map(looks_like_image, files))

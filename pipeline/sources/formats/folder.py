@@ -53,15 +53,15 @@ def _samples_of(class_name: str, prefix: str, folder: str, sizes: FolderSizes) -
     num_bytes = pa.array(sizes.num_bytes, pa.int64()).take(order)
     key_names = names
     if prefix:
-        key_names = pc.binary_join_element_wise(_text(prefix), names, _text("__"))
-    key = pc.binary_join_element_wise(_text(class_name), key_names, _SLASH)
+        key_names = pc.binary_join_element_wise(_text_scalar(prefix), names, _text_scalar("__"))
+    key = pc.binary_join_element_wise(_text_scalar(class_name), key_names, _SLASH)
     if folder == class_name and not prefix:
         return _ClassSamples(class_name, key, num_bytes, None)
-    path = pc.binary_join_element_wise(_text(folder), names, _SLASH)
+    path = pc.binary_join_element_wise(_text_scalar(folder), names, _SLASH)
     return _ClassSamples(class_name, key, num_bytes, path)
 
 
-def _text(text: str) -> pa.Scalar:
+def _text_scalar(text: str) -> pa.Scalar:
     return string_array([text], "of a class folder")[0]
 
 
@@ -109,21 +109,21 @@ class FolderSource(Source):
             SourceError: There are no images, or the class of some is ambiguous or unknown.
         """
         evidence = self._check_top_folder()
-        _check_links(self.location, self._classes())
+        _check_links_to_classes(self.location, self._classes())
         samples: list[_ClassSamples] = []
         folder_of: dict[str, str] = {}
-        for folder, classes, skipped in _each_class(self.location, self._classes()):
+        for folder, classes, skipped in _list_classes(self.location, self._classes()):
             evidence.merge(skipped)
             for class_samples in classes:
                 if not self.location.options.recursive:
-                    _check_folder(folder_of, class_samples.name, folder)
+                    _check_folder_spelling(folder_of, class_samples.name, folder)
                 samples.append(class_samples)
                 first = class_samples.key[0].as_py() if len(class_samples.key) else ""
                 evidence.add_class(
                     class_samples.name, ClassBasis("folder"), len(class_samples.key), first
                 )
                 progress(len(class_samples.key))
-        _check_splits(self.location, samples)
+        _check_one_split(self.location, samples)
         if not any(len(class_samples.key) for class_samples in samples):
             raise SourceError(
                 f"no images found: {self.root} has no <class>/<file>. Pass the folder that holds "
@@ -156,14 +156,14 @@ class FolderSource(Source):
             evidence.skip(BESIDE, name)
         images = [name for name in top.files if looks_like_image(name)]
         if images:
-            raise SourceError(_unsorted_text(self.location, images))
-        _check_metadata(self.location, top.files)
+            raise SourceError(_unsorted_images_text(self.location, images))
+        _check_metadata_table(self.location, top.files)
         for name in filter(may_be_image, top.files):
             evidence.skip("files beside the class folders", name)
         return evidence
 
 
-def _unsorted_text(location: Location, images: list[str]) -> str:
+def _unsorted_images_text(location: Location, images: list[str]) -> str:
     summary = f"{len(images):,} images of {location.root} lie in no class folder, but others do"
     if all(map(is_val_image, images)):
         return (
@@ -177,7 +177,7 @@ def _unsorted_text(location: Location, images: list[str]) -> str:
     )
 
 
-def _check_folder(folder_of: dict[str, str], class_name: str, folder: str) -> None:
+def _check_folder_spelling(folder_of: dict[str, str], class_name: str, folder: str) -> None:
     first_folder = folder_of.setdefault(class_name, folder)
     if first_folder != folder:
         raise SourceError(
@@ -186,7 +186,7 @@ def _check_folder(folder_of: dict[str, str], class_name: str, folder: str) -> No
         )
 
 
-def _check_metadata(location: Location, files: list[str]) -> None:
+def _check_metadata_table(location: Location, files: list[str]) -> None:
     """Refuse the Hub's table of metadata if it has other classes than the folders."""
     names = [name for name in files if name.lower().startswith("metadata.")]
     table, column = label_table(location, names)
@@ -198,7 +198,7 @@ def _check_metadata(location: Location, files: list[str]) -> None:
         )
 
 
-def _check_links(location: Location, folders: list[str]) -> None:
+def _check_links_to_classes(location: Location, folders: list[str]) -> None:
     """Refuse a link to a class folder beside that folder: its images would be of two classes.
 
     Raises:
@@ -224,7 +224,7 @@ def _check_links(location: Location, folders: list[str]) -> None:
             )
 
 
-def _check_splits(location: Location, samples: list[_ClassSamples]) -> None:
+def _check_one_split(location: Location, samples: list[_ClassSamples]) -> None:
     """Refuse a source whose class folders lie in folders of several splits.
 
     Raises:
@@ -261,11 +261,11 @@ def folder_marks(location: Location, folders: Iterable[str]) -> Iterable[str]:
     return [uuid4().hex] if location.remote else map(location.mark, folders)
 
 
-def _each_class(
+def _list_classes(
     location: Location, folders: list[str]
 ) -> Iterator[tuple[str, list[_ClassSamples], Evidence]]:
     """Yield (class folder, samples, evidence with the entries that were skipped)."""
-    list_class = _list_nested if location.options.recursive else _list_class
+    list_class = _list_nested_folders if location.options.recursive else _list_class_folder
     if not location.remote:
         # Local folders use one thread: several are slower, as they compete for the GIL.
         yield from (list_class(location, name) for name in folders)
@@ -275,7 +275,9 @@ def _each_class(
         yield from threads.map(lambda name: list_class(location, name), folders)
 
 
-def _list_class(location: Location, folder: str) -> tuple[str, list[_ClassSamples], Evidence]:
+def _list_class_folder(
+    location: Location, folder: str
+) -> tuple[str, list[_ClassSamples], Evidence]:
     class_name = folder_class(folder, location.options)
     sizes, evidence = location.sizes(folder), Evidence()
     evidence.merge(sizes.skipped)
@@ -289,7 +291,7 @@ def _list_class(location: Location, folder: str) -> tuple[str, list[_ClassSample
         deeper += [f"{path}/{name}" for name in inner.folders]
     if location.options.rules > 1:
         for path in deeper:
-            _check_deeper(location, folder, path, evidence)
+            _check_deeper_folder(location, folder, path, evidence)
     if any(len(class_samples.key) for class_samples in classes):
         return (
             folder,
@@ -303,7 +305,7 @@ def _list_class(location: Location, folder: str) -> tuple[str, list[_ClassSample
     return folder, classes[:1] if empty else [], evidence
 
 
-def _check_deeper(location: Location, folder: str, path: str, evidence: Evidence) -> None:
+def _check_deeper_folder(location: Location, folder: str, path: str, evidence: Evidence) -> None:
     """Refuse images in a folder inside a class folder: either folder may be the class."""
     count, first = 0, ""
     for inner, sizes in walk(location, path):
@@ -324,7 +326,9 @@ def _check_deeper(location: Location, folder: str, path: str, evidence: Evidence
     evidence.skip(NO_IMAGES, path)
 
 
-def _list_nested(location: Location, folder: str) -> tuple[str, list[_ClassSamples], Evidence]:
+def _list_nested_folders(
+    location: Location, folder: str
+) -> tuple[str, list[_ClassSamples], Evidence]:
     evidence, classes = Evidence(), []
     for path, sizes in walk(location, folder):
         evidence.merge(sizes.skipped)

@@ -41,11 +41,11 @@ def _class_folders(location: Location) -> Iterator[str]:
     """Yield the folders of *location* that look like class folders."""
     folders = location.names().folders
     for name in folders[:_MAX_REMOTE_FOLDERS] if location.remote else folders:
-        if _is_class(location, name):
+        if _is_class_folder(location, name):
             yield name
 
 
-def _is_class(location: Location, name: str) -> bool:
+def _is_class_folder(location: Location, name: str) -> bool:
     names = location.names(name)
     inner = location.names(f"{name}/{_INNER}").files if _INNER in names.folders else []
     fits = may_be_image if is_wnid(name) else looks_like_image
@@ -94,18 +94,21 @@ def find_folders(
     splits = split_folders(location, requested_split)
     sources = {}
     for split, names in splits.items():
-        fitting = [n for n in names if _is_split(location.child(n), explicit)]
+        fitting = [n for n in names if _is_split_of_classes(location.child(n), explicit)]
         if fitting:
             check_one_folder(location, split, fitting)
             sources[split] = FolderSource("folder", location.child(fitting[0]))
     if (
         not sources
         and (explicit or not _is_half_sorted(location))
-        and (explicit or _has_classes(location, {n for names in splits.values() for n in names}))
+        and (
+            explicit
+            or _is_folder_of_classes(location, {n for names in splits.values() for n in names})
+        )
     ):
         sources[""] = FolderSource("folder", location)
         return sources
-    outside_splits = _outside_splits(
+    outside_splits = _entries_outside_splits(
         location, {source.root.rpartition("/")[2] for source in sources.values()}
     )
     return {
@@ -113,7 +116,7 @@ def find_folders(
     }
 
 
-def _is_split(location: Location, explicit: bool) -> bool:
+def _is_split_of_classes(location: Location, explicit: bool) -> bool:
     if not location.names().folders or (not explicit and _is_half_sorted(location)):
         return False
     return explicit or holds_classes(location)
@@ -127,7 +130,7 @@ def _is_half_sorted(location: Location) -> bool:
     return location.options.rules > 1 and any(map(is_val_image, location.names().files))
 
 
-def _has_classes(location: Location, splits: set[str]) -> bool:
+def _is_folder_of_classes(location: Location, splits: set[str]) -> bool:
     """Return True if *location* is a folder of class folders, though some are named after *splits*.
 
     If all of them are, or two are, they are flat splits: `train` and `test` without classes.
@@ -157,7 +160,7 @@ def check_one_folder(location: Location, split: str, names: list[str]) -> None:
         )
 
 
-def _outside_splits(location: Location, splits: set[str]) -> tuple[str, ...]:
+def _entries_outside_splits(location: Location, splits: set[str]) -> tuple[str, ...]:
     """Return the images and folders beside the folders of splits, which belong to none of them."""
     top = location.names()
     folders = (n for n in top.folders if n not in splits and not _is_flat_split(location, n))

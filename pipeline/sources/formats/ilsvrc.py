@@ -123,7 +123,7 @@ class ValFolder(Source):
         """
         all_sizes = self.location.sizes("")
         if self.location.options.rules > 1:
-            _refuse_sorted(self.location, all_sizes)
+            _refuse_partly_sorted_val(self.location, all_sizes)
         sizes = FolderSizes([], [], all_sizes.folders, all_sizes.skipped)
         other_images = []
         for name, num_bytes in zip(all_sizes.files, all_sizes.num_bytes, strict=True):
@@ -144,7 +144,7 @@ class ValFolder(Source):
         return sizes
 
 
-def _refuse_sorted(location: Location, sizes: FolderSizes) -> None:
+def _refuse_partly_sorted_val(location: Location, sizes: FolderSizes) -> None:
     """Refuse a folder of val images if some lie in its folders: those would be left out."""
     for folder in sizes.folders:
         inside = location.sizes(folder)
@@ -161,7 +161,7 @@ def _is_archive(location: Location, path: str) -> bool:
     return container_of(location, path) in (TAR, ZIP)
 
 
-def _tars(location: Location, stem: str) -> list[str]:
+def _tars_named(location: Location, stem: str) -> list[str]:
     files = location.names().files
     return [name for name in files if stem_of(name) == stem and _is_archive(location, name)]
 
@@ -179,7 +179,7 @@ def find_train_tar(
     Returns:
         The source of each split, '' for one without a name; empty if there are no such tars.
     """
-    tars = {"train": _tars(location, TRAIN_STEM)}
+    tars = {"train": _tars_named(location, TRAIN_STEM)}
     if not tars["train"]:
         tars = paths_by_split(
             location, lambda path: _may_hold_tars(location, path), requested_split
@@ -229,13 +229,13 @@ def find_class_tars(
         split: TarSource(
             "class-tars",
             location,
-            tuple(TarPart(path, _class_tar(location, path)) for path in paths),
+            tuple(TarPart(path, _class_tar_layout(location, path)) for path in paths),
         )
         for split, paths in paths_by_split(location, fits, requested_split).items()
     }
 
 
-def _class_tar(location: Location, path: str) -> ClassTar:
+def _class_tar_layout(location: Location, path: str) -> ClassTar:
     return ClassTar(folder_class(stem_of(path), location.options), location.options)
 
 
@@ -259,7 +259,7 @@ def find_val(
         return {"": ValFolder("ilsvrc-val", location)}
     if "val" in location.names().folders and any(map(is_val_image, location.names("val").files)):
         return {"val": ValFolder("ilsvrc-val", location.child("val"))}
-    tars = _tars(location, VAL_STEM)
+    tars = _tars_named(location, VAL_STEM)
     if not tars and location.only_file and _is_archive(location, location.only_file):
         fits = explicit or outline_of(location, location.only_file).shape == VAL
         tars = [location.only_file] if fits else []

@@ -66,7 +66,7 @@ class ParquetBlock(Block):
             number: The number of the row in the block, from 0.
             name: The name that repeats; unused.
         """
-        return _Origin(self.where, self.first_row).missing_name(number)
+        return _BatchOrigin(self.where, self.first_row).missing_name(number)
 
     def samples(self, write: WriteBytes) -> Iterator[ListedSample]:
         """Read the row groups one by one, and pass each image's bytes to *write*.
@@ -88,7 +88,9 @@ class ParquetBlock(Block):
             if labeller is None:  # all batches of a file have the same columns and table
                 table = _class_table_of(columns, self.location, self.where)
                 labeller = Labeller(table, self.location.options)
-            yield from _rows(batch, columns, labeller, _Origin(self.where, row), write)
+            yield from _samples_in_batch(
+                batch, columns, labeller, _BatchOrigin(self.where, row), write
+            )
             row += len(batch)
 
     def preview(self, labeller: Labeller, evidence: Evidence) -> None:
@@ -103,8 +105,10 @@ class ParquetBlock(Block):
         """
         row = self.first_row
         for batch, columns in self.batches(images=False):
-            origin = _Origin(self.where, row)
-            keys = list(_keys(_paths(batch, columns), batch, columns, labeller, origin))
+            origin = _BatchOrigin(self.where, row)
+            keys = list(
+                _keys_of_rows(_paths_of_rows(batch, columns), batch, columns, labeller, origin)
+            )
             for key, basis in keys:
                 evidence.add(key, basis)
             bad = bad_key(pa.array([key for key, _ in keys], pa.large_string()))
@@ -127,7 +131,7 @@ class ParquetBlock(Block):
             ReadError: The file could not be read now.
             SourceError: The file is damaged, or has no usable column of images.
         """
-        with _reading_table(self.where), _open(self.location, self.path) as file:
+        with _reading_table(self.where), _open_parquet_file(self.location, self.path) as file:
             columns = columns_of(file.schema_arrow, self.where, self.location.options)
             column_names = columns.read(file.schema_arrow, images=images)
             size = _BATCH_ROWS if images else _PREVIEW_ROWS
@@ -148,7 +152,7 @@ def _rows_without_columns(num_rows: int) -> pa.RecordBatch:
 
 
 @dataclass(frozen=True)
-class _Origin:
+class _BatchOrigin:
     """The file and first row of a batch of rows."""
 
     where: str
@@ -167,28 +171,32 @@ def _class_table_of(columns: Columns, location: Location, where: str) -> ClassTa
     return find_class_table(location)
 
 
-def _rows(
-    batch: pa.RecordBatch, columns: Columns, labeller: Labeller, origin: _Origin, write: WriteBytes
+def _samples_in_batch(
+    batch: pa.RecordBatch,
+    columns: Columns,
+    labeller: Labeller,
+    origin: _BatchOrigin,
+    write: WriteBytes,
 ) -> Iterator[ListedSample]:
-    images = _images(batch, columns)
+    images = _image_bytes(batch, columns)
     # Single nulls are quarantined as empty; a batch without any bytes is a table of file names.
     if len(batch) and images.null_count == len(batch):
         raise SourceError(
             f"{origin.where}: rows {origin.first_row} to {origin.first_row + len(batch) - 1} hold "
             "no bytes of images, only their names. Save the table with the bytes embedded."
         )
-    keys = _keys(_paths(batch, columns), batch, columns, labeller, origin)
+    keys = _keys_of_rows(_paths_of_rows(batch, columns), batch, columns, labeller, origin)
     for image, (key, basis) in zip(images, keys, strict=True):
         data = bytes(image.as_buffer()) if image.is_valid else b""
         yield ListedSample(key, len(data), write((data,)), basis=basis)
 
 
-def _keys(
+def _keys_of_rows(
     paths: list[Any],
     batch: pa.RecordBatch,
     columns: Columns,
     labeller: Labeller,
-    origin: _Origin,
+    origin: _BatchOrigin,
 ) -> Iterator[tuple[str, ClassBasis]]:
     """Yield the key of each row, and the basis of its class."""
     labels = batch[columns.label].to_pylist() if columns.label else [None] * len(batch)
@@ -198,7 +206,7 @@ def _keys(
         yield labeller.key(path, {columns.label: label} if columns.label else {}, sample)
 
 
-def _images(batch: pa.RecordBatch, columns: Columns) -> pa.Array:
+def _image_bytes(batch: pa.RecordBatch, columns: Columns) -> pa.Array:
     images = batch[columns.image]
     if pa.types.is_dictionary(images.type):
         images = images.dictionary_decode()
@@ -206,7 +214,7 @@ def _images(batch: pa.RecordBatch, columns: Columns) -> pa.Array:
     return pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
 
 
-def _paths(batch: pa.RecordBatch, columns: Columns) -> list[Any]:
+def _paths_of_rows(batch: pa.RecordBatch, columns: Columns) -> list[Any]:
     paths: list[Any] = [None] * len(batch)
     inner = batch[columns.image] if columns.image in batch.schema.names else None
     if (
@@ -240,7 +248,7 @@ def _reading_table(where: str) -> Iterator[None]:
 
 
 @contextmanager
-def _open(location: Location, path: str) -> Iterator[pq.ParquetFile]:
+def _open_parquet_file(location: Location, path: str) -> Iterator[pq.ParquetFile]:
     """Open a file for exact reads: the footer once, then the requested columns."""
     check_is_parquet(location, path)
     with location.open(path) as raw:
@@ -296,7 +304,7 @@ class ParquetSource(Source):
         Raises:
             SourceError: Two files have different classes.
         """
-        tables = [_class_table_at(self.location, path) for path in self.paths]
+        tables = [_class_table_of_file(self.location, path) for path in self.paths]
         for path, table in zip(self.paths, tables, strict=True):
             if (table and table.names) != (tables[0] and tables[0].names):
                 raise SourceError(
@@ -328,7 +336,10 @@ class ParquetSource(Source):
     def _columns_note(self) -> str:
         """Return a remark that names the column of images, of labels, and of names."""
         path = self.paths[0]
-        with _reading_table(self.location.full_path(path)), _open(self.location, path) as file:
+        with (
+            _reading_table(self.location.full_path(path)),
+            _open_parquet_file(self.location, path) as file,
+        ):
             columns = columns_of(
                 file.schema_arrow, self.location.full_path(path), self.location.options
             )
@@ -353,9 +364,9 @@ class ParquetSource(Source):
         return evidence
 
 
-def _class_table_at(location: Location, path: str) -> ClassTable | None:
+def _class_table_of_file(location: Location, path: str) -> ClassTable | None:
     where = location.full_path(path)
-    with _reading_table(where), _open(location, path) as file:
+    with _reading_table(where), _open_parquet_file(location, path) as file:
         return _class_table_of(
             columns_of(file.schema_arrow, where, location.options), location, where
         )
@@ -363,10 +374,10 @@ def _class_table_at(location: Location, path: str) -> ClassTable | None:
 
 def _blocks_of(location: Location, path: str) -> Iterator[ParquetBlock]:
     where = location.full_path(path)
-    with _reading_table(where), _open(location, path) as file:
+    with _reading_table(where), _open_parquet_file(location, path) as file:
         image = columns_of(file.schema_arrow, where, location.options).image
         groups = [
-            _group_bytes(file.metadata.row_group(i), image) for i in range(file.num_row_groups)
+            _row_group_bytes(file.metadata.row_group(i), image) for i in range(file.num_row_groups)
         ]
         rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     first = 0
@@ -386,7 +397,7 @@ def _blocks_of(location: Location, path: str) -> Iterator[ParquetBlock]:
         first += count
 
 
-def _group_bytes(group: Any, image: str) -> int:
+def _row_group_bytes(group: Any, image: str) -> int:
     """Return the bytes of the image column in one row group, uncompressed."""
     columns = (group.column(i) for i in range(group.num_columns))
     return sum(
@@ -428,7 +439,7 @@ def find_parquet(
     if location.only_file:
         paths_of_split = {"": next(iter(paths_of_split.values()))} if paths_of_split else {}
     elif not paths_of_split and location.options.rules > 1 and not location.remote:
-        configurations = _configurations(location, requested_split)
+        configurations = _configuration_folders(location, requested_split)
         if len(configurations) > 1:
             raise SourceError(
                 f"{location.root} holds {len(configurations)} tables of one set"
@@ -452,7 +463,7 @@ def _describes_shard(location: Location, path: str) -> bool:
     )
 
 
-def _configurations(location: Location, requested_split: str) -> list[str]:
+def _configuration_folders(location: Location, requested_split: str) -> list[str]:
     """Return the folders of *location* that hold folders of splits with Parquet files."""
     folders = location.names().folders
     configurations = []

@@ -70,10 +70,10 @@ def columns_of(schema: pa.Schema, where: str, options: SourceOptions = DEFAULT_O
         SourceError: No column can hold the bytes of images, or an option names a missing column.
     """
     is_old = options.rules == 1
-    image = _checked_column(schema, where, options.image_column, "image") or _image_of(
+    image = _checked_column(schema, where, options.image_column, "image") or _image_column_of(
         schema, where, _IMAGE_OF_RULES_1 if is_old else _IMAGE
     )
-    if not _bytes_in(schema, image):
+    if not _holds_bytes(schema, image):
         raise SourceError(
             f"{where}: the column {image!r} holds {schema.field(image).type}: expected the bytes"
             " of images, binary or struct<bytes, path>. Pass another column with --image-column,"
@@ -91,7 +91,7 @@ def columns_of(schema: pa.Schema, where: str, options: SourceOptions = DEFAULT_O
         _check_label(schema, label, where)
     name = _checked_column(schema, where, options.name_column, "name") or next(iter(names), "")
     other_labels = tuple(candidate for candidate in labels if candidate != label)
-    return Columns(image, name, label, _label_names(schema, label), other_labels)
+    return Columns(image, name, label, _names_in_hub_metadata(schema, label), other_labels)
 
 
 def _checked_column(schema: pa.Schema, where: str, column: str, role: str) -> str:
@@ -117,11 +117,13 @@ def _columns_by_rank(schema: pa.Schema, words: tuple[str, ...]) -> Iterator[str]
     yield from (plain[word] for word in words if word in plain)
 
 
-def _image_of(schema: pa.Schema, where: str, words: tuple[str, ...]) -> str:
-    image = next((name for name in _columns_by_rank(schema, words) if _bytes_in(schema, name)), "")
+def _image_column_of(schema: pa.Schema, where: str, words: tuple[str, ...]) -> str:
+    image = next(
+        (name for name in _columns_by_rank(schema, words) if _holds_bytes(schema, name)), ""
+    )
     if image:
         return image
-    byte_columns = [name for name in schema.names if _bytes_in(schema, name)]
+    byte_columns = [name for name in schema.names if _holds_bytes(schema, name)]
     if len(byte_columns) == 1:
         return str(byte_columns[0])
     choices = (
@@ -153,7 +155,7 @@ def _check_label(schema: pa.Schema, label: str, where: str) -> None:
         )
 
 
-def _bytes_in(schema: pa.Schema, name: str) -> bool:
+def _holds_bytes(schema: pa.Schema, name: str) -> bool:
     kind = schema.field(name).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
@@ -168,7 +170,7 @@ def _is_binary(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _label_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
+def _names_in_hub_metadata(schema: pa.Schema, label: str) -> tuple[str, ...]:
     """Return the class names that the Hub stores as JSON in the schema's metadata."""
     text = (schema.metadata or {}).get(b"huggingface")
     if not text or not label:

@@ -69,16 +69,16 @@ def find_tiny(
         location = location.child("tiny-imagenet-200")
     top = location.names()
     if ANNOTATIONS in top.files and _IMAGES in top.folders:
-        return {"": _annotated(location)}
+        return {"": _val_source(location)}
     if "val" not in top.folders or ANNOTATIONS not in location.names("val").files:
         return {}
-    sources: dict[str, FolderSource | AnnotatedFolder] = {"val": _annotated(location.child("val"))}
+    sources: dict[str, FolderSource | AnnotatedFolder] = {"val": _val_source(location.child("val"))}
     if "train" in top.folders:
         sources["train"] = FolderSource("tiny-imagenet", location.child("train"))
     return sources
 
 
-def _annotated(val: Location) -> FolderSource | AnnotatedFolder:
+def _val_source(val: Location) -> FolderSource | AnnotatedFolder:
     """Return the val split: flat, or sorted into class folders beside its old table.
 
     Raises:

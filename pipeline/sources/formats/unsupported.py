@@ -61,20 +61,20 @@ def other_tool_text(location: Location) -> str:
         One or more sentences; empty if no such data set is seen.
     """
     paths_of_kind: dict[str, list[str]] = {}
-    for path in islice(_files(location), _MAX_FILES):
+    for path in islice(_files_to_examine(location), _MAX_FILES):
         if kind := other_tool_format(location, path):
             paths_of_kind.setdefault(kind, []).append(path)
-    return " ".join(_text(kind, paths) for kind, paths in paths_of_kind.items())
+    return " ".join(_unsupported_text(kind, paths) for kind, paths in paths_of_kind.items())
 
 
-def _text(kind: str, paths: list[str]) -> str:
+def _unsupported_text(kind: str, paths: list[str]) -> str:
     phrase, advice = CONVERTED[kind]
     # The number of files is unknown, since not all were examined.
     more_text = ", and there are more" if len(paths) > 1 else ""
     return f"{paths[0]!r} is {phrase}, which is not supported{more_text}. {advice}"
 
 
-def _files(location: Location) -> Iterator[str]:
+def _files_to_examine(location: Location) -> Iterator[str]:
     """Yield the files at *location*, and in folders one and two levels down."""
     waiting = [""]
     for folder in waiting:  # grows

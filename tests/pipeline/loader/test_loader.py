@@ -381,7 +381,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_allowed(
     limits: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: limit)
     monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.append(new))
-    assert row_reader._may_open_more(file) is more
+    assert row_reader._may_keep_files_open(file) is more
     assert limits == ([raised] if raised else [])
 
 
@@ -435,7 +435,7 @@ loader = Loader({str(store)!r}, size=8, batch_size=4)
 loader.num_rows
 def refuse(*_):
     raise OSError("no")
-mmap._mmap = refuse
+mmap._map_memory = refuse
 loader = Loader({str(store)!r}, size=8, batch_size=4)
 for batch in loader:
     pass
@@ -486,7 +486,7 @@ for batch in Loader({str(store)!r}, size=8, batch_size=4):
 def test_rows_of_any_size_are_copied_in_equal_pieces(parts: int, odd: int) -> None:
     """Each piece is short enough for memcpy."""
     row_bytes = parts * odd * 3
-    piece = mmap._piece_bytes(row_bytes)
+    piece = mmap._copy_piece_bytes(row_bytes)
     assert row_bytes % piece == 0
     assert 0 < piece < mmap.MAX_PIECE_BYTES
     assert all(
