@@ -4,15 +4,17 @@
     listing      the Arrow table of samples    remote       files behind fsspec, by byte range
     spool        records of streamed sources   reader       the bytes of one sample
     keys         names of samples and splits   options      options, and listing rules
-    clutter      files that are no samples     repeats      unique names for repeated ones
+    clutter      files that are no samples     duplicates   unique names for repeated ones
     magic        content by first bytes        series       gaps in numbered files
     metadata     tables near the images        text_tables  parsing of tables
-    classes/     decision (the class of a sample), order (the classes of all splits),
-                 name_tables and number_tables (tables of class names)
-    formats/     the kinds: folder, flat, tiny_imagenet, ilsvrc, webdataset, parquet, cifar, lsun;
-                 sorted_val, unsupported (data sets of other tools)
+    classes/     labeller (the class of a sample), labels (values of labels), class_names (the
+                 class in a key), class_table (numbered classes), evidence (what tells classes),
+                 store_classes (the classes of all splits), name_tables, number_tables (files)
+    formats/     the kinds: folder and folder_detection, flat, tiny_imagenet, ilsvrc, webdataset,
+                 parquet and parquet_columns, cifar, lsun; sorted_val (a check of val images),
+                 unsupported (data sets of other tools)
     archives/    detection, open, compression, tar, tar_header, zip; outline (the first members),
-                 layouts and trees (members as samples), source
+                 layouts and trees (members as samples), tar_source
 
 `docs/sources.md` says for each kind how its samples get their keys.
 """
