@@ -68,7 +68,9 @@ def existing_folder(folder_name: str | None) -> Path | None:
     return path if folder_name or os.environ.get(FOLDER_VARIABLE) or path.is_dir() else None
 
 
-def create(*, hosts: Iterable[str] = (), days: float = CERTIFICATE_DAYS) -> dict[str, bytes]:
+def create_certificates(
+    *, hosts: Iterable[str] = (), days: float = CERTIFICATE_DAYS
+) -> dict[str, bytes]:
     """Create an authority, a certificate and key for each role, and a token.
 
     Args:
@@ -115,21 +117,21 @@ def create(*, hosts: Iterable[str] = (), days: float = CERTIFICATE_DAYS) -> dict
     return files
 
 
-def for_workers(files: Mapping[str, bytes]) -> dict[str, bytes]:
+def files_for_workers(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return only the files that workers need: authority, certificate and key of a worker.
 
     Args:
-        files: Contents of the files by name, from `create`.
+        files: Contents of the files by name, from `create_certificates`.
     """
     return {name: files[name] for name in (AUTHORITY, "worker.pem", "worker.key")}
 
 
-def write(folder: Path, files: Mapping[str, bytes], *, replace: bool = False) -> None:
+def write_certificates(folder: Path, files: Mapping[str, bytes], *, replace: bool = False) -> None:
     """Write certificates to a folder, with keys and token readable only by this user.
 
     Args:
         folder: The folder, which is created if it does not exist.
-        files: Contents of the files by name, from `create`.
+        files: Contents of the files by name, from `create_certificates`.
         replace: True to replace existing files, after all new ones are written (default: False).
 
     Raises:
@@ -184,11 +186,11 @@ def _link_unless_exists(new: Path, final: Path) -> None:
             out.write(new.read_bytes())
 
 
-def remove(folder: Path) -> None:
-    """Delete the files that `write` has written, and no others; missing ones are no error.
+def remove_certificates(folder: Path) -> None:
+    """Delete the files that `write_certificates` has written, and no others.
 
     Args:
-        folder: The folder, which is kept.
+        folder: The folder, which is kept. Files that are missing are no error.
 
     Raises:
         OSError: A file cannot be deleted.
@@ -198,7 +200,7 @@ def remove(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def security(folder: Path, roles: Sequence[str] = ROLES) -> Security:
+def tls_security(folder: Path, roles: Sequence[str] = ROLES) -> Security:
     """Return Dask's security settings for TLS, with the certificates in a folder.
 
     Args:
@@ -262,11 +264,11 @@ def check_token(folder: Path) -> None:
         )
 
 
-def in_memory(files: Mapping[str, bytes], roles: Sequence[str] = ROLES) -> Security:
+def tls_security_in_memory(files: Mapping[str, bytes], roles: Sequence[str] = ROLES) -> Security:
     """Return Dask's security settings for TLS, with certificates that are in no file.
 
     Args:
-        files: Contents of the files by name, from `create`.
+        files: Contents of the files by name, from `create_certificates`.
         roles: The roles of this process: `scheduler`, `worker`, `client` (default: all of them).
     """
     fields = {"tls_ca_file": files[AUTHORITY].decode()}
@@ -276,7 +278,7 @@ def in_memory(files: Mapping[str, bytes], roles: Sequence[str] = ROLES) -> Secur
     return Security(require_encryption=True, tls_min_version=ssl.TLSVersion.TLSv1_3, **fields)
 
 
-def expiry(path: Path) -> datetime:
+def certificate_expiry(path: Path) -> datetime:
     """Return the time when a certificate expires, in UTC.
 
     Args:
@@ -301,7 +303,7 @@ _PURPOSES = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
 
 
 def _check_not_expired(path: Path) -> None:
-    until = expiry(path)
+    until = certificate_expiry(path)
     if until < datetime.now(UTC):
         raise CertificateError(
             f"{path} expired at {until:%Y-%m-%d %H:%M} UTC. Create new certificates with `tesserae"

@@ -152,7 +152,7 @@ def connect(
             f" machine where they were created to {certificates.resolve_folder(None)}, or pass"
             " their folder with --certs."
         )
-    security = certificates.security(certs, ["client"]) if tls and certs else None
+    security = certificates.tls_security(certs, ["client"]) if tls and certs else None
     silence_client_logs()
     _wait_until_reached(address, security, timeout_seconds, report)
     with applied_settings(), _open_client(address, security, timeout_seconds) as client:

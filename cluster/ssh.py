@@ -118,7 +118,7 @@ class SshCluster(EmbeddedScheduler):
         """
         self._report = report
         self._hosts = hosts.hosts
-        self._files = certificates.create()
+        self._files = certificates.create_certificates()
         self._links: list[_SshLink] = []
         host = hosts.scheduler or _local_address(hosts.hosts)
         super().__init__(host, self._files, dashboard=dashboard)

@@ -19,7 +19,7 @@ Code = Callable[[], Mapping[str, str]]
 """A function that returns a digest for each tree of source files of the calling process."""
 
 
-def compare(
+def compare_versions(
     client: Client,
     packages: Sequence[str],
     code: Code,
@@ -41,8 +41,10 @@ def compare(
     Raises:
         ClusterError: A worker cannot answer, or its code or a version in *must_match* differs.
     """
-    local_versions = installed((*packages, *must_match), code)
-    worker_versions = broadcast(client, installed, (*packages, *must_match), code, workers=workers)
+    local_versions = installed_versions((*packages, *must_match), code)
+    worker_versions = broadcast(
+        client, installed_versions, (*packages, *must_match), code, workers=workers
+    )
     sentences = []
     for (name, remote), differing in sorted(
         _differing_workers(local_versions, worker_versions).items()
@@ -90,7 +92,7 @@ def _public_version(version: str) -> str:
     return version.partition("+")[0]
 
 
-def installed(packages: Sequence[str], code: Code) -> dict[str, str]:
+def installed_versions(packages: Sequence[str], code: Code) -> dict[str, str]:
     """Return the versions of packages and the digests of source trees in this process.
 
     Args:

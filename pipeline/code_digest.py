@@ -55,7 +55,7 @@ def digest() -> str:
     return hashlib.blake2b("".join(_DIGESTS.values()).encode(), digest_size=16).hexdigest()
 
 
-def check(code: str) -> None:
+def check_same_code(code: str) -> None:
     """Refuse to continue in this process a run that was started with other code.
 
     Args:

@@ -135,7 +135,7 @@ def worker(options: WorkerOptions) -> int:
     config = _worker_config(options, options.address)
     programs = commands.workers(config)
     folder = config.certificates
-    security = None if folder is None else certificates.security(folder, ["worker"])
+    security = None if folder is None else certificates.tls_security(folder, ["worker"])
     seconds = math.inf if options.scheduler_timeout is None else options.scheduler_timeout
     timeout = ReconnectTimeout(options.address, seconds, security)
     return _run(programs, once=options.once, done=timeout.has_expired)
@@ -149,7 +149,9 @@ def _work_for_a_caller(options: WorkerOptions) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = json.loads(sys.stdin.buffer.readline())
-        certificates.write(folder, {file: text.encode() for file, text in files.items()})
+        certificates.write_certificates(
+            folder, {file: text.encode() for file, text in files.items()}
+        )
         config = replace(_worker_config(options, options.address), certificates=folder)
         last_input = [time.monotonic()]
 
@@ -211,15 +213,15 @@ def certs(options: CertsOptions) -> int:
     if options.insecure:
         raise ValueError("--insecure cannot be combined with `certs`: it means no certificates.")
     folder = certificates.resolve_folder(options.certs)
-    files = certificates.create(hosts=options.hosts, days=options.days)
+    files = certificates.create_certificates(hosts=options.hosts, days=options.days)
     try:
-        certificates.write(folder, files, replace=options.renew)
+        certificates.write_certificates(folder, files, replace=options.renew)
     except FileExistsError:
         raise TesseraeError(
             f"{folder} already holds certificates. Pass another folder with --certs, or --renew to"
             " replace them; a running cluster does not accept replaced certificates."
         ) from None
-    until = certificates.expiry(folder / certificates.AUTHORITY)
+    until = certificates.certificate_expiry(folder / certificates.AUTHORITY)
     print(f"{folder}: valid until {until:%Y-%m-%d %H:%M} UTC")
     print("  scheduler.*  stays on the scheduler's machine, together with token")
     print("  worker.*     goes to the machines of the workers, together with ca.pem")
@@ -243,8 +245,8 @@ def up(options: UpOptions) -> int:
             )
     folder = certificates.resolve_folder(options.certs)
     if not options.insecure and not (folder / certificates.AUTHORITY).exists():
-        certificates.write(
-            folder, certificates.create(hosts=[options.host, options.dashboard_host])
+        certificates.write_certificates(
+            folder, certificates.create_certificates(hosts=[options.host, options.dashboard_host])
         )
         print(f"created certificates: {folder}")
     config = _scheduler_config(options)

@@ -31,7 +31,7 @@ from cluster.slurm import allocation
 from cluster.slurm.cluster import SlurmCluster
 from cluster.slurm.profile import read_profile
 from cluster.ssh import SshCluster, read_hosts
-from cluster.versions import compare
+from cluster.versions import compare_versions
 from pipeline import code_digest
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest.worker import ShardTaskConfig, check_worker
@@ -184,7 +184,7 @@ class Cluster:
 
     def _compare(self, packages: Sequence[str], **how: Any) -> None:
         assert self._client is not None
-        for difference in compare(self._client, packages, code_digest.trees, **how):
+        for difference in compare_versions(self._client, packages, code_digest.trees, **how):
             _notice(difference)
 
     def ask_workers(self, work: ShardTaskConfig) -> None:

@@ -216,7 +216,7 @@ def _address_scheme(folder: Path | None) -> str:
 def _tls_arguments(folder: Path | None, role: str) -> list[str]:
     if folder is None:
         return []
-    certificates.security(folder, [role])
+    certificates.tls_security(folder, [role])
     return [
         *("--tls-ca-file", str(folder / certificates.AUTHORITY)),
         *("--tls-cert", str(folder / f"{role}.pem")),

@@ -27,7 +27,7 @@ class WorkerLink:
 
         Args:
             command: The command line.
-            files: Certificates by file name, as `certificates.create` returns them.
+            files: Certificates by file name, as `create_certificates` returns them.
         """
         self.begun = time.monotonic()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would block
@@ -38,7 +38,9 @@ class WorkerLink:
             stderr=self._output,
             start_new_session=True,  # Ctrl-C must reach the command only
         )
-        texts = {name: data.decode() for name, data in certificates.for_workers(files).items()}
+        texts = {
+            name: data.decode() for name, data in certificates.files_for_workers(files).items()
+        }
         self._write(json.dumps(texts) + "\n")
 
     def send_heartbeat(self) -> None:

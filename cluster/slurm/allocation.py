@@ -48,9 +48,9 @@ class SlurmAllocation(EmbeddedScheduler):
         """
         self._folder = _step_folder(profile)
         _remove_step_files(self._folder)
-        files = certificates.create()
+        files = certificates.create_certificates()
         super().__init__(reachable_host(profile), files, dashboard=dashboard)
-        certificates.write(self._folder, certificates.for_workers(files))
+        certificates.write_certificates(self._folder, certificates.files_for_workers(files))
         _write_atomically(self._folder / ADDRESS_FILE, self.address)
         options = {"workers": str(workers), "threads": str(threads), "gpus": "all"}
         if profile.scratch is not None:
@@ -161,7 +161,7 @@ def _remove_step_files(folder: Path) -> None:
     """
     if folder.is_symlink() or not folder.is_dir():
         return
-    certificates.remove(folder)
+    certificates.remove_certificates(folder)
     (folder / ADDRESS_FILE).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()

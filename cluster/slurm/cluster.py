@@ -58,11 +58,11 @@ class SlurmCluster(EmbeddedScheduler):
         self._report = report
         self._profile = profile
         self._folder = Path(profile.shared).expanduser() / secrets.token_hex(4)
-        files = certificates.create()
+        files = certificates.create_certificates()
         # Jobs may wait in the queue for any time, so Dask must not give up without workers.
         with dask.config.set({"distributed.scheduler.no-workers-timeout": None}):
             super().__init__(reachable_host(profile), files, dashboard=dashboard)
-        certificates.write(self._folder, certificates.for_workers(files))
+        certificates.write_certificates(self._folder, certificates.files_for_workers(files))
         self._client: Client | None = None
         pools = {
             name: JobPool(kind.count, kind.processes, kind.least)
@@ -110,7 +110,9 @@ class SlurmCluster(EmbeddedScheduler):
             numbers = ", ".join(remaining)
             self._report(f"Slurm still lists the jobs {numbers}: scancel {' '.join(remaining)}")
         super().close()
-        certificates.remove(self._folder)  # the logs of the jobs are kept until `__exit__`
+        certificates.remove_certificates(
+            self._folder
+        )  # the logs of the jobs are kept until `__exit__`
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Stop the cluster; keep the logs of its jobs after an error."""

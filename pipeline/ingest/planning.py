@@ -68,7 +68,7 @@ def resolve_recipe(
         if objects.put_new(layout.RECIPE, requested.encode()):
             return requested
         stored = records.load_recipe(objects)  # another split's planner has written it meanwhile
-    recipe.check_same(stored, _requested_recipe(options, stored, classes.non_empty()))
+    recipe.check_same_recipe(stored, _requested_recipe(options, stored, classes.non_empty()))
     return stored
 
 
@@ -87,7 +87,7 @@ def check_options(objects: Objects, options: StoreOptions) -> None:
     stored = _stored_recipe(objects)
     requested = _requested_recipe(options, stored, NO_CLASSES)
     if stored is not None:
-        recipe.check_same(stored, requested)
+        recipe.check_same_recipe(stored, requested)
 
 
 def source_rules(objects: Objects) -> int:
@@ -267,7 +267,7 @@ def make_plan(
         format=recipe.format,
     )
     if not objects.put_new(layout.plan(split), requested.encode()):
-        plan.check_same(records.load_plan(objects, split), requested)
+        plan.check_same_plan(records.load_plan(objects, split), requested)
     labels = _labels_of_listing(listed, recipe)
     order = row_order(requested.num_rows, seed)
     write_labels(objects, split, labels[order])
@@ -381,7 +381,7 @@ def check_seed(stored: Plan, seed: int) -> None:
     Raises:
         StoreMismatchError: The split was planned with another seed.
     """
-    plan.check_same(stored, replace(stored, seed=seed))
+    plan.check_same_plan(stored, replace(stored, seed=seed))
 
 
 def shard_bytes(recipe: Recipe, size: int, num_rows: int) -> int:

@@ -137,7 +137,7 @@ def write_source_index(
     finally:
         writer.abort()
     record = {"rows": asdict(fingerprinting.written()), "format": plan.format}
-    objects.put(layout.source_index_record(plan.split), document.encode(record))
+    objects.put(layout.source_index_record(plan.split), document.encode_document(record))
 
 
 def load_origin(objects: Objects, plan: Plan) -> Origin:
@@ -155,7 +155,7 @@ def load_origin(objects: Objects, plan: Plan) -> Origin:
     name = layout.source_index_record(plan.split)
     try:
         data = objects.get(name, document.MAX_BYTES)
-        record = document.decode_as(SourceIndexRecord, data, name)
+        record = document.decode_document_as(SourceIndexRecord, data, name)
         document.check_value(name, "rows.name", record.rows.name, layout.source_index(plan.split))
         intact = records.is_intact(objects, record.rows)
     except (FileNotFoundError, StoreError):

@@ -93,9 +93,11 @@ class _RecordReader:
 
     def plan(self, split: str) -> Plan | None:
         name = layout.plan(split)
-        copy = self._copy(name, plan.decode, lambda decoded: decoded.split == split)
+        copy = self._copy(name, plan.decode_plan, lambda decoded: decoded.split == split)
         decoded: Plan | None = self._read(
-            name, plan.decode, lambda decoded: decoded.split == split and copy in (None, decoded)
+            name,
+            plan.decode_plan,
+            lambda decoded: decoded.split == split and copy in (None, decoded),
         )
         return decoded
 
@@ -105,7 +107,7 @@ class _RecordReader:
 
         for split in records.splits(self._objects) if layout.RECIPE not in self._copies else ():
             self._copies |= records.read_ledger(self._objects, split).copies
-        decoded: Recipe | None = self._read(layout.RECIPE, recipe.decode, fits)
+        decoded: Recipe | None = self._read(layout.RECIPE, recipe.decode_recipe, fits)
         return decoded
 
     def done(self, split: str, planned: Plan | None) -> FinishRecord | None:
@@ -132,7 +134,9 @@ class _RecordReader:
             name = layout.commit(planned.split, shard)
             fits = functools.partial(_is_commit_of_shard, planned, shard)
             must_exist = expected or name in self._copies
-            decoded: Commit | None = self._read(name, commit.decode, fits, expected=must_exist)
+            decoded: Commit | None = self._read(
+                name, commit.decode_commit, fits, expected=must_exist
+            )
             return decoded
 
         with ThreadPoolExecutor(records.READERS) as pool:

@@ -58,7 +58,7 @@ class Workspace:
             StoreMismatchError: This machine makes other pixels, or runs other code.
         """
         self.config = config
-        code_digest.check(config.code)
+        code_digest.check_same_code(config.code)
         self.objects: Objects = open_objects(config.store, config.run)
         self.recipe = records.load_recipe(self.objects)
         self.plan = records.load_plan(self.objects, config.split)
@@ -102,7 +102,7 @@ def _check_probe_pixels(stored: recipe.Recipe) -> None:
         stored, decoder=probed.decoder, resizer=probed.resizer, software=probe.description()
     )
     try:
-        recipe.check_same(stored, local)
+        recipe.check_same_recipe(stored, local)
     except StoreMismatchError as e:
         raise StoreMismatchError(f"on {socket.gethostname()}: {e}") from None
 

@@ -62,10 +62,10 @@ class Commit:
 
     def encode(self) -> bytes:
         """Return the bytes of `commits/<split>/<shard>.json`."""
-        return document.encode(asdict(self))
+        return document.encode_document(asdict(self))
 
 
-def decode(data: bytes, name: str) -> Commit:
+def decode_commit(data: bytes, name: str) -> Commit:
     """Decode and check the commit of a shard.
 
     Args:
@@ -76,7 +76,7 @@ def decode(data: bytes, name: str) -> Commit:
         StoreDamagedError: The bytes differ from those written, or name objects of another shard.
         StoreError: The document has a format that this version does not read.
     """
-    commit = document.decode_as(Commit, data, name)
+    commit = document.decode_document_as(Commit, data, name)
     _check_object_names(commit, name)
     document.check_value(name, "stop", commit.stop, commit.start + sum(commit.counts.values()))
     if commit.image_seconds is not None:

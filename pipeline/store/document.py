@@ -26,7 +26,7 @@ MAX_BYTES = 2**30
 """The maximum length in bytes of a document that is read; 2^22 shards need less."""
 
 
-def encode(fields: dict[str, Any]) -> bytes:
+def encode_document(fields: dict[str, Any]) -> bytes:
     """Encode fields as a document: sorted JSON with a key `digest`, the SHA-256 of the rest.
 
     Args:
@@ -50,7 +50,7 @@ def digest(fields: dict[str, Any]) -> str:
     return hashlib.sha256(_document_text(fields)).hexdigest()
 
 
-def decode(data: bytes, name: str, advice: str = REPAIR) -> dict[str, Any]:
+def decode_document(data: bytes, name: str, advice: str = REPAIR) -> dict[str, Any]:
     """Decode a document and return its fields without the digest.
 
     Args:
@@ -59,7 +59,7 @@ def decode(data: bytes, name: str, advice: str = REPAIR) -> dict[str, Any]:
         advice: The last sentence of the message, for a damaged document (default: `REPAIR`).
 
     Raises:
-        StoreDamagedError: The bytes differ from those that `encode` wrote.
+        StoreDamagedError: The bytes differ from those that `encode_document` wrote.
         StoreError: The document has a format that this version does not read.
     """
     try:
@@ -81,7 +81,7 @@ def decode(data: bytes, name: str, advice: str = REPAIR) -> dict[str, Any]:
     return dict(fields)
 
 
-def decode_as(
+def decode_document_as(
     kind: type[Kind],
     data: bytes,
     name: str,
@@ -103,7 +103,7 @@ def decode_as(
         StoreDamagedError: The bytes differ from those written, or the document is of another kind
             or has an invalid field.
     """
-    fields = decode(data, name, advice)
+    fields = decode_document(data, name, advice)
     try:
         return schema.read(kind, complete(fields))
     except SchemaError as e:

@@ -143,7 +143,7 @@ class FeatureRecipe:
 
     def encode(self) -> bytes:
         """Return the bytes of `recipe.json`."""
-        return document.encode(self._fields())
+        return document.encode_document(self._fields())
 
     def _fields(self) -> dict[str, Any]:
         return asdict(self)
@@ -170,7 +170,7 @@ class FeatureCommit:
 
     def encode(self) -> bytes:
         """Return the bytes of the commit."""
-        return document.encode(asdict(self))
+        return document.encode_document(asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,13 +191,13 @@ class FeatureFinishRecord:
 
     def encode(self) -> bytes:
         """Return the bytes of the record."""
-        return document.encode(asdict(self))
+        return document.encode_document(asdict(self))
 
 
 Record = TypeVar("Record", FeatureRecipe, FeatureCommit, FeatureFinishRecord)
 
 
-def decode(kind: type[Record], data: bytes, name: str) -> Record:
+def decode_features_document(kind: type[Record], data: bytes, name: str) -> Record:
     """Decode and check a document of features.
 
     Args:
@@ -209,11 +209,11 @@ def decode(kind: type[Record], data: bytes, name: str) -> Record:
         StoreDamagedError: The bytes differ from those written, or are a record of another kind.
         StoreError: The record has a format that this version does not read.
     """
-    return document.decode_as(kind, data, name, advice=RERUN_ADVICE)
+    return document.decode_document_as(kind, data, name, advice=RERUN_ADVICE)
 
 
 def _read_document(kind: type[Record], objects: Objects, file: str) -> Record:
-    return decode(kind, objects.get(file, document.MAX_BYTES), file)
+    return decode_features_document(kind, objects.get(file, document.MAX_BYTES), file)
 
 
 def names(objects: Objects) -> list[str]:

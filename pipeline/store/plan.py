@@ -50,7 +50,7 @@ class Plan:
 
     def encode(self) -> bytes:
         """Return the bytes of `splits/<split>.json`."""
-        return document.encode(asdict(self))
+        return document.encode_document(asdict(self))
 
     @property
     def digest(self) -> str:
@@ -58,7 +58,7 @@ class Plan:
         return document.digest(asdict(self))
 
 
-def decode(data: bytes, name: str) -> Plan:
+def decode_plan(data: bytes, name: str) -> Plan:
     """Decode and check the plan of a split.
 
     Args:
@@ -69,10 +69,10 @@ def decode(data: bytes, name: str) -> Plan:
         StoreDamagedError: The bytes differ from those written, or are another document.
         StoreError: The document has a format that this version does not read.
     """
-    return document.decode_as(Plan, data, name)
+    return document.decode_document_as(Plan, data, name)
 
 
-def check_same(stored: Plan, requested: Plan) -> None:
+def check_same_plan(stored: Plan, requested: Plan) -> None:
     """Refuse a requested plan that differs from the stored plan of the same split.
 
     Args:

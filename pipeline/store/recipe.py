@@ -129,7 +129,7 @@ class Recipe:
 
     def encode(self) -> bytes:
         """Return the bytes of `recipe.json`."""
-        return document.encode(self._fields())
+        return document.encode_document(self._fields())
 
     @property
     def digest(self) -> str:
@@ -186,7 +186,7 @@ The first recipes of format 2 name rules 2, which no code followed yet: those wi
 
 
 @functools.lru_cache(maxsize=2)
-def decode(data: bytes, name: str = layout.RECIPE) -> Recipe:
+def decode_recipe(data: bytes, name: str = layout.RECIPE) -> Recipe:
     """Decode and check a recipe; the last two are cached, since 21,000 classes take a while.
 
     Args:
@@ -206,7 +206,7 @@ def decode(data: bytes, name: str = layout.RECIPE) -> Recipe:
         earlier.update(fields)
         return {**fields, **values}
 
-    recipe = document.decode_as(Recipe, data, name, complete)
+    recipe = document.decode_document_as(Recipe, data, name, complete)
     if earlier:
         object.__setattr__(recipe, "_document", earlier)
     return recipe
@@ -218,7 +218,7 @@ _CHOSEN = (
 )  # fmt: skip
 
 
-def check_same(stored: Recipe, requested: Recipe) -> None:
+def check_same_recipe(stored: Recipe, requested: Recipe) -> None:
     """Refuse a requested recipe that would give other pixels or labels than the store's.
 
     The versions of the software may differ if their pixels are equal, and the requested classes may

@@ -52,7 +52,7 @@ class FinishRecord:
 
     def encode(self) -> bytes:
         """Return the bytes of `splits/<split>.done.json`."""
-        return document.encode(asdict(self))
+        return document.encode_document(asdict(self))
 
 
 def decode_finish_record(data: bytes, name: str) -> FinishRecord:
@@ -67,7 +67,7 @@ def decode_finish_record(data: bytes, name: str) -> FinishRecord:
             step writes.
         StoreError: The document has a format that this version does not read.
     """
-    done = document.decode_as(FinishRecord, data, name)
+    done = document.decode_document_as(FinishRecord, data, name)
     document.check_value(name, "sizes", done.sizes, tuple(sorted(set(done.sizes))))
     document.check_value(name, "the sum of counts", sum(done.counts.values()), done.num_rows)
     named = {written.name for written in done.objects}
@@ -90,7 +90,7 @@ def load_recipe(objects: Objects) -> Recipe:
         StoreDamagedError: The recipe is damaged.
     """
     try:
-        return recipe.decode(objects.get(layout.RECIPE, document.MAX_BYTES))
+        return recipe.decode_recipe(objects.get(layout.RECIPE, document.MAX_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         raise StoreError(
             f"no store at {objects.url}: it has no {layout.RECIPE}. Pass the folder that"
@@ -111,7 +111,7 @@ def load_plan(objects: Objects, split: str) -> Plan:
     """
     name = layout.plan(split)
     try:
-        loaded = plan.decode(objects.get(name, document.MAX_BYTES), name)
+        loaded = plan.decode_plan(objects.get(name, document.MAX_BYTES), name)
     except FileNotFoundError:
         existing = ", ".join(map(repr, splits(objects))) or "none"
         raise StoreError(
@@ -155,7 +155,7 @@ def load_commit(objects: Objects, split: str, shard: int) -> Commit | None:
     """
     name = layout.commit(split, shard)
     try:
-        loaded = commit.decode(objects.get(name, document.MAX_BYTES), name)
+        loaded = commit.decode_commit(objects.get(name, document.MAX_BYTES), name)
     except (FileNotFoundError, StoreDamagedError):
         return None
     return loaded if (loaded.split, loaded.shard) == (split, shard) else None
@@ -268,7 +268,7 @@ def _ledger_lines(data: bytes) -> Iterator[tuple[str, bytes]]:
         try:
             copy = schema.read(Copy, json.loads(line))
             text = copy.text.encode()
-            document.decode(text, copy.name)
+            document.decode_document(text, copy.name)
         except (ValueError, RecursionError, MemoryError, StoreError):
             continue  # the other lines are still good copies
         yield copy.name, text

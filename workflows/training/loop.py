@@ -108,7 +108,9 @@ class TrainingJob:
 
 def train(rank: Rank, job: TrainingJob) -> str:
     """Run *job* in this rank; return `done`, or the step at which training stopped."""
-    code_digest.check(job.code)  # a worker may join, or its files change, after the command's check
+    code_digest.check_same_code(
+        job.code
+    )  # a worker may join, or its files change, after the command's check
     _check_torch(job.torch)
     torch.set_num_threads(job.options.threads_per_rank or max(1, cores() // rank.ranks_on_host))
     if rank.gpu:
