@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import venv
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ settings.register_profile(
     "quick", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow]
 )
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a model hub
+# Under `nohup` SIGHUP is ignored, and what is started inherits that; a handler is not inherited.
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 # Several tests run at a time: threads of numeric libraries, here and in what tests start, would
 # spend a third of all processor time waiting for each other. Read when those are imported.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):

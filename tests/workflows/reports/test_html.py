@@ -72,7 +72,7 @@ def fill(folder: Path, value: str) -> str:
         value=value,
         image=b"\x89PNG",
         chart=chart(value, {value: [(0.0, 1.0)]}, unit=value, across=value),
-        table=Table(value, [value, "x"], [[value, value]], (value,)),
+        table=Table(value, [value, value + "x"], [[value, value]], (value,)),
     )
 
 
