@@ -63,8 +63,8 @@ def listening_ports(client: Client) -> list[Port]:
     # A port whose purpose none of them knows is still open, and is listed.
     explained = {(port.host, port.address, port.port): port for port in ports_found if port.purpose}
     all_ports = {(port.host, port.address, port.port): port for port in ports_found}
-    known = (all_ports | explained).values()
-    return sorted(replace(port, purpose=port.purpose or "purpose unknown") for port in known)
+    merged = (all_ports | explained).values()
+    return sorted(replace(port, purpose=port.purpose or "purpose unknown") for port in merged)
 
 
 def _scheduler_ports(dask_scheduler: Scheduler) -> list[Port]:

@@ -165,7 +165,7 @@ def decode(
         return decoded
     if rules == 1:
         return _decode_by_pillow(data, request)
-    named = check_format(data)
+    file_format = check_format(data)
     try:
         decoded = _decode_by_pillow(data, request)
     except DecodeError as e:
@@ -176,7 +176,7 @@ def decode(
         if not lacks_end:
             return decoded
         error = DecodeError(TRUNCATED, "it breaks off, and what follows is no part of it")
-    return _decode_rejected_file(data, named, request, error, keep=missing_end == "keep")
+    return _decode_rejected_file(data, file_format, request, error, keep=missing_end == "keep")
 
 
 def _decode_plain_jpeg(data: bytes, request: _Request) -> Decoded | None:
@@ -304,7 +304,7 @@ def _exif_orientation(image: Image.Image) -> int:
 
 
 def _decode_rejected_file(
-    data: bytes, named: Format, request: _Request, first: DecodeError, *, keep: bool
+    data: bytes, file_format: Format, request: _Request, first: DecodeError, *, keep: bool
 ) -> Decoded:
     """Decode a rejected file without its metadata, and a JPEG with its missing end marker.
 
@@ -312,18 +312,18 @@ def _decode_rejected_file(
         DecodeError: The file is still not a readable image.
     """
     error = first
-    slim = _without_metadata(data, named)
-    orientation = embedded_metadata.orientation(data, named) if request.exif else 1
-    if slim != data and not (named is formats.JPEG and error.status == TRUNCATED):
+    stripped = _without_metadata(data, file_format)
+    orientation = embedded_metadata.orientation(data, file_format) if request.exif else 1
+    if stripped != data and not (file_format is formats.JPEG and error.status == TRUNCATED):
         try:
-            return _rotated(_decode_without_rotation(slim, request, orientation), orientation)
+            return _rotated(_decode_without_rotation(stripped, request, orientation), orientation)
         except DecodeError as e:
             # If the smaller file cannot even be opened, the first error says more.
             if e.status != UNIDENTIFIED and not isinstance(e.__cause__, UnidentifiedImageError):
                 error = e
-    if named is not formats.JPEG or error.status != TRUNCATED:
+    if file_format is not formats.JPEG or error.status != TRUNCATED:
         raise error
-    ended = jpeg.with_end_marker(slim, _digest_of_jpeg_pixels)
+    ended = jpeg.with_end_marker(stripped, _digest_of_jpeg_pixels)
     if ended is None:
         raise error
     if not keep:
@@ -335,14 +335,14 @@ def _decode_rejected_file(
     )
 
 
-def _without_metadata(data: bytes, named: Format) -> bytes:
+def _without_metadata(data: bytes, file_format: Format) -> bytes:
     """Return *data* without metadata, or unchanged if the result would be unreliable."""
-    slim = embedded_metadata.without_metadata(data, named)
-    if slim is None or named is not formats.TIFF:
-        return slim or data
-    directory = tiff.read_directory(slim)
-    complete = directory is not None and tiff.is_inflated_whole(directory, slim)
-    return slim if complete else data
+    stripped = embedded_metadata.without_metadata(data, file_format)
+    if stripped is None or file_format is not formats.TIFF:
+        return stripped or data
+    directory = tiff.read_directory(stripped)
+    complete = directory is not None and tiff.is_inflated_whole(directory, stripped)
+    return stripped if complete else data
 
 
 def _decode_without_rotation(data: bytes, request: _Request, orientation: int) -> Decoded:

@@ -235,9 +235,9 @@ def format_of(data: bytes) -> Format | None:
         None if the format is unknown.
     """
     head = bytes(data[:HEAD_BYTES])
-    for offset, magic, named in _MAGIC:
+    for offset, magic, file_format in _MAGIC:
         if head.startswith(magic, offset):
-            return named
+            return file_format
     for detect in _DETECTORS:
         if (detected := detect(head)) is not None:
             return detected
@@ -250,7 +250,9 @@ def container_of(head: bytes) -> Format | None:
     Args:
         head: The first bytes of the file, 64 or more unless the file is shorter.
     """
-    rows = (named for offset, magic, named in _CONTAINERS if head.startswith(magic, offset))
+    rows = (
+        file_format for offset, magic, file_format in _CONTAINERS if head.startswith(magic, offset)
+    )
     return next(rows, None)
 
 
@@ -260,8 +262,8 @@ def is_decoded(head: bytes) -> bool:
     Args:
         head: All bytes of the file, or at least the first `HEAD_BYTES`.
     """
-    named = format_of(head)
-    return named is not None and named.kind == DECODED
+    file_format = format_of(head)
+    return file_format is not None and file_format.kind == DECODED
 
 
 def is_worth_reading(head: bytes, num_bytes: int, limit: int) -> bool:
@@ -295,7 +297,7 @@ def _detect_iso_media(head: bytes) -> Format | None:
     return _BRANDS.get(major, _VIDEO)
 
 
-_CODED = {brand for brand, named in _BRANDS.items() if named in (_AVIF, _HEIC)}
+_CODED = {brand for brand, file_format in _BRANDS.items() if file_format in (_AVIF, _HEIC)}
 
 
 _NETPBM = re.compile(rb"P([1-6f]|yP)[ \t-\r]|P0CMYK|PyRGBA|PyCMYK")
@@ -336,9 +338,9 @@ def _detect_targa(head: bytes) -> Format | None:
 
 def _detect_text(head: bytes) -> Format | None:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    for pattern, named in _TEXTS:
+    for pattern, file_format in _TEXTS:
         if re.match(pattern, text, re.IGNORECASE | re.DOTALL):
-            return named
+            return file_format
     try:  # the last character may be cut off at the end of the head
         words = text.decode("utf-8", "strict" if len(head) < HEAD_BYTES - 4 else "ignore")
     except UnicodeDecodeError:

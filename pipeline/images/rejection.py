@@ -61,17 +61,17 @@ def check_format(data: bytes) -> Format:
         DecodeError: The format is unknown (`UNIDENTIFIED`) or is not decoded (`UNIDENTIFIED` or
             `UNSUPPORTED`); its status and reason are those of a quarantined row.
     """
-    named = formats.format_of(data)
-    if named is None:
+    file_format = formats.format_of(data)
+    if file_format is None:
         raise DecodeError(UNIDENTIFIED, "the bytes begin like no known kind of file")
-    if named.kind != formats.DECODED:
-        status = UNSUPPORTED if named.kind == formats.OTHER_IMAGE else UNIDENTIFIED
-        raise DecodeError(status, named.reason)
-    if named is formats.WEBP and not features.check("webp"):
+    if file_format.kind != formats.DECODED:
+        status = UNSUPPORTED if file_format.kind == formats.OTHER_IMAGE else UNIDENTIFIED
+        raise DecodeError(status, file_format.reason)
+    if file_format is formats.WEBP and not features.check("webp"):
         raise DecodeError(UNSUPPORTED, "this Pillow was built without WebP")
-    if named is formats.TIFF and (directory := tiff.read_directory(data)) is not None:
+    if file_format is formats.TIFF and (directory := tiff.read_directory(data)) is not None:
         _check_tiff(directory, data)
-    return named
+    return file_format
 
 
 def _check_tiff(directory: tiff.Directory, data: bytes) -> None:
@@ -134,16 +134,16 @@ def _unopened_reason_of_rules_1(data: bytes) -> tuple[int, str]:
 
 def _unopened_reason(data: bytes) -> tuple[int, str]:
     """Return status and reason from the error of the format's plugin, which `Image.open` hides."""
-    named = check_format(data)
+    file_format = check_format(data)
     text = ""
     try:
-        Image.OPEN[named.name.upper()][0](io.BytesIO(data), "")
+        Image.OPEN[file_format.name.upper()][0](io.BytesIO(data), "")
     except Exception as e:  # noqa: BLE001 - invalid bytes make plugins raise any type
         wrapped = e.args and isinstance(e.args[0], Exception)  # an index out of range, say
         text = "" if wrapped else _printable_line(str(e))
     status = UNSUPPORTED if _UNSUPPORTED_PIXELS.search(text) else CORRUPT
     why = f" ({text})" if text else ""
-    return status, f"begins as a {named.name} file, but its header cannot be read{why}"[:200]
+    return status, f"begins as a {file_format.name} file, but its header cannot be read{why}"[:200]
 
 
 _UNSUPPORTED_PIXELS = re.compile(

@@ -30,13 +30,13 @@ class Problem:
     """One object that is missing, damaged or unfinished."""
 
     name: str
-    what: str
+    description: str
     """The problem: `missing`, `damaged`, or a sentence."""
 
     @property
     def unfinished(self) -> bool:
         """True if the object does not exist yet; False if it is wrong."""
-        return self.what.startswith("not finished")
+        return self.description.startswith("not finished")
 
 
 @dataclass(frozen=True, kw_only=True)

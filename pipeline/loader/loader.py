@@ -130,6 +130,7 @@ class Loader(BaseLoader):
             include_labels=include_labels,
         )
         self.single = sizes is None
+        """True if a batch has one tensor of images, not a tuple of them."""
         self.sizes = sides(size, sizes)
         self.allow_partial = bool(allow_partial)
         self.window_bytes = positive_number("window_bytes", window_bytes)

@@ -23,7 +23,7 @@ class Layout(ABC):
     """The way in which the members of a tar become samples; a small picklable value."""
 
     @abstractmethod
-    def rows(
+    def samples(
         self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
     ) -> Iterator[ListedSample | SkippedFiles]:
         """Yield the samples among the members of a tar that lie in bytes [start, stop).
@@ -81,7 +81,7 @@ class ClassTar(Layout):
     class_name: str
     options: SourceOptions = DEFAULT_OPTIONS
 
-    def rows(
+    def samples(
         self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
     ) -> Iterator[ListedSample | SkippedFiles]:
         """Yield every member that may be an image, as a sample of the tar's class.
@@ -102,7 +102,7 @@ class ClassTar(Layout):
             name = member.name.rpartition("/")[2]
             reason = member_skip_reason(member.name, self.options)
             if not reason:
-                yield row_of(prefix + name, member, store_member, prefix)
+                yield listed_sample(prefix + name, member, store_member, prefix)
                 continue
             # Its images would be left out: an archive in a class tar is no sample.
             if is_tar(name) and self.options.rules > 1:
@@ -114,7 +114,7 @@ class ClassTar(Layout):
         yield from skipped_files(skipped)
 
 
-def row_of(key: str, member: Member, store_member: StoreMember, prefix: str) -> ListedSample:
+def listed_sample(key: str, member: Member, store_member: StoreMember, prefix: str) -> ListedSample:
     """Return the sample *key* of a file, or of a link to one.
 
     Args:
@@ -134,7 +134,7 @@ class TarOfTars(Layout):
 
     options: SourceOptions = DEFAULT_OPTIONS
 
-    def rows(
+    def samples(
         self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
     ) -> Iterator[ListedSample | SkippedFiles]:
         """Yield the members of each inner tar as samples of its class; nothing is unpacked.
@@ -152,7 +152,9 @@ class TarOfTars(Layout):
         inner_tars = InnerTars(tar)
         for inner in inner_tars.members(start, stop):
             layout = ClassTar(folder_class(stem_of(inner.name), self.options), self.options)
-            yield from layout.rows(tar, store_member, inner.offset, inner.offset + inner.num_bytes)
+            yield from layout.samples(
+                tar, store_member, inner.offset, inner.offset + inner.num_bytes
+            )
         yield from inner_tars.skipped_files()
 
 

@@ -74,7 +74,7 @@ class TarBlock(Block):
             def store_member(member: Member) -> int:
                 return write(tar.pieces(member.offset, member.num_bytes))
 
-            yield from self.layout.rows(tar, store_member, self.start, self.stop)
+            yield from self.layout.samples(tar, store_member, self.start, self.stop)
 
     @property
     def where(self) -> str:
@@ -146,8 +146,8 @@ class TarSource(Source):
         builder = ListingBuilder()
         for part in self.parts:
             with open_tar(self.location, part.path) as tar:
-                rows = part.layout.rows(tar, lambda member: member.offset)
-                builder.collect(part.path, rows, progress)
+                samples = part.layout.samples(tar, lambda member: member.offset)
+                builder.collect(part.path, samples, progress)
         table = builder.finish()
         if not len(table):
             raise SourceError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.errors import SourceError
-from pipeline.sources.archives.layouts import Layout, StoreMember, class_in, row_of
+from pipeline.sources.archives.layouts import Layout, StoreMember, class_in, listed_sample
 from pipeline.sources.archives.outline import (
     Outline,
     label_suffix,
@@ -65,7 +65,7 @@ class TreeTar(Layout):
     kaggle: bool = False
     """True if the tree is that of Kaggle's ILSVRC2012, with the classes of val in annotations."""
 
-    def rows(
+    def samples(
         self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
     ) -> Iterator[ListedSample | SkippedFiles]:
         """Yield every file under a class folder of the split as a sample.
@@ -85,10 +85,10 @@ class TreeTar(Layout):
         """
         walk = _TreeWalk(self, tar, store_member)
         for member in tar.members(start, stop):
-            row = walk.row(member)
-            if row is not None:
-                yield row
-        yield from walk.waiting_rows()
+            sample = walk.sample_of(member)
+            if sample is not None:
+                yield sample
+        yield from walk.waiting_samples()
         yield from skipped_files(walk.skipped)
 
     def check(self, outline: Callable[[], Outline]) -> None:
@@ -133,7 +133,7 @@ class _TreeWalk:
     class_of_folder: dict[str, tuple[str, ClassBasis]] = field(default_factory=dict)
     """The prefix of keys and the basis of the class, for each folder of images."""
 
-    def row(self, member: Member) -> ListedSample | None:
+    def sample_of(self, member: Member) -> ListedSample | None:
         """Return the sample of *member*, or None and store what the member says of others."""
         folder, _, name = member.name.rpartition("/")
         if folder in self.class_of_folder and member.target is None and self._is_plain(name):
@@ -156,17 +156,17 @@ class _TreeWalk:
             return None
         if not tree_path.below:
             # A stream cannot go back to the bytes, so they are stored now and get a key later.
-            self.waiting.append(row_of(name, member, self.store_member, ""))
+            self.waiting.append(listed_sample(name, member, self.store_member, ""))
             return None
         class_name, file_name = self._class_of(tree_path, member.name)
         target = self._target(member) if member.target is not None else ""
-        row = row_of(f"{class_name}/{file_name}", member, self.store_member, "")
+        sample = listed_sample(f"{class_name}/{file_name}", member, self.store_member, "")
         # With --recursive the class is decided, so the depth of its folder is no evidence.
         above = "" if self.layout.options.recursive else "/".join(tree_path.below)
         basis = ClassBasis("folder", folder=above)
         if file_name == name and looks_like_image(name):
             self.class_of_folder[folder] = f"{class_name}/", basis
-        return row._replace(same_as=target, basis=basis)
+        return sample._replace(same_as=target, basis=basis)
 
     def _is_plain(self, name: str) -> bool:
         """Return True if the name alone decides that a file in a folder of images is an image."""
@@ -282,11 +282,11 @@ class _TreeWalk:
         data = self.tar.read(member.offset, min(member.num_bytes, _MAX_TEXT_BYTES))
         return any(b'"%s"' % word in data for word in (b"label", b"cls", b"wnid"))
 
-    def waiting_rows(self) -> Iterator[ListedSample]:
-        """Yield the rows of images right in the folder of the split, with their classes."""
+    def waiting_samples(self) -> Iterator[ListedSample]:
+        """Yield the samples of images right in the folder of the split, with their classes."""
         truth = None
-        for row in self.waiting:
-            name = row.same_as or row.key
+        for sample in self.waiting:
+            name = sample.same_as or sample.key
             by = "table"
             if self.classes or self.layout.options.rules == 1:
                 class_name = class_in(self.classes, name, self.tar.name)
@@ -301,8 +301,10 @@ class _TreeWalk:
                 class_name, by = UNLABELLED, "none"
             else:
                 raise self._no_class(name)
-            target = f"{class_name}/{row.same_as}" if row.same_as else ""
-            yield row._replace(key=f"{class_name}/{row.key}", same_as=target, basis=ClassBasis(by))
+            target = f"{class_name}/{sample.same_as}" if sample.same_as else ""
+            yield sample._replace(
+                key=f"{class_name}/{sample.key}", same_as=target, basis=ClassBasis(by)
+            )
 
     def _no_class(self, name: str) -> SourceError:
         return SourceError(

@@ -11,7 +11,13 @@ import pyarrow as pa
 
 from pipeline.errors import SourceError
 from pipeline.sources.archives.detection import container_of
-from pipeline.sources.archives.layouts import ClassTar, Layout, StoreMember, TarOfTars, row_of
+from pipeline.sources.archives.layouts import (
+    ClassTar,
+    Layout,
+    StoreMember,
+    TarOfTars,
+    listed_sample,
+)
 from pipeline.sources.archives.outline import TARS, VAL, Outline, outline_of
 from pipeline.sources.archives.tar import Tar, stem_of
 from pipeline.sources.archives.tar_source import TarPart, TarSource, paths_by_split
@@ -52,7 +58,7 @@ class ValTar(Layout):
         """
         find_ground_truth(Location(self.root))
 
-    def rows(
+    def samples(
         self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
     ) -> Iterator[ListedSample | SkippedFiles]:
         """Yield a sample for each `ILSVRC2012_val_########.JPEG`, with its class from the table.
@@ -78,8 +84,8 @@ class ValTar(Layout):
                 continue
             target = (member.target or "").rpartition("/")[2]
             prefix = f"{truth.wnid(target)}/" if target else ""
-            row = row_of(f"{truth.wnid(name)}/{name}", member, store_member, prefix)
-            yield row._replace(basis=ClassBasis("table"))
+            sample = listed_sample(f"{truth.wnid(name)}/{name}", member, store_member, prefix)
+            yield sample._replace(basis=ClassBasis("table"))
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ class WebDatasetShard(Layout):
         # A fingerprint holds this text: with another name, a spool would be streamed again.
         return f"Shard(root={self.root!r}, options={self.options!r})"
 
-    def rows(
+    def samples(
         self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
     ) -> Iterator[ListedSample | SkippedFiles]:
         """Yield one sample for each group of members that has an image.
@@ -207,15 +207,15 @@ class WebDatasetShard(Layout):
                 continue
             if name != sample.name:
                 if self._is_complete(sample, scattered):
-                    yield self._row(sample, tar, scattered)
+                    yield self._listed_sample(sample, tar, scattered)
                 sample = _SampleMembers(name)
             if not self._read(sample, member, suffix.lower(), tar, store_member):
                 self._count_other_part(member, suffix.lower(), tar, scattered)
         if self._is_complete(sample, scattered):
-            yield self._row(sample, tar, scattered)
+            yield self._listed_sample(sample, tar, scattered)
         # Parts that were not adjacent can only be joined once all members are known.
         for rejoined in scattered.rejoined():
-            yield self._row(rejoined, tar, scattered)
+            yield self._listed_sample(rejoined, tar, scattered)
         self._check_label_name(scattered, tar)
         yield from scattered.skipped_files()
 
@@ -277,7 +277,7 @@ class WebDatasetShard(Layout):
                     "Rename one of them, or unpack the shard into class folders."
                 )
             sample.image = member
-            if member.target is None:  # a link has no bytes; _row refuses it
+            if member.target is None:  # a link has no bytes; it is refused later
                 sample.offset = store_member(member)
             return True
         is_label = bool(label_suffix(suffix)) if self.options.rules > 1 else suffix == "cls"
@@ -287,7 +287,9 @@ class WebDatasetShard(Layout):
             sample.texts[suffix] = _read_text_member(member, tar)
         return is_label or suffix == "json"
 
-    def _row(self, sample: _SampleMembers, tar: Tar, scattered: _ScatteredSamples) -> ListedSample:
+    def _listed_sample(
+        self, sample: _SampleMembers, tar: Tar, scattered: _ScatteredSamples
+    ) -> ListedSample:
         image = sample.image
         assert image is not None, sample.name
         path = image.name
