@@ -183,17 +183,38 @@ def table(split: str) -> str:
 
 
 def source_index(split: str) -> str:
-    """Return the name of the cached file that locates each row's bytes in the source."""
+    """Return the name of the cached file that locates each row's bytes in the source.
+
+    Args:
+        split: The name of the split.
+
+    Returns:
+        `.cache/<split>.rows.arrow`, relative to the store.
+    """
     return f"{CACHE}/{split}.rows.arrow"
 
 
 def source_index_record(split: str) -> str:
-    """Return the name of the document with the size and digest of a split's source index."""
+    """Return the name of the document with the size and digest of a split's source index.
+
+    Args:
+        split: The name of the split.
+
+    Returns:
+        `.cache/<split>.rows.json`, relative to the store.
+    """
     return f"{CACHE}/{split}.rows.json"
 
 
 def spool(split: str) -> str:
-    """Return the folder of the record files of a split whose source is streamed, in `.cache`."""
+    """Return the folder of the record files of a split whose source is streamed.
+
+    Args:
+        split: The name of the split.
+
+    Returns:
+        `.cache/<split>.spool`, relative to the store.
+    """
     return f"{CACHE}/{split}.spool"
 
 

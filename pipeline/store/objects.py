@@ -124,7 +124,11 @@ class Objects(Protocol):
         """
 
     def size(self, name: str) -> int | None:
-        """Return the size of an object in bytes, or None if it does not exist."""
+        """Return the size of an object in bytes, or None if it does not exist.
+
+        Args:
+            name: The name of the object.
+        """
 
     def names(self, folder: str) -> list[str]:
         """Return the names of all objects under *folder*, at any depth, sorted.

@@ -86,7 +86,18 @@ class FlatFolder(Source):
         return folder_marks(self.location, (path for path, _ in self._folders()))
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
-        """List the folder, and with `--recursive` the folders in it."""
+        """List the images of the folder, and with `--recursive` those of the folders in it.
+
+        Args:
+            progress: A function that is called with the number of samples.
+
+        Returns:
+            The listing (`pipeline.sources.listing`), sorted by key.
+
+        Raises:
+            SourceError: There are no images, their class must be named first, or some lie in
+                folders that would be skipped.
+        """
         self._check_table()
         if self.needs_class_name and not all(map(leading_wnid, self.location.sizes("").files)):
             raise SourceError(
