@@ -116,7 +116,7 @@ def scheduler(options: SchedulerOptions) -> int:
     """Run a scheduler until Ctrl-C, and return the exit status."""
     raise_file_limit()  # the processes that are started here inherit the limit
     config = _scheduler_config(options)
-    program = commands.scheduler(config)
+    program = commands.scheduler_program(config)
     _check_free(config)
     _print_scheduler(config)
     return _run([program], once=options.once)
@@ -133,7 +133,7 @@ def worker(options: WorkerOptions) -> int:
     if options.stdin:
         return _work_for_a_caller(options)
     config = _worker_config(options, options.address)
-    programs = commands.workers(config)
+    programs = commands.worker_programs(config)
     folder = config.certificates
     security = None if folder is None else certificates.tls_security(folder, ["worker"])
     seconds = math.inf if options.scheduler_timeout is None else options.scheduler_timeout
@@ -163,7 +163,7 @@ def _work_for_a_caller(options: WorkerOptions) -> int:
 
         threading.Thread(target=listen, daemon=True).start()
         supervisor.supervise(
-            commands.workers(config),
+            commands.worker_programs(config),
             report=_print_line,
             done=lambda: time.monotonic() - last_input[0] > HEARTBEAT_TIMEOUT_SECONDS,
         )
@@ -250,10 +250,10 @@ def up(options: UpOptions) -> int:
         )
         print(f"created certificates: {folder}")
     config = _scheduler_config(options)
-    commands.scheduler(config)  # invalid options fail here, and not in a daemon's log
+    commands.scheduler_program(config)  # invalid options fail here, and not in a daemon's log
     _check_free(config)
     workers = _worker_config(options, config.address)
-    commands.workers(workers)
+    commands.worker_programs(workers)
     trust = ["--insecure"] if options.insecure else ["--certs", str(config.certificates)]
     _start(
         state,

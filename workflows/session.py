@@ -96,7 +96,7 @@ def work_for_first(options: ClusterOptions) -> bool:
         certificates=folder,
         preload=PRELOAD,
     )
-    supervisor.supervise(commands.workers(config), report=_notice, done=ended)
+    supervisor.supervise(commands.worker_programs(config), report=_notice, done=ended)
     return True
 
 

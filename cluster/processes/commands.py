@@ -80,7 +80,7 @@ class WorkerConfig:
     """The names of modules that the fork server imports for all workers of the machine."""
 
 
-def scheduler(config: SchedulerConfig) -> Program:
+def scheduler_program(config: SchedulerConfig) -> Program:
     """Return the program of a scheduler; nothing is started.
 
     Args:
@@ -133,7 +133,7 @@ def scheduler(config: SchedulerConfig) -> Program:
     )
 
 
-def workers(config: WorkerConfig) -> list[Program]:
+def worker_programs(config: WorkerConfig) -> list[Program]:
     """Return the programs of the workers of this machine: one for the CPU, and one for each GPU.
 
     A worker with a GPU has one thread and the resource `GPU: 1`. Tasks without a resource, such as

@@ -142,7 +142,7 @@ def _gif_without_metadata(data: bytes) -> bytes | None:
     """Return the first frame and its graphic control, without comments and further frames."""
     if len(data) < 13:
         return None
-    at = 13 + _color_table_bytes(data[10])
+    at = 13 + _gif_colour_table_bytes(data[10])
     head, control = data[:at], b""
     while at + 1 < len(data):
         if data[at] == _EXTENSION:
@@ -151,14 +151,14 @@ def _gif_without_metadata(data: bytes) -> bytes | None:
                 control = data[at:stop]
             at = stop
         elif data[at] == _IMAGE and at + 10 < len(data):
-            stop = _end_of_gif_blocks(data, at + 11 + _color_table_bytes(data[at + 9]))
+            stop = _end_of_gif_blocks(data, at + 11 + _gif_colour_table_bytes(data[at + 9]))
             return head + control + data[at:stop] + b";"
         else:
             return None
     return None
 
 
-def _color_table_bytes(flags: int) -> int:
+def _gif_colour_table_bytes(flags: int) -> int:
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 

@@ -158,7 +158,7 @@ def is_inflated_whole(directory: Directory, data: bytes) -> bool:
     tiled = TILE_OFFSETS in directory.entries
     names = (TILE_OFFSETS, TILE_BYTES) if tiled else (STRIP_OFFSETS, STRIP_BYTES)
     starts, lengths = (directory.numbers(data, name, _MAX_PIECES) for name in names)
-    sizes = _piece_sizes(directory, data, tiled=tiled)
+    sizes = _inflated_piece_sizes(directory, data, tiled=tiled)
     if not len(sizes) == len(starts) == len(lengths):
         return False
     return all(
@@ -174,7 +174,7 @@ def _inflates_to(packed: bytes, num_bytes: int) -> bool:
         return False
 
 
-def _piece_sizes(directory: Directory, data: bytes, *, tiled: bool) -> list[int]:
+def _inflated_piece_sizes(directory: Directory, data: bytes, *, tiled: bool) -> list[int]:
     """Return the inflated bytes of each strip or tile; none if the tags are inconsistent."""
 
     def number(tag: int, default: int) -> int:

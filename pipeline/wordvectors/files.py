@@ -221,14 +221,16 @@ def _plain_word2vec(shape: _FileShape, limit: int | None) -> Iterator[bytes]:
     yield b"%d %d\n" % (count, shape.dim)
     with _open_plain_or_gzip(shape.path) as file:
         file.seek(shape.start)
-        unread = yield from (_binary_records if shape.binary else _text_lines)(shape, file, count)
+        unread = yield from (_binary_word_records if shape.binary else _text_word_lines)(
+            shape, file, count
+        )
         if count == shape.count and (unread + file.read(CHUNK_BYTES)).strip():
             raise SourceError(
                 f"{shape.path} has more than the {count:,} vectors that its header states."
             )
 
 
-def _text_lines(
+def _text_word_lines(
     shape: _FileShape, file: BufferedIOBase, count: int
 ) -> Generator[bytes, None, bytes]:
     """Yield *count* lines of text, in which spaces in tokens are replaced by NUL."""
@@ -247,7 +249,7 @@ def _text_lines(
     return b""
 
 
-def _binary_records(
+def _binary_word_records(
     shape: _FileShape, file: BufferedIOBase, count: int
 ) -> Generator[bytes, None, bytes]:
     """Yield *count* binary records, and return the bytes that were read beyond them."""
