@@ -81,7 +81,7 @@ def main() -> int:
 
 def start(made: Hosts, folder: Path, stack: ExitStack) -> tuple[str, psutil.Process]:
     """A scheduler and two workers; returns its address and its process."""
-    certificates.write(folder / "certs", certificates.create())
+    certificates.write_certificates(folder / "certs", certificates.create_certificates())
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TESSERAE_CERTS": str(folder / "certs")}
     address = f"tls://{made.addresses['s']}:8786"
     started = []

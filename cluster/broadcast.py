@@ -45,7 +45,7 @@ def broadcast(
     async def ask_worker(worker: str) -> Any:
         """Return the result of one worker, its exception, or `NoResponseError`."""
         request = client._run(  # `Client.run` has no timeout for a single worker
-            _answer, call, arguments, workers=[worker], nanny=nanny, on_error="return"
+            _call_on_worker, call, arguments, workers=[worker], nanny=nanny, on_error="return"
         )
         try:
             answers = await asyncio.wait_for(request, timeout_seconds)
@@ -63,7 +63,9 @@ def broadcast(
     return dict(zip(workers, client.sync(ask_all), strict=True))
 
 
-def _answer(call: Callable[..., Any], arguments: Sequence[Any], dask_worker: Any) -> list[Any]:
+def _call_on_worker(
+    call: Callable[..., Any], arguments: Sequence[Any], dask_worker: Any
+) -> list[Any]:
     takes_worker = "dask_worker" in inspect.signature(call).parameters
     try:
         return [call(*arguments, **({"dask_worker": dask_worker} if takes_worker else {}))]

@@ -43,7 +43,12 @@ FOLDER_VARIABLE = "TESSERAE_CERTS"
 
 
 def resolve_folder(folder_name: str | None) -> Path:
-    """Return the folder *folder_name*, or that in the environment, or the default of this user."""
+    """Return the folder of certificates to use, which need not exist.
+
+    Args:
+        folder_name: The folder that the user passed; None for that in the environment variable
+            `FOLDER_VARIABLE`, or else the default of this user.
+    """
     chosen = folder_name or os.environ.get(FOLDER_VARIABLE)
     if chosen:
         return Path(chosen).absolute()
@@ -52,12 +57,20 @@ def resolve_folder(folder_name: str | None) -> Path:
 
 
 def existing_folder(folder_name: str | None) -> Path | None:
-    """Return the folder as `resolve_folder` does; None if it is the default and does not exist."""
+    """Return the folder of certificates, or None if it is the default one and does not exist.
+
+    Args:
+        folder_name: The folder that the user passed; None for that in the environment variable
+            `FOLDER_VARIABLE`, or else the default of this user. A folder that was chosen in either
+            way is returned even if it does not exist.
+    """
     path = resolve_folder(folder_name)
     return path if folder_name or os.environ.get(FOLDER_VARIABLE) or path.is_dir() else None
 
 
-def create(*, hosts: Iterable[str] = (), days: float = CERTIFICATE_DAYS) -> dict[str, bytes]:
+def create_certificates(
+    *, hosts: Iterable[str] = (), days: float = CERTIFICATE_DAYS
+) -> dict[str, bytes]:
     """Create an authority, a certificate and key for each role, and a token.
 
     Args:
@@ -75,11 +88,11 @@ def create(*, hosts: Iterable[str] = (), days: float = CERTIFICATE_DAYS) -> dict
     now = datetime.now(UTC)
     until = now + timedelta(days=days)
     authority = ec.generate_private_key(ec.SECP256R1())
-    name = _name(f"Tesserae cluster {secrets.token_hex(4)}")
+    name = _common_name(f"Tesserae cluster {secrets.token_hex(4)}")
     signed = (
-        _builder(name, name, authority.public_key(), now, until)
+        _certificate_builder(name, name, authority.public_key(), now, until)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(key_cert_sign=True), critical=True)
+        .add_extension(_key_usage(key_cert_sign=True), critical=True)
         .sign(authority, hashes.SHA256())
     )
     files = {AUTHORITY: signed.public_bytes(serialization.Encoding.PEM)}
@@ -87,11 +100,11 @@ def create(*, hosts: Iterable[str] = (), days: float = CERTIFICATE_DAYS) -> dict
         key = ec.generate_private_key(ec.SECP256R1())
         names = ["localhost", "127.0.0.1", *hosts] if role == "scheduler" else [role]
         certificate = (
-            _builder(_name(role), name, key.public_key(), now, until)
+            _certificate_builder(_common_name(role), name, key.public_key(), now, until)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(digital_signature=True), critical=True)
+            .add_extension(_key_usage(digital_signature=True), critical=True)
             .add_extension(x509.ExtendedKeyUsage(_PURPOSES), critical=False)
-            .add_extension(x509.SubjectAlternativeName(_alternatives(names)), critical=False)
+            .add_extension(x509.SubjectAlternativeName(_alternative_names(names)), critical=False)
             .sign(authority, hashes.SHA256())
         )
         files[f"{role}.pem"] = certificate.public_bytes(serialization.Encoding.PEM)
@@ -104,17 +117,21 @@ def create(*, hosts: Iterable[str] = (), days: float = CERTIFICATE_DAYS) -> dict
     return files
 
 
-def for_workers(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return those of *files*, from `create`, that workers need."""
+def files_for_workers(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return only the files that workers need: authority, certificate and key of a worker.
+
+    Args:
+        files: Contents of the files by name, from `create_certificates`.
+    """
     return {name: files[name] for name in (AUTHORITY, "worker.pem", "worker.key")}
 
 
-def write(folder: Path, files: Mapping[str, bytes], *, replace: bool = False) -> None:
+def write_certificates(folder: Path, files: Mapping[str, bytes], *, replace: bool = False) -> None:
     """Write certificates to a folder, with keys and token readable only by this user.
 
     Args:
         folder: The folder, which is created if it does not exist.
-        files: Contents of the files by name, from `create`.
+        files: Contents of the files by name, from `create_certificates`.
         replace: True to replace existing files, after all new ones are written (default: False).
 
     Raises:
@@ -135,16 +152,16 @@ def write(folder: Path, files: Mapping[str, bytes], *, replace: bool = False) ->
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
             file = os.open(Path(temporary) / name, flags, 0o600 if is_secret else 0o644)
             with os.fdopen(file, "wb") as stream:
-                _check_private(file, folder, name, secret=is_secret)
+                _check_secret_is_private(file, folder, name, secret=is_secret)
                 stream.write(data)
         for name in files:
             if replace:
                 (Path(temporary) / name).replace(folder / name)
             else:
-                _add(Path(temporary) / name, folder / name)
+                _link_unless_exists(Path(temporary) / name, folder / name)
 
 
-def _check_private(file: int, folder: Path, name: str, *, secret: bool) -> None:
+def _check_secret_is_private(file: int, folder: Path, name: str, *, secret: bool) -> None:
     if secret and os.fstat(file).st_mode & 0o077:
         raise CertificateError(
             f"other users could read {folder / name}: the file system of {folder} supports no"
@@ -152,7 +169,7 @@ def _check_private(file: int, folder: Path, name: str, *, secret: bool) -> None:
         )
 
 
-def _add(new: Path, final: Path) -> None:
+def _link_unless_exists(new: Path, final: Path) -> None:
     """Move a file to its final name unless a file of that name exists.
 
     Raises:
@@ -169,15 +186,26 @@ def _add(new: Path, final: Path) -> None:
             out.write(new.read_bytes())
 
 
-def remove(folder: Path) -> None:
-    """Delete the files that `write` has written, and no others."""
+def remove_certificates(folder: Path) -> None:
+    """Delete the files that `write_certificates` has written, and no others.
+
+    Args:
+        folder: The folder, which is kept. Files that are missing are no error.
+
+    Raises:
+        OSError: A file cannot be deleted.
+    """
     names = [AUTHORITY, TOKEN, *(f"{role}{end}" for role in ROLES for end in (".pem", ".key"))]
     for name in names:
         (folder / name).unlink(missing_ok=True)
 
 
-def security(folder: Path, roles: Sequence[str] = ROLES) -> Security:
-    """Return Dask's security settings for *roles*, with the certificates in *folder*.
+def tls_security(folder: Path, roles: Sequence[str] = ROLES) -> Security:
+    """Return Dask's security settings for TLS, with the certificates in a folder.
+
+    Args:
+        folder: The folder of certificates.
+        roles: The roles of this process: `scheduler`, `worker`, `client` (default: all of them).
 
     Raises:
         CertificateError: A file is missing, readable by others, expired, or of another authority.
@@ -197,11 +225,11 @@ def security(folder: Path, roles: Sequence[str] = ROLES) -> Security:
                 f"other users can read {path}. If nobody has read it, run `chmod 600 {path}`;"
                 " otherwise create new ones with `tesserae cluster certs --renew`."
             )
-    authority = _load(folder / AUTHORITY)
+    authority = _load_certificate(folder / AUTHORITY)
     for path in (Path(fields[f"tls_{role}_cert"]) for role in roles):
-        _check_age(path)
+        _check_not_expired(path)
         try:
-            _load(path).verify_directly_issued_by(authority)
+            _load_certificate(path).verify_directly_issued_by(authority)
         except (ValueError, TypeError, InvalidSignature):
             raise CertificateError(
                 f"{path} was not signed by {folder / AUTHORITY}. Copy both from the same machine,"
@@ -212,6 +240,9 @@ def security(folder: Path, roles: Sequence[str] = ROLES) -> Security:
 
 def check_token(folder: Path) -> None:
     """Check that the token of the dashboard exists, and that only this user can read it.
+
+    Args:
+        folder: The folder of certificates.
 
     Raises:
         CertificateError: The token is missing, empty, or readable by others.
@@ -233,8 +264,13 @@ def check_token(folder: Path) -> None:
         )
 
 
-def in_memory(files: Mapping[str, bytes], roles: Sequence[str] = ROLES) -> Security:
-    """Return Dask's security settings for *roles*, with certificates in memory from `create`."""
+def tls_security_in_memory(files: Mapping[str, bytes], roles: Sequence[str] = ROLES) -> Security:
+    """Return Dask's security settings for TLS, with certificates that are in no file.
+
+    Args:
+        files: Contents of the files by name, from `create_certificates`.
+        roles: The roles of this process: `scheduler`, `worker`, `client` (default: all of them).
+    """
     fields = {"tls_ca_file": files[AUTHORITY].decode()}
     for role in roles:
         fields[f"tls_{role}_cert"] = files[f"{role}.pem"].decode()
@@ -242,16 +278,20 @@ def in_memory(files: Mapping[str, bytes], roles: Sequence[str] = ROLES) -> Secur
     return Security(require_encryption=True, tls_min_version=ssl.TLSVersion.TLSv1_3, **fields)
 
 
-def expiry(path: Path) -> datetime:
-    """Return the time when the certificate in *path* expires, in UTC.
+def certificate_expiry(path: Path) -> datetime:
+    """Return the time when a certificate expires, in UTC.
+
+    Args:
+        path: The file of the certificate, such as `ca.pem`.
 
     Raises:
         CertificateError: The file is not a certificate.
+        OSError: The file cannot be read.
     """
-    return _load(path).not_valid_after_utc
+    return _load_certificate(path).not_valid_after_utc
 
 
-def _load(path: Path) -> x509.Certificate:
+def _load_certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except ValueError:
@@ -262,8 +302,8 @@ _PURPOSES = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
 """The uses of each certificate: every role both accepts and opens connections."""
 
 
-def _check_age(path: Path) -> None:
-    until = expiry(path)
+def _check_not_expired(path: Path) -> None:
+    until = certificate_expiry(path)
     if until < datetime.now(UTC):
         raise CertificateError(
             f"{path} expired at {until:%Y-%m-%d %H:%M} UTC. Create new certificates with `tesserae"
@@ -271,11 +311,11 @@ def _check_age(path: Path) -> None:
         )
 
 
-def _name(common: str) -> x509.Name:
+def _common_name(common: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
 
-def _builder(
+def _certificate_builder(
     subject: x509.Name,
     issuer: x509.Name,
     key: ec.EllipticCurvePublicKey,
@@ -293,7 +333,7 @@ def _builder(
     )
 
 
-def _usage(*, key_cert_sign: bool = False, digital_signature: bool = False) -> x509.KeyUsage:
+def _key_usage(*, key_cert_sign: bool = False, digital_signature: bool = False) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=digital_signature,
         key_cert_sign=key_cert_sign,
@@ -307,7 +347,7 @@ def _usage(*, key_cert_sign: bool = False, digital_signature: bool = False) -> x
     )
 
 
-def _alternatives(names: Iterable[str]) -> list[x509.GeneralName]:
+def _alternative_names(names: Iterable[str]) -> list[x509.GeneralName]:
     alternatives: list[x509.GeneralName] = []
     for name in dict.fromkeys(names):
         try:

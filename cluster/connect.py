@@ -32,10 +32,13 @@ renewed."""
 
 
 def check_address(address: str) -> None:
-    """Check that *address* has the form of a scheduler's address.
+    """Check that a text has the form of a scheduler's address; nothing is contacted.
+
+    Args:
+        address: Expected is `tcp://HOST:PORT` or `tls://HOST:PORT`.
 
     Raises:
-        ClusterError: It has not; the message shows the expected form.
+        ClusterError: It has another form; the message shows the expected one.
     """
     try:
         split = urlsplit(address)
@@ -149,10 +152,10 @@ def connect(
             f" machine where they were created to {certificates.resolve_folder(None)}, or pass"
             " their folder with --certs."
         )
-    security = certificates.security(certs, ["client"]) if tls and certs else None
+    security = certificates.tls_security(certs, ["client"]) if tls and certs else None
     silence_client_logs()
     _wait_until_reached(address, security, timeout_seconds, report)
-    with applied_settings(), _client(address, security, timeout_seconds) as client:
+    with applied_settings(), _open_client(address, security, timeout_seconds) as client:
         try:
             yield client
         except CommClosedError as e:
@@ -191,7 +194,7 @@ def _no_answer_text(address: str, reason: str) -> str:
     )
 
 
-def _client(address: str, security: Security | None, seconds: float) -> Client:
+def _open_client(address: str, security: Security | None, seconds: float) -> Client:
     # In a thread: Dask waits forever for a peer that accepts a connection and then sends nothing.
     # The main thread stays free to time out, and to receive Ctrl-C.
     results: list[Client | Exception] = []
@@ -211,7 +214,7 @@ def _client(address: str, security: Security | None, seconds: float) -> Client:
     if isinstance(result, Client):
         return result
     raise ClusterError(
-        _no_answer_text(address, _first_line(result.__cause__ or result))
+        _no_answer_text(address, _first_error_line(result.__cause__ or result))
     ) from result
 
 
@@ -276,7 +279,7 @@ def wait_for(client: Client, *, workers: int, gpus: int = 0, timeout_seconds: fl
     """
     deadline = time.monotonic() + timeout_seconds
     while True:
-        num_workers, num_gpus = client.run_on_scheduler(_count)
+        num_workers, num_gpus = client.run_on_scheduler(_count_workers_and_gpus)
         if num_workers >= workers and num_gpus >= gpus:
             return
         if time.monotonic() > deadline:
@@ -294,11 +297,11 @@ def wait_for(client: Client, *, workers: int, gpus: int = 0, timeout_seconds: fl
     )
 
 
-def _count(dask_scheduler: Scheduler) -> tuple[int, int]:
+def _count_workers_and_gpus(dask_scheduler: Scheduler) -> tuple[int, int]:
     workers = dask_scheduler.workers.values()
     return len(workers), int(sum(worker.resources.get("GPU", 0) for worker in workers))
 
 
-def _first_line(error: BaseException) -> str:
+def _first_error_line(error: BaseException) -> str:
     text = re.sub(r"^in <.*?>: ", "", str(error))
     return (text or type(error).__name__).strip().splitlines()[0]

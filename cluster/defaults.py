@@ -12,7 +12,11 @@ CERTIFICATE_DAYS = 30.0
 
 
 def is_loopback(host: str) -> bool:
-    """Return True if only this machine can reach a server that listens on *host*."""
+    """Return True if only this machine can reach a server that listens on an address.
+
+    Args:
+        host: An IP address or host name; a name other than `localhost` counts as reachable.
+    """
     if host == "localhost":
         return True
     try:

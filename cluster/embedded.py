@@ -25,7 +25,7 @@ class EmbeddedScheduler:
 
         Args:
             host: Address on which it listens and workers reach it.
-            files: Its certificates by file name, as `certificates.create` returns them.
+            files: Its certificates by file name, as `create_certificates` returns them.
             dashboard: True to serve the dashboard on the loopback address.
 
         Raises:
@@ -81,7 +81,7 @@ def _start_scheduler(host: str, files: Mapping[str, bytes], *, dashboard: bool) 
             processes=False,
             host=f"[{host}]" if ":" in host and not host.startswith("[") else host,
             protocol="tls://",
-            security=certificates.in_memory(files),
+            security=certificates.tls_security_in_memory(files),
             dashboard_address=dashboard_address() if dashboard else "127.0.0.1:0",
             scheduler_kwargs={"dashboard": False},
             silence_logs="CRITICAL",

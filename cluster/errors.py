@@ -36,8 +36,8 @@ class TrainingRankError(ClusterError):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle all attributes, since the error is raised on a worker."""
-        return _rank_error, (str(self), self.killed, self.permanent, self.tail)
+        return _unpickle_rank_error, (str(self), self.killed, self.permanent, self.tail)
 
 
-def _rank_error(text: str, killed: bool, permanent: bool, tail: str) -> TrainingRankError:
+def _unpickle_rank_error(text: str, killed: bool, permanent: bool, tail: str) -> TrainingRankError:
     return TrainingRankError(text, killed=killed, permanent=permanent, tail=tail)

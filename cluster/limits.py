@@ -49,7 +49,7 @@ def too_many_files(error: BaseException, call: str = "") -> str:
         The call, the file, the limit and the cure, without a full stop; empty for other errors.
     """
     cause: BaseException | None = error
-    while cause is not None and not _is_limit(cause):
+    while cause is not None and not _is_file_limit_error(cause):
         cause = cause.__cause__ or cause.__context__
     if not isinstance(cause, OSError):
         return ""
@@ -75,5 +75,5 @@ def too_many_files(error: BaseException, call: str = "") -> str:
     )
 
 
-def _is_limit(error: BaseException) -> bool:
+def _is_file_limit_error(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)

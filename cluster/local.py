@@ -67,7 +67,9 @@ class LocalWorkers:
         self.workers = workers
         self.threads = threads
         self._checked = time.monotonic()
-        self.security = certificates.in_memory(certificates.create(days=CERTIFICATE_LIFETIME_DAYS))
+        self.security = certificates.tls_security_in_memory(
+            certificates.create_certificates(days=CERTIFICATE_LIFETIME_DAYS)
+        )
         self._config = applied_settings()
         silence_client_logs()
         start_fork_server(preload)

@@ -42,9 +42,15 @@ class Port:
 
 
 def listening_ports(client: Client) -> list[Port]:
-    """Return every port on which the scheduler, nannies and workers of *client* listen, sorted.
+    """Return every port on which the scheduler, nannies and workers of a cluster listen.
 
-    Each process reports its own ports.
+    Each process reports its own ports; those of a worker that does not answer are missing.
+
+    Args:
+        client: A client of the cluster.
+
+    Returns:
+        The ports, sorted by host, address and number.
     """
     ports_found = list(client.run_on_scheduler(_scheduler_ports))
     for answers in (
@@ -57,16 +63,16 @@ def listening_ports(client: Client) -> list[Port]:
     # A port whose purpose none of them knows is still open, and is listed.
     explained = {(port.host, port.address, port.port): port for port in ports_found if port.purpose}
     all_ports = {(port.host, port.address, port.port): port for port in ports_found}
-    known = (all_ports | explained).values()
-    return sorted(replace(port, purpose=port.purpose or "purpose unknown") for port in known)
+    merged = (all_ports | explained).values()
+    return sorted(replace(port, purpose=port.purpose or "purpose unknown") for port in merged)
 
 
 def _scheduler_ports(dask_scheduler: Scheduler) -> list[Port]:
     comm = urlsplit(dask_scheduler.address)
     return _own_ports(
         {
-            comm.port: f"scheduler, {_kind(comm.scheme)}",
-            _http_port(dask_scheduler): f"{DASHBOARD}, {_web(dask_scheduler)}",
+            comm.port: f"scheduler, {_encryption_text(comm.scheme)}",
+            _http_port(dask_scheduler): f"{DASHBOARD}, {_dashboard_protocol(dask_scheduler)}",
         }
     )
 
@@ -75,7 +81,7 @@ def _worker_ports(dask_worker: Worker) -> list[Port]:
     comm = urlsplit(dask_worker.address)
     return _own_ports(
         {
-            comm.port: f"worker, {_kind(comm.scheme)}",
+            comm.port: f"worker, {_encryption_text(comm.scheme)}",
             _http_port(dask_worker): "worker metrics, plain HTTP",
         }
     )
@@ -83,7 +89,9 @@ def _worker_ports(dask_worker: Worker) -> list[Port]:
 
 def _nanny_ports(dask_worker: Nanny) -> list[Port]:
     comm = urlsplit(dask_worker.address)
-    return _own_ports({comm.port: f"nanny, which restarts a worker, {_kind(comm.scheme)}"})
+    return _own_ports(
+        {comm.port: f"nanny, which restarts a worker, {_encryption_text(comm.scheme)}"}
+    )
 
 
 def _own_ports(purposes: dict[int | None, str]) -> list[Port]:
@@ -100,9 +108,9 @@ def _http_port(server: Scheduler | Worker) -> int:
     return int(server.http_server.port)  # type: ignore[attr-defined]  # Dask sets it at start
 
 
-def _kind(scheme: str) -> str:
+def _encryption_text(scheme: str) -> str:
     return TLS if scheme == "tls" else "NOT encrypted, open to everyone"
 
 
-def _web(scheduler: Scheduler) -> str:
+def _dashboard_protocol(scheduler: Scheduler) -> str:
     return HTTPS if scheduler.http_server.ssl_options is not None else "plain HTTP"

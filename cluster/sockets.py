@@ -46,7 +46,10 @@ def use_socket_folder() -> Path:
 
 
 def find_socket_folder(usual: str) -> Path:
-    """Return the first of *usual* and the short folders in which a local socket can be created.
+    """Return the first folder in which a local socket can be created; each is tried.
+
+    Args:
+        usual: The folder that is tried first; then follow `SHORT_FOLDERS`.
 
     Raises:
         ClusterError: No folder supports sockets.

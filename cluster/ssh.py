@@ -61,6 +61,9 @@ def read_hosts(path: Path) -> Hosts:
 
     A line `scheduler=ADDRESS` sets the address of this machine that the hosts can reach.
 
+    Args:
+        path: The file; `#` begins a comment.
+
     Raises:
         ClusterError: The file cannot be read, a line is invalid, or there are no hosts.
     """
@@ -75,7 +78,7 @@ def read_hosts(path: Path) -> Hosts:
             if words and words[0].startswith("scheduler="):
                 scheduler = words[0].partition("=")[2]
             elif words:
-                hosts.append(_read_host(words))
+                hosts.append(_parse_host_line(words))
         except ValueError as e:
             raise ClusterError(f"{path}, line {number}: {e}.") from None
     if not hosts:
@@ -83,7 +86,7 @@ def read_hosts(path: Path) -> Hosts:
     return Hosts(tuple(hosts), scheduler)
 
 
-def _read_host(words: Sequence[str]) -> Host:
+def _parse_host_line(words: Sequence[str]) -> Host:
     settings = dict(word.partition("=")[::2] for word in words[1:])
     unknown = [name for name in settings if name not in _OPTIONS or not settings[name]]
     if unknown or words[0].startswith("-") or "=" in words[0]:
@@ -115,12 +118,12 @@ class SshCluster(EmbeddedScheduler):
         """
         self._report = report
         self._hosts = hosts.hosts
-        self._files = certificates.create()
-        self._links: list[_Link] = []
+        self._files = certificates.create_certificates()
+        self._links: list[_SshLink] = []
         host = hosts.scheduler or _local_address(hosts.hosts)
         super().__init__(host, self._files, dashboard=dashboard)
         self._checked = time.monotonic()
-        self._links = [_Link(host, self.address, self._files) for host in self._hosts]
+        self._links = [_SshLink(host, self.address, self._files) for host in self._hosts]
         self._heartbeat = Heartbeat(self._beat)
 
     def check_startup(self) -> None:
@@ -152,7 +155,7 @@ class SshCluster(EmbeddedScheduler):
                     )
                     link.disconnect()
                     link.wait(0)
-                    self._links[index] = _Link(link.host, self.address, self._files)
+                    self._links[index] = _SshLink(link.host, self.address, self._files)
 
     def _beat(self) -> None:
         for link in list(self._links):
@@ -170,7 +173,7 @@ class SshCluster(EmbeddedScheduler):
         super().close()
 
 
-class _Link(WorkerLink):
+class _SshLink(WorkerLink):
     """The `ssh` process to one machine."""
 
     def __init__(self, host: Host, address: str, files: dict[str, bytes]) -> None:

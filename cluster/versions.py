@@ -19,7 +19,7 @@ Code = Callable[[], Mapping[str, str]]
 """A function that returns a digest for each tree of source files of the calling process."""
 
 
-def compare(
+def compare_versions(
     client: Client,
     packages: Sequence[str],
     code: Code,
@@ -41,21 +41,25 @@ def compare(
     Raises:
         ClusterError: A worker cannot answer, or its code or a version in *must_match* differs.
     """
-    local_versions = installed((*packages, *must_match), code)
-    worker_versions = broadcast(client, installed, (*packages, *must_match), code, workers=workers)
+    local_versions = installed_versions((*packages, *must_match), code)
+    worker_versions = broadcast(
+        client, installed_versions, (*packages, *must_match), code, workers=workers
+    )
     sentences = []
-    for (name, remote), differing in sorted(_differences(local_versions, worker_versions).items()):
+    for (name, remote), differing in sorted(
+        _differing_workers(local_versions, worker_versions).items()
+    ):
         if name.startswith(CODE_PREFIX):
             raise ClusterError(
-                f"{_named(differing)} runs another version of Tesserae: its"
+                f"{_workers_text(differing)} runs another version of Tesserae: its"
                 f" {name.removeprefix(CODE_PREFIX)}/ differs from this machine's. Install the same"
                 " version on both, and restart the worker."
             )
         sentence = (
             f"{name} is {local_versions[name] or 'missing'} here and {remote or 'missing'} on"
         )
-        sentence += f" {_named(differing)}"
-        if name in must_match and _public(remote) != _public(local_versions[name]):
+        sentence += f" {_workers_text(differing)}"
+        if name in must_match and _public_version(remote) != _public_version(local_versions[name]):
             raise ClusterError(
                 f"{sentence}: expected the same version. Install it there, and restart the worker."
             )
@@ -63,7 +67,7 @@ def compare(
     return sentences
 
 
-def _differences(
+def _differing_workers(
     local_versions: Mapping[str, str], worker_versions: Mapping[str, Any]
 ) -> dict[tuple[str, str], list[str]]:
     """Return the workers that differ, by (name of the package or tree, version on the worker)."""
@@ -83,15 +87,22 @@ def _differences(
     return differing
 
 
-def _public(version: str) -> str:
+def _public_version(version: str) -> str:
     """Return a version without its local part, the text from `+` on."""
     return version.partition("+")[0]
 
 
-def installed(packages: Sequence[str], code: Code) -> dict[str, str]:
-    """Return the versions of Python and *packages* and the digests of *code* in this process.
+def installed_versions(packages: Sequence[str], code: Code) -> dict[str, str]:
+    """Return the versions of packages and the digests of source trees in this process.
 
-    The version of a missing package is an empty string.
+    Args:
+        packages: Names of the distributions.
+        code: A function that returns a digest for each tree of source files, by name.
+
+    Returns:
+        The versions by name, with `Python` for the interpreter, and an empty text for a package
+            that
+        is not installed; the digests under `CODE_PREFIX` and the name of the tree.
     """
     versions = {"Python": platform.python_version()}
     versions |= {CODE_PREFIX + tree: digest for tree, digest in code().items()}
@@ -103,6 +114,6 @@ def installed(packages: Sequence[str], code: Code) -> dict[str, str]:
     return versions
 
 
-def _named(workers: Sequence[str]) -> str:
+def _workers_text(workers: Sequence[str]) -> str:
     more = f" and {len(workers) - 1} more" if len(workers) > 1 else ""
     return f"worker {workers[0]}{more}"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes.decision import Evidence, class_id
+from pipeline.sources.classes.class_names import class_id
+from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.formats.flat import flat_listing
 from pipeline.sources.keys import known_split
 from pipeline.sources.location import FolderSizes, Location

@@ -35,7 +35,7 @@ class LaunchedCluster(EmbeddedScheduler):
     def __init__(self, path: Path, *, dashboard: bool) -> None:
         """Start the scheduler, and the workers of a file of launchers."""
         host, launchers = read_launchers(path)
-        self._files = certificates.create()
+        self._files = certificates.create_certificates()
         super().__init__(host, self._files, dashboard=dashboard)
         options = {"workers": "1", "gpus": "none"}
         worker = worker_command(sys.executable, self.address, options)

@@ -36,7 +36,7 @@ class Augment:
         crop: `none` cuts the centred square, `random` a square at a random position, and `resized`
             a region of random area and aspect ratio, which it resizes (Szegedy et al.: Going
             deeper with convolutions, CVPR 2015). The default is `resized`.
-        shrink: The side in pixels to which images are resized, bilinearly with antialiasing, before
+        resize: The side in pixels to which images are resized, bilinearly with antialiasing, before
             `none` or `random` cuts them (default: None, not resized).
         flip: True to mirror half of the images (default).
         area: The smallest and largest fraction of the image that `resized` keeps.
@@ -91,7 +91,7 @@ class Augment:
             return draws(self.seed, epoch, rows, purpose)
 
         if self.crop == "resized":
-            augmented = _resized(
+            augmented = _crop_and_resize(
                 images.float(), self, draw(_AREA), draw(_RATIO), draw(_LEFT), draw(_TOP)
             )
         else:
@@ -124,28 +124,32 @@ class Augment:
 
 
 def draws(seed: int, epoch: int, rows: Tensor, purpose: int) -> Tensor:
-    """Return a number in [0, 1) for each row, (n,) float32, made of 24 random bits.
+    """Return one uniform random number for each row, which depends on the arguments alone.
 
     Args:
         seed: The seed, 0 to 2^64 - 1.
         epoch: The epoch, 0 to 2^64 - 1.
-        rows: The rows, (n,) int64.
-        purpose: The purpose of the draw; each purpose gives independent numbers.
+        rows: The rows of the split, (n,) int64, on any device.
+        purpose: The number of the purpose, 0 to 2^64 - 1, such as `MIRROR`; each purpose gives
+            independent numbers.
+
+    Returns:
+        (n,) float32 in [0, 1), multiples of 2^-24, on the device of *rows*.
     """
     # This is `pipeline.order.key(seed, epoch, purpose, row)` in signed integers that wrap around,
     # because torch has no arithmetic on unsigned 64-bit integers.
-    values = (rows ^ _signed(key(seed, epoch, purpose))) + _signed(_STEP)
+    values = (rows ^ _as_signed_64_bit(key(seed, epoch, purpose))) + _as_signed_64_bit(_STEP)
     for shift, factor in _FACTORS:
-        values = (values ^ _shifted(values, shift)) * _signed(factor)
-    values = values ^ _shifted(values, 31)
-    return _shifted(values, 40).float() * 2.0**-24
+        values = (values ^ _shift_right_unsigned(values, shift)) * _as_signed_64_bit(factor)
+    values = values ^ _shift_right_unsigned(values, 31)
+    return _shift_right_unsigned(values, 40).float() * 2.0**-24
 
 
-def _shifted(values: Tensor, bits: int) -> Tensor:
+def _shift_right_unsigned(values: Tensor, bits: int) -> Tensor:
     return (values >> bits) & ((1 << (64 - bits)) - 1)  # without the sign's extension
 
 
-def _signed(number: int) -> int:
+def _as_signed_64_bit(number: int) -> int:
     return number - 2**64 if number >= 2**63 else number
 
 
@@ -155,12 +159,12 @@ def normalise(
     """Return (images / 255 - mean) / std by channel; mean = std = 0.5 gives -1 to 1.
 
     Args:
-        images: The images, (n, 3, height, width), 0 to 255, of any dtype.
+        images: The images, (n, 3, height, width), 0 to 255, of any dtype, on any device.
         mean: The mean of each channel, as a fraction of 255.
-        std: The standard deviation of each channel, as a fraction of 255.
+        std: The standard deviation of each channel, as a fraction of 255; not 0.
 
     Returns:
-        (n, 3, height, width) float32.
+        (n, 3, height, width) float32, a new tensor on the device of *images*.
     """
     shape = (1, 3, 1, 1)
     scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(shape)
@@ -170,7 +174,7 @@ def normalise(
     return images.float() * scale + shift
 
 
-def _resized(
+def _crop_and_resize(
     images: Tensor, augment: Augment, area: Tensor, ratio: Tensor, left: Tensor, top: Tensor
 ) -> Tensor:
     height, width = images.shape[2:]

@@ -20,7 +20,14 @@ TREES = ("pipeline", "workflows", "cluster")
 
 
 def digest_of(folder: Path) -> str:
-    """Return one digest of all source files in *folder*: 32 hex digits, empty without files."""
+    """Return one digest of the names and contents of all `*.py` files in a folder, at any depth.
+
+    Args:
+        folder: The folder, such as that of an installed package.
+
+    Returns:
+        32 hexadecimal digits; empty if there is no such file.
+    """
     hasher = hashlib.blake2b(digest_size=16)
     files = sorted(folder.rglob("*.py"))
     for path in files:
@@ -48,7 +55,7 @@ def digest() -> str:
     return hashlib.blake2b("".join(_DIGESTS.values()).encode(), digest_size=16).hexdigest()
 
 
-def check(code: str) -> None:
+def check_same_code(code: str) -> None:
     """Refuse to continue in this process a run that was started with other code.
 
     Args:

@@ -32,9 +32,12 @@ _UNSAFE = re.compile(r"[\\\x00-\x1f\x7f]")
 def check_name(name: str) -> str:
     """Return *name* if it is a valid relative name, which cannot leave its folder.
 
+    Args:
+        name: The name of an object, with `/` between its parts, as documents contain it.
+
     Raises:
-        StoreDamagedError: The name is empty or absolute, has a part that is empty, `.` or `..`, or
-            contains a backslash or a control character.
+        StoreDamagedError: The name is empty, absolute or longer than `MAX_NAME_BYTES`, has a part
+            that is empty, `.` or `..`, or contains a backslash or a control character.
     """
     parts = name.split("/")
     plain = _UNSAFE.search(name) is None
@@ -48,16 +51,25 @@ def check_name(name: str) -> str:
 
 
 def is_inside(path: Path, root: Path) -> bool:
-    """Return True if *path*, with all links resolved, is *root* or lies in it."""
+    """Return True if *path*, with all links resolved, is *root* or lies in it.
+
+    Args:
+        path: A path, which need not exist.
+        root: A folder; its own links are resolved, too.
+    """
     real = os.path.realpath(root)
     return Path(os.path.realpath(path)).is_relative_to(real)
 
 
 def confined_path(root: Path, name: str) -> Path:
-    """Return the path of *name* in *root*, for writing or removing.
+    """Return the path of *name* in *root*, for writing or removing; nothing is created.
+
+    Args:
+        root: The folder of a store, run or index, whose path may contain links.
+        name: A relative name, with `/` between its parts. Its last part may be a link.
 
     Raises:
-        StoreDamagedError: The name is not valid.
+        StoreDamagedError: The name is not valid, as `check_name` defines.
         StoreError: A folder of the path is a link that leads out of *root*.
     """
     path = root / check_name(name)
@@ -67,6 +79,10 @@ def confined_path(root: Path, name: str) -> Path:
 
 def check_inside(folder: Path, root: Path) -> None:
     """Refuse a folder of *root* that a link leads out of *root*.
+
+    Args:
+        folder: The folder; it need not exist.
+        root: The folder in which it must lie once all links are resolved.
 
     Raises:
         StoreError: The folder lies outside of *root*.
@@ -106,12 +122,16 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int
 
 
 def remove_folder(path: Path, root: Path) -> None:
-    """Remove a folder of *root* and its content, as far as possible.
+    """Remove a folder of *root* and its content as far as possible; errors are ignored.
 
     Links are removed, not followed.
 
+    Args:
+        path: The folder to remove; it need not exist.
+        root: The folder in which it lies.
+
     Raises:
-        StoreError: A link leads out of *root*.
+        StoreError: A link leads out of *root*; nothing is removed.
     """
     check_inside(path.parent, root)
     if path.is_symlink():

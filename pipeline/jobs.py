@@ -92,7 +92,7 @@ def run_jobs(
     Raises:
         StoreError: A task could not write the store, or the source differs from the plan.
     """
-    tasks = _Tasks(client, run)
+    tasks = _RunningTasks(client, run)
     try:
         for job in jobs:
             tasks.submit(job)
@@ -104,12 +104,12 @@ def run_jobs(
                 elif (retry := tasks.retry_of(job, outcome)) is not None:
                     tasks.submit(retry)
                 else:
-                    yield _failed(job, outcome)
+                    yield _failed_or_raise(job, outcome)
     finally:
         tasks.cancel()
 
 
-class _Tasks:
+class _RunningTasks:
     """The tasks of a run that have not ended.
 
     `as_completed` is not used, because it loses a task whose worker dies before the result was
@@ -177,7 +177,7 @@ class _Tasks:
         self._succeeded.clear()
 
 
-def _failed(job: Job, error: BaseException) -> Failed:
+def _failed_or_raise(job: Job, error: BaseException) -> Failed:
     if isinstance(error, KilledWorker):
         losses = (MAX_WORKER_LOSSES + 1) * (MAX_ISOLATED_RETRIES + 1)
         return Failed(job, StoreError(f"its worker died {losses} times. {_WORKERS_DIE}"))

@@ -16,21 +16,21 @@ _FILES = ("inactive_file", "active_file")
 
 def limit_bytes() -> int:
     """Return the bytes of memory that this process and its neighbours share."""
-    limits = (limit for folder in _groups() if (limit := _limit(folder)) is not None)
+    limits = (limit for folder in _control_groups() if (limit := _group_limit(folder)) is not None)
     return min([int(psutil.virtual_memory().total), *limits])
 
 
 def free_bytes() -> int:
     """Return the bytes of memory that are still available; the page cache counts as free."""
     free = int(psutil.virtual_memory().available)
-    for folder in _groups():
-        limit, used = _limit(folder), _used(folder)
+    for folder in _control_groups():
+        limit, used = _group_limit(folder), _group_usage(folder)
         if limit is not None and used is not None:
             free = min(free, limit - used)
     return max(0, free)
 
 
-def _groups() -> Iterator[Path]:
+def _control_groups() -> Iterator[Path]:
     """Yield the folders of all control groups of this process, of version 1 or 2."""
     try:
         lines = MEMBERSHIP.read_text().splitlines()
@@ -49,17 +49,17 @@ def _groups() -> Iterator[Path]:
             yield root / parent
 
 
-def _limit(folder: Path) -> int | None:
+def _group_limit(folder: Path) -> int | None:
     for name in ("memory.max", "memory.limit_in_bytes"):
-        number = _number(folder / name)
+        number = _read_number(folder / name)
         if number is not None:
             return number
     return None
 
 
-def _used(folder: Path) -> int | None:
+def _group_usage(folder: Path) -> int | None:
     """Return the bytes in use without the page cache; None if unknown."""
-    used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
+    used = _read_number(folder / "memory.current") or _read_number(folder / "memory.usage_in_bytes")
     if used is None:
         return None
     try:
@@ -71,7 +71,7 @@ def _used(folder: Path) -> int | None:
     return max(0, used - sum(stat.get(f"total_{kind}", stat.get(kind, 0)) for kind in _FILES))
 
 
-def _number(file: Path) -> int | None:
+def _read_number(file: Path) -> int | None:
     try:
         return int(file.read_text())
     except (OSError, ValueError):  # the file does not exist, or says "max"

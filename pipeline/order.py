@@ -52,11 +52,11 @@ def row_order(num_rows: int, seed: int) -> NDArray[np.int64]:
         raise ValueError(f"seed is {seed}: expected 0 to 2^64 - 1.")
     numbers = np.arange(num_rows, dtype=np.uint64)
     numbers *= _STEP
-    numbers += _mix(np.array([seed], np.uint64))
-    return np.argsort(_mix(numbers), kind="stable")
+    numbers += _mix_splitmix64(np.array([seed], np.uint64))
+    return np.argsort(_mix_splitmix64(numbers), kind="stable")
 
 
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _mix_splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     # The array is changed in place, because each temporary has 113 MB at 14 million rows.
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         values ^= values >> np.uint64(shift)
@@ -75,13 +75,29 @@ class EpochOrder(Protocol):
     """The number of rows in the epoch."""
 
     def rows(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Return the rows at positions *start* to *stop* of the epoch, (stop - start,) int64."""
+        """Return the rows at positions *start* to *stop* - 1 of the epoch.
+
+        Args:
+            start: The first position, 0 to `num_rows`.
+            stop: The position after the last one, *start* to `num_rows`.
+
+        Returns:
+            (stop - start,) int64, rows of the split.
+        """
 
     def windows(self, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Yield the first position and the chunks, (n,) int64, of each window.
+        """Yield the windows of the epoch, from the one that contains a position on.
 
-        The first window is the one that contains position *start*. The positions up to the next
-        window hold rows of these chunks only. Random order has no windows.
+        The positions up to the next window hold rows of a window's chunks only. Random order has no
+        windows and yields nothing.
+
+        Args:
+            start: A position in the epoch, 0 to `num_rows`.
+
+        Yields:
+            The first position of the window, and the numbers of its chunks, (n,) int64, counted
+                from 0
+            over the whole split.
         """
 
 
@@ -114,13 +130,13 @@ def epoch_order(
     for name, value in (("seed", seed), ("epoch", epoch)):
         if not 0 <= value < 2**64:
             raise ValueError(f"{name} is {value}: expected 0 to 2^64 - 1.")
-    present = _Present(num_rows, excluded)
+    present = _PresentRows(num_rows, excluded)
     if kind == "sequential":
-        return _Sequential(present, chunk_rows, window_chunks)
+        return _SequentialOrder(present, chunk_rows, window_chunks)
     if kind == "random":
-        return _Random(present, key(_RANDOM, seed, epoch))
+        return _RandomOrder(present, key(_RANDOM, seed, epoch))
     if kind == "windowed":
-        return _Windowed(present, (seed, epoch), chunk_rows, window_chunks)
+        return _WindowedOrder(present, (seed, epoch), chunk_rows, window_chunks)
     raise ValueError(f"order is {kind!r}: expected one of {', '.join(ORDERS)}.")
 
 
@@ -128,10 +144,14 @@ _RANDOM, _CHUNKS, _WINDOW = 1, 2, 3  # the purposes of keys
 
 
 def key(*numbers: int) -> int:
-    """Return a 64-bit hash of 64-bit numbers, in order: `h = mix((h ^ number) + STEP)`, from 0."""
+    """Return a 64-bit hash of a sequence of numbers: `h = mix((h ^ number) + STEP)`, from h = 0.
+
+    Args:
+        numbers: The numbers, each 0 to 2^64 - 1. Their order matters.
+    """
     hashed = np.zeros(1, np.uint64)
     for number in numbers:
-        hashed = _mix((hashed ^ np.uint64(number)) + _STEP)
+        hashed = _mix_splitmix64((hashed ^ np.uint64(number)) + _STEP)
     return int(hashed[0])
 
 
@@ -166,22 +186,22 @@ class Permutation:
         column = numbers - row * np.uint64(self._columns)
         for i, key_ in enumerate(self._keys):
             if i % 2 == 0:
-                row = _add(row, column, key_, self._rows)
+                row = _add_hash_modulo(row, column, key_, self._rows)
             else:
-                column = _add(column, row, key_, self._columns)
+                column = _add_hash_modulo(column, row, key_, self._columns)
         return row * np.uint64(self._columns) + column
 
 
-def _add(
+def _add_hash_modulo(
     to: NDArray[np.uint64], operand: NDArray[np.uint64], key_: np.uint64, modulus: int
 ) -> NDArray[np.uint64]:
-    hashed = _mix(operand * _STEP + key_) >> np.uint64(32)
+    hashed = _mix_splitmix64(operand * _STEP + key_) >> np.uint64(32)
     total = to + (hashed * np.uint64(modulus) >> np.uint64(32))
     total[total >= np.uint64(modulus)] -= np.uint64(modulus)
     return total
 
 
-class _Present:
+class _PresentRows:
     """The rows that are not absent, ascending."""
 
     def __init__(self, num_rows: int, absent: NDArray[np.int64]) -> None:
@@ -195,8 +215,8 @@ class _Present:
         return positions + np.searchsorted(self._before, positions, side="right")
 
 
-class _Sequential:
-    def __init__(self, present: _Present, chunk_rows: int, window_chunks: int) -> None:
+class _SequentialOrder:
+    def __init__(self, present: _PresentRows, chunk_rows: int, window_chunks: int) -> None:
         self.num_rows = present.num_rows
         self._present = present
         self._chunk_rows = chunk_rows
@@ -218,8 +238,8 @@ class _Sequential:
             yield position, np.arange(chunk, min(chunk + self._window_chunks, num_chunks))
 
 
-class _Random:
-    def __init__(self, present: _Present, key_: int) -> None:
+class _RandomOrder:
+    def __init__(self, present: _PresentRows, key_: int) -> None:
         self.num_rows = present.num_rows
         self._present = present
         self._permutation = Permutation(present.num_rows, key_)
@@ -232,9 +252,9 @@ class _Random:
         return iter(())
 
 
-class _Windowed:
+class _WindowedOrder:
     def __init__(
-        self, present: _Present, numbers: tuple[int, int], chunk_rows: int, window_chunks: int
+        self, present: _PresentRows, numbers: tuple[int, int], chunk_rows: int, window_chunks: int
     ) -> None:
         self.num_rows = present.num_rows
         self._present = present

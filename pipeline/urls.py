@@ -11,7 +11,10 @@ def is_url(text: str) -> bool:
     """Return True if *text* is a URL or a chain of URLs such as `simplecache::s3://a`.
 
     A text that begins with a slash, a dot or `~` is a path, because dates and names of runs may
-    contain `::`. So is a text that exists as a path.
+    contain `::`. So is a text with `::` that exists as a path on this machine.
+
+    Args:
+        text: A path or URL as a user writes it.
     """
     if _SCHEME.match(text):
         return True

@@ -32,7 +32,7 @@ def view(
     *,
     chunk_rows: int | None = None,
 ) -> SplitView:
-    """View a finished split; the task that computes a chunk reads its pixels.
+    """Return a finished split as a dask array; the task that computes a chunk reads its pixels.
 
     Args:
         store: The folder or URL of the store.
@@ -58,7 +58,7 @@ def view(
     starts = range(0, num_rows, rows)
 
     images = da.map_blocks(
-        _read,
+        _read_chunk_of_view,
         chunks=(tuple(min(rows, num_rows - at) for at in starts), (size,), (size,), (3,)),
         dtype=np.uint8,
         meta=np.empty((0, 0, 0, 0), np.uint8),
@@ -70,7 +70,7 @@ def view(
     return SplitView(images, opened.labels, opened.readable)
 
 
-def _read(
+def _read_chunk_of_view(
     block_info: dict[int | None, dict[str, list[tuple[int, int]]]], url: str, split: str, size: int
 ) -> NDArray[np.uint8]:
     start, stop = block_info[None]["array-location"][0]

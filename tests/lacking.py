@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline import filesystem
+from pipeline import filesystem, locks
 from tests.commands import saboteur
 
 LINUX_NFS = ("flock", "fcntl")
@@ -53,7 +53,7 @@ def _without_folder_sync(change: Set) -> None:
 
 _CHANGES: dict[str, Callable[[Set], None]] = {
     "flock": lambda change: change(fcntl, "flock", _fail(errno.ENOSYS)),
-    "fcntl": lambda change: change(filesystem, "_description_lock", _fail(errno.ENOLCK)),
+    "fcntl": lambda change: change(locks, "_description_lock", _fail(errno.ENOLCK)),
     "link": lambda change: change(os, "link", _fail(errno.EPERM)),
     "renameat2": lambda change: change(filesystem, "_named_by_rename", _fail(errno.EINVAL)),
     "folder sync": _without_folder_sync,

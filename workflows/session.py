@@ -31,7 +31,7 @@ from cluster.slurm import allocation
 from cluster.slurm.cluster import SlurmCluster
 from cluster.slurm.profile import read_profile
 from cluster.ssh import SshCluster, read_hosts
-from cluster.versions import compare
+from cluster.versions import compare_versions
 from pipeline import code_digest
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest.worker import ShardTaskConfig, check_worker
@@ -109,7 +109,7 @@ def run_as_slurm_worker(options: ClusterOptions) -> bool:
         certificates=folder,
         preload=PRELOAD,
     )
-    supervisor.supervise(commands.workers(config), report=_print_notice, done=ended)
+    supervisor.supervise(commands.worker_programs(config), report=_print_notice, done=ended)
     return True
 
 
@@ -205,7 +205,7 @@ class Cluster:
 
     def _compare_versions(self, packages: Sequence[str], **options: Any) -> None:
         assert self._client is not None
-        for difference in compare(self._client, packages, code_digest.trees, **options):
+        for difference in compare_versions(self._client, packages, code_digest.trees, **options):
             _print_notice(difference)
 
     def check_workers(self, work: ShardTaskConfig) -> None:

@@ -27,6 +27,9 @@ def dask_setup(scheduler: Scheduler) -> None:
 
     If the token cannot be read, all requests are refused: Dask would continue without a preload
     module that fails, and serve the dashboard to everybody.
+
+    Args:
+        scheduler: The scheduler that has started in this process.
     """
     try:
         token = Path(os.environ[TOKEN_FILE]).read_text().strip()
@@ -36,7 +39,11 @@ def dask_setup(scheduler: Scheduler) -> None:
 
 
 def require_token(application: web.Application, token: str) -> None:
-    """Refuse all requests to *application* without *token*.
+    """Refuse all requests to a server without a token, but for `PUBLIC_PATHS`.
+
+    Args:
+        application: The application of the scheduler's HTTP server; it is changed in place.
+        token: The token, which a request has in a cookie, a header or its query.
 
     Raises:
         ValueError: The token is empty.

@@ -36,14 +36,14 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class _Page:
+class _DashboardPage:
     name: str
     module: str
     """The name of a module with `draw(document, state)`, which is imported at the first request."""
     state: Any
 
 
-_pages: WeakKeyDictionary[Scheduler, list[_Page]] = WeakKeyDictionary()
+_pages: WeakKeyDictionary[Scheduler, list[_DashboardPage]] = WeakKeyDictionary()
 """The additional pages of each scheduler whose dashboard is not loaded yet."""
 
 
@@ -71,11 +71,11 @@ def add_page(scheduler: Scheduler, name: str, module: str, state: Any) -> None:
             `draw(document, state)` fills the bokeh document of one client.
         state: Data that `draw` displays.
     """
-    page = _Page(name, module, state)
+    page = _DashboardPage(name, module, state)
     if scheduler in _pages:
         _pages[scheduler].append(page)
     elif _has_dashboard(scheduler):
-        _serve(scheduler, [page])
+        _serve_pages(scheduler, [page])
 
 
 def _has_dashboard(scheduler: Scheduler) -> bool:
@@ -88,7 +88,14 @@ def _has_dashboard(scheduler: Scheduler) -> bool:
 
 
 def add_json(scheduler: Scheduler, path: str, compute: Callable[[], Any]) -> None:
-    """Answer GET requests to *path* with the result of *compute*, as JSON."""
+    """Answer GET requests to a path with the result of a function, as JSON.
+
+    Args:
+        scheduler: The scheduler with the HTTP server.
+        path: The path, a regular expression, such as `/tesserae.json`.
+        compute: The function, which is called at each request in the event loop and returns JSON
+            values; infinities and NaN become null.
+    """
     route = (path, _JsonHandler, {"answer": compute})
     # Handlers are matched before applications, the last of which may answer every path.
     scheduler.http_application.add_handlers(r".*$", [route])
@@ -106,7 +113,7 @@ def add_metrics(scheduler: Scheduler, name: str, collect: Callable[[], Iterable[
         from prometheus_client import REGISTRY
     except ModuleNotFoundError:  # Dask's /metrics is empty without it, too
         return
-    collector = _Collector(collect)
+    collector = _PrometheusCollector(collect)
     _collectors.setdefault(name, [])
     for old in _collectors[name]:
         REGISTRY.unregister(old)
@@ -118,7 +125,7 @@ _collectors: dict[str, list[Any]] = {}
 """The registered collectors by group: the registry is global, and outlives a scheduler."""
 
 
-class _Collector:
+class _PrometheusCollector:
     def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
         self._collect = collect
 
@@ -173,14 +180,14 @@ class _LoadingHandler(web.RequestHandler):
         # Browsers request several files at once: only the first request finds this application.
         if self.application in root.applications:
             root.applications.remove(self.application)
-            _serve(self._scheduler, _pages.pop(self._scheduler, []))
+            _serve_pages(self._scheduler, _pages.pop(self._scheduler, []))
             connect(root, self._scheduler.http_server, self._scheduler)
         self.redirect("/" + self.request.uri.lstrip("/"))  # two slashes would lead to another host
 
     head = get
 
 
-def _serve(scheduler: Scheduler, pages: Sequence[_Page]) -> None:
+def _serve_pages(scheduler: Scheduler, pages: Sequence[_DashboardPage]) -> None:
     from distributed.dashboard.core import BokehApplication
     from distributed.dashboard.scheduler import template_variables
 
@@ -191,7 +198,7 @@ def _serve(scheduler: Scheduler, pages: Sequence[_Page]) -> None:
         if page.name not in variables["pages"]:
             variables["pages"].insert(0, page.name)
     application = BokehApplication(
-        {f"/{page.name}": _document(page) for page in pages},
+        {f"/{page.name}": _document_filler(page) for page in pages},
         scheduler,
         template_variables=variables,
     )
@@ -201,7 +208,7 @@ def _serve(scheduler: Scheduler, pages: Sequence[_Page]) -> None:
     application.start()
 
 
-def _document(page: _Page) -> Callable[[Scheduler, dict[str, Any], Any], None]:
+def _document_filler(page: _DashboardPage) -> Callable[[Scheduler, dict[str, Any], Any], None]:
     def fill(scheduler: Scheduler, extra: dict[str, Any], document: Any) -> None:
         from distributed.dashboard.components.scheduler import BOKEH_THEME, env
 

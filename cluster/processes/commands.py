@@ -49,7 +49,7 @@ class SchedulerConfig:
     @property
     def address(self) -> str:
         """The address of the scheduler, as `PROTOCOL://HOST:PORT`."""
-        return f"{_protocol(self.certificates)}://{_bracketed(self.host)}:{self.port}"
+        return f"{_address_scheme(self.certificates)}://{_bracketed(self.host)}:{self.port}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +80,11 @@ class WorkerConfig:
     """The names of modules that the fork server imports for all workers of the machine."""
 
 
-def scheduler(config: SchedulerConfig) -> Program:
-    """Return the program of a scheduler.
+def scheduler_program(config: SchedulerConfig) -> Program:
+    """Return the program of a scheduler; nothing is started.
+
+    Args:
+        config: Addresses, ports and certificates of the scheduler.
 
     Raises:
         CertificateError: The scheduler or its dashboard would be accessible without authentication.
@@ -99,7 +102,7 @@ def scheduler(config: SchedulerConfig) -> Program:
             f"--dashboard-host is {config.dashboard_host}: Dask serves the dashboard on IPv4 only."
             " Pass an IPv4 address."
         )
-    _check_open(config.host, "a scheduler", config.certificates, insecure=config.insecure)
+    _check_exposure(config.host, "a scheduler", config.certificates, insecure=config.insecure)
     environment: dict[str, str] = {}
     preload = list(config.preload)
     if not is_loopback(config.dashboard_host):
@@ -120,7 +123,7 @@ def scheduler(config: SchedulerConfig) -> Program:
         *_serve_command("scheduler"),
         *("--host", _bracketed(config.host)),
         *("--port", str(config.port)),
-        *("--protocol", _protocol(config.certificates)),
+        *("--protocol", _address_scheme(config.certificates)),
         *("--dashboard-address", f"{_bracketed(config.dashboard_host)}:{config.dashboard_port}"),
         *_tls_arguments(config.certificates, "scheduler"),
         *(argument for module in preload for argument in ("--preload", module)),
@@ -130,11 +133,14 @@ def scheduler(config: SchedulerConfig) -> Program:
     )
 
 
-def workers(config: WorkerConfig) -> list[Program]:
+def worker_programs(config: WorkerConfig) -> list[Program]:
     """Return the programs of the workers of this machine: one for the CPU, and one for each GPU.
 
     A worker with a GPU has one thread and the resource `GPU: 1`. Tasks without a resource, such as
-    decoding, run on both kinds.
+    decoding, run on both kinds. Nothing is started.
+
+    Args:
+        config: The scheduler's address, and number, limits and certificates of the workers.
 
     Raises:
         CertificateError: A certificate is missing, or the workers would accept any client.
@@ -152,10 +158,10 @@ def workers(config: WorkerConfig) -> list[Program]:
             f"{config.address} is not encrypted, but --certs was passed: expected a tls:// address."
         )
     if config.host is not None:
-        _check_open(config.host, "a worker", config.certificates, insecure=config.insecure)
+        _check_exposure(config.host, "a worker", config.certificates, insecure=config.insecure)
     _check_worker_options(config, str(url.hostname))
     host = config.host or _local_address(str(url.hostname), url.port)
-    _check_open(host, "a worker", config.certificates, insecure=config.insecure)
+    _check_exposure(host, "a worker", config.certificates, insecure=config.insecure)
     arguments = [
         *_serve_command("worker"),
         config.address,
@@ -203,14 +209,14 @@ def _serve_command(role: str) -> list[str]:
     return [sys.executable, "-m", "cluster.processes.serve", role]
 
 
-def _protocol(folder: Path | None) -> str:
+def _address_scheme(folder: Path | None) -> str:
     return "tcp" if folder is None else "tls"
 
 
 def _tls_arguments(folder: Path | None, role: str) -> list[str]:
     if folder is None:
         return []
-    certificates.security(folder, [role])
+    certificates.tls_security(folder, [role])
     return [
         *("--tls-ca-file", str(folder / certificates.AUTHORITY)),
         *("--tls-cert", str(folder / f"{role}.pem")),
@@ -227,7 +233,7 @@ def _encryption_environment(folder: Path | None) -> dict[str, str]:
     }
 
 
-def _check_open(host: str, role: str, folder: Path | None, *, insecure: bool) -> None:
+def _check_exposure(host: str, role: str, folder: Path | None, *, insecure: bool) -> None:
     if folder is None and not insecure and not is_loopback(host):
         raise CertificateError(
             f"{role} on {host} without certificates runs code for anyone who can reach it. Create"
@@ -292,7 +298,11 @@ def _local_address(host: str, port: int | None) -> str:
 
 
 def check_port_free(host: str, port: int) -> None:
-    """Check that a process can listen on a port.
+    """Check that a process can listen on a port now.
+
+    Args:
+        host: An IP address of this machine.
+        port: The number of the port, 1 to 65,535.
 
     Raises:
         ClusterError: The port is in use, or not permitted.

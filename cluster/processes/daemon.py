@@ -74,7 +74,12 @@ def _open_no_link(path: str, flags: int) -> int:
 
 
 def process(folder: Path, name: str) -> psutil.Process | None:
-    """Return the main process of a program, or None if it does not run."""
+    """Return the main process of a program, or None if it does not run.
+
+    Args:
+        folder: The folder of the program's files.
+        name: The name with which it was started.
+    """
     family = _process_family(folder, name)
     pids = {candidate.pid for candidate in family}
     for candidate in family:
@@ -85,7 +90,14 @@ def process(folder: Path, name: str) -> psutil.Process | None:
 
 
 def stop(folder: Path, name: str) -> bool:
-    """Stop a program and all its descendants, and return True if it ran.
+    """Stop a program and all its descendants; return True if it ran.
+
+    They get SIGTERM, and after `STOP_SECONDS` SIGKILL. The record of the program is deleted, its
+    log is kept.
+
+    Args:
+        folder: The folder of the program's files.
+        name: The name with which it was started.
 
     Raises:
         ClusterError: It was started on another machine or in another container.
@@ -107,13 +119,17 @@ def stop(folder: Path, name: str) -> bool:
 
 
 def check_same_host(folder: Path, name: str) -> None:
-    """Check that a program was started on this machine and in this container.
+    """Check that a program was started on this machine and in this container, if it was.
+
+    Args:
+        folder: The folder of the program's files.
+        name: The name with which it was started.
 
     Raises:
         ClusterError: It was started elsewhere; the message names the machine.
     """
     current = _current_host()
-    recorded = _record(folder, name).get("where")
+    recorded = _read_record(folder, name).get("where")
     started_on = current if recorded is None else {"id": "", **recorded}  # older records have no id
     if started_on["boot"] and started_on["boot"] == current["boot"]:
         # The same boot, so the same machine, whatever its host name is now.
@@ -121,7 +137,7 @@ def check_same_host(folder: Path, name: str) -> None:
     else:
         # A reboot has ended the program, and the machine may have been renamed since.
         renamed = started_on["machine"] != current["machine"]
-        elsewhere = renamed and not _is_same(started_on, current)
+        elsewhere = renamed and not _is_same_machine(started_on, current)
     if elsewhere:
         raise ClusterError(
             f"{_record_path(folder, name)} was written on {started_on['machine']}, another machine"
@@ -131,27 +147,32 @@ def check_same_host(folder: Path, name: str) -> None:
 
 
 def log_path(folder: Path, name: str) -> Path:
-    """Return the path of the log of a program."""
+    """Return the path of the log of a program, which need not exist.
+
+    Args:
+        folder: The folder of the program's files.
+        name: The name with which it was started.
+    """
     return folder / f"{name}.log"
 
 
 def _process_family(folder: Path, name: str) -> list[psutil.Process]:
     """Return the running processes of a program and its descendants."""
-    mark = _record(folder, name).get("mark")
+    mark = _read_record(folder, name).get("mark")
     if mark is None:
         return []
     return [process for process in psutil.process_iter() if _has_mark(process, mark)]
 
 
-def _record(folder: Path, name: str) -> dict[str, Any]:
+def _read_record(folder: Path, name: str) -> dict[str, Any]:
     try:
         record = json.loads(_record_path(folder, name).read_text())
     except (OSError, ValueError, RecursionError):
         return {}
-    return record if _is_record(record) else {}
+    return record if _is_valid_record(record) else {}
 
 
-def _is_record(record: Any) -> bool:
+def _is_valid_record(record: Any) -> bool:
     """Return True if *record* has the form that this or an earlier version of `start` writes."""
     if not isinstance(record, dict) or not isinstance(record.get("mark"), str | None):
         return False
@@ -186,7 +207,7 @@ def _machine_id() -> str:
     return ""
 
 
-def _is_same(started_on: dict[str, str], current: dict[str, str]) -> bool:
+def _is_same_machine(started_on: dict[str, str], current: dict[str, str]) -> bool:
     return current["id"] != "" and started_on["id"] == current["id"]
 
 

@@ -23,7 +23,11 @@ PRELOAD = "TESSERAE_WORKER_PRELOAD"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the scheduler or workers until a signal stops them, or workers lose their scheduler."""
+    """Run the scheduler or workers until a signal stops them, or workers lose their scheduler.
+
+    Args:
+        arguments: `scheduler` or `worker`, and the arguments of `dask scheduler` or `dask worker`.
+    """
     role, *dask_arguments = arguments
     _end_with_parent()
     with applied_settings():

@@ -27,7 +27,7 @@ class WorkerLink:
 
         Args:
             command: The command line.
-            files: Certificates by file name, as `certificates.create` returns them.
+            files: Certificates by file name, as `create_certificates` returns them.
         """
         self.begun = time.monotonic()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would block
@@ -38,7 +38,9 @@ class WorkerLink:
             stderr=self._output,
             start_new_session=True,  # Ctrl-C must reach the command only
         )
-        texts = {name: data.decode() for name, data in certificates.for_workers(files).items()}
+        texts = {
+            name: data.decode() for name, data in certificates.files_for_workers(files).items()
+        }
         self._write(json.dumps(texts) + "\n")
 
     def send_heartbeat(self) -> None:
@@ -52,7 +54,11 @@ class WorkerLink:
             self._process.stdin.close()
 
     def wait(self, timeout_seconds: float) -> None:
-        """Wait for the process to end, and kill it after *timeout_seconds*."""
+        """Wait for the process to end, and kill it after a timeout; its output is discarded.
+
+        Args:
+            timeout_seconds: The timeout; 0 kills a process that still runs at once.
+        """
         try:
             self._process.wait(timeout_seconds)
         except subprocess.TimeoutExpired:

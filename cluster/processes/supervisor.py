@@ -125,20 +125,27 @@ def supervise(
                 program.update(now)
             time.sleep(POLL_SECONDS)
     finally:
-        _stop_all(supervised)
+        _stop_programs(supervised)
         for signum, handler in previous_handlers.items():
             signal.signal(signum, handler)
     return {program.program.name: program.starts for program in supervised}
 
 
 def run_once(program: Program) -> int:
-    """Replace this process by *program*, for another supervisor, such as systemd, to restart."""
+    """Replace this process by a program, for another supervisor, such as systemd, to restart.
+
+    Args:
+        program: The program; its variables are added to the environment. This call does not return.
+
+    Raises:
+        OSError: The program cannot be started.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     os.execvpe(program.command[0], list(program.command), {**os.environ, **program.environment})
 
 
-def _stop_all(supervised: Sequence[_SupervisedProgram]) -> None:
+def _stop_programs(supervised: Sequence[_SupervisedProgram]) -> None:
     # All get SIGTERM first, so that they stop at the same time.
     for program in supervised:
         program.signal(signal.SIGTERM)

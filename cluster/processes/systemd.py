@@ -71,7 +71,22 @@ def unit_files(address: str, user: str, certs: Path) -> dict[str, str]:
 
 
 def write_units(folder: Path, address: str, user: str, certs: Path) -> list[Path]:
-    """Write the units of `texts` into *folder*, and return their paths."""
+    """Write the systemd units of a scheduler and of workers to a folder, replacing older ones.
+
+    Args:
+        folder: An existing folder; nothing is installed or started.
+        address: Address of the scheduler for its workers.
+        user: Name of the user that runs the services.
+        certs: Folder of certificates on each machine.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        ClusterError: *address* is not an address of a scheduler.
+        ValueError: *user* or *certs* contains characters that systemd would interpret.
+        OSError: A file cannot be written.
+    """
     paths = []
     for name, text in unit_files(address, user, certs).items():
         (folder / name).write_text(text)

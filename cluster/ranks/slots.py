@@ -23,18 +23,33 @@ class WorkerSlot:
 
 
 def count_gpu_workers(client: Client) -> int:
-    """Return the number of running workers that have a GPU."""
+    """Return the number of running workers that have a GPU.
+
+    Args:
+        client: A client of the cluster.
+    """
     return len(worker_slots(client, gpu=True))
 
 
 def workers_for_ranks(client: Client, *, gpu: bool) -> list[str]:
-    """Return the addresses of the workers on which ranks can run now."""
+    """Return the addresses of the workers on which ranks can run now, in the order of preference.
+
+    Args:
+        client: A client of the cluster.
+        gpu: True for workers with a GPU only.
+    """
     return [slot.worker for slot in worker_slots(client, gpu=gpu)]
 
 
 def worker_slots(client: Client, *, gpu: bool) -> list[WorkerSlot]:
-    """Return a slot on each running worker, in the order of preference."""
-    workers: list[tuple[str, str, float]] = client.run_on_scheduler(_workers)
+    """Return a slot on each running worker, in the order of preference.
+
+    Args:
+        client: A client of the cluster.
+        gpu: True for workers with a GPU only, machine by machine; False for all workers, in turn
+            over machines.
+    """
+    workers: list[tuple[str, str, float]] = client.run_on_scheduler(_running_workers)
     slots = [
         WorkerSlot(address, host, gpu) for host, address, gpus in sorted(workers) if gpus or not gpu
     ]
@@ -49,7 +64,7 @@ def worker_slots(client: Client, *, gpu: bool) -> list[WorkerSlot]:
     return [slot for _, slot in sorted(ranked, key=lambda turn: turn[0])]
 
 
-def _workers(dask_scheduler: Scheduler) -> list[tuple[str, str, float]]:
+def _running_workers(dask_scheduler: Scheduler) -> list[tuple[str, str, float]]:
     return [
         (str(urlsplit(worker.address).hostname), worker.address, worker.resources.get("GPU", 0))
         for worker in dask_scheduler.workers.values()

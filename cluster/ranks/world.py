@@ -1,7 +1,7 @@
 """The training processes of one world, placed by Dask and restarted when one of them is lost.
 
 Dask places the ranks and detects lost workers; the ranks communicate with each other directly. Each
-rank is a child process of a Dask task (`cluster.ranks.supervisor`), which does not train itself.
+rank is a child process of a Dask task (`cluster.ranks.rank_supervisor`), which does not train.
 
 When a rank, a worker or a machine is lost, all ranks of that generation are ended, and another
 generation starts with the workers that are available; the stage decides where it resumes. When the
@@ -22,8 +22,8 @@ from distributed import Client, Future, Scheduler
 from cluster.broadcast import broadcast
 from cluster.errors import ClusterError, TrainingRankError
 from cluster.ranks.process import SAVE_SECONDS, RankTask
+from cluster.ranks.rank_supervisor import abandon_ranks, is_supervised, supervise_rank
 from cluster.ranks.slots import WorkerSlot, worker_slots
-from cluster.ranks.supervisor import abandon, is_supervised, supervise
 
 END_SECONDS = 90.0
 """The timeout for the ranks of a generation to end."""
@@ -59,12 +59,23 @@ class WorldConfig:
     """The command-line option that sets *worker_timeout_seconds*, for messages."""
 
     def num_ranks(self, num_workers: int) -> int:
-        """Return the number of ranks for *num_workers* workers, at least 1."""
+        """Return the number of ranks that start, at least 1 and at most *ranks*.
+
+        Args:
+            num_workers: Number of workers that have joined, at least 1.
+        """
         max_ranks = min(self.ranks, num_workers)
         return next(n for n in range(max_ranks, 0, -1) if self.batch % n == 0)
 
     def unused_workers_notice(self, num_workers: int) -> str | None:
-        """Return a notice if workers stay unused because the ranks must divide the batch."""
+        """Return a notice if workers stay unused because the ranks must divide the batch.
+
+        Args:
+            num_workers: Number of workers that have joined, at least 1.
+
+        Returns:
+            The notice for the user; None if no worker stays unused for that reason.
+        """
         max_ranks = min(self.ranks, num_workers)
         used = self.num_ranks(num_workers)
         if used == max_ranks:
@@ -157,7 +168,7 @@ class _World:
             if failure is None:
                 return [future.result()["result"] for future in futures]
             # The others would hang in a collective with the lost rank, so they are killed.
-            self._broadcast(slots, abandon, topic)
+            self._broadcast(slots, abandon_ranks, topic)
         finally:
             self._end_ranks(slots, futures, topic)
             self._client.unsubscribe_topic(topic)
@@ -231,7 +242,7 @@ class _World:
             # Dask must not move or repeat a rank: it is pinned to its worker, without retries.
             futures.append(
                 self._client.submit(
-                    supervise,
+                    supervise_rank,
                     RankTask(self._entry, data, rank_fields, self._config.save_seconds),
                     topic,
                     key=f"rank-{rank}-{topic}",

@@ -47,10 +47,10 @@ class SlurmAllocation(EmbeddedScheduler):
             threads: Number of tasks that each of them runs at once.
         """
         self._folder = _step_folder(profile)
-        _remove(self._folder)
-        files = certificates.create()
+        _remove_step_files(self._folder)
+        files = certificates.create_certificates()
         super().__init__(reachable_host(profile), files, dashboard=dashboard)
-        certificates.write(self._folder, certificates.for_workers(files))
+        certificates.write_certificates(self._folder, certificates.files_for_workers(files))
         _write_atomically(self._folder / ADDRESS_FILE, self.address)
         options = {"workers": str(workers), "threads": str(threads), "gpus": "all"}
         if profile.scratch is not None:
@@ -98,7 +98,7 @@ class SlurmAllocation(EmbeddedScheduler):
             time.sleep(0.1)  # a worker that loses its scheduler first would retry for a while
         self._local_link.wait(CLOSE_SECONDS)
         super().close()
-        _remove(self._folder)
+        _remove_step_files(self._folder)
 
 
 def step_rank() -> int:
@@ -117,6 +117,9 @@ def step_rank() -> int:
 
 def wait_for_scheduler(profile: Profile) -> tuple[str, Path, Callable[[], bool]]:
     """Wait for the first process of the step to publish the address of its scheduler.
+
+    Args:
+        profile: Description of the site, with the folder that all nodes share.
 
     Returns:
         The address, the folder of certificates, and a function that returns True once the first
@@ -150,7 +153,7 @@ def _step_folder(profile: Profile) -> Path:
     return Path(profile.shared).expanduser() / step
 
 
-def _remove(folder: Path) -> None:
+def _remove_step_files(folder: Path) -> None:
     """Remove the files of a first process from *folder*, and the folder if it is empty then.
 
     The folder has the name of a step, and its parent may be used by others, so foreign files and
@@ -158,7 +161,7 @@ def _remove(folder: Path) -> None:
     """
     if folder.is_symlink() or not folder.is_dir():
         return
-    certificates.remove(folder)
+    certificates.remove_certificates(folder)
     (folder / ADDRESS_FILE).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()

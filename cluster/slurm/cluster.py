@@ -58,11 +58,11 @@ class SlurmCluster(EmbeddedScheduler):
         self._report = report
         self._profile = profile
         self._folder = Path(profile.shared).expanduser() / secrets.token_hex(4)
-        files = certificates.create()
+        files = certificates.create_certificates()
         # Jobs may wait in the queue for any time, so Dask must not give up without workers.
         with dask.config.set({"distributed.scheduler.no-workers-timeout": None}):
             super().__init__(reachable_host(profile), files, dashboard=dashboard)
-        certificates.write(self._folder, certificates.for_workers(files))
+        certificates.write_certificates(self._folder, certificates.files_for_workers(files))
         self._client: Client | None = None
         pools = {
             name: JobPool(kind.count, kind.processes, kind.least)
@@ -110,7 +110,9 @@ class SlurmCluster(EmbeddedScheduler):
             numbers = ", ".join(remaining)
             self._report(f"Slurm still lists the jobs {numbers}: scancel {' '.join(remaining)}")
         super().close()
-        certificates.remove(self._folder)  # the logs of the jobs are kept until `__exit__`
+        certificates.remove_certificates(
+            self._folder
+        )  # the logs of the jobs are kept until `__exit__`
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Stop the cluster; keep the logs of its jobs after an error."""
@@ -119,7 +121,14 @@ class SlurmCluster(EmbeddedScheduler):
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def submit(self, name: str) -> str:
-        """Submit a job as `BatchSystem` defines."""
+        """Submit a job of workers with `sbatch`, and return its number.
+
+        Args:
+            name: The kind of job, a key of the profile's `jobs`.
+
+        Raises:
+            ClusterError: Slurm rejects the job, or is missing.
+        """
         from dask_jobqueue.slurm import SLURMJob
 
         kind = self._profile.jobs[name]
@@ -157,7 +166,7 @@ class SlurmCluster(EmbeddedScheduler):
             job._command_template = f"exec {shlex.join(command)}"
             asyncio.run(job.start())  # type: ignore[no-untyped-call]
         except (OSError, RuntimeError, ValueError) as e:
-            reason = too_many_files(e, "sbatch") or _last_line(e)
+            reason = too_many_files(e, "sbatch") or _last_error_line(e)
             raise ClusterError(f"Slurm rejected the job ({reason}).") from e
         return str(job.job_id)
 
@@ -176,7 +185,11 @@ class SlurmCluster(EmbeddedScheduler):
         return {number: state.strip() != PENDING_STATE for number, _, state in lines}
 
     def cancel(self, numbers: Sequence[str]) -> None:
-        """Cancel jobs as `BatchSystem` defines."""
+        """Cancel jobs with `scancel`; errors are ignored, since the caller repeats it.
+
+        Args:
+            numbers: Numbers of the jobs, some of which may have ended.
+        """
         if numbers:
             with suppress(OSError, subprocess.TimeoutExpired):
                 subprocess.run(["scancel", *numbers], capture_output=True, check=False, timeout=30)
@@ -206,6 +219,6 @@ def _job_number() -> str | None:
     return os.environ.get("SLURM_JOB_ID")
 
 
-def _last_line(error: BaseException) -> str:
+def _last_error_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__

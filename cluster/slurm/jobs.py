@@ -28,13 +28,24 @@ class BatchSystem(Protocol):
     """The interface of a batch system."""
 
     def submit(self, name: str) -> str:
-        """Submit a job of the kind *name* and return its number; raise ClusterError if rejected."""
+        """Submit a job and return its number.
+
+        Args:
+            name: The kind of job, a name of the pools of `Jobs`.
+
+        Raises:
+            ClusterError: The batch system rejects the job.
+        """
 
     def queued(self) -> Mapping[str, bool] | None:
         """Return this user's queued jobs by number, True if running; None without an answer."""
 
     def cancel(self, numbers: Sequence[str]) -> None:
-        """Cancel jobs; errors are ignored, since the caller repeats it."""
+        """Cancel jobs; errors are ignored, since the caller repeats it.
+
+        Args:
+            numbers: Numbers of the jobs, some of which may have ended.
+        """
 
 
 class Load(Protocol):
@@ -60,7 +71,7 @@ class JobPool:
 
 
 @dataclass
-class _Job:
+class _SubmittedJob:
     number: str
     name: str
     started: float | None = None
@@ -76,7 +87,7 @@ class Jobs:
         self._pools = pools
         self._batch = batch
         self._report = report
-        self._jobs: list[_Job] = []
+        self._jobs: list[_SubmittedJob] = []
         self._failures: Counter[str] = Counter()
         self._hold_until: dict[str, float] = {}
         self._surplus_checks: Counter[str] = Counter()
@@ -94,7 +105,7 @@ class Jobs:
         """
         for name, target in self._targets(None).items():
             for _ in range(target):
-                self._jobs.append(_Job(self._batch.submit(name), name))
+                self._jobs.append(_SubmittedJob(self._batch.submit(name), name))
 
     def update(self, now: float, load: Load | None) -> None:
         """Replace jobs that have ended, and adapt their number to the load.
@@ -177,7 +188,7 @@ class Jobs:
     def _add(self, name: str, count: int, now: float) -> None:
         for _ in range(count):
             try:
-                job = _Job(self._batch.submit(name), name)
+                job = _SubmittedJob(self._batch.submit(name), name)
             except ClusterError as e:
                 if not self._jobs:
                     raise
@@ -187,7 +198,7 @@ class Jobs:
             self._jobs.append(job)
             self._report(f"submitted job {job.number}")
 
-    def _release(self, active: Sequence[_Job], surplus: int, load: Load) -> None:
+    def _release(self, active: Sequence[_SubmittedJob], surplus: int, load: Load) -> None:
         waiting = [job for job in active if job.started is None]
         releasable = waiting
         if len(waiting) < surplus:

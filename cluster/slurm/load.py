@@ -21,12 +21,19 @@ class WorkerDemand:
 
 
 def worker_demand(client: Client) -> WorkerDemand:
-    """Return the load by Dask's own estimate, from the number of tasks and their past durations."""
-    workers, idle = client.run_on_scheduler(_worker_demand)
+    """Return how many workers a scheduler's tasks can use, and which workers are idle.
+
+    The number is Dask's own estimate (`adaptive_target`), from the number of tasks and their past
+    durations: so many that the remaining work takes `HORIZON_SECONDS`.
+
+    Args:
+        client: A client of the scheduler.
+    """
+    workers, idle = client.run_on_scheduler(_demand_on_scheduler)
     return WorkerDemand(workers, frozenset(idle))
 
 
-def _worker_demand(dask_scheduler: Scheduler) -> tuple[int, list[str]]:
+def _demand_on_scheduler(dask_scheduler: Scheduler) -> tuple[int, list[str]]:
     workers = dask_scheduler.workers.values()
     idle = [worker.address for worker in workers if not worker.processing]
     return dask_scheduler.adaptive_target(target_duration=HORIZON_SECONDS), idle

@@ -71,7 +71,10 @@ class Profile:
 
 
 def read_profile(path: Path) -> Profile:
-    """Read a profile from a YAML file.
+    """Read the profile of a site from a YAML file.
+
+    Args:
+        path: The file, whose keys are the fields of `Profile`.
 
     Raises:
         ClusterError: The file cannot be read, or a value is invalid.
@@ -81,7 +84,7 @@ def read_profile(path: Path) -> Profile:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
         reason = too_many_files(e) or str(e)
         raise ClusterError(f"the profile {path} cannot be read ({reason}).") from None
-    values = dict(_check_keys(document, Profile, str(path)))
+    values = dict(_check_profile_keys(document, Profile, str(path)))
     if values.get("way", "jobs") not in ("jobs", "allocation"):
         raise ClusterError(f"{path}: way is {values['way']!r}: expected jobs or allocation.")
     kinds = values.get("jobs") or {}
@@ -91,13 +94,13 @@ def read_profile(path: Path) -> Profile:
             " its keys."
         )
     values["jobs"] = {
-        str(name): _read_kind(
-            _check_keys(kind, JobConfig, f"{path}, jobs, {name}"), f"{path}, jobs, {name}"
+        str(name): _read_job_kind(
+            _check_profile_keys(kind, JobConfig, f"{path}, jobs, {name}"), f"{path}, jobs, {name}"
         )
         for name, kind in kinds.items()
     }
-    _check_lines(values.get("prologue", ()), f"{path}: prologue")
-    _check_texts(values, ("host", "interface", "shared", "scratch", "python"), str(path))
+    _check_list_of_lines(values.get("prologue", ()), f"{path}: prologue")
+    _check_profile_texts(values, ("host", "interface", "shared", "scratch", "python"), str(path))
     profile = Profile(**values)
     if profile.way == "jobs" and profile.jobs and not any(k.count for k in profile.jobs.values()):
         raise ClusterError(f"{path}: count is 0 for every kind of job: expected at least one job.")
@@ -108,7 +111,7 @@ def read_profile(path: Path) -> Profile:
     return profile
 
 
-def _check_keys(mapping: object, shape: type, where: str) -> dict[str, Any]:
+def _check_profile_keys(mapping: object, shape: type, where: str) -> dict[str, Any]:
     """Check the keys of a mapping against the fields of *shape*; return it without null values."""
     field_names = [item.name for item in fields(shape)]
     if not isinstance(mapping, dict) or any(name not in field_names for name in mapping):
@@ -123,14 +126,14 @@ def _check_keys(mapping: object, shape: type, where: str) -> dict[str, Any]:
     return {name: value for name, value in mapping.items() if value is not None}
 
 
-def _check_texts(values: dict[str, Any], names: Sequence[str], where: str) -> None:
+def _check_profile_texts(values: dict[str, Any], names: Sequence[str], where: str) -> None:
     for name in names:
         text = values.get(name, "x")
         if not isinstance(text, str) or not text or not text.isprintable():
             raise ClusterError(f"{where}: {name} is {text!r}: expected one line of text.")
 
 
-def _check_request(values: dict[str, Any], where: str) -> None:
+def _check_job_request(values: dict[str, Any], where: str) -> None:
     walltime = values.get("walltime")
     if walltime is not None and not (
         isinstance(walltime, str) and WALLTIME_PATTERN.fullmatch(walltime)
@@ -141,7 +144,11 @@ def _check_request(values: dict[str, Any], where: str) -> None:
 
 
 def is_whole_node(memory: object) -> bool:
-    """Return True if a profile requests all memory of a node, which sbatch writes as 0."""
+    """Return True if a profile requests all memory of a node, which sbatch writes as 0.
+
+    Args:
+        memory: The value of the key `memory`: 0 or "0" for all memory.
+    """
     return type(memory) in (int, str) and str(memory).strip() == "0"
 
 
@@ -156,12 +163,12 @@ def _check_memory(memory: object, where: str) -> None:
     )
 
 
-def _check_lines(lines: object, description: str) -> None:
+def _check_list_of_lines(lines: object, description: str) -> None:
     if not isinstance(lines, list | tuple) or not all(isinstance(line, str) for line in lines):
         raise ClusterError(f"{description} is {lines!r}: expected a list of lines.")
 
 
-def _read_kind(values: dict[str, Any], where: str) -> JobConfig:
+def _read_job_kind(values: dict[str, Any], where: str) -> JobConfig:
     for name in ("count", "cores"):
         if name not in values:
             raise ClusterError(f"{where}: {name} is missing.")
@@ -170,9 +177,9 @@ def _read_kind(values: dict[str, Any], where: str) -> JobConfig:
             raise ClusterError(f"{where}: {name} is {values[name]!r}: expected a number.")
     if values["cores"] < 1:
         raise ClusterError(f"{where}: cores is {values['cores']}: expected at least 1.")
-    _check_texts(values, ("partition", "account"), where)
-    _check_request(values, where)
-    _check_lines(values.get("directives", ()), f"{where}: directives")
+    _check_profile_texts(values, ("partition", "account"), where)
+    _check_job_request(values, where)
+    _check_list_of_lines(values.get("directives", ()), f"{where}: directives")
     kind = JobConfig(**values)
     if kind.least is not None and kind.least > kind.count:
         raise ClusterError(f"{where}: least is {kind.least}: expected at most count, {kind.count}.")
@@ -184,7 +191,12 @@ def _read_kind(values: dict[str, Any], where: str) -> JobConfig:
 
 
 def reachable_host(profile: Profile) -> str:
-    """Return the address of this machine that the nodes of the site can reach."""
+    """Return the address of this machine that the nodes of the site can reach.
+
+    Args:
+        profile: The profile, whose `host` decides, or else its `interface`; without both it is the
+            address of the default route.
+    """
     if profile.host is not None:
         return profile.host
     if profile.interface is not None:

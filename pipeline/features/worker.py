@@ -63,7 +63,7 @@ class FeatureWorkspace:
         Raises:
             StoreMismatchError: They differ from those that the run was started with.
         """
-        code_digest.check(config.code)
+        code_digest.check_same_code(config.code)
         self.config = config
         self.objects: Objects = open_objects(config.store, config.run)
         self.recipe = features.load_recipe(self.objects, config.name)

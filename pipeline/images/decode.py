@@ -22,8 +22,8 @@ The rules have versions, and a store keeps the version that it was begun with. R
 * The first bytes determine the format, also of a file that is not decoded
   (`pipeline.images.formats`).
 * A file that Pillow rejects is decoded once more without its metadata
-  (`pipeline.images.ancillary`), so that a text that is too long, a broken profile or a broken
-  thumbnail index does not quarantine an image.
+  (`pipeline.images.embedded_metadata`), so that a text that is too long, a broken profile or a
+  broken thumbnail index does not quarantine an image.
 * Samples are scaled by their range; an image without a range is unsupported.
 * A JPEG that lacks nothing but its end marker is distinguished from one that was cut off
   (`pipeline.images.jpeg.with_end_marker`), and is kept if the recipe says so.
@@ -32,17 +32,11 @@ Rules 1: Pillow alone decides. Of 16-bit grey the high byte is kept, and other s
 8 bits are clipped by Pillow.
 """
 
-import ctypes
-import functools
 import hashlib
 import io
 import logging
-import re
-import threading
 import warnings
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from PIL import (
@@ -52,48 +46,30 @@ from PIL import (
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     PpmImagePlugin,  # noqa: F401
-    TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
     __version__,
-    features,
 )
 
 from pipeline.errors import DecodeError
-from pipeline.images import ancillary, depth, formats, jpeg, tiff
+from pipeline.images import depth, embedded_metadata, formats, jpeg, libtiff, tiff
 from pipeline.images.formats import Format
 from pipeline.images.jpeg import may_be_rotated, plain_jpeg
+from pipeline.images.rejection import (
+    BOMB,
+    EMPTY,
+    TRUNCATED,
+    UNIDENTIFIED,
+    UNSUPPORTED,
+    check_format,
+    rejection_of,
+)
 
 try:
     import simplejpeg
 except ImportError:  # no wheel for this platform: Pillow decodes to the same pixels
     simplejpeg = None
 
-READABLE = 0
-EMPTY = 1
-UNIDENTIFIED = 2
-TRUNCATED = 3
-BOMB = 4
-CORRUPT = 5
-UNSUPPORTED = 6
-CRASHED = 7
-TIMEOUT = 8
-NOT_PREPARED = 255
-
-STATUS_WORDS = MappingProxyType(
-    {
-        READABLE: "readable",
-        EMPTY: "empty",
-        UNIDENTIFIED: "not-an-image",
-        TRUNCATED: "truncated",
-        BOMB: "bomb",
-        CORRUPT: "corrupt",
-        UNSUPPORTED: "unsupported",
-        CRASHED: "crashed",
-        TIMEOUT: "timeout",
-        NOT_PREPARED: "not-prepared",
-    }
-)
 
 RULES = 2
 """The newest version of the rules of `decode`; version 1 is the other one."""
@@ -115,17 +91,8 @@ photographs.
 # Pillow logs the problems of single files, which are recorded in the table.
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
-_MAGIC = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"GIF8": "GIF",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"RIFF": "WebP",
-}
 _ORIENTATION = 0x0112
-_TURNS = {
+_ROTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -193,14 +160,14 @@ def decode(
         raise DecodeError(EMPTY, "no bytes")
     request = _Request(fit, serves, exif, rules)
     lacks_end = rules > 1 and data.startswith(b"\xff\xd8") and not jpeg.has_end_marker(data)
-    decoded = None if lacks_end else _by_plain_jpeg(data, request)
+    decoded = None if lacks_end else _decode_plain_jpeg(data, request)
     if decoded is not None:
         return decoded
     if rules == 1:
-        return _by_pillow(data, request)
-    named = check_format(data)
+        return _decode_by_pillow(data, request)
+    file_format = check_format(data)
     try:
-        decoded = _by_pillow(data, request)
+        decoded = _decode_by_pillow(data, request)
     except DecodeError as e:
         if e.status == BOMB:
             raise
@@ -209,17 +176,17 @@ def decode(
         if not lacks_end:
             return decoded
         error = DecodeError(TRUNCATED, "it breaks off, and what follows is no part of it")
-    return _second_try(data, named, request, error, keep=missing_end == "keep")
+    return _decode_rejected_file(data, file_format, request, error, keep=missing_end == "keep")
 
 
-def _by_plain_jpeg(data: bytes, request: _Request) -> Decoded | None:
+def _decode_plain_jpeg(data: bytes, request: _Request) -> Decoded | None:
     """Decode a file with simplejpeg if it is a plain JPEG; return None for any other file."""
     plain = plain_jpeg(data) if simplejpeg is not None else None
     if plain is None or _is_bomb(*plain[:2]) or (request.exif and may_be_rotated(data)):
         return None
     width, height, mode = plain
     scale = reduction_factor(width, height, fit=request.fit, serves=request.serves)
-    pixels = _by_simplejpeg(data, width, height, scale)
+    pixels = _decode_by_simplejpeg(data, width, height, scale)
     return None if pixels is None else Decoded(pixels, width, height, mode, "JPEG", scale)
 
 
@@ -256,7 +223,7 @@ def _is_bomb(width: int, height: int) -> bool:
 _BYTES = "RGBX" if ".post" in __version__ else "RGB"
 
 
-def _by_simplejpeg(data: bytes, width: int, height: int, scale: int) -> Image.Image | None:
+def _decode_by_simplejpeg(data: bytes, width: int, height: int, scale: int) -> Image.Image | None:
     try:
         if scale == 1:
             pixels = simplejpeg.decode_jpeg(data, _BYTES)
@@ -270,15 +237,15 @@ def _by_simplejpeg(data: bytes, width: int, height: int, scale: int) -> Image.Im
     return Image.frombuffer(_BYTES, size, pixels, "raw", _BYTES, 0, 1)
 
 
-# --- everything else ----------------------------------------------------------------------------
+# --- Pillow ------------------------------------------------------------------------------------
 
 
-def _by_pillow(data: bytes, request: _Request) -> Decoded:
-    _hush(data)
+def _decode_by_pillow(data: bytes, request: _Request) -> Decoded:
+    _silence_pillow(data)
     try:
         with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
-            decoded = _read(image, data, request)
-            if decoded.format == "TIFF" and _libtiff.failed:
+            decoded = _decode_opened(image, data, request)
+            if decoded.format == "TIFF" and libtiff.has_met_error():
                 raise OSError("libtiff met an error")  # noqa: TRY301
             return decoded
     except (MemoryError, DecodeError):
@@ -288,33 +255,33 @@ def _by_pillow(data: bytes, request: _Request) -> Decoded:
     except Exception as e:
         if "out of memory" in str(e):  # Pillow raises a codec's lack of memory as an OSError
             raise MemoryError(str(e)) from e
-        raise DecodeError(*_why(data, e, request.rules)) from e
+        raise DecodeError(*rejection_of(data, e, request.rules)) from e
 
 
-def _read(image: Image.Image, data: bytes, request: _Request) -> Decoded:
+def _decode_opened(image: Image.Image, data: bytes, request: _Request) -> Decoded:
     mode, format_, (width, height) = image.mode, str(image.format), image.size
     scale = 1
-    if format_ == "JPEG" and not (request.exif and _orientation(image) in _TURNS):
+    if format_ == "JPEG" and not (request.exif and _exif_orientation(image) in _ROTATIONS):
         # An image that is rotated is not reduced: its rounded-up edge would change sides.
         scale = reduction_factor(width, height, fit=request.fit, serves=request.serves)
         if scale > 1:
             image.draft(None, (width // scale, height // scale))
-    rgb = _clipped(image) if request.rules == 1 else _scaled(image, data)
+    rgb = _rgb_by_rules_1(image) if request.rules == 1 else _rgb_by_rules_2(image, data)
     if scale == 1:
-        turn = _orientation(image) if request.exif else 1
-        rgb = rgb.transpose(_TURNS[turn]) if turn in _TURNS else rgb
+        orientation = _exif_orientation(image) if request.exif else 1
+        rgb = rgb.transpose(_ROTATIONS[orientation]) if orientation in _ROTATIONS else rgb
         width, height = rgb.size
     if not width * height:
         raise ValueError(f"the picture is {width}x{height} pixels")
     return Decoded(rgb, width, height, mode, format_, scale)
 
 
-def _clipped(image: Image.Image) -> Image.Image:
+def _rgb_by_rules_1(image: Image.Image) -> Image.Image:
     """Convert to RGB by rules 1: Pillow clips samples over 8 bits, except 16-bit grey."""
     return _high_byte(image) if image.mode.startswith("I;16") else image.convert("RGB")
 
 
-def _scaled(image: Image.Image, data: bytes) -> Image.Image:
+def _rgb_by_rules_2(image: Image.Image, data: bytes) -> Image.Image:
     """Convert to RGB by rules 2: samples are scaled by the range that the file states."""
     try:
         return depth.to_rgb(image, data)
@@ -326,7 +293,7 @@ def _high_byte(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
 
 
-def _orientation(image: Image.Image) -> int:
+def _exif_orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # noqa: BLE001 - any error: broken EXIF must not quarantine the image
@@ -336,35 +303,8 @@ def _orientation(image: Image.Image) -> int:
 # --- rules 2 ------------------------------------------------------------------------------------
 
 
-def check_format(data: bytes) -> Format:
-    """Return the format of *data*, which may be only the beginning of a file.
-
-    Raises:
-        DecodeError: The format is unknown or is not decoded.
-    """
-    named = formats.format_of(data)
-    if named is None:
-        raise DecodeError(UNIDENTIFIED, "the bytes begin like no known kind of file")
-    if named.kind != formats.DECODED:
-        status = UNSUPPORTED if named.kind == formats.OTHER_IMAGE else UNIDENTIFIED
-        raise DecodeError(status, named.reason)
-    if named is formats.WEBP and not features.check("webp"):
-        raise DecodeError(UNSUPPORTED, "this Pillow was built without WebP")
-    if named is formats.TIFF and (directory := tiff.read_directory(data)) is not None:
-        _check_tiff(directory, data)
-    return named
-
-
-def _check_tiff(directory: tiff.Directory, data: bytes) -> None:
-    if tiff.is_raw_photograph(directory, data):
-        raise DecodeError(UNSUPPORTED, "a camera's raw photograph; develop it to JPEG or PNG")
-    compression = int(directory.number(data, tiff.COMPRESSION, 1))
-    if compression not in TiffImagePlugin.COMPRESSION_INFO:
-        raise DecodeError(UNSUPPORTED, f"a TIFF of compression {compression}; convert it")
-
-
-def _second_try(
-    data: bytes, named: Format, request: _Request, first: DecodeError, *, keep: bool
+def _decode_rejected_file(
+    data: bytes, file_format: Format, request: _Request, first: DecodeError, *, keep: bool
 ) -> Decoded:
     """Decode a rejected file without its metadata, and a JPEG with its missing end marker.
 
@@ -372,123 +312,70 @@ def _second_try(
         DecodeError: The file is still not a readable image.
     """
     error = first
-    slim = _slimmed(data, named)
-    turn = ancillary.orientation(data, named) if request.exif else 1
-    if slim != data and not (named is formats.JPEG and error.status == TRUNCATED):
+    stripped = _without_metadata(data, file_format)
+    orientation = embedded_metadata.orientation(data, file_format) if request.exif else 1
+    if stripped != data and not (file_format is formats.JPEG and error.status == TRUNCATED):
         try:
-            return _turned(_upright(slim, request, turn), turn)
+            return _rotated(_decode_without_rotation(stripped, request, orientation), orientation)
         except DecodeError as e:
             # If the smaller file cannot even be opened, the first error says more.
             if e.status != UNIDENTIFIED and not isinstance(e.__cause__, UnidentifiedImageError):
                 error = e
-    if named is not formats.JPEG or error.status != TRUNCATED:
+    if file_format is not formats.JPEG or error.status != TRUNCATED:
         raise error
-    ended = jpeg.with_end_marker(slim, _fingerprint)
+    ended = jpeg.with_end_marker(stripped, _digest_of_jpeg_pixels)
     if ended is None:
         raise error
     if not keep:
         cure = "a new store made with --missing-end keep holds it"
         raise DecodeError(TRUNCATED, f"{MISSING_END_REMARK}; {cure}") from error
-    return replace(_turned(_upright(ended, request, turn), turn), remark=MISSING_END_REMARK)
+    return replace(
+        _rotated(_decode_without_rotation(ended, request, orientation), orientation),
+        remark=MISSING_END_REMARK,
+    )
 
 
-def _slimmed(data: bytes, named: Format) -> bytes:
+def _without_metadata(data: bytes, file_format: Format) -> bytes:
     """Return *data* without metadata, or unchanged if the result would be unreliable."""
-    slim = ancillary.without_metadata(data, named)
-    if slim is None or named is not formats.TIFF:
-        return slim or data
-    directory = tiff.read_directory(slim)
-    complete = directory is not None and tiff.is_inflated_whole(directory, slim)
-    return slim if complete else data
+    stripped = embedded_metadata.without_metadata(data, file_format)
+    if stripped is None or file_format is not formats.TIFF:
+        return stripped or data
+    directory = tiff.read_directory(stripped)
+    complete = directory is not None and tiff.is_inflated_whole(directory, stripped)
+    return stripped if complete else data
 
 
-def _upright(data: bytes, request: _Request, turn: int) -> Decoded:
+def _decode_without_rotation(data: bytes, request: _Request, orientation: int) -> Decoded:
     """Decode a file without metadata, at full size if it will be rotated."""
-    request = replace(request, exif=False, serves=_NO_REDUCTION if turn > 1 else request.serves)
-    decoded = _by_plain_jpeg(data, request)
-    return _by_pillow(data, request) if decoded is None else decoded
+    request = replace(
+        request, exif=False, serves=_NO_REDUCTION if orientation > 1 else request.serves
+    )
+    decoded = _decode_plain_jpeg(data, request)
+    return _decode_by_pillow(data, request) if decoded is None else decoded
 
 
 _NO_REDUCTION = 1 << 30
 
 
-def _turned(decoded: Decoded, turn: int) -> Decoded:
-    if turn not in _TURNS:
+def _rotated(decoded: Decoded, orientation: int) -> Decoded:
+    if orientation not in _ROTATIONS:
         return decoded
-    pixels = decoded.pixels.transpose(_TURNS[turn])
+    pixels = decoded.pixels.transpose(_ROTATIONS[orientation])
     return replace(decoded, pixels=pixels, width=pixels.width, height=pixels.height)
 
 
-def _fingerprint(data: bytes) -> bytes | None:
+def _digest_of_jpeg_pixels(data: bytes) -> bytes | None:
     """Return the SHA-256 of the pixels that Pillow decodes from a JPEG; None if it rejects it."""
     try:
-        decoded = _by_pillow(data, _Request("squish", _NO_REDUCTION, exif=False, rules=RULES))
+        decoded = _decode_by_pillow(
+            data, _Request("squish", _NO_REDUCTION, exif=False, rules=RULES)
+        )
     except DecodeError:
         return None
     return hashlib.sha256(decoded.pixels.tobytes()).digest()
 
 
-# --- why not ------------------------------------------------------------------------------------
-
-_SIGNS = (
-    (TRUNCATED, re.compile(r"truncated|not enough image data|unexpected end", re.IGNORECASE)),
-    (
-        UNSUPPORTED,
-        re.compile(r"^unsupported|^cannot (handle|decode)|not available|not installed", re.I),
-    ),
-)
-
-
-def _why(data: bytes, error: Exception, rules: int) -> tuple[int, str]:
-    """Return the status and the reason for *error*, a line of at most 200 printable characters."""
-    if isinstance(error, Image.DecompressionBombError):
-        return BOMB, _line(str(error))
-    if rules > 1 and (kind := jpeg.unsupported_kind(data)) is not None:
-        return UNSUPPORTED, f"{kind}; convert it to an ordinary one"
-    if isinstance(error, UnidentifiedImageError):  # its text holds an address in memory
-        return _why_not_opened(data) if rules == 1 else _why_not_opened_2(data)
-    reason = _line(str(error)) or "unreadable"
-    if not isinstance(error, (OSError, SyntaxError, ValueError)):
-        reason = f"{type(error).__name__}: {reason}"  # "list index out of range" says too little
-    if isinstance(error, EOFError):
-        return TRUNCATED, reason
-    if isinstance(error, NotImplementedError):
-        return UNSUPPORTED, reason
-    return next((status for status, sign in _SIGNS if sign.search(reason)), CORRUPT), reason
-
-
-def _why_not_opened(data: bytes) -> tuple[int, str]:
-    name = next((name for magic, name in _MAGIC.items() if data.startswith(magic)), None)
-    if name is None:
-        return UNIDENTIFIED, "the bytes begin like none of the image formats"
-    if name == "WebP" and not features.check("webp"):
-        return UNSUPPORTED, "this Pillow was built without WebP"
-    return CORRUPT, f"begins as a {name} file, but its header cannot be read"
-
-
-def _why_not_opened_2(data: bytes) -> tuple[int, str]:
-    """Return status and reason from the error of the format's plugin, which `Image.open` hides."""
-    named = check_format(data)
-    text = ""
-    try:
-        Image.OPEN[named.name.upper()][0](io.BytesIO(data), "")
-    except Exception as e:  # noqa: BLE001 - as in `_by_pillow`
-        wrapped = e.args and isinstance(e.args[0], Exception)  # an index out of range, say
-        text = "" if wrapped else _line(str(e))
-    status = UNSUPPORTED if _NO_SUCH_PIXELS.search(text) else CORRUPT
-    why = f" ({text})" if text else ""
-    return status, f"begins as a {named.name} file, but its header cannot be read{why}"[:200]
-
-
-_NO_SUCH_PIXELS = re.compile(r"^unsupported|unknown pixel mode|unknown data organization|^cannot h")
-
-
-def _line(text: str) -> str:
-    text = re.sub(r" at 0x[0-9a-f]+", "", text)
-    return "".join(c if c.isprintable() else " " for c in text).strip()[:200]
-
-
-def _hush(data: bytes) -> None:
+def _silence_pillow(data: bytes) -> None:
     """Suppress Pillow's warnings in this process: the table holds the problems of files.
 
     The filter is set again for each image, at 2 microseconds, because other code may reset it, and
@@ -497,32 +384,4 @@ def _hush(data: bytes) -> None:
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
     if data[:2] in (b"II", b"MM"):
-        _listen_to_libtiff()
-        _libtiff.failed = False
-
-
-_libtiff = threading.local()
-
-
-def _note_libtiff_error(module: bytes, text: bytes, values: int) -> None:
-    _libtiff.failed = True
-
-
-_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
-_libtiff_handler = _HANDLER(_note_libtiff_error)  # must stay alive: libtiff holds its address
-
-
-@functools.cache
-def _listen_to_libtiff() -> None:
-    """Replace libtiff's handlers, which write to standard error without Python.
-
-    Not all versions stop at an error: libtiff 4.5 goes on with uninitialised memory, which would
-    give different pixels each time. So an error is noted, and the image is rejected.
-    """
-    maps = Path("/proc/self/maps")
-    loaded = maps.read_text("utf-8", "replace") if maps.exists() else ""
-    for path in sorted(set(re.findall(r"/\S*/libtiff[-.\w]*\.so[.\d]*", loaded))):
-        # This is the loaded library itself: another copy would have handlers of its own.
-        library = ctypes.CDLL(path)
-        library.TIFFSetWarningHandler(None)
-        library.TIFFSetErrorHandler(_libtiff_handler)
+        libtiff.watch_errors()

@@ -46,26 +46,34 @@ def to_rgb(image: Image.Image, data: bytes) -> Image.Image:
         NoRangeError: The file states no range for its samples.
     """
     if image.format == "PPM":
-        return _netpbm(image, data)
+        return _netpbm_to_rgb(image, data)
     if image.format == "TIFF":
-        return _tiff(image, data)
+        return _tiff_to_rgb(image, data)
     if image.mode.startswith("I;16"):
-        return _grey(_samples(image) >> 8)
+        return _rgb_of_grey(_samples_of(image) >> 8)
     if image.mode in ("I", "F"):
         raise NoRangeError(f"samples of mode {image.mode} that state no range; {_CONVERT}")
     return image.convert("RGB")
 
 
-def _samples(image: Image.Image) -> NDArray[Any]:
+def _samples_of(image: Image.Image) -> NDArray[Any]:
     return np.asarray(image)
 
 
-def _grey(levels: NDArray[Any]) -> Image.Image:
+def _rgb_of_grey(levels: NDArray[Any]) -> Image.Image:
     return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
 
 
 def nearest_levels(samples: NDArray[Any], maximum: int) -> NDArray[np.uint8]:
-    """Scale unsigned *samples* from 0..*maximum* to 0..255, uint8; halves are rounded up."""
+    """Scale unsigned samples from 0..*maximum* to the nearest of 0..255; halves are rounded up.
+
+    Args:
+        samples: Unsigned integers of any shape; larger ones count as *maximum*.
+        maximum: The sample value that becomes 255, 1 to 65,535.
+
+    Returns:
+        uint8 of the same shape.
+    """
     clipped = np.minimum(samples, maximum).astype(np.uint32)  # products are at most 65535 * 510
     levels: NDArray[np.uint8] = ((clipped * 510 + maximum) // (2 * maximum)).astype(np.uint8)
     return levels
@@ -74,7 +82,7 @@ def nearest_levels(samples: NDArray[Any], maximum: int) -> NDArray[np.uint8]:
 # --- PBM, PGM, PPM ------------------------------------------------------------------------------
 
 
-def _netpbm(image: Image.Image, data: bytes) -> Image.Image:
+def _netpbm_to_rgb(image: Image.Image, data: bytes) -> Image.Image:
     assert isinstance(image, ImageFile.ImageFile)
     name, _, offset, arguments = image.tile[0]
     maximum = arguments[-1] if isinstance(arguments, tuple) else 255
@@ -82,13 +90,13 @@ def _netpbm(image: Image.Image, data: bytes) -> Image.Image:
         raise NoRangeError(f"a PFM of floating-point samples, which states no range; {_CONVERT}")
     if name == "ppm" and image.mode in ("L", "I", "RGB"):
         # Pillow decodes these in a Python loop, which takes a minute for a large image.
-        return _netpbm_samples(image, data[offset:], int(maximum))
+        return _netpbm_samples_to_rgb(image, data[offset:], int(maximum))
     if image.mode == "I":  # scaled to 65535 by Pillow or by the file
-        return _grey(nearest_levels(_samples(image), 65535))
+        return _rgb_of_grey(nearest_levels(_samples_of(image), 65535))
     return image.convert("RGB")
 
 
-def _netpbm_samples(image: Image.Image, body: bytes, maximum: int) -> Image.Image:
+def _netpbm_samples_to_rgb(image: Image.Image, body: bytes, maximum: int) -> Image.Image:
     width, height = image.size
     bands = 3 if image.mode == "RGB" else 1
     kind = np.dtype(np.uint8 if maximum < 256 else ">u2")
@@ -105,22 +113,24 @@ def _netpbm_samples(image: Image.Image, body: bytes, maximum: int) -> Image.Imag
 _UNSIGNED, _FLOATING = 1, 3
 
 
-def _tiff(image: Image.Image, data: bytes) -> Image.Image:
+def _tiff_to_rgb(image: Image.Image, data: bytes) -> Image.Image:
     tags = tiff.read_directory(data)
     if tags is None:  # Pillow could read it, although its directory is unusual
         return image.convert("RGB")
     bits = int(max(tags.numbers(data, tiff.BITS_PER_SAMPLE), default=1))
     kind = int(max(tags.numbers(data, tiff.SAMPLE_FORMAT), default=_UNSIGNED))
     if image.mode in ("I", "F") or kind != _UNSIGNED:
-        return _ranged(image, data, tags, f"{bits}-bit {_KINDS.get(kind, 'odd')} samples")
+        return _scale_by_stated_range(
+            image, data, tags, f"{bits}-bit {_KINDS.get(kind, 'odd')} samples"
+        )
     if bits > 8 and tags.number(data, tiff.PLANAR_CONFIGURATION, 1) == tiff.SEPARATE:
         # Pillow would decode the planes as if they had 8 bits.
         raise NoRangeError(f"a TIFF of {bits}-bit samples in separate planes; {_CONVERT}")
     if not image.mode.startswith("I;16"):
         return image.convert("RGB")
-    samples = _samples(image)
+    samples = _samples_of(image)
     levels = nearest_levels(samples, (1 << bits) - 1) if bits < 16 else samples >> 8
-    return _grey(255 - levels if _white_is_zero(data, tags) else levels)
+    return _rgb_of_grey(255 - levels if _white_is_zero(data, tags) else levels)
 
 
 _KINDS = {_UNSIGNED: "unsigned", 2: "signed", _FLOATING: "floating-point"}
@@ -130,11 +140,13 @@ def _white_is_zero(data: bytes, tags: tiff.Directory) -> bool:
     return tags.number(data, tiff.PHOTOMETRIC, 0) == 0
 
 
-def _ranged(image: Image.Image, data: bytes, tags: tiff.Directory, noun: str) -> Image.Image:
+def _scale_by_stated_range(
+    image: Image.Image, data: bytes, tags: tiff.Directory, noun: str
+) -> Image.Image:
     low = min(tags.numbers(data, tiff.SMIN_SAMPLE_VALUE), default=math.nan)
     high = max(tags.numbers(data, tiff.SMAX_SAMPLE_VALUE), default=math.nan)
     if image.mode not in ("I", "F") or not math.isfinite(high - low) or high <= low:
         raise NoRangeError(f"a TIFF of {noun}, which states no range; {_CONVERT}")
-    scaled = (_samples(image).astype(np.float64) - low) * (255 / (high - low))
+    scaled = (_samples_of(image).astype(np.float64) - low) * (255 / (high - low))
     levels = np.floor(np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255) + 0.5)
-    return _grey(255 - levels if _white_is_zero(data, tags) else levels)
+    return _rgb_of_grey(255 - levels if _white_is_zero(data, tags) else levels)

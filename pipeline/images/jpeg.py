@@ -25,6 +25,12 @@ def plain_jpeg(data: bytes) -> tuple[int, int, str] | None:
 
     Pillow reads the segments before the first scan in Python, and rejects files that libjpeg would
     decode. A file with any segment that Pillow might reject is left to Pillow.
+
+    Args:
+        data: All bytes of a file of any kind.
+
+    Returns:
+        The width and height in pixels, and the mode in Pillow's terms: "L" or "RGB".
     """
     if data[:2] != b"\xff\xd8":
         return None
@@ -37,10 +43,10 @@ def plain_jpeg(data: bytes) -> tuple[int, int, str] | None:
             return frame
         stop = at + 2 + (data[at + 2] << 8 | data[at + 3])
         if kind in _SKIPPED:
-            if kind in _CHECKED and not _is_sound(kind, data[at + 4 : stop]):
+            if kind in _CHECKED and not _is_sound_segment(kind, data[at + 4 : stop]):
                 return None
         elif kind in (_SOF0, _SOF1):
-            frame = _frame(data[at + 4 : stop])
+            frame = _frame_size_and_mode(data[at + 4 : stop])
             if frame is None:
                 return None
         else:
@@ -49,14 +55,14 @@ def plain_jpeg(data: bytes) -> tuple[int, int, str] | None:
     return None
 
 
-def _frame(segment: bytes) -> tuple[int, int, str] | None:
+def _frame_size_and_mode(segment: bytes) -> tuple[int, int, str] | None:
     if len(segment) not in (9, 15) or segment[0] != 8:
         return None
     height, width = segment[1] << 8 | segment[2], segment[3] << 8 | segment[4]
     return width, height, "L" if len(segment) == 9 else "RGB"
 
 
-def _is_sound(kind: int, segment: bytes) -> bool:
+def _is_sound_segment(kind: int, segment: bytes) -> bool:
     """Return True if Pillow accepts this application segment and still identifies a JPEG."""
     if kind == _APP0:
         return len(segment) >= 7 or not segment.startswith(b"JFIF")
@@ -68,7 +74,11 @@ def _is_sound(kind: int, segment: bytes) -> bool:
 
 
 def may_be_rotated(data: bytes) -> bool:
-    """Return True if a JPEG may state an orientation, in EXIF or XMP."""
+    """Return False if a JPEG certainly states no orientation, in EXIF or XMP; otherwise True.
+
+    Args:
+        data: All bytes of the file.
+    """
     return b"Exif\0\0" in data or b"http://ns.adobe.com/xap/" in data
 
 
@@ -80,7 +90,7 @@ _APP1 = 0xE1
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+def _segments_before_scan(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield kind, start and stop of each segment before the first scan or an invalid segment."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
@@ -100,19 +110,23 @@ _BARE = frozenset([0x00, 0x01, *range(0xD0, 0xDA)])
 
 
 def without_app_segments(data: bytes) -> bytes:
-    """Return the JPEG *data* without application segments and comments.
+    """Return a JPEG without its application segments (EXIF, XMP, profiles) and comments.
 
-    The segments of JFIF and Adobe remain, because they identify the channels.
+    The segments of JFIF and Adobe remain, because they identify the channels. Nothing is decoded,
+    so the pixels stay the same.
+
+    Args:
+        data: All bytes of the file.
     """
     pieces, at = [data[:2]], 2
-    for kind, start, stop in _segments(data):
-        if not _is_application(kind) or _tells_channels(kind, data[start + 4 : stop]):
+    for kind, start, stop in _segments_before_scan(data):
+        if not _is_application_segment(kind) or _tells_channels(kind, data[start + 4 : stop]):
             pieces.append(data[start:stop])
         at = stop
     return b"".join([*pieces, data[at:]])
 
 
-def _is_application(kind: int) -> bool:
+def _is_application_segment(kind: int) -> bool:
     return kind == _COM or _APP0 <= kind < _APP0 + 16
 
 
@@ -123,8 +137,15 @@ def _tells_channels(kind: int, body: bytes) -> bool:
 
 
 def metadata_segments(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield "exif" or "xmp" and the text of each segment that may state an orientation."""
-    for kind, start, stop in _segments(data):
+    """Yield the segments of a JPEG that may state an orientation, in the order of the file.
+
+    Args:
+        data: All bytes of the file.
+
+    Yields:
+        `exif` and the segment's bytes from `Exif` on, or `xmp` and the text of its XML.
+    """
+    for kind, start, stop in _segments_before_scan(data):
         body = data[start + 4 : stop]
         if kind == _APP1 and body.startswith(b"Exif\0\0"):
             yield "exif", body
@@ -145,10 +166,17 @@ _GARBAGE_BYTES = 256
 
 
 def unsupported_kind(data: bytes) -> str | None:
-    """Return the name of a kind of JPEG that decoders do not support; None for any other file."""
+    """Return the name of a kind of JPEG that decoders do not support; None for any other file.
+
+    Args:
+        data: All bytes of a file of any kind.
+
+    Returns:
+        A phrase such as "a lossless JPEG" or "a JPEG of 12 bits a sample".
+    """
     if not data.startswith(b"\xff\xd8"):
         return None
-    for kind, start, stop in _segments(data):
+    for kind, start, stop in _segments_before_scan(data):
         if kind in _LOSSLESS:
             return "a lossless JPEG"
         if kind in _HIERARCHICAL:
@@ -160,10 +188,14 @@ def unsupported_kind(data: bytes) -> str | None:
 
 
 def has_end_marker(data: bytes) -> bool:
-    """Return True if an end marker follows the first scan of the JPEG *data*."""
+    """Return True if an end marker follows the first scan of a JPEG.
+
+    Args:
+        data: All bytes of the file.
+    """
     if data.endswith(_END):
         return True
-    start = max((stop for _, _, stop in _segments(data)), default=2)
+    start = max((stop for _, _, stop in _segments_before_scan(data)), default=2)
     return data.rfind(_END) > start  # an earlier one ends a thumbnail
 
 
@@ -180,19 +212,19 @@ def with_end_marker(data: bytes, pixels: Callable[[bytes], bytes | None]) -> byt
         pixels: A function that decodes a JPEG at full size and returns a digest of its pixels, or
             None if it cannot be decoded.
     """
-    bare = _trimmed(data)
+    bare = _without_trailing_zeros(data)
     if not _has_every_scan(bare):
         return None
     ended = bare + _END
     expected = pixels(ended)
     if expected is None:
         return None
-    if any(pixels(bare + garbage + _END) != expected for garbage in _garbages()):
+    if any(pixels(bare + garbage + _END) != expected for garbage in _garbage_scan_data()):
         return None
     return ended
 
 
-def _trimmed(data: bytes) -> bytes:
+def _without_trailing_zeros(data: bytes) -> bytes:
     """Return *data* without trailing zeros of a disk or camera, and without half a marker."""
     bare = data.rstrip(b"\0")
     if not bare.endswith(b"\xff"):
@@ -201,7 +233,7 @@ def _trimmed(data: bytes) -> bytes:
 
 
 @functools.cache
-def _garbages() -> list[bytes]:
+def _garbage_scan_data() -> list[bytes]:
     """Return bytes that a decoder accepts as scan data, also while it waits for a restart marker.
 
     Their first bits differ, because only a few bits may be missing. Their first restart markers
@@ -222,8 +254,8 @@ def _has_every_scan(data: bytes) -> bool:
     """Return True if the scans of the file, complete or not, cover all of every channel."""
     missing: dict[int, set[int]] | None = None
     progressive = False
-    for match in _markers(data):
-        kind, body = data[match + 1], _body(data, match)
+    for match in _marker_offsets(data):
+        kind, body = data[match + 1], _segment_body(data, match)
         if kind == 0xD9:
             return False  # the file has an end marker, so something else is wrong
         if kind in _FRAMES:
@@ -248,17 +280,17 @@ def _remove_scan(missing: dict[int, set[int]], body: bytes, progressive: bool) -
         )
 
 
-def _markers(data: bytes) -> Iterator[int]:
+def _marker_offsets(data: bytes) -> Iterator[int]:
     """Yield the offset of each marker: before the first scan by lengths, then by search."""
     at = 2
-    for _, start, at in _segments(data):  # noqa: B007 - the end of the last segment is used below
+    for _, start, at in _segments_before_scan(data):  # noqa: B007 - the end of the last segment is used below
         yield start
     while (match := _ANY_MARKER.search(data, at)) is not None:
         yield match.start()
-        at = match.start() + 2 + len(_body(data, match.start()))
+        at = match.start() + 2 + len(_segment_body(data, match.start()))
 
 
-def _body(data: bytes, start: int) -> bytes:
+def _segment_body(data: bytes, start: int) -> bytes:
     if data[start + 1] in _BARE:
         return b""
     length = int.from_bytes(data[start + 2 : start + 4], "big")

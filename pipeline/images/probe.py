@@ -20,7 +20,8 @@ import xxhash
 from PIL import Image, __version__, features
 
 from pipeline.errors import DecodeError
-from pipeline.images.decode import RULES, STATUS_WORDS, Decoded, decode
+from pipeline.images.decode import RULES, Decoded, decode
+from pipeline.images.rejection import STATUS_WORDS
 from pipeline.images.resize import resize
 
 SIZES = (72, 224, 288)
@@ -48,7 +49,7 @@ def probe(filter: str, *, rules: int = RULES) -> Probe:
 
 def description() -> dict[str, str]:
     """Return the names and versions of the decoder and the resizer behind the digests."""
-    decoders = [f"Pillow {__version__} ({', '.join(_libraries())})"]
+    decoders = [f"Pillow {__version__} ({', '.join(_library_versions())})"]
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         decoders.insert(0, f"simplejpeg {importlib.metadata.version('simplejpeg')}")
     simd = simd_of_pillow()
@@ -79,7 +80,7 @@ _VPMADDWD_YMM = re.compile(
 _PMADDWD_XMM = re.compile(rb"\x66[\x40-\x4f]?\x0f\xf5")
 
 
-def _libraries() -> list[str]:
+def _library_versions() -> list[str]:
     names = {"libjpeg_turbo": "libjpeg-turbo", "webp": "WebP", "libtiff": "libtiff"}
     versions = {name: features.version(feature) for feature, name in names.items()}
     return [f"{name} {version}" if version else f"no {name}" for name, version in versions.items()]
@@ -90,14 +91,14 @@ def _libraries() -> list[str]:
 
 def _decoder_digest(rules: int) -> str:
     digest = xxhash.xxh3_128()
-    for name, text in _PICTURES.items():
+    for name, text in _PROBE_IMAGES.items():
         # 53 pixels high, the first picture is also decoded at 1/2, 1/4 and 1/8.
         for serves in (100, 12, 6, 3) if name == "colour" else (100,):
-            digest.update(_decoded(name, base64.b64decode(text), serves, rules))
+            digest.update(_decoded_probe(name, base64.b64decode(text), serves, rules))
     return digest.hexdigest()
 
 
-def _decoded(name: str, data: bytes, serves: int, rules: int) -> bytes:
+def _decoded_probe(name: str, data: bytes, serves: int, rules: int) -> bytes:
     try:
         decoded = decode(data, fit="crop", serves=serves, exif=False, rules=rules)
     except DecodeError as e:  # a Pillow without this format: its digest must differ, too
@@ -108,13 +109,13 @@ def _decoded(name: str, data: bytes, serves: int, rules: int) -> bytes:
 
 def _resizer_digest(filter: str) -> str:
     digest = xxhash.xxh3_128()
-    for decoded in (_made_up(331, 250, 1), _made_up(603, 453, 2)):
+    for decoded in (_synthetic_image(331, 250, 1), _synthetic_image(603, 453, 2)):
         for size in SIZES:
             digest.update(resize(decoded, size, fit="crop", filter=filter))
     return digest.hexdigest()
 
 
-def _made_up(width: int, height: int, scale: int) -> Decoded:
+def _synthetic_image(width: int, height: int, scale: int) -> Decoded:
     """Slopes, edges and grain out of integers: the same on every machine."""
     size = (-(-width // scale), -(-height // scale))
     y, x = np.mgrid[: size[1], : size[0]]
@@ -133,7 +134,7 @@ def _made_up(width: int, height: int, scale: int) -> Decoded:
 #   colour      4:2:0, odd sides      wide     4:2:2        tall   4:4:0      grey   one channel
 #   inks        CMYK                  palette  PNG with a transparent colour
 #   unfinished  progressive, the first scan only: libjpeg-turbo 2 and 3 smooth it differently
-_PICTURES = MappingProxyType(
+_PROBE_IMAGES = MappingProxyType(
     {
         "colour": """
 /9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAA0JCgsKCA0LCgsODg0PEyAVExISEyccHhcgLikxMC4pLSwzOko+MzZGNywtQFdBRk

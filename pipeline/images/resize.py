@@ -60,13 +60,13 @@ def resize(decoded: Decoded, size: int, *, fit: str, filter: str) -> bytes:
         left, top, right, bottom = (edge / decoded.scale for edge in box)
         box = (left, top, right, bottom)
     if fit == "pad":
-        square = _padded(decoded, size, FILTERS[filter], box)
+        square = _pad_to_square(decoded, size, FILTERS[filter], box)
     else:
         square = decoded.pixels.resize((size, size), FILTERS[filter], box)
     return square.tobytes("raw", "RGB")
 
 
-def _padded(
+def _pad_to_square(
     decoded: Decoded,
     size: int,
     resample: Image.Resampling,

@@ -35,7 +35,8 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from pipeline.errors import DecodeError, TesseraeError
-from pipeline.images.decode import CRASHED, TIMEOUT, decode
+from pipeline.images.decode import decode
+from pipeline.images.rejection import CRASHED, TIMEOUT
 from pipeline.images.resize import resize
 
 _OUT_OF_MEMORY = 86
@@ -88,7 +89,7 @@ class IsolatedDecoder:
         self.timeout_seconds = timeout_seconds
         self.memory_limit = memory_limit
         self.command = list(command)
-        self._child: _Child | None = None
+        self._child: _DecoderProcess | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -122,7 +123,7 @@ class IsolatedDecoder:
         # An image is blamed only if it kills two children: the first may have been killed by the
         # system, for lack of memory, for example.
         for _ in range(2):
-            child = self._child = self._child or _Child(self.command, self.memory_limit)
+            child = self._child = self._child or _DecoderProcess(self.command, self.memory_limit)
             answer = child.ask(head, data, self.timeout_seconds)
             # A child that is killed just as it answers has both an answer and a timeout: the answer
             # counts, but the child is gone.
@@ -130,25 +131,25 @@ class IsolatedDecoder:
                 failures.append(self._failure(child))
                 self.close()
             if answer is not None:
-                return _resized(*answer, sizes)
+                return _resized_from_answer(*answer, sizes)
         (_, first), (status, last) = failures
         raise DecodeError(status, f"{last}, twice" if first == last else f"{first}, then {last}")
 
-    def _failure(self, child: "_Child") -> tuple[int, str]:
+    def _failure(self, child: "_DecoderProcess") -> tuple[int, str]:
         code = child.end()
         if child.timed_out:
             # The reason names no duration: tables of equal stores must be equal, on any machine.
             return TIMEOUT, "took too long"
         if code == _OUT_OF_MEMORY:
             return CRASHED, f"needed more than {self.memory_limit / 2**20:g} MiB"
-        return CRASHED, f"made the decoder crash ({_ending(code)})"
+        return CRASHED, f"made the decoder crash ({_exit_text(code)})"
 
 
-def _ending(code: int) -> str:
+def _exit_text(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
-def _resized(head: dict[str, Any], payload: bytes, sizes: Sequence[int]) -> Resized:
+def _resized_from_answer(head: dict[str, Any], payload: bytes, sizes: Sequence[int]) -> Resized:
     if "status" in head:
         raise DecodeError(head["status"], head["reason"])
     pixels = {}
@@ -159,7 +160,7 @@ def _resized(head: dict[str, Any], payload: bytes, sizes: Sequence[int]) -> Resi
     return Resized(pixels=pixels, **{k: v for k, v in head.items() if k != "payload"})
 
 
-class _Child:
+class _DecoderProcess:
     """A child process, from its start to its end."""
 
     def __init__(self, command: Sequence[str], memory_limit: int) -> None:
@@ -180,7 +181,7 @@ class _Child:
             code = self.end()
             self.close()
             raise TesseraeError(
-                f"the decoding process does not start ({_ending(code)}): {' '.join(command)!r}."
+                f"the decoding process does not start ({_exit_text(code)}): {' '.join(command)!r}."
                 " Run it by hand to see why."
             )
 
@@ -262,17 +263,17 @@ def main() -> int:
     first = _read_frame(sys.stdin.buffer)
     if first is None:
         return 0
-    _limit(first[0]["memory_limit"])
+    _limit_resources(first[0]["memory_limit"])
     _write_frame(answers, {}, b"")
     while (frame := _read_frame(sys.stdin.buffer)) is not None:
         try:
-            _write_frame(answers, *_answer(*frame))
+            _write_frame(answers, *_answer_request(*frame))
         except MemoryError:
             os._exit(_OUT_OF_MEMORY)  # without unwinding, which would need memory
     return 0
 
 
-def _limit(memory_limit: int) -> None:
+def _limit_resources(memory_limit: int) -> None:
     # A crash is expected here: core files would fill the worker's disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform != "linux":
@@ -285,7 +286,7 @@ def _limit(memory_limit: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+def _answer_request(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
     try:
         decoded = decode(data, **head["decoding"])
     except DecodeError as e:

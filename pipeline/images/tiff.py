@@ -76,12 +76,22 @@ class Directory:
         return struct.unpack_from(form, source, where)
 
     def number(self, data: bytes, tag: int, default: float) -> float:
-        """Return the first number of *tag*, or *default*."""
+        """Return the first number of a tag, or *default* if the tag is absent or unreadable.
+
+        Args:
+            data: All bytes of the file.
+            tag: The number of the tag, such as `COMPRESSION`.
+            default: The result for a tag without numbers.
+        """
         return next(iter(self.numbers(data, tag)), default)
 
 
 def read_directory(data: bytes) -> Directory | None:
-    """Read the first directory of the TIFF *data*; return None if it is incomplete."""
+    """Read the first directory of a TIFF; return None if it is cut off or misplaced.
+
+    Args:
+        data: All bytes of the file.
+    """
     order = ">" if data[:2] == b"MM" else "<"
     big = b"+" in data[2:4]
     try:
@@ -100,10 +110,13 @@ def read_directory(data: bytes) -> Directory | None:
 
 
 def without_metadata(data: bytes) -> bytes | None:
-    """Return the TIFF *data* with only the first image in its directory; None if it is unreadable.
+    """Return a TIFF with only the tags of its first image that decide pixels; None if unreadable.
 
     The directory is overwritten in place, so that all offsets remain valid. It loses the texts,
     EXIF, profiles and further pages that could make a reader fail.
+
+    Args:
+        data: All bytes of the file; they are not changed.
     """
     directory = read_directory(data)
     if directory is None:
@@ -122,6 +135,10 @@ def is_raw_photograph(directory: Directory, data: bytes) -> bool:
 
     DNG has a tag of its own. NEF, ARW and others mark the first image as reduced and store the
     photograph in a subdirectory, an order that no other writer uses.
+
+    Args:
+        directory: The first directory of the file.
+        data: All bytes of the file.
     """
     reduced = int(directory.number(data, NEW_SUBFILE_TYPE, 0)) & 1
     return DNG_VERSION in directory.entries or bool(reduced and SUB_IFDS in directory.entries)
@@ -131,13 +148,17 @@ def is_inflated_whole(directory: Directory, data: bytes) -> bool:
     """Return False if the strips of a deflated TIFF are incomplete; True for any other TIFF.
 
     libtiff 4.5 accepts some incomplete strips and returns uninitialised memory.
+
+    Args:
+        directory: The first directory of the file.
+        data: All bytes of the file.
     """
     if directory.number(data, COMPRESSION, 1) not in _DEFLATE:
         return True
     tiled = TILE_OFFSETS in directory.entries
     names = (TILE_OFFSETS, TILE_BYTES) if tiled else (STRIP_OFFSETS, STRIP_BYTES)
     starts, lengths = (directory.numbers(data, name, _MAX_PIECES) for name in names)
-    sizes = _piece_sizes(directory, data, tiled=tiled)
+    sizes = _inflated_piece_sizes(directory, data, tiled=tiled)
     if not len(sizes) == len(starts) == len(lengths):
         return False
     return all(
@@ -153,7 +174,7 @@ def _inflates_to(packed: bytes, num_bytes: int) -> bool:
         return False
 
 
-def _piece_sizes(directory: Directory, data: bytes, *, tiled: bool) -> list[int]:
+def _inflated_piece_sizes(directory: Directory, data: bytes, *, tiled: bool) -> list[int]:
     """Return the inflated bytes of each strip or tile; none if the tags are inconsistent."""
 
     def number(tag: int, default: int) -> int:

@@ -42,9 +42,9 @@ def finish_split(store: str, split: str, run: str) -> FinishRecord:
     plan = records.load_plan(objects, split)
     commits = all_commits(objects, plan)
     sizes = sorted(set.intersection(*(commit.sizes for commit in commits)))
-    previous = _previous_done(objects, split)
+    previous = _previous_finish_record(objects, split)
     parts = parts_digest(commits)
-    columns, written = _table_and_columns(objects, plan, commits, previous, parts)
+    columns, written = _write_table_and_collect(objects, plan, commits, previous, parts)
     derived = [
         *arrays.label_array(split, columns.label),
         *arrays.status_array(split, columns.status),
@@ -71,7 +71,11 @@ def finish_split(store: str, split: str, run: str) -> FinishRecord:
 
 
 def all_commits(objects: Objects, plan: Plan) -> list[Commit]:
-    """Return the commits of all shards, in the order of shards.
+    """Return the commits of all shards of a split, in the order of shards.
+
+    Args:
+        objects: The store.
+        plan: The plan of the split.
 
     Raises:
         StoreError: Some shards are not committed; it names the first of them.
@@ -88,9 +92,17 @@ def all_commits(objects: Objects, plan: Plan) -> list[Commit]:
 
 
 def sync_recorded_objects(objects: Objects, done: FinishRecord, commits: Sequence[Commit]) -> None:
-    """Sync the folders of all objects that *done* will list.
+    """Make the names of all objects that a finish record will list survive a power failure.
 
     Their writers may have been killed between the rename and the sync of the folder.
+
+    Args:
+        objects: The store.
+        done: The finish record, which is not written yet.
+        commits: The commits of all shards.
+
+    Raises:
+        StoreError: The disk reports an error.
     """
     names = [layout.RECIPE, layout.plan(done.split), layout.commit(done.split, 0)]
     names += [record.name for record in done.objects]
@@ -100,25 +112,48 @@ def sync_recorded_objects(objects: Objects, done: FinishRecord, commits: Sequenc
 
 
 def zarr_metadata(recipe: Recipe, plan: Plan, sizes: Sequence[int]) -> list[tuple[str, bytes]]:
-    """Return every metadata document of the split's arrays, as (name, bytes)."""
+    """Return every zarr metadata document of a split's arrays; nothing is written.
+
+    Args:
+        recipe: The recipe of the store.
+        plan: The plan of the split.
+        sizes: The sides of the stored squares in pixels.
+
+    Returns:
+        The name of each document, relative to the store, and its bytes.
+    """
     images = [arrays.image_array(recipe, plan, size) for size in sizes]
     return [*arrays.groups(plan.split), *arrays.small_metadata(plan), *images]
 
 
 def encode_ledger(recipe: Recipe, plan: Plan, commits: Sequence[Commit]) -> bytes:
-    """Encode the ledger of a finished split."""
+    """Return the bytes of the ledger of a finished split: copies of recipe, plan and commits.
+
+    Args:
+        recipe: The recipe of the store.
+        plan: The plan of the split.
+        commits: The commits of all shards, in the order of shards.
+    """
     copied = [(layout.RECIPE, recipe.encode()), (layout.plan(plan.split), plan.encode())]
     copied += [(layout.commit(plan.split, commit.shard), commit.encode()) for commit in commits]
     return records.encode_ledger(copied)
 
 
 def parts_digest(commits: Sequence[Commit]) -> str:
-    """Return one digest of all parts of the table."""
+    """Return one digest of all parts of a split's table: 32 hexadecimal digits.
+
+    Args:
+        commits: The commits of all shards, in the order of shards; each records its part's digest.
+    """
     return xxhash.xxh3_128("".join(commit.table.digest for commit in commits).encode()).hexdigest()
 
 
 def read_parts(objects: Objects, commits: Sequence[Commit]) -> Iterator[pa.Table]:
-    """Yield the parts of the table, each checked against its commit.
+    """Yield the part of the table of each shard, checked against its commit.
+
+    Args:
+        objects: The store.
+        commits: The commits, in the order in which parts are yielded.
 
     Raises:
         StoreDamagedError: A part is missing or differs from its commit.
@@ -136,7 +171,16 @@ def read_parts(objects: Objects, commits: Sequence[Commit]) -> Iterator[pa.Table
 
 
 def put_changed(objects: Objects, name: str, data: bytes) -> None:
-    """Write an object unless it has these bytes already, so that intact objects stay untouched."""
+    """Write an object unless it has these bytes already, so that intact objects stay untouched.
+
+    Args:
+        objects: The store.
+        name: The name of the object.
+        data: All bytes that it must have.
+
+    Raises:
+        StoreError: The object cannot be written.
+    """
     try:
         same = objects.size(name) == len(data) and objects.get(name) == data
     except FileNotFoundError:
@@ -145,7 +189,7 @@ def put_changed(objects: Objects, name: str, data: bytes) -> None:
         objects.put(name, data)
 
 
-def _previous_done(objects: Objects, split: str) -> FinishRecord | None:
+def _previous_finish_record(objects: Objects, split: str) -> FinishRecord | None:
     try:
         return records.load_finish_record(objects, split)
     except StoreDamagedError:
@@ -153,7 +197,7 @@ def _previous_done(objects: Objects, split: str) -> FinishRecord | None:
 
 
 @dataclass(frozen=True)
-class _Columns:
+class _LabelAndStatus:
     """The contents of the small arrays `label` and `status`, collected from the table."""
 
     label: NDArray[np.int32]
@@ -165,14 +209,14 @@ class _Columns:
         self.status[commit.start : commit.stop] = part["status"].to_numpy()
 
 
-def _table_and_columns(
+def _write_table_and_collect(
     objects: Objects,
     plan: Plan,
     commits: Sequence[Commit],
     previous: FinishRecord | None,
     parts: str,
-) -> tuple[_Columns, list[ObjectRecord]]:
-    columns = _Columns(np.empty(plan.num_rows, np.int32), np.empty(plan.num_rows, np.uint8))
+) -> tuple[_LabelAndStatus, list[ObjectRecord]]:
+    columns = _LabelAndStatus(np.empty(plan.num_rows, np.int32), np.empty(plan.num_rows, np.uint8))
     name = layout.table(plan.split)
 
     def collected() -> Iterator[pa.Table]:
@@ -180,7 +224,7 @@ def _table_and_columns(
             columns.take(commit, part)
             yield part
 
-    old = None if previous is None or previous.parts != parts else _written(previous, name)
+    old = None if previous is None or previous.parts != parts else _record_of(previous, name)
     if old is not None and records.is_intact(objects, old):
         for _ in collected():
             """Collect the columns alone: the table of the same parts is intact."""
@@ -196,5 +240,5 @@ def _table_and_columns(
     return columns, [hashing.written()]
 
 
-def _written(done: FinishRecord, name: str) -> ObjectRecord | None:
+def _record_of(done: FinishRecord, name: str) -> ObjectRecord | None:
     return next((record for record in done.objects if record.name == name), None)

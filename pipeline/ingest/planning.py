@@ -20,7 +20,8 @@ from pipeline.images import probe
 from pipeline.ingest.finish import put_changed, zarr_metadata
 from pipeline.ingest.source_index import Origin, SourceIndex, load_origin, write_source_index
 from pipeline.order import ROW_ORDER_VERSION, row_order
-from pipeline.sources.classes.decision import UNLABELLED, ClassBasis, Evidence
+from pipeline.sources.classes.class_names import UNLABELLED
+from pipeline.sources.classes.evidence import ClassBasis, Evidence
 from pipeline.sources.classes.store_classes import Classes, SplitClasses, combine_classes
 from pipeline.sources.listing import listing_digest
 from pipeline.sources.source import Source
@@ -33,7 +34,11 @@ from pipeline.store.recipe import Recipe
 
 
 def new_run(split: str) -> str:
-    """Return a unique name for a run, which marks its temporary files and tasks."""
+    """Return a unique name for a run, which marks its temporary files and tasks.
+
+    Args:
+        split: The split that the run writes; the name begins with it.
+    """
     return f"{split}-{uuid.uuid4().hex[:8]}"
 
 
@@ -44,11 +49,18 @@ NO_CLASSES = Classes((), ())
 def resolve_recipe(
     objects: Objects, options: StoreOptions, classes: Classes = NO_CLASSES
 ) -> Recipe:
-    """Return the store's recipe, made from *options* and *classes* if the store is new.
+    """Return the store's recipe; write it first, made from the options and classes, if it is new.
+
+    Args:
+        objects: The store.
+        options: The options of the command; None in a field accepts what the store has.
+        classes: The classes of the source, in order (default: none, for a source that is not
+            listed).
 
     Raises:
         StoreMismatchError: The store has another recipe, or this machine makes other pixels.
         StoreDamagedError: The store has data but no recipe.
+        ValueError: An option has an invalid value.
     """
     stored = _stored_recipe(objects)
     if stored is None:
@@ -56,32 +68,45 @@ def resolve_recipe(
         if objects.put_new(layout.RECIPE, requested.encode()):
             return requested
         stored = records.load_recipe(objects)  # another split's planner has written it meanwhile
-    recipe.check_same(stored, _requested_recipe(options, stored, classes.non_empty()))
+    recipe.check_same_recipe(stored, _requested_recipe(options, stored, classes.non_empty()))
     return stored
 
 
 def check_options(objects: Objects, options: StoreOptions) -> None:
-    """Check *options* against the store before anything is listed.
+    """Check the options of a command against the store before anything is listed or written.
+
+    Args:
+        objects: The store, which need not exist yet.
+        options: The options of the command; None in a field accepts what the store has.
 
     Raises:
-        ValueError: A choice makes no sense.
+        ValueError: An option has an invalid value.
         StoreMismatchError: The store has another recipe, or this machine makes other pixels.
         StoreDamagedError: The store has data but no recipe.
     """
     stored = _stored_recipe(objects)
     requested = _requested_recipe(options, stored, NO_CLASSES)
     if stored is not None:
-        recipe.check_same(stored, requested)
+        recipe.check_same_recipe(stored, requested)
 
 
 def source_rules(objects: Objects) -> int:
-    """Return the version of the listing rules for the store's samples."""
+    """Return the version of the listing rules by which the samples of a store are listed.
+
+    Args:
+        objects: The store; a new one gets the newest rules.
+    """
     stored = _stored_recipe(objects)
     return recipe.LISTING_RULES if stored is None else stored.listing_rules
 
 
 def image_limit(objects: Objects, options: StoreOptions) -> int | None:
-    """Return the length in bytes of the longest image that is read; None: no limit."""
+    """Return the length in bytes of the longest image file that is read; None: no limit.
+
+    Args:
+        objects: The store; the recipe of one that exists decides.
+        options: The options of the command, which decide for a new store.
+    """
     stored = _stored_recipe(objects)
     if stored is not None:
         return stored.max_image_bytes
@@ -109,7 +134,7 @@ def _requested_recipe(options: StoreOptions, stored: Recipe | None, classes: Cla
     if options.serves is not None:
         serves = options.serves
     fields = {name: chosen(name) for name in DEFAULTS}
-    versions = _versions(stored)
+    versions = _stored_versions(stored)
     rules = versions.get("decode_rules", recipe.DECODE_RULES)
     probed = probe.probe(str(fields["filter"]), rules=rules)
     return Recipe(
@@ -124,7 +149,7 @@ def _requested_recipe(options: StoreOptions, stored: Recipe | None, classes: Cla
     )
 
 
-def _versions(stored: Recipe | None) -> dict[str, int]:
+def _stored_versions(stored: Recipe | None) -> dict[str, int]:
     """Return the versions that a store keeps, by recipe field; empty for a new store."""
     names = ("format", "decode_rules", "listing_rules")
     return {} if stored is None else {name: getattr(stored, name) for name in names}
@@ -180,7 +205,11 @@ class Listing:
 
 
 def read_listing(table: pa.Table) -> Listing:
-    """Return the digest, the classes and the evidence of a listing that is sorted by key."""
+    """Return the digest, the classes and the evidence of a listing.
+
+    Args:
+        table: The samples, sorted by key (`pipeline.sources.listing`).
+    """
     pa.default_memory_pool().release_unused()  # free the unsorted pieces, half of all memory
     runs = class_runs(table["key"])
     evidence = Evidence.decode(table.schema.metadata)
@@ -192,6 +221,10 @@ def read_listing(table: pa.Table) -> Listing:
 
 def classes_of(listed: Mapping[str, tuple[Source, Listing]], rules: int) -> Classes:
     """Put the classes of several splits in one order, by one version of the listing rules.
+
+    Args:
+        listed: The source and the listing of each split, by name.
+        rules: The version of the listing rules, 1 or 2.
 
     Raises:
         SourceError: The classes of the samples are ambiguous or contradictory.
@@ -208,10 +241,20 @@ def classes_of(listed: Mapping[str, tuple[Source, Listing]], rules: int) -> Clas
 def make_plan(
     objects: Objects, split: str, recipe: Recipe, listed: Listing, origin: Origin, seed: int
 ) -> Plan:
-    """Write the plan of a split, its rows and labels, or check the plan that exists.
+    """Write the plan of a split, its labels and its source index, or check the plan that exists.
+
+    Args:
+        objects: The store.
+        split: The name of the split.
+        recipe: The recipe of the store.
+        listed: The samples of the source, sorted by key.
+        origin: The location of the source, which the index records.
+        seed: The seed of the order of rows, 0 to 2^64 - 1.
 
     Raises:
-        StoreMismatchError: The split was planned from another listing or order.
+        StoreMismatchError: The split was planned from another listing or order, or the listing has
+            classes that the store does not have.
+        StoreError: The store cannot be written.
     """
     requested = Plan(
         split=split,
@@ -224,8 +267,8 @@ def make_plan(
         format=recipe.format,
     )
     if not objects.put_new(layout.plan(split), requested.encode()):
-        plan.check_same(records.load_plan(objects, split), requested)
-    labels = _labels(listed, recipe)
+        plan.check_same_plan(records.load_plan(objects, split), requested)
+    labels = _labels_of_listing(listed, recipe)
     order = row_order(requested.num_rows, seed)
     write_labels(objects, split, labels[order])
     # Last, since a run that finds the source index does not plan again.
@@ -234,13 +277,26 @@ def make_plan(
 
 
 def write_labels(objects: Objects, split: str, labels: NDArray[np.int32]) -> None:
-    """Write the labels, (num_rows,) int32 in the order of rows, unless they exist already."""
+    """Write the array of labels of a split, unless it exists with the same values.
+
+    Args:
+        objects: The store.
+        split: The name of the split.
+        labels: (num_rows,) int32 in the order of rows; -1 for a row without a class.
+
+    Raises:
+        StoreError: The array cannot be written.
+    """
     for name, data in arrays.label_array(split, labels):
         put_changed(objects, name, data)
 
 
 def restore_labels(objects: Objects, plan: Plan) -> None:
     """Write the labels of an unfinished split again, from its source index.
+
+    Args:
+        objects: The store.
+        plan: The plan of the split.
 
     Raises:
         StoreError: The source index is missing or damaged.
@@ -252,9 +308,18 @@ def restore_labels(objects: Objects, plan: Plan) -> None:
 
 
 def write_metadata(objects: Objects, recipe: Recipe, plan: Plan, sizes: Sequence[int]) -> None:
-    """Write the zarr metadata of the split, and the ledger's copies of its documents.
+    """Write the zarr metadata of a split, and the ledger's copies of its recipe and plan.
 
     The whole plan is durable afterwards, so tasks may rely on it.
+
+    Args:
+        objects: The store.
+        recipe: The recipe of the store.
+        plan: The plan of the split.
+        sizes: The sides of the squares in pixels that will be stored.
+
+    Raises:
+        StoreError: The store cannot be written.
     """
     for name, data in zarr_metadata(recipe, plan, sizes):
         put_changed(objects, name, data)
@@ -290,6 +355,10 @@ def check_free_space(objects: Objects, recipe: Recipe, needed: int) -> None:
 def check_spool_space(objects: Objects, needed: int) -> None:
     """Refuse to stream a source for which the spool has too little free space.
 
+    Args:
+        objects: The store, whose disk also holds the spool.
+        needed: The estimated size of the spool in bytes.
+
     Raises:
         StoreError: There are fewer free bytes than *needed*.
     """
@@ -305,21 +374,37 @@ def check_spool_space(objects: Objects, needed: int) -> None:
 def check_seed(stored: Plan, seed: int) -> None:
     """Check that a split was planned with *seed*.
 
+    Args:
+        stored: The plan in the store.
+        seed: The seed that the command asks for.
+
     Raises:
         StoreMismatchError: The split was planned with another seed.
     """
-    plan.check_same(stored, replace(stored, seed=seed))
+    plan.check_same_plan(stored, replace(stored, seed=seed))
 
 
 def shard_bytes(recipe: Recipe, size: int, num_rows: int) -> int:
-    """Return the number of bytes of an uncompressed shard object with *num_rows* rows."""
+    """Return the number of bytes of an uncompressed shard object.
+
+    Args:
+        recipe: The recipe of the store.
+        size: The side of the squares in pixels.
+        num_rows: The number of rows in the shard, at least 1.
+    """
     return Geometry(size * size * 3, recipe.shard_rows, recipe.chunk_rows, num_rows).num_bytes(0)
 
 
 def class_runs(keys: pa.ChunkedArray) -> list[tuple[str, int, int]]:
-    """Return the classes of sorted keys, as (class, start, stop), found by bisection.
+    """Return the classes of sorted keys with their rows, found by bisection.
 
     For a million keys of a thousand classes it reads a few thousand keys, not a million.
+
+    Args:
+        keys: Keys `<class>/<file name>` as large_string, sorted by their bytes.
+
+    Returns:
+        (class, start, stop) of each class: its samples are at positions [start, stop).
     """
     column = keys.combine_chunks()
     if isinstance(column, pa.ChunkedArray):
@@ -328,13 +413,13 @@ def class_runs(keys: pa.ChunkedArray) -> list[tuple[str, int, int]]:
     start = 0
     while start < len(column):
         name = column[start].as_py().partition("/")[0]
-        stop = _bisect(column, name + "0", start)  # "0" follows "/" in ASCII
+        stop = _first_key_not_below(column, name + "0", start)  # "0" follows "/" in ASCII
         runs.append((name, start, stop))
         start = stop
     return runs
 
 
-def _bisect(column: pa.Array, text: str, low: int) -> int:
+def _first_key_not_below(column: pa.Array, text: str, low: int) -> int:
     # The first index in [low, len) whose key is not below *text*, bytewise. The step doubles first,
     # then the interval is halved: runs of a class are short compared with the column.
     target = text.encode()
@@ -355,7 +440,7 @@ def _bisect(column: pa.Array, text: str, low: int) -> int:
     return low
 
 
-def _labels(listed: Listing, recipe: Recipe) -> NDArray[np.int32]:
+def _labels_of_listing(listed: Listing, recipe: Recipe) -> NDArray[np.int32]:
     label_of = {wnid: label for label, wnid in enumerate(recipe.wnids)}
     unknown = [name for name in listed.wnids if name not in label_of]
     if unknown:

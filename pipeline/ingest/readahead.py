@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from pipeline.errors import DecodeError, ReadError
-from pipeline.images.decode import UNSUPPORTED, check_format
 from pipeline.images.formats import HEAD_BYTES, SMALL_BYTES, format_of
+from pipeline.images.rejection import UNSUPPORTED, check_format
 from pipeline.ingest.source_index import Sample
 from pipeline.sources.reader import SourceReader
 
@@ -69,7 +69,7 @@ def read_ahead(
             for sample in group
         ]
 
-    groups = _groups(samples, limit)
+    groups = _groups_of_samples(samples, limit)
     depth = REMOTE_DEPTH if remote else LOCAL_DEPTH
     with ThreadPoolExecutor(depth if remote else 1, "read-ahead") as pool:
         pending: deque[Future[list[bytes | Unread]]] = deque()
@@ -85,7 +85,7 @@ def read_ahead(
                 future.cancel()
 
 
-def _groups(samples: Sequence[Sample], limit: int | None) -> Iterator[list[Sample]]:
+def _groups_of_samples(samples: Sequence[Sample], limit: int | None) -> Iterator[list[Sample]]:
     group: list[Sample] = []
     num_bytes = 0
     for sample in samples:
@@ -107,8 +107,19 @@ def read_with_retries(
 ) -> bytes | Unread:
     """Read one image, and retry after a pause if the source fails.
 
+    Args:
+        reader: The source.
+        sample: The sample to read.
+        limit: Length in bytes of the longest image that is read; None: no limit.
+        max_attempts: Number of attempts, at least 1.
+        retry_delay_seconds: Seconds before the second attempt; each further one waits four times as
+            long.
+
+    Returns:
+        All bytes of the image, or the reason why only its beginning was read.
+
     Raises:
-        ReadError: The last try failed, too.
+        ReadError: The last attempt failed, too.
     """
     for attempt in range(max_attempts - 1):
         try:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import google_crc32c
 
 from pipeline.errors import DecodeError, ReadError, StoreError
-from pipeline.images.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, decode
+from pipeline.images.decode import decode
+from pipeline.images.rejection import CRASHED, READABLE, STATUS_WORDS, TIMEOUT
 from pipeline.images.resize import resize
 from pipeline.ingest.readahead import Unread, read_sample
 from pipeline.ingest.source_index import Sample, load_origin
@@ -39,7 +40,7 @@ def recheck_rows(objects: Objects, split: str, num_rows: int) -> Iterator[Proble
             f"split {split!r} is not finished: there is nothing to compare with. Run `tesserae"
             " prepare` first."
         )
-    _check_source(objects, split)
+    _check_source_exists(objects, split)
     config = ShardTaskConfig(
         store=objects.url, split=split, run="reader", sizes=done.sizes, watched=False
     )
@@ -51,10 +52,10 @@ def recheck_rows(objects: Objects, split: str, num_rows: int) -> Iterator[Proble
         part = table.load_part(objects, name, space.plan.rows(shard))
         for row in (row for row in chosen if row in samples):
             line = part.slice(row - space.plan.rows(shard).start, 1).to_pylist()[0]
-            yield from _differences(space, shard, samples[row], line)
+            yield from _differences_from_store(space, shard, samples[row], line)
 
 
-def _check_source(objects: Objects, split: str) -> None:
+def _check_source_exists(objects: Objects, split: str) -> None:
     origin = load_origin(objects, records.load_plan(objects, split))
     if origin.exists:
         return
@@ -70,7 +71,7 @@ def _check_source(objects: Objects, split: str) -> None:
     )
 
 
-def _differences(
+def _differences_from_store(
     space: Workspace, shard: int, sample: Sample, line: dict[str, object]
 ) -> Iterator[Problem]:
     row = f"row {sample.row} ({sample.key!r})"
@@ -85,7 +86,7 @@ def _differences(
     if checksum != line["crc32c"]:
         yield Problem(image, f"{row}: its source bytes differ from the committed ones")
         return
-    status, pixels = _render(space, data, line["status"])
+    status, pixels = _decode_again(space, data, line["status"])
     if status != line["status"]:
         yield Problem(layout.part(split, shard), f"{row}: it is {STATUS_WORDS[status]} now")
         return
@@ -97,7 +98,7 @@ def _differences(
             )
 
 
-def _render(
+def _decode_again(
     space: Workspace, data: bytes | Unread, expected: object
 ) -> tuple[int, dict[int, bytes]]:
     recipe = space.recipe

@@ -11,7 +11,8 @@ import google_crc32c
 import pyarrow as pa
 
 from pipeline.errors import DecodeError, ReadError, StoreDamagedError, StoreMismatchError
-from pipeline.images.decode import CRASHED, READABLE, STATUS_WORDS, TIMEOUT, Decoded, decode
+from pipeline.images.decode import Decoded, decode
+from pipeline.images.rejection import CRASHED, READABLE, STATUS_WORDS, TIMEOUT
 from pipeline.images.resize import fit_box, resize
 from pipeline.images.sandbox import IsolatedDecoder, Resized
 from pipeline.ingest.readahead import Unread
@@ -68,10 +69,10 @@ def _render_in_process(
         watch.lap("decode")
         squares = [resize(decoded, size, fit=recipe.fit, filter=recipe.filter) for size in sizes]
         watch.lap("resize")
-    return _facts(decoded), squares
+    return _image_properties(decoded), squares
 
 
-def _facts(image: Decoded | Resized) -> ImageProperties:
+def _image_properties(image: Decoded | Resized) -> ImageProperties:
     return ImageProperties(image.width, image.height, image.mode, image.format, image.remark)
 
 
@@ -87,7 +88,7 @@ def _render_in_child(
         data, sizes=tuple(sizes), filter=recipe.filter, **recipe.decode_arguments
     )
     watch.lap("decode")
-    return _facts(resized), [resized.pixels[size] for size in sizes]
+    return _image_properties(resized), [resized.pixels[size] for size in sizes]
 
 
 def render_row(
@@ -113,10 +114,10 @@ def render_row(
         StoreMismatchError: The bytes, or their status, differ from those committed before.
     """
     checksum = None if isinstance(data, Unread) else google_crc32c.value(data)
-    expected = _expected(sample, checksum, committed_part, position)
+    expected = _committed_status(sample, checksum, committed_part, position)
     if expected in (CRASHED, TIMEOUT):  # it crashed or hung a decoder before
-        return _quarantined(
-            space, sample, checksum, expected, _reason(committed_part, position)
+        return _quarantined_row(
+            space, sample, checksum, expected, _committed_reason(committed_part, position)
         ), None
     squares = None
     try:
@@ -124,9 +125,9 @@ def render_row(
             raise DecodeError(data.status, data.reason)  # noqa: TRY301 - as the decoder would
         facts, squares = render(data)
     except DecodeError as e:
-        line = _quarantined(space, sample, checksum, e.status, e.reason)
+        line = _quarantined_row(space, sample, checksum, e.status, e.reason)
     else:
-        line = _readable(space, sample, checksum, facts)
+        line = _readable_row(space, sample, checksum, facts)
     if expected is not None and expected != line.status:
         was = STATUS_WORDS.get(expected, "unknown")
         raise StoreMismatchError(
@@ -136,40 +137,42 @@ def render_row(
     return line, squares
 
 
-def _expected(
+def _committed_status(
     sample: Sample, checksum: int | None, committed_part: pa.Table | None, position: int
 ) -> int | None:
     if checksum is not None and sample.crc32c not in (None, checksum):
         raise ReadError(
             f"{sample.path} is damaged at byte {sample.offset}: {sample.key!r} has crc32c"
-            f" {_hex(checksum)}, {_hex(sample.crc32c)} was written. Delete it, and prepare again."
+            f" {_checksum_text(checksum)}, {_checksum_text(sample.crc32c)} was written. Delete it,"
+            " and prepare again."
         )
     if committed_part is None:
         return None
-    if committed_part["crc32c"][position].as_py() != checksum:
+    committed = committed_part["crc32c"][position].as_py()
+    if committed != checksum:
         raise StoreMismatchError(
             f"row {sample.row}: the bytes of {sample.key!r} are not those that were committed"
-            f" (crc32c {_hex(checksum)}, was {_hex(committed_part['crc32c'][position].as_py())})."
+            f" (crc32c {_checksum_text(checksum)}, was {_checksum_text(committed)})."
             " Restore the original image."
         )
     return int(committed_part["status"][position].as_py())
 
 
-def _hex(checksum: int | None) -> str:
+def _checksum_text(checksum: int | None) -> str:
     return "unknown: the file is too large to read" if checksum is None else f"{checksum:08x}"
 
 
-def _reason(committed_part: pa.Table | None, position: int) -> str:
+def _committed_reason(committed_part: pa.Table | None, position: int) -> str:
     return "" if committed_part is None else str(committed_part["reason"][position].as_py())
 
 
-def _readable(
+def _readable_row(
     space: Workspace, sample: Sample, checksum: int | None, facts: ImageProperties
 ) -> TableRow:
     return TableRow(
         sample.row,
         sample.key,
-        _wnid(space, sample),
+        _wnid_of(space, sample),
         sample.label,
         facts.width,
         facts.height,
@@ -183,13 +186,13 @@ def _readable(
     )
 
 
-def _quarantined(
+def _quarantined_row(
     space: Workspace, sample: Sample, checksum: int | None, status: int, reason: str
 ) -> TableRow:
     return TableRow(
         sample.row,
         sample.key,
-        _wnid(space, sample),
+        _wnid_of(space, sample),
         sample.label,
         None,
         None,
@@ -203,7 +206,7 @@ def _quarantined(
     )
 
 
-def _wnid(space: Workspace, sample: Sample) -> str:
+def _wnid_of(space: Workspace, sample: Sample) -> str:
     if sample.label >= len(space.recipe.classes):
         raise StoreDamagedError(
             f"{layout.source_index(space.config.split)} gives row {sample.row} the label"

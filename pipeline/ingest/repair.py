@@ -38,7 +38,18 @@ class Rebuild:
 
 
 def restore_records(objects: Objects, split_records: SplitRecords) -> list[str]:
-    """Write the damaged records of which a copy exists, and return their names."""
+    """Write the damaged recipe, plan and commits of which the ledger has a copy.
+
+    Args:
+        objects: The store.
+        split_records: The records of the split, with the problems that were found.
+
+    Returns:
+        The names of the documents that were written.
+
+    Raises:
+        StoreError: The store cannot be written.
+    """
     copies = {
         layout.commit(split_records.split, s): c.encode() for s, c in split_records.commits.items()
     }
@@ -55,7 +66,19 @@ def restore_records(objects: Objects, split_records: SplitRecords) -> list[str]:
 def restore_parts(
     objects: Objects, split_records: SplitRecords, problems: Iterable[Problem]
 ) -> list[str]:
-    """Restore damaged table parts from the whole table, and return the names of those."""
+    """Restore damaged table parts from the complete table, where that is intact.
+
+    Args:
+        objects: The store.
+        split_records: The records of the split.
+        problems: All damaged objects of the split.
+
+    Returns:
+        The names of the parts that were written; the others must be made from the source.
+
+    Raises:
+        StoreError: The store cannot be written.
+    """
     bad = {problem.name for problem in problems}
     name = layout.table(split_records.split)
     damaged = [commit for commit in split_records.commits.values() if commit.table.name in bad]
@@ -63,7 +86,7 @@ def restore_parts(
         return []
     restored = []
     with objects.open(name) as file:
-        whole_table = _table(file, name, split_records)
+        whole_table = _open_complete_table(file, name, split_records)
         if whole_table is None:  # another program wrote it: use the source instead
             return []
         for commit in damaged:
@@ -74,7 +97,9 @@ def restore_parts(
     return restored
 
 
-def _table(file: BinaryIO, name: str, split_records: SplitRecords) -> pq.ParquetFile | None:
+def _open_complete_table(
+    file: BinaryIO, name: str, split_records: SplitRecords
+) -> pq.ParquetFile | None:
     rows = None if split_records.plan is None else range(split_records.plan.num_rows)
     try:
         parquet = open_parquet(file)
@@ -85,7 +110,15 @@ def _table(file: BinaryIO, name: str, split_records: SplitRecords) -> pq.Parquet
 
 
 def plan_rebuilds(split_records: SplitRecords, problems: Iterable[Problem]) -> list[Rebuild]:
-    """Return the objects that must be made again from the source, by shard."""
+    """Return the shard objects and table parts that must be made again from the source.
+
+    Args:
+        split_records: The records of the split.
+        problems: The damaged objects that remain after `restore_records` and `restore_parts`.
+
+    Returns:
+        One entry for each shard with damage, in the order of shards.
+    """
     bad = {problem.name for problem in problems}
     rebuilds = []
     for shard, commit in sorted(split_records.commits.items()):
@@ -97,7 +130,12 @@ def plan_rebuilds(split_records: SplitRecords, problems: Iterable[Problem]) -> l
 
 
 def rebuild_jobs(config: ShardTaskConfig, rebuilds: Iterable[Rebuild]) -> list[Job]:
-    """Return the jobs that carry out *rebuilds*."""
+    """Return one Dask job for each shard that is rebuilt.
+
+    Args:
+        config: The arguments that all tasks of the run share.
+        rebuilds: The objects to make again, of `plan_rebuilds`.
+    """
     return [
         Job(
             f"repair-{config.split}-{rebuild.shard:06d}",
@@ -110,7 +148,15 @@ def rebuild_jobs(config: ShardTaskConfig, rebuilds: Iterable[Rebuild]) -> list[J
 
 
 def shards_without_commit(split_records: SplitRecords, problems: Iterable[Problem]) -> list[int]:
-    """Return the shards whose commit is damaged and has no copy; they are prepared again."""
+    """Return the shards whose commit is damaged and has no copy; they are prepared again.
+
+    Args:
+        split_records: The records of the split.
+        problems: All damaged objects of the split.
+
+    Returns:
+        The numbers of the shards, ascending.
+    """
     bad = {problem.name for problem in problems}
     shards = range(0 if split_records.plan is None else split_records.plan.num_shards)
     lost = [shard for shard in shards if shard not in split_records.commits]
@@ -118,7 +164,15 @@ def shards_without_commit(split_records: SplitRecords, problems: Iterable[Proble
 
 
 def planned_sizes(objects: Objects, split_records: SplitRecords) -> tuple[int, ...]:
-    """Return the sizes that shards have or should have, as far as the remaining records tell."""
+    """Return the sizes that shards have or should have, as far as the remaining records tell.
+
+    Args:
+        objects: The store, whose folders are examined if no record tells a size.
+        split_records: The records of the split.
+
+    Returns:
+        The sides of the squares in pixels, ascending.
+    """
     sizes = {
         *verify.committed_sizes(split_records),
         *(split_records.done.sizes if split_records.done else ()),

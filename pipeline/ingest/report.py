@@ -71,7 +71,11 @@ class Stopwatch:
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
-        """Add the time since the last lap to *stage*."""
+        """Add the seconds since the last lap, or since the start, to a stage.
+
+        Args:
+            stage: The name of the stage that has just ended, such as `decode`.
+        """
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from pipeline.errors import StoreMismatchError
-from pipeline.images.decode import CRASHED, STATUS_WORDS, TIMEOUT
+from pipeline.images.rejection import CRASHED, STATUS_WORDS, TIMEOUT
 from pipeline.ingest.readahead import read_ahead
 from pipeline.ingest.render import Render, open_renderer, render_row
 from pipeline.ingest.report import ShardReport, Stopwatch, report_on, software
@@ -71,8 +71,8 @@ def prepare_shard(config: ShardTaskConfig, shard: int, *, isolated: bool = False
     missing = [size for size in config.sizes if before is None or size not in before.sizes]
     if before is not None and not missing:
         return report_on(before, isolated=isolated)
-    result, watch = _make(space, shard, missing, before, isolated=isolated)
-    after = _commit(space, shard, before, result, watch)
+    result, watch = _make_shard(space, shard, missing, before, isolated=isolated)
+    after = _new_commit(space, shard, before, result, watch)
     space.objects.put(layout.commit(config.split, shard), after.encode())
     watch.lap("sync")
     return report_on(
@@ -125,13 +125,13 @@ def rebuild_shard(
             )
 
     before = None if part else commit
-    result, watch = _make(space, shard, sizes, before, isolated=isolated, approve=approve)
+    result, watch = _make_shard(space, shard, sizes, before, isolated=isolated, approve=approve)
     return report_on(
         commit, written_objects=tuple(w.name for w in result.objects), seconds=watch.seconds
     )
 
 
-def _make(
+def _make_shard(
     space: Workspace,
     shard: int,
     sizes: Sequence[int],
@@ -143,11 +143,11 @@ def _make(
     # A commit has a table part; without a commit, one is made. No existing object is replaced
     # before *approve* accepts the new ones.
     watch = Stopwatch()
-    committed_part = None if committed is None else _part(space, committed)
+    committed_part = None if committed is None else _committed_part(space, committed)
     with ExitStack() as stack:
-        composers = [stack.enter_context(_composer(space, shard, size)) for size in sizes]
+        composers = [stack.enter_context(_open_composer(space, shard, size)) for size in sizes]
         render = stack.enter_context(open_renderer(space, sizes, watch, isolated=isolated))
-        lines = _fill(space, shard, composers, render, committed_part, watch)
+        lines = _fill_shard(space, shard, composers, render, committed_part, watch)
         finishing: list[Callable[[], None]] = [composer.finish for composer in composers]
         part = None
         if committed is None:
@@ -170,12 +170,12 @@ def _make(
     return result, watch
 
 
-def _part(space: Workspace, commit: Commit) -> pa.Table:
+def _committed_part(space: Workspace, commit: Commit) -> pa.Table:
     return table.load_part(space.objects, commit.table.name, space.plan.rows(commit.shard))
 
 
 @contextmanager
-def _composer(space: Workspace, shard: int, size: int) -> Iterator[ShardComposer]:
+def _open_composer(space: Workspace, shard: int, size: int) -> Iterator[ShardComposer]:
     writer = space.objects.create(layout.shard(space.config.split, size, shard))
     recipe = space.recipe
     try:
@@ -190,7 +190,7 @@ def _composer(space: Workspace, shard: int, size: int) -> Iterator[ShardComposer
         writer.abort()
 
 
-def _fill(
+def _fill_shard(
     space: Workspace,
     shard: int,
     composers: Sequence[ShardComposer],
@@ -221,7 +221,7 @@ def _fill(
     return lines
 
 
-def _commit(
+def _new_commit(
     space: Workspace,
     shard: int,
     before: Commit | None,

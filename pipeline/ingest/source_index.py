@@ -131,44 +131,50 @@ def write_source_index(
             for shard in range(plan.num_shards):
                 rows = plan.rows(shard)
                 file.write_batch(
-                    _batch(columns.take(order[rows.start : rows.stop]), schema_with_origin)
+                    _record_batch(columns.take(order[rows.start : rows.stop]), schema_with_origin)
                 )
         writer.finish()
     finally:
         writer.abort()
     record = {"rows": asdict(fingerprinting.written()), "format": plan.format}
-    objects.put(layout.source_index_record(plan.split), document.encode(record))
+    objects.put(layout.source_index_record(plan.split), document.encode_document(record))
 
 
 def load_origin(objects: Objects, plan: Plan) -> Origin:
-    """Return the location of the images of *plan*, after checking every byte of the index.
+    """Return the location of the images of a split, after checking every byte of its source index.
+
+    Args:
+        objects: The store.
+        plan: The plan of the split.
 
     Raises:
-        StoreError: The index is missing or damaged.
+        StoreError: The index is missing, damaged, or of another plan.
     """
     rows = SourceIndex(objects, plan)
     rows.close()
     name = layout.source_index_record(plan.split)
     try:
         data = objects.get(name, document.MAX_BYTES)
-        record = document.decode_as(SourceIndexRecord, data, name)
+        record = document.decode_document_as(SourceIndexRecord, data, name)
         document.check_value(name, "rows.name", record.rows.name, layout.source_index(plan.split))
         intact = records.is_intact(objects, record.rows)
     except (FileNotFoundError, StoreError):
         intact = False
     if not intact:
-        raise StoreError(_unknown(plan, f"{layout.source_index(plan.split)} is damaged"))
+        raise StoreError(
+            _unknown_location_text(plan, f"{layout.source_index(plan.split)} is damaged")
+        )
     return rows.origin
 
 
-def _unknown(plan: Plan, why: str) -> str:
+def _unknown_location_text(plan: Plan, why: str) -> str:
     return (
         f"the location of the images of split {plan.split!r} is unknown: {why}. Run `tesserae"
         " repair` with --data SOURCE, or `tesserae prepare SOURCE STORE` again."
     )
 
 
-def _batch(rows: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
+def _record_batch(rows: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
     arrays = [
         rows[field.name].cast(field.type).combine_chunks()
         if field.name in rows.column_names
@@ -199,14 +205,23 @@ class SourceIndex:
             fields = json.loads(self._file.schema.metadata[b"origin"])
             self.origin = schema.read(Origin, {**_DEFAULTS, **fields})
         except FileNotFoundError:
-            raise StoreError(_unknown(plan, f"there is no {name}")) from None
+            raise StoreError(_unknown_location_text(plan, f"there is no {name}")) from None
         except _UNREADABLE as e:
-            raise StoreError(_unknown(plan, f"{name} is damaged ({type(e).__name__})")) from e
+            raise StoreError(
+                _unknown_location_text(plan, f"{name} is damaged ({type(e).__name__})")
+            ) from e
         if self.origin.listing != plan.listing or self._file.num_record_batches != plan.num_shards:
-            raise StoreError(_unknown(plan, f"{name} belongs to another plan"))
+            raise StoreError(_unknown_location_text(plan, f"{name} belongs to another plan"))
 
     def shard(self, shard: int) -> list[Sample]:
-        """Return the samples of one shard, in the order of its rows."""
+        """Return the samples of one shard, in the order of its rows.
+
+        Args:
+            shard: The number of the shard.
+
+        Raises:
+            StoreError: The index is damaged.
+        """
         return list(self._samples(shard))
 
     def close(self) -> None:
@@ -232,17 +247,17 @@ class SourceIndex:
             batch.validate(
                 full=True
             )  # also string offsets, which Arrow does not check when it reads
-            _check_values(batch, len(self._plan.rows(shard)))
+            _check_batch_values(batch, len(self._plan.rows(shard)))
         except _UNREADABLE as e:
             why = f"{layout.source_index(self._plan.split)} is damaged ({type(e).__name__}: {e})"
-            raise StoreError(_unknown(self._plan, why)) from e
+            raise StoreError(_unknown_location_text(self._plan, why)) from e
         return batch
 
 
 _UNREADABLE = (OSError, pa.ArrowException, KeyError, TypeError, ValueError, RecursionError)
 
 
-def _check_values(batch: pa.RecordBatch, num_rows: int) -> None:
+def _check_batch_values(batch: pa.RecordBatch, num_rows: int) -> None:
     if batch.num_rows != num_rows or any(batch[name].null_count for name in REQUIRED):
         raise ValueError(f"expected {num_rows} rows with keys, labels and sizes")
     for name, minimum in (("label", -1), ("num_bytes", 0), ("offset", 0)):

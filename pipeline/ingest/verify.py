@@ -30,13 +30,13 @@ class Problem:
     """One object that is missing, damaged or unfinished."""
 
     name: str
-    what: str
+    description: str
     """The problem: `missing`, `damaged`, or a sentence."""
 
     @property
     def unfinished(self) -> bool:
         """True if the object does not exist yet; False if it is wrong."""
-        return self.what.startswith("not finished")
+        return self.description.startswith("not finished")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +58,17 @@ class SplitRecords:
 
 
 def read_records(objects: Objects, split: str) -> SplitRecords:
-    """Read the records of *split*, with the ledger's copies where they are damaged."""
+    """Read the records of a split, with the ledger's copies where they are damaged.
+
+    Args:
+        objects: The store.
+        split: The name of the split.
+
+    Returns:
+        What could be read, and a problem for each document that is missing or damaged.
+    """
     ledger = records.read_ledger(objects, split)
-    reader = _Reader(objects, ledger.copies)
+    reader = _RecordReader(objects, ledger.copies)
     if ledger.damage is not None:
         reader.problems.append(Problem(layout.ledger(split), ledger.damage))
     split_plan = reader.plan(split)
@@ -75,7 +83,7 @@ def read_records(objects: Objects, split: str) -> SplitRecords:
     )
 
 
-class _Reader:
+class _RecordReader:
     """Reads documents and collects the problems with them."""
 
     def __init__(self, objects: Objects, copies: dict[str, bytes]) -> None:
@@ -85,9 +93,11 @@ class _Reader:
 
     def plan(self, split: str) -> Plan | None:
         name = layout.plan(split)
-        copy = self._copy(name, plan.decode, lambda decoded: decoded.split == split)
+        copy = self._copy(name, plan.decode_plan, lambda decoded: decoded.split == split)
         decoded: Plan | None = self._read(
-            name, plan.decode, lambda decoded: decoded.split == split and copy in (None, decoded)
+            name,
+            plan.decode_plan,
+            lambda decoded: decoded.split == split and copy in (None, decoded),
         )
         return decoded
 
@@ -97,7 +107,7 @@ class _Reader:
 
         for split in records.splits(self._objects) if layout.RECIPE not in self._copies else ():
             self._copies |= records.read_ledger(self._objects, split).copies
-        decoded: Recipe | None = self._read(layout.RECIPE, recipe.decode, fits)
+        decoded: Recipe | None = self._read(layout.RECIPE, recipe.decode_recipe, fits)
         return decoded
 
     def done(self, split: str, planned: Plan | None) -> FinishRecord | None:
@@ -122,9 +132,11 @@ class _Reader:
 
         def read(shard: int) -> Commit | None:
             name = layout.commit(planned.split, shard)
-            fits = functools.partial(_belongs, planned, shard)
+            fits = functools.partial(_is_commit_of_shard, planned, shard)
             must_exist = expected or name in self._copies
-            decoded: Commit | None = self._read(name, commit.decode, fits, expected=must_exist)
+            decoded: Commit | None = self._read(
+                name, commit.decode_commit, fits, expected=must_exist
+            )
             return decoded
 
         with ThreadPoolExecutor(records.READERS) as pool:
@@ -148,7 +160,7 @@ class _Reader:
         except FileNotFoundError:
             pass
         except StoreDamagedError as e:
-            reason = _damage(e)
+            reason = _damage_text(e)
         except OSError as e:
             reason = f"cannot be read: {e.strerror or e}"
         if reason:
@@ -166,11 +178,11 @@ class _Reader:
         return decoded if fits(decoded) else None
 
 
-def _belongs(planned: Plan, shard: int, commit_record: Commit) -> bool:
+def _is_commit_of_shard(planned: Plan, shard: int, commit_record: Commit) -> bool:
     return commit_record.shard == shard and records.belongs(planned, commit_record)
 
 
-def _damage(error: StoreDamagedError) -> str:
+def _damage_text(error: StoreDamagedError) -> str:
     return f"damaged: {error.problem}" if isinstance(error, InvalidDocumentError) else "damaged"
 
 
@@ -197,7 +209,15 @@ def check_objects(
 
 
 def check_object(objects: Objects, record: ObjectRecord) -> Problem | None:
-    """Compare one object with the record of it; return None if it is intact."""
+    """Compare one object with the record of it; it is read completely.
+
+    Args:
+        objects: The store.
+        record: The name, size and digest that it must have.
+
+    Returns:
+        The problem, or None if the object is intact.
+    """
     size = objects.size(record.name)
     if size is None:
         return Problem(record.name, "missing")
@@ -211,7 +231,11 @@ def check_object(objects: Objects, record: ObjectRecord) -> Problem | None:
 
 
 def check_finished(split_records: SplitRecords) -> list[Problem]:
-    """Return the problems that keep a split from being finished, if there are any."""
+    """Return the problems that keep a split from being finished; none if it is finished.
+
+    Args:
+        split_records: The records of the split.
+    """
     if split_records.plan is None:
         return []
     num_shards = split_records.plan.num_shards
@@ -240,12 +264,24 @@ def _unfinished_sizes(split_records: SplitRecords, done: FinishRecord) -> Iterat
 
 
 def committed_sizes(split_records: SplitRecords) -> list[int]:
-    """Return the sizes that any commit has, ascending."""
+    """Return the sizes that any commit of a split has, in pixels, ascending.
+
+    Args:
+        split_records: The records of the split.
+    """
     return sorted(set().union(*(c.sizes for c in split_records.commits.values())))
 
 
 def check_planned(objects: Objects, split_records: SplitRecords) -> list[Problem]:
-    """Check the labels and the metadata that no finish record lists yet."""
+    """Check the labels and the zarr metadata that no finish record lists yet.
+
+    Args:
+        objects: The store.
+        split_records: The records of the split.
+
+    Returns:
+        A problem for each object that is missing or damaged.
+    """
     if split_records.recipe is None or split_records.plan is None:
         return []
     # Imported late: reading records alone needs no zarr.
@@ -273,7 +309,15 @@ def check_planned(objects: Objects, split_records: SplitRecords) -> list[Problem
 
 
 def unknown_objects(objects: Objects, split_records: SplitRecords) -> list[str]:
-    """Return the objects in a finished split's folders that no record names. They do no harm."""
+    """Return the objects in a finished split's folders that no record names. They do no harm.
+
+    Args:
+        objects: The store.
+        split_records: The records of the split.
+
+    Returns:
+        Their names; none for a split that is not finished.
+    """
     if split_records.done is None:
         return []
     known_names = {written.name for written in split_records.objects}

@@ -58,7 +58,7 @@ class Workspace:
             StoreMismatchError: This machine makes other pixels, or runs other code.
         """
         self.config = config
-        code_digest.check(config.code)
+        code_digest.check_same_code(config.code)
         self.objects: Objects = open_objects(config.store, config.run)
         self.recipe = records.load_recipe(self.objects)
         self.plan = records.load_plan(self.objects, config.split)
@@ -66,7 +66,7 @@ class Workspace:
         self.reader = SourceReader(self.rows.origin.root)
         self.remote = is_url(self.rows.origin.root)
         self.watchdog = Watchdog(config.image_seconds if config.watched else 0.0)
-        _check_pixels(self.recipe)
+        _check_probe_pixels(self.recipe)
 
 
 workspace = functools.lru_cache(maxsize=2)(Workspace)
@@ -96,19 +96,22 @@ def check_run_active(store: str, run: str) -> None:
         )
 
 
-def _check_pixels(stored: recipe.Recipe) -> None:
+def _check_probe_pixels(stored: recipe.Recipe) -> None:
     probed = probe.probe(stored.filter, rules=stored.decode_rules)
     local = replace(
         stored, decoder=probed.decoder, resizer=probed.resizer, software=probe.description()
     )
     try:
-        recipe.check_same(stored, local)
+        recipe.check_same_recipe(stored, local)
     except StoreMismatchError as e:
         raise StoreMismatchError(f"on {socket.gethostname()}: {e}") from None
 
 
 def check_worker(config: ShardTaskConfig) -> None:
     """Open the store and the source of *config* in this process, as its tasks will.
+
+    Args:
+        config: The arguments that all tasks of the run share.
 
     Raises:
         StoreError: The folder on this machine is not the store in which the run was started.

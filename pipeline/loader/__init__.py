@@ -3,6 +3,6 @@
 from pipeline.loader.batch import Batch
 from pipeline.loader.dataset import SplitDataset
 from pipeline.loader.loader import Loader
-from pipeline.loader.reading import Reading, Staging
+from pipeline.loader.reading_options import Reading, Staging
 
 __all__ = ["Batch", "Loader", "Reading", "SplitDataset", "Staging"]

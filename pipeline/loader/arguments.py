@@ -17,6 +17,7 @@ def whole_number(name: str, value: Any) -> int:
     Raises:
         ValueError: The value is not a whole number.
     """
+    # Integers of numpy and torch pass; a float, which `int` would truncate silently, does not.
     try:
         return operator.index(value)
     except TypeError:
@@ -24,7 +25,11 @@ def whole_number(name: str, value: Any) -> int:
 
 
 def positive_number(name: str, value: Any) -> int:
-    """Return *value* as `whole_number` does.
+    """Return *value*, an integer of any library, as a Python int of at least 1.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: The value to convert.
 
     Raises:
         ValueError: The value is not a whole number of at least 1.
@@ -55,7 +60,14 @@ def side(name: str, value: Any) -> int:
 
 
 def sides(size: Any, sizes: Any) -> tuple[int, ...]:
-    """Return the sides in pixels that the arguments *size* and *sizes* select.
+    """Return the sides in pixels that the arguments *size* and *sizes* of a loader select.
+
+    Args:
+        size: The side of the only square, or None.
+        sizes: An iterable of several sides, or None. If both arguments are None, the side is 224.
+
+    Returns:
+        One or more different sides, each at least 1, in the order of *sizes*.
 
     Raises:
         ValueError: Both are set, or a side is invalid or repeated.

@@ -146,7 +146,20 @@ class BaseLoader(ABC):
         )
 
     def epoch_order(self, epoch: int) -> EpochOrder:
-        """Return the order of the rows of one epoch, over all ranks."""
+        """Return the order of the rows of one epoch, over all ranks; it opens the store.
+
+        Args:
+            epoch: Number of the epoch, 0 to 2^64 - 1.
+
+        Returns:
+            An object whose `rows(start, stop)` gives the rows of the split at these positions of
+                the
+            epoch, (stop - start,) int64. Global batch i has positions i * batch_size to
+            (i + 1) * batch_size.
+
+        Raises:
+            ValueError: *epoch* is out of range.
+        """
         split = self._of_split()
         return epoch_order(
             self.order,
@@ -195,7 +208,17 @@ class BaseLoader(ABC):
 
     @property
     def epoch(self) -> int:
-        """The number of the current epoch, or of the next one between epochs."""
+        """The number of the current epoch: that of the newest batch, loaded state or `set_epoch`.
+
+        It equals `state_dict()["epoch"]`, so it does not change between the end of an epoch and the
+        first batch of the next one; a new loader has 0. To resume exactly, also from a state that
+        was saved at the end of an epoch, name each epoch from this one on:
+
+            for epoch in range(loader.epoch, num_epochs):
+                loader.set_epoch(epoch)
+                for images, labels, rows in loader:
+                    ...
+        """
         return self._epoch
 
     def set_epoch(self, epoch: int) -> None:
@@ -203,9 +226,18 @@ class BaseLoader(ABC):
 
         If *epoch* is that of a state that was just loaded, the position in it is kept: the next
         iteration yields the remaining batches of the epoch, and none if the state is from its end.
-        So a training loop may begin each of its epochs with `set_epoch`.
+        So a training loop may begin each of its epochs with `set_epoch`. Iterators that were
+        created before no longer advance the position.
+
+        Args:
+            epoch: Number of the epoch, 0 to 2^64 - 1.
+
+        Raises:
+            ValueError: *epoch* is not a whole number. A number out of range raises it in the
+                iteration.
         """
         epoch = whole_number("epoch", epoch)
+        # An iterator that still runs must not move the position that is set here.
         self._newest = None
         if self._restored and epoch == self._epoch:
             self._epoch_confirmed = True
@@ -224,6 +256,8 @@ class BaseLoader(ABC):
         Raises:
             ValueError: *rank* is out of range, or a global batch has fewer rows than ranks.
         """
+        # A shallow copy: what is open is dropped below, since the two would share counters and
+        # buffers, and may run in different processes.
         loader = copy(self)
         loader._set_placement(rank, world)
         loader._check_world(loader.world)
@@ -246,8 +280,12 @@ class BaseLoader(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the position of *state*: the next iteration continues after its last batch.
 
-        The world size, rank and number of threads may differ. A state from the end of an epoch
-        continues with the next epoch.
+        A state from the end of an epoch continues with the next epoch. The world size, the rank and
+        the number of threads may differ from those of the loader that saved the state.
+
+        Args:
+            state: The result of `state_dict`, of this loader or of one with the same store, split,
+                order, seed, batch size, `drop_last` and labels.
 
         Raises:
             StoreMismatchError: The state belongs to another store, order, seed or batch size.
@@ -302,6 +340,8 @@ class BaseLoader(ABC):
         placement = self._begin()
         iteration = self._newest = object()
         epoch, first = self._epoch, self._batch
+        # Closed as soon as the caller breaks off, so that threads stop then, not at some later
+        # garbage collection.
         with closing(self._hand_out(epoch, first, placement)) as batches:
             for number in range(first, len(self)):
                 self._check_still(placement)
@@ -331,6 +371,8 @@ class BaseLoader(ABC):
 
     def _check_still(self, placement: Placement) -> None:
         """Raise RankError if a process group was initialised since the iteration began."""
+        # Checked at each batch: the ranks of a group that was initialised late would all go on
+        # with the rows of a single process, and train on the same ones without notice.
         group = None if self._explicit_placement is not None else process_group()
         if group is not None and group[:2] != placement[:2]:
             raise RankError(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.store.split import Split
 
 
-class _Tensors(NamedTuple):
+class _BatchTensors(NamedTuple):
     images: torch.Tensor | tuple[torch.Tensor, ...]
     """The images, (n, 3, size, size) uint8 RGB, channels last in memory; a tuple of such tensors
     for several sizes; or features, (n, d) float32."""
@@ -22,7 +22,7 @@ class _Tensors(NamedTuple):
     """The rows of the split, (n,) int64."""
 
 
-class Batch(_Tensors):
+class Batch(_BatchTensors):
     """One rank's part of a global batch, which unpacks to images, labels and rows.
 
     A part has n of the B rows of its global batch. Parts differ by one row if B is not a multiple
@@ -49,15 +49,18 @@ def make_batch(
     rows: NDArray[np.int64],
     row_weight: float,
 ) -> Batch:
-    """Return the batch of some rows.
+    """Return the batch of some rows of a split, with their labels; *images* are not copied.
 
     Args:
-        images: The images or features of the rows, as `Batch.images`.
-        split: The split.
-        rows: The rows of the split, (n,) int64.
-        row_weight: The weight of each row, as `Batch.row_weight`.
+        images: The rows' images, (n, 3, size, size) uint8, or a tuple of such tensors, one for each
+            size; or their features, (n, d) float32.
+        split: The split, from which the labels are read.
+        rows: The rows of the split, (n,) int64; they are copied.
+        row_weight: The weight of each row in a loss: W / B for W ranks that share B rows.
     """
+    # The losses of torch require int64 labels.
     labels = torch.from_numpy(split.labels[rows].astype(np.int64))
+    # A view of *rows* would keep the whole block of the order alive, and let a caller change it.
     batch = Batch(images, labels, torch.from_numpy(rows.copy()))
     batch.row_weight = row_weight
     return batch

@@ -68,5 +68,11 @@ class PinnedBuffers:
 
 
 def pinned_memory(shape: tuple[int, ...]) -> torch.Tensor:
-    """Return a page-locked uint8 tensor of *shape* from torch's caching allocator."""
+    """Return a page-locked uint8 CPU tensor of *shape* from torch's caching allocator.
+
+    Its contents are arbitrary. Page-locked memory needs a GPU and its driver.
+
+    Args:
+        shape: Shape of the tensor.
+    """
     return torch.empty(shape, dtype=torch.uint8, device="cpu", pin_memory=True)

@@ -60,11 +60,12 @@ class ChunkReader:
         self._objects: Objects = split.objects
         self._split = split.plan.split
         self._decompress = decompressor(split.recipe.codec)
-        self._indexes: _Cache[int, NDArray[np.uint64]] = _Cache(split.plan.num_shards)
+        # Indexes are never evicted: one has 16 bytes a chunk, and reading it costs a round trip.
+        self._indexes: _ChunkCache[int, NDArray[np.uint64]] = _ChunkCache(split.plan.num_shards)
         capacity = cache_bytes // self._geometry.chunk_bytes
         keep = self._geometry.chunk_rows > 1 or capacity >= split.plan.num_rows
-        self._chunks: _Cache[ChunkId, NDArray[np.uint8]] | None = (
-            _Cache(max(1, capacity)) if keep else None
+        self._chunks: _ChunkCache[ChunkId, NDArray[np.uint8]] | None = (
+            _ChunkCache(max(1, capacity)) if keep else None
         )
         self._scratch = threading.local()
         self._direct_buffers: Buffers | None = None
@@ -73,7 +74,19 @@ class ChunkReader:
             self._direct_buffers = Buffers((num_bytes,), max_free=MAX_SPARE_CHUNKS)
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
-        """Gather rows as `pipeline.loader.reader.PixelReader` defines; the result is `chunks`."""
+        """Copy the pixels of *rows* to *out*, from the cache or from chunks that are read now.
+
+        Args:
+            rows: (n,) int64 rows of the split.
+            out: (n, size, size, 3) uint8, contiguous; it is overwritten.
+            disk: Threads that may block on reads from the store.
+
+        Returns:
+            The method of reading, always `chunks`.
+
+        Raises:
+            StoreDamagedError: A shard is missing or damaged.
+        """
         rows_of_chunk: dict[ChunkId, RowCopies] = defaultdict(list)
         for index, row in enumerate(rows.tolist()):
             shard, row_in_shard = divmod(row, self._geometry.shard_rows)
@@ -96,10 +109,17 @@ class ChunkReader:
         return "chunks"
 
     def chunks_to_prefetch(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return those of *chunks*, (n,) int64, that are not in the cache.
+        """Return those of *chunks* that are not in the cache.
 
         The result is empty if the cache cannot hold two windows of that size: reading ahead would
         evict the chunks of the current one.
+
+        Args:
+            chunks: (n,) int64 numbers of the chunks of a window, counted from 0 over the whole
+                split.
+
+        Returns:
+            (m,) int64, m <= n.
         """
         cache = self._chunks
         if cache is None or 2 * len(chunks) > cache.capacity:
@@ -110,7 +130,15 @@ class ChunkReader:
         )
 
     def prefetch(self, chunk: int, disk: Executor) -> None:
-        """Read chunk number *chunk* of the split into the cache, and wait for it."""
+        """Read one chunk into the cache, in the calling thread, and wait for it.
+
+        Args:
+            chunk: Number of the chunk, counted from 0 over the whole split.
+            disk: Unused; part of the interface `PixelReader`.
+
+        Raises:
+            StoreError: The chunk cannot be read, or is damaged.
+        """
         chunks_per_shard = self._geometry.chunks_per_shard
         self._copy(divmod(chunk, chunks_per_shard), np.empty((0, 0), np.uint8), [], wait=True)
 
@@ -174,10 +202,11 @@ class ChunkReader:
 
     def _verified(self, chunk_id: ChunkId, data: memoryview, num_bytes: int) -> memoryview:
         if len(data) != num_bytes or not has_valid_checksum(data):
-            raise _damaged(self._name(chunk_id[0]), f"chunk {chunk_id[1]}")
+            raise _damaged_chunk_error(self._name(chunk_id[0]), f"chunk {chunk_id[1]}")
         return data[:-CHECKSUM_BYTES]
 
     def _fetch(self, name: str, start: int, num_bytes: int) -> memoryview:
+        # Compression may make noise longer than its pixels: such a chunk does not fit the buffers.
         if self._direct_buffers is not None and num_bytes <= self._geometry.framed_bytes:
             data = self._objects.read_direct(name, start, num_bytes, self._direct_buffers.take())
             if data is not None:
@@ -192,7 +221,7 @@ class ChunkReader:
                 out[:] = np.frombuffer(data, np.uint8)
         # The checksum matched, so the chunk was written wrong: codecs raise any of these.
         except (IndexError, RuntimeError, ValueError):
-            raise _damaged(self._name(chunk_id[0]), f"chunk {chunk_id[1]}") from None
+            raise _damaged_chunk_error(self._name(chunk_id[0]), f"chunk {chunk_id[1]}") from None
 
     def _decoded_chunk(self, chunk_id: ChunkId, data: memoryview | None) -> NDArray[np.uint8]:
         data = self._read_chunk(chunk_id) if data is None else data
@@ -201,7 +230,7 @@ class ChunkReader:
         ):  # uncompressed: cache the buffer itself
             pixels = np.frombuffer(data, np.uint8)
             if len(pixels) != self._geometry.chunk_bytes:
-                raise _damaged(self._name(chunk_id[0]), f"chunk {chunk_id[1]}")
+                raise _damaged_chunk_error(self._name(chunk_id[0]), f"chunk {chunk_id[1]}")
         else:
             pixels = np.empty(self._geometry.chunk_bytes, np.uint8)
             self._decode(chunk_id, data, pixels)
@@ -216,10 +245,11 @@ class ChunkReader:
         if size is None:
             raise StoreDamagedError(f"{name} is missing. Run `tesserae repair`.")
         index_bytes = self._geometry.index_bytes
+        # A truncated object may be shorter than its index, which the check of the length reports.
         data = self._read(name, max(0, size - index_bytes), index_bytes)
         index = decode_index(data) if len(data) == index_bytes else None
         if index is None or (index[: self._geometry.num_chunks(shard)] == ABSENT).any():
-            raise _damaged(name, "its index")
+            raise _damaged_chunk_error(name, "its index")
         return index
 
     def _read(self, name: str, start: int, num_bytes: int) -> bytes:
@@ -229,7 +259,7 @@ class ChunkReader:
             raise StoreDamagedError(f"{name} is missing. Run `tesserae repair`.") from None
 
 
-def _damaged(name: str, part: str) -> StoreDamagedError:
+def _damaged_chunk_error(name: str, part: str) -> StoreDamagedError:
     return StoreDamagedError(f"{name} is damaged ({part}). Run `tesserae repair`.")
 
 
@@ -237,7 +267,7 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-class _Cache(Generic[Key, Value]):
+class _ChunkCache(Generic[Key, Value]):
     """A thread-safe LRU cache. Threads that need a value which is being computed wait for it."""
 
     def __init__(self, capacity: int) -> None:

@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 
 from pipeline.loader.arguments import side
 from pipeline.loader.loader import CACHE_BYTES, CACHE_SHARE
-from pipeline.loader.reader import open_reader
-from pipeline.loader.reading import CHECKSUMS, Reading
+from pipeline.loader.pixel_reader import open_reader
+from pipeline.loader.reading_options import CHECKSUMS, Reading
 from pipeline.memory import free_bytes
 from pipeline.store.open import open_objects
 from pipeline.store.split import Split, open_split
@@ -70,9 +70,9 @@ class SplitDataset(Dataset[Item]):
         self.size = side("size", size)
         self.allow_partial = allow_partial
         self.checksum = Reading(checksum=checksum).checksum  # refuses any other value
-        self._opened: _OpenSplit | None = None
+        self._opened: _OpenDataset | None = None
         # Allocated now: workers may be forked before the store is opened, and must share it.
-        self._checked: NDArray[np.bool_] | None = _shared_marks(MAX_SHARED_MARKS)
+        self._checked: NDArray[np.bool_] | None = _shared_verification_marks(MAX_SHARED_MARKS)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the pickled state, without open files and shared memory."""
@@ -100,21 +100,22 @@ class SplitDataset(Dataset[Item]):
         opened = self._open()
         rows = opened.split.readable_rows[np.asarray(indices, np.int64)]
         out = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        # A pool for this call alone: threads that outlived it would be missing in forked workers.
         with ThreadPoolExecutor(1) as disk:
             opened.reader.gather(rows, out, disk)
         images = torch.from_numpy(out).permute(0, 3, 1, 2)
         labels = opened.split.labels[rows]
         return list(zip(images, labels.tolist(), rows.tolist(), strict=True))
 
-    def _open(self) -> _OpenSplit:
+    def _open(self) -> _OpenDataset:
         if self._opened is None or self._opened.process != os.getpid():
             # A forked child has no threads of its parent, so it opens its own readers. The marks
             # are in shared memory and stay valid.
-            self._opened = _OpenSplit(self, self._checked)
+            self._opened = _OpenDataset(self, self._checked)
         return self._opened
 
 
-class _OpenSplit:
+class _OpenDataset:
     def __init__(self, data: SplitDataset, checked: NDArray[np.bool_] | None) -> None:
         self.process = os.getpid()
         """The process that opened the files: a forked child must open its own."""
@@ -135,7 +136,7 @@ class _OpenSplit:
         )
 
 
-def _shared_marks(count: int) -> NDArray[np.bool_]:
+def _shared_verification_marks(count: int) -> NDArray[np.bool_]:
     """Return a (count,) bool array of False that later forked children share.
 
     Its pages take memory only once an element in them is set.

@@ -59,13 +59,25 @@ class Placement(NamedTuple):
     source: str = "rank= and world="
 
     def part(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return this rank's part of the rows of a global batch, (n,) int64."""
+        """Return this rank's part of the rows of one global batch.
+
+        Args:
+            rows: (n,) int64, the rows of the global batch.
+
+        Returns:
+            (m,) int64: the elements [rank * n // world, (rank + 1) * n // world) of *rows*, a view
+                of it.
+        """
         count = len(rows)
         return rows[self.rank * count // self.world : (self.rank + 1) * count // self.world]
 
 
 def explicit_placement(rank: int | None, world: int | None) -> Placement | None:
     """Return the placement that the caller chose, or None if both arguments are None.
+
+    Args:
+        rank: Rank of this process, 0 to *world* - 1, or None.
+        world: Number of ranks, at least 1, or None.
 
     Raises:
         ValueError: Only one of the two is set, or *rank* is out of range.
@@ -85,7 +97,7 @@ def current_placement() -> Placement:
     Raises:
         RankError: Two sources disagree, or one has a rank without a world size or the reverse.
     """
-    placements, incomplete = _read_sources()
+    placements, incomplete = _read_launchers()
     if incomplete and not (placements and _resolves_incomplete(placements[0])):
         raise incomplete[0]
     innermost = placements[0] if placements else Placement(0, 1, "nothing")
@@ -100,22 +112,29 @@ def current_placement() -> Placement:
 
 
 def count_ranks_on_host(world: int) -> int:
-    """Return the number of ranks on this machine, at most *world*; 1 if no launcher has set it.
+    """Return the number of ranks on this machine that the launcher's environment states.
 
-    Slurm's `4(x2),3` describes three machines. The largest number is used: the loader only needs
-    to know if all ranks share one machine.
+    Slurm's `4(x2),3` describes three machines, of which the largest number is used: the loader only
+    needs to know if all ranks share one machine.
+
+    Args:
+        world: Number of ranks on all machines.
+
+    Returns:
+        1 to *world*; 1 if no launcher has set a number.
     """
     text = next((os.environ[name] for name in _LOCAL_WORLDS if os.environ.get(name)), "1")
+    # An outer launcher may have set the number of its own tasks, more than this world has ranks.
     counts = [int(count) for count in re.findall(r"(\d+)(?:\(x\d+\))?(?:,|$)", text)]
     return min(max(counts, default=1), world)
 
 
-def _read_sources() -> tuple[list[Placement], list[RankError]]:
+def _read_launchers() -> tuple[list[Placement], list[RankError]]:
     """Return the placements, innermost first, and the errors of incomplete sources before them."""
     placements: list[Placement] = []
     incomplete: list[RankError] = []
     sources: list[Callable[[], Placement | None]] = [process_group, _from_torchrun]
-    sources += [partial(_from_pair, names) for names in _LAUNCHERS]
+    sources += [partial(_from_rank_and_world_variables, names) for names in _LAUNCHERS]
     for source in (*sources, _from_slurm):
         try:
             placement = source()
@@ -150,26 +169,27 @@ def process_group() -> Placement | None:
 
 def _from_torchrun() -> Placement | None:
     """Return the placement in RANK and WORLD_SIZE, or in Lightning's variables instead of RANK."""
-    world = _number("WORLD_SIZE")
-    if _number("RANK") is not None:
-        return _from_pair(("RANK", "WORLD_SIZE"))
+    world = _environment_number("WORLD_SIZE")
+    if _environment_number("RANK") is not None:
+        return _from_rank_and_world_variables(("RANK", "WORLD_SIZE"))
     if world is None or world == 1:
         return None
+    # Lightning starts ranks without RANK, and sets it only when its process group exists.
     local_rank, node_rank, local_world = map(
-        _number, ("LOCAL_RANK", "NODE_RANK", "LOCAL_WORLD_SIZE")
+        _environment_number, ("LOCAL_RANK", "NODE_RANK", "LOCAL_WORLD_SIZE")
     )
     if local_rank is None or node_rank is None or (node_rank > 0 and local_world is None):
         raise RankError(
             f"WORLD_SIZE is {world} and RANK is not set: this process cannot tell which rank it"
             f" is. Call torch.distributed.init_process_group first, or set RANK. {_CURE}"
         )
-    return _checked(
+    return _checked_placement(
         node_rank * (local_world or 0) + local_rank, world, "WORLD_SIZE, NODE_RANK and LOCAL_RANK"
     )
 
 
-def _from_pair(names: tuple[str, str]) -> Placement | None:
-    rank, world = map(_number, names)
+def _from_rank_and_world_variables(names: tuple[str, str]) -> Placement | None:
+    rank, world = map(_environment_number, names)
     if rank is None and world is None:
         return None
     if rank is None or world is None:
@@ -181,7 +201,7 @@ def _from_pair(names: tuple[str, str]) -> Placement | None:
             f"{present} is {os.environ[present]} and {missing} is not set: this process cannot"
             f" tell which rank it is. {_CURE}"
         )
-    return _checked(rank, world, f"{names[0]} and {names[1]}")
+    return _checked_placement(rank, world, f"{names[0]} and {names[1]}")
 
 
 def _from_slurm() -> Placement | None:
@@ -190,9 +210,9 @@ def _from_slurm() -> Placement | None:
     A batch script has SLURM_NTASKS too, with SLURM_PROCID 0, but it is not a task of a step: a
     process that it runs without srun is alone, not rank 0 of ranks that were never started.
     """
-    rank, world = _number("SLURM_PROCID"), _number("SLURM_STEP_NUM_TASKS")
-    if world is None and _is_step("SLURM_STEP_ID", "SLURM_STEPID"):
-        world = _number("SLURM_NTASKS")
+    rank, world = _environment_number("SLURM_PROCID"), _environment_number("SLURM_STEP_NUM_TASKS")
+    if world is None and _is_srun_step("SLURM_STEP_ID", "SLURM_STEPID"):
+        world = _environment_number("SLURM_NTASKS")
     if rank is None or (rank == 0 and world is None):
         return None
     if world is None:
@@ -200,15 +220,15 @@ def _from_slurm() -> Placement | None:
             f"SLURM_PROCID is {rank} and SLURM_STEP_NUM_TASKS is not set: this process is one of"
             f" several tasks and cannot tell of how many. {_CURE}"
         )
-    return _checked(rank, world, "SLURM_PROCID and SLURM_STEP_NUM_TASKS")
+    return _checked_placement(rank, world, "SLURM_PROCID and SLURM_STEP_NUM_TASKS")
 
 
-def _is_step(*names: str) -> bool:
-    step = next((number for number in map(_number, names) if number is not None), None)
+def _is_srun_step(*names: str) -> bool:
+    step = next((number for number in map(_environment_number, names) if number is not None), None)
     return step is not None and 0 <= step < _FIRST_SPECIAL_STEP
 
 
-def _checked(rank: int, world: int, source: str) -> Placement:
+def _checked_placement(rank: int, world: int, source: str) -> Placement:
     if not 0 <= rank < world:
         raise RankError(
             f"{source} set rank {rank} of a world of {world}: expected 0 to {world - 1}. {_CURE}"
@@ -216,7 +236,7 @@ def _checked(rank: int, world: int, source: str) -> Placement:
     return Placement(rank, world, source)
 
 
-def _number(name: str) -> int | None:
+def _environment_number(name: str) -> int | None:
     """Return the integer in an environment variable, or None if it is not set or empty."""
     text = os.environ.get(name, "")
     if not text:

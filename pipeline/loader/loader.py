@@ -30,10 +30,10 @@ from pipeline.loader.base_loader import BaseLoader
 from pipeline.loader.batch import Batch, BatchGenerator, make_batch
 from pipeline.loader.buffers import Buffers, PinnedBuffers
 from pipeline.loader.distributed import Placement, count_ranks_on_host
-from pipeline.loader.readahead import ReadAhead
-from pipeline.loader.reader import PixelReader, open_reader
-from pipeline.loader.reading import CHECKSUMS, Reading, Staging
-from pipeline.loader.shard_copies import CopySet, StagedReader
+from pipeline.loader.pixel_reader import PixelReader, open_reader
+from pipeline.loader.reading_options import CHECKSUMS, Reading, Staging
+from pipeline.loader.shard_copies import ShardCopySet, StagedReader
+from pipeline.loader.window_prefetcher import WindowPrefetcher
 from pipeline.memory import free_bytes
 from pipeline.order import EpochOrder
 from pipeline.store.open import open_objects
@@ -130,6 +130,7 @@ class Loader(BaseLoader):
             include_labels=include_labels,
         )
         self.single = sizes is None
+        """True if a batch has one tensor of images, not a tuple of them."""
         self.sizes = sides(size, sizes)
         self.allow_partial = bool(allow_partial)
         self.window_bytes = positive_number("window_bytes", window_bytes)
@@ -142,10 +143,11 @@ class Loader(BaseLoader):
         self._local_ranks: int | None = None
         self.readers: dict[str, int] = {}
         """The number of gathers by method: `mapped`, `preadv`, `direct`, `chunks`."""
-        self._opened: _OpenSplit | None = None
+        self._opened: _OpenLoader | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the pickled state, without open files and threads."""
+        # Descriptors, mappings and locks mean nothing in another process: it opens its own.
         return {**vars(self), "_opened": None}
 
     @property
@@ -174,6 +176,7 @@ class Loader(BaseLoader):
         order = self.epoch_order(epoch)
         rank_rows = _RankRows(self.batch_size, order, placement)
         buffers = opened.buffers_for(self, placement.world)
+        # At least two, however large they are: one is gathered while the caller uses the other.
         depth = max(2, self.reading.prefetch_bytes // buffers.batch_bytes)
         pending: deque[Future[Batch]] = deque()
         # Reading whole chunks ahead pays only if this machine needs all their rows; with ranks on
@@ -188,11 +191,12 @@ class Loader(BaseLoader):
         with ExitStack() as at_end:
             disk = ThreadPoolExecutor(DISK_THREADS, "disk")
             at_end.callback(disk.shutdown, cancel_futures=True)
-            gathering = ThreadPoolExecutor(self.threads, "gather", _use_one_thread)
+            gathering = ThreadPoolExecutor(self.threads, "gather", _limit_openmp_to_one_thread)
             at_end.callback(gathering.shutdown, cancel_futures=True)
-            ahead = ReadAhead(windows, opened.readers, disk)
+            ahead = WindowPrefetcher(windows, opened.readers, disk)
             at_end.callback(ahead.stop)
             if opened.copies is not None:
+                # Copying ends with the iteration: a loader that is idle must not load the network.
                 opened.copies.start(placement.rank, placement.world)
                 at_end.callback(opened.copies.stop)
             for batch in range(first, len(self)):
@@ -207,21 +211,22 @@ class Loader(BaseLoader):
         chunk_bytes = self._open().split.recipe.chunk_rows * max(self.sizes) ** 2 * 3
         return max(1, self.window_bytes // chunk_bytes)
 
-    def _open(self) -> _OpenSplit:
+    def _open(self) -> _OpenLoader:
         # A forked child has no threads of its parent, and its locks may be held: it opens anew.
         if self._opened is None or self._opened.process != os.getpid():
-            self._opened = _OpenSplit(self)
+            self._opened = _OpenLoader(self)
         return self._opened
 
 
-def _use_one_thread() -> None:
+def _limit_openmp_to_one_thread() -> None:
     """Limit OpenMP to one thread for calls from this thread: there is a gather thread per core."""
     torch.get_num_threads()  # torch sets its default at a thread's first call: the limit goes last
-    _openmp().limit(limits=1, user_api="openmp")
+    _openmp_controller().limit(limits=1, user_api="openmp")
 
 
 @cache
-def _openmp() -> ThreadpoolController:
+def _openmp_controller() -> ThreadpoolController:
+    # Cached, because the controller examines every library of the process.
     return ThreadpoolController()
 
 
@@ -261,6 +266,7 @@ class _BatchBuffers:
         self.batch_bytes = sum(int(np.prod(shape)) for shape in shapes)
         # Enough for all prefetched batches, those being gathered, and the one that the caller has.
         keep = max(2, loader.reading.prefetch_bytes // self.batch_bytes) + loader.threads + 1
+        # The system cannot swap page-locked memory out, so it is used only for copies to a GPU.
         pin = loader.reading.pin_memory
         pinned = torch.cuda.is_available() if pin is None else pin
         self.buffers: list[Buffers | PinnedBuffers] = [
@@ -268,7 +274,7 @@ class _BatchBuffers:
         ]
 
 
-class _OpenSplit:
+class _OpenLoader:
     """The open files, readers and buffers of a loader, from its first batch on."""
 
     def __init__(self, loader: Loader) -> None:
@@ -287,6 +293,7 @@ class _OpenSplit:
             cache_bytes = CACHE_BYTES if loader.order == "random" else 2 * loader.window_bytes
         self._buffers: dict[int, _BatchBuffers] = {}
         row_bytes = sum(size * size * 3 for size in loader.sizes)
+        # Measured once: if shards changed between cached and direct reads, neither would pay.
         cached = CACHE_SHARE * free_bytes() / max(1, self.split.plan.num_rows * row_bytes)
 
         def reader(split: Split, size: int) -> PixelReader:
@@ -300,11 +307,12 @@ class _OpenSplit:
                 windows=loader.order != "random",
             )
 
-        self.copies: CopySet | None = None
+        self.copies: ShardCopySet | None = None
         self.readers = [reader(self.split, size) for size in loader.sizes]
         if loader.staging is not None:
             folder = Path(loader.staging.dir).expanduser()
-            self.copies = CopySet(self.split, folder, limit_bytes=loader.staging.max_bytes)
+            self.copies = ShardCopySet(self.split, folder, limit_bytes=loader.staging.max_bytes)
+            # Both readers stay open: rows of shards that are not copied yet come from the store.
             local = self.copies.split
             self.readers = [
                 StagedReader(self.copies, self.split, size, reader(local, size), remote)
@@ -314,6 +322,7 @@ class _OpenSplit:
     def buffers_for(self, loader: Loader, world: int) -> _BatchBuffers:
         """Return the buffers for one rank's part, whose size depends on the number of ranks."""
         if world not in self._buffers:
+            # Pools for another world have other shapes: kept, they would only hold memory.
             self._buffers = {world: _BatchBuffers(loader, world)}
         return self._buffers[world]
 

@@ -64,15 +64,17 @@ class MappedShards:
         self._slot_bytes = -(-geometry.num_bytes(0) // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
         # One huge page more than needed, so that the base can be rounded up to its alignment.
         num_bytes = self._slot_bytes * geometry.num_shards + HUGE_PAGE_BYTES
-        address = _mmap(0, num_bytes, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        address = _map_memory(0, num_bytes, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # Not unmapped at exit: threads that still copy would crash, and the system does it anyway.
         weakref.finalize(self, _libc.munmap, address, num_bytes).atexit = False
         self._base = -(-address // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
         num_bytes -= HUGE_PAGE_BYTES
+        # The rest is for libraries, thread stacks and other loaders, which cannot do without.
         self._mappings_left = _mappings_limit() // 4
         self._mapped_shards = np.zeros(geometry.num_shards, bool)
         # A tensor whose row i is the piece of bytes that begins at base + i. Its rows overlap, so
         # any offset can be used as an index.
-        piece = _piece_bytes(geometry.row_bytes)
+        piece = _copy_piece_bytes(geometry.row_bytes)
         area = np.ctypeslib.as_array((ctypes.c_ubyte * num_bytes).from_address(self._base))
         self._area: NDArray[np.uint8] = area
         self._byte_windows = torch.from_numpy(area).as_strided(
@@ -91,8 +93,9 @@ class MappedShards:
         if not self._mapped_shards[shard] and not self._mappings_left:
             return
         start, num_bytes = self._base + shard * self._slot_bytes, self._geometry.num_bytes(shard)
+        # In place of the reserved addresses, so that the offset of a row never changes.
         try:
-            _mmap(start, num_bytes, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, file)
+            _map_memory(start, num_bytes, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, file)
         except OSError:  # the limit is reached, or the file system supports no mappings
             self._mappings_left = 0
             return
@@ -109,6 +112,7 @@ class MappedShards:
         """
         if not self._mapped_shards[shards].all():
             return False
+        # The page in the middle of a row: those at its ends are also in memory for its neighbours.
         step = max(1, len(shards) // PROBED_ROWS)
         middles = self._base + shards[::step] * self._slot_bytes + offsets[::step]
         middles += self._geometry.row_bytes // 2
@@ -119,9 +123,18 @@ class MappedShards:
         return True
 
     def chunk(self, shard: int, chunk: int) -> NDArray[np.uint8] | None:
-        """Return a chunk and its checksum, (bytes of a chunk + 4,) uint8; None if not in memory.
+        """Return one chunk and the checksum behind it, without a copy, if all of it is in memory.
 
         The file must not shrink while the array is read: the process would die of SIGBUS.
+
+        Args:
+            shard: Number of the shard in the split.
+            chunk: Number of the chunk in the shard.
+
+        Returns:
+            (bytes of a chunk + 4,) uint8, a view of the mapped file; None if the shard is not
+                mapped or a
+            page of the chunk is not in memory.
         """
         if not self._mapped_shards[shard]:
             return None
@@ -155,7 +168,7 @@ class MappedShards:
         torch.index_select(self._byte_windows, 0, pieces, out=out)
 
 
-def _piece_bytes(row_bytes: int) -> int:
+def _copy_piece_bytes(row_bytes: int) -> int:
     """Return the bytes of the largest equal part of a row that torch copies with memcpy."""
     return next(
         row_bytes // parts
@@ -164,7 +177,7 @@ def _piece_bytes(row_bytes: int) -> int:
     )
 
 
-def _mmap(hint: int, num_bytes: int, protection: int, flags: int, file: int = -1) -> int:
+def _map_memory(hint: int, num_bytes: int, protection: int, flags: int, file: int = -1) -> int:
     address = _libc.mmap(hint, num_bytes, protection, flags | _MAP_NORESERVE, file, 0)
     if address is None or address == _FAILED:
         error = ctypes.get_errno()

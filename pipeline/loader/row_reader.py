@@ -95,9 +95,21 @@ class RowReader:
             self._mapping = None
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
-        """Gather rows as `pipeline.loader.reader.PixelReader` defines.
+        """Copy the pixels of *rows* to *out*, from mapped shards or by one read for each row.
 
-        The result is `direct` if any row may have bypassed the page cache.
+        Args:
+            rows: (n,) int64 rows of the split.
+            out: (n, size, size, 3) uint8, contiguous; it is overwritten.
+            disk: Threads that may block on reads from the store.
+
+        Returns:
+            The method of reading: `mapped`, `preadv`, or `direct` if any row may have bypassed the
+                page
+            cache.
+
+        Raises:
+            StoreDamagedError: A shard is missing or damaged.
+            StoreError: A shard cannot be read.
         """
         numbers, offsets = self._geometry.locate(rows)
         shards = self._open(set(numbers.tolist()), disk)
@@ -125,14 +137,29 @@ class RowReader:
         return "preadv" if all(shard.direct is None for shard in shards.values()) else "direct"
 
     def chunks_to_prefetch(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return all of *chunks*, (n,) int64, if a sample is not in memory, otherwise none."""
+        """Return all of *chunks* if a sample of them is not in memory, otherwise none.
+
+        Args:
+            chunks: (n,) int64 numbers of chunks, counted from 0 over the whole split.
+
+        Returns:
+            (n,) or (0,) int64; (0,) also on systems without `posix_fadvise`.
+        """
         geometry = self._geometry
         shards, offsets = geometry.locate(chunks * geometry.chunk_rows)
         resident = self._mapping is not None and self._mapping.resident(shards, offsets)
         return chunks[:0] if resident or not hasattr(os, "posix_fadvise") else chunks
 
     def prefetch(self, chunk: int, disk: Executor) -> None:
-        """Make the kernel start to read chunk number *chunk* of the split; do not wait for it."""
+        """Make the kernel start to read one chunk into the page cache; do not wait for it.
+
+        Args:
+            chunk: Number of the chunk, counted from 0 over the whole split.
+            disk: Threads on which its shard is opened if it is not open yet.
+
+        Raises:
+            StoreError: The shard cannot be opened.
+        """
         number, chunk_in_shard = divmod(chunk, self._chunks_per_shard)
         file = self._open([number], disk)[number].file
         start = chunk_in_shard * self._geometry.framed_bytes
@@ -152,6 +179,7 @@ class RowReader:
                 continue
             shard.check_size()  # reading a mapping beyond the end of the file kills the process
             shard.check_chunk(chunk_in_shard, data)
+            # Without a lock: if two threads verify one chunk, only time is lost.
             self._checked[chunk] = True
         finish_all(pending)
 
@@ -225,7 +253,8 @@ class RowReader:
             current = self._shards.setdefault(number, opened)
             if current is opened and self._mapping is not None:
                 self._mapping.add(number, current.file)
-            if not _may_open_more(opened.file):  # drop the least recently used half
+            # Threads that still read a dropped shard hold it, so its file stays open until then.
+            if not _may_keep_files_open(opened.file):  # drop the least recently used half
                 for _ in range(-(-len(self._shards) // 2)):
                     self._shards.popitem(last=False)
         return current
@@ -235,13 +264,16 @@ def finish_all(futures: Sequence[Future[Any]]) -> None:
     """Wait for all of *futures*, then raise the exception of the first that failed.
 
     All must end first: the remaining ones would write to a buffer that is already reused.
+
+    Args:
+        futures: Futures of an executor; their results are discarded.
     """
     wait(futures)
     for future in futures:
         future.result()
 
 
-def _may_open_more(file: int) -> bool:
+def _may_keep_files_open(file: int) -> bool:
     """Return True if a process that has just opened descriptor *file* may keep its files open.
 
     The system assigns the lowest free descriptor, so its number tells how many files are open. The

@@ -31,8 +31,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError
-from pipeline.filesystem import advice_for, try_lock
-from pipeline.loader.reader import PixelReader
+from pipeline.filesystem import advice_for
+from pipeline.loader.pixel_reader import PixelReader
 from pipeline.loader.staging_folder import (
     COPY_SUFFIX,
     LAST_USE_NAME,
@@ -42,6 +42,7 @@ from pipeline.loader.staging_folder import (
     open_lockable,
     split_name,
 )
+from pipeline.locks import try_lock
 from pipeline.store import layout, records
 from pipeline.store.open import open_objects
 from pipeline.store.split import Split
@@ -59,7 +60,7 @@ COPY_POLL_SECONDS = 0.5
 """The pause between two checks for copies that other processes have completed."""
 
 
-class CopySet:
+class ShardCopySet:
     """The local copies of a split. `start` and `stop` are counted and may be called repeatedly."""
 
     def __init__(self, split: Split, folder: Path, *, limit_bytes: int | None) -> None:
@@ -118,7 +119,14 @@ class CopySet:
         return int(sum(is_staged.sum() for is_staged in self._staged.values()))
 
     def staged(self, size: int) -> NDArray[np.bool_]:
-        """Return True for each copied shard of one size, (num_shards,) bool; copying updates it."""
+        """Return which shards of one size have a complete local copy.
+
+        Args:
+            size: Side of the squares in pixels, one of the split's sizes.
+
+        Returns:
+            (num_shards,) bool, the array itself: threads that copy set further elements to True.
+        """
         return self._staged[size]
 
     def check(self) -> None:
@@ -131,7 +139,11 @@ class CopySet:
             raise self._error
 
     def count(self, num_rows: int) -> None:
-        """Add *num_rows* to the number of rows read from copies."""
+        """Add to the number of rows that were read from copies (`rows_read`).
+
+        Args:
+            num_rows: Number of rows of one size.
+        """
         with self._lock:
             self.rows_read += num_rows
 
@@ -153,6 +165,8 @@ class CopySet:
 
     def stop(self) -> None:
         """End the copying of one caller of `start`; after the last, wait for the threads."""
+        # The lock is held until the threads have ended: a `start` in between would clear the
+        # request to stop, and the join below would wait for all remaining copies.
         with self._lock:
             self._users -= 1
             if self._users == 0 and self._thread is not None:
@@ -205,7 +219,8 @@ class CopySet:
                 if file is None:
                     return
                 try:
-                    if not _exists(folder, name) and self._copy(*size_and_shard, file):
+                    # Another process may have completed it since the list of missing ones was made.
+                    if not _is_regular_file(folder, name) and self._copy(*size_and_shard, file):
                         os.rename(name + COPY_SUFFIX, name, src_dir_fd=folder, dst_dir_fd=folder)
                         self._staged[size_and_shard[0]][size_and_shard[1]] = True
                 finally:
@@ -273,7 +288,7 @@ class CopySet:
         yield False
 
 
-def _exists(folder: int, name: str) -> bool:
+def _is_regular_file(folder: int, name: str) -> bool:
     try:
         return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
     except FileNotFoundError:
@@ -285,7 +300,7 @@ class StagedReader:
 
     def __init__(
         self,
-        copies: CopySet,
+        copies: ShardCopySet,
         split: Split,
         size: int,
         copy_reader: PixelReader,
@@ -308,7 +323,19 @@ class StagedReader:
         self._store_reader = store_reader
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
-        """Gather rows as `PixelReader` defines; the result is the method of the last read."""
+        """Copy the pixels of *rows* to *out*, from local copies where they are complete.
+
+        Args:
+            rows: (n,) int64 rows of the split.
+            out: (n, size, size, 3) uint8, contiguous; it is overwritten.
+            disk: Threads that may block on reads from the store.
+
+        Returns:
+            The method of the last read: `mapped`, `preadv`, `direct` or `chunks`.
+
+        Raises:
+            StoreDamagedError: A shard or a copy is missing or damaged.
+        """
         self._copies.check()
         is_staged = self._staged[rows // self._shard_rows]
         if is_staged.all():
@@ -340,7 +367,14 @@ class StagedReader:
         return method
 
     def chunks_to_prefetch(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the chunks worth reading ahead, as `PixelReader` defines, of copies and store."""
+        """Return those of *chunks* that the reader of copies or of the store would read ahead.
+
+        Args:
+            chunks: (n,) int64 numbers of chunks, counted from 0 over the whole split.
+
+        Returns:
+            (m,) int64, m <= n, those with a local copy first.
+        """
         is_staged = self._staged[chunks // self._chunks_per_shard]
         return np.concatenate(
             [
@@ -350,6 +384,14 @@ class StagedReader:
         )
 
     def prefetch(self, chunk: int, disk: Executor) -> None:
-        """Read a chunk ahead from its copy if complete, otherwise from the store."""
+        """Read one chunk ahead from its local copy if that is complete, otherwise from the store.
+
+        Args:
+            chunk: Number of the chunk, counted from 0 over the whole split.
+            disk: Threads that may block on reads from the store.
+
+        Raises:
+            StoreError: The chunk cannot be read, or is damaged.
+        """
         is_staged = self._staged[chunk // self._chunks_per_shard]
         (self._copy_reader if is_staged else self._store_reader).prefetch(chunk, disk)

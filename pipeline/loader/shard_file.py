@@ -54,6 +54,7 @@ class ShardFile:
                     " before it starts"
                 )
             raise StoreError(f"cannot read {path}: {e.strerror or e}{hint}") from e
+        # Closed with the last reference: other threads may read when a cache drops this object.
         weakref.finalize(self, os.close, self.file).atexit = False
         self.check_size()
         self._check_index(geometry, shard)
@@ -70,7 +71,11 @@ class ShardFile:
         """The device, inode, size and time of change, which identify this version of the file."""
 
     def read(self, target: memoryview, offset: int) -> None:
-        """Fill *target* from byte *offset* on.
+        """Fill *target* with the bytes of the file from *offset* on.
+
+        Args:
+            target: Writable memory; it is filled completely.
+            offset: Offset in the file, in bytes.
 
         Raises:
             StoreDamagedError: The file ends first.

@@ -31,7 +31,7 @@ def same_class_ratio(
     chance = float((sizes * (sizes - 1)).sum()) / (n * (n - 1))
     classes = np.unique(labels[rows], return_inverse=True)[1]
     batches = np.arange(len(rows)) // batch_size
-    pairs = _pairs(batches * (int(classes.max()) + 1) + classes)
+    pairs = _count_pairs(batches * (int(classes.max()) + 1) + classes)
     expected = len(rows) // batch_size * batch_size * (batch_size - 1) / 2 * chance
     return pairs / expected if expected else float("nan")
 
@@ -56,11 +56,11 @@ def recurring_pair_ratio(first: EpochOrder, second: EpochOrder, batch_size: int)
     first_batch, second_batch = batch_of_row[second_rows], np.arange(len(second_rows)) // batch_size
     # Rows of the second epoch may lie in the dropped last batch of the first.
     present = first_batch >= 0
-    pairs = _pairs(second_batch[present] * (len(rows) // batch_size) + first_batch[present])
+    pairs = _count_pairs(second_batch[present] * (len(rows) // batch_size) + first_batch[present])
     pairs_per_epoch = len(rows) // batch_size * batch_size * (batch_size - 1) / 2
     return pairs / (pairs_per_epoch * pairs_per_epoch / (n * (n - 1) / 2))
 
 
-def _pairs(groups: NDArray[np.int64]) -> int:
+def _count_pairs(groups: NDArray[np.int64]) -> int:
     sizes = np.unique(groups, return_counts=True)[1].astype(np.int64)
     return int((sizes * (sizes - 1) // 2).sum())

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import StoreError
-from pipeline.filesystem import try_lock, unlock
+from pipeline.locks import try_lock, unlock
 from pipeline.store import layout
 
 LOCK_NAME = ".tesserae-staging.lock"
@@ -88,9 +88,12 @@ class StagingFolder:
         return locked(self._file, LOCK_NAME)
 
     def open_set(self, name: str) -> int:
-        """Open the copy set *name*, creating and marking it if it does not exist.
+        """Open the folder of a copy set, creating and marking it if it does not exist.
 
         The caller must hold the lock of the area.
+
+        Args:
+            name: Name of the copy set, 32 hexadecimal digits.
 
         Returns:
             A descriptor of its folder, which the caller closes.
@@ -143,13 +146,15 @@ class StagingFolder:
         if info.st_uid != self._owner:
             raise self._not_ours(name, f"it belongs to user {info.st_uid}")
         mark = _read_mark(folder)
-        if mark == _mark(name, info):
+        if mark == _mark_of_set(name, info):
             return
         # A set that was moved from another disk has a mark with another inode: it is marked again.
         # An unmarked folder is accepted only if it is empty, after a crash before its mark.
-        if not mark.startswith(_mark(name)) and _names_in(folder) - {MARK_NAME + COPY_SUFFIX}:
+        if not mark.startswith(_mark_of_set(name)) and _names_in(folder) - {
+            MARK_NAME + COPY_SUFFIX
+        }:
             raise self._not_ours(name, "staging has not marked it as its own")
-        _write_mark(folder, _mark(name, info))
+        _write_mark(folder, _mark_of_set(name, info))
 
     def _not_ours(self, name: str, reason: str) -> StoreError:
         return StoreError(
@@ -168,7 +173,7 @@ class StagingFolder:
         try:
             info = os.fstat(folder)
             is_own = (info.st_dev, info.st_uid) == (self._device, self._owner)
-            return is_own and _read_mark(folder) == _mark(name, info)
+            return is_own and _read_mark(folder) == _mark_of_set(name, info)
         finally:
             os.close(folder)
 
@@ -260,7 +265,18 @@ def locked(folder: int, name: str) -> Iterator[int | None]:
 
 
 def open_lockable(folder: int, name: str) -> int:
-    """Open a file for locking, creating it if it does not exist; do not follow a link."""
+    """Open a file for locking, creating it if it does not exist; do not follow a link.
+
+    Args:
+        folder: Descriptor of the folder of the file.
+        name: Name of the file in that folder.
+
+    Returns:
+        A descriptor, which the caller closes. It is read-only for another user's file.
+
+    Raises:
+        OSError: The file cannot be opened, or is a link.
+    """
     try:
         return os.open(name, _LOCKABLE, 0o644, dir_fd=folder)
     except PermissionError:  # another user's file: reading suffices for a lock
@@ -297,7 +313,14 @@ def folder_below(folder: int, parts: Sequence[str], *, make: bool = False) -> It
 
 
 def split_name(name: str) -> tuple[Sequence[str], str]:
-    """Return the folders and the file name of an object's name."""
+    """Split the name of an object of a store at its slashes.
+
+    Args:
+        name: A name such as `images.zarr/train/72/c.0.0.0.0`.
+
+    Returns:
+        The names of its folders, from the outermost, and the name of the file.
+    """
     parts = PurePosixPath(name).parts
     return parts[:-1], parts[-1]
 
@@ -335,7 +358,7 @@ def _file_sizes(path: Path) -> Iterator[int]:
                 yield os.lstat(f"{parent}/{name}").st_size
 
 
-def _mark(name: str, folder: os.stat_result | None = None) -> bytes:
+def _mark_of_set(name: str, folder: os.stat_result | None = None) -> bytes:
     """Return the mark of a copy set, or its prefix if *folder* is None.
 
     The mark contains the inode of the folder, so a copy of it in another folder is invalid.

@@ -75,7 +75,17 @@ class Lsh:
 
     @classmethod
     def build(cls, vectors: Vectors, options: LshOptions, seed: int, threads: int) -> Lsh:
-        """Build the bits of all vectors; unusable ones get bits too and are never candidates."""
+        """Build the bits of all vectors; unusable ones get bits too and are never candidates.
+
+        Args:
+            vectors: The vectors to be searched.
+            options: The number of bits and of candidates.
+            seed: Seed that draws the vectors from which the thresholds are estimated.
+            threads: Number of threads of faiss.
+
+        Raises:
+            TesseraeError: faiss is not installed.
+        """
         codes = faiss().IndexLSH(vectors.dim, options.bits, True, True)  # rotated, with thresholds
         with limit_faiss_threads(threads):
             codes.train(vectors.units(sample(vectors, seed)))
@@ -84,7 +94,17 @@ class Lsh:
         return cls(codes)
 
     def generate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
-        """Return candidates as `ExactScan.generate` does, but without a bound on the others."""
+        """Return the rows whose bits differ least from those of each query.
+
+        Args:
+            queries: (q, d) float64 of length 1, q > 0.
+            count: Number of candidates for each query, > 0.
+            allowed: (n,) bool; rows that are not allowed are replaced by -1.
+            extra: Unused: candidates are chosen by their bits alone.
+
+        Returns:
+            (q, count) rows in any order, and an infinite bound: other rows may be nearer.
+        """
         _, rows = self._codes.search(queries.astype(np.float32), count)
         return _as_candidates(rows, allowed)
 
@@ -118,9 +138,20 @@ class Hnsw:
 
     @classmethod
     def build(cls, vectors: Vectors, options: HnswOptions, seed: int, threads: int) -> Hnsw:
-        """Build a graph of the usable vectors."""
+        """Build a graph of the usable vectors.
+
+        Args:
+            vectors: The vectors to be searched.
+            options: The number of links, and of vectors that are visited.
+            seed: Seed that draws the vectors from which the reduction is estimated.
+            threads: Number of threads of faiss; the graph is reproducible only with 1.
+
+        Raises:
+            ValueError: The reduced dimension in *options* is out of range.
+            TesseraeError: faiss is not installed.
+        """
         library = faiss()
-        axes = _axes(vectors.units(sample(vectors, seed)), options.dims)
+        axes = _principal_axes(vectors.units(sample(vectors, seed)), options.dims)
         graph = library.IndexHNSWSQ(
             axes.shape[1] + 1,
             library.ScalarQuantizer.QT_bf16,
@@ -131,11 +162,23 @@ class Hnsw:
         rows = np.flatnonzero(vectors.usable)
         with limit_faiss_threads(threads):
             for part in blocks(len(rows), vectors.dim):
-                graph.add(_reduced(vectors.units(rows[part]), axes))
+                graph.add(_reduced_vectors(vectors.units(rows[part]), axes))
         return cls(graph, axes, rows)
 
     def generate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
-        """Return candidates as `ExactScan.generate` does, but without a bound on the others."""
+        """Return the rows that a walk through the graph finds for each query.
+
+        Args:
+            queries: (q, d) float64 of length 1, q > 0.
+            count: Number of candidates for each query, > 0, and of vectors that the walk keeps.
+            allowed: (n,) bool; rows that are not allowed are replaced by -1.
+            extra: Unused: candidates are chosen by their cosines alone.
+
+        Returns:
+            (q, count) rows in any order, -1 for missing ones, and an infinite bound: other rows may
+                be
+            nearer.
+        """
         parameters = faiss().SearchParametersHNSW(efSearch=count)
         reduced = queries.astype(np.float32) @ self._query_axes
         _, vertices = self._graph.search(reduced, count, params=parameters)
@@ -158,14 +201,22 @@ def _as_candidates(rows: Rows, allowed: Mask) -> Candidates:
 
 
 def sample(vectors: Vectors, seed: int) -> Rows:
-    """Return at most `MAX_TRAINING_VECTORS` usable rows, drawn by *seed*, in ascending order."""
+    """Return usable rows for training, drawn without repetition.
+
+    Args:
+        vectors: The vectors to draw from.
+        seed: Seed of the draw; unused if there are at most `MAX_TRAINING_VECTORS` usable rows.
+
+    Returns:
+        (m,) int64, ascending, m <= `MAX_TRAINING_VECTORS`.
+    """
     rows = np.flatnonzero(vectors.usable)
     if len(rows) <= MAX_TRAINING_VECTORS:
         return rows
     return np.sort(np.random.default_rng(seed).choice(rows, MAX_TRAINING_VECTORS, replace=False))
 
 
-def _axes(units: Floats, dims: int | None) -> Floats:
+def _principal_axes(units: Floats, dims: int | None) -> Floats:
     """Return (d, e - 1) float32: the principal directions, padded with columns of zeros."""
     dim = units.shape[1]
     max_dims = SIMD_WIDTH * (dim // SIMD_WIDTH + 1)
@@ -182,7 +233,7 @@ def _axes(units: Floats, dims: int | None) -> Floats:
     return padded
 
 
-def _reduced(units: Floats, axes: Floats) -> Floats:
+def _reduced_vectors(units: Floats, axes: Floats) -> Floats:
     """Return (m, e) float32: projections of units on the axes, and lengths of the residuals."""
     projected = units @ axes
     residual = np.sqrt(np.maximum(0, 1 - np.einsum("nd,nd->n", projected, projected)))
@@ -207,7 +258,14 @@ def faiss() -> Any:
 
 @contextlib.contextmanager
 def limit_faiss_threads(threads: int) -> Iterator[None]:
-    """Limit faiss to *threads* OpenMP threads inside the block."""
+    """Limit faiss to a number of OpenMP threads inside the block, in the whole process.
+
+    Args:
+        threads: Number of threads, at least 1.
+
+    Raises:
+        TesseraeError: faiss is not installed.
+    """
     library = faiss()
     # The limit is global to the process: what was set before is restored, also after an error.
     before = library.omp_get_max_threads()

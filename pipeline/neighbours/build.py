@@ -68,7 +68,7 @@ def build(
         raise ValueError(f"device is {device!r}: only an exact index is searched on one.")
     if threads < 1:
         raise ValueError(f"threads is {threads}: expected 1 or more.")
-    checked_options = _options(kind, options)
+    checked_options = _checked_options(kind, options)
     started = time.perf_counter()
     measured_vectors = measure_lengths(vectors)
     index = assemble(
@@ -84,27 +84,45 @@ def build(
     )
     if kind != "exact":
         index.facts.update(
-            measure_recall(index, _probes(measured_vectors, seed) if probes is None else probes)
+            measure_recall(
+                index, _probe_queries(measured_vectors, seed) if probes is None else probes
+            )
         )
     return index
 
 
 def assemble(kind: str, vectors: Vectors, generator: Any, options: Any) -> Index:
-    """Return the index of *kind* that consists of these parts."""
+    """Return the index that consists of parts that were built or read before.
+
+    Args:
+        kind: The kind of index: exact, lsh or hnsw.
+        vectors: The vectors to be searched.
+        generator: The source of candidates: `ExactScan`, `ExactDeviceScan`, `Lsh` or `Hnsw`.
+        options: The `LshOptions` or `HnswOptions` of the generator; None for exact.
+    """
     candidates = options.candidates if options else 0
     option_values = asdict(options) if options else {}
     return Index(kind, vectors, generator, candidates=candidates, options=option_values)
 
 
 def measure_recall(index: Index, queries: NDArray[Any]) -> dict[str, Any]:
-    """Return the recall of an index on (q, d) queries, as entries of `Index.facts`."""
+    """Return the recall of an index, measured against an exact search for the same queries.
+
+    Args:
+        index: The index.
+        queries: (q, d) float32 of any length but zero.
+
+    Returns:
+        Entries of `Index.facts`: `recall`, 0 to 1, of the `recall_at` nearest over `probes`
+            queries.
+    """
     exact = Index("exact", index.vectors, ExactScan(index.vectors))
     results = index.search(queries, RECALL_AT)
     share = recall(results, exact.search(queries, RECALL_AT)) if len(queries) else 1.0
     return {"recall": share, "recall_at": RECALL_AT, "probes": len(queries)}
 
 
-def _options(kind: str, options: dict[str, Any]) -> LshOptions | HnswOptions | None:
+def _checked_options(kind: str, options: dict[str, Any]) -> LshOptions | HnswOptions | None:
     make = {"lsh": LshOptions, "hnsw": HnswOptions}.get(kind)
     names = [field.name for field in fields(make)] if make else []
     for name, value in options.items():
@@ -128,7 +146,7 @@ def _candidate_generator(
     return ExactScan(vectors) if device is None else ExactDeviceScan(vectors, device)
 
 
-def _probes(vectors: Vectors, seed: int) -> Floats:
+def _probe_queries(vectors: Vectors, seed: int) -> Floats:
     """Return (q, d) float32: vectors displaced in directions in which vectors differ."""
     rows = np.flatnonzero(vectors.usable)
     if not len(rows):

@@ -65,13 +65,18 @@ class ExactScan:
             count: Number of candidates for each query, > 0.
             allowed: (n,) bool, True for the vectors that may be candidates; all of them usable.
             extra: (n,) float64, added to the cosines, or (0,) to add nothing.
+
+        Returns:
+            At most *count* rows for each query in any order, -1 for missing ones, and the bound on
+                the
+            scores of all others.
         """
         rows, added = np.flatnonzero(allowed), extra.astype(np.float32)
         scan = self._gathered if len(rows) * GATHER_RATIO <= len(allowed) else self._straight
         parts = []
         for start in range(0, len(queries), QUERY_BLOCK):
             block = np.asarray(queries[start : start + QUERY_BLOCK], np.float32)
-            best = _Best(len(block), count)
+            best = _BestCandidates(len(block), count)
             step = min(max(MIN_ROWS, MAX_PRODUCTS // len(block)), MAX_ROWS)
             scan(block, step, best, rows, allowed, added)
             parts.append(best.candidates())
@@ -81,7 +86,13 @@ class ExactScan:
         )
 
     def _straight(
-        self, queries: Floats, step: int, best: _Best, rows: Rows, allowed: Mask, extra: Floats
+        self,
+        queries: Floats,
+        step: int,
+        best: _BestCandidates,
+        rows: Rows,
+        allowed: Mask,
+        extra: Floats,
     ) -> None:
         every = len(rows) == len(allowed)
         for start in range(0, len(allowed), step):
@@ -92,7 +103,13 @@ class ExactScan:
             best.add(scores, np.arange(part.start, part.stop))
 
     def _gathered(
-        self, queries: Floats, step: int, best: _Best, rows: Rows, allowed: Mask, extra: Floats
+        self,
+        queries: Floats,
+        step: int,
+        best: _BestCandidates,
+        rows: Rows,
+        allowed: Mask,
+        extra: Floats,
     ) -> None:
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
@@ -111,7 +128,7 @@ class ExactScan:
         return np.asarray(scores, np.float32)
 
 
-class _Best:
+class _BestCandidates:
     """The best candidates of each query among the blocks that were added."""
 
     def __init__(self, queries: int, count: int) -> None:
@@ -210,7 +227,17 @@ class ExactDeviceScan:
         return (self._units.shape[1] + 32) * 2.0**-24
 
     def generate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
-        """Return the vectors whose cosine plus *extra* is highest: see `ExactScan.generate`."""
+        """Return the vectors whose cosine plus *extra* is highest, computed on the device.
+
+        Args:
+            queries: (q, d) float64 of length 1, q > 0, in the memory of the processor.
+            count: Number of candidates for each query, > 0.
+            allowed: (n,) bool, True for the vectors that may be candidates; all of them usable.
+            extra: (n,) float64, added to the cosines, or (0,) to add nothing.
+
+        Returns:
+            (q, min(count, n)) rows, -1 for missing ones, and the bound on the scores of all others.
+        """
         torch = self._torch
         added = torch.zeros(len(allowed))
         if len(extra):

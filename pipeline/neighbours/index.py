@@ -45,7 +45,19 @@ class CandidateGenerator(Protocol):
         """The size in memory, in bytes, without the vectors."""
 
     def generate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
-        """Return the rows that may be the nearest: see `ExactScan.generate`."""
+        """Return rows that may be the nearest of each query.
+
+        Args:
+            queries: (q, d) float64 of length 1, q > 0.
+            count: Number of candidates for each query, > 0.
+            allowed: (n,) bool, True for the vectors that may be candidates; all of them usable.
+            extra: (n,) float64, added to the cosines, or (0,) to add nothing.
+
+        Returns:
+            Rows in any order, -1 for missing ones, and a bound on the scores of all other rows,
+                infinite
+            if there is none.
+        """
 
     def state(self) -> dict[str, Any]:
         """Return the arrays and faiss indexes to save beside the vectors, by name."""
@@ -137,7 +149,16 @@ class Index:
         return self._answer(request, max(k + MARGIN, candidates or self.candidates))
 
     def save(self, folder: str | os.PathLike[str], identity: dict[str, Any]) -> None:
-        """Write the index to *folder*: see `storage.save`."""
+        """Write the index durably to a folder, replacing any index in it.
+
+        Args:
+            folder: The target folder; created if it is missing.
+            identity: JSON values that identify the vectors, such as the model that made them and
+                the store; `neighbours.load` must be given the same.
+
+        Raises:
+            TesseraeError: The index cannot be written.
+        """
         from pipeline.neighbours import storage  # not at the top: storage imports this module
 
         storage.save(self, folder, identity)

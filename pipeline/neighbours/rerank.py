@@ -33,7 +33,11 @@ class SearchRequest:
     """(q,) float64, subtracted from the product; None: nothing is."""
 
     def of(self, selection: slice | Rows) -> SearchRequest:
-        """Return the request for the selected queries alone."""
+        """Return the request for the selected queries alone.
+
+        Args:
+            selection: A slice of the queries, or their numbers, (m,) int64.
+        """
         shift = None if self.shift is None else self.shift[selection]
         return replace(
             self, queries=self.queries[selection], exclude=self.exclude[selection], shift=shift
@@ -41,7 +45,18 @@ class SearchRequest:
 
 
 def rank(vectors: Vectors, request: SearchRequest, rows: Rows) -> tuple[Floats, Rows, Doubles]:
-    """Return the best k candidates: (q, k) scores and rows, and (q,) cosine + extra of the last."""
+    """Return the best k of the candidates of each query, by exact scores.
+
+    Args:
+        vectors: The vectors that are searched.
+        request: The request, with q queries and its k.
+        rows: (q, c) int64, candidates in any order; -1 is ignored, and all others must be allowed.
+
+    Returns:
+        (q, k) float32 scores, highest first, -inf for missing ones; (q, k) int64 rows, -1 for
+            missing
+        ones; and (q,) float64, cosine plus *extra* of the last result, -inf if one is missing.
+    """
     # -1 cannot be gathered: an allowed row replaces it, and is masked below.
     gathered_rows = np.where(rows < 0, np.argmax(request.allowed), rows)
     sums = vectors.cosines(request.queries, gathered_rows)
@@ -52,13 +67,13 @@ def rank(vectors: Vectors, request: SearchRequest, rows: Rows) -> tuple[Floats, 
         scores -= request.shift[:, None]
     scores = scores.astype(np.float32)
     if request.exclude.shape[1]:
-        rows = np.where(_excluded(rows, request), -1, rows)
+        rows = np.where(_excluded_mask(rows, request), -1, rows)
     order = np.lexsort((gathered_rows, np.where(rows < 0, np.inf, -scores)))
-    rows, scores, sums = (_take(values, order) for values in (rows, scores, sums))
+    rows, scores, sums = (_reorder(values, order) for values in (rows, scores, sums))
     if request.ids is not None:
         rows = np.where(duplicate_mask(rows, request.ids), -1, rows)
         order = np.argsort(rows < 0, 1, kind="stable")
-        rows, scores, sums = (_take(values, order) for values in (rows, scores, sums))
+        rows, scores, sums = (_reorder(values, order) for values in (rows, scores, sums))
     rows, scores = rows[:, : request.k], scores[:, : request.k]
     results = empty_results(len(rows), request.k)
     results.rows[:, : rows.shape[1]] = rows
@@ -68,11 +83,11 @@ def rank(vectors: Vectors, request: SearchRequest, rows: Rows) -> tuple[Floats, 
     return results.scores, results.rows, last
 
 
-def _excluded(rows: Rows, request: SearchRequest) -> Mask:
+def _excluded_mask(rows: Rows, request: SearchRequest) -> Mask:
     row_ids = rows if request.ids is None else ids_of_rows(rows, request.ids)
     # -1, which excludes nothing, is no row's id.
     return np.asarray(row_ids == request.exclude, np.bool_)
 
 
-def _take(values: NDArray[Any], order: Rows) -> NDArray[Any]:
+def _reorder(values: NDArray[Any], order: Rows) -> NDArray[Any]:
     return np.take_along_axis(values, order, 1)

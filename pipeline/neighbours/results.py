@@ -25,14 +25,26 @@ class SearchResults:
 
 
 def mean_similarity(scores: Floats) -> Doubles:
-    """Return (q,) float64: the mean of the finite scores of each query; 0 if it has none."""
+    """Return the mean of the finite scores of each query; 0 if it has none.
+
+    Args:
+        scores: (q, k) float32; -inf stands for a missing result.
+
+    Returns:
+        (q,) float64.
+    """
     finite = np.isfinite(scores)
     sums = np.where(finite, scores, 0).sum(1, dtype=np.float64)
     return np.asarray(sums / np.maximum(finite.sum(1), 1), np.float64)
 
 
 def empty_results(queries: int, k: int) -> SearchResults:
-    """Return results without any answer, (queries, k)."""
+    """Return results without any answer: scores of -inf and rows of -1, both (queries, k).
+
+    Args:
+        queries: Number of queries.
+        k: Number of results for each query.
+    """
     return SearchResults(
         np.full((queries, k), -np.inf, np.float32), np.full((queries, k), -1, np.int64)
     )
@@ -64,13 +76,13 @@ def recall(results: SearchResults, exact: SearchResults) -> float:
     if not num_exact.any():
         return float("nan")
     last = np.where(present, exact.scores, np.inf).min(1, initial=np.inf)
-    right = (scores >= last[:, None]) | _among(rows, exact.rows)
+    right = (scores >= last[:, None]) | _is_among(rows, exact.rows)
     hits = np.minimum((right & (rows >= 0)).sum(1), num_exact)
     answered = num_exact > 0
     return float(np.mean(hits[answered] / num_exact[answered]))
 
 
-def _among(rows: Rows, candidates: Rows) -> Mask:
+def _is_among(rows: Rows, candidates: Rows) -> Mask:
     """Return (q, k) bool: True if a row is among the candidates of its query."""
     return np.asarray(
         [np.isin(row, candidate_row) for row, candidate_row in zip(rows, candidates, strict=True)]
@@ -95,7 +107,15 @@ def deduplicate(results: SearchResults, ids: int | NDArray[Any]) -> SearchResult
 
 
 def duplicate_mask(rows: Rows, ids: int | NDArray[Any]) -> Mask:
-    """Return (q, k) bool: True if an earlier answer has the same id; -1 repeats an earlier -1."""
+    """Return which results repeat the id of an earlier result of the same query.
+
+    Args:
+        rows: (q, k) int64 rows in the order of results; -1 counts as an id of its own.
+        ids: (n,) integers, the id of each row; or n, where row r and row n + r have one id.
+
+    Returns:
+        (q, k) bool: True for repeated ids.
+    """
     row_ids = ids_of_rows(rows, ids)
     order = np.argsort(row_ids, 1, kind="stable")  # of equal ids the first answer comes first
     sorted_ids = np.take_along_axis(row_ids, order, 1)
@@ -107,6 +127,14 @@ def duplicate_mask(rows: Rows, ids: int | NDArray[Any]) -> Mask:
 
 
 def ids_of_rows(rows: Rows, ids: int | NDArray[Any]) -> Rows:
-    """Return the id of each row; -1 for row -1."""
+    """Return the id of each row; -1 for row -1.
+
+    Args:
+        rows: int64 rows of any shape; -1 stands for a missing one.
+        ids: (n,) integers, the id of each row; or n, where row r and row n + r have the id r.
+
+    Returns:
+        int64 of the shape of *rows*.
+    """
     row_ids = ids[np.maximum(rows, 0)] if isinstance(ids, np.ndarray) else rows % ids
     return np.where(rows < 0, -1, row_ids)

@@ -95,7 +95,7 @@ def save(index: Index, folder: str | os.PathLike[str], identity: dict[str, Any])
     Raises:
         TesseraeError: The index cannot be written.
     """
-    _text(identity)  # fail before anything is written if it is no JSON
+    _json_text(identity)  # fail before anything is written if it is no JSON
     path = Path(folder).expanduser().absolute()
     objects = LocalObjects(str(path), f"index-{uuid.uuid4().hex}")
     objects.begin()
@@ -111,9 +111,9 @@ def save(index: Index, folder: str | os.PathLike[str], identity: dict[str, Any])
             "options": index.options,
             "facts": index.facts,
             "identity": identity,
-            "parts": {name: _write(objects, name, part) for name, part in parts.items()},
+            "parts": {name: _write_part(objects, name, part) for name, part in parts.items()},
         }
-        objects.put(HEADER, _encode(fields))
+        objects.put(HEADER, _encode_header(fields))
         # Only now is the old index replaced: its parts, and those of an interrupted save, go.
         current = {part["file"] for part in fields["parts"].values()}
         for name in objects.names(""):
@@ -145,13 +145,13 @@ class _PartWriter:
         return {"file": self._writer.name, "bytes": self._bytes, "digest": digest}
 
 
-def _write(objects: LocalObjects, name: str, part: Any) -> dict[str, Any]:
+def _write_part(objects: LocalObjects, name: str, part: Any) -> dict[str, Any]:
     array = isinstance(part, np.ndarray)
     writer = objects.create(f"{name}-{uuid.uuid4().hex[:12]}.{'npy' if array else 'faiss'}")
     part_writer = _PartWriter(writer)
     try:
         if array:
-            _write_array(part, part_writer)
+            _write_npy(part, part_writer)
         else:
             library = faiss()
             library.write_index(part, library.PyCallbackIOWriter(part_writer.write))
@@ -160,7 +160,7 @@ def _write(objects: LocalObjects, name: str, part: Any) -> dict[str, Any]:
         writer.abort()
 
 
-def _write_array(array: NDArray[Any], part_writer: _PartWriter) -> None:
+def _write_npy(array: NDArray[Any], part_writer: _PartWriter) -> None:
     layout = {"shape": array.shape, "fortran_order": False}
     header = {"descr": np.lib.format.dtype_to_descr(array.dtype), **layout}
     np.lib.format.write_array_header_1_0(part_writer, header)
@@ -169,12 +169,12 @@ def _write_array(array: NDArray[Any], part_writer: _PartWriter) -> None:
         part_writer.write(np.ascontiguousarray(array[start : start + step]))
 
 
-def _encode(fields: dict[str, Any]) -> bytes:
-    digest = xxhash.xxh3_128(_text(fields)).hexdigest()
-    return _text({**fields, "digest": digest})
+def _encode_header(fields: dict[str, Any]) -> bytes:
+    digest = xxhash.xxh3_128(_json_text(fields)).hexdigest()
+    return _json_text({**fields, "digest": digest})
 
 
-def _text(fields: dict[str, Any]) -> bytes:
+def _json_text(fields: dict[str, Any]) -> bytes:
     return (json.dumps(fields, sort_keys=True, indent=2, allow_nan=False) + "\n").encode()
 
 
@@ -202,17 +202,19 @@ def load(
             truncated or changed.
     """
     path = Path(folder)
-    fields = _header(path)
-    _compare(path, fields["identity"], identity)
+    fields = _read_header(path)
+    _check_identity(path, fields["identity"], identity)
     if device is not None and fields["kind"] != "exact":
         raise ValueError(f"device is {device!r}: only an exact index is searched on one.")
     for name, part in fields["parts"].items():
         if Path(part["file"]).suffix == ".npy":  # parts of faiss are checked when they are read
-            _check(path, part, digest=digests or name != "vectors")
+            _check_part(path, part, digest=digests or name != "vectors")
     try:
         return _assemble_index(path, fields, device)
     except _UNREADABLE as e:
-        raise _damaged(path, f"cannot be opened ({str(e).splitlines()[0][:120]})") from e
+        raise _damaged_index_error(
+            path, f"cannot be opened ({str(e).splitlines()[0][:120]})"
+        ) from e
 
 
 _UNREADABLE = (
@@ -222,7 +224,7 @@ _UNREADABLE = (
 """Errors that numpy and faiss raise for files that do not match the header."""
 
 
-def _header(folder: Path) -> dict[str, Any]:
+def _read_header(folder: Path) -> dict[str, Any]:
     file = folder / HEADER
     try:
         data = LocalObjects(str(folder), "reader").get(HEADER, MAX_HEADER_BYTES)
@@ -235,11 +237,11 @@ def _header(folder: Path) -> dict[str, Any]:
     try:
         fields = dict(json.loads(data))
         fields.pop("digest")
-        intact = _encode(fields) == data
+        intact = _encode_header(fields) == data
     except (ValueError, TypeError, KeyError, RecursionError, AttributeError):
         intact = False
     if not intact:
-        raise _damaged(file, "does not match its own digest")
+        raise _damaged_index_error(file, "does not match its own digest")
     if fields.get("format") != FORMAT:
         raise TesseraeError(
             f"{file} has format {describe_value(fields.get('format'))}:"
@@ -248,11 +250,11 @@ def _header(folder: Path) -> dict[str, Any]:
     try:
         read(Header, fields)
     except SchemaError as e:  # the digest is valid, so another program wrote it
-        raise _damaged(file, f"cannot be of an index: {e}") from None
+        raise _damaged_index_error(file, f"cannot be of an index: {e}") from None
     return fields
 
 
-def _compare(folder: Path, stored: dict[str, Any], expected: dict[str, Any]) -> None:
+def _check_identity(folder: Path, stored: dict[str, Any], expected: dict[str, Any]) -> None:
     expected = json.loads(json.dumps(expected))  # tuples become lists, as on disk
     for key in sorted({*stored, *expected}):
         stored_value, expected_value = (
@@ -265,7 +267,7 @@ def _compare(folder: Path, stored: dict[str, Any], expected: dict[str, Any]) -> 
             )
 
 
-def _check(
+def _check_part(
     folder: Path, part: dict[str, Any], *, digest: bool, target: NDArray[np.uint8] | None = None
 ) -> None:
     """Compare a part with its record; with *target*, also read all its bytes into it."""
@@ -273,45 +275,45 @@ def _check(
     seen = xxhash.xxh3_128()
     try:
         if not file.is_file():  # opening a pipe would wait forever
-            raise _damaged(file, "is not a file")
+            raise _damaged_index_error(file, "is not a file")
         num_bytes = file.stat().st_size
         if num_bytes != part["bytes"]:
-            raise _damaged(file, f"has {num_bytes:,} bytes, not {part['bytes']:,}")
+            raise _damaged_index_error(file, f"has {num_bytes:,} bytes, not {part['bytes']:,}")
         piece = np.empty(PIECE_BYTES, np.uint8) if target is None else target
         with file.open("rb", buffering=0) as opened:
             while digest and (got := opened.readinto(piece[:PIECE_BYTES])):
                 seen.update(piece[:got].data)
                 piece = piece if target is None else piece[got:]
     except OSError as e:
-        raise _damaged(file, f"cannot be read ({e.strerror})") from e
+        raise _damaged_index_error(file, f"cannot be read ({e.strerror})") from e
     if digest and seen.hexdigest() != part["digest"]:
-        raise _damaged(file, "does not match its digest")
+        raise _damaged_index_error(file, "does not match its digest")
 
 
-def _damaged(file: Path, how: str) -> TesseraeError:
+def _damaged_index_error(file: Path, how: str) -> TesseraeError:
     return TesseraeError(f"{file} {how}: build the index again.")
 
 
 def _assemble_index(folder: Path, fields: dict[str, Any], device: str | None) -> Index:
     kind, parts = fields["kind"], fields["parts"]
-    array = _array(folder, parts["vectors"])
+    array = _map_array(folder, parts["vectors"])
     expected = (fields["dtype"], (fields["count"], fields["dim"]))
     if (str(array.dtype), array.shape) != expected:
         raise ValueError(f"vectors are {array.dtype} of shape {array.shape}")
-    lengths = np.array(_array(folder, parts["lengths"]))
+    lengths = np.array(_map_array(folder, parts["lengths"]))
     if lengths.dtype != np.float64 or lengths.shape != array.shape[:1]:
         raise ValueError(f"lengths are {lengths.dtype} of shape {lengths.shape}")
     vectors = Vectors(array, lengths)
     generator: Any
     options: LshOptions | HnswOptions | None = None
     if kind == "lsh":
-        options = _options(LshOptions, fields)
-        generator = Lsh(_faiss_index(folder, parts["codes"], len(vectors), vectors.dim))
+        options = _read_build_options(LshOptions, fields)
+        generator = Lsh(_read_faiss_index(folder, parts["codes"], len(vectors), vectors.dim))
     elif kind == "hnsw":
-        options = _options(HnswOptions, fields)
-        axes = np.array(_array(folder, parts["axes"]))
+        options = _read_build_options(HnswOptions, fields)
+        axes = np.array(_map_array(folder, parts["axes"]))
         rows = np.flatnonzero(vectors.usable)
-        graph = _faiss_index(folder, parts["graph"], len(rows), axes.shape[1] + 1)
+        graph = _read_faiss_index(folder, parts["graph"], len(rows), axes.shape[1] + 1)
         generator = Hnsw(graph, axes, rows)
     elif device is not None:
         generator = ExactDeviceScan(vectors, device)
@@ -322,7 +324,7 @@ def _assemble_index(folder: Path, fields: dict[str, Any], device: str | None) ->
     return index
 
 
-def _options(kind: type[Options], fields: dict[str, Any]) -> Options:
+def _read_build_options(kind: type[Options], fields: dict[str, Any]) -> Options:
     options = read(kind, fields["options"], "options")
     for name, value in vars(options).items():
         if value is not None and not 0 < value < 2**31:
@@ -330,15 +332,15 @@ def _options(kind: type[Options], fields: dict[str, Any]) -> Options:
     return options
 
 
-def _array(folder: Path, part: dict[str, Any]) -> NDArray[Any]:
+def _map_array(folder: Path, part: dict[str, Any]) -> NDArray[Any]:
     return np.load(folder / part["file"], mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
 
-def _faiss_index(folder: Path, part: dict[str, Any], count: int, dim: int) -> Any:
+def _read_faiss_index(folder: Path, part: dict[str, Any], count: int, dim: int) -> Any:
     library = faiss()
-    _check(folder, part, digest=False)  # the size, before memory of that size is allocated
-    memory = _memory(part["bytes"])
-    _check(folder, part, digest=True, target=memory)
+    _check_part(folder, part, digest=False)  # the size, before memory of that size is allocated
+    memory = _allocate_huge_pages(part["bytes"])
+    _check_part(folder, part, digest=True, target=memory)
     reader = library.ZeroCopyIOReader(library.swig_ptr(memory), len(memory))
     index = library.read_index(reader)
     index.referenced_objects = [memory]  # the index is a view of this memory
@@ -347,7 +349,7 @@ def _faiss_index(folder: Path, part: dict[str, Any], count: int, dim: int) -> An
     return index
 
 
-def _memory(num_bytes: int) -> NDArray[np.uint8]:
+def _allocate_huge_pages(num_bytes: int) -> NDArray[np.uint8]:
     """Allocate memory, in huge pages if possible: they make a graph walk a tenth faster."""
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory has no huge pages
     mapping = mmap.mmap(-1, num_bytes + HUGE_PAGE_BYTES, private)

@@ -53,7 +53,14 @@ class Vectors:
         return int(self.array.shape[1])
 
     def floats(self, selection: slice | Rows) -> Floats:
-        """Return (m, d) float32: the selected vectors unscaled; unusable ones as zeros."""
+        """Return the selected vectors as they are, unscaled; unusable ones as zeros.
+
+        Args:
+            selection: A slice of the rows, or their numbers, (m,) int64.
+
+        Returns:
+            (m, d) float32, possibly a view of the array.
+        """
         selected = np.asarray(self._rows[selection], np.float32)
         bad = ~self.usable[selection]
         if bad.any():
@@ -61,7 +68,14 @@ class Vectors:
         return selected
 
     def units(self, selection: slice | Rows) -> Floats:
-        """Return (m, d) float32: the selected vectors, scaled to length 1."""
+        """Return the selected vectors, scaled to length 1; unusable ones as zeros.
+
+        Args:
+            selection: A slice of the rows, or their numbers, (m,) int64.
+
+        Returns:
+            (m, d) float32, a copy.
+        """
         return self.floats(selection) * self.scale[selection, None]
 
     def cosines(self, queries: Doubles, rows: Rows) -> Doubles:
@@ -88,8 +102,11 @@ class Vectors:
 def measure_lengths(array: NDArray[Any]) -> Vectors:
     """Compute the lengths of vectors, for which all of them are read once.
 
+    Args:
+        array: (n, d) float32 or float16, in memory or mapped; it is not copied.
+
     Raises:
-        ValueError: *array* is not (n, d) float32 or float16.
+        ValueError: *array* has another shape or dtype.
     """
     if array.ndim != 2 or not array.shape[1] or array.dtype not in (np.float32, np.float16):
         raise ValueError(
@@ -105,17 +122,29 @@ def measure_lengths(array: NDArray[Any]) -> Vectors:
 
 
 def blocks(count: int, dim: int) -> Iterator[slice]:
-    """Yield slices over *count* vectors of *dim* numbers, of `BLOCK_NUMBERS` numbers each."""
+    """Yield slices that divide vectors into blocks of at most `BLOCK_NUMBERS` numbers each.
+
+    Args:
+        count: The number of vectors.
+        dim: The number of dimensions of a vector.
+    """
     step = max(1, BLOCK_NUMBERS // dim)
     for start in range(0, count, step):
         yield slice(start, min(count, start + step))
 
 
 def directions(queries: NDArray[Any], dim: int) -> Doubles:
-    """Check queries and return them as (q, d) float64 of length 1.
+    """Check queries and return them scaled to length 1.
+
+    Args:
+        queries: (q, dim) of a floating-point dtype.
+        dim: The number of dimensions that they must have.
+
+    Returns:
+        (q, dim) float64, a copy.
 
     Raises:
-        ValueError: *queries* is not (q, dim), or one of them is zero or not finite.
+        ValueError: *queries* has another shape or dtype, or one of them is zero or not finite.
     """
     if queries.ndim != 2 or queries.shape[1] != dim or queries.dtype.kind != "f":
         raise ValueError(

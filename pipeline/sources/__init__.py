@@ -4,15 +4,17 @@
     listing      the Arrow table of samples    remote       files behind fsspec, by byte range
     spool        records of streamed sources   reader       the bytes of one sample
     keys         names of samples and splits   options      options, and listing rules
-    clutter      files that are no samples     repeats      unique names for repeated ones
+    clutter      files that are no samples     duplicates   unique names for repeated ones
     magic        content by first bytes        series       gaps in numbered files
     metadata     tables near the images        text_tables  parsing of tables
-    classes/     decision (the class of a sample), order (the classes of all splits),
-                 name_tables and number_tables (tables of class names)
-    formats/     the kinds: folder, flat, tiny_imagenet, ilsvrc, webdataset, parquet, cifar, lsun;
-                 sorted_val, unsupported (data sets of other tools)
+    classes/     labeller (the class of a sample), labels (values of labels), class_names (the
+                 class in a key), class_table (numbered classes), evidence (what tells classes),
+                 store_classes (the classes of all splits), name_tables, number_tables (files)
+    formats/     the kinds: folder and folder_detection, flat, tiny_imagenet, ilsvrc, webdataset,
+                 parquet and parquet_columns, cifar, lsun; sorted_val (a check of val images),
+                 unsupported (data sets of other tools)
     archives/    detection, open, compression, tar, tar_header, zip; outline (the first members),
-                 layouts and trees (members as samples), source
+                 layouts and trees (members as samples), tar_source
 
 `docs/sources.md` says for each kind how its samples get their keys.
 """
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Kind:
+class _SourceKind:
     """A kind of source: how it is detected, and what messages say of it."""
 
     name: str
@@ -64,36 +66,42 @@ class _Kind:
 
 
 _KINDS = (
-    _Kind(
+    _SourceKind(
         "kaggle",
         "ilsvrc:find_kaggle",
         "[ILSVRC/][Data/]CLS-LOC/train/<wnid>/*.JPEG and CLS-LOC/val/*.JPEG",
         hides=("folder", "ilsvrc-val"),
     ),
-    _Kind("ilsvrc-tar", "ilsvrc:find_train_tar", "ILSVRC2012_img_train.tar, a tar of class tars"),
-    _Kind(
+    _SourceKind(
+        "ilsvrc-tar", "ilsvrc:find_train_tar", "ILSVRC2012_img_train.tar, a tar of class tars"
+    ),
+    _SourceKind(
         "ilsvrc-val",
         "ilsvrc:find_val",
         "ILSVRC2012_img_val.tar, or ILSVRC2012_val_*.JPEG here or in val/",
     ),
-    _Kind(
+    _SourceKind(
         "tiny-imagenet",
         "tiny_imagenet:find_tiny",
         "train/<wnid>/images/*.JPEG and val/val_annotations.txt",
         hides=("folder",),
     ),
-    _Kind("class-tars", "ilsvrc:find_class_tars", "n########.tar files, one per class"),
-    _Kind("webdataset", "webdataset:find_shards", "*.tar shards of samples"),
-    _Kind("tar", "webdataset:find_trees", "a tar with a tree of <class>/<file>"),
-    _Kind("parquet", "parquet:find_parquet", "*.parquet files with a column of image bytes"),
-    _Kind(
+    _SourceKind("class-tars", "ilsvrc:find_class_tars", "n########.tar files, one per class"),
+    _SourceKind("webdataset", "webdataset:find_shards", "*.tar shards of samples"),
+    _SourceKind("tar", "webdataset:find_trees", "a tar with a tree of <class>/<file>"),
+    _SourceKind("parquet", "parquet:find_parquet", "*.parquet files with a column of image bytes"),
+    _SourceKind(
         "cifar",
         "cifar:find_cifar",
         "data_batch_* and batches.meta of CIFAR-10's Python version, or CIFAR-100's",
     ),
-    _Kind("lsun", "lsun:find_lmdbs", "<class>_<split>_lmdb folders, or one LMDB of image files"),
-    _Kind("folder", "folder:find_folders", "<class>/<image>, here or in train/, val/, ..."),
-    _Kind(
+    _SourceKind(
+        "lsun", "lsun:find_lmdbs", "<class>_<split>_lmdb folders, or one LMDB of image files"
+    ),
+    _SourceKind(
+        "folder", "folder_detection:find_folders", "<class>/<image>, here or in train/, val/, ..."
+    ),
+    _SourceKind(
         "flat",
         "flat:find_flat",
         "images in one folder without classes, here or in train/, val/, ...",
@@ -128,7 +136,7 @@ def open_source(
     """
     location = Location.at(root, options)
     split = canonical_split(split)
-    sources_of_kind = _find(location, split, kind)
+    sources_of_kind = _find_kinds(location, split, kind)
     fitting = {
         name: source
         for name, sources in sources_of_kind.items()
@@ -136,7 +144,7 @@ def open_source(
     }
     if len(fitting) == 1:
         chosen = next(iter(fitting.values()))
-        _check_options(location, chosen.kind)
+        _check_options_apply(location, chosen.kind)
         return chosen
     if fitting:
         raise SourceError(
@@ -146,7 +154,7 @@ def open_source(
     raise _no_source_error(location, split, kind, sources_of_kind)
 
 
-def _check_options(location: Location, kind: str) -> None:
+def _check_options_apply(location: Location, kind: str) -> None:
     """Refuse an option that has no effect on this kind of source."""
     options = location.options
     if options.class_name and kind not in _ONE_CLASS:
@@ -178,11 +186,16 @@ def splits(
 ) -> list[str]:
     """Return the splits at *root*, sorted; none if *root* is itself one split.
 
+    Args:
+        root: A folder or an archive; a local path or an fsspec URL.
+        kind: One of `SOURCE_KINDS`; None detects the kind (default).
+        options: The options by which it is read.
+
     Raises:
         SourceError: There is no source.
     """
     location = Location.at(root, options)
-    sources_of_kind = _find(location, "", kind)
+    sources_of_kind = _find_kinds(location, "", kind)
     if not sources_of_kind:
         raise _no_source_error(location, "", kind, sources_of_kind)
     return sorted({split for sources in sources_of_kind.values() for split in sources} - {""})
@@ -198,6 +211,11 @@ def unlabelled_test_remark(
     Such a split has no labels and may be large, so it is prepared only if `--split` names it. The
     text is empty for a source that would be refused, and under rules 1, which know no unlabelled
     samples.
+
+    Args:
+        root: A folder or an archive; a local path or an fsspec URL.
+        kind: One of `SOURCE_KINDS`; None detects the kind (default).
+        options: The options by which it is read.
     """
     from pipeline.sources.formats.flat import FlatFolder  # here: it loads Arrow
 
@@ -209,7 +227,7 @@ def unlabelled_test_remark(
         kinds = (_KIND_OF_NAME[name] for name in ("kaggle", "flat"))
         if not any("test" in candidate.find(location, "test", False) for candidate in kinds):
             return ""
-        sources_of_kind = _find(location, "test", kind)
+        sources_of_kind = _find_kinds(location, "test", kind)
     except SourceError:
         return ""
     flat = next(
@@ -234,6 +252,12 @@ def check_split_name(
 
     Such a source is one split under any name that is passed, even a wrong one.
 
+    Args:
+        root: A folder or an archive; a local path or an fsspec URL.
+        split: The name that the user passed, such as `trian`.
+        kind: One of `SOURCE_KINDS`; None detects the kind (default).
+        options: The options by which it is read.
+
     Raises:
         SourceError: The name is misspelt; the message has the correct one.
     """
@@ -249,7 +273,9 @@ def check_split_name(
     )
 
 
-def _find(location: Location, split: str, kind: str | None) -> dict[str, Mapping[str, "Source"]]:
+def _find_kinds(
+    location: Location, split: str, kind: str | None
+) -> dict[str, Mapping[str, "Source"]]:
     """Return kind -> split -> source, of the kinds that are detected at *location*."""
     if kind is not None and kind not in SOURCE_KINDS:
         raise SourceError(

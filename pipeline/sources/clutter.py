@@ -41,45 +41,69 @@ _UNFINISHED_ENDS = (
 
 
 def folder_skip_reason(name: str, options: SourceOptions) -> str:
-    """Return the reason why a folder called *name* is skipped; empty if it is not."""
+    """Return the reason why a folder is skipped with all that is in it; empty if it is not.
+
+    Args:
+        name: The name of the folder, without its parents.
+        options: The options by which the source is read.
+    """
     if name.startswith("."):
         return HIDDEN
     if options.rules == 1:
         return SYSTEM if name == "__MACOSX" else ""
     if name.casefold() in _SYSTEM_FOLDERS:
         return SYSTEM
-    return IGNORED if _ignored(name, options) else ""
+    return IGNORED if _is_ignored(name, options) else ""
 
 
 def file_skip_reason(name: str, options: SourceOptions) -> str:
-    """Return the reason why a file called *name* is no sample; empty if it may be one."""
+    """Return the reason why a file is no sample; empty if it may be an image.
+
+    Args:
+        name: The name of the file, without its folders.
+        options: The options by which the source is read.
+    """
     if name.startswith("."):
         return HIDDEN
     if options.rules == 1:
         return "" if may_be_image(name) else TEXTS
-    if _ignored(name, options):
+    if _is_ignored(name, options):
         return IGNORED
     return system_file_reason(name) or ("" if may_be_image(name) else TEXTS)
 
 
 def name_skip_reason(name: str, options: SourceOptions) -> str:
-    """Return the reason why a file is no sample, table or archive; empty if it may be one."""
+    """Return the reason why a file is no sample, table or archive; empty if it may be one.
+
+    Args:
+        name: The name of the file, without its folders.
+        options: The options by which the source is read.
+    """
     if name.startswith("."):
         return HIDDEN
     if options.rules == 1:
         return ""
-    return IGNORED if _ignored(name, options) else system_file_reason(name)
+    return IGNORED if _is_ignored(name, options) else system_file_reason(name)
 
 
 def member_skip_reason(path: str, options: SourceOptions) -> str:
-    """Return the reason why an archive's member *path* is no sample; empty if it may be one."""
+    """Return the reason why a member of an archive is no sample; empty if it may be an image.
+
+    Args:
+        path: The path of the member in the archive; a hidden folder hides all that is in it.
+        options: The options by which the source is read.
+    """
     *folders, name = path.split("/")
     reasons = (folder_skip_reason(part, options) for part in folders if part not in (".", ".."))
     return next(filter(None, reasons), "") or file_skip_reason(name, options)
 
 
 def system_file_reason(name: str) -> str:
-    """Return the reason for skipping a system's or program's file; empty for other files."""
+    """Return the reason for skipping a system's or program's file; empty for other files.
+
+    Args:
+        name: The name of the file, without its folders.
+    """
     folded = name.casefold()
     if folded in _SYSTEM_FILES or any(mark in folded for mark in _SYSTEM_MARKS):
         return SYSTEM
@@ -92,5 +116,5 @@ def _is_autosave(name: str) -> bool:
     return len(name) > 1 and name.startswith("#") and name.endswith("#")
 
 
-def _ignored(name: str, options: SourceOptions) -> bool:
+def _is_ignored(name: str, options: SourceOptions) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in options.ignore)

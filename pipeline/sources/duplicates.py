@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.sources.classes.decision import Evidence
+from pipeline.sources.classes.evidence import Evidence
 
 NameOf = Callable[[str, int, str], str]
 """A function of (path of the row's file, number of the row in it, its file name).
@@ -36,9 +36,9 @@ def rename_duplicates(table: pa.Table, name_of: NameOf) -> pa.Table:
     if not len(repeated):
         return table
     rows = np.flatnonzero(pc.is_in(table["key"], repeated).to_numpy())
-    if _are_copies(table.take(rows)):
+    if _are_identical_samples(table.take(rows)):
         return table
-    numbers = _numbers_in_file(table)
+    numbers = _row_numbers_in_file(table)
     keys = table["key"].to_pylist()
     first = keys[rows[0]]
     for row in rows.tolist():
@@ -56,14 +56,14 @@ def rename_duplicates(table: pa.Table, name_of: NameOf) -> pa.Table:
     return table.replace_schema_metadata({**(table.schema.metadata or {}), **evidence.encode()})
 
 
-def _are_copies(table: pa.Table) -> bool:
+def _are_identical_samples(table: pa.Table) -> bool:
     """Return True if rows of one key do not differ, by their checksums or else by their sizes."""
     columns = ["key", "num_bytes", *(["crc32c"] if "crc32c" in table.column_names else [])]
     distinct = table.select(columns).group_by(columns).aggregate([])
     return bool(len(distinct) == pc.count_distinct(table["key"]).as_py())
 
 
-def _numbers_in_file(table: pa.Table) -> NDArray[np.int64]:
+def _row_numbers_in_file(table: pa.Table) -> NDArray[np.int64]:
     """Return (rows,) int64: the number of each row among the adjacent rows of its file."""
     codes = table["path"].combine_chunks()
     codes = codes.chunk(0) if isinstance(codes, pa.ChunkedArray) else codes

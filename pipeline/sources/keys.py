@@ -1,6 +1,6 @@
 """The names of samples: which file may be an image, which split it is in.
 
-A key is `<class>/<file name>`. `pipeline.sources.classes.decision` decides the class for every kind
+A key is `<class>/<file name>`. `pipeline.sources.classes.labeller` decides the class for every kind
 of source, so that one set of images always has the same keys.
 """
 
@@ -37,30 +37,45 @@ _HUB_NAME = re.compile(r"(n\d{8}_\d+|ILSVRC2012_val_\d{8})_(n\d{8})(\.\w+)")
 
 
 def is_wnid(text: str) -> bool:
-    """Return True if *text* is a WordNet id, such as n01440764."""
+    """Return True if a text is a WordNet id: `n` and eight digits, such as n01440764.
+
+    Args:
+        text: Any text.
+    """
     return _WNID.fullmatch(text) is not None
 
 
-def _suffix(name: str) -> str:
+def _lower_suffix(name: str) -> str:
     stem, dot, suffix = name.rpartition(".")
     return suffix.lower() if dot and stem else ""
 
 
 def may_be_image(name: str) -> bool:
-    """Return True if a file of a class folder counts as a sample: an image may have any name."""
-    return name[:1] != "." and _suffix(name) not in _NON_IMAGE_SUFFIXES
+    """Return True if a file of a class folder counts as a sample: an image may have any name.
+
+    Args:
+        name: The file name. Hidden files and those with a suffix of texts or archives do not count.
+    """
+    return name[:1] != "." and _lower_suffix(name) not in _NON_IMAGE_SUFFIXES
 
 
 def looks_like_image(name: str) -> bool:
-    """Return True if *name* ends as the names of images do."""
-    return name[:1] != "." and _suffix(name) in IMAGE_SUFFIXES
+    """Return True if a file name is not hidden and ends as the names of images do.
+
+    Args:
+        name: The file name, in any case.
+    """
+    return name[:1] != "." and _lower_suffix(name) in IMAGE_SUFFIXES
 
 
 def canonical_split(word: str) -> str:
-    """Return the split that *word* stands for: `val` for `validation`; else the word itself.
+    """Return the split that a word stands for: `val` for `validation`; else the word itself.
 
     The Hub's converted files lie in `partial-train` if it converted only a part of a split, and in
     `train-part0`, `train-part1`, ... if there are many.
+
+    Args:
+        word: The name of a folder, or a part of a file name.
     """
     plain = without_part_number(word).removeprefix(PARTIAL_PREFIX).lower()
     for split, words in SPLITS.items():
@@ -70,14 +85,23 @@ def canonical_split(word: str) -> str:
 
 
 def without_part_number(folder: str) -> str:
-    """Return *folder* without the number of the part of a split that it holds (`train-part0`)."""
+    """Return a folder name without the number of the part of a split that it holds.
+
+    Args:
+        folder: The name of the folder: `train` is returned for `train-part0`.
+    """
     return _PART.sub("", folder)
 
 
 def known_split(word: str, requested_split: str = "") -> str:
-    """Return the split that *word* names, as `canonical_split` does, or an empty text.
+    """Return the split that a word names, as `canonical_split` does, or an empty text.
 
-    It is empty for a word that names no known split and is not *requested_split*.
+    Args:
+        word: The name of a folder, or a part of a file name.
+        requested_split: A further name that counts as a split (default: none).
+
+    Returns:
+        `train`, `val`, `test` or *requested_split*; empty for any other word.
     """
     split = canonical_split(word)
     if split in SPLITS:
@@ -90,18 +114,21 @@ def known_split(word: str, requested_split: str = "") -> str:
 
 
 def suggest_split(word: str) -> str:
-    """Return the known word for a split that *word* may misspell; else an empty text.
+    """Return the known word for a split that a word may misspell; else an empty text.
 
     A misspelling has one letter too many, too few, wrong or swapped behind the first, all in lower
     case: `trainA`, `test2`, `eval` and `rest` count as names of their own.
+
+    Args:
+        word: The name of a split as a user typed it.
     """
     known_words = [name for names in SPLITS.values() for name in names]
     if word in known_words or not re.fullmatch(r"[a-z]+", word):
         return ""
-    return next((name for name in known_words if _is_slip(word, name)), "")
+    return next((name for name in known_words if _is_one_edit_away(word, name)), "")
 
 
-def _is_slip(word: str, correct: str) -> bool:
+def _is_one_edit_away(word: str, correct: str) -> bool:
     """Return True if one edit behind the first letter makes *correct* of *word*."""
     if word[0] != correct[0]:
         return False
@@ -117,7 +144,12 @@ def _is_slip(word: str, correct: str) -> bool:
 
 
 def split_in_name(name: str, requested_split: str = "") -> str:
-    """Return the split in a part of a file's name (`train-00000.tar`), or an empty text."""
+    """Return the split in a part of a file's name (`train-00000.tar`), or an empty text.
+
+    Args:
+        name: The file name, whose parts lie between `-`, `_` and dots.
+        requested_split: A further name that counts as a split (default: none).
+    """
     for part in re.split(r"[-_.]", name):
         if known_split(part, requested_split):
             return known_split(part, requested_split)
@@ -125,14 +157,25 @@ def split_in_name(name: str, requested_split: str = "") -> str:
 
 
 def file_name_of(path: str) -> tuple[str, str]:
-    """Return the file name in *path* without the wnid that the Hub appended, and that wnid."""
+    """Return the file name in a path without the wnid that the Hub appended, and that wnid.
+
+    Args:
+        path: The path of an image in its archive or table.
+
+    Returns:
+        The file name, and the wnid; an empty text if none was appended.
+    """
     name = path.rpartition("/")[2]
     hub = _HUB_NAME.fullmatch(name)
     return (hub[1] + hub[3], hub[2]) if hub else (name, "")
 
 
 def folders_of(path: str) -> list[str]:
-    """Return the folders of *path*, without a last one called `images`."""
+    """Return the names of the folders in a path, without a last one called `images`.
+
+    Args:
+        path: The path of a file.
+    """
     folders = [part for part in path.split("/")[:-1] if part not in ("", ".")]
     if folders and folders[-1] == "images":
         folders.pop()
@@ -140,13 +183,25 @@ def folders_of(path: str) -> list[str]:
 
 
 def leading_wnid(name: str) -> str:
-    """Return the wnid that a file's name begins with, or an empty text."""
+    """Return the wnid that a file's name begins with, or an empty text.
+
+    Args:
+        name: The file name.
+    """
     prefix = _WNID_PREFIX.match(name)
     return prefix[1] if prefix else ""
 
 
 def label_name(label: int | str | None, names: Sequence[str]) -> str:
-    """Return the name of *label*: itself, or its entry in *names*; empty without a name."""
+    """Return the name of a label under listing rules 1: itself, or its entry in a list of names.
+
+    Args:
+        label: A name, or a number as a number or text; None for no label.
+        names: The names of the classes, in the order of their numbers.
+
+    Returns:
+        An empty text if the number has no name.
+    """
     if isinstance(label, str):
         number = label.strip()
         if not number.isdecimal():

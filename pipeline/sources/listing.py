@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes.decision import ClassBasis, Evidence
+from pipeline.sources.classes.evidence import ClassBasis, Evidence
 
 SLICE_ROWS = 1 << 18
 BATCH_ROWS = 1 << 14
@@ -49,7 +49,11 @@ class SkippedFiles(NamedTuple):
 
 
 def skipped_files(evidence: Evidence) -> Iterator[SkippedFiles]:
-    """Yield one count for each reason for which files of *evidence* were skipped."""
+    """Yield one count for each reason for which files were skipped.
+
+    Args:
+        evidence: The evidence of a part of a source, whose skipped files are counted.
+    """
     for reason, group in evidence.skipped.items():
         yield SkippedFiles(reason, group.first, group.count)
 
@@ -69,7 +73,16 @@ class ListingBuilder:
         rows: Iterable[ListedSample | SkippedFiles],
         progress: Callable[[int], None],
     ) -> None:
-        """Append the samples of the file *path*, and call *progress* with their numbers."""
+        """Append the samples of one file.
+
+        Args:
+            path: The path of the file that holds their bytes, relative to the source's root.
+            rows: The samples, and counts of skipped files.
+            progress: A function that is called with each number of new samples.
+
+        Raises:
+            SourceError: A key is not valid UTF-8.
+        """
         self._paths.append(path)
         batch: list[ListedSample] = []
         for row in rows:
@@ -117,14 +130,14 @@ class ListingBuilder:
         if self._links:
             table = pa.concat_tables([table, self._linked(table)]).combine_chunks()
         names = string_array(self._paths, "of an archive").cast(pa.string())
-        codes = _one_chunk(table["path"])
+        codes = _as_one_array(table["path"])
         table = table.set_column(2, "path", pa.DictionaryArray.from_arrays(codes, names))
         return table.replace_schema_metadata(self._evidence.encode())
 
     def _linked(self, table: pa.Table) -> pa.Table:
         """Return the rows of the links: their own keys, and the bytes of their targets."""
         keys = [key for key, _ in self._links]
-        targets = _resolved(dict(self._links))
+        targets = _final_link_targets(dict(self._links))
         target_rows = pc.index_in(string_array(targets, "as a link"), table["key"])
         if target_rows.null_count:
             lost = pc.index(pc.is_null(target_rows), True).as_py()
@@ -136,7 +149,7 @@ class ListingBuilder:
         return linked.set_column(0, "key", string_array(keys, "as a link"))
 
 
-def _resolved(links: dict[str, str]) -> list[str]:
+def _final_link_targets(links: dict[str, str]) -> list[str]:
     """Return for each link the key of its final target, through other links."""
     targets = []
     for key in links:
@@ -150,7 +163,11 @@ def _resolved(links: dict[str, str]) -> list[str]:
 
 
 def string_array(names: Sequence[str], where: str) -> pa.Array:
-    """Return *names* as an array, (len(names),) large_string.
+    """Return texts as an Arrow array, (len(names),) large_string.
+
+    Args:
+        names: The texts, such as keys or paths.
+        where: The place of the names, as in "in FOLDER", for a message.
 
     Raises:
         SourceError: A name is not valid UTF-8, so Arrow cannot store it.
@@ -189,25 +206,25 @@ def sort_listing(
     """
     describe_row = describe_row or row_position
     table = table.unify_dictionaries().combine_chunks()
-    _check_keys(table, describe_row)
-    if not _increases(table["key"]):
+    _check_valid_keys(table, describe_row)
+    if not _is_strictly_increasing(table["key"]):
         order = pc.sort_indices(table["key"])
         table = table.take(order).combine_chunks()
         del order  # 8 bytes a row, which are not needed for the second check
-        if not _increases(table["key"]):
-            _refuse_duplicate(table, describe_row)
+        if not _is_strictly_increasing(table["key"]):
+            _refuse_duplicate_key(table, describe_row)
     return table
 
 
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+def _as_one_array(column: pa.ChunkedArray) -> pa.Array:
     if column.num_chunks == 1:
         return column.chunk(0)
     return column.combine_chunks()
 
 
-def _increases(column: pa.ChunkedArray) -> bool:
+def _is_strictly_increasing(column: pa.ChunkedArray) -> bool:
     """Return True if each key is greater than the one before."""
-    keys = _one_chunk(column)
+    keys = _as_one_array(column)
     for start in range(0, max(len(keys) - 1, 0), SLICE_ROWS):
         stop = min(start + SLICE_ROWS, len(keys) - 1)
         now, following = keys.slice(start, stop - start), keys.slice(start + 1, stop - start)
@@ -217,28 +234,40 @@ def _increases(column: pa.ChunkedArray) -> bool:
 
 
 def bad_key(keys: pa.Array | pa.ChunkedArray) -> int:
-    """Return the number of the first invalid key among *keys*; -1 if all are valid."""
+    """Return the position of the first invalid key; -1 if all are valid.
+
+    A valid key is `<class>/<file name>` with one slash, without tab or line break, and neither part
+    is '.' or '..'.
+
+    Args:
+        keys: The keys, as large_string.
+    """
     bad = pc.match_substring_regex(keys, _BAD_KEY)
     return int(pc.index(bad, True).as_py())
 
 
 def refused_key(key: str, where: str) -> SourceError:
-    """Return the error for the invalid *key* of the sample at *where*."""
+    """Return the error for an invalid key, which the caller raises.
+
+    Args:
+        key: The key.
+        where: The place of the sample in its source, for the message.
+    """
     return SourceError(
         f"the key {key!r}, of {where}, cannot be used: a key is '<class>/<file name>' with one "
         "slash, no tab or line break, and neither part '.' or '..'. Rename it."
     )
 
 
-def _check_keys(table: pa.Table, describe_row: Callable[[pa.Table, int], str]) -> None:
+def _check_valid_keys(table: pa.Table, describe_row: Callable[[pa.Table, int], str]) -> None:
     for start in range(0, len(table), SLICE_ROWS):
         row = bad_key(table["key"].slice(start, SLICE_ROWS))
         if row >= 0:
             raise refused_key(table["key"][start + row].as_py(), describe_row(table, start + row))
 
 
-def _refuse_duplicate(table: pa.Table, describe_row: Callable[[pa.Table, int], str]) -> None:
-    keys = _one_chunk(table["key"])
+def _refuse_duplicate_key(table: pa.Table, describe_row: Callable[[pa.Table, int], str]) -> None:
+    keys = _as_one_array(table["key"])
     alike = pc.equal(keys.slice(0, len(keys) - 1), keys.slice(1))
     row = pc.index(alike, True).as_py()
     raise SourceError(
@@ -248,7 +277,12 @@ def _refuse_duplicate(table: pa.Table, describe_row: Callable[[pa.Table, int], s
 
 
 def row_position(table: pa.Table, row: int) -> str:
-    """Return the file and offset of the bytes of *row*, for a message."""
+    """Return the file and offset of the bytes of a row, for a message.
+
+    Args:
+        table: A listing.
+        row: The position of the row in it.
+    """
     columns = table.column_names
     path = table["path" if "path" in columns else "key"][row].as_py()
     at = f" at byte {table['offset'][row].as_py()}" if "offset" in columns else ""
@@ -256,10 +290,16 @@ def row_position(table: pa.Table, row: int) -> str:
 
 
 def listing_digest(listing: pa.Table) -> str:
-    r"""Return sha256, as hex, of the lines `<key>\t<num_bytes>\n` in the order of the listing.
+    """Return the SHA-256 of a listing, which depends on keys and sizes but on no paths or times.
 
-    The lines are in bytewise order of the keys, so that `sort | sha256sum` computes it, too.
-    It depends on no paths or times: a folder and a tar of it have the same digest.
+    It is that of the lines `<key><tab><num_bytes><newline>` in bytewise order of the keys, so that
+    `sort | sha256sum` computes it, too. A folder and a tar of it have the same digest.
+
+    Args:
+        listing: The samples, sorted by key.
+
+    Returns:
+        64 hexadecimal digits.
     """
     digest = sha256()
     tab, newline, nothing = (pa.scalar(text, pa.large_string()) for text in ("\t", "\n", ""))

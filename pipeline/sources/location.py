@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from pipeline.errors import ReadError, SourceError
-from pipeline.sources.classes.decision import Evidence
+from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.clutter import file_skip_reason, folder_skip_reason, name_skip_reason
 from pipeline.sources.magic import HEAD_BYTES
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
@@ -70,7 +70,16 @@ class Location:
     def at(
         cls, root: str | os.PathLike[str], options: SourceOptions = DEFAULT_OPTIONS
     ) -> "Location":
-        """Return the location of *root*, which is a folder or a single file."""
+        """Return the location of a source as the user named it; the path is looked up.
+
+        Args:
+            root: A folder or a single file; a local path or an fsspec URL.
+            options: The options by which the files are read.
+
+        Raises:
+            SourceError: There is no such file or folder.
+            ReadError: The server failed.
+        """
         text = os.fspath(root).removeprefix("file://")
         if is_url(text):
             location = cls(text.rstrip("/"), "", options)
@@ -109,11 +118,19 @@ class Location:
         return filesystem, path.rstrip("/")
 
     def full_path(self, path: str) -> str:
-        """Return the full name of *path*, which is relative to this location."""
+        """Return the full local path or URL of a path in this location.
+
+        Args:
+            path: A path relative to the location; '' is the location itself.
+        """
         return f"{self.root}/{path}" if path else self.root
 
     def child(self, path: str) -> "Location":
-        """Return the location of the folder *path* in this one."""
+        """Return the location of a folder in this one, with the same options.
+
+        Args:
+            path: The path of the folder, relative to the location; '' returns this object.
+        """
         return Location(self.full_path(path), "", self.options) if path else self
 
     def parent(self) -> "Location":
@@ -125,7 +142,14 @@ class Location:
         return f"{base}/{path}" if path else base
 
     def is_file(self, path: str) -> bool:
-        """Return True if a file lies at *path*, where this user can see it."""
+        """Return True if there is a file, or a link to one, that this user can see.
+
+        Args:
+            path: A path relative to the location.
+
+        Raises:
+            ReadError: The server failed.
+        """
         if not self.remote:
             with suppress(PermissionError):  # a folder without permission is no source
                 return Path(self.full_path(path)).is_file()
@@ -134,7 +158,14 @@ class Location:
             return bool(self._filesystem[0].isfile(self._remote_path(path)))
 
     def is_folder(self, path: str) -> bool:
-        """Return True if a folder lies at *path*, where this user can see it."""
+        """Return True if there is a folder, or a link to one, that this user can see.
+
+        Args:
+            path: A path relative to the location; '' is the location itself.
+
+        Raises:
+            ReadError: The server failed.
+        """
         if not self.remote:
             with suppress(PermissionError):
                 return Path(self.full_path(path)).is_dir()
@@ -143,7 +174,19 @@ class Location:
             return bool(self._filesystem[0].isdir(self._remote_path(path)))
 
     def names(self, path: str = "") -> FolderEntries:
-        """Return the names directly in the folder *path*, without sizes; the result is cached."""
+        """Return the names directly in a folder, without sizes; the result is cached.
+
+        Args:
+            path: A path relative to the location; '' is the location itself, or its single file.
+
+        Returns:
+            The sorted names of files and of folders, and the entries that were skipped by their
+                names.
+
+        Raises:
+            ReadError: The folder cannot be read.
+            SourceError: A link in it leads nowhere or back to itself.
+        """
         if self.only_file and not path:
             return FolderEntries([self.only_file], [], Evidence())
         if path not in self._names_cache:
@@ -179,7 +222,18 @@ class Location:
                 yield entry.name, _is_folder(entry)
 
     def sizes(self, path: str) -> FolderSizes:
-        """Return names and sizes in bytes of the files in folder *path* that may be images."""
+        """Return names and sizes in bytes of the files in a folder that may be images.
+
+        Args:
+            path: A path relative to the location; '' is the location itself.
+
+        Returns:
+            Files and sizes, unsorted, the names of folders, and the entries that were skipped.
+
+        Raises:
+            ReadError: The folder cannot be read.
+            SourceError: A link in it leads nowhere or back to itself.
+        """
         sizes = FolderSizes([], [], [], Evidence())
         if not self.remote:
             _local_sizes(self.full_path(path), path, self.options, sizes)
@@ -210,7 +264,15 @@ class Location:
                 yield name, entry
 
     def size(self, path: str) -> int:
-        """Return the size in bytes of the file *path*."""
+        """Return the size of a file in bytes.
+
+        Args:
+            path: A path relative to the location.
+
+        Raises:
+            ReadError: The file is missing or cannot be read.
+            SourceError: The server does not report the size.
+        """
         if not self.remote:
             with reading(self.full_path(path)):
                 return Path(self.full_path(path)).stat().st_size
@@ -224,7 +286,14 @@ class Location:
         return int(size)
 
     def mark(self, path: str) -> str:
-        """Return a text that changes when the file or local folder at *path* changes."""
+        """Return a text that changes when a file or local folder changes: path, size and time.
+
+        Args:
+            path: A path relative to the location.
+
+        Raises:
+            ReadError: The file is missing or cannot be read.
+        """
         if not self.remote:
             with reading(self.full_path(path)):
                 status = Path(self.full_path(path)).stat()
@@ -233,7 +302,18 @@ class Location:
             return f"{path}\t{self._filesystem[0].ukey(self._remote_path(path))}"
 
     def open(self, path: str, *, start: int = 0, stop: int | None = None) -> BinaryIO:
-        """Open *path* for exact reads; nothing past *stop* is fetched from a remote server."""
+        """Open a file for exact reads, unbuffered; the caller closes it.
+
+        Args:
+            path: A path relative to the location.
+            start: The position at which a remote file is opened; a local one is at its start
+                (default: 0).
+            stop: The end of what is fetched from a remote server; None: the end of the file
+                (default).
+
+        Raises:
+            ReadError: The file is missing or cannot be read.
+        """
         if not self.remote:
             with reading(self.full_path(path)):
                 return cast("BinaryIO", Path(self.full_path(path)).open("rb", buffering=0))
@@ -244,7 +324,14 @@ class Location:
         return cast("BinaryIO", piece)
 
     def head(self, path: str) -> bytes:
-        """Return the first `magic.HEAD_BYTES` of a file; the result is cached."""
+        """Return the first `magic.HEAD_BYTES` of a file, or all of a shorter one; it is cached.
+
+        Args:
+            path: A path relative to the location.
+
+        Raises:
+            ReadError: The file is missing or cannot be read.
+        """
 
         def read_head() -> bytes:
             stop = min(HEAD_BYTES, self.size(path))
@@ -268,7 +355,16 @@ class Location:
         return self._cache[key]
 
     def read_text(self, path: str, *, lenient: bool = False) -> str:
-        """Return the text of a table in any encoding that `text_tables.decode_table` knows."""
+        """Return the text of a table in any encoding that `text_tables.decode_table` knows.
+
+        Args:
+            path: A path relative to the location.
+            lenient: True to read text that is no UTF-8 as Windows' Latin-1 (default: False).
+
+        Raises:
+            ReadError: The file is missing or cannot be read.
+            SourceError: A line is no text.
+        """
         with self.open(path) as file, reading(self.full_path(path)):
             data = file.read()
         return decode_table(data, self.full_path(path), lenient=lenient)
@@ -289,10 +385,10 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
     except OSError as e:
-        raise _broken_link(entry.path, e) from e
+        raise _broken_link_error(entry.path, e) from e
 
 
-def _broken_link(path: str, error: OSError) -> SourceError | ReadError:
+def _broken_link_error(path: str, error: OSError) -> SourceError | ReadError:
     if error.errno == errno.ELOOP:
         return SourceError(
             f"{path!r} is a link that leads back to itself. Delete the link, or pass --ignore"
@@ -334,7 +430,7 @@ def _add_file(entry: "os.DirEntry[str]", path: str, sizes: FolderSizes) -> None:
     try:
         status = entry.stat()
     except OSError as e:
-        raise _broken_link(entry.path, e) from e
+        raise _broken_link_error(entry.path, e) from e
     if stat.S_ISREG(status.st_mode):
         sizes.files.append(entry.name)
         sizes.num_bytes.append(status.st_size)
@@ -343,7 +439,15 @@ def _add_file(entry: "os.DirEntry[str]", path: str, sizes: FolderSizes) -> None:
 
 
 def fingerprint_of(marks: list[str], options: SourceOptions) -> str:
-    """Return one short digest of many marks; it also changes with the rules of listing."""
+    """Return one SHA-256 of many marks and of the options by which the source is read.
+
+    Args:
+        marks: Texts that change when the source does.
+        options: The options, with the version of the listing rules.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     rules = f"tesserae listing {options.rules}"
     if options.rules > 1:  # options of rules 1 were not a part of the digest
         rules = f"{rules}\t{options}"

@@ -67,7 +67,16 @@ _DOWNLOAD = "Download it again, and compare its size or checksum."
 
 
 def content_of(head: bytes) -> str:
-    """Return the content of a file that begins with *head*: `HEAD_BYTES` bytes or all of it."""
+    """Return what kind of content a file has, by its first bytes.
+
+    Args:
+        head: The first `HEAD_BYTES` bytes of the file, or all of a shorter one.
+
+    Returns:
+        `TAR`, `EMPTY`, a name of `pipeline.images.formats.container_of` such as `zip`, `html`,
+            `xml`,
+        `json`, or `UNKNOWN`.
+    """
     if not head:
         return EMPTY
     if is_tar_header(head[:BLOCK]):
@@ -77,29 +86,35 @@ def content_of(head: bytes) -> str:
         return container.name
     if head[257:262] == b"ustar":  # a tar with a damaged header
         return TAR
-    return _markup(head.removeprefix(b"\xef\xbb\xbf").lstrip().lower())
+    return _markup_content(head.removeprefix(b"\xef\xbb\xbf").lstrip().lower())
 
 
 def is_tar_header(block: bytes) -> bool:
-    """Return True if *block* is a whole header of a member, or a block of zeros that ends a tar.
+    """Return True for a whole header of a tar's member, or a block of zeros that ends a tar.
 
     The checksum decides: a compressed tar may show its `ustar` at the place where a tar has it.
+
+    Args:
+        block: 512 bytes; False for any other length.
     """
     return len(block) == BLOCK and (not block.strip(b"\0") or has_valid_checksum(block))
 
 
 def is_tfrecord(head: bytes) -> bool:
-    """Return True if *head* begins with a record's length and the masked checksum of that.
+    """Return True if a file begins with a record's length and the masked checksum of that.
 
     TFRecord has no magic number, so `content_of` returns `UNKNOWN` for it: 4 bytes of a checksum
     identify a file only where nothing else is expected.
+
+    Args:
+        head: The first bytes of the file, at least 12.
     """
     crc = google_crc32c.value(head[:8])
     masked = (((crc >> 15) | (crc << 17)) + _TFRECORD_CRC_MASK) & 0xFFFFFFFF
     return len(head) >= 12 and int.from_bytes(head[8:12], "little") == masked
 
 
-def _markup(text: bytes) -> str:
+def _markup_content(text: bytes) -> str:
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")) or b"<html" in text:
         return "html"
     if text.startswith((b"<?xml", b"<error")):
@@ -108,7 +123,11 @@ def _markup(text: bytes) -> str:
 
 
 def description_of(head: bytes) -> str:
-    """Return a phrase for a file that begins with *head*, to follow the word "is"."""
+    """Return a phrase for the content of a file, to follow the word "is" in a message.
+
+    Args:
+        head: The first `HEAD_BYTES` bytes of the file, or all of a shorter one.
+    """
     container, content = container_of(head), content_of(head)
     if content in _TEXTS:
         return _TEXTS[content]
@@ -118,7 +137,14 @@ def description_of(head: bytes) -> str:
 
 
 def advice_for(head: bytes) -> str:
-    """Return the advice for a file that begins with *head* where an archive is expected."""
+    """Return the advice to a user who passed a file where an archive is expected.
+
+    Args:
+        head: The first `HEAD_BYTES` bytes of the file, or all of a shorter one.
+
+    Returns:
+        A sentence, such as "Unpack it, and pass the folder."
+    """
     container, content = container_of(head), content_of(head)
     if content in _ADVICE:
         return _ADVICE[content]

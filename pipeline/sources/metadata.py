@@ -45,7 +45,7 @@ def _folder_and_parents(location: Location) -> Iterator[Location]:
         location = parent
 
 
-def _find_nearest(location: Location, *names: str) -> tuple[Location, str] | None:
+def _find_nearest_table(location: Location, *names: str) -> tuple[Location, str] | None:
     """Return the nearest file of one of these names, as (folder, name)."""
     for folder in _folder_and_parents(Location(location.root)):
         for name in names:
@@ -55,8 +55,19 @@ def _find_nearest(location: Location, *names: str) -> tuple[Location, str] | Non
 
 
 def find_words(location: Location) -> dict[str, str]:
-    """Return wnid -> words, from `LOC_synset_mapping.txt`, `words.txt` or the devkit; else {}."""
-    table = _find_nearest(location, *WORDS)
+    """Return the words of each class, from a table near the images; empty without one.
+
+    Args:
+        location: The folder of the images; up to four folders above it are searched, too, for
+            `LOC_synset_mapping.txt`, `words.txt` or the devkit.
+
+    Returns:
+        The words by wnid.
+
+    Raises:
+        SourceError: A table cannot be read as text.
+    """
+    table = _find_nearest_table(location, *WORDS)
     words = parse_words(table[0].read_text(table[1], lenient=True)) if table else {}
     if words:
         return words
@@ -64,16 +75,22 @@ def find_words(location: Location) -> dict[str, str]:
     if meta is None:
         return {}
     try:
-        return dict(_synsets(meta).values())
+        return dict(_read_synsets(meta).values())
     except SourceError:
         return {}  # without scipy; words are optional
 
 
 @lru_cache(maxsize=8)
 def find_class_names(root: str) -> tuple[str, ...]:
-    """Return class names in the order of their numbers, from a table at *root* or above; or ().
+    """Return class names in the order of their numbers, under listing rules 1; () without any.
 
     `classes.txt` has a name on each line, `LOC_synset_mapping.txt` begins each line with one.
+
+    Args:
+        root: The folder of the source, a local path or URL; the folder above is searched, too.
+
+    Raises:
+        SourceError: The table cannot be read as text.
     """
     location = Location(root)
     for folder in (location, location.parent()):
@@ -96,7 +113,10 @@ class GroundTruth:
     where: str
 
     def wnid(self, name: str) -> str:
-        """Return the class of the file *name* (`ILSVRC2012_val_00000001.JPEG`).
+        """Return the wnid of a val image.
+
+        Args:
+            name: The file name, such as `ILSVRC2012_val_00000001.JPEG`.
 
         Raises:
             SourceError: The table has no line for the file.
@@ -111,7 +131,11 @@ class GroundTruth:
         return wnid
 
     def find(self, name: str) -> str:
-        """Return the class of the file *name*; empty where the table has no line for it."""
+        """Return the wnid of a val image; empty where the table has no line for it.
+
+        Args:
+            name: The file name, such as `ILSVRC2012_val_00000001.JPEG`.
+        """
         stem = name.partition(".")[0]
         number = stem.removeprefix("ILSVRC2012_val_")
         wnid = self.by_name.get(stem, "")
@@ -129,12 +153,15 @@ class PackageMissingError(SourceError):
 
 
 def find_solution(location: Location) -> GroundTruth | None:
-    """Return the classes in Kaggle's `LOC_val_solution.csv` near *location*; None without the file.
+    """Return the classes in Kaggle's `LOC_val_solution.csv`; None without the file.
+
+    Args:
+        location: The folder of the images; up to four folders above it are searched, too.
 
     Raises:
         SourceError: The table cannot be used.
     """
-    table = _find_nearest(location, SOLUTION)
+    table = _find_nearest_table(location, SOLUTION)
     if not table:
         return None
     where = table[0].full_path(table[1])
@@ -142,11 +169,13 @@ def find_solution(location: Location) -> GroundTruth | None:
 
 
 def find_ground_truth(location: Location) -> GroundTruth:
-    """Return the classes of ILSVRC2012's val split near *location*.
+    """Return the classes of the images of ILSVRC2012's val split.
 
-    The folder of the images and up to four above it are searched for Kaggle's
-    `LOC_val_solution.csv`, and for the devkit's ground truth and `meta.mat`: loose, in
-    `ILSVRC2012_devkit_t12/data/` or in `ILSVRC2012_devkit_t12.tar.gz`.
+    Kaggle's `LOC_val_solution.csv` is searched, and the devkit's ground truth and `meta.mat`:
+    loose, in `ILSVRC2012_devkit_t12/data/` or in `ILSVRC2012_devkit_t12.tar.gz`.
+
+    Args:
+        location: The folder of the images; up to four folders above it are searched, too.
 
     Raises:
         GroundTruthMissingError: There is no table.
@@ -167,10 +196,14 @@ def find_ground_truth(location: Location) -> GroundTruth:
 
 
 def find_optional_ground_truth(location: Location) -> GroundTruth | None:
-    """Return the classes of ILSVRC2012's val split near *location*; None without a table.
+    """Return the classes of ILSVRC2012's val split, as `find_ground_truth` does; None without any.
+
+    Args:
+        location: The folder of the images; up to four folders above it are searched, too.
 
     Raises:
         SourceError: A table cannot be used.
+        PackageMissingError: The devkit's table needs scipy, which is not installed.
     """
     solution = find_solution(location)
     if solution is not None:
@@ -178,7 +211,7 @@ def find_optional_ground_truth(location: Location) -> GroundTruth | None:
     truth, meta = (_devkit_file(location, *names) for names in _DEVKIT.values())
     if truth is None or meta is None:
         return None
-    synsets = _synsets(meta)
+    synsets = _read_synsets(meta)
     numbers = parse_numbers(decode_table(truth[1](), truth[0]), truth[0])
     unknown = next((i for i, number in enumerate(numbers) if number not in synsets), None)
     if unknown is not None:
@@ -200,15 +233,15 @@ def _devkit_file(location: Location, *names: str) -> TableFile | None:
         for inside in ("", f"{DEVKIT}/data/"):
             for name in names:
                 if folder.is_file(inside + name):
-                    return folder.full_path(inside + name), _file_reader(folder, inside + name)
+                    return folder.full_path(inside + name), _reader_of_file(folder, inside + name)
         packed = f"{DEVKIT}.tar.gz"
         if folder.is_file(packed):
             name = f"{DEVKIT}/data/{names[0]}"
-            return f"{folder.full_path(packed)}:{name}", _member_reader(folder, packed, name)
+            return f"{folder.full_path(packed)}:{name}", _reader_of_member(folder, packed, name)
     return None
 
 
-def _file_reader(location: Location, path: str) -> Callable[[], bytes]:
+def _reader_of_file(location: Location, path: str) -> Callable[[], bytes]:
     def read() -> bytes:
         with location.open(path) as file:
             return file.read()
@@ -216,7 +249,7 @@ def _file_reader(location: Location, path: str) -> Callable[[], bytes]:
     return read
 
 
-def _member_reader(location: Location, path: str, name: str) -> Callable[[], bytes]:
+def _reader_of_member(location: Location, path: str, name: str) -> Callable[[], bytes]:
     def read() -> bytes:
         with open_tar(location, path) as tar:
             for member in tar.members():
@@ -229,7 +262,7 @@ def _member_reader(location: Location, path: str, name: str) -> Callable[[], byt
     return read
 
 
-def _synsets(meta: TableFile) -> dict[int, tuple[str, str]]:
+def _read_synsets(meta: TableFile) -> dict[int, tuple[str, str]]:
     """Return the devkit's class id -> (wnid, words), from its `meta.mat`."""
     try:
         from scipy.io import loadmat  # imported here, since only the devkit needs it
@@ -269,14 +302,18 @@ _IMAGE_WORDS = frozenset(
 
 
 def label_table(location: Location, names: Iterable[str]) -> tuple[str, str]:
-    """Find a table of the files' classes among *names*, the files directly in *location*.
+    """Find a table with the classes of the images beside it.
+
+    Args:
+        location: The folder of the images.
+        names: The names of the files directly in it.
 
     Returns:
         The name of the table and of its column of labels; two empty texts without a table.
     """
     for name in names:
         if name.lower().endswith(_TABLES):
-            words = _columns(location, name)
+            words = _table_columns(location, name)
             plain = {word.strip().lower(): word for word in words}
             label = next((plain[word] for word in LABEL_WORDS if word in plain), "")
             if label and _IMAGE_WORDS & plain.keys():
@@ -284,7 +321,7 @@ def label_table(location: Location, names: Iterable[str]) -> tuple[str, str]:
     return "", ""
 
 
-def _columns(location: Location, name: str) -> list[str]:
+def _table_columns(location: Location, name: str) -> list[str]:
     """Return the names of the columns of a table, from its first line; none without such a line."""
     stop = min(_HEAD_BYTES, location.size(name))
     with location.open(name, stop=stop) as file:
@@ -300,5 +337,9 @@ def _columns(location: Location, name: str) -> list[str]:
 
 
 def is_val_image(name: str) -> bool:
-    """Return True if *name* is that of an image of ILSVRC2012's val split."""
+    """Return True if a file name is that of an image of ILSVRC2012's val split.
+
+    Args:
+        name: The file name: `ILSVRC2012_val_`, anything, and `.JPEG` or `.jpg` in any case.
+    """
     return name.startswith("ILSVRC2012_val_") and name.lower().endswith((".jpeg", ".jpg"))

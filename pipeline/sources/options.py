@@ -8,7 +8,7 @@ LISTING_RULES = 2
 """The version of the rules that decide which files count and which class each is of.
 
 1: numbers are text, only hidden names are skipped, and labels such as -1 are classes.
-2: the rules of `pipeline.sources.classes.decision` and `pipeline.sources.clutter`.
+2: the rules of `pipeline.sources.classes.labeller` and `pipeline.sources.clutter`.
 """
 
 RECURSIVE = ("first", "last")
@@ -56,7 +56,16 @@ class SourceOptions:
 
     @classmethod
     def of(cls, chosen: Mapping[str, Any], rules: int) -> "SourceOptions":
-        """Return the options that `chosen` returned, under one version of the rules."""
+        """Return the options with these values, under one version of the listing rules.
+
+        Args:
+            chosen: The values by name of the option, as `chosen` returned them; lists become
+                tuples.
+            rules: The version of the listing rules, 1 or 2.
+
+        Raises:
+            ValueError: There is no such option, or a value or combination has no meaning.
+        """
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in chosen.items()

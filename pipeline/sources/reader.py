@@ -17,7 +17,7 @@ from pipeline.urls import is_url
 MAX_OPEN_FILES = 32
 
 
-class _Descriptor:
+class _SharedDescriptor:
     """A file descriptor that is closed when its last thread releases it.
 
     Thus the cache may drop a file while another thread still reads it with `pread`.
@@ -46,7 +46,7 @@ class SourceReader:
         self.root = root.rstrip("/")
         self.max_open_files = max_open_files
         self._remote = is_url(root)
-        self._open: LRUCache[str, _Descriptor] = LRUCache(max_open_files)
+        self._open: LRUCache[str, _SharedDescriptor] = LRUCache(max_open_files)
         self._lock = threading.Lock()
         self._filesystem: tuple[Any, str] | None = None
 
@@ -72,7 +72,7 @@ class SourceReader:
             return self._read_remote(path, full, offset, num_bytes)
         try:
             if offset is None:
-                return _read_whole(full, num_bytes)
+                return _read_whole_file(full, num_bytes)
             return self._read_range(path, full, offset, num_bytes)
         except ReadError:
             raise
@@ -105,7 +105,7 @@ class SourceReader:
             except OSError as e:
                 raise ReadError(f"cannot read {full}: {e.strerror or e}") from e
             if size != num_bytes:
-                raise ReadError(_changed(full, size, num_bytes))
+                raise ReadError(_changed_size_text(full, size, num_bytes))
         return self.read(path, offset or 0, length)
 
     def close(self) -> None:
@@ -115,13 +115,13 @@ class SourceReader:
             self._open.clear()
             self._filesystem = None
 
-    def _descriptor(self, path: str, full: str) -> _Descriptor:
+    def _descriptor(self, path: str, full: str) -> _SharedDescriptor:
         with self._lock:
             cached = self._open.get(path)
             if cached is not None:
                 return cached
         # Open outside the lock: an open that hangs on a network disk must not block other reads.
-        new = _Descriptor(full)
+        new = _SharedDescriptor(full)
         with self._lock:
             # Two threads may have opened the file at once; both then use the first descriptor.
             return self._open.setdefault(path, new)
@@ -167,16 +167,16 @@ class SourceReader:
         return self._filesystem
 
 
-def _changed(full: str, size: int, num_bytes: int) -> str:
+def _changed_size_text(full: str, size: int, num_bytes: int) -> str:
     return f"{full} has {size} bytes, was listed with {num_bytes}: the source changed"
 
 
-def _read_whole(full: str, num_bytes: int) -> bytes:
+def _read_whole_file(full: str, num_bytes: int) -> bytes:
     fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
         if size != num_bytes:
-            raise ReadError(_changed(full, size, num_bytes))
+            raise ReadError(_changed_size_text(full, size, num_bytes))
         data = os.read(fd, num_bytes)
         while len(data) < num_bytes:
             more = os.read(fd, num_bytes - len(data))

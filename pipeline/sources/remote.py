@@ -13,7 +13,11 @@ STREAM_BYTES = 8 << 20
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Turn any error of a file system into a `ReadError` that names *path*."""
+    """Turn any OSError inside the block into a `ReadError` that names a file.
+
+    Args:
+        path: The full name of the file, for the message.
+    """
     try:
         yield
     except (ReadError, SourceError):  # already final: nested blocks must not wrap it again
@@ -24,7 +28,11 @@ def reading(path: str) -> Iterator[None]:
 
 @contextmanager
 def reading_remote(path: str) -> Iterator[None]:
-    """Turn any error of fsspec's clients (aiohttp, botocore) into a `ReadError`."""
+    """Turn any error of fsspec's clients inside the block into a `ReadError` that names a file.
+
+    Args:
+        path: The URL of the file, for the message.
+    """
     try:
         yield
     except (ReadError, SourceError):  # already final: nested blocks must not wrap it again
@@ -56,13 +64,26 @@ class RangeFile(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to *offset*, counted from the beginning of the whole file; return the position."""
+        """Move to another position without a request; return the position in the whole file.
+
+        Args:
+            offset: The number of bytes to move.
+            whence: The origin of *offset*: `io.SEEK_SET`, the beginning of the whole file
+                (default), `io.SEEK_CUR`, or `io.SEEK_END`, the end of the range.
+        """
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._stop}[whence]
         self._at = base + offset
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """Fill *buffer* with one request."""
+        """Fill memory with the bytes at the position, with one request; return their number.
+
+        Args:
+            buffer: Writable memory; it is filled completely unless the range ends first.
+
+        Raises:
+            ReadError: The request failed, or the server sent another number of bytes.
+        """
         num_bytes = max(0, min(len(buffer), self._stop - self._at))
         if not num_bytes:
             return 0

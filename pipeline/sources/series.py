@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes.decision import abbreviate
+from pipeline.sources.classes.class_names import abbreviate
 from pipeline.sources.clutter import name_skip_reason
 from pipeline.sources.location import Location
 
@@ -26,6 +26,10 @@ def check_complete(location: Location, paths: Sequence[str]) -> None:
     """Refuse incomplete sets of files called `-00000-of-00002`, as the Hub and TensorFlow do.
 
     A single file that is the source need not be complete; ignored files are not missed.
+
+    Args:
+        location: The folder of the source, with the options by which it is read.
+        paths: The paths of the files in it.
 
     Raises:
         SourceError: Files are missing; the message names them.
@@ -53,9 +57,13 @@ def check_complete(location: Location, paths: Sequence[str]) -> None:
 
 
 def gaps(location: Location, paths: Sequence[str]) -> Iterator[str]:
-    """Yield a sentence for each series of numbered files that has gaps.
+    """Yield a sentence for the user on each series of numbered files that has gaps.
 
     Ignored files are not missed.
+
+    Args:
+        location: The folder of the source, with the options by which it is read.
+        paths: The paths of the files in it.
     """
     if location.only_file or location.options.rules == 1:
         return

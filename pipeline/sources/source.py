@@ -12,7 +12,8 @@ from pipeline.sources.metadata import find_words
 if TYPE_CHECKING:  # only a process that lists needs Arrow
     import pyarrow as pa
 
-    from pipeline.sources.classes.decision import ClassTable, Evidence
+    from pipeline.sources.classes.class_table import ClassTable
+    from pipeline.sources.classes.evidence import Evidence
     from pipeline.sources.spool import Blocks
 
 

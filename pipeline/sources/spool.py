@@ -34,9 +34,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import SourceError
-from pipeline.filesystem import LocksMissingError, sync_folder, try_lock
+from pipeline.filesystem import sync_folder
 from pipeline.images.formats import HEAD_BYTES, is_worth_reading
-from pipeline.sources.classes.decision import Evidence
+from pipeline.locks import LocksMissingError, try_lock
+from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.duplicates import rename_duplicates
 from pipeline.sources.listing import ListedSample, ListingBuilder, SkippedFiles, sort_listing
 
@@ -71,10 +72,27 @@ class Block(ABC):
 
     @abstractmethod
     def samples(self, write: WriteBytes) -> Iterator[ListedSample | SkippedFiles]:
-        """Read the block from front to back, and pass each sample's bytes to *write*."""
+        """Read the block from front to back, and pass each sample's bytes to *write*.
+
+        Args:
+            write: A function that appends one sample's bytes, given in pieces, to the spool and
+                returns their offset there.
+
+        Yields:
+            A `ListedSample` for each sample, and a `SkippedFiles` for files that are none.
+
+        Raises:
+            ReadError: The source could not be read now.
+            SourceError: The source is damaged, or of another kind than detected.
+        """
 
     def unique_name(self, number: int, name: str) -> str:
-        """Return a unique name for sample *number*, whose *name* repeats; empty: it is refused."""
+        """Return a unique name for a sample whose own name repeats; empty: it is refused.
+
+        Args:
+            number: The number of the sample in the block, from 0.
+            name: The file name that repeats.
+        """
         return ""
 
 
@@ -82,7 +100,11 @@ Blocks = Sequence[Block]
 
 
 def spool_bytes_needed(blocks: Sequence[Block]) -> int:
-    """Estimate the size of a spool of *blocks*, in bytes."""
+    """Estimate the size of a spool in bytes, with its indexes.
+
+    Args:
+        blocks: The blocks that will be streamed.
+    """
     return int(sum(block.num_bytes for block in blocks) * _SLACK) + 4096 * len(blocks)
 
 
@@ -102,10 +124,10 @@ def spool_block(block: Block, directory: str, source: str = "", limit: int | Non
         OSError: The spool could not be written.
     """
     folder = Path(directory)
-    if _is_whole(folder, block.name, source, limit):
+    if _is_block_complete(folder, block.name, source, limit):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder, block.name)
+    _sweep_abandoned_files(folder, block.name)
     mark = f".{block.name}.{uuid.uuid4().hex}.tmp"
     records, index = folder / (mark + RECORDS), folder / (mark + INDEX)
     try:
@@ -113,11 +135,11 @@ def spool_block(block: Block, directory: str, source: str = "", limit: int | Non
             with suppress(LocksMissingError):  # then only its age tells that it is in use
                 try_lock(file.fileno())  # held until the file is closed
             table = _write_records(block, file, source, limit)
-            _make_durable(file)
+            _sync_spool_file(file)
         with index.open("xb") as file:
             with pa.ipc.new_file(file, table.schema) as writer:
                 writer.write_table(table)
-            _make_durable(file)
+            _sync_spool_file(file)
         records.rename(folder / (block.name + RECORDS))
         sync_folder(folder)
         index.rename(folder / (block.name + INDEX))  # last: its presence means the block is whole
@@ -127,16 +149,16 @@ def spool_block(block: Block, directory: str, source: str = "", limit: int | Non
         index.unlink(missing_ok=True)
 
 
-def _sweep(folder: Path, name: str) -> None:
+def _sweep_abandoned_files(folder: Path, name: str) -> None:
     """Remove the files that killed tasks left of this block: a spool has no room for it twice."""
     for path in folder.glob(f".{glob.escape(name)}.*.tmp*"):
         with suppress(OSError):  # another task removed it, or it is another user's file
             age = time.time() - path.stat().st_mtime
-            if age > _LOCK_GRACE_SECONDS and _is_left_behind(path, age):
+            if age > _LOCK_GRACE_SECONDS and _is_abandoned(path, age):
                 path.unlink()
 
 
-def _is_left_behind(path: Path, age: float) -> bool:
+def _is_abandoned(path: Path, age: float) -> bool:
     """Return True if no task is writing a file whose last write was *age* seconds ago."""
     if path.is_symlink():  # no task creates links, so its target must not be opened
         return True
@@ -211,12 +233,12 @@ def _checksums_at(
     return pa.array(row_checksums, pa.int64(), mask=row_checksums == _TRUNCATED).cast(pa.uint32())
 
 
-def _make_durable(file: BinaryIO) -> None:
+def _sync_spool_file(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
 
 
-def _is_whole(folder: Path, name: str, source: str, limit: int | None) -> bool:
+def _is_block_complete(folder: Path, name: str, source: str, limit: int | None) -> bool:
     try:
         table = _read_index(folder, name)
     except (OSError, SourceError):
@@ -254,7 +276,7 @@ def remove_stale(
         name = index.name.removesuffix(INDEX)
         if name.startswith("."):  # in use by a task, or removed by the next task of its block
             continue
-        if name in block_names and _is_whole(folder, name, source, limit):
+        if name in block_names and _is_block_complete(folder, name, source, limit):
             continue
         records = folder / (name + RECORDS)
         index.unlink(missing_ok=True)  # first, since an index must never lack its records
@@ -265,7 +287,14 @@ def remove_stale(
 
 
 def remaining_spool_text(directory: str) -> str:
-    """Return a sentence on the size of a remaining spool and its use; empty without records."""
+    """Return a sentence for the user on a spool that remains, its size and its use.
+
+    Args:
+        directory: The spool's folder, which may be missing.
+
+    Returns:
+        The sentence with a space before it; empty without records.
+    """
     num_bytes = sum(path.stat().st_size for path in Path(directory).glob(f"*{RECORDS}"))
     if not num_bytes:
         return ""
@@ -298,10 +327,15 @@ def _read_index(folder: Path, name: str) -> pa.Table:
 
 
 def spool_listing(directory: str, blocks: Sequence[Block]) -> pa.Table:
-    """List all samples of a finished spool, sorted by key.
+    """List all samples of a finished spool.
+
+    Args:
+        directory: The spool's folder.
+        blocks: All blocks of the source, which must have been streamed.
 
     Returns:
-        The listing with paths of record files relative to *directory*, offsets and crc32c.
+        The listing (`pipeline.sources.listing`), sorted by key, with paths of record files relative
+        to *directory*, offsets and crc32c.
 
     Raises:
         SourceError: A block is missing or damaged, holds a key twice, or there are no samples.
@@ -318,7 +352,7 @@ def spool_listing(directory: str, blocks: Sequence[Block]) -> pa.Table:
                 f"the spool {directory} lacks the block {block.name!r}: it was not streamed yet."
             ) from e
         evidence.merge(Evidence.decode(table.schema.metadata))
-        tables.append(_with_path(table, block.name + RECORDS))
+        tables.append(_with_path_column(table, block.name + RECORDS))
     if not sum(map(len, tables)):
         raise SourceError(
             f"no images found in {len(blocks)} blocks of the source: nothing in them is an image "
@@ -332,7 +366,7 @@ def spool_listing(directory: str, blocks: Sequence[Block]) -> pa.Table:
     return sort_listing(table, lambda table, row: repr(block_of[table["path"][row].as_py()].where))
 
 
-def _with_path(table: pa.Table, path: str) -> pa.Table:
+def _with_path_column(table: pa.Table, path: str) -> pa.Table:
     codes = pa.array(np.zeros(len(table), np.int32))
     paths = pa.DictionaryArray.from_arrays(codes, pa.array([path], pa.string()))
     columns = [table["key"], table["num_bytes"], paths, table["offset"], table["crc32c"]]

@@ -58,13 +58,28 @@ def decode_table(data: bytes, where: str, *, lenient: bool = False) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    """Split *text* at the line ends of Unix, Windows and old Macs, and at nothing else."""
+    """Split a text at the line ends of Unix, Windows and old Macs, and at nothing else.
+
+    Args:
+        text: The text, with or without a byte order mark.
+
+    Returns:
+        The lines without their ends; a last empty one does not count.
+    """
     lines = _LINE_END.split(text.removeprefix("\ufeff"))
     return lines[:-1] if lines[-1] == "" else lines
 
 
 def rows_of(text: str, where: str) -> Rows:
     """Split a table into cells by the separator of its first line: tab, semicolon, comma, space.
+
+    Args:
+        text: The text of the table; cells may be quoted by ".
+        where: The full name of the file, for messages.
+
+    Returns:
+        (number of the line, from 1; its cells without space around them) of lines that are not
+            blank.
 
     Raises:
         SourceError: A quote is not closed.
@@ -88,12 +103,20 @@ def rows_of(text: str, where: str) -> Rows:
 
 
 def quote_line(text: str) -> str:
-    """Return the beginning of a line for a message, quoted."""
+    """Return a line in quotes for a message, cut off after 60 characters.
+
+    Args:
+        text: The line.
+    """
     return repr(text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}...")
 
 
 def unquoted(cell: str) -> str:
-    """Return *cell* without the quotes that spreadsheets put around a cell with a comma."""
+    """Return a cell without the quotes that spreadsheets put around a cell with a comma.
+
+    Args:
+        cell: The text between two separators; `""` inside quotes becomes `"`.
+    """
     cell = cell.strip()
     if len(cell) >= 2 and cell[0] == cell[-1] == '"':
         return cell[1:-1].replace('""', '"')
@@ -101,18 +124,36 @@ def unquoted(cell: str) -> str:
 
 
 def parse_words(text: str) -> dict[str, str]:
-    """Read lines of a wnid, a space, tab, comma or semicolon, and words; skip other lines."""
+    """Read lines of a wnid, a space, tab, comma or semicolon, and words; skip other lines.
+
+    Args:
+        text: The text of the table.
+
+    Returns:
+        The words by wnid.
+    """
     return dict(filter(None, map(parse_words_line, lines_of(text))))
 
 
 def parse_words_line(line: str) -> tuple[str, str] | None:
-    """Return the wnid and the words of a line; None where it begins with no wnid."""
+    """Return the wnid and the words of a line; None where it begins with no wnid.
+
+    Args:
+        line: The line: a wnid, a space, tab, comma or semicolon, and words, which may be missing.
+    """
     match = _WORDS.fullmatch(line)
     return (match[1], unquoted(match[2] or "")) if match else None
 
 
 def parse_annotations(text: str, where: str = "val_annotations.txt") -> dict[str, str]:
-    """Read Tiny-ImageNet's `val_annotations.txt`: file name -> class.
+    """Read Tiny-ImageNet's `val_annotations.txt`.
+
+    Args:
+        text: The text of the table: file name, tab, class, and further cells on each line.
+        where: The name of the file, for messages.
+
+    Returns:
+        The class by file name.
 
     Raises:
         SourceError: A line has no class, or another one than an earlier line of the same file.
@@ -134,7 +175,14 @@ def parse_annotations(text: str, where: str = "val_annotations.txt") -> dict[str
 
 
 def parse_solution(text: str, where: str) -> dict[str, str]:
-    """Read Kaggle's `LOC_val_solution.csv`: image name -> wnid, the first word of its prediction.
+    """Read Kaggle's `LOC_val_solution.csv`.
+
+    Args:
+        text: The text of the table, with the columns `ImageId` and `PredictionString`.
+        where: The name of the file, for messages.
+
+    Returns:
+        The wnid, which is the first word of the prediction, by image name without suffix.
 
     Raises:
         SourceError: A column is missing, or a line has no class.
@@ -167,7 +215,11 @@ def parse_solution(text: str, where: str) -> dict[str, str]:
 
 
 def parse_numbers(text: str, where: str) -> list[int]:
-    """Read a table of one number a line.
+    """Read a table of one number on each line.
+
+    Args:
+        text: The text of the table; blank lines at its end are ignored.
+        where: The name of the file, for messages.
 
     Raises:
         SourceError: A line is no number; a blank line would shift all lines behind it.

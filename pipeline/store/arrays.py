@@ -45,20 +45,36 @@ Named = tuple[str, bytes]
 
 
 def groups(split: str) -> list[Named]:
-    """Return the metadata of the hierarchy's two groups, as (name, bytes)."""
+    """Return the zarr metadata of the two groups of a split: `images.zarr/` and the split in it.
+
+    Args:
+        split: The name of the split.
+
+    Returns:
+        The name of each `zarr.json`, relative to the store, and its bytes. Nothing is written.
+    """
     store = MemoryStore()
     zarr.create_group(store)
-    text = _json(_contents(store)["zarr.json"])
+    text = _canonical_json(_contents_of_store(store)["zarr.json"])
     return [(f"{layout.IMAGES}/{path}zarr.json", text) for path in ("", f"{split}/")]
 
 
 def image_array(recipe: Recipe, plan: Plan, size: int) -> Named:
-    """Return the metadata of one size's array, as (name, bytes)."""
+    """Return the zarr metadata of the array of one size; nothing is written.
+
+    Args:
+        recipe: The recipe of the store.
+        plan: The plan of the split, for its name and number of rows.
+        size: The side of the squares in pixels.
+
+    Returns:
+        The name of the `zarr.json`, relative to the store, and its bytes.
+    """
     name = f"{layout.array(plan.split, str(size))}/zarr.json"
     # xarray opens a group only if a dimension has the same length in all of its arrays.
     names = ("height", "width") if recipe.format == 1 else (f"height_{size}", f"width_{size}")
     dimensions = ("row", *names, "channel")
-    text = _sharded(
+    text = _sharded_metadata(
         plan.num_rows,
         (size, size, 3),
         "uint8",
@@ -70,12 +86,21 @@ def image_array(recipe: Recipe, plan: Plan, size: int) -> Named:
 
 
 def feature_arrays(recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> list[Named]:
-    """Return the metadata of a split's features and of their groups, as (name, bytes)."""
+    """Return the zarr metadata of a split's features and of their groups; nothing is written.
+
+    Args:
+        recipe: The recipe of the features.
+        plan: The plan of the split, for its name and number of rows.
+        kinds: The kinds of features that are stored, of `pipeline.store.features.KINDS`.
+
+    Returns:
+        The name of each `zarr.json`, relative to the store, and its bytes: the groups first.
+    """
     store = MemoryStore()
     zarr.create_group(store)
-    group = _json(_contents(store)["zarr.json"])
+    group = _canonical_json(_contents_of_store(store)["zarr.json"])
     root = layout.features_array(recipe.name, "", "").rstrip("/")
-    text = _sharded(
+    text = _sharded_metadata(
         plan.num_rows,
         (recipe.dim,),
         recipe.dtype,
@@ -93,7 +118,7 @@ def feature_arrays(recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> l
     ]
 
 
-def _sharded(
+def _sharded_metadata(
     num_rows: int,
     shape: tuple[int, ...],
     dtype: str,
@@ -116,21 +141,45 @@ def _sharded(
         chunk_key_encoding=cast("Any", {"name": "default", "separator": "."}),
         dimension_names=dimensions,
     )
-    return _json(_contents(store)["zarr.json"])
+    return _canonical_json(_contents_of_store(store)["zarr.json"])
 
 
 def label_array(split: str, labels: NDArray[np.int32]) -> list[Named]:
-    """Return the objects of the label array, (N,) int32, as (name, bytes), metadata last."""
+    """Return the objects of the array of labels; nothing is written.
+
+    Args:
+        split: The name of the split.
+        labels: (num_rows,) int32 in the order of rows; -1 for a row without a class.
+
+    Returns:
+        The name of each object, relative to the store, and its bytes: the chunks, then `zarr.json`.
+    """
     return list(_small_array(split, "label", labels, fill=-1))
 
 
 def status_array(split: str, status: NDArray[np.uint8]) -> list[Named]:
-    """Return the objects of the status array, (N,) uint8, as (name, bytes), metadata last."""
+    """Return the objects of the array of statuses; nothing is written.
+
+    Args:
+        split: The name of the split.
+        status: (num_rows,) uint8 in the order of rows; 0 for a readable row, otherwise the reason
+            of its quarantine (`pipeline.images.rejection.STATUS_WORDS`).
+
+    Returns:
+        The name of each object, relative to the store, and its bytes: the chunks, then `zarr.json`.
+    """
     return list(_small_array(split, "status", status, fill=NOT_PREPARED))
 
 
 def small_metadata(plan: Plan) -> list[Named]:
-    """Return the metadata of the label and status arrays, as (name, bytes)."""
+    """Return the zarr metadata of the label and status arrays, without their chunks.
+
+    Args:
+        plan: The plan of the split, for its name and number of rows.
+
+    Returns:
+        The name of each of the two `zarr.json`, relative to the store, and its bytes.
+    """
     labels, status = np.empty(plan.num_rows, np.int32), np.empty(plan.num_rows, np.uint8)
     return [
         *_small_array(plan.split, "label", labels, fill=-1, write=False),
@@ -139,9 +188,16 @@ def small_metadata(plan: Plan) -> list[Named]:
 
 
 def damaged_labels(objects: Objects, plan: Plan) -> Iterator[tuple[str, str]]:
-    """Yield the name and the problem of each bad chunk of labels in an unfinished split.
+    """Yield each bad chunk of labels of an unfinished split.
 
     No finish record lists their digests yet, but each chunk is followed by its checksum.
+
+    Args:
+        objects: The objects of the store.
+        plan: The plan of the split.
+
+    Yields:
+        The name of the chunk, relative to the store, and its problem: `missing` or `damaged`.
     """
     chunk_rows = layout.small_chunk_rows(plan.num_rows)
     for chunk in range(-(-plan.num_rows // chunk_rows)):
@@ -172,9 +228,9 @@ def _small_array(
     )
     if write:
         array[:] = values
-    contents = _contents(store)
+    contents = _contents_of_store(store)
     for key in sorted(contents, key=lambda key: (key == "zarr.json", key)):
-        text = _json(contents[key]) if key == "zarr.json" else contents[key]
+        text = _canonical_json(contents[key]) if key == "zarr.json" else contents[key]
         yield f"{layout.array(split, name)}/{key}", text
 
 
@@ -191,7 +247,7 @@ def _compressors(codec: str) -> list[Any]:
     return [codec for codec in (codecs[name], Crc32cCodec()) if codec is not None]
 
 
-def _contents(store: MemoryStore) -> dict[str, bytes]:
+def _contents_of_store(store: MemoryStore) -> dict[str, bytes]:
     prototype = default_buffer_prototype()
 
     async def read() -> dict[str, bytes]:
@@ -205,17 +261,37 @@ def _contents(store: MemoryStore) -> dict[str, bytes]:
     return sync(read())
 
 
-def _json(text: bytes) -> bytes:
+def _canonical_json(text: bytes) -> bytes:
     return (json.dumps(json.loads(text), sort_keys=True, indent=2) + "\n").encode()
 
 
 def read_rows(objects: Objects, split: str, size: int, start: int, stop: int) -> NDArray[np.uint8]:
-    """Read rows of one size through zarr, (stop - start, size, size, 3) uint8."""
+    """Read rows *start* to *stop* - 1 of one size through zarr, without any of our own decoding.
+
+    Args:
+        objects: The objects of the store.
+        split: The name of the split.
+        size: The side of the squares in pixels.
+        start: The first row.
+        stop: The row after the last one.
+
+    Returns:
+        (stop - start, size, size, 3) uint8 RGB; zeros for quarantined rows.
+    """
     return np.asarray(_open_array(objects, split, str(size))[start:stop])
 
 
 def read_small(objects: Objects, split: str, name: str) -> NDArray[Any]:
-    """Read the label or status array through zarr, (N,) int32 or uint8."""
+    """Read the label or status array of a split through zarr.
+
+    Args:
+        objects: The objects of the store.
+        split: The name of the split.
+        name: `label` or `status`.
+
+    Returns:
+        (num_rows,) int32 labels, -1 for none, or (num_rows,) uint8 statuses, 0 for a readable row.
+    """
     return np.asarray(_open_array(objects, split, name)[:])
 
 

@@ -21,7 +21,8 @@ def open_for_arrow(file: BinaryIO) -> pa.NativeFile:
     """Return an Arrow file that reads *file* and takes ownership of it.
 
     Args:
-        file: A file that is open for reading. It is closed at the latest with the result.
+        file: A binary file that is open for reading. It is closed with the result at the latest, so
+            the caller must not use it any more.
     """
     if isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO):
         with file:

@@ -20,31 +20,39 @@ CHECKSUM_BYTES = 4
 
 
 def crc32c(data: NDArray[np.uint8]) -> int:
-    """Return the CRC-32C of an array.
+    """Return the CRC-32C of an array of bytes, an unsigned 32-bit number, without holding the GIL.
 
     Args:
         data: The bytes, (n,) uint8, contiguous.
     """
-    native = _native()
+    native = _native_crc32c()
     if native is None:
         return int(google_crc32c.value(data))
     return native(data.ctypes.data, data.nbytes)
 
 
 def append_checksum(data: bytes) -> bytes:
-    """Return *data* with its CRC-32C behind it."""
+    """Return *data* with its CRC-32C behind it, in 4 bytes, little-endian.
+
+    Args:
+        data: Any number of bytes.
+    """
     return data + crc32c(np.frombuffer(data, np.uint8)).to_bytes(CHECKSUM_BYTES, "little")
 
 
 def has_valid_checksum(data: bytes | memoryview | NDArray[np.uint8]) -> bool:
-    """Return True if *data*, n contiguous bytes, ends with the CRC-32C of all bytes before it."""
+    """Return True if *data* ends with the CRC-32C, 4 bytes little-endian, of all bytes before it.
+
+    Args:
+        data: n contiguous bytes, n >= 4; as an array, (n,) uint8.
+    """
     array = np.frombuffer(data, np.uint8)
     body, checksum = array[:-CHECKSUM_BYTES], array[-CHECKSUM_BYTES:].tobytes()
     return crc32c(body).to_bytes(CHECKSUM_BYTES, "little") == checksum
 
 
 @cache
-def _native() -> Callable[[int, int], int] | None:
+def _native_crc32c() -> Callable[[int, int], int] | None:
     """Return the C function, or None if the library was built differently."""
     try:
         from google_crc32c import _crc32c

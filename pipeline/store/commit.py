@@ -62,24 +62,29 @@ class Commit:
 
     def encode(self) -> bytes:
         """Return the bytes of `commits/<split>/<shard>.json`."""
-        return document.encode(asdict(self))
+        return document.encode_document(asdict(self))
 
 
-def decode(data: bytes, name: str) -> Commit:
-    """Decode a commit.
+def decode_commit(data: bytes, name: str) -> Commit:
+    """Decode and check the commit of a shard.
+
+    Args:
+        data: The bytes of the document.
+        name: Its name in the store, for messages: `commits/<split>/<shard>.json`.
 
     Raises:
         StoreDamagedError: The bytes differ from those written, or name objects of another shard.
+        StoreError: The document has a format that this version does not read.
     """
-    commit = document.decode_as(Commit, data, name)
-    _check_names(commit, name)
+    commit = document.decode_document_as(Commit, data, name)
+    _check_object_names(commit, name)
     document.check_value(name, "stop", commit.stop, commit.start + sum(commit.counts.values()))
     if commit.image_seconds is not None:
         document.check_field(name, IMAGE_SECONDS, "provenance.image_seconds", commit.image_seconds)
     return commit
 
 
-def _check_names(commit: Commit, name: str) -> None:
+def _check_object_names(commit: Commit, name: str) -> None:
     # Repair and readers open the objects that a commit names, so an untrusted commit must name
     # only those that the layout gives its shard.
     for size, written in commit.arrays.items():

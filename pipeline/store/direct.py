@@ -13,7 +13,16 @@ ALIGNMENT = 4096
 
 
 def open_direct(path: Path) -> int | None:
-    """Open a file for `read_direct`; return None if the platform or file system has no O_DIRECT."""
+    """Open a file for `read_direct`.
+
+    Args:
+        path: The path of the file.
+
+    Returns:
+        A descriptor, which the caller closes; None if the file cannot be opened with O_DIRECT, as
+            on
+        a file system without it.
+    """
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_DIRECT)
     except (AttributeError, OSError):

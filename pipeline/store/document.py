@@ -26,27 +26,46 @@ MAX_BYTES = 2**30
 """The maximum length in bytes of a document that is read; 2^22 shards need less."""
 
 
-def encode(fields: dict[str, Any]) -> bytes:
-    """Encode *fields*, plain JSON values without the key `digest`, as a document."""
-    return _sealed(fields, digest(fields))
+def encode_document(fields: dict[str, Any]) -> bytes:
+    """Encode fields as a document: sorted JSON with a key `digest`, the SHA-256 of the rest.
+
+    Args:
+        fields: Plain JSON values by name, without the key `digest`.
+
+    Returns:
+        UTF-8 text that ends with a newline; equal fields give equal bytes.
+    """
+    return _with_digest(fields, digest(fields))
 
 
 def digest(fields: dict[str, Any]) -> str:
-    """Return the SHA-256, in hexadecimal, by which other documents refer to this one."""
-    return hashlib.sha256(_text(fields)).hexdigest()
+    """Return the SHA-256 by which other documents refer to a document with these fields.
+
+    Args:
+        fields: The fields of the document, without the key `digest`.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    return hashlib.sha256(_document_text(fields)).hexdigest()
 
 
-def decode(data: bytes, name: str, advice: str = REPAIR) -> dict[str, Any]:
+def decode_document(data: bytes, name: str, advice: str = REPAIR) -> dict[str, Any]:
     """Decode a document and return its fields without the digest.
 
+    Args:
+        data: The bytes of the document.
+        name: Its name in the store, for messages.
+        advice: The last sentence of the message, for a damaged document (default: `REPAIR`).
+
     Raises:
-        StoreDamagedError: The bytes differ from those that `encode` wrote.
+        StoreDamagedError: The bytes differ from those that `encode_document` wrote.
         StoreError: The document has a format that this version does not read.
     """
     try:
         fields = json.loads(data, parse_constant=_refuse_constant)
         recorded = fields.pop("digest")
-        intact = recorded == digest(fields) and _sealed(fields, recorded) == data
+        intact = recorded == digest(fields) and _with_digest(fields, recorded) == data
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError):
         intact = False
     if not intact:
@@ -62,7 +81,7 @@ def decode(data: bytes, name: str, advice: str = REPAIR) -> dict[str, Any]:
     return dict(fields)
 
 
-def decode_as(
+def decode_document_as(
     kind: type[Kind],
     data: bytes,
     name: str,
@@ -84,7 +103,7 @@ def decode_as(
         StoreDamagedError: The bytes differ from those written, or the document is of another kind
             or has an invalid field.
     """
-    fields = decode(data, name, advice)
+    fields = decode_document(data, name, advice)
     try:
         return schema.read(kind, complete(fields))
     except SchemaError as e:
@@ -93,6 +112,13 @@ def decode_as(
 
 def check_value(name: str, key: str, value: object, expected: object, advice: str = REPAIR) -> None:
     """Refuse a document with a field that contradicts its other fields or its name.
+
+    Args:
+        name: The name of the document in the store, for the message.
+        key: The name of the field, for the message.
+        value: The value in the document.
+        expected: The value that it must equal.
+        advice: The last sentence of the message (default: `REPAIR`).
 
     Raises:
         StoreDamagedError: *value* differs from *expected*.
@@ -107,6 +133,13 @@ def check_value(name: str, key: str, value: object, expected: object, advice: st
 def check_field(name: str, annotation: Any, key: str, value: object) -> None:
     """Refuse a document with a value that *annotation* does not allow, in a field of any type.
 
+    Args:
+        name: The name of the document in the store, for the message.
+        annotation: A type that `pipeline.store.schema` reads, such as `Annotated[int, Between(0,
+            9)]`.
+        key: The name of the field, for the message.
+        value: The JSON value in the document.
+
     Raises:
         StoreDamagedError: The value is invalid.
     """
@@ -120,9 +153,9 @@ def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is not a JSON number")
 
 
-def _sealed(fields: dict[str, Any], digest: str) -> bytes:
-    return _text({**fields, "digest": digest})
+def _with_digest(fields: dict[str, Any], digest: str) -> bytes:
+    return _document_text({**fields, "digest": digest})
 
 
-def _text(fields: dict[str, Any]) -> bytes:
+def _document_text(fields: dict[str, Any]) -> bytes:
     return (json.dumps(fields, sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode()

@@ -126,7 +126,15 @@ class FeatureRecipe:
         return self.dim * (4 if self.dtype == "float32" else 2)
 
     def command_line_options(self, kinds: Iterable[str] = ()) -> str:
-        """Return the options of `tesserae features`, beside the network, that give this recipe."""
+        """Return the options of `tesserae features`, beside the network, that give this recipe.
+
+        Args:
+            kinds: The kinds of features, of `KINDS`, for the option `--mirrored` (default: none).
+
+        Returns:
+            The options with a value other than the default, joined by spaces; empty if there are
+                none.
+        """
         options = [("--cut", self.cut), ("--pooling", self.pooling), ("--size", self.stored_size)]
         options += [("--precision", self.precision), ("--dtype", self.dtype)]
         defaults = ("", "end", "float32")
@@ -135,7 +143,7 @@ class FeatureRecipe:
 
     def encode(self) -> bytes:
         """Return the bytes of `recipe.json`."""
-        return document.encode(self._fields())
+        return document.encode_document(self._fields())
 
     def _fields(self) -> dict[str, Any]:
         return asdict(self)
@@ -162,7 +170,7 @@ class FeatureCommit:
 
     def encode(self) -> bytes:
         """Return the bytes of the commit."""
-        return document.encode(asdict(self))
+        return document.encode_document(asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,33 +191,49 @@ class FeatureFinishRecord:
 
     def encode(self) -> bytes:
         """Return the bytes of the record."""
-        return document.encode(asdict(self))
+        return document.encode_document(asdict(self))
 
 
 Record = TypeVar("Record", FeatureRecipe, FeatureCommit, FeatureFinishRecord)
 
 
-def decode(kind: type[Record], data: bytes, name: str) -> Record:
-    """Decode a record.
+def decode_features_document(kind: type[Record], data: bytes, name: str) -> Record:
+    """Decode and check a document of features.
+
+    Args:
+        kind: The class of the document: `FeatureRecipe`, `FeatureCommit` or `FeatureFinishRecord`.
+        data: The bytes of the document.
+        name: Its name in the store, for messages.
 
     Raises:
         StoreDamagedError: The bytes differ from those written, or are a record of another kind.
         StoreError: The record has a format that this version does not read.
     """
-    return document.decode_as(kind, data, name, advice=RERUN_ADVICE)
+    return document.decode_document_as(kind, data, name, advice=RERUN_ADVICE)
 
 
-def _read(kind: type[Record], objects: Objects, file: str) -> Record:
-    return decode(kind, objects.get(file, document.MAX_BYTES), file)
+def _read_document(kind: type[Record], objects: Objects, file: str) -> Record:
+    return decode_features_document(kind, objects.get(file, document.MAX_BYTES), file)
 
 
 def names(objects: Objects) -> list[str]:
-    """Return the names of all features of a store, sorted."""
+    """Return the names of all features of a store, sorted: the folders in `features/`.
+
+    Args:
+        objects: The objects of the store.
+    """
     return sorted(splits_of(objects))
 
 
 def splits_of(objects: Objects) -> dict[str, list[str]]:
-    """Return, for each features by name, the splits of which any object exists, sorted."""
+    """Return the splits of which each feature set has any object.
+
+    Args:
+        objects: The objects of the store.
+
+    Returns:
+        The sorted names of splits, by name of the feature set.
+    """
     splits_by_name: dict[str, set[str]] = {}
     for file in objects.names(layout.FEATURES):
         _, name, *parts = file.split("/")
@@ -226,7 +250,11 @@ def splits_of(objects: Objects) -> dict[str, list[str]]:
 
 
 def load_recipe(objects: Objects, name: str) -> FeatureRecipe:
-    """Load the recipe of the features *name*.
+    """Load the recipe of a feature set.
+
+    Args:
+        objects: The objects of the store.
+        name: The name of the feature set: its folder in `features/`.
 
     Raises:
         StoreError: The store has no features of that name.
@@ -235,7 +263,7 @@ def load_recipe(objects: Objects, name: str) -> FeatureRecipe:
     """
     file = layout.features_recipe(name)
     try:
-        recipe = _read(FeatureRecipe, objects, file)
+        recipe = _read_document(FeatureRecipe, objects, file)
     except (FileNotFoundError, NotADirectoryError):
         existing = ", ".join(names(objects)) or "none"
         raise StoreError(
@@ -250,14 +278,19 @@ def load_recipe(objects: Objects, name: str) -> FeatureRecipe:
 
 
 def load_finish_record(objects: Objects, name: str, split: str) -> FeatureFinishRecord | None:
-    """Load the record that a split's features are complete; None while they are not.
+    """Load the record that a split's features are complete; return None while they are not.
+
+    Args:
+        objects: The objects of the store.
+        name: The name of the feature set: its folder in `features/`.
+        split: The name of the split.
 
     Raises:
         StoreDamagedError: The record is damaged.
     """
     file = layout.features_done(name, split)
     try:
-        done = _read(FeatureFinishRecord, objects, file)
+        done = _read_document(FeatureFinishRecord, objects, file)
     except FileNotFoundError:
         return None
     document.check_value(file, "split", done.split, split, RERUN_ADVICE)
@@ -272,15 +305,22 @@ def load_finish_record(objects: Objects, name: str, split: str) -> FeatureFinish
 def load_commit(
     objects: Objects, recipe: FeatureRecipe, plan: Plan, shard: int
 ) -> FeatureCommit | None:
-    """Load the commit of one shard's features.
+    """Load the commit of the features of one shard.
+
+    Args:
+        objects: The objects of the store.
+        recipe: The recipe of the features.
+        plan: The plan of the split.
+        shard: The number of the shard.
 
     Returns:
         None if the commit does not exist, is damaged, or belongs to another recipe or plan: the
-        shard is then computed again.
+            shard
+        is then computed again.
     """
     file = layout.features_commit(recipe.name, plan.split, shard)
     try:
-        commit = _read(FeatureCommit, objects, file)
+        commit = _read_document(FeatureCommit, objects, file)
         for kind, written in commit.arrays.items():
             expected = layout.features_shard(recipe.name, plan.split, kind, shard)
             document.check_value(file, f"arrays.{kind}.name", written.name, expected, RERUN_ADVICE)
@@ -291,7 +331,16 @@ def load_commit(
 
 
 def load_commits(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> dict[int, FeatureCommit]:
-    """Load every intact commit of a split's features, by shard."""
+    """Load every intact commit of a split's features, with several threads.
+
+    Args:
+        objects: The objects of the store.
+        recipe: The recipe of the features.
+        plan: The plan of the split.
+
+    Returns:
+        The commits by number of the shard; shards without a valid commit are left out.
+    """
     with ThreadPoolExecutor(records.READERS) as pool:
         commits = pool.map(
             lambda shard: load_commit(objects, recipe, plan, shard), range(plan.num_shards)

@@ -50,16 +50,33 @@ class Geometry:
         return -(-self.num_rows // self.shard_rows)
 
     def num_chunks(self, shard: int) -> int:
-        """Return the number of chunks of one shard that hold rows."""
+        """Return the number of chunks of one shard that hold rows; the last shard may have fewer.
+
+        Args:
+            shard: The number of the shard, 0 to num_shards - 1.
+        """
         rows = min(self.shard_rows, self.num_rows - shard * self.shard_rows)
         return -(-rows // self.chunk_rows)
 
     def num_bytes(self, shard: int) -> int:
-        """Return the bytes of one shard object."""
+        """Return the length of one shard object in bytes, with its checksums and index.
+
+        Args:
+            shard: The number of the shard, 0 to num_shards - 1.
+        """
         return self.num_chunks(shard) * self.framed_bytes + self.index_bytes
 
     def index(self, shard: int) -> bytes:
-        """Return the index that ends the object of one shard, with its checksum."""
+        """Return the index that ends the object of one shard, with its checksum.
+
+        Args:
+            shard: The number of the shard, 0 to num_shards - 1.
+
+        Returns:
+            `index_bytes` bytes: (offset, length) of each chunk as uint64 little-endian, 2^64 - 1
+                for
+            chunks without rows, and the CRC-32C.
+        """
         num_chunks = self.num_chunks(shard)
         index = np.full((self.chunks_per_shard, 2), ABSENT, "<u8")
         index[:num_chunks, 0] = np.arange(num_chunks) * self.framed_bytes
@@ -67,7 +84,15 @@ class Geometry:
         return append_checksum(index.tobytes())
 
     def locate(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the shard of each row and its offset there in bytes, both (n,) int64."""
+        """Return where the bytes of rows lie: their shards, and their offsets in the shard objects.
+
+        Args:
+            rows: (n,) int64, rows of the split.
+
+        Returns:
+            The number of the shard, and the offset of the first byte in its object, both (n,)
+                int64.
+        """
         shards, inside = np.divmod(rows, self.shard_rows)
         chunks, remainders = np.divmod(inside, self.chunk_rows)
         return shards, chunks * self.framed_bytes + remainders * self.row_bytes

@@ -28,20 +28,33 @@ SMALL_CHUNK_ROWS = 4 * 2**20
 
 
 def small_chunk_rows(num_rows: int) -> int:
-    """Return the rows in a chunk of labels and status: one chunk up to 4 Mi rows.
+    """Return the rows in a chunk of labels and status: all rows, up to 4 Mi in one chunk.
 
     A thousand small chunks cost a reader 0.3 s to open.
+
+    Args:
+        num_rows: The number of rows of the split.
+
+    Returns:
+        1 to `SMALL_CHUNK_ROWS`.
     """
     return max(1, min(num_rows, SMALL_CHUNK_ROWS))
 
 
 def is_split(name: str) -> bool:
-    """Return True if *name* is a valid name of a split, which becomes a part of paths."""
+    """Return True if *name* is a valid name of a split, which becomes a part of paths.
+
+    Args:
+        name: Any text. Valid are 1 to 100 letters, digits, `-` and `_`.
+    """
     return 0 < len(name) <= 100 and all(c.isalnum() or c in "-_" for c in name)
 
 
 def check_split(split: str) -> str:
-    """Return *split* if it is a valid name of a split.
+    """Return *split* if it is a valid name of a split, as `is_split` defines.
+
+    Args:
+        split: Any text.
 
     Raises:
         ValueError: The name is not valid.
@@ -52,35 +65,63 @@ def check_split(split: str) -> str:
 
 
 def plan(split: str) -> str:
-    """Return the name of the split's plan."""
+    """Return the name of a split's plan, `splits/<split>.json`, relative to the store."""
     return f"splits/{split}.json"
 
 
 def done(split: str) -> str:
-    """Return the name of the split's finish record."""
+    """Return the name of a split's finish record, `splits/<split>.done.json`."""
     return f"splits/{split}.done.json"
 
 
 def small_chunk(split: str, name: str, chunk: int) -> str:
-    """Return the name of one chunk of the array `label` or `status`."""
+    """Return the name of one chunk of the array of labels or statuses, relative to the store.
+
+    Args:
+        split: The name of the split.
+        name: `label` or `status`.
+        chunk: The number of the chunk, from 0.
+    """
     return f"{array(split, name)}/c.{chunk}"
 
 
 def metadata(split: str, sizes: Iterable[int]) -> list[str]:
-    """Return the names of zarr's metadata documents for a split with these sizes."""
+    """Return the names of all zarr metadata documents (`zarr.json`) of a split's images.
+
+    Args:
+        split: The name of the split.
+        sizes: The sides of the stored squares in pixels.
+
+    Returns:
+        Names relative to the store: of the two groups, `label`, `status` and each size.
+    """
     arrays = [array(split, name) for name in ("label", "status", *map(str, sizes))]
     return [f"{folder}/zarr.json" for folder in (IMAGES, f"{IMAGES}/{split}", *arrays)]
 
 
 def derived(split: str, num_rows: int, sizes: Iterable[int]) -> set[str]:
-    """Return the names of all objects in a finish record: table, small arrays and metadata."""
+    """Return the names of all objects in a finish record: table, small arrays and metadata.
+
+    Args:
+        split: The name of the split.
+        num_rows: The number of rows of the split.
+        sizes: The sides of the stored squares in pixels.
+
+    Returns:
+        Names relative to the store.
+    """
     chunks = range(-(-num_rows // small_chunk_rows(num_rows)))
     small = {small_chunk(split, name, k) for name in ("label", "status") for k in chunks}
     return {table(split), *small, *metadata(split, sizes)}
 
 
 def copied(split: str, name: str) -> bool:
-    """Return True if the ledger of *split* may contain a copy of the document *name*."""
+    """Return True if the ledger of a split may contain a copy of a document.
+
+    Args:
+        split: The name of the split.
+        name: The name of the document, relative to the store: the recipe, a plan or a commit.
+    """
     shard = name.removeprefix(f"{commits(split)}/").removesuffix(".json")
     if shard.isascii() and shard.isdecimal() and len(shard) < 12:
         return name == commit(split, int(shard))
@@ -88,57 +129,92 @@ def copied(split: str, name: str) -> bool:
 
 
 def ledger(split: str) -> str:
-    """Return the name of the split's ledger, the second copy from which documents are repaired."""
+    """Return the name of a split's ledger, `splits/<split>.ledger.jsonl`, relative to the store."""
     return f"splits/{split}.ledger.jsonl"
 
 
 def commits(split: str) -> str:
-    """Return the name of the folder of the split's commits."""
+    """Return the folder of a split's commits, `commits/<split>`, relative to the store."""
     return f"commits/{split}"
 
 
 def commit(split: str, shard: int) -> str:
-    """Return the name of the commit of one shard."""
+    """Return the name of the commit of one shard, `commits/<split>/<shard>.json`."""
     return f"{commits(split)}/{shard:06d}.json"
 
 
 def array(split: str, name: str) -> str:
-    """Return the name of a zarr array: an image size in pixels, `label` or `status`."""
+    """Return the name of a zarr array, `images.zarr/<split>/<name>`, relative to the store.
+
+    Args:
+        split: The name of the split.
+        name: An image size in pixels as text, `label` or `status`.
+    """
     return f"{IMAGES}/{split}/{name}"
 
 
 def shard(split: str, size: int, shard: int) -> str:
-    """Return the name of the object of one shard at one size: zarr's chunk (shard, 0, 0, 0)."""
+    """Return the name of the object with the images of one shard at one size.
+
+    Args:
+        split: The name of the split.
+        size: The side of the squares in pixels.
+        shard: The number of the shard, from 0.
+
+    Returns:
+        `images.zarr/<split>/<size>/c.<shard>.0.0.0`: zarr's chunk (shard, 0, 0, 0).
+    """
     return f"{array(split, str(size))}/c.{shard}.0.0.0"
 
 
 def parts(split: str) -> str:
-    """Return the name of the folder of the table's parts."""
+    """Return the folder of the parts of a split's table, `samples/<split>.parts`."""
     return f"samples/{split}.parts"
 
 
 def part(split: str, shard: int) -> str:
-    """Return the name of the table part of one shard."""
+    """Return the name of the table part of one shard, `samples/<split>.parts/<shard>.parquet`."""
     return f"{parts(split)}/{shard:06d}.parquet"
 
 
 def table(split: str) -> str:
-    """Return the name of the split's complete table."""
+    """Return the name of a split's complete table, `samples/<split>.parquet`."""
     return f"samples/{split}.parquet"
 
 
 def source_index(split: str) -> str:
-    """Return the name of the cached index that locates each row's bytes in the source."""
+    """Return the name of the cached file that locates each row's bytes in the source.
+
+    Args:
+        split: The name of the split.
+
+    Returns:
+        `.cache/<split>.rows.arrow`, relative to the store.
+    """
     return f"{CACHE}/{split}.rows.arrow"
 
 
 def source_index_record(split: str) -> str:
-    """Return the name of the record that holds the size and digest of the source index."""
+    """Return the name of the document with the size and digest of a split's source index.
+
+    Args:
+        split: The name of the split.
+
+    Returns:
+        `.cache/<split>.rows.json`, relative to the store.
+    """
     return f"{CACHE}/{split}.rows.json"
 
 
 def spool(split: str) -> str:
-    """Return the name of the folder of record files of a source that is streamed."""
+    """Return the folder of the record files of a split whose source is streamed.
+
+    Args:
+        split: The name of the split.
+
+    Returns:
+        `.cache/<split>.spool`, relative to the store.
+    """
     return f"{CACHE}/{split}.spool"
 
 
@@ -147,22 +223,47 @@ FEATURES = "features"
 
 
 def features_recipe(name: str) -> str:
-    """Return the name of the recipe of the features *name*."""
+    """Return the name of the recipe of a feature set, `features/<name>/recipe.json`."""
     return f"{FEATURES}/{name}/recipe.json"
 
 
 def features_array(name: str, split: str, kind: str) -> str:
-    """Return the name of the zarr array of a split's features of kind `plain` or `mirrored`."""
+    """Return the name of the zarr array of a split's features, relative to the store.
+
+    Args:
+        name: The name of the feature set: its folder in `features/`.
+        split: The name of the split.
+        kind: `plain`, or `mirrored` for the features of mirror images.
+    """
     return f"{FEATURES}/{name}/features.zarr/{split}/{kind}"
 
 
 def features_shard(name: str, split: str, kind: str, shard: int) -> str:
-    """Return the name of the object of one shard of a split's features: chunk (shard, 0)."""
+    """Return the name of the object of one shard of a split's features.
+
+    Args:
+        name: The name of the feature set: its folder in `features/`.
+        split: The name of the split.
+        kind: `plain`, or `mirrored` for the features of mirror images.
+        shard: The number of the shard, from 0.
+
+    Returns:
+        A name relative to the store that ends with `/c.<shard>.0`: zarr's chunk (shard, 0).
+    """
     return f"{features_array(name, split, kind)}/c.{shard}.0"
 
 
 def features_derived(name: str, split: str, kinds: Iterable[str]) -> set[str]:
-    """Return the names of all objects in the record of finished features."""
+    """Return the names of all objects in the finish record of features: recipe and metadata.
+
+    Args:
+        name: The name of the feature set: its folder in `features/`.
+        split: The name of the split.
+        kinds: The kinds of features that are stored: `plain`, `mirrored`.
+
+    Returns:
+        Names relative to the store.
+    """
     root = f"{FEATURES}/{name}/features.zarr"
     arrays = [features_array(name, split, kind) for kind in kinds]
     folders = [root, f"{root}/{split}", *arrays]
@@ -170,15 +271,26 @@ def features_derived(name: str, split: str, kinds: Iterable[str]) -> set[str]:
 
 
 def features_commits(name: str, split: str) -> str:
-    """Return the name of the folder of the commits of a split's features."""
+    """Return the folder of the commits of a split's features, `features/<name>/commits/<split>`."""
     return f"{FEATURES}/{name}/commits/{split}"
 
 
 def features_commit(name: str, split: str, shard: int) -> str:
-    """Return the name of the commit of one shard's features."""
+    """Return the name of the commit of the features of one shard, relative to the store.
+
+    Args:
+        name: The name of the feature set: its folder in `features/`.
+        split: The name of the split.
+        shard: The number of the shard, from 0.
+    """
     return f"{features_commits(name, split)}/{shard:06d}.json"
 
 
 def features_done(name: str, split: str) -> str:
-    """Return the name of the finish record of a split's features."""
+    """Return the name of the finish record of a split's features, relative to the store.
+
+    Args:
+        name: The name of the feature set: its folder in `features/`.
+        split: The name of the split.
+    """
     return f"{FEATURES}/{name}/splits/{split}.done.json"

@@ -1,7 +1,7 @@
 """The lease of a split: one run writes it at a time.
 
 On a disk the lease is a lock that the system releases when the process ends, for whatever reason;
-on a file system without locks it is made of files (`pipeline.filesystem.NumberedLock`). On an
+on a file system without locks it is made of files (`pipeline.locks.NumberedLock`). On an
 object store it is an object that its holder renews, and that is free when it has not been renewed
 for `EXPIRY_SECONDS`.
 
@@ -23,7 +23,8 @@ from pathlib import Path
 
 from pipeline import confined
 from pipeline.errors import StoreBusyError, StoreError
-from pipeline.filesystem import LocksMissingError, NumberedLock, advice_for, try_lock
+from pipeline.filesystem import advice_for
+from pipeline.locks import LocksMissingError, NumberedLock, try_lock
 from pipeline.store.layout import TEMPORARY
 from pipeline.store.local import LocalObjects, make_folders
 from pipeline.store.objects import Objects
@@ -56,7 +57,9 @@ def lease(
         StoreBusyError: Another run holds the lease, and *wait* is false.
     """
     attempt = (
-        _Lock(objects, split) if isinstance(objects, LocalObjects) else _Record(objects, split)
+        _LocalLease(objects, split)
+        if isinstance(objects, LocalObjects)
+        else _RemoteLease(objects, split)
     )
     waited_for = None
     while (holder := attempt.acquire()) is not None:
@@ -75,11 +78,11 @@ def lease(
         attempt.release()
 
 
-def _me() -> str:
+def _describe_process() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
-class _Lock:
+class _LocalLease:
     def __init__(self, objects: LocalObjects, split: str) -> None:
         self._path = Path(objects.url) / TEMPORARY / f"{split}.lock"
         self._file = -1
@@ -118,7 +121,7 @@ class _Lock:
         self._file = file
         os.ftruncate(file, 0)
         with contextlib.suppress(OSError):  # a full disk: the holder's name is only for messages
-            os.pwrite(file, _me().encode(), 0)
+            os.pwrite(file, _describe_process().encode(), 0)
         return None
 
     def release(self) -> None:
@@ -128,7 +131,7 @@ class _Lock:
             os.close(self._file)
 
 
-class _Record:
+class _RemoteLease:
     def __init__(self, objects: Objects, split: str) -> None:
         self._objects = objects
         self._name = f"{TEMPORARY}/{split}.lease.json"
@@ -165,7 +168,11 @@ class _Record:
             return None
 
     def _text(self) -> bytes:
-        record = {"id": self._id, "holder": _me(), "expires": time.time() + EXPIRY_SECONDS}
+        record = {
+            "id": self._id,
+            "holder": _describe_process(),
+            "expires": time.time() + EXPIRY_SECONDS,
+        }
         return json.dumps(record).encode()
 
     def _renew(self) -> None:

@@ -48,14 +48,34 @@ class LocalObjects:
         return self._root / confined.check_name(name)
 
     def get(self, name: str, limit: int | None = None) -> bytes:
-        """Return all bytes of a file, as `Objects.get` describes."""
+        """Return all bytes of a file of the store.
+
+        Args:
+            name: The name of the object: its path relative to the store.
+            limit: The maximum length in bytes (default: no limit).
+
+        Raises:
+            FileNotFoundError: The file does not exist.
+            StoreDamagedError: The file is longer than *limit*, is a device or a pipe, or its name
+                is not valid.
+        """
         with self.open(name) as file:
             if limit is not None:
                 check_length(name, os.fstat(file.fileno()).st_size, limit)
             return file.read()
 
     def read(self, name: str, start: int, num_bytes: int) -> bytes:
-        """Return *num_bytes* of a file from byte *start* on, or fewer if it ends first."""
+        """Return a part of a file of the store.
+
+        Args:
+            name: The name of the object: its path relative to the store.
+            start: The offset of the first byte.
+            num_bytes: The number of bytes to read; fewer are returned if the file ends first.
+
+        Raises:
+            FileNotFoundError: The file does not exist.
+            StoreDamagedError: It is a device or a pipe, or its name is not valid.
+        """
         with self.open(name) as file:
             file.seek(start)
             # A read may return less than it asks for before the end, on some network file systems.
@@ -65,7 +85,16 @@ class LocalObjects:
             return data
 
     def read_cached(self, name: str, start: int, to: memoryview) -> bool:
-        """Fill *to* from the page cache; return True if all of it was cached."""
+        """Fill memory from the page cache, without waiting for the disk.
+
+        Args:
+            name: The name of the object: its path relative to the store.
+            start: The offset of the first byte in the file.
+            to: Writable memory; its contents are arbitrary if the result is False.
+
+        Returns:
+            True if the cache held all of the bytes; False otherwise, also if the file is missing.
+        """
         try:
             file = confined.open_regular(self._path(name))
         except (OSError, StoreError):  # the blocking read that follows reports it
@@ -80,7 +109,19 @@ class LocalObjects:
     def read_direct(
         self, name: str, start: int, num_bytes: int, memory: NDArray[np.uint8]
     ) -> memoryview | None:
-        """Read a part of a file with O_DIRECT; return None if that is not possible."""
+        """Read a part of a file with O_DIRECT, past the page cache.
+
+        Args:
+            name: The name of the object: its path relative to the store.
+            start: The offset of the first byte.
+            num_bytes: The number of bytes to read.
+            memory: A buffer, (at least num_bytes + 3 * ALIGNMENT,) uint8, which is overwritten.
+
+        Returns:
+            The bytes, a view of *memory*, fewer if the file ends first; None if the file cannot be
+                read
+            in this way.
+        """
         file = open_direct(self._path(name))
         if file is None:
             return None
@@ -92,11 +133,23 @@ class LocalObjects:
             os.close(file)
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file for reading; refuse devices and pipes."""
+        """Open a file of the store for reading in binary mode; the caller closes it.
+
+        Args:
+            name: The name of the object: its path relative to the store.
+
+        Raises:
+            FileNotFoundError: The file does not exist.
+            StoreDamagedError: It is a device or a pipe, or its name is not valid.
+        """
         return os.fdopen(confined.open_regular(self._path(name)), "rb")
 
     def size(self, name: str) -> int | None:
-        """Return the size of a file in bytes, or None if it does not exist."""
+        """Return the size of a file in bytes, or None if there is no regular file of that name.
+
+        Args:
+            name: The name of the object: its path relative to the store.
+        """
         try:
             status = self._path(name).stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -104,32 +157,72 @@ class LocalObjects:
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def names(self, folder: str) -> list[str]:
-        """Return the names of all files under *folder*, at any depth, sorted."""
+        """Return the names of all files under *folder*, at any depth, sorted.
+
+        Args:
+            folder: A path relative to the store; empty for the whole store. A missing one has no
+                names.
+        """
         names = []
         for parent, _, files in os.walk(self._path(folder) if folder else self._root):
             names += [os.path.relpath(os.path.join(parent, file), self._root) for file in files]
         return sorted(names)
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a file atomically and durably, replacing any file of that name."""
+        """Write a file atomically and durably, replacing any file of that name.
+
+        Args:
+            name: The name of the object: its path relative to the store. Missing folders are
+                created.
+            data: All bytes of the file.
+
+        Raises:
+            StoreError: The file cannot be written, or this run has lost its right to write.
+        """
         writer = self.create(name)
-        with contextlib.closing(_Aborting(writer)):
+        with contextlib.closing(_AbortOnClose(writer)):
             writer.write(memoryview(data))
             writer.finish()
 
     def put_new(self, name: str, data: bytes) -> bool:
-        """Write a file atomically and durably unless it exists; return True if it was written."""
+        """Write a file atomically and durably unless one of that name exists.
+
+        Args:
+            name: The name of the object: its path relative to the store. Missing folders are
+                created.
+            data: All bytes of the file.
+
+        Returns:
+            True if it was written; False if the name was taken, also by a file with the same bytes.
+
+        Raises:
+            StoreError: The file cannot be written, or this run has lost its right to write.
+        """
         writer = self.create(name)
-        with contextlib.closing(_Aborting(writer)):
+        with contextlib.closing(_AbortOnClose(writer)):
             writer.write(memoryview(data))
             return writer.finish_new()
 
     def create(self, name: str) -> LocalWriter:
-        """Return a writer that fills a temporary file, which `finish` renames."""
+        """Return a writer that fills a temporary file, which `finish` renames.
+
+        Args:
+            name: The name that the object will get: its path relative to the store.
+
+        Raises:
+            StoreError: The temporary file cannot be created.
+        """
         return LocalWriter(self._root, name, self._run)
 
     def remove(self, name: str) -> None:
-        """Remove a file durably if it exists."""
+        """Remove a file durably if it exists.
+
+        Args:
+            name: The name of the object: its path relative to the store.
+
+        Raises:
+            StoreError: The file cannot be removed.
+        """
         path = confined.confined_path(self._root, name)
         # An object that does not exist is no error: an interrupted run repeats its removals.
         with _explain_os_errors(f"cannot remove {path}"), contextlib.suppress(FileNotFoundError):
@@ -137,7 +230,14 @@ class LocalObjects:
             sync_folder(path.parent)
 
     def sync(self, folder: str) -> None:
-        """Make the names in *folder*, and the folder itself, durable if the folder exists."""
+        """Make the names in *folder*, and the folder itself, durable if the folder exists.
+
+        Args:
+            folder: A path relative to the store; empty for the store's own folder.
+
+        Raises:
+            StoreError: The disk reports an error, or the folder leads out of the store.
+        """
         path = confined.confined_path(self._root, folder) if folder else self._root
         if path.is_dir():
             confined.check_inside(path, self._root)
@@ -152,14 +252,14 @@ class LocalObjects:
         for folder in (self._root / TEMPORARY).glob(f"{glob.escape(split)}-*"):
             # The glob for split "a" also matches the folders of a split named "a-b".
             if folder.is_dir() and folder.name.rpartition("-")[0] == split:
-                _remove_run(folder, split, self._root)
+                _remove_run_folder(folder, split, self._root)
         with _explain_os_errors(f"cannot write to {self._root}"):
             make_folders(self._root / TEMPORARY / self._run, self._root)
 
     def end(self) -> None:
         """Remove this run's temporary files, after which it cannot write anything."""
         with contextlib.suppress(StoreError):  # the next run removes it
-            _remove_run(
+            _remove_run_folder(
                 self._root / TEMPORARY / self._run, self._run.rpartition("-")[0], self._root
             )
 
@@ -171,7 +271,7 @@ class LocalObjects:
         return shutil.disk_usage(folder).free
 
 
-class _Aborting:
+class _AbortOnClose:
     def __init__(self, writer: ObjectWriter) -> None:
         self.close = writer.abort
 
@@ -209,12 +309,19 @@ class LocalWriter:
                 ) from None
 
     def write(self, data: memoryview) -> None:
-        """Append *data* to the object."""
+        """Append *data* to the object, which may be overwritten as soon as this returns.
+
+        Args:
+            data: Contiguous memory of any item size; its bytes are copied.
+
+        Raises:
+            StoreError: The disk is full or failing. An error may be reported by a later call.
+        """
         data = data.cast("B")
         with _explain_os_errors(f"cannot write {self._final}"):
             while data.nbytes:
                 if not self._blocks:
-                    self._blocks = [_block()]
+                    self._blocks = [_allocate_block()]
                 piece = data[: BLOCK_BYTES - self._filled]
                 self._blocks[0][self._filled : self._filled + piece.nbytes] = piece
                 self._filled += piece.nbytes
@@ -257,8 +364,8 @@ class LocalWriter:
         if self._thread is None:
             # An object smaller than a block needs neither a thread nor O_DIRECT.
             self._thread = ThreadPoolExecutor(1, "write")
-            self._direct = _set_direct(self._file, on=True)
-            self._blocks.append(_block())
+            self._direct = _set_o_direct(self._file, on=True)
+            self._blocks.append(_allocate_block())
         self._wait_for_write()
         self._writing = self._thread.submit(_write_all, self._file, memoryview(self._blocks[0]))
         self._blocks.reverse()
@@ -272,7 +379,7 @@ class LocalWriter:
     def _seal(self) -> None:
         self._wait_for_write()
         if self._direct:  # the last block is partly filled, and O_DIRECT writes whole ones only
-            _set_direct(self._file, on=False)
+            _set_o_direct(self._file, on=False)
         if self._filled:
             _write_all(self._file, memoryview(self._blocks[0])[: self._filled])
         os.fsync(self._file)
@@ -286,7 +393,7 @@ class LocalWriter:
             os.close(file)
 
 
-def _block() -> mmap.mmap:
+def _allocate_block() -> mmap.mmap:
     # Anonymous memory is page-aligned, as O_DIRECT requires. Huge pages, which need a private
     # mapping, spare the copy and the pinning for the disk a thousand small pages.
     if not hasattr(mmap, "MADV_HUGEPAGE"):
@@ -297,7 +404,7 @@ def _block() -> mmap.mmap:
     return block
 
 
-def _set_direct(file: int, *, on: bool) -> bool:
+def _set_o_direct(file: int, *, on: bool) -> bool:
     flags = fcntl.fcntl(file, fcntl.F_GETFL)
     direct = getattr(os, "O_DIRECT", 0)
     try:
@@ -314,14 +421,14 @@ def _write_all(file: int, data: memoryview) -> None:
         except OSError as e:
             # Some file systems accept O_DIRECT but refuse the writes, and after a short write the
             # remaining bytes are not a whole number of blocks: go on through the page cache.
-            if e.errno != errno.EINVAL or not _is_direct(file):
+            if e.errno != errno.EINVAL or not _has_o_direct(file):
                 raise
-            _set_direct(file, on=False)
+            _set_o_direct(file, on=False)
             continue
         data = data[written:]
 
 
-def _is_direct(file: int) -> bool:
+def _has_o_direct(file: int) -> bool:
     return bool(fcntl.fcntl(file, fcntl.F_GETFL) & getattr(os, "O_DIRECT", 0))
 
 
@@ -332,8 +439,15 @@ _durable: set[Path] = set()
 def make_folders(folder: Path, root: Path) -> None:
     """Create *folder* in the store at *root*, and its parents, each durable in its own parent.
 
-    A folder that exists may have been created by another process that has not synced it yet, or
-    was killed before. So each process syncs each folder once.
+    A folder that exists may have been created by another process that has not synced it yet, or was
+    killed before. So each process syncs each folder once.
+
+    Args:
+        folder: The folder to create; nothing happens if it exists outside of *root*.
+        root: The folder of the store, which is created, too.
+
+    Raises:
+        OSError: A folder cannot be created or synced.
     """
     exists = folder.is_dir()
     if exists and (folder in _durable or not folder.is_relative_to(root)):
@@ -350,7 +464,7 @@ def make_folders(folder: Path, root: Path) -> None:
     _durable.add(folder)
 
 
-def _remove_run(folder: Path, split: str, root: Path) -> None:
+def _remove_run_folder(folder: Path, split: str, root: Path) -> None:
     # The folder is renamed first, which is atomic: a run that lost its lease could otherwise add
     # files faster than they are removed.
     confined.check_inside(folder.parent, root)

@@ -27,7 +27,14 @@ class Writer(Protocol):
     name: str
 
     def write(self, data: memoryview) -> None:
-        """Append *data*, which may be overwritten as soon as this returns."""
+        """Append bytes to the object.
+
+        Args:
+            data: Contiguous memory, which may be overwritten as soon as this returns.
+
+        Raises:
+            StoreError: The bytes cannot be written.
+        """
 
     def finish(self) -> None:
         """Make the object durable under its name."""
@@ -66,58 +73,128 @@ class Objects(Protocol):
         """
 
     def read(self, name: str, start: int, num_bytes: int) -> bytes:
-        """Return *num_bytes* of an object from byte *start* on, or fewer if the object ends first.
+        """Return a part of an object.
+
+        Args:
+            name: The name of the object.
+            start: The offset of the first byte.
+            num_bytes: The number of bytes to read; fewer are returned if the object ends first.
 
         Raises:
             FileNotFoundError: The object does not exist.
         """
 
     def read_cached(self, name: str, start: int, to: memoryview) -> bool:
-        """Fill *to* from byte *start* if that does not block; return True if it was filled."""
+        """Fill memory with a part of an object if that needs no disk and no network.
+
+        Args:
+            name: The name of the object.
+            start: The offset of the first byte in the object.
+            to: Writable memory; its contents are arbitrary if the result is False.
+
+        Returns:
+            True if all of *to* was filled.
+        """
 
     def read_direct(
         self, name: str, start: int, num_bytes: int, memory: NDArray[np.uint8]
     ) -> memoryview | None:
-        """Read a part of an object without the page cache; return None if that is not possible.
+        """Read a part of an object without the page cache.
 
         Args:
             name: The name of the object.
             start: The offset of the first byte.
             num_bytes: The number of bytes to read.
-            memory: A buffer, (at least num_bytes + 3 * ALIGNMENT,) uint8. The result is a view
-                of it.
+            memory: A buffer, (at least num_bytes + 3 * ALIGNMENT,) uint8, which is overwritten.
+
+        Returns:
+            The bytes, a view of *memory*, fewer if the object ends first; None if the object cannot
+                be
+            read in this way.
         """
 
     def open(self, name: str) -> BinaryIO:
-        """Open an object as a seekable file for reading.
+        """Open an object as a seekable binary file for reading; the caller closes it.
+
+        Args:
+            name: The name of the object.
 
         Raises:
             FileNotFoundError: The object does not exist.
         """
 
     def size(self, name: str) -> int | None:
-        """Return the size of an object in bytes, or None if it does not exist."""
+        """Return the size of an object in bytes, or None if it does not exist.
+
+        Args:
+            name: The name of the object.
+        """
 
     def names(self, folder: str) -> list[str]:
-        """Return the names of all objects under *folder*, at any depth, sorted."""
+        """Return the names of all objects under *folder*, at any depth, sorted.
+
+        Args:
+            folder: The beginning of their names, without a slash at its end; empty for the whole
+                store.
+        """
 
     def put(self, name: str, data: bytes) -> None:
-        """Write an object, replacing any object of that name."""
+        """Write an object, complete and durable, replacing any object of that name.
+
+        Args:
+            name: The name of the object.
+            data: All its bytes.
+
+        Raises:
+            StoreError: The object cannot be written.
+        """
 
     def put_new(self, name: str, data: bytes) -> bool:
-        """Write an object unless it exists; return True if it was written."""
+        """Write an object, complete and durable, unless one of that name exists.
+
+        Args:
+            name: The name of the object.
+            data: All its bytes.
+
+        Returns:
+            True if it was written; False if the name was taken.
+
+        Raises:
+            StoreError: The object cannot be written.
+        """
 
     def create(self, name: str) -> ObjectWriter:
-        """Return a writer for an object that is written piece by piece."""
+        """Return a writer for an object, which appears when the writer is finished.
+
+        Args:
+            name: The name that the object will get.
+
+        Raises:
+            StoreError: The object cannot be created.
+        """
 
     def remove(self, name: str) -> None:
-        """Remove an object if it exists."""
+        """Remove an object if it exists.
+
+        Args:
+            name: The name of the object.
+
+        Raises:
+            StoreError: The object cannot be removed.
+        """
 
     def sync(self, folder: str) -> None:
         """Make the names in *folder* durable if the folder exists.
 
-        A visible object is complete, but the process that named it may have been killed before
-        the name was durable. Call this before a durable record refers to the object.
+        A visible object is complete, but the process that named it may have been killed before the
+        name was durable. Call this before a durable record refers to the object.
+
+        Args:
+            folder: The beginning of the names, without a slash at its end; empty for the store's
+                root.
+
+        Raises:
+            StoreError: The names cannot be made durable.
         """
 
     def begin(self) -> None:
@@ -136,6 +213,11 @@ class Objects(Protocol):
 
 def check_length(name: str, num_bytes: int, limit: int) -> None:
     """Refuse an object that is longer than one of its kind can be.
+
+    Args:
+        name: The name of the object, for the message.
+        num_bytes: Its length in bytes.
+        limit: The maximum length in bytes.
 
     Raises:
         StoreDamagedError: The object is longer than *limit* bytes.
@@ -156,7 +238,14 @@ class WriterFile:
         self._position = 0
 
     def write(self, data: bytes) -> int:
-        """Append *data*; return its length in bytes."""
+        """Append *data* to the object of the writer; return its length in bytes.
+
+        Args:
+            data: The bytes to append.
+
+        Raises:
+            StoreError: The bytes cannot be written.
+        """
         self._writer.write(memoryview(data))
         self._position += len(data)
         return len(data)
@@ -170,4 +259,5 @@ class WriterFile:
 
     def close(self) -> None:
         """Close this file only: the caller finishes or aborts the writer."""
+        # Libraries also close a file after an error, when the object must not become visible.
         self.closed = True

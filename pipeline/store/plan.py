@@ -41,12 +41,16 @@ class Plan:
         return -(-self.num_rows // self.shard_rows)
 
     def rows(self, shard: int) -> range:
-        """Return the rows of one shard."""
+        """Return the rows of one shard, as a range of row numbers of the split.
+
+        Args:
+            shard: The number of the shard, 0 to num_shards - 1.
+        """
         return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows))
 
     def encode(self) -> bytes:
         """Return the bytes of `splits/<split>.json`."""
-        return document.encode(asdict(self))
+        return document.encode_document(asdict(self))
 
     @property
     def digest(self) -> str:
@@ -54,17 +58,26 @@ class Plan:
         return document.digest(asdict(self))
 
 
-def decode(data: bytes, name: str) -> Plan:
-    """Decode a plan.
+def decode_plan(data: bytes, name: str) -> Plan:
+    """Decode and check the plan of a split.
+
+    Args:
+        data: The bytes of the document.
+        name: Its name in the store, for messages.
 
     Raises:
         StoreDamagedError: The bytes differ from those written, or are another document.
+        StoreError: The document has a format that this version does not read.
     """
-    return document.decode_as(Plan, data, name)
+    return document.decode_document_as(Plan, data, name)
 
 
-def check_same(stored: Plan, requested: Plan) -> None:
+def check_same_plan(stored: Plan, requested: Plan) -> None:
     """Refuse a requested plan that differs from the stored plan of the same split.
+
+    Args:
+        stored: The plan in the store.
+        requested: The plan that the command's source and options give.
 
     Raises:
         StoreMismatchError: The plans differ; the message names each difference.

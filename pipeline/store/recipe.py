@@ -129,7 +129,7 @@ class Recipe:
 
     def encode(self) -> bytes:
         """Return the bytes of `recipe.json`."""
-        return document.encode(self._fields())
+        return document.encode_document(self._fields())
 
     @property
     def digest(self) -> str:
@@ -186,11 +186,16 @@ The first recipes of format 2 name rules 2, which no code followed yet: those wi
 
 
 @functools.lru_cache(maxsize=2)
-def decode(data: bytes, name: str = layout.RECIPE) -> Recipe:
-    """Decode a recipe; the last two are cached, since 21,000 classes take a while.
+def decode_recipe(data: bytes, name: str = layout.RECIPE) -> Recipe:
+    """Decode and check a recipe; the last two are cached, since 21,000 classes take a while.
+
+    Args:
+        data: The bytes of the document, of this or of an earlier version.
+        name: Its name in the store, for messages (default: `recipe.json`).
 
     Raises:
-        StoreDamagedError: The bytes differ from those written.
+        StoreDamagedError: The bytes differ from those written, or a field is invalid.
+        StoreError: The document has a format that this version does not read.
     """
     earlier: dict[str, Any] = {}
 
@@ -201,7 +206,7 @@ def decode(data: bytes, name: str = layout.RECIPE) -> Recipe:
         earlier.update(fields)
         return {**fields, **values}
 
-    recipe = document.decode_as(Recipe, data, name, complete)
+    recipe = document.decode_document_as(Recipe, data, name, complete)
     if earlier:
         object.__setattr__(recipe, "_document", earlier)
     return recipe
@@ -213,7 +218,7 @@ _CHOSEN = (
 )  # fmt: skip
 
 
-def check_same(stored: Recipe, requested: Recipe) -> None:
+def check_same_recipe(stored: Recipe, requested: Recipe) -> None:
     """Refuse a requested recipe that would give other pixels or labels than the store's.
 
     The versions of the software may differ if their pixels are equal, and the requested classes may
@@ -233,8 +238,8 @@ def check_same(stored: Recipe, requested: Recipe) -> None:
         if getattr(stored, name) != getattr(requested, name)
     ]
     differences += [
-        f"the {name} produces other pixels here ({_named(requested, name)}) than the one that"
-        f" created the store ({_named(stored, name)})"
+        f"the {name} produces other pixels here ({_software_text(requested, name)}) than the one"
+        f" that created the store ({_software_text(stored, name)})"
         for name in ("decoder", "resizer")
         if getattr(stored, name) != getattr(requested, name)
         # Another filter, which is named above, gives other pixels in any case.
@@ -255,7 +260,7 @@ def check_same(stored: Recipe, requested: Recipe) -> None:
         )
 
 
-def _named(recipe: Recipe, part: str) -> str:
+def _software_text(recipe: Recipe, part: str) -> str:
     return f"{recipe.software.get(part, 'unnamed')}, probe {getattr(recipe, part)[:12]}"
 
 

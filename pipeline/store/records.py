@@ -52,17 +52,22 @@ class FinishRecord:
 
     def encode(self) -> bytes:
         """Return the bytes of `splits/<split>.done.json`."""
-        return document.encode(asdict(self))
+        return document.encode_document(asdict(self))
 
 
 def decode_finish_record(data: bytes, name: str) -> FinishRecord:
-    """Decode a finish record.
+    """Decode and check the finish record of a split.
+
+    Args:
+        data: The bytes of the document.
+        name: Its name in the store, for messages: `splits/<split>.done.json`.
 
     Raises:
-        StoreDamagedError: The bytes differ from those written, or list other objects than a
-            finish step writes.
+        StoreDamagedError: The bytes differ from those written, or list other objects than a finish
+            step writes.
+        StoreError: The document has a format that this version does not read.
     """
-    done = document.decode_as(FinishRecord, data, name)
+    done = document.decode_document_as(FinishRecord, data, name)
     document.check_value(name, "sizes", done.sizes, tuple(sorted(set(done.sizes))))
     document.check_value(name, "the sum of counts", sum(done.counts.values()), done.num_rows)
     named = {written.name for written in done.objects}
@@ -75,14 +80,17 @@ def decode_finish_record(data: bytes, name: str) -> FinishRecord:
 
 
 def load_recipe(objects: Objects) -> Recipe:
-    """Load the recipe of a store.
+    """Load and check the recipe of a store.
+
+    Args:
+        objects: The objects of the store.
 
     Raises:
         StoreError: There is no store at this path.
         StoreDamagedError: The recipe is damaged.
     """
     try:
-        return recipe.decode(objects.get(layout.RECIPE, document.MAX_BYTES))
+        return recipe.decode_recipe(objects.get(layout.RECIPE, document.MAX_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         raise StoreError(
             f"no store at {objects.url}: it has no {layout.RECIPE}. Pass the folder that"
@@ -91,15 +99,19 @@ def load_recipe(objects: Objects) -> Recipe:
 
 
 def load_plan(objects: Objects, split: str) -> Plan:
-    """Load the plan of *split*.
+    """Load and check the plan of a split.
+
+    Args:
+        objects: The objects of the store.
+        split: The name of the split.
 
     Raises:
         StoreError: The store has no such split.
-        StoreDamagedError: The plan is damaged.
+        StoreDamagedError: The plan is damaged, or is that of another split.
     """
     name = layout.plan(split)
     try:
-        loaded = plan.decode(objects.get(name, document.MAX_BYTES), name)
+        loaded = plan.decode_plan(objects.get(name, document.MAX_BYTES), name)
     except FileNotFoundError:
         existing = ", ".join(map(repr, splits(objects))) or "none"
         raise StoreError(
@@ -115,10 +127,14 @@ def load_plan(objects: Objects, split: str) -> Plan:
 
 
 def load_finish_record(objects: Objects, split: str) -> FinishRecord | None:
-    """Load the finish record of *split*; None while the split is not finished.
+    """Load and check the finish record of a split; return None while the split is not finished.
+
+    Args:
+        objects: The objects of the store.
+        split: The name of the split.
 
     Raises:
-        StoreDamagedError: The record is damaged.
+        StoreDamagedError: The record is damaged, or is that of another split.
     """
     name = layout.done(split)
     try:
@@ -130,17 +146,31 @@ def load_finish_record(objects: Objects, split: str) -> FinishRecord | None:
 
 
 def load_commit(objects: Objects, split: str, shard: int) -> Commit | None:
-    """Load the commit of one shard; None if it is missing or damaged."""
+    """Load the commit of one shard; return None if it is missing, damaged, or of another shard.
+
+    Args:
+        objects: The objects of the store.
+        split: The name of the split.
+        shard: The number of the shard, from 0.
+    """
     name = layout.commit(split, shard)
     try:
-        loaded = commit.decode(objects.get(name, document.MAX_BYTES), name)
+        loaded = commit.decode_commit(objects.get(name, document.MAX_BYTES), name)
     except (FileNotFoundError, StoreDamagedError):
         return None
     return loaded if (loaded.split, loaded.shard) == (split, shard) else None
 
 
 def load_commits(objects: Objects, planned: Plan) -> dict[int, Commit]:
-    """Load every intact commit that belongs to *planned*, by shard."""
+    """Load every intact commit that belongs to a plan, with several threads.
+
+    Args:
+        objects: The objects of the store.
+        planned: The plan of the split.
+
+    Returns:
+        The commits by number of the shard; shards without a valid commit are left out.
+    """
     shards = [
         int(stem)
         for name in objects.names(layout.commits(planned.split))
@@ -156,14 +186,23 @@ def load_commits(objects: Objects, planned: Plan) -> dict[int, Commit]:
 
 
 def belongs(planned: Plan, committed: Commit) -> bool:
-    """Return True if a commit belongs to *planned* and covers exactly the rows of its shard."""
+    """Return True if a commit belongs to a plan and covers exactly the rows of its shard.
+
+    Args:
+        planned: The plan of a split.
+        committed: The commit of a shard of any split.
+    """
     rows = planned.rows(committed.shard) if committed.shard < planned.num_shards else range(0)
     expected = (planned.split, planned.digest, rows.start, rows.stop)
     return (committed.split, committed.plan, committed.start, committed.stop) == expected
 
 
 def splits(objects: Objects) -> list[str]:
-    """Return the names of all splits that the store has a record of, finished or not, sorted."""
+    """Return the names of all splits that the store has a record of, finished or not, sorted.
+
+    Args:
+        objects: The objects of the store.
+    """
     planned = (name.removeprefix("splits/").partition(".") for name in objects.names("splits"))
     suffixes = ("json", "done.json", "ledger.jsonl")
     names = {split for split, _, suffix in planned if suffix in suffixes}
@@ -173,7 +212,14 @@ def splits(objects: Objects) -> list[str]:
 
 
 def encode_ledger(documents: Iterable[tuple[str, bytes]]) -> bytes:
-    """Return the bytes of a ledger that copies *documents*, pairs of name and bytes."""
+    """Return the bytes of a ledger with copies of documents.
+
+    Args:
+        documents: The name of each document, relative to the store, and its bytes.
+
+    Returns:
+        Lines of JSON, one for each document in their order, and a last one with their digest.
+    """
     lines = "".join(
         json.dumps({"name": name, "text": text.decode()}, ensure_ascii=False) + "\n"
         for name, text in documents
@@ -201,7 +247,12 @@ class Ledger:
 
 
 def read_ledger(objects: Objects, split: str) -> Ledger:
-    """Read the ledger of *split*, or the intact lines of a damaged one."""
+    """Read the ledger of a split, or the intact lines of a damaged one; a missing one is no error.
+
+    Args:
+        objects: The objects of the store.
+        split: The name of the split.
+    """
     try:
         data = objects.get(layout.ledger(split), document.MAX_BYTES)
     except FileNotFoundError:
@@ -217,14 +268,18 @@ def _ledger_lines(data: bytes) -> Iterator[tuple[str, bytes]]:
         try:
             copy = schema.read(Copy, json.loads(line))
             text = copy.text.encode()
-            document.decode(text, copy.name)
+            document.decode_document(text, copy.name)
         except (ValueError, RecursionError, MemoryError, StoreError):
             continue  # the other lines are still good copies
         yield copy.name, text
 
 
 def digest_of(objects: Objects, name: str) -> str:
-    """Return the XXH3-128, in hexadecimal, of an object that may be larger than memory.
+    """Return the XXH3-128 of an object that may be larger than memory: 32 hexadecimal digits.
+
+    Args:
+        objects: The objects of the store.
+        name: The name of the object.
 
     Raises:
         FileNotFoundError: The object does not exist.
@@ -237,12 +292,22 @@ def digest_of(objects: Objects, name: str) -> str:
 
 
 def fingerprint(name: str, data: bytes) -> ObjectRecord:
-    """Return the name, size and digest of the object *name* with the bytes *data*."""
+    """Return the record of an object: its name, and the size and digest of its bytes.
+
+    Args:
+        name: The name of the object in the store.
+        data: All its bytes.
+    """
     return ObjectRecord(name, len(data), xxhash.xxh3_128(data).hexdigest())
 
 
 def is_intact(objects: Objects, record: ObjectRecord) -> bool:
-    """Return True if an object exists and has the recorded size and digest."""
+    """Return True if an object exists and has the recorded size and digest; it is read completely.
+
+    Args:
+        objects: The objects of the store.
+        record: The record of the object.
+    """
     same_size = objects.size(record.name) == record.num_bytes
     return same_size and digest_of(objects, record.name) == record.digest
 
@@ -257,7 +322,11 @@ class FingerprintWriter:
         self._hash = xxhash.xxh3_128()
 
     def write(self, data: memoryview) -> None:
-        """Append *data* to the object."""
+        """Append bytes to the object, and include them in its size and digest.
+
+        Args:
+            data: Contiguous memory, which may be overwritten as soon as this returns.
+        """
         self._hash.update(data)
         self._num_bytes += data.nbytes
         self._writer.write(data)

@@ -34,9 +34,20 @@ class RemoteObjects:
         return f"{self._root}/{check_name(name)}"
 
     def get(self, name: str, limit: int | None = None) -> bytes:
-        """Return all bytes of an object, as `Objects.get` describes."""
+        """Return all bytes of an object, with one request.
+
+        Args:
+            name: The name of the object, relative to the store.
+            limit: The maximum length in bytes (default: no limit).
+
+        Raises:
+            FileNotFoundError: The object does not exist.
+            StoreDamagedError: The object is longer than *limit*, or its name is not valid.
+            StoreError: The request failed.
+        """
         with self._explain_errors("read", name):
             data = bytes(self._files.cat_file(self._path(name)))
+        # Checked afterwards: asking for the size first would double the latency of each document.
         if limit is not None:
             check_length(name, len(data), limit)
         return data
@@ -52,34 +63,87 @@ class RemoteObjects:
         return None
 
     def open(self, name: str) -> BinaryIO:
-        """Open an object as a seekable file for reading."""
+        """Open an object as a seekable binary file for reading; the caller closes it.
+
+        Args:
+            name: The name of the object, relative to the store.
+
+        Raises:
+            FileNotFoundError: The object does not exist.
+            StoreError: The request failed.
+        """
         with self._explain_errors("read", name):
             return cast(BinaryIO, self._files.open(self._path(name), "rb"))
 
     def read(self, name: str, start: int, num_bytes: int) -> bytes:
-        """Return *num_bytes* of an object from byte *start* on, or fewer if it ends first."""
+        """Return a part of an object, with one request.
+
+        Args:
+            name: The name of the object, relative to the store.
+            start: The offset of the first byte.
+            num_bytes: The number of bytes to read; fewer are returned if the object ends first.
+
+        Raises:
+            FileNotFoundError: The object does not exist.
+            StoreError: The request failed.
+        """
         with self._explain_errors("read", name):
             data = self._files.cat_file(self._path(name), start=start, end=start + num_bytes)
             return bytes(data)
 
     def size(self, name: str) -> int | None:
-        """Return the size of an object in bytes, or None if it does not exist."""
+        """Return the size of an object in bytes, or None if it does not exist.
+
+        Args:
+            name: The name of the object, relative to the store.
+
+        Raises:
+            StoreError: The request failed.
+        """
         with self._explain_errors("read", name), contextlib.suppress(FileNotFoundError):
             return int(self._files.size(self._path(name)))
         return None
 
     def names(self, folder: str) -> list[str]:
-        """Return the names of all objects under *folder*, at any depth, sorted."""
+        """Return the names of all objects under *folder*, at any depth, sorted.
+
+        Args:
+            folder: The beginning of their names, without a slash at its end; empty for the whole
+                store.
+
+        Raises:
+            StoreError: The request failed.
+        """
         with self._explain_errors("list", folder):
             paths = self._files.find(self._path(folder) if folder else self._root)
         return sorted(path.removeprefix(f"{self._root}/") for path in paths)
 
     def put(self, name: str, data: bytes) -> None:
-        """Write an object with one PUT, replacing any object of that name."""
+        """Write an object with one PUT, replacing any object of that name.
+
+        Args:
+            name: The name of the object, relative to the store.
+            data: All its bytes.
+
+        Raises:
+            StoreError: The request failed, or the bucket does not exist.
+        """
         self._pipe(name, data, mode="overwrite")
 
     def put_new(self, name: str, data: bytes) -> bool:
-        """Write an object with one exclusive PUT; return True if it was written."""
+        """Write an object with one exclusive PUT unless one of that name exists.
+
+        Args:
+            name: The name of the object, relative to the store.
+            data: All its bytes.
+
+        Returns:
+            True if it was written; False if the name was taken.
+
+        Raises:
+            StoreError: The request failed, or the bucket does not exist.
+        """
+        # The server decides, so that of two planners at most one has written the object.
         try:
             self._pipe(name, data, mode="create")
         except FileExistsError:
@@ -87,11 +151,24 @@ class RemoteObjects:
         return True
 
     def create(self, name: str) -> RemoteWriter:
-        """Return a writer that collects an object in memory."""
+        """Return a writer that collects an object in memory, and writes it when it is finished.
+
+        Args:
+            name: The name that the object will get, relative to the store.
+        """
+        # A bad name is refused now, not when a shard that took minutes is written.
         return RemoteWriter(self, check_name(name))
 
     def remove(self, name: str) -> None:
-        """Remove an object if it exists."""
+        """Remove an object if it exists.
+
+        Args:
+            name: The name of the object, relative to the store.
+
+        Raises:
+            StoreError: The request failed.
+        """
+        # Another run may remove it between the two requests, which is no error.
         if self.size(name) is not None:
             with self._explain_errors("remove", name), contextlib.suppress(FileNotFoundError):
                 self._files.rm_file(self._path(name))
@@ -139,7 +216,11 @@ class RemoteWriter:
         self._data = bytearray()
 
     def write(self, data: memoryview) -> None:
-        """Append *data* to the object."""
+        """Append *data* to the object, in memory; nothing is sent before `finish`.
+
+        Args:
+            data: Contiguous memory, which may be overwritten as soon as this returns.
+        """
         self._data += data
 
     def finish(self) -> None:

@@ -64,7 +64,12 @@ class Matching:
 
 
 def pattern(expression: str, description: str) -> Matching:
-    """Return the rule that a text fully matches a regular expression."""
+    """Return the rule that a text fully matches a regular expression.
+
+    Args:
+        expression: The regular expression.
+        description: The description of a valid text, which follows "expected" in a message.
+    """
     return Matching(re.compile(expression).fullmatch, description)
 
 
@@ -106,13 +111,13 @@ def read(kind: type[T], fields: Any, where: str = "") -> T:
         SchemaError: A field is missing, unknown or invalid.
     """
     if type(fields) is not dict:
-        raise _unfit(where or "it", fields, "an object")
-    readers = _readers(typing.cast(Any, kind))  # mypy takes a type for unhashable
+        raise _invalid_value_error(where or "it", fields, "an object")
+    readers = _field_readers(typing.cast(Any, kind))  # mypy takes a type for unhashable
     prefix = f"{where}." if where else ""
     for name in sorted(readers.keys() - fields.keys()):
         raise SchemaError(f"{prefix}{name} is missing")
     for name in sorted(fields.keys() - readers.keys()):
-        raise SchemaError(f"{prefix}{_key(name)} is not a field of this document")
+        raise SchemaError(f"{prefix}{_key_text(name)} is not a field of this document")
     values = {name: readers[name](value, prefix + name) for name, value in fields.items()}
     try:
         return kind(**values)
@@ -123,21 +128,27 @@ def read(kind: type[T], fields: Any, where: str = "") -> T:
 
 
 def check(annotation: Any, value: Any, where: str) -> Any:
-    """Return the JSON value *value* if *annotation* allows it.
+    """Return a JSON value, with lists as tuples, if an annotation allows it.
+
+    Args:
+        annotation: The type of a field, such as `Annotated[int, Between(0, 9)]` or `dict[str,
+            Count]`.
+        value: The JSON value.
+        where: The name of the field, with which the message begins.
 
     Raises:
-        SchemaError: The value is invalid; the message begins with *where*.
+        SchemaError: The value is invalid.
     """
-    return _reader(annotation)(value, where)
+    return _reader_of(annotation)(value, where)
 
 
 @functools.cache
-def _readers(kind: Any) -> dict[str, Read]:
+def _field_readers(kind: Any) -> dict[str, Read]:
     hints = typing.get_type_hints(kind, include_extras=True)
-    return {field.name: _reader(hints[field.name]) for field in dataclasses.fields(kind)}
+    return {field.name: _reader_of(hints[field.name]) for field in dataclasses.fields(kind)}
 
 
-def _reader(annotation: Any) -> Read:
+def _reader_of(annotation: Any) -> Read:
     rules: tuple[Any, ...] = ()
     if typing.get_origin(annotation) is Annotated:
         annotation, *metadata = typing.get_args(annotation)
@@ -150,22 +161,22 @@ def _reader(annotation: Any) -> Read:
     return _PLAIN[annotation](*rules)
 
 
-def _integer(bounds: Between = Between(0, 2**63 - 1)) -> Read:
+def _integer_reader(bounds: Between = Between(0, 2**63 - 1)) -> Read:
     def reader(value: Any, where: str) -> Any:
         if type(value) is not int or not bounds.minimum <= value <= bounds.maximum:
             expected = f"a whole number from {bounds.minimum} to {bounds.maximum}"
-            raise _unfit(where, value, expected)
+            raise _invalid_value_error(where, value, expected)
         return value
 
     return reader
 
 
-def _number(bounds: Between = Between(-math.inf, math.inf)) -> Read:
+def _number_reader(bounds: Between = Between(-math.inf, math.inf)) -> Read:
     def reader(value: Any, where: str) -> Any:
         # `math.isfinite` overflows on an integer of 400 digits, so its size is checked first.
         small = type(value) is float or (type(value) is int and abs(value) < 2**63)
         if not small or not math.isfinite(value) or not bounds.minimum <= value <= bounds.maximum:
-            raise _unfit(
+            raise _invalid_value_error(
                 where, value, f"a finite number from {bounds.minimum:g} to {bounds.maximum:g}"
             )
         return value
@@ -173,41 +184,43 @@ def _number(bounds: Between = Between(-math.inf, math.inf)) -> Read:
     return reader
 
 
-def _text(rule: Matching | None = None) -> Read:
+def _text_reader(rule: Matching | None = None) -> Read:
     def reader(value: Any, where: str) -> Any:
         if type(value) is not str or not (rule is None or rule.fits(value)):
-            raise _unfit(where, value, "a string" if rule is None else rule.description)
+            raise _invalid_value_error(
+                where, value, "a string" if rule is None else rule.description
+            )
         return value
 
     return reader
 
 
-def _boolean() -> Read:
+def _boolean_reader() -> Read:
     def reader(value: Any, where: str) -> Any:
         if type(value) is not bool:
-            raise _unfit(where, value, "true or false")
+            raise _invalid_value_error(where, value, "true or false")
         return value
 
     return reader
 
 
-def _null() -> Read:
+def _null_reader() -> Read:
     def reader(value: Any, where: str) -> Any:
         if value is not None:
-            raise _unfit(where, value, "null")
+            raise _invalid_value_error(where, value, "null")
 
     return reader
 
 
-def _any() -> Read:
+def _any_reader() -> Read:
     def reader(value: Any, where: str, depth: int = 0) -> Any:
         """Return *value* unless it is nested too deeply or holds a number that JSON cannot."""
         if depth > MAX_DEPTH:
             raise SchemaError(f"{where} holds objects in objects, more than {MAX_DEPTH} deep")
         if isinstance(value, float) and not math.isfinite(value):
-            raise _unfit(where, value, "a finite number")
+            raise _invalid_value_error(where, value, "a finite number")
         if type(value) is int and not abs(value) < 2**64:
-            raise _unfit(where, value, "a number of at most 64 bits")
+            raise _invalid_value_error(where, value, "a number of at most 64 bits")
         inside = value.values() if isinstance(value, dict) else value
         for each in inside if isinstance(value, dict | list) else ():
             reader(each, where, depth + 1)
@@ -216,43 +229,43 @@ def _any() -> Read:
     return reader
 
 
-def _tuple(*kinds: Any) -> Read:
+def _tuple_reader(*kinds: Any) -> Read:
     if kinds[-1] is not Ellipsis:
-        readers = [_reader(kind) for kind in kinds]
+        readers = [_reader_of(kind) for kind in kinds]
 
         def fixed(value: Any, where: str) -> Any:
             if type(value) is not list or len(value) != len(readers):
-                raise _unfit(where, value, f"a list of {len(readers)}")
+                raise _invalid_value_error(where, value, f"a list of {len(readers)}")
             pairs = enumerate(zip(readers, value, strict=True))
             return tuple(reader(each, f"{where}[{index}]") for index, (reader, each) in pairs)
 
         return fixed
-    read_item = _reader(kinds[0])
+    read_item = _reader_of(kinds[0])
 
     def any_length(value: Any, where: str) -> Any:
         if type(value) is not list:
-            raise _unfit(where, value, "a list")
+            raise _invalid_value_error(where, value, "a list")
         return tuple(read_item(each, f"{where}[{index}]") for index, each in enumerate(value))
 
     return any_length
 
 
-def _mapping(key: Any, value: Any) -> Read:
-    read_key, read_value = _reader(key), _reader(value)
+def _mapping_reader(key: Any, value: Any) -> Read:
+    read_key, read_value = _reader_of(key), _reader_of(value)
 
     def reader(items: Any, where: str) -> Any:
         if type(items) is not dict:
-            raise _unfit(where, items, "an object")
+            raise _invalid_value_error(where, items, "an object")
         return {
-            read_key(k, f"a key of {where}"): read_value(v, f"{where}.{_key(k)}")
+            read_key(k, f"a key of {where}"): read_value(v, f"{where}.{_key_text(k)}")
             for k, v in items.items()
         }
 
     return reader
 
 
-def _union(*kinds: Any) -> Read:
-    readers = [_reader(kind) for kind in kinds]
+def _union_reader(*kinds: Any) -> Read:
+    readers = [_reader_of(kind) for kind in kinds]
 
     def reader(value: Any, where: str) -> Any:
         errors = []
@@ -267,32 +280,39 @@ def _union(*kinds: Any) -> Read:
 
 
 _PLAIN: dict[Any, Callable[..., Read]] = {
-    int: _integer,
-    float: _number,
-    str: _text,
-    bool: _boolean,
-    types.NoneType: _null,
-    Any: _any,
+    int: _integer_reader,
+    float: _number_reader,
+    str: _text_reader,
+    bool: _boolean_reader,
+    types.NoneType: _null_reader,
+    Any: _any_reader,
 }
 _COMPOUND: dict[Any, Callable[..., Read]] = {
-    tuple: _tuple,
-    dict: _mapping,
-    Mapping: _mapping,
-    types.UnionType: _union,
-    typing.Union: _union,
+    tuple: _tuple_reader,
+    dict: _mapping_reader,
+    Mapping: _mapping_reader,
+    types.UnionType: _union_reader,
+    typing.Union: _union_reader,
 }
 
 
-def _unfit(where: str, value: Any, expected: str) -> SchemaError:
+def _invalid_value_error(where: str, value: Any, expected: str) -> SchemaError:
     return SchemaError(f"{where} is {describe_value(value)}: expected {expected}")
 
 
-def _key(name: str) -> str:
+def _key_text(name: str) -> str:
     return name if re.fullmatch(r"[\w.-]{1,60}", name) else describe_value(name)
 
 
 def describe_value(value: Any) -> str:
-    """Return a short text for a value, which may be very long or have no text (a huge number)."""
+    """Return a short text for a value, which may be very long or have no text (a huge number).
+
+    Args:
+        value: Any JSON value.
+
+    Returns:
+        Its `repr` up to `MAX_SHOWN` characters, or a phrase such as "a list of 3".
+    """
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     if type(value) is int and abs(value) >= 2**64:

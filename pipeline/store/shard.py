@@ -51,9 +51,17 @@ class ShardComposer:
         self._hash = xxhash.xxh3_128()
 
     def append(self, row: bytes) -> None:
-        """Append a row: its values in C order, little-endian.
+        """Append one row to the shard.
 
         An uncompressed row is written at once, while it is still in the processor's caches.
+
+        Args:
+            row: The `row_bytes` bytes of the row: its values in C order, uint8 pixels or
+                little-endian floating-point features.
+
+        Raises:
+            ValueError: The row has another length.
+            StoreError: The bytes cannot be written.
         """
         if len(row) != self.row_bytes:
             raise ValueError(f"a row has {len(row)} bytes: expected {self.row_bytes}.")
@@ -94,7 +102,12 @@ class ShardComposer:
 
 
 def index_bytes(shard_rows: int, chunk_rows: int) -> int:
-    """Return the bytes of a shard's index with its checksum."""
+    """Return the length in bytes of a shard's index with its checksum.
+
+    Args:
+        shard_rows: The rows of a shard.
+        chunk_rows: The rows of a chunk, a divisor of *shard_rows*.
+    """
     return shard_rows // chunk_rows * 16 + CHECKSUM_BYTES
 
 
@@ -112,6 +125,9 @@ def decode_index(data: bytes) -> NDArray[np.uint64] | None:
 def parse_codec(codec: str) -> tuple[str, int]:
     """Split a recipe's codec into its name and level; the level is 0 for codecs without levels.
 
+    Args:
+        codec: `none`, `zstd:<1-22>`, `blosc-lz4` or `blosc-zstd:<1-9>`.
+
     Raises:
         ValueError: *codec* is not a valid codec of a store.
     """
@@ -127,9 +143,16 @@ def parse_codec(codec: str) -> tuple[str, int]:
 
 
 def decompressor(codec: str) -> Decompress | None:
-    """Return the function that reverses `compressor`, or None for the codec `none`.
+    """Return the function that decompresses a chunk, or None for the codec `none`.
 
-    It writes to an array, and raises ValueError if the data does not fill it exactly.
+    The function takes the compressed bytes and a (n,) uint8 array that it overwrites. It raises
+    ValueError if they do not unpack to n bytes, and IndexError or RuntimeError if they are damaged.
+
+    Args:
+        codec: A codec of a recipe, as `parse_codec` defines.
+
+    Raises:
+        ValueError: *codec* is not a valid codec of a store.
     """
     name, _ = parse_codec(codec)
     if name == "none":
@@ -138,7 +161,7 @@ def decompressor(codec: str) -> Decompress | None:
 
     numcodecs.blosc.use_threads = False  # a loader has threads of its own
     decoder = numcodecs.Zstd() if name == "zstd" else numcodecs.Blosc()
-    content_bytes = _zstd_bytes if name == "zstd" else _blosc_bytes
+    content_bytes = _zstd_content_bytes if name == "zstd" else _blosc_content_bytes
 
     def decompress(data: memoryview, out: NDArray[np.uint8]) -> None:
         # numcodecs accepts less data than fits the array without an error.
@@ -149,7 +172,7 @@ def decompressor(codec: str) -> Decompress | None:
     return decompress
 
 
-def _zstd_bytes(frame: memoryview) -> int:
+def _zstd_content_bytes(frame: memoryview) -> int:
     """Return the decompressed size that a zstd frame states (RFC 8878, 3.1.1.1); -1 if none."""
     descriptor = frame[4]
     single = descriptor >> 5 & 1
@@ -159,13 +182,22 @@ def _zstd_bytes(frame: memoryview) -> int:
     return int.from_bytes(frame[start : start + width], "little") + more if width else -1
 
 
-def _blosc_bytes(data: memoryview) -> int:
+def _blosc_content_bytes(data: memoryview) -> int:
     """Return the decompressed size that a Blosc buffer states."""
     return int.from_bytes(data[4:8], "little")
 
 
 def compressor(codec: str) -> Compress | None:
-    """Return the function that compresses a chunk exactly as zarr does, or None for `none`."""
+    """Return the function that compresses a chunk exactly as zarr does, or None for `none`.
+
+    The function takes the bytes of a chunk, (n,) uint8, and returns the compressed ones.
+
+    Args:
+        codec: A codec of a recipe, as `parse_codec` defines.
+
+    Raises:
+        ValueError: *codec* is not a valid codec of a store.
+    """
     name, level = parse_codec(codec)
     if name == "none":
         return None

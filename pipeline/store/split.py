@@ -53,7 +53,12 @@ class Split:
         return np.flatnonzero(self.readable)
 
     def geometry(self, size: int) -> Geometry:
-        """Return the places of rows in the shard objects of one size, if it is uncompressed."""
+        """Return the places of rows in the shard objects of one size, which are uncompressed.
+
+        Args:
+            size: The side of the squares in pixels. For a compressed store, the offsets and lengths
+                of chunks in the result do not apply.
+        """
         recipe = self.recipe
         return Geometry(size * size * 3, recipe.shard_rows, recipe.chunk_rows, self.plan.num_rows)
 
@@ -86,15 +91,15 @@ def open_split(
         raise StoreMismatchError(
             f"{layout.plan(split)} belongs to another recipe. Run `tesserae verify`."
         )
-    labels = _read_small(objects, plan, "label", np.dtype("<i4"))
+    labels = _read_small_array(objects, plan, "label", np.dtype("<i4"))
     _check_labels(labels, recipe, plan)
     if done is not None and set(requested) <= set(done.sizes):
-        status = _read_small(objects, plan, "status", np.dtype("u1"))
+        status = _read_small_array(objects, plan, "status", np.dtype("u1"))
         absent = np.flatnonzero(status != READABLE)
     elif allow_partial:
         absent = _absent_of_commits(objects, plan, requested)
     else:
-        raise StoreError(_unfinished(split, requested, () if done is None else done.sizes))
+        raise StoreError(_unfinished_text(split, requested, () if done is None else done.sizes))
     facts = f"{recipe.digest} {plan.digest} {hashlib.sha256(absent.tobytes()).hexdigest()}"
     return Split(
         objects=objects,
@@ -130,12 +135,12 @@ def restrict_to_labels(split: Split, labels: Iterable[int]) -> Split:
     )
 
 
-def _unfinished(split: str, requested: tuple[int, ...], finished: Iterable[int]) -> str:
+def _unfinished_text(split: str, requested: tuple[int, ...], finished: Iterable[int]) -> str:
     missing = [size for size in requested if size not in finished]
     if not finished:
         return (
             f"split {split!r} is not finished. Run the same `tesserae prepare` again to continue,"
-            " or pass partial=True (--partial)."
+            " or pass allow_partial=True (--partial)."
         )
     return (
         f"split {split!r} has no finished {', '.join(map(str, missing))} px: it has"
@@ -143,7 +148,9 @@ def _unfinished(split: str, requested: tuple[int, ...], finished: Iterable[int])
     )
 
 
-def _read_small(objects: Objects, plan: Plan, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _read_small_array(
+    objects: Objects, plan: Plan, name: str, dtype: np.dtype[Any]
+) -> NDArray[Any]:
     # The chunks are decoded here because importing zarr would double the start of a loader.
     chunk_rows = layout.small_chunk_rows(plan.num_rows)
     chunks = -(-plan.num_rows // chunk_rows)
@@ -182,11 +189,11 @@ def _absent_of_commits(objects: Objects, plan: Plan, sizes: tuple[int, ...]) -> 
     absent = np.ones(plan.num_rows, bool)
     for commit in records.load_commits(objects, plan).values():
         if set(sizes) <= commit.sizes:
-            absent[commit.start : commit.stop] = _quarantined(objects, commit)
+            absent[commit.start : commit.stop] = _quarantined_mask(objects, commit)
     return np.flatnonzero(absent)
 
 
-def _quarantined(objects: Objects, commit: Commit) -> NDArray[np.bool_] | bool:
+def _quarantined_mask(objects: Objects, commit: Commit) -> NDArray[np.bool_] | bool:
     if commit.counts.keys() <= {"readable"}:
         return False
     from pipeline.store import table  # imports Arrow, needed only for shards with quarantined rows

@@ -75,7 +75,14 @@ class TableRow:
 
 
 def encode_part(lines: Sequence[TableRow]) -> bytes:
-    """Encode a shard's lines as a Parquet file."""
+    """Encode the rows of a shard as a Parquet file with the columns of `SCHEMA`; write nothing.
+
+    Args:
+        lines: The rows of the shard in their order; None becomes a null.
+
+    Returns:
+        The bytes of the file; equal rows give equal bytes.
+    """
     columns = [
         pa.array([getattr(line, field.name) for line in lines], field.type) for field in SCHEMA
     ]
@@ -83,7 +90,14 @@ def encode_part(lines: Sequence[TableRow]) -> bytes:
 
 
 def encode_table(part: pa.Table) -> bytes:
-    """Encode a part as a Parquet file; equal rows give equal bytes."""
+    """Encode a table as a Parquet file, compressed with zstd; write nothing.
+
+    Args:
+        part: A table with the columns of `SCHEMA`.
+
+    Returns:
+        The bytes of the file; equal rows give equal bytes.
+    """
     sink = io.BytesIO()
     pq.write_table(part.combine_chunks(), sink, compression="zstd")
     return sink.getvalue()
@@ -104,7 +118,7 @@ def decode_part(data: bytes, name: str = "the table", rows: range | None = None)
         file = open_parquet(data)
         check_rows(file, name, rows)
         part = file.read(use_threads=False)
-        wrong = _is_wrong(part, rows)
+        wrong = _has_wrong_rows(part, rows)
     except (pa.ArrowException, OSError, MemoryError) as e:
         raise StoreDamagedError(
             f"{name} cannot be read ({str(e)[:200]}). Run `tesserae repair`."
@@ -118,7 +132,15 @@ def decode_part(data: bytes, name: str = "the table", rows: range | None = None)
 
 
 def load_part(objects: Objects, name: str, rows: range) -> pa.Table:
-    """Read the part *name* of a split's table, which must contain exactly *rows*.
+    """Read the part of a split's table that belongs to one shard.
+
+    Args:
+        objects: The objects of the store.
+        name: The name of the part: `samples/<split>.parts/<shard>.parquet`.
+        rows: The rows that it must contain, exactly.
+
+    Returns:
+        A table with the columns of `SCHEMA`, in the order of rows.
 
     Raises:
         StoreDamagedError: The part is missing or damaged, or contains other rows.
@@ -130,7 +152,7 @@ def load_part(objects: Objects, name: str, rows: range) -> pa.Table:
     return decode_part(data, name, rows)
 
 
-def _is_wrong(part: pa.Table, rows: range | None) -> bool:
+def _has_wrong_rows(part: pa.Table, rows: range | None) -> bool:
     nulls = any(part[name].null_count for name in REQUIRED)
     unread = pc.fill_null(pc.filter(part["status"], pc.is_null(part["crc32c"])), 0)
     nulls = nulls or pc.any(pc.equal(unread, 0)).as_py()
@@ -139,6 +161,11 @@ def _is_wrong(part: pa.Table, rows: range | None) -> bool:
 
 def check_rows(file: pq.ParquetFile, name: str, rows: range | None) -> None:
     """Refuse a Parquet file with other columns or another number of rows before reading it.
+
+    Args:
+        file: The open file, of which only the footer is read.
+        name: Its name in the store, for the message.
+        rows: The rows of which it must have the number; None: any number.
 
     Raises:
         StoreDamagedError: The columns or the number of rows are wrong.
@@ -153,7 +180,16 @@ def check_rows(file: pq.ParquetFile, name: str, rows: range | None) -> None:
 
 
 def read_rows(table: pq.ParquetFile, start: int, stop: int) -> pa.Table:
-    """Read rows *start* to *stop* of a complete table, and only the row groups that hold them."""
+    """Read rows *start* to *stop* - 1 of a complete table, and only the row groups that hold them.
+
+    Args:
+        table: The open file of the complete table, which `write_table` wrote.
+        start: The first row of the split.
+        stop: The row after the last one.
+
+    Returns:
+        A table with the columns of `SCHEMA` and stop - start rows.
+    """
     first = start // GROUP_ROWS
     numbers = list(range(first, -(-stop // GROUP_ROWS)))
     groups = table.read_row_groups(numbers, use_threads=False)
@@ -161,16 +197,21 @@ def read_rows(table: pq.ParquetFile, start: int, stop: int) -> pa.Table:
 
 
 def write_table(parts: Iterable[pa.Table], writer: Writer) -> None:
-    """Write the complete table from its parts, with one row group in memory."""
+    """Write the complete table of a split from its parts, with one row group in memory.
+
+    Args:
+        parts: The parts in the order of shards, each with the columns of `SCHEMA`.
+        writer: The writer of the object; it gets all bytes and is not finished.
+    """
     with (
         pa.PythonFile(WriterFile(writer), mode="w") as sink,
         pq.ParquetWriter(sink, SCHEMA, compression="zstd") as file,
     ):
-        for group in _regroup(parts):
+        for group in _regroup_rows(parts):
             file.write_table(group, row_group_size=GROUP_ROWS)
 
 
-def _regroup(parts: Iterable[pa.Table]) -> Iterable[pa.Table]:
+def _regroup_rows(parts: Iterable[pa.Table]) -> Iterable[pa.Table]:
     waiting: list[pa.Table] = []
     num_rows = 0
     for part in parts:

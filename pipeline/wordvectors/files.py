@@ -41,7 +41,7 @@ _FOREIGN_FORMATS = {
 
 
 @dataclass(frozen=True)
-class _Shape:
+class _FileShape:
     """The contents of a file according to its first lines."""
 
     path: Path
@@ -73,7 +73,7 @@ def read_word_vectors(path: str | os.PathLike[str], *, limit: int | None = None)
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}: expected at least 1.")
     try:
-        return _load(_detect(Path(path)), limit)
+        return _load_with_gensim(_detect_shape(Path(path)), limit)
     except SourceError:
         raise
     except (OSError, EOFError, zlib.error, ValueError, MemoryError) as e:
@@ -83,8 +83,8 @@ def read_word_vectors(path: str | os.PathLike[str], *, limit: int | None = None)
         ) from e
 
 
-def _detect(path: Path) -> _Shape:
-    with _open(path) as file:
+def _detect_shape(path: Path) -> _FileShape:
+    with _open_plain_or_gzip(path) as file:
         first = file.readline(MAX_LINE_BYTES)
         _refuse_foreign_formats(path, first)
         start = len(codecs.BOM_UTF8) if first.startswith(codecs.BOM_UTF8) else 0
@@ -92,9 +92,9 @@ def _detect(path: Path) -> _Shape:
         if len(fields) == 2 and all(field.isdigit() and len(field) < 13 for field in fields):
             count, dim = int(fields[0]), int(fields[1])
             separator = _separator(file.readline(MAX_LINE_BYTES), dim)
-            shape = _Shape(path, separator is None, count, dim, len(first), separator or b" ")
+            shape = _FileShape(path, separator is None, count, dim, len(first), separator or b" ")
         elif (separator := _separator(first[start:], 2)) is not None:
-            shape = _count(path, file, start, separator)
+            shape = _count_glove_vectors(path, file, start, separator)
         else:
             raise SourceError(
                 f"{path} is not a file of word vectors: expected one of word2vec, GloVe or"
@@ -111,7 +111,7 @@ def _detect(path: Path) -> _Shape:
     return shape
 
 
-def _open(path: Path) -> BufferedIOBase:
+def _open_plain_or_gzip(path: Path) -> BufferedIOBase:
     with path.open("rb") as raw:
         zipped = raw.read(2) == _GZIP
     return gzip.open(path) if zipped else path.open("rb")
@@ -133,19 +133,21 @@ def _refuse_foreign_formats(path: Path, first: bytes) -> None:
         )
 
 
-def _count(path: Path, file: BufferedIOBase, start: int, separator: bytes) -> _Shape:
+def _count_glove_vectors(
+    path: Path, file: BufferedIOBase, start: int, separator: bytes
+) -> _FileShape:
     """Count the vectors and dimensions of a GloVe file, which has no header."""
     file.seek(start)
     beginning = islice(file, 100)
     sizes = Counter(
-        len(_fields(line, separator)) - 1 for line in beginning
+        len(_line_fields(line, separator)) - 1 for line in beginning
     )  # tokens with spaces are a minority
     file.seek(start)
     count = sum(1 for line in file if line.strip())
-    return _Shape(path, False, count, sizes.most_common(1)[0][0], start, separator)
+    return _FileShape(path, False, count, sizes.most_common(1)[0][0], start, separator)
 
 
-def _fields(line: bytes, separator: bytes) -> list[bytes]:
+def _line_fields(line: bytes, separator: bytes) -> list[bytes]:
     return line.rstrip(b" \r\n" + separator).split(separator)
 
 
@@ -155,7 +157,7 @@ def _separator(line: bytes, dim: int) -> bytes | None:
     Tabs and commas are tried only after spaces, since both may be parts of tokens.
     """
     for separator in (b" ", b"\t", b","):
-        parts = _fields(line, separator)
+        parts = _line_fields(line, separator)
         if dim and len(parts) > dim:
             try:
                 [float(part) for part in parts[-dim:]]
@@ -165,7 +167,7 @@ def _separator(line: bytes, dim: int) -> bytes | None:
     return None
 
 
-def _load(shape: _Shape, limit: int | None) -> WordVectors:
+def _load_with_gensim(shape: _FileShape, limit: int | None) -> WordVectors:
     try:
         from gensim.models import KeyedVectors
     except ImportError as e:
@@ -173,7 +175,7 @@ def _load(shape: _Shape, limit: int | None) -> WordVectors:
             f"word vectors need the package gensim ({e}): run `make setup EXTRAS=devise`."
         ) from e
     read = _through_pipe(
-        _plain(shape, limit),
+        _plain_word2vec(shape, limit),
         lambda name: KeyedVectors.load_word2vec_format(
             name, binary=shape.binary, unicode_errors="replace"
         ),
@@ -193,7 +195,7 @@ def _through_pipe(chunks: Iterator[bytes], load: Callable[[str], Any]) -> Any:
     """
     read_end, write_end = os.pipe()
     with ThreadPoolExecutor(1) as pool:
-        written = pool.submit(_write, chunks, write_end)
+        written = pool.submit(_write_to_pipe, chunks, write_end)
         try:
             return load(f"/dev/fd/{read_end}")
         finally:
@@ -201,7 +203,7 @@ def _through_pipe(chunks: Iterator[bytes], load: Callable[[str], Any]) -> Any:
             written.result()  # its error is more precise than the reader's
 
 
-def _write(chunks: Iterator[bytes], descriptor: int) -> None:
+def _write_to_pipe(chunks: Iterator[bytes], descriptor: int) -> None:
     try:
         with os.fdopen(descriptor, "wb") as pipe:
             pipe.writelines(chunks)
@@ -209,7 +211,7 @@ def _write(chunks: Iterator[bytes], descriptor: int) -> None:
         return  # the reader has failed, and raises its own error
 
 
-def _plain(shape: _Shape, limit: int | None) -> Iterator[bytes]:
+def _plain_word2vec(shape: _FileShape, limit: int | None) -> Iterator[bytes]:
     """Yield the file in the format that gensim reads, with a correct header.
 
     Raises:
@@ -217,33 +219,39 @@ def _plain(shape: _Shape, limit: int | None) -> Iterator[bytes]:
     """
     count = min(limit or shape.count, shape.count)
     yield b"%d %d\n" % (count, shape.dim)
-    with _open(shape.path) as file:
+    with _open_plain_or_gzip(shape.path) as file:
         file.seek(shape.start)
-        unread = yield from (_records if shape.binary else _lines)(shape, file, count)
+        unread = yield from (_binary_word_records if shape.binary else _text_word_lines)(
+            shape, file, count
+        )
         if count == shape.count and (unread + file.read(CHUNK_BYTES)).strip():
             raise SourceError(
                 f"{shape.path} has more than the {count:,} vectors that its header states."
             )
 
 
-def _lines(shape: _Shape, file: BufferedIOBase, count: int) -> Generator[bytes, None, bytes]:
+def _text_word_lines(
+    shape: _FileShape, file: BufferedIOBase, count: int
+) -> Generator[bytes, None, bytes]:
     """Yield *count* lines of text, in which spaces in tokens are replaced by NUL."""
     num_read = 0
     while num_read < count:
         line = file.readline()
         if not line:
-            raise _cut_off(shape, num_read)
+            raise _cut_off_error(shape, num_read)
         parts = line.rstrip(b" \r\n" + shape.separator).rsplit(shape.separator, shape.dim)
         if parts == [b""]:
             continue
         if len(parts) <= shape.dim or b"\0" in line:
-            raise _cut_off(shape, num_read)
+            raise _cut_off_error(shape, num_read)
         num_read += 1
         yield b"%s %s\n" % (parts[0].replace(b" ", b"\0"), b" ".join(parts[1:]))
     return b""
 
 
-def _records(shape: _Shape, file: BufferedIOBase, count: int) -> Generator[bytes, None, bytes]:
+def _binary_word_records(
+    shape: _FileShape, file: BufferedIOBase, count: int
+) -> Generator[bytes, None, bytes]:
     """Yield *count* binary records, and return the bytes that were read beyond them."""
     num_read, next_token = 0, 0  # next_token: its offset in data
     data = b""
@@ -251,7 +259,7 @@ def _records(shape: _Shape, file: BufferedIOBase, count: int) -> Generator[bytes
         next_token = max(0, next_token - len(data))
         data = file.read(CHUNK_BYTES)
         if not data:
-            raise _cut_off(shape, num_read - (next_token > 0))
+            raise _cut_off_error(shape, num_read - (next_token > 0))
         while num_read < count and next_token < len(data):
             space = data.find(b" ", next_token)
             num_read += space >= 0
@@ -260,7 +268,7 @@ def _records(shape: _Shape, file: BufferedIOBase, count: int) -> Generator[bytes
     return data[next_token:]
 
 
-def _cut_off(shape: _Shape, num_read: int) -> SourceError:
+def _cut_off_error(shape: _FileShape, num_read: int) -> SourceError:
     return SourceError(
         f"{shape.path} states {shape.count:,} vectors of {shape.dim:,} dimensions, and has"
         f" {num_read:,} complete ones: it is truncated or damaged."

@@ -82,7 +82,11 @@ class Hierarchy:
         return nearest
 
     def nodes_by_hops(self, start: Collection[str]) -> Iterator[set[str]]:
-        """Yield the sets of nodes at 0, 1, 2, ... hops from the nearest of *start*."""
+        """Yield the set of nodes at 0, 1, 2, ... hops from the nearest of *start*.
+
+        Args:
+            start: Nodes by wnid; those outside of the graph are at 0 hops and have no neighbours.
+        """
         ring, seen = set(start), set(start)
         while ring:
             yield ring
@@ -91,7 +95,12 @@ class Hierarchy:
             seen |= ring
 
     def neighbours_within(self, start: Collection[str], hops: int) -> set[str]:
-        """Return the nodes at most *hops* from the nearest of *start*, without *start* itself."""
+        """Return the nodes at most *hops* from the nearest of *start*, without *start* itself.
+
+        Args:
+            start: Nodes by wnid; those outside of the graph have no neighbours.
+            hops: The maximum number of edges, up to a parent or down to a child, at least 0.
+        """
         return set().union(*islice(self.nodes_by_hops(start), 1, hops + 1))
 
     def correct_set(self, label: str, k: int, valid: Collection[str]) -> set[str]:
@@ -123,14 +132,32 @@ class Hierarchy:
         return set(candidates)  # fewer than k are connected: the others count as farthest
 
     def precision(self, label: str, answers: Sequence[str], valid: Collection[str]) -> float:
-        """Return hp@k for an image of *label*: the share of its k *answers* that are right."""
+        """Return hp@k for an image of *label*: the share of its k *answers* that are right.
+
+        Args:
+            label: The true class.
+            answers: The k classes that were answered, at least one.
+            valid: The classes that can be answers, including *label*.
+
+        Returns:
+            0 to 1: the share of *answers* in `correct_set(label, k, valid)`.
+
+        Raises:
+            ValueError: *label* is not in the graph or not in *valid*, or there is no answer.
+        """
         correct = self.correct_set(label, len(answers), valid)
         return len(correct.intersection(answers)) / len(answers)
 
     def distances(self, wnids: Sequence[str]) -> NDArray[np.int16]:
-        """Return (n, n) int16: the hops between each two of *wnids*; `NO_PATH` without a path.
+        """Return the number of hops between each two classes.
 
         All breadth-first walks run at once, with a bit for each: 20 MB for 1,000 wnids of WordNet.
+
+        Args:
+            wnids: The n classes; those outside of the graph have a path to themselves only.
+
+        Returns:
+            (n, n) int16, symmetric; `NO_PATH` without a path.
         """
         nodes = [*self._neighbours, *sorted(set(wnids) - self._neighbours.keys())]
         index_of = {node: index for index, node in enumerate(nodes)}
@@ -163,7 +190,14 @@ class Hierarchy:
         return np.array([index for each in lists for index in each], np.intp), starts
 
     def ancestors(self, wnid: str) -> dict[str, int]:
-        """Return *wnid* and all its ancestors, each with the least number of steps up to it."""
+        """Return a class and all its ancestors, each with the least number of steps up to it.
+
+        Args:
+            wnid: The class; one outside of the graph has no ancestors.
+
+        Returns:
+            The number of steps by wnid; 0 for the class itself.
+        """
         steps_to, front, steps = {wnid: 0}, [wnid], 0
         while front:
             steps += 1
@@ -190,7 +224,7 @@ class Hierarchy:
             (n, dim) float32, of length 1.
         """
         above = [self.ancestors(wnid) for wnid in wnids]
-        codes = {node: _code(node, dim) for node in set().union(*above)}
+        codes = {node: _code_of_node(node, dim) for node in set().union(*above)}
         sums = np.zeros((len(wnids), dim))
         for row, steps in enumerate(above):
             for node in sorted(
@@ -201,7 +235,7 @@ class Hierarchy:
         return sums.astype(np.float32)
 
 
-def _code(node: str, dim: int) -> NDArray[np.float64]:
+def _code_of_node(node: str, dim: int) -> NDArray[np.float64]:
     """Return (dim,) float64 of -1 and 1, by a hash: numpy's generators change with versions."""
     bits = hashlib.shake_256(node.encode("utf-8", "surrogateescape")).digest((dim + 7) // 8)
     signs = np.unpackbits(np.frombuffer(bits, np.uint8), count=dim).astype(np.float64)
@@ -224,7 +258,7 @@ def read_hierarchy(where: str | os.PathLike[str]) -> Hierarchy:
             with noun.open(encoding="utf-8-sig") as lines:
                 hierarchy = Hierarchy(_wordnet_edges(lines, noun))
         else:
-            hierarchy = Hierarchy(_edges(_table(noun), noun))
+            hierarchy = Hierarchy(_edges_in_lines(_read_table_lines(noun), noun))
     except UnicodeDecodeError as e:
         raise SourceError(f"{noun} is not a text file: expected `parent child` lines.") from e
     except OSError as e:
@@ -237,7 +271,7 @@ def read_hierarchy(where: str | os.PathLike[str]) -> Hierarchy:
     return hierarchy
 
 
-def _table(path: Path) -> list[str]:
+def _read_table_lines(path: Path) -> list[str]:
     from pipeline.sources.text_tables import decode_table, lines_of  # imported late: it loads Arrow
 
     try:
@@ -246,7 +280,7 @@ def _table(path: Path) -> list[str]:
         raise SourceError(f"{path} is not a text file: expected `parent child` lines ({e})") from e
 
 
-def _edges(lines: Sequence[str], path: Path) -> Iterator[tuple[str, str]]:
+def _edges_in_lines(lines: Sequence[str], path: Path) -> Iterator[tuple[str, str]]:
     """Read lines of two ids that are separated by a tab, a semicolon, a comma or a space.
 
     An id may have spaces if the separator is a tab or a semicolon; with a comma, the line would be
@@ -259,11 +293,13 @@ def _edges(lines: Sequence[str], path: Path) -> Iterator[tuple[str, str]]:
     ]
     separators = (None, "\t", ";", ",")
     fitting = (
-        candidate for candidate in separators if all(_pair(line, candidate) for _, line in numbered)
+        candidate
+        for candidate in separators
+        if all(_pair_in_line(line, candidate) for _, line in numbered)
     )
     separator = next(fitting, None)
     for number, line in numbered:
-        pair = _pair(line, separator)
+        pair = _pair_in_line(line, separator)
         if pair is None:
             raise SourceError(
                 f"{path} line {number} is {line.strip()[:80]!r}: expected `parent child`."
@@ -271,7 +307,7 @@ def _edges(lines: Sequence[str], path: Path) -> Iterator[tuple[str, str]]:
         yield pair
 
 
-def _pair(line: str, separator: str | None) -> tuple[str, str] | None:
+def _pair_in_line(line: str, separator: str | None) -> tuple[str, str] | None:
     parts = [part.strip().strip('"') for part in line.split(separator)]
     if len(parts) != 2 or not all(parts) or (separator == "," and " " in "".join(parts)):
         return None
@@ -296,7 +332,10 @@ def _wordnet_edges(lines: Iterable[str], path: Path) -> Iterator[tuple[str, str]
             parent_offsets = [
                 offset for kind, offset, (part, _) in pointers if kind == "@" and part == "n"
             ]
-            wnid, parents = _wnid(fields[0]), [_wnid(offset) for offset in parent_offsets]
+            wnid, parents = (
+                _wnid_of_offset(fields[0]),
+                [_wnid_of_offset(offset) for offset in parent_offsets],
+            )
         except (ValueError, IndexError):
             raise SourceError(
                 f"{path} line {number} is {line.strip()[:80]!r}: expected a line of WordNet's noun"
@@ -305,5 +344,5 @@ def _wordnet_edges(lines: Iterable[str], path: Path) -> Iterator[tuple[str, str]
         yield from ((parent, wnid) for parent in parents)
 
 
-def _wnid(offset: str) -> str:
+def _wnid_of_offset(offset: str) -> str:
     return f"n{int(offset):08d}"

@@ -82,7 +82,14 @@ class WordVectors:
         return numbers
 
     def index_of(self, token: str) -> int | None:
-        """Return the number of *token* as it is written, otherwise of its most frequent case."""
+        """Return the number of a token as it is written, otherwise of its most frequent case.
+
+        Args:
+            token: The token, such as `great_white_shark`.
+
+        Returns:
+            The index in `tokens` and `vectors`; None if there is no such token in any case.
+        """
         number = self._number_of(token)
         if number is not None:
             return number
@@ -99,7 +106,14 @@ class WordVectors:
         return self._folded.get(folded)
 
     def unit_vector(self, number: int) -> NDArray[np.float32] | None:
-        """Return (d,) float32: the vector of a token, of length 1; None if it has no direction."""
+        """Return the vector of a token, scaled to length 1; None if it is zero or not finite.
+
+        Args:
+            number: The index of the token in `tokens`.
+
+        Returns:
+            (d,) float32.
+        """
         vector = self.vectors[number].astype(np.float64)
         length = np.linalg.norm(vector)
         if not np.isfinite(length) or not length:
@@ -107,26 +121,53 @@ class WordVectors:
         return np.asarray(vector / length, np.float32)
 
     def token_vector(self, name: str) -> NDArray[np.float32] | None:
-        """Return (d,) float32 of length 1: the vector of *name* as one token; None if missing."""
-        for joined in _spellings(name):
+        """Return the vector of a name as one token; None if no spelling of it has one.
+
+        Args:
+            name: One or several words, which are joined by `_`, `-` or a space.
+
+        Returns:
+            (d,) float32 of length 1.
+        """
+        for joined in _token_spellings(name):
             number = self.index_of(joined)
             if number is not None and (vector := self.unit_vector(number)) is not None:
                 return vector
         return None
 
     def mean_of_words(self, name: str) -> NDArray[np.float32] | None:
-        """Return (d,) float32 of length 1: the mean of the words of *name*; None: one is absent."""
-        parts = _parts(name)
+        """Return the mean of the vectors of the words of a name; None if one of them is missing.
+
+        Args:
+            name: Words with spaces, `-` or `_` between them.
+
+        Returns:
+            (d,) float32 of length 1.
+        """
+        parts = _words_of_name(name)
         vectors = [vector for part in parts if (vector := self.token_vector(part)) is not None]
         return unit_mean(vectors) if len(vectors) == len(parts) else None
 
     def phrase_vector(self, name: str) -> NDArray[np.float32] | None:
-        """Return (d,) float32 of length 1: *name* as one token, otherwise by its words; or None."""
+        """Return the vector of a name as one token, otherwise the mean of its words.
+
+        Args:
+            name: Words with spaces, `-` or `_` between them.
+
+        Returns:
+            (d,) float32 of length 1; None if there is neither.
+        """
         vector = self.token_vector(name)
         return vector if vector is not None else self.mean_of_words(name)
 
     def query_vector(self, text: str) -> NDArray[np.float32]:
-        """Return (d,) float32 of length 1: the vector of a `phrase` that a user typed.
+        """Return the vector of a text that a user typed, as `phrase_vector` does.
+
+        Args:
+            text: Words with spaces, `-` or `_` between them.
+
+        Returns:
+            (d,) float32 of length 1.
 
         Raises:
             TesseraeError: It has no vector; the error names tokens of similar spelling.
@@ -134,7 +175,9 @@ class WordVectors:
         vector = self.phrase_vector(text)
         if vector is not None:
             return vector
-        unknown = next((part for part in _parts(text) if self.token_vector(part) is None), text)
+        unknown = next(
+            (part for part in _words_of_name(text) if self.token_vector(part) is None), text
+        )
         context = "" if unknown == text else f" in {text!r}"
         near = ", ".join(map(repr, self.nearest_spellings(unknown))) or "none"
         raise TesseraeError(
@@ -142,8 +185,13 @@ class WordVectors:
         )
 
     def nearest_spellings(self, word: str, count: int = 3) -> list[str]:
-        """Return up to *count* frequent tokens with a spelling similar to *word*."""
-        joined, size = "_".join(_parts(word)).casefold(), len(word)
+        """Return frequent tokens with a spelling similar to a word, the most similar first.
+
+        Args:
+            word: The word, in any case.
+            count: The maximum number of tokens (default: 3).
+        """
+        joined, size = "_".join(_words_of_name(word)).casefold(), len(word)
         near: dict[str, str] = {}
         for token in islice(self.tokens, MAX_SPELLINGS):
             if abs(len(token) - size) <= 2:
@@ -153,7 +201,14 @@ class WordVectors:
 
 
 def unit_mean(vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32] | None:
-    """Return (d,) float32 of length 1: the direction of the mean of unit vectors; None if zero."""
+    """Return the direction of the mean of vectors; None if there are none, or if it is zero.
+
+    Args:
+        vectors: Vectors of length 1, each (d,) float32.
+
+    Returns:
+        (d,) float32 of length 1.
+    """
     if not vectors:
         return None
     mean = np.mean(np.asarray(vectors, np.float64), 0)
@@ -161,13 +216,13 @@ def unit_mean(vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32] | N
     return np.asarray(mean / length, np.float32) if length > 1e-6 else None
 
 
-def _parts(name: str) -> list[str]:
+def _words_of_name(name: str) -> list[str]:
     return [part for part in _BETWEEN.split(name) if part]
 
 
-def _spellings(name: str) -> list[str]:
+def _token_spellings(name: str) -> list[str]:
     """Return the possible spellings of *name* as one token, the likeliest first."""
-    parts = _parts(name)
+    parts = _words_of_name(name)
     joined = ("_".join(name.split()), "_".join(parts), "-".join(parts), " ".join(parts))
     return [spelling for spelling in dict.fromkeys(joined) if spelling]
 
@@ -205,23 +260,23 @@ class ClassVectors:
         pairs = (
             (name, wnid)
             for wnid, used in zip(self.wnids, self.used_names, strict=True)
-            for name in dict.fromkeys(" ".join(_parts(name)).casefold() for name in used)
+            for name in dict.fromkeys(" ".join(_words_of_name(name)).casefold() for name in used)
         )
-        return dict(sorted(_groups(pairs).items()))
+        return dict(sorted(_groups_of_wnids(pairs).items()))
 
     @property
     def identical_groups(self) -> list[list[str]]:
         """The groups of wnids with identical vectors, which no search can tell apart."""
         rows = np.flatnonzero(self.has_vector)
         pairs = ((self.vectors[row].tobytes(), self.wnids[row]) for row in rows)
-        return list(_groups(pairs).values())
+        return list(_groups_of_wnids(pairs).values())
 
     def coverage(self) -> dict[str, int]:
         """Return the number of classes by `sources`."""
         return {source: self.sources.count(source) for source in VECTOR_SOURCES}
 
 
-def _groups(pairs: Iterable[tuple[_Key, str]]) -> dict[_Key, list[str]]:
+def _groups_of_wnids(pairs: Iterable[tuple[_Key, str]]) -> dict[_Key, list[str]]:
     """Group wnids by a value, and return the groups with more than one wnid."""
     groups: dict[_Key, list[str]] = defaultdict(list)
     for common, wnid in pairs:
@@ -250,12 +305,12 @@ def class_vectors(
     """
     if synonyms not in SYNONYMS:
         raise ValueError(f"synonyms is {synonyms!r}: expected {' or '.join(SYNONYMS)}.")
-    wnids, names = _columns(classes)
+    wnids, names = _wnids_and_names(classes)
     vectors = np.zeros((len(wnids), word_vectors.dim), np.float32)
     sources, used_names = [], []
     for row, listed in enumerate(names):
         candidates = split_names(listed)
-        source, vectors_by_name = _look_up(
+        source, vectors_by_name = _look_up_names(
             word_vectors, candidates[:1] if synonyms == "first" else candidates
         )
         mean = unit_mean(list(vectors_by_name.values()))
@@ -276,14 +331,14 @@ def taxonomy_vectors(
         classes: (wnid, names), as for `class_vectors`.
         dim: Number of dimensions (default: 64).
     """
-    wnids, names = _columns(classes)
+    wnids, names = _wnids_and_names(classes)
     in_hierarchy = np.array([wnid in hierarchy for wnid in wnids], bool)
     vectors = np.where(in_hierarchy[:, None], hierarchy.vectors(wnids, dim), np.float32(0))
     sources = tuple("taxonomy" if each else "none" for each in in_hierarchy)
     return ClassVectors(wnids, names, vectors, sources, ((),) * len(wnids))
 
 
-def _columns(classes: Iterable[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _wnids_and_names(classes: Iterable[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     listed = [(wnid, names.strip() or wnid) for wnid, names in classes]
     return tuple(wnid for wnid, _ in listed), tuple(names for _, names in listed)
 
@@ -291,20 +346,30 @@ def _columns(classes: Iterable[tuple[str, str]]) -> tuple[tuple[str, ...], tuple
 def names_of_id(key: str) -> str:
     """Return the name that a class's id gives by itself, such as a folder's name.
 
+    Args:
+        key: The id of the class: a wnid, or any text.
+
     Returns:
         The id with its words separated: "golf ball" for "golf_ball"; "" for a wnid.
     """
     if _WNID.fullmatch(key):
         return ""
-    return " ".join(_parts(key)) or key
+    return " ".join(_words_of_name(key)) or key
 
 
 def split_names(names: str) -> list[str]:
-    """Return the different synonyms in a text such as "tench, Tinca tinca"."""
+    """Return the different synonyms in a text such as "tench, Tinca tinca".
+
+    Args:
+        names: Names with commas between them.
+
+    Returns:
+        The names without space around them, in their order.
+    """
     return list(dict.fromkeys(part.strip() for part in names.split(",") if part.strip()))
 
 
-def _look_up(
+def _look_up_names(
     words: WordVectors, names: Sequence[str]
 ) -> tuple[str, Mapping[str, NDArray[np.float32]]]:
     for source, look_up in (("token", words.token_vector), ("words", words.mean_of_words)):

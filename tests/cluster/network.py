@@ -30,7 +30,7 @@ class Network:
         self._folder = folder
         self._stack = stack
         self.address = f"tls://{hosts.addresses['s']}:8786"
-        certificates.write(folder / "certs", certificates.create())
+        certificates.write_certificates(folder / "certs", certificates.create_certificates())
         for role in certificates.ROLES:
             (folder / role).mkdir(mode=0o700)
             for name in (certificates.AUTHORITY, f"{role}.pem", f"{role}.key"):

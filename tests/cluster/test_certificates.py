@@ -18,16 +18,16 @@ def test_certificates_are_written_once(
 ) -> None:
     """Files are complete, private and never overwritten, with or without hard links."""
     lacking.remove(calls, monkeypatch.setattr)
-    files = certificates.create()
-    certificates.write(tmp_path / "certs", files)
+    files = certificates.create_certificates()
+    certificates.write_certificates(tmp_path / "certs", files)
     assert {path.name: path.read_bytes() for path in (tmp_path / "certs").iterdir()} == files
     secret = {
         path.name for path in (tmp_path / "certs").iterdir() if not path.stat().st_mode & 0o077
     }
     assert secret == {"scheduler.key", "worker.key", "client.key", "token"}
-    certificates.security(tmp_path / "certs")
+    certificates.tls_security(tmp_path / "certs")
     with pytest.raises(FileExistsError):
-        certificates.write(tmp_path / "certs", certificates.create())
+        certificates.write_certificates(tmp_path / "certs", certificates.create_certificates())
 
 
 @pytest.mark.parametrize("calls", [(), lacking.EXFAT])
@@ -36,15 +36,15 @@ def test_a_file_that_appears_meanwhile_is_kept(
 ) -> None:
     """Another process may create certificates at the same time."""
     lacking.remove(calls, monkeypatch.setattr)
-    add = certificates._add
+    add = certificates._link_unless_exists
 
     def late(new: Path, final: Path) -> None:
         final.write_text("theirs")
         add(new, final)
 
-    monkeypatch.setattr(certificates, "_add", late)
+    monkeypatch.setattr(certificates, "_link_unless_exists", late)
     with pytest.raises(FileExistsError):
-        certificates.write(tmp_path / "certs", certificates.create())
+        certificates.write_certificates(tmp_path / "certs", certificates.create_certificates())
     assert (tmp_path / "certs" / "ca.pem").read_text() == "theirs"
 
 
@@ -59,4 +59,4 @@ def test_keys_are_not_written_to_a_file_system_without_permissions(
 
     monkeypatch.setattr(os, "fstat", of_everybody)
     with pytest.raises(CertificateError, match="supports no permissions"):
-        certificates.write(tmp_path / "certs", certificates.create())
+        certificates.write_certificates(tmp_path / "certs", certificates.create_certificates())

@@ -45,14 +45,14 @@ def authorities(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Write certificates of two authorities, and return both folders."""
     folder = tmp_path_factory.mktemp("authorities")
     for name in ("ours", "theirs"):
-        certificates.write(folder / name, certificates.create())
+        certificates.write_certificates(folder / name, certificates.create_certificates())
     return folder / "ours", folder / "theirs"
 
 
 @contextmanager
 def server(certs: Path) -> Iterator[str]:
     """Run a TLS server that sends a byte to each client, as a scheduler would; yield its URL."""
-    context = certificates.security(certs).get_listen_args("scheduler")["ssl_context"]
+    context = certificates.tls_security(certs).get_listen_args("scheduler")["ssl_context"]
     with socket.create_server(("127.0.0.1", 0)) as listening:
         stopped = threading.Event()
 
@@ -78,7 +78,7 @@ def test_a_scheduler_of_the_same_authority_is_reached(authorities: tuple[Path, P
     ours, _ = authorities
     with server(ours) as address:
         for role in ("client", "worker"):
-            assert probe_scheduler(address, certificates.security(ours, [role]), role) is None
+            assert probe_scheduler(address, certificates.tls_security(ours, [role]), role) is None
 
 
 def test_certificates_of_another_authority_are_an_error_at_once(
@@ -87,7 +87,7 @@ def test_certificates_of_another_authority_are_an_error_at_once(
     """Waiting would not help, however long the timeout is."""
     ours, theirs = authorities
     with server(theirs) as address:
-        security = certificates.security(ours, ["worker"])
+        security = certificates.tls_security(ours, ["worker"])
         with pytest.raises(
             CertificateError, match=r"presents a certificate of another authority .* --certs"
         ):
@@ -104,7 +104,7 @@ def test_a_rejected_certificate_is_distinguished_from_an_unreachable_scheduler(
 ) -> None:
     """The scheduler trusts another authority, so its side refuses the connection."""
     ours, theirs = authorities
-    context = certificates.security(ours).get_listen_args("scheduler")["ssl_context"]
+    context = certificates.tls_security(ours).get_listen_args("scheduler")["ssl_context"]
     strict = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     strict.load_cert_chain(ours / "scheduler.pem", ours / "scheduler.key")
     strict.load_verify_locations(theirs / "ca.pem")
@@ -121,7 +121,7 @@ def test_a_rejected_certificate_is_distinguished_from_an_unreachable_scheduler(
         thread.start()
         address = f"tls://127.0.0.1:{listening.getsockname()[1]}"
         with pytest.raises(CertificateError, match="rejects this machine's certificate"):
-            probe_scheduler(address, certificates.security(ours, ["worker"]), "worker")
+            probe_scheduler(address, certificates.tls_security(ours, ["worker"]), "worker")
         thread.join()
 
 
@@ -138,7 +138,7 @@ def test_a_scheduler_without_tls_is_named(authorities: tuple[Path, Path]) -> Non
         thread = threading.Thread(target=greet, daemon=True)
         thread.start()
         port = listening.getsockname()[1]
-        security = certificates.security(authorities[0], ["worker"])
+        security = certificates.tls_security(authorities[0], ["worker"])
         with pytest.raises(CertificateError, match=rf"tcp://127.0.0.1:{port}\."):
             probe_scheduler(f"tls://127.0.0.1:{port}", security, "worker")
         thread.join()
@@ -151,7 +151,7 @@ def test_renewed_certificates_are_awaited_for_a_while(
     ours, theirs = authorities
     monkeypatch.setattr("cluster.connect.PROBE_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr("cluster.connect.UNTRUSTED_GRACE_SECONDS", 0.3)
-    security = certificates.security(ours, ["worker"])
+    security = certificates.tls_security(ours, ["worker"])
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
     patience = ReconnectTimeout(f"tls://127.0.0.1:{port}", float("inf"), security)
@@ -182,8 +182,11 @@ def test_secured_peers_refuse_unencrypted_connections(
     authorities: tuple[Path, Path],
 ) -> None:
     """Certificates in a folder and in memory both require TLS."""
-    files = certificates.create()
-    for security in (certificates.security(authorities[0]), certificates.in_memory(files)):
+    files = certificates.create_certificates()
+    for security in (
+        certificates.tls_security(authorities[0]),
+        certificates.tls_security_in_memory(files),
+    ):
         for role in certificates.ROLES:
             how = security.get_connection_args(role)
             assert how["require_encryption"]

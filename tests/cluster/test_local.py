@@ -80,7 +80,7 @@ def test_clients_without_the_clusters_certificate_are_refused(cluster: LocalWork
     """Other users of the machine can reach the loopback address too."""
     address = cluster.cluster.scheduler_address
     assert address.startswith("tls://127.0.0.1:")
-    foreign = certificates.in_memory(certificates.create())
+    foreign = certificates.tls_security_in_memory(certificates.create_certificates())
     for where, security in [(address, foreign), (address.replace("tls:", "tcp:"), None)]:
         with pytest.raises(OSError, match=r"."):
             Client(where, security=security, timeout="5s")

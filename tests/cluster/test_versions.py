@@ -11,7 +11,7 @@ from distributed import Client
 from cluster import versions
 from cluster.broadcast import NoResponseError
 from cluster.errors import ClusterError
-from cluster.versions import compare, installed
+from cluster.versions import compare_versions, installed_versions
 
 CODE = {"pipeline": "a", "workflows": "b", "cluster": "c"}
 
@@ -30,11 +30,11 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> Compare:
 
     def compare_with(answers: Mapping[str, Any], **how: Any) -> list[str]:
         def broadcast(*_: Any, **__: Any) -> dict[str, Any]:
-            local_versions = installed(("numpy", "torch"), code)
+            local_versions = installed_versions(("numpy", "torch"), code)
             return {w: local_versions | a if isinstance(a, dict) else a for w, a in answers.items()}
 
         monkeypatch.setattr(versions, "broadcast", broadcast)
-        return compare(cast(Client, None), ("numpy",), code, **how)
+        return compare_versions(cast(Client, None), ("numpy",), code, **how)
 
     return compare_with
 
@@ -48,11 +48,11 @@ def test_other_code_in_any_tree_is_refused(compared: Compare, tree: str) -> None
 
 def test_a_worker_without_one_of_the_trees_is_refused(compared: Compare) -> None:
     """The worker's older code may not even report the tree."""
-    remote_versions = installed(("numpy", "torch"), code)
+    remote_versions = installed_versions(("numpy", "torch"), code)
     del remote_versions["code of workflows"]
     with pytest.raises(ClusterError, match="its workflows/ differs"):
         compared({"w1": {"code of workflows": ""}})
-    assert versions._differences(installed((), code), {"w1": remote_versions})
+    assert versions._differing_workers(installed_versions((), code), {"w1": remote_versions})
 
 
 def test_another_version_of_a_package_is_reported(compared: Compare) -> None:

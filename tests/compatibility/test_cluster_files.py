@@ -73,7 +73,7 @@ def issued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_certificates_are_found_and_connect_each_role(issued: Path) -> None:
     """Client and worker complete a TLS handshake with the scheduler."""
     assert certificates.existing_folder(None) == issued
-    security = certificates.security(issued)
+    security = certificates.tls_security(issued)
     certificates.check_token(issued)
     for role in ("client", "worker"):
         assert handshake(security, role) == "TLSv1.3"
@@ -98,8 +98,8 @@ def handshake(security: Security, role: str) -> str | None:
 def test_certificates_are_removed_by_name(issued: Path) -> None:
     """The present code writes and removes exactly the files that earlier versions wrote."""
     assert sorted(path.name for path in issued.iterdir()) == sorted(FILES)
-    assert sorted(certificates.create()) == sorted(FILES)
-    certificates.remove(issued)
+    assert sorted(certificates.create_certificates()) == sorted(FILES)
+    certificates.remove_certificates(issued)
     assert not list(issued.iterdir())
 
 

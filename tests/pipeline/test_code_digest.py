@@ -37,11 +37,11 @@ def test_every_file_counts_by_name_and_bytes(tmp_path: Path) -> None:
 def test_a_run_of_other_code_is_refused(monkeypatch: pytest.MonkeyPatch, tree: str) -> None:
     """A difference in any tree is refused; an empty digest is accepted."""
     code = code_digest.digest()
-    code_digest.check(code)
-    code_digest.check("")
+    code_digest.check_same_code(code)
+    code_digest.check_same_code("")
     monkeypatch.setattr(code_digest, "_DIGESTS", code_digest.trees() | {tree: "another"})
     with pytest.raises(StoreMismatchError, match="another version of Tesserae than the command"):
-        code_digest.check(code)
+        code_digest.check_same_code(code)
 
 
 def test_files_changed_while_a_process_runs_do_not_change_its_digest(

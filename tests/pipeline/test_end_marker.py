@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pipeline.errors import DecodeError
 from pipeline.images import decode as module
 from pipeline.images import jpeg as walk
-from pipeline.images.decode import MISSING_END_REMARK, TRUNCATED, decode
+from pipeline.images.decode import MISSING_END_REMARK, decode
+from pipeline.images.rejection import TRUNCATED
 from tests.pictures import jpeg
 
 END = b"\xff\xd9"
@@ -143,7 +144,9 @@ def test_a_reduced_jpeg_is_checked_at_full_size() -> None:
 
 def test_a_complete_jpeg_is_not_examined_further(monkeypatch: pytest.MonkeyPatch) -> None:
     """A JPEG with its end marker costs no additional time."""
-    monkeypatch.setattr(walk, "_segments", lambda data: pytest.fail("it was walked through"))
+    monkeypatch.setattr(
+        walk, "_segments_before_scan", lambda data: pytest.fail("it was walked through")
+    )
     monkeypatch.setattr(module, "check_format", lambda data: pytest.fail("it was named"))
     if module.simplejpeg is not None:
         assert visible(jpeg(6))[1] == ""

@@ -16,7 +16,8 @@ import pytest
 from PIL import features
 
 from pipeline.errors import DecodeError
-from pipeline.images.decode import STATUS_WORDS, UNSUPPORTED, Decoded, decode
+from pipeline.images.decode import Decoded, decode
+from pipeline.images.rejection import STATUS_WORDS, UNSUPPORTED
 
 OTHER_LIBJPEG = {
     "jpeg-decoder__crashtest__images__imagetestsuite__f6b4389c3cf0f5997b2e5a4b905aea8d.jpg",

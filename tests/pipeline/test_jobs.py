@@ -17,7 +17,7 @@ from cluster.config import applied_settings
 from cluster.local import LocalWorkers
 from pipeline import jobs
 from pipeline.errors import ReadError, StoreError, StoreMismatchError, TesseraeError
-from pipeline.ingest.jobs import shard_jobs
+from pipeline.ingest.shard_jobs import shard_jobs
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.store import records
 from pipeline.store.open import open_objects

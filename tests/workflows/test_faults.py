@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.images.decode import STATUS_WORDS
+from pipeline.images.rejection import STATUS_WORDS
 from pipeline.store import arrays, records, table
 from pipeline.store.open import open_objects
 from tests.commands import Command, committed, run, saboteur, start, wait_until
@@ -96,15 +96,15 @@ COUNTED = """
 import os, time
 
 def counted(module):
-    make = module._make
+    make = module._make_shard
 
-    def _make(space, shard, *words, **options):
+    def _make_shard(space, shard, *words, **options):
         with open({log!r}, "a") as file:
             file.write(f"{{os.getpid()}} {{shard}}\\n")
         time.sleep(0.2)
         return make(space, shard, *words, **options)
 
-    module._make = _make
+    module._make_shard = _make_shard
 
 after_import("pipeline.ingest.shard_task", counted)
 """

@@ -73,7 +73,7 @@ def fields_of(store: Path, name: str) -> dict[str, Any]:
 
 
 def write(store: Path, name: str, fields: dict[str, Any]) -> None:
-    (store / name).write_bytes(document.encode(fields))
+    (store / name).write_bytes(document.encode_document(fields))
 
 
 def seal(store: Path) -> None:

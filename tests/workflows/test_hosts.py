@@ -178,7 +178,7 @@ def test_clients_without_a_certificate_are_refused(network: Network, tmp_path: P
     network.scheduler()
     network.worker("w1")
     network.wait(1)
-    certificates.write(tmp_path / "foreign", certificates.create())
+    certificates.write_certificates(tmp_path / "foreign", certificates.create_certificates())
     port = network.address.rpartition("://")[2]
     for words, says in [
         (("--certs", tmp_path / "foreign"), "presents a certificate of another authority"),

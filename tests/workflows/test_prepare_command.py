@@ -59,7 +59,7 @@ def working_folder(
     newer = shutil.copytree(reference_store, tmp_path / "newer")
     fields = json.loads((newer / "recipe.json").read_text())
     del fields["digest"]
-    (newer / "recipe.json").write_bytes(document.encode({**fields, "format": 3}))
+    (newer / "recipe.json").write_bytes(document.encode_document({**fields, "format": 3}))
     lost = shutil.copytree(reference_store, tmp_path / "lost")
     (lost / "recipe.json").unlink()
     return tmp_path

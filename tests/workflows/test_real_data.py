@@ -15,7 +15,7 @@ import tensorstore
 import zarr
 from PIL import Image
 
-from pipeline.images.decode import STATUS_WORDS
+from pipeline.images.rejection import STATUS_WORDS
 from pipeline.store import layout
 from tests.commands import run, start
 

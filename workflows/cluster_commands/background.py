@@ -54,15 +54,15 @@ def up(options: UpOptions) -> int:
             )
     folder = certificates.resolve_folder(options.certs)
     if not options.insecure and not (folder / certificates.AUTHORITY).exists():
-        certificates.write(
-            folder, certificates.create(hosts=[options.host, options.dashboard_host])
+        certificates.write_certificates(
+            folder, certificates.create_certificates(hosts=[options.host, options.dashboard_host])
         )
         print(f"created certificates: {folder}")
     config = scheduler_config(options)
-    commands.scheduler(config)  # invalid options fail here, and not in a daemon's log
+    commands.scheduler_program(config)  # invalid options fail here, and not in a daemon's log
     check_ports_free(config)
     workers = worker_config(options, config.address)
-    commands.workers(workers)
+    commands.worker_programs(workers)
     trust = ["--insecure"] if options.insecure else ["--certs", str(config.certificates)]
     _start(
         state,

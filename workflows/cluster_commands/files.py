@@ -18,15 +18,15 @@ def certs(options: CertsOptions) -> int:
     if options.insecure:
         raise ValueError("--insecure cannot be combined with `certs`: it means no certificates.")
     folder = certificates.resolve_folder(options.certs)
-    files = certificates.create(hosts=options.hosts, days=options.days)
+    files = certificates.create_certificates(hosts=options.hosts, days=options.days)
     try:
-        certificates.write(folder, files, replace=options.renew)
+        certificates.write_certificates(folder, files, replace=options.renew)
     except FileExistsError:
         raise TesseraeError(
             f"{folder} already holds certificates. Pass another folder with --certs, or --renew to"
             " replace them; a running cluster does not accept replaced certificates."
         ) from None
-    until = certificates.expiry(folder / certificates.AUTHORITY)
+    until = certificates.certificate_expiry(folder / certificates.AUTHORITY)
     print(f"{folder}: valid until {until:%Y-%m-%d %H:%M} UTC")
     print("  scheduler.*  stays on the scheduler's machine, together with token")
     print("  worker.*     goes to the machines of the workers, together with ca.pem")

@@ -31,7 +31,7 @@ def scheduler(options: SchedulerOptions) -> int:
     """
     raise_file_limit()  # the processes that are started here inherit the limit
     config = scheduler_config(options)
-    program = commands.scheduler(config)
+    program = commands.scheduler_program(config)
     check_ports_free(config)
     print_scheduler(config)
     return _run([program], once=options.once)
@@ -49,9 +49,9 @@ def worker(options: WorkerOptions) -> int:
     if options.stdin:
         return _run_for_remote_command(options)
     config = worker_config(options, options.address)
-    programs = commands.workers(config)
+    programs = commands.worker_programs(config)
     folder = config.certificates
-    security = None if folder is None else certificates.security(folder, ["worker"])
+    security = None if folder is None else certificates.tls_security(folder, ["worker"])
     seconds = math.inf if options.scheduler_timeout is None else options.scheduler_timeout
     timeout = ReconnectTimeout(options.address, seconds, security)
     return _run(programs, once=options.once, done=timeout.has_expired)
@@ -65,7 +65,9 @@ def _run_for_remote_command(options: WorkerOptions) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = json.loads(sys.stdin.buffer.readline())
-        certificates.write(folder, {file: text.encode() for file, text in files.items()})
+        certificates.write_certificates(
+            folder, {file: text.encode() for file, text in files.items()}
+        )
         config = replace(worker_config(options, options.address), certificates=folder)
         last_input = [time.monotonic()]
 
@@ -77,7 +79,7 @@ def _run_for_remote_command(options: WorkerOptions) -> int:
 
         threading.Thread(target=listen, daemon=True).start()
         supervisor.supervise(
-            commands.workers(config),
+            commands.worker_programs(config),
             report=print_notice,
             done=lambda: time.monotonic() - last_input[0] > HEARTBEAT_TIMEOUT_SECONDS,
         )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
-from pipeline.images.decode import STATUS_WORDS
+from pipeline.images.rejection import STATUS_WORDS
 from pipeline.store import arrays, layout, table
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan

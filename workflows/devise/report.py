@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline import neighbours
 from pipeline.backbone.choices import NEW
 from pipeline.features.reader import finished_features, open_features
-from pipeline.loader.reader import open_reader
+from pipeline.loader.pixel_reader import open_reader
 from pipeline.store import records
 from pipeline.store.open import open_objects
 from pipeline.store.split import open_split

@@ -11,8 +11,8 @@ from pipeline import code_digest
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.ingest.finish import finish_split
-from pipeline.ingest.jobs import shard_jobs
 from pipeline.ingest.report import ShardReport
+from pipeline.ingest.shard_jobs import shard_jobs
 from pipeline.ingest.worker import ShardTaskConfig
 from pipeline.jobs import Failed, run_jobs
 from pipeline.sources.source import Source

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.images.decode import STATUS_WORDS
+from pipeline.images.rejection import STATUS_WORDS
 from pipeline.ingest import verify
 from pipeline.ingest.verify import Problem
 from pipeline.store import table

@@ -12,8 +12,8 @@ from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.ingest import repair as store_repair
 from pipeline.ingest.finish import finish_split
-from pipeline.ingest.jobs import shard_jobs
 from pipeline.ingest.report import ShardReport
+from pipeline.ingest.shard_jobs import shard_jobs
 from pipeline.ingest.source_index import Origin, load_origin
 from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.ingest.worker import ShardTaskConfig

@@ -104,7 +104,7 @@ def _features_advice(feature_records: FeatureRecords, problems: Sequence[Problem
 def print_problems(problems: Sequence[Problem]) -> None:
     """Print the name and the description of each problem."""
     for problem in problems:
-        print(printable(f"  {problem.name}: {problem.what}"))
+        print(printable(f"  {problem.name}: {problem.description}"))
 
 
 def _advice(problems: Sequence[Problem]) -> str:

@@ -57,7 +57,9 @@ def run(demo: DemoOptions) -> int:
     objects = open_objects(str(store))
     wrong = [p for split in options.split for p in verify_split(objects, split)[1]]
     if wrong:
-        raise TesseraeError(f"{wrong[0].name}: {wrong[0].what}. Run `tesserae repair {store}`.")
+        raise TesseraeError(
+            f"{wrong[0].name}: {wrong[0].description}. Run `tesserae repair {store}`."
+        )
     trained = demo.minutes > 0 and _train(store, demo.dir / "run", GAN_SHARE * demo.minutes)
     hierarchy = Path(source) / sample.HIERARCHY
     searched = trained and hierarchy.is_file()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DecodeError, StoreDamagedError, StoreError
 from pipeline.images import formats
 from pipeline.images.sandbox import IsolatedDecoder
-from pipeline.loader.reader import PixelReader, open_reader
+from pipeline.loader.pixel_reader import PixelReader, open_reader
 from pipeline.store import layout, records
 from pipeline.store.arrow_files import open_parquet
 from pipeline.store.objects import Objects

@@ -213,7 +213,8 @@ def check_sync(folder: Path) -> Finding:
 
 def check_filesystem(folder: Path) -> Iterator[Finding]:
     """Yield the system calls by which files in *folder* can be locked and created atomically."""
-    from pipeline.filesystem import advice_for, locking_method, naming_method
+    from pipeline.filesystem import advice_for, naming_method
+    from pipeline.locks import locking_method
 
     advice = {
         "files created exclusively": "flock is not supported: after a run was killed on another"

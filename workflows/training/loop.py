@@ -124,7 +124,8 @@ def train(rank: Rank, job: TrainingJob) -> str:
         DiskFullError: The disk has no room for a checkpoint.
         TesseraeError: The code or the version of torch differs from that of the command.
     """
-    code_digest.check(job.code)  # a worker may join, or its files change, after the command's check
+    # A worker may join, or its files change, after the command's check.
+    code_digest.check_same_code(job.code)
     _check_torch(job.torch)
     torch.set_num_threads(job.options.threads_per_rank or max(1, cores() // rank.ranks_on_host))
     if rank.gpu:

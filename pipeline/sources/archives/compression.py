@@ -66,7 +66,7 @@ _DECODERS: dict[str, Callable[[], _Decoder]] = {
 }
 
 
-class _Decompressing(io.RawIOBase):
+class _DecompressingFile(io.RawIOBase):
     """The decompressed bytes of a file, read once from front to back.
 
     Args:
@@ -152,9 +152,13 @@ class _Decompressing(io.RawIOBase):
 
 
 def decompressed(packed: BinaryIO, content: str) -> BinaryIO:
-    """Return a reader of the decompressed bytes of *packed*, of one of `magic.COMPRESSIONS`.
+    """Return a reader of the decompressed bytes of a file; closing it closes the file, too.
 
     Reading raises `BrokenCompressionError` where the file is cut off or damaged, or where something
     but zeros follows its end.
+
+    Args:
+        packed: The compressed file, open for reading, at its start.
+        content: Its compression, one of `pipeline.sources.magic.COMPRESSIONS`.
     """
-    return cast("BinaryIO", io.BufferedReader(_Decompressing(packed, content), _BUFFER_BYTES))
+    return cast("BinaryIO", io.BufferedReader(_DecompressingFile(packed, content), _BUFFER_BYTES))

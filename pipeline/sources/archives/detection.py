@@ -25,12 +25,24 @@ _MAX_UNKNOWN_FILES = 1000
 
 
 def container_of(location: Location, path: str) -> str:
-    """Return `TAR` (compressed or not), `ZIP` or `PARQUET`; '' for any other file."""
-    return str(location.cached(("container", path), lambda: _container_of(location, path)))
+    """Return which kind of archive or table a file is, by its content.
+
+    Args:
+        location: The folder of the source.
+        path: The path of the file in that folder.
+
+    Returns:
+        `TAR` (compressed or not), `ZIP` or `PARQUET`, of `pipeline.sources.magic`; '' for any other
+        file. The result is cached.
+
+    Raises:
+        ReadError: The file cannot be read.
+    """
+    return str(location.cached(("container", path), lambda: _detect_container(location, path)))
 
 
-def _container_of(location: Location, path: str) -> str:
-    kind_of_name = _by_name(path)
+def _detect_container(location: Location, path: str) -> str:
+    kind_of_name = _container_by_name(path)
     if location.remote and not location.only_file:
         return kind_of_name  # to read the content is one request for each of many files
     if not kind_of_name and not location.only_file and not _may_be_archive(location, path):
@@ -42,7 +54,7 @@ def _container_of(location: Location, path: str) -> str:
     return content if content in (TAR, ZIP, PARQUET) else kind_of_name
 
 
-def _by_name(path: str) -> str:
+def _container_by_name(path: str) -> str:
     name = path.lower()
     if is_tar(name):
         return TAR
@@ -57,12 +69,23 @@ def _may_be_archive(location: Location, path: str) -> bool:
         return False
     files = location.names(folder).files
     # Beside archives of known suffix, `x.tar.old` or `x.tar.part` is no archive of the source.
-    is_candidate = len(files) <= _MAX_UNKNOWN_FILES and not any(map(_by_name, files))
+    is_candidate = len(files) <= _MAX_UNKNOWN_FILES and not any(map(_container_by_name, files))
     return is_candidate and location.is_file(path)  # a link that leads nowhere or a pipe is none
 
 
 def inner_head(location: Location, path: str) -> bytes:
-    """Return the first decompressed bytes of a file; empty if the compression is broken."""
+    """Return the first decompressed bytes of a compressed file; the result is cached.
+
+    Args:
+        location: The folder of the source.
+        path: The path of the file in that folder, one of a compressed kind.
+
+    Returns:
+        Up to `pipeline.sources.magic.HEAD_BYTES` bytes; empty if the compression is broken.
+
+    Raises:
+        ReadError: The file cannot be read.
+    """
 
     def read_inner_head() -> bytes:
         content = content_of(location.head(path))

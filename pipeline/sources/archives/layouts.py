@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pipeline.errors import SourceError
 from pipeline.sources.archives.outline import Outline
 from pipeline.sources.archives.tar import PLAIN, Member, Tar, is_tar, stem_of
-from pipeline.sources.classes.decision import ClassTable, Evidence, folder_class
+from pipeline.sources.classes.class_names import folder_class
+from pipeline.sources.classes.class_table import ClassTable
+from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.clutter import member_skip_reason
 from pipeline.sources.keys import known_split
 from pipeline.sources.listing import ListedSample, SkippedFiles, skipped_files
@@ -21,10 +23,24 @@ class Layout(ABC):
     """The way in which the members of a tar become samples; a small picklable value."""
 
     @abstractmethod
-    def rows(
+    def samples(
         self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
     ) -> Iterator[ListedSample | SkippedFiles]:
-        """Yield the samples among the members in bytes [start, stop)."""
+        """Yield the samples among the members of a tar that lie in bytes [start, stop).
+
+        Args:
+            tar: The open tar.
+            store_member: A function that stores the bytes of a member, or finds them, and returns
+                the offset at which they can be read afterwards. It is called once for each sample.
+            start: The offset of the first member's header (default: 0).
+            stop: The offset at which to stop; None: the end of the tar (default).
+
+        Yields:
+            A `ListedSample` for each sample, and a `SkippedFiles` for members that are none.
+
+        Raises:
+            SourceError: The tar is damaged, or its members do not fit this layout.
+        """
 
     def check(self, outline: Callable[[], Outline]) -> None:  # noqa: B027 - most refuse nothing
         """Refuse an archive that cannot be read to its end, before it is streamed.
@@ -37,9 +53,15 @@ class Layout(ABC):
         """
 
     def unique_name(self, path: str, number: int, name: str) -> str:
-        """Return a name for sample *number* of the tar *path* where *name* repeats.
+        """Return a unique name for a sample whose own name repeats in the source.
 
-        It is empty where a repeated name is refused, as among files in folders.
+        Args:
+            path: The path of the tar in the source.
+            number: The number of the sample in the tar, from 0.
+            name: The file name that repeats.
+
+        Returns:
+            Empty where a repeated name is refused, as among files in folders.
         """
         return ""
 
@@ -59,17 +81,28 @@ class ClassTar(Layout):
     class_name: str
     options: SourceOptions = DEFAULT_OPTIONS
 
-    def rows(
+    def samples(
         self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
     ) -> Iterator[ListedSample | SkippedFiles]:
-        """Yield every member that may be an image."""
+        """Yield every member that may be an image, as a sample of the tar's class.
+
+        Args:
+            tar: The open tar.
+            store_member: A function that stores the bytes of a member, or finds them, and returns
+                their offset.
+            start: The offset of the first member's header (default: 0).
+            stop: The offset at which to stop; None: the end of the tar (default).
+
+        Raises:
+            SourceError: The tar is damaged, or holds another archive.
+        """
         prefix = f"{self.class_name}/"
         skipped = Evidence()
         for member in tar.members(start, stop):
             name = member.name.rpartition("/")[2]
             reason = member_skip_reason(member.name, self.options)
             if not reason:
-                yield row_of(prefix + name, member, store_member, prefix)
+                yield listed_sample(prefix + name, member, store_member, prefix)
                 continue
             # Its images would be left out: an archive in a class tar is no sample.
             if is_tar(name) and self.options.rules > 1:
@@ -81,7 +114,7 @@ class ClassTar(Layout):
         yield from skipped_files(skipped)
 
 
-def row_of(key: str, member: Member, store_member: StoreMember, prefix: str) -> ListedSample:
+def listed_sample(key: str, member: Member, store_member: StoreMember, prefix: str) -> ListedSample:
     """Return the sample *key* of a file, or of a link to one.
 
     Args:
@@ -101,14 +134,27 @@ class TarOfTars(Layout):
 
     options: SourceOptions = DEFAULT_OPTIONS
 
-    def rows(
+    def samples(
         self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
     ) -> Iterator[ListedSample | SkippedFiles]:
-        """Yield the members of each inner tar, which is never unpacked."""
+        """Yield the members of each inner tar as samples of its class; nothing is unpacked.
+
+        Args:
+            tar: The open outer tar.
+            store_member: A function that stores the bytes of a member, or finds them, and returns
+                their offset.
+            start: The offset of the first inner tar's header (default: 0).
+            stop: The offset at which to stop; None: the end of the outer tar (default).
+
+        Raises:
+            SourceError: A tar is damaged, or an inner one is compressed or holds a split.
+        """
         inner_tars = InnerTars(tar)
         for inner in inner_tars.members(start, stop):
             layout = ClassTar(folder_class(stem_of(inner.name), self.options), self.options)
-            yield from layout.rows(tar, store_member, inner.offset, inner.offset + inner.num_bytes)
+            yield from layout.samples(
+                tar, store_member, inner.offset, inner.offset + inner.num_bytes
+            )
         yield from inner_tars.skipped_files()
 
 
@@ -125,7 +171,11 @@ class InnerTars:
         self._splits: set[str] = set()
 
     def members(self, start: int = 0, stop: int | None = None) -> Iterator[Member]:
-        """Yield the plain tars, each of one class.
+        """Yield the class tars among the members of the outer tar; count the others.
+
+        Args:
+            start: The offset of the first member's header (default: 0).
+            stop: The offset at which to stop; None: the end of the outer tar (default).
 
         Raises:
             SourceError: One is compressed, holds a split, or they lie in folders of several splits.
@@ -163,10 +213,15 @@ class InnerTars:
 
 
 def class_in(classes: dict[str, str], name: str, where: str) -> str:
-    """Return the class of the file *name*.
+    """Return the class of a file in a table of Tiny-ImageNet.
+
+    Args:
+        classes: The class of each file name, from `val_annotations.txt`.
+        name: The file name.
+        where: The source, for a message.
 
     Raises:
-        SourceError: The table has no line for it.
+        SourceError: The table has no line for the file.
     """
     if name not in classes:
         raise SourceError(

@@ -22,7 +22,12 @@ from pipeline.sources.remote import STREAM_BYTES, reading
 
 
 def is_streamed(location: Location, path: str) -> bool:
-    """Return True if the archive is compressed, so that its members cannot be read in place."""
+    """Return True if an archive is compressed or a zip: its members cannot be read in place.
+
+    Args:
+        location: The folder of the archive.
+        path: The path of the archive in that folder.
+    """
     return content_of(location.head(path)) in (*COMPRESSIONS, ZIP)
 
 
@@ -67,6 +72,10 @@ def open_tar(location: Location, path: str, *, start: int = 0, stop: int | None 
 
 def check_archive(location: Location, path: str) -> None:
     """Check the first bytes of an archive, before hours of reading the archives before it.
+
+    Args:
+        location: The folder of the archive.
+        path: The path of the archive in that folder.
 
     Raises:
         SourceError: The file is something else, such as a page of HTML.

@@ -82,6 +82,9 @@ class Outline:
 
         Where all these images lie right in folders called `train`, `val` or `test`, those are
         splits; beside other folders of images they are classes.
+
+        Args:
+            requested_split: A further name of a folder that counts as a split (default: none).
         """
         split_folders = [split_folder(folders_of(name), requested_split) for name in self.images]
         splits = {split for split, below in split_folders if split and below}
@@ -105,12 +108,20 @@ class Outline:
 
 
 def is_image(path: str) -> bool:
-    """Return True if a member's name ends as those of images do, and is not hidden."""
+    """Return True if a member's name ends as those of images do, and no part of it is hidden.
+
+    Args:
+        path: The path of the member in the archive.
+    """
     return looks_like_image(path.rpartition("/")[2]) and not is_hidden(path)
 
 
 def is_hidden(path: str) -> bool:
-    """Return True if a part of *path* is hidden, or is macOS's folder of metadata."""
+    """Return True if a part of a path begins with a dot or is `__MACOSX`, macOS's metadata.
+
+    Args:
+        path: The path of the member in the archive.
+    """
     parts = path.split("/")
     return any(part[:1] == "." and part not in (".", "..") for part in parts) or (
         "__MACOSX" in parts
@@ -118,10 +129,18 @@ def is_hidden(path: str) -> bool:
 
 
 def split_folder(folders: list[str], requested_split: str = "") -> tuple[str, list[str]]:
-    """Return the split that one of *folders* is named after, and the folders under it.
+    """Return the split that one of the folders of a member is named after, and those below it.
 
-    `<split>/<class>` takes precedence over `<split>` alone, since a class may be called `test`,
-    and either over a split further up.
+    `<split>/<class>` takes precedence over `<split>` alone, since a class may be called `test`, and
+    either over a split further up.
+
+    Args:
+        folders: The folders of the member, from the outermost to the innermost.
+        requested_split: A further name that counts as a split (default: none).
+
+    Returns:
+        The split, such as `val` for a folder `validation`, and the folders below it; without a
+        split, an empty text and all of *folders*.
     """
     for depth in (2, 1, *range(3, len(folders) + 1)):
         split = known_split(folders[-depth], requested_split) if len(folders) >= depth else ""
@@ -131,16 +150,27 @@ def split_folder(folders: list[str], requested_split: str = "") -> tuple[str, li
 
 
 def sample_name(path: str) -> tuple[str, str]:
-    """Split a member's path at the first dot of its last part: (sample, suffix without dot)."""
+    """Split a member's path at the first dot of its last part, as WebDataset does.
+
+    Args:
+        path: The path of the member in the archive, such as `a/0001.left.jpg`.
+
+    Returns:
+        The name of the sample and the suffix without its dot: `a/0001` and `left.jpg`.
+    """
     folder, slash, name = path.rpartition("/")
     base, _, suffix = name.partition(".")
     return folder + slash + base, suffix
 
 
 def label_suffix(suffix: str) -> str:
-    """Return the word in a member's lower-case suffix that marks it as a label; else ''.
+    """Return the word in a member's suffix that marks it as a label; else ''.
 
-    It is `cls` for `cls`, `cls.txt` and `v1.cls`, and `label` for `label.json`.
+    Args:
+        suffix: The suffix behind the first dot, in lower case.
+
+    Returns:
+        `cls` for `cls`, `cls.txt` and `v1.cls`, and `label` for `label.json`.
     """
     *before, last = suffix.split(".")
     if before and last in TEXTS:
@@ -160,7 +190,16 @@ def _is_flat_val(path: str) -> bool:
 
 
 def outline_of(location: Location, path: str) -> Outline:
-    """Return the outline of the archive *path*; it is cached until the archive changes."""
+    """Return the outline of an archive, which is read; it is cached until the archive changes.
+
+    Args:
+        location: The folder of the archive.
+        path: The path of the archive in that folder.
+
+    Raises:
+        SourceError: The file is no archive, or is damaged.
+        ReadError: The file cannot be read.
+    """
     return _cached_outline(location.root, path, location.options, location.mark(path))
 
 
@@ -201,12 +240,17 @@ def all_splits(location: Location, path: str, requested_split: str) -> set[str]:
 
     If the first images tell a split, all headers of an archive that can be walked quickly are
     examined. An archive that must be read to be walked is assumed to hold *requested_split*.
+
+    Args:
+        location: The folder of the archive.
+        path: The path of the archive in that folder.
+        requested_split: The split that the command asks for; '' if it names none.
     """
     outline = outline_of(location, path)
     splits = outline.splits(requested_split)
     if not splits or outline.is_complete:
         return splits
-    walked = _walk_splits(
+    walked = _splits_of_all_members(
         location.root, path, requested_split, location.options, location.mark(path)
     )
     if walked is not None:
@@ -215,15 +259,19 @@ def all_splits(location: Location, path: str, requested_split: str) -> set[str]:
 
 
 @lru_cache(maxsize=64)
-def _walk_splits(
+def _splits_of_all_members(
     root: str, path: str, requested_split: str, options: SourceOptions, mark: str
 ) -> frozenset[str] | None:
     """Return the splits of all members; None where the archive must be read to be walked."""
     with open_tar(Location(root, "", options), path) as tar:
-        return frozenset(_splits_of(tar.members(), requested_split)) if tar.walks_quickly else None
+        return (
+            frozenset(_splits_of_members(tar.members(), requested_split))
+            if tar.walks_quickly
+            else None
+        )
 
 
-def _splits_of(members: Iterable[Member], requested_split: str) -> set[str]:
+def _splits_of_members(members: Iterable[Member], requested_split: str) -> set[str]:
     splits = {
         split_folder(folders_of(member.name), requested_split)[0]
         for member in members

@@ -64,12 +64,20 @@ class Member(NamedTuple):
 
 
 def is_tar(name: str) -> bool:
-    """Return True if a file's name ends as those of tars do, compressed or not."""
+    """Return True if a file's name ends as those of tars do, compressed or not.
+
+    Args:
+        name: A file name or path, in any case.
+    """
     return name.lower().endswith((PLAIN, *COMPRESSED))
 
 
 def stem_of(name: str) -> str:
-    """Return the name of an archive without folder and suffixes."""
+    """Return the name of an archive without folder and suffixes: `a` for `x/a.tar.gz`.
+
+    Args:
+        name: The path of a tar, zip or compressed file; any other suffix is kept.
+    """
     name = name.rpartition("/")[2]
     for suffix in (PLAIN, *COMPRESSED, *_OTHER_ENDS):
         if name.lower().endswith(suffix):
@@ -118,16 +126,26 @@ class Tar:
         self._file.close()
 
     def at_offset(self, offset: int) -> "Tar":
-        """Set the position: the file is at *offset* of the archive that offsets count in."""
+        """Set the position in the archive without moving in the file; return this object.
+
+        Args:
+            offset: The offset, counted in the archive, of the byte at which the file is.
+        """
         self._at = offset
         return self
 
     def read(self, offset: int, num_bytes: int) -> bytes:
-        """Return exactly these bytes. Without seeking, *offset* must not lie before the position.
+        """Return exactly the bytes of the archive at a position.
+
+        Args:
+            offset: The offset of the first byte in the (decompressed) archive. Without seeking it
+                must not lie before the current position.
+            num_bytes: The number of bytes.
 
         Raises:
             ReadError: The system or a server failed.
             SourceError: The archive ends before these bytes, or its compression is damaged.
+            ValueError: *offset* lies before the position of an archive that cannot seek.
         """
         self._move(offset)
         data = self._take(num_bytes)
@@ -136,7 +154,16 @@ class Tar:
         return data
 
     def pieces(self, offset: int, num_bytes: int) -> Iterator[bytes]:
-        """Yield the bytes that `read` returns, at most `PIECE_BYTES` at a time."""
+        """Yield the bytes that `read` returns, in pieces of at most `PIECE_BYTES`.
+
+        Args:
+            offset: The offset of the first byte in the (decompressed) archive.
+            num_bytes: The number of bytes.
+
+        Raises:
+            ReadError: The system or a server failed.
+            SourceError: The archive ends before these bytes, or its compression is damaged.
+        """
         for done in range(0, num_bytes, PIECE_BYTES):
             yield self.read(offset + done, min(PIECE_BYTES, num_bytes - done))
 

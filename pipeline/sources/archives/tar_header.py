@@ -12,9 +12,12 @@ _DIGITS = {8: frozenset(b"01234567"), 10: frozenset(b"0123456789")}
 
 
 def has_valid_checksum(header: bytes) -> bool:
-    """Return True if the checksum of *header*, 512 bytes, is valid.
+    """Return True if the checksum of a header is valid.
 
     It is the sum of all bytes, in which the field of the checksum itself counts as spaces.
+
+    Args:
+        header: The header of a member, 512 bytes.
     """
     field = header[148:156]
     try:
@@ -45,14 +48,24 @@ def size_of(field: bytes) -> int:
 
 
 def number_of(digits: bytes, base: int) -> int:
-    """Return *digits* as a number; -1 if any of them is a sign, space or underscore."""
+    """Return digits as a number; -1 if there are none, too many, or other characters among them.
+
+    Args:
+        digits: The text of the number; a sign, space or underscore makes it invalid.
+        base: 8 or 10.
+    """
     if not digits or len(digits) > _MAX_DIGITS or not _DIGITS[base].issuperset(digits):
         return -1
     return int(digits, base)
 
 
 def name_of(header: bytes, pax: dict[str, str]) -> str:
-    """Return the path of a member, without a leading './'; *pax* holds its extended records."""
+    """Return the path of a member in its tar, without a leading './'.
+
+    Args:
+        header: The header of the member, 512 bytes.
+        pax: The extended records that describe the member, by keyword.
+    """
     name = pax.get("path")
     if name is None:
         name = header[:100].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
@@ -65,7 +78,13 @@ def name_of(header: bytes, pax: dict[str, str]) -> str:
 
 
 def target_of(header: bytes, pax: dict[str, str], name: str) -> str:
-    """Return the name of the member that a link stands for."""
+    """Return the path in the tar of the member that a link stands for.
+
+    Args:
+        header: The header of the link, 512 bytes.
+        pax: The extended records that describe the link, by keyword.
+        name: The path of the link, to which a symbolic target is relative.
+    """
     target = pax.get("linkpath")
     if target is None:
         target = header[157:257].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
@@ -74,7 +93,12 @@ def target_of(header: bytes, pax: dict[str, str], name: str) -> str:
 
 
 def resolved(folders: list[str], target: str) -> str:
-    """Return the path of *target* as seen from *folders*, without '.' and '..'."""
+    """Return the path of *target* as seen from *folders*, without '.' and '..'.
+
+    Args:
+        folders: The folders that *target* is relative to, from the outermost.
+        target: A relative path; '..' at the top is ignored.
+    """
     parts = list(folders)
     for part in target.split("/"):
         if part == "..":
@@ -85,7 +109,15 @@ def resolved(folders: list[str], target: str) -> str:
 
 
 def pax_records(data: bytes) -> Iterator[tuple[str, str]]:
-    """Yield (word, value) of `<length> <word>=<value>` lines; the length is of the line."""
+    """Yield the keyword and value of each record of an extended header.
+
+    Args:
+        data: The data of the header: `<length> <keyword>=<value>` lines, where the length is that
+            of the line in bytes.
+
+    Raises:
+        ValueError: A record has no length or no value.
+    """
     at = 0
     while at < len(data) and data[at]:
         space = data.index(b" ", at)

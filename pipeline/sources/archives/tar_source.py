@@ -20,9 +20,10 @@ from pipeline.sources.archives.open import check_archive, is_streamed, open_tar
 from pipeline.sources.archives.outline import outline_of
 from pipeline.sources.archives.tar import Member, Tar, stem_of
 from pipeline.sources.archives.trees import TreeTar
-from pipeline.sources.classes.decision import ClassTable, folder_class
+from pipeline.sources.classes.class_names import folder_class
+from pipeline.sources.classes.class_table import ClassTable
 from pipeline.sources.duplicates import rename_duplicates
-from pipeline.sources.formats.folder import check_one_folder
+from pipeline.sources.formats.folder_detection import check_one_folder
 from pipeline.sources.keys import known_split, split_in_name, without_part_number
 from pipeline.sources.listing import ListedSample, ListingBuilder, SkippedFiles, sort_listing
 from pipeline.sources.location import Location
@@ -55,13 +56,25 @@ class TarBlock(Block):
     stop: int | None = None
 
     def samples(self, write: WriteBytes) -> Iterator[ListedSample | SkippedFiles]:
-        """Read the block from front to back, and pass each sample's bytes to *write*."""
+        """Read the block from front to back, and pass each sample's bytes to *write*.
+
+        Args:
+            write: A function that appends one sample's bytes, given in pieces, to the spool and
+                returns their offset there.
+
+        Yields:
+            A `ListedSample` for each sample, and a `SkippedFiles` for members that are none.
+
+        Raises:
+            ReadError: The source could not be read now.
+            SourceError: The tar is damaged, or its members do not fit its layout.
+        """
         with open_tar(self.location, self.path, start=self.start, stop=self.stop) as tar:
 
             def store_member(member: Member) -> int:
                 return write(tar.pieces(member.offset, member.num_bytes))
 
-            yield from self.layout.rows(tar, store_member, self.start, self.stop)
+            yield from self.layout.samples(tar, store_member, self.start, self.stop)
 
     @property
     def where(self) -> str:
@@ -69,7 +82,12 @@ class TarBlock(Block):
         return self.location.full_path(self.path)
 
     def unique_name(self, number: int, name: str) -> str:
-        """Return a unique name for sample *number*, whose *name* repeats; empty: it is refused."""
+        """Return a unique name for a sample whose own name repeats; empty: it is refused.
+
+        Args:
+            number: The number of the sample in the block, from 0.
+            name: The file name that repeats.
+        """
         return self.layout.unique_name(self.path, number, name)
 
 
@@ -104,19 +122,32 @@ class TarSource(Source):
         """Return class -> words, from a table beside the archives or in the first of them."""
         words = super().words()
         if not words and self.access == "random" and isinstance(self.parts[0].layout, TreeTar):
-            words = _words_inside(self.location, self.parts[0].path)
+            words = _read_words_in_tar(self.location, self.parts[0].path)
         return words
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
-        """List the members of every archive; their bytes stay where they are."""
+        """List the members of every archive that are samples; their bytes stay where they are.
+
+        Args:
+            progress: A function that is called with each number of new samples.
+
+        Returns:
+            The listing (`pipeline.sources.listing`), sorted by key, with the path of the tar and
+                the
+            offset of each sample.
+
+        Raises:
+            SourceError: There are no images, an archive is missing or damaged, or the source is
+                streamed.
+        """
         if self.access != "random":
             return super().list(progress)
         check_complete(self.location, [part.path for part in self.parts])
         builder = ListingBuilder()
         for part in self.parts:
             with open_tar(self.location, part.path) as tar:
-                rows = part.layout.rows(tar, lambda member: member.offset)
-                builder.collect(part.path, rows, progress)
+                samples = part.layout.samples(tar, lambda member: member.offset)
+                builder.collect(part.path, samples, progress)
         table = builder.finish()
         if not len(table):
             raise SourceError(
@@ -175,7 +206,7 @@ class TarSource(Source):
                 )
 
 
-def _words_inside(location: Location, path: str) -> dict[str, str]:
+def _read_words_in_tar(location: Location, path: str) -> dict[str, str]:
     with open_tar(location, path) as tar:
         for member in tar.members():
             if member.name.rpartition("/")[2] in WORDS:
@@ -185,7 +216,11 @@ def _words_inside(location: Location, path: str) -> dict[str, str]:
 
 
 def block_name(path: str) -> str:
-    """Return a file name for *path*, short enough for the spool's prefix and suffix."""
+    """Return a file name for the block of an archive, short enough for the spool's additions.
+
+    Args:
+        path: The path of the archive in its source.
+    """
     name = path.replace("%", "%25").replace("/", "%2F")
     encoded = os.fsencode(name)
     if len(encoded) <= MAX_BLOCK_NAME_BYTES:
@@ -210,26 +245,39 @@ def paths_by_split(
         Split -> sorted paths. The split '' stands for archives that tell none, and occurs only
         when no archive tells one.
     """
-    paths_of_split = _by_split(location, fits, requested_split)
+    paths_of_split = _archives_by_split(location, fits, requested_split)
     if len(paths_of_split) > 1:
         paths_of_split.pop("", None)
     return {split: sorted(paths) for split, paths in paths_of_split.items()}
 
 
 def left_out_text(path: str) -> str:
-    """Return a sentence that says that the archive *path* is left out."""
+    """Return a sentence for the user that says that an archive is left out.
+
+    Args:
+        path: The path of the archive in its source; its name tells no split.
+    """
     return f"{path} is skipped: its name indicates no split"
 
 
 def without_split(
     location: Location, fits: Callable[[str], bool], requested_split: str
 ) -> tuple[str, ...]:
-    """Return the archives that name no split where others do, which `paths_by_split` omits."""
-    paths_of_split = _by_split(location, fits, requested_split)
+    """Return the archives that name no split where others do, which `paths_by_split` omits.
+
+    Args:
+        location: The folder to search.
+        fits: A function that returns True if the file of this path is such an archive.
+        requested_split: A further split that a folder or a name may tell.
+
+    Returns:
+        Their paths in *location*, sorted.
+    """
+    paths_of_split = _archives_by_split(location, fits, requested_split)
     return tuple(sorted(paths_of_split.get("", ()))) if len(paths_of_split) > 1 else ()
 
 
-def _by_split(
+def _archives_by_split(
     location: Location, fits: Callable[[str], bool], requested_split: str
 ) -> dict[str, list[str]]:
     paths_of_split: dict[str, list[str]] = {}

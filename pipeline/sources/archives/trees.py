@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.errors import SourceError
-from pipeline.sources.archives.layouts import Layout, StoreMember, class_in, row_of
+from pipeline.sources.archives.layouts import Layout, StoreMember, class_in, listed_sample
 from pipeline.sources.archives.outline import (
     Outline,
     label_suffix,
@@ -18,14 +18,13 @@ from pipeline.sources.archives.outline import (
     split_folder,
 )
 from pipeline.sources.archives.tar import Member, Tar
-from pipeline.sources.classes.decision import (
+from pipeline.sources.classes.class_names import (
     UNLABELLED,
-    ClassBasis,
-    Evidence,
     folder_class,
     named_class,
     split_nested_path,
 )
+from pipeline.sources.classes.evidence import ClassBasis, Evidence
 from pipeline.sources.clutter import TEXTS, member_skip_reason
 from pipeline.sources.keys import folders_of, known_split, looks_like_image, may_be_image
 from pipeline.sources.listing import ListedSample, SkippedFiles, skipped_files
@@ -66,20 +65,37 @@ class TreeTar(Layout):
     kaggle: bool = False
     """True if the tree is that of Kaggle's ILSVRC2012, with the classes of val in annotations."""
 
-    def rows(
+    def samples(
         self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
     ) -> Iterator[ListedSample | SkippedFiles]:
-        """Yield every file under a class folder of the split."""
-        walk = _Walk(self, tar, store_member)
+        """Yield every file under a class folder of the split as a sample.
+
+        Args:
+            tar: The open tar.
+            store_member: A function that stores the bytes of a member, or finds them, and returns
+                their offset.
+            start: The offset of the first member's header (default: 0).
+            stop: The offset at which to stop; None: the end of the tar (default).
+
+        Yields:
+            A `ListedSample` for each sample, and a `SkippedFiles` for members that are none.
+
+        Raises:
+            SourceError: The tar is damaged, or the class of an image is ambiguous or unknown.
+        """
+        walk = _TreeWalk(self, tar, store_member)
         for member in tar.members(start, stop):
-            row = walk.row(member)
-            if row is not None:
-                yield row
-        yield from walk.waiting_rows()
+            sample = walk.sample_of(member)
+            if sample is not None:
+                yield sample
+        yield from walk.waiting_samples()
         yield from skipped_files(walk.skipped)
 
     def check(self, outline: Callable[[], Outline]) -> None:
         """Refuse a val split of ILSVRC2012 without a table of classes, before it is streamed.
+
+        Args:
+            outline: A function that returns the first members of the archive.
 
         Raises:
             SourceError: A table is missing; the message names it.
@@ -97,7 +113,7 @@ def _is_val_xml(path: str) -> bool:
 
 
 @dataclass
-class _Walk:
+class _TreeWalk:
     """A walk over the members of a tree."""
 
     layout: TreeTar
@@ -117,7 +133,7 @@ class _Walk:
     class_of_folder: dict[str, tuple[str, ClassBasis]] = field(default_factory=dict)
     """The prefix of keys and the basis of the class, for each folder of images."""
 
-    def row(self, member: Member) -> ListedSample | None:
+    def sample_of(self, member: Member) -> ListedSample | None:
         """Return the sample of *member*, or None and store what the member says of others."""
         folder, _, name = member.name.rpartition("/")
         if folder in self.class_of_folder and member.target is None and self._is_plain(name):
@@ -140,17 +156,17 @@ class _Walk:
             return None
         if not tree_path.below:
             # A stream cannot go back to the bytes, so they are stored now and get a key later.
-            self.waiting.append(row_of(name, member, self.store_member, ""))
+            self.waiting.append(listed_sample(name, member, self.store_member, ""))
             return None
         class_name, file_name = self._class_of(tree_path, member.name)
         target = self._target(member) if member.target is not None else ""
-        row = row_of(f"{class_name}/{file_name}", member, self.store_member, "")
+        sample = listed_sample(f"{class_name}/{file_name}", member, self.store_member, "")
         # With --recursive the class is decided, so the depth of its folder is no evidence.
         above = "" if self.layout.options.recursive else "/".join(tree_path.below)
         basis = ClassBasis("folder", folder=above)
         if file_name == name and looks_like_image(name):
             self.class_of_folder[folder] = f"{class_name}/", basis
-        return row._replace(same_as=target, basis=basis)
+        return sample._replace(same_as=target, basis=basis)
 
     def _is_plain(self, name: str) -> bool:
         """Return True if the name alone decides that a file in a folder of images is an image."""
@@ -266,11 +282,11 @@ class _Walk:
         data = self.tar.read(member.offset, min(member.num_bytes, _MAX_TEXT_BYTES))
         return any(b'"%s"' % word in data for word in (b"label", b"cls", b"wnid"))
 
-    def waiting_rows(self) -> Iterator[ListedSample]:
-        """Yield the rows of images right in the folder of the split, with their classes."""
+    def waiting_samples(self) -> Iterator[ListedSample]:
+        """Yield the samples of images right in the folder of the split, with their classes."""
         truth = None
-        for row in self.waiting:
-            name = row.same_as or row.key
+        for sample in self.waiting:
+            name = sample.same_as or sample.key
             by = "table"
             if self.classes or self.layout.options.rules == 1:
                 class_name = class_in(self.classes, name, self.tar.name)
@@ -285,8 +301,10 @@ class _Walk:
                 class_name, by = UNLABELLED, "none"
             else:
                 raise self._no_class(name)
-            target = f"{class_name}/{row.same_as}" if row.same_as else ""
-            yield row._replace(key=f"{class_name}/{row.key}", same_as=target, basis=ClassBasis(by))
+            target = f"{class_name}/{sample.same_as}" if sample.same_as else ""
+            yield sample._replace(
+                key=f"{class_name}/{sample.key}", same_as=target, basis=ClassBasis(by)
+            )
 
     def _no_class(self, name: str) -> SourceError:
         return SourceError(

@@ -46,6 +46,10 @@ class Zip(Tar):
     def members(self, start: int = 0, stop: int | None = None) -> Iterator[Member]:
         """Yield every file and link of the zip, in the order in which they lie.
 
+        Args:
+            start: 0: a zip is only read as a whole.
+            stop: None: a zip is only read as a whole.
+
         Raises:
             SourceError: A member cannot be read, or *start* or *stop* is that of an inner archive.
         """
@@ -73,11 +77,29 @@ class Zip(Tar):
                 yield Member(name, offset, info.file_size, None)
 
     def read(self, offset: int, num_bytes: int) -> bytes:
-        """Return all of the member whose header is at *offset*; *num_bytes* is its size."""
+        """Return all bytes of one member, decompressed.
+
+        Args:
+            offset: The offset of its header, as in `Member.offset`.
+            num_bytes: Its decompressed size, as in `Member.num_bytes`.
+
+        Raises:
+            ReadError: The system failed.
+            SourceError: The member is damaged, or has another size.
+        """
         return b"".join(self.pieces(offset, num_bytes))
 
     def pieces(self, offset: int, num_bytes: int) -> Iterator[bytes]:
-        """Yield the bytes that `read` returns, at most `PIECE_BYTES` at a time."""
+        """Yield the decompressed bytes of one member, in pieces of at most `PIECE_BYTES`.
+
+        Args:
+            offset: The offset of its header, as in `Member.offset`.
+            num_bytes: Its decompressed size, as in `Member.num_bytes`.
+
+        Raises:
+            ReadError: The system failed.
+            SourceError: The member is damaged, or has another size.
+        """
         info = self._at_offset[offset]
         left = num_bytes
         with self._reading(info.filename), self._zip.open(info) as member:

@@ -30,7 +30,7 @@ def parse_names(text: str, ids: Collection[str] = ()) -> dict[str, str]:
     """
     lines = [line for line in lines_of(text) if line.strip() and not line.startswith("#")]
     known_ids = frozenset(ids)
-    tables = {separator: _split(lines, separator, known_ids) for separator in SEPARATORS}
+    tables = {separator: _split_lines(lines, separator, known_ids) for separator in SEPARATORS}
     if known_ids:
         # max() returns the first of equal tables: a tab is a surer separator than a space.
         return max(tables.values(), key=lambda table: len(known_ids & table.keys()))
@@ -40,19 +40,19 @@ def parse_names(text: str, ids: Collection[str] = ()) -> dict[str, str]:
     return next((table for table in tables.values() if len(table) == len(lines)), tables[" "])
 
 
-def _split(lines: Iterable[str], separator: str, ids: Collection[str]) -> dict[str, str]:
+def _split_lines(lines: Iterable[str], separator: str, ids: Collection[str]) -> dict[str, str]:
     """Return the names of each id, from lines of an id, the separator, and names."""
     table: dict[str, str] = {}
     for line in lines:
-        key, names = _cells(line, separator, ids)
+        key, names = _id_and_names(line, separator, ids)
         if key and names:
             table.setdefault(key, names)
     return table
 
 
-def _cells(line: str, separator: str, ids: Collection[str]) -> tuple[str, str]:
+def _id_and_names(line: str, separator: str, ids: Collection[str]) -> tuple[str, str]:
     if separator == " ":
-        return _by_spaces(line, ids)
+        return _id_and_names_by_spaces(line, ids)
     try:
         key, *names = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
     except (csv.Error, StopIteration, ValueError):  # a quote inside a cell, or an empty line
@@ -60,7 +60,7 @@ def _cells(line: str, separator: str, ids: Collection[str]) -> tuple[str, str]:
     return key.strip(), ", ".join(name.strip() for name in names if name.strip())
 
 
-def _by_spaces(line: str, ids: Collection[str]) -> tuple[str, str]:
+def _id_and_names_by_spaces(line: str, ids: Collection[str]) -> tuple[str, str]:
     """Split *line* at the first space, or behind the longest known id at its start."""
     words = line.split()
     for count in range(len(words) - 1, 1, -1):
@@ -86,12 +86,14 @@ def parse_list(data: bytes, where: str, ids: Collection[str], key: str) -> list[
     """
     text = decode_table(data, where).removeprefix("\ufeff")
     if text.lstrip()[:1] in ("{", "["):
-        return _from_json(text, where, key)
+        return _list_from_json(text, where, key)
     lines = (line.strip() for line in lines_of(text))
-    return [_listed(line, frozenset(ids)) for line in lines if line and not line.startswith("#")]
+    return [
+        _id_in_line(line, frozenset(ids)) for line in lines if line and not line.startswith("#")
+    ]
 
 
-def _from_json(text: str, where: str, key: str) -> list[str]:
+def _list_from_json(text: str, where: str, key: str) -> list[str]:
     try:
         document = json.loads(text)
         names = document[key] if isinstance(document, dict) else document
@@ -102,12 +104,12 @@ def _from_json(text: str, where: str, key: str) -> list[str]:
     raise SourceError(f"{where} is not a JSON file with a list {key!r} of class ids.")
 
 
-def _listed(line: str, ids: Collection[str]) -> str:
-    cells = [line, *(_cells(line, separator, ids)[0] for separator in SEPARATORS)]
+def _id_in_line(line: str, ids: Collection[str]) -> str:
+    cells = [line, *(_id_and_names(line, separator, ids)[0] for separator in SEPARATORS)]
     matching_id = next(
         (cell for candidate in cells if (cell := candidate.strip("\"' ")) in ids), None
     )
     if matching_id is not None:
         return matching_id
     separator = next((candidate for candidate in "\t;," if candidate in line), " ")
-    return _cells(line, separator, ids)[0]
+    return _id_and_names(line, separator, ids)[0]

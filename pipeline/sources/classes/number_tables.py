@@ -7,7 +7,7 @@
 import re
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes.decision import ClassTable
+from pipeline.sources.classes.class_table import ClassTable
 from pipeline.sources.location import Location
 from pipeline.sources.metadata import find_class_names
 from pipeline.sources.text_tables import lines_of, parse_words_line, quote_line
@@ -19,6 +19,13 @@ _NUMBERED = re.compile(r"([0-9]+)[ \t:,]+(\S.*)", re.ASCII)
 
 def find_class_table(location: Location) -> ClassTable | None:
     """Return the table of numbered classes at *location* or in the folder above it.
+
+    Args:
+        location: The folder of the source. `classes.txt` takes precedence over
+            `LOC_synset_mapping.txt`.
+
+    Returns:
+        None if there is no such table, or if it is empty.
 
     Raises:
         SourceError: The table numbers its classes ambiguously.
@@ -35,7 +42,14 @@ def find_class_table(location: Location) -> ClassTable | None:
 
 
 def table_marks(location: Location) -> list[str]:
-    """Return marks of the tables that `find_class_table` reads, for a fingerprint."""
+    """Return texts that change when the tables that `find_class_table` reads do.
+
+    Args:
+        location: The folder of the source.
+
+    Returns:
+        The folder, name, size and time of each table, for a fingerprint.
+    """
     if location.options.rules == 1:
         return []
     folders = (Location(location.root), Location(location.root).parent())
@@ -48,23 +62,27 @@ def table_marks(location: Location) -> list[str]:
 
 
 def parse_class_table(text: str, where: str) -> ClassTable | None:
-    """Read a `classes.txt`; None where it is empty.
+    """Read the text of a `classes.txt`; return None where it is empty.
+
+    Args:
+        text: The lines: a name, or a wnid and words, or a number from 0 on and either of them.
+        where: The name of the file, for messages.
 
     Raises:
         SourceError: A line is blank, or the lines are numbered from another number than 0.
     """
-    lines = _lines(text, where)
+    lines = _table_lines(text, where)
     if not lines:
         return None
     numbered = [_NUMBERED.fullmatch(line) for line in lines]
     if all(numbered) and (len(lines) > 1 or lines[0].startswith("0")):
-        lines = _unnumbered([(int(match[1]), match[2]) for match in numbered if match], where)
+        lines = _without_numbers([(int(match[1]), match[2]) for match in numbered if match], where)
     pairs = [_name_and_words(line) for line in lines]
     words = tuple(words for _, words in pairs)
     return ClassTable(tuple(name for name, _ in pairs), where, words if any(words) else ())
 
 
-def _unnumbered(pairs: list[tuple[int, str]], where: str) -> list[str]:
+def _without_numbers(pairs: list[tuple[int, str]], where: str) -> list[str]:
     """Return the names in lines that begin with their number."""
     for expected, (number, _) in enumerate(pairs):
         if number != expected:
@@ -82,14 +100,18 @@ def _name_and_words(line: str) -> tuple[str, str]:
 
 
 def parse_mapping(text: str, where: str) -> ClassTable | None:
-    """Read `<wnid><space or tab><words>` lines; None where there are none.
+    """Read the text of a `LOC_synset_mapping.txt`; return None where it is empty.
+
+    Args:
+        text: The lines: a wnid, a space or tab, and words. The first one has the number 0.
+        where: The name of the file, for messages.
 
     Raises:
         SourceError: A line has no wnid, or one that another line has.
     """
     line_of: dict[str, int] = {}
     words = []
-    for number, line in enumerate(_lines(text, where), 1):
+    for number, line in enumerate(_table_lines(text, where), 1):
         pair = parse_words_line(line)
         if pair is None:
             raise SourceError(
@@ -107,7 +129,7 @@ def parse_mapping(text: str, where: str) -> ClassTable | None:
     return ClassTable(tuple(line_of), where, tuple(words), strict=False) if line_of else None
 
 
-def _lines(text: str, where: str) -> list[str]:
+def _table_lines(text: str, where: str) -> list[str]:
     """Return the lines without the blank ones at the end."""
     lines = [line.strip() for line in lines_of(text)]
     while lines and not lines[-1]:

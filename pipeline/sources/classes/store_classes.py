@@ -13,15 +13,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes.decision import (
-    UNLABELLED,
-    ClassBasis,
-    ClassTable,
-    Evidence,
-    SampleGroup,
-    abbreviate,
-    is_numeral,
-)
+from pipeline.sources.classes.class_names import UNLABELLED, abbreviate, is_numeral
+from pipeline.sources.classes.class_table import ClassTable
+from pipeline.sources.classes.evidence import ClassBasis, Evidence, SampleGroup
 from pipeline.sources.keys import is_wnid
 from pipeline.sources.options import LISTING_RULES
 
@@ -81,44 +75,44 @@ def combine_classes(splits: Mapping[str, SplitClasses], rules: int = LISTING_RUL
     """
     if rules == 1:
         sorted_names = sorted(
-            {n for split_classes in splits.values() for n in _names_of(split_classes)}
+            {n for split_classes in splits.values() for n in _class_names_of_split(split_classes)}
         )
-        return Classes(tuple(sorted_names), _words(splits, sorted_names, None))
+        return Classes(tuple(sorted_names), _words_of_classes(splits, sorted_names, None))
     # Each split must be consistent by itself before its numbers are compared with others.
     for split, split_classes in splits.items():
         _check_split(split, split_classes.evidence)
-    table = _one_table(splits)
-    numbers = _numbers(splits)
-    _check_spellings(splits)
+    table = _common_table(splits)
+    numbers = _numbers_of_classes(splits)
+    _check_number_spellings(splits)
     names = _all_names(splits)
-    notes = [*_check_alike(splits)]
+    notes = [*_check_similar_names(splits)]
     if numbers and table is not None:
         # The table decides the order, with its classes that have no sample.
-        ordered = _complete(table, numbers)
-        _refuse_part([name for name in names if name not in set(ordered)], numbers)
+        ordered = _names_of_table_entries(table, numbers)
+        _refuse_partly_numbered([name for name in names if name not in set(ordered)], numbers)
         names = ordered
     elif numbers and set(names) <= set(numbers.values()):
         names = [numbers[number] for number in sorted(numbers)]
     else:
-        _refuse_part(names, numbers)
+        _refuse_partly_numbered(names, numbers)
         numbers = {}
         names = sorted(names, key=sort_key)
     # From here on, numbers are only reported: labels count the names in order.
     number_of = {name: number for number, name in numbers.items()}
     if numbers and table is not None:
         number_of = dict(zip(names, range(len(names)), strict=True))
-    notes += _gaps(names, number_of)
-    words = _words(splits, names, table if numbers else None)
+    notes += _moved_numbers_notes(names, number_of)
+    words = _words_of_classes(splits, names, table if numbers else None)
     return Classes(
         tuple(names),
         words,
         tuple(number_of[name] for name in names) if number_of else (),
         tuple(notes),
-        frozenset(names) - _with_samples(splits),
+        frozenset(names) - _classes_with_samples(splits),
     )
 
 
-def _gaps(names: Sequence[str], number_of: Mapping[str, int]) -> Iterator[str]:
+def _moved_numbers_notes(names: Sequence[str], number_of: Mapping[str, int]) -> Iterator[str]:
     """Yield a remark if the labels are not the numbers that the source has for its classes."""
     if not number_of and not any(map(is_numeral, names)):
         return
@@ -133,29 +127,33 @@ def _gaps(names: Sequence[str], number_of: Mapping[str, int]) -> Iterator[str]:
         )
 
 
-def _with_samples(splits: Mapping[str, SplitClasses]) -> set[str]:
+def _classes_with_samples(splits: Mapping[str, SplitClasses]) -> set[str]:
     return {
         name
         for split_classes in splits.values()
-        for name, _, seen in _labelled(split_classes.evidence)
+        for name, _, seen in _labelled_groups(split_classes.evidence)
         if seen.count
     }
 
 
 def sort_key(name: str) -> tuple[int, Fraction, bytes]:
-    """Return a sort key: numbers, also `-2` and `0.5`, by value, before names by their bytes."""
+    """Return a sort key of a class: numbers, also `-2` and `0.5`, by value, before other names.
+
+    Args:
+        name: The class; names that are no numbers are sorted by their UTF-8 bytes.
+    """
     is_number = _DECIMAL.fullmatch(name) is not None
     number = Fraction(name) if is_number else Fraction(0)
     return (0 if is_number else 1), number, name.encode("utf-8", "surrogateescape")
 
 
-def _labelled(evidence: Evidence) -> Iterator[tuple[str, ClassBasis, SampleGroup]]:
+def _labelled_groups(evidence: Evidence) -> Iterator[tuple[str, ClassBasis, SampleGroup]]:
     return (entry for entry in evidence.items() if entry[0] != UNLABELLED)
 
 
 def _check_split(split: str, evidence: Evidence) -> None:
     first: dict[str, str] = {}
-    for _, basis, seen in _labelled(evidence):
+    for _, basis, seen in _labelled_groups(evidence):
         first.setdefault(basis.kind, seen.first)
     if "number" in first and "name" in first:
         raise SourceError(
@@ -181,14 +179,14 @@ def _check_split(split: str, evidence: Evidence) -> None:
             " one, or out of the source."
         )
     _check_one_to_one(split, evidence)
-    _check_depths(split, evidence)
-    _check_kinds(split, evidence)
+    _check_folder_depths(split, evidence)
+    _check_wnids_in_file_names(split, evidence)
 
 
 def _check_one_to_one(split: str, evidence: Evidence) -> None:
     value_of: dict[str, tuple[object, str]] = {}
     name_of: dict[object, tuple[str, str]] = {}
-    for name, basis, seen in _labelled(evidence):
+    for name, basis, seen in _labelled_groups(evidence):
         if basis.kind not in _LABELS:
             continue
         value, first = value_of.setdefault(name, (basis.value, seen.first))
@@ -207,15 +205,15 @@ def _check_one_to_one(split: str, evidence: Evidence) -> None:
             )
 
 
-def _check_depths(split: str, evidence: Evidence) -> None:
+def _check_folder_depths(split: str, evidence: Evidence) -> None:
     """Refuse nested folders where it is unclear which one is the class."""
     parents: dict[str, ClassBasis] = {}
     depths: dict[int, str] = {}
-    for name, basis, seen in _labelled(evidence):
+    for name, basis, seen in _labelled_groups(evidence):
         if basis.kind != "folder" or not basis.folder:
             continue
         first_basis = parents.setdefault(name, basis)
-        if first_basis.folder != basis.folder and _spaced(first_basis.folder) == _spaced(
+        if first_basis.folder != basis.folder and _normalised(first_basis.folder) == _normalised(
             basis.folder
         ):
             raise SourceError(
@@ -238,10 +236,10 @@ def _check_depths(split: str, evidence: Evidence) -> None:
         )
 
 
-def _check_kinds(split: str, evidence: Evidence) -> None:
+def _check_wnids_in_file_names(split: str, evidence: Evidence) -> None:
     """Refuse wnids in file names where folders group them: either may be the class."""
     folder_of: dict[str, str] = {}
-    for name, basis, _ in _labelled(evidence):
+    for name, basis, _ in _labelled_groups(evidence):
         if basis.kind == "file name" and folder_of.setdefault(name, basis.folder) != basis.folder:
             return  # one class in several folders: they do not group classes
     folders = set(folder_of.values())
@@ -254,12 +252,12 @@ def _check_kinds(split: str, evidence: Evidence) -> None:
         )
 
 
-def _one_table(splits: Mapping[str, SplitClasses]) -> ClassTable | None:
+def _common_table(splits: Mapping[str, SplitClasses]) -> ClassTable | None:
     """Return the table of all splits, which must be the same."""
     tables = [
         (split, split_classes.table)
         for split, split_classes in splits.items()
-        if _counts(split_classes)
+        if _has_number_labels(split_classes)
     ]
     if not tables:
         return None
@@ -276,8 +274,8 @@ def _one_table(splits: Mapping[str, SplitClasses]) -> ClassTable | None:
     return table
 
 
-def _counts(split_classes: SplitClasses) -> bool:
-    return any(basis.kind == "number" for _, basis, _ in _labelled(split_classes.evidence))
+def _has_number_labels(split_classes: SplitClasses) -> bool:
+    return any(basis.kind == "number" for _, basis, _ in _labelled_groups(split_classes.evidence))
 
 
 def _table_text(table: ClassTable | None) -> str:
@@ -286,12 +284,12 @@ def _table_text(table: ClassTable | None) -> str:
     return f"{table.where} has {len(table.names)} ({abbreviate(map(repr, table.names))})"
 
 
-def _numbers(splits: Mapping[str, SplitClasses]) -> dict[int, str]:
+def _numbers_of_classes(splits: Mapping[str, SplitClasses]) -> dict[int, str]:
     """Return number -> class, over all splits."""
     numbers: dict[int, tuple[str, str]] = {}
     number_of: dict[str, tuple[int, str]] = {}
     for split, split_classes in splits.items():
-        for name, basis, _ in _labelled(split_classes.evidence):
+        for name, basis, _ in _labelled_groups(split_classes.evidence):
             if not isinstance(basis.value, int):
                 continue
             first_name, first = numbers.setdefault(basis.value, (name, split))
@@ -307,11 +305,11 @@ def _numbers(splits: Mapping[str, SplitClasses]) -> dict[int, str]:
     return {number: name for number, (name, _) in numbers.items()}
 
 
-def _check_spellings(splits: Mapping[str, SplitClasses]) -> None:
+def _check_number_spellings(splits: Mapping[str, SplitClasses]) -> None:
     """Refuse one number that is written in several ways: these may be codes of several classes."""
     text_of: dict[object, tuple[str, str]] = {}
     for split_classes in splits.values():
-        for _, basis, seen in _labelled(split_classes.evidence):
+        for _, basis, seen in _labelled_groups(split_classes.evidence):
             if basis.kind != "number":
                 continue
             text = basis.text or str(basis.value)
@@ -330,7 +328,7 @@ def _all_names(splits: Mapping[str, SplitClasses]) -> list[str]:
     names = {
         name: None
         for split_classes in splits.values()
-        for name, _, _ in _labelled(split_classes.evidence)
+        for name, _, _ in _labelled_groups(split_classes.evidence)
     }
     if "-1" in names and all(is_numeral(name) for name in names if name != "-1"):
         raise SourceError(
@@ -339,7 +337,7 @@ def _all_names(splits: Mapping[str, SplitClasses]) -> list[str]:
             " skip it."
         )
     numerals: dict[Fraction, str] = {}
-    for name in filter(_WRITTEN_NUMBER.fullmatch, _own_names(splits)):
+    for name in filter(_WRITTEN_NUMBER.fullmatch, _names_without_table(splits)):
         first_name = numerals.setdefault(Fraction(name), name)
         if first_name != name:
             raise SourceError(
@@ -350,15 +348,15 @@ def _all_names(splits: Mapping[str, SplitClasses]) -> list[str]:
     return list(names)
 
 
-def _own_names(splits: Mapping[str, SplitClasses]) -> Iterator[str]:
+def _names_without_table(splits: Mapping[str, SplitClasses]) -> Iterator[str]:
     """Yield the names of classes that no table of the source tells apart by number."""
     for split_classes in splits.values():
-        for name, basis, _ in _labelled(split_classes.evidence):
+        for name, basis, _ in _labelled_groups(split_classes.evidence):
             if basis.kind != "number" or split_classes.table is None:
                 yield name
 
 
-def _complete(table: ClassTable, numbers: Mapping[int, str]) -> list[str]:
+def _names_of_table_entries(table: ClassTable, numbers: Mapping[int, str]) -> list[str]:
     """Return the class of each entry of the table: that of its samples, else its own name."""
     names = [numbers.get(number, name) for number, name in enumerate(table.ids)]
     if len(set(names)) < len(names):
@@ -370,7 +368,7 @@ def _complete(table: ClassTable, numbers: Mapping[int, str]) -> list[str]:
     return names
 
 
-def _refuse_part(names: Sequence[str], numbers: Mapping[int, str]) -> None:
+def _refuse_partly_numbered(names: Sequence[str], numbers: Mapping[int, str]) -> None:
     """Refuse classes of which some have numbers and others none, unless all are wnids."""
     without = [name for name in names if name not in set(numbers.values())]
     if not numbers or not without or all(map(is_wnid, [*names, *numbers.values()])):
@@ -382,16 +380,18 @@ def _refuse_part(names: Sequence[str], numbers: Mapping[int, str]) -> None:
     )
 
 
-def _check_alike(splits: Mapping[str, SplitClasses]) -> Iterator[str]:
+def _check_similar_names(splits: Mapping[str, SplitClasses]) -> Iterator[str]:
     """Refuse classes that differ only in spaces or case, where two classes are implausible."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in _all_names(splits):
-        alike[_folded(name)].append(name)
+        alike[_case_folded(name)].append(name)
     for names in alike.values():
         if len(names) < 2:
             continue
-        spaced = len({_spaced(name) for name in names}) < len(names)
-        together = any(set(names) <= _names_of(split_classes) for split_classes in splits.values())
+        spaced = len({_normalised(name) for name in names}) < len(names)
+        together = any(
+            set(names) <= _class_names_of_split(split_classes) for split_classes in splits.values()
+        )
         if spaced or not together:
             raise SourceError(
                 f"the classes {' and '.join(map(ascii, names))} differ only in"
@@ -401,32 +401,32 @@ def _check_alike(splits: Mapping[str, SplitClasses]) -> Iterator[str]:
         yield f"the classes {' and '.join(map(repr, names))} differ only in case"
 
 
-def _names_of(split_classes: SplitClasses) -> set[str]:
-    return {name for name, _, _ in _labelled(split_classes.evidence)}
+def _class_names_of_split(split_classes: SplitClasses) -> set[str]:
+    return {name for name, _, _ in _labelled_groups(split_classes.evidence)}
 
 
-def _spaced(name: str) -> str:
+def _normalised(name: str) -> str:
     return unicodedata.normalize("NFKC", " ".join(name.split()))
 
 
-def _folded(name: str) -> str:
-    return _spaced(name).casefold()
+def _case_folded(name: str) -> str:
+    return _normalised(name).casefold()
 
 
-def _words(
+def _words_of_classes(
     splits: Mapping[str, SplitClasses], names: Sequence[str], table: ClassTable | None
 ) -> tuple[str, ...]:
     words: dict[str, str] = {}
     for split_classes in splits.values():
         words = {**split_classes.words, **words}
-        for name, basis, _ in _labelled(split_classes.evidence):
+        for name, basis, _ in _labelled_groups(split_classes.evidence):
             if isinstance(basis.value, str) and basis.value != name:
                 words.setdefault(name, basis.value)
-    for name, text in zip(names, _table_words(table), strict=False):
+    for name, text in zip(names, _words_of_table(table), strict=False):
         if text and text != name:
             words.setdefault(name, text)
     return tuple(words.get(name, "") for name in names)
 
 
-def _table_words(table: ClassTable | None) -> tuple[str, ...]:
+def _words_of_table(table: ClassTable | None) -> tuple[str, ...]:
     return () if table is None else table.words or table.names

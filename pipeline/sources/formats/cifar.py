@@ -21,7 +21,8 @@ from pipeline.errors import SourceError
 from pipeline.sources.archives.detection import container_of
 from pipeline.sources.archives.open import open_tar
 from pipeline.sources.archives.outline import outline_of
-from pipeline.sources.classes.decision import ClassTable, Labeller
+from pipeline.sources.classes.class_table import ClassTable
+from pipeline.sources.classes.labeller import Labeller
 from pipeline.sources.listing import ListedSample
 from pipeline.sources.location import Location
 from pipeline.sources.magic import TAR, ZIP
@@ -44,7 +45,7 @@ _LAYOUTS = {
 """The table of names -> (split -> prefix of its files, key of the names, key of the labels)."""
 
 
-class _Kind:
+class _PickledDtype:
     """A substitute for `numpy.dtype` that stores only its name."""
 
     def __init__(self, name: object, *_: object) -> None:
@@ -54,7 +55,7 @@ class _Kind:
         """Ignore the byte order: bytes have none."""
 
 
-class _Array:
+class _PickledArray:
     """A substitute for `numpy.ndarray` that stores the pickled state, and calls nothing."""
 
     def __init__(self, *_: object) -> None:
@@ -64,13 +65,13 @@ class _Array:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         """Store the shape and bytes of a uint8 array in C order; refuse any other array."""
         _, shape, kind, fortran, data = state
-        plain = isinstance(kind, _Kind) and kind.name in ("u1", b"u1") and not fortran
+        plain = isinstance(kind, _PickledDtype) and kind.name in ("u1", b"u1") and not fortran
         if not plain or not isinstance(data, bytes):
             raise pickle.UnpicklingError("an array that is none of bytes, row by row")
         self.shape, self.data = shape, data
 
 
-class _Latin1:
+class _PickledLatin1:
     """A substitute for `_codecs.encode`, by which Python 3 writes bytes in old pickles."""
 
     def __new__(cls, text: object, encoding: object) -> Any:
@@ -83,15 +84,15 @@ class _Latin1:
 
 
 _ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
-    ("_codecs", "encode"): _Latin1,
-    ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Kind,
+    ("_codecs", "encode"): _PickledLatin1,
+    ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
+    ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
+    ("numpy", "ndarray"): _PickledArray,
+    ("numpy", "dtype"): _PickledDtype,
 }
 
 
-class _Unpickler(pickle._Unpickler):
+class _CifarUnpickler(pickle._Unpickler):
     """An unpickler that knows the parts of a batch, and nothing else.
 
     It is the slow one in Python: the C one allocates memory for what a pickle names.
@@ -108,9 +109,9 @@ class _Unpickler(pickle._Unpickler):
         raise pickle.UnpicklingError("it names what lies elsewhere")
 
 
-def _unpickle(file: BinaryIO, where: str) -> dict[bytes, Any]:
+def _unpickle_batch(file: BinaryIO, where: str) -> dict[bytes, Any]:
     try:
-        batch = _Unpickler(file, encoding="bytes").load()
+        batch = _CifarUnpickler(file, encoding="bytes").load()
     except OSError:  # the disk failed, not the pickle
         raise
     except Exception as e:  # a damaged pickle can raise any error
@@ -136,7 +137,11 @@ class CifarBatches:
     """The folder of the batches in the tar."""
 
     def full_path(self, path: str) -> str:
-        """Return the full name of a batch."""
+        """Return the full name of a batch, for messages: its path or URL, and its place in the tar.
+
+        Args:
+            path: The file name of the batch, such as `data_batch_1`.
+        """
         if not self.archive:
             return self.location.full_path(path)
         return f"{self.location.full_path(self.archive)}: {self._member(path)}"
@@ -153,46 +158,63 @@ class CifarBatches:
         return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
 
     def size(self, path: str) -> int:
-        """Return the size of a batch in bytes."""
+        """Return the size of a batch in bytes.
+
+        Args:
+            path: The file name of the batch, such as `data_batch_1`.
+        """
         if not self.archive:
             return self.location.size(path)
         members = outline_of(self.location, self.archive).members
         return next(member.num_bytes for member in members if member.name == self._member(path))
 
     def marks(self, paths: Iterable[str]) -> list[str]:
-        """Return texts that change when the batches do."""
+        """Return texts that change when the batches do, for a fingerprint.
+
+        Args:
+            paths: The file names of the batches.
+        """
         if self.archive:
             return [self.location.mark(self.archive), self.folder, *paths]
         return [self.location.mark(path) for path in paths]
 
     def load(self, path: str) -> dict[bytes, Any]:
-        """Read one batch.
+        """Read one batch, without running any code of its pickle.
+
+        Args:
+            path: The file name of the batch, such as `data_batch_1`.
+
+        Returns:
+            The fields of the batch, such as `b"labels"`, as lists, bytes and texts.
 
         Raises:
             SourceError: The file is no batch.
+            ReadError: The file cannot be read.
         """
         where = self.full_path(path)
         if not self.archive:
             with self.location.open(path) as file, reading(where):
-                return _unpickle(file, where)
+                return _unpickle_batch(file, where)
         with open_tar(self.location, self.archive) as tar:
             for member in tar.members():
                 if member.name == self._member(path) and member.num_bytes <= _MAX_BATCH_BYTES:
-                    return _unpickle(io.BytesIO(tar.read(member.offset, member.num_bytes)), where)
+                    return _unpickle_batch(
+                        io.BytesIO(tar.read(member.offset, member.num_bytes)), where
+                    )
         raise SourceError(f"{where} is missing, or too large for a batch. Download it again.")
 
 
-def _texts(batch: dict[bytes, Any], name: bytes, where: str) -> list[str]:
+def _texts_in_batch(batch: dict[bytes, Any], name: bytes, where: str) -> list[str]:
     values = batch.get(name)
     if not isinstance(values, list) or not all(isinstance(v, bytes | str) for v in values):
         raise SourceError(f"{where} has no {name.decode()}: expected a list of names.")
     return [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
 
 
-def _class_table(batches: CifarBatches, path: str) -> ClassTable:
+def _cifar_class_table(batches: CifarBatches, path: str) -> ClassTable:
     names = _LAYOUTS[path][1]
     where = batches.full_path(path)
-    return ClassTable(tuple(_texts(batches.load(path), names, where)), where)
+    return ClassTable(tuple(_texts_in_batch(batches.load(path), names, where)), where)
 
 
 @dataclass(frozen=True)
@@ -209,13 +231,24 @@ class CifarBlock(Block):
         return self.batches.full_path(self.path)
 
     def samples(self, write: WriteBytes) -> Iterator[ListedSample]:
-        """Read the batch, and pass each image as a PPM to *write*."""
+        """Read the batch, and pass each image as a PPM file to *write*.
+
+        Args:
+            write: A function that appends one sample's bytes, given in pieces, to the spool and
+                returns their offset there.
+
+        Yields:
+            One `ListedSample` for each image, in the order of the batch.
+
+        Raises:
+            SourceError: The batch is damaged, or has a label without a class.
+        """
         where = self.batches.full_path(self.path)
         labels = _LAYOUTS[self.table][2]
-        classes = _class_table(self.batches, self.table)
+        classes = _cifar_class_table(self.batches, self.table)
         labeller = Labeller(classes, self.batches.location.options)
         batch = self.batches.load(self.path)
-        pixels = _pixels(batch.get(b"data"), where)
+        pixels = _pixels_in_batch(batch.get(b"data"), where)
         numbers = batch.get(labels)
         if (
             not isinstance(numbers, list)
@@ -233,13 +266,13 @@ class CifarBlock(Block):
             yield ListedSample(key, len(_HEADER) + len(data), write((_HEADER, data)), basis=basis)
 
 
-def _pixels(array: object, where: str) -> NDArray[np.uint8]:
+def _pixels_in_batch(array: object, where: str) -> NDArray[np.uint8]:
     """Return (n, 32, 32, 3) uint8 RGB, from the planes of red, green and blue in a batch."""
-    has_whole_rows = isinstance(array, _Array) and array.shape == (
+    has_whole_rows = isinstance(array, _PickledArray) and array.shape == (
         len(array.data) // _IMAGE_BYTES,
         _IMAGE_BYTES,
     )
-    if not isinstance(array, _Array) or not has_whole_rows or len(array.data) % _IMAGE_BYTES:
+    if not isinstance(array, _PickledArray) or not has_whole_rows or len(array.data) % _IMAGE_BYTES:
         raise SourceError(f"{where} has no data: expected an array of (n, {_IMAGE_BYTES}) bytes.")
     planes = np.frombuffer(array.data, np.uint8).reshape(-1, 3, SIDE, SIDE)
     return np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
@@ -259,7 +292,7 @@ class CifarSource(Source):
 
     def class_table(self) -> ClassTable | None:
         """Return the table of class names, in the order of the labels."""
-        return _class_table(self.batches, self.table)
+        return _cifar_class_table(self.batches, self.table)
 
     def words(self) -> dict[str, str]:
         """Return no words: the names of classes are their words."""
@@ -292,8 +325,20 @@ class CifarSource(Source):
 
 
 def find_cifar(location: Location, requested_split: str, explicit: bool) -> dict[str, CifarSource]:
-    """Find CIFAR's table of names and batches at *location*, loose or in an archive."""
-    for batches in _candidates(location):
+    """Find CIFAR's table of names and batches at *location*, loose or in an archive.
+
+    Args:
+        location: The folder or file that the user named.
+        requested_split: Unused: the files tell `train` and `test`.
+        explicit: Unused: the names of the files decide.
+
+    Returns:
+        The source of each split; empty if there is no CIFAR.
+
+    Raises:
+        SourceError: It is the binary version of CIFAR.
+    """
+    for batches in _possible_batches(location):
         files = batches.names()
         if "data_batch_1.bin" in files or {"train.bin", "fine_label_names.txt"} <= set(files):
             raise SourceError(
@@ -302,7 +347,7 @@ def find_cifar(location: Location, requested_split: str, explicit: bool) -> dict
             )
         for table, (splits, _, _) in _LAYOUTS.items():
             paths_of_split = {
-                split: tuple(name for name in files if _is_batch(name, start))
+                split: tuple(name for name in files if _is_batch_name(name, start))
                 for split, start in splits.items()
             }
             if table in files and any(paths_of_split.values()):
@@ -314,7 +359,7 @@ def find_cifar(location: Location, requested_split: str, explicit: bool) -> dict
     return {}
 
 
-def _candidates(location: Location) -> Iterator[CifarBatches]:
+def _possible_batches(location: Location) -> Iterator[CifarBatches]:
     """Yield the possible locations of batches: folders, and archives in *location*."""
     names = location.names()
     if not location.only_file:
@@ -328,5 +373,5 @@ def _candidates(location: Location) -> Iterator[CifarBatches]:
             yield from (CifarBatches(location, name, folder) for folder in sorted(folders))
 
 
-def _is_batch(name: str, start: str) -> bool:
+def _is_batch_name(name: str, start: str) -> bool:
     return name == start or (start.endswith("_") and name.removeprefix(start).isdecimal())

@@ -11,20 +11,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes.decision import (
-    UNLABELLED,
-    ClassBasis,
-    Evidence,
-    abbreviate,
-    named_class,
-)
-from pipeline.sources.formats.folder import (
-    check_one_folder,
-    find_folders,
-    folder_marks,
-    split_folders,
-    walk,
-)
+from pipeline.sources.classes.class_names import UNLABELLED, abbreviate, named_class
+from pipeline.sources.classes.evidence import ClassBasis, Evidence
+from pipeline.sources.formats.folder import folder_marks, walk
+from pipeline.sources.formats.folder_detection import check_one_folder, find_folders, split_folders
 from pipeline.sources.keys import is_wnid, leading_wnid, looks_like_image, may_be_image
 from pipeline.sources.listing import sort_listing, string_array
 from pipeline.sources.location import FolderSizes, Location
@@ -96,7 +86,18 @@ class FlatFolder(Source):
         return folder_marks(self.location, (path for path, _ in self._folders()))
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
-        """List the folder, and with `--recursive` the folders in it."""
+        """List the images of the folder, and with `--recursive` those of the folders in it.
+
+        Args:
+            progress: A function that is called with the number of samples.
+
+        Returns:
+            The listing (`pipeline.sources.listing`), sorted by key.
+
+        Raises:
+            SourceError: There are no images, their class must be named first, or some lie in
+                folders that would be skipped.
+        """
         self._check_table()
         if self.needs_class_name and not all(map(leading_wnid, self.location.sizes("").files)):
             raise SourceError(
@@ -151,7 +152,17 @@ class FlatFolder(Source):
 
 
 def find_flat(location: Location, requested_split: str, explicit: bool) -> dict[str, FlatFolder]:
-    """Find images directly in *location*, or in its folders named after splits."""
+    """Find images directly in *location*, or in its folders named after splits.
+
+    Args:
+        location: The folder that the user named.
+        requested_split: A split to find, also by a name of its own, or a test split that is opened
+            only on request; '' for all.
+        explicit: True if the user named the kind `flat`: then files without a suffix count, too.
+
+    Returns:
+        The source of each split, '' for one without a name; empty if there are no such images.
+    """
     if location.only_file or location.options.rules == 1:
         return {}
     fits = may_be_image if explicit else looks_like_image
@@ -161,7 +172,7 @@ def find_flat(location: Location, requested_split: str, explicit: bool) -> dict[
     one_class = bool(location.options.class_name)
     sources = {}
     for split, names in split_folders(location, requested_split).items():
-        flat = [name for name in names if _is_flat(location.child(name))]
+        flat = [name for name in names if _holds_loose_images(location.child(name))]
         if not flat or split in labelled:
             continue
         check_one_folder(location, split, flat)
@@ -175,6 +186,6 @@ def find_flat(location: Location, requested_split: str, explicit: bool) -> dict[
     return sources
 
 
-def _is_flat(location: Location) -> bool:
+def _holds_loose_images(location: Location) -> bool:
     files = location.names().files
     return any(map(looks_like_image, files))

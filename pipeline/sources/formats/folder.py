@@ -8,7 +8,7 @@ are refused, except in one called `images`, unless `--recursive` decides which f
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -17,20 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes.decision import (
-    ClassBasis,
-    Evidence,
-    abbreviate,
-    folder_class,
-    split_nested_path,
-)
+from pipeline.sources.classes.class_names import abbreviate, folder_class, split_nested_path
+from pipeline.sources.classes.evidence import ClassBasis, Evidence
 from pipeline.sources.clutter import BESIDE, NO_IMAGES
 from pipeline.sources.keys import (
-    is_wnid,
     known_split,
     looks_like_image,
     may_be_image,
-    split_in_name,
 )
 from pipeline.sources.listing import sort_listing, string_array
 from pipeline.sources.location import FolderSizes, Location
@@ -38,8 +31,6 @@ from pipeline.sources.metadata import is_val_image, label_table
 from pipeline.sources.source import Source
 
 REMOTE_THREADS = 16
-_MAX_REMOTE_FOLDERS = 100
-"""The number of remote folders that are examined before a location counts as without classes."""
 _INNER = "images"
 _SLASH = pa.scalar("/", pa.large_string())
 
@@ -62,15 +53,15 @@ def _samples_of(class_name: str, prefix: str, folder: str, sizes: FolderSizes) -
     num_bytes = pa.array(sizes.num_bytes, pa.int64()).take(order)
     key_names = names
     if prefix:
-        key_names = pc.binary_join_element_wise(_text(prefix), names, _text("__"))
-    key = pc.binary_join_element_wise(_text(class_name), key_names, _SLASH)
+        key_names = pc.binary_join_element_wise(_text_scalar(prefix), names, _text_scalar("__"))
+    key = pc.binary_join_element_wise(_text_scalar(class_name), key_names, _SLASH)
     if folder == class_name and not prefix:
         return _ClassSamples(class_name, key, num_bytes, None)
-    path = pc.binary_join_element_wise(_text(folder), names, _SLASH)
+    path = pc.binary_join_element_wise(_text_scalar(folder), names, _SLASH)
     return _ClassSamples(class_name, key, num_bytes, path)
 
 
-def _text(text: str) -> pa.Scalar:
+def _text_scalar(text: str) -> pa.Scalar:
     return string_array([text], "of a class folder")[0]
 
 
@@ -106,23 +97,33 @@ class FolderSource(Source):
             yield from filter(self.location.is_folder, (f"{name}/{_INNER}" for name in classes))
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
-        """List every class folder with one scan."""
+        """List every class folder with one scan.
+
+        Args:
+            progress: A function that is called with each number of new samples.
+
+        Returns:
+            The listing (`pipeline.sources.listing`), sorted by key.
+
+        Raises:
+            SourceError: There are no images, or the class of some is ambiguous or unknown.
+        """
         evidence = self._check_top_folder()
-        _check_links(self.location, self._classes())
+        _check_links_to_classes(self.location, self._classes())
         samples: list[_ClassSamples] = []
         folder_of: dict[str, str] = {}
-        for folder, classes, skipped in _each_class(self.location, self._classes()):
+        for folder, classes, skipped in _list_classes(self.location, self._classes()):
             evidence.merge(skipped)
             for class_samples in classes:
                 if not self.location.options.recursive:
-                    _check_folder(folder_of, class_samples.name, folder)
+                    _check_folder_spelling(folder_of, class_samples.name, folder)
                 samples.append(class_samples)
                 first = class_samples.key[0].as_py() if len(class_samples.key) else ""
                 evidence.add_class(
                     class_samples.name, ClassBasis("folder"), len(class_samples.key), first
                 )
                 progress(len(class_samples.key))
-        _check_splits(self.location, samples)
+        _check_one_split(self.location, samples)
         if not any(len(class_samples.key) for class_samples in samples):
             raise SourceError(
                 f"no images found: {self.root} has no <class>/<file>. Pass the folder that holds "
@@ -155,14 +156,14 @@ class FolderSource(Source):
             evidence.skip(BESIDE, name)
         images = [name for name in top.files if looks_like_image(name)]
         if images:
-            raise SourceError(_unsorted_text(self.location, images))
-        _check_metadata(self.location, top.files)
+            raise SourceError(_unsorted_images_text(self.location, images))
+        _check_metadata_table(self.location, top.files)
         for name in filter(may_be_image, top.files):
             evidence.skip("files beside the class folders", name)
         return evidence
 
 
-def _unsorted_text(location: Location, images: list[str]) -> str:
+def _unsorted_images_text(location: Location, images: list[str]) -> str:
     summary = f"{len(images):,} images of {location.root} lie in no class folder, but others do"
     if all(map(is_val_image, images)):
         return (
@@ -176,7 +177,7 @@ def _unsorted_text(location: Location, images: list[str]) -> str:
     )
 
 
-def _check_folder(folder_of: dict[str, str], class_name: str, folder: str) -> None:
+def _check_folder_spelling(folder_of: dict[str, str], class_name: str, folder: str) -> None:
     first_folder = folder_of.setdefault(class_name, folder)
     if first_folder != folder:
         raise SourceError(
@@ -185,7 +186,7 @@ def _check_folder(folder_of: dict[str, str], class_name: str, folder: str) -> No
         )
 
 
-def _check_metadata(location: Location, files: list[str]) -> None:
+def _check_metadata_table(location: Location, files: list[str]) -> None:
     """Refuse the Hub's table of metadata if it has other classes than the folders."""
     names = [name for name in files if name.lower().startswith("metadata.")]
     table, column = label_table(location, names)
@@ -197,7 +198,7 @@ def _check_metadata(location: Location, files: list[str]) -> None:
         )
 
 
-def _check_links(location: Location, folders: list[str]) -> None:
+def _check_links_to_classes(location: Location, folders: list[str]) -> None:
     """Refuse a link to a class folder beside that folder: its images would be of two classes.
 
     Raises:
@@ -223,7 +224,7 @@ def _check_links(location: Location, folders: list[str]) -> None:
             )
 
 
-def _check_splits(location: Location, samples: list[_ClassSamples]) -> None:
+def _check_one_split(location: Location, samples: list[_ClassSamples]) -> None:
     """Refuse a source whose class folders lie in folders of several splits.
 
     Raises:
@@ -249,18 +250,22 @@ def _check_splits(location: Location, samples: list[_ClassSamples]) -> None:
 
 
 def folder_marks(location: Location, folders: Iterable[str]) -> Iterable[str]:
-    """Return the times of *folders*, which change when files come and go.
+    """Return texts that change when files are added to folders or removed from them.
 
     Object stores keep no times of folders, so the mark of remote ones never matches, even itself.
+
+    Args:
+        location: The folder of the source.
+        folders: The paths of folders in it; '' is the source's own.
     """
     return [uuid4().hex] if location.remote else map(location.mark, folders)
 
 
-def _each_class(
+def _list_classes(
     location: Location, folders: list[str]
 ) -> Iterator[tuple[str, list[_ClassSamples], Evidence]]:
     """Yield (class folder, samples, evidence with the entries that were skipped)."""
-    list_class = _list_nested if location.options.recursive else _list_class
+    list_class = _list_nested_folders if location.options.recursive else _list_class_folder
     if not location.remote:
         # Local folders use one thread: several are slower, as they compete for the GIL.
         yield from (list_class(location, name) for name in folders)
@@ -270,7 +275,9 @@ def _each_class(
         yield from threads.map(lambda name: list_class(location, name), folders)
 
 
-def _list_class(location: Location, folder: str) -> tuple[str, list[_ClassSamples], Evidence]:
+def _list_class_folder(
+    location: Location, folder: str
+) -> tuple[str, list[_ClassSamples], Evidence]:
     class_name = folder_class(folder, location.options)
     sizes, evidence = location.sizes(folder), Evidence()
     evidence.merge(sizes.skipped)
@@ -284,7 +291,7 @@ def _list_class(location: Location, folder: str) -> tuple[str, list[_ClassSample
         deeper += [f"{path}/{name}" for name in inner.folders]
     if location.options.rules > 1:
         for path in deeper:
-            _check_deeper(location, folder, path, evidence)
+            _check_deeper_folder(location, folder, path, evidence)
     if any(len(class_samples.key) for class_samples in classes):
         return (
             folder,
@@ -298,7 +305,7 @@ def _list_class(location: Location, folder: str) -> tuple[str, list[_ClassSample
     return folder, classes[:1] if empty else [], evidence
 
 
-def _check_deeper(location: Location, folder: str, path: str, evidence: Evidence) -> None:
+def _check_deeper_folder(location: Location, folder: str, path: str, evidence: Evidence) -> None:
     """Refuse images in a folder inside a class folder: either folder may be the class."""
     count, first = 0, ""
     for inner, sizes in walk(location, path):
@@ -319,7 +326,9 @@ def _check_deeper(location: Location, folder: str, path: str, evidence: Evidence
     evidence.skip(NO_IMAGES, path)
 
 
-def _list_nested(location: Location, folder: str) -> tuple[str, list[_ClassSamples], Evidence]:
+def _list_nested_folders(
+    location: Location, folder: str
+) -> tuple[str, list[_ClassSamples], Evidence]:
     evidence, classes = Evidence(), []
     for path, sizes in walk(location, folder):
         evidence.merge(sizes.skipped)
@@ -336,7 +345,14 @@ def _list_nested(location: Location, folder: str) -> tuple[str, list[_ClassSampl
 
 
 def walk(location: Location, folder: str) -> Iterator[tuple[str, FolderSizes]]:
-    """Yield (path, files and folders) of *folder* and of every folder in it.
+    """Yield a folder and every folder in it, at any depth, with their files.
+
+    Args:
+        location: The folder of the source.
+        folder: The path in it of the folder to begin with; '' is the source's own.
+
+    Yields:
+        The path of the folder in the source, and its files and folders.
 
     Raises:
         SourceError: A link leads back to a folder that it lies in.
@@ -370,129 +386,3 @@ def _real_parents(location: Location, folder: str) -> frozenset[str]:
     names = folder.split("/")[:-1]
     paths = ("/".join(names[:count]) for count in range(len(names) + 1))
     return frozenset(os.path.realpath(location.full_path(path)) for path in paths)
-
-
-def holds_classes(location: Location) -> bool:
-    """Return True if a folder of *location* looks like a class folder; one is enough."""
-    if location.options.recursive:
-        return any(map(looks_like_image, _nested_files(location)))
-    return any(_class_folders(location))
-
-
-def _nested_files(location: Location) -> Iterator[str]:
-    """Yield the names of files in the folders of *location*, at any depth."""
-    for name in location.names().folders:
-        for _, sizes in walk(location, name):
-            yield from sizes.files
-
-
-def _class_folders(location: Location) -> Iterator[str]:
-    """Yield the folders of *location* that look like class folders."""
-    folders = location.names().folders
-    for name in folders[:_MAX_REMOTE_FOLDERS] if location.remote else folders:
-        if _is_class(location, name):
-            yield name
-
-
-def _is_class(location: Location, name: str) -> bool:
-    names = location.names(name)
-    inner = location.names(f"{name}/{_INNER}").files if _INNER in names.folders else []
-    fits = may_be_image if is_wnid(name) else looks_like_image
-    sample_names = [*names.files, *inner][:1000]
-    # A flat val/ is no class; any other folder is, even if val images were sorted into it.
-    flat_val = split_in_name(name) != "" and any(map(is_val_image, sample_names[:1]))
-    return any(map(fits, sample_names)) and not flat_val
-
-
-def split_folders(location: Location, requested_split: str) -> dict[str, list[str]]:
-    """Return split -> the folders of *location* that are named after it."""
-    folders_of_split: dict[str, list[str]] = {}
-    for name in location.names().folders:
-        split = known_split(name, requested_split)
-        if split:
-            folders_of_split.setdefault(split, []).append(name)
-    return folders_of_split
-
-
-def find_folders(
-    location: Location, requested_split: str, explicit: bool
-) -> dict[str, FolderSource]:
-    """Find class folders at *location* or one level down, in folders named as splits."""
-    if location.only_file or (location.options.class_name and location.options.recursive):
-        return {}  # --class-name with --recursive: all images at any depth are of one class
-    splits = split_folders(location, requested_split)
-    sources = {}
-    for split, names in splits.items():
-        fitting = [n for n in names if _is_split(location.child(n), explicit)]
-        if fitting:
-            check_one_folder(location, split, fitting)
-            sources[split] = FolderSource("folder", location.child(fitting[0]))
-    if (
-        not sources
-        and (explicit or not _is_half_sorted(location))
-        and (explicit or _has_classes(location, {n for names in splits.values() for n in names}))
-    ):
-        sources[""] = FolderSource("folder", location)
-        return sources
-    outside_splits = _outside_splits(
-        location, {source.root.rpartition("/")[2] for source in sources.values()}
-    )
-    return {
-        split: replace(source, outside_splits=outside_splits) for split, source in sources.items()
-    }
-
-
-def _is_split(location: Location, explicit: bool) -> bool:
-    if not location.names().folders or (not explicit and _is_half_sorted(location)):
-        return False
-    return explicit or holds_classes(location)
-
-
-def _is_half_sorted(location: Location) -> bool:
-    """Return True if ILSVRC2012's val images lie right in *location*, beside its class folders.
-
-    Such a folder is left to the finder of val images, which refuses one that is half sorted.
-    """
-    return location.options.rules > 1 and any(map(is_val_image, location.names().files))
-
-
-def _has_classes(location: Location, splits: set[str]) -> bool:
-    """Return True if *location* is a folder of class folders, though some are named after *splits*.
-
-    If all of them are, or two are, they are flat splits: `train` and `test` without classes.
-    """
-    if location.options.rules == 1 or location.options.recursive or not splits:
-        return holds_classes(location)
-    classes = set(_class_folders(location))
-    return bool(classes - splits) and len(classes & splits) < 2
-
-
-def check_one_folder(location: Location, split: str, names: list[str]) -> None:
-    """Refuse two folders for one split.
-
-    Raises:
-        SourceError: There are several folders; the message names them.
-    """
-    if len(names) > 1 and location.options.rules > 1:
-        raise SourceError(
-            f"{location.root} has {len(names)} folders of the split {split!r}: {', '.join(names)}."
-            f" Pass one of them as the source with --split {split}, or pass --ignore"
-            f" {names[1]}."
-        )
-
-
-def _outside_splits(location: Location, splits: set[str]) -> tuple[str, ...]:
-    """Return the images and folders beside the folders of splits, which belong to none of them."""
-    top = location.names()
-    folders = (n for n in top.folders if n not in splits and not _is_flat_split(location, n))
-    return (*folders, *filter(looks_like_image, top.files))
-
-
-def _is_flat_split(location: Location, name: str) -> bool:
-    """Return True if the folder *name* is ILSVRC2012's val split, or a test split without classes.
-
-    Other finders detect both.
-    """
-    if known_split(name) == "test":
-        return any(map(looks_like_image, location.names(name).files))
-    return split_in_name(name) == "val" and any(map(is_val_image, location.names(name).files))

@@ -11,11 +11,18 @@ import pyarrow as pa
 
 from pipeline.errors import SourceError
 from pipeline.sources.archives.detection import container_of
-from pipeline.sources.archives.layouts import ClassTar, Layout, StoreMember, TarOfTars, row_of
+from pipeline.sources.archives.layouts import (
+    ClassTar,
+    Layout,
+    StoreMember,
+    TarOfTars,
+    listed_sample,
+)
 from pipeline.sources.archives.outline import TARS, VAL, Outline, outline_of
 from pipeline.sources.archives.tar import Tar, stem_of
 from pipeline.sources.archives.tar_source import TarPart, TarSource, paths_by_split
-from pipeline.sources.classes.decision import ClassBasis, abbreviate, folder_class
+from pipeline.sources.classes.class_names import abbreviate, folder_class
+from pipeline.sources.classes.evidence import ClassBasis
 from pipeline.sources.formats.flat import FlatFolder, flat_listing
 from pipeline.sources.formats.folder import FolderSource
 from pipeline.sources.keys import is_wnid, looks_like_image
@@ -41,13 +48,34 @@ class ValTar(Layout):
     root: str
 
     def check(self, outline: Callable[[], Outline]) -> None:
-        """Refuse val images whose table is missing."""
+        """Refuse val images whose table of classes is missing.
+
+        Args:
+            outline: Unused: only the files beside the tar are examined.
+
+        Raises:
+            SourceError: There is no table, or it cannot be used.
+        """
         find_ground_truth(Location(self.root))
 
-    def rows(
+    def samples(
         self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
     ) -> Iterator[ListedSample | SkippedFiles]:
-        """Yield every `ILSVRC2012_val_########.JPEG`."""
+        """Yield a sample for each `ILSVRC2012_val_########.JPEG`, with its class from the table.
+
+        Args:
+            tar: The open tar.
+            store_member: A function that stores the bytes of a member, or finds them, and returns
+                their offset.
+            start: The offset of the first member's header (default: 0).
+            stop: The offset at which to stop; None: the end of the tar (default).
+
+        Yields:
+            A `ListedSample` for each val image, and a `SkippedFiles` for each other member.
+
+        Raises:
+            SourceError: The tar is damaged, or the table has no class for an image.
+        """
         truth = find_ground_truth(Location(self.root))
         for member in tar.members(start, stop):
             name = member.name.rpartition("/")[2]
@@ -56,8 +84,8 @@ class ValTar(Layout):
                 continue
             target = (member.target or "").rpartition("/")[2]
             prefix = f"{truth.wnid(target)}/" if target else ""
-            row = row_of(f"{truth.wnid(name)}/{name}", member, store_member, prefix)
-            yield row._replace(basis=ClassBasis("table"))
+            sample = listed_sample(f"{truth.wnid(name)}/{name}", member, store_member, prefix)
+            yield sample._replace(basis=ClassBasis("table"))
 
 
 @dataclass(frozen=True)
@@ -69,7 +97,17 @@ class ValFolder(Source):
         return self.location.mark(""), self._truth().where
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
-        """List the folder."""
+        """List the val images of the folder, with their classes from the table.
+
+        Args:
+            progress: A function that is called with the number of samples.
+
+        Returns:
+            The listing (`pipeline.sources.listing`), sorted by key.
+
+        Raises:
+            SourceError: There is no table of classes, or there are other images beside these.
+        """
         truth = self._truth()
         return flat_listing(self.location, "", self._images(), truth.wnid, progress)
 
@@ -91,7 +129,7 @@ class ValFolder(Source):
         """
         all_sizes = self.location.sizes("")
         if self.location.options.rules > 1:
-            _refuse_sorted(self.location, all_sizes)
+            _refuse_partly_sorted_val(self.location, all_sizes)
         sizes = FolderSizes([], [], all_sizes.folders, all_sizes.skipped)
         other_images = []
         for name, num_bytes in zip(all_sizes.files, all_sizes.num_bytes, strict=True):
@@ -112,7 +150,7 @@ class ValFolder(Source):
         return sizes
 
 
-def _refuse_sorted(location: Location, sizes: FolderSizes) -> None:
+def _refuse_partly_sorted_val(location: Location, sizes: FolderSizes) -> None:
     """Refuse a folder of val images if some lie in its folders: those would be left out."""
     for folder in sizes.folders:
         inside = location.sizes(folder)
@@ -129,7 +167,7 @@ def _is_archive(location: Location, path: str) -> bool:
     return container_of(location, path) in (TAR, ZIP)
 
 
-def _tars(location: Location, stem: str) -> list[str]:
+def _tars_named(location: Location, stem: str) -> list[str]:
     files = location.names().files
     return [name for name in files if stem_of(name) == stem and _is_archive(location, name)]
 
@@ -137,8 +175,17 @@ def _tars(location: Location, stem: str) -> list[str]:
 def find_train_tar(
     location: Location, requested_split: str, explicit: bool
 ) -> dict[str, TarSource]:
-    """Find tars of class tars: by the name of ILSVRC2012's, or by what they hold."""
-    tars = {"train": _tars(location, TRAIN_STEM)}
+    """Find tars of class tars: by the name of ILSVRC2012's, or by what they hold.
+
+    Args:
+        location: The folder or file that the user named.
+        requested_split: A further split that a folder or a name may tell; '' for none.
+        explicit: True if the user named the kind `ilsvrc-tar`: then tars are not examined.
+
+    Returns:
+        The source of each split, '' for one without a name; empty if there are no such tars.
+    """
+    tars = {"train": _tars_named(location, TRAIN_STEM)}
     if not tars["train"]:
         tars = paths_by_split(
             location, lambda path: _may_hold_tars(location, path), requested_split
@@ -170,7 +217,16 @@ def _may_hold_tars(location: Location, path: str) -> bool:
 def find_class_tars(
     location: Location, requested_split: str, explicit: bool
 ) -> dict[str, TarSource]:
-    """Find `n########.tar` files; under `--source-kind class-tars`, any `<class>.tar`."""
+    """Find tars of one class each: `n########.tar`.
+
+    Args:
+        location: The folder that the user named.
+        requested_split: A further split that a folder or a name may tell; '' for none.
+        explicit: True if the user named the kind `class-tars`: then any `<class>.tar` counts.
+
+    Returns:
+        The source of each split, '' for one without a name; empty if there are no such tars.
+    """
 
     def fits(path: str) -> bool:
         return (explicit or is_wnid(stem_of(path))) and _is_archive(location, path)
@@ -179,20 +235,29 @@ def find_class_tars(
         split: TarSource(
             "class-tars",
             location,
-            tuple(TarPart(path, _class_tar(location, path)) for path in paths),
+            tuple(TarPart(path, _class_tar_layout(location, path)) for path in paths),
         )
         for split, paths in paths_by_split(location, fits, requested_split).items()
     }
 
 
-def _class_tar(location: Location, path: str) -> ClassTar:
+def _class_tar_layout(location: Location, path: str) -> ClassTar:
     return ClassTar(folder_class(stem_of(path), location.options), location.options)
 
 
 def find_val(
     location: Location, requested_split: str, explicit: bool
 ) -> dict[str, TarSource | ValFolder]:
-    """Find the val images: flat in *location* or its `val` folder, or in their tar."""
+    """Find ILSVRC2012's val images: flat in *location* or its `val` folder, or in their tar.
+
+    Args:
+        location: The folder or file that the user named.
+        requested_split: A further split that a folder or a name may tell; '' for none.
+        explicit: True if the user named the kind `ilsvrc-val`: then a single tar is not examined.
+
+    Returns:
+        The source of the split `val`, or of '' for a folder of the images alone; else empty.
+    """
     one_class = location.options.class_name or is_wnid(location.root.rpartition("/")[2])
     if one_class and not explicit and location.options.rules > 1:
         return {}  # --class-name or the folder's name gives their class
@@ -200,7 +265,7 @@ def find_val(
         return {"": ValFolder("ilsvrc-val", location)}
     if "val" in location.names().folders and any(map(is_val_image, location.names("val").files)):
         return {"val": ValFolder("ilsvrc-val", location.child("val"))}
-    tars = _tars(location, VAL_STEM)
+    tars = _tars_named(location, VAL_STEM)
     if not tars and location.only_file and _is_archive(location, location.only_file):
         fits = explicit or outline_of(location, location.only_file).shape == VAL
         tars = [location.only_file] if fits else []
@@ -217,7 +282,16 @@ def find_val(
 def find_kaggle(
     location: Location, requested_split: str, explicit: bool
 ) -> dict[str, FolderSource | ValFolder | FlatFolder]:
-    """Find Kaggle's tree: `[ILSVRC/][Data/]CLS-LOC/{train/<wnid>, val}`."""
+    """Find Kaggle's tree of ILSVRC2012: `[ILSVRC/][Data/]CLS-LOC/{train/<wnid>, val}`.
+
+    Args:
+        location: The folder that the user named.
+        requested_split: `test` opens the test images, which have no class, too.
+        explicit: Unused: the names of the folders decide.
+
+    Returns:
+        The source of each split; empty if there is no such tree.
+    """
     inside = next((location.child(path) for path in _KAGGLE if location.is_folder(path)), None)
     if inside is None:
         if location.only_file or not location.root.endswith("/CLS-LOC"):

@@ -40,7 +40,7 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def _opened(folder: str) -> Iterator[Any]:
+def _open_lmdb(folder: str) -> Iterator[Any]:
     import lmdb
 
     # A forked child must not use its parent's table, so the process is a part of the key.
@@ -64,11 +64,11 @@ def _opened(folder: str) -> Iterator[Any]:
 
 
 @contextmanager
-def _reading(folder: str) -> Iterator[Any]:
+def _lmdb_transaction(folder: str) -> Iterator[Any]:
     import lmdb
 
     try:
-        with _opened(folder) as table, table.begin() as view:
+        with _open_lmdb(folder) as table, table.begin() as view:
             yield view
     except lmdb.DiskError as e:  # the disk failed, which may pass; other errors are the table's
         raise ReadError(f"cannot read {folder}: {e}") from e
@@ -90,19 +90,28 @@ class LmdbBlock(Block):
         return self.folder
 
     def samples(self, write: WriteBytes) -> Iterator[ListedSample]:
-        """Read the rows in the order of their keys, and pass each image's bytes to *write*."""
-        with _reading(self.folder) as view:
+        """Read the rows of the table in the order of their keys, and pass each image to *write*.
+
+        Args:
+            write: A function that appends one sample's bytes, given in pieces, to the spool and
+                returns their offset there.
+
+        Raises:
+            ReadError: The disk failed.
+            SourceError: The table is damaged.
+        """
+        with _lmdb_transaction(self.folder) as view:
             cursor = view.cursor()
             more = cursor.set_range(self.start)
             while more and cursor.key()[:_START] == self.start:
                 name, data = cursor.key(), cursor.value()
                 yield ListedSample(
-                    f"{self.class_name}/{_file_name(name, data)}", len(data), write((data,))
+                    f"{self.class_name}/{_lmdb_file_name(name, data)}", len(data), write((data,))
                 )
                 more = cursor.next()
 
 
-def _file_name(key: bytes, data: bytes) -> str:
+def _lmdb_file_name(key: bytes, data: bytes) -> str:
     kind = next((suffix for magic, suffix in _SUFFIXES.items() if data.startswith(magic)), "img")
     text = key.decode("ascii") if key.isalnum() else key.hex()
     return f"{text}.{kind}"
@@ -131,7 +140,7 @@ class LmdbSource(Source):
         """
         self._check_package()
         for _, folder in self.folders:
-            with _reading(self.location.full_path(folder)) as view:
+            with _lmdb_transaction(self.location.full_path(folder)) as view:
                 values = [value for _, value in islice(view.cursor(), _MAX_EXAMINED_VALUES)]
             if values and not any(map(_is_image, values)):
                 raise SourceError(
@@ -153,7 +162,7 @@ class LmdbSource(Source):
         blocks: list[LmdbBlock] = []
         for class_name, folder in self.folders:
             where = self.location.full_path(folder)
-            starts = list(_starts(where))
+            starts = list(_key_prefixes(where))
             each = self.location.size(f"{folder}/{DATA}".lstrip("/")) // max(1, len(starts))
             blocks += [
                 LmdbBlock(f"{class_name}-{start.hex()}", each, where, class_name, start)
@@ -167,19 +176,19 @@ def _is_image(value: bytes) -> bool:
     return file_format is not None and file_format.kind in (DECODED, OTHER_IMAGE)
 
 
-def _starts(folder: str) -> Iterator[bytes]:
+def _key_prefixes(folder: str) -> Iterator[bytes]:
     """Yield each distinct beginning of the keys of a table once."""
-    with _reading(folder) as view:
+    with _lmdb_transaction(folder) as view:
         cursor = view.cursor()
         more = cursor.first()
         while more:
             start = cursor.key()[:_START]
             yield start
-            after = _after(start)
+            after = _key_after_prefix(start)
             more = after is not None and cursor.set_range(after)
 
 
-def _after(start: bytes) -> bytes | None:
+def _key_after_prefix(start: bytes) -> bytes | None:
     """Return the least key behind all that begin with *start*; None: there is none."""
     if len(start) < _START:
         return start + b"\0"
@@ -188,7 +197,16 @@ def _after(start: bytes) -> bytes | None:
 
 
 def find_lmdbs(location: Location, requested_split: str, explicit: bool) -> dict[str, LmdbSource]:
-    """Find LMDBs: *location* itself, or folders in it."""
+    """Find LMDBs: *location* itself, or folders in it.
+
+    Args:
+        location: The folder that the user named; a remote one holds none.
+        requested_split: A further split that the name of a folder may tell; '' for none.
+        explicit: Unused: the file `data.mdb` decides.
+
+    Returns:
+        The source of each split, '' for one without a name; empty if there are no LMDBs.
+    """
     if location.only_file or location.remote:
         return {}
     names = location.names()

@@ -5,7 +5,6 @@ schema's metadata; plain tables have a binary column and columns for name and cl
 in blocks of whole row groups, each streamed once; memory is bounded by one row group.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,13 +22,16 @@ from pipeline.sources.archives.tar_source import (
     paths_by_split,
     without_split,
 )
-from pipeline.sources.classes.decision import ClassBasis, ClassTable, Evidence, Labeller, abbreviate
+from pipeline.sources.classes.class_names import abbreviate
+from pipeline.sources.classes.class_table import ClassTable
+from pipeline.sources.classes.evidence import ClassBasis, Evidence
+from pipeline.sources.classes.labeller import Labeller
 from pipeline.sources.classes.number_tables import find_class_table, table_marks
-from pipeline.sources.keys import LABEL_WORDS, PARTIAL_PREFIX, known_split
+from pipeline.sources.formats.parquet_columns import Columns, columns_of
+from pipeline.sources.keys import PARTIAL_PREFIX, known_split
 from pipeline.sources.listing import ListedSample, bad_key, refused_key
 from pipeline.sources.location import Location
 from pipeline.sources.magic import PARQUET, advice_for, content_of, description_of
-from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.remote import reading
 from pipeline.sources.series import check_complete, gaps
 from pipeline.sources.source import Source
@@ -39,160 +41,6 @@ BLOCK_BYTES = 256 << 20
 """The size in bytes up to which row groups are joined, so that a block is worth a task."""
 _BATCH_ROWS = 256
 _PREVIEW_ROWS = 1 << 14
-_IMAGE = (
-    *("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "picture", "photo"),
-    *("pixel_values", "content", "data"),
-)
-_NAME = ("key", "__key__", "filename", "file_name", "path", "image_path", "name")
-_LABEL_OF_RULES_1 = ("wnid", "label", "cls", "class", "labels", "class_name")
-_IMAGE_OF_RULES_1 = (
-    *("image", "bytes", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "content"),
-)
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The columns of a table with the images, names and labels."""
-
-    image: str
-    name: str
-    """The column of names; empty: there is none."""
-    label: str
-    names: tuple[str, ...]
-    """The class names in the order of the labels, if the schema lists them."""
-    other_labels: tuple[str, ...] = ()
-    """The further columns that may be labels."""
-
-    def read(self, schema: pa.Schema, *, images: bool = True) -> list[str]:
-        """Return the names of the columns to read, as Parquet spells them.
-
-        Args:
-            schema: The schema of the file.
-            images: True to read the bytes of images, too; False: only names and labels.
-        """
-        image = self.image
-        if not images:
-            kind = schema.field(image).type
-            has_path = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
-            image = f"{image}.path" if has_path else ""
-        return [name for name in (image, self.name, self.label) if name]
-
-
-def columns_of(schema: pa.Schema, where: str, options: SourceOptions = DEFAULT_OPTIONS) -> Columns:
-    """Return the columns to use: those that the options name, else by their names and types.
-
-    Raises:
-        SourceError: No column can hold the bytes of images, or an option names a missing column.
-    """
-    is_old = options.rules == 1
-    image = _checked_column(schema, where, options.image_column, "image") or _image_of(
-        schema, where, _IMAGE_OF_RULES_1 if is_old else _IMAGE
-    )
-    if not _bytes_in(schema, image):
-        raise SourceError(
-            f"{where}: the column {image!r} holds {schema.field(image).type}: expected the bytes"
-            " of images, binary or struct<bytes, path>. Pass another column with --image-column,"
-            " or save the table with the images embedded."
-        )
-
-    labels = [
-        n
-        for n in _columns_by_rank(schema, _LABEL_OF_RULES_1 if is_old else LABEL_WORDS)
-        if n != image
-    ]
-    names = [name for name in _columns_by_rank(schema, _NAME) if name != image]
-    label = _checked_column(schema, where, options.label_column, "label") or next(iter(labels), "")
-    if label and not is_old:
-        _check_label(schema, label, where)
-    name = _checked_column(schema, where, options.name_column, "name") or next(iter(names), "")
-    other_labels = tuple(candidate for candidate in labels if candidate != label)
-    return Columns(image, name, label, _label_names(schema, label), other_labels)
-
-
-def _checked_column(schema: pa.Schema, where: str, column: str, role: str) -> str:
-    """Return the column that an option names.
-
-    Raises:
-        SourceError: The table has no such column.
-    """
-    if column and column not in schema.names:
-        raise SourceError(
-            f"{where} has no column {column!r}, which --{role}-column names: it has "
-            f"{', '.join(map(repr, schema.names))}."
-        )
-    return column
-
-
-def _columns_by_rank(schema: pa.Schema, words: tuple[str, ...]) -> Iterator[str]:
-    """Yield the columns called as *words*, in that order; `.jpg` and `Image` match, too."""
-    plain: dict[str, str] = {}
-    for name in schema.names:
-        plain.setdefault(name.lower().removeprefix("."), name)
-        plain[name] = name  # an exact name takes precedence
-    yield from (plain[word] for word in words if word in plain)
-
-
-def _image_of(schema: pa.Schema, where: str, words: tuple[str, ...]) -> str:
-    image = next((name for name in _columns_by_rank(schema, words) if _bytes_in(schema, name)), "")
-    if image:
-        return image
-    byte_columns = [name for name in schema.names if _bytes_in(schema, name)]
-    if len(byte_columns) == 1:
-        return str(byte_columns[0])
-    choices = (
-        f"several columns of bytes ({', '.join(map(repr, byte_columns))})"
-        if byte_columns
-        else "no such column"
-    )
-    all_columns = ", ".join(f"{field.name!r}: {field.type}" for field in schema)
-    raise SourceError(
-        f"{where} has no column of images: expected bytes, binary or struct<bytes, path>, called"
-        f" {', '.join(_IMAGE[:4])} or the like; it has {choices} among {all_columns}. Pass the"
-        " column with --image-column."
-    )
-
-
-def _check_label(schema: pa.Schema, label: str, where: str) -> None:
-    """Refuse a label of a type that is no number and no name, before a row is read."""
-    kind = schema.field(label).type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    fits = (
-        *(pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null),
-        *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, _is_binary),
-    )
-    if not any(fit(kind) for fit in fits):
-        raise SourceError(
-            f"{where}: the column {label!r} holds {kind}: expected one number or one name for each"
-            " image. Pass another column with --label-column."
-        )
-
-
-def _bytes_in(schema: pa.Schema, name: str) -> bool:
-    kind = schema.field(name).type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_struct(kind):
-        index = kind.get_field_index("bytes")
-        return index >= 0 and _is_binary(kind.field(index).type)
-    return _is_binary(kind)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
-    return any(test(kind) for test in tests)
-
-
-def _label_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
-    """Return the class names that the Hub stores as JSON in the schema's metadata."""
-    text = (schema.metadata or {}).get(b"huggingface")
-    if not text or not label:
-        return ()
-    try:
-        names = json.loads(text)["info"]["features"][label]["names"]
-    except (ValueError, KeyError, TypeError):
-        return ()
-    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 @dataclass(frozen=True)
@@ -212,30 +60,55 @@ class ParquetBlock(Block):
         return self.location.full_path(self.path)
 
     def unique_name(self, number: int, name: str) -> str:
-        """Return `<file>-<row>`, as for a row that has no name."""
-        return _Origin(self.where, self.first_row).missing_name(number)
+        """Return a name for a row whose own name repeats: `<file>-<row number>`.
+
+        Args:
+            number: The number of the row in the block, from 0.
+            name: The name that repeats; unused.
+        """
+        return _BatchOrigin(self.where, self.first_row).missing_name(number)
 
     def samples(self, write: WriteBytes) -> Iterator[ListedSample]:
-        """Read the row groups one by one, and pass each image's bytes to *write*."""
+        """Read the row groups one by one, and pass each image's bytes to *write*.
+
+        Args:
+            write: A function that appends one sample's bytes, given in pieces, to the spool and
+                returns their offset there.
+
+        Yields:
+            One `ListedSample` for each row, in the order of the file.
+
+        Raises:
+            ReadError: The file could not be read now.
+            SourceError: The file is damaged, or a row's label or name cannot be used.
+        """
         row = self.first_row
         labeller = None
         for batch, columns in self.batches(images=True):
             if labeller is None:  # all batches of a file have the same columns and table
                 table = _class_table_of(columns, self.location, self.where)
                 labeller = Labeller(table, self.location.options)
-            yield from _rows(batch, columns, labeller, _Origin(self.where, row), write)
+            yield from _samples_in_batch(
+                batch, columns, labeller, _BatchOrigin(self.where, row), write
+            )
             row += len(batch)
 
     def preview(self, labeller: Labeller, evidence: Evidence) -> None:
-        """Read the names and labels of the images, without their bytes.
+        """Read the names and labels of the images, without their bytes, and count them.
+
+        Args:
+            labeller: The maker of keys for the classes of the source.
+            evidence: The evidence to which each row is added.
 
         Raises:
             SourceError: A row's label or name cannot be used.
         """
         row = self.first_row
         for batch, columns in self.batches(images=False):
-            origin = _Origin(self.where, row)
-            keys = list(_keys(_paths(batch, columns), batch, columns, labeller, origin))
+            origin = _BatchOrigin(self.where, row)
+            keys = list(
+                _keys_of_rows(_paths_of_rows(batch, columns), batch, columns, labeller, origin)
+            )
             for key, basis in keys:
                 evidence.add(key, basis)
             bad = bad_key(pa.array([key for key, _ in keys], pa.large_string()))
@@ -244,8 +117,21 @@ class ParquetBlock(Block):
             row += len(batch)
 
     def batches(self, *, images: bool) -> Iterator[tuple[pa.RecordBatch, Columns]]:
-        """Yield batches of rows; apart from `samples`, so that no error of *write* is caught."""
-        with _reading_table(self.where), _open(self.location, self.path) as file:
+        """Yield batches of rows with the columns of names and labels.
+
+        It is apart from `samples`, so that no error of *write* is taken for one of the file.
+
+        Args:
+            images: True to read the bytes of images, too.
+
+        Yields:
+            A batch of up to a few thousand rows, and which of its columns are used.
+
+        Raises:
+            ReadError: The file could not be read now.
+            SourceError: The file is damaged, or has no usable column of images.
+        """
+        with _reading_table(self.where), _open_parquet_file(self.location, self.path) as file:
             columns = columns_of(file.schema_arrow, self.where, self.location.options)
             column_names = columns.read(file.schema_arrow, images=images)
             size = _BATCH_ROWS if images else _PREVIEW_ROWS
@@ -266,7 +152,7 @@ def _rows_without_columns(num_rows: int) -> pa.RecordBatch:
 
 
 @dataclass(frozen=True)
-class _Origin:
+class _BatchOrigin:
     """The file and first row of a batch of rows."""
 
     where: str
@@ -285,28 +171,32 @@ def _class_table_of(columns: Columns, location: Location, where: str) -> ClassTa
     return find_class_table(location)
 
 
-def _rows(
-    batch: pa.RecordBatch, columns: Columns, labeller: Labeller, origin: _Origin, write: WriteBytes
+def _samples_in_batch(
+    batch: pa.RecordBatch,
+    columns: Columns,
+    labeller: Labeller,
+    origin: _BatchOrigin,
+    write: WriteBytes,
 ) -> Iterator[ListedSample]:
-    images = _images(batch, columns)
+    images = _image_bytes(batch, columns)
     # Single nulls are quarantined as empty; a batch without any bytes is a table of file names.
     if len(batch) and images.null_count == len(batch):
         raise SourceError(
             f"{origin.where}: rows {origin.first_row} to {origin.first_row + len(batch) - 1} hold "
             "no bytes of images, only their names. Save the table with the bytes embedded."
         )
-    keys = _keys(_paths(batch, columns), batch, columns, labeller, origin)
+    keys = _keys_of_rows(_paths_of_rows(batch, columns), batch, columns, labeller, origin)
     for image, (key, basis) in zip(images, keys, strict=True):
         data = bytes(image.as_buffer()) if image.is_valid else b""
         yield ListedSample(key, len(data), write((data,)), basis=basis)
 
 
-def _keys(
+def _keys_of_rows(
     paths: list[Any],
     batch: pa.RecordBatch,
     columns: Columns,
     labeller: Labeller,
-    origin: _Origin,
+    origin: _BatchOrigin,
 ) -> Iterator[tuple[str, ClassBasis]]:
     """Yield the key of each row, and the basis of its class."""
     labels = batch[columns.label].to_pylist() if columns.label else [None] * len(batch)
@@ -316,7 +206,7 @@ def _keys(
         yield labeller.key(path, {columns.label: label} if columns.label else {}, sample)
 
 
-def _images(batch: pa.RecordBatch, columns: Columns) -> pa.Array:
+def _image_bytes(batch: pa.RecordBatch, columns: Columns) -> pa.Array:
     images = batch[columns.image]
     if pa.types.is_dictionary(images.type):
         images = images.dictionary_decode()
@@ -324,7 +214,7 @@ def _images(batch: pa.RecordBatch, columns: Columns) -> pa.Array:
     return pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
 
 
-def _paths(batch: pa.RecordBatch, columns: Columns) -> list[Any]:
+def _paths_of_rows(batch: pa.RecordBatch, columns: Columns) -> list[Any]:
     paths: list[Any] = [None] * len(batch)
     inner = batch[columns.image] if columns.image in batch.schema.names else None
     if (
@@ -358,7 +248,7 @@ def _reading_table(where: str) -> Iterator[None]:
 
 
 @contextmanager
-def _open(location: Location, path: str) -> Iterator[pq.ParquetFile]:
+def _open_parquet_file(location: Location, path: str) -> Iterator[pq.ParquetFile]:
     """Open a file for exact reads: the footer once, then the requested columns."""
     check_is_parquet(location, path)
     with location.open(path) as raw:
@@ -369,7 +259,11 @@ def _open(location: Location, path: str) -> Iterator[pq.ParquetFile]:
 
 
 def check_is_parquet(location: Location, path: str) -> None:
-    """Refuse a file that is not a whole Parquet file.
+    """Refuse a file that is not a whole Parquet file, by its first and last bytes.
+
+    Args:
+        location: The folder of the file.
+        path: The path of the file in that folder.
 
     Raises:
         SourceError: The file begins or ends as another kind; the message says what it is.
@@ -410,7 +304,7 @@ class ParquetSource(Source):
         Raises:
             SourceError: Two files have different classes.
         """
-        tables = [_class_table_at(self.location, path) for path in self.paths]
+        tables = [_class_table_of_file(self.location, path) for path in self.paths]
         for path, table in zip(self.paths, tables, strict=True):
             if (table and table.names) != (tables[0] and tables[0].names):
                 raise SourceError(
@@ -442,7 +336,10 @@ class ParquetSource(Source):
     def _columns_note(self) -> str:
         """Return a remark that names the column of images, of labels, and of names."""
         path = self.paths[0]
-        with _reading_table(self.location.full_path(path)), _open(self.location, path) as file:
+        with (
+            _reading_table(self.location.full_path(path)),
+            _open_parquet_file(self.location, path) as file,
+        ):
             columns = columns_of(
                 file.schema_arrow, self.location.full_path(path), self.location.options
             )
@@ -467,9 +364,9 @@ class ParquetSource(Source):
         return evidence
 
 
-def _class_table_at(location: Location, path: str) -> ClassTable | None:
+def _class_table_of_file(location: Location, path: str) -> ClassTable | None:
     where = location.full_path(path)
-    with _reading_table(where), _open(location, path) as file:
+    with _reading_table(where), _open_parquet_file(location, path) as file:
         return _class_table_of(
             columns_of(file.schema_arrow, where, location.options), location, where
         )
@@ -477,10 +374,10 @@ def _class_table_at(location: Location, path: str) -> ClassTable | None:
 
 def _blocks_of(location: Location, path: str) -> Iterator[ParquetBlock]:
     where = location.full_path(path)
-    with _reading_table(where), _open(location, path) as file:
+    with _reading_table(where), _open_parquet_file(location, path) as file:
         image = columns_of(file.schema_arrow, where, location.options).image
         groups = [
-            _group_bytes(file.metadata.row_group(i), image) for i in range(file.num_row_groups)
+            _row_group_bytes(file.metadata.row_group(i), image) for i in range(file.num_row_groups)
         ]
         rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     first = 0
@@ -500,7 +397,7 @@ def _blocks_of(location: Location, path: str) -> Iterator[ParquetBlock]:
         first += count
 
 
-def _group_bytes(group: Any, image: str) -> int:
+def _row_group_bytes(group: Any, image: str) -> int:
     """Return the bytes of the image column in one row group, uncompressed."""
     columns = (group.column(i) for i in range(group.num_columns))
     return sum(
@@ -520,6 +417,17 @@ def find_parquet(
     """Find `*.parquet` in *location*, its `data` folder, or folders named after splits.
 
     The Hub's own conversion has a further folder, named after the configuration: `default`.
+
+    Args:
+        location: The folder or file that the user named.
+        requested_split: A further split that a folder or a name may tell; '' for none.
+        explicit: True if the user named the kind `parquet`: then tables beside shards count, too.
+
+    Returns:
+        The source of each split, '' for one without a name; empty if there are no such files.
+
+    Raises:
+        SourceError: There are several configurations.
     """
 
     def fits(path: str) -> bool:
@@ -531,7 +439,7 @@ def find_parquet(
     if location.only_file:
         paths_of_split = {"": next(iter(paths_of_split.values()))} if paths_of_split else {}
     elif not paths_of_split and location.options.rules > 1 and not location.remote:
-        configurations = _configurations(location, requested_split)
+        configurations = _configuration_folders(location, requested_split)
         if len(configurations) > 1:
             raise SourceError(
                 f"{location.root} holds {len(configurations)} tables of one set"
@@ -555,7 +463,7 @@ def _describes_shard(location: Location, path: str) -> bool:
     )
 
 
-def _configurations(location: Location, requested_split: str) -> list[str]:
+def _configuration_folders(location: Location, requested_split: str) -> list[str]:
     """Return the folders of *location* that hold folders of splits with Parquet files."""
     folders = location.names().folders
     configurations = []

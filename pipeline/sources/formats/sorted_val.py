@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import SourceError
-from pipeline.sources.classes.decision import Evidence
+from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.keys import is_wnid
 from pipeline.sources.location import Location
 from pipeline.sources.metadata import PackageMissingError, find_optional_ground_truth
@@ -33,7 +33,7 @@ def check_sorted(location: Location, listing: pa.Table) -> pa.Table:
     try:
         truth = find_optional_ground_truth(location) if keys else None
     except PackageMissingError as e:
-        return _noted(listing, f"the classes of val images are not compared with a table: {e}")
+        return _with_note(listing, f"the classes of val images are not compared with a table: {e}")
     if truth is None:
         return listing
     for key in keys:
@@ -48,7 +48,7 @@ def check_sorted(location: Location, listing: pa.Table) -> pa.Table:
     return listing
 
 
-def _noted(listing: pa.Table, note: str) -> pa.Table:
+def _with_note(listing: pa.Table, note: str) -> pa.Table:
     evidence = Evidence.decode(listing.schema.metadata)
     evidence.notes.append(note)
     return listing.replace_schema_metadata(evidence.encode())

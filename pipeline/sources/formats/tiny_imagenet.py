@@ -26,7 +26,17 @@ class AnnotatedFolder(Source):
         return folder_marks(self.location, (_IMAGES, ANNOTATIONS))
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
-        """Look into `images` once."""
+        """List the folder `images` with one scan; the classes are those of the table beside it.
+
+        Args:
+            progress: A function that is called with the number of samples.
+
+        Returns:
+            The listing (`pipeline.sources.listing`), sorted by key.
+
+        Raises:
+            SourceError: There are no images, or the table has no class for one of them.
+        """
         where = self.location.full_path(ANNOTATIONS)
         classes = parse_annotations(self.location.read_text(ANNOTATIONS), where)
         sizes = self.location.sizes(_IMAGES)
@@ -42,21 +52,33 @@ class AnnotatedFolder(Source):
 def find_tiny(
     location: Location, requested_split: str, explicit: bool
 ) -> dict[str, FolderSource | AnnotatedFolder]:
-    """Find Tiny-ImageNet's tree at *location*, in its folder of that name, or its val alone."""
+    """Find Tiny-ImageNet's tree at *location*, in its folder of that name, or its val alone.
+
+    Args:
+        location: The folder that the user named.
+        requested_split: Unused: the folders tell the splits.
+        explicit: Unused: `val_annotations.txt` decides.
+
+    Returns:
+        The source of each split, '' for the val split alone; empty if there is no such tree.
+
+    Raises:
+        SourceError: Only a part of the val images was sorted into class folders.
+    """
     if "tiny-imagenet-200" in location.names().folders:
         location = location.child("tiny-imagenet-200")
     top = location.names()
     if ANNOTATIONS in top.files and _IMAGES in top.folders:
-        return {"": _annotated(location)}
+        return {"": _val_source(location)}
     if "val" not in top.folders or ANNOTATIONS not in location.names("val").files:
         return {}
-    sources: dict[str, FolderSource | AnnotatedFolder] = {"val": _annotated(location.child("val"))}
+    sources: dict[str, FolderSource | AnnotatedFolder] = {"val": _val_source(location.child("val"))}
     if "train" in top.folders:
         sources["train"] = FolderSource("tiny-imagenet", location.child("train"))
     return sources
 
 
-def _annotated(val: Location) -> FolderSource | AnnotatedFolder:
+def _val_source(val: Location) -> FolderSource | AnnotatedFolder:
     """Return the val split: flat, or sorted into class folders beside its old table.
 
     Raises:

@@ -28,7 +28,12 @@ _SUFFIXES = (
 
 
 def other_tool_format(location: Location, path: str) -> str:
-    """Return the key in `CONVERTED` of the file *path*; empty if it has none or is unreadable."""
+    """Return which data set of another tool a file is: a key of `magic.CONVERTED`; else ''.
+
+    Args:
+        location: The folder of the file.
+        path: The path of the file in that folder; '' is also returned if it is unreadable.
+    """
     name = path.rpartition("/")[2]
     kind_of_name = next((kind for kind, suffix in _SUFFIXES if suffix.search(name)), "")
     if kind_of_name:
@@ -47,25 +52,29 @@ def other_tool_format(location: Location, path: str) -> str:
 
 
 def other_tool_text(location: Location) -> str:
-    """Return a text on the data sets of other tools at *location*, and on how to convert them.
+    """Return a text for the user on data sets of other tools, and on how to convert them.
 
-    The text is empty if a look at the first files shows none.
+    Args:
+        location: The folder that the user named, in which the first files are examined.
+
+    Returns:
+        One or more sentences; empty if no such data set is seen.
     """
     paths_of_kind: dict[str, list[str]] = {}
-    for path in islice(_files(location), _MAX_FILES):
+    for path in islice(_files_to_examine(location), _MAX_FILES):
         if kind := other_tool_format(location, path):
             paths_of_kind.setdefault(kind, []).append(path)
-    return " ".join(_text(kind, paths) for kind, paths in paths_of_kind.items())
+    return " ".join(_unsupported_text(kind, paths) for kind, paths in paths_of_kind.items())
 
 
-def _text(kind: str, paths: list[str]) -> str:
+def _unsupported_text(kind: str, paths: list[str]) -> str:
     phrase, advice = CONVERTED[kind]
     # The number of files is unknown, since not all were examined.
     more_text = ", and there are more" if len(paths) > 1 else ""
     return f"{paths[0]!r} is {phrase}, which is not supported{more_text}. {advice}"
 
 
-def _files(location: Location) -> Iterator[str]:
+def _files_to_examine(location: Location) -> Iterator[str]:
     """Yield the files at *location*, and in folders one and two levels down."""
     waiting = [""]
     for folder in waiting:  # grows

@@ -5,7 +5,7 @@ first dot of the last part are one sample. Parts that are not adjacent are joine
 unambiguous, since WebDataset would lose the label. A sample has one image (`.jpg`, `.jpeg`,
 `.png`, ...), whose full file name is used, and may have a `.cls` (number or name; or `.label`,
 `.cls.txt`, ...) or a `.json` (with `wnid`, `label`, `cls` or the like) that tells its class, by the
-rules of `pipeline.sources.classes.decision`. Other members of a sample are counted.
+rules of `pipeline.sources.classes.labeller`. Other members of a sample are counted.
 """
 
 import json
@@ -29,7 +29,10 @@ from pipeline.sources.archives.outline import (
 from pipeline.sources.archives.tar import Member, Tar, stem_of
 from pipeline.sources.archives.tar_source import TarPart, TarSource, paths_by_split, without_split
 from pipeline.sources.archives.trees import TreeTar
-from pipeline.sources.classes.decision import ClassTable, Evidence, Labeller, abbreviate
+from pipeline.sources.classes.class_names import abbreviate
+from pipeline.sources.classes.class_table import ClassTable
+from pipeline.sources.classes.evidence import Evidence
+from pipeline.sources.classes.labeller import Labeller
 from pipeline.sources.classes.number_tables import find_class_table, table_marks
 from pipeline.sources.clutter import folder_skip_reason, name_skip_reason
 from pipeline.sources.keys import LABEL_WORDS, is_wnid, looks_like_image
@@ -49,7 +52,7 @@ _JSON_WORDS = ("wnid", "label", "cls")
 
 
 @dataclass
-class _Sample:
+class _SampleMembers:
     """A group of members of one sample, while it is read."""
 
     name: str
@@ -70,7 +73,7 @@ class _ScatteredSamples:
 
     def __init__(self, where: str) -> None:
         self._where = where
-        self._images: dict[str, list[_Sample]] = {}
+        self._images: dict[str, list[_SampleMembers]] = {}
         self._texts: dict[str, dict[str, str]] = {}
         self._complete_names: set[str] = set()
         self.skipped = Evidence()
@@ -78,7 +81,7 @@ class _ScatteredSamples:
         """True if any sample of the shard tells its class."""
         self.texts = _TextMembers()
 
-    def is_complete(self, sample: _Sample, label_name: str) -> bool:
+    def is_complete(self, sample: _SampleMembers, label_name: str) -> bool:
         """Return True if *sample* has its image and its label; else store the parts that it has.
 
         Args:
@@ -102,7 +105,7 @@ class _ScatteredSamples:
             self.skipped.skip("samples without an image", sample.name)
         return False
 
-    def rejoined(self) -> Iterator[_Sample]:
+    def rejoined(self) -> Iterator[_SampleMembers]:
         """Yield the samples whose images had no adjacent label, with labels from elsewhere.
 
         Raises:
@@ -175,11 +178,26 @@ class WebDatasetShard(Layout):
         # A fingerprint holds this text: with another name, a spool would be streamed again.
         return f"Shard(root={self.root!r}, options={self.options!r})"
 
-    def rows(
+    def samples(
         self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
     ) -> Iterator[ListedSample | SkippedFiles]:
-        """Yield one row for each sample that has an image."""
-        sample = _Sample("")
+        """Yield one sample for each group of members that has an image.
+
+        Args:
+            tar: The open tar.
+            store_member: A function that stores the bytes of a member, or finds them, and returns
+                their offset.
+            start: The offset of the first member's header (default: 0).
+            stop: The offset at which to stop; None: the end of the tar (default).
+
+        Yields:
+            A `ListedSample` for each sample, and a `SkippedFiles` for members that are no part of
+                one.
+
+        Raises:
+            SourceError: The tar is damaged, a label cannot be used, or a sample occurs twice.
+        """
+        sample = _SampleMembers("")
         scattered = _ScatteredSamples(tar.name)
         for member in tar.members(start, stop):
             name, suffix = sample_name(member.name)
@@ -189,15 +207,15 @@ class WebDatasetShard(Layout):
                 continue
             if name != sample.name:
                 if self._is_complete(sample, scattered):
-                    yield self._row(sample, tar, scattered)
-                sample = _Sample(name)
+                    yield self._listed_sample(sample, tar, scattered)
+                sample = _SampleMembers(name)
             if not self._read(sample, member, suffix.lower(), tar, store_member):
                 self._count_other_part(member, suffix.lower(), tar, scattered)
         if self._is_complete(sample, scattered):
-            yield self._row(sample, tar, scattered)
+            yield self._listed_sample(sample, tar, scattered)
         # Parts that were not adjacent can only be joined once all members are known.
         for rejoined in scattered.rejoined():
-            yield self._row(rejoined, tar, scattered)
+            yield self._listed_sample(rejoined, tar, scattered)
         self._check_label_name(scattered, tar)
         yield from scattered.skipped_files()
 
@@ -236,14 +254,19 @@ class WebDatasetShard(Layout):
         )
         return next(filter(None, reasons), "") or name_skip_reason(name, self.options) or unnamed
 
-    def _is_complete(self, sample: _Sample, scattered: _ScatteredSamples) -> bool:
+    def _is_complete(self, sample: _SampleMembers, scattered: _ScatteredSamples) -> bool:
         """Return True if *sample* is complete; else store it until the shard's end."""
         if self.options.rules == 1:
             return sample.image is not None
         return scattered.is_complete(sample, self._label_name)
 
     def _read(
-        self, sample: _Sample, member: Member, suffix: str, tar: Tar, store_member: StoreMember
+        self,
+        sample: _SampleMembers,
+        member: Member,
+        suffix: str,
+        tar: Tar,
+        store_member: StoreMember,
     ) -> bool:
         """Add one member to *sample*; return False if it is neither its image nor its label."""
         if looks_like_image(member.name):
@@ -254,17 +277,19 @@ class WebDatasetShard(Layout):
                     "Rename one of them, or unpack the shard into class folders."
                 )
             sample.image = member
-            if member.target is None:  # a link has no bytes; _row refuses it
+            if member.target is None:  # a link has no bytes; it is refused later
                 sample.offset = store_member(member)
             return True
         is_label = bool(label_suffix(suffix)) if self.options.rules > 1 else suffix == "cls"
         if self._label_name:  # --label-column excludes all other labels
             is_label = suffix == self._label_name
         if is_label or suffix == "json":
-            sample.texts[suffix] = _text_of(member, tar)
+            sample.texts[suffix] = _read_text_member(member, tar)
         return is_label or suffix == "json"
 
-    def _row(self, sample: _Sample, tar: Tar, scattered: _ScatteredSamples) -> ListedSample:
+    def _listed_sample(
+        self, sample: _SampleMembers, tar: Tar, scattered: _ScatteredSamples
+    ) -> ListedSample:
         image = sample.image
         assert image is not None, sample.name
         path = image.name
@@ -281,7 +306,13 @@ class WebDatasetShard(Layout):
         return ListedSample(key, image.num_bytes, sample.offset, basis=basis)
 
     def unique_name(self, path: str, number: int, name: str) -> str:
-        """Return a name with that of the shard: each shard may count its samples from 0."""
+        """Return a name with that of the shard: each shard may count its samples from 0.
+
+        Args:
+            path: The path of the shard in the source.
+            number: The number of the sample in the shard, from 0.
+            name: The file name that repeats, whose suffix is kept.
+        """
         suffix = name.partition(".")[2]
         return f"{stem_of(path)}-{number:09d}{'.' if suffix else ''}{suffix}"
 
@@ -299,7 +330,7 @@ class WebDatasetShard(Layout):
         return find_class_table(Location(self.root, "", self.options))
 
 
-def _text_of(member: Member, tar: Tar) -> str:
+def _read_text_member(member: Member, tar: Tar) -> str:
     if member.num_bytes > _MAX_TABLE_BYTES:
         raise SourceError(
             f"{tar.name}: the member {member.name!r} has {member.num_bytes:,} bytes: expected a"
@@ -315,7 +346,7 @@ def _text_of(member: Member, tar: Tar) -> str:
         ) from e
 
 
-def _labels_of(sample: _Sample, where: str, rules: int, label_name: str) -> dict[str, Any]:
+def _labels_of(sample: _SampleMembers, where: str, rules: int, label_name: str) -> dict[str, Any]:
     """Return the labels of a sample by origin: `.cls`, or `wnid`, `label`, `cls` of its `.json`."""
     labels: dict[str, Any] = {}
     texts = sorted(sample.texts.items(), key=lambda part: part[0].endswith("json"))
@@ -349,7 +380,7 @@ def _labels_in_json(table: Any, suffix: str, rules: int, label_name: str) -> dic
     return {} if label_word is None else {label_word: table[label_word]}
 
 
-def _fits(location: Location, path: str, explicit: bool) -> bool:
+def _may_be_shard(location: Location, path: str, explicit: bool) -> bool:
     stem = stem_of(path)
     has_own_kind = is_wnid(stem) or stem.startswith("ILSVRC2012_")
     return (explicit or location.only_file != "" or not has_own_kind) and container_of(
@@ -357,12 +388,12 @@ def _fits(location: Location, path: str, explicit: bool) -> bool:
     ) in (TAR, ZIP)
 
 
-def _archives(
+def _archives_of_shape(
     location: Location, requested_split: str, shape: str, explicit: bool
 ) -> dict[str, list[str]]:
     """Return split -> tars of *location*, of the splits whose first tar has this shape."""
     paths_of_split = paths_by_split(
-        location, lambda path: _fits(location, path, explicit), requested_split
+        location, lambda path: _may_be_shard(location, path, explicit), requested_split
     )
     if location.only_file:  # the name of a single file does not decide its split
         paths_of_split = {"": next(iter(paths_of_split.values()))} if paths_of_split else {}
@@ -376,25 +407,37 @@ def _archives(
 
 
 def find_shards(location: Location, requested_split: str, explicit: bool) -> dict[str, TarSource]:
-    """Find WebDataset shards in *location*, by split of their folders or names."""
+    """Find WebDataset shards in *location*, by split of their folders or names.
+
+    Args:
+        location: The folder or file that the user named.
+        requested_split: A further split that a folder or a name may tell; '' for none.
+        explicit: True if the user named the kind `webdataset`: then tars are not examined.
+
+    Returns:
+        The source of each split, '' for one without a name; empty if there are no shards.
+
+    Raises:
+        SourceError: It is ambiguous whether the tars are shards or classes.
+    """
     left_out = without_split(
-        location, lambda path: _fits(location, path, explicit), requested_split
+        location, lambda path: _may_be_shard(location, path, explicit), requested_split
     )
-    paths_of_split = _archives(location, requested_split, SHARD, explicit)
+    paths_of_split = _archives_of_shape(location, requested_split, SHARD, explicit)
     if not explicit:
-        _check_names(location, paths_of_split.get("", []))
+        _check_shard_names(location, paths_of_split.get("", []))
     return {
         split: TarSource(
             "webdataset",
             location,
-            _parts(paths, WebDatasetShard(location.root, location.options)),
+            _tar_parts(paths, WebDatasetShard(location.root, location.options)),
             left_out,
         )
         for split, paths in paths_of_split.items()
     }
 
 
-def _check_names(location: Location, paths: list[str]) -> None:
+def _check_shard_names(location: Location, paths: list[str]) -> None:
     """Refuse tars of images without labels that may be classes: they are not numbered as shards.
 
     Raises:
@@ -412,17 +455,26 @@ def _check_names(location: Location, paths: list[str]) -> None:
     )
 
 
-def _parts(paths: list[str], layout: Layout) -> tuple[TarPart, ...]:
+def _tar_parts(paths: list[str], layout: Layout) -> tuple[TarPart, ...]:
     return tuple(TarPart(path, layout) for path in paths)
 
 
 def find_trees(location: Location, requested_split: str, explicit: bool) -> dict[str, TarSource]:
-    """Find tars that hold a tree of class folders, with or without folders for splits."""
+    """Find tars that hold a tree of class folders, with or without folders for splits.
+
+    Args:
+        location: The folder or file that the user named.
+        requested_split: A further split that a folder or a name may tell; '' for none.
+        explicit: True if the user named the kind `tar`: then any tar counts as a tree.
+
+    Returns:
+        The source of each split, '' for one without a name; empty if there are no such tars.
+    """
     sources: dict[str, TarSource] = {}
     left_out = without_split(
-        location, lambda path: _fits(location, path, explicit), requested_split
+        location, lambda path: _may_be_shard(location, path, explicit), requested_split
     )
-    for split, paths in _archives(location, requested_split, TREE, explicit).items():
+    for split, paths in _archives_of_shape(location, requested_split, TREE, explicit).items():
         outline = outline_of(location, paths[0])
         for inner in sorted(all_splits(location, paths[0], requested_split)) or [""]:
             layout = TreeTar(
@@ -433,5 +485,7 @@ def find_trees(location: Location, requested_split: str, explicit: bool) -> dict
                 outline.is_kaggle,
             )
             # Folders in the tree take precedence over a split in the tar's name (`test-data`).
-            sources[inner or split] = TarSource("tar", location, _parts(paths, layout), left_out)
+            sources[inner or split] = TarSource(
+                "tar", location, _tar_parts(paths, layout), left_out
+            )
     return sources

@@ -69,7 +69,7 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Start a scheduler with HTTPS, as `tesserae cluster scheduler --dashboard-host ...` does."""
     folder = tmp_path_factory.mktemp("site")
-    certificates.write(folder / "certs", certificates.create())
+    certificates.write_certificates(folder / "certs", certificates.create_certificates())
     port = free_port()
     tls = "DASK_DISTRIBUTED__SCHEDULER__DASHBOARD__TLS__"
     environment = {

@@ -30,7 +30,9 @@ def test_a_link_sends_certificates_and_heartbeats_until_it_is_closed(
     tmp_path: Path,
 ) -> None:
     """A link sends only the certificates that a worker needs."""
-    link = WorkerLink([sys.executable, "-c", LISTEN, str(tmp_path)], certificates.create())
+    link = WorkerLink(
+        [sys.executable, "-c", LISTEN, str(tmp_path)], certificates.create_certificates()
+    )
     link.send_heartbeat()
     assert wait_until((tmp_path / "beats").exists)
     assert set(json.loads((tmp_path / "first").read_text())) == {

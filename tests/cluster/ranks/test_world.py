@@ -260,7 +260,7 @@ from cluster.ranks.world import WorldConfig, run_world
 from tests.cluster.walking import walk
 from pathlib import Path
 from cluster import certificates
-client = Client({address!r}, security=certificates.security(Path({certs!r}), ["client"]))
+client = Client({address!r}, security=certificates.tls_security(Path({certs!r}), ["client"]))
 run_world(client, WorldConfig(2), "tests.cluster.walking:walk",
           lambda world: (1, (Path({folder!r}), 100000)))
 """
@@ -274,13 +274,13 @@ def test_ranks_save_and_stop_when_their_client_is_gone(tmp_path: Path) -> None:
 
     certs, folder = tmp_path / "certs", tmp_path / "run"
     folder.mkdir()
-    certificates.write(certs, certificates.create())
+    certificates.write_certificates(certs, certificates.create_certificates())
     os.environ["PYTHONPATH"] = str(ROOT)
     with LocalCluster(
         n_workers=2,
         threads_per_worker=1,
         protocol="tls://",
-        security=certificates.security(certs),
+        security=certificates.tls_security(certs),
         dashboard_address="127.0.0.1:0",
     ) as cluster:
         code = LEAVE.format(address=cluster.scheduler_address, certs=str(certs), folder=str(folder))

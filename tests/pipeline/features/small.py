@@ -161,4 +161,4 @@ def problems(store: str | Path) -> dict[str, str]:
             records = read_records(objects, name, image_check.read_records(objects, split))
             reported += records.problems
             reported += [problem for _, problem in check_objects(objects, records.objects)]
-    return {problem.name: problem.what for problem in reported if problem is not None}
+    return {problem.name: problem.description for problem in reported if problem is not None}

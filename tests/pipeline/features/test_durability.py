@@ -66,12 +66,12 @@ def broken_promises(name: str, left: dict[str, bytes | None]) -> list[str]:
     vouched, needed = [], set()
     for file, data in files_left.items():
         if file.startswith(f"{layout.FEATURES}/{name}/commits/"):
-            commit = features.decode(FeatureCommit, data, file)
+            commit = features.decode_features_document(FeatureCommit, data, file)
             vouched += [*commit.arrays.values()]
             needed.add(layout.features_recipe(name))
     done = layout.features_done(name, "train")
     if done in files_left:
-        record = features.decode(FeatureFinishRecord, files_left[done], done)
+        record = features.decode_features_document(FeatureFinishRecord, files_left[done], done)
         vouched += record.objects
         needed |= {layout.features_commit(name, "train", shard) for shard in range(3)}
         needed |= {
@@ -181,4 +181,4 @@ def test_the_recipe_is_durable_before_the_first_shard(run: RecordedRun) -> None:
         if any(name.rpartition("/")[2].startswith("c.") and run.name in name for name in left):
             data = left[recipe]
             assert data is not None
-            assert features.decode(FeatureRecipe, data, recipe).name == run.name
+            assert features.decode_features_document(FeatureRecipe, data, recipe).name == run.name

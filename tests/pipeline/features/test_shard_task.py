@@ -286,7 +286,7 @@ def test_a_commit_records_its_inputs(store: Path, trunk: Path) -> None:
         "probe",
     } == commit.provenance.keys()
     file = layout.features_commit(run.recipe.name, "train", 2)
-    fields = document.decode(run.objects.get(file), file)
+    fields = document.decode_document(run.objects.get(file), file)
     for key, value in (("features", "x"), ("shard", 1), ("split", "val"), ("plan", "x")):
-        run.objects.put(file, document.encode({**fields, key: value}))
+        run.objects.put(file, document.encode_document({**fields, key: value}))
         assert commit_of(run, 2) is None, key

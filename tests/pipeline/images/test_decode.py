@@ -14,7 +14,9 @@ from PIL import Image, ImageCms, ImageOps, features
 
 from pipeline.errors import DecodeError
 from pipeline.images import decode as module
-from pipeline.images.decode import (
+from pipeline.images import libtiff
+from pipeline.images.decode import Decoded, decode, reduction_factor
+from pipeline.images.rejection import (
     BOMB,
     CORRUPT,
     EMPTY,
@@ -22,9 +24,6 @@ from pipeline.images.decode import (
     TRUNCATED,
     UNIDENTIFIED,
     UNSUPPORTED,
-    Decoded,
-    decode,
-    reduction_factor,
 )
 
 needs_simplejpeg = pytest.mark.skipif(module.simplejpeg is None, reason="needs simplejpeg")
@@ -272,7 +271,7 @@ class TestEverythingElse:
     def test_a_webp_is_unsupported_if_pillow_was_built_without_it(self, monkeypatch):
         """The reason blames this Pillow, not the file."""
         monkeypatch.setattr(module.WebPImagePlugin, "SUPPORTED", False)
-        monkeypatch.setattr(module.features, "check", lambda name: False)
+        monkeypatch.setattr(features, "check", lambda name: False)
         data = b"RIFF\x10\0\0\0WEBPVP8 \0\0\0\0"
         with pytest.raises(DecodeError, match="built without WebP") as caught:
             decode_full(data)
@@ -509,15 +508,15 @@ class TestErrors:
 
     def test_a_libtiff_error_quarantines_the_image(self, monkeypatch):
         """Any pixels are discarded, and the error does not affect the next image."""
-        read = module._read
+        read = module._decode_opened
 
         def read_with_an_error(*args):
-            module._note_libtiff_error(b"TIFFFillStrip", b"Read error", 0)
+            libtiff._note_error(b"TIFFFillStrip", b"Read error", 0)
             return read(*args)
 
         data = encoded(picture(), "TIFF")
         with monkeypatch.context() as patch:
-            patch.setattr(module, "_read", read_with_an_error)
+            patch.setattr(module, "_decode_opened", read_with_an_error)
             with pytest.raises(DecodeError, match="libtiff met an error") as caught:
                 decode_full(data)
         assert caught.value.status == CORRUPT

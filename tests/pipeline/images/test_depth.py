@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import DecodeError
-from pipeline.images.decode import TRUNCATED, UNSUPPORTED, decode
+from pipeline.images.decode import decode
 from pipeline.images.depth import nearest_levels
+from pipeline.images.rejection import TRUNCATED, UNSUPPORTED
 from tests.odd_files import grey_tiff, netpbm, png, png_chunk, tiff
 
 HEIGHT, WIDTH = 7, 9

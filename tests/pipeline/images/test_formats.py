@@ -12,7 +12,7 @@ from PIL import Image, features
 
 from pipeline.errors import DecodeError
 from pipeline.images import formats
-from pipeline.images.decode import UNIDENTIFIED, UNSUPPORTED, decode
+from pipeline.images.decode import decode
 from pipeline.images.formats import (
     DECODED,
     HEAD_BYTES,
@@ -21,6 +21,7 @@ from pipeline.images.formats import (
     SMALL_BYTES,
     format_of,
 )
+from pipeline.images.rejection import UNIDENTIFIED, UNSUPPORTED
 from tests.odd_files import grey_tiff, tiff
 
 PADDING = bytes(300)

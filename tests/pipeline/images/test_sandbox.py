@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import DecodeError, TesseraeError
-from pipeline.images.decode import CORRUPT, CRASHED, EMPTY, TIMEOUT, UNIDENTIFIED, decode
+from pipeline.images.decode import decode
+from pipeline.images.rejection import CORRUPT, CRASHED, EMPTY, TIMEOUT, UNIDENTIFIED
 from pipeline.images.resize import resize
 from pipeline.images.sandbox import IsolatedDecoder
 

@@ -14,7 +14,8 @@ import pytest
 
 from pipeline.errors import DecodeError
 from pipeline.images import probe
-from pipeline.images.decode import READABLE, STATUS_WORDS, TRUNCATED, decode
+from pipeline.images.decode import decode
+from pipeline.images.rejection import READABLE, STATUS_WORDS, TRUNCATED
 from pipeline.ingest.redecode import recheck_rows
 from pipeline.store import layout, records, table
 from pipeline.store.open import open_objects

@@ -122,7 +122,9 @@ def broken_promises(left: dict[str, bytes | None]) -> list[str]:
     """Return the objects that a remaining record vouches for but that are missing or changed."""
     files = {name.removeprefix("store/"): data for name, data in left.items() if data is not None}
     commits = [
-        commit.decode(data, name) for name, data in files.items() if name.startswith("commits/")
+        commit.decode_commit(data, name)
+        for name, data in files.items()
+        if name.startswith("commits/")
     ]
     vouched = [written for commit_record in commits for written in commit_record.objects]
     name = layout.done("train")

@@ -116,7 +116,7 @@ def test_commits_of_other_runs_make_the_same_split(store: Path, tmp_path: Path) 
     """Provenance affects nothing but the commit itself and its copy."""
     before = snapshot(store)
     name = layout.commit("train", 0)
-    decoded = commit.decode((store / name).read_bytes(), name)
+    decoded = commit.decode_commit((store / name).read_bytes(), name)
     (store / name).write_bytes(replace(decoded, provenance={"host": "another"}).encode())
     finish(store)
     assert touched(before, snapshot(store)) == {name, layout.ledger("train")}

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ReadError
-from pipeline.images.decode import READABLE, UNIDENTIFIED, UNSUPPORTED
 from pipeline.images.formats import HEAD_BYTES, SMALL_BYTES
-from pipeline.ingest.readahead import GROUP, GROUP_BYTES, Unread, _groups, read_sample
+from pipeline.images.rejection import READABLE, UNIDENTIFIED, UNSUPPORTED
+from pipeline.ingest.readahead import GROUP, GROUP_BYTES, Unread, _groups_of_samples, read_sample
 from pipeline.ingest.redecode import recheck_rows
 from pipeline.ingest.source_index import Sample
 from pipeline.sources import spool
@@ -210,7 +210,7 @@ def test_groups_contain_every_sample_once_and_are_limited_in_bytes(
 ) -> None:
     """All but the last sample of a group have fewer bytes than the limit of a group."""
     samples = [Sample(n, "", 0, size, "", None, None) for n, size in enumerate(sizes)]
-    groups = list(_groups(samples, limit))
+    groups = list(_groups_of_samples(samples, limit))
     assert [sample for group in groups for sample in group] == samples
     for group in groups:
         assert 1 <= len(group) <= GROUP

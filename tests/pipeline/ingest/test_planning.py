@@ -285,5 +285,5 @@ def test_a_sample_without_a_class_has_no_label() -> None:
     keys = pa.chunked_array([pa.array(["-/1.JPEG", "n00000001/2.JPEG"], pa.large_string())])
     listed = planning.Listing(pa.table({"key": keys}), "0", class_runs(keys))
     assert listed.wnids == ["n00000001"]
-    assert planning._labels(listed, RECIPE).tolist() == [-1, 0]
-    assert planning._labels(listed, RECIPE).dtype == np.int32
+    assert planning._labels_of_listing(listed, RECIPE).tolist() == [-1, 0]
+    assert planning._labels_of_listing(listed, RECIPE).dtype == np.int32

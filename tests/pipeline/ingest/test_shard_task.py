@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import code_digest
 from pipeline.errors import StoreError, StoreMismatchError
-from pipeline.images.decode import CRASHED, STATUS_WORDS, TIMEOUT, TRUNCATED
+from pipeline.images.rejection import CRASHED, STATUS_WORDS, TIMEOUT, TRUNCATED
 from pipeline.ingest import render
 from pipeline.ingest.shard_task import prepare_shard
 from pipeline.ingest.worker import ShardTaskConfig, workspace

@@ -69,7 +69,7 @@ def test_a_record_of_another_kind_or_store_is_a_problem(
     split_records = read_train_records(objects)
     assert split_records.recipe == recipe
     assert split_records.commits[0].shard == 0
-    assert {p.name: p.what for p in split_records.problems} == {
+    assert {p.name: p.description for p in split_records.problems} == {
         layout.RECIPE: "belongs to another store, plan or shard",
         layout.commit("train", 0): "damaged: arrays is missing",
         layout.done("train"): "belongs to another store, plan or shard",

@@ -381,7 +381,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_allowed(
     limits: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: limit)
     monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.append(new))
-    assert row_reader._may_open_more(file) is more
+    assert row_reader._may_keep_files_open(file) is more
     assert limits == ([raised] if raised else [])
 
 
@@ -435,7 +435,7 @@ loader = Loader({str(store)!r}, size=8, batch_size=4)
 loader.num_rows
 def refuse(*_):
     raise OSError("no")
-mmap._mmap = refuse
+mmap._map_memory = refuse
 loader = Loader({str(store)!r}, size=8, batch_size=4)
 for batch in loader:
     pass
@@ -486,7 +486,7 @@ for batch in Loader({str(store)!r}, size=8, batch_size=4):
 def test_rows_of_any_size_are_copied_in_equal_pieces(parts: int, odd: int) -> None:
     """Each piece is short enough for memcpy."""
     row_bytes = parts * odd * 3
-    piece = mmap._piece_bytes(row_bytes)
+    piece = mmap._copy_piece_bytes(row_bytes)
     assert row_bytes % piece == 0
     assert 0 < piece < mmap.MAX_PIECE_BYTES
     assert all(
@@ -587,6 +587,26 @@ def test_a_state_from_the_end_of_an_epoch_continues_with_the_next(store: Path) -
     plain.set_epoch(3)
     assert rows_of(list(loader)) == rows_of(list(plain))
     assert (loader.epoch, loader.state_dict()["epoch"]) == (3, 3)
+
+
+@pytest.mark.parametrize("batch", [0, 4, 6])
+def test_a_loop_that_names_each_epoch_from_the_current_one_resumes_exactly(
+    store: Path, batch: int
+) -> None:
+    """No batch is repeated or left out, also after a state from the end of an epoch."""
+    loader, rows = resumed_at(store, batch)
+    assert loader.epoch == 2
+    seen = []
+    for epoch in range(loader.epoch, 4):
+        loader.set_epoch(epoch)
+        for parts in loader:
+            assert loader.epoch == epoch
+            seen.append(parts.rows.tolist())
+        assert loader.epoch == loader.state_dict()["epoch"] == epoch
+    plain = Loader(store, size=8, batch_size=10, drop_last=False)
+    assert plain.epoch == 0
+    plain.set_epoch(3)
+    assert seen == rows[batch:] + rows_of(list(plain))
 
 
 def test_an_unused_iterator_does_not_advance_the_loader(store: Path) -> None:
@@ -925,7 +945,7 @@ def test_damaged_labels_are_an_error(tmp_path: Path, store: Path, name: str) -> 
 def test_an_unfinished_split_is_refused_unless_partial(
     tmp_path: Path, plain: dict[Any, Any]
 ) -> None:
-    """With partial=True only committed rows are yielded."""
+    """With allow_partial=True only committed rows are yielded."""
     source = make_folder(tmp_path / "train", NUM_ROWS, bad=3)
     _, plan, work = plan_inline(source, str(tmp_path / "store"), **CHOICES)
     for shard in (1, 4, 7):

@@ -84,7 +84,7 @@ def test_batches_combine_rows_of_copies_and_store(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Any subset of the shards may be copied."""
-    monkeypatch.setattr(shard_copies.CopySet, "_is_active", lambda self: False)
+    monkeypatch.setattr(shard_copies.ShardCopySet, "_is_active", lambda self: False)
     loader = loader_of(store, staging=tmp_path / "stage")
     expected = list(loader)
     opened = loader._open()
@@ -145,16 +145,16 @@ def test_a_thread_without_space_does_not_stop_other_copies(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three shards fit, and four threads begin at once."""
-    reserve = shard_copies.CopySet._reserve
+    reserve = shard_copies.ShardCopySet._reserve
     results: list[bool] = []
 
-    def together(self: shard_copies.CopySet, file: int, num_bytes: int) -> bool:
+    def together(self: shard_copies.ShardCopySet, file: int, num_bytes: int) -> bool:
         fits = reserve(self, file, num_bytes)
         results.append(fits)
         assert wait_until(lambda: len(results) >= 4)
         return fits
 
-    monkeypatch.setattr(shard_copies.CopySet, "_reserve", together)
+    monkeypatch.setattr(shard_copies.ShardCopySet, "_reserve", together)
     size = (store / layout.shard("train", 8, 0)).stat().st_size
     loader = loader_of(store, sizes=(8,), staging=Staging(tmp_path / "stage", 3 * size + 100))
     running = iter(loader)
@@ -168,12 +168,12 @@ def test_a_copy_is_read_as_soon_as_it_is_complete(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other copies may still be running."""
-    copy, go_on = shard_copies.CopySet._copy, threading.Event()
+    copy, go_on = shard_copies.ShardCopySet._copy, threading.Event()
 
-    def slow(self: shard_copies.CopySet, size: int, shard: int, file: int) -> bool:
+    def slow(self: shard_copies.ShardCopySet, size: int, shard: int, file: int) -> bool:
         return (shard == 0 or go_on.wait(20)) and copy(self, size, shard, file)
 
-    monkeypatch.setattr(shard_copies.CopySet, "_copy", slow)
+    monkeypatch.setattr(shard_copies.ShardCopySet, "_copy", slow)
     loader = loader_of(store, sizes=(8,), staging=tmp_path / "stage")
     running = iter(loader)
     next(running)

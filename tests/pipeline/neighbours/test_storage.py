@@ -172,7 +172,7 @@ def rewrite_header(folder: Path, **fields: Any) -> None:
     """Change fields of the header and seal it with a valid digest."""
     header = json.loads((folder / storage.HEADER).read_text())
     header.pop("digest")
-    (folder / storage.HEADER).write_bytes(storage._encode({**header, **fields}))
+    (folder / storage.HEADER).write_bytes(storage._encode_header({**header, **fields}))
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def labels_of(generated: GeneratedSource, root: Path, splits: list[str]) -> dict
     label_of: dict[bytes, int] = {}
     for split, (_, listing) in sources.items():
         recipe: Any = SimpleNamespace(wnids=list(classes.names))
-        labels = planning._labels(listing, recipe).tolist()
+        labels = planning._labels_of_listing(listing, recipe).tolist()
         for row, label in zip(listing.table.to_pylist(), labels, strict=True):
             path = row.get("path", row["key"])
             data = read[split].read(path, row.get("offset"), row["num_bytes"])

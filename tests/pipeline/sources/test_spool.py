@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.errors import ReadError, SourceError
 from pipeline.sources import open_source
-from pipeline.sources.classes.decision import Evidence
+from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.listing import ListedSample
 from pipeline.sources.reader import SourceReader
 from pipeline.sources.spool import (

@@ -51,7 +51,7 @@ def commits(draw):
 def test_a_decoded_commit_equals_the_encoded_one(written: Commit) -> None:
     """The bytes are equal for any provenance, so a commit can be restored from a copy."""
     data = written.encode()
-    decoded = commit.decode(data, "c")
+    decoded = commit.decode_commit(data, "c")
     assert decoded == written
     assert decoded.encode() == data
 
@@ -69,7 +69,7 @@ def test_a_truncated_commit_is_damaged(written: Commit, data: st.DataObject) -> 
     text = written.encode()
     length = data.draw(st.integers(0, len(text) - 1))
     with pytest.raises(StoreDamagedError, match="c is damaged"):
-        commit.decode(text[:length], "c")
+        commit.decode_commit(text[:length], "c")
 
 
 COMMIT = Commit(
@@ -105,8 +105,8 @@ COMMIT = Commit(
 )
 def test_a_commit_sealed_with_other_names_or_values_is_refused(change, key):
     """The digest is valid; the error names the file and the key."""
-    commit.decode(COMMIT.encode(), "c")
+    commit.decode_commit(COMMIT.encode(), "c")
     with pytest.raises(
         StoreDamagedError, match=f"^c is not the document .*: {key} is .*: expected"
     ):
-        commit.decode(replace(COMMIT, **change).encode(), "c")
+        commit.decode_commit(replace(COMMIT, **change).encode(), "c")

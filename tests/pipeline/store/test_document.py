@@ -12,26 +12,26 @@ FIELDS = {"format": 1, "classes": [["n01440764", "tench, Tinca tinca"], ["n2", "
 
 def test_a_document_is_read_back() -> None:
     """The fields of a document are returned without the digest."""
-    assert document.decode(document.encode(FIELDS), "recipe.json") == FIELDS
+    assert document.decode_document(document.encode_document(FIELDS), "recipe.json") == FIELDS
 
 
-@given(offset=st.integers(0, len(document.encode(FIELDS)) - 1), flip=st.integers(1, 255))
+@given(offset=st.integers(0, len(document.encode_document(FIELDS)) - 1), flip=st.integers(1, 255))
 def test_any_changed_byte_of_a_document_is_detected(offset: int, flip: int) -> None:
     """A change of white space is detected, too."""
-    data = bytearray(document.encode(FIELDS))
+    data = bytearray(document.encode_document(FIELDS))
     data[offset] ^= flip
     with pytest.raises(StoreDamagedError, match=r"recipe\.json is damaged"):
-        document.decode(bytes(data), "recipe.json")
+        document.decode_document(bytes(data), "recipe.json")
 
 
-@given(length=st.integers(0, len(document.encode(FIELDS)) - 1))
+@given(length=st.integers(0, len(document.encode_document(FIELDS)) - 1))
 def test_any_truncation_of_a_document_is_detected(length: int) -> None:
     """An empty file is damaged, too."""
     with pytest.raises(StoreDamagedError):
-        document.decode(document.encode(FIELDS)[:length], "recipe.json")
+        document.decode_document(document.encode_document(FIELDS)[:length], "recipe.json")
 
 
 def test_a_later_format_is_refused_with_its_number() -> None:
     """The document is intact, but a later version wrote it."""
     with pytest.raises(StoreError, match="format 3: this version reads 1 and 2"):
-        document.decode(document.encode({**FIELDS, "format": 3}), "recipe.json")
+        document.decode_document(document.encode_document({**FIELDS, "format": 3}), "recipe.json")

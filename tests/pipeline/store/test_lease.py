@@ -108,7 +108,7 @@ def test_a_lease_on_an_object_store_expires_if_it_is_not_renewed(
     objects = open_objects(f"memory://{tmp_path}")
     monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(module, "EXPIRY_SECONDS", -1.0)
-    dead = module._Record(objects, "train")
+    dead = module._RemoteLease(objects, "train")
     assert objects.put_new(".tmp/train.lease.json", dead._text())
     monkeypatch.setattr(module, "EXPIRY_SECONDS", 120.0)
     with lease(objects, "train", wait=False):
@@ -157,7 +157,7 @@ def test_a_lease_that_another_run_has_acquired_is_not_renewed(
     """A suspended machine that wakes up must not take the lease from the new holder."""
     monkeypatch.setattr(module, "EXPIRY_SECONDS", 0.06)
     objects = open_objects(f"memory://{tmp_path}")
-    record = module._Record(objects, "train")
+    record = module._RemoteLease(objects, "train")
     assert record.acquire() is None
     text = taken_over(objects)
     record._thread.join(10)  # it gives up by itself
@@ -174,4 +174,4 @@ def test_an_invalid_lease_record_is_ignored(tmp_path: Path, text: bytes) -> None
     """The record may have been written by any program."""
     objects = open_objects(f"memory://{tmp_path}")
     objects.put(".tmp/train.lease.json", text)
-    assert module._Record(objects, "train")._holder() is None
+    assert module._RemoteLease(objects, "train")._holder() is None

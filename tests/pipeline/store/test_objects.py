@@ -168,7 +168,7 @@ def test_the_page_cache_is_used_if_direct_writes_fail_late(
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return write(file, data)
 
-    monkeypatch.setattr(local, "_set_direct", _set_direct_flag)
+    monkeypatch.setattr(local, "_set_o_direct", _set_direct_flag)
     monkeypatch.setattr(local.os, "write", refuse_direct)
     writer = objects.create("a")
     writer.write(memoryview(bytes(9_000_001)))

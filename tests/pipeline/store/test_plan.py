@@ -37,7 +37,7 @@ plans = st.builds(
 @given(plans)
 def test_a_decoded_plan_equals_the_encoded_one(written: Plan) -> None:
     """The digest is equal for any seed of 64 bits."""
-    decoded = plan.decode(written.encode(), layout.plan(written.split))
+    decoded = plan.decode_plan(written.encode(), layout.plan(written.split))
     assert decoded == written
     assert decoded.digest == written.digest
 
@@ -67,9 +67,9 @@ def test_shards_have_every_row_once(written: Plan) -> None:
 )
 def test_each_difference_between_plans_is_named(changed: dict[str, Any], sentence: str) -> None:
     """The error contains both values."""
-    plan.check_same(MADE, MADE)
+    plan.check_same_plan(MADE, MADE)
     with pytest.raises(StoreMismatchError, match=f"split 'train' was planned .*{sentence}"):
-        plan.check_same(MADE, replace(MADE, **changed))
+        plan.check_same_plan(MADE, replace(MADE, **changed))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_plan_sealed_with_other_values_is_refused(change, key):
     """The digest is valid; the error names the file and the key."""
     fields = {**asdict(MADE), **change}
     with pytest.raises(StoreDamagedError, match=f"^p is not the document .*: {key}.*: expected"):
-        plan.decode(document.encode(fields), "p")
+        plan.decode_plan(document.encode_document(fields), "p")
 
 
 def test_a_plan_of_too_many_shards_is_refused():
@@ -100,10 +100,10 @@ def test_a_plan_of_too_many_shards_is_refused():
         replace(MADE, num_rows=2**40, shard_rows=1)
     fields = {**asdict(MADE), "num_rows": 2**40, "shard_rows": 1}
     with pytest.raises(StoreDamagedError, match="at most 4,194,304 shards"):
-        plan.decode(document.encode(fields), "p")
+        plan.decode_plan(document.encode_document(fields), "p")
 
 
 def test_a_damaged_plan_is_named() -> None:
     """The error for a damaged plan names its file."""
     with pytest.raises(StoreDamagedError, match=r"splits/train\.json is damaged"):
-        plan.decode(MADE.encode()[:-1], layout.plan("train"))
+        plan.decode_plan(MADE.encode()[:-1], layout.plan("train"))

@@ -59,7 +59,7 @@ first_recipes = recipes.map(lambda written: replace(written, **FIRST))
 def test_a_decoded_recipe_equals_the_encoded_one(written: Recipe) -> None:
     """The text is equal to the byte."""
     data = written.encode()
-    decoded = recipe.decode(data)
+    decoded = recipe.decode_recipe(data)
     assert decoded == written
     assert decoded.encode() == data
     assert decoded.digest == written.digest
@@ -88,14 +88,14 @@ LIMITS = {"missing_end", "max_image_bytes"}
 def test_the_first_recipes_of_format_2_lack_fields(absent: set[str], listing_rules: int) -> None:
     """They name rules 2, which no code followed yet; the document and its digest stay."""
     fields = {name: value for name, value in vars(MADE).items() if name not in absent}
-    data = document.encode(fields)
-    earlier = recipe.decode(data)
+    data = document.encode_document(fields)
+    earlier = recipe.decode_recipe(data)
     assert (earlier.decode_rules, earlier.listing_rules) == (1, listing_rules)
     assert (earlier.missing_end, earlier.max_image_bytes) == ("refuse", None)
     assert earlier.class_numbers == ()
     assert (earlier.encode(), earlier.digest) == (data, document.digest(fields))
     assert pickle.loads(pickle.dumps(earlier)).encode() == data
-    recipe.check_same(earlier, replace(MADE, max_image_bytes=None, decode_rules=1))
+    recipe.check_same_recipe(earlier, replace(MADE, max_image_bytes=None, decode_rules=1))
 
 
 @pytest.mark.parametrize("absent", [{"class_numbers"}, {"missing_end"}, {"decode_rules", *LIMITS}])
@@ -103,13 +103,13 @@ def test_a_recipe_that_no_version_wrote_is_refused(absent: set[str]) -> None:
     """A field is missing that every version has written beside the others."""
     fields = {name: value for name, value in vars(MADE).items() if name not in absent}
     with pytest.raises(StoreDamagedError, match=f"{min(absent)} is missing"):
-        recipe.decode(document.encode(fields))
+        recipe.decode_recipe(document.encode_document(fields))
 
 
 def test_only_the_first_rules_have_no_limit() -> None:
     """A recipe with rules 2 and an explicit null is refused."""
     with pytest.raises(StoreDamagedError, match="max_image_bytes is None: expected at least 1"):
-        recipe.decode(document.encode({**vars(MADE), "max_image_bytes": None}))
+        recipe.decode_recipe(document.encode_document({**vars(MADE), "max_image_bytes": None}))
 
 
 @given(recipes, st.data())
@@ -119,7 +119,7 @@ def test_any_changed_byte_of_a_recipe_is_detected(written: Recipe, data: st.Data
     offset = data.draw(st.integers(0, len(text) - 1))
     text[offset] ^= data.draw(st.integers(1, 255))
     with pytest.raises(StoreDamagedError, match=r"recipe\.json is damaged"):
-        recipe.decode(bytes(text))
+        recipe.decode_recipe(bytes(text))
 
 
 @pytest.mark.parametrize(
@@ -165,25 +165,25 @@ def test_invalid_recipes_are_refused(changed: dict[str, Any], sentence: str) -> 
 def test_each_difference_between_recipes_is_named(changed: dict[str, Any], sentence: str) -> None:
     """The error contains both values."""
     with pytest.raises(StoreMismatchError, match=sentence):
-        recipe.check_same(MADE, replace(MADE, **changed))
+        recipe.check_same_recipe(MADE, replace(MADE, **changed))
 
 
 def test_all_differences_are_named_at_once() -> None:
     """A user should not find them one run after the other."""
     requested = replace(MADE, fit="pad", codec="zstd:3", resizer="c" * 32)
     with pytest.raises(StoreMismatchError, match=r"fit is .*codec is .*the resizer produces"):
-        recipe.check_same(MADE, requested)
+        recipe.check_same_recipe(MADE, requested)
 
 
 def test_fewer_classes_and_another_software_description_are_no_difference() -> None:
     """A split need not contain every class, and the probe decides about software."""
     requested = replace(MADE, classes=MADE.classes[1:], software={"decoder": "three"})
-    recipe.check_same(MADE, requested)
-    recipe.check_same(MADE, replace(MADE, classes=()))
+    recipe.check_same_recipe(MADE, requested)
+    recipe.check_same_recipe(MADE, replace(MADE, classes=()))
 
 
 def test_only_five_of_many_unknown_classes_are_named() -> None:
     """The error contains their number."""
     requested = replace(MADE, classes=tuple((f"x{i}", "") for i in range(9)))
     with pytest.raises(StoreMismatchError, match=r"9 classes .*'x4', \.\.\."):
-        recipe.check_same(MADE, requested)
+        recipe.check_same_recipe(MADE, requested)

@@ -149,7 +149,9 @@ def test_a_ledger_preserves_each_document(
 ) -> None:
     """Any content is preserved, line breaks included."""
     documents = {
-        name: document.encode({**{k: v for k, v in value.items() if k != "digest"}, "format": 1})
+        name: document.encode_document(
+            {**{k: v for k, v in value.items() if k != "digest"}, "format": 1}
+        )
         for name, value in fields.items()
     }
     data = records.encode_ledger(documents.items())

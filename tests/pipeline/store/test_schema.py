@@ -84,17 +84,26 @@ FEATURES_DONE = FeatureFinishRecord(
     ),
 )
 DOCUMENTS: dict[str, tuple[Any, Any]] = {
-    "recipe": (RECIPE, recipe.decode),
+    "recipe": (RECIPE, recipe.decode_recipe),
     "recipe of format 1": (
         replace(RECIPE, format=1, decode_rules=1, listing_rules=1, max_image_bytes=None),
-        recipe.decode,
+        recipe.decode_recipe,
     ),
-    "plan": (PLAN, plan.decode),
-    "commit": (replace(COMMIT, provenance={"image_seconds": 60.0}), commit.decode),
+    "plan": (PLAN, plan.decode_plan),
+    "commit": (replace(COMMIT, provenance={"image_seconds": 60.0}), commit.decode_commit),
     "done": (DONE, records.decode_finish_record),
-    "recipe of features": (FEATURES, lambda *a: features.decode(FeatureRecipe, *a)),
-    "commit of features": (FEATURE_COMMIT, lambda *a: features.decode(FeatureCommit, *a)),
-    "done of features": (FEATURES_DONE, lambda *a: features.decode(FeatureFinishRecord, *a)),
+    "recipe of features": (
+        FEATURES,
+        lambda *a: features.decode_features_document(FeatureRecipe, *a),
+    ),
+    "commit of features": (
+        FEATURE_COMMIT,
+        lambda *a: features.decode_features_document(FeatureCommit, *a),
+    ),
+    "done of features": (
+        FEATURES_DONE,
+        lambda *a: features.decode_features_document(FeatureFinishRecord, *a),
+    ),
 }
 """A valid document of each kind, and the function that decodes it."""
 
@@ -110,7 +119,7 @@ def seal(fields: Any) -> bytes:
     """Return the document that a forger who knows the digest rule makes of any fields."""
     assume(isinstance(fields, dict) and "digest" not in fields)
     try:
-        return document.encode(fields)
+        return document.encode_document(fields)
     except UnicodeEncodeError:  # nobody can write that
         assume(condition=False)
         raise
@@ -157,21 +166,21 @@ def test_deeply_nested_documents_are_refused(depth: int) -> None:
     """At any depth, neither reading nor encoding exhausts the stack."""
     text = COMMIT.encode().replace(b'"provenance": {}', b'"provenance": {"x": %s1%s}')
     with pytest.raises(StoreDamagedError):
-        commit.decode(text % (b"[" * depth, b"]" * depth), "c")
+        commit.decode_commit(text % (b"[" * depth, b"]" * depth), "c")
     if depth < 500:
         deep: Any = 1
         for _ in range(depth):
             deep = [deep]
-        sealed = document.encode({**fields_of(COMMIT), "provenance": {"x": deep}})
+        sealed = document.encode_document({**fields_of(COMMIT), "provenance": {"x": deep}})
         with pytest.raises(StoreDamagedError, match=r"provenance\.x holds objects in objects"):
-            commit.decode(sealed, "c")
+            commit.decode_commit(sealed, "c")
 
 
 @given(mutated_fields({"rows": {"name": "x", "num_bytes": 5, "digest": "0" * 32}, "format": 2}))
 def test_the_record_of_the_source_index_is_read_or_refused(fields: Any) -> None:
     """The source index is a cache, so its record is not one of the documents."""
     try:
-        decoded = document.decode_as(SourceIndexRecord, seal(fields), "NAME")
+        decoded = document.decode_document_as(SourceIndexRecord, seal(fields), "NAME")
     except StoreError:
         return
     assert json.loads(json.dumps(asdict(decoded))) == fields
@@ -197,7 +206,7 @@ def test_a_ledger_returns_only_copies_with_names_of_the_layout(
     assert ledger.damage == "damaged"
     assert ledger.copies.keys() <= {layout.RECIPE, layout.plan("train")}
     for text in ledger.copies.values():
-        assert document.decode(text, "NAME")
+        assert document.decode_document(text, "NAME")
 
 
 @pytest.mark.parametrize("kind", ["commit", "done"])

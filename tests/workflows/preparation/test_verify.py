@@ -223,8 +223,8 @@ def test_a_newer_format_is_not_reported_as_damaged(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nobody should repair a store that is only too new."""
-    fields = document.decode((store / layout.RECIPE).read_bytes(), layout.RECIPE)
-    (store / layout.RECIPE).write_bytes(document.encode({**fields, "format": 3}))
+    fields = document.decode_document((store / layout.RECIPE).read_bytes(), layout.RECIPE)
+    (store / layout.RECIPE).write_bytes(document.encode_document({**fields, "format": 3}))
     status, _, err = verify(monkeypatch, capsys, store)
     assert status == 1
     assert "recipe.json has format 3: this version reads 1 and 2" in err

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.loader.reader import open_reader
+from pipeline.loader.pixel_reader import open_reader
 from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
 from tests.pictures import prepare_inline

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipeline.errors import SourceError
 from pipeline.sources import open_source, splits
 from pipeline.sources.archives.outline import is_image
-from pipeline.sources.classes.decision import Evidence
+from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.classes.store_classes import SplitClasses, combine_classes
 from pipeline.sources.clutter import HIDDEN, IGNORED, SYSTEM, TEXTS, UNFINISHED
 from pipeline.sources.options import SourceOptions

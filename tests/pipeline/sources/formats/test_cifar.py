@@ -158,8 +158,8 @@ def test_damage_is_refused_or_harmless(data: st.DataObject) -> None:
     if data.draw(st.booleans()):
         del pickled[data.draw(st.integers(1, len(pickled) - 1)) :]
     try:
-        fields = cifar._unpickle(io.BytesIO(bytes(pickled)), "x")
-        cifar._pixels(fields.get(b"data"), "x")
+        fields = cifar._unpickle_batch(io.BytesIO(bytes(pickled)), "x")
+        cifar._pixels_in_batch(fields.get(b"data"), "x")
     except SourceError:
         pass
 
@@ -169,11 +169,11 @@ def test_names_in_a_pickle_take_no_memory() -> None:
     for data in (b"\x80\x02Nr" + (2**31 - 1).to_bytes(4, "little") + b".",
                  b"c_codecs\nencode\n}(X\x01\x00\x00\x00aK\x01ub."):  # fmt: skip
         with pytest.raises(SourceError):
-            cifar._unpickle(io.BytesIO(data), "x")
-    array = cifar._Array()
+            cifar._unpickle_batch(io.BytesIO(data), "x")
+    array = cifar._PickledArray()
     array.shape, array.data = (1, 3072), bytes(3073)
     with pytest.raises(SourceError, match="has no data"):
-        cifar._pixels(array, "x")
+        cifar._pixels_in_batch(array, "x")
 
 
 def packed(folder: Path, inner: str = "cifar-10-batches-py") -> bytes:

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import SourceError
 from pipeline.sources import open_source, splits
-from pipeline.sources.classes.decision import Evidence
+from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.reader import SourceReader
 from tests.pipeline.sources.layouts import tar_bytes, write_folder

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.errors import SourceError
 from pipeline.sources import open_source
 from pipeline.sources.archives.outline import sample_name
-from pipeline.sources.classes.decision import Evidence
+from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.formats.webdataset import WebDatasetShard
 from pipeline.sources.options import SourceOptions
 from tests.pipeline.sources.layouts import tar_bytes

@@ -43,7 +43,7 @@ class Reading:
             expected = ", ".join(CHECKSUMS)
             raise ValueError(f"checksum is {self.checksum!r}: expected one of {expected}.")
         for name in ("threads", "prefetch_bytes", "cache_bytes"):
-            _convert(self, name)
+            _convert_to_integer(self, name)
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ class Staging:
     def __post_init__(self) -> None:
         """Check the limit, and convert the path to text."""
         object.__setattr__(self, "dir", os.fspath(self.dir))
-        _convert(self, "max_bytes")
+        _convert_to_integer(self, "max_bytes")
 
 
-def _convert(settings: Reading | Staging, name: str) -> None:
+def _convert_to_integer(settings: Reading | Staging, name: str) -> None:
     """Convert a field to a Python int of at least 1; None stays."""
     value = getattr(settings, name)
     if value is not None:

@@ -34,10 +34,26 @@ class PixelReader(Protocol):
         """
 
     def chunks_to_prefetch(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return those of *chunks*, (n,) int64 chunk numbers, that are worth reading ahead."""
+        """Return those of *chunks* that `prefetch` should read ahead.
+
+        Args:
+            chunks: (n,) int64 numbers of chunks, counted from 0 over the whole split.
+
+        Returns:
+            (m,) int64, m <= n: empty if all of them are in memory, or if reading ahead would not
+                pay.
+        """
 
     def prefetch(self, chunk: int, disk: Executor) -> None:
-        """Read chunk number *chunk* of the split into a cache, on threads of *disk*."""
+        """Read one chunk ahead, so that a later `gather` of its rows finds it in memory.
+
+        Args:
+            chunk: Number of the chunk, counted from 0 over the whole split.
+            disk: Threads that may block on reads from the store.
+
+        Raises:
+            StoreError: The chunk cannot be read, or is damaged.
+        """
 
 
 def open_reader(

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from distributed.core import Status
 
-from cluster.ranks import supervisor
+from cluster.ranks import rank_supervisor
 from cluster.ranks.process import RankTask
 from tests.commands import ROOT, wait_until
 
@@ -25,7 +25,7 @@ def test_children_of_a_rank_are_killed_without_its_guard(
     """The guard may have been killed for lack of memory, so the task kills the whole group."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     order = RankTask("tests.cluster.walking:start_others", pickle.dumps((tmp_path,)), RANK_FIELDS)
-    child = supervisor._RankProcess(order, lambda message: None)
+    child = rank_supervisor._RankProcess(order, lambda message: None)
     try:
         pids = tmp_path / "child-0"
         assert wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
@@ -53,10 +53,10 @@ class Child:
         self.polls = 0
 
     def running(self) -> bool:
-        assert supervisor.is_supervised("begun")
+        assert rank_supervisor.is_supervised("begun")
         self.polls += 1
         assert self.polls == 1
-        return "begun" in supervisor._abandoned_topics
+        return "begun" in rank_supervisor._abandoned_topics
 
     def close(self) -> None:
         """Do nothing."""
@@ -67,17 +67,17 @@ def test_a_worker_forgets_the_ranks_that_it_has_supervised(
 ) -> None:
     """A worker may run for months, so it keeps no state of ranks that have ended."""
     worker = SimpleNamespace(get_current_task=lambda: "key", status=Status.running)
-    monkeypatch.setattr(supervisor, "get_worker", lambda: worker)
-    monkeypatch.setattr(supervisor, "_is_cancelled", lambda worker, key: False)
-    monkeypatch.setattr(supervisor, "_RankProcess", Child)
-    monkeypatch.setattr(supervisor, "_abandoned_topics", ())
+    monkeypatch.setattr(rank_supervisor, "get_worker", lambda: worker)
+    monkeypatch.setattr(rank_supervisor, "_is_cancelled", lambda worker, key: False)
+    monkeypatch.setattr(rank_supervisor, "_RankProcess", Child)
+    monkeypatch.setattr(rank_supervisor, "_abandoned_topics", ())
     order = RankTask("x:y", b"", RANK_FIELDS)
-    assert supervisor.supervise(order, "begun") == {"result": 7}
-    assert not supervisor.is_supervised("begun")
-    assert "begun" not in supervisor._rank_counts
-    supervisor.abandon("begun")
-    supervisor.supervise(order, "begun")  # ends, although its process would run
-    for number in range(2 * supervisor.MAX_ABANDONED):
-        supervisor.abandon(f"lost-{number}")
-    assert len(supervisor._abandoned_topics) == supervisor.MAX_ABANDONED
-    assert f"lost-{number}" in supervisor._abandoned_topics
+    assert rank_supervisor.supervise_rank(order, "begun") == {"result": 7}
+    assert not rank_supervisor.is_supervised("begun")
+    assert "begun" not in rank_supervisor._rank_counts
+    rank_supervisor.abandon_ranks("begun")
+    rank_supervisor.supervise_rank(order, "begun")  # ends, although its process would run
+    for number in range(2 * rank_supervisor.MAX_ABANDONED):
+        rank_supervisor.abandon_ranks(f"lost-{number}")
+    assert len(rank_supervisor._abandoned_topics) == rank_supervisor.MAX_ABANDONED
+    assert f"lost-{number}" in rank_supervisor._abandoned_topics

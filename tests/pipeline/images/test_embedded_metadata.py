@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from pipeline.errors import DecodeError
-from pipeline.images import ancillary, formats
 from pipeline.images import decode as module
+from pipeline.images import embedded_metadata, formats
 from pipeline.images import tiff as tiff_module
-from pipeline.images.decode import CORRUPT, TRUNCATED, Decoded, decode
+from pipeline.images.decode import Decoded, decode
+from pipeline.images.rejection import CORRUPT, TRUNCATED
 from tests.odd_files import grey_tiff, long_text, phone_jpeg, png, png_chunk, tiff, with_chunks
 from tests.pictures import jpeg
 
@@ -206,7 +207,7 @@ def test_pillow_alone_decodes_the_same_pixels(monkeypatch: pytest.MonkeyPatch) -
 def test_adobe_colour_segments_are_kept(mode: str) -> None:
     """Without Adobe's segment, CMYK and RGB would be decoded with wrong colours."""
     data = with_segments(jpeg(4, mode=mode, **({"keep_rgb": True} if mode == "RGB" else {})))
-    slim = ancillary.without_metadata(with_segments(data, *SEGMENTS.values()), formats.JPEG)
+    slim = embedded_metadata.without_metadata(with_segments(data, *SEGMENTS.values()), formats.JPEG)
     assert slim is not None
     assert len(slim) <= len(data)
     assert visible(slim) == visible(data)
@@ -256,7 +257,7 @@ def test_orientation_is_read_from_every_png_chunk_type(chunk: bytes) -> None:
         with_chunks(PLAIN_PNG, chunk),
         with_chunks(PLAIN_PNG, broken, chunk, CHUNKS["long-text"]),
     ):
-        assert ancillary.orientation(data, formats.PNG) == 6
+        assert embedded_metadata.orientation(data, formats.PNG) == 6
     width, height, _ = visible(with_chunks(PLAIN_PNG, chunk, CHUNKS["long-text"]), exif=True)
     assert (width, height) == (20, 24)
 
@@ -278,7 +279,7 @@ def test_invalid_orientation_values_are_ignored(value: int) -> None:
     """Only the values 1 to 8 are orientations."""
     data = with_segments(jpeg(1), segment(0xE1, b"Exif\0\0" + exif(value)))
     assert visible(data, exif=True) == visible(jpeg(1))
-    assert ancillary.orientation(data, formats.JPEG) == 1
+    assert embedded_metadata.orientation(data, formats.JPEG) == 1
 
 
 @given(st.binary(max_size=200), st.sampled_from([formats.JPEG, formats.PNG, formats.WEBP]))
@@ -286,7 +287,7 @@ def test_orientation_defaults_to_1_for_any_bytes(noise: bytes, format: formats.F
     """The orientation is 1 if no other one can be read."""
     beginnings = {formats.JPEG: b"\xff\xd8\xff\xe1\0\x40Exif\0\0", formats.PNG: PLAIN_PNG[:33]}
     data = beginnings.get(format, b"RIFF\x40\0\0\0WEBP") + noise
-    assert 1 <= ancillary.orientation(data, format) <= 8
+    assert 1 <= embedded_metadata.orientation(data, format) <= 8
 
 
 # --- TIFF -----------------------------------------------------------------------------------------

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
-from pipeline.loader.reader import PixelReader
+from pipeline.loader.pixel_reader import PixelReader
 
 NUM_THREADS = 8
 """The number of threads that read ahead."""
 
 
-class ReadAhead:
+class WindowPrefetcher:
     """A background thread that reads at most one window ahead of the rows being gathered."""
 
     def __init__(
@@ -45,11 +45,18 @@ class ReadAhead:
         self._changed = threading.Condition()
         self._position = 0
         self._stopped = False
+        # A daemon: an iterator that nobody closes must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="readahead", daemon=True)
         self._thread.start()
 
     def reached(self, position: int) -> None:
-        """Report that rows up to *position* of the epoch are being gathered."""
+        """Report that the rows up to *position* of the epoch are being gathered.
+
+        The thread then reads the window after the one that contains *position*.
+
+        Args:
+            position: Position in the epoch, counted in rows of global batches.
+        """
         with self._changed:
             self._position = position
             self._changed.notify()

@@ -37,13 +37,13 @@ def without_metadata(data: bytes, format: Format) -> bytes | None:
     if format is formats.JPEG:
         return without_app_segments(data)
     if format is formats.PNG:
-        return _png(data)
+        return _png_without_metadata(data)
     if format is formats.TIFF:
         return tiff.without_metadata(data)
     if format is formats.WEBP:
-        return _webp(data)
+        return _webp_without_metadata(data)
     if format is formats.GIF:
-        return _gif(data)
+        return _gif_without_metadata(data)
     return None
 
 
@@ -54,7 +54,7 @@ _END = b"\0\0\0\0IEND\xaeB`\x82"
 _PALETTE = 3
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, start and end of each chunk of a PNG, with its checksum."""
     at = len(_SIGNATURE)
     while at + 8 <= len(data):
@@ -63,11 +63,11 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         at = stop
 
 
-def _png(data: bytes) -> bytes:
+def _png_without_metadata(data: bytes) -> bytes:
     pieces = [data[:8]]
     shows = {b"IHDR", b"IDAT"} | ({b"PLTE"} if data[25:26] == bytes([_PALETTE]) else set())
     seen = False
-    for name, at, stop in _chunks(data):
+    for name, at, stop in _png_chunks(data):
         if seen and name != b"IDAT":
             break  # the chunks of pixels are consecutive
         seen = seen or name == b"IDAT"
@@ -79,7 +79,7 @@ def _png(data: bytes) -> bytes:
 
 
 def _png_metadata(data: bytes) -> Iterator[tuple[str, bytes]]:
-    for name, at, stop in _chunks(data):
+    for name, at, stop in _png_chunks(data):
         body = data[at + 8 : stop - 4]
         keyword, _, value = body.partition(b"\0")
         if name == b"eXIf":
@@ -90,17 +90,17 @@ def _png_metadata(data: bytes) -> Iterator[tuple[str, bytes]]:
             yield name.decode(), value
 
 
-def _international(value: bytes) -> bytes:
+def _itxt_text(value: bytes) -> bytes:
     """Return the text of an iTXt chunk from *value*, the bytes after its keyword."""
     _, _, text = value[2:].split(b"\0", 2)
-    return _inflated(text) if value[0] else text
+    return _inflate_text(text) if value[0] else text
 
 
-def _inflated(packed: bytes) -> bytes:
+def _inflate_text(packed: bytes) -> bytes:
     return zlib.decompressobj().decompress(packed, _MAX_TEXT_BYTES)
 
 
-def _profile(text: bytes) -> bytes:
+def _exif_in_raw_profile(text: bytes) -> bytes:
     """Return the EXIF in a text of ImageMagick: three lines, then hexadecimal digits."""
     return bytes.fromhex("".join(text.decode("latin-1").split("\n")[3:]))
 
@@ -121,7 +121,7 @@ def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         at = stop
 
 
-def _webp(data: bytes) -> bytes:
+def _webp_without_metadata(data: bytes) -> bytes:
     pieces = []
     for name, at, stop in _riff_chunks(data):
         if name in _WEBP_SHOWS:
@@ -138,31 +138,31 @@ def _webp(data: bytes) -> bytes:
 _IMAGE, _EXTENSION, _GRAPHIC_CONTROL = 0x2C, 0x21, 0xF9
 
 
-def _gif(data: bytes) -> bytes | None:
+def _gif_without_metadata(data: bytes) -> bytes | None:
     """Return the first frame and its graphic control, without comments and further frames."""
     if len(data) < 13:
         return None
-    at = 13 + _table_bytes(data[10])
+    at = 13 + _gif_colour_table_bytes(data[10])
     head, control = data[:at], b""
     while at + 1 < len(data):
         if data[at] == _EXTENSION:
-            stop = _past_blocks(data, at + 2)
+            stop = _end_of_gif_blocks(data, at + 2)
             if data[at + 1] == _GRAPHIC_CONTROL and stop - at == 8:
                 control = data[at:stop]
             at = stop
         elif data[at] == _IMAGE and at + 10 < len(data):
-            stop = _past_blocks(data, at + 11 + _table_bytes(data[at + 9]))
+            stop = _end_of_gif_blocks(data, at + 11 + _gif_colour_table_bytes(data[at + 9]))
             return head + control + data[at:stop] + b";"
         else:
             return None
     return None
 
 
-def _table_bytes(flags: int) -> int:
+def _gif_colour_table_bytes(flags: int) -> int:
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _past_blocks(data: bytes, at: int) -> int:
+def _end_of_gif_blocks(data: bytes, at: int) -> int:
     while at < len(data) and data[at]:
         at += 1 + data[at]
     return at + 1
@@ -172,12 +172,19 @@ def _past_blocks(data: bytes, at: int) -> int:
 
 
 def orientation(data: bytes, format: Format) -> int:
-    """Return the orientation of *data*, 1 to 8; 1 if the file has no readable one.
+    """Return the orientation that an image file states in its EXIF, or else in its XMP.
 
-    EXIF takes precedence over XMP, and broken metadata is ignored.
+    Broken metadata is ignored, and nothing is decoded.
+
+    Args:
+        data: All bytes of the file.
+        format: The format of the file, as `pipeline.images.formats.format_of` returns it.
+
+    Returns:
+        1 to 8, as in EXIF: 1 is upright; also 1 if the file has no readable orientation.
     """
     values: dict[bool, int] = {}
-    for kind, body in _metadata(data, format):
+    for kind, body in _metadata_of(data, format):
         try:
             is_exif, value = _orientation_of(kind, body)
         except Exception:  # noqa: BLE001 - any error: broken EXIF must not quarantine the image
@@ -187,7 +194,7 @@ def orientation(data: bytes, format: Format) -> int:
     return values.get(True, values.get(False, 1))
 
 
-def _metadata(data: bytes, format: Format) -> Iterator[tuple[str, bytes]]:
+def _metadata_of(data: bytes, format: Format) -> Iterator[tuple[str, bytes]]:
     if format is formats.JPEG:
         yield from metadata_segments(data)
     elif format is formats.PNG:
@@ -202,10 +209,10 @@ def _metadata(data: bytes, format: Format) -> Iterator[tuple[str, bytes]]:
 def _orientation_of(kind: str, body: bytes) -> tuple[bool, int]:
     """Return True if *body* is EXIF, and the orientation that it states (0 for none)."""
     if kind in ("xmp", "iTXt"):
-        match = _XMP_ORIENTATION.search(body if kind == "xmp" else _international(body))
+        match = _XMP_ORIENTATION.search(body if kind == "xmp" else _itxt_text(body))
         return False, int(match[1]) if match else 0
     if kind != "exif":
-        body = _profile(_inflated(body[1:]) if kind == "zTXt" else body)
+        body = _exif_in_raw_profile(_inflate_text(body[1:]) if kind == "zTXt" else body)
     exif = Image.Exif()
     exif.load(body)
     return True, int(exif.get(ORIENTATION, 0))

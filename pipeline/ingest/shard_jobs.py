@@ -10,7 +10,12 @@ from pipeline.jobs import Job
 
 
 def shard_jobs(config: ShardTaskConfig, shards: Iterable[int]) -> list[Job]:
-    """Return the jobs that prepare *shards*, each with a sandboxed job as its fallback."""
+    """Return one Dask job for each shard, with a job that decodes in a sandbox as its fallback.
+
+    Args:
+        config: The arguments that all tasks of the run share.
+        shards: The numbers of the shards to prepare.
+    """
 
     def job(shard: int) -> Job:
         name = f"prepare-{config.split}-{shard:06d}"

@@ -37,7 +37,7 @@ ENDING_STATES = (Status.closing, Status.closing_gracefully, Status.closed)
 continues its tasks."""
 
 
-def supervise(task: RankTask, topic: str) -> dict[str, Any]:
+def supervise_rank(task: RankTask, topic: str) -> dict[str, Any]:
     """Run one rank to its end, as the function of its Dask task.
 
     Args:
@@ -79,12 +79,22 @@ def supervise(task: RankTask, topic: str) -> dict[str, Any]:
 
 
 def is_supervised(topic: str) -> bool:
-    """Return True if this worker still supervises a rank of *topic*."""
+    """Return True if this worker still supervises a rank; it runs on the worker.
+
+    Args:
+        topic: The Dask topic of the rank's generation.
+    """
     return _rank_counts[topic] > 0
 
 
-def abandon(topic: str) -> None:
-    """Kill the ranks of *topic* on this worker without saving, since another rank is lost."""
+def abandon_ranks(topic: str) -> None:
+    """Kill the ranks of a generation on this worker without saving, since another rank is lost.
+
+    It runs on the worker, and returns before they have ended.
+
+    Args:
+        topic: The Dask topic of the generation.
+    """
     global _abandoned_topics
     # Replaced as a whole, because tasks read it meanwhile.
     _abandoned_topics = (*_abandoned_topics, topic)[-MAX_ABANDONED:]
@@ -112,7 +122,11 @@ class _RankProcess:
         self._failure: dict[str, Any] | None = None
         self._tail: deque[str] = deque(maxlen=MAX_TAIL_LINES)
         read_end, child_end = os.pipe()
-        environment = {**os.environ, **_network(task.rank_fields["host"]), EVENTS: str(child_end)}
+        environment = {
+            **os.environ,
+            **_collective_interface_environment(task.rank_fields["host"]),
+            EVENTS: str(child_end),
+        }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cluster.ranks.process"],
             stdin=subprocess.PIPE,
@@ -207,7 +221,7 @@ class _RankProcess:
                 self._tail.append(line.decode(errors="replace").rstrip())
 
 
-def _network(host: str) -> dict[str, str]:
+def _collective_interface_environment(host: str) -> dict[str, str]:
     """Return the environment that restricts collectives to the interface with address *host*."""
     # Otherwise gloo and NCCL choose, and may listen on an interface that other networks reach.
     for name, addresses in psutil.net_if_addrs().items():

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.errors import StoreDamagedError
 from pipeline.loader import Loader, mmap, row_reader
-from pipeline.loader.readahead import ReadAhead
+from pipeline.loader.window_prefetcher import WindowPrefetcher
 from pipeline.store import layout
 from tests.commands import wait_until
 from tests.pictures import make_folder, prepare_inline
@@ -61,7 +61,7 @@ def test_reading_stays_one_window_ahead() -> None:
     """Two windows are read at once, and each later one when the one before is gathered."""
     reader = RecordingReader()
     with ThreadPoolExecutor(1) as disk:
-        ahead = ReadAhead(windows(), [reader], disk)
+        ahead = WindowPrefetcher(windows(), [reader], disk)
         for position, expected in ((0, 4), (9, 4), (10, 6), (19, 6), (20, 8), (39, 8)):
             ahead.reached(position)
             assert wait_until(lambda: len(reader.chunks) >= expected)  # noqa: B023
@@ -74,7 +74,7 @@ def test_reading_ahead_stops_on_request() -> None:
     """The thread ends although there are more windows to read."""
     threads = threading.active_count()
     with ThreadPoolExecutor(1) as disk:
-        ahead = ReadAhead(windows(), [RecordingReader()], disk)
+        ahead = WindowPrefetcher(windows(), [RecordingReader()], disk)
         ahead.stop()
         assert threading.active_count() <= threads + 1
 

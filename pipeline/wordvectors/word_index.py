@@ -51,25 +51,32 @@ def open_word_vectors(file: Path, digest: str, folder: Path) -> WordVectors:
     """
     if not _DIGEST.fullmatch(digest):  # it becomes part of file names
         raise TesseraeError(f"{digest[:80]!r} is not the SHA-256 of a words file.")
-    if file.is_file() and not _was_seen(file, digest, folder):
+    if file.is_file() and not _was_digest_seen(file, digest, folder):
         if file_digest(file) != digest:
             raise TesseraeError(
                 f"{file} is not the file of word vectors that the run was trained with: restore"
                 " that file."
             )
-        _note_seen(file, digest, folder)
+        _note_digest_seen(file, digest, folder)
     index = folder / f"{digest}.words"
-    mapped_words = _mapped(index)
+    mapped_words = _map_word_index(index)
     if mapped_words is not None:
         return mapped_words
     words = read_word_vectors(file)
     with contextlib.suppress(OSError):  # a read-only or full disk: the file is read each time
-        _write(words, index)
-    return _mapped(index) or words
+        _write_word_index(words, index)
+    return _map_word_index(index) or words
 
 
 def file_digest(file: str | Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, 64 hexadecimal digits; all of it is read.
+
+    Args:
+        file: The path of the file.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
     with Path(file).open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
@@ -77,21 +84,21 @@ def file_digest(file: str | Path) -> str:
 # --- identity of the file -------------------------------------------------------------------------
 
 
-def _mark(file: Path) -> dict[str, Any]:
+def _file_mark(file: Path) -> dict[str, Any]:
     stat = file.stat()
     return {"path": str(file.absolute()), "bytes": stat.st_size, "time": stat.st_mtime_ns}
 
 
-def _was_seen(file: Path, digest: str, folder: Path) -> bool:
+def _was_digest_seen(file: Path, digest: str, folder: Path) -> bool:
     """Return True if a file of this path, size and time was seen to have this digest."""
     try:
-        return bool(json.loads((folder / f"{digest}.seen.json").read_bytes()) == _mark(file))
+        return bool(json.loads((folder / f"{digest}.seen.json").read_bytes()) == _file_mark(file))
     except (OSError, ValueError, RecursionError):
         return False
 
 
-def _note_seen(file: Path, digest: str, folder: Path) -> None:
-    data = json.dumps(_mark(file)).encode()
+def _note_digest_seen(file: Path, digest: str, folder: Path) -> None:
+    data = json.dumps(_file_mark(file)).encode()
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         write_file(folder / f"{digest}.seen.json", [data], durable=True)
@@ -100,7 +107,7 @@ def _note_seen(file: Path, digest: str, folder: Path) -> None:
 # --- the index ------------------------------------------------------------------------------------
 
 
-class _Tokens(Sequence[str]):
+class _MappedTokens(Sequence[str]):
     """The tokens in a mapped file, each decoded on access."""
 
     def __init__(self, text: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
@@ -125,7 +132,7 @@ class _Tokens(Sequence[str]):
 
 
 @dataclass(frozen=True)
-class _Hashes:
+class _TokenHashes:
     """The numbers of tokens, by a hash of their text."""
 
     hashes: NDArray[np.uint64]
@@ -135,7 +142,7 @@ class _Hashes:
 
     def find(self, text: str, matches: Callable[[int], bool]) -> int | None:
         """Return the first token number with the hash of *text* for which *matches* is true."""
-        target = _hash(text)
+        target = _hash_token(text)
         # Two tokens may share a hash: compare the text of each.
         at = bisect_left(self.hashes, target, key=int)
         while at < len(self.hashes) and int(self.hashes[at]) == target:
@@ -145,16 +152,20 @@ class _Hashes:
         return None
 
 
-def _hash(text: str) -> int:
+def _hash_token(text: str) -> int:
     data = text.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-class _MappedWords(WordVectors):
+class _MappedWordVectors(WordVectors):
     """The words of a mapped file."""
 
     def __init__(
-        self, tokens: _Tokens, vectors: NDArray[np.float32], exact: _Hashes, folded: _Hashes
+        self,
+        tokens: _MappedTokens,
+        vectors: NDArray[np.float32],
+        exact: _TokenHashes,
+        folded: _TokenHashes,
     ) -> None:
         self.tokens = tokens
         self.vectors = vectors
@@ -174,7 +185,7 @@ class _MappedWords(WordVectors):
         return self.tokens[number] if 0 <= number < len(self.tokens) else ""
 
 
-def _mapped(index: Path) -> WordVectors | None:
+def _map_word_index(index: Path) -> WordVectors | None:
     """Map an index; return None if it is missing or damaged."""
     try:
         with index.open("rb") as file:
@@ -185,18 +196,18 @@ def _mapped(index: Path) -> WordVectors | None:
         if header["format"] != FORMAT or header["bytes"] != index.stat().st_size:
             return None
         count, dim, folded = (int(header[name]) for name in ("count", "dim", "folded"))
-        parts = _map_parts(index, header, count, dim, folded)
+        parts = _map_index_parts(index, header, count, dim, folded)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
-    return _MappedWords(
-        _Tokens(parts["tokens"], parts["ends"]),
+    return _MappedWordVectors(
+        _MappedTokens(parts["tokens"], parts["ends"]),
         parts["vectors"].reshape(count, dim),
-        _Hashes(parts["hashes"], parts["places"]),
-        _Hashes(parts["folded_hashes"], parts["folded_places"]),
+        _TokenHashes(parts["hashes"], parts["places"]),
+        _TokenHashes(parts["folded_hashes"], parts["folded_places"]),
     )
 
 
-def _map_parts(
+def _map_index_parts(
     index: Path, header: dict[str, Any], count: int, dim: int, folded: int
 ) -> dict[str, NDArray[Any]]:
     shapes: dict[str, tuple[str, int]] = {
@@ -220,13 +231,13 @@ def _map_parts(
     return parts
 
 
-def _write(words: WordVectors, index: Path) -> None:
+def _write_word_index(words: WordVectors, index: Path) -> None:
     """Write an index atomically, and delete the indexes of other files."""
     encoded = [token.encode("utf-8", "surrogatepass") for token in words.tokens]
     folded = [(token.casefold(), number) for number, token in enumerate(words.tokens)]
     capitals = [(text, number) for text, number in folded if text != words.tokens[number]]
-    hashes, numbers = _sorted((token, number) for number, token in enumerate(words.tokens))
-    folded_hashes, folded_numbers = _sorted(iter(capitals))
+    hashes, numbers = _sorted_hashes((token, number) for number, token in enumerate(words.tokens))
+    folded_hashes, folded_numbers = _sorted_hashes(iter(capitals))
     parts: dict[str, NDArray[Any]] = {
         "vectors": np.ascontiguousarray(words.vectors, "<f4"),
         "ends": np.cumsum([len(token) for token in encoded], dtype="<i8"),
@@ -260,10 +271,10 @@ def _write(words: WordVectors, index: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _sorted(
+def _sorted_hashes(
     pairs: Iterator[tuple[str, int]],
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    listed = [(_hash(text), number) for text, number in pairs]
+    listed = [(_hash_token(text), number) for text, number in pairs]
     hashes = np.array([value for value, _ in listed], "<u8")
     numbers = np.array([number for _, number in listed], "<i8")
     order = np.lexsort((numbers, hashes))
