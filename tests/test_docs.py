@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import itertools
 import re
+import subprocess
 import sys
 import tomllib
 import xml.etree.ElementTree
@@ -22,6 +23,8 @@ import yaml
 
 import tesserae
 from pipeline.loader import Loader, Reading, Staging
+from pipeline.sources import open_source
+from pipeline.sources.listing import listing_digest
 from pipeline.store.commit import Commit
 from pipeline.store.features import FeatureCommit, FeatureFinishRecord, FeatureRecipe
 from pipeline.store.plan import Plan
@@ -220,6 +223,23 @@ def test_the_drawing_shows_every_room_and_the_page_describes_it():
         (section,) = re.findall(rf"^### {package}\n(.*?)^##", page, re.MULTILINE | re.DOTALL)
         described = set(re.findall(r"`(\w+)(?:/[\w.]*|\.py|\.yaml)`", section))
         assert set(DRAWING.imports(package)) - described == set()
+
+
+def test_the_command_of_the_page_computes_the_digest_of_a_listing(tmp_path):
+    """Names that sort differently as paths, a link and a hidden file are no exceptions."""
+    page = (DOCS / "sources.md").read_text()
+    (command,) = re.findall(r"```bash\ncd ILSVRC2012/train\n(find .*?)```", page, re.DOTALL)
+    for name in ("n1/a.jpg", "n1/b.jpg", "n1-x/a.jpg", "n10/\u00e9 1.jpg", "n10/.hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\xff\xd8\xff" + name.encode())
+    (tmp_path / "n1" / "link.jpg").symlink_to(tmp_path / "n10" / "\u00e9 1.jpg")
+    listing = open_source(tmp_path, "train").list(lambda _: None)
+
+    printed = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+
+    assert printed.split() == [listing_digest(listing), "-"]
 
 
 def test_every_page_that_the_readme_names_exists():
