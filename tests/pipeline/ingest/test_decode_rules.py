@@ -19,7 +19,7 @@ from pipeline.ingest.redecode import recheck_rows
 from pipeline.store import layout, records, table
 from pipeline.store.open import open_objects
 from tests.inline import repair_inline, tesserae
-from tests.odd_files import odd_pictures
+from tests.odd_files import odd_images
 from tests.pictures import contents, prepare_inline
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "rules-1"
@@ -63,7 +63,7 @@ def lose(store: Path, shard: int) -> None:
 
 def test_the_golden_files_match_the_generator() -> None:
     """The versions of the rules decode these files differently, or they would prove nothing."""
-    files = odd_pictures()
+    files = odd_images()
     for key, data in files.items():
         assert (GOLDEN / "images" / key).read_bytes() == data
 

@@ -11,7 +11,7 @@ import pytest
 from pipeline.ingest import verify
 from pipeline.store import commit, layout, local, records
 from pipeline.store.open import open_objects
-from tests.disk import LOSSES, Disk, careless, lay_out, recording, replay
+from tests.disk import LOSSES, Disk, lay_out, recording, replay, without_fsync
 from tests.pictures import SMALL, contents, make_folder, prepare_inline
 from tests.trace import operations, refused, trace
 
@@ -79,7 +79,7 @@ def problems(store: Path) -> list[verify.Problem]:
 
 
 def check_goes_on(run: RecordedPrepare, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with careless(monkeypatch):
+    with without_fsync(monkeypatch):
         store = prepare(run.source, root, run.sizes)
     assert contents(store) == run.expected
     assert problems(store) == []
@@ -147,7 +147,7 @@ def check_killed(
 ) -> None:
     """Kill the run at an operation, continue it, and lose the power while it continues."""
     disk = after(run, killed)
-    root = lay_out(disk.unharmed(), tmp_path / f"killed-{killed}")
+    root = lay_out(disk.after_kill(), tmp_path / f"killed-{killed}")
     # A process forgets on its death what it made durable.
     monkeypatch.setattr(local, "_durable", set())
     with recording(monkeypatch, root, max(disk.data, default=0)) as ops:
@@ -193,7 +193,7 @@ def check_repeated_losses(
         left = disk.lose(str(rng.choice(LOSSES)), seed)
         assert broken_promises(left) == []
         shutil.rmtree(root)
-    with careless(monkeypatch):
+    with without_fsync(monkeypatch):
         store = prepare(source, lay_out(left, tmp_path / f"{seed}-end"), BOTH_SIZES)
     assert contents(store) == expected_contents
     assert problems(store) == []

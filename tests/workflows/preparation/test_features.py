@@ -18,7 +18,7 @@ from pipeline.features.shard_task import FeatureReport
 from pipeline.loader import Loader
 from pipeline.store import features, layout
 from pipeline.store.open import open_objects
-from tests.commands import Ended, start, wait_until
+from tests.commands import CommandResult, start, wait_until
 from tests.commands import run as run_command
 from tests.damage import damage
 from tests.inline import tesserae
@@ -32,7 +32,7 @@ from workflows.terminal.progress import Progress
 SECONDS = 110.0
 
 
-def run(*words: object, scratch: Path) -> Ended:
+def run(*words: object, scratch: Path) -> CommandResult:
     """Run a command to its end."""
     return run_command(*words, "--no-dashboard", scratch=scratch, seconds=SECONDS)
 
