@@ -1,4 +1,4 @@
-"""An environment for each thing that is measured, made once, so that none gets in another's way."""
+"""Virtual environments for the packages that are compared, created once and kept separate."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ FOLDER = Path(__file__).parent / ".env"
 
 
 def python_of(name: str, requirements: tuple[str, ...]) -> str:
-    """The Python of the environment called *name*, with *requirements* installed."""
+    """Return the Python of an environment, which is created if it does not exist or is outdated.
+
+    Args:
+        name: The name of the environment.
+        requirements: Arguments of one `pip install` each, which are run in order, because some
+            packages are built with those that were installed before.
+    """
     folder = FOLDER / name
     python = folder / "bin" / "python"
-    made_with = folder / "requirements.txt"
-    wanted = "\n".join(requirements)
-    if not made_with.exists() or made_with.read_text() != wanted:
-        print(f"making an environment: {name}", file=sys.stderr, flush=True)
+    record = folder / "requirements.txt"
+    content = "\n".join(requirements)
+    if not record.exists() or record.read_text() != content:
+        print(f"creating the environment {name}", file=sys.stderr, flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        for requirement in requirements:  # one by one: some are built with what came before
+        for requirement in requirements:
             pip = [str(python), "-m", "pip", "install", "--quiet", *requirement.split()]
             subprocess.run(pip, check=True)
-        made_with.write_text(wanted)
+        record.write_text(content)
     return str(python)

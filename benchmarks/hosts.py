@@ -1,13 +1,12 @@
-"""What a cluster of hosts costs: `tesserae prepare` on two hosts with TLS, beside one machine.
+"""Compare `tesserae prepare` on two hosts with TLS to a local run of two workers.
 
     python benchmarks/hosts.py [--data FOLDER] [--images 4000] [--rounds 5]
 
-Hosts are network namespaces of this machine, each with a worker of one process; a third holds the
-scheduler, a fourth the command. Both arms have two workers and the same disk, so what differs is
-the network, the encryption, and a scheduler of its own. Each round runs both, in turn the one and
-the other first, page cache warm. Rates are of the run, without start-up; `cpu` is that of the
-scheduler's process. Needs root and iproute2. Without --data the photographs of TESSERAE_DATA are
-used.
+Hosts are network namespaces of this machine: two with a worker each, a third with the scheduler and
+a fourth with the command. Both runs have two workers and the same disk, so they differ in network,
+encryption and the process of the scheduler. Each round runs both, in alternating order, with a warm
+page cache. Rates are without start-up; the CPU time is that of the scheduler's process. Needs root
+and iproute2.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
-from pictureset import link_images
+from image_set import link_images, photographs_of_tests
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -37,91 +36,130 @@ COMMAND = [sys.executable, "-m", "workflows"]
 
 
 def main() -> int:
-    """Measure, and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="a folder of photographs")
-    parser.add_argument("--images", type=int, default=4_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sizes", nargs="+", default=["72", "224", "288"])
-    parser.add_argument("--scratch", type=Path, help="where stores are written")
+    """Run the rounds and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        default=photographs_of_tests(),
+        help="photographs in class folders (default: those of TESSERAE_DATA)",
+    )
+    add(
+        "--images",
+        type=int,
+        default=4_000,
+        metavar="N",
+        help="number of images; photographs are repeated (default 4000)",
+    )
+    add("--rounds", type=int, default=5, metavar="N", help="number of rounds (default 5)")
+    add(
+        "--sizes",
+        nargs="+",
+        default=["72", "224", "288"],
+        metavar="PIXELS",
+        help="sizes of the store (default 72 224 288)",
+    )
+    add("--scratch", type=Path, metavar="FOLDER",
+        help="folder for stores, on the disk to be measured (default: TMPDIR)")  # fmt: skip
     args = parser.parse_args()
     if (why := why_not()) is not None:
         parser.error(why)
-    data = args.data or Path(os.environ["TESSERAE_DATA"]) / "imagenet" / "train"
+    if args.data is None:
+        parser.error("pass a folder of class folders of photographs: --data FOLDER")
     with (
         tempfile.TemporaryDirectory(dir=args.scratch) as name,
-        hosts("s", "w1", "w2", "c") as made,
+        hosts("s", "w1", "w2", "c") as namespaces,
         ExitStack() as stack,
     ):
         folder = Path(name)
-        link_images(data, folder / "train", args.images)
-        address, scheduler = start(made, folder, stack)
+        link_images(args.data, folder / "train", args.images)
+        address, scheduler = start(namespaces, folder, stack)
         rates: dict[str, list[float]] = {"local": [], "hosts": []}
         cpu: list[float] = []
-        for turn in range(args.rounds):
-            arms = ["local", "hosts"] if turn % 2 else ["hosts", "local"]
-            for arm in arms:
+        for number in range(args.rounds):
+            for kind in ["local", "hosts"] if number % 2 else ["hosts", "local"]:
                 before = sum(scheduler.cpu_times()[:2])
                 rate, shards = prepare(
-                    made, folder, args.sizes, None if arm == "local" else address
+                    namespaces, folder, args.sizes, None if kind == "local" else address
                 )
-                rates[arm].append(rate)
-                if arm == "hosts":
+                rates[kind].append(rate)
+                if kind == "hosts":
                     cpu.append((sum(scheduler.cpu_times()[:2]) - before) / shards)
-                print(f"round {turn + 1}  {arm:<6} {rate:8.1f} images/s", flush=True)
-    print(f"\n{'':<6} images/s:  max  median")
-    for arm, found in rates.items():
-        print(f"{arm:<6} {max(found):14.1f} {statistics.median(found):7.1f}")
-    paired = [h / one for h, one in zip(rates["hosts"], rates["local"], strict=True)]
-    print(f"hosts / local: {statistics.median(paired):.3f} (median of the rounds)")
-    print(f"               {max(rates['hosts']) / max(rates['local']):.3f} (of the best)")
-    print(f"scheduler: {statistics.median(cpu) * 1e3:.1f} CPU ms a shard")
+                print(f"round {number + 1}  {kind:<6} {rate:8.1f} images/s", flush=True)
+    print(f"\n{'images/s':<10} {'max':>10} {'median':>10}")
+    for kind, values in rates.items():
+        print(f"{kind:<10} {max(values):10.1f} {statistics.median(values):10.1f}")
+    ratios = [a / b for a, b in zip(rates["hosts"], rates["local"], strict=True)]
+    print(f"hosts / local: median of the rounds {statistics.median(ratios):.3f}")
+    print(f"hosts / local: ratio of the maxima {max(rates['hosts']) / max(rates['local']):.3f}")
+    print(f"scheduler: {statistics.median(cpu) * 1e3:.1f} CPU ms per shard")
     return 0
 
 
-def start(made: Hosts, folder: Path, stack: ExitStack) -> tuple[str, psutil.Process]:
-    """A scheduler and two workers; returns its address and its process."""
+def start(namespaces: Hosts, folder: Path, stack: ExitStack) -> tuple[str, psutil.Process]:
+    """Start a scheduler and two workers, which *stack* ends.
+
+    Returns:
+        The address of the scheduler, and its process.
+    """
     certificates.write_certificates(folder / "certs", certificates.create_certificates())
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TESSERAE_CERTS": str(folder / "certs")}
-    address = f"tls://{made.addresses['s']}:8786"
-    started = []
-    for host, words in {
-        "s": ["scheduler", "--host", made.addresses["s"]],
+    address = f"tls://{namespaces.addresses['s']}:8786"
+    processes = []
+    for host, arguments in {
+        "s": ["scheduler", "--host", namespaces.addresses["s"]],
         "w1": ["worker", address, "--workers", "1"],
         "w2": ["worker", address, "--workers", "1"],
     }.items():
         with (folder / f"{host}.log").open("wb") as log:
             process = subprocess.Popen(
-                made.words(host, *COMMAND, "cluster", *words), env=environment, stdout=log,
+                namespaces.words(host, *COMMAND, "cluster", *arguments),
+                env=environment,
+                stdout=log,
                 stderr=log,
-            )  # fmt: skip
+            )
         stack.callback(process.wait)
         stack.callback(process.terminate)
-        started.append(process)
+        processes.append(process)
     wait = [*COMMAND, "cluster", "wait", address, "--workers", "2"]
-    subprocess.run(made.words("c", *wait), env=environment, check=True, timeout=120)
-    serving = psutil.Process(started[0].pid).children()
-    return address, serving[0]
+    subprocess.run(namespaces.words("c", *wait), env=environment, check=True, timeout=120)
+    return address, psutil.Process(processes[0].pid).children()[0]
 
 
-def prepare(made: Hosts, folder: Path, sizes: list[str], address: str | None) -> tuple[float, int]:
-    """One run; returns images a second and how many shards there were."""
+def prepare(
+    namespaces: Hosts, folder: Path, sizes: list[str], address: str | None
+) -> tuple[float, int]:
+    """Prepare a store, which is then removed.
+
+    Args:
+        namespaces: The hosts.
+        folder: The folder of the images and the certificates.
+        sizes: The sizes of the store.
+        address: The address of a scheduler; None starts local workers.
+
+    Returns:
+        Images/s, and the number of shards.
+    """
     store = folder / "store"
-    words = [*COMMAND, "prepare", str(folder / "train"), str(store), "--sizes", *sizes]
-    words += ["--shard-rows", "256", "--workers", "2"]
+    command = [*COMMAND, "prepare", str(folder / "train"), str(store), "--sizes", *sizes]
+    command += ["--shard-rows", "256", "--workers", "2"]
     if address is not None:
-        words = made.words("c", *words, "--cluster", address)
+        command = namespaces.words("c", *command, "--cluster", address)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TESSERAE_CERTS": str(folder / "certs")}
     done = subprocess.run(
-        words, env=environment, capture_output=True, text=True, check=True, cwd=folder
+        command, env=environment, capture_output=True, text=True, check=True, cwd=folder
     )
-    found = re.search(r"this run .*, ([\d,.]+) images/s", done.stdout)
-    assert found, done.stdout
+    rate = re.search(r"this run .*, ([\d,.]+) images/s", done.stdout)
+    assert rate, done.stdout
     shards = len(list((store / "commits" / "train").glob("*.json")))
     shutil.rmtree(store)
     os.sync()
     time.sleep(1)
-    return float(found[1].replace(",", "")), shards
+    return float(rate[1].replace(",", "")), shards
 
 
 if __name__ == "__main__":

@@ -1,28 +1,26 @@
-"""How fast pictures are fed to training, from memory: Tesserae and everybody else, side by side.
+"""Measure how fast Tesserae and other loaders return batches of images that are in memory.
 
     python benchmarks/loader.py [--data FOLDER] [--images 20000] [--rounds 5] [--set FOLDER]
 
-Each round runs every arm once, one after the other, each in a process and an environment of its
-own, over the same pictures at 224 px in batches of 256, as many threads or processes as there are
-cores. An arm feeds a whole epoch first (or --warm seconds of it) and is measured for --seconds
-after that; batches are handed to nobody.
+Each round runs every method once, in a process and an environment of its own. All load the same
+images of 224 px in batches of 256, with as many threads or processes as there are cores. A method
+first loads a whole epoch (at most --warm-up seconds of it), and is measured for --seconds after
+that. Batches are dropped.
 
-    by hand            rows copied from mapped shards to one buffer a thread, nothing else
-    tesserae           uncompressed store, 16 rows a chunk, full random order
+    row copy           rows copied from memory-mapped shards to one buffer per thread, nothing else
+    tesserae           uncompressed store, 16 rows per chunk, random order
     tesserae windowed  windows of 1 GiB
-    tesserae once      each chunk compared with its checksum when first wanted
-    tesserae zstd      a store of zstd:1, one row a chunk, full random order
-    tesserae augment   with crop, flip and normalising on the processor
-    ffcv               raw, RANDOM;  quasi: QUASI_RANDOM;  crop: RandomResizedCrop
-    mds                MosaicML Streaming, JPEG (quality 95), py1e, two processes
-    webdataset         JPEG (quality 95), buffer of 1,000, two processes
-    torch memmap       DataLoader over a mapped array, two processes
-    torch folder       DataLoader that decodes the photographs, two processes
-    tensorstore, zarr  rows of our store by an array of their numbers
+    tesserae once      each chunk compared with its checksum before its first use
+    tesserae zstd      store of zstd:1, one row per chunk, random order
+    tesserae augment   with crop, flip and normalisation on the CPU
+    ffcv               raw pixels, RANDOM;  quasi: QUASI_RANDOM;  crop: RandomResizedCrop
+    mds                MosaicML Streaming, JPEG (quality 95), py1e, in processes
+    webdataset         JPEG (quality 95), a buffer of 1,000, in processes
+    torch memmap       DataLoader over a memory-mapped array, in processes
+    torch folder       DataLoader that decodes the photographs, in processes
+    tensorstore, zarr  rows of Tesserae's store, selected by an array of row numbers
 
-Without --data the photographs of TESSERAE_DATA are used, over and over. The set is made in a
-temporary folder; --set keeps it. FFCV is compiled: it needs libopencv-dev, libturbojpeg0-dev and
-pkg-config.
+FFCV is compiled: it needs libopencv-dev, libturbojpeg0-dev and pkg-config.
 """
 
 from __future__ import annotations
@@ -30,10 +28,10 @@ from __future__ import annotations
 import statistics
 import sys
 
-from pictureset import MADE, Figure, opened, parser_of
+from image_set import FORMATS, LoaderMeasurement, create_parser, open_set
 
-ARMS = (
-    "by hand",
+METHODS = (
+    "row copy",
     "tesserae",
     "tesserae windowed",
     "tesserae once",
@@ -51,53 +49,60 @@ ARMS = (
 )
 RATIOS = (
     ("tesserae", "ffcv"),
-    ("tesserae", "by hand"),
-    ("tesserae windowed", "by hand"),
+    ("tesserae", "row copy"),
+    ("tesserae windowed", "row copy"),
     ("tesserae zstd", "mds"),
     ("tesserae", "torch memmap"),
 )
+"""The pairs of methods whose ratio of rates is printed."""
 
 
 def main() -> int:
     """Run the rounds and print the tables."""
-    parser = parser_of(__doc__, ARMS, rounds=5)
-    parser.add_argument("--warm", type=float, default=30.0, help="seconds at most (30)")
+    parser = create_parser(__doc__, METHODS, rounds=5)
+    parser.add_argument(
+        "--warm-up", "--warm", type=float, default=30.0, metavar="SECONDS",
+        help="maximum time of the epoch before the measurement (default 30)",
+    )  # fmt: skip
     args = parser.parse_args()
     if args.data is None:
-        parser.error("say where photographs are: --data FOLDER of class folders")
-    with opened(args.set, args.scratch) as pictures:
-        pictures.make(args.data, args.images, {arm.split()[0] for arm in args.arms} & set(MADE))
-        print(f"{pictures.num_images():,} pictures, {args.rounds} rounds", flush=True)
-        figures: dict[str, list[Figure]] = {arm: [] for arm in args.arms}
-        for place in range(args.rounds):
-            for arm in args.arms:
-                took = pictures.feed(arm, args.warm, args.seconds)
-                figures[arm].append(took)
-                print(f"round {place + 1}  {arm:<18} {took.rows / took.wall:8,.0f}", flush=True)
-    report(figures)
+        parser.error("pass a folder of class folders of photographs: --data FOLDER")
+    with open_set(args.set, args.scratch) as image_set:
+        formats = {method.split()[0] for method in args.methods} & set(FORMATS)
+        image_set.create(args.data, args.images, formats)
+        print(f"{image_set.num_images():,} images, {args.rounds} rounds", flush=True)
+        measurements: dict[str, list[LoaderMeasurement]] = {method: [] for method in args.methods}
+        for number in range(args.rounds):
+            for method in args.methods:
+                run = image_set.measure(method, args.warm_up, args.seconds)
+                measurements[method].append(run)
+                rate = run.rows / run.wall
+                print(f"round {number + 1}  {method:<18} {rate:8,.0f} images/s", flush=True)
+    report(measurements)
     return 0
 
 
-def report(figures: dict[str, list[Figure]]) -> None:
-    """Print rates, CPU, and the ratios that matter."""
+def report(measurements: dict[str, list[LoaderMeasurement]]) -> None:
+    """Print rates, CPU time and memory of each method, and ratios of rates."""
     print(
         "\n                         images/s         CPU ms/image      first batch     own memory"
     )
-    print("                      max     median       min  median       median, s       most, MiB")
+    print("                      max     median       min  median       median, s       max, MiB")
     rates = {}
-    for arm, runs in figures.items():
+    for method, runs in measurements.items():
         speeds = [run.rows / run.wall for run in runs]
         costs = [run.cpu / run.rows * 1e3 for run in runs]
-        rates[arm] = statistics.median(speeds)
+        first = statistics.median(run.first for run in runs)
+        rates[method] = statistics.median(speeds)
         print(
-            f"{arm:<18} {max(speeds):8,.0f}   {rates[arm]:8,.0f}   {min(costs):7.3f} "
-            f"{statistics.median(costs):7.3f}      {statistics.median(r.first for r in runs):10.2f}"
-            f"      {max(run.rss for run in runs):10,.0f}"
+            f"{method:<18} {max(speeds):8,.0f}   {rates[method]:8,.0f}   {min(costs):7.3f} "
+            f"{statistics.median(costs):7.3f}      {first:10.2f}"
+            f"      {max(run.rss for run in runs):9,.0f}"
         )
-    print()
-    for one, other in RATIOS:
-        if one in rates and other in rates:
-            print(f"{one + ' / ' + other:<32} {rates[one] / rates[other]:6.2f}")
+    print("\nratio of the median rates")
+    for method, baseline in RATIOS:
+        if method in rates and baseline in rates:
+            print(f"{method + ' / ' + baseline:<32} {rates[method] / rates[baseline]:6.2f}")
 
 
 if __name__ == "__main__":

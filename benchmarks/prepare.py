@@ -1,25 +1,25 @@
-"""How fast a store is made, against what is possible and against what is usual.
+"""Measure how fast `tesserae prepare` is, and compare it with a lower bound and with usual scripts.
 
     python benchmarks/prepare.py [--data FOLDER] [--repeat 10] [--rounds 5]
 
-Each round runs every arm once, one after the other, on the same images, page cache warm:
+Each round runs every method once, one after the other, on the same images, with a warm page cache:
 
-    floor      simplejpeg and three Pillow-SIMD resizes (same filter, same box, decoded to RGBX
-               without a copy, as Tesserae does) into arrays that are there already; one thread, no
-               Dask, nothing written
-    tesserae   `tesserae prepare`: three sizes, checksums, durable, on --workers processes; the CPU
-               of client, scheduler, fork server and workers is counted. `whole` is the command;
-               `steady` is that less a run of one image
-    pool       what a user writes today: multiprocessing.Pool, stock Pillow (an environment of its
-               own), three resizes, zarr
-    opencv     the same on OpenCV
-    hand 224   the best loop by hand at 224 px alone: simplejpeg, crop and resize in one, a thread a
-               core, nothing written
-    ours 224   `tesserae prepare --sizes 224`
-    resize     the three resizes alone, by Pillow-SIMD and by stock Pillow, of 200 decoded images
+    floor          a loop of one thread that decodes with simplejpeg and resizes three times with
+                   Pillow-SIMD into existing arrays, with the filter, the box and the RGBX buffers
+                   of Tesserae; no Dask, and nothing is written
+    tesserae       `tesserae prepare` with three sizes on --workers processes; `steady` is the
+                   difference to a run of one image, which is the start-up
+    pool           a usual script: multiprocessing.Pool, stock Pillow (in an environment of its
+                   own), three resizes, zarr
+    opencv         the same with OpenCV
+    loop 224       the fastest loop at 224 px alone: simplejpeg, crop and resize in one call, a
+                   thread per core; nothing is written
+    tesserae 224   `tesserae prepare --sizes 224`
+    resize         the three resizes alone, of 200 decoded images, with Pillow-SIMD
+    resize stock   the same with stock Pillow
 
-Minimum and median over the rounds; ratios are of medians within the run. CPU is user and system
-time of all processes. Without --data the photographs of TESSERAE_DATA are used.
+Rates and CPU times are shown with their median over the rounds; ratios are those of medians. CPU
+time is the user and system time of all processes, those of Dask too.
 """
 
 from __future__ import annotations
@@ -45,63 +45,65 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from environments import python_of
+from image_set import ROOT, link_images, photographs_of_tests
 
 if TYPE_CHECKING:
     from PIL import Image
 
-ROOT = Path(__file__).parents[1]
 SIZES = (72, 224, 288)
-RESIZED = 200
-"""Images that the resizers alone are measured on."""
-STOCK = ("pillow==12.1.1 opencv-python-headless<5 zarr==3.1.6 numpy<2.3",)
+RESIZED_IMAGES = 200
+"""The number of images that the methods `resize` decode and resize."""
+STOCK_REQUIREMENTS = ("pillow==12.1.1 opencv-python-headless<5 zarr==3.1.6 numpy<2.3",)
 PR_SET_CHILD_SUBREAPER = 36
+"""The option of prctl(2) by which orphaned descendants become children of this process."""
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One run of one arm."""
+class Measurement:
+    """The measurement of one run of a method."""
 
     images: int
+    """The number of images."""
     wall: float
-    """Seconds."""
+    """The elapsed time in seconds."""
     cpu: float
-    """Seconds, user and system, of every process."""
+    """The user and system time of all processes, in seconds."""
     rss: float = 0.0
-    """MiB, of the largest process."""
+    """The memory of the largest process in MiB; 0 if it was not measured."""
 
 
-# --- The arms that run in a process of their own: `prepare.py --arm NAME FOLDER OUT WORKERS` ------
+# --- Methods that run in a process of their own: `prepare.py --method NAME FOLDER OUT WORKERS` ----
 
 
 def files_of(folder: str) -> list[str]:
-    """All images, in one order."""
+    """Return the paths of all images, sorted."""
     return sorted(str(file) for file in Path(folder).glob("*/*"))
 
 
 def square(width: int, height: int) -> tuple[int, int, int, int]:
-    """The centred square."""
+    """Return the box of the centred square: left, top, right, bottom."""
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
 
 
 def run_floor(folder: str, out: str, workers: int) -> None:
-    """One thread, nothing written."""
+    """Decode and resize in one thread, and write nothing."""
     import numpy as np
     from PIL import Image
 
     arrays = {size: np.empty((16, size, size, 3), np.uint8) for size in SIZES}
-    for place, file in enumerate(files_of(folder)):
+    for index, file in enumerate(files_of(folder)):
         image = decode_photograph(file)
         box = square(*image.size)
         for size, array in arrays.items():
             resized = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
             raw = np.frombuffer(resized.tobytes("raw", "RGB"), np.uint8)
-            array[place % 16] = raw.reshape(size, size, 3)
+            array[index % 16] = raw.reshape(size, size, 3)
 
 
 def decode_photograph(file: str) -> Image.Image:
-    """Decode as every arm by hand does: RGBX, which Pillow resizes without another copy."""
+    """Decode to RGBX, which Pillow resizes without another copy, as Tesserae does."""
     import simplejpeg
     from PIL import Image
 
@@ -115,42 +117,42 @@ def decode_photograph(file: str) -> Image.Image:
     return Image.frombuffer("RGBX", (width, height), pixels, "raw", "RGBX", 0, 1)
 
 
-def run_hand224(folder: str, out: str, workers: int) -> None:
-    """As many threads as cores, nothing written."""
+def run_loop224(folder: str, out: str, workers: int) -> None:
+    """Decode and resize at 224 px in *workers* threads, and write nothing."""
     import numpy as np
     from PIL import Image
 
     files = files_of(folder)
     array = np.empty((16, 224, 224, 3), np.uint8)
 
-    def one(place: int) -> None:
-        image = decode_photograph(files[place])
+    def decode_and_resize(index: int) -> None:
+        image = decode_photograph(files[index])
         box = square(*image.size)
         resized = image.resize((224, 224), Image.Resampling.BICUBIC, box=box)
         raw = np.frombuffer(resized.tobytes("raw", "RGB"), np.uint8)
-        array[place % 16] = raw.reshape(224, 224, 3)
+        array[index % 16] = raw.reshape(224, 224, 3)
 
     with ThreadPoolExecutor(workers) as pool:
-        for _ in pool.map(one, range(len(files)), chunksize=16):
-            """Nothing is kept."""
+        for _ in pool.map(decode_and_resize, range(len(files)), chunksize=16):
+            pass
 
 
 def run_resize(folder: str, out: str, workers: int) -> None:
-    """Resize what was decoded before the clock starts; prints seconds itself."""
+    """Resize images that were decoded before, and print the measurement of the resizing alone."""
     from PIL import Image
 
-    images = [Image.open(file).convert("RGB") for file in files_of(folder)[:RESIZED]]
+    images = [Image.open(file).convert("RGB") for file in files_of(folder)[:RESIZED_IMAGES]]
     before, started = cpu_seconds(), time.perf_counter()
     for image in images:
         box = square(*image.size)
         for size in SIZES:
             image.resize((size, size), Image.Resampling.BICUBIC, box=box)
-    took = {"wall": time.perf_counter() - started, "cpu": cpu_seconds() - before}
-    print(json.dumps({**took, "images": len(images)}))
+    wall, cpu = time.perf_counter() - started, cpu_seconds() - before
+    print(json.dumps({"wall": wall, "cpu": cpu, "images": len(images)}))
 
 
 def pool_pillow(file: str) -> list[object]:
-    """What a user's worker returns."""
+    """Return an image at every size, resized by Pillow."""
     import numpy as np
     from PIL import Image
 
@@ -162,7 +164,7 @@ def pool_pillow(file: str) -> list[object]:
 
 
 def pool_opencv(file: str) -> list[object]:
-    """The same on OpenCV, whose area filter is the one without aliasing."""
+    """Return an image at every size, resized by OpenCV with its filter that avoids aliasing."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -173,7 +175,7 @@ def pool_opencv(file: str) -> list[object]:
 
 
 def run_pool(work: Callable[[str], list[object]]) -> Callable[[str, str, int], None]:
-    """A pool whose parent writes zarr, a shard at a time."""
+    """Return a method in which a pool of processes runs *work*, and the parent writes zarr."""
 
     def run(folder: str, out: str, workers: int) -> None:
         import numpy as np
@@ -193,81 +195,83 @@ def run_pool(work: Callable[[str], list[object]]) -> Callable[[str, str, int], N
         ]
         with Pool(workers) as pool:
             for start in range(0, len(files), 1024):
-                made = pool.map(work, files[start : start + 1024], chunksize=16)
-                for array, column in zip(arrays, zip(*made, strict=True), strict=True):
-                    array[start : start + len(made)] = np.stack(column)
+                rows = pool.map(work, files[start : start + 1024], chunksize=16)
+                for array, column in zip(arrays, zip(*rows, strict=True), strict=True):
+                    array[start : start + len(rows)] = np.stack(column)
 
     return run
 
 
-ARMS = {
+METHODS = {
     "resize": run_resize,
     "resize stock": run_resize,
     "floor": run_floor,
-    "hand 224": run_hand224,
+    "loop 224": run_loop224,
     "pool": run_pool(pool_pillow),
     "opencv": run_pool(pool_opencv),
 }
 
 
-def run_arm(name: str, folder: str, out: str, workers: int) -> None:
-    """Run one arm here and print what it took."""
-    if name in ("floor", "hand 224"):  # imports and tables are no part of a loop's floor
-        ARMS[name](str(next(Path(folder).parent.glob("one*"))), out, workers)
+def run_method(name: str, folder: str, out: str, workers: int) -> None:
+    """Run a method in this process, and print its measurement as JSON."""
+    if name in ("floor", "loop 224"):  # a lower bound does not include imports and lookup tables
+        METHODS[name](str(next(Path(folder).parent.glob("one*"))), out, workers)
     before, started = cpu_seconds(), time.perf_counter()
-    ARMS[name](folder, out, workers)
-    if name.startswith("resize"):  # it has a clock of its own
+    METHODS[name](folder, out, workers)
+    if name.startswith("resize"):  # it has printed its own measurement
         return
     print(json.dumps({"wall": time.perf_counter() - started, "cpu": cpu_seconds() - before}))
 
 
 def cpu_seconds() -> float:
-    """CPU of this process and of its children that have ended."""
-    both = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
-    return sum(used.ru_utime + used.ru_stime for used in both)
+    """Return the CPU time of this process and of its children that have ended, in seconds."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-# --- Measuring them from outside ---------------------------------------------------------------
+# --- Measurement --------------------------------------------------------------------------------
 
 
-class Bench:
-    """The folders and environments that all arms share."""
+class Benchmark:
+    """The folders and environments that all methods share."""
 
     def __init__(self, data: Path, scratch: Path, repeat: int, workers: int) -> None:
         self.scratch = scratch
         self.workers = workers
-        self.stock = python_of("stock", STOCK)
+        self.stock = python_of("stock", STOCK_REQUIREMENTS)
         self.images = scratch / "images"
         self.one = scratch / "one"
-        self.num_images = link_images(data, self.images, repeat)
-        link_images(data, self.one, 1, limit=1)
+        self.num_images = repeat * len(list(data.glob("*/*")))
+        link_images(data, self.images, self.num_images)
+        link_images(data, self.one, 1)
+        for file in self.images.glob("*/*"):  # into the page cache
+            file.read_bytes()
 
-    def arm(self, name: str) -> Figure:
-        """Run an arm that is a function of this file."""
+    def run(self, name: str) -> Measurement:
+        """Run a method that is a function of this file, in a process of its own."""
         stock = name in ("pool", "opencv", "resize stock")
         python = self.stock if stock else sys.executable
-        with self.out() as out:
-            command = [python, __file__, "--arm", name, str(self.images), out, str(self.workers)]
-            said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        took = json.loads(said)
-        return Figure(took.get("images", self.num_images), took["wall"], took["cpu"])
+        with self.output_folder() as out:
+            command = [python, __file__, "--method", name, str(self.images), out, str(self.workers)]
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        return Measurement(**{"images": self.num_images, **json.loads(output)})
 
-    def ours(self, source: Path, num_images: int, *sizes: int) -> Figure:
-        """Run `tesserae prepare`, and count every process it starts."""
-        with self.out() as out:
+    def prepare(self, source: Path, num_images: int, *sizes: int) -> Measurement:
+        """Run `tesserae prepare`, and measure all processes that it starts."""
+        with self.output_folder() as out:
             command = [sys.executable, "-m", "workflows", "prepare", str(source), f"{out}/store"]
             command += ["--workers", str(self.workers), "--sizes", *map(str, sizes)]
-            peak = Peak()
+            peak = PeakMemory()
             before, started = cpu_seconds(), time.perf_counter()
             with peak:
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
             wall = time.perf_counter() - started
             reap_orphans()
-            return Figure(num_images, wall, cpu_seconds() - before, peak.rss)
+            return Measurement(num_images, wall, cpu_seconds() - before, peak.rss)
 
     @contextlib.contextmanager
-    def out(self) -> Iterator[str]:
-        """A fresh folder to write to, on a disk that has nothing left to do."""
+    def output_folder(self) -> Iterator[str]:
+        """Yield an empty folder, after all earlier writes have reached the disk."""
         os.sync()
         folder = tempfile.mkdtemp(dir=self.scratch)
         try:
@@ -276,15 +280,15 @@ class Bench:
             shutil.rmtree(folder)
 
 
-class Peak:
-    """The largest resident size of any process that is started meanwhile."""
+class PeakMemory:
+    """The largest memory of any descendant of this process inside the block, in MiB."""
 
     def __init__(self) -> None:
         self.rss = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch)
 
-    def __enter__(self) -> Peak:
+    def __enter__(self) -> PeakMemory:
         self._thread.start()
         return self
 
@@ -301,25 +305,8 @@ class Peak:
                 self.rss = max(self.rss, *(size / 2**20 for size in sizes), 0.0)
 
 
-def link_images(data: Path, folder: Path, repeat: int, limit: int | None = None) -> int:
-    """The photographs of *data*, listed *repeat* times over by hard links or copies."""
-    count = 0
-    for file in sorted(data.glob("*/*"))[:limit]:
-        target = folder / file.parent.name
-        target.mkdir(parents=True, exist_ok=True)
-        for copy in range(repeat):
-            name = target / f"{file.stem}_{copy}{file.suffix}"
-            try:
-                os.link(file, name)
-            except OSError:  # another disk
-                shutil.copyfile(file, name)
-            name.read_bytes()
-            count += 1
-    return count
-
-
 def reap_orphans() -> None:
-    """Wait for processes whose parents ended before them, so that their CPU is counted."""
+    """Wait for processes whose parents ended before them, so that their CPU time is counted."""
     with contextlib.suppress(ChildProcessError):
         while True:
             os.waitpid(-1, 0)
@@ -330,90 +317,121 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    named = os.environ.get("TESSERAE_DATA")
-    parser.add_argument(
-        "--data", type=Path, default=Path(named) / "imagenet/train" if named else None
+    add = parser.add_argument
+    add(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        default=photographs_of_tests(),
+        help="photographs in class folders (default: those of TESSERAE_DATA)",
     )
-    parser.add_argument("--scratch", type=Path, help="a folder on the disk to write to")
-    parser.add_argument("--repeat", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--arm", nargs=4, help=argparse.SUPPRESS)
+    add(
+        "--scratch",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for stores and other files, on the disk to be measured (default: TMPDIR)",
+    )
+    add(
+        "--repeat",
+        type=int,
+        default=10,
+        metavar="N",
+        help="how often each photograph is listed (default 10)",
+    )
+    add(
+        "--rounds",
+        type=int,
+        default=5,
+        metavar="N",
+        help="number of runs of each method (default 5)",
+    )
+    add(
+        "--workers",
+        type=int,
+        default=2,
+        metavar="N",
+        help="processes or threads of a method (default 2)",
+    )
+    add("--method", nargs=4, help=argparse.SUPPRESS)  # fmt: skip
     args = parser.parse_args()
-    if args.arm:
-        name, folder, out, workers = args.arm
-        run_arm(name, folder, out, int(workers))
+    if args.method:
+        name, folder, out, workers = args.method
+        run_method(name, folder, out, int(workers))
         return 0
     if args.data is None:
-        parser.error("say where photographs are: --data FOLDER of class folders")
+        parser.error("pass a folder of class folders of photographs: --data FOLDER")
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
-        bench = Bench(args.data, Path(scratch), args.repeat, args.workers)
+        benchmark = Benchmark(args.data, Path(scratch), args.repeat, args.workers)
         print(
-            f"{bench.num_images:,} images, {args.workers} workers, {args.rounds} rounds", flush=True
+            f"{benchmark.num_images:,} images, {args.workers} workers, {args.rounds} rounds",
+            flush=True,
         )
-        report(measure(bench, args.rounds))
+        report(measure(benchmark, args.rounds))
     return 0
 
 
-def measure(bench: Bench, rounds: int) -> dict[str, list[Figure]]:
-    """Every arm once a round."""
-    runs: dict[str, Callable[[], Figure]] = {
-        "floor": lambda: bench.arm("floor"),
-        "tesserae": lambda: bench.ours(bench.images, bench.num_images, *SIZES),
-        "one image": lambda: bench.ours(bench.one, 1, *SIZES),
-        "pool": lambda: bench.arm("pool"),
-        "opencv": lambda: bench.arm("opencv"),
-        "hand 224": lambda: bench.arm("hand 224"),
-        "ours 224": lambda: bench.ours(bench.images, bench.num_images, 224),
-        "resize": lambda: bench.arm("resize"),
-        "resize stock": lambda: bench.arm("resize stock"),
+def measure(benchmark: Benchmark, rounds: int) -> dict[str, list[Measurement]]:
+    """Run every method once in each round, and return the measurements by method."""
+    runs: dict[str, Callable[[], Measurement]] = {
+        "floor": lambda: benchmark.run("floor"),
+        "tesserae": lambda: benchmark.prepare(benchmark.images, benchmark.num_images, *SIZES),
+        "one image": lambda: benchmark.prepare(benchmark.one, 1, *SIZES),
+        "pool": lambda: benchmark.run("pool"),
+        "opencv": lambda: benchmark.run("opencv"),
+        "loop 224": lambda: benchmark.run("loop 224"),
+        "tesserae 224": lambda: benchmark.prepare(benchmark.images, benchmark.num_images, 224),
+        "resize": lambda: benchmark.run("resize"),
+        "resize stock": lambda: benchmark.run("resize stock"),
     }
-    figures: dict[str, list[Figure]] = {name: [] for name in runs}
-    for place in range(rounds):
+    measurements: dict[str, list[Measurement]] = {name: [] for name in runs}
+    for number in range(rounds):
         for name, run in runs.items():
-            figures[name].append(run())
-            took = figures[name][-1]
+            result = run()
+            measurements[name].append(result)
             print(
-                f"round {place + 1}  {name:<10} {took.wall:7.2f} s wall {took.cpu:7.2f} s CPU",
+                f"round {number + 1}  {name:<12} {result.wall:7.2f} s {result.cpu:7.2f} s CPU",
                 flush=True,
             )
-    return figures
+    return measurements
 
 
-def report(figures: dict[str, list[Figure]]) -> None:
-    """Print rates, CPU, and the ratios that matter."""
-    steady = [
-        Figure(w.images, w.wall - e.wall, w.cpu - e.cpu, w.rss)
-        for w, e in zip(figures["tesserae"], figures["one image"], strict=True)
+def without_start(runs: list[Measurement], start_runs: list[Measurement]) -> list[Measurement]:
+    """Return the differences of whole runs and runs of one image."""
+    return [
+        Measurement(run.images, run.wall - start.wall, run.cpu - start.cpu, run.rss)
+        for run, start in zip(runs, start_runs, strict=True)
     ]
-    steady224 = [
-        Figure(w.images, w.wall - e.wall, w.cpu - e.cpu, w.rss)
-        for w, e in zip(figures["ours 224"], figures["one image"], strict=True)
-    ]
-    arms = {**figures, "steady": steady, "steady 224": steady224}
-    del arms["one image"]
+
+
+def report(measurements: dict[str, list[Measurement]]) -> None:
+    """Print rates and CPU times of each method, and ratios of medians."""
+    start_runs = measurements.pop("one image")
+    methods = {
+        **measurements,
+        "steady": without_start(measurements["tesserae"], start_runs),
+        "steady 224": without_start(measurements["tesserae 224"], start_runs),
+    }
     print("\n              images/s            CPU ms/image")
     print("              max      median     min    median")
     rate, cpu = {}, {}
-    for name, runs in arms.items():
+    for name, runs in methods.items():
         rates = [run.images / run.wall for run in runs]
         costs = [run.cpu / run.images * 1e3 for run in runs]
         rate[name], cpu[name] = statistics.median(rates), statistics.median(costs)
         speed = f"{max(rates):7,.0f}  {rate[name]:7,.0f}"
         print(f"{name:<12} {speed}   {min(costs):7.3f}  {cpu[name]:7.3f}")
-    print(f"\nCPU an image, steady / floor     {cpu['steady'] / cpu['floor']:.2f}")
-    print(f"CPU an image, whole / floor      {cpu['tesserae'] / cpu['floor']:.2f}")
-    print(f"images/s, whole / floor          {rate['tesserae'] / rate['floor']:.2f}")
-    print(f"images/s, steady / floor         {rate['steady'] / rate['floor']:.2f}")
-    print(f"images/s, whole / pool           {rate['tesserae'] / rate['pool']:.2f}")
-    print(f"images/s, whole / opencv         {rate['tesserae'] / rate['opencv']:.2f}")
-    print(f"images/s at 224, whole / hand    {rate['ours 224'] / rate['hand 224']:.2f}")
-    print(f"images/s at 224, steady / hand   {rate['steady 224'] / rate['hand 224']:.2f}")
-    print(f"CPU of resizing, stock / SIMD    {cpu['resize stock'] / cpu['resize']:.1f}")
-    print(
-        f"largest process of ours          {max(run.rss for run in figures['tesserae']):,.0f} MiB"
-    )
+    print(f"\nCPU per image, steady / floor         {cpu['steady'] / cpu['floor']:.2f}")
+    print(f"CPU per image, tesserae / floor       {cpu['tesserae'] / cpu['floor']:.2f}")
+    print(f"images/s, tesserae / floor            {rate['tesserae'] / rate['floor']:.2f}")
+    print(f"images/s, steady / floor              {rate['steady'] / rate['floor']:.2f}")
+    print(f"images/s, tesserae / pool             {rate['tesserae'] / rate['pool']:.2f}")
+    print(f"images/s, tesserae / opencv           {rate['tesserae'] / rate['opencv']:.2f}")
+    print(f"images/s, tesserae 224 / loop 224     {rate['tesserae 224'] / rate['loop 224']:.2f}")
+    print(f"images/s, steady 224 / loop 224       {rate['steady 224'] / rate['loop 224']:.2f}")
+    print(f"CPU of resizing, stock / Pillow-SIMD  {cpu['resize stock'] / cpu['resize']:.1f}")
+    largest = max(run.rss for run in measurements["tesserae"])
+    print(f"memory of the largest process         {largest:,.0f} MiB")
 
 
 if __name__ == "__main__":

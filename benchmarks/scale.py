@@ -1,15 +1,16 @@
-"""How far a run scales: listing, planning and scheduling of sets far larger than the disk at hand.
+"""Measure planning and scheduling of data sets that are larger than the disk.
 
-    python benchmarks/scale.py plan --rows 14197122      ImageNet-21k's listing, made up, planned
-    python benchmarks/scale.py graph --rows 1281167      its shards through a real scheduler, by
-                                                         tasks that sleep as long as shards may take
+    python benchmarks/scale.py plan --rows 14197122      plan a synthetic listing of the size of
+                                                         ImageNet-21k
+    python benchmarks/scale.py graph --rows 1281167      run a sleeping task for each shard of
+                                                         ImageNet on a real scheduler
 
-`plan` says seconds and peak memory of what `tesserae prepare` does between the listing and the
-first picture. `graph` runs that many real Dask tasks, with the reports that real tasks return, on
-that many real Dask workers of one thread each, in a few processes; it says how busy they were kept
-until the tail, which is when the last task has begun. How long a task sleeps is drawn: from the
-rates of the shards of a store with --store; without it from a log-normal distribution (sigma 0.2)
-around 2.4 ms a row, which is made up but for its mean.
+`plan` measures the time and the peak memory of the work of `tesserae prepare` between the listing
+and the first image. `graph` runs a Dask task for each shard, which returns the report of a real
+task, on --workers Dask workers of one thread each in a few processes. It prints the utilisation of
+the workers until the last task starts. The duration of a task is drawn from those of the shards of
+a store with --store, and otherwise from a log-normal distribution (sigma 0.2) around 2.4 ms per
+row. Of that distribution, only the location is measured.
 """
 
 from __future__ import annotations
@@ -44,38 +45,59 @@ from pipeline.store.open import open_objects
 from pipeline.store.options import StoreOptions
 
 CLASSES = 21_841
-HOMES = 4
-"""Processes that the workers of `graph` live in."""
+WORKER_PROCESSES = 4
+"""The number of processes that share the workers of `graph`."""
 
 SECONDS_PER_ROW = 0.0024
-"""Of a shard, on one core: measured by benchmarks/prepare.py."""
+"""The time of one row of a shard on one core, as measured by benchmarks/prepare.py."""
 
 
 def main() -> int:
-    """Run what was named."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("plan", "graph", "home"))
-    parser.add_argument("--address", help=argparse.SUPPRESS)
-    parser.add_argument("--rows", type=int, default=14_197_122)
-    parser.add_argument("--shard-rows", type=int, default=1024)
-    parser.add_argument("--workers", type=int, default=200, help="of graph")
-    parser.add_argument("--store", type=Path, help="of graph: whose shards say how long one takes")
-    parser.add_argument("--speed", type=float, default=1.0, help="of graph: sleep / this")
+    """Run `plan` or `graph`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("benchmark", choices=("plan", "graph", "workers"), metavar="plan|graph")
+    add("--address", help=argparse.SUPPRESS)
+    add(
+        "--rows",
+        type=int,
+        default=14_197_122,
+        metavar="N",
+        help="number of rows (default 14197122)",
+    )
+    add("--shard-rows", type=int, default=1024, metavar="N", help="rows of a shard (default 1024)")
+    add(
+        "--workers",
+        type=int,
+        default=200,
+        metavar="N",
+        help="number of workers of graph (default 200)",
+    )
+    add(
+        "--store",
+        type=Path,
+        metavar="STORE",
+        help="store from whose shards graph draws the durations of its tasks",
+    )
+    add("--speed", type=float, default=1.0, metavar="FACTOR",
+        help="divisor of the durations of graph's tasks (default 1)")  # fmt: skip
     args = parser.parse_args()
-    {"plan": plan, "graph": graph, "home": home}[args.what](args)
+    {"plan": plan, "graph": graph, "workers": run_workers}[args.benchmark](args)
     return 0
 
 
-def made_up_listing(num_rows: int) -> pa.Table:
-    """A listing as a folder of class folders gives it: in pieces, each class sorted."""
+def synthetic_listing(num_rows: int) -> pa.Table:
+    """Return a listing as class folders give it: the classes in order, each of them sorted."""
     per_class = -(-num_rows // CLASSES)
     pieces = []
     rng = np.random.default_rng(0)
-    for place in range(CLASSES):
-        count = min(per_class, num_rows - place * per_class)
+    for number in range(CLASSES):
+        count = min(per_class, num_rows - number * per_class)
         if count <= 0:
             break
-        wnid = f"n{10_000_000 + place * 4_001:08d}"
+        wnid = f"n{10_000_000 + number * 4_001:08d}"
         numbers = pc.cast(pa.array(np.arange(count)), pa.large_string())
         prefix, suffix = pa.scalar(f"{wnid}/{wnid}_", pa.large_string()), ".JPEG"
         key = pc.binary_join_element_wise(
@@ -88,60 +110,65 @@ def made_up_listing(num_rows: int) -> pa.Table:
 
 
 def plan(args: argparse.Namespace) -> None:
-    """List and plan, and say what it took."""
+    """Plan a synthetic listing, and print the time and the peak memory of each step."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        laps = []
+        steps = []
 
-        def lap(what: str) -> None:
+        def record(step: str) -> None:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-            laps.append((what, time.perf_counter() - started, peak))
+            steps.append((step, time.perf_counter() - started, peak))
 
-        pieces = made_up_listing(args.rows)
-        lap("made up")
+        pieces = synthetic_listing(args.rows)
+        record("the synthetic listing is complete")
         table = sort_listing(pieces)
         del pieces
         listed = planning.read_listing(table)
         del table
-        lap("sorted, digested, classes found")
+        record("the listing is sorted and its digest and classes are known")
         objects = open_objects(f"{folder}/store", "train-scale")
         objects.begin()
         choices = StoreOptions(shard_rows=args.shard_rows)
         wnids = tuple(listed.wnids)
         recipe = planning.resolve_recipe(objects, choices, Classes(wnids, ("",) * len(wnids)))
-        origin = Origin("made up", "folder", "/nowhere", "", listed.digest, listed.num_bytes)
-        made = planning.make_plan(objects, "train", recipe, listed, origin, seed=0)
-        planning.write_metadata(objects, recipe, made, choices.sizes)
-        lap("planned")
+        origin = Origin("synthetic", "folder", "/nowhere", "", listed.digest, listed.num_bytes)
+        written = planning.make_plan(objects, "train", recipe, listed, origin, seed=0)
+        planning.write_metadata(objects, recipe, written, choices.sizes)
+        record("the plan is written")
         size = (Path(folder) / "store/.cache/train.rows.arrow").stat().st_size
-    print(f"{made.num_rows:,} rows of {len(listed.wnids):,} classes, {made.num_shards:,} shards")
-    for what, seconds, peak in laps:
-        print(f"  {seconds:6.1f} s, {peak:4.2f} GiB at most: {what}")
-    print(f"rows file {size / 1e9:.2f} GB")
+    rows, shards = written.num_rows, written.num_shards
+    print(f"{rows:,} rows of {len(listed.wnids):,} classes, {shards:,} shards")
+    for step, seconds, peak in steps:
+        print(f"  after {seconds:6.1f} s, peak memory {peak:4.2f} GiB: {step}")
+    print(f"  file of rows: {size / 1e9:.2f} GB")
 
 
-def pretend(shard: int, seconds: float, num_rows: int) -> ShardReport:
-    """A task that takes as long as a shard and says as much."""
+def sleeping_task(shard: int, seconds: float, num_rows: int) -> ShardReport:
+    """Sleep as long as a shard takes, and return a report as large as that of a real task."""
     began = time.monotonic()
     time.sleep(seconds)
-    spent = dict.fromkeys(("read", "decode", "resize", "write", "sync"), seconds / 5)
+    stages = dict.fromkeys(("read", "decode", "resize", "write", "sync"), seconds / 5)
     names = tuple(f"images.zarr/train/{size}/c.{shard}.0.0.0" for size in (72, 224, 288))
     return ShardReport(
         shard=shard,
         num_rows=num_rows,
         counts={"readable": num_rows},
-        seconds={**spent, "began": began, "ended": time.monotonic()},
-        host="somewhere",
+        seconds={**stages, "began": began, "ended": time.monotonic()},
+        host="synthetic",
         written_objects=(*names, f"samples/train.parts/{shard:06d}.parquet"),
     )
 
 
 def graph(args: argparse.Namespace) -> None:
-    """Run a task a shard, and say what scheduler and client took, and how busy workers were."""
+    """Run a task for each shard; print the costs of scheduler and client, and the utilisation."""
     num_shards = -(-args.rows // args.shard_rows)
-    spread = draw_seconds(args, num_shards) / args.speed
+    durations = draw_seconds(args, num_shards) / args.speed
     jobs = [
-        Job(f"prepare-train-{shard:06d}", pretend, (shard, float(spread[shard]), args.shard_rows))
+        Job(
+            f"prepare-train-{shard:06d}",
+            sleeping_task,
+            (shard, float(durations[shard]), args.shard_rows),
+        )
         for shard in row_order(num_shards, seed=0).tolist()
     ]
     silence_client_logs()
@@ -157,42 +184,44 @@ def graph(args: argparse.Namespace) -> None:
         Client(cluster) as client,
         ExitStack() as stack,
     ):
-        for _ in range(HOMES):
-            words = [sys.executable, __file__, "home", "--workers", str(args.workers // HOMES)]
-            home = subprocess.Popen([*words, "--address", cluster.scheduler_address])
-            stack.callback(home.wait)
-            stack.callback(home.terminate)
-        client.wait_for_workers(args.workers // HOMES * HOMES)
-        me = psutil.Process()
-        before = me.memory_info().rss
+        for _ in range(WORKER_PROCESSES):
+            count = str(args.workers // WORKER_PROCESSES)
+            command = [sys.executable, __file__, "workers", "--workers", count]
+            process = subprocess.Popen([*command, "--address", cluster.scheduler_address])
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+        client.wait_for_workers(args.workers // WORKER_PROCESSES * WORKER_PROCESSES)
+        process = psutil.Process()
+        before = process.memory_info().rss
         cpu, wall = time.process_time(), time.perf_counter()
         reports = list(run_jobs(client, "scale", jobs))
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        grown = me.memory_info().rss - before
+        growth = process.memory_info().rss - before
     failed = [report for report in reports if not isinstance(report, ShardReport)]
     if failed:
         raise SystemExit(f"{len(failed)} tasks failed: {failed[0]}")
     began = np.array([report.seconds["began"] for report in reports])
     ended = np.array([report.seconds["ended"] for report in reports])
     first, tail = began.min(), began.max()
-    busy = (np.minimum(ended, tail) - began).sum() / (args.workers * (tail - first))
+    utilisation = (np.minimum(ended, tail) - began).sum() / (args.workers * (tail - first))
     rows = sum(report.num_rows for report in reports)
-    ideal = float(spread.sum()) / args.workers
+    ideal = float(durations.sum()) / args.workers
     print(f"{num_shards:,} tasks ({rows:,} rows) on {args.workers} workers in {wall:.1f} s")
-    print(f"  tasks last {spread.mean():.2f} s on average, {spread.max():.2f} s at most")
-    all_at = np.sort(began)[min(args.workers, num_shards) - 1] - first
-    print(f"  busy until the tail, for {tail - first:.1f} s: {busy:.1%}")
-    print(f"  all at work after {all_at:.2f} s")
-    print(f"  the tail: {ended.max() - tail:.1f} s")
-    print(f"  the sleeping alone takes {ideal:.1f} s: {ideal / wall:.0%} of the time was work")
-    print(f"  scheduler and client: {cpu:.1f} s CPU, {cpu / num_shards * 1e3:.2f} ms a task")
-    print(f"  memory: {before / 2**20:.0f} MiB, grew by {grown / 2**20:.0f} MiB")
+    print(f"  duration of a task: mean {durations.mean():.2f} s, max {durations.max():.2f} s")
+    all_started = np.sort(began)[min(args.workers, num_shards) - 1] - first
+    print(f"  all workers are busy after {all_started:.2f} s")
+    print(f"  the last task starts after {tail - first:.1f} s")
+    print(f"  utilisation until then: {utilisation:.1%}")
+    print(f"  the last task ends {ended.max() - tail:.1f} s later")
+    print(f"  shortest possible time {ideal:.1f} s: {ideal / wall:.0%} of the elapsed time")
+    print(f"  scheduler and client: {cpu:.1f} s CPU, {cpu / num_shards * 1e3:.2f} ms per task")
+    print(f"  memory: {before / 2**20:.0f} MiB, and {growth / 2**20:.0f} MiB more at the end")
 
 
-def home(args: argparse.Namespace) -> None:
-    """Workers of one thread each, all in this process, until it is ended."""
+def run_workers(args: argparse.Namespace) -> None:
+    """Run workers of one thread each in this process, until it is ended."""
 
-    async def live() -> None:
+    async def run() -> None:
         for _ in range(args.workers):
             await Worker(
                 args.address,
@@ -205,11 +234,11 @@ def home(args: argparse.Namespace) -> None:
 
     silence_client_logs()
     with applied_settings():
-        asyncio.run(live())
+        asyncio.run(run())
 
 
 def draw_seconds(args: argparse.Namespace, num_shards: int) -> NDArray[np.float64]:
-    """How long each shard takes: (num_shards,) seconds."""
+    """Return the duration of the task of each shard, (num_shards,), in seconds."""
     rng = np.random.default_rng(0)
     if args.store is None:
         return rng.lognormal(0, 0.2, num_shards) * SECONDS_PER_ROW * args.shard_rows

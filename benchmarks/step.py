@@ -1,10 +1,10 @@
-"""What a loader adds to a training step: a small ResNet fed by it, and on one batch that stays.
+"""Measure how much a loader adds to the time of a training step of a small residual network.
 
     python benchmarks/step.py STORE [--size 72] [--batch 64] [--steps 20] [--rounds 7]
 
-Each round trains --steps steps on batches of the loader and as many on one of them, in turn, from
-where the round before ended. On a GPU if there is one, where batches are copied while the step
-before runs. Waiting is the share of the time that the step waited for its batch.
+Each round trains --steps steps on batches of the loader, then as many on one fixed batch. The
+network is on a GPU if there is one; a batch is then copied while the step before it runs. The
+loader wait is the share of the time in which a step waits for its batch.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ WIDTHS = (32, 64, 128)
 
 
 class Block(nn.Module):
-    """Two convolutions and a way past them."""
+    """A residual block of two convolutions, which halves the sides of its input."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False)
         self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.past = nn.Conv2d(inputs, outputs, 1, 2, bias=False)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, 2, bias=False)
         self.norms = nn.ModuleList(nn.BatchNorm2d(outputs) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) -> (n, outputs, h / 2, w / 2)."""
-        made = functional.relu(self.norms[0](self.first(x)))
-        return functional.relu(self.norms[1](self.second(made)) + self.norms[2](self.past(x)))
+        """Map (n, inputs, h, w) to (n, outputs, h / 2, w / 2)."""
+        hidden = functional.relu(self.norms[0](self.first(x)))
+        return functional.relu(self.norms[1](self.second(hidden)) + self.norms[2](self.shortcut(x)))
 
 
 def resnet(classes: int) -> nn.Module:
-    """Three blocks and a linear layer."""
+    """Return a classifier of three blocks and a linear layer."""
     blocks = [Block(i, o) for i, o in zip((3, *WIDTHS), WIDTHS, strict=False)]
     return nn.Sequential(
         *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTHS[-1], classes)
@@ -53,22 +53,27 @@ def resnet(classes: int) -> nn.Module:
 
 
 def batches(loader: Loader) -> Iterator[Batch]:
-    """Epoch after epoch."""
+    """Yield batches, epoch after epoch."""
     while True:
         yield from loader
 
 
-def main() -> int:
-    """Train, and print the ratio."""
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("store")
-    parser.add_argument("--size", type=int, default=72)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=7)
-    args = parser.parse_args()
+    add = parser.add_argument
+    add("store", help="store with a finished split train")
+    add("--size", type=int, default=72, metavar="PIXELS", help="stored size (default 72)")
+    add("--batch", type=int, default=64, metavar="ROWS", help="rows of a batch (default 64)")
+    add("--steps", type=int, default=20, metavar="N", help="steps of each kind (default 20)")
+    add("--rounds", type=int, default=7, metavar="N", help="number of rounds (default 7)")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Train, and print the times of a step and their ratio."""
+    args = _arguments()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loader = Loader(args.store, size=args.size, batch_size=args.batch, rank=0, world=1)
     model = resnet(len(loader.classes)).to(device, memory_format=torch.channels_last)
@@ -83,46 +88,53 @@ def main() -> int:
         loss.backward()
         optimizer.step()
 
-    def finish() -> float:
+    def finished() -> float:
+        """Wait for the device, and return the time in seconds."""
         if device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    feed = batches(loader)
-    fixed = next(feed)
+    stream = batches(loader)
+    fixed = next(stream)
     for _ in range(args.steps):
         step(fixed)
-        step(next(feed))
-    fed, still, waited = [], [], []
+        step(next(stream))
+    loaded_seconds, fixed_seconds, waits = [], [], []
     for _ in range(args.rounds):
-        waiting, started = 0.0, finish()
+        waiting, started = 0.0, finished()
         for _ in range(args.steps):
-            asked = time.perf_counter()
-            batch = next(feed)
-            waiting += time.perf_counter() - asked
+            requested = time.perf_counter()
+            batch = next(stream)
+            waiting += time.perf_counter() - requested
             step(batch)
-        ended = finish()
+        ended = finished()
         for _ in range(args.steps):
             step(fixed)
-        fed.append((ended - started) / args.steps)
-        still.append((finish() - ended) / args.steps)
-        waited.append(waiting / (ended - started))
+        loaded_seconds.append((ended - started) / args.steps)
+        fixed_seconds.append((finished() - ended) / args.steps)
+        waits.append(waiting / (ended - started))
     print(f"{device.type}, {args.size} px, batches of {args.batch}, {args.rounds} rounds")
-    report(fed, still, waited)
+    report(loaded_seconds, fixed_seconds, waits)
     return 0
 
 
-def report(fed: list[float], still: list[float], waited: list[float]) -> None:
-    """Print seconds a step of each round, and their ratio."""
-    for name, found in (("one batch", still), ("the loader's", fed)):
-        median, least = statistics.median(found) * 1e3, min(found) * 1e3
-        print(f"step on {name:<13} {median:8.1f} ms, least {least:.1f}")
-    ratios = [a / b for a, b in zip(fed, still, strict=True)]
+def report(loaded: list[float], fixed: list[float], waits: list[float]) -> None:
+    """Print the times of a step in each kind of batches, their ratio, and the loader wait.
+
+    Args:
+        loaded: The seconds of a step on the loader's batches, of each round.
+        fixed: The seconds of a step on the fixed batch, of each round.
+        waits: The share of the time in which a step waited for its batch, of each round.
+    """
+    for name, seconds in (("one fixed batch", fixed), ("the loader's batches", loaded)):
+        median, best = statistics.median(seconds) * 1e3, min(seconds) * 1e3
+        print(f"step on {name:<20} median {median:8.1f} ms, min {best:.1f} ms")
+    ratios = [a / b for a, b in zip(loaded, fixed, strict=True)]
     print(
-        f"ratio, of the rounds: min {min(ratios):.3f}, median {statistics.median(ratios):.3f}, max"
-        f" {max(ratios):.3f}; of the least: {min(fed) / min(still):.3f}"
+        f"ratio within a round: min {min(ratios):.3f}, median {statistics.median(ratios):.3f}, "
+        f"max {max(ratios):.3f}; ratio of the minima {min(loaded) / min(fixed):.3f}"
     )
-    print(f"waiting for batches   {statistics.median(waited):8.2%}")
+    print(f"loader wait {statistics.median(waits):.2%}")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,22 @@
-"""A step of a WGAN, five updates of the critic and one of the generator, beside the plain loop.
+"""Measure a training step of a WGAN, and compare it with the loop of the paper's code.
 
-    python benchmarks/wgan.py PHOTOGRAPHS STORE [--steps 3] [--rounds 7] [--arms ...]
+    python benchmarks/wgan.py PHOTOGRAPHS STORE [--steps 3] [--rounds 7] [--methods ...]
 
-PHOTOGRAPHS is a folder of <class>/<file> JPEGs, STORE was prepared from it with a size of 64 or 72.
-The networks and the batch are the same in all arms: DCGAN for 64 px without extra layers, 64 rows.
+PHOTOGRAPHS is a folder of class folders of JPEG files, and STORE was prepared from it with a size
+of 72. A step is five updates of the critic and one of the generator. All methods have the same
+networks (DCGAN for 64 px, without extra layers) and batches of 64 images.
 
-    plain     the loop of the paper's code, its operations in its order, in float32: real and made
-              scores each with a backward of its own; a DataLoader of two processes that open,
-              scale, cut and normalise each photograph
-    memory    the same loop on tensors that lie in memory: as if its loader cost nothing
-    ours      the stage as `tesserae train wgan` runs it
-    float32   the same with --precision float32
+    paper               the loop of the paper's code with its operations in their order, in float32:
+                        a backward pass for the scores of real images, and one for those of
+                        generated images; a DataLoader opens, scales, crops and normalises
+                        photographs in processes
+    paper-memory        the same loop over tensors in memory, so that loading costs nothing
+    tesserae            the stage as `tesserae train wgan` runs it
+    tesserae-float32    the same with --precision float32
 
-Arms take turns, --steps steps each, as often as there are rounds. Printed are images/s of real
-pictures (wall), processor seconds a step, of all processes, and ratios to the first two arms within
-each round. On a GPU if there is one: its idle share is that of the time that no kernel ran in.
+Each round runs --steps steps of each method, on a GPU if there is one. The tables show real
+images/s, the CPU time of all processes, the share of the time that a step waits for the loader, and
+ratios of rates within a round.
 """
 
 from __future__ import annotations
@@ -45,12 +47,12 @@ from workflows.wgan.generators import ConvGenerator
 from workflows.wgan.options import WganOptions
 from workflows.wgan.stage import Wgan
 
-SIZE, BATCH, NOISE, CRITIC = 64, 64, 100, 5
+SIZE, STORED_SIZE, BATCH, LATENT_DIM, CRITIC_STEPS = 64, 72, 64, 100, 5
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Photographs(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """As torchvision's ImageFolder with Scale, CenterCrop, ToTensor and Normalize."""
+    """Photographs as torchvision's ImageFolder, Scale, CenterCrop, ToTensor and Normalize give."""
 
     def __init__(self, folder: Path) -> None:
         self._files = sorted(folder.rglob("*.JPEG"))
@@ -58,75 +60,74 @@ class Photographs(torch.utils.data.Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        with Image.open(self._files[place]) as image:
-            picture = image.convert("RGB")
-        width, height = picture.size
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        with Image.open(self._files[index]) as file:
+            image = file.convert("RGB")
+        width, height = image.size
         scale = SIZE / min(width, height)
         size = (max(SIZE, round(width * scale)), max(SIZE, round(height * scale)))
-        picture = picture.resize(size, Image.Resampling.BILINEAR)
+        image = image.resize(size, Image.Resampling.BILINEAR)
         left, top = (size[0] - SIZE) // 2, (size[1] - SIZE) // 2
-        picture = picture.crop((left, top, left + SIZE, top + SIZE))
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float().div(255)
+        image = image.crop((left, top, left + SIZE, top + SIZE))
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255)
         return pixels.sub(0.5).div(0.5), 0
 
 
-def for_ever(loader: Any) -> Iterator[Tensor]:
-    """Its images, epoch after epoch."""
+def endless(loader: Any) -> Iterator[Tensor]:
+    """Yield the images of a DataLoader's batches, epoch after epoch."""
     while True:
         for images, _ in loader:
             yield images
 
 
 def in_memory(folder: Path) -> Iterator[Tensor]:
-    """Batches of pictures that are decoded already."""
+    """Yield random batches of at most 1,024 photographs that are decoded before."""
     photographs = Photographs(folder)
-    kept = torch.stack([photographs[place][0] for place in range(min(1024, len(photographs)))])
+    images = torch.stack([photographs[index][0] for index in range(min(1024, len(photographs)))])
     while True:
-        for rows in torch.randperm(len(kept)).split(BATCH):
+        for rows in torch.randperm(len(images)).split(BATCH):
             if len(rows) == BATCH:
-                yield kept[rows]
+                yield images[rows]
 
 
-def plain(batches: Iterator[Tensor]) -> Callable[[], None]:
-    """A step of the paper's loop: what `main.py` of the authors' repository does, and when."""
+def paper_step(batches: Iterator[Tensor]) -> Callable[[], None]:
+    """Return a function that makes a step as `main.py` of the authors' repository does."""
     torch.manual_seed(0)
-    generator = ConvGenerator(SIZE, NOISE).to(DEVICE)
+    generator = ConvGenerator(SIZE, LATENT_DIM).to(DEVICE)
     critic = ConvCritic(SIZE).to(DEVICE)
-    of_critic = torch.optim.RMSprop(critic.parameters(), 5e-5)
-    of_generator = torch.optim.RMSprop(generator.parameters(), 5e-5)
+    critic_optimiser = torch.optim.RMSprop(critic.parameters(), 5e-5)
+    generator_optimiser = torch.optim.RMSprop(generator.parameters(), 5e-5)
     one = torch.ones((), device=DEVICE)
 
     def step() -> None:
         for parameter in critic.parameters():
             parameter.requires_grad_(True)
-        for _ in range(CRITIC):
+        for _ in range(CRITIC_STEPS):
             for parameter in critic.parameters():
                 parameter.data.clamp_(-0.01, 0.01)
             real = next(batches).to(DEVICE)
             critic.zero_grad()
             critic(real).mean().backward(one)
-            noise = torch.empty(BATCH, NOISE, device=DEVICE).normal_(0, 1)
+            noise = torch.empty(BATCH, LATENT_DIM, device=DEVICE).normal_(0, 1)
             with torch.no_grad():
                 fake = generator(noise)
             critic(fake).mean().backward(-one)
-            of_critic.step()
+            critic_optimiser.step()
         for parameter in critic.parameters():
             parameter.requires_grad_(False)
         generator.zero_grad()
-        noise = torch.empty(BATCH, NOISE, device=DEVICE).normal_(0, 1)
+        noise = torch.empty(BATCH, LATENT_DIM, device=DEVICE).normal_(0, 1)
         critic(generator(noise)).mean().backward(one)
-        of_generator.step()
+        generator_optimiser.step()
 
     return step
 
 
-def ours(store: Path, precision: str) -> Arm:
-    """A step of the stage."""
+def stage_method(store: Path, precision: str) -> Method:
+    """Return the method that makes steps of Tesserae's stage."""
     options = WganOptions(precision=precision, batch_size=BATCH, warmup_critic_steps=0)
     torch.manual_seed(0)
-    size = 72
-    data = Data(Loader(store, size=size, batch_size=BATCH), None, ())
+    data = Data(Loader(store, size=STORED_SIZE, batch_size=BATCH), None, ())
     stage = Wgan(options, data, World(device=DEVICE))
 
     def step() -> None:
@@ -134,89 +135,103 @@ def ours(store: Path, precision: str) -> Arm:
         while stage.step == before:
             stage.advance()
 
-    return Arm(step, stage)
+    return Method(step, stage)
 
 
 def cpu_seconds() -> float:
-    """Of this process and of those that it has started."""
-    every = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    return sum(p.cpu_times().user + p.cpu_times().system for p in every)
+    """Return the CPU time of this process and its descendants, in seconds."""
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    return sum(p.cpu_times().user + p.cpu_times().system for p in processes)
 
 
 @dataclass
-class Arm:
-    """What was measured of one way."""
+class Method:
+    """A method and its measurements, one for each round."""
 
     step: Callable[[], None]
+    """Makes one training step."""
     stage: Wgan | None = None
+    """Tesserae's stage; None for the loop of the paper."""
     images_per_second: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
-    waiting: list[float] = field(default_factory=list)
+    """The CPU time of a step in seconds."""
+    waits: list[float] = field(default_factory=list)
+    """The share of the time that steps waited for the loader; 0 where it is not measured."""
 
     def measure(self, steps: int) -> None:
-        """Take some steps."""
+        """Make some steps, and add their measurement."""
         waited = self.stage.batches.wait_seconds if self.stage else 0.0
-        began, used = time.perf_counter(), cpu_seconds()
+        started, cpu = time.perf_counter(), cpu_seconds()
         for _ in range(steps):
             self.step()
         if DEVICE.type == "cuda":
             torch.cuda.synchronize()
-        took = time.perf_counter() - began
-        self.images_per_second.append(steps * CRITIC * BATCH / took)
-        self.cpu.append((cpu_seconds() - used) / steps)
-        self.waiting.append(
-            (self.stage.batches.wait_seconds - waited) / took if self.stage else 0.0
+        seconds = time.perf_counter() - started
+        self.images_per_second.append(steps * CRITIC_STEPS * BATCH / seconds)
+        self.cpu.append((cpu_seconds() - cpu) / steps)
+        self.waits.append(
+            (self.stage.batches.wait_seconds - waited) / seconds if self.stage else 0.0
         )
 
 
-def show(arms: dict[str, Arm]) -> None:
-    """Print figures and ratios."""
-    print(f"{torch.__version__}, {DEVICE}, {torch.get_num_threads()} threads, batch {BATCH}")
-    print(f"{'':10} {'images/s':>10} {'best':>10} {'CPU s/step':>11} {'waiting':>8}")
-    for name, arm in arms.items():
-        rate, best = statistics.median(arm.images_per_second), max(arm.images_per_second)
-        cpu, wait = statistics.median(arm.cpu), statistics.median(arm.waiting)
-        print(f"{name:10} {rate:10.1f} {best:10.1f} {cpu:11.2f} {wait:8.2%}")
-    for name, beside in itertools.product(("ours", "float32"), ("plain", "memory")):
-        if name in arms and beside in arms:
-            both = zip(arms[name].images_per_second, arms[beside].images_per_second, strict=True)
-            ratios = [one / other for one, other in both]
-            print(
-                f"{name} / {beside}: median {statistics.median(ratios):.2f},"
-                f" least {min(ratios):.2f}"
-            )
+def report(methods: dict[str, Method]) -> None:
+    """Print the measurements of each method, and ratios of rates."""
+    print(f"torch {torch.__version__}, {DEVICE}, {torch.get_num_threads()} threads, batch {BATCH}")
+    print(f"{'':18} {'images/s':>10} {'max':>10} {'CPU s/step':>11} {'loader wait':>12}")
+    for name, method in methods.items():
+        rate, best = statistics.median(method.images_per_second), max(method.images_per_second)
+        cpu, wait = statistics.median(method.cpu), statistics.median(method.waits)
+        print(f"{name:18} {rate:10.1f} {best:10.1f} {cpu:11.2f} {wait:12.2%}")
+    print("ratio of the rates within a round")
+    for name, baseline in itertools.product(
+        ("tesserae", "tesserae-float32"), ("paper", "paper-memory")
+    ):
+        if name in methods and baseline in methods:
+            rates = (methods[key].images_per_second for key in (name, baseline))
+            ratios = [a / b for a, b in zip(*rates, strict=True)]
+            median = statistics.median(ratios)
+            print(f"{name} / {baseline}: median {median:.2f}, min {min(ratios):.2f}")
 
 
 def main() -> int:
-    """Measure, and print."""
+    """Run the rounds and print the tables."""
+    names = ["paper", "paper-memory", "tesserae", "tesserae-float32"]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("photographs", type=Path)
-    parser.add_argument("store", type=Path)
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--workers", type=int, default=2, help="of the DataLoader")
-    parser.add_argument("--arms", nargs="+", default=["plain", "memory", "ours", "float32"])
+    add = parser.add_argument
+    add("photographs", type=Path, help="folder of class folders of JPEG files")
+    add("store", type=Path, help="store that was prepared from them, with the size 72")
+    add("--steps", type=int, default=3, metavar="N", help="steps of a round (default 3)")
+    add("--rounds", type=int, default=7, metavar="N", help="number of rounds (default 7)")
+    add(
+        "--workers",
+        type=int,
+        default=2,
+        metavar="N",
+        help="processes of the paper's DataLoader (default 2)",
+    )
+    add("--methods", "--arms", nargs="+", choices=names, default=names, metavar="METHOD",
+        help="methods to run (default: all)")  # fmt: skip
     args = parser.parse_args()
     photographs = Photographs(args.photographs)
-    feed = torch.utils.data.DataLoader(
+    loader = torch.utils.data.DataLoader(
         photographs, BATCH, shuffle=True, num_workers=args.workers, drop_last=True,
         persistent_workers=True, pin_memory=DEVICE.type == "cuda",
     )  # fmt: skip
-    made: dict[str, Callable[[], Arm]] = {
-        "plain": lambda: Arm(plain(for_ever(feed))),
-        "memory": lambda: Arm(plain(in_memory(args.photographs))),
-        "ours": lambda: ours(args.store, "auto"),
-        "float32": lambda: ours(args.store, "float32"),
+    create: dict[str, Callable[[], Method]] = {
+        "paper": lambda: Method(paper_step(endless(loader))),
+        "paper-memory": lambda: Method(paper_step(in_memory(args.photographs))),
+        "tesserae": lambda: stage_method(args.store, "auto"),
+        "tesserae-float32": lambda: stage_method(args.store, "float32"),
     }
-    arms = {name: made[name]() for name in args.arms}
-    for arm in arms.values():
-        arm.step()
+    methods = {name: create[name]() for name in args.methods}
+    for method in methods.values():
+        method.step()
     for _ in range(args.rounds):
-        for arm in arms.values():
-            arm.measure(args.steps)
-    show(arms)
+        for method in methods.values():
+            method.measure(args.steps)
+    report(methods)
     return 0
 
 

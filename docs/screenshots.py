@@ -1,4 +1,4 @@
-"""Make the pictures of the documentation: reports and the search page in a headless Chromium.
+"""Make the screenshots of the documentation: reports and the search page in headless Chromium.
 
 `make pictures` runs this. It prepares the embedded sample, whose photographs come with
 scikit-image, trains on it, opens the reports and the search page, and writes `docs/pictures/`. This
@@ -32,9 +32,9 @@ from tests.browser import DRIVER, emulated, open_chromium  # noqa: E402
 
 PICTURES = ROOT / "docs" / "pictures"
 MARGIN = 16
-"""The space below the last element of a picture, in pixels."""
+"""The space below the last element of a screenshot, in pixels."""
 COLOURS = 64
-"""The number of colours of a picture: few, so that it is small."""
+"""The number of colours of a screenshot, which keeps the file small."""
 TIMEOUT_SECONDS = 60
 QUERY = "vehicle + person"
 
@@ -44,15 +44,15 @@ sample photographs --images 400
 prepare photographs store --sizes 32 72 224 288 --shard-rows 128 --max-bad 0.1 --no-dashboard
 train wgan store --run wgan --image-size 32 --objective hinge --critic-steps 1 --flip
   --critic-norm spectral --generator-width 32 --critic-width 32 --ema 0.99 --ranks 1
-  --rank-threads 1 --look-every 100 --steps 800 --no-dashboard
+  --threads-per-rank 1 --eval-every 100 --steps 800 --no-dashboard
 report wgan --device cpu
 train devise store --run devise --trunk new --learn all --hierarchy photographs/is-a.txt
-  --batch-size 64 --trunk-rate 1e-3 --feature-size 72 --width 16 --hidden 256 --ranks 1
-  --rank-threads 1 --look-every 50 --steps 200 --no-dashboard
+  --batch-size 64 --trunk-learning-rate 1e-3 --feature-size 72 --width 16 --hidden-units 256
+  --ranks 1 --threads-per-rank 1 --eval-every 50 --steps 200 --no-dashboard
 search devise vehicle
 """
 """The commands whose results are shown. Steps end training, not minutes: a slow machine makes the
-same pictures."""
+same screenshots."""
 
 EDGE = """
 return [...document.querySelectorAll(arguments[0])].at(arguments[1]).getBoundingClientRect().bottom;
@@ -65,14 +65,14 @@ return document.body.getAttribute('aria-busy') !== 'true'
 
 
 def main() -> None:
-    """Run the commands, and take the pictures."""
-    parser = argparse.ArgumentParser(description="Make the pictures of the documentation.")
+    """Run the commands, and make the screenshots."""
+    parser = argparse.ArgumentParser(description="Make the screenshots of the documentation.")
     parser.add_argument(
         "folder",
         type=Path,
         nargs="?",
         default=Path("/tmp/tesserae"),
-        help="working folder, whose path the pictures show (default /tmp/tesserae)",
+        help="working folder, whose path the screenshots show (default /tmp/tesserae)",
     )
     folder = parser.parse_args().folder
     if DRIVER is None:
@@ -105,7 +105,7 @@ def _wait(driver: Any) -> None:
 
 
 def _take(driver: Any, name: str, end: float) -> None:
-    """Write a picture of the page down to a height in pixels."""
+    """Write a screenshot of the page down to a height in pixels."""
     _wait(driver)
     width = driver.execute_script("return window.innerWidth")
     clip = {"x": 0, "y": 0, "width": width, "height": end + MARGIN, "scale": 1}
@@ -113,9 +113,9 @@ def _take(driver: Any, name: str, end: float) -> None:
         "Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True}
     )
     with Image.open(io.BytesIO(base64.b64decode(taken["data"]))) as image:
-        few = image.convert("RGB").quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=0)
+        reduced = image.convert("RGB").quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=0)
     PICTURES.mkdir(exist_ok=True)
-    few.save(PICTURES / f"{name}.png", optimize=True)
+    reduced.save(PICTURES / f"{name}.png", optimize=True)
 
 
 @contextmanager

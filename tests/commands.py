@@ -22,7 +22,7 @@ from tests.fork_server import Forked, can_fork, fork_server
 
 ROOT = Path(__file__).parents[1]
 MARK = "TESSERAE_TEST_RUN"
-"""An environment variable that all processes of a command inherit, and no others have."""
+"""An environment variable that exactly the processes of a command have."""
 
 TRAINING = frozenset(
     {"train", "features", "search", "study", "export", "report", "sample-images", "loader"}
@@ -89,13 +89,13 @@ class Command:
 
     def workers(self) -> list[psutil.Process]:
         """Return the worker processes, which are the children of the fork server."""
-        found = []
+        workers = []
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self.process.pid).children():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     if "multiprocessing.forkserver" in " ".join(child.cmdline()):
-                        found += child.children()
-        return [worker for worker in found if worker.is_running()]
+                        workers += child.children()
+        return [worker for worker in workers if worker.is_running()]
 
     def gone(self, seconds: float = PATIENCE) -> bool:
         """Wait until no process of the command is left; return False after *seconds*."""
@@ -161,8 +161,8 @@ def start(
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A command that has ended by itself."""
+class CommandResult:
+    """The exit status and the output of a command that has ended by itself."""
 
     status: int
     out: str
@@ -176,17 +176,17 @@ def run(
     extra_path: Path | None = None,
     within: Sequence[str] = (),
     **env: str,
-) -> Ended:
+) -> CommandResult:
     """Run `tesserae <words>` to its end."""
     with start(*words, scratch=scratch, extra_path=extra_path, within=within, **env) as command:
         status = command.wait(seconds)
-        return Ended(status, command.out, command.err)
+        return CommandResult(status, command.out, command.err)
 
 
-def wait_until(true: Callable[[], object], seconds: float = PATIENCE) -> bool:
-    """Call *true* until it returns a true value; return False after *seconds*."""
+def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> bool:
+    """Call *condition* until it returns a true value; return False after *seconds*."""
     end = time.monotonic() + seconds
-    while not true():
+    while not condition():
         if time.monotonic() > end:
             return False
         time.sleep(0.02)

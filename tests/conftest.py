@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from tests import fork_server
 
-# No deadline: how long an example takes says something about the machine, nothing about the code.
+# No deadline: the time of an example depends on the machine, and tells nothing about the code.
 settings.register_profile(
     "quick", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -91,13 +91,13 @@ def s3_server() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def s3_environment(s3_server: str) -> Iterator[dict[str, str]]:
     """Set the environment variables that lead s3fs to the server, here and in commands."""
-    found = {
+    environment = {
         "AWS_ENDPOINT_URL": s3_server,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in found.items():
+        for name, value in environment.items():
             patch.setenv(name, value)
-        yield found
+        yield environment

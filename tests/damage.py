@@ -12,12 +12,12 @@ KINDS = ("flip", "truncate", "remove")
 
 
 def files(store: Path) -> list[Path]:
-    """Return all files that the promises of the store cover."""
-    left_out = (".tmp", ".cache", "report.html")
+    """Return all files of a store, without caches, temporary files and the report."""
+    excluded = (".tmp", ".cache", "report.html")
     return sorted(
         file
         for file in store.rglob("*")
-        if file.is_file() and file.relative_to(store).parts[0] not in left_out
+        if file.is_file() and file.relative_to(store).parts[0] not in excluded
     )
 
 
@@ -46,10 +46,10 @@ class Snapshot:
 
 def snapshot(store: Path) -> Snapshot:
     """Return the current state of a store, without `.cache` and `.tmp`."""
-    there = {str(file.relative_to(store)): file for file in files(store)}
+    paths = {str(file.relative_to(store)): file for file in files(store)}
     return Snapshot(
-        {name: file.read_bytes() for name, file in there.items()},
-        {name: (file.stat().st_ino, file.stat().st_mtime_ns) for name, file in there.items()},
+        {name: file.read_bytes() for name, file in paths.items()},
+        {name: (file.stat().st_ino, file.stat().st_mtime_ns) for name, file in paths.items()},
     )
 
 
@@ -60,16 +60,16 @@ def touched(before: Snapshot, after: Snapshot) -> set[str]:
 
 
 def damage(store: Path, name: str, kind: str, rng: np.random.Generator) -> None:
-    """Damage one file."""
+    """Damage one file at a random position; *kind* is one of `KINDS`."""
     file = store / name
     data = bytearray(file.read_bytes())
-    place = int(rng.integers(len(data)))
+    position = int(rng.integers(len(data)))
     if kind == "remove":
         file.unlink()
     elif kind == "truncate":
-        file.write_bytes(data[:place])
+        file.write_bytes(data[:position])
     else:
-        data[place] ^= int(rng.integers(1, 256))
+        data[position] ^= int(rng.integers(1, 256))
         file.write_bytes(data)
 
 

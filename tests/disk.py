@@ -22,21 +22,27 @@ from pipeline import filesystem
 from pipeline.store import local
 
 FOLDER = -1
+"""The inode of every folder."""
 LOSSES = ("strict", "names", "torn", "mixed")
 """What remains of unsynced data: nothing (strict), names without bytes, names with half of the
 bytes (torn), or at random the old or the new state of each name and file (mixed)."""
 
 Op = tuple[Any, ...]
+"""The name of a method of `Disk`, and its arguments."""
 
 
 @dataclass
 class Disk:
-    """Names relative to the root, which is `.`, as the system sees them and as they survive."""
+    """Files and folders by their names relative to the root, which is `.`."""
 
     seen: dict[str, int] = field(default_factory=lambda: {".": FOLDER})
+    """The inode of each name while the system runs."""
     durable: dict[str, int] = field(default_factory=lambda: {".": FOLDER})
+    """The inode of each name that survives a power loss."""
     data: dict[int, bytes] = field(default_factory=dict)
+    """The content of each inode."""
     synced: dict[int, int] = field(default_factory=dict)
+    """The number of bytes of each inode that survive a power loss."""
 
     @classmethod
     def holding(cls, left: dict[str, bytes | None]) -> Self:
@@ -69,7 +75,7 @@ class Disk:
 
     def sync_folder(self, path: str) -> None:
         old = {name for name in self.durable if _parent(name) == path}
-        new = {name: what for name, what in self.seen.items() if _parent(name) == path}
+        new = {name: inode for name, inode in self.seen.items() if _parent(name) == path}
         for name in old - set(new):
             del self.durable[name]
         self.durable |= new
@@ -91,17 +97,17 @@ class Disk:
             names = dict(self.seen)
         if how == "mixed":
             for name in sorted({*self.durable, *self.seen}):
-                kept = (self.durable if rng.random() < 0.5 else self.seen).get(name)
+                inode = (self.durable if rng.random() < 0.5 else self.seen).get(name)
                 names.pop(name, None)
-                if kept is not None:
-                    names[name] = kept
+                if inode is not None:
+                    names[name] = inode
         return {
             name: None if inode == FOLDER else self._left(inode, how, rng)
             for name, inode in names.items()
             if all(str(parent) in names for parent in PurePosixPath(name).parents)
         }
 
-    def unharmed(self) -> dict[str, bytes | None]:
+    def after_kill(self) -> dict[str, bytes | None]:
         """Return what a killed process leaves, which is everything, durable or not."""
         return {n: None if inode == FOLDER else self.data[inode] for n, inode in self.seen.items()}
 
@@ -171,8 +177,8 @@ class Recorder:
 
     def fsync(self, file: int) -> None:
         os.fsync(file)
-        what = self._open.get(file)
-        self._note("sync" if isinstance(what, int) else "sync_folder", what)
+        opened = self._open.get(file)
+        self._note("sync" if isinstance(opened, int) else "sync_folder", opened)
 
     def replace(self, old: Any, new: Any) -> None:
         os.replace(old, new)
@@ -202,7 +208,7 @@ def recording(monkeypatch: pytest.MonkeyPatch, root: Path, inode: int = 0) -> It
 
 
 @contextmanager
-def careless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def without_fsync(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Skip all syncs, where a test does not check what survives."""
     with monkeypatch.context() as patch:
         patch.setattr(local.os, "fsync", lambda _: None)

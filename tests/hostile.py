@@ -49,26 +49,26 @@ values = (
 Path = tuple[str | int, ...]
 
 
-def places(value: Any, at: Path = ()) -> Iterator[Path]:
+def paths(value: Any, at: Path = ()) -> Iterator[Path]:
     """Yield the path of every value in a document, beginning with the document itself."""
     yield at
     inside = dict(enumerate(value)) if isinstance(value, list) else value
     for key, inner in inside.items() if isinstance(inside, dict) else ():
-        yield from places(inner, (*at, key))
+        yield from paths(inner, (*at, key))
 
 
 @st.composite
 def mutated_fields(draw: Any, fields: Any) -> Any:
     """Draw the fields of a document with one value replaced, removed or added."""
     fields = copy.deepcopy(fields)
-    path = draw(st.sampled_from(list(places(fields))[1:]))
+    path = draw(st.sampled_from(list(paths(fields))[1:]))
     parent = fields
     for key in path[:-1]:
         parent = parent[key]
-    what = draw(st.sampled_from(["replace", "replace", "replace", "remove", "add"]))
-    if what == "replace":
+    change = draw(st.sampled_from(["replace", "replace", "replace", "remove", "add"]))
+    if change == "replace":
         parent[path[-1]] = draw(values)
-    elif what == "remove":
+    elif change == "remove":
         del parent[path[-1]]
     elif isinstance(parent, dict):
         parent[draw(st.sampled_from(["../x", "abc", "digest2", ""]))] = draw(values)
@@ -80,5 +80,5 @@ def mutated_fields(draw: Any, fields: Any) -> Any:
 def mutated(fields: Any) -> st.SearchStrategy[bytes]:
     """Draw the text of a mutated document without a digest, or of any other value."""
     return (mutated_fields(fields) | values).map(
-        lambda found: json.dumps(found, ensure_ascii=True).encode()
+        lambda value: json.dumps(value, ensure_ascii=True).encode()
     )

@@ -17,12 +17,14 @@ from tests.commands import saboteur
 LINUX_NFS = ("flock", "fcntl")
 """The calls that fail on NFS without lockd, or on Lustre without -o flock."""
 EXFAT = ("link",)
+"""The calls that fail on exFAT."""
 SMB = ("flock", "fcntl", "link", "renameat2", "folder sync")
+"""The calls that fail on SMB."""
 
-Set = Callable[[Any, str, Any], None]
+SetAttribute = Callable[[Any, str, Any], None]
 
 
-def remove(calls: Sequence[str], change: Set) -> None:
+def remove(calls: Sequence[str], change: SetAttribute) -> None:
     """Make *calls* fail as on a file system that lacks them.
 
     Args:
@@ -40,7 +42,7 @@ def _fail(number: int) -> Callable[..., Any]:
     return fail
 
 
-def _without_folder_sync(change: Set) -> None:
+def _without_folder_sync(change: SetAttribute) -> None:
     fsync = os.fsync
 
     def sync(file: int) -> None:
@@ -51,7 +53,7 @@ def _without_folder_sync(change: Set) -> None:
     change(os, "fsync", sync)
 
 
-_CHANGES: dict[str, Callable[[Set], None]] = {
+_CHANGES: dict[str, Callable[[SetAttribute], None]] = {
     "flock": lambda change: change(fcntl, "flock", _fail(errno.ENOSYS)),
     "fcntl": lambda change: change(locks, "_description_lock", _fail(errno.ENOLCK)),
     "link": lambda change: change(os, "link", _fail(errno.EPERM)),
@@ -64,5 +66,5 @@ _CHANGES: dict[str, Callable[[Set], None]] = {
 def processes_lacking(folder: Path, calls: Sequence[str]) -> Iterator[Path]:
     """Yield a folder that removes *calls* from every process with it first on its module path."""
     code = f"import tests.lacking\ntests.lacking.remove({list(calls)!r}, setattr)\n"
-    with saboteur(folder, code) as made:
-        yield made
+    with saboteur(folder, code) as path:
+        yield path

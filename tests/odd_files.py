@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.pictures import jpeg
+from tests.images import jpeg
 
 # --- PNG ----------------------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ def tiff(
     for strip in strips:
         offsets.append(len(data))
         data += strip + bytes(len(strip) % 2)
-    every: dict[int, tuple[int, Any]] = {
+    all_tags: dict[int, tuple[int, Any]] = {
         256: (4, width),
         257: (4, height),
         259: (3, 1),
@@ -97,7 +97,7 @@ def tiff(
         **tags,
     }
     entries = b""
-    for tag, (kind, value) in sorted(every.items()):
+    for tag, (kind, value) in sorted(all_tags.items()):
         body = _tag_body(kind, value, order)
         count = len(value) if isinstance(value, (bytes, list, tuple)) else 1
         entries += struct.pack(f"{order}HHI", tag, kind, count)
@@ -108,7 +108,7 @@ def tiff(
         data += body + bytes(len(body) % 2)
     magic = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, len(data))
     data[:8] = magic
-    return bytes(data) + struct.pack(f"{order}H", len(every)) + entries + bytes(4)
+    return bytes(data) + struct.pack(f"{order}H", len(all_tags)) + entries + bytes(4)
 
 
 def _tag_body(kind: int, value: Any, order: str) -> bytes:
@@ -133,10 +133,10 @@ def grey_tiff(
     bits = bits or samples.dtype.itemsize * 8
     body = packed_12(samples) if bits == 12 else samples.astype(samples.dtype.newbyteorder(order))
     body = body if isinstance(body, bytes) else body.tobytes()
-    every: dict[int, tuple[int, Any]] = {258: (3, bits), 262: (3, int(not white_is_zero))}
+    all_tags: dict[int, tuple[int, Any]] = {258: (3, bits), 262: (3, int(not white_is_zero))}
     if sample_format is not None:
-        every[339] = (3, sample_format)
-    return tiff([body], width, height, {277: (3, 1), **every, **(tags or {})}, order=order)
+        all_tags[339] = (3, sample_format)
+    return tiff([body], width, height, {277: (3, 1), **all_tags, **(tags or {})}, order=order)
 
 
 def packed_12(samples: NDArray[Any]) -> bytes:
@@ -165,18 +165,18 @@ def netpbm(samples: NDArray[Any], maximum: int) -> bytes:
 
 def phone_jpeg(seed: int, size: tuple[int, int] = (60, 45), claimed: int = 3) -> bytes:
     """Return a JPEG whose index claims *claimed* further images, though it contains two."""
-    with Image.open(io.BytesIO(jpeg(seed, *size))) as picture:
+    with Image.open(io.BytesIO(jpeg(seed, *size))) as image:
         buffer = io.BytesIO()
-        picture.save(buffer, "MPO", save_all=True, append_images=[picture.copy()])
+        image.save(buffer, "MPO", save_all=True, append_images=[image.copy()])
     data = buffer.getvalue()
     at = data.find(b"\x01\xb0", data.find(b"MPF\0"))
     return data[: at + 8] + struct.pack("<I", claimed) + data[at + 12 :]
 
 
-# --- what stores of rules 1 are made of ---------------------------------------------------------
+# --- Images that rules 1 and rules 2 decode differently -----------------------------------------
 
 
-def odd_pictures() -> dict[str, bytes]:
+def odd_images() -> dict[str, bytes]:
     """Return files by name; rules 1 and rules 2 give different rows for most of them."""
     y, x = np.mgrid[:20, :24]
     ramp = (y * 24 + x) / (20 * 24 - 1)

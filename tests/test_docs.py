@@ -9,15 +9,22 @@ import argparse
 import dataclasses
 import importlib.util
 import inspect
+import itertools
 import re
+import subprocess
+import sys
 import tomllib
+import xml.etree.ElementTree
 from pathlib import Path
 
+import grimp
 import pytest
 import yaml
 
 import tesserae
 from pipeline.loader import Loader, Reading, Staging
+from pipeline.sources import open_source
+from pipeline.sources.listing import listing_digest
 from pipeline.store.commit import Commit
 from pipeline.store.features import FeatureCommit, FeatureFinishRecord, FeatureRecipe
 from pipeline.store.plan import Plan
@@ -60,14 +67,16 @@ MAX_PICTURE_BYTES = 150_000
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
-def _command_reference():
-    spec = importlib.util.spec_from_file_location("reference", DOCS / "command_reference.py")
+def _hook(name):
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # its dataclasses look for it there
     spec.loader.exec_module(module)
     return module
 
 
-REFERENCE = _command_reference()
+REFERENCE = _hook("command_reference")
+DRAWING = _hook("room_drawing")
 
 
 def _leaves(nav):
@@ -159,6 +168,78 @@ def test_the_architecture_has_every_import_contract():
     missing = [c["name"] for c in settings["contracts"] if f"| {c['name']} | " not in page]
 
     assert missing == []
+
+
+@pytest.mark.parametrize("package", DRAWING.TITLES)
+def test_the_drawn_imports_are_those_of_the_code(package):
+    """Another program, which the import contracts use, finds the same imports between rooms."""
+    graph = grimp.build_graph(package)
+    expected = {
+        (source.split(".")[1], target.split(".")[1])
+        for source in graph.modules
+        for target in graph.find_modules_directly_imported_by(source)
+        if source.count(".") and target.count(".")
+    }
+
+    edges = DRAWING.imports(package)
+
+    found = {(room, target) for room, targets in edges.items() for target in targets}
+    assert found == {(a, b) for a, b in expected if a != b and not a.startswith("__")}
+
+
+@pytest.mark.parametrize("package", DRAWING.TITLES)
+def test_the_drawing_leaves_out_only_what_it_says(package):
+    """Arrows lead downwards; with the circles and the bottom row they imply every import."""
+    rows, arrows = DRAWING.rows_and_arrows(package)
+
+    level = {room: number for number, row in enumerate(rows) for group in row for room in group}
+    group_of = {room: group for row in rows for group in row for room in group}
+    reached = DRAWING._reachable(arrows)
+    for room, targets in DRAWING.imports(package).items():
+        for target in targets:
+            source, end = group_of[room], group_of[target]
+            assert source == end or level[room] < level[target]
+            assert source == end or end in rows[-1] or end in reached[source]
+    for upper, lower in itertools.pairwise(DRAWING.contract_layers(package)):
+        assert max(level[room] for room in upper) < min(level[room] for room in lower)
+
+
+def test_the_drawing_shows_every_room_and_the_page_describes_it():
+    """Both variants are well formed and show each room once, and a table names each."""
+    page = (DOCS / "architecture.md").read_text()
+    html = DRAWING.on_page_content(page)
+
+    variants = [
+        xml.etree.ElementTree.fromstring(svg)
+        for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+    ]
+
+    assert len(variants) == 2
+    rooms = [room for package in DRAWING.TITLES for room in DRAWING.imports(package)]
+    for variant in variants:
+        shown = [text.text for text in variant.iter("text") if "class" not in text.attrib]
+        assert sorted(shown) == sorted(rooms)
+    for package in DRAWING.TITLES:
+        (section,) = re.findall(rf"^### {package}\n(.*?)^##", page, re.MULTILINE | re.DOTALL)
+        described = set(re.findall(r"`(\w+)(?:/[\w.]*|\.py|\.yaml)`", section))
+        assert set(DRAWING.imports(package)) - described == set()
+
+
+def test_the_command_of_the_page_computes_the_digest_of_a_listing(tmp_path):
+    """Names that sort differently as paths, a link and a hidden file are no exceptions."""
+    page = (DOCS / "sources.md").read_text()
+    (command,) = re.findall(r"```bash\ncd ILSVRC2012/train\n(find .*?)```", page, re.DOTALL)
+    for name in ("n1/a.jpg", "n1/b.jpg", "n1-x/a.jpg", "n10/\u00e9 1.jpg", "n10/.hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\xff\xd8\xff" + name.encode())
+    (tmp_path / "n1" / "link.jpg").symlink_to(tmp_path / "n10" / "\u00e9 1.jpg")
+    listing = open_source(tmp_path, "train").list(lambda _: None)
+
+    printed = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+
+    assert printed.split() == [listing_digest(listing), "-"]
 
 
 def test_every_page_that_the_readme_names_exists():

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import tesserae
-from tests.pictures import contents, make_folder, prepare_inline
+from tests.images import contents, make_folder, prepare_inline
 
 ROOT = Path(__file__).parents[1]
 LOCATIONS = tesserae._LOCATIONS

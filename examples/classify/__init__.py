@@ -1,1 +1,1 @@
-"""A stage that learns the classes of pictures: the example of a stage."""
+"""A stage that learns the classes of images: the example of a stage."""

@@ -43,7 +43,7 @@ class Classify:
         return {"loss": loss.detach()}
 
     def evaluate(self) -> tuple[dict[str, float], dict[str, NDArray[np.uint8]]]:
-        """Return no metrics and no pictures."""
+        """Return no metrics and no images."""
         return {}, {}
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.cluster.hosts import why_not as why_no_hosts
 from tests.commands import run
-from tests.pictures import linked_folder, promised
+from tests.images import linked_folder, reproducible_files
 
 SHAPE = ("--sizes", 72, 224, "--shard-rows", 64, "--chunk-rows", 16, "--max-bad", 1)
 ROW_BYTES = (72 * 72 + 224 * 224) * 3
@@ -70,7 +70,7 @@ def make_undisturbed(folder: Path, source: Path) -> dict[str, str]:
 def hashes(store: Path) -> dict[str, str]:
     """Return the SHA-256 of each reproducible file of a store, by name."""
     found = {}
-    for name, file in promised(store):
+    for name, file in reproducible_files(store):
         with file.open("rb") as data:
             found[name] = hashlib.file_digest(data, "sha256").hexdigest()
     return found

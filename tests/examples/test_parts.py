@@ -1,6 +1,6 @@
-"""Tests of the source, the stage and the kind of cluster in `examples/`, in a copy of the tree.
+"""Tests of the parts that `docs/contributing.md` adds to the tree, in a copy of the tree.
 
-They follow `docs/contributing.md`: they copy the files and apply the diffs that the page shows.
+They follow the page: they copy its files of `examples/` and apply the diffs that it shows.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import psutil
 import pytest
 import torch
 
+from pipeline.augment import Augment
 from tests.commands import PATIENCE, wait_until
-from tests.pictures import contents, jpeg, make_folder
-from tests.workflows.training.small import tensors
+from tests.images import contents, jpeg, make_folder
+from tests.workflows.training.small import small_store, tensors, train_here
 from workflows.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
@@ -41,8 +42,8 @@ class Tree:
         """Copy the files and apply the diffs of the page's section *heading*."""
         (section,) = re.findall(rf"^## {heading}$(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)
         copies = re.findall(r"^\d\. Copy `(\S+)` to `(\S+)`", section, re.MULTILINE)
-        diffs = map(textwrap.dedent, re.findall(r"```diff\n(.*?) *```", section, re.DOTALL))
-        assert copies
+        diffs = [*map(textwrap.dedent, re.findall(r"```diff\n(.*?) *```", section, re.DOTALL))]
+        assert copies or diffs
         for example, destination in copies:
             shown = re.findall(rf"^--8<--\n({example}\S*)\n--8<--$", section, re.MULTILINE)
             assert shown
@@ -85,7 +86,8 @@ def tree(tmp_path: Path) -> Tree:
     root = tmp_path / "tree"
     for name in ("pipeline", "workflows", "cluster"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "tesserae.py", root)
+    for name in ("tesserae.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, root)
     return Tree(root)
 
 
@@ -115,6 +117,60 @@ def test_the_source_is_prepared_and_verified(tree: Tree, tmp_path: Path) -> None
     assert contents(tmp_path / "store-table") == contents(tmp_path / "store-folders")
 
 
+def test_the_augmentation_depends_on_seed_epoch_and_row() -> None:
+    """An image is erased equally in any batch; half of the images are erased in an epoch."""
+    example = runpy.run_path(str(ROOT / "examples" / "random_erasing.py"))
+    plain = Augment(size=32, seed=3)
+    augment = example["RandomErasing"](augment=plain, side=8)
+    images = torch.randint(0, 256, (64, 3, 40, 40), generator=torch.Generator().manual_seed(0))
+    images, rows = images.to(torch.uint8), torch.arange(64)
+
+    batch = augment(images, rows, 5)
+
+    erased = (batch == 0).all(1).sum((1, 2))
+    assert set(erased.tolist()) == {0, 64}
+    assert 16 < (erased == 64).sum() < 48
+    kept = batch != 0
+    assert torch.equal(batch[kept], plain(images, rows, 5)[kept])
+    torch.testing.assert_close(augment(images.flip(0), rows.flip(0), 5).flip(0), batch)
+    assert not torch.equal(augment(images, rows, 6), batch)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    with pytest.raises(ValueError, match="side is 33: expected 1 to 32 pixels"):
+        example["RandomErasing"](augment=plain, side=33)
+
+
+@pytest.mark.slow
+def test_the_augmentation_keeps_the_import_contracts(tree: Tree) -> None:
+    """The place that the page gives it is right."""
+    tree.add("Add an augmentation")
+    linter = Path(sys.executable).with_name("lint-imports")
+
+    done = subprocess.run(
+        [linter, "--no-cache"],
+        cwd=tree.root,
+        env={**os.environ, "PYTHONPATH": str(tree.root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert (tree.root / "pipeline" / "random_erasing.py").is_file()
+
+
+@pytest.mark.slow
+def test_the_report_shows_the_chart(tree: Tree, tmp_path: Path) -> None:
+    """The chart has the title, the unit and the name of the page's example."""
+    tree.add("Add a chart to a report")
+    run = train_here(small_store(tmp_path), tmp_path / "run")
+
+    tree.run("report", run.path, "--samples", 16, folder=tmp_path)
+
+    page = (run.path / "report.html").read_text()
+    assert "Loader wait" in page
+    assert "share of the time of a step" in page
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_stage_trains_and_resumes(tree: Tree, tmp_path: Path) -> None:
@@ -122,7 +178,7 @@ def test_the_stage_trains_and_resumes(tree: Tree, tmp_path: Path) -> None:
     tree.add("Add a training stage")
     make_folder(tmp_path / "train", 40)
     tree.run("prepare", "train", "store", *SHAPE, folder=tmp_path)
-    small = ("--image-size", 16, "--batch-size", 8, "--rank-threads", 1, "--look-every", 3)
+    small = ("--image-size", 16, "--batch-size", 8, "--threads-per-rank", 1, "--eval-every", 3)
 
     for run, steps in (("whole", 6), ("parts", 3), ("parts", 6)):
         words = ("train", "classify", "store", "--run", run, "--steps", steps, *small)

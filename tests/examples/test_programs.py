@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.features.reader import open_features
-from tests.pictures import make_folder, prepare_inline
+from tests.images import make_folder, prepare_inline
 from tests.workflows.devise.small import make_small
 
 ROOT = Path(__file__).parents[2]

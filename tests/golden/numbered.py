@@ -13,7 +13,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from tests.pictures import jpeg
+from tests.images import jpeg
 
 CHOICES: dict[str, Any] = {"sizes": (8,), "shard_rows": 8, "chunk_rows": 4, "seed": 3}
 STORE = Path(__file__).parent / "numbered-1"

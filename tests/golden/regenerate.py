@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from pipeline.store import arrays, layout
 from pipeline.store.open import open_objects
-from tests.pictures import jpeg, prepare_inline
+from tests.images import jpeg, prepare_inline
 
 CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 4, "chunk_rows": 2, "seed": 7}
 HERE = Path(__file__).parent

@@ -13,7 +13,7 @@ from pipeline.images import decode as module
 from pipeline.images import jpeg as walk
 from pipeline.images.decode import MISSING_END_REMARK, decode
 from pipeline.images.rejection import TRUNCATED
-from tests.pictures import jpeg
+from tests.images import jpeg
 
 END = b"\xff\xd9"
 

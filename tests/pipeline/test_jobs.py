@@ -22,7 +22,7 @@ from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.store import records
 from pipeline.store.open import open_objects
 from tests.commands import wait_until
-from tests.pictures import make_folder, plan_inline
+from tests.images import make_folder, plan_inline
 
 
 @pytest.fixture(scope="module")

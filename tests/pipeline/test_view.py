@@ -14,7 +14,7 @@ from pipeline.errors import StoreError
 from pipeline.store import arrays
 from pipeline.store.open import open_objects
 from pipeline.view import view
-from tests.pictures import make_folder, plan_inline, prepare_inline
+from tests.images import make_folder, plan_inline, prepare_inline
 
 CHOICES: dict[str, Any] = {"sizes": (8,), "shard_rows": 8, "chunk_rows": 4}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import run
-from tests.pictures import contents, jpeg
+from tests.images import contents, jpeg
 from tests.pipeline.sources.layouts import LAYOUTS, WNIDS, Pictures, write_folder
 
 ODD = {

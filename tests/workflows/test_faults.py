@@ -25,7 +25,7 @@ from pipeline.images.rejection import STATUS_WORDS
 from pipeline.store import arrays, records, table
 from pipeline.store.open import open_objects
 from tests.commands import Command, committed, run, saboteur, start, wait_until
-from tests.pictures import contents, jpeg, linked_folder, make_folder, prepare_inline
+from tests.images import contents, jpeg, linked_folder, make_folder, prepare_inline
 from workflows.cli import main
 
 SMALL = ("--shard-rows", 32, "--no-dashboard")

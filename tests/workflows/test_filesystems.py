@@ -9,7 +9,7 @@ import pytest
 
 from tests import lacking
 from tests.commands import run, start, wait_until
-from tests.pictures import contents, make_folder
+from tests.images import contents, make_folder
 
 TINY = ("--sizes", 8, "--shard-rows", 16, "--chunk-rows", 8, "--workers", 1, "--no-dashboard")
 

@@ -19,9 +19,9 @@ from pipeline.ingest.source_index import SCHEMA
 from pipeline.store import arrays, document, layout, records, table
 from pipeline.store.local import LocalObjects
 from pipeline.store.open import open_objects
-from tests.disk import careless
+from tests.disk import without_fsync
+from tests.images import make_folder, prepare_inline
 from tests.inline import NoCluster, tesserae
-from tests.pictures import make_folder, prepare_inline
 from workflows import session
 
 CHOICES = {"sizes": (8,), "shard_rows": 4, "chunk_rows": 2}
@@ -35,7 +35,7 @@ DONE = layout.done("train")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepare a source and its store."""
     root = tmp_path_factory.mktemp("foreign")
-    with pytest.MonkeyPatch.context() as patch, careless(patch):
+    with pytest.MonkeyPatch.context() as patch, without_fsync(patch):
         prepare_inline(make_folder(root / "images", 11, bad=1), str(root / "store"), **CHOICES)
     return root
 
@@ -314,7 +314,7 @@ ATTACKS: dict[str, Callable[[Path, Path], None]] = {
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(session, "cluster_of", lambda args: NoCluster())
-    with careless(monkeypatch):
+    with without_fsync(monkeypatch):
         yield
 
 

@@ -17,7 +17,7 @@ from cluster import certificates
 from tests.cluster.hosts import hosts, why_not
 from tests.cluster.network import SILENCE, Network, serving_processes, worker_processes
 from tests.commands import Command, committed, run, saboteur, wait_until
-from tests.pictures import contents, linked_folder
+from tests.images import contents, linked_folder
 
 pytestmark = [
     pytest.mark.slow,

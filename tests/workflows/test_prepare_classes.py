@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.store import arrays, layout, records
 from pipeline.store.open import open_objects
+from tests.images import jpeg
 from tests.inline import tesserae
-from tests.pictures import jpeg
 
 SMALL = ("--sizes", "8", "--shard-rows", "4", "--chunk-rows", "2", "--workers", "1")
 

@@ -18,8 +18,8 @@ import pytest
 from pipeline.ingest.source_index import SourceIndex
 from pipeline.store import document, records
 from pipeline.store.open import open_objects
-from tests.commands import ROOT, Ended, committed, run, saboteur, start, wait_until
-from tests.pictures import contents, jpeg, make_folder, prepare_inline
+from tests.commands import ROOT, CommandResult, committed, run, saboteur, start, wait_until
+from tests.images import contents, jpeg, make_folder, prepare_inline
 from workflows.cli import COMMANDS, main
 
 SMALL = ("--shard-rows", 8, "--chunk-rows", 4, "--no-dashboard")
@@ -489,7 +489,7 @@ def test_concurrent_runs_of_one_split_are_refused_or_wait(
             assert wait_until(lambda: "waiting" in second.out.lower())
             go.touch()
             assert second.wait() == 0
-            waited = Ended(0, second.out, second.err)
+            waited = CommandResult(0, second.out, second.err)
         assert first.wait() == 0
     assert (waited.status, waited.err) == (0, "")
     assert "listed by an earlier run" in waited.out

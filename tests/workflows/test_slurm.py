@@ -20,7 +20,7 @@ import pytest
 from cluster.slurm.cluster import SlurmCluster
 from cluster.slurm.profile import read_profile
 from tests.commands import PATIENCE, ROOT, committed, free_port, run, saboteur, start, wait_until
-from tests.pictures import contents, make_folder, prepare_inline
+from tests.images import contents, make_folder, prepare_inline
 from tests.pipeline.loader.test_distributed import PRINT_ROWS
 from tests.workflows.test_hosts import TAKE_TIME
 

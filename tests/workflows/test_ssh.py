@@ -17,7 +17,7 @@ import pytest
 from cluster.errors import ClusterError
 from cluster.ssh import read_hosts
 from tests.commands import PATIENCE, committed, free_port, run, start, wait_until
-from tests.pictures import contents, make_folder
+from tests.images import contents, make_folder
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 SSH = shutil.which("ssh")

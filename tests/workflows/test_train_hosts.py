@@ -20,7 +20,7 @@ from pipeline.store.open import open_objects
 from tests.cluster.hosts import Hosts, hosts, why_not
 from tests.cluster.network import Network
 from tests.commands import Command, run, saboteur, wait_until
-from tests.pictures import jpeg, linked_folder
+from tests.images import jpeg, linked_folder
 from tests.workflows.runs.test_train import SMALL, curve, ranks, step_of
 
 pytestmark = [

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.disk import careless
-from tests.pictures import make_folder, prepare_inline
+from tests.disk import without_fsync
+from tests.images import make_folder, prepare_inline
 from tests.pipeline.features.small import ROWS, SIZE, small_trunk
 
 
@@ -28,7 +28,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def images(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a store of the images, at 8 and 16 px."""
     store = tmp_path_factory.mktemp("images") / "store"
-    with pytest.MonkeyPatch.context() as patch, careless(patch):
+    with pytest.MonkeyPatch.context() as patch, without_fsync(patch):
         prepare_inline(source, str(store), sizes=(8, SIZE))
     return store
 

@@ -20,7 +20,7 @@ from pipeline.features.batches import ThreadSafeIterator, batches, read_chunks
 from pipeline.store import arrays, records
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
-from tests.pictures import prepare_inline
+from tests.images import prepare_inline
 from tests.pipeline.features.small import ROWS
 
 SIZE = 8

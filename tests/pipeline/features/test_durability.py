@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.store import features, layout, local, records
 from pipeline.store.features import FeatureCommit, FeatureFinishRecord, FeatureRecipe
-from tests.disk import LOSSES, Disk, careless, lay_out, recording, replay
+from tests.disk import LOSSES, Disk, lay_out, recording, replay, without_fsync
 from tests.pipeline.features.small import BOTH, files, make, problems
 
 
@@ -106,7 +106,7 @@ def check_goes_on(
     for prefix in range(3, len(run.ops) + 1, step):
         for loss in LOSSES:
             root = lay_out(run.after(prefix).lose(loss, seed=prefix), tmp_path / f"{prefix}-{loss}")
-            with careless(monkeypatch):
+            with without_fsync(monkeypatch):
                 make(root / "store", run.trunk, kinds=BOTH, repair=True)
             assert files(root / "store", run.name) == run.expected, (prefix, loss)
             assert problems(root / "store") == {}
@@ -125,7 +125,7 @@ def check_killed(
 ) -> None:
     """Kill the run at an operation, continue it, and lose the power while it continues."""
     disk = run.after(killed)
-    root = lay_out(disk.unharmed(), tmp_path / f"killed-{killed}")
+    root = lay_out(disk.after_kill(), tmp_path / f"killed-{killed}")
     monkeypatch.setattr(local, "_durable", set())  # a process forgets on its death what it synced
     with recording(monkeypatch, root, max(disk.data)) as ops:
         make(root / "store", run.trunk, kinds=BOTH)

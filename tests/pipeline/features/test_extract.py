@@ -22,7 +22,7 @@ from pipeline.features.worker import FeatureTaskConfig
 from pipeline.store import features, layout, records
 from pipeline.store.features import FeatureRecipe
 from pipeline.store.open import open_objects
-from tests.pictures import make_folder, prepare_inline
+from tests.images import make_folder, prepare_inline
 from tests.pipeline.features.small import (
     BOTH,
     FIRST,

@@ -81,7 +81,7 @@ def test_missing_or_unfinished_features_are_refused(store: Path, trunk: Path) ->
 
 def test_features_of_another_store_are_refused(store: Path, trunk: Path, tmp_path: Path) -> None:
     """The other store's images differ, though it has as many rows."""
-    from tests.pictures import make_folder, prepare_inline
+    from tests.images import make_folder, prepare_inline
 
     name = make(store, trunk)
     other_store = tmp_path / "other"

@@ -15,7 +15,7 @@ from pipeline.ingest import verify as image_check
 from pipeline.store import features, layout
 from pipeline.store.open import open_objects
 from tests.damage import KINDS, damage
-from tests.pictures import make_folder, prepare_inline
+from tests.images import make_folder, prepare_inline
 from tests.pipeline.features.small import BOTH, ROWS, files, make, problems
 
 

@@ -20,8 +20,8 @@ from pipeline.images import embedded_metadata, formats
 from pipeline.images import tiff as tiff_module
 from pipeline.images.decode import Decoded, decode
 from pipeline.images.rejection import CORRUPT, TRUNCATED
+from tests.images import jpeg
 from tests.odd_files import grey_tiff, long_text, phone_jpeg, png, png_chunk, tiff, with_chunks
-from tests.pictures import jpeg
 
 GREY = np.arange(20 * 24, dtype=np.uint8).reshape(20, 24)
 

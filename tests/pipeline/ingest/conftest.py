@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.store.local import LocalObjects
-from tests.pictures import SMALL, make_folder, prepare_inline
+from tests.images import SMALL, make_folder, prepare_inline
 
 
 @pytest.fixture(scope="session")

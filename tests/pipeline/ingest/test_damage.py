@@ -11,9 +11,9 @@ from pipeline.ingest.shard_task import prepare_shard
 from pipeline.store import layout, records
 from pipeline.store.open import open_objects
 from tests.damage import Snapshot, category, choose, damage, files, snapshot, touched
-from tests.disk import careless
+from tests.disk import without_fsync
+from tests.images import SMALL, make_folder, plan_inline, prepare_inline
 from tests.inline import repair_inline
-from tests.pictures import SMALL, make_folder, plan_inline, prepare_inline
 from workflows.preparation.verify import verify_split
 
 SPLITS = ("train", "val")
@@ -60,7 +60,7 @@ def problem_names(store: Path, *, unfinished: bool = False) -> set[str]:
 
 
 def repair(monkeypatch: pytest.MonkeyPatch, store: Path, **options: str) -> int:
-    with careless(monkeypatch):
+    with without_fsync(monkeypatch):
         splits = records.splits(open_objects(str(store)))
         return sum(repair_inline(monkeypatch, str(store), split, **options) for split in splits)
 
@@ -223,7 +223,7 @@ def test_damage_to_an_unfinished_store_is_named_and_repaired(
         layout.commit("train", shard) for shard in range(2)
     }
     assert problem_names(store, unfinished=True) == {layout.plan("train"), layout.plan("val")}
-    with careless(monkeypatch):
+    with without_fsync(monkeypatch):
         prepare_both(source, store)
     assert without_provenance(snapshot(store)) == without_provenance(snapshot(finished_store))
     assert problem_names(store, unfinished=True) == set()

@@ -19,9 +19,9 @@ from pipeline.images.rejection import READABLE, STATUS_WORDS, TRUNCATED
 from pipeline.ingest.redecode import recheck_rows
 from pipeline.store import layout, records, table
 from pipeline.store.open import open_objects
+from tests.images import contents, prepare_inline
 from tests.inline import repair_inline, tesserae
-from tests.odd_files import odd_pictures
-from tests.pictures import contents, prepare_inline
+from tests.odd_files import odd_images
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "rules-1"
 CHOICES = {"sizes": (8, 16), "serves": 16, "shard_rows": 6, "chunk_rows": 2, "seed": 7}
@@ -64,7 +64,7 @@ def lose(store: Path, shard: int) -> None:
 
 def test_the_golden_files_match_the_generator() -> None:
     """The versions of the rules decode these files differently, or they would prove nothing."""
-    files = odd_pictures()
+    files = odd_images()
     for key, data in files.items():
         assert (GOLDEN / "images" / key).read_bytes() == data
 

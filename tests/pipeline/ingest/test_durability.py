@@ -11,8 +11,8 @@ import pytest
 from pipeline.ingest import verify
 from pipeline.store import commit, layout, local, records
 from pipeline.store.open import open_objects
-from tests.disk import LOSSES, Disk, careless, lay_out, recording, replay
-from tests.pictures import SMALL, contents, make_folder, prepare_inline
+from tests.disk import LOSSES, Disk, lay_out, recording, replay, without_fsync
+from tests.images import SMALL, contents, make_folder, prepare_inline
 from tests.trace import operations, refused, trace
 
 ROOT = Path(__file__).parents[3]
@@ -79,7 +79,7 @@ def problems(store: Path) -> list[verify.Problem]:
 
 
 def check_goes_on(run: RecordedPrepare, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with careless(monkeypatch):
+    with without_fsync(monkeypatch):
         store = prepare(run.source, root, run.sizes)
     assert contents(store) == run.expected
     assert problems(store) == []
@@ -149,7 +149,7 @@ def check_killed(
 ) -> None:
     """Kill the run at an operation, continue it, and lose the power while it continues."""
     disk = after(run, killed)
-    root = lay_out(disk.unharmed(), tmp_path / f"killed-{killed}")
+    root = lay_out(disk.after_kill(), tmp_path / f"killed-{killed}")
     # A process forgets on its death what it made durable.
     monkeypatch.setattr(local, "_durable", set())
     with recording(monkeypatch, root, max(disk.data, default=0)) as ops:
@@ -195,7 +195,7 @@ def check_repeated_losses(
         left = disk.lose(str(rng.choice(LOSSES)), seed)
         assert broken_promises(left) == []
         shutil.rmtree(root)
-    with careless(monkeypatch):
+    with without_fsync(monkeypatch):
         store = prepare(source, lay_out(left, tmp_path / f"{seed}-end"), BOTH_SIZES)
     assert contents(store) == expected_contents
     assert problems(store) == []
@@ -270,7 +270,7 @@ def test_a_run_killed_at_any_operation_is_made_durable(
 PREPARE = """
 import sys
 from pathlib import Path
-from tests.pictures import SMALL, prepare_inline
+from tests.images import SMALL, prepare_inline
 prepare_inline(Path(sys.argv[1]), sys.argv[2], shard_rows=4, chunk_rows=2)
 """
 

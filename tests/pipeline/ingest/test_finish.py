@@ -13,8 +13,8 @@ from pipeline.store import arrays, commit, layout, local, records, table
 from pipeline.store.local import LocalObjects
 from pipeline.store.open import open_objects
 from tests.damage import KINDS, damage, snapshot, touched
-from tests.disk import careless, recording
-from tests.pictures import SMALL, plan_inline, prepare_inline
+from tests.disk import recording, without_fsync
+from tests.images import SMALL, plan_inline, prepare_inline
 
 DERIVED = (
     layout.table("train"),
@@ -126,7 +126,7 @@ def test_an_object_store_is_finished_in_the_same_way(
     finished_store: Path, tmp_path: Path, monkeypatch
 ) -> None:
     """Objects that exist already are not written again."""
-    with careless(monkeypatch):
+    with without_fsync(monkeypatch):
         url = f"memory://{tmp_path}"
         prepare_inline(finished_store.parent / "images", url, **SMALL)
         remote = open_objects(url)

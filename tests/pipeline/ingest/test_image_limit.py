@@ -27,9 +27,9 @@ from pipeline.sources.listing import ListedSample
 from pipeline.sources.reader import SourceReader
 from pipeline.store import layout, table
 from pipeline.store.open import open_objects
+from tests.images import contents, jpeg, prepare_inline
 from tests.inline import repair_inline, tesserae
 from tests.odd_files import grey_tiff, netpbm
-from tests.pictures import contents, jpeg, prepare_inline
 
 FILM = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom"
 FILM_BYTES = 4 * 2**30

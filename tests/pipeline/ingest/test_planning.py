@@ -22,7 +22,7 @@ from pipeline.store.open import open_objects
 from pipeline.store.options import StoreOptions
 from tests.damage import snapshot, touched
 from tests.disk import recording
-from tests.pictures import jpeg, make_folder, plan_inline
+from tests.images import jpeg, make_folder, plan_inline
 from tests.pipeline.store.test_recipe import MADE as RECIPE
 
 

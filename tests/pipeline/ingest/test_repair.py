@@ -14,7 +14,7 @@ from pipeline.ingest.worker import ShardTaskConfig
 from pipeline.store import layout, table
 from pipeline.store.local import LocalObjects
 from tests.damage import damage, snapshot, touched
-from tests.pictures import SMALL, prepare_inline
+from tests.images import SMALL, prepare_inline
 
 
 def damage_and_verify(store: Path, *names: str) -> tuple[SplitRecords, list[Problem]]:

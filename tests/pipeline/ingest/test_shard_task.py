@@ -19,7 +19,7 @@ from pipeline.ingest.worker import ShardTaskConfig, workspace
 from pipeline.store import layout, records, table
 from pipeline.store.local import LocalObjects, LocalWriter
 from pipeline.store.objects import Objects
-from tests.pictures import contents, make_folder, plan_inline, prepare_inline
+from tests.images import contents, make_folder, plan_inline, prepare_inline
 
 ALL = [layout.shard("train", 8, 0), layout.shard("train", 16, 0), layout.part("train", 0)]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pictures import make_folder
+from tests.images import make_folder
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.loader import Loader, Reading, buffers
-from tests.pictures import make_folder, prepare_inline
+from tests.images import make_folder, prepare_inline
 
 
 class HostAllocator:

@@ -22,7 +22,7 @@ from pipeline.store.local import LocalObjects
 from pipeline.store.open import open_objects
 from pipeline.store.shard import decompressor
 from pipeline.store.split import open_split
-from tests.pictures import prepare_inline
+from tests.images import prepare_inline
 from tests.pipeline.loader.batches import check_same
 
 CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8}

@@ -16,7 +16,7 @@ from pipeline.errors import StoreDamagedError
 from pipeline.loader import SplitDataset, dataset, row_reader
 from pipeline.store import arrays, layout
 from pipeline.store.open import open_objects
-from tests.pictures import make_folder, prepare_inline
+from tests.images import make_folder, prepare_inline
 
 
 @pytest.fixture(scope="module", params=["none", "zstd:3"])

@@ -23,7 +23,7 @@ from pipeline.features.loader import FeatureLoader
 from pipeline.loader import Loader
 from pipeline.loader.distributed import count_ranks_on_host, current_placement, explicit_placement
 from tests.commands import ROOT
-from tests.pictures import make_folder, prepare_inline
+from tests.images import make_folder, prepare_inline
 
 NUM_ROWS = 61
 READABLE = NUM_ROWS - 3

@@ -17,7 +17,7 @@ from pipeline.loader import Loader, Reading
 from pipeline.store import arrays, layout, records
 from pipeline.store.geometry import Geometry
 from pipeline.store.open import open_objects
-from tests.pictures import make_folder, prepare_inline
+from tests.images import make_folder, prepare_inline
 
 NUM_ROWS = 1_281_167
 SIZE = 224

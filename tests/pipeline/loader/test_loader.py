@@ -34,7 +34,7 @@ from pipeline.loader import loader as loader_module
 from pipeline.store import arrays, layout
 from pipeline.store.open import open_objects
 from tests.commands import ROOT
-from tests.pictures import make_folder, plan_inline, prepare_inline
+from tests.images import make_folder, plan_inline, prepare_inline
 
 NUM_ROWS = 61
 CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8, "chunk_rows": 4}

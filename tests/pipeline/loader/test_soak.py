@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from pipeline.loader import Loader, Reading
-from tests.pictures import make_folder, prepare_inline
+from tests.images import make_folder, prepare_inline
 
 SECONDS = float(os.environ.get("TESSERAE_SOAK_SECONDS", "60"))
 """How long all three runs take together: a minute, unless TESSERAE_SOAK_SECONDS is set."""

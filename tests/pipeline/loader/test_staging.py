@@ -21,7 +21,7 @@ from pipeline.store import layout
 from pipeline.store.local import LocalObjects
 from pipeline.store.open import open_objects
 from tests.commands import wait_until
-from tests.pictures import jpeg, prepare_inline
+from tests.images import jpeg, prepare_inline
 from tests.pipeline.loader.batches import check_same
 
 CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8, "chunk_rows": 4}
@@ -596,7 +596,7 @@ def test_simultaneous_epochs_copy_until_the_last_has_ended(store: Path, tmp_path
 def test_only_committed_shards_are_staged(source: Path, tmp_path: Path) -> None:
     """Shards without a commit are not copied."""
     from pipeline.ingest.shard_task import prepare_shard
-    from tests.pictures import plan_inline
+    from tests.images import plan_inline
 
     objects, _, work = plan_inline(source, str(tmp_path / "store"), **CHOICES)
     for shard in (0, 3):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import ROOT
-from tests.pictures import make_folder, prepare_inline
+from tests.images import make_folder, prepare_inline
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from pipeline.loader import Loader, mmap, row_reader
 from pipeline.loader.window_prefetcher import WindowPrefetcher
 from pipeline.store import layout
 from tests.commands import wait_until
-from tests.pictures import make_folder, prepare_inline
+from tests.images import make_folder, prepare_inline
 
 NUM_ROWS = 61
 CHUNK_ROWS = 4

@@ -19,7 +19,7 @@ from pipeline.store import arrays, layout, records, table
 from pipeline.store.open import open_objects
 from tests.damage import snapshot
 from tests.golden.regenerate import CHOICES, make_source
-from tests.pictures import prepare_inline
+from tests.images import prepare_inline
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FORMATS = (1, 2)

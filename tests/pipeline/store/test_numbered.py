@@ -13,8 +13,8 @@ from pipeline.sources.options import SourceOptions
 from pipeline.store import arrays, layout, records
 from pipeline.store.open import open_objects
 from tests.golden.numbered import CHOICES, STORE, make_source
+from tests.images import contents, prepare_inline
 from tests.inline import repair_inline
-from tests.pictures import contents, prepare_inline
 
 TEXT_ORDER = ["0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9"]
 

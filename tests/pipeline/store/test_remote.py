@@ -16,8 +16,8 @@ from pipeline.store import arrays, layout, lease, records
 from pipeline.store.open import open_objects
 from pipeline.store.remote import RemoteObjects
 from tests import commands
+from tests.images import SMALL, contents, make_folder, prepare_inline
 from tests.inline import repair_inline
-from tests.pictures import SMALL, contents, make_folder, prepare_inline
 from workflows.preparation.verify import verify_split
 
 pytest.importorskip("moto.server")

@@ -36,7 +36,7 @@ from pipeline.store.local import LocalObjects
 from pipeline.store.schema import SchemaError
 from pipeline.store.split import open_split
 from tests.hostile import mutated_fields, values
-from tests.pictures import make_folder, prepare_inline
+from tests.images import make_folder, prepare_inline
 from tests.pipeline.store.test_commit import COMMIT
 from tests.pipeline.store.test_plan import MADE as PLAN
 from tests.pipeline.store.test_recipe import MADE as RECIPE

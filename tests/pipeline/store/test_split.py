@@ -12,7 +12,7 @@ from pipeline.ingest.shard_task import prepare_shard
 from pipeline.ingest.worker import workspace
 from pipeline.store import layout, records
 from pipeline.store.split import open_split, restrict_to_labels
-from tests.pictures import make_folder, plan_inline
+from tests.images import make_folder, plan_inline
 
 
 @pytest.fixture

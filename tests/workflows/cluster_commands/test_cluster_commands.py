@@ -21,14 +21,14 @@ from tests.commands import (
     PATIENCE,
     ROOT,
     Command,
-    Ended,
+    CommandResult,
     free_port,
     run,
     saboteur,
     start,
     wait_until,
 )
-from tests.pictures import contents, make_folder
+from tests.images import contents, make_folder
 from tests.workflows.runs.test_train import SMALL
 from tests.workflows.training.small import small_store
 from workflows import cli
@@ -45,15 +45,15 @@ class Standing:
         self.address = f"tls://127.0.0.1:{self.port}"
         self.certs = folder / "certs"
 
-    def run(self, *words: object, **options: object) -> Ended:
+    def run(self, *words: object, **options: object) -> CommandResult:
         """Run `tesserae WORDS` with the certificates of the cluster."""
         return run(*words, scratch=self.folder, TESSERAE_CERTS=str(self.certs), **options)
 
-    def cluster(self, word: str, *words: object) -> Ended:
+    def cluster(self, word: str, *words: object) -> CommandResult:
         """Run `tesserae cluster WORD` on the cluster."""
         return self.run("cluster", word, *words, "--state", self.folder / "state")
 
-    def up(self) -> Ended:
+    def up(self) -> CommandResult:
         """Start the cluster, which keeps running after the command has ended."""
         words = (
             *("cluster", "up", "--port", self.port, "--dashboard-port", free_port()),
@@ -69,7 +69,7 @@ class Standing:
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": str(ROOT), "TESSERAE_CERTS": str(self.certs)},
         )
-        return Ended(done.returncode, done.stdout, done.stderr)
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
     def processes(self) -> list[psutil.Process]:
         """Return the live processes of this cluster, which share its certificates."""

@@ -14,7 +14,7 @@ import pytest
 
 from tests.browser import emulated, page_width
 from tests.commands import saboteur, start, wait_until
-from tests.pictures import make_folder
+from tests.images import make_folder
 from workflows.terminal.formatting import three_digits
 
 NASTY = ("<script>document.title='no'<_script>", "x\x1b[31mred", "<img src=x onerror=alert(2)>")

@@ -18,7 +18,7 @@ from pipeline.features.worker import FeatureTaskConfig, open_workspace
 from pipeline.store import records
 from pipeline.store.features import FeatureOptions
 from pipeline.store.open import open_objects
-from tests.pictures import jpeg, prepare_inline
+from tests.images import jpeg, prepare_inline
 from workflows.devise.options import DeviseOptions
 from workflows.devise.stage import Devise
 from workflows.devise.word_space import FILE

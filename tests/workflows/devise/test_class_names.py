@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import TesseraeError
+from tests.images import make_folder, prepare_inline
 from tests.inline import tesserae
-from tests.pictures import make_folder, prepare_inline
 from workflows import cli
 from workflows.devise import class_names
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipeline.errors import TesseraeError
-from tests.pictures import make_folder, prepare_inline
+from tests.images import make_folder, prepare_inline
 from workflows.devise.clip import MEAN, STD, Clip
 
 CLASSES = [("n1", "cat, kitty"), ("n2", "boat")]

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.backbone.load import open_backbone
 from pipeline.errors import TesseraeError
-from tests.commands import Ended
+from tests.commands import CommandResult
 from tests.commands import run as run_command
 from tests.workflows.devise.small import (
     SIZE,
@@ -36,7 +36,7 @@ WORDS = (
 SECONDS = 110.0
 
 
-def run(*words: object, scratch: Path) -> Ended:
+def run(*words: object, scratch: Path) -> CommandResult:
     """Run a command to its end."""
     return run_command(*words, scratch=scratch, seconds=SECONDS)
 

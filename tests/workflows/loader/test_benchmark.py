@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.pictures import make_folder, prepare_inline
+from tests.images import make_folder, prepare_inline
 from workflows.cli import main
 
 WORDS: dict[str, Any] = {"sizes": (8,), "shard_rows": 8, "chunk_rows": 4}

@@ -18,11 +18,11 @@ from pipeline.features.shard_task import FeatureReport
 from pipeline.loader import Loader
 from pipeline.store import features, layout
 from pipeline.store.open import open_objects
-from tests.commands import Ended, start, wait_until
+from tests.commands import CommandResult, start, wait_until
 from tests.commands import run as run_command
 from tests.damage import damage
+from tests.images import make_folder, prepare_inline
 from tests.inline import tesserae
-from tests.pictures import make_folder, prepare_inline
 from tests.workflows.devise.small import SIZE, features_inline, small_trunk
 from workflows import cli
 from workflows.preparation import features as command
@@ -32,7 +32,7 @@ from workflows.terminal.progress import Progress
 SECONDS = 110.0
 
 
-def run(*words: object, scratch: Path) -> Ended:
+def run(*words: object, scratch: Path) -> CommandResult:
     """Run a command to its end."""
     return run_command(*words, "--no-dashboard", scratch=scratch, seconds=SECONDS)
 

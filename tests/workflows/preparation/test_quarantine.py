@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.images import jpeg
 from tests.inline import tesserae
-from tests.pictures import jpeg
 from workflows.preparation.quarantine import Reason, by_reason, examples
 
 OPTIONS = ("--sizes", 8, "--workers", 1, "--no-dashboard")

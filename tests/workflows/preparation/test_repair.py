@@ -11,9 +11,9 @@ from pipeline.ingest import render
 from pipeline.store import layout
 from tests.commands import run
 from tests.damage import damage, snapshot, touched
-from tests.disk import careless
+from tests.disk import without_fsync
+from tests.images import SMALL, SMALL_OPTIONS, contents, jpeg, make_folder, prepare_inline
 from tests.inline import tesserae
-from tests.pictures import SMALL, SMALL_OPTIONS, contents, jpeg, make_folder, prepare_inline
 from tests.pipeline.sources.layouts import tar_bytes
 
 SHARD = layout.shard("train", 16, 1)
@@ -26,7 +26,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    with careless(monkeypatch):
+    with without_fsync(monkeypatch):
         prepare_inline(source, str(tmp_path / "store"), **SMALL)
     return tmp_path / "store"
 
@@ -262,7 +262,7 @@ def test_a_recipe_is_restored_from_the_ledger_of_another_split(
     source: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ledger of every split has a copy of the recipe."""
-    with careless(monkeypatch):
+    with without_fsync(monkeypatch):
         prepare_inline(source, str(store), split="val", **SMALL)
     before = snapshot(store)
     lose(store, layout.RECIPE, layout.ledger("train"))

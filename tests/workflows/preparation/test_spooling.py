@@ -15,8 +15,8 @@ from pipeline.sources import open_source
 from pipeline.sources.spool import spool_block
 from pipeline.store import records
 from pipeline.store.open import open_objects
+from tests.images import jpeg
 from tests.inline import tesserae
-from tests.pictures import jpeg
 from tests.pipeline.sources.archives.test_trees import kaggle
 from tests.pipeline.sources.layouts import made_pictures, tar_bytes, write_folder
 from workflows.preparation import plans

@@ -12,9 +12,9 @@ from pipeline.store import document, layout, records
 from pipeline.store.local import LocalObjects
 from pipeline.store.records import fingerprint
 from tests.damage import damage, snapshot, touched
-from tests.disk import careless
+from tests.disk import without_fsync
+from tests.images import SMALL, SMALL_OPTIONS, jpeg, make_folder, prepare_inline
 from tests.inline import tesserae
-from tests.pictures import SMALL, SMALL_OPTIONS, jpeg, make_folder, prepare_inline
 from tests.pipeline.sources.layouts import tar_bytes
 
 
@@ -25,7 +25,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    with careless(monkeypatch):
+    with without_fsync(monkeypatch):
         prepare_inline(source, str(tmp_path / "store"), **SMALL)
     return tmp_path / "store"
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.commands import ROOT, Command, run, start, wait_until
-from tests.pictures import jpeg
+from tests.images import jpeg
 from tests.workflows.training.small import small_store
 from workflows.cli import main
 from workflows.training.run_folder import RunFolder

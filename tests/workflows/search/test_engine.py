@@ -276,7 +276,7 @@ def test_the_transform_is_that_of_the_store(tmp_path: Path, open_run: Opener, fi
     """The fit and the filter of the recipe are applied."""
     from PIL import Image
 
-    from tests.pictures import prepare_inline
+    from tests.images import prepare_inline
 
     folder = tmp_path / "images" / "n00000000"
     folder.mkdir(parents=True)

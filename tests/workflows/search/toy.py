@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.loader.pixel_reader import open_reader
 from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
-from tests.pictures import prepare_inline
+from tests.images import prepare_inline
 
 SIZES = (8, 16)
 SIZE = 16

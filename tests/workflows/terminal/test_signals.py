@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import Command, committed, run, saboteur, start, wait_until
-from tests.pictures import contents, make_folder, prepare_inline
+from tests.images import contents, make_folder, prepare_inline
 from workflows.terminal import signals
 
 WORDS = ("--shard-rows", 8, "--chunk-rows", 4, "--sizes", 16, "--workers", 2)

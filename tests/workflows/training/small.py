@@ -9,7 +9,7 @@ import torch
 
 from cluster.ranks.process import Rank
 from pipeline.loader import Loader
-from tests.pictures import jpeg, prepare_inline
+from tests.images import jpeg, prepare_inline
 from workflows.training.launch import _data_section, versions
 from workflows.training.loop import Data, TrainingJob, train
 from workflows.training.options import CHANGEABLE_ON_RESUME

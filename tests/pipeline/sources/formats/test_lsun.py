@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.errors import SourceError
 from pipeline.sources import open_source, splits
 from pipeline.sources.formats import lsun
-from tests.pictures import jpeg
+from tests.images import jpeg
 from tests.pipeline.sources.formats.test_cifar import read
 
 

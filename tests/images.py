@@ -25,7 +25,7 @@ from pipeline.store.options import StoreOptions
 from pipeline.store.plan import Plan
 
 SMALL = {"shard_rows": 4, "chunk_rows": 2}
-"""The choices of a store with few rows in several shards."""
+"""The options of a store with few rows in several shards."""
 SMALL_OPTIONS = (
     *("--sizes", 8, 16, "--shard-rows", 4, "--chunk-rows", 2, "--max-bad", 1, "--workers", 1),
 )
@@ -37,20 +37,20 @@ def jpeg(seed: int, width: int = 60, height: int = 45, mode: str = "RGB", **opti
     rng = np.random.default_rng(seed)
     bands = {"L": 1, "RGB": 3, "CMYK": 4}[mode]
     coarse = rng.integers(0, 256, (6, 8, bands), np.uint8).squeeze()
-    picture = Image.fromarray(coarse, mode).resize((width, height), Image.Resampling.BICUBIC)
+    image = Image.fromarray(coarse, mode).resize((width, height), Image.Resampling.BICUBIC)
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=90, **options)
+    image.save(file, "JPEG", quality=90, **options)
     return file.getvalue()
 
 
 def make_folder(root: Path, images: int, classes: int = 3, bad: int = 0) -> Path:
-    """Write class folders with *images* small JPEGs, the last *bad* of which are broken."""
-    for place in range(images):
-        wnid = f"n{place % classes:08d}"
-        file = root / wnid / f"{wnid}_{place}.JPEG"
+    """Write class folders with *images* small JPEGs, the last *bad* of which are truncated."""
+    for number in range(images):
+        wnid = f"n{number % classes:08d}"
+        file = root / wnid / f"{wnid}_{number}.JPEG"
         file.parent.mkdir(parents=True, exist_ok=True)
-        data = jpeg(place, 40 + place % 37, 40 + place % 23)
-        broken = place >= images - bad
+        data = jpeg(number, 40 + number % 37, 40 + number % 23)
+        broken = number >= images - bad
         file.write_bytes(data[: len(data) // 2] if broken else data)
     return root
 
@@ -58,74 +58,84 @@ def make_folder(root: Path, images: int, classes: int = 3, bad: int = 0) -> Path
 def plan_inline(
     source: Path, store: str, *, run: str = "train-inline", split: str = "train", **choices: Any
 ) -> tuple[Objects, Plan, ShardTaskConfig]:
-    """Plan a split in this process, as `tesserae prepare` does before it starts a cluster."""
-    chosen = StoreOptions(**{"sizes": (8, 16), "shard_rows": 8, "chunk_rows": 4, **choices})
+    """Plan a split in this process, as `tesserae prepare` does before it starts a cluster.
+
+    Args:
+        source: The folder or archive of the images.
+        store: The folder or URL of the store.
+        run: The name of the run.
+        split: The split.
+        choices: Fields of `StoreOptions` that differ from those of a small store.
+    """
+    store_options = StoreOptions(**{"sizes": (8, 16), "shard_rows": 8, "chunk_rows": 4, **choices})
     objects = open_objects(store, run)
     objects.begin()
-    rules = SourceOptions(rules=planning.source_rules(objects))
-    opened = sources.open_source(str(source), split, options=rules)
-    listed = planning.read_listing(opened.list(lambda _: None))
-    classes = planning.classes_of({split: (opened, listed)}, rules.rules)
-    recipe = planning.resolve_recipe(objects, chosen, classes)
+    source_options = SourceOptions(rules=planning.source_rules(objects))
+    opened = sources.open_source(str(source), split, options=source_options)
+    listing = planning.read_listing(opened.list(lambda _: None))
+    classes = planning.classes_of({split: (opened, listing)}, source_options.rules)
+    recipe = planning.resolve_recipe(objects, store_options, classes)
     origin = Origin(
         source=str(source),
         kind=opened.kind,
         root=opened.root,
         fingerprint=opened.fingerprint(),
-        listing=listed.digest,
-        num_bytes=listed.num_bytes,
+        listing=listing.digest,
+        num_bytes=listing.num_bytes,
     )
-    plan = planning.make_plan(objects, split, recipe, listed, origin, chosen.seed)
-    planning.write_metadata(objects, recipe, plan, chosen.sizes)
+    plan = planning.make_plan(objects, split, recipe, listing, origin, store_options.seed)
+    planning.write_metadata(objects, recipe, plan, store_options.sizes)
     workspace.cache_clear()  # a test may have changed what lies under it
-    work = ShardTaskConfig(
+    config = ShardTaskConfig(
         store=objects.url,
         split=split,
         run=run,
-        sizes=chosen.sizes,
-        watched=False,  # nobody would start this process again
+        sizes=store_options.sizes,
+        watched=False,  # no watchdog may end the process of the tests
         retry_delay_seconds=0.001,
     )
-    return objects, plan, work
+    return objects, plan, config
 
 
 def prepare_inline(source: Path, store: str, **choices: Any) -> list[ShardReport]:
     """Prepare the missing shards of a split in this process, without Dask."""
-    objects, plan, work = plan_inline(source, store, **choices)
+    objects, plan, config = plan_inline(source, store, **choices)
     commits = records.load_commits(objects, plan)
-    todo = [
-        s
-        for s in range(plan.num_shards)
-        if s not in commits or not commits[s].sizes >= set(work.sizes)
+    missing = [
+        shard
+        for shard in range(plan.num_shards)
+        if shard not in commits or not commits[shard].sizes >= set(config.sizes)
     ]
-    reports = [prepare_shard(work, shard) for shard in todo]
-    finish_split(store, work.split, work.run)
+    reports = [prepare_shard(config, shard) for shard in missing]
+    finish_split(store, config.split, config.run)
     objects.end()
     return reports
 
 
 def linked_folder(root: Path, originals: list[Path], images: int) -> Path:
     """Write class folders with *images* links to *originals*."""
-    for place in range(images):
-        file = root / f"n{place % 7:08d}" / f"n{place % 7:08d}_{place}.JPEG"
+    for number in range(images):
+        file = root / f"n{number % 7:08d}" / f"n{number % 7:08d}_{number}.JPEG"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.symlink_to(originals[place % len(originals)])
+        file.symlink_to(originals[number % len(originals)])
     return root
 
 
-def promised(store: Path, *, provenance: bool = False) -> Iterator[tuple[str, Path]]:
+def reproducible_files(store: Path, *, provenance: bool = False) -> Iterator[tuple[str, Path]]:
     """Yield the name and path of every reproducible file of a store.
 
     Commits and plans, which record who wrote what and when, are included only with *provenance*.
     Temporary files, caches and the report never are.
     """
-    left_out = (".tmp", ".cache", "report.html") + (() if provenance else ("commits", "splits"))
+    excluded = (".tmp", ".cache", "report.html") + (() if provenance else ("commits", "splits"))
     for file in sorted(store.rglob("*")):
         name = file.relative_to(store)
-        if file.is_file() and name.parts[0] not in left_out:
+        if file.is_file() and name.parts[0] not in excluded:
             yield str(name), file
 
 
 def contents(store: Path, *, provenance: bool = False) -> dict[str, bytes]:
     """Return the bytes of every reproducible file, by name."""
-    return {name: file.read_bytes() for name, file in promised(store, provenance=provenance)}
+    return {
+        name: file.read_bytes() for name, file in reproducible_files(store, provenance=provenance)
+    }

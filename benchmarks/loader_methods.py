@@ -1,11 +1,14 @@
-"""What is measured by loader.py and cold.py: one way each of feeding the same pictures to training.
+"""The methods that loader.py and cold.py measure: each loads batches of the same images.
 
-`make NAME SET OUT` writes a format of one's own from the set; `feed NAME SET` feeds from it for a
-while and prints what that took. Each runs in an environment of its own, so nothing but the standard
-library is imported up here.
+    python loader_methods.py write NAME SET OUT
+    python loader_methods.py measure NAME SET NUM_ROWS WARM_UP SECONDS
 
-A set is a folder with `pixels.npy`, (N, 224, 224, 3) uint8, `labels.npy`, (N,) int64, the stores
-`raw` and `zstd` that `tesserae prepare` made, and `photographs`, what they were made of.
+`write` writes the format of a method from the image set; `measure` loads batches for a while and
+prints the measurement as JSON. Each method runs in an environment of its own, so this module
+imports only the standard library at the top.
+
+An image set is a folder with `pixels.npy`, (N, 224, 224, 3) uint8, `labels.npy`, (N,) int64, the
+stores `raw` and `zstd` that `tesserae prepare` has made, and their source, `photographs`.
 """
 
 from __future__ import annotations
@@ -24,30 +27,30 @@ ROW_BYTES = SIZE * SIZE * 3
 BATCH = 256
 THREADS = len(os.sched_getaffinity(0))
 JPEG_QUALITY = 95
-MEMORY = 64 * 2**20
-"""Bytes that a loader may gather ahead, or keep of chunks, where memory is short."""
+MEMORY_BYTES = 64 * 2**20
+"""The limit of a loader's prefetched batches or cached chunks, where memory is short."""
 
 Batches = Iterator[int]
-"""Rows of each batch that was handed out, epoch after epoch."""
+"""The number of rows of each batch, epoch after epoch, without end."""
 
 
 def arrays(folder: Path) -> tuple[Any, Any]:
-    """Pixels, mapped, and labels."""
+    """Return the pixels of an image set, memory-mapped, and its labels."""
     import numpy as np
 
     return np.load(folder / "pixels.npy", mmap_mode="r"), np.load(folder / "labels.npy")
 
 
 def jpegs(folder: Path) -> Iterator[tuple[bytes, int]]:
-    """The pixels as JPEG files, and their labels."""
+    """Yield each image as a JPEG file, and its label."""
     import io
 
     from PIL import Image
 
     pixels, labels = arrays(folder)
-    for picture, label in zip(pixels, labels, strict=True):
+    for image, label in zip(pixels, labels, strict=True):
         out = io.BytesIO()
-        Image.fromarray(picture).save(out, "JPEG", quality=JPEG_QUALITY)
+        Image.fromarray(image).save(out, "JPEG", quality=JPEG_QUALITY)
         yield out.getvalue(), int(label)
 
 
@@ -55,27 +58,31 @@ def jpegs(folder: Path) -> Iterator[tuple[bytes, int]]:
 
 
 def tesserae(
-    store: str, *, reading: dict[str, Any] | None = None, **words: Any
+    store: str, *, reading: dict[str, Any] | None = None, **options: Any
 ) -> Callable[[Path], Batches]:
-    """`Loader` with *words*, and `Reading` with the words of *reading*."""
+    """Return a method that uses `Loader` with *options*, and `Reading` with those of *reading*."""
 
-    def feed(folder: Path) -> Batches:
+    def load(folder: Path) -> Batches:
         from pipeline.loader import Loader, Reading
 
-        threads_and_more = Reading(threads=THREADS, **(reading or {}))
         loader = Loader(
-            folder / store, size=SIZE, batch_size=BATCH, reading=threads_and_more, rank=0, world=1,
-            **words,
-        )  # fmt: skip
+            folder / store,
+            size=SIZE,
+            batch_size=BATCH,
+            reading=Reading(threads=THREADS, **(reading or {})),
+            rank=0,
+            world=1,
+            **options,
+        )
         while True:
             for batch in loader:
                 yield len(batch.rows)
 
-    return feed
+    return load
 
 
 def tesserae_augmented(folder: Path) -> Batches:
-    """`Loader` and `Augment` on the processor: a crop of each picture, flipped, as floats."""
+    """Load with `Loader`, and crop, flip and normalise with `Augment` on the CPU."""
     from pipeline.augment import Augment
     from pipeline.loader import Loader, Reading
 
@@ -88,14 +95,14 @@ def tesserae_augmented(folder: Path) -> Batches:
             yield len(batch.rows)
 
 
-def by_hand(folder: Path) -> Batches:
-    """The same rows copied from mapped shards into one buffer a thread: nothing else at all."""
+def copy_rows(folder: Path) -> Batches:
+    """Copy rows from memory-mapped shards into one buffer for each thread, and nothing else."""
     import mmap
     from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np
 
-    shards = sorted((folder / f"raw/images.zarr/train/{SIZE}").glob("c.*"), key=place_of)
+    shards = sorted((folder / f"raw/images.zarr/train/{SIZE}").glob("c.*"), key=shard_number)
     maps = []
     for shard in shards:
         with shard.open("rb") as file:
@@ -103,16 +110,16 @@ def by_hand(folder: Path) -> Batches:
     num_rows = len(np.load(folder / "labels.npy"))
     buffers = [np.zeros((BATCH, ROW_BYTES), np.uint8) for _ in range(THREADS)]
 
-    def gather(work: tuple[int, Any]) -> int:
-        batch, rows = work
+    def gather(numbered: tuple[int, Any]) -> int:
+        batch, rows = numbered
         out = buffers[batch % THREADS]
-        numbers, inside = np.divmod(rows, 1024)
-        chunks, rest = np.divmod(inside, 16)
-        offsets = chunks * (16 * ROW_BYTES + 4) + rest * ROW_BYTES
-        for place, (shard, offset) in enumerate(
+        numbers, rows_in_shard = np.divmod(rows, 1024)
+        chunks, rows_in_chunk = np.divmod(rows_in_shard, 16)
+        offsets = chunks * (16 * ROW_BYTES + 4) + rows_in_chunk * ROW_BYTES
+        for index, (shard, offset) in enumerate(
             zip(numbers.tolist(), offsets.tolist(), strict=True)
         ):
-            out[place] = maps[shard][offset : offset + ROW_BYTES]
+            out[index] = maps[shard][offset : offset + ROW_BYTES]
         return len(rows)
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -122,16 +129,16 @@ def by_hand(folder: Path) -> Batches:
             yield from pool.map(gather, enumerate(rows[at : at + BATCH] for at in starts))
 
 
-def place_of(shard: Path) -> int:
-    """The number of a shard."""
+def shard_number(shard: Path) -> int:
+    """Return the number of a shard."""
     return int(shard.name.split(".")[1])
 
 
 # --- FFCV -----------------------------------------------------------------------------------------
 
 
-def make_ffcv(folder: Path, out: Path) -> None:
-    """Raw pixels."""
+def write_ffcv(folder: Path, out: Path) -> None:
+    """Write FFCV's format, with raw pixels."""
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
 
@@ -151,9 +158,16 @@ def make_ffcv(folder: Path, out: Path) -> None:
 
 
 def ffcv(order: str, *, crop: bool = False, os_cache: bool = True) -> Callable[[Path], Batches]:
-    """FFCV's loader."""
+    """Return a method that uses FFCV's loader.
 
-    def feed(folder: Path) -> Batches:
+    Args:
+        order: The name of an `OrderOption`.
+        crop: True to cut a random part of each image, and resize it (default: False).
+        os_cache: True to read through the page cache (default); False to read into the memory of
+            the process.
+    """
+
+    def load(folder: Path) -> Batches:
         from ffcv.fields.decoders import (
             IntDecoder,
             RandomResizedCropRGBImageDecoder,
@@ -178,14 +192,14 @@ def ffcv(order: str, *, crop: bool = False, os_cache: bool = True) -> Callable[[
             for images, _labels in loader:
                 yield len(images)
 
-    return feed
+    return load
 
 
 # --- MosaicML Streaming ---------------------------------------------------------------------------
 
 
-def make_mds(folder: Path, out: Path) -> None:
-    """JPEG files."""
+def write_mds(folder: Path, out: Path) -> None:
+    """Write MDS shards of JPEG files."""
     from streaming import MDSWriter
 
     with MDSWriter(out=str(out), columns={"image": "bytes", "label": "int"}) as writer:
@@ -194,14 +208,14 @@ def make_mds(folder: Path, out: Path) -> None:
 
 
 def mds(folder: Path) -> Batches:
-    """`StreamingDataset` in a `DataLoader`, two processes."""
+    """Load with a `StreamingDataset` in a `DataLoader`, with a process for each core."""
     import torch
     from streaming import StreamingDataset
 
     class Rows(StreamingDataset):  # type: ignore[misc, unused-ignore]
-        def __getitem__(self, at: Any) -> Any:
-            row = super().__getitem__(at)
-            return decoded(row["image"]), row["label"]
+        def __getitem__(self, index: Any) -> Any:
+            row = super().__getitem__(index)
+            return decode(row["image"]), row["label"]
 
     data = Rows(local=str(folder / "mds"), shuffle=True, batch_size=BATCH)
     loader = torch.utils.data.DataLoader(
@@ -212,8 +226,8 @@ def mds(folder: Path) -> Batches:
             yield len(images)
 
 
-def decoded(data: bytes) -> Any:
-    """A JPEG file as a tensor."""
+def decode(data: bytes) -> Any:
+    """Decode a JPEG file to a tensor, (height, width, 3) uint8."""
     import io
 
     import numpy as np
@@ -226,8 +240,8 @@ def decoded(data: bytes) -> Any:
 # --- WebDataset -----------------------------------------------------------------------------------
 
 
-def make_webdataset(folder: Path, out: Path) -> None:
-    """JPEG files in tar files of 1,000."""
+def write_webdataset(folder: Path, out: Path) -> None:
+    """Write tar files of 1,000 JPEG files each."""
     import webdataset
 
     out.mkdir()
@@ -237,7 +251,7 @@ def make_webdataset(folder: Path, out: Path) -> None:
 
 
 def webdataset(folder: Path) -> Batches:
-    """Shards in random order, a buffer of 1,000, two processes."""
+    """Load shards in random order, shuffled in a buffer of 1,000, with a process for each core."""
     import webdataset
 
     shards = sorted(str(shard) for shard in (folder / "webdataset").glob("*.tar"))
@@ -245,7 +259,7 @@ def webdataset(folder: Path) -> Batches:
         webdataset.WebDataset(shards, shardshuffle=len(shards), seed=0)
         .shuffle(1000)
         .to_tuple("jpg", "cls")
-        .map_tuple(decoded, int)
+        .map_tuple(decode, int)
         .batched(BATCH, partial=False)
     )
     loader = webdataset.WebLoader(
@@ -260,7 +274,7 @@ def webdataset(folder: Path) -> Batches:
 
 
 def torch_memmap(folder: Path) -> Batches:
-    """A `DataLoader` over rows of a mapped array."""
+    """Load rows of a memory-mapped array with a `DataLoader`."""
     import torch
 
     pixels, labels = arrays(folder)
@@ -276,7 +290,7 @@ def torch_memmap(folder: Path) -> Batches:
 
 
 def torch_folder(folder: Path) -> Batches:
-    """A `DataLoader` that decodes, crops and resizes, as with torchvision's ImageFolder."""
+    """Decode, crop and resize photographs in a `DataLoader`, as torchvision's ImageFolder does."""
     import numpy as np
     import torch
     from PIL import Image
@@ -298,7 +312,7 @@ def torch_folder(folder: Path) -> Batches:
 
 
 def torch_batches(rows: Any) -> Batches:
-    """Two processes, in random order."""
+    """Load a data set in random order with a `DataLoader`, with a process for each core."""
     import torch
 
     loader = torch.utils.data.DataLoader(
@@ -314,11 +328,11 @@ def torch_batches(rows: Any) -> Batches:
             yield len(images)
 
 
-# --- zarr as it comes -----------------------------------------------------------------------------
+# --- zarr readers ---------------------------------------------------------------------------------
 
 
 def tensorstore(folder: Path) -> Batches:
-    """Rows of our store by an array of their numbers, one batch after the other."""
+    """Read the rows of each batch from Tesserae's store with tensorstore."""
     import numpy as np
     import tensorstore
 
@@ -332,7 +346,7 @@ def tensorstore(folder: Path) -> Batches:
 
 
 def zarr(folder: Path) -> Batches:
-    """The same with zarr-python."""
+    """Read the rows of each batch from Tesserae's store with zarr-python."""
     import numpy as np
     import zarr
 
@@ -343,22 +357,25 @@ def zarr(folder: Path) -> Batches:
             yield len(array.oindex[rows[at : at + BATCH]])
 
 
-MAKES: dict[str, Callable[[Path, Path], None]] = {
-    "ffcv": make_ffcv,
-    "mds": make_mds,
-    "webdataset": make_webdataset,
+WRITERS: dict[str, Callable[[Path, Path], None]] = {
+    "ffcv": write_ffcv,
+    "mds": write_mds,
+    "webdataset": write_webdataset,
 }
 
-FEEDS: dict[str, Callable[[Path], Batches]] = {
-    "by hand": by_hand,
+METHODS: dict[str, Callable[[Path], Batches]] = {
+    "row copy": copy_rows,
     "tesserae": tesserae("raw"),
     "tesserae windowed": tesserae("raw", order="windowed"),
     "tesserae once": tesserae("raw", reading={"checksum": "once"}),
-    "tesserae zstd": tesserae("zstd", reading={"cache_bytes": MEMORY}),
+    "tesserae zstd": tesserae("zstd", reading={"cache_bytes": MEMORY_BYTES}),
     "tesserae augment": tesserae_augmented,
-    "tesserae cold": tesserae("raw", reading={"prefetch_bytes": MEMORY}),
+    "tesserae cold": tesserae("raw", reading={"prefetch_bytes": MEMORY_BYTES}),
     "tesserae windowed cold": tesserae(
-        "raw", reading={"prefetch_bytes": MEMORY}, order="windowed", window_bytes=3 * MEMORY // 2
+        "raw",
+        reading={"prefetch_bytes": MEMORY_BYTES},
+        order="windowed",
+        window_bytes=3 * MEMORY_BYTES // 2,
     ),
     "ffcv": ffcv("RANDOM"),
     "ffcv quasi": ffcv("QUASI_RANDOM"),
@@ -376,17 +393,23 @@ FEEDS: dict[str, Callable[[Path], Batches]] = {
 # --- Measuring ------------------------------------------------------------------------------------
 
 
-def measure(batches: Batches, num_rows: int, warm: float, seconds: float) -> dict[str, float]:
-    """Feed a whole epoch, or *warm* seconds of it, then *seconds* more, and say what those took.
+def measure(batches: Batches, num_rows: int, warm_up: float, seconds: float) -> dict[str, float]:
+    """Load batches, and measure all but the first epoch.
 
-    The first figure, `first`, is the seconds to the first batch, of everything but imports of the
-    standard library.
+    Args:
+        batches: The batches of a method.
+        num_rows: The number of rows of an epoch.
+        warm_up: The maximum time of the epoch that is not measured, in seconds.
+        seconds: The measured time in seconds.
+
+    Returns:
+        The fields of `image_set.LoaderMeasurement`.
     """
     started = time.perf_counter()
     next(batches)
     first = time.perf_counter() - started
     rows = 0
-    while warm and rows < num_rows and time.perf_counter() - started < warm:
+    while warm_up and rows < num_rows and time.perf_counter() - started < warm_up:
         rows += next(batches)
     rows = 0
     cpu, started = cpu_seconds(), time.perf_counter()
@@ -395,25 +418,25 @@ def measure(batches: Batches, num_rows: int, warm: float, seconds: float) -> dic
     return {"first": first, "rows": rows, "wall": wall, "cpu": cpu_seconds() - cpu, "rss": rss()}
 
 
-def family() -> list[str]:
-    """This process and all below it."""
-    below: dict[str, list[str]] = {}
+def process_tree() -> list[str]:
+    """Return the ids of this process and all its descendants."""
+    children: dict[str, list[str]] = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
         except OSError:
             continue
-        below.setdefault(parent, []).append(process.name)
-    found = [str(os.getpid())]
-    for process_id in found:
-        found += below.get(process_id, [])
-    return found
+        children.setdefault(parent, []).append(process.name)
+    tree = [str(os.getpid())]
+    for process_id in tree:
+        tree += children.get(process_id, [])
+    return tree
 
 
 def cpu_seconds() -> float:
-    """User and system time of the family, ended children included."""
+    """Return the user and system time of the process tree, of ended children too, in seconds."""
     ticks = 0
-    for process in family():
+    for process in process_tree():
         try:
             fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         except OSError:
@@ -423,9 +446,9 @@ def cpu_seconds() -> float:
 
 
 def rss() -> float:
-    """MiB that are the family's own: without pages of files, which the page cache holds."""
+    """Return the memory of the process tree in MiB, without pages of files."""
     pages = 0
-    for process in family():
+    for process in process_tree():
         try:
             fields = Path(f"/proc/{process}/statm").read_text().split()
         except OSError:
@@ -435,14 +458,15 @@ def rss() -> float:
 
 
 def main() -> None:
-    """`make NAME SET OUT`, or `feed NAME SET NUM_ROWS WARM SECONDS`."""
-    task, name, folder, *words = sys.argv[1:]
-    if task == "make":
-        MAKES[name](Path(folder), Path(words[0]))
+    """Run `write` or `measure`."""
+    task, name, folder, *arguments = sys.argv[1:]
+    if task == "write":
+        WRITERS[name](Path(folder), Path(arguments[0]))
         return
-    num_rows, warm, seconds = map(float, words)
-    print(json.dumps(measure(FEEDS[name](Path(folder)), int(num_rows), warm, seconds)), flush=True)
-    os._exit(0)  # loaders of others do not always end
+    num_rows, warm_up, seconds = map(float, arguments)
+    batches = METHODS[name](Path(folder))
+    print(json.dumps(measure(batches, int(num_rows), warm_up, seconds)), flush=True)
+    os._exit(0)  # the threads and processes of some loaders would not end
 
 
 if __name__ == "__main__":
