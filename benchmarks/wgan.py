@@ -155,7 +155,7 @@ class Arm:
 
     def measure(self, steps: int) -> None:
         """Take some steps."""
-        waited = self.stage.batches.waited if self.stage else 0.0
+        waited = self.stage.batches.wait_seconds if self.stage else 0.0
         began, used = time.perf_counter(), cpu_seconds()
         for _ in range(steps):
             self.step()
@@ -164,7 +164,9 @@ class Arm:
         took = time.perf_counter() - began
         self.images_per_second.append(steps * CRITIC * BATCH / took)
         self.cpu.append((cpu_seconds() - used) / steps)
-        self.waiting.append((self.stage.batches.waited - waited) / took if self.stage else 0.0)
+        self.waiting.append(
+            (self.stage.batches.wait_seconds - waited) / took if self.stage else 0.0
+        )
 
 
 def show(arms: dict[str, Arm]) -> None:

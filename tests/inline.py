@@ -27,19 +27,19 @@ class NoCluster:
     def __init__(self, **shape: Any) -> None:
         """Start nothing."""
 
-    def keep(self) -> None:
+    def maintain(self) -> None:
         """Do nothing, since there are no workers to replace."""
 
-    def look(self) -> None:
+    def connect_if_remote(self) -> None:
         """Do nothing, since there is no scheduler to connect to."""
 
-    def ask_workers(self, work: Any) -> None:
+    def check_workers(self, work: Any) -> None:
         """Do nothing, since there are no workers."""
 
     def use_gpus(self, count: int | None) -> None:
         """Do nothing, since there are no workers."""
 
-    def shape(self, workers: int) -> None:
+    def set_workers(self, workers: int) -> None:
         """Do nothing, since there are no workers."""
 
     def worker_memory(self) -> list[tuple[int, int]]:
@@ -71,7 +71,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
         for module in (prepare, repair, spooling):
             patch.setattr(module, "run_jobs", run_here)
-        # Commands start their cluster by `session.of`, which must not start one here.
+        # Commands start their cluster by `session.cluster_of`, which must not start one here.
         patch.setattr(session, "Cluster", NoCluster)
         patch.setattr(session, "LocalWorkers", _refuse_workers)
         for module in (prepare, repair):

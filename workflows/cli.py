@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    signals.listen()
+    signals.install_handlers()
     if sys.stdout is None or sys.stderr is None:  # the parent process has closed the descriptor
         null = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until Python exits
         sys.stdout, sys.stderr = sys.stdout or null, sys.stderr or null
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return dispatch([word for word in words if word != "--debug"])
     except KeyboardInterrupt as e:
-        signals.ignore()
+        signals.ignore_all()
         print(f"\ntesserae: stopped. {e}".rstrip(), file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has closed the pipe, such as `head`
@@ -135,7 +135,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def dispatch(words: Sequence[str]) -> int:
-    """Run one command, and return the exit status; errors propagate as exceptions."""
+    """Run one command, and return the exit status; errors propagate as exceptions.
+
+    Args:
+        words: The name of the command and its arguments.
+
+    Raises:
+        TesseraeError: There is no such command or option, or a package is missing; commands raise
+            further errors.
+    """
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
@@ -160,7 +168,7 @@ def dispatch(words: Sequence[str]) -> int:
 
 
 def command_of(name: str) -> tuple[Command | Group, argparse.ArgumentParser]:
-    """Return a command, and the parser of its arguments, by its name in `COMMANDS`."""
+    """Return the command of a name in `COMMANDS`, and the parser of its arguments."""
     module = importlib.import_module(f"workflows.commands.{name.replace('-', '_')}")
     parser = _Parser(
         prog=f"tesserae {name}",
@@ -179,8 +187,8 @@ def _call(name: str, words: Sequence[str]) -> int:
         command, parser = command_of(name)
     args = parser.parse_args(list(words))
     if isinstance(command, Group):
-        command = command.chosen(args)
-    options = [kind.read(args) for kind in command.options]
+        command = command.selected(args)
+    options = [kind.from_args(args) for kind in command.options]
     with _importing():
         function = command.function()
     return function(*options)

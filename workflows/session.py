@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,12 @@ from pipeline import code_digest
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest.worker import ShardTaskConfig, check_worker
 from pipeline.memory import limit_bytes
+from workflows.dashboard.plugin import install
 from workflows.options.cluster import ClusterOptions
-from workflows.terminal.signals import held_back
+from workflows.terminal.signals import deferred_signals
 
 PRELOAD = ("pipeline.ingest.shard_task",)
-"""The modules that the fork server imports once, instead of every worker."""
+"""The modules that the fork server imports once, so that no worker has to."""
 
 PACKAGES = (
     "dask", "distributed", "msgpack", "cloudpickle", "numpy", "numcodecs", "pyarrow", "simplejpeg",
@@ -59,8 +60,12 @@ REMOTE_PREFIXES = ("ssh:", "slurm:")
 """The prefixes of `--cluster` that start workers on other machines while a command runs."""
 
 
-def of(options: ClusterOptions) -> Cluster:
-    """Return the cluster that the options of a command describe, without starting it."""
+def cluster_of(options: ClusterOptions) -> Cluster:
+    """Return the cluster that the options of a command describe, without starting it.
+
+    Raises:
+        ClusterError: `--cluster` is invalid, or its file is.
+    """
     return Cluster(
         workers=cores() if options.workers is None else options.workers,
         threads=options.threads,
@@ -70,13 +75,21 @@ def of(options: ClusterOptions) -> Cluster:
     )
 
 
-def work_for_first(options: ClusterOptions) -> bool:
-    """Run workers until the command has ended, if this process is not the first of a Slurm step.
+def run_as_slurm_worker(options: ClusterOptions) -> bool:
+    """Run this node's workers until the command has ended, unless this process runs the command.
 
-    srun starts the same command on every node; only the first process runs it.
+    In a Slurm allocation, srun starts the same command on every node: the first process runs it,
+    and the others run workers for it.
+
+    Args:
+        options: The options of the command.
 
     Returns:
-        True if this process ran workers, and has nothing else to do.
+        True if this process ran workers, so that the command is done; False without an allocation,
+        or in the first process of the Slurm step.
+
+    Raises:
+        ClusterError: The profile is invalid, or the first process did not start a scheduler.
     """
     if not options.cluster.startswith("slurm:"):
         return False
@@ -96,7 +109,7 @@ def work_for_first(options: ClusterOptions) -> bool:
         certificates=folder,
         preload=PRELOAD,
     )
-    supervisor.supervise(commands.worker_programs(config), report=_notice, done=ended)
+    supervisor.supervise(commands.worker_programs(config), report=_print_notice, done=ended)
     return True
 
 
@@ -125,12 +138,14 @@ class Cluster:
         Raises:
             ClusterError: *where* is none of these.
         """
-        check_where(where)
+        check_cluster_option(where)
         self._where = where
         self._certs = certs
-        self._shape = (workers, threads)
+        self._num_workers = workers
+        """The number of worker processes of a local cluster, which `set_workers` changes."""
         self._workers_per_node = workers
         """The number of worker processes on each node of a Slurm allocation."""
+        self._num_threads = threads
         self._dashboard = dashboard
         self._stack = ExitStack()
         self._backend: (
@@ -142,7 +157,13 @@ class Cluster:
 
     @property
     def client(self) -> Client:
-        """The client of the cluster, started if need be, with at least one worker connected."""
+        """The client of the cluster, which is started at first use and has a worker from then on.
+
+        Raises:
+            ClusterError: The scheduler does not answer, no worker connects in time, or a worker
+                runs other code.
+            TesseraeError: The local workers failed to start.
+        """
         if self._client is None:
             if self._where == "local":
                 self._client = self._start()
@@ -151,22 +172,22 @@ class Cluster:
             else:
                 self._client = self._connect()
             wait_for(self._client, workers=1, timeout_seconds=WORKER_TIMEOUT_SECONDS)
-            if self.stands:
-                self._compare(PACKAGES)
+            if self.is_remote:
+                self._compare_versions(PACKAGES)
         return self._client
 
     @property
-    def stands(self) -> bool:
+    def is_remote(self) -> bool:
         """True if the workers may run on other machines, which need not be like this one."""
         return self._where != "local"
 
-    def look(self) -> None:
-        """Connect to a non-local cluster now, so that errors appear before any work begins.
+    def connect_if_remote(self) -> None:
+        """Connect now, unless the cluster is local, so that errors appear before any work begins.
 
         Raises:
             ClusterError: The scheduler does not answer, or a worker runs other code.
         """
-        if self.stands:
+        if self.is_remote:
             self.client  # noqa: B018 - reading the property connects and checks the versions
 
     def check_ranks(self, *, gpu: bool) -> None:
@@ -178,23 +199,26 @@ class Cluster:
         Raises:
             ClusterError: A worker runs other code, or another version of torch.
         """
-        if self.stands:
+        if self.is_remote:
             workers = workers_for_ranks(self.client, gpu=gpu)
-            self._compare((), must_match=("torch",), workers=workers)
+            self._compare_versions((), must_match=("torch",), workers=workers)
 
-    def _compare(self, packages: Sequence[str], **how: Any) -> None:
+    def _compare_versions(self, packages: Sequence[str], **options: Any) -> None:
         assert self._client is not None
-        for difference in compare_versions(self._client, packages, code_digest.trees, **how):
-            _notice(difference)
+        for difference in compare_versions(self._client, packages, code_digest.trees, **options):
+            _print_notice(difference)
 
-    def ask_workers(self, work: ShardTaskConfig) -> None:
-        """Have every worker of a non-local cluster check the store, the source and its pixels.
+    def check_workers(self, work: ShardTaskConfig) -> None:
+        """Let every worker of a non-local cluster check the store, the source and its pixels.
+
+        Args:
+            work: The configuration of the tasks that the workers will run.
 
         Raises:
             StoreError: A worker sees another store, or produces other pixels.
             SourceError: A worker cannot read the source.
         """
-        if not self.stands:
+        if not self.is_remote:
             return
         for worker, answer in sorted(broadcast(self.client, check_worker, work).items()):
             if isinstance(answer, TesseraeError):
@@ -204,21 +228,25 @@ class Cluster:
             if isinstance(answer, BaseException):
                 raise StoreError(f"worker {worker} failed: {type(answer).__name__}: {answer}")
 
-    def shape(self, workers: int) -> None:
-        """Set the number of local workers, before the cluster is started."""
-        self._shape = (workers, self._shape[1])
+    def set_workers(self, workers: int) -> None:
+        """Set the number of worker processes of a local cluster, before it is started."""
+        self._num_workers = workers
 
     def use_gpus(self, count: int | None) -> None:
-        """Add a local worker for each of the first *count* GPUs of this machine; None is all."""
+        """Add a local worker for each GPU, before the cluster is started; others have their own.
+
+        Args:
+            count: The number of GPUs of this machine to use, the first ones; None uses all.
+        """
         if self._where == "local":
             self._gpus = commands.visible_gpus()[:count]
 
     def interrupt(self) -> None:
-        """Raise KeyboardInterrupt in other threads that use the cluster, at their next `keep`."""
+        """Raise KeyboardInterrupt in the other threads that call `maintain`, at their next call."""
         self._interrupted = True
 
-    def keep(self) -> None:
-        """Replace workers that were lost, if this command started them.
+    def maintain(self) -> None:
+        """Replace workers that were lost, if this command started them; call it regularly.
 
         Raises:
             KeyboardInterrupt: `interrupt` was called, and this is not the main thread.
@@ -231,41 +259,39 @@ class Cluster:
 
     def worker_memory(self) -> list[tuple[int, int]]:
         """Return (memory limit in bytes, threads) of each worker that has a limit."""
-        if not self.stands:
-            workers, threads = self._shape
-            return [(limit_bytes() // workers, threads)]
+        if not self.is_remote:
+            return [(limit_bytes() // self._num_workers, self._num_threads)]
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
         return [(w["memory_limit"], w["nthreads"]) for w in workers if w["memory_limit"]]
 
     def _start(self) -> Client:
-        with held_back():  # an interrupted start would leave processes that nothing closes
+        with deferred_signals():  # an interrupted start would leave processes that nothing closes
             try:
                 local = LocalWorkers(
-                    *self._shape,
-                    memory_limit=limit_bytes() // self._shape[0],
+                    self._num_workers,
+                    self._num_threads,
+                    memory_limit=limit_bytes() // self._num_workers,
                     dashboard=self._dashboard,
                     preload=PRELOAD,
                     gpus=self._gpus,
                 )
             except (RuntimeError, OSError) as e:
                 raise TesseraeError(
-                    f"the {self._shape[0]} workers failed to start ({e.__cause__ or e}). Pass fewer"
-                    " --workers, and run `tesserae doctor`."
+                    f"the {self._num_workers} workers failed to start ({e.__cause__ or e}). Pass"
+                    " fewer --workers, and run `tesserae doctor`."
                 ) from e
             self._backend = self._stack.enter_context(local)
             client: Client = self._stack.enter_context(Client(local.cluster))
-        if self._dashboard:
-            print(f"dashboard: {_page_of(local.dashboard)}", flush=True)
+        self._print_dashboard(client, local.dashboard)
         return client
 
     def _start_remote(self) -> Client:
-        with held_back():
+        with deferred_signals():
             backend = self._remote_backend()
             self._stack.push(backend)
             self._backend = backend
             client: Client = self._stack.enter_context(backend.client())
-        if self._dashboard:
-            print(f"dashboard: {_page_of(backend.dashboard)}", flush=True)
+        self._print_dashboard(client, backend.dashboard)
         while not client.nthreads():  # a batch system may queue jobs for hours: no timeout
             backend.check_startup()
             backend.maintain()
@@ -275,35 +301,47 @@ class Cluster:
     def _remote_backend(self) -> SshCluster | SlurmCluster | allocation.SlurmAllocation:
         kind, _, file = self._where.partition(":")
         if kind == "ssh":
-            return SshCluster(read_hosts(Path(file)), dashboard=self._dashboard, report=_notice)
+            return SshCluster(
+                read_hosts(Path(file)), dashboard=self._dashboard, report=_print_notice
+            )
         profile = read_profile(Path(file))
         if profile.way == "allocation":
             return allocation.SlurmAllocation(
                 profile,
                 dashboard=self._dashboard,
                 workers=self._workers_per_node,
-                threads=self._shape[1],
+                threads=self._num_threads,
             )
-        return SlurmCluster(profile, dashboard=self._dashboard, report=_notice)
+        return SlurmCluster(profile, dashboard=self._dashboard, report=_print_notice)
 
     def _connect(self) -> Client:
         folder = certificates.existing_folder(self._certs)
         client = self._stack.enter_context(
-            connect(self._where, folder, timeout_seconds=CONNECT_SECONDS, report=_notice)
+            connect(self._where, folder, timeout_seconds=CONNECT_SECONDS, report=_print_notice)
         )
         if self._dashboard:
             print(f"dashboard: `tesserae cluster status {self._where}` shows its URL", flush=True)
         return client
 
+    def _print_dashboard(self, client: Client, status_url: str) -> None:
+        """Print the URL of the Tesserae page, or of Dask's own page where that is missing."""
+        if not self._dashboard:
+            return
+        has_page = False
+        with suppress(Exception):  # a failing dashboard must not fail the run
+            # Installed before its URL is printed: opened at once, it would otherwise not exist.
+            has_page = client.run_on_scheduler(install)
+        print(f"dashboard: {_tesserae_url(status_url) if has_page else status_url}", flush=True)
+
     def __enter__(self) -> Cluster:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        with held_back():
+        with deferred_signals():
             self._stack.__exit__(*error)
 
 
-def check_where(where: str) -> None:
+def check_cluster_option(where: str) -> None:
     """Check the value of `--cluster`.
 
     Raises:
@@ -324,10 +362,10 @@ def check_where(where: str) -> None:
         raise ClusterError(f"--cluster: {e} Or pass local, ssh:FILE or slurm:FILE.") from None
 
 
-def _page_of(link: str) -> str:
+def _tesserae_url(status_url: str) -> str:
     """Return the URL of the Tesserae page, given the URL of Dask's own status page."""
-    return f"{link.removesuffix('/status').rstrip('/')}/tesserae"
+    return f"{status_url.removesuffix('/status').rstrip('/')}/tesserae"
 
 
-def _notice(line: str) -> None:
+def _print_notice(line: str) -> None:
     print(f"notice: {line}", flush=True)

@@ -29,7 +29,7 @@ class Classify:
         self.network = nn.Sequential(*layers).to(world.device)
         self.optimiser = torch.optim.SGD(self.network.parameters(), options.learning_rate)
         augment = Augment(size=side, crop="random", mean=HALF, std=HALF, seed=options.seed)
-        self.batches = Batches(data.train, augment, world, here=data.beside)
+        self.batches = Batches(data.train, augment, world, ranks_on_host=data.ranks_on_host)
 
     def advance(self) -> dict[str, Tensor]:
         """Take one step of gradient descent; return the loss of this rank's rows."""

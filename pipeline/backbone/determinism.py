@@ -1,7 +1,7 @@
-"""A check that a network makes the same features of the same images each time.
+"""A check that a network computes the same features of the same images each time.
 
-Networks that also mask or drop at random in use, such as a masked autoencoder, make useless
-features: another run has others.
+The features of networks that mask or drop inputs at random at inference too, such as a masked
+autoencoder, are useless: each run has different ones.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def probe_images(size: int) -> Tensor:
     return torch.from_numpy(mixed.astype(np.uint8))
 
 
-def check_repeats(backbone: Backbone) -> None:
-    """Refuse a network that makes other features of the same pictures each time.
+def check_deterministic(backbone: Backbone) -> None:
+    """Check that a network computes the same features of the same images in two passes.
 
     Raises:
         TesseraeError: The features differ, or are not finite.
@@ -49,8 +49,8 @@ def check_repeats(backbone: Backbone) -> None:
             f"the features of {backbone.name} contain NaN or infinity: its weights are damaged or"
             " have diverged. Choose another network."
         )
-    size = np.abs(first).max()
-    difference = np.abs(first - second).max() / size if size else 0.0
+    largest = np.abs(first).max()
+    difference = np.abs(first - second).max() / largest if largest else 0.0
     if difference > REPEAT_TOLERANCE:
         raise TesseraeError(
             f"{backbone.name} computes different features for the same images each time (they"

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from pipeline.errors import TesseraeError
 
-CONFIG, TRANSFORM = "config.json", "preprocessor_config.json"
+CONFIG, PREPROCESSOR_CONFIG = "config.json", "preprocessor_config.json"
 MAX_HEADER_BYTES = 100 * 2**20
 """The longest header that the safetensors library reads."""
 
 _LFS = b"version https://git-lfs"
-_AGAIN = "Download the whole folder again."
+_DOWNLOAD_AGAIN = "Download the whole folder again."
 
 
 def check_folder(folder: Path) -> None:
@@ -37,27 +37,27 @@ def check_folder(folder: Path) -> None:
             elif path.suffix == ".safetensors":
                 _check_weights(path)
     except OSError as e:
-        named = e.filename or folder
-        raise TesseraeError(f"{named} cannot be read: {e.strerror or e}.") from e
+        path = e.filename or folder
+        raise TesseraeError(f"{path} cannot be read: {e.strerror or e}.") from e
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file of settings.
+    """Return the JSON object in a file of settings, as a dictionary.
 
     Raises:
         TesseraeError: The file holds no JSON object.
     """
     data = path.read_bytes()
     if data.startswith(_LFS):
-        raise _pointer(path)
+        raise _lfs_pointer_error(path)
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as e:
-        raise TesseraeError(f"{path} is not JSON ({e}). {_AGAIN}") from e
+        raise TesseraeError(f"{path} is not JSON ({e}). {_DOWNLOAD_AGAIN}") from e
     if not isinstance(document, dict):
         raise TesseraeError(
             f"{path} holds {type(document).__name__} {str(document)[:40]!r}: expected a JSON"
-            f" object. {_AGAIN}"
+            f" object. {_DOWNLOAD_AGAIN}"
         )
     return document
 
@@ -68,10 +68,12 @@ def _check_weights(path: Path) -> None:
     with path.open("rb") as file:
         beginning = file.read(len(_LFS))
         if beginning == _LFS:
-            raise _pointer(path)
+            raise _lfs_pointer_error(path)
         header_bytes = int.from_bytes(beginning[:8], "little") if num_bytes >= 8 else -1
         if not 2 <= header_bytes <= min(MAX_HEADER_BYTES, num_bytes - 8):
-            raise TesseraeError(f"{path} {_describe_foreign(num_bytes, beginning)}. {_AGAIN}")
+            raise TesseraeError(
+                f"{path} {_describe_header(num_bytes, beginning)}. {_DOWNLOAD_AGAIN}"
+            )
         file.seek(8)
         header = file.read(header_bytes)
     try:
@@ -82,32 +84,32 @@ def _check_weights(path: Path) -> None:
         ]
         expected = 8 + header_bytes + max(ends, default=0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as e:
-        raise TesseraeError(f"{path} has a damaged header ({e}). {_AGAIN}") from e
+        raise TesseraeError(f"{path} has a damaged header ({e}). {_DOWNLOAD_AGAIN}") from e
     if num_bytes != expected:
         raise TesseraeError(
             f"{path} has {num_bytes:,} bytes, and its header says {expected:,}: it is cut off or"
-            f" damaged. {_AGAIN}"
+            f" damaged. {_DOWNLOAD_AGAIN}"
         )
 
 
-def _describe_foreign(num_bytes: int, beginning: bytes) -> str:
+def _describe_header(num_bytes: int, beginning: bytes) -> str:
     if not num_bytes:
         return "is empty"
     return f"is not a safetensors file (it begins with {beginning[:12]!r})"
 
 
-def _pointer(path: Path) -> TesseraeError:
+def _lfs_pointer_error(path: Path) -> TesseraeError:
     return TesseraeError(
         f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull` in the folder, or"
         " download the file."
     )
 
 
-def check_opened(where: str, model: nn.Module, mismatched: Any) -> None:
+def check_opened(name_or_path: str, model: nn.Module, mismatched: Any) -> None:
     """Check that a model's weights fit its settings and are finite.
 
     Args:
-        where: The folder or name of the model.
+        name_or_path: The folder or name of the model.
         model: The opened model.
         mismatched: (name, shape in the file, shape by the settings) of weights that do not fit.
 
@@ -117,15 +119,15 @@ def check_opened(where: str, model: nn.Module, mismatched: Any) -> None:
     if mismatched:
         name, file_shape, settings_shape = min(tuple(mismatch) for mismatch in mismatched)
         raise TesseraeError(
-            f"{where}/{CONFIG} does not match the weights in the same folder: {name} is"
+            f"{name_or_path}/{CONFIG} does not match the weights in the same folder: {name} is"
             f" {tuple(file_shape)} in the file and {tuple(settings_shape)} by the configuration."
             " Download both again from the same source."
         )
     damaged = next((name for name, value in model.state_dict().items() if not _finite(value)), None)
     if damaged is not None:
         raise TesseraeError(
-            f"the weights of {where} contain NaN or infinity, in {damaged}. Download them again,"
-            " or use an earlier checkpoint if you trained them."
+            f"the weights of {name_or_path} contain NaN or infinity, in {damaged}. Download them"
+            " again, or use an earlier checkpoint if you trained them."
         )
 
 

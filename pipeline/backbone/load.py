@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from pipeline.backbone.choices import NEW
-from pipeline.backbone.determinism import check_repeats
+from pipeline.backbone.determinism import check_deterministic
 from pipeline.backbone.files import check_folder, check_opened
 from pipeline.backbone.network import Backbone
 from pipeline.backbone.transform import Transform, read_transform
@@ -30,18 +30,18 @@ VISION_PART = "vision_model"
 
 
 def open_backbone(
-    where: str | os.PathLike[str],
+    name_or_path: str | os.PathLike[str],
     device: torch.device | None = None,
     *,
     cut: str | None = None,
     pooling: str = "end",
 ) -> Backbone:
-    """Open a model.
+    """Open a pretrained vision model of `transformers` as a network that computes features.
 
     Args:
-        where: A folder with `config.json` and `model.safetensors`, a name of the model hub, or
-            `new`.
-        device: The device of the model (default: the processor).
+        name_or_path: A folder with `config.json` and `model.safetensors`, a name of the model hub,
+            or `new`.
+        device: The device of the model (default: the CPU).
         cut: The block whose output is used; None: the last one.
         pooling: The pooling of that output, one of `POOLINGS` (default: end).
 
@@ -49,45 +49,45 @@ def open_backbone(
         TesseraeError: The model is missing, damaged, no vision model, not deterministic, lacks the
             block, or `transformers` is not installed.
     """
-    if where == NEW:
+    if name_or_path == NEW:
         return new_backbone(device, cut=cut, pooling=pooling)
-    folder = Path(where)
+    folder = Path(name_or_path)
     if (folder / "options.json").exists() and not (folder / "config.json").exists():
         raise TesseraeError(
-            f"{where} is a training run: `tesserae export {where}` writes its trained model into a"
-            " folder. Pass that folder instead."
+            f"{name_or_path} is a training run: `tesserae export {name_or_path}` writes its trained"
+            " model into a folder. Pass that folder instead."
         )
     if folder.is_dir():
         check_folder(folder)
-    opened, missing = _load(str(where), local=folder.is_dir())
-    model, inside = (
+    opened, missing = _load(str(name_or_path), local=folder.is_dir())
+    model, prefix = (
         (getattr(opened, VISION_PART), f"{VISION_PART}.")
         if hasattr(opened, VISION_PART)
         else (opened, "")
     )
-    takes = getattr(model, "main_input_name", "pixel_values")
-    if takes != "pixel_values":
-        raise TesseraeError(f"{where} is not a vision model: its input is {takes}.")
-    lost = {name.removeprefix(inside) for name in missing if name.startswith(inside)}
-    unknown = sorted(name for name in lost if not name.startswith("pooler."))
-    if unknown:  # transformers would draw them at random
+    input_name = getattr(model, "main_input_name", "pixel_values")
+    if input_name != "pixel_values":
+        raise TesseraeError(f"{name_or_path} is not a vision model: its input is {input_name}.")
+    untrained = {name.removeprefix(prefix) for name in missing if name.startswith(prefix)}
+    required = sorted(name for name in untrained if not name.startswith("pooler."))
+    if required:  # transformers would draw them at random
         raise TesseraeError(
-            f"{where} has no weights for {unknown[0]}: it belongs to another model."
+            f"{name_or_path} has no weights for {required[0]}: it belongs to another model."
         )
     backbone = Backbone(
         model.to(device or "cpu").float(),
         name=f"{type(model).__name__} ({folder.name})",
-        transform=read_transform(str(where), model.config, local=folder.is_dir()),
-        pooler=not lost,
+        transform=read_transform(str(name_or_path), model.config, local=folder.is_dir()),
+        pooler=not untrained,
         cut=cut,
         pooling=pooling,
     )
-    if backbone.dim:  # first, since it refuses a network that fails on images
-        check_repeats(backbone)
+    if backbone.dim:  # computed first, since it refuses a network that fails on images
+        check_deterministic(backbone)
     return backbone
 
 
-def _load(where: str, *, local: bool) -> tuple[Any, set[str]]:
+def _load(name_or_path: str, *, local: bool) -> tuple[Any, set[str]]:
     """Return the model and the names of its missing weights."""
     try:
         from transformers import AutoModel
@@ -105,7 +105,7 @@ def _load(where: str, *, local: bool) -> tuple[Any, set[str]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model, loaded = AutoModel.from_pretrained(
-                where,
+                name_or_path,
                 output_loading_info=True,
                 trust_remote_code=False,
                 use_safetensors=True,
@@ -115,10 +115,10 @@ def _load(where: str, *, local: bool) -> tuple[Any, set[str]]:
     except LOAD_ERRORS as e:
         first = (str(e).strip().splitlines() or [""])[0]
         raise TesseraeError(
-            f"{where} is not a backbone ({first}): expected a folder with config.json and"
+            f"{name_or_path} is not a backbone ({first}): expected a folder with config.json and"
             " model.safetensors, or a name of the model hub."
         ) from e
-    check_opened(where, model, loaded["mismatched_keys"])
+    check_opened(name_or_path, model, loaded["mismatched_keys"])
     return model, set(loaded["missing_keys"])
 
 
@@ -133,7 +133,7 @@ def new_backbone(
     """Return an untrained residual network of eight convolutions; torch draws its weights.
 
     Args:
-        device: The device of the model (default: the processor).
+        device: The device of the model (default: the CPU).
         size: Side of its images in pixels, at least 32 (default: 64).
         width: Number of channels of the first layers (default: 32); it has 8 times as many
             features.

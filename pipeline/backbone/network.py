@@ -16,11 +16,11 @@ from pipeline.backbone.truncate import block_output, check_block, pool
 from pipeline.errors import TesseraeError
 
 CPU_BATCH_SIZE = 8
-"""The number of images in a batch on a processor. The activations of more images do not fit into
-its caches and are allocated anew each time: with 64 images that takes half of the time."""
+"""The number of images in a batch on a CPU. The activations of more images do not fit into its
+caches and are allocated anew each time: with 64 images that takes half of the time."""
 
 GPU_BATCH_SIZE = 128
-"""The number of images in a batch on a GPU, which would wait for the processor with fewer."""
+"""The number of images in a batch on a GPU, which would wait for the CPU with fewer."""
 
 IGNORED_SETTINGS = {
     *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype"),

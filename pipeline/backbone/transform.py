@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.backbone.files import TRANSFORM, read_json
+from pipeline.backbone.files import PREPROCESSOR_CONFIG, read_json
 from pipeline.errors import TesseraeError
 
 
@@ -45,13 +45,13 @@ class Transform:
         return (pixels / 255 - mean) / std
 
 
-def read_transform(where: str, config: Any, *, local: bool) -> Transform:
-    """Read the preprocessing that the model at *where* specifies.
+def read_transform(name_or_path: str, config: Any, *, local: bool) -> Transform:
+    """Read the preprocessing that the model at *name_or_path* specifies.
 
     Args:
-        where: The folder or name of the model.
+        name_or_path: The folder or name of the model.
         config: The configuration of the model.
-        local: True if *where* is a folder.
+        local: True if *name_or_path* is a folder.
 
     Raises:
         TesseraeError: The model does not specify it, or takes no squares.
@@ -59,34 +59,36 @@ def read_transform(where: str, config: Any, *, local: bool) -> Transform:
     from transformers.utils.hub import cached_file
 
     file = cached_file(
-        where,
-        TRANSFORM,
+        name_or_path,
+        PREPROCESSOR_CONFIG,
         local_files_only=local,
         _raise_exceptions_for_missing_entries=False,
     )
     if file is None:
         raise TesseraeError(
-            f"{where} has no preprocessor_config.json: expected the file that says how to"
+            f"{name_or_path} has no preprocessor_config.json: expected the file that says how to"
             " normalise images for it."
         )
     fields = read_json(Path(file))
-    defaults = _defaults(where, local=local)
-    return transform_of(fields, defaults, where, getattr(config, "image_size", None))
+    defaults = _defaults(name_or_path, local=local)
+    return make_transform(fields, defaults, name_or_path, getattr(config, "image_size", None))
 
 
-def _defaults(where: str, *, local: bool) -> dict[str, Any]:
+def _defaults(name_or_path: str, *, local: bool) -> dict[str, Any]:
     """Return the default fields of the kind of image processor; empty for an unknown kind."""
     from transformers import AutoImageProcessor
 
     loader: Any = AutoImageProcessor
     try:
-        processor = loader.from_pretrained(where, local_files_only=local, trust_remote_code=False)
+        processor = loader.from_pretrained(
+            name_or_path, local_files_only=local, trust_remote_code=False
+        )
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError):
         return {}
     return dict(processor.to_dict())
 
 
-def transform_of(
+def make_transform(
     fields: dict[str, Any], defaults: dict[str, Any], name: str, image_size: Any
 ) -> Transform:
     """Convert the fields of an image processor of `transformers` to a transform.
@@ -109,13 +111,13 @@ def transform_of(
             " channel."
         )
     normalised = merged.get("do_normalize", not defaults)
-    mean = _three(merged["image_mean"], "image_mean", name) if normalised else [0.0] * 3
-    std = _three(merged.get("image_std", 0.5), "image_std", name) if normalised else [1.0] * 3
+    mean = _per_channel(merged["image_mean"], "image_mean", name) if normalised else [0.0] * 3
+    std = _per_channel(merged.get("image_std", 0.5), "image_std", name) if normalised else [1.0] * 3
     if not all(std):
-        raise _wrong(name, "image_std", std, "three numbers that are not 0")
+        raise _field_error(name, "image_std", std, "three numbers that are not 0")
     factor = merged.get("rescale_factor") or 1 / 255
     if not _is_number(factor):
-        raise _wrong(name, "rescale_factor", factor, "a number, such as 1/255")
+        raise _field_error(name, "rescale_factor", factor, "a number, such as 1/255")
     scale = 255 * (factor if merged.get("do_rescale", True) else 1)
     offset = 1 if merged.get("rescale_offset") else 0
     crop = fields.get("crop_size") if fields.get("do_center_crop", True) else None
@@ -127,11 +129,13 @@ def transform_of(
     )
 
 
-def _three(value: Any, field: str, name: str) -> list[float]:
+def _per_channel(value: Any, field: str, name: str) -> list[float]:
     """Return a number for each channel: one counts for all of them."""
     values = list(value) if isinstance(value, list | tuple) else [value] * 3
     if len(values) != 3 or not all(map(_is_number, values)):
-        raise _wrong(name, field, value, "three numbers, of red, green and blue, or one for all")
+        raise _field_error(
+            name, field, value, "three numbers, of red, green and blue, or one for all"
+        )
     return values
 
 
@@ -139,10 +143,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _wrong(name: str, field: str, value: Any, expected: str) -> TesseraeError:
+def _field_error(name: str, field: str, value: Any, expected: str) -> TesseraeError:
     return TesseraeError(
-        f"{name}/{TRANSFORM} has {field} {str(value)[:80]}: expected {expected}. Download the file"
-        " again, or correct it."
+        f"{name}/{PREPROCESSOR_CONFIG} has {field} {str(value)[:80]}: expected {expected}."
+        " Download the file again, or correct it."
     )
 
 
@@ -156,7 +160,7 @@ def _side(size: Any, name: str) -> int:
         size = [size[key] for key in ("height", "width", "shortest_edge") if size.get(key)]
     listed = size if isinstance(size, list | tuple) else [size or 0]
     if not all(map(_is_number, listed)):
-        raise _wrong(name, "size", size, "a side in pixels")
+        raise _field_error(name, "size", size, "a side in pixels")
     sides = {int(side) for side in listed}
     if len(sides) != 1 or min(sides) < 1:
         sizes_text = " x ".join(map(str, sorted(sides))) or "no"

@@ -14,7 +14,7 @@ MAX_NAMED_BLOCKS = 30
 """The maximum number of blocks that the error about an unknown block lists."""
 
 
-class _Reached(Exception):
+class _BlockReached(Exception):
     """Raised when the cut has its output, so that the remaining blocks are not computed."""
 
     def __init__(self, output: Any) -> None:
@@ -32,13 +32,13 @@ def block_output(model: nn.Module, cut: str, pixels: Tensor) -> Tensor:
     """
 
     def stop(module: nn.Module, inputs: Any, output: Any) -> NoReturn:
-        raise _Reached(output)
+        raise _BlockReached(output)
 
     # Another thread's hook may fire in this call: it raises with the output of the same call.
     handle = model.get_submodule(cut).register_forward_hook(stop)
     try:
         model(pixels)
-    except _Reached as reached:
+    except _BlockReached as reached:
         return _tensor(reached.output, cut)
     finally:
         handle.remove()

@@ -1,11 +1,11 @@
 """Features of a whole store, row for row: computed once by a network, shard by shard, and read.
 
-worker   the arguments of tasks, and the network that a worker opens and checks for them
-shard    one task: pixels -> network -> features -> a commit, last
-batches  the pixels of a shard, checked and batched
-extract  a run: the recipe, the tasks of a split, and the record that it is complete
-probes   compares the networks of two machines by their features of two test images
-reader   rows of finished features
-loader   shuffled batches of features
-verify   compares every file with its commit
+worker      the arguments of tasks, and the network that a worker opens and checks for them
+shard_task  one task: pixels -> network -> features -> a commit, written last
+batches     the pixels of a shard, checked and batched
+extract     a run: the recipe, the tasks of a split, and the record that it is complete
+probes      compares the networks of two machines by their features of two test images
+reader      rows of finished features
+loader      shuffled batches of features
+verify      compares every file with its commit
 """

@@ -2,7 +2,7 @@
 
 A repair may rewrite the images while they are read. So each chunk is compared with its checksum
 before it is used, and all bytes together with the digest in the images' commit: no features are
-made of a damaged shard, of another one, or of a mixture.
+computed from a damaged shard, from another one, or from a mixture.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def read_chunks(
         StoreDamagedError: The object differs from the commit. Chunks that were yielded before must
             not be used then.
     """
-    unpack = decompressor(recipe.codec)
+    decompress = decompressor(recipe.codec)
     shape = (recipe.chunk_rows, size, size, 3)
     digest = xxhash.xxh3_128()
-    tail, ends = _index(objects, record, recipe)
+    index, ends = _read_index(objects, record, recipe)
     chunks_per_read = max(1, READ_ROWS // recipe.chunk_rows)
     start = 0
     for group in range(0, len(ends), chunks_per_read):
@@ -61,45 +61,44 @@ def read_chunks(
         block = np.frombuffer(data, np.uint8)
         for stop in stops:
             chunk, block = block[: stop - start], block[stop - start :]
-            yield _unpacked(chunk, unpack, record, shape)
+            yield _decode_chunk(chunk, decompress, record, shape)
             start = stop
-    digest.update(tail)
-    if start + len(tail) != record.num_bytes or digest.hexdigest() != record.digest:
+    digest.update(index)
+    if start + len(index) != record.num_bytes or digest.hexdigest() != record.digest:
         raise _damaged(record)
 
 
-def _unpacked(
+def _decode_chunk(
     chunk: NDArray[np.uint8],
-    unpack: Decompress | None,
+    decompress: Decompress | None,
     record: ObjectRecord,
     shape: tuple[int, ...],
 ) -> NDArray[np.uint8]:
     body = chunk[:-CHECKSUM_BYTES]
     if not has_valid_checksum(chunk):  # it releases the interpreter's lock for other threads
         raise _damaged(record)
-    if unpack is not None:
-        packed, body = body, np.empty(math.prod(shape), np.uint8)
-        unpack(packed.data, body)
+    if decompress is not None:
+        compressed, body = body, np.empty(math.prod(shape), np.uint8)
+        decompress(compressed.data, body)
     if body.size != math.prod(shape):
         raise _damaged(record)
     return body.reshape(shape)
 
 
-def _index(objects: Objects, record: ObjectRecord, recipe: Recipe) -> tuple[bytes, list[int]]:
-    """Return the object's index and the end offset of each chunk; chunks are contiguous."""
+def _read_index(objects: Objects, record: ObjectRecord, recipe: Recipe) -> tuple[bytes, list[int]]:
+    """Return the bytes of the object's index and the end offset of each chunk, in bytes."""
     num_bytes = index_bytes(recipe.shard_rows, recipe.chunk_rows)
     if objects.size(record.name) != record.num_bytes:
         raise _damaged(record)
-    tail = _read(objects, record, record.num_bytes - num_bytes, num_bytes)
-    index = decode_index(tail)
+    encoded = _read(objects, record, record.num_bytes - num_bytes, num_bytes)
+    index = decode_index(encoded)
     if index is None:
         raise _damaged(record)
     lengths: list[int] = index[index[:, 0] != ABSENT, 1].tolist()
-    if (
-        sum(lengths) != record.num_bytes - num_bytes
-    ):  # a damaged index could ask for any number of bytes
+    # Chunks are contiguous, and a damaged index could ask for any number of bytes.
+    if sum(lengths) != record.num_bytes - num_bytes:
         raise _damaged(record)
-    return tail, list(itertools.accumulate(lengths))
+    return encoded, list(itertools.accumulate(lengths))
 
 
 def _read(objects: Objects, record: ObjectRecord, start: int, num_bytes: int) -> bytes:
@@ -145,8 +144,11 @@ def batches(
         yield np.array(indices), np.stack(images)
 
 
-class Shared(Generic[Item]):
-    """A thread-safe iterator: one thread computes while the next one reads."""
+class ThreadSafeIterator(Generic[Item]):
+    """An iterator that several threads share: each item goes to one of them.
+
+    One thread computes while the next one reads.
+    """
 
     def __init__(self, items: Iterable[Item]) -> None:
         self._items = iter(items)

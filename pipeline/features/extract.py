@@ -1,6 +1,12 @@
-"""A run that extracts features of a split: it settles the recipe, runs tasks, writes a record.
+"""The steps of a run that extracts the features of a split, in the order in which it takes them.
 
-settle -> lease -> begin -> (repair) -> missing -> clear -> tasks -> finish
+resolve_recipe    the recipe of the features, with the name of those that the store has already
+write_metadata    the recipe and the metadata of the arrays, before the first task
+damaged_objects   with --repair: the objects to recompute
+missing_shards    the shards that lack features
+remove_objects    objects that no commit lists, since tasks never replace an object
+feature_jobs      a task for each of these shards
+finish            the record that the features of the split are complete
 """
 
 from __future__ import annotations
@@ -30,6 +36,12 @@ def resolve_recipe(
     """Return the recipe of features of a finished split, without writing anything.
 
     Features that the store has already keep their name, even if the network's folder was renamed.
+
+    Args:
+        objects: The store.
+        split: The name of the split.
+        backbone: The network that computes the features.
+        options: The choices of the user: stored size, precision and dtype.
 
     Raises:
         StoreError: The split is not finished, or lacks the size.
@@ -85,16 +97,18 @@ def _stored_recipe(objects: Objects, recipe: FeatureRecipe) -> FeatureRecipe | N
 
 
 def new_run(name: str, split: str) -> str:
-    """Return a unique name for a run, which marks its temporary files and tasks."""
+    """Return a new unique name for a run, which marks its temporary files and its tasks."""
     return f"{lease_name(name, split)}-{uuid.uuid4().hex[:8]}"
 
 
 def lease_name(name: str, split: str) -> str:
-    """Return the name of the lease for features *name* of *split*."""
+    """Return the name of the lease that a run holds to extract features *name* of *split*."""
     return f"features.{name}.{split}"
 
 
-def begin(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> None:
+def write_metadata(
+    objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]
+) -> None:
     """Write the recipe and the metadata that readers need, before the first task.
 
     Raises:
@@ -120,7 +134,10 @@ def begin(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[s
 
 
 def recorded_probe(objects: Objects, recipe: FeatureRecipe) -> str:
-    """Return the probe of a commit of these features, of any split; empty where none has one."""
+    """Return the probe that a commit of these features records, of any split; empty if none does.
+
+    `pipeline.features.probes` describes probes.
+    """
     for split in features.splits_of(objects).get(recipe.name, []):
         plan = records.load_plan(objects, split)
         for commit in features.load_commits(objects, recipe, plan).values():
@@ -132,7 +149,10 @@ def recorded_probe(objects: Objects, recipe: FeatureRecipe) -> str:
 def missing_shards(
     objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]
 ) -> list[int]:
-    """Return the shards that lack features of some kind, or whose images have changed since."""
+    """Return the numbers of the shards to compute, ascending.
+
+    They lack features of one of *kinds*, or their images have changed since.
+    """
     required = set(kinds)
     committed = intact_kinds(objects, recipe, plan)
     return [shard for shard, shard_kinds in enumerate(committed) if not required <= shard_kinds]
@@ -175,7 +195,7 @@ def damaged_objects(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list
 def remove_objects(
     objects: Objects, recipe: FeatureRecipe, plan: Plan, names: Iterable[str]
 ) -> None:
-    """Remove shard objects that must be made again, since tasks never replace an object.
+    """Remove shard objects that must be computed again, since tasks never replace an object.
 
     The record of the split is removed first if it lists one of them.
     """
@@ -202,7 +222,10 @@ def recorded_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> tuple
 def obsolete_objects(
     objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]
 ) -> list[str]:
-    """Return the shard objects of *kinds* that no commit of the present images lists."""
+    """Return the names of shard objects of *kinds* that no commit of the present images lists.
+
+    They may not exist.
+    """
     committed = intact_kinds(objects, recipe, plan)
     return [
         layout.features_shard(recipe.name, plan.split, kind, shard)
@@ -213,22 +236,22 @@ def obsolete_objects(
 
 
 def feature_jobs(config: FeatureTaskConfig, shards: Sequence[int], slots: int = 1) -> list[Job]:
-    """Return the jobs that make the features of *shards*.
+    """Return the jobs that compute the features of *shards*.
 
     Args:
         config: The arguments of the run.
         shards: Numbers of the shards.
         slots: Number of tasks that run at once (default: 1). If fewer are left for the last round,
-            they share all the threads, so that no processor is idle.
+            they share all the threads, so that no CPU core is idle.
     """
     options = {"resources": {"GPU": 1}} if config.gpu else {}
-    num_last = len(shards) % slots
-    threads = slots // num_last if num_last else 1
+    num_in_last_round = len(shards) % slots
+    threads = slots // num_in_last_round if num_in_last_round else 1
     return [
         Job(
             f"features-{config.split}-{shard:06d}",
             extract_shard,
-            (config, shard, threads if index >= len(shards) - num_last else 1),
+            (config, shard, threads if index >= len(shards) - num_in_last_round else 1),
             options,
         )
         for index, shard in enumerate(shards)
@@ -239,7 +262,7 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeatureFinish
     """Write the record that a split's features are complete, for the kinds that all shards have.
 
     Raises:
-        StoreError: Features of a shard are missing, or the images were made again meanwhile.
+        StoreError: Features of a shard are missing, or the images were rebuilt meanwhile.
     """
     committed = intact_kinds(objects, recipe, plan)
     kinds = tuple(kind for kind in KINDS if all(kind in shard_kinds for shard_kinds in committed))
@@ -287,7 +310,7 @@ def _parts(objects: Objects, plan: Plan) -> str:
 
 
 def is_done(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> bool:
-    """Return True if nothing is left to do, judged without reading shards."""
+    """Return True if the features of *kinds* are complete, without reading shards."""
     try:
         done = features.load_finish_record(objects, recipe.name, plan.split)
         images = records.load_finish_record(objects, plan.split)

@@ -1,7 +1,8 @@
 """The features of two probe images on one machine, to compare its network with another machine's.
 
-A probe is stored with each commit. Sums differ slightly between machines; features that were made
-in part by a torch or a device whose sums differ by more are not of one network. Needs no torch.
+A probe is stored with each commit. Sums differ slightly between machines. If they differ by more,
+because of another torch or device, the features of the two machines cannot be mixed. This module
+imports no torch.
 """
 
 from __future__ import annotations
@@ -22,31 +23,45 @@ TOLERANCES = {"float32": 1e-2, "bfloat16": 1e-1}
 
 
 def encode_probe(features: NDArray[np.float32]) -> str:
-    """Encode every few numbers of a probe's (n, d) features as base64 text."""
+    """Encode up to `MAX_NUMBERS` evenly spaced features of each probe image as base64 text.
+
+    Args:
+        features: The features of the probe images, (n, d) float32.
+    """
     step = max(1, -(-features.shape[1] // MAX_NUMBERS))
     sampled = np.ascontiguousarray(features[:, ::step], "<f4")
     return base64.b64encode(sampled.tobytes()).decode("ascii")
 
 
 def probe_distance(first: Any, second: Any) -> float | None:
-    """Return the relative distance of two probes; None if they cannot be compared."""
-    a, b = _decoded(first), _decoded(second)
+    """Return the relative distance of two encoded probes; None if they cannot be compared.
+
+    It is the norm of their difference, divided by the larger of their norms.
+    """
+    a, b = _decode(first), _decode(second)
     if a is None or b is None or a.shape != b.shape:
         return None
-    size = max(float(np.linalg.norm(a)), float(np.linalg.norm(b)))
-    return float(np.linalg.norm(a - b)) / size if size else 0.0
+    norm = max(float(np.linalg.norm(a)), float(np.linalg.norm(b)))
+    return float(np.linalg.norm(a - b)) / norm if norm else 0.0
 
 
 def probes_differ(first: Any, second: Any, precision: str) -> bool:
-    """Return True if two probes are of networks that make other features.
+    """Return True if two machines compute different features, by their probes.
 
-    It is False if one of them is missing or invalid.
+    Args:
+        first: An encoded probe, or anything else that a commit holds in its place.
+        second: The same of the other machine.
+        precision: The precision of the features, a key of `TOLERANCES`.
+
+    Returns:
+        True if the probes differ by more than the tolerance; False also if one of them is missing
+        or invalid.
     """
     distance = probe_distance(first, second)
     return distance is not None and distance > TOLERANCES[precision]
 
 
-def _decoded(text: Any) -> NDArray[np.float64] | None:
+def _decode(text: Any) -> NDArray[np.float64] | None:
     try:
         data = base64.b64decode(text, validate=True)
         values = np.frombuffer(data, "<f4").astype(np.float64)

@@ -25,12 +25,22 @@ from pipeline.store.split import Split, open_split
 
 
 class Features:
-    """The features of one split. Each file is opened when one of its rows is first read."""
+    """The features of one split, row for row; `open_features` opens them.
+
+    Each file is opened when one of its rows is first read.
+    """
 
     def __init__(
         self, objects: Objects, recipe: FeatureRecipe, split: Split, kinds: tuple[str, ...]
     ) -> None:
-        """Wrap the records of finished features, which `open_features` reads and checks."""
+        """Wrap the records of finished features, which `open_features` reads and checks.
+
+        Args:
+            objects: The store.
+            recipe: The recipe of the features.
+            split: The split with the images' plan, labels and status.
+            kinds: The kinds that all shards have, of `plain` and `mirrored`.
+        """
         self.recipe = recipe
         self.split = split
         self.kinds = kinds
@@ -79,14 +89,14 @@ class Features:
             raise ValueError(
                 f"rows are {rows.min()} to {rows.max()}: expected 0 to {len(self) - 1}."
             )
-        shards, inside = np.divmod(rows, self._geometry.shard_rows)
-        chunks, row_in_chunk = np.divmod(inside, self._geometry.chunk_rows)
+        shards, row_in_shard = np.divmod(rows, self._geometry.shard_rows)
+        chunks, row_in_chunk = np.divmod(row_in_shard, self._geometry.chunk_rows)
         values = np.empty((len(rows), self.dim), np.float32)
         for number in np.unique(shards).tolist():
-            inside = shards == number
+            selected = shards == number
             shard = self._shard(kind, number)
-            shard.check(chunks[inside])
-            values[inside] = shard.rows[chunks[inside], row_in_chunk[inside]]
+            shard.check(chunks[selected])
+            values[selected] = shard.rows[chunks[selected], row_in_chunk[selected]]
         return values
 
     def _shard(self, kind: str, number: int) -> _Shard:
@@ -186,10 +196,10 @@ def open_features(store: str | os.PathLike[str], name: str, split: str) -> Featu
     return Features(objects, recipe, opened, done.kinds)
 
 
-def finished(objects: Objects, split: str) -> Iterable[str]:
-    """Return the names of the finished features of a split."""
+def finished_features(objects: Objects, split: str) -> Iterable[str]:
+    """Return the names of the features of a split that are complete."""
     return [
-        n
-        for n in features.names(objects)
-        if features.load_finish_record(objects, n, split) is not None
+        name
+        for name in features.names(objects)
+        if features.load_finish_record(objects, name, split) is not None
     ]

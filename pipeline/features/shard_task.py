@@ -1,9 +1,9 @@
 """One task of `features`: the features of one shard, from its pixels to a commit.
 
-As with images, a task may run twice or beside a lost copy of itself, each object appears complete
-or not at all, and the commit comes last. But two machines may compute slightly different bytes of
-the same pixels. So an object is never replaced: of two tasks that make the same shard the first to
-write it wins, and the other commits what the first wrote.
+As with images, a task may run twice or at the same time as a lost copy of itself, each object
+appears complete or not at all, and the commit is written last. But two machines may compute
+slightly different bytes from the same pixels. So an object is never replaced: of two tasks that
+compute the same shard, the first to write it wins, and the other commits what the first wrote.
 
 A network's sums depend on how images are batched and on how many threads take part in a sum. So
 batches start anew with each shard, and a single thread computes each; several threads may compute
@@ -26,14 +26,14 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError
-from pipeline.features.batches import Shared, batches, read_chunks
+from pipeline.features.batches import ThreadSafeIterator, batches, read_chunks
 from pipeline.features.probes import KEY
 from pipeline.features.worker import (
     FeatureTaskConfig,
     FeatureWorkspace,
     compute_features,
+    open_workspace,
     reproducible_sums,
-    workspace,
 )
 from pipeline.ingest.worker import check_run_active
 from pipeline.store import features, layout, records
@@ -45,12 +45,16 @@ from pipeline.store.shard import ShardComposer
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureReport:
-    """A summary of a task."""
+    """A summary of a finished task."""
 
     shard: int
+    """The number of the shard."""
     num_rows: int
+    """The number of its rows, those in quarantine included."""
     bytes_out: int
+    """The number of bytes that the task wrote."""
     seconds: float
+    """The duration of the task."""
 
 
 PROGRESS_SECONDS = 2.0
@@ -89,7 +93,7 @@ class _ProgressReporter:
 
 
 def extract_shard(config: FeatureTaskConfig, shard: int, threads: int = 1) -> FeatureReport:
-    """Make the features of one shard, of each kind that it lacks, and commit them.
+    """Compute the features of one shard, of each kind that it lacks, and commit them.
 
     Args:
         config: The arguments of the run.
@@ -98,32 +102,35 @@ def extract_shard(config: FeatureTaskConfig, shard: int, threads: int = 1) -> Fe
 
     Raises:
         StoreDamagedError: The shard's images are damaged.
-        StoreError: The store cannot be written, or is not the one in which the run was started.
+        StoreError: The store cannot be written, or is not the one in which the run was started; or
+            a feature is NaN or infinite.
     """
     started = time.monotonic()
     check_run_active(config.store, config.run)
-    space = workspace(config)
-    images = _images(space, shard)
-    pixels = images.arrays[str(space.recipe.stored_size)]
-    before = features.load_commit(space.objects, space.recipe, space.split.plan, shard)
+    workspace = open_workspace(config)
+    images = _image_commit(workspace, shard)
+    pixels = images.arrays[str(workspace.recipe.stored_size)]
+    before = features.load_commit(workspace.objects, workspace.recipe, workspace.split.plan, shard)
     intact: dict[str, ObjectRecord] = {}
     if before is not None and before.pixels == pixels.digest:
-        intact = intact_arrays(space.objects, before)
+        intact = intact_arrays(workspace.objects, before)
     missing = [kind for kind in config.kinds if kind not in intact]
-    written = intact | (_make(space, shard, pixels, missing, threads) if missing else {})
+    written = intact | (
+        _extract_kinds(workspace, shard, pixels, missing, threads) if missing else {}
+    )
     if missing:
         after = FeatureCommit(
-            features=space.recipe.digest,
+            features=workspace.recipe.digest,
             split=config.split,
             shard=shard,
-            plan=space.split.plan.digest,
+            plan=workspace.split.plan.digest,
             pixels=pixels.digest,
             arrays=written,
-            provenance=_provenance(space, time.monotonic() - started),
-            format=space.recipe.format,
+            provenance=_provenance(workspace, time.monotonic() - started),
+            format=workspace.recipe.format,
         )
         name = layout.features_commit(config.name, config.split, shard)
-        space.objects.put(name, after.encode())
+        workspace.objects.put(name, after.encode())
     return FeatureReport(
         shard=shard,
         num_rows=images.stop - images.start,
@@ -132,31 +139,31 @@ def extract_shard(config: FeatureTaskConfig, shard: int, threads: int = 1) -> Fe
     )
 
 
-def _provenance(space: FeatureWorkspace, seconds: float) -> dict[str, object]:
+def _provenance(workspace: FeatureWorkspace, seconds: float) -> dict[str, object]:
     return {
         "seconds": round(seconds, 3),
         "host": socket.gethostname(),
         "torch": torch.__version__,
         "transformers": version("transformers"),
-        "device": space.backbone.device.type,
-        KEY: space.probe,
+        "device": workspace.backbone.device.type,
+        KEY: workspace.probe,
     }
 
 
-def _images(space: FeatureWorkspace, shard: int) -> Commit:
+def _image_commit(workspace: FeatureWorkspace, shard: int) -> Commit:
     """Return the commit of the shard's images.
 
     Raises:
         StoreError: It is missing, or counts other readable rows than the split's record.
     """
-    plan = space.split.plan
+    plan = workspace.split.plan
     rows = plan.rows(shard)
-    commit = records.load_commit(space.objects, plan.split, shard)
+    commit = records.load_commit(workspace.objects, plan.split, shard)
     if commit is None or commit.plan != plan.digest:
         raise StoreError(
             f"shard {shard} of split {plan.split!r} is not committed. Run `tesserae verify`."
         )
-    readable = int(space.split.readable[rows.start : rows.stop].sum())
+    readable = int(workspace.split.readable[rows.start : rows.stop].sum())
     if readable != commit.counts.get("readable", 0):
         raise StoreError(
             f"shard {shard} of split {plan.split!r} was rebuilt after the split was finished. Run"
@@ -174,17 +181,21 @@ def intact_arrays(objects: Objects, commit: FeatureCommit) -> dict[str, ObjectRe
     }
 
 
-def _make(
-    space: FeatureWorkspace, shard: int, pixels: ObjectRecord, kinds: Sequence[str], threads: int
+def _extract_kinds(
+    workspace: FeatureWorkspace,
+    shard: int,
+    pixels: ObjectRecord,
+    kinds: Sequence[str],
+    threads: int,
 ) -> dict[str, ObjectRecord]:
-    config, written = space.config, {}
-    for kind, rows in _compute(space, shard, pixels, kinds, threads).items():
+    config, written = workspace.config, {}
+    for kind, rows in _compute(workspace, shard, pixels, kinds, threads).items():
         name = layout.features_shard(config.name, config.split, kind, shard)
-        written[kind] = _write(space, name, rows)
+        written[kind] = _write(workspace, name, rows)
     return written
 
 
-class _Memory:
+class _MemoryWriter:
     """A writer that collects a shard of features in memory, to be stored in one operation."""
 
     def __init__(self, name: str) -> None:
@@ -199,9 +210,9 @@ class _Memory:
         """Do nothing: the collected bytes are stored by the caller."""
 
 
-def _write(space: FeatureWorkspace, name: str, rows: NDArray[np.floating]) -> ObjectRecord:
-    recipe = space.recipe
-    memory = _Memory(name)
+def _write(workspace: FeatureWorkspace, name: str, rows: NDArray[np.floating]) -> ObjectRecord:
+    recipe = workspace.recipe
+    memory = _MemoryWriter(name)
     composer = ShardComposer(
         memory,
         row_bytes=recipe.row_bytes,
@@ -212,10 +223,10 @@ def _write(space: FeatureWorkspace, name: str, rows: NDArray[np.floating]) -> Ob
     for row in rows:
         composer.append(row.tobytes())
     written = composer.write_index()
-    if space.objects.put_new(name, bytes(memory.data)):
+    if workspace.objects.put_new(name, bytes(memory.data)):
         return written
     # Another task was first. Its bytes may differ in the last digits; commit those.
-    existing = records.fingerprint(name, space.objects.get(name))
+    existing = records.fingerprint(name, workspace.objects.get(name))
     if existing.num_bytes != written.num_bytes:
         raise StoreDamagedError(
             f"{name} was written by another task and is damaged. Run the same command again."
@@ -224,28 +235,32 @@ def _write(space: FeatureWorkspace, name: str, rows: NDArray[np.floating]) -> Ob
 
 
 def _compute(
-    space: FeatureWorkspace, shard: int, pixels: ObjectRecord, kinds: Sequence[str], threads: int
+    workspace: FeatureWorkspace,
+    shard: int,
+    pixels: ObjectRecord,
+    kinds: Sequence[str],
+    threads: int,
 ) -> dict[str, NDArray[np.floating]]:
     """Return kind -> (n, d) little-endian features of the rows, zeros for quarantined ones."""
-    recipe, rows = space.recipe, space.split.plan.rows(shard)
+    recipe, rows = workspace.recipe, workspace.split.plan.rows(shard)
     dtype = np.dtype(recipe.dtype).newbyteorder("<")
     features_by_kind = {kind: np.zeros((len(rows), recipe.dim), dtype) for kind in kinds}
-    readable = space.split.readable[rows.start : rows.stop]
-    chunks = read_chunks(space.objects, pixels, space.split.recipe, recipe.stored_size)
-    shared = Shared(batches(chunks, readable, space.backbone.batch_size))
-    progress = _ProgressReporter(space.config, shard)
+    readable = workspace.split.readable[rows.start : rows.stop]
+    chunks = read_chunks(workspace.objects, pixels, workspace.split.recipe, recipe.stored_size)
+    shared = ThreadSafeIterator(batches(chunks, readable, workspace.backbone.batch_size))
+    progress = _ProgressReporter(workspace.config, shard)
 
     def compute() -> None:
         for rows_in_shard, batch in shared:
-            images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(space.backbone.device)
+            images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(workspace.backbone.device)
             for kind in kinds:
                 oriented = images.flip(3) if kind == "mirrored" else images
-                computed = compute_features(space.backbone, oriented, recipe.precision)
+                computed = compute_features(workspace.backbone, oriented, recipe.precision)
                 with np.errstate(over="ignore"):  # checked below, where the row is named
                     features_by_kind[kind][rows_in_shard] = computed
             progress.add(len(rows_in_shard))
 
-    _in_threads(compute, threads, space.backbone.device)
+    _in_threads(compute, threads, workspace.backbone.device)
     for kind, values in features_by_kind.items():
         bad_rows = np.flatnonzero(~np.isfinite(values).all(1))
         if len(bad_rows):

@@ -202,7 +202,10 @@ def unknown_splits(store_splits: Sequence[str], splits: Sequence[str], name: str
 
 
 def unknown_objects(objects: Objects, feature_records: FeatureRecords) -> list[str]:
-    """Return the objects of finished features that no record names. They do no harm."""
+    """Return the names of objects in the folders of finished features that no record lists.
+
+    They do no harm; unfinished features have none.
+    """
     if feature_records.done is None:
         return []
     known_names = {written.name for written in feature_records.objects}

@@ -1,7 +1,7 @@
 """The arguments of a run's tasks, and the network that a worker opens and checks for them.
 
 All workers must compute the same features of the same images: the network has the recipe's weights
-and transform, and its features of the probe images are those of the machine that began.
+and transform, and its features of the probe images equal those of the machine that started the run.
 """
 
 from __future__ import annotations
@@ -35,16 +35,21 @@ class FeatureTaskConfig:
     """The arguments that all tasks of a run share. It is small, since each task carries it."""
 
     store: str
+    """The path or URL of the store."""
     split: str
+    """The name of the split."""
     run: str
+    """The name of the run, which marks its temporary files."""
     name: str
     """The name of the features, whose recipe is in the store."""
     trunk: str
     """The folder or name of the network."""
     kinds: tuple[str, ...]
+    """The kinds to compute, of `plain` and `mirrored`."""
     gpu: bool = False
+    """True to compute on a GPU of the worker."""
     probe: str = ""
-    """The probe of the network on the machine that began the features; empty: no comparison."""
+    """The probe of the network on the machine that started the features; empty: no comparison."""
     code: str = ""
     """The `pipeline.code_digest.digest` of the client; workers must match it. Empty: no check."""
 
@@ -63,13 +68,13 @@ class FeatureWorkspace:
         self.objects: Objects = open_objects(config.store, config.run)
         self.recipe = features.load_recipe(self.objects, config.name)
         self.split = open_split(self.objects, config.split, [self.recipe.stored_size])
-        self.backbone = open_recipe(self.recipe, config.trunk, _device(gpu=config.gpu))
-        self.probe = probe_of(self.backbone, self.recipe.precision)
+        self.backbone = open_recipe_backbone(self.recipe, config.trunk, _device(gpu=config.gpu))
+        self.probe = compute_probe(self.backbone, self.recipe.precision)
         if probes_differ(config.probe, self.probe, self.recipe.precision):
-            raise StoreMismatchError(_makes_others(self.recipe, self.backbone.device))
+            raise StoreMismatchError(_different_network_message(self.recipe, self.backbone.device))
 
 
-workspace = functools.lru_cache(maxsize=1)(FeatureWorkspace)
+open_workspace = functools.lru_cache(maxsize=1)(FeatureWorkspace)
 
 
 def _device(*, gpu: bool) -> torch.device:
@@ -81,8 +86,13 @@ def _device(*, gpu: bool) -> torch.device:
     return torch.device("cuda" if gpu else "cpu")
 
 
-def open_recipe(recipe: FeatureRecipe, trunk: str, device: torch.device) -> Backbone:
-    """Open the network that makes the features of *recipe*.
+def open_recipe_backbone(recipe: FeatureRecipe, trunk: str, device: torch.device) -> Backbone:
+    """Open the network that computes the features of *recipe*, and compare it with the recipe.
+
+    Args:
+        recipe: The recipe of the features.
+        trunk: The folder or name of the network.
+        device: The device of the network.
 
     Raises:
         StoreMismatchError: The network at *trunk* has other weights or another transform.
@@ -107,13 +117,18 @@ def open_recipe(recipe: FeatureRecipe, trunk: str, device: torch.device) -> Back
     return backbone
 
 
-def probe_of(backbone: Backbone, precision: str) -> str:
-    """Return the network's features of the probe images on this machine, as text."""
+def compute_probe(backbone: Backbone, precision: str) -> str:
+    """Return the network's features of the probe images on this machine, as base64 text.
+
+    Args:
+        backbone: The network.
+        precision: `float32` or `bfloat16`, the number format of the computation.
+    """
     with reproducible_sums(backbone.device):
         return encode_probe(compute_features(backbone, probe_images(backbone.size), precision))
 
 
-def _makes_others(recipe: FeatureRecipe, device: torch.device) -> str:
+def _different_network_message(recipe: FeatureRecipe, device: torch.device) -> str:
     return (
         f"on {socket.gethostname()} torch {torch.__version__} on {device.type} computes different"
         f" features for the same images than those that {recipe.name} was started with. Install"
@@ -122,19 +137,33 @@ def _makes_others(recipe: FeatureRecipe, device: torch.device) -> str:
 
 
 def check_probe(recipe: FeatureRecipe, recorded: str, measured: str) -> None:
-    """Refuse to continue features that another torch or device began with different results.
+    """Check that this machine may continue features that another torch or device has started.
+
+    Args:
+        recipe: The recipe of the features.
+        recorded: The probe in a commit of the features; empty if there is none.
+        measured: The probe of the network on this machine.
 
     Raises:
         StoreMismatchError: The probes differ by more than the tolerance.
     """
     if probes_differ(recorded, measured, recipe.precision):
-        raise StoreMismatchError(_makes_others(recipe, torch.device("cpu")))
+        raise StoreMismatchError(_different_network_message(recipe, torch.device("cpu")))
 
 
 def compute_features(
     backbone: Backbone, images: torch.Tensor, precision: str
 ) -> NDArray[np.float32]:
-    """Return features of images, (n, 3, h, w) uint8 -> (n, d) float32, in *precision*."""
+    """Compute the features of images.
+
+    Args:
+        backbone: The network.
+        images: (n, 3, h, w) uint8 RGB.
+        precision: `float32` or `bfloat16`, the number format of the computation.
+
+    Returns:
+        (n, d) float32, on the CPU.
+    """
     device = backbone.device
     use_bfloat16 = precision == "bfloat16"
     with torch.autocast(device.type, torch.bfloat16) if use_bfloat16 else contextlib.nullcontext():
@@ -145,7 +174,7 @@ def compute_features(
 @contextlib.contextmanager
 def reproducible_sums(device: torch.device) -> Iterator[None]:
     """Make torch's sums reproducible inside the block: one thread, and full float32 on a GPU."""
-    before = torch.get_num_threads()
+    num_threads = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)
     try:
@@ -155,4 +184,4 @@ def reproducible_sums(device: torch.device) -> Iterator[None]:
         ):
             yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(num_threads)

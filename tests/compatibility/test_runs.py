@@ -48,7 +48,7 @@ def test_a_run_continues_to_the_recorded_result(bundle: Bundle, run: str) -> Non
     for line, before in zip(steps, expected["losses"], strict=True):
         values = {name: value for name, value in before.items() if name != "generation"}
         assert line == pytest.approx(values, rel=1e-3, abs=1e-5)
-    newest = folder.newest()
+    newest = folder.newest_checkpoint()
     assert newest is not None
     assert newest.generation == 2
     state = folder.load(newest)["stage"]
@@ -90,7 +90,7 @@ def test_a_trained_trunk_is_exported(bundle: Bundle) -> None:
     assert bundle.tesserae("features", "store", "--trunk", "exported", "--split", "val") == 0
     model = open_model(bundle.root / "runs" / "devise-all", store=str(bundle.store))
     images = np.zeros((2, SIDE, SIDE, 3), np.uint8)
-    assert model.images(images).shape == (2, model.dim)
+    assert model.embed_images(images).shape == (2, model.dim)
 
 
 def test_a_generator_makes_the_recorded_samples(bundle: Bundle) -> None:

@@ -130,7 +130,8 @@ def test_the_stage_trains_and_resumes(tree: Tree, tmp_path: Path) -> None:
         assert f"{run}: done." in said
 
     whole, parts = (
-        run.load(run.newest()) for run in map(RunFolder, (tmp_path / "whole", tmp_path / "parts"))
+        run.load(run.newest_checkpoint())
+        for run in map(RunFolder, (tmp_path / "whole", tmp_path / "parts"))
     )
     assert whole["updates"] == parts["updates"] == 6
     assert whole["stage"]["batches"] == parts["stage"]["batches"]

@@ -21,7 +21,7 @@ from torch import nn
 from pipeline.backbone.load import new_backbone, open_backbone
 from pipeline.backbone.network import Backbone
 from pipeline.backbone.save import save_backbone
-from pipeline.backbone.transform import Transform, transform_of
+from pipeline.backbone.transform import Transform, make_transform
 from pipeline.backbone.truncate import MAX_NAMED_BLOCKS, check_block, pool
 from pipeline.errors import TesseraeError
 
@@ -414,18 +414,18 @@ def test_a_network_for_bgr_images_gets_bgr(tmp_path: Path) -> None:
 def test_the_image_size_follows_from_the_processor(fields: dict[str, Any], size: int) -> None:
     """The size is that of the crop, otherwise of the resize, otherwise of the configuration."""
     mean = {"image_mean": [0.5] * 3}
-    assert transform_of({**fields, **mean}, {"do_normalize": True}, "it", 32).size == size
+    assert make_transform({**fields, **mean}, {"do_normalize": True}, "it", 32).size == size
 
 
 def test_impossible_preprocessing_is_refused() -> None:
     """The images are not square, or fields are missing."""
     oblong = {"size": {"height": 32, "width": 64}, "image_mean": 0.5}
     with pytest.raises(TesseraeError, match="it takes images of 32 x 64 px: expected squares"):
-        transform_of(oblong, {}, "it", None)
+        make_transform(oblong, {}, "it", None)
     with pytest.raises(TesseraeError, match="it takes images of 0 px"):
-        transform_of({"image_mean": 0.5}, {}, "it", None)
+        make_transform({"image_mean": 0.5}, {}, "it", None)
     with pytest.raises(TesseraeError, match="it has no image_mean"):
-        transform_of({"size": 32}, {}, "it", None)
+        make_transform({"size": 32}, {}, "it", None)
 
 
 def test_a_published_network_has_its_published_outputs(real_data: Path) -> None:

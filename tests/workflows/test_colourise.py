@@ -37,14 +37,15 @@ def test_training_reduces_the_colour_error(data: Data, adversarial: float) -> No
     """The error on held-out images falls, and the critic learns only if it has a weight."""
     stage = make_stage(data, adversarial_weight=adversarial)
     before, _ = stage.evaluate()
-    critic = [p.clone() for p in stage.game.critic.parameters()]
+    critic = [p.clone() for p in stage.trainer.critic.parameters()]
     for _ in range(40):
         metrics = stage.advance()
     after, pictures = stage.evaluate()
     assert after["held_out_error"] < 0.9 * before["held_out_error"]
     assert ("estimate" in metrics) == bool(adversarial)
     changed = any(
-        not torch.equal(a, b) for a, b in zip(critic, stage.game.critic.parameters(), strict=True)
+        not torch.equal(a, b)
+        for a, b in zip(critic, stage.trainer.critic.parameters(), strict=True)
     )
     assert changed == bool(adversarial)
     assert pictures["grey-coloured-original"].shape[1:] == (SIZE, SIZE, 3)

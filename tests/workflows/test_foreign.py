@@ -313,7 +313,7 @@ ATTACKS: dict[str, Callable[[Path, Path], None]] = {
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(session, "of", lambda args: NoCluster())
+    monkeypatch.setattr(session, "cluster_of", lambda args: NoCluster())
     with careless(monkeypatch):
         yield
 

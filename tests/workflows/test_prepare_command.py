@@ -274,7 +274,7 @@ def test_an_unchanged_source_is_not_listed_again(tmp_path: Path, source: Path) -
     before = stamps(store)
     again = run("prepare", source, store, *SMALL, "--sizes", 8, "--workers", 1, scratch=tmp_path)
     assert (again.status, again.err) == (0, "")
-    assert "listed before" in again.out
+    assert "listed by an earlier run" in again.out
     assert stamps(store) == before
 
 
@@ -492,7 +492,7 @@ def test_concurrent_runs_of_one_split_are_refused_or_wait(
             waited = Ended(0, second.out, second.err)
         assert first.wait() == 0
     assert (waited.status, waited.err) == (0, "")
-    assert "listed before" in waited.out
+    assert "listed by an earlier run" in waited.out
     assert contents(store) == contents(reference_store)
 
 

@@ -184,13 +184,13 @@ def test_an_evaluation_equals_separate_computations(plain: Path, store: Path) ->
         return torch.cat([images for images, _, _ in loader]).float() / 127.5 - 1
 
     train, val = rows("train"), rows("val")[:16]
-    assert (evaluated.generated, evaluated.real, evaluated.split) == (16, 16, "val")
-    assert evaluated.sliced == pytest.approx(sliced_wasserstein(samples, val), rel=1e-4)
+    assert (evaluated.num_samples, evaluated.num_real, evaluated.split) == (16, 16, "val")
+    assert evaluated.sliced_distance == pytest.approx(sliced_wasserstein(samples, val), rel=1e-4)
 
     def median_distance(images: torch.Tensor) -> float:
         return float(torch.cdist(images.flatten(1), train.flatten(1)).min(1).values.median())
 
-    assert evaluated.neighbour == pytest.approx(
+    assert evaluated.neighbour_ratio == pytest.approx(
         median_distance(samples) / median_distance(val), rel=1e-3
     )
 
@@ -206,12 +206,12 @@ def test_all_training_rows_are_searched(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(evaluation, "_samples", lambda sampler, count: [copies[-count:].float()])
     judged = evaluate_run(folder, samples=8, backbone=None)
     assert judged.searched == (8, 100)
-    assert judged.neighbour == pytest.approx(0, abs=1e-3)  # samples are of half precision
+    assert judged.neighbour_ratio == pytest.approx(0, abs=1e-3)  # samples are of half precision
     beside = np.asarray(Image.open(io.BytesIO(judged.images[0][1])))
     assert np.array_equal(beside[:SIZE], beside[SIZE + 2 :])
     assert (
-        "(8 samples and real rows, all 100 training rows)"
-        in dict(judged.figures())["nearest-neighbour distance ratio"]
+        "(8 samples and as many real images, searched among all 100 training images)"
+        in dict(judged.metrics())["nearest-neighbour distance ratio"]
     )
 
 
@@ -220,7 +220,7 @@ def test_weights_that_are_not_finite_are_not_evaluated(
 ) -> None:
     """The page explains why there is no evaluation, and no samples are generated."""
     run = train_here(store, tmp_path / "run")
-    newest = run.newest()
+    newest = run.newest_checkpoint()
     assert newest is not None
     state = run.load(newest)
     next(value for value in state["stage"]["average"].values() if value.dim())[:] = float("nan")

@@ -1,4 +1,4 @@
-"""Critics: networks that compute a score for each picture or vector."""
+"""Critics: networks that compute a score for each image or vector."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
-from workflows.adversarial.layers import Residual, initialise, levels, normed
+from workflows.adversarial.layers import Residual, initialise, num_doublings, with_norm
 
 CONDITIONS = ("projection", "concatenation")
 
 
-class _Labelled(nn.Module):
+class _LabelConditioning(nn.Module):
     """The part of a critic that conditions its score on labels.
 
     `projection` adds the dot product of a row's features and a vector of its label to the score
     (Miyato and Koyama: cGANs with Projection Discriminator, ICLR 2018, arXiv 1802.05637).
-    `concatenation` adds a channel for each class to a picture, with ones in the channel of its
+    `concatenation` adds a channel for each class to an image, with ones in the channel of its
     label (Mirza and Osindero: Conditional GANs, arXiv 1411.1784, in the form used by DCGANs).
     """
 
@@ -29,18 +29,18 @@ class _Labelled(nn.Module):
             raise ValueError(f"condition is {condition!r}: expected {' or '.join(CONDITIONS)}.")
         self._classes = classes
         self.extra_channels = classes if condition == "concatenation" else 0
-        """The number of channels that `join` adds to pictures."""
+        """The number of channels that `append_labels` adds to images."""
         project = classes and condition == "projection"
         self.vectors = nn.Embedding(classes, features) if project else None
 
-    def join(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Return the pictures, with channels for their labels where the condition adds any."""
+    def append_labels(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Return the images, with channels for their labels where the condition adds any."""
         if not self.extra_channels:
             return images
         assert labels is not None
         return join_labels(images, labels, self._classes)
 
-    def add(self, scores: Tensor, features: Tensor, labels: Tensor | None) -> Tensor:
+    def add_projection(self, scores: Tensor, features: Tensor, labels: Tensor | None) -> Tensor:
         """Return the scores (n,), with the projection of features (n, ...) where there is one."""
         if self.vectors is None:
             return scores
@@ -50,7 +50,16 @@ class _Labelled(nn.Module):
 
 
 def join_labels(images: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Append *classes* one-hot channels of the labels (n,) to pictures (n, c, h, w)."""
+    """Append the labels to images as one-hot channels.
+
+    Args:
+        images: (n, c, h, w) of any floating-point dtype.
+        labels: (n,) int64.
+        classes: Number of classes, C.
+
+    Returns:
+        (n, c + C, h, w); in channel c + label all values are 1, in the others of the C channels 0.
+    """
     one_hot = functional.one_hot(labels, classes).to(images.dtype)[:, :, None, None]
     return torch.cat([images, one_hot.expand(-1, -1, *images.shape[2:])], 1)
 
@@ -75,28 +84,29 @@ class ConvCritic(nn.Module):
         """Create a critic with random weights.
 
         Args:
-            size: Side of the pictures, in pixels: 4 times a power of 2.
-            channels: Channels of the pictures; with a conditioning picture, those of both.
+            size: Side of the images, in pixels: 4 times a power of 2.
+            channels: Channels of the images; with a conditioning image, those of both.
             width: Channels after the first layer.
             extra: Number of additional 3 x 3 layers after the first.
             norm: Normalisation of all layers but the first. With norms that have no shift
-                (spectral, none), layers have a bias: without one the score of a grey picture, all
+                (spectral, none), layers have a bias: without one the score of a grey image, all
                 zeros, would always be 0.
             classes: Number of classes; 0 = ignore labels.
             condition: Use of labels, one of `CONDITIONS`.
         """
         super().__init__()
-        count = levels(size)
-        self.labelled = _Labelled(classes, condition, width * 2 ** (count - 1) * 16)
+        count = num_doublings(size)
+        # Checkpoints hold its weights under the name of this attribute.
+        self.labelled = _LabelConditioning(classes, condition, width * 2 ** (count - 1) * 16)
         bias = norm in ("spectral", "none")
         first = nn.Conv2d(channels + self.labelled.extra_channels, width, 4, 2, 1, bias=bias)
-        layers = [*normed(first, "spectral" if norm == "spectral" else "none", width), _leaky()]
+        layers = [*with_norm(first, "spectral" if norm == "spectral" else "none", width), _leaky()]
         for _ in range(extra):
             conv = nn.Conv2d(width, width, 3, 1, 1, bias=bias)
-            layers += [*normed(conv, norm, width), _leaky()]
+            layers += [*with_norm(conv, norm, width), _leaky()]
         for _ in range(count - 1):
             conv = nn.Conv2d(width, 2 * width, 4, 2, 1, bias=bias)
-            layers += [*normed(conv, norm, 2 * width), _leaky()]
+            layers += [*with_norm(conv, norm, 2 * width), _leaky()]
             width *= 2
         self.body = nn.Sequential(*layers)
         last = nn.Conv2d(width, 1, 4, 1, 0, bias=bias)
@@ -106,8 +116,8 @@ class ConvCritic(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the scores (n,)."""
-        features = self.body(self.labelled.join(images, labels))
-        return self.labelled.add(self.last(features).flatten(), features, labels)
+        features = self.body(self.labelled.append_labels(images, labels))
+        return self.labelled.add_projection(self.last(features).flatten(), features, labels)
 
 
 class ResidualCritic(nn.Module):
@@ -128,8 +138,8 @@ class ResidualCritic(nn.Module):
     ) -> None:
         """Create a critic with random weights; arguments as for `ConvCritic`."""
         super().__init__()
-        self.labelled = _Labelled(classes, condition, width)
-        count = max(1, levels(size) - 1)
+        self.labelled = _LabelConditioning(classes, condition, width)
+        count = max(1, num_doublings(size) - 1)
         inputs = channels + self.labelled.extra_channels
         blocks: list[nn.Module] = [
             Residual(inputs, width, change="down", norm=norm, first=True),
@@ -142,9 +152,9 @@ class ResidualCritic(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the scores (n,)."""
-        maps = self.body(self.labelled.join(images, labels))
+        maps = self.body(self.labelled.append_labels(images, labels))
         features = functional.relu(maps).mean((2, 3))
-        return self.labelled.add(self.last(features).flatten(), features, labels)
+        return self.labelled.add_projection(self.last(features).flatten(), features, labels)
 
 
 class VectorCritic(nn.Module):
@@ -176,21 +186,21 @@ class VectorCritic(nn.Module):
         super().__init__()
         if norm not in ("none", "spectral"):
             raise ValueError(f"norm is {norm!r} for a perceptron: expected none or spectral.")
-        self.labelled = _Labelled(classes, condition, width)
+        self.labelled = _LabelConditioning(classes, condition, width)
         widths = [inputs + self.labelled.extra_channels, *[width] * layers]
         body: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            body += [*normed(nn.Linear(before, after), norm, after), nn.ReLU(inplace=True)]
+        for previous, current in pairwise(widths):
+            body += [*with_norm(nn.Linear(previous, current), norm, current), nn.ReLU(inplace=True)]
         self.body = nn.Sequential(*body)
-        self.last = normed(nn.Linear(width, 1), norm, 1)[0]
+        self.last = with_norm(nn.Linear(width, 1), norm, 1)[0]
 
     def forward(self, rows: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the scores (n,)."""
         rows = rows.flatten(1)
         if self.labelled.extra_channels:
-            rows = self.labelled.join(rows[:, :, None, None], labels).flatten(1)
+            rows = self.labelled.append_labels(rows[:, :, None, None], labels).flatten(1)
         features = self.body(rows)
-        return self.labelled.add(self.last(features).flatten(), features, labels)
+        return self.labelled.add_projection(self.last(features).flatten(), features, labels)
 
 
 def _leaky() -> nn.Module:

@@ -16,7 +16,7 @@ from workflows.training.world import BatchNorm
 NORMS = ("batch", "layer", "spectral", "none")
 
 
-def normed(layer: nn.Module, norm: str, channels: int) -> list[nn.Module]:
+def with_norm(layer: nn.Module, norm: str, channels: int) -> list[nn.Module]:
     """Return a layer, followed by the normalisation of its (n, channels, h, w) output.
 
     Args:
@@ -41,7 +41,12 @@ def normed(layer: nn.Module, norm: str, channels: int) -> list[nn.Module]:
 
 
 def initialise(network: nn.Module) -> None:
-    """Initialise as in Radford et al. 2016: weights N(0, 0.02), gains N(1, 0.02), biases 0."""
+    """Initialise convolutions and norms, in place, as DCGAN does.
+
+    Weights are drawn from N(0, 0.02²), gains of norms from N(1, 0.02²), with torch's generator;
+    biases are 0. Radford et al.: Unsupervised Representation Learning with Deep Convolutional
+    Generative Adversarial Networks, ICLR 2016, arXiv 1511.06434.
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, 0.0, 0.02)
@@ -53,7 +58,7 @@ def initialise(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def levels(size: int) -> int:
+def num_doublings(size: int) -> int:
     """Return how many doublings lead from 4 px to *size* px.
 
     Raises:
@@ -87,7 +92,7 @@ class Residual(nn.Module):
             outputs: Channels of the output.
             change: Change of size: `up`, `down`, or empty for none (the default).
             norm: Normalisation of its layers, one of `NORMS`.
-            first: True if the input is a picture, which is not passed through an activation.
+            first: True if the input is an image, which is not passed through an activation.
         """
         super().__init__()
         self._change = change
@@ -104,8 +109,8 @@ class Residual(nn.Module):
             spectral_norm(conv) if spectral else conv for conv in (conv1, conv2, shortcut)
         )
         map_norm = norm if norm in ("batch", "layer") else "none"
-        self.norm1 = nn.Sequential(*normed(nn.Identity(), "none" if first else map_norm, inputs))
-        self.norm2 = nn.Sequential(*normed(nn.Identity(), map_norm, outputs))
+        self.norm1 = nn.Sequential(*with_norm(nn.Identity(), "none" if first else map_norm, inputs))
+        self.norm2 = nn.Sequential(*with_norm(nn.Identity(), map_norm, outputs))
         self._plain = inputs == outputs and not change
 
     def forward(self, rows: Tensor) -> Tensor:

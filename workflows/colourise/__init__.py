@@ -1,1 +1,1 @@
-"""A stage that colours grey pictures: the example of a stage with a target."""
+"""A stage that colourises grey images: the example of a stage with a target image."""

@@ -1,10 +1,10 @@
-"""The options of colouring."""
+"""The options of the colourisation stage."""
 
 from dataclasses import dataclass
 
 from workflows.adversarial.objectives import OBJECTIVES
 from workflows.options.fields import option
-from workflows.training.options import TrainingOptions, shrunk_side
+from workflows.training.options import TrainingOptions, resized_side
 
 _GROUP = "images, network and loss"
 
@@ -23,7 +23,7 @@ class ColouriseOptions(TrainingOptions):
         True,
         "resize stored images that are at least a quarter larger than --image-size, on the device;"
         " otherwise they are cropped at their stored scale",
-        before=False,
+        legacy_value=False,
         group=_GROUP,
     )
     width: int = option(32, "number of channels of the first layer", minimum=1, group=_GROUP)
@@ -35,20 +35,20 @@ class ColouriseOptions(TrainingOptions):
         "lsgan", "adversarial objective", choices=tuple(OBJECTIVES), group=_GROUP
     )
 
-    def shrunk_side(self, stored: int) -> int | None:
-        """Return the side to which the device resizes pictures; None = it does not resize them."""
-        return shrunk_side(stored, self.image_size, crop="random") if self.resize else None
+    def resized_side(self, stored: int) -> int | None:
+        """Return the side to which the device resizes images, in pixels; None = it does not."""
+        return resized_side(stored, self.image_size, crop="random") if self.resize else None
 
-    def quicker(self) -> str:
+    def speedup_options(self) -> str:
         """Return the options that make a step faster, as a phrase for the terminal."""
         return (
             "a smaller --image-size (and a store of that size) or --width, --adversarial-weight 0"
         )
 
-    def changeable(self) -> tuple[str, ...]:
-        """Return the options that may change when a run goes back to an earlier step."""
+    def changeable_on_rewind(self) -> tuple[str, ...]:
+        """Return the names of options that may change when a run restarts from an earlier step."""
         return ("learning_rate", "adversarial_weight")
 
-    def to_lower(self) -> str:
-        """Return the option to lower, with its value, after training has diverged."""
+    def options_to_lower(self) -> str:
+        """Return what to lower after training has diverged, as a phrase for an error message."""
         return f"--learning-rate (now {self.learning_rate:g})"

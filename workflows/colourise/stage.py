@@ -1,4 +1,4 @@
-"""The training stage of colouring: a loss to the true colours, and an adversarial loss."""
+"""The training stage that colourises: mean absolute error to the true colours, adversarial loss."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from pipeline.augment import Augment
 from workflows.adversarial.critics import ConvCritic
-from workflows.adversarial.game import Game, Rules
 from workflows.adversarial.objectives import OBJECTIVES
+from workflows.adversarial.trainer import AdversarialConfig, AdversarialTrainer
 from workflows.colourise.options import ColouriseOptions
 from workflows.training.batches import Batches
 from workflows.training.image_grid import to_uint8
@@ -23,11 +23,11 @@ from workflows.training.loop import Data
 from workflows.training.world import BatchNorm, World
 
 HALF = (0.5, 0.5, 0.5)
-"""The mean and the standard deviation that normalise pixels 0..255 to -1..1."""
+"""The mean and the standard deviation, as shares of 255, that normalise pixels to [-1, 1]."""
 
 
 class ColourNetwork(nn.Module):
-    """A network that maps grey pictures (n, 1, h, w) to colour (n, 3, h, w), both in [-1, 1].
+    """A network that maps grey images (n, 1, h, w) to colour (n, 3, h, w), both in [-1, 1].
 
     It combines features of each pixel's surroundings with coarse features of a wider area.
     """
@@ -47,13 +47,13 @@ class ColourNetwork(nn.Module):
         self.last = nn.Conv2d(2 * width, 3, 3, 1, 1)
 
     def forward(self, grey: Tensor) -> Tensor:
-        """Return the pictures in colour, (n, 3, h, w)."""
-        near = self.first(grey)
-        return torch.tanh(self.last(torch.cat([near, self.up(self.down(near))], 1)))
+        """Return the images in colour, (n, 3, h, w)."""
+        local = self.first(grey)
+        return torch.tanh(self.last(torch.cat([local, self.up(self.down(local))], 1)))
 
 
 class PairCritic(ConvCritic):
-    """A critic that scores a coloured picture together with its grey original."""
+    """A critic that scores a coloured image together with its grey original."""
 
     def forward(self, colour: Tensor, grey: Tensor | None = None) -> Tensor:
         """Return the scores (n,) of *colour* (n, 3, h, w), given *grey* (n, 1, h, w)."""
@@ -67,18 +67,24 @@ class Colourise:
     def __init__(self, options: ColouriseOptions, data: Data, world: World) -> None:
         """Create both networks, as `workflows.training.loop.Stage` defines."""
         self.options, self.world, self.step = options, world, 0
-        chosen = OBJECTIVES[options.objective]
+        objective = OBJECTIVES[options.objective]
         network = ColourNetwork(options.width).to(world.device)
-        norm = "layer" if chosen.penalty else "batch"
+        norm = (
+            "layer" if objective.penalty else "batch"
+        )  # a penalty of each row rules out batch norm
         critic = PairCritic(options.image_size, 4, width=options.width, norm=norm).to(world.device)
         optimisers = [torch.optim.Adam(n.parameters(), options.learning_rate, (0.5, 0.999))
                       for n in (network, critic)]  # fmt: skip
-        rules = Rules(chosen, chosen.clip, chosen.penalty, micro_batch=options.micro_batch_size)
-        self.game = Game(network, critic, optimisers[0], optimisers[1], rules, world)
+        config = AdversarialConfig(
+            objective, objective.clip, objective.penalty, micro_batch=options.micro_batch_size
+        )
+        self.trainer = AdversarialTrainer(
+            network, critic, optimisers[0], optimisers[1], config, world
+        )
         augment = Augment(size=options.image_size, crop="random", mean=HALF, std=HALF,
                           seed=options.seed,
-                          resize=options.shrunk_side(data.train.sizes[0]))  # fmt: skip
-        self.batches = Batches(data.train, augment, world, here=data.beside)
+                          resize=options.resized_side(data.train.sizes[0]))  # fmt: skip
+        self.batches = Batches(data.train, augment, world, ranks_on_host=data.ranks_on_host)
         self._plain = replace(
             augment,
             crop="none",
@@ -89,56 +95,72 @@ class Colourise:
         self._error_name = "held_out_error" if data.held_out else "train_error"
 
     def advance(self) -> dict[str, Tensor]:
-        """Update the critic, if it has a weight, and the network; return the metrics."""
+        """Update the critic, unless the adversarial loss has no weight, and the network.
+
+        Returns:
+            The metrics of `AdversarialTrainer.critic_update` and of its `generator_update`, whose
+            `other_loss` is the mean absolute error of pixels in [-1, 1].
+        """
         real = self.batches.take().images
         grey = to_grey(real)
         metrics: dict[str, Tensor] = {}
         if self.options.adversarial_weight:
-            share = self.world.uniform(self.options.batch_size, key=(self.options.seed, self.step))
-            metrics = self.game.critic_update(real, (grey,), (grey,), share=share)
-        metrics |= self.game.generator_update(
+            alpha = self.world.uniform(self.options.batch_size, key=(self.options.seed, self.step))
+            metrics = self.trainer.critic_update(real, (grey,), (grey,), alpha=alpha)
+        metrics |= self.trainer.generator_update(
             (grey,), (grey,), weight=self.options.adversarial_weight,
-            other=lambda coloured, rows: (coloured - real[rows]).abs().mean(),
+            extra_loss=lambda coloured, rows: (coloured - real[rows]).abs().mean(),
         )  # fmt: skip
         self.step += 1
         return metrics
 
     @torch.no_grad()
     def evaluate(self) -> tuple[dict[str, float], dict[str, NDArray[np.uint8]]]:
-        """Return the colour error and the saturation on held-out rows, and example pictures."""
+        """Evaluate on held-out rows, or on training rows without a held-out split.
+
+        Returns:
+            The mean absolute error of pixels in [-1, 1], and the saturation of coloured and of
+            original images; and a grid of 24 examples, each grey, coloured and original.
+        """
         batches = Batches(self._evaluated, self._plain, World(device=self.world.device))
         count = min(8, len(batches.loader))
         real = torch.cat([batch.images for batch in islice(iter(batches.take, None), count)])
         batches.close()
-        self.game.generator.eval()
-        coloured = torch.cat([self.game.generator(part) for part in torch.split(to_grey(real), 64)])
-        self.game.generator.train()
+        self.trainer.generator.eval()
+        coloured = torch.cat(
+            [self.trainer.generator(part) for part in torch.split(to_grey(real), 64)]
+        )
+        self.trainer.generator.train()
         error = (coloured - real).abs().mean()
-        figures = {self._error_name: error, "saturation": saturation(coloured),
+        metrics = {self._error_name: error, "saturation": saturation(coloured),
                    "true_saturation": saturation(real)}  # fmt: skip
         grey = to_grey(real).expand_as(real)
         examples = torch.stack([grey[:24], coloured[:24], real[:24]], 1).flatten(0, 1)
-        return {n: float(v) for n, v in figures.items()}, {
+        return {n: float(v) for n, v in metrics.items()}, {
             "grey-coloured-original": to_uint8(examples)
         }
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the networks, the optimisers and the loader."""
-        return {"game": self.game.state_dict(), "batches": self.batches.state_dict(),
+        return {"game": self.trainer.state_dict(), "batches": self.batches.state_dict(),
                 "step": self.step}  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state that `state_dict` returned."""
-        self.game.load_state_dict(state["game"])
+        self.trainer.load_state_dict(state["game"])
         self.batches.load_state_dict(state["batches"])
         self.step = state["step"]
 
 
 def to_grey(images: Tensor) -> Tensor:
-    """Convert colour pictures (n, 3, h, w) to grey (n, 1, h, w) by the luma of Rec. 601."""
+    """Convert colour images (n, 3, h, w) to grey (n, 1, h, w) by the luma of Rec. 601."""
     return (images * images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def saturation(images: Tensor) -> Tensor:
-    """Return the mean range of a pixel's channels as a 0-d tensor; 0 means grey."""
+    """Return the mean over pixels of the range of their channels, a 0-d tensor; 0 means grey.
+
+    Args:
+        images: (n, 3, h, w).
+    """
     return (images.amax(1) - images.amin(1)).mean()

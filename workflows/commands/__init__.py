@@ -33,7 +33,7 @@ class Command:
         parser.usage = _synopsis(parser)
 
     def function(self) -> Callable[..., int]:
-        """Import the implementation, and return its function."""
+        """Import and return the implementation, which takes a value of each options class."""
         function: Callable[..., int] = pkgutil.resolve_name(self.implementation)
         return function
 
@@ -60,7 +60,7 @@ class Group:
             )  # fmt: skip
             command.add_to(subparser)
 
-    def chosen(self, args: argparse.Namespace) -> Command:
+    def selected(self, args: argparse.Namespace) -> Command:
         """Return the command that parsed arguments name."""
         return self.commands()[getattr(args, self.metavar.lower())]
 

@@ -13,50 +13,50 @@ Pass `--cluster tls://HOST:PORT` to run another command on this cluster. Without
 starts a temporary cluster on this machine.
 """
 
-from workflows import cluster_options
+from workflows.cluster_commands import options
 from workflows.commands import Command, Group
 
 COMMAND = Group(
     "COMMAND",
     lambda: {
         "up": Command(
-            (cluster_options.UpOptions,),
-            "workflows.cluster_programs:up",
+            (options.UpOptions,),
+            "workflows.cluster_commands.background:up",
             "Start a scheduler and workers on this machine, in the background.",
         ),
         "status": Command(
-            (cluster_options.StatusOptions,),
-            "workflows.cluster_programs:status",
+            (options.StatusOptions,),
+            "workflows.cluster_commands.status:status",
             "Show the running processes, the ports they listen on, and the connected workers.",
         ),
         "down": Command(
-            (cluster_options.DownOptions,),
-            "workflows.cluster_programs:down",
+            (options.DownOptions,),
+            "workflows.cluster_commands.background:down",
             "Stop the scheduler and the workers that `up` started.",
         ),
         "certs": Command(
-            (cluster_options.CertsOptions,),
-            "workflows.cluster_programs:certs",
+            (options.CertsOptions,),
+            "workflows.cluster_commands.files:certs",
             "Create a certificate authority, a certificate for each role, and a dashboard token.",
         ),
         "scheduler": Command(
-            (cluster_options.SchedulerOptions,),
-            "workflows.cluster_programs:scheduler",
+            (options.SchedulerOptions,),
+            "workflows.cluster_commands.foreground:scheduler",
             "Run a scheduler until Ctrl-C; restart it if it exits.",
         ),
         "worker": Command(
-            (cluster_options.WorkerOptions,),
-            "workflows.cluster_programs:worker",
+            (options.WorkerOptions,),
+            "workflows.cluster_commands.foreground:worker",
             "Run this machine's workers until Ctrl-C; restart those that exit.",
         ),
         "wait": Command(
-            (cluster_options.WaitOptions,),
-            "workflows.cluster_programs:wait",
+            (options.WaitOptions,),
+            "workflows.cluster_commands.status:wait",
             "Wait until the given number of workers or GPUs has connected.",
         ),
         "units": Command(
-            (cluster_options.UnitsOptions,),
-            "workflows.cluster_programs:units",
+            (options.UnitsOptions,),
+            "workflows.cluster_commands.files:units",
             "Write systemd units for a scheduler and for workers.",
         ),
     },

@@ -5,6 +5,6 @@ page cache. The shuffle figures are relative to a perfect shuffle, which scores 
 """
 
 from workflows.commands import Command
-from workflows.reports.options import LoaderOptions
+from workflows.loader.options import LoaderOptions
 
-COMMAND = Command((LoaderOptions,), "workflows.reports.loader_rates:run")
+COMMAND = Command((LoaderOptions,), "workflows.loader.benchmark:run")

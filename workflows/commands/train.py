@@ -7,15 +7,15 @@ when its split is finished, while the other splits are still being prepared.
 
 from workflows.commands import Command, Group
 from workflows.training.run_options import RunOptions
-from workflows.training.stages import STAGES, load_name
+from workflows.training.stages import STAGES, import_object
 
 COMMAND = Group(
     "STAGE",
     lambda: {
         name: Command(
-            (load_name(stage.options), RunOptions),
+            (import_object(stage.options), RunOptions),
             "workflows.runs.train:run",
-            f"{stage.what[0].upper()}{stage.what[1:]}.",
+            f"{stage.summary[0].upper()}{stage.summary[1:]}.",
         )
         for name, stage in STAGES.items()
     },

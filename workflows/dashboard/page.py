@@ -24,8 +24,13 @@ PARTS = ("progress", "images", "details")
 images, which take the most bytes, change less often than the figures."""
 
 
-def draw(document: Any, board: DashboardState) -> None:
-    """Add the page to the bokeh document of one browser session, and update it periodically."""
+def draw(document: Any, state: DashboardState) -> None:
+    """Add the page to the bokeh document of one browser session, and update it periodically.
+
+    Args:
+        document: The empty `bokeh.document.Document` of the session.
+        state: The state to display.
+    """
     sheet = InlineStyleSheet(css=render(TEMPLATES / "dashboard.css"))
     parts = {
         name: Div(stylesheets=[sheet], sizing_mode="stretch_width", name=f"tesserae-{name}")
@@ -36,11 +41,11 @@ def draw(document: Any, board: DashboardState) -> None:
     def update() -> None:
         """Redraw the page if the state has changed or a run is in progress."""
         nonlocal drawn
-        running = any(run.state == "running" for run in board.runs.values())
-        if board.version == drawn and not running:
+        running = any(run.state == "running" for run in state.runs.values())
+        if state.version == drawn and not running:
             return
-        drawn = board.version
-        inserted = values(board, time.monotonic())
+        drawn = state.version
+        inserted = values(state, time.monotonic())
         for name, part in parts.items():
             part.text = render(TEMPLATES / f"{name}.html", **inserted)
 
@@ -50,33 +55,38 @@ def draw(document: Any, board: DashboardState) -> None:
     document.add_periodic_callback(update, REDRAW_MILLISECONDS)
 
 
-def values(board: DashboardState, now: float) -> dict[str, Any]:
-    """Return the values that the templates insert; the newest runs and images come first."""
-    labels = short_names(board.trainings)
+def values(state: DashboardState, now: float) -> dict[str, Any]:
+    """Return the values that the templates insert; the newest runs and images come first.
+
+    Args:
+        state: The state of the dashboard.
+        now: The time in seconds, of the clock that the state uses.
+    """
+    labels = short_names(state.trainings)
     return {
         "trainings": [
             {"label": labels[training.name], **training.snapshot(now)}
-            for training in reversed(board.trainings.values())
+            for training in reversed(state.trainings.values())
         ],
         "runs": [
             {**run.snapshot(now), "recent_quarantine": list(reversed(run.quarantine))}
-            for run in reversed(board.runs.values())
+            for run in reversed(state.runs.values())
         ],
-        "charts": list(_charts(board, labels)),
-        "images": list(reversed(board.pictures)),
+        "charts": list(_charts(state, labels)),
+        "images": list(reversed(state.images)),
         "grids": [
             {"run": labels.get(run, run), "name": name, **grid}
-            for (run, name), grid in board.grids.items()
+            for (run, name), grid in state.grids.items()
         ],
         "max_workers": MAX_LISTED_WORKERS,
     }
 
 
-def _charts(board: DashboardState, labels: dict[str, str]) -> Iterator[Chart]:
+def _charts(state: DashboardState, labels: dict[str, str]) -> Iterator[Chart]:
     """Yield the charts; a curve of a single point is left out."""
     rates: dict[str, Points] = {
         f"{run.split}, {run.name}": [((at - run.started) / 60, rate) for at, rate in run.history]
-        for run in board.runs.values()
+        for run in state.runs.values()
         if len(run.history) > 1
     }
     preparing = chart("Preparation rate", rates, unit="images/s", across="minutes since the start")
@@ -84,6 +94,6 @@ def _charts(board: DashboardState, labels: dict[str, str]) -> Iterator[Chart]:
         yield preparing
     yield from charts_of(
         (name, labels.get(run, run), list(points))
-        for (run, name), points in board.curves.items()
+        for (run, name), points in state.curves.items()
         if len(points) > 1
     )

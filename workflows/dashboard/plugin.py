@@ -20,7 +20,7 @@ from workflows.dashboard.state import DashboardState
 
 NAME = "tesserae"
 TOPIC = "tesserae"
-PICTURES_TOPIC = "tesserae-pictures"
+IMAGES_TOPIC = "tesserae-pictures"
 """The topic of thumbnails. Dask bounds a topic's log by number of events, not by their size, so
 these events are deleted as soon as they are read."""
 
@@ -33,7 +33,7 @@ class DashboardPlugin(SchedulerPlugin):
     name = NAME
 
     def __init__(self, scheduler: Scheduler) -> None:
-        self.board = DashboardState()
+        self.state = DashboardState()
         self._scheduler = scheduler
 
     def transition(
@@ -41,33 +41,40 @@ class DashboardPlugin(SchedulerPlugin):
     ) -> None:
         """Record which worker finished a task. Dask calls this for every transition of a task."""
         if finish == "memory" and start == "processing":
-            self.board.finished(key, str(kwargs.get("worker", "")))
+            self.state.record_finished_task(key, str(kwargs.get("worker", "")))
 
     def log_event(self, topic: str, msg: Any) -> None:
         """Record the messages that a command has sent."""
-        if topic in (TOPIC, PICTURES_TOPIC):
+        if topic in (TOPIC, IMAGES_TOPIC):
             for message in msg:
-                self.board.take(message, time.monotonic())
-        if topic == PICTURES_TOPIC:
+                self.state.apply(message, time.monotonic())
+        if topic == IMAGES_TOPIC:
             with suppress(AttributeError):  # an internal of Dask, which another version may lack
                 self._scheduler._broker.truncate(topic)
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """Mark the runs of a client that has disconnected as lost, unless they had ended."""
-        self.board.lose(client, time.monotonic())
+        self.state.mark_lost(client, time.monotonic())
 
 
 def install(dask_scheduler: Scheduler) -> bool:
-    """Install the page on a scheduler if it is missing; return True if the scheduler has it."""
+    """Install the page on a scheduler, unless it has it already.
+
+    Args:
+        dask_scheduler: The scheduler; `Client.run_on_scheduler(install)` passes it.
+
+    Returns:
+        True if the scheduler has the page now; False if it does not fit this version of Dask.
+    """
     if NAME in dask_scheduler.plugins:
         return True
     try:
         plugin = DashboardPlugin(dask_scheduler)
         dask_scheduler.add_plugin(plugin)
-        board = plugin.board
-        lazy.add_json(dask_scheduler, "/tesserae.json", lambda: board.snapshot(time.monotonic()))
-        lazy.add_metrics(dask_scheduler, NAME, lambda: metrics(board))
-        lazy.add_page(dask_scheduler, NAME, "workflows.dashboard.page", board)
+        state = plugin.state
+        lazy.add_json(dask_scheduler, "/tesserae.json", lambda: state.snapshot(time.monotonic()))
+        lazy.add_metrics(dask_scheduler, NAME, lambda: metrics(state))
+        lazy.add_page(dask_scheduler, NAME, "workflows.dashboard.page", state)
     except Exception:  # another version of Dask, say: a run must not fail for want of a page
         log.warning("the Tesserae page could not be added to the dashboard", exc_info=True)
         return NAME in dask_scheduler.plugins
@@ -79,9 +86,9 @@ def dask_setup(scheduler: Scheduler) -> None:
     install(scheduler)
 
 
-def metrics(board: DashboardState) -> Iterator[lazy.Metric]:
-    """Yield the Prometheus metrics of all runs."""
-    runs = board.snapshot(time.monotonic())["runs"]
+def metrics(state: DashboardState) -> Iterator[lazy.Metric]:
+    """Yield the Prometheus metrics of all runs of a dashboard."""
+    runs = state.snapshot(time.monotonic())["runs"]
 
     def named(run: dict[str, Any], **more: str) -> dict[str, str]:
         return {"store": run["store"], "split": run["split"], "run": run["run"], **more}
@@ -116,7 +123,7 @@ def metrics(board: DashboardState) -> Iterator[lazy.Metric]:
             for status, count in run["counts"].items()
         ],
     )
-    last = {key: points[-1] for key, points in list(board.curves.items()) if points}
+    last = {key: points[-1] for key, points in list(state.curves.items()) if points}
     yield lazy.Metric(
         "tesserae_training",
         "latest value of a training curve",

@@ -29,8 +29,15 @@ class ShardPreview:
     size: int
     """The stored size that thumbnails are subsampled from, in pixels."""
 
-    def pictures(self, shard: int) -> list[dict[str, Any]]:
-        """Return row, caption and jpeg (bytes) of the first readable rows of *shard*."""
+    def thumbnails(self, shard: int) -> list[dict[str, Any]]:
+        """Return thumbnails of the first readable rows of a shard.
+
+        Args:
+            shard: The number of the shard, which must be committed.
+
+        Returns:
+            The `row`, `caption` (its key) and `jpeg` (bytes) of each, at most `MAX_THUMBNAILS`.
+        """
         lines = self._lines(shard, ["row", "key", "status"])[: 2 * MAX_THUMBNAILS]
         readable = [line for line in lines if line["status"] == 0][:MAX_THUMBNAILS]
         if not readable:
@@ -51,7 +58,15 @@ class ShardPreview:
         ]
 
     def quarantined(self, shard: int) -> list[dict[str, Any]]:
-        """Return row, key, status and reason of the first quarantined rows of *shard*."""
+        """Return the first quarantined rows of a shard.
+
+        Args:
+            shard: The number of the shard, which must be committed.
+
+        Returns:
+            The `row`, `key`, `status` (in words) and `reason` of each, at most
+            `MAX_QUARANTINED_ROWS`.
+        """
         lines = self._lines(shard, ["row", "key", "status", "reason"])
         return [
             line

@@ -16,11 +16,11 @@ from typing import Any, Self
 from distributed import Client
 
 from pipeline.ingest.report import ShardReport
-from workflows.dashboard.plugin import PICTURES_TOPIC, TOPIC, install
+from workflows.dashboard.plugin import IMAGES_TOPIC, TOPIC, install
 
 FLUSH_SECONDS = 0.25
 """The time during which messages are collected before they are sent together."""
-PICTURE_SECONDS = 3.0
+THUMBNAIL_SECONDS = 3.0
 """The minimum interval between two sets of thumbnails."""
 MAX_PREVIEWED_SHARDS = 16
 """The number of shards per flush whose quarantined rows are read: thousands may end together."""
@@ -34,11 +34,11 @@ log = logging.getLogger(__name__)
 
 
 def end_message(error: BaseException | None, seconds: float) -> dict[str, Any]:
-    """Return the message that a run has ended.
+    """Return the message that a run has ended, for `DashboardState.apply`.
 
     Args:
         error: The error that ended it; None if it has finished.
-        seconds: Its duration.
+        seconds: Its duration in seconds.
     """
     state = "finished" if error is None else "failed"
     if isinstance(error, KeyboardInterrupt | GeneratorExit):
@@ -55,7 +55,7 @@ class Publisher:
         client: Client,
         run: str,
         *,
-        pictures: Preview = lambda _: (),
+        thumbnails: Preview = lambda _: (),
         quarantined: Preview = lambda _: (),
     ) -> None:
         """Configure a publisher without starting its thread.
@@ -63,17 +63,17 @@ class Publisher:
         Args:
             client: The client of the scheduler that serves the dashboard.
             run: The run's name, which the keys of its tasks end with.
-            pictures: Returns the thumbnails of a stored shard, with row, caption and jpeg
+            thumbnails: Returns the thumbnails of a stored shard, with row, caption and jpeg
                 (default: none).
             quarantined: Returns the quarantined rows of a stored shard, with row, key, status and
                 reason (default: none).
         """
         self._client = client
         self._run = run
-        self._pictures = pictures
+        self._thumbnails = thumbnails
         self._quarantined = quarantined
         self._waiting: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._send_all, name="board", daemon=True)
+        self._thread = threading.Thread(target=self._send_all, name="dashboard", daemon=True)
         self._started = monotonic()
         self.seconds: float | None = None
         """The duration that is reported at the end; None is the time since `begin`."""
@@ -86,7 +86,7 @@ class Publisher:
         store: str,
         rows: int,
         sizes: Sequence[tuple[int, int, int]],
-        before: Mapping[str, int],
+        earlier_counts: Mapping[str, int],
         features: str = "",
     ) -> None:
         """Announce the run.
@@ -97,7 +97,7 @@ class Publisher:
             rows: Number of rows that this run will commit.
             sizes: The side in pixels, the rows already stored and the rows of the split, for each
                 size.
-            before: Number of rows that earlier runs committed, by status.
+            earlier_counts: Number of rows that earlier runs committed, by status.
             features: The name of the features that the run computes; empty if it stores images.
         """
         self._started = monotonic()
@@ -108,12 +108,17 @@ class Publisher:
             store=store,
             rows=rows,
             sizes=[list(size) for size in sizes],
-            before=dict(before),
+            before=dict(earlier_counts),
             features=features,
         )
 
     def shard(self, report: ShardReport, sizes: Collection[int]) -> None:
-        """Report that a shard was committed in *sizes*."""
+        """Report that a shard was committed.
+
+        Args:
+            report: The result of the shard's task.
+            sizes: The sides, in pixels, of the images that this run has added.
+        """
         self._put(
             what="shard",
             shard=report.shard,
@@ -125,8 +130,14 @@ class Publisher:
             sizes=sorted(sizes),
         )
 
-    def featured(self, shard: int, rows: int, bytes_out: int) -> None:
-        """Report that the features of a shard were committed."""
+    def feature_shard(self, shard: int, rows: int, bytes_out: int) -> None:
+        """Report that the features of a shard were committed.
+
+        Args:
+            shard: The number of the shard.
+            rows: Number of rows in it.
+            bytes_out: Number of bytes that were written.
+        """
         self._put(
             what="shard", shard=shard, rows=rows, bytes_in=0, bytes_out=bytes_out,
             counts={"readable": rows}, seconds={}, sizes=[],
@@ -180,8 +191,8 @@ class Publisher:
         if rows:
             message = {"run": self._run, "what": "quarantined", "rows": rows}
             self._client.log_event(TOPIC, [message])
-        if shards and monotonic() - self._previewed >= PICTURE_SECONDS:
+        if shards and monotonic() - self._previewed >= THUMBNAIL_SECONDS:
             self._previewed = monotonic()
-            pictures = [dict(picture) for picture in self._pictures(shards[-1]["shard"])]
-            message = {"run": self._run, "what": "pictures", "pictures": pictures}
-            self._client.log_event(PICTURES_TOPIC, [message])
+            images = [dict(image) for image in self._thumbnails(shards[-1]["shard"])]
+            message = {"run": self._run, "what": "pictures", "pictures": images}
+            self._client.log_event(IMAGES_TOPIC, [message])

@@ -12,7 +12,7 @@ from workflows.terminal.meter import Meter
 
 MAX_RUNS = 8
 MAX_QUARANTINED_ROWS = 50
-MAX_PICTURES = 24
+MAX_IMAGES = 24
 MAX_HISTORY_POINTS = 1_800
 HISTORY_SECONDS = 1.0
 """The minimum interval between two points of the rate; a full curve drops every second point."""
@@ -21,7 +21,7 @@ MAX_PENDING_TASKS = 10_000
 MAX_CURVES = 32
 MAX_CURVE_POINTS = 2_000
 MAX_GRIDS = 8
-MAX_PICTURE_BYTES = 512 * 1024
+MAX_IMAGE_BYTES = 512 * 1024
 WORKER_SECONDS = 60.0
 """The duration over which the rate of a worker is averaged."""
 
@@ -55,7 +55,7 @@ class RunState:
     rows: int
     sizes: dict[int, list[int]]
     """The rows already stored and the rows of the split, by side in pixels."""
-    before: Counter[str]
+    earlier_counts: Counter[str]
     """The number of rows that earlier runs committed, by status."""
     meter: Meter
     started: float
@@ -105,7 +105,7 @@ class RunState:
             "bytes_in_per_second": {"now": current[1], "run": rates[1]},
             "bytes_out_per_second": {"now": current[2], "run": rates[2]},
             "sizes": {str(s): {"done": d, "rows": n} for s, (d, n) in self.sizes.items()},
-            "counts": dict(self.counts + self.before),
+            "counts": dict(self.counts + self.earlier_counts),
             "counts_of_run": dict(self.counts),
             "stage_seconds": dict(self.seconds),
             "quarantine": list(self.quarantine),
@@ -164,7 +164,7 @@ class DashboardState:
     def __init__(self) -> None:
         """Initialise an empty state."""
         self.runs: OrderedDict[str, RunState] = OrderedDict()
-        self.pictures: deque[dict[str, Any]] = deque(maxlen=MAX_PICTURES)
+        self.images: deque[dict[str, Any]] = deque(maxlen=MAX_IMAGES)
         """The run, row, caption and jpeg of the last stored images, the newest last."""
         self.trainings: OrderedDict[str, TrainingState] = OrderedDict()
         self.curves: OrderedDict[tuple[str, str], deque[tuple[float, float]]] = OrderedDict()
@@ -176,32 +176,55 @@ class DashboardState:
         self._finishers: OrderedDict[tuple[str, int], str] = OrderedDict()
         """The worker that finished a task, by (run, shard), until the command reports the shard."""
 
-    def finished(self, key: object, worker: str) -> None:
-        """Record which worker finished a task; called for every task of the scheduler."""
+    def record_finished_task(self, key: object, worker: str) -> None:
+        """Record which worker finished a task, of any command.
+
+        Args:
+            key: The key of the task; keys of tasks that store no shard are ignored.
+            worker: The address of the worker.
+        """
         match = _KEY.fullmatch(key) if isinstance(key, str) else None
         if match is not None:
             self._finishers[match[2], int(match[1])] = worker
             if len(self._finishers) > MAX_PENDING_TASKS:
                 self._finishers.popitem(last=False)
 
-    def take(self, message: Mapping[str, Any], now: float) -> None:
-        """Apply a message of a command; unknown kinds, of a later version, are ignored."""
+    def apply(self, message: Mapping[str, Any], now: float) -> None:
+        """Update the state from a message of a command.
+
+        Args:
+            message: The message, of the kind `message["what"]`; an unknown kind, of a later
+                version, is ignored.
+            now: The time in seconds.
+        """
         handler = _HANDLERS.get(message["what"])
         if handler is not None:
             handler(self, message, now)
             self.version += 1
 
-    def lose(self, client: str, now: float) -> None:
-        """Mark the running runs of a client that has disconnected as lost."""
+    def mark_lost(self, client: str, now: float) -> None:
+        """Mark the running runs of a client that has disconnected as lost.
+
+        Args:
+            client: The id of the Dask client.
+            now: The time in seconds.
+        """
         runs: list[RunState | TrainingState] = [*self.runs.values(), *self.trainings.values()]
         for run in runs:
             if run.client == client and run.state == "running":
                 run.state, run.ended = "lost", now
-                run.why = "The command was killed or lost its connection. Run it again to go on."
+                run.why = (
+                    "The command was killed or lost its connection."
+                    " Run the command again to continue."
+                )
                 self.version += 1
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        """Return everything except pictures as plain JSON values."""
+        """Return everything except images as plain JSON values.
+
+        Args:
+            now: The time in seconds, of the clock that all other calls use.
+        """
         return {
             "runs": [run.snapshot(now) for run in self.runs.values()],
             "trainings": [training.snapshot(now) for training in self.trainings.values()],
@@ -219,7 +242,7 @@ class DashboardState:
             store=str(message["store"]),
             rows=int(message["rows"]),
             sizes={int(size): [int(done), int(rows)] for size, done, rows in message["sizes"]},
-            before=Counter(message["before"]),
+            earlier_counts=Counter(message["before"]),
             meter=Meter(int(message["rows"]), now),
             started=now,
             client=str(message.get("client", "")),
@@ -280,7 +303,7 @@ class DashboardState:
         while len(self.trainings) > MAX_RUNS:
             self.trainings.popitem(last=False)
 
-    def _begun(self, message: Mapping[str, Any], now: float) -> None:
+    def _ranks_started(self, message: Mapping[str, Any], now: float) -> None:
         training = self.trainings.get(message["run"])
         if training is not None:
             training.ranks, training.started = int(message["ranks"]), now
@@ -296,15 +319,15 @@ class DashboardState:
             names = ("images_per_second", "steps_per_second", "wait_share")
             training.speed = {name: float(message[name]) for name in names}
 
-    def _left(self, message: Mapping[str, Any], now: float) -> None:
+    def _time_left(self, message: Mapping[str, Any], now: float) -> None:
         training = self.trainings.get(message["run"])
         if training is not None:
             training.step, seconds = int(message["step"]), message["seconds"]
             training.seconds_left = None if seconds is None else float(seconds)
 
-    def _pictures(self, message: Mapping[str, Any], now: float) -> None:
-        pictures = [p for p in message["pictures"] if len(p["jpeg"]) <= MAX_PICTURE_BYTES]
-        self.pictures.extend({"run": message["run"], **picture} for picture in pictures)
+    def _images(self, message: Mapping[str, Any], now: float) -> None:
+        images = [image for image in message["pictures"] if len(image["jpeg"]) <= MAX_IMAGE_BYTES]
+        self.images.extend({"run": message["run"], **image} for image in images)
 
     def _curve(self, message: Mapping[str, Any], now: float) -> None:
         key = (str(message["run"]), str(message["name"]))
@@ -314,7 +337,7 @@ class DashboardState:
             self.curves.popitem(last=False)
 
     def _grid(self, message: Mapping[str, Any], now: float) -> None:
-        if len(message["jpeg"]) <= MAX_PICTURE_BYTES:
+        if len(message["jpeg"]) <= MAX_IMAGE_BYTES:
             key = (str(message["run"]), str(message["name"]))
             self.grids[key] = {"step": message["step"], "jpeg": message["jpeg"]}
             while len(self.grids) > MAX_GRIDS:
@@ -326,18 +349,25 @@ _HANDLERS = {
     "shard": DashboardState._shard,
     "quarantined": DashboardState._quarantined,
     "end": DashboardState._end,
-    "pictures": DashboardState._pictures,
+    "pictures": DashboardState._images,
     "training": DashboardState._training,
-    "begun": DashboardState._begun,
+    "begun": DashboardState._ranks_started,
     "speed": DashboardState._speed,
-    "left": DashboardState._left,
+    "left": DashboardState._time_left,
     "curve": DashboardState._curve,
     "grid": DashboardState._grid,
 }
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Return the shortest unique suffix of each path, in whole components, by path."""
+    """Return the shortest suffix of each path, in whole components, that no other path ends with.
+
+    Args:
+        names: The paths, such as folders of runs.
+
+    Returns:
+        The suffix of each path, by path; a path that has no unique suffix is returned whole.
+    """
     parts = {name: [part for part in name.split("/") if part] for name in names}
     suffixes = {}
     for name, own in parts.items():

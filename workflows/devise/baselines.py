@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from workflows.devise.class_space import Floats, unit
+from workflows.devise.word_space import Floats, l2_normalise
 
 Scores = Callable[[Floats], Floats]
 """A function from features of images, (n, D), to scores, (n, C)."""
@@ -32,7 +32,7 @@ SOFTMAX_STEPS = 60
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """The features and labels of images to learn from."""
+    """The features and labels of training images."""
 
     features: Floats
     """The features of n images, (n, D) float32."""
@@ -40,78 +40,88 @@ class LabelledFeatures:
     """The label of each image, (n,) int64."""
 
     @cached_property
-    def normal(self) -> tuple[Floats, Floats]:
-        """The mean and standard deviation of the features, (D,) each; the latter is bounded."""
-        spread = self.features.std(0)
-        return self.features.mean(0), np.maximum(spread, 1e-3 * spread.mean() + 1e-12)
+    def moments(self) -> tuple[Floats, Floats]:
+        """The mean and standard deviation of the features, (D,) each; the latter is above 0."""
+        std = self.features.std(0)
+        return self.features.mean(0), np.maximum(std, 1e-3 * std.mean() + 1e-12)
 
-    def enter(self, features: Floats) -> Floats:
+    def standardise(self, features: Floats) -> Floats:
         """Standardise features, (n, D), by the mean and deviation of the training features."""
-        mean, spread = self.normal
-        return np.asarray((features - mean) / spread, np.float32)
+        mean, std = self.moments
+        return np.asarray((features - mean) / std, np.float32)
 
     @cached_property
     def gram(self) -> NDArray[np.float64]:
         """The covariance matrix of the standardised features, (D, D)."""
-        inputs = self.enter(self.features).astype(np.float64)
+        inputs = self.standardise(self.features).astype(np.float64)
         return np.asarray(inputs.T @ inputs / len(inputs))
 
 
-def ridge(learned: LabelledFeatures, vectors: Floats, *, penalty: float) -> Scores:
+def ridge(train: LabelledFeatures, vectors: Floats, *, penalty: float) -> Scores:
     """Fit a ridge regression from features to class vectors.
 
     Args:
-        learned: The features and labels of images of seen classes.
+        train: The features and labels of images of seen classes.
         vectors: The unit vectors of all classes, (C, d).
         penalty: The penalty on squared weights, for standardised features.
 
     Returns:
         A function from features to scores.
     """
-    inputs = learned.enter(learned.features).astype(np.float64)
-    targets = vectors[learned.labels].astype(np.float64)
+    inputs = train.standardise(train.features).astype(np.float64)
+    targets = vectors[train.labels].astype(np.float64)
     offset = targets.mean(0)
-    system = learned.gram + penalty * np.eye(len(learned.gram))
+    system = train.gram + penalty * np.eye(len(train.gram))
     weights = np.linalg.solve(system, inputs.T @ (targets - offset) / len(inputs))
 
     def score(features: Floats) -> Floats:
-        return unit(learned.enter(features) @ weights + offset) @ vectors.T
+        return l2_normalise(train.standardise(features) @ weights + offset) @ vectors.T
 
     return score
 
 
-def random_codes(learned: LabelledFeatures, classes: int, *, penalty: float, seed: int) -> Scores:
-    """Fit a ridge regression to random class vectors, which carry no information on classes."""
-    drawn = np.random.default_rng(seed).standard_normal((classes, 300))
-    return ridge(learned, unit(drawn), penalty=penalty)
+def random_codes(train: LabelledFeatures, classes: int, *, penalty: float, seed: int) -> Scores:
+    """Fit a ridge regression to random class vectors, which carry no information on classes.
+
+    Args:
+        train: The features and labels of images of seen classes.
+        classes: The number of all classes, C.
+        penalty: The penalty on squared weights, for standardised features.
+        seed: The seed of the class vectors, (C, 300).
+
+    Returns:
+        A function from features to scores.
+    """
+    codes = np.random.default_rng(seed).standard_normal((classes, 300))
+    return ridge(train, l2_normalise(codes), penalty=penalty)
 
 
 @dataclass(frozen=True)
 class Softmax:
     """A fitted softmax classifier over the seen classes."""
 
-    learned: LabelledFeatures
+    train: LabelledFeatures
     seen: NDArray[np.int64]
     """The labels of the seen classes, (S,) int64, ascending."""
     weights: Floats
     """The weights, (D + 1, S) float32; the last row is the bias."""
 
-    def likelihoods(self, features: Floats) -> Floats:
+    def probabilities(self, features: Floats) -> Floats:
         """Return the probabilities of the seen classes, (n, S), from features, (n, D)."""
-        scores = self.learned.enter(features) @ self.weights[:-1] + self.weights[-1]
-        shares = np.exp(scores - scores.max(1, keepdims=True))
-        return np.asarray(shares / shares.sum(1, keepdims=True), np.float32)
+        scores = self.train.standardise(features) @ self.weights[:-1] + self.weights[-1]
+        exponentials = np.exp(scores - scores.max(1, keepdims=True))
+        return np.asarray(exponentials / exponentials.sum(1, keepdims=True), np.float32)
 
 
-def fit_softmax(learned: LabelledFeatures, *, penalty: float) -> Softmax:
+def fit_softmax(train: LabelledFeatures, *, penalty: float) -> Softmax:
     """Fit a logistic regression over the seen classes by L-BFGS.
 
     Args:
-        learned: The features and labels of images of seen classes.
+        train: The features and labels of images of seen classes.
         penalty: The penalty on squared weights, for standardised features.
     """
-    seen, truth = np.unique(learned.labels, return_inverse=True)
-    inputs, target = torch.from_numpy(learned.enter(learned.features)), torch.from_numpy(truth)
+    seen, targets = np.unique(train.labels, return_inverse=True)
+    inputs, target = torch.from_numpy(train.standardise(train.features)), torch.from_numpy(targets)
     weights = torch.zeros(inputs.shape[1], len(seen), requires_grad=True)
     bias = torch.zeros(len(seen), requires_grad=True)
     optimiser = torch.optim.LBFGS(
@@ -127,34 +137,47 @@ def fit_softmax(learned: LabelledFeatures, *, penalty: float) -> Softmax:
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
     fitted = torch.cat([weights.detach(), bias.detach()[None]]).numpy()
-    return Softmax(learned, seen.astype(np.int64), fitted)
+    return Softmax(train, seen.astype(np.int64), fitted)
 
 
-def conse(softmax: Softmax, vectors: Floats, *, likeliest: int) -> Scores:
-    """Return the scores of ConSE, a convex combination of semantic embeddings.
+def conse(softmax: Softmax, vectors: Floats, *, num_classes: int) -> Scores:
+    """Return ConSE, which embeds an image as a convex combination of class vectors.
+
+    Norouzi et al.: Zero-Shot Learning by Convex Combination of Semantic Embeddings, ICLR 2014.
 
     Args:
         softmax: The classifier over seen classes.
         vectors: The unit vectors of all classes, (C, d).
-        likeliest: The number of classes that are combined.
+        num_classes: The number of most probable classes that are combined; T in the paper.
+
+    Returns:
+        A function from features to scores.
     """
 
     def score(features: Floats) -> Floats:
-        shares = softmax.likelihoods(features)
-        if likeliest < shares.shape[1]:
-            threshold = np.partition(shares, -likeliest, axis=1)[:, -likeliest, None]
-            shares = np.where(shares >= threshold, shares, 0)
-        return unit(shares @ vectors[softmax.seen]) @ vectors.T
+        probabilities = softmax.probabilities(features)
+        if num_classes < probabilities.shape[1]:
+            threshold = np.partition(probabilities, -num_classes, axis=1)[:, -num_classes, None]
+            probabilities = np.where(probabilities >= threshold, probabilities, 0)
+        return l2_normalise(probabilities @ vectors[softmax.seen]) @ vectors.T
 
     return score
 
 
 def softmax_scores(softmax: Softmax, classes: int) -> Scores:
-    """Return the scores of the softmax alone; all unseen classes tie for the last rank."""
+    """Return the softmax as a method, for which all unseen classes tie for the last rank.
+
+    Args:
+        softmax: The classifier over seen classes.
+        classes: The number of all classes, C.
+
+    Returns:
+        A function from features to scores.
+    """
 
     def score(features: Floats) -> Floats:
         scores = np.full((len(features), classes), -1, np.float32)
-        scores[:, softmax.seen] = softmax.likelihoods(features)
+        scores[:, softmax.seen] = softmax.probabilities(features)
         return scores
 
     return score

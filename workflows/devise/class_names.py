@@ -48,7 +48,11 @@ NOTE = (
 
 
 def run(options: WordsOptions) -> int:
-    """Print the coverage of classes by word vectors; return the exit status."""
+    """Print the coverage of classes by word vectors, and return the exit status, 0.
+
+    Raises:
+        TesseraeError: An error of `describe`.
+    """
     facts = describe(
         options.classes, options.word_vectors, options.hierarchy, synonyms=options.synonyms
     )
@@ -80,7 +84,7 @@ def describe(
     classes = read_classes(where)
     graph: Hierarchy | None = None
     if vectors is None:
-        hierarchy = hierarchy or _installed()
+        hierarchy = hierarchy or _installed_wordnet()
         graph = read_hierarchy(hierarchy)
         vectors_of_classes = taxonomy_vectors(graph, classes)
         source = {"file": None, "dim": vectors_of_classes.vectors.shape[1]}
@@ -173,7 +177,7 @@ def _is_vector(names: str) -> bool:
         return False
 
 
-def _installed() -> str:
+def _installed_wordnet() -> str:
     if not (WORDNET / "data.noun").is_file():
         raise TesseraeError(
             "no word vectors and no hierarchy: pass --word-vectors FILE or --hierarchy FILE, or"
@@ -184,12 +188,12 @@ def _installed() -> str:
 
 def _coverage(vectors: ClassVectors) -> dict[str, Any]:
     names = dict(zip(vectors.wnids, vectors.names, strict=True))
-    alike = [set(wnids) for wnids in vectors.identical_groups]
+    groups = [set(wnids) for wnids in vectors.identical_groups]
     return {
         "coverage": vectors.coverage(),
         "missing": [{"wnid": wnid, "words": names[wnid]} for wnid in vectors.missing],
         "homonyms": [
-            {"name": name, "wnids": wnids, "alike": any(set(wnids) <= group for group in alike)}
+            {"name": name, "wnids": wnids, "alike": any(set(wnids) <= group for group in groups)}
             for name, wnids in vectors.homonyms.items()
         ],
         "alike": vectors.identical_groups,
@@ -228,24 +232,25 @@ def lines(facts: dict[str, Any], limit: int | None) -> list[str]:
         facts: The result of `describe`.
         limit: The number of entries of each list that are shown; None: all.
     """
-    out = [f"{facts['source']}  {_classes(facts['classes'])}", _vectors_line(facts)]
-    out += [
+    text = [f"{facts['source']}  {_classes(facts['classes'])}", _vectors_line(facts)]
+    text += [
         f"    {count:>7,}  {share_text(count, facts['classes']):>7}  {COVERAGE_LABELS[source]}"
         for source, count in facts["coverage"].items()
         if count or source == "none"
     ]
     missing = [f"{entry['wnid']}  {entry['words']}" for entry in facts["missing"]]
-    out += _listed("without a vector", missing, limit)
+    text += _listed("without a vector", missing, limit)
     homonyms = [
         f"{entry['name']}  {' '.join(entry['wnids'])}{'  (same vector)' * entry['alike']}"
         for entry in facts["homonyms"]
     ]
-    out += _listed("names shared by several classes", homonyms, limit)
+    text += _listed("names shared by several classes", homonyms, limit)
     shared = [" ".join(wnids) for wnids in facts["alike"]]
-    out += _listed("classes with identical vectors, which no method can distinguish", shared, limit)
+    heading = "classes with identical vectors, which no method can distinguish"
+    text += _listed(heading, shared, limit)
     if facts["hierarchy"] is not None:
-        out += _hierarchy_lines(facts["hierarchy"], limit)
-    return [printable(line) for line in out]
+        text += _hierarchy_lines(facts["hierarchy"], limit)
+    return [printable(line) for line in text]
 
 
 def _classes(count: int) -> str:

@@ -59,32 +59,32 @@ def class_parts(
     parts = np.where(has_vector, SEEN, LEFT_OUT).astype(np.int8)
     usable = np.flatnonzero(has_vector)
     if seen is not None:
-        chosen = np.setdiff1d(usable, _named(wnids, seen, "seen"))
+        unseen_labels = np.setdiff1d(usable, _listed_labels(wnids, seen, "seen"))
     elif unseen.isdecimal():
-        chosen = _drawn(usable, int(unseen), seed)
+        unseen_labels = _draw_labels(usable, int(unseen), seed)
     else:
-        chosen = _named(wnids, unseen, "unseen")
-    parts[[label for label in chosen if has_vector[label]]] = UNSEEN
+        unseen_labels = _listed_labels(wnids, unseen, "unseen")
+    parts[[label for label in unseen_labels if has_vector[label]]] = UNSEEN
     if has_image is not None:
         parts[(parts == SEEN) & ~has_image] = LEFT_OUT
     candidates = np.flatnonzero(parts == SEEN)
-    parts[_drawn(candidates, validation, seed + 1)] = VALIDATION
+    parts[_draw_labels(candidates, validation, seed + 1)] = VALIDATION
     remaining = int((parts == SEEN).sum())
     if remaining < 2:
         raise TesseraeError(
             f"{counted(remaining, 'class', 'es')} left to train on ({len(usable)} of {len(wnids)}"
-            f" classes have a vector; {len(chosen)} are unseen, {validation} for validation):"
-            " expected 2 or more. Hold out fewer classes."
+            f" classes have a vector; {len(unseen_labels)} are unseen, {validation} for"
+            " validation): expected 2 or more. Hold out fewer classes."
         )
     return parts
 
 
-def _drawn(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+def _draw_labels(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
     order = np.random.Generator(np.random.PCG64(seed)).random(len(labels)).argsort(kind="stable")
     return np.sort(labels[order[:count]])
 
 
-def _named(wnids: Sequence[str], file: str, option: str) -> NDArray[np.int64]:
+def _listed_labels(wnids: Sequence[str], file: str, option: str) -> NDArray[np.int64]:
     try:
         names = set(parse_list(Path(file).read_bytes(), file, wnids, option))
     except (OSError, SourceError) as e:

@@ -82,8 +82,15 @@ class Clip:
         self._longest = int(network.config.text_config.max_position_embeddings)
 
     @torch.no_grad()
-    def names(self, classes: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
-        """Return the unit vectors of captions with each class's first name, (C, d) float32."""
+    def embed_class_names(self, classes: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        """Return the unit vectors of captions with each class's first name.
+
+        Args:
+            classes: The (wnid, names) of the C classes.
+
+        Returns:
+            (C, d) float32.
+        """
         captions = [PROMPT.format((split_names(words) or [wnid])[0]) for wnid, words in classes]
         tokens = self._tokens(
             captions, padding=True, truncation=True, max_length=self._longest, return_tensors="pt"
@@ -92,7 +99,7 @@ class Clip:
         return _unit(vectors)
 
     @torch.no_grad()
-    def images(self, images: Tensor) -> NDArray[np.float32]:
+    def embed_images(self, images: Tensor) -> NDArray[np.float32]:
         """Return the unit vectors of images, (n, d) float32, from (n, 3, h, w) uint8 RGB."""
         pixels = functional.interpolate(
             images.to(self._device).float(), (self._size,) * 2, mode="bicubic", antialias=True
@@ -104,7 +111,17 @@ class Clip:
     def scores(
         self, store: str, split: str, size: int, classes: Sequence[tuple[str, str]]
     ) -> NDArray[np.float32]:
-        """Return the scores of all readable rows of a split, in row order, (n, C) float32."""
+        """Return the cosines of all readable rows of a split and the class names.
+
+        Args:
+            store: The path or URL of the store.
+            split: The name of the split.
+            size: The side of the stored images to read, in pixels.
+            classes: The (wnid, names) of the C classes.
+
+        Returns:
+            (n, C) float32, in row order.
+        """
         loader = Loader(
             store, split, size=size, batch_size=BATCH_ROWS, order="sequential", drop_last=False,
             rank=0, world=1,
@@ -112,8 +129,8 @@ class Clip:
         vectors = []
         for batch in loader:
             assert isinstance(batch.images, Tensor)  # of one size
-            vectors.append(self.images(batch.images))
-        return np.concatenate(vectors) @ self.names(classes).T
+            vectors.append(self.embed_images(batch.images))
+        return np.concatenate(vectors) @ self.embed_class_names(classes).T
 
 
 def _unit(vectors: Tensor) -> NDArray[np.float32]:

@@ -24,10 +24,10 @@ from pipeline.wordvectors.hierarchy import read_hierarchy
 from pipeline.wordvectors.vectors import ClassVectors, class_vectors, taxonomy_vectors
 from pipeline.wordvectors.word_index import file_digest
 from workflows.devise.class_names import COVERAGE_LABELS, names_of_classes
-from workflows.devise.class_space import FILE, Space, load_space, make_space
 from workflows.devise.class_splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION, class_parts
 from workflows.devise.options import DeviseOptions
-from workflows.devise.stage import check_start
+from workflows.devise.stage import check_initial_run
+from workflows.devise.word_space import FILE, WordSpace, load_word_space, make_word_space
 from workflows.preparation import features
 from workflows.preparation.options import FeaturesOptions
 from workflows.session import Cluster
@@ -43,8 +43,8 @@ MAX_MEASURED_ROWS = 50_000
 
 
 @dataclass(frozen=True)
-class Input:
-    """The input of a trunk, and the features that it has computed from it."""
+class TrunkInput:
+    """The stored images that a trunk takes, and the features that it has computed from them."""
 
     size: int
     """The side of the stored images, in pixels."""
@@ -73,19 +73,19 @@ def prepare_data(
     listed = records.load_recipe(open_objects(store)).classes
     if options.word_vectors is not None or options.class_names is not None:
         listed = names_of_classes(listed, options.class_names)
-    before = RunFolder(run_options.folder)
-    # A folder without options.json belongs to a start that did not complete: begin anew.
-    goes_on = (before.path / "options.json").exists()
-    size = before.asked()["options"]["stored_size"] if goes_on else options.feature_size
-    _check_required(options, goes_on=goes_on)
+    run = RunFolder(run_options.folder)
+    # A folder without options.json is of a start that did not complete: it is prepared anew.
+    resuming = run.holds_run()
+    size = run.read_options()["options"]["stored_size"] if resuming else options.feature_size
+    _check_required(options, resuming=resuming)
     config = features_options(options, store, size)
-    words = None if goes_on else _class_vectors(options, store, run_options.split, listed)
+    targets = None if resuming else _class_targets(options, store, run_options.split, listed)
     trunk_input = _new_input(options, store, run_options.split, size)
     if trunk_input is None:
         extracted = features.compute_features(config, run_options.split, cluster)
-        trunk_input = Input(extracted.stored_size, extracted.name)
+        trunk_input = TrunkInput(extracted.stored_size, extracted.name)
         held_out = _evaluation_split(config, run_options, held_out, trunk_input, cluster)
-    space, files = _space(options, store, run_options.split, trunk_input, words, before.path)
+    space, files = _word_space(options, store, run_options.split, trunk_input, targets, run.path)
     seen = space.labels(SEEN).tolist()
     evaluated = space.labels(SEEN, VALIDATION).tolist()
     train = _loader(options, store, run_options.split, trunk_input, seen)
@@ -96,12 +96,12 @@ def prepare_data(
         )
     evaluation = None
     if held_out is not None:
-        evaluation = _loader(options, store, held_out, trunk_input, evaluated, plain=True)
+        evaluation = _loader(options, store, held_out, trunk_input, evaluated, training=False)
     classes = tuple(words or wnid for wnid, words in listed)
     return Data(train, evaluation if evaluation and evaluation.num_rows else None, classes), files
 
 
-def _check_required(options: DeviseOptions, *, goes_on: bool) -> None:
+def _check_required(options: DeviseOptions, *, resuming: bool) -> None:
     """Check that a trunk and a source of class vectors are named.
 
     Raises:
@@ -112,7 +112,7 @@ def _check_required(options: DeviseOptions, *, goes_on: bool) -> None:
         problems.append(
             "--trunk is required: a vision model of `transformers`, as a folder or a hub name"
         )
-    if options.word_vectors is None and options.hierarchy is None and not goes_on:
+    if options.word_vectors is None and options.hierarchy is None and not resuming:
         problems.append(
             "--word-vectors or --hierarchy is required: a file of word2vec, GloVe or fastText"
             " vectors, or an is-a hierarchy to derive class vectors from"
@@ -129,7 +129,7 @@ def _evaluation_split(
     config: FeaturesOptions,
     run_options: RunOptions,
     held_out: str | None,
-    trunk_input: Input,
+    trunk_input: TrunkInput,
     cluster: Cluster,
 ) -> str | None:
     """Return the split to evaluate on, after extracting its features.
@@ -178,8 +178,10 @@ def features_options(options: DeviseOptions, store: str, size: int | None) -> Fe
     )
 
 
-def _new_input(options: DeviseOptions, store: str, split: str, size: int | None) -> Input | None:
-    """Return the input of a new trunk; None for a pretrained one, which decides itself."""
+def _new_input(
+    options: DeviseOptions, store: str, split: str, size: int | None
+) -> TrunkInput | None:
+    """Return the input of a new trunk; None for a pretrained one, whose features are extracted."""
     if options.trunk != NEW:
         return None
     if options.learn != "all":
@@ -188,15 +190,15 @@ def _new_input(options: DeviseOptions, store: str, split: str, size: int | None)
         )
     done = records.load_finish_record(open_objects(store), split)
     sizes = () if done is None else done.sizes
-    chosen = size or min((s for s in sizes if s >= MIN_SIZE), default=max(sizes, default=0))
-    if chosen not in sizes or chosen < MIN_SIZE:
+    stored_size = size or min((s for s in sizes if s >= MIN_SIZE), default=max(sizes, default=0))
+    if stored_size not in sizes or stored_size < MIN_SIZE:
         available = ", ".join(f"{stored} px" for stored in sizes) or "no finished size"
         expected = f"{size} px" if size else f"{MIN_SIZE} px or more"
         raise StoreError(f"split {split!r} has {available}: --trunk {NEW} needs {expected}.")
-    return Input(chosen, None)
+    return TrunkInput(stored_size, None)
 
 
-def _class_vectors(
+def _class_targets(
     options: DeviseOptions, store: str, split: str, listed: Sequence[tuple[str, str]]
 ) -> tuple[ClassVectors, NDArray[np.int8], str]:
     """Return the class vectors, the part of each class and the digest of the word-vector file.
@@ -204,7 +206,7 @@ def _class_vectors(
     It runs before the features are extracted, so that a mistake is reported before hours of work.
     """
     digest = "" if options.word_vectors is None else file_digest(options.word_vectors)
-    vectors = vectors_of(options, listed)
+    vectors = load_class_vectors(options, listed)
     if options.word_vectors is not None and options.hierarchy is not None:
         read_hierarchy(options.hierarchy)  # reports need it: a broken file is refused now
     parts = class_parts(
@@ -218,7 +220,7 @@ def _class_vectors(
     )
     if options.init_from is not None:
         held_out = np.flatnonzero(np.isin(parts, (UNSEEN, VALIDATION)))
-        check_start(options.init_from, [vectors.wnids[label] for label in held_out.tolist()])
+        check_initial_run(options.init_from, [vectors.wnids[label] for label in held_out.tolist()])
     _print_classes(vectors, parts)
     return vectors, parts, digest
 
@@ -234,28 +236,30 @@ def _has_image(store: str, split: str, classes: int) -> NDArray[np.bool_]:
     return np.bincount(labels[labels >= 0], minlength=classes) > 0
 
 
-def _space(
+def _word_space(
     options: DeviseOptions,
     store: str,
     split: str,
-    trunk_input: Input,
-    words: tuple[ClassVectors, NDArray[np.int8], str] | None,
+    trunk_input: TrunkInput,
+    targets: tuple[ClassVectors, NDArray[np.int8], str] | None,
     run: Path,
-) -> tuple[Space, dict[str, bytes]]:
-    if words is None:  # the run continues
-        return load_space(run), {}
-    vectors, parts, digest = words
+) -> tuple[WordSpace, dict[str, bytes]]:
+    """Return the word space, and the file that stores it in a new run folder."""
+    if targets is None:  # the run continues
+        return load_word_space(run), {}
+    vectors, parts, digest = targets
     seen = np.flatnonzero(parts == SEEN)
     if trunk_input.features is None:
+        # A trunk in training has no fixed features: standardising them must change nothing.
         blank = new_backbone(width=options.width, cut=options.cut, pooling=options.pooling)
-        sample = np.array([[-1.0], [1.0]], np.float32).repeat(blank.dim, axis=1)
+        features_of_seen = np.array([[-1.0], [1.0]], np.float32).repeat(blank.dim, axis=1)
     else:
-        sample = seen_features(store, split, trunk_input.features, seen)
-    space = make_space(vectors, parts, sample, centre=options.centre, words=digest)
+        features_of_seen = seen_features(store, split, trunk_input.features, seen)
+    space = make_word_space(vectors, parts, features_of_seen, centre=options.centre, words=digest)
     return space, {FILE: space.encode()}
 
 
-def vectors_of(options: DeviseOptions, listed: Sequence[tuple[str, str]]) -> ClassVectors:
+def load_class_vectors(options: DeviseOptions, listed: Sequence[tuple[str, str]]) -> ClassVectors:
     """Return the class vectors that *options* select.
 
     Args:
@@ -280,7 +284,20 @@ def vectors_of(options: DeviseOptions, listed: Sequence[tuple[str, str]]) -> Cla
 def seen_features(
     store: str, split: str, name: str, seen: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Return the features of up to `MAX_MEASURED_ROWS` images of seen classes, (n, D) float32."""
+    """Return the features of up to `MAX_MEASURED_ROWS` images of seen classes.
+
+    Args:
+        store: The path or URL of the store.
+        split: The training split.
+        name: The name of the features.
+        seen: The labels of the seen classes, (S,) int64.
+
+    Returns:
+        (n, D) float32.
+
+    Raises:
+        StoreError: The features are not finished, or no readable image is of a seen class.
+    """
     stored = open_features(store, name, split)
     rows = stored.readable[np.isin(stored.split.labels[stored.readable], seen)]
     if not len(rows):
@@ -295,11 +312,11 @@ def _print_classes(vectors: ClassVectors, parts: NDArray[np.int8]) -> None:
     sources = (f"{count:,} {COVERAGE_LABELS[name]}" for name, count in counts.items())
     print("class vectors: " + ", ".join(sources), flush=True)
     left_out = parts == LEFT_OUT
-    for missing, lacking in (
+    for missing, is_missing in (
         ("vector", left_out & ~vectors.has_vector),
         ("training image", left_out & vectors.has_vector),
     ):
-        names = [vectors.names[label] for label in np.flatnonzero(lacking)]
+        names = [vectors.names[label] for label in np.flatnonzero(is_missing)]
         if names:
             listed = "; ".join(names[:5]) + ("; ..." if len(names) > 5 else "")
             print(
@@ -316,12 +333,12 @@ def _loader(
     options: DeviseOptions,
     store: str,
     split: str,
-    trunk_input: Input,
-    only: Sequence[int],
+    trunk_input: TrunkInput,
+    include_labels: Sequence[int],
     *,
-    plain: bool = False,
+    training: bool = True,
 ) -> FeatureLoader | Loader:
-    loading = options.loading(learns=not plain)
+    loader_arguments = options.loader_arguments(training=training)
     if options.learn == "head":
         assert trunk_input.features is not None
         return FeatureLoader(
@@ -329,11 +346,11 @@ def _loader(
             trunk_input.features,
             split,
             batch_size=options.batch_size,
-            order=loading["order"],
+            order=loader_arguments["order"],
             seed=options.seed,
-            mirrored=options.mirrored and not plain,
-            include_labels=only,
-            drop_last=not plain,
+            mirrored=options.mirrored and training,
+            include_labels=include_labels,
+            drop_last=training,
         )
     return Loader(
         store,
@@ -341,7 +358,7 @@ def _loader(
         size=trunk_input.size,
         batch_size=options.batch_size,
         seed=options.seed,
-        include_labels=only,
-        drop_last=not plain,
-        **loading,
+        include_labels=include_labels,
+        drop_last=training,
+        **loader_arguments,
     )

@@ -17,10 +17,15 @@ from numpy.typing import NDArray
 
 from pipeline.errors import TesseraeError
 from pipeline.wordvectors.hierarchy import Hierarchy
-from workflows.devise.class_space import Floats
 from workflows.devise.class_splits import SEEN, UNSEEN
-from workflows.evaluation.per_class import Generalised, PerClass, generalised, per_class
-from workflows.evaluation.ranking import KS, chance, hierarchical_precision, true_positions
+from workflows.devise.word_space import Floats
+from workflows.evaluation.per_class import (
+    ClassSums,
+    GeneralisedAccuracy,
+    generalised_accuracy,
+    sum_per_class,
+)
+from workflows.evaluation.ranking import KS, chance, hierarchical_precision, true_class_ranks
 
 MAX_MIXED_K = 5
 """The largest k of hit@k that is reported for seen and unseen classes together."""
@@ -39,6 +44,7 @@ class LabelledImages:
     groups: Sequence[Sequence[int]] = ()
     """The groups of labels of classes that share a vector."""
     hierarchy: Hierarchy | None = None
+    """The hierarchy of the classes, for hierarchical precision; None = without."""
 
     def classes(self, *parts: int) -> NDArray[np.int64]:
         """Return the labels of the classes in any of *parts*, (m,) int64, ascending."""
@@ -49,32 +55,32 @@ class LabelledImages:
 class MethodMetrics:
     """The metrics of one method on one split of the classes."""
 
-    unseen: Mapping[int, PerClass]
+    unseen: Mapping[int, ClassSums]
     """The hit@k of images of unseen classes among unseen classes, by k."""
-    seen: Mapping[int, PerClass]
+    seen: Mapping[int, ClassSums]
     """The hit@k of images of seen classes among seen classes, by k."""
-    generalised: Mapping[int, Generalised]
+    generalised: Mapping[int, GeneralisedAccuracy]
     """The hit@k of all images among seen and unseen classes, by k."""
-    precision: Mapping[int, PerClass] = field(default_factory=dict)
+    precision: Mapping[int, ClassSums] = field(default_factory=dict)
     """The hierarchical precision of images of unseen classes among unseen classes, by k."""
     candidates: tuple[int, int] = (0, 0)
     """The numbers of unseen and of seen classes."""
 
 
-def evaluate(scores: Floats, pictures: LabelledImages) -> MethodMetrics:
+def evaluate(scores: Floats, images: LabelledImages) -> MethodMetrics:
     """Compute the metrics of a method from its scores.
 
     Args:
         scores: The scores of n images against all C classes, (n, C); higher is nearer.
-        pictures: The labels of the images, and the classes.
+        images: The labels of the images, and the classes.
     """
-    unseen, seen = pictures.classes(UNSEEN), pictures.classes(SEEN)
-    both = pictures.classes(SEEN, UNSEEN)
+    unseen, seen = images.classes(UNSEEN), images.classes(SEEN)
+    both = images.classes(SEEN, UNSEEN)
     return MethodMetrics(
-        unseen=_hits(scores, pictures, unseen) if len(unseen) else {},
-        seen=_hits(scores, pictures, seen),
-        generalised=_generalised(scores, pictures, both) if len(unseen) else {},
-        precision=_precision(scores, pictures, unseen) if len(unseen) else {},
+        unseen=_hits(scores, images, unseen) if len(unseen) else {},
+        seen=_hits(scores, images, seen),
+        generalised=_generalised(scores, images, both) if len(unseen) else {},
+        precision=_precision(scores, images, unseen) if len(unseen) else {},
         candidates=(len(unseen), len(seen)),
     )
 
@@ -87,68 +93,66 @@ class HopMetrics:
     """The maximum distance in the hierarchy to the nearest seen class; None: any distance."""
     classes: int
     """The number of these unseen classes."""
-    pictures: int
+    images: int
     """The number of their images."""
-    alone: Mapping[int, PerClass]
+    alone: Mapping[int, ClassSums]
     """The hit@k of their images among these classes, by k."""
-    with_seen: Mapping[int, PerClass]
+    with_seen: Mapping[int, ClassSums]
     """The hit@k of their images among these and the seen classes, by k."""
 
 
-def by_hops(scores: Floats, pictures: LabelledImages) -> Iterator[HopMetrics]:
+def by_hops(scores: Floats, images: LabelledImages) -> Iterator[HopMetrics]:
     """Yield the metrics of unseen classes within 1, 2 and 3 hops of the seen ones, and of all.
 
     This follows Frome et al. 2013, table 2, whose sets are "2-hop", "3-hop" and all of ImageNet
     2011, each alone and with the 1,000 seen classes ("+1K"). Sets that are empty, or no larger than
     the previous one, are left out. Without a hierarchy only the set of all is yielded.
     """
-    unseen, seen = pictures.classes(UNSEEN), pictures.classes(SEEN)
+    unseen, seen = images.classes(UNSEEN), images.classes(SEEN)
     previous_count = 0
     for hops in (1, 2, 3, None):
         classes = unseen
         if hops is not None:
-            nearby = _within(pictures, seen, hops)
-            classes = unseen[[pictures.wnids[label] in nearby for label in unseen.tolist()]]
-        selected = np.isin(pictures.labels, classes)
+            nearby = _within(images, seen, hops)
+            classes = unseen[[images.wnids[label] in nearby for label in unseen.tolist()]]
+        selected = np.isin(images.labels, classes)
         if len(classes) == previous_count or not selected.any():
             continue
         previous_count = len(classes)
-        subset = LabelledImages(
-            pictures.labels[selected], pictures.wnids, pictures.parts, pictures.groups
-        )
+        subset = LabelledImages(images.labels[selected], images.wnids, images.parts, images.groups)
         all_classes = np.sort(np.concatenate([seen, classes]))
         yield HopMetrics(
             hops=hops,
             classes=len(classes),
-            pictures=int(selected.sum()),
-            alone=_hits(scores, pictures, classes),
+            images=int(selected.sum()),
+            alone=_hits(scores, images, classes),
             with_seen=_hits(scores[selected], subset, all_classes),
         )
 
 
-def _within(pictures: LabelledImages, seen: NDArray[np.int64], hops: int) -> set[str]:
-    if pictures.hierarchy is None:
+def _within(images: LabelledImages, seen: NDArray[np.int64], hops: int) -> set[str]:
+    if images.hierarchy is None:
         return set()
-    seen_wnids = [pictures.wnids[label] for label in seen.tolist()]
-    return pictures.hierarchy.neighbours_within(
-        [w for w in seen_wnids if w in pictures.hierarchy], hops
+    seen_wnids = [images.wnids[label] for label in seen.tolist()]
+    return images.hierarchy.neighbours_within(
+        [w for w in seen_wnids if w in images.hierarchy], hops
     )
 
 
-def hits_among(scores: Floats, pictures: LabelledImages, part: int, k: int) -> float:
+def hit_rate_of_part(scores: Floats, images: LabelledImages, part: int, k: int) -> float:
     """Return hit@k of the images of one part's classes among these classes, averaged over images.
 
     Args:
         scores: The scores of n images against all C classes, (n, C).
-        pictures: The labels of the images, and the classes.
+        images: The labels of the images, and the classes.
         part: The part of the classes, such as `VALIDATION`.
         k: The number of first answers that count.
 
     Raises:
         TesseraeError: The part has fewer than k classes, or no images.
     """
-    classes = pictures.classes(part)
-    hits = _hits(scores, pictures, classes, ks=(k,)) if len(classes) >= k else {}
+    classes = images.classes(part)
+    hits = _hits(scores, images, classes, ks=(k,)) if len(classes) >= k else {}
     if not hits:
         raise TesseraeError(
             f"{len(classes)} classes to select by: expected at least {k}, with images."
@@ -156,64 +160,64 @@ def hits_among(scores: Floats, pictures: LabelledImages, part: int, k: int) -> f
     return hits[k].micro
 
 
-def among(
-    scores: Floats, pictures: LabelledImages, classes: NDArray[np.int64]
+def restrict_to_classes(
+    scores: Floats, images: LabelledImages, classes: NDArray[np.int64]
 ) -> tuple[Floats, NDArray[np.int64], list[list[int]]]:
-    """Restrict scores to the images of some classes, and to these classes.
+    """Restrict scores to the images of some classes, and to these classes as candidates.
 
     Args:
         scores: The scores of n images against all C classes, (n, C).
-        pictures: The labels of the images, and the classes.
+        images: The labels of the images, and the classes.
         classes: The labels of the m classes, ascending, (m,) int64.
 
     Returns:
         The scores, (q, m); the true column of each of the q images, (q,) int64; and the groups of
         columns of classes that share a vector.
     """
-    selected = np.isin(pictures.labels, classes)
-    columns = np.searchsorted(classes, pictures.labels[selected])
+    selected = np.isin(images.labels, classes)
+    columns = np.searchsorted(classes, images.labels[selected])
     column_of = {label: column for column, label in enumerate(classes.tolist())}
     groups = [
-        [column_of[label] for label in group if label in column_of] for group in pictures.groups
+        [column_of[label] for label in group if label in column_of] for group in images.groups
     ]
-    alike = [group for group in groups if len(group) > 1]
-    return scores[np.ix_(np.flatnonzero(selected), classes)], columns, alike
+    groups = [group for group in groups if len(group) > 1]
+    return scores[np.ix_(np.flatnonzero(selected), classes)], columns, groups
 
 
 def _hits(
     scores: Floats,
-    pictures: LabelledImages,
+    images: LabelledImages,
     classes: NDArray[np.int64],
     ks: Sequence[int] = KS,
-) -> dict[int, PerClass]:
-    selected, columns, groups = among(scores, pictures, classes)
+) -> dict[int, ClassSums]:
+    selected, columns, groups = restrict_to_classes(scores, images, classes)
     if not len(columns):
         return {}
-    ranks = true_positions(selected, columns, groups=groups)
-    labels, count = classes[columns], len(pictures.parts)
-    return {k: per_class(ranks.hits(k), labels, count) for k in ks if k <= len(classes)}
+    ranks = true_class_ranks(selected, columns, groups=groups)
+    labels, count = classes[columns], len(images.parts)
+    return {k: sum_per_class(ranks.hits(k), labels, count) for k in ks if k <= len(classes)}
 
 
 def _generalised(
-    scores: Floats, pictures: LabelledImages, classes: NDArray[np.int64]
-) -> dict[int, Generalised]:
-    selected, columns, groups = among(scores, pictures, classes)
-    learned = pictures.parts[classes] == SEEN
-    if learned[columns].all() or not learned[columns].any():
+    scores: Floats, images: LabelledImages, classes: NDArray[np.int64]
+) -> dict[int, GeneralisedAccuracy]:
+    selected, columns, groups = restrict_to_classes(scores, images, classes)
+    is_seen = images.parts[classes] == SEEN
+    if is_seen[columns].all() or not is_seen[columns].any():
         return {}
-    ranks = true_positions(selected, columns, groups=groups)
+    ranks = true_class_ranks(selected, columns, groups=groups)
     ks = [k for k in KS if k <= len(classes)]
-    return generalised(ranks, columns, learned, ks=ks, macro=False)
+    return generalised_accuracy(ranks, columns, is_seen, ks=ks, macro=False)
 
 
 def _precision(
-    scores: Floats, pictures: LabelledImages, classes: NDArray[np.int64]
-) -> dict[int, PerClass]:
-    hierarchy = pictures.hierarchy
-    wnids = [pictures.wnids[label] for label in classes.tolist()]
+    scores: Floats, images: LabelledImages, classes: NDArray[np.int64]
+) -> dict[int, ClassSums]:
+    hierarchy = images.hierarchy
+    wnids = [images.wnids[label] for label in classes.tolist()]
     if hierarchy is None or any(wnid not in hierarchy for wnid in wnids):
         return {}
-    selected, columns, groups = among(scores, pictures, classes)
+    selected, columns, groups = restrict_to_classes(scores, images, classes)
     if not len(columns):
         return {}
     valid, column_of = set(wnids), {wnid: column for column, wnid in enumerate(wnids)}
@@ -226,32 +230,41 @@ def _precision(
         if k <= len(classes)
     }
     precisions = hierarchical_precision(selected, columns, correct, groups=groups)
-    labels, count = classes[columns], len(pictures.parts)
-    return {k: per_class(values, labels, count) for k, values in precisions.items()}
+    labels, count = classes[columns], len(images.parts)
+    return {k: sum_per_class(values, labels, count) for k, values in precisions.items()}
 
 
-def alike(vectors: Floats) -> list[list[int]]:
-    """Return the groups of labels of classes with equal vectors; no method can tell them apart."""
-    kinds: dict[bytes, list[int]] = {}
+def identical_groups(vectors: Floats) -> list[list[int]]:
+    """Return the groups of classes with equal vectors, which no method can distinguish.
+
+    Args:
+        vectors: The vectors of all classes, (C, d) float32; zeros for a class without a vector.
+
+    Returns:
+        Lists of two or more labels.
+    """
+    labels_of_vector: dict[bytes, list[int]] = {}
     for label, vector in enumerate(vectors):
         if vector.any():
-            kinds.setdefault(vector.tobytes(), []).append(label)
-    return [labels for labels in kinds.values() if len(labels) > 1]
+            labels_of_vector.setdefault(vector.tobytes(), []).append(label)
+    return [labels for labels in labels_of_vector.values() if len(labels) > 1]
 
 
-def lines(judged: Mapping[str, Sequence[MethodMetrics]]) -> Iterator[tuple[str, ...]]:
-    """Yield the rows of a table: the head, one row for each method, and the chance level.
+def table_rows(
+    metrics_by_method: Mapping[str, Sequence[MethodMetrics]],
+) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of a table as text: the head, a row for each method, and the chance level.
 
     Cells are means over splits, in per cent of images. The columns are hit@k and hp@k among unseen
     classes; then, for k = 5 or the largest k below, the hit@k of seen classes among themselves, and
     of both among all classes. Without unseen classes the table has the hit@k of seen classes alone.
 
     Args:
-        judged: The metrics of each method, one for each split of the classes.
+        metrics_by_method: The metrics of each method, one for each split of the classes.
     """
-    every_split = [split for splits in judged.values() for split in splits]
+    every_split = [split for splits in metrics_by_method.values() for split in splits]
     if not all(split.unseen for split in every_split):
-        yield from _seen_lines(judged)
+        yield from _seen_rows(metrics_by_method)
         return
     ks = [k for k in KS if all(k in split.unseen for split in every_split)]
     precision_ks = [k for k in KS if k > 1 and all(k in split.precision for split in every_split)]
@@ -266,7 +279,7 @@ def lines(judged: Mapping[str, Sequence[MethodMetrics]]) -> Iterator[tuple[str, 
         *(f"hp@{k}" for k in precision_ks),
         *chain(*mixed_heads),
     )
-    for name, splits in judged.items():
+    for name, splits in metrics_by_method.items():
         yield (
             name,
             *(_percent(split.unseen[k].micro for split in splits) for k in ks),
@@ -284,11 +297,13 @@ def _mixed(splits: Sequence[MethodMetrics], k: int) -> Iterator[str]:
     yield _percent(split.generalised[k].harmonic for split in splits)
 
 
-def _seen_lines(judged: Mapping[str, Sequence[MethodMetrics]]) -> Iterator[tuple[str, ...]]:
-    every_split = [split for splits in judged.values() for split in splits]
+def _seen_rows(
+    metrics_by_method: Mapping[str, Sequence[MethodMetrics]],
+) -> Iterator[tuple[str, ...]]:
+    every_split = [split for splits in metrics_by_method.values() for split in splits]
     ks = [k for k in KS if all(k in split.seen for split in every_split)]
     yield ("method", *(f"hit@{k}" for k in ks))
-    for name, splits in judged.items():
+    for name, splits in metrics_by_method.items():
         yield (name, *(_percent(split.seen[k].micro for split in splits) for k in ks))
     yield (
         "chance",

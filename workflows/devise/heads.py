@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-Draw = Callable[[str, int], Tensor]
+DrawUniform = Callable[[str, int], Tensor]
 """A source of keyed randomness: (purpose, count) -> (n, count) floats in [0, 1) for the n rows of a
 batch."""
 
@@ -51,8 +51,16 @@ class Head(nn.Module):
             nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths)
         )
 
-    def forward(self, features: Tensor, draw: Draw | None = None) -> Tensor:
-        """Map features, (n, D), to word space, (n, dim); *draw* enables dropout, for training."""
+    def forward(self, features: Tensor, draw: DrawUniform | None = None) -> Tensor:
+        """Map features to word space.
+
+        Args:
+            features: (n, D) float32.
+            draw: The random numbers of dropout, for training (default None: no dropout).
+
+        Returns:
+            (n, dim) float32, not normalised.
+        """
         hidden = (features - self.mean) / self.spread
         for index, layer in enumerate(self.layers):
             if index:

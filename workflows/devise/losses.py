@@ -33,62 +33,66 @@ class Loss:
     def __call__(
         self,
         outputs: Tensor,
-        truth: Tensor,
+        labels: Tensor,
         targets: Tensor,
         order: Tensor,
-        kinds: Tensor | None = None,
+        groups: Tensor | None = None,
     ) -> Tensor:
         """Return the loss of each row.
 
         Args:
             outputs: The outputs of the head, (n, d), not normalised.
-            truth: The index into *targets* of each row's class, (n,) int64.
+            labels: The index into *targets* of each row's class, (n,) int64.
             targets: The unit vectors of the seen classes, (S, d).
             order: Random numbers in [0, 1), (n, S), in whose order hinge visits wrong classes.
-            kinds: The groups of classes with equal vectors, (S,) int64, from `kinds_of`. Classes of
-                one group are not wrong for each other (default: every class is its own group).
+            groups: The group number of each class, (S,) int64, from `identical_vector_groups`.
+                Classes of one group are not wrong for each other (default: every class is its own
+                group).
 
         Returns:
             The losses, (n,), with the dtype of *outputs*.
         """
         if self.kind == "hinge":
-            return hinge_rank(outputs @ targets.T, truth, order, self.margin, kinds)
+            return hinge_rank(outputs @ targets.T, labels, order, self.margin, groups)
         if self.kind == "l2":
-            return (outputs - targets[truth]).square().sum(1)
+            return (outputs - targets[labels]).square().sum(1)
         outputs = functional.normalize(outputs, dim=1)
         if self.kind == "cosine":
-            return 1 - (outputs * targets[truth]).sum(1)
+            return 1 - (outputs * targets[labels]).sum(1)
         return functional.cross_entropy(
-            outputs @ targets.T / self.temperature, truth, reduction="none"
+            outputs @ targets.T / self.temperature, labels, reduction="none"
         )
 
 
-def kinds_of(targets: Tensor) -> Tensor:
+def identical_vector_groups(targets: Tensor) -> Tensor:
     """Return a group number for each class, (S,) int64; equal vectors of (S, d) share a group."""
-    kinds: Tensor = torch.unique(targets, dim=0, return_inverse=True)[1]
-    return kinds
+    groups: Tensor = torch.unique(targets, dim=0, return_inverse=True)[1]
+    return groups
 
 
 def hinge_rank(
-    scores: Tensor, truth: Tensor, order: Tensor, margin: float, kinds: Tensor | None = None
+    scores: Tensor, labels: Tensor, order: Tensor, margin: float, groups: Tensor | None = None
 ) -> Tensor:
     """Compute the hinge rank loss, truncated at the first class that violates the margin.
 
+    Frome et al.: DeViSE: A Deep Visual-Semantic Embedding Model, NIPS 2013, section 3.3.
+
     Args:
         scores: The products t . m of outputs and class vectors, (n, S).
-        truth: The column of each row's true class, (n,) int64.
+        labels: The column of each row's true class, (n,) int64.
         order: Sort keys, (n, S): wrong classes are visited in ascending order.
         margin: The score by which the true class should exceed every wrong class.
-        kinds: The groups of classes with equal vectors, (S,) int64. Classes of one group are not
-            wrong for each other. (In the paper every term has its own vector.)
+        groups: The group number of each class, (S,) int64, equal for classes with equal vectors.
+            Classes of one group are not wrong for each other. (In the paper every term has its own
+            vector.)
 
     Returns:
         The losses, (n,); 0 where no class violates the margin.
     """
-    terms = margin - scores.gather(1, truth[:, None]) + scores
-    candidate = (terms > 0).scatter(1, truth[:, None], value=False)
-    if kinds is not None:
-        candidate &= kinds[truth][:, None] != kinds
-    first = torch.where(candidate, order, torch.inf).argmin(1, keepdim=True)
-    violated = candidate.gather(1, first)
-    return torch.where(violated, terms.gather(1, first), 0.0).squeeze(1)
+    terms = margin - scores.gather(1, labels[:, None]) + scores
+    violates = (terms > 0).scatter(1, labels[:, None], value=False)
+    if groups is not None:
+        violates &= groups[labels][:, None] != groups
+    first = torch.where(violates, order, torch.inf).argmin(1, keepdim=True)
+    any_violates = violates.gather(1, first)
+    return torch.where(any_violates, terms.gather(1, first), 0.0).squeeze(1)

@@ -20,10 +20,10 @@ from pipeline.features.worker import compute_features
 from pipeline.loader import Loader
 from pipeline.wordvectors.vectors import WordVectors, split_names
 from pipeline.wordvectors.word_index import open_word_vectors
-from workflows.devise.class_space import Space, load_space, unit
 from workflows.devise.heads import Head
 from workflows.devise.options import DeviseOptions
 from workflows.devise.stage import make_head, open_trunk
+from workflows.devise.word_space import WordSpace, l2_normalise, load_word_space
 from workflows.training.run_folder import RunFolder
 
 STAGE = "devise"
@@ -43,10 +43,14 @@ class DeviseModel:
     """A run of DeViSE at its newest checkpoint; it implements `workflows.search.model.Model`."""
 
     options: DeviseOptions
-    space: Space
+    """The options of the run."""
+    space: WordSpace
+    """The word space of the run."""
     head: Head
+    """The trained head, in evaluation mode."""
     run: RunFolder
-    named_store: str | None
+    """The run folder."""
+    store_override: str | None
     """The store as given on the command line, a path or URL; None: as recorded in the run."""
     split: str
     """The split that the run was trained on."""
@@ -57,7 +61,9 @@ class DeviseModel:
     digest: str
     """The identity of the model: it changes whenever any output may change."""
     step: int
+    """The number of complete steps at the checkpoint."""
     device: torch.device
+    """The device that computes vectors."""
     trunk_state: dict[str, Tensor] | None
     """The trained weights of the trunk; None for a trunk that was not trained."""
     folder: Path
@@ -70,8 +76,12 @@ class DeviseModel:
 
     @cached_property
     def store(self) -> str:
-        """The path or URL of the store that the run was trained on."""
-        return self.run.store(self.named_store)
+        """The path or URL of the store that the run was trained on.
+
+        Raises:
+            TesseraeError: No store is there, or it has other rows.
+        """
+        return self.run.store(self.store_override)
 
     @cached_property
     def classes(self) -> tuple[tuple[str, str], ...]:
@@ -87,7 +97,7 @@ class DeviseModel:
     @cached_property
     def trunk(self) -> Backbone:
         """The network that computes features from images."""
-        trunk = open_trunk(self.options, self.device, learns=False, size=self.size)
+        trunk = open_trunk(self.options, self.device, trainable=False, size=self.size)
         if self.trunk_state is not None:
             trunk.model.load_state_dict(self.trunk_state)
         return trunk
@@ -97,9 +107,13 @@ class DeviseModel:
         """Map features, (n, D) float32, to unit vectors of the word space, (n, dim) float32."""
         parts = torch.split(torch.from_numpy(features), MAX_BLOCK_ROWS)
         outputs = [self.head(part.to(self.device)).cpu().numpy() for part in parts]
-        return unit(np.concatenate(outputs)) if outputs else np.empty((0, self.dim), np.float32)
+        return (
+            l2_normalise(np.concatenate(outputs))
+            if outputs
+            else np.empty((0, self.dim), np.float32)
+        )
 
-    def images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def embed_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map images, prepared with the recipe of the store, to the word space.
 
         Args:
@@ -115,7 +129,7 @@ class DeviseModel:
         ]
         return self.embed(np.concatenate(features))
 
-    def rows(self, split: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    def embed_split(self, split: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Yield all readable rows of a split in blocks: rows, (n,) int64, and vectors, (n, dim).
 
         Raises:
@@ -134,7 +148,7 @@ class DeviseModel:
         for batch in loader:
             assert isinstance(batch.images, Tensor)  # of one size
             pixels = batch.images.permute(0, 2, 3, 1).contiguous().numpy()
-            yield batch.rows.numpy(), self.images(pixels)
+            yield batch.rows.numpy(), self.embed_images(pixels)
 
     # --- words ----------------------------------------------------------------------------------
 
@@ -146,7 +160,7 @@ class DeviseModel:
         return open_word_vectors(Path(file), str(self.space.words), self.folder / WORDS_FOLDER)
 
     @cached_property
-    def _named(self) -> dict[str, int]:
+    def _label_of_name(self) -> dict[str, int]:
         """The label of each class name; the first label if several classes share a name."""
         labels = np.flatnonzero(self.class_vectors.any(1)).tolist()
         pairs = [
@@ -156,28 +170,28 @@ class DeviseModel:
         ]
         return dict(pairs)
 
-    def phrase(self, text: str) -> NDArray[np.float32] | None:
+    def phrase_vector(self, text: str) -> NDArray[np.float32] | None:
         """Return the unit vector of a name or phrase, (dim,) float32; None if it is unknown."""
         if self._words is None:
-            label = self._named.get(" ".join(text.split()).casefold())
+            label = self._label_of_name.get(" ".join(text.split()).casefold())
             return None if label is None else self.class_vectors[label]
         vector = self._words.phrase_vector(text)
-        return None if vector is None else self.space.enter(vector[None])[0]
+        return None if vector is None else self.space.map_vectors(vector[None])[0]
 
-    def name(self, text: str) -> NDArray[np.float32] | None:
+    def name_vector(self, text: str) -> NDArray[np.float32] | None:
         """Return the unit vector of one name, (dim,) float32; None if it is unknown.
 
         Unlike `phrase`, it never averages the words of a name.
         """
         if self._words is None:
-            return self.phrase(text)
+            return self.phrase_vector(text)
         vector = self._words.token_vector(text)
-        return None if vector is None else self.space.enter(vector[None])[0]
+        return None if vector is None else self.space.map_vectors(vector[None])[0]
 
     def suggest(self, text: str) -> list[str]:
         """Return known words of similar spelling, the most similar first."""
         if self._words is None:
-            return sorted(name for name in self._named if text.casefold()[:3] in name)[:3]
+            return sorted(name for name in self._label_of_name if text.casefold()[:3] in name)[:3]
         return self._words.nearest_spellings(text)
 
     def vocabulary(self) -> tuple[list[str], NDArray[np.float32]]:
@@ -187,7 +201,7 @@ class DeviseModel:
         vectors = np.asarray(self._words.vectors[:MAX_VOCABULARY], np.float32)
         usable = np.flatnonzero(np.isfinite(vectors).all(1) & vectors.any(1))
         names = [self._words.tokens[token_id] for token_id in usable.tolist()]
-        return names, self.space.enter(unit(vectors[usable]))
+        return names, self.space.map_vectors(l2_normalise(vectors[usable]))
 
 
 def open_model(
@@ -205,14 +219,14 @@ def open_model(
         TesseraeError: The folder is no run of DeViSE, or has no checkpoint yet.
     """
     folder = RunFolder(run)
-    document = folder.asked()
-    newest = folder.newest()
+    document = folder.read_options()
+    newest = folder.newest_checkpoint()
     if document["options"].get("stage") != STAGE:
         raise TesseraeError(f"{run} is not a run of `tesserae train devise`.")
     if newest is None:
         raise TesseraeError(f"{run} has no checkpoint yet: train it first.")
     data = folder.data()
-    options, space = DeviseOptions.of(document["options"]), load_space(run)
+    options, space = DeviseOptions.from_dict(document["options"]), load_word_space(run)
     state = folder.load_trained(newest, "head", "trunk")
     target = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     head = make_head(options, space).to(target)
@@ -222,7 +236,7 @@ def open_model(
         space=space,
         head=head.eval(),
         run=folder,
-        named_store=store,
+        store_override=store,
         split=data["split"],
         size=int(data["size"]),
         features=data["features"],
@@ -235,7 +249,7 @@ def open_model(
 
 
 def _digest(
-    head: Head, trunk: dict[str, Tensor] | None, space: Space, options: DeviseOptions
+    head: Head, trunk: dict[str, Tensor] | None, space: WordSpace, options: DeviseOptions
 ) -> str:
     digest = hashlib.sha256(repr((options.trunk, options.cut, options.pooling)).encode())
     digest.update(repr((str(space.words), options.feature_precision)).encode())

@@ -6,8 +6,8 @@ from typing import Any, Self
 
 from pipeline.backbone.choices import NEW, POOLINGS
 from pipeline.store.features import DTYPES, PRECISIONS
-from pipeline.wordvectors.vectors import SYNONYMS
 from workflows.options.fields import option
+from workflows.options.shared import synonyms_option
 from workflows.training.options import TrainingOptions
 
 LOSSES = ("hinge", "cosine", "l2", "infonce")
@@ -32,7 +32,7 @@ class DeviseOptions(TrainingOptions):
 
     steps: int = option(500, "number of training steps", minimum=1, group="training")
     batch_size: int = option(
-        256, "number of rows in a batch, over all ranks", minimum=1, group="training"
+        256, "number of images in a batch, over all ranks", minimum=1, group="training"
     )
     eval_every: int = option(
         100,
@@ -113,13 +113,7 @@ class DeviseOptions(TrainingOptions):
         metavar="FILE",
         group=_CLASSES,
     )
-    synonyms: str = option(
-        "mean",
-        "how a class with several names gets its vector: from the first name, or as the mean over"
-        " all names that have one",
-        choices=SYNONYMS,
-        group=_CLASSES,
-    )
+    synonyms: str = synonyms_option(_CLASSES)
     centre: bool = option(
         True,
         "subtract the mean vector of the seen classes from all word vectors",
@@ -218,34 +212,34 @@ class DeviseOptions(TrainingOptions):
         """The side, in pixels, of the images to prepare for this stage; None for the default."""
         return self.feature_size or (SMALL_SIZE if self.trunk == NEW else None)
 
-    def quicker(self) -> str:
-        """Return the options that make a step faster, as text for a message."""
+    def speedup_options(self) -> str:
+        """Return the options that make a step faster, as a phrase for the terminal."""
         return "--learn head" if self.learn == "all" else "a smaller --batch-size or --hidden-units"
 
-    def changeable(self) -> tuple[str, ...]:
+    def changeable_on_rewind(self) -> tuple[str, ...]:
         """Return the names of options that may change when a run restarts from an earlier step."""
         return (
             "learning_rate", "trunk_learning_rate", "schedule", "warmup_fraction", "weight_decay",
             "dropout", "margin", "temperature",
         )  # fmt: skip
 
-    def to_lower(self) -> str:
-        """Return the options to lower after a loss is no longer finite, as text for a message."""
+    def options_to_lower(self) -> str:
+        """Return what to lower after training has diverged, as a phrase for an error message."""
         text = f"--learning-rate (now {self.learning_rate:g})"
         if self.learn == "head":
             return text
         return f"{text} or --trunk-learning-rate (now {self.trunk_learning_rate:g})"
 
-    def located(self) -> Self:
+    def with_absolute_paths(self) -> Self:
         """Return a copy with absolute paths, because ranks run in other working directories."""
-        named = {
+        paths = {
             name: getattr(self, name)
             for name in ("word_vectors", "class_names", "hierarchy", "init_from", "seen_classes")
         }
-        named["unseen_classes"] = None if self.unseen_classes.isdecimal() else self.unseen_classes
-        folder = self.trunk is not None and Path(self.trunk).is_dir()
-        named["trunk"] = self.trunk if folder else None
-        full: dict[str, Any] = {
-            name: str(Path(value).absolute()) for name, value in named.items() if value
+        paths["unseen_classes"] = None if self.unseen_classes.isdecimal() else self.unseen_classes
+        is_folder = self.trunk is not None and Path(self.trunk).is_dir()
+        paths["trunk"] = self.trunk if is_folder else None
+        absolute: dict[str, Any] = {
+            name: str(Path(path).absolute()) for name, path in paths.items() if path
         }
-        return replace(super().located(), **full)
+        return replace(super().with_absolute_paths(), **absolute)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline import neighbours
 from pipeline.backbone.choices import NEW
-from pipeline.features.reader import finished, open_features
+from pipeline.features.reader import finished_features, open_features
 from pipeline.loader.pixel_reader import open_reader
 from pipeline.store import records
 from pipeline.store.open import open_objects
@@ -21,24 +21,24 @@ from pipeline.wordvectors.hierarchy import Hierarchy, read_hierarchy
 from pipeline.wordvectors.vectors import split_names
 from workflows.devise import baselines
 from workflows.devise.baselines import LabelledFeatures
-from workflows.devise.class_space import Floats
 from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
 from workflows.devise.clip import Clip
 from workflows.devise.evaluation import (
     HopMetrics,
     LabelledImages,
     MethodMetrics,
-    alike,
-    among,
     by_hops,
     evaluate,
-    lines,
+    identical_groups,
+    restrict_to_classes,
+    table_rows,
 )
 from workflows.devise.model import DeviseModel, open_model
+from workflows.devise.word_space import Floats
 from workflows.evaluation import HELD_OUT
 from workflows.evaluation.options import EvaluationOptions
 from workflows.evaluation.per_class import bootstrap
-from workflows.evaluation.ranking import KS, UNJOINED, hops, same_class, top
+from workflows.evaluation.ranking import KS, NO_PATH, hops, same_class_precision, top_k
 from workflows.reports.table import Table
 from workflows.training.image_grid import grid_png
 from workflows.training.run_folder import RunFolder
@@ -66,17 +66,18 @@ class DeviseReport:
 
     step: int
     """The step of the checkpoint."""
-    facts: tuple[tuple[str, str], ...]
+    metric_texts: tuple[tuple[str, str], ...]
     """The (name, value) of each metric, as text."""
     tables: tuple[Table, ...]
+    """The tables of metrics."""
     images: tuple[tuple[str, bytes], ...]
     """The (caption, PNG) of each gallery."""
     notice: str
     """A sentence on how to read the metrics of unseen classes; empty if there are none."""
 
-    def figures(self) -> Iterator[tuple[str, str]]:
-        """Return the (name, value) of each metric, as text."""
-        return iter(self.facts)
+    def metrics(self) -> Iterator[tuple[str, str]]:
+        """Return an iterator over the (name, value) of each metric, as text."""
+        return iter(self.metric_texts)
 
 
 def evaluate_run(
@@ -101,18 +102,20 @@ def evaluate_run(
         TesseraeError: The run or its store cannot be opened.
     """
     model = open_model(folder.path, device, store=store)
-    split = folder.data()["held_out"] or _finished(model)
+    split = folder.data()["held_out"] or _finished_split(model)
     if split is None:
         return None
     evaluated = _read(model, split)
-    methods = {"DeViSE": evaluate(_scores(evaluated, model), evaluated.pictures)}
+    methods = {"DeViSE": evaluate(_scores(evaluated, model), evaluated.images)}
     methods |= _baselines(model, evaluated)
     if clip is not None:
         scores = Clip(clip, model.device).scores(model.store, split, model.size, model.classes)
-        methods["CLIP"] = evaluate(scores[evaluated.positions], evaluated.pictures)
+        methods["CLIP"] = evaluate(scores[evaluated.positions], evaluated.images)
     return DeviseReport(
         step=model.step,
-        facts=tuple(_facts(methods["DeViSE"], evaluated, split, samples, model.device)),
+        metric_texts=tuple(
+            _metric_texts(methods["DeViSE"], evaluated, split, samples, model.device)
+        ),
         tables=tuple(_tables(methods, evaluated, model)),
         images=tuple(_galleries(model, evaluated, split)),
         notice=_notice(model),
@@ -122,7 +125,10 @@ def evaluate_run(
 def evaluate_for_report(
     folder: RunFolder, options: EvaluationOptions, device: torch.device
 ) -> DeviseReport | None:
-    """Evaluate a run as the options of `tesserae report` say; print why if it cannot be."""
+    """Evaluate a run with the options of `tesserae report`, as `evaluate_run` does.
+
+    Print a notice and return None if no split has the data for an evaluation.
+    """
     evaluation = evaluate_run(
         folder, samples=options.samples, clip=options.clip_model, device=device, store=options.store
     )
@@ -132,14 +138,14 @@ def evaluate_for_report(
     return evaluation
 
 
-def _finished(model: DeviseModel) -> str | None:
+def _finished_split(model: DeviseModel) -> str | None:
     """Return a finished split that the run did not name when it began; None if there is none."""
     objects = open_objects(model.store)
     for split in HELD_OUT:
         done = records.load_finish_record(objects, split)
         if done is None or split == model.split or model.size not in done.sizes:
             continue
-        if model.features is None or model.features in finished(objects, split):
+        if model.features is None or model.features in finished_features(objects, split):
             return split
     return None
 
@@ -153,11 +159,11 @@ class _Evaluated:
     features: Floats | None
     positions: NDArray[np.int64]
     """The position of each row among all readable rows, (n,) int64."""
-    pictures: LabelledImages
+    images: LabelledImages
 
 
 def _read(model: DeviseModel, split: str) -> _Evaluated:
-    blocks = list(model.rows(split))
+    blocks = list(model.embed_split(split))
     rows = np.concatenate([block for block, _ in blocks])
     vectors = np.concatenate([block for _, block in blocks])
     objects = open_objects(model.store)
@@ -166,14 +172,14 @@ def _read(model: DeviseModel, split: str) -> _Evaluated:
     features = None
     if model.features is not None:
         features = open_features(model.store, model.features, split).rows(rows[selected])
-    pictures = LabelledImages(
+    images = LabelledImages(
         labels[selected],
         model.space.wnids.tolist(),
         model.space.parts,
-        alike(model.class_vectors),
+        identical_groups(model.class_vectors),
         _hierarchy(model),
     )
-    return _Evaluated(rows[selected], vectors[selected], features, selected, pictures)
+    return _Evaluated(rows[selected], vectors[selected], features, selected, images)
 
 
 def _scores(evaluated: _Evaluated, model: DeviseModel) -> Floats:
@@ -182,8 +188,8 @@ def _scores(evaluated: _Evaluated, model: DeviseModel) -> Floats:
 
 
 def _hierarchy(model: DeviseModel) -> Hierarchy | None:
-    where = model.options.hierarchy
-    return None if where is None else read_hierarchy(where)
+    path = model.options.hierarchy
+    return None if path is None else read_hierarchy(path)
 
 
 def _baselines(model: DeviseModel, evaluated: _Evaluated) -> dict[str, MethodMetrics]:
@@ -195,23 +201,23 @@ def _baselines(model: DeviseModel, evaluated: _Evaluated) -> dict[str, MethodMet
     selected = np.flatnonzero(np.isin(labels, model.space.labels(SEEN)))
     # Rows are stored in random order, so that every nth row is a random sample.
     selected = selected[:: -(-len(selected) // MAX_BASELINE_ROWS)]
-    learned = LabelledFeatures(train.rows(train.readable[selected]), labels[selected])
+    training = LabelledFeatures(train.rows(train.readable[selected]), labels[selected])
     classes, vectors = len(model.space.wnids), model.class_vectors
-    softmax = baselines.fit_softmax(learned, penalty=SOFTMAX_PENALTY)
-    words = ", centred words" if model.options.centre else ""
+    softmax = baselines.fit_softmax(training, penalty=SOFTMAX_PENALTY)
+    centred = ", centred vectors" if model.options.centre else ""
     fitted = {
-        f"ridge{words}": baselines.ridge(learned, vectors, penalty=RIDGE_PENALTY),
-        f"ConSE{words}": baselines.conse(softmax, vectors, likeliest=CONSE_CLASSES),
+        f"ridge{centred}": baselines.ridge(training, vectors, penalty=RIDGE_PENALTY),
+        f"ConSE{centred}": baselines.conse(softmax, vectors, num_classes=CONSE_CLASSES),
         "softmax": baselines.softmax_scores(softmax, classes),
-        "random codes": baselines.random_codes(learned, classes, penalty=RIDGE_PENALTY, seed=SEED),
+        "random codes": baselines.random_codes(training, classes, penalty=RIDGE_PENALTY, seed=SEED),
     }
     return {
-        name: evaluate(score(evaluated.features), evaluated.pictures)
+        name: evaluate(score(evaluated.features), evaluated.images)
         for name, score in fitted.items()
     }
 
 
-def _facts(
+def _metric_texts(
     metrics: MethodMetrics, evaluated: _Evaluated, split: str, samples: int, device: torch.device
 ) -> Iterator[tuple[str, str]]:
     yield "images", f"{len(evaluated.rows):,} of split {split}"
@@ -220,21 +226,21 @@ def _facts(
             yield f"hit@{k} of seen classes", f"{metrics.seen[k].micro:.1%}"
         if k in metrics.unseen:
             interval = bootstrap([metrics.unseen[k]], macro=False)
-            chance = k / len(evaluated.pictures.classes(UNSEEN))
+            chance = k / len(evaluated.images.classes(UNSEEN))
             bounds = f"95 % confidence {interval.low:.1%} to {interval.high:.1%}"
             yield (
                 f"hit@{k} of unseen classes",
                 f"{interval.mean:.1%} ({bounds}; chance {chance:.1%})",
             )
     if 5 in metrics.generalised:
-        mixed = metrics.generalised[5]
+        among_all = metrics.generalised[5]
         yield (
             "hit@5 among all classes: seen, unseen, harmonic mean",
-            f"{mixed.seen:.1%}, {mixed.unseen:.1%}, {mixed.harmonic:.1%}",
+            f"{among_all.seen:.1%}, {among_all.unseen:.1%}, {among_all.harmonic:.1%}",
         )
     for name, vectors in (("word space", evaluated.vectors), ("feature space", evaluated.features)):
         if vectors is not None and len(vectors) > NEAREST_IMAGES:
-            share = _same_class_share(vectors, evaluated.pictures.labels, samples, device)
+            share = _same_class_share(vectors, evaluated.images.labels, samples, device)
             yield (
                 f"share of the {NEAREST_IMAGES} nearest images with the same class, in {name}",
                 f"{share:.1%}",
@@ -248,7 +254,9 @@ def _same_class_share(
     index = neighbours.build("exact", vectors, device=_index_device(device))
     nearest = index.search(vectors[queries], NEAREST_IMAGES + 1)
     return float(
-        same_class(nearest.rows, labels[queries], labels, NEAREST_IMAGES, own=queries).mean()
+        same_class_precision(
+            nearest.rows, labels[queries], labels, NEAREST_IMAGES, query_rows=queries
+        ).mean()
     )
 
 
@@ -262,12 +270,12 @@ def _tables(
 ) -> Iterator[Table]:
     kind = "unseen" if methods["DeViSE"].unseen else "seen"
     if len(methods) > 1 or kind == "unseen":
-        heads, *rows = lines({name: [metrics] for name, metrics in methods.items()})
+        heads, *rows = table_rows({name: [metrics] for name, metrics in methods.items()})
         title = f"Comparison with baselines, in percent of the images of {kind} classes"
         if len(methods) > 1:
             title += f"; baselines learn from at most {MAX_BASELINE_ROWS:,} images"
         yield Table(title, ["Method", *heads[1:]], rows, ("Method",))
-    by_distance = list(by_hops(_scores(evaluated, model), evaluated.pictures))
+    by_distance = list(by_hops(_scores(evaluated, model), evaluated.images))
     if len(by_distance) > 1:
         yield Table(
             "Unseen classes by hops to the nearest seen class, alone and with the seen classes",
@@ -293,7 +301,7 @@ def _hop_rows(entry: HopMetrics) -> Iterator[tuple[str, ...]]:
         yield (
             name + suffix,
             f"{entry.classes:,}",
-            f"{entry.pictures:,}",
+            f"{entry.images:,}",
             *(f"{100 * hits[k].micro:.1f}" if k in hits else "" for k in KS),
         )
 
@@ -306,12 +314,14 @@ def _class_table(metrics: MethodMetrics, evaluated: _Evaluated, model: DeviseMod
         for k, per_class_hits in (metrics.unseen or metrics.seen).items()
         if k in (1, 5)
     }
-    classes = evaluated.pictures.classes(part)
-    scores, columns, groups = among(_scores(evaluated, model), evaluated.pictures, classes)
+    classes = evaluated.images.classes(part)
+    scores, columns, groups = restrict_to_classes(
+        _scores(evaluated, model), evaluated.images, classes
+    )
     labels = classes[columns]
-    answers = classes[top(scores, 1, groups=groups)[:, 0]]
+    answers = classes[top_k(scores, 1, groups=groups)[:, 0]]
     group_of = np.arange(len(model.classes))
-    for group in evaluated.pictures.groups:  # nothing tells these apart
+    for group in evaluated.images.groups:  # nothing tells these apart
         group_of[list(group)] = group[0]
     rows = []
     for label in np.unique(labels).tolist():
@@ -342,16 +352,18 @@ def _name(model: DeviseModel, label: int) -> str:
 
 
 def _by_distance(evaluated: _Evaluated, model: DeviseModel) -> list[tuple[str, str]]:
-    hierarchy, unseen = evaluated.pictures.hierarchy, evaluated.pictures.classes(UNSEEN)
-    wnids = [evaluated.pictures.wnids[label] for label in unseen.tolist()]
+    hierarchy, unseen = evaluated.images.hierarchy, evaluated.images.classes(UNSEEN)
+    wnids = [evaluated.images.wnids[label] for label in unseen.tolist()]
     if hierarchy is None or not wnids or any(wnid not in hierarchy for wnid in wnids):
         return []
-    scores, columns, groups = among(_scores(evaluated, model), evaluated.pictures, unseen)
+    scores, columns, groups = restrict_to_classes(
+        _scores(evaluated, model), evaluated.images, unseen
+    )
     if not len(columns):
         return []
     shares = hops(scores, columns, hierarchy.distances(wnids), groups=groups).shares
     return [
-        ("no path" if distance == UNJOINED else str(distance), f"{100 * share:.1f}")
+        ("no path" if distance == NO_PATH else str(distance), f"{100 * share:.1f}")
         for distance, share in shares.items()
     ]
 
@@ -363,13 +375,13 @@ def _galleries(
     kind = "unseen class"
     if not len(labels):
         labels, kind = model.space.labels(SEEN), "seen class"
-    labels = labels[np.isin(labels, evaluated.pictures.labels)]
-    chosen = labels[:: max(1, len(labels) // MAX_GALLERIES)][:MAX_GALLERIES]
+    labels = labels[np.isin(labels, evaluated.images.labels)]
+    gallery_labels = labels[:: max(1, len(labels) // MAX_GALLERIES)][:MAX_GALLERIES]
     index = neighbours.build("exact", evaluated.vectors, device=_index_device(model.device))
     count = min(GALLERY_COLUMNS, len(evaluated.rows))
-    for label in chosen.tolist():
+    for label in gallery_labels.tolist():
         nearest = index.search(model.class_vectors[label][None], count).rows[0]
-        correct = int((evaluated.pictures.labels[nearest] == label).sum())
+        correct = int((evaluated.images.labels[nearest] == label).sum())
         png = grid_png(_thumbnails(model, split, evaluated.rows[nearest]), columns=count)
         yield f"{_name(model, label)} ({kind}): {correct} of {count} nearest images correct", png
 
@@ -380,11 +392,11 @@ def _thumbnails(model: DeviseModel, split: str, rows: NDArray[np.int64]) -> NDAr
     sizes = [model.size] if done is None else done.sizes
     size = min((size for size in sizes if size >= THUMBNAIL), default=max(sizes))
     opened = open_split(objects, split, [size])
-    out = np.empty((len(rows), size, size, 3), np.uint8)
+    images = np.empty((len(rows), size, size, 3), np.uint8)
     with ThreadPoolExecutor(1) as disk:
-        open_reader(opened, size, cache_bytes=2**20).gather(rows, out, disk)
+        open_reader(opened, size, cache_bytes=2**20).gather(rows, images, disk)
     step = max(1, size // (2 * THUMBNAIL))
-    return np.ascontiguousarray(out[:, ::step, ::step])
+    return np.ascontiguousarray(images[:, ::step, ::step])
 
 
 def _notice(model: DeviseModel) -> str:

@@ -24,12 +24,12 @@ from pipeline.backbone.choices import NEW
 from pipeline.backbone.load import new_backbone, open_backbone
 from pipeline.backbone.network import Backbone
 from pipeline.errors import TesseraeError
-from workflows.devise.class_space import Space, load_space, unit
 from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
 from workflows.devise.heads import Head
-from workflows.devise.losses import Loss, kinds_of
+from workflows.devise.losses import Loss, identical_vector_groups
 from workflows.devise.options import SMALL_SIZE, DeviseOptions
-from workflows.evaluation.ranking import hit_rates, true_positions
+from workflows.devise.word_space import WordSpace, l2_normalise, load_word_space
+from workflows.evaluation.ranking import hit_rates, true_class_ranks
 from workflows.training.batches import AnyLoader, Batches, RankBatch, micro_batches, no_augmentation
 from workflows.training.loop import Data
 from workflows.training.run_folder import RunFolder
@@ -53,30 +53,32 @@ class Devise:
             world: The ranks that train together.
         """
         self.options, self.world, self.step = options, world, 0
-        self.space = load_space(Path(data.folder))
+        self.space = load_word_space(Path(data.folder))
         self.head = make_head(options, self.space).to(world.device)
         self.trunk: Backbone | None = None
         if options.learn == "all":
             self.trunk = open_trunk(options, world.device, size=data.train.sizes[0])
         if options.init_from is not None:
-            begin_with(options.init_from, self.head, self.trunk, self.space)
+            load_initial_weights(options.init_from, self.head, self.trunk, self.space)
         self._optimiser = torch.optim.AdamW(
-            list(self._groups()), weight_decay=options.weight_decay, foreach=True
+            list(self._parameter_groups()), weight_decay=options.weight_decay, foreach=True
         )
         self._loss = Loss(options.loss, options.margin, options.temperature)
         seen = self.space.labels(SEEN)
         self._targets = torch.from_numpy(self.space.vectors[seen]).to(world.device)
-        self._kinds = kinds_of(self._targets) if options.loss == "hinge" else None
+        self._target_groups = (
+            identical_vector_groups(self._targets) if options.loss == "hinge" else None
+        )
         self._target_indices = torch.full((len(self.space.wnids),), -1)
         self._target_indices[torch.from_numpy(seen)] = torch.arange(len(seen))
-        self.batches = Batches(data.train, self._augment(), world, here=data.beside)
+        self.batches = Batches(data.train, self._augment(), world, ranks_on_host=data.ranks_on_host)
         self._data = data
 
-    def _groups(self) -> Iterator[dict[str, Any]]:
+    def _parameter_groups(self) -> Iterator[dict[str, Any]]:
         yield {"params": list(self.head.parameters()), "rate": self.options.learning_rate}
         if self.trunk is not None:
-            learned = [p for p in self.trunk.model.parameters() if p.requires_grad]
-            yield {"params": learned, "rate": self.options.trunk_learning_rate}
+            trainable = [p for p in self.trunk.model.parameters() if p.requires_grad]
+            yield {"params": trainable, "rate": self.options.trunk_learning_rate}
 
     def _augment(self) -> Any:
         if self.trunk is None:
@@ -91,23 +93,31 @@ class Devise:
     # --- updates --------------------------------------------------------------------------------
 
     def advance(self) -> dict[str, Tensor]:
-        """Run one update; return the mean loss and cosine of the batch."""
+        """Run one update, which is a step.
+
+        Returns:
+            `loss`, and `cosine`, the cosine similarity of outputs and class vectors: means over
+            this rank's rows, 0-d float32 tensors.
+        """
         self._set_rate()
         batch = self.batches.take()
-        truth = self._target_indices[batch.labels.cpu()].to(self.world.device)
+        labels = self._target_indices[batch.labels.cpu()].to(self.world.device)
         order = self._draw("order", len(self._targets))
         self._optimiser.zero_grad(set_to_none=True)
         if self.trunk is not None:
             self.trunk.model.train(self.options.trunk == NEW)
         part_metrics = []
-        for part, share in micro_batches(len(truth), self.options.micro_batch_size):
+        for part, weight in micro_batches(len(labels), self.options.micro_batch_size):
             outputs = self._forward(batch.images[part], part)
-            loss = self._loss(outputs, truth[part], self._targets, order[part], self._kinds).mean()
-            (share * loss).backward()  # type: ignore[no-untyped-call]
-            cosines = nn.functional.cosine_similarity(
-                outputs.detach(), self._targets[truth[part]], dim=1
+            losses = self._loss(
+                outputs, labels[part], self._targets, order[part], self._target_groups
             )
-            part_metrics.append(share * torch.stack([loss.detach(), cosines.mean()]))
+            loss = losses.mean()
+            (weight * loss).backward()  # type: ignore[no-untyped-call]
+            cosines = nn.functional.cosine_similarity(
+                outputs.detach(), self._targets[labels[part]], dim=1
+            )
+            part_metrics.append(weight * torch.stack([loss.detach(), cosines.mean()]))
         self.world.average_gradients(p for g in self._optimiser.param_groups for p in g["params"])
         self._optimiser.step()
         self.step += 1
@@ -128,9 +138,9 @@ class Devise:
         return self.world.uniform(self.options.batch_size, count, key=key)
 
     def _set_rate(self) -> None:
-        share = schedule(self.options, self.step)
+        factor = schedule(self.options, self.step)
         for group in self._optimiser.param_groups:
-            group["lr"] = group["rate"] * share
+            group["lr"] = group["rate"] * factor
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.options.feature_precision == "bfloat16" and self.trunk is not None:
@@ -141,7 +151,10 @@ class Devise:
 
     @torch.no_grad()
     def evaluate(self) -> tuple[dict[str, float], dict[str, NDArray[np.uint8]]]:
-        """Return hit@k among the seen classes and among the validation classes, and no images.
+        """Evaluate hit@1 and hit@5 on held-out rows: `seen_hit1`, `validation_hit5`, ..., 0 to 1.
+
+        Images of seen classes are ranked among the seen classes, those of validation classes among
+        the validation classes. There are no image grids.
 
         Unseen classes are not evaluated during training, so that no choice can depend on them.
         """
@@ -154,7 +167,7 @@ class Devise:
             selected = np.isin(labels, classes)
             if selected.any():
                 scores = vectors[selected] @ self.space.vectors[classes].T
-                positions = true_positions(scores, np.searchsorted(classes, labels[selected]))
+                positions = true_class_ranks(scores, np.searchsorted(classes, labels[selected]))
                 rates = hit_rates(positions, [k for k in HITS if k <= len(classes)])
                 metrics |= {f"{name}_hit{k}": float(value) for k, value in rates.items()}
         return metrics, {}
@@ -168,11 +181,18 @@ class Devise:
         finally:
             batches.close()
         labels = np.concatenate([batch.labels.cpu().numpy() for batch in evaluated])
-        return unit(np.concatenate([self.embed(batch) for batch in evaluated])), labels
+        return l2_normalise(np.concatenate([self.embed(batch) for batch in evaluated])), labels
 
     @torch.no_grad()
     def embed(self, batch: RankBatch) -> NDArray[np.float32]:
-        """Return the outputs of the head for features or stored images, (n, d) float32."""
+        """Map an evaluation batch to word space.
+
+        Args:
+            batch: n rows of features or, with a trained trunk, of images at their stored size.
+
+        Returns:
+            The outputs of the head, (n, d) float32, not normalised.
+        """
         features = batch.images
         if self.trunk is not None:
             self.trunk.model.eval()
@@ -206,18 +226,23 @@ class Devise:
 def schedule(options: DeviseOptions, step: int) -> float:
     """Return the factor on the learning rate at a step, from 0 to 1.
 
-    It rises linearly during the warm-up, then follows half a cosine or stays constant.
+    It rises linearly during the warm-up; then it falls to 0 at the last step along half a period of
+    a cosine, or stays at 1.
+
+    Args:
+        options: The options of the stage.
+        step: Number of complete steps.
     """
-    warm = max(1, round(options.warmup_fraction * options.steps))
-    if step < warm:
-        return (step + 1) / warm
+    warmup_steps = max(1, round(options.warmup_fraction * options.steps))
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
     if options.schedule == "constant":
         return 1.0
-    done = (step - warm) / max(1, options.steps - warm)
-    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, done))
+    progress = (step - warmup_steps) / max(1, options.steps - warmup_steps)
+    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, progress))
 
 
-def make_head(options: DeviseOptions, space: Space) -> Head:
+def make_head(options: DeviseOptions, space: WordSpace) -> Head:
     """Return a new head with the layers that *options* select, mapping into *space*."""
     return Head(
         space.feature_mean,
@@ -229,14 +254,14 @@ def make_head(options: DeviseOptions, space: Space) -> Head:
 
 
 def open_trunk(
-    options: DeviseOptions, device: torch.device, *, learns: bool = True, size: int | None = None
+    options: DeviseOptions, device: torch.device, *, trainable: bool = True, size: int | None = None
 ) -> Backbone:
     """Open the trunk that *options* name, in evaluation mode.
 
     Args:
         options: The options of the stage.
         device: The device that holds the trunk.
-        learns: True if the weights have gradients (default).
+        trainable: True if the weights receive gradients (default).
         size: The side, in pixels, of the images that a new trunk takes (default: 64).
 
     Raises:
@@ -251,29 +276,32 @@ def open_trunk(
             device, size=size or SMALL_SIZE, width=options.width, cut=options.cut,
             pooling=options.pooling,
         )  # fmt: skip
-        trunk.model = over_all_ranks(trunk.model)
+        trunk.model = synchronise_batch_norm(trunk.model)
     else:
         trunk = open_backbone(options.trunk, device, cut=options.cut, pooling=options.pooling)
     trunk.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     # The model stays in evaluation mode, so that batch norm keeps the statistics of its training.
-    trunk.model.requires_grad_(learns)
+    trunk.model.requires_grad_(trainable)
     return trunk
 
 
-def over_all_ranks(model: nn.Module) -> nn.Module:
-    """Replace the batch norms of *model* by ones over all ranks, in place; return *model*."""
+def synchronise_batch_norm(model: nn.Module) -> nn.Module:
+    """Replace every `nn.BatchNorm2d` of *model* by a batch norm over all ranks, in place.
+
+    Weights and running statistics are kept. Return *model* itself.
+    """
     for name, child in model.named_children():
         if isinstance(child, nn.BatchNorm2d):
             norm = BatchNorm(child.num_features, child.eps, child.momentum)
             norm.load_state_dict(child.state_dict())
             setattr(model, name, norm.train(child.training))
         else:
-            over_all_ranks(child)
+            synchronise_batch_norm(child)
     return model
 
 
-def check_start(run: str, held_out: Sequence[str]) -> None:
-    """Check that a run has not learned from classes that this run holds out.
+def check_initial_run(run: str, held_out: Sequence[str]) -> None:
+    """Check that the run that initialises this one was not trained on classes held out here.
 
     Args:
         run: The folder of the run to start from.
@@ -282,9 +310,9 @@ def check_start(run: str, held_out: Sequence[str]) -> None:
     Raises:
         TesseraeError: The run has learned from one of them, or is no run of DeViSE.
     """
-    space = load_space(Path(run))
-    learned = set(space.wnids[space.labels(SEEN)].tolist())
-    shared = [wnid for wnid in held_out if wnid in learned]
+    space = load_word_space(Path(run))
+    trained = set(space.wnids[space.labels(SEEN)].tolist())
+    shared = [wnid for wnid in held_out if wnid in trained]
     if shared:
         raise TesseraeError(
             f"--init-from is {run}, which was trained on {len(shared)} of the {len(held_out)}"
@@ -294,7 +322,7 @@ def check_start(run: str, held_out: Sequence[str]) -> None:
         )
 
 
-def begin_with(run: str, head: Head, trunk: Backbone | None, space: Space) -> None:
+def load_initial_weights(run: str, head: Head, trunk: Backbone | None, space: WordSpace) -> None:
     """Load the weights of another run's newest checkpoint into *head* and *trunk*.
 
     Args:
@@ -308,10 +336,10 @@ def begin_with(run: str, head: Head, trunk: Backbone | None, space: Space) -> No
             has learned from classes that *space* holds out.
     """
     folder = RunFolder(Path(run))
-    newest = folder.newest()
+    newest = folder.newest_checkpoint()
     if newest is None:
         raise TesseraeError(f"--init-from is {run}, which has no checkpoint yet. Train it first.")
-    check_start(run, space.wnids[space.labels(UNSEEN, VALIDATION)].tolist())
+    check_initial_run(run, space.wnids[space.labels(UNSEEN, VALIDATION)].tolist())
     state = folder.load_trained(newest, "head", "trunk")
     if trunk is None and state["trunk"] is not None:
         raise TesseraeError(

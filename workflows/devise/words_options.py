@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from pipeline.wordvectors.hierarchy import WORDNET
-from pipeline.wordvectors.vectors import SYNONYMS
 from workflows.options.fields import Options, argument, option
+from workflows.options.shared import synonyms_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +32,6 @@ class WordsOptions(Options):
         implied=f"{WORDNET}, of Debian's package wordnet-base",
         metavar="FILE_OR_FOLDER",
     )
-    synonyms: str = option(
-        "mean",
-        "how a class with several names gets its vector: from the first name, or as the mean over"
-        " all names that have one",
-        choices=SYNONYMS,
-    )
+    synonyms: str = synonyms_option()
     json: bool = option(False, "print all facts as one JSON document")
     all: bool = option(False, "list every class and name", implied="a summary")

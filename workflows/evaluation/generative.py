@@ -1,4 +1,4 @@
-"""Metrics that compare generated with real pictures by the features of a network.
+"""Metrics that compare generated with real images by the features of a network.
 
 Values depend on the network. Published ones use Inception-v3 and are not comparable with those of
 another network.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.backbone.network import Backbone
-from workflows.training.finite import refuse_not_finite
+from workflows.training.finite import check_finite
 
 NEIGHBOURS = 3
 """The default number of neighbours for precision, recall and coverage."""
@@ -22,7 +22,7 @@ SUBSETS, SUBSET_ROWS = 50, 500
 QUERY_ROWS = 256
 """The number of rows whose neighbours are searched at once."""
 BLOCK_ROWS = 1024
-"""The number of rows searched at once, and of pictures moved to a device at once."""
+"""The number of rows searched at once, and of images moved to a device at once."""
 MIN_FRECHET_ROWS = 2048
 """The number of rows below which the Fréchet distance depends mainly on their number."""
 EXTRA_CANDIDATES = 2
@@ -30,15 +30,15 @@ EXTRA_CANDIDATES = 2
 
 
 @dataclass(frozen=True)
-class Distances:
-    """The distances between generated and real pictures."""
+class FeatureMetrics:
+    """Metrics that compare the features of generated with those of real images."""
 
     network: str
     """The name of the network whose features are compared."""
     generated: int
-    """The number of generated pictures."""
+    """The number of generated images."""
     real: int
-    """The number of real pictures."""
+    """The number of real images."""
     frechet: float
     """The Fréchet distance (Heusel et al.: GANs Trained by a Two Time-Scale Update Rule, 2017)."""
     kernel: float
@@ -46,14 +46,16 @@ class Distances:
     kernel_spread: float
     """The standard deviation of the kernel distance over subsets."""
     precision: float
-    """The share of generated rows within the real ones (Kynkaanniemi et al., NeurIPS 2019)."""
+    """The share, 0 to 1, of generated rows within the real set (Kynkaanniemi et al.: Improved
+    Precision and Recall Metric for Assessing Generative Models, NeurIPS 2019)."""
     recall: float
-    """The share of real rows within the generated ones."""
+    """The share, 0 to 1, of real rows within the generated set, from the same paper."""
     coverage: float
-    """The share of real rows with a generated row among their neighbours (Naeem et al., ICML 2020).
+    """The share, 0 to 1, of real rows with a generated row among their neighbours (Naeem et al.:
+    Reliable Fidelity and Diversity Metrics for Generative Models, ICML 2020).
 
     Unlike precision it is not inflated by real outliers, whose distant neighbours make everything
-    in between count as precise: a single repeated picture covers almost nothing."""
+    in between count as precise: a single repeated image covers almost nothing."""
     width: int
     """The number of features in a row."""
 
@@ -83,45 +85,49 @@ class _Identity(nn.Module):
         return rows
 
 
-def compare_pictures(
+def compare_images(
     generated: Tensor, real: Tensor, backbone: Backbone, *, device: str = "cpu", seed: int = 0
-) -> Distances:
-    """Compare generated with real pictures by the features of a backbone.
+) -> FeatureMetrics:
+    """Compare generated with real images by the features of a backbone.
 
     Args:
-        generated: Generated pictures, (n, 3, h, w) uint8.
-        real: Real pictures, (m, 3, h, w) uint8.
+        generated: Generated images, (n, 3, h, w) uint8.
+        real: Real images, (m, 3, h, w) uint8.
         backbone: The network whose features are compared, on *device*.
         device: The device that computes features and metrics (default the CPU).
         seed: Seed of the subsets of the kernel distance (default 0).
 
     Raises:
-        ValueError: There are too few pictures for `NEIGHBOURS` neighbours.
+        ValueError: There are too few images for `NEIGHBOURS` neighbours.
+        NonFiniteError: A feature is NaN or infinite.
     """
 
-    def features(pictures: Tensor) -> Tensor:
-        parts = torch.split(pictures, BLOCK_ROWS)
+    def extract(images: Tensor) -> Tensor:
+        parts = torch.split(images, BLOCK_ROWS)
         return torch.cat([backbone.extract(part.to(device)) for part in parts])
 
-    return compare(features(generated), features(real), backbone.name, seed=seed)
+    return compare_features(extract(generated), extract(real), backbone.name, seed=seed)
 
 
-def compare(generated: Tensor, real: Tensor, network: str, *, seed: int = 0) -> Distances:
-    """Compare features of generated with features of real pictures.
+def compare_features(
+    generated: Tensor, real: Tensor, network: str, *, seed: int = 0
+) -> FeatureMetrics:
+    """Compare features of generated with features of real images.
 
     Args:
-        generated: Features of generated pictures, (n, d) float32, on any device.
-        real: Features of real pictures, (m, d) float32, on the same device.
+        generated: Features of generated images, (n, d) float32, on any device.
+        real: Features of real images, (m, d) float32, on the same device.
         network: Name of the network that computed the features.
         seed: Seed of the subsets of the kernel distance (default 0).
 
     Raises:
-        ValueError: There are too few rows for `NEIGHBOURS` neighbours, or a value is not finite.
+        ValueError: There are too few rows for `NEIGHBOURS` neighbours.
+        NonFiniteError: A feature is NaN or infinite.
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    refuse_not_finite(generated, real)
+    check_finite(generated, real)
     fewest = min(len(generated), len(real))
     if fewest <= NEIGHBOURS:
         raise ValueError(f"{fewest} images: expected more than {NEIGHBOURS} of either kind.")
@@ -133,17 +139,16 @@ def compare(generated: Tensor, real: Tensor, network: str, *, seed: int = 0) -> 
             feature=features, subsets=SUBSETS, subset_size=min(SUBSET_ROWS, fewest // 2)
         )
     for metric in (frechet.to(generated.device), kernel.to(generated.device)):
-        for rows, kind in ((real, True), (generated, False)):
-            for part in torch.split(
-                rows, BLOCK_ROWS
-            ):  # in blocks, since float64 copies take twice the memory
-                metric.update(part, real=kind)
+        for rows, is_real in ((real, True), (generated, False)):
+            # In blocks, since float64 copies take twice the memory.
+            for part in torch.split(rows, BLOCK_ROWS):
+                metric.update(part, real=is_real)
     # The metric draws from torch's global generator, whose state the caller keeps.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         mean, spread = kernel.compute()
     precision, recall = precision_recall(generated, real)
-    return Distances(
+    return FeatureMetrics(
         network=network,
         generated=len(generated),
         real=len(real),
@@ -160,50 +165,54 @@ def compare(generated: Tensor, real: Tensor, network: str, *, seed: int = 0) -> 
 def precision_recall(
     generated: Tensor, real: Tensor, *, neighbours: int = NEIGHBOURS
 ) -> tuple[float, float]:
-    """Return the shares of generated rows within the real set, and of real within the generated.
+    """Return precision and recall of generated rows, 0 to 1 each.
 
-    A row lies within a set if it is as near to one of the set's rows as that row's neighbours are.
+    Precision is the share of generated rows within the real set, recall that of real rows within
+    the generated set. A row lies within a set if it is as near to one of the set's rows as that
+    row's neighbours are (Kynkaanniemi et al., NeurIPS 2019).
 
     Args:
-        generated: Features of generated pictures, (n, d) float32.
-        real: Features of real pictures, (m, d) float32.
+        generated: Features of generated images, (n, d) float32.
+        real: Features of real images, (m, d) float32.
         neighbours: The number of neighbours that define the radius of a row (default 3).
     """
     return _within(generated, real, neighbours), _within(real, generated, neighbours)
 
 
 def coverage(generated: Tensor, real: Tensor, *, neighbours: int = NEIGHBOURS) -> float:
-    """Return the share of real rows with a generated row within the radius of their neighbours.
+    """Return the share of real rows with a generated row within their radius, 0 to 1.
+
+    The radius of a row is the distance of its last neighbour (Naeem et al., ICML 2020).
 
     Args:
-        generated: Features of generated pictures, (n, d) float32.
-        real: Features of real pictures, (m, d) float32.
+        generated: Features of generated images, (n, d) float32.
+        real: Features of real images, (m, d) float32.
         neighbours: The number of real neighbours that define the radius of a row (default 3).
     """
-    reach = _reach(real, neighbours)
+    radii = _radii(real, neighbours)
     near = [torch.cdist(block, generated).amin(1) for block in torch.split(real, QUERY_ROWS)]
-    return float((torch.cat(near) <= reach).float().mean())
+    return float((torch.cat(near) <= radii).float().mean())
 
 
 def _within(rows: Tensor, references: Tensor, neighbours: int) -> float:
-    reach = _reach(references, neighbours)
+    radii = _radii(references, neighbours)
     within = [
-        (torch.cdist(block, references) <= reach).any(1) for block in torch.split(rows, QUERY_ROWS)
+        (torch.cdist(block, references) <= radii).any(1) for block in torch.split(rows, QUERY_ROWS)
     ]
     return float(torch.cat(within).float().mean())
 
 
-def _reach(rows: Tensor, neighbours: int) -> Tensor:
+def _radii(rows: Tensor, neighbours: int) -> Tensor:
     """Return the distance of each row's last neighbour, (n,); the row itself is not counted."""
     distances = [torch.cdist(block, rows) for block in torch.split(rows, QUERY_ROWS)]
     return torch.cat([block.kthvalue(neighbours + 1, dim=1).values for block in distances])
 
 
-def nearest(rows: Tensor, references: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
-    """Search the rows of *references* that are nearest to each row.
+def nearest(queries: Tensor, references: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
+    """Search the rows of *references* that are nearest to each query.
 
     Args:
-        rows: Queries, (n, ...).
+        queries: (n, ...), on the device that searches.
         references: Rows to search, (m, ...), of the same length.
         count: Number of neighbours of each query (default 1).
 
@@ -211,13 +220,13 @@ def nearest(rows: Tensor, references: Tensor, count: int = 1) -> tuple[Tensor, T
         Their positions in *references*, (n, count) int64, nearest first; and their Euclidean
         distances, (n, count).
     """
-    search = Nearest(rows, count)
+    search = NearestSearch(queries, count)
     for block in torch.split(references, BLOCK_ROWS):
         search.add(block)
     return search.rows, search.distances
 
 
-class Nearest:
+class NearestSearch:
     """A search for nearest neighbours among rows that arrive block by block and are not stored.
 
     Matrix products select candidates of a block, and their distances are computed again from
@@ -233,7 +242,7 @@ class Nearest:
         """
         self._queries = queries.flatten(1).float()
         self._count = count
-        self.seen = 0
+        self.num_searched = 0
         """The number of rows searched so far."""
         self.rows = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
         """(n, count) int64: positions among all rows searched, nearest first."""
@@ -241,14 +250,15 @@ class Nearest:
         """(n, count): Euclidean distances, ascending."""
 
     def add(self, block: Tensor) -> None:
-        """Search a further block of rows, (m, ...)."""
+        """Search a further block of rows, (m, ...), each as long as a query; it is not kept."""
         block = block.flatten(1).to(self._queries.device).float()
         parts = [self._best(part, block) for part in torch.split(self._queries, QUERY_ROWS)]
-        far = torch.cat([self.distances, torch.cat([part[0] for part in parts])], 1)
-        rows = torch.cat([self.rows, torch.cat([part[1] for part in parts]) + self.seen], 1)
-        order = far.sort(dim=1, stable=True).indices[:, : self._count]  # ties go to the earlier row
-        self.distances, self.rows = far.gather(1, order), rows.gather(1, order)
-        self.seen += len(block)
+        distances = torch.cat([self.distances, torch.cat([part[0] for part in parts])], 1)
+        rows = torch.cat([self.rows, torch.cat([part[1] for part in parts]) + self.num_searched], 1)
+        # A stable sort, so that ties go to the earlier row.
+        order = distances.sort(dim=1, stable=True).indices[:, : self._count]
+        self.distances, self.rows = distances.gather(1, order), rows.gather(1, order)
+        self.num_searched += len(block)
 
     def _best(self, queries: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
         count = min(self._count + EXTRA_CANDIDATES, len(block))

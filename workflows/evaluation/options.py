@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from workflows.options.fields import Options, option
+from workflows.options.shared import clip_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +22,7 @@ class EvaluationOptions(Options):
         implied="leave these out",
         metavar="MODEL",
     )
-    clip_model: str | None = option(
-        None,
-        "CLIP model, a folder or a hub name, to compare a DeViSE run with",
-        implied="none",
-        metavar="MODEL",
-    )
+    clip_model: str | None = clip_option()
     samples: int = option(
         1_000, "number of generated images to evaluate", minimum=8, maximum=1_000_000
     )

@@ -1,4 +1,4 @@
-"""Metrics by class: averages over pictures or classes, seen and unseen, with intervals."""
+"""Metrics by class: averages over images or classes, seen and unseen, with intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workflows.evaluation.ranking import (
     MAX_BLOCK_SCORES,
     Floats,
     Integers,
-    TruePositions,
+    TrueClassRanks,
     check_range,
 )
 
@@ -22,13 +22,13 @@ DRAWS = 2_000
 
 
 @dataclass(frozen=True)
-class PerClass:
-    """Sums of a metric by class, from which averages and intervals are computed."""
+class ClassSums:
+    """The sums of a metric of images by class, from which averages and intervals are computed."""
 
     sums: NDArray[np.float64]
-    """(C,) the sum over the pictures of each class."""
+    """(C,) the sum over the images of each class."""
     counts: NDArray[np.int64]
-    """(C,) the number of pictures of each class; 0 for a class that is not evaluated."""
+    """(C,) the number of images of each class; 0 for a class that is not evaluated."""
 
     def __post_init__(self) -> None:
         if self.sums.shape != self.counts.shape or not self.counts.any():
@@ -40,14 +40,14 @@ class PerClass:
 
     @property
     def means(self) -> NDArray[np.float64]:
-        """The mean of each class, (C,); NaN for classes without pictures."""
-        blank = np.full(len(self.sums), np.nan)
-        np.divide(self.sums, self.counts, out=blank, where=self.counts > 0)
-        return blank
+        """The mean of each class, (C,); NaN for classes without images."""
+        means = np.full(len(self.sums), np.nan)
+        np.divide(self.sums, self.counts, out=means, where=self.counts > 0)
+        return means
 
     @property
     def micro(self) -> float:
-        """The mean over pictures, as in Frome et al. 2013."""
+        """The mean over images, as in Frome et al. 2013."""
         return float(self.sums.sum() / self.counts.sum())
 
     @property
@@ -55,59 +55,66 @@ class PerClass:
         """The mean over classes of their means, as in Xian et al. 2018."""
         return float(np.nanmean(self.means))
 
-    def less(self, other: PerClass) -> PerClass:
-        """Return the differences to another method's metric on the same pictures.
+    def minus(self, other: ClassSums) -> ClassSums:
+        """Return the differences to another method's metric on the same images.
 
         Raises:
-            ValueError: The numbers of pictures by class differ.
+            ValueError: The numbers of images by class differ.
         """
         if not np.array_equal(self.counts, other.counts):
             raise ValueError(
                 f"{self.counts.sum()} and {other.counts.sum()} images, or different classes:"
                 " expected the same images for both methods."
             )
-        return PerClass(self.sums - other.sums, self.counts)
+        return ClassSums(self.sums - other.sums, self.counts)
 
-    def redrawn(self, drawn: NDArray[np.float64], *, macro: bool) -> NDArray[np.float64]:
-        """Return the average of each bootstrap draw, which repeats classes with all their pictures.
+    def resampled_means(
+        self, draw_counts: NDArray[np.float64], *, macro: bool
+    ) -> NDArray[np.float64]:
+        """Return the mean of each bootstrap draw, which repeats classes with all their images.
 
         Args:
-            drawn: (draws, C), how many times each class is drawn.
-            macro: True to average over classes, False to average over pictures.
+            draw_counts: (draws, C), how many times each class is drawn.
+            macro: True to average over classes, False to average over images.
 
         Returns:
-            (draws,), NaN where no class with pictures is drawn.
+            (draws,), NaN where no class with images is drawn.
         """
         parts = (np.nan_to_num(self.means), self.counts > 0) if macro else (self.sums, self.counts)
-        figures, weights = (drawn @ part.astype(np.float64) for part in parts)
-        figures[weights == 0] = np.nan
-        return figures / weights
+        sums, weights = (draw_counts @ part.astype(np.float64) for part in parts)
+        sums[weights == 0] = np.nan
+        return sums / weights
 
 
-def per_class(values: Floats, labels: Integers, classes: int) -> PerClass:
-    """Sum a metric of pictures by class.
+def sum_per_class(values: Floats, labels: Integers, classes: int) -> ClassSums:
+    """Sum a metric of images by class.
 
     Args:
-        values: The metric of each picture, (n,), such as hits or precisions.
-        labels: The class of each picture, (n,).
+        values: The metric of each image, (n,), such as hits or precisions.
+        labels: The class of each image, (n,).
         classes: The number of classes, C.
 
     Raises:
-        ValueError: There are no pictures, or a label is outside of 0..C-1.
+        ValueError: There are no images, or a label is outside of 0..C-1.
     """
     check_range(labels, classes)
     sums = np.bincount(labels, values, minlength=classes).astype(np.float64)
-    return PerClass(sums, np.bincount(labels, minlength=classes))
+    return ClassSums(sums, np.bincount(labels, minlength=classes))
 
 
 @dataclass(frozen=True)
-class Generalised:
-    """The accuracies of generalised zero-shot learning: all classes are candidates together."""
+class GeneralisedAccuracy:
+    """The accuracy in generalised zero-shot learning, where seen and unseen classes compete.
+
+    An image of either kind is ranked against all classes, not only against those of its own kind,
+    which favours the seen classes. Reported as in Xian et al.: Zero-Shot Learning - A Comprehensive
+    Evaluation of the Good, the Bad and the Ugly, TPAMI 2018, arXiv 1707.00600.
+    """
 
     seen: float
-    """The accuracy on pictures of seen classes, 0 to 1."""
+    """The accuracy on images of seen classes, 0 to 1."""
     unseen: float
-    """The accuracy on pictures of unseen classes, 0 to 1."""
+    """The accuracy on images of unseen classes, 0 to 1."""
 
     @property
     def harmonic(self) -> float:
@@ -116,37 +123,37 @@ class Generalised:
         return 2 * self.seen * self.unseen / total if total else 0.0
 
 
-def generalised(
-    positions: TruePositions,
+def generalised_accuracy(
+    positions: TrueClassRanks,
     labels: Integers,
     seen: NDArray[np.bool_],
     *,
     ks: Sequence[int] = KS,
     macro: bool = True,
-) -> dict[int, Generalised]:
-    """Return hit@k on pictures of seen and of unseen classes, for each k.
+) -> dict[int, GeneralisedAccuracy]:
+    """Return hit@k of images of seen and of unseen classes among all candidates, for each k.
 
     Args:
-        positions: Positions of the true classes among seen and unseen candidates together.
-        labels: The true classes, (n,).
-        seen: True for each seen candidate, (C,).
+        positions: Ranks of the true classes of n images among seen and unseen candidates together.
+        labels: The true classes, (n,) int.
+        seen: True for each seen candidate, (C,) bool.
         ks: The lengths of lists, k (default `KS`).
-        macro: True to average over classes, as in Xian et al. 2018; False to average over pictures.
+        macro: True to average over classes, as in Xian et al. 2018; False to average over images.
 
     Raises:
-        ValueError: There are no pictures of seen classes, or none of unseen classes.
+        ValueError: There are no images of seen classes, or none of unseen classes.
     """
     accuracies = {}
     for k in ks:
-        of_classes = per_class(positions.hits(k), labels, len(seen))
+        of_classes = sum_per_class(positions.hits(k), labels, len(seen))
         kinds = np.stack([seen, ~seen]).astype(np.float64)
-        figures = of_classes.redrawn(kinds, macro=macro)
-        if np.isnan(figures).any():
+        rates = of_classes.resampled_means(kinds, macro=macro)
+        if np.isnan(rates).any():
             raise ValueError(
                 f"{seen[labels].sum()} of {len(labels)} images are of seen classes: expected"
                 " images of both seen and unseen classes."
             )
-        accuracies[k] = Generalised(*figures.tolist())
+        accuracies[k] = GeneralisedAccuracy(*rates.tolist())
     return accuracies
 
 
@@ -171,17 +178,17 @@ class Difference(Interval):
 
 
 def bootstrap(
-    splits: Sequence[PerClass],
+    splits: Sequence[ClassSums],
     *,
     macro: bool = True,
     draws: int = DRAWS,
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Return a percentile bootstrap interval of a metric over classes (Efron 1979).
+    """Return the percentile bootstrap interval of a metric over classes (Efron 1979).
 
-    Classes are drawn with all their pictures. Pictures of a class tend to be right or wrong
-    together, so drawing pictures would make intervals too narrow. Splits of the same classes
+    Classes are drawn with all their images. Images of a class tend to be right or wrong
+    together, so drawing images would make intervals too narrow. Splits of the same classes
     overlap, so each draw resamples the classes of all splits together: a class that is drawn twice
     counts twice in every split that holds it out. A split of which no class is drawn is left out of
     that draw. The interval does not cover the variance between training seeds.
@@ -189,7 +196,7 @@ def bootstrap(
     Args:
         splits: The sums of each split, over the same C classes; a class that a split does not hold
             out has a count of 0.
-        macro: True to average over classes in each split, False to average over pictures.
+        macro: True to average over classes in each split, False to average over images.
         draws: Number of bootstrap draws (default `DRAWS`).
         level: Share of draws inside the interval, 0 to 1 (default 0.95).
         seed: Seed of the draws (default 0).
@@ -197,19 +204,19 @@ def bootstrap(
     Raises:
         ValueError: There is no split, or the splits have different numbers of classes.
     """
-    return Interval(*_ends(splits, _draw(splits, macro, draws, seed), macro, level))
+    return Interval(*_mean_and_ends(splits, _draw_means(splits, macro, draws, seed), macro, level))
 
 
-def compare(
-    ours: Sequence[PerClass],
-    theirs: Sequence[PerClass],
+def paired_bootstrap(
+    ours: Sequence[ClassSums],
+    theirs: Sequence[ClassSums],
     *,
     macro: bool = True,
     draws: int = DRAWS,
     level: float = 0.95,
     seed: int = 0,
 ) -> Difference:
-    """Return the difference of two methods on the same pictures, with a paired bootstrap interval.
+    """Return the difference of two methods on the same images, with a paired bootstrap interval.
 
     Both methods are resampled by the same draws, so that classes that are hard for both do not
     widen the interval. Further arguments are those of `bootstrap`.
@@ -219,39 +226,41 @@ def compare(
         theirs: The sums of the second method, for the same splits.
 
     Raises:
-        ValueError: An error of `bootstrap`, or the methods have different pictures.
+        ValueError: An error of `bootstrap`, or the methods have different images.
     """
-    splits = [our.less(their) for our, their in zip(ours, theirs, strict=True)]
-    drawn = _draw(splits, macro, draws, seed)
-    not_better = float((drawn <= 1e-12).mean())  # tolerance for rounding in sums of shares
-    return Difference(*_ends(splits, drawn, macro, level), not_better)
+    splits = [our.minus(their) for our, their in zip(ours, theirs, strict=True)]
+    draw_means = _draw_means(splits, macro, draws, seed)
+    not_better = float((draw_means <= 1e-12).mean())  # tolerance for rounding in sums of shares
+    return Difference(*_mean_and_ends(splits, draw_means, macro, level), not_better)
 
 
-def _draw(splits: Sequence[PerClass], macro: bool, draws: int, seed: int) -> NDArray[np.float64]:
-    """Return the mean over splits for each draw of classes, (draws,)."""
+def _draw_means(
+    splits: Sequence[ClassSums], macro: bool, draws: int, seed: int
+) -> NDArray[np.float64]:
+    """Return the mean over splits of each bootstrap draw of classes, (draws,)."""
     if not splits or len({len(split.counts) for split in splits}) > 1:
         raise ValueError(
             f"splits of {[len(split.counts) for split in splits]} classes: expected one split or"
             " more, all of the same classes; count 0 for those that a split does not hold out."
         )
     union = np.flatnonzero(sum(split.counts for split in splits))
-    restricted = [PerClass(split.sums[union], split.counts[union]) for split in splits]
+    restricted = [ClassSums(split.sums[union], split.counts[union]) for split in splits]
     generator = np.random.default_rng(seed)
     means = np.empty(draws)
     step = max(1, MAX_BLOCK_SCORES // len(union))
     for start in range(0, draws, step):
         block_draws = min(step, draws - start)
-        drawn = generator.multinomial(
+        draw_counts = generator.multinomial(
             len(union), [1 / len(union)] * len(union), block_draws
         ).astype(float)
-        figures = [split.redrawn(drawn, macro=macro) for split in restricted]
-        means[start : start + block_draws] = np.nanmean(figures, axis=0)
+        split_means = [split.resampled_means(draw_counts, macro=macro) for split in restricted]
+        means[start : start + block_draws] = np.nanmean(split_means, axis=0)
     return means
 
 
-def _ends(
-    splits: Sequence[PerClass], drawn: NDArray[np.float64], macro: bool, level: float
+def _mean_and_ends(
+    splits: Sequence[ClassSums], draw_means: NDArray[np.float64], macro: bool, level: float
 ) -> tuple[float, float, float]:
     mean = np.mean([split.macro if macro else split.micro for split in splits])
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(draw_means, [(1 - level) / 2, (1 + level) / 2])
     return float(mean), float(low), float(high)

@@ -1,7 +1,7 @@
-"""Ranking metrics of pictures whose vectors were compared with those of candidate classes.
+"""Ranking metrics of images whose vectors were compared with those of candidate classes.
 
-Scores are (n, C), a row for each picture and a column for each candidate; a class is identified by
-its column. Most metrics here are one number for each picture, so that scores that do not fit in
+Scores are (n, C), a row for each image and a column for each candidate; a class is identified by
+its column. Most metrics here are one number for each image, so that scores that do not fit in
 memory can be passed in parts; `evaluation.per_class` computes averages and intervals from them.
 
 Candidates with equal scores have no order: a metric is the mean over all their orders, computed
@@ -33,13 +33,13 @@ KS = (1, 2, 5, 10, 20)
 """The lengths of answer lists in Frome et al. 2013."""
 MAX_BLOCK_SCORES = 2**22
 """The maximum number of scores that are processed at once."""
-UNJOINED = int(np.iinfo(np.int16).max)
+NO_PATH = int(np.iinfo(np.int16).max)
 """The distance, in hops, of two classes without a connecting path."""
 
 
 @dataclass(frozen=True)
-class TruePositions:
-    """The position of each picture's true class among the candidates, ordered by score."""
+class TrueClassRanks:
+    """The rank of each image's true class among the candidates, ordered by descending score."""
 
     above: NDArray[np.int64]
     """(n,) the number of candidates with a higher score."""
@@ -48,7 +48,7 @@ class TruePositions:
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """The position from 0, the mean over all orders of ties: (n,)."""
+        """The rank from 0, the mean over all orders of ties: (n,)."""
         return self.above + (self.tied - 1) / 2
 
     def hits(self, k: int) -> NDArray[np.float64]:
@@ -59,12 +59,12 @@ class TruePositions:
         return np.clip((_positive(k) - self.above) / self.tied, 0, 1)
 
 
-def true_positions(scores: Floats, labels: Integers, *, groups: Groups = ()) -> TruePositions:
-    """Return the positions of the true classes among the candidates.
+def true_class_ranks(scores: Floats, labels: Integers, *, groups: Groups = ()) -> TrueClassRanks:
+    """Return the ranks of the true classes among the candidates.
 
     Args:
-        scores: (n, C), higher is nearer.
-        labels: The true classes, (n,).
+        scores: (n, C) float, higher is nearer.
+        labels: The true classes, (n,) int.
         groups: Sets of classes that share a vector. Each class gets the highest score of its group.
 
     Raises:
@@ -76,35 +76,48 @@ def true_positions(scores: Floats, labels: Integers, *, groups: Groups = ()) -> 
         own = np.take_along_axis(block, labels[part, None], axis=1)
         above[part] = (block > own).sum(axis=1)
         tied[part] = (block == own).sum(axis=1)
-    return TruePositions(above, tied)
+    return TrueClassRanks(above, tied)
 
 
-def hit_rates(positions: TruePositions, ks: Sequence[int] = KS) -> dict[int, float]:
-    """Return flat hit@k, the share of pictures with their class among the first k, for each k.
+def hit_rates(positions: TrueClassRanks, ks: Sequence[int] = KS) -> dict[int, float]:
+    """Return flat hit@k for each k: the share of images with their class among the first k, 0 to 1.
 
-    The metric is that of Frome et al. 2013.
+    Frome et al.: DeViSE: A Deep Visual-Semantic Embedding Model, NIPS 2013.
     """
     return {k: float(positions.hits(k).mean()) for k in ks}
 
 
-def chance(right: float, candidates: int) -> float:
-    """Return the share of right answers by chance.
+def chance(num_correct: float, candidates: int) -> float:
+    """Return the expected metric of random scores, 0 to 1.
 
     Args:
-        right: For hit@k, k; for hierarchical precision, the number of classes that count as right.
+        num_correct: For hit@k, k; for hierarchical precision, the number of classes that count as
+            correct.
         candidates: The number of candidates.
     """
-    return min(1.0, right / candidates)
+    return min(1.0, num_correct / candidates)
 
 
-def top(scores: Floats, k: int, *, groups: Groups = ()) -> NDArray[np.int64]:
-    """Return the first *k* candidates for display, (n, k), best first; ties in column order."""
+def top_k(scores: Floats, k: int, *, groups: Groups = ()) -> NDArray[np.int64]:
+    """Return the first *k* candidates of each image for display; ties are in column order.
+
+    Args:
+        scores: (n, C) float, higher is nearer.
+        k: The number of candidates, 1 to C.
+        groups: Sets of classes that share a vector (see `true_class_ranks`).
+
+    Returns:
+        Columns of *scores*, (n, k) int64, best first.
+
+    Raises:
+        ValueError: k is outside of 1..C, or a score is NaN.
+    """
     best = np.empty((len(scores), k), np.int64)
     for part, block in _blocks(scores, groups):
-        front = _front(block, k)
-        order = np.lexsort((front.columns, -front.scores, front.rows))
-        first = np.searchsorted(front.rows, np.arange(len(block)))
-        best[part] = front.columns[order[first[:, None] + np.arange(k)]]
+        top_scores = _top_scores(block, k)
+        order = np.lexsort((top_scores.columns, -top_scores.scores, top_scores.rows))
+        first = np.searchsorted(top_scores.rows, np.arange(len(block)))
+        best[part] = top_scores.columns[order[first[:, None] + np.arange(k)]]
     return best
 
 
@@ -121,46 +134,48 @@ def hierarchical_precision(
         scores: (n, C), higher is nearer.
         labels: The true classes, (n,).
         correct: For each k, and each label that occurs, the classes that count as right.
-        groups: Sets of classes that share a vector (see `true_positions`).
+        groups: Sets of classes that share a vector (see `true_class_ranks`).
 
     Returns:
         For each k, the share of the first k answers in the set of the label, (n,). hp@k is its
         mean.
 
     Raises:
-        ValueError: An error of `true_positions`, a label has no set, or k is outside of 1..C.
+        ValueError: An error of `true_class_ranks`, a label has no set, or k is outside of 1..C.
     """
     _check_labels(scores, labels)
     precisions = {k: np.empty(len(labels)) for k in correct}
     for part, block in _blocks(scores, groups):
-        front = _front(block, max(correct, default=1))
+        top_scores = _top_scores(block, max(correct, default=1))
         occurring, label_index = np.unique(labels[part], return_inverse=True)
         for k, sets in correct.items():
-            right = _membership(occurring, sets, k, block.shape[1])[
-                label_index[front.rows], front.columns
+            correct_answers = _membership(occurring, sets, k, block.shape[1])[
+                label_index[top_scores.rows], top_scores.columns
             ]
-            hits = np.bincount(front.rows, front.within(k) * right, minlength=len(block))
+            hits = np.bincount(
+                top_scores.rows, top_scores.within(k) * correct_answers, minlength=len(block)
+            )
             precisions[k][part] = hits / k
     return precisions
 
 
-def same_class(
+def same_class_precision(
     nearest: Integers,
     query_classes: Integers,
     labels: Integers,
     k: int,
     *,
-    own: Integers | None = None,
+    query_rows: Integers | None = None,
 ) -> NDArray[np.float64]:
-    """Return precision@k of a search among pictures: the share of the k nearest of the same class.
+    """Return precision@k of a search among images: the share of the k nearest with the same class.
 
     Args:
         nearest: Rows found for each query, (q, m), nearest first; -1 for no row, which is a miss.
         query_classes: The class of each query, (q,).
         labels: The class of each row, (N,), -1 for none.
         k: The number of rows that count.
-        own: The row of each query itself, (q,), which is left out (default None: queries are not
-            among the rows).
+        query_rows: The row of each query itself, (q,), which is left out (default None: queries
+            are not among the rows).
 
     Returns:
         The share for each query, (q,).
@@ -176,7 +191,9 @@ def same_class(
         )
     if query_classes.min(initial=0) < 0:
         raise ValueError(f"a query has class {query_classes.min()}: exclude those without a class.")
-    is_other = np.full(nearest.shape, True) if own is None else nearest != own[:, None]
+    is_other = np.full(nearest.shape, True)
+    if query_rows is not None:
+        is_other = nearest != query_rows[:, None]
     fewest = is_other.sum(axis=1).min(initial=_positive(k))
     if fewest < k:
         raise ValueError(
@@ -184,8 +201,8 @@ def same_class(
             " row more than k."
         )
     is_counted = is_other & (np.cumsum(is_other, axis=1) <= k)
-    right = is_counted & (nearest >= 0) & (labels[nearest] == query_classes[:, None])
-    return np.asarray(right.sum(axis=1) / k)
+    is_correct = is_counted & (nearest >= 0) & (labels[nearest] == query_classes[:, None])
+    return np.asarray(is_correct.sum(axis=1) / k)
 
 
 @dataclass(frozen=True)
@@ -193,22 +210,22 @@ class Hops:
     """The distances of first answers from the true class in a hierarchy."""
 
     shares: dict[int, float]
-    """The share of pictures by number of hops, ascending; `UNJOINED` means no connecting path."""
+    """The share of images by number of hops, ascending; `NO_PATH` means no connecting path."""
     mean: float
-    """The mean number of hops over pictures with a connecting path; NaN without any."""
+    """The mean number of hops over images with a connecting path; NaN without any."""
 
 
 def hops(scores: Floats, labels: Integers, distances: Integers, *, groups: Groups = ()) -> Hops:
     """Return the distribution of hops between the true class and the first answer.
 
     Args:
-        scores: (n, C), higher is nearer. Several first answers share the weight of a picture.
+        scores: (n, C), higher is nearer. Several first answers share the weight of an image.
         labels: The true classes, (n,).
-        distances: Hops between classes, (C, C) int16, `UNJOINED` where there is no path.
-        groups: Sets of classes that share a vector (see `true_positions`).
+        distances: Hops between classes, (C, C) int16, `NO_PATH` where there is no path.
+        groups: Sets of classes that share a vector (see `true_class_ranks`).
 
     Raises:
-        ValueError: `true_positions` raises it, there are no images, or *distances* is not (C, C).
+        ValueError: `true_class_ranks` raises it, there are no images, or *distances* is not (C, C).
     """
     _check_labels(scores, labels)
     if not len(labels) or distances.shape != (scores.shape[1],) * 2:
@@ -216,19 +233,21 @@ def hops(scores: Floats, labels: Integers, distances: Integers, *, groups: Group
             f"{len(labels)} images, {scores.shape[1]} candidates, distances of shape"
             f" {distances.shape}: expected images, and a distance between any two candidates."
         )
-    counts = np.zeros(UNJOINED + 1)
+    counts = np.zeros(NO_PATH + 1)
     for part, block in _blocks(scores, groups):
-        front = _front(block, 1)
-        far = distances[labels[part][front.rows], front.columns]
-        counts += np.bincount(far, front.within(1), minlength=len(counts))
-    joined = counts[:-1]
-    mean = joined @ np.arange(UNJOINED) / joined.sum() if joined.any() else np.nan
-    shares = {int(far): float(counts[far] / len(labels)) for far in np.flatnonzero(counts)}
+        top_scores = _top_scores(block, 1)
+        num_hops = distances[labels[part][top_scores.rows], top_scores.columns]
+        counts += np.bincount(num_hops, top_scores.within(1), minlength=len(counts))
+    connected = counts[:-1]
+    mean = connected @ np.arange(NO_PATH) / connected.sum() if connected.any() else np.nan
+    shares = {
+        int(num_hops): float(counts[num_hops] / len(labels)) for num_hops in np.flatnonzero(counts)
+    }
     return Hops(shares, float(mean))
 
 
 @dataclass(frozen=True)
-class _Front:
+class _TopScores:
     """The scores that may be among the first k of their row; ties can make them more than k."""
 
     rows: NDArray[np.int64]
@@ -249,28 +268,28 @@ class _Front:
         return np.where(above, 1.0, on_edge * share[self.rows])
 
 
-def _front(block: Floats, k: int) -> _Front:
+def _top_scores(block: Floats, k: int) -> _TopScores:
     candidates = block.shape[1]
     if _positive(k) > candidates:
         raise ValueError(f"k is {k}: expected at most the number of candidates, {candidates}.")
     best = np.partition(block, candidates - k, axis=1)[:, candidates - k :]
     edges = np.sort(best, axis=1)[:, ::-1]
     rows, columns = np.nonzero(block >= edges[:, -1:])
-    return _Front(rows, columns, block[rows, columns], edges)
+    return _TopScores(rows, columns, block[rows, columns], edges)
 
 
 def _membership(
     labels: Integers, sets: Mapping[int, Collection[int]], k: int, candidates: int
 ) -> NDArray[np.bool_]:
-    """Return True where a candidate counts as right, (l, C) for l labels."""
-    right = np.full((len(labels), candidates), False)
-    for row, label in zip(right, labels.tolist(), strict=True):
+    """Return True where a candidate counts as correct, (l, C) for l labels."""
+    is_correct = np.full((len(labels), candidates), False)
+    for row, label in zip(is_correct, labels.tolist(), strict=True):
         if label not in sets:
             raise ValueError(f"class {label} has no correct set at k = {k}: expected one.")
         members = np.fromiter(sets[label], np.int64)
         check_range(members, candidates)
         row[members] = True
-    return right
+    return is_correct
 
 
 def _blocks(scores: Floats, groups: Groups) -> Iterator[tuple[slice, Floats]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workflows.training.finite import refuse_not_finite
+from workflows.training.finite import check_finite
 
 DIRECTIONS = 512
 """The default number of random directions."""
@@ -21,10 +21,11 @@ def sliced_wasserstein(
     seed: int = 0,
     device: torch.device | None = None,
 ) -> float:
-    """Return the sliced Wasserstein distance of two sets of rows (Rabin et al. 2011).
+    """Return the sliced Wasserstein distance of two sets of rows.
 
-    Along each direction it is the Wasserstein distance of order 2 in one dimension, the distance of
-    the sorted projections. Equal seeds give equal directions, so that two distances are comparable.
+    Rabin et al.: Wasserstein Barycenter and its Application to Texture Mixing, SSVM 2011. Along
+    each direction it is the Wasserstein distance of order 2 in one dimension, the distance of the
+    sorted projections. Equal seeds give equal directions, so that two distances are comparable.
 
     Args:
         first: (n, ...) float.
@@ -38,9 +39,10 @@ def sliced_wasserstein(
         The root of the mean squared distance over directions, in units of the rows.
 
     Raises:
-        ValueError: A set is empty, the rows have different lengths, or a value is not finite.
+        ValueError: A set is empty, or the rows have different lengths.
+        NonFiniteError: A value is NaN or infinite.
     """
-    refuse_not_finite(first, second)
+    check_finite(first, second)
     first, second = first.flatten(1), second.flatten(1)
     if not len(first) or not len(second) or first.shape[1] != second.shape[1]:
         raise ValueError(
@@ -48,8 +50,8 @@ def sliced_wasserstein(
             " in both."
         )
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(first.shape[1], directions, generator=generator)
-    unit_directions = (drawn / drawn.norm(dim=0)).to(device or first.device)
+    gaussian = torch.randn(first.shape[1], directions, generator=generator)
+    unit_directions = (gaussian / gaussian.norm(dim=0)).to(device or first.device)
     sorted_first, sorted_second = (
         _sorted(_projected(rows, unit_directions), max(len(first), len(second)))
         for rows in (first, second)
@@ -64,8 +66,8 @@ def _projected(rows: Tensor, unit_directions: Tensor) -> Tensor:
 
 def _sorted(values: Tensor, count: int) -> Tensor:
     """Sort (n, k) values along n and return *count* mid-point quantiles, (count, k)."""
-    ordered = values.sort(dim=0).values
-    if len(ordered) == count:
-        return ordered
-    positions = (torch.arange(count, device=values.device) + 0.5) / count * len(ordered)
-    return ordered[positions.long().clamp_max(len(ordered) - 1)]
+    ascending = values.sort(dim=0).values
+    if len(ascending) == count:
+        return ascending
+    positions = (torch.arange(count, device=values.device) + 0.5) / count * len(ascending)
+    return ascending[positions.long().clamp_max(len(ascending) - 1)]

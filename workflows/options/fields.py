@@ -34,8 +34,8 @@ class Flag:
     """The meaning of an omitted option, where its default value does not say so."""
     choices: tuple[str, ...] | tuple[int, ...] = ()
     limits: Range = Range()
-    before: Any = None
-    """The value in run folders of earlier versions, which lack the option."""
+    legacy_value: Any = None
+    """The value that a run folder implies which lacks the option, because it is older."""
     metavar: str | None = None
     group: str = "options"
     name: str | None = None
@@ -43,7 +43,7 @@ class Flag:
     aliases: tuple[str, ...] = ()
     bare: Any = None
     """The value of the flag without a value; None: the flag needs one."""
-    adds: bool = False
+    repeatable: bool = False
     """True if a repeated flag adds values; otherwise the last one counts."""
     positional: bool = False
 
@@ -57,13 +57,13 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     above: float | None = None,
-    before: Any = None,
+    legacy_value: Any = None,
     metavar: str | None = None,
     group: str = "options",
     name: str | None = None,
     aliases: tuple[str, ...] = (),
     bare: Any = None,
-    adds: bool = False,
+    repeatable: bool = False,
 ) -> Any:
     """Return a dataclass field for a flag, such as `--batch-size N` for the field `batch_size`.
 
@@ -76,28 +76,28 @@ def option(
         minimum: The smallest allowed value (default: no limit).
         maximum: The largest allowed value (default: no limit).
         above: An exclusive lower bound, used without *minimum* (default: no limit).
-        before: The value in run folders of earlier versions, which lack the option (default:
-            *default*).
+        legacy_value: The value that a run folder implies which lacks the option, because it is
+            older (default: *default*).
         metavar: The placeholder of the value in the help text (default: N, X, PATH or NAME, by
             type).
         group: The heading of the help text under which the flag is listed.
         name: The long flag, such as `--class` (default: the field's name).
         aliases: Further names of the flag, such as `-o`.
         bare: The value that the flag has if it is given without a value (default: it needs one).
-        adds: True if a repeated flag of a tuple adds values (default: the last one counts).
+        repeatable: True if a repeated flag of a tuple adds values (default: the last one counts).
     """
     flag = Flag(
         help=help,
         implied=implied,
         choices=tuple(choices),  # type: ignore[arg-type]
         limits=Range(minimum=minimum, maximum=maximum, above=above),
-        before=default if before is None else before,
+        legacy_value=default if legacy_value is None else legacy_value,
         metavar=metavar,
         group=group,
         name=name,
         aliases=aliases,
         bare=bare,
-        adds=adds,
+        repeatable=repeatable,
     )
     return dataclasses.field(default=default, metadata={"flag": flag})
 
@@ -148,24 +148,36 @@ class Options:
                 _check(field, kind, converted)
 
     @classmethod
-    def read(cls, args: argparse.Namespace) -> Self:
-        """Return the options from parsed arguments with the flags of `add_flags`."""
+    def from_args(cls, args: argparse.Namespace) -> Self:
+        """Return the options of a command line; omitted ones have their defaults.
+
+        Args:
+            args: The result of a parser to which `add_flags` has added these options.
+
+        Raises:
+            ValueError: A value has the wrong type, or is outside its choices or its range.
+        """
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: getattr(args, name) for name in names if hasattr(args, name)})
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the options from the result of `as_dict`, of this version or an earlier one.
+
+        Args:
+            values: Values by name; names that are no options are ignored.
 
         Raises:
             ValueError: A value has a wrong type, as in a damaged or foreign run folder.
         """
-        return cls(**{name: values.get(name, default) for name, default in cls.before().items()})
+        return cls(
+            **{name: values.get(name, default) for name, default in cls.legacy_values().items()}
+        )
 
     @classmethod
-    def before(cls) -> dict[str, Any]:
-        """Return the values, by name, that hold for runs that lack an option."""
-        return {field.name: flag_of(field).before for field in dataclasses.fields(cls)}
+    def legacy_values(cls) -> dict[str, Any]:
+        """Return the value of each option, by name, in runs that were started before it existed."""
+        return {field.name: flag_of(field).legacy_value for field in dataclasses.fields(cls)}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the values by name, as JSON can hold them."""
@@ -177,7 +189,7 @@ class Kind:
     """The type of a field: of one value, or of the items of a tuple."""
 
     type: type
-    many: bool = False
+    is_tuple: bool = False
     optional: bool = False
 
     @classmethod
@@ -185,13 +197,13 @@ class Kind:
         """Return the kind of a type hint such as `int`, `Path | None` or `tuple[str, ...]`."""
         members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         plain = next(member for member in members if member is not types.NoneType)
-        many = typing.get_origin(plain) is tuple
-        item = typing.get_args(plain)[0] if many else plain
-        return cls(item, many, optional=types.NoneType in members)
+        is_tuple = typing.get_origin(plain) is tuple
+        item = typing.get_args(plain)[0] if is_tuple else plain
+        return cls(item, is_tuple, optional=types.NoneType in members)
 
     def convert(self, value: Any) -> Any:
         """Return *value*, or a list as a tuple and a path as this kind's type."""
-        if self.many:
+        if self.is_tuple:
             return tuple(value) if isinstance(value, list) else value
         if self.type is Path and isinstance(value, str):
             return Path(value)
@@ -201,7 +213,7 @@ class Kind:
         """Return True if *value* is of this kind."""
         if value is None:
             return self.optional
-        if self.many:
+        if self.is_tuple:
             return isinstance(value, tuple) and all(map(self._accepts_item, value))
         return self._accepts_item(value)
 
@@ -211,7 +223,7 @@ class Kind:
         return isinstance(value, self.type)
 
     def __str__(self) -> str:
-        name = f"tuple of {self.type.__name__}" if self.many else self.type.__name__
+        name = f"tuple of {self.type.__name__}" if self.is_tuple else self.type.__name__
         return f"{name} or None" if self.optional else name
 
 
@@ -234,7 +246,7 @@ def _check(field: dataclasses.Field[Any], kind: Kind, value: Any) -> None:
         raise ValueError(f"{spelling} is {str(value)[:60]!r}: expected {kind}.")
     if flag.positional and value == "" and field.default is MISSING:
         raise ValueError(f"{spelling} is empty: expected a {flag.help}.")
-    for item in value if kind.many else () if value is None else (value,):
+    for item in value if kind.is_tuple else () if value is None else (value,):
         if flag.choices and item not in flag.choices and value != field.default:
             expected = ", ".join(map(str, flag.choices))
             raise ValueError(f"{spelling} is {item!r}: expected one of {expected}.")
@@ -248,7 +260,7 @@ def add_flags(parser: argparse.ArgumentParser, options: type[Options]) -> None:
     """Add an argument to *parser* for each field of *options*, grouped by heading.
 
     The fields of the class come before those of its bases. A parsed namespace holds only what the
-    command line names: `Options.read` adds the defaults.
+    command line names: `Options.from_args` adds the defaults.
     """
     kinds = typing.get_type_hints(options)
     groups: dict[str, Any] = {"options": parser}
@@ -277,31 +289,35 @@ def _add(group: Any, field: dataclasses.Field[Any], kind: Kind) -> None:
     if kind.type is bool:
         _add_switch(group, field)
         return
-    how: dict[str, Any] = {"help": _help(field), "default": argparse.SUPPRESS, "type": kind.type}
+    keywords: dict[str, Any] = {
+        "help": _help(field),
+        "default": argparse.SUPPRESS,
+        "type": kind.type,
+    }
     if flag.choices:
-        how["choices"] = flag.choices
+        keywords["choices"] = flag.choices
     elif kind.type in (int, float):
-        how["type"] = dataclasses.replace(flag.limits, kind=kind.type)
+        keywords["type"] = dataclasses.replace(flag.limits, kind=kind.type)
     if flag.metavar or not flag.choices:
         placeholder = {int: "N", float: "X", Path: "PATH"}.get(kind.type, "NAME")
-        how["metavar"] = flag.metavar or placeholder
-    if kind.many:
-        how |= {"nargs": "+", "action": "extend" if flag.adds else "store"}
+        keywords["metavar"] = flag.metavar or placeholder
+    if kind.is_tuple:
+        keywords |= {"nargs": "+", "action": "extend" if flag.repeatable else "store"}
     elif flag.bare is not None:
-        how |= {"nargs": "?", "const": flag.bare}
+        keywords |= {"nargs": "?", "const": flag.bare}
     required = field.default is MISSING
     if flag.positional:
-        group.add_argument(field.name, **({} if required else {"nargs": "?"}), **how)
+        group.add_argument(field.name, **({} if required else {"nargs": "?"}), **keywords)
     else:
         names = [*flag.aliases, _spelling(field)]
-        group.add_argument(*names, dest=field.name, required=required, **how)
+        group.add_argument(*names, dest=field.name, required=required, **keywords)
 
 
 class _Switch(argparse.Action):
     """The action of a flag without a value: `--x` sets True, `--no-x` False."""
 
-    def __init__(self, option_strings: Sequence[str], dest: str, **how: Any) -> None:
-        super().__init__(option_strings, dest, nargs=0, **how)
+    def __init__(self, option_strings: Sequence[str], dest: str, **keywords: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **keywords)
 
     def __call__(
         self,
@@ -317,9 +333,9 @@ def _add_switch(group: Any, field: dataclasses.Field[Any]) -> None:
     spelling = _spelling(field)
     negation = f"--no-{spelling[2:]}"
     # Where False is the default, its flag is accepted, for scripts, but the help need not show it.
-    shown = (spelling,) if field.default is False else (spelling, negation)
+    visible = (spelling,) if field.default is False else (spelling, negation)
     action = group.add_argument(
-        *shown, action=_Switch, dest=field.name, default=argparse.SUPPRESS, help=_help(field)
+        *visible, action=_Switch, dest=field.name, default=argparse.SUPPRESS, help=_help(field)
     )
     _accept(group, action, negation)
 

@@ -39,7 +39,7 @@ class ReadingOptions(Options):
         "file and folder names to skip, as shell patterns such as 'masks' or '*_mask.png'",
         implied="none",
         metavar="PATTERN",
-        adds=True,
+        repeatable=True,
         group=_GROUP,
     )
     image_column: str = option(
@@ -68,10 +68,10 @@ class ReadingOptions(Options):
     @property
     def source_options(self) -> SourceOptions:
         """The options of the source, under the newest listing rules."""
-        values = self.reading()
+        values = self.as_arguments()
         del values["source_kind"]
         return SourceOptions(**values)
 
-    def reading(self) -> dict[str, Any]:
+    def as_arguments(self) -> dict[str, Any]:
         """Return these options by name, as arguments of another command that reads a source."""
         return {field.name: getattr(self, field.name) for field in fields(ReadingOptions)}

@@ -37,7 +37,7 @@ def class_lines(classes: Classes, recipe: Recipe, listed: Mapping[str, Listing])
             yield f"  {split}: {counted(unlabelled, 'image')} without a class (label -1)"
         yield from (f"  {split}: {note}" for note in listing.evidence.notes)
         if listing.skipped:
-            yield f"  {split}: {passed_text(listing.skipped)}"
+            yield f"  {split}: {skipped_text(listing.skipped)}"
 
 
 def mapping_lines(
@@ -66,7 +66,7 @@ def mapping_lines(
         yield f"    {label:>3}{number}  {name}{f' ({words})' if words else ''}"
 
 
-def passed_text(passed: Mapping[str, Sequence[Any]]) -> str:
+def skipped_text(passed: Mapping[str, Sequence[Any]]) -> str:
     """Return a description of skipped files.
 
     Args:
@@ -76,7 +76,7 @@ def passed_text(passed: Mapping[str, Sequence[Any]]) -> str:
     return f"skipped: {'; '.join(grounds)}"
 
 
-def lost_lines(
+def unreadable_class_lines(
     classes: Sequence[tuple[str, str]], labels: NDArray[np.int32], status: NDArray[np.uint8]
 ) -> Iterator[str]:
     """Yield a line that names the classes all of whose images are in quarantine, if any.

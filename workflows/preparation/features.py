@@ -16,7 +16,7 @@ from pipeline.backbone.load import open_backbone
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.features import extract
 from pipeline.features.shard_task import FeatureReport, progress_topic
-from pipeline.features.worker import FeatureTaskConfig, check_probe, probe_of
+from pipeline.features.worker import FeatureTaskConfig, check_probe, compute_probe
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.store import records
 from pipeline.store.features import KINDS, FeatureRecipe
@@ -33,15 +33,22 @@ from workflows.terminal.progress import Progress, print_waiting
 
 
 def run(options: FeaturesOptions) -> int:
-    """Compute the features of every requested split, and return the exit status."""
-    session.check_where(options.cluster)
+    """Compute the features of every requested split, and return the exit status.
+
+    Raises:
+        ClusterError: The cluster cannot be used.
+        KeyboardInterrupt: The run was stopped; committed shards are kept.
+        StoreError: There is no store or no finished split, or there is too little free space.
+        TesseraeError: There is no such network, or a shard failed.
+    """
+    session.check_cluster_option(options.cluster)
     splits = _splits(open_objects(options.store), options.split)
-    if session.work_for_first(options):
+    if session.run_as_slurm_worker(options):
         return 0
-    cluster = session.of(options)
+    cluster = session.cluster_of(options)
     cluster.use_gpus(options.gpus)
     if options.workers is None:
-        cluster.shape(cores())
+        cluster.set_workers(cores())
     try:
         with cluster:
             for split in splits:
@@ -72,6 +79,11 @@ def _splits(objects: Objects, requested: tuple[str, ...]) -> list[str]:
 def compute_features(options: FeaturesOptions, split: str, cluster: Cluster) -> FeatureRecipe:
     """Compute the missing features of a split, and return their recipe.
 
+    Args:
+        options: The options of the command.
+        split: The name of the split, which must be finished.
+        cluster: The cluster that runs the tasks.
+
     Raises:
         StoreError: The split is not finished, or another run computes the same features.
         TesseraeError: A shard failed, or there is no such network.
@@ -86,7 +98,7 @@ def compute_features(options: FeaturesOptions, split: str, cluster: Cluster) -> 
     plan = records.load_plan(objects, split)
     backbone = open_backbone(options.trunk, cut=options.cut, pooling=options.pooling)
     recipe = extract.resolve_recipe(objects, split, backbone, options.choices)
-    local_probe = probe_of(backbone, recipe.precision)
+    local_probe = compute_probe(backbone, recipe.precision)
     del backbone  # frees its memory: tasks load the network themselves
     if not options.repair and extract.is_done(objects, recipe, plan, options.kinds):
         print(f"{split}: features {recipe.name} exist already", flush=True)
@@ -135,7 +147,7 @@ class FeatureRun:
 
 def _compute(options: FeaturesOptions, run: FeatureRun, cluster: Cluster) -> None:
     kinds = tuple(k for k in KINDS if k in {*options.kinds, *extract.recorded_kinds(*run.target)})
-    extract.begin(*run.target, kinds)
+    extract.write_metadata(*run.target, kinds)
     if options.repair:
         _remove_damaged(run)
     todo = extract.missing_shards(*run.target, kinds)
@@ -143,7 +155,7 @@ def _compute(options: FeaturesOptions, run: FeatureRun, cluster: Cluster) -> Non
         return
     _check_space(run, sum(len(run.plan.rows(shard)) for shard in todo) * len(kinds))
     extract.remove_objects(*run.target, extract.obsolete_objects(*run.target, kinds))
-    cluster.look()
+    cluster.connect_if_remote()
     gpu = _gpus(options, cluster) > 0
     work = FeatureTaskConfig(
         store=run.objects.url,
@@ -156,7 +168,7 @@ def _compute(options: FeaturesOptions, run: FeatureRun, cluster: Cluster) -> Non
         probe=run.probe,
         code=code_digest.digest(),
     )
-    slots = 1 if gpu or cluster.stands else sum(cluster.client.nthreads().values())
+    slots = 1 if gpu or cluster.is_remote else sum(cluster.client.nthreads().values())
     _run(run, extract.feature_jobs(work, todo, max(1, slots)), cluster)
 
 
@@ -186,23 +198,23 @@ def _run(run: FeatureRun, jobs: Sequence[Job], cluster: Cluster) -> None:
     with (
         Publisher(cluster.client, run.name) as publisher,
         Progress(f"{run.plan.split}: features", rows=rows) as progress,
-        _counting(cluster, run.name, progress) as counted_rows,
+        _count_reported_rows(cluster, run.name, progress) as row_counter,
     ):
         publisher.begin(
             split=run.plan.split,
             store=run.objects.url,
             rows=rows,
             sizes=[],
-            before={},
+            earlier_counts={},
             features=run.recipe.name,
         )
-        for result in run_jobs(cluster.client, run.name, jobs, tick=counted_rows.tick):
+        for result in run_jobs(cluster.client, run.name, jobs, tick=row_counter.tick):
             if isinstance(result, Failed):
                 failed.append(result)
                 progress.note(f"{result.job.name}: {result.error}")
                 continue
-            publisher.featured(result.shard, result.num_rows, result.bytes_out)
-            counted_rows.end(result)
+            publisher.feature_shard(result.shard, result.num_rows, result.bytes_out)
+            row_counter.end(result)
     if failed:
         raise TesseraeError(
             f"the features of {counted(len(failed), 'shard')} could not be computed. First,"
@@ -211,8 +223,8 @@ def _run(run: FeatureRun, jobs: Sequence[Job], cluster: Cluster) -> None:
         )
 
 
-class CountedRows:
-    """Counts rows within shards, as running tasks report them, and whole shards when they end."""
+class RowCounter:
+    """A counter of computed rows: within shards as tasks report them, and of shards that ended."""
 
     def __init__(self, progress: Progress, maintain: Callable[[], None] = lambda: None) -> None:
         """Initialise with no rows counted.
@@ -228,8 +240,12 @@ class CountedRows:
         self._rows: dict[int, int] = {}
         """The number of rows counted so far, by shard."""
 
-    def hear(self, event: tuple[float, Mapping[str, int]]) -> None:
-        """Queue a task's report; called by another thread."""
+    def receive(self, event: tuple[float, Mapping[str, int]]) -> None:
+        """Queue a running task's report; Dask calls this in a thread of its own.
+
+        Args:
+            event: The time and the report, with the number of its `shard` and of computed `rows`.
+        """
         self._reports.append(event[1])
 
     def tick(self) -> None:
@@ -253,10 +269,10 @@ class CountedRows:
 
 
 @contextmanager
-def _counting(cluster: Cluster, run: str, progress: Progress) -> Iterator[CountedRows]:
-    rows = CountedRows(progress, cluster.keep)
+def _count_reported_rows(cluster: Cluster, run: str, progress: Progress) -> Iterator[RowCounter]:
+    rows = RowCounter(progress, cluster.maintain)
     topic = progress_topic(run)
-    cluster.client.subscribe_topic(topic, rows.hear)
+    cluster.client.subscribe_topic(topic, rows.receive)
     try:
         yield rows
     finally:

@@ -13,6 +13,7 @@ from pipeline.store.options import DEFAULTS, StoreOptions
 from pipeline.store.recipe import FILTERS, FITS, MISSING_END
 from workflows.options.cluster import ClusterOptions
 from workflows.options.fields import Options, argument, option
+from workflows.options.shared import store_argument
 from workflows.options.source import ReadingOptions
 
 ALL = ("all",)
@@ -21,11 +22,6 @@ ALL = ("all",)
 _STORED = "stored data"
 _EXECUTION = "execution"
 _FEATURES = "features"
-
-
-def store_argument() -> Any:
-    """Return the field of the positional argument STORE."""
-    return argument("folder or URL of the store", metavar="STORE")
 
 
 def _wait(work: str) -> Any:

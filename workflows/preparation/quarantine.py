@@ -34,6 +34,10 @@ def read_lines(
 ) -> tuple[list[dict[str, Any]], list[Problem]]:
     """Read the lines of quarantined rows, and of rows with a remark, from parts of the table.
 
+    Args:
+        objects: The objects of the store.
+        parts: The records of the table's parts.
+
     Returns:
         A dictionary with row, key, status, reason and `word` (the status in words) for each such
         row; and a problem for each part that is damaged.
@@ -67,6 +71,10 @@ def by_reason(lines: Iterable[Mapping[str, Any]]) -> list[Reason]:
     """Group lines of the table by status and reason, the most frequent first.
 
     Reasons that differ only in numbers are the same: "truncated (7 bytes not processed)".
+
+    Args:
+        lines: Dictionaries with `key`, `word` (the status in words) and `reason`, as `read_lines`
+            returns them.
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for line in lines:
@@ -80,14 +88,24 @@ def by_reason(lines: Iterable[Mapping[str, Any]]) -> list[Reason]:
 
 
 def quarantined_reasons(objects: Objects, commits: Iterable[Commit]) -> list[Reason]:
-    """Return why rows of committed shards are in quarantine; damaged parts are left out."""
+    """Return why rows of committed shards are in quarantine, the most frequent reason first.
+
+    Args:
+        objects: The objects of the store.
+        commits: The commits of the shards; parts of the table that are damaged are left out.
+    """
     parts = [commit.table for commit in commits if has_quarantined(commit.counts)]
     lines, _ = read_lines(objects, parts)
     return by_reason(line for line in lines if line["status"])
 
 
 def examples(reasons: Sequence[Reason], limit: int = 4) -> str:
-    """Return a list with one row for each of the first *limit* reasons, to end a sentence."""
+    """Return examples of quarantined rows as text, to end a sentence.
+
+    Args:
+        reasons: The reasons, each with an example.
+        limit: Number of reasons to list; the others are counted (default 4).
+    """
     listed = [f"{r.key!r} ({r.status}: {r.reason})" for r in reasons[:limit]]
     more = len(reasons) - len(listed)
     return ", ".join(listed) + (f", and {counted(more, 'more reason')}" if more > 0 else "")

@@ -27,9 +27,9 @@ from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from workflows import session
 from workflows.preparation.options import PrepareOptions, RepairOptions
-from workflows.preparation.prepare import OpenSplit, settle
+from workflows.preparation.plans import OpenSplit, resolve_plans
 from workflows.preparation.spooling import remove_spool
-from workflows.preparation.verify import chosen_splits, say_problems, verify_split
+from workflows.preparation.verify import chosen_splits, print_problems, verify_split
 from workflows.session import Cluster
 from workflows.terminal.formatting import counted, printable
 from workflows.terminal.progress import print_waiting
@@ -47,12 +47,19 @@ class Repair:
 
 
 def run(options: RepairOptions) -> int:
-    """Repair damaged files, and return the exit status: 1 if any problem remains."""
+    """Repair damaged files, and return the exit status: 1 if any problem remains, else 0.
+
+    Raises:
+        ClusterError: The cluster cannot be used.
+        StoreError: There is no store or no such split, another run writes the split, or its plan
+            or recipe is lost.
+        TesseraeError: A file could not be rebuilt, for example because the images have moved.
+    """
     num_problems = 0
-    if session.work_for_first(options):
+    if session.run_as_slurm_worker(options):
         return 0
-    with session.of(options) as cluster:
-        cluster.look()
+    with session.cluster_of(options) as cluster:
+        cluster.connect_if_remote()
         for split in chosen_splits(open_objects(options.store), options.split):
             run_name = planning.new_run(split)
             repair = Repair(
@@ -72,7 +79,13 @@ def run(options: RepairOptions) -> int:
 
 
 def repair_split(repair: Repair) -> int:
-    """Repair one split, and return the number of problems that remain."""
+    """Repair one split, whose lease the caller holds, and return the number of remaining problems.
+
+    Raises:
+        StoreError: The plan or the recipe is lost and has no second copy, or the source's images
+            are not where the store expects them.
+        TesseraeError: A file could not be rebuilt.
+    """
     split_records, problems = _verify(repair)
     damaged = [problem for problem in problems if not problem.unfinished]
     if not damaged and repair.options.data is None:
@@ -80,7 +93,7 @@ def repair_split(repair: Repair) -> int:
         return _count_problems(problems)
     restored = store_repair.restore_records(repair.objects, split_records)
     if split_records.plan is None or split_records.recipe is None:
-        raise StoreError(_lost(split_records))
+        raise StoreError(_unrecoverable_message(split_records))
     restored += store_repair.restore_parts(repair.objects, split_records, damaged)
     to_rebuild = [problem for problem in damaged if problem.name not in restored]
     _rebuild(repair, split_records, split_records.plan, to_rebuild)
@@ -105,7 +118,7 @@ def repair_split(repair: Repair) -> int:
 
 def _verify(repair: Repair) -> tuple[SplitRecords, list[Problem]]:
     split_records, problems = verify_split(repair.objects, repair.split)
-    say_problems(problems)
+    print_problems(problems)
     return split_records, problems
 
 
@@ -115,7 +128,7 @@ def _count_problems(problems: Sequence[Problem]) -> int:
     return len(problems)
 
 
-def _lost(split_records: SplitRecords) -> str:
+def _unrecoverable_message(split_records: SplitRecords) -> str:
     lost = f"and {layout.ledger(split_records.split)} has no copy of it"
     if split_records.plan is None:
         return (
@@ -144,7 +157,7 @@ def _rebuild(
     if jobs or repair.options.data is not None:
         _find_source(repair, plan, work.sizes)
     if jobs:
-        repair.cluster.ask_workers(work)
+        repair.cluster.check_workers(work)
     _run(repair, jobs)
 
 
@@ -152,7 +165,7 @@ def _run(repair: Repair, jobs: Sequence[Job]) -> None:
     if not jobs:
         return
     cluster = repair.cluster
-    for result in run_jobs(cluster.client, repair.run, jobs, tick=cluster.keep):
+    for result in run_jobs(cluster.client, repair.run, jobs, tick=cluster.maintain):
         if isinstance(result, Failed):
             raise TesseraeError(
                 f"{result.job.name}: {result.error}. If the images have moved, pass --data SOURCE."
@@ -177,7 +190,7 @@ def _find_source(repair: Repair, plan: Plan, sizes: tuple[int, ...]) -> None:
             repair.options.data, repair.split, repair.options.source_kind, read_options
         )
         part = OpenSplit(repair.split, repair.run, source, repair.objects)
-        settle(options, [part], repair.cluster)
+        resolve_plans(options, [part], repair.cluster)
     origin = load_origin(repair.objects, plan)
     # The location comes from the store, which may be someone else's, so print what is read.
     if origin.exists:
@@ -196,9 +209,8 @@ def _source_options(repair: Repair, plan: Plan) -> SourceOptions:
     rules = planning.source_rules(repair.objects)
     chosen = repair.options.source_options.chosen()
     if not chosen:
-        with suppress(
-            StoreError
-        ):  # the record of the source's location is a cache, and may be gone
+        # The record of the source's location is a cache, and may be gone.
+        with suppress(StoreError):
             chosen = load_origin(repair.objects, plan).options
     return SourceOptions.of(chosen, rules)
 

@@ -22,10 +22,10 @@ from workflows.terminal.progress import Progress
 
 
 def spool_folder(objects: Objects, split: str) -> str:
-    """Return the folder that the images of *split* are streamed into.
+    """Return the path of the folder that the images of *split* are streamed into.
 
     Raises:
-        StoreError: The store is not on a local disk.
+        StoreError: The store is not on a local disk, or the folder is a link that leads out of it.
     """
     if not isinstance(objects, LocalObjects):
         raise StoreError(
@@ -37,7 +37,11 @@ def spool_folder(objects: Objects, split: str) -> str:
 
 
 def remove_spool(objects: Objects, split: str) -> None:
-    """Remove the spool of a split that is finished; an object store has none."""
+    """Remove the spool of a split that is finished; an object store has none.
+
+    Raises:
+        StoreError: The spool is a link that leads out of the store.
+    """
     if isinstance(objects, LocalObjects):
         root = Path(objects.url)
         confined.remove_folder(root / layout.spool(split), root)
@@ -56,7 +60,8 @@ def stream(
         limit: Size in bytes of the largest image that is stored; None is no limit.
 
     Raises:
-        TesseraeError: A block could not be streamed, or there is too little free space.
+        StoreError: The store is not on a local disk, or there is too little free space.
+        TesseraeError: A block could not be streamed.
     """
     folder = spool_folder(objects, split)
     blocks = source.blocks()
@@ -64,8 +69,8 @@ def stream(
     stale = spool.remove_stale(folder, blocks, fingerprint, limit)
     if stale:
         print(
-            f"{split}: removed {bytes_text(stale)} from the spool, of another source or other"
-            " options"
+            f"{split}: removed {bytes_text(stale)} of another source or other options from the"
+            " spool"
         )
     planning.check_spool_space(objects, spool.spool_bytes_needed(blocks))
     jobs = [
@@ -73,13 +78,15 @@ def stream(
         for index, block in enumerate(blocks)
     ]
     with Progress(f"{split}: streaming {source.kind}", rows=len(jobs), unit="blocks") as progress:
-        for result in run_jobs(cluster.client, planning.new_run(split), jobs, tick=cluster.keep):
+        for result in run_jobs(
+            cluster.client, planning.new_run(split), jobs, tick=cluster.maintain
+        ):
             if isinstance(result, Failed):
                 raise TesseraeError(f"{result.error}. Run the same command again to continue.")
             progress.update(rows=1)
 
 
-def look_before(parts: Mapping[str, Source], rules: int) -> None:
+def check_early(parts: Mapping[str, Source], rules: int) -> None:
     """Check sources as far as possible before hours of listing and streaming.
 
     Args:
@@ -103,14 +110,17 @@ def look_before(parts: Mapping[str, Source], rules: int) -> None:
         combine_classes(previewed, rules)
 
 
-def with_classes(parts: Mapping[str, Source]) -> list[str]:
-    """Return the splits whose sources pass an early check, and print why others are left out.
+def preparable_splits(parts: Mapping[str, Source]) -> list[str]:
+    """Return the splits that can be prepared now, and print why the others are left out.
 
     This is for splits that the user did not name: a split that cannot be prepared yet, such as
     ILSVRC2012's val without its table, must not hold up the others.
 
+    Args:
+        parts: The source of each split, by name.
+
     Raises:
-        SourceError: No source passes.
+        SourceError: No split can be prepared.
     """
     accepted, errors = [], []
     for split, source in parts.items():
@@ -126,7 +136,7 @@ def with_classes(parts: Mapping[str, Source]) -> list[str]:
 
 
 @contextmanager
-def saying_what_is_left(folders: list[str]) -> Iterator[None]:
+def naming_spools_in_errors(folders: list[str]) -> Iterator[None]:
     """Add the size of the spools in *folders*, and how to remove them, to an error in the block."""
     try:
         yield

@@ -22,20 +22,27 @@ UNKNOWN_TEXT = "belongs to no commit; it is harmless and may be deleted."
 
 
 def run(options: VerifyOptions) -> int:
-    """Check the store, and return the exit status: 1 if anything is wrong."""
+    """Check the store and its features, and print what is wrong.
+
+    Returns:
+        The exit status: 1 if a file is missing or damaged or a split is not finished, else 0.
+
+    Raises:
+        StoreError: There is no store, or it lacks a requested split.
+    """
     objects = open_objects(options.store)
     ok = True
     features_of = features.splits_of(objects)
     for split in chosen_splits(objects, options.split):
         split_records, problems = verify_split(objects, split, threads=options.threads)
-        say_problems(problems)
+        print_problems(problems)
         for name in verify.unknown_objects(objects, split_records):
             print(printable(f"  note: {name} {UNKNOWN_TEXT}"))
         if problems:
             ok = False
             print(f"  {_advice(problems)}")
         elif options.source is not None:
-            ok = _recheck(objects, split, options.source) and ok
+            ok = _decode_again(objects, split, options.source) and ok
         for name in (name for name, splits in features_of.items() if split in splits):
             ok = verify_features(objects, name, split_records, threads=options.threads) and ok
     if options.split == ALL:
@@ -51,18 +58,21 @@ def _check_unknown_splits(objects: Objects, features_of: dict[str, list[str]]) -
         for name, splits in features_of.items()
         for problem in feature_check.unknown_splits(known_splits, splits, name)
     ]
-    say_problems(problems)
+    print_problems(problems)
     return not problems
 
 
 def verify_features(objects: Objects, name: str, images: SplitRecords, *, threads: int = 0) -> bool:
-    """Check the features of one split and print their problems; return True if there are none.
+    """Check the features of one split against their records, and print their problems.
 
     Args:
         objects: The objects of the store.
         name: The name of the features.
         images: The records of the split whose images the features describe.
         threads: Number of threads that read files (default 0: one per core).
+
+    Returns:
+        True if every file is present and undamaged.
     """
     started = time.monotonic()
     feature_records = feature_check.read_records(objects, name, images)
@@ -70,7 +80,7 @@ def verify_features(objects: Objects, name: str, images: SplitRecords, *, thread
     problems = sorted({*feature_records.problems, *_read(objects, feature_records, title, threads)})
     summary = _summary(feature_records, problems, started)
     print(printable(f"{images.split}: features {name}: {summary}"))
-    say_problems(problems)
+    print_problems(problems)
     for unknown in feature_check.unknown_objects(objects, feature_records):
         print(printable(f"  note: {unknown} {UNKNOWN_TEXT}"))
     if problems:
@@ -91,7 +101,7 @@ def _features_advice(feature_records: FeatureRecords, problems: Sequence[Problem
     return f"`{command} --repair` recomputes only the damaged and missing files."
 
 
-def say_problems(problems: Sequence[Problem]) -> None:
+def print_problems(problems: Sequence[Problem]) -> None:
     """Print the name and the description of each problem."""
     for problem in problems:
         print(printable(f"  {problem.name}: {problem.description}"))
@@ -103,16 +113,20 @@ def _advice(problems: Sequence[Problem]) -> str:
     return "`tesserae repair` restores damaged files."
 
 
-def _recheck(objects: Objects, split: str, num_rows: int) -> bool:
+def _decode_again(objects: Objects, split: str, num_rows: int) -> bool:
     different = list(recheck_rows(objects, split, num_rows))
     num_rows = min(num_rows, records.load_plan(objects, split).num_rows)
     print(f"{split}: {num_rows:,} rows decoded again from the source, {len(different):,} differ")
-    say_problems(different)
+    print_problems(different)
     return not different
 
 
 def chosen_splits(objects: Objects, requested: tuple[str, ...]) -> list[str]:
     """Return the splits to check: the requested ones, or all of the store for `ALL`.
+
+    Args:
+        objects: The objects of the store.
+        requested: The names of splits, or `ALL`.
 
     Raises:
         StoreError: The store has no splits, or not all of the requested ones.
@@ -134,7 +148,17 @@ def chosen_splits(objects: Objects, requested: tuple[str, ...]) -> list[str]:
 def verify_split(
     objects: Objects, split: str, *, threads: int = 0
 ) -> tuple[SplitRecords, list[Problem]]:
-    """Check one split and print a summary; return its records and its problems."""
+    """Check every file of one split against its digest, and print a summary.
+
+    Args:
+        objects: The objects of the store.
+        split: The name of the split.
+        threads: Number of threads that read files (default 0: one per core).
+
+    Returns:
+        The records of the split, and its problems: missing and damaged files, and what is
+        unfinished. Problems are returned, not raised.
+    """
     started = time.monotonic()
     split_records = verify.read_records(objects, split)
     problems = [
@@ -145,7 +169,7 @@ def verify_split(
     problems += _read(objects, split_records, f"{split}: verify", threads)
     problems = sorted(set(problems))
     print(f"{split}: {_summary(split_records, problems, started)}")
-    _say_rows(split_records)
+    _print_row_counts(split_records)
     return split_records, problems
 
 
@@ -173,7 +197,7 @@ def _summary(
     return f"{state}; {files}, {total} in {seconds_text(time.monotonic() - started)}"
 
 
-def _say_rows(split_records: SplitRecords) -> None:
+def _print_row_counts(split_records: SplitRecords) -> None:
     if split_records.plan is None:
         return
     committed = sum(commit.stop - commit.start for commit in split_records.commits.values())

@@ -110,7 +110,7 @@ def chart(
 
 
 def thinned(points: Points) -> list[tuple[float, float]]:
-    """Return at most `MAX_POINTS` evenly spaced points, the first and the last included."""
+    """Return at most `MAX_POINTS` of the points, evenly spaced, with the first and the last."""
     if len(points) <= MAX_POINTS:
         return list(points)
     step = (len(points) - 1) / (MAX_POINTS - 1)
@@ -118,7 +118,12 @@ def thinned(points: Points) -> list[tuple[float, float]]:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Return round numbers for an axis, from at most *low* to at least *high*."""
+    """Return round numbers for the ticks of an axis, in ascending order.
+
+    Args:
+        low: The smallest value to show; the first tick is at most this.
+        high: The largest value to show; the last tick is at least this.
+    """
     magnitude = max(abs(low), abs(high))
     if high - low <= max(1e-9 * magnitude, 1e-300):  # too narrow a range for labels of this size
         margin = magnitude / 2 if magnitude > 1e-300 else 0.5

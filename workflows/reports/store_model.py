@@ -1,4 +1,4 @@
-"""The data of a store's report, as plain values that callers fill and `store` renders."""
+"""The data of a store's report: plain values, which `store_page` renders."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ class RunReport:
 
     num_rows: int
     seconds: float
-    """The wall-clock duration of the run."""
+    """The wall-clock duration of the run, in seconds."""
     bytes_in: int = 0
+    """The bytes of encoded images that were read."""
     bytes_out: int = 0
+    """The bytes that were written to the store."""
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     """The seconds of each stage (read, decode, resize, write, sync), summed over all workers."""
 
@@ -82,14 +84,14 @@ class Quarantined:
 
 
 @dataclass(frozen=True)
-class ContactSheet:
-    """Stored images of one split and size."""
+class ImageGrid:
+    """A sample of the stored images of one split and size, shown as a grid with class names."""
 
     split: str
     size: int
     """The side of the images, in pixels."""
     images: tuple[tuple[str, bytes], ...]
-    """The label and the JPEG of each image."""
+    """The (caption, JPEG bytes) of each image; the caption is the name of its class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +108,10 @@ class ReportModel:
     """The versions of the software that wrote the store, by name."""
     quarantined: tuple[Quarantined, ...] = ()
     """The quarantined rows to list, in order; unlike the counts, they may be incomplete."""
-    sheets: tuple[ContactSheet, ...] = ()
+    image_grids: tuple[ImageGrid, ...] = ()
     notice: str = ""
     """A notice that is shown before all figures."""
-    made_at: str = ""
+    written_at: str = ""
     """The local time of the report."""
 
     @property

@@ -11,7 +11,14 @@ from workflows.runs.options import ExportOptions
 
 
 def run(options: ExportOptions) -> int:
-    """Write the trunk that *options* name to a folder, and return the exit status."""
+    """Write the trained trunk of a run as a folder of `transformers`.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        TesseraeError: The folder holds no DeViSE run that trained its trunk, or the target exists.
+    """
     model = open_model(options.run, torch.device("cpu"))
     if model.trunk_state is None:
         raise TesseraeError(

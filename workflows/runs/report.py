@@ -17,9 +17,9 @@ from workflows.reports.table import Table
 from workflows.runs.options import ReportOptions
 from workflows.terminal.formatting import share_text, three_digits
 from workflows.training.errors import DivergedError
-from workflows.training.finite import NotFiniteError
+from workflows.training.finite import NonFiniteError
 from workflows.training.run_folder import RunFolder
-from workflows.training.stages import STAGES, load_name, recorded_name
+from workflows.training.stages import STAGES, import_object, recorded_name
 from workflows.training.writing import write
 
 
@@ -42,7 +42,7 @@ class RunEvaluation(Protocol):
     def images(self) -> Sequence[tuple[str, bytes]]:
         """The images, each as its caption and its PNG file."""
 
-    def figures(self) -> Iterator[tuple[str, str]]:
+    def metrics(self) -> Iterator[tuple[str, str]]:
         """Yield the name and the formatted value of each metric."""
 
 
@@ -53,21 +53,29 @@ MAX_GRIDS = 8
 MAX_LISTED_VALUES = 12
 """The maximum number of values of a list, such as that of the classes, on the page."""
 RATE = "images_per_second"
-"""The metric of the training rate."""
+"""The metric of the training rate, in `metrics.jsonl`."""
 DATA_OPTIONS = {"split": "split", "stored_size": "size", "rows": "rows", "features": "features"}
 """The entries of `options` that describe the data, and what `data` calls them."""
 LABELS = {"rows": "digest of the rows", "plan": "digest of the plan", "size": "size, px"}
-"""The names of values on the page that differ from those in `options.json`."""
+"""The labels of values on the page that differ from their names in `options.json`."""
 TEMPLATE = Path(__file__).with_name("templates") / "run.html"
 
 
 def run(options: ReportOptions) -> int:
-    """Evaluate the run that *options* name, write its page, and return the exit status."""
+    """Evaluate a run, write its page `report.html` into its folder and print a summary.
+
+    Returns:
+        The exit status, 0. A run that has diverged gets a page without an evaluation.
+
+    Raises:
+        TesseraeError: The folder holds no run, or its store or a model cannot be opened.
+        ValueError: There is no such device.
+    """
     folder = RunFolder(options.run)
-    record = folder.asked()
+    record = folder.read_options()
     try:
         evaluation = _evaluate(folder, record, options)
-    except (DivergedError, NotFiniteError) as e:
+    except (DivergedError, NonFiniteError) as e:
         evaluation = None
         print(f"notice: the run cannot be evaluated: {e}", flush=True)
     file = options.run / "report.html"
@@ -82,35 +90,39 @@ def _evaluate(
     folder: RunFolder, record: Mapping[str, Any], options: ReportOptions
 ) -> RunEvaluation | None:
     stage = STAGES.get(record["options"].get("stage", ""))
-    if stage is None or stage.evaluate is None or folder.newest() is None:
+    if stage is None or stage.evaluate is None or folder.newest_checkpoint() is None:
         return None
-    evaluation: RunEvaluation | None = load_name(stage.evaluate)(
-        folder, options, device_of(options.device)
+    evaluation: RunEvaluation | None = import_object(stage.evaluate)(
+        folder, options, parse_device(options.device)
     )
     return evaluation
 
 
-def device_of(named: str | None) -> torch.device:
-    """Return the device with a name; without a name a GPU if there is one, else the CPU.
+def parse_device(name: str | None) -> torch.device:
+    """Return the torch device called *name*; for None a GPU if there is one, else the CPU.
 
     Raises:
-        ValueError: No device has that name.
+        ValueError: There is no such device; the message names `--device`.
     """
-    if named is None:
+    if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(named)
+        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as e:  # torch raises either for a missing device
         first = str(e).splitlines()[0]
         raise ValueError(
-            f"--device is {named!r}: expected cpu, or a GPU as cuda:0 ({first})."
+            f"--device is {name!r}: expected cpu, or a GPU as cuda:0 ({first})."
         ) from e
     return device
 
 
 def summary(folder: RunFolder, evaluation: RunEvaluation | None) -> Iterator[str]:
-    """Yield a summary of the report, as lines for the terminal."""
+    """Yield the lines that summarise a run in the terminal.
+
+    They are the metrics of the last step; why the run diverged, if it did; and the metrics of the
+    evaluation, if there is one.
+    """
     steps = [line for line in folder.metrics() if line.get("what", "") == ""]
     if steps:
         last = {k: v for k, v in steps[-1].items() if k not in ("step", "generation")}
@@ -120,7 +132,7 @@ def summary(folder: RunFolder, evaluation: RunEvaluation | None) -> Iterator[str
     if diverged is not None:
         yield f"  {diverged}"
     if evaluation is not None:
-        for name, value in evaluation.figures():
+        for name, value in evaluation.metrics():
             yield f"  {name}: {value}"
 
 
@@ -130,7 +142,7 @@ def _metric(value: float | None) -> str:
 
 
 def render(folder: RunFolder, record: Mapping[str, Any], evaluation: RunEvaluation | None) -> str:
-    """Return the page as HTML.
+    """Return the page of a run as HTML.
 
     Args:
         folder: The run folder.
@@ -172,7 +184,8 @@ def _facts(
         wait = float(np.median([line["wait_share"] for line in speeds]))
         yield "Images/s", three_digits(rate), f"loader wait {share_text(wait, 1)}"
     if steps:
-        yield "Starts", str(steps[-1]["generation"]), ""
+        # Generations count the starts of the ranks, from 1.
+        yield "Restarts", str(steps[-1]["generation"] - 1), ""
 
 
 def _curves(
@@ -198,7 +211,16 @@ def _series(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, f
 def smoothed(
     points: list[tuple[float, float]], width: int = MEDIAN_STEPS
 ) -> list[tuple[float, float]]:
-    """Return a curve smoothed by a median filter of *width* values, with repeated ends."""
+    """Smooth a curve by a median filter.
+
+    Args:
+        points: The (x, y) points of the curve.
+        width: Width of the filter, in points; the first and the last value are repeated beyond the
+            ends of the curve.
+
+    Returns:
+        Points with the same x.
+    """
     if not points:
         return []
     values = ndimage.median_filter([y for _, y in points], size=width, mode="nearest")

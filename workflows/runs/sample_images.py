@@ -12,7 +12,15 @@ from workflows.wgan.sampling import INTERPOLATION_STEPS, Sampler, open_sampler
 
 
 def run(options: SampleImagesOptions) -> int:
-    """Write the grid of samples that *options* describe, and return the exit status."""
+    """Generate images with the generator of a run, and write them as a grid in a PNG file.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        ValueError: --out is not a PNG file in an existing folder.
+        TesseraeError: The run has no generator, or no such class.
+    """
     if options.out.suffix.lower() != ".png":
         raise ValueError(f"--out is {options.out}: expected a name that ends in .png.")
     if not options.out.absolute().parent.is_dir():
@@ -38,18 +46,18 @@ def run(options: SampleImagesOptions) -> int:
     return 0
 
 
-def _label(named: str, sampler: Sampler) -> int:
+def _label(name: str, sampler: Sampler) -> int:
     classes = sampler.classes
     if not classes:
         raise TesseraeError(
             "--label needs a run that is conditioned on classes (`train wgan --condition`)."
         )
-    if named.isdecimal() and int(named) < len(classes):
-        return int(named)
-    if named in sampler.wnids:
-        return sampler.wnids.index(named)
-    if classes.count(named) == 1:
-        return classes.index(named)
-    if named in classes:
-        raise TesseraeError(f"--label is {named!r}: several classes have this name; pass a wnid.")
-    raise TesseraeError(f"--label is {named!r}: expected one of {', '.join(classes[:20])}.")
+    if name.isdecimal() and int(name) < len(classes):
+        return int(name)
+    if name in sampler.wnids:
+        return sampler.wnids.index(name)
+    if classes.count(name) == 1:
+        return classes.index(name)
+    if name in classes:
+        raise TesseraeError(f"--label is {name!r}: several classes have this name; pass a wnid.")
+    raise TesseraeError(f"--label is {name!r}: expected one of {', '.join(classes[:20])}.")

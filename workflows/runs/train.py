@@ -20,10 +20,11 @@ from workflows import session
 from workflows.evaluation import HELD_OUT
 from workflows.preparation import prepare
 from workflows.preparation.options import PrepareOptions
+from workflows.preparation.plans import Plans, plan_splits
 from workflows.session import Cluster
-from workflows.training.options import FREE, SHRINK_FROM, TrainingOptions
+from workflows.training.options import CHANGEABLE_ON_RESUME, MIN_RESIZE_RATIO, TrainingOptions
 from workflows.training.run_options import RunOptions
-from workflows.training.stages import STAGES, load_name
+from workflows.training.stages import STAGES, import_object
 
 if TYPE_CHECKING:  # these load torch, which --help does not need
     from workflows.training.loop import Data
@@ -35,20 +36,32 @@ POLL_SECONDS = 0.2
 
 
 def run(options: TrainingOptions, run_options: RunOptions) -> int:
-    """Prepare the store if --data is given, train, and return the exit status."""
-    options = options.located()
-    session.check_where(run_options.cluster)
-    if session.work_for_first(run_options):
+    """Prepare the store if --data is given, then train a stage to its last step.
+
+    Args:
+        options: The options of the stage.
+        run_options: The data, the run folder and the cluster.
+
+    Returns:
+        The exit status, 0. A run that stops at its time limit has succeeded too.
+
+    Raises:
+        TesseraeError: The store, the run folder or the cluster cannot be used, or training fails.
+        KeyboardInterrupt: Ctrl-C was pressed; the ranks have saved and stopped.
+    """
+    options = options.with_absolute_paths()
+    session.check_cluster_option(run_options.cluster)
+    if session.run_as_slurm_worker(run_options):
         return 0
-    from workflows.training.holding import locked
     from workflows.training.run_folder import RunFolder
+    from workflows.training.run_lock import locked_run
 
     folder = run_options.folder
     run = RunFolder(folder)
     try:
-        with locked(run):
-            if run.begun():
-                options = options.as_before(run.asked()["options"])
+        with locked_run(run):
+            if run.holds_run():
+                options = options.with_former_defaults(run.read_options()["options"])
             _check_run(run_options, options, run)
             with _cluster(run_options) as cluster, _prepared(run_options, options, cluster):
                 state = _train(run_options, options, cluster, run)
@@ -67,25 +80,26 @@ def _print_result(folder: Path, state: str) -> None:
 
 def _check_run(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> None:
     """Refuse a folder of a run with other options, before any work starts."""
-    run.check(
+    run.check_options(
         {"stage": run_options.stage, **options.as_dict()},
-        free=FREE,
+        changeable_on_resume=CHANGEABLE_ON_RESUME,
         complete=options.complete,
-        changeable=options.changeable(),
+        changeable_on_rewind=options.changeable_on_rewind(),
         from_step=run_options.from_step,
     )
     if run_options.from_step is not None:
-        run.at(run_options.from_step)
+        run.checkpoint_of_step(run_options.from_step)
 
 
 def _cluster(run_options: RunOptions) -> Cluster:
-    cluster = session.of(run_options)
+    cluster = session.cluster_of(run_options)
     if run_options.ranks is None or run_options.gpus:
         cluster.use_gpus(run_options.gpus)
     if run_options.data is None and run_options.workers is None:
-        cluster.shape(run_options.ranks or 1)  # without preparation the workers serve ranks alone
+        # Without preparation the workers serve ranks alone.
+        cluster.set_workers(run_options.ranks or 1)
     elif run_options.ranks is not None and run_options.ranks > (run_options.workers or cores()):
-        cluster.shape(run_options.ranks)
+        cluster.set_workers(run_options.ranks)
     return cluster
 
 
@@ -105,15 +119,15 @@ def _prepared(
     if split not in splits:
         raise ValueError(f"--split is {split!r}: {source} has {', '.join(splits)}.")
     prepare_options = PrepareOptions(
-        **run_options.reading(),
+        **run_options.as_arguments(),
         source=source,
         store=run_options.store,
         split=(split, *(other for other in splits if other != split)),
         sizes=(_size_to_prepare(run_options.store, options),),
         max_bad=run_options.max_bad,
     )
-    cluster.look()
-    plans = prepare.plan_splits(prepare_options, cluster)
+    cluster.connect_if_remote()
+    plans = plan_splits(prepare_options, cluster)
     prepare.prepare_split(prepare_options, split, cluster, plans)
     other_splits = _OtherSplits(prepare_options, cluster, plans)
     other_splits.start()
@@ -130,7 +144,7 @@ def _prepared(
 class _OtherSplits(threading.Thread):
     """A thread that prepares the splits that are not trained on."""
 
-    def __init__(self, options: PrepareOptions, cluster: Cluster, plans: prepare.Plans) -> None:
+    def __init__(self, options: PrepareOptions, cluster: Cluster, plans: Plans) -> None:
         super().__init__(name="prepare", daemon=True)
         self._options = options
         self._cluster = cluster
@@ -150,9 +164,9 @@ class _OtherSplits(threading.Thread):
                 )
 
     def wait(self) -> None:
-        """Wait until all splits are prepared; raise the error of preparation if there is one."""
+        """Wait until all splits are prepared; raise the error of preparation, if any."""
         while self.is_alive():
-            self._cluster.keep()
+            self._cluster.maintain()
             self.join(POLL_SECONDS)
         if self._error is not None:
             raise self._error
@@ -166,12 +180,15 @@ def _size_to_prepare(store: str, options: TrainingOptions) -> int:
         stored = _sizes(store)
     except StoreError:  # the store does not exist yet
         stored = []
-    fitting = [size for size in stored if size >= image_size]
-    return min(fitting) if fitting else near_size(image_size)
+    large_enough = [size for size in stored if size >= image_size]
+    return min(large_enough) if large_enough else suggested_store_size(image_size)
 
 
-def near_size(size: int) -> int:
-    """Return the side to prepare for training at *size* px: 72 for 64 to 72 px, else *size*."""
+def suggested_store_size(size: int) -> int:
+    """Return the side of stored images, in pixels, that suits training at *size* px.
+
+    It is 72 for 64 to 72 px, which leaves room for random crops, else *size*.
+    """
     return 72 if 64 <= size <= 72 else size
 
 
@@ -185,12 +202,14 @@ def _train(
 
     stage = STAGES[run_options.stage]
     files: dict[str, bytes] = {}
-    if stage.gather is None:
+    if stage.prepare_data is None:
         data = _data(run_options, options, run)
     else:
-        data, files = load_name(stage.gather)(run_options, options, cluster, _held_out(run_options))
+        data, files = import_object(stage.prepare_data)(
+            run_options, options, cluster, _held_out(run_options)
+        )
     available = count_gpu_workers(cluster.client)
-    if run_options.gpus and not cluster.stands and run_options.gpus > available:
+    if run_options.gpus and not cluster.is_remote and run_options.gpus > available:
         raise TesseraeError(
             f"--gpus is {run_options.gpus}: this machine has {available}. Pass fewer."
         )
@@ -218,13 +237,13 @@ def _train(
     )
 
 
-def _size_before(run: RunFolder) -> int | None:
-    """Return the stored size that the run has used so far, since the store may have more by now.
+def _recorded_size(run: RunFolder) -> int | None:
+    """Return the stored size that the run has used so far; None for a new run.
 
-    None for a new run.
+    The store may have got another size since then, which must not change the run.
     """
     try:
-        return int(run.asked()["options"]["stored_size"])
+        return int(run.read_options()["options"]["stored_size"])
     except (TesseraeError, KeyError):
         return None
 
@@ -234,8 +253,9 @@ def _data(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> 
     from workflows.training.loop import Data
 
     image_size = _image_size(options)
-    fitting = [size for size in _sizes(run_options.store) if size >= image_size]
-    size = _size_before(run) if _size_before(run) in fitting else min(fitting, default=None)
+    large_enough = [size for size in _sizes(run_options.store) if size >= image_size]
+    recorded = _recorded_size(run)
+    size = recorded if recorded in large_enough else min(large_enough, default=None)
     if size is None:
         stored_sizes = ", ".join(map(str, _sizes(run_options.store)))
         raise StoreError(
@@ -249,7 +269,7 @@ def _data(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> 
         size=size,
         batch_size=options.batch_size,
         seed=options.seed,
-        **options.loading(),
+        **options.loader_arguments(),
     )
     _print_crop(options, size, image_size)
     if not len(loader):
@@ -267,7 +287,7 @@ def _data(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> 
             held_out,
             size=size,
             batch_size=options.batch_size,
-            **options.loading(learns=False),
+            **options.loader_arguments(training=False),
         )
         if not len(held_out_loader) and run_options.held_out is not None:
             raise StoreError(
@@ -280,20 +300,21 @@ def _data(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> 
 
 
 def _print_crop(options: TrainingOptions, stored: int, size: int) -> None:
-    """Print how stored pictures much larger than the trained size are resized or cropped."""
-    if stored < SHRINK_FROM * size:
+    """Print how stored images much larger than the trained size are resized or cropped."""
+    if stored < MIN_RESIZE_RATIO * size:
         return
-    shrunk = options.shrunk_side(stored)
-    if shrunk is None:
+    resized = options.resized_side(stored)
+    suggested = suggested_store_size(size)
+    if resized is None:
         share = f"{(size / stored) ** 2:.0%}"
         print(
             f"notice: training on {size} px crops, {share} of the area of each {stored} px image."
         )
         return
     print(
-        f"notice: {stored} px images are resized to {shrunk} px on the device. Reading a"
-        f" {near_size(size)} px array would be {(stored / near_size(size)) ** 2:.0f} times as"
-        f" fast: `tesserae prepare ... --sizes {near_size(size)}`."
+        f"notice: {stored} px images are resized to {resized} px on the device. Reading a"
+        f" {suggested} px array would be {(stored / suggested) ** 2:.0f} times as fast:"
+        f" `tesserae prepare ... --sizes {suggested}`."
     )
 
 

@@ -14,7 +14,7 @@ from workflows import cli
 from workflows.preparation import prepare
 from workflows.preparation.options import PrepareOptions
 from workflows.preparation.verify import verify_split
-from workflows.reports.store_summary import report_store
+from workflows.reports.store_report import report_store
 from workflows.sample_data import imagenette, sample
 from workflows.sample_data.options import DemoOptions
 
@@ -33,11 +33,16 @@ MAX_BAD = 0.1
 
 
 def run(demo: DemoOptions) -> int:
-    """Run the demo, and return the exit status."""
+    """Run the demo, and return the exit status.
+
+    Raises:
+        ClusterError: The workers cannot be started.
+        TesseraeError: A step failed, or *dir* holds runs that the demo did not create.
+    """
     source, notice = _source(demo.data, demo.dir, demo.images)
     store = demo.dir / ("store" if not demo.data else f"store-{Path(demo.data).stem}")
     options = PrepareOptions(
-        **demo.reading(),
+        **demo.as_arguments(),
         source=source,
         store=str(store),
         split=tuple(sources.splits(source, demo.source_kind, demo.source_options)) or ("train",),

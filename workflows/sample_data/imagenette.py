@@ -106,28 +106,32 @@ def fetch(name: str, directory: Path, *, url: str | None = None, md5: str | None
 
 def _download(name: str, url: str, part: Path) -> None:
     """Download *url* to *part*, resuming a partial download."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    num_downloaded = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(
+        url, headers={"Range": f"bytes={num_downloaded}-"} if num_downloaded else {}
+    )
     with _network_errors(name, url):
         try:
             response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
         except urllib.error.HTTPError as e:
-            if have and e.code == HTTP_RANGE_NOT_SATISFIABLE:  # the download was complete already
+            if (
+                num_downloaded and e.code == HTTP_RANGE_NOT_SATISFIABLE
+            ):  # the download was complete already
                 e.close()
                 return
             raise
     with response:
         # A server that ignores the Range header sends the whole file with status 200.
         resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
-        have = have if resumed else 0
+        num_downloaded = num_downloaded if resumed else 0
         length = response.headers.get("Content-Length")
-        total = have + int(length) if length is not None else None
-        _check_room(part, None if total is None else 2 * total - have)
-        got = _append(name, url, response, part, have, total)
-    if total is not None and got < total:
+        total = num_downloaded + int(length) if length is not None else None
+        _check_room(part, None if total is None else 2 * total - num_downloaded)
+        num_received = _append(name, url, response, part, num_downloaded, total)
+    if total is not None and num_received < total:
         raise SourceError(
-            f"{url} closed the connection after {bytes_text(got)} of {bytes_text(total)}. Run the"
-            " same command again to continue."
+            f"{url} closed the connection after {bytes_text(num_received)} of"
+            f" {bytes_text(total)}. Run the same command again to continue."
         )
 
 
@@ -136,24 +140,24 @@ def _append(
     url: str,
     response: http.client.HTTPResponse,
     part: Path,
-    have: int,
+    num_downloaded: int,
     total: int | None,
 ) -> int:
     """Append the response to *part*, and return the size of *part* in bytes."""
     # The progress display counts rows, so a row is a kilobyte here.
     with (
         Progress(f"downloading {name}", rows=_kilobytes(total), unit="kB") as progress,
-        part.open("ab" if have else "wb") as file,
+        part.open("ab" if num_downloaded else "wb") as file,
     ):
-        progress.update(rows=have // 1000)
+        progress.update(rows=num_downloaded // 1000)
         while True:
             with _network_errors(name, url):
                 block = response.read(BLOCK_BYTES)
             if not block:
-                return have
+                return num_downloaded
             file.write(block)
-            progress.update(rows=(have + len(block)) // 1000 - have // 1000)
-            have += len(block)
+            progress.update(rows=(num_downloaded + len(block)) // 1000 - num_downloaded // 1000)
+            num_downloaded += len(block)
 
 
 def _kilobytes(num_bytes: int | None) -> int | None:

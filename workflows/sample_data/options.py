@@ -23,7 +23,7 @@ class SampleOptions(Options):
     classes: int = option(
         len(CLASSES),
         "number of classes, the first K of: "
-        f"{', '.join(noun.words.split(',')[0] for noun in CLASSES)}",
+        f"{', '.join(entry.words.split(',')[0] for entry in CLASSES)}",
         implied="all",
         minimum=2,
         maximum=len(CLASSES),

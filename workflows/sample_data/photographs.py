@@ -66,7 +66,7 @@ CLASSES = (
     Class(
         "n04524313",
         "vehicle",
-        train=(  # the two pictures of a stereo pair
+        train=(  # the two images of a stereo pair
             Photograph("motorcycle_left.png", (0.3, 0.35, 0.75, 0.8)),
             Photograph("motorcycle_right.png", (0.27, 0.35, 0.72, 0.8)),
         ),
@@ -139,7 +139,7 @@ class SampleImage:
     name: str
     photograph: Photograph
     kind: str
-    draws: str
+    random_seed: str
     """The seed of the random draws of its crop and colours."""
 
     @property
@@ -161,18 +161,18 @@ def plan_images(images: int, seed: int, num_classes: int) -> Iterator[SampleImag
     kinds = odd_kinds(images, num_train, seed)
     for split, count in (("train", num_train), ("val", num_val)):
         for index in range(count):
-            noun = CLASSES[index % num_classes]
+            entry = CLASSES[index % num_classes]
             turn = index // num_classes
-            photographs = noun.train if split == "train" else noun.val
+            photographs = entry.train if split == "train" else entry.val
             yield SampleImage(
                 split=split,
-                wnid=noun.wnid,
-                name=f"{noun.wnid}_{turn}.JPEG"
+                wnid=entry.wnid,
+                name=f"{entry.wnid}_{turn}.JPEG"
                 if split == "train"
                 else f"val_{index + 1:08d}.JPEG",
                 photograph=photographs[turn % len(photographs)],
                 kind=kinds.get(index, "plain") if split == "train" else "plain",
-                draws=f"{VERSION}/{seed}/{split}/{noun.wnid}/{turn}",
+                random_seed=f"{VERSION}/{seed}/{split}/{entry.wnid}/{turn}",
             )
 
 
@@ -180,11 +180,13 @@ def odd_kinds(images: int, num_train: int, seed: int) -> dict[int, str]:
     """Return the kind of each unusual train file, by its index among the train files."""
     kinds = [kind for kind, min_images in ODD if images >= min_images]
     kinds += ["grey"] * (images // GREY_EVERY if kinds else 0)
-    order = sorted(range(num_train), key=lambda index: _draws(f"odd/{seed}/{index}").random())
+    order = sorted(
+        range(num_train), key=lambda index: _random_generator(f"odd/{seed}/{index}").random()
+    )
     return dict(zip(order, kinds, strict=False))
 
 
-def _draws(seed: str) -> random.Random:
+def _random_generator(seed: str) -> random.Random:
     # Only random() is guaranteed to give the same numbers in every version of Python.
     return random.Random(seed)
 
@@ -193,22 +195,22 @@ def render(sample_image: SampleImage, photograph: Image.Image) -> bytes:
     """Return the bytes of one file, cropped from its *photograph* (mode RGB)."""
     if sample_image.kind == "empty":
         return b""
-    draws = _draws(sample_image.draws)
-    width, height = draw_size(draws)
-    box = draw_box(draws, sample_image.photograph.focus, photograph.size, width / height)
+    rng = _random_generator(sample_image.random_seed)
+    width, height = draw_size(rng)
+    box = draw_box(rng, sample_image.photograph.focus, photograph.size, width / height)
     image = photograph.resize((width, height), Image.Resampling.LANCZOS, box=box)
-    if sample_image.photograph.mirrors and draws.random() < 0.5:
+    if sample_image.photograph.mirrors and rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    gain = _between(draws, *GAINS)
-    tone = _between(draws, *TONES)
+    gain = _between(rng, *GAINS)
+    tone = _between(rng, *TONES)
     gains = [gain * (1 + tone), gain, gain * (1 - tone)]
     image = image.point([min(255, round(level * gain)) for gain in gains for level in range(256)])
-    return encode(image, sample_image.kind, round(_between(draws, *QUALITIES)))
+    return encode(image, sample_image.kind, round(_between(rng, *QUALITIES)))
 
 
-def draw_size(draws: random.Random) -> tuple[int, int]:
+def draw_size(rng: random.Random) -> tuple[int, int]:
     """Return the width and height of an image in pixels, drawn with the frequencies of `SIZES`."""
-    remaining = draws.random() * sum(weight for _, _, weight in SIZES)
+    remaining = rng.random() * sum(weight for _, _, weight in SIZES)
     for width, height, weight in SIZES:
         remaining -= weight
         if remaining < 0:
@@ -217,7 +219,7 @@ def draw_size(draws: random.Random) -> tuple[int, int]:
 
 
 def draw_box(
-    draws: random.Random,
+    rng: random.Random,
     focus: tuple[float, float, float, float],
     size: tuple[int, int],
     aspect: float,
@@ -225,19 +227,19 @@ def draw_box(
     """Return a random crop box (left, top, right, bottom), in pixels of the photograph.
 
     Args:
-        draws: The random generator.
+        rng: The random generator.
         focus: The part that the crop shall show; see `Photograph.focus`.
         size: The width and height of the photograph in pixels.
         aspect: The ratio of the crop's width to its height.
     """
-    width = min(size[0], size[1] * aspect) * math.sqrt(_between(draws, *AREAS))
-    left = _draw_start(draws, width / size[0], focus[0], focus[2]) * size[0]
+    width = min(size[0], size[1] * aspect) * math.sqrt(_between(rng, *AREAS))
+    left = _draw_start(rng, width / size[0], focus[0], focus[2]) * size[0]
     height = width / aspect
-    top = _draw_start(draws, height / size[1], focus[1], focus[3]) * size[1]
+    top = _draw_start(rng, height / size[1], focus[1], focus[3]) * size[1]
     return left, top, min(left + width, size[0]), min(top + height, size[1])
 
 
-def _draw_start(draws: random.Random, length: float, start: float, stop: float) -> float:
+def _draw_start(rng: random.Random, length: float, start: float, stop: float) -> float:
     """Return the start of a window of *length* within 0..1 that contains start..stop.
 
     A window that is shorter than start..stop is centred on it.
@@ -245,11 +247,11 @@ def _draw_start(draws: random.Random, length: float, start: float, stop: float) 
     low, high = max(0.0, stop - length), min(1.0 - length, start)
     if low > high:  # shorter than start..stop
         low = high = min(max(0.0, (start + stop - length) / 2), 1.0 - length)
-    return _between(draws, low, high)
+    return _between(rng, low, high)
 
 
-def _between(draws: random.Random, low: float, high: float) -> float:
-    return low + (high - low) * draws.random()
+def _between(rng: random.Random, low: float, high: float) -> float:
+    return low + (high - low) * rng.random()
 
 
 def encode(image: Image.Image, kind: str, quality: int) -> bytes:

@@ -50,7 +50,12 @@ class SampleSummary:
 
 
 def run(options: SampleOptions) -> int:
-    """Create the sample, print a summary, and return the exit status."""
+    """Create the sample, print a summary, and return the exit status.
+
+    Raises:
+        TesseraeError: scikit-image is missing, the folder holds something else, the disk is full.
+        ValueError: The number of images or classes is out of range.
+    """
     summary = make_sample(
         options.directory, options.images, seed=options.seed, num_classes=options.classes
     )
@@ -85,6 +90,9 @@ def make_sample(
         images: Number of images, train and val together.
         seed: The seed of all random draws (default 0).
         num_classes: Number of classes, the first ones of `CLASSES` (default: all).
+
+    Returns:
+        The contents of the folder.
 
     Raises:
         TesseraeError: scikit-image is missing, *directory* holds something else, the disk is full.
@@ -192,35 +200,35 @@ def _folder_of_photographs() -> Path:
 
 
 def _create(directory: Path, photographs: Path, options: dict[str, int]) -> None:
-    pictures = list(plan_images(options["images"], options["seed"], options["classes"]))
+    images = list(plan_images(options["images"], options["seed"], options["classes"]))
     classes = CLASSES[: options["classes"]]
     for split in SPLITS:
-        for noun in classes:
-            (directory / split / noun.wnid).mkdir(parents=True)
+        for entry in classes:
+            (directory / split / entry.wnid).mkdir(parents=True)
     opened: dict[str, Image.Image] = {}
     num_bytes = 0
-    with Progress("sample", rows=len(pictures)) as progress:
-        for picture in pictures:
-            file = picture.photograph.file
+    with Progress("sample", rows=len(images)) as progress:
+        for image in images:
+            file = image.photograph.file
             if file not in opened:
                 opened[file] = Image.open(photographs / file).convert("RGB")
-            data = render(picture, opened[file])
-            (directory / picture.path).write_bytes(data)
+            data = render(image, opened[file])
+            (directory / image.path).write_bytes(data)
             num_bytes += len(data)
             progress.update(rows=1, bytes_out=len(data))
-    mapping = "".join(f"{noun.wnid} {noun.words}\n" for noun in sorted(classes, key=_wnid))
+    mapping = "".join(f"{entry.wnid} {entry.words}\n" for entry in sorted(classes, key=_wnid))
     (directory / "LOC_synset_mapping.txt").write_text(mapping, encoding="utf-8")
     edges = "".join(f"{parent} {child}\n" for parent, child in TAXONOMY)
     (directory / HIERARCHY).write_text(edges, encoding="utf-8")
     record = {
         "notice": NOTICE,
         "options": options,
-        "train": sum(p.split == "train" for p in pictures),
-        "val": sum(p.split == "val" for p in pictures),
+        "train": sum(p.split == "train" for p in images),
+        "val": sum(p.split == "val" for p in images),
         "num_bytes": num_bytes,
-        "odd": {f"{p.wnid}/{p.name}": p.kind for p in pictures if p.kind != "plain"},
+        "odd": {f"{p.wnid}/{p.name}": p.kind for p in images if p.kind != "plain"},
         "photographs": {
-            split: {noun.wnid: [p.file for p in getattr(noun, split)] for noun in classes}
+            split: {entry.wnid: [p.file for p in getattr(entry, split)] for entry in classes}
             for split in SPLITS
         },
         "made with": {"Pillow": PIL.__version__, "scikit-image": version("scikit-image")},
@@ -229,12 +237,12 @@ def _create(directory: Path, photographs: Path, options: dict[str, int]) -> None
     (directory / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _wnid(noun: Class) -> str:
-    return noun.wnid
+def _wnid(entry: Class) -> str:
+    return entry.wnid
 
 
-def _word(noun: Class) -> str:
-    return noun.words.split(",")[0]
+def _word(entry: Class) -> str:
+    return entry.words.split(",")[0]
 
 
 def _digest(directory: Path) -> str:

@@ -26,16 +26,28 @@ from workflows.search.server.security import Guard
 from workflows.terminal.formatting import encodable, printable
 
 MAX_NAME_CHARACTERS = 44
-"""The number of characters, at most, of a class's names in a table."""
+"""The maximum number of characters of a class's names in a table."""
 
 
 def run(options: SearchCommandOptions) -> int:
-    """Search once, or serve the page; return the exit status."""
-    return serve(options) if options.serve else ask(options)
+    """Search once, or serve the page; return the exit status.
+
+    Raises:
+        QueryError: The query is invalid, or names a word, row or class that does not exist.
+        TesseraeError: The run or its store cannot be searched, or the port is taken.
+        ValueError: Two options contradict each other.
+    """
+    return serve(options) if options.serve else search_once(options)
 
 
-def ask(options: SearchCommandOptions) -> int:
-    """Search once, and print the answers; return the exit status."""
+def search_once(options: SearchCommandOptions) -> int:
+    """Search once, and print the answers; return the exit status.
+
+    Raises:
+        QueryError: The query is invalid, or names a word, row or class that does not exist.
+        TesseraeError: The run or its store cannot be searched.
+        ValueError: `--grid` is no PNG file, or is combined with `--to words`.
+    """
     if options.grid is not None and options.grid.suffix.lower() != ".png":
         raise ValueError(f"--grid is {options.grid}: expected a name that ends in .png.")
     if options.grid is not None and options.to == "words":
@@ -43,13 +55,15 @@ def ask(options: SearchCommandOptions) -> int:
     data = None if options.image is None else read_image(options.image)
     # Parse before the run is opened, which may take long: a mistake is reported at once.
     query = parse(options.query, has_image=data is not None)
-    how = SearchOptions(k=options.k, to=options.to, classes=options.classes, csls=options.csls)
+    search_options = SearchOptions(
+        k=options.k, to=options.to, classes=options.classes, csls=options.csls
+    )
     engine = open_engine(
         options.run, options.splits, options.index, digests=False, store=options.store
     )
     with closing(engine):
         image_vector = None if data is None else _embed(engine, data)
-        answer = engine.search(query, how, image_vector=image_vector)
+        answer = engine.search(query, search_options, image_vector=image_vector)
         if options.grid is not None:
             _write_grid(options.grid, engine, answer)
     if answer.passed_over:
@@ -84,7 +98,7 @@ def describe(answer: Answer) -> Iterator[str]:
     """Yield an answer as lines of text, with control characters in names escaped."""
     if answer.images:
         yield from _table(
-            ("score", "picture", "class", "key"),
+            ("score", "image", "class", "key"),
             (
                 (f"{hit.score:.3f}", f"#{hit.split}:{hit.row}", _short(hit.words or "-"), hit.key)
                 for hit in answer.images
@@ -132,10 +146,15 @@ def _write_grid(path: Path, engine: Engine, answer: Answer) -> None:
 
 
 def serve(options: SearchCommandOptions) -> int:
-    """Serve the page until Ctrl-C; return the exit status."""
+    """Serve the page until Ctrl-C; return the exit status.
+
+    Raises:
+        TesseraeError: The run or its store cannot be searched, or the port is taken.
+        ValueError: An option of a single search was given, or a name of `--allow-host` is invalid.
+    """
     # Imported late: a single search need not wait for tornado to load.
     from workflows.search.server import app
-    from workflows.search.server.base_handler import SearchService
+    from workflows.search.server.service import SearchService
 
     for name in ("query", "image", "grid", "json"):
         if getattr(options, name):

@@ -111,7 +111,11 @@ class Engine:
         return self._encoder.encode_image(square)
 
     def first(self, count: int) -> list[ImageHit]:
-        """Return *count* images of the first split, to show before the first search."""
+        """Return *count* images of the first split, to show before the first search.
+
+        Raises:
+            StoreDamagedError: The table of the samples is unreadable.
+        """
         return self.images.first(next(iter(self.embedded.values())), count)
 
     def measure_hubs(self) -> None:
@@ -143,32 +147,34 @@ class Engine:
         splits: list[EmbeddedSplit],
         options: SearchOptions,
     ) -> list[ImageHit]:
-        pictures = [term for term in query.terms if isinstance(term, StoredImage)]
-        own = {(term.split or splits[0].name, term.row) for term in pictures}
+        stored_images = [term for term in query.terms if isinstance(term, StoredImage)]
+        query_images = {(term.split or splits[0].name, term.row) for term in stored_images}
         by_words = all(isinstance(term, Phrase) for term in query.terms)
         hubs = [self._image_hubs(entry, by_words=by_words) for entry in splits if options.csls]
         labels = self.images.labels(options.classes)
-        return self.images.search(vector, options.k, splits, labels=labels, exclude=own, hubs=hubs)
+        return self.images.search(
+            vector, options.k, splits, labels=labels, exclude=query_images, hubs=hubs
+        )
 
     def _words(
         self, query: Query, vector: NDArray[np.float64], options: SearchOptions
     ) -> list[WordHit]:
         phrases = [term.text for term in query.terms if isinstance(term, Phrase)]
         interpretations = [self._encoder.interpret(text) for text in phrases]
-        own = np.zeros((len(interpretations), self.model.dim))
+        query_vectors = np.zeros((len(interpretations), self.model.dim))
         for index, interpretation in enumerate(interpretations):
-            own[index] = interpretation.vector
+            query_vectors[index] = interpretation.vector
         named = [
             *phrases,
             *(name for interpretation in interpretations for name in interpretation.names),
         ]
         hubs = self._hubs_of_words() if options.csls else None
-        return self.words.search(vector, options.k, exclude=own, named=named, hubs=hubs)
+        return self.words.search(vector, options.k, exclude=query_vectors, named=named, hubs=hubs)
 
     def _image_hubs(self, entry: EmbeddedSplit, *, by_words: bool) -> Hubs | None:
         if by_words:
             return self.images.hubs(entry, "words", self.words.sample(MAX_HUB_QUERIES))
-        return self.images.hubs(entry, "pictures", entry.sample(MAX_HUB_QUERIES))
+        return self.images.hubs(entry, "images", entry.sample(MAX_HUB_QUERIES))
 
     def _hubs_of_words(self) -> Hubs | None:
         with self._lock:
@@ -211,13 +217,13 @@ def open_engine(
 
     if named:
         return Engine(model, gallery, [embed(split) for split in named])
-    embedded, why = [], ""
+    embedded, reason = [], ""
     for split in gallery.splits.values():
         try:
             embedded.append(embed(split))
         except StoreError as e:
-            why = f"{split.plan.split} is not searched: {e}"
-            print(printable(why), file=stream or sys.stderr, flush=True)
+            reason = f"{split.plan.split} is not searched: {e}"
+            print(printable(reason), file=stream or sys.stderr, flush=True)
     if not embedded:
-        raise StoreError(why)
+        raise StoreError(reason)
     return Engine(model, gallery, embedded)

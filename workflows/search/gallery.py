@@ -73,7 +73,7 @@ class Gallery:
         self._keys = {name: _Keys(self.objects, name) for name in self.splits}
         self._readers: dict[tuple[str, int], PixelReader] = {}
         self._lock = threading.Lock()
-        self._disk = ThreadPoolExecutor(4, "pictures")
+        self._disk = ThreadPoolExecutor(4, "images")
 
     def split(self, name: str) -> Split:
         """Return a split by name.
@@ -107,7 +107,7 @@ class Gallery:
         return ", ".join(self.splits)
 
     def nearest_size(self, split: str, size: int) -> int:
-        """Return the stored size, in pixels, that is nearest to *size*; of two the larger."""
+        """Return the stored size, in pixels, that is nearest to *size*; the larger of two."""
         return min(self.splits[split].sizes, key=lambda stored: (abs(stored - size), -stored))
 
     def rows(self, split: str, size: int, rows: Iterable[int]) -> NDArray[np.uint8]:
@@ -240,8 +240,13 @@ def _too_large(name: str, num_bytes: int) -> str:
     return f"{name} has {num_bytes:,} bytes: expected at most {MAX_IMAGE_BYTES:,}."
 
 
-def unreadable(name: str, data: bytes) -> str:
-    """Return a sentence on why a file of none of `FORMATS` is refused, by its first bytes."""
+def unsupported_image_message(name: str, data: bytes) -> str:
+    """Return the message for a file that is not of one of `FORMATS`.
+
+    Args:
+        name: The name of the file in the message.
+        data: The file, or its first bytes, by which its format is detected.
+    """
     read = ", ".join(FORMATS)
     detected = formats.format_of(data)
     if detected is None or detected.kind == formats.NOT_AN_IMAGE:
@@ -252,7 +257,7 @@ def unreadable(name: str, data: bytes) -> str:
 
 
 def format_of(data: bytes) -> str | None:
-    """Return the one of `FORMATS` that the first bytes belong to; None for any other format."""
+    """Return the one of `FORMATS` that a file has, by its first bytes; None for any other."""
     detected = formats.format_of(data)
     return detected.name if detected is not None and detected.name in FORMATS else None
 
@@ -286,7 +291,7 @@ class ImagePreprocessor:
             QueryError: The file is no readable image of one of `FORMATS`.
         """
         if format_of(data) is None:
-            raise QueryError(unreadable("the file", data))
+            raise QueryError(unsupported_image_message("the file", data))
         recipe = self._recipe
         try:
             decoded = self._decoder.decode_resize(

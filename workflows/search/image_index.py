@@ -40,7 +40,7 @@ class ImageHit:
     """The key of its sample."""
 
 
-class _Near(NamedTuple):
+class _RankedRow(NamedTuple):
     score: float
     split: int
     """The position of its split among those that are searched."""
@@ -48,10 +48,15 @@ class _Near(NamedTuple):
 
 
 class ImageIndex:
-    """The images that can be answers."""
+    """An index of the images that can be answers. It is thread-safe."""
 
     def __init__(self, gallery: Gallery, words: WordIndex) -> None:
-        """Keep the images and the words; each search passes the vectors of its splits."""
+        """Create an index without vectors: each search passes the splits that hold them.
+
+        Args:
+            gallery: The images of the store, for their keys.
+            words: The classes and words, for the classes of the images.
+        """
         self._gallery = gallery
         self._words = words
         self._hubs: dict[tuple[str, str], Hubs] = {}
@@ -60,7 +65,7 @@ class ImageIndex:
     def hubs(
         self, embedded: EmbeddedSplit, kind: str, references: NDArray[np.float32]
     ) -> Hubs | None:
-        """Return how near each image of a split is to queries of one kind.
+        """Measure which images of a split are hubs, near to very many queries of one kind.
 
         The measurement takes seconds and is cached by split and kind.
 
@@ -68,6 +73,9 @@ class ImageIndex:
             embedded: The split.
             kind: The name of the kind of queries.
             references: Queries of that kind, (n, dim).
+
+        Returns:
+            The hubs, for `search`; None without *references*.
         """
         if not len(references):
             return None
@@ -99,13 +107,15 @@ class ImageIndex:
         Raises:
             StoreDamagedError: The table of the samples is unreadable.
         """
-        hits: list[_Near] = []
+        hits: list[_RankedRow] = []
         shift = _mean_similarity(vector, splits) if any(hubs) else 0.0
         for index, embedded in enumerate(splits):
-            own = {row for split, row in exclude if split == embedded.name}
+            excluded_rows = {row for split, row in exclude if split == embedded.name}
             split_hubs = hubs[index] if hubs else None
-            near = _nearest(embedded, vector, k + len(own), labels, split_hubs, shift)
-            hits += [_Near(score, index, row) for score, row in near if row not in own]
+            near = _nearest(embedded, vector, k + len(excluded_rows), labels, split_hubs, shift)
+            hits += [
+                _RankedRow(score, index, row) for score, row in near if row not in excluded_rows
+            ]
         hits.sort(key=lambda near: (-near.score, near.split, near.row))
         return [self._hit(splits[near.split], near.row, near.score) for near in hits[:k]]
 
@@ -115,11 +125,17 @@ class ImageIndex:
         if label < 0:
             return ImageHit(embedded.name, row, score, label, "", "", "", key)
         word = self._words.classes[label]
-        typed = self._words.typed(word)
+        typed = self._words.query_for(word)
         return ImageHit(embedded.name, row, score, label, word.wnid, word.name, typed, key)
 
     def first(self, embedded: EmbeddedSplit, count: int) -> list[ImageHit]:
-        """Return the first readable images of a split, a random sample of its shuffled rows."""
+        """Return the first *count* readable images of a split, with score 0.
+
+        Rows are stored in random order, so this is a random sample.
+
+        Raises:
+            StoreDamagedError: The table of the samples is unreadable.
+        """
         rows = np.flatnonzero(embedded.readable)[:count].tolist()
         return [self._hit(embedded, row, 0.0) for row in rows]
 

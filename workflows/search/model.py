@@ -37,7 +37,7 @@ class Model(Protocol):
     def class_vectors(self) -> NDArray[np.float32]:
         """The unit vectors of the classes, (C, dim) float32; zeros for a class without a vector."""
 
-    def images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def embed_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the vectors of images.
 
         Args:
@@ -47,16 +47,16 @@ class Model(Protocol):
             Unit vectors, (n, dim) float32.
         """
 
-    def rows(self, split: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    def embed_split(self, split: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Yield all readable rows of a split in blocks: rows, (n,) int64, and vectors, (n, dim).
 
         The second occurrence of a row is its mirrored copy.
         """
 
-    def phrase(self, text: str) -> NDArray[np.float32] | None:
+    def phrase_vector(self, text: str) -> NDArray[np.float32] | None:
         """Return the unit vector of a name or of several words, (dim,); None if it is unknown."""
 
-    def name(self, text: str) -> NDArray[np.float32] | None:
+    def name_vector(self, text: str) -> NDArray[np.float32] | None:
         """Return the unit vector of one name, (dim,), not a mean of words; None if unknown."""
 
     def suggest(self, text: str) -> list[str]:

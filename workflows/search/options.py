@@ -82,7 +82,7 @@ class SearchCommandOptions(Options):
         implied="none",
         name="--allow-host",
         metavar="NAME",
-        adds=True,
+        repeatable=True,
         group=_SERVER,
     )
     port: int = option(

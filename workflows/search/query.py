@@ -48,7 +48,7 @@ _NORMALISED_SIGNS = str.maketrans(
 """The map from typographic hyphens, apostrophes and quotes to the plain signs."""
 _WEIGHTED = re.compile(rf"({_NUMBER})\*(.*)", re.DOTALL)
 _SHARED = re.compile(rf"~({_NUMBER})")
-_PICTURE = re.compile(r"#(?:([^:#\s]+):)?([0-9]{1,15})")
+_STORED_IMAGE = re.compile(r"#(?:([^:#\s]+):)?([0-9]{1,15})")
 
 
 class QueryError(TesseraeError):
@@ -297,9 +297,9 @@ def _term(tokens: Sequence[_Token]) -> Term:
         if not text.strip():
             raise QueryError('the quotes are empty: expected words, as in "fishing net".')
         return Phrase(text)
-    picture = _PICTURE.fullmatch(text)
-    if picture:
-        return StoredImage(picture[1], int(picture[2]))
+    stored_image = _STORED_IMAGE.fullmatch(text)
+    if stored_image:
+        return StoredImage(stored_image[1], int(stored_image[2]))
     if text == "@":
         return UploadedImage()
     problem = next(

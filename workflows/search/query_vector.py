@@ -71,7 +71,7 @@ class QueryEncoder:
     def encode_image(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the unit vector, (dim,), of an image, (size, size, 3) uint8 RGB."""
         with self._lock:
-            vector: NDArray[np.float32] = self._model.images(square[None])[0]
+            vector: NDArray[np.float32] = self._model.embed_images(square[None])[0]
             return vector
 
     def interpret(self, text: str) -> Interpretation:
@@ -96,11 +96,11 @@ class QueryEncoder:
 
     def _phrase(self, text: str) -> NDArray[np.float32] | None:
         vector = self._class_vector(text)
-        return self._model.phrase(text) if vector is None else vector
+        return self._model.phrase_vector(text) if vector is None else vector
 
     def _name(self, text: str) -> NDArray[np.float32] | None:
         vector = self._class_vector(text)
-        return self._model.name(text) if vector is None else vector
+        return self._model.name_vector(text) if vector is None else vector
 
     def _class_vector(self, text: str) -> NDArray[np.float32] | None:
         """Return the vector of a class by its wnid, or by all of its names as tables show them."""

@@ -237,7 +237,7 @@ def _fill(
     count: Callable[[int], None],
 ) -> None:
     seen = np.zeros(len(readable), np.bool_)
-    for rows, vectors in model.rows(split):
+    for rows, vectors in model.embed_split(split):
         is_copy = seen[rows] | _repeated(rows)
         seen[rows] = True
         if is_copy.any() and not scratch.mirrored:

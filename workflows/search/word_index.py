@@ -66,7 +66,7 @@ class WordIndex:
         self._index: Index | None = build("exact", every) if len(every) else None
         pairs = zip(self.classes, model.class_vectors, strict=True)
         self._wnids = {word.wnid for word, vector in pairs if vector.any()}
-        self.typed = functools.cache(self._typed)
+        self.query_for = functools.cache(self._query_for)
         """A cached function from a word to the query that finds images of it; empty: none."""
 
     def __len__(self) -> int:
@@ -80,13 +80,20 @@ class WordIndex:
         return self._index.vectors.units(rows[:: max(1, -(-len(rows) // count))])
 
     def hubs(self, references: NDArray[np.float32]) -> Hubs | None:
-        """Return how near each word is to images in general; None without words or *references*."""
+        """Measure which words are hubs, near to very many images.
+
+        Args:
+            references: The vectors of a sample of images, (n, dim).
+
+        Returns:
+            The hubs, for `search`; None without words or *references*.
+        """
         return measure_hubs(self._index, references) if self._index and len(references) else None
 
     def examples(self) -> list[str]:
         """Return up to three example queries, made of classes spread over the list."""
         chosen = self.classes[:: max(1, len(self.classes) // 8)]
-        typed = list(dict.fromkeys(filter(None, map(self.typed, chosen))))
+        typed = list(dict.fromkeys(filter(None, map(self.query_for, chosen))))
         if len(typed) < 3:
             return typed
         first, second, third, *_ = typed
@@ -156,18 +163,18 @@ class WordIndex:
         first, *further = group.words
         own_names = {first.name, *split_names(first.name)}
         also = tuple(dict.fromkeys(word.name for word in further if word.name not in own_names))
-        return WordHit(first.name, first.wnid, group.score, also, self.typed(first))
+        return WordHit(first.name, first.wnid, group.score, also, self.query_for(first))
 
-    def _typed(self, word: Word) -> str:
+    def _query_for(self, word: Word) -> str:
         names = [*split_names(word.name), word.wnid] if word.wnid else [word.name]
         for name in names:
             typed = str(Phrase(name))
-            if _means(typed, name) and (name in self._wnids or self._is_phrase(name)):
+            if _parses_as(typed, name) and (name in self._wnids or self._is_phrase(name)):
                 return typed
         return ""
 
     def _is_phrase(self, name: str) -> bool:
-        return self._model.phrase(name) is not None
+        return self._model.phrase_vector(name) is not None
 
 
 def _matching_group(groups: list[_Group], score: float, unit: NDArray[np.float64]) -> _Group | None:
@@ -190,7 +197,7 @@ def names_of(word: Word) -> set[str]:
     return {name.casefold() for name in (word.wnid, word.name, *split_names(word.name))}
 
 
-def _means(typed: str, name: str) -> bool:
+def _parses_as(typed: str, name: str) -> bool:
     try:
         return parse(typed) == Query((WeightedTerm(Phrase(name)),))
     except QueryError:  # no query means this name

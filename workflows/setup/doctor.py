@@ -41,9 +41,9 @@ FORMATS = {
 
 def run(options: DoctorOptions) -> int:
     """Run all checks and print the findings; return 1 if one would prevent `prepare`."""
-    findings = examine(options.store or ".")
+    findings = run_checks(options.store or ".")
     if address := options.cluster:
-        findings += safely("cluster", lambda: check_cluster(address, options.certs))
+        findings += run_check("cluster", lambda: check_cluster(address, options.certs))
     broken = any(finding.state == "broken" for finding in findings)
     if options.json:
         print(json.dumps({"ok": not broken, "findings": [asdict(f) for f in findings]}, indent=1))
@@ -54,8 +54,8 @@ def run(options: DoctorOptions) -> int:
     return int(broken)
 
 
-def examine(store: str) -> list[Finding]:
-    """Run all checks in the order of the table; a check that fails yields a finding, too.
+def run_checks(store: str) -> list[Finding]:
+    """Run all checks, and return their findings in the order of the table.
 
     Args:
         store: Path or URL of the store whose disk is checked.
@@ -73,11 +73,16 @@ def examine(store: str) -> list[Finding]:
         ("open files", check_open_files),
         ("room", lambda: check_free_space(store)),
     ]
-    return [finding for subject, check in checks for finding in safely(subject, check)]
+    return [finding for subject, check in checks for finding in run_check(subject, check)]
 
 
-def safely(subject: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Yield the findings of *check*; an error in it becomes a finding about *subject*."""
+def run_check(subject: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """Yield the findings of one check; an error in it becomes a finding, too.
+
+    Args:
+        subject: Subject of the finding about an error.
+        check: A function that yields findings.
+    """
     try:
         yield from check()
     except (ImportError, OSError, RuntimeError, ValueError) as error:
@@ -97,7 +102,7 @@ def check_pillow() -> Iterator[Finding]:
         yield Finding("Pillow", "broken", "not installed", "Run `make clean setup`.")
         return
     site = Path(spec.origin).parent.parent
-    yield judge_pillow(
+    yield pillow_finding(
         pillow.pillow_owners(site),
         pillow.installed_simd_level(site),
         avx2=pillow.cpu_has_avx2(),
@@ -105,7 +110,7 @@ def check_pillow() -> Iterator[Finding]:
     )
 
 
-def judge_pillow(owners: list[str], level: str, *, avx2: bool, why_stock: str) -> Finding:
+def pillow_finding(owners: list[str], level: str, *, avx2: bool, why_stock: str) -> Finding:
     """Return the finding about an installed Pillow.
 
     Args:
@@ -114,8 +119,8 @@ def judge_pillow(owners: list[str], level: str, *, avx2: bool, why_stock: str) -
         avx2: True if this CPU has AVX2.
         why_stock: The reason why `make setup` installed stock Pillow; empty if it did not.
     """
-    how = "without vector instructions" if level == "none" else f"with {level.upper()}"
-    summary = f"{' and '.join(owners) or 'of unknown origin'}, resizing {how}"
+    instructions = "without vector instructions" if level == "none" else f"with {level.upper()}"
+    summary = f"{' and '.join(owners) or 'of unknown origin'}, resizing {instructions}"
     if len(owners) > 1:
         advice = "One has overwritten the other's files. Run `make clean setup`."
         return Finding("Pillow", "broken", summary, advice)

@@ -116,6 +116,9 @@ def choose_pillow(environment: Environment, preference: str, *, system: bool) ->
 
     Returns:
         The reason why stock Pillow was chosen; empty for Pillow-SIMD.
+
+    Raises:
+        SetupError: *preference* is `simd`, and Pillow-SIMD cannot be compiled here.
     """
     wheels = environment.folder / "wheels"
     wheels.mkdir(exist_ok=True)
@@ -163,7 +166,11 @@ def check_pillow(site: Path, *, stock: bool, step: str) -> None:
 
 
 def install_all(environment: Environment, config: EnvironmentConfig, *, system: bool) -> str:
-    """Install Pillow and the project with its extras; return the result of `choose_pillow`."""
+    """Install Pillow and the project with its extras; return the result of `choose_pillow`.
+
+    Raises:
+        SetupError: A step failed, or another distribution owns the `PIL` folder.
+    """
     reason = choose_pillow(environment, config.pillow, system=system)
     groups = project_tables(environment.root)["dependency-groups"]
     extras = ",".join(name for name in config.extras if name not in groups)
@@ -187,8 +194,8 @@ def install_all(environment: Environment, config: EnvironmentConfig, *, system: 
 
 def is_ready(environment: Environment, config: EnvironmentConfig, stamp: Mapping[str, Any]) -> bool:
     """Return True if the environment is up to date, and Pillow-SIMD still cannot replace Pillow."""
-    made_from = (stamp.get("inputs"), stamp.get("extras"), stamp.get("pillow"))
-    if made_from != (digest_of_inputs(environment.root), list(config.extras), config.pillow):
+    recorded = (stamp.get("inputs"), stamp.get("extras"), stamp.get("pillow"))
+    if recorded != (digest_of_inputs(environment.root), list(config.extras), config.pillow):
         return False
     return not stamp["why_stock"] or bool(pillow.why_stock(config.pillow))
 
@@ -196,8 +203,16 @@ def is_ready(environment: Environment, config: EnvironmentConfig, stamp: Mapping
 def set_up(environment: Environment, config: EnvironmentConfig, *, system: bool) -> bool:
     """Create or update the environment.
 
+    Args:
+        environment: The environment.
+        config: The packages that it shall contain.
+        system: True to install missing system packages into a new environment.
+
     Returns:
         True if there was anything to do.
+
+    Raises:
+        SetupError: A step failed.
     """
     stamp = environment.stamp()
     if is_ready(environment, config, stamp):
@@ -213,7 +228,7 @@ def set_up(environment: Environment, config: EnvironmentConfig, *, system: bool)
 
 
 def describe(environment: Environment) -> str:
-    """Return a line that describes the environment."""
+    """Return a line that describes a complete environment: its extras and its Pillow."""
     stamp = environment.stamp()
     ready = f"setup: .venv is ready, with {', '.join(stamp['extras']) or 'no extras'}"
     if not stamp["why_stock"]:
@@ -227,7 +242,7 @@ def describe(environment: Environment) -> str:
 
 
 @contextlib.contextmanager
-def one_at_a_time(root: Path) -> Iterator[None]:
+def setup_lock(root: Path) -> Iterator[None]:
     """Lock the project's folder inside the block, so that only one set-up runs at a time."""
     handle = os.open(root, os.O_RDONLY)
     try:
@@ -297,7 +312,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     environment = Environment(Path(__file__).resolve().parents[2])
     try:
-        with one_at_a_time(environment.root):
+        with setup_lock(environment.root):
             config = read_config(args, environment)
             changed = set_up(environment, config, system=not args.no_system)
     except SetupError as error:

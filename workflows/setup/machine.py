@@ -80,7 +80,7 @@ def check_ports() -> Iterator[Finding]:
         yield Finding("ports", "note", f"{listed} in use", advice)
     else:
         yield Finding("ports", "ok", "8786 and 8787 are free")
-    for pid, port in open_to_all():
+    for pid, port in public_dask_servers():
         advice = "Anyone who can reach it can run code as you. Start it with --host 127.0.0.1."
         summary = f"process {pid} is Dask and listens on port {port} of all interfaces"
         yield Finding("ports", "note", summary, advice)
@@ -124,7 +124,7 @@ def is_free(port: int) -> bool:
     return True
 
 
-def open_to_all() -> Iterator[tuple[int, int]]:
+def public_dask_servers() -> Iterator[tuple[int, int]]:
     """Yield the (process id, port) of each Dask or Tesserae server on all interfaces."""
     import psutil
 
@@ -135,21 +135,21 @@ def open_to_all() -> Iterator[tuple[int, int]]:
     for entry in sockets:
         if entry.status == psutil.CONN_LISTEN and entry.laddr and entry.pid is not None:
             host, port = entry.laddr
-            if host in ("0.0.0.0", "::") and is_ours(entry.pid):
+            if host in ("0.0.0.0", "::") and is_dask_process(entry.pid):
                 yield entry.pid, port
 
 
-def is_ours(pid: int) -> bool:
+def is_dask_process(pid: int) -> bool:
     """Return True if a process was started as Dask or as Tesserae."""
     import psutil
 
     try:
-        words = psutil.Process(pid).cmdline()
+        arguments = psutil.Process(pid).cmdline()
     except psutil.Error:
         return False
     # The folders of a path are not evidence, so only its last component counts. Arguments with
     # spaces are code passed with -c, in which a / means nothing.
-    command = " ".join(w if " " in w else w.rpartition("/")[2] for w in words)
+    command = " ".join(w if " " in w else w.rpartition("/")[2] for w in arguments)
     return re.search(r"\b(dask|distributed|tesserae)\b", command) is not None
 
 

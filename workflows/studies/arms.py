@@ -25,7 +25,7 @@ ALIKE_CRITIC_STEPS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """An objective with the complete settings of its training."""
+    """One of the compared configurations of a study: an objective and its training settings."""
 
     objective: str
     settings: str
@@ -68,7 +68,7 @@ class Arm:
         return "; ".join(parts)
 
     def make_optimiser(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Return an optimiser of *network*'s parameters."""
+        """Return a new optimiser of *network*'s parameters, at the initial learning rate."""
         if self.optimiser == "rmsprop":
             return torch.optim.RMSprop(network.parameters(), self.rate)
         return torch.optim.Adam(network.parameters(), self.rate, self.betas, fused=True)
@@ -91,7 +91,7 @@ def make_arm(
     """
     if settings not in SETTINGS:
         raise ValueError(f"settings are {settings!r}: expected one of {', '.join(SETTINGS)}.")
-    paper = WganOptions(objective=objective).filled()
+    paper = WganOptions(objective=objective).resolved()
     weight = paper.penalty_weight
     if weight and penalty is not None:
         weight = penalty

@@ -1,7 +1,7 @@
 """The study of DeViSE: a comparison with simpler methods on unseen classes.
 
 Each split of the classes holds out unseen classes and validation classes. Every method is trained
-with each of its settings on the remaining classes, and its setting is chosen by hit@5 on pictures
+with each of its settings on the remaining classes, and its setting is chosen by hit@5 on images
 of the validation classes, with only these as candidates. The chosen setting is then trained on the
 validation classes too, and evaluated once on the unseen classes. All methods share the same
 features, which are computed beforehand.
@@ -25,23 +25,29 @@ from pipeline.wordvectors.hierarchy import Hierarchy
 from pipeline.wordvectors.vectors import ClassVectors
 from workflows.devise import baselines
 from workflows.devise.baselines import LabelledFeatures
-from workflows.devise.class_space import FILE, Floats, Space, make_space, unit
 from workflows.devise.class_splits import SEEN, VALIDATION, class_parts
 from workflows.devise.clip import Clip
-from workflows.devise.evaluation import LabelledImages, MethodMetrics, alike, evaluate, hits_among
+from workflows.devise.evaluation import (
+    LabelledImages,
+    MethodMetrics,
+    evaluate,
+    hit_rate_of_part,
+    identical_groups,
+)
 from workflows.devise.options import DeviseOptions
 from workflows.devise.stage import Devise
-from workflows.evaluation.per_class import compare
+from workflows.devise.word_space import FILE, Floats, WordSpace, l2_normalise, make_word_space
+from workflows.evaluation.per_class import paired_bootstrap
 from workflows.training.loop import Data
 from workflows.training.world import World
 
-CHOSEN_BY = 5
+SELECTION_K = 5
 """The k of the hit@k by which settings are chosen."""
 
 DEVISE: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "hinge": [
-        {"head": "linear", "dropout": 0.0, "rate": 1e-3},
-        {"head": "linear", "dropout": 0.4, "rate": 1e-3},
+        {"head": "linear", "dropout": 0.0, "learning_rate": 1e-3},
+        {"head": "linear", "dropout": 0.4, "learning_rate": 1e-3},
         {"head": "mlp", "dropout": 0.4},
     ],
     "cosine": [
@@ -65,7 +71,7 @@ PENALTIES = (0.1, 0.3, 1.0, 3.0)
 """The penalties of ridge regression."""
 SOFTMAX_PENALTIES = (1e-5, 1e-4, 1e-3)
 """The penalties of the softmax."""
-LIKELIEST = (10, 1_000)
+CONSE_CLASSES = (10, 1_000)
 """The numbers of most likely classes that ConSE mixes."""
 
 
@@ -81,12 +87,12 @@ class StudyData:
     """The word vectors of all classes."""
     hierarchy: Hierarchy | None
     """The hierarchy of the classes, for hierarchical precision; None = without."""
-    learned: LabelledFeatures
-    """The features and labels of the training split, with pictures of all classes."""
+    train: LabelledFeatures
+    """The features and labels of the training split, with images of all classes."""
     held_out: LabelledFeatures
     """The features and labels of the held-out split."""
     mirrored: bool
-    """True if the training features include those of mirrored pictures."""
+    """True if the training features include those of mirrored images."""
     batch_size: int = 256
     """The batch size of DeViSE."""
     unseen: str = "40"
@@ -94,7 +100,7 @@ class StudyData:
     validation: int = 30
     """The number of validation classes."""
     clip: Floats | None = None
-    """The scores of the held-out pictures by a CLIP model, (n, C); None = without."""
+    """The scores of the held-out images by a CLIP model, (n, C); None = without."""
 
 
 def open_study_data(
@@ -110,7 +116,7 @@ def open_study_data(
     clip: str | None = None,
     batch_size: int = 256,
 ) -> StudyData:
-    """Read the features of both splits, including mirrored ones if the store has them.
+    """Read the features of both splits, of mirrored training images too if the store has them.
 
     Args:
         store: Folder or URL of the store.
@@ -123,11 +129,15 @@ def open_study_data(
         validation: Number of validation classes.
         clip: Name or folder of a CLIP model to compare with (default None: no comparison).
         batch_size: Batch size of DeViSE.
+
+    Raises:
+        StoreError: Features of a split are missing or not finished.
+        TesseraeError: The CLIP model cannot be opened.
     """
     train, evaluated = (open_features(store, features, name) for name in (split, held_out))
     kinds = [kind for kind in ("plain", "mirrored") if kind in train.kinds]
     labels = train.split.labels[train.readable].astype(np.int64)
-    learned = LabelledFeatures(
+    train_features = LabelledFeatures(
         np.concatenate([train.rows(train.readable, kind) for kind in kinds]),
         np.concatenate([labels] * len(kinds)),
     )
@@ -137,7 +147,7 @@ def open_study_data(
         size, listed = evaluated.recipe.stored_size, evaluated.split.recipe.classes
         scores = Clip(clip).scores(store, held_out, size, listed)
     return StudyData(
-        store, features, classes, hierarchy, learned,
+        store, features, classes, hierarchy, train_features,
         LabelledFeatures(evaluated.rows(evaluated.readable), held_out_labels),
         mirrored=len(kinds) > 1, unseen=unseen, validation=validation, clip=scores,
         batch_size=batch_size,
@@ -152,17 +162,17 @@ class Outcome:
     """The name of the method."""
     setting: Mapping[str, Any]
     """The setting that was chosen."""
-    chosen_by: float
+    validation_hit_rate: float
     """The hit@5 on the validation classes, 0 to 1."""
     evaluation: MethodMetrics
     """The metrics on seen and unseen classes."""
 
 
-Method = Callable[["Arena", Mapping[str, Any]], Floats]
-"""A function that trains with a setting and returns scores (n, C) of the held-out pictures."""
+Method = Callable[["ClassSplit", Mapping[str, Any]], Floats]
+"""A function that trains with a setting and returns scores (n, C) of the held-out images."""
 
 
-class Arena:
+class ClassSplit:
     """A split of the classes, with the validation classes held out or among the seen ones."""
 
     def __init__(self, data: StudyData, seed: int, *, final: bool, centre: bool = True) -> None:
@@ -181,26 +191,33 @@ class Arena:
         )  # fmt: skip
         if final:
             parts = np.where(parts == VALIDATION, SEEN, parts)
-        is_seen = np.isin(data.learned.labels, np.flatnonzero(parts == SEEN))
-        self.learned = LabelledFeatures(
-            data.learned.features[is_seen], data.learned.labels[is_seen]
-        )
-        plain = self.learned.features[: len(self.learned.features) // (1 + data.mirrored)]
-        self.space = make_space(data.classes, parts, plain, centre=centre)
-        self.pictures = LabelledImages(
-            data.held_out.labels, data.classes.wnids, parts, alike(self.space.vectors),
+        is_seen = np.isin(data.train.labels, np.flatnonzero(parts == SEEN))
+        self.train = LabelledFeatures(data.train.features[is_seen], data.train.labels[is_seen])
+        plain = self.train.features[: len(self.train.features) // (1 + data.mirrored)]
+        self.space = make_word_space(data.classes, parts, plain, centre=centre)
+        self.images = LabelledImages(
+            data.held_out.labels, data.classes.wnids, parts, identical_groups(self.space.vectors),
             data.hierarchy,
         )  # fmt: skip
 
     def devise(self, setting: Mapping[str, Any]) -> Floats:
-        """Train the DeViSE stage with a setting; return scores (n, C) of the held-out pictures."""
+        """Train the DeViSE stage with a setting and score the held-out images.
+
+        Args:
+            setting: Options of the stage by name, such as those in `DEVISE`.
+
+        Returns:
+            Cosines of the n images and the C classes, (n, C) float32.
+        """
         common = {"batch_size": self.data.batch_size, "mirrored": self.data.mirrored}
         options = DeviseOptions(**{**common, **setting})
         embed = train_head(self.data, options, self.space)
-        return unit(embed(self.data.held_out.features)) @ self.space.vectors.T
+        return l2_normalise(embed(self.data.held_out.features)) @ self.space.vectors.T
 
 
-def train_head(data: StudyData, options: DeviseOptions, space: Space) -> Callable[[Floats], Floats]:
+def train_head(
+    data: StudyData, options: DeviseOptions, space: WordSpace
+) -> Callable[[Floats], Floats]:
     """Train a head in this process; return the function from features to word space.
 
     Args:
@@ -230,59 +247,59 @@ def train_head(data: StudyData, options: DeviseOptions, space: Space) -> Callabl
     return embed
 
 
-def _ridge(arena: Arena, setting: Mapping[str, Any]) -> Floats:
+def _ridge(split: ClassSplit, setting: Mapping[str, Any]) -> Floats:
     """Regress features to the original word vectors."""
-    vectors = arena.data.classes.vectors
-    return baselines.ridge(arena.learned, vectors, **setting)(arena.data.held_out.features)
+    vectors = split.data.classes.vectors
+    return baselines.ridge(split.train, vectors, **setting)(split.data.held_out.features)
 
 
-def _ridge_centred(arena: Arena, setting: Mapping[str, Any]) -> Floats:
-    score = baselines.ridge(arena.learned, arena.space.vectors, **setting)
-    return score(arena.data.held_out.features)
+def _ridge_centred(split: ClassSplit, setting: Mapping[str, Any]) -> Floats:
+    score = baselines.ridge(split.train, split.space.vectors, **setting)
+    return score(split.data.held_out.features)
 
 
-def _random(arena: Arena, setting: Mapping[str, Any]) -> Floats:
-    classes = len(arena.data.classes.wnids)
-    score = baselines.random_codes(arena.learned, classes, seed=arena.seed, **setting)
-    return score(arena.data.held_out.features)
+def _random(split: ClassSplit, setting: Mapping[str, Any]) -> Floats:
+    classes = len(split.data.classes.wnids)
+    score = baselines.random_codes(split.train, classes, seed=split.seed, **setting)
+    return score(split.data.held_out.features)
 
 
-def _clip(arena: Arena, setting: Mapping[str, Any]) -> Floats:
+def _clip(split: ClassSplit, setting: Mapping[str, Any]) -> Floats:
     """Return the scores of the CLIP model, which is not trained here."""
-    assert arena.data.clip is not None
-    return arena.data.clip
+    assert split.data.clip is not None
+    return split.data.clip
 
 
-class _Softmaxes:
+class _SoftmaxCache:
     """A cache of softmax classifiers by penalty, shared by ConSE and the softmax itself."""
 
     def __init__(self) -> None:
         self._fitted: dict[tuple[int, float], baselines.Softmax] = {}
 
-    def of(self, arena: Arena, penalty: float) -> baselines.Softmax:
-        key = (id(arena), penalty)
+    def fitted(self, split: ClassSplit, penalty: float) -> baselines.Softmax:
+        key = (id(split), penalty)
         if key not in self._fitted:
-            self._fitted[key] = baselines.fit_softmax(arena.learned, penalty=penalty)
+            self._fitted[key] = baselines.fit_softmax(split.train, penalty=penalty)
         return self._fitted[key]
 
-    def conse(self, arena: Arena, setting: Mapping[str, Any]) -> Floats:
+    def conse(self, split: ClassSplit, setting: Mapping[str, Any]) -> Floats:
         """Return ConSE's scores with the original word vectors, as in its paper."""
-        return self._conse(arena, arena.data.classes.vectors, setting)
+        return self._conse(split, split.data.classes.vectors, setting)
 
-    def conse_centred(self, arena: Arena, setting: Mapping[str, Any]) -> Floats:
+    def conse_centred(self, split: ClassSplit, setting: Mapping[str, Any]) -> Floats:
         """Return ConSE's scores with word vectors centred by the mean of the seen classes."""
-        return self._conse(arena, arena.space.vectors, setting)
+        return self._conse(split, split.space.vectors, setting)
 
-    def _conse(self, arena: Arena, vectors: Floats, setting: Mapping[str, Any]) -> Floats:
-        softmax = self.of(arena, setting["penalty"])
-        score = baselines.conse(softmax, vectors, likeliest=setting["likeliest"])
-        return score(arena.data.held_out.features)
+    def _conse(self, split: ClassSplit, vectors: Floats, setting: Mapping[str, Any]) -> Floats:
+        softmax = self.fitted(split, setting["penalty"])
+        score = baselines.conse(softmax, vectors, num_classes=setting["num_classes"])
+        return score(split.data.held_out.features)
 
-    def alone(self, arena: Arena, setting: Mapping[str, Any]) -> Floats:
+    def softmax(self, split: ClassSplit, setting: Mapping[str, Any]) -> Floats:
         score = baselines.softmax_scores(
-            self.of(arena, setting["penalty"]), len(arena.data.classes.wnids)
+            self.fitted(split, setting["penalty"]), len(split.data.classes.wnids)
         )
-        return score(arena.data.held_out.features)
+        return score(split.data.held_out.features)
 
 
 def run_split(data: StudyData, seed: int, *, steps: int) -> Iterator[Outcome]:
@@ -293,14 +310,16 @@ def run_split(data: StudyData, seed: int, *, steps: int) -> Iterator[Outcome]:
         seed: Seed of the split.
         steps: Training steps of DeViSE.
     """
-    choosing, final = (Arena(data, seed, final=last) for last in (False, True))
-    softmaxes = _Softmaxes()
+    choosing, final = (ClassSplit(data, seed, final=last) for last in (False, True))
+    softmaxes = _SoftmaxCache()
     penalties = [{"penalty": penalty} for penalty in PENALTIES]
-    conse_settings = [{"penalty": p, "likeliest": t} for p in SOFTMAX_PENALTIES for t in LIKELIEST]
+    conse_settings = [
+        {"penalty": p, "num_classes": t} for p in SOFTMAX_PENALTIES for t in CONSE_CLASSES
+    ]
     methods: list[tuple[str, Method, Sequence[Mapping[str, Any]]]] = [
         (
             f"DeViSE {loss}",
-            Arena.devise,
+            ClassSplit.devise,
             [{"loss": loss, "steps": steps, **setting} for setting in settings],
         )
         for loss, settings in DEVISE.items()
@@ -310,43 +329,56 @@ def run_split(data: StudyData, seed: int, *, steps: int) -> Iterator[Outcome]:
         ("ridge, centred", _ridge_centred, penalties),
         ("ConSE", softmaxes.conse, conse_settings),
         ("ConSE, centred", softmaxes.conse_centred, conse_settings),
-        ("softmax", softmaxes.alone, [{"penalty": p} for p in SOFTMAX_PENALTIES]),
+        ("softmax", softmaxes.softmax, [{"penalty": p} for p in SOFTMAX_PENALTIES]),
         ("random codes", _random, penalties),
     ]
     if data.clip is not None:
         methods.append(("CLIP", _clip, [{}]))
     for name, learn, settings in methods:
-        setting, reached = choose(choosing, learn, settings)
+        setting, hit_rate = select_setting(choosing, learn, settings)
         scores = learn(final, setting)
-        yield Outcome(name, setting, reached, evaluate(scores, final.pictures))
+        yield Outcome(name, setting, hit_rate, evaluate(scores, final.images))
 
 
-def choose(
-    arena: Arena, learn: Method, settings: Sequence[Mapping[str, Any]]
+def select_setting(
+    split: ClassSplit, learn: Method, settings: Sequence[Mapping[str, Any]]
 ) -> tuple[Mapping[str, Any], float]:
-    """Return the setting with the best hit@k on the validation classes, and that hit@k."""
-    reached = [
-        hits_among(learn(arena, setting), arena.pictures, VALIDATION, _chosen_by(arena))
+    """Select the setting with the best hit@k on the validation classes.
+
+    Args:
+        split: A split of the classes whose validation classes are held out.
+        learn: The method.
+        settings: Its settings.
+
+    Returns:
+        The setting, and its hit@k, 0 to 1. k is `SELECTION_K`, or the number of validation classes
+        minus 1 if that is smaller.
+
+    Raises:
+        TesseraeError: Fewer than two validation classes have images.
+    """
+    hit_rates = [
+        hit_rate_of_part(learn(split, setting), split.images, VALIDATION, _selection_k(split))
         for setting in settings
     ]
-    best = int(np.argmax(reached))
-    return settings[best], reached[best]
+    best = int(np.argmax(hit_rates))
+    return settings[best], hit_rates[best]
 
 
-def _chosen_by(arena: Arena) -> int:
-    classes = len(arena.pictures.classes(VALIDATION))
+def _selection_k(split: ClassSplit) -> int:
+    classes = len(split.images.classes(VALIDATION))
     if classes < 2:
         raise TesseraeError(
             f"{classes} validation classes have images: expected 2 or more. Pass a larger"
             " --validation-classes."
         )
-    return min(CHOSEN_BY, classes - 1)
+    return min(SELECTION_K, classes - 1)
 
 
-def chosen_devise(outcomes: Sequence[Outcome]) -> Outcome:
+def selected_devise(outcomes: Sequence[Outcome]) -> Outcome:
     """Return the result of DeViSE with the loss that is best on the validation classes."""
     devise = [outcome for outcome in outcomes if outcome.method.startswith("DeViSE")]
-    best = max(devise, key=lambda outcome: outcome.chosen_by)
+    best = max(devise, key=lambda outcome: outcome.validation_hit_rate)
     return replace(best, method="DeViSE, selected")
 
 
@@ -364,8 +396,9 @@ def differences(evaluations: Mapping[str, Sequence[MethodMetrics]]) -> Iterator[
                 [evaluation.unseen[k] for evaluation in evaluations[method]]
                 for method in ("DeViSE, selected", name)
             )
-            ahead = compare(ours, theirs, macro=False)
+            difference = paired_bootstrap(ours, theirs, macro=False)
+            mean, low, high = difference.mean, difference.low, difference.high
             yield (
-                f"hit@{k} of unseen classes: DeViSE minus {name}: {100 * ahead.mean:+.1f} (95 %"
-                f" from {100 * ahead.low:+.1f} to {100 * ahead.high:+.1f})"
+                f"hit@{k} of unseen classes: DeViSE minus {name}: {100 * mean:+.1f} (95 %"
+                f" from {100 * low:+.1f} to {100 * high:+.1f})"
             )

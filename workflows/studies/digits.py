@@ -1,4 +1,4 @@
-"""The study of digits: does a critic's estimate track the quality of samples?
+"""The study of digits: does the critic's Wasserstein estimate track the quality of samples?
 
 It tests the claim of Arjovsky et al. 2017 on scikit-learn's 1,797 handwritten digits of 8 x 8
 pixels, a fifth of them held out. While a small generator trains, two metrics are recorded: the
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from workflows.adversarial.critics import ConvCritic
-from workflows.adversarial.game import Game, Rules
 from workflows.adversarial.objectives import OBJECTIVES
+from workflows.adversarial.trainer import AdversarialConfig, AdversarialTrainer
 from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.studies.arms import Arm, make_arm
 from workflows.training.world import World
@@ -38,7 +38,7 @@ SETTLING = 0.2
 WIDTH = 32
 ALIKE_RATE = 2e-4
 ALIKE_NORM = "none"
-"""The critic's norm in the arms that are alike: a gradient penalty rules out batch norm."""
+"""The critic's norm in the arms that are alike: a gradient penalty config out batch norm."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,14 @@ class Digits:
 
 
 @dataclass
-class Course:
-    """The metrics of a run over time."""
+class TrainingCurves:
+    """The metrics of a run at its evaluations."""
 
     steps: list[int] = field(default_factory=list)
     """The steps of the evaluations."""
     critic: list[float] = field(default_factory=list)
-    """The critic's estimate on held-out rows, or the negative loss of a discriminator."""
+    """The critic's Wasserstein estimate on held-out rows, the mean score of real minus that of
+    generated rows; for objectives without one, the negative loss of the discriminator."""
     distance: list[float] = field(default_factory=list)
     """The sliced Wasserstein distance of samples to held-out rows."""
 
@@ -69,73 +70,90 @@ class Course:
         return float(stats.spearmanr(self.critic[first:], self.distance[first:]).statistic)
 
 
-def load(seed: int = 0) -> Digits:
-    """Load the digits, split at random by *seed*."""
-    from sklearn.datasets import load_digits
+def load_digits(seed: int = 0) -> Digits:
+    """Load scikit-learn's digits; *seed* draws the fifth of them that is held out."""
+    from sklearn import datasets
 
-    images = torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 8 - 1
+    images = torch.tensor(datasets.load_digits().images, dtype=torch.float32)[:, None] / 8 - 1
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(images)))
-    cut = len(images) // 5
-    return Digits(images[order[cut:]], images[order[:cut]])
+    num_held_out = len(images) // 5
+    return Digits(images[order[num_held_out:]], images[order[:num_held_out]])
 
 
 def controls(digits: Digits, seed: int = 0) -> dict[str, float]:
     """Return the distances of controls without a network to the held-out rows, by name.
 
     The controls are a Gaussian with the training rows' mean and covariance, the training rows, and
-    uniform noise in [-1, 1].
+    uniform noise in [-1, 1]. *seed* draws the Gaussian and the noise, `SAMPLES` rows of each.
     """
     rows = digits.train.flatten(1).double()
     mean, covariance = rows.mean(0), torch.cov(rows.T)
     values, vectors = torch.linalg.eigh(covariance)
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(SAMPLES, len(mean), generator=generator, dtype=torch.float64)
-    fitted = mean + (drawn * values.clamp_min(0).sqrt()) @ vectors.T
+    normal = torch.randn(SAMPLES, len(mean), generator=generator, dtype=torch.float64)
+    gaussian = mean + (normal * values.clamp_min(0).sqrt()) @ vectors.T
     noise = torch.rand(SAMPLES, len(mean), generator=generator) * 2 - 1
-    samples = {"Gaussian": fitted.float(), "training rows": rows.float(), "uniform noise": noise}
+    samples = {"Gaussian": gaussian.float(), "training rows": rows.float(), "uniform noise": noise}
     return {name: sliced_wasserstein(rows, digits.held_out) for name, rows in samples.items()}
 
 
 def arm_of(objective: str, settings: str) -> Arm:
-    """Return the arm of *objective* for the digits, with *settings* of `SETTINGS`."""
+    """Return the training settings of an objective for the digits.
+
+    Args:
+        objective: One of `workflows.adversarial.objectives.OBJECTIVES`.
+        settings: One of `workflows.studies.SETTINGS`.
+    """
     arm = make_arm(objective, settings, rate=ALIKE_RATE, norm=ALIKE_NORM)
     return replace(arm, decays=False, averages=True)
 
 
-def run(arm: Arm, digits: Digits, *, steps: int, seed: int = 0) -> Course:
-    """Train a small generator and return its metrics over time."""
+def run(arm: Arm, digits: Digits, *, steps: int, seed: int = 0) -> TrainingCurves:
+    """Train a small generator and return its metrics at about `EVALUATIONS` evaluations.
+
+    Args:
+        arm: The objective and its settings.
+        digits: The data set.
+        steps: Number of training steps, each of some critic updates and a generator update.
+        seed: Seed of initial weights, noise and batches (default 0).
+    """
     torch.manual_seed(seed)
     world = World()
     generator = ConvGenerator(SIZE, NOISE, 1, width=WIDTH)
     critic = ConvCritic(SIZE, 1, width=WIDTH, extra=1, norm=arm.norm)
-    rules = Rules(OBJECTIVES[arm.objective], clip=arm.clip, penalty=arm.penalty)
+    config = AdversarialConfig(OBJECTIVES[arm.objective], clip=arm.clip, penalty=arm.penalty)
     optimisers = (arm.make_optimiser(generator), arm.make_optimiser(critic))
-    game = Game(generator, critic, *optimisers, rules, world)
+    trainer = AdversarialTrainer(generator, critic, *optimisers, config, world)
     averaging = get_ema_multi_avg_fn(AVERAGE_DECAY)  # type: ignore[no-untyped-call]
     average = AveragedModel(generator, multi_avg_fn=averaging, use_buffers=True)
-    course = Course()
+    curves = TrainingCurves()
     for step in range(1, steps + 1):
-        for turn in range(arm.critic_steps):
-            key = (seed, step, turn)
+        for update in range(arm.critic_steps):
+            key = (seed, step, update)
             rows = world.integers(BATCH, len(digits.train), key=(*key, "rows"))
             noise = world.normal(BATCH, NOISE, key=(*key, "noise"))
-            share = world.uniform(BATCH, key=(*key, "share"))
-            game.critic_update(digits.train[rows], (noise,), share=share)
-        game.generator_update((world.normal(BATCH, NOISE, key=(seed, step, "noise")),))
+            alpha = world.uniform(BATCH, key=(*key, "share"))
+            trainer.critic_update(digits.train[rows], (noise,), alpha=alpha)
+        trainer.generator_update((world.normal(BATCH, NOISE, key=(seed, step, "noise")),))
         average.update_parameters(generator)
         if step % max(1, steps // EVALUATIONS) == 0:
-            _evaluate(game, average, digits, course, step, arm.objective)
-    return course
+            _evaluate(trainer, average, digits, curves, step, arm.objective)
+    return curves
 
 
 def _evaluate(
-    game: Game, average: nn.Module, digits: Digits, course: Course, step: int, objective: str
+    trainer: AdversarialTrainer,
+    average: nn.Module,
+    digits: Digits,
+    curves: TrainingCurves,
+    step: int,
+    objective: str,
 ) -> None:
     noise = World().normal(SAMPLES, NOISE, key=("look",))
-    metrics = game.evaluate(digits.held_out, (noise[: len(digits.held_out)],))
+    metrics = trainer.evaluate(digits.held_out, (noise[: len(digits.held_out)],))
     metric = "estimate" if objective.startswith("wgan") else "critic_loss"
     with torch.no_grad():
         samples = average.eval()(noise)
-    course.steps.append(step)
-    course.critic.append(float(metrics[metric]) * (1 if metric == "estimate" else -1))
-    course.distance.append(sliced_wasserstein(samples, digits.held_out))
+    curves.steps.append(step)
+    curves.critic.append(float(metrics[metric]) * (1 if metric == "estimate" else -1))
+    curves.distance.append(sliced_wasserstein(samples, digits.held_out))

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from workflows.adversarial.critics import VectorCritic
-from workflows.adversarial.game import Game, Rules
 from workflows.adversarial.objectives import OBJECTIVES
+from workflows.adversarial.trainer import AdversarialConfig, AdversarialTrainer
 from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.studies.arms import Arm, make_arm
 from workflows.training.world import World
@@ -40,7 +40,7 @@ AVERAGE_DECAY = 0.995
 
 
 @dataclass(frozen=True)
-class Grid:
+class PointMetrics:
     """The metrics of a set of points."""
 
     modes: int
@@ -58,57 +58,73 @@ def draw(rows: int, key: tuple[object, ...]) -> Tensor:
     return CENTRES[centres] + SPREAD * world.normal(rows, 2, key=(*key, "where"))
 
 
-def measure(points: Tensor) -> Grid:
+def measure(points: Tensor) -> PointMetrics:
     """Return the metrics of points, (n, 2) float32."""
     distance, nearest = torch.cdist(points, CENTRES).min(1)
     good = distance < 3 * SPREAD
-    apart = sliced_wasserstein(points, draw(len(points), ("judge",)))
-    return Grid(len(set(nearest[good].tolist())), float(good.float().mean()), apart)
+    sliced_distance = sliced_wasserstein(points, draw(len(points), ("judge",)))
+    modes = len(set(nearest[good].tolist()))
+    return PointMetrics(modes, float(good.float().mean()), sliced_distance)
 
 
-def controls(seed: int = 0) -> dict[str, Grid]:
-    """Return the metrics of controls without a network: noise, one Gaussian and the set itself."""
+def controls(seed: int = 0) -> dict[str, PointMetrics]:
+    """Return the metrics of controls without a network, by name; *seed* draws their points.
+
+    The controls are uniform noise, one Gaussian with the mean and the deviation of the data, and
+    other points of the data set itself.
+    """
     world = World()
     low, high = float(CENTRES.min()) - 0.5, float(CENTRES.max()) + 0.5
-    share = world.uniform(2 * EVALUATION_POINTS, key=(seed, "noise")).view(-1, 2)
+    noise = world.uniform(2 * EVALUATION_POINTS, key=(seed, "noise")).view(-1, 2)
     points = draw(EVALUATION_POINTS, (seed, "fit"))
     fitted = points.mean(0) + points.std(0) * world.normal(EVALUATION_POINTS, 2, key=(seed, "one"))
     return {
-        "uniform noise": measure(low + (high - low) * share),
+        "uniform noise": measure(low + (high - low) * noise),
         "one Gaussian": measure(fitted),
         "real data": measure(draw(EVALUATION_POINTS, (seed, "set"))),
     }
 
 
 def arm_of(objective: str, settings: str) -> Arm:
-    """Return the arm of *objective* for this data set, with *settings* of `SETTINGS`."""
+    """Return the training settings of an objective for this data set.
+
+    Args:
+        objective: One of `workflows.adversarial.objectives.OBJECTIVES`.
+        settings: One of `workflows.studies.SETTINGS`.
+    """
     arm = make_arm(objective, settings, rate=ALIKE_RATE, penalty=PENALTY)
     return replace(arm, norm="none")  # the perceptrons have no norm
 
 
-def run(arm: Arm, *, steps: int, seed: int = 0) -> Grid:
-    """Train perceptrons on the grid and return the metrics of the generator's points."""
+def run(arm: Arm, *, steps: int, seed: int = 0) -> PointMetrics:
+    """Train perceptrons on the grid and return the metrics of the generator's points.
+
+    Args:
+        arm: The objective and its settings.
+        steps: Number of training steps, each of some critic updates and a generator update.
+        seed: Seed of initial weights, noise and batches (default 0).
+    """
     torch.manual_seed(seed)
     world = World()
     generator = VectorGenerator((2,), NOISE_DIMENSIONS, width=WIDTH, bounded=False)
     critic = VectorCritic(2, width=WIDTH)
     optimisers = (arm.make_optimiser(generator), arm.make_optimiser(critic))
-    rules = Rules(OBJECTIVES[arm.objective], clip=arm.clip, penalty=arm.penalty)
-    game = Game(generator, critic, *optimisers, rules, world)
+    config = AdversarialConfig(OBJECTIVES[arm.objective], clip=arm.clip, penalty=arm.penalty)
+    trainer = AdversarialTrainer(generator, critic, *optimisers, config, world)
     average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))  # type: ignore[no-untyped-call]
     for step in range(steps):
         for optimiser in optimisers if arm.decays else ():
             for group in optimiser.param_groups:
                 group["lr"] = arm.rate * (1 - step / steps)
-        for turn in range(arm.critic_steps):
-            key = (seed, step, turn)
-            game.critic_update(
+        for update in range(arm.critic_steps):
+            key = (seed, step, update)
+            trainer.critic_update(
                 draw(BATCH, key),
                 (world.normal(BATCH, NOISE_DIMENSIONS, key=(*key, "noise")),),
-                share=world.uniform(BATCH, key=(*key, "share")),
+                alpha=world.uniform(BATCH, key=(*key, "share")),
             )
         noise = world.normal(BATCH, NOISE_DIMENSIONS, key=(seed, step, "noise"))
-        game.generator_update((noise,))
+        trainer.generator_update((noise,))
         average.update_parameters(generator)
     evaluated = average if arm.averages else generator
     with torch.no_grad():

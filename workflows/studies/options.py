@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass
 from types import MappingProxyType
 
-from pipeline.wordvectors.vectors import SYNONYMS
 from workflows.adversarial.objectives import OBJECTIVES
 from workflows.options.fields import Options, option
+from workflows.options.shared import clip_option, synonyms_option
 from workflows.studies import SETTINGS
 
 
@@ -87,18 +87,8 @@ class DeviseStudyOptions(StudyOptions):
         implied="the store's names",
         metavar="FILE",
     )
-    synonyms: str = option(
-        "mean",
-        "how a class with several names gets its vector: from the first name, or as the mean over"
-        " all names that have one",
-        choices=SYNONYMS,
-    )
-    clip_model: str | None = option(
-        None,
-        "CLIP model, a folder or a hub name, to compare with",
-        implied="none",
-        metavar="MODEL",
-    )
+    synonyms: str = synonyms_option()
+    clip_model: str | None = clip_option()
     hierarchy: str | None = option(
         None,
         "file of is-a edges, for hierarchical precision hp@k",

@@ -19,8 +19,11 @@ if TYPE_CHECKING:  # it loads torch
     from workflows.studies.devise import StudyData
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % confidence interval of the mean, by Student's t distribution."""
+def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % confidence interval (low, high) of the mean, by Student's t distribution.
+
+    Of a single value, both ends are the value itself.
+    """
     if len(values) < 2:
         return values[0], values[0]
     half_width = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
@@ -35,7 +38,7 @@ def _limit_threads(options: StudyOptions) -> None:
 
 
 def gaussians(options: GaussiansOptions) -> int:
-    """Run the study of Gaussians, print its table, and return the exit status."""
+    """Run the study of Gaussians, print a line for each run, and return the exit status, 0."""
     from workflows.studies import gaussians as study
 
     _limit_threads(options)
@@ -45,31 +48,31 @@ def gaussians(options: GaussiansOptions) -> int:
     )
     print(f"{'method':<16} {'seed':>4} {'modes':>6} {'near':>7} {'distance':>9}", flush=True)
 
-    def show(name: str, seed: int, grid: study.Grid) -> None:
+    def show(name: str, seed: int, metrics: study.PointMetrics) -> None:
         print(
-            f"{name:<16} {seed:>4} {grid.modes:>6} {grid.good:>7.1%} {grid.distance:>9.4f}",
+            f"{name:<16} {seed:>4} {metrics.modes:>6} {metrics.good:>7.1%}"
+            f" {metrics.distance:>9.4f}",
             flush=True,
         )
 
-    for name, grid in study.controls().items():
-        show(name, 0, grid)
+    for name, metrics in study.controls().items():
+        show(name, 0, metrics)
     for settings in options.settings:
         for objective in options.objectives:
             arm = study.arm_of(objective, settings)
             print(f"{arm.name}: {arm.describe()}", flush=True)
             for seed in range(options.seeds):
-                grid = study.run(arm, seed=seed, steps=options.steps)
-                show(arm.name, seed, grid)
+                show(arm.name, seed, study.run(arm, seed=seed, steps=options.steps))
     return 0
 
 
 def digits(options: DigitsOptions) -> int:
-    """Run the study of digits, print its table, and return the exit status."""
+    """Run the study of digits, print a line for each run, and return the exit status, 0."""
     from workflows.studies import digits as study
 
     _limit_threads(options)
     for seed in range(options.seeds):
-        controls = study.controls(study.load(seed))
+        controls = study.controls(study.load_digits(seed))
         distances = ", ".join(f"{name} {value:.4f}" for name, value in controls.items())
         print(
             f"seed {seed}, sliced Wasserstein distance to held-out images: {distances}", flush=True
@@ -80,22 +83,27 @@ def digits(options: DigitsOptions) -> int:
             print(f"{arm.name}: {arm.describe()}", flush=True)
             correlations = []
             for seed in range(options.seeds):
-                course = study.run(arm, study.load(seed), seed=seed, steps=options.steps)
-                correlations.append(course.correlation)
+                curves = study.run(arm, study.load_digits(seed), seed=seed, steps=options.steps)
+                correlations.append(curves.correlation)
                 print(
                     f"{arm.name:<16} {seed:>4}  rank correlation of critic estimate and distance"
-                    f" {course.correlation:>7.3f}  last distance {course.distance[-1]:>7.4f}",
+                    f" {curves.correlation:>7.3f}  last distance {curves.distance[-1]:>7.4f}",
                     flush=True,
                 )
-            low, high = interval(correlations)
+            low, high = confidence_interval(correlations)
             mean = statistics.mean(correlations)
             print(f"{arm.name:<16} mean rank correlation {mean:.3f} (95 % {low:.3f} to {high:.3f})")
     return 0
 
 
 def devise(options: DeviseStudyOptions) -> int:
-    """Run the study of DeViSE, print its table, and return the exit status."""
-    from workflows.devise.evaluation import lines
+    """Run the study of DeViSE, print its table, and return the exit status, 0.
+
+    Raises:
+        ValueError: There are no unseen classes, or --features is required.
+        TesseraeError: The store, the features or the word vectors cannot be opened.
+    """
+    from workflows.devise.evaluation import table_rows
     from workflows.studies import devise as study
 
     _limit_threads(options)
@@ -103,18 +111,18 @@ def devise(options: DeviseStudyOptions) -> int:
     evaluations: dict[str, list[Any]] = {}
     for seed in range(options.seeds):
         outcomes = list(study.run_split(data, seed, steps=options.steps))
-        for outcome in [*outcomes, study.chosen_devise(outcomes)]:
+        for outcome in [*outcomes, study.selected_devise(outcomes)]:
             evaluations.setdefault(outcome.method, []).append(outcome.evaluation)
             setting = ", ".join(f"{name} {value}" for name, value in outcome.setting.items())
-            largest_k = max(k for k in outcome.evaluation.unseen if k <= study.CHOSEN_BY)
+            largest_k = max(k for k in outcome.evaluation.unseen if k <= study.SELECTION_K)
             hits = outcome.evaluation.unseen[largest_k].micro
             print(
-                f"split {seed}  {outcome.method:<16} validation hit rate {outcome.chosen_by:.3f}"
-                f"  unseen hit@{largest_k} {hits:.3f}  {setting}",
+                f"split {seed}  {outcome.method:<16} validation hit rate"
+                f" {outcome.validation_hit_rate:.3f}  unseen hit@{largest_k} {hits:.3f}  {setting}",
                 flush=True,
             )
     print()
-    for name, *cells in lines(evaluations):
+    for name, *cells in table_rows(evaluations):
         print(f"{name:<16}" + "".join(f"{cell:>12}" for cell in cells))
     print()
     for line in study.differences(evaluations):
@@ -123,7 +131,7 @@ def devise(options: DeviseStudyOptions) -> int:
 
 
 def _devise_data(options: DeviseStudyOptions) -> StudyData:
-    from pipeline.features.reader import finished
+    from pipeline.features.reader import finished_features
     from pipeline.store import records
     from pipeline.store.open import open_objects
     from pipeline.wordvectors.files import read_word_vectors
@@ -137,7 +145,7 @@ def _devise_data(options: DeviseStudyOptions) -> StudyData:
             "--unseen-classes is 0: expected at least 1 class, or a file that names some."
         )
     objects = open_objects(options.store)
-    names = [options.features] if options.features else list(finished(objects, "train"))
+    names = [options.features] if options.features else list(finished_features(objects, "train"))
     if len(names) != 1:
         finished_names = ", ".join(names) or "none: compute them with `tesserae features`"
         raise ValueError(f"--features is required: {options.store} has {finished_names}.")

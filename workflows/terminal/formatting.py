@@ -19,7 +19,7 @@ def printable(text: str) -> str:
 
 
 def encodable(text: str, stream: TextIO) -> str:
-    """Return *text* with the characters escaped that the encoding of *stream* lacks."""
+    """Return *text*, with each character that the encoding of *stream* lacks as its escape."""
     encoding = stream.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 

@@ -27,17 +27,31 @@ class Meter:
     """A counter that derives rates and the time left; callers pass the time in seconds."""
 
     def __init__(self, rows: int | None, start: float) -> None:
+        """Initialise with no rows counted.
+
+        Args:
+            rows: Total number of rows; None if unknown.
+            start: The time of the start in seconds.
+        """
         self.total = rows
         self.start = start
         self.quarantined = 0
-        self.before = 0
-        """The number of rows that were done before the run; they count for no rate."""
+        self.initial_rows = 0
+        """The number of rows that earlier runs have done; they do not count for rates."""
         self.last = Mark(start)
-        self._from = self.last
+        self._rates_start = self.last
         self._marks = deque([self.last])
 
     def add(self, now: float, rows: int, bytes_in: int, bytes_out: int, quarantined: int) -> None:
-        """Add the increments since the previous call."""
+        """Add the increments since the previous call.
+
+        Args:
+            now: The time in seconds.
+            rows: Number of rows done.
+            bytes_in: Number of bytes read.
+            bytes_out: Number of bytes written.
+            quarantined: Number of rows that were quarantined, which *rows* includes.
+        """
         last = self.last
         self.last = Mark(
             now, last.rows + rows, last.bytes_in + bytes_in, last.bytes_out + bytes_out
@@ -49,8 +63,8 @@ class Meter:
     def restart_rates(self, now: float) -> None:
         """Measure rates from *now* on, because the work so far was slower than what follows."""
         last = self.last
-        self._from = Mark(now, last.rows, last.bytes_in, last.bytes_out)
-        self._marks = deque([self._from])
+        self._rates_start = Mark(now, last.rows, last.bytes_in, last.bytes_out)
+        self._marks = deque([self._rates_start])
 
     def window(self, now: float) -> tuple[float, float, float]:
         """Return the current rows, bytes in and bytes out per second, over a recent window."""
@@ -61,7 +75,7 @@ class Meter:
 
     def overall(self, now: float) -> tuple[float, float, float]:
         """Return rows, bytes in and bytes out per second since the start or `restart_rates`."""
-        return _rates(self._from, self.last, now)
+        return _rates(self._rates_start, self.last, now)
 
     def from_start(self, now: float) -> tuple[float, float, float]:
         """Return rows, bytes in and bytes out per second since the start."""
@@ -76,8 +90,8 @@ class Meter:
 
     @property
     def done(self) -> int:
-        """The number of rows that are done, those from before the run included."""
-        return self.before + self.last.rows
+        """The number of rows that are done, those of earlier runs included."""
+        return self.initial_rows + self.last.rows
 
     def share(self) -> float | None:
         """Return the fraction of rows that are done, 0 to 1; None if the total is unknown."""

@@ -107,19 +107,26 @@ class Progress:
     def update(
         self, *, rows: int = 0, bytes_in: int = 0, bytes_out: int = 0, quarantined: int = 0
     ) -> None:
-        """Add the increments since the previous call."""
+        """Add the increments since the previous call.
+
+        Args:
+            rows: Number of rows done.
+            bytes_in: Number of bytes read.
+            bytes_out: Number of bytes written.
+            quarantined: Number of rows that were quarantined, which *rows* includes.
+        """
         with self._lock:
             now = self._clock()
             self._meter.add(now, rows, bytes_in, bytes_out, quarantined)
             self._display.counted(now)
 
-    def begin_at(self, rows: int) -> None:
-        """Set the number of rows that were done before the run; they count for no rate."""
+    def set_initial_rows(self, rows: int) -> None:
+        """Set the number of rows that earlier runs have done; they do not count for rates."""
         with self._lock:
-            self._meter.before = rows
+            self._meter.initial_rows = rows
 
     def restart_rates(self, *, rows: int = 0) -> None:
-        """Count *rows*, and measure rates from now on: the work so far was slower."""
+        """Count *rows*, and measure rates from now on, because the work so far was slower."""
         with self._lock:
             now = self._clock()
             self._meter.add(now, rows, 0, 0, 0)
@@ -140,7 +147,7 @@ class Progress:
         self._display.note(printable(line))
 
     def count_line(self) -> str:
-        """Return the number of rows that are done, with the total if it is known."""
+        """Return the count as text, such as `1,024 of 5,000 images, 20.5 %`."""
         with self._lock:
             meter = self._meter
             if meter.total is None:
@@ -149,7 +156,11 @@ class Progress:
             return f"{meter.done:,} of {meter.total:,} {self._noun()}, {share}"
 
     def rate_line(self) -> str:
-        """Return the time left, the current and overall rates, and the number quarantined."""
+        """Return the rates as text, shown below or after the counts.
+
+        For example `3 min 5 s left, 512 images/s now, 498 over the run, 60.1 MB/s in, 3
+        quarantined`. What is unknown or zero is left out.
+        """
         with self._lock:
             now, meter = self._clock(), self._meter
             rows, bytes_in, bytes_out = meter.window(now)
@@ -159,10 +170,14 @@ class Progress:
                 f"{_rate(rows)} {self.unit}/s now, {_rate(meter.overall(now)[0])} over the run",
                 *_byte_rates(meter, bytes_in, bytes_out),
             ]
-            return ", ".join([*parts, *self._bad()])
+            return ", ".join([*parts, *self._quarantined_text()])
 
     def final_line(self, *, completed: bool) -> str:
-        """Return the summary at the end; *completed* is False if the run was stopped early."""
+        """Return the summary at the end, such as `5,000 images in 10 s, 500 images/s`.
+
+        Args:
+            completed: True if the work is done; False if it was stopped early.
+        """
         with self._lock:
             now, meter = self._clock(), self._meter
             rows, bytes_in, bytes_out = meter.from_start(now)
@@ -170,13 +185,13 @@ class Progress:
             if meter.total is not None and meter.done != meter.total:
                 done += f" of {meter.total:,}"
             verb = "" if completed else "stopped at "
-            own = f", {meter.last.rows:,} of them" if meter.before else ""
+            this_run = f", {meter.last.rows:,} in this run," if meter.initial_rows else ""
             parts = [
-                f"{verb}{done} {self._noun()}{own} in {seconds_text(now - meter.start)}",
+                f"{verb}{done} {self._noun()}{this_run} in {seconds_text(now - meter.start)}",
                 f"{_rate(rows)} {self.unit}/s",
                 *_byte_rates(meter, bytes_in, bytes_out),
             ]
-            return ", ".join([*parts, *self._bad()])
+            return ", ".join([*parts, *self._quarantined_text()])
 
     def _noun(self) -> str:
         """Return the unit in the number that the total needs: `images`, or `image` after 1."""
@@ -189,7 +204,7 @@ class Progress:
         with self._lock:
             return self._meter.share()
 
-    def _bad(self) -> list[str]:
+    def _quarantined_text(self) -> list[str]:
         count = self._meter.quarantined
         return [f"{count:,} quarantined"] if count else []
 
@@ -206,22 +221,24 @@ class _PlainDisplay:
         meter = self._progress._meter
         self._next = meter.start + self._interval
         count = "" if meter.total is None else f", {meter.total:,} {self._progress._noun()}"
-        self._say(f"{self._progress.title}{count}")
+        self._write_line(f"{self._progress.title}{count}")
 
     def counted(self, now: float) -> None:
         if now >= self._next:
             self._next = now + self._interval
             progress = self._progress
             lines = (progress.count_line(), progress.rate_line(), progress._detail)
-            self._say(f"{progress.title}: {', '.join(filter(None, lines))}")
+            self._write_line(f"{progress.title}: {', '.join(filter(None, lines))}")
 
     def note(self, line: str) -> None:
-        self._say(line)
+        self._write_line(line)
 
     def close(self, *, completed: bool) -> None:
-        self._say(f"{self._progress.title}: {self._progress.final_line(completed=completed)}")
+        self._write_line(
+            f"{self._progress.title}: {self._progress.final_line(completed=completed)}"
+        )
 
-    def _say(self, line: str) -> None:
+    def _write_line(self, line: str) -> None:
         # A single write, so that lines of two threads do not interleave.
         self._stream.write(encodable(line, self._stream) + "\n")
         self._stream.flush()
@@ -232,7 +249,7 @@ class _LiveDisplay:
         self._progress = progress
         self._stream = stream
         self._live: Live | None = None
-        self._end: str | None = None
+        self._final_line: str | None = None
 
     def open(self) -> None:
         """Start the live display and the thread that redraws it."""
@@ -259,7 +276,7 @@ class _LiveDisplay:
             self._live.console.print(text, markup=False, emoji=False, soft_wrap=True)
 
     def close(self, *, completed: bool) -> None:
-        self._end = self._progress.final_line(completed=completed)
+        self._final_line = self._progress.final_line(completed=completed)
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -271,8 +288,8 @@ class _LiveDisplay:
 
         progress = self._progress
         title = Text(encodable(progress.title, self._stream), style="bold")
-        if self._end is not None:
-            yield Text.assemble(title, "  ", self._end)
+        if self._final_line is not None:
+            yield Text.assemble(title, "  ", self._final_line)
             return
         share = progress.share()
         count = progress.count_line()

@@ -26,7 +26,7 @@ _terminals: list[int] = []
 """The descriptors of standard output and error that were a terminal at the start."""
 
 
-def listen() -> None:
+def install_handlers() -> None:
     """Install handlers that raise KeyboardInterrupt in the main thread."""
     _terminals[:] = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
     for stop in _handled_signals():
@@ -40,7 +40,7 @@ def _handled_signals() -> list[signal.Signals]:
     return list(STOP_SIGNALS)
 
 
-def ignore() -> None:
+def ignore_all() -> None:
     """Ignore signals, log messages and warnings from now on: the process is about to exit."""
     logging.disable()
     warnings.simplefilter("ignore")
@@ -49,12 +49,16 @@ def ignore() -> None:
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """Defer signals to the end of a short block, such as one that cleans up."""
+def deferred_signals() -> Iterator[None]:
+    """Defer SIGINT, SIGTERM and SIGHUP to the end of a short block, such as one that cleans up.
+
+    Raises:
+        KeyboardInterrupt: A signal arrived in the block; raised after it, in the main thread only.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python runs signal handlers in the main thread only
         return
-    stopping = isinstance(sys.exception(), KeyboardInterrupt)
+    interrupted = isinstance(sys.exception(), KeyboardInterrupt)
     deferred: list[int] = []
     before = {
         stop: signal.signal(stop, lambda number, _: deferred.append(number))
@@ -67,7 +71,7 @@ def held_back() -> Iterator[None]:
             signal.signal(stop, handler)
     # Inside the handling of an interrupt a further one would only repeat it. SIGHUP comes first,
     # because its handler must stop writing to the lost terminal.
-    if deferred and not stopping:
+    if deferred and not interrupted:
         _interrupt(signal.SIGHUP if signal.SIGHUP in deferred else deferred[0])
 
 

@@ -16,7 +16,9 @@ from workflows.training.world import World
 
 AnyLoader = Loader | FeatureLoader
 
-Augmenting = Callable[[Tensor, Tensor, int], Tensor]
+Augmentation = Callable[[Tensor, Tensor, int], Tensor]
+"""A function (images, rows, epoch) -> images, run on the device: uint8 images (n, 3, h, w), their
+row numbers (n,) int64 and the epoch give float32 images (n, 3, size, size)."""
 
 
 def no_augmentation(images: Tensor, rows: Tensor, epoch: int) -> Tensor:
@@ -24,22 +26,23 @@ def no_augmentation(images: Tensor, rows: Tensor, epoch: int) -> Tensor:
     return images
 
 
-def micro_batches(rows: int, at_once: int | None) -> Iterator[tuple[slice, float]]:
+def micro_batches(num_rows: int, max_rows: int | None) -> Iterator[tuple[slice, float]]:
     """Split a rank's rows into micro-batches of nearly equal length.
 
     Every rank gets the same number of micro-batches, so collectives stay matched.
 
     Args:
-        rows: Number of rows in this rank's part of a batch.
-        at_once: Maximum number of rows in a micro-batch (default None: all rows).
+        num_rows: Number of rows in this rank's part of a batch.
+        max_rows: Maximum number of rows in a micro-batch; None: all rows.
 
     Yields:
-        The rows of a micro-batch as a slice, and their share of *rows* (0 to 1).
+        The rows of a micro-batch as a slice, and the weight of its mean loss in the mean over all
+        rows: its number of rows / *num_rows*.
     """
-    count = -(-rows // (at_once or rows))
-    for part in range(count):
-        micro_batch = slice(part * rows // count, (part + 1) * rows // count)
-        yield micro_batch, (micro_batch.stop - micro_batch.start) / rows
+    count = -(-num_rows // (max_rows or num_rows))
+    for index in range(count):
+        micro_batch = slice(index * num_rows // count, (index + 1) * num_rows // count)
+        yield micro_batch, (micro_batch.stop - micro_batch.start) / num_rows
 
 
 class RankBatch(NamedTuple):
@@ -57,7 +60,7 @@ class Batches:
     """An endless stream of batches that runs through epoch after epoch."""
 
     def __init__(
-        self, loader: AnyLoader, augment: Augmenting, world: World, *, here: int = 1
+        self, loader: AnyLoader, augment: Augmentation, world: World, *, ranks_on_host: int = 1
     ) -> None:
         """Create the stream without opening the store.
 
@@ -65,22 +68,26 @@ class Batches:
             loader: The loader of the whole batch, of images at one size or of features.
             augment: The augmentation, run on the device: (images, rows, epoch) -> images.
             world: The rank whose part of each batch is read, and its device.
-            here: Number of ranks on this machine (default 1).
+            ranks_on_host: Number of ranks on this machine (default 1).
         """
-        self.loader = loader.for_rank(world.rank, world.size, ranks_on_host=here)
+        self.loader = loader.for_rank(world.rank, world.size, ranks_on_host=ranks_on_host)
         self._augment = augment
         self._device = world.device
         self._iterator: Iterator[Batch] | None = None
-        self.waited = 0.0
+        self.wait_seconds = 0.0
         """Total seconds that `take` has waited for the loader."""
         self.rows_taken = 0
         """Total rows read so far, over all ranks."""
 
     def take(self) -> RankBatch:
-        """Return this rank's part of the next batch, augmented, on the device."""
+        """Return this rank's part of the next batch, augmented, on the device.
+
+        Raises:
+            StoreError: The split has fewer readable images than a batch, or cannot be read.
+        """
         started = time.perf_counter()
         batch = self._next()
-        self.waited += time.perf_counter() - started
+        self.wait_seconds += time.perf_counter() - started
         self.rows_taken += self.loader.batch_size
         images = batch.images.to(self._device, non_blocking=True)  # type: ignore[union-attr]
         labels = batch.labels.to(self._device, non_blocking=True)
@@ -110,7 +117,11 @@ class Batches:
         return self.loader.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue after the last batch that had been taken when *state* was saved."""
+        """Continue at the position of *state*, as `state_dict` returned it.
+
+        Raises:
+            StoreMismatchError: *state* is of another store, order, seed or batch size.
+        """
         self._iterator = None
         self.loader.load_state_dict(state)
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 
-class NotFiniteError(ValueError):
-    """Rows to be evaluated hold a value that is NaN or infinite."""
+class NonFiniteError(ValueError):
+    """A value in the rows to evaluate is NaN or infinite."""
 
 
 def finite_or_none(value: Any) -> Any:
-    """Return a copy of a JSON value, nested ones included, with None for NaN and infinity."""
+    """Return a copy of a JSON value in which None replaces NaN and infinity, at any depth."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -25,7 +25,7 @@ def finite_or_none(value: Any) -> Any:
     return value
 
 
-def first_not_finite(state: Any) -> str | None:
+def first_non_finite(state: Any) -> str | None:
     """Return the name of the first tensor in *state* that holds NaN or infinity.
 
     Each device is synchronised once, however many tensors it holds.
@@ -48,23 +48,23 @@ def first_not_finite(state: Any) -> str | None:
 
 
 def num_bytes(state: Any) -> int:
-    """Return the total size of all tensors in *state*, in bytes."""
+    """Return the total size in bytes of all tensors in nested mappings and sequences."""
     return sum(tensor.nbytes for _, tensor in _tensors(state, ()))
 
 
-def refuse_not_finite(*sets: Tensor) -> None:
-    """Refuse sets of rows that contain NaN or infinity, which have no meaningful distance.
+def check_finite(*sets: Tensor) -> None:
+    """Check that sets of rows are finite, since NaN and infinity have no meaningful distance.
 
     Args:
         sets: Tensors of shape (n, ...) and any dtype.
 
     Raises:
-        NotFiniteError: A value is NaN or infinite.
+        NonFiniteError: A value is NaN or infinite.
     """
     for rows in sets:
         bad_rows = int((~rows.flatten(1).isfinite().all(1)).sum()) if len(rows) else 0
         if bad_rows:
-            raise NotFiniteError(
+            raise NonFiniteError(
                 f"{bad_rows:,} of {len(rows):,} rows contain NaN or infinity: their metrics would"
                 " be meaningless."
             )

@@ -19,14 +19,14 @@ def grid_png(images: NDArray[np.uint8], *, columns: int | None = None) -> bytes:
 
     Args:
         images: (n, height, width, 3) uint8 RGB.
-        columns: Number of images in a line (default None: a nearly square grid).
+        columns: Number of images in a row of the grid (default None: a nearly square grid).
     """
     count, height, width = images.shape[:3]
     columns = columns or max(1, math.ceil(math.sqrt(count)))
-    lines = -(-count // columns)
+    grid_rows = -(-count // columns)
     grid = np.full(
         (
-            lines * (height + GAP_PIXELS) - GAP_PIXELS,
+            grid_rows * (height + GAP_PIXELS) - GAP_PIXELS,
             columns * (width + GAP_PIXELS) - GAP_PIXELS,
             3,
         ),
@@ -34,16 +34,21 @@ def grid_png(images: NDArray[np.uint8], *, columns: int | None = None) -> bytes:
         np.uint8,
     )
     for index, image in enumerate(images):
-        line, column = divmod(index, columns)
-        top, left = line * (height + GAP_PIXELS), column * (width + GAP_PIXELS)
+        grid_row, column = divmod(index, columns)
+        top, left = grid_row * (height + GAP_PIXELS), column * (width + GAP_PIXELS)
         grid[top : top + height, left : left + width] = image
     file = io.BytesIO()
     Image.fromarray(grid).save(file, "PNG")
     return file.getvalue()
 
 
-def smaller(png: bytes, limit: int = 300 * 2**10) -> bytes:
-    """Return a PNG as a JPEG preview of at most *limit* bytes, halved in size until it fits."""
+def jpeg_preview(png: bytes, limit: int = 300 * 2**10) -> bytes:
+    """Return a preview of a PNG file as a JPEG file, halved in size until it fits.
+
+    Args:
+        png: The bytes of the PNG file.
+        limit: Maximum length of the JPEG file, in bytes (default 300 KiB).
+    """
     image = Image.open(io.BytesIO(png)).convert("RGB")
     while True:
         file = io.BytesIO()

@@ -28,13 +28,13 @@ from pipeline import code_digest
 from pipeline.errors import TesseraeError
 from workflows.training.batches import AnyLoader, Batches
 from workflows.training.errors import DivergedError
-from workflows.training.finite import NotFiniteError, finite_or_none, first_not_finite
+from workflows.training.finite import NonFiniteError, finite_or_none, first_non_finite
 from workflows.training.image_grid import grid_png
 from workflows.training.options import TrainingOptions
 from workflows.training.run_folder import Checkpoint, RunFolder
 from workflows.training.world import World, join
 
-PULSE_SECONDS = 1.0
+UPDATE_EVENT_SECONDS = 1.0
 """The minimum interval between two progress events of updates."""
 
 
@@ -82,8 +82,8 @@ class Data:
     held_out: AnyLoader | None
     """The loader of a held-out split; None = there is none."""
     classes: tuple[str, ...]
-    """The class names in words, by label."""
-    beside: int = 1
+    """The names of the classes by label; the wnid of a class without a name."""
+    ranks_on_host: int = 1
     """The number of ranks on this machine."""
     folder: str = ""
     """The run folder, which may hold further files of the stage."""
@@ -96,10 +96,13 @@ class TrainingJob:
     stage: str
     """The stage class, as `module:class`."""
     folder: str
+    """The absolute path of the run folder."""
     options: TrainingOptions
+    """The options of the stage."""
     data: Data
+    """The loaders of the training and held-out rows."""
     resumed: str | None
-    """The name of the checkpoint to resume; None = the beginning."""
+    """The name of the checkpoint to resume; None = train from scratch."""
     code: str = ""
     """The digest of the command's code (`pipeline.code_digest.digest`); empty = any code."""
     torch: str = ""
@@ -107,7 +110,20 @@ class TrainingJob:
 
 
 def train(rank: Rank, job: TrainingJob) -> str:
-    """Run *job* in this rank; return `done`, or the step at which training stopped."""
+    """Run a training job in this rank, to its last step or until a stop is requested.
+
+    Args:
+        rank: The number and the device of this process.
+        job: The stage, its options and its data.
+
+    Returns:
+        `done`, or `stopped at step N` if a stop was requested or the time was over.
+
+    Raises:
+        DivergedError: A metric or a weight is NaN or infinite.
+        DiskFullError: The disk has no room for a checkpoint.
+        TesseraeError: The code or the version of torch differs from that of the command.
+    """
     code_digest.check_same_code(
         job.code
     )  # a worker may join, or its files change, after the command's check
@@ -134,16 +150,18 @@ def _check_torch(expected: str) -> None:
         )
 
 
-def make_stage(job: TrainingJob, world: World, *, beside: int = 1) -> Stage:
+def make_stage(job: TrainingJob, world: World, *, ranks_on_host: int = 1) -> Stage:
     """Return the stage of *job* in its state before the first step.
+
+    It sets torch's global seed, so that every rank draws the same initial weights.
 
     Args:
         job: The stage, its options and its data.
         world: The rank that the stage runs in.
-        beside: Number of ranks on this machine (default 1).
+        ranks_on_host: Number of ranks on this machine (default 1).
     """
     torch.manual_seed(job.options.seed)
-    data = replace(job.data, beside=beside, folder=job.folder)
+    data = replace(job.data, ranks_on_host=ranks_on_host, folder=job.folder)
     stage: Stage = pkgutil.resolve_name(job.stage)(job.options, data, world)
     return stage
 
@@ -156,17 +174,17 @@ class _Loop:
         self._world = world
         self._updates = 0
         self._unreported: list[tuple[int, dict[str, Tensor]]] = []
-        self._stage = make_stage(job, world, beside=rank.ranks_on_host)
+        self._stage = make_stage(job, world, ranks_on_host=rank.ranks_on_host)
         self._checked = -1
         """The number of updates at the last check that the state is finite."""
         if job.resumed is not None:
-            state = folder.load(Checkpoint.named(job.resumed))
+            state = folder.load(Checkpoint.from_name(job.resumed))
             self._refuse_resumed(state["stage"])
             self._stage.load_state_dict(state["stage"])
             self._updates = state["updates"]
-        self._began = self._saved_at = time.monotonic()
-        self._clock = _Clock(self._stage)
-        self._pulse = _Pulse()
+        self._started_at = self._saved_at = time.monotonic()
+        self._speed = _SpeedMeter(self._stage)
+        self._update_events = _UpdateEvents()
 
     def run(self) -> str:
         """Train to the last step, or until a stop is requested; return which happened."""
@@ -176,28 +194,28 @@ class _Loop:
             before = stage.step
             metrics = stage.advance()
             self._updates += 1
-            if not self._world.rank and (beat := self._pulse.beat(metrics)) is not None:
-                self._rank.emit(what="update", step=stage.step, **beat)
+            if not self._world.rank and (event := self._update_events.count(metrics)) is not None:
+                self._rank.emit(what="update", step=stage.step, **event)
             complete = stage.step > before
             if complete:
-                self._note(metrics)
+                self._record_step(metrics)
             # Ranks must agree: one that stopped alone would leave its peers in a collective.
-            stop, over, save = self._world.any(*self._requests())
-            if over:
+            stop, out_of_time, save = self._world.any(*self._requests())
+            if out_of_time:
                 self._evaluate()
-            if save or over or stop or (complete and stage.step % options.save_every == 0):
+            if save or out_of_time or stop or (complete and stage.step % options.save_every == 0):
                 self._save()
-            if over or stop:
+            if out_of_time or stop:
                 return f"stopped at step {stage.step:,}"
         self._save()
         return "done"
 
     def _report_start(self) -> None:
         self._rank.emit(
-            what="begun",
+            what="start",
             step=self._stage.step,
             world=self._world.size,
-            beside=self._rank.ranks_on_host,
+            ranks_on_host=self._rank.ranks_on_host,
             cores=None if self._rank.gpu else cores(),
         )
 
@@ -205,7 +223,7 @@ class _Loop:
         """Release files and threads."""
         self._stage.batches.close()
 
-    def _note(self, metrics: dict[str, Tensor]) -> None:
+    def _record_step(self, metrics: dict[str, Tensor]) -> None:
         """Record the metrics of a complete step; evaluate and report when they are due."""
         options, step = self._options, self._stage.step
         self._unreported.append((step, metrics))
@@ -217,27 +235,28 @@ class _Loop:
     def _requests(self) -> tuple[bool, bool, bool]:
         """Return this rank's flags: a stop is requested, its time is over, a checkpoint is due."""
         now, options = time.monotonic(), self._options
-        over = options.minutes is not None and now - self._began > 60 * options.minutes
-        due = now - self._saved_at > 60 * options.save_minutes
-        return self._rank.stopping.is_set(), over, due
+        limit = options.minutes
+        out_of_time = limit is not None and now - self._started_at > 60 * limit
+        save = now - self._saved_at > 60 * options.save_minutes
+        return self._rank.stopping.is_set(), out_of_time, save
 
     def _evaluate(self) -> None:
         self._report()
         self._check_state()
         step = self._stage.step
         try:
-            figures, pictures = self._stage.evaluate()
-        except NotFiniteError as e:  # weights may be finite while their output is not
+            metrics, grids = self._stage.evaluate()
+        except NonFiniteError as e:  # weights may be finite while their output is not
             self._diverge(step, str(e))
         if self._world.rank:
             return
-        if figures:
-            self._log({"what": "look", "step": step, **figures})
-        for name, images in pictures.items():
+        if metrics:
+            self._log({"what": "look", "step": step, **metrics})
+        for name, images in grids.items():
             png = grid_png(images)
             self._folder.save_samples(name, step, png)
             self._rank.emit(what="grid", step=step, name=name)
-        self._rank.emit(what="told", step=step, lines=[{"step": step, **figures}])
+        self._rank.emit(what="metrics", step=step, lines=[{"step": step, **metrics}])
 
     def _report(self) -> None:
         """Log and emit the metrics of the steps since the last report, averaged over ranks."""
@@ -262,9 +281,9 @@ class _Loop:
             return
         for line in lines:
             self._log(line)
-        speed = self._clock.measure()
+        speed = self._speed.measure()
         self._log({"what": "speed", "step": steps[-1], **speed})
-        self._rank.emit(what="told", step=steps[-1], lines=lines, speed=speed)
+        self._rank.emit(what="metrics", step=steps[-1], lines=lines, speed=speed)
 
     def _log(self, line: dict[str, Any]) -> None:
         self._folder.log({**line, "generation": self._rank.generation})
@@ -300,21 +319,21 @@ class _Loop:
         if self._checked == self._updates:
             return
         self._checked = self._updates
-        bad_name = first_not_finite(self._stage.state_dict())
+        bad_name = first_non_finite(self._stage.state_dict())
         if self._world.any(bad_name is not None)[0]:
             name = bad_name or "the state of another rank"
             self._diverge(self._stage.step, f"{name} contains NaN or infinity")
 
     def _diverge(self, step: int, fault: str) -> NoReturn:
-        steps = self._folder.steps()
+        steps = self._folder.checkpoint_steps()
         last = f"--from-step {steps[-1]}" if steps else "--from-step 0"
         saved = (
             f"the last checkpoint is of step {steps[-1]:,}" if steps else "no checkpoint was saved"
         )
         why = (
             f"training diverged at step {step:,}: {fault}; {saved}. Lower"
-            f" {self._options.to_lower()} and resume with {last}, or start a new run with another"
-            " --run."
+            f" {self._options.options_to_lower()} and resume with {last}, or start a new run with"
+            " another --run."
         )
         if not self._world.rank:
             self._log({"what": "diverged", "step": step, "why": why})
@@ -322,17 +341,17 @@ class _Loop:
 
     def _refuse_resumed(self, state: Mapping[str, Any]) -> None:
         """Refuse to resume from weights that are not finite, which earlier versions could save."""
-        bad_name = first_not_finite(state)
+        bad_name = first_non_finite(state)
         if bad_name is not None:
-            steps = ", ".join(f"{step:,}" for step in [0, *self._folder.finite_steps()])
+            steps = ", ".join(f"{step:,}" for step in [0, *self._folder.finite_checkpoint_steps()])
             raise DivergedError(
                 f"the checkpoint of step {state['step']:,} contains NaN or infinity ({bad_name})."
-                f" Lower {self._options.to_lower()} and resume with --from-step from one of"
+                f" Lower {self._options.options_to_lower()} and resume with --from-step from one of"
                 f" {steps}."
             )
 
 
-class _Clock:
+class _SpeedMeter:
     """Measures the speed of training between two reports."""
 
     def __init__(self, stage: Stage) -> None:
@@ -343,7 +362,7 @@ class _Clock:
         self._at = time.perf_counter()
         self._step = self._stage.step
         self._rows = self._stage.batches.rows_taken
-        self._waited = self._stage.batches.waited
+        self._waited = self._stage.batches.wait_seconds
 
     def measure(self) -> dict[str, float]:
         """Return the speed since the last call.
@@ -361,8 +380,8 @@ class _Clock:
         }
 
 
-class _Pulse:
-    """Reports the metrics and the cost of updates, long before the first steps are reported.
+class _UpdateEvents:
+    """Events with the metrics and the cost of updates, long before the first steps are reported.
 
     A step may have a hundred updates, and steps are reported by tens. The metrics of an update are
     those of this rank's rows, so no other rank is waited for, and the device is synchronised at
@@ -374,7 +393,7 @@ class _Pulse:
         self._updates = 0
         self._first = self._last = clock()
 
-    def beat(self, metrics: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    def count(self, metrics: Mapping[str, Tensor]) -> dict[str, Any] | None:
         """Count an update and return an event when one is due.
 
         Args:
@@ -386,7 +405,7 @@ class _Pulse:
             losses. None in between.
         """
         self._updates += 1
-        if self._updates > 1 and self._clock() - self._last < PULSE_SECONDS:
+        if self._updates > 1 and self._clock() - self._last < UPDATE_EVENT_SECONDS:
             return None
         losses = {name: finite_or_none(float(value)) for name, value in metrics.items()}
         self._last = self._clock()  # `float` has synchronised the device by now

@@ -1,4 +1,4 @@
-"""The options that every training stage has, beside those of its own."""
+"""The options that every training stage has in addition to its own."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ class TrainingOptions(Options):
 
     steps: int = option(10_000, "number of training steps", minimum=1, group=_TRAINING)
     batch_size: int = option(
-        64, "number of rows in a batch, over all ranks", minimum=1, group=_TRAINING
+        64, "number of images in a batch, over all ranks", minimum=1, group=_TRAINING
     )
     micro_batch_size: int | None = option(
         None,
-        "largest number of rows that a rank computes at once, to bound its memory; the gradients of"
-        " the batch stay the same, but batch norm sees only these rows",
-        implied="all rows of the rank",
+        "largest number of images that a rank computes at once, to bound its memory; gradients are"
+        " accumulated over the batch and stay the same, but batch norm sees only these images",
+        implied="all images of the rank's part",
         minimum=2,
         group=_TRAINING,
     )
     seed: int = option(
         0,
-        "seed of every random choice: initial weights, noise, order of the rows, augmentation",
+        "seed of every random choice: initial weights, noise, order of the images, augmentation",
         minimum=0,
         maximum=2**63 - 1,
         group=_TRAINING,
@@ -76,7 +76,7 @@ class TrainingOptions(Options):
 
     order: str = option(
         "random",
-        "order of the rows: random shuffles the whole split; windowed shuffles within windows of"
+        "order of the images: random shuffles the whole split; windowed shuffles within windows of"
         " 1 GiB, for disks with slow random reads",
         choices=("random", "windowed"),
         group=READING,
@@ -144,21 +144,21 @@ class TrainingOptions(Options):
 
     @property
     def prepared_size(self) -> int | None:
-        """The side of the pictures to prepare, in pixels; None = the side used in training."""
+        """The side of the images to prepare, in pixels; None = the side used in training."""
         return None
 
-    def located(self) -> Self:
-        """Return a copy in which paths of this machine are absolute."""
+    def with_absolute_paths(self) -> Self:
+        """Return a copy with absolute paths, because ranks run in other working directories."""
         if self.staging_dir is None:
             return self
         staging_dir = str(Path(self.staging_dir).expanduser().absolute())
         return dataclasses.replace(self, staging_dir=staging_dir)
 
-    def loading(self, *, learns: bool = True) -> dict[str, Any]:
-        """Return the order, reading and staging of a `pipeline.loader.Loader`, as its arguments.
+    def loader_arguments(self, *, training: bool = True) -> dict[str, Any]:
+        """Return `order`, `reading` and `staging`, keyword arguments of `pipeline.loader.Loader`.
 
         Args:
-            learns: True for the training split (the default). Other splits are read in the order
+            training: True for the training split (the default). Other splits are read in the order
                 of their rows, a few batches at a time, and are not staged.
         """
         from pipeline.loader import Reading, Staging  # imported late: --help must not load torch
@@ -169,19 +169,19 @@ class TrainingOptions(Options):
             "checksum": self.checksum,
         }
         staging = None
-        if learns and self.staging_dir is not None:
+        if training and self.staging_dir is not None:
             staging = Staging(self.staging_dir, self.staging_bytes)
         return {
-            "order": self.order if learns else "sequential",
+            "order": self.order if training else "sequential",
             "reading": Reading(**{k: v for k, v in reading.items() if v is not None}),
             "staging": staging,
         }
 
-    def shrunk_side(self, stored: int) -> int | None:
-        """Return the side to which the device resizes pictures; None = it does not resize them.
+    def resized_side(self, stored: int) -> int | None:
+        """Return the side to which the device resizes images, in pixels; None = it does not.
 
         Args:
-            stored: Side of the stored pictures, in pixels.
+            stored: Side of the stored images, in pixels.
         """
         return None
 
@@ -196,23 +196,24 @@ class TrainingOptions(Options):
             ValueError: The options require labels that the split lacks.
         """
 
-    def as_before(self, known: Mapping[str, Any]) -> Self:
-        """Return a copy in which options that a run lacks have the value of its version.
+    def with_former_defaults(self, recorded: Mapping[str, Any]) -> Self:
+        """Return a copy with the defaults of the version that started a run.
 
-        An option that was set to something else than its default keeps that value.
+        Earlier versions lack some options and behaved in one of the ways that they now offer. An
+        option that the run does not record, and that still has its default, gets that value.
 
         Args:
-            known: Options by name, of a run that may be of an earlier version.
+            recorded: Options by name, of a run that an earlier version may have started.
         """
-        before = {
-            field.name: flag_of(field).before
+        former = {
+            field.name: flag_of(field).legacy_value
             for field in dataclasses.fields(self)
-            if field.name not in known and getattr(self, field.name) == field.default
+            if field.name not in recorded and getattr(self, field.name) == field.default
         }
-        return dataclasses.replace(self, **before)
+        return dataclasses.replace(self, **former)
 
-    def filled(self) -> Self:
-        """Return a copy in which None is replaced by the value that other options imply."""
+    def resolved(self) -> Self:
+        """Return a copy in which the values that follow from other options replace None."""
         return self
 
     @classmethod
@@ -225,60 +226,60 @@ class TrainingOptions(Options):
         Args:
             values: Options by name; names that are no options are kept.
         """
-        completed = {**cls.before(), **values}
+        completed = {**cls.legacy_values(), **values}
         try:
-            return {**completed, **cls.of(completed).filled().as_dict()}
+            return {**completed, **cls.from_dict(completed).resolved().as_dict()}
         except ValueError:  # a damaged or foreign run folder
             return completed
 
     @property
-    def usual_updates(self) -> int:
+    def updates_per_step(self) -> int:
         """The number of updates in a step, outside of a warm-up."""
         return 1
 
-    def updates_to(self, step: int) -> int:
-        """Return the number of updates that complete the first *step* steps."""
+    def updates_after(self, step: int) -> int:
+        """Return the total number of updates in the first *step* steps."""
         return step
 
-    def warming(self, step: int) -> str:
-        """Return a short description of the warm-up after *step* steps; empty outside of one."""
+    def warmup_text(self, step: int) -> str:
+        """Return a short description of the warm-up after *step* steps; empty outside of it."""
         return ""
 
-    def quicker(self) -> str:
+    def speedup_options(self) -> str:
         """Return the options that make a step faster, as a phrase for the terminal."""
         return "a smaller --batch-size"
 
-    def changeable(self) -> tuple[str, ...]:
-        """Return the options that may change when a run goes back to an earlier step."""
+    def changeable_on_rewind(self) -> tuple[str, ...]:
+        """Return the names of options that may change when a run restarts from an earlier step."""
         return ()
 
-    def to_lower(self) -> str:
-        """Return the option to lower, with its value, after training has diverged."""
+    def options_to_lower(self) -> str:
+        """Return what to lower after training has diverged, as a phrase for an error message."""
         return "the learning rate"
 
 
-SHRINK_FROM = 1.25
-"""The ratio of stored to trained side from which pictures are resized instead of cropped."""
-MARGIN = 9 / 8
-"""The ratio of a resized picture's side to that of its random crop, such as 72 px to 64."""
+MIN_RESIZE_RATIO = 1.25
+"""The ratio of stored to trained side from which images are resized instead of cropped."""
+RESIZE_TO_CROP_RATIO = 9 / 8
+"""The ratio of a resized image's side to that of its random crop, such as 72 px to 64."""
 
 
-def shrunk_side(stored: int, size: int, *, crop: str) -> int | None:
-    """Return the side to which pictures are resized before cropping; None = no resizing needed.
+def resized_side(stored: int, size: int, *, crop: str) -> int | None:
+    """Return the side to which images are resized before the crop, in pixels; None = they are not.
 
     Args:
-        stored: Side of the stored pictures, in pixels.
+        stored: Side of the stored images, in pixels.
         size: Side of the crop, in pixels.
         crop: `none` = a crop of the centre; `random` = a crop at a random position.
     """
-    if stored < SHRINK_FROM * size:
+    if stored < MIN_RESIZE_RATIO * size:
         return None
-    return size if crop == "none" else min(stored, round(MARGIN * size))
+    return size if crop == "none" else min(stored, round(RESIZE_TO_CROP_RATIO * size))
 
 
-FREE = (
+CHANGEABLE_ON_RESUME = (
     "steps", "minutes", "micro_batch_size", "log_every", "eval_every", "save_every",
     "save_minutes",
     "staging_dir", "staging_bytes", "checksum", "loader_threads", "prefetch_bytes",
 )  # fmt: skip
-"""The options that may change when a run is continued."""
+"""The names of options that may change when a run is continued: they do not affect its result."""

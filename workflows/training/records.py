@@ -17,14 +17,16 @@ from pipeline.errors import TesseraeError
 from pipeline.store import schema
 from pipeline.store.schema import Count, SchemaError, Size, Split, pattern
 from workflows.training.options import TrainingOptions
-from workflows.training.stages import STAGES, load_name, recorded_name
+from workflows.training.stages import STAGES, import_object, recorded_name
 
 MAX_BYTES = 2**28
 """The maximum length of a JSON file that is read at once, in bytes."""
 
-Name = Annotated[str, pattern(r"\d{6}-\d{12}", "a checkpoint, six digits, '-' and twelve")]
+CheckpointName = Annotated[
+    str, pattern(r"\d{6}-\d{12}", "a checkpoint, six digits, '-' and twelve")
+]
 
-OPTIONS: dict[str, Any] = {
+OPTION_TYPES: dict[str, Any] = {
     "stage": str,
     "steps": Count,
     "image_size": Count,
@@ -33,7 +35,7 @@ OPTIONS: dict[str, Any] = {
 }
 """The types of options that readers of a run rely on; a stage checks its own."""
 
-DATA: dict[str, Any] = {
+DATA_TYPES: dict[str, Any] = {
     "store": str,
     "split": Split,
     "size": Size,
@@ -44,8 +46,9 @@ DATA: dict[str, Any] = {
 }
 """The types of the `data` section of `options.json`."""
 
-FIGURES = ("", "look", "speed")
-"""The kinds of metrics lines whose values are numbers, or null for NaN and infinity."""
+NUMERIC_KINDS = ("", "look", "speed")
+"""The kinds of metrics lines whose values are numbers, or null for NaN and infinity: `""` for a
+training step, `look` for an evaluation, `speed` for a measurement of the speed."""
 
 
 class RunFileError(TesseraeError):
@@ -56,11 +59,12 @@ class RunFileError(TesseraeError):
 class Claim:
     """The content of `generations/<generation>.json`."""
 
-    resumed: Name | None
+    resumed: CheckpointName | None
+    """The checkpoint that the generation resumed; None = it trains from scratch."""
 
 
 @dataclass(frozen=True)
-class Meeting:
+class Rendezvous:
     """The content of `meetings/<generation>.json`: the address of rank 0."""
 
     host: str
@@ -79,10 +83,10 @@ def read_options(file: Path) -> dict[str, Any]:
         schema.check(dict[str, Any], document, "it")
         schema.check(dict[str, Any], document.get("options"), "options")
         schema.check(dict[str, str], document.get("versions", {}), "versions")
-        _check_known(document["options"], OPTIONS, "options")
+        _check_known(document["options"], OPTION_TYPES, "options")
         if document.get("data") is not None:
             schema.check(dict[str, Any], document["data"], "data")
-            _check_known(document["data"], DATA, "data")
+            _check_known(document["data"], DATA_TYPES, "data")
     except SchemaError as e:
         raise _invalid(file, e) from None
     options = document["options"]
@@ -98,7 +102,7 @@ def _renamed(options: dict[str, Any]) -> dict[str, Any]:
     the run's own stage are renamed, or those that all stages have if it is not known.
     """
     stage = STAGES.get(options.get("stage", ""))
-    kind: type[TrainingOptions] = TrainingOptions if stage is None else load_name(stage.options)
+    kind: type[TrainingOptions] = TrainingOptions if stage is None else import_object(stage.options)
     present = {field.name for field in dataclasses.fields(kind)}
     names = {old: new for old, new in kind.FORMER_NAMES.items() if new in present}
     return {
@@ -115,14 +119,14 @@ def read_data(file: Path) -> dict[str, Any]:
     """
     section = read_options(file).get("data") or {}
     data = {"features": None, "held_out": None, "wnids": [], **section}
-    missing = sorted(DATA.keys() - data.keys())
+    missing = sorted(DATA_TYPES.keys() - data.keys())
     if missing:
         raise _invalid(file, SchemaError(f"data.{missing[0]} is missing"))
     return data
 
 
 def read_claim(file: Path) -> str | None:
-    """Return the checkpoint that a generation resumed from; None = the beginning.
+    """Return the name of the checkpoint that a generation resumed; None = it trains from scratch.
 
     Raises:
         OSError: The file cannot be read.
@@ -134,7 +138,7 @@ def read_claim(file: Path) -> str | None:
         raise _invalid(file, e) from None
 
 
-def read_meeting(file: Path) -> Meeting:
+def read_rendezvous(file: Path) -> Rendezvous:
     """Return the address at which the ranks of a generation connect.
 
     Raises:
@@ -142,7 +146,7 @@ def read_meeting(file: Path) -> Meeting:
         RunFileError: Its content is invalid.
     """
     try:
-        return schema.read(Meeting, _load(file))
+        return schema.read(Rendezvous, _load(file))
     except SchemaError as e:
         raise _invalid(file, e) from None
 
@@ -192,7 +196,7 @@ def _check_line(line: Any) -> None:
         # Earlier versions wrote NaN and infinity, which `json.loads` reads as floats.
         is_integer = type(value) is int and abs(value) < 2**63
         figure = value is None or type(value) is float or is_integer
-        if kind in FIGURES and name != "what" and not figure:
+        if kind in NUMERIC_KINDS and name != "what" and not figure:
             raise SchemaError(
                 f"{name} is {schema.describe_value(value)}: expected a number, or null"
             )

@@ -39,18 +39,18 @@ from pipeline.store.layout import TEMPORARY
 from pipeline.store.open import open_objects
 from workflows.training import records, writing
 from workflows.training.errors import DivergedError
-from workflows.training.finite import finite_or_none, first_not_finite, num_bytes
+from workflows.training.finite import finite_or_none, first_non_finite, num_bytes
 
 MAX_CHECKPOINTS = 3
 """The number of newest checkpoints that a run keeps."""
 
-LEASE = "run"
+LEASE_NAME = "run"
 """The name of the lease that locks a run folder for one command."""
 
 Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """A function that adds the values of missing options to options by name."""
 
-_FACTS = {
+_DATA_ENTRIES = {
     "stage": "of the stage {}",
     "split": "on the split {}",
     "stored_size": "with images stored at {} px",
@@ -68,22 +68,23 @@ class Checkpoint:
     """The identity of a saved state, ordered by generation and updates."""
 
     generation: int
-    step: int
-    """The number of updates at which it was saved."""
+    """The start of the ranks that saved it, from 1."""
+    updates: int
+    """The number of complete updates when it was saved. A step may have several updates."""
 
     @property
     def name(self) -> str:
         """The stem of the names of its files."""
-        return f"{self.generation:06d}-{self.step:012d}"
+        return f"{self.generation:06d}-{self.updates:012d}"
 
     @classmethod
-    def named(cls, name: str) -> Checkpoint:
+    def from_name(cls, name: str) -> Checkpoint:
         """Return the checkpoint whose files have the stem *name*."""
-        generation, _, step = name.partition("-")
-        return cls(int(generation), int(step))
+        generation, _, updates = name.partition("-")
+        return cls(int(generation), int(updates))
 
 
-def _typed(flag: str, value: Any) -> str:
+def _as_typed(flag: str, value: Any) -> str:
     """Return an option as typed on a command line; *value* is not None."""
     if isinstance(value, bool):
         return flag if value else f"--no-{flag.removeprefix('--')}"
@@ -91,7 +92,7 @@ def _typed(flag: str, value: Any) -> str:
 
 
 def _flag_phrase(flag: str, value: Any) -> str:
-    return f"without {flag}" if value is None else f"with {_typed(flag, value)}"
+    return f"without {flag}" if value is None else f"with {_as_typed(flag, value)}"
 
 
 class RunFolder:
@@ -103,7 +104,7 @@ class RunFolder:
         self._checkpoints = path / "checkpoints"
         self._generations = path / "generations"
         self._written: set[Path] = set()
-        """The files that `begin` wrote for a new run."""
+        """The files that `create_or_continue` wrote for a new run."""
 
     def check_links(self) -> None:
         """Refuse a subfolder that is a link out of the run folder, since files in it are removed.
@@ -114,29 +115,31 @@ class RunFolder:
         for name in (self._checkpoints.name, self._generations.name, "meetings", "samples"):
             confined.check_inside(self.path / name, self.path)
 
-    def begun(self) -> bool:
-        """Return True if the folder holds a run, that is, the options that `begin` writes."""
+    def holds_run(self) -> bool:
+        """Return True if the folder holds a run, that is, if it has an `options.json`."""
         return (self.path / "options.json").exists()
 
-    def begin(
+    def create_or_continue(
         self,
         options: Mapping[str, Any],
-        facts: Mapping[str, Any],
+        sections: Mapping[str, Any],
         *,
-        free: Collection[str] = (),
+        changeable_on_resume: Collection[str] = (),
         complete: Complete = dict,
-        changeable: Collection[str] = (),
+        changeable_on_rewind: Collection[str] = (),
         from_step: int | None = None,
         files: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
         """Create the run, or check that the existing run has the same options.
 
         Args:
-            options: The options by name, and the entries of `_FACTS`.
-            facts: Further sections: `versions` of the first start, `data` of the latest one.
-            free: Names of options that may change when a run is continued.
+            options: The options by name, and the entries of `_DATA_ENTRIES`.
+            sections: Further sections of `options.json`: `versions` of the first start, `data` of
+                the latest one.
+            changeable_on_resume: Names of options that may change when a run is continued.
             complete: Adds the values of missing options.
-            changeable: Names of options that may change when a run goes back to an earlier step.
+            changeable_on_rewind: Names of options that may change when a run goes back to an
+                earlier step.
             from_step: The step to go back to (default None: continue from the newest checkpoint).
             files: Further files of a new run, as name -> content.
 
@@ -145,24 +148,28 @@ class RunFolder:
         """
         file = self.path / "options.json"
         self.check_links()
+        # Through JSON, so that tuples compare equal to the lists that were read.
         requested = json.loads(json.dumps(dict(options)))
         if file.exists():
             stored = records.read_options(file)
-            names = (stored["options"].keys() | requested) - {*free}
-            fixed = names - {*(() if from_step is None else changeable)}
-            self._refuse_changed(stored["options"], requested, complete, fixed, changeable)
-            before, now = complete(stored["options"]), complete(requested)
-            new = {**stored, "data": facts.get("data", stored.get("data")), "options": requested}
-            were = {n: before.get(n) for n in changeable if before.get(n) != now.get(n)}
-            if were:
-                new["changed"] = [
+            names = (stored["options"].keys() | requested) - {*changeable_on_resume}
+            fixed = names - {*(() if from_step is None else changeable_on_rewind)}
+            self._refuse_changed(
+                stored["options"], requested, complete, fixed, changeable_on_rewind
+            )
+            old, new = complete(stored["options"]), complete(requested)
+            data = sections.get("data", stored.get("data"))
+            document = {**stored, "data": data, "options": requested}
+            replaced = {n: old.get(n) for n in changeable_on_rewind if old.get(n) != new.get(n)}
+            if replaced:
+                document["changed"] = [
                     *stored.get("changed", []),
-                    {"from_step": from_step, "were": were},
+                    {"from_step": from_step, "were": replaced},
                 ]
-            if new != stored:
-                writing.write(file, json.dumps(new, indent=1).encode())
+            if document != stored:
+                writing.write(file, json.dumps(document, indent=1).encode())
             return
-        # A command that was killed in `begin` may have left some of these files.
+        # A command that was killed in `create_or_continue` may have left some of these files.
         written = {file.name, *files}
         own_names = {self._checkpoints.name, self._generations.name, TEMPORARY, *written}
         own_names.add("lost+found")  # the folder may be the root of a disk
@@ -178,7 +185,7 @@ class RunFolder:
         for name, data in files.items():
             writing.write(self.path / name, data)
         # The options come last: they make the folder a run, so its other files must be there.
-        writing.write(file, json.dumps({**facts, "options": requested}, indent=1).encode())
+        writing.write(file, json.dumps({**sections, "options": requested}, indent=1).encode())
 
     def discard(self, created: Sequence[Path]) -> None:
         """Remove the files of a run that never took a step; keep a run that did.
@@ -190,7 +197,7 @@ class RunFolder:
         self.check_links()
         if self._saved() or (self.path / "metrics.jsonl").exists():
             return
-        own_files = [self.path / TEMPORARY / f"{LEASE}.lock", *self._written]
+        own_files = [self.path / TEMPORARY / f"{LEASE_NAME}.lock", *self._written]
         if self._written:  # otherwise the folder held other files before this run
             own_files += self._generations.glob("??????.json")
             own_files += (self.path / "meetings").glob("??????.json")
@@ -202,26 +209,32 @@ class RunFolder:
             with suppress(OSError):  # it is missing, or holds files that are not ours
                 path.rmdir()
 
-    def check(
+    def check_options(
         self,
         options: Mapping[str, Any],
         *,
-        free: Collection[str] = (),
+        changeable_on_resume: Collection[str] = (),
         complete: Complete = dict,
-        changeable: Collection[str] = (),
+        changeable_on_rewind: Collection[str] = (),
         from_step: int | None = None,
     ) -> None:
         """Refuse an existing run with other *options*, before anything is written.
 
-        The arguments are those of `begin`.
+        The arguments are those of `create_or_continue`.
 
         Raises:
             TesseraeError: The folder holds a run with other options.
         """
         if (self.path / "options.json").exists():
             requested = json.loads(json.dumps(dict(options)))
-            fixed = requested.keys() - {*free} - {*(() if from_step is None else changeable)}
-            self._refuse_changed(self.asked()["options"], requested, complete, fixed, changeable)
+            fixed = (
+                requested.keys()
+                - {*changeable_on_resume}
+                - {*(() if from_step is None else changeable_on_rewind)}
+            )
+            self._refuse_changed(
+                self.read_options()["options"], requested, complete, fixed, changeable_on_rewind
+            )
 
     def _refuse_changed(
         self,
@@ -229,7 +242,7 @@ class RunFolder:
         requested: Mapping[str, Any],
         complete: Complete,
         fixed: Collection[str],
-        changeable: Collection[str],
+        changeable_on_rewind: Collection[str],
     ) -> None:
         """Refuse a changed value of an option in *fixed*, and name the option that was typed.
 
@@ -239,25 +252,34 @@ class RunFolder:
         changed = [n for n in fixed if completed.get(n) != requested_complete.get(n)]
         if not changed:
             return
-        name = min(changed, key=lambda n: (n not in _FACTS, stored.get(n) == requested.get(n), n))
-        was, now = completed.get(name), requested_complete.get(name)
-        if name in _FACTS:
-            phrase = _FACTS[name]
+        name = min(
+            changed, key=lambda n: (n not in _DATA_ENTRIES, stored.get(n) == requested.get(n), n)
+        )
+        stored_value, value = completed.get(name), requested_complete.get(name)
+        if name in _DATA_ENTRIES:
+            phrase = _DATA_ENTRIES[name]
             raise TesseraeError(
-                f"{self.path} holds a run {phrase.format('none' if was is None else was)}, not"
-                f" {phrase.format('none' if now is None else now)}. Pass another folder with --run."
+                f"{self.path} holds a run"
+                f" {phrase.format('none' if stored_value is None else stored_value)}, not"
+                f" {phrase.format('none' if value is None else value)}. Pass another folder with"
+                " --run."
             )
         flag = f"--{name.replace('_', '-')}"
-        back = f", or pass --from-step N to change {flag} from that step on"
+        cure = f"Omit {flag}" if stored_value is None else f"Pass {_as_typed(flag, stored_value)}"
+        rewind = f", or pass --from-step N to change {flag} from that step on"
         raise TesseraeError(
-            f"{self.path} was started {_flag_phrase(flag, was)} and cannot continue"
-            f" {_flag_phrase(flag, now)}."
-            f" {f'Omit {flag}' if was is None else f'Pass {_typed(flag, was)}'}"
-            f"{back if name in changeable else ''}, or pass another folder with --run."
+            f"{self.path} was started {_flag_phrase(flag, stored_value)} and cannot continue"
+            f" {_flag_phrase(flag, value)}. {cure}"
+            f"{rewind if name in changeable_on_rewind else ''}, or pass another folder with --run."
         )
 
-    def asked(self) -> dict[str, Any]:
-        """Return the content of `options.json`: `options`, `versions`, `data` and `changed`.
+    def read_options(self) -> dict[str, Any]:
+        """Return the content of `options.json`, a dictionary of its sections.
+
+        `options` has the options of the run by their present names, with the `stage`; `versions`
+        those of the packages at its first start; `data` the store, the splits and the classes;
+        `changed` the values that a restart from an earlier step has replaced. All but `options` may
+        be missing in the runs of earlier versions.
 
         Raises:
             TesseraeError: The folder holds no run, or the file is invalid.
@@ -278,15 +300,15 @@ class RunFolder:
         Raises:
             TesseraeError: The folder holds no run, or its file lacks the section.
         """
-        self.asked()
+        self.read_options()
         return records.read_data(self.path / "options.json")
 
-    def store(self, named: str | None = None) -> str:
-        """Return the location of the store that the run learned from.
+    def store(self, location: str | None = None) -> str:
+        """Return the location of the store that the run was trained on, after checking it.
 
         Args:
-            named: The location that the user names (default None: the recorded location, then the
-                recorded path relative to the run, which holds if both were moved together).
+            location: The location that the user passed (default None: the recorded location, then
+                the recorded path relative to the run, which holds if both were moved together).
 
         Returns:
             The folder or URL of the store.
@@ -295,27 +317,27 @@ class RunFolder:
             TesseraeError: No store is there, or it has other rows.
         """
         data = self.data()
-        locations = [data["store"], *self._near(data)] if named is None else [named]
-        for location in locations:
-            objects = open_objects(location)
+        candidates = [data["store"], *self._relative(data)] if location is None else [location]
+        for candidate in candidates:
+            objects = open_objects(candidate)
             if records_of_store.splits(objects):
                 plan = records_of_store.load_plan(objects, data["split"]).digest
                 if data.get("plan") not in (None, plan):
-                    if named is None:
+                    if location is None:
                         continue
                     raise TesseraeError(
-                        f"--store is {named}: its split {data['split']!r} is not the one that"
+                        f"--store is {location}: its split {data['split']!r} is not the one that"
                         f" {self.path} was trained on. Pass the store of the run."
                     )
-                return location
+                return candidate
         raise TesseraeError(
-            f"the store that {self.path} was trained on is not at {' or '.join(locations)}: pass"
+            f"the store that {self.path} was trained on is not at {' or '.join(candidates)}: pass"
             " its location with --store."
         )
 
-    def _near(self, data: Mapping[str, Any]) -> list[str]:
-        near = data.get("store_from_run")
-        return [] if near is None else [str((self.path / str(near)).resolve())]
+    def _relative(self, data: Mapping[str, Any]) -> list[str]:
+        path = data.get("store_from_run")
+        return [] if path is None else [str((self.path / str(path)).resolve())]
 
     def claim(self, *, from_step: int | None = None) -> tuple[int, Checkpoint | None]:
         """Claim the next generation.
@@ -324,14 +346,19 @@ class RunFolder:
             from_step: The step to go back to (default None: the newest checkpoint).
 
         Returns:
-            The number of the generation, and the checkpoint to resume; None = the beginning.
+            The number of the generation, from 1, and the checkpoint to resume; None = train from
+            scratch.
 
         Raises:
             TesseraeError: There is no checkpoint of that step.
         """
         self.check_links()
         while True:
-            resumed = self.newest() if from_step is None else self.at(from_step)
+            resumed = (
+                self.newest_checkpoint()
+                if from_step is None
+                else self.checkpoint_of_step(from_step)
+            )
             number = max(self._claimed(), default=0) + 1
             record = {"resumed": None if resumed is None else resumed.name}
             # A rename that fails if the name exists: of two concurrent claims one wins.
@@ -353,24 +380,24 @@ class RunFolder:
         An older generation may still be saving, but its checkpoints no longer count.
         """
         for file in self._checkpoints.iterdir():
-            is_torn = file.suffix == writing.NEW or (
+            is_torn = file.suffix == writing.TEMPORARY_SUFFIX or (
                 file.suffix == ".pt" and not file.with_suffix(".json").exists()
             )
             if is_torn and _CHECKPOINT.fullmatch(file.stem):
                 file.unlink(missing_ok=True)
 
-    def newest(self) -> Checkpoint | None:
+    def newest_checkpoint(self) -> Checkpoint | None:
         """Return the newest intact checkpoint in the history of the latest generation, or None."""
         return next(self._history(), None)
 
-    def at(self, step: int) -> Checkpoint | None:
+    def checkpoint_of_step(self, step: int) -> Checkpoint | None:
         """Return the newest checkpoint of a step in the history of the latest generation.
 
         Args:
             step: Number of complete steps.
 
         Returns:
-            The checkpoint; None for step 0, the beginning.
+            The checkpoint; None for step 0, which has none: training starts from scratch.
 
         Raises:
             TesseraeError: The history has no checkpoint of that step.
@@ -385,14 +412,17 @@ class RunFolder:
             )
         return steps[step]
 
-    def steps(self) -> list[int]:
+    def checkpoint_steps(self) -> list[int]:
         """Return the steps that `--from-step` accepts besides 0, ascending."""
         return sorted({self.step_of(checkpoint) for checkpoint in self._history()})
 
-    def finite_steps(self) -> list[int]:
-        """Return the steps of checkpoints without NaN or infinity, ascending; reads all of them."""
+    def finite_checkpoint_steps(self) -> list[int]:
+        """Return the steps of checkpoints without NaN or infinity, ascending.
+
+        It loads every checkpoint in the history of the latest generation.
+        """
         loaded = ((checkpoint, self.load(checkpoint)) for checkpoint in self._history())
-        return sorted({self.step_of(c) for c, state in loaded if first_not_finite(state) is None})
+        return sorted({self.step_of(c) for c, state in loaded if first_non_finite(state) is None})
 
     def step_of(self, checkpoint: Checkpoint) -> int:
         """Return the number of steps that were complete when *checkpoint* was saved."""
@@ -403,16 +433,16 @@ class RunFolder:
     def _history(self) -> Iterator[Checkpoint]:
         """Yield the intact checkpoints that led to the latest generation, newest first."""
         claimed = self._claimed()
-        generation, max_step = max(claimed, default=0), math.inf
+        generation, max_updates = max(claimed, default=0), math.inf
         while generation:
             for saved in sorted(self._saved(generation), reverse=True):
-                if saved.step <= max_step and self._is_intact(saved):
+                if saved.updates <= max_updates and self._is_intact(saved):
                     yield saved
             resumed = claimed.get(generation)
             # A generation resumes an older one; anything else is a damaged claim, and would loop.
             if resumed is None or resumed.generation >= generation:
                 return
-            generation, max_step = resumed.generation, resumed.step
+            generation, max_updates = resumed.generation, resumed.updates
 
     def save(self, checkpoint: Checkpoint, state: Mapping[str, Any], *, step: int) -> None:
         """Save a state durably, and remove the oldest checkpoints.
@@ -439,7 +469,9 @@ class RunFolder:
                     (self._checkpoints / old.name).with_suffix(suffix).unlink(missing_ok=True)
 
     def load(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Return the saved state, on the CPU. Loading executes no code from the file.
+        """Return a saved state: `stage`, the state of the stage on the CPU, and `updates`.
+
+        Loading executes no code from the file.
 
         Raises:
             TesseraeError: The file is no checkpoint.
@@ -457,7 +489,7 @@ class RunFolder:
         return cast("dict[str, Any]", state)
 
     def load_trained(self, checkpoint: Checkpoint, *parts: str) -> dict[str, Any]:
-        """Return the state of the stage in *checkpoint*, to use or evaluate the trained weights.
+        """Return the state of the stage in a checkpoint, on the CPU, to use the trained weights.
 
         Args:
             checkpoint: The checkpoint to load.
@@ -467,9 +499,9 @@ class RunFolder:
             DivergedError: A part holds NaN or infinity, which earlier versions could save.
         """
         stage: dict[str, Any] = self.load(checkpoint)["stage"]
-        bad_name = first_not_finite({name: stage[name] for name in parts})
+        bad_name = first_non_finite({name: stage[name] for name in parts})
         if bad_name is not None:
-            steps = ", ".join(f"{step:,}" for step in [0, *self.finite_steps()])
+            steps = ", ".join(f"{step:,}" for step in [0, *self.finite_checkpoint_steps()])
             raise DivergedError(
                 f"{self.path}: the checkpoint of step {stage['step']:,} contains NaN or infinity"
                 f" ({bad_name}): training has diverged. Train again with a lower --learning-rate"
@@ -478,22 +510,35 @@ class RunFolder:
         return stage
 
     def save_samples(self, name: str, step: int, png: bytes) -> None:
-        """Save the samples of an evaluation after *step* steps, as a PNG file."""
+        """Save a grid of samples in `samples/`.
+
+        Args:
+            name: Name of the grid, which precedes the step in the name of the file.
+            step: Number of complete steps at the evaluation.
+            png: Content of the file.
+
+        Raises:
+            DiskFullError: The disk is full.
+        """
         file = self.samples_file(name, step)
         file.parent.mkdir(exist_ok=True)
         writing.write(file, png)
 
     def samples_file(self, name: str, step: int) -> Path:
-        """Return the path of the samples *name* of an evaluation after *step* steps."""
+        """Return the path of the grid *name* of the evaluation after *step* complete steps."""
         return self.path / "samples" / f"{name}-{step:09d}.png"
 
     def log(self, message: Mapping[str, Any]) -> None:
-        """Append a line to `metrics.jsonl`; NaN and infinity are written as null."""
+        """Append *message* as a line to `metrics.jsonl`; NaN and infinity are written as null.
+
+        Raises:
+            DiskFullError: The disk is full.
+        """
         line = json.dumps(finite_or_none(message), allow_nan=False)
         writing.append(self.path / "metrics.jsonl", line.encode() + b"\n")
 
     def diverged(self) -> DivergedError | None:
-        """Return the error with which the run diverged; None if it did not."""
+        """Return the error of the last time that the run diverged; None if it never did."""
         lines = [line for line in self.metrics() if line.get("what") == "diverged"]
         return DivergedError(str(lines[-1]["why"])) if lines else None
 
@@ -502,6 +547,14 @@ class RunFolder:
 
         A newer generation repeats the steps after the checkpoint that it resumed. Lines of older
         generations about those steps are left out, even if they are not repeated yet.
+
+        Returns:
+            Dictionaries with `step`, `generation`, for lines other than those of training steps
+            `what` (`look` for an evaluation, `speed`, `diverged`), and metrics by name; a metric is
+            None if it was not finite.
+
+        Raises:
+            RunFileError: A line has invalid content.
         """
         lines = list(self._lines())
         limits: dict[int, float] = {}
@@ -525,12 +578,12 @@ class RunFolder:
         for file in self._generations.glob("??????.json"):
             if file.stem.isascii() and file.stem.isdecimal():
                 resumed = records.read_claim(file)
-                claims[int(file.stem)] = None if resumed is None else Checkpoint.named(resumed)
+                claims[int(file.stem)] = None if resumed is None else Checkpoint.from_name(resumed)
         return claims
 
     def _saved(self, generation: int | None = None) -> list[Checkpoint]:
         stems = (file.stem for file in self._checkpoints.glob("*.json"))
-        every = [Checkpoint.named(stem) for stem in stems if _CHECKPOINT.fullmatch(stem)]
+        every = [Checkpoint.from_name(stem) for stem in stems if _CHECKPOINT.fullmatch(stem)]
         return [checkpoint for checkpoint in every if generation in (None, checkpoint.generation)]
 
     def _is_intact(self, checkpoint: Checkpoint) -> bool:

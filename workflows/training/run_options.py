@@ -1,4 +1,4 @@
-"""The options of a training run beside its stage's own: its data, its folder, its cluster."""
+"""The options of `tesserae train` that are not of a stage: data, run folder and cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workflows.options.cluster import ClusterOptions
-from workflows.options.fields import argument, option
+from workflows.options.fields import option
+from workflows.options.shared import store_argument
 from workflows.options.source import ReadingOptions
 
 _DATA = "data and run folder"
@@ -19,7 +20,7 @@ class RunOptions(ReadingOptions, ClusterOptions):
 
     stage: str = ""
     """The name of the stage, one of `workflows.training.stages.STAGES`."""
-    store: str = argument("folder or URL of the store", metavar="STORE")
+    store: str = store_argument()
     run: Path | None = option(
         None,
         "folder of checkpoints, metrics and samples of the run",
@@ -36,7 +37,7 @@ class RunOptions(ReadingOptions, ClusterOptions):
     )
     max_bad: float = option(
         0.01,
-        "fraction of rows of --data, 0 to 1, that may be quarantined before the run fails",
+        "fraction of images of --data, 0 to 1, that may be quarantined before the run fails",
         minimum=0,
         maximum=1,
         metavar="FRACTION",

@@ -15,54 +15,57 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
-class StageName:
-    """The import locations of a training stage, and the names that run folders have for it."""
+class StageEntry:
+    """The import locations of a training stage, and its former names in run folders."""
 
-    what: str
-    """A short description for the help text."""
+    summary: str
+    """What the stage trains, as a phrase for the help text."""
     options: str
     """The options class, as `module:class`."""
     stage: str
     """The stage class, as `module:class`."""
-    gather: str | None = None
-    """The function that opens training data, as `module:function`; None = images of one size."""
+    prepare_data: str | None = None
+    """The function that opens the training data, as `module:function`; None = images of one size.
+    It is called with the `workflows.training.run_options.RunOptions`, the options of the stage, the
+    `workflows.session.Cluster` and the name of the held-out split or None; it returns the
+    `workflows.training.loop.Data` and further files of a new run folder, as name -> content."""
     evaluate: str | None = None
     """The function that evaluates a run for `tesserae report`, as `module:function`; None = the
     report has no evaluation. It is called with the `RunFolder`, the
     `workflows.evaluation.options.EvaluationOptions` and the torch device, and returns a
     `workflows.runs.report.RunEvaluation` or None."""
-    earlier: tuple[str, ...] = ()
-    """The names that run folders of earlier versions have for the stage."""
+    former_names: tuple[str, ...] = ()
+    """The names that run folders of earlier versions record for the stage."""
 
 
 _stages = {
-    "wgan": StageName(
+    "wgan": StageEntry(
         "train a GAN: WGAN, WGAN-GP, DCGAN, LSGAN or hinge",
         "workflows.wgan.options:WganOptions",
         "workflows.wgan.stage:Wgan",
         evaluate="workflows.wgan.evaluation:evaluate_for_report",
-        earlier=("workflows.wgan.stage:Wgan",),
+        former_names=("workflows.wgan.stage:Wgan",),
     ),
-    "colourise": StageName(
+    "colourise": StageEntry(
         "train a network that colourises grey images, optionally with an adversarial loss",
         "workflows.colourise.options:ColouriseOptions",
         "workflows.colourise.stage:Colourise",
-        earlier=("workflows.colourise.stage:Colourise",),
+        former_names=("workflows.colourise.stage:Colourise",),
     ),
-    "devise": StageName(
+    "devise": StageEntry(
         "train DeViSE, a network that maps images to word vectors",
         "workflows.devise.options:DeviseOptions",
         "workflows.devise.stage:Devise",
         "workflows.devise.data:prepare_data",
         evaluate="workflows.devise.report:evaluate_for_report",
-        earlier=("workflows.devise.stage:Devise",),
+        former_names=("workflows.devise.stage:Devise",),
     ),
 }
 STAGES = MappingProxyType(_stages)
 """The stages of this process by name: those of Tesserae, and those that were registered."""
 
 
-def register(name: str, stage: StageName) -> None:
+def register(name: str, stage: StageEntry) -> None:
     """Add a stage that lies outside of Tesserae to `STAGES`.
 
     Args:
@@ -93,7 +96,7 @@ def recorded_name(stage: str) -> str:
         Tesserae that was not registered has no other name.
     """
     for name, entry in STAGES.items():
-        if stage in (entry.stage, *entry.earlier):
+        if stage in (entry.stage, *entry.former_names):
             return name
     return stage
 
@@ -103,6 +106,11 @@ def import_location(stage: str) -> str:
     return STAGES[stage].stage if stage in STAGES else stage
 
 
-def load_name(name: str) -> Any:
-    """Return the object that `module:name` refers to."""
+def import_object(name: str) -> Any:
+    """Import the object that `module:name` refers to.
+
+    Raises:
+        ImportError: There is no such module.
+        AttributeError: The module has no such name.
+    """
     return pkgutil.resolve_name(name)

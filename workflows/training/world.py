@@ -58,8 +58,8 @@ class World:
             raise ValueError(
                 f"a batch of {batch} cannot be divided evenly among {self.size} ranks."
             )
-        own = batch // self.size
-        return slice(self.rank * own, (self.rank + 1) * own)
+        per_rank = batch // self.size
+        return slice(self.rank * per_rank, (self.rank + 1) * per_rank)
 
     def normal(self, batch: int, *shape: int, key: tuple[Any, ...]) -> Tensor:
         """Draw this rank's rows of standard normal noise.
@@ -76,33 +76,52 @@ class World:
         return drawn[self.part(batch)].to(self.device)
 
     def uniform(self, batch: int, *shape: int, key: tuple[Any, ...]) -> Tensor:
-        """Draw from [0, 1): (rows of this rank, *shape) float32; arguments as for `normal`."""
+        """Draw this rank's rows of uniform numbers in [0, 1); arguments as for `normal`.
+
+        Returns:
+            (rows of this rank, *shape) float32 on the rank's device.
+        """
         drawn = torch.rand(batch, *shape, generator=_generator(key))
         return drawn[self.part(batch)].to(self.device)
 
     def integers(self, batch: int, high: int, *, key: tuple[Any, ...]) -> Tensor:
-        """Draw integers from [0, high): (rows of this rank,) int64; arguments as for `normal`."""
+        """Draw an integer from 0 to *high* - 1 for each row of this rank, as `normal` draws.
+
+        Args:
+            batch: Number of rows drawn for the whole batch, over all ranks.
+            high: Number of possible values.
+            key: The values that decide the draw, such as seed, step and purpose.
+
+        Returns:
+            (rows of this rank,) int64 on the rank's device.
+        """
         drawn = torch.randint(high, (batch,), generator=_generator(key))
         return drawn[self.part(batch)].to(self.device)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the element-wise mean of *values* over all ranks."""
+        """Return the element-wise mean of *values* over all ranks, on the rank's device.
+
+        *values* has the same shape and a floating-point dtype in all ranks, which must all call it.
+        """
         if self.size == 1:
             return values
-        shared = values.clone()
-        dist.all_reduce(shared)
-        return shared / self.size
+        total = values.clone()
+        dist.all_reduce(total)
+        return total / self.size
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """Return, for each flag, True if any rank has set it: the same answer in all ranks."""
         if self.size == 1:
             return flags
-        shared = torch.tensor(flags, dtype=torch.int32)
-        dist.all_reduce(shared, dist.ReduceOp.MAX, group=self.control)
-        return tuple(bool(flag) for flag in shared)
+        any_flags = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(any_flags, dist.ReduceOp.MAX, group=self.control)
+        return tuple(bool(flag) for flag in any_flags)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace the gradients by their mean over all ranks, in a single all-reduce."""
+        """Replace the gradients of *parameters* by their mean over all ranks, in one all-reduce.
+
+        Parameters without a gradient are skipped; they must be the same ones in all ranks.
+        """
         gradients = [p.grad for p in parameters if p.grad is not None]
         if self.size == 1 or not gradients:
             return
@@ -115,17 +134,20 @@ class World:
 
 
 def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimiser's statistics from *state*, and keep its current hyperparameters.
+    """Load an optimiser's statistics from *state*, and keep its present hyperparameters.
+
+    So a run that is continued with another learning rate gets that rate, not the one of the
+    checkpoint.
 
     Args:
         optimiser: The optimiser with the hyperparameters of the options.
         state: The state dictionary of an optimiser of the same parameters.
     """
     groups = optimiser.param_groups
-    settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+    present = [{k: v for k, v in group.items() if k != "params"} for group in groups]
     optimiser.load_state_dict(state)
-    for group, own in zip(optimiser.param_groups, settings, strict=True):
-        group.update(own)
+    for group, hyperparameters in zip(optimiser.param_groups, present, strict=True):
+        group.update(hyperparameters)
 
 
 def _generator(key: tuple[Any, ...]) -> torch.Generator:
@@ -144,6 +166,9 @@ def join(rank: Rank, folder: Path) -> Iterator[World]:
 
     Yields:
         The world of this rank. Code outside of a rank uses `World()`.
+
+    Raises:
+        TimeoutError: Rank 0 did not publish its address within `RENDEZVOUS_TIMEOUT_SECONDS`.
     """
     device = torch.device("cuda:0" if rank.gpu else "cpu")
     if rank.world == 1:
@@ -195,19 +220,19 @@ def _rendezvous(rank: Rank, file: Path) -> TCPStore:
                 f"rank 0 did not write {file} within {RENDEZVOUS_TIMEOUT_SECONDS:.0f} s"
             )
         time.sleep(POLL_SECONDS)
-    address = records.read_meeting(file)
+    address = records.read_rendezvous(file)
     return TCPStore(address.host, address.port, rank.world, is_master=False, timeout=limit)
 
 
-class _Sum(torch.autograd.Function):
+class _AllReduceSum(torch.autograd.Function):
     """A sum over ranks that can be differentiated any number of times."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
         """Return the sum of *value* over all ranks."""
-        shared = value.clone()
-        dist.all_reduce(shared)
-        return shared
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -216,8 +241,8 @@ class _Sum(torch.autograd.Function):
 
 
 def _sum(value: Tensor) -> Tensor:
-    shared: Tensor = _Sum.apply(value)  # type: ignore[no-untyped-call]
-    return shared
+    total: Tensor = _AllReduceSum.apply(value)  # type: ignore[no-untyped-call]
+    return total
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -232,7 +257,12 @@ class BatchNorm(nn.BatchNorm2d):
             raise ValueError(f"batch norm got {input.dim()} dimensions: expected 2 or 4.")
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise by the batch of all ranks, and update the running statistics."""
+        """Normalise *input* by the batch of all ranks, and update the running statistics.
+
+        Returns:
+            A tensor with the shape and dtype of *input*. In evaluation mode the running statistics
+            normalise it.
+        """
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(input)
         self._check_input_dim(input)
@@ -245,12 +275,12 @@ class BatchNorm(nn.BatchNorm2d):
         variance = _sum(centred.square().sum(axes)) / count
         if self.track_running_stats and self.running_mean is not None:
             with torch.no_grad():
-                share = 0.1 if self.momentum is None else self.momentum
+                momentum = 0.1 if self.momentum is None else self.momentum
                 unbiased = variance * (count / max(1, count - 1))
-                self.running_mean.lerp_(mean, share)
-                self.running_var.lerp_(unbiased, share)  # type: ignore[union-attr]
+                self.running_mean.lerp_(mean, momentum)
+                self.running_var.lerp_(unbiased, momentum)  # type: ignore[union-attr]
                 self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-        normal: Tensor = centred * (variance + self.eps).rsqrt().view(shape)
+        normalised: Tensor = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
-            normal = normal * self.weight.view(shape) + self.bias.view(shape)
-        return normal.to(dtype)
+            normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
+        return normalised.to(dtype)

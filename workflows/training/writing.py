@@ -16,9 +16,9 @@ from pipeline.errors import TesseraeError
 from workflows.terminal.formatting import bytes_text
 from workflows.training.errors import DiskFullError
 
-NEW = ".new"
+TEMPORARY_SUFFIX = ".new"
 """The suffix of a file that is still being written."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The errors of a full disk, an exhausted quota and a file above the size limit."""
 
 
@@ -65,19 +65,21 @@ def replacing(file: Path, *, num_bytes: int) -> Iterator[RecordingFile]:
     recording = None
     try:
         # A name that the run folder knows, so that it can remove what a killed command left.
-        with filesystem.replacing(file, durable=True, temporary=file.with_suffix(NEW)) as raw:
+        with filesystem.replacing(
+            file, durable=True, temporary=file.with_suffix(TEMPORARY_SUFFIX)
+        ) as raw:
             recording = RecordingFile(raw)
             yield recording
     except BaseException as e:
         # Torch's own error hides the system's, which alone tells a full disk from other faults.
         error = e if recording is None or recording.error is None else recording.error
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise full(file, error, num_bytes) from e
+        if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
+            raise disk_full_error(file, error, num_bytes) from e
         raise
 
 
-def full(file: Path, error: OSError, num_bytes: int) -> DiskFullError:
-    """Return the error that says why *file* could not be written and how to recover.
+def disk_full_error(file: Path, error: OSError, num_bytes: int) -> DiskFullError:
+    """Return the error for a write of *file* that failed for lack of room, with how to recover.
 
     Args:
         file: The file that was to be written.
@@ -113,9 +115,9 @@ def append(file: Path, data: bytes) -> None:
             RecordingFile(out).write(data)
         except OSError as e:
             out.truncate(before)  # half a line would corrupt the next one
-            if e.errno not in FULL:
+            if e.errno not in DISK_FULL_ERRNOS:
                 raise
-            raise full(file, e, len(data)) from e
+            raise disk_full_error(file, e, len(data)) from e
 
 
 def _open_no_link(path: str, flags: int) -> int:

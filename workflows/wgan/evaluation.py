@@ -12,16 +12,16 @@ from torch import Tensor
 
 from pipeline.backbone.load import open_backbone
 from pipeline.loader import Loader
-from workflows.evaluation.generative import Distances, Nearest, compare_pictures
+from workflows.evaluation.generative import FeatureMetrics, NearestSearch, compare_images
 from workflows.evaluation.options import EvaluationOptions
 from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.training.image_grid import grid_png, to_uint8
 from workflows.training.run_folder import RunFolder
 from workflows.wgan.sampling import INTERPOLATION_STEPS, Sampler, open_sampler
-from workflows.wgan.stage import plain
+from workflows.wgan.stage import evaluation_augmentation
 
 EXAMPLES = 8
-"""The number of samples shown beside their neighbours, and of interpolations shown."""
+"""The number of samples shown with their neighbours, and of interpolations shown."""
 SEED = 1
 """The seed of the samples."""
 MAX_QUERIES = 1_000
@@ -34,28 +34,29 @@ BLOCK_ROWS = 1_024
 
 @dataclass(frozen=True)
 class WganEvaluation:
-    """The metrics and images of an evaluated run."""
+    """The metrics and images of an evaluated run, a `workflows.runs.report.RunEvaluation`."""
 
     step: int
     """The number of complete steps at the checkpoint."""
-    generated: int
-    """The number of samples."""
-    real: int
-    """The number of real rows that they are compared with."""
+    num_samples: int
+    """The number of samples, that is, of generated images."""
+    num_real: int
+    """The number of real images that they are compared with."""
     split: str
-    """The split of the real rows."""
-    sliced: float
-    """The sliced Wasserstein distance between samples and real rows."""
-    floor: float | None
-    """The distance between other training rows and the same real rows, a lower bound in practice;
-    None = there are no others."""
-    neighbour: float
-    """The median distance of samples to their nearest training row, over that of real rows."""
+    """The split of the real images."""
+    sliced_distance: float
+    """The sliced Wasserstein distance between samples and real images, pixels in [-1, 1]."""
+    baseline_distance: float | None
+    """The distance between other training images and the same real images, which samples seldom
+    fall below; None = there are no others."""
+    neighbour_ratio: float
+    """The median distance of samples to their nearest training image, divided by that of real
+    images; far below 1 suggests that the generator repeats training images."""
     searched: tuple[int, int]
-    """The number of queries, samples and as many real rows, and of training rows searched."""
-    distinct: int
+    """The number of queries, samples and as many real images, and of training images searched."""
+    num_distinct: int
     """The number of different images among the samples."""
-    distances: Distances | None
+    feature_metrics: FeatureMetrics | None
     """The metrics that need the features of a network; None without a backbone."""
     images: tuple[tuple[str, bytes], ...]
     """The captions and PNG files of the images."""
@@ -69,47 +70,51 @@ class WganEvaluation:
     def notice(self) -> str:
         """Cautions about the metrics, for the report; empty if there are none."""
         parts = []
-        if self.distinct < self.generated:
+        if self.num_distinct < self.num_samples:
             parts.append(
-                f"Only {self.distinct:,} of {self.generated:,} samples are distinct images:"
+                f"Only {self.num_distinct:,} of {self.num_samples:,} samples are distinct images:"
                 " precision does not detect repeated images."
             )
-        if self.distances is not None:
+        if self.feature_metrics is not None:
             parts.append(
                 "Fréchet and kernel distance, precision, recall and coverage use the features of"
-                f" {self.distances.network}. They are not comparable with published values, which"
-                " use Inception-v3."
+                f" {self.feature_metrics.network}. They are not comparable with published values,"
+                " which use Inception-v3."
             )
-            parts.append(self.distances.warning)
+            parts.append(self.feature_metrics.warning)
         return " ".join(filter(None, parts))
 
-    def figures(self) -> Iterator[tuple[str, str]]:
+    def metrics(self) -> Iterator[tuple[str, str]]:
         """Yield the name and the formatted value of each metric."""
         yield (
             "samples",
-            f"{self.generated:,}, compared with {self.real:,} images of split {self.split}",
+            f"{self.num_samples:,}, compared with {self.num_real:,} images of split {self.split}",
         )
-        yield f"sliced Wasserstein distance of samples to {self.split}", f"{self.sliced:.4f}"
-        if self.floor is not None:
+        yield (
+            f"sliced Wasserstein distance of samples to {self.split}",
+            f"{self.sliced_distance:.4f}",
+        )
+        if self.baseline_distance is not None:
             yield (
-                f"sliced Wasserstein distance of training rows to {self.split}",
-                f"{self.floor:.4f}",
+                f"sliced Wasserstein distance of training images to {self.split}",
+                f"{self.baseline_distance:.4f}",
             )
         queries, rows = self.searched
         yield (
             "nearest-neighbour distance ratio",
-            f"{self.neighbour:.3f} ({queries:,} samples and real rows, all {rows:,} training rows)",
+            f"{self.neighbour_ratio:.3f} ({queries:,} samples and as many real images, searched"
+            f" among all {rows:,} training images)",
         )
-        if self.distances is not None:
-            distances = self.distances
-            yield f"Fréchet distance, {distances.network}", f"{distances.frechet:.3f}"
+        if self.feature_metrics is not None:
+            metrics = self.feature_metrics
+            yield f"Fréchet distance, {metrics.network}", f"{metrics.frechet:.3f}"
             yield (
-                f"kernel distance, {distances.network}",
-                f"{distances.kernel:.5f} ± {distances.kernel_spread:.5f}",
+                f"kernel distance, {metrics.network}",
+                f"{metrics.kernel:.5f} ± {metrics.kernel_spread:.5f}",
             )
-            yield f"precision, {distances.network}", f"{distances.precision:.3f}"
-            yield f"recall, {distances.network}", f"{distances.recall:.3f}"
-            yield f"coverage, {distances.network}", f"{distances.coverage:.3f}"
+            yield f"precision, {metrics.network}", f"{metrics.precision:.3f}"
+            yield f"recall, {metrics.network}", f"{metrics.recall:.3f}"
+            yield f"coverage, {metrics.network}", f"{metrics.coverage:.3f}"
 
 
 def evaluate_run(
@@ -140,25 +145,27 @@ def evaluate_run(
     real = _first(_blocks(data, split, sampler, BATCH_ROWS), samples)
     generated = torch.cat([block.half() for block in _samples(sampler, len(real))])
     # Without a held-out split the real rows are training rows, each its own nearest neighbour.
-    skipped = 0 if data["held_out"] else len(real)
-    search = _search(data, sampler, generated, real, skipped)
-    distances = None
+    num_overlap = 0 if data["held_out"] else len(real)
+    search = _search(data, sampler, generated, real, num_overlap)
+    feature_metrics = None
     if backbone is not None:
         opened = open_backbone(backbone, device)
-        distances = compare_pictures(_bytes(generated), _bytes(real), opened, device=str(device))
+        feature_metrics = compare_images(
+            _as_uint8(generated), _as_uint8(real), opened, device=str(device)
+        )
     return WganEvaluation(
         step=sampler.step,
-        generated=len(generated),
-        real=len(real),
+        num_samples=len(generated),
+        num_real=len(real),
         split=split,
-        sliced=sliced_wasserstein(generated, real, device=device),
-        floor=sliced_wasserstein(search.baseline, real, device=device)
+        sliced_distance=sliced_wasserstein(generated, real, device=device),
+        baseline_distance=sliced_wasserstein(search.baseline, real, device=device)
         if len(search.baseline)
         else None,
-        neighbour=search.ratio,
+        neighbour_ratio=search.ratio,
         searched=(search.queries, search.rows),
-        distinct=len({image.numpy().tobytes() for image in _bytes(generated)}),
-        distances=distances,
+        num_distinct=len({image.numpy().tobytes() for image in _as_uint8(generated)}),
+        feature_metrics=feature_metrics,
         images=tuple(_images(sampler, generated, search.nearest)),
     )
 
@@ -166,7 +173,7 @@ def evaluate_run(
 def evaluate_for_report(
     folder: RunFolder, options: EvaluationOptions, device: torch.device
 ) -> WganEvaluation:
-    """Evaluate a run as the options of `tesserae report` say."""
+    """Evaluate a run with the options of `tesserae report`, as `evaluate_run` does."""
     return evaluate_run(
         folder,
         samples=options.samples,
@@ -202,7 +209,7 @@ class _SearchResult:
 
 
 def _search(
-    data: dict[str, Any], sampler: Sampler, generated: Tensor, real: Tensor, skipped: int
+    data: dict[str, Any], sampler: Sampler, generated: Tensor, real: Tensor, num_overlap: int
 ) -> _SearchResult:
     """Search all training rows, which are read once, for neighbours of samples and real rows.
 
@@ -211,17 +218,18 @@ def _search(
         sampler: The generator, with its device.
         generated: The samples.
         real: The real rows that they are compared with.
-        skipped: Number of real rows at the beginning of the training split.
+        num_overlap: Number of first rows of the training split that are the real rows; 0 if they
+            are of a held-out split.
     """
     count = min(len(generated), MAX_QUERIES)
     device = sampler.device
-    near_samples = Nearest(generated[:count].to(device))
-    near_real = Nearest(real[:count].to(device), 2 if skipped else 1)
+    near_samples = NearestSearch(generated[:count].to(device))
+    near_real = NearestSearch(real[:count].to(device), 2 if num_overlap else 1)
     neighbours = generated[:EXAMPLES].float().clone()
     baseline: list[Tensor] = []
     blocks = _blocks(data, data["split"], sampler, BLOCK_ROWS)
     for images in blocks:
-        start = near_samples.seen
+        start = near_samples.num_searched
         device_images = images.to(device)
         near_samples.add(device_images)
         near_real.add(device_images)
@@ -229,11 +237,11 @@ def _search(
             if row >= start:
                 neighbours[index] = images[row - start]
         if sum(map(len, baseline)) < len(real):
-            baseline.append(images[max(0, skipped - start) :].half())
+            baseline.append(images[max(0, num_overlap - start) :].half())
     real_distance = near_real.distances[:, -1].median().clamp_min(1e-9)
     return _SearchResult(
         queries=count,
-        rows=near_samples.seen,
+        rows=near_samples.num_searched,
         ratio=float(near_samples.distances[:, 0].median() / real_distance),
         nearest=neighbours,
         baseline=torch.cat(baseline)[: len(real)],
@@ -272,7 +280,7 @@ def _blocks(data: dict[str, Any], split: str, sampler: Sampler, rows: int) -> It
         rank=0,  # a report reads every row, even under a launcher that sets ranks
         world=1,
     )
-    normalise = plain(sampler.options, int(data["size"]))
+    normalise = evaluation_augmentation(sampler.options, int(data["size"]))
     for images, _, row_numbers in loader:
         assert isinstance(images, Tensor)  # of one size
         yield normalise(images, row_numbers, 0)
@@ -290,7 +298,7 @@ def _first(blocks: Iterator[Tensor], count: int) -> Tensor:
     return torch.cat(parts)[:count]
 
 
-def _bytes(images: Tensor) -> Tensor:
+def _as_uint8(images: Tensor) -> Tensor:
     """Convert images in [-1, 1] to (n, 3, h, w) uint8."""
     pixels: np.ndarray[Any, np.dtype[np.uint8]] = to_uint8(images)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Generators: networks that map noise to pictures or vectors."""
+"""Generators: networks that map noise to images or vectors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workflows.adversarial.layers import Residual, initialise, levels
+from workflows.adversarial.layers import Residual, initialise, num_doublings
 from workflows.training.world import BatchNorm
 
 
@@ -41,9 +41,9 @@ class ConvGenerator(nn.Module):
         """Create a generator with random weights.
 
         Args:
-            size: Side of the pictures, in pixels: 4 times a power of 2.
-            noise: Number of random values from which a picture is generated.
-            channels: Channels of the pictures.
+            size: Side of the images, in pixels: 4 times a power of 2.
+            noise: Number of random values from which an image is generated.
+            channels: Channels of the images.
             width: Channels before the last layer.
             extra: Number of additional 3 x 3 layers before the last.
             norm: True for batch norm.
@@ -52,23 +52,28 @@ class ConvGenerator(nn.Module):
         super().__init__()
         self._classes = classes
 
-        def after(count: int) -> list[nn.Module]:
-            return [*([BatchNorm(count)] if norm else []), nn.ReLU(inplace=True)]
+        def activation(maps: int) -> list[nn.Module]:
+            return [*([BatchNorm(maps)] if norm else []), nn.ReLU(inplace=True)]
 
-        count = levels(size)
-        now = width * 2 ** (count - 1)
-        layers = [nn.ConvTranspose2d(noise + classes, now, 4, 1, 0, bias=False), *after(now)]
+        count = num_doublings(size)
+        maps = width * 2 ** (count - 1)
+        layers = [nn.ConvTranspose2d(noise + classes, maps, 4, 1, 0, bias=False), *activation(maps)]
         for _ in range(count - 1):
-            layers += [nn.ConvTranspose2d(now, now // 2, 4, 2, 1, bias=False), *after(now // 2)]
-            now //= 2
+            halved = maps // 2
+            layers += [nn.ConvTranspose2d(maps, halved, 4, 2, 1, bias=False), *activation(halved)]
+            maps = halved
         for _ in range(extra):
-            layers += [nn.Conv2d(now, now, 3, 1, 1, bias=False), *after(now)]
-        layers += [nn.ConvTranspose2d(now, channels, 4, 2, 1, bias=False), nn.Tanh()]
+            layers += [nn.Conv2d(maps, maps, 3, 1, 1, bias=False), *activation(maps)]
+        layers += [nn.ConvTranspose2d(maps, channels, 4, 2, 1, bias=False), nn.Tanh()]
         self.body = nn.Sequential(*layers)
         initialise(self)
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate pictures (n, channels, size, size) in [-1, 1]."""
+        """Generate images from (n, noise) float32 and, with classes, (n,) int64 labels.
+
+        Returns:
+            (n, channels, size, size) in [-1, 1].
+        """
         images: Tensor = self.body(_with_labels(noise, labels, self._classes)[:, :, None, None])
         return images
 
@@ -97,14 +102,16 @@ class ResidualGenerator(nn.Module):
         nn.init.xavier_uniform_(self.first.weight)
         nn.init.zeros_(self.first.bias)
         kind = "batch" if norm else "none"
-        blocks = [Residual(width, width, change="up", norm=kind) for _ in range(levels(size))]
+        blocks = [
+            Residual(width, width, change="up", norm=kind) for _ in range(num_doublings(size))
+        ]
         self.body = nn.Sequential(*blocks)
         self.norm = BatchNorm(width) if norm else nn.Identity()
         self.last = nn.Conv2d(width, channels, 3, padding=1)
         nn.init.xavier_uniform_(self.last.weight)
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate pictures (n, channels, size, size) in [-1, 1]."""
+        """Generate images; arguments and result are those of `ConvGenerator.forward`."""
         rows = self.first(_with_labels(noise, labels, self._classes))
         maps = self.body(rows.view(-1, self._width, 4, 4))
         return torch.tanh(self.last(functional.relu(self.norm(maps))))
@@ -141,12 +148,16 @@ class VectorGenerator(nn.Module):
         self._shape = shape
         widths = [noise + classes, *[width] * layers]
         body: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            body += [nn.Linear(before, after), nn.ReLU(inplace=True)]
+        for inputs, outputs in pairwise(widths):
+            body += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
         last: list[Any] = [nn.Linear(width, int(torch.Size(shape).numel()))]
         self.body = nn.Sequential(*body, *last, *([nn.Tanh()] if bounded else []))
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate rows (n, *shape)."""
+        """Generate rows from (n, noise) float32 and, with classes, (n,) int64 labels.
+
+        Returns:
+            (n, *shape), in [-1, 1] if the output is bounded.
+        """
         rows: Tensor = self.body(_with_labels(noise, labels, self._classes))
         return rows.view(-1, *self._shape)

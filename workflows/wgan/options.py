@@ -8,15 +8,15 @@ from typing import Any, Self
 
 from workflows.adversarial.objectives import OBJECTIVES
 from workflows.options.fields import option
-from workflows.training.options import TrainingOptions, shrunk_side
+from workflows.training.options import TrainingOptions, resized_side
 
 NETWORKS = ("conv", "residual", "perceptron")
 CRITIC_NORMS = ("batch", "layer", "spectral", "none")
 CONDITIONS = ("none", "projection", "concatenation")
 
-WARM_STEPS = 25
+WARMUP_STEPS = 25
 """The number of first steps in which the critic warms up."""
-WARM_EVERY = 500
+WARMUP_INTERVAL_STEPS = 500
 """The interval, in steps, of further steps in which the critic warms up."""
 
 _IMAGES = "images"
@@ -69,7 +69,7 @@ class WganOptions(TrainingOptions):
         True,
         "resize stored images that are at least a quarter larger than --image-size, on the device;"
         " otherwise they are cropped at their stored scale",
-        before=False,
+        legacy_value=False,
         group=_IMAGES,
     )
     flip: bool = option(
@@ -247,15 +247,15 @@ class WganOptions(TrainingOptions):
                 " spectral."
             )
 
-    def shrunk_side(self, stored: int) -> int | None:
-        """Return the side to which the device resizes pictures; None = it does not resize them."""
-        return shrunk_side(stored, self.image_size, crop=self.crop) if self.resize else None
+    def resized_side(self, stored: int) -> int | None:
+        """Return the side to which the device resizes images, in pixels; None = it does not."""
+        return resized_side(stored, self.image_size, crop=self.crop) if self.resize else None
 
     def check_labels(self, classes: int, unlabelled: int) -> None:
         """Refuse to condition on classes if the split lacks classes or labels.
 
         Raises:
-            ValueError: There are fewer than two classes, or rows without a label.
+            ValueError: There are fewer than two classes, or images without a label.
         """
         if self.condition != "none" and (classes < 2 or unlabelled):
             raise ValueError(
@@ -265,43 +265,43 @@ class WganOptions(TrainingOptions):
             )
 
     @property
-    def usual_updates(self) -> int:
+    def updates_per_step(self) -> int:
         """The number of updates in a step: those of the critic, and one of the generator."""
-        return (self.filled().critic_steps or 1) + 1
+        return (self.resolved().critic_steps or 1) + 1
 
-    def updates_to(self, step: int) -> int:
+    def updates_after(self, step: int) -> int:
         """Return the number of updates, of both networks, in the first *step* steps."""
-        usual = self.usual_updates
-        more = (self.filled().warmup_critic_steps or usual - 1) - (usual - 1)
-        warm = min(step, WARM_STEPS) + max(0, (step - 1) // WARM_EVERY)
-        return step * usual + warm * more
+        updates = self.updates_per_step
+        extra_updates = (self.resolved().warmup_critic_steps or updates - 1) - (updates - 1)
+        warmup_steps = min(step, WARMUP_STEPS) + max(0, (step - 1) // WARMUP_INTERVAL_STEPS)
+        return step * updates + warmup_steps * extra_updates
 
-    def warming(self, step: int) -> str:
-        """Return a description of the critic's warm-up after *step* steps; empty outside of one."""
-        updates = self.filled().warmup_critic_steps
-        if not updates or (step >= WARM_STEPS and step % WARM_EVERY):
+    def warmup_text(self, step: int) -> str:
+        """Return a description of the critic's warm-up after *step* steps; empty outside of it."""
+        updates = self.resolved().warmup_critic_steps
+        if not updates or (step >= WARMUP_STEPS and step % WARMUP_INTERVAL_STEPS):
             return ""
-        until = f" until step {WARM_STEPS}" if step < WARM_STEPS else ""
+        until = f" until step {WARMUP_STEPS}" if step < WARMUP_STEPS else ""
         return f"warm-up{until}: {updates:,} critic updates per step"
 
-    def quicker(self) -> str:
+    def speedup_options(self) -> str:
         """Return the options that make a step faster, as a phrase for the terminal."""
-        warm = ", --warmup-critic-steps 0" if self.filled().warmup_critic_steps else ""
+        warm = ", --warmup-critic-steps 0" if self.resolved().warmup_critic_steps else ""
         return (
             "a smaller --image-size (and a store of that size), --generator-width or"
             f" --critic-width, fewer --critic-steps{warm}"
         )
 
-    def changeable(self) -> tuple[str, ...]:
-        """Return the options that may change when a run goes back to an earlier step."""
+    def changeable_on_rewind(self) -> tuple[str, ...]:
+        """Return the names of options that may change when a run restarts from an earlier step."""
         return (
             "learning_rate", "beta1", "beta2", "learning_rate_decay", "weight_clip",
             "gradient_penalty", "critic_steps", "warmup_critic_steps", "precision",
         )  # fmt: skip
 
-    def to_lower(self) -> str:
-        """Return the option to lower, with its value, after training has diverged."""
-        return f"--learning-rate (now {self.filled().learning_rate:g})"
+    def options_to_lower(self) -> str:
+        """Return what to lower after training has diverged, as a phrase for an error message."""
+        return f"--learning-rate (now {self.resolved().learning_rate:g})"
 
     @property
     def penalty_weight(self) -> float:
@@ -315,7 +315,7 @@ class WganOptions(TrainingOptions):
         limit = OBJECTIVES[self.objective].clip if self.weight_clip is None else self.weight_clip
         return limit or None
 
-    def filled(self) -> Self:
+    def resolved(self) -> Self:
         """Return a copy in which None is replaced by the objective's and the networks' defaults."""
         follows = {**_OTHERWISE, **_OF_OBJECTIVE.get(self.objective, {})}
         if self.critic == "perceptron" or (self.critic == "residual" and self.penalty_weight):

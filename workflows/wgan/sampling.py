@@ -16,99 +16,102 @@ from workflows.wgan.stage import make_generator
 STAGE = "wgan"
 """The name of the stage in `options.json`."""
 BATCH_ROWS = 64
-"""The number of pictures generated at once."""
+"""The number of images generated at once."""
 INTERPOLATION_STEPS = 10
-"""The number of pictures in an interpolation."""
+"""The number of images in an interpolation."""
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A trained generator with the facts of its run."""
+    """A trained generator with the options, the classes and the checkpoint of its run."""
 
     generator: nn.Module
+    """The network in evaluation mode, with the moving average of its weights."""
     options: WganOptions
+    """The options of the run, as `resolved` returns them."""
     classes: tuple[str, ...]
     """The names of the classes that it conditions on; () = none."""
     wnids: tuple[str, ...]
     """The wnids of the same classes."""
     checkpoint: Checkpoint
+    """The checkpoint of the weights."""
     step: int
     """The number of complete steps at the checkpoint."""
     device: torch.device
-    """The device that generates pictures."""
+    """The device that generates images."""
 
     @torch.no_grad()
     def generate(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate pictures from noise.
+        """Generate images from noise.
 
         Args:
-            noise: (n, noise) float32.
+            noise: (n, latent_dim) float32.
             labels: (n,) int64, used by a conditional generator (default: all classes in turn).
 
         Returns:
             (n, 3, size, size) float32 in [-1, 1], on the CPU.
         """
-        parts = [torch.split(noise, BATCH_ROWS)]
+        inputs = [torch.split(noise, BATCH_ROWS)]
         if self.classes:
             all_labels = torch.arange(len(noise)) % len(self.classes) if labels is None else labels
-            parts.append(torch.split(all_labels, BATCH_ROWS))
+            inputs.append(torch.split(all_labels, BATCH_ROWS))
         return torch.cat(
             [
                 self.generator(*(tensor.to(self.device) for tensor in batch)).float().cpu()
-                for batch in zip(*parts, strict=True)
+                for batch in zip(*inputs, strict=True)
             ]
         )
 
     def noise(self, count: int, seed: int) -> Tensor:
-        """Draw noise from *seed*, (count, noise) float32."""
+        """Draw standard normal noise vectors from *seed*, (count, latent_dim) float32."""
         return World().normal(count, self.options.latent_dim, key=("samples", seed))
 
-    def interpolate(self, rows: int, steps: int, seed: int) -> Tensor:
+    def interpolate(self, pairs: int, steps: int, seed: int) -> Tensor:
         """Interpolate between pairs of noise vectors.
 
         The interpolation is spherical, since nearly all noise lies close to a sphere (White:
         Sampling Generative Networks, arXiv 1609.04468).
 
         Args:
-            rows: Number of pairs.
+            pairs: Number of pairs.
             steps: Number of vectors on each path, its ends included.
             seed: Seed of the ends.
 
         Returns:
-            (rows * steps, noise) float32, path after path.
+            (pairs * steps, latent_dim) float32, path after path.
         """
-        ends = self.noise(2 * rows, seed)
-        start, end = ends[:rows, None], ends[rows:, None]
-        share = torch.linspace(0, 1, steps).view(1, -1, 1)
+        ends = self.noise(2 * pairs, seed)
+        start, end = ends[:pairs, None], ends[pairs:, None]
+        position = torch.linspace(0, 1, steps).view(1, -1, 1)
         angle = torch.acos(
             nn.functional.cosine_similarity(start, end, dim=-1).clamp(-0.9995, 0.9995)
         )[..., None]
-        path = (torch.sin((1 - share) * angle) * start + torch.sin(share * angle) * end) / (
+        paths = (torch.sin((1 - position) * angle) * start + torch.sin(position * angle) * end) / (
             torch.sin(angle)
         )
-        return path.flatten(0, 1)
+        return paths.flatten(0, 1)
 
 
 def open_sampler(folder: RunFolder, device: torch.device | None = None) -> Sampler:
-    """Load the averaged generator of a run's newest checkpoint.
+    """Load the generator of a run's newest checkpoint, with the moving average of its weights.
 
     Args:
         folder: The run folder.
-        device: The device that generates pictures (default: the CPU, which gives bit-identical
-            pictures everywhere).
+        device: The device that generates images (default: the CPU, which gives bit-identical
+            images everywhere).
 
     Raises:
         TesseraeError: The run is of another stage, or has no checkpoint yet.
     """
-    record = folder.asked()
+    record = folder.read_options()
     if record["options"].get("stage") != STAGE:
         raise TesseraeError(
             f"{folder.path} has no generator: expected a run of `tesserae train wgan`."
         )
-    newest = folder.newest()
+    newest = folder.newest_checkpoint()
     if newest is None:
         raise TesseraeError(f"{folder.path} has no checkpoint yet: train it first.")
-    options = WganOptions.of(record["options"]).filled()
+    options = WganOptions.from_dict(record["options"]).resolved()
     classes = tuple(folder.data()["classes"]) if options.condition != "none" else ()
     state = folder.load_trained(newest, "average")
     generator = make_generator(options, len(classes))

@@ -15,23 +15,23 @@ from torch.optim.swa_utils import AveragedModel
 
 from pipeline.augment import Augment
 from workflows.adversarial.critics import ConvCritic, ResidualCritic, VectorCritic
-from workflows.adversarial.game import Game, Rules
 from workflows.adversarial.objectives import OBJECTIVES
+from workflows.adversarial.trainer import AdversarialConfig, AdversarialTrainer
 from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.training.batches import Batches, RankBatch
 from workflows.training.image_grid import to_uint8
 from workflows.training.loop import Data
-from workflows.training.options import shrunk_side
+from workflows.training.options import resized_side
 from workflows.training.world import World
 from workflows.wgan.generators import ConvGenerator, ResidualGenerator, VectorGenerator
-from workflows.wgan.options import WARM_EVERY, WARM_STEPS, WganOptions
+from workflows.wgan.options import WARMUP_INTERVAL_STEPS, WARMUP_STEPS, WganOptions
 
 SAMPLES = 64
-"""The number of pictures in a grid of samples."""
+"""The number of images in a grid of samples."""
 EVALUATION_ROWS = 512
 """The number of rows, generated and real, that an evaluation compares."""
 RGB = (0.5, 0.5, 0.5)
-"""The mean and the standard deviation that normalise pixels 0..255 to -1..1."""
+"""The mean and the standard deviation, as shares of 255, that normalise pixels to [-1, 1]."""
 
 
 class Wgan:
@@ -39,7 +39,7 @@ class Wgan:
 
     def __init__(self, options: WganOptions, data: Data, world: World) -> None:
         """Create both networks, as `workflows.training.loop.Stage` defines."""
-        self.options = options = options.filled()
+        self.options = options = options.resolved()
         self.world = world
         self.step = 0
         self._critic_updates = 0
@@ -52,35 +52,40 @@ class Wgan:
         layout = torch.channels_last if options.channels_last else torch.contiguous_format
         for network in (generator, critic):
             network.to(world.device, memory_format=layout)  # type: ignore[call-overload]
-        rules = Rules(
+        config = AdversarialConfig(
             OBJECTIVES[options.objective],
             clip=options.clip_limit,
             penalty=options.penalty_weight,
             precision=_precision(options.precision, world.device),
             micro_batch=options.micro_batch_size,
         )
-        self.game = Game(
+        self.trainer = AdversarialTrainer(
             generator, critic, _optimiser(options, generator), _optimiser(options, critic),
-            rules, world,
+            config, world,
         )  # fmt: skip
         self.average = AveragedModel(
-            generator, multi_avg_fn=partial(_blend, options.ema_decay), use_buffers=True
+            generator, multi_avg_fn=partial(_update_average, options.ema_decay), use_buffers=True
         )
         if options.compile:
             generator.compile()
             critic.compile()
         augment = Augment(
             size=options.image_size, crop=options.crop, flip=options.flip, mean=RGB, std=RGB,
-            seed=options.seed, resize=options.shrunk_side(data.train.sizes[0]),
+            seed=options.seed, resize=options.resized_side(data.train.sizes[0]),
         )  # fmt: skip
-        self.batches = Batches(data.train, augment, world, here=data.beside)
+        self.batches = Batches(data.train, augment, world, ranks_on_host=data.ranks_on_host)
         self._data = data
-        self._plain = plain(options, data.train.sizes[0])
+        self._plain = evaluation_augmentation(options, data.train.sizes[0])
 
     # --- updates --------------------------------------------------------------------------------
 
     def advance(self) -> dict[str, Tensor]:
-        """Update the critic, or the generator, which completes the step; return the metrics."""
+        """Update the critic, or the generator, which completes the step.
+
+        Returns:
+            The metrics of `AdversarialTrainer.critic_update` or of its `generator_update`; the
+            update that completes a step also has those of the step's last critic update.
+        """
         critic_steps = self._critic_steps()
         if self._critic_updates < critic_steps:
             metrics = self._update_critic()
@@ -93,39 +98,39 @@ class Wgan:
                 }
             return metrics
         metrics = self._critic_metrics | self._update_generator()
-        self.average.update_parameters(self.game.generator)
+        self.average.update_parameters(self.trainer.generator)
         self.step += 1
         self._critic_updates = 0
         return metrics
 
     def _critic_steps(self) -> int:
         options = self.options
-        warm = self.step < WARM_STEPS or self.step % WARM_EVERY == 0
-        return (warm and options.warmup_critic_steps) or options.critic_steps or 1
+        is_warmup = self.step < WARMUP_STEPS or self.step % WARMUP_INTERVAL_STEPS == 0
+        return (is_warmup and options.warmup_critic_steps) or options.critic_steps or 1
 
     def _update_critic(self) -> dict[str, Tensor]:
         options, rows = self.options, self.options.batch_size
-        self._set_rate(self.game.critic_optimiser)
+        self._set_rate(self.trainer.critic_optimiser)
         batch = self.batches.take()
         key = (options.seed, self.step, self._critic_updates)
-        share = None
+        alpha = None
         if options.penalty_weight:
-            share = self.world.uniform(rows, key=(*key, "share"))
+            alpha = self.world.uniform(rows, key=(*key, "share"))
         condition = self._condition(batch.labels)
         noise = self.world.normal(rows, options.latent_dim, key=(*key, "noise"))
         images = self._laid_out(batch.images)
-        return self.game.critic_update(images, (noise, *condition), condition, share=share)
+        return self.trainer.critic_update(images, (noise, *condition), condition, alpha=alpha)
 
     def _update_generator(self) -> dict[str, Tensor]:
         options = self.options
         rows = options.batch_size * options.generator_batches
-        self._set_rate(self.game.generator_optimiser)
+        self._set_rate(self.trainer.generator_optimiser)
         key = (options.seed, self.step, "generator")
         noise = self.world.normal(rows, options.latent_dim, key=(*key, "noise"))
         condition: tuple[Tensor, ...] = ()
         if self.classes:
             condition = (self.world.integers(rows, self.classes, key=(*key, "labels")),)
-        return self.game.generator_update((noise, *condition), condition)
+        return self.trainer.generator_update((noise, *condition), condition)
 
     def _condition(self, labels: Tensor) -> tuple[Tensor, ...]:
         return (labels,) if self.classes else ()
@@ -134,7 +139,7 @@ class Wgan:
         if self.options.learning_rate_decay:
             remaining = max(0.0, 1 - self.step / self.options.steps)
             for group in optimiser.param_groups:
-                group["lr"] = self.options.learning_rate * remaining  # type: ignore[operator]  # `filled` has set it
+                group["lr"] = self.options.learning_rate * remaining  # type: ignore[operator]  # `resolved` has set it
 
     def _laid_out(self, images: Tensor) -> Tensor:
         return images if self.options.channels_last else images.contiguous()
@@ -143,7 +148,7 @@ class Wgan:
 
     @torch.no_grad()
     def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate pictures with the averaged generator.
+        """Generate images with the averaged generator.
 
         Args:
             noise: (n, noise) float32.
@@ -165,7 +170,14 @@ class Wgan:
         )
 
     def evaluate(self) -> tuple[dict[str, float], dict[str, NDArray[np.uint8]]]:
-        """Return the critic's metrics and the samples' distance on held-out rows, and samples."""
+        """Evaluate the critic and the averaged generator on held-out rows.
+
+        Returns:
+            `held_out_estimate` and `held_out_critic_loss`, as `AdversarialTrainer.evaluate` has
+            them, and `held_out_distance`, the sliced Wasserstein distance of samples to held-out
+            rows. Without a held-out split there is only `train_distance`, to training rows. And the
+            image grid `samples`, (64, size, size, 3) uint8.
+        """
         one_rank = World(device=self.world.device)
         noise = one_rank.normal(
             EVALUATION_ROWS, self.options.latent_dim, key=(self.options.seed, "look")
@@ -176,11 +188,11 @@ class Wgan:
             else None
         )
         samples = self.sample(noise, labels)
-        figures = self._evaluate_critic()
+        metrics = self._evaluate_critic()
         name = "train" if self._data.held_out is None else "held_out"
         real = torch.cat([batch.images for batch in self._rows(one_rank, EVALUATION_ROWS)])
-        figures[f"{name}_distance"] = sliced_wasserstein(samples[: len(real)], real[: len(samples)])
-        return figures, {"samples": to_uint8(samples[:SAMPLES])}
+        metrics[f"{name}_distance"] = sliced_wasserstein(samples[: len(real)], real[: len(samples)])
+        return metrics, {"samples": to_uint8(samples[:SAMPLES])}
 
     def _evaluate_critic(self) -> dict[str, float]:
         if self._data.held_out is None:
@@ -188,10 +200,10 @@ class Wgan:
         batch_metrics: list[dict[str, Tensor]] = []
         for index, batch in enumerate(self._rows(self.world, EVALUATION_ROWS)):
             key = (self.options.seed, "judge", index)
-            noise = self.world.normal(self._batch_rows(), self.options.latent_dim, key=key)
+            noise = self.world.normal(self.options.batch_size, self.options.latent_dim, key=key)
             condition = self._condition(batch.labels)
             batch_metrics.append(
-                self.game.evaluate(self._laid_out(batch.images), (noise, *condition), condition)
+                self.trainer.evaluate(self._laid_out(batch.images), (noise, *condition), condition)
             )
         return {
             f"held_out_{name}": float(
@@ -200,13 +212,10 @@ class Wgan:
             for name in (batch_metrics[0] if batch_metrics else ())
         }
 
-    def _batch_rows(self) -> int:
-        return self.options.batch_size
-
     def _rows(self, world: World, rows: int) -> Iterator[RankBatch]:
         """Yield unaugmented batches of held-out rows, or of training rows if none are held out."""
         loader = self._data.held_out or self._data.train
-        batches = Batches(loader, self._plain, world, here=self._data.beside)
+        batches = Batches(loader, self._plain, world, ranks_on_host=self._data.ranks_on_host)
         count = min(max(1, rows // loader.batch_size), len(batches.loader))
         try:
             yield from islice(iter(batches.take, None), count)
@@ -218,7 +227,7 @@ class Wgan:
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the networks, the optimisers, the average and the loader."""
         return {
-            "game": self.game.state_dict(),
+            "game": self.trainer.state_dict(),
             "average": self.average.state_dict(),
             "batches": self.batches.state_dict(),
             "step": self.step,
@@ -228,7 +237,7 @@ class Wgan:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state that `state_dict` returned."""
-        self.game.load_state_dict(state["game"])
+        self.trainer.load_state_dict(state["game"])
         self.average.load_state_dict(state["average"])
         self.batches.load_state_dict(state["batches"])
         self.step = state["step"]
@@ -238,34 +247,36 @@ class Wgan:
         }
 
 
-def plain(options: WganOptions, stored: int) -> Augment:
+def evaluation_augmentation(options: WganOptions, stored: int) -> Augment:
     """Return the augmentation of an evaluation: that of training without random choices.
 
     Args:
         options: The options of the stage.
-        stored: Side of the stored pictures, in pixels.
+        stored: Side of the stored images, in pixels.
     """
     size = options.image_size
-    shrink = shrunk_side(stored, size, crop="none") if options.resize else None
-    return Augment(size=size, crop="none", flip=False, mean=RGB, std=RGB, resize=shrink)
+    resize = resized_side(stored, size, crop="none") if options.resize else None
+    return Augment(size=size, crop="none", flip=False, mean=RGB, std=RGB, resize=resize)
 
 
-def _blend(share_of_old: float, averaged: Any, now: Any, updates: Tensor | int) -> None:
+def _update_average(
+    max_decay: float, averages: Any, parameters: Any, num_averaged: Tensor | int
+) -> None:
     # A lower decay at first, so that the average soon forgets the random initial weights.
-    steps = int(updates)
-    share = min(share_of_old, (1 + steps) / (10 + steps)) if share_of_old else 0.0
-    if torch.is_floating_point(averaged[0]):
-        torch._foreach_lerp_(averaged, now, 1 - share)
+    steps = int(num_averaged)
+    decay = min(max_decay, (1 + steps) / (10 + steps)) if max_decay else 0.0
+    if torch.is_floating_point(averages[0]):
+        torch._foreach_lerp_(averages, parameters, 1 - decay)
     else:
-        for average, current in zip(averaged, now, strict=True):
-            average.copy_(current)
+        for average, parameter in zip(averages, parameters, strict=True):
+            average.copy_(parameter)
 
 
 def make_generator(options: WganOptions, classes: int) -> nn.Module:
-    """Return the generator of completed *options*: (n, noise)[, labels (n,)] -> pictures.
+    """Return the generator of completed *options*: (n, noise)[, labels (n,)] -> images.
 
     Args:
-        options: The options, as `filled` returns them.
+        options: The options, as `resolved` returns them.
         classes: Number of classes to condition on; 0 = none.
     """
     width = options.generator_width
@@ -284,10 +295,10 @@ def make_generator(options: WganOptions, classes: int) -> nn.Module:
 
 
 def make_critic(options: WganOptions, classes: int) -> nn.Module:
-    """Return the critic of completed *options*: pictures[, labels (n,)] -> scores (n,).
+    """Return the critic of completed *options*: images[, labels (n,)] -> scores (n,).
 
     Args:
-        options: The options, as `filled` returns them.
+        options: The options, as `resolved` returns them.
         classes: Number of classes to condition on; 0 = none.
     """
     width, norm = options.critic_width, options.critic_norm
@@ -326,7 +337,7 @@ def _precision(precision: str, device: torch.device) -> torch.dtype:
     if precision != "auto":
         return torch.bfloat16 if precision == "bfloat16" else torch.float32
     if device.type == "cuda":
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        able = torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if able else torch.float32
+        has_bfloat16 = torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if has_bfloat16 else torch.float32

@@ -15,7 +15,7 @@ from pipeline.backbone.load import open_backbone
 from pipeline.features import extract
 from pipeline.features.shard_task import extract_shard
 from pipeline.features.verify import read_records
-from pipeline.features.worker import FeatureTaskConfig, workspace
+from pipeline.features.worker import FeatureTaskConfig, open_workspace
 from pipeline.ingest import verify as image_check
 from pipeline.ingest.verify import Problem, check_objects
 from pipeline.ingest.worker import workspace as image_workspace
@@ -93,8 +93,8 @@ def begin(
     run = extract.new_run(recipe.name, split)
     objects = open_objects(str(store), run)
     objects.begin()
-    extract.begin(objects, recipe, plan, kinds)
-    workspace.cache_clear()  # a test may have changed the store or the network
+    extract.write_metadata(objects, recipe, plan, kinds)
+    open_workspace.cache_clear()  # a test may have changed the store or the network
     image_workspace.cache_clear()
     work = FeatureTaskConfig(
         store=str(store),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError
-from pipeline.features.batches import Shared, batches, read_chunks
+from pipeline.features.batches import ThreadSafeIterator, batches, read_chunks
 from pipeline.store import arrays, records
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
@@ -175,7 +175,7 @@ def test_concurrent_threads_take_each_item_once() -> None:
             time.sleep(1e-5)  # another thread may come in here
             yield number
 
-    shared_numbers = Shared(slow())
+    shared_numbers = ThreadSafeIterator(slow())
     with ThreadPoolExecutor(8) as pool:
         parts = list(pool.map(lambda _: list(shared_numbers), range(8)))
     assert sorted(number for part in parts for number in part) == list(range(200))
@@ -184,7 +184,7 @@ def test_concurrent_threads_take_each_item_once() -> None:
         yield 1
         raise StoreDamagedError("x")
 
-    shared = Shared(broken())
+    shared = ThreadSafeIterator(broken())
     assert next(shared) == 1
     with pytest.raises(StoreDamagedError):
         next(shared)

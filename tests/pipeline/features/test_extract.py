@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StoreError, StoreMismatchError
 from pipeline.features import extract
-from pipeline.features.reader import finished, open_features
+from pipeline.features.reader import finished_features, open_features
 from pipeline.features.shard_task import extract_shard
 from pipeline.features.worker import FeatureTaskConfig
 from pipeline.store import features, layout, records
@@ -109,7 +109,7 @@ def test_a_further_split_and_size_leave_features_unchanged(
     }
     assert make(store, trunk, stored_size=24) != name
     assert problems(store) == {}
-    assert list(finished(open_objects(str(store)), "val")) == [name]
+    assert list(finished_features(open_objects(str(store)), "val")) == [name]
 
 
 def test_every_option_that_changes_features_changes_their_name(
@@ -280,7 +280,7 @@ def test_features_of_another_recipe_with_this_name_are_refused(
     run = begin(store, trunk)
     monkeypatch.setattr(FeatureRecipe, "name", run.recipe.name)
     with pytest.raises(StoreMismatchError, match="holds features with digest"):
-        extract.begin(run.objects, replace(run.recipe, dim=7), run.plan, ("plain",))
+        extract.write_metadata(run.objects, replace(run.recipe, dim=7), run.plan, ("plain",))
 
 
 def test_a_missing_size_or_unfinished_split_is_refused(store: Path, trunk: Path) -> None:

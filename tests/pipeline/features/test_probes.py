@@ -14,7 +14,7 @@ from pipeline.errors import StoreMismatchError
 from pipeline.features import extract
 from pipeline.features.probes import KEY, encode_probe, probe_distance
 from pipeline.features.shard_task import extract_shard
-from pipeline.features.worker import check_probe, probe_of, workspace
+from pipeline.features.worker import check_probe, compute_probe, open_workspace
 from pipeline.store import features, layout
 from tests.pipeline.features.small import begin, make, problems
 
@@ -52,7 +52,10 @@ def test_each_commit_records_its_probe(store: Path, trunk: Path) -> None:
     commits = features.load_commits(*run.context)
     probes = {commit.provenance[KEY] for commit in commits.values()}
     assert probes == {extract.recorded_probe(run.objects, run.recipe)}
-    assert probe_distance(probes.pop(), probe_of(workspace(run.work).backbone, "float32")) == 0
+    assert (
+        probe_distance(probes.pop(), compute_probe(open_workspace(run.work).backbone, "float32"))
+        == 0
+    )
     assert problems(store) == {}
 
 
@@ -64,10 +67,10 @@ def _changed_probe(probe: str, change: float) -> str:
 def test_a_machine_with_other_features_is_refused(store: Path, trunk: Path) -> None:
     """The machine computes no features; small differences and an empty probe pass."""
     run = begin(store, trunk)
-    probe = workspace(run.work).probe
+    probe = open_workspace(run.work).probe
     for change, refused in ((1e-5, False), (1.0, True)):
         work = replace(run.work, probe=_changed_probe(probe, change))
-        workspace.cache_clear()
+        open_workspace.cache_clear()
         if refused:
             with pytest.raises(
                 StoreMismatchError, match="computes different features for the same im"

@@ -17,7 +17,7 @@ from pipeline.features import extract
 from pipeline.features import shard_task as feature_shard
 from pipeline.features.reader import open_features
 from pipeline.features.shard_task import extract_shard
-from pipeline.features.worker import workspace
+from pipeline.features.worker import open_workspace
 from pipeline.store import records
 from pipeline.store.lease import lease
 from pipeline.store.open import open_objects
@@ -107,7 +107,7 @@ def test_a_stale_task_that_still_writes_does_no_harm(url: str, trunk: Path) -> N
     name = run.shard("plain", 1)
     first = run.objects.get(name)
     other_values = np.ones((8, run.recipe.dim), np.float32)
-    written = feature_shard._write(workspace(stale.work), name, other_values)
+    written = feature_shard._write(open_workspace(stale.work), name, other_values)
     assert written == records.fingerprint(name, first)
     assert run.objects.get(name) == first
     for shard in (0, 2):

@@ -18,7 +18,7 @@ from pipeline.features import extract
 from pipeline.features import shard_task as feature_shard
 from pipeline.features.reader import open_features
 from pipeline.features.shard_task import extract_shard
-from pipeline.features.worker import compute_features, reproducible_sums, workspace
+from pipeline.features.worker import compute_features, open_workspace, reproducible_sums
 from pipeline.loader import Loader
 from pipeline.store import arrays, document, features, layout, records
 from pipeline.store.features import FeatureCommit
@@ -210,7 +210,7 @@ def test_a_run_that_has_ended_cannot_write(store: Path, trunk: Path) -> None:
     with pytest.raises(StoreError, match="the command has ended"):
         extract_shard(run.work, 1)
     with pytest.raises(StoreError, match="another run of the same split has started since"):
-        workspace(run.work).objects.put_new(run.shard("plain", 1), b"late")
+        open_workspace(run.work).objects.put_new(run.shard("plain", 1), b"late")
     extract_shard(newer.work, 1)
     newer.objects.end()
     with pytest.raises(StoreError, match="the command has ended"):

@@ -153,7 +153,7 @@ def test_verification_loads_no_torch() -> None:
     """The store report does not load torch either."""
     code = (
         "import sys, pipeline.features.verify, workflows.preparation.verify;"
-        "import workflows.reports.store_facts;"
+        "import workflows.reports.store_info;"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

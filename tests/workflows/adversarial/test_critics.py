@@ -68,7 +68,7 @@ def test_a_projection_is_added_to_the_score() -> None:
 def test_labels_are_one_hot_channels() -> None:
     """Each class has a channel of ones or zeros (Mirza and Osindero 2014)."""
     critic = ConvCritic(16, width=4, classes=3, condition="concatenation")
-    joined = critic.labelled.join(torch.zeros(2, 3, 16, 16), torch.tensor([2, 0]))
+    joined = critic.labelled.append_labels(torch.zeros(2, 3, 16, 16), torch.tensor([2, 0]))
     assert joined.shape == (2, 6, 16, 16)
     assert joined[:, 3:].mean((2, 3)).tolist() == [[0, 0, 1], [1, 0, 0]]
 

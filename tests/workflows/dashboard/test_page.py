@@ -76,12 +76,8 @@ def test_page_json_and_metrics_show_the_figures_of_the_run(
         assert wait_until(lambda: "dashboard: " in command.out)
         url = re.search(r"dashboard: (http://127\.0\.0\.1:\d+)/", command.out)
         assert url, command.out
-
-        def opened() -> bool:
-            chromium.get(f"{url[1]}/tesserae")  # the command prints the address before it is served
-            return chromium.title == "Dask: Tesserae"
-
-        assert wait_until(opened)
+        chromium.get(f"{url[1]}/tesserae")
+        assert wait_until(lambda: chromium.title == "Dask: Tesserae")
         chromium.get_log("browser")
         assert wait_until(lambda: ": finished" in _text(chromium)), _text(chromium)
         names = [name.replace("\x1b", "\\x1b") for name in NASTY]

@@ -40,14 +40,14 @@ def test_totals_are_the_sums_of_the_messages(shards: list[tuple[int, int, str]])
     """Rows, bytes, reasons, sizes and workers are totalled."""
     board = DashboardState()
     total = sum(rows for rows, _, _ in shards)
-    board.take(run_message(total), 0.0)
+    board.apply(run_message(total), 0.0)
     bad = 0
     for shard, (rows, spoilt, worker) in enumerate(shards):
         spoilt = min(spoilt, rows)
         bad += spoilt
-        board.finished(f"prepare-train-{shard:06d}-0-train-1", worker)
-        board.take(shard_message(shard, rows, spoilt), 0.1 * (shard + 1))
-    board.take(
+        board.record_finished_task(f"prepare-train-{shard:06d}-0-train-1", worker)
+        board.apply(shard_message(shard, rows, spoilt), 0.1 * (shard + 1))
+    board.apply(
         {"what": "end", "run": "train-1", "state": "finished", "why": "", "seconds": 7.0}, 100.0
     )
 
@@ -81,9 +81,9 @@ def test_totals_are_the_sums_of_the_messages(shards: list[tuple[int, int, str]])
 def test_shards_are_attributed_to_workers_by_task_key(key: object, counts: bool) -> None:
     """Tasks of other runs and other programs are ignored."""
     board = DashboardState()
-    board.take(run_message(), 0.0)
-    board.finished(key, "tls://w")
-    board.take(shard_message(3, 10), 1.0)
+    board.apply(run_message(), 0.0)
+    board.record_finished_task(key, "tls://w")
+    board.apply(shard_message(3, 10), 1.0)
     assert bool(board.runs["train-1"].workers) is counts
 
 
@@ -92,9 +92,9 @@ def test_runs_of_a_disconnected_client_are_marked_lost() -> None:
     board = DashboardState()
     for number, client in enumerate(("a", "a", "b")):
         begin = {"what": "run", "run": str(number), "split": "train", "store": "s", "rows": 9}
-        board.take(begin | {"sizes": [], "before": {}, "client": client}, 1.0)
-    board.take({"what": "end", "run": "0", "state": "finished", "why": "", "seconds": 1.0}, 2.0)
-    board.lose("a", 3.0)
+        board.apply(begin | {"sizes": [], "before": {}, "client": client}, 1.0)
+    board.apply({"what": "end", "run": "0", "state": "finished", "why": "", "seconds": 1.0}, 2.0)
+    board.mark_lost("a", 3.0)
     assert [run["state"] for run in board.snapshot(9.0)["runs"]] == ["finished", "lost", "running"]
     assert board.snapshot(9.0)["runs"][1]["seconds"] == 2.0
 
@@ -103,28 +103,28 @@ def test_memory_of_the_state_is_bounded() -> None:
     """Runs, shards, and messages of stages are limited in number."""
     board = DashboardState()
     for i in range(3 * state.MAX_RUNS):
-        board.take(run_message(10**6, f"train-{i}"), float(i))
+        board.apply(run_message(10**6, f"train-{i}"), float(i))
     last = f"train-{3 * state.MAX_RUNS - 1}"
     for i in range(3 * state.MAX_HISTORY_POINTS):
-        board.finished(f"prepare-train-{i:06d}-0-{last}", f"tls://{i}")
-        board.take(shard_message(i, 1, 1, last), 100.0 + 2 * i)
-        board.finished(f"prepare-train-{i:06d}-0-nobodys", "tls://w")
+        board.record_finished_task(f"prepare-train-{i:06d}-0-{last}", f"tls://{i}")
+        board.apply(shard_message(i, 1, 1, last), 100.0 + 2 * i)
+        board.record_finished_task(f"prepare-train-{i:06d}-0-nobodys", "tls://w")
         row = {"row": i, "key": "k", "status": "empty", "reason": ""}
-        board.take({"what": "quarantined", "run": last, "rows": [row]}, 0.0)
+        board.apply({"what": "quarantined", "run": last, "rows": [row]}, 0.0)
         picture = {"row": i, "caption": "k", "jpeg": b"x"}
-        board.take({"what": "pictures", "run": last, "pictures": [picture]}, 0.0)
+        board.apply({"what": "pictures", "run": last, "pictures": [picture]}, 0.0)
         for name in ("loss", f"curve {i}"):
             curve = {"what": "curve", "run": last, "name": name, "step": i, "value": 0.5}
-            board.take(curve, 0.0)
+            board.apply(curve, 0.0)
         grid = {"what": "grid", "run": last, "name": f"{i}", "step": i, "jpeg": b"x"}
-        board.take(grid, 0.0)
+        board.apply(grid, 0.0)
     run = board.runs[last]
     assert len(board.runs) == state.MAX_RUNS
     assert len(run.history) <= state.MAX_HISTORY_POINTS
     assert run.history[0][0] < 200 < run.history[-1][0]  # thinned, and not cut off
     assert len(run.workers) <= state.MAX_WORKERS
     assert len(run.quarantine) == state.MAX_QUARANTINED_ROWS
-    assert len(board.pictures) == state.MAX_PICTURES
+    assert len(board.images) == state.MAX_IMAGES
     assert len(board.curves) == state.MAX_CURVES
     assert len(board.grids) == state.MAX_GRIDS
     assert len(board._finishers) <= state.MAX_PENDING_TASKS
@@ -133,49 +133,51 @@ def test_memory_of_the_state_is_bounded() -> None:
 def test_oversized_and_unknown_messages_are_ignored() -> None:
     """Examples are a large image, a message of a later version, and a run that was dropped."""
     board = DashboardState()
-    large = {"row": 0, "caption": "k", "jpeg": bytes(state.MAX_PICTURE_BYTES + 1)}
-    board.take({"what": "pictures", "run": "r", "pictures": [large]}, 0.0)
-    board.take({"what": "grid", "run": "r", "name": "g", "step": 0, "jpeg": large["jpeg"]}, 0.0)
-    board.take({"what": "hologram", "run": "r"}, 0.0)
-    board.take(shard_message(0, 1, run="gone"), 0.0)
-    assert (len(board.pictures), len(board.grids), len(board.runs)) == (0, 0, 0)
+    large = {"row": 0, "caption": "k", "jpeg": bytes(state.MAX_IMAGE_BYTES + 1)}
+    board.apply({"what": "pictures", "run": "r", "pictures": [large]}, 0.0)
+    board.apply({"what": "grid", "run": "r", "name": "g", "step": 0, "jpeg": large["jpeg"]}, 0.0)
+    board.apply({"what": "hologram", "run": "r"}, 0.0)
+    board.apply(shard_message(0, 1, run="gone"), 0.0)
+    assert (len(board.images), len(board.grids), len(board.runs)) == (0, 0, 0)
 
 
 def test_training_progress_is_tracked() -> None:
     """The time left is the command's estimate from updates, not from complete steps."""
     board = DashboardState()
-    board.take({"what": "training", "run": "r", "client": "c", "folder": "f", "steps": 100}, 0.0)
-    board.take({"what": "curve", "run": "r", "name": "loss", "step": 1, "value": 0.5}, 0.0)
-    board.take({"what": "begun", "run": "r", "step": 40, "ranks": 2}, 10.0)
+    board.apply({"what": "training", "run": "r", "client": "c", "folder": "f", "steps": 100}, 0.0)
+    board.apply({"what": "curve", "run": "r", "name": "loss", "step": 1, "value": 0.5}, 0.0)
+    board.apply({"what": "begun", "run": "r", "step": 40, "ranks": 2}, 10.0)
     speed = {"images_per_second": 9.0, "steps_per_second": 2.0, "wait_share": 0.01}
-    board.take({"what": "speed", "run": "r", "step": 60, **speed}, 20.0)
+    board.apply({"what": "speed", "run": "r", "step": 60, **speed}, 20.0)
     (now,) = board.snapshot(20.0)["trainings"]
     assert (now["step"], now["ranks"], now["state"]) == (60, 2, "running")
     assert now["seconds_left"] is None
-    board.take({"what": "left", "run": "r", "step": 61, "seconds": 20.0}, 20.5)
+    board.apply({"what": "left", "run": "r", "step": 61, "seconds": 20.0}, 20.5)
     (now,) = board.snapshot(20.5)["trainings"]
     assert (now["step"], now["seconds_left"]) == (61, 20.0)
     assert now["images_per_second"] == 9.0
-    board.take({"what": "end", "run": "r", "state": "finished", "why": "", "seconds": 0.0}, 30.0)
+    board.apply({"what": "end", "run": "r", "state": "finished", "why": "", "seconds": 0.0}, 30.0)
     (now,) = board.snapshot(99.0)["trainings"]
     assert (now["state"], now["seconds"], now["seconds_left"]) == ("finished", 20.0, None)
-    board.take({"what": "training", "run": "r", "client": "c", "folder": "f", "steps": 100}, 0.0)
+    board.apply({"what": "training", "run": "r", "client": "c", "folder": "f", "steps": 100}, 0.0)
     assert not board.curves
-    board.lose("c", 40.0)
+    board.mark_lost("c", 40.0)
     assert board.trainings["r"].state == "lost"
     for i in range(3 * state.MAX_RUNS):
-        board.take({"what": "training", "run": f"{i}", "client": "", "folder": "", "steps": 1}, 0.0)
+        board.apply(
+            {"what": "training", "run": f"{i}", "client": "", "folder": "", "steps": 1}, 0.0
+        )
     assert len(board.trainings) == state.MAX_RUNS
 
 
 def test_repeated_steps_are_plotted_once() -> None:
     """After the loss of a rank, training repeats steps from a checkpoint."""
     board = DashboardState()
-    board.take({"what": "training", "run": "r", "client": "c", "folder": "f", "steps": 9}, 0.0)
+    board.apply({"what": "training", "run": "r", "client": "c", "folder": "f", "steps": 9}, 0.0)
     for step in (1, 2, 3, 4):
-        board.take({"what": "curve", "run": "r", "name": "a", "step": step, "value": 0.0}, 0.0)
-    board.take({"what": "begun", "run": "r", "step": 2, "ranks": 1}, 0.0)
-    board.take({"what": "curve", "run": "r", "name": "a", "step": 3, "value": 1.0}, 0.0)
+        board.apply({"what": "curve", "run": "r", "name": "a", "step": step, "value": 0.0}, 0.0)
+    board.apply({"what": "begun", "run": "r", "step": 2, "ranks": 1}, 0.0)
+    board.apply({"what": "curve", "run": "r", "name": "a", "step": 3, "value": 1.0}, 0.0)
     assert [step for step, _ in board.curves["r", "a"]] == [1, 2, 3]
 
 
@@ -200,14 +202,14 @@ def test_features_are_shown_as_a_separate_run() -> None:
     board = DashboardState()
     run = "features.net-0.75-224-eb7ff0c52fce.train-1a2b3c4d"
     name = "net-0.75-224-eb7ff0c52fce"
-    board.take(run_message(48, run, sizes=[], before={}, features=name), 0.0)
+    board.apply(run_message(48, run, sizes=[], before={}, features=name), 0.0)
     for shard in range(3):
-        board.finished(f"features-train-{shard:06d}-0-{run}", "tls://w")
-        board.take(shard_message(shard, 16, run=run) | {"sizes": [], "seconds": {}}, 1.0 + shard)
+        board.record_finished_task(f"features-train-{shard:06d}-0-{run}", "tls://w")
+        board.apply(shard_message(shard, 16, run=run) | {"sizes": [], "seconds": {}}, 1.0 + shard)
     [snapshot] = json.loads(json.dumps(board.snapshot(9.0)))["runs"]
     assert (snapshot["features"], snapshot["rows_done"], snapshot["sizes"]) == (name, 48, {})
     assert snapshot["workers"]["tls://w"]["rows"] == 48
-    board.take(run_message(), 10.0)
+    board.apply(run_message(), 10.0)
     assert board.snapshot(11.0)["runs"][1]["features"] == ""
 
 
@@ -217,8 +219,8 @@ def test_the_page_names_features_and_escapes_their_name() -> None:
     from workflows.reports.html import render
 
     board = DashboardState()
-    board.take(run_message(48, "f", sizes=[], before={}, features="<b>net"), 0.0)
-    board.take(run_message(9, "i"), 0.0)
+    board.apply(run_message(48, "f", sizes=[], before={}, features="<b>net"), 0.0)
+    board.apply(run_message(9, "i"), 0.0)
     page = render(TEMPLATES / "progress.html", **values(board, 1.0))
     assert "Features <code>&lt;b&gt;net</code> of train, <code>/s</code>: running" in page
     assert page.count("72 px") == 1

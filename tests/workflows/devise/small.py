@@ -14,14 +14,14 @@ from pipeline.backbone.load import open_backbone
 from pipeline.features import extract
 from pipeline.features.loader import FeatureLoader
 from pipeline.features.shard_task import extract_shard
-from pipeline.features.worker import FeatureTaskConfig, workspace
+from pipeline.features.worker import FeatureTaskConfig, open_workspace
 from pipeline.store import records
 from pipeline.store.features import FeatureOptions
 from pipeline.store.open import open_objects
 from tests.pictures import jpeg, prepare_inline
-from workflows.devise.class_space import FILE
 from workflows.devise.options import DeviseOptions
 from workflows.devise.stage import Devise
+from workflows.devise.word_space import FILE
 from workflows.training.loop import Data
 from workflows.training.world import World
 
@@ -99,11 +99,11 @@ def features_inline(store: Path, trunk: Path, split: str, **choices: Any) -> str
     run = extract.new_run(recipe.name, split)
     objects = open_objects(str(store), run)
     objects.begin()
-    extract.begin(objects, recipe, plan, KINDS)
+    extract.write_metadata(objects, recipe, plan, KINDS)
     work = FeatureTaskConfig(
         store=str(store), split=split, run=run, name=recipe.name, trunk=str(trunk), kinds=KINDS
     )
-    workspace.cache_clear()
+    open_workspace.cache_clear()
     for shard in extract.missing_shards(objects, recipe, plan, KINDS):
         extract_shard(work, shard)
     extract.finish(objects, recipe, plan)
@@ -122,15 +122,15 @@ SMALL = {
 
 def small_stage(small: Small, folder: Path, world: World | None = None, **choices: Any) -> Devise:
     """Return a stage before its first step; create the word space in *folder* if needed."""
-    from workflows.devise.class_space import load_space, make_space
     from workflows.devise.class_splits import SEEN, VALIDATION, class_parts
-    from workflows.devise.data import seen_features, vectors_of
+    from workflows.devise.data import load_class_vectors, seen_features
+    from workflows.devise.word_space import load_word_space, make_word_space
 
     options = DeviseOptions(
         **{**SMALL, "trunk": str(small.trunk), "word_vectors": str(small.words), **choices}
     )
     listed = records.load_recipe(open_objects(str(small.store))).classes
-    vectors = vectors_of(options, listed)
+    vectors = load_class_vectors(options, listed)
     parts = class_parts(
         vectors.wnids, vectors.has_vector, seen=options.seen_classes, unseen=options.unseen_classes,
         validation=options.validation_classes, seed=options.class_split_seed,
@@ -139,9 +139,9 @@ def small_stage(small: Small, folder: Path, world: World | None = None, **choice
         folder.mkdir(parents=True, exist_ok=True)
         seen = np.flatnonzero(parts == SEEN)
         features = seen_features(str(small.store), "train", small.features, seen)
-        space = make_space(vectors, parts, features, centre=options.centre)
+        space = make_word_space(vectors, parts, features, centre=options.centre)
         (folder / FILE).write_bytes(space.encode())
-    space = load_space(folder)
+    space = load_word_space(folder)
     train = FeatureLoader(
         small.store, small.features, batch_size=options.batch_size, seed=options.seed,
         mirrored=options.mirrored, include_labels=space.labels(SEEN).tolist(), rank=0, world=1,

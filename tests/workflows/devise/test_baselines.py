@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from workflows.devise import baselines
 from workflows.devise.baselines import LabelledFeatures
-from workflows.devise.class_space import unit
+from workflows.devise.word_space import l2_normalise
 
 CLASSES, DIM, WIDTH = 5, 4, 6
 
@@ -26,7 +26,7 @@ def learned() -> LabelledFeatures:
 @pytest.fixture(scope="module")
 def vectors() -> np.ndarray:
     """Return the unit vectors of five classes."""
-    return unit(np.random.default_rng(1).standard_normal((CLASSES, DIM)))
+    return l2_normalise(np.random.default_rng(1).standard_normal((CLASSES, DIM)))
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,9 @@ def test_ridge_equals_scikit_learn(
     learned: LabelledFeatures, vectors: np.ndarray, queries: np.ndarray
 ) -> None:
     """Scores agree on standardised features; scikit-learn penalises the sum of errors."""
-    inputs = learned.enter(learned.features)
+    inputs = learned.standardise(learned.features)
     model = Ridge(alpha=0.5 * len(inputs)).fit(inputs, vectors[learned.labels])
-    expected = unit(model.predict(learned.enter(queries))) @ vectors.T
+    expected = l2_normalise(model.predict(learned.standardise(queries))) @ vectors.T
     actual = baselines.ridge(learned, vectors, penalty=0.5)(queries)
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
@@ -49,12 +49,12 @@ def test_ridge_equals_scikit_learn(
 def test_the_softmax_equals_scikit_learn(learned: LabelledFeatures, queries: np.ndarray) -> None:
     """Probabilities agree, and columns are the seen classes in ascending order."""
     penalty = 1e-2
-    inputs = learned.enter(learned.features)
+    inputs = learned.standardise(learned.features)
     model = LogisticRegression(C=1 / (2 * penalty * len(inputs)), tol=1e-8, max_iter=1_000)
-    expected = model.fit(inputs, learned.labels).predict_proba(learned.enter(queries))
+    expected = model.fit(inputs, learned.labels).predict_proba(learned.standardise(queries))
     softmax = baselines.fit_softmax(learned, penalty=penalty)
     assert softmax.seen.tolist() == [0, 1, 3]
-    np.testing.assert_allclose(softmax.likelihoods(queries), expected, atol=2e-3)
+    np.testing.assert_allclose(softmax.probabilities(queries), expected, atol=2e-3)
 
 
 def test_conse_follows_the_paper(
@@ -62,9 +62,9 @@ def test_conse_follows_the_paper(
 ) -> None:
     """The output is the mean of the likeliest classes' vectors, weighted by probability."""
     softmax = baselines.fit_softmax(learned, penalty=1e-2)
-    shares = softmax.likelihoods(queries)
+    shares = softmax.probabilities(queries)
     for likeliest in (1, 2, 3, 9):
-        actual = baselines.conse(softmax, vectors, likeliest=likeliest)(queries)
+        actual = baselines.conse(softmax, vectors, num_classes=likeliest)(queries)
         for row, share in enumerate(shares):
             best = np.argsort(-share)[:likeliest]
             mean = sum(share[column] * vectors[softmax.seen[column]] for column in best)

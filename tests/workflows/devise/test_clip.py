@@ -57,7 +57,7 @@ def test_scores_are_those_of_the_model(folder: Path) -> None:
 
     clip = Clip(folder)
     images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
-    scores = clip.images(images) @ clip.names(CLASSES).T
+    scores = clip.embed_images(images) @ clip.embed_class_names(CLASSES).T
     model = CLIPModel.from_pretrained(folder).eval()
     tokens = CLIPTokenizer.from_pretrained(folder)(
         ["a photo of a cat.", "a photo of a boat."], padding=True, return_tensors="pt"
@@ -81,8 +81,8 @@ def test_scores_are_in_row_order(folder: Path, tmp_path: Path) -> None:
     objects = open_objects(str(store))
     readable = np.flatnonzero(arrays.read_small(objects, "train", "status") == 0)
     pixels = arrays.read_rows(objects, "train", 16, 0, 10)[readable]
-    images = clip.images(torch.from_numpy(pixels).permute(0, 3, 1, 2))
-    np.testing.assert_allclose(scores, images @ clip.names(CLASSES).T, atol=1e-5)
+    images = clip.embed_images(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(scores, images @ clip.embed_class_names(CLASSES).T, atol=1e-5)
     assert scores.shape == (9, 2)
 
 

@@ -24,7 +24,7 @@ from tests.workflows.devise.small import (
 from workflows.cli import main
 from workflows.devise.class_splits import UNSEEN, class_parts
 from workflows.devise.model import open_model
-from workflows.devise.stage import begin_with
+from workflows.devise.stage import load_initial_weights
 from workflows.training.run_folder import RunFolder
 
 WORDS = (
@@ -75,16 +75,16 @@ def test_a_run_maps_images_and_words_into_one_space(small: Small, trained: Path)
 
     model = open_model(trained)
     assert (model.step, model.dim, model.size) == (20, 8, SIZE)
-    rows, vectors = next(model.rows("val"))
+    rows, vectors = next(model.embed_split("val"))
     assert rows.tolist() == open_features(small.store, small.features, "val").readable.tolist()
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     pixels = arrays.read_rows(open_objects(str(small.store)), "val", SIZE, 0, 5)
-    np.testing.assert_allclose(model.images(pixels), vectors[:5], atol=1e-4)
-    cat = model.phrase("great cat")
+    np.testing.assert_allclose(model.embed_images(pixels), vectors[:5], atol=1e-4)
+    cat = model.phrase_vector("great cat")
     assert cat is not None
     label = [words for _, words in model.classes].index("great cat")
     np.testing.assert_allclose(cat, model.class_vectors[label], atol=1e-5)
-    assert model.phrase("xyzzy") is None
+    assert model.phrase_vector("xyzzy") is None
     names, vocabulary = model.vocabulary()
     assert "boat" in names
     assert sorted(path.suffix for path in (trained / "search" / "words").iterdir()) == [
@@ -98,7 +98,7 @@ def test_the_report_has_table_and_galleries(trained: Path, tmp_path: Path) -> No
     done = run("report", trained, scratch=tmp_path)
     assert done.status == 0, done.err
     page = (trained / "report.html").read_text()
-    for word in ("Comparison with baselines", "ridge, centred words", "ConSE, centred words",
+    for word in ("Comparison with baselines", "ridge, centred vectors", "ConSE, centred vectors",
                  "random codes", "(unseen class)",
                  "not zero-shot recognition", "hit@1 of unseen classes", "chance",
                  "Distance of the first answer", "at most 2, with seen classes", "at most 3",
@@ -193,7 +193,7 @@ def test_the_trunk_is_trained_from_pixels(
     }
     assert moved
     assert not any("running" in name for name in moved)
-    rows, vectors = next(model.rows("val"))
+    rows, vectors = next(model.embed_split("val"))
     assert len(rows) == len(vectors) > 0
     first = json.loads((tmp_path / "run" / "options.json").read_text())["options"]
     assert first["learn"] == "all"
@@ -209,7 +209,7 @@ def test_the_trunk_is_trained_from_pixels(
         assert main([str(word) for word in command]) == 1
         assert expected in capsys.readouterr().err
     with pytest.raises(TesseraeError, match="whose head belongs to the trunk that it fine-tuned"):
-        begin_with(str(tmp_path / "run"), model.head, None, model.space)
+        load_initial_weights(str(tmp_path / "run"), model.head, None, model.space)
     assert main(["export", str(tmp_path / "run")]) == 0
     assert main(["export", str(tmp_path / "run")]) == 1  # it is there
     assert main(["export", str(trained)]) == 1
@@ -234,10 +234,10 @@ def test_words_of_another_file_are_refused(small: Small, trained: Path, tmp_path
         with pytest.raises(
             TesseraeError, match="is not the file of word vectors that the run was trained with"
         ):
-            open_model(trained).phrase("ant")
+            open_model(trained).phrase_vector("ant")
     finally:
         small.words.write_bytes(original)
-    assert open_model(trained).phrase("ant") is not None
+    assert open_model(trained).phrase_vector("ant") is not None
 
 
 def test_another_network_under_the_same_name_is_refused(

@@ -19,10 +19,10 @@ from pipeline.store.open import open_objects
 from pipeline.wordvectors.vectors import ClassVectors
 from tests.workflows.devise.small import SIZE, Small, make_small, small_stage
 from workflows.devise import data as module
-from workflows.devise.class_space import load_space
 from workflows.devise.class_splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION
 from workflows.devise.data import prepare_data, seen_features
 from workflows.devise.options import DeviseOptions
+from workflows.devise.word_space import load_word_space
 from workflows.preparation.options import FeaturesOptions
 from workflows.training.run_options import RunOptions
 
@@ -141,7 +141,7 @@ def test_validation_classes_are_not_trained_on(
     chosen = options(small, unseen_classes="1", validation_classes=2)
     data, files = prepare_data(words(small, tmp_path), chosen, None, "val")  # type: ignore[arg-type]
     (tmp_path / "space.npz").write_bytes(files["space.npz"])
-    space = load_space(tmp_path)
+    space = load_word_space(tmp_path)
     assert [len(space.labels(part)) for part in (SEEN, VALIDATION, UNSEEN)] == [3, 2, 1]
     learned = {label for batch in data.train for label in batch.labels.tolist()}
     assert learned == set(space.labels(SEEN).tolist())

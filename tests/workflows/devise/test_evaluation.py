@@ -7,7 +7,14 @@ import pytest
 
 from pipeline.wordvectors.hierarchy import Hierarchy
 from workflows.devise.class_splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION
-from workflows.devise.evaluation import LabelledImages, alike, by_hops, evaluate, hits_among, lines
+from workflows.devise.evaluation import (
+    LabelledImages,
+    by_hops,
+    evaluate,
+    hit_rate_of_part,
+    identical_groups,
+    table_rows,
+)
 
 WNIDS = [f"n{label:08d}" for label in range(6)]
 PARTS = np.array([SEEN, SEEN, UNSEEN, UNSEEN, VALIDATION, LEFT_OUT], np.int8)
@@ -39,7 +46,7 @@ def test_hits_among_uses_one_part() -> None:
     """Images of validation classes are scored against validation classes alone."""
     scores = np.array([[1, 1, 1, 1, 0, 1], [1, 1, 1, 1, 0, 1]], np.float32)
     pictures = LabelledImages(np.array([4, 2]), WNIDS, PARTS)
-    assert hits_among(scores, pictures, VALIDATION, 1) == 1.0
+    assert hit_rate_of_part(scores, pictures, VALIDATION, 1) == 1.0
 
 
 def test_hierarchical_precision_uses_unseen_classes() -> None:
@@ -60,10 +67,10 @@ def test_hierarchical_precision_uses_unseen_classes() -> None:
 def test_classes_that_share_a_vector_share_their_hits() -> None:
     """Each of two classes with equal vectors is first in half of the orders."""
     vectors = np.array([[1, 0], [0, 1], [0, 1], [0, 0], [0, 0]], np.float32)
-    assert alike(vectors) == [[1, 2]]
+    assert identical_groups(vectors) == [[1, 2]]
     parts = np.array([SEEN, UNSEEN, UNSEEN, LEFT_OUT, LEFT_OUT], np.int8)
     labels = np.array([1, 0])
-    pictures = LabelledImages(labels, WNIDS[:5], parts, alike(vectors))
+    pictures = LabelledImages(labels, WNIDS[:5], parts, identical_groups(vectors))
     metrics = evaluate(np.array([[0, 1, 1, 9, 9], [1, 0, 0, 9, 9]], np.float32), pictures)
     assert metrics.unseen[1].micro == 0.5
 
@@ -74,7 +81,7 @@ def test_the_table_has_a_row_for_each_method() -> None:
     labels = np.arange(10)
     pictures = LabelledImages(labels, [f"w{label}" for label in range(10)], parts)
     right, wrong = np.eye(10, dtype=np.float32), -np.eye(10, dtype=np.float32)
-    head, first, second, last = lines(
+    head, first, second, last = table_rows(
         {"right": [evaluate(right, pictures)],
          "half": [evaluate(right, pictures), evaluate(wrong, pictures)]}
     )  # fmt: skip
@@ -101,7 +108,7 @@ def test_unseen_classes_are_evaluated_by_hops() -> None:
     wnids = ["a", "b", "c", "d"]
     pictures = LabelledImages(np.array([1, 1, 2, 3]), wnids, parts, hierarchy=hierarchy)
     two, three, every = by_hops(scores, pictures)
-    assert [(entry.hops, entry.classes, entry.pictures) for entry in (two, three, every)] == [
+    assert [(entry.hops, entry.classes, entry.images) for entry in (two, three, every)] == [
         (2, 1, 2), (3, 2, 3), (None, 3, 4),
     ]  # fmt: skip
     assert (two.alone[1].micro, two.with_seen[1].micro) == (1.0, 0.5)
@@ -125,7 +132,7 @@ def test_images_of_one_part_are_evaluated_alone(part: int) -> None:
     assert (len(metrics.seen) > 0) == (part == SEEN)
     assert (len(metrics.unseen) > 0) == (len(metrics.precision) > 0) == (part == UNSEEN)
     assert metrics.generalised == {}
-    head, line, last = lines({"right": [metrics]})
+    head, line, last = table_rows({"right": [metrics]})
     assert head[:2] == ("method", "hit@1")
     assert line[1] == "100.0"
     assert last[:2] == ("chance", "25.0" if part == SEEN else "50.0")
@@ -136,6 +143,6 @@ def test_without_unseen_classes_the_table_is_of_seen_ones() -> None:
     """The table has the hit rates among seen classes."""
     parts = np.full(4, SEEN, np.int8)
     metrics = evaluate(np.eye(4, dtype=np.float32), LabelledImages(np.arange(4), WNIDS[:4], parts))
-    assert list(lines({"right": [metrics]})) == [
+    assert list(table_rows({"right": [metrics]})) == [
         ("method", "hit@1", "hit@2"), ("right", "100.0", "100.0"), ("chance", "25.0", "50.0"),
     ]  # fmt: skip

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from workflows.devise.losses import Loss, hinge_rank, kinds_of
+from workflows.devise.losses import Loss, hinge_rank, identical_vector_groups
 
 
 def drawn(seed: int, rows: int, classes: int, dim: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -96,7 +96,7 @@ def test_cosine_losses_ignore_the_length_of_outputs(kind: str) -> None:
 def test_classes_of_one_vector_are_not_wrong_for_each_other() -> None:
     """Hinge skips a duplicate of the true class; without another vector the loss is 0."""
     targets = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    kinds = kinds_of(targets)
+    kinds = identical_vector_groups(targets)
     assert kinds[0] == kinds[1] != kinds[2]
     outputs, truth = torch.tensor([[0.5, 0.45]]), torch.tensor([0])
     order = torch.tensor([[0.9, 0.1, 0.5]])  # the duplicate would be first

@@ -15,10 +15,10 @@ from pipeline.loader import Loader
 from pipeline.wordvectors.vectors import ClassVectors
 from tests.workflows.devise.small import SIZE, WORDS, Small, make_small, small_stage
 from tests.workflows.training.worlds import in_ranks, through_a_file
-from workflows.devise.class_space import FILE, load_space, make_space
 from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
 from workflows.devise.options import DeviseOptions
 from workflows.devise.stage import Devise, open_trunk
+from workflows.devise.word_space import FILE, load_word_space, make_word_space
 from workflows.training.loop import Data
 from workflows.training.world import BatchNorm, World
 
@@ -183,7 +183,7 @@ def small_pixel_stage(small: Small, folder: Path, **choices: Any) -> Devise:
 def test_an_opened_new_trunk_maps_each_image_independently() -> None:
     """Batch norm is over all ranks in training, and uses the trunk's statistics afterwards."""
     options = DeviseOptions(trunk="new", learn="all", width=8)
-    trunk = open_trunk(options, torch.device("cpu"), learns=False, size=SIZE)
+    trunk = open_trunk(options, torch.device("cpu"), trainable=False, size=SIZE)
     norms = [m for m in trunk.model.modules() if isinstance(m, torch.nn.BatchNorm2d | BatchNorm)]
     assert norms
     assert not any(norm.training for norm in norms)
@@ -208,14 +208,14 @@ def test_an_unusable_word_space_is_refused(small: Small, tmp_path: Path) -> None
     features = np.ones((3, 2), np.float32)
     for centre in (True, False):
         with pytest.raises(TesseraeError, match="all 6 training classes have the same"):
-            make_space(classes, parts, features, centre=centre)
+            make_word_space(classes, parts, features, centre=centre)
     features[1, 1] = np.nan
     with pytest.raises(TesseraeError, match="contain NaN or infinity: `tesserae verify`"):
-        make_space(classes, parts, features, centre=True)
+        make_word_space(classes, parts, features, centre=True)
     file = tmp_path / FILE
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(TesseraeError, match="is not the word space of a run"):
-        load_space(tmp_path)
+        load_word_space(tmp_path)
 
 
 def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,10 +224,10 @@ def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "net").mkdir()
     named = DeviseOptions(
         trunk="net", word_vectors="w.bin", hierarchy="h", init_from="runs/a", unseen_classes="u"
-    ).located()
+    ).with_absolute_paths()
     full = [named.trunk, named.word_vectors, named.hierarchy, named.init_from, named.unseen_classes]
     assert full == [str(tmp_path / name) for name in ("net", "w.bin", "h", "runs/a", "u")]
-    unchanged = DeviseOptions(trunk="some/model", unseen_classes="40").located()
+    unchanged = DeviseOptions(trunk="some/model", unseen_classes="40").with_absolute_paths()
     assert (unchanged.trunk, unchanged.unseen_classes) == ("some/model", "40")
     assert unchanged.word_vectors is None
     assert DeviseOptions(trunk="new").prepared_size == 64

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from scipy import linalg
 
 from workflows.evaluation.generative import (
-    Nearest,
-    compare,
+    NearestSearch,
+    compare_features,
     coverage,
     nearest,
     precision_recall,
 )
 from workflows.evaluation.sliced import sliced_wasserstein
-from workflows.training.finite import NotFiniteError
+from workflows.training.finite import NonFiniteError
 
 
 def gaussians(seed: int, count: int = 800, width: int = 6) -> torch.Tensor:
@@ -29,26 +29,26 @@ def test_the_frechet_distance_equals_its_formula() -> None:
     """The oracle uses scipy's matrix square root; the distance of equal sets is 0."""
     real = gaussians(0)
     generated = gaussians(1) @ torch.diag(torch.linspace(0.5, 2, 6)) + 0.3
-    distances = compare(generated, real, "features")
+    distances = compare_features(generated, real, "features")
     means = [rows.double().mean(0).numpy() for rows in (generated, real)]
     spreads = [np.cov(rows.double().numpy().T) for rows in (generated, real)]
     root = linalg.sqrtm(spreads[0] @ spreads[1]).real
     expected = ((means[0] - means[1]) ** 2).sum() + np.trace(spreads[0] + spreads[1] - 2 * root)
     assert distances.frechet == pytest.approx(expected, rel=1e-3)
     assert (distances.network, distances.generated, distances.real) == ("features", 800, 800)
-    assert compare(real, real, "features").frechet == pytest.approx(0, abs=1e-3)
+    assert compare_features(real, real, "features").frechet == pytest.approx(0, abs=1e-3)
 
 
 def test_the_kernel_distance_is_unbiased_and_seeded() -> None:
     """The distance is near 0 for equal distributions, and torch's random state is unchanged."""
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    same = compare(gaussians(2), gaussians(3), "features")
+    same = compare_features(gaussians(2), gaussians(3), "features")
     assert torch.equal(torch.get_rng_state(), before)
     assert abs(same.kernel) < 0.05
-    shifted = compare(gaussians(2) + 1, gaussians(3), "features")
+    shifted = compare_features(gaussians(2) + 1, gaussians(3), "features")
     assert shifted.kernel > 20 * abs(same.kernel)
-    assert compare(gaussians(2) + 1, gaussians(3), "features") == shifted
+    assert compare_features(gaussians(2) + 1, gaussians(3), "features") == shifted
 
 
 def test_precision_and_recall_differ() -> None:
@@ -79,12 +79,12 @@ def test_the_nearest_neighbours_equal_those_of_a_loop() -> None:
 def test_too_few_rows_are_refused() -> None:
     """Fewer rows than neighbours are refused."""
     with pytest.raises(ValueError, match="more than 3"):
-        compare(gaussians(0, 3), gaussians(1, 9), "features")
+        compare_features(gaussians(0, 3), gaussians(1, 9), "features")
 
 
 def test_few_rows_have_different_subsets() -> None:
     """With few rows the subsets still differ, so their spread is above 0."""
-    assert compare(gaussians(0, 300), gaussians(1, 300), "features").kernel_spread > 1e-4
+    assert compare_features(gaussians(0, 300), gaussians(1, 300), "features").kernel_spread > 1e-4
 
 
 @given(
@@ -101,10 +101,10 @@ def test_the_nearest_neighbours_do_not_depend_on_the_block_size(
     """Blocks of any size give exact distances, also far from zero."""
     references = gaussians(seed, rows, 4) + offset
     queried = references[:queries] + 1e-3 * gaussians(seed + 1, len(references[:queries]), 4)
-    search = Nearest(queried, count)
+    search = NearestSearch(queried, count)
     for part in torch.split(references, block):
         search.add(part)
-    assert search.seen == rows
+    assert search.num_searched == rows
     distances = (references[None].double() - queried[:, None].double()).norm(dim=2)
     expected = distances.sort(1).values[:, :count]
     torch.testing.assert_close(search.distances.double(), expected, rtol=1e-3, atol=1e-5)
@@ -127,15 +127,15 @@ def test_rows_that_are_not_finite_are_refused() -> None:
     for bad in (float("nan"), float("inf")):
         rows = gaussians(0, 50)
         rows[7, 2] = bad
-        with pytest.raises(NotFiniteError, match="1 of 50 rows contain NaN or infinity"):
-            compare(rows, gaussians(1, 50), "features")
-        with pytest.raises(NotFiniteError):
+        with pytest.raises(NonFiniteError, match="1 of 50 rows contain NaN or infinity"):
+            compare_features(rows, gaussians(1, 50), "features")
+        with pytest.raises(NonFiniteError):
             sliced_wasserstein(rows, gaussians(1, 50))
 
 
 def test_few_images_give_a_warning() -> None:
     """The metrics of few rows have a warning, since the Frechet distance is biased."""
-    distances = compare(gaussians(0, 8), gaussians(1, 8), "features")
+    distances = compare_features(gaussians(0, 8), gaussians(1, 8), "features")
     assert distances.frechet > 0.5
     assert distances.warning.startswith("They compare 8 images by 6 features")
-    assert compare(gaussians(0, 2_048), gaussians(1, 2_048), "features").warning == ""
+    assert compare_features(gaussians(0, 2_048), gaussians(1, 2_048), "features").warning == ""

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from tests.workflows.evaluation.scores import scored
 from workflows.evaluation.per_class import (
-    Generalised,
-    PerClass,
+    ClassSums,
+    GeneralisedAccuracy,
     bootstrap,
-    compare,
-    generalised,
-    per_class,
+    generalised_accuracy,
+    paired_bootstrap,
+    sum_per_class,
 )
-from workflows.evaluation.ranking import KS, TruePositions, true_positions
+from workflows.evaluation.ranking import KS, TrueClassRanks, true_class_ranks
 
 
 @given(st.integers(1, 60), st.integers(1, 8), st.integers(0, 1000))
@@ -26,7 +26,7 @@ def test_averages_equal_those_of_loops(n: int, classes: int, seed: int) -> None:
     """The averages are over images, and over classes with images."""
     draw = np.random.default_rng(seed)
     values, labels = draw.random(n), draw.integers(0, classes, n)
-    sums = per_class(values, labels, classes)
+    sums = sum_per_class(values, labels, classes)
     means = [
         float(np.mean([v for v, own in zip(values, labels, strict=True) if own == label]))
         for label in range(classes)
@@ -43,16 +43,16 @@ def test_a_class_drawn_twice_counts_twice(drawn: list[int], seed: int) -> None:
     """A class drawn twice counts like two classes with the same images."""
     draw = np.random.default_rng(seed)
     values, labels = draw.random(12), draw.integers(0, 4, 12)  # the last class has no images
-    sums = per_class(values, labels, 5)
+    sums = sum_per_class(values, labels, 5)
     copied, names = [], []
     for label, times in enumerate(drawn):
         for again in range(times):
             copied.extend(values[labels == label])
             names.extend([4 * label + again] * int((labels == label).sum()))
     weights = np.array([drawn], np.float64)
-    averages = [float(sums.redrawn(weights, macro=macro)[0]) for macro in (True, False)]
+    averages = [float(sums.resampled_means(weights, macro=macro)[0]) for macro in (True, False)]
     if copied:
-        expected = per_class(np.array(copied), np.array(names), 20)
+        expected = sum_per_class(np.array(copied), np.array(names), 20)
         assert averages == pytest.approx([expected.macro, expected.micro])
     else:
         assert np.isnan(averages).all()
@@ -63,46 +63,46 @@ def test_seen_and_unseen_classes_are_evaluated_separately(seed: int, levels: int
     """Each kind has the accuracy of its images alone, among all candidates."""
     scores, labels = scored(60, 7, seed, levels=levels)
     seen = np.array([True, False, True, True, False, False, True])
-    positions = true_positions(scores, labels)
+    positions = true_class_ranks(scores, labels)
     for macro in (True, False):
-        accuracies = generalised(positions, labels, seen, macro=macro)
+        accuracies = generalised_accuracy(positions, labels, seen, macro=macro)
         assert list(accuracies) == list(KS)
         for k, judged in accuracies.items():
             for kind, figure in ((seen, judged.seen), (~seen, judged.unseen)):
                 of = kind[labels]
-                alone = per_class(positions.hits(k)[of], labels[of], 7)
+                alone = sum_per_class(positions.hits(k)[of], labels[of], 7)
                 assert figure == pytest.approx(alone.macro if macro else alone.micro)
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_the_harmonic_mean_is_near_the_smaller_value(seen: float, unseen: float) -> None:
     """The mean is at most twice the smaller value, and 0 if either value is 0."""
-    mean = Generalised(seen, unseen).harmonic
+    mean = GeneralisedAccuracy(seen, unseen).harmonic
     low, high = sorted((seen, unseen))
     assert low - 1e-9 <= mean <= min(2 * low, (low + high) / 2) + 1e-9
     assert mean <= math.sqrt(low * high) + 1e-9
-    assert Generalised(seen, 0).harmonic == 0
-    assert Generalised(0.6, 0.3).harmonic == pytest.approx(0.4)
+    assert GeneralisedAccuracy(seen, 0).harmonic == 0
+    assert GeneralisedAccuracy(0.6, 0.3).harmonic == pytest.approx(0.4)
 
 
 def test_images_of_seen_and_unseen_classes_are_required() -> None:
     """Images of seen classes alone, or of unseen classes alone, are refused."""
-    positions = TruePositions(np.array([0, 1]), np.array([1, 1]))
+    positions = TrueClassRanks(np.array([0, 1]), np.array([1, 1]))
     for kind, seen_pictures in ((True, 2), (False, 0)):
         with pytest.raises(ValueError, match=f"{seen_pictures} of 2 images are of seen classes"):
-            generalised(positions, np.array([0, 0]), np.array([kind, not kind]))
+            generalised_accuracy(positions, np.array([0, 0]), np.array([kind, not kind]))
 
 
-def of_means(means, pictures: int = 4) -> PerClass:
+def of_means(means, pictures: int = 4) -> ClassSums:
     """Return sums of classes with given means and equal numbers of images."""
     counts = np.full(len(means), pictures)
-    return PerClass(np.asarray(means) * counts, counts)
+    return ClassSums(np.asarray(means) * counts, counts)
 
 
-def held_out_only(of_classes: PerClass, classes) -> PerClass:
+def held_out_only(of_classes: ClassSums, classes) -> ClassSums:
     """Return the sums of a split that holds out only *classes*."""
     keep = np.isin(np.arange(len(of_classes.counts)), classes)
-    return PerClass(of_classes.sums * keep, of_classes.counts * keep)
+    return ClassSums(of_classes.sums * keep, of_classes.counts * keep)
 
 
 @settings(max_examples=20)
@@ -112,8 +112,8 @@ def test_an_interval_shrinks_with_the_number_of_classes(
 ) -> None:
     """The width falls with the root of the number of classes, and grows with the level."""
     draw = np.random.default_rng(seed)
-    small = PerClass(draw.random(classes) * 5, draw.integers(5, 9, classes))
-    large = PerClass(np.tile(small.sums, 16), np.tile(small.counts, 16))
+    small = ClassSums(draw.random(classes) * 5, draw.integers(5, 9, classes))
+    large = ClassSums(np.tile(small.sums, 16), np.tile(small.counts, 16))
     narrow, wide = (bootstrap([of], macro=macro, seed=seed) for of in (large, small))
     assert wide.mean == pytest.approx(small.macro if macro else small.micro)
     assert wide.low <= wide.mean <= wide.high
@@ -173,17 +173,17 @@ def test_an_interval_of_two_overlapping_splits_matches_a_calculation_by_hand() -
     splits = [
         [held_out_only(method, [0, 1]), held_out_only(method, [1])] for method in (ours, theirs)
     ]
-    difference = compare(*splits, draws=20_000)
+    difference = paired_bootstrap(*splits, draws=20_000)
     assert difference.mean == pytest.approx((-2 + 2) / 2)
     assert difference.not_better == pytest.approx(3 / 4, abs=0.02)
     for level, low, high in ((0.95, -6, 2), (0.45, 0, 0), (0.55, -6, 2)):
-        between = compare(*splits, draws=20_000, level=level)
+        between = paired_bootstrap(*splits, draws=20_000, level=level)
         assert (between.low, between.high) == pytest.approx((low, high))
 
 
 def test_a_class_is_weighted_by_its_number_of_images() -> None:
     """With 1 and 3 images in two classes, half of the draws give the middle value."""
-    split = PerClass(np.array([1.0, 0.0]), np.array([1, 3]))
+    split = ClassSums(np.array([1.0, 0.0]), np.array([1, 3]))
     for macro, middle in ((True, 0.5), (False, 0.25)):
         narrow = bootstrap([split], macro=macro, draws=20_000, level=0.45)
         assert (narrow.low, narrow.high) == (middle, middle)
@@ -198,8 +198,10 @@ def test_a_method_does_not_differ_from_itself(
 ) -> None:
     """The difference of a method to itself is 0 everywhere."""
     draw = np.random.default_rng(seed)
-    ours = [PerClass(draw.random(classes), draw.integers(0, 9, classes) + 1) for _ in range(splits)]
-    difference = compare(ours, ours, macro=macro, draws=50, seed=seed)
+    ours = [
+        ClassSums(draw.random(classes), draw.integers(0, 9, classes) + 1) for _ in range(splits)
+    ]
+    difference = paired_bootstrap(ours, ours, macro=macro, draws=50, seed=seed)
     assert (difference.mean, difference.low, difference.high, difference.not_better) == (0, 0, 0, 1)
 
 
@@ -207,11 +209,11 @@ def test_common_difficulty_does_not_widen_a_difference() -> None:
     """A small gain in every class is a gain in every draw, even if intervals overlap."""
     hard = np.random.default_rng(2).random(50)
     ours, theirs = of_means(hard + 0.01), of_means(hard)
-    difference = compare([ours], [theirs])
+    difference = paired_bootstrap([ours], [theirs])
     assert (difference.mean, difference.low, difference.high) == pytest.approx((0.01, 0.01, 0.01))
     assert difference.not_better == 0
     assert bootstrap([ours]).low < bootstrap([theirs]).high
-    back = compare([theirs], [ours])
+    back = paired_bootstrap([theirs], [ours])
     assert (back.low, back.high) == pytest.approx((-0.01, -0.01))
     assert back.not_better == 1
 
@@ -221,8 +223,11 @@ def test_swapping_methods_negates_a_difference(seed: int) -> None:
     """Swapping the methods negates the difference and swaps the ends."""
     draw = np.random.default_rng(seed)
     counts = draw.integers(1, 9, 20)
-    ours, theirs = (PerClass(draw.random(20) * counts, counts) for _ in range(2))
-    forward, back = compare([ours], [theirs], draws=101), compare([theirs], [ours], draws=101)
+    ours, theirs = (ClassSums(draw.random(20) * counts, counts) for _ in range(2))
+    forward, back = (
+        paired_bootstrap([ours], [theirs], draws=101),
+        paired_bootstrap([theirs], [ours], draws=101),
+    )
     assert (back.mean, back.low, back.high) == pytest.approx(
         (-forward.mean, -forward.high, -forward.low)
     )
@@ -233,19 +238,19 @@ def test_methods_with_other_images_are_refused() -> None:
     """Different images, different classes and no splits at all are refused."""
     ours = of_means([0.5, 0.2])
     with pytest.raises(ValueError, match="8 and 10 images, or different classes"):
-        compare([ours], [of_means([0.5, 0.2], 5)])
+        paired_bootstrap([ours], [of_means([0.5, 0.2], 5)])
     with pytest.raises(ValueError, match="expected the same images"):
-        compare([held_out_only(ours, [0])], [held_out_only(ours, [1])])
+        paired_bootstrap([held_out_only(ours, [0])], [held_out_only(ours, [1])])
     with pytest.raises(ValueError, match=r"splits of \[2, 3\] classes"):
         bootstrap([ours, of_means([1.0, 1.0, 0.0])])
     with pytest.raises(ValueError, match=r"splits of \[\] classes"):
         bootstrap([])
     with pytest.raises(ValueError, match="0 images"):
-        per_class(np.empty(0), np.empty(0, np.int64), 3)
+        sum_per_class(np.empty(0), np.empty(0, np.int64), 3)
     with pytest.raises(ValueError, match="expected a sum for each class"):
-        PerClass(np.zeros(2), np.ones(3, np.int64))
+        ClassSums(np.zeros(2), np.ones(3, np.int64))
     with pytest.raises(ValueError, match="argument 2 is shorter"):
-        compare([ours, ours], [ours])
+        paired_bootstrap([ours, ours], [ours])
     for wrong in (-1, 4):
         with pytest.raises(ValueError, match=rf"class {wrong} is none of 4 candidates"):
-            per_class(np.ones(1), np.array([wrong]), 4)
+            sum_per_class(np.ones(1), np.array([wrong]), 4)

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 
 from tests.workflows.evaluation.scores import scored
 from workflows.evaluation import ranking
-from workflows.evaluation.per_class import bootstrap, generalised, per_class
+from workflows.evaluation.per_class import bootstrap, generalised_accuracy, sum_per_class
 from workflows.evaluation.ranking import (
     KS,
-    UNJOINED,
+    NO_PATH,
     chance,
     hierarchical_precision,
     hit_rates,
     hops,
-    same_class,
-    top,
-    true_positions,
+    same_class_precision,
+    top_k,
+    true_class_ranks,
 )
 
 
@@ -65,7 +65,7 @@ def test_metrics_of_a_small_example_match_a_calculation_by_hand() -> None:
         ]
     )
     labels = np.array([0, 0, 2, 3])
-    positions = true_positions(scores, labels)
+    positions = true_class_ranks(scores, labels)
     assert positions.above.tolist() == [0, 1, 0, 3]
     assert positions.tied.tolist() == [1, 1, 3, 1]
     assert positions.mean.tolist() == [0, 1, 1, 3]
@@ -78,13 +78,15 @@ def test_metrics_of_a_small_example_match_a_calculation_by_hand() -> None:
     assert precise[1].tolist() == pytest.approx([1, 1, 2 / 3, 0])
     assert precise[2].tolist() == pytest.approx([1, 1, 2 / 3, 0])
 
-    of_classes = per_class(positions.hits(1), labels, 4)
+    of_classes = sum_per_class(positions.hits(1), labels, 4)
     assert of_classes.counts.tolist() == [2, 0, 1, 1]
     assert of_classes.sums.tolist() == [1, 0, 1 / 3, 0]
     assert of_classes.micro == pytest.approx((1 + 1 / 3) / 4)
     assert of_classes.macro == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
 
-    judged = generalised(positions, labels, np.array([True, True, False, False]), ks=(1,))[1]
+    judged = generalised_accuracy(positions, labels, np.array([True, True, False, False]), ks=(1,))[
+        1
+    ]
     assert (judged.seen, judged.unseen) == pytest.approx((1 / 2, 1 / 6))
     assert judged.harmonic == pytest.approx(1 / 4)
 
@@ -98,7 +100,7 @@ def test_metrics_of_a_small_example_match_a_calculation_by_hand() -> None:
 def test_a_position_is_the_mean_over_orders_of_ties(of, k: int) -> None:
     """Positions and hits are means over all lists that the scores allow."""
     scores, labels = scored(*of[:3], levels=of[3])
-    positions = true_positions(scores, labels)
+    positions = true_class_ranks(scores, labels)
     for row, label in enumerate(labels):
         lists = orders(scores[row])
         assert positions.mean[row] == pytest.approx(
@@ -143,7 +145,7 @@ def test_metrics_satisfy_their_invariants(of, seed: int) -> None:
     """A larger k hits no less, k = C always hits, and the order of columns has no effect."""
     scores, labels = scored(*of[:3], levels=of[3])
     candidates = of[1]
-    positions = true_positions(scores, labels)
+    positions = true_class_ranks(scores, labels)
     hits = np.stack([positions.hits(k) for k in range(1, candidates + 1)])
     assert (np.diff(hits, axis=0) >= 0).all()
     assert (hits[-1] == 1).all()
@@ -152,7 +154,7 @@ def test_metrics_satisfy_their_invariants(of, seed: int) -> None:
 
     shuffled = np.random.default_rng(seed).permutation(candidates)
     moved = np.argsort(shuffled)  # the class of column c is now at moved[c]
-    again = true_positions(scores[:, shuffled], moved[labels])
+    again = true_class_ranks(scores[:, shuffled], moved[labels])
     assert (again.above == positions.above).all()
     assert (again.tied == positions.tied).all()
     sets = some_sets(candidates, seed)
@@ -174,7 +176,7 @@ def test_precision_with_only_the_class_itself_is_a_hit(of) -> None:
     """At k = 1 the precision is hit@1, at other k a k-th of hit@k; all right gives 1."""
     scores, labels = scored(*of[:3], levels=of[3])
     candidates = of[1]
-    positions = true_positions(scores, labels)
+    positions = true_class_ranks(scores, labels)
     ks = [k for k in KS if k <= candidates]
     alone = {k: {label: [label] for label in range(candidates)} for k in ks}
     precise = hierarchical_precision(scores, labels, alone)
@@ -193,7 +195,7 @@ def test_equal_scores_give_chance(n: int, candidates: int, score: float) -> None
     """Equal scores give chance, not 1 as counting only better scores would."""
     labels = np.arange(n) % candidates
     equal = np.full((n, candidates), score, np.float32)
-    for k, rate in hit_rates(true_positions(equal, labels)).items():
+    for k, rate in hit_rates(true_class_ranks(equal, labels)).items():
         assert rate == pytest.approx(chance(k, candidates))
     sets = some_sets(candidates, n)
     for k, precision in hierarchical_precision(equal, labels, sets).items():
@@ -203,7 +205,7 @@ def test_equal_scores_give_chance(n: int, candidates: int, score: float) -> None
 
 def test_random_scores_hit_by_chance() -> None:
     """Random scores hit by chance on average, as in table 1 of Frome et al."""
-    positions = true_positions(*scored(20_000, 50, 0))
+    positions = true_class_ranks(*scored(20_000, 50, 0))
     for k, rate in hit_rates(positions).items():
         sigma = math.sqrt(k / 50 * (1 - k / 50) / 20_000)
         assert rate == pytest.approx(chance(k, 50), abs=4 * sigma)
@@ -219,12 +221,12 @@ def test_classes_of_a_group_are_tied_despite_rounding() -> None:
     labels = np.array([3, 1])
     before = scores.copy()
     cribs = [[1, 3, 2]]
-    positions = true_positions(scores, labels, groups=cribs)
+    positions = true_class_ranks(scores, labels, groups=cribs)
     assert positions.above.tolist() == [0, 2]
     assert positions.tied.tolist() == [3, 3]
     assert positions.hits(1).tolist() == [1 / 3, 0]
-    assert true_positions(scores, labels).above.tolist() == [2, 3]
-    assert top(scores, 3, groups=cribs).tolist() == [[1, 2, 3], [4, 0, 1]]
+    assert true_class_ranks(scores, labels).above.tolist() == [2, 3]
+    assert top_k(scores, 3, groups=cribs).tolist() == [[1, 2, 3], [4, 0, 1]]
     alone = {1: {label: [label] for label in range(5)}}
     assert hierarchical_precision(scores, labels, alone, groups=cribs)[1].tolist() == [1 / 3, 0]
     near = hops(scores, labels, 1 - np.eye(5, dtype=np.int16), groups=cribs)
@@ -243,12 +245,12 @@ def test_groups_have_equal_scores(of, data) -> None:
     for group, row in itertools.product(groups, range(len(scores))):
         level[row, group] = max(scores[row, column] for column in group)
     positions, expected = (
-        true_positions(scores, labels, groups=groups),
-        true_positions(level, labels),
+        true_class_ranks(scores, labels, groups=groups),
+        true_class_ranks(level, labels),
     )
     assert (positions.above == expected.above).all()
     assert (positions.tied == expected.tied).all()
-    assert (top(scores, of[1], groups=groups) == top(level, of[1])).all()
+    assert (top_k(scores, of[1], groups=groups) == top_k(level, of[1])).all()
 
 
 @given(large, st.integers(1, 30))
@@ -256,7 +258,7 @@ def test_the_first_answers_are_those_of_a_sort(of, k: int) -> None:
     """The first answers equal a stable sort, with ties in column order."""
     scores, _ = scored(*of[:3], levels=of[3])
     k = min(k, of[1])
-    answers = top(scores, k)
+    answers = top_k(scores, k)
     for row, first in zip(scores, answers.tolist(), strict=True):
         assert first == sorted(range(of[1]), key=lambda c: -row[c])[:k]
 
@@ -268,12 +270,12 @@ def test_blocks_of_any_size_give_the_same_metrics(monkeypatch: pytest.MonkeyPatc
     apart = np.random.default_rng(0).integers(0, 9, (13, 13)).astype(np.int16)
 
     def everything():
-        positions = true_positions(scores, labels, groups=groups)
-        of_classes = per_class(positions.hits(2), labels, 13)
+        positions = true_class_ranks(scores, labels, groups=groups)
+        of_classes = sum_per_class(positions.hits(2), labels, 13)
         return (
             positions.above.tolist(),
             positions.tied.tolist(),
-            top(scores, 4).tolist(),
+            top_k(scores, 4).tolist(),
             {
                 k: precision.tolist()
                 for k, precision in hierarchical_precision(
@@ -297,9 +299,9 @@ def test_blocks_of_any_size_give_the_same_metrics(monkeypatch: pytest.MonkeyPatc
 def test_masked_candidates_come_last() -> None:
     """Candidates with a score of minus infinity come last."""
     scores = np.array([[-np.inf, 0.2, -np.inf, 0.1]])
-    positions = true_positions(scores, np.array([0]))
+    positions = true_class_ranks(scores, np.array([0]))
     assert (positions.above.tolist(), positions.tied.tolist()) == ([2], [2])
-    assert top(scores, 4).tolist() == [[1, 3, 0, 2]]
+    assert top_k(scores, 4).tolist() == [[1, 3, 0, 2]]
     precise = hierarchical_precision(scores, np.array([0]), {3: {0: [0, 1]}})
     assert precise[3].tolist() == [1.5 / 3]
 
@@ -307,9 +309,9 @@ def test_masked_candidates_come_last() -> None:
 def test_classes_without_a_path_are_counted_apart() -> None:
     """Classes without a connecting path are counted, but not in the mean."""
     scores = np.array([[0.9, 0.1, 0.0]] * 4)
-    apart = np.array([[0, UNJOINED, 3], [UNJOINED, 0, 1], [3, 1, 0]], np.int16)
+    apart = np.array([[0, NO_PATH, 3], [NO_PATH, 0, 1], [3, 1, 0]], np.int16)
     distribution = hops(scores, np.array([0, 1, 2, 2]), apart)
-    assert distribution.shares == {0: 0.25, 3: 0.5, UNJOINED: 0.25}
+    assert distribution.shares == {0: 0.25, 3: 0.5, NO_PATH: 0.25}
     assert distribution.mean == (0 + 3 + 3) / 3
     assert math.isnan(hops(scores[:1], np.array([1]), apart).mean)
 
@@ -325,12 +327,12 @@ def test_the_precision_of_a_search_equals_that_of_a_loop(
     own = draw.integers(0, rows, q)
     nearest = np.stack([draw.permutation(max(rows, k + 1))[: k + 1] for _ in range(q)])
     nearest[nearest >= rows] = -1
-    precision = same_class(nearest, query_classes, labels, k, own=own)
+    precision = same_class_precision(nearest, query_classes, labels, k, query_rows=own)
     for query in range(q):
         counted = [row for row in nearest[query].tolist() if row != own[query]][:k]
         right = [row != -1 and labels[row] == query_classes[query] for row in counted]
         assert precision[query] == sum(right) / k
-    plain = same_class(nearest, query_classes, labels, k)
+    plain = same_class_precision(nearest, query_classes, labels, k)
     for query in range(q):
         right = [
             row != -1 and labels[row] == query_classes[query] for row in nearest[query, :k].tolist()
@@ -342,18 +344,20 @@ def test_a_search_with_too_few_rows_is_refused() -> None:
     """Too few rows, and unknown rows or classes, are refused."""
     labels, query_classes = np.array([0, 1, 0]), np.array([0])
     nearest = np.array([[0, 2]])
-    assert same_class(nearest, query_classes, labels, 1, own=np.array([0])).tolist() == [1]
+    assert same_class_precision(
+        nearest, query_classes, labels, 1, query_rows=np.array([0])
+    ).tolist() == [1]
     with pytest.raises(ValueError, match="a query has 1 results besides itself: expected 2"):
-        same_class(nearest, query_classes, labels, 2, own=np.array([0]))
+        same_class_precision(nearest, query_classes, labels, 2, query_rows=np.array([0]))
     with pytest.raises(ValueError, match="0 results besides itself"):
-        same_class(np.empty((1, 0), np.int64), query_classes, labels, 1)
+        same_class_precision(np.empty((1, 0), np.int64), query_classes, labels, 1)
     with pytest.raises(ValueError, match="k is 0"):
-        same_class(nearest, query_classes, labels, 0)
+        same_class_precision(nearest, query_classes, labels, 0)
     with pytest.raises(ValueError, match="a query has class -1"):
-        same_class(nearest, np.array([-1]), labels, 1)
+        same_class_precision(nearest, np.array([-1]), labels, 1)
     for row in (3, -2):
         with pytest.raises(ValueError, match=r"expected 0\.\.2, and -1"):
-            same_class(np.array([[0, row]]), query_classes, labels, 1)
+            same_class_precision(np.array([[0, row]]), query_classes, labels, 1)
 
 
 def test_invalid_arguments_are_refused() -> None:
@@ -361,30 +365,30 @@ def test_invalid_arguments_are_refused() -> None:
     scores, labels = scored(3, 4, 0)
     for wrong in (-1, 4):
         with pytest.raises(ValueError, match=rf"class {wrong} is none of 4 candidates"):
-            true_positions(scores, np.array([0, wrong, 1]))
+            true_class_ranks(scores, np.array([0, wrong, 1]))
         with pytest.raises(ValueError, match=rf"class {wrong} is none of 4 candidates"):
-            true_positions(scores, labels, groups=[[0, wrong]])
+            true_class_ranks(scores, labels, groups=[[0, wrong]])
         with pytest.raises(ValueError, match=rf"class {wrong} is none of 4 candidates"):
             hierarchical_precision(scores, labels, {1: {label: [wrong] for label in range(4)}})
     with pytest.raises(ValueError, match=r"labels of shape \(2,\)"):
-        true_positions(scores, labels[:2])
+        true_class_ranks(scores, labels[:2])
     with pytest.raises(ValueError, match=r"scores of shape \(3,\)"):
-        true_positions(scores[:, 0], labels)
+        true_class_ranks(scores[:, 0], labels)
     nan = np.where(np.eye(3, 4) > 0, np.nan, scores)
     with pytest.raises(ValueError, match="rows 0 to 2 have NaN scores"):
-        true_positions(nan, labels)
+        true_class_ranks(nan, labels)
     with pytest.raises(ValueError, match="class 2 is in two groups"):
-        true_positions(scores, labels, groups=[[0, 2], [2, 1]])
+        true_class_ranks(scores, labels, groups=[[0, 2], [2, 1]])
     with pytest.raises(ValueError, match="k is 0: expected 1 or more"):
-        true_positions(scores, labels).hits(0)
+        true_class_ranks(scores, labels).hits(0)
     alone = {label: [label] for label in range(4)}
     for k in (0, 5):
         with pytest.raises(ValueError, match=f"k is {k}: expected"):
-            top(scores, k)
+            top_k(scores, k)
         with pytest.raises(ValueError, match=f"k is {k}: expected"):
             hierarchical_precision(scores, labels, {1: alone, k: alone})
     with pytest.raises(ValueError, match="k is 1: expected at most the number of candidates, 0"):
-        top(scores[:, :0], 1)
+        top_k(scores[:, :0], 1)
     with pytest.raises(ValueError, match="has no correct set at k = 1"):
         hierarchical_precision(scores, labels, {1: {}})
     with pytest.raises(ValueError, match=r"distances of shape \(3, 3\)"):

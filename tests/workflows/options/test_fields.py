@@ -37,7 +37,7 @@ class Sample(Shared):
     rate: float | None = option(None, "how fast", implied="as it goes", minimum=0)
     kind: str = option("a", "which", choices=("a", "b"))
     sizes: tuple[int, ...] = option((8, 16), "sides", minimum=1)
-    skip: tuple[str, ...] = option((), "names to skip", adds=True)
+    skip: tuple[str, ...] = option((), "names to skip", repeatable=True)
     out: Path = option(Path("x"), "file", aliases=("-o",), name="--to")
     rows: int | None = option(None, "rows to check", bare=100, minimum=1)
     label: str = option(MISSING, "label of all")
@@ -52,7 +52,7 @@ def parser_of(kind: type[Options]) -> argparse.ArgumentParser:
 
 def parsed(*words: str) -> Sample:
     """Return the options that a command line gives."""
-    return Sample.read(parser_of(Sample).parse_args([*words, "--label", "l"]))
+    return Sample.from_args(parser_of(Sample).parse_args([*words, "--label", "l"]))
 
 
 @pytest.mark.parametrize(
@@ -124,8 +124,8 @@ def test_options_survive_a_round_trip_through_json(
 ) -> None:
     """`of` returns the options that `as_dict` wrote."""
     options = Numbers(count=count, rate=rate, sizes=sizes, loud=loud)
-    assert Numbers.of(json.loads(json.dumps(options.as_dict()))) == options
-    assert Numbers.of({}) == Numbers()
+    assert Numbers.from_dict(json.loads(json.dumps(options.as_dict()))) == options
+    assert Numbers.from_dict({}) == Numbers()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +185,7 @@ def test_former_flags_are_accepted_and_not_shown() -> None:
     """Existing scripts keep working; help and suggestions have the current names only."""
     parser = parser_of(Renamed)
     words = ["--size", "3", "--no-big", "--shout"]
-    assert Renamed.read(parser.parse_args(words)) == Renamed(width=3, large=False, loud=True)
+    assert Renamed.from_args(parser.parse_args(words)) == Renamed(width=3, large=False, loud=True)
     assert not re.search("--(no-)?(size|big|shout)", parser.format_help())
 
 

@@ -11,7 +11,7 @@ import pytest
 from pipeline.errors import TesseraeError
 from workflows.cli import COMMANDS, command_of, main
 from workflows.options.ranges import MAX_INT, Range
-from workflows.training.stages import STAGES, load_name
+from workflows.training.stages import STAGES, import_object
 
 
 def parsers() -> Iterator[tuple[argparse.ArgumentParser, argparse.Action]]:
@@ -73,7 +73,7 @@ def test_an_invalid_number_is_refused_with_the_valid_range(
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
 def test_options_in_code_have_the_same_ranges(stage: str, value: float) -> None:
     """Options in the folder of a run may have been written by anybody, so they are checked, too."""
-    options: Any = load_name(STAGES[stage].options)
+    options: Any = import_object(STAGES[stage].options)
     with pytest.raises(ValueError, match=f"--learning-rate is {value}: expected .*more than 0"):
         options(learning_rate=value)
 

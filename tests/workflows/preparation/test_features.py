@@ -175,13 +175,13 @@ def test_invalid_arguments_are_one_line_errors(
 def test_rows_of_a_shard_are_counted_once_while_it_is_computed() -> None:
     """The end of a shard counts its remaining rows; rows that are computed again do not count."""
     with Progress("features", rows=20, stream=StringIO(), live=False) as progress:
-        rows = command.CountedRows(progress)
+        rows = command.RowCounter(progress)
         for rows_so_far in (4, 6, 2):
-            rows.hear((0.0, {"shard": 3, "rows": rows_so_far}))
+            rows.receive((0.0, {"shard": 3, "rows": rows_so_far}))
         rows.tick()
         assert progress.count_line().startswith("6 of 20 images")
         rows.end(FeatureReport(shard=3, num_rows=8, bytes_out=32, seconds=1.0))
-        rows.hear((0.0, {"shard": 3, "rows": 7}))
+        rows.receive((0.0, {"shard": 3, "rows": 7}))
         rows.tick()
         rows.end(FeatureReport(shard=4, num_rows=5, bytes_out=20, seconds=1.0))
         assert progress.count_line().startswith("13 of 20 images")

@@ -89,7 +89,7 @@ def test_a_run_ends_with_its_reasons_counted_and_an_example_of_each(
     assert "without its end marker, whose pixels are all there" in printed
     page = (store / "report.html").read_text()
     assert "an AVIF image; convert it to JPEG or PNG" in page
-    assert "Readable rows with a remark" not in page
+    assert "Readable rows with decoder remarks" not in page
 
 
 def test_kept_jpegs_without_eoi_are_counted(
@@ -106,7 +106,7 @@ def test_kept_jpegs_without_eoi_are_counted(
     printed = capsys.readouterr().out
     assert f"1 readable: {remark}, e.g. cat/no-end.jpg" in printed
     assert "7 rows, 3 readable, 4 quarantined" in printed
-    assert "Readable rows with a remark" in (store / "report.html").read_text()
+    assert "Readable rows with decoder remarks" in (store / "report.html").read_text()
     assert tesserae(monkeypatch, "info", store) == 0
     assert f"1 readable: {remark}, e.g. cat/no-end.jpg" in capsys.readouterr().out
     assert tesserae(monkeypatch, "info", store, "--json") == 0

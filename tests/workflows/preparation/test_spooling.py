@@ -19,9 +19,9 @@ from tests.inline import tesserae
 from tests.pictures import jpeg
 from tests.pipeline.sources.archives.test_trees import kaggle
 from tests.pipeline.sources.layouts import made_pictures, tar_bytes, write_folder
-from workflows.preparation import prepare
+from workflows.preparation import plans
 from workflows.preparation.options import PrepareOptions
-from workflows.preparation.spooling import look_before, saying_what_is_left, with_classes
+from workflows.preparation.spooling import check_early, naming_spools_in_errors, preparable_splits
 
 
 def table(path: Path, labels: list[int], names: list[str]) -> Path:
@@ -39,8 +39,8 @@ def test_classes_of_several_splits_are_compared_before_an_image_is_read(tmp_path
     table(root / "val-0.parquet", [0, 1], ["dog", "cat"])
     parts = {split: open_source(root, split) for split in ("train", "val")}
     with pytest.raises(SourceError, match="cat"):
-        look_before(parts, 2)
-    look_before({"train": parts["train"]}, 2)
+        check_early(parts, 2)
+    check_early({"train": parts["train"]}, 2)
     assert "train: columns: images 'image', labels 'label', names None" in capsys.readouterr().out
 
 
@@ -48,7 +48,7 @@ def test_an_archive_that_belongs_to_no_split_is_named(tmp_path, capsys):
     """The split of the other archives is in their names."""
     for name in ("train-0.tar", "extra.tar"):
         (tmp_path / name).write_bytes(tar_bytes(made_pictures()))
-    look_before({"train": open_source(tmp_path, "train")}, 2)
+    check_early({"train": open_source(tmp_path, "train")}, 2)
     assert "extra.tar is skipped: its name indicates no split" in capsys.readouterr().out
 
 
@@ -57,14 +57,14 @@ def test_a_split_without_classes_is_left_out_with_a_notice(tmp_path, capsys):
     path = tmp_path / "imagenet_object_localization_patched2019.tar.gz"
     path.write_bytes(gzip.compress(tar_bytes(kaggle(annotated=False))))
     parts = {split: open_source(path, split) for split in ("train", "val")}
-    assert with_classes(parts) == ["train"]
+    assert preparable_splits(parts) == ["train"]
     output = capsys.readouterr().out
     assert output.startswith("split val is skipped: the images of")
     assert "LOC_val_solution.csv, next to them." in output
     with pytest.raises(SourceError, match="have no classes"):
-        with_classes({"val": parts["val"]})
+        preparable_splits({"val": parts["val"]})
     folder = {"train": open_source(write_folder(tmp_path / "x", made_pictures()), "train")}
-    assert with_classes(folder) == ["train"]
+    assert preparable_splits(folder) == ["train"]
 
 
 @pytest.mark.parametrize("error", [SourceError, TesseraeError, ReadError])
@@ -73,7 +73,7 @@ def test_an_error_after_streaming_reports_the_spool(tmp_path, error):
     spool = str(tmp_path / "spool")
 
     def fail() -> None:
-        with saying_what_is_left([spool]):
+        with naming_spools_in_errors([spool]):
             raise error("no good.")
 
     with pytest.raises(error, match=r"^no good\.$"):
@@ -126,7 +126,7 @@ def test_a_spool_of_other_columns_is_replaced(tmp_path, monkeypatch, capsys):
     assert "The streamed data stay in" in capsys.readouterr().err
     assert tesserae(monkeypatch, *words, "--label-column", "other") == 0
     output = capsys.readouterr().out
-    assert "from the spool, of another source or other options" in output
+    assert "of another source or other options from the spool" in output
     assert "0  cat" in output
     assert "1  dog" in output
 
@@ -145,11 +145,11 @@ def test_listed_val_images_that_contradict_the_table_are_refused(tmp_path, packi
     text = "ImageId,PredictionString\nILSVRC2012_val_00000001,n01440764 1 2 3 4\n"
     (tmp_path / "LOC_val_solution.csv").write_text(text)
     objects = open_objects(str(tmp_path / "store"))
-    part = prepare.OpenSplit("val", "val-1", open_source(root, "val"), objects)
+    part = plans.OpenSplit("val", "val-1", open_source(root, "val"), objects)
     with pytest.raises(
         SourceError, match=r"is sorted into n02119789, but .* lists it as n01440764"
     ):
-        prepare._list(part, None, None)
+        plans._list(part, None, None)
 
 
 def test_a_store_is_not_listed_if_the_split_exists(tmp_path, monkeypatch):
@@ -159,9 +159,9 @@ def test_a_store_is_not_listed_if_the_split_exists(tmp_path, monkeypatch):
     listings: list[object] = []
     monkeypatch.setattr(planning, "_stored_recipe", lambda objects: None)
     monkeypatch.setattr(records, "splits", lambda objects: listings.append(objects) or ["vall"])
-    prepare._opened(options, "train")
+    plans.open_split(options, "train")
     assert listings == []
-    assert prepare._opened(options, "vall").split == "vall"  # the store has it: it goes on
+    assert plans.open_split(options, "vall").split == "vall"  # the store has it: it goes on
     assert len(listings) == 1
 
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from tests.browser import contrast, emulated, images_without_text, page_width, rgb
 from tests.workflows.reports.test_html import HOSTILE
-from tests.workflows.reports.test_store import MODEL, bad_split, model, quarantine
+from tests.workflows.reports.test_store_page import MODEL, bad_split, model, quarantine
 from workflows.reports.images import encode_jpeg
-from workflows.reports.store import render_report
-from workflows.reports.store_model import ContactSheet
+from workflows.reports.store_model import ImageGrid
+from workflows.reports.store_page import render_report
 from workflows.reports.table import Table
 from workflows.runs.report import render as render_run
 from workflows.training.image_grid import grid_png
@@ -33,8 +33,8 @@ def noise(size: int) -> NDArray[np.uint8]:
 
 def store_page(folder: Path) -> str:
     """Return the report of a store with long, hostile names and images of two sizes."""
-    sheets = tuple(
-        ContactSheet(
+    image_grids = tuple(
+        ImageGrid(
             "train", size, tuple((name, encode_jpeg(noise(size))) for name in (*HOSTILE, LONG))
         )
         for size in (32, 288)
@@ -42,7 +42,12 @@ def store_page(folder: Path) -> str:
     keys = [*HOSTILE, LONG]
     splits = (*MODEL.splits, bad_split(len(keys)))
     return render_report(
-        model(store=f"/{folder}/{LONG}", splits=splits, quarantined=quarantine(keys), sheets=sheets)
+        model(
+            store=f"/{folder}/{LONG}",
+            splits=splits,
+            quarantined=quarantine(keys),
+            image_grids=image_grids,
+        )
     )
 
 

@@ -21,8 +21,8 @@ from tests.commands import ROOT, Command, run, start, wait_until
 from tests.pictures import jpeg
 from tests.workflows.training.small import small_store
 from workflows.cli import main
-from workflows.training.holding import locked
 from workflows.training.run_folder import RunFolder
+from workflows.training.run_lock import locked_run
 
 SMALL = (
     *("--image-size", 16, "--batch-size", 8, "--latent-dim", 5, "--generator-width", 4),
@@ -171,7 +171,7 @@ def test_a_command_that_is_killed_leaves_a_checkpoint(
         assert not list((tmp_path / "run" / "checkpoints").glob("*.json"))
         first.process.kill()
         assert first.gone(60)
-    (step,) = RunFolder(tmp_path / "run").steps()
+    (step,) = RunFolder(tmp_path / "run").checkpoint_steps()
     assert step >= 15
     again = run(*words, scratch=tmp_path, seconds=120)
     assert (again.status, again.err) == (0, "")
@@ -211,7 +211,7 @@ def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(
     finally:
         process.kill()
     assert output.strip() == "130"
-    assert RunFolder(tmp_path / "run").steps()[-1] >= 15
+    assert RunFolder(tmp_path / "run").checkpoint_steps()[-1] >= 15
 
 
 @pytest.mark.slow
@@ -361,7 +361,7 @@ def test_a_run_folder_in_use_is_refused(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A second command in the same folder is refused."""
-    with locked(RunFolder(tmp_path / "run")):
+    with locked_run(RunFolder(tmp_path / "run")):
         assert main(["train", "wgan", str(store), "--run", str(tmp_path / "run")]) == 1
     assert f"{tmp_path}/run is in use by process {os.getpid()} on" in capsys.readouterr().err
 
@@ -370,7 +370,7 @@ def test_a_store_with_other_rows_is_refused(
     tmp_path: Path, interrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The options file of the run is unchanged."""
-    record = RunFolder(interrupted).asked()
+    record = RunFolder(interrupted).read_options()
     assert record["options"]["stored_size"] == 16
     assert record["data"]["held_out"] == "val"
     before = (interrupted / "options.json").read_bytes()
@@ -386,7 +386,7 @@ def test_a_folder_of_another_stage_is_refused(
 ) -> None:
     """The error names the stages of both runs."""
     words = ["--image-size", "16", "--batch-size", "8", "--no-dashboard"]
-    RunFolder(tmp_path / "run").begin({"stage": "other"}, {})
+    RunFolder(tmp_path / "run").create_or_continue({"stage": "other"}, {})
     status = main(["train", "wgan", str(store), "--run", str(tmp_path / "run"), *words])
     assert status == 1
     assert "holds a run of the stage other, not of the stage wgan." in capsys.readouterr().err

@@ -107,7 +107,7 @@ def test_another_seed_changes_odd_files_and_crops():
     first, second = (list(plan_images(200, seed, 7)) for seed in (0, 1))
 
     assert [p.kind for p in first] != [p.kind for p in second]
-    assert not {p.draws for p in first} & {p.draws for p in second}
+    assert not {p.random_seed for p in first} & {p.random_seed for p in second}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 from workflows.search.engine import Engine
 from workflows.search.server.app import bind, serve
-from workflows.search.server.base_handler import SearchService
+from workflows.search.server.service import SearchService
 
 TIMEOUT_SECONDS = 30.0
 

@@ -46,7 +46,7 @@ def test_images_are_listed_with_score_class_and_key(search: Command) -> None:
     status, output, errors = search("yellow", "--k", 3)
     lines = output.splitlines()
     assert status == 0
-    assert lines[0].split() == ["score", "picture", "class", "key"]
+    assert lines[0].split() == ["score", "image", "class", "key"]
     assert len(lines) == 4
     for line in lines[1:]:
         assert re.fullmatch(

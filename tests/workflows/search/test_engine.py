@@ -31,7 +31,7 @@ def all_vectors(toy: Toy) -> tuple[Rows, NDArray[np.float64]]:
     for split in ("train", "val"):
         rows, images = pixels(toy.store, split)
         positions += [(split, row) for row in rows.tolist()]
-        vectors.append(toy.images(images))
+        vectors.append(toy.embed_images(images))
     return positions, np.concatenate(vectors).astype(np.float64)
 
 
@@ -206,7 +206,7 @@ def test_mirrored_copies_count_once(toy: Toy, open_run: Opener, all_vectors: Any
     assert len(actual) == len(set(actual)) == 53
     positions, vectors = all_vectors
     copies = np.concatenate(
-        [twin.images(pixels(toy.store, split)[1][:, :, ::-1]) for split in ("train", "val")]
+        [twin.embed_images(pixels(toy.store, split)[1][:, :, ::-1]) for split in ("train", "val")]
     ).astype(np.float64)
     vector = unit(colour("green").astype(np.float64))
     scores = np.maximum(vectors @ vector, copies @ vector)
@@ -370,7 +370,7 @@ def test_a_split_without_features_is_left_out_with_a_notice(
     toy: Toy, open_run: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An explicitly named split without features is an error, and so is no split at all."""
-    rows = Toy.rows
+    rows = Toy.embed_split
     without = {"val"}
 
     def rows_or_error(self: Toy, split: str) -> Any:
@@ -378,7 +378,7 @@ def test_a_split_without_features_is_left_out_with_a_notice(
             raise StoreError(f"features x of split {split!r} are not finished.")
         return rows(self, split)
 
-    monkeypatch.setattr(Toy, "rows", rows_or_error)
+    monkeypatch.setattr(Toy, "embed_split", rows_or_error)
     stream = io.StringIO()
     engine = open_run(toy, stream=stream)
     assert "val is not searched: features x of split 'val' are not finished." in stream.getvalue()

@@ -67,7 +67,7 @@ def test_a_stored_image_has_the_vector_of_its_row(encoder: QueryEncoder, toy: To
     """A row without a split is of the first split."""
     for split in ("train", "val"):
         rows, images = pixels(toy.store, split)
-        expected = toy.images(images[3:4])[0]
+        expected = toy.embed_images(images[3:4])[0]
         for text in [f"#{split}:{rows[3]}", *([f"#{rows[3]}"] if split == "train" else [])]:
             np.testing.assert_allclose(vector_of(encoder, text), expected, atol=1e-6)
 

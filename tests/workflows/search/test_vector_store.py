@@ -53,7 +53,7 @@ def test_exactly_the_readable_rows_have_vectors(
     rows, images = pixels(toy.store, "train")
     assert embedded.index.kind == kind
     np.testing.assert_array_equal(np.flatnonzero(embedded.readable), rows)
-    for row, vector in zip(rows.tolist(), toy.images(images), strict=True):
+    for row, vector in zip(rows.tolist(), toy.embed_images(images), strict=True):
         np.testing.assert_allclose(embedded.vector(row), vector, atol=1e-6)
     assert len(split.excluded) == 3
     assert not embedded.index.vectors.array[split.excluded].any()
@@ -151,7 +151,7 @@ def test_mirrored_copies_follow_all_rows(toy: Toy, split: Split, tmp_path: Path)
     assert embedded.mirrored
     assert len(embedded.index) == 84
     np.testing.assert_allclose(
-        embedded.index.vectors.array[42 + rows], toy.images(images[:, :, ::-1]), atol=1e-6
+        embedded.index.vectors.array[42 + rows], toy.embed_images(images[:, :, ::-1]), atol=1e-6
     )
     np.testing.assert_array_equal(np.flatnonzero(embedded.readable), rows)
     assert not embedded.index.vectors.usable[42 + split.excluded].any()
@@ -163,13 +163,13 @@ def test_a_mirrored_copy_in_the_same_block_is_recognised(
     """The division into blocks does not matter."""
     toy.mirrored = True
     expected = np.array(opened(toy, tmp_path / "one", split).index.vectors.array)
-    rows = Toy.rows
+    rows = Toy.embed_split
 
     def at_once(self: Toy, name: str) -> Any:
         blocks = list(rows(self, name))
         yield tuple(np.concatenate([block[part] for block in blocks]) for part in (0, 1))
 
-    monkeypatch.setattr(Toy, "rows", at_once)
+    monkeypatch.setattr(Toy, "embed_split", at_once)
     embedded = opened(toy, tmp_path / "two", split)
     np.testing.assert_array_equal(embedded.index.vectors.array, expected)
 
@@ -198,7 +198,7 @@ def test_an_interrupted_run_leaves_no_partial_vectors(
     toy: Toy, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next run computes them and removes temporary files."""
-    rows = Toy.rows
+    rows = Toy.embed_split
 
     def broken(self: Toy, name: str) -> Iterator[Any]:
         for number, block in enumerate(rows(self, name)):
@@ -206,14 +206,14 @@ def test_an_interrupted_run_leaves_no_partial_vectors(
                 raise KeyboardInterrupt
             yield block
 
-    monkeypatch.setattr(Toy, "rows", broken)
+    monkeypatch.setattr(Toy, "embed_split", broken)
     with pytest.raises(KeyboardInterrupt):
         opened(toy, tmp_path, split)
     assert not (tmp_path / "train").exists()
     dead = tmp_path / ".tmp" / "train-dead"
     dead.mkdir(parents=True)
     (dead / "vectors").write_bytes(b"left behind")
-    monkeypatch.setattr(Toy, "rows", rows)
+    monkeypatch.setattr(Toy, "embed_split", rows)
     opened(toy, tmp_path, split)
     assert [path.name for path in (tmp_path / ".tmp").iterdir()] == ["train.lock"]
 
@@ -241,8 +241,8 @@ def test_a_model_without_some_rows_is_refused(
     toy: Toy, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows without a vector would never be answers, and nobody would notice."""
-    rows = Toy.rows
-    monkeypatch.setattr(Toy, "rows", lambda self, name: list(rows(self, name))[1:])
+    rows = Toy.embed_split
+    monkeypatch.setattr(Toy, "embed_split", lambda self, name: list(rows(self, name))[1:])
     with pytest.raises(TesseraeError, match="no vectors for 5 of 39 rows of train, such as row"):
         opened(toy, tmp_path, split)
 
@@ -251,13 +251,13 @@ def test_vectors_of_quarantined_rows_are_dropped(
     toy: Toy, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Features may be older than the quarantine of their row."""
-    rows = Toy.rows
+    rows = Toy.embed_split
 
     def more(self: Toy, name: str) -> Iterator[Any]:
         yield from rows(self, name)
         yield split.excluded, np.ones((len(split.excluded), self.dim), np.float32)
 
-    monkeypatch.setattr(Toy, "rows", more)
+    monkeypatch.setattr(Toy, "embed_split", more)
     embedded = opened(toy, tmp_path, split)
     assert not embedded.readable[split.excluded].any()
 

@@ -79,24 +79,24 @@ class Toy:
         identity = f"{self.classes} {sorted(self.words)} {self.mirrored}"
         return hashlib.sha256(identity.encode()).hexdigest()
 
-    def images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def embed_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         assert images.shape[1:] == (SIZE, SIZE, 3)
         return features(images)
 
-    def rows(self, split: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    def embed_split(self, split: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         rows, images = pixels(self.store, split)
         for start in range(0, len(rows), 5):
             part = slice(start, start + 5)
             self.embedded += len(rows[part])
-            yield rows[part], self.images(images[part])
+            yield rows[part], self.embed_images(images[part])
             if self.mirrored:
-                yield rows[part], self.images(images[part, :, ::-1])
+                yield rows[part], self.embed_images(images[part, :, ::-1])
 
-    def phrase(self, text: str) -> NDArray[np.float32] | None:
+    def phrase_vector(self, text: str) -> NDArray[np.float32] | None:
         return self.words.get(text.casefold())
 
-    def name(self, text: str) -> NDArray[np.float32] | None:
-        return self.phrase(text)
+    def name_vector(self, text: str) -> NDArray[np.float32] | None:
+        return self.phrase_vector(text)
 
     def suggest(self, text: str) -> list[str]:
         return difflib.get_close_matches(text, self.words, 3)

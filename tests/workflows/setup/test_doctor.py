@@ -17,7 +17,7 @@ from workflows.setup.machine import Finding
 
 def _run(*words):
     command, parser = command_of("doctor")
-    return doctor.run(command.options[0].read(parser.parse_args(words)))
+    return doctor.run(command.options[0].from_args(parser.parse_args(words)))
 
 
 def test_all_checks_pass_in_the_test_environment(tmp_path, capsys):
@@ -37,7 +37,7 @@ def test_all_checks_pass_in_the_test_environment(tmp_path, capsys):
 def test_a_broken_finding_gives_exit_status_1(monkeypatch, capsys):
     """The plain lines name the finding and its advice."""
     findings = [Finding("a", "ok", "fine"), Finding("b", "broken", "bad [x]", "Mend it.")]
-    monkeypatch.setattr(doctor, "examine", lambda store: findings)
+    monkeypatch.setattr(doctor, "run_checks", lambda store: findings)
 
     assert _run() == 1
     lines = capsys.readouterr().out.splitlines()
@@ -49,7 +49,9 @@ def test_a_broken_finding_gives_exit_status_1(monkeypatch, capsys):
 def test_the_table_does_not_interpret_brackets(monkeypatch, capsys):
     """The name of a folder may look like rich's markup."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(doctor, "examine", lambda store: [Finding("room", "note", "[red]/x", "!")])
+    monkeypatch.setattr(
+        doctor, "run_checks", lambda store: [Finding("room", "note", "[red]/x", "!")]
+    )
 
     assert _run() == 0
     output = capsys.readouterr().out
@@ -62,7 +64,7 @@ def test_people_read_labels_and_programs_the_names_of_findings(monkeypatch, caps
     """The names in the JSON document are those of earlier versions."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
     findings = [Finding(name, "ok", "fine") for name in ("room", "locks", "new names", "fsync")]
-    monkeypatch.setattr(doctor, "examine", lambda store: findings)
+    monkeypatch.setattr(doctor, "run_checks", lambda store: findings)
 
     assert _run() == 0
     lines = capsys.readouterr().out.splitlines()
@@ -82,7 +84,7 @@ def test_a_failing_check_is_a_finding(monkeypatch, tmp_path):
 
     monkeypatch.setattr(doctor, "check_jpeg", fail)
 
-    findings = doctor.examine(str(tmp_path))
+    findings = doctor.run_checks(str(tmp_path))
 
     (jpeg,) = (f for f in findings if f.subject == "libjpeg-turbo")
     assert jpeg.state == "broken"
@@ -103,7 +105,7 @@ def test_a_failing_check_is_a_finding(monkeypatch, tmp_path):
 )
 def test_a_pillow_is_judged_by_owner_binary_and_cpu(owners, level, avx2, state, says):
     """Two owners, or code that this CPU cannot run, would stop or falsify a run."""
-    finding = doctor.judge_pillow(owners, level, avx2=avx2, why_stock="")
+    finding = doctor.pillow_finding(owners, level, avx2=avx2, why_stock="")
 
     assert finding.state == state
     assert says in f"{finding.found} {finding.advice}"
@@ -112,7 +114,7 @@ def test_a_pillow_is_judged_by_owner_binary_and_cpu(owners, level, avx2, state, 
 
 def test_the_reason_for_stock_pillow_is_repeated():
     """The setup recorded the reason."""
-    finding = doctor.judge_pillow(["pillow 1"], "none", avx2=True, why_stock="there is no gcc")
+    finding = doctor.pillow_finding(["pillow 1"], "none", avx2=True, why_stock="there is no gcc")
 
     assert finding.found.startswith("STOCK")
     assert "there is no gcc" in finding.found
@@ -225,7 +227,7 @@ def test_a_dask_that_listens_on_all_interfaces_is_found(host, word, seen):
         assert process.stdout is not None
         port = int(process.stdout.readline())
         try:
-            assert ((process.pid, port) in set(machine.open_to_all())) == seen
+            assert ((process.pid, port) in set(machine.public_dask_servers())) == seen
         finally:
             process.communicate()
 

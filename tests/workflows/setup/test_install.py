@@ -472,7 +472,7 @@ def test_one_setup_runs_at_a_time(tmp_path):
     )
     ask = [sys.executable, "-c", code, str(tmp_path)]
 
-    with install.one_at_a_time(tmp_path):
+    with install.setup_lock(tmp_path):
         locked = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=60)
     free = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=60)
 
@@ -483,7 +483,7 @@ def test_a_folder_without_locks_is_set_up_with_a_notice(tmp_path, monkeypatch, c
     """The notice says to run one setup at a time."""
     lacking.remove(lacking.LINUX_NFS, monkeypatch.setattr)
 
-    with install.one_at_a_time(tmp_path):
+    with install.setup_lock(tmp_path):
         pass
 
     assert "cannot be locked (Function not implemented): run one setup" in capsys.readouterr().out

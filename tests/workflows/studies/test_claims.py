@@ -51,7 +51,7 @@ def test_equal_settings_differ_only_in_their_losses(objective: str) -> None:
     alone = {"objective": "dcgan", "clip": None, "penalty": 0.0}
     assert dataclasses.replace(arm, **alone) == first
     paper = digits.arm_of(objective, "paper")
-    options = WganOptions(objective=objective).filled()
+    options = WganOptions(objective=objective).resolved()
     assert (paper.optimiser, paper.rate) == (options.optimiser, options.learning_rate)
     assert (paper.critic_steps, paper.norm) == (options.critic_steps, options.critic_norm)
     assert (paper.clip or 0, paper.penalty) == (options.weight_clip, options.gradient_penalty)
@@ -66,15 +66,15 @@ def test_equal_settings_differ_only_in_their_losses(objective: str) -> None:
 
 def test_a_correlation_excludes_the_first_fifth_of_a_run() -> None:
     """The metrics have not settled during that time."""
-    course = digits.Course(list(range(10)), [0, 9, *range(8)], [5, 5, *range(8)])
-    assert course.correlation == 1
-    course = digits.Course(list(range(10)), [1, 2, *range(8)], [1, 2, *range(8, 0, -1)])
-    assert course.correlation == -1
+    curves = digits.TrainingCurves(list(range(10)), [0, 9, *range(8)], [5, 5, *range(8)])
+    assert curves.correlation == 1
+    curves = digits.TrainingCurves(list(range(10)), [1, 2, *range(8)], [1, 2, *range(8, 0, -1)])
+    assert curves.correlation == -1
 
 
 def test_digits_are_split_without_overlap() -> None:
     """Pixels are in [-1, 1], and a Gaussian is nearer to the digits than noise."""
-    data = digits.load(3)
+    data = digits.load_digits(3)
     assert len(data.train) + len(data.held_out) == 1_797
     assert float(data.train.min()) == -1
     assert float(data.train.max()) == 1
@@ -103,9 +103,9 @@ def test_a_penalised_critic_covers_the_grid() -> None:
 def test_a_critics_estimate_tracks_the_quality_of_digits() -> None:
     """The rank correlation is high in five runs, which end nearer than a Gaussian."""
     for seed in range(5):
-        data = digits.load(seed)
+        data = digits.load_digits(seed)
         arm = digits.arm_of("wgan-gp", "paper")
-        course = digits.run(arm, data, seed=seed, steps=DigitsOptions().steps)
-        sys.stderr.write(f"{seed}: {course.correlation:.3f}, {course.distance[-1]:.4f}\n")
-        assert course.correlation >= 0.7
-        assert course.distance[-1] < digits.controls(data)["Gaussian"]
+        curves = digits.run(arm, data, seed=seed, steps=DigitsOptions().steps)
+        sys.stderr.write(f"{seed}: {curves.correlation:.3f}, {curves.distance[-1]:.4f}\n")
+        assert curves.correlation >= 0.7
+        assert curves.distance[-1] < digits.controls(data)["Gaussian"]

@@ -17,8 +17,16 @@ from tests.commands import run
 from tests.workflows.devise.small import WNIDS, Small, make_small
 from workflows.cli import main
 from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
+from workflows.devise.options import DeviseOptions
 from workflows.studies import devise
-from workflows.studies.devise import Arena, StudyData, choose, chosen_devise, differences, run_split
+from workflows.studies.devise import (
+    ClassSplit,
+    StudyData,
+    differences,
+    run_split,
+    select_setting,
+    selected_devise,
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,33 +51,41 @@ def data(small: Small) -> StudyData:
 
 def test_training_excludes_held_out_classes(data: StudyData) -> None:
     """Training excludes validation classes at first, and unseen classes always."""
-    choosing, final = (Arena(data, 3, final=last) for last in (False, True))
-    parts = choosing.pictures.parts
+    choosing, final = (ClassSplit(data, 3, final=last) for last in (False, True))
+    parts = choosing.images.parts
     assert [int((parts == part).sum()) for part in (SEEN, VALIDATION, UNSEEN)] == [2, 2, 2]
-    assert np.array_equal(final.pictures.parts == UNSEEN, parts == UNSEEN)
-    assert not (final.pictures.parts == VALIDATION).any()
-    for arena in (choosing, final):
-        allowed = np.flatnonzero(arena.pictures.parts == SEEN).tolist()
-        assert sorted(set(arena.learned.labels.tolist())) == allowed
-    assert len(choosing.learned.labels) == 2 * 8 * 2  # mirror images too
-    assert len(final.learned.labels) == 4 * 8 * 2
+    assert np.array_equal(final.images.parts == UNSEEN, parts == UNSEEN)
+    assert not (final.images.parts == VALIDATION).any()
+    for split in (choosing, final):
+        allowed = np.flatnonzero(split.images.parts == SEEN).tolist()
+        assert sorted(set(split.train.labels.tolist())) == allowed
+    assert len(choosing.train.labels) == 2 * 8 * 2  # mirror images too
+    assert len(final.train.labels) == 4 * 8 * 2
 
 
 def test_a_setting_is_chosen_on_validation_classes_only(data: StudyData) -> None:
     """A setting that is best on unseen classes, but not on validation classes, is rejected."""
-    arena = Arena(data, 0, final=False)
-    labels, parts = data.held_out.labels, arena.pictures.parts
+    split = ClassSplit(data, 0, final=False)
+    labels, parts = data.held_out.labels, split.images.parts
     right = np.eye(6, dtype=np.float32)[labels]
 
-    def learn(_: Arena, setting: Any) -> Any:
+    def learn(_: ClassSplit, setting: Any) -> Any:
         scores = right.copy()
         wrong = np.isin(labels, np.flatnonzero(parts == setting["wrong"]))
         scores[wrong] = -scores[wrong]
         return scores
 
-    chosen, reached = choose(arena, learn, [{"wrong": VALIDATION}, {"wrong": UNSEEN}])
+    chosen, reached = select_setting(split, learn, [{"wrong": VALIDATION}, {"wrong": UNSEEN}])
     assert chosen == {"wrong": UNSEEN}
     assert reached == 1.0
+
+
+@pytest.mark.parametrize("loss", devise.DEVISE)
+def test_each_setting_of_devise_has_known_options(loss: str) -> None:
+    """The stage accepts every setting of a loss."""
+    for setting in devise.DEVISE[loss]:
+        options = DeviseOptions(loss=loss, **setting)
+        assert {name: getattr(options, name) for name in setting} == setting
 
 
 def test_every_method_is_evaluated_on_the_same_images(
@@ -85,9 +101,9 @@ def test_every_method_is_evaluated_on_the_same_images(
                      "softmax", "random codes"]  # fmt: skip
     counts = [outcome.evaluation.unseen[1].counts.tolist() for outcome in outcomes]
     assert all(count == counts[0] for count in counts)
-    best = chosen_devise(outcomes)
+    best = selected_devise(outcomes)
     losses = [outcome for outcome in outcomes if outcome.method.startswith("DeViSE")]
-    assert best.chosen_by == max(outcome.chosen_by for outcome in losses)
+    assert best.validation_hit_rate == max(outcome.validation_hit_rate for outcome in losses)
     assert best.evaluation in [outcome.evaluation for outcome in losses]
 
 
@@ -122,11 +138,11 @@ def test_missing_arguments_are_named(small: Small, capsys: pytest.CaptureFixture
 
 def test_differences_leave_out_undefined_metrics(data: StudyData) -> None:
     """With two classes there is no hit@5, and no difference of it."""
-    arena = Arena(data, 0, final=True)
+    split = ClassSplit(data, 0, final=True)
     from workflows.devise.evaluation import evaluate
 
     right = np.eye(6, dtype=np.float32)[data.held_out.labels]
-    judgements = [evaluate(right, arena.pictures)]
+    judgements = [evaluate(right, split.images)]
     lines = list(differences(dict.fromkeys(("DeViSE, selected", *devise.BASELINES), judgements)))
     assert len(lines) == len(devise.BASELINES)
     assert all("+0.0" in line for line in lines)
@@ -136,15 +152,15 @@ def test_conse_with_centred_words_mixes_the_vectors_of_the_space(data: StudyData
     """Centred ConSE uses vectors minus the mean of the seen classes, like DeViSE."""
     from workflows.devise import baselines
 
-    arena = Arena(data, 0, final=True)
-    softmaxes, setting = devise._Softmaxes(), {"penalty": 1e-3, "likeliest": 10}
-    plain, centred = softmaxes.conse(arena, setting), softmaxes.conse_centred(arena, setting)
-    fitted = baselines.fit_softmax(arena.learned, penalty=1e-3)
+    split = ClassSplit(data, 0, final=True)
+    softmaxes, setting = devise._SoftmaxCache(), {"penalty": 1e-3, "num_classes": 10}
+    plain, centred = softmaxes.conse(split, setting), softmaxes.conse_centred(split, setting)
+    fitted = baselines.fit_softmax(split.train, penalty=1e-3)
     features = data.held_out.features
-    for vectors, scores in ((data.classes.vectors, plain), (arena.space.vectors, centred)):
-        expected = baselines.conse(fitted, vectors, likeliest=10)(features)
+    for vectors, scores in ((data.classes.vectors, plain), (split.space.vectors, centred)):
+        expected = baselines.conse(fitted, vectors, num_classes=10)(features)
         np.testing.assert_allclose(scores, expected, atol=1e-4)
     assert np.abs(plain - centred).max() > 1e-2
-    learned = np.flatnonzero(arena.pictures.parts == SEEN)
-    assert np.abs(arena.space.centre - data.classes.vectors[learned].mean(0)).max() < 1e-5
+    learned = np.flatnonzero(split.images.parts == SEEN)
+    assert np.abs(split.space.centre - data.classes.vectors[learned].mean(0)).max() < 1e-5
     assert len(softmaxes._fitted) == 1

@@ -60,7 +60,7 @@ def test_the_time_left_follows_from_the_rate_of_the_run():
 def test_rows_of_earlier_runs_are_excluded_from_rates():
     """Rows of earlier runs count for the share, but not for the rate."""
     meter = Meter(1_000, 0.0)
-    meter.before = 600
+    meter.initial_rows = 600
     meter.add(10.0, 100, 0, 0, 0)
 
     assert meter.overall(10.0)[0] == pytest.approx(10)

@@ -47,7 +47,7 @@ MOMENTS = {
     "decoding": ("pipeline.ingest.readahead.read_ahead", 0.2, "of 13 shards of split 'train' are"),
     "finishing": ("pipeline.ingest.finish.parts_digest", 5.0, "13 of 13 shards of split 'train'"),
     "reporting": (
-        "workflows.reports.store_summary.make_model",
+        "workflows.reports.store_report.collect_report",
         5.0,
         "Run the same command again to continue.",
     ),
@@ -58,7 +58,7 @@ MOMENTS = {
 def _listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = {stop: signal.getsignal(stop) for stop in signals.STOP_SIGNALS}
     monkeypatch.setattr(signals, "_last", float("-inf"))
-    signals.listen()
+    signals.install_handlers()
     yield
     for stop, handler in before.items():
         signal.signal(stop, handler)
@@ -140,7 +140,7 @@ def test_a_signal_is_deferred_until_a_block_has_ended() -> None:
     done = []
 
     def block() -> None:
-        with signals.held_back():
+        with signals.deferred_signals():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
                 os.kill(os.getpid(), number)
             done.append(1)
@@ -157,7 +157,7 @@ def test_a_second_signal_does_not_replace_the_first_interrupt() -> None:
         try:
             raise KeyboardInterrupt("so far")
         finally:
-            with signals.held_back():
+            with signals.deferred_signals():
                 os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt, match="so far"):
@@ -181,7 +181,7 @@ def test_an_error_in_the_block_takes_precedence() -> None:
     """The deferred signal is dropped, since the command ends anyway."""
 
     def failing() -> None:
-        with signals.held_back():
+        with signals.deferred_signals():
             os.kill(os.getpid(), signal.SIGINT)
             raise ZeroDivisionError
 
@@ -194,7 +194,7 @@ def test_only_the_main_thread_defers_signals() -> None:
     seen = []
 
     def block() -> None:
-        with signals.held_back():
+        with signals.deferred_signals():
             seen.append(signal.getsignal(signal.SIGINT))
 
     before = signal.getsignal(signal.SIGINT)

@@ -15,13 +15,13 @@ from tests.inline import NoCluster, no_cluster, run_here
 from workflows import session
 from workflows.preparation import features
 from workflows.training import launch
-from workflows.training.stages import load_name
+from workflows.training.stages import import_object
 
 
 class InlineCluster(NoCluster):
     """A cluster of this process, without GPUs and without a dashboard."""
 
-    stands = False
+    is_remote = False
 
     def __init__(self, **shape: Any) -> None:
         self.client = Mock(id="nobody")
@@ -31,7 +31,7 @@ class InlineCluster(NoCluster):
     def use_gpus(self, count: int | None) -> None:
         """Use none."""
 
-    def shape(self, workers: int) -> None:
+    def set_workers(self, workers: int) -> None:
         """Start none."""
 
     def check_ranks(self, *, gpu: bool) -> None:
@@ -52,7 +52,7 @@ def run_rank(
     generation, arguments = begin(1)
     rank = Rank(rank=0, world=1, generation=generation, host="127.0.0.1", gpu=False)
     object.__setattr__(rank, "emit", lambda **event: on_event({"rank": 0, **event}))
-    result = load_name(entry)(rank, *arguments)
+    result = import_object(entry)(rank, *arguments)
     tick()
     return [result]
 

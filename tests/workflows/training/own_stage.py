@@ -64,7 +64,7 @@ class OwnEvaluation:
     tables: tuple[Any, ...] = ()
     images: tuple[Any, ...] = ()
 
-    def figures(self) -> Iterator[tuple[str, str]]:
+    def metrics(self) -> Iterator[tuple[str, str]]:
         yield "samples asked for", f"{self.samples}"
 
 
@@ -72,6 +72,6 @@ def evaluate_own(
     folder: RunFolder, options: EvaluationOptions, device: torch.device
 ) -> OwnEvaluation:
     """Evaluate nothing, for a report."""
-    newest = folder.newest()
+    newest = folder.newest_checkpoint()
     assert newest is not None
     return OwnEvaluation(folder.step_of(newest), options.samples)

@@ -10,9 +10,9 @@ import torch
 from cluster.ranks.process import Rank
 from pipeline.loader import Loader
 from tests.pictures import jpeg, prepare_inline
-from workflows.training.launch import _described, versions
+from workflows.training.launch import _data_section, versions
 from workflows.training.loop import Data, TrainingJob, train
-from workflows.training.options import FREE
+from workflows.training.options import CHANGEABLE_ON_RESUME
 from workflows.training.run_folder import RunFolder
 from workflows.training.stages import import_location
 from workflows.training.world import World
@@ -87,18 +87,20 @@ def train_here(
     options = WganOptions(**{**SMALL, "steps": 6, "eval_every": 3, **choices})
     size = options.batch_size
     data = Data(
-        Loader(store, size=SIZE, batch_size=size, **options.loading()),
-        Loader(store, "val", size=SIZE, batch_size=size, **options.loading(learns=False)),
+        Loader(store, size=SIZE, batch_size=size, **options.loader_arguments()),
+        Loader(
+            store, "val", size=SIZE, batch_size=size, **options.loader_arguments(training=False)
+        ),
         ("zero", "one", "two"),
     )
     run = RunFolder(folder)
-    facts = {"versions": versions(), "data": _described(data, run)}
-    run.begin(
+    facts = {"versions": versions(), "data": _data_section(data, run)}
+    run.create_or_continue(
         {"stage": STAGE, **options.as_dict()},
         facts,
-        free=FREE,
+        changeable_on_resume=CHANGEABLE_ON_RESUME,
         complete=options.complete,
-        changeable=options.changeable(),
+        changeable_on_rewind=options.changeable_on_rewind(),
         from_step=from_step,
     )
     number, resumed = run.claim(from_step=from_step)

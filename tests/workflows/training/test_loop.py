@@ -13,7 +13,7 @@ import torch
 from tests.workflows.training.small import small_store, tensors, train_here
 from workflows.training import loop
 from workflows.training.errors import DivergedError
-from workflows.training.finite import first_not_finite
+from workflows.training.finite import first_non_finite
 from workflows.training.run_folder import Checkpoint, RunFolder
 from workflows.wgan.stage import Wgan
 
@@ -34,18 +34,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def states(run: RunFolder) -> dict[str, dict[str, Any]]:
     """Return all checkpoints of a run, by name."""
     files = sorted((run.path / "checkpoints").glob("*.pt"))
-    return {file.stem: run.load(Checkpoint.named(file.stem)) for file in files}
+    return {file.stem: run.load(Checkpoint.from_name(file.stem)) for file in files}
 
 
 def test_a_resumed_run_continues_the_count_of_updates(store: Path, tmp_path: Path) -> None:
     """A resumed run continues the count of updates, which names its checkpoints."""
     uninterrupted = train_here(store, tmp_path / "whole", save_every=2)
     interrupted = train_here(store, tmp_path / "broken", steps=3)
-    assert interrupted.newest() == Checkpoint(
+    assert interrupted.newest_checkpoint() == Checkpoint(
         1, 9
     )  # two of the critic and one of the generator a step
     train_here(store, tmp_path / "broken")
-    assert interrupted.newest() == Checkpoint(2, 18)
+    assert interrupted.newest_checkpoint() == Checkpoint(2, 18)
     first, second = (list(states(run).values())[-1] for run in (uninterrupted, interrupted))
     assert first["updates"] == second["updates"] == 18
     assert all(map(torch.equal, tensors(first), tensors(second)))
@@ -72,8 +72,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(
         "training diverged at step 4: estimate is inf; the last checkpoint is of"
     )
     assert "step 3. Lower --learning-rate (now 0.001) and resume with --from-step 3" in text
-    assert run.steps() == [2, 3]
-    assert all(first_not_finite(state) is None for state in states(run).values())
+    assert run.checkpoint_steps() == [2, 3]
+    assert all(first_non_finite(state) is None for state in states(run).values())
     assert str(run.diverged()) == text
     lines = (run.path / "metrics.jsonl").read_text().splitlines()
     logged = [json.loads(line, parse_constant=pytest.fail) for line in lines]
@@ -100,8 +100,8 @@ def test_weights_that_are_not_finite_are_never_saved(
     ):
         train_here(store, tmp_path / "run", save_every=1)
     run = RunFolder(tmp_path / "run")
-    assert run.steps() == [2, 3, 4]
-    assert all(first_not_finite(state) is None for state in states(run).values())
+    assert run.checkpoint_steps() == [2, 3, 4]
+    assert all(first_non_finite(state) is None for state in states(run).values())
 
 
 def test_from_step_resumes_with_a_lower_rate(store: Path, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_from_step_resumes_with_a_lower_rate(store: Path, tmp_path: Path) -> Non
         save_every=1,
     )
     assert run.diverged() is None
-    assert run.asked()["changed"] == [
+    assert run.read_options()["changed"] == [
         {"from_step": 0, "were": {"learning_rate": 1e30, "gradient_penalty": 1e30}}
     ]
     lowered = {**WILD, "learning_rate": 1e-4, "gradient_penalty": 10.0}
@@ -131,7 +131,7 @@ def test_from_step_resumes_with_a_lower_rate(store: Path, tmp_path: Path) -> Non
 def test_a_saved_state_that_is_not_finite_is_not_resumed(store: Path, tmp_path: Path) -> None:
     """A checkpoint of an earlier version that holds infinity is refused; finite ones are named."""
     run = train_here(store, tmp_path / "run", save_every=2)
-    newest = run.newest()
+    newest = run.newest_checkpoint()
     assert newest is not None
     state = run.load(newest)
     next(iter(state["stage"]["game"]["critic"].values()))[:] = math.inf
@@ -141,7 +141,7 @@ def test_a_saved_state_that_is_not_finite_is_not_resumed(store: Path, tmp_path: 
     ):
         train_here(store, tmp_path / "run", steps=8)
     train_here(store, tmp_path / "run", from_step=4, steps=8)
-    assert run.steps() == [4, 8]
+    assert run.checkpoint_steps() == [4, 8]
 
 
 def test_states_are_checked_only_when_they_are_saved(
@@ -149,12 +149,12 @@ def test_states_are_checked_only_when_they_are_saved(
 ) -> None:
     """The state is checked only at checkpoints, since a check synchronises the device."""
     calls: list[int] = []
-    check = loop.first_not_finite
+    check = loop.first_non_finite
 
     def count(state: Any) -> str | None:
         calls.append(1)
         return check(state)
 
-    monkeypatch.setattr(loop, "first_not_finite", count)
+    monkeypatch.setattr(loop, "first_non_finite", count)
     train_here(store, tmp_path / "run", steps=9, eval_every=100, save_every=3)
     assert len(calls) == 3

@@ -14,7 +14,7 @@ from workflows.adversarial.objectives import OBJECTIVES
 from workflows.colourise.options import ColouriseOptions
 from workflows.devise.options import DeviseOptions as Devise
 from workflows.options.fields import add_flags, flag_of
-from workflows.training.options import FREE, TrainingOptions
+from workflows.training.options import CHANGEABLE_ON_RESUME, TrainingOptions
 from workflows.wgan.options import WganOptions as Gan
 
 
@@ -24,7 +24,7 @@ from workflows.wgan.options import WganOptions as Gan
 def test_every_option_has_a_help_text_and_survives_json(kind: type[TrainingOptions]) -> None:
     """A round trip through JSON returns equal options."""
     options = kind()
-    assert kind.of(json.loads(json.dumps(options.as_dict()))) == options
+    assert kind.from_dict(json.loads(json.dumps(options.as_dict()))) == options
     assert all(flag_of(field).help for field in fields(kind))
     parser = argparse.ArgumentParser(prog="x")
     add_flags(parser, kind)
@@ -35,22 +35,22 @@ def test_every_option_has_a_help_text_and_survives_json(kind: type[TrainingOptio
 @given(objective=st.sampled_from(list(OBJECTIVES)), critic=st.sampled_from(["conv", "perceptron"]))
 def test_options_left_out_follow_from_others(objective: str, critic: str) -> None:
     """Options left out follow from others, and given ones are kept."""
-    filled = Gan(objective=objective, critic=critic).filled()
+    resolved = Gan(objective=objective, critic=critic).resolved()
     assert all(
-        getattr(filled, field.name) is not None
-        for field in fields(filled)
-        if field.name not in ("minutes", "threads_per_rank", *FREE)
+        getattr(resolved, field.name) is not None
+        for field in fields(resolved)
+        if field.name not in ("minutes", "threads_per_rank", *CHANGEABLE_ON_RESUME)
     )
-    assert filled.filled() == filled
+    assert resolved.resolved() == resolved
     given = Gan(
         objective=objective, critic=critic, learning_rate=0.5, weight_clip=0.0, critic_steps=7
-    ).filled()
+    ).resolved()
     assert (given.learning_rate, given.clip_limit, given.critic_steps) == (0.5, None, 7)
     papers = {"wgan": (5e-5, 0.01, 0.0, 5, 100), "wgan-gp": (1e-4, None, 10.0, 5, 0)}
     if objective in papers:
         assert papers[objective] == (
-            filled.learning_rate, filled.clip_limit, filled.penalty_weight, filled.critic_steps,
-            filled.warmup_critic_steps,
+            resolved.learning_rate, resolved.clip_limit, resolved.penalty_weight,
+            resolved.critic_steps, resolved.warmup_critic_steps,
         )  # fmt: skip
 
 
@@ -60,8 +60,8 @@ def test_naming_an_implied_value_changes_nothing(objective: str) -> None:
     begun = Gan(objective=objective)
     named = Gan(
         objective=objective,
-        learning_rate=begun.filled().learning_rate,
-        weight_clip=begun.filled().weight_clip,
+        learning_rate=begun.resolved().learning_rate,
+        weight_clip=begun.resolved().weight_clip,
     )
     assert Gan.complete(begun.as_dict()) == Gan.complete(named.as_dict())
     different = Gan(objective=objective, learning_rate=0.3)
@@ -101,7 +101,7 @@ def test_large_stored_images_are_resized_before_cropping(
 ) -> None:
     """A crop has at least four fifths of each side, unless resizing is turned off."""
     options = kind(image_size=64)
-    side = options.shrunk_side(stored)
+    side = options.resized_side(stored)
     assert 64 <= (side or stored) < 1.25 * 64
     assert (side is None) == (stored < 80)
-    assert kind(image_size=64, resize=False).shrunk_side(stored) is None
+    assert kind(image_size=64, resize=False).resized_side(stored) is None

@@ -14,7 +14,7 @@ from tests.commands import wait_until
 from tests.workflows.training.small import SIZE, small_store, tensors, train_here
 from workflows.colourise.options import ColouriseOptions
 from workflows.devise.options import DeviseOptions as Words
-from workflows.training.options import FREE, TrainingOptions
+from workflows.training.options import CHANGEABLE_ON_RESUME, TrainingOptions
 from workflows.training.run_folder import RunFolder
 from workflows.wgan.options import WganOptions as Gan
 
@@ -30,7 +30,7 @@ READING: dict[str, Any] = {
 
 def last_state(run: RunFolder) -> list[torch.Tensor]:
     """Return all tensors of the newest checkpoint."""
-    newest = run.newest()
+    newest = run.newest_checkpoint()
     assert newest is not None
     return tensors(run.load(newest))
 
@@ -46,14 +46,14 @@ def test_every_stage_passes_reading_options_to_the_loader(
     """Every stage has the loader's options; held-out splits are neither staged nor shuffled."""
     more = {"learn": "all"} if kind is Words else {}
     options = kind(**READING, **more)
-    loader = Loader(tmp_path, size=64, batch_size=8, **options.loading())
+    loader = Loader(tmp_path, size=64, batch_size=8, **options.loader_arguments())
     reading = Reading(threads=3, prefetch_bytes=10**8, checksum="once")
     assert (loader.order, loader.reading, loader.threads) == ("windowed", reading, 3)
     assert loader.staging == Staging("/nvme/copies", 10**9)
-    held_out = Loader(tmp_path, size=64, batch_size=8, **options.loading(learns=False))
+    held_out = Loader(tmp_path, size=64, batch_size=8, **options.loader_arguments(training=False))
     assert (held_out.order, held_out.reading, held_out.staging) == ("sequential", reading, None)
-    assert Loader(tmp_path, **kind().loading()).reading == Reading()
-    assert {*READING} - {*FREE} == {"order"}  # only the order changes the batches
+    assert Loader(tmp_path, **kind().loader_arguments()).reading == Reading()
+    assert {*READING} - {*CHANGEABLE_ON_RESUME} == {"order"}  # only the order changes the batches
 
 
 @pytest.mark.parametrize(("name", "value"), READING.items(), ids=READING)
@@ -67,8 +67,11 @@ def test_reading_options_are_refused_for_features(name: str, value: Any) -> None
 def test_the_staging_folder_is_made_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
     """The staging folder is absolute, since ranks have other working folders."""
     monkeypatch.chdir("/")
-    assert Gan(staging_dir="tmp/copies").located().staging_dir == "/tmp/copies"
-    assert Words(staging_dir="c", learn="all", word_vectors="w").located().staging_dir == "/c"
+    assert Gan(staging_dir="tmp/copies").with_absolute_paths().staging_dir == "/tmp/copies"
+    assert (
+        Words(staging_dir="c", learn="all", word_vectors="w").with_absolute_paths().staging_dir
+        == "/c"
+    )
 
 
 def test_a_windowed_and_staged_run_resumes_to_the_bit(tmp_path: Path) -> None:
@@ -112,8 +115,8 @@ def test_a_run_of_an_earlier_version_keeps_its_behaviour() -> None:
     earlier = Gan().as_dict()
     for name in ("resize", *READING):
         del earlier[name]
-    assert Gan().as_before(earlier).resize is False
-    assert Gan.of(earlier).resize is False
-    assert Gan().as_before({**earlier, "resize": True}).resize is True
-    assert Gan().as_before(earlier).order == "random"
-    assert Gan(order="windowed").as_before(earlier).order == "windowed"
+    assert Gan().with_former_defaults(earlier).resize is False
+    assert Gan.from_dict(earlier).resize is False
+    assert Gan().with_former_defaults({**earlier, "resize": True}).resize is True
+    assert Gan().with_former_defaults(earlier).order == "random"
+    assert Gan(order="windowed").with_former_defaults(earlier).order == "windowed"

@@ -47,7 +47,9 @@ def victim(tmp_path):
 def run(tmp_path):
     """Return a run that was begun."""
     folder = RunFolder(tmp_path / "run")
-    folder.begin(OPTIONS["options"], {key: OPTIONS[key] for key in ("versions", "data")})
+    folder.create_or_continue(
+        OPTIONS["options"], {key: OPTIONS[key] for key in ("versions", "data")}
+    )
     return folder
 
 
@@ -59,7 +61,7 @@ def test_options_are_valid_or_refused(tmp_path_factory, text):
     file = tmp_path_factory.mktemp("run") / "options.json"
     file.write_bytes(text)
     try:
-        record = RunFolder(file.parent).asked()
+        record = RunFolder(file.parent).read_options()
         data = RunFolder(file.parent).data()
     except TesseraeError as e:
         assert str(file.parent) in str(e)  # noqa: PT017 - it may be valid
@@ -95,7 +97,7 @@ def test_claims_are_read_or_refused(tmp_path_factory, text):
     (folder / "generations" / "000001.json").write_bytes(text)
     (folder / "generations" / "abcdef.json").write_bytes(text)
     try:
-        assert RunFolder(folder).newest() is None
+        assert RunFolder(folder).newest_checkpoint() is None
     except RunFileError as e:
         assert "000001.json is damaged" in str(e)  # noqa: PT017 - it may be valid
 
@@ -110,8 +112,8 @@ def test_a_checkpoint_with_an_invalid_record_is_ignored(tmp_path_factory, text):
     (folder / "checkpoints" / "000001-000000000007.json").write_bytes(text)
     (folder / "checkpoints" / "000001-000000000007.pt").write_bytes(b"")
     (folder / "checkpoints" / "x.json").write_bytes(text)
-    assert RunFolder(folder).newest() is None
-    assert RunFolder(folder).steps() == []
+    assert RunFolder(folder).newest_checkpoint() is None
+    assert RunFolder(folder).checkpoint_steps() == []
 
 
 @given(mutated({"host": "127.0.0.1", "port": 1234}))
@@ -120,7 +122,7 @@ def test_the_address_of_ranks_is_valid_or_refused(tmp_path_factory, text):
     file = tmp_path_factory.mktemp("run") / "000001.json"
     file.write_bytes(text)
     try:
-        address = records.read_meeting(file)
+        address = records.read_rendezvous(file)
     except RunFileError:
         return
     assert isinstance(address.host, str)
@@ -132,9 +134,9 @@ def test_a_cycle_of_generations_has_no_checkpoint(run):
     claims = run.path / "generations"
     (claims / "000001.json").write_text('{"resumed": "000002-000000000001"}')
     (claims / "000002.json").write_text('{"resumed": "000002-000000000001"}')
-    assert run.newest() is None
+    assert run.newest_checkpoint() is None
     (claims / "000002.json").write_text('{"resumed": "000009-000000000001"}')
-    assert run.newest() is None
+    assert run.newest_checkpoint() is None
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(run):
@@ -155,7 +157,7 @@ def test_a_linked_subfolder_of_a_run_is_refused(run, victim, name):
     (run.path / name).symlink_to(victim)
     for step in (
         run.claim,
-        lambda: run.begin(OPTIONS["options"], {}),
+        lambda: run.create_or_continue(OPTIONS["options"], {}),
         lambda: run.discard([]),
     ):
         with pytest.raises(StoreError, match="by a symbolic link"):
@@ -166,8 +168,8 @@ def test_a_linked_subfolder_of_a_run_is_refused(run, victim, name):
 def test_links_in_place_of_files_are_not_followed(run, victim):
     """Linked options and temporary files are replaced, and linked metrics are refused."""
     (run.path / "options.new").symlink_to(victim / "keys")
-    run.begin({**OPTIONS["options"], "steps": 20}, {}, free=["steps"])
-    assert run.asked()["options"]["steps"] == 20
+    run.create_or_continue({**OPTIONS["options"], "steps": 20}, {}, changeable_on_resume=["steps"])
+    assert run.read_options()["options"]["steps"] == 20
     assert not (run.path / "options.new").is_symlink()
     (run.path / "metrics.jsonl").symlink_to(victim / "keys")
     with pytest.raises(TesseraeError, match=r"metrics\.jsonl is a symbolic link"):

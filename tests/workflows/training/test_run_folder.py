@@ -26,7 +26,7 @@ from workflows.training.run_folder import MAX_CHECKPOINTS, Checkpoint, RunFolder
 def folder(tmp_path: Path) -> RunFolder:
     """Return a run that was begun."""
     run = RunFolder(tmp_path / "run")
-    run.begin({"seed": 1, "sizes": (1, 2)}, {"versions": {"torch": "1"}})
+    run.create_or_continue({"seed": 1, "sizes": (1, 2)}, {"versions": {"torch": "1"}})
     return run
 
 
@@ -42,13 +42,13 @@ def test_a_run_resumes_its_newest_intact_checkpoint(folder: RunFolder) -> None:
     """A damaged checkpoint, or one without its files, is not resumed."""
     assert folder.claim() == (1, None)
     saved = [save(folder, 1, step) for step in (10, 20, 30)]
-    assert folder.newest() == saved[-1]
+    assert folder.newest_checkpoint() == saved[-1]
     assert folder.load(saved[1])["stage"]["weights"].tolist() == [20] * 3
     file = folder.path / "checkpoints" / f"{saved[2].name}.pt"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     assert folder.claim() == (2, saved[1])
     (folder.path / "checkpoints" / f"{saved[1].name}.pt").unlink()
-    assert folder.newest() == saved[0]
+    assert folder.newest_checkpoint() == saved[0]
 
 
 def test_a_superseded_generation_is_ignored(folder: RunFolder) -> None:
@@ -58,7 +58,7 @@ def test_a_superseded_generation_is_ignored(folder: RunFolder) -> None:
     assert folder.claim() == (2, first)
     for step in (20, 30, 40, 50):
         save(folder, 1, step)  # a superseded generation that is still running
-    assert folder.newest() == first
+    assert folder.newest_checkpoint() == first
     assert folder.claim() == (3, first)
     second = save(folder, 3, 12)
     assert folder.claim() == (4, second)
@@ -88,13 +88,13 @@ def test_late_saves_never_change_the_history(
 ) -> None:
     """Late saves of superseded generations never change what the run resumes."""
     folder = RunFolder(tmp_path_factory.mktemp("any") / "run")
-    folder.begin({}, {})
+    folder.create_or_continue({}, {})
     number, reached = folder.claim()[0], 0
     reached_by = {number: 0}
     for action in actions:
         if action == "claim":
             number, resumed = folder.claim()
-            assert (0 if resumed is None else resumed.step) == reached
+            assert (0 if resumed is None else resumed.updates) == reached
             reached_by[number] = reached
         else:
             behind, further = action
@@ -107,13 +107,13 @@ def test_late_saves_never_change_the_history(
 
 def test_another_run_is_refused(folder: RunFolder, tmp_path: Path) -> None:
     """Other options, or a folder with other files, are refused."""
-    folder.begin({"sizes": [1, 2], "seed": 1}, {})
+    folder.create_or_continue({"sizes": [1, 2], "seed": 1}, {})
     with pytest.raises(TesseraeError, match=r"Pass --seed 1, or pass another folder with --run\."):
-        folder.begin({"seed": 2, "sizes": (1, 2)}, {})
+        folder.create_or_continue({"seed": 2, "sizes": (1, 2)}, {})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("")
     with pytest.raises(TesseraeError, match="holds other files"):
-        RunFolder(tmp_path / "other").begin({}, {})
+        RunFolder(tmp_path / "other").create_or_continue({}, {})
 
 
 def test_a_repeated_step_is_reported_once(folder: RunFolder) -> None:
@@ -133,15 +133,15 @@ def test_an_interrupted_beginning_is_repeated(tmp_path: Path, left: tuple[str, .
     (run / "checkpoints").mkdir(parents=True)
     for name in left:
         (run / name).write_text("half")
-    RunFolder(run).begin({"seed": 1}, {}, files={"space.npz": b"whole"})
+    RunFolder(run).create_or_continue({"seed": 1}, {}, files={"space.npz": b"whole"})
     assert (run / "space.npz").read_bytes() == b"whole"
-    RunFolder(run).begin({"seed": 1}, {}, files={"space.npz": b"other"})
+    RunFolder(run).create_or_continue({"seed": 1}, {}, files={"space.npz": b"other"})
     assert (run / "space.npz").read_bytes() == b"whole"  # a continued run keeps its file
     foreign = tmp_path / "other"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("mine")
     with pytest.raises(TesseraeError, match="holds other files"):
-        RunFolder(foreign).begin({"seed": 1}, {}, files={"space.npz": b"whole"})
+        RunFolder(foreign).create_or_continue({"seed": 1}, {}, files={"space.npz": b"whole"})
 
 
 def test_a_checkpoint_is_durable_before_its_name_appears(
@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_earlier_checkpoints(
     )
     assert "run the same command again" in text
     assert sorted(path.name for path in (folder.path / "checkpoints").iterdir()) == before
-    assert folder.newest() == intact
+    assert folder.newest_checkpoint() == intact
 
 
 def test_a_full_disk_leaves_no_partial_line(
@@ -259,22 +259,22 @@ def test_a_run_goes_back_to_an_earlier_step(folder: RunFolder) -> None:
     """A run resumes a named step with other rates, and continues from there."""
     folder.claim()
     first, second = save(folder, 1, 10), save(folder, 1, 20)
-    assert folder.steps() == [10, 20]
+    assert folder.checkpoint_steps() == [10, 20]
     with pytest.raises(TesseraeError, match="has checkpoints of steps 10, 20; 0 restarts"):
         folder.claim(from_step=15)
     changed = {"seed": 2, "sizes": (1, 2)}
     with pytest.raises(
         TesseraeError, match="started with --seed 1 and cannot continue with --seed 2"
     ):
-        folder.begin(changed, {}, changeable=["sizes"], from_step=10)
+        folder.create_or_continue(changed, {}, changeable_on_rewind=["sizes"], from_step=10)
     with pytest.raises(
         TesseraeError, match=r"Pass --seed 1, or pass --from-step N to change --seed"
     ):
-        folder.begin(changed, {}, changeable=["seed"])
-    folder.begin(changed, {}, changeable=["seed"], from_step=10)
-    assert folder.asked()["changed"] == [{"from_step": 10, "were": {"seed": 1}}]
+        folder.create_or_continue(changed, {}, changeable_on_rewind=["seed"])
+    folder.create_or_continue(changed, {}, changeable_on_rewind=["seed"], from_step=10)
+    assert folder.read_options()["changed"] == [{"from_step": 10, "were": {"seed": 1}}]
     assert folder.claim(from_step=10) == (2, first)
-    assert folder.steps() == [10]
+    assert folder.checkpoint_steps() == [10]
     third = save(folder, 2, 12)
     assert folder.claim() == (3, third)
     assert folder.claim(from_step=0) == (4, None)
@@ -297,18 +297,18 @@ def test_options_that_earlier_versions_lacked_get_legacy_defaults(folder: RunFol
     """A missing option has the value of the version that began the run."""
     new = {"seed": 1, "sizes": (1, 2), "order": "random"}
     with pytest.raises(TesseraeError, match=r"without --order and cannot .* Omit --order"):
-        folder.begin(new, {})
+        folder.create_or_continue(new, {})
 
     def complete(values: Mapping[str, Any]) -> dict[str, Any]:
         return {"order": "random", **values}
 
-    folder.check(new, complete=complete)
-    folder.begin(new, {}, complete=complete)
-    assert folder.asked()["options"]["order"] == "random"
+    folder.check_options(new, complete=complete)
+    folder.create_or_continue(new, {}, complete=complete)
+    assert folder.read_options()["options"]["order"] == "random"
     with pytest.raises(
         TesseraeError, match="with --order random and cannot continue with --order w"
     ):
-        folder.check({**new, "order": "windowed"}, complete=complete)
+        folder.check_options({**new, "order": "windowed"}, complete=complete)
 
 
 def test_the_error_names_the_option_that_was_typed(folder: RunFolder) -> None:
@@ -316,21 +316,21 @@ def test_the_error_names_the_option_that_was_typed(folder: RunFolder) -> None:
     from workflows.wgan.options import WganOptions
 
     run = RunFolder(folder.path.parent / "gan")
-    run.begin(WganOptions().as_dict(), {})
+    run.create_or_continue(WganOptions().as_dict(), {})
     message = (
         r"started with --objective wgan and cannot continue with --objective wgan-gp\. Pass --obj"
     )
     changed = WganOptions(objective="wgan-gp").as_dict()
     with pytest.raises(TesseraeError, match=message):
-        run.check(changed, complete=WganOptions.complete)
+        run.check_options(changed, complete=WganOptions.complete)
     with pytest.raises(TesseraeError, match=message):
-        run.begin(changed, {}, complete=WganOptions.complete)
+        run.create_or_continue(changed, {}, complete=WganOptions.complete)
     near = WganOptions(learning_rate=1.23456789e-4).as_dict()
     with pytest.raises(
         TesseraeError, match="cannot continue with --learning-rate 0\\.000123456789"
     ):
-        run.check(near, complete=WganOptions.complete)
-    run.check(
+        run.check_options(near, complete=WganOptions.complete)
+    run.check_options(
         WganOptions(learning_rate=5e-5).as_dict(), complete=WganOptions.complete
     )  # the default of the objective
 
@@ -338,15 +338,15 @@ def test_the_error_names_the_option_that_was_typed(folder: RunFolder) -> None:
 def test_the_error_names_stages_as_the_command_does(folder: RunFolder) -> None:
     """A run of an earlier version recorded the module of its stage; the error has the name."""
     run = RunFolder(folder.path.parent / "other")
-    run.begin({"stage": "workflows.wgan.stage:Wgan", "features": None}, {})
+    run.create_or_continue({"stage": "workflows.wgan.stage:Wgan", "features": None}, {})
     with pytest.raises(
         TesseraeError, match="holds a run of the stage wgan, not of the stage devise"
     ):
-        run.check({"stage": "devise"})
+        run.check_options({"stage": "devise"})
     with pytest.raises(
         TesseraeError, match="holds a run with the features none, not with the features f"
     ):
-        run.check({"features": "f"})
+        run.check_options({"features": "f"})
 
 
 def test_lines_are_not_appended_through_a_link(tmp_path: Path) -> None:

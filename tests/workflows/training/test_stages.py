@@ -23,10 +23,10 @@ from workflows.training import stages
 from workflows.training.loop import Data
 from workflows.training.records import read_options
 from workflows.training.run_folder import RunFolder
-from workflows.training.stages import STAGES, StageName
+from workflows.training.stages import STAGES, StageEntry
 
 OWN = "tests.workflows.training.own_stage"
-OWN_STAGE = StageName(
+OWN_STAGE = StageEntry(
     "learn the mean of all pixels",
     f"{OWN}:OwnOptions",
     f"{OWN}:Own",
@@ -83,8 +83,8 @@ def recorded(folder: Path) -> str:
 def test_all_that_a_stage_names_exists(name: str) -> None:
     """Import locations are texts, which no type checker follows."""
     entry = STAGES[name]
-    for location in (entry.options, entry.stage, entry.gather, entry.evaluate):
-        assert location is None or callable(stages.load_name(location))
+    for location in (entry.options, entry.stage, entry.prepare_data, entry.evaluate):
+        assert location is None or callable(stages.import_object(location))
 
 
 @pytest.mark.parametrize("stage", SMALL)
@@ -121,13 +121,13 @@ def test_a_run_that_recorded_a_module_is_of_the_stage(
     moved = {**STAGES, name: replace(STAGES[name], stage="elsewhere.stages:Stage")}
     monkeypatch.setattr(stages, "STAGES", moved)
     run = RunFolder(tmp_path / "run")
-    run.begin({"stage": earlier, "steps": 1}, {})
+    run.create_or_continue({"stage": earlier, "steps": 1}, {})
     assert read_options(run.path / "options.json")["options"]["stage"] == name
-    run.check({"stage": name, "steps": 1})
-    run.begin({"stage": name, "steps": 2}, {}, free=("steps",))
+    run.check_options({"stage": name, "steps": 1})
+    run.create_or_continue({"stage": name, "steps": 2}, {}, changeable_on_resume=("steps",))
     assert recorded(run.path) == name
     with pytest.raises(TesseraeError, match=f"a run of the stage {name}, not of the stage own"):
-        run.check({"stage": "own", "steps": 2})
+        run.check_options({"stage": "own", "steps": 2})
 
 
 @pytest.mark.usefixtures("own")
@@ -169,7 +169,7 @@ def test_a_stage_may_be_given_by_its_import_location(
     assert recorded(run.path) == name
     monkeypatch.setattr(stages, "STAGES", {**STAGES, "own": OWN_STAGE})
     registered = {f"{OWN}:Own": "own"}.get(name, name)  # a run of before it was registered
-    assert run.asked()["options"]["stage"] == registered
+    assert run.read_options()["options"]["stage"] == registered
 
 
 @pytest.mark.usefixtures("own")

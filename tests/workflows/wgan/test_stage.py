@@ -160,13 +160,13 @@ def test_the_number_of_updates_is_known_in_advance(
     """The options predict the updates of the stage, from which the time left follows."""
     options = WganOptions(critic_steps=critic, warmup_critic_steps=warm)
     stage = Wgan.__new__(Wgan)
-    stage.options = options.filled()
+    stage.options = options.resolved()
     updates = 0
     for stage.step in range(step):
         updates += stage._critic_steps() + 1
-    assert options.updates_to(step) == updates
+    assert options.updates_after(step) == updates
     stage.step = step
-    assert bool(options.warming(step)) == (
+    assert bool(options.warmup_text(step)) == (
         bool(stage.options.warmup_critic_steps) and (step < 25 or step % 500 == 0)
     )
 
@@ -177,7 +177,7 @@ def test_the_learning_rate_decays(store: Path) -> None:
     rates = []
     for _ in range(4):
         advance(stage, 3)
-        rates.append(stage.game.generator_optimiser.param_groups[0]["lr"])
+        rates.append(stage.trainer.generator_optimiser.param_groups[0]["lr"])
     assert rates == [0.5, 0.375, 0.25, 0.125]
 
 
@@ -187,7 +187,7 @@ def test_the_average_follows_the_generator(store: Path) -> None:
     advance(stage, 9)
     for averaged, current in zip(
         stage.average.module.state_dict().values(),
-        stage.game.generator.state_dict().values(),
+        stage.trainer.generator.state_dict().values(),
         strict=True,
     ):
         assert torch.equal(averaged, current)
@@ -196,7 +196,7 @@ def test_the_average_follows_the_generator(store: Path) -> None:
     before = copy.deepcopy(dict(stage.average.module.named_parameters()))
     advance(stage, 3)
     for name, now in stage.average.module.named_parameters():
-        newest = dict(stage.game.generator.named_parameters())[name]
+        newest = dict(stage.trainer.generator.named_parameters())[name]
         share = min(0.9, 2 / 11)
         torch.testing.assert_close(now, before[name] * share + newest * (1 - share))
 

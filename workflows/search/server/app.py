@@ -25,8 +25,7 @@ from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream
 
 from pipeline.errors import TesseraeError
-from workflows.search.connections import Connections
-from workflows.search.server.base_handler import FILES, SearchService
+from workflows.search.server.connections import Connections
 from workflows.search.server.handlers import (
     AboutHandler,
     FaviconHandler,
@@ -36,6 +35,7 @@ from workflows.search.server.handlers import (
     UploadHandler,
 )
 from workflows.search.server.search_handler import BODY_SECONDS, SearchHandler
+from workflows.search.server.service import FILES, SearchService
 
 IDLE_SECONDS = 30.0
 """The number of seconds that a connection may stay idle."""

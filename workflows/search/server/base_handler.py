@@ -1,4 +1,4 @@
-"""The base of all request handlers: shared state, access control and error responses."""
+"""The base of all request handlers: access control and error responses."""
 
 from __future__ import annotations
 
@@ -6,73 +6,17 @@ import asyncio
 import json
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from tornado import web
 
-from cluster.limits import cores
 from pipeline.errors import TesseraeError
-from workflows.search.connections import Connections
-from workflows.search.engine import Engine
 from workflows.search.query import QueryError
-from workflows.search.server.security import HEADERS, Guard
+from workflows.search.server.security import HEADERS
+from workflows.search.server.service import SearchService
 from workflows.search.server.thread_pool import BoundedThreadPool, BusyError
-from workflows.search.server.uploads import UploadCache
 from workflows.terminal.formatting import printable
-
-PAGE = Path(__file__).parents[1] / "page"
-FILES = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/search.js": ("search.js", "text/javascript; charset=utf-8"),
-    "/search.css": ("search.css", "text/css; charset=utf-8"),
-}
-MAX_UPLOADS = 4
-"""The number of images that may be uploaded at the same time."""
-MAX_CONNECTIONS = 256
-"""The number of open connections; beyond it the one idle for longest is closed."""
-
-
-class SearchService:
-    """The state that all handlers share: the engine, thread pools, uploads and page files."""
-
-    def __init__(
-        self, engine: Engine, host: str, *, csls: bool, allowed_hosts: Sequence[str] = ()
-    ) -> None:
-        """Create the state; no thread or child process starts yet.
-
-        Args:
-            engine: The engine that searches.
-            host: The name or address that the server listens on.
-            csls: True if the engine has measured hubs, so that requests may ask for CSLS.
-            allowed_hosts: Further names of the server, such as that of a reverse proxy.
-
-        Raises:
-            ValueError: One of *allowed_hosts* is no host name or address.
-        """
-        self.engine = engine
-        self.csls = csls
-        self.guard = Guard(host, allowed_hosts)
-        self.connections = Connections(lambda: MAX_CONNECTIONS)
-        self.upload_cache = UploadCache(engine)
-        self.uploading = 0
-        self.searches = BoundedThreadPool(
-            "search", threads=max(2, cores()), max_waiting=64, timeout_seconds=10
-        )
-        self.thumbs = BoundedThreadPool("thumb", threads=2, max_waiting=512, timeout_seconds=10)
-        self.uploads = BoundedThreadPool(
-            "upload", threads=2, max_waiting=MAX_UPLOADS, timeout_seconds=30
-        )
-        self.files = {
-            url: ((PAGE / name).read_bytes(), kind) for url, (name, kind) in FILES.items()
-        }
-
-    def close(self) -> None:
-        """Wait for running calls, and end the child processes."""
-        for pool in (self.searches, self.thumbs, self.uploads):
-            pool.close()
-        self.upload_cache.close()
 
 
 class BaseHandler(web.RequestHandler):
@@ -102,7 +46,12 @@ class BaseHandler(web.RequestHandler):
             self.refuse(403, reason)
 
     def refuse(self, status: int, reason: str) -> None:
-        """Respond with an error status and `{"error": reason}`."""
+        """Respond with `{"error": reason}`.
+
+        Args:
+            status: The HTTP status.
+            reason: A sentence for the person who searches.
+        """
         self.set_status(status)
         if status == 503:
             self.set_header("Retry-After", "1")
@@ -114,7 +63,12 @@ class BaseHandler(web.RequestHandler):
         self.finish(json.dumps(answer))
 
     async def in_thread(self, pool: BoundedThreadPool, call: Callable[..., Any], *args: Any) -> Any:
-        """Call a function in a thread of *pool*; end the request if its client disconnects."""
+        """Call a function in a thread of *pool*, and return its result.
+
+        Raises:
+            BusyError: The pool has too many calls, or the call timed out.
+            tornado.web.Finish: The client has disconnected, which ends the request.
+        """
         self._job = asyncio.ensure_future(pool.run(call, *args))
         try:
             return await self._job

@@ -11,7 +11,8 @@ from workflows.reports.images import encode_jpeg
 from workflows.search.engine import MAX_ANSWERS
 from workflows.search.gallery import FORMATS, MAX_IMAGE_BYTES
 from workflows.search.query import QueryError
-from workflows.search.server.base_handler import BaseHandler, SearchService
+from workflows.search.server.base_handler import BaseHandler
+from workflows.search.server.service import SearchService
 
 FIRST_IMAGES = 24
 """The number of images on the page before the first search."""

@@ -11,9 +11,10 @@ from tornado import web
 
 from pipeline.images.formats import HEAD_BYTES
 from workflows.search.engine import SearchOptions
-from workflows.search.gallery import MAX_IMAGE_BYTES, format_of, unreadable
+from workflows.search.gallery import MAX_IMAGE_BYTES, format_of, unsupported_image_message
 from workflows.search.query import Query, QueryError, parse
-from workflows.search.server.base_handler import MAX_UPLOADS, BaseHandler, SearchService
+from workflows.search.server.base_handler import BaseHandler
+from workflows.search.server.service import MAX_UPLOADS, SearchService
 from workflows.search.server.uploads import Upload
 
 BODY_SECONDS = 60.0
@@ -28,7 +29,7 @@ class SearchHandler(BaseHandler):
         """Keep the shared state, and start with an empty body."""
         super().initialize(service)
         self._body = bytearray()
-        self._inside = False
+        self._holds_slot = False
 
     def prepare(self) -> None:
         """Refuse an upload that is too large, or one too many, before its first byte is read."""
@@ -46,11 +47,11 @@ class SearchHandler(BaseHandler):
             self.refuse(503, "too many images are being uploaded: try again in a moment.")
         else:
             self.service.uploading += 1
-            self._inside = True
+            self._holds_slot = True
 
     def data_received(self, chunk: bytes) -> None:
         """Append a piece of the image, up to the size limit."""
-        if self._finished or not self._inside:
+        if self._finished or not self._holds_slot:
             return
         if len(self._body) + len(chunk) > MAX_IMAGE_BYTES:
             self._too_large()
@@ -64,17 +65,17 @@ class SearchHandler(BaseHandler):
     def on_finish(self) -> None:
         """Free the upload slot of this request."""
         super().on_finish()
-        self._leave()
+        self._free_slot()
 
-    def _leave(self) -> None:
-        if self._inside:
-            self._inside = False
+    def _free_slot(self) -> None:
+        if self._holds_slot:
+            self._holds_slot = False
             self.service.uploading -= 1
 
     def on_connection_close(self) -> None:
         """Cancel the search and free the upload slot of a client that has disconnected."""
         super().on_connection_close()
-        self._leave()
+        self._free_slot()
 
     async def get(self) -> None:
         """Respond to a query of words, stored images and an image that was uploaded before."""
@@ -90,12 +91,12 @@ class SearchHandler(BaseHandler):
         if self._finished:
             return
         if format_of(bytes(self._body[:HEAD_BYTES])) is None:
-            self.refuse(415, unreadable("the file", bytes(self._body)))
+            self.refuse(415, unsupported_image_message("the file", bytes(self._body)))
             return
         # Parse first: a mistake in the query is reported without decoding the image.
         query_and_options = self._parse_request(has_image=True)
-        take = self.service.upload_cache.take
-        upload = await self.in_thread(self.service.uploads, take, bytes(self._body))
+        add = self.service.upload_cache.add
+        upload = await self.in_thread(self.service.uploads, add, bytes(self._body))
         await self._answer(*query_and_options, upload)
 
     def _parse_request(self, *, has_image: bool) -> tuple[Query, SearchOptions]:

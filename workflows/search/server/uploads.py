@@ -47,11 +47,14 @@ class UploadCache:
         self._uploads: LRUCache[str, Upload] = LRUCache(MAX_CACHED_UPLOADS)
         self._lock = threading.Lock()
 
-    def take(self, data: bytes) -> Upload:
+    def add(self, data: bytes) -> Upload:
         """Decode and embed an image file, and cache the result.
 
         Args:
             data: The bytes of the file.
+
+        Returns:
+            The upload, with the vector of the image; the same bytes give the same name.
 
         Raises:
             QueryError: The file is no readable image.

@@ -24,9 +24,9 @@ from tests.commands import wait_until
 from tests.workflows.search.conftest import Opener
 from tests.workflows.search.serving import Reply, Running, serving
 from tests.workflows.search.toy import CLASSES, Toy, colour, make_store, paint
-from workflows.search.connections import Connections
 from workflows.search.gallery import MAX_IMAGE_BYTES
-from workflows.search.server import app, base_handler, search_handler
+from workflows.search.server import app, search_handler, service
+from workflows.search.server.connections import Connections
 from workflows.search.server.security import HEADERS, Guard
 from workflows.search.server.thread_pool import BoundedThreadPool, BusyError
 from workflows.search.server.uploads import MAX_CACHED_UPLOADS
@@ -162,7 +162,7 @@ def test_an_evicted_upload_is_reported_with_status_410(running: Running) -> None
 def test_the_cache_of_uploads_is_bounded(running: Running) -> None:
     """The cache keeps the most recently used uploads."""
     upload_cache = running.service.upload_cache
-    first = upload_cache.take(png(0, 0))
+    first = upload_cache.add(png(0, 0))
     square = np.zeros((16, 16, 3), np.uint8)
 
     class Blank:
@@ -172,11 +172,11 @@ def test_the_cache_of_uploads_is_bounded(running: Running) -> None:
     upload_cache._local.preprocessor = Blank()
     try:
         for number in range(MAX_CACHED_UPLOADS + 5):
-            upload_cache.take(b"%d" % number)
+            upload_cache.add(b"%d" % number)
             assert upload_cache.get(first.name) is not None
         for number in range(MAX_CACHED_UPLOADS):
             assert first.name in upload_cache._uploads
-            upload_cache.take(b"more %d" % number)
+            upload_cache.add(b"more %d" % number)
         assert first.name not in upload_cache._uploads
     finally:
         del upload_cache._local.preprocessor
@@ -412,7 +412,7 @@ def test_a_query_is_checked_before_the_upload_is_decoded(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An invalid query does not reach the decoder."""
-    monkeypatch.setattr(running.service.upload_cache, "take", None)
+    monkeypatch.setattr(running.service.upload_cache, "add", None)
     assert "after +" in running.search("red +", body=png()).error
     assert "k is 'x'" in running.search("red", body=png(), k="x").error
 
@@ -568,7 +568,7 @@ def test_a_slow_upload_is_cut_off(running: Running, monkeypatch: pytest.MonkeyPa
 
 def test_open_connections_are_limited(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the limit, the connection idle for longest is closed in favour of a new one."""
-    monkeypatch.setattr(base_handler, "MAX_CONNECTIONS", 8)
+    monkeypatch.setattr(service, "MAX_CONNECTIONS", 8)
     connections = running.service.connections
     assert wait_until(lambda: len(connections) == 0, 10)
     open_connections = [running.connect() for _ in range(8)]
@@ -602,7 +602,7 @@ def test_idle_connections_beyond_the_limit_lock_no_client_out(
             if number % 3 == 0:
                 silent[-1].sendall(b"GET /api/search?q=red HTTP/1.1\r\nHost: loc")
         assert running.search("red").json()["images"]
-        assert len(running.service.connections) <= base_handler.MAX_CONNECTIONS
+        assert len(running.service.connections) <= service.MAX_CONNECTIONS
     finally:
         for opened in silent:
             opened.close()

@@ -10,16 +10,16 @@ import pytest
 
 from pipeline.errors import TesseraeError
 from tests.commands import ROOT
-from workflows.training.holding import locked
 from workflows.training.run_folder import RunFolder
+from workflows.training.run_lock import locked_run
 
 HOLD = """
 import sys, time
 from pathlib import Path
 from workflows.training.run_folder import RunFolder
-from workflows.training.holding import locked
-with locked(RunFolder(Path(sys.argv[1]))):
-    print("locked", flush=True)
+from workflows.training.run_lock import locked_run
+with locked_run(RunFolder(Path(sys.argv[1]))):
+    print("locked_run", flush=True)
     time.sleep(600)
 """
 
@@ -37,8 +37,8 @@ def test_a_second_command_is_refused_until_the_first_has_ended(tmp_path: Path) -
     )
     try:
         assert first.stdout is not None
-        assert first.stdout.readline() == "locked\n"
-        with pytest.raises(TesseraeError) as caught, locked(RunFolder(run)):
+        assert first.stdout.readline() == "locked_run\n"
+        with pytest.raises(TesseraeError) as caught, locked_run(RunFolder(run)):
             pass
         text = str(caught.value)
         assert text.startswith(f"{run} is in use by process {first.pid} on ")
@@ -46,13 +46,13 @@ def test_a_second_command_is_refused_until_the_first_has_ended(tmp_path: Path) -
     finally:
         first.kill()
         first.communicate()
-    with locked(RunFolder(run)):
+    with locked_run(RunFolder(run)):
         pass
 
 
 def fail(run: RunFolder, *, step: bool = False) -> None:
     """Write everything that precedes the first step, or that step too, and fail."""
-    run.begin({"seed": 1}, {}, files={"space.npz": b"words"})
+    run.create_or_continue({"seed": 1}, {}, files={"space.npz": b"words"})
     run.claim()
     (run.path / "meetings").mkdir()
     (run.path / "meetings" / "000001.json").write_text("{}")
@@ -64,7 +64,7 @@ def fail(run: RunFolder, *, step: bool = False) -> None:
 def test_a_run_without_a_step_leaves_no_folder(tmp_path: Path) -> None:
     """A run without a step is removed, with the folders that were created for it."""
     run = RunFolder(tmp_path / "runs" / "deep" / "run")
-    with pytest.raises(ZeroDivisionError), locked(run):
+    with pytest.raises(ZeroDivisionError), locked_run(run):
         fail(run)
     assert files(tmp_path) == []
 
@@ -72,12 +72,12 @@ def test_a_run_without_a_step_leaves_no_folder(tmp_path: Path) -> None:
 def test_a_run_with_a_step_is_kept(tmp_path: Path) -> None:
     """A run with a step stays after a failure, and so does a run from an earlier command."""
     run = RunFolder(tmp_path / "run")
-    with pytest.raises(ZeroDivisionError), locked(run):
+    with pytest.raises(ZeroDivisionError), locked_run(run):
         fail(run, step=True)
     before = files(tmp_path)
     assert "run/options.json" in before
     (run.path / "metrics.jsonl").unlink()
-    with pytest.raises(ZeroDivisionError), locked(RunFolder(run.path)):
+    with pytest.raises(ZeroDivisionError), locked_run(RunFolder(run.path)):
         raise ZeroDivisionError
     assert files(tmp_path) == [name for name in before if name != "run/metrics.jsonl"]
 
@@ -89,6 +89,6 @@ def test_foreign_files_are_not_removed(tmp_path: Path, name: str) -> None:
     theirs.parent.mkdir(parents=True)
     theirs.write_text("{}")
     before = files(tmp_path)
-    with pytest.raises(ZeroDivisionError), locked(RunFolder(tmp_path / "theirs")):
+    with pytest.raises(ZeroDivisionError), locked_run(RunFolder(tmp_path / "theirs")):
         raise ZeroDivisionError
     assert files(tmp_path) == before

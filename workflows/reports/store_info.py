@@ -17,7 +17,7 @@ from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
-from workflows.preparation.class_lines import mapping_lines, passed_text
+from workflows.preparation.class_lines import mapping_lines, skipped_text
 from workflows.preparation.quarantine import by_reason, has_quarantined, read_lines
 from workflows.reports.options import InfoOptions
 from workflows.terminal.formatting import bytes_text, printable
@@ -27,7 +27,11 @@ MAX_LISTED_ROWS = 50
 
 
 def run(options: InfoOptions) -> int:
-    """Print the facts about the store, and return the exit status."""
+    """Print the facts about the store, and return the exit status.
+
+    Raises:
+        StoreError: There is no store.
+    """
     objects = open_objects(options.store)
     facts = describe(objects)
     if options.json:
@@ -39,7 +43,10 @@ def run(options: InfoOptions) -> int:
 
 
 def describe(objects: Objects) -> dict[str, Any]:
-    """Return the facts about a store as plain JSON values.
+    """Return the facts about a store as plain JSON values; damaged files are listed as problems.
+
+    Args:
+        objects: The objects of the store.
 
     Raises:
         StoreError: There is no store.
@@ -165,7 +172,12 @@ def _describe_features(objects: Objects, name: str, images: list[SplitRecords]) 
 
 
 def lines(facts: dict[str, Any], limit: int | None) -> list[str]:
-    """Return *facts* as lines for the terminal, with at most *limit* quarantined rows per split."""
+    """Return facts as lines for the terminal.
+
+    Args:
+        facts: The result of `describe`.
+        limit: Number of quarantined rows to list for each split; None lists all.
+    """
     out = [
         f"{facts['store']}  (format {facts['format'] or 'unknown'})",
         *_recipe_lines(facts["recipe"]),
@@ -223,10 +235,10 @@ def _split_lines(split: str, facts: dict[str, Any], limit: int | None) -> list[s
         done = "" if int(size) in facts["sizes_finished"] else "  (not finished)"
         out.append(f"    {size:>4} px  {bytes_text(array['num_bytes'])}{done}")
     if facts["passed_over"]:
-        out.append(f"    {passed_text(facts['passed_over'])}")
+        out.append(f"    {skipped_text(facts['passed_over'])}")
     bad = {word: count for word, count in facts["counts"].items() if word != "readable"}
     if bad:
-        out.append("    in quarantine: " + ", ".join(f"{n:,} {word}" for word, n in bad.items()))
+        out.append("    quarantined: " + ", ".join(f"{n:,} {word}" for word, n in bad.items()))
     out += [
         f"    {reason.num_rows:,} readable: {reason.reason}, e.g. {reason.key}"
         for reason in by_reason(facts["remarks"])
@@ -237,5 +249,7 @@ def _split_lines(split: str, facts: dict[str, Any], limit: int | None) -> list[s
         for line in listed
     ]
     if len(facts["quarantine"]) > len(listed):
-        out.append(f"      ... and {len(facts['quarantine']) - len(listed):,} more (--all)")
+        out.append(
+            f"      ... and {len(facts['quarantine']) - len(listed):,} more; --all lists them"
+        )
     return out

@@ -15,14 +15,14 @@ from cluster.ranks.world import WorldConfig
 from workflows.colourise.options import ColouriseOptions
 from workflows.terminal.progress import Progress
 from workflows.training import loop
-from workflows.training.launch import _beginning, _Watcher, cost_line, losses_line
 from workflows.training.run_folder import RunFolder
+from workflows.training.watcher import RunWatcher, cost_line, losses_line, start_lines
 from workflows.wgan.options import WganOptions
 
 
 def begun(**event: object) -> list[str]:
     """Return the lines that describe a start of ranks."""
-    return list(_beginning({"world": 1, "step": 0, **event}, WganOptions(batch_size=64)))
+    return list(start_lines({"world": 1, "step": 0, **event}, WganOptions(batch_size=64)))
 
 
 def test_the_share_of_each_rank_is_printed() -> None:
@@ -35,11 +35,11 @@ def test_the_share_of_each_rank_is_printed() -> None:
 
 def test_more_ranks_than_cores_give_a_notice() -> None:
     """The notice names the number of cores; ranks on GPUs get none."""
-    (_, notice) = begun(world=8, beside=8, cores=2)
+    (_, notice) = begun(world=8, ranks_on_host=8, cores=2)
     assert notice.startswith("notice: 8 ranks share 2 cores on one machine")
     assert notice.endswith("--ranks 2 is faster")
-    assert len(begun(world=2, beside=2, cores=2)) == 1
-    assert len(begun(world=8, beside=8, cores=None)) == 1
+    assert len(begun(world=2, ranks_on_host=2, cores=2)) == 1
+    assert len(begun(world=8, ranks_on_host=8, cores=None)) == 1
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ class FakeCluster:
     def __init__(self) -> None:
         self.client = SimpleNamespace(id="c", run_on_scheduler=lambda _: False)
 
-    def keep(self) -> None:
+    def maintain(self) -> None:
         """Do nothing, since there is nothing to check."""
 
 
@@ -92,12 +92,12 @@ def test_losses_and_time_left_are_shown_within_a_step(tmp_path: Path) -> None:
     """A step of 101 warm-up updates shows progress, and the start counts for no rate."""
     options, now = WganOptions(steps=1_000), 0.0
     out = StringIO()
-    progress = Progress("run", rows=options.updates_to(1_000), unit="updates", stream=out,
+    progress = Progress("run", rows=options.updates_after(1_000), unit="updates", stream=out,
                         live=False, clock=lambda: now)  # fmt: skip
     cluster: Any = FakeCluster()
     with progress:
-        watcher = _Watcher(cluster, RunFolder(tmp_path), options, progress)
-        watcher.events.append({"what": "begun", "rank": 0, "world": 1, "step": 0})
+        watcher = RunWatcher(cluster, RunFolder(tmp_path), options, progress)
+        watcher.events.append({"what": "start", "rank": 0, "world": 1, "step": 0})
         now = 60.0  # workers came, torch was loaded, files were opened
         for updates, loss in ((1, 0.5), (11, 0.25), (21, None)):
             losses = {"critic_loss": loss, "estimate": -0.5}
@@ -115,11 +115,11 @@ def test_losses_and_time_left_are_shown_within_a_step(tmp_path: Path) -> None:
         assert first.endswith("critic updates per step, critic loss 0.5, estimate -0.5")
         assert " left" not in first
         assert "2 h 20 min left, 1.0 updates/s now" in second
-        left = options.updates_to(1_000) - 21
+        left = options.updates_after(1_000) - 21
         now -= 10.0
         assert progress.seconds_left() == pytest.approx(left)
         line = {"step": 1, "critic_loss": 0.125}
-        watcher.events.append({"what": "told", "step": 1, "lines": [line]})
+        watcher.events.append({"what": "metrics", "step": 1, "lines": [line]})
         watcher.tick()
         assert progress._detail.endswith("per step, critic loss 0.125")
 
@@ -128,11 +128,11 @@ def test_repeated_updates_count_for_no_rate(tmp_path: Path) -> None:
     """Repeated updates after the loss of a rank do not change the rate."""
     options = WganOptions(steps=10_000, critic_steps=1, warmup_critic_steps=0)
     now = 0.0
-    progress = Progress("run", rows=options.updates_to(10_000), unit="updates", stream=StringIO(),
-                        live=False, clock=lambda: now)  # fmt: skip
+    progress = Progress("run", rows=options.updates_after(10_000), unit="updates",
+                        stream=StringIO(), live=False, clock=lambda: now)  # fmt: skip
     cluster: Any = FakeCluster()
     with progress:
-        watcher = _Watcher(cluster, RunFolder(tmp_path), options, progress)
+        watcher = RunWatcher(cluster, RunFolder(tmp_path), options, progress)
 
         def update(step: int, updates: int) -> None:
             nonlocal now
@@ -142,27 +142,27 @@ def test_repeated_updates_count_for_no_rate(tmp_path: Path) -> None:
             watcher.events.append(event)
             watcher.tick()
 
-        watcher.events.append({"what": "begun", "rank": 0, "world": 1, "step": 0})
+        watcher.events.append({"what": "start", "rank": 0, "world": 1, "step": 0})
         for updates in range(1, 1001):
             update(updates // 2, updates)
-        watcher.events.append({"what": "begun", "rank": 0, "world": 1, "step": 5})
+        watcher.events.append({"what": "start", "rank": 0, "world": 1, "step": 5})
         now += 100.0
         for updates in range(1, 1001):  # 990 of them again
             update(5 + updates // 2, updates)
-        left = options.updates_to(10_000) - 1_010
+        left = options.updates_after(10_000) - 1_010
         assert progress.seconds_left() == pytest.approx(left, rel=0.15)
 
 
 def test_the_first_update_is_reported_and_then_one_a_second() -> None:
     """Events hold the losses of an update, with null for those that are not finite."""
     seconds = iter([0.0, 5.0, 5.25, 6.25, 7.0])
-    pulse = loop._Pulse(clock=lambda: next(seconds))
-    first = pulse.beat({"loss": torch.tensor(0.5)})
+    events = loop._UpdateEvents(clock=lambda: next(seconds))
+    first = events.count({"loss": torch.tensor(0.5)})
     assert first == {
         "updates": 1, "seconds": 0.0, "seconds_an_update": None, "losses": {"loss": 0.5},
     }  # fmt: skip
-    assert pulse.beat({"loss": torch.tensor(0.25)}) is None
-    third = pulse.beat({"loss": torch.tensor(math.nan)})
+    assert events.count({"loss": torch.tensor(0.25)}) is None
+    third = events.count({"loss": torch.tensor(math.nan)})
     assert third == {
         "updates": 3, "seconds": 2.0, "seconds_an_update": 1.0, "losses": {"loss": None},
     }  # fmt: skip

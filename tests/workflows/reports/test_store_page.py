@@ -4,18 +4,18 @@ import pytest
 
 from tests.workflows.reports.test_html import HOSTILE as MARKUP
 from tests.workflows.reports.test_html import Page
-from workflows.reports.store import (
-    MAX_NAMES_IN_TERMINAL,
-    MAX_NAMES_ON_PAGE,
-    render_report,
-    terminal_summary,
-)
 from workflows.reports.store_model import (
-    ContactSheet,
+    ImageGrid,
     Quarantined,
     ReportModel,
     RunReport,
     SplitReport,
+)
+from workflows.reports.store_page import (
+    MAX_NAMES_IN_TERMINAL,
+    MAX_NAMES_ON_PAGE,
+    render_report,
+    terminal_summary,
 )
 from workflows.terminal.formatting import printable
 
@@ -57,7 +57,7 @@ MODEL = ReportModel(
     splits=(TRAIN, VAL),
     recipe={"fit": "crop", "filter": "bicubic", "codec": "none"},
     versions={"tesserae": "0.1.0"},
-    made_at="2026-01-02 03:04 UTC",
+    written_at="2026-01-02 03:04 UTC",
 )
 
 
@@ -112,7 +112,7 @@ def _hostile(where, names):
     return model(
         splits=(split,),
         quarantined=tuple(rows),
-        sheets=(ContactSheet(split.name, 4, tuple((label, JPEG) for label in labels)),),
+        image_grids=(ImageGrid(split.name, 4, tuple((label, JPEG) for label in labels)),),
         store=joined if where == "store" else "/s",
         notice=joined if where == "notice" else "n",
         recipe={"fit": joined if where == "recipe" else "crop"},
@@ -224,10 +224,10 @@ def test_a_split_without_rows_has_a_report():
 
 def test_images_of_every_size_are_embedded_in_the_page():
     """The page loads nothing from a network or a disk."""
-    sheets = tuple(
-        ContactSheet("val", size, (("a", JPEG), ("b", JPEG), ("c", JPEG))) for size in (72, 224)
+    image_grids = tuple(
+        ImageGrid("val", size, (("a", JPEG), ("b", JPEG), ("c", JPEG))) for size in (72, 224)
     )
-    page = Page(render_report(model(sheets=sheets)))
+    page = Page(render_report(model(image_grids=image_grids)))
 
     assert page.tags.count("figure") == 6
     assert "val, 224 px" in page.texts

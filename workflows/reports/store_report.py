@@ -1,4 +1,4 @@
-"""The summary at the end of a run, printed to the terminal and written as `report.html`."""
+"""The report at the end of a run, printed to the terminal and written as `report.html`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from workflows.preparation.quarantine import by_reason
 from workflows.reports.images import encode_jpeg
-from workflows.reports.store import render_report, terminal_summary
-from workflows.reports.store_facts import describe
+from workflows.reports.store_info import describe
 from workflows.reports.store_model import (
-    ContactSheet,
+    ImageGrid,
     Quarantined,
     ReportModel,
     RunReport,
     SplitReport,
 )
+from workflows.reports.store_page import render_report, terminal_summary
 
-SHEET_PIXELS = 288 * 4
-"""The width that decides how many images of a size a contact sheet shows."""
+GRID_PIXELS = 288 * 4
+"""The width in pixels that decides how many images of a size a grid shows."""
 
-MAX_SHEET_IMAGES = 24
+MAX_GRID_IMAGES = 24
 
 
 RUN = ".report"
@@ -41,9 +41,12 @@ def report_store(store: str, runs: dict[str, RunReport], *, notice: str = "") ->
         store: Path or URL of the store.
         runs: The totals of the command's run, by split.
         notice: A notice that is shown before all figures (default: none).
+
+    Raises:
+        StoreError: There is no store.
     """
     objects = open_objects(store, f"{RUN}-{uuid.uuid4().hex}")
-    model = make_model(objects, runs, notice)
+    model = collect_report(objects, runs, notice)
     for line in terminal_summary(model):
         print(line)
     with lease(objects, RUN, wait=True):  # two commands may finish different splits together
@@ -55,8 +58,17 @@ def report_store(store: str, runs: dict[str, RunReport], *, notice: str = "") ->
     print(f"report: {objects.url}/{layout.REPORT}", flush=True)
 
 
-def make_model(objects: Objects, runs: dict[str, RunReport], notice: str) -> ReportModel:
-    """Collect the data of a store's report."""
+def collect_report(objects: Objects, runs: dict[str, RunReport], notice: str) -> ReportModel:
+    """Collect the data of a store's report, with a sample of its images.
+
+    Args:
+        objects: The objects of the store.
+        runs: The totals of the command's run, by split.
+        notice: A notice that is shown before all figures; empty for none.
+
+    Raises:
+        StoreError: There is no store.
+    """
     facts = describe(objects)
     recipe = facts["recipe"]
     names = ("fit", "filter", "shard_rows", "chunk_rows", "codec")
@@ -67,9 +79,9 @@ def make_model(objects: Objects, runs: dict[str, RunReport], notice: str) -> Rep
         recipe={name.replace("_", " "): str(recipe[name]) for name in names},
         versions=recipe["software"],
         quarantined=tuple(_quarantined(facts["splits"])),
-        sheets=tuple(_sheets(objects, facts["splits"])),
+        image_grids=tuple(_image_grids(objects, facts["splits"])),
         notice=notice,
-        made_at=time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        written_at=time.strftime("%Y-%m-%d %H:%M:%S %z"),
     )
 
 
@@ -92,7 +104,7 @@ def _quarantined(splits: dict[str, Any]) -> Iterator[Quarantined]:
             yield Quarantined(name, line["row"], line["key"], line["word"], line["reason"])
 
 
-def _sheets(objects: Objects, splits: dict[str, Any]) -> Iterator[ContactSheet]:
+def _image_grids(objects: Objects, splits: dict[str, Any]) -> Iterator[ImageGrid]:
     classes = records.load_recipe(objects).classes
     for name, split in splits.items():
         if not split["finished"]:
@@ -100,22 +112,20 @@ def _sheets(objects: Objects, splits: dict[str, Any]) -> Iterator[ContactSheet]:
         rows = _shown_rows(objects, name, split["rows"])
         labels = _labels(objects, name, rows, classes)
         for size in split["sizes_finished"]:
-            count = min(len(rows), MAX_SHEET_IMAGES, max(1, (SHEET_PIXELS // size) * 2))
+            count = min(len(rows), MAX_GRID_IMAGES, max(1, (GRID_PIXELS // size) * 2))
             images = tuple(
                 (label, encode_jpeg(arrays.read_rows(objects, name, size, row, row + 1)[0]))
                 for label, row in zip(labels[:count], rows[:count], strict=True)
             )
             if images:
-                yield ContactSheet(name, size, images)
+                yield ImageGrid(name, size, images)
 
 
 def _shown_rows(objects: Objects, split: str, num_rows: int) -> list[int]:
     # Rows are stored in random order, so a permutation of the first ones is a fair sample.
     status = arrays.read_small(objects, split, "status")
     order = row_order(min(num_rows, 10_000), seed=0)
-    return [int(row) for row in order[: 10 * MAX_SHEET_IMAGES] if status[row] == 0][
-        :MAX_SHEET_IMAGES
-    ]
+    return [int(row) for row in order[: 10 * MAX_GRID_IMAGES] if status[row] == 0][:MAX_GRID_IMAGES]
 
 
 def _labels(

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from workflows.adversarial import penalties
 from workflows.adversarial.critics import ConvCritic, ResidualCritic
-from workflows.adversarial.game import Game, Rules
 from workflows.adversarial.objectives import OBJECTIVES
+from workflows.adversarial.trainer import AdversarialConfig, AdversarialTrainer
 from workflows.training.world import World
 from workflows.wgan.generators import ConvGenerator
 
@@ -29,19 +29,21 @@ def noise(seed: int = 1) -> Tensor:
     return torch.randn(ROWS, NOISE, generator=torch.Generator().manual_seed(seed))
 
 
-def make_game(objective: str, norm: str = "batch", critic: Any = ConvCritic, **rules: Any) -> Game:
-    """Return a game of small networks with an objective and its constraints."""
+def make_trainer(
+    objective: str, norm: str = "batch", critic: Any = ConvCritic, **config: Any
+) -> AdversarialTrainer:
+    """Return a trainer of small networks with an objective and its constraints."""
     torch.manual_seed(5)
     generator = ConvGenerator(SIZE, NOISE, width=4)
     network = critic(SIZE, width=4, norm=norm)
     loss = OBJECTIVES[objective]
-    settings = {"clip": loss.clip, "penalty": loss.penalty} | rules
-    return Game(
+    settings = {"clip": loss.clip, "penalty": loss.penalty} | config
+    return AdversarialTrainer(
         generator,
         network,
         torch.optim.RMSprop(generator.parameters(), 5e-3),
         torch.optim.RMSprop(network.parameters(), 5e-3),
-        Rules(loss, **settings),
+        AdversarialConfig(loss, **settings),
         World(),
     )
 
@@ -76,14 +78,14 @@ def plain_slope(critic: nn.Module, real: Tensor, fake: Tensor, share: Tensor) ->
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_updates_equal_those_of_plain_torch(objective: str) -> None:
     """All parameters agree within the rounding of another summation order."""
-    game = make_game(objective, "layer" if objective == "wgan-gp" else "batch")
-    generator, critic = copy.deepcopy(game.generator), copy.deepcopy(game.critic)
+    trainer = make_trainer(objective, "layer" if objective == "wgan-gp" else "batch")
+    generator, critic = copy.deepcopy(trainer.generator), copy.deepcopy(trainer.critic)
     of_generator = torch.optim.RMSprop(generator.parameters(), 5e-3)
     of_critic = torch.optim.RMSprop(critic.parameters(), 5e-3)
     real, share = real_rows(), torch.linspace(0.1, 0.9, ROWS)
     limit = 0.01 if objective == "wgan" else 1e9
 
-    metrics = game.critic_update(real, (noise(1),), share=share)
+    metrics = trainer.critic_update(real, (noise(1),), alpha=share)
     fake = generator(noise(1)).detach()
     loss, _ = plain_losses(objective, critic(real), critic(fake))
     assert torch.allclose(metrics["critic_loss"], loss, atol=1e-6)
@@ -94,16 +96,16 @@ def test_updates_equal_those_of_plain_torch(objective: str) -> None:
     of_critic.step()
     for parameter in critic.parameters():
         parameter.data.clamp_(-limit, limit)
-    expect_equal(game.critic, critic)
+    expect_equal(trainer.critic, critic)
 
-    metrics = game.generator_update((noise(2),))
+    metrics = trainer.generator_update((noise(2),))
     scores = critic(generator(noise(2)))
     _, loss = plain_losses(objective, scores, scores)
     assert torch.allclose(metrics["generator_loss"], loss, atol=1e-6)
     of_generator.zero_grad()
     loss.backward()
     of_generator.step()
-    expect_equal(game.generator, generator)
+    expect_equal(trainer.generator, generator)
 
 
 def expect_equal(actual: nn.Module, expected: nn.Module, *, within: float = 2e-6) -> None:
@@ -121,42 +123,48 @@ def expect_equal(actual: nn.Module, expected: nn.Module, *, within: float = 2e-6
 def test_micro_batches_give_the_update_of_the_batch(objective: str) -> None:
     """Micro-batches of unequal length give the update of the whole batch."""
     rows = 7
-    games = [make_game(objective, "layer", micro_batch=limit) for limit in (None, 3)]
+    trainers = [make_trainer(objective, "layer", micro_batch=limit) for limit in (None, 3)]
     all_metrics = []
-    for game, parts in zip(games, ({7}, {2, 3}), strict=True):
+    for trainer, parts in zip(trainers, ({7}, {2, 3}), strict=True):
         seen: set[int] = set()
-        game.generator.eval()  # so that its batch norm does not mix rows
-        game.critic.register_forward_pre_hook(
+        trainer.generator.eval()  # so that its batch norm does not mix rows
+        trainer.critic.register_forward_pre_hook(
             lambda _, arguments, seen=seen: seen.add(len(arguments[0]))  # type: ignore[misc]
         )
         real = torch.cat([real_rows(0), real_rows(3)])[:rows]
         inputs = torch.cat([noise(1), noise(2)])[:rows]
-        metrics = game.critic_update(real, (inputs,), share=torch.linspace(0.1, 0.9, rows))
+        metrics = trainer.critic_update(real, (inputs,), alpha=torch.linspace(0.1, 0.9, rows))
         target = real.clone()
-        metrics |= game.generator_update(
+        metrics |= trainer.generator_update(
             (inputs,), weight=0.5,
-            other=lambda fake, part, target=target: (fake - target[part]).abs().mean(),
+            extra_loss=lambda fake, part, target=target: (fake - target[part]).abs().mean(),
         )  # fmt: skip
         all_metrics.append(metrics)
         assert seen == parts
     assert all_metrics[0].keys() == all_metrics[1].keys()
     for name, value in all_metrics[0].items():
         torch.testing.assert_close(all_metrics[1][name], value, rtol=1e-4, atol=1e-6)
-    expect_equal(games[1].critic, games[0].critic, within=5e-5)  # updates are of the order of 5e-3
-    expect_equal(games[1].generator, games[0].generator, within=5e-5)
+    expect_equal(
+        trainers[1].critic, trainers[0].critic, within=5e-5
+    )  # updates are of the order of 5e-3
+    expect_equal(trainers[1].generator, trainers[0].generator, within=5e-5)
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "spectral"])
 @pytest.mark.parametrize("critic", [ConvCritic, ResidualCritic])
 def test_an_update_leaves_the_other_network_unchanged(norm: str, critic: Any) -> None:
     """An update changes neither parameters nor running statistics of the other network."""
-    game = make_game("dcgan", norm, critic)
-    game.critic_update(real_rows(), (noise(),))
+    trainer = make_trainer("dcgan", norm, critic)
+    trainer.critic_update(real_rows(), (noise(),))
     for update, changes, stays in (
-        (lambda: game.generator_update((noise(3),)), game.generator, game.critic),
-        (lambda: game.critic_update(real_rows(2), (noise(4),)), game.critic, game.generator),
-        (lambda: game.evaluate(real_rows(2), (noise(4),)), None, game.critic),
-        (lambda: game.evaluate(real_rows(2), (noise(4),)), None, game.generator),
+        (lambda: trainer.generator_update((noise(3),)), trainer.generator, trainer.critic),
+        (
+            lambda: trainer.critic_update(real_rows(2), (noise(4),)),
+            trainer.critic,
+            trainer.generator,
+        ),
+        (lambda: trainer.evaluate(real_rows(2), (noise(4),)), None, trainer.critic),
+        (lambda: trainer.evaluate(real_rows(2), (noise(4),)), None, trainer.generator),
     ):
         before = copy.deepcopy(stays.state_dict())
         was = copy.deepcopy(changes.state_dict()) if changes is not None else {}
@@ -170,31 +178,31 @@ def test_an_update_leaves_the_other_network_unchanged(norm: str, critic: Any) ->
 
 def test_a_shared_optimiser_changes_the_critic() -> None:
     """A single optimiser over both networks would move the critic by the generator's loss."""
-    game = make_game("dcgan")
-    both = [*game.generator.parameters(), *game.critic.parameters()]
+    trainer = make_trainer("dcgan")
+    both = [*trainer.generator.parameters(), *trainer.critic.parameters()]
     optimiser = torch.optim.RMSprop(both, 5e-3)
-    before = copy.deepcopy(game.critic.state_dict())
+    before = copy.deepcopy(trainer.critic.state_dict())
     optimiser.zero_grad()
-    OBJECTIVES["dcgan"].generator(game.critic(game.generator(noise()))).backward()
+    OBJECTIVES["dcgan"].generator(trainer.critic(trainer.generator(noise()))).backward()
     optimiser.step()
-    after = game.critic.state_dict()
+    after = trainer.critic.state_dict()
     assert not all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_weights_are_clipped_before_and_after_every_update() -> None:
     """A weight clip applies to any objective."""
-    game = make_game("lsgan", clip=0.02)
+    trainer = make_trainer("lsgan", clip=0.02)
     for step in range(3):
-        assert max(float(p.detach().abs().max()) for p in game.critic.parameters()) <= 0.02
-        game.critic_update(real_rows(step), (noise(step),))
+        assert max(float(p.detach().abs().max()) for p in trainer.critic.parameters()) <= 0.02
+        trainer.critic_update(real_rows(step), (noise(step),))
 
 
 def test_a_penalty_can_be_added_to_any_objective() -> None:
     """The penalty is reported, and changes the update."""
-    plain, smooth = make_game("hinge", "layer"), make_game("hinge", "layer", penalty=10.0)
+    plain, smooth = make_trainer("hinge", "layer"), make_trainer("hinge", "layer", penalty=10.0)
     share = torch.rand(ROWS)
     assert "penalty" not in plain.critic_update(real_rows(), (noise(),))
-    assert smooth.critic_update(real_rows(), (noise(),), share=share)["penalty"] >= 0
+    assert smooth.critic_update(real_rows(), (noise(),), alpha=share)["penalty"] >= 0
     plain_parameter, smooth_parameter = (next(iter(g.critic.parameters())) for g in (plain, smooth))
     assert not torch.equal(plain_parameter, smooth_parameter)
 
@@ -214,14 +222,14 @@ def test_the_gradient_penalty_of_known_critics_is_exact() -> None:
 
 def test_a_further_loss_is_added_to_the_adversarial_loss() -> None:
     """A further loss with a target is minimised without the critic."""
-    game, target = make_game("dcgan"), real_rows(9)
-    metrics = game.generator_update(
-        (noise(),), weight=0.0, other=lambda fake, _: (fake - target).abs().mean()
+    trainer, target = make_trainer("dcgan"), real_rows(9)
+    metrics = trainer.generator_update(
+        (noise(),), weight=0.0, extra_loss=lambda fake, _: (fake - target).abs().mean()
     )
     assert float(metrics["generator_loss"]) == 0.0
     first = float(metrics["other_loss"])
     for _ in range(20):
-        metrics = game.generator_update(
-            (noise(),), weight=0.0, other=lambda fake, _: (fake - target).abs().mean()
+        metrics = trainer.generator_update(
+            (noise(),), weight=0.0, extra_loss=lambda fake, _: (fake - target).abs().mean()
         )
     assert float(metrics["other_loss"]) < 0.95 * first

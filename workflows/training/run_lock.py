@@ -9,14 +9,18 @@ from typing import NoReturn
 from pipeline.errors import TesseraeError
 from pipeline.store.lease import lease
 from pipeline.store.open import open_objects
-from workflows.training.run_folder import LEASE, RunFolder
+from workflows.training.run_folder import LEASE_NAME, RunFolder
 
 
 @contextmanager
-def locked(run: RunFolder) -> Iterator[None]:
-    """Lock a run folder inside the block; remove a new run that fails before its first step.
+def locked_run(run: RunFolder) -> Iterator[None]:
+    """Lock a run folder inside the block, so that no other command trains in it.
 
-    The operating system drops the lock of a command that is killed.
+    A new run that fails before its first step is removed. The operating system drops the lock of a
+    command that is killed.
+
+    Args:
+        run: The run folder, which need not exist.
 
     Raises:
         TesseraeError: Another command trains in it.
@@ -29,11 +33,11 @@ def locked(run: RunFolder) -> Iterator[None]:
 
     path = run.path.absolute()
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    with lease(open_objects(str(run.path)), LEASE, wait=True, on_wait=refuse):
-        new = not run.begun()
+    with lease(open_objects(str(run.path)), LEASE_NAME, wait=True, on_wait=refuse):
+        is_new = not run.holds_run()
         try:
             yield
         except BaseException:
-            if new:  # a run that existed before this command is never removed
+            if is_new:  # a run that existed before this command is never removed
                 run.discard(missing)
             raise

@@ -48,7 +48,7 @@ def test_a_complete_store_is_described(
     assert f"{store}  (format 2)" in output
     assert "crop, bicubic, 3 classes, 4 rows per shard, 2 per chunk, codec none" in output
     assert "train  finished: 11 of 11 rows, 3 of 3 shards" in output
-    assert "in quarantine: 2 truncated" in output
+    assert "quarantined: 2 truncated" in output
     assert output.count(": truncated, ") == 2
     assert touched(before, snapshot(store)) == set()
 
@@ -171,7 +171,7 @@ def test_more_quarantined_names_than_fit_are_counted(
         prepare_inline(tmp_path / "images", str(tmp_path / "store"), shard_rows=64, chunk_rows=4)
     output = info_output(monkeypatch, capsys, tmp_path / "store")
     assert output.count(": truncated, ") == 50
-    assert "... and 5 more (--all)" in output
+    assert "... and 5 more; --all lists them" in output
     assert (
         info_output(monkeypatch, capsys, tmp_path / "store", "--all").count(": truncated, ") == 55
     )

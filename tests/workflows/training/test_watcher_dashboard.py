@@ -11,26 +11,26 @@ from workflows.dashboard.state import DashboardState
 from workflows.reports.html import render
 from workflows.session import Cluster
 from workflows.terminal.progress import Progress
-from workflows.training.launch import _Watcher
 from workflows.training.options import TrainingOptions
 from workflows.training.run_folder import RunFolder
+from workflows.training.watcher import RunWatcher
 
 
-def watch(board: DashboardState, folder: Path, value: float) -> _Watcher:
+def watch(board: DashboardState, folder: Path, value: float) -> RunWatcher:
     """Return a watcher of a run in *folder* that has received one step."""
     client = Mock(id=str(folder))
     client.run_on_scheduler.return_value = True
     client.log_event.side_effect = lambda topic, events: [
-        board.take(event, 0.0) for event in events
+        board.apply(event, 0.0) for event in events
     ]
     cluster = cast(Cluster, Mock(client=client))
     progress = Mock()
     progress.seconds_left.return_value = 9.0
-    watcher = _Watcher(
+    watcher = RunWatcher(
         cluster, RunFolder(folder), TrainingOptions(steps=10), cast(Progress, progress)
     )
     line: dict[str, Any] = {"step": 1, "loss": value}
-    watcher.events.append({"what": "told", "step": 1, "rank": 0, "lines": [line]})
+    watcher.events.append({"what": "metrics", "step": 1, "rank": 0, "lines": [line]})
     watcher.tick()
     return watcher
 

@@ -44,18 +44,18 @@ def test_each_epoch_is_measured(
     assert f"50 rows of train at 8 px, 10 batches of 5, {order} order" in out[0]
     for epoch, line in enumerate(out[1:3]):
         pattern = (
-            r"epoch \d: [\d,.]+ images/s, .*/s, [\d.]+ CPU ms an image, first batch after .*limit"
+            r"epoch \d: [\d,.]+ images/s, .*/s, [\d.]+ CPU ms per image, first batch after .*limit"
         )
         assert re.match(pattern, line)
         assert line.startswith(f"epoch {epoch}: ")
-    assert out[3].startswith("pairs of the same class in a batch: ")
+    assert out[3].startswith("same-class pairs within a batch: ")
     assert len(out) == (4 if order == "sequential" else 5)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--batch", "51"], "the split holds not one batch of 51 rows"),
+        (["--batch", "51"], "the split has no full batch of 51 rows"),
         (["--epochs", "0"], "--epochs is 0: expected at least 1"),
         (["--size", "9"], "no finished 9 px: it has 8"),
         (["--split", "val"], "no plan for split 'val'"),

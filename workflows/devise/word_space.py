@@ -21,8 +21,11 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Space:
-    """The target vectors of a run, and the mean and spread of the features that it maps."""
+class WordSpace:
+    """The class vectors that a run maps images to, and the statistics of the features it maps.
+
+    The file in the run folder stores every field under its name.
+    """
 
     wnids: NDArray[np.str_]
     """The wnids of labels 0, 1, ..., (C,)."""
@@ -50,9 +53,9 @@ class Space:
         """Return the labels of the classes in any of *parts*, (n,) int64, ascending."""
         return np.flatnonzero(np.isin(self.parts, parts))
 
-    def enter(self, vectors: Floats) -> Floats:
-        """Map unit word vectors, (n, d), into this space; return (n, d) float32 of length 1."""
-        return unit(vectors - self.centre)
+    def map_vectors(self, vectors: Floats) -> Floats:
+        """Map unit word vectors, (n, d) float32, into this space; return (n, d) of length 1."""
+        return l2_normalise(vectors - self.centre)
 
     def encode(self) -> bytes:
         """Return the bytes of a .npz file that holds every field by name, without pickles."""
@@ -61,7 +64,7 @@ class Space:
         return out.getvalue()
 
 
-def load_space(folder: Path) -> Space:
+def load_word_space(folder: Path) -> WordSpace:
     """Load the word space from a run's folder.
 
     Raises:
@@ -69,7 +72,7 @@ def load_space(folder: Path) -> Space:
     """
     try:
         with (folder / FILE).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return Space(**{field.name: arrays[field.name] for field in fields(Space)})
+            return WordSpace(**{field.name: arrays[field.name] for field in fields(WordSpace)})
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as e:
         raise TesseraeError(
             f"{folder / FILE} is not the word space of a run ({e}). Restore it from a backup, or"
@@ -77,14 +80,14 @@ def load_space(folder: Path) -> Space:
         ) from e
 
 
-def make_space(
+def make_word_space(
     classes: ClassVectors,
     parts: NDArray[np.int8],
     features: Floats,
     *,
     centre: bool,
     words: str = "",
-) -> Space:
+) -> WordSpace:
     """Return the word space of a set of classes.
 
     Args:
@@ -103,19 +106,19 @@ def make_space(
             "the training features contain NaN or infinity: `tesserae verify` finds damaged"
             " features, and `tesserae features --repair` recomputes them."
         )
-    seen = classes.vectors[parts == SEEN].mean(0)
-    origin = seen if centre else np.zeros_like(seen)
+    seen_mean = classes.vectors[parts == SEEN].mean(0)
+    origin = seen_mean if centre else np.zeros_like(seen_mean)
     has_vector = np.linalg.norm(classes.vectors, axis=1, keepdims=True) > 0
-    distances = np.linalg.norm(classes.vectors[parts == SEEN] - seen, axis=1)
+    distances = np.linalg.norm(classes.vectors[parts == SEEN] - seen_mean, axis=1)
     if distances.max() < 1e-5:
         raise TesseraeError(
             f"all {len(distances)} training classes have the same word vector and cannot be"
             " distinguished. Pass other word vectors."
         )
     spread = features.std(0, dtype=np.float64)
-    return Space(
+    return WordSpace(
         wnids=np.array(classes.wnids, np.str_),
-        vectors=np.where(has_vector, unit(classes.vectors - origin), 0).astype(np.float32),
+        vectors=np.where(has_vector, l2_normalise(classes.vectors - origin), 0).astype(np.float32),
         centre=origin.astype(np.float32),
         parts=parts,
         feature_mean=features.mean(0, dtype=np.float64).astype(np.float32),
@@ -125,7 +128,14 @@ def make_space(
     )
 
 
-def unit(vectors: NDArray[np.floating]) -> Floats:
-    """Scale vectors to length 1; return float32 of the same shape. Zeros stay zeros."""
+def l2_normalise(vectors: NDArray[np.floating]) -> Floats:
+    """Scale vectors along the last axis to length 1; zeros stay zeros.
+
+    Args:
+        vectors: (..., d) of any floating-point dtype.
+
+    Returns:
+        (..., d) float32.
+    """
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)

@@ -20,14 +20,17 @@ from workflows.training.batches import micro_batches
 from workflows.training.world import World, load_optimiser
 
 Inputs = tuple[Tensor, ...]
+"""The inputs of the generator, such as noise and labels: tensors of n rows each."""
 Condition = tuple[Tensor, ...]
+"""The inputs of the critic beyond the rows that it scores, such as labels: tensors of n rows."""
 
 
 @dataclass(frozen=True)
-class Rules:
-    """The losses and constraints of a game, and how it is computed."""
+class AdversarialConfig:
+    """The losses and constraints of both networks, and the precision and size of computations."""
 
     objective: Objective
+    """The losses of the critic and of the generator."""
     clip: float | None = None
     """The limit to which critic parameters are clipped after an update; None = no clipping."""
     penalty: float = 0.0
@@ -38,7 +41,7 @@ class Rules:
     """The maximum rows computed at once, with accumulated gradients; None = all rows."""
 
 
-class Game:
+class AdversarialTrainer:
     """A generator and a critic with their optimisers, and the updates of both."""
 
     def __init__(
@@ -47,27 +50,27 @@ class Game:
         critic: nn.Module,
         generator_optimiser: torch.optim.Optimizer,
         critic_optimiser: torch.optim.Optimizer,
-        rules: Rules,
+        config: AdversarialConfig,
         world: World,
     ) -> None:
-        """Start a game with the networks in their current state.
+        """Create a trainer of the networks in their current state; clip the critic if that is due.
 
         Args:
             generator: A network that maps inputs (n, ...) to fake rows.
-            critic: A network that maps real or fake rows, and a condition, to scores (n,).
+            critic: A network that maps real or fake rows (n, ...), and a condition, to scores (n,).
             generator_optimiser: The optimiser of the generator's parameters.
             critic_optimiser: The optimiser of the critic's parameters.
-            rules: The objective and its settings.
+            config: The objective and its settings.
             world: The ranks over which gradients are averaged.
         """
         self.generator = generator
         self.critic = critic
         self.generator_optimiser = generator_optimiser
         self.critic_optimiser = critic_optimiser
-        self.rules = rules
+        self.config = config
         self.world = world
-        if rules.clip is not None:  # the limit holds before the first update too
-            penalties.clip(critic.parameters(), rules.clip)
+        if config.clip is not None:  # the limit holds before the first update too
+            penalties.clip(critic.parameters(), config.clip)
 
     def critic_update(
         self,
@@ -75,7 +78,7 @@ class Game:
         inputs: Inputs,
         condition: Condition = (),
         *,
-        share: Tensor | None = None,
+        alpha: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Update the critic once, and leave the generator unchanged.
 
@@ -83,34 +86,37 @@ class Game:
             real: Real rows, (n, ...).
             inputs: Inputs of the generator, n rows each.
             condition: Further inputs of the critic, for real and fake rows alike.
-            share: (n,) from 0 to 1, the points of the gradient penalty between real and fake rows.
+            alpha: (n,) from 0 to 1, the weight of the real row at the points where the gradient
+                penalty is evaluated; required if there is a penalty.
 
         Returns:
-            `critic_loss`; `estimate`, the mean score of real rows minus that of fake rows; and
-            `penalty` if there is one. Each is a 0-d tensor over this rank's rows.
+            Three 0-d float32 tensors over this rank's rows: `critic_loss`; `estimate`, the mean
+            score of real rows minus that of fake rows, which for the WGAN objectives is the
+            critic's estimate of the Wasserstein distance, up to a factor; and `penalty`, before its
+            weight, if there is one.
         """
         self.critic_optimiser.zero_grad(set_to_none=True)
         weighted_metrics = []
-        for rows, weight in micro_batches(len(real), self.rules.micro_batch):
+        for rows, weight in micro_batches(len(real), self.config.micro_batch):
             row_condition = tuple(tensor[rows] for tensor in condition)
             with self._cast(), torch.no_grad(), frozen(self.generator):
                 fake = self.generator(*(tensor[rows] for tensor in inputs))
             with self._cast():
                 real_scores = self.critic(real[rows], *row_condition).float()
                 fake_scores = self.critic(fake, *row_condition).float()
-            loss = self.rules.objective.critic(real_scores, fake_scores)
+            loss = self.config.objective.critic(real_scores, fake_scores)
             metrics = {"critic_loss": loss.detach()}
-            if self.rules.penalty:
-                assert share is not None
-                slope = self._slope(real[rows], fake, row_condition, share[rows])
-                loss = loss + self.rules.penalty * slope
-                metrics["penalty"] = slope.detach()
+            if self.config.penalty:
+                assert alpha is not None
+                penalty = self._gradient_penalty(real[rows], fake, row_condition, alpha[rows])
+                loss = loss + self.config.penalty * penalty
+                metrics["penalty"] = penalty.detach()
             metrics["estimate"] = (real_scores.mean() - fake_scores.mean()).detach()
             (weight * loss).backward()  # type: ignore[no-untyped-call]
             weighted_metrics.append((weight, metrics))
         self._step(self.critic, self.critic_optimiser)
-        if self.rules.clip is not None:
-            penalties.clip(self.critic.parameters(), self.rules.clip)
+        if self.config.clip is not None:
+            penalties.clip(self.critic.parameters(), self.config.clip)
         return _weighted_sum(weighted_metrics)
 
     def generator_update(
@@ -119,7 +125,7 @@ class Game:
         condition: Condition = (),
         *,
         weight: float = 1.0,
-        other: Callable[[Tensor, slice], Tensor] | None = None,
+        extra_loss: Callable[[Tensor, slice], Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Update the generator once, and leave the critic unchanged.
 
@@ -127,28 +133,30 @@ class Game:
             inputs: Inputs of the generator, n rows each.
             condition: Further inputs of the critic.
             weight: Weight of the adversarial loss (default 1).
-            other: A further loss, called with fake rows, float32, and the slice of *inputs* that
-                they come from; it returns a mean over the rows (default None: no further loss).
+            extra_loss: A further loss, such as a reconstruction error. It is called with fake rows,
+                (m, ...) float32, and the slice of the n rows of *inputs* that they come from, and
+                returns its mean over these rows, a 0-d tensor (default None: no further loss).
 
         Returns:
-            `generator_loss`, and `other_loss` if there is one: 0-d tensors over this rank's rows.
+            `generator_loss`, and `other_loss` if there is an *extra_loss*: 0-d tensors over this
+            rank's rows.
         """
         self.generator_optimiser.zero_grad(set_to_none=True)
         weighted_metrics = []
         with frozen(self.critic):
-            for rows, share in micro_batches(len(inputs[0]), self.rules.micro_batch):
+            for rows, share in micro_batches(len(inputs[0]), self.config.micro_batch):
                 with self._cast():
                     fake = self.generator(*(tensor[rows] for tensor in inputs))
                 loss = fake.new_zeros((), dtype=torch.float32)
                 if weight:
                     with self._cast():
                         scores = self.critic(fake, *(tensor[rows] for tensor in condition)).float()
-                    loss = weight * self.rules.objective.generator(scores)
+                    loss = weight * self.config.objective.generator(scores)
                 metrics = {"generator_loss": loss.detach()}
-                if other is not None:
-                    extra = other(fake.float(), rows)
-                    metrics["other_loss"] = extra.detach()
-                    loss = loss + extra
+                if extra_loss is not None:
+                    other = extra_loss(fake.float(), rows)
+                    metrics["other_loss"] = other.detach()
+                    loss = loss + other
                 (share * loss).backward()
                 weighted_metrics.append((share, metrics))
             self._step(self.generator, self.generator_optimiser)
@@ -158,9 +166,12 @@ class Game:
     def evaluate(
         self, real: Tensor, inputs: Inputs, condition: Condition = ()
     ) -> dict[str, Tensor]:
-        """Return `critic_loss` and `estimate` on held-out rows without changing either network.
+        """Return the critic's metrics on held-out rows without changing either network.
 
         The arguments are those of `critic_update`.
+
+        Returns:
+            `critic_loss` and `estimate`, as `critic_update` returns them.
         """
         with self._cast(), frozen(self.generator), frozen(self.critic):
             fake = self.generator(*inputs)
@@ -168,7 +179,7 @@ class Game:
             fake_scores = self.critic(fake, *condition).float()
         return {
             "estimate": real_scores.mean() - fake_scores.mean(),
-            "critic_loss": self.rules.objective.critic(real_scores, fake_scores),
+            "critic_loss": self.config.objective.critic(real_scores, fake_scores),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -187,22 +198,23 @@ class Game:
         load_optimiser(self.generator_optimiser, state["generator_optimiser"])
         load_optimiser(self.critic_optimiser, state["critic_optimiser"])
 
-    def _slope(self, real: Tensor, fake: Tensor, condition: Condition, share: Tensor) -> Tensor:
-        def score(between: Tensor) -> Tensor:
-            scores: Tensor = self.critic(between, *condition)
+    def _gradient_penalty(
+        self, real: Tensor, fake: Tensor, condition: Condition, alpha: Tensor
+    ) -> Tensor:
+        def score(interpolated: Tensor) -> Tensor:
+            scores: Tensor = self.critic(interpolated, *condition)
             return scores
 
-        return penalties.gradient_penalty(score, real.float(), fake.float(), share)
+        return penalties.gradient_penalty(score, real.float(), fake.float(), alpha)
 
     def _step(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
         self.world.average_gradients(network.parameters())
         optimiser.step()
 
     def _cast(self) -> contextlib.AbstractContextManager[object]:
-        lower = self.rules.precision != torch.float32
-        if not lower:
+        if self.config.precision == torch.float32:
             return contextlib.nullcontext()
-        return torch.autocast(self.world.device.type, self.rules.precision)
+        return torch.autocast(self.world.device.type, self.config.precision)
 
 
 def _weighted_sum(parts: list[tuple[float, dict[str, Tensor]]]) -> dict[str, Tensor]:

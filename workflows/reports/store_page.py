@@ -1,8 +1,9 @@
-"""The report of a store and its last run, as `report.html` and as lines for the terminal.
+"""Rendering of a store's report as an HTML page and as lines for the terminal.
 
-Callers fill a `ReportModel`, and this module renders it; the page is `templates/store.html`. Names
-that come from data may hold markup, terminal escape sequences or newlines, so they are always
-escaped. The lines of `terminal_summary` are plain text, to be printed without interpreting markup.
+`store_report` collects a `ReportModel`; this module renders it, the page with
+`templates/store.html`. Names that come from data may hold markup, terminal escape sequences or
+newlines, so they are always escaped. The lines of `terminal_summary` are plain text, to be printed
+without interpreting markup.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ MAX_REASONS_IN_TERMINAL = 8
 
 
 def render_report(model: ReportModel) -> str:
-    """Return the report as one self-contained HTML page."""
+    """Return the report as the text of one self-contained HTML page.
+
+    Args:
+        model: The data of the report.
+    """
     return render(TEMPLATES / "store.html", model=model, max_names=MAX_NAMES_ON_PAGE)
 
 
 def terminal_summary(model: ReportModel) -> list[str]:
-    """Return the report as lines of plain text."""
+    """Return the report as lines of plain text, with control characters in names escaped."""
     out = [f"{model.store}: {counted(model.num_classes, 'class', 'es')}"]
     if model.notice:
         out.append(f"  Note: {model.notice}")

@@ -8,18 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import StoreError
-from workflows.reports.options import LoaderOptions
+from workflows.loader.options import LoaderOptions
 from workflows.terminal.formatting import bytes_text, per_second, seconds_text
 
 if TYPE_CHECKING:
     from pipeline.loader import Loader
 
 CPU_BOUND_SHARE = 0.8
-"""The fraction of its threads' CPU time from which on a loader counts as limited by the CPU."""
+"""The fraction of its threads' CPU time above which a loader counts as limited by the CPU."""
 
 
 def run(options: LoaderOptions) -> int:
-    """Measure a loader and print the results; return the exit status."""
+    """Measure a loader and print the results; return the exit status.
+
+    Raises:
+        StoreError: There is no such store, split or size, the split has no full batch, or
+            `--drop-cache` was given for a store that is not on a local disk.
+    """
     from pipeline.loader import Loader, Reading  # imported late: --help must not load torch
 
     loader = Loader(
@@ -36,7 +41,7 @@ def run(options: LoaderOptions) -> int:
         world=1,
     )
     if options.drop_cache:
-        drop_pages(
+        drop_page_cache(
             Path(options.store).expanduser() / "images.zarr" / options.split / str(options.size)
         )
     print(
@@ -46,18 +51,23 @@ def run(options: LoaderOptions) -> int:
     )
     if not len(loader):
         raise StoreError(
-            f"the split holds not one batch of {options.batch_size:,} rows. Pass a smaller"
+            f"the split has no full batch of {options.batch_size:,} rows. Pass a smaller"
             " --batch-size."
         )
     for epoch in range(options.epochs):
-        print(measure(loader, epoch), flush=True)
-    for line in mixing(loader):
+        print(measure_epoch(loader, epoch), flush=True)
+    for line in shuffle_quality_lines(loader):
         print(line)
     return 0
 
 
-def measure(loader: Loader, epoch: int) -> str:
-    """Read one epoch, and return a line with its throughput and its bottleneck."""
+def measure_epoch(loader: Loader, epoch: int) -> str:
+    """Read one epoch as fast as possible, and return its rates and its bottleneck as text.
+
+    Args:
+        loader: The loader, whose epoch is set.
+        epoch: The number of the epoch, from 0.
+    """
     loader.set_epoch(epoch)
     loader.readers.clear()
     rows = 0
@@ -70,12 +80,12 @@ def measure(loader: Loader, epoch: int) -> str:
     num_bytes = rows * sum(size * size * 3 for size in loader.sizes)
     return (
         f"epoch {epoch}: {per_second(rows, wall)} images/s, {bytes_text(num_bytes / wall)}/s,"
-        f" {cpu / rows * 1e3:.3f} CPU ms an image, first batch after {seconds_text(first)};"
-        f" {_limit(loader, cpu / wall)}"
+        f" {cpu / rows * 1e3:.3f} CPU ms per image, first batch after {seconds_text(first)};"
+        f" {_bottleneck(loader, cpu / wall)}"
     )
 
 
-def _limit(loader: Loader, cores: float) -> str:
+def _bottleneck(loader: Loader, cores: float) -> str:
     reader = max(loader.readers, key=lambda name: loader.readers[name])
     if cores >= CPU_BOUND_SHARE * min(loader.threads, len(os.sched_getaffinity(0))):
         work = {"mapped": "copying from memory", "chunks": "unpacking chunks"}
@@ -85,21 +95,30 @@ def _limit(loader: Loader, cores: float) -> str:
     return "limited by the disk or the network"
 
 
-def mixing(loader: Loader) -> list[str]:
-    """Return lines on how well the order mixes classes, and batches between epochs."""
+def shuffle_quality_lines(loader: Loader) -> list[str]:
+    """Return lines on how well the order mixes classes, and batches between epochs.
+
+    Each figure is relative to a uniform shuffle, which scores 1.
+    """
     from pipeline.loader.shuffle_quality import recurring_pair_ratio, same_class_ratio
 
     order, after = (loader.epoch_order(epoch) for epoch in (0, 1))
     classes = same_class_ratio(order, loader.labels, loader.batch_size)
-    lines = [f"pairs of the same class in a batch: {classes:.2f} x chance"]
+    lines = [f"same-class pairs within a batch: {classes:.2f} times a uniform shuffle"]
     if loader.order != "sequential":
         again = recurring_pair_ratio(order, after, loader.batch_size)
-        lines.append(f"pairs that share a batch again in the next epoch: {again:.2f} x chance")
+        lines.append(
+            f"pairs that share a batch in both of two epochs: {again:.2f} times a uniform shuffle"
+        )
     return lines
 
 
-def drop_pages(folder: Path) -> None:
-    """Drop the files in *folder* from the kernel's page cache, without changing them."""
+def drop_page_cache(folder: Path) -> None:
+    """Drop the files in *folder* from the kernel's page cache, without changing them.
+
+    Raises:
+        StoreError: *folder* is not a local folder.
+    """
     if not folder.is_dir():
         raise StoreError(f"--drop-cache needs a store on a local disk: {folder} is not a folder.")
     for path in folder.iterdir():

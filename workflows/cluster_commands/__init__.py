@@ -1,0 +1,1 @@
+"""The commands under `tesserae cluster`, for clusters that keep running between commands."""

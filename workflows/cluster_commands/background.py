@@ -1,0 +1,128 @@
+"""The implementation of `tesserae cluster up` and `down`: a cluster in the background."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from distributed import Client
+
+from cluster import certificates
+from cluster.connect import connect, wait_for
+from cluster.errors import ClusterError
+from cluster.limits import raise_file_limit
+from cluster.processes import commands, daemon
+from cluster.processes.commands import SchedulerConfig
+from pipeline.errors import TesseraeError
+from workflows.cluster_commands.configs import (
+    certificates_folder,
+    check_ports_free,
+    scheduler_config,
+    worker_config,
+)
+from workflows.cluster_commands.options import DownOptions, StateOptions, UpOptions
+from workflows.cluster_commands.printing import print_scheduler
+from workflows.terminal.formatting import bytes_text, counted
+
+SCHEDULER, WORKERS = "scheduler", "workers"
+"""The names of the two background processes, as their files in the state folder are called."""
+
+
+def state_folder(options: StateOptions) -> Path:
+    """Return the folder of process ids and logs, which need not exist yet."""
+    return daemon.default_folder() if options.state is None else options.state.absolute()
+
+
+def up(options: UpOptions) -> int:
+    """Start a scheduler and workers in the background, and return the exit status.
+
+    Certificates are created if there are none. After an error nothing keeps running.
+
+    Raises:
+        ClusterError: A port is in use, or a process did not start in time.
+        TesseraeError: A cluster of this state folder is already running.
+        ValueError: There is no worker to start, or a GPU does not exist.
+    """
+    raise_file_limit()  # the processes that are started here inherit the limit
+    state = state_folder(options)
+    for name in (SCHEDULER, WORKERS):
+        if daemon.process(state, name) is not None:
+            raise TesseraeError(
+                f"the {name} recorded in {state} is already running. See `tesserae cluster"
+                " status`; stop it with `tesserae cluster down`."
+            )
+    folder = certificates.resolve_folder(options.certs)
+    if not options.insecure and not (folder / certificates.AUTHORITY).exists():
+        certificates.write_certificates(
+            folder, certificates.create_certificates(hosts=[options.host, options.dashboard_host])
+        )
+        print(f"created certificates: {folder}")
+    config = scheduler_config(options)
+    commands.scheduler_program(config)  # invalid options fail here, and not in a daemon's log
+    check_ports_free(config)
+    workers = worker_config(options, config.address)
+    commands.worker_programs(workers)
+    trust = ["--insecure"] if options.insecure else ["--certs", str(config.certificates)]
+    _start(
+        state,
+        SCHEDULER,
+        *("--host", config.host, "--port", str(config.port), *trust),
+        *("--dashboard-host", config.dashboard_host),
+        *("--dashboard-port", str(config.dashboard_port)),
+    )
+    _start(
+        state,
+        WORKERS,
+        config.address,
+        *("--workers", str(workers.workers), "--threads", str(workers.threads), *trust),
+        *("--gpus", ",".join(workers.gpus) or "none"),
+        *(("--scratch", str(workers.scratch.absolute())) if workers.scratch else ()),
+        *(("--lifetime", workers.lifetime) if workers.lifetime else ()),
+    )
+    print_scheduler(config)
+    try:
+        address_file(state).write_text(config.address)
+        with connect(config.address, certificates_folder(options), timeout_seconds=60) as client:
+            wait_for(client, workers=workers.workers + len(workers.gpus), timeout_seconds=120)
+            _check_dashboard(client, config)
+    except BaseException as e:
+        for name in (WORKERS, SCHEDULER):
+            daemon.stop(state, name)
+        if not isinstance(e, ClusterError):
+            raise
+        raise ClusterError(f"{e} See {daemon.log_path(state, SCHEDULER).parent}/*.log.") from None
+    with_threads = f"{counted(workers.workers, 'worker')} with {counted(workers.threads, 'thread')}"
+    with_gpu = f", {counted(len(workers.gpus), 'GPU worker')}" if workers.gpus else ""
+    print(f"cluster is up: {with_threads}{with_gpu}; {bytes_text(workers.memory_limit)} each")
+    named = f" CERTS={config.certificates}" if options.certs and config.certificates else ""
+    print(f"  use it: make prepare ... CLUSTER={config.address}{named}")
+    return 0
+
+
+def _check_dashboard(client: Client, config: SchedulerConfig) -> None:
+    # If the port is in use, Dask silently picks another; the printed URL would lead elsewhere.
+    if client.scheduler_info()["services"].get("dashboard") != config.dashboard_port:
+        raise ClusterError(
+            f"port {config.dashboard_port} was taken by another process before the dashboard could"
+            " use it. Try again, or pass another --dashboard-port."
+        )
+
+
+def _start(state: Path, name: str, *flags: str) -> None:
+    subcommand = {SCHEDULER: "scheduler", WORKERS: "worker"}[name]
+    os.environ["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+    daemon.start(state, name, [sys.executable, "-m", "workflows", "cluster", subcommand, *flags])
+
+
+def down(options: DownOptions) -> int:
+    """Stop what `up` started, and return the exit status."""
+    state = state_folder(options)
+    stopped = [name for name in (WORKERS, SCHEDULER) if daemon.stop(state, name)]
+    print(f"stopped {' and '.join(stopped)}" if stopped else f"no cluster of {state} is running")
+    return 0
+
+
+def address_file(state: Path) -> Path:
+    """Return the path of the file that holds the scheduler's address, in a state folder."""
+    return state / "address"

@@ -1,0 +1,43 @@
+"""The implementation of `tesserae cluster certs` and `units`: the files of a cluster."""
+
+from __future__ import annotations
+
+from cluster import certificates
+from cluster.processes import systemd
+from pipeline.errors import TesseraeError
+from workflows.cluster_commands.options import CertsOptions, UnitsOptions
+
+
+def certs(options: CertsOptions) -> int:
+    """Create certificates and a token, and return the exit status.
+
+    Raises:
+        TesseraeError: The folder holds certificates already, and the options lack `--renew`.
+        ValueError: The options have `--insecure`.
+    """
+    if options.insecure:
+        raise ValueError("--insecure cannot be combined with `certs`: it means no certificates.")
+    folder = certificates.resolve_folder(options.certs)
+    files = certificates.create_certificates(hosts=options.hosts, days=options.days)
+    try:
+        certificates.write_certificates(folder, files, replace=options.renew)
+    except FileExistsError:
+        raise TesseraeError(
+            f"{folder} already holds certificates. Pass another folder with --certs, or --renew to"
+            " replace them; a running cluster does not accept replaced certificates."
+        ) from None
+    until = certificates.certificate_expiry(folder / certificates.AUTHORITY)
+    print(f"{folder}: valid until {until:%Y-%m-%d %H:%M} UTC")
+    print("  scheduler.*  stays on the scheduler's machine, together with token")
+    print("  worker.*     goes to the machines of the workers, together with ca.pem")
+    print("  client.*     goes to the machines that run commands, together with ca.pem")
+    return 0
+
+
+def units(options: UnitsOptions) -> int:
+    """Write systemd units for a scheduler and for workers, and return the exit status."""
+    certs = options.certs.absolute()
+    for path in systemd.write_units(options.folder, options.address, options.user, certs):
+        print(path)
+    print("  next: systemctl daemon-reload, then systemctl enable --now the unit of each machine")
+    return 0

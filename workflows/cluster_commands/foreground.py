@@ -1,0 +1,97 @@
+"""The implementation of `tesserae cluster scheduler` and `worker`, which run until Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cluster import certificates
+from cluster.connect import ReconnectTimeout
+from cluster.limits import raise_file_limit
+from cluster.processes import commands, supervisor
+from cluster.processes.heartbeat import HEARTBEAT_TIMEOUT_SECONDS
+from workflows.cluster_commands.configs import check_ports_free, scheduler_config, worker_config
+from workflows.cluster_commands.options import SchedulerOptions, WorkerOptions
+from workflows.cluster_commands.printing import print_notice, print_scheduler
+
+
+def scheduler(options: SchedulerOptions) -> int:
+    """Run a scheduler until Ctrl-C, and return the exit status.
+
+    Raises:
+        ClusterError: There are no certificates, or a port is in use.
+    """
+    raise_file_limit()  # the processes that are started here inherit the limit
+    config = scheduler_config(options)
+    program = commands.scheduler_program(config)
+    check_ports_free(config)
+    print_scheduler(config)
+    return _run([program], once=options.once)
+
+
+def worker(options: WorkerOptions) -> int:
+    """Run this machine's workers until Ctrl-C, and return the exit status.
+
+    Raises:
+        ClusterError: There are no certificates.
+        ValueError: There is no worker to run, a GPU does not exist, or `--once` would have to run
+            CPU and GPU workers at once.
+    """
+    raise_file_limit()  # the processes that are started here inherit the limit
+    if options.stdin:
+        return _run_for_remote_command(options)
+    config = worker_config(options, options.address)
+    programs = commands.worker_programs(config)
+    folder = config.certificates
+    security = None if folder is None else certificates.tls_security(folder, ["worker"])
+    seconds = math.inf if options.scheduler_timeout is None else options.scheduler_timeout
+    timeout = ReconnectTimeout(options.address, seconds, security)
+    return _run(programs, once=options.once, done=timeout.has_expired)
+
+
+def _run_for_remote_command(options: WorkerOptions) -> int:
+    """Run workers for a remote command, until its end of standard input closes or falls silent.
+
+    The first line of standard input holds the certificates, as a JSON object of file contents.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = json.loads(sys.stdin.buffer.readline())
+        certificates.write_certificates(
+            folder, {file: text.encode() for file, text in files.items()}
+        )
+        config = replace(worker_config(options, options.address), certificates=folder)
+        last_input = [time.monotonic()]
+
+        def listen() -> None:
+            # Read without a buffer: the exit of the interpreter would wait for the buffer's lock.
+            while os.read(sys.stdin.fileno(), 4096):
+                last_input[0] = time.monotonic()
+            last_input[0] = float("-inf")
+
+        threading.Thread(target=listen, daemon=True).start()
+        supervisor.supervise(
+            commands.worker_programs(config),
+            report=print_notice,
+            done=lambda: time.monotonic() - last_input[0] > HEARTBEAT_TIMEOUT_SECONDS,
+        )
+    return 0
+
+
+def _run(
+    programs: Sequence[supervisor.Program], *, once: bool, done: Callable[[], bool] = lambda: False
+) -> int:
+    if once and len(programs) == 1:
+        supervisor.run_once(programs[0])
+    if once:
+        raise ValueError("--once runs either CPU or GPU workers: pass --gpus none, or --workers 0.")
+    supervisor.supervise(programs, report=print_notice, done=done)
+    return 0

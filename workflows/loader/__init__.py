@@ -1,0 +1,1 @@
+"""The benchmark of the data loader, `tesserae loader`."""

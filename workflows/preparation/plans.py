@@ -1,0 +1,274 @@
+"""The splits of a `prepare` before their first shard: opened, leased, listed and planned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline import sources
+from pipeline.errors import StoreError, TesseraeError
+from pipeline.ingest import planning
+from pipeline.ingest.planning import Listing
+from pipeline.ingest.source_index import Origin
+from pipeline.sources import spool
+from pipeline.sources.formats.sorted_val import check_sorted
+from pipeline.sources.keys import suggest_split
+from pipeline.sources.location import Location
+from pipeline.sources.options import SourceOptions
+from pipeline.sources.source import Source
+from pipeline.store import layout, records
+from pipeline.store.lease import lease
+from pipeline.store.local import LocalObjects
+from pipeline.store.objects import Objects
+from pipeline.store.open import open_objects
+from pipeline.store.plan import Plan
+from pipeline.store.recipe import Recipe
+from workflows.preparation import spooling
+from workflows.preparation.class_lines import class_lines
+from workflows.preparation.options import ALL, PrepareOptions
+from workflows.session import Cluster
+from workflows.terminal.formatting import printable
+from workflows.terminal.progress import Progress, print_waiting
+from workflows.terminal.signals import deferred_signals
+
+
+@dataclass(frozen=True)
+class OpenSplit:
+    """A split that is being prepared, with its source and the objects of its store."""
+
+    split: str
+    run: str
+    """The name of the run, used for its temporary files and the keys of its tasks."""
+    source: Source
+    objects: Objects
+
+
+Plans = dict[str, tuple[Recipe, Plan]]
+"""The recipe and the plan of each split, by name."""
+
+
+def open_split(options: PrepareOptions, split: str) -> OpenSplit:
+    """Open the source of one split by the rules of its store, and check the store's location.
+
+    Args:
+        options: The options of the command.
+        split: The name of the split.
+
+    Raises:
+        SourceError: The source cannot be read, or has no such split.
+        StoreError: The store lies in the source, the folder holds other files, or the options
+            contradict the store's recipe.
+    """
+    run = planning.new_run(split)
+    objects = open_objects(options.store, run)
+    _check_location(objects, options.source)
+    planning.check_options(objects, options.choices)
+    source_options = _source_options(options, objects)
+    # A split that the store already has is resumed under any name. The spelling is tested first,
+    # because it is cheaper than listing the store.
+    if suggest_split(split) and split not in records.splits(objects):
+        sources.check_split_name(options.source, split, options.source_kind, source_options)
+    source = sources.open_source(options.source, split, options.source_kind, source_options)
+    return OpenSplit(split, run, source, objects)
+
+
+@contextmanager
+def leased(part: OpenSplit, *, wait: bool) -> Iterator[None]:
+    """Hold the lease of a split inside the block, in which its store may be written.
+
+    Args:
+        part: The split.
+        wait: True to wait for another run that holds the lease.
+
+    Raises:
+        KeyboardInterrupt: The block was interrupted; the message says how to continue.
+        StoreBusyError: Another run holds the lease, and *wait* is false.
+    """
+    with lease(part.objects, part.split, wait=wait, on_wait=print_waiting):
+        part.objects.begin()
+        try:
+            yield
+        except KeyboardInterrupt:
+            with deferred_signals():
+                advice = _resume_advice(part.objects, part.split)
+            raise KeyboardInterrupt(advice) from None
+        finally:
+            part.objects.end()
+
+
+def resolve_splits(options: PrepareOptions) -> PrepareOptions:
+    """Return the options with the splits of the source in place of `all`.
+
+    Splits that cannot be prepared yet are left out, and the reasons are printed.
+
+    Raises:
+        SourceError: The source cannot be read, or none of its splits can be prepared.
+        StoreError: The store's location or its recipe does not permit the run.
+    """
+    if options.split != ALL:
+        return options
+    source = options.source, options.source_kind
+    options = replace(options, split=tuple(sources.splits(*source, options.source_options)))
+    if not options.split:
+        options = replace(options, split=("train",))
+    if len(options.split) > 1:
+        parts = {split: open_split(options, split).source for split in options.split}
+        options = replace(options, split=tuple(spooling.preparable_splits(parts)))
+    if "test" not in options.split:
+        source_options = _source_options(options, open_objects(options.store))
+        remark = sources.unlabelled_test_remark(*source, source_options)
+        if remark:
+            print(printable(remark), flush=True)
+    return options
+
+
+def plan_splits(options: PrepareOptions, cluster: Cluster) -> Plans:
+    """Plan every requested split, so that the labels cover the classes of all of them.
+
+    Args:
+        options: The options of the command.
+        cluster: The cluster that streams sources which cannot be read at random.
+
+    Returns:
+        The recipe and the plan of each split, by name.
+
+    Raises:
+        StoreBusyError: Another run prepares one of the splits, and the options lack `--wait`.
+        TesseraeError: A source differs from the one that was prepared, or its classes cannot be
+            determined; nothing was decoded yet.
+    """
+    parts = [open_split(options, split) for split in options.split]
+    with ExitStack() as leases:
+        # A fixed order, so that two commands which lock the same splits cannot deadlock.
+        for part in sorted(parts, key=lambda part: part.split):
+            leases.enter_context(leased(part, wait=options.wait))
+        return resolve_plans(options, parts, cluster)
+
+
+def resolve_plans(options: PrepareOptions, parts: Sequence[OpenSplit], cluster: Cluster) -> Plans:
+    """Return the recipe and the plan of each split, created or checked against the store's.
+
+    A source is listed again unless the store has a plan of it.
+
+    Args:
+        options: The options of the command.
+        parts: The splits, whose leases the caller holds.
+        cluster: The cluster that streams sources which cannot be read at random.
+
+    Raises:
+        TesseraeError: The source differs from the one that was prepared, or its classes cannot be
+            determined.
+    """
+    plans = {}
+    to_list = []
+    for part in parts:
+        origin = planning.cached_origin(part.objects, part.split, part.source, _root(part))
+        if origin is None:
+            to_list.append(part)
+            continue
+        recipe = planning.resolve_recipe(part.objects, options.choices)
+        plan = records.load_plan(part.objects, part.split)
+        planning.check_seed(plan, options.choices.seed)
+        plans[part.split] = recipe, plan
+        print(
+            f"{part.split}: {plan.num_rows:,} images, listed by an earlier run (source kind"
+            f" {origin.kind})"
+        )
+    if not to_list:
+        return plans
+    rules = planning.source_rules(to_list[0].objects)
+    spooling.check_early({part.split: part.source for part in to_list}, rules)
+    spools = [_root(part) for part in to_list if part.source.access == "blocks"]
+    listed = {}
+    with spooling.naming_spools_in_errors(spools):
+        for part in to_list:
+            limit = planning.image_limit(part.objects, options.choices)
+            listed[part.split] = part, _list(part, cluster, limit)
+        return plans | _planned(options, listed)
+
+
+def _planned(options: PrepareOptions, listed: Mapping[str, tuple[OpenSplit, Listing]]) -> Plans:
+    objects = next(iter(listed.values()))[0].objects
+    sources_and_listings = {
+        split: (part.source, listing) for split, (part, listing) in listed.items()
+    }
+    classes = planning.classes_of(sources_and_listings, planning.source_rules(objects))
+    recipe = planning.resolve_recipe(objects, options.choices, classes)
+    listings = {split: listing for split, (_, listing) in listed.items()}
+    for line in class_lines(classes, recipe, listings):
+        print(printable(line), flush=True)
+    plans = {}
+    for split, (part, listing) in listed.items():
+        origin = Origin(
+            source=options.source,
+            kind=part.source.kind,
+            root=_root(part),
+            fingerprint=part.source.fingerprint(),
+            listing=listing.digest,
+            num_bytes=listing.num_bytes,
+            options=options.source_options.chosen(),
+            passed=listing.skipped,
+        )
+        seed = options.choices.seed
+        plan = planning.make_plan(part.objects, split, recipe, listing, origin, seed)
+        plans[split] = recipe, plan
+    return plans
+
+
+def _root(part: OpenSplit) -> str:
+    """Return the path or URL that the encoded images of a split are read from."""
+    if part.source.access == "random":
+        return part.source.root
+    return spooling.spool_folder(part.objects, part.split)
+
+
+def _list(part: OpenSplit, cluster: Cluster, limit: int | None) -> Listing:
+    source = part.source
+    if source.access == "random":
+        with Progress(f"{part.split}: listing {source.kind}", unit="images") as progress:
+            table = source.list(lambda new: progress.update(rows=new))
+    else:
+        spooling.stream(part.split, source, part.objects, cluster, limit)
+        table = spool.spool_listing(_root(part), source.blocks())
+    if source.kind != "ilsvrc-val":  # ilsvrc-val takes its classes from the table itself
+        rules = planning.source_rules(part.objects)
+        table = check_sorted(Location(source.root, "", SourceOptions(rules=rules)), table)
+    return planning.read_listing(table)
+
+
+def _source_options(options: PrepareOptions, objects: Objects) -> SourceOptions:
+    """Return the options to read the source with, by the listing rules of the store."""
+    return replace(options.source_options, rules=planning.source_rules(objects))
+
+
+def _check_location(objects: Objects, source: str) -> None:
+    if not isinstance(objects, LocalObjects):
+        return
+    store = Path(objects.url)
+    if store.resolve().is_relative_to(Path(source).resolve()):
+        raise StoreError(
+            f"the store {store} lies in the source {source}, which must not change. Choose a"
+            " folder outside."
+        )
+    store_names = {layout.RECIPE, "splits"}
+    names = {path.name for path in store.iterdir()} if store.is_dir() else set()
+    foreign = sorted(name for name in names - {"lost+found"} if not name.startswith("."))
+    if foreign and not names & store_names:
+        raise StoreError(
+            f"{store} is not a store, and holds other files, such as {foreign[0]!r}. Choose a new"
+            " or an empty folder."
+        )
+
+
+def _resume_advice(objects: Objects, split: str) -> str:
+    try:
+        plan = records.load_plan(objects, split)
+    except TesseraeError:
+        return "Nothing was planned yet: run the same command again."
+    committed = len(records.load_commits(objects, plan))
+    return (
+        f"{committed} of {plan.num_shards} shards of split {split!r} are committed: run the same"
+        " command again to continue."
+    )
