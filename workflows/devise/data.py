@@ -21,8 +21,8 @@ from pipeline.store.split import open_split
 from pipeline.urls import is_url
 from pipeline.wordvectors.files import read_word_vectors
 from pipeline.wordvectors.hierarchy import read_hierarchy
+from pipeline.wordvectors.mapped_word_vectors import file_digest
 from pipeline.wordvectors.vectors import ClassVectors, class_vectors, taxonomy_vectors
-from pipeline.wordvectors.word_index import file_digest
 from workflows.devise.class_names import COVERAGE_LABELS, names_of_classes
 from workflows.devise.class_splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION, class_parts
 from workflows.devise.options import DeviseOptions

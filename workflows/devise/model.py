@@ -18,8 +18,8 @@ from pipeline.errors import TesseraeError
 from pipeline.features.reader import open_features
 from pipeline.features.worker import compute_features
 from pipeline.loader import Loader
+from pipeline.wordvectors.mapped_word_vectors import open_word_vectors
 from pipeline.wordvectors.vectors import WordVectors, split_names
-from pipeline.wordvectors.word_index import open_word_vectors
 from workflows.devise.heads import Head
 from workflows.devise.options import DeviseOptions
 from workflows.devise.stage import make_head, open_trunk

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict
 from typing import Any
 
 from pipeline.errors import StoreError
@@ -110,9 +109,13 @@ def _describe_split(objects: Objects, split_records: SplitRecords) -> dict[str, 
         "counts": dict(counts),
         "quarantine": quarantined,
         "remarks": remarks,
-        "problems": [asdict(problem) for problem in (*split_records.problems, *problems)],
+        "problems": [_problem(problem) for problem in (*split_records.problems, *problems)],
         "passed_over": _passed_over(objects, plan),
     }
+
+
+def _problem(problem: Problem) -> dict[str, str]:
+    return {"name": problem.name, "what": problem.description}
 
 
 def _noted_rows(
@@ -160,7 +163,7 @@ def _describe_features(objects: Objects, name: str, images: list[SplitRecords]) 
             "num_bytes": sum(
                 w.num_bytes for commit in split.commits.values() for w in commit.arrays.values()
             ),
-            "problems": [asdict(problem) for problem in split.problems if not problem.unfinished],
+            "problems": [_problem(problem) for problem in split.problems if not problem.unfinished],
         }
         for split in split_records
     }

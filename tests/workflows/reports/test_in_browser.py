@@ -72,7 +72,7 @@ def run_page(folder: Path) -> str:
         notice=HOSTILE[0],
         tables=[table],
         images=[(LONG, png)],
-        figures=lambda: iter([("distance", "0.5"), (LONG, LONG)]),
+        metrics=lambda: iter([("distance", "0.5"), (LONG, LONG)]),
     )
     options = {"stage": "workflows.wgan.stage:Wgan", "steps": 300, "trunk": LONG}
     record = {"options": options, "data": {"store": LONG, "classes": list(HOSTILE)}, "versions": {}}

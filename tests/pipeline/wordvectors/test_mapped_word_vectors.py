@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import TesseraeError
-from pipeline.wordvectors import word_index
+from pipeline.wordvectors import mapped_word_vectors
+from pipeline.wordvectors.mapped_word_vectors import file_digest, open_word_vectors
 from pipeline.wordvectors.vectors import WordVectors, class_vectors
-from pipeline.wordvectors.word_index import file_digest, open_word_vectors
 
 TOKENS = (
     "dog",
@@ -56,8 +56,8 @@ def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("the file was read")
 
-    monkeypatch.setattr(word_index, "read_word_vectors", fail)
-    monkeypatch.setattr(word_index, "file_digest", fail)
+    monkeypatch.setattr(mapped_word_vectors, "read_word_vectors", fail)
+    monkeypatch.setattr(mapped_word_vectors, "file_digest", fail)
 
 
 def test_a_words_file_is_read_once(
@@ -87,8 +87,8 @@ def test_an_index_finds_the_same_tokens_as_the_words(
     folder = tmp_path_factory.mktemp("index")
     vectors = np.random.default_rng(1).standard_normal((len(tokens), 3)).astype(np.float32)
     plain = WordVectors(tokens, vectors)
-    word_index._write_word_index(plain, folder / "x.words")
-    mapped = word_index._map_word_index(folder / "x.words")
+    mapped_word_vectors._write_word_index(plain, folder / "x.words")
+    mapped = mapped_word_vectors._map_word_index(folder / "x.words")
     assert mapped is not None
     assert (len(mapped), mapped.dim, list(mapped.tokens)) == (len(tokens), 3, tokens)
     np.testing.assert_array_equal(mapped.vectors, vectors)
@@ -108,10 +108,10 @@ def test_tokens_with_the_same_hash_are_distinguished(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The text of the tokens decides."""
-    monkeypatch.setattr(word_index, "_hash_token", len)
+    monkeypatch.setattr(mapped_word_vectors, "_hash_token", len)
     words = WordVectors(TOKENS, np.eye(len(TOKENS), dtype=np.float32))
-    word_index._write_word_index(words, tmp_path / "x.words")
-    mapped = word_index._map_word_index(tmp_path / "x.words")
+    mapped_word_vectors._write_word_index(words, tmp_path / "x.words")
+    mapped = mapped_word_vectors._map_word_index(tmp_path / "x.words")
     assert mapped is not None
     assert [mapped.index_of(token) for token in TOKENS] == list(range(len(TOKENS)))
     assert mapped.index_of("cat") is None
@@ -125,9 +125,11 @@ def test_a_touched_file_is_compared_with_its_digest(
     open_word_vectors(file, digest, folder)
     os.utime(file, ns=(1, 1))
     reads: list[Path] = []
-    compute = word_index.file_digest
-    monkeypatch.setattr(word_index, "file_digest", lambda f: reads.append(f) or compute(f))
-    monkeypatch.setattr(word_index, "read_word_vectors", lambda f: pytest.fail("it was read"))
+    compute = mapped_word_vectors.file_digest
+    monkeypatch.setattr(mapped_word_vectors, "file_digest", lambda f: reads.append(f) or compute(f))
+    monkeypatch.setattr(
+        mapped_word_vectors, "read_word_vectors", lambda f: pytest.fail("it was read")
+    )
     assert len(open_word_vectors(file, digest, folder)) == len(TOKENS)
     assert len(open_word_vectors(file, digest, folder)) == len(TOKENS)
     assert reads == [file]
