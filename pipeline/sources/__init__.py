@@ -5,7 +5,7 @@
     spool        records of streamed sources   reader       the bytes of one sample
     keys         names of samples and splits   options      options, and listing rules
     clutter      files that are no samples     duplicates   unique names for repeated ones
-    magic        content by first bytes        series       gaps in numbered files
+    content      kind of a file's bytes        series       gaps in numbered files
     metadata     tables near the images        text_tables  parsing of tables
     classes/     labeller (the class of a sample), labels (values of labels), class_names (the
                  class in a key), class_table (numbered classes), evidence (what tells classes),
@@ -14,7 +14,7 @@
                  parquet and parquet_columns, cifar, lsun; sorted_val (a check of val images),
                  unsupported (data sets of other tools)
     archives/    detection, open, compression, tar, tar_header, zip; outline (the first members),
-                 layouts and trees (members as samples), tar_source
+                 layout and folder_layout (members as samples), tar_source
 
 `docs/sources.md` says for each kind how its samples get their keys.
 """
@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import SourceError
+from pipeline.sources.content import description_of
 from pipeline.sources.formats.unsupported import other_tool_text
 from pipeline.sources.keys import canonical_split, looks_like_image, suggest_split
 from pipeline.sources.location import Location
-from pipeline.sources.magic import description_of
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 
 if TYPE_CHECKING:

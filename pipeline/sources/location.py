@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from pipeline.errors import ReadError, SourceError
 from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.clutter import file_skip_reason, folder_skip_reason, name_skip_reason
-from pipeline.sources.magic import HEAD_BYTES
+from pipeline.sources.content import HEAD_BYTES
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.remote import RangeFile, reading, reading_remote
 from pipeline.sources.text_tables import decode_table
@@ -324,7 +324,7 @@ class Location:
         return cast("BinaryIO", piece)
 
     def head(self, path: str) -> bytes:
-        """Return the first `magic.HEAD_BYTES` of a file, or all of a shorter one; it is cached.
+        """Return the first `content.HEAD_BYTES` of a file, or all of a shorter one; it is cached.
 
         Args:
             path: A path relative to the location.

@@ -76,7 +76,12 @@ def test_a_report_shows_curves_samples_and_metrics(
     check = Check()
     check.feed(page)
     assert not check.open
-    for word in ("Critic&#39;s estimate", "held-out rows", "step 6", "nearest training image"):
+    for word in (
+        "Critic score: real minus generated",
+        "held-out images",
+        "step 6",
+        "nearest training image",
+    ):
         assert word in page
     for heading in ("Curves", "Samples", "Evaluation at step 6", "Options", "Data", "Versions"):
         assert f"<h2>{heading}</h2>" in page

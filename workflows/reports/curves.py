@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from workflows.reports.charts import Chart, Points, chart
 
-TRAINING, HELD_OUT = "training rows", "held-out rows"
+TRAINING, HELD_OUT = "training images", "held-out images"
 
 
 class CurveName(NamedTuple):
@@ -28,8 +28,8 @@ class CurveName(NamedTuple):
 _NAMES = {
     "loss": CurveName("Loss", TRAINING),
     "cosine": CurveName("Cosine similarity of images and their class", TRAINING),
-    "estimate": CurveName("Critic's estimate: real minus generated", TRAINING),
-    "held_out_estimate": CurveName("Critic's estimate: real minus generated", HELD_OUT),
+    "estimate": CurveName("Critic score: real minus generated", TRAINING),
+    "held_out_estimate": CurveName("Critic score: real minus generated", HELD_OUT),
     "critic_loss": CurveName("Critic loss", TRAINING),
     "held_out_critic_loss": CurveName("Critic loss", HELD_OUT),
     "generator_loss": CurveName("Generator loss", TRAINING),

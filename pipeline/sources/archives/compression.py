@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO, Protocol, cast
 
-from pipeline.sources.magic import BZIP2, GZIP, XZ
+from pipeline.sources.content import BZIP2, GZIP, XZ
 
 _READ_BYTES = 1 << 18
 _BUFFER_BYTES = 1 << 18  # headers are read by 512 bytes, and a decoder copies its input each time
@@ -71,7 +71,7 @@ class _DecompressingFile(io.RawIOBase):
 
     Args:
         packed: The compressed file, positioned at its start; it is closed with this one.
-        content: The compression, one of `magic.COMPRESSIONS`.
+        content: The compression, one of `content.COMPRESSIONS`.
     """
 
     def __init__(self, packed: BinaryIO, content: str) -> None:
@@ -159,6 +159,6 @@ def decompressed(packed: BinaryIO, content: str) -> BinaryIO:
 
     Args:
         packed: The compressed file, open for reading, at its start.
-        content: Its compression, one of `pipeline.sources.magic.COMPRESSIONS`.
+        content: Its compression, one of `pipeline.sources.content.COMPRESSIONS`.
     """
     return cast("BinaryIO", io.BufferedReader(_DecompressingFile(packed, content), _BUFFER_BYTES))

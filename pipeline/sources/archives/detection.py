@@ -7,9 +7,7 @@ and other content counts as that archive, so that opening it raises an error tha
 
 from pipeline.sources.archives.compression import BrokenCompressionError, decompressed
 from pipeline.sources.archives.tar import is_tar
-from pipeline.sources.keys import looks_like_image, may_be_image
-from pipeline.sources.location import Location
-from pipeline.sources.magic import (
+from pipeline.sources.content import (
     COMPRESSIONS,
     HEAD_BYTES,
     PARQUET,
@@ -17,6 +15,8 @@ from pipeline.sources.magic import (
     ZIP,
     content_of,
 )
+from pipeline.sources.keys import looks_like_image, may_be_image
+from pipeline.sources.location import Location
 from pipeline.sources.remote import reading
 
 _BARE = (".gz", ".bz2", ".xz", ".zst")
@@ -32,8 +32,8 @@ def container_of(location: Location, path: str) -> str:
         path: The path of the file in that folder.
 
     Returns:
-        `TAR` (compressed or not), `ZIP` or `PARQUET`, of `pipeline.sources.magic`; '' for any other
-        file. The result is cached.
+        `TAR` (compressed or not), `ZIP` or `PARQUET`, of `pipeline.sources.content`; '' for any
+        other file. The result is cached.
 
     Raises:
         ReadError: The file cannot be read.
@@ -81,7 +81,7 @@ def inner_head(location: Location, path: str) -> bytes:
         path: The path of the file in that folder, one of a compressed kind.
 
     Returns:
-        Up to `pipeline.sources.magic.HEAD_BYTES` bytes; empty if the compression is broken.
+        Up to `pipeline.sources.content.HEAD_BYTES` bytes; empty if the compression is broken.
 
     Raises:
         ReadError: The file cannot be read.

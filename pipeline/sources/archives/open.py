@@ -7,8 +7,7 @@ from pipeline.errors import SourceError
 from pipeline.sources.archives.compression import decompressed
 from pipeline.sources.archives.tar import Tar
 from pipeline.sources.archives.zip import Zip
-from pipeline.sources.location import Location
-from pipeline.sources.magic import (
+from pipeline.sources.content import (
     COMPRESSIONS,
     HEAD_BYTES,
     TAR,
@@ -18,6 +17,7 @@ from pipeline.sources.magic import (
     content_of,
     description_of,
 )
+from pipeline.sources.location import Location
 from pipeline.sources.remote import STREAM_BYTES, reading
 
 

@@ -23,7 +23,7 @@ from pipeline.sources.archives.tar_header import (
     size_of,
     target_of,
 )
-from pipeline.sources.magic import TAR, UNKNOWN, advice_for, content_of, description_of
+from pipeline.sources.content import TAR, UNKNOWN, advice_for, content_of, description_of
 from pipeline.sources.remote import reading
 
 PIECE_BYTES = 1 << 20

@@ -1,6 +1,6 @@
 """The sources that are tars: one walk over the members serves listing and streaming alike.
 
-A layout (`pipeline.sources.archives.layouts`) defines how members become samples. A plain local tar
+A layout (`pipeline.sources.archives.layout`) defines how members become samples. A plain local tar
 is indexed once and read by byte range (access "random"). A compressed or remote tar is streamed
 once, block by block (access "blocks"): a block is one tar, or one class of a remote tar of class
 tars.
@@ -15,11 +15,11 @@ from typing import Literal
 import pyarrow as pa
 
 from pipeline.errors import SourceError
-from pipeline.sources.archives.layouts import ClassTar, InnerTars, Layout, TarOfTars
+from pipeline.sources.archives.folder_layout import TreeTar
+from pipeline.sources.archives.layout import ClassTar, InnerTars, Layout, TarOfTars
 from pipeline.sources.archives.open import check_archive, is_streamed, open_tar
 from pipeline.sources.archives.outline import outline_of
 from pipeline.sources.archives.tar import Member, Tar, stem_of
-from pipeline.sources.archives.trees import TreeTar
 from pipeline.sources.classes.class_names import folder_class
 from pipeline.sources.classes.class_table import ClassTable
 from pipeline.sources.duplicates import rename_duplicates

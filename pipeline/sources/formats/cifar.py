@@ -23,9 +23,9 @@ from pipeline.sources.archives.open import open_tar
 from pipeline.sources.archives.outline import outline_of
 from pipeline.sources.classes.class_table import ClassTable
 from pipeline.sources.classes.labeller import Labeller
+from pipeline.sources.content import TAR, ZIP
 from pipeline.sources.listing import ListedSample
 from pipeline.sources.location import Location
-from pipeline.sources.magic import TAR, ZIP
 from pipeline.sources.remote import reading
 from pipeline.sources.source import Source
 from pipeline.sources.spool import Block, Blocks, WriteBytes

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.errors import SourceError
 from pipeline.sources.archives.detection import container_of
-from pipeline.sources.archives.layouts import (
+from pipeline.sources.archives.layout import (
     ClassTar,
     Layout,
     StoreMember,
@@ -23,12 +23,12 @@ from pipeline.sources.archives.tar import Tar, stem_of
 from pipeline.sources.archives.tar_source import TarPart, TarSource, paths_by_split
 from pipeline.sources.classes.class_names import abbreviate, folder_class
 from pipeline.sources.classes.evidence import ClassBasis
+from pipeline.sources.content import TAR, ZIP
 from pipeline.sources.formats.flat import FlatFolder, flat_listing
 from pipeline.sources.formats.folder import FolderSource
 from pipeline.sources.keys import is_wnid, looks_like_image
 from pipeline.sources.listing import ListedSample, SkippedFiles
 from pipeline.sources.location import FolderSizes, Location
-from pipeline.sources.magic import TAR, ZIP
 from pipeline.sources.metadata import (
     GroundTruth,
     GroundTruthMissingError,

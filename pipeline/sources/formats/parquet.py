@@ -27,11 +27,11 @@ from pipeline.sources.classes.class_table import ClassTable
 from pipeline.sources.classes.evidence import ClassBasis, Evidence
 from pipeline.sources.classes.labeller import Labeller
 from pipeline.sources.classes.number_tables import find_class_table, table_marks
+from pipeline.sources.content import PARQUET, advice_for, content_of, description_of
 from pipeline.sources.formats.parquet_columns import Columns, columns_of
 from pipeline.sources.keys import PARTIAL_PREFIX, known_split
 from pipeline.sources.listing import ListedSample, bad_key, refused_key
 from pipeline.sources.location import Location
-from pipeline.sources.magic import PARQUET, advice_for, content_of, description_of
 from pipeline.sources.remote import reading
 from pipeline.sources.series import check_complete, gaps
 from pipeline.sources.source import Source

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.errors import SourceError
-from pipeline.sources.archives.layouts import class_in
+from pipeline.sources.archives.layout import class_in
 from pipeline.sources.formats.flat import flat_listing
 from pipeline.sources.formats.folder import FolderSource, folder_marks
 from pipeline.sources.location import Location

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from itertools import islice
 
 from pipeline.errors import ReadError, SourceError
+from pipeline.sources.content import CONVERTED, FFCV, LMDB, MDS, TFRECORD, content_of, is_tfrecord
 from pipeline.sources.location import Location
-from pipeline.sources.magic import CONVERTED, FFCV, LMDB, MDS, TFRECORD, content_of, is_tfrecord
 
 _MAX_FILES = 200
 """The maximum number of files that are examined; one of a kind is enough to name it."""
@@ -28,7 +28,7 @@ _SUFFIXES = (
 
 
 def other_tool_format(location: Location, path: str) -> str:
-    """Return which data set of another tool a file is: a key of `magic.CONVERTED`; else ''.
+    """Return which data set of another tool a file is: a key of `content.CONVERTED`; else ''.
 
     Args:
         location: The folder of the file.

@@ -17,7 +17,8 @@ from typing import Any
 
 from pipeline.errors import SourceError
 from pipeline.sources.archives.detection import container_of
-from pipeline.sources.archives.layouts import Layout, StoreMember
+from pipeline.sources.archives.folder_layout import TreeTar
+from pipeline.sources.archives.layout import Layout, StoreMember
 from pipeline.sources.archives.outline import (
     SHARD,
     TREE,
@@ -28,17 +29,16 @@ from pipeline.sources.archives.outline import (
 )
 from pipeline.sources.archives.tar import Member, Tar, stem_of
 from pipeline.sources.archives.tar_source import TarPart, TarSource, paths_by_split, without_split
-from pipeline.sources.archives.trees import TreeTar
 from pipeline.sources.classes.class_names import abbreviate
 from pipeline.sources.classes.class_table import ClassTable
 from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.classes.labeller import Labeller
 from pipeline.sources.classes.number_tables import find_class_table, table_marks
 from pipeline.sources.clutter import folder_skip_reason, name_skip_reason
+from pipeline.sources.content import TAR, ZIP
 from pipeline.sources.keys import LABEL_WORDS, is_wnid, looks_like_image
 from pipeline.sources.listing import ListedSample, SkippedFiles, skipped_files
 from pipeline.sources.location import Location
-from pipeline.sources.magic import TAR, ZIP
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 
 _MAX_TABLE_BYTES = 16 << 20

@@ -8,6 +8,7 @@ import xxhash
 from PIL import Image
 
 from pipeline.images import decode, probe
+from pipeline.images.probe_images import PROBE_IMAGES
 from pipeline.images.resize import FILTERS
 
 needs_simplejpeg = pytest.mark.skipif(decode.simplejpeg is None, reason="needs simplejpeg")
@@ -95,7 +96,7 @@ def test_one_pixel_of_a_reduced_decode_changes_the_decoder_digest(scale, monkeyp
 
 def test_the_probe_images_never_change():
     """Other probe images would have other digests, and every existing store would be refused."""
-    files = b"".join(base64.b64decode(text) for text in probe._PROBE_IMAGES.values())
+    files = b"".join(base64.b64decode(text) for text in PROBE_IMAGES.values())
     synthetic = (probe._synthetic_image(331, 250, 1), probe._synthetic_image(603, 453, 2))
     pixels = b"".join(image.pixels.tobytes() for image in synthetic)
     assert xxhash.xxh3_128_hexdigest(files) == "dd28302c0e552bd51f31c5cabe3a9d43"

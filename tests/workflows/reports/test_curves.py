@@ -12,9 +12,9 @@ def test_metrics_that_are_compared_share_a_chart() -> None:
     metrics = ("critic_loss", "seen_hit1", "held_out_critic_loss", "seen_hit5", "unheard_of")
     drawn = list(charts_of((name, "", POINTS) for name in metrics))
     assert [(c.title, c.unit, [curve.name for curve in c.curves]) for c in drawn] == [
-        ("Critic loss", "", ["training rows", "held-out rows"]),
+        ("Critic loss", "", ["training images", "held-out images"]),
         ("hit@k of seen classes", "%", ["hit@1", "hit@5"]),
-        ("Unheard of", "", ["training rows"]),
+        ("Unheard of", "", ["training images"]),
     ]
 
 
@@ -29,8 +29,8 @@ def test_runs_are_told_apart() -> None:
     """A remark follows the name of the curve."""
     (chart,) = charts_of([("loss", "first", POINTS), ("loss", "second", POINTS)])
     assert [curve.name for curve in chart.curves] == [
-        "training rows, first",
-        "training rows, second",
+        "training images, first",
+        "training images, second",
     ]
 
 

@@ -17,8 +17,8 @@ from pipeline.errors import ReadError, SourceError
 from pipeline.sources.archives.compression import decompressed
 from pipeline.sources.archives.open import open_tar
 from pipeline.sources.archives.tar import Tar, is_tar, stem_of
+from pipeline.sources.content import COMPRESSIONS, TAR, content_of
 from pipeline.sources.location import Location
-from pipeline.sources.magic import COMPRESSIONS, TAR, content_of
 from tests.pipeline.sources.layouts import tar_bytes
 
 parts = st.text(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.errors import SourceError
-from pipeline.sources.archives.layouts import Layout, StoreMember, class_in, listed_sample
+from pipeline.sources.archives.layout import Layout, StoreMember, class_in, listed_sample
 from pipeline.sources.archives.outline import (
     Outline,
     label_suffix,
