@@ -61,8 +61,8 @@ from pipeline.images.rejection import (
     TRUNCATED,
     UNIDENTIFIED,
     UNSUPPORTED,
-    check_format,
     rejection_of,
+    supported_format,
 )
 
 try:
@@ -165,7 +165,7 @@ def decode(
         return decoded
     if rules == 1:
         return _decode_by_pillow(data, request)
-    file_format = check_format(data)
+    file_format = supported_format(data)
     try:
         decoded = _decode_by_pillow(data, request)
     except DecodeError as e:

@@ -51,7 +51,7 @@ _MAGIC = {
 }
 
 
-def check_format(data: bytes) -> Format:
+def supported_format(data: bytes) -> Format:
     """Return the format of a file if it is one that is decoded.
 
     Args:
@@ -70,11 +70,11 @@ def check_format(data: bytes) -> Format:
     if file_format is formats.WEBP and not features.check("webp"):
         raise DecodeError(UNSUPPORTED, "this Pillow was built without WebP")
     if file_format is formats.TIFF and (directory := tiff.read_directory(data)) is not None:
-        _check_tiff(directory, data)
+        _reject_unsupported_tiff(directory, data)
     return file_format
 
 
-def _check_tiff(directory: tiff.Directory, data: bytes) -> None:
+def _reject_unsupported_tiff(directory: tiff.Directory, data: bytes) -> None:
     if tiff.is_raw_photograph(directory, data):
         raise DecodeError(UNSUPPORTED, "a camera's raw photograph; develop it to JPEG or PNG")
     compression = int(directory.number(data, tiff.COMPRESSION, 1))
@@ -134,7 +134,7 @@ def _unopened_reason_of_rules_1(data: bytes) -> tuple[int, str]:
 
 def _unopened_reason(data: bytes) -> tuple[int, str]:
     """Return status and reason from the error of the format's plugin, which `Image.open` hides."""
-    file_format = check_format(data)
+    file_format = supported_format(data)
     text = ""
     try:
         Image.OPEN[file_format.name.upper()][0](io.BytesIO(data), "")

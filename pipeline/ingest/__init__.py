@@ -11,6 +11,6 @@ watchdog       ends a worker whose decoder hangs
 shard_jobs     the Dask tasks, one for each shard
 finish         status, table and the record that the split is complete
 verify         compares every object with its record
-repair         restores damaged objects
-redecode       decodes rows again and compares them with the store
+restore        restores damaged objects
+recheck        decodes rows again and compares them with the store
 """

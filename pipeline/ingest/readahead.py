@@ -19,7 +19,7 @@ from itertools import islice
 
 from pipeline.errors import DecodeError, ReadError
 from pipeline.images.formats import HEAD_BYTES, SMALL_BYTES, format_of
-from pipeline.images.rejection import UNSUPPORTED, check_format
+from pipeline.images.rejection import UNSUPPORTED, supported_format
 from pipeline.ingest.source_index import Sample
 from pipeline.sources.reader import SourceReader
 
@@ -123,13 +123,13 @@ def read_with_retries(
     """
     for attempt in range(max_attempts - 1):
         try:
-            return read_sample(reader, sample, limit)
+            return read_or_skip(reader, sample, limit)
         except ReadError:
             time.sleep(retry_delay_seconds * 4**attempt)
-    return read_sample(reader, sample, limit)
+    return read_or_skip(reader, sample, limit)
 
 
-def read_sample(reader: SourceReader, sample: Sample, limit: int | None) -> bytes | Unread:
+def read_or_skip(reader: SourceReader, sample: Sample, limit: int | None) -> bytes | Unread:
     """Read one image, or only its beginning where that says enough.
 
     Args:
@@ -142,13 +142,13 @@ def read_sample(reader: SourceReader, sample: Sample, limit: int | None) -> byte
     """
     if limit is not None and sample.num_bytes > min(limit, SMALL_BYTES):
         head = reader.read_head(sample.path, sample.offset, sample.num_bytes, HEAD_BYTES)
-        verdict = classify_head(head, sample.num_bytes, limit)
+        verdict = reason_not_to_read(head, sample.num_bytes, limit)
         if verdict is not None:
             return verdict
     return reader.read(sample.path, sample.offset, sample.num_bytes)
 
 
-def classify_head(head: bytes, num_bytes: int, limit: int) -> Unread | None:
+def reason_not_to_read(head: bytes, num_bytes: int, limit: int) -> Unread | None:
     """Return why a long sample need not be read as a whole; None: it must be read.
 
     Args:
@@ -170,7 +170,7 @@ def classify_head(head: bytes, num_bytes: int, limit: int) -> Unread | None:
 
 def _format_error(head: bytes) -> DecodeError | None:
     try:
-        check_format(head)
+        supported_format(head)
     except DecodeError as e:
         return e
     return None

@@ -203,7 +203,7 @@ class SourceIndex:
             if not self._file.schema.equals(SCHEMA):
                 raise ValueError("other columns")
             fields = json.loads(self._file.schema.metadata[b"origin"])
-            self.origin = schema.read(Origin, {**_DEFAULTS, **fields})
+            self.origin = schema.parse(Origin, {**_DEFAULTS, **fields})
         except FileNotFoundError:
             raise StoreError(_unknown_location_text(plan, f"there is no {name}")) from None
         except _UNREADABLE as e:

@@ -43,7 +43,7 @@ from pipeline.store.schema import (
     Matching,
     SchemaError,
     describe_value,
-    read,
+    parse,
 )
 
 FORMAT = 1
@@ -248,7 +248,7 @@ def _read_header(folder: Path) -> dict[str, Any]:
             f" this version reads {FORMAT}. Build the index again."
         )
     try:
-        read(Header, fields)
+        parse(Header, fields)
     except SchemaError as e:  # the digest is valid, so another program wrote it
         raise _damaged_index_error(file, f"cannot be of an index: {e}") from None
     return fields
@@ -325,7 +325,7 @@ def _assemble_index(folder: Path, fields: dict[str, Any], device: str | None) ->
 
 
 def _read_build_options(kind: type[Options], fields: dict[str, Any]) -> Options:
-    options = read(kind, fields["options"], "options")
+    options = parse(kind, fields["options"], "options")
     for name, value in vars(options).items():
         if value is not None and not 0 < value < 2**31:
             raise ValueError(f"options.{name} is {value}")

@@ -105,7 +105,7 @@ def decode_document_as(
     """
     fields = decode_document(data, name, advice)
     try:
-        return schema.read(kind, complete(fields))
+        return schema.parse(kind, complete(fields))
     except SchemaError as e:
         raise InvalidDocumentError(name, str(e), advice) from None
 

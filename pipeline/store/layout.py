@@ -85,7 +85,7 @@ def small_chunk(split: str, name: str, chunk: int) -> str:
     return f"{array(split, name)}/c.{chunk}"
 
 
-def metadata(split: str, sizes: Iterable[int]) -> list[str]:
+def metadata_names(split: str, sizes: Iterable[int]) -> list[str]:
     """Return the names of all zarr metadata documents (`zarr.json`) of a split's images.
 
     Args:
@@ -112,7 +112,7 @@ def derived(split: str, num_rows: int, sizes: Iterable[int]) -> set[str]:
     """
     chunks = range(-(-num_rows // small_chunk_rows(num_rows)))
     small = {small_chunk(split, name, k) for name in ("label", "status") for k in chunks}
-    return {table(split), *small, *metadata(split, sizes)}
+    return {table(split), *small, *metadata_names(split, sizes)}
 
 
 def copied(split: str, name: str) -> bool:

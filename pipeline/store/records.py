@@ -266,7 +266,7 @@ def read_ledger(objects: Objects, split: str) -> Ledger:
 def _ledger_lines(data: bytes) -> Iterator[tuple[str, bytes]]:
     for line in data.split(b"\n"):
         try:
-            copy = schema.read(Copy, json.loads(line))
+            copy = schema.parse(Copy, json.loads(line))
             text = copy.text.encode()
             document.decode_document(text, copy.name)
         except (ValueError, RecursionError, MemoryError, StoreError):

@@ -5,7 +5,7 @@
         split: Split                                    # a str that can name a split
         num_rows: Annotated[int, Between(1, 2**40)]
 
-    read(Plan, {"split": "train", "num_rows": 11})
+    parse(Plan, {"split": "train", "num_rows": 11})
 
 A digest shows that a document is unchanged, not that its author is trustworthy: a store may come
 from someone else. So each value is checked against the annotation of its field before it is used,
@@ -99,7 +99,7 @@ Split = Annotated[str, Matching(is_split, "letters, digits, '-' and '_'")]
 Format = Annotated[int, Between(1, 1000)]
 
 
-def read(kind: type[T], fields: Any, where: str = "") -> T:
+def parse(kind: type[T], fields: Any, where: str = "") -> T:
     """Return *fields*, a JSON object, as the dataclass *kind*.
 
     Args:
@@ -154,7 +154,7 @@ def _reader_of(annotation: Any) -> Read:
         annotation, *metadata = typing.get_args(annotation)
         rules = tuple(metadata)
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-        return functools.partial(read, annotation)
+        return functools.partial(parse, annotation)
     origin = typing.get_origin(annotation)
     if origin is not None:
         return _COMPOUND[origin](*typing.get_args(annotation))

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from pipeline import code_digest, confined, sources
 from pipeline.errors import StoreError, TesseraeError
-from pipeline.ingest import planning
-from pipeline.ingest import repair as store_repair
+from pipeline.ingest import planning, restore
 from pipeline.ingest.finish import finish_split
 from pipeline.ingest.report import ShardReport
 from pipeline.ingest.shard_jobs import shard_jobs
@@ -91,13 +90,13 @@ def repair_split(repair: Repair) -> int:
     if not damaged and repair.options.data is None:
         print(f"{repair.split}: nothing to repair")
         return _count_problems(problems)
-    restored = store_repair.restore_records(repair.objects, split_records)
+    restored = restore.restore_records(repair.objects, split_records)
     if split_records.plan is None or split_records.recipe is None:
         raise StoreError(_unrecoverable_message(split_records))
-    restored += store_repair.restore_parts(repair.objects, split_records, damaged)
+    restored += restore.restore_parts(repair.objects, split_records, damaged)
     to_rebuild = [problem for problem in damaged if problem.name not in restored]
     _rebuild(repair, split_records, split_records.plan, to_rebuild)
-    sizes = store_repair.planned_sizes(repair.objects, split_records)
+    sizes = restore.planned_sizes(repair.objects, split_records)
     planning.write_metadata(repair.objects, split_records.recipe, split_records.plan, sizes)
     if (
         len(records.load_commits(repair.objects, split_records.plan))
@@ -149,11 +148,11 @@ def _rebuild(
         store=repair.objects.url,
         split=repair.split,
         run=repair.run,
-        sizes=store_repair.planned_sizes(repair.objects, split_records),
+        sizes=restore.planned_sizes(repair.objects, split_records),
         code=code_digest.digest(),
     )
-    jobs = store_repair.rebuild_jobs(work, store_repair.plan_rebuilds(split_records, problems))
-    jobs += shard_jobs(work, store_repair.shards_without_commit(split_records, problems))
+    jobs = restore.rebuild_jobs(work, restore.plan_rebuilds(split_records, problems))
+    jobs += shard_jobs(work, restore.shards_without_commit(split_records, problems))
     if jobs or repair.options.data is not None:
         _find_source(repair, plan, work.sizes)
     if jobs:

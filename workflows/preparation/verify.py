@@ -9,7 +9,7 @@ from pipeline.errors import StoreError
 from pipeline.features import verify as feature_check
 from pipeline.features.verify import FeatureRecords
 from pipeline.ingest import verify
-from pipeline.ingest.redecode import recheck_rows
+from pipeline.ingest.recheck import recheck_rows
 from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.store import features, layout, records
 from pipeline.store.objects import Objects

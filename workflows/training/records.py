@@ -133,7 +133,7 @@ def read_claim(file: Path) -> str | None:
         RunFileError: Its content is invalid.
     """
     try:
-        return schema.read(Claim, _load(file)).resumed
+        return schema.parse(Claim, _load(file)).resumed
     except SchemaError as e:
         raise _invalid(file, e) from None
 
@@ -146,7 +146,7 @@ def read_rendezvous(file: Path) -> Rendezvous:
         RunFileError: Its content is invalid.
     """
     try:
-        return schema.read(Rendezvous, _load(file))
+        return schema.parse(Rendezvous, _load(file))
     except SchemaError as e:
         raise _invalid(file, e) from None
 

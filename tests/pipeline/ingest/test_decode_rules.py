@@ -16,7 +16,7 @@ from pipeline.errors import DecodeError
 from pipeline.images import probe
 from pipeline.images.decode import decode
 from pipeline.images.rejection import READABLE, STATUS_WORDS, TRUNCATED
-from pipeline.ingest.redecode import recheck_rows
+from pipeline.ingest.recheck import recheck_rows
 from pipeline.store import layout, records, table
 from pipeline.store.open import open_objects
 from tests.images import contents, prepare_inline

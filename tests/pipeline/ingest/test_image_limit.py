@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from pipeline.errors import ReadError
 from pipeline.images.formats import HEAD_BYTES, SMALL_BYTES
 from pipeline.images.rejection import READABLE, UNIDENTIFIED, UNSUPPORTED
-from pipeline.ingest.readahead import GROUP, GROUP_BYTES, Unread, _groups_of_samples, read_sample
-from pipeline.ingest.redecode import recheck_rows
+from pipeline.ingest.readahead import GROUP, GROUP_BYTES, Unread, _groups_of_samples, read_or_skip
+from pipeline.ingest.recheck import recheck_rows
 from pipeline.ingest.source_index import Sample
 from pipeline.sources import spool
 from pipeline.sources.listing import ListedSample
@@ -165,13 +165,13 @@ def test_files_and_byte_ranges_are_judged_equally(
     """Small samples are read completely, since a second request would cost more."""
     (tmp_path / "x").write_bytes(bytes(offset or 0) + data + (b"behind" if offset else b""))
     sample = Sample(0, "n/x", 0, len(data), "x", offset, None)
-    result = read_sample(SourceReader(str(tmp_path)), sample, LIMIT)
+    result = read_or_skip(SourceReader(str(tmp_path)), sample, LIMIT)
     if status is None:
         assert result == data
     else:
         assert isinstance(result, Unread)
         assert result.status == status
-    assert read_sample(SourceReader(str(tmp_path)), sample, None) == data
+    assert read_or_skip(SourceReader(str(tmp_path)), sample, None) == data
 
 
 @pytest.mark.parametrize("num_bytes", [LIMIT - 1, LIMIT + 1])
@@ -180,7 +180,7 @@ def test_a_file_of_another_length_than_listed_is_an_error(tmp_path: Path, num_by
     sparse(tmp_path / "x", FILM, LIMIT)
     sample = Sample(0, "n/x", 0, num_bytes, "x", None, None)
     with pytest.raises(ReadError, match="the source changed"):
-        read_sample(SourceReader(str(tmp_path)), sample, LIMIT)
+        read_or_skip(SourceReader(str(tmp_path)), sample, LIMIT)
 
 
 def test_a_remote_video_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +200,7 @@ def test_a_remote_video_is_not_fetched(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(MemoryFileSystem, "cat_file", counting)
     sample = Sample(0, "n/x.jpg", 0, len(FILM) + LIMIT, "x.jpg", None, None)
-    assert isinstance(read_sample(SourceReader("memory://films"), sample, LIMIT), Unread)
+    assert isinstance(read_or_skip(SourceReader("memory://films"), sample, LIMIT), Unread)
     assert fetched == [HEAD_BYTES]
 
 
@@ -262,7 +262,7 @@ def test_a_spool_contains_only_the_beginning_of_unread_files(tmp_path: Path, pie
     reader = SourceReader(str(tmp_path))
     for key, row in listing.items():
         sample = Sample(0, key, 0, row["num_bytes"], row["path"], row["offset"], row["crc32c"])
-        result = read_sample(reader, sample, LIMIT)
+        result = read_or_skip(reader, sample, LIMIT)
         if key in ("n/film", "n/long"):
             assert isinstance(result, Unread)
             assert sample.crc32c is None

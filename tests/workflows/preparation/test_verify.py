@@ -174,17 +174,17 @@ def test_rows_that_crashed_the_decoder_are_not_decoded_again(
     source: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The zeros of such rows are still compared."""
-    from pipeline.ingest import redecode
+    from pipeline.ingest import recheck
 
-    real = redecode.table.decode_part
+    real = recheck.table.decode_part
 
     def crashed(data: bytes, name: str, rows: range):
         part = real(data, name, rows)
-        status = redecode.table.pa.array([7] * len(part), "uint8")
+        status = recheck.table.pa.array([7] * len(part), "uint8")
         return part.set_column(part.schema.get_field_index("status"), "status", status)
 
-    monkeypatch.setattr(redecode.table, "decode_part", crashed)
-    monkeypatch.setattr(redecode, "decode", lambda *_, **__: pytest.fail("it was decoded"))
+    monkeypatch.setattr(recheck.table, "decode_part", crashed)
+    monkeypatch.setattr(recheck, "decode", lambda *_, **__: pytest.fail("it was decoded"))
     status, out, _ = verify(monkeypatch, capsys, store, "--source")
     assert status == 1  # zeros were expected where readable rows are
     assert "10 rows" not in out

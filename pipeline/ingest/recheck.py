@@ -13,7 +13,7 @@ from pipeline.errors import DecodeError, ReadError, StoreError
 from pipeline.images.decode import decode
 from pipeline.images.rejection import CRASHED, READABLE, STATUS_WORDS, TIMEOUT
 from pipeline.images.resize import resize
-from pipeline.ingest.readahead import Unread, read_sample
+from pipeline.ingest.readahead import Unread, read_or_skip
 from pipeline.ingest.source_index import Sample, load_origin
 from pipeline.ingest.verify import Problem
 from pipeline.ingest.worker import ShardTaskConfig, Workspace
@@ -78,7 +78,7 @@ def _differences_from_store(
     split = space.config.split
     image = f"{space.rows.origin.root}/{sample.path}"
     try:
-        data = read_sample(space.reader, sample, space.recipe.max_image_bytes)
+        data = read_or_skip(space.reader, sample, space.recipe.max_image_bytes)
     except ReadError as e:
         yield Problem(image, f"{row}: {e}")
         return

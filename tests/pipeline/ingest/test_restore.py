@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.ingest import repair, verify
-from pipeline.ingest.repair import Rebuild
+from pipeline.ingest import restore, verify
+from pipeline.ingest.restore import Rebuild
 from pipeline.ingest.verify import Problem, SplitRecords
 from pipeline.ingest.worker import ShardTaskConfig
 from pipeline.store import layout, table
@@ -35,7 +35,7 @@ def test_records_are_restored_byte_for_byte(store: Path, objects: LocalObjects) 
     before = snapshot(store)
     names = [layout.RECIPE, layout.plan("train"), layout.commit("train", 1)]
     split_records, _ = damage_and_verify(store, *names)
-    assert sorted(repair.restore_records(objects, split_records)) == sorted(names)
+    assert sorted(restore.restore_records(objects, split_records)) == sorted(names)
     after = snapshot(store)
     assert after.data == before.data
     assert touched(before, after) == set(names)
@@ -54,7 +54,7 @@ def test_parts_are_restored_from_the_whole_table(
     split_records, problems = damage_and_verify(tmp_path / "store", *names)
     objects = LocalObjects(str(tmp_path / "store"), "train-1")
     objects.begin()
-    assert repair.restore_parts(objects, split_records, problems) == names
+    assert restore.restore_parts(objects, split_records, problems) == names
     after = snapshot(tmp_path / "store")
     assert after.data == before.data
     assert touched(before, after) == set(names)
@@ -64,12 +64,12 @@ def test_parts_are_not_restored_from_a_damaged_table(store: Path, objects: Local
     """A missing table, or one with other rows, is not used either."""
     part, name = layout.part("train", 0), layout.table("train")
     split_records, problems = damage_and_verify(store, part, name)
-    assert repair.restore_parts(objects, split_records, problems) == []
+    assert restore.restore_parts(objects, split_records, problems) == []
     objects.remove(name)
-    assert repair.restore_parts(objects, split_records, problems) == []
+    assert restore.restore_parts(objects, split_records, problems) == []
     objects.put(name, objects.get(layout.part("train", 1)))
     assert (
-        repair.restore_parts(objects, split_records, [p for p in problems if p.name == part]) == []
+        restore.restore_parts(objects, split_records, [p for p in problems if p.name == part]) == []
     )
 
 
@@ -80,9 +80,9 @@ def test_only_damaged_objects_are_rebuilt(store: Path) -> None:
         store, *names, layout.table("train"), layout.ledger("train")
     )
     rebuilds = [Rebuild(0, (16,), part=False), Rebuild(1, (8,), part=True)]
-    assert repair.plan_rebuilds(split_records, problems) == rebuilds
+    assert restore.plan_rebuilds(split_records, problems) == rebuilds
     work = ShardTaskConfig(store=str(store), split="train", run="r", sizes=())
-    jobs = repair.rebuild_jobs(work, rebuilds)
+    jobs = restore.rebuild_jobs(work, rebuilds)
     assert [job.name for job in jobs] == ["repair-train-000000", "repair-train-000001"]
     assert jobs[1].options == {"sizes": (8,), "part": True}
 
@@ -90,19 +90,19 @@ def test_only_damaged_objects_are_rebuilt(store: Path) -> None:
 def test_a_damaged_commit_without_a_copy_counts_as_lost(store: Path) -> None:
     """A commit that was never written does not."""
     split_records, problems = damage_and_verify(store, layout.commit("train", 1))
-    assert repair.shards_without_commit(split_records, problems) == []
+    assert restore.shards_without_commit(split_records, problems) == []
     lost = replace(
         split_records, commits={0: split_records.commits[0]}
     )  # as if the ledger had none either
-    assert repair.shards_without_commit(lost, problems) == [1]
-    assert repair.shards_without_commit(lost, []) == []
-    assert repair.shards_without_commit(replace(lost, plan=None), problems) == []
+    assert restore.shards_without_commit(lost, problems) == [1]
+    assert restore.shards_without_commit(lost, []) == []
+    assert restore.shards_without_commit(replace(lost, plan=None), problems) == []
 
 
 def test_the_sizes_follow_from_any_remaining_record(store: Path, objects: LocalObjects) -> None:
     """The sizes come from the finish record, from other commits, or from the arrays."""
     split_records, _ = damage_and_verify(store)
-    assert repair.planned_sizes(objects, split_records) == (8, 16)
-    assert repair.planned_sizes(objects, replace(split_records, done=None)) == (8, 16)
-    assert repair.planned_sizes(objects, replace(split_records, commits={})) == (8, 16)
-    assert repair.planned_sizes(objects, replace(split_records, done=None, commits={})) == (8, 16)
+    assert restore.planned_sizes(objects, split_records) == (8, 16)
+    assert restore.planned_sizes(objects, replace(split_records, done=None)) == (8, 16)
+    assert restore.planned_sizes(objects, replace(split_records, commits={})) == (8, 16)
+    assert restore.planned_sizes(objects, replace(split_records, done=None, commits={})) == (8, 16)
