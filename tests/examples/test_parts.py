@@ -161,7 +161,7 @@ def test_the_augmentation_keeps_the_import_contracts(tree: Tree) -> None:
 @pytest.mark.slow
 def test_the_report_shows_the_chart(tree: Tree, tmp_path: Path) -> None:
     """The chart has the title, the unit and the name of the page's example."""
-    tree.add("Add a chart to a report")
+    tree.add("Add a metric or a chart to a report")
     run = train_here(small_store(tmp_path), tmp_path / "run")
 
     tree.run("report", run.path, "--samples", 16, folder=tmp_path)
