@@ -121,13 +121,13 @@ def read_options(
 ) -> SearchOptions:
     """Read the search options from the arguments of a request.
 
-    The arguments are k, the number of answers (24); to, which is images, words or both (images);
-    split and class, which may be repeated and restrict the images (all); and csls=1, which lowers
-    the scores of hubs.
+    The arguments are k, the number of answers (default 24); to, which is images, words or both
+    (default images); split and class, which may be repeated and restrict the images (default: all);
+    and csls=1, which lowers the scores of hubs. Their values are checked by `Engine.search`.
 
     Args:
         get_one: A function (name, default) that returns one argument.
-        get_all: A function that returns all arguments of a name.
+        get_all: A function that returns all arguments of a name; empty if there are none.
 
     Raises:
         QueryError: k is no whole number.
