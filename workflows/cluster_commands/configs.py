@@ -19,7 +19,15 @@ from workflows.session import PRELOAD
 
 
 def certificates_folder(options: CertificateOptions) -> Path | None:
-    """Return the folder of certificates; None with `--insecure` or if there is no default one."""
+    """Return the folder of certificates that a command uses.
+
+    Args:
+        options: The options of the command.
+
+    Returns:
+        The folder; None with `--insecure`, or if no folder was chosen and the user's own one does
+        not exist.
+    """
     return None if options.insecure else certificates.existing_folder(options.certs)
 
 

@@ -153,7 +153,8 @@ def parse(text: str, *, has_image: bool = False) -> Query:
         QueryError: The text is no query; the message says what to type.
 
     Examples:
-        >>> str(tesserae.parse_query("2*boat + fishing net")) '2*boat + fishing net'
+        >>> str(tesserae.parse_query("2*boat + fishing net"))
+        '2*boat + fishing net'
     """
     if len(text) > MAX_CHARACTERS:
         raise QueryError(
