@@ -32,7 +32,11 @@ def certificates_folder(options: CertificateOptions) -> Path | None:
 
 
 def scheduler_config(options: UpOptions | SchedulerOptions) -> SchedulerConfig:
-    """Return the configuration of a scheduler that serves the Tesserae page."""
+    """Return the configuration of a scheduler that serves the Tesserae page; nothing is started.
+
+    Args:
+        options: The options of the command.
+    """
     return SchedulerConfig(
         host=options.host,
         port=options.port,

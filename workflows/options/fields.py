@@ -223,7 +223,7 @@ class Kind:
         """Return a value in the type of the field, where JSON or the caller has another one for it.
 
         Args:
-            value: Any value. A list becomes a tuple, and text becomes a path or a path text, if the
+            value: Any value. A list becomes a tuple, text a path, and a path text, each where the
                 field holds that; anything else is returned unchanged, for `accepts` to judge.
         """
         if self.is_tuple:

@@ -116,7 +116,11 @@ def chart(
 
 
 def thinned(points: Points) -> list[tuple[float, float]]:
-    """Return at most `MAX_POINTS` of the points, evenly spaced, with the first and the last."""
+    """Return at most `MAX_POINTS` of the points, evenly spaced, with the first and the last.
+
+    Args:
+        points: The points of a curve; a curve with fewer is returned whole.
+    """
     if len(points) <= MAX_POINTS:
         return list(points)
     step = (len(points) - 1) / (MAX_POINTS - 1)

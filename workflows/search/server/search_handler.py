@@ -50,7 +50,7 @@ class SearchHandler(BaseHandler):
             self._holds_slot = True
 
     def data_received(self, chunk: bytes) -> None:
-        """Append a piece of the image, up to the size limit."""
+        """Append a piece of the image; a piece beyond `MAX_IMAGE_BYTES` makes the status 413."""
         if self._finished or not self._holds_slot:
             return
         if len(self._body) + len(chunk) > MAX_IMAGE_BYTES:
