@@ -105,7 +105,7 @@ class BaseHandler(web.RequestHandler):
         Args:
             status_code: The status that tornado suggests. A `QueryError` gets 400, a `BusyError`
                 503, and any other `TesseraeError` 500.
-            kwargs: What tornado passes: `exc_info`, the (type, value, traceback) of the exception.
+            kwargs: The exception, under `exc_info`: its (type, value, traceback).
         """
         error = kwargs.get("exc_info", (None, None))[1]
         if isinstance(error, QueryError):
