@@ -104,10 +104,15 @@ def _like(word: str, names: Iterable[str]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command, print its errors, and return the exit status.
+    """Run one command, and print its errors to standard error.
+
+    It installs signal handlers, so it is for the main thread of a process of its own.
 
     Args:
         argv: The arguments without the program's name (default: those of the process).
+
+    Returns:
+        The exit status: that of the command, 1 after an error, or `INTERRUPTED` (130) after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
@@ -135,10 +140,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def dispatch(words: Sequence[str]) -> int:
-    """Run one command, and return the exit status; errors propagate as exceptions.
+    """Run one command; errors propagate as exceptions.
 
     Args:
-        words: The name of the command and its arguments.
+        words: The name of the command and its arguments, such as `["info", "STORE"]`.
+
+    Returns:
+        The exit status of the command; 0 after help or the version was printed.
 
     Raises:
         TesseraeError: There is no such command or option, or a package is missing; commands raise
@@ -168,7 +176,11 @@ def dispatch(words: Sequence[str]) -> int:
 
 
 def command_of(name: str) -> tuple[Command | Group, argparse.ArgumentParser]:
-    """Return the command of a name in `COMMANDS`, and the parser of its arguments."""
+    """Return a command and the parser of its arguments.
+
+    Args:
+        name: The name of the command, a key of `COMMANDS`.
+    """
     module = importlib.import_module(f"workflows.commands.{name.replace('-', '_')}")
     parser = _Parser(
         prog=f"tesserae {name}",

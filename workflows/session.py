@@ -63,6 +63,9 @@ REMOTE_PREFIXES = ("ssh:", "slurm:")
 def cluster_of(options: ClusterOptions) -> Cluster:
     """Return the cluster that the options of a command describe, without starting it.
 
+    Args:
+        options: The options of the command; without `workers`, a local cluster has one per core.
+
     Raises:
         ClusterError: `--cluster` is invalid, or its file is.
     """
@@ -114,7 +117,11 @@ def run_as_slurm_worker(options: ClusterOptions) -> bool:
 
 
 class Cluster:
-    """A context manager that holds a cluster and its client."""
+    """A context manager that holds a cluster and its client, and closes both at its end.
+
+    A local cluster, and one that was started over ssh or with Slurm, ends with the block; a cluster
+    that was running before goes on.
+    """
 
     def __init__(
         self,
@@ -229,7 +236,11 @@ class Cluster:
                 raise StoreError(f"worker {worker} failed: {type(answer).__name__}: {answer}")
 
     def set_workers(self, workers: int) -> None:
-        """Set the number of worker processes of a local cluster, before it is started."""
+        """Set the number of worker processes of a local cluster, which must not have started.
+
+        Args:
+            workers: The number, at least 1; a cluster that has started keeps its number.
+        """
         self._num_workers = workers
 
     def use_gpus(self, count: int | None) -> None:
@@ -258,7 +269,10 @@ class Cluster:
             self._backend.maintain()
 
     def worker_memory(self) -> list[tuple[int, int]]:
-        """Return (memory limit in bytes, threads) of each worker that has a limit."""
+        """Return the (memory limit in bytes, threads) of each worker that has a limit.
+
+        A local cluster, whose workers are alike, gives a single pair and is not started for this.
+        """
         if not self.is_remote:
             return [(limit_bytes() // self._num_workers, self._num_threads)]
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
@@ -342,11 +356,13 @@ class Cluster:
 
 
 def check_cluster_option(where: str) -> None:
-    """Check the value of `--cluster`.
+    """Check the value of `--cluster`; nothing is started or connected to.
+
+    Args:
+        where: `local`, the address of a scheduler, `ssh:FILE` or `slurm:FILE`.
 
     Raises:
-        ClusterError: It is neither `local`, an address, `ssh:FILE` nor `slurm:FILE`, or the file is
-            invalid.
+        ClusterError: It is none of these, or the file is invalid.
     """
     if where == "local":
         return

@@ -37,7 +37,8 @@ def open_parquet(source: BinaryIO | bytes) -> pq.ParquetFile:
     the file.
 
     Args:
-        source: A file that is open for reading, or all bytes of one.
+        source: A file that is open for reading, of which the result takes ownership; or all bytes
+            of one.
     """
     if isinstance(source, bytes):
         return pq.ParquetFile(pa.BufferReader(_arrow_owned(source)), pre_buffer=False)

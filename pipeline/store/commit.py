@@ -17,7 +17,9 @@ class ObjectRecord:
     """The name, size and digest of an object that was written."""
 
     name: str
+    """The name of the object, relative to the store."""
     num_bytes: Count
+    """The length of the object in bytes."""
     digest: Digest
     """The XXH3-128 of all its bytes, in hexadecimal."""
 
@@ -28,6 +30,7 @@ class Commit:
 
     split: Split
     shard: Shard
+    """The number of the shard, from 0."""
     plan: Digest
     """The digest of the plan."""
     start: Count

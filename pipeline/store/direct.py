@@ -20,8 +20,7 @@ def open_direct(path: Path) -> int | None:
 
     Returns:
         A descriptor, which the caller closes; None if the file cannot be opened with O_DIRECT, as
-            on
-        a file system without it.
+        on a file system without it.
     """
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_DIRECT)
@@ -36,7 +35,10 @@ def read_direct(file: int, start: int, num_bytes: int, memory: NDArray[np.uint8]
         file: A descriptor from `open_direct`.
         start: The offset of the first byte.
         num_bytes: The number of bytes to read.
-        memory: A buffer, (at least num_bytes + 3 * ALIGNMENT,) uint8. The result is a view of it.
+        memory: A buffer, (at least num_bytes + 3 * ALIGNMENT,) uint8, which is overwritten.
+
+    Returns:
+        The bytes, at most *num_bytes*: a view of *memory*, valid until it is overwritten.
 
     Raises:
         OSError: The file cannot be read, or not with O_DIRECT.

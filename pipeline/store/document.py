@@ -51,12 +51,16 @@ def digest(fields: dict[str, Any]) -> str:
 
 
 def decode_document(data: bytes, name: str, advice: str = REPAIR) -> dict[str, Any]:
-    """Decode a document and return its fields without the digest.
+    """Decode a document, and check it against its own digest.
 
     Args:
         data: The bytes of the document.
         name: Its name in the store, for messages.
         advice: The last sentence of the message, for a damaged document (default: `REPAIR`).
+
+    Returns:
+        The fields of the document by name, as plain JSON values, without the key `digest`. Their
+        types and ranges are not checked; `decode_document_as` does so.
 
     Raises:
         StoreDamagedError: The bytes differ from those that `encode_document` wrote.

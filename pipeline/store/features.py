@@ -92,7 +92,9 @@ class FeatureRecipe:
     images: Digest
     """The digest of the store's recipe."""
     shard_rows: Rows
+    """The rows of a shard, a multiple of `chunk_rows`."""
     chunk_rows: Rows
+    """The rows of a chunk, which share a checksum."""
     format: Format = layout.FORMAT
     """The format version of the store, as in its recipe."""
 
@@ -133,7 +135,7 @@ class FeatureRecipe:
 
         Returns:
             The options with a value other than the default, joined by spaces; empty if there are
-                none.
+            none.
         """
         options = [("--cut", self.cut), ("--pooling", self.pooling), ("--size", self.stored_size)]
         options += [("--precision", self.precision), ("--dtype", self.dtype)]
@@ -157,6 +159,7 @@ class FeatureCommit:
     """The digest of the recipe of the features."""
     split: Split
     shard: Shard
+    """The number of the shard, from 0."""
     plan: Digest
     """The digest of the split's plan."""
     pixels: Digest
@@ -178,10 +181,14 @@ class FeatureFinishRecord:
     """The record that every commit of a split's features exists."""
 
     features: Digest
+    """The digest of the recipe of the features."""
     split: Split
     plan: Digest
+    """The digest of the split's plan."""
     num_rows: Count
+    """The number of rows of the split, quarantined ones included."""
     kinds: tuple[Kind, ...]
+    """The kinds of features that are stored, of `KINDS`."""
     parts: Digest
     """The digest of the table's parts, as in the images' record: which image each row shows."""
     objects: tuple[ObjectRecord, ...]
@@ -278,12 +285,15 @@ def load_recipe(objects: Objects, name: str) -> FeatureRecipe:
 
 
 def load_finish_record(objects: Objects, name: str, split: str) -> FeatureFinishRecord | None:
-    """Load the record that a split's features are complete; return None while they are not.
+    """Load the record that a split's features are complete.
 
     Args:
         objects: The objects of the store.
         name: The name of the feature set: its folder in `features/`.
         split: The name of the split.
+
+    Returns:
+        The record; None while the features are not complete.
 
     Raises:
         StoreDamagedError: The record is damaged.
@@ -311,12 +321,11 @@ def load_commit(
         objects: The objects of the store.
         recipe: The recipe of the features.
         plan: The plan of the split.
-        shard: The number of the shard.
+        shard: The number of the shard, from 0.
 
     Returns:
-        None if the commit does not exist, is damaged, or belongs to another recipe or plan: the
-            shard
-        is then computed again.
+        The commit; None if it does not exist, is damaged, or belongs to another recipe or plan. The
+        shard is then computed again.
     """
     file = layout.features_commit(recipe.name, plan.split, shard)
     try:

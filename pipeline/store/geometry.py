@@ -21,8 +21,11 @@ class Geometry:
     row_bytes: int
     """The bytes of one square, or of one image's features."""
     shard_rows: int
+    """The rows of a shard, a multiple of `chunk_rows`; the last shard may hold fewer."""
     chunk_rows: int
+    """The rows of a chunk."""
     num_rows: int
+    """The rows of the split."""
 
     @property
     def chunk_bytes(self) -> int:
@@ -74,8 +77,7 @@ class Geometry:
 
         Returns:
             `index_bytes` bytes: (offset, length) of each chunk as uint64 little-endian, 2^64 - 1
-                for
-            chunks without rows, and the CRC-32C.
+            twice for chunks without rows, and the CRC-32C.
         """
         num_chunks = self.num_chunks(shard)
         index = np.full((self.chunks_per_shard, 2), ABSENT, "<u8")

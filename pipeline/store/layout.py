@@ -51,7 +51,7 @@ def is_split(name: str) -> bool:
 
 
 def check_split(split: str) -> str:
-    """Return *split* if it is a valid name of a split, as `is_split` defines.
+    """Return *split* unchanged if it is a valid name of a split, as `is_split` defines.
 
     Args:
         split: Any text.

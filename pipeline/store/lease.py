@@ -46,15 +46,19 @@ def lease(
 ) -> Iterator[None]:
     """Hold the lease of *split* inside the block.
 
+    On a disk this creates a lock file in the folder `.tmp` of the store, on an object store an
+    object, which a thread renews until the block ends.
+
     Args:
         objects: The objects of the store.
         split: The split to be written.
         wait: True to wait for another run that holds the lease.
-        on_wait: A function that is called with the description of each holder before the wait
-            (default: none).
+        on_wait: A function that is called with the description of each holder before the wait, such
+            as "process 4711 on node1" (default: none).
 
     Raises:
         StoreBusyError: Another run holds the lease, and *wait* is false.
+        StoreError: The lock file or the object cannot be written.
     """
     attempt = (
         _LocalLease(objects, split)

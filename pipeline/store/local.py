@@ -40,6 +40,13 @@ class LocalObjects:
     finish_together = True
 
     def __init__(self, url: str, run: str) -> None:
+        """Open the folder of a store; nothing is read or written.
+
+        Args:
+            url: The path of the folder, which need not exist yet.
+            run: The name of this run's folder of temporary files in `.tmp`: `<split>-<anything>`
+                for a run that writes, which must call `begin` first. A reader may pass any name.
+        """
         self.url = url
         self._root = Path(url)
         self._run = run
@@ -119,8 +126,7 @@ class LocalObjects:
 
         Returns:
             The bytes, a view of *memory*, fewer if the file ends first; None if the file cannot be
-                read
-            in this way.
+            read in this way.
         """
         file = open_direct(self._path(name))
         if file is None:
@@ -207,10 +213,12 @@ class LocalObjects:
         """Return a writer that fills a temporary file, which `finish` renames.
 
         Args:
-            name: The name that the object will get: its path relative to the store.
+            name: The name that the object will get: its path relative to the store. Missing folders
+                are created.
 
         Raises:
-            StoreError: The temporary file cannot be created.
+            StoreError: The temporary file cannot be created, or this run has lost its right to
+                write.
         """
         return LocalWriter(self._root, name, self._run)
 
@@ -285,6 +293,18 @@ class LocalWriter:
     """
 
     def __init__(self, root: Path, name: str, run: str) -> None:
+        """Create the temporary file, and the folders of the object.
+
+        Args:
+            root: The folder of the store.
+            name: The name that the object will get, relative to the store.
+            run: The name of the run's folder of temporary files, which `LocalObjects.begin`
+                created.
+
+        Raises:
+            StoreError: The file cannot be created, *name* leads out of the store, or the run's
+                folder is gone because the run was ended or another one of the same split has begun.
+        """
         self.name = name
         self._final = confined.confined_path(root, name)
         self._temporary = root / TEMPORARY / run / uuid.uuid4().hex
@@ -330,7 +350,11 @@ class LocalWriter:
                     self._submit_block()
 
     def finish(self) -> None:
-        """Make the object durable under its name, replacing any object of that name."""
+        """Make the object durable under its name, replacing any object of that name.
+
+        Raises:
+            StoreError: The disk is full or failing; also for data of an earlier `write`.
+        """
         with _explain_os_errors(f"cannot write {self._final}"):
             self._seal()
             os.replace(self._temporary, self._final)
@@ -339,7 +363,14 @@ class LocalWriter:
             sync_folder(self._final.parent)
 
     def finish_new(self) -> bool:
-        """Make the object durable unless its name is taken; return True if it has the name."""
+        """Make the object durable unless its name is taken.
+
+        Returns:
+            True if the object has the name now; False if another object had it, which is kept.
+
+        Raises:
+            StoreError: The disk is full or failing; also for data of an earlier `write`.
+        """
         with _explain_os_errors(f"cannot write {self._final}"):
             self._seal()
             new = name_exclusively(self._temporary, self._final, self._locks)

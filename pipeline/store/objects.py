@@ -109,8 +109,7 @@ class Objects(Protocol):
 
         Returns:
             The bytes, a view of *memory*, fewer if the object ends first; None if the object cannot
-                be
-            read in this way.
+            be read in this way.
         """
 
     def open(self, name: str) -> BinaryIO:
@@ -234,6 +233,12 @@ class WriterFile:
     closed = False
 
     def __init__(self, writer: Writer) -> None:
+        """Wrap a writer.
+
+        Args:
+            writer: The writer that gets all bytes. It stays open when this file is closed: the
+                caller finishes or aborts it.
+        """
         self._writer = writer
         self._position = 0
 

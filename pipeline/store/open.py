@@ -11,12 +11,18 @@ from pipeline.urls import is_url
 
 
 def open_objects(url: str, run: str = "reader") -> Objects:
-    """Open the objects of a store, which need not exist yet.
+    """Open the objects of a store, which need not exist yet; nothing is read or written.
 
     Args:
-        url: The path or fsspec URL of the store.
+        url: The path or fsspec URL of the store, such as `/data/store` or `s3://bucket/prefix`.
         run: The name of this run's folder of temporary files, `<split>-<anything>` for a run that
             writes (default: `reader`).
+
+    Returns:
+        A `LocalObjects` for a path or a `file://` URL, otherwise a `RemoteObjects`.
+
+    Raises:
+        StoreError: No installed package implements the protocol of the URL, or it is not valid.
     """
     if is_url(url) and not url.startswith("file://"):
         from pipeline.store.remote import RemoteObjects  # fsspec only where it is needed

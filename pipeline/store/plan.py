@@ -18,12 +18,15 @@ class Plan:
     recipe: Digest
     """The digest of the recipe."""
     num_rows: Annotated[int, Between(1, 2**40)]
+    """The number of samples in the listing, each of which has a row."""
     listing: Digest
     """The SHA-256 of the lines `<key>\\t<size in bytes>\\n`, sorted by key."""
     order_version: Format
     """The version of the rule that assigns the sorted keys to rows (`pipeline.order`)."""
     seed: Annotated[int, Between(0, 2**64 - 1)]
+    """The seed of the order of rows."""
     shard_rows: Rows
+    """The rows of a shard, as in the recipe."""
     format: Format = layout.FORMAT
     """The format version of the store, as in its recipe."""
 

@@ -40,7 +40,9 @@ class FinishRecord:
     plan: Digest
     """The digest of the plan."""
     num_rows: Annotated[int, Between(1, 2**40)]
+    """The number of rows of the split, quarantined ones included."""
     sizes: tuple[Size, ...]
+    """The sides in pixels of the squares that every shard has, ascending."""
     counts: dict[str, Count]
     """The number of rows by the name of their status."""
     parts: Digest
@@ -127,11 +129,14 @@ def load_plan(objects: Objects, split: str) -> Plan:
 
 
 def load_finish_record(objects: Objects, split: str) -> FinishRecord | None:
-    """Load and check the finish record of a split; return None while the split is not finished.
+    """Load and check the finish record of a split.
 
     Args:
         objects: The objects of the store.
         split: The name of the split.
+
+    Returns:
+        The record; None while the split is not finished.
 
     Raises:
         StoreDamagedError: The record is damaged, or is that of another split.
@@ -146,12 +151,15 @@ def load_finish_record(objects: Objects, split: str) -> FinishRecord | None:
 
 
 def load_commit(objects: Objects, split: str, shard: int) -> Commit | None:
-    """Load the commit of one shard; return None if it is missing, damaged, or of another shard.
+    """Load the commit of one shard.
 
     Args:
         objects: The objects of the store.
         split: The name of the split.
         shard: The number of the shard, from 0.
+
+    Returns:
+        The commit; None if it is missing, damaged, or that of another shard.
     """
     name = layout.commit(split, shard)
     try:
@@ -233,7 +241,9 @@ class Copy:
     """One line of a ledger: the copy of a document."""
 
     name: str
+    """The name of the document, relative to the store."""
     text: str
+    """The text of the document, exactly as it was written."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +251,7 @@ class Ledger:
     """The readable part of a ledger."""
 
     copies: dict[str, bytes]
-    """The intact documents, by name."""
+    """The bytes of each intact document, by its name relative to the store."""
     damage: str | None
     """The problem with the ledger: `missing`, `damaged` or None."""
 
@@ -316,6 +326,11 @@ class FingerprintWriter:
     """A writer that passes pieces on to another one and computes their size and digest."""
 
     def __init__(self, writer: Writer) -> None:
+        """Wrap a writer to which nothing was written yet.
+
+        Args:
+            writer: The writer that gets all bytes.
+        """
         self.name = writer.name
         self._writer = writer
         self._num_bytes = 0

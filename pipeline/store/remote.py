@@ -21,6 +21,14 @@ class RemoteObjects:
     finish_together = False  # each PUT in progress holds several copies of its object
 
     def __init__(self, url: str) -> None:
+        """Open the file system of a URL; nothing is read or written.
+
+        Args:
+            url: The fsspec URL of the store, which need not exist yet.
+
+        Raises:
+            StoreError: No installed package implements the protocol of the URL, or it is not valid.
+        """
         self.url = url.rstrip("/")
         try:
             # Listings must not be cached, because other workers add objects meanwhile.
@@ -211,6 +219,12 @@ class RemoteWriter:
     """A writer that collects an object in memory, for one PUT."""
 
     def __init__(self, objects: RemoteObjects, name: str) -> None:
+        """Begin an empty object in memory.
+
+        Args:
+            objects: The store to which `finish` writes.
+            name: The name that the object will get, relative to the store.
+        """
         self.name = name
         self._objects = objects
         self._data = bytearray()
@@ -224,7 +238,11 @@ class RemoteWriter:
         self._data += data
 
     def finish(self) -> None:
-        """Write the object under its name with one PUT."""
+        """Write the object under its name with one PUT, replacing any object of that name.
+
+        Raises:
+            StoreError: The request failed, or the bucket does not exist.
+        """
         data = bytes(self._data)
         self._data = bytearray()  # free the buffer: a shard is large, and the PUT has its own copy
         self._objects.put(self.name, data)

@@ -96,7 +96,9 @@ Rows = Annotated[int, Between(1, 2**24)]
 Digest = Annotated[str, pattern(r"[0-9a-f]{32}|[0-9a-f]{64}", "32 or 64 hexadecimal digits")]
 """A digest of another document, or of an object's bytes."""
 Split = Annotated[str, Matching(is_split, "letters, digits, '-' and '_'")]
+"""The name of a split."""
 Format = Annotated[int, Between(1, 1000)]
+"""A version number: of a format, an order or a set of rules."""
 
 
 def parse(kind: type[T], fields: Any, where: str = "") -> T:

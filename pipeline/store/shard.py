@@ -26,9 +26,12 @@ from pipeline.store.commit import ObjectRecord
 from pipeline.store.objects import Writer
 
 ABSENT = np.uint64(2**64 - 1)
+"""The offset and the length of an absent chunk in a shard's index."""
 
 Compress = Callable[[NDArray[np.uint8]], bytes]
+"""A function from the bytes of a chunk, (n,) uint8, to the compressed bytes."""
 Decompress = Callable[[memoryview, NDArray[np.uint8]], None]
+"""A function of compressed bytes that fills an array, (n,) uint8, with the chunk's n bytes."""
 
 
 class ShardComposer:
@@ -37,6 +40,19 @@ class ShardComposer:
     def __init__(
         self, writer: Writer, *, row_bytes: int, shard_rows: int, chunk_rows: int, codec: str
     ) -> None:
+        """Begin a shard without rows; nothing is written yet.
+
+        Args:
+            writer: The writer of the shard object, which gets the bytes as rows are appended. After
+                an error the caller aborts it.
+            row_bytes: The number of bytes in a row.
+            shard_rows: The maximum number of rows, a multiple of *chunk_rows*.
+            chunk_rows: The rows of a chunk.
+            codec: The codec of the recipe, as `parse_codec` defines.
+
+        Raises:
+            ValueError: *codec* is not a valid codec of a store.
+        """
         self.row_bytes = row_bytes
         """The number of bytes in a row."""
         self._writer = writer
@@ -74,14 +90,25 @@ class ShardComposer:
             self._end_chunk()
 
     def write_index(self) -> ObjectRecord:
-        """Write the index after the last row; return the record of the object."""
+        """Fill the last chunk with rows of zeros, and write the index; `finish` must follow.
+
+        Returns:
+            The record of the object: its name, its length in bytes and its XXH3-128.
+
+        Raises:
+            StoreError: The bytes cannot be written.
+        """
         while self._num_rows % self._chunk_rows:
             self.append(bytes(self.row_bytes))
         self._write(append_checksum(self._index.tobytes()))
         return ObjectRecord(self._writer.name, self._num_bytes, self._hash.hexdigest())
 
     def finish(self) -> None:
-        """Make the object durable under its name."""
+        """Make the object durable under its name, after `write_index`.
+
+        Raises:
+            StoreError: The object cannot be written.
+        """
         self._writer.finish()
 
     def _end_chunk(self) -> None:
@@ -112,10 +139,14 @@ def index_bytes(shard_rows: int, chunk_rows: int) -> int:
 
 
 def decode_index(data: bytes) -> NDArray[np.uint64] | None:
-    """Return the offset and length of each chunk, (chunks, 2) uint64; None if *data* is damaged.
+    """Decode the index of a shard.
 
     Args:
-        data: The index with its checksum; `ABSENT` stands for a chunk that is absent.
+        data: The index with its checksum, `index_bytes` bytes: the end of the shard object.
+
+    Returns:
+        The offset and length in bytes of each chunk, (chunks, 2) uint64, `ABSENT` twice for an
+        absent chunk; None if *data* does not match its checksum.
     """
     if not has_valid_checksum(data):
         return None
@@ -123,10 +154,13 @@ def decode_index(data: bytes) -> NDArray[np.uint64] | None:
 
 
 def parse_codec(codec: str) -> tuple[str, int]:
-    """Split a recipe's codec into its name and level; the level is 0 for codecs without levels.
+    """Split a recipe's codec into its name and level.
 
     Args:
         codec: `none`, `zstd:<1-22>`, `blosc-lz4` or `blosc-zstd:<1-9>`.
+
+    Returns:
+        The text before the colon, and the level; 0 for codecs without levels.
 
     Raises:
         ValueError: *codec* is not a valid codec of a store.

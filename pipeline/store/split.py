@@ -66,13 +66,14 @@ class Split:
 def open_split(
     objects: Objects, split: str, sizes: Iterable[int], *, allow_partial: bool = False
 ) -> Split:
-    """Open a split to read some of its sizes.
+    """Open a split to read some of its sizes; only its records, labels and statuses are read.
 
     Args:
         objects: The objects of the store.
         split: The name of the split.
         sizes: The sides of the squares in pixels.
-        allow_partial: Open an unfinished split too, with its committed rows (default: false).
+        allow_partial: True to open an unfinished split too, with its committed rows (default:
+            False).
 
     Raises:
         StoreError: The store has no such split or size, or the split is not finished.
@@ -117,7 +118,8 @@ def restrict_to_labels(split: Split, labels: Iterable[int]) -> Split:
 
     Args:
         split: The split to restrict.
-        labels: The labels of the classes to read.
+        labels: The labels of the classes to read, 0 to C-1; none gives a split without readable
+            rows.
 
     Raises:
         ValueError: A label is not one of the store's classes.

@@ -57,7 +57,7 @@ GROUP_ROWS = 65_536
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row of the table, in the order of its columns."""
+    """One row of the table, in the order of its columns, which the module's docstring describes."""
 
     row: int
     key: str
@@ -104,12 +104,15 @@ def encode_table(part: pa.Table) -> bytes:
 
 
 def decode_part(data: bytes, name: str = "the table", rows: range | None = None) -> pa.Table:
-    """Decode a part or a complete table with the columns of `SCHEMA`.
+    """Decode a part or a complete table.
 
     Args:
         data: The bytes of the Parquet file.
         name: The name of the file, for messages.
-        rows: The rows that it must contain (default: any).
+        rows: The rows that it must contain, exactly and in this order (default: any).
+
+    Returns:
+        A table with the columns of `SCHEMA`, in memory.
 
     Raises:
         StoreDamagedError: The file is not such a table or contains other rows.

@@ -30,14 +30,24 @@ SCHEDULER, WORKERS = "scheduler", "workers"
 
 
 def state_folder(options: StateOptions) -> Path:
-    """Return the folder of process ids and logs, which need not exist yet."""
+    """Return the folder of process ids and logs, which need not exist yet.
+
+    Args:
+        options: The options of the command.
+
+    Returns:
+        `options.state` as an absolute path; if it is None, the user's own folder.
+    """
     return daemon.default_folder() if options.state is None else options.state.absolute()
 
 
 def up(options: UpOptions) -> int:
-    """Start a scheduler and workers in the background, and return the exit status.
+    """Start a scheduler and workers in the background, and return when all have connected.
 
     Certificates are created if there are none. After an error nothing keeps running.
+
+    Returns:
+        The exit status, 0; errors are raised.
 
     Raises:
         ClusterError: A port is in use, or a process did not start in time.
@@ -116,7 +126,11 @@ def _start(state: Path, name: str, *flags: str) -> None:
 
 
 def down(options: DownOptions) -> int:
-    """Stop what `up` started, and return the exit status."""
+    """Stop what `up` started.
+
+    Returns:
+        The exit status, 0; also if nothing was running.
+    """
     state = state_folder(options)
     stopped = [name for name in (WORKERS, SCHEDULER) if daemon.stop(state, name)]
     print(f"stopped {' and '.join(stopped)}" if stopped else f"no cluster of {state} is running")
@@ -124,5 +138,9 @@ def down(options: DownOptions) -> int:
 
 
 def address_file(state: Path) -> Path:
-    """Return the path of the file that holds the scheduler's address, in a state folder."""
+    """Return the path of the file that holds the scheduler's address, which need not exist.
+
+    Args:
+        state: The folder of process ids and logs.
+    """
     return state / "address"

@@ -19,12 +19,24 @@ from workflows.session import PRELOAD
 
 
 def certificates_folder(options: CertificateOptions) -> Path | None:
-    """Return the folder of certificates; None with `--insecure` or if there is no default one."""
+    """Return the folder of certificates that a command uses.
+
+    Args:
+        options: The options of the command.
+
+    Returns:
+        The folder; None with `--insecure`, or if no folder was chosen and the user's own one does
+        not exist.
+    """
     return None if options.insecure else certificates.existing_folder(options.certs)
 
 
 def scheduler_config(options: UpOptions | SchedulerOptions) -> SchedulerConfig:
-    """Return the configuration of a scheduler that serves the Tesserae page."""
+    """Return the configuration of a scheduler that serves the Tesserae page; nothing is started.
+
+    Args:
+        options: The options of the command.
+    """
     return SchedulerConfig(
         host=options.host,
         port=options.port,

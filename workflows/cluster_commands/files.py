@@ -9,7 +9,10 @@ from workflows.cluster_commands.options import CertsOptions, UnitsOptions
 
 
 def certs(options: CertsOptions) -> int:
-    """Create certificates and a token, and return the exit status.
+    """Create a certificate authority, a certificate for each role and a token in a folder.
+
+    Returns:
+        The exit status, 0; errors are raised.
 
     Raises:
         TesseraeError: The folder holds certificates already, and the options lack `--renew`.
@@ -35,7 +38,16 @@ def certs(options: CertsOptions) -> int:
 
 
 def units(options: UnitsOptions) -> int:
-    """Write systemd units for a scheduler and for workers, and return the exit status."""
+    """Write systemd units for a scheduler and for workers, and print their paths.
+
+    Returns:
+        The exit status, 0; errors are raised.
+
+    Raises:
+        ClusterError: The address is not that of a scheduler.
+        ValueError: The user or the folder of certificates contains characters of systemd's syntax.
+        OSError: A file cannot be written.
+    """
     certs = options.certs.absolute()
     for path in systemd.write_units(options.folder, options.address, options.user, certs):
         print(path)

@@ -24,7 +24,12 @@ from workflows.cluster_commands.printing import print_notice, print_scheduler
 
 
 def scheduler(options: SchedulerOptions) -> int:
-    """Run a scheduler until Ctrl-C, and return the exit status.
+    """Run a scheduler until Ctrl-C, and start it again whenever it exits.
+
+    With `--once`, the scheduler replaces this process instead, and the call does not return.
+
+    Returns:
+        The exit status, 0; errors are raised.
 
     Raises:
         ClusterError: There are no certificates, or a port is in use.
@@ -38,7 +43,12 @@ def scheduler(options: SchedulerOptions) -> int:
 
 
 def worker(options: WorkerOptions) -> int:
-    """Run this machine's workers until Ctrl-C, and return the exit status.
+    """Run this machine's workers until Ctrl-C, and start again those that exit.
+
+    With `--once`, the workers replace this process instead, and the call does not return.
+
+    Returns:
+        The exit status, 0; also after the scheduler has been unreachable for `--scheduler-timeout`.
 
     Raises:
         ClusterError: There are no certificates.

@@ -21,7 +21,11 @@ MAX_HEARTBEAT_SECONDS = 15.0
 
 
 def status(options: StatusOptions) -> int:
-    """Print the processes, the workers and the open ports; return 1 if nothing runs, else 0.
+    """Print the processes, the workers and the open ports of a cluster.
+
+    Returns:
+        The exit status: 1 if no scheduler is known, because none was named and none of the state
+        folder runs; else 0.
 
     Raises:
         ClusterError: The scheduler does not answer within ten seconds.
@@ -54,7 +58,10 @@ def status(options: StatusOptions) -> int:
 
 
 def wait(options: WaitOptions) -> int:
-    """Wait until the workers and the GPUs have connected, and return the exit status.
+    """Wait until the workers and the GPUs have connected.
+
+    Returns:
+        The exit status, 0; errors are raised.
 
     Raises:
         ClusterError: They have not connected before the timeout, or the scheduler does not answer.

@@ -27,13 +27,18 @@ class Command:
     """The help text of a command within a group; others have the docstring of their module."""
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
-        """Add the flags of the command to its parser."""
+        """Add the flags of the command to its parser, and give the parser a usage line."""
         for options in self.options:
             add_flags(parser, options)
         parser.usage = _synopsis(parser)
 
     def function(self) -> Callable[..., int]:
-        """Import and return the implementation, which takes a value of each options class."""
+        """Import and return the implementation.
+
+        Returns:
+            A function that takes a value of each class in `options`, in this order, and returns the
+            exit status.
+        """
         function: Callable[..., int] = pkgutil.resolve_name(self.implementation)
         return function
 
@@ -61,7 +66,11 @@ class Group:
             command.add_to(subparser)
 
     def selected(self, args: argparse.Namespace) -> Command:
-        """Return the command that parsed arguments name."""
+        """Return the command that a person has chosen.
+
+        Args:
+            args: The arguments, parsed by the parser to which `add_to` has added the commands.
+        """
         return self.commands()[getattr(args, self.metavar.lower())]
 
 

@@ -61,6 +61,10 @@ def values(state: DashboardState, now: float) -> dict[str, Any]:
     Args:
         state: The state of the dashboard.
         now: The time in seconds, of the clock that the state uses.
+
+    Returns:
+        `trainings` and `runs` (snapshots, which are dictionaries), `charts` (`Chart` values),
+        `images` and `grids` (dictionaries with JPEG bytes under `jpeg`), and `max_workers`.
     """
     labels = short_names(state.trainings)
     return {

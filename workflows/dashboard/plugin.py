@@ -33,18 +33,38 @@ class DashboardPlugin(SchedulerPlugin):
     name = NAME
 
     def __init__(self, scheduler: Scheduler) -> None:
+        """Create a plugin with an empty state; it does nothing before it is added to the scheduler.
+
+        Args:
+            scheduler: The scheduler that it will be added to.
+        """
         self.state = DashboardState()
         self._scheduler = scheduler
 
     def transition(
         self, key: object, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any
     ) -> None:
-        """Record which worker finished a task. Dask calls this for every transition of a task."""
+        """Record which worker finished a task. Dask calls this for every transition of a task.
+
+        Args:
+            key: The key of the task.
+            start: The state that the task leaves; only transitions from `processing` to `memory`
+                count.
+            finish: The state that the task enters.
+            args: Further arguments of Dask, which are ignored.
+            stimulus_id: Dask's id of the cause, which is ignored.
+            kwargs: Details of the transition, with the address of the worker as `worker`.
+        """
         if finish == "memory" and start == "processing":
             self.state.record_finished_task(key, str(kwargs.get("worker", "")))
 
     def log_event(self, topic: str, msg: Any) -> None:
-        """Record the messages that a command has sent."""
+        """Apply the messages that a command has sent to the state.
+
+        Args:
+            topic: The topic of the event; topics other than `TOPIC` and `IMAGES_TOPIC` are ignored.
+            msg: A list of messages for `DashboardState.apply`.
+        """
         if topic in (TOPIC, IMAGES_TOPIC):
             for message in msg:
                 self.state.apply(message, time.monotonic())
@@ -53,7 +73,12 @@ class DashboardPlugin(SchedulerPlugin):
                 self._scheduler._broker.truncate(topic)
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
-        """Mark the runs of a client that has disconnected as lost, unless they had ended."""
+        """Mark the runs of a client that has disconnected as lost, unless they had ended.
+
+        Args:
+            scheduler: The scheduler.
+            client: The id of the client.
+        """
         self.state.mark_lost(client, time.monotonic())
 
 
@@ -87,7 +112,11 @@ def dask_setup(scheduler: Scheduler) -> None:
 
 
 def metrics(state: DashboardState) -> Iterator[lazy.Metric]:
-    """Yield the Prometheus metrics of all runs of a dashboard."""
+    """Yield the Prometheus metrics of all runs of a dashboard, each with a sample for every run.
+
+    Args:
+        state: The state of the dashboard, which is read at the time of the call.
+    """
     runs = state.snapshot(time.monotonic())["runs"]
 
     def named(run: dict[str, Any], **more: str) -> dict[str, str]:

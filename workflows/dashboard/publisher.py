@@ -39,6 +39,11 @@ def end_message(error: BaseException | None, seconds: float) -> dict[str, Any]:
     Args:
         error: The error that ended it; None if it has finished.
         seconds: Its duration in seconds.
+
+    Returns:
+        `what` ("end"), `state` (`finished`, `failed` or, after an interrupt, `stopped`), `why` (the
+        error's text, cut after 500 characters) and `seconds`. The caller adds the name of the
+        `run`.
     """
     state = "finished" if error is None else "failed"
     if isinstance(error, KeyboardInterrupt | GeneratorExit):
@@ -48,7 +53,11 @@ def end_message(error: BaseException | None, seconds: float) -> dict[str, Any]:
 
 
 class Publisher:
-    """A context manager that sends the progress of one run to the dashboard."""
+    """A context manager that sends the progress of one run to the dashboard.
+
+    Leaving the block sends the end of the run, with the error that ended it, and waits up to
+    `END_SECONDS` for the last messages.
+    """
 
     def __init__(
         self,
@@ -63,10 +72,10 @@ class Publisher:
         Args:
             client: The client of the scheduler that serves the dashboard.
             run: The run's name, which the keys of its tasks end with.
-            thumbnails: Returns the thumbnails of a stored shard, with row, caption and jpeg
-                (default: none).
-            quarantined: Returns the quarantined rows of a stored shard, with row, key, status and
-                reason (default: none).
+            thumbnails: A function that returns the thumbnails of a stored shard, with row, caption
+                and jpeg (default: none).
+            quarantined: A function that returns the quarantined rows of a stored shard, with row,
+                key, status and reason (default: none).
         """
         self._client = client
         self._run = run

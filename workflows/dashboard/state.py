@@ -34,12 +34,19 @@ class Worker:
     """The contribution of one worker to a run."""
 
     rows: int = 0
+    """The number of rows of the shards that it finished."""
     shards: int = 0
+    """The number of shards that it finished."""
     ends: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))
     """The (time, rows) of the last shards that it finished."""
 
     def rate(self, now: float, since: float) -> float:
-        """Return the rows per second of the last minute, or since *since* if that is shorter."""
+        """Return the rows per second over the last minute, or since the start if that is shorter.
+
+        Args:
+            now: The present time in seconds.
+            since: The time of the start of the run, in seconds of the same clock.
+        """
         recent = [(at, rows) for at, rows in self.ends if at > now - WORKER_SECONDS]
         seconds = min(WORKER_SECONDS, now - since)
         return sum(rows for _, rows in recent) / seconds if seconds > 0 else 0.0
@@ -50,37 +57,54 @@ class RunState:
     """The progress of one run that prepares a split or computes its features."""
 
     name: str
+    """The name of the run, which the keys of its tasks end with."""
     split: str
     store: str
+    """The path or URL of the store."""
     rows: int
+    """The number of rows that the run will commit."""
     sizes: dict[int, list[int]]
     """The rows already stored and the rows of the split, by side in pixels."""
     earlier_counts: Counter[str]
     """The number of rows that earlier runs committed, by status."""
     meter: Meter
     started: float
+    """The time of the start in seconds, of the clock of `DashboardState`."""
     client: str = ""
     """The id of the command's Dask client; when it disconnects, the run is lost."""
     features: str = ""
     """The name of the features that the run computes; empty if it stores images."""
     counts: Counter[str] = field(default_factory=Counter)
+    """The number of rows that the run has committed, by status in words."""
     seconds: Counter[str] = field(default_factory=Counter)
+    """The seconds of each stage (read, decode, ...), summed over all workers."""
     shards: int = 0
+    """The number of shards that the run has committed."""
     state: str = "running"
+    """The state: `running`, `finished`, `failed`, `stopped` or `lost`."""
     why: str = ""
+    """The reason why the run failed, was stopped or was lost; empty otherwise."""
     elapsed: float | None = None
     """The duration in seconds that the command measured; None while it runs."""
     ended: float | None = None
+    """The time of the end in seconds; None while the run is in progress."""
     workers: OrderedDict[str, Worker] = field(default_factory=OrderedDict)
+    """The contribution of each worker, by its address."""
     quarantine: deque[dict[str, Any]] = field(
         default_factory=lambda: deque(maxlen=MAX_QUARANTINED_ROWS)
     )
+    """The row, key, status and reason of the last quarantined rows, the newest last."""
     history: deque[tuple[float, float]] = field(
         default_factory=lambda: deque(maxlen=MAX_HISTORY_POINTS)
     )
+    """The (time in seconds, rows per second) of the run, in the order of time."""
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        """Return the progress as plain JSON values."""
+        """Return the progress as plain JSON values: an entry of `runs` in `/tesserae.json`.
+
+        Args:
+            now: The time in seconds, of the clock of `DashboardState`.
+        """
         last = self.meter.last
         clock = now if self.ended is None else self.ended
         elapsed = clock - self.started if self.elapsed is None else self.elapsed
@@ -125,21 +149,36 @@ class TrainingState:
     """The progress of one training run."""
 
     name: str
+    """The name of the run."""
     folder: str
+    """The path of the run's folder."""
     steps: int
+    """The number of steps after which the run ends."""
     started: float
+    """The time at which the command, and later its ranks, started, in seconds."""
     client: str = ""
+    """The id of the command's Dask client; when it disconnects, the run is lost."""
     step: int = 0
+    """The number of completed steps."""
     ranks: int = 0
+    """The number of ranks; 0 before they have started."""
     seconds_left: float | None = None
     """The command's own estimate, which knows the cost of later steps; None if unknown."""
     speed: dict[str, float] = field(default_factory=dict)
+    """The `images_per_second`, `steps_per_second` and `wait_share` last reported; empty before."""
     state: str = "running"
+    """The state: `running`, `finished`, `failed`, `stopped` or `lost`."""
     why: str = ""
+    """The reason why the run failed, was stopped or was lost; empty otherwise."""
     ended: float | None = None
+    """The time of the end in seconds; None while the run is in progress."""
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        """Return the progress as plain JSON values."""
+        """Return the progress as plain JSON values: an entry of `trainings` in `/tesserae.json`.
+
+        Args:
+            now: The time in seconds, of the clock of `DashboardState`.
+        """
         seconds = (now if self.ended is None else self.ended) - self.started
         return {
             "run": self.name,
@@ -193,8 +232,8 @@ class DashboardState:
         """Update the state from a message of a command.
 
         Args:
-            message: The message, of the kind `message["what"]`; an unknown kind, of a later
-                version, is ignored.
+            message: The message, with the name of its `run` and its kind, `what`, which decides the
+                other values; an unknown kind, of a later version, is ignored.
             now: The time in seconds.
         """
         handler = _HANDLERS.get(message["what"])
@@ -220,10 +259,14 @@ class DashboardState:
                 self.version += 1
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        """Return everything except images as plain JSON values.
+        """Return everything except images as plain JSON values: the document `/tesserae.json`.
 
         Args:
             now: The time in seconds, of the clock that all other calls use.
+
+        Returns:
+            `runs` and `trainings`, the oldest first, and `curves` with the (step, value) points of
+            each.
         """
         return {
             "runs": [run.snapshot(now) for run in self.runs.values()],

@@ -30,14 +30,19 @@ class Flag:
     """How a field appears on the command line, and which values it accepts."""
 
     help: str
+    """The help text: a phrase that says the effect and the unit, without the default."""
     implied: str = ""
     """The meaning of an omitted option, where its default value does not say so."""
     choices: tuple[str, ...] | tuple[int, ...] = ()
+    """The allowed values; empty: any."""
     limits: Range = Range()
+    """The range of a number."""
     legacy_value: Any = None
     """The value that a run folder implies which lacks the option, because it is older."""
     metavar: str | None = None
+    """The placeholder of the value in the help text; None: N, X, PATH or NAME, by type."""
     group: str = "options"
+    """The heading of the help text under which the flag is listed."""
     name: str | None = None
     """The long flag, if it is not the field's name."""
     aliases: tuple[str, ...] = ()
@@ -46,6 +51,7 @@ class Flag:
     repeatable: bool = False
     """True if a repeated flag adds values; otherwise the last one counts."""
     positional: bool = False
+    """True for an argument without a flag."""
 
 
 def option(
@@ -176,7 +182,12 @@ class Options:
 
     @classmethod
     def legacy_values(cls) -> dict[str, Any]:
-        """Return the value of each option, by name, in runs that were started before it existed."""
+        """Return the values that hold in a run that was started before an option existed.
+
+        Returns:
+            The value of each option by name: its `legacy_value`, which is its default unless it was
+            declared otherwise.
+        """
         return {field.name: flag_of(field).legacy_value for field in dataclasses.fields(cls)}
 
     def as_dict(self) -> dict[str, Any]:
@@ -189,12 +200,19 @@ class Kind:
     """The type of a field: of one value, or of the items of a tuple."""
 
     type: type
+    """The type of a value, or of each item of a tuple."""
     is_tuple: bool = False
+    """True if the field holds a tuple of any length."""
     optional: bool = False
+    """True if the field may be None."""
 
     @classmethod
     def of(cls, hint: Any) -> Kind:
-        """Return the kind of a type hint such as `int`, `Path | None` or `tuple[str, ...]`."""
+        """Return the kind of a field.
+
+        Args:
+            hint: The type of the field, such as `int`, `Path | None` or `tuple[str, ...]`.
+        """
         members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         plain = next(member for member in members if member is not types.NoneType)
         is_tuple = typing.get_origin(plain) is tuple
@@ -202,7 +220,12 @@ class Kind:
         return cls(item, is_tuple, optional=types.NoneType in members)
 
     def convert(self, value: Any) -> Any:
-        """Return *value*, or a list as a tuple and a path as this kind's type."""
+        """Return a value in the type of the field, where JSON or the caller has another one for it.
+
+        Args:
+            value: Any value. A list becomes a tuple, text a path, and a path text, each where the
+                field holds that; anything else is returned unchanged, for `accepts` to judge.
+        """
         if self.is_tuple:
             return tuple(value) if isinstance(value, list) else value
         if self.type is Path and isinstance(value, str):
@@ -210,7 +233,11 @@ class Kind:
         return str(value) if self.type is str and isinstance(value, Path) else value
 
     def accepts(self, value: Any) -> bool:
-        """Return True if *value* is of this kind."""
+        """Return True if a value is of this kind; whole numbers count as floats too.
+
+        Args:
+            value: The result of `convert`.
+        """
         if value is None:
             return self.optional
         if self.is_tuple:
@@ -228,7 +255,11 @@ class Kind:
 
 
 def flag_of(field: dataclasses.Field[Any]) -> Flag:
-    """Return the description of a field that `option` or `argument` declared."""
+    """Return the description of a field that `option` or `argument` declared.
+
+    Raises:
+        KeyError: The field was declared in another way.
+    """
     flag: Flag = field.metadata["flag"]
     return flag
 
@@ -257,10 +288,14 @@ def _check(field: dataclasses.Field[Any], kind: Kind, value: Any) -> None:
 
 
 def add_flags(parser: argparse.ArgumentParser, options: type[Options]) -> None:
-    """Add an argument to *parser* for each field of *options*, grouped by heading.
+    """Add an argument to a parser for each field of an options class, grouped by heading.
 
     The fields of the class come before those of its bases. A parsed namespace holds only what the
     command line names: `Options.from_args` adds the defaults.
+
+    Args:
+        parser: The parser, to which former names of the flags are added, too, without help.
+        options: The class of the options.
     """
     kinds = typing.get_type_hints(options)
     groups: dict[str, Any] = {"options": parser}

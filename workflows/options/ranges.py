@@ -19,13 +19,19 @@ class Range:
     """A range of numbers, usable as a type for argparse and as a check of values from code."""
 
     kind: type[int] | type[float] = int
+    """The type of the numbers: `int` or `float`."""
     minimum: float | None = None
+    """The smallest accepted number; None: no limit."""
     maximum: float | None = None
+    """The largest accepted number; None: no limit."""
     above: float | None = None
-    """An exclusive lower bound, used instead of `minimum`."""
+    """An exclusive lower bound, used instead of `minimum`; None: no limit."""
 
     def __call__(self, text: str) -> int | float:
         """Parse *text* as a number within this range.
+
+        Args:
+            text: The value as typed on the command line.
 
         Raises:
             argparse.ArgumentTypeError: *text* is no number or outside the range; the message says
@@ -42,7 +48,15 @@ class Range:
         return value
 
     def expected(self, value: float) -> str:
-        """Return a description of the accepted range if *value* is outside it, else ''."""
+        """Return the reason why a number is not accepted.
+
+        Args:
+            value: The number; nan and infinite ones are never accepted.
+
+        Returns:
+            A description of the accepted range, such as `at least 1`, if *value* is outside it;
+            otherwise ''.
+        """
         if not -math.inf < value < math.inf:  # nan too; an int may be too long for a float
             return f"a finite number{self._within(', ')}"
         if isinstance(value, int) and self.maximum is None and value > MAX_INT:

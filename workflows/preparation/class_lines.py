@@ -67,10 +67,10 @@ def mapping_lines(
 
 
 def skipped_text(passed: Mapping[str, Sequence[Any]]) -> str:
-    """Return a description of skipped files.
+    """Return a description of skipped files, such as `skipped: 2 not images (such as 'a.txt')`.
 
     Args:
-        passed: Reason -> (number of files, name of the first).
+        passed: The (number of files, name of the first) by reason; at least one reason.
     """
     grounds = (f"{n:,} {why} (such as {first!r})" for why, (n, first) in sorted(passed.items()))
     return f"skipped: {'; '.join(grounds)}"

@@ -33,7 +33,10 @@ from workflows.terminal.progress import Progress, print_waiting
 
 
 def run(options: FeaturesOptions) -> int:
-    """Compute the features of every requested split, and return the exit status.
+    """Compute the features of every requested split, and print their name and dimension.
+
+    Returns:
+        The exit status, 0; errors are raised.
 
     Raises:
         ClusterError: The cluster cannot be used.
@@ -77,7 +80,7 @@ def _splits(objects: Objects, requested: tuple[str, ...]) -> list[str]:
 
 
 def compute_features(options: FeaturesOptions, split: str, cluster: Cluster) -> FeatureRecipe:
-    """Compute the missing features of a split, and return their recipe.
+    """Compute the missing features of a split, commit them to the store, and return their recipe.
 
     Args:
         options: The options of the command.
@@ -136,6 +139,7 @@ class FeatureRun:
     recipe: FeatureRecipe
     plan: Plan
     name: str
+    """The name of the run, used for its temporary files and the keys of its tasks."""
     probe: str
     """The digest of the features of the probe images, as computed by the run that began them."""
 
@@ -256,7 +260,11 @@ class RowCounter:
         self._maintain()
 
     def end(self, report: FeatureReport) -> None:
-        """Count the remaining rows of a shard that has ended."""
+        """Count the remaining rows of a shard that has ended.
+
+        Args:
+            report: The result of the shard's task.
+        """
         self._count(report.shard, report.num_rows)
         self._progress.update(bytes_out=report.bytes_out)
 

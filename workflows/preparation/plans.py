@@ -39,10 +39,12 @@ class OpenSplit:
     """A split that is being prepared, with its source and the objects of its store."""
 
     split: str
+    """The name of the split."""
     run: str
     """The name of the run, used for its temporary files and the keys of its tasks."""
     source: Source
     objects: Objects
+    """The objects of the store, opened for this run."""
 
 
 Plans = dict[str, tuple[Recipe, Plan]]
@@ -52,9 +54,14 @@ Plans = dict[str, tuple[Recipe, Plan]]
 def open_split(options: PrepareOptions, split: str) -> OpenSplit:
     """Open the source of one split by the rules of its store, and check the store's location.
 
+    Nothing is written, and no image is listed.
+
     Args:
         options: The options of the command.
         split: The name of the split.
+
+    Returns:
+        The split, with the name of a new run.
 
     Raises:
         SourceError: The source cannot be read, or has no such split.
@@ -78,6 +85,9 @@ def open_split(options: PrepareOptions, split: str) -> OpenSplit:
 def leased(part: OpenSplit, *, wait: bool) -> Iterator[None]:
     """Hold the lease of a split inside the block, in which its store may be written.
 
+    Temporary files of earlier runs of the split are removed first, and those of this run at the
+    end.
+
     Args:
         part: The split.
         wait: True to wait for another run that holds the lease.
@@ -99,9 +109,13 @@ def leased(part: OpenSplit, *, wait: bool) -> Iterator[None]:
 
 
 def resolve_splits(options: PrepareOptions) -> PrepareOptions:
-    """Return the options with the splits of the source in place of `all`.
+    """Return the options with the names of the source's splits in place of `all`.
 
-    Splits that cannot be prepared yet are left out, and the reasons are printed.
+    Splits that cannot be prepared yet are left out, and the reasons are printed. A source without
+    named splits has the split `train`.
+
+    Args:
+        options: The options of the command; returned unchanged if they name splits.
 
     Raises:
         SourceError: The source cannot be read, or none of its splits can be prepared.
@@ -127,6 +141,8 @@ def resolve_splits(options: PrepareOptions) -> PrepareOptions:
 def plan_splits(options: PrepareOptions, cluster: Cluster) -> Plans:
     """Plan every requested split, so that the labels cover the classes of all of them.
 
+    The recipe and the plans are written to the store; no image is decoded.
+
     Args:
         options: The options of the command.
         cluster: The cluster that streams sources which cannot be read at random.
@@ -150,12 +166,15 @@ def plan_splits(options: PrepareOptions, cluster: Cluster) -> Plans:
 def resolve_plans(options: PrepareOptions, parts: Sequence[OpenSplit], cluster: Cluster) -> Plans:
     """Return the recipe and the plan of each split, created or checked against the store's.
 
-    A source is listed again unless the store has a plan of it.
+    A source is listed again unless the store has a plan of it. New plans are written to the store.
 
     Args:
         options: The options of the command.
         parts: The splits, whose leases the caller holds.
         cluster: The cluster that streams sources which cannot be read at random.
+
+    Returns:
+        The recipe and the plan of each split, by name.
 
     Raises:
         TesseraeError: The source differs from the one that was prepared, or its classes cannot be

@@ -61,14 +61,19 @@ class Tally:
     """The running totals of a run over one split."""
 
     num_rows: int = 0
+    """The rows that this run committed."""
     bytes_in: int = 0
+    """The bytes of encoded images that this run read."""
     bytes_out: int = 0
+    """The bytes that this run wrote to the store."""
     counts: Counter[str] = field(default_factory=Counter)
     """The rows that this run committed, by status."""
     seconds: Counter[str] = field(default_factory=Counter)
     """The seconds of each stage (read, decode, resize, write, sync), summed over all workers."""
     failed: list[Failed] = field(default_factory=list)
+    """The shards whose tasks failed, with their errors."""
     consecutive_failures: int = 0
+    """The number of shards that failed since the last one that was committed."""
     elapsed: float = 0.0
     """The wall-clock duration of the tasks, in seconds."""
     earlier: Counter[str] = field(default_factory=Counter)
@@ -108,7 +113,10 @@ class Tally:
 
 
 def run(options: PrepareOptions) -> int:
-    """Prepare every requested split, report the store, and return the exit status.
+    """Prepare every requested split, print a summary of the store and write its `report.html`.
+
+    Returns:
+        The exit status, 0; errors are raised.
 
     Raises:
         KeyboardInterrupt: The run was stopped; the message says how to continue.
@@ -300,7 +308,7 @@ def run_shard_tasks(
         todo: The numbers of the shards to store.
         commits: The commits of earlier runs, by number of shard.
         cluster: The cluster that runs the tasks.
-        tally: The totals, to which those of this run are added.
+        tally: The totals, which are updated in place as shards end.
 
     Raises:
         TesseraeError: A shard failed.

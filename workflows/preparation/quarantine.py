@@ -39,8 +39,9 @@ def read_lines(
         parts: The records of the table's parts.
 
     Returns:
-        A dictionary with row, key, status, reason and `word` (the status in words) for each such
-        row; and a problem for each part that is damaged.
+        A dictionary for each such row, with `row` (int), `key`, `status` (int, 0 for a readable
+        row), `reason` (empty if there is none) and `word` (the status in words); and a problem for
+        each part that is damaged.
     """
     lines: list[dict[str, Any]] = []
     problems = []
@@ -75,6 +76,9 @@ def by_reason(lines: Iterable[Mapping[str, Any]]) -> list[Reason]:
     Args:
         lines: Dictionaries with `key`, `word` (the status in words) and `reason`, as `read_lines`
             returns them.
+
+    Returns:
+        A value for each group, with the key and the reason of its first line.
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for line in lines:

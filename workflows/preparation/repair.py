@@ -40,18 +40,24 @@ class Repair:
 
     options: RepairOptions
     objects: Objects
+    """The objects of the store, opened for this run."""
     split: str
+    """The name of the split."""
     run: str
+    """The name of the run, used for its temporary files and the keys of its tasks."""
     cluster: Cluster
 
 
 def run(options: RepairOptions) -> int:
-    """Repair damaged files, and return the exit status: 1 if any problem remains, else 0.
+    """Repair damaged files of every requested split, and print what was restored and what was not.
+
+    Returns:
+        The exit status: 1 if any problem remains, else 0.
 
     Raises:
         ClusterError: The cluster cannot be used.
-        StoreError: There is no store or no such split, another run writes the split, or its plan
-            or recipe is lost.
+        StoreError: There is no store or no such split, another run writes the split, or its plan or
+            recipe is lost.
         TesseraeError: A file could not be rebuilt, for example because the images have moved.
     """
     num_problems = 0
@@ -78,7 +84,13 @@ def run(options: RepairOptions) -> int:
 
 
 def repair_split(repair: Repair) -> int:
-    """Repair one split, whose lease the caller holds, and return the number of remaining problems.
+    """Repair one split, whose lease the caller holds, and print what was restored.
+
+    Args:
+        repair: The split, with the options of the command.
+
+    Returns:
+        The number of problems that remain; 0 if the split is finished and undamaged.
 
     Raises:
         StoreError: The plan or the recipe is lost and has no second copy, or the source's images

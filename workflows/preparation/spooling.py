@@ -22,7 +22,14 @@ from workflows.terminal.progress import Progress
 
 
 def spool_folder(objects: Objects, split: str) -> str:
-    """Return the path of the folder that the images of *split* are streamed into.
+    """Return the path of the folder that the images of a split are streamed into.
+
+    Args:
+        objects: The objects of the store.
+        split: The name of the split.
+
+    Returns:
+        `<store>/.cache/<split>.spool`, which need not exist yet.
 
     Raises:
         StoreError: The store is not on a local disk, or the folder is a link that leads out of it.
@@ -137,7 +144,11 @@ def preparable_splits(parts: Mapping[str, Source]) -> list[str]:
 
 @contextmanager
 def naming_spools_in_errors(folders: list[str]) -> Iterator[None]:
-    """Add the size of the spools in *folders*, and how to remove them, to an error in the block."""
+    """Add the size of spools, and how to remove them, to a TesseraeError that the block raises.
+
+    Args:
+        folders: The paths from `spool_folder`; spools that are empty or missing add nothing.
+    """
     try:
         yield
     except TesseraeError as e:

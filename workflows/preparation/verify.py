@@ -22,7 +22,7 @@ UNKNOWN_TEXT = "belongs to no commit; it is harmless and may be deleted."
 
 
 def run(options: VerifyOptions) -> int:
-    """Check the store and its features, and print what is wrong.
+    """Check the requested splits and their features, and print what is wrong; nothing is changed.
 
     Returns:
         The exit status: 1 if a file is missing or damaged or a split is not finished, else 0.
@@ -67,7 +67,7 @@ def verify_features(objects: Objects, name: str, images: SplitRecords, *, thread
 
     Args:
         objects: The objects of the store.
-        name: The name of the features.
+        name: The name of the feature set: its folder in `features/`.
         images: The records of the split whose images the features describe.
         threads: Number of threads that read files (default 0: one per core).
 
@@ -127,6 +127,9 @@ def chosen_splits(objects: Objects, requested: tuple[str, ...]) -> list[str]:
     Args:
         objects: The objects of the store.
         requested: The names of splits, or `ALL`.
+
+    Returns:
+        At least one name, in the order of *requested*, or sorted for `ALL`.
 
     Raises:
         StoreError: The store has no splits, or not all of the requested ones.

@@ -13,6 +13,7 @@ MAX_MARKED_POINTS = 24
 """The number of points up to which each is marked, since so few are single measurements."""
 
 Points = Sequence[tuple[float, float]]
+"""The (x, y) points of a curve."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Tick:
     at: float
     """The coordinate of the tick along its axis."""
     label: str
+    """The text at the tick."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Curve:
     """A curve of a chart."""
 
     name: str
+    """The name of the curve in the legend."""
     points: tuple[tuple[float, float], ...]
     """The (x, y) coordinates of its points in the chart."""
 
@@ -60,8 +63,11 @@ class Chart:
     across: str
     """The name of the x axis, with its unit."""
     curves: tuple[Curve, ...]
+    """The curves that have a point, in the order in which they were passed."""
     x_ticks: tuple[Tick, ...]
+    """The ticks of the x axis, from left to right."""
     y_ticks: tuple[Tick, ...]
+    """The ticks of the y axis, from bottom to top."""
 
 
 def chart(
@@ -71,10 +77,10 @@ def chart(
 
     Args:
         title: The title of the chart.
-        curves: The (x, y) points of each curve, by ascending x; points that are not finite are left
-            out.
+        curves: The (x, y) points of each curve, by name; by ascending x. Points that are not finite
+            are left out.
         unit: The unit of the y axis (default: none).
-        across: The name of the x axis (default `step`).
+        across: The name of the x axis, with its unit (default `step`).
     """
     finite = {
         name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
@@ -110,7 +116,11 @@ def chart(
 
 
 def thinned(points: Points) -> list[tuple[float, float]]:
-    """Return at most `MAX_POINTS` of the points, evenly spaced, with the first and the last."""
+    """Return at most `MAX_POINTS` of the points, evenly spaced, with the first and the last.
+
+    Args:
+        points: The points of a curve; a curve with fewer is returned whole.
+    """
     if len(points) <= MAX_POINTS:
         return list(points)
     step = (len(points) - 1) / (MAX_POINTS - 1)

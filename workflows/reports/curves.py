@@ -47,7 +47,12 @@ _HITS = re.compile(r"(seen|validation)_hit(\d+)")
 
 
 def name_of(metric: str) -> CurveName:
-    """Return the names of a metric; one of a later version gets a chart of its own."""
+    """Return the names of a metric for people.
+
+    Args:
+        metric: The name of the metric in `metrics.jsonl`, such as `critic_loss`. An unknown one, of
+            a later version, gets a chart of its own.
+    """
     hits = _HITS.fullmatch(metric)
     if hits is not None:
         return CurveName(f"hit@k of {hits[1]} classes", f"hit@{hits[2]}", "%")

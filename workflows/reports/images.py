@@ -10,9 +10,12 @@ from PIL import Image
 
 
 def encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
-    """Return (height, width, 3) uint8 RGB *pixels* as a JPEG of high quality.
+    """Return an image as a JPEG file of high quality.
 
     It looks like the original, and takes a quarter of the bytes of a PNG.
+
+    Args:
+        pixels: The image, (height, width, 3) uint8 RGB.
     """
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="JPEG", quality=95, subsampling=0)

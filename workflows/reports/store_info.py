@@ -26,7 +26,10 @@ MAX_LISTED_ROWS = 50
 
 
 def run(options: InfoOptions) -> int:
-    """Print the facts about the store, and return the exit status.
+    """Print the facts about the store, as lines or with `--json` as one JSON document.
+
+    Returns:
+        The exit status, 0; also if files of the store are damaged.
 
     Raises:
         StoreError: There is no store.
@@ -46,6 +49,10 @@ def describe(objects: Objects) -> dict[str, Any]:
 
     Args:
         objects: The objects of the store.
+
+    Returns:
+        The document of `tesserae info --json`: `store` (path or URL), `format` and `recipe` (None
+        if the recipe is missing), `splits` (by name) and `features` (by name of the feature set).
 
     Raises:
         StoreError: There is no store.
@@ -175,7 +182,7 @@ def _describe_features(objects: Objects, name: str, images: list[SplitRecords]) 
 
 
 def lines(facts: dict[str, Any], limit: int | None) -> list[str]:
-    """Return facts as lines for the terminal.
+    """Return facts as lines for the terminal, with control characters in names escaped.
 
     Args:
         facts: The result of `describe`.

@@ -16,6 +16,7 @@ class RunReport:
     """The totals of one run over a split."""
 
     num_rows: int
+    """The number of rows that the run committed."""
     seconds: float
     """The wall-clock duration of the run, in seconds."""
     bytes_in: int = 0
@@ -80,7 +81,9 @@ class Quarantined:
     row: int
     key: str
     status: str
+    """The status in words, such as `truncated`."""
     reason: str
+    """The decoder's message."""
 
 
 @dataclass(frozen=True)

@@ -35,15 +35,15 @@ RUN = ".report"
 
 
 def report_store(store: str, runs: dict[str, RunReport], *, notice: str = "") -> None:
-    """Print a summary of the store, and write its report.
+    """Print a summary of the store, and write its report to `STORE/report.html`.
 
     Args:
         store: Path or URL of the store.
-        runs: The totals of the command's run, by split.
+        runs: The totals of the command's run, by split; splits without an entry had nothing to do.
         notice: A notice that is shown before all figures (default: none).
 
     Raises:
-        StoreError: There is no store.
+        StoreError: There is no store, or it cannot be written.
     """
     objects = open_objects(store, f"{RUN}-{uuid.uuid4().hex}")
     model = collect_report(objects, runs, notice)

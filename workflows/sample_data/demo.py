@@ -33,7 +33,13 @@ MAX_BAD = 0.1
 
 
 def run(demo: DemoOptions) -> int:
-    """Run the demo, and return the exit status.
+    """Run the demo, and print where its results are; the working folder is created if missing.
+
+    Args:
+        demo: The options. Without `data` the source is the embedded sample.
+
+    Returns:
+        The exit status, 0; also if training was skipped because torch is not installed.
 
     Raises:
         ClusterError: The workers cannot be started.

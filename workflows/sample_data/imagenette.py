@@ -39,6 +39,7 @@ class Archive:
 
     url: str
     md5: str
+    """The MD5 of the archive, in hexadecimal."""
     folder: str
     """The name of the top-level folder in the archive."""
     words: dict[str, str]

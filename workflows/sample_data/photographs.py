@@ -40,6 +40,7 @@ class Photograph:
     """A photograph of the wheel, and the part of it that a crop must show."""
 
     file: str
+    """The name of the file in scikit-image's folder of data."""
     focus: tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.5)
     """The left, top, right and bottom of this part, as fractions of the sides."""
     mirrors: bool = True
@@ -52,6 +53,7 @@ class Class:
 
     wnid: str
     words: str
+    """The names of the class, separated by commas."""
     train: tuple[Photograph, ...]
     val: tuple[Photograph, ...]
 
@@ -135,10 +137,14 @@ class SampleImage:
     """The specification of one image file of the sample."""
 
     split: str
+    """The name of the split: `train` or `val`."""
     wnid: str
+    """The wnid of its class."""
     name: str
+    """The name of the file, such as `val_00000001.JPEG`."""
     photograph: Photograph
     kind: str
+    """The kind of file: `plain` for an RGB JPEG, or one of those in `ODD`."""
     random_seed: str
     """The seed of the random draws of its crop and colours."""
 
@@ -149,7 +155,7 @@ class SampleImage:
 
 
 def plan_images(images: int, seed: int, num_classes: int) -> Iterator[SampleImage]:
-    """Yield the specification of every file of the sample.
+    """Yield the specification of every file of the sample, those of train first.
 
     Args:
         images: Number of images, train and val together.
@@ -177,7 +183,16 @@ def plan_images(images: int, seed: int, num_classes: int) -> Iterator[SampleImag
 
 
 def odd_kinds(images: int, num_train: int, seed: int) -> dict[int, str]:
-    """Return the kind of each unusual train file, by its index among the train files."""
+    """Draw which train files are unusual.
+
+    Args:
+        images: Number of images of the sample, which decides how many are unusual.
+        num_train: Number of train files, from which they are drawn.
+        seed: The seed of the draws.
+
+    Returns:
+        The kind of each unusual file, one of those in `ODD`, by its index among the train files.
+    """
     kinds = [kind for kind, min_images in ODD if images >= min_images]
     kinds += ["grey"] * (images // GREY_EVERY if kinds else 0)
     order = sorted(
@@ -192,7 +207,12 @@ def _random_generator(seed: str) -> random.Random:
 
 
 def render(sample_image: SampleImage, photograph: Image.Image) -> bytes:
-    """Return the bytes of one file, cropped from its *photograph* (mode RGB)."""
+    """Return the bytes of one file of the sample.
+
+    Args:
+        sample_image: The specification of the file, which also holds the seed of its random crop.
+        photograph: The photograph that the specification names, in mode RGB.
+    """
     if sample_image.kind == "empty":
         return b""
     rng = _random_generator(sample_image.random_seed)
@@ -209,7 +229,7 @@ def render(sample_image: SampleImage, photograph: Image.Image) -> bytes:
 
 
 def draw_size(rng: random.Random) -> tuple[int, int]:
-    """Return the width and height of an image in pixels, drawn with the frequencies of `SIZES`."""
+    """Return the (width, height) of an image in pixels, drawn with the frequencies of `SIZES`."""
     remaining = rng.random() * sum(weight for _, _, weight in SIZES)
     for width, height, weight in SIZES:
         remaining -= weight
@@ -228,7 +248,8 @@ def draw_box(
 
     Args:
         rng: The random generator.
-        focus: The part that the crop shall show; see `Photograph.focus`.
+        focus: The (left, top, right, bottom) of the part that the crop shall show, as fractions of
+            the sides, 0 to 1.
         size: The width and height of the photograph in pixels.
         aspect: The ratio of the crop's width to its height.
     """
@@ -255,7 +276,13 @@ def _between(rng: random.Random, low: float, high: float) -> float:
 
 
 def encode(image: Image.Image, kind: str, quality: int) -> bytes:
-    """Return *image* (mode RGB) encoded as a file of the *kind*."""
+    """Return an image encoded as a file.
+
+    Args:
+        image: The image, in mode RGB.
+        kind: `plain` (RGB JPEG), `grey`, `cmyk`, `png`, or `truncated` (the first 60 % of a JPEG).
+        quality: The quality of a JPEG on Pillow's scale, such as 95; without effect on a PNG.
+    """
     out = io.BytesIO()
     if kind == "png":
         image.save(out, "PNG")

@@ -50,7 +50,10 @@ class SampleSummary:
 
 
 def run(options: SampleOptions) -> int:
-    """Create the sample, print a summary, and return the exit status.
+    """Create the sample, or find the same one, and print a summary.
+
+    Returns:
+        The exit status, 0; errors are raised.
 
     Raises:
         TesseraeError: scikit-image is missing, the folder holds something else, the disk is full.

@@ -30,7 +30,10 @@ MAX_NAME_CHARACTERS = 44
 
 
 def run(options: SearchCommandOptions) -> int:
-    """Search once, or serve the page; return the exit status.
+    """Search once, or serve the page with `--serve`.
+
+    Returns:
+        The exit status, 0; errors are raised.
 
     Raises:
         QueryError: The query is invalid, or names a word, row or class that does not exist.
@@ -41,7 +44,13 @@ def run(options: SearchCommandOptions) -> int:
 
 
 def search_once(options: SearchCommandOptions) -> int:
-    """Search once, and print the answers; return the exit status.
+    """Search once, and print the answers to standard output, as tables or with `--json` as JSON.
+
+    The images of a split without vectors are embedded first, which writes to the run's folder.
+    `--grid` also writes a PNG file.
+
+    Returns:
+        The exit status, 0; errors are raised.
 
     Raises:
         QueryError: The query is invalid, or names a word, row or class that does not exist.
@@ -95,7 +104,15 @@ def _compare_pixels(engine: Engine) -> None:
 
 
 def describe(answer: Answer) -> Iterator[str]:
-    """Yield an answer as lines of text, with control characters in names escaped."""
+    """Yield an answer as lines of text, with control characters in names escaped.
+
+    Args:
+        answer: The answer of `Engine.search`.
+
+    Yields:
+        A table of the images, then one of the words, each with a heading; or a line that there are
+        no results.
+    """
     if answer.images:
         yield from _table(
             ("score", "image", "class", "key"),
@@ -146,9 +163,10 @@ def _write_grid(path: Path, engine: Engine, answer: Answer) -> None:
 
 
 def serve(options: SearchCommandOptions) -> int:
-    """Serve the page until Ctrl-C; return the exit status.
+    """Serve the page until Ctrl-C, after embedding the images of splits without vectors.
 
     Raises:
+        KeyboardInterrupt: The user pressed Ctrl-C, which is the only regular end.
         TesseraeError: The run or its store cannot be searched, or the port is taken.
         ValueError: An option of a single search was given, or a name of `--allow-host` is invalid.
     """

@@ -25,6 +25,7 @@ from workflows.search.word_index import WordHit, WordIndex
 from workflows.terminal.formatting import printable
 
 MAX_ANSWERS = 1000
+"""The maximum number of answers of a search."""
 MAX_HUB_QUERIES = 2000
 """The number of queries of one kind, at most, with which hubs are measured."""
 INDEX_FOLDER = "search"
@@ -38,7 +39,7 @@ class SearchOptions:
     k: int = 10
     """The number of answers, from 1 to `MAX_ANSWERS`."""
     to: str = "images"
-    """The kind of answers, one of `DIRECTIONS`."""
+    """The kind of answers: `images`, `words` or `both`."""
     splits: tuple[str, ...] = ()
     """The splits whose images can be answers; empty: all that are searched."""
     classes: tuple[str, ...] = ()
@@ -54,7 +55,9 @@ class Answer:
     query: str
     """The query as it was parsed."""
     images: tuple[ImageHit, ...]
+    """The nearest images; empty if only words were to be found."""
     words: tuple[WordHit, ...]
+    """The nearest classes and words; empty if only images were to be found."""
     passed_over: tuple[str, ...] = ()
     """The words of the query that are unknown and were ignored."""
 
@@ -92,8 +95,13 @@ class Engine:
 
         Args:
             query: The parsed query.
-            options: The number and kind of answers, and filters.
-            image_vector: The vector of the image that came with the query, (dim,), from `embed`.
+            options: The number and kind of answers, and filters (default: 10 images, of any split
+                and class).
+            image_vector: The unit vector of the image that came with the query, (dim,) float32,
+                from `embed`; None if there is none (default).
+
+        Returns:
+            At most `options.k` images, or words, or of each, the nearest first.
 
         Raises:
             QueryError: A word, row, split or class is unknown, or an option is out of range.
@@ -107,11 +115,22 @@ class Engine:
         return Answer(str(query), tuple(images), tuple(words), passed_over)
 
     def embed(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the unit vector, (dim,), of an image, (size, size, 3) uint8 RGB."""
+        """Return the unit vector of an image, (dim,) float32.
+
+        Args:
+            square: The image, (size, size, 3) uint8 RGB, where size is that of the model: a result
+                of `ImagePreprocessor.preprocess`.
+        """
         return self._encoder.encode_image(square)
 
     def first(self, count: int) -> list[ImageHit]:
-        """Return *count* images of the first split, to show before the first search.
+        """Return images of the first split, to show before the first search.
+
+        Args:
+            count: The number of images; a split with fewer readable rows gives fewer.
+
+        Returns:
+            A random sample that is the same each time, with score 0.
 
         Raises:
             StoreDamagedError: The table of the samples is unreadable.
@@ -195,6 +214,8 @@ def open_engine(
 ) -> Engine:
     """Open a run for search; embed the images of its store unless their vectors exist.
 
+    Vectors and indexes are kept in the folder `search` of the run.
+
     Args:
         run: The path of the run's folder.
         splits: The splits to search. By default these are all finished ones; a split without
@@ -204,6 +225,9 @@ def open_engine(
         stream: The stream of progress and notices (default: standard error).
         store: The present path or URL of the store (default: as recorded in the run, or a folder
             beside the run).
+
+    Returns:
+        The engine, which the caller closes.
 
     Raises:
         TesseraeError: The run or the store cannot be searched.

@@ -39,6 +39,7 @@ DECODE_TIMEOUT_SECONDS = 5.0
 MAX_DECODE_BYTES = 1024 * 2**20
 """The memory that decoding may take: enough for the 179 million pixels that Pillow accepts."""
 FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
+"""The formats of image files that a search accepts."""
 
 
 # --- images of the store -------------------------------------------------------------------------
@@ -76,15 +77,22 @@ class Gallery:
         self._disk = ThreadPoolExecutor(4, "images")
 
     def split(self, name: str) -> Split:
-        """Return a split by name.
+        """Return a finished split that has the size of the gallery.
+
+        Args:
+            name: The name of the split.
 
         Raises:
-            StoreError: There is no such split, or it is not finished.
+            StoreError: There is no such split, it is not finished, or it lacks that size.
         """
         return self.splits.get(name) or open_split(self.objects, name, [self._size])
 
     def check(self, split: str, row: int) -> None:
         """Check that a split and row name a readable image.
+
+        Args:
+            split: The name of the split.
+            row: The number of the row in the split, from 0.
 
         Raises:
             QueryError: There is no such split or row, or the row is in quarantine.
@@ -107,19 +115,24 @@ class Gallery:
         return ", ".join(self.splits)
 
     def nearest_size(self, split: str, size: int) -> int:
-        """Return the stored size, in pixels, that is nearest to *size*; the larger of two."""
+        """Return the stored size nearest to a requested one; the larger of two equally near.
+
+        Args:
+            split: The name of a split of the gallery.
+            size: The requested side in pixels.
+        """
         return min(self.splits[split].sizes, key=lambda stored: (abs(stored - size), -stored))
 
     def rows(self, split: str, size: int, rows: Iterable[int]) -> NDArray[np.uint8]:
         """Read images of one stored size.
 
         Args:
-            split: The name of the split.
-            size: The stored size, in pixels.
+            split: The name of a split of the gallery.
+            size: The side in pixels, one of the stored sizes of the split.
             rows: The n rows to read, which `check` has accepted.
 
         Returns:
-            The images, (n, size, size, 3) uint8 RGB.
+            The images in the order of *rows*, (n, size, size, 3) uint8 RGB.
 
         Raises:
             StoreDamagedError: A shard is damaged.
@@ -139,7 +152,11 @@ class Gallery:
             return reader
 
     def key(self, split: str, row: int) -> str:
-        """Return the key of the sample of a row.
+        """Return the key of the sample of a row, `<wnid>/<file name>`.
+
+        Args:
+            split: The name of a split of the gallery.
+            row: The number of the row in the split, from 0.
 
         Raises:
             StoreDamagedError: The table is unreadable.
@@ -241,7 +258,7 @@ def _too_large(name: str, num_bytes: int) -> str:
 
 
 def unsupported_image_message(name: str, data: bytes) -> str:
-    """Return the message for a file that is not of one of `FORMATS`.
+    """Return the message for a file that is not of one of `FORMATS`: a sentence with its cure.
 
     Args:
         name: The name of the file in the message.
@@ -257,7 +274,12 @@ def unsupported_image_message(name: str, data: bytes) -> str:
 
 
 def format_of(data: bytes) -> str | None:
-    """Return the one of `FORMATS` that a file has, by its first bytes; None for any other."""
+    """Return the format of an image file, one of `FORMATS`; None for any other file.
+
+    Args:
+        data: The file, or its first `pipeline.images.formats.HEAD_BYTES` bytes, by which the format
+            is detected.
+    """
     detected = formats.format_of(data)
     return detected.name if detected is not None and detected.name in FORMATS else None
 

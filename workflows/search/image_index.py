@@ -27,13 +27,17 @@ class ImageHit:
     """An image as an answer."""
 
     split: str
+    """The name of its split."""
     row: int
+    """Its row in the split, from 0."""
     score: float
+    """Its cosine similarity to the query, -1 to 1, or its CSLS score; larger is nearer."""
     label: int
     """The label of its class; -1 for no class."""
     wnid: str
+    """The wnid of its class; empty for no class."""
     words: str
-    """The names of its class, separated by commas."""
+    """The names of its class, separated by commas; empty for no class."""
     query: str
     """The query that finds images of its class; empty if there is none."""
     key: str
@@ -71,8 +75,8 @@ class ImageIndex:
 
         Args:
             embedded: The split.
-            kind: The name of the kind of queries.
-            references: Queries of that kind, (n, dim).
+            kind: The name of the kind of queries, under which the result is cached.
+            references: The vectors of a sample of such queries, (n, dim) float32.
 
         Returns:
             The hubs, for `search`; None without *references*.
@@ -97,12 +101,16 @@ class ImageIndex:
         """Return the images nearest to a vector, the nearest first.
 
         Args:
-            vector: The query, (dim,) float64.
+            vector: The query, a unit vector, (dim,) float64.
             k: The number of images.
             splits: The splits to search.
             labels: The mask of labels that can be answers, from `labels` (default: all).
-            exclude: The (split, row) of images that are not answers.
-            hubs: The hubs of each split; with them, scores are CSLS instead of cosines.
+            exclude: The (split, row) of images that are not answers (default: none).
+            hubs: The hubs of each split, in the order of *splits*; with them, scores are CSLS
+                instead of cosines (default: none).
+
+        Returns:
+            At most *k* images over all splits; equal scores are ordered by split and row.
 
         Raises:
             StoreDamagedError: The table of the samples is unreadable.
@@ -129,9 +137,13 @@ class ImageIndex:
         return ImageHit(embedded.name, row, score, label, word.wnid, word.name, typed, key)
 
     def first(self, embedded: EmbeddedSplit, count: int) -> list[ImageHit]:
-        """Return the first *count* readable images of a split, with score 0.
+        """Return the first readable images of a split, with score 0.
 
         Rows are stored in random order, so this is a random sample.
+
+        Args:
+            embedded: The split.
+            count: The number of images; a split with fewer readable rows gives fewer.
 
         Raises:
             StoreDamagedError: The table of the samples is unreadable.
@@ -140,12 +152,15 @@ class ImageIndex:
         return [self._hit(embedded, row, 0.0) for row in rows]
 
     def labels(self, names: Sequence[str]) -> NDArray[np.bool_] | None:
-        """Return a mask of the labels of named classes, (C + 1,) bool; None for no names.
-
-        The last element is that of label -1, which is no class.
+        """Return a mask of the labels of named classes, for `search`.
 
         Args:
-            names: The wnids or names of classes; a name of several classes selects all of them.
+            names: The wnids or names of classes, in any case; a name of several classes selects all
+                of them.
+
+        Returns:
+            (C + 1,) bool for C classes, whose last element, that of label -1 (no class), is False;
+            None for no names, which means all labels.
 
         Raises:
             QueryError: A name is of no class.

@@ -48,22 +48,44 @@ class Model(Protocol):
         """
 
     def embed_split(self, split: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Yield all readable rows of a split in blocks: rows, (n,) int64, and vectors, (n, dim).
+        """Yield the vectors of all readable rows of a split, in blocks.
 
-        The second occurrence of a row is its mirrored copy.
+        Args:
+            split: The name of a finished split of the model's store.
+
+        Yields:
+            The n rows of a block, (n,) int64, and their unit vectors, (n, dim) float32. The second
+            occurrence of a row is its mirrored copy.
         """
 
     def phrase_vector(self, text: str) -> NDArray[np.float32] | None:
-        """Return the unit vector of a name or of several words, (dim,); None if it is unknown."""
+        """Return the unit vector of a name or of several words, (dim,) float32; None if unknown.
+
+        Args:
+            text: The words as typed, such as `fishing net`; words that have no vector as one name
+                get the mean of their vectors.
+        """
 
     def name_vector(self, text: str) -> NDArray[np.float32] | None:
-        """Return the unit vector of one name, (dim,), not a mean of words; None if unknown."""
+        """Return the unit vector of one name, (dim,) float32; None if it is unknown.
+
+        Args:
+            text: The name as typed, of one or more words, whose vectors are never averaged.
+        """
 
     def suggest(self, text: str) -> list[str]:
-        """Return known words of similar spelling."""
+        """Return known words of similar spelling, at most three; empty if there are none.
+
+        Args:
+            text: The unknown words as typed.
+        """
 
     def vocabulary(self) -> tuple[list[str], NDArray[np.float32]]:
-        """Return n words beside the classes that can be answers, and their vectors, (n, dim)."""
+        """Return the further words that can be answers, beside the classes.
+
+        Returns:
+            n words, and their unit vectors, (n, dim) float32; n may be 0.
+        """
 
 
 def open_model(run: Path, *, store: str | None = None) -> Model:

@@ -145,7 +145,7 @@ def parse(text: str, *, has_image: bool = False) -> Query:
     """Parse a query.
 
     Args:
-        text: The text as typed.
+        text: The text as typed, at most 500 characters.
         has_image: True if an image comes with the text (default False). If the text has no `@`, the
             image comes first: `snow` is `@ + snow`, `- snow` is `@ - snow`, and no text is `@`.
 

@@ -55,7 +55,8 @@ class QueryEncoder:
 
         Args:
             query: The parsed query.
-            image_vector: The vector of the image that came with the query, (dim,); None: no image.
+            image_vector: The vector of the image that came with the query, (dim,) float32; None: no
+                image.
             split: The split of stored images that the query names by row alone.
 
         Raises:
@@ -69,13 +70,23 @@ class QueryEncoder:
         return _unit(total)
 
     def encode_image(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the unit vector, (dim,), of an image, (size, size, 3) uint8 RGB."""
+        """Return the unit vector of an image, (dim,) float32.
+
+        Args:
+            square: The image, (size, size, 3) uint8 RGB, where size is that of the model.
+        """
         with self._lock:
             vector: NDArray[np.float32] = self._model.embed_images(square[None])[0]
             return vector
 
     def interpret(self, text: str) -> Interpretation:
         """Look up a name, words, a wnid or the names of a class; else interpret it as free text.
+
+        Args:
+            text: The text as typed, without operators.
+
+        Returns:
+            The unit vector, the names that are known and the words that are ignored.
 
         Raises:
             QueryError: No word of it is known; the message suggests words of similar spelling.
@@ -89,7 +100,14 @@ class QueryEncoder:
         return interpretation
 
     def passed_over(self, query: Query) -> tuple[str, ...]:
-        """Return the unknown words of a query, each once."""
+        """Return the unknown words of a query, which are ignored, each once in their order.
+
+        Args:
+            query: The parsed query.
+
+        Raises:
+            QueryError: No word of a phrase is known.
+        """
         phrases = [term.text for term in query.terms if isinstance(term, Phrase)]
         words = [word for text in phrases for word in self.interpret(text).passed_over]
         return tuple(dict.fromkeys(words))

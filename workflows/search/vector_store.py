@@ -68,18 +68,36 @@ class EmbeddedSplit:
         return np.asarray(self.index.vectors.usable[: self.num_rows], np.bool_)
 
     def vector(self, row: int) -> NDArray[np.float32]:
-        """Return the unit vector of a row, (dim,) float32."""
+        """Return the unit vector of a row, (dim,) float32; zeros for a quarantined row.
+
+        Args:
+            row: The number of the row in the split, from 0.
+        """
         unit: NDArray[np.float32] = self.index.vectors.units(np.array([row]))[0]
         return unit
 
     def sample(self, count: int) -> NDArray[np.float32]:
-        """Return the vectors of up to *count* rows, spread over the split, (n, dim) float32."""
+        """Return the unit vectors of readable rows that are evenly spread over the split.
+
+        Args:
+            count: The maximum number of rows.
+
+        Returns:
+            (n, dim) float32 with n <= count, in the order of rows.
+        """
         rows = np.flatnonzero(self.readable)
         return self.index.vectors.units(rows[:: max(1, -(-len(rows) // count))])
 
 
 def kind_for(num_rows: int) -> str:
-    """Return the kind of index that searches this number of rows in a few milliseconds."""
+    """Return the kind of index that searches this number of rows in a few milliseconds.
+
+    Args:
+        num_rows: The number of rows of the split.
+
+    Returns:
+        `exact` up to `EXACT_ROWS`, otherwise `hnsw`.
+    """
     return "exact" if num_rows <= EXACT_ROWS else "hnsw"
 
 
@@ -94,9 +112,12 @@ def open_embedded(
 ) -> EmbeddedSplit:
     """Open the vectors of a split; compute them if they are missing or of another model or state.
 
+    Computed vectors and their index are written to `<folder>/<split>/<kind>`. Two processes that
+    need the same ones wait for each other.
+
     Args:
         model: The model that embeds the images.
-        folder: The folder of the vectors of all splits.
+        folder: The folder of the vectors of all splits, directly in the run's folder.
         split: The split.
         kind: The kind of index: exact, lsh or hnsw (default: chosen by the number of rows).
         digests: True to compare all stored bytes with their digests (default).

@@ -32,6 +32,7 @@ class WordHit:
     wnid: str
     """The wnid of the class; empty for a word that is no class."""
     score: float
+    """Its cosine similarity to the query, -1 to 1, or its CSLS score; larger is nearer."""
     also: tuple[str, ...]
     """Further words with the same vector, which no search can tell apart."""
     query: str
@@ -42,7 +43,9 @@ class Word(NamedTuple):
     """A class or word that can be an answer."""
 
     name: str
+    """The comma-separated names of a class, or one word."""
     wnid: str
+    """The wnid of the class; empty for a word that is no class."""
 
 
 class _Group(NamedTuple):
@@ -55,7 +58,11 @@ class WordIndex:
     """An index of all classes and words that can be answers. It is thread-safe."""
 
     def __init__(self, model: Model) -> None:
-        """Collect the classes and the vocabulary of *model*, and build an exact index of them."""
+        """Collect the classes and the vocabulary of a model, and build an exact index of them.
+
+        Args:
+            model: The model. Classes and words with a vector of zeros are never answers.
+        """
         self._model = model
         names, vectors = model.vocabulary()
         self.classes = [Word(words or wnid, wnid) for wnid, words in model.classes]
@@ -73,7 +80,14 @@ class WordIndex:
         return 0 if self._index is None else int(self._index.vectors.usable.sum())
 
     def sample(self, count: int) -> NDArray[np.float32]:
-        """Return the vectors of up to *count* words, spread over the list, (n, dim)."""
+        """Return the unit vectors of words that are evenly spread over the list.
+
+        Args:
+            count: The maximum number of words.
+
+        Returns:
+            (n, dim) float32 with n <= count; n is 0 without words.
+        """
         if self._index is None:
             return np.zeros((0, self._model.dim), np.float32)
         rows = np.flatnonzero(self._index.vectors.usable)
@@ -83,7 +97,7 @@ class WordIndex:
         """Measure which words are hubs, near to very many images.
 
         Args:
-            references: The vectors of a sample of images, (n, dim).
+            references: The vectors of a sample of images, (n, dim) float32.
 
         Returns:
             The hubs, for `search`; None without words or *references*.
@@ -111,11 +125,16 @@ class WordIndex:
         """Return the words nearest to a vector, the nearest first.
 
         Args:
-            vector: The query, (dim,) float64.
+            vector: The query, a unit vector, (dim,) float64.
             k: The number of answers; words that share a vector count once.
-            exclude: The unit vectors that are not answers, such as those of the query, (n, dim).
+            exclude: The unit vectors that are not answers, such as those of the query, (n, dim)
+                float64; n may be 0.
             named: The names whose words and classes are not answers (default: none).
-            hubs: The hubs of these words; with them, scores are CSLS instead of cosines.
+            hubs: The hubs of these words; with them, scores are CSLS instead of cosines (default:
+                none).
+
+        Returns:
+            At most *k* answers.
         """
         left_out = {name.casefold() for name in named}
         count = 2 * k + len(exclude) + len(left_out) + 16

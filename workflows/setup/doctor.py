@@ -40,7 +40,11 @@ FORMATS = {
 
 
 def run(options: DoctorOptions) -> int:
-    """Run all checks and print the findings; return 1 if one would prevent `prepare`."""
+    """Run all checks and print the findings, as a table, as lines or as JSON.
+
+    Returns:
+        The exit status: 1 if a finding is `broken`, which would prevent `prepare`, else 0.
+    """
     findings = run_checks(options.store or ".")
     if address := options.cluster:
         findings += run_check("cluster", lambda: check_cluster(address, options.certs))
@@ -80,7 +84,7 @@ def run_check(subject: str, check: Callable[[], Iterator[Finding]]) -> Iterator[
     """Yield the findings of one check; an error in it becomes a finding, too.
 
     Args:
-        subject: Subject of the finding about an error.
+        subject: Subject of the finding about an error, such as `GPU`.
         check: A function that yields findings.
     """
     try:
@@ -216,7 +220,7 @@ def _label(finding: Finding) -> str:
 
 
 def show_lines(findings: list[Finding]) -> None:
-    """Print one line per finding, and its advice on the next line."""
+    """Print one line per finding, and its advice, if there is any, on the next line."""
     for finding in findings:
         print(f"{finding.state:<7} {_label(finding):<14} {finding.found}")
         if finding.advice:

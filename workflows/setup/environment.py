@@ -43,7 +43,7 @@ class EnvironmentConfig:
 
 @dataclass(frozen=True)
 class Environment:
-    """The `.venv` of the project in *root*."""
+    """The virtual environment `.venv` in *root*, the folder of the project; it may be missing."""
 
     root: Path
 
@@ -87,13 +87,27 @@ class Environment:
             )]))  # fmt: skip
 
     def pip(self, step: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
-        """Run the environment's pip as one step, isolated from PYTHONPATH and the user site."""
+        """Run the environment's pip as one step, isolated from PYTHONPATH and the user site.
+
+        Args:
+            step: The description of the step that is printed.
+            arguments: The subcommand of pip and its arguments.
+            env: Environment variables to add (default: none).
+
+        Raises:
+            SetupError: pip failed; the message has the last lines of its output.
+        """
         python = str(self.folder / "bin" / "python")
         quiet = ("--disable-pip-version-check", "--no-input")
         self.run(step, python, "-I", "-m", "pip", *arguments, *quiet, env=env)
 
     def stamp(self) -> dict[str, Any]:
-        """Return the recorded inputs; empty if the environment is incomplete or was moved."""
+        """Return the inputs of the last complete set-up, from `setup.json`.
+
+        Returns:
+            `extras` (a list), `pillow`, `why_stock`, `inputs` (a digest) and `folder`; empty if the
+            environment is incomplete or was moved.
+        """
         try:
             text = (self.folder / "setup.json").read_text(encoding="utf-8")
             stamp: dict[str, Any] = json.loads(text)
@@ -103,7 +117,12 @@ class Environment:
         return stamp if alive and stamp.get("folder") == str(self.folder) else {}
 
     def write_stamp(self, config: EnvironmentConfig, why_stock: str) -> None:
-        """Record the inputs, which marks the environment as complete."""
+        """Write the inputs to `setup.json`, which marks the environment as complete.
+
+        Args:
+            config: The packages that were installed.
+            why_stock: The reason why stock Pillow was installed; empty if Pillow-SIMD was.
+        """
         stamp = {
             **asdict(config),
             "why_stock": why_stock,
@@ -118,14 +137,25 @@ class Environment:
 
 @functools.cache
 def project_tables(root: Path) -> dict[str, Any]:
-    """Return the tables of pyproject.toml that affect what is installed, without those of tools."""
+    """Return the tables of pyproject.toml that affect what is installed, without those of tools.
+
+    Args:
+        root: The folder of pyproject.toml.
+
+    Returns:
+        The content of each of `TABLES`, by name; empty for one that is missing.
+    """
     with (root / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)
     return {name: project.get(name, {}) for name in TABLES}
 
 
 def digest_of_inputs(root: Path) -> str:
-    """Return the SHA-256, in hexadecimal, of all files that affect what is installed."""
+    """Return the SHA-256, in hexadecimal, of all files that affect what is installed.
+
+    Args:
+        root: The folder of the project.
+    """
     parts = [json.dumps(project_tables(root), sort_keys=True).encode()]
     parts += [(root / name).read_bytes() for name in SOURCES]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()

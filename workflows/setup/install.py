@@ -37,10 +37,14 @@ DEFAULT_EXTRAS = ("devkit", "lsun", "s3", "sample", "slurm")
 
 
 def make_fresh(environment: Environment) -> None:
-    """Create a `.venv` that contains only a new pip.
+    """Create a `.venv` that contains only a new pip, in place of an earlier one of `make setup`.
+
+    Args:
+        environment: The environment, whose folder is removed first.
 
     Raises:
-        SetupError: There is a `.venv` that `make setup` did not create.
+        SetupError: There is a `.venv` that `make setup` did not create, this Python cannot create
+            environments, or pip cannot be installed.
     """
     if environment.folder.exists():
         if not (environment.folder / "setup.started").exists():
@@ -62,7 +66,13 @@ def make_fresh(environment: Environment) -> None:
 
 
 def add_system_packages(environment: Environment) -> None:
-    """Install the system packages that compiling lacks, if run as root with apt-get available."""
+    """Install the system packages that compiling lacks, if run as root with apt-get available.
+
+    A failure is printed and not raised, because stock Pillow can be installed instead.
+
+    Args:
+        environment: The environment whose log gets the output.
+    """
     missing = pillow.missing_packages()
     if not missing or os.geteuid() != 0 or not shutil.which("apt-get"):
         return
@@ -79,6 +89,11 @@ def add_system_packages(environment: Environment) -> None:
 
 def compile_pillow_simd(environment: Environment) -> None:
     """Compile Pillow-SIMD into `.venv/wheels`, and check the instructions in the binary.
+
+    The wheel is not installed.
+
+    Args:
+        environment: The environment, which has pip.
 
     Raises:
         SetupError: Compilation failed, or the binary lacks the instructions of this CPU.
@@ -108,6 +123,9 @@ def _compiled(environment: Environment) -> list[Path]:
 
 def choose_pillow(environment: Environment, preference: str, *, system: bool) -> str:
     """Compile Pillow-SIMD if this machine can, and pin the one version of `pillow`.
+
+    The wheels are written to `.venv/wheels`, and the versions to `.venv/constraints.txt`; nothing
+    is installed into the environment.
 
     Args:
         environment: The environment to install into.
@@ -166,7 +184,15 @@ def check_pillow(site: Path, *, stock: bool, step: str) -> None:
 
 
 def install_all(environment: Environment, config: EnvironmentConfig, *, system: bool) -> str:
-    """Install Pillow and the project with its extras; return the result of `choose_pillow`.
+    """Install Pillow and the project with its extras.
+
+    Args:
+        environment: The environment, which has pip.
+        config: The packages that it shall contain.
+        system: True to install missing system packages.
+
+    Returns:
+        The reason why stock Pillow was installed; empty for Pillow-SIMD.
 
     Raises:
         SetupError: A step failed, or another distribution owns the `PIL` folder.
@@ -193,7 +219,15 @@ def install_all(environment: Environment, config: EnvironmentConfig, *, system: 
 
 
 def is_ready(environment: Environment, config: EnvironmentConfig, stamp: Mapping[str, Any]) -> bool:
-    """Return True if the environment is up to date, and Pillow-SIMD still cannot replace Pillow."""
+    """Return True if there is nothing to install or update.
+
+    It is False too if stock Pillow is installed and Pillow-SIMD can be compiled by now.
+
+    Args:
+        environment: The environment.
+        config: The packages that it shall contain.
+        stamp: The result of `environment.stamp()`.
+    """
     recorded = (stamp.get("inputs"), stamp.get("extras"), stamp.get("pillow"))
     if recorded != (digest_of_inputs(environment.root), list(config.extras), config.pillow):
         return False
@@ -228,7 +262,11 @@ def set_up(environment: Environment, config: EnvironmentConfig, *, system: bool)
 
 
 def describe(environment: Environment) -> str:
-    """Return a line that describes a complete environment: its extras and its Pillow."""
+    """Return a line that describes a complete environment: its extras and its Pillow.
+
+    Args:
+        environment: The environment, which `set_up` has completed.
+    """
     stamp = environment.stamp()
     ready = f"setup: .venv is ready, with {', '.join(stamp['extras']) or 'no extras'}"
     if not stamp["why_stock"]:
@@ -243,7 +281,14 @@ def describe(environment: Environment) -> str:
 
 @contextlib.contextmanager
 def setup_lock(root: Path) -> Iterator[None]:
-    """Lock the project's folder inside the block, so that only one set-up runs at a time."""
+    """Lock the project's folder inside the block, so that only one set-up runs at a time.
+
+    It waits for another set-up to end. On a file system without locks it prints a warning and goes
+    on.
+
+    Args:
+        root: The folder of the project.
+    """
     handle = os.open(root, os.O_RDONLY)
     try:
         try:
@@ -256,7 +301,15 @@ def setup_lock(root: Path) -> Iterator[None]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
+    """Parse the command line.
+
+    Args:
+        argv: The arguments without the program's name; None: those of the process.
+
+    Returns:
+        The namespace with `extras` and `pillow` (None if omitted), `need` (empty if omitted),
+        `no_system` and `quiet`.
+    """
     parser = argparse.ArgumentParser(
         prog="python3 -m workflows.setup.install",
         description="Create or update the virtual environment .venv.",
@@ -289,6 +342,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def read_config(args: argparse.Namespace, environment: Environment) -> EnvironmentConfig:
     """Return the configuration of the flags, with that of the present environment as the default.
 
+    Args:
+        args: The result of `parse`.
+        environment: The environment, which need not exist.
+
     Raises:
         SetupError: pyproject.toml does not have a requested extra.
     """
@@ -308,7 +365,14 @@ def read_config(args: argparse.Namespace, environment: Environment) -> Environme
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Set up the environment, and return the exit status; see the module's docstring."""
+    """Create or update `.venv`, and print what is in it; the module's docstring lists the steps.
+
+    Args:
+        argv: The arguments without the program's name (default: those of the process).
+
+    Returns:
+        The exit status: 0, 1 after an error, 130 after Ctrl-C.
+    """
     args = parse(argv)
     environment = Environment(Path(__file__).resolve().parents[2])
     try:

@@ -28,6 +28,7 @@ class Finding:
     """The result of one check, and a line of the doctor's table."""
 
     subject: str
+    """The name of the check, such as `GPU`."""
     state: str
     """The severity: `ok`, `note` (missing, or could be better) or `broken`."""
     found: str
@@ -192,7 +193,14 @@ def check_free_space(store: str) -> Iterator[Finding]:
 
 
 def check_sync(folder: Path) -> Finding:
-    """Write and sync a small file in *folder* as a shard is written, then remove it."""
+    """Write and sync a small file in *folder* as a shard is written, then remove it.
+
+    Args:
+        folder: An existing folder.
+
+    Returns:
+        The duration; a finding of the state `broken` if the folder cannot be written durably.
+    """
     from pipeline.filesystem import advice_for, sync_folder
 
     began = time.perf_counter()
@@ -212,7 +220,11 @@ def check_sync(folder: Path) -> Finding:
 
 
 def check_filesystem(folder: Path) -> Iterator[Finding]:
-    """Yield the system calls by which files in *folder* can be locked and created atomically."""
+    """Yield the system calls by which files in *folder* can be locked and created atomically.
+
+    Args:
+        folder: An existing folder, in which temporary files are created and removed.
+    """
     from pipeline.filesystem import advice_for, naming_method
     from pipeline.locks import locking_method
 

@@ -55,6 +55,9 @@ def simd_level(binary: bytes) -> str:
     The binary is inspected instead of the compiler flags, because pip's cache may return a wheel
     that was compiled with other flags.
 
+    Args:
+        binary: The bytes of the compiled module.
+
     Returns:
         `avx2`, `sse4` or `none`.
     """
@@ -64,20 +67,37 @@ def simd_level(binary: bytes) -> str:
 
 
 def simd_level_of_wheel(wheel: Path) -> str:
-    """Return the vector instructions of the Pillow inside a wheel; see `simd_level`."""
+    """Return the vector instructions that the Pillow inside a wheel resizes with.
+
+    Args:
+        wheel: The path of the wheel.
+
+    Returns:
+        `avx2`, `sse4` or `none`; `none` also if the wheel holds no Pillow.
+    """
     with zipfile.ZipFile(wheel) as files:
         names = [name for name in files.namelist() if name.startswith("PIL/_imaging.")]
         return simd_level(files.read(names[0])) if names else "none"
 
 
 def installed_simd_level(site: Path) -> str:
-    """Return the vector instructions of the Pillow in *site*, a `site-packages` folder."""
+    """Return the vector instructions that the installed Pillow resizes with.
+
+    Args:
+        site: A `site-packages` folder.
+
+    Returns:
+        `avx2`, `sse4` or `none`; `none` also if no Pillow is installed there.
+    """
     binaries = sorted(site.glob("PIL/_imaging.*"))
     return simd_level(binaries[0].read_bytes()) if binaries else "none"
 
 
 def pillow_owners(site: Path) -> list[str]:
-    """Return the installed distributions that own the `PIL` folder of *site*.
+    """Return the installed distributions that own the `PIL` folder.
+
+    Args:
+        site: A `site-packages` folder.
 
     Returns:
         The `name version` of each, sorted; more than one means that files were overwritten.
@@ -91,7 +111,11 @@ def pillow_owners(site: Path) -> list[str]:
 
 
 def cpu_has_avx2(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Return True if this CPU supports AVX2; False if the system does not say."""
+    """Return True if this CPU supports AVX2; False if the system does not say.
+
+    Args:
+        cpuinfo: The file that lists the flags of the CPU (default: that of Linux).
+    """
     try:
         return re.search(r"\bavx2\b", cpuinfo.read_text(encoding="utf-8")) is not None
     except OSError:
@@ -119,7 +143,11 @@ def _has_header(pattern: str) -> bool:
 
 
 def missing_packages() -> list[str]:
-    """Return the Debian packages that compiling Pillow-SIMD needs and this machine lacks."""
+    """Return the Debian packages that compiling Pillow-SIMD needs and this machine lacks.
+
+    Returns:
+        Their names; empty if nothing is missing.
+    """
     missing = [package for package, header in HEADERS.items() if not _has_header(header)]
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
         missing.append("python3-dev")
@@ -151,7 +179,14 @@ def why_stock(preference: str) -> str:
 
 
 def write_stand_in(folder: Path) -> Path:
-    """Write the empty wheel named `pillow` that requires Pillow-SIMD of its version."""
+    """Write the empty wheel named `pillow` that requires Pillow-SIMD of its version.
+
+    Args:
+        folder: An existing folder.
+
+    Returns:
+        The path of the wheel.
+    """
     info = f"pillow-{PILLOW_SIMD}.dist-info"
     files = {
         f"{info}/METADATA": "Metadata-Version: 2.1\nName: pillow\n"

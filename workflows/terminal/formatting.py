@@ -69,7 +69,15 @@ def seconds_text(seconds: float) -> str:
 
 
 def share_text(part: float, total: float) -> str:
-    """Return *part* of *total* in percent, with enough decimals not to be rounded to 0 or 100."""
+    """Return *part* of *total* in percent, with enough decimals not to be rounded to 0 or 100.
+
+    Args:
+        part: A number from 0 to *total*.
+        total: The number that is 100 %.
+
+    Returns:
+        A text such as `99.9 %`; `-` if *total* is 0.
+    """
     if not total:
         return "-"
     percent, decimals = 100 * part / total, 1
@@ -84,7 +92,15 @@ def _ends(decimals: int) -> tuple[str, str]:
 
 
 def per_second(count: float, seconds: float) -> str:
-    """Return the rate of *count* in *seconds* without its unit, such as `1,252`."""
+    """Return the rate of *count* in *seconds* without its unit, such as `1,252`.
+
+    Args:
+        count: The number of items, not negative.
+        seconds: The duration.
+
+    Returns:
+        The rate; `-` if *seconds* is 0 or negative.
+    """
     if seconds <= 0:
         return "-"
     rate = count / seconds

@@ -15,22 +15,26 @@ MARK_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Mark:
-    """The totals at a point in time."""
+    """The totals since the start, at a point in time."""
 
     seconds: float
+    """The time, in seconds of the clock of the meter."""
     rows: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
 
 
 class Meter:
-    """A counter that derives rates and the time left; callers pass the time in seconds."""
+    """A counter that derives rates and the time left.
+
+    Callers pass all times, in seconds of one monotonic clock.
+    """
 
     def __init__(self, rows: int | None, start: float) -> None:
         """Initialise with no rows counted.
 
         Args:
-            rows: Total number of rows; None if unknown.
+            rows: Total number of rows, those of earlier runs included; None if unknown.
             start: The time of the start in seconds.
         """
         self.total = rows
@@ -67,22 +71,50 @@ class Meter:
         self._marks = deque([self._rates_start])
 
     def window(self, now: float) -> tuple[float, float, float]:
-        """Return the current rows, bytes in and bytes out per second, over a recent window."""
+        """Return the current rates: over the last `WINDOW_SECONDS`, or longer if counts are rare.
+
+        Args:
+            now: The time in seconds.
+
+        Returns:
+            The rows, bytes read and bytes written per second; 0.0 each if no time has passed.
+        """
         marks = self._marks
         while len(marks) > WINDOW_MARKS and marks[1].seconds <= now - WINDOW_SECONDS:
             marks.popleft()
         return _rates(marks[0], self.last, now)
 
     def overall(self, now: float) -> tuple[float, float, float]:
-        """Return rows, bytes in and bytes out per second since the start or `restart_rates`."""
+        """Return the rates since the start, or since `restart_rates`.
+
+        Args:
+            now: The time in seconds.
+
+        Returns:
+            The rows, bytes read and bytes written per second; 0.0 each if no time has passed.
+        """
         return _rates(self._rates_start, self.last, now)
 
     def from_start(self, now: float) -> tuple[float, float, float]:
-        """Return rows, bytes in and bytes out per second since the start."""
+        """Return the rates since the start, whether or not `restart_rates` was called.
+
+        Args:
+            now: The time in seconds.
+
+        Returns:
+            The rows, bytes read and bytes written per second; 0.0 each if no time has passed.
+        """
         return _rates(Mark(self.start), self.last, now)
 
     def seconds_left(self, now: float) -> float | None:
-        """Return the seconds until all rows are done at the overall rate; None if unknown."""
+        """Return the seconds until all rows are done at the overall rate.
+
+        Args:
+            now: The time in seconds.
+
+        Returns:
+            The seconds, at least 0; None if the total is unknown or nothing was counted yet.
+        """
         rate = self.overall(now)[0]
         if self.total is None or rate <= 0:
             return None

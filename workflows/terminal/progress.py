@@ -47,7 +47,12 @@ def _can_draw(stream: TextIO) -> bool:
 
 
 def print_waiting(holder: str) -> None:
-    """Print that the command waits for *holder*, which holds a lease."""
+    """Print that the command waits for another run.
+
+    Args:
+        holder: The description of the process that holds the lease, such as "process 4711 on
+            node1".
+    """
     print(f"waiting for {holder}", flush=True)
 
 
@@ -74,11 +79,13 @@ class Progress:
 
         Args:
             title: A description of the work, shown before the counts.
-            rows: Total number of rows; None if unknown, then they are counted without a total.
+            rows: Total number of rows, those of earlier runs included; None if unknown, then they
+                are counted without a total.
             unit: The noun for rows, in the plural (default `images`).
             interval_seconds: Minimum interval between two plain lines, in seconds (default 10).
             stream: The stream to write to (default: standard output).
-            live: True redraws in place; None does so if *stream* is a terminal (default None).
+            live: True redraws in place, False writes plain lines; None redraws if *stream* is a
+                terminal and this is the main thread (default None).
             clock: A function that returns the time in seconds (default `time.monotonic`).
         """
         self.title = printable(title)
@@ -126,7 +133,11 @@ class Progress:
             self._meter.initial_rows = rows
 
     def restart_rates(self, *, rows: int = 0) -> None:
-        """Count *rows*, and measure rates from now on, because the work so far was slower."""
+        """Count rows, and measure rates from now on, because the work so far was slower.
+
+        Args:
+            rows: Number of rows done since the previous call, as in `update` (default 0).
+        """
         with self._lock:
             now = self._clock()
             self._meter.add(now, rows, 0, 0, 0)
@@ -139,7 +150,7 @@ class Progress:
             return self._meter.seconds_left(self._clock())
 
     def detail(self, text: str) -> None:
-        """Show *text* beside the rates until the next call."""
+        """Show *text* beside the rates until the next call; an empty text shows nothing."""
         self._detail = printable(text)
 
     def note(self, line: str) -> None:

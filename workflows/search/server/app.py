@@ -44,7 +44,7 @@ MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 * 2**10, 64 * 2**10
 
 
 def application(service: SearchService) -> web.Application:
-    """Return the application with all routes."""
+    """Return the tornado application with all routes, whose handlers share *service*."""
     arguments = {"service": service}
     return web.Application(
         [
@@ -84,6 +84,9 @@ def bind(host: str, port: int) -> list[socket.socket]:
     Args:
         host: A name or address of this machine; empty for all interfaces.
         port: The port; 0 selects a free one, the same for all addresses.
+
+    Returns:
+        A listening, non-blocking socket for each address of the host; the caller closes them.
 
     Raises:
         TesseraeError: The port is taken, or the address does not belong to this machine.
@@ -133,7 +136,13 @@ def _why(error: Exception) -> str:
 
 
 def address_of(sockets: list[socket.socket], host: str) -> str:
-    """Return the URL to open in a browser on this machine."""
+    """Return the URL to open in a browser on this machine, such as `http://127.0.0.1:8780/`.
+
+    Args:
+        sockets: The sockets from `bind`, one or more of the same port.
+        host: The host that was passed to `bind`; for all interfaces the URL has the loopback
+            address.
+    """
     port = sockets[0].getsockname()[1]
     displayed = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://{f'[{displayed}]' if ':' in displayed else displayed}:{port}/"

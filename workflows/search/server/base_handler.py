@@ -23,7 +23,7 @@ class BaseHandler(web.RequestHandler):
     """The base of all handlers, with access control and error responses in JSON."""
 
     def initialize(self, service: SearchService) -> None:
-        """Keep the shared state; tornado calls this instead of a constructor."""
+        """Keep the shared state; tornado calls this for each request, instead of a constructor."""
         self.service = service
         self._job: asyncio.Future[Any] | None = None
         self._disconnected = False
@@ -46,10 +46,10 @@ class BaseHandler(web.RequestHandler):
             self.refuse(403, reason)
 
     def refuse(self, status: int, reason: str) -> None:
-        """Respond with `{"error": reason}`.
+        """Respond with `{"error": reason}`, and finish the request.
 
         Args:
-            status: The HTTP status.
+            status: The HTTP status, 400 or more.
             reason: A sentence for the person who searches.
         """
         self.set_status(status)
@@ -58,12 +58,21 @@ class BaseHandler(web.RequestHandler):
         self.send_json({"error": reason})
 
     def send_json(self, answer: dict[str, Any]) -> None:
-        """Respond with JSON."""
+        """Respond with a JSON object, and finish the request.
+
+        Args:
+            answer: The plain JSON values of the object, by name.
+        """
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.finish(json.dumps(answer))
 
     async def in_thread(self, pool: BoundedThreadPool, call: Callable[..., Any], *args: Any) -> Any:
-        """Call a function in a thread of *pool*, and return its result.
+        """Call a function in a thread, without blocking the event loop, and return its result.
+
+        Args:
+            pool: The pool that has the thread.
+            call: The function. An exception that it raises is raised here.
+            args: Its positional arguments.
 
         Raises:
             BusyError: The pool has too many calls, or the call timed out.
@@ -91,7 +100,13 @@ class BaseHandler(web.RequestHandler):
             self._job.cancel()
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Respond to any exception with a status and a sentence."""
+        """Respond to an exception that a handler raised with a status and a sentence.
+
+        Args:
+            status_code: The status that tornado suggests. A `QueryError` gets 400, a `BusyError`
+                503, and any other `TesseraeError` 500.
+            kwargs: The exception, under `exc_info`: its (type, value, traceback).
+        """
         error = kwargs.get("exc_info", (None, None))[1]
         if isinstance(error, QueryError):
             self.refuse(400, str(error))

@@ -8,7 +8,10 @@ from typing import Any
 
 
 class Connections:
-    """The idle and busy connections of a server. Only the event loop's thread may use it."""
+    """The idle and busy connections of a server, each identified by its tornado `IOStream`.
+
+    Only the event loop's thread may use it.
+    """
 
     def __init__(self, limit: Callable[[], int]) -> None:
         """Create an empty set of connections.
@@ -24,10 +27,17 @@ class Connections:
         return len(self._idle) + len(self._busy)
 
     def admit(self, stream: Any) -> bool:
-        """Add a connection; return False if the limit is reached and all connections are busy.
+        """Add a connection, as idle, if the limit permits it.
 
         At the limit, the connection that has been idle for longest is closed in favour of the new
         one, so that idle connections never lock out other clients.
+
+        Args:
+            stream: The stream of the new connection.
+
+        Returns:
+            False if the limit is reached and all connections are busy; the caller then closes
+            *stream*.
         """
         if len(self) >= self._limit():
             if not self._idle:
@@ -38,13 +48,21 @@ class Connections:
         return True
 
     def begin(self, stream: Any) -> None:
-        """Mark a connection as busy, after a complete request has arrived on it."""
+        """Mark a connection as busy, after a complete request has arrived on it.
+
+        Args:
+            stream: The stream of the connection; one that is not idle, or None, is ignored.
+        """
         if stream in self._idle:
             del self._idle[stream]
             self._busy.add(stream)
 
     def end(self, stream: Any) -> None:
-        """Mark a connection as idle, after its request has been answered."""
+        """Mark a connection as idle, after its request has been answered.
+
+        Args:
+            stream: The stream of the connection; one that is not busy, or None, is ignored.
+        """
         if stream in self._busy:
             self._busy.discard(stream)
             self._idle[stream] = None

@@ -56,7 +56,17 @@ class AboutHandler(BaseHandler):
 
 
 def about(service: SearchService) -> dict[str, Any]:
-    """Return the facts that the page needs before its first search, as JSON values."""
+    """Return the facts that the page needs before its first search, as JSON values.
+
+    Args:
+        service: The shared state.
+
+    Returns:
+        `store` (the last part of its path), `splits` (the name, readable rows and index of each),
+        the numbers `classes`, `words` and `dim`, `csls` (whether it is available), `formats`, the
+        limits `most_bytes` and `most_answers`, `examples` (queries) and `first` (the fields of an
+        `ImageHit` for each image).
+    """
     engine = service.engine
     return {
         "store": Path(engine.model.store.rstrip("/")).name,
@@ -80,7 +90,15 @@ class ThumbnailHandler(BaseHandler):
     """The handler of stored images."""
 
     async def get(self, split: str, row: str) -> None:
-        """Respond with an image as JPEG, of the stored size nearest to `?size=`."""
+        """Respond with an image as JPEG, of the stored size nearest to `?size=`, in pixels.
+
+        The status is 400 for an invalid size, 404 for an image that does not exist, and 304 if the
+        client has it already.
+
+        Args:
+            split: The name of the split, from the URL.
+            row: The number of the row, as text from the URL.
+        """
         gallery = self.service.engine.gallery
         size = self.get_query_argument("size", "1")
         if not re.fullmatch("[0-9]{1,4}", size, re.ASCII):
@@ -113,7 +131,11 @@ class UploadHandler(BaseHandler):
     """The handler of uploaded images."""
 
     def get(self, name: str) -> None:
-        """Respond with an uploaded image as JPEG, in the size that the model took."""
+        """Respond with an uploaded image as JPEG, in the size that the model took; else status 404.
+
+        Args:
+            name: The name of the upload, 32 hexadecimal digits from the URL.
+        """
         upload = self.service.upload_cache.get(name)
         if upload is None:
             self.refuse(404, "that image is no longer in the cache: upload it again.")

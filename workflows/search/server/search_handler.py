@@ -50,7 +50,7 @@ class SearchHandler(BaseHandler):
             self._holds_slot = True
 
     def data_received(self, chunk: bytes) -> None:
-        """Append a piece of the image, up to the size limit."""
+        """Append a piece of the image; a piece beyond `MAX_IMAGE_BYTES` makes the status 413."""
         if self._finished or not self._holds_slot:
             return
         if len(self._body) + len(chunk) > MAX_IMAGE_BYTES:
@@ -121,13 +121,13 @@ def read_options(
 ) -> SearchOptions:
     """Read the search options from the arguments of a request.
 
-    The arguments are k, the number of answers (24); to, which is images, words or both (images);
-    split and class, which may be repeated and restrict the images (all); and csls=1, which lowers
-    the scores of hubs.
+    The arguments are k, the number of answers (default 24); to, which is images, words or both
+    (default images); split and class, which may be repeated and restrict the images (default: all);
+    and csls=1, which lowers the scores of hubs. Their values are checked by `Engine.search`.
 
     Args:
         get_one: A function (name, default) that returns one argument.
-        get_all: A function that returns all arguments of a name.
+        get_all: A function that returns all arguments of a name; empty if there are none.
 
     Raises:
         QueryError: k is no whole number.

@@ -40,6 +40,11 @@ class BoundedThreadPool:
 
         Cancelling the coroutine removes a call that is still in the queue.
 
+        Args:
+            call: The function. An exception that it raises is raised here.
+            args: Its positional arguments.
+            options: Its keyword arguments.
+
         Raises:
             BusyError: The queue is full, the pool is closed, or the call timed out.
         """

@@ -71,7 +71,11 @@ class UploadCache:
         return upload
 
     def get(self, name: str) -> Upload | None:
-        """Return a cached upload and mark it as used; None if it is unknown or was evicted."""
+        """Return a cached upload and mark it as used; None if it is unknown or was evicted.
+
+        Args:
+            name: The name of the upload, 32 hexadecimal digits.
+        """
         with self._lock:
             return self._uploads.get(name)
 
