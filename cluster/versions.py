@@ -101,8 +101,7 @@ def installed_versions(packages: Sequence[str], code: Code) -> dict[str, str]:
 
     Returns:
         The versions by name, with `Python` for the interpreter, and an empty text for a package
-            that
-        is not installed; the digests under `CODE_PREFIX` and the name of the tree.
+        that is not installed; the digests under `CODE_PREFIX` and the name of the tree.
     """
     versions = {"Python": platform.python_version()}
     versions |= {CODE_PREFIX + tree: digest for tree, digest in code().items()}

@@ -96,8 +96,7 @@ class EpochOrder(Protocol):
 
         Yields:
             The first position of the window, and the numbers of its chunks, (n,) int64, counted
-                from 0
-            over the whole split.
+            from 0 over the whole split.
         """
 
 

@@ -153,9 +153,8 @@ class BaseLoader(ABC):
 
         Returns:
             An object whose `rows(start, stop)` gives the rows of the split at these positions of
-                the
-            epoch, (stop - start,) int64. Global batch i has positions i * batch_size to
-            (i + 1) * batch_size.
+            the epoch, (stop - start,) int64. Global batch i has positions i * batch_size to (i + 1)
+            * batch_size.
 
         Raises:
             ValueError: *epoch* is out of range.

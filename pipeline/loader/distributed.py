@@ -66,7 +66,7 @@ class Placement(NamedTuple):
 
         Returns:
             (m,) int64: the elements [rank * n // world, (rank + 1) * n // world) of *rows*, a view
-                of it.
+            of it.
         """
         count = len(rows)
         return rows[self.rank * count // self.world : (self.rank + 1) * count // self.world]

@@ -133,8 +133,7 @@ class MappedShards:
 
         Returns:
             (bytes of a chunk + 4,) uint8, a view of the mapped file; None if the shard is not
-                mapped or a
-            page of the chunk is not in memory.
+            mapped or a page of the chunk is not in memory.
         """
         if not self._mapped_shards[shard]:
             return None

@@ -41,7 +41,7 @@ class PixelReader(Protocol):
 
         Returns:
             (m,) int64, m <= n: empty if all of them are in memory, or if reading ahead would not
-                pay.
+            pay.
         """
 
     def prefetch(self, chunk: int, disk: Executor) -> None:

@@ -104,8 +104,7 @@ class RowReader:
 
         Returns:
             The method of reading: `mapped`, `preadv`, or `direct` if any row may have bypassed the
-                page
-            cache.
+            page cache.
 
         Raises:
             StoreDamagedError: A shard is missing or damaged.

@@ -176,8 +176,7 @@ class Hnsw:
 
         Returns:
             (q, count) rows in any order, -1 for missing ones, and an infinite bound: other rows may
-                be
-            nearer.
+            be nearer.
         """
         parameters = faiss().SearchParametersHNSW(efSearch=count)
         reduced = queries.astype(np.float32) @ self._query_axes

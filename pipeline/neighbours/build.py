@@ -114,7 +114,7 @@ def measure_recall(index: Index, queries: NDArray[Any]) -> dict[str, Any]:
 
     Returns:
         Entries of `Index.facts`: `recall`, 0 to 1, of the `recall_at` nearest over `probes`
-            queries.
+        queries.
     """
     exact = Index("exact", index.vectors, ExactScan(index.vectors))
     results = index.search(queries, RECALL_AT)

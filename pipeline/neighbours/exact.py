@@ -68,8 +68,7 @@ class ExactScan:
 
         Returns:
             At most *count* rows for each query in any order, -1 for missing ones, and the bound on
-                the
-            scores of all others.
+            the scores of all others.
         """
         rows, added = np.flatnonzero(allowed), extra.astype(np.float32)
         scan = self._gathered if len(rows) * GATHER_RATIO <= len(allowed) else self._straight

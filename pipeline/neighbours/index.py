@@ -55,8 +55,7 @@ class CandidateGenerator(Protocol):
 
         Returns:
             Rows in any order, -1 for missing ones, and a bound on the scores of all other rows,
-                infinite
-            if there is none.
+            infinite if there is none.
         """
 
     def state(self) -> dict[str, Any]:

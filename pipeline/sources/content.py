@@ -74,8 +74,7 @@ def content_of(head: bytes) -> str:
 
     Returns:
         `TAR`, `EMPTY`, a name of `pipeline.images.formats.container_of` such as `zip`, `html`,
-            `xml`,
-        `json`, or `UNKNOWN`.
+        `xml`, `json`, or `UNKNOWN`.
     """
     if not head:
         return EMPTY

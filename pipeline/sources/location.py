@@ -181,7 +181,7 @@ class Location:
 
         Returns:
             The sorted names of files and of folders, and the entries that were skipped by their
-                names.
+            names.
 
         Raises:
             ReadError: The folder cannot be read.

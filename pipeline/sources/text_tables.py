@@ -79,7 +79,7 @@ def rows_of(text: str, where: str) -> Rows:
 
     Returns:
         (number of the line, from 1; its cells without space around them) of lines that are not
-            blank.
+        blank.
 
     Raises:
         SourceError: A quote is not closed.

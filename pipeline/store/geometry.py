@@ -93,7 +93,7 @@ class Geometry:
 
         Returns:
             The number of the shard, and the offset of the first byte in its object, both (n,)
-                int64.
+            int64.
         """
         shards, inside = np.divmod(rows, self.shard_rows)
         chunks, remainders = np.divmod(inside, self.chunk_rows)

@@ -133,8 +133,7 @@ class TarSource(Source):
 
         Returns:
             The listing (`pipeline.sources.listing`), sorted by key, with the path of the tar and
-                the
-            offset of each sample.
+            the offset of each sample.
 
         Raises:
             SourceError: There are no images, an archive is missing or damaged, or the source is

@@ -192,7 +192,7 @@ class WebDatasetShard(Layout):
 
         Yields:
             A `ListedSample` for each sample, and a `SkippedFiles` for members that are no part of
-                one.
+            one.
 
         Raises:
             SourceError: The tar is damaged, a label cannot be used, or a sample occurs twice.
