@@ -204,7 +204,9 @@ def bootstrap(
     Raises:
         ValueError: There is no split, or the splits have different numbers of classes.
     """
-    return Interval(*_mean_and_ends(splits, _draw_means(splits, macro, draws, seed), macro, level))
+    return Interval(
+        *_mean_and_ends(splits, _resampled_means(splits, macro, draws, seed), macro, level)
+    )
 
 
 def paired_bootstrap(
@@ -229,12 +231,13 @@ def paired_bootstrap(
         ValueError: An error of `bootstrap`, or the methods have different images.
     """
     splits = [our.minus(their) for our, their in zip(ours, theirs, strict=True)]
-    draw_means = _draw_means(splits, macro, draws, seed)
-    not_better = float((draw_means <= 1e-12).mean())  # tolerance for rounding in sums of shares
-    return Difference(*_mean_and_ends(splits, draw_means, macro, level), not_better)
+    means = _resampled_means(splits, macro, draws, seed)
+    # The tolerance is for rounding in sums of shares.
+    not_better = float((means <= 1e-12).mean())
+    return Difference(*_mean_and_ends(splits, means, macro, level), not_better)
 
 
-def _draw_means(
+def _resampled_means(
     splits: Sequence[ClassSums], macro: bool, draws: int, seed: int
 ) -> NDArray[np.float64]:
     """Return the mean over splits of each bootstrap draw of classes, (draws,)."""
@@ -259,8 +262,8 @@ def _draw_means(
 
 
 def _mean_and_ends(
-    splits: Sequence[ClassSums], draw_means: NDArray[np.float64], macro: bool, level: float
+    splits: Sequence[ClassSums], resampled_means: NDArray[np.float64], macro: bool, level: float
 ) -> tuple[float, float, float]:
     mean = np.mean([split.macro if macro else split.micro for split in splits])
-    low, high = np.quantile(draw_means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(resampled_means, [(1 - level) / 2, (1 + level) / 2])
     return float(mean), float(low), float(high)

@@ -14,7 +14,7 @@ _COLUMN = "column of a Parquet file"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadingOptions(Options):
+class SourceReadingOptions(Options):
     """How a source is listed and read."""
 
     source_kind: str | None = option(
@@ -74,4 +74,4 @@ class ReadingOptions(Options):
 
     def as_arguments(self) -> dict[str, Any]:
         """Return these options by name, as arguments of another command that reads a source."""
-        return {field.name: getattr(self, field.name) for field in fields(ReadingOptions)}
+        return {field.name: getattr(self, field.name) for field in fields(SourceReadingOptions)}

@@ -100,7 +100,7 @@ def compute_features(options: FeaturesOptions, split: str, cluster: Cluster) -> 
     objects = open_objects(options.store)
     plan = records.load_plan(objects, split)
     backbone = open_backbone(options.trunk, cut=options.cut, pooling=options.pooling)
-    recipe = extract.resolve_recipe(objects, split, backbone, options.choices)
+    recipe = extract.resolve_recipe(objects, split, backbone, options.feature_options)
     local_probe = compute_probe(backbone, recipe.precision)
     del backbone  # frees its memory: tasks load the network themselves
     if not options.repair and extract.is_done(objects, recipe, plan, options.kinds):

@@ -14,7 +14,7 @@ from pipeline.store.recipe import FILTERS, FITS, MISSING_END
 from workflows.options.cluster import ClusterOptions
 from workflows.options.fields import Options, argument, option
 from workflows.options.shared import store_argument
-from workflows.options.source import ReadingOptions
+from workflows.options.source import SourceReadingOptions
 
 ALL = ("all",)
 """The splits of a command that is given none: those of the source or of the store."""
@@ -34,7 +34,7 @@ def _wait(work: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareOptions(ReadingOptions, ClusterOptions):
+class PrepareOptions(SourceReadingOptions, ClusterOptions):
     """The options of `tesserae prepare`."""
 
     FORMER_NAMES = MappingProxyType({"image_seconds": "image_timeout"})
@@ -152,14 +152,14 @@ class PrepareOptions(ReadingOptions, ClusterOptions):
             ValueError: An option has an invalid value; the message names its flag.
         """
         super().__post_init__()
-        _ = self.choices, self.source_options  # both are checked where they are made
+        _ = self.store_options, self.source_options  # both are checked where they are made
         for split in self.split:
             layout.check_split(split)
         if len(set(self.split)) != len(self.split):
             raise ValueError(f"--split is {' '.join(self.split)}: a split is given twice.")
 
     @property
-    def choices(self) -> StoreOptions:
+    def store_options(self) -> StoreOptions:
         """The choices that decide what the store holds."""
         values = {field.name: getattr(self, field.name) for field in fields(StoreOptions)}
         return StoreOptions(**{**values, "sizes": tuple(sorted(self.sizes))})
@@ -188,7 +188,7 @@ class VerifyOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RepairOptions(ReadingOptions, ClusterOptions):
+class RepairOptions(SourceReadingOptions, ClusterOptions):
     """The options of `tesserae repair`."""
 
     store: str = store_argument()
@@ -273,7 +273,7 @@ class FeaturesOptions(ClusterOptions):
     wait: bool = _wait("computes the same features")
 
     @property
-    def choices(self) -> FeatureOptions:
+    def feature_options(self) -> FeatureOptions:
         """The choices that decide what the features are, beside the network."""
         return FeatureOptions(stored_size=self.size, precision=self.precision, dtype=self.dtype)
 

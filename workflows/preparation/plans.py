@@ -71,7 +71,7 @@ def open_split(options: PrepareOptions, split: str) -> OpenSplit:
     run = planning.new_run(split)
     objects = open_objects(options.store, run)
     _check_location(objects, options.source)
-    planning.check_options(objects, options.choices)
+    planning.check_options(objects, options.store_options)
     source_options = _source_options(options, objects)
     # A split that the store already has is resumed under any name. The spelling is tested first,
     # because it is cheaper than listing the store.
@@ -187,9 +187,9 @@ def resolve_plans(options: PrepareOptions, parts: Sequence[OpenSplit], cluster: 
         if origin is None:
             to_list.append(part)
             continue
-        recipe = planning.resolve_recipe(part.objects, options.choices)
+        recipe = planning.resolve_recipe(part.objects, options.store_options)
         plan = records.load_plan(part.objects, part.split)
-        planning.check_seed(plan, options.choices.seed)
+        planning.check_seed(plan, options.store_options.seed)
         plans[part.split] = recipe, plan
         print(
             f"{part.split}: {plan.num_rows:,} images, listed by an earlier run (source kind"
@@ -203,8 +203,8 @@ def resolve_plans(options: PrepareOptions, parts: Sequence[OpenSplit], cluster: 
     listed = {}
     with spooling.naming_spools_in_errors(spools):
         for part in to_list:
-            limit = planning.image_limit(part.objects, options.choices)
-            listed[part.split] = part, _list(part, cluster, limit)
+            limit = planning.image_limit(part.objects, options.store_options)
+            listed[part.split] = part, _list_source(part, cluster, limit)
         return plans | _planned(options, listed)
 
 
@@ -214,7 +214,7 @@ def _planned(options: PrepareOptions, listed: Mapping[str, tuple[OpenSplit, List
         split: (part.source, listing) for split, (part, listing) in listed.items()
     }
     classes = planning.classes_of(sources_and_listings, planning.source_rules(objects))
-    recipe = planning.resolve_recipe(objects, options.choices, classes)
+    recipe = planning.resolve_recipe(objects, options.store_options, classes)
     listings = {split: listing for split, (_, listing) in listed.items()}
     for line in class_lines(classes, recipe, listings):
         print(printable(line), flush=True)
@@ -230,7 +230,7 @@ def _planned(options: PrepareOptions, listed: Mapping[str, tuple[OpenSplit, List
             options=options.source_options.chosen(),
             passed=listing.skipped,
         )
-        seed = options.choices.seed
+        seed = options.store_options.seed
         plan = planning.make_plan(part.objects, split, recipe, listing, origin, seed)
         plans[split] = recipe, plan
     return plans
@@ -243,7 +243,7 @@ def _root(part: OpenSplit) -> str:
     return spooling.spool_folder(part.objects, part.split)
 
 
-def _list(part: OpenSplit, cluster: Cluster, limit: int | None) -> Listing:
+def _list_source(part: OpenSplit, cluster: Cluster, limit: int | None) -> Listing:
     source = part.source
     if source.access == "random":
         with Progress(f"{part.split}: listing {source.kind}", unit="images") as progress:

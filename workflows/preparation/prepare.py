@@ -193,16 +193,18 @@ def _prepare(
             f" {counted(len(target), 'whole shard')} of up to {plan.shard_rows:,}"
         )
     todo = [
-        s for s in target if s not in commits or not commits[s].sizes >= set(options.choices.sizes)
+        s
+        for s in target
+        if s not in commits or not commits[s].sizes >= set(options.store_options.sizes)
     ]
     if todo:
         _check_resources(options, objects, recipe, plan, commits, todo, cluster)
-    planning.write_metadata(objects, recipe, plan, options.choices.sizes)
+    planning.write_metadata(objects, recipe, plan, options.store_options.sizes)
     work = ShardTaskConfig(
         store=objects.url,
         split=split,
         run=part.run,
-        sizes=options.choices.sizes,
+        sizes=options.store_options.sizes,
         image_seconds=options.image_timeout,
         code=code_digest.digest(),
     )
@@ -213,7 +215,7 @@ def _prepare(
             spooling.stream(split, source, objects, cluster, recipe.max_image_bytes)
         cluster.check_workers(work)
         try:
-            run_shard_tasks(options, objects, plan, work, todo, commits, cluster, tally)
+            prepare_shards(options, objects, plan, work, todo, commits, cluster, tally)
         except TooManyQuarantinedError:
             # If every shard is committed, finish the split anyway, so that the table lists the
             # reason of each quarantined row.
@@ -249,7 +251,7 @@ def _check_resources(
 ) -> None:
     room = objects.free_bytes()
     total = 0
-    for size in options.choices.sizes:
+    for size in options.store_options.sizes:
         missing = [s for s in todo if s not in commits or size not in commits[s].sizes]
         rows = [len(plan.rows(shard)) for shard in missing]
         needed = sum(planning.shard_bytes(recipe, size, count) for count in rows)
@@ -271,7 +273,7 @@ def _rows_and_shards(rows: int, shards: int) -> str:
 def _check_memory(
     options: PrepareOptions, objects: Objects, recipe: Recipe, cluster: Cluster
 ) -> None:
-    sizes = options.choices.sizes
+    sizes = options.store_options.sizes
     if isinstance(objects, LocalObjects):  # a task holds one chunk of every size
         task_bytes = sum(recipe.chunk_rows * size * size * 3 for size in sizes)
     else:  # an object is uploaded in one PUT, so a task holds it whole, and a copy of it
@@ -288,7 +290,7 @@ def _check_memory(
             )
 
 
-def run_shard_tasks(
+def prepare_shards(
     options: PrepareOptions,
     objects: Objects,
     plan: Plan,

@@ -28,7 +28,7 @@ from workflows import session
 from workflows.preparation.options import PrepareOptions, RepairOptions
 from workflows.preparation.plans import OpenSplit, resolve_plans
 from workflows.preparation.spooling import remove_spool
-from workflows.preparation.verify import chosen_splits, print_problems, verify_split
+from workflows.preparation.verify import print_problems, splits_to_check, verify_split
 from workflows.session import Cluster
 from workflows.terminal.formatting import counted, printable
 from workflows.terminal.progress import print_waiting
@@ -65,7 +65,7 @@ def run(options: RepairOptions) -> int:
         return 0
     with session.cluster_of(options) as cluster:
         cluster.connect_if_remote()
-        for split in chosen_splits(open_objects(options.store), options.split):
+        for split in splits_to_check(open_objects(options.store), options.split):
             run_name = planning.new_run(split)
             repair = Repair(
                 options=options,

@@ -33,7 +33,7 @@ def run(options: VerifyOptions) -> int:
     objects = open_objects(options.store)
     ok = True
     features_of = features.splits_of(objects)
-    for split in chosen_splits(objects, options.split):
+    for split in splits_to_check(objects, options.split):
         split_records, problems = verify_split(objects, split, threads=options.threads)
         print_problems(problems)
         for name in verify.unknown_objects(objects, split_records):
@@ -121,7 +121,7 @@ def _decode_again(objects: Objects, split: str, num_rows: int) -> bool:
     return not different
 
 
-def chosen_splits(objects: Objects, requested: tuple[str, ...]) -> list[str]:
+def splits_to_check(objects: Objects, requested: tuple[str, ...]) -> list[str]:
     """Return the splits to check: the requested ones, or all of the store for `ALL`.
 
     Args:

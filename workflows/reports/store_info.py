@@ -64,7 +64,7 @@ def describe(objects: Objects) -> dict[str, Any]:
     return {
         "store": objects.url,
         "format": None if recipe is None else recipe.format,
-        "recipe": None if recipe is None else _describe_recipe(recipe),
+        "recipe": None if recipe is None else _recipe_facts(recipe),
         "splits": {split.split: _describe_split(objects, split) for split in splits},
         "features": {
             name: _describe_features(objects, name, [s for s in splits if s.split in names])
@@ -73,7 +73,7 @@ def describe(objects: Objects) -> dict[str, Any]:
     }
 
 
-def _describe_recipe(recipe: Recipe) -> dict[str, Any]:
+def _recipe_facts(recipe: Recipe) -> dict[str, Any]:
     return {
         "fit": recipe.fit,
         "filter": recipe.filter,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workflows.options.fields import Options, argument, option
-from workflows.options.source import ReadingOptions
+from workflows.options.source import SourceReadingOptions
 from workflows.sample_data.photographs import CLASSES
 
 NUM_IMAGES = 400
@@ -32,7 +32,7 @@ class SampleOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoOptions(ReadingOptions):
+class DemoOptions(SourceReadingOptions):
     """The options of `tesserae demo`."""
 
     data: str = option(

@@ -19,9 +19,9 @@ from cluster.defaults import is_loopback
 from pipeline.filesystem import write_file
 from pipeline.images.probe import probe
 from workflows.search.engine import Answer, Engine, SearchOptions, open_engine
-from workflows.search.gallery import ImagePreprocessor, read_image
 from workflows.search.options import SearchCommandOptions
 from workflows.search.query import parse
+from workflows.search.query_image import ImagePreprocessor, read_image
 from workflows.search.server.security import Guard
 from workflows.terminal.formatting import encodable, printable
 

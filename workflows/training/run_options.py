@@ -8,14 +8,14 @@ from pathlib import Path
 from workflows.options.cluster import ClusterOptions
 from workflows.options.fields import option
 from workflows.options.shared import store_argument
-from workflows.options.source import ReadingOptions
+from workflows.options.source import SourceReadingOptions
 
 _DATA = "data and run folder"
 _CLUSTER = "cluster"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(ReadingOptions, ClusterOptions):
+class RunOptions(SourceReadingOptions, ClusterOptions):
     """The data, the run folder and the cluster of `tesserae train`."""
 
     stage: str = ""

@@ -67,7 +67,7 @@ def test_evaluation_images_are_not_mirrored(
     (train, first), (val, second) = extractions
     assert (train, val) == ("train", "val")
     assert (first.mirrored, second.mirrored) == (True, False)
-    assert (first.choices.stored_size, second.choices.stored_size) == (None, SIZE)
+    assert (first.feature_options.stored_size, second.feature_options.stored_size) == (None, SIZE)
     assert replace(second, mirrored=True, size=first.size) == first
     assert data.held_out is not None
     assert list(files) == ["space.npz"]
@@ -97,7 +97,7 @@ def test_a_resumed_run_keeps_its_image_size(
     small_stage(small, tmp_path)
     (tmp_path / "options.json").write_text(json.dumps({"options": {"stored_size": SIZE}}))
     _, files = prepare_data(words(small, tmp_path), options(small), None, None)  # type: ignore[arg-type]
-    assert [wish.choices.stored_size for _, wish in extractions] == [SIZE]
+    assert [wish.feature_options.stored_size for _, wish in extractions] == [SIZE]
     assert files == {}
 
 

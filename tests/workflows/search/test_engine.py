@@ -17,8 +17,9 @@ from pipeline.store.split import open_split
 from tests.workflows.search.conftest import Opener
 from tests.workflows.search.toy import CLASSES, SIZE, Toy, colour, make_store, paint, pixels
 from workflows.search.engine import Answer, Engine, SearchOptions
-from workflows.search.gallery import Gallery, ImagePreprocessor, read_image
+from workflows.search.gallery import Gallery
 from workflows.search.query import QueryError, parse
+from workflows.search.query_image import ImagePreprocessor, read_image
 
 Rows = list[tuple[str, int]]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from workflows.reports.images import encode_jpeg
 from workflows.search.engine import MAX_ANSWERS
-from workflows.search.gallery import FORMATS, MAX_IMAGE_BYTES
 from workflows.search.query import QueryError
+from workflows.search.query_image import FORMATS, MAX_IMAGE_BYTES
 from workflows.search.server.base_handler import BaseHandler
 from workflows.search.server.service import SearchService
 

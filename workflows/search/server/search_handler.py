@@ -11,8 +11,8 @@ from tornado import web
 
 from pipeline.images.formats import HEAD_BYTES
 from workflows.search.engine import SearchOptions
-from workflows.search.gallery import MAX_IMAGE_BYTES, format_of, unsupported_image_message
 from workflows.search.query import Query, QueryError, parse
+from workflows.search.query_image import MAX_IMAGE_BYTES, format_of, unsupported_image_message
 from workflows.search.server.base_handler import BaseHandler
 from workflows.search.server.service import MAX_UPLOADS, SearchService
 from workflows.search.server.uploads import Upload

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from workflows.reports.images import encode_jpeg
 from workflows.search.engine import Engine
-from workflows.search.gallery import ImagePreprocessor
+from workflows.search.query_image import ImagePreprocessor
 
 MAX_CACHED_UPLOADS = 256
 """The number of uploads in the cache, of about 20 kB each."""

@@ -24,7 +24,7 @@ from tests.commands import wait_until
 from tests.workflows.search.conftest import Opener
 from tests.workflows.search.serving import Reply, Running, serving
 from tests.workflows.search.toy import CLASSES, Toy, colour, make_store, paint
-from workflows.search.gallery import MAX_IMAGE_BYTES
+from workflows.search.query_image import MAX_IMAGE_BYTES
 from workflows.search.server import app, search_handler, service
 from workflows.search.server.connections import Connections
 from workflows.search.server.security import HEADERS, Guard

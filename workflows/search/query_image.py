@@ -1,0 +1,130 @@
+"""The image of a query, which a user uploads or names: its checks, and its pixels.
+
+It is an untrusted file from outside the store: it is decoded in a child process with limits, and
+resized as the recipe of the store says.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DecodeError
+from pipeline.images import formats
+from pipeline.images.sandbox import IsolatedDecoder
+from pipeline.store.recipe import Recipe
+from pipeline.urls import is_url
+from workflows.search.query import QueryError
+
+MAX_IMAGE_BYTES = 20 * 2**20
+"""The largest size of the image file of a query."""
+DECODE_TIMEOUT_SECONDS = 5.0
+"""The number of seconds that decoding such a file may take."""
+MAX_DECODE_MEMORY_BYTES = 1024 * 2**20
+"""The memory that decoding it may take: enough for the 179 million pixels that Pillow accepts."""
+FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
+"""The formats of image files that a search accepts."""
+
+
+def read_image(name: str) -> bytes:
+    """Read an image file; return its bytes.
+
+    Args:
+        name: The path of the file.
+
+    Raises:
+        QueryError: There is no such file, or it is too large or unreadable.
+    """
+    if is_url(name):
+        raise QueryError(f"{name} is a URL: expected a file. Save the image, and pass its path.")
+    path = Path(name).expanduser()
+    try:
+        if not path.is_file():
+            raise QueryError(f"there is no file {name}: expected an image.")
+        if path.stat().st_size > MAX_IMAGE_BYTES:
+            raise QueryError(_too_large(name, path.stat().st_size))
+        return path.read_bytes()
+    except OSError as e:
+        raise QueryError(f"{name} cannot be read: {e.strerror or e}.") from e
+
+
+def _too_large(name: str, num_bytes: int) -> str:
+    return f"{name} has {num_bytes:,} bytes: expected at most {MAX_IMAGE_BYTES:,}."
+
+
+def unsupported_image_message(name: str, data: bytes) -> str:
+    """Return the message for a file that is not of one of `FORMATS`: a sentence with its cure.
+
+    Args:
+        name: The name of the file in the message.
+        data: The file, or its first bytes, by which its format is detected.
+    """
+    read = ", ".join(FORMATS)
+    detected = formats.format_of(data)
+    if detected is None or detected.kind == formats.NOT_AN_IMAGE:
+        detail = "" if detected is None else f" ({detected.phrase})"
+        return f"{name} is not an image{detail}: expected {read}."
+    advice = detected.advice or "convert it to JPEG or PNG"
+    return f"{name} is {detected.phrase}, which is not supported: {advice}. Expected {read}."
+
+
+def format_of(data: bytes) -> str | None:
+    """Return the format of an image file, one of `FORMATS`; None for any other file.
+
+    Args:
+        data: The file, or its first `pipeline.images.formats.HEAD_BYTES` bytes, by which the format
+            is detected.
+    """
+    detected = formats.format_of(data)
+    return detected.name if detected is not None and detected.name in FORMATS else None
+
+
+class ImagePreprocessor:
+    """A preprocessor that decodes and resizes any image in a child process, as a recipe does.
+
+    It is not thread-safe: only the thread that first uses it may use it.
+    """
+
+    def __init__(self, recipe: Recipe, size: int) -> None:
+        """Create a preprocessor; its child process starts with the first image.
+
+        Args:
+            recipe: The recipe of the store.
+            size: The side, in pixels, of the square images.
+        """
+        self._recipe = recipe
+        self._size = size
+        self._decoder = IsolatedDecoder(
+            timeout_seconds=DECODE_TIMEOUT_SECONDS, memory_limit=MAX_DECODE_MEMORY_BYTES
+        )
+
+    def preprocess(self, data: bytes) -> NDArray[np.uint8]:
+        """Return an image file as a square, (size, size, 3) uint8 RGB.
+
+        Args:
+            data: The bytes of the file.
+
+        Raises:
+            QueryError: The file is no readable image of one of `FORMATS`.
+        """
+        if format_of(data) is None:
+            raise QueryError(unsupported_image_message("the file", data))
+        recipe = self._recipe
+        try:
+            decoded = self._decoder.decode_resize(
+                data,
+                sizes=[self._size],
+                filter=recipe.filter,
+                **recipe.decode_arguments,
+            )
+        except DecodeError as e:
+            raise QueryError(f"the image cannot be read: {e}. Choose another.") from e
+        pixels = np.frombuffer(decoded.pixels[self._size], np.uint8)
+        # Copy, because torch warns of read-only arrays.
+        return pixels.reshape(self._size, self._size, 3).copy()
+
+    def close(self) -> None:
+        """End the child process."""
+        self._decoder.close()
