@@ -111,7 +111,9 @@ def check_opened(name_or_path: str, model: nn.Module, mismatched: Any) -> None:
     Args:
         name_or_path: The folder or name of the model.
         model: The opened model.
-        mismatched: (name, shape in the file, shape by the settings) of weights that do not fit.
+        mismatched: A collection of tuples (name, shape in the file, shape by the settings) of the
+            weights that do not fit; `from_pretrained` of transformers returns it as
+            `mismatched_keys`.
 
     Raises:
         TesseraeError: It names the file and one such weight.
