@@ -14,6 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from workflows.training.world import BatchNorm
 
 NORMS = ("batch", "layer", "spectral", "none")
+"""The normalisations of layers, which `with_norm` describes."""
 
 
 def with_norm(layer: nn.Module, norm: str, channels: int) -> list[nn.Module]:
@@ -59,7 +60,10 @@ def initialise(network: nn.Module) -> None:
 
 
 def num_doublings(size: int) -> int:
-    """Return how many doublings lead from 4 px to *size* px.
+    """Return how many doublings lead from 4 px to *size* px, at least 1.
+
+    Args:
+        size: Side of an image, in pixels.
 
     Raises:
         ValueError: *size* is not 4 times a power of 2, at least 8.
@@ -114,7 +118,14 @@ class Residual(nn.Module):
         self._plain = inputs == outputs and not change
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Return the output of the two layers plus the shortcut."""
+        """Return the output of the two layers plus the shortcut.
+
+        Args:
+            rows: (n, inputs, h, w) float.
+
+        Returns:
+            (n, outputs, h', w'), where h' is 2 h, h or half of h rounded down, and w' likewise.
+        """
         maps = rows if self._first else functional.relu(self.norm1(rows))
         maps = self.conv1(_up(maps) if self._change == "up" else maps)
         maps = self.conv2(functional.relu(self.norm2(maps)))

@@ -32,7 +32,7 @@ def micro_batches(num_rows: int, max_rows: int | None) -> Iterator[tuple[slice, 
     Every rank gets the same number of micro-batches, so collectives stay matched.
 
     Args:
-        num_rows: Number of rows in this rank's part of a batch.
+        num_rows: Number of rows in this rank's part of a batch, at least 1.
         max_rows: Maximum number of rows in a micro-batch; None: all rows.
 
     Yields:

@@ -53,7 +53,7 @@ def train_on(
         files: Further files of a new run folder, as name -> content.
 
     Returns:
-        `done`, or the step at which training stopped.
+        `done`, or `stopped at step N` if a stop was requested or the time was over.
 
     Raises:
         TrainingRankError: Training fails.

@@ -248,11 +248,19 @@ class WganOptions(TrainingOptions):
             )
 
     def resized_side(self, stored: int) -> int | None:
-        """Return the side to which the device resizes images, in pixels; None = it does not."""
+        """Return the side to which the device resizes images, in pixels; None = it does not.
+
+        Args:
+            stored: Side of the stored images, in pixels.
+        """
         return resized_side(stored, self.image_size, crop=self.crop) if self.resize else None
 
     def check_labels(self, classes: int, unlabelled: int) -> None:
         """Refuse to condition on classes if the split lacks classes or labels.
+
+        Args:
+            classes: Number of classes in the split.
+            unlabelled: Number of rows without a label.
 
         Raises:
             ValueError: There are fewer than two classes, or images without a label.
