@@ -243,7 +243,12 @@ def schedule(options: DeviseOptions, step: int) -> float:
 
 
 def make_head(options: DeviseOptions, space: WordSpace) -> Head:
-    """Return a new head with the layers that *options* select, mapping into *space*."""
+    """Return a new head on the CPU, with weights that torch's global generator draws.
+
+    Args:
+        options: The options of the stage, which select the layers.
+        space: The word space that it maps into, with the mean and deviation of the features.
+    """
     return Head(
         space.feature_mean,
         space.feature_spread,
