@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pipeline.errors import TesseraeError
 
 CONFIG, PREPROCESSOR_CONFIG = "config.json", "preprocessor_config.json"
+"""The files of a model's settings, and of its preprocessing."""
 MAX_HEADER_BYTES = 100 * 2**20
 """The longest header that the safetensors library reads."""
 

@@ -168,7 +168,7 @@ def open_features(store: str | os.PathLike[str], name: str, split: str) -> Featu
 
     Args:
         store: Path or URL of the store.
-        name: Name of the features.
+        name: Name of the features, that of their folder in `features/` of the store.
         split: Name of the split.
 
     Raises:

@@ -19,6 +19,7 @@ from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 
 RERUN_ADVICE = "run the same `tesserae features` again"
+"""The cure of problems that a further run of the command mends."""
 
 
 @dataclass(kw_only=True)

@@ -79,6 +79,7 @@ class FeatureWorkspace:
 
 
 open_workspace = functools.lru_cache(maxsize=1)(FeatureWorkspace)
+"""Open the workspace of a `FeatureTaskConfig`, or return the one that the last task opened."""
 
 
 def _device(*, gpu: bool) -> torch.device:

@@ -18,14 +18,17 @@ NORMS = ("batch", "layer", "spectral", "none")
 
 
 def with_norm(layer: nn.Module, norm: str, channels: int) -> list[nn.Module]:
-    """Return a layer, followed by the normalisation of its (n, channels, h, w) output.
+    """Return the layers that apply a layer and then the normalisation of its output.
 
     Args:
         layer: A convolution or a linear layer.
         norm: `batch`; `layer`, over all axes but the rows (as in the critics of Gulrajani et al.
             2017); `spectral`, of the layer's weight (Miyato et al.: Spectral Normalization for
             GANs, ICLR 2018, arXiv 1802.05957); or `none`.
-        channels: Channels of the output.
+        channels: Channels of the output, (n, channels, h, w) or (n, channels).
+
+    Returns:
+        One or two modules, to be called in this order.
 
     Raises:
         ValueError: *norm* is unknown.

@@ -73,3 +73,4 @@ OBJECTIVES = MappingProxyType(
         "hinge": Objective(_hinge, _score),
     }
 )
+"""The objectives by the name that options and run folders use."""

@@ -187,7 +187,12 @@ class AdversarialTrainer:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of both networks and both optimisers."""
+        """Return the state of both networks and both optimisers.
+
+        Returns:
+            State dictionaries by name: `generator`, `critic`, `generator_optimiser`,
+            `critic_optimiser`.
+        """
         return {
             "generator": self.generator.state_dict(),
             "critic": self.critic.state_dict(),

@@ -173,7 +173,12 @@ class Colourise:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the networks, the optimisers and the loader."""
+        """Return everything that the next update depends on.
+
+        Returns:
+            `game`, the state of both networks and optimisers; `batches`, that of the loader; and
+            `step`, the number of complete steps.
+        """
         return {"game": self.trainer.state_dict(), "batches": self.batches.state_dict(),
                 "step": self.step}  # fmt: skip
 

@@ -18,6 +18,7 @@ FILE = "space.npz"
 """The file name of the word space in a run's folder."""
 
 Floats = NDArray[np.float32]
+"""An array of float32 numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
+"""An array of floating-point numbers."""
 Integers = NDArray[np.integer[Any]]
+"""An array of integers."""
 Groups = Sequence[Sequence[int]]
 """Groups of classes, as columns of scores: the classes of a group share a vector, and no class is
 in two groups."""

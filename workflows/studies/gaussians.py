@@ -85,10 +85,16 @@ def measure(points: Tensor) -> PointMetrics:
 
 
 def controls(seed: int = 0) -> dict[str, PointMetrics]:
-    """Return the metrics of controls without a network, by name; *seed* draws their points.
+    """Return the metrics of controls without a network.
 
     The controls are uniform noise, one Gaussian with the mean and the deviation of the data, and
     other points of the data set itself.
+
+    Args:
+        seed: The seed that draws their points (default 0).
+
+    Returns:
+        The metrics of `EVALUATION_POINTS` points by the name of the control.
     """
     world = World()
     low, high = float(CENTRES.min()) - 0.5, float(CENTRES.max()) + 0.5

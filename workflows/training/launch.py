@@ -24,6 +24,7 @@ from workflows.training.stages import import_location, recorded_name
 from workflows.training.watcher import RunWatcher
 
 ENTRY = "workflows.training.loop:train"
+"""The function that each rank runs, as `module:function`."""
 PACKAGES = ("torch", "numpy", "zarr", "tesserae")
 """The packages whose versions are recorded in `options.json`."""
 

@@ -510,14 +510,18 @@ class RunFolder:
         return cast("dict[str, Any]", state)
 
     def load_trained(self, checkpoint: Checkpoint, *parts: str) -> dict[str, Any]:
-        """Return the state of the stage in a checkpoint, on the CPU, to use the trained weights.
+        """Return the state of the stage in a checkpoint, to use the trained weights.
 
         Args:
             checkpoint: The checkpoint to load.
             parts: Names of the parts of the state whose values must be finite.
 
+        Returns:
+            The dictionary that the stage's `state_dict` returned, with tensors on the CPU.
+
         Raises:
             DivergedError: A part holds NaN or infinity, which earlier versions could save.
+            TesseraeError: The file is no checkpoint.
         """
         stage: dict[str, Any] = self.load(checkpoint)["stage"]
         bad_name = first_non_finite({name: stage[name] for name in parts})

@@ -69,7 +69,7 @@ class ConvGenerator(nn.Module):
         initialise(self)
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate images.
+        """Generate images from noise.
 
         Args:
             noise: (n, noise) float32.
@@ -125,7 +125,7 @@ class ResidualGenerator(nn.Module):
         nn.init.xavier_uniform_(self.last.weight)
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate images.
+        """Generate images from noise.
 
         Args:
             noise: (n, noise) float32.
@@ -177,7 +177,7 @@ class VectorGenerator(nn.Module):
         self.body = nn.Sequential(*body, *last, *([nn.Tanh()] if bounded else []))
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate rows.
+        """Generate rows from noise.
 
         Args:
             noise: (n, noise) float32.

@@ -11,8 +11,11 @@ from workflows.options.fields import option
 from workflows.training.options import TrainingOptions, resized_side
 
 NETWORKS = ("conv", "residual", "perceptron")
+"""The architectures of generators and critics."""
 CRITIC_NORMS = ("batch", "layer", "spectral", "none")
+"""The normalisations of critics."""
 CONDITIONS = ("none", "projection", "concatenation")
+"""The ways in which the critic uses labels; none trains without labels."""
 
 WARMUP_STEPS = 25
 """The number of first steps in which the critic warms up."""

@@ -235,7 +235,14 @@ class Wgan:
     # --- state ----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the networks, the optimisers, the average and the loader."""
+        """Return everything that the next update depends on.
+
+        Returns:
+            `game`, the state of both networks and optimisers; `average`, that of the averaged
+            generator; `batches`, that of the loader; `step` and `critic_updates`, the numbers of
+            complete steps and of critic updates since; and `told`, the metrics of the step's last
+            critic update.
+        """
         return {
             "game": self.trainer.state_dict(),
             "average": self.average.state_dict(),
