@@ -183,7 +183,7 @@ class Colourise:
                 "step": self.step}  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state that `state_dict` returned."""
+        """Restore a state that `state_dict` returned, and keep the current learning rate."""
         self.trainer.load_state_dict(state["game"])
         self.batches.load_state_dict(state["batches"])
         self.step = state["step"]

@@ -47,7 +47,14 @@ class LabelledImages:
     """The hierarchy of the classes, for hierarchical precision; None = without."""
 
     def classes(self, *parts: int) -> NDArray[np.int64]:
-        """Return the labels of the classes in any of *parts*, (m,) int64, ascending."""
+        """Return the labels of the classes in any of *parts*.
+
+        Args:
+            parts: `SEEN`, `VALIDATION`, `UNSEEN` or `LEFT_OUT` of `workflows.devise.class_splits`.
+
+        Returns:
+            (n,) int64, ascending.
+        """
         return np.flatnonzero(np.isin(self.parts, parts))
 
 

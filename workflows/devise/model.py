@@ -104,7 +104,14 @@ class DeviseModel:
 
     @torch.no_grad()
     def embed(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map features, (n, D) float32, to unit vectors of the word space, (n, dim) float32."""
+        """Map features to unit vectors of the word space.
+
+        Args:
+            features: (n, D) float32, not standardised; n may be 0.
+
+        Returns:
+            (n, dim) float32.
+        """
         parts = torch.split(torch.from_numpy(features), MAX_BLOCK_ROWS)
         outputs = [self.head(part.to(self.device)).cpu().numpy() for part in parts]
         return (

@@ -223,7 +223,7 @@ class Devise:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state that `state_dict` has returned."""
+        """Restore a state that `state_dict` returned, and keep the current learning rates."""
         self.head.load_state_dict(state["head"])
         if self.trunk is not None:
             self.trunk.model.load_state_dict(state["trunk"])

@@ -253,7 +253,7 @@ class Wgan:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state that `state_dict` returned."""
+        """Restore a state that `state_dict` returned, and keep the current learning rates."""
         self.trainer.load_state_dict(state["game"])
         self.average.load_state_dict(state["average"])
         self.batches.load_state_dict(state["batches"])
