@@ -185,7 +185,7 @@ __all__ = [
 if not TYPE_CHECKING:  # type checkers would accept any name, also a misspelt one
 
     def __getattr__(name: str) -> object:
-        """Import the public name *name*, and keep it as an attribute of this module.
+        """Import and return the object called *name*, and keep it as an attribute of this module.
 
         Raises:
             AttributeError: There is no such name.

@@ -59,7 +59,7 @@ class WorldConfig:
     """The command-line option that sets *worker_timeout_seconds*, for messages."""
 
     def num_ranks(self, num_workers: int) -> int:
-        """Return the number of ranks that start, at least 1 and at most *ranks*.
+        """Return the number of ranks that start, at least 1 and at most `ranks`.
 
         Args:
             num_workers: Number of workers that have joined, at least 1.

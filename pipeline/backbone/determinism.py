@@ -23,10 +23,16 @@ REPEAT_TOLERANCE = 1e-3
 
 
 def probe_images(size: int) -> Tensor:
-    """Return (2, 3, size, size) uint8 images that are the same on every machine.
+    """Return two test images that are the same on every machine.
 
     They are smooth with some noise, like photographs. The noise comes from a hash, since torch's
     generators may change.
+
+    Args:
+        size: Side of the images in pixels.
+
+    Returns:
+        (2, 3, size, size) uint8 RGB, on the CPU.
     """
     ramp = np.arange(size, dtype=np.int64) * 255 // max(1, size - 1)
     across, down = np.broadcast_arrays(ramp[None, :], ramp[:, None])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pipeline.errors import TesseraeError
 
 CONFIG, PREPROCESSOR_CONFIG = "config.json", "preprocessor_config.json"
+"""The files of a model's settings, and of its preprocessing."""
 MAX_HEADER_BYTES = 100 * 2**20
 """The longest header that the safetensors library reads."""
 
@@ -111,7 +112,9 @@ def check_opened(name_or_path: str, model: nn.Module, mismatched: Any) -> None:
     Args:
         name_or_path: The folder or name of the model.
         model: The opened model.
-        mismatched: (name, shape in the file, shape by the settings) of weights that do not fit.
+        mismatched: A collection of tuples (name, shape in the file, shape by the settings) of the
+            weights that do not fit; `from_pretrained` of transformers returns it as
+            `mismatched_keys`.
 
     Raises:
         TesseraeError: It names the file and one such weight.

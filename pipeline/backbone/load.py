@@ -38,12 +38,20 @@ def open_backbone(
 ) -> Backbone:
     """Open a pretrained vision model of `transformers` as a network that computes features.
 
+    It silences the messages and progress bars of transformers in this process.
+
     Args:
         name_or_path: A folder with `config.json` and `model.safetensors`, a name of the model hub,
-            or `new`.
+            which is downloaded unless it is in the local cache, or `new` for a small untrained
+            network.
         device: The device of the model (default: the CPU).
-        cut: The block whose output is used; None: the last one.
-        pooling: The pooling of that output, one of `POOLINGS` (default: end).
+        cut: The name of the block whose output is used, as `named_modules` of the model has it;
+            None: the last one.
+        pooling: The pooling of that output, one of `POOLINGS`, which `pipeline.backbone` describes
+            (default: end).
+
+    Returns:
+        The network in evaluation mode, with float32 weights that receive no gradients.
 
     Raises:
         TesseraeError: The model is missing, damaged, no vision model, not deterministic, lacks the
@@ -130,15 +138,22 @@ def new_backbone(
     cut: str | None = None,
     pooling: str = "end",
 ) -> Backbone:
-    """Return an untrained residual network of eight convolutions; torch draws its weights.
+    """Return an untrained residual network of eight convolutions in its blocks.
+
+    Torch's global generator draws its weights.
 
     Args:
         device: The device of the model (default: the CPU).
         size: Side of its images in pixels, at least 32 (default: 64).
         width: Number of channels of the first layers (default: 32); it has 8 times as many
             features.
-        cut: The block whose output is used, as for `open_backbone`.
-        pooling: The pooling of that output, as for `open_backbone`.
+        cut: The name of the block whose output is used, as `named_modules` of the model has it;
+            None: the last one.
+        pooling: The pooling of that output, one of `POOLINGS`, which `pipeline.backbone` describes
+            (default: end).
+
+    Returns:
+        The network in evaluation mode, with float32 weights that receive no gradients.
     """
     from transformers import ResNetConfig, ResNetModel
 

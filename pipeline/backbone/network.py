@@ -51,8 +51,10 @@ class Backbone:
             transform: The preprocessing of its images.
             pooler: True if its `pooler_output` was trained; otherwise the mean of
                 `last_hidden_state` is used.
-            cut: The name of the block whose output is used; None: the last one.
-            pooling: The pooling of that output, one of `POOLINGS` (default: end).
+            cut: The name of the block whose output is used, as `named_modules` of the model has it;
+                None: the last one.
+            pooling: The pooling of that output, one of `POOLINGS`, which `pipeline.backbone`
+                describes (default: end).
 
         Raises:
             TesseraeError: The block or the pooling does not exist.
@@ -78,12 +80,12 @@ class Backbone:
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """The mean of each channel, which is subtracted, as a share of 255."""
+        """The means of red, green and blue, which are subtracted, as shares of 255."""
         return self.transform.mean
 
     @property
     def std(self) -> tuple[float, ...]:
-        """The divisor of each channel after the subtraction, as a share of 255."""
+        """The divisors of red, green and blue after the subtraction, as shares of 255."""
         return self.transform.std
 
     @property

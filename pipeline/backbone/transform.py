@@ -21,9 +21,9 @@ class Transform:
     size: int
     """The side in pixels of the images that the network takes."""
     mean: tuple[float, ...]
-    """The mean of each channel, which is subtracted, as a share of 255."""
+    """The means of red, green and blue, which are subtracted, as shares of 255."""
     std: tuple[float, ...]
-    """The divisor of each channel after the subtraction, as a share of 255."""
+    """The divisors of red, green and blue after the subtraction, as shares of 255."""
     channels: str = "RGB"
     """The order of channels that the network takes, RGB or BGR; `Backbone` converts RGB to it."""
 
@@ -31,10 +31,10 @@ class Transform:
         """Return resized and normalised images.
 
         Args:
-            images: (n, 3, h, w) uint8 RGB of any size.
+            images: (n, 3, h, w) uint8 RGB of any size; other sizes are stretched to squares.
 
         Returns:
-            (n, 3, size, size) float32 RGB.
+            (n, 3, size, size) float32 RGB, on the device of *images*.
         """
         pixels = images.float()
         if pixels.shape[2:] != (self.size, self.size):
@@ -50,8 +50,9 @@ def read_transform(name_or_path: str, config: Any, *, local: bool) -> Transform:
 
     Args:
         name_or_path: The folder or name of the model.
-        config: The configuration of the model.
-        local: True if *name_or_path* is a folder.
+        config: The configuration of the model, an object of transformers; its `image_size` counts
+            if the preprocessing has no size.
+        local: True if *name_or_path* is a folder, so that nothing is downloaded.
 
     Raises:
         TesseraeError: The model does not specify it, or takes no squares.
@@ -96,10 +97,12 @@ def make_transform(
     Its pixels are `(value * factor - offset - mean) / std`; ours `(value / 255 - mean) / std`.
 
     Args:
-        fields: The fields in the file of the processor.
-        defaults: The fields of its kind that the file may leave out.
+        fields: The fields in the file of the processor, such as `image_mean`, `image_std`, `size`,
+            `crop_size` and `rescale_factor`, as JSON values.
+        defaults: The fields of its kind that the file may leave out; empty for an unknown kind.
         name: The name of the model in errors.
-        image_size: Side in pixels by the model's configuration, used if the file has no size.
+        image_size: Side in pixels by the model's configuration, used if the file has no size; None
+            if the configuration has none either.
 
     Raises:
         TesseraeError: The normalisation is not specified, or the images are no squares.

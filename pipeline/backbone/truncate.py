@@ -27,6 +27,15 @@ def block_output(model: nn.Module, cut: str, pixels: Tensor) -> Tensor:
 
     Several threads may use one model at once.
 
+    Args:
+        model: The network.
+        cut: The name of the block, as `named_modules` of the model has it; `check_block` checks it.
+        pixels: (n, 3, h, w) float32, the normalised images.
+
+    Returns:
+        (n, d, h', w') for convolutions, (n, positions, d) for transformers, or (n, d). Of an output
+        of several parts it is `last_hidden_state`, or else the first part.
+
     Raises:
         TesseraeError: The block is never called, or its output is no tensor.
     """
@@ -57,7 +66,12 @@ def _tensor(output: Any, cut: str) -> Tensor:
 
 
 def check_block(model: nn.Module, name: str, cut: str) -> None:
-    """Check that *model*, called *name*, has a block *cut* that can have an output.
+    """Check that a network has a block that can have an output.
+
+    Args:
+        model: The network.
+        name: The name of the network in errors.
+        cut: The name of the block, as `named_modules` of the model has it.
 
     Raises:
         TesseraeError: There is no such block; the error names existing ones.

@@ -125,11 +125,13 @@ def batches(
 
     Args:
         chunks: The chunks of the shard in order, (n, size, size, 3) uint8.
-        readable: (rows of the shard,) bool.
-        batch_rows: Maximum number of rows of a batch.
+        readable: (rows of the shard,) bool, False for rows in quarantine, which are skipped. Rows
+            of the last chunk beyond its length are padding, and skipped too.
+        batch_rows: Maximum number of rows of a batch, at least 1.
 
     Yields:
-        Row numbers within the shard, (n,) int64, and their pixels, (n, size, size, 3) uint8.
+        Row numbers within the shard, (n,) int64, ascending, and their pixels, (n, size, size, 3)
+        uint8.
     """
     indices: list[int] = []
     images: list[NDArray[np.uint8]] = []
@@ -151,6 +153,7 @@ class ThreadSafeIterator(Generic[Item]):
     """
 
     def __init__(self, items: Iterable[Item]) -> None:
+        """Take the iterator of *items*, which nothing else may advance from now on."""
         self._items = iter(items)
         self._lock = threading.Lock()
 

@@ -41,7 +41,8 @@ def resolve_recipe(
         objects: The store.
         split: The name of the split.
         backbone: The network that computes the features.
-        options: The choices of the user: stored size, precision and dtype.
+        options: The choices of the user: stored size, precision and dtype. Without a stored size,
+            it is the smallest of the split that the network need not enlarge, or the largest.
 
     Raises:
         StoreError: The split is not finished, or lacks the size.
@@ -97,7 +98,15 @@ def _stored_recipe(objects: Objects, recipe: FeatureRecipe) -> FeatureRecipe | N
 
 
 def new_run(name: str, split: str) -> str:
-    """Return a new unique name for a run, which marks its temporary files and its tasks."""
+    """Return a new unique name for a run, which marks its temporary files and its tasks.
+
+    Args:
+        name: The name of the features.
+        split: The name of the split.
+
+    Returns:
+        `features.<name>.<split>-` and eight random hexadecimal digits.
+    """
     return f"{lease_name(name, split)}-{uuid.uuid4().hex[:8]}"
 
 
@@ -110,6 +119,14 @@ def write_metadata(
     objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]
 ) -> None:
     """Write the recipe and the metadata that readers need, before the first task.
+
+    A recipe that is missing or damaged is written, and metadata that differ are replaced.
+
+    Args:
+        objects: The store.
+        recipe: The recipe of the features.
+        plan: The plan of the split.
+        kinds: The kinds of features that get metadata, of `plain` and `mirrored`.
 
     Raises:
         StoreMismatchError: Features of another recipe have this name.
@@ -136,7 +153,12 @@ def write_metadata(
 def recorded_probe(objects: Objects, recipe: FeatureRecipe) -> str:
     """Return the probe that a commit of these features records, of any split; empty if none does.
 
-    `pipeline.features.probes` describes probes.
+    Args:
+        objects: The store.
+        recipe: The recipe of the features.
+
+    Returns:
+        Base64 text, as `pipeline.features.probes.encode_probe` returns it.
     """
     for split in features.splits_of(objects).get(recipe.name, []):
         plan = records.load_plan(objects, split)
@@ -152,6 +174,12 @@ def missing_shards(
     """Return the numbers of the shards to compute, ascending.
 
     They lack features of one of *kinds*, or their images have changed since.
+
+    Args:
+        objects: The store.
+        recipe: The recipe of the features.
+        plan: The plan of the split.
+        kinds: The kinds that every shard must have, of `plain` and `mirrored`.
     """
     required = set(kinds)
     committed = intact_kinds(objects, recipe, plan)
@@ -162,6 +190,15 @@ def intact_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list[se
     """Return the intact kinds of each shard: committed, and of the images that the store has now.
 
     Only the sizes of objects are compared; `damaged_objects` compares their bytes.
+
+    Args:
+        objects: The store.
+        recipe: The recipe of the features.
+        plan: The plan of the split.
+
+    Returns:
+        A set for each shard of the plan, in order, of `plain` and `mirrored`; empty for a shard
+        that has neither.
     """
     commits = features.load_commits(objects, recipe, plan)
     images = records.load_commits(objects, plan)
@@ -182,7 +219,16 @@ def intact_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list[se
 
 
 def damaged_objects(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list[str]:
-    """Read all objects that commits list, and return the names of the damaged ones."""
+    """Read all objects that commits list, and return the names of the damaged ones.
+
+    Args:
+        objects: The store.
+        recipe: The recipe of the features.
+        plan: The plan of the split.
+
+    Returns:
+        Names of objects in the store, ordered by shard; those of missing objects too.
+    """
     commits = features.load_commits(objects, recipe, plan)
     written = [record for commit in commits.values() for record in commit.arrays.values()]
     with ThreadPoolExecutor(records.READERS) as pool:
@@ -198,6 +244,13 @@ def remove_objects(
     """Remove shard objects that must be computed again, since tasks never replace an object.
 
     The record of the split is removed first if it lists one of them.
+
+    Args:
+        objects: The store.
+        recipe: The recipe of the features.
+        plan: The plan of the split.
+        names: The names of the objects. Those that do not exist, or are no shards of these
+            features, are ignored.
     """
     folders = {kind: layout.features_array(recipe.name, plan.split, kind) for kind in KINDS}
     existing = {name for folder in folders.values() for name in objects.names(folder)}
@@ -210,7 +263,16 @@ def remove_objects(
 
 
 def recorded_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> tuple[str, ...]:
-    """Return the kinds that the split's record lists; if damaged, those of all commits."""
+    """Return the kinds that the split's record lists; if damaged, those of all commits.
+
+    Args:
+        objects: The store.
+        recipe: The recipe of the features.
+        plan: The plan of the split.
+
+    Returns:
+        Some of `plain` and `mirrored`; empty without a record.
+    """
     try:
         done = features.load_finish_record(objects, recipe.name, plan.split)
     except StoreDamagedError:
@@ -225,6 +287,12 @@ def obsolete_objects(
     """Return the names of shard objects of *kinds* that no commit of the present images lists.
 
     They may not exist.
+
+    Args:
+        objects: The store.
+        recipe: The recipe of the features.
+        plan: The plan of the split.
+        kinds: The kinds of features, of `plain` and `mirrored`.
     """
     committed = intact_kinds(objects, recipe, plan)
     return [
@@ -236,7 +304,7 @@ def obsolete_objects(
 
 
 def feature_jobs(config: FeatureTaskConfig, shards: Sequence[int], slots: int = 1) -> list[Job]:
-    """Return the jobs that compute the features of *shards*.
+    """Return the jobs that compute the features of *shards*, one for each shard, in their order.
 
     Args:
         config: The arguments of the run.
@@ -260,6 +328,16 @@ def feature_jobs(config: FeatureTaskConfig, shards: Sequence[int], slots: int = 
 
 def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeatureFinishRecord:
     """Write the record that a split's features are complete, for the kinds that all shards have.
+
+    The record is written last and durably; metadata that differ are replaced before.
+
+    Args:
+        objects: The store.
+        recipe: The recipe of the features.
+        plan: The plan of the split.
+
+    Returns:
+        The record.
 
     Raises:
         StoreError: Features of a shard are missing, or the images were rebuilt meanwhile.
@@ -310,7 +388,14 @@ def _parts(objects: Objects, plan: Plan) -> str:
 
 
 def is_done(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> bool:
-    """Return True if the features of *kinds* are complete, without reading shards."""
+    """Return True if the features of *kinds* are complete, without reading shards.
+
+    Args:
+        objects: The store.
+        recipe: The recipe of the features.
+        plan: The plan of the split.
+        kinds: The kinds that are required, of `plain` and `mirrored`.
+    """
     try:
         done = features.load_finish_record(objects, recipe.name, plan.split)
         images = records.load_finish_record(objects, plan.split)

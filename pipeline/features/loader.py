@@ -29,6 +29,7 @@ class FeatureLoader(BaseLoader):
     """
 
     orders = ("random", "sequential")
+    """The orders of rows that the loader offers."""
 
     def __init__(
         self,
@@ -49,7 +50,8 @@ class FeatureLoader(BaseLoader):
 
         Args:
             store: Path or URL of the store.
-            name: Name of the features, which must be finished.
+            name: Name of the features, that of their folder in `features/` of the store; they must
+                be finished.
             split: Name of the split (default: train).
             batch_size: Number of rows of the global batch, over all ranks (default: 256).
             order: Order of the rows, `random` (the default) or `sequential`.
@@ -93,7 +95,7 @@ class FeatureLoader(BaseLoader):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The side in pixels of the images that the features were computed from."""
+        """The side in pixels of the images that the features were computed from, the only entry."""
         return (self.features.recipe.stored_size,)
 
     @property

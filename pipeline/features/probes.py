@@ -36,7 +36,14 @@ def encode_probe(features: NDArray[np.float32]) -> str:
 def probe_distance(first: Any, second: Any) -> float | None:
     """Return the relative distance of two encoded probes; None if they cannot be compared.
 
-    It is the norm of their difference, divided by the larger of their norms.
+    Args:
+        first: A probe as `encode_probe` returns it, or anything else that a commit holds in its
+            place.
+        second: The other probe.
+
+    Returns:
+        The norm of their difference, divided by the larger of their norms, from 0 to 2; None if one
+        is missing or invalid, or if their lengths differ.
     """
     a, b = _decode(first), _decode(second)
     if a is None or b is None or a.shape != b.shape:

@@ -168,7 +168,7 @@ def open_features(store: str | os.PathLike[str], name: str, split: str) -> Featu
 
     Args:
         store: Path or URL of the store.
-        name: Name of the features.
+        name: Name of the features, that of their folder in `features/` of the store.
         split: Name of the split.
 
     Raises:
@@ -197,7 +197,15 @@ def open_features(store: str | os.PathLike[str], name: str, split: str) -> Featu
 
 
 def finished_features(objects: Objects, split: str) -> Iterable[str]:
-    """Return the names of the features of a split that are complete."""
+    """Return the names of the features of a split that are complete, sorted.
+
+    Args:
+        objects: The store.
+        split: The name of the split.
+
+    Raises:
+        StoreDamagedError: A record is damaged.
+    """
     return [
         name
         for name in features.names(objects)

@@ -98,7 +98,11 @@ def extract_shard(config: FeatureTaskConfig, shard: int, threads: int = 1) -> Fe
     Args:
         config: The arguments of the run.
         shard: Number of the shard.
-        threads: Number of threads that compute, each its own batches (default: 1).
+        threads: Number of threads that compute, each its own batches (default: 1). On a GPU there
+            are always two.
+
+    Returns:
+        A summary; it has written 0 bytes if the shard lacked nothing.
 
     Raises:
         StoreDamagedError: The shard's images are damaged.
@@ -173,7 +177,15 @@ def _image_commit(workspace: FeatureWorkspace, shard: int) -> Commit:
 
 
 def intact_arrays(objects: Objects, commit: FeatureCommit) -> dict[str, ObjectRecord]:
-    """Return the arrays of a commit that exist at their committed size, by kind."""
+    """Return the arrays of a commit that exist at their committed size.
+
+    Args:
+        objects: The store.
+        commit: The commit of a shard.
+
+    Returns:
+        Kind, `plain` or `mirrored`, -> record of its object.
+    """
     return {
         kind: written
         for kind, written in commit.arrays.items()

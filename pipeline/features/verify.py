@@ -19,6 +19,7 @@ from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 
 RERUN_ADVICE = "run the same `tesserae features` again"
+"""The cure of problems that a further run of the command mends."""
 
 
 @dataclass(kw_only=True)
@@ -26,11 +27,17 @@ class FeatureRecords:
     """The features of one split, as far as their records can be read."""
 
     name: str
+    """The name of the features."""
     split: str
+    """The name of the split."""
     recipe: FeatureRecipe | None = None
+    """The recipe of the features; None if it is missing, damaged or of another store."""
     done: FeatureFinishRecord | None = None
+    """The record that the features are complete; None if they are not, or if it is damaged."""
     commits: dict[int, FeatureCommit] = field(default_factory=dict)
+    """The readable commits by number of the shard."""
     problems: list[Problem] = field(default_factory=list)
+    """The problems of the records, in the order in which they were read."""
 
     @property
     def objects(self) -> list[ObjectRecord]:
@@ -52,7 +59,14 @@ class FeatureRecords:
 def read_records(objects: Objects, name: str, images: SplitRecords) -> FeatureRecords:
     """Read the records of the features *name* of the split of *images*.
 
-    Unfinished features are a problem, too, as are features of other images than the store has now.
+    Args:
+        objects: The store.
+        name: The name of the features.
+        images: The records of the images of the split.
+
+    Returns:
+        What could be read, and its problems. Unfinished features are a problem, too, as are
+        features of other images than the store has now.
     """
     feature_records = FeatureRecords(name=name, split=images.split)
     feature_records.problems += _read_recipe(objects, feature_records, images)
@@ -191,7 +205,13 @@ def _unreadable(error: OSError) -> str:
 
 
 def unknown_splits(store_splits: Sequence[str], splits: Sequence[str], name: str) -> list[Problem]:
-    """Return a problem for each of *splits*, of features *name*, that the store does not have."""
+    """Return a problem for each split of features that the store does not have.
+
+    Args:
+        store_splits: The names of the splits of the store.
+        splits: The names of the splits of the features.
+        name: The name of the features.
+    """
     return [
         Problem(
             layout.features_commits(name, split), "belongs to a split that the store does not have"
@@ -204,7 +224,14 @@ def unknown_splits(store_splits: Sequence[str], splits: Sequence[str], name: str
 def unknown_objects(objects: Objects, feature_records: FeatureRecords) -> list[str]:
     """Return the names of objects in the folders of finished features that no record lists.
 
-    They do no harm; unfinished features have none.
+    They do no harm.
+
+    Args:
+        objects: The store.
+        feature_records: The records of the features of a split.
+
+    Returns:
+        Names of objects in the store; none for unfinished features, whose tasks may still write.
     """
     if feature_records.done is None:
         return []

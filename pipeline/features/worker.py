@@ -60,8 +60,12 @@ class FeatureWorkspace:
     def __init__(self, config: FeatureTaskConfig) -> None:
         """Open the store and the network.
 
+        Args:
+            config: The arguments of the run.
+
         Raises:
             StoreMismatchError: They differ from those that the run was started with.
+            StoreError: A GPU is required, and torch cannot use one.
         """
         code_digest.check_same_code(config.code)
         self.config = config
@@ -75,6 +79,7 @@ class FeatureWorkspace:
 
 
 open_workspace = functools.lru_cache(maxsize=1)(FeatureWorkspace)
+"""Open the workspace of a `FeatureTaskConfig`, or return the one that the last task opened."""
 
 
 def _device(*, gpu: bool) -> torch.device:
@@ -158,7 +163,7 @@ def compute_features(
 
     Args:
         backbone: The network.
-        images: (n, 3, h, w) uint8 RGB.
+        images: (n, 3, h, w) uint8 RGB on any device; the network resizes them.
         precision: `float32` or `bfloat16`, the number format of the computation.
 
     Returns:
@@ -173,7 +178,13 @@ def compute_features(
 
 @contextlib.contextmanager
 def reproducible_sums(device: torch.device) -> Iterator[None]:
-    """Make torch's sums reproducible inside the block: one thread, and full float32 on a GPU."""
+    """Make torch's sums reproducible inside the block: one thread, and full float32 on a GPU.
+
+    The settings are those of the process, and restored at the end of the block.
+
+    Args:
+        device: The device that computes. On a GPU the number of torch's CPU threads stays as it is.
+    """
     num_threads = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)

@@ -41,7 +41,7 @@ RowCopies = list[tuple[int, int]]
 
 
 class ChunkReader:
-    """A `Reader` that reads whole chunks of any store. It is thread-safe."""
+    """A `PixelReader` that reads whole chunks of any store. It is thread-safe."""
 
     def __init__(
         self, split: Split, size: int, *, cache_bytes: int, page_cache: bool = True

@@ -43,7 +43,7 @@ _HASH_MULTIPLIER = 0x9E3779B97F4A7C15
 
 
 class RowReader:
-    """A `Reader` that reads single rows of an uncompressed local store. It is thread-safe."""
+    """A `PixelReader` that reads single rows of an uncompressed local store. It is thread-safe."""
 
     def __init__(
         self,

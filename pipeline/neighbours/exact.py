@@ -52,9 +52,9 @@ class ExactScan:
 
     @property
     def error_bound(self) -> float | None:
-        """The largest rounding error of a product of unit vectors plus its *extra* term."""
+        """The largest rounding error of a cosine plus the `extra` term of `generate`."""
         # Higham, "Accuracy and stability of numerical algorithms", 3.1: d roundings in any order;
-        # 32 more cover those of the query, of the scale and of *extra*.
+        # 32 more cover those of the query, of the scale and of `extra`.
         return (self._vectors.dim + 32) * 2.0**-24
 
     def generate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
@@ -220,7 +220,7 @@ class ExactDeviceScan:
 
     @property
     def error_bound(self) -> float | None:
-        """The largest rounding error of a product of unit vectors plus its *extra* term."""
+        """The largest rounding error of a cosine plus the `extra` term of `generate`."""
         if self._torch.get_float32_matmul_precision() != "highest":
             return 2.0**-6  # bfloat16 has 8 bits: two roundings of 2 ** -9 each, and a margin
         return (self._units.shape[1] + 32) * 2.0**-24

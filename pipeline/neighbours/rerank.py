@@ -54,8 +54,8 @@ def rank(vectors: Vectors, request: SearchRequest, rows: Rows) -> tuple[Floats, 
 
     Returns:
         (q, k) float32 scores, highest first, -inf for missing ones; (q, k) int64 rows, -1 for
-        missing ones; and (q,) float64, cosine plus *extra* of the last result, -inf if one is
-        missing.
+        missing ones; and (q,) float64, the sum of cosine and `request.extra` of the last result,
+        -inf if it is missing.
     """
     # -1 cannot be gathered: an allowed row replaces it, and is masked below.
     gathered_rows = np.where(rows < 0, np.argmax(request.allowed), rows)

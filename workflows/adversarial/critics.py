@@ -12,6 +12,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 from workflows.adversarial.layers import Residual, initialise, num_doublings, with_norm
 
 CONDITIONS = ("projection", "concatenation")
+"""The ways in which a critic uses labels: projection adds the product of a row's features and a
+vector of its label to the score; concatenation adds a one-hot channel for each class to the
+input."""
 
 
 class _LabelConditioning(nn.Module):
@@ -88,9 +91,10 @@ class ConvCritic(nn.Module):
             channels: Channels of the images; with a conditioning image, those of both.
             width: Channels after the first layer.
             extra: Number of additional 3 x 3 layers after the first.
-            norm: Normalisation of all layers but the first. With norms that have no shift
-                (spectral, none), layers have a bias: without one the score of a grey image, all
-                zeros, would always be 0.
+            norm: Normalisation of all layers but the first, one of
+                `workflows.adversarial.layers.NORMS`. With norms that have no shift (spectral,
+                none), layers have a bias: without one the score of a grey image, all zeros, would
+                always be 0.
             classes: Number of classes; 0 = ignore labels.
             condition: Use of labels, one of `CONDITIONS`.
         """
@@ -115,7 +119,16 @@ class ConvCritic(nn.Module):
         self.last = spectral_norm(last) if norm == "spectral" else last
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the scores (n,)."""
+        """Return the scores of images, high for those that are taken for real.
+
+        Args:
+            images: (n, channels, size, size) float in [-1, 1].
+            labels: (n,) int64, if the critic was created with classes; otherwise ignored (default
+                None).
+
+        Returns:
+            (n,), float32 unless autocast lowers it.
+        """
         features = self.body(self.labelled.append_labels(images, labels))
         return self.labelled.add_projection(self.last(features).flatten(), features, labels)
 
@@ -136,7 +149,16 @@ class ResidualCritic(nn.Module):
         classes: int = 0,
         condition: str = "projection",
     ) -> None:
-        """Create a critic with random weights; arguments as for `ConvCritic`."""
+        """Create a critic with random weights.
+
+        Args:
+            size: Side of the images, in pixels: 4 times a power of 2, at least 8.
+            channels: Channels of the images; with a conditioning image, those of both.
+            width: Channels of all blocks.
+            norm: Normalisation in the blocks, one of `workflows.adversarial.layers.NORMS`.
+            classes: Number of classes; 0 = ignore labels.
+            condition: Use of labels, one of `CONDITIONS`.
+        """
         super().__init__()
         self.labelled = _LabelConditioning(classes, condition, width)
         count = max(1, num_doublings(size) - 1)
@@ -151,7 +173,16 @@ class ResidualCritic(nn.Module):
         self.last = spectral_norm(last) if norm == "spectral" else last
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the scores (n,)."""
+        """Return the scores of images, high for those that are taken for real.
+
+        Args:
+            images: (n, channels, size, size) float in [-1, 1].
+            labels: (n,) int64, if the critic was created with classes; otherwise ignored (default
+                None).
+
+        Returns:
+            (n,), float32 unless autocast lowers it.
+        """
         maps = self.body(self.labelled.append_labels(images, labels))
         features = functional.relu(maps).mean((2, 3))
         return self.labelled.add_projection(self.last(features).flatten(), features, labels)
@@ -195,7 +226,16 @@ class VectorCritic(nn.Module):
         self.last = with_norm(nn.Linear(width, 1), norm, 1)[0]
 
     def forward(self, rows: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the scores (n,)."""
+        """Return the scores of rows, high for those that are taken for real.
+
+        Args:
+            rows: (n, ...) float, with as many values in a row as the critic has inputs.
+            labels: (n,) int64, if the critic was created with classes; otherwise ignored (default
+                None).
+
+        Returns:
+            (n,), float32 unless autocast lowers it.
+        """
         rows = rows.flatten(1)
         if self.labelled.extra_channels:
             rows = self.labelled.append_labels(rows[:, :, None, None], labels).flatten(1)

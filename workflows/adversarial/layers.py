@@ -14,17 +14,21 @@ from torch.nn.utils.parametrizations import spectral_norm
 from workflows.training.world import BatchNorm
 
 NORMS = ("batch", "layer", "spectral", "none")
+"""The normalisations of layers, which `with_norm` describes."""
 
 
 def with_norm(layer: nn.Module, norm: str, channels: int) -> list[nn.Module]:
-    """Return a layer, followed by the normalisation of its (n, channels, h, w) output.
+    """Return the layers that apply a layer and then the normalisation of its output.
 
     Args:
         layer: A convolution or a linear layer.
         norm: `batch`; `layer`, over all axes but the rows (as in the critics of Gulrajani et al.
             2017); `spectral`, of the layer's weight (Miyato et al.: Spectral Normalization for
             GANs, ICLR 2018, arXiv 1802.05957); or `none`.
-        channels: Channels of the output.
+        channels: Channels of the output, (n, channels, h, w) or (n, channels).
+
+    Returns:
+        One or two modules, to be called in this order.
 
     Raises:
         ValueError: *norm* is unknown.
@@ -59,7 +63,10 @@ def initialise(network: nn.Module) -> None:
 
 
 def num_doublings(size: int) -> int:
-    """Return how many doublings lead from 4 px to *size* px.
+    """Return how many doublings lead from 4 px to *size* px, at least 1.
+
+    Args:
+        size: Side of an image, in pixels.
 
     Raises:
         ValueError: *size* is not 4 times a power of 2, at least 8.
@@ -114,7 +121,14 @@ class Residual(nn.Module):
         self._plain = inputs == outputs and not change
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Return the output of the two layers plus the shortcut."""
+        """Return the output of the two layers plus the shortcut.
+
+        Args:
+            rows: (n, inputs, h, w) float.
+
+        Returns:
+            (n, outputs, h', w'), where h' is 2 h, h or half of h rounded down, and w' likewise.
+        """
         maps = rows if self._first else functional.relu(self.norm1(rows))
         maps = self.conv1(_up(maps) if self._change == "up" else maps)
         maps = self.conv2(functional.relu(self.norm2(maps)))

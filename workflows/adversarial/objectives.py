@@ -23,9 +23,9 @@ class Objective:
     """The losses of a critic and of a generator, with their default constraints."""
 
     critic: Callable[[Tensor, Tensor], Tensor]
-    """The critic's loss, of the scores of real and of fake rows."""
+    """The critic's loss, a 0-d tensor, of the scores of real rows, (n,), and of fake rows, (m,)."""
     generator: Callable[[Tensor], Tensor]
-    """The generator's loss, of the scores of fake rows."""
+    """The generator's loss, a 0-d tensor, of the scores of fake rows, (n,)."""
     clip: float | None = None
     """The default limit of a critic's parameters; None = no clipping."""
     penalty: float = 0.0
@@ -73,3 +73,4 @@ OBJECTIVES = MappingProxyType(
         "hinge": Objective(_hinge, _score),
     }
 )
+"""The objectives by the name that options and run folders use."""

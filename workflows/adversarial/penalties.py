@@ -13,6 +13,10 @@ def clip(parameters: Iterable[nn.Parameter], limit: float) -> None:
     """Clip every parameter to [-limit, limit], in place.
 
     Arjovsky et al.: Wasserstein GAN, ICML 2017, arXiv 1701.07875, algorithm 1.
+
+    Args:
+        parameters: The parameters of a critic.
+        limit: The largest absolute value that is left.
     """
     for parameter in parameters:
         parameter.clamp_(-limit, limit)
@@ -26,9 +30,10 @@ def gradient_penalty(
     Gulrajani et al.: Improved Training of Wasserstein GANs, NIPS 2017, arXiv 1704.00028, section 4.
 
     Args:
-        critic: A function from rows (n, ...) to scores (n,).
-        real: Real rows, (n, ...).
-        fake: Fake rows, (n, ...).
+        critic: A function from rows (n, ...) to scores (n,), each of which depends on its row
+            alone.
+        real: Real rows, (n, ...) float.
+        fake: Fake rows, of the same shape.
         alpha: (n,) from 0 to 1, the weight of the real row at each point of evaluation.
 
     Returns:

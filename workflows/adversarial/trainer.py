@@ -138,8 +138,8 @@ class AdversarialTrainer:
                 returns its mean over these rows, a 0-d tensor (default None: no further loss).
 
         Returns:
-            `generator_loss`, and `other_loss` if there is an *extra_loss*: 0-d tensors over this
-            rank's rows.
+            0-d tensors over this rank's rows: `generator_loss`, the adversarial loss times
+            *weight*, and `other_loss` if there is an *extra_loss*.
         """
         self.generator_optimiser.zero_grad(set_to_none=True)
         weighted_metrics = []
@@ -168,10 +168,14 @@ class AdversarialTrainer:
     ) -> dict[str, Tensor]:
         """Return the critic's metrics on held-out rows without changing either network.
 
-        The arguments are those of `critic_update`.
+        Args:
+            real: Real rows, (n, ...).
+            inputs: Inputs of the generator, n rows each.
+            condition: Further inputs of the critic, for real and fake rows alike.
 
         Returns:
-            `critic_loss` and `estimate`, as `critic_update` returns them.
+            `critic_loss`, without a gradient penalty, and `estimate`, the mean score of real rows
+            minus that of fake rows: 0-d float32 tensors over this rank's rows.
         """
         with self._cast(), frozen(self.generator), frozen(self.critic):
             fake = self.generator(*inputs)
@@ -183,7 +187,12 @@ class AdversarialTrainer:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of both networks and both optimisers."""
+        """Return the state of both networks and both optimisers.
+
+        Returns:
+            State dictionaries by name: `generator`, `critic`, `generator_optimiser`,
+            `critic_optimiser`.
+        """
         return {
             "generator": self.generator.state_dict(),
             "critic": self.critic.state_dict(),

@@ -36,7 +36,11 @@ class ColouriseOptions(TrainingOptions):
     )
 
     def resized_side(self, stored: int) -> int | None:
-        """Return the side to which the device resizes images, in pixels; None = it does not."""
+        """Return the side to which the device resizes images, in pixels; None = it does not.
+
+        Args:
+            stored: Side of the stored images, in pixels.
+        """
         return resized_side(stored, self.image_size, crop="random") if self.resize else None
 
     def speedup_options(self) -> str:

@@ -33,6 +33,11 @@ class ColourNetwork(nn.Module):
     """
 
     def __init__(self, width: int) -> None:
+        """Create a network with random weights.
+
+        Args:
+            width: Number of channels of the first layer; inner layers have up to 4 times as many.
+        """
         super().__init__()
 
         def block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -47,7 +52,14 @@ class ColourNetwork(nn.Module):
         self.last = nn.Conv2d(2 * width, 3, 3, 1, 1)
 
     def forward(self, grey: Tensor) -> Tensor:
-        """Return the images in colour, (n, 3, h, w)."""
+        """Return images in colour.
+
+        Args:
+            grey: (n, 1, h, w) float in [-1, 1]; h and w are multiples of 4.
+
+        Returns:
+            (n, 3, h, w) float in [-1, 1].
+        """
         local = self.first(grey)
         return torch.tanh(self.last(torch.cat([local, self.up(self.down(local))], 1)))
 
@@ -56,7 +68,15 @@ class PairCritic(ConvCritic):
     """A critic that scores a coloured image together with its grey original."""
 
     def forward(self, colour: Tensor, grey: Tensor | None = None) -> Tensor:
-        """Return the scores (n,) of *colour* (n, 3, h, w), given *grey* (n, 1, h, w)."""
+        """Return the scores of coloured images, high for those that are taken for real.
+
+        Args:
+            colour: (n, 3, size, size) float in [-1, 1].
+            grey: (n, 1, size, size) float in [-1, 1], the grey originals; it is required.
+
+        Returns:
+            (n,) float.
+        """
         assert grey is not None
         return super().forward(torch.cat([colour, grey], 1))
 
@@ -65,7 +85,15 @@ class Colourise:
     """The stage of `tesserae train colourise`, in which each update is a step."""
 
     def __init__(self, options: ColouriseOptions, data: Data, world: World) -> None:
-        """Create both networks, as `workflows.training.loop.Stage` defines."""
+        """Create both networks and their optimisers.
+
+        Torch's global generator draws the weights.
+
+        Args:
+            options: The options of the stage.
+            data: The loaders of training and held-out rows, and the classes.
+            world: The rank that the stage runs in, with its device.
+        """
         self.options, self.world, self.step = options, world, 0
         objective = OBJECTIVES[options.objective]
         network = ColourNetwork(options.width).to(world.device)
@@ -98,8 +126,10 @@ class Colourise:
         """Update the critic, unless the adversarial loss has no weight, and the network.
 
         Returns:
-            The metrics of `AdversarialTrainer.critic_update` and of its `generator_update`, whose
-            `other_loss` is the mean absolute error of pixels in [-1, 1].
+            0-d float32 tensors over this rank's rows: `critic_loss`, `estimate` (the mean score of
+            real rows minus that of coloured ones) and, with a gradient penalty, `penalty`, if the
+            critic was updated; `generator_loss`, the adversarial loss times its weight; and
+            `other_loss`, the mean absolute error of pixels in [-1, 1].
         """
         real = self.batches.take().images
         grey = to_grey(real)
@@ -119,8 +149,10 @@ class Colourise:
         """Evaluate on held-out rows, or on training rows without a held-out split.
 
         Returns:
-            The mean absolute error of pixels in [-1, 1], and the saturation of coloured and of
-            original images; and a grid of 24 examples, each grey, coloured and original.
+            `held_out_error` or `train_error`, the mean absolute error of pixels in [-1, 1];
+            `saturation` and `true_saturation`, the mean saturation of coloured and of original
+            images; and the grid `grey-coloured-original` of up to 24 examples, (3 examples, size,
+            size, 3) uint8.
         """
         batches = Batches(self._evaluated, self._plain, World(device=self.world.device))
         count = min(8, len(batches.loader))
@@ -141,19 +173,31 @@ class Colourise:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the networks, the optimisers and the loader."""
+        """Return everything that the next update depends on.
+
+        Returns:
+            `game`, the state of both networks and optimisers; `batches`, that of the loader; and
+            `step`, the number of complete steps.
+        """
         return {"game": self.trainer.state_dict(), "batches": self.batches.state_dict(),
                 "step": self.step}  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state that `state_dict` returned."""
+        """Restore a state that `state_dict` returned, and keep the current learning rate."""
         self.trainer.load_state_dict(state["game"])
         self.batches.load_state_dict(state["batches"])
         self.step = state["step"]
 
 
 def to_grey(images: Tensor) -> Tensor:
-    """Convert colour images (n, 3, h, w) to grey (n, 1, h, w) by the luma of Rec. 601."""
+    """Convert colour images to grey by the luma of Rec. 601.
+
+    Args:
+        images: (n, 3, h, w) RGB float.
+
+    Returns:
+        (n, 1, h, w) float, in the range of *images*.
+    """
     return (images * images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
@@ -161,6 +205,6 @@ def saturation(images: Tensor) -> Tensor:
     """Return the mean over pixels of the range of their channels, a 0-d tensor; 0 means grey.
 
     Args:
-        images: (n, 3, h, w).
+        images: (n, 3, h, w) float; for values in [-1, 1] the result is at most 2.
     """
     return (images.amax(1) - images.amin(1)).mean()

@@ -46,7 +46,14 @@ class LabelledFeatures:
         return self.features.mean(0), np.maximum(std, 1e-3 * std.mean() + 1e-12)
 
     def standardise(self, features: Floats) -> Floats:
-        """Standardise features, (n, D), by the mean and deviation of the training features."""
+        """Standardise features by the mean and deviation of the training features.
+
+        Args:
+            features: (n, D) float32.
+
+        Returns:
+            (n, D) float32.
+        """
         mean, std = self.moments
         return np.asarray((features - mean) / std, np.float32)
 
@@ -62,11 +69,12 @@ def ridge(train: LabelledFeatures, vectors: Floats, *, penalty: float) -> Scores
 
     Args:
         train: The features and labels of images of seen classes.
-        vectors: The unit vectors of all classes, (C, d).
+        vectors: The unit vectors of all classes, (C, d) float32, by label.
         penalty: The penalty on squared weights, for standardised features.
 
     Returns:
-        A function from features to scores.
+        A function from features, (n, D) float32, to scores, (n, C): the cosines of predicted and
+        class vectors.
     """
     inputs = train.standardise(train.features).astype(np.float64)
     targets = vectors[train.labels].astype(np.float64)
@@ -90,7 +98,8 @@ def random_codes(train: LabelledFeatures, classes: int, *, penalty: float, seed:
         seed: The seed of the class vectors, (C, 300).
 
     Returns:
-        A function from features to scores.
+        A function from features, (n, D) float32, to scores, (n, C): the cosines of predicted and
+        class vectors.
     """
     codes = np.random.default_rng(seed).standard_normal((classes, 300))
     return ridge(train, l2_normalise(codes), penalty=penalty)
@@ -101,13 +110,22 @@ class Softmax:
     """A fitted softmax classifier over the seen classes."""
 
     train: LabelledFeatures
+    """The features and labels that it was fitted to, whose mean and deviation standardise
+    features."""
     seen: NDArray[np.int64]
     """The labels of the seen classes, (S,) int64, ascending."""
     weights: Floats
     """The weights, (D + 1, S) float32; the last row is the bias."""
 
     def probabilities(self, features: Floats) -> Floats:
-        """Return the probabilities of the seen classes, (n, S), from features, (n, D)."""
+        """Return the probabilities of the seen classes.
+
+        Args:
+            features: (n, D) float32, not standardised.
+
+        Returns:
+            (n, S) float32, in the order of `seen`; each row has the sum 1.
+        """
         scores = self.train.standardise(features) @ self.weights[:-1] + self.weights[-1]
         exponentials = np.exp(scores - scores.max(1, keepdims=True))
         return np.asarray(exponentials / exponentials.sum(1, keepdims=True), np.float32)
@@ -147,11 +165,12 @@ def conse(softmax: Softmax, vectors: Floats, *, num_classes: int) -> Scores:
 
     Args:
         softmax: The classifier over seen classes.
-        vectors: The unit vectors of all classes, (C, d).
+        vectors: The unit vectors of all classes, (C, d) float32, by label.
         num_classes: The number of most probable classes that are combined; T in the paper.
 
     Returns:
-        A function from features to scores.
+        A function from features, (n, D) float32, to scores, (n, C): the cosines of embeddings and
+        class vectors.
     """
 
     def score(features: Floats) -> Floats:
@@ -172,7 +191,8 @@ def softmax_scores(softmax: Softmax, classes: int) -> Scores:
         classes: The number of all classes, C.
 
     Returns:
-        A function from features to scores.
+        A function from features, (n, D) float32, to scores, (n, C) float32: the probabilities of
+        seen classes, and -1 for all others.
     """
 
     def score(features: Floats) -> Floats:

@@ -27,6 +27,7 @@ MAX_LISTED = 20
 """The number of entries of each list that are printed without --all."""
 
 HOPS = (1, 2, 3)
+"""The numbers of hops within which nouns around the classes are counted."""
 ANSWERS = (2, 5, 10, 20)
 """The numbers k of answers for which hierarchical precision is usually reported."""
 MAX_CLASSES_WITH_SETS = 5_000
@@ -38,6 +39,7 @@ COVERAGE_LABELS = {
     "taxonomy": "from the hierarchy",
     "none": "without a vector",
 }
+"""The names in the output of where the vectors of classes come from."""
 PAPER_CLASSES, WORDNET_NOUNS = 1_000, 70_000
 """The classes of ILSVRC, and the fewest nouns of a complete WordNet. `NOTE` applies to both."""
 NOTE = (
@@ -75,6 +77,13 @@ def describe(
         hierarchy: The path of a file of `parent child` lines or of WordNet's folder. None is
             Debian's WordNet if *vectors* is None too, and no hierarchy otherwise.
         synonyms: The names of a class that form its vector: "mean" or "first".
+
+    Returns:
+        A dictionary with `source`, which is *where*; `classes`, their number; `vectors`, the file
+        of word vectors, or None, and their dimension; `coverage`, the number of classes by the
+        origin of their vectors; `missing`, the classes without one; `homonyms`, the names that
+        several classes share; `alike`, lists of wnids with equal vectors; and `hierarchy`, facts
+        about the hierarchy, or None without one.
 
     Raises:
         SourceError: A file has another format than expected.
@@ -114,9 +123,12 @@ def names_of_classes(
         file: The path of a table of ids and names (`pipeline.sources.classes.name_tables`); None:
             the store's names.
 
+    Returns:
+        The pairs in the order of *classes*, with names separated by commas.
+
     Raises:
-        TesseraeError: The file does not exist or names none of the classes; or, without a file,
-            the classes are wnids without names.
+        TesseraeError: The file does not exist or names none of the classes; or, without a file, the
+            classes are wnids without names.
     """
     table = {} if file is None else _table_of(file, [key for key, _ in classes])
     named_classes = tuple(
@@ -147,7 +159,14 @@ def _table_of(file: str, ids: Sequence[str]) -> dict[str, str]:
 
 
 def read_classes(where: str) -> list[tuple[str, str]]:
-    """Return the (id, names) of a store's classes, or of the lines of a file.
+    """Return the classes of a store, or those that a file lists.
+
+    Args:
+        where: The path or URL of a store, or the path of a file with an id and names on each line.
+
+    Returns:
+        The (id, names) of each class, by label or in the order of lines; names are separated by
+        commas, and empty if there are none.
 
     Raises:
         SourceError: The file has no line of an id and names.

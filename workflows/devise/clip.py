@@ -28,6 +28,7 @@ from pipeline.wordvectors.vectors import split_names
 PROMPT = "a photo of a {}."
 """The prompt that the paper recommends as a default (section 3.1.4)."""
 BATCH_ROWS = 32
+"""The number of images that are read and mapped at once."""
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """The mean and standard deviation of CLIP's training images per channel, as shares of 255."""
@@ -86,7 +87,8 @@ class Clip:
         """Return the unit vectors of captions with each class's first name.
 
         Args:
-            classes: The (wnid, names) of the C classes.
+            classes: The (wnid, names) of the C classes, with names separated by commas; a class
+                without names is called by its wnid.
 
         Returns:
             (C, d) float32.
@@ -100,7 +102,15 @@ class Clip:
 
     @torch.no_grad()
     def embed_images(self, images: Tensor) -> NDArray[np.float32]:
-        """Return the unit vectors of images, (n, d) float32, from (n, 3, h, w) uint8 RGB."""
+        """Return the unit vectors of images.
+
+        Args:
+            images: (n, 3, h, w) uint8 RGB of any size, which are stretched to the size of the
+                model.
+
+        Returns:
+            (n, d) float32.
+        """
         pixels = functional.interpolate(
             images.to(self._device).float(), (self._size,) * 2, mode="bicubic", antialias=True
         ).clamp(0, 255)
@@ -117,10 +127,10 @@ class Clip:
             store: The path or URL of the store.
             split: The name of the split.
             size: The side of the stored images to read, in pixels.
-            classes: The (wnid, names) of the C classes.
+            classes: The (wnid, names) of the C classes, with names separated by commas.
 
         Returns:
-            (n, C) float32, in row order.
+            (n, C) float32, for the n readable rows in ascending order.
         """
         loader = Loader(
             store, split, size=size, batch_size=BATCH_ROWS, order="sequential", drop_last=False,

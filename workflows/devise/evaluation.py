@@ -47,7 +47,14 @@ class LabelledImages:
     """The hierarchy of the classes, for hierarchical precision; None = without."""
 
     def classes(self, *parts: int) -> NDArray[np.int64]:
-        """Return the labels of the classes in any of *parts*, (m,) int64, ascending."""
+        """Return the labels of the classes in any of *parts*.
+
+        Args:
+            parts: `SEEN`, `VALIDATION`, `UNSEEN` or `LEFT_OUT` of `workflows.devise.class_splits`.
+
+        Returns:
+            (n,) int64, ascending.
+        """
         return np.flatnonzero(np.isin(self.parts, parts))
 
 
@@ -73,6 +80,14 @@ def evaluate(scores: Floats, images: LabelledImages) -> MethodMetrics:
     Args:
         scores: The scores of n images against all C classes, (n, C); higher is nearer.
         images: The labels of the images, and the classes.
+
+    Returns:
+        The metrics, for each k that is at most the number of candidates. Those of unseen classes
+        are empty if there are none; their hierarchical precision is also empty unless the hierarchy
+        has all of them.
+
+    Raises:
+        ValueError: A score is NaN.
     """
     unseen, seen = images.classes(UNSEEN), images.classes(SEEN)
     both = images.classes(SEEN, UNSEEN)
@@ -107,6 +122,10 @@ def by_hops(scores: Floats, images: LabelledImages) -> Iterator[HopMetrics]:
     This follows Frome et al. 2013, table 2, whose sets are "2-hop", "3-hop" and all of ImageNet
     2011, each alone and with the 1,000 seen classes ("+1K"). Sets that are empty, or no larger than
     the previous one, are left out. Without a hierarchy only the set of all is yielded.
+
+    Args:
+        scores: The scores of n images against all C classes, (n, C); higher is nearer.
+        images: The labels of the images, the classes and their hierarchy.
     """
     unseen, seen = images.classes(UNSEEN), images.classes(SEEN)
     previous_count = 0
@@ -143,10 +162,13 @@ def hit_rate_of_part(scores: Floats, images: LabelledImages, part: int, k: int) 
     """Return hit@k of the images of one part's classes among these classes, averaged over images.
 
     Args:
-        scores: The scores of n images against all C classes, (n, C).
+        scores: The scores of n images against all C classes, (n, C); higher is nearer.
         images: The labels of the images, and the classes.
         part: The part of the classes, such as `VALIDATION`.
         k: The number of first answers that count.
+
+    Returns:
+        The share of the images whose class is among the first k, 0 to 1.
 
     Raises:
         TesseraeError: The part has fewer than k classes, or no images.

@@ -65,7 +65,14 @@ class Loss:
 
 
 def identical_vector_groups(targets: Tensor) -> Tensor:
-    """Return a group number for each class, (S,) int64; equal vectors of (S, d) share a group."""
+    """Return a group number for each class; classes with equal vectors share a group.
+
+    Args:
+        targets: The vectors of the seen classes, (S, d).
+
+    Returns:
+        (S,) int64, from 0, on the device of *targets*.
+    """
     groups: Tensor = torch.unique(targets, dim=0, return_inverse=True)[1]
     return groups
 

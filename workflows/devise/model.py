@@ -104,7 +104,14 @@ class DeviseModel:
 
     @torch.no_grad()
     def embed(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map features, (n, D) float32, to unit vectors of the word space, (n, dim) float32."""
+        """Map features to unit vectors of the word space.
+
+        Args:
+            features: (n, D) float32, not standardised; n may be 0.
+
+        Returns:
+            (n, dim) float32.
+        """
         parts = torch.split(torch.from_numpy(features), MAX_BLOCK_ROWS)
         outputs = [self.head(part.to(self.device)).cpu().numpy() for part in parts]
         return (
@@ -130,7 +137,13 @@ class DeviseModel:
         return self.embed(np.concatenate(features))
 
     def embed_split(self, split: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Yield all readable rows of a split in blocks: rows, (n,) int64, and vectors, (n, dim).
+        """Yield all readable rows of a split in blocks, in ascending order.
+
+        Args:
+            split: The name of the split.
+
+        Yields:
+            Rows, (n,) int64, and their unit vectors, (n, dim) float32.
 
         Raises:
             StoreError: The split or its features are not finished.
@@ -171,7 +184,13 @@ class DeviseModel:
         return dict(pairs)
 
     def phrase_vector(self, text: str) -> NDArray[np.float32] | None:
-        """Return the unit vector of a name or phrase, (dim,) float32; None if it is unknown."""
+        """Return the unit vector of a name or phrase, (dim,) float32; None if it is unknown.
+
+        Without word vectors, only the names of classes are known.
+
+        Args:
+            text: The name or phrase.
+        """
         if self._words is None:
             label = self._label_of_name.get(" ".join(text.split()).casefold())
             return None if label is None else self.class_vectors[label]
@@ -181,7 +200,10 @@ class DeviseModel:
     def name_vector(self, text: str) -> NDArray[np.float32] | None:
         """Return the unit vector of one name, (dim,) float32; None if it is unknown.
 
-        Unlike `phrase`, it never averages the words of a name.
+        Unlike `phrase_vector`, it never averages the words of a name.
+
+        Args:
+            text: The name, of one or several words.
         """
         if self._words is None:
             return self.phrase_vector(text)
@@ -189,13 +211,22 @@ class DeviseModel:
         return None if vector is None else self.space.map_vectors(vector[None])[0]
 
     def suggest(self, text: str) -> list[str]:
-        """Return known words of similar spelling, the most similar first."""
+        """Return known words of similar spelling, the most similar first, at most three.
+
+        Args:
+            text: A word that is not known.
+        """
         if self._words is None:
             return sorted(name for name in self._label_of_name if text.casefold()[:3] in name)[:3]
         return self._words.nearest_spellings(text)
 
     def vocabulary(self) -> tuple[list[str], NDArray[np.float32]]:
-        """Return the n words beside the classes that can be answers, and their (n, dim) vectors."""
+        """Return the words beside the classes that can be answers.
+
+        Returns:
+            The n words, from the most frequent on, and their unit vectors, (n, dim) float32; none
+            if the run has no word vectors.
+        """
         if self._words is None:
             return [], np.empty((0, self.dim), np.float32)
         vectors = np.asarray(self._words.vectors[:MAX_VOCABULARY], np.float32)
@@ -214,6 +245,9 @@ def open_model(
         device: The device that computes vectors (default: a GPU if there is one).
         store: The present path or URL of the store (default: as recorded in the run, or a folder
             beside the run).
+
+    Returns:
+        The model; its trunk and its word vectors are opened when they are first used.
 
     Raises:
         TesseraeError: The folder is no run of DeViSE, or has no checkpoint yet.

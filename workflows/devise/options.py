@@ -11,9 +11,13 @@ from workflows.options.shared import synonyms_option
 from workflows.training.options import TrainingOptions
 
 LOSSES = ("hinge", "cosine", "l2", "infonce")
+"""The names of loss functions, which `workflows.devise.losses` describes."""
 HEADS = ("linear", "mlp")
+"""The networks that map features to word vectors: one linear layer, or one hidden layer."""
 LEARNS = ("head", "all")
+"""The parts that are trained: the head alone, on stored features, or the trunk too."""
 SCHEDULES = ("cosine", "constant")
+"""The schedules of the learning rate after the warm-up."""
 
 SMALL_SIZE = 64
 """The default side, in pixels, of the images that a new trunk takes."""

@@ -125,9 +125,18 @@ def evaluate_run(
 def evaluate_for_report(
     folder: RunFolder, options: EvaluationOptions, device: torch.device
 ) -> DeviseReport | None:
-    """Evaluate a run with the options of `tesserae report`, as `evaluate_run` does.
+    """Evaluate the newest checkpoint of a run with the options of `tesserae report`.
 
     Print a notice and return None if no split has the data for an evaluation.
+
+    Args:
+        folder: The folder of the run.
+        options: The options; `samples`, `clip_model` and `store` are used as `evaluate_run`
+            describes.
+        device: The device that computes vectors and searches.
+
+    Raises:
+        TesseraeError: The run or its store cannot be opened.
     """
     evaluation = evaluate_run(
         folder, samples=options.samples, clip=options.clip_model, device=device, store=options.store

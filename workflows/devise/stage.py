@@ -151,12 +151,16 @@ class Devise:
 
     @torch.no_grad()
     def evaluate(self) -> tuple[dict[str, float], dict[str, NDArray[np.uint8]]]:
-        """Evaluate hit@1 and hit@5 on held-out rows: `seen_hit1`, `validation_hit5`, ..., 0 to 1.
+        """Evaluate the hit rates of held-out rows.
 
         Images of seen classes are ranked among the seen classes, those of validation classes among
-        the validation classes. There are no image grids.
+        the validation classes. Unseen classes are not evaluated during training, so that no choice
+        can depend on them.
 
-        Unseen classes are not evaluated during training, so that no choice can depend on them.
+        Returns:
+            hit@1 and hit@5, 0 to 1, as `seen_hit1`, `seen_hit5`, `validation_hit1` and
+            `validation_hit5`, where there are such images and at least k classes; and no image
+            grids. Both are empty without a held-out split.
         """
         if self._data.held_out is None:
             return {}, {}
@@ -204,7 +208,12 @@ class Devise:
     # --- state ----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of weights, optimiser and loader, as a checkpoint holds it."""
+        """Return everything that the next update depends on.
+
+        Returns:
+            The states of `head`, `trunk` (None if it is not trained), `optimiser` and `batches`,
+            and `step`, the number of complete steps.
+        """
         return {
             "head": self.head.state_dict(),
             "trunk": None if self.trunk is None else self.trunk.model.state_dict(),
@@ -214,7 +223,7 @@ class Devise:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state that `state_dict` has returned."""
+        """Restore a state that `state_dict` returned, and keep the current learning rates."""
         self.head.load_state_dict(state["head"])
         if self.trunk is not None:
             self.trunk.model.load_state_dict(state["trunk"])
@@ -243,7 +252,12 @@ def schedule(options: DeviseOptions, step: int) -> float:
 
 
 def make_head(options: DeviseOptions, space: WordSpace) -> Head:
-    """Return a new head with the layers that *options* select, mapping into *space*."""
+    """Return a new head on the CPU, with weights that torch's global generator draws.
+
+    Args:
+        options: The options of the stage, which select the layers.
+        space: The word space that it maps into, with the mean and deviation of the features.
+    """
     return Head(
         space.feature_mean,
         space.feature_spread,

@@ -18,6 +18,7 @@ FILE = "space.npz"
 """The file name of the word space in a run's folder."""
 
 Floats = NDArray[np.float32]
+"""An array of float32 numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +51,25 @@ class WordSpace:
         return int(self.vectors.shape[1])
 
     def labels(self, *parts: int) -> NDArray[np.int64]:
-        """Return the labels of the classes in any of *parts*, (n,) int64, ascending."""
+        """Return the labels of the classes in any of *parts*.
+
+        Args:
+            parts: `SEEN`, `VALIDATION`, `UNSEEN` or `LEFT_OUT` of `workflows.devise.class_splits`.
+
+        Returns:
+            (n,) int64, ascending.
+        """
         return np.flatnonzero(np.isin(self.parts, parts))
 
     def map_vectors(self, vectors: Floats) -> Floats:
-        """Map unit word vectors, (n, d) float32, into this space; return (n, d) of length 1."""
+        """Map word vectors into this space, by subtracting the centre.
+
+        Args:
+            vectors: (n, d) float32 of length 1.
+
+        Returns:
+            (n, d) float32 of length 1.
+        """
         return l2_normalise(vectors - self.centre)
 
     def encode(self) -> bytes:

@@ -173,8 +173,12 @@ def precision_recall(
 
     Args:
         generated: Features of generated images, (n, d) float32.
-        real: Features of real images, (m, d) float32.
-        neighbours: The number of neighbours that define the radius of a row (default 3).
+        real: Features of real images, (m, d) float32, on the same device.
+        neighbours: The number of neighbours that define the radius of a row, less than n and m
+            (default 3).
+
+    Returns:
+        (precision, recall).
     """
     return _within(generated, real, neighbours), _within(real, generated, neighbours)
 
@@ -186,8 +190,9 @@ def coverage(generated: Tensor, real: Tensor, *, neighbours: int = NEIGHBOURS) -
 
     Args:
         generated: Features of generated images, (n, d) float32.
-        real: Features of real images, (m, d) float32.
-        neighbours: The number of real neighbours that define the radius of a row (default 3).
+        real: Features of real images, (m, d) float32, on the same device.
+        neighbours: The number of real neighbours that define the radius of a row, less than m
+            (default 3).
     """
     radii = _radii(real, neighbours)
     near = [torch.cdist(block, generated).amin(1) for block in torch.split(real, QUERY_ROWS)]
@@ -212,13 +217,13 @@ def nearest(queries: Tensor, references: Tensor, count: int = 1) -> tuple[Tensor
     """Search the rows of *references* that are nearest to each query.
 
     Args:
-        queries: (n, ...), on the device that searches.
+        queries: (n, ...) of any dtype, on the device that searches.
         references: Rows to search, (m, ...), of the same length.
-        count: Number of neighbours of each query (default 1).
+        count: Number of neighbours of each query (default 1), at most m.
 
     Returns:
         Their positions in *references*, (n, count) int64, nearest first; and their Euclidean
-        distances, (n, count).
+        distances, (n, count) float32.
     """
     search = NearestSearch(queries, count)
     for block in torch.split(references, BLOCK_ROWS):
@@ -237,7 +242,7 @@ class NearestSearch:
         """Start a search without any rows.
 
         Args:
-            queries: (n, ...), on the device that searches.
+            queries: (n, ...) of any dtype, on the device that searches.
             count: Number of neighbours of each query (default 1).
         """
         self._queries = queries.flatten(1).float()
@@ -250,7 +255,11 @@ class NearestSearch:
         """(n, count): Euclidean distances, ascending."""
 
     def add(self, block: Tensor) -> None:
-        """Search a further block of rows, (m, ...), each as long as a query; it is not kept."""
+        """Search a further block of rows, which is not kept.
+
+        Args:
+            block: (m, ...) on any device, each row as long as a query.
+        """
         block = block.flatten(1).to(self._queries.device).float()
         parts = [self._best(part, block) for part in torch.split(self._queries, QUERY_ROWS)]
         distances = torch.cat([self.distances, torch.cat([part[0] for part in parts])], 1)

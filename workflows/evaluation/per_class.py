@@ -56,7 +56,10 @@ class ClassSums:
         return float(np.nanmean(self.means))
 
     def minus(self, other: ClassSums) -> ClassSums:
-        """Return the differences to another method's metric on the same images.
+        """Return the sums of the differences to another method's metric on the same images.
+
+        Args:
+            other: The sums of the other method, which are subtracted.
 
         Raises:
             ValueError: The numbers of images by class differ.
@@ -135,10 +138,13 @@ def generalised_accuracy(
 
     Args:
         positions: Ranks of the true classes of n images among seen and unseen candidates together.
-        labels: The true classes, (n,) int.
+        labels: The true classes, (n,) int, as columns of the candidates.
         seen: True for each seen candidate, (C,) bool.
         ks: The lengths of lists, k (default `KS`).
         macro: True to average over classes, as in Xian et al. 2018; False to average over images.
+
+    Returns:
+        The two accuracies by k.
 
     Raises:
         ValueError: There are no images of seen classes, or none of unseen classes.
@@ -174,7 +180,7 @@ class Difference(Interval):
     """The difference between two methods, with its confidence interval."""
 
     not_better: float
-    """The share of draws in which the first method was no better than the second."""
+    """The share of draws, 0 to 1, in which the first method was no better than the second."""
 
 
 def bootstrap(
@@ -221,14 +227,19 @@ def paired_bootstrap(
     """Return the difference of two methods on the same images, with a paired bootstrap interval.
 
     Both methods are resampled by the same draws, so that classes that are hard for both do not
-    widen the interval. Further arguments are those of `bootstrap`.
+    widen the interval. `bootstrap` describes the draws.
 
     Args:
         ours: The sums of the first method, one for each split.
-        theirs: The sums of the second method, for the same splits.
+        theirs: The sums of the second method, for the same splits, which are subtracted.
+        macro: True to average over classes in each split, False to average over images.
+        draws: Number of bootstrap draws (default `DRAWS`).
+        level: Share of draws inside the interval, 0 to 1 (default 0.95).
+        seed: Seed of the draws (default 0).
 
     Raises:
-        ValueError: An error of `bootstrap`, or the methods have different images.
+        ValueError: There is no split, the splits have different numbers of classes, or the methods
+            have different images.
     """
     splits = [our.minus(their) for our, their in zip(ours, theirs, strict=True)]
     means = _resampled_means(splits, macro, draws, seed)

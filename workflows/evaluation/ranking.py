@@ -26,8 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
+"""An array of floating-point numbers."""
 Integers = NDArray[np.integer[Any]]
+"""An array of integers."""
 Groups = Sequence[Sequence[int]]
+"""Groups of classes, as columns of scores: the classes of a group share a vector, and no class is
+in two groups."""
 
 KS = (1, 2, 5, 10, 20)
 """The lengths of answer lists in Frome et al. 2013."""
@@ -55,6 +59,9 @@ class TrueClassRanks:
         """Return the share of orders with the true class among the first *k*, (n,).
 
         Without ties it is 0 or 1.
+
+        Args:
+            k: The length of the list, at least 1; otherwise ValueError is raised.
         """
         return np.clip((_positive(k) - self.above) / self.tied, 0, 1)
 
@@ -64,7 +71,7 @@ def true_class_ranks(scores: Floats, labels: Integers, *, groups: Groups = ()) -
 
     Args:
         scores: (n, C) float, higher is nearer.
-        labels: The true classes, (n,) int.
+        labels: The true classes, (n,) int, as columns of *scores*.
         groups: Sets of classes that share a vector. Each class gets the highest score of its group.
 
     Raises:
@@ -80,9 +87,16 @@ def true_class_ranks(scores: Floats, labels: Integers, *, groups: Groups = ()) -
 
 
 def hit_rates(positions: TrueClassRanks, ks: Sequence[int] = KS) -> dict[int, float]:
-    """Return flat hit@k for each k: the share of images with their class among the first k, 0 to 1.
+    """Return flat hit@k: the share of images with their class among the first k, 0 to 1.
 
     Frome et al.: DeViSE: A Deep Visual-Semantic Embedding Model, NIPS 2013.
+
+    Args:
+        positions: The ranks of the true classes of n images, n > 0.
+        ks: The lengths of lists, each at least 1 (default `KS`).
+
+    Returns:
+        hit@k by k.
     """
     return {k: float(positions.hits(k).mean()) for k in ks}
 
@@ -131,14 +145,14 @@ def hierarchical_precision(
     """Return the hierarchical precision of the first k answers (Frome et al. 2013).
 
     Args:
-        scores: (n, C), higher is nearer.
-        labels: The true classes, (n,).
+        scores: (n, C) float, higher is nearer.
+        labels: The true classes, (n,) int, as columns of *scores*.
         correct: For each k, and each label that occurs, the classes that count as right.
         groups: Sets of classes that share a vector (see `true_class_ranks`).
 
     Returns:
-        For each k, the share of the first k answers in the set of the label, (n,). hp@k is its
-        mean.
+        For each k, the share of the first k answers in the set of the label, (n,) float64. hp@k is
+        its mean.
 
     Raises:
         ValueError: An error of `true_class_ranks`, a label has no set, or k is outside of 1..C.

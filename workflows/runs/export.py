@@ -13,6 +13,8 @@ from workflows.runs.options import ExportOptions
 def run(options: ExportOptions) -> int:
     """Write the trained trunk of a run as a folder of `transformers`.
 
+    The folder, `--out` or RUN/trunk, appears complete or not at all.
+
     Returns:
         The exit status, 0.
 

@@ -59,6 +59,7 @@ DATA_OPTIONS = {"split": "split", "stored_size": "size", "rows": "rows", "featur
 LABELS = {"rows": "digest of the rows", "plan": "digest of the plan", "size": "size, px"}
 """The labels of values on the page that differ from their names in `options.json`."""
 TEMPLATE = Path(__file__).with_name("templates") / "run.html"
+"""The template of the page."""
 
 
 def run(options: ReportOptions) -> int:

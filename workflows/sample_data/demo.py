@@ -43,7 +43,7 @@ def run(demo: DemoOptions) -> int:
 
     Raises:
         ClusterError: The workers cannot be started.
-        TesseraeError: A step failed, or *dir* holds runs that the demo did not create.
+        TesseraeError: A step failed, or --dir holds runs that the demo did not create.
     """
     source, notice = _source(demo.data, demo.dir, demo.images)
     store = demo.dir / ("store" if not demo.data else f"store-{Path(demo.data).stem}")

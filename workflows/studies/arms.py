@@ -28,6 +28,7 @@ class Arm:
     """One of the compared configurations of a study: an objective and its training settings."""
 
     objective: str
+    """The objective, one of `workflows.adversarial.objectives.OBJECTIVES`."""
     settings: str
     """The name of the settings, one of `SETTINGS`."""
     optimiser: str
@@ -35,7 +36,8 @@ class Arm:
     rate: float
     """The learning rate at the first step."""
     betas: tuple[float, float]
-    """Adam's decay rates."""
+    """Adam's decay rates of the mean gradient and of the mean squared gradient; rmsprop ignores
+    them."""
     critic_steps: int
     """The number of critic updates in a step."""
     norm: str
@@ -83,7 +85,8 @@ def make_arm(
         objective: One of `workflows.adversarial.objectives.OBJECTIVES`.
         settings: One of `SETTINGS`.
         rate: Learning rate with the settings `alike`.
-        norm: Norm of the critic with the settings `alike` (default none).
+        norm: Norm of the critic with the settings `alike`, one of
+            `workflows.adversarial.layers.NORMS` (default none).
         penalty: Weight of the gradient penalty if the objective has one (default: its paper's).
 
     Raises:

@@ -96,7 +96,7 @@ class StudyData:
     batch_size: int = 256
     """The batch size of DeViSE."""
     unseen: str = "40"
-    """The number of unseen classes, or a file that names them."""
+    """The number of unseen classes, or the path of a file that names them."""
     validation: int = 30
     """The number of validation classes."""
     clip: Floats | None = None
@@ -224,6 +224,10 @@ def train_head(
         data: The data that all methods share.
         options: The options of the DeViSE stage.
         space: The word space with its seen classes.
+
+    Returns:
+        A function from features, (n, D) float32, to outputs of the head, (n, d) float32, which are
+        not normalised.
     """
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / FILE).write_bytes(space.encode())
@@ -376,7 +380,14 @@ def _selection_k(split: ClassSplit) -> int:
 
 
 def selected_devise(outcomes: Sequence[Outcome]) -> Outcome:
-    """Return the result of DeViSE with the loss that is best on the validation classes."""
+    """Return the result of DeViSE with the loss that is best on the validation classes.
+
+    Args:
+        outcomes: The results of all methods on one split, as `run_split` yields them.
+
+    Returns:
+        The result with the method name `DeViSE, selected`.
+    """
     devise = [outcome for outcome in outcomes if outcome.method.startswith("DeViSE")]
     best = max(devise, key=lambda outcome: outcome.validation_hit_rate)
     return replace(best, method="DeViSE, selected")
@@ -387,7 +398,12 @@ BASELINES = ("ridge", "ridge, centred", "ConSE", "ConSE, centred", "random codes
 
 
 def differences(evaluations: Mapping[str, Sequence[MethodMetrics]]) -> Iterator[str]:
-    """Yield lines with the difference of DeViSE to each baseline and its bootstrap interval."""
+    """Yield lines with the difference of DeViSE to each baseline and its bootstrap interval.
+
+    Args:
+        evaluations: The metrics of each method, one for each split; `DeViSE, selected` and all of
+            `BASELINES` are among the methods.
+    """
     for name in BASELINES:
         for k in (1, 5):
             if any(k not in evaluation.unseen for evaluation in evaluations["DeViSE, selected"]):

@@ -27,6 +27,7 @@ from workflows.training.world import World
 from workflows.wgan.generators import ConvGenerator
 
 SIZE, NOISE, BATCH = 8, 32, 64
+"""The side of the images in pixels, the length of noise vectors, and the rows in a batch."""
 AVERAGE_DECAY = 0.99
 """The decay of the running average of the generator, for each step."""
 EVALUATIONS = 60
@@ -36,9 +37,11 @@ SAMPLES = 4_000
 SETTLING = 0.2
 """The share of a run at its beginning that the correlation leaves out."""
 WIDTH = 32
+"""The number of channels of the outermost layers of both networks."""
 ALIKE_RATE = 2e-4
+"""The learning rate of the arms that are alike."""
 ALIKE_NORM = "none"
-"""The critic's norm in the arms that are alike: a gradient penalty config out batch norm."""
+"""The critic's norm in the arms that are alike: a gradient penalty rules out batch norm."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,11 @@ class TrainingCurves:
 
 
 def load_digits(seed: int = 0) -> Digits:
-    """Load scikit-learn's digits; *seed* draws the fifth of them that is held out."""
+    """Load scikit-learn's digits, in random order.
+
+    Args:
+        seed: The seed that draws the order, and the fifth of them that is held out (default 0).
+    """
     from sklearn import datasets
 
     images = torch.tensor(datasets.load_digits().images, dtype=torch.float32)[:, None] / 8 - 1
@@ -81,10 +88,17 @@ def load_digits(seed: int = 0) -> Digits:
 
 
 def controls(digits: Digits, seed: int = 0) -> dict[str, float]:
-    """Return the distances of controls without a network to the held-out rows, by name.
+    """Return the distances of controls without a network to the held-out rows.
 
     The controls are a Gaussian with the training rows' mean and covariance, the training rows, and
-    uniform noise in [-1, 1]. *seed* draws the Gaussian and the noise, `SAMPLES` rows of each.
+    uniform noise in [-1, 1].
+
+    Args:
+        digits: The data set.
+        seed: The seed that draws the Gaussian and the noise, `SAMPLES` rows of each (default 0).
+
+    Returns:
+        The sliced Wasserstein distances by the name of the control.
     """
     rows = digits.train.flatten(1).double()
     mean, covariance = rows.mean(0), torch.cov(rows.T)

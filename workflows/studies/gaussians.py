@@ -24,14 +24,19 @@ from workflows.training.world import World
 from workflows.wgan.generators import VectorGenerator
 
 CENTRES = torch.cartesian_prod(torch.arange(-2.0, 3.0), torch.arange(-2.0, 3.0))
+"""The centres of the Gaussians, (25, 2) float32."""
 SPREAD = 0.05
 """The standard deviation of each Gaussian; centres are 1 apart."""
 NOISE_DIMENSIONS = 2
+"""The number of random values from which a point is generated."""
 EVALUATION_POINTS = 10_000
 """The number of points in an evaluation."""
 BATCH = 256
+"""The number of points in a batch."""
 WIDTH = 128
+"""The number of units in each hidden layer of both networks."""
 ALIKE_RATE = 1e-3
+"""The learning rate of the arms that are alike."""
 PENALTY = 0.1
 """The weight of the gradient penalty, as in Gulrajani et al. for such sets: with 10 the critic is
 too smooth for such narrow modes."""
@@ -52,14 +57,26 @@ class PointMetrics:
 
 
 def draw(rows: int, key: tuple[object, ...]) -> Tensor:
-    """Draw points of the data set, (rows, 2) float32; *key* decides the draw."""
+    """Draw points of the data set.
+
+    Args:
+        rows: The number of points.
+        key: The values that decide the draw; equal keys give equal points.
+
+    Returns:
+        (rows, 2) float32.
+    """
     world = World()
     centres = world.integers(rows, len(CENTRES), key=(*key, "which"))
     return CENTRES[centres] + SPREAD * world.normal(rows, 2, key=(*key, "where"))
 
 
 def measure(points: Tensor) -> PointMetrics:
-    """Return the metrics of points, (n, 2) float32."""
+    """Return the metrics of a set of points.
+
+    Args:
+        points: (n, 2) float32, on the CPU.
+    """
     distance, nearest = torch.cdist(points, CENTRES).min(1)
     good = distance < 3 * SPREAD
     sliced_distance = sliced_wasserstein(points, draw(len(points), ("judge",)))
@@ -68,10 +85,16 @@ def measure(points: Tensor) -> PointMetrics:
 
 
 def controls(seed: int = 0) -> dict[str, PointMetrics]:
-    """Return the metrics of controls without a network, by name; *seed* draws their points.
+    """Return the metrics of controls without a network.
 
     The controls are uniform noise, one Gaussian with the mean and the deviation of the data, and
     other points of the data set itself.
+
+    Args:
+        seed: The seed that draws their points (default 0).
+
+    Returns:
+        The metrics of `EVALUATION_POINTS` points by the name of the control.
     """
     world = World()
     low, high = float(CENTRES.min()) - 0.5, float(CENTRES.max()) + 0.5

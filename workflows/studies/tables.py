@@ -20,9 +20,13 @@ if TYPE_CHECKING:  # it loads torch
 
 
 def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % confidence interval (low, high) of the mean, by Student's t distribution.
+    """Return the 95 % confidence interval of the mean, by Student's t distribution.
 
-    Of a single value, both ends are the value itself.
+    Args:
+        values: The values, at least one.
+
+    Returns:
+        (low, high); of a single value, both ends are the value itself.
     """
     if len(values) < 2:
         return values[0], values[0]

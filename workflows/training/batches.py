@@ -15,6 +15,7 @@ from pipeline.loader.batch import Batch
 from workflows.training.world import World
 
 AnyLoader = Loader | FeatureLoader
+"""A loader of images, or of stored features."""
 
 Augmentation = Callable[[Tensor, Tensor, int], Tensor]
 """A function (images, rows, epoch) -> images, run on the device: uint8 images (n, 3, h, w), their
@@ -22,7 +23,13 @@ row numbers (n,) int64 and the epoch give float32 images (n, 3, size, size)."""
 
 
 def no_augmentation(images: Tensor, rows: Tensor, epoch: int) -> Tensor:
-    """Return *images* as they are; the augmentation of stored features, (n, d) float32."""
+    """Return *images* as they are: the augmentation of stored features.
+
+    Args:
+        images: (n, d) float32 features, or images of an evaluation that must not change.
+        rows: (n,) int64, which have no effect.
+        epoch: The epoch, which has no effect.
+    """
     return images
 
 
@@ -32,7 +39,7 @@ def micro_batches(num_rows: int, max_rows: int | None) -> Iterator[tuple[slice, 
     Every rank gets the same number of micro-batches, so collectives stay matched.
 
     Args:
-        num_rows: Number of rows in this rank's part of a batch.
+        num_rows: Number of rows in this rank's part of a batch, at least 1.
         max_rows: Maximum number of rows in a micro-batch; None: all rows.
 
     Yields:

@@ -15,10 +15,10 @@ GAP_PIXELS = 2
 
 
 def grid_png(images: NDArray[np.uint8], *, columns: int | None = None) -> bytes:
-    """Return a grid of images as a PNG file.
+    """Return a grid of images as a PNG file, in reading order, on white.
 
     Args:
-        images: (n, height, width, 3) uint8 RGB.
+        images: (n, height, width, 3) uint8 RGB, n > 0.
         columns: Number of images in a row of the grid (default None: a nearly square grid).
     """
     count, height, width = images.shape[:3]
@@ -59,7 +59,14 @@ def jpeg_preview(png: bytes, limit: int = 300 * 2**10) -> bytes:
 
 
 def to_uint8(images: Tensor) -> NDArray[np.uint8]:
-    """Convert (n, c, h, w) images in [-1, 1], c 1 or 3, to (n, h, w, 3) uint8 RGB."""
+    """Convert images in [-1, 1] to 8-bit RGB; values outside are clamped.
+
+    Args:
+        images: (n, c, h, w) of any floating-point dtype and on any device; c is 3, or 1 for grey.
+
+    Returns:
+        (n, h, w, 3) uint8, 0 for -1 and 255 for 1.
+    """
     levels = (images.float().clamp(-1, 1) * 127.5 + 127.5).round().byte().cpu()
     pixels: NDArray[np.uint8] = levels.permute(0, 2, 3, 1).numpy()
     return np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else np.ascontiguousarray(pixels)

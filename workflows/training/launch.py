@@ -24,6 +24,7 @@ from workflows.training.stages import import_location, recorded_name
 from workflows.training.watcher import RunWatcher
 
 ENTRY = "workflows.training.loop:train"
+"""The function that each rank runs, as `module:function`."""
 PACKAGES = ("torch", "numpy", "zarr", "tesserae")
 """The packages whose versions are recorded in `options.json`."""
 
@@ -53,7 +54,7 @@ def train_on(
         files: Further files of a new run folder, as name -> content.
 
     Returns:
-        `done`, or the step at which training stopped.
+        `done`, or `stopped at step N` if a stop was requested or the time was over.
 
     Raises:
         TrainingRankError: Training fails.

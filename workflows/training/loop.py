@@ -47,14 +47,21 @@ class Stage(Protocol):
     """The stream of training batches."""
 
     def __init__(self, options: Any, data: Data, world: World) -> None:
-        """Create the stage in its state before the first step."""
+        """Create the stage in its state before the first step.
+
+        Args:
+            options: The options of the stage, of its options class in `workflows.training.stages`.
+            data: The loaders of training and held-out rows, the classes and the run folder.
+            world: The rank that the stage runs in, with its device.
+        """
 
     def advance(self) -> dict[str, Tensor]:
         """Take the next update; `step` grows by one where it completes a step.
 
         Returns:
             The metrics of the update by name, each a 0-d tensor over this rank's rows. After the
-            update that completes a step, the metrics of the step, which are averaged over ranks.
+            update that completes a step, the metrics of the step, with the same names after each
+            step, which are averaged over ranks.
         """
 
     def evaluate(self) -> tuple[dict[str, float], dict[str, NDArray[np.uint8]]]:
@@ -67,10 +74,19 @@ class Stage(Protocol):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that the next update depends on."""
+        """Return everything that the next update depends on.
+
+        Returns:
+            Nested mappings and sequences of tensors and plain values, which `torch.load` reads with
+            `weights_only=True`. The entry `step` has the number of complete steps.
+        """
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state that `state_dict` returned."""
+        """Restore a state that `state_dict` returned.
+
+        Args:
+            state: The state, whose tensors are on the CPU after a checkpoint was loaded.
+        """
 
 
 @dataclass(frozen=True)

@@ -155,11 +155,15 @@ class TrainingOptions(Options):
         return dataclasses.replace(self, staging_dir=staging_dir)
 
     def loader_arguments(self, *, training: bool = True) -> dict[str, Any]:
-        """Return `order`, `reading` and `staging`, keyword arguments of `pipeline.loader.Loader`.
+        """Return keyword arguments of `pipeline.loader.Loader` that follow from the options.
 
         Args:
             training: True for the training split (the default). Other splits are read in the order
                 of their rows, a few batches at a time, and are not staged.
+
+        Returns:
+            A dictionary with `order`, a name; `reading`, a `Reading`; and `staging`, a `Staging`,
+            or None if shards are read in place.
         """
         from pipeline.loader import Reading, Staging  # imported late: --help must not load torch
 
@@ -225,6 +229,9 @@ class TrainingOptions(Options):
 
         Args:
             values: Options by name; names that are no options are kept.
+
+        Returns:
+            A new dictionary of JSON values by name.
         """
         completed = {**cls.legacy_values(), **values}
         try:

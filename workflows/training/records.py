@@ -68,11 +68,21 @@ class Rendezvous:
     """The content of `meetings/<generation>.json`: the address of rank 0."""
 
     host: str
+    """The address on which rank 0 listens."""
     port: Annotated[int, schema.Between(1, 65_535)]
+    """Its TCP port."""
 
 
 def read_options(file: Path) -> dict[str, Any]:
     """Return the content of `options.json`, with the present names of the stage and its options.
+
+    Args:
+        file: The path of the file.
+
+    Returns:
+        A dictionary of its sections: `options`, option -> value, with the `stage`; `versions`,
+        package -> version; `data`, which `read_data` describes; and `changed`, the values that a
+        restart from an earlier step has replaced. All but `options` may be missing.
 
     Raises:
         OSError: The file cannot be read.
@@ -113,9 +123,19 @@ def _renamed(options: dict[str, Any]) -> dict[str, Any]:
 def read_data(file: Path) -> dict[str, Any]:
     """Return the `data` section of `options.json`, completed for runs of earlier versions.
 
+    Args:
+        file: The path of `options.json`.
+
+    Returns:
+        A dictionary with the entries of `DATA_TYPES`: `store`, the recorded path or URL of the
+        store; `split` and `held_out`, the names of the splits; `size`, the side of the stored
+        images in pixels; `features`, the name of stored features, or None; and `classes` and
+        `wnids`, lists by label. Also `plan`, the digest of the plan, and `store_from_run`, the path
+        of the store relative to the run folder, if they were recorded.
+
     Raises:
         OSError: The file cannot be read.
-        RunFileError: It is not JSON, a value is invalid, or the section is missing.
+        RunFileError: It is not JSON, a value is invalid, or an entry or the section is missing.
     """
     section = read_options(file).get("data") or {}
     data = {"features": None, "held_out": None, "wnids": [], **section}
@@ -127,6 +147,9 @@ def read_data(file: Path) -> dict[str, Any]:
 
 def read_claim(file: Path) -> str | None:
     """Return the name of the checkpoint that a generation resumed; None = it trains from scratch.
+
+    Args:
+        file: The path of `generations/<generation>.json`.
 
     Raises:
         OSError: The file cannot be read.
@@ -141,6 +164,9 @@ def read_claim(file: Path) -> str | None:
 def read_rendezvous(file: Path) -> Rendezvous:
     """Return the address at which the ranks of a generation connect.
 
+    Args:
+        file: The path of `meetings/<generation>.json`.
+
     Raises:
         OSError: The file cannot be read.
         RunFileError: Its content is invalid.
@@ -152,7 +178,14 @@ def read_rendezvous(file: Path) -> Rendezvous:
 
 
 def read_checkpoint(file: Path) -> tuple[str, int | None]:
-    """Return a checkpoint's digest, and its step, or None where an earlier version saved it.
+    """Return the digest and the step of a checkpoint.
+
+    Args:
+        file: The path of `checkpoints/<generation>-<updates>.json`.
+
+    Returns:
+        The BLAKE2b digest of its state file, 32 hexadecimal digits; and its number of complete
+        steps, or None if an earlier version saved it.
 
     Raises:
         OSError: The file cannot be read.
@@ -170,6 +203,13 @@ def read_checkpoint(file: Path) -> tuple[str, int | None]:
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of `metrics.jsonl`, skipping a line that a killed rank left incomplete.
+
+    Args:
+        file: The path of the file; if it does not exist, nothing is yielded.
+
+    Yields:
+        Dictionaries with `step` and `generation`; `what`, the kind of the line, unless it is of a
+        training step; and, for the kinds in `NUMERIC_KINDS`, metrics by name: numbers, or None.
 
     Raises:
         RunFileError: A line has invalid content.

@@ -133,7 +133,8 @@ class RunFolder:
         """Create the run, or check that the existing run has the same options.
 
         Args:
-            options: The options by name, and the entries of `_DATA_ENTRIES`.
+            options: The options by name, and the entries `stage`, `split`, `stored_size`, `rows`
+                and `features` on the data.
             sections: Further sections of `options.json`: `versions` of the first start, `data` of
                 the latest one.
             changeable_on_resume: Names of options that may change when a run is continued.
@@ -220,7 +221,14 @@ class RunFolder:
     ) -> None:
         """Refuse an existing run with other *options*, before anything is written.
 
-        The arguments are those of `create_or_continue`.
+        Args:
+            options: The options by name, and the entries `stage`, `split`, `stored_size`, `rows`
+                and `features` on the data; those that are left out are not compared.
+            changeable_on_resume: Names of options that may change when a run is continued.
+            complete: Adds the values of missing options.
+            changeable_on_rewind: Names of options that may change when a run goes back to an
+                earlier step.
+            from_step: The step to go back to (default None: continue from the newest checkpoint).
 
         Raises:
             TesseraeError: The folder holds a run with other options.
@@ -296,6 +304,13 @@ class RunFolder:
 
     def data(self) -> dict[str, Any]:
         """Return the `data` section of `options.json`.
+
+        Returns:
+            A dictionary with `store`, the recorded path or URL of the store; `split` and
+            `held_out`, the names of the splits, the latter None without one; `size`, the side of
+            the stored images in pixels; `features`, the name of stored features, or None; and
+            `classes` and `wnids`, lists by label. Also `plan` and `store_from_run`, which `store`
+            uses, if they were recorded.
 
         Raises:
             TesseraeError: The folder holds no run, or its file lacks the section.
@@ -469,11 +484,17 @@ class RunFolder:
                     (self._checkpoints / old.name).with_suffix(suffix).unlink(missing_ok=True)
 
     def load(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Return a saved state: `stage`, the state of the stage on the CPU, and `updates`.
+        """Return a saved state. Loading executes no code from the file.
 
-        Loading executes no code from the file.
+        Args:
+            checkpoint: The checkpoint to load.
+
+        Returns:
+            A dictionary with `stage`, the state of the stage, whose tensors are on the CPU, and
+            `updates`, the number of complete updates.
 
         Raises:
+            OSError: The file cannot be read.
             TesseraeError: The file is no checkpoint.
         """
         file = self._checkpoints / f"{checkpoint.name}.pt"
@@ -489,14 +510,18 @@ class RunFolder:
         return cast("dict[str, Any]", state)
 
     def load_trained(self, checkpoint: Checkpoint, *parts: str) -> dict[str, Any]:
-        """Return the state of the stage in a checkpoint, on the CPU, to use the trained weights.
+        """Return the state of the stage in a checkpoint, to use the trained weights.
 
         Args:
             checkpoint: The checkpoint to load.
             parts: Names of the parts of the state whose values must be finite.
 
+        Returns:
+            The dictionary that the stage's `state_dict` returned, with tensors on the CPU.
+
         Raises:
             DivergedError: A part holds NaN or infinity, which earlier versions could save.
+            TesseraeError: The file is no checkpoint.
         """
         stage: dict[str, Any] = self.load(checkpoint)["stage"]
         bad_name = first_non_finite({name: stage[name] for name in parts})
@@ -529,7 +554,10 @@ class RunFolder:
         return self.path / "samples" / f"{name}-{step:09d}.png"
 
     def log(self, message: Mapping[str, Any]) -> None:
-        """Append *message* as a line to `metrics.jsonl`; NaN and infinity are written as null.
+        """Append a line to `metrics.jsonl`.
+
+        Args:
+            message: The JSON values of the line by name; NaN and infinity are written as null.
 
         Raises:
             DiskFullError: The disk is full.

@@ -203,7 +203,11 @@ def cost_line(options: TrainingOptions, step: int, seconds: float) -> str:
 
 
 def losses_line(line: Mapping[str, Any]) -> str:
-    """Return the metrics of a step as one line, without those that are not finite (None)."""
+    """Return the metrics of a step as one line, without those that are not finite.
+
+    Args:
+        line: Metrics by name, None for one that is not finite; an entry `step` is left out.
+    """
     return ", ".join(
         f"{name.replace('_', ' ')} {value:.4g}"
         for name, value in line.items()

@@ -40,8 +40,11 @@ class World:
     """A rank's view of the world: its number, its device and the collective operations."""
 
     rank: int = 0
+    """The number of this rank, 0 to size - 1."""
     size: int = 1
+    """The number of ranks."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """The device of this rank's tensors (default: the CPU)."""
     control: Any = None
     """The process group for decisions: gloo on CPUs, even where training uses NCCL."""
 
@@ -67,33 +70,50 @@ class World:
         Args:
             batch: Number of rows drawn for the whole batch, over all ranks.
             shape: Shape of a row.
-            key: The values that decide the draw, such as seed, step and purpose.
+            key: The values that decide the draw, such as seed, step and purpose. Equal keys give
+                equal draws, for any number of ranks.
 
         Returns:
             (rows of this rank, *shape) float32 on the rank's device.
+
+        Raises:
+            ValueError: The rows do not divide evenly among the ranks.
         """
         drawn = torch.randn(batch, *shape, generator=_generator(key))
         return drawn[self.part(batch)].to(self.device)
 
     def uniform(self, batch: int, *shape: int, key: tuple[Any, ...]) -> Tensor:
-        """Draw this rank's rows of uniform numbers in [0, 1); arguments as for `normal`.
+        """Draw this rank's rows of uniform numbers in [0, 1).
+
+        Args:
+            batch: Number of rows drawn for the whole batch, over all ranks.
+            shape: Shape of a row; without it a row is one number.
+            key: The values that decide the draw, such as seed, step and purpose. Equal keys give
+                equal draws, for any number of ranks.
 
         Returns:
             (rows of this rank, *shape) float32 on the rank's device.
+
+        Raises:
+            ValueError: The rows do not divide evenly among the ranks.
         """
         drawn = torch.rand(batch, *shape, generator=_generator(key))
         return drawn[self.part(batch)].to(self.device)
 
     def integers(self, batch: int, high: int, *, key: tuple[Any, ...]) -> Tensor:
-        """Draw an integer from 0 to *high* - 1 for each row of this rank, as `normal` draws.
+        """Draw an integer from 0 to *high* - 1 for each row of this rank.
 
         Args:
             batch: Number of rows drawn for the whole batch, over all ranks.
             high: Number of possible values.
-            key: The values that decide the draw, such as seed, step and purpose.
+            key: The values that decide the draw, such as seed, step and purpose. Equal keys give
+                equal draws, for any number of ranks.
 
         Returns:
             (rows of this rank,) int64 on the rank's device.
+
+        Raises:
+            ValueError: The rows do not divide evenly among the ranks.
         """
         drawn = torch.randint(high, (batch,), generator=_generator(key))
         return drawn[self.part(batch)].to(self.device)
@@ -110,7 +130,10 @@ class World:
         return total / self.size
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Return, for each flag, True if any rank has set it: the same answer in all ranks."""
+        """Return, for each flag, True if any rank has set it: the same answer in all ranks.
+
+        All ranks must call it, with the same number of flags.
+        """
         if self.size == 1:
             return flags
         any_flags = torch.tensor(flags, dtype=torch.int32)
@@ -140,7 +163,7 @@ def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> N
     checkpoint.
 
     Args:
-        optimiser: The optimiser with the hyperparameters of the options.
+        optimiser: The optimiser with the hyperparameters of the options, which is changed in place.
         state: The state dictionary of an optimiser of the same parameters.
     """
     groups = optimiser.param_groups
@@ -259,9 +282,17 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise *input* by the batch of all ranks, and update the running statistics.
 
+        In evaluation mode the running statistics normalise it, and are not updated.
+
+        Args:
+            input: (N, C, H, W) or (N, C) of any floating-point dtype, with this rank's rows; N is
+                the same in all ranks.
+
         Returns:
-            A tensor with the shape and dtype of *input*. In evaluation mode the running statistics
-            normalise it.
+            A tensor with the shape and dtype of *input*.
+
+        Raises:
+            ValueError: *input* has another number of dimensions.
         """
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(input)

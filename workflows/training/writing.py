@@ -32,6 +32,7 @@ class RecordingFile:
         """Wrap *raw*, which may write a part of what it is passed."""
         self._raw = raw
         self.error: OSError | None = None
+        """The system's error of a write that failed; None if none did."""
 
     def write(self, data: bytes | memoryview) -> int:
         """Write all of *data*, in as many system calls as that takes; return its length."""
@@ -99,7 +100,9 @@ def disk_full_error(file: Path, error: OSError, num_bytes: int) -> DiskFullError
 
 
 def append(file: Path, data: bytes) -> None:
-    """Append *data* to *file*.
+    """Append *data* to *file*, which is created if it is missing.
+
+    After an error the file has its former length.
 
     Raises:
         TesseraeError: It is a symbolic link.

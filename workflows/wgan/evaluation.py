@@ -173,7 +173,17 @@ def evaluate_run(
 def evaluate_for_report(
     folder: RunFolder, options: EvaluationOptions, device: torch.device
 ) -> WganEvaluation:
-    """Evaluate a run with the options of `tesserae report`, as `evaluate_run` does."""
+    """Evaluate the newest checkpoint of a run with the options of `tesserae report`.
+
+    Args:
+        folder: The run folder.
+        options: The options; `samples`, `backbone` and `store` are used as `evaluate_run`
+            describes.
+        device: The device that generates and compares images.
+
+    Raises:
+        TesseraeError: The run, its store or the backbone cannot be opened.
+    """
     return evaluate_run(
         folder,
         samples=options.samples,

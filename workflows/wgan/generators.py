@@ -69,10 +69,15 @@ class ConvGenerator(nn.Module):
         initialise(self)
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate images from (n, noise) float32 and, with classes, (n,) int64 labels.
+        """Generate images from noise.
+
+        Args:
+            noise: (n, noise) float32.
+            labels: (n,) int64, if the generator was created with classes; otherwise ignored
+                (default None).
 
         Returns:
-            (n, channels, size, size) in [-1, 1].
+            (n, channels, size, size) float in [-1, 1].
         """
         images: Tensor = self.body(_with_labels(noise, labels, self._classes)[:, :, None, None])
         return images
@@ -94,7 +99,16 @@ class ResidualGenerator(nn.Module):
         norm: bool = True,
         classes: int = 0,
     ) -> None:
-        """Create a generator with random weights; arguments as for `ConvGenerator`."""
+        """Create a generator with random weights.
+
+        Args:
+            size: Side of the images, in pixels: 4 times a power of 2, at least 8.
+            noise: Number of random values from which an image is generated.
+            channels: Channels of the images.
+            width: Channels of all blocks.
+            norm: True for batch norm.
+            classes: Number of classes; 0 = ignore labels.
+        """
         super().__init__()
         self._classes = classes
         self._width = width
@@ -111,7 +125,16 @@ class ResidualGenerator(nn.Module):
         nn.init.xavier_uniform_(self.last.weight)
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate images; arguments and result are those of `ConvGenerator.forward`."""
+        """Generate images from noise.
+
+        Args:
+            noise: (n, noise) float32.
+            labels: (n,) int64, if the generator was created with classes; otherwise ignored
+                (default None).
+
+        Returns:
+            (n, channels, size, size) float in [-1, 1].
+        """
         rows = self.first(_with_labels(noise, labels, self._classes))
         maps = self.body(rows.view(-1, self._width, 4, 4))
         return torch.tanh(self.last(functional.relu(self.norm(maps))))
@@ -154,10 +177,15 @@ class VectorGenerator(nn.Module):
         self.body = nn.Sequential(*body, *last, *([nn.Tanh()] if bounded else []))
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate rows from (n, noise) float32 and, with classes, (n,) int64 labels.
+        """Generate rows from noise.
+
+        Args:
+            noise: (n, noise) float32.
+            labels: (n,) int64, if the generator was created with classes; otherwise ignored
+                (default None).
 
         Returns:
-            (n, *shape), in [-1, 1] if the output is bounded.
+            (n, *shape) float, in [-1, 1] if the output is bounded.
         """
         rows: Tensor = self.body(_with_labels(noise, labels, self._classes))
         return rows.view(-1, *self._shape)

@@ -11,8 +11,11 @@ from workflows.options.fields import option
 from workflows.training.options import TrainingOptions, resized_side
 
 NETWORKS = ("conv", "residual", "perceptron")
+"""The architectures of generators and critics."""
 CRITIC_NORMS = ("batch", "layer", "spectral", "none")
+"""The normalisations of critics."""
 CONDITIONS = ("none", "projection", "concatenation")
+"""The ways in which the critic uses labels; none trains without labels."""
 
 WARMUP_STEPS = 25
 """The number of first steps in which the critic warms up."""
@@ -248,11 +251,19 @@ class WganOptions(TrainingOptions):
             )
 
     def resized_side(self, stored: int) -> int | None:
-        """Return the side to which the device resizes images, in pixels; None = it does not."""
+        """Return the side to which the device resizes images, in pixels; None = it does not.
+
+        Args:
+            stored: Side of the stored images, in pixels.
+        """
         return resized_side(stored, self.image_size, crop=self.crop) if self.resize else None
 
     def check_labels(self, classes: int, unlabelled: int) -> None:
         """Refuse to condition on classes if the split lacks classes or labels.
+
+        Args:
+            classes: Number of classes in the split.
+            unlabelled: Number of rows without a label.
 
         Raises:
             ValueError: There are fewer than two classes, or images without a label.

@@ -63,7 +63,15 @@ class Sampler:
         )
 
     def noise(self, count: int, seed: int) -> Tensor:
-        """Draw standard normal noise vectors from *seed*, (count, latent_dim) float32."""
+        """Draw standard normal noise vectors.
+
+        Args:
+            count: Number of vectors.
+            seed: Seed of the draw; equal seeds give equal vectors.
+
+        Returns:
+            (count, latent_dim) float32, on the CPU.
+        """
         return World().normal(count, self.options.latent_dim, key=("samples", seed))
 
     def interpolate(self, pairs: int, steps: int, seed: int) -> Tensor:

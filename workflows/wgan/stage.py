@@ -38,7 +38,15 @@ class Wgan:
     """The stage of `tesserae train wgan`: a generator and a critic that learn from a store."""
 
     def __init__(self, options: WganOptions, data: Data, world: World) -> None:
-        """Create both networks, as `workflows.training.loop.Stage` defines."""
+        """Create both networks and their optimisers.
+
+        Torch's global generator draws the weights.
+
+        Args:
+            options: The options of the stage.
+            data: The loaders of training and held-out rows, and the classes.
+            world: The rank that the stage runs in, with its device.
+        """
         self.options = options = options.resolved()
         self.world = world
         self.step = 0
@@ -83,8 +91,10 @@ class Wgan:
         """Update the critic, or the generator, which completes the step.
 
         Returns:
-            The metrics of `AdversarialTrainer.critic_update` or of its `generator_update`; the
-            update that completes a step also has those of the step's last critic update.
+            0-d float32 tensors over this rank's rows. Of a critic: `critic_loss`, `estimate` (the
+            mean score of real rows minus that of fake rows) and, with a gradient penalty,
+            `penalty`. Of a generator: `generator_loss`, and the metrics of the step's last critic
+            update, averaged over ranks.
         """
         critic_steps = self._critic_steps()
         if self._critic_updates < critic_steps:
@@ -148,14 +158,14 @@ class Wgan:
 
     @torch.no_grad()
     def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate images with the averaged generator.
+        """Generate images with the averaged generator, which stays in evaluation mode.
 
         Args:
-            noise: (n, noise) float32.
-            labels: (n,) int64, for a conditional generator.
+            noise: (n, latent_dim) float32, on the device of the stage.
+            labels: (n,) int64 on the same device, for a conditional generator.
 
         Returns:
-            (n, 3, size, size) float32 in [-1, 1].
+            (n, 3, size, size) float32 in [-1, 1], on that device.
         """
         self.average.eval()
         condition = () if labels is None else (labels,)
@@ -173,10 +183,10 @@ class Wgan:
         """Evaluate the critic and the averaged generator on held-out rows.
 
         Returns:
-            `held_out_estimate` and `held_out_critic_loss`, as `AdversarialTrainer.evaluate` has
-            them, and `held_out_distance`, the sliced Wasserstein distance of samples to held-out
-            rows. Without a held-out split there is only `train_distance`, to training rows. And the
-            image grid `samples`, (64, size, size, 3) uint8.
+            `held_out_critic_loss`; `held_out_estimate`, the mean score of held-out rows minus that
+            of samples; and `held_out_distance`, the sliced Wasserstein distance of samples to
+            held-out rows. Without a held-out split there is only `train_distance`, to training
+            rows. And the image grid `samples`, (64, size, size, 3) uint8.
         """
         one_rank = World(device=self.world.device)
         noise = one_rank.normal(
@@ -225,7 +235,14 @@ class Wgan:
     # --- state ----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the networks, the optimisers, the average and the loader."""
+        """Return everything that the next update depends on.
+
+        Returns:
+            `game`, the state of both networks and optimisers; `average`, that of the averaged
+            generator; `batches`, that of the loader; `step` and `critic_updates`, the numbers of
+            complete steps and of critic updates since; and `told`, the metrics of the step's last
+            critic update.
+        """
         return {
             "game": self.trainer.state_dict(),
             "average": self.average.state_dict(),
@@ -236,7 +253,7 @@ class Wgan:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state that `state_dict` returned."""
+        """Restore a state that `state_dict` returned, and keep the current learning rates."""
         self.trainer.load_state_dict(state["game"])
         self.average.load_state_dict(state["average"])
         self.batches.load_state_dict(state["batches"])
@@ -273,11 +290,15 @@ def _update_average(
 
 
 def make_generator(options: WganOptions, classes: int) -> nn.Module:
-    """Return the generator of completed *options*: (n, noise)[, labels (n,)] -> images.
+    """Return the generator that *options* select, with random weights, on the CPU.
 
     Args:
         options: The options, as `resolved` returns them.
         classes: Number of classes to condition on; 0 = none.
+
+    Returns:
+        A network from noise, (n, latent_dim) float32, and with classes labels, (n,) int64, to
+        images, (n, 3, size, size) in [-1, 1].
     """
     width = options.generator_width
     assert width is not None
@@ -295,11 +316,15 @@ def make_generator(options: WganOptions, classes: int) -> nn.Module:
 
 
 def make_critic(options: WganOptions, classes: int) -> nn.Module:
-    """Return the critic of completed *options*: images[, labels (n,)] -> scores (n,).
+    """Return the critic that *options* select, with random weights, on the CPU.
 
     Args:
         options: The options, as `resolved` returns them.
         classes: Number of classes to condition on; 0 = none.
+
+    Returns:
+        A network from images, (n, 3, size, size) in [-1, 1], and with classes labels, (n,) int64,
+        to scores, (n,).
     """
     width, norm = options.critic_width, options.critic_norm
     assert width is not None

@@ -119,7 +119,7 @@ class ParquetBlock(Block):
     def batches(self, *, images: bool) -> Iterator[tuple[pa.RecordBatch, Columns]]:
         """Yield batches of rows with the columns of names and labels.
 
-        It is apart from `samples`, so that no error of *write* is taken for one of the file.
+        It is apart from `samples`, so that no error of its writer is taken for one of the file.
 
         Args:
             images: True to read the bytes of images, too.
