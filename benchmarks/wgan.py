@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pipeline.loader import Loader
 from workflows.adversarial.critics import ConvCritic
-from workflows.training.loop import Data
+from workflows.training.stage import Data
 from workflows.training.world import World
 from workflows.wgan.generators import ConvGenerator
 from workflows.wgan.options import WganOptions

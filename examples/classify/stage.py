@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.augment import Augment
 from workflows.classify.options import ClassifyOptions
 from workflows.training.batches import Batches
-from workflows.training.loop import Data
+from workflows.training.stage import Data
 from workflows.training.world import World
 
 HALF = (0.5, 0.5, 0.5)
@@ -22,7 +22,7 @@ class Classify:
     """The stage of `tesserae train classify`, in which each update is a step."""
 
     def __init__(self, options: ClassifyOptions, data: Data, world: World) -> None:
-        """Create the network, as `workflows.training.loop.Stage` defines."""
+        """Create the network, as `workflows.training.stage.Stage` defines."""
         self.options, self.world, self.step = options, world, 0
         side, classes = options.image_size, len(data.classes)
         layers = nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3 * (side // 8) ** 2, classes)

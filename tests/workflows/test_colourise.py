@@ -11,7 +11,7 @@ from pipeline.loader import Loader
 from tests.workflows.training.small import BATCH, SIZE, small_store, tensors
 from workflows.colourise.options import ColouriseOptions
 from workflows.colourise.stage import Colourise, saturation, to_grey
-from workflows.training.loop import Data
+from workflows.training.stage import Data
 from workflows.training.world import World
 
 

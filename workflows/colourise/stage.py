@@ -19,7 +19,7 @@ from workflows.adversarial.trainer import AdversarialConfig, AdversarialTrainer
 from workflows.colourise.options import ColouriseOptions
 from workflows.training.batches import Batches
 from workflows.training.image_grid import to_uint8
-from workflows.training.loop import Data
+from workflows.training.stage import Data
 from workflows.training.world import BatchNorm, World
 
 HALF = (0.5, 0.5, 0.5)

@@ -4,7 +4,7 @@ options        the flags of the stage              class_splits  seen, validatio
 class_names    `tesserae words`                    word_space    the vectors of classes
 data           features, vectors and loaders       heads         features -> word space
 losses         hinge-rank, cosine, L2, InfoNCE     stage         the training
-model          a trained run, for search           evaluation    hit@k, hp@k, seen and unseen
+model          a trained run, for search           accuracy      hit@k, hp@k, seen and unseen
 baselines      ridge, ConSE, softmax, random       clip          CLIP, for comparison
-report         the evaluation of a run
+evaluation     metrics and images of a run's report
 """

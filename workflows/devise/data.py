@@ -32,9 +32,9 @@ from workflows.preparation import features
 from workflows.preparation.options import FeaturesOptions
 from workflows.session import Cluster
 from workflows.terminal.formatting import counted, printable
-from workflows.training.loop import Data
 from workflows.training.run_folder import RunFolder
 from workflows.training.run_options import RunOptions
+from workflows.training.stage import Data
 
 MIN_SIZE = 32
 """The smallest side, in pixels, of the images that a new trunk accepts."""

@@ -1,337 +1,423 @@
-"""The accuracy of a method on seen and unseen classes.
-
-The same scores are evaluated in three ways: images of unseen classes among unseen classes; images
-of seen classes among seen classes; and all images among all classes. The last is the generalised
-setting, in which a model prefers the classes that it has learned from. Results are zero-shot only
-if the trunk has not seen the unseen classes either.
-"""
+"""The evaluation of a DeViSE run for its report: metrics, baselines and image galleries."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from pipeline.errors import TesseraeError
-from pipeline.wordvectors.hierarchy import Hierarchy
-from workflows.devise.class_splits import SEEN, UNSEEN
-from workflows.devise.word_space import Floats
-from workflows.evaluation.per_class import (
-    ClassSums,
-    GeneralisedAccuracy,
-    generalised_accuracy,
-    sum_per_class,
+from pipeline import neighbours
+from pipeline.backbone.choices import NEW
+from pipeline.features.reader import finished_features, open_features
+from pipeline.loader.pixel_reader import open_reader
+from pipeline.store import records
+from pipeline.store.open import open_objects
+from pipeline.store.split import open_split
+from pipeline.wordvectors.hierarchy import Hierarchy, read_hierarchy
+from pipeline.wordvectors.vectors import split_names
+from workflows.devise import baselines
+from workflows.devise.accuracy import (
+    HopMetrics,
+    LabelledImages,
+    MethodMetrics,
+    by_hops,
+    evaluate,
+    identical_groups,
+    restrict_to_classes,
+    table_rows,
 )
-from workflows.evaluation.ranking import KS, chance, hierarchical_precision, true_class_ranks
+from workflows.devise.baselines import LabelledFeatures
+from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
+from workflows.devise.clip import Clip
+from workflows.devise.model import DeviseModel, open_model
+from workflows.devise.word_space import Floats
+from workflows.evaluation import HELD_OUT
+from workflows.evaluation.options import EvaluationOptions
+from workflows.evaluation.per_class import bootstrap
+from workflows.evaluation.ranking import KS, NO_PATH, hops, same_class_precision, top_k
+from workflows.reports.table import Table
+from workflows.training.image_grid import grid_png
+from workflows.training.run_folder import RunFolder
 
-MAX_MIXED_K = 5
-"""The largest k of hit@k that is reported for seen and unseen classes together."""
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """The labels of the images to evaluate on, and the classes that they are scored against."""
-
-    labels: NDArray[np.int64]
-    """The true class of each image, (n,) int64."""
-    wnids: Sequence[str]
-    """The wnids of all C classes, by label."""
-    parts: NDArray[np.int8]
-    """The part of each class, (C,) int8 (`workflows.devise.class_splits`)."""
-    groups: Sequence[Sequence[int]] = ()
-    """The groups of labels of classes that share a vector."""
-    hierarchy: Hierarchy | None = None
-    """The hierarchy of the classes, for hierarchical precision; None = without."""
-
-    def classes(self, *parts: int) -> NDArray[np.int64]:
-        """Return the labels of the classes in any of *parts*.
-
-        Args:
-            parts: `SEEN`, `VALIDATION`, `UNSEEN` or `LEFT_OUT` of `workflows.devise.class_splits`.
-
-        Returns:
-            (n,) int64, ascending.
-        """
-        return np.flatnonzero(np.isin(self.parts, parts))
+RIDGE_PENALTY, SOFTMAX_PENALTY, CONSE_CLASSES = 1.0, 1e-4, 10
+"""The settings of the baselines. They are not tuned on this store: `tesserae study devise` does
+that."""
+MAX_BASELINE_ROWS = 50_000
+"""The number of rows, at most, that the baselines learn from."""
+THUMBNAIL = 64
+"""The smallest side, in pixels, of the images of a gallery."""
+MAX_GALLERIES, GALLERY_COLUMNS = 10, 8
+"""The number of galleries, and of images in each."""
+NEAREST_IMAGES = 10
+"""The number of nearest images whose classes are compared."""
+MAX_LISTED_CLASSES = 50
+"""The number of classes that are listed at either end of a long table."""
+SEED = 1
+"""The seed of the random class vectors."""
 
 
 @dataclass(frozen=True)
-class MethodMetrics:
-    """The metrics of one method on one split of the classes."""
+class DeviseReport:
+    """The evaluation of a DeViSE run: metrics, tables and images."""
 
-    unseen: Mapping[int, ClassSums]
-    """The hit@k of images of unseen classes among unseen classes, by k."""
-    seen: Mapping[int, ClassSums]
-    """The hit@k of images of seen classes among seen classes, by k."""
-    generalised: Mapping[int, GeneralisedAccuracy]
-    """The hit@k of all images among seen and unseen classes, by k."""
-    precision: Mapping[int, ClassSums] = field(default_factory=dict)
-    """The hierarchical precision of images of unseen classes among unseen classes, by k."""
-    candidates: tuple[int, int] = (0, 0)
-    """The numbers of unseen and of seen classes."""
+    step: int
+    """The step of the checkpoint."""
+    metric_texts: tuple[tuple[str, str], ...]
+    """The (name, value) of each metric, as text."""
+    tables: tuple[Table, ...]
+    """The tables of metrics."""
+    images: tuple[tuple[str, bytes], ...]
+    """The (caption, PNG) of each gallery."""
+    notice: str
+    """A sentence on how to read the metrics of unseen classes; empty if there are none."""
+
+    def metrics(self) -> Iterator[tuple[str, str]]:
+        """Return an iterator over the (name, value) of each metric, as text."""
+        return iter(self.metric_texts)
 
 
-def evaluate(scores: Floats, images: LabelledImages) -> MethodMetrics:
-    """Compute the metrics of a method from its scores.
+def evaluate_run(
+    folder: RunFolder,
+    *,
+    samples: int,
+    clip: str | None = None,
+    device: torch.device | None = None,
+    store: str | None = None,
+) -> DeviseReport | None:
+    """Evaluate the newest checkpoint of a run; return None without a split to evaluate on.
 
     Args:
-        scores: The scores of n images against all C classes, (n, C); higher is nearer.
-        images: The labels of the images, and the classes.
-
-    Returns:
-        The metrics, for each k that is at most the number of candidates. Those of unseen classes
-        are empty if there are none; their hierarchical precision is also empty unless the hierarchy
-        has all of them.
+        folder: The folder of the run.
+        samples: The number of images, at most, whose nearest images are searched.
+        clip: The folder or model hub name of a CLIP model to compare with (default: none).
+        device: The device that computes vectors and searches (default: a GPU if there is one).
+        store: The present path or URL of the store (default: as recorded in the run, or a folder
+            beside the run).
 
     Raises:
-        ValueError: A score is NaN.
+        TesseraeError: The run or its store cannot be opened.
     """
-    unseen, seen = images.classes(UNSEEN), images.classes(SEEN)
-    both = images.classes(SEEN, UNSEEN)
-    return MethodMetrics(
-        unseen=_hits(scores, images, unseen) if len(unseen) else {},
-        seen=_hits(scores, images, seen),
-        generalised=_generalised(scores, images, both) if len(unseen) else {},
-        precision=_precision(scores, images, unseen) if len(unseen) else {},
-        candidates=(len(unseen), len(seen)),
+    model = open_model(folder.path, device, store=store)
+    split = folder.data()["held_out"] or _finished_split(model)
+    if split is None:
+        return None
+    evaluated = _read(model, split)
+    methods = {"DeViSE": evaluate(_scores(evaluated, model), evaluated.images)}
+    methods |= _baselines(model, evaluated)
+    if clip is not None:
+        scores = Clip(clip, model.device).scores(model.store, split, model.size, model.classes)
+        methods["CLIP"] = evaluate(scores[evaluated.positions], evaluated.images)
+    return DeviseReport(
+        step=model.step,
+        metric_texts=tuple(
+            _metric_texts(methods["DeViSE"], evaluated, split, samples, model.device)
+        ),
+        tables=tuple(_tables(methods, evaluated, model)),
+        images=tuple(_galleries(model, evaluated, split)),
+        notice=_notice(model),
     )
 
 
-@dataclass(frozen=True)
-class HopMetrics:
-    """The metrics of the unseen classes within a number of hops of the seen classes."""
+def evaluate_for_report(
+    folder: RunFolder, options: EvaluationOptions, device: torch.device
+) -> DeviseReport | None:
+    """Evaluate the newest checkpoint of a run with the options of `tesserae report`.
 
-    hops: int | None
-    """The maximum distance in the hierarchy to the nearest seen class; None: any distance."""
-    classes: int
-    """The number of these unseen classes."""
-    images: int
-    """The number of their images."""
-    alone: Mapping[int, ClassSums]
-    """The hit@k of their images among these classes, by k."""
-    with_seen: Mapping[int, ClassSums]
-    """The hit@k of their images among these and the seen classes, by k."""
-
-
-def by_hops(scores: Floats, images: LabelledImages) -> Iterator[HopMetrics]:
-    """Yield the metrics of unseen classes within 1, 2 and 3 hops of the seen ones, and of all.
-
-    This follows Frome et al. 2013, table 2, whose sets are "2-hop", "3-hop" and all of ImageNet
-    2011, each alone and with the 1,000 seen classes ("+1K"). Sets that are empty, or no larger than
-    the previous one, are left out. Without a hierarchy only the set of all is yielded.
+    Print a notice and return None if no split has the data for an evaluation.
 
     Args:
-        scores: The scores of n images against all C classes, (n, C); higher is nearer.
-        images: The labels of the images, the classes and their hierarchy.
+        folder: The folder of the run.
+        options: The options; `samples`, `clip_model` and `store` are used as `evaluate_run`
+            describes.
+        device: The device that computes vectors and searches.
+
+    Raises:
+        TesseraeError: The run or its store cannot be opened.
     """
-    unseen, seen = images.classes(UNSEEN), images.classes(SEEN)
-    previous_count = 0
-    for hops in (1, 2, 3, None):
-        classes = unseen
-        if hops is not None:
-            nearby = _within(images, seen, hops)
-            classes = unseen[[images.wnids[label] in nearby for label in unseen.tolist()]]
-        selected = np.isin(images.labels, classes)
-        if len(classes) == previous_count or not selected.any():
+    evaluation = evaluate_run(
+        folder, samples=options.samples, clip=options.clip_model, device=device, store=options.store
+    )
+    if evaluation is None:
+        print("notice: the run is not evaluated: no split val or test has the data it needs.")
+        print("  If such a split has been finished since, run the same `tesserae train` first.")
+    return evaluation
+
+
+def _finished_split(model: DeviseModel) -> str | None:
+    """Return a finished split that the run did not name when it began; None if there is none."""
+    objects = open_objects(model.store)
+    for split in HELD_OUT:
+        done = records.load_finish_record(objects, split)
+        if done is None or split == model.split or model.size not in done.sizes:
             continue
-        previous_count = len(classes)
-        subset = LabelledImages(images.labels[selected], images.wnids, images.parts, images.groups)
-        all_classes = np.sort(np.concatenate([seen, classes]))
-        yield HopMetrics(
-            hops=hops,
-            classes=len(classes),
-            images=int(selected.sum()),
-            alone=_hits(scores, images, classes),
-            with_seen=_hits(scores[selected], subset, all_classes),
-        )
+        if model.features is None or model.features in finished_features(objects, split):
+            return split
+    return None
 
 
-def _within(images: LabelledImages, seen: NDArray[np.int64], hops: int) -> set[str]:
-    if images.hierarchy is None:
-        return set()
-    seen_wnids = [images.wnids[label] for label in seen.tolist()]
-    return images.hierarchy.neighbours_within(
-        [w for w in seen_wnids if w in images.hierarchy], hops
+@dataclass(frozen=True)
+class _Evaluated:
+    """The rows of a split with their vectors and labels."""
+
+    rows: NDArray[np.int64]
+    vectors: Floats
+    features: Floats | None
+    positions: NDArray[np.int64]
+    """The position of each row among all readable rows, (n,) int64."""
+    images: LabelledImages
+
+
+def _read(model: DeviseModel, split: str) -> _Evaluated:
+    blocks = list(model.embed_split(split))
+    rows = np.concatenate([block for block, _ in blocks])
+    vectors = np.concatenate([block for _, block in blocks])
+    objects = open_objects(model.store)
+    labels = open_split(objects, split, [model.size]).labels[rows].astype(np.int64)
+    selected = np.flatnonzero(np.isin(labels, model.space.labels(SEEN, VALIDATION, UNSEEN)))
+    features = None
+    if model.features is not None:
+        features = open_features(model.store, model.features, split).rows(rows[selected])
+    images = LabelledImages(
+        labels[selected],
+        model.space.wnids.tolist(),
+        model.space.parts,
+        identical_groups(model.class_vectors),
+        _hierarchy(model),
     )
+    return _Evaluated(rows[selected], vectors[selected], features, selected, images)
 
 
-def hit_rate_of_part(scores: Floats, images: LabelledImages, part: int, k: int) -> float:
-    """Return hit@k of the images of one part's classes among these classes, averaged over images.
-
-    Args:
-        scores: The scores of n images against all C classes, (n, C); higher is nearer.
-        images: The labels of the images, and the classes.
-        part: The part of the classes, such as `VALIDATION`.
-        k: The number of first answers that count.
-
-    Returns:
-        The share of the images whose class is among the first k, 0 to 1.
-
-    Raises:
-        TesseraeError: The part has fewer than k classes, or no images.
-    """
-    classes = images.classes(part)
-    hits = _hits(scores, images, classes, ks=(k,)) if len(classes) >= k else {}
-    if not hits:
-        raise TesseraeError(
-            f"{len(classes)} classes to select by: expected at least {k}, with images."
-        )
-    return hits[k].micro
+def _scores(evaluated: _Evaluated, model: DeviseModel) -> Floats:
+    """Return the cosines of images and classes, (n, C) float32."""
+    return np.asarray(evaluated.vectors @ model.class_vectors.T, np.float32)
 
 
-def restrict_to_classes(
-    scores: Floats, images: LabelledImages, classes: NDArray[np.int64]
-) -> tuple[Floats, NDArray[np.int64], list[list[int]]]:
-    """Restrict scores to the images of some classes, and to these classes as candidates.
-
-    Args:
-        scores: The scores of n images against all C classes, (n, C).
-        images: The labels of the images, and the classes.
-        classes: The labels of the m classes, ascending, (m,) int64.
-
-    Returns:
-        The scores, (q, m); the true column of each of the q images, (q,) int64; and the groups of
-        columns of classes that share a vector.
-    """
-    selected = np.isin(images.labels, classes)
-    columns = np.searchsorted(classes, images.labels[selected])
-    column_of = {label: column for column, label in enumerate(classes.tolist())}
-    groups = [
-        [column_of[label] for label in group if label in column_of] for group in images.groups
-    ]
-    groups = [group for group in groups if len(group) > 1]
-    return scores[np.ix_(np.flatnonzero(selected), classes)], columns, groups
+def _hierarchy(model: DeviseModel) -> Hierarchy | None:
+    path = model.options.hierarchy
+    return None if path is None else read_hierarchy(path)
 
 
-def _hits(
-    scores: Floats,
-    images: LabelledImages,
-    classes: NDArray[np.int64],
-    ks: Sequence[int] = KS,
-) -> dict[int, ClassSums]:
-    selected, columns, groups = restrict_to_classes(scores, images, classes)
-    if not len(columns):
+def _baselines(model: DeviseModel, evaluated: _Evaluated) -> dict[str, MethodMetrics]:
+    """Return the metrics of the baselines on the same features; none for a run from pixels."""
+    if model.features is None or evaluated.features is None:
         return {}
-    ranks = true_class_ranks(selected, columns, groups=groups)
-    labels, count = classes[columns], len(images.parts)
-    return {k: sum_per_class(ranks.hits(k), labels, count) for k in ks if k <= len(classes)}
-
-
-def _generalised(
-    scores: Floats, images: LabelledImages, classes: NDArray[np.int64]
-) -> dict[int, GeneralisedAccuracy]:
-    selected, columns, groups = restrict_to_classes(scores, images, classes)
-    is_seen = images.parts[classes] == SEEN
-    if is_seen[columns].all() or not is_seen[columns].any():
-        return {}
-    ranks = true_class_ranks(selected, columns, groups=groups)
-    ks = [k for k in KS if k <= len(classes)]
-    return generalised_accuracy(ranks, columns, is_seen, ks=ks, macro=False)
-
-
-def _precision(
-    scores: Floats, images: LabelledImages, classes: NDArray[np.int64]
-) -> dict[int, ClassSums]:
-    hierarchy = images.hierarchy
-    wnids = [images.wnids[label] for label in classes.tolist()]
-    if hierarchy is None or any(wnid not in hierarchy for wnid in wnids):
-        return {}
-    selected, columns, groups = restrict_to_classes(scores, images, classes)
-    if not len(columns):
-        return {}
-    valid, column_of = set(wnids), {wnid: column for column, wnid in enumerate(wnids)}
-    correct = {
-        k: {
-            column: {column_of[w] for w in hierarchy.correct_set(wnids[column], k, valid)}
-            for column in np.unique(columns).tolist()
-        }
-        for k in KS
-        if k <= len(classes)
+    train = open_features(model.store, model.features, model.split)
+    labels = train.split.labels[train.readable].astype(np.int64)
+    selected = np.flatnonzero(np.isin(labels, model.space.labels(SEEN)))
+    # Rows are stored in random order, so that every nth row is a random sample.
+    selected = selected[:: -(-len(selected) // MAX_BASELINE_ROWS)]
+    training = LabelledFeatures(train.rows(train.readable[selected]), labels[selected])
+    classes, vectors = len(model.space.wnids), model.class_vectors
+    softmax = baselines.fit_softmax(training, penalty=SOFTMAX_PENALTY)
+    centred = ", centred vectors" if model.options.centre else ""
+    fitted = {
+        f"ridge{centred}": baselines.ridge(training, vectors, penalty=RIDGE_PENALTY),
+        f"ConSE{centred}": baselines.conse(softmax, vectors, num_classes=CONSE_CLASSES),
+        "softmax": baselines.softmax_scores(softmax, classes),
+        "random codes": baselines.random_codes(training, classes, penalty=RIDGE_PENALTY, seed=SEED),
     }
-    precisions = hierarchical_precision(selected, columns, correct, groups=groups)
-    labels, count = classes[columns], len(images.parts)
-    return {k: sum_per_class(values, labels, count) for k, values in precisions.items()}
+    return {
+        name: evaluate(score(evaluated.features), evaluated.images)
+        for name, score in fitted.items()
+    }
 
 
-def identical_groups(vectors: Floats) -> list[list[int]]:
-    """Return the groups of classes with equal vectors, which no method can distinguish.
-
-    Args:
-        vectors: The vectors of all classes, (C, d) float32; zeros for a class without a vector.
-
-    Returns:
-        Lists of two or more labels.
-    """
-    labels_of_vector: dict[bytes, list[int]] = {}
-    for label, vector in enumerate(vectors):
-        if vector.any():
-            labels_of_vector.setdefault(vector.tobytes(), []).append(label)
-    return [labels for labels in labels_of_vector.values() if len(labels) > 1]
-
-
-def table_rows(
-    metrics_by_method: Mapping[str, Sequence[MethodMetrics]],
-) -> Iterator[tuple[str, ...]]:
-    """Yield the rows of a table as text: the head, a row for each method, and the chance level.
-
-    Cells are means over splits, in per cent of images. The columns are hit@k and hp@k among unseen
-    classes; then, for k = 5 or the largest k below, the hit@k of seen classes among themselves, and
-    of both among all classes. Without unseen classes the table has the hit@k of seen classes alone.
-
-    Args:
-        metrics_by_method: The metrics of each method, one for each split of the classes.
-    """
-    every_split = [split for splits in metrics_by_method.values() for split in splits]
-    if not all(split.unseen for split in every_split):
-        yield from _seen_rows(metrics_by_method)
-        return
-    ks = [k for k in KS if all(k in split.unseen for split in every_split)]
-    precision_ks = [k for k in KS if k > 1 and all(k in split.precision for split in every_split)]
-    mixed_ks = [
-        k for k in ks if all(k in split.seen and k in split.generalised for split in every_split)
-    ]
-    mixed_ks = [k for k in mixed_ks if k <= MAX_MIXED_K][-1:]
-    mixed_heads = [(f"seen@{k}", f"all: seen@{k}", f"unseen@{k}", "harmonic") for k in mixed_ks]
-    yield (
-        "method",
-        *(f"hit@{k}" for k in ks),
-        *(f"hp@{k}" for k in precision_ks),
-        *chain(*mixed_heads),
-    )
-    for name, splits in metrics_by_method.items():
+def _metric_texts(
+    metrics: MethodMetrics, evaluated: _Evaluated, split: str, samples: int, device: torch.device
+) -> Iterator[tuple[str, str]]:
+    yield "images", f"{len(evaluated.rows):,} of split {split}"
+    for k in (1, 5):
+        if k in metrics.seen:
+            yield f"hit@{k} of seen classes", f"{metrics.seen[k].micro:.1%}"
+        if k in metrics.unseen:
+            interval = bootstrap([metrics.unseen[k]], macro=False)
+            chance = k / len(evaluated.images.classes(UNSEEN))
+            bounds = f"95 % confidence {interval.low:.1%} to {interval.high:.1%}"
+            yield (
+                f"hit@{k} of unseen classes",
+                f"{interval.mean:.1%} ({bounds}; chance {chance:.1%})",
+            )
+    if 5 in metrics.generalised:
+        among_all = metrics.generalised[5]
         yield (
-            name,
-            *(_percent(split.unseen[k].micro for split in splits) for k in ks),
-            *(_percent(split.precision[k].micro for split in splits) for k in precision_ks),
-            *(cell for k in mixed_ks for cell in _mixed(splits, k)),
+            "hit@5 among all classes: seen, unseen, harmonic mean",
+            f"{among_all.seen:.1%}, {among_all.unseen:.1%}, {among_all.harmonic:.1%}",
         )
-    chances = (_percent(chance(k, split.candidates[0]) for split in every_split) for k in ks)
-    yield ("chance", *chances, *[""] * (len(precision_ks) + 4 * len(mixed_ks)))
+    for name, vectors in (("word space", evaluated.vectors), ("feature space", evaluated.features)):
+        if vectors is not None and len(vectors) > NEAREST_IMAGES:
+            share = _same_class_share(vectors, evaluated.images.labels, samples, device)
+            yield (
+                f"share of the {NEAREST_IMAGES} nearest images with the same class, in {name}",
+                f"{share:.1%}",
+            )
 
 
-def _mixed(splits: Sequence[MethodMetrics], k: int) -> Iterator[str]:
-    yield _percent(split.seen[k].micro for split in splits)
-    yield _percent(split.generalised[k].seen for split in splits)
-    yield _percent(split.generalised[k].unseen for split in splits)
-    yield _percent(split.generalised[k].harmonic for split in splits)
-
-
-def _seen_rows(
-    metrics_by_method: Mapping[str, Sequence[MethodMetrics]],
-) -> Iterator[tuple[str, ...]]:
-    every_split = [split for splits in metrics_by_method.values() for split in splits]
-    ks = [k for k in KS if all(k in split.seen for split in every_split)]
-    yield ("method", *(f"hit@{k}" for k in ks))
-    for name, splits in metrics_by_method.items():
-        yield (name, *(_percent(split.seen[k].micro for split in splits) for k in ks))
-    yield (
-        "chance",
-        *(_percent(chance(k, split.candidates[1]) for split in every_split) for k in ks),
+def _same_class_share(
+    vectors: Floats, labels: NDArray[np.int64], samples: int, device: torch.device
+) -> float:
+    queries = np.arange(min(samples, len(vectors)))  # rows are in random order
+    index = neighbours.build("exact", vectors, device=_index_device(device))
+    nearest = index.search(vectors[queries], NEAREST_IMAGES + 1)
+    return float(
+        same_class_precision(
+            nearest.rows, labels[queries], labels, NEAREST_IMAGES, query_rows=queries
+        ).mean()
     )
 
 
-def _percent(values: Iterable[float]) -> str:
-    return f"{100 * float(np.mean(list(values))):.1f}"
+def _index_device(device: torch.device) -> str | None:
+    """Return the device of an exact index; None selects numpy, faster than torch on a CPU."""
+    return None if device.type == "cpu" else str(device)
+
+
+def _tables(
+    methods: Mapping[str, MethodMetrics], evaluated: _Evaluated, model: DeviseModel
+) -> Iterator[Table]:
+    kind = "unseen" if methods["DeViSE"].unseen else "seen"
+    if len(methods) > 1 or kind == "unseen":
+        heads, *rows = table_rows({name: [metrics] for name, metrics in methods.items()})
+        title = f"Comparison with baselines, in percent of the images of {kind} classes"
+        if len(methods) > 1:
+            title += f"; baselines learn from at most {MAX_BASELINE_ROWS:,} images"
+        yield Table(title, ["Method", *heads[1:]], rows, ("Method",))
+    by_distance = list(by_hops(_scores(evaluated, model), evaluated.images))
+    if len(by_distance) > 1:
+        yield Table(
+            "Unseen classes by hops to the nearest seen class, alone and with the seen classes",
+            ["Hops", "Classes", "Images", *(f"hit@{k}, %" for k in KS)],
+            [row for entry in by_distance for row in _hop_rows(entry)],
+            ("Hops",),
+        )
+    if methods["DeViSE"].unseen or methods["DeViSE"].seen:
+        yield _class_table(methods["DeViSE"], evaluated, model)
+    distances = _by_distance(evaluated, model)
+    if distances:
+        yield Table(
+            "Distance of the first answer from the true class, unseen classes among themselves",
+            ["Hops in the hierarchy", "Images, %"],
+            distances,
+            ("Hops in the hierarchy",),
+        )
+
+
+def _hop_rows(entry: HopMetrics) -> Iterator[tuple[str, ...]]:
+    name = "all" if entry.hops is None else f"at most {entry.hops}"
+    for suffix, hits in (("", entry.alone), (", with seen classes", entry.with_seen)):
+        yield (
+            name + suffix,
+            f"{entry.classes:,}",
+            f"{entry.images:,}",
+            *(f"{100 * hits[k].micro:.1f}" if k in hits else "" for k in KS),
+        )
+
+
+def _class_table(metrics: MethodMetrics, evaluated: _Evaluated, model: DeviseModel) -> Table:
+    """Return a table of the hit rate of each class and its most frequent confusion."""
+    part, kind = (UNSEEN, "Unseen") if metrics.unseen else (SEEN, "Seen")
+    hits = {
+        k: per_class_hits
+        for k, per_class_hits in (metrics.unseen or metrics.seen).items()
+        if k in (1, 5)
+    }
+    classes = evaluated.images.classes(part)
+    scores, columns, groups = restrict_to_classes(
+        _scores(evaluated, model), evaluated.images, classes
+    )
+    labels = classes[columns]
+    answers = classes[top_k(scores, 1, groups=groups)[:, 0]]
+    group_of = np.arange(len(model.classes))
+    for group in evaluated.images.groups:  # nothing tells these apart
+        group_of[list(group)] = group[0]
+    rows = []
+    for label in np.unique(labels).tolist():
+        confusions = np.bincount(
+            answers[(labels == label) & (group_of[answers] != group_of[label])]
+        )
+        wrong = (
+            f"{_name(model, int(confusions.argmax()))} ({confusions.max()})"
+            if confusions.any()
+            else ""
+        )
+        rates = [float(per_class_hits.means[label]) for per_class_hits in hits.values()]
+        cells = (_name(model, label), str(hits[1].counts[label]), *(f"{r:.0%}" for r in rates))
+        rows.append((rates, (*cells, wrong)))
+    rows.sort(key=lambda row: row[0], reverse=True)
+    title = f"{kind} classes among themselves, the best first"
+    if len(rows) > 2 * MAX_LISTED_CLASSES:
+        limit = MAX_LISTED_CLASSES
+        title += f": the {limit} best and the {limit} worst of {len(rows):,}"
+        rows = rows[:MAX_LISTED_CLASSES] + rows[-MAX_LISTED_CLASSES:]
+    heads = ["Class", "Images", *(f"hit@{k}" for k in hits), "Most frequent confusion"]
+    return Table(title, heads, [row for _, row in rows], ("Class", "Most frequent confusion"))
+
+
+def _name(model: DeviseModel, label: int) -> str:
+    wnid, words = model.classes[label]
+    return (split_names(words) or [wnid])[0]
+
+
+def _by_distance(evaluated: _Evaluated, model: DeviseModel) -> list[tuple[str, str]]:
+    hierarchy, unseen = evaluated.images.hierarchy, evaluated.images.classes(UNSEEN)
+    wnids = [evaluated.images.wnids[label] for label in unseen.tolist()]
+    if hierarchy is None or not wnids or any(wnid not in hierarchy for wnid in wnids):
+        return []
+    scores, columns, groups = restrict_to_classes(
+        _scores(evaluated, model), evaluated.images, unseen
+    )
+    if not len(columns):
+        return []
+    shares = hops(scores, columns, hierarchy.distances(wnids), groups=groups).shares
+    return [
+        ("no path" if distance == NO_PATH else str(distance), f"{100 * share:.1f}")
+        for distance, share in shares.items()
+    ]
+
+
+def _galleries(
+    model: DeviseModel, evaluated: _Evaluated, split: str
+) -> Iterator[tuple[str, bytes]]:
+    labels = model.space.labels(UNSEEN)
+    kind = "unseen class"
+    if not len(labels):
+        labels, kind = model.space.labels(SEEN), "seen class"
+    labels = labels[np.isin(labels, evaluated.images.labels)]
+    gallery_labels = labels[:: max(1, len(labels) // MAX_GALLERIES)][:MAX_GALLERIES]
+    index = neighbours.build("exact", evaluated.vectors, device=_index_device(model.device))
+    count = min(GALLERY_COLUMNS, len(evaluated.rows))
+    for label in gallery_labels.tolist():
+        nearest = index.search(model.class_vectors[label][None], count).rows[0]
+        correct = int((evaluated.images.labels[nearest] == label).sum())
+        png = grid_png(_thumbnails(model, split, evaluated.rows[nearest]), columns=count)
+        yield f"{_name(model, label)} ({kind}): {correct} of {count} nearest images correct", png
+
+
+def _thumbnails(model: DeviseModel, split: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    objects = open_objects(model.store)
+    done = records.load_finish_record(objects, split)
+    sizes = [model.size] if done is None else done.sizes
+    size = min((size for size in sizes if size >= THUMBNAIL), default=max(sizes))
+    opened = open_split(objects, split, [size])
+    images = np.empty((len(rows), size, size, 3), np.uint8)
+    with ThreadPoolExecutor(1) as disk:
+        open_reader(opened, size, cache_bytes=2**20).gather(rows, images, disk)
+    step = max(1, size // (2 * THUMBNAIL))
+    return np.ascontiguousarray(images[:, ::step, ::step])
+
+
+def _notice(model: DeviseModel) -> str:
+    if not len(model.space.labels(UNSEEN)):
+        return ""
+    if model.options.trunk == NEW:
+        return (
+            "Neither DeViSE nor its trunk, which started from random weights, has been trained on"
+            " unseen classes: hits on them are zero-shot recognition."
+        )
+    return (
+        f"DeViSE has not been trained on unseen classes, but its trunk, {model.options.trunk}, may"
+        " have been. A trunk that was trained on ImageNet has seen the labels of all ImageNet"
+        " classes, so that hits are not zero-shot recognition."
+    )

@@ -31,8 +31,8 @@ from workflows.devise.options import SMALL_SIZE, DeviseOptions
 from workflows.devise.word_space import WordSpace, l2_normalise, load_word_space
 from workflows.evaluation.ranking import hit_rates, true_class_ranks
 from workflows.training.batches import AnyLoader, Batches, RankBatch, micro_batches, no_augmentation
-from workflows.training.loop import Data
 from workflows.training.run_folder import RunFolder
+from workflows.training.stage import Data
 from workflows.training.world import BatchNorm, World, load_optimiser
 
 MAX_EVALUATED_ROWS = 5_000
@@ -42,7 +42,7 @@ HITS = (1, 5)
 
 
 class Devise:
-    """The DeViSE stage, an implementation of `workflows.training.loop.Stage`."""
+    """The DeViSE stage, an implementation of `workflows.training.stage.Stage`."""
 
     def __init__(self, options: DeviseOptions, data: Data, world: World) -> None:
         """Create the head, the optimiser and, with `--learn all`, the trunk.

@@ -27,8 +27,8 @@ from workflows.training.run_options import RunOptions
 from workflows.training.stages import STAGES, import_object
 
 if TYPE_CHECKING:  # these load torch, which --help does not need
-    from workflows.training.loop import Data
     from workflows.training.run_folder import RunFolder
+    from workflows.training.stage import Data
 
 
 POLL_SECONDS = 0.2
@@ -250,7 +250,7 @@ def _recorded_size(run: RunFolder) -> int | None:
 
 def _data(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> Data:
     from pipeline.loader import Loader
-    from workflows.training.loop import Data
+    from workflows.training.stage import Data
 
     image_size = _image_size(options)
     large_enough = [size for size in _sizes(run_options.store) if size >= image_size]

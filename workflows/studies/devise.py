@@ -24,21 +24,21 @@ from pipeline.features.reader import open_features
 from pipeline.wordvectors.hierarchy import Hierarchy
 from pipeline.wordvectors.vectors import ClassVectors
 from workflows.devise import baselines
-from workflows.devise.baselines import LabelledFeatures
-from workflows.devise.class_splits import SEEN, VALIDATION, class_parts
-from workflows.devise.clip import Clip
-from workflows.devise.evaluation import (
+from workflows.devise.accuracy import (
     LabelledImages,
     MethodMetrics,
     evaluate,
     hit_rate_of_part,
     identical_groups,
 )
+from workflows.devise.baselines import LabelledFeatures
+from workflows.devise.class_splits import SEEN, VALIDATION, class_parts
+from workflows.devise.clip import Clip
 from workflows.devise.options import DeviseOptions
 from workflows.devise.stage import Devise
 from workflows.devise.word_space import FILE, Floats, WordSpace, l2_normalise, make_word_space
 from workflows.evaluation.per_class import paired_bootstrap
-from workflows.training.loop import Data
+from workflows.training.stage import Data
 from workflows.training.world import World
 
 SELECTION_K = 5

@@ -107,7 +107,7 @@ def devise(options: DeviseStudyOptions) -> int:
         ValueError: There are no unseen classes, or --features is required.
         TesseraeError: The store, the features or the word vectors cannot be opened.
     """
-    from workflows.devise.evaluation import table_rows
+    from workflows.devise.accuracy import table_rows
     from workflows.studies import devise as study
 
     _limit_threads(options)

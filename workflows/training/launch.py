@@ -17,9 +17,10 @@ from pipeline.store.open import open_objects
 from pipeline.store.records import load_plan
 from workflows.session import Cluster
 from workflows.terminal.progress import Progress
-from workflows.training.loop import Data, TrainingJob
+from workflows.training.loop import TrainingJob
 from workflows.training.options import CHANGEABLE_ON_RESUME, TrainingOptions
 from workflows.training.run_folder import RunFolder
+from workflows.training.stage import Data
 from workflows.training.stages import import_location, recorded_name
 from workflows.training.watcher import RunWatcher
 
@@ -45,7 +46,7 @@ def train_on(
     Args:
         cluster: The cluster that runs the ranks.
         world: The number and kind of ranks.
-        stage: The stage (`workflows.training.loop.Stage`): its name in
+        stage: The stage (`workflows.training.stage.Stage`): its name in
             `workflows.training.stages.STAGES`, or `module:class`.
         options: The options of the stage.
         data: The loaders of the training and held-out rows.

@@ -28,7 +28,7 @@ class StageEntry:
     """The function that opens the training data, as `module:function`; None = images of one size.
     It is called with the `workflows.training.run_options.RunOptions`, the options of the stage, the
     `workflows.session.Cluster` and the name of the held-out split or None; it returns the
-    `workflows.training.loop.Data` and further files of a new run folder, as name -> content."""
+    `workflows.training.stage.Data` and further files of a new run folder, as name -> content."""
     evaluate: str | None = None
     """The function that evaluates a run for `tesserae report`, as `module:function`; None = the
     report has no evaluation. It is called with the `RunFolder`, the
@@ -57,7 +57,7 @@ _stages = {
         "workflows.devise.options:DeviseOptions",
         "workflows.devise.stage:Devise",
         "workflows.devise.data:prepare_data",
-        evaluate="workflows.devise.report:evaluate_for_report",
+        evaluate="workflows.devise.evaluation:evaluate_for_report",
         former_names=("workflows.devise.stage:Devise",),
     ),
 }

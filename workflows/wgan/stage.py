@@ -20,8 +20,8 @@ from workflows.adversarial.trainer import AdversarialConfig, AdversarialTrainer
 from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.training.batches import Batches, RankBatch
 from workflows.training.image_grid import to_uint8
-from workflows.training.loop import Data
 from workflows.training.options import resized_side
+from workflows.training.stage import Data
 from workflows.training.world import World
 from workflows.wgan.generators import ConvGenerator, ResidualGenerator, VectorGenerator
 from workflows.wgan.options import WARMUP_INTERVAL_STEPS, WARMUP_STEPS, WganOptions

@@ -22,7 +22,7 @@ from tests.images import jpeg, prepare_inline
 from workflows.devise.options import DeviseOptions
 from workflows.devise.stage import Devise
 from workflows.devise.word_space import FILE
-from workflows.training.loop import Data
+from workflows.training.stage import Data
 from workflows.training.world import World
 
 SIZE, CLASSES = 32, 6

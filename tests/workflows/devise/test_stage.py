@@ -19,7 +19,7 @@ from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
 from workflows.devise.options import DeviseOptions
 from workflows.devise.stage import Devise, open_trunk
 from workflows.devise.word_space import FILE, load_word_space, make_word_space
-from workflows.training.loop import Data
+from workflows.training.stage import Data
 from workflows.training.world import BatchNorm, World
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -139,7 +139,7 @@ def test_missing_arguments_are_named(small: Small, capsys: pytest.CaptureFixture
 def test_differences_leave_out_undefined_metrics(data: StudyData) -> None:
     """With two classes there is no hit@5, and no difference of it."""
     split = ClassSplit(data, 0, final=True)
-    from workflows.devise.evaluation import evaluate
+    from workflows.devise.accuracy import evaluate
 
     right = np.eye(6, dtype=np.float32)[data.held_out.labels]
     judgements = [evaluate(right, split.images)]

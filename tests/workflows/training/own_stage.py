@@ -14,9 +14,9 @@ from torch import Tensor
 from workflows.evaluation.options import EvaluationOptions
 from workflows.options.fields import option
 from workflows.training.batches import Batches, no_augmentation
-from workflows.training.loop import Data
 from workflows.training.options import TrainingOptions
 from workflows.training.run_folder import RunFolder
+from workflows.training.stage import Data
 from workflows.training.world import World
 
 

@@ -11,9 +11,10 @@ from cluster.ranks.process import Rank
 from pipeline.loader import Loader
 from tests.images import jpeg, prepare_inline
 from workflows.training.launch import _data_section, versions
-from workflows.training.loop import Data, TrainingJob, train
+from workflows.training.loop import TrainingJob, train
 from workflows.training.options import CHANGEABLE_ON_RESUME
 from workflows.training.run_folder import RunFolder
+from workflows.training.stage import Data
 from workflows.training.stages import import_location
 from workflows.training.world import World
 from workflows.wgan.options import WganOptions

@@ -11,7 +11,8 @@ from cluster.ranks.process import Rank
 from pipeline import code_digest
 from pipeline.errors import TesseraeError
 from workflows.training import loop
-from workflows.training.loop import Data, TrainingJob, train
+from workflows.training.loop import TrainingJob, train
+from workflows.training.stage import Data
 from workflows.wgan.options import WganOptions
 
 RANK = Rank(rank=0, world=1, generation=1, host="127.0.0.1", gpu=False)

@@ -20,9 +20,9 @@ from tests.workflows.training.own_stage import OwnOptions
 from tests.workflows.training.small import SIZE, small_store
 from workflows import cli
 from workflows.training import stages
-from workflows.training.loop import Data
 from workflows.training.records import read_options
 from workflows.training.run_folder import RunFolder
+from workflows.training.stage import Data
 from workflows.training.stages import STAGES, StageEntry
 
 OWN = "tests.workflows.training.own_stage"

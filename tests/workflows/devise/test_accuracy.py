@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.wordvectors.hierarchy import Hierarchy
 from workflows.devise.class_splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION
-from workflows.devise.evaluation import (
+from workflows.devise.accuracy import (
     LabelledImages,
     by_hops,
     evaluate,
