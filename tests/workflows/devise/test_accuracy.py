@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from pipeline.wordvectors.hierarchy import Hierarchy
-from workflows.devise.class_splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION
 from workflows.devise.accuracy import (
     LabelledImages,
     by_hops,
@@ -15,6 +14,7 @@ from workflows.devise.accuracy import (
     identical_groups,
     table_rows,
 )
+from workflows.devise.class_splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION
 
 WNIDS = [f"n{label:08d}" for label in range(6)]
 PARTS = np.array([SEEN, SEEN, UNSEEN, UNSEEN, VALIDATION, LEFT_OUT], np.int8)
