@@ -26,8 +26,8 @@ from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from workflows.preparation import spooling
-from workflows.preparation.class_lines import class_lines
 from workflows.preparation.options import ALL, PrepareOptions
+from workflows.reports.class_lines import class_lines
 from workflows.session import Cluster
 from workflows.terminal.formatting import printable
 from workflows.terminal.progress import Progress, print_waiting

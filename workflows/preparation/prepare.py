@@ -27,7 +27,6 @@ from workflows import session
 from workflows.dashboard.preview import ShardPreview
 from workflows.dashboard.publisher import Publisher
 from workflows.preparation import spooling
-from workflows.preparation.class_lines import unreadable_class_lines
 from workflows.preparation.options import PrepareOptions
 from workflows.preparation.plans import (
     OpenSplit,
@@ -38,7 +37,8 @@ from workflows.preparation.plans import (
     resolve_plans,
     resolve_splits,
 )
-from workflows.preparation.quarantine import Reason, examples, quarantined_reasons
+from workflows.reports.class_lines import unreadable_class_lines
+from workflows.reports.quarantine import Reason, examples, quarantined_reasons
 from workflows.reports.store_model import RunReport
 from workflows.reports.store_report import report_store
 from workflows.session import Cluster

@@ -16,9 +16,9 @@ from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
-from workflows.preparation.class_lines import mapping_lines, skipped_text
-from workflows.preparation.quarantine import by_reason, has_quarantined, read_lines
+from workflows.reports.class_lines import mapping_lines, skipped_text
 from workflows.reports.options import InfoOptions
+from workflows.reports.quarantine import by_reason, has_quarantined, read_lines
 from workflows.terminal.formatting import bytes_text, printable
 
 MAX_LISTED_ROWS = 50

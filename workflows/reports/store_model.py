@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from workflows.preparation.quarantine import Reason
+from workflows.reports.quarantine import Reason
 
 READABLE = "readable"
 

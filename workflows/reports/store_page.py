@@ -8,8 +8,8 @@ without interpreting markup.
 
 from __future__ import annotations
 
-from workflows.preparation.quarantine import Reason
 from workflows.reports.html import TEMPLATES, render
+from workflows.reports.quarantine import Reason
 from workflows.reports.store_model import ReportModel, RunReport, SplitReport
 from workflows.terminal.formatting import (
     bytes_text,

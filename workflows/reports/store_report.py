@@ -12,8 +12,8 @@ from pipeline.store import arrays, layout, records
 from pipeline.store.lease import lease
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
-from workflows.preparation.quarantine import by_reason
 from workflows.reports.images import encode_jpeg
+from workflows.reports.quarantine import by_reason
 from workflows.reports.store_info import describe
 from workflows.reports.store_model import (
     ImageGrid,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.images import jpeg
 from tests.inline import tesserae
-from workflows.preparation.quarantine import Reason, by_reason, examples
+from workflows.reports.quarantine import Reason, by_reason, examples
 
 OPTIONS = ("--sizes", 8, "--workers", 1, "--no-dashboard")
 
