@@ -24,7 +24,7 @@ from distributed import Worker, get_worker
 from distributed.core import Status
 
 from cluster.errors import TrainingRankError
-from cluster.ranks.process import EVENTS, HEADER, STOP, RankTask
+from cluster.ranks.rank_process import EVENTS, HEADER, STOP, RankTask
 
 POLL_SECONDS = 0.1
 DRAIN_SECONDS = 2.0
@@ -128,7 +128,7 @@ class _RankProcess:
             EVENTS: str(child_end),
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cluster.ranks.process"],
+            [sys.executable, "-m", "cluster.ranks.rank_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

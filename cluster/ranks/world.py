@@ -21,7 +21,7 @@ from distributed import Client, Future, Scheduler
 
 from cluster.broadcast import broadcast
 from cluster.errors import ClusterError, TrainingRankError
-from cluster.ranks.process import SAVE_SECONDS, RankTask
+from cluster.ranks.rank_process import SAVE_SECONDS, RankTask
 from cluster.ranks.rank_supervisor import abandon_ranks, is_supervised, supervise_rank
 from cluster.ranks.slots import WorkerSlot, worker_slots
 
@@ -109,7 +109,7 @@ def run_world(
         client: A client of the cluster.
         config: Number and kind of the ranks.
         entry: Function as `module:function`, which is called in each rank with its
-            `cluster.ranks.process.Rank` and the arguments.
+            `cluster.ranks.rank_process.Rank` and the arguments.
         begin: Function that claims each generation.
         on_event: Called with each event of a rank, which has `rank` and `generation` added. An
             event with a higher `step` than all before counts as progress.

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from cluster.errors import PermanentError
-from cluster.ranks.process import Rank
+from cluster.ranks.rank_process import Rank
 
 
 def walk(rank: Rank, folder: Path, steps: int, seconds: float = 0.05) -> str:

@@ -13,7 +13,7 @@ from bokeh.models.widgets import Div
 
 from workflows.dashboard.state import DashboardState, short_names
 from workflows.reports.charts import Chart, Points, chart
-from workflows.reports.curves import charts_of
+from workflows.reports.curve_names import charts_of
 from workflows.reports.html import render
 
 REDRAW_MILLISECONDS = 500

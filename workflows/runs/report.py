@@ -12,7 +12,7 @@ import torch
 from scipy import ndimage
 
 from workflows.reports import html
-from workflows.reports.curves import charts_of
+from workflows.reports.curve_names import charts_of
 from workflows.reports.table import Table
 from workflows.runs.options import ReportOptions
 from workflows.terminal.formatting import share_text, three_digits

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from cluster.limits import cores
-from cluster.ranks.process import Rank
+from cluster.ranks.rank_process import Rank
 from pipeline import code_digest
 from pipeline.errors import TesseraeError
 from workflows.training.errors import DivergedError

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import TCPStore
 
-from cluster.ranks.process import Rank
+from cluster.ranks.rank_process import Rank
 from workflows.training import records, writing
 
 RENDEZVOUS_TIMEOUT_SECONDS = 300.0

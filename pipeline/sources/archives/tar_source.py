@@ -28,7 +28,7 @@ from pipeline.sources.keys import known_split, split_in_name, without_part_numbe
 from pipeline.sources.listing import ListedSample, ListingBuilder, SkippedFiles, sort_listing
 from pipeline.sources.location import Location
 from pipeline.sources.metadata import WORDS
-from pipeline.sources.series import check_complete, gaps
+from pipeline.sources.numbered_files import check_complete, missing_numbers
 from pipeline.sources.source import Source
 from pipeline.sources.spool import Block, Blocks, WriteBytes
 from pipeline.sources.text_tables import decode_table, parse_words
@@ -167,7 +167,7 @@ class TarSource(Source):
         """Return a sentence for each archive that is left out and each gap in numbered shards."""
         is_numbered = self.kind in ("webdataset", "tar")  # in other kinds, numbers are wnids
         paths = [part.path for part in self.parts] if is_numbered else []
-        return (*map(left_out_text, self.left_out), *gaps(self.location, paths))
+        return (*map(left_out_text, self.left_out), *missing_numbers(self.location, paths))
 
     def check(self) -> None:
         """Refuse a source that cannot be read to its end, before any of it is streamed.

@@ -32,8 +32,8 @@ from pipeline.sources.formats.parquet_columns import Columns, columns_of
 from pipeline.sources.keys import PARTIAL_PREFIX, known_split
 from pipeline.sources.listing import ListedSample, bad_key, refused_key
 from pipeline.sources.location import Location
+from pipeline.sources.numbered_files import check_complete, missing_numbers
 from pipeline.sources.remote import reading
-from pipeline.sources.series import check_complete, gaps
 from pipeline.sources.source import Source
 from pipeline.sources.spool import Block, Blocks, WriteBytes
 
@@ -322,7 +322,11 @@ class ParquetSource(Source):
             f"{name}/ holds only a part of the split: the Hub did not convert the rest"
             for name in partial
         )
-        return (*map(left_out_text, self.left_out), *gaps(self.location, self.paths), *texts)
+        return (
+            *map(left_out_text, self.left_out),
+            *missing_numbers(self.location, self.paths),
+            *texts,
+        )
 
     def blocks(self) -> Blocks:
         """Return blocks of consecutive row groups, of about `BLOCK_BYTES` each."""

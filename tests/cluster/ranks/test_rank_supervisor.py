@@ -13,7 +13,7 @@ import pytest
 from distributed.core import Status
 
 from cluster.ranks import rank_supervisor
-from cluster.ranks.process import RankTask
+from cluster.ranks.rank_process import RankTask
 from tests.commands import ROOT, wait_until
 
 RANK_FIELDS = {"rank": 0, "world": 1, "generation": 1, "host": "127.0.0.1", "gpu": False}

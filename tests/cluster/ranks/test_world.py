@@ -91,7 +91,7 @@ def rank_processes() -> list[psutil.Process]:
     for process in psutil.process_iter():
         try:
             ours = process.environ().get(OURS) == str(os.getpid())
-            if ours and process.cmdline()[1:3] == ["-m", "cluster.ranks.process"]:
+            if ours and process.cmdline()[1:3] == ["-m", "cluster.ranks.rank_process"]:
                 processes.append(process)
         except psutil.Error:
             pass

@@ -60,7 +60,7 @@ def ranks(command: Command) -> list[psutil.Process]:
     processes = []
     for process in command.processes():
         try:
-            if "cluster.ranks.process" in process.cmdline():
+            if "cluster.ranks.rank_process" in process.cmdline():
                 processes.append(process)
         except psutil.Error:
             pass

@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from cluster.ranks.process import Rank
+from cluster.ranks.rank_process import Rank
 from cluster.ranks.world import WorldConfig
 from tests.inline import NoCluster, no_cluster, run_here
 from workflows import session

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cluster.ranks.process import Rank
+from cluster.ranks.rank_process import Rank
 from pipeline.loader import Loader
 from tests.images import jpeg, prepare_inline
 from workflows.training.launch import _data_section, versions

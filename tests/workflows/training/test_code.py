@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from cluster.ranks.process import Rank
+from cluster.ranks.rank_process import Rank
 from pipeline import code_digest
 from pipeline.errors import TesseraeError
 from workflows.training import loop

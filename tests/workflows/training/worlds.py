@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from cluster.ranks.process import Rank
+from cluster.ranks.rank_process import Rank
 from tests.fork_server import fork_server
 from workflows.training.world import World, join
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cluster.ranks.process import EVENTS, HEADER, STOP, RankTask
+from cluster.ranks.rank_process import EVENTS, HEADER, STOP, RankTask
 from tests.commands import ROOT, wait_until
 
 
@@ -28,7 +28,7 @@ def rank(entry: str, *arguments: object, save_seconds: float = 30.0) -> Iterator
     )
     events, theirs = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-m", "cluster.ranks.process"],
+        [sys.executable, "-m", "cluster.ranks.rank_process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

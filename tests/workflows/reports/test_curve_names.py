@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workflows.reports.curves import charts_of, name_of
+from workflows.reports.curve_names import charts_of, name_of
 
 POINTS = [(1.0, 0.25), (2.0, 0.5)]
 

@@ -1,7 +1,7 @@
 """The process of a rank, in which a stage trains, and its links to the task that supervises it.
 
-`python -m cluster.ranks.process` reads its task from standard input, and later a request to stop;
-it writes events to a separate pipe as lines of JSON. When standard input ends, the task is gone:
+`python -m cluster.ranks.rank_process` reads its task from standard input, and later a request to
+stop; it writes events to a separate pipe as lines of JSON. When standard input ends, the task is gone:
 the rank then saves and ends, with all processes that it started. When the rank ends in any way, a
 guard process kills the processes that it started.
 """
@@ -153,7 +153,7 @@ def _start_guard() -> None:
 
 
 if __name__ == "__main__":
-    from cluster.ranks import process as this  # classes must be those of the importable module
+    from cluster.ranks import rank_process as this  # classes must be those of the importable module
 
     status = this.main()
     sys.stdout.flush()

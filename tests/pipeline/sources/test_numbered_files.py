@@ -6,13 +6,13 @@ import pytest
 
 from pipeline.sources import open_source
 from pipeline.sources.location import Location
+from pipeline.sources.numbered_files import missing_numbers
 from pipeline.sources.options import SourceOptions
-from pipeline.sources.series import gaps
 from tests.pipeline.sources.layouts import made_pictures, tar_bytes, write_class_tars
 
 
 def remarks(*paths: str, **how: object) -> list[str]:
-    return list(gaps(Location("/data", options=SourceOptions(**how)), paths))
+    return list(missing_numbers(Location("/data", options=SourceOptions(**how)), paths))
 
 
 @pytest.mark.parametrize(

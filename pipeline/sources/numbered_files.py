@@ -56,7 +56,7 @@ def check_complete(location: Location, paths: Sequence[str]) -> None:
             )
 
 
-def gaps(location: Location, paths: Sequence[str]) -> Iterator[str]:
+def missing_numbers(location: Location, paths: Sequence[str]) -> Iterator[str]:
     """Yield a sentence for the user on each series of numbered files that has gaps.
 
     Ignored files are not missed.
