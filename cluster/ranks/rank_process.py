@@ -1,9 +1,9 @@
 """The process of a rank, in which a stage trains, and its links to the task that supervises it.
 
 `python -m cluster.ranks.rank_process` reads its task from standard input, and later a request to
-stop; it writes events to a separate pipe as lines of JSON. When standard input ends, the task is gone:
-the rank then saves and ends, with all processes that it started. When the rank ends in any way, a
-guard process kills the processes that it started.
+stop; it writes events to a separate pipe as lines of JSON. When standard input ends, the task is
+gone: the rank then saves and ends, with all processes that it started. When the rank ends in any
+way, a guard process kills the processes that it started.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
     keys         names of samples and splits   options      options, and listing rules
     clutter      files that are no samples     duplicates   unique names for repeated ones
     metadata     tables near the images        text_tables  parsing of tables
-    numbered_files   missing ones among file-0, file-1, ...
+    numbered_files             gaps among numbered files
     classes/     labeller (the class of a sample), labels (values of labels), class_names (the
                  class in a key), class_table (numbered classes), evidence (what tells classes),
                  store_classes (the classes of all splits), name_tables, number_tables (files)

@@ -46,7 +46,7 @@ def check_complete(location: Location, paths: Sequence[str]) -> None:
             for number in range(int(count))
             if number not in present
         )
-        missing = _not_ignored(location, names)
+        missing = _missing_unless_ignored(location, names)
         if missing:
             raise SourceError(
                 f"{location.root} has {len(present):,} of the {int(count):,} files that their"
@@ -83,7 +83,7 @@ def missing_numbers(location: Location, paths: Sequence[str]) -> Iterator[str]:
             for number in range(first, last)
             if number not in digits
         )
-        missing = _not_ignored(location, names)
+        missing = _missing_unless_ignored(location, names)
         if not missing:
             continue
         remainder = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
@@ -93,7 +93,7 @@ def missing_numbers(location: Location, paths: Sequence[str]) -> Iterator[str]:
         )
 
 
-def _not_ignored(location: Location, paths: Iterable[str]) -> list[str]:
+def _missing_unless_ignored(location: Location, paths: Iterable[str]) -> list[str]:
     """Return the *paths* that would be files of the source if they existed."""
     return [
         path for path in paths if not name_skip_reason(path.rpartition("/")[2], location.options)
