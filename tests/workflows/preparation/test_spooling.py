@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.pipeline.sources.archives.test_trees import kaggle
+from tests.pipeline.sources.archives.test_folder_layout import kaggle
 
 from pipeline.errors import ReadError, SourceError, TesseraeError
 from pipeline.ingest import planning
