@@ -63,7 +63,8 @@ class DashboardPlugin(SchedulerPlugin):
 
         Args:
             topic: The topic of the event; topics other than `TOPIC` and `IMAGES_TOPIC` are ignored.
-            msg: A list of messages for `DashboardState.apply`.
+            msg: A list of messages for `DashboardState.apply`. Those of `IMAGES_TOPIC` are removed
+                from the scheduler's log.
         """
         if topic in (TOPIC, IMAGES_TOPIC):
             for message in msg:
@@ -76,7 +77,7 @@ class DashboardPlugin(SchedulerPlugin):
         """Mark the runs of a client that has disconnected as lost, unless they had ended.
 
         Args:
-            scheduler: The scheduler.
+            scheduler: The scheduler, which is not used.
             client: The id of the client.
         """
         self.state.mark_lost(client, time.monotonic())
@@ -107,15 +108,25 @@ def install(dask_scheduler: Scheduler) -> bool:
 
 
 def dask_setup(scheduler: Scheduler) -> None:
-    """Install the page when Dask loads this module with `--preload`."""
+    """Install the page when Dask loads this module with `--preload`.
+
+    Args:
+        scheduler: The scheduler, which Dask passes at its start.
+    """
     install(scheduler)
 
 
 def metrics(state: DashboardState) -> Iterator[lazy.Metric]:
-    """Yield the Prometheus metrics of all runs of a dashboard, each with a sample for every run.
+    """Yield the Prometheus metrics of all runs of a dashboard.
 
     Args:
         state: The state of the dashboard, which is read at the time of the call.
+
+    Yields:
+        A metric with its name, description, type (`counter` or `gauge`) and samples, which are
+        (labels, value). Most have a sample for each run that prepares images or features,
+        `tesserae_training` one for each training curve, and `tesserae_training_step` one for each
+        training run.
     """
     runs = state.snapshot(time.monotonic())["runs"]
 

@@ -32,10 +32,11 @@ def read_image(name: str) -> bytes:
     """Read an image file; return its bytes.
 
     Args:
-        name: The path of the file.
+        name: The path of the file, in which a leading `~` is the home folder.
 
     Raises:
-        QueryError: There is no such file, or it is too large or unreadable.
+        QueryError: There is no such file, it is a URL, it is larger than 20 MiB, or it is
+            unreadable. Whether it is an image is not checked.
     """
     if is_url(name):
         raise QueryError(f"{name} is a URL: expected a file. Save the image, and pass its path.")
@@ -73,6 +74,8 @@ def unsupported_image_message(name: str, data: bytes) -> str:
 def format_of(data: bytes) -> str | None:
     """Return the format of an image file, one of `FORMATS`; None for any other file.
 
+    Return the format of an image file, such as `JPEG`; None if it is not one of `FORMATS`.
+
     Args:
         data: The file, or its first `pipeline.images.formats.HEAD_BYTES` bytes, by which the format
             is detected.
@@ -103,11 +106,14 @@ class ImagePreprocessor:
     def preprocess(self, data: bytes) -> NDArray[np.uint8]:
         """Return an image file as a square, (size, size, 3) uint8 RGB.
 
+        Return an image file as a square, (size, size, 3) uint8 RGB, resized as the recipe says.
+
         Args:
             data: The bytes of the file.
 
         Raises:
-            QueryError: The file is no readable image of one of `FORMATS`.
+            QueryError: The file is no readable image of one of `FORMATS`, or decoding it takes more
+                than 5 seconds or 1 GiB of memory.
         """
         if format_of(data) is None:
             raise QueryError(unsupported_image_message("the file", data))

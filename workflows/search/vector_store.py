@@ -70,6 +70,8 @@ class EmbeddedSplit:
     def vector(self, row: int) -> NDArray[np.float32]:
         """Return the unit vector of a row, (dim,) float32; zeros for a quarantined row.
 
+        Return the unit vector of a row, (dim,) float32; zeros for a quarantined row.
+
         Args:
             row: The number of the row in the split, from 0.
         """
@@ -80,10 +82,10 @@ class EmbeddedSplit:
         """Return the unit vectors of readable rows that are evenly spread over the split.
 
         Args:
-            count: The maximum number of rows.
+            count: The maximum number of rows, at least 1.
 
         Returns:
-            (n, dim) float32 with n <= count, in the order of rows.
+            (n, dim) float32 with n <= count, in the order of rows; n is 0 if no row is readable.
         """
         rows = np.flatnonzero(self.readable)
         return self.index.vectors.units(rows[:: max(1, -(-len(rows) // count))])
@@ -117,14 +119,19 @@ def open_embedded(
 
     Args:
         model: The model that embeds the images.
-        folder: The folder of the vectors of all splits, directly in the run's folder.
+        folder: The folder of the vectors of all splits, directly in the run's folder
+            (`RUN/search`).
         split: The split.
-        kind: The kind of index: exact, lsh or hnsw (default: chosen by the number of rows).
+        kind: The kind of index: `exact`, `lsh` or `hnsw` (default: from `kind_for`).
         digests: True to compare all stored bytes with their digests (default).
         stream: The stream of progress messages (default: standard error).
 
+    Returns:
+        The split with its index; the vectors are in `index.vectors`.
+
     Raises:
-        TesseraeError: The folder cannot be written, or a library is not installed.
+        TesseraeError: The folder cannot be written or leads outside the run, a library is not
+            installed, or the model does not fit the split.
     """
     kind = kind or kind_for(split.plan.num_rows)
     name = split.plan.split
