@@ -46,8 +46,9 @@ def mapping_lines(
     """Yield label, class and words of each class; of many classes, the first ones and the last.
 
     Args:
-        classes: The (class, words) of label 0, 1, ...
-        numbers: The number of each class in the source; empty if the source numbers none.
+        classes: The (class, words) of label 0, 1, ...; without any, the one line says so.
+        numbers: The number of each class in the source, by label; empty if the source numbers none.
+            They are shown only if they differ from the labels.
         limit: The number of classes to list at most (default 6).
     """
     if not classes:

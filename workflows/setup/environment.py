@@ -143,7 +143,8 @@ def project_tables(root: Path) -> dict[str, Any]:
         root: The folder of pyproject.toml.
 
     Returns:
-        The content of each of `TABLES`, by name; empty for one that is missing.
+        The content of `build-system`, `project` and `dependency-groups`, by name; empty for one
+        that is missing. The result is cached and must not be changed.
     """
     with (root / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)
