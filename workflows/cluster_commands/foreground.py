@@ -28,11 +28,15 @@ def scheduler(options: SchedulerOptions) -> int:
 
     With `--once`, the scheduler replaces this process instead, and the call does not return.
 
+    Args:
+        options: The parsed options of the command.
+
     Returns:
         The exit status, 0; errors are raised.
 
     Raises:
         ClusterError: There are no certificates, or a port is in use.
+        KeyboardInterrupt: The user pressed Ctrl-C; the scheduler has ended.
     """
     raise_file_limit()  # the processes that are started here inherit the limit
     config = scheduler_config(options)
@@ -47,6 +51,10 @@ def worker(options: WorkerOptions) -> int:
 
     With `--once`, the workers replace this process instead, and the call does not return.
 
+    Args:
+        options: The parsed options of the command. With `stdin`, certificates come as the first
+            line of standard input, and the workers end when it closes or falls silent.
+
     Returns:
         The exit status, 0; also after the scheduler has been unreachable for `--scheduler-timeout`.
 
@@ -54,6 +62,7 @@ def worker(options: WorkerOptions) -> int:
         ClusterError: There are no certificates.
         ValueError: There is no worker to run, a GPU does not exist, or `--once` would have to run
             CPU and GPU workers at once.
+        KeyboardInterrupt: The user pressed Ctrl-C; the workers have ended.
     """
     raise_file_limit()  # the processes that are started here inherit the limit
     if options.stdin:

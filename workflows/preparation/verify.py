@@ -68,16 +68,16 @@ def _check_unknown_splits(objects: Objects, features_of: dict[str, list[str]]) -
 
 
 def verify_features(objects: Objects, name: str, images: SplitRecords, *, threads: int = 0) -> bool:
-    """Check the features of one split against their records, and print their problems.
+    """Check the features of one split against their records, and print what is wrong.
 
     Args:
         objects: The objects of the store.
         name: The name of the feature set: its folder in `features/`.
-        images: The records of the split whose images the features describe.
+        images: The records of the split whose images the features describe, from `verify_split`.
         threads: Number of threads that read files (default 0: one per core).
 
     Returns:
-        True if every file is present and undamaged.
+        True if every file is present and undamaged and all shards are computed.
     """
     started = time.monotonic()
     feature_records = feature_check.read_records(objects, name, images)

@@ -139,7 +139,7 @@ def ticks(low: float, high: float) -> list[float]:
         high: The largest value to show, finite and at least *low*; the last tick is at least this.
 
     Returns:
-        Two to six numbers, whose steps are 1, 2, 2.5 or 5 times a power of ten. A range too narrow
+        Four to six numbers, whose steps are 1, 2, 2.5 or 5 times a power of ten. A range too narrow
         to label is widened.
     """
     magnitude = max(abs(low), abs(high))
