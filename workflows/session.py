@@ -249,10 +249,12 @@ class Cluster:
                 raise StoreError(f"worker {worker} failed: {type(answer).__name__}: {answer}")
 
     def set_workers(self, workers: int) -> None:
-        """Set the number of worker processes of a local cluster, which must not have started.
+        """Set the number of worker processes of a local cluster.
+
+        It has no effect once the cluster has started.
 
         Args:
-            workers: The number, at least 1; a cluster that has started keeps its number.
+            workers: The number, at least 1. Clusters of other kinds ignore it.
         """
         self._num_workers = workers
 

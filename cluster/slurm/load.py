@@ -28,6 +28,10 @@ def worker_demand(client: Client) -> WorkerDemand:
 
     Args:
         client: A client of the scheduler.
+
+    Returns:
+        `workers` (the number of workers for which there is work) and `idle` (the set of the
+        addresses of workers without a task).
     """
     workers, idle = client.run_on_scheduler(_demand_on_scheduler)
     return WorkerDemand(workers, frozenset(idle))

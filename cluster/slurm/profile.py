@@ -76,6 +76,9 @@ def read_profile(path: Path) -> Profile:
     Args:
         path: The file, whose keys are the fields of `Profile`.
 
+    Returns:
+        The profile; fields that the file lacks have their defaults.
+
     Raises:
         ClusterError: The file cannot be read, or a value is invalid.
     """
