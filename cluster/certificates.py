@@ -47,7 +47,8 @@ def resolve_folder(folder_name: str | None) -> Path:
 
     Args:
         folder_name: The folder that the user passed; None or '' for that in the environment
-            variable `TESSERAE_CERTS`, or else the default of this user, `~/.config/tesserae/certs`.
+            variable `TESSERAE_CERTS`, or else the default of this user, `~/.config/tesserae/certs`
+            unless XDG_CONFIG_HOME is set.
 
     Returns:
         An absolute path.

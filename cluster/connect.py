@@ -141,8 +141,8 @@ def connect(
 
     Raises:
         CertificateError: A certificate is missing, expired, readable by others or not trusted.
-        ClusterError: *address* is none, the scheduler does not answer, or the connection is lost
-            inside the block.
+        ClusterError: *address* is no address of a scheduler, the scheduler does not answer, or the
+            connection is lost inside the block.
         ValueError: *timeout_seconds* is out of range.
     """
     check_address(address)

@@ -113,7 +113,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             among them raises errors instead of printing them.
 
     Returns:
-        The exit status: that of the command, 1 after an error, or `INTERRUPTED` (130) after Ctrl-C.
+        The exit status: that of the command, 1 after an error, or 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: The help of a command was requested and printed.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
@@ -181,7 +184,7 @@ def command_of(name: str) -> tuple[Command | Group, argparse.ArgumentParser]:
     """Return a command and the parser of its arguments.
 
     Args:
-        name: The name of the command, a key of `COMMANDS`.
+        name: The name of the command, such as `prepare` or `sample-images`.
 
     Returns:
         The command, or the group of commands, and a new parser that has its flags. The parser

@@ -227,7 +227,8 @@ class Cluster:
         """Let every worker of a non-local cluster check the store, the source and its pixels.
 
         The cluster is connected to if it is not yet. Nothing is checked for a local cluster, and a
-        worker that does not answer is passed over.
+        worker that does not answer is passed over. The error names the worker; of several, it is
+        that of the worker with the first address.
 
         Args:
             work: The configuration of the tasks that the workers will run, which is only read.
@@ -235,8 +236,7 @@ class Cluster:
         Raises:
             StoreError: A worker sees another store, produces other pixels, or failed in another
                 way.
-            SourceError: A worker cannot read the source. The error names the worker; of several,
-                the one with the first address.
+            SourceError: A worker cannot read the source.
         """
         if not self.is_remote:
             return

@@ -41,7 +41,7 @@ def dask_setup(scheduler: Scheduler) -> None:
 
 
 def require_token(application: web.Application, token: str) -> None:
-    """Refuse all requests to a server without a token, but for `PUBLIC_PATHS`.
+    """Refuse all requests to a server without a token, except those to `/health`.
 
     Args:
         application: The application of the scheduler's HTTP server; it is changed in place.

@@ -95,8 +95,8 @@ def process(folder: Path, name: str) -> psutil.Process | None:
 def stop(folder: Path, name: str) -> bool:
     """Stop a program and all its descendants, and wait for their end.
 
-    The main process gets SIGTERM, and what still runs when it has ended, or after `STOP_SECONDS`,
-    gets SIGKILL. The record of the program is deleted, its log is kept.
+    The main process gets SIGTERM, and what still runs when it has ended, or after 30 seconds, gets
+    SIGKILL. The record of the program is deleted, its log is kept.
 
     Args:
         folder: The folder of the program's files.

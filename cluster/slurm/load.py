@@ -24,7 +24,7 @@ def worker_demand(client: Client) -> WorkerDemand:
     """Return how many workers a scheduler's tasks can use, and which workers are idle.
 
     The number is Dask's own estimate (`adaptive_target`), from the number of tasks and their past
-    durations: so many that the remaining work takes `HORIZON_SECONDS`.
+    durations: so many that the remaining work takes 60 seconds.
 
     Args:
         client: A client of the scheduler.

@@ -36,7 +36,8 @@ def state_folder(options: StateOptions) -> Path:
         options: The options of the command.
 
     Returns:
-        `options.state` as an absolute path; if it is None, the user's own folder.
+        `options.state` as an absolute path; if it is None, the user's own folder,
+        `~/.local/state/tesserae/cluster` unless XDG_STATE_HOME is set.
     """
     return daemon.default_folder() if options.state is None else options.state.absolute()
 

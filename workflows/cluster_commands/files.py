@@ -45,8 +45,9 @@ def units(options: UnitsOptions) -> int:
     """Write systemd units for a scheduler and for workers, and print their paths.
 
     Args:
-        options: The parsed options: `folder` (where the units are written), `address` (that of the
-            scheduler), `user` and `certs`.
+        options: The parsed options: `folder` (an existing one, where the units are written),
+            `address` (that of the scheduler), `user` and `certs` (the folder of certificates on
+            each machine).
 
     Returns:
         The exit status, 0; errors are raised.

@@ -25,9 +25,7 @@ images, which take the most bytes, change less often than the figures."""
 
 
 def draw(document: Any, state: DashboardState) -> None:
-    """Add the page to the bokeh document of one browser session, and update it periodically.
-
-    Add the page to the bokeh document of one browser session, and update it twice a second.
+    """Add the page to the bokeh document of one browser session, and update it twice a second.
 
     Args:
         document: The empty `bokeh.document.Document` of the session. It gets a title, a root and a

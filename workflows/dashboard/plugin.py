@@ -62,9 +62,10 @@ class DashboardPlugin(SchedulerPlugin):
         """Apply the messages that a command has sent to the state.
 
         Args:
-            topic: The topic of the event; topics other than `TOPIC` and `IMAGES_TOPIC` are ignored.
-            msg: A list of messages for `DashboardState.apply`. Those of `IMAGES_TOPIC` are removed
-                from the scheduler's log.
+            topic: The topic of the event; topics other than `tesserae` and `tesserae-pictures` are
+                ignored.
+            msg: A list of messages (dictionaries) for `DashboardState.apply`. Those of
+                `tesserae-pictures` are then removed from the scheduler's log.
         """
         if topic in (TOPIC, IMAGES_TOPIC):
             for message in msg:

@@ -37,8 +37,8 @@ class ShardPreview:
 
         Returns:
             The `row`, `caption` (its key) and `jpeg` (the bytes of a JPEG file with a side of at
-            most 96 px) of each, at most `MAX_THUMBNAILS`, from the first `2 * MAX_THUMBNAILS` rows;
-            empty if none of these is readable.
+            most 96 px) of each, at most 8, from the first 16 rows; empty if none of these is
+            readable.
         """
         lines = self._lines(shard, ["row", "key", "status"])[: 2 * MAX_THUMBNAILS]
         readable = [line for line in lines if line["status"] == 0][:MAX_THUMBNAILS]
@@ -67,7 +67,7 @@ class ShardPreview:
 
         Returns:
             The `row`, `key`, `status` (in words) and `reason` (empty if there is none) of each, at
-            most `MAX_QUARANTINED_ROWS`; empty if all rows are readable.
+            most 16; empty if all rows are readable.
         """
         lines = self._lines(shard, ["row", "key", "status", "reason"])
         return [

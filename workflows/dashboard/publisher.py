@@ -99,10 +99,9 @@ class Publisher:
         earlier_counts: Mapping[str, int],
         features: str = "",
     ) -> None:
-        """Announce the run.
+        """Announce the run, and start the clock of its duration.
 
-        Announce the run, and start the clock of its duration. The message is sent in the
-        background.
+        The message is sent in the background, and the call returns at once.
 
         Args:
             split: The name of the split.
@@ -128,11 +127,11 @@ class Publisher:
     def shard(self, report: ShardReport, sizes: Collection[int]) -> None:
         """Report that a shard was committed.
 
-        Report that a shard was committed. The message is sent in the background.
+        The message is sent in the background, and the call returns at once.
 
         Args:
             report: The result of the shard's task, of which the shard, rows, bytes, counts and
-                seconds are sent.
+                seconds are sent. It is only read.
             sizes: The sides, in pixels, of the images that this run has added.
         """
         self._put(
@@ -149,7 +148,7 @@ class Publisher:
     def feature_shard(self, shard: int, rows: int, bytes_out: int) -> None:
         """Report that the features of a shard were committed.
 
-        Report that the features of a shard were committed. The message is sent in the background.
+        The message is sent in the background, and the call returns at once.
 
         Args:
             shard: The number of the shard.

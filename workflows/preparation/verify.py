@@ -131,14 +131,14 @@ def _decode_again(objects: Objects, split: str, num_rows: int) -> bool:
 
 
 def splits_to_check(objects: Objects, requested: tuple[str, ...]) -> list[str]:
-    """Return the splits to check: the requested ones, or all of the store for `ALL`.
+    """Return the splits to check: the requested ones, or all of the store.
 
     Args:
         objects: The objects of the store.
-        requested: The names of splits, or `ALL`, which is `("all",)`.
+        requested: The names of splits, or `("all",)`.
 
     Returns:
-        At least one name, in the order of *requested*, or sorted for `ALL`.
+        At least one name, in the order of *requested*, or sorted for `("all",)`.
 
     Raises:
         StoreError: The store has no splits, or not all of the requested ones.

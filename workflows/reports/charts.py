@@ -120,7 +120,7 @@ def chart(
 
 
 def thinned(points: Points) -> list[tuple[float, float]]:
-    """Return at most `MAX_POINTS` of the points, evenly spaced, with the first and the last.
+    """Return at most 400 of the points of a curve, evenly spaced, with the first and the last.
 
     Args:
         points: The (x, y) points of a curve; a curve with fewer is returned whole, as a new list.

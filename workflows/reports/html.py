@@ -32,7 +32,7 @@ def render(template: Path, **values: Any) -> str:
 
     Args:
         template: The file of the template. It may include, import and extend those beside it and
-            those in `TEMPLATES`.
+            those in `workflows/reports/templates`.
         values: The values that it inserts, by name. Text is escaped.
 
     Raises:

@@ -73,7 +73,7 @@ def fetch(name: str, directory: Path, *, url: str | None = None, md5: str | None
     A partial download of an earlier call is continued.
 
     Args:
-        name: The name of the archive, a key of `ARCHIVES`.
+        name: The name of the archive, `imagenette`.
         directory: The folder to download into, created if it is missing. The unpacked folder stays
             in it; the archive is removed.
         url: The URL of a copy of the archive (default: the public one).

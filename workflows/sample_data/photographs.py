@@ -191,8 +191,8 @@ def odd_kinds(images: int, num_train: int, seed: int) -> dict[int, str]:
         seed: The seed of the draws.
 
     Returns:
-        The kind of each unusual file, one of those in `ODD`, by its index among the train files,
-        from 0; all others are plain. Empty for a sample that is too small.
+        The kind of each unusual file (`grey`, `png`, `cmyk`, `truncated` or `empty`), by its index
+        among the train files, from 0; all others are plain. Empty for a sample that is too small.
     """
     kinds = [kind for kind, min_images in ODD if images >= min_images]
     kinds += ["grey"] * (images // GREY_EVERY if kinds else 0)
@@ -233,7 +233,7 @@ def render(sample_image: SampleImage, photograph: Image.Image) -> bytes:
 
 
 def draw_size(rng: random.Random) -> tuple[int, int]:
-    """Return the (width, height) of an image in pixels, drawn with the frequencies of `SIZES`.
+    """Return the (width, height) of an image in pixels, drawn from a table of usual sizes.
 
     Args:
         rng: The random generator, which advances by one draw.

@@ -63,7 +63,7 @@ class Gallery:
     def split(self, name: str) -> Split:
         """Return a finished split that has the size of the gallery.
 
-        Return a finished split that has the size of the gallery; open it if it has finished since.
+        A split that has finished after the gallery was opened is opened now.
 
         Args:
             name: The name of the split.

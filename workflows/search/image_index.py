@@ -77,8 +77,8 @@ class ImageIndex:
             embedded: The split and its index.
             kind: The name of the kind of queries, such as `words` or `images`, under which the
                 result is cached. For a split and kind that are cached, *references* are not read.
-            references: The vectors of a sample of such queries, (n, dim) float32, of any length;
-                zeros and vectors that are not finite are ignored.
+            references: The vectors of a sample of such queries, (n, dim) float32, which need not be
+                of unit length; zeros and vectors that are not finite are ignored.
 
         Returns:
             The hubs of the split, for `search`; None if *references* is empty.

@@ -55,8 +55,8 @@ class QueryEncoder:
 
         Args:
             query: The parsed query.
-            image_vector: The vector of the image that came with the query, (dim,) float32, of any
-                length but not zero; None: no image.
+            image_vector: The vector of the image that came with the query, (dim,) float32, which
+                need not be of unit length but must not be zero; None: no image.
             split: The name of the split of stored images that the query names by row alone.
 
         Raises:

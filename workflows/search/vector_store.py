@@ -70,8 +70,6 @@ class EmbeddedSplit:
     def vector(self, row: int) -> NDArray[np.float32]:
         """Return the unit vector of a row, (dim,) float32; zeros for a quarantined row.
 
-        Return the unit vector of a row, (dim,) float32; zeros for a quarantined row.
-
         Args:
             row: The number of the row in the split, from 0.
         """
@@ -98,7 +96,7 @@ def kind_for(num_rows: int) -> str:
         num_rows: The number of rows of the split.
 
     Returns:
-        `exact` up to `EXACT_ROWS`, otherwise `hnsw`.
+        `exact` up to 200,000 rows, otherwise `hnsw`.
     """
     return "exact" if num_rows <= EXACT_ROWS else "hnsw"
 

@@ -97,8 +97,8 @@ class WordIndex:
         """Measure which words are hubs, near to very many images.
 
         Args:
-            references: The vectors of a sample of images, (n, dim) float32, of any length; zeros
-                and vectors that are not finite are ignored.
+            references: The vectors of a sample of images, (n, dim) float32, which need not be of
+                unit length; zeros and vectors that are not finite are ignored.
 
         Returns:
             The hubs, for `search`; None if there are no words, or if *references* is empty.

@@ -183,6 +183,10 @@ def check_free_space(store: str) -> Iterator[Finding]:
     Args:
         store: Path or URL of the store, which need not exist yet: the nearest folder above it that
             exists is checked, with small temporary files that are removed. A URL is not checked.
+
+    Yields:
+        Findings about `room`, `fsync`, `locks`, `new names` and `sockets`; only one about `room`
+        for a URL or if the path is a file.
     """
     from pipeline.urls import is_url
 

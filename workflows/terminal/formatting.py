@@ -88,7 +88,7 @@ def seconds_text(seconds: float) -> str:
 
 
 def share_text(part: float, total: float) -> str:
-    """Return *part* of *total* in percent, with enough decimals not to be rounded to 0 or 100.
+    """Return a share in percent, with enough decimals not to be rounded to 0 or 100.
 
     Args:
         part: A number from 0 to *total*.

@@ -78,7 +78,7 @@ class Meter:
         self._marks = deque([self._rates_start])
 
     def window(self, now: float) -> tuple[float, float, float]:
-        """Return the current rates: over the last `WINDOW_SECONDS`, or longer if counts are rare.
+        """Return the current rates: over the last 10 seconds, or longer if counts are rare.
 
         Args:
             now: The time in seconds. Calls must not go back in time, because older counts are

@@ -56,8 +56,8 @@ class SearchHandler(BaseHandler):
     def data_received(self, chunk: bytes) -> None:
         """Append a piece of the image to the body; tornado calls this for each piece that arrives.
 
-        A piece with which the body exceeds `MAX_IMAGE_BYTES` makes the status 413 and clears the
-        body. Pieces of a refused request are dropped.
+        A piece with which the body exceeds 20 MiB makes the status 413 and clears the body. Pieces
+        of a refused request are dropped.
 
         Args:
             chunk: The bytes of the piece.

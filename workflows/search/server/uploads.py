@@ -50,8 +50,8 @@ class UploadCache:
     def add(self, data: bytes) -> Upload:
         """Decode and embed an image file, and cache the result.
 
-        Return the same as before, without decoding, for bytes that are in the cache. Beyond
-        `MAX_CACHED_UPLOADS` the least recently used upload is evicted.
+        Bytes that are in the cache are not decoded again. Beyond 256 uploads the least recently
+        used one is evicted.
 
         Args:
             data: The bytes of the file.
