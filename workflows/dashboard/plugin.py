@@ -91,7 +91,8 @@ def install(dask_scheduler: Scheduler) -> bool:
         dask_scheduler: The scheduler; `Client.run_on_scheduler(install)` passes it.
 
     Returns:
-        True if the scheduler has the page now; False if it does not fit this version of Dask.
+        True if the scheduler has the page now; False if it does not fit this version of Dask, which
+        is logged and not raised.
     """
     if NAME in dask_scheduler.plugins:
         return True

@@ -46,7 +46,9 @@ def class_lines(classes: Classes, recipe: Recipe, listed: Mapping[str, Listing])
 def mapping_lines(
     classes: Sequence[tuple[str, str]], numbers: Sequence[int], limit: int = MAX_LISTED_CLASSES
 ) -> Iterator[str]:
-    """Yield label, class and words of each class; of many classes, the first ones and the last.
+    """Yield lines with the label, the class and the words of each class, after a heading.
+
+    Of more classes than the limit, the first ones and the last are listed.
 
     Args:
         classes: The (class, words) of label 0, 1, ...; without any, the one line says so.

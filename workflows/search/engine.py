@@ -94,7 +94,8 @@ class Engine:
         Images and words that the query itself names are not among the answers.
 
         Args:
-            query: The parsed query, from `parse`.
+            query: The parsed query, from `parse`. A row without a split, as in `#12`, is one of the
+                first split that is searched.
             options: The number and kind of answers, and filters (default: 10 images, of any split
                 and class).
             image_vector: The unit vector of the image that came with the query, (dim,) float32,

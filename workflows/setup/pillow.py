@@ -169,7 +169,7 @@ def why_stock(preference: str) -> str:
             are left out; with `auto`, they are a reason to install stock Pillow, which has them.
 
     Returns:
-        A phrase that follows "because"; with `stock` always that it was requested.
+        The reason is a phrase to follow `because`; with `stock` it is that it was requested.
     """
     if preference == "stock":
         return "it was requested"

@@ -64,7 +64,7 @@ class BaseHandler(web.RequestHandler):
     def send_json(self, answer: dict[str, Any]) -> None:
         """Respond with a JSON object, and finish the request.
 
-        Respond with a JSON object and the status set before (default 200), and finish the request.
+        The status is the one that was set before, or 200.
 
         Args:
             answer: The plain JSON values of the object, by name.
