@@ -44,7 +44,8 @@ def supervise_rank(task: RankTask, topic: str) -> dict[str, Any]:
     task is cancelled, the client is gone or the worker ends.
 
     Args:
-        task: The function of the rank and its arguments.
+        task: The function of the rank and its arguments, its rank and generation, and the seconds
+            that it may take to save.
         topic: Dask topic under which the events of the rank are logged.
 
     Returns:

@@ -159,6 +159,7 @@ def prepare(options: PrepareOptions) -> dict[str, RunReport]:
         StoreError: The store holds other images or another recipe, another run prepares the split,
             or there is too little free space or memory.
         TesseraeError: A shard failed, or too many rows were quarantined. Committed shards are kept.
+        KeyboardInterrupt: The run was stopped; the message says how to continue.
     """
     session.check_cluster_option(options.cluster)
     options = resolve_splits(options)
@@ -185,13 +186,14 @@ def prepare_split(
         plans: The result of `plan_splits`; None plans this split alone.
 
     Returns:
-        The rows, bytes and seconds of this run alone; `num_rows` is 0 if all shards were committed
-        before.
+        The totals of this run alone: `num_rows`, `seconds`, `bytes_in`, `bytes_out` and
+        `stage_seconds`; `num_rows` is 0 if all shards were committed before.
 
     Raises:
         StoreBusyError: Another run prepares the split, and the options lack `--wait`.
         StoreError: There is too little free space or memory, or a worker sees another store.
         TesseraeError: A shard failed, or too many rows were quarantined. Committed shards are kept.
+        KeyboardInterrupt: The run was stopped; the message says how to continue.
     """
     part = open_split(options, split)
     with leased(part, wait=options.wait):

@@ -61,7 +61,9 @@ def remove_spool(objects: Objects, split: str) -> None:
 def stream(
     split: str, source: Source, objects: Objects, cluster: Cluster, limit: int | None
 ) -> None:
-    """Stream the blocks of *source* that the spool lacks, and remove those of other sources.
+    """Stream the blocks of a source that the spool lacks; remove those of other sources from it.
+
+    The spool is the folder of `spool_folder`, in the store. Progress is shown on standard output.
 
     Args:
         split: The name of the split.

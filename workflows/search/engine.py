@@ -227,9 +227,10 @@ def open_engine(
 
     Args:
         run: The path of the run's folder, of a run of `train devise`.
-        splits: The splits to search, each once. By default these are all finished ones that store
-            the input size of the model; one whose vectors cannot be opened or computed is then left
-            out with a notice, and is an error only if no split remains.
+        splits: The splits to search, each once; an error of any of them is raised. By default these
+            are all finished ones that store the input size of the model; one with a StoreError,
+            such as damaged shards, is then left out with a notice, and the error is raised only if
+            no split remains.
         kind: The kind of index: `exact`, `lsh` or `hnsw` (default: `exact` up to 200,000 rows of a
             split, otherwise `hnsw`).
         digests: True to compare stored vectors and indexes with their digests (default).

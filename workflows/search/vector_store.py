@@ -128,8 +128,8 @@ def open_embedded(
         The split with its index; the vectors are in `index.vectors`.
 
     Raises:
-        TesseraeError: The folder cannot be written or leads outside the run, a library is not
-            installed, or the model does not fit the split.
+        TesseraeError: The folder cannot be written or leads outside the run, a shard is damaged, a
+            library is not installed, or the model does not fit the split.
     """
     kind = kind or kind_for(split.plan.num_rows)
     name = split.plan.split
