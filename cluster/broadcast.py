@@ -25,19 +25,20 @@ def broadcast(
     nanny: bool = False,
     timeout_seconds: float = RESPONSE_TIMEOUT_SECONDS,
 ) -> dict[str, Any]:
-    """Run *call* on all workers at once, outside of any task.
+    """Run a function on all workers at once, outside of any task.
 
     Args:
         client: A client of the cluster.
-        call: Function to run; it gets the worker as `dask_worker` if it has that parameter.
+        call: Function to run, which must be picklable; it gets the worker as `dask_worker` if it
+            has that parameter.
         arguments: Its positional arguments.
-        workers: Addresses of the workers; None for all connected ones.
+        workers: Addresses of the workers (default: all connected ones).
         nanny: True to run it on the nannies of the workers instead (default: False).
         timeout_seconds: Timeout for each worker (default: 60 s).
 
     Returns:
         For each worker address the result, or the exception that the call raised, or a
-        `NoResponseError`.
+        `NoResponseError`. Exceptions are returned and not raised.
     """
     if workers is None:
         workers = list(client.scheduler_info(n_workers=-1)["workers"])

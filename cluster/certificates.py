@@ -46,8 +46,12 @@ def resolve_folder(folder_name: str | None) -> Path:
     """Return the folder of certificates to use, which need not exist.
 
     Args:
-        folder_name: The folder that the user passed; None for that in the environment variable
-            `FOLDER_VARIABLE`, or else the default of this user.
+        folder_name: The folder that the user passed; None or '' for that in the environment
+            variable `TESSERAE_CERTS`, or else the default of this user, `~/.config/tesserae/certs`
+            unless XDG_CONFIG_HOME is set.
+
+    Returns:
+        An absolute path.
     """
     chosen = folder_name or os.environ.get(FOLDER_VARIABLE)
     if chosen:
@@ -57,12 +61,15 @@ def resolve_folder(folder_name: str | None) -> Path:
 
 
 def existing_folder(folder_name: str | None) -> Path | None:
-    """Return the folder of certificates, or None if it is the default one and does not exist.
+    """Return the folder of certificates; None if it is the default one and does not exist.
 
     Args:
-        folder_name: The folder that the user passed; None for that in the environment variable
-            `FOLDER_VARIABLE`, or else the default of this user. A folder that was chosen in either
-            way is returned even if it does not exist.
+        folder_name: The folder that the user passed; None or '' for that in the environment
+            variable `TESSERAE_CERTS`, or else the default of this user. A folder that was chosen in
+            either way is returned even if it does not exist.
+
+    Returns:
+        An absolute path, or None.
     """
     path = resolve_folder(folder_name)
     return path if folder_name or os.environ.get(FOLDER_VARIABLE) or path.is_dir() else None
@@ -71,14 +78,16 @@ def existing_folder(folder_name: str | None) -> Path | None:
 def create_certificates(
     *, hosts: Iterable[str] = (), days: float = CERTIFICATE_DAYS
 ) -> dict[str, bytes]:
-    """Create an authority, a certificate and key for each role, and a token.
+    """Create an authority, a certificate and key for each role, and a token; nothing is written.
 
     Args:
-        hosts: Names and addresses by which a browser reaches the dashboard.
+        hosts: Names and addresses by which a browser reaches the dashboard, beside `localhost` and
+            `127.0.0.1` (default: none).
         days: Validity in days, up to 3,650 (default: 30).
 
     Returns:
-        The contents of the files, by file name.
+        The contents of the files, by file name: `ca.pem`, `token`, and `scheduler`, `worker` and
+        `client` with `.pem` and `.key`.
 
     Raises:
         ValueError: *days* is out of range.
@@ -122,6 +131,9 @@ def files_for_workers(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
     Args:
         files: Contents of the files by name, from `create_certificates`.
+
+    Returns:
+        A new dictionary of `ca.pem`, `worker.pem` and `worker.key`.
     """
     return {name: files[name] for name in (AUTHORITY, "worker.pem", "worker.key")}
 
@@ -207,6 +219,9 @@ def tls_security(folder: Path, roles: Sequence[str] = ROLES) -> Security:
         folder: The folder of certificates.
         roles: The roles of this process: `scheduler`, `worker`, `client` (default: all of them).
 
+    Returns:
+        The settings, which require TLS 1.3 and name the files.
+
     Raises:
         CertificateError: A file is missing, readable by others, expired, or of another authority.
     """
@@ -267,9 +282,14 @@ def check_token(folder: Path) -> None:
 def tls_security_in_memory(files: Mapping[str, bytes], roles: Sequence[str] = ROLES) -> Security:
     """Return Dask's security settings for TLS, with certificates that are in no file.
 
+    Nothing is checked.
+
     Args:
         files: Contents of the files by name, from `create_certificates`.
         roles: The roles of this process: `scheduler`, `worker`, `client` (default: all of them).
+
+    Returns:
+        The settings, which require TLS 1.3.
     """
     fields = {"tls_ca_file": files[AUTHORITY].decode()}
     for role in roles:

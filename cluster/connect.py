@@ -53,21 +53,22 @@ def check_address(address: str) -> None:
 
 
 def probe_scheduler(address: str, security: Security | None, role: str) -> str | None:
-    """Connect to a scheduler as *role*, and disconnect.
+    """Connect to a scheduler in a role, and disconnect.
 
     A scheduler that accepts the connection and then sends nothing counts as reached: it is busy or
     suspended.
 
     Args:
-        address: Address of the scheduler.
+        address: Address of the scheduler, `tcp://HOST:PORT` or `tls://HOST:PORT`.
         security: Certificates to present; None without TLS.
-        role: `client` or `worker`.
+        role: `client` or `worker`, whose certificate is presented.
 
     Returns:
-        The reason why it cannot be reached now; None if it can.
+        The reason why it cannot be reached within 2 seconds, as text; None if it can.
 
     Raises:
-        CertificateError: It can be reached, and one side does not trust the other.
+        CertificateError: It can be reached, and one side does not trust the other, or it does not
+            speak TLS.
     """
     split = urlsplit(address)
     endpoint = (str(split.hostname), split.port or 0)
@@ -130,14 +131,18 @@ def connect(
 
     Args:
         address: `tcp://HOST:PORT` or `tls://HOST:PORT`.
-        certs: Folder of certificates for TLS; None without.
-        timeout_seconds: Timeout for the first answer, up to 10,000,000.
+        certs: Folder of certificates for TLS; None without. It is not used for a tcp:// address.
+        timeout_seconds: Timeout in seconds for the first answer, up to 10,000,000.
         report: Called with one line if the scheduler does not answer at once: the reason and the
-            timeout.
+            timeout (default: nothing is reported).
+
+    Yields:
+        The client, which is closed at the end of the block; the scheduler goes on.
 
     Raises:
-        CertificateError: A certificate is missing or not trusted.
-        ClusterError: The scheduler does not answer, or the connection is lost inside the block.
+        CertificateError: A certificate is missing, expired, readable by others or not trusted.
+        ClusterError: *address* is no address of a scheduler, the scheduler does not answer, or the
+            connection is lost inside the block.
         ValueError: *timeout_seconds* is out of range.
     """
     check_address(address)
@@ -272,7 +277,7 @@ def wait_for(client: Client, *, workers: int, gpus: int = 0, timeout_seconds: fl
         client: A client of the cluster.
         workers: Minimum number of workers, those with a GPU included.
         gpus: Minimum number of GPUs (default: 0).
-        timeout_seconds: Timeout.
+        timeout_seconds: Timeout in seconds; with 0 or less the cluster is checked once.
 
     Raises:
         ClusterError: They did not join in time.

@@ -42,7 +42,7 @@ def too_many_files(error: BaseException, call: str = "") -> str:
     Sockets, pipes and the start of a program also need file descriptors.
 
     Args:
-        error: The exception of the call, or one that was raised from it.
+        error: The exception of the call, or one that was raised from it or while it was handled.
         call: Name of what was called, such as a program; empty for the file in the error.
 
     Returns:

@@ -50,7 +50,8 @@ def listening_ports(client: Client) -> list[Port]:
         client: A client of the cluster.
 
     Returns:
-        The ports, sorted by host, address and number.
+        The ports, sorted by host, address and number, each with `host` (the name of the machine),
+        `address`, `port` and `purpose` (a text such as `dashboard, HTTPS with a token`).
     """
     ports_found = list(client.run_on_scheduler(_scheduler_ports))
     for answers in (

@@ -49,7 +49,10 @@ def find_socket_folder(usual: str) -> Path:
     """Return the first folder in which a local socket can be created; each is tried.
 
     Args:
-        usual: The folder that is tried first; then follow `SHORT_FOLDERS`.
+        usual: The folder that is tried first; then follow `/tmp`, `/var/tmp` and `/dev/shm`.
+
+    Returns:
+        The folder itself. What was created in it for the trial is removed.
 
     Raises:
         ClusterError: No folder supports sockets.

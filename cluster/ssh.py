@@ -61,8 +61,15 @@ def read_hosts(path: Path) -> Hosts:
 
     A line `scheduler=ADDRESS` sets the address of this machine that the hosts can reach.
 
+    Options are `workers`, `threads`, `gpus`, `scratch`, `python` and `lifetime`. No host is
+    contacted.
+
     Args:
         path: The file; `#` begins a comment.
+
+    Returns:
+        `hosts` (each with `name` and `options`, texts by name, in the order of the file) and
+        `scheduler` (the address; None if the file sets none).
 
     Raises:
         ClusterError: The file cannot be read, a line is invalid, or there are no hosts.

@@ -34,12 +34,17 @@ def compare_versions(
         packages: Names of the distributions to compare; the version of Python is compared too.
         code: A function that returns digests of the source trees. They must be equal everywhere,
             since tasks and ranks run this code.
-        must_match: Names of the distributions whose public versions must be equal. The local
-            version after a `+`, such as the CUDA release of a build, may differ.
+        must_match: Names of further distributions to compare, whose public versions must be equal.
+            The local version after a `+`, such as the CUDA release of a build, may differ.
         workers: Addresses of the workers to compare with; None for all.
 
+    Returns:
+        The sentences, such as `numpy is 2.1 here and 2.0 on worker tls://...`; empty if nothing
+        differs. A worker that does not answer is passed over.
+
     Raises:
-        ClusterError: A worker cannot answer, or its code or a version in *must_match* differs.
+        ClusterError: A worker cannot report its versions, or its code or a version in *must_match*
+            differs.
     """
     local_versions = installed_versions((*packages, *must_match), code)
     worker_versions = broadcast(
@@ -101,7 +106,7 @@ def installed_versions(packages: Sequence[str], code: Code) -> dict[str, str]:
 
     Returns:
         The versions by name, with `Python` for the interpreter, and an empty text for a package
-        that is not installed; the digests under `CODE_PREFIX` and the name of the tree.
+        that is not installed; the digests by `code of ` and the name of the tree.
     """
     versions = {"Python": platform.python_version()}
     versions |= {CODE_PREFIX + tree: digest for tree, digest in code().items()}

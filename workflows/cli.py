@@ -109,10 +109,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     It installs signal handlers, so it is for the main thread of a process of its own.
 
     Args:
-        argv: The arguments without the program's name (default: those of the process).
+        argv: The arguments without the program's name (default: those of the process). `--debug`
+            among them raises errors instead of printing them.
 
     Returns:
-        The exit status: that of the command, 1 after an error, or `INTERRUPTED` (130) after Ctrl-C.
+        The exit status: that of the command, 1 after an error, or 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: The help of a command was requested and printed.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
@@ -149,8 +153,9 @@ def dispatch(words: Sequence[str]) -> int:
         The exit status of the command; 0 after help or the version was printed.
 
     Raises:
-        TesseraeError: There is no such command or option, or a package is missing; commands raise
-            further errors.
+        TesseraeError: There is no such command or option, a value is invalid, or a package is
+            missing; commands raise further errors.
+        SystemExit: The help of a command was requested and printed.
     """
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
@@ -179,7 +184,11 @@ def command_of(name: str) -> tuple[Command | Group, argparse.ArgumentParser]:
     """Return a command and the parser of its arguments.
 
     Args:
-        name: The name of the command, a key of `COMMANDS`.
+        name: The name of the command, such as `prepare` or `sample-images`.
+
+    Returns:
+        The command, or the group of commands, and a new parser that has its flags. The parser
+        raises a `TesseraeError` for invalid arguments.
     """
     module = importlib.import_module(f"workflows.commands.{name.replace('-', '_')}")
     parser = _Parser(

@@ -66,6 +66,10 @@ def cluster_of(options: ClusterOptions) -> Cluster:
     Args:
         options: The options of the command; without `workers`, a local cluster has one per core.
 
+    Returns:
+        The cluster, a context manager. It starts, or connects, when it is first needed inside its
+        `with` block.
+
     Raises:
         ClusterError: `--cluster` is invalid, or its file is.
     """
@@ -92,7 +96,8 @@ def run_as_slurm_worker(options: ClusterOptions) -> bool:
         or in the first process of the Slurm step.
 
     Raises:
-        ClusterError: The profile is invalid, or the first process did not start a scheduler.
+        ClusterError: The profile or a certificate is invalid, or the first process did not start a
+            scheduler.
     """
     if not options.cluster.startswith("slurm:"):
         return False
@@ -200,6 +205,9 @@ class Cluster:
     def check_ranks(self, *, gpu: bool) -> None:
         """Compare the code and the torch version of the workers that ranks may run on.
 
+        The cluster is started or connected to if it is not yet. Nothing is checked for a local
+        cluster. Differences that do no harm are printed as notices.
+
         Args:
             gpu: True if each rank needs a GPU.
 
@@ -218,11 +226,16 @@ class Cluster:
     def check_workers(self, work: ShardTaskConfig) -> None:
         """Let every worker of a non-local cluster check the store, the source and its pixels.
 
+        The cluster is connected to if it is not yet. Nothing is checked for a local cluster, and a
+        worker that does not answer is passed over. The error names the worker; of several, it is
+        that of the worker with the first address.
+
         Args:
-            work: The configuration of the tasks that the workers will run.
+            work: The configuration of the tasks that the workers will run, which is only read.
 
         Raises:
-            StoreError: A worker sees another store, or produces other pixels.
+            StoreError: A worker sees another store, produces other pixels, or failed in another
+                way.
             SourceError: A worker cannot read the source.
         """
         if not self.is_remote:
@@ -236,18 +249,23 @@ class Cluster:
                 raise StoreError(f"worker {worker} failed: {type(answer).__name__}: {answer}")
 
     def set_workers(self, workers: int) -> None:
-        """Set the number of worker processes of a local cluster, which must not have started.
+        """Set the number of worker processes of a local cluster.
+
+        It has no effect once the cluster has started.
 
         Args:
-            workers: The number, at least 1; a cluster that has started keeps its number.
+            workers: The number, at least 1. Clusters of other kinds ignore it.
         """
         self._num_workers = workers
 
     def use_gpus(self, count: int | None) -> None:
-        """Add a local worker for each GPU, before the cluster is started; others have their own.
+        """Add a local worker for each GPU; it has no effect once the cluster has started.
+
+        Clusters of other kinds ignore it, because they have workers with GPUs of their own.
 
         Args:
-            count: The number of GPUs of this machine to use, the first ones; None uses all.
+            count: The number of GPUs of this machine to use, the first ones; None uses all, 0 none.
+                If there are fewer, these are used.
         """
         if self._where == "local":
             self._gpus = commands.visible_gpus()[:count]
@@ -362,7 +380,7 @@ def check_cluster_option(where: str) -> None:
         where: `local`, the address of a scheduler, `ssh:FILE` or `slurm:FILE`.
 
     Raises:
-        ClusterError: It is none of these, or the file is invalid.
+        ClusterError: It is none of these, or the file is missing or invalid.
     """
     if where == "local":
         return

@@ -28,6 +28,8 @@ def dask_setup(scheduler: Scheduler) -> None:
     If the token cannot be read, all requests are refused: Dask would continue without a preload
     module that fails, and serve the dashboard to everybody.
 
+    The token is read from the file that the environment variable `TESSERAE_DASHBOARD_TOKEN` names.
+
     Args:
         scheduler: The scheduler that has started in this process.
     """
@@ -39,11 +41,13 @@ def dask_setup(scheduler: Scheduler) -> None:
 
 
 def require_token(application: web.Application, token: str) -> None:
-    """Refuse all requests to a server without a token, but for `PUBLIC_PATHS`.
+    """Refuse all requests to a server without a token, except those to `/health`.
 
     Args:
         application: The application of the scheduler's HTTP server; it is changed in place.
-        token: The token, which a request has in a cookie, a header or its query.
+        token: The token, which a request has in the cookie `tesserae-token`, in the header
+            `Authorization: Bearer ...` or in its query as `token`. A request with the query gets
+            the cookie, and is redirected to the address without it.
 
     Raises:
         ValueError: The token is empty.

@@ -48,10 +48,11 @@ _pages: WeakKeyDictionary[Scheduler, list[_DashboardPage]] = WeakKeyDictionary()
 
 
 def install(scheduler: Scheduler) -> None:
-    """Load the dashboard of *scheduler* at the first request to its HTTP address.
+    """Load the dashboard of a scheduler at the first request to its HTTP address.
 
     Args:
-        scheduler: A scheduler that was started without a dashboard.
+        scheduler: A scheduler that was started without a dashboard; its HTTP application is
+            changed.
     """
     application = scheduler.http_application
     loading_application = web.Application([(r"/.*", _LoadingHandler, {"scheduler": scheduler})])
@@ -65,10 +66,10 @@ def add_page(scheduler: Scheduler, name: str, module: str, state: Any) -> None:
     Nothing happens if *scheduler* has no dashboard, loaded or installed.
 
     Args:
-        scheduler: The scheduler with the dashboard.
+        scheduler: The scheduler with the dashboard, which is changed in place.
         name: Name of the page, in its address and link.
-        module: Name of a module that is imported when the page is first opened; its
-            `draw(document, state)` fills the bokeh document of one client.
+        module: Name of a module that is imported when the page is first opened; its `draw(document,
+            state)` fills the bokeh document of one client.
         state: Data that `draw` displays.
     """
     page = _DashboardPage(name, module, state)
@@ -102,12 +103,14 @@ def add_json(scheduler: Scheduler, path: str, compute: Callable[[], Any]) -> Non
 
 
 def add_metrics(scheduler: Scheduler, name: str, collect: Callable[[], Iterable[Metric]]) -> None:
-    """Add metrics to /metrics of *scheduler*.
+    """Add metrics to /metrics of a scheduler's process; nothing happens without prometheus_client.
 
     Args:
-        scheduler: The scheduler with the HTTP server.
-        name: Name of the group; it replaces an earlier group of that name in this process.
-        collect: Function that returns the metrics at each request.
+        scheduler: The scheduler with the HTTP server, which is not used: the metrics belong to the
+            process.
+        name: Name of the group, which no metric shows; it replaces an earlier group of that name in
+            this process.
+        collect: Function that returns the metrics; it is called at each request.
     """
     try:
         from prometheus_client import REGISTRY

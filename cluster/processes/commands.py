@@ -86,8 +86,13 @@ def scheduler_program(config: SchedulerConfig) -> Program:
     Args:
         config: Addresses, ports and certificates of the scheduler.
 
+    Returns:
+        The program: `name` (`scheduler`), `command` (the command line) and `environment` (the
+        variables to add).
+
     Raises:
-        CertificateError: The scheduler or its dashboard would be accessible without authentication.
+        CertificateError: The scheduler or its dashboard would be accessible without authentication,
+            or a certificate or the token is missing or invalid.
         ValueError: A port or the address of the dashboard is invalid.
     """
     for name, port in (("--port", config.port), ("--dashboard-port", config.dashboard_port)):
@@ -134,13 +139,18 @@ def scheduler_program(config: SchedulerConfig) -> Program:
 
 
 def worker_programs(config: WorkerConfig) -> list[Program]:
-    """Return the programs of the workers of this machine: one for the CPU, and one for each GPU.
+    """Return the programs of this machine's workers: one for all CPU workers, and one for each GPU.
 
     A worker with a GPU has one thread and the resource `GPU: 1`. Tasks without a resource, such as
     decoding, run on both kinds. Nothing is started.
 
     Args:
-        config: The scheduler's address, and number, limits and certificates of the workers.
+        config: The scheduler's address, and number, limits and certificates of the workers. A
+            folder for temporary files is created if it is missing.
+
+    Returns:
+        The programs, each with `name`, `command` (the command line) and `environment` (the
+        variables to add), that of the CPU workers first; without CPU workers it is left out.
 
     Raises:
         CertificateError: A certificate is missing, or the workers would accept any client.
@@ -301,7 +311,7 @@ def check_port_free(host: str, port: int) -> None:
     """Check that a process can listen on a port now.
 
     Args:
-        host: An IP address of this machine.
+        host: An IPv4 or IPv6 address of this machine, on which the port is bound for a moment.
         port: The number of the port, 1 to 65,535.
 
     Raises:

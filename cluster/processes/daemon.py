@@ -36,8 +36,11 @@ def default_folder() -> Path:
 def start(folder: Path, name: str, command: Sequence[str]) -> None:
     """Start a program in the background, in a session of its own.
 
+    It goes on when this process ends, inherits its environment, and has / as its working folder.
+
     Args:
-        folder: Folder for its files, which is created if it does not exist.
+        folder: Folder for its files, which is created if it does not exist: `<name>.json`, its
+            record, and `<name>.log`, to which its output is appended.
         name: Name of the program.
         command: The command line.
 
@@ -74,7 +77,7 @@ def _open_no_link(path: str, flags: int) -> int:
 
 
 def process(folder: Path, name: str) -> psutil.Process | None:
-    """Return the main process of a program, or None if it does not run.
+    """Return the main process of a program; None if it does not run.
 
     Args:
         folder: The folder of the program's files.
@@ -90,14 +93,17 @@ def process(folder: Path, name: str) -> psutil.Process | None:
 
 
 def stop(folder: Path, name: str) -> bool:
-    """Stop a program and all its descendants; return True if it ran.
+    """Stop a program and all its descendants, and wait for their end.
 
-    They get SIGTERM, and after `STOP_SECONDS` SIGKILL. The record of the program is deleted, its
-    log is kept.
+    The main process gets SIGTERM, and what still runs when it has ended, or after 30 seconds, gets
+    SIGKILL. The record of the program is deleted, its log is kept.
 
     Args:
         folder: The folder of the program's files.
         name: The name with which it was started.
+
+    Returns:
+        True if it ran; False if there was nothing to stop.
 
     Raises:
         ClusterError: It was started on another machine or in another container.
@@ -152,6 +158,9 @@ def log_path(folder: Path, name: str) -> Path:
     Args:
         folder: The folder of the program's files.
         name: The name with which it was started.
+
+    Returns:
+        `<folder>/<name>.log`.
     """
     return folder / f"{name}.log"
 

@@ -27,10 +27,13 @@ sets it too, but only after the fork server has loaded numpy."""
 
 
 def start_fork_server(preload: Sequence[str]) -> None:
-    """Start the fork server.
+    """Start the fork server of this process, from which multiprocessing then forks.
+
+    It imports the modules once, in the background. The environment and the signal mask of this
+    process are the same afterwards.
 
     Args:
-        preload: Names of the modules that it imports.
+        preload: Names of the modules that it imports, beside `distributed`.
 
     Raises:
         ClusterError: No local socket can be created for its requests.

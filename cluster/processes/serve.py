@@ -27,6 +27,9 @@ def main(arguments: Sequence[str]) -> None:
 
     Args:
         arguments: `scheduler` or `worker`, and the arguments of `dask scheduler` or `dask worker`.
+
+    Raises:
+        SystemExit: The process that started this one has ended already.
     """
     role, *dask_arguments = arguments
     _end_with_parent()

@@ -56,8 +56,10 @@ class WorkerLink:
     def wait(self, timeout_seconds: float) -> None:
         """Wait for the process to end, and kill it after a timeout; its output is discarded.
 
+        The link cannot be used afterwards.
+
         Args:
-            timeout_seconds: The timeout; 0 kills a process that still runs at once.
+            timeout_seconds: The timeout in seconds; 0 kills a process that still runs at once.
         """
         try:
             self._process.wait(timeout_seconds)
@@ -91,7 +93,11 @@ def worker_command(python: str, address: str, options: Mapping[str, str]) -> lis
     Args:
         python: Path of a Python interpreter with Tesserae installed.
         address: Address of the scheduler.
-        options: Options of `tesserae cluster worker`, by name without dashes.
+        options: Options of `tesserae cluster worker`, by name without dashes, such as `{"workers":
+            "4"}`.
+
+    Returns:
+        The program and its arguments.
     """
     command = [python, "-m", "workflows", "cluster", "worker", address, "--stdin"]
     for name, value in options.items():

@@ -101,12 +101,17 @@ def supervise(
     report: Callable[[str], None],
     done: Callable[[], bool] = lambda: False,
 ) -> dict[str, int]:
-    """Run *programs*, and restart each that ends, until SIGINT, SIGTERM or *done*.
+    """Run programs, and restart each that ends, until SIGINT, SIGTERM or a function ends it.
+
+    Call it in the main thread. At the end, also after an error, all programs get SIGTERM, and after
+    20 seconds SIGKILL; the former signal handlers are restored. Neither signal raises an exception.
 
     Args:
         programs: The programs to run.
-        report: Called with one line when a program has ended.
-        done: Function that is polled, and returns True to stop (default: never).
+        report: Called with one line when a program has ended, with its status and the pause before
+            its restart (1 to 30 seconds).
+        done: Function that is polled five times a second, and returns True to stop (default:
+            never).
 
     Returns:
         The number of starts of each program, by name.

@@ -40,9 +40,13 @@ def unit_files(address: str, user: str, certs: Path) -> dict[str, str]:
     """Return the texts of the units for a scheduler and for workers of a machine, by file name.
 
     Args:
-        address: Address of the scheduler for its workers.
+        address: Address of the scheduler for its workers, `tls://HOST:PORT`, or `tcp://HOST:PORT`
+            without certificates.
         user: Name of the user that runs the services.
         certs: Folder of certificates on each machine.
+
+    Returns:
+        The texts of `tesserae-scheduler.service` and `tesserae-worker.service`. Nothing is written.
 
     Raises:
         ClusterError: *address* is not an address of a scheduler.
@@ -80,7 +84,7 @@ def write_units(folder: Path, address: str, user: str, certs: Path) -> list[Path
         certs: Folder of certificates on each machine.
 
     Returns:
-        The paths of the files.
+        The paths of `tesserae-scheduler.service` and `tesserae-worker.service` in *folder*.
 
     Raises:
         ClusterError: *address* is not an address of a scheduler.

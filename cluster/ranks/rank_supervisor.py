@@ -40,15 +40,19 @@ continues its tasks."""
 def supervise_rank(task: RankTask, topic: str) -> dict[str, Any]:
     """Run one rank to its end, as the function of its Dask task.
 
+    Its process is killed when the generation is abandoned. It is asked to save and return when the
+    task is cancelled, the client is gone or the worker ends.
+
     Args:
-        task: The function of the rank and its arguments.
+        task: The function of the rank and its arguments, its rank and generation, and the seconds
+            that it may take to save.
         topic: Dask topic under which the events of the rank are logged.
 
     Returns:
         The result of the function, under the key `result`.
 
     Raises:
-        TrainingRankError: The rank failed.
+        TrainingRankError: The rank failed, or was killed because another one was lost.
     """
     worker = get_worker()
     key = worker.get_current_task()
@@ -79,10 +83,10 @@ def supervise_rank(task: RankTask, topic: str) -> dict[str, Any]:
 
 
 def is_supervised(topic: str) -> bool:
-    """Return True if this worker still supervises a rank; it runs on the worker.
+    """Return True if this worker still supervises a rank of a generation; it runs on the worker.
 
     Args:
-        topic: The Dask topic of the rank's generation.
+        topic: The Dask topic of the generation.
     """
     return _rank_counts[topic] > 0
 

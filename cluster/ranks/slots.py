@@ -37,6 +37,9 @@ def workers_for_ranks(client: Client, *, gpu: bool) -> list[str]:
     Args:
         client: A client of the cluster.
         gpu: True for workers with a GPU only.
+
+    Returns:
+        Addresses such as `tls://10.0.0.2:40123`; empty if no such worker runs.
     """
     return [slot.worker for slot in worker_slots(client, gpu=gpu)]
 
@@ -48,6 +51,10 @@ def worker_slots(client: Client, *, gpu: bool) -> list[WorkerSlot]:
         client: A client of the cluster.
         gpu: True for workers with a GPU only, machine by machine; False for all workers, in turn
             over machines.
+
+    Returns:
+        The slots, each with `worker` (its address), `host` (the address of its machine) and `gpu`
+        (as passed); empty if no such worker runs.
     """
     workers: list[tuple[str, str, float]] = client.run_on_scheduler(_running_workers)
     slots = [

@@ -63,6 +63,9 @@ class WorldConfig:
 
         Args:
             num_workers: Number of workers that have joined, at least 1.
+
+        Returns:
+            The largest such number that is at most *num_workers* and divides `batch`.
         """
         max_ranks = min(self.ranks, num_workers)
         return next(n for n in range(max_ranks, 0, -1) if self.batch % n == 0)
@@ -103,21 +106,25 @@ def run_world(
     report: Callable[[str], None] = lambda _: None,
     tick: Callable[[], None] = lambda: None,
 ) -> list[Any]:
-    """Run ranks until all of them have returned, and restart all when one is lost.
+    """Run ranks until all of them have returned, and restart all of them when one is lost.
 
     Args:
         client: A client of the cluster.
-        config: Number and kind of the ranks.
+        config: Number and kind of the ranks, and the timeouts in seconds.
         entry: Function as `module:function`, which is called in each rank with its
-            `cluster.ranks.rank_process.Rank` and the arguments.
-        begin: Function that claims each generation.
-        on_event: Called with each event of a rank, which has `rank` and `generation` added. An
-            event with a higher `step` than all before counts as progress.
-        report: Called with one line when a rank is lost or workers are missing.
-        tick: Called at each check, several times a second at most.
+            `cluster.ranks.rank_process.Rank` and then the arguments that *begin* returned.
+        begin: Function that claims each generation: it gets the number of ranks, and returns the
+            number of the generation and a tuple of picklable arguments for every rank.
+        on_event: Called, in a thread of Dask's, with each event of a rank, a dictionary which has
+            `rank` and `generation` added. An event with a higher `step` than all before counts as
+            progress (default: events are ignored).
+        report: Called with one line when a rank is lost or workers are missing (default: nothing is
+            reported).
+        tick: Called at each check, about twice a second (default: nothing is called). An exception
+            of it ends all ranks and is raised.
 
     Returns:
-        The result of each rank, in order.
+        What the function returned in each rank, in the order of ranks.
 
     Raises:
         TrainingRankError: Ranks failed repeatedly without progress, or one with a `PermanentError`.

@@ -126,6 +126,9 @@ class SlurmCluster(EmbeddedScheduler):
         Args:
             name: The kind of job, a key of the profile's `jobs`.
 
+        Returns:
+            The number of the job, as text.
+
         Raises:
             ClusterError: Slurm rejects the job, or is missing.
         """

@@ -28,10 +28,13 @@ class BatchSystem(Protocol):
     """The interface of a batch system."""
 
     def submit(self, name: str) -> str:
-        """Submit a job and return its number.
+        """Submit a job.
 
         Args:
             name: The kind of job, a name of the pools of `Jobs`.
+
+        Returns:
+            The number of the job, as text.
 
         Raises:
             ClusterError: The batch system rejects the job.
@@ -109,6 +112,8 @@ class Jobs:
 
     def update(self, now: float, load: Load | None) -> None:
         """Replace jobs that have ended, and adapt their number to the load.
+
+        Nothing happens if the batch system does not answer.
 
         Args:
             now: Seconds of a monotonic clock.

@@ -24,10 +24,14 @@ def worker_demand(client: Client) -> WorkerDemand:
     """Return how many workers a scheduler's tasks can use, and which workers are idle.
 
     The number is Dask's own estimate (`adaptive_target`), from the number of tasks and their past
-    durations: so many that the remaining work takes `HORIZON_SECONDS`.
+    durations: so many that the remaining work takes 60 seconds.
 
     Args:
         client: A client of the scheduler.
+
+    Returns:
+        `workers` (the number of workers for which there is work) and `idle` (the set of the
+        addresses of workers without a task).
     """
     workers, idle = client.run_on_scheduler(_demand_on_scheduler)
     return WorkerDemand(workers, frozenset(idle))

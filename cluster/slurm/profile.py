@@ -76,6 +76,9 @@ def read_profile(path: Path) -> Profile:
     Args:
         path: The file, whose keys are the fields of `Profile`.
 
+    Returns:
+        The profile; fields that the file lacks have their defaults.
+
     Raises:
         ClusterError: The file cannot be read, or a value is invalid.
     """
@@ -147,7 +150,8 @@ def is_whole_node(memory: object) -> bool:
     """Return True if a profile requests all memory of a node, which sbatch writes as 0.
 
     Args:
-        memory: The value of the key `memory`: 0 or "0" for all memory.
+        memory: The value of the key `memory`: 0 or "0" for all memory; anything else, None too,
+            gives False.
     """
     return type(memory) in (int, str) and str(memory).strip() == "0"
 
@@ -196,6 +200,9 @@ def reachable_host(profile: Profile) -> str:
     Args:
         profile: The profile, whose `host` decides, or else its `interface`; without both it is the
             address of the default route.
+
+    Raises:
+        ValueError: This machine has no interface of that name.
     """
     if profile.host is not None:
         return profile.host

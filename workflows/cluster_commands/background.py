@@ -36,7 +36,8 @@ def state_folder(options: StateOptions) -> Path:
         options: The options of the command.
 
     Returns:
-        `options.state` as an absolute path; if it is None, the user's own folder.
+        `options.state` as an absolute path; if it is None, the user's own folder,
+        `~/.local/state/tesserae/cluster` unless XDG_STATE_HOME is set.
     """
     return daemon.default_folder() if options.state is None else options.state.absolute()
 
@@ -45,6 +46,12 @@ def up(options: UpOptions) -> int:
     """Start a scheduler and workers in the background, and return when all have connected.
 
     Certificates are created if there are none. After an error nothing keeps running.
+
+    The addresses are printed, and process ids, logs and the scheduler's address are written to the
+    state folder.
+
+    Args:
+        options: The parsed options of the command.
 
     Returns:
         The exit status, 0; errors are raised.
@@ -126,7 +133,10 @@ def _start(state: Path, name: str, *flags: str) -> None:
 
 
 def down(options: DownOptions) -> int:
-    """Stop what `up` started.
+    """Stop the workers and the scheduler that `up` started, and print what was stopped.
+
+    Args:
+        options: The parsed options, whose `state` is the folder that was passed to `up`.
 
     Returns:
         The exit status, 0; also if nothing was running.
@@ -142,5 +152,8 @@ def address_file(state: Path) -> Path:
 
     Args:
         state: The folder of process ids and logs.
+
+    Returns:
+        `<state>/address`. The file holds a text such as `tls://10.0.0.1:8786`.
     """
     return state / "address"

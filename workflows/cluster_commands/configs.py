@@ -25,8 +25,8 @@ def certificates_folder(options: CertificateOptions) -> Path | None:
         options: The options of the command.
 
     Returns:
-        The folder; None with `--insecure`, or if no folder was chosen and the user's own one does
-        not exist.
+        The folder, which need not exist if it was chosen by option or environment variable; None
+        with `--insecure`, or if none was chosen and the user's own one does not exist.
     """
     return None if options.insecure else certificates.existing_folder(options.certs)
 
@@ -36,6 +36,10 @@ def scheduler_config(options: UpOptions | SchedulerOptions) -> SchedulerConfig:
 
     Args:
         options: The options of the command.
+
+    Returns:
+        The configuration, with the hosts, ports and certificates of the options, which are not
+        checked.
     """
     return SchedulerConfig(
         host=options.host,
@@ -52,8 +56,13 @@ def worker_config(options: UpOptions | WorkerOptions, address: str) -> WorkerCon
     """Return the configuration of this machine's workers, which share its memory equally.
 
     Args:
-        options: The options of the command.
+        options: The options of the command. Without `workers` there is one worker per core; `gpus`
+            is `all`, `none` or comma-separated devices.
         address: The address of the scheduler, such as `tls://10.0.0.1:8786`.
+
+    Returns:
+        The configuration. `memory_limit` is the bytes of each worker, and `gpus` the names of the
+        devices, each of which gets a worker of its own.
 
     Raises:
         ValueError: There is neither a CPU worker nor a GPU worker, or `--gpus` names a device that
@@ -97,8 +106,11 @@ def _gpus(selection: str) -> list[str]:
 def check_ports_free(config: SchedulerConfig) -> None:
     """Check that the ports of a scheduler and of its dashboard can be listened on.
 
+    Args:
+        config: The configuration of the scheduler; each port is bound for a moment.
+
     Raises:
-        ClusterError: Another process uses one of them.
+        ClusterError: Another process uses one of them, or it is not permitted.
     """
     for host, port in ((config.host, config.port), (config.dashboard_host, config.dashboard_port)):
         commands.check_port_free(host, port)

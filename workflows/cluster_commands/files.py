@@ -9,14 +9,18 @@ from workflows.cluster_commands.options import CertsOptions, UnitsOptions
 
 
 def certs(options: CertsOptions) -> int:
-    """Create a certificate authority, a certificate for each role and a token in a folder.
+    """Create a certificate authority, a certificate for each role and a token, and print a summary.
+
+    Args:
+        options: The parsed options: `certs` (the folder; None for the user's own one), `hosts`,
+            `days` (the validity) and `renew` (True to replace existing files).
 
     Returns:
         The exit status, 0; errors are raised.
 
     Raises:
         TesseraeError: The folder holds certificates already, and the options lack `--renew`.
-        ValueError: The options have `--insecure`.
+        ValueError: The options have `--insecure`, or `days` is out of range.
     """
     if options.insecure:
         raise ValueError("--insecure cannot be combined with `certs`: it means no certificates.")
@@ -39,6 +43,11 @@ def certs(options: CertsOptions) -> int:
 
 def units(options: UnitsOptions) -> int:
     """Write systemd units for a scheduler and for workers, and print their paths.
+
+    Args:
+        options: The parsed options: `folder` (an existing one, where the units are written),
+            `address` (that of the scheduler), `user` and `certs` (the folder of certificates on
+            each machine).
 
     Returns:
         The exit status, 0; errors are raised.

@@ -24,15 +24,21 @@ from workflows.cluster_commands.printing import print_notice, print_scheduler
 
 
 def scheduler(options: SchedulerOptions) -> int:
-    """Run a scheduler until Ctrl-C, and start it again whenever it exits.
+    """Run a scheduler until Ctrl-C or SIGTERM, and start it again whenever it exits.
 
     With `--once`, the scheduler replaces this process instead, and the call does not return.
 
+    Args:
+        options: The parsed options of the command.
+
     Returns:
-        The exit status, 0; errors are raised.
+        The exit status, 0, after Ctrl-C or SIGTERM, when the scheduler has ended; errors are
+        raised.
 
     Raises:
-        ClusterError: There are no certificates, or a port is in use.
+        CertificateError: A certificate is missing or invalid.
+        ClusterError: A port is in use.
+        ValueError: A port or the address of the dashboard is invalid.
     """
     raise_file_limit()  # the processes that are started here inherit the limit
     config = scheduler_config(options)
@@ -43,15 +49,21 @@ def scheduler(options: SchedulerOptions) -> int:
 
 
 def worker(options: WorkerOptions) -> int:
-    """Run this machine's workers until Ctrl-C, and start again those that exit.
+    """Run this machine's workers until Ctrl-C or SIGTERM, and start again those that exit.
 
     With `--once`, the workers replace this process instead, and the call does not return.
 
+    Args:
+        options: The parsed options of the command. With `stdin`, certificates come as the first
+            line of standard input, and the workers end when it closes or falls silent.
+
     Returns:
-        The exit status, 0; also after the scheduler has been unreachable for `--scheduler-timeout`.
+        The exit status, 0, after Ctrl-C or SIGTERM, when the workers have ended; also after the
+        scheduler has been unreachable for `--scheduler-timeout` seconds.
 
     Raises:
-        ClusterError: There are no certificates.
+        CertificateError: A certificate is missing or invalid, or the scheduler does not trust it.
+        ClusterError: The workers could not start, such as for an invalid address.
         ValueError: There is no worker to run, a GPU does not exist, or `--once` would have to run
             CPU and GPU workers at once.
     """

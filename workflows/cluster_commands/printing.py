@@ -11,12 +11,20 @@ from cluster.processes.commands import SchedulerConfig
 
 
 def print_notice(line: str) -> None:
-    """Print a line to standard error, with the name of the program."""
+    """Print a line to standard error, preceded by `tesserae: `.
+
+    Args:
+        line: The line without a newline.
+    """
     print(f"tesserae: {line}", file=sys.stderr, flush=True)
 
 
 def print_scheduler(config: SchedulerConfig) -> None:
-    """Print the address of a scheduler, how to add workers to it, and its dashboard's URL."""
+    """Print the address of a scheduler, how to add workers to it, and its dashboard's URL.
+
+    Args:
+        config: The configuration of the scheduler, which need not run yet.
+    """
     print(f"scheduler: {config.address}")
     if config.certificates is None:
         print(f"  further workers: tesserae cluster worker {config.address} --insecure")

@@ -23,12 +23,17 @@ MAX_HEARTBEAT_SECONDS = 15.0
 def status(options: StatusOptions) -> int:
     """Print the processes, the workers and the open ports of a cluster.
 
+    Args:
+        options: The parsed options: `address` (None for the scheduler of the state folder), `state`
+            and the certificates.
+
     Returns:
         The exit status: 1 if no scheduler is known, because none was named and none of the state
         folder runs; else 0.
 
     Raises:
-        ClusterError: The scheduler does not answer within ten seconds.
+        ClusterError: The scheduler does not answer within ten seconds, or its certificates are
+            missing or not trusted.
     """
     state = state_folder(options)
     running = [(n, daemon.process(state, n)) for n in (SCHEDULER, WORKERS)]
@@ -60,11 +65,16 @@ def status(options: StatusOptions) -> int:
 def wait(options: WaitOptions) -> int:
     """Wait until the workers and the GPUs have connected.
 
+    Args:
+        options: The parsed options: `address`, `workers` and `gpus` (the minimum of each),
+            `timeout` (in seconds) and the certificates.
+
     Returns:
         The exit status, 0; errors are raised.
 
     Raises:
         ClusterError: They have not connected before the timeout, or the scheduler does not answer.
+        ValueError: The timeout is out of range.
     """
     with connect(
         options.address,

@@ -27,7 +27,11 @@ class Command:
     """The help text of a command within a group; others have the docstring of their module."""
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
-        """Add the flags of the command to its parser, and give the parser a usage line."""
+        """Add the flags of the command to its parser, and give the parser a usage line.
+
+        Args:
+            parser: The parser, which is changed in place.
+        """
         for options in self.options:
             add_flags(parser, options)
         parser.usage = _synopsis(parser)
@@ -53,7 +57,12 @@ class Group:
     """The commands by name: a function, because a program may add a stage at any time."""
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
-        """Add the parser of each command to the parser of the group."""
+        """Add the parser of each command to the parser of the group.
+
+        Args:
+            parser: The parser of the group, which is changed in place. It then requires one of the
+                commands, whose name is parsed under `metavar` in lower case.
+        """
         subparsers = parser.add_subparsers(
             dest=self.metavar.lower(), metavar=self.metavar, required=True
         )

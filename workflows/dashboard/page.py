@@ -25,11 +25,12 @@ images, which take the most bytes, change less often than the figures."""
 
 
 def draw(document: Any, state: DashboardState) -> None:
-    """Add the page to the bokeh document of one browser session, and update it periodically.
+    """Add the page to the bokeh document of one browser session, and update it twice a second.
 
     Args:
-        document: The empty `bokeh.document.Document` of the session.
-        state: The state to display.
+        document: The empty `bokeh.document.Document` of the session. It gets a title, a root and a
+            periodic callback, which ends with the session.
+        state: The state to display, which is only read.
     """
     sheet = InlineStyleSheet(css=render(TEMPLATES / "dashboard.css"))
     parts = {
@@ -60,11 +61,15 @@ def values(state: DashboardState, now: float) -> dict[str, Any]:
 
     Args:
         state: The state of the dashboard.
-        now: The time in seconds, of the clock that the state uses.
+        now: The time in seconds, of the monotonic clock that the state uses.
 
     Returns:
-        `trainings` and `runs` (snapshots, which are dictionaries), `charts` (`Chart` values),
-        `images` and `grids` (dictionaries with JPEG bytes under `jpeg`), and `max_workers`.
+        `trainings` and `runs` (lists of the dictionaries that `TrainingState.snapshot` and
+        `RunState.snapshot` return, with a `label` for a training and `recent_quarantine`, the
+        newest row first, for a run), `charts` (a list of `Chart`), `images` (dictionaries with
+        `run`, `row`, `caption` and the bytes `jpeg`), `grids` (dictionaries with `run`, `name`,
+        `step` and the bytes `jpeg`, the oldest first), and `max_workers` (the number of workers to
+        list).
     """
     labels = short_names(state.trainings)
     return {

@@ -62,8 +62,10 @@ class DashboardPlugin(SchedulerPlugin):
         """Apply the messages that a command has sent to the state.
 
         Args:
-            topic: The topic of the event; topics other than `TOPIC` and `IMAGES_TOPIC` are ignored.
-            msg: A list of messages for `DashboardState.apply`.
+            topic: The topic of the event; topics other than `tesserae` and `tesserae-pictures` are
+                ignored.
+            msg: A list of messages (dictionaries) for `DashboardState.apply`. Those of
+                `tesserae-pictures` are then removed from the scheduler's log.
         """
         if topic in (TOPIC, IMAGES_TOPIC):
             for message in msg:
@@ -76,7 +78,7 @@ class DashboardPlugin(SchedulerPlugin):
         """Mark the runs of a client that has disconnected as lost, unless they had ended.
 
         Args:
-            scheduler: The scheduler.
+            scheduler: The scheduler, which is not used.
             client: The id of the client.
         """
         self.state.mark_lost(client, time.monotonic())
@@ -89,7 +91,8 @@ def install(dask_scheduler: Scheduler) -> bool:
         dask_scheduler: The scheduler; `Client.run_on_scheduler(install)` passes it.
 
     Returns:
-        True if the scheduler has the page now; False if it does not fit this version of Dask.
+        True if the scheduler has the page now; False if it does not fit this version of Dask, which
+        is logged and not raised.
     """
     if NAME in dask_scheduler.plugins:
         return True
@@ -107,15 +110,25 @@ def install(dask_scheduler: Scheduler) -> bool:
 
 
 def dask_setup(scheduler: Scheduler) -> None:
-    """Install the page when Dask loads this module with `--preload`."""
+    """Install the page when Dask loads this module with `--preload`.
+
+    Args:
+        scheduler: The scheduler, which Dask passes at its start.
+    """
     install(scheduler)
 
 
 def metrics(state: DashboardState) -> Iterator[lazy.Metric]:
-    """Yield the Prometheus metrics of all runs of a dashboard, each with a sample for every run.
+    """Yield the Prometheus metrics of all runs of a dashboard.
 
     Args:
         state: The state of the dashboard, which is read at the time of the call.
+
+    Yields:
+        A metric with its name, description, type (`counter` or `gauge`) and samples, which are
+        (labels, value). Most have a sample for each run that prepares images or features,
+        `tesserae_training` one for each training curve, and `tesserae_training_step` one for each
+        training run.
     """
     runs = state.snapshot(time.monotonic())["runs"]
 

@@ -30,13 +30,15 @@ class ShardPreview:
     """The stored size that thumbnails are subsampled from, in pixels."""
 
     def thumbnails(self, shard: int) -> list[dict[str, Any]]:
-        """Return thumbnails of the first readable rows of a shard.
+        """Return thumbnails of readable rows among the first ones of a shard.
 
         Args:
             shard: The number of the shard, which must be committed.
 
         Returns:
-            The `row`, `caption` (its key) and `jpeg` (bytes) of each, at most `MAX_THUMBNAILS`.
+            The `row`, `caption` (its key) and `jpeg` (the bytes of a JPEG file with a side of at
+            most 96 px) of each, at most 8, from the first 16 rows; empty if none of these is
+            readable.
         """
         lines = self._lines(shard, ["row", "key", "status"])[: 2 * MAX_THUMBNAILS]
         readable = [line for line in lines if line["status"] == 0][:MAX_THUMBNAILS]
@@ -64,8 +66,8 @@ class ShardPreview:
             shard: The number of the shard, which must be committed.
 
         Returns:
-            The `row`, `key`, `status` (in words) and `reason` of each, at most
-            `MAX_QUARANTINED_ROWS`.
+            The `row`, `key`, `status` (in words) and `reason` (empty if there is none) of each, at
+            most 16; empty if all rows are readable.
         """
         lines = self._lines(shard, ["row", "key", "status", "reason"])
         return [

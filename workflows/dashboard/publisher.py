@@ -37,7 +37,8 @@ def end_message(error: BaseException | None, seconds: float) -> dict[str, Any]:
     """Return the message that a run has ended, for `DashboardState.apply`.
 
     Args:
-        error: The error that ended it; None if it has finished.
+        error: The error that ended it; None if it has finished. KeyboardInterrupt and GeneratorExit
+            are interrupts.
         seconds: Its duration in seconds.
 
     Returns:
@@ -98,15 +99,17 @@ class Publisher:
         earlier_counts: Mapping[str, int],
         features: str = "",
     ) -> None:
-        """Announce the run.
+        """Announce the run, and start the clock of its duration.
+
+        The message is sent in the background, and the call returns at once.
 
         Args:
             split: The name of the split.
             store: The path or URL of the store.
             rows: Number of rows that this run will commit.
-            sizes: The side in pixels, the rows already stored and the rows of the split, for each
-                size.
-            earlier_counts: Number of rows that earlier runs committed, by status.
+            sizes: The (side in pixels, rows already stored, rows of the split) of each size.
+            earlier_counts: Number of rows that earlier runs committed, by status in words, such as
+                `readable`.
             features: The name of the features that the run computes; empty if it stores images.
         """
         self._started = monotonic()
@@ -124,8 +127,11 @@ class Publisher:
     def shard(self, report: ShardReport, sizes: Collection[int]) -> None:
         """Report that a shard was committed.
 
+        The message is sent in the background, and the call returns at once.
+
         Args:
-            report: The result of the shard's task.
+            report: The result of the shard's task, of which the shard, rows, bytes, counts and
+                seconds are sent. It is only read.
             sizes: The sides, in pixels, of the images that this run has added.
         """
         self._put(
@@ -142,9 +148,11 @@ class Publisher:
     def feature_shard(self, shard: int, rows: int, bytes_out: int) -> None:
         """Report that the features of a shard were committed.
 
+        The message is sent in the background, and the call returns at once.
+
         Args:
             shard: The number of the shard.
-            rows: Number of rows in it.
+            rows: Number of rows in it, all of which are shown as readable.
             bytes_out: Number of bytes that were written.
         """
         self._put(

@@ -44,8 +44,11 @@ class Worker:
         """Return the rows per second over the last minute, or since the start if that is shorter.
 
         Args:
-            now: The present time in seconds.
+            now: The present time in seconds, of a monotonic clock.
             since: The time of the start of the run, in seconds of the same clock.
+
+        Returns:
+            The rate over the last 60 seconds, or since the start; 0.0 if no time has passed.
         """
         recent = [(at, rows) for at, rows in self.ends if at > now - WORKER_SECONDS]
         seconds = min(WORKER_SECONDS, now - since)
@@ -104,6 +107,15 @@ class RunState:
 
         Args:
             now: The time in seconds, of the clock of `DashboardState`.
+
+        Returns:
+            The texts `run`, `split`, `store`, `features`, `state` and `why`; the numbers `rows`,
+            `rows_done`, `shards_done`, `bytes_in`, `bytes_out` and `seconds` of this run;
+            `seconds_left` (None if unknown or ended); `images_per_second`, `bytes_in_per_second`
+            and `bytes_out_per_second` (each with `now` and `run`, the mean); `sizes` (`done` and
+            `rows` by side), `counts` (rows of the split by status), `counts_of_run`,
+            `stage_seconds`, `quarantine` (the last rows, the newest last) and `workers` (`rows`,
+            `shards` and `images_per_second` by address).
         """
         last = self.meter.last
         clock = now if self.ended is None else self.ended
@@ -178,6 +190,12 @@ class TrainingState:
 
         Args:
             now: The time in seconds, of the clock of `DashboardState`.
+
+        Returns:
+            The texts `run`, `folder`, `state` and `why`; the numbers `step`, `steps`, `ranks` (0
+            before they have started) and `seconds` (since the start of the ranks); `seconds_left`
+            (None if unknown or ended); and, once reported, `images_per_second`, `steps_per_second`
+            and `wait_share`.
         """
         seconds = (now if self.ended is None else self.ended) - self.started
         return {
@@ -220,7 +238,8 @@ class DashboardState:
 
         Args:
             key: The key of the task; keys of tasks that store no shard are ignored.
-            worker: The address of the worker.
+            worker: The address of the worker, to which the shard counts once the command has
+                reported it.
         """
         match = _KEY.fullmatch(key) if isinstance(key, str) else None
         if match is not None:
@@ -232,8 +251,10 @@ class DashboardState:
         """Update the state from a message of a command.
 
         Args:
-            message: The message, with the name of its `run` and its kind, `what`, which decides the
-                other values; an unknown kind, of a later version, is ignored.
+            message: The message, with the name of its `run` and its kind, `what`: `run`, `shard`,
+                `quarantined`, `pictures`, `training`, `begun`, `speed`, `left`, `curve`, `grid` or
+                `end`. The kind decides the other values. An unknown kind, of a later version, is
+                ignored; the progress of an unknown run has no effect.
             now: The time in seconds.
         """
         handler = _HANDLERS.get(message["what"])
@@ -265,8 +286,9 @@ class DashboardState:
             now: The time in seconds, of the clock that all other calls use.
 
         Returns:
-            `runs` and `trainings`, the oldest first, and `curves` with the (step, value) points of
-            each.
+            `runs` and `trainings` (lists of the dictionaries that `RunState.snapshot` and
+            `TrainingState.snapshot` return, the oldest first), and `curves` (a list of dictionaries
+            with `run`, `name` and `points`, which are (step, value)).
         """
         return {
             "runs": [run.snapshot(now) for run in self.runs.values()],
@@ -409,7 +431,8 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
         names: The paths, such as folders of runs.
 
     Returns:
-        The suffix of each path, by path; a path that has no unique suffix is returned whole.
+        The suffix of each path, without a leading slash, by path; a path that has no unique suffix
+        of fewer components is returned whole.
     """
     parts = {name: [part for part in name.split("/") if part] for name in names}
     suffixes = {}

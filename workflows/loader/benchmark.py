@@ -21,6 +21,10 @@ CPU_BOUND_SHARE = 0.8
 def run(options: LoaderOptions) -> int:
     """Measure a loader, and print its throughput, its bottleneck and its shuffle quality.
 
+    Args:
+        options: The parsed options of the command. With `drop_cache` the files of the array are
+            dropped from the kernel's page cache first.
+
     Returns:
         The exit status, 0; errors are raised.
 
@@ -68,8 +72,8 @@ def measure_epoch(loader: Loader, epoch: int) -> str:
     """Read one epoch as fast as possible, and return its rates and its bottleneck as text.
 
     Args:
-        loader: The loader, which is set to the start of the epoch, and whose counts of `readers`
-            start again.
+        loader: The loader, which is set to the start of the epoch and has at least one batch; its
+            counts of `readers` start again.
         epoch: The number of the epoch, from 0.
 
     Returns:
@@ -109,6 +113,9 @@ def shuffle_quality_lines(loader: Loader) -> list[str]:
 
     Args:
         loader: The loader, whose orders of epochs 0 and 1 are compared; no pixels are read.
+
+    Returns:
+        A line about classes, and one about pairs of rows unless the order is `sequential`.
     """
     from pipeline.loader.shuffle_quality import recurring_pair_ratio, same_class_ratio
 
@@ -127,7 +134,8 @@ def drop_page_cache(folder: Path) -> None:
     """Drop files from the kernel's page cache, without changing them.
 
     Args:
-        folder: A folder that holds nothing but files, such as that of an array of a store.
+        folder: A folder that holds nothing but files, such as that of an array of a store; pages
+            that are not on the disk yet are written first.
 
     Raises:
         StoreError: *folder* is not a local folder.

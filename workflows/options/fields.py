@@ -78,9 +78,11 @@ def option(
         help: The help text: a phrase that says the effect and the unit, without the default.
         implied: The meaning of an omitted option, as text for `(default: ...)`, where the default
             is None or does not explain itself.
-        choices: The allowed values (default: any).
+        choices: The allowed values, or those of each item of a tuple (default: any). The range is
+            not checked with choices.
         minimum: The smallest allowed value (default: no limit).
-        maximum: The largest allowed value (default: no limit).
+        maximum: The largest allowed value (default: no limit). Limits apply to each item of a
+            tuple.
         above: An exclusive lower bound, used without *minimum* (default: no limit).
         legacy_value: The value that a run folder implies which lacks the option, because it is
             older (default: *default*).
@@ -91,6 +93,10 @@ def option(
         aliases: Further names of the flag, such as `-o`.
         bare: The value that the flag has if it is given without a value (default: it needs one).
         repeatable: True if a repeated flag of a tuple adds values (default: the last one counts).
+
+    Returns:
+        The result of `dataclasses.field`, to be assigned in the body of an `Options` class. The
+        annotation there gives the type.
     """
     flag = Flag(
         help=help,
@@ -119,11 +125,15 @@ def argument(
     """Return a dataclass field for a positional argument.
 
     Args:
-        help: The help text.
+        help: The help text: a phrase without an article, such as `folder of images`, which errors
+            also use.
         metavar: The name of the argument in the help text and in errors, such as STORE.
         default: The value if it is omitted (default: the argument is required).
         choices: The allowed values (default: any).
         implied: The meaning of an omitted argument, as text for `(default: ...)`.
+
+    Returns:
+        The result of `dataclasses.field`, to be assigned in the body of an `Options` class.
     """
     flag = Flag(
         help=help, metavar=metavar, choices=tuple(choices), implied=implied, positional=True
@@ -158,7 +168,8 @@ class Options:
         """Return the options of a command line; omitted ones have their defaults.
 
         Args:
-            args: The result of a parser to which `add_flags` has added these options.
+            args: The result of a parser to which `add_flags` has added these options; attributes
+                that are no options are ignored.
 
         Raises:
             ValueError: A value has the wrong type, or is outside its choices or its range.
@@ -171,10 +182,12 @@ class Options:
         """Return the options from the result of `as_dict`, of this version or an earlier one.
 
         Args:
-            values: Values by name; names that are no options are ignored.
+            values: Values by name; names that are no options are ignored, and a missing one gets
+                its legacy value.
 
         Raises:
-            ValueError: A value has a wrong type, as in a damaged or foreign run folder.
+            ValueError: A value has a wrong type or is outside its choices or its range, as in a
+                damaged or foreign run folder.
         """
         return cls(
             **{name: values.get(name, default) for name, default in cls.legacy_values().items()}
@@ -212,6 +225,10 @@ class Kind:
 
         Args:
             hint: The type of the field, such as `int`, `Path | None` or `tuple[str, ...]`.
+
+        Returns:
+            The `type` of a value or of the items of a tuple, and the flags `is_tuple` and
+            `optional`.
         """
         members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         plain = next(member for member in members if member is not types.NoneType)
@@ -233,10 +250,11 @@ class Kind:
         return str(value) if self.type is str and isinstance(value, Path) else value
 
     def accepts(self, value: Any) -> bool:
-        """Return True if a value is of this kind; whole numbers count as floats too.
+        """Return True if a value is of this kind.
 
         Args:
-            value: The result of `convert`.
+            value: The result of `convert`. Whole numbers count as floats, too; True and False are
+                no numbers.
         """
         if value is None:
             return self.optional
@@ -256,6 +274,9 @@ class Kind:
 
 def flag_of(field: dataclasses.Field[Any]) -> Flag:
     """Return the description of a field that `option` or `argument` declared.
+
+    Args:
+        field: A field of `dataclasses.fields` of an `Options` class.
 
     Raises:
         KeyError: The field was declared in another way.
@@ -294,7 +315,8 @@ def add_flags(parser: argparse.ArgumentParser, options: type[Options]) -> None:
     command line names: `Options.from_args` adds the defaults.
 
     Args:
-        parser: The parser, to which former names of the flags are added, too, without help.
+        parser: The parser, which is changed in place. Former names of the flags are added, too,
+            without help.
         options: The class of the options.
     """
     kinds = typing.get_type_hints(options)

@@ -27,7 +27,7 @@ def synonyms_option(group: str = "options") -> Any:
     """Return the field of the option `--synonyms`, a `str`.
 
     Args:
-        group: The heading of the help text under which it is listed.
+        group: The heading of the help text under which it is listed (default `options`).
     """
     return option(
         "mean",

@@ -35,6 +35,9 @@ from workflows.terminal.progress import Progress, print_waiting
 def run(options: FeaturesOptions) -> int:
     """Compute the features of every requested split, and print their name and dimension.
 
+    Args:
+        options: The parsed options of the command.
+
     Returns:
         The exit status, 0; errors are raised.
 
@@ -80,16 +83,25 @@ def _splits(objects: Objects, requested: tuple[str, ...]) -> list[str]:
 
 
 def compute_features(options: FeaturesOptions, split: str, cluster: Cluster) -> FeatureRecipe:
-    """Compute the missing features of a split, commit them to the store, and return their recipe.
+    """Compute the missing features of a split, and commit them to the store.
+
+    With `--repair`, damaged files are removed and computed again. Nothing is computed if the
+    features exist already.
 
     Args:
         options: The options of the command.
         split: The name of the split, which must be finished.
-        cluster: The cluster that runs the tasks.
+        cluster: The cluster that runs the tasks, inside its `with` block.
+
+    Returns:
+        The recipe of the features, with their `name` (the folder in `features/`) and `dim`.
 
     Raises:
-        StoreError: The split is not finished, or another run computes the same features.
-        TesseraeError: A shard failed, or there is no such network.
+        StoreError: The split is not finished, another run computes the same features, this machine
+            computes other numbers than the features begun before, or there is too little free
+            space.
+        TesseraeError: A shard failed, there is no such network, or the cluster has too few GPUs.
+            Committed shards are kept.
     """
     if options.trunk == NEW:
         raise TesseraeError(
@@ -248,7 +260,8 @@ class RowCounter:
         """Queue a running task's report; Dask calls this in a thread of its own.
 
         Args:
-            event: The time and the report, with the number of its `shard` and of computed `rows`.
+            event: The time and the report, with the number of its `shard` and of the `rows` of it
+                that are computed so far. It is counted at the next `tick`.
         """
         self._reports.append(event[1])
 
@@ -263,7 +276,7 @@ class RowCounter:
         """Count the remaining rows of a shard that has ended.
 
         Args:
-            report: The result of the shard's task.
+            report: The result of the shard's task: its shard, rows and bytes written.
         """
         self._count(report.shard, report.num_rows)
         self._progress.update(bytes_out=report.bytes_out)

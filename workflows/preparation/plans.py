@@ -61,7 +61,8 @@ def open_split(options: PrepareOptions, split: str) -> OpenSplit:
         split: The name of the split.
 
     Returns:
-        The split, with the name of a new run.
+        The split, with `split` (its name), `run` (the name of a new run), `source` and `objects`
+        (the store, opened for this run). Nothing is to be closed.
 
     Raises:
         SourceError: The source cannot be read, or has no such split.
@@ -92,6 +93,9 @@ def leased(part: OpenSplit, *, wait: bool) -> Iterator[None]:
         part: The split.
         wait: True to wait for another run that holds the lease.
 
+    Yields:
+        None.
+
     Raises:
         KeyboardInterrupt: The block was interrupted; the message says how to continue.
         StoreBusyError: Another run holds the lease, and *wait* is false.
@@ -115,7 +119,8 @@ def resolve_splits(options: PrepareOptions) -> PrepareOptions:
     named splits has the split `train`.
 
     Args:
-        options: The options of the command; returned unchanged if they name splits.
+        options: The options of the command, whose `split` is `("all",)`; returned unchanged if they
+            name splits.
 
     Raises:
         SourceError: The source cannot be read, or none of its splits can be prepared.
@@ -142,6 +147,8 @@ def plan_splits(options: PrepareOptions, cluster: Cluster) -> Plans:
     """Plan every requested split, so that the labels cover the classes of all of them.
 
     The recipe and the plans are written to the store; no image is decoded.
+
+    The leases of all splits are held meanwhile, and released at the end.
 
     Args:
         options: The options of the command.
@@ -170,7 +177,8 @@ def resolve_plans(options: PrepareOptions, parts: Sequence[OpenSplit], cluster: 
 
     Args:
         options: The options of the command.
-        parts: The splits, whose leases the caller holds.
+        parts: The splits, whose leases the caller holds; the labels cover the classes of those that
+            are listed together.
         cluster: The cluster that streams sources which cannot be read at random.
 
     Returns:

@@ -80,12 +80,20 @@ class Tally:
     """The rows that earlier runs committed and that this run keeps, by status."""
 
     def fail(self, failed: Failed) -> None:
-        """Count a shard whose task failed."""
+        """Count a shard whose task failed.
+
+        Args:
+            failed: The job and its error, which is kept.
+        """
         self.failed.append(failed)
         self.consecutive_failures += 1
 
     def add(self, report: ShardReport) -> None:
-        """Count a shard that was committed."""
+        """Count a shard that was committed; this ends a succession of failures.
+
+        Args:
+            report: The result of the shard's task.
+        """
         self.consecutive_failures = 0
         self.num_rows += report.num_rows
         self.bytes_in += report.bytes_in
@@ -115,8 +123,12 @@ class Tally:
 def run(options: PrepareOptions) -> int:
     """Prepare every requested split, print a summary of the store and write its `report.html`.
 
+    Args:
+        options: The parsed options of the command.
+
     Returns:
-        The exit status, 0; errors are raised.
+        The exit status, 0; errors are raised. In a worker that Slurm has started, the tasks run
+        until the run ends, and nothing is printed.
 
     Raises:
         KeyboardInterrupt: The run was stopped; the message says how to continue.
@@ -135,7 +147,8 @@ def prepare(options: PrepareOptions) -> dict[str, RunReport]:
     """Prepare every requested split.
 
     Args:
-        options: The options of the command.
+        options: The options of the command. A `split` of `("all",)` means every split of the
+            source.
 
     Returns:
         The totals of each split in which this run committed rows, by name.
@@ -146,6 +159,7 @@ def prepare(options: PrepareOptions) -> dict[str, RunReport]:
         StoreError: The store holds other images or another recipe, another run prepares the split,
             or there is too little free space or memory.
         TesseraeError: A shard failed, or too many rows were quarantined. Committed shards are kept.
+        KeyboardInterrupt: The run was stopped; the message says how to continue.
     """
     session.check_cluster_option(options.cluster)
     options = resolve_splits(options)
@@ -161,18 +175,25 @@ def prepare(options: PrepareOptions) -> dict[str, RunReport]:
 def prepare_split(
     options: PrepareOptions, split: str, cluster: Cluster, plans: Plans | None = None
 ) -> RunReport:
-    """Prepare one split, and return the totals of this run.
+    """Prepare one split, whose lease is held meanwhile, and return the totals of this run.
+
+    A split of which every shard is committed is finished; with `--limit` it may stay unfinished.
 
     Args:
         options: The options of the command.
         split: The name of the split, one of `options.split`.
-        cluster: The cluster that runs the tasks.
+        cluster: The cluster that runs the tasks, inside its `with` block.
         plans: The result of `plan_splits`; None plans this split alone.
+
+    Returns:
+        The totals of this run alone: `num_rows`, `seconds`, `bytes_in`, `bytes_out` and
+        `stage_seconds`; `num_rows` is 0 if all shards were committed before.
 
     Raises:
         StoreBusyError: Another run prepares the split, and the options lack `--wait`.
         StoreError: There is too little free space or memory, or a worker sees another store.
         TesseraeError: A shard failed, or too many rows were quarantined. Committed shards are kept.
+        KeyboardInterrupt: The run was stopped; the message says how to continue.
     """
     part = open_split(options, split)
     with leased(part, wait=options.wait):
@@ -306,15 +327,18 @@ def prepare_shards(
         options: The options of the command.
         objects: The objects of the store.
         plan: The plan of the split.
-        work: The configuration of the tasks.
+        work: The configuration of the tasks, with the sizes to store and the name of the run.
         todo: The numbers of the shards to store.
-        commits: The commits of earlier runs, by number of shard.
-        cluster: The cluster that runs the tasks.
-        tally: The totals, which are updated in place as shards end.
+        commits: The commits of earlier runs, by number of shard; they are only read.
+        cluster: The cluster that runs the tasks, inside its `with` block.
+        tally: The totals, which are updated in place as shards end, and whose `earlier` counts
+            towards `--max-bad`.
 
     Raises:
-        TesseraeError: A shard failed.
-        TooManyQuarantinedError: More rows were quarantined than `--max-bad` allows.
+        TesseraeError: A shard failed. It is raised after the other shards have ended, or after 8
+            shards have failed in succession.
+        TooManyQuarantinedError: More rows were quarantined, those of earlier runs included, than
+            `--max-bad` allows. It is raised at once; committed shards are kept.
     """
     num_rows = sum(len(plan.rows(shard)) for shard in todo)
     all_rows = num_rows + tally.earlier.total()

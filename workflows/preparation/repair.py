@@ -51,6 +51,9 @@ class Repair:
 def run(options: RepairOptions) -> int:
     """Repair damaged files of every requested split, and print what was restored and what was not.
 
+    Args:
+        options: The parsed options of the command.
+
     Returns:
         The exit status: 1 if any problem remains, else 0.
 
@@ -86,8 +89,10 @@ def run(options: RepairOptions) -> int:
 def repair_split(repair: Repair) -> int:
     """Repair one split, whose lease the caller holds, and print what was restored.
 
+    Damaged files are written again, from their second copies or from the source images.
+
     Args:
-        repair: The split, with the options of the command.
+        repair: The split, with the options of the command and the cluster, inside its `with` block.
 
     Returns:
         The number of problems that remain; 0 if the split is finished and undamaged.

@@ -44,7 +44,11 @@ def spool_folder(objects: Objects, split: str) -> str:
 
 
 def remove_spool(objects: Objects, split: str) -> None:
-    """Remove the spool of a split that is finished; an object store has none.
+    """Remove the spool of a split that is finished.
+
+    Args:
+        objects: The objects of the store; an object store has no spool.
+        split: The name of the split. A spool that does not exist is no error.
 
     Raises:
         StoreError: The spool is a link that leads out of the store.
@@ -57,7 +61,9 @@ def remove_spool(objects: Objects, split: str) -> None:
 def stream(
     split: str, source: Source, objects: Objects, cluster: Cluster, limit: int | None
 ) -> None:
-    """Stream the blocks of *source* that the spool lacks, and remove those of other sources.
+    """Stream the blocks of a source that the spool lacks; remove those of other sources from it.
+
+    The spool is the folder of `spool_folder`, in the store. Progress is shown on standard output.
 
     Args:
         split: The name of the split.
@@ -94,11 +100,11 @@ def stream(
 
 
 def check_early(parts: Mapping[str, Source], rules: int) -> None:
-    """Check sources as far as possible before hours of listing and streaming.
+    """Check sources as far as possible before hours of listing and streaming, and print remarks.
 
     Args:
         parts: The source of each split, by name.
-        rules: Version of the listing rules.
+        rules: Version of the listing rules, that of the store's recipe.
 
     Raises:
         SourceError: A table is missing, a file is not an archive, or a label or class is invalid.
@@ -126,8 +132,11 @@ def preparable_splits(parts: Mapping[str, Source]) -> list[str]:
     Args:
         parts: The source of each split, by name.
 
+    Returns:
+        Their names, in the order of *parts*.
+
     Raises:
-        SourceError: No split can be prepared.
+        SourceError: No split can be prepared; it is the error of the first one.
     """
     accepted, errors = [], []
     for split, source in parts.items():
@@ -148,6 +157,9 @@ def naming_spools_in_errors(folders: list[str]) -> Iterator[None]:
 
     Args:
         folders: The paths from `spool_folder`; spools that are empty or missing add nothing.
+
+    Yields:
+        None. The error that is raised in place of the block's has the same class.
     """
     try:
         yield

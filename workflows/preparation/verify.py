@@ -24,8 +24,13 @@ UNKNOWN_TEXT = "belongs to no commit; it is harmless and may be deleted."
 def run(options: VerifyOptions) -> int:
     """Check the requested splits and their features, and print what is wrong; nothing is changed.
 
+    Args:
+        options: The parsed options of the command. With `source`, that number of rows of each
+            undamaged split is decoded again from the source and compared, too.
+
     Returns:
-        The exit status: 1 if a file is missing or damaged or a split is not finished, else 0.
+        The exit status: 1 if a file is missing or damaged, a row differs or a split is not
+        finished, else 0.
 
     Raises:
         StoreError: There is no store, or it lacks a requested split.
@@ -63,16 +68,16 @@ def _check_unknown_splits(objects: Objects, features_of: dict[str, list[str]]) -
 
 
 def verify_features(objects: Objects, name: str, images: SplitRecords, *, threads: int = 0) -> bool:
-    """Check the features of one split against their records, and print their problems.
+    """Check the features of one split against their records, and print what is wrong.
 
     Args:
         objects: The objects of the store.
         name: The name of the feature set: its folder in `features/`.
-        images: The records of the split whose images the features describe.
+        images: The records of the split whose images the features describe, from `verify_split`.
         threads: Number of threads that read files (default 0: one per core).
 
     Returns:
-        True if every file is present and undamaged.
+        True if every file is present and undamaged and all shards are computed.
     """
     started = time.monotonic()
     feature_records = feature_check.read_records(objects, name, images)
@@ -102,7 +107,11 @@ def _features_advice(feature_records: FeatureRecords, problems: Sequence[Problem
 
 
 def print_problems(problems: Sequence[Problem]) -> None:
-    """Print the name and the description of each problem."""
+    """Print the name and the description of each problem.
+
+    Args:
+        problems: The problems, one line each; nothing is printed without any.
+    """
     for problem in problems:
         print(printable(f"  {problem.name}: {problem.description}"))
 
@@ -122,14 +131,14 @@ def _decode_again(objects: Objects, split: str, num_rows: int) -> bool:
 
 
 def splits_to_check(objects: Objects, requested: tuple[str, ...]) -> list[str]:
-    """Return the splits to check: the requested ones, or all of the store for `ALL`.
+    """Return the splits to check: the requested ones, or all of the store.
 
     Args:
         objects: The objects of the store.
-        requested: The names of splits, or `ALL`.
+        requested: The names of splits, or `("all",)`.
 
     Returns:
-        At least one name, in the order of *requested*, or sorted for `ALL`.
+        At least one name, in the order of *requested*, or sorted for `("all",)`.
 
     Raises:
         StoreError: The store has no splits, or not all of the requested ones.
@@ -159,8 +168,8 @@ def verify_split(
         threads: Number of threads that read files (default 0: one per core).
 
     Returns:
-        The records of the split, and its problems: missing and damaged files, and what is
-        unfinished. Problems are returned, not raised.
+        The records of the split, and its problems, sorted: missing and damaged files, and what is
+        unfinished. Problems are returned, not raised; empty if the split is finished and undamaged.
     """
     started = time.monotonic()
     split_records = verify.read_records(objects, split)

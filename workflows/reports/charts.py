@@ -73,14 +73,18 @@ class Chart:
 def chart(
     title: str, curves: Mapping[str, Points], *, unit: str = "", across: str = "step"
 ) -> Chart | None:
-    """Return the geometry of a line chart; None if there is no point to draw.
+    """Return the geometry of a line chart.
 
     Args:
         title: The title of the chart.
         curves: The (x, y) points of each curve, by name; by ascending x. Points that are not finite
-            are left out.
+            are left out, and of more than 400 only 400 are kept.
         unit: The unit of the y axis (default: none).
         across: The name of the x axis, with its unit (default `step`).
+
+    Returns:
+        The chart, with curves and ticks in pixels and a y axis that points down; None if there is
+        no finite point to draw. A curve without a finite point is left out.
     """
     finite = {
         name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
@@ -116,10 +120,10 @@ def chart(
 
 
 def thinned(points: Points) -> list[tuple[float, float]]:
-    """Return at most `MAX_POINTS` of the points, evenly spaced, with the first and the last.
+    """Return at most 400 of the points of a curve, evenly spaced, with the first and the last.
 
     Args:
-        points: The points of a curve; a curve with fewer is returned whole.
+        points: The (x, y) points of a curve; a curve with fewer is returned whole, as a new list.
     """
     if len(points) <= MAX_POINTS:
         return list(points)
@@ -128,11 +132,15 @@ def thinned(points: Points) -> list[tuple[float, float]]:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Return round numbers for the ticks of an axis, in ascending order.
+    """Return evenly spaced round numbers for the ticks of an axis, in ascending order.
 
     Args:
-        low: The smallest value to show; the first tick is at most this.
-        high: The largest value to show; the last tick is at least this.
+        low: The smallest value to show, finite; the first tick is at most this.
+        high: The largest value to show, finite and at least *low*; the last tick is at least this.
+
+    Returns:
+        Four to six numbers, whose steps are 1, 2, 2.5 or 5 times a power of ten. A range too narrow
+        to label is widened.
     """
     magnitude = max(abs(low), abs(high))
     if high - low <= max(1e-9 * magnitude, 1e-300):  # too narrow a range for labels of this size

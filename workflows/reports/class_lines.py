@@ -19,7 +19,10 @@ MAX_LISTED_CLASSES = 6
 
 
 def class_lines(classes: Classes, recipe: Recipe, listed: Mapping[str, Listing]) -> Iterator[str]:
-    """Yield the label of each class, and the counts of unlabelled images and skipped files.
+    """Yield lines on the label of each class, on unlabelled images and on skipped files.
+
+    There are also lines on notes of the source and on classes without images. Of many classes only
+    the first ones and the last are listed.
 
     Args:
         classes: The classes of the source.
@@ -43,11 +46,14 @@ def class_lines(classes: Classes, recipe: Recipe, listed: Mapping[str, Listing])
 def mapping_lines(
     classes: Sequence[tuple[str, str]], numbers: Sequence[int], limit: int = MAX_LISTED_CLASSES
 ) -> Iterator[str]:
-    """Yield label, class and words of each class; of many classes, the first ones and the last.
+    """Yield lines with the label, the class and the words of each class, after a heading.
+
+    Of more classes than the limit, the first ones and the last are listed.
 
     Args:
-        classes: The (class, words) of label 0, 1, ...
-        numbers: The number of each class in the source; empty if the source numbers none.
+        classes: The (class, words) of label 0, 1, ...; without any, the one line says so.
+        numbers: The number of each class in the source, by label; empty if the source numbers none.
+            They are shown only if they differ from the labels.
         limit: The number of classes to list at most (default 6).
     """
     if not classes:
@@ -85,6 +91,9 @@ def unreadable_class_lines(
         classes: The (class, words) of label 0, 1, ...
         labels: The (rows,) int32 labels of a split.
         status: The (rows,) uint8 status of each row; 0 is readable.
+
+    Yields:
+        One line; none if every class of the labels has a readable image.
     """
     lost = set(labels[labels >= 0].tolist()) - set(labels[status == 0].tolist())
     if lost:

@@ -52,6 +52,10 @@ def name_of(metric: str) -> CurveName:
     Args:
         metric: The name of the metric in `metrics.jsonl`, such as `critic_loss`. An unknown one, of
             a later version, gets a chart of its own.
+
+    Returns:
+        The title of the `chart`, the name of the `curve` in it, and the `unit` of its values (`%`,
+        for which fractions are multiplied by 100, `images/s`, or empty).
     """
     hits = _HITS.fullmatch(metric)
     if hits is not None:
@@ -60,11 +64,16 @@ def name_of(metric: str) -> CurveName:
 
 
 def charts_of(curves: Iterable[tuple[str, str, Points]]) -> Iterator[Chart]:
-    """Yield the charts of some curves, in the order of their first curves.
+    """Yield the charts of some metrics, in the order of their first curves.
 
     Args:
-        curves: The metric, the remark and the points of each curve; the remark follows the name of
-            the curve, and is empty if there is none.
+        curves: The metric (as in `metrics.jsonl`), the remark and the (x, y) points of each curve;
+            the remark follows the name of the curve, and is empty if there is none. Hit rates are
+            fractions from 0 to 1, and are drawn in percent.
+
+    Yields:
+        A chart for each title and unit, with the curves of all metrics that share it; a chart
+        without a finite point is left out.
     """
     groups: dict[tuple[str, str], dict[str, Points]] = {}
     for metric, remark, points in curves:

@@ -32,8 +32,8 @@ def render(template: Path, **values: Any) -> str:
 
     Args:
         template: The file of the template. It may include, import and extend those beside it and
-            those in `TEMPLATES`.
-        values: The values that it inserts, by name.
+            those in `workflows/reports/templates`.
+        values: The values that it inserts, by name. Text is escaped.
 
     Raises:
         jinja2.UndefinedError: The template inserts a value that is missing.
@@ -74,6 +74,10 @@ def _visible(value: Any) -> Any:
 
 
 def data_url(image: bytes) -> str:
-    """Return the `data:` URL of a PNG or JPEG file."""
+    """Return the `data:` URL of a PNG or JPEG file.
+
+    Args:
+        image: The bytes of the file; what is no PNG is taken as JPEG.
+    """
     kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"

@@ -36,7 +36,7 @@ def read_lines(
 
     Args:
         objects: The objects of the store.
-        parts: The records of the table's parts.
+        parts: The records of the table's parts, such as `commit.table` of each commit.
 
     Returns:
         A dictionary for each such row, with `row` (int), `key`, `status` (int, 0 for a readable
@@ -64,7 +64,11 @@ def read_lines(
 
 
 def has_quarantined(counts: Mapping[str, int]) -> bool:
-    """Return True if *counts*, rows by status in words, include one that is not readable."""
+    """Return True if counts of rows include one that is not readable.
+
+    Args:
+        counts: The number of rows by status in words, such as `commit.counts`.
+    """
     return any(count for word, count in counts.items() if word != "readable")
 
 
@@ -74,11 +78,12 @@ def by_reason(lines: Iterable[Mapping[str, Any]]) -> list[Reason]:
     Reasons that differ only in numbers are the same: "truncated (7 bytes not processed)".
 
     Args:
-        lines: Dictionaries with `key`, `word` (the status in words) and `reason`, as `read_lines`
-            returns them.
+        lines: Dictionaries with `key`, `word` (the status in words) and `reason` (empty or None if
+            there is none), as `read_lines` returns them.
 
     Returns:
-        A value for each group, with the key and the reason of its first line.
+        A value for each group, with `status`, `reason`, `num_rows` and `key`; reason and key are
+        those of its first line.
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for line in lines:
@@ -97,6 +102,10 @@ def quarantined_reasons(objects: Objects, commits: Iterable[Commit]) -> list[Rea
     Args:
         objects: The objects of the store.
         commits: The commits of the shards; parts of the table that are damaged are left out.
+
+    Returns:
+        A value for each group of rows, with `status` (in words), `reason`, `num_rows` and `key`
+        (that of its first row); empty if no row is in quarantine.
     """
     parts = [commit.table for commit in commits if has_quarantined(commit.counts)]
     lines, _ = read_lines(objects, parts)
@@ -107,8 +116,11 @@ def examples(reasons: Sequence[Reason], limit: int = 4) -> str:
     """Return examples of quarantined rows as text, to end a sentence.
 
     Args:
-        reasons: The reasons, each with an example.
+        reasons: The reasons, each with an example; without any, the text is empty.
         limit: Number of reasons to list; the others are counted (default 4).
+
+    Returns:
+        A text such as `'n01440764/a.JPEG' (truncated: ...), and 3 more reasons`.
     """
     listed = [f"{r.key!r} ({r.status}: {r.reason})" for r in reasons[:limit]]
     more = len(reasons) - len(listed)

@@ -28,6 +28,9 @@ MAX_LISTED_ROWS = 50
 def run(options: InfoOptions) -> int:
     """Print the facts about the store, as lines or with `--json` as one JSON document.
 
+    Args:
+        options: The parsed options: `store`, `json`, and `all` to list every quarantined row.
+
     Returns:
         The exit status, 0; also if files of the store are damaged.
 
@@ -52,7 +55,10 @@ def describe(objects: Objects) -> dict[str, Any]:
 
     Returns:
         The document of `tesserae info --json`: `store` (path or URL), `format` and `recipe` (None
-        if the recipe is missing), `splits` (by name) and `features` (by name of the feature set).
+        if the recipe is missing or damaged), `splits` (by name, dictionaries with `finished`,
+        `rows`, `rows_committed`, `shards`, `sizes`, `counts`, `quarantine`, `remarks`, `problems`
+        and others; `rows` is None if the plan is missing) and `features` (by name of the feature
+        set, dictionaries with the fields of its recipe, `splits` and `num_bytes`).
 
     Raises:
         StoreError: There is no store.

@@ -37,9 +37,12 @@ RUN = ".report"
 def report_store(store: str, runs: dict[str, RunReport], *, notice: str = "") -> None:
     """Print a summary of the store, and write its report to `STORE/report.html`.
 
+    A report that another command is writing is waited for. An earlier report is replaced.
+
     Args:
         store: Path or URL of the store.
-        runs: The totals of the command's run, by split; splits without an entry had nothing to do.
+        runs: The totals of the command's run, by split; splits without an entry had nothing to do,
+            and an empty dictionary is valid.
         notice: A notice that is shown before all figures (default: none).
 
     Raises:
@@ -61,9 +64,11 @@ def report_store(store: str, runs: dict[str, RunReport], *, notice: str = "") ->
 def collect_report(objects: Objects, runs: dict[str, RunReport], notice: str) -> ReportModel:
     """Collect the data of a store's report, with a sample of its images.
 
+    Nothing is written.
+
     Args:
         objects: The objects of the store.
-        runs: The totals of the command's run, by split.
+        runs: The totals of the command's run, by split; a split without an entry gets none.
         notice: A notice that is shown before all figures; empty for none.
 
     Raises:

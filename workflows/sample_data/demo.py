@@ -36,7 +36,9 @@ def run(demo: DemoOptions) -> int:
     """Run the demo, and print where its results are; the working folder is created if missing.
 
     Args:
-        demo: The options. Without `data` the source is the embedded sample.
+        demo: The options. Without `data` the source is the embedded sample, which is written to
+            `sample` in the folder `dir`; the store and the runs are written there, too. With 0
+            `minutes` nothing is trained.
 
     Returns:
         The exit status, 0; also if training was skipped because torch is not installed.

@@ -70,9 +70,12 @@ ARCHIVES = {
 def fetch(name: str, directory: Path, *, url: str | None = None, md5: str | None = None) -> Path:
     """Download, verify and unpack an archive, unless it is already present.
 
+    A partial download of an earlier call is continued.
+
     Args:
-        name: The name of the archive, a key of `ARCHIVES`.
-        directory: The folder to download into, created if it is missing.
+        name: The name of the archive, `imagenette`.
+        directory: The folder to download into, created if it is missing. The unpacked folder stays
+            in it; the archive is removed.
         url: The URL of a copy of the archive (default: the public one).
         md5: The MD5 of that copy, in hexadecimal (default: that of the public one).
 

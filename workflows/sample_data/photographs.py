@@ -158,9 +158,9 @@ def plan_images(images: int, seed: int, num_classes: int) -> Iterator[SampleImag
     """Yield the specification of every file of the sample, those of train first.
 
     Args:
-        images: Number of images, train and val together.
-        seed: The seed of all random draws.
-        num_classes: Number of classes, the first ones of `CLASSES`.
+        images: Number of images, train and val together, at least two for each class.
+        seed: The seed of all random draws; the same arguments give the same files.
+        num_classes: Number of classes, the first ones of `CLASSES`, from 1 to 7.
     """
     num_val = max(num_classes, round(images * VAL_SHARE))
     num_train = images - num_val
@@ -191,7 +191,8 @@ def odd_kinds(images: int, num_train: int, seed: int) -> dict[int, str]:
         seed: The seed of the draws.
 
     Returns:
-        The kind of each unusual file, one of those in `ODD`, by its index among the train files.
+        The kind of each unusual file (`grey`, `png`, `cmyk`, `truncated` or `empty`), by its index
+        among the train files, from 0; all others are plain. Empty for a sample that is too small.
     """
     kinds = [kind for kind, min_images in ODD if images >= min_images]
     kinds += ["grey"] * (images // GREY_EVERY if kinds else 0)
@@ -207,11 +208,14 @@ def _random_generator(seed: str) -> random.Random:
 
 
 def render(sample_image: SampleImage, photograph: Image.Image) -> bytes:
-    """Return the bytes of one file of the sample.
+    """Return the bytes of one file of the sample, an image that is cropped and recoloured.
 
     Args:
         sample_image: The specification of the file, which also holds the seed of its random crop.
         photograph: The photograph that the specification names, in mode RGB.
+
+    Returns:
+        A JPEG or PNG file, by `sample_image.kind`; b"" for the kind `empty`.
     """
     if sample_image.kind == "empty":
         return b""
@@ -229,7 +233,11 @@ def render(sample_image: SampleImage, photograph: Image.Image) -> bytes:
 
 
 def draw_size(rng: random.Random) -> tuple[int, int]:
-    """Return the (width, height) of an image in pixels, drawn with the frequencies of `SIZES`."""
+    """Return the (width, height) of an image in pixels, drawn from a table of usual sizes.
+
+    Args:
+        rng: The random generator, which advances by one draw.
+    """
     remaining = rng.random() * sum(weight for _, _, weight in SIZES)
     for width, height, weight in SIZES:
         remaining -= weight
@@ -247,11 +255,15 @@ def draw_box(
     """Return a random crop box (left, top, right, bottom), in pixels of the photograph.
 
     Args:
-        rng: The random generator.
+        rng: The random generator, which advances by three draws.
         focus: The (left, top, right, bottom) of the part that the crop shall show, as fractions of
             the sides, 0 to 1.
         size: The width and height of the photograph in pixels.
         aspect: The ratio of the crop's width to its height.
+
+    Returns:
+        The box within the photograph, of 55 to 100 % of the area of the largest crop of its shape.
+        A crop that is smaller than the focus is centred on it.
     """
     width = min(size[0], size[1] * aspect) * math.sqrt(_between(rng, *AREAS))
     left = _draw_start(rng, width / size[0], focus[0], focus[2]) * size[0]
@@ -279,7 +291,7 @@ def encode(image: Image.Image, kind: str, quality: int) -> bytes:
     """Return an image encoded as a file.
 
     Args:
-        image: The image, in mode RGB.
+        image: The image, in mode RGB, which is not changed.
         kind: `plain` (RGB JPEG), `grey`, `cmyk`, `png`, or `truncated` (the first 60 % of a JPEG).
         quality: The quality of a JPEG on Pillow's scale, such as 95; without effect on a PNG.
     """

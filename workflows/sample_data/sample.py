@@ -52,6 +52,9 @@ class SampleSummary:
 def run(options: SampleOptions) -> int:
     """Create the sample, or find the same one, and print a summary.
 
+    Args:
+        options: The parsed options: `directory`, `images`, `seed` and `classes`.
+
     Returns:
         The exit status, 0; errors are raised.
 
@@ -68,7 +71,11 @@ def run(options: SampleOptions) -> int:
 
 
 def lines(summary: SampleSummary) -> list[str]:
-    """Return a summary of the sample as lines for the terminal."""
+    """Return a summary of the sample as four lines for the terminal.
+
+    Args:
+        summary: The result of `make_sample`.
+    """
     action = "already exists, with the same options" if summary.reused else "created"
     odd = sorted(set(summary.odd.values()))
     return [
@@ -89,13 +96,16 @@ def make_sample(
     or absent.
 
     Args:
-        directory: A new or empty folder, or that of the same sample.
-        images: Number of images, train and val together.
+        directory: A new or empty folder, or that of a sample of the same options, which is kept as
+            it is. Folders above it are created.
+        images: Number of images, train and val together, at least two for each class.
         seed: The seed of all random draws (default 0).
-        num_classes: Number of classes, the first ones of `CLASSES` (default: all).
+        num_classes: Number of classes, 2 to 7, the first ones of `CLASSES` (default: all).
 
     Returns:
-        The contents of the folder.
+        The contents of the folder: `directory`, `num_train`, `num_val`, `num_classes`, `num_bytes`,
+        `odd` (the kind of each unusual file, by key) and `reused` (True if the sample existed
+        already).
 
     Raises:
         TesseraeError: scikit-image is missing, *directory* holds something else, the disk is full.

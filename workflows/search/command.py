@@ -32,13 +32,21 @@ MAX_NAME_CHARACTERS = 44
 def run(options: SearchCommandOptions) -> int:
     """Search once, or serve the page with `--serve`.
 
+    The answers, or the address of the page, are printed to standard output. The images of a split
+    without vectors are embedded first, which writes vectors and an index to the folder `search` of
+    the run.
+
+    Args:
+        options: The parsed options of the command.
+
     Returns:
         The exit status, 0; errors are raised.
 
     Raises:
         QueryError: The query is invalid, or names a word, row or class that does not exist.
         TesseraeError: The run or its store cannot be searched, or the port is taken.
-        ValueError: Two options contradict each other.
+        ValueError: Two options contradict each other, or one is invalid.
+        KeyboardInterrupt: The user pressed Ctrl-C, the only regular end of `--serve`.
     """
     return serve(options) if options.serve else search_once(options)
 
@@ -48,6 +56,9 @@ def search_once(options: SearchCommandOptions) -> int:
 
     The images of a split without vectors are embedded first, which writes to the run's folder.
     `--grid` also writes a PNG file.
+
+    Args:
+        options: The parsed options of the command. Its `serve` is ignored.
 
     Returns:
         The exit status, 0; errors are raised.
@@ -111,7 +122,7 @@ def describe(answer: Answer) -> Iterator[str]:
 
     Yields:
         A table of the images, then one of the words, each with a heading; or a line that there are
-        no results.
+        no results. A line has no newline at its end.
     """
     if answer.images:
         yield from _table(
@@ -164,6 +175,15 @@ def _write_grid(path: Path, engine: Engine, answer: Answer) -> None:
 
 def serve(options: SearchCommandOptions) -> int:
     """Serve the page until Ctrl-C, after embedding the images of splits without vectors.
+
+    Args:
+        options: The parsed options of the command. A host of "" listens on all interfaces, and port
+            0 selects a free one. The options of a single search (query, image, grid, json) must not
+            be set.
+
+    Returns:
+        Never in regular use: Ctrl-C raises KeyboardInterrupt, after which the sockets and the
+        engine are closed.
 
     Raises:
         KeyboardInterrupt: The user pressed Ctrl-C, which is the only regular end.

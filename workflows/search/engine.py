@@ -94,18 +94,25 @@ class Engine:
         Images and words that the query itself names are not among the answers.
 
         Args:
-            query: The parsed query.
+            query: The parsed query, from `parse`. A row without a split, as in `#12`, is one of the
+                first split that is searched.
             options: The number and kind of answers, and filters (default: 10 images, of any split
                 and class).
             image_vector: The unit vector of the image that came with the query, (dim,) float32,
-                from `embed`; None if there is none (default).
+                from `embed`; None if there is none (default). It is unused unless the query has an
+                `@`.
 
         Returns:
-            At most `options.k` images, or words, or of each, the nearest first.
+            An `Answer`: `query` (the query as text), `images` (a tuple of `ImageHit`), `words` (a
+            tuple of `WordHit`) and `passed_over` (the words of the query that are unknown and were
+            ignored). `images` and `words` have at most `options.k` each, the nearest first; the
+            kind that `options.to` excludes is empty.
 
         Raises:
-            QueryError: A word, row, split or class is unknown, or an option is out of range.
-            StoreDamagedError: The table of the samples is unreadable.
+            QueryError: A word, row, split or class is unknown, an option is out of range, the query
+                has an `@` but no image vector, or its terms cancel each other out.
+            StoreDamagedError: The table of the samples, or the shard of an image that the query
+                names, is unreadable.
         """
         splits = self._check(options)
         vector = self._encoder.vector(query, image_vector, splits[0].name)
@@ -124,13 +131,15 @@ class Engine:
         return self._encoder.encode_image(square)
 
     def first(self, count: int) -> list[ImageHit]:
-        """Return images of the first split, to show before the first search.
+        """Return the first readable images of the first split, to show before the first search.
+
+        Rows are stored in random order, so this is a random sample, the same one each time.
 
         Args:
             count: The number of images; a split with fewer readable rows gives fewer.
 
         Returns:
-            A random sample that is the same each time, with score 0.
+            The images, in the order of their rows, each with score 0.
 
         Raises:
             StoreDamagedError: The table of the samples is unreadable.
@@ -217,17 +226,20 @@ def open_engine(
     Vectors and indexes are kept in the folder `search` of the run.
 
     Args:
-        run: The path of the run's folder.
-        splits: The splits to search. By default these are all finished ones; a split without
-            vectors is then left out with a notice.
-        kind: The kind of index: exact, lsh or hnsw (default: chosen by the number of rows).
+        run: The path of the run's folder, of a run of `train devise`.
+        splits: The splits to search, each once; an error of any of them is raised. By default these
+            are all finished ones that store the input size of the model; one with a StoreError,
+            such as damaged shards, is then left out with a notice, and the error is raised only if
+            no split remains.
+        kind: The kind of index: `exact`, `lsh` or `hnsw` (default: `exact` up to 200,000 rows of a
+            split, otherwise `hnsw`).
         digests: True to compare stored vectors and indexes with their digests (default).
         stream: The stream of progress and notices (default: standard error).
         store: The present path or URL of the store (default: as recorded in the run, or a folder
             beside the run).
 
     Returns:
-        The engine, which the caller closes.
+        The engine, which the caller closes with `close`.
 
     Raises:
         TesseraeError: The run or the store cannot be searched.

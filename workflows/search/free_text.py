@@ -42,11 +42,14 @@ def interpret(text: str, name: Lookup, phrase: Lookup) -> Interpretation | None:
 
     Args:
         text: The text as typed.
-        name: A function that looks up one name, which may have several words.
-        phrase: A function that looks up a name, or else the mean of its words.
+        name: A function that looks up one name of several words. It returns the unit vector, (dim,)
+            float32, or None if the name is unknown.
+        phrase: A function that looks up a single word, with the same result.
 
     Returns:
-        The interpretation; None if no name is known, or if the vectors cancel each other out.
+        The interpretation: `vector` (the unit vector of the text, (dim,) float32), `names` (the
+        known names) and `passed_over` (the unknown words), both in the order of the text. None if
+        no name is known, or if the vectors cancel each other out.
     """
     names: list[str] = []
     passed_over: list[str] = []

@@ -63,6 +63,8 @@ class Gallery:
     def split(self, name: str) -> Split:
         """Return a finished split that has the size of the gallery.
 
+        A split that has finished after the gallery was opened is opened now.
+
         Args:
             name: The name of the split.
 
@@ -104,6 +106,9 @@ class Gallery:
         Args:
             split: The name of a split of the gallery.
             size: The requested side in pixels.
+
+        Returns:
+            A side in pixels.
         """
         return min(self.splits[split].sizes, key=lambda stored: (abs(stored - size), -stored))
 

@@ -74,12 +74,17 @@ class ImageIndex:
         The measurement takes seconds and is cached by split and kind.
 
         Args:
-            embedded: The split.
-            kind: The name of the kind of queries, under which the result is cached.
-            references: The vectors of a sample of such queries, (n, dim) float32.
+            embedded: The split and its index.
+            kind: The name of the kind of queries, such as `words` or `images`, under which the
+                result is cached. For a split and kind that are cached, *references* are not read.
+            references: The vectors of a sample of such queries, (n, dim) float32, which need not be
+                of unit length; zeros and vectors that are not finite are ignored.
 
         Returns:
-            The hubs, for `search`; None without *references*.
+            The hubs of the split, for `search`; None if *references* is empty.
+
+        Raises:
+            ValueError: No reference is finite and not zero.
         """
         if not len(references):
             return None
@@ -104,13 +109,15 @@ class ImageIndex:
             vector: The query, a unit vector, (dim,) float64.
             k: The number of images.
             splits: The splits to search.
-            labels: The mask of labels that can be answers, from `labels` (default: all).
+            labels: The mask of labels that can be answers, (C + 1,) bool, from `labels`; its last
+                element is for label -1 (default: all).
             exclude: The (split, row) of images that are not answers (default: none).
-            hubs: The hubs of each split, in the order of *splits*; with them, scores are CSLS
-                instead of cosines (default: none).
+            hubs: The hubs of each split, in the order of *splits*, with None for a split to be
+                scored by cosine; with hubs, scores are CSLS (default: empty, for cosines).
 
         Returns:
-            At most *k* images over all splits; equal scores are ordered by split and row.
+            At most *k* images over all splits; equal scores are ordered by the position of the
+            split in *splits*, then by row. An image and its mirrored copy count once.
 
         Raises:
             StoreDamagedError: The table of the samples is unreadable.
@@ -144,6 +151,9 @@ class ImageIndex:
         Args:
             embedded: The split.
             count: The number of images; a split with fewer readable rows gives fewer.
+
+        Returns:
+            The images in the order of their rows.
 
         Raises:
             StoreDamagedError: The table of the samples is unreadable.

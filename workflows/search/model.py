@@ -44,7 +44,7 @@ class Model(Protocol):
             images: The images, (n, size, size, 3) uint8 RGB.
 
         Returns:
-            Unit vectors, (n, dim) float32.
+            Unit vectors in the order of the images, (n, dim) float32.
         """
 
     def embed_split(self, split: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
@@ -96,8 +96,12 @@ def open_model(run: Path, *, store: str | None = None) -> Model:
         store: The present path or URL of the store (default: as recorded in the run, or a folder
             beside the run).
 
+    Returns:
+        The model, whose properties and methods `Model` describes. It is not to be closed.
+
     Raises:
-        TesseraeError: The run cannot be searched.
+        TesseraeError: The run cannot be searched, such as one of another stage or without a
+            checkpoint.
     """
     from workflows.devise import model  # imported late, because it loads torch
 

@@ -149,8 +149,13 @@ def parse(text: str, *, has_image: bool = False) -> Query:
         has_image: True if an image comes with the text (default False). If the text has no `@`, the
             image comes first: `snow` is `@ + snow`, `- snow` is `@ - snow`, and no text is `@`.
 
+    Returns:
+        The query. Its `parts` are a tuple of `WeightedTerm`, each with a `term` and a `weight` that
+        is not 0; `str()` gives it back as text.
+
     Raises:
-        QueryError: The text is no query; the message says what to type.
+        QueryError: The text is no query, such as an empty one without an image, or one with an `@`
+            without an image; the message says what to type.
 
     Examples:
         >>> str(tesserae.parse_query("2*boat + fishing net"))

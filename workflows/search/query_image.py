@@ -32,10 +32,11 @@ def read_image(name: str) -> bytes:
     """Read an image file; return its bytes.
 
     Args:
-        name: The path of the file.
+        name: The path of the file, in which a leading `~` is the home folder.
 
     Raises:
-        QueryError: There is no such file, or it is too large or unreadable.
+        QueryError: There is no such file, it is a URL, it is larger than 20 MiB, or it is
+            unreadable. Whether it is an image is not checked.
     """
     if is_url(name):
         raise QueryError(f"{name} is a URL: expected a file. Save the image, and pass its path.")
@@ -55,11 +56,12 @@ def _too_large(name: str, num_bytes: int) -> str:
 
 
 def unsupported_image_message(name: str, data: bytes) -> str:
-    """Return the message for a file that is not of one of `FORMATS`: a sentence with its cure.
+    """Return the message for a file that is not of a supported format: a sentence with its cure.
 
     Args:
         name: The name of the file in the message.
-        data: The file, or its first bytes, by which its format is detected.
+        data: The file, or its first bytes, by which its format is detected. It is one for which
+            `format_of` returns None.
     """
     read = ", ".join(FORMATS)
     detected = formats.format_of(data)
@@ -71,11 +73,13 @@ def unsupported_image_message(name: str, data: bytes) -> str:
 
 
 def format_of(data: bytes) -> str | None:
-    """Return the format of an image file, one of `FORMATS`; None for any other file.
+    """Return the format of an image file, such as `JPEG`; None for any other file.
+
+    The formats are JPEG, PNG, WebP, GIF, BMP and TIFF, spelt like this.
 
     Args:
-        data: The file, or its first `pipeline.images.formats.HEAD_BYTES` bytes, by which the format
-            is detected.
+        data: The file, or its first bytes (`pipeline.images.formats.HEAD_BYTES` of them), by which
+            the format is detected.
     """
     detected = formats.format_of(data)
     return detected.name if detected is not None and detected.name in FORMATS else None
@@ -101,13 +105,16 @@ class ImagePreprocessor:
         )
 
     def preprocess(self, data: bytes) -> NDArray[np.uint8]:
-        """Return an image file as a square, (size, size, 3) uint8 RGB.
+        """Return an image file as a square, (size, size, 3) uint8 RGB, resized as the recipe says.
+
+        The size is that of the preprocessor. The first call starts its child process.
 
         Args:
-            data: The bytes of the file.
+            data: The bytes of a JPEG, PNG, WebP, GIF, BMP or TIFF file.
 
         Raises:
-            QueryError: The file is no readable image of one of `FORMATS`.
+            QueryError: The file is no readable image of one of these formats, or decoding it takes
+                more than 5 seconds or 1 GiB of memory.
         """
         if format_of(data) is None:
             raise QueryError(unsupported_image_message("the file", data))

@@ -55,12 +55,13 @@ class QueryEncoder:
 
         Args:
             query: The parsed query.
-            image_vector: The vector of the image that came with the query, (dim,) float32; None: no
-                image.
-            split: The split of stored images that the query names by row alone.
+            image_vector: The vector of the image that came with the query, (dim,) float32, which
+                need not be of unit length but must not be zero; None: no image.
+            split: The name of the split of stored images that the query names by row alone.
 
         Raises:
-            QueryError: A word or a row is unknown, or the terms cancel each other out.
+            QueryError: A word, split or row is unknown, the query has an `@` but no image came with
+                it, a vector is zero or not finite, or the terms cancel each other out.
         """
         total = np.zeros(self._model.dim)
         for part in query.parts:
@@ -86,10 +87,13 @@ class QueryEncoder:
             text: The text as typed, without operators.
 
         Returns:
-            The unit vector, the names that are known and the words that are ignored.
+            The interpretation: `vector` (the unit vector, (dim,) float32), `names` (the known
+            names; *text* alone if it is known as a whole) and `passed_over` (the unknown words,
+            which are ignored).
 
         Raises:
-            QueryError: No word of it is known; the message suggests words of similar spelling.
+            QueryError: No word of it is known, or the vectors of its words cancel each other out;
+                the message suggests words of similar spelling.
         """
         vector = self._phrase(text)
         if vector is not None:

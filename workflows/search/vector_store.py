@@ -80,10 +80,10 @@ class EmbeddedSplit:
         """Return the unit vectors of readable rows that are evenly spread over the split.
 
         Args:
-            count: The maximum number of rows.
+            count: The maximum number of rows, at least 1.
 
         Returns:
-            (n, dim) float32 with n <= count, in the order of rows.
+            (n, dim) float32 with n <= count, in the order of rows; n is 0 if no row is readable.
         """
         rows = np.flatnonzero(self.readable)
         return self.index.vectors.units(rows[:: max(1, -(-len(rows) // count))])
@@ -96,7 +96,7 @@ def kind_for(num_rows: int) -> str:
         num_rows: The number of rows of the split.
 
     Returns:
-        `exact` up to `EXACT_ROWS`, otherwise `hnsw`.
+        `exact` up to 200,000 rows, otherwise `hnsw`.
     """
     return "exact" if num_rows <= EXACT_ROWS else "hnsw"
 
@@ -117,14 +117,19 @@ def open_embedded(
 
     Args:
         model: The model that embeds the images.
-        folder: The folder of the vectors of all splits, directly in the run's folder.
+        folder: The folder of the vectors of all splits, directly in the run's folder
+            (`RUN/search`).
         split: The split.
-        kind: The kind of index: exact, lsh or hnsw (default: chosen by the number of rows).
+        kind: The kind of index: `exact`, `lsh` or `hnsw` (default: from `kind_for`).
         digests: True to compare all stored bytes with their digests (default).
         stream: The stream of progress messages (default: standard error).
 
+    Returns:
+        The split with its index; the vectors are in `index.vectors`.
+
     Raises:
-        TesseraeError: The folder cannot be written, or a library is not installed.
+        TesseraeError: The folder cannot be written or leads outside the run, a shard is damaged, a
+            library is not installed, or the model does not fit the split.
     """
     kind = kind or kind_for(split.plan.num_rows)
     name = split.plan.split

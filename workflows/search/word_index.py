@@ -83,7 +83,7 @@ class WordIndex:
         """Return the unit vectors of words that are evenly spread over the list.
 
         Args:
-            count: The maximum number of words.
+            count: The maximum number of words, at least 1.
 
         Returns:
             (n, dim) float32 with n <= count; n is 0 without words.
@@ -97,10 +97,14 @@ class WordIndex:
         """Measure which words are hubs, near to very many images.
 
         Args:
-            references: The vectors of a sample of images, (n, dim) float32.
+            references: The vectors of a sample of images, (n, dim) float32, which need not be of
+                unit length; zeros and vectors that are not finite are ignored.
 
         Returns:
-            The hubs, for `search`; None without words or *references*.
+            The hubs, for `search`; None if there are no words, or if *references* is empty.
+
+        Raises:
+            ValueError: No reference is finite and not zero.
         """
         return measure_hubs(self._index, references) if self._index and len(references) else None
 
@@ -129,12 +133,13 @@ class WordIndex:
             k: The number of answers; words that share a vector count once.
             exclude: The unit vectors that are not answers, such as those of the query, (n, dim)
                 float64; n may be 0.
-            named: The names whose words and classes are not answers (default: none).
+            named: The names whose words and classes are not answers, in any case (default: none).
             hubs: The hubs of these words; with them, scores are CSLS instead of cosines (default:
                 none).
 
         Returns:
-            At most *k* answers.
+            At most *k* answers, each for all words that share a vector: `words` is the first of
+            them, and `also` has the others.
         """
         left_out = {name.casefold() for name in named}
         count = 2 * k + len(exclude) + len(left_out) + 16
@@ -210,7 +215,12 @@ def _matching_group(groups: list[_Group], score: float, unit: NDArray[np.float64
 
 
 def names_of(word: Word) -> set[str]:
-    """Return all names of a word, case-folded; those of a class include its wnid."""
+    """Return all names of a word, case-folded; those of a class include its wnid.
+
+    Args:
+        word: The class or word. The comma-separated names of a class are returned singly and as a
+            whole.
+    """
     if not word.wnid:
         return {word.name.casefold()}
     return {name.casefold() for name in (word.wnid, word.name, *split_names(word.name))}

@@ -42,6 +42,10 @@ FORMATS = {
 def run(options: DoctorOptions) -> int:
     """Run all checks and print the findings, as a table, as lines or as JSON.
 
+    Args:
+        options: The parsed options: `store` (the working folder if it is None), `cluster` (an
+            address to check too; None for none), `certs` and `json`.
+
     Returns:
         The exit status: 1 if a finding is `broken`, which would prevent `prepare`, else 0.
     """
@@ -62,7 +66,12 @@ def run_checks(store: str) -> list[Finding]:
     """Run all checks, and return their findings in the order of the table.
 
     Args:
-        store: Path or URL of the store whose disk is checked.
+        store: Path or URL of the store whose disk is checked; it need not exist. Small temporary
+            files are written to the disk and removed.
+
+    Returns:
+        The findings, each with `subject`, `state` (`ok`, `note` or `broken`), `found` (the
+        observation) and `advice` (empty if there is nothing to do). A check may give several.
     """
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("Python", check_python),
@@ -86,6 +95,10 @@ def run_check(subject: str, check: Callable[[], Iterator[Finding]]) -> Iterator[
     Args:
         subject: Subject of the finding about an error, such as `GPU`.
         check: A function that yields findings.
+
+    Yields:
+        The findings of the check. An ImportError, OSError, RuntimeError or ValueError in it becomes
+        a last one, of the state `broken`; other exceptions are raised.
     """
     try:
         yield from check()
@@ -118,10 +131,15 @@ def pillow_finding(owners: list[str], level: str, *, avx2: bool, why_stock: str)
     """Return the finding about an installed Pillow.
 
     Args:
-        owners: The distributions that own the `PIL` folder, as `name version`.
+        owners: The distributions that own the `PIL` folder, as `name version`, from
+            `pillow_owners`; empty if none does.
         level: The vector instructions in its binary: `avx2`, `sse4` or `none`.
         avx2: True if this CPU has AVX2.
         why_stock: The reason why `make setup` installed stock Pillow; empty if it did not.
+
+    Returns:
+        A finding of the state `ok`, `note` (stock Pillow, or slower instructions than possible) or
+        `broken` (several owners, or AVX2 code on a CPU without it).
     """
     instructions = "without vector instructions" if level == "none" else f"with {level.upper()}"
     summary = f"{' and '.join(owners) or 'of unknown origin'}, resizing {instructions}"
@@ -194,7 +212,11 @@ def tested_versions() -> dict[str, str]:
 
 
 def installed_version(name: str) -> str:
-    """Return a distribution's version without importing it; empty if it is not installed."""
+    """Return a distribution's version without importing it; empty if it is not installed.
+
+    Args:
+        name: The name of the distribution, such as `numpy`.
+    """
     try:
         return version(name)
     except PackageNotFoundError:
@@ -220,7 +242,11 @@ def _label(finding: Finding) -> str:
 
 
 def show_lines(findings: list[Finding]) -> None:
-    """Print one line per finding, and its advice, if there is any, on the next line."""
+    """Print one line per finding, and its advice, if there is any, on the next line.
+
+    Args:
+        findings: The findings, printed in their order.
+    """
     for finding in findings:
         print(f"{finding.state:<7} {_label(finding):<14} {finding.found}")
         if finding.advice:
@@ -228,7 +254,11 @@ def show_lines(findings: list[Finding]) -> None:
 
 
 def show_table(findings: list[Finding]) -> None:
-    """Print the findings as a table; brackets in their texts are not interpreted as markup."""
+    """Print the findings as a table; brackets in their texts are not interpreted as markup.
+
+    Args:
+        findings: The findings, printed in their order.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -58,7 +58,10 @@ class Environment:
         return next(iter(sorted(self.folder.glob("lib/python3*/site-packages"))))
 
     def run(self, step: str, *command: str, env: Mapping[str, str] | None = None) -> None:
-        """Run a command in the project's root, printing one line and logging its output.
+        """Run a command in the project's root, print one line, and append its output to the log.
+
+        The log is `.venv/setup.log`; the folder `.venv` must exist. The command gets an empty
+        standard input.
 
         Args:
             step: The description of the step that is printed.
@@ -143,7 +146,8 @@ def project_tables(root: Path) -> dict[str, Any]:
         root: The folder of pyproject.toml.
 
     Returns:
-        The content of each of `TABLES`, by name; empty for one that is missing.
+        The content of `build-system`, `project` and `dependency-groups`, by name; empty for one
+        that is missing. The result is cached and must not be changed.
     """
     with (root / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)

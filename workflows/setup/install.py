@@ -170,7 +170,8 @@ def check_pillow(site: Path, *, stock: bool, step: str) -> None:
         step: The step that was just run, for the error message.
 
     Raises:
-        SetupError: Another distribution has overwritten its files.
+        SetupError: No distribution, another one or several own the folder, or its binary resizes
+            with other instructions than the chosen one.
     """
     expected = f"pillow {pillow.PILLOW_STOCK}" if stock else f"pillow-simd {pillow.PILLOW_SIMD}"
     owners, level = pillow.pillow_owners(site), pillow.installed_simd_level(site)
@@ -185,6 +186,8 @@ def check_pillow(site: Path, *, stock: bool, step: str) -> None:
 
 def install_all(environment: Environment, config: EnvironmentConfig, *, system: bool) -> str:
     """Install Pillow and the project with its extras.
+
+    Nothing is marked as complete: the caller writes the stamp.
 
     Args:
         environment: The environment, which has pip.
@@ -226,7 +229,7 @@ def is_ready(environment: Environment, config: EnvironmentConfig, stamp: Mapping
     Args:
         environment: The environment.
         config: The packages that it shall contain.
-        stamp: The result of `environment.stamp()`.
+        stamp: The result of `environment.stamp()`; an empty one gives False.
     """
     recorded = (stamp.get("inputs"), stamp.get("extras"), stamp.get("pillow"))
     if recorded != (digest_of_inputs(environment.root), list(config.extras), config.pillow):
@@ -237,13 +240,15 @@ def is_ready(environment: Environment, config: EnvironmentConfig, stamp: Mapping
 def set_up(environment: Environment, config: EnvironmentConfig, *, system: bool) -> bool:
     """Create or update the environment.
 
+    An environment of another kind of Pillow, or an incomplete one, is removed and created anew.
+
     Args:
         environment: The environment.
         config: The packages that it shall contain.
         system: True to install missing system packages into a new environment.
 
     Returns:
-        True if there was anything to do.
+        True if there was anything to do; False if the environment was left as it is.
 
     Raises:
         SetupError: A step failed.
@@ -287,7 +292,10 @@ def setup_lock(root: Path) -> Iterator[None]:
     on.
 
     Args:
-        root: The folder of the project.
+        root: The folder of the project, which must exist.
+
+    Yields:
+        None.
     """
     handle = os.open(root, os.O_RDONLY)
     try:
@@ -307,8 +315,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         argv: The arguments without the program's name; None: those of the process.
 
     Returns:
-        The namespace with `extras` and `pillow` (None if omitted), `need` (empty if omitted),
-        `no_system` and `quiet`.
+        The namespace with `extras` and `pillow` (None if omitted) and `need` (empty if omitted),
+        all of them texts as typed, and the flags `no_system` and `quiet`.
+
+    Raises:
+        SystemExit: The arguments are invalid, or ask for help.
     """
     parser = argparse.ArgumentParser(
         prog="python3 -m workflows.setup.install",
@@ -343,7 +354,7 @@ def read_config(args: argparse.Namespace, environment: Environment) -> Environme
     """Return the configuration of the flags, with that of the present environment as the default.
 
     Args:
-        args: The result of `parse`.
+        args: The result of `parse`, whose `extras` and `need` are comma-separated names.
         environment: The environment, which need not exist.
 
     Raises:
@@ -372,6 +383,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 1 after an error, 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: The arguments are invalid, or ask for help.
     """
     args = parse(argv)
     environment = Environment(Path(__file__).resolve().parents[2])

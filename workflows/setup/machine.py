@@ -91,8 +91,13 @@ def check_cluster(address: str, certs: str | None) -> Iterator[Finding]:
     """Yield the ports of a cluster's scheduler and workers, and whether other machines reach them.
 
     Args:
-        address: The address of the scheduler.
+        address: The address of the scheduler, such as `tcp://node1:8786`.
         certs: The folder of certificates for a tls:// address; None is the user's own.
+
+    Yields:
+        A finding for each listening port; one of the state `broken` if the cluster cannot be
+        reached within 5 seconds. A port that other machines reach without authentication has the
+        state `note`.
     """
     from cluster import certificates, ports
     from cluster.connect import connect
@@ -115,7 +120,11 @@ def check_cluster(address: str, certs: str | None) -> Iterator[Finding]:
 
 
 def is_free(port: int) -> bool:
-    """Return True if a server could listen on *port* of the loopback address."""
+    """Return True if a server could listen on a port of the loopback address.
+
+    Args:
+        port: The port, which is bound for a moment.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -141,7 +150,11 @@ def public_dask_servers() -> Iterator[tuple[int, int]]:
 
 
 def is_dask_process(pid: int) -> bool:
-    """Return True if a process was started as Dask or as Tesserae."""
+    """Return True if a process was started as Dask or as Tesserae.
+
+    Args:
+        pid: The id of the process; one that has ended or cannot be inspected gives False.
+    """
     import psutil
 
     try:
@@ -165,10 +178,15 @@ def check_open_files() -> Iterator[Finding]:
 
 
 def check_free_space(store: str) -> Iterator[Finding]:
-    """Yield the free space for the store, and whether its file system writes durably.
+    """Yield the findings about the disk of a store: free space, durable writes, locks and sockets.
 
     Args:
-        store: Path or URL of the store, which need not exist yet.
+        store: Path or URL of the store, which need not exist yet: the nearest folder above it that
+            exists is checked, with small temporary files that are removed. A URL is not checked.
+
+    Yields:
+        Findings about `room`, `fsync`, `locks`, `new names` and `sockets`; only one about `room`
+        for a URL or if the path is a file.
     """
     from pipeline.urls import is_url
 
@@ -224,6 +242,10 @@ def check_filesystem(folder: Path) -> Iterator[Finding]:
 
     Args:
         folder: An existing folder, in which temporary files are created and removed.
+
+    Yields:
+        A finding about `locks` and one about `new names`, of the state `broken` if that is not
+        possible there.
     """
     from pipeline.filesystem import advice_for, naming_method
     from pipeline.locks import locking_method

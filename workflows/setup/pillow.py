@@ -167,6 +167,9 @@ def why_stock(preference: str) -> str:
     Args:
         preference: `auto`, `simd` or `stock`. With `simd`, image formats whose headers are missing
             are left out; with `auto`, they are a reason to install stock Pillow, which has them.
+
+    Returns:
+        The reason is a phrase to follow `because`; with `stock` it is that it was requested.
     """
     if preference == "stock":
         return "it was requested"

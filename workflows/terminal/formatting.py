@@ -19,7 +19,13 @@ def printable(text: str) -> str:
 
 
 def encodable(text: str, stream: TextIO) -> str:
-    """Return *text*, with each character that the encoding of *stream* lacks as its escape."""
+    """Return a text with each character that the encoding of a stream lacks as its escape.
+
+    Args:
+        text: The text.
+        stream: The stream whose `encoding` counts; nothing is written to it. Without an encoding it
+            is taken as UTF-8.
+    """
     encoding = stream.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -36,7 +42,12 @@ def counted(count: int, noun: str, plural: str = "s") -> str:
 
 
 def bytes_text(num_bytes: float) -> str:
-    """Return a number of bytes with three digits and a decimal unit, such as `27.1 GB`."""
+    """Return a number of bytes with three digits and a decimal unit, such as `27.1 GB` or `999 B`.
+
+    Args:
+        num_bytes: The number of bytes, not negative. 1 kB is 1000 bytes, and the largest unit is
+            PB.
+    """
     if num_bytes < 999.5:
         return f"{num_bytes:.0f} B"
     value = num_bytes / 1000
@@ -48,13 +59,21 @@ def bytes_text(num_bytes: float) -> str:
 
 
 def three_digits(value: float) -> str:
-    """Return *value* with three significant digits or more: `1.23`, `12.3`, `123`, `1,234`."""
+    """Return a number with three digits, or all digits of a larger one: `1.23`, `12.3`, `1,234`.
+
+    Args:
+        value: The number, not negative. It gets at most two decimals, so 0.051 is `0.05`.
+    """
     decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
     return f"{value:,.{decimals}f}"
 
 
 def seconds_text(seconds: float) -> str:
-    """Return a duration in at most two units: `30 ms`, `4.2 s`, `17 min 3 s`, `3 d 4 h`."""
+    """Return a duration in at most two units: `30 ms`, `4.2 s`, `17 min 3 s`, `3 d 4 h`.
+
+    Args:
+        seconds: The duration in seconds, not negative; 0 is `0.0 s`.
+    """
     if 0 < seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 59.5:
@@ -69,7 +88,7 @@ def seconds_text(seconds: float) -> str:
 
 
 def share_text(part: float, total: float) -> str:
-    """Return *part* of *total* in percent, with enough decimals not to be rounded to 0 or 100.
+    """Return a share in percent, with enough decimals not to be rounded to 0 or 100.
 
     Args:
         part: A number from 0 to *total*.
@@ -96,10 +115,10 @@ def per_second(count: float, seconds: float) -> str:
 
     Args:
         count: The number of items, not negative.
-        seconds: The duration.
+        seconds: The duration in seconds.
 
     Returns:
-        The rate; `-` if *seconds* is 0 or negative.
+        The rate, with one decimal if it is below 99.5 and not 0; `-` if *seconds* is 0 or negative.
     """
     if seconds <= 0:
         return "-"

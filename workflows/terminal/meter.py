@@ -65,16 +65,24 @@ class Meter:
             self._marks.append(self.last)
 
     def restart_rates(self, now: float) -> None:
-        """Measure rates from *now* on, because the work so far was slower than what follows."""
+        """Measure rates from now on, because the work so far was slower than what follows.
+
+        `window`, `overall` and `seconds_left` then ignore what was counted before; `from_start`
+        does not.
+
+        Args:
+            now: The time in seconds.
+        """
         last = self.last
         self._rates_start = Mark(now, last.rows, last.bytes_in, last.bytes_out)
         self._marks = deque([self._rates_start])
 
     def window(self, now: float) -> tuple[float, float, float]:
-        """Return the current rates: over the last `WINDOW_SECONDS`, or longer if counts are rare.
+        """Return the current rates: over the last 10 seconds, or longer if counts are rare.
 
         Args:
-            now: The time in seconds.
+            now: The time in seconds. Calls must not go back in time, because older counts are
+                dropped.
 
         Returns:
             The rows, bytes read and bytes written per second; 0.0 each if no time has passed.

@@ -47,7 +47,7 @@ def _can_draw(stream: TextIO) -> bool:
 
 
 def print_waiting(holder: str) -> None:
-    """Print that the command waits for another run.
+    """Print to standard output that the command waits for another run.
 
     Args:
         holder: The description of the process that holds the lease, such as "process 4711 on
@@ -128,7 +128,12 @@ class Progress:
             self._display.counted(now)
 
     def set_initial_rows(self, rows: int) -> None:
-        """Set the number of rows that earlier runs have done; they do not count for rates."""
+        """Set the number of rows that earlier runs have done; they do not count for rates.
+
+        Args:
+            rows: Number of rows, which replaces one that was set before. They count as done in the
+                total.
+        """
         with self._lock:
             self._meter.initial_rows = rows
 
@@ -150,11 +155,19 @@ class Progress:
             return self._meter.seconds_left(self._clock())
 
     def detail(self, text: str) -> None:
-        """Show *text* beside the rates until the next call; an empty text shows nothing."""
+        """Show a text beside the rates until the next call.
+
+        Args:
+            text: The text, whose control characters are escaped; an empty text shows nothing.
+        """
         self._detail = printable(text)
 
     def note(self, line: str) -> None:
-        """Print a line that stays visible above the display."""
+        """Print a line that stays visible above the display.
+
+        Args:
+            line: The line without a newline; its control characters are escaped.
+        """
         self._display.note(printable(line))
 
     def count_line(self) -> str:
@@ -186,8 +199,11 @@ class Progress:
     def final_line(self, *, completed: bool) -> str:
         """Return the summary at the end, such as `5,000 images in 10 s, 500 images/s`.
 
+        Nothing is printed.
+
         Args:
-            completed: True if the work is done; False if it was stopped early.
+            completed: True if the work is done; False if it was stopped early, which the text then
+                says.
         """
         with self._lock:
             now, meter = self._clock(), self._meter
@@ -317,7 +333,11 @@ class _LiveDisplay:
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Return True if *stream* is a terminal that can redraw lines in place."""
+    """Return True if a stream is a terminal that can redraw lines in place.
+
+    Args:
+        stream: The stream. A terminal whose TERM is unset, `dumb` or `unknown` gives False.
+    """
     return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
 
 

@@ -44,7 +44,12 @@ MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 * 2**10, 64 * 2**10
 
 
 def application(service: SearchService) -> web.Application:
-    """Return the tornado application with all routes, whose handlers share *service*."""
+    """Return the tornado application with all routes of the search page.
+
+    Args:
+        service: The state that all handlers share: the engine, the guard, the pools of threads, the
+            connections and the cache of uploads. The caller closes it.
+    """
     arguments = {"service": service}
     return web.Application(
         [

@@ -23,7 +23,11 @@ class BaseHandler(web.RequestHandler):
     """The base of all handlers, with access control and error responses in JSON."""
 
     def initialize(self, service: SearchService) -> None:
-        """Keep the shared state; tornado calls this for each request, instead of a constructor."""
+        """Keep the shared state; tornado calls this for each request, instead of a constructor.
+
+        Args:
+            service: The state that all handlers share.
+        """
         self.service = service
         self._job: asyncio.Future[Any] | None = None
         self._disconnected = False
@@ -49,7 +53,7 @@ class BaseHandler(web.RequestHandler):
         """Respond with `{"error": reason}`, and finish the request.
 
         Args:
-            status: The HTTP status, 400 or more.
+            status: The HTTP status, 400 or more; 503 also gets the header `Retry-After: 1`.
             reason: A sentence for the person who searches.
         """
         self.set_status(status)
@@ -59,6 +63,8 @@ class BaseHandler(web.RequestHandler):
 
     def send_json(self, answer: dict[str, Any]) -> None:
         """Respond with a JSON object, and finish the request.
+
+        The status is the one that was set before, or 200.
 
         Args:
             answer: The plain JSON values of the object, by name.
@@ -104,8 +110,10 @@ class BaseHandler(web.RequestHandler):
 
         Args:
             status_code: The status that tornado suggests. A `QueryError` gets 400, a `BusyError`
-                503, and any other `TesseraeError` 500.
-            kwargs: The exception, under `exc_info`: its (type, value, traceback).
+                503, and any other `TesseraeError` 500; all others keep it.
+            kwargs: The exception, under `exc_info`: its (type, value, traceback). The text of an
+                exception that is neither a `TesseraeError`, a `BusyError` nor tornado's `HTTPError`
+                is not sent.
         """
         error = kwargs.get("exc_info", (None, None))[1]
         if isinstance(error, QueryError):
@@ -124,7 +132,16 @@ class BaseHandler(web.RequestHandler):
             )
 
     def log_exception(self, kind: Any, value: Any, trace: Any) -> None:
-        """Print an unexpected exception in the terminal; the client gets no details."""
+        """Print an unexpected exception to standard error; the client gets no details.
+
+        Nothing is printed for a `QueryError`, a `BusyError` or tornado's `HTTPError`, and no
+        traceback for any other `TesseraeError`.
+
+        Args:
+            kind: The class of the exception.
+            value: The exception.
+            trace: Its traceback.
+        """
         if isinstance(value, (QueryError, BusyError, web.HTTPError)):
             return
         lines = [] if isinstance(value, TesseraeError) else traceback.format_tb(trace)

@@ -68,6 +68,10 @@ class Connections:
             self._idle[stream] = None
 
     def remove(self, stream: Any) -> None:
-        """Remove a closed connection; an unknown one is ignored."""
+        """Remove a closed connection.
+
+        Args:
+            stream: The stream of the connection; an unknown one is ignored.
+        """
         self._idle.pop(stream, None)
         self._busy.discard(stream)

@@ -62,10 +62,14 @@ def about(service: SearchService) -> dict[str, Any]:
         service: The shared state.
 
     Returns:
-        `store` (the last part of its path), `splits` (the name, readable rows and index of each),
-        the numbers `classes`, `words` and `dim`, `csls` (whether it is available), `formats`, the
-        limits `most_bytes` and `most_answers`, `examples` (queries) and `first` (the fields of an
-        `ImageHit` for each image).
+        `store` (the last part of its path), `splits` (a list with `name`, `rows` (the number of
+        readable rows) and `index` (a description) of each), the numbers `classes`, `words` and
+        `dim`, `csls` (True if it is available), `formats` (the names of the accepted image
+        formats), the limits `most_bytes` (of an upload) and `most_answers`, `examples` (up to three
+        queries as text) and `first` (the fields of an `ImageHit` for each of up to 24 images).
+
+    Raises:
+        StoreDamagedError: The table of the samples is unreadable.
     """
     engine = service.engine
     return {

@@ -26,7 +26,11 @@ class SearchHandler(BaseHandler):
     """The handler of searches; the body of a POST request is an image, read as a stream."""
 
     def initialize(self, service: SearchService) -> None:
-        """Keep the shared state, and start with an empty body."""
+        """Keep the shared state, and start with an empty body.
+
+        Args:
+            service: The state that all handlers share.
+        """
         super().initialize(service)
         self._body = bytearray()
         self._holds_slot = False
@@ -50,7 +54,14 @@ class SearchHandler(BaseHandler):
             self._holds_slot = True
 
     def data_received(self, chunk: bytes) -> None:
-        """Append a piece of the image; a piece beyond `MAX_IMAGE_BYTES` makes the status 413."""
+        """Append a piece of the image to the body; tornado calls this for each piece that arrives.
+
+        A piece with which the body exceeds 20 MiB makes the status 413 and clears the body. Pieces
+        of a refused request are dropped.
+
+        Args:
+            chunk: The bytes of the piece.
+        """
         if self._finished or not self._holds_slot:
             return
         if len(self._body) + len(chunk) > MAX_IMAGE_BYTES:
@@ -126,11 +137,12 @@ def read_options(
     and csls=1, which lowers the scores of hubs. Their values are checked by `Engine.search`.
 
     Args:
-        get_one: A function (name, default) that returns one argument.
-        get_all: A function that returns all arguments of a name; empty if there are none.
+        get_one: A function (name, default) that returns the text of one argument, or the default.
+        get_all: A function (name) that returns the texts of all arguments of a name; empty if there
+            are none.
 
     Raises:
-        QueryError: k is no whole number.
+        QueryError: k is no whole number of up to six digits.
     """
     k = get_one("k", "24")
     if not re.fullmatch("[0-9]{1,6}", k, re.ASCII):

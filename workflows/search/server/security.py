@@ -60,8 +60,9 @@ class Guard:
         """Return the reason to refuse a request; None if it is admitted.
 
         Args:
-            headers: The headers of the request.
-            changes: True if the request uploads an image.
+            headers: The headers of the request, looked up as `Host`, `Origin` and `Sec-Fetch-Site`.
+            changes: True if the request uploads an image: its `Origin`, if it has one, must then be
+                this server.
             page: True if it requests the page itself, to which any site may link (default False).
         """
         host = headers.get("Host", "")

@@ -50,14 +50,19 @@ class UploadCache:
     def add(self, data: bytes) -> Upload:
         """Decode and embed an image file, and cache the result.
 
+        Bytes that are in the cache are not decoded again. Beyond 256 uploads the least recently
+        used one is evicted.
+
         Args:
             data: The bytes of the file.
 
         Returns:
-            The upload, with the vector of the image; the same bytes give the same name.
+            The upload: `name` (32 hexadecimal digits, the same for the same bytes), `vector` (the
+            unit vector of the image, (dim,) float32) and `jpeg` (the square image that the model
+            took).
 
         Raises:
-            QueryError: The file is no readable image.
+            QueryError: The file is no readable image of a supported format.
         """
         name = hashlib.blake2b(data, digest_size=16).hexdigest()
         cached = self.get(name)
