@@ -93,7 +93,7 @@ def encode_table(part: pa.Table) -> bytes:
     """Encode a table as a Parquet file, compressed with zstd; write nothing.
 
     Args:
-        part: A table with the columns of `SCHEMA`.
+        part: A table with the columns of `SCHEMA`, such as the rows of one shard.
 
     Returns:
         The bytes of the file; equal rows give equal bytes.
@@ -104,18 +104,19 @@ def encode_table(part: pa.Table) -> bytes:
 
 
 def decode_part(data: bytes, name: str = "the table", rows: range | None = None) -> pa.Table:
-    """Decode a part or a complete table.
+    """Decode and check a part of a table, or a complete table.
 
     Args:
         data: The bytes of the Parquet file.
-        name: The name of the file, for messages.
-        rows: The rows that it must contain, exactly and in this order (default: any).
+        name: The name of the file, for messages (default: `the table`).
+        rows: The rows that it must contain, exactly and in this order; None: any rows (default).
 
     Returns:
         A table with the columns of `SCHEMA`, in memory.
 
     Raises:
-        StoreDamagedError: The file is not such a table or contains other rows.
+        StoreDamagedError: The file is not such a table, contains other rows, or has nulls in a
+            column of `REQUIRED` or in `crc32c` of a readable row.
     """
     try:
         file = open_parquet(data)
@@ -135,7 +136,7 @@ def decode_part(data: bytes, name: str = "the table", rows: range | None = None)
 
 
 def load_part(objects: Objects, name: str, rows: range) -> pa.Table:
-    """Read the part of a split's table that belongs to one shard.
+    """Read and check the part of a split's table that belongs to one shard.
 
     Args:
         objects: The objects of the store.
@@ -143,7 +144,8 @@ def load_part(objects: Objects, name: str, rows: range) -> pa.Table:
         rows: The rows that it must contain, exactly.
 
     Returns:
-        A table with the columns of `SCHEMA`, in the order of rows.
+        A table with the columns of `SCHEMA`, in the order of rows. It is not compared with the
+        digest in the shard's commit.
 
     Raises:
         StoreDamagedError: The part is missing or damaged, or contains other rows.
@@ -171,7 +173,7 @@ def check_rows(file: pq.ParquetFile, name: str, rows: range | None) -> None:
         rows: The rows of which it must have the number; None: any number.
 
     Raises:
-        StoreDamagedError: The columns or the number of rows are wrong.
+        StoreDamagedError: The columns are not those of `SCHEMA`, or the number of rows is wrong.
     """
     if not file.schema_arrow.equals(SCHEMA):
         raise StoreDamagedError(f"{name} has other columns than a table. Run `tesserae repair`.")
@@ -186,9 +188,10 @@ def read_rows(table: pq.ParquetFile, start: int, stop: int) -> pa.Table:
     """Read rows *start* to *stop* - 1 of a complete table, and only the row groups that hold them.
 
     Args:
-        table: The open file of the complete table, which `write_table` wrote.
-        start: The first row of the split.
-        stop: The row after the last one.
+        table: The open file of the complete table, which `write_table` wrote: its row groups have
+            `GROUP_ROWS` rows.
+        start: The first row of the split, at least 0.
+        stop: The row after the last one, more than *start* and at most the number of rows.
 
     Returns:
         A table with the columns of `SCHEMA` and stop - start rows.
@@ -203,8 +206,13 @@ def write_table(parts: Iterable[pa.Table], writer: Writer) -> None:
     """Write the complete table of a split from its parts, with one row group in memory.
 
     Args:
-        parts: The parts in the order of shards, each with the columns of `SCHEMA`.
-        writer: The writer of the object; it gets all bytes and is not finished.
+        parts: The parts in the order of shards, each with the columns of `SCHEMA` and any number of
+            rows. They are consumed one by one, and their errors are passed on.
+        writer: The writer of the object; it gets all bytes of the Parquet file and is neither
+            finished nor aborted.
+
+    Raises:
+        StoreError: The bytes cannot be written.
     """
     with (
         pa.PythonFile(WriterFile(writer), mode="w") as sink,
