@@ -229,12 +229,19 @@ class Listing:
 
 
 def read_listing(table: pa.Table) -> Listing:
-    """Return a listing with its digest, the rows of each class and the evidence for the classes.
+    """Return a listing with its digest, the positions of each class, and their evidence.
+
+    Memory that Arrow does not use any more is given back to the system.
 
     Args:
         table: The samples, sorted by key, with the columns of `pipeline.sources.listing`; the
             evidence is in the metadata of its schema. Without evidence, the samples come from class
             folders.
+
+    Returns:
+        The table itself; its SHA-256 in `digest`; for each class, `-` for samples without one, a
+        tuple (class, start, stop) of positions in the table in `runs`; and the evidence, which also
+        counts the skipped files.
     """
     pa.default_memory_pool().release_unused()  # free the unsorted pieces, half of all memory
     runs = class_runs(table["key"])
@@ -447,8 +454,8 @@ def class_runs(keys: pa.ChunkedArray) -> list[tuple[str, int, int]]:
         keys: Keys `<class>/<file name>` as large_string, sorted by their bytes.
 
     Returns:
-        (class, start, stop) of each class, in the order of the keys: its samples are at positions
-        *start* to *stop* - 1. None for no keys.
+        A tuple (class, start, stop) for each class, in the order of the keys: its samples are at
+        positions *start* to *stop* - 1. The list is empty if there are no keys.
     """
     column = keys.combine_chunks()
     if isinstance(column, pa.ChunkedArray):

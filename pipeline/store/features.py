@@ -236,8 +236,8 @@ def names(objects: Objects) -> list[str]:
         objects: The objects of the store.
 
     Returns:
-        Names such as `resnet50-0123456789ab`; none if the store has no features. A feature set is
-        listed as soon as it has one object, finished or not.
+        Names such as `resnet50-0123456789ab`; an empty list if the store has no features. A feature
+        set is listed as soon as it has one object, finished or not.
     """
     return sorted(splits_of(objects))
 

@@ -151,7 +151,10 @@ class Objects(Protocol):
                 `commits/train`; empty for the whole store.
 
         Returns:
-            Names relative to the store, not to *folder*; none if nothing lies there.
+            Names relative to the store, not to *folder*; an empty list if nothing lies there.
+
+        Raises:
+            StoreError: *folder* is not a valid name, or the request to an object store failed.
         """
 
     def put(self, name: str, data: bytes) -> None:

@@ -231,7 +231,7 @@ def splits(objects: Objects) -> list[str]:
         objects: The objects of the store.
 
     Returns:
-        The names; none for a store without splits, or if there is no store.
+        The names; an empty list for a store without splits, or if there is no store.
     """
     planned = (name.removeprefix("splits/").partition(".") for name in objects.names("splits"))
     suffixes = ("json", "done.json", "ledger.jsonl")

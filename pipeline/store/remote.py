@@ -140,7 +140,7 @@ class RemoteObjects:
                 `commits/train`; empty for the whole store.
 
         Returns:
-            Names relative to the store, not to *folder*; none if nothing lies there.
+            Names relative to the store, not to *folder*; an empty list if nothing lies there.
 
         Raises:
             StoreDamagedError: *folder* is not a valid name.
