@@ -38,7 +38,9 @@ def finish_split(store: str, split: str, run: str) -> FinishRecord:
         run: The name of the run, which is that of its folder of temporary files.
 
     Returns:
-        The finish record that the store has now. Its sizes are those that every shard has.
+        The finish record that the store has now: the sizes in pixels that every shard has, the
+        number of rows, also by the name of their status, the digests of recipe, plan and table
+        parts, and the name, length and digest of each derived object but the ledger.
 
     Raises:
         StoreError: There is no such store or split, a shard has no commit, or the store cannot be
@@ -84,6 +86,10 @@ def all_commits(objects: Objects, plan: Plan) -> list[Commit]:
     Args:
         objects: The objects of the store.
         plan: The plan of the split.
+
+    Returns:
+        One commit for each shard: its first row and the row after its last, the records of its
+        objects, and the number of rows by the name of their status.
 
     Raises:
         StoreError: Some shards have no valid commit of this plan; the message has their number and
@@ -171,7 +177,8 @@ def read_parts(objects: Objects, commits: Sequence[Commit]) -> Iterator[pa.Table
         commits: The commits, in the order in which parts are yielded.
 
     Yields:
-        A table with the columns of `pipeline.store.table.SCHEMA` and the rows of the shard.
+        A table with the rows of the shard and the columns row, key, wnid, label, width, height,
+        mode, format, num_bytes, crc32c, box, status and reason (`pipeline.store.table.SCHEMA`).
 
     Raises:
         StoreDamagedError: A part is missing or differs from its commit. It is raised when its turn

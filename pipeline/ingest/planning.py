@@ -62,7 +62,7 @@ def resolve_recipe(
             is not listed).
 
     Returns:
-        The recipe that the store has now. Of a store that has one, it is unchanged.
+        The recipe that the store has now. If the store has one already, it is returned as it is.
 
     Raises:
         StoreMismatchError: The store has other options, lacks one of the classes that have samples,
@@ -190,8 +190,10 @@ def cached_origin(objects: Objects, split: str, source: Source, root: str) -> Or
         root: The folder or URL that images are read from: the source's root, or the spool.
 
     Returns:
-        The origin; None if the source must be listed again: the split has no plan, its source index
-        is missing or damaged, or the source's kind, root or fingerprint is another.
+        The origin: the source as the user named it, its kind, root, fingerprint and options, the
+        listing's digest, the bytes of all samples, and the skipped files. None if the source must
+        be listed again: the split has no plan, its source index is missing or damaged, or the
+        source's kind, root or fingerprint is another.
     """
     try:
         origin = load_origin(objects, records.load_plan(objects, split))
@@ -260,8 +262,9 @@ def classes_of(listed: Mapping[str, tuple[Source, Listing]], rules: int) -> Clas
         rules: The version of the listing rules, 1 or 2.
 
     Returns:
-        The classes in the order of labels 0, 1, ..., with their words, their numbers in the source,
-        and remarks for the user.
+        The names of the classes in the order of labels 0, 1, ..., as in keys; their words; their
+        numbers in the source, empty if it has none; remarks for the user; and the set of classes
+        without a sample.
 
     Raises:
         SourceError: The classes of the samples are ambiguous or contradictory.
@@ -292,7 +295,8 @@ def make_plan(
         seed: The seed of the order of rows, 0 to 2^64 - 1.
 
     Returns:
-        The plan.
+        The plan: the digests of recipe and listing, the number of rows, the version and the seed of
+        their order, and the rows of a shard.
 
     Raises:
         StoreMismatchError: The split was planned from another listing or order, or the listing has

@@ -65,8 +65,9 @@ def read_ahead(
             times as long.
 
     Yields:
-        All bytes of the sample; or, for one that is longer than *limit* or begins like no image
-        that is decoded, an `Unread` with its quarantine status and the reason in words.
+        All bytes of the sample; or, for one that is longer than *limit*, or that is longer than 1
+        MiB and begins like no image that is decoded, an `Unread` with its quarantine status and the
+        reason in words.
 
     Raises:
         ReadError: An image could not be read. It is raised before the other images of its group of
@@ -115,7 +116,7 @@ def read_with_retries(
     max_attempts: int,
     retry_delay_seconds: float,
 ) -> bytes | Unread:
-    """Read one image, and retry after a pause if the source fails.
+    """Read one image, and retry after a pause if it raises ReadError.
 
     Args:
         reader: The open source.
@@ -127,7 +128,8 @@ def read_with_retries(
 
     Returns:
         All bytes of the image, or an `Unread` with the quarantine status and the reason why only
-        its beginning was read.
+        its beginning was read: it is longer than *limit*, or is longer than 1 MiB and begins like
+        no image that is decoded.
 
     Raises:
         ReadError: The last attempt failed, too.

@@ -49,6 +49,10 @@ def report_on(
         seconds: The seconds spent in each stage, by its name: read, decode, resize, write, sync
             (default: none).
         bytes_in: The number of bytes of the shard's images in the source (default: 0).
+
+    Returns:
+        The number of the shard, its number of rows, the counts of rows by the name of their status,
+        the name of this host, `bytes_out`, and the values of the other arguments.
     """
     return ShardReport(
         shard=commit.shard,

@@ -72,7 +72,8 @@ def restore_parts(
 
     Args:
         objects: The objects of the store.
-        split_records: The records of the split.
+        split_records: The records of the split, as `pipeline.ingest.verify.read_records` returns
+            them.
         problems: All damaged objects of the split.
 
     Returns:
@@ -117,7 +118,8 @@ def plan_rebuilds(split_records: SplitRecords, problems: Iterable[Problem]) -> l
     """Return the shard objects and table parts that must be made again from the source.
 
     Args:
-        split_records: The records of the split.
+        split_records: The records of the split, as `pipeline.ingest.verify.read_records` returns
+            them.
         problems: The damaged objects that remain after `restore_records` and `restore_parts`.
 
     Returns:
@@ -160,7 +162,8 @@ def shards_without_commit(split_records: SplitRecords, problems: Iterable[Proble
     """Return the shards whose commit is damaged and has no copy, so that they are prepared again.
 
     Args:
-        split_records: The records of the split.
+        split_records: The records of the split, as `pipeline.ingest.verify.read_records` returns
+            them.
         problems: All damaged objects of the split.
 
     Returns:
@@ -178,7 +181,8 @@ def planned_sizes(objects: Objects, split_records: SplitRecords) -> tuple[int, .
 
     Args:
         objects: The objects of the store, whose folders are examined if no record tells a size.
-        split_records: The records of the split.
+        split_records: The records of the split, as `pipeline.ingest.verify.read_records` returns
+            them.
 
     Returns:
         The sides of the squares in pixels, ascending; empty if nothing tells one.

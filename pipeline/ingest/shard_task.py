@@ -64,8 +64,10 @@ def prepare_shard(config: ShardTaskConfig, shard: int, *, isolated: bool = False
             quarantine images that fail there twice (default: False).
 
     Returns:
-        The report of the task. Its `written_objects` are empty if the shard was complete before,
-        and nothing was written.
+        The report of the task: the counts of rows by the name of their status, the bytes read and
+        written, the seconds of each stage, the host, and in `written_objects` the names of the
+        objects written, relative to the store and without the commit. These are empty if the shard
+        was complete before, when nothing is written.
 
     Raises:
         ReadError: An image could not be read after several tries; nothing is committed.
@@ -110,7 +112,8 @@ def rebuild_shard(
             the commit, if it records one.
         shard: The number of the shard, from 0; its commit must be intact.
         sizes: The sizes in pixels whose shard object is damaged, all of which the commit has.
-        part: True if the table part is damaged.
+        part: True if the table part is damaged. If the commit counts images that crashed or hung a
+            decoder, all images are then decoded in a child.
 
     Returns:
         The report of the task, with the names of the objects that were written.

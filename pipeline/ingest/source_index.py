@@ -153,7 +153,9 @@ def load_origin(objects: Objects, plan: Plan) -> Origin:
         plan: The plan of the split.
 
     Returns:
-        The location that the index records. Whether the source still exists there is not checked.
+        What the index records: the source as the user named it, its kind, root, fingerprint and
+        options, the listing's digest, the bytes of all samples, and the skipped files. Whether the
+        source still exists there is not checked.
 
     Raises:
         StoreError: The index or its record is missing or damaged, or the index is of another plan.

@@ -66,9 +66,9 @@ def read_records(objects: Objects, split: str) -> SplitRecords:
 
     Returns:
         The recipe, plan and finish record, each None if neither it nor a copy can be read; the
-        commits by number of the shard, none without a plan; and in `problems` each document that is
-        damaged, or missing although it must exist. A finish record or commit that is not written
-        yet is no problem.
+        commits by number of the shard, an empty dict without a plan; and in `problems` each
+        document that is damaged, or missing although it must exist. A finish record or commit that
+        is not written yet is no problem.
 
     Raises:
         StoreError: A document has a format that this version does not read.
@@ -205,6 +205,10 @@ def check_objects(
     Yields:
         The record of an object, in the order of *recorded*, and its problem; None in place of the
         problem if the object is intact.
+
+    Raises:
+        StoreError: A name is not valid or belongs to a device or a pipe, or the request to an
+            object store failed.
     """
 
     def check(written: ObjectRecord) -> tuple[ObjectRecord, Problem | None]:
@@ -228,6 +232,10 @@ def check_object(objects: Objects, record: ObjectRecord) -> Problem | None:
     Returns:
         The problem, or None if the object is intact. Its description is `missing`, `damaged`, or a
         phrase on the wrong length or on the error of the disk.
+
+    Raises:
+        StoreError: The name is not valid or belongs to a device or a pipe, or the request to an
+            object store failed.
     """
     size = objects.size(record.name)
     if size is None:
@@ -245,7 +253,7 @@ def check_finished(split_records: SplitRecords) -> list[Problem]:
     """Return what keeps a split from being finished, as its records tell; no object is read.
 
     Args:
-        split_records: The records of the split.
+        split_records: The records of the split, as `read_records` returns them.
 
     Returns:
         Problems with `unfinished` set: one for missing commits or a missing finish record, or one
@@ -284,7 +292,8 @@ def committed_sizes(split_records: SplitRecords) -> list[int]:
     """Return the sizes that any commit of a split has, in pixels, ascending.
 
     Args:
-        split_records: The records of the split; without commits the result is empty.
+        split_records: The records of the split, as `read_records` returns them; without commits the
+            result is empty.
     """
     return sorted(set().union(*(c.sizes for c in split_records.commits.values())))
 
@@ -294,11 +303,12 @@ def check_planned(objects: Objects, split_records: SplitRecords) -> list[Problem
 
     Args:
         objects: The objects of the store.
-        split_records: The records of the split.
+        split_records: The records of the split, as `read_records` returns them.
 
     Returns:
-        A problem for each object that is missing or damaged; an empty list also if the recipe or
-        the plan cannot be read, because then nothing is checked.
+        A problem for each `zarr.json` and, if there is no finish record, each chunk of labels that
+        is missing or damaged; an empty list also if the recipe or the plan cannot be read, because
+        then nothing is checked.
     """
     if split_records.recipe is None or split_records.plan is None:
         return []
@@ -331,7 +341,7 @@ def unknown_objects(objects: Objects, split_records: SplitRecords) -> list[str]:
 
     Args:
         objects: The objects of the store.
-        split_records: The records of the split.
+        split_records: The records of the split, as `read_records` returns them.
 
     Returns:
         Their names relative to the store, in the folders of arrays, commits and table parts; an

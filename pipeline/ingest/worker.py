@@ -76,7 +76,7 @@ def check_run_active(store: str, run: str) -> None:
     """Check that *store* on this machine is the store of the active run *run*.
 
     Only a folder is checked, by the temporary folder `.tmp/<run>` that a run has in it until it
-    ends. A URL leads to the same store on every machine.
+    ends; nothing is created. A URL leads to the same store on every machine.
 
     Args:
         store: The path or URL of the store.

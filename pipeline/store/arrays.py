@@ -168,9 +168,9 @@ def status_array(split: str, status: NDArray[np.uint8]) -> list[Named]:
 
     Args:
         split: The name of the split.
-        status: (num_rows,) uint8 in the order of rows; 0 for a readable row,
-            otherwise the reason of its quarantine, a key of
-            `pipeline.images.rejection.STATUS_WORDS`.
+        status: (num_rows,) uint8 in the order of rows; 0 for a readable row, otherwise the reason
+            of its quarantine: 1 empty, 2 not an image, 3 truncated, 4 decompression bomb, 5
+            corrupt, 6 unsupported, 7 crashed a decoder, 8 took too long.
 
     Returns:
         Pairs (name, bytes), with names relative to the store: the chunks

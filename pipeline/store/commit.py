@@ -79,8 +79,10 @@ def decode_commit(data: bytes, name: str) -> Commit:
         name: Its name in the store, for messages: `commits/<split>/<shard>.json`.
 
     Returns:
-        The commit. Each object it lists has the name that the layout gives to its split and shard;
-        no object is opened.
+        The commit: the split, the number of the shard, its first row and row after the last, the
+        plan's digest, the record of each object, the number of rows by the name of their status,
+        and the provenance. Each object it lists has the name that the layout gives to its split and
+        shard; no object is opened.
 
     Raises:
         StoreDamagedError: The bytes differ from those written, a field is missing or invalid, or

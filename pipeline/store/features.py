@@ -136,7 +136,8 @@ class FeatureRecipe:
 
         Returns:
             The options joined by spaces, such as `--cut layer3 --size 224 --mirrored`: always
-            `--size`, and the others if their value is not the default.
+            `--size`, and `--cut`, `--pooling`, `--precision` and `--dtype` if their value is not
+            the default.
         """
         options = [("--cut", self.cut), ("--pooling", self.pooling), ("--size", self.stored_size)]
         options += [("--precision", self.precision), ("--dtype", self.dtype)]
@@ -274,6 +275,11 @@ def load_recipe(objects: Objects, name: str) -> FeatureRecipe:
         objects: The objects of the store.
         name: The name of the feature set: its folder in `features/`.
 
+    Returns:
+        The recipe: the network's name and digest, its cut, pooling and preprocessing, the sizes in
+        pixels, the number and dtype of features, the digest of the images' recipe, and the rows of
+        a shard and a chunk.
+
     Raises:
         StoreError: The store has no features of that name, or they have a format that this version
             does not read.
@@ -305,8 +311,9 @@ def load_finish_record(objects: Objects, name: str, split: str) -> FeatureFinish
         split: The name of the split.
 
     Returns:
-        The record; None while the features are not complete. Its digests of the recipe, the plan
-        and the table's parts are not compared with those of the store.
+        The record: the number of rows, the kinds of features, the records of objects but the
+        shards, and digests; None while the features are not complete. The digests of the recipe,
+        the plan and the table's parts are not compared with those of the store.
 
     Raises:
         StoreDamagedError: The record is damaged, is that of another split, or lists other objects
@@ -339,8 +346,10 @@ def load_commit(
         shard: The number of the shard, from 0.
 
     Returns:
-        The commit; None if it does not exist, is damaged, or belongs to another recipe, plan or
-        shard, so that the shard must be computed again. The objects that it lists are not opened.
+        The commit: the record of the shard object of each kind, the digests of recipe, plan and
+        images, and the provenance; None if it does not exist, is damaged, or belongs to another
+        recipe, plan or shard, so that the shard must be computed again. The objects that it lists
+        are not opened.
 
     Raises:
         StoreError: The commit has a format that this version does not read.

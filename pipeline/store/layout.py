@@ -78,6 +78,9 @@ def done(split: str) -> str:
 
     Args:
         split: The name of the split.
+
+    Returns:
+        `splits/<split>.done.json`, relative to the store.
     """
     return f"splits/{split}.done.json"
 
@@ -204,6 +207,9 @@ def parts(split: str) -> str:
 
     Args:
         split: The name of the split.
+
+    Returns:
+        `samples/<split>.parts`, relative to the store.
     """
     return f"samples/{split}.parts"
 
@@ -226,6 +232,9 @@ def table(split: str) -> str:
 
     Args:
         split: The name of the split.
+
+    Returns:
+        `samples/<split>.parquet`, relative to the store.
     """
     return f"samples/{split}.parquet"
 

@@ -55,7 +55,8 @@ def lease(
     Args:
         objects: The objects of the store, which need not exist yet.
         split: The name of the split to be written.
-        wait: True to wait for another run that holds the lease, without a time limit.
+        wait: True to wait for another run that holds the lease, without a time limit; False to
+            refuse at once.
         on_wait: A function that is called with the description of each holder before the wait, such
             as "process 4711 on node1" (default: none).
 

@@ -225,9 +225,10 @@ _CHOSEN = (
 def check_same_recipe(stored: Recipe, requested: Recipe) -> None:
     """Refuse a requested recipe that would give other pixels or labels than the store's.
 
-    Compared are the options, the digests of the pixels that decoder and resizer produce, and the
-    classes with their numbers in the source. The versions of the software may differ if their
-    pixels are equal, and the requested classes may be a subset of the store's, in any order,
+    Compared are the fields `fit`, `filter`, `serves`, `exif`, `shard_rows`, `chunk_rows`, `codec`,
+    `missing_end` and `max_image_bytes`, the digests of the pixels that decoder and resizer produce,
+    and the classes with their numbers in the source. The versions of the software may differ if
+    their pixels are equal, and the requested classes may be a subset of the store's, in any order,
     because a split need not contain every class.
 
     Args:

@@ -66,6 +66,11 @@ def decode_finish_record(data: bytes, name: str) -> FinishRecord:
         data: The bytes of the document.
         name: Its name in the store, for messages: `splits/<split>.done.json`.
 
+    Returns:
+        The record: the split, the sizes in pixels that every shard has, the number of rows, also by
+        the name of their status, the digests of recipe, plan and table parts, and the name, length
+        and digest of each derived object.
+
     Raises:
         StoreDamagedError: The bytes differ from those written, a field is invalid, or the record
             lists other objects than a finish step writes.
@@ -111,7 +116,9 @@ def load_plan(objects: Objects, split: str) -> Plan:
         split: The name of the split.
 
     Returns:
-        The plan. Its digest of the recipe is not compared with the store's.
+        The plan: the digests of recipe and listing, the number of rows, the version and the seed of
+        their order, and the rows of a shard. Its digest of the recipe is not compared with the
+        store's.
 
     Raises:
         StoreError: The store has no such split, or its plan has a format that this version does not
@@ -143,8 +150,10 @@ def load_finish_record(objects: Objects, split: str) -> FinishRecord | None:
         split: The name of the split.
 
     Returns:
-        The record; None while the split is not finished. Its digests of recipe and plan are not
-        compared with those of the store.
+        The record: the sizes in pixels that every shard has, the number of rows, also by the name
+        of their status, the digests of recipe, plan and table parts, and the name, length and
+        digest of each derived object. None while the split is not finished. The digests of recipe
+        and plan are not compared with those of the store.
 
     Raises:
         StoreDamagedError: The record is damaged, or is that of another split.
@@ -168,8 +177,10 @@ def load_commit(objects: Objects, split: str, shard: int) -> Commit | None:
         shard: The number of the shard, from 0.
 
     Returns:
-        The commit; None if it is missing, damaged, or that of another shard. It may belong to
-        another plan, which `belongs` tells.
+        The commit: its first row and the row after its last, the record of each object, the number
+        of rows by the name of their status, the plan's digest and the provenance. None if it is
+        missing, damaged, or that of another shard. The commit may belong to another plan, which
+        `belongs` tells.
 
     Raises:
         StoreError: The commit has a format that this version does not read.
@@ -212,6 +223,8 @@ def load_commits(objects: Objects, planned: Plan) -> dict[int, Commit]:
 
 def belongs(planned: Plan, committed: Commit) -> bool:
     """Return True if a commit belongs to a plan and covers exactly the rows of its shard.
+
+    Compared are the split, the plan's digest, the first row and the row after the last one.
 
     Args:
         planned: The plan of a split.

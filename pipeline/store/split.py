@@ -83,8 +83,10 @@ def open_split(
             rows whose commits have all of *sizes* (default: False).
 
     Returns:
-        The split. Its `excluded` rows are the quarantined ones and, if it is opened partially,
-        those without such a commit, which may be all.
+        The split: its recipe, plan, sizes in ascending order, the label of each row in `labels`,
+        (num_rows,) int32, and in `excluded` the rows that must not be read, (n,) int64, ascending;
+        `digest` changes if those or their pixels change. The excluded rows are the quarantined ones
+        and, if it is opened partially, those without such a commit, which may be all.
 
     Raises:
         StoreError: The store has no such split; or, unless *allow_partial*, the split or one of the

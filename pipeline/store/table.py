@@ -78,10 +78,12 @@ def encode_part(lines: Sequence[TableRow]) -> bytes:
     """Encode the rows of a shard as a Parquet file with the columns of `SCHEMA`; write nothing.
 
     Args:
-        lines: The rows of the shard in their order; None becomes a null.
+        lines: The rows of the shard in their order, whose attributes become the columns row, key,
+            wnid, label, width, height, mode, format, num_bytes, crc32c, box, status and reason;
+            None becomes a null.
 
     Returns:
-        The bytes of the file; equal rows give equal bytes.
+        The bytes of the file, compressed with zstd; equal rows give equal bytes.
     """
     columns = [
         pa.array([getattr(line, field.name) for line in lines], field.type) for field in SCHEMA
@@ -93,7 +95,8 @@ def encode_table(part: pa.Table) -> bytes:
     """Encode a table as a Parquet file, compressed with zstd; write nothing.
 
     Args:
-        part: A table with the columns of `SCHEMA`, such as the rows of one shard.
+        part: A table with the columns of `SCHEMA`, row, key, wnid, label, ..., such as the rows of
+            one shard.
 
     Returns:
         The bytes of the file; equal rows give equal bytes.
@@ -112,11 +115,12 @@ def decode_part(data: bytes, name: str = "the table", rows: range | None = None)
         rows: The rows that it must contain, exactly and in this order; None: any rows (default).
 
     Returns:
-        A table with the columns of `SCHEMA`, in memory.
+        A table in memory with the columns row, key, wnid, label, width, height, mode, format,
+        num_bytes, crc32c, box, status and reason (`SCHEMA`).
 
     Raises:
-        StoreDamagedError: The file is not such a table, contains other rows, or has nulls in a
-            column of `REQUIRED` or in `crc32c` of a readable row.
+        StoreDamagedError: The file is not such a table, contains other rows, or has nulls in row,
+            key, wnid, label, num_bytes or status, or in `crc32c` of a readable row.
     """
     try:
         file = open_parquet(data)
@@ -144,7 +148,8 @@ def load_part(objects: Objects, name: str, rows: range) -> pa.Table:
         rows: The rows that it must contain, exactly.
 
     Returns:
-        A table with the columns of `SCHEMA`, in the order of rows. It is not compared with the
+        A table with the columns row, key, wnid, label, width, height, mode, format, num_bytes,
+        crc32c, box, status and reason (`SCHEMA`), in the order of rows. It is not compared with the
         digest in the shard's commit.
 
     Raises:
@@ -194,7 +199,8 @@ def read_rows(table: pq.ParquetFile, start: int, stop: int) -> pa.Table:
         stop: The row after the last one, more than *start* and at most the number of rows.
 
     Returns:
-        A table with the columns of `SCHEMA` and stop - start rows.
+        A table with stop - start rows and the columns row, key, wnid, label, width, height, mode,
+        format, num_bytes, crc32c, box, status and reason (`SCHEMA`).
     """
     first = start // GROUP_ROWS
     numbers = list(range(first, -(-stop // GROUP_ROWS)))
