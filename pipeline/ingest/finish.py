@@ -26,16 +26,26 @@ from pipeline.store.records import FinishRecord
 
 
 def finish_split(store: str, split: str, run: str) -> FinishRecord:
-    """Write everything that is derived from a split's commits.
+    """Write everything that is derived from a split's commits, last the finish record.
+
+    These are the complete table, labels, statuses, zarr metadata, the ledger and the finish record.
+    Objects that have the right bytes are left as they are. The caller holds the lease of the split
+    and has begun the run.
 
     Args:
-        store: Path or URL of the store.
-        split: The split, all of whose shards must be committed.
-        run: Name of the run, used for its temporary files.
+        store: The path or URL of the store.
+        split: The name of the split, all of whose shards must be committed.
+        run: The name of the run, which is that of its folder of temporary files.
+
+    Returns:
+        The finish record that the store has now: the sizes in pixels that every shard has, the
+        number of rows, also by the name of their status, the digests of recipe, plan and table
+        parts, and the name, length and digest of each derived object but the ledger.
 
     Raises:
-        StoreError: A shard has no commit.
-        StoreDamagedError: A part of the table differs from its commit.
+        StoreError: There is no such store or split, a shard has no commit, or the store cannot be
+            written.
+        StoreDamagedError: A part of the table is missing or differs from its commit.
     """
     objects = open_objects(store, run)
     recipe = records.load_recipe(objects)
@@ -74,11 +84,16 @@ def all_commits(objects: Objects, plan: Plan) -> list[Commit]:
     """Return the commits of all shards of a split, in the order of shards.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         plan: The plan of the split.
 
+    Returns:
+        One commit for each shard: its first row and the row after its last, the records of its
+        objects, and the number of rows by the name of their status.
+
     Raises:
-        StoreError: Some shards are not committed; it names the first of them.
+        StoreError: Some shards have no valid commit of this plan; the message has their number and
+            the first of them.
     """
     commits = records.load_commits(objects, plan)
     missing = [shard for shard in range(plan.num_shards) if shard not in commits]
@@ -94,10 +109,11 @@ def all_commits(objects: Objects, plan: Plan) -> list[Commit]:
 def sync_recorded_objects(objects: Objects, done: FinishRecord, commits: Sequence[Commit]) -> None:
     """Make the names of all objects that a finish record will list survive a power failure.
 
-    Their writers may have been killed between the rename and the sync of the folder.
+    Their writers may have been killed between the rename and the sync of the folder. On an object
+    store nothing is done.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         done: The finish record, which is not written yet.
         commits: The commits of all shards.
 
@@ -112,7 +128,7 @@ def sync_recorded_objects(objects: Objects, done: FinishRecord, commits: Sequenc
 
 
 def zarr_metadata(recipe: Recipe, plan: Plan, sizes: Sequence[int]) -> list[tuple[str, bytes]]:
-    """Return every zarr metadata document of a split's arrays; nothing is written.
+    """Return every zarr metadata document of a split's images; nothing is written.
 
     Args:
         recipe: The recipe of the store.
@@ -120,7 +136,8 @@ def zarr_metadata(recipe: Recipe, plan: Plan, sizes: Sequence[int]) -> list[tupl
         sizes: The sides of the stored squares in pixels.
 
     Returns:
-        The name of each document, relative to the store, and its bytes.
+        Pairs (name, bytes), with names relative to the store, of each `zarr.json`: of the groups
+        `images.zarr/` and `images.zarr/<split>/`, the arrays `label` and `status`, and each size.
     """
     images = [arrays.image_array(recipe, plan, size) for size in sizes]
     return [*arrays.groups(plan.split), *arrays.small_metadata(plan), *images]
@@ -128,6 +145,8 @@ def zarr_metadata(recipe: Recipe, plan: Plan, sizes: Sequence[int]) -> list[tupl
 
 def encode_ledger(recipe: Recipe, plan: Plan, commits: Sequence[Commit]) -> bytes:
     """Return the bytes of the ledger of a finished split: copies of recipe, plan and commits.
+
+    Nothing is written.
 
     Args:
         recipe: The recipe of the store.
@@ -142,6 +161,8 @@ def encode_ledger(recipe: Recipe, plan: Plan, commits: Sequence[Commit]) -> byte
 def parts_digest(commits: Sequence[Commit]) -> str:
     """Return one digest of all parts of a split's table: 32 hexadecimal digits.
 
+    It is the XXH3-128 of the digests of the parts, as text, one after the other.
+
     Args:
         commits: The commits of all shards, in the order of shards; each records its part's digest.
     """
@@ -152,11 +173,16 @@ def read_parts(objects: Objects, commits: Sequence[Commit]) -> Iterator[pa.Table
     """Yield the part of the table of each shard, checked against its commit.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         commits: The commits, in the order in which parts are yielded.
 
+    Yields:
+        A table with the rows of the shard and the columns row, key, wnid, label, width, height,
+        mode, format, num_bytes, crc32c, box, status and reason (`pipeline.store.table.SCHEMA`).
+
     Raises:
-        StoreDamagedError: A part is missing or differs from its commit.
+        StoreDamagedError: A part is missing or differs from its commit. It is raised when its turn
+            comes, after the parts before it were yielded.
     """
     for commit in commits:
         try:
@@ -174,8 +200,8 @@ def put_changed(objects: Objects, name: str, data: bytes) -> None:
     """Write an object unless it has these bytes already, so that intact objects stay untouched.
 
     Args:
-        objects: The store.
-        name: The name of the object.
+        objects: The objects of the store.
+        name: The name of the object, relative to the store.
         data: All bytes that it must have.
 
     Raises:

@@ -37,7 +37,10 @@ def new_run(split: str) -> str:
     """Return a unique name for a run, which marks its temporary files and tasks.
 
     Args:
-        split: The split that the run writes; the name begins with it.
+        split: The name of the split that the run writes.
+
+    Returns:
+        `<split>-<8 hexadecimal digits>`.
     """
     return f"{split}-{uuid.uuid4().hex[:8]}"
 
@@ -52,14 +55,20 @@ def resolve_recipe(
     """Return the store's recipe; write it first, made from the options and classes, if it is new.
 
     Args:
-        objects: The store.
-        options: The options of the command; None in a field accepts what the store has.
-        classes: The classes of the source, in order (default: none, for a source that is not
-            listed).
+        objects: The objects of the store.
+        options: The options of the command; None in a field accepts what the store has, or the
+            default in a new store.
+        classes: The classes of the source, in the order of labels (default: none, for a source that
+            is not listed).
+
+    Returns:
+        The recipe that the store has now. If the store has one already, it is returned as it is.
 
     Raises:
-        StoreMismatchError: The store has another recipe, or this machine makes other pixels.
-        StoreDamagedError: The store has data but no recipe.
+        StoreMismatchError: The store has other options, lacks one of the classes that have samples,
+            or this machine makes other pixels.
+        StoreDamagedError: The store has plans or commits but no recipe, or its recipe is damaged.
+        StoreError: The recipe cannot be written, or has a format that this version does not read.
         ValueError: An option has an invalid value.
     """
     stored = _stored_recipe(objects)
@@ -76,13 +85,14 @@ def check_options(objects: Objects, options: StoreOptions) -> None:
     """Check the options of a command against the store before anything is listed or written.
 
     Args:
-        objects: The store, which need not exist yet.
-        options: The options of the command; None in a field accepts what the store has.
+        objects: The objects of the store, which need not exist yet.
+        options: The options of the command; None in a field accepts what the store has, or the
+            default in a new store.
 
     Raises:
         ValueError: An option has an invalid value.
-        StoreMismatchError: The store has another recipe, or this machine makes other pixels.
-        StoreDamagedError: The store has data but no recipe.
+        StoreMismatchError: The store has other options, or this machine makes other pixels.
+        StoreDamagedError: The store has plans or commits but no recipe, or its recipe is damaged.
     """
     stored = _stored_recipe(objects)
     requested = _requested_recipe(options, stored, NO_CLASSES)
@@ -94,18 +104,31 @@ def source_rules(objects: Objects) -> int:
     """Return the version of the listing rules by which the samples of a store are listed.
 
     Args:
-        objects: The store; a new one gets the newest rules.
+        objects: The objects of the store, which need not exist yet.
+
+    Returns:
+        1 or 2, as the store's recipe says; the newest, 2, for a new store.
+
+    Raises:
+        StoreDamagedError: The store has plans or commits but no recipe, or its recipe is damaged.
     """
     stored = _stored_recipe(objects)
     return recipe.LISTING_RULES if stored is None else stored.listing_rules
 
 
 def image_limit(objects: Objects, options: StoreOptions) -> int | None:
-    """Return the length in bytes of the longest image file that is read; None: no limit.
+    """Return the length in bytes of the longest image file that is read.
 
     Args:
-        objects: The store; the recipe of one that exists decides.
+        objects: The objects of the store; the recipe of one that exists decides.
         options: The options of the command, which decide for a new store.
+
+    Returns:
+        The number of bytes, 256 MiB by default; None, which only stores of decode rules 1 give,
+        means no limit.
+
+    Raises:
+        StoreDamagedError: The store has plans or commits but no recipe, or its recipe is damaged.
     """
     stored = _stored_recipe(objects)
     if stored is not None:
@@ -161,13 +184,16 @@ def cached_origin(objects: Objects, split: str, source: Source, root: str) -> Or
     This is a cache of the listing: with it a rerun need not list a million files again.
 
     Args:
-        objects: The store.
-        split: The split.
-        source: The source of this run.
+        objects: The objects of the store.
+        split: The name of the split.
+        source: The source of this run, whose fingerprint is computed.
         root: The folder or URL that images are read from: the source's root, or the spool.
 
     Returns:
-        The origin; None if the source must be listed again.
+        The origin: the source as the user named it, its kind, root, fingerprint and options, the
+        listing's digest, the bytes of all samples, and the skipped files. None if the source must
+        be listed again: the split has no plan, its source index is missing or damaged, or the
+        source's kind, root or fingerprint is another.
     """
     try:
         origin = load_origin(objects, records.load_plan(objects, split))
@@ -205,10 +231,19 @@ class Listing:
 
 
 def read_listing(table: pa.Table) -> Listing:
-    """Return the digest, the classes and the evidence of a listing.
+    """Return a listing with its digest, the positions of each class, and their evidence.
+
+    Memory that Arrow does not use any more is given back to the system.
 
     Args:
-        table: The samples, sorted by key (`pipeline.sources.listing`).
+        table: The samples, sorted by key, with the columns of `pipeline.sources.listing`; the
+            evidence is in the metadata of its schema. Without evidence, the samples come from class
+            folders.
+
+    Returns:
+        The table itself; its SHA-256 in `digest`; for each class, `-` for samples without one, a
+        tuple (class, start, stop) of positions in the table in `runs`; and the evidence, which also
+        counts the skipped files.
     """
     pa.default_memory_pool().release_unused()  # free the unsorted pieces, half of all memory
     runs = class_runs(table["key"])
@@ -223,8 +258,13 @@ def classes_of(listed: Mapping[str, tuple[Source, Listing]], rules: int) -> Clas
     """Put the classes of several splits in one order, by one version of the listing rules.
 
     Args:
-        listed: The source and the listing of each split, by name.
+        listed: The source and the listing of each split, by name of the split.
         rules: The version of the listing rules, 1 or 2.
+
+    Returns:
+        The names of the classes in the order of labels 0, 1, ..., as in keys; their words; their
+        numbers in the source, empty if it has none; remarks for the user; and the set of classes
+        without a sample.
 
     Raises:
         SourceError: The classes of the samples are ambiguous or contradictory.
@@ -241,20 +281,28 @@ def classes_of(listed: Mapping[str, tuple[Source, Listing]], rules: int) -> Clas
 def make_plan(
     objects: Objects, split: str, recipe: Recipe, listed: Listing, origin: Origin, seed: int
 ) -> Plan:
-    """Write the plan of a split, its labels and its source index, or check the plan that exists.
+    """Write the plan of a split, its labels and its source index.
+
+    A plan that exists is not replaced: it must be the same. The labels are written again only if
+    they differ, the source index always.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         split: The name of the split.
         recipe: The recipe of the store.
-        listed: The samples of the source, sorted by key.
+        listed: The samples of the source, sorted by key, at least one.
         origin: The location of the source, which the index records.
         seed: The seed of the order of rows, 0 to 2^64 - 1.
+
+    Returns:
+        The plan: the digests of recipe and listing, the number of rows, the version and the seed of
+        their order, and the rows of a shard.
 
     Raises:
         StoreMismatchError: The split was planned from another listing or order, or the listing has
             classes that the store does not have.
         StoreError: The store cannot be written.
+        ValueError: The split would have more than 2^22 shards.
     """
     requested = Plan(
         split=split,
@@ -277,10 +325,10 @@ def make_plan(
 
 
 def write_labels(objects: Objects, split: str, labels: NDArray[np.int32]) -> None:
-    """Write the array of labels of a split, unless it exists with the same values.
+    """Write the zarr array of labels of a split, unless it exists with the same values.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         split: The name of the split.
         labels: (num_rows,) int32 in the order of rows; -1 for a row without a class.
 
@@ -292,14 +340,14 @@ def write_labels(objects: Objects, split: str, labels: NDArray[np.int32]) -> Non
 
 
 def restore_labels(objects: Objects, plan: Plan) -> None:
-    """Write the labels of an unfinished split again, from its source index.
+    """Write the labels of an unfinished split again, from its source index, where they differ.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         plan: The plan of the split.
 
     Raises:
-        StoreError: The source index is missing or damaged.
+        StoreError: The source index is missing or damaged, or the store cannot be written.
     """
     rows = SourceIndex(objects, plan)
     labels = [sample.label for shard in range(plan.num_shards) for sample in rows.shard(shard)]
@@ -308,12 +356,14 @@ def restore_labels(objects: Objects, plan: Plan) -> None:
 
 
 def write_metadata(objects: Objects, recipe: Recipe, plan: Plan, sizes: Sequence[int]) -> None:
-    """Write the zarr metadata of a split, and the ledger's copies of its recipe and plan.
+    """Write the zarr metadata of a split, and a ledger with copies of its recipe and plan.
 
-    The whole plan is durable afterwards, so tasks may rely on it.
+    The ledger is written only if it is missing or damaged, and keeps the copies that it has.
+    Metadata that has the right bytes is left as it is. The whole plan is durable afterwards, so
+    tasks may rely on it.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         recipe: The recipe of the store.
         plan: The plan of the split.
         sizes: The sides of the squares in pixels that will be stored.
@@ -336,10 +386,12 @@ def write_metadata(objects: Objects, recipe: Recipe, plan: Plan, sizes: Sequence
 def check_free_space(objects: Objects, recipe: Recipe, needed: int) -> None:
     """Refuse a run for which the store has too little free space.
 
+    An object store has no known limit, so that it is never refused.
+
     Args:
-        objects: The store.
+        objects: The objects of the store.
         recipe: The recipe. Only uncompressed stores are checked: others may need less.
-        needed: Number of bytes to be written, uncompressed.
+        needed: The number of bytes to be written, uncompressed.
 
     Raises:
         StoreError: There are fewer free bytes than *needed*.
@@ -355,8 +407,10 @@ def check_free_space(objects: Objects, recipe: Recipe, needed: int) -> None:
 def check_spool_space(objects: Objects, needed: int) -> None:
     """Refuse to stream a source for which the spool has too little free space.
 
+    An object store has no known limit, so that it is never refused.
+
     Args:
-        objects: The store, whose disk also holds the spool.
+        objects: The objects of the store, whose disk also holds the spool.
         needed: The estimated size of the spool in bytes.
 
     Raises:
@@ -376,7 +430,7 @@ def check_seed(stored: Plan, seed: int) -> None:
 
     Args:
         stored: The plan in the store.
-        seed: The seed that the command asks for.
+        seed: The seed that the command asks for, 0 to 2^64 - 1.
 
     Raises:
         StoreMismatchError: The split was planned with another seed.
@@ -385,12 +439,12 @@ def check_seed(stored: Plan, seed: int) -> None:
 
 
 def shard_bytes(recipe: Recipe, size: int, num_rows: int) -> int:
-    """Return the number of bytes of an uncompressed shard object.
+    """Return the number of bytes of an uncompressed shard object, with its checksums and index.
 
     Args:
         recipe: The recipe of the store.
         size: The side of the squares in pixels.
-        num_rows: The number of rows in the shard, at least 1.
+        num_rows: The number of rows in the shard, 1 to the recipe's `shard_rows`.
     """
     return Geometry(size * size * 3, recipe.shard_rows, recipe.chunk_rows, num_rows).num_bytes(0)
 
@@ -404,7 +458,8 @@ def class_runs(keys: pa.ChunkedArray) -> list[tuple[str, int, int]]:
         keys: Keys `<class>/<file name>` as large_string, sorted by their bytes.
 
     Returns:
-        (class, start, stop) of each class: its samples are at positions [start, stop).
+        A tuple (class, start, stop) for each class, in the order of the keys: its samples are at
+        positions *start* to *stop* - 1. The list is empty if there are no keys.
     """
     column = keys.combine_chunks()
     if isinstance(column, pa.ChunkedArray):

@@ -50,17 +50,28 @@ def read_ahead(
 ) -> Generator[bytes | Unread, None, None]:
     """Yield the bytes of each sample, in order, or why they were not read.
 
+    Groups of samples are read by threads, ahead of the consumer: 16 threads for a remote source,
+    one for a local one. They begin with the first sample that is asked for, and end with the
+    generator, which a consumer that stops early closes.
+
     Args:
-        reader: The source.
+        reader: The open source.
         samples: The samples to read.
-        limit: Length in bytes of the longest sample that is read; None: no limit.
+        limit: The length in bytes of the longest sample that is read; None: no limit, and every
+            sample is read as a whole.
         remote: True if a read waits for a network.
-        max_attempts: Number of times that an image is read before the error counts.
-        retry_delay_seconds: Seconds before the second attempt; each further one waits four times
-            as long.
+        max_attempts: The number of times that an image is read before the error counts, at least 1.
+        retry_delay_seconds: The seconds before the second attempt; each further one waits four
+            times as long.
+
+    Yields:
+        All bytes of the sample; or, for one that is longer than *limit*, or that is longer than 1
+        MiB and begins like no image that is decoded, an `Unread` with its quarantine status and the
+        reason in words.
 
     Raises:
-        ReadError: An image could not be read.
+        ReadError: An image could not be read. It is raised before the other images of its group of
+            up to 16 are yielded.
     """
 
     def read_group(group: Sequence[Sample]) -> list[bytes | Unread]:
@@ -105,18 +116,20 @@ def read_with_retries(
     max_attempts: int,
     retry_delay_seconds: float,
 ) -> bytes | Unread:
-    """Read one image, and retry after a pause if the source fails.
+    """Read one image, and retry after a pause if it raises ReadError.
 
     Args:
-        reader: The source.
+        reader: The open source.
         sample: The sample to read.
-        limit: Length in bytes of the longest image that is read; None: no limit.
-        max_attempts: Number of attempts, at least 1.
-        retry_delay_seconds: Seconds before the second attempt; each further one waits four times as
-            long.
+        limit: The length in bytes of the longest image that is read; None: no limit.
+        max_attempts: The number of attempts, at least 1.
+        retry_delay_seconds: The seconds before the second attempt; each further one waits four
+            times as long.
 
     Returns:
-        All bytes of the image, or the reason why only its beginning was read.
+        All bytes of the image, or an `Unread` with the quarantine status and the reason why only
+        its beginning was read: it is longer than *limit*, or is longer than 1 MiB and begins like
+        no image that is decoded.
 
     Raises:
         ReadError: The last attempt failed, too.
@@ -133,9 +146,15 @@ def read_or_skip(reader: SourceReader, sample: Sample, limit: int | None) -> byt
     """Read one image, or only its beginning where that says enough.
 
     Args:
-        reader: The source.
+        reader: The open source.
         sample: The sample to read.
-        limit: Length in bytes of the longest image that is read; None: no limit.
+        limit: The length in bytes of the longest image that is read; None: no limit, and the image
+            is read as a whole.
+
+    Returns:
+        All bytes of the image; or an `Unread` with its quarantine status and the reason, if it is
+        longer than *limit*, or if it is longer than `SMALL_BYTES` (1 MiB) and begins like no image
+        that is decoded.
 
     Raises:
         ReadError: The image cannot be read, or is not what was listed.
@@ -152,9 +171,13 @@ def reason_not_to_read(head: bytes, num_bytes: int, limit: int) -> Unread | None
     """Return why a long sample need not be read as a whole; None: it must be read.
 
     Args:
-        head: The first `HEAD_BYTES` of the sample.
-        num_bytes: Length of the sample in bytes, more than `SMALL_BYTES` or than *limit*.
-        limit: Length in bytes of the longest image that is read.
+        head: The first `HEAD_BYTES` (4,096) of the sample, or all of a shorter one.
+        num_bytes: The length of the whole sample in bytes, more than `SMALL_BYTES` or than *limit*.
+        limit: The length in bytes of the longest image that is read.
+
+    Returns:
+        The quarantine status and the reason in words: the sample begins like no image that is
+        decoded, or is longer than *limit*.
     """
     error = _format_error(head)
     if num_bytes <= limit:

@@ -25,14 +25,26 @@ from pipeline.store.objects import Objects
 def recheck_rows(objects: Objects, split: str, num_rows: int) -> Iterator[Problem]:
     """Decode *num_rows* rows of a finished split again, and yield each that differs.
 
+    Rows are compared one by one as the caller iterates; nothing is written. A row that has crashed
+    or hung a decoder before is not decoded, only its source bytes are compared.
+
     Args:
-        objects: The store.
-        split: A finished split.
-        num_rows: Number of rows, spread over the split; always the same ones.
+        objects: The objects of the store.
+        split: The name of a finished split.
+        num_rows: The number of rows, spread over the split; always the same ones. More than the
+            split has stand for all.
+
+    Yields:
+        A problem for each row whose source cannot be read, has other bytes, or gives another
+        status, and for each size at which it gives other pixels. Its `name` is the path of the
+        image or the name of the object in the store, its `description` a phrase that begins with
+        the row and its key.
 
     Raises:
-        StoreError: The split is not finished, or the location of its source is unknown.
+        StoreError: The split is not finished, or the location of its source is unknown or does not
+            exist. Like the other errors, it is raised when the caller iterates, not at the call.
         StoreMismatchError: This machine makes other pixels than the recipe.
+        StoreDamagedError: A part of the table is missing or damaged.
     """
     done = records.load_finish_record(objects, split)
     if done is None:

@@ -42,13 +42,23 @@ Render = Callable[[bytes], tuple[ImageProperties, list[bytes]]]
 def open_renderer(
     space: Workspace, sizes: Sequence[int], watch: Stopwatch, *, isolated: bool
 ) -> Iterator[Render]:
-    """Yield a function that decodes images, and ends the child that does so afterwards.
+    """Yield a function that decodes and resizes images inside the block.
+
+    With *isolated*, a child process decodes, which starts with the first image and is ended with
+    the block. Otherwise this process does, under the watchdog of *space*, which ends the process if
+    one image takes too long.
 
     Args:
-        space: The open store and source.
+        space: The open store and source, whose recipe and time limits apply.
         sizes: The sides of the squares in pixels.
-        watch: The stopwatch of the task.
+        watch: The stopwatch of the task, to which the seconds of `decode` and `resize` are added; a
+            child counts both as `decode`.
         isolated: True to decode in a child with limits on time and memory.
+
+    Yields:
+        A function that takes all bytes of an image file. It returns the properties of the image and
+        a list with its square for each of *sizes*, in their order: (size, size, 3) uint8 RGB in C
+        order, as bytes. It raises DecodeError for bytes that are no readable image.
     """
     if not isolated:
         yield functools.partial(_render_in_process, space, tuple(sizes), watch)
@@ -101,17 +111,26 @@ def render_row(
 ) -> tuple[TableRow, list[bytes] | None]:
     """Return a row's line of the table, and its squares; None if the row is quarantined.
 
+    A row that was committed before must have the same bytes and status again. An image that crashed
+    or hung a decoder then is not decoded: its row gets the same status and reason.
+
     Args:
         space: The open store and source.
         sample: The sample of the row.
-        data: Its bytes, or the reason for not reading them.
-        render: The function that decodes it.
-        committed_part: The shard's part of the table, if it was committed before.
-        position: The position of the row in the shard.
+        data: All its bytes, or the status and reason for not reading them.
+        render: The function that decodes it, of `open_renderer`.
+        committed_part: The shard's part of the table, if it was committed before; otherwise None.
+        position: The position of the row in the shard, from 0.
+
+    Returns:
+        The line of the table; and the square of each size, (size, size, 3) uint8 RGB in C order as
+        bytes, in the order of *render*. In place of the squares there is None if the row is
+        quarantined: the caller stores zeros.
 
     Raises:
         ReadError: The bytes differ from those that were spooled.
         StoreMismatchError: The bytes, or their status, differ from those committed before.
+        StoreDamagedError: The sample has a label that the store does not have.
     """
     checksum = None if isinstance(data, Unread) else google_crc32c.value(data)
     expected = _committed_status(sample, checksum, committed_part, position)

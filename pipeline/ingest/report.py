@@ -39,14 +39,20 @@ def report_on(
     seconds: dict[str, float] | None = None,
     bytes_in: int = 0,
 ) -> ShardReport:
-    """Return the report of a task on the shard of *commit*.
+    """Return the report of a task on the shard of *commit*; nothing is written.
 
     Args:
-        commit: The commit of the shard.
+        commit: The commit of the shard, for its number, rows, counts and lengths of objects.
         isolated: True if images were decoded one by one in a child (default: False).
-        written_objects: The names of the objects that the task wrote (default: none).
-        seconds: The seconds spent in each stage (default: none).
-        bytes_in: The bytes of the source that were read (default: 0).
+        written_objects: The names of the objects that the task wrote, whose lengths in the commit
+            add up to `bytes_out` (default: none).
+        seconds: The seconds spent in each stage, by its name: read, decode, resize, write, sync
+            (default: none).
+        bytes_in: The number of bytes of the shard's images in the source (default: 0).
+
+    Returns:
+        The number of the shard, its number of rows, the counts of rows by the name of their status,
+        the name of this host, `bytes_out`, and the values of the other arguments.
     """
     return ShardReport(
         shard=commit.shard,
@@ -71,7 +77,7 @@ class Stopwatch:
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
-        """Add the seconds since the last lap, or since the start, to a stage.
+        """Add the seconds since the last lap, or since the start, to a stage in `seconds`.
 
         Args:
             stage: The name of the stage that has just ended, such as `decode`.

@@ -41,11 +41,13 @@ def restore_records(objects: Objects, split_records: SplitRecords) -> list[str]:
     """Write the damaged recipe, plan and commits of which the ledger has a copy.
 
     Args:
-        objects: The store.
-        split_records: The records of the split, with the problems that were found.
+        objects: The objects of the store.
+        split_records: The records of the split, with the problems that were found, as
+            `pipeline.ingest.verify.read_records` returns them.
 
     Returns:
-        The names of the documents that were written.
+        The names of the documents that were written, relative to the store; an empty list if there
+        are none.
 
     Raises:
         StoreError: The store cannot be written.
@@ -69,12 +71,15 @@ def restore_parts(
     """Restore damaged table parts from the complete table, where that is intact.
 
     Args:
-        objects: The store.
-        split_records: The records of the split.
+        objects: The objects of the store.
+        split_records: The records of the split, as `pipeline.ingest.verify.read_records` returns
+            them.
         problems: All damaged objects of the split.
 
     Returns:
-        The names of the parts that were written; the others must be made from the source.
+        The names of the parts that were written, relative to the store, each with exactly the bytes
+        that its commit records; the others must be made from the source. The list is empty if the
+        complete table is missing or damaged.
 
     Raises:
         StoreError: The store cannot be written.
@@ -113,11 +118,14 @@ def plan_rebuilds(split_records: SplitRecords, problems: Iterable[Problem]) -> l
     """Return the shard objects and table parts that must be made again from the source.
 
     Args:
-        split_records: The records of the split.
+        split_records: The records of the split, as `pipeline.ingest.verify.read_records` returns
+            them.
         problems: The damaged objects that remain after `restore_records` and `restore_parts`.
 
     Returns:
-        One entry for each shard with damage, in the order of shards.
+        One entry for each shard with damage, in the order of shards: its number, the sizes in
+        pixels whose shard object is damaged, and whether the table part is. Shards without a
+        readable commit are left out; `shards_without_commit` returns them.
     """
     bad = {problem.name for problem in problems}
     rebuilds = []
@@ -130,11 +138,14 @@ def plan_rebuilds(split_records: SplitRecords, problems: Iterable[Problem]) -> l
 
 
 def rebuild_jobs(config: ShardTaskConfig, rebuilds: Iterable[Rebuild]) -> list[Job]:
-    """Return one Dask job for each shard that is rebuilt.
+    """Return one Dask job for each shard that is rebuilt; nothing is run yet.
 
     Args:
         config: The arguments that all tasks of the run share.
         rebuilds: The objects to make again, of `plan_rebuilds`.
+
+    Returns:
+        Jobs named `repair-<split>-<shard>` that call `rebuild_shard` and give its `ShardReport`.
     """
     return [
         Job(
@@ -148,14 +159,16 @@ def rebuild_jobs(config: ShardTaskConfig, rebuilds: Iterable[Rebuild]) -> list[J
 
 
 def shards_without_commit(split_records: SplitRecords, problems: Iterable[Problem]) -> list[int]:
-    """Return the shards whose commit is damaged and has no copy; they are prepared again.
+    """Return the shards whose commit is damaged and has no copy, so that they are prepared again.
 
     Args:
-        split_records: The records of the split.
+        split_records: The records of the split, as `pipeline.ingest.verify.read_records` returns
+            them.
         problems: All damaged objects of the split.
 
     Returns:
-        The numbers of the shards, ascending.
+        The numbers of the shards, ascending; an empty list also if the plan cannot be read. Shards
+        that were never committed are left out.
     """
     bad = {problem.name for problem in problems}
     shards = range(0 if split_records.plan is None else split_records.plan.num_shards)
@@ -167,11 +180,12 @@ def planned_sizes(objects: Objects, split_records: SplitRecords) -> tuple[int, .
     """Return the sizes that shards have or should have, as far as the remaining records tell.
 
     Args:
-        objects: The store, whose folders are examined if no record tells a size.
-        split_records: The records of the split.
+        objects: The objects of the store, whose folders are examined if no record tells a size.
+        split_records: The records of the split, as `pipeline.ingest.verify.read_records` returns
+            them.
 
     Returns:
-        The sides of the squares in pixels, ascending.
+        The sides of the squares in pixels, ascending; empty if nothing tells one.
     """
     sizes = {
         *verify.committed_sizes(split_records),

@@ -52,16 +52,28 @@ class ShardResult:
 def prepare_shard(config: ShardTaskConfig, shard: int, *, isolated: bool = False) -> ShardReport:
     """Make one shard at every size that it lacks, and commit it.
 
+    The shard objects of these sizes and, for a new shard, the table part are written first, the
+    commit last. Images that cannot be decoded are quarantined: their rows are zeros. If an image
+    takes longer than the configuration allows, the watchdog ends this process, unless the
+    configuration says that nothing restarts it.
+
     Args:
-        config: The arguments of the run.
-        shard: Number of the shard.
-        isolated: Decode image by image in a child with limits on time and memory, and quarantine
-            images that fail there twice.
+        config: The arguments that all tasks of the run share.
+        shard: The number of the shard, from 0.
+        isolated: True to decode image by image in a child with limits on time and memory, and to
+            quarantine images that fail there twice (default: False).
+
+    Returns:
+        The report of the task: the counts of rows by the name of their status, the bytes read and
+        written, the seconds of each stage, the host, and in `written_objects` the names of the
+        objects written, relative to the store and without the commit. These are empty if the shard
+        was complete before, when nothing is written.
 
     Raises:
         ReadError: An image could not be read after several tries; nothing is committed.
-        StoreMismatchError: The source's bytes differ from those committed before.
-        StoreError: The store could not be written.
+        StoreMismatchError: The source's bytes differ from those committed before, or this machine
+            makes other pixels or runs other code.
+        StoreError: The store could not be read or written, or the run has ended.
     """
     check_run_active(config.store, config.run)
     space = workspace(config)
@@ -93,14 +105,24 @@ def rebuild_shard(
 ) -> ShardReport:
     """Make the damaged objects of a committed shard again, and nothing else.
 
+    They replace the objects in the store only if they are those that the commit records.
+
     Args:
-        config: The arguments of the run.
-        shard: Number of the shard; its commit must be intact.
-        sizes: The sizes whose shard object is damaged.
-        part: True if the table part is damaged.
+        config: The arguments that all tasks of the run share; the time limit of an image is that of
+            the commit, if it records one.
+        shard: The number of the shard, from 0; its commit must be intact.
+        sizes: The sizes in pixels whose shard object is damaged, all of which the commit has.
+        part: True if the table part is damaged. If the commit counts images that crashed or hung a
+            decoder, all images are then decoded in a child.
+
+    Returns:
+        The report of the task, with the names of the objects that were written.
 
     Raises:
-        StoreMismatchError: The objects made from the source now differ from the commit.
+        StoreMismatchError: The shard has no intact commit, the objects made from the source now
+            differ from it, or this machine makes other pixels or runs other code.
+        ReadError: An image could not be read after several tries; nothing is replaced.
+        StoreError: The store could not be read or written.
     """
     space = workspace(config)
     commit = records.load_commit(space.objects, config.split, shard)

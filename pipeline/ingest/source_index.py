@@ -109,15 +109,20 @@ def write_source_index(
     labels: NDArray[np.int32],
     order: NDArray[np.int64],
 ) -> None:
-    """Write the source index of a split.
+    """Write the source index of a split and its record, replacing those that exist.
+
+    They are `.cache/<split>.rows.arrow` and `.cache/<split>.rows.json` in the store.
 
     Args:
-        objects: The store.
-        plan: The plan of the split, for its number of rows per shard.
-        origin: The location of the source.
-        listing: Samples sorted by key (`pipeline.sources.listing`).
-        labels: (num_rows,) int32, the labels of the sorted samples.
+        objects: The objects of the store.
+        plan: The plan of the split, for its name and number of rows per shard.
+        origin: The location of the source, which the index records.
+        listing: The samples sorted by key, with the columns of `pipeline.sources.listing`.
+        labels: (num_rows,) int32, the labels of the sorted samples; -1 for none.
         order: (num_rows,) int64, the index in *listing* of row 0, 1, ...
+
+    Raises:
+        StoreError: The store cannot be written.
     """
     schema_with_origin = SCHEMA.with_metadata({"origin": json.dumps(asdict(origin))})
     columns = listing.append_column("label", pa.array(labels)).combine_chunks()
@@ -144,11 +149,16 @@ def load_origin(objects: Objects, plan: Plan) -> Origin:
     """Return the location of the images of a split, after checking every byte of its source index.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         plan: The plan of the split.
 
+    Returns:
+        What the index records: the source as the user named it, its kind, root, fingerprint and
+        options, the listing's digest, the bytes of all samples, and the skipped files. Whether the
+        source still exists there is not checked.
+
     Raises:
-        StoreError: The index is missing, damaged, or of another plan.
+        StoreError: The index or its record is missing or damaged, or the index is of another plan.
     """
     rows = SourceIndex(objects, plan)
     rows.close()
@@ -217,10 +227,16 @@ class SourceIndex:
         """Return the samples of one shard, in the order of its rows.
 
         Args:
-            shard: The number of the shard.
+            shard: The number of the shard, from 0.
+
+        Returns:
+            The row, key, label (-1 for none), length in bytes and location of each sample. The
+            location is a path relative to the source's root, with the offset in that file in bytes,
+            or None if the sample is the whole file. The CRC-32C is None unless the sample was
+            spooled.
 
         Raises:
-            StoreError: The index is damaged.
+            StoreError: The index is damaged, or has no such shard.
         """
         return list(self._samples(shard))
 

@@ -61,11 +61,17 @@ def read_records(objects: Objects, split: str) -> SplitRecords:
     """Read the records of a split, with the ledger's copies where they are damaged.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         split: The name of the split.
 
     Returns:
-        What could be read, and a problem for each document that is missing or damaged.
+        The recipe, plan and finish record, each None if neither it nor a copy can be read; the
+        commits by number of the shard, an empty dict without a plan; and in `problems` each
+        document that is damaged, or missing although it must exist. A finish record or commit that
+        is not written yet is no problem.
+
+    Raises:
+        StoreError: A document has a format that this version does not read.
     """
     ledger = records.read_ledger(objects, split)
     reader = _RecordReader(objects, ledger.copies)
@@ -189,12 +195,20 @@ def _damage_text(error: StoreDamagedError) -> str:
 def check_objects(
     objects: Objects, recorded: Iterable[ObjectRecord], *, threads: int = 0
 ) -> Iterator[tuple[ObjectRecord, Problem | None]]:
-    """Read objects completely, and yield each with what is wrong with it.
+    """Read objects completely with several threads, and yield each with its problem.
 
     Args:
         objects: The objects of the store.
         recorded: The objects that the records of images or of features list.
-        threads: Number of threads that read (default 0: one per core, at most 16).
+        threads: The number of threads that read (default 0: one per core, at most 16).
+
+    Yields:
+        The record of an object, in the order of *recorded*, and its problem; None in place of the
+        problem if the object is intact.
+
+    Raises:
+        StoreError: A name is not valid or belongs to a device or a pipe, or the request to an
+            object store failed.
     """
 
     def check(written: ObjectRecord) -> tuple[ObjectRecord, Problem | None]:
@@ -209,14 +223,19 @@ def check_objects(
 
 
 def check_object(objects: Objects, record: ObjectRecord) -> Problem | None:
-    """Compare one object with the record of it; it is read completely.
+    """Compare one object with the record of it; it is read completely unless its length is wrong.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         record: The name, size and digest that it must have.
 
     Returns:
-        The problem, or None if the object is intact.
+        The problem, or None if the object is intact. Its description is `missing`, `damaged`, or a
+        phrase on the wrong length or on the error of the disk.
+
+    Raises:
+        StoreError: The name is not valid or belongs to a device or a pipe, or the request to an
+            object store failed.
     """
     size = objects.size(record.name)
     if size is None:
@@ -231,10 +250,16 @@ def check_object(objects: Objects, record: ObjectRecord) -> Problem | None:
 
 
 def check_finished(split_records: SplitRecords) -> list[Problem]:
-    """Return the problems that keep a split from being finished; none if it is finished.
+    """Return what keeps a split from being finished, as its records tell; no object is read.
 
     Args:
-        split_records: The records of the split.
+        split_records: The records of the split, as `read_records` returns them.
+
+    Returns:
+        Problems with `unfinished` set: one for missing commits or a missing finish record, or one
+        for each size that is not finished. The list is empty if the split is finished, if its plan
+        cannot be read, or if its damaged finish record is already among the problems of
+        *split_records*.
     """
     if split_records.plan is None:
         return []
@@ -267,20 +292,23 @@ def committed_sizes(split_records: SplitRecords) -> list[int]:
     """Return the sizes that any commit of a split has, in pixels, ascending.
 
     Args:
-        split_records: The records of the split.
+        split_records: The records of the split, as `read_records` returns them; without commits the
+            result is empty.
     """
     return sorted(set().union(*(c.sizes for c in split_records.commits.values())))
 
 
 def check_planned(objects: Objects, split_records: SplitRecords) -> list[Problem]:
-    """Check the labels and the zarr metadata that no finish record lists yet.
+    """Check the zarr metadata and labels of a split that no finish record lists yet.
 
     Args:
-        objects: The store.
-        split_records: The records of the split.
+        objects: The objects of the store.
+        split_records: The records of the split, as `read_records` returns them.
 
     Returns:
-        A problem for each object that is missing or damaged.
+        A problem for each `zarr.json` and, if there is no finish record, each chunk of labels that
+        is missing or damaged; an empty list also if the recipe or the plan cannot be read, because
+        then nothing is checked.
     """
     if split_records.recipe is None or split_records.plan is None:
         return []
@@ -312,11 +340,12 @@ def unknown_objects(objects: Objects, split_records: SplitRecords) -> list[str]:
     """Return the objects in a finished split's folders that no record names. They do no harm.
 
     Args:
-        objects: The store.
-        split_records: The records of the split.
+        objects: The objects of the store.
+        split_records: The records of the split, as `read_records` returns them.
 
     Returns:
-        Their names; none for a split that is not finished.
+        Their names relative to the store, in the folders of arrays, commits and table parts; an
+        empty list for a split that is not finished.
     """
     if split_records.done is None:
         return []

@@ -75,16 +75,16 @@ workspace = functools.lru_cache(maxsize=2)(Workspace)
 def check_run_active(store: str, run: str) -> None:
     """Check that *store* on this machine is the store of the active run *run*.
 
-    Only a folder is checked, by the temporary folder that a run has in it until it ends. A URL
-    leads to the same store on every machine.
+    Only a folder is checked, by the temporary folder `.tmp/<run>` that a run has in it until it
+    ends; nothing is created. A URL leads to the same store on every machine.
 
     Args:
-        store: Path or URL of the store.
-        run: Name of the run, which started on another machine or in another process.
+        store: The path or URL of the store.
+        run: The name of the run, which started on another machine or in another process.
 
     Raises:
-        StoreError: The folder is not that store (a local disk that is mounted at the same path),
-            or the run has ended.
+        StoreError: The folder is not that store (a local disk that is mounted at the same path), or
+            the run has ended.
     """
     # Each run has a folder for its temporary files: another machine's local disk has none.
     run_folder = Path(store) / layout.TEMPORARY / run
@@ -110,12 +110,16 @@ def _check_probe_pixels(stored: recipe.Recipe) -> None:
 def check_worker(config: ShardTaskConfig) -> None:
     """Open the store and the source of *config* in this process, as its tasks will.
 
+    They stay open for the tasks of this process: those of the last two configurations are kept.
+
     Args:
         config: The arguments that all tasks of the run share.
 
     Raises:
-        StoreError: The folder on this machine is not the store in which the run was started.
-        StoreMismatchError: This machine decodes or resizes to other pixels than the planner.
+        StoreError: The folder on this machine is not the store in which the run was started, the
+            run has ended, or a record or the source index cannot be read.
+        StoreMismatchError: This machine decodes or resizes to other pixels than the planner, or
+            runs other code.
         SourceError: The source does not exist on this machine.
     """
     check_run_active(config.store, config.run)

@@ -51,7 +51,8 @@ def groups(split: str) -> list[Named]:
         split: The name of the split.
 
     Returns:
-        The name of each `zarr.json`, relative to the store, and its bytes. Nothing is written.
+        Two pairs (name, bytes): of `images.zarr/zarr.json` and `images.zarr/<split>/zarr.json`,
+        with names relative to the store. Nothing is written.
     """
     store = MemoryStore()
     zarr.create_group(store)
@@ -63,12 +64,13 @@ def image_array(recipe: Recipe, plan: Plan, size: int) -> Named:
     """Return the zarr metadata of the array of one size; nothing is written.
 
     Args:
-        recipe: The recipe of the store.
+        recipe: The recipe of the store, for its format, codec, and rows of a shard and a chunk.
         plan: The plan of the split, for its name and number of rows.
         size: The side of the squares in pixels.
 
     Returns:
-        The name of the `zarr.json`, relative to the store, and its bytes.
+        The pair (name, bytes) of `images.zarr/<split>/<size>/zarr.json`, a name relative to the
+        store. It describes an array (num_rows, size, size, 3) uint8.
     """
     name = f"{layout.array(plan.split, str(size))}/zarr.json"
     # xarray opens a group only if a dimension has the same length in all of its arrays.
@@ -91,10 +93,13 @@ def feature_arrays(recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> l
     Args:
         recipe: The recipe of the features.
         plan: The plan of the split, for its name and number of rows.
-        kinds: The kinds of features that are stored, of `pipeline.store.features.KINDS`.
+        kinds: The kinds of features that are stored: `plain`, `mirrored` or both.
 
     Returns:
-        The name of each `zarr.json`, relative to the store, and its bytes: the groups first.
+        Pairs (name, bytes), with names relative to the store: first the groups
+        `features/<name>/features.zarr/zarr.json` and
+        `features/<name>/features.zarr/<split>/zarr.json`, then `zarr.json` of the array of each
+        kind, in the order of *kinds*. An array is (num_rows, dim) of the recipe's dtype.
     """
     store = MemoryStore()
     zarr.create_group(store)
@@ -145,40 +150,44 @@ def _sharded_metadata(
 
 
 def label_array(split: str, labels: NDArray[np.int32]) -> list[Named]:
-    """Return the objects of the array of labels; nothing is written.
+    """Return the objects of the zarr array of labels of a split; nothing is written.
 
     Args:
         split: The name of the split.
         labels: (num_rows,) int32 in the order of rows; -1 for a row without a class.
 
     Returns:
-        The name of each object, relative to the store, and its bytes: the chunks, then `zarr.json`.
+        Pairs (name, bytes), with names relative to the store: the chunks
+        `images.zarr/<split>/label/c.0`, `c.1`, ..., then `images.zarr/<split>/label/zarr.json`.
     """
     return list(_small_array(split, "label", labels, fill=-1))
 
 
 def status_array(split: str, status: NDArray[np.uint8]) -> list[Named]:
-    """Return the objects of the array of statuses; nothing is written.
+    """Return the objects of the zarr array of statuses of a split; nothing is written.
 
     Args:
         split: The name of the split.
         status: (num_rows,) uint8 in the order of rows; 0 for a readable row, otherwise the reason
-            of its quarantine (`pipeline.images.rejection.STATUS_WORDS`).
+            of its quarantine: 1 empty, 2 not an image, 3 truncated, 4 decompression bomb, 5
+            corrupt, 6 unsupported, 7 crashed a decoder, 8 took too long.
 
     Returns:
-        The name of each object, relative to the store, and its bytes: the chunks, then `zarr.json`.
+        Pairs (name, bytes), with names relative to the store: the chunks
+        `images.zarr/<split>/status/c.0`, `c.1`, ..., then `images.zarr/<split>/status/zarr.json`.
     """
     return list(_small_array(split, "status", status, fill=NOT_PREPARED))
 
 
 def small_metadata(plan: Plan) -> list[Named]:
-    """Return the zarr metadata of the label and status arrays, without their chunks.
+    """Return the zarr metadata of a split's label and status arrays; nothing is written.
 
     Args:
         plan: The plan of the split, for its name and number of rows.
 
     Returns:
-        The name of each of the two `zarr.json`, relative to the store, and its bytes.
+        Two pairs (name, bytes), with names relative to the store: of
+        `images.zarr/<split>/label/zarr.json` and `images.zarr/<split>/status/zarr.json`.
     """
     labels, status = np.empty(plan.num_rows, np.int32), np.empty(plan.num_rows, np.uint8)
     return [
@@ -188,16 +197,18 @@ def small_metadata(plan: Plan) -> list[Named]:
 
 
 def damaged_labels(objects: Objects, plan: Plan) -> Iterator[tuple[str, str]]:
-    """Yield each bad chunk of labels of an unfinished split.
+    """Yield each missing or damaged chunk of the labels of a split.
 
-    No finish record lists their digests yet, but each chunk is followed by its checksum.
+    It is meant for an unfinished split: no finish record lists the digests of its labels yet, but
+    each chunk is followed by its checksum.
 
     Args:
-        objects: The objects of the store.
-        plan: The plan of the split.
+        objects: The objects of the store, which are only read.
+        plan: The plan of the split, for its name and number of rows.
 
     Yields:
         The name of the chunk, relative to the store, and its problem: `missing` or `damaged`.
+        Nothing is yielded if all chunks are intact.
     """
     chunk_rows = layout.small_chunk_rows(plan.num_rows)
     for chunk in range(-(-plan.num_rows // chunk_rows)):
@@ -269,14 +280,19 @@ def read_rows(objects: Objects, split: str, size: int, start: int, stop: int) ->
     """Read rows *start* to *stop* - 1 of one size through zarr, without any of our own decoding.
 
     Args:
-        objects: The objects of the store.
+        objects: The objects of the store, for its path or URL.
         split: The name of the split.
         size: The side of the squares in pixels.
-        start: The first row.
-        stop: The row after the last one.
+        start: The first row, at least 0.
+        stop: The row after the last one; a number beyond the split's rows stands for its end.
 
     Returns:
-        (stop - start, size, size, 3) uint8 RGB; zeros for quarantined rows.
+        (stop - start, size, size, 3) uint8 RGB; zeros for quarantined rows and for those of missing
+        shard objects.
+
+    Raises:
+        FileNotFoundError: The store has no array of that split and size.
+        ValueError: A chunk does not match its checksum.
     """
     return np.asarray(_open_array(objects, split, str(size))[start:stop])
 
@@ -285,12 +301,18 @@ def read_small(objects: Objects, split: str, name: str) -> NDArray[Any]:
     """Read the label or status array of a split through zarr.
 
     Args:
-        objects: The objects of the store.
+        objects: The objects of the store, for its path or URL.
         split: The name of the split.
         name: `label` or `status`.
 
     Returns:
-        (num_rows,) int32 labels, -1 for none, or (num_rows,) uint8 statuses, 0 for a readable row.
+        (num_rows,) int32 labels, -1 for none; or (num_rows,) uint8 statuses, 0 for a readable row,
+        1 to 8 for the reason of its quarantine, 255 for a row whose status is not written yet.
+        Where a chunk is missing, labels are -1 and statuses 255.
+
+    Raises:
+        FileNotFoundError: The store has no such array.
+        ValueError: A chunk does not match its checksum.
     """
     return np.asarray(_open_array(objects, split, name)[:])
 

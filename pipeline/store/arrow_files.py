@@ -21,8 +21,11 @@ def open_for_arrow(file: BinaryIO) -> pa.NativeFile:
     """Return an Arrow file that reads *file* and takes ownership of it.
 
     Args:
-        file: A binary file that is open for reading. It is closed with the result at the latest, so
-            the caller must not use it any more.
+        file: A binary file that is open for reading, at its beginning. It is closed at once or with
+            the result, so the caller must not use it any more.
+
+    Returns:
+        A seekable file for Arrow's readers, positioned at its beginning, which the caller closes.
     """
     if isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO):
         with file:
@@ -33,12 +36,15 @@ def open_for_arrow(file: BinaryIO) -> pa.NativeFile:
 def open_parquet(source: BinaryIO | bytes) -> pq.ParquetFile:
     """Open a Parquet file that reads its columns on demand, one after the other.
 
-    Callers must pass `use_threads=False` to the methods that read; otherwise Arrow's threads read
-    the file.
+    Only the footer is read now. Callers must pass `use_threads=False` to the methods that read;
+    otherwise Arrow's threads read the file.
 
     Args:
-        source: A file that is open for reading, of which the result takes ownership; or all bytes
-            of one.
+        source: A file that is open for reading, of which the result takes ownership: the caller
+            must not use it any more. Or all bytes of a file, which are copied.
+
+    Raises:
+        pyarrow.ArrowInvalid: The source is not a Parquet file.
     """
     if isinstance(source, bytes):
         return pq.ParquetFile(pa.BufferReader(_arrow_owned(source)), pre_buffer=False)

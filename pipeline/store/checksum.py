@@ -23,7 +23,7 @@ def crc32c(data: NDArray[np.uint8]) -> int:
     """Return the CRC-32C of an array of bytes, an unsigned 32-bit number, without holding the GIL.
 
     Args:
-        data: The bytes, (n,) uint8, contiguous.
+        data: The bytes, (n,) uint8, contiguous; n may be 0.
     """
     native = _native_crc32c()
     if native is None:
@@ -32,7 +32,7 @@ def crc32c(data: NDArray[np.uint8]) -> int:
 
 
 def append_checksum(data: bytes) -> bytes:
-    """Return *data* with its CRC-32C behind it, in 4 bytes, little-endian.
+    """Return a copy of *data* with its CRC-32C behind it, in 4 bytes, little-endian.
 
     Args:
         data: Any number of bytes.
@@ -44,7 +44,7 @@ def has_valid_checksum(data: bytes | memoryview | NDArray[np.uint8]) -> bool:
     """Return True if *data* ends with the CRC-32C, 4 bytes little-endian, of all bytes before it.
 
     Args:
-        data: n contiguous bytes, n >= 4; as an array, (n,) uint8.
+        data: Contiguous bytes; as an array, (n,) uint8. Fewer than 4 bytes give False.
     """
     array = np.frombuffer(data, np.uint8)
     body, checksum = array[:-CHECKSUM_BYTES], array[-CHECKSUM_BYTES:].tobytes()

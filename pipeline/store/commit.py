@@ -71,12 +71,22 @@ class Commit:
 def decode_commit(data: bytes, name: str) -> Commit:
     """Decode and check the commit of a shard.
 
+    It may be the commit of any split, shard and plan: the caller compares these with what it
+    expects.
+
     Args:
         data: The bytes of the document.
         name: Its name in the store, for messages: `commits/<split>/<shard>.json`.
 
+    Returns:
+        The commit: the split, the number of the shard, its first row and row after the last, the
+        plan's digest, the record of each object, the number of rows by the name of their status,
+        and the provenance. Each object it lists has the name that the layout gives to its split and
+        shard; no object is opened.
+
     Raises:
-        StoreDamagedError: The bytes differ from those written, or name objects of another shard.
+        StoreDamagedError: The bytes differ from those written, a field is missing or invalid, or
+            the objects are named otherwise.
         StoreError: The document has a format that this version does not read.
     """
     commit = document.decode_document_as(Commit, data, name)

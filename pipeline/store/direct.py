@@ -13,14 +13,14 @@ ALIGNMENT = 4096
 
 
 def open_direct(path: Path) -> int | None:
-    """Open a file for `read_direct`.
+    """Open a file for `read_direct`, without the page cache (O_DIRECT).
 
     Args:
         path: The path of the file.
 
     Returns:
-        A descriptor, which the caller closes; None if the file cannot be opened with O_DIRECT, as
-        on a file system without it.
+        A read-only descriptor, which the caller closes; None if the file cannot be opened with
+        O_DIRECT: it is missing or not readable, or the file system does not support this.
     """
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_DIRECT)
@@ -33,12 +33,14 @@ def read_direct(file: int, start: int, num_bytes: int, memory: NDArray[np.uint8]
 
     Args:
         file: A descriptor from `open_direct`.
-        start: The offset of the first byte.
+        start: The offset of the first byte in the file, of any alignment.
         num_bytes: The number of bytes to read.
-        memory: A buffer, (at least num_bytes + 3 * ALIGNMENT,) uint8, which is overwritten.
+        memory: A writable buffer of any alignment, (at least num_bytes + 12,288,) uint8: 3 *
+            `ALIGNMENT` more. It is overwritten, also outside of the part that is returned.
 
     Returns:
-        The bytes, at most *num_bytes*: a view of *memory*, valid until it is overwritten.
+        The bytes, at most *num_bytes*, none if the file ends before *start*: a view of *memory*,
+        valid until that is overwritten.
 
     Raises:
         OSError: The file cannot be read, or not with O_DIRECT.

@@ -30,7 +30,9 @@ def encode_document(fields: dict[str, Any]) -> bytes:
     """Encode fields as a document: sorted JSON with a key `digest`, the SHA-256 of the rest.
 
     Args:
-        fields: Plain JSON values by name, without the key `digest`.
+        fields: Plain JSON values by name, without the key `digest`; tuples become lists. Numbers
+            must be finite, and `format` must be a format version of a store, because no document
+            without these can be decoded. It is not changed.
 
     Returns:
         UTF-8 text that ends with a newline; equal fields give equal bytes.
@@ -41,8 +43,10 @@ def encode_document(fields: dict[str, Any]) -> bytes:
 def digest(fields: dict[str, Any]) -> str:
     """Return the SHA-256 by which other documents refer to a document with these fields.
 
+    It is that of the text of the document without the key `digest`.
+
     Args:
-        fields: The fields of the document, without the key `digest`.
+        fields: The fields of the document as plain JSON values by name, without the key `digest`.
 
     Returns:
         64 hexadecimal digits.
@@ -59,12 +63,13 @@ def decode_document(data: bytes, name: str, advice: str = REPAIR) -> dict[str, A
         advice: The last sentence of the message, for a damaged document (default: `REPAIR`).
 
     Returns:
-        The fields of the document by name, as plain JSON values, without the key `digest`. Their
-        types and ranges are not checked; `decode_document_as` does so.
+        The fields of the document by name, as plain JSON values, `format` included, without the key
+        `digest`. Their types and ranges are not checked, except for `format`; `decode_document_as`
+        does so.
 
     Raises:
         StoreDamagedError: The bytes differ from those that `encode_document` wrote.
-        StoreError: The document has a format that this version does not read.
+        StoreError: The document has no format, or one that this version does not read.
     """
     try:
         fields = json.loads(data, parse_constant=_refuse_constant)
@@ -99,13 +104,17 @@ def decode_document_as(
         kind: The dataclass, with the annotations of `pipeline.store.schema`.
         data: The bytes of the document.
         name: The name of the document, for messages.
-        complete: A function that adds the fields that an earlier format did not have (default:
-            none).
+        complete: A function that gets the fields of the document by name and returns all fields of
+            *kind*, among them those that an earlier format did not have (default: the same fields).
         advice: The advice in error messages (default: `REPAIR`).
+
+    Returns:
+        An instance of *kind*; the lists of the document are tuples in it.
 
     Raises:
         StoreDamagedError: The bytes differ from those written, or the document is of another kind
-            or has an invalid field.
+            or has a missing, unknown or invalid field.
+        StoreError: The document has a format that this version does not read.
     """
     fields = decode_document(data, name, advice)
     try:
@@ -135,7 +144,9 @@ def check_value(name: str, key: str, value: object, expected: object, advice: st
 
 
 def check_field(name: str, annotation: Any, key: str, value: object) -> None:
-    """Refuse a document with a value that *annotation* does not allow, in a field of any type.
+    """Refuse a document with a value that *annotation* does not allow.
+
+    Call this for a value inside a field whose own annotation allows anything.
 
     Args:
         name: The name of the document in the store, for the message.

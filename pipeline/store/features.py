@@ -131,11 +131,13 @@ class FeatureRecipe:
         """Return the options of `tesserae features`, beside the network, that give this recipe.
 
         Args:
-            kinds: The kinds of features, of `KINDS`, for the option `--mirrored` (default: none).
+            kinds: The kinds of features, of `KINDS`: `mirrored` among them adds the option
+                `--mirrored` (default: none).
 
         Returns:
-            The options with a value other than the default, joined by spaces; empty if there are
-            none.
+            The options joined by spaces, such as `--cut layer3 --size 224 --mirrored`: always
+            `--size`, and `--cut`, `--pooling`, `--precision` and `--dtype` if their value is not
+            the default.
         """
         options = [("--cut", self.cut), ("--pooling", self.pooling), ("--size", self.stored_size)]
         options += [("--precision", self.precision), ("--dtype", self.dtype)]
@@ -205,15 +207,20 @@ Record = TypeVar("Record", FeatureRecipe, FeatureCommit, FeatureFinishRecord)
 
 
 def decode_features_document(kind: type[Record], data: bytes, name: str) -> Record:
-    """Decode and check a document of features.
+    """Decode a document of features and check its fields.
 
     Args:
         kind: The class of the document: `FeatureRecipe`, `FeatureCommit` or `FeatureFinishRecord`.
         data: The bytes of the document.
         name: Its name in the store, for messages.
 
+    Returns:
+        An instance of *kind*. Whether it belongs to the feature set, split or shard that *name*
+        says is not checked.
+
     Raises:
-        StoreDamagedError: The bytes differ from those written, or are a record of another kind.
+        StoreDamagedError: The bytes differ from those written, are a record of another kind, or
+            hold an invalid field.
         StoreError: The record has a format that this version does not read.
     """
     return document.decode_document_as(kind, data, name, advice=RERUN_ADVICE)
@@ -224,22 +231,27 @@ def _read_document(kind: type[Record], objects: Objects, file: str) -> Record:
 
 
 def names(objects: Objects) -> list[str]:
-    """Return the names of all features of a store, sorted: the folders in `features/`.
-
-    Args:
-        objects: The objects of the store.
-    """
-    return sorted(splits_of(objects))
-
-
-def splits_of(objects: Objects) -> dict[str, list[str]]:
-    """Return the splits of which each feature set has any object.
+    """Return the names of all feature sets of a store, sorted: the folders in `features/`.
 
     Args:
         objects: The objects of the store.
 
     Returns:
-        The sorted names of splits, by name of the feature set.
+        Names such as `resnet50-0123456789ab`; an empty list if the store has no features. A feature
+        set is listed as soon as it has one object, finished or not.
+    """
+    return sorted(splits_of(objects))
+
+
+def splits_of(objects: Objects) -> dict[str, list[str]]:
+    """Return the splits of which each feature set has any object, finished or not.
+
+    Args:
+        objects: The objects of the store.
+
+    Returns:
+        The sorted names of splits, by name of the feature set: its folder in `features/`. A feature
+        set that has only its recipe has an empty list.
     """
     splits_by_name: dict[str, set[str]] = {}
     for file in objects.names(layout.FEATURES):
@@ -257,16 +269,22 @@ def splits_of(objects: Objects) -> dict[str, list[str]]:
 
 
 def load_recipe(objects: Objects, name: str) -> FeatureRecipe:
-    """Load the recipe of a feature set.
+    """Load and check the recipe of a feature set.
 
     Args:
         objects: The objects of the store.
         name: The name of the feature set: its folder in `features/`.
 
+    Returns:
+        The recipe: the network's name and digest, its cut, pooling and preprocessing, the sizes in
+        pixels, the number and dtype of features, the digest of the images' recipe, and the rows of
+        a shard and a chunk.
+
     Raises:
-        StoreError: The store has no features of that name.
-        StoreMismatchError: The folder was renamed.
-        StoreDamagedError: The record is damaged.
+        StoreError: The store has no features of that name, or they have a format that this version
+            does not read.
+        StoreMismatchError: The folder was renamed: the recipe gives another name.
+        StoreDamagedError: The recipe is damaged.
     """
     file = layout.features_recipe(name)
     try:
@@ -293,10 +311,14 @@ def load_finish_record(objects: Objects, name: str, split: str) -> FeatureFinish
         split: The name of the split.
 
     Returns:
-        The record; None while the features are not complete.
+        The record: the number of rows, the kinds of features, the records of objects but the
+        shards, and digests; None while the features are not complete. The digests of the recipe,
+        the plan and the table's parts are not compared with those of the store.
 
     Raises:
-        StoreDamagedError: The record is damaged.
+        StoreDamagedError: The record is damaged, is that of another split, or lists other objects
+            than the recipe and the zarr metadata.
+        StoreError: The record has a format that this version does not read.
     """
     file = layout.features_done(name, split)
     try:
@@ -324,8 +346,13 @@ def load_commit(
         shard: The number of the shard, from 0.
 
     Returns:
-        The commit; None if it does not exist, is damaged, or belongs to another recipe or plan. The
-        shard is then computed again.
+        The commit: the record of the shard object of each kind, the digests of recipe, plan and
+        images, and the provenance; None if it does not exist, is damaged, or belongs to another
+        recipe, plan or shard, so that the shard must be computed again. The objects that it lists
+        are not opened.
+
+    Raises:
+        StoreError: The commit has a format that this version does not read.
     """
     file = layout.features_commit(recipe.name, plan.split, shard)
     try:
@@ -348,7 +375,10 @@ def load_commits(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> dict[in
         plan: The plan of the split.
 
     Returns:
-        The commits by number of the shard; shards without a valid commit are left out.
+        The commits by number of the shard, ascending; shards without a valid commit are left out.
+
+    Raises:
+        StoreError: A commit has a format that this version does not read.
     """
     with ThreadPoolExecutor(records.READERS) as pool:
         commits = pool.map(

@@ -76,8 +76,9 @@ class Geometry:
             shard: The number of the shard, 0 to num_shards - 1.
 
         Returns:
-            `index_bytes` bytes: (offset, length) of each chunk as uint64 little-endian, 2^64 - 1
-            twice for chunks without rows, and the CRC-32C.
+            `index_bytes` bytes: (offset, length) in bytes of each of the `chunks_per_shard` chunks
+            as uint64 little-endian, 2^64 - 1 twice for chunks without rows, and the CRC-32C. The
+            length of a chunk includes its checksum.
         """
         num_chunks = self.num_chunks(shard)
         index = np.full((self.chunks_per_shard, 2), ABSENT, "<u8")
@@ -89,11 +90,12 @@ class Geometry:
         """Return where the bytes of rows lie: their shards, and their offsets in the shard objects.
 
         Args:
-            rows: (n,) int64, rows of the split.
+            rows: (n,) int64, rows of the split in any order, each 0 to num_rows - 1, which is not
+                checked.
 
         Returns:
-            The number of the shard, and the offset of the first byte in its object, both (n,)
-            int64.
+            Two arrays, both (n,) int64: the number of the shard of each row, and the offset of its
+            first byte in the object of that shard.
         """
         shards, inside = np.divmod(rows, self.shard_rows)
         chunks, remainders = np.divmod(inside, self.chunk_rows)

@@ -36,7 +36,7 @@ def small_chunk_rows(num_rows: int) -> int:
         num_rows: The number of rows of the split.
 
     Returns:
-        1 to `SMALL_CHUNK_ROWS`.
+        1 to `SMALL_CHUNK_ROWS` (4,194,304); 1 for a split without rows.
     """
     return max(1, min(num_rows, SMALL_CHUNK_ROWS))
 
@@ -45,16 +45,16 @@ def is_split(name: str) -> bool:
     """Return True if *name* is a valid name of a split, which becomes a part of paths.
 
     Args:
-        name: Any text. Valid are 1 to 100 letters, digits, `-` and `_`.
+        name: Any text. Valid are 1 to 100 letters and digits of any script, `-` and `_`.
     """
     return 0 < len(name) <= 100 and all(c.isalnum() or c in "-_" for c in name)
 
 
 def check_split(split: str) -> str:
-    """Return *split* unchanged if it is a valid name of a split, as `is_split` defines.
+    """Return *split* unchanged if it is a valid name of a split.
 
     Args:
-        split: Any text.
+        split: Any text. Valid are 1 to 100 letters and digits of any script, `-` and `_`.
 
     Raises:
         ValueError: The name is not valid.
@@ -65,22 +65,36 @@ def check_split(split: str) -> str:
 
 
 def plan(split: str) -> str:
-    """Return the name of a split's plan, `splits/<split>.json`, relative to the store."""
+    """Return the name of a split's plan, `splits/<split>.json`, relative to the store.
+
+    Args:
+        split: The name of the split.
+    """
     return f"splits/{split}.json"
 
 
 def done(split: str) -> str:
-    """Return the name of a split's finish record, `splits/<split>.done.json`."""
+    """Return the name of the finish record of a split, `splits/<split>.done.json`.
+
+    Args:
+        split: The name of the split.
+
+    Returns:
+        `splits/<split>.done.json`, relative to the store.
+    """
     return f"splits/{split}.done.json"
 
 
 def small_chunk(split: str, name: str, chunk: int) -> str:
-    """Return the name of one chunk of the array of labels or statuses, relative to the store.
+    """Return the name of one chunk of the array of labels or statuses.
 
     Args:
         split: The name of the split.
         name: `label` or `status`.
         chunk: The number of the chunk, from 0.
+
+    Returns:
+        `images.zarr/<split>/<name>/c.<chunk>`, relative to the store.
     """
     return f"{array(split, name)}/c.{chunk}"
 
@@ -93,14 +107,16 @@ def metadata_names(split: str, sizes: Iterable[int]) -> list[str]:
         sizes: The sides of the stored squares in pixels.
 
     Returns:
-        Names relative to the store: of the two groups, `label`, `status` and each size.
+        Names relative to the store: of the groups `images.zarr/zarr.json` and
+        `images.zarr/<split>/zarr.json`, then of the arrays `label`, `status` and each size in the
+        given order, such as `images.zarr/<split>/224/zarr.json`.
     """
     arrays = [array(split, name) for name in ("label", "status", *map(str, sizes))]
     return [f"{folder}/zarr.json" for folder in (IMAGES, f"{IMAGES}/{split}", *arrays)]
 
 
 def derived(split: str, num_rows: int, sizes: Iterable[int]) -> set[str]:
-    """Return the names of all objects in a finish record: table, small arrays and metadata.
+    """Return the names of all objects that the finish record of a split lists.
 
     Args:
         split: The name of the split.
@@ -108,7 +124,8 @@ def derived(split: str, num_rows: int, sizes: Iterable[int]) -> set[str]:
         sizes: The sides of the stored squares in pixels.
 
     Returns:
-        Names relative to the store.
+        Names relative to the store: of the complete table, the chunks of labels and statuses, and
+        the zarr metadata of groups and arrays. Shard objects are not among them.
     """
     chunks = range(-(-num_rows // small_chunk_rows(num_rows)))
     small = {small_chunk(split, name, k) for name in ("label", "status") for k in chunks}
@@ -120,7 +137,8 @@ def copied(split: str, name: str) -> bool:
 
     Args:
         split: The name of the split.
-        name: The name of the document, relative to the store: the recipe, a plan or a commit.
+        name: The name of the document, relative to the store: allowed are `recipe.json`, the plan
+            of this split, and the commits of its shards.
     """
     shard = name.removeprefix(f"{commits(split)}/").removesuffix(".json")
     if shard.isascii() and shard.isdecimal() and len(shard) < 12:
@@ -129,17 +147,33 @@ def copied(split: str, name: str) -> bool:
 
 
 def ledger(split: str) -> str:
-    """Return the name of a split's ledger, `splits/<split>.ledger.jsonl`, relative to the store."""
+    """Return the name of a split's ledger, `splits/<split>.ledger.jsonl`, relative to the store.
+
+    Args:
+        split: The name of the split.
+    """
     return f"splits/{split}.ledger.jsonl"
 
 
 def commits(split: str) -> str:
-    """Return the folder of a split's commits, `commits/<split>`, relative to the store."""
+    """Return the folder of a split's commits, `commits/<split>`, relative to the store.
+
+    Args:
+        split: The name of the split.
+    """
     return f"commits/{split}"
 
 
 def commit(split: str, shard: int) -> str:
-    """Return the name of the commit of one shard, `commits/<split>/<shard>.json`."""
+    """Return the name of the commit of one shard, such as `commits/train/000012.json`.
+
+    Args:
+        split: The name of the split.
+        shard: The number of the shard, from 0, which is written with at least six digits.
+
+    Returns:
+        `commits/<split>/<shard>.json`, relative to the store.
+    """
     return f"{commits(split)}/{shard:06d}.json"
 
 
@@ -148,7 +182,7 @@ def array(split: str, name: str) -> str:
 
     Args:
         split: The name of the split.
-        name: An image size in pixels as text, `label` or `status`.
+        name: An image size in pixels as text, such as `224`; or `label` or `status`.
     """
     return f"{IMAGES}/{split}/{name}"
 
@@ -162,23 +196,46 @@ def shard(split: str, size: int, shard: int) -> str:
         shard: The number of the shard, from 0.
 
     Returns:
-        `images.zarr/<split>/<size>/c.<shard>.0.0.0`: zarr's chunk (shard, 0, 0, 0).
+        `images.zarr/<split>/<size>/c.<shard>.0.0.0`, relative to the store: zarr's chunk (shard, 0,
+        0, 0).
     """
     return f"{array(split, str(size))}/c.{shard}.0.0.0"
 
 
 def parts(split: str) -> str:
-    """Return the folder of the parts of a split's table, `samples/<split>.parts`."""
+    """Return the folder of the parts of a split's table, `samples/<split>.parts`.
+
+    Args:
+        split: The name of the split.
+
+    Returns:
+        `samples/<split>.parts`, relative to the store.
+    """
     return f"samples/{split}.parts"
 
 
 def part(split: str, shard: int) -> str:
-    """Return the name of the table part of one shard, `samples/<split>.parts/<shard>.parquet`."""
+    """Return the name of the table part of one shard, such as `samples/train.parts/000012.parquet`.
+
+    Args:
+        split: The name of the split.
+        shard: The number of the shard, from 0, which is written with at least six digits.
+
+    Returns:
+        `samples/<split>.parts/<shard>.parquet`, relative to the store.
+    """
     return f"{parts(split)}/{shard:06d}.parquet"
 
 
 def table(split: str) -> str:
-    """Return the name of a split's complete table, `samples/<split>.parquet`."""
+    """Return the name of the complete table of a split, `samples/<split>.parquet`.
+
+    Args:
+        split: The name of the split.
+
+    Returns:
+        `samples/<split>.parquet`, relative to the store.
+    """
     return f"samples/{split}.parquet"
 
 
@@ -223,7 +280,14 @@ FEATURES = "features"
 
 
 def features_recipe(name: str) -> str:
-    """Return the name of the recipe of a feature set, `features/<name>/recipe.json`."""
+    """Return the name of the recipe of a feature set, relative to the store.
+
+    Args:
+        name: The name of the feature set: its folder in `features/`.
+
+    Returns:
+        `features/<name>/recipe.json`.
+    """
     return f"{FEATURES}/{name}/recipe.json"
 
 
@@ -234,6 +298,9 @@ def features_array(name: str, split: str, kind: str) -> str:
         name: The name of the feature set: its folder in `features/`.
         split: The name of the split.
         kind: `plain`, or `mirrored` for the features of mirror images.
+
+    Returns:
+        `features/<name>/features.zarr/<split>/<kind>`.
     """
     return f"{FEATURES}/{name}/features.zarr/{split}/{kind}"
 
@@ -248,21 +315,23 @@ def features_shard(name: str, split: str, kind: str, shard: int) -> str:
         shard: The number of the shard, from 0.
 
     Returns:
-        A name relative to the store that ends with `/c.<shard>.0`: zarr's chunk (shard, 0).
+        `features/<name>/features.zarr/<split>/<kind>/c.<shard>.0`, relative to the store: zarr's
+        chunk (shard, 0).
     """
     return f"{features_array(name, split, kind)}/c.{shard}.0"
 
 
 def features_derived(name: str, split: str, kinds: Iterable[str]) -> set[str]:
-    """Return the names of all objects in the finish record of features: recipe and metadata.
+    """Return the names of all objects that the finish record of a split's features lists.
 
     Args:
         name: The name of the feature set: its folder in `features/`.
         split: The name of the split.
-        kinds: The kinds of features that are stored: `plain`, `mirrored`.
+        kinds: The kinds of features that are stored: `plain`, `mirrored` or both.
 
     Returns:
-        Names relative to the store.
+        Names relative to the store: of the recipe of the features, and of the `zarr.json` of both
+        groups and of the array of each kind. Shard objects are not among them.
     """
     root = f"{FEATURES}/{name}/features.zarr"
     arrays = [features_array(name, split, kind) for kind in kinds]
@@ -271,7 +340,15 @@ def features_derived(name: str, split: str, kinds: Iterable[str]) -> set[str]:
 
 
 def features_commits(name: str, split: str) -> str:
-    """Return the folder of the commits of a split's features, `features/<name>/commits/<split>`."""
+    """Return the folder of the commits of a split's features, relative to the store.
+
+    Args:
+        name: The name of the feature set: its folder in `features/`.
+        split: The name of the split.
+
+    Returns:
+        `features/<name>/commits/<split>`.
+    """
     return f"{FEATURES}/{name}/commits/{split}"
 
 
@@ -281,7 +358,10 @@ def features_commit(name: str, split: str, shard: int) -> str:
     Args:
         name: The name of the feature set: its folder in `features/`.
         split: The name of the split.
-        shard: The number of the shard, from 0.
+        shard: The number of the shard, from 0, which is written with at least six digits.
+
+    Returns:
+        `features/<name>/commits/<split>/<shard>.json`, such as `.../commits/train/000012.json`.
     """
     return f"{features_commits(name, split)}/{shard:06d}.json"
 
@@ -292,5 +372,8 @@ def features_done(name: str, split: str) -> str:
     Args:
         name: The name of the feature set: its folder in `features/`.
         split: The name of the split.
+
+    Returns:
+        `features/<name>/splits/<split>.done.json`.
     """
     return f"{FEATURES}/{name}/splits/{split}.done.json"

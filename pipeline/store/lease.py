@@ -44,17 +44,24 @@ def lease(
     wait: bool,
     on_wait: Callable[[str], None] = lambda holder: None,
 ) -> Iterator[None]:
-    """Hold the lease of *split* inside the block.
+    """Hold the lease of *split* inside the block: no other run can hold it meanwhile.
 
-    On a disk this creates a lock file in the folder `.tmp` of the store, on an object store an
-    object, which a thread renews until the block ends.
+    Entering the block acquires the lease, and its end releases it, also after an error. On a disk
+    it is a lock on the file `.tmp/<split>.lock` of the store, which is created and stays; a process
+    that is killed releases it. On an object store it is the object `.tmp/<split>.lease.json`, which
+    a thread renews until the block ends and removes it; 120 s after the last renewal another run
+    may take it. The block is not told if that happens.
 
     Args:
-        objects: The objects of the store.
-        split: The split to be written.
-        wait: True to wait for another run that holds the lease.
+        objects: The objects of the store, which need not exist yet.
+        split: The name of the split to be written.
+        wait: True to wait for another run that holds the lease, without a time limit; False to
+            refuse at once.
         on_wait: A function that is called with the description of each holder before the wait, such
             as "process 4711 on node1" (default: none).
+
+    Yields:
+        None.
 
     Raises:
         StoreBusyError: Another run holds the lease, and *wait* is false.

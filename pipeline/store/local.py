@@ -59,10 +59,11 @@ class LocalObjects:
 
         Args:
             name: The name of the object: its path relative to the store.
-            limit: The maximum length in bytes (default: no limit).
+            limit: The maximum length in bytes; a longer file is not read (default: no limit).
 
         Raises:
             FileNotFoundError: The file does not exist.
+            OSError: The file cannot be read, or is a folder.
             StoreDamagedError: The file is longer than *limit*, is a device or a pipe, or its name
                 is not valid.
         """
@@ -76,11 +77,13 @@ class LocalObjects:
 
         Args:
             name: The name of the object: its path relative to the store.
-            start: The offset of the first byte.
-            num_bytes: The number of bytes to read; fewer are returned if the file ends first.
+            start: The offset of the first byte, at least 0.
+            num_bytes: The number of bytes to read; fewer are returned if the file ends first, and
+                none if it ends before *start*.
 
         Raises:
             FileNotFoundError: The file does not exist.
+            OSError: The file cannot be read, or is a folder.
             StoreDamagedError: It is a device or a pipe, or its name is not valid.
         """
         with self.open(name) as file:
@@ -96,11 +99,13 @@ class LocalObjects:
 
         Args:
             name: The name of the object: its path relative to the store.
-            start: The offset of the first byte in the file.
-            to: Writable memory; its contents are arbitrary if the result is False.
+            start: The offset of the first byte in the file, at least 0.
+            to: Writable memory of single bytes, whose length is the number of bytes to read; its
+                contents are arbitrary if the result is False.
 
         Returns:
-            True if the cache held all of the bytes; False otherwise, also if the file is missing.
+            True if the cache held all of the bytes; False otherwise, also if the file is missing,
+            is too short, or cannot be read in this way.
         """
         try:
             file = confined.open_regular(self._path(name))
@@ -120,13 +125,17 @@ class LocalObjects:
 
         Args:
             name: The name of the object: its path relative to the store.
-            start: The offset of the first byte.
+            start: The offset of the first byte, of any alignment.
             num_bytes: The number of bytes to read.
-            memory: A buffer, (at least num_bytes + 3 * ALIGNMENT,) uint8, which is overwritten.
+            memory: A writable buffer of any alignment, (at least num_bytes + 12,288,) uint8: 3 *
+                `ALIGNMENT` more. It is overwritten, also outside of the part that is returned.
 
         Returns:
-            The bytes, a view of *memory*, fewer if the file ends first; None if the file cannot be
-            read in this way.
+            The bytes, a view of *memory*, fewer if the file ends first; None if the file is missing
+            or cannot be read in this way.
+
+        Raises:
+            StoreDamagedError: The name is not valid.
         """
         file = open_direct(self._path(name))
         if file is None:
@@ -144,8 +153,12 @@ class LocalObjects:
         Args:
             name: The name of the object: its path relative to the store.
 
+        Returns:
+            A buffered, seekable file, positioned at its beginning.
+
         Raises:
             FileNotFoundError: The file does not exist.
+            OSError: The file cannot be opened, or is a folder.
             StoreDamagedError: It is a device or a pipe, or its name is not valid.
         """
         return os.fdopen(confined.open_regular(self._path(name)), "rb")
@@ -155,6 +168,10 @@ class LocalObjects:
 
         Args:
             name: The name of the object: its path relative to the store.
+
+        Raises:
+            OSError: The file cannot be examined.
+            StoreDamagedError: The name is not valid.
         """
         try:
             status = self._path(name).stat()
@@ -166,8 +183,15 @@ class LocalObjects:
         """Return the names of all files under *folder*, at any depth, sorted.
 
         Args:
-            folder: A path relative to the store; empty for the whole store. A missing one has no
-                names.
+            folder: A path relative to the store; empty for the whole store, temporary files in
+                `.tmp` included. A missing one has no names.
+
+        Returns:
+            Names relative to the store, not to *folder*, with `/` between parts. Links to folders
+            are not followed.
+
+        Raises:
+            StoreDamagedError: *folder* is not a valid name.
         """
         names = []
         for parent, _, files in os.walk(self._path(folder) if folder else self._root):
@@ -183,7 +207,9 @@ class LocalObjects:
             data: All bytes of the file.
 
         Raises:
-            StoreError: The file cannot be written, or this run has lost its right to write.
+            StoreError: The file cannot be written, its name is not valid, or this run may not
+                write: `begin` was not called, the run has ended, or a later run of the split has
+                begun.
         """
         writer = self.create(name)
         with contextlib.closing(_AbortOnClose(writer)):
@@ -202,7 +228,9 @@ class LocalObjects:
             True if it was written; False if the name was taken, also by a file with the same bytes.
 
         Raises:
-            StoreError: The file cannot be written, or this run has lost its right to write.
+            StoreError: The file cannot be written, its name is not valid, or this run may not
+                write: `begin` was not called, the run has ended, or a later run of the split has
+                begun.
         """
         writer = self.create(name)
         with contextlib.closing(_AbortOnClose(writer)):
@@ -210,26 +238,31 @@ class LocalObjects:
             return writer.finish_new()
 
     def create(self, name: str) -> LocalWriter:
-        """Return a writer that fills a temporary file, which `finish` renames.
+        """Return a writer that fills a temporary file, which `finish` makes the object.
 
         Args:
             name: The name that the object will get: its path relative to the store. Missing folders
-                are created.
+                are created now.
+
+        Returns:
+            A writer without bytes. The caller ends it with `finish`, `finish_new` or `abort`;
+            `abort` may follow either of the others, without an effect.
 
         Raises:
-            StoreError: The temporary file cannot be created, or this run has lost its right to
-                write.
+            StoreError: The temporary file cannot be created, the name is not valid, or this run may
+                not write: `begin` was not called, the run has ended, or a later run of the split
+                has begun.
         """
         return LocalWriter(self._root, name, self._run)
 
     def remove(self, name: str) -> None:
-        """Remove a file durably if it exists.
+        """Remove a file durably; nothing happens if it does not exist.
 
         Args:
             name: The name of the object: its path relative to the store.
 
         Raises:
-            StoreError: The file cannot be removed.
+            StoreError: The file cannot be removed, or its name is not valid.
         """
         path = confined.confined_path(self._root, name)
         # An object that does not exist is no error: an interrupted run repeats its removals.
@@ -239,6 +272,8 @@ class LocalObjects:
 
     def sync(self, folder: str) -> None:
         """Make the names in *folder*, and the folder itself, durable if the folder exists.
+
+        The names in deeper folders are not included.
 
         Args:
             folder: A path relative to the store; empty for the store's own folder.
@@ -329,7 +364,7 @@ class LocalWriter:
                 ) from None
 
     def write(self, data: memoryview) -> None:
-        """Append *data* to the object, which may be overwritten as soon as this returns.
+        """Append a copy of *data* to the object; the memory may be reused as soon as this returns.
 
         Args:
             data: Contiguous memory of any item size; its bytes are copied.
@@ -474,8 +509,9 @@ def make_folders(folder: Path, root: Path) -> None:
     killed before. So each process syncs each folder once.
 
     Args:
-        folder: The folder to create; nothing happens if it exists outside of *root*.
-        root: The folder of the store, which is created, too.
+        folder: The folder to create: *root* or a folder in it. For one outside of *root*, nothing
+            happens if it exists.
+        root: The folder of the store, which is created, too, with its parents.
 
     Raises:
         OSError: A folder cannot be created or synced.

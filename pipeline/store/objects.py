@@ -30,10 +30,10 @@ class Writer(Protocol):
         """Append bytes to the object.
 
         Args:
-            data: Contiguous memory, which may be overwritten as soon as this returns.
+            data: Contiguous memory; it may be overwritten as soon as this returns.
 
         Raises:
-            StoreError: The bytes cannot be written.
+            StoreError: The bytes cannot be written; an error may be reported by a later call.
         """
 
     def finish(self) -> None:
@@ -63,37 +63,44 @@ class Objects(Protocol):
         """Return all bytes of an object.
 
         Args:
-            name: The name of the object.
+            name: The name of the object, relative to the store, with `/` between its parts.
             limit: The maximum length in bytes (default: no limit).
 
         Raises:
             FileNotFoundError: The object does not exist.
+            OSError: The disk reports an error.
             StoreDamagedError: The object is longer than *limit* or is not a regular file, or its
-                name leads out of the store.
+                name is not valid.
+            StoreError: The request to an object store failed.
         """
 
     def read(self, name: str, start: int, num_bytes: int) -> bytes:
         """Return a part of an object.
 
         Args:
-            name: The name of the object.
-            start: The offset of the first byte.
+            name: The name of the object, relative to the store.
+            start: The offset of the first byte, at least 0.
             num_bytes: The number of bytes to read; fewer are returned if the object ends first.
 
         Raises:
             FileNotFoundError: The object does not exist.
+            OSError: The disk reports an error.
+            StoreDamagedError: The object is not a regular file, or its name is not valid.
+            StoreError: The request to an object store failed.
         """
 
     def read_cached(self, name: str, start: int, to: memoryview) -> bool:
         """Fill memory with a part of an object if that needs no disk and no network.
 
         Args:
-            name: The name of the object.
+            name: The name of the object, relative to the store.
             start: The offset of the first byte in the object.
-            to: Writable memory; its contents are arbitrary if the result is False.
+            to: Writable memory of single bytes, whose length is the number of bytes to read; its
+                contents are arbitrary if the result is False.
 
         Returns:
-            True if all of *to* was filled.
+            True if all of *to* was filled; False otherwise, also if the object does not exist, and
+            always for an object store.
         """
 
     def read_direct(
@@ -102,95 +109,116 @@ class Objects(Protocol):
         """Read a part of an object without the page cache.
 
         Args:
-            name: The name of the object.
-            start: The offset of the first byte.
+            name: The name of the object, relative to the store.
+            start: The offset of the first byte, of any alignment.
             num_bytes: The number of bytes to read.
-            memory: A buffer, (at least num_bytes + 3 * ALIGNMENT,) uint8, which is overwritten.
+            memory: A writable buffer of any alignment, (at least num_bytes + 12,288,) uint8: 3 *
+                `pipeline.store.direct.ALIGNMENT` more. It is overwritten, also outside of the part
+                that is returned.
 
         Returns:
-            The bytes, a view of *memory*, fewer if the object ends first; None if the object cannot
-            be read in this way.
+            The bytes, a view of *memory*, fewer if the object ends first; None if the object does
+            not exist or cannot be read in this way, and always for an object store.
         """
 
     def open(self, name: str) -> BinaryIO:
         """Open an object as a seekable binary file for reading; the caller closes it.
 
         Args:
-            name: The name of the object.
+            name: The name of the object, relative to the store.
 
         Raises:
             FileNotFoundError: The object does not exist.
+            StoreDamagedError: The object is not a regular file, or its name is not valid.
+            StoreError: The request to an object store failed.
         """
 
     def size(self, name: str) -> int | None:
         """Return the size of an object in bytes, or None if it does not exist.
 
         Args:
-            name: The name of the object.
+            name: The name of the object, relative to the store.
+
+        Raises:
+            StoreError: The name is not valid, or the request to an object store failed.
         """
 
     def names(self, folder: str) -> list[str]:
         """Return the names of all objects under *folder*, at any depth, sorted.
 
         Args:
-            folder: The beginning of their names, without a slash at its end; empty for the whole
-                store.
+            folder: The beginning of their names up to a `/`, which is left out, such as
+                `commits/train`; empty for the whole store.
+
+        Returns:
+            Names relative to the store, not to *folder*; an empty list if nothing lies there.
+
+        Raises:
+            StoreError: *folder* is not a valid name, or the request to an object store failed.
         """
 
     def put(self, name: str, data: bytes) -> None:
         """Write an object, complete and durable, replacing any object of that name.
 
         Args:
-            name: The name of the object.
+            name: The name of the object, relative to the store.
             data: All its bytes.
 
         Raises:
-            StoreError: The object cannot be written.
+            StoreError: The object cannot be written, its name is not valid, or this run may not
+                write.
         """
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Write an object, complete and durable, unless one of that name exists.
 
         Args:
-            name: The name of the object.
+            name: The name of the object, relative to the store.
             data: All its bytes.
 
         Returns:
-            True if it was written; False if the name was taken.
+            True if it was written; False if the name was taken, also by an object with the same
+            bytes.
 
         Raises:
-            StoreError: The object cannot be written.
+            StoreError: The object cannot be written, its name is not valid, or this run may not
+                write.
         """
 
     def create(self, name: str) -> ObjectWriter:
         """Return a writer for an object, which appears when the writer is finished.
 
         Args:
-            name: The name that the object will get.
+            name: The name that the object will get, relative to the store.
+
+        Returns:
+            A writer without bytes, which the caller ends with `finish` or `abort`.
 
         Raises:
-            StoreError: The object cannot be created.
+            StoreError: The object cannot be created, its name is not valid, or this run may not
+                write.
         """
 
     def remove(self, name: str) -> None:
-        """Remove an object if it exists.
+        """Remove an object; nothing happens if it does not exist.
 
         Args:
-            name: The name of the object.
+            name: The name of the object, relative to the store.
 
         Raises:
-            StoreError: The object cannot be removed.
+            StoreError: The object cannot be removed, or its name is not valid.
         """
 
     def sync(self, folder: str) -> None:
         """Make the names in *folder* durable if the folder exists.
 
         A visible object is complete, but the process that named it may have been killed before the
-        name was durable. Call this before a durable record refers to the object.
+        name was durable. Call this before a durable record refers to the object. An object store
+        does nothing.
 
         Args:
-            folder: The beginning of the names, without a slash at its end; empty for the store's
-                root.
+            folder: The beginning of the names up to the last `/`, which is left out, such as
+                `commits/train`; deeper names are not included. It is empty for the store's root.
 
         Raises:
             StoreError: The names cannot be made durable.

@@ -14,9 +14,11 @@ def open_objects(url: str, run: str = "reader") -> Objects:
     """Open the objects of a store, which need not exist yet; nothing is read or written.
 
     Args:
-        url: The path or fsspec URL of the store, such as `/data/store` or `s3://bucket/prefix`.
-        run: The name of this run's folder of temporary files, `<split>-<anything>` for a run that
-            writes (default: `reader`).
+        url: The path or fsspec URL of the store, such as `/data/store` or `s3://bucket/prefix`. A
+            path may begin with `~`; a relative one is made absolute.
+        run: The name of this run's folder of temporary files on a disk, `<split>-<anything>` for a
+            run that writes, which must call `begin` first (default: `reader`, for a process that
+            only reads). An object store ignores it.
 
     Returns:
         A `LocalObjects` for a path or a `file://` URL, otherwise a `RemoteObjects`.

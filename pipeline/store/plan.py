@@ -47,7 +47,7 @@ class Plan:
         """Return the rows of one shard, as a range of row numbers of the split.
 
         Args:
-            shard: The number of the shard, 0 to num_shards - 1.
+            shard: The number of the shard, 0 to num_shards - 1, which is not checked.
         """
         return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows))
 
@@ -66,10 +66,16 @@ def decode_plan(data: bytes, name: str) -> Plan:
 
     Args:
         data: The bytes of the document.
-        name: Its name in the store, for messages.
+        name: Its name in the store, for messages: `splits/<split>.json`.
+
+    Returns:
+        The plan: the split, the digests of recipe and listing, the number of rows, the version and
+        the seed of their order, and the rows of a shard. Whether it is that of the split and recipe
+        of the store is not checked.
 
     Raises:
-        StoreDamagedError: The bytes differ from those written, or are another document.
+        StoreDamagedError: The bytes differ from those written, are another document, or hold an
+            invalid field.
         StoreError: The document has a format that this version does not read.
     """
     return document.decode_document_as(Plan, data, name)
@@ -77,6 +83,9 @@ def decode_plan(data: bytes, name: str) -> Plan:
 
 def check_same_plan(stored: Plan, requested: Plan) -> None:
     """Refuse a requested plan that differs from the stored plan of the same split.
+
+    Compared are the digests of recipe and listing, the number of rows, the order's version, the
+    seed, and the rows of a shard.
 
     Args:
         stored: The plan in the store.

@@ -193,6 +193,10 @@ def decode_recipe(data: bytes, name: str = layout.RECIPE) -> Recipe:
         data: The bytes of the document, of this or of an earlier version.
         name: Its name in the store, for messages (default: `recipe.json`).
 
+    Returns:
+        The recipe. Fields that an earlier version did not write have the values that it implied;
+        its digest and encoding stay those of *data*.
+
     Raises:
         StoreDamagedError: The bytes differ from those written, or a field is invalid.
         StoreError: The document has a format that this version does not read.
@@ -221,8 +225,11 @@ _CHOSEN = (
 def check_same_recipe(stored: Recipe, requested: Recipe) -> None:
     """Refuse a requested recipe that would give other pixels or labels than the store's.
 
-    The versions of the software may differ if their pixels are equal, and the requested classes may
-    be a subset of the store's, because a split need not contain every class.
+    Compared are the fields `fit`, `filter`, `serves`, `exif`, `shard_rows`, `chunk_rows`, `codec`,
+    `missing_end` and `max_image_bytes`, the digests of the pixels that decoder and resizer produce,
+    and the classes with their numbers in the source. The versions of the software may differ if
+    their pixels are equal, and the requested classes may be a subset of the store's, in any order,
+    because a split need not contain every class.
 
     Args:
         stored: The recipe of the store.

@@ -60,13 +60,20 @@ class FinishRecord:
 def decode_finish_record(data: bytes, name: str) -> FinishRecord:
     """Decode and check the finish record of a split.
 
+    It may be that of any split, recipe and plan: the caller compares these with what it expects.
+
     Args:
         data: The bytes of the document.
         name: Its name in the store, for messages: `splits/<split>.done.json`.
 
+    Returns:
+        The record: the split, the sizes in pixels that every shard has, the number of rows, also by
+        the name of their status, the digests of recipe, plan and table parts, and the name, length
+        and digest of each derived object.
+
     Raises:
-        StoreDamagedError: The bytes differ from those written, or list other objects than a finish
-            step writes.
+        StoreDamagedError: The bytes differ from those written, a field is invalid, or the record
+            lists other objects than a finish step writes.
         StoreError: The document has a format that this version does not read.
     """
     done = document.decode_document_as(FinishRecord, data, name)
@@ -82,13 +89,14 @@ def decode_finish_record(data: bytes, name: str) -> FinishRecord:
 
 
 def load_recipe(objects: Objects) -> Recipe:
-    """Load and check the recipe of a store.
+    """Load and check the recipe of a store, `recipe.json`.
 
     Args:
         objects: The objects of the store.
 
     Raises:
-        StoreError: There is no store at this path.
+        StoreError: There is no store at this path, or it has a format that this version does not
+            read.
         StoreDamagedError: The recipe is damaged.
     """
     try:
@@ -107,8 +115,14 @@ def load_plan(objects: Objects, split: str) -> Plan:
         objects: The objects of the store.
         split: The name of the split.
 
+    Returns:
+        The plan: the digests of recipe and listing, the number of rows, the version and the seed of
+        their order, and the rows of a shard. Its digest of the recipe is not compared with the
+        store's.
+
     Raises:
-        StoreError: The store has no such split.
+        StoreError: The store has no such split, or its plan has a format that this version does not
+            read.
         StoreDamagedError: The plan is damaged, or is that of another split.
     """
     name = layout.plan(split)
@@ -136,10 +150,14 @@ def load_finish_record(objects: Objects, split: str) -> FinishRecord | None:
         split: The name of the split.
 
     Returns:
-        The record; None while the split is not finished.
+        The record: the sizes in pixels that every shard has, the number of rows, also by the name
+        of their status, the digests of recipe, plan and table parts, and the name, length and
+        digest of each derived object. None while the split is not finished. The digests of recipe
+        and plan are not compared with those of the store.
 
     Raises:
         StoreDamagedError: The record is damaged, or is that of another split.
+        StoreError: The record has a format that this version does not read.
     """
     name = layout.done(split)
     try:
@@ -159,7 +177,13 @@ def load_commit(objects: Objects, split: str, shard: int) -> Commit | None:
         shard: The number of the shard, from 0.
 
     Returns:
-        The commit; None if it is missing, damaged, or that of another shard.
+        The commit: its first row and the row after its last, the record of each object, the number
+        of rows by the name of their status, the plan's digest and the provenance. None if it is
+        missing, damaged, or that of another shard. The commit may belong to another plan, which
+        `belongs` tells.
+
+    Raises:
+        StoreError: The commit has a format that this version does not read.
     """
     name = layout.commit(split, shard)
     try:
@@ -177,7 +201,11 @@ def load_commits(objects: Objects, planned: Plan) -> dict[int, Commit]:
         planned: The plan of the split.
 
     Returns:
-        The commits by number of the shard; shards without a valid commit are left out.
+        The commits by number of the shard; shards without a valid commit of this plan are left out.
+        The objects that commits list are not opened.
+
+    Raises:
+        StoreError: A commit has a format that this version does not read.
     """
     shards = [
         int(stem)
@@ -196,9 +224,11 @@ def load_commits(objects: Objects, planned: Plan) -> dict[int, Commit]:
 def belongs(planned: Plan, committed: Commit) -> bool:
     """Return True if a commit belongs to a plan and covers exactly the rows of its shard.
 
+    Compared are the split, the plan's digest, the first row and the row after the last one.
+
     Args:
         planned: The plan of a split.
-        committed: The commit of a shard of any split.
+        committed: The commit of a shard of any split and plan.
     """
     rows = planned.rows(committed.shard) if committed.shard < planned.num_shards else range(0)
     expected = (planned.split, planned.digest, rows.start, rows.stop)
@@ -208,8 +238,13 @@ def belongs(planned: Plan, committed: Commit) -> bool:
 def splits(objects: Objects) -> list[str]:
     """Return the names of all splits that the store has a record of, finished or not, sorted.
 
+    A plan, a finish record, a ledger or a commit counts as a record, intact or not.
+
     Args:
         objects: The objects of the store.
+
+    Returns:
+        The names; an empty list for a store without splits, or if there is no store.
     """
     planned = (name.removeprefix("splits/").partition(".") for name in objects.names("splits"))
     suffixes = ("json", "done.json", "ledger.jsonl")
@@ -220,13 +255,14 @@ def splits(objects: Objects) -> list[str]:
 
 
 def encode_ledger(documents: Iterable[tuple[str, bytes]]) -> bytes:
-    """Return the bytes of a ledger with copies of documents.
+    """Return the bytes of a ledger with copies of documents; nothing is written.
 
     Args:
-        documents: The name of each document, relative to the store, and its bytes.
+        documents: The name of each document, relative to the store, and its bytes, which are UTF-8.
 
     Returns:
-        Lines of JSON, one for each document in their order, and a last one with their digest.
+        Lines of JSON, `{"name", "text"}` for each document in their order, and a last one,
+        `{"digest"}`, with the SHA-256 of the lines before it.
     """
     lines = "".join(
         json.dumps({"name": name, "text": text.decode()}, ensure_ascii=False) + "\n"
@@ -262,6 +298,11 @@ def read_ledger(objects: Objects, split: str) -> Ledger:
     Args:
         objects: The objects of the store.
         split: The name of the split.
+
+    Returns:
+        The bytes of each intact copy by name of the document, such as `recipe.json`, in `copies`;
+        and in `damage` `missing`, `damaged` or None. Copies of documents that do not belong into
+        this ledger are left out.
     """
     try:
         data = objects.get(layout.ledger(split), document.MAX_BYTES)
@@ -289,10 +330,12 @@ def digest_of(objects: Objects, name: str) -> str:
 
     Args:
         objects: The objects of the store.
-        name: The name of the object.
+        name: The name of the object, relative to the store.
 
     Raises:
         FileNotFoundError: The object does not exist.
+        OSError: The disk reports an error.
+        StoreError: The object is not a regular file, or the request to an object store failed.
     """
     hasher = xxhash.xxh3_128()
     with objects.open(name) as file:
@@ -305,18 +348,28 @@ def fingerprint(name: str, data: bytes) -> ObjectRecord:
     """Return the record of an object: its name, and the size and digest of its bytes.
 
     Args:
-        name: The name of the object in the store.
+        name: The name of the object, relative to the store.
         data: All its bytes.
+
+    Returns:
+        The name, the number of bytes, and their XXH3-128 as 32 hexadecimal digits. The store is
+        neither read nor written.
     """
     return ObjectRecord(name, len(data), xxhash.xxh3_128(data).hexdigest())
 
 
 def is_intact(objects: Objects, record: ObjectRecord) -> bool:
-    """Return True if an object exists and has the recorded size and digest; it is read completely.
+    """Return True if an object exists and has the recorded size and digest.
+
+    It is read completely, unless its size differs.
 
     Args:
         objects: The objects of the store.
         record: The record of the object.
+
+    Raises:
+        OSError: The disk reports an error.
+        StoreError: The object's name is not valid, or the request to an object store failed.
     """
     same_size = objects.size(record.name) == record.num_bytes
     return same_size and digest_of(objects, record.name) == record.digest
@@ -340,7 +393,10 @@ class FingerprintWriter:
         """Append bytes to the object, and include them in its size and digest.
 
         Args:
-            data: Contiguous memory, which may be overwritten as soon as this returns.
+            data: Contiguous memory; it may be overwritten as soon as this returns.
+
+        Raises:
+            StoreError: The bytes cannot be written.
         """
         self._hash.update(data)
         self._num_bytes += data.nbytes

@@ -46,7 +46,8 @@ class RemoteObjects:
 
         Args:
             name: The name of the object, relative to the store.
-            limit: The maximum length in bytes (default: no limit).
+            limit: The maximum length in bytes, which is checked after the object is read (default:
+                no limit).
 
         Raises:
             FileNotFoundError: The object does not exist.
@@ -61,13 +62,26 @@ class RemoteObjects:
         return data
 
     def read_cached(self, name: str, start: int, to: memoryview) -> bool:
-        """Return False: there is no page cache for remote objects."""
+        """Return False without filling *to*: there is no page cache for remote objects.
+
+        Args:
+            name: The name of the object, which is ignored.
+            start: The offset of the first byte, which is ignored.
+            to: Memory, which is left as it is.
+        """
         return False
 
     def read_direct(
         self, name: str, start: int, num_bytes: int, memory: NDArray[np.uint8]
     ) -> memoryview | None:
-        """Return None: remote objects have no direct reads."""
+        """Return None without filling *memory*: remote objects have no direct reads.
+
+        Args:
+            name: The name of the object, which is ignored.
+            start: The offset of the first byte, which is ignored.
+            num_bytes: The number of bytes, which is ignored.
+            memory: A buffer, which is left as it is.
+        """
         return None
 
     def open(self, name: str) -> BinaryIO:
@@ -76,8 +90,12 @@ class RemoteObjects:
         Args:
             name: The name of the object, relative to the store.
 
+        Returns:
+            A file of fsspec, whose methods raise the errors of the object store's own package.
+
         Raises:
             FileNotFoundError: The object does not exist.
+            StoreDamagedError: The name is not valid.
             StoreError: The request failed.
         """
         with self._explain_errors("read", name):
@@ -88,11 +106,12 @@ class RemoteObjects:
 
         Args:
             name: The name of the object, relative to the store.
-            start: The offset of the first byte.
+            start: The offset of the first byte, at least 0.
             num_bytes: The number of bytes to read; fewer are returned if the object ends first.
 
         Raises:
             FileNotFoundError: The object does not exist.
+            StoreDamagedError: The name is not valid.
             StoreError: The request failed.
         """
         with self._explain_errors("read", name):
@@ -106,6 +125,7 @@ class RemoteObjects:
             name: The name of the object, relative to the store.
 
         Raises:
+            StoreDamagedError: The name is not valid.
             StoreError: The request failed.
         """
         with self._explain_errors("read", name), contextlib.suppress(FileNotFoundError):
@@ -116,10 +136,14 @@ class RemoteObjects:
         """Return the names of all objects under *folder*, at any depth, sorted.
 
         Args:
-            folder: The beginning of their names, without a slash at its end; empty for the whole
-                store.
+            folder: The beginning of their names up to a `/`, which is left out, such as
+                `commits/train`; empty for the whole store.
+
+        Returns:
+            Names relative to the store, not to *folder*; an empty list if nothing lies there.
 
         Raises:
+            StoreDamagedError: *folder* is not a valid name.
             StoreError: The request failed.
         """
         with self._explain_errors("list", folder):
@@ -134,6 +158,7 @@ class RemoteObjects:
             data: All its bytes.
 
         Raises:
+            StoreDamagedError: The name is not valid.
             StoreError: The request failed, or the bucket does not exist.
         """
         self._pipe(name, data, mode="overwrite")
@@ -146,9 +171,11 @@ class RemoteObjects:
             data: All its bytes.
 
         Returns:
-            True if it was written; False if the name was taken.
+            True if it was written; False if the name was taken, also by an object with the same
+            bytes.
 
         Raises:
+            StoreDamagedError: The name is not valid.
             StoreError: The request failed, or the bucket does not exist.
         """
         # The server decides, so that of two planners at most one has written the object.
@@ -163,17 +190,24 @@ class RemoteObjects:
 
         Args:
             name: The name that the object will get, relative to the store.
+
+        Returns:
+            A writer without bytes, which the caller ends with `finish` or `abort`.
+
+        Raises:
+            StoreDamagedError: The name is not valid.
         """
         # A bad name is refused now, not when a shard that took minutes is written.
         return RemoteWriter(self, check_name(name))
 
     def remove(self, name: str) -> None:
-        """Remove an object if it exists.
+        """Remove an object; nothing happens if it does not exist.
 
         Args:
             name: The name of the object, relative to the store.
 
         Raises:
+            StoreDamagedError: The name is not valid.
             StoreError: The request failed.
         """
         # Another run may remove it between the two requests, which is no error.
@@ -182,7 +216,11 @@ class RemoteObjects:
                 self._files.rm_file(self._path(name))
 
     def sync(self, folder: str) -> None:
-        """Do nothing: a visible object is durable."""
+        """Do nothing: a visible object is durable.
+
+        Args:
+            folder: The beginning of the names, which is ignored.
+        """
 
     def begin(self) -> None:
         """Do nothing: an object store has no temporary files."""
@@ -230,10 +268,10 @@ class RemoteWriter:
         self._data = bytearray()
 
     def write(self, data: memoryview) -> None:
-        """Append *data* to the object, in memory; nothing is sent before `finish`.
+        """Append a copy of *data* to the object, in memory; nothing is sent before `finish`.
 
         Args:
-            data: Contiguous memory, which may be overwritten as soon as this returns.
+            data: Contiguous memory; it may be overwritten as soon as this returns.
         """
         self._data += data
 

@@ -64,11 +64,14 @@ class Matching:
 
 
 def pattern(expression: str, description: str) -> Matching:
-    """Return the rule that a text fully matches a regular expression.
+    """Return the rule that the whole text of a field matches a regular expression.
 
     Args:
-        expression: The regular expression.
+        expression: The regular expression, in the syntax of `re`.
         description: The description of a valid text, which follows "expected" in a message.
+
+    Returns:
+        The rule, for an annotation such as `Annotated[str, pattern("[a-z]+", "small letters")]`.
     """
     return Matching(re.compile(expression).fullmatch, description)
 
@@ -106,11 +109,17 @@ def parse(kind: type[T], fields: Any, where: str = "") -> T:
 
     Args:
         kind: The dataclass, whose fields are annotated with the types of this module.
-        fields: The value of every field, by name, and nothing else.
-        where: The name of the field that holds the object; empty at the top of a document.
+        fields: The value of every field, by name, and nothing else. A field with a default must be
+            there, too. It is not changed.
+        where: The name of the field that holds the object, for messages; empty at the top of a
+            document.
+
+    Returns:
+        An instance of *kind*; JSON lists are tuples in it, except in fields of any type.
 
     Raises:
-        SchemaError: A field is missing, unknown or invalid.
+        SchemaError: *fields* is not a dict; a field is missing, unknown or invalid; or the
+            dataclass refuses the values with a ValueError.
     """
     if type(fields) is not dict:
         raise _invalid_value_error(where or "it", fields, "an object")
@@ -133,9 +142,11 @@ def check(annotation: Any, value: Any, where: str) -> Any:
     """Return a JSON value, with lists as tuples, if an annotation allows it.
 
     Args:
-        annotation: The type of a field, such as `Annotated[int, Between(0, 9)]` or `dict[str,
-            Count]`.
-        value: The JSON value.
+        annotation: The type of a field: `int`, `float`, `str`, `bool`, `None`, `Any`, a dataclass,
+            a `tuple`, `dict` or union of these, or `Annotated` with `Between` or `Matching`, such
+            as `Annotated[int, Between(0, 9)]` or `dict[str, Count]`. An `int` without bounds is 0
+            to 2^63 - 1; a `float` must be finite.
+        value: The JSON value, as `json.loads` returns it.
         where: The name of the field, with which the message begins.
 
     Raises:
@@ -313,7 +324,9 @@ def describe_value(value: Any) -> str:
         value: Any JSON value.
 
     Returns:
-        Its `repr` up to `MAX_SHOWN` characters, or a phrase such as "a list of 3".
+        Its `repr`, cut to `MAX_SHOWN` (60) characters and `...` if it is longer; for objects, lists
+        and numbers of more than 64 bits a phrase: "an object of 2", "a list of 3", "a number of 70
+        bits".
     """
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"

@@ -67,7 +67,7 @@ class ShardComposer:
         self._hash = xxhash.xxh3_128()
 
     def append(self, row: bytes) -> None:
-        """Append one row to the shard.
+        """Append one row to the shard, at most *shard_rows* of them.
 
         An uncompressed row is written at once, while it is still in the processor's caches.
 
@@ -131,6 +131,8 @@ class ShardComposer:
 def index_bytes(shard_rows: int, chunk_rows: int) -> int:
     """Return the length in bytes of a shard's index with its checksum.
 
+    It is 16 bytes for each chunk that a shard has room for, and 4 bytes.
+
     Args:
         shard_rows: The rows of a shard.
         chunk_rows: The rows of a chunk, a divisor of *shard_rows*.
@@ -145,8 +147,9 @@ def decode_index(data: bytes) -> NDArray[np.uint64] | None:
         data: The index with its checksum, `index_bytes` bytes: the end of the shard object.
 
     Returns:
-        The offset and length in bytes of each chunk, (chunks, 2) uint64, `ABSENT` twice for an
-        absent chunk; None if *data* does not match its checksum.
+        The offset and length in bytes of each chunk, (chunks, 2) uint64, `ABSENT` (2^64 - 1) twice
+        for an absent chunk; a length includes the chunk's checksum. None if *data* does not match
+        its own checksum.
     """
     if not has_valid_checksum(data):
         return None
@@ -160,7 +163,8 @@ def parse_codec(codec: str) -> tuple[str, int]:
         codec: `none`, `zstd:<1-22>`, `blosc-lz4` or `blosc-zstd:<1-9>`.
 
     Returns:
-        The text before the colon, and the level; 0 for codecs without levels.
+        The text before the colon, and the level, such as ("zstd", 3); the level is 0 for codecs
+        without levels.
 
     Raises:
         ValueError: *codec* is not a valid codec of a store.
@@ -179,11 +183,16 @@ def parse_codec(codec: str) -> tuple[str, int]:
 def decompressor(codec: str) -> Decompress | None:
     """Return the function that decompresses a chunk, or None for the codec `none`.
 
-    The function takes the compressed bytes and a (n,) uint8 array that it overwrites. It raises
-    ValueError if they do not unpack to n bytes, and IndexError or RuntimeError if they are damaged.
+    Except for `none`, this also turns off the threads of numcodecs' Blosc in the whole process.
 
     Args:
-        codec: A codec of a recipe, as `parse_codec` defines.
+        codec: A codec of a recipe: `none`, `zstd:<1-22>`, `blosc-lz4` or `blosc-zstd:<1-9>`.
+
+    Returns:
+        A function (data, out) without a result that takes the compressed bytes of a chunk, without
+        its checksum, as a memoryview, and an array, (n,) uint8, that it overwrites with the n bytes
+        of the chunk. It raises ValueError if the data state another length than n, and IndexError
+        or RuntimeError if they are damaged.
 
     Raises:
         ValueError: *codec* is not a valid codec of a store.
@@ -224,10 +233,14 @@ def _blosc_content_bytes(data: memoryview) -> int:
 def compressor(codec: str) -> Compress | None:
     """Return the function that compresses a chunk exactly as zarr does, or None for `none`.
 
-    The function takes the bytes of a chunk, (n,) uint8, and returns the compressed ones.
+    For Blosc, this also turns off the threads of numcodecs' Blosc in the whole process.
 
     Args:
-        codec: A codec of a recipe, as `parse_codec` defines.
+        codec: A codec of a recipe: `none`, `zstd:<1-22>`, `blosc-lz4` or `blosc-zstd:<1-9>`.
+
+    Returns:
+        A function that takes the bytes of a chunk, (n,) uint8, and returns the compressed ones,
+        without a checksum.
 
     Raises:
         ValueError: *codec* is not a valid codec of a store.

@@ -53,11 +53,15 @@ class Split:
         return np.flatnonzero(self.readable)
 
     def geometry(self, size: int) -> Geometry:
-        """Return the places of rows in the shard objects of one size, which are uncompressed.
+        """Return the places of rows in the shard objects of one size of an uncompressed store.
 
         Args:
-            size: The side of the squares in pixels. For a compressed store, the offsets and lengths
-                of chunks in the result do not apply.
+            size: The side of the squares in pixels, which is not checked.
+
+        Returns:
+            The places for rows of size * size * 3 bytes. For a compressed store, only its numbers
+            of shards, chunks and rows and the length of the index apply, not the offsets and
+            lengths of chunks.
         """
         recipe = self.recipe
         return Geometry(size * size * 3, recipe.shard_rows, recipe.chunk_rows, self.plan.num_rows)
@@ -66,18 +70,29 @@ class Split:
 def open_split(
     objects: Objects, split: str, sizes: Iterable[int], *, allow_partial: bool = False
 ) -> Split:
-    """Open a split to read some of its sizes; only its records, labels and statuses are read.
+    """Open a split to read some of its sizes; its images are not read yet.
+
+    Only its records, labels and statuses are read; for an unfinished split, the table parts of
+    shards with quarantined rows in place of the statuses.
 
     Args:
         objects: The objects of the store.
         split: The name of the split.
-        sizes: The sides of the squares in pixels.
-        allow_partial: True to open an unfinished split too, with its committed rows (default:
-            False).
+        sizes: The sides of the squares in pixels; repetitions are ignored.
+        allow_partial: True to open an unfinished split, or sizes that are not finished, with the
+            rows whose commits have all of *sizes* (default: False).
+
+    Returns:
+        The split: its recipe, plan, sizes in ascending order, the label of each row in `labels`,
+        (num_rows,) int32, and in `excluded` the rows that must not be read, (n,) int64, ascending;
+        `digest` changes if those or their pixels change. The excluded rows are the quarantined ones
+        and, if it is opened partially, those without such a commit, which may be all.
 
     Raises:
-        StoreError: The store has no such split or size, or the split is not finished.
-        StoreDamagedError: A record, the labels or the status are damaged.
+        StoreError: The store has no such split; or, unless *allow_partial*, the split or one of the
+            sizes is not finished; or the labels do not fit into memory.
+        StoreDamagedError: A record, the labels, the statuses or a table part are missing or
+            damaged.
         StoreMismatchError: A record belongs to another recipe or plan.
     """
     recipe = records.load_recipe(objects)
@@ -117,9 +132,13 @@ def restrict_to_labels(split: Split, labels: Iterable[int]) -> Split:
     """Return a copy of a split that reads only the rows of some classes.
 
     Args:
-        split: The split to restrict.
+        split: The split to restrict, which is not changed.
         labels: The labels of the classes to read, 0 to C-1; none gives a split without readable
             rows.
+
+    Returns:
+        The split with the same rows and labels, in which all rows of other labels, and those
+        without one (-1), are `excluded` too. Its digest is another.
 
     Raises:
         ValueError: A label is not one of the store's classes.

@@ -78,10 +78,12 @@ def encode_part(lines: Sequence[TableRow]) -> bytes:
     """Encode the rows of a shard as a Parquet file with the columns of `SCHEMA`; write nothing.
 
     Args:
-        lines: The rows of the shard in their order; None becomes a null.
+        lines: The rows of the shard in their order, whose attributes become the columns row, key,
+            wnid, label, width, height, mode, format, num_bytes, crc32c, box, status and reason;
+            None becomes a null.
 
     Returns:
-        The bytes of the file; equal rows give equal bytes.
+        The bytes of the file, compressed with zstd; equal rows give equal bytes.
     """
     columns = [
         pa.array([getattr(line, field.name) for line in lines], field.type) for field in SCHEMA
@@ -93,7 +95,8 @@ def encode_table(part: pa.Table) -> bytes:
     """Encode a table as a Parquet file, compressed with zstd; write nothing.
 
     Args:
-        part: A table with the columns of `SCHEMA`.
+        part: A table with the columns of `SCHEMA`, row, key, wnid, label, ..., such as the rows of
+            one shard.
 
     Returns:
         The bytes of the file; equal rows give equal bytes.
@@ -104,18 +107,20 @@ def encode_table(part: pa.Table) -> bytes:
 
 
 def decode_part(data: bytes, name: str = "the table", rows: range | None = None) -> pa.Table:
-    """Decode a part or a complete table.
+    """Decode and check a part of a table, or a complete table.
 
     Args:
         data: The bytes of the Parquet file.
-        name: The name of the file, for messages.
-        rows: The rows that it must contain, exactly and in this order (default: any).
+        name: The name of the file, for messages (default: `the table`).
+        rows: The rows that it must contain, exactly and in this order; None: any rows (default).
 
     Returns:
-        A table with the columns of `SCHEMA`, in memory.
+        A table in memory with the columns row, key, wnid, label, width, height, mode, format,
+        num_bytes, crc32c, box, status and reason (`SCHEMA`).
 
     Raises:
-        StoreDamagedError: The file is not such a table or contains other rows.
+        StoreDamagedError: The file is not such a table, contains other rows, or has nulls in row,
+            key, wnid, label, num_bytes or status, or in `crc32c` of a readable row.
     """
     try:
         file = open_parquet(data)
@@ -135,7 +140,7 @@ def decode_part(data: bytes, name: str = "the table", rows: range | None = None)
 
 
 def load_part(objects: Objects, name: str, rows: range) -> pa.Table:
-    """Read the part of a split's table that belongs to one shard.
+    """Read and check the part of a split's table that belongs to one shard.
 
     Args:
         objects: The objects of the store.
@@ -143,7 +148,9 @@ def load_part(objects: Objects, name: str, rows: range) -> pa.Table:
         rows: The rows that it must contain, exactly.
 
     Returns:
-        A table with the columns of `SCHEMA`, in the order of rows.
+        A table with the columns row, key, wnid, label, width, height, mode, format, num_bytes,
+        crc32c, box, status and reason (`SCHEMA`), in the order of rows. It is not compared with the
+        digest in the shard's commit.
 
     Raises:
         StoreDamagedError: The part is missing or damaged, or contains other rows.
@@ -171,7 +178,7 @@ def check_rows(file: pq.ParquetFile, name: str, rows: range | None) -> None:
         rows: The rows of which it must have the number; None: any number.
 
     Raises:
-        StoreDamagedError: The columns or the number of rows are wrong.
+        StoreDamagedError: The columns are not those of `SCHEMA`, or the number of rows is wrong.
     """
     if not file.schema_arrow.equals(SCHEMA):
         raise StoreDamagedError(f"{name} has other columns than a table. Run `tesserae repair`.")
@@ -186,12 +193,14 @@ def read_rows(table: pq.ParquetFile, start: int, stop: int) -> pa.Table:
     """Read rows *start* to *stop* - 1 of a complete table, and only the row groups that hold them.
 
     Args:
-        table: The open file of the complete table, which `write_table` wrote.
-        start: The first row of the split.
-        stop: The row after the last one.
+        table: The open file of the complete table, which `write_table` wrote: its row groups have
+            `GROUP_ROWS` rows.
+        start: The first row of the split, at least 0.
+        stop: The row after the last one, more than *start* and at most the number of rows.
 
     Returns:
-        A table with the columns of `SCHEMA` and stop - start rows.
+        A table with stop - start rows and the columns row, key, wnid, label, width, height, mode,
+        format, num_bytes, crc32c, box, status and reason (`SCHEMA`).
     """
     first = start // GROUP_ROWS
     numbers = list(range(first, -(-stop // GROUP_ROWS)))
@@ -203,8 +212,13 @@ def write_table(parts: Iterable[pa.Table], writer: Writer) -> None:
     """Write the complete table of a split from its parts, with one row group in memory.
 
     Args:
-        parts: The parts in the order of shards, each with the columns of `SCHEMA`.
-        writer: The writer of the object; it gets all bytes and is not finished.
+        parts: The parts in the order of shards, each with the columns of `SCHEMA` and any number of
+            rows. They are consumed one by one, and their errors are passed on.
+        writer: The writer of the object; it gets all bytes of the Parquet file and is neither
+            finished nor aborted.
+
+    Raises:
+        StoreError: The bytes cannot be written.
     """
     with (
         pa.PythonFile(WriterFile(writer), mode="w") as sink,
