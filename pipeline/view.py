@@ -46,9 +46,9 @@ def view(
     Returns:
         A named tuple of three parts, each with all `num_rows` rows of the split in the order of the
         store. `images` is a lazy dask array, (num_rows, size, size, 3) uint8 RGB, 0 to 255, in
-        chunks of (chunk_rows, size, size, 3), with zeros for unreadable rows. `labels` is a numpy
-        array in memory, (num_rows,) int32, -1 for no class. `readable` is a numpy array in memory,
-        (num_rows,) bool, False for quarantined rows.
+        chunks of (chunk_rows, size, size, 3), of which the last may be shorter, with zeros for
+        unreadable rows. `labels` is a numpy array in memory, (num_rows,) int32, -1 for no class.
+        `readable` is a numpy array in memory, (num_rows,) bool, False for quarantined rows.
 
     Raises:
         StoreError: The store has no such split or size, or the split is not finished.

@@ -29,7 +29,7 @@ def probe_images(size: int) -> Tensor:
     generators may change.
 
     Args:
-        size: Side of the images in pixels.
+        size: The side of the images in pixels, at least 1.
 
     Returns:
         (2, 3, size, size) uint8 RGB, on the CPU.

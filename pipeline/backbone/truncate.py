@@ -68,12 +68,13 @@ def _tensor(output: Any, cut: str) -> Tensor:
 
 
 def check_block(model: nn.Module, name: str, cut: str) -> None:
-    """Check that a network has a block that can have an output.
+    """Check that a network has a block that can have an output; nothing is computed.
 
     Args:
         model: The network.
         name: The name of the network in errors.
-        cut: The name of the block, as `named_modules` of the model has it.
+        cut: The name of the block, as `named_modules` of the model has it, such as
+            `encoder.layer.3`; a ModuleList or ModuleDict has no output.
 
     Raises:
         TesseraeError: There is no such block; the error names existing ones.

@@ -121,7 +121,7 @@ def read_directory(data: bytes) -> Directory | None:
 def without_metadata(data: bytes) -> bytes | None:
     """Return a TIFF with only the tags of its first image that decide pixels; None if unreadable.
 
-    The directory is overwritten in place, so that all offsets remain valid. It loses the texts,
+    In the copy the directory is overwritten, so that all offsets remain valid. It loses the texts,
     EXIF, profiles and further pages that could make a reader fail.
 
     Args:

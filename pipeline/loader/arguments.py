@@ -64,14 +64,15 @@ def sides(size: Any, sizes: Any) -> tuple[int, ...]:
     """Return the sides in pixels that the arguments *size* and *sizes* of a loader select.
 
     Args:
-        size: The side of the only square, or None.
+        size: The side of the only square, an integer of any library, or None.
         sizes: An iterable of several sides, or None. If both arguments are None, the side is 224.
 
     Returns:
-        One or more different sides, each at least 1, in the order of *sizes*.
+        One or more different sides, each at least 1, in the order of *sizes*, as Python ints.
 
     Raises:
-        ValueError: Both are set, or a side is invalid or repeated.
+        ValueError: Both are set, *sizes* is empty, or a side is no integer, less than 1 or
+            repeated.
     """
     if size is not None and sizes is not None:
         raise ValueError("size and sizes were both given: expected one of them.")

@@ -254,8 +254,7 @@ class BaseLoader(ABC):
         This loader is not changed. The copy shares no open files with it, and opens its own.
 
         Args:
-            rank: The rank, from 0 to world - 1, or None together with *world*: the one that a
-                launcher sets.
+            rank: The rank, from 0 to world - 1.
             world: The number of ranks.
             ranks_on_host: The number of ranks on the machine of this rank (default: 1). Windows are
                 read ahead only if all ranks are on one machine.

@@ -81,8 +81,9 @@ def open_reader(
             of whole chunks always compares.
         cached: The share of the split that memory can hold; 1 or more is all of it (default: 1).
         windows: True if all rows of a chunk are read soon after each other (default: False).
-        checked: (chunks of the split,) bool, True where a chunk was verified before; a reader of
-            single rows updates it, a reader of whole chunks ignores it (default: none were).
+        checked: (number of shards * chunks of a full shard,) bool, True where a chunk was verified
+            before; a reader of single rows updates it, a reader of whole chunks ignores it
+            (default: none were).
 
     Returns:
         A `RowReader`, which reads single rows, for an uncompressed local store; not if *windows* is

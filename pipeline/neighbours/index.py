@@ -132,12 +132,14 @@ class Index:
         Args:
             queries: (q, d) of a floating-point dtype, of any length but zero; q may be 0.
             k: The number of results for each query, at least 1.
-            keep: The rows that may be results of any query: (n,) bool, or row numbers as integers
-                (default: all).
+            keep: The rows that may be results of any query: bool, one for each row of the index, or
+                row numbers as integers (default: all).
             exclude: (q,) integers: one row for each query that may not be its result, such as the
                 query itself; -1 excludes none. With *ids*, all rows of the same id are excluded.
-            ids: (n,) integers from 0, the id of each row: only the best row of an id is a result.
-                Or an integer n, where row r and row n + r are an image and its mirrored copy.
+            ids: An array of integers from 0, the id of each row of the index: only the best row of
+                an id is a result. Or a whole number m, the number of images, where rows r and m + r
+                are an image and its mirrored copy, which have the id r. Default: each row has its
+                own.
             hubs: The result of `csls.measure_hubs`: scores become CSLS, 2 cos - r(query) -
                 r(vector), and order the results.
             candidates: The number of candidates of an approximate index that are compared exactly,

@@ -99,7 +99,8 @@ def deduplicate(results: SearchResults, ids: int | NDArray[Any]) -> SearchResult
     Args:
         results: (q, w) results, which are not changed; w must exceed k for k to be left, as
             `Index.search` ensures.
-        ids: (n,) integers, the id of each row; or n, where row r and row n + r are one image.
+        ids: An array of integers from 0, the id of each row of the index; or a whole number m,
+            where rows r and m + r are one image.
 
     Returns:
         New (q, w) results: the answers left, in their order, then scores of -inf and rows of -1.
@@ -116,7 +117,8 @@ def duplicate_mask(rows: Rows, ids: int | NDArray[Any]) -> Mask:
 
     Args:
         rows: (q, k) int64 rows in the order of results; -1 counts as an id of its own.
-        ids: (n,) integers, the id of each row; or n, where row r and row n + r have one id.
+        ids: An array of integers from 0, the id of each row of the index; or a whole number m,
+            where rows r and m + r have the id r.
 
     Returns:
         (q, k) bool: True for repeated ids, so also for every -1 but the first of its query.
@@ -136,7 +138,8 @@ def ids_of_rows(rows: Rows, ids: int | NDArray[Any]) -> Rows:
 
     Args:
         rows: int64 rows of any shape; -1 stands for a missing one.
-        ids: (n,) integers, the id of each row; or n, where row r and row n + r have the id r.
+        ids: An array of integers from 0, the id of each row of the index; or a whole number m,
+            where rows r and m + r have the id r.
 
     Returns:
         int64 of the shape of *rows*.

@@ -213,7 +213,7 @@ class Hierarchy:
             wnid: The class; one outside of the graph has no ancestors.
 
         Returns:
-            The number of steps by wnid; 0 for the class itself.
+            The number of steps by wnid; 0 for the class itself, which is always there.
         """
         steps_to, front, steps = {wnid: 0}, [wnid], 0
         while front:

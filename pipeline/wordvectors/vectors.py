@@ -82,13 +82,14 @@ class WordVectors:
         return numbers
 
     def index_of(self, token: str) -> int | None:
-        """Return the number of a token as it is written, otherwise of its most frequent case.
+        """Return the number of a token as it is written, or else as it is written in another case.
 
         Args:
             token: The token, such as `great_white_shark`.
 
         Returns:
-            The index in `tokens` and `vectors`; None if there is no such token in any case.
+            The index in `tokens` and `vectors`: of the token itself if there is one, otherwise of
+            the most frequent one that differs only in capitals; None if there is neither.
         """
         number = self._number_of(token)
         if number is not None:
@@ -158,7 +159,8 @@ class WordVectors:
             name: Words with spaces, `-` or `_` between them.
 
         Returns:
-            (d,) float32 of length 1; None if there is neither.
+            (d,) float32 of length 1; None if there is no such token, and one of the words has no
+            vector.
         """
         vector = self.token_vector(name)
         return vector if vector is not None else self.mean_of_words(name)
