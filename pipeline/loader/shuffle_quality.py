@@ -14,16 +14,16 @@ def same_class_ratio(
     """Return the pairs of one class within batches, relative to a random order.
 
     Args:
-        order: The order of one epoch; more than one row.
+        order: The order of one epoch, of at least two rows.
         labels: The labels of all rows of the split, (rows of the split,) int32; -1 counts as a
             class like any other.
-        batch_size: The number of rows of a global batch.
+        batch_size: The number of rows of a global batch, at least 1.
         max_rows: The maximum number of rows that are evaluated, from the start of the epoch; only
             full batches count (default: 4 Mi).
 
     Returns:
         The ratio: 1 is a perfect shuffle, more if a batch contains a class too often; NaN if there
-        is no full batch or no class has two rows.
+        is no full batch, no class has two rows, or *batch_size* is 1.
     """
     n = order.num_rows
     epoch_rows = order.rows(0, n)

@@ -125,7 +125,11 @@ def measure_recall(index: Index, queries: NDArray[Any]) -> dict[str, Any]:
 
     Returns:
         Entries for `Index.facts`: `recall`, the share of the 10 nearest vectors that the index
-        finds, 0 to 1 (1 without queries); `recall_at`, 10; and `probes`, the number of queries.
+        finds, 0 to 1 (1 without queries, NaN if the index has no usable vector); `recall_at`, 10;
+        and `probes`, the number of queries.
+
+    Raises:
+        ValueError: A query is zero or not finite, or the queries have another shape or dtype.
     """
     exact = Index("exact", index.vectors, ExactScan(index.vectors))
     results = index.search(queries, RECALL_AT)
