@@ -129,7 +129,8 @@ def draws(seed: int, epoch: int, rows: Tensor, purpose: int) -> Tensor:
     Args:
         seed: The seed, 0 to 2^64 - 1.
         epoch: The epoch, 0 to 2^64 - 1.
-        rows: The rows of the split, (n,) int64, on any device.
+        rows: The rows of the split, (n,) int64, on any device; they are only read. A row gets the
+            same number in any batch.
         purpose: The number of the purpose, 0 to 2^64 - 1, such as `MIRROR`; each purpose gives
             independent numbers.
 
@@ -159,8 +160,9 @@ def normalise(
     """Return (images / 255 - mean) / std by channel; mean = std = 0.5 gives -1 to 1.
 
     Args:
-        images: The images, (n, 3, height, width), 0 to 255, of any dtype, on any device.
-        mean: The mean of each channel, as a fraction of 255.
+        images: The images, (n, 3, height, width), 0 to 255, of any dtype, on any device; they are
+            not changed.
+        mean: The mean of each of the three channels, as a fraction of 255, so 0 to 1.
         std: The standard deviation of each channel, as a fraction of 255; not 0.
 
     Returns:

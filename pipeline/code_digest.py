@@ -23,10 +23,11 @@ def digest_of(folder: Path) -> str:
     """Return one digest of the names and contents of all `*.py` files in a folder, at any depth.
 
     Args:
-        folder: The folder, such as that of an installed package.
+        folder: The folder, such as that of an installed package. Its own path does not enter the
+            digest, only the files' paths relative to it.
 
     Returns:
-        32 hexadecimal digits; empty if there is no such file.
+        32 hexadecimal digits; the empty string if there is no such file.
     """
     hasher = hashlib.blake2b(digest_size=16)
     files = sorted(folder.rglob("*.py"))
@@ -59,10 +60,11 @@ def check_same_code(code: str) -> None:
     """Refuse to continue in this process a run that was started with other code.
 
     Args:
-        code: The result of `digest` where the run was started; empty to accept any code.
+        code: The 32 hexadecimal digits that `digest()` returned in the process that started the
+            run; the empty string to accept any code.
 
     Raises:
-        StoreMismatchError: This process runs other code.
+        StoreMismatchError: The digest of this process is another one.
     """
     if code not in ("", digest()):
         raise StoreMismatchError(

@@ -32,11 +32,16 @@ _UNSAFE = re.compile(r"[\\\x00-\x1f\x7f]")
 def check_name(name: str) -> str:
     """Return *name* if it is a valid relative name, which cannot leave its folder.
 
+    No file is looked at, so the name need not exist, and links are not considered.
+
     Args:
         name: The name of an object, with `/` between its parts, as documents contain it.
 
+    Returns:
+        *name*, unchanged.
+
     Raises:
-        StoreDamagedError: The name is empty, absolute or longer than `MAX_NAME_BYTES`, has a part
+        StoreDamagedError: The name is empty, absolute or longer than 4,096 characters, has a part
             that is empty, `.` or `..`, or contains a backslash or a control character.
     """
     parts = name.split("/")
@@ -54,8 +59,8 @@ def is_inside(path: Path, root: Path) -> bool:
     """Return True if *path*, with all links resolved, is *root* or lies in it.
 
     Args:
-        path: A path, which need not exist.
-        root: A folder; its own links are resolved, too.
+        path: A path, which need not exist. If it is a link, its target counts.
+        root: A folder, which need not exist; its own links are resolved, too.
     """
     real = os.path.realpath(root)
     return Path(os.path.realpath(path)).is_relative_to(real)
@@ -66,10 +71,15 @@ def confined_path(root: Path, name: str) -> Path:
 
     Args:
         root: The folder of a store, run or index, whose path may contain links.
-        name: A relative name, with `/` between its parts. Its last part may be a link.
+        name: A relative name, with `/` between its parts. Neither it nor its folders need to exist.
+            Its last part may be a link, which the caller must replace or remove as a link.
+
+    Returns:
+        `root / name`, with its links unresolved.
 
     Raises:
-        StoreDamagedError: The name is not valid, as `check_name` defines.
+        StoreDamagedError: The name is empty, absolute or too long, has a part that is empty, `.` or
+            `..`, or contains a backslash or a control character.
         StoreError: A folder of the path is a link that leads out of *root*.
     """
     path = root / check_name(name)
@@ -78,11 +88,11 @@ def confined_path(root: Path, name: str) -> Path:
 
 
 def check_inside(folder: Path, root: Path) -> None:
-    """Refuse a folder of *root* that a link leads out of *root*.
+    """Refuse a folder that a link leads out of *root*; nothing is changed.
 
     Args:
-        folder: The folder; it need not exist.
-        root: The folder in which it must lie once all links are resolved.
+        folder: The folder, *root* itself or one below it; it need not exist.
+        root: The folder in which it must lie once all links of both are resolved.
 
     Raises:
         StoreError: The folder lies outside of *root*.
@@ -99,15 +109,15 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int
     """Open a regular file; refuse a pipe or a device without blocking on it.
 
     Args:
-        path: The path of the file.
-        flags: The flags of `os.open` (default: read-only).
-        mode: The permissions of a file that is created (default: 0o666).
+        path: The path of the file. A link is followed unless *flags* contain `os.O_NOFOLLOW`.
+        flags: The flags of `os.open` (default: read-only). `O_CLOEXEC` and `O_NONBLOCK` are added.
+        mode: The permissions of a file that is created, before the umask (default: 0o666).
 
     Returns:
-        The file descriptor.
+        The file descriptor, which the caller closes.
 
     Raises:
-        OSError: The file cannot be opened, or is a folder.
+        OSError: The file cannot be opened, or is a folder (IsADirectoryError).
         StoreDamagedError: The path is a pipe or a device.
     """
     # Without O_NONBLOCK, opening a pipe would wait for a process at its other end.
@@ -122,16 +132,16 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int
 
 
 def remove_folder(path: Path, root: Path) -> None:
-    """Remove a folder of *root* and its content as far as possible; errors are ignored.
+    """Remove a folder below *root* and its content as far as possible.
 
-    Links are removed, not followed.
+    Links are removed, not followed. Files that cannot be removed stay, without an error.
 
     Args:
-        path: The folder to remove; it need not exist.
-        root: The folder in which it lies.
+        path: The folder to remove; it need not exist. If it is a link, only the link is removed.
+        root: The folder in which it lies, at any depth.
 
     Raises:
-        StoreError: A link leads out of *root*; nothing is removed.
+        StoreError: A link in the path above the folder leads out of *root*; nothing is removed.
     """
     check_inside(path.parent, root)
     if path.is_symlink():

@@ -53,7 +53,7 @@ def advice_for(error: OSError, otherwise: str = "Free some space or repair the d
 
     Args:
         error: The error, whose number (`errno`) selects the advice.
-        otherwise: The advice for numbers without one of their own.
+        otherwise: The advice for numbers without one of their own, and for an error without number.
 
     Returns:
         A sentence without its full stop, such as "Free some space".
@@ -67,18 +67,22 @@ def advice_for(error: OSError, otherwise: str = "Free some space or repair the d
 def name_exclusively(temporary: Path, final: Path, locks: Path) -> bool:
     """Give a complete file its final name unless the name is taken.
 
-    A reader that sees the name sees the complete file. *temporary* no longer exists afterwards. On
-    a file system without hard links, a rename that replaces nothing is used. Without that either,
-    the name is checked and a plain rename is made under a lock. All machines must mount the file
-    system with the same options, so that all use the same method.
+    A reader that sees the name sees the complete file. On a file system without hard links, a
+    rename that replaces nothing is used. Without that either, the name is checked and a plain
+    rename is made under a lock, whose small file stays in *locks*. All machines must mount the file
+    system with the same options, so that all use the same method. The folder is not synced.
 
     Args:
-        temporary: The path of the file, on the same file system as *final*.
-        final: The path that it gets.
-        locks: The folder of the lock, the same for all processes that may create *final*.
+        temporary: The path of the file, on the same file system as *final*. After the call it no
+            longer exists, whatever the result.
+        final: The path that it gets, in an existing folder.
+        locks: The existing folder of the lock, the same for all processes that may create *final*.
 
     Returns:
-        True if the file now has the name; False if the name was taken.
+        True if the file now has the name; False if the name was taken, whose file is unchanged.
+
+    Raises:
+        OSError: The file system refuses to name the file; *temporary* may then still exist.
     """
     try:
         return _named_by_link(temporary, final)
@@ -100,16 +104,19 @@ def name_exclusively(temporary: Path, final: Path, locks: Path) -> bool:
 
 
 def naming_method(folder: Path) -> str:
-    """Name temporary files in *folder* exclusively, as plans are, and return the method that works.
+    """Test in *folder* how a file can be named without replacing another, and return the method.
+
+    Temporary files are named in a temporary folder inside, exactly as `name_exclusively` does it.
 
     Args:
         folder: An existing folder on the file system to be examined; it is left as it was.
 
     Returns:
-        `link`, `renameat2` or `a rename under a lock`.
+        `link` (hard links), `renameat2` (a rename that replaces nothing) or `a rename under a
+        lock`: the first of them that works.
 
     Raises:
-        OSError: An existing file was replaced, or no method works in this folder.
+        OSError: An existing file was replaced, no method works, or the folder is not writable.
     """
     with tempfile.TemporaryDirectory(dir=folder, prefix=".names-") as name:
         inside = Path(name)
@@ -159,17 +166,21 @@ def _named_by_rename(temporary: Path, final: Path) -> bool:
 def replacing(path: Path, *, durable: bool, temporary: Path | None = None) -> Iterator[BinaryIO]:
     """Yield a new file that replaces *path* when the block ends.
 
-    A reader sees the old file or the complete new one. After an error *path* is unchanged and the
-    new file is removed.
+    A reader sees the old file or the complete new one. After an error in the block or at its end,
+    *path* is unchanged and the new file is removed.
 
     Args:
-        path: The path of the file, in a folder that exists. A link of that name is replaced, and
-            the file that it leads to stays as it is.
+        path: The path of the file, in a folder that exists; the file itself need not exist. A link
+            of that name is replaced, and the file that it leads to stays as it is.
         durable: True if the new file must survive a power failure after the block, which waits for
             the disk twice; False if it may be lost then, or be empty.
         temporary: The path of the new file until it is complete, in the folder of *path*, for a
             writer that has no other beside it and removes what a killed one left. What has that
             name is removed. Default: a random name, for any number of writers.
+
+    Yields:
+        The empty new file, a buffered binary file for writing. The end of the block closes it,
+        gives it the name *path*, and syncs it if *durable*; the caller does not close it.
 
     Raises:
         OSError: The file cannot be written.
@@ -196,12 +207,16 @@ def replacing(path: Path, *, durable: bool, temporary: Path | None = None) -> It
 
 
 def write_file(path: Path, pieces: Iterable[bytes | memoryview], *, durable: bool) -> None:
-    """Replace a file by one with the content *pieces*, as `replacing` does.
+    """Replace a file by one with the content *pieces*, or create it.
+
+    A reader sees the old file or the complete new one. After an error the old file is unchanged. A
+    link of that name is replaced, and the file that it leads to stays as it is.
 
     Args:
         path: The path of the file, in a folder that exists.
-        pieces: The content in consecutive pieces; a view is one of bytes.
-        durable: True if the new file must survive a power failure after the call.
+        pieces: The content in consecutive pieces; a memoryview must be one of bytes.
+        durable: True if the new file must survive a power failure after the call, which waits for
+            the disk; False if it may be lost then, or be empty.
 
     Raises:
         OSError: The file cannot be written.
@@ -217,10 +232,11 @@ def sync_folder(folder: Path) -> None:
     """Make the names in *folder* survive a power failure; a rename is durable only after this.
 
     Args:
-        folder: An existing folder. Names in the folders inside it are not synced.
+        folder: An existing folder. Names in the folders inside it, and the contents of files, are
+            not synced, except on a file system that can only be synced as a whole.
 
     Raises:
-        OSError: The disk reports an error.
+        OSError: The folder cannot be opened, or the disk reports an error.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

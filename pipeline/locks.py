@@ -45,13 +45,18 @@ class LocksMissingError(OSError):
 def try_lock(file: int, *, shared: bool = False) -> bool:
     """Lock an open file without waiting; return False if another open file holds the lock.
 
-    The lock belongs to the open file and ends with it, even if the process is killed. Without
-    `flock`, a lock of the open file description is acquired, which has the same owner and the same
-    end. All processes get the same answer from one file system, so they use the same kind of lock.
+    The lock belongs to the open file and ends when its last descriptor is closed, even if the
+    process is killed. Without `flock`, a lock of the open file description is acquired, which has
+    the same owner and the same end. All processes get the same answer from one file system, so they
+    use the same kind of lock.
 
     Args:
         file: A descriptor that is open for writing, and for a shared lock also for reading.
-        shared: True for a lock that several open files may hold at once (default: false).
+        shared: True for a lock that several open files may hold at once (default: False, an
+            exclusive lock).
+
+    Returns:
+        True if the lock is held now, also if this open file held it before.
 
     Raises:
         LocksMissingError: The file system supports neither kind.
@@ -73,7 +78,8 @@ def unlock(file: int) -> None:
     """Release the lock that `try_lock` acquired, also if a forked child has inherited the file.
 
     Args:
-        file: The descriptor of the locked file, which stays open. Without a lock nothing happens.
+        file: The descriptor of the locked file, which stays open. Without a lock nothing happens,
+            and errors are ignored.
     """
     with contextlib.suppress(OSError):
         fcntl.flock(file, fcntl.LOCK_UN)
@@ -103,10 +109,10 @@ def locking_method(folder: Path) -> str:
     """Lock a temporary file in *folder* as a store is locked, and return the method that works.
 
     Args:
-        folder: An existing folder on the file system to be examined.
+        folder: An existing folder on the file system to be examined; it is left as it was.
 
     Returns:
-        `flock`, `fcntl` or `files created exclusively`.
+        `flock`, `fcntl` or `files created exclusively` (a `NumberedLock`): the first that works.
 
     Raises:
         OSError: No method works in this folder, or it is not writable.
@@ -264,9 +270,13 @@ class NumberedLock:
 def numbered_lock(folder: Path, name: str) -> Iterator[None]:
     """Wait for a `NumberedLock`, without a timeout, and hold it inside the block.
 
+    Inside the block a thread renews the lock. At the end of the block the lock is released. Its
+    last small file, such as `<name>.held-00000001`, stays in the folder. The block yields None.
+
     Args:
         folder: An existing folder that all processes that use the lock can see.
-        name: The name of the lock, a file name.
+        name: The name of the lock, a file name; the same for all who exclude each other. A process
+            that already holds the lock would wait for itself forever.
 
     Raises:
         OSError: The lock's files cannot be read or written.

@@ -36,10 +36,10 @@ _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
 def row_order(num_rows: int, seed: int) -> NDArray[np.int64]:
-    """Return the order of a split's rows.
+    """Return the order of a split's rows: a permutation that depends on the arguments alone.
 
     Args:
-        num_rows: The number of samples in the split.
+        num_rows: The number of samples in the split, 0 or more.
         seed: The seed, 0 to 2^64 - 1.
 
     Returns:
@@ -82,21 +82,21 @@ class EpochOrder(Protocol):
             stop: The position after the last one, *start* to `num_rows`.
 
         Returns:
-            (stop - start,) int64, rows of the split.
+            (stop - start,) int64, rows of the split in the order of the epoch.
         """
 
     def windows(self, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Yield the windows of the epoch, from the one that contains a position on.
 
-        The positions up to the next window hold rows of a window's chunks only. Random order has no
-        windows and yields nothing.
+        The positions from a window's first up to the next window's first hold rows of this window's
+        chunks only. Random order has no windows and yields nothing.
 
         Args:
-            start: A position in the epoch, 0 to `num_rows`.
+            start: A position in the epoch, 0 to `num_rows`; nothing is yielded for `num_rows`.
 
         Yields:
-            The first position of the window, and the numbers of its chunks, (n,) int64, counted
-            from 0 over the whole split.
+            The first position of the window, which for the first one may lie before *start*; and
+            the numbers of its chunks, (n,) int64, counted from 0 over the whole split.
         """
 
 
@@ -110,21 +110,26 @@ def epoch_order(
     chunk_rows: int = 1,
     window_chunks: int = 1,
 ) -> EpochOrder:
-    """Return the order of one epoch of a split.
+    """Return the order of one epoch of a split, which depends on the arguments alone.
 
     Args:
         kind: `random` shuffles all rows. `windowed` shuffles the chunks, and then the rows within
             each window of *window_chunks* chunks. `sequential` is the order of the store.
         num_rows: The number of rows in the split.
-        excluded: The rows that are never returned, (n,) int64, ascending, without duplicates.
-        seed: The seed, 0 to 2^64 - 1.
-        epoch: The number of the epoch, 0 to 2^64 - 1.
-        chunk_rows: The number of rows in a chunk (default: 1).
-        window_chunks: The number of chunks in a window, in windowed and sequential order
-            (default: 1).
+        excluded: The rows that are never returned, (n,) int64, ascending, without duplicates. The
+            array is kept and must not be changed.
+        seed: The seed, 0 to 2^64 - 1; sequential order does not use it.
+        epoch: The number of the epoch, 0 to 2^64 - 1; sequential order does not use it.
+        chunk_rows: The number of rows in a chunk, at least 1 (default: 1); unused by `random`.
+        window_chunks: The number of chunks in a window, at least 1 (default: 1). In windowed order
+            it decides the order; in sequential order only what `windows` yields; unused by
+            `random`.
+
+    Returns:
+        The order of the `num_rows - len(excluded)` other rows, each of which it contains once.
 
     Raises:
-        ValueError: A number is out of its range, or *kind* is not one of `ORDERS`.
+        ValueError: *seed* or *epoch* is out of its range, or *kind* is not one of `ORDERS`.
     """
     for name, value in (("seed", seed), ("epoch", epoch)):
         if not 0 <= value < 2**64:
@@ -147,6 +152,9 @@ def key(*numbers: int) -> int:
 
     Args:
         numbers: The numbers, each 0 to 2^64 - 1. Their order matters.
+
+    Returns:
+        An integer from 0 to 2^64 - 1; 0 without numbers.
     """
     hashed = np.zeros(1, np.uint64)
     for number in numbers:

@@ -11,10 +11,11 @@ def is_url(text: str) -> bool:
     """Return True if *text* is a URL or a chain of URLs such as `simplecache::s3://a`.
 
     A text that begins with a slash, a dot or `~` is a path, because dates and names of runs may
-    contain `::`. So is a text with `::` that exists as a path on this machine.
+    contain `::`. So is a text with `::` that exists as a path on this machine, unless it begins
+    with a scheme such as `s3://`. Nothing is requested from the network.
 
     Args:
-        text: A path or URL as a user writes it.
+        text: A path or URL as a user writes it, such as `s3://bucket/folder`.
     """
     if _SCHEME.match(text):
         return True

@@ -32,13 +32,23 @@ def view(
     *,
     chunk_rows: int | None = None,
 ) -> SplitView:
-    """Return a finished split as a dask array; the task that computes a chunk reads its pixels.
+    """Return the images of a finished split as a dask array, with its labels and readable rows.
+
+    The labels and the readable rows are read now. Pixels are read from the store when a chunk is
+    computed, so a Dask worker that computes one must reach *store* under the same address.
 
     Args:
         store: The folder or URL of the store.
         split: The name of the split (default: `train`).
-        size: The side of the squares in pixels (default: 224).
-        chunk_rows: The rows in a chunk of the dask array (default: those of a shard).
+        size: The side of the squares in pixels, one of those that the store has (default: 224).
+        chunk_rows: The rows in a chunk of the dask array, at least 1 (default: those of a shard).
+
+    Returns:
+        A named tuple of three parts, each with all `num_rows` rows of the split in the order of the
+        store. `images` is a lazy dask array, (num_rows, size, size, 3) uint8 RGB, 0 to 255, in
+        chunks of (chunk_rows, size, size, 3), of which the last may be shorter, with zeros for
+        unreadable rows. `labels` is a numpy array in memory, (num_rows,) int32, -1 for no class.
+        `readable` is a numpy array in memory, (num_rows,) bool, False for quarantined rows.
 
     Raises:
         StoreError: The store has no such split or size, or the split is not finished.

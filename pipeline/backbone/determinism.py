@@ -29,7 +29,7 @@ def probe_images(size: int) -> Tensor:
     generators may change.
 
     Args:
-        size: Side of the images in pixels.
+        size: The side of the images in pixels, at least 1.
 
     Returns:
         (2, 3, size, size) uint8 RGB, on the CPU.
@@ -45,8 +45,12 @@ def probe_images(size: int) -> Tensor:
 def check_deterministic(backbone: Backbone) -> None:
     """Check that a network computes the same features of the same images in two passes.
 
+    Args:
+        backbone: The network, which computes two test images twice on its device.
+
     Raises:
-        TesseraeError: The features differ, or are not finite.
+        TesseraeError: The features differ by more than a thousandth of the largest, or are not
+            finite.
     """
     images = probe_images(backbone.size).to(backbone.device)
     first, second = (backbone.extract(images).cpu().numpy().astype(np.float64) for _ in range(2))

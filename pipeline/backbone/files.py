@@ -27,8 +27,13 @@ _DOWNLOAD_AGAIN = "Download the whole folder again."
 def check_folder(folder: Path) -> None:
     """Check that no JSON or safetensors file in *folder* is broken, truncated or a pointer.
 
+    Of weights only header and length are read. Folders inside it are not examined.
+
+    Args:
+        folder: The folder of a model.
+
     Raises:
-        TesseraeError: It names the first such file and the cure.
+        TesseraeError: It names the first such file and the cure, or the folder cannot be read.
     """
     try:
         files = sorted(path for path in folder.iterdir() if path.is_file())
@@ -45,8 +50,12 @@ def check_folder(folder: Path) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file of settings, as a dictionary.
 
+    Args:
+        path: The path of the file.
+
     Raises:
-        TesseraeError: The file holds no JSON object.
+        TesseraeError: The file holds no JSON object, or is a pointer of Git LFS.
+        OSError: The file cannot be read.
     """
     data = path.read_bytes()
     if data.startswith(_LFS):
@@ -107,14 +116,14 @@ def _lfs_pointer_error(path: Path) -> TesseraeError:
 
 
 def check_opened(name_or_path: str, model: nn.Module, mismatched: Any) -> None:
-    """Check that a model's weights fit its settings and are finite.
+    """Check that a model's weights fit its settings and are finite; nothing is changed.
 
     Args:
-        name_or_path: The folder or name of the model.
+        name_or_path: The folder or name of the model, for the error.
         model: The opened model.
         mismatched: A collection of tuples (name, shape in the file, shape by the settings) of the
-            weights that do not fit; `from_pretrained` of transformers returns it as
-            `mismatched_keys`.
+            weights that do not fit, empty if all do; `from_pretrained` of transformers returns it
+            as `mismatched_keys`.
 
     Raises:
         TesseraeError: It names the file and one such weight.

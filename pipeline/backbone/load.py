@@ -41,13 +41,15 @@ def open_backbone(
     It silences the messages and progress bars of transformers in this process.
 
     Args:
-        name_or_path: A folder with `config.json` and `model.safetensors`, a name of the model hub,
-            which is downloaded unless it is in the local cache, or `new` for a small untrained
-            network.
+        name_or_path: A folder with `config.json`, `preprocessor_config.json` and
+            `model.safetensors`; a name of the model hub, which is downloaded unless it is in the
+            local cache; or `new` for a small untrained network.
         device: The device of the model (default: the CPU).
         cut: The name of the block whose output is used, as `named_modules` of the model has it;
             None: the last one.
-        pooling: The pooling of that output, one of `POOLINGS`, which `pipeline.backbone` describes
+        pooling: The pooling of that output into one row for each image: `end` as the model learned
+            to pool it, otherwise the mean; `mean` or `max` over positions; `grid` the mean over
+            each quarter of the image, concatenated; `token` the first token of a transformer
             (default: end).
 
     Returns:
@@ -140,20 +142,26 @@ def new_backbone(
 ) -> Backbone:
     """Return an untrained residual network of eight convolutions in its blocks.
 
-    Torch's global generator draws its weights.
+    Torch's global generator draws its weights and is advanced by that. The package transformers
+    must be installed.
 
     Args:
         device: The device of the model (default: the CPU).
-        size: Side of its images in pixels, at least 32 (default: 64).
-        width: Number of channels of the first layers (default: 32); it has 8 times as many
+        size: The side of its images in pixels, at least 32 (default: 64).
+        width: The number of channels of the first layers (default: 32); it has 8 times as many
             features.
         cut: The name of the block whose output is used, as `named_modules` of the model has it;
             None: the last one.
-        pooling: The pooling of that output, one of `POOLINGS`, which `pipeline.backbone` describes
-            (default: end).
+        pooling: The pooling of that output, `end` or `mean` (over positions), `max`, or `grid` (the
+            mean over each quarter of the image, which gives 4 times as many features) (default:
+            end).
 
     Returns:
-        The network in evaluation mode, with float32 weights that receive no gradients.
+        The network in evaluation mode, with float32 weights that receive no gradients. It takes RGB
+        normalised to -1 to 1.
+
+    Raises:
+        TesseraeError: The block or the pooling does not exist.
     """
     from transformers import ResNetConfig, ResNetModel
 

@@ -144,11 +144,14 @@ class Backbone:
     def extract(self, images: Tensor) -> Tensor:
         """Return the features of images, without gradients.
 
+        They are computed in batches of 8 images on a CPU, or 128 on a GPU.
+
         Args:
-            images: (n, 3, h, w) uint8 RGB of any size, resized to the network's size.
+            images: (n, 3, h, w) uint8 RGB of any size, n at least 1, on the device of the network;
+                they are stretched to the network's size and normalised.
 
         Returns:
-            (n, d) float32, on the device of *images*.
+            (n, d) float32, on the same device, as the network computes them: they are not scaled.
         """
         return torch.cat(
             [
@@ -161,10 +164,13 @@ class Backbone:
         """Return images resized and normalised for the network.
 
         Args:
-            images: (n, 3, h, w) uint8 RGB.
+            images: (n, 3, h, w) uint8 RGB, 0 to 255, on any device, of any size: other shapes than
+                the network's square are stretched to it, bicubically, without keeping the aspect
+                ratio.
 
         Returns:
-            (n, 3, size, size) float32 RGB.
+            (n, 3, size, size) float32 RGB, a new tensor on the device of *images*: value / 255
+            minus the network's mean of the channel, divided by its standard deviation.
         """
         return self.transform.apply(images)
 
@@ -172,13 +178,15 @@ class Backbone:
         """Return the features of normalised images, with gradients if the weights have them.
 
         Args:
-            pixels: (n, 3, size, size) float32, as returned by `normalise`.
+            pixels: (n, 3, size, size) float32 RGB, as returned by `normalise`, on the device of the
+                network. The channels are reversed here if the network takes BGR.
 
         Returns:
-            (n, d) features.
+            (n, d) features, float32 unless under autocast, on the same device; d is `dim`.
 
         Raises:
-            TesseraeError: The output of the cut does not have one row for each image.
+            TesseraeError: The output of the cut does not have one row for each image, or cannot be
+                pooled as the network's `pooling` says.
         """
         rows = self._pooled_output(pixels)
         if len(rows) != len(pixels):

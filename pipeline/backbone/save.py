@@ -15,14 +15,15 @@ from pipeline.errors import TesseraeError
 
 
 def save_backbone(backbone: Backbone, folder: str | os.PathLike[str]) -> None:
-    """Write `config.json`, `model.safetensors` and `preprocessor_config.json`.
+    """Write `config.json`, `model.safetensors` and `preprocessor_config.json` into a new folder.
 
-    The whole network is written, including the blocks after a cut. The folder appears complete or
-    not at all.
+    The whole network is written, including the blocks after a cut; a pooler that was not trained is
+    left out. The folder appears complete or not at all. The progress bars of transformers are
+    disabled in this process.
 
     Args:
-        backbone: A network of `transformers`.
-        folder: The target folder, which must not exist.
+        backbone: A network of `transformers`, which is not changed.
+        folder: The target folder, which must not exist; folders above it are created.
 
     Raises:
         TesseraeError: The folder exists, or the network is not of `transformers`.

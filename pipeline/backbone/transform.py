@@ -31,10 +31,12 @@ class Transform:
         """Return resized and normalised images.
 
         Args:
-            images: (n, 3, h, w) uint8 RGB of any size; other sizes are stretched to squares.
+            images: (n, 3, h, w) uint8 RGB, 0 to 255, on any device, of any size; other sizes are
+                stretched to squares, bicubically, without keeping the aspect ratio.
 
         Returns:
-            (n, 3, size, size) float32 RGB, on the device of *images*.
+            (n, 3, size, size) float32, (value / 255 - mean) / std of each channel, a new tensor on
+            the device of *images*. The channels are RGB, also if `channels` is BGR.
         """
         pixels = images.float()
         if pixels.shape[2:] != (self.size, self.size):
@@ -53,6 +55,9 @@ def read_transform(name_or_path: str, config: Any, *, local: bool) -> Transform:
         config: The configuration of the model, an object of transformers; its `image_size` counts
             if the preprocessing has no size.
         local: True if *name_or_path* is a folder, so that nothing is downloaded.
+
+    Returns:
+        The size, mean, standard deviation and order of channels of the images that the model takes.
 
     Raises:
         TesseraeError: The model does not specify it, or takes no squares.
@@ -101,11 +106,15 @@ def make_transform(
             `crop_size` and `rescale_factor`, as JSON values.
         defaults: The fields of its kind that the file may leave out; empty for an unknown kind.
         name: The name of the model in errors.
-        image_size: Side in pixels by the model's configuration, used if the file has no size; None
-            if the configuration has none either.
+        image_size: The side in pixels by the model's configuration, used if the file has no size;
+            None if the configuration has none either.
+
+    Returns:
+        The transform. Mean and standard deviation are fractions of 255, three numbers each.
 
     Raises:
-        TesseraeError: The normalisation is not specified, or the images are no squares.
+        TesseraeError: The normalisation is not specified, a field is invalid, or the images are no
+            squares.
     """
     merged = {**defaults, **fields}
     if "image_mean" not in merged:

@@ -29,12 +29,14 @@ def block_output(model: nn.Module, cut: str, pixels: Tensor) -> Tensor:
 
     Args:
         model: The network.
-        cut: The name of the block, as `named_modules` of the model has it; `check_block` checks it.
-        pixels: (n, 3, h, w) float32, the normalised images.
+        cut: The name of the block, as `named_modules` of the model has it; it must exist.
+        pixels: (n, 3, h, w) float32, the normalised images, with the channels in the order that the
+            model takes, on its device.
 
     Returns:
-        (n, d, h', w') for convolutions, (n, positions, d) for transformers, or (n, d). Of an output
-        of several parts it is `last_hidden_state`, or else the first part.
+        (n, d, h', w') for convolutions, (n, positions, d) for transformers, or (n, d), on the same
+        device, with gradients if the weights have them. Of an output of several parts it is
+        `last_hidden_state`, or else the first part.
 
     Raises:
         TesseraeError: The block is never called, or its output is no tensor.
@@ -66,12 +68,13 @@ def _tensor(output: Any, cut: str) -> Tensor:
 
 
 def check_block(model: nn.Module, name: str, cut: str) -> None:
-    """Check that a network has a block that can have an output.
+    """Check that a network has a block that can have an output; nothing is computed.
 
     Args:
         model: The network.
         name: The name of the network in errors.
-        cut: The name of the block, as `named_modules` of the model has it.
+        cut: The name of the block, as `named_modules` of the model has it, such as
+            `encoder.layer.3`; a ModuleList or ModuleDict has no output.
 
     Raises:
         TesseraeError: There is no such block; the error names existing ones.
@@ -102,15 +105,18 @@ def pool(hidden: Tensor, pooling: str, name: str) -> Tensor:
     """Pool the output of a block into one row for each image.
 
     Args:
-        hidden: (n, d, h, w) of convolutions, (n, positions, d) of transformers, or (n, d).
-        pooling: One of `POOLINGS`; `end` means the mean here.
+        hidden: (n, d, h, w) of convolutions, (n, positions, d) of transformers, or (n, d), which is
+            returned as it is, whatever the pooling.
+        pooling: `mean` or `max` over positions; `end`, which means the mean here; `grid`, the mean
+            over each quarter of the image; or `token`, the first position.
         name: The name of the network in errors.
 
     Returns:
-        (n, d); for `grid` (n, 4 d): d channels, each of four quarters.
+        (n, d); for `grid` (n, 4 d): for each of the d channels, its four quarters in turn.
 
     Raises:
-        TesseraeError: The output cannot be pooled in that way.
+        TesseraeError: The output cannot be pooled in that way: `grid` needs four dimensions,
+            `token` three.
     """
     dims = hidden.dim()
     if dims == 2:

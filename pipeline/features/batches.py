@@ -36,17 +36,19 @@ def read_chunks(
     """Yield the chunks of a shard object of images, in order.
 
     Args:
-        objects: The store.
-        record: The record of the object in the images' commit.
-        recipe: The recipe of the store.
-        size: Side of the squares in pixels.
+        objects: The objects of the store.
+        record: The record of the object in the images' commit: its name, size and digest.
+        recipe: The recipe of the store's images.
+        size: The side of the squares in pixels, that of the object.
 
     Yields:
-        (chunk_rows, size, size, 3) uint8; the last may have rows past the end of the split.
+        (chunk_rows, size, size, 3) uint8 RGB, to be read only; the last may have rows past the end
+        of the split, which mean nothing.
 
     Raises:
-        StoreDamagedError: The object differs from the commit. Chunks that were yielded before must
-            not be used then.
+        StoreDamagedError: The object is missing or differs from the commit. The digest of the whole
+            is compared after the last chunk, so chunks that were yielded before must not be used
+            then.
     """
     decompress = decompressor(recipe.codec)
     shape = (recipe.chunk_rows, size, size, 3)
@@ -127,11 +129,11 @@ def batches(
         chunks: The chunks of the shard in order, (n, size, size, 3) uint8.
         readable: (rows of the shard,) bool, False for rows in quarantine, which are skipped. Rows
             of the last chunk beyond its length are padding, and skipped too.
-        batch_rows: Maximum number of rows of a batch, at least 1.
+        batch_rows: The maximum number of rows of a batch, at least 1.
 
     Yields:
-        Row numbers within the shard, (n,) int64, ascending, and their pixels, (n, size, size, 3)
-        uint8.
+        The row numbers within the shard, (n,) int64, ascending from 0, and their pixels, a copy,
+        (n, size, size, 3) uint8; n is *batch_rows*, but for the last batch 1 to *batch_rows*.
     """
     indices: list[int] = []
     images: list[NDArray[np.uint8]] = []

@@ -38,11 +38,14 @@ def resolve_recipe(
     Features that the store has already keep their name, even if the network's folder was renamed.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         split: The name of the split.
         backbone: The network that computes the features.
         options: The choices of the user: stored size, precision and dtype. Without a stored size,
             it is the smallest of the split that the network need not enlarge, or the largest.
+
+    Returns:
+        The recipe; its `name` is the name of the features, that of their folder in `features/`.
 
     Raises:
         StoreError: The split is not finished, or lacks the size.
@@ -101,7 +104,7 @@ def new_run(name: str, split: str) -> str:
     """Return a new unique name for a run, which marks its temporary files and its tasks.
 
     Args:
-        name: The name of the features.
+        name: The name of the features, that of their folder in `features/` of the store.
         split: The name of the split.
 
     Returns:
@@ -111,25 +114,34 @@ def new_run(name: str, split: str) -> str:
 
 
 def lease_name(name: str, split: str) -> str:
-    """Return the name of the lease that a run holds to extract features *name* of *split*."""
+    """Return the name of the lease that a run holds to extract features of a split.
+
+    Args:
+        name: The name of the features, that of their folder in `features/` of the store.
+        split: The name of the split.
+
+    Returns:
+        `features.<name>.<split>`.
+    """
     return f"features.{name}.{split}"
 
 
 def write_metadata(
     objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]
 ) -> None:
-    """Write the recipe and the metadata that readers need, before the first task.
+    """Write the recipe and the metadata that readers need into the store, before the first task.
 
-    A recipe that is missing or damaged is written, and metadata that differ are replaced.
+    They are `features/<name>/recipe.json` and the `zarr.json` of each array and group. A recipe
+    that is missing or damaged is written, and metadata that differ are replaced.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         recipe: The recipe of the features.
         plan: The plan of the split.
         kinds: The kinds of features that get metadata, of `plain` and `mirrored`.
 
     Raises:
-        StoreMismatchError: Features of another recipe have this name.
+        StoreMismatchError: Features of another recipe have this name; nothing is written.
     """
     name = layout.features_recipe(recipe.name)
     try:
@@ -151,14 +163,15 @@ def write_metadata(
 
 
 def recorded_probe(objects: Objects, recipe: FeatureRecipe) -> str:
-    """Return the probe that a commit of these features records, of any split; empty if none does.
+    """Return the probe that a commit of these features records, of any split.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         recipe: The recipe of the features.
 
     Returns:
-        Base64 text, as `pipeline.features.probes.encode_probe` returns it.
+        Base64 text, as `pipeline.features.probes.encode_probe` returns it; the empty string if
+        there is no commit with a probe.
     """
     for split in features.splits_of(objects).get(recipe.name, []):
         plan = records.load_plan(objects, split)
@@ -171,12 +184,13 @@ def recorded_probe(objects: Objects, recipe: FeatureRecipe) -> str:
 def missing_shards(
     objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]
 ) -> list[int]:
-    """Return the numbers of the shards to compute, ascending.
+    """Return the numbers of the shards to compute, ascending; empty if all are complete.
 
-    They lack features of one of *kinds*, or their images have changed since.
+    They lack features of one of *kinds*, or their images have changed since. Only the sizes of
+    objects are compared, not their bytes.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         recipe: The recipe of the features.
         plan: The plan of the split.
         kinds: The kinds that every shard must have, of `plain` and `mirrored`.
@@ -192,7 +206,7 @@ def intact_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list[se
     Only the sizes of objects are compared; `damaged_objects` compares their bytes.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         recipe: The recipe of the features.
         plan: The plan of the split.
 
@@ -222,12 +236,14 @@ def damaged_objects(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list
     """Read all objects that commits list, and return the names of the damaged ones.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         recipe: The recipe of the features.
         plan: The plan of the split.
 
     Returns:
-        Names of objects in the store, ordered by shard; those of missing objects too.
+        The names of shard objects in the store, such as
+        `features/<name>/features.zarr/train/plain/c.0.0`; those of missing objects too; empty if
+        all are intact.
     """
     commits = features.load_commits(objects, recipe, plan)
     written = [record for commit in commits.values() for record in commit.arrays.values()]
@@ -243,14 +259,16 @@ def remove_objects(
 ) -> None:
     """Remove shard objects that must be computed again, since tasks never replace an object.
 
-    The record of the split is removed first if it lists one of them.
+    The record that the features of the split are complete
+    (`features/<name>/splits/<split>.done.json`) is removed first if it lists the kind of one of
+    them.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         recipe: The recipe of the features.
         plan: The plan of the split.
-        names: The names of the objects. Those that do not exist, or are no shards of these
-            features, are ignored.
+        names: The names of the objects in the store. Those that do not exist, or are no shards of
+            these features, are ignored.
     """
     folders = {kind: layout.features_array(recipe.name, plan.split, kind) for kind in KINDS}
     existing = {name for folder in folders.values() for name in objects.names(folder)}
@@ -263,15 +281,18 @@ def remove_objects(
 
 
 def recorded_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> tuple[str, ...]:
-    """Return the kinds that the split's record lists; if damaged, those of all commits.
+    """Return the kinds that the record of the split's complete features lists.
+
+    If that record is damaged, they are the kinds that every commit of the split has.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         recipe: The recipe of the features.
         plan: The plan of the split.
 
     Returns:
-        Some of `plain` and `mirrored`; empty without a record.
+        Some of `plain` and `mirrored`; empty without a record, or if it is damaged and there is no
+        commit.
     """
     try:
         done = features.load_finish_record(objects, recipe.name, plan.split)
@@ -286,13 +307,15 @@ def obsolete_objects(
 ) -> list[str]:
     """Return the names of shard objects of *kinds* that no commit of the present images lists.
 
-    They may not exist.
-
     Args:
-        objects: The store.
+        objects: The objects of the store.
         recipe: The recipe of the features.
         plan: The plan of the split.
         kinds: The kinds of features, of `plain` and `mirrored`.
+
+    Returns:
+        Names in the store, such as `features/<name>/features.zarr/train/plain/c.0.0`, ordered by
+        shard. The objects may not exist.
     """
     committed = intact_kinds(objects, recipe, plan)
     return [
@@ -306,11 +329,14 @@ def obsolete_objects(
 def feature_jobs(config: FeatureTaskConfig, shards: Sequence[int], slots: int = 1) -> list[Job]:
     """Return the jobs that compute the features of *shards*, one for each shard, in their order.
 
+    Nothing is submitted. On a worker each job requires one unit of the Dask resource `GPU` if the
+    run uses GPUs, and returns a `FeatureReport`.
+
     Args:
         config: The arguments of the run.
-        shards: Numbers of the shards.
-        slots: Number of tasks that run at once (default: 1). If fewer are left for the last round,
-            they share all the threads, so that no CPU core is idle.
+        shards: The numbers of the shards; without any there are no jobs.
+        slots: The number of tasks that run at once (default: 1). If fewer are left for the last
+            round, they share all the threads, so that no CPU core is idle.
     """
     options = {"resources": {"GPU": 1}} if config.gpu else {}
     num_in_last_round = len(shards) % slots
@@ -329,10 +355,11 @@ def feature_jobs(config: FeatureTaskConfig, shards: Sequence[int], slots: int = 
 def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeatureFinishRecord:
     """Write the record that a split's features are complete, for the kinds that all shards have.
 
-    The record is written last and durably; metadata that differ are replaced before.
+    The record, `features/<name>/splits/<split>.done.json`, is written last and durably; metadata
+    that differ are replaced before. An equal record is left as it is.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         recipe: The recipe of the features.
         plan: The plan of the split.
 
@@ -340,7 +367,8 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeatureFinish
         The record.
 
     Raises:
-        StoreError: Features of a shard are missing, or the images were rebuilt meanwhile.
+        StoreError: No kind of features is committed for every shard, or the images were rebuilt
+            meanwhile.
     """
     committed = intact_kinds(objects, recipe, plan)
     kinds = tuple(kind for kind in KINDS if all(kind in shard_kinds for shard_kinds in committed))
@@ -388,10 +416,13 @@ def _parts(objects: Objects, plan: Plan) -> str:
 
 
 def is_done(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> bool:
-    """Return True if the features of *kinds* are complete, without reading shards.
+    """Return True if the features of *kinds* are complete for a split, without reading shards.
+
+    The record of completeness, recipe and metadata are read, and the sizes of shards compared. It
+    is False, too, if a record is damaged or the images have changed since.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         recipe: The recipe of the features.
         plan: The plan of the split.
         kinds: The kinds that are required, of `plain` and `mirrored`.
@@ -417,13 +448,14 @@ def explain_extraction(
     """Return how the stored features of a split differ from the requested ones.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         recipe: The recipe of the requested features.
         plan: The plan of the split.
-        kinds: The requested kinds.
+        kinds: The requested kinds, of `plain` and `mirrored`.
 
     Returns:
-        A phrase about the most similar features; empty if no features of the split are finished.
+        A phrase about the most similar features, such as "those stored as vit-0123abcd have dtype
+        float16, not float32"; the empty string if no features of the split are finished.
     """
     stored = {}
     for name in features.names(objects):

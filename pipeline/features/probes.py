@@ -23,10 +23,13 @@ TOLERANCES = {"float32": 1e-2, "bfloat16": 1e-1}
 
 
 def encode_probe(features: NDArray[np.float32]) -> str:
-    """Encode up to `MAX_NUMBERS` evenly spaced features of each probe image as base64 text.
+    """Encode up to 64 evenly spaced features of each probe image as base64 text.
 
     Args:
-        features: The features of the probe images, (n, d) float32.
+        features: The features of the probe images, (n, d) float32, d at least 1.
+
+    Returns:
+        The base64 text of the selected numbers, float32 little-endian, image after image.
     """
     step = max(1, -(-features.shape[1] // MAX_NUMBERS))
     sampled = np.ascontiguousarray(features[:, ::step], "<f4")
@@ -38,12 +41,12 @@ def probe_distance(first: Any, second: Any) -> float | None:
 
     Args:
         first: A probe as `encode_probe` returns it, or anything else that a commit holds in its
-            place.
+            place, such as None or the empty string.
         second: The other probe.
 
     Returns:
-        The norm of their difference, divided by the larger of their norms, from 0 to 2; None if one
-        is missing or invalid, or if their lengths differ.
+        The Euclidean norm of their difference, divided by the larger of their norms, from 0 (equal)
+        to 2; None if one is missing or invalid, or if their lengths differ.
     """
     a, b = _decode(first), _decode(second)
     if a is None or b is None or a.shape != b.shape:
@@ -56,9 +59,10 @@ def probes_differ(first: Any, second: Any, precision: str) -> bool:
     """Return True if two machines compute different features, by their probes.
 
     Args:
-        first: An encoded probe, or anything else that a commit holds in its place.
+        first: An encoded probe, or anything else that a commit holds in its place, such as None.
         second: The same of the other machine.
-        precision: The precision of the features, a key of `TOLERANCES`.
+        precision: The precision of the features, `float32` or `bfloat16`, which decides the
+            tolerance of the relative distance: 0.01 or 0.1.
 
     Returns:
         True if the probes differ by more than the tolerance; False also if one of them is missing

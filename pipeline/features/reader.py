@@ -66,15 +66,19 @@ class Features:
     def rows(self, rows: NDArray[np.int64], kind: str = "plain") -> NDArray[np.float32]:
         """Return the features of some rows.
 
+        Shards are opened and chunks compared with their checksums when they are first read.
+
         Args:
-            rows: (n,) int64, row numbers in any order.
-            kind: `plain` (the default) or `mirrored`.
+            rows: The rows of the split, (n,) int64, in any order, also repeated.
+            kind: `plain` for the features of the images (the default), or `mirrored` for those of
+                their mirror images.
 
         Returns:
-            (n, d) float32; zeros for rows in quarantine.
+            (n, d) float32, a copy, in the order of *rows*, as the network computed them: they are
+            not scaled. They are zeros for rows in quarantine.
 
         Raises:
-            ValueError: A row is out of range.
+            ValueError: A row is out of range; negative numbers are, too.
             StoreError: There are no features of that kind.
             StoreDamagedError: A shard is missing or damaged.
         """
@@ -164,12 +168,15 @@ def _rows_of(
 
 
 def open_features(store: str | os.PathLike[str], name: str, split: str) -> Features:
-    """Open a split's features.
+    """Open a split's features for reading; only their records are read now.
 
     Args:
-        store: Path or URL of the store.
-        name: Name of the features, that of their folder in `features/` of the store.
-        split: Name of the split.
+        store: The path or URL of the store.
+        name: The name of the features, that of their folder in `features/` of the store.
+        split: The name of the split.
+
+    Returns:
+        The features, whose `rows` reads those of some rows; files stay open until it is collected.
 
     Raises:
         StoreError: There are no such features, or they are not finished.
@@ -197,11 +204,15 @@ def open_features(store: str | os.PathLike[str], name: str, split: str) -> Featu
 
 
 def finished_features(objects: Objects, split: str) -> Iterable[str]:
-    """Return the names of the features of a split that are complete, sorted.
+    """Return the names of the features of a split that are complete.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         split: The name of the split.
+
+    Returns:
+        A sorted list of the names, those of folders in `features/`; empty if there are none.
+        Whether the images have changed since is not checked.
 
     Raises:
         StoreDamagedError: A record is damaged.

@@ -62,7 +62,16 @@ PROGRESS_SECONDS = 2.0
 
 
 def progress_topic(run: str) -> str:
-    """Return the topic of the Dask events that report the progress of the tasks of *run*."""
+    """Return the topic of the Dask events that report the progress of the tasks of *run*.
+
+    An event is `{"shard": number, "rows": rows of it that are computed so far}`.
+
+    Args:
+        run: The name of the run.
+
+    Returns:
+        `features-<run>`.
+    """
     return f"features-{run}"
 
 
@@ -93,21 +102,26 @@ class _ProgressReporter:
 
 
 def extract_shard(config: FeatureTaskConfig, shard: int, threads: int = 1) -> FeatureReport:
-    """Compute the features of one shard, of each kind that it lacks, and commit them.
+    """Compute the features of one shard, of each kind that it lacks, and commit them in the store.
+
+    Features of each kind become one object, which is never replaced if it exists; the commit is
+    written last, durably. In a Dask worker, progress is reported as events.
 
     Args:
         config: The arguments of the run.
-        shard: Number of the shard.
-        threads: Number of threads that compute, each its own batches (default: 1). On a GPU there
-            are always two.
+        shard: The number of the shard.
+        threads: The number of threads that compute, each its own batches (default: 1). On a GPU
+            there are always two.
 
     Returns:
         A summary; it has written 0 bytes if the shard lacked nothing.
 
     Raises:
         StoreDamagedError: The shard's images are damaged.
-        StoreError: The store cannot be written, or is not the one in which the run was started; or
-            a feature is NaN or infinite.
+        StoreMismatchError: This process has another version of the code, or another network, than
+            the run was started with.
+        StoreError: The store cannot be written, or is not the one in which the run was started; the
+            shard's images are not committed; or a feature is NaN or infinite.
     """
     started = time.monotonic()
     check_run_active(config.store, config.run)
@@ -177,14 +191,14 @@ def _image_commit(workspace: FeatureWorkspace, shard: int) -> Commit:
 
 
 def intact_arrays(objects: Objects, commit: FeatureCommit) -> dict[str, ObjectRecord]:
-    """Return the arrays of a commit that exist at their committed size.
+    """Return the arrays of a commit that exist at their committed size; their bytes are not read.
 
     Args:
-        objects: The store.
-        commit: The commit of a shard.
+        objects: The objects of the store.
+        commit: The commit of the features of a shard.
 
     Returns:
-        Kind, `plain` or `mirrored`, -> record of its object.
+        The record of each such object by its kind, `plain` or `mirrored`; empty if there is none.
     """
     return {
         kind: written

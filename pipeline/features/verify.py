@@ -57,16 +57,17 @@ class FeatureRecords:
 
 
 def read_records(objects: Objects, name: str, images: SplitRecords) -> FeatureRecords:
-    """Read the records of the features *name* of the split of *images*.
+    """Read the records of the features *name* of the split of *images*; shards are not read.
 
     Args:
-        objects: The store.
-        name: The name of the features.
+        objects: The objects of the store.
+        name: The name of the features, that of their folder in `features/` of the store.
         images: The records of the images of the split.
 
     Returns:
-        What could be read, and its problems. Unfinished features are a problem, too, as are
-        features of other images than the store has now.
+        What could be read, and the problems, in `problems`; no error is raised for them. Unfinished
+        features are a problem, too, as are features of other images than the store has now, and
+        those that machines computed differently.
     """
     feature_records = FeatureRecords(name=name, split=images.split)
     feature_records.problems += _read_recipe(objects, feature_records, images)
@@ -205,12 +206,15 @@ def _unreadable(error: OSError) -> str:
 
 
 def unknown_splits(store_splits: Sequence[str], splits: Sequence[str], name: str) -> list[Problem]:
-    """Return a problem for each split of features that the store does not have.
+    """Return a problem for each split of features that the store does not have; nothing is read.
 
     Args:
         store_splits: The names of the splits of the store.
         splits: The names of the splits of the features.
         name: The name of the features.
+
+    Returns:
+        The problems, in the order of *splits*; empty if the store has all of them.
     """
     return [
         Problem(
@@ -224,14 +228,15 @@ def unknown_splits(store_splits: Sequence[str], splits: Sequence[str], name: str
 def unknown_objects(objects: Objects, feature_records: FeatureRecords) -> list[str]:
     """Return the names of objects in the folders of finished features that no record lists.
 
-    They do no harm.
+    They do no harm. The folders are listed, and no object is read.
 
     Args:
-        objects: The store.
+        objects: The objects of the store.
         feature_records: The records of the features of a split.
 
     Returns:
-        Names of objects in the store; none for unfinished features, whose tasks may still write.
+        The names of objects in the store; none for unfinished features, whose tasks may still
+        write.
     """
     if feature_records.done is None:
         return []

@@ -96,12 +96,16 @@ def open_recipe_backbone(recipe: FeatureRecipe, trunk: str, device: torch.device
 
     Args:
         recipe: The recipe of the features.
-        trunk: The folder or name of the network.
+        trunk: The folder of the network, its name on the model hub, or `new`.
         device: The device of the network.
+
+    Returns:
+        The network in evaluation mode on *device*, with the cut and the pooling of the recipe, and
+        its weights channels last in memory.
 
     Raises:
         StoreMismatchError: The network at *trunk* has other weights or another transform.
-        TesseraeError: There is no network at *trunk*.
+        TesseraeError: There is no network at *trunk*, or it cannot be used.
     """
     backbone = open_backbone(trunk, device, cut=recipe.cut or None, pooling=recipe.pooling)
     opened = (
@@ -123,7 +127,9 @@ def open_recipe_backbone(recipe: FeatureRecipe, trunk: str, device: torch.device
 
 
 def compute_probe(backbone: Backbone, precision: str) -> str:
-    """Return the network's features of the probe images on this machine, as base64 text.
+    """Return the network's features of two probe images on this machine, as base64 text.
+
+    It is the text that `pipeline.features.probes.encode_probe` makes of them.
 
     Args:
         backbone: The network.
@@ -145,9 +151,10 @@ def check_probe(recipe: FeatureRecipe, recorded: str, measured: str) -> None:
     """Check that this machine may continue features that another torch or device has started.
 
     Args:
-        recipe: The recipe of the features.
-        recorded: The probe in a commit of the features; empty if there is none.
-        measured: The probe of the network on this machine.
+        recipe: The recipe of the features, whose precision decides the tolerance.
+        recorded: The probe in a commit of the features, as base64 text; the empty string if there
+            is none, which passes.
+        measured: The probe of the network on this machine, from `compute_probe`.
 
     Raises:
         StoreMismatchError: The probes differ by more than the tolerance.
@@ -163,11 +170,12 @@ def compute_features(
 
     Args:
         backbone: The network.
-        images: (n, 3, h, w) uint8 RGB on any device; the network resizes them.
+        images: (n, 3, h, w) uint8 RGB, n at least 1, on any device; they are copied to that of the
+            network, which stretches them to its size and normalises them.
         precision: `float32` or `bfloat16`, the number format of the computation.
 
     Returns:
-        (n, d) float32, on the CPU.
+        (n, d) float32, on the CPU, as the network computes them: they are not scaled.
     """
     device = backbone.device
     use_bfloat16 = precision == "bfloat16"
@@ -178,9 +186,11 @@ def compute_features(
 
 @contextlib.contextmanager
 def reproducible_sums(device: torch.device) -> Iterator[None]:
-    """Make torch's sums reproducible inside the block: one thread, and full float32 on a GPU.
+    """Make torch's sums reproducible inside the block: one thread, or fixed algorithms on a GPU.
 
-    The settings are those of the process, and restored at the end of the block.
+    The settings are those of the process, and restored at the end of the block: on a CPU the number
+    of torch's threads is 1; cuDNN computes in full float32, and always with the same algorithm. The
+    precision of matrix products stays as it is set. The block yields None.
 
     Args:
         device: The device that computes. On a GPU the number of torch's CPU threads stays as it is.

@@ -142,18 +142,29 @@ def decode(
     rules: int = RULES,
     missing_end: str = "refuse",
 ) -> Decoded:
-    """Decode the image file *data*.
+    """Decode the image file *data* to RGB pixels.
+
+    The bytes and the arguments alone determine the result. Pillow's warnings are suppressed in this
+    process.
 
     Args:
         data: All bytes of the file.
-        fit: The way the image will become a square; it determines the side compared with `serves`.
-        serves: The side in pixels of the largest square that will be made.
+        fit: The way the image will become a square, `crop`, `pad` or `squish`. Nothing is cut here;
+            it only decides which side of the image is compared with *serves*: the longer one for
+            `pad`, otherwise the shorter one.
+        serves: The side in pixels of the largest square that will be made. A JPEG that is much
+            larger is decoded at 1/2, 1/4 or 1/8 of its size.
         exif: True to rotate the image according to its EXIF orientation.
         rules: The version of the rules, 1 or 2, from the recipe of the store (default: 2).
-        missing_end: One of `MISSING_END` (default: `refuse`). Rules 1 always refuse.
+        missing_end: `keep` to accept a JPEG that lacks nothing but its end marker, `refuse` to
+            reject it (default: `refuse`). Rules 1 always refuse.
+
+    Returns:
+        The whole picture as a Pillow image, with the size, mode and format of the file.
 
     Raises:
-        DecodeError: The bytes are not a readable image.
+        DecodeError: The bytes are not a readable image; its `status` is the number that the store
+            keeps, and its `reason` a line of text.
         MemoryError: There is too little memory, which says nothing about the bytes.
     """
     if not data:
@@ -201,7 +212,7 @@ def reduction_factor(width: int, height: int, *, fit: str, serves: int) -> int:
     Args:
         width: The width of the image in pixels.
         height: The height of the image in pixels.
-        fit: The way the image will become a square.
+        fit: The way the image will become a square, `crop`, `pad` or `squish`.
         serves: The side in pixels of the largest square that will be made.
     """
     side = max(width, height) if fit == "pad" else min(width, height)

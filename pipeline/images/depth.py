@@ -36,14 +36,19 @@ class NoRangeError(Exception):
 
 
 def to_rgb(image: Image.Image, data: bytes) -> Image.Image:
-    """Return *image* in mode RGB, with 8 bits a sample.
+    """Return an image in mode RGB, with 8 bits a sample, scaled by the range that its file states.
 
     Args:
-        image: An image that Pillow has opened but not loaded.
+        image: An image that Pillow has opened but not loaded; this loads it.
         data: All bytes of its file.
 
+    Returns:
+        A Pillow image of the same size. An alpha channel is dropped.
+
     Raises:
-        NoRangeError: The file states no range for its samples.
+        NoRangeError: The samples have more than 8 bits, and the file states no range for them.
+        OSError: The samples of a PGM or PPM are cut off; Pillow raises this and other errors for
+            damaged files.
     """
     if image.format == "PPM":
         return _netpbm_to_rgb(image, data)
@@ -68,7 +73,8 @@ def nearest_levels(samples: NDArray[Any], maximum: int) -> NDArray[np.uint8]:
     """Scale unsigned samples from 0..*maximum* to the nearest of 0..255; halves are rounded up.
 
     Args:
-        samples: Unsigned integers of any shape; larger ones count as *maximum*.
+        samples: Unsigned integers of any shape; larger ones count as *maximum*. They are not
+            changed.
         maximum: The sample value that becomes 255, 1 to 65,535.
 
     Returns:

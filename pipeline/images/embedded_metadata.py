@@ -25,14 +25,18 @@ _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
 def without_metadata(data: bytes, format: Format) -> bytes | None:
-    """Return *data* without metadata.
+    """Return *data* without texts, EXIF, profiles, thumbnails and further frames or pages.
+
+    Nothing is decoded: the parts that determine the pixels are copied as they are.
 
     Args:
-        data: All bytes of an image file.
+        data: All bytes of an image file; they are not changed.
         format: The format of the file, one of `pipeline.images.formats.DECODED_FORMATS`.
 
     Returns:
-        None if the structure of the file is invalid or the format has no metadata.
+        The bytes of a file of the same format, equal to *data* if there is nothing to remove from a
+        JPEG; None if the structure of the file is invalid, or for BMP and PPM, which have no
+        metadata.
     """
     if format is formats.JPEG:
         return without_app_segments(data)
@@ -178,7 +182,8 @@ def orientation(data: bytes, format: Format) -> int:
 
     Args:
         data: All bytes of the file.
-        format: The format of the file, as `pipeline.images.formats.format_of` returns it.
+        format: The format of the file, as `pipeline.images.formats.format_of` returns it. Only
+            JPEG, PNG and WebP are searched.
 
     Returns:
         1 to 8, as in EXIF: 1 is upright; also 1 if the file has no readable orientation.

@@ -226,13 +226,13 @@ _TEXT = _nonimage_format("text", "a text file")
 
 
 def format_of(data: bytes) -> Format | None:
-    """Return the format of a file.
+    """Return the format of a file, whatever its name; nothing is decoded.
 
     Args:
-        data: The bytes of the file, or at least the first `HEAD_BYTES` of them.
+        data: The bytes of the file, or at least the first `HEAD_BYTES` (4,096) of them.
 
     Returns:
-        None if the format is unknown.
+        The format, of an image or of another kind of file; None if it is unknown.
     """
     head = bytes(data[:HEAD_BYTES])
     for offset, magic, file_format in _MAGIC:
@@ -247,6 +247,8 @@ def format_of(data: bytes) -> Format | None:
 def container_of(head: bytes) -> Format | None:
     """Return the format of a file if it is an archive, table or database; None for any other file.
 
+    A plain tar is not among them, because its mark lies further behind.
+
     Args:
         head: The first bytes of the file, 64 or more unless the file is shorter.
     """
@@ -257,10 +259,10 @@ def container_of(head: bytes) -> Format | None:
 
 
 def is_decoded(head: bytes) -> bool:
-    """Return True if a file has a format that `pipeline.images.decode` decodes.
+    """Return True if a file has a format that `pipeline.images.decode` decodes: JPEG, PNG, GIF, ...
 
     Args:
-        head: All bytes of the file, or at least the first `HEAD_BYTES`.
+        head: All bytes of the file, or at least the first `HEAD_BYTES` (4,096).
     """
     file_format = format_of(head)
     return file_format is not None and file_format.kind == DECODED
@@ -269,8 +271,11 @@ def is_decoded(head: bytes) -> bool:
 def is_worth_reading(head: bytes, num_bytes: int, limit: int) -> bool:
     """Return False if a file cannot be a readable image, so that the rest need not be read.
 
+    It is False for a file longer than *limit*, and for one of more than `SMALL_BYTES` (1 MiB) whose
+    format is not decoded. It is True for any shorter file, image or not.
+
     Args:
-        head: The first `HEAD_BYTES` of the file.
+        head: The first `HEAD_BYTES` (4,096) of the file.
         num_bytes: The length of the file in bytes.
         limit: The maximum length of an image file in bytes.
     """

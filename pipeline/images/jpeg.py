@@ -30,7 +30,8 @@ def plain_jpeg(data: bytes) -> tuple[int, int, str] | None:
         data: All bytes of a file of any kind.
 
     Returns:
-        The width and height in pixels, and the mode in Pillow's terms: "L" or "RGB".
+        The width and height in pixels before any rotation, and the mode in Pillow's terms: "L" or
+        "RGB".
     """
     if data[:2] != b"\xff\xd8":
         return None
@@ -113,10 +114,11 @@ def without_app_segments(data: bytes) -> bytes:
     """Return a JPEG without its application segments (EXIF, XMP, profiles) and comments.
 
     The segments of JFIF and Adobe remain, because they identify the channels. Nothing is decoded,
-    so the pixels stay the same.
+    so the pixels stay the same. From the first scan, or the first invalid segment, on, all bytes
+    remain.
 
     Args:
-        data: All bytes of the file.
+        data: All bytes of a JPEG; they are not changed.
     """
     pieces, at = [data[:2]], 2
     for kind, start, stop in _segments_before_scan(data):
@@ -203,9 +205,10 @@ def with_end_marker(data: bytes, pixels: Callable[[bytes], bytes | None]) -> byt
     """Return the JPEG *data* with an end marker, if it lacks nothing else; otherwise None.
 
     No decoder reports whether more is missing: at the end of the data, libjpeg fills up the image
-    without an error. So the file is decoded several times, with different garbage before the end
+    without an error. So the file is decoded up to 17 times, with different garbage before the end
     marker. If a scan is incomplete, the decoder reads the garbage as a part of it, and the pixels
-    differ; if all scans are complete, it skips the garbage.
+    differ; if all scans are complete, it skips the garbage. Zeros at the end of *data* are left
+    out.
 
     Args:
         data: A JPEG that a decoder reported as cut off.

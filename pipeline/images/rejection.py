@@ -55,11 +55,15 @@ def supported_format(data: bytes) -> Format:
     """Return the format of a file if it is one that is decoded.
 
     Args:
-        data: All bytes of the file, or at least the first `pipeline.images.formats.HEAD_BYTES`.
+        data: All bytes of the file, or at least the first `pipeline.images.formats.HEAD_BYTES`
+            (4,096); of a TIFF all bytes, because its tags are read.
+
+    Returns:
+        One of `pipeline.images.formats.DECODED_FORMATS`.
 
     Raises:
-        DecodeError: The format is unknown (`UNIDENTIFIED`) or is not decoded (`UNIDENTIFIED` or
-            `UNSUPPORTED`); its status and reason are those of a quarantined row.
+        DecodeError: The format is unknown or not an image (`UNIDENTIFIED`), or an image that is not
+            decoded (`UNSUPPORTED`); its status and reason are those of a quarantined row.
     """
     file_format = formats.format_of(data)
     if file_format is None:
@@ -100,10 +104,12 @@ def rejection_of(data: bytes, error: Exception, rules: int) -> tuple[int, str]:
         rules: The version of the decoding rules, 1 or 2.
 
     Returns:
-        The status, and a line of at most 200 printable characters.
+        The status, one of the numbers of this module, such as `TRUNCATED` or `CORRUPT`; and a line
+        of printable text, the reason.
 
     Raises:
-        DecodeError: The format is unknown or is not decoded, which says more than *error*.
+        DecodeError: Pillow did not identify the file, and by rules 2 its format is unknown or is
+            not decoded, which says more than *error*.
     """
     if isinstance(error, Image.DecompressionBombError):
         return BOMB, _printable_line(str(error))

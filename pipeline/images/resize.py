@@ -32,6 +32,12 @@ def fit_box(width: int, height: int, fit: str) -> tuple[int, int, int, int]:
         width: The width of the image in pixels.
         height: The height of the image in pixels.
         fit: `crop` keeps the centred square; `pad` and `squish` keep the whole image.
+
+    Returns:
+        Four whole numbers, from the left and the upper edge; right and bottom are exclusive.
+
+    Raises:
+        ValueError: *fit* is none of these.
     """
     if fit == "crop":
         side = min(width, height)
@@ -46,14 +52,18 @@ def resize(decoded: Decoded, size: int, *, fit: str, filter: str) -> bytes:
     """Return the square of one size.
 
     Args:
-        decoded: The decoded image.
+        decoded: The decoded image, which is not changed.
         size: The side of the square in pixels.
         fit: `crop` cuts a centred square, `squish` changes the aspect ratio, and `pad` scales the
             longer side to `size` and centres the image on black.
-        filter: The resampling filter, one of `FILTERS`.
+        filter: The resampling filter: `nearest`, `box`, `bilinear`, `hamming`, `bicubic` or
+            `lanczos`.
 
     Returns:
-        (size, size, 3) uint8 RGB in C order.
+        size * size * 3 bytes: the pixels, (size, size, 3) uint8 RGB in C order.
+
+    Raises:
+        ValueError: *fit* is none of these.
     """
     box: tuple[float, float, float, float] = fit_box(decoded.width, decoded.height, fit)
     if decoded.scale > 1:

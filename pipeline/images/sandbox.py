@@ -106,16 +106,24 @@ class IsolatedDecoder:
     def decode_resize(
         self, data: bytes, *, sizes: Sequence[int], filter: str, **decode_arguments: Any
     ) -> Resized:
-        """Decode the image file *data* and resize it to each of *sizes*.
+        """Decode the image file *data* and resize it to each of *sizes*, in the child process.
+
+        The child is started at the first image, and again after one that killed it.
 
         Args:
             data: All bytes of an image file.
-            sizes: The sides of the squares in pixels.
+            sizes: The sides of the squares in pixels, all different.
             filter: The resampling filter, one of `pipeline.images.resize.FILTERS`.
-            decode_arguments: Keyword arguments of `pipeline.images.decode.decode`.
+            decode_arguments: The keyword arguments of `pipeline.images.decode.decode`: `fit`,
+                `serves` and `exif`, which must be given, `rules` and `missing_end`.
+
+        Returns:
+            The size, mode and format of the file, and in `pixels`, by side, the bytes of each
+            square, (size, size, 3) uint8 RGB in C order.
 
         Raises:
-            DecodeError: The file is no readable image, or it has killed two children.
+            DecodeError: The file is no readable image, or it has killed two children, by a crash or
+                by more time or memory than this decoder allows.
             TesseraeError: The child cannot be started.
         """
         head = {"sizes": [*sizes], "filter": filter, "decoding": decode_arguments}

@@ -51,13 +51,17 @@ class Directory:
     """The bytes of the first entry of each tag."""
 
     def numbers(self, data: bytes, tag: int, max_count: int = 64) -> tuple[float, ...]:
-        """Return the numbers of *tag*; none if the tag is absent or unreadable.
+        """Return the numbers of a tag of this directory.
 
         Args:
             data: All bytes of the file.
-            tag: The number of the tag.
+            tag: The number of the tag, such as `BITS_PER_SAMPLE`.
             max_count: The maximum count of numbers; a tag that claims more is unreadable
                 (default: 64).
+
+        Returns:
+            The numbers in the order of the file, integers or floats by the type of the tag; empty
+            if the tag is absent or unreadable, or holds text or fractions.
         """
         entry = self.entries.get(tag)
         if entry is None:
@@ -78,6 +82,8 @@ class Directory:
     def number(self, data: bytes, tag: int, default: float) -> float:
         """Return the first number of a tag, or *default* if the tag is absent or unreadable.
 
+        A tag with more than 64 numbers counts as unreadable.
+
         Args:
             data: All bytes of the file.
             tag: The number of the tag, such as `COMPRESSION`.
@@ -87,10 +93,13 @@ class Directory:
 
 
 def read_directory(data: bytes) -> Directory | None:
-    """Read the first directory of a TIFF; return None if it is cut off or misplaced.
+    """Read the first directory of a TIFF or BigTIFF; no pixels are read.
 
     Args:
-        data: All bytes of the file.
+        data: All bytes of the file, which begins as a TIFF.
+
+    Returns:
+        The directory; None if it is cut off or misplaced.
     """
     order = ">" if data[:2] == b"MM" else "<"
     big = b"+" in data[2:4]
@@ -112,7 +121,7 @@ def read_directory(data: bytes) -> Directory | None:
 def without_metadata(data: bytes) -> bytes | None:
     """Return a TIFF with only the tags of its first image that decide pixels; None if unreadable.
 
-    The directory is overwritten in place, so that all offsets remain valid. It loses the texts,
+    In the copy the directory is overwritten, so that all offsets remain valid. It loses the texts,
     EXIF, profiles and further pages that could make a reader fail.
 
     Args:
@@ -145,9 +154,10 @@ def is_raw_photograph(directory: Directory, data: bytes) -> bool:
 
 
 def is_inflated_whole(directory: Directory, data: bytes) -> bool:
-    """Return False if the strips of a deflated TIFF are incomplete; True for any other TIFF.
+    """Return False if strips or tiles of a deflated TIFF are incomplete; True for any other TIFF.
 
-    libtiff 4.5 accepts some incomplete strips and returns uninitialised memory.
+    It is False, too, if the tags of a deflated TIFF contradict each other. libtiff 4.5 accepts some
+    incomplete strips and returns uninitialised memory.
 
     Args:
         directory: The first directory of the file.

@@ -11,11 +11,12 @@ def whole_number(name: str, value: Any) -> int:
     """Return *value*, an integer of any library, as a Python int.
 
     Args:
-        name: Name of the argument, for the error.
-        value: The value to convert.
+        name: The name of the argument, for the error.
+        value: The value to convert: an integer of Python, numpy or torch, of any sign. True and
+            False are 1 and 0.
 
     Raises:
-        ValueError: The value is not a whole number.
+        ValueError: The value is not an integer; a float such as 2.0, a text and None are not.
     """
     # Integers of numpy and torch pass; a float, which `int` would truncate silently, does not.
     try:
@@ -28,11 +29,11 @@ def positive_number(name: str, value: Any) -> int:
     """Return *value*, an integer of any library, as a Python int of at least 1.
 
     Args:
-        name: Name of the argument, for the error.
-        value: The value to convert.
+        name: The name of the argument, for the error.
+        value: The value to convert: an integer of Python, numpy or torch.
 
     Raises:
-        ValueError: The value is not a whole number of at least 1.
+        ValueError: The value is not an integer, as a float, a text or None, or is less than 1.
     """
     number = whole_number(name, value)
     if number < 1:
@@ -41,14 +42,14 @@ def positive_number(name: str, value: Any) -> int:
 
 
 def side(name: str, value: Any) -> int:
-    """Return the side of a square image in pixels as a Python int.
+    """Return the side of a square image in pixels as a Python int; its range is not checked.
 
     Args:
-        name: Name of the argument, for the error.
-        value: The value to convert.
+        name: The name of the argument, for the error.
+        value: The value to convert: an integer of Python, numpy or torch.
 
     Raises:
-        ValueError: The value is not a whole number.
+        ValueError: The value is not an integer, as a float, a text or None.
     """
     try:
         return whole_number(name, value)
@@ -63,14 +64,15 @@ def sides(size: Any, sizes: Any) -> tuple[int, ...]:
     """Return the sides in pixels that the arguments *size* and *sizes* of a loader select.
 
     Args:
-        size: The side of the only square, or None.
+        size: The side of the only square, an integer of any library, or None.
         sizes: An iterable of several sides, or None. If both arguments are None, the side is 224.
 
     Returns:
-        One or more different sides, each at least 1, in the order of *sizes*.
+        One or more different sides, each at least 1, in the order of *sizes*, as Python ints.
 
     Raises:
-        ValueError: Both are set, or a side is invalid or repeated.
+        ValueError: Both are set, *sizes* is empty, or a side is no integer, less than 1 or
+            repeated.
     """
     if size is not None and sizes is not None:
         raise ValueError("size and sizes were both given: expected one of them.")

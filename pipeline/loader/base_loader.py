@@ -140,7 +140,7 @@ class BaseLoader(ABC):
         """Return the arguments that `repr` shows for this kind of loader only, after a comma."""
 
     def _selected(self, split: Split) -> Split:
-        """Return a split with the rows that are yielded: those of the labels in `only`."""
+        """Return a split with the rows that are yielded: those of `include_labels`."""
         return (
             split if self.include_labels is None else restrict_to_labels(split, self.include_labels)
         )
@@ -148,16 +148,20 @@ class BaseLoader(ABC):
     def epoch_order(self, epoch: int) -> EpochOrder:
         """Return the order of the rows of one epoch, over all ranks; it opens the store.
 
+        The position of the loader does not change.
+
         Args:
-            epoch: Number of the epoch, 0 to 2^64 - 1.
+            epoch: The number of the epoch, 0 to 2^64 - 1.
 
         Returns:
             An object whose `rows(start, stop)` gives the rows of the split at these positions of
             the epoch, (stop - start,) int64. Global batch i has positions i * batch_size to (i + 1)
-            * batch_size.
+            * batch_size. Quarantined rows, and those of labels that are not included, do not occur;
+            the number of the others is its `num_rows`.
 
         Raises:
             ValueError: *epoch* is out of range.
+            StoreError: The split cannot be opened.
         """
         split = self._of_split()
         return epoch_order(
@@ -226,10 +230,10 @@ class BaseLoader(ABC):
         If *epoch* is that of a state that was just loaded, the position in it is kept: the next
         iteration yields the remaining batches of the epoch, and none if the state is from its end.
         So a training loop may begin each of its epochs with `set_epoch`. Iterators that were
-        created before no longer advance the position.
+        created before go on, but no longer advance the position.
 
         Args:
-            epoch: Number of the epoch, 0 to 2^64 - 1.
+            epoch: The number of the epoch, 0 to 2^64 - 1.
 
         Raises:
             ValueError: *epoch* is not a whole number. A number out of range raises it in the
@@ -247,10 +251,13 @@ class BaseLoader(ABC):
     def for_rank(self, rank: int, world: int, *, ranks_on_host: int = 1) -> Self:
         """Return a copy of this loader for one rank, positioned at the start of epoch 0.
 
+        This loader is not changed. The copy shares no open files with it, and opens its own.
+
         Args:
             rank: The rank, from 0 to world - 1.
             world: The number of ranks.
-            ranks_on_host: The number of ranks on the machine of this rank (default: 1).
+            ranks_on_host: The number of ranks on the machine of this rank (default: 1). Windows are
+                read ahead only if all ranks are on one machine.
 
         Raises:
             ValueError: *rank* is out of range, or a global batch has fewer rows than ranks.
@@ -279,15 +286,21 @@ class BaseLoader(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the position of *state*: the next iteration continues after its last batch.
 
-        A state from the end of an epoch continues with the next epoch. The world size, the rank and
-        the number of threads may differ from those of the loader that saved the state.
+        A state from the end of an epoch continues with the next epoch, unless `set_epoch` names the
+        epoch of the state again. The world size, the rank and the number of threads may differ from
+        those of the loader that saved the state. The store is opened; iterators that were created
+        before no longer advance the position.
 
         Args:
             state: The result of `state_dict`, of this loader or of one with the same store, split,
-                order, seed, batch size, `drop_last` and labels.
+                order, seed, batch size, `drop_last` and labels; in windowed order also with the
+                same number of chunks in a window, and for features with the same name and
+                `mirrored`. It is only read.
 
         Raises:
-            StoreMismatchError: The state belongs to another store, order, seed or batch size.
+            StoreMismatchError: One of these differs, or the readable rows of the split have
+                changed; the position is unchanged.
+            StoreError: The split cannot be opened.
         """
         mismatches = [
             f"{name} is {state.get(name)!r} in the state, {value!r} here"

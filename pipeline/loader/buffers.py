@@ -70,9 +70,11 @@ class PinnedBuffers:
 def pinned_memory(shape: tuple[int, ...]) -> torch.Tensor:
     """Return a page-locked uint8 CPU tensor of *shape* from torch's caching allocator.
 
-    Its contents are arbitrary. Page-locked memory needs a GPU and its driver.
+    Its contents are arbitrary. When no tensor views it any more, the allocator may hand its memory
+    out again. Page-locked memory needs a GPU and its driver; without them torch raises
+    RuntimeError.
 
     Args:
-        shape: Shape of the tensor.
+        shape: The shape of the tensor.
     """
     return torch.empty(shape, dtype=torch.uint8, device="cpu", pin_memory=True)

@@ -77,9 +77,11 @@ class ChunkReader:
         """Copy the pixels of *rows* to *out*, from the cache or from chunks that are read now.
 
         Args:
-            rows: (n,) int64 rows of the split.
-            out: (n, size, size, 3) uint8, contiguous; it is overwritten.
-            disk: Threads that may block on reads from the store.
+            rows: The rows of the split, (n,) int64, in any order, also repeated.
+            out: (n, size, size, 3) uint8, contiguous; image i becomes that of row i. After an error
+                its contents are arbitrary.
+            disk: The threads that may block on reads from the store; they have ended their reads
+                when this returns or raises.
 
         Returns:
             The method of reading, always `chunks`.
@@ -109,17 +111,17 @@ class ChunkReader:
         return "chunks"
 
     def chunks_to_prefetch(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return those of *chunks* that are not in the cache.
+        """Return those of *chunks* that are not in the cache; nothing is read.
 
-        The result is empty if the cache cannot hold two windows of that size: reading ahead would
-        evict the chunks of the current one.
+        The result is empty if the cache cannot hold two windows of that size, because reading ahead
+        would evict the chunks of the current one, and if this reader keeps no chunks.
 
         Args:
-            chunks: (n,) int64 numbers of the chunks of a window, counted from 0 over the whole
+            chunks: The numbers of the chunks of a window, (n,) int64, counted from 0 over the whole
                 split.
 
         Returns:
-            (m,) int64, m <= n.
+            (m,) int64, m <= n, in the order of *chunks*.
         """
         cache = self._chunks
         if cache is None or 2 * len(chunks) > cache.capacity:
@@ -132,8 +134,10 @@ class ChunkReader:
     def prefetch(self, chunk: int, disk: Executor) -> None:
         """Read one chunk into the cache, in the calling thread, and wait for it.
 
+        Nothing is read if the cache holds it, and nothing kept if this reader has no cache.
+
         Args:
-            chunk: Number of the chunk, counted from 0 over the whole split.
+            chunk: The number of the chunk, counted from 0 over the whole split.
             disk: Unused; part of the interface `PixelReader`.
 
         Raises:

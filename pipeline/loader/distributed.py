@@ -62,11 +62,11 @@ class Placement(NamedTuple):
         """Return this rank's part of the rows of one global batch.
 
         Args:
-            rows: (n,) int64, the rows of the global batch.
+            rows: The rows of the global batch, (n,) int64.
 
         Returns:
             (m,) int64: the elements [rank * n // world, (rank + 1) * n // world) of *rows*, a view
-            of it.
+            of it; m may be 0 if n is less than `world`.
         """
         count = len(rows)
         return rows[self.rank * count // self.world : (self.rank + 1) * count // self.world]
@@ -76,8 +76,11 @@ def explicit_placement(rank: int | None, world: int | None) -> Placement | None:
     """Return the placement that the caller chose, or None if both arguments are None.
 
     Args:
-        rank: Rank of this process, 0 to *world* - 1, or None.
-        world: Number of ranks, at least 1, or None.
+        rank: The rank of this process, 0 to *world* - 1, or None.
+        world: The number of ranks, at least 1, or None.
+
+    Returns:
+        The placement, with the source `rank= and world=`; or None.
 
     Raises:
         ValueError: Only one of the two is set, or *rank* is out of range.
@@ -112,16 +115,16 @@ def current_placement() -> Placement:
 
 
 def count_ranks_on_host(world: int) -> int:
-    """Return the number of ranks on this machine that the launcher's environment states.
+    """Return the number of ranks on this machine that the launcher's environment variables state.
 
     Slurm's `4(x2),3` describes three machines, of which the largest number is used: the loader only
     needs to know if all ranks share one machine.
 
     Args:
-        world: Number of ranks on all machines.
+        world: The number of ranks on all machines, at least 1.
 
     Returns:
-        1 to *world*; 1 if no launcher has set a number.
+        The number, at most *world*; 1 if no launcher has set one.
     """
     text = next((os.environ[name] for name in _LOCAL_WORLDS if os.environ.get(name)), "1")
     # An outer launcher may have set the number of its own tasks, more than this world has ranks.

@@ -86,9 +86,13 @@ class MappedShards:
     def add(self, shard: int, file: int) -> None:
         """Map a shard if the limit of mappings allows it; map it again if it was mapped.
 
+        No error is raised if it cannot be mapped; then `resident` is False for its rows, and no
+        further shard is mapped.
+
         Args:
-            shard: Number of the shard.
-            file: Descriptor of its open file, whose size was checked.
+            shard: The number of the shard in the split.
+            file: The descriptor of its open file, whose size was checked. It is not kept: the
+                caller may close it afterwards.
         """
         if not self._mapped_shards[shard] and not self._mappings_left:
             return
@@ -104,11 +108,13 @@ class MappedShards:
         self._mapped_shards[shard] = True
 
     def resident(self, shards: NDArray[np.int64], offsets: NDArray[np.int64]) -> bool:
-        """Return True if all rows are mapped and a sample of them is in memory.
+        """Return True if all rows are mapped and a sample of about 16 of them is in memory.
+
+        Nothing is read. For no rows the result is True.
 
         Args:
-            shards: (n,) int64 shard number of each row.
-            offsets: (n,) int64 offset of each row in its shard, in bytes.
+            shards: The number of the shard of each row, (n,) int64.
+            offsets: The offset of each row in its shard in bytes, (n,) int64.
         """
         if not self._mapped_shards[shards].all():
             return False
@@ -128,12 +134,12 @@ class MappedShards:
         The file must not shrink while the array is read: the process would die of SIGBUS.
 
         Args:
-            shard: Number of the shard in the split.
-            chunk: Number of the chunk in the shard.
+            shard: The number of the shard in the split.
+            chunk: The number of the chunk in the shard.
 
         Returns:
-            (bytes of a chunk + 4,) uint8, a view of the mapped file; None if the shard is not
-            mapped or a page of the chunk is not in memory.
+            (bytes of a chunk + 4,) uint8, a view of the mapped file that must only be read; None if
+            the shard is not mapped or a page of the chunk is not in memory.
         """
         if not self._mapped_shards[shard]:
             return None
@@ -154,12 +160,13 @@ class MappedShards:
         """Copy rows of mapped shards to *flat*.
 
         The copy releases the GIL, and runs in one thread if OpenMP is limited to one for the
-        caller. The files must not shrink meanwhile: the process would die of SIGBUS.
+        caller. The files must not shrink meanwhile: the process would die of SIGBUS. It would die,
+        too, for a shard that is not mapped, so `resident` must have returned True for these rows.
 
         Args:
-            shards: (n,) int64 shard number of each row.
-            offsets: (n,) int64 offset of each row in its shard, in bytes.
-            flat: (n, row_bytes) uint8, contiguous; it is overwritten.
+            shards: The number of the shard of each row, (n,) int64.
+            offsets: The offset of each row in its shard in bytes, (n,) int64.
+            flat: (n, row_bytes) uint8, contiguous; it is overwritten with the rows in this order.
         """
         rows = torch.from_numpy(shards * self._slot_bytes + offsets)
         pieces = (rows[:, None] + self._piece_offsets).flatten()

@@ -22,22 +22,26 @@ class PixelReader(Protocol):
         """Copy the pixels of *rows* to *out*.
 
         Args:
-            rows: (n,) int64 rows of the split.
-            out: (n, size, size, 3) uint8, contiguous; it is overwritten.
-            disk: Threads that may block on reads from the store.
+            rows: The rows of the split, (n,) int64, in any order, also repeated.
+            out: (n, size, size, 3) uint8, contiguous; image i becomes that of row i. After an error
+                its contents are arbitrary.
+            disk: The threads that may block on reads from the store; they have ended their reads
+                when this returns or raises.
 
         Returns:
             The method of reading: `mapped`, `preadv`, `direct` or `chunks`.
 
         Raises:
             StoreDamagedError: A shard is missing or damaged.
+            StoreError: A shard cannot be read.
         """
 
     def chunks_to_prefetch(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return those of *chunks* that `prefetch` should read ahead.
+        """Return those of *chunks* that `prefetch` should read ahead; nothing is read.
 
         Args:
-            chunks: (n,) int64 numbers of chunks, counted from 0 over the whole split.
+            chunks: The numbers of the chunks of a window, (n,) int64, counted from 0 over the whole
+                split.
 
         Returns:
             (m,) int64, m <= n: empty if all of them are in memory, or if reading ahead would not
@@ -45,11 +49,11 @@ class PixelReader(Protocol):
         """
 
     def prefetch(self, chunk: int, disk: Executor) -> None:
-        """Read one chunk ahead, so that a later `gather` of its rows finds it in memory.
+        """Read one chunk ahead, or make the system start to, so that `gather` finds it in memory.
 
         Args:
-            chunk: Number of the chunk, counted from 0 over the whole split.
-            disk: Threads that may block on reads from the store.
+            chunk: The number of the chunk, counted from 0 over the whole split.
+            disk: The threads that may block on reads from the store.
 
         Raises:
             StoreError: The chunk cannot be read, or is damaged.
@@ -66,19 +70,24 @@ def open_reader(
     windows: bool = False,
     checked: NDArray[np.bool_] | None = None,
 ) -> PixelReader:
-    """Return a reader for rows of one size of *split*.
+    """Return a reader for rows of one size of *split*; nothing is read yet.
 
     Args:
-        split: Any split.
-        size: Side of the square images in pixels.
-        cache_bytes: Maximum bytes of decoded chunks in the cache of a reader of whole chunks.
+        split: Any open split.
+        size: The side of the square images in pixels, one of the split's sizes.
+        cache_bytes: The maximum bytes of decoded chunks in the cache of a reader of whole chunks.
         check: True compares each chunk with its checksum when single rows of it are read, False
             does not, None does so for the chunks that memory can hold (default: False). A reader
             of whole chunks always compares.
-        cached: Share of the split that memory can hold; 1 or more is all of it (default: 1).
+        cached: The share of the split that memory can hold; 1 or more is all of it (default: 1).
         windows: True if all rows of a chunk are read soon after each other (default: False).
-        checked: (chunks of the split,) bool, True where a chunk was verified before; the reader
-            updates it (default: none were).
+        checked: (number of shards * chunks of a full shard,) bool, True where a chunk was verified
+            before; a reader of single rows updates it, a reader of whole chunks ignores it
+            (default: none were).
+
+    Returns:
+        A `RowReader`, which reads single rows, for an uncompressed local store; not if *windows* is
+        True and *cached* less than 1. Otherwise a `ChunkReader`, which reads whole chunks.
     """
     # Rows of an uncompressed local store lie at computable offsets, so each is read by itself.
     # Windows over a store larger than memory read whole chunks: fewer, larger requests.

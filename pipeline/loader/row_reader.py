@@ -97,10 +97,15 @@ class RowReader:
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
         """Copy the pixels of *rows* to *out*, from mapped shards or by one read for each row.
 
+        Shards are opened, and chunks compared with their checksums, as far as that is still to be
+        done.
+
         Args:
-            rows: (n,) int64 rows of the split.
-            out: (n, size, size, 3) uint8, contiguous; it is overwritten.
-            disk: Threads that may block on reads from the store.
+            rows: The rows of the split, (n,) int64, in any order, also repeated.
+            out: (n, size, size, 3) uint8, contiguous; image i becomes that of row i. After an error
+                its contents are arbitrary.
+            disk: The threads that may block on reads from the store; they have ended their reads
+                when this returns or raises.
 
         Returns:
             The method of reading: `mapped`, `preadv`, or `direct` if any row may have bypassed the
@@ -139,7 +144,7 @@ class RowReader:
         """Return all of *chunks* if a sample of them is not in memory, otherwise none.
 
         Args:
-            chunks: (n,) int64 numbers of chunks, counted from 0 over the whole split.
+            chunks: The numbers of chunks, (n,) int64, counted from 0 over the whole split.
 
         Returns:
             (n,) or (0,) int64; (0,) also on systems without `posix_fadvise`.
@@ -153,10 +158,11 @@ class RowReader:
         """Make the kernel start to read one chunk into the page cache; do not wait for it.
 
         Args:
-            chunk: Number of the chunk, counted from 0 over the whole split.
-            disk: Threads on which its shard is opened if it is not open yet.
+            chunk: The number of the chunk, counted from 0 over the whole split.
+            disk: The threads on which its shard is opened if it is not open yet.
 
         Raises:
+            StoreDamagedError: The shard is missing or damaged.
             StoreError: The shard cannot be opened.
         """
         number, chunk_in_shard = divmod(chunk, self._chunks_per_shard)
@@ -265,7 +271,8 @@ def finish_all(futures: Sequence[Future[Any]]) -> None:
     All must end first: the remaining ones would write to a buffer that is already reused.
 
     Args:
-        futures: Futures of an executor; their results are discarded.
+        futures: The futures of an executor, possibly none; their results are discarded. The first
+            is the first of the sequence, not in time.
     """
     wait(futures)
     for future in futures:

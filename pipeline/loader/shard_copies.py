@@ -122,10 +122,11 @@ class ShardCopySet:
         """Return which shards of one size have a complete local copy.
 
         Args:
-            size: Side of the squares in pixels, one of the split's sizes.
+            size: The side of the squares in pixels, one of the split's sizes.
 
         Returns:
-            (num_shards,) bool, the array itself: threads that copy set further elements to True.
+            (num_shards,) bool, the array itself, which must only be read: threads that copy set
+            further elements to True.
         """
         return self._staged[size]
 
@@ -139,20 +140,24 @@ class ShardCopySet:
             raise self._error
 
     def count(self, num_rows: int) -> None:
-        """Add to the number of rows that were read from copies (`rows_read`).
+        """Add to the number of rows that were read from copies (`rows_read`); it is thread-safe.
 
         Args:
-            num_rows: Number of rows of one size.
+            num_rows: The number of further rows of one size.
         """
         with self._lock:
             self.rows_read += num_rows
 
     def start(self, rank: int, world: int) -> None:
-        """Copy in background threads until each caller of this method has called `stop`.
+        """Copy in background threads until each caller has called `stop`, or all is copied.
+
+        It returns at once. If the threads already run, the call is only counted. An error of the
+        store ends the copying and is raised by `check`; a full local disk ends it without an error.
 
         Args:
-            rank: Rank of the caller; ranks start at different shards, so that they share the work.
-            world: Number of ranks.
+            rank: The rank of the caller, 0 to *world* - 1; ranks start at different shards, so that
+                they share the work.
+            world: The number of ranks.
         """
         with self._lock:
             self._users += 1
@@ -326,15 +331,20 @@ class StagedReader:
         """Copy the pixels of *rows* to *out*, from local copies where they are complete.
 
         Args:
-            rows: (n,) int64 rows of the split.
-            out: (n, size, size, 3) uint8, contiguous; it is overwritten.
-            disk: Threads that may block on reads from the store.
+            rows: The rows of the split, (n,) int64, in any order, also repeated.
+            out: (n, size, size, 3) uint8, contiguous; image i becomes that of row i. After an error
+                its contents are arbitrary.
+            disk: The threads that may block on reads from the store; they have ended their reads
+                when this returns or raises.
 
         Returns:
-            The method of the last read: `mapped`, `preadv`, `direct` or `chunks`.
+            The method of reading: `mapped`, `preadv`, `direct` or `chunks`; that of the store if
+            some rows came from copies and others from the store.
 
         Raises:
-            StoreDamagedError: A shard or a copy is missing or damaged.
+            StoreDamagedError: A shard or a copy is missing or damaged, or a copying thread found
+                such damage in the store before.
+            StoreError: A shard or a copy cannot be read.
         """
         self._copies.check()
         is_staged = self._staged[rows // self._shard_rows]
@@ -370,7 +380,7 @@ class StagedReader:
         """Return those of *chunks* that the reader of copies or of the store would read ahead.
 
         Args:
-            chunks: (n,) int64 numbers of chunks, counted from 0 over the whole split.
+            chunks: The numbers of chunks, (n,) int64, counted from 0 over the whole split.
 
         Returns:
             (m,) int64, m <= n, those with a local copy first.
@@ -387,8 +397,8 @@ class StagedReader:
         """Read one chunk ahead from its local copy if that is complete, otherwise from the store.
 
         Args:
-            chunk: Number of the chunk, counted from 0 over the whole split.
-            disk: Threads that may block on reads from the store.
+            chunk: The number of the chunk, counted from 0 over the whole split.
+            disk: The threads that may block on reads from the store.
 
         Raises:
             StoreError: The chunk cannot be read, or is damaged.

@@ -74,11 +74,11 @@ class ShardFile:
         """Fill *target* with the bytes of the file from *offset* on.
 
         Args:
-            target: Writable memory; it is filled completely.
-            offset: Offset in the file, in bytes.
+            target: Writable memory of bytes; it is filled completely.
+            offset: The offset in the file, in bytes.
 
         Raises:
-            StoreDamagedError: The file ends first.
+            StoreDamagedError: The file ends before *target* is full.
             StoreError: The file cannot be read.
         """
         while target:
@@ -94,11 +94,11 @@ class ShardFile:
             target, offset = target[num_read:], offset + num_read
 
     def read_chunk(self, chunk: int, memory: NDArray[np.uint8]) -> None:
-        """Read a chunk and the checksum behind it, for `check_chunk`.
+        """Read a chunk and the checksum behind it, for `check_chunk`; nothing is compared yet.
 
         Args:
-            chunk: Number of the chunk in the shard.
-            memory: (bytes of a chunk + 4,) uint8; it is overwritten.
+            chunk: The number of the chunk in the shard.
+            memory: (bytes of a chunk + 4,) uint8, contiguous; it is overwritten.
 
         Raises:
             StoreDamagedError: The file ends before the end of the chunk.
@@ -110,8 +110,9 @@ class ShardFile:
         """Compare a chunk with the checksum behind it.
 
         Args:
-            chunk: Number of the chunk in the shard, for the error.
-            data: (bytes of a chunk + 4,) uint8.
+            chunk: The number of the chunk in the shard, for the error alone.
+            data: The chunk and its checksum, (bytes of a chunk + 4,) uint8, as `read_chunk` reads
+                them.
 
         Raises:
             StoreDamagedError: The checksum does not match.

@@ -14,13 +14,16 @@ def same_class_ratio(
     """Return the pairs of one class within batches, relative to a random order.
 
     Args:
-        order: The order of one epoch.
-        labels: (num_rows,) int32 labels of the split.
-        batch_size: Rows of a global batch.
-        max_rows: Maximum number of rows that are evaluated, from the start of the epoch.
+        order: The order of one epoch, of at least two rows.
+        labels: The labels of all rows of the split, (rows of the split,) int32; -1 counts as a
+            class like any other.
+        batch_size: The number of rows of a global batch, at least 1.
+        max_rows: The maximum number of rows that are evaluated, from the start of the epoch; only
+            full batches count (default: 4 Mi).
 
     Returns:
-        The ratio; NaN if there is no full batch or no class has two rows.
+        The ratio: 1 is a perfect shuffle, more if a batch contains a class too often; NaN if there
+        is no full batch, no class has two rows, or *batch_size* is 1.
     """
     n = order.num_rows
     epoch_rows = order.rows(0, n)
@@ -41,11 +44,12 @@ def recurring_pair_ratio(first: EpochOrder, second: EpochOrder, batch_size: int)
 
     Args:
         first: The order of one epoch.
-        second: The order of another epoch of the same split.
-        batch_size: Rows of a global batch.
+        second: The order of another epoch of the same split, with as many rows.
+        batch_size: The number of rows of a global batch, at least 2; only full batches count.
 
     Returns:
-        The ratio; NaN if there is no full batch.
+        The ratio: 1 is a perfect shuffle, more if the same rows meet too often; NaN if there is no
+        full batch.
     """
     n = first.num_rows
     rows, second_rows = (order.rows(0, n // batch_size * batch_size) for order in (first, second))

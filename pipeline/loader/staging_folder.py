@@ -93,13 +93,14 @@ class StagingFolder:
         The caller must hold the lock of the area.
 
         Args:
-            name: Name of the copy set, 32 hexadecimal digits.
+            name: The name of the copy set, 32 hexadecimal digits, which is that of its folder.
 
         Returns:
             A descriptor of its folder, which the caller closes.
 
         Raises:
-            StoreError: A file or folder of that name exists that staging did not create.
+            StoreError: A file or folder of that name exists that staging did not create, or that
+                another user owns, or the folder cannot be opened.
             OSError: The set cannot be created.
         """
         with contextlib.suppress(FileExistsError):
@@ -121,12 +122,13 @@ class StagingFolder:
     def evict_for(self, num_bytes: int, copy_set: str) -> bool:
         """Return True if *num_bytes* more fit, after evicting unused copy sets if necessary.
 
-        The caller must hold the lock of the area. Sets are evicted least recently used first. A
-        set that a process uses is kept, and so are all sets if evicting them would not suffice.
+        The caller must hold the lock of the area. Sets are evicted least recently used first, until
+        the bytes fit: their copies are deleted from the disk. A set that a process uses is kept,
+        and so are all sets if evicting all others would not suffice.
 
         Args:
-            num_bytes: Number of bytes that are about to be written.
-            copy_set: Name of the copy set that they belong to.
+            num_bytes: The number of bytes that are about to be written.
+            copy_set: The name of the copy set that they belong to, which is never evicted.
         """
         max_bytes = self._limit_of_sets() - num_bytes
         if self._bytes_of_set(copy_set) > max_bytes:
@@ -243,11 +245,19 @@ class StagingFolder:
 
 @contextlib.contextmanager
 def locked(folder: int, name: str) -> Iterator[int | None]:
-    """Hold an exclusive lock of a file inside the block; yield None if another process holds it.
+    """Try to hold an exclusive lock of a file inside the block, without waiting for it.
 
     Args:
-        folder: Descriptor of the folder of the file.
-        name: Name of the file, which is created if it does not exist.
+        folder: The descriptor of the folder of the file.
+        name: The name of the file, which is created if it does not exist. A link is not followed.
+
+    Yields:
+        The descriptor of the locked file, open inside the block; None if another process holds the
+        lock, and the block then runs without it. At the end the file is unlocked and closed, and
+        stays on the disk.
+
+    Raises:
+        OSError: The file cannot be opened or locked, or is a link.
     """
     file = open_lockable(folder, name)
     try:
@@ -268,11 +278,12 @@ def open_lockable(folder: int, name: str) -> int:
     """Open a file for locking, creating it if it does not exist; do not follow a link.
 
     Args:
-        folder: Descriptor of the folder of the file.
-        name: Name of the file in that folder.
+        folder: The descriptor of the folder of the file.
+        name: The name of the file in that folder.
 
     Returns:
-        A descriptor, which the caller closes. It is read-only for another user's file.
+        A descriptor for reading and writing, which the caller closes. It is read-only for a file
+        that this user may not write.
 
     Raises:
         OSError: The file cannot be opened, or is a link.
@@ -288,13 +299,16 @@ def folder_below(folder: int, parts: Sequence[str], *, make: bool = False) -> It
     """Open a folder below another, level by level, without following links.
 
     Args:
-        folder: Descriptor of the folder to start from.
-        parts: Names of the levels.
-        make: Create missing levels (default: False).
+        folder: The descriptor of the folder to start from; it stays open.
+        parts: The names of the levels, from the outermost; without any, *folder* itself is opened.
+        make: True to create missing levels, for this user alone (default: False).
+
+    Yields:
+        A descriptor of the innermost folder, which is valid inside the block and closed at its end.
 
     Raises:
-        StoreError: A name is not a plain name, such as `..`.
-        OSError: A level is missing, or is not a folder.
+        StoreError: A name is empty, `.` or `..`, or contains a slash.
+        OSError: A level is missing, or is a link or a file.
     """
     current = os.dup(folder)
     try:
@@ -319,7 +333,8 @@ def split_name(name: str) -> tuple[Sequence[str], str]:
         name: A name such as `images.zarr/train/72/c.0.0.0.0`.
 
     Returns:
-        The names of its folders, from the outermost, and the name of the file.
+        The names of its folders, from the outermost, and the name of the file: for this example
+        `("images.zarr", "train", "72")` and `c.0.0.0.0`.
     """
     parts = PurePosixPath(name).parts
     return parts[:-1], parts[-1]

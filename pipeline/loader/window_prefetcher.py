@@ -50,12 +50,13 @@ class WindowPrefetcher:
         self._thread.start()
 
     def reached(self, position: int) -> None:
-        """Report that the rows up to *position* of the epoch are being gathered.
+        """Report that the rows up to *position* of the epoch are being gathered; return at once.
 
         The thread then reads the window after the one that contains *position*.
 
         Args:
-            position: Position in the epoch, counted in rows of global batches.
+            position: The position in the epoch, counted in rows over all ranks from 0; it must not
+                decrease from call to call.
         """
         with self._changed:
             self._position = position

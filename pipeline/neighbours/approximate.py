@@ -80,8 +80,11 @@ class Lsh:
         Args:
             vectors: The vectors to be searched.
             options: The number of bits and of candidates.
-            seed: Seed that draws the vectors from which the thresholds are estimated.
-            threads: Number of threads of faiss.
+            seed: The seed that draws the vectors from which the thresholds are estimated.
+            threads: The number of threads of faiss, at least 1.
+
+        Returns:
+            A new generator, which holds the bits but not the vectors.
 
         Raises:
             TesseraeError: faiss is not installed.
@@ -98,12 +101,13 @@ class Lsh:
 
         Args:
             queries: (q, d) float64 of length 1, q > 0.
-            count: Number of candidates for each query, > 0.
-            allowed: (n,) bool; rows that are not allowed are replaced by -1.
+            count: The number of candidates for each query, > 0.
+            allowed: (n,) bool; rows that are not allowed are replaced by -1 afterwards.
             extra: Unused: candidates are chosen by their bits alone.
 
         Returns:
-            (q, count) rows in any order, and an infinite bound: other rows may be nearer.
+            The candidates: `rows`, (q, count) int64 in any order, -1 for missing ones; and `bound`,
+            (q,) float64, infinite: other rows may be nearer.
         """
         _, rows = self._codes.search(queries.astype(np.float32), count)
         return _as_candidates(rows, allowed)
@@ -143,8 +147,13 @@ class Hnsw:
         Args:
             vectors: The vectors to be searched.
             options: The number of links, and of vectors that are visited.
-            seed: Seed that draws the vectors from which the reduction is estimated.
-            threads: Number of threads of faiss; the graph is reproducible only with 1.
+            seed: The seed that draws the vectors from which the reduction is estimated.
+            threads: The number of threads of faiss, at least 1; the graph is reproducible only with
+                1.
+
+        Returns:
+            A new generator, which holds the graph with reduced vectors, but not the vectors
+            themselves.
 
         Raises:
             ValueError: The reduced dimension in *options* is out of range.
@@ -170,13 +179,13 @@ class Hnsw:
 
         Args:
             queries: (q, d) float64 of length 1, q > 0.
-            count: Number of candidates for each query, > 0, and of vectors that the walk keeps.
-            allowed: (n,) bool; rows that are not allowed are replaced by -1.
+            count: The number of candidates for each query, > 0, and of vectors that the walk keeps.
+            allowed: (n,) bool; rows that are not allowed are replaced by -1 afterwards.
             extra: Unused: candidates are chosen by their cosines alone.
 
         Returns:
-            (q, count) rows in any order, -1 for missing ones, and an infinite bound: other rows may
-            be nearer.
+            The candidates: `rows`, (q, count) int64 in any order, -1 for missing ones; and `bound`,
+            (q,) float64, infinite: other rows may be nearer.
         """
         parameters = faiss().SearchParametersHNSW(efSearch=count)
         reduced = queries.astype(np.float32) @ self._query_axes
@@ -204,10 +213,10 @@ def sample(vectors: Vectors, seed: int) -> Rows:
 
     Args:
         vectors: The vectors to draw from.
-        seed: Seed of the draw; unused if there are at most `MAX_TRAINING_VECTORS` usable rows.
+        seed: The seed of the draw; unused if there are at most `MAX_TRAINING_VECTORS` usable rows.
 
     Returns:
-        (m,) int64, ascending, m <= `MAX_TRAINING_VECTORS`.
+        (m,) int64, ascending: all usable rows, or `MAX_TRAINING_VECTORS` (65,536) of them.
     """
     rows = np.flatnonzero(vectors.usable)
     if len(rows) <= MAX_TRAINING_VECTORS:
@@ -259,8 +268,11 @@ def faiss() -> Any:
 def limit_faiss_threads(threads: int) -> Iterator[None]:
     """Limit faiss to a number of OpenMP threads inside the block, in the whole process.
 
+    At the end of the block the number is what it was before, also after an error. The block yields
+    None.
+
     Args:
-        threads: Number of threads, at least 1.
+        threads: The number of threads, at least 1.
 
     Raises:
         TesseraeError: faiss is not installed.

@@ -35,23 +35,31 @@ def build(
     probes: NDArray[Any] | None = None,
     **options: Any,
 ) -> Index:
-    """Build an index of *vectors*.
+    """Build an index of *vectors*, which finds those with the largest cosines.
 
     Args:
-        kind: The kind of index: exact, lsh or hnsw.
+        kind: The kind of index: `exact` (all vectors are compared), `lsh` (bits) or `hnsw` (a
+            graph).
         vectors: (n, d) float32 or float16 of any length, in memory or mapped. They are not copied
-            and must not be changed afterwards.
+            and must not be changed afterwards. Those that are zero or not finite are never a
+            result.
         device: The torch device, such as cuda, that holds a copy and searches exactly. None: numpy
             on the processor. Only for exact.
-        threads: Number of threads that build. A graph is reproducible only with 1.
-        seed: Seed of what is drawn: the training sample and the probes.
-        probes: (q, d) queries with which recall is measured, best like those to be searched for;
-            None: vectors that are displaced a little in directions in which vectors differ.
-        **options: Fields of `LshOptions` or `HnswOptions`.
+        threads: The number of threads that build (default: 1). A graph is reproducible only with 1.
+        seed: The seed of what is drawn: the training sample and the probes.
+        probes: (q, d) float32 queries of any length but zero with which recall is measured, best
+            like those to be searched for; None: vectors that are displaced a little in directions
+            in which vectors differ. Unused for exact.
+        **options: Fields of `LshOptions` or `HnswOptions`; none for exact.
+
+    Returns:
+        The index. Its `facts` hold the measurements of the build: `usable` vectors, `seconds`,
+        `bytes` and, unless it is exact, the `recall` of the `recall_at` nearest over `probes`
+        queries.
 
     Raises:
         ValueError: There are no vectors, or an argument is out of its range.
-        TesseraeError: A library or the device is missing.
+        TesseraeError: A library or the device is missing, or the device has too little memory.
 
     Examples:
         >>> vectors = np.random.default_rng(0).standard_normal((100, 8), np.float32)
@@ -99,6 +107,9 @@ def assemble(kind: str, vectors: Vectors, generator: Any, options: Any) -> Index
         vectors: The vectors to be searched.
         generator: The source of candidates: `ExactScan`, `ExactDeviceScan`, `Lsh` or `Hnsw`.
         options: The `LshOptions` or `HnswOptions` of the generator; None for exact.
+
+    Returns:
+        The index, with empty `facts`.
     """
     candidates = options.candidates if options else 0
     option_values = asdict(options) if options else {}
@@ -109,12 +120,16 @@ def measure_recall(index: Index, queries: NDArray[Any]) -> dict[str, Any]:
     """Return the recall of an index, measured against an exact search for the same queries.
 
     Args:
-        index: The index.
-        queries: (q, d) float32 of any length but zero.
+        index: The index; its `facts` are not changed.
+        queries: (q, d) of a floating-point dtype, of any length but zero.
 
     Returns:
-        Entries of `Index.facts`: `recall`, 0 to 1, of the `recall_at` nearest over `probes`
-        queries.
+        Entries for `Index.facts`: `recall`, the share of the 10 nearest vectors that the index
+        finds, 0 to 1 (1 without queries, NaN if the index has no usable vector); `recall_at`, 10;
+        and `probes`, the number of queries.
+
+    Raises:
+        ValueError: A query is zero or not finite, or the queries have another shape or dtype.
     """
     exact = Index("exact", index.vectors, ExactScan(index.vectors))
     results = index.search(queries, RECALL_AT)

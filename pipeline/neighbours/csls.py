@@ -35,13 +35,21 @@ class Hubs:
 def measure_hubs(index: Index, references: NDArray[Any], nearest: int = NEAREST) -> Hubs:
     """Measure r(vector) of every vector of an index, exactly for every kind of index.
 
+    It is the mean cosine of the vector with the references that are nearest to it, by which CSLS
+    (Conneau et al. 2018) corrects scores.
+
     Args:
         index: The index whose vectors are measured.
-        references: (m, d) float32 or float16, queries like those to be searched for, but others.
-        nearest: Number of nearest references of which the mean is taken (default: 10).
+        references: (m, d) float32 or float16 of any length, queries like those to be searched for,
+            but others. Those that are zero or not finite are left out.
+        nearest: The number of nearest references of which the mean is taken (default: 10).
+
+    Returns:
+        The means, (n,) float64, 0 for unusable vectors, and *nearest*, to pass to `Index.search` as
+        `hubs`.
 
     Raises:
-        ValueError: No reference is finite and not zero.
+        ValueError: No reference is finite and not zero, or *nearest* is less than 1.
     """
     usable_references = measure_lengths(references)
     if not usable_references.usable.any():
@@ -65,8 +73,9 @@ def hubness(rows: Rows, count: int) -> float:
     of their mean, and some tens where a few vectors are the answer to everything.
 
     Args:
-        rows: (q, k) int64, the answers of many queries; -1 is ignored.
-        count: Number of vectors in the index.
+        rows: (q, k) int64, the answers of many queries, as row numbers below *count*; -1 is
+            ignored.
+        count: The number of vectors in the index, at least 1.
 
     Returns:
         The skewness; 0 where every vector is an answer equally often.

@@ -62,13 +62,14 @@ class ExactScan:
 
         Args:
             queries: (q, d) float64 of length 1, q > 0.
-            count: Number of candidates for each query, > 0.
+            count: The number of candidates for each query, > 0.
             allowed: (n,) bool, True for the vectors that may be candidates; all of them usable.
             extra: (n,) float64, added to the cosines, or (0,) to add nothing.
 
         Returns:
-            At most *count* rows for each query in any order, -1 for missing ones, and the bound on
-            the scores of all others.
+            The candidates: `rows`, (q, c) int64, c at most *count*, in any order, -1 for missing
+            ones; and `bound`, (q,) float64: no other vector scores higher, up to rounding
+            (`error_bound`); -inf if there are no others.
         """
         rows, added = np.flatnonzero(allowed), extra.astype(np.float32)
         scan = self._gathered if len(rows) * GATHER_RATIO <= len(allowed) else self._straight
@@ -230,12 +231,14 @@ class ExactDeviceScan:
 
         Args:
             queries: (q, d) float64 of length 1, q > 0, in the memory of the processor.
-            count: Number of candidates for each query, > 0.
+            count: The number of candidates for each query, > 0.
             allowed: (n,) bool, True for the vectors that may be candidates; all of them usable.
             extra: (n,) float64, added to the cosines, or (0,) to add nothing.
 
         Returns:
-            (q, min(count, n)) rows, -1 for missing ones, and the bound on the scores of all others.
+            The candidates, in the memory of the processor: `rows`, (q, min(count, n)) int64 in any
+            order, -1 for missing ones; and `bound`, (q,) float64: no other vector scores higher, up
+            to rounding (`error_bound`); -inf if there are no others.
         """
         torch = self._torch
         added = torch.zeros(len(allowed))

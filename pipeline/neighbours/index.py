@@ -49,13 +49,15 @@ class CandidateGenerator(Protocol):
 
         Args:
             queries: (q, d) float64 of length 1, q > 0.
-            count: Number of candidates for each query, > 0.
+            count: The number of candidates for each query, > 0.
             allowed: (n,) bool, True for the vectors that may be candidates; all of them usable.
-            extra: (n,) float64, added to the cosines, or (0,) to add nothing.
+            extra: (n,) float64, added to the cosines, or (0,) to add nothing; a generator without
+                an `error_bound` may ignore it.
 
         Returns:
-            Rows in any order, -1 for missing ones, and a bound on the scores of all other rows,
-            infinite if there is none.
+            The candidates: `rows`, (q, c) int64, c at most *count*, in any order, -1 for missing
+            ones; and `bound`, (q,) float64, a bound on the scores of all other rows, infinite if
+            there is none.
         """
 
     def state(self) -> dict[str, Any]:
@@ -123,23 +125,31 @@ class Index:
         hubs: Hubs | None = None,
         candidates: int | None = None,
     ) -> SearchResults:
-        """Return the k nearest vectors of each query.
+        """Return the k nearest vectors of each query, those with the largest cosines.
 
         Vectors that are zero or not finite are never returned.
 
         Args:
-            queries: (q, d) float32 of any length but zero.
-            k: Number of results for each query, at least 1.
-            keep: The rows that may be results of any query: (n,) bool, or row numbers as integers
-                (default: all).
+            queries: (q, d) of a floating-point dtype, of any length but zero; q may be 0.
+            k: The number of results for each query, at least 1.
+            keep: The rows that may be results of any query: bool, one for each row of the index, or
+                row numbers as integers (default: all).
             exclude: (q,) integers: one row for each query that may not be its result, such as the
                 query itself; -1 excludes none. With *ids*, all rows of the same id are excluded.
-            ids: (n,) integers from 0, the id of each row: only the best row of an id is a result.
-                Or an integer n, where row r and row n + r are an image and its mirrored copy.
+            ids: An array of integers from 0, the id of each row of the index: only the best row of
+                an id is a result. Or a whole number m, the number of images, where rows r and m + r
+                are an image and its mirrored copy, which have the id r. Default: each row has its
+                own.
             hubs: The result of `csls.measure_hubs`: scores become CSLS, 2 cos - r(query) -
-                r(vector).
-            candidates: Number of candidates of an approximate index that are compared exactly, in
-                place of the number it was built with: more raise recall and take longer.
+                r(vector), and order the results.
+            candidates: The number of candidates of an approximate index that are compared exactly,
+                in place of the number it was built with: more raise recall and take longer.
+
+        Returns:
+            The results: `scores`, (q, k) float32, cosines from -1 to 1 (with *hubs*, CSLS), highest
+            first; and `rows`, (q, k) int64, row numbers in the index, of equal scores the lower
+            first. If fewer than k vectors may be results, scores of -inf and rows of -1 fill up the
+            end.
 
         Raises:
             ValueError: A query is zero or not finite, or an argument is out of its range.
@@ -151,12 +161,13 @@ class Index:
         """Write the index durably to a folder, replacing any index in it.
 
         Args:
-            folder: The target folder; created if it is missing.
+            folder: The target folder; created if it is missing. Other files in it stay.
             identity: JSON values that identify the vectors, such as the model that made them and
                 the store; `neighbours.load` must be given the same.
 
         Raises:
             TesseraeError: The index cannot be written.
+            TypeError, ValueError: *identity* is no JSON; nothing is written.
         """
         from pipeline.neighbours import storage  # not at the top: storage imports this module
 

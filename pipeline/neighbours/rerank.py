@@ -33,7 +33,7 @@ class SearchRequest:
     """(q,) float64, subtracted from the product; None: nothing is."""
 
     def of(self, selection: slice | Rows) -> SearchRequest:
-        """Return the request for the selected queries alone.
+        """Return the request for the selected queries alone; this one is not changed.
 
         Args:
             selection: A slice of the queries, or their numbers, (m,) int64.
@@ -53,9 +53,9 @@ def rank(vectors: Vectors, request: SearchRequest, rows: Rows) -> tuple[Floats, 
         rows: (q, c) int64, candidates in any order; -1 is ignored, and all others must be allowed.
 
     Returns:
-        (q, k) float32 scores, highest first, -inf for missing ones; (q, k) int64 rows, -1 for
-        missing ones; and (q,) float64, the sum of cosine and `request.extra` of the last result,
-        -inf if it is missing.
+        Three arrays: the scores, (q, k) float32, highest first, -inf for missing ones; their rows,
+        (q, k) int64, of equal scores the lower first, -1 for missing ones; and (q,) float64, the
+        sum of cosine and `request.extra` of the last of the k results, -inf if that is missing.
     """
     # -1 cannot be gathered: an allowed row replaces it, and is masked below.
     gathered_rows = np.where(rows < 0, np.argmax(request.allowed), rows)

@@ -28,7 +28,7 @@ def mean_similarity(scores: Floats) -> Doubles:
     """Return the mean of the finite scores of each query; 0 if it has none.
 
     Args:
-        scores: (q, k) float32; -inf stands for a missing result.
+        scores: (q, k) float32; -inf stands for a missing result, which does not count.
 
     Returns:
         (q,) float64.
@@ -39,11 +39,14 @@ def mean_similarity(scores: Floats) -> Doubles:
 
 
 def empty_results(queries: int, k: int) -> SearchResults:
-    """Return results without any answer: scores of -inf and rows of -1, both (queries, k).
+    """Return results without any answer: scores of -inf, float32, and rows of -1, int64.
 
     Args:
-        queries: Number of queries.
-        k: Number of results for each query.
+        queries: The number of queries.
+        k: The number of results for each query.
+
+    Returns:
+        The results, whose two arrays are (queries, k) and may be filled in.
     """
     return SearchResults(
         np.full((queries, k), -np.inf, np.float32), np.full((queries, k), -1, np.int64)
@@ -57,9 +60,10 @@ def recall(results: SearchResults, exact: SearchResults) -> float:
     is arbitrary. Queries without an exact answer are left out.
 
     Args:
-        results: The results of an approximate search.
-        exact: The results of an exact search for the same queries; its k is the number of answers
-            that are compared.
+        results: The results of an approximate search; of more than k answers only the first k
+            count.
+        exact: The results of an exact search for the same queries, in the same order; its k is the
+            number of answers that are compared.
 
     Returns:
         0 to 1; NaN if no query has an exact answer.
@@ -93,11 +97,13 @@ def deduplicate(results: SearchResults, ids: int | NDArray[Any]) -> SearchResult
     """Keep the first answer of each id, so that an image and its mirrored copy count once.
 
     Args:
-        results: (q, w) results; w must exceed k for k to be left, as `Index.search` ensures.
-        ids: (n,) integers, the id of each row; or n, where row r and row n + r are one image.
+        results: (q, w) results, which are not changed; w must exceed k for k to be left, as
+            `Index.search` ensures.
+        ids: An array of integers from 0, the id of each row of the index; or a whole number m,
+            where rows r and m + r are one image.
 
     Returns:
-        (q, w) results, filled up with -1.
+        New (q, w) results: the answers left, in their order, then scores of -inf and rows of -1.
     """
     duplicate = duplicate_mask(results.rows, ids)
     rows = np.where(duplicate, -1, results.rows)
@@ -111,10 +117,11 @@ def duplicate_mask(rows: Rows, ids: int | NDArray[Any]) -> Mask:
 
     Args:
         rows: (q, k) int64 rows in the order of results; -1 counts as an id of its own.
-        ids: (n,) integers, the id of each row; or n, where row r and row n + r have one id.
+        ids: An array of integers from 0, the id of each row of the index; or a whole number m,
+            where rows r and m + r have the id r.
 
     Returns:
-        (q, k) bool: True for repeated ids.
+        (q, k) bool: True for repeated ids, so also for every -1 but the first of its query.
     """
     row_ids = ids_of_rows(rows, ids)
     order = np.argsort(row_ids, 1, kind="stable")  # of equal ids the first answer comes first
@@ -131,7 +138,8 @@ def ids_of_rows(rows: Rows, ids: int | NDArray[Any]) -> Rows:
 
     Args:
         rows: int64 rows of any shape; -1 stands for a missing one.
-        ids: (n,) integers, the id of each row; or n, where row r and row n + r have the id r.
+        ids: An array of integers from 0, the id of each row of the index; or a whole number m,
+            where rows r and m + r have the id r.
 
     Returns:
         int64 of the shape of *rows*.

@@ -86,14 +86,18 @@ class Header:
 def save(index: Index, folder: str | os.PathLike[str], identity: dict[str, Any]) -> None:
     """Write an index durably, replacing any index in *folder*.
 
+    Until the new one is complete, the old one stays; a process that has opened the old one goes on
+    using it. Other files in the folder stay.
+
     Args:
-        index: The index to write.
+        index: The index to write, with its vectors.
         folder: The target folder; created if it is missing.
         identity: JSON values that identify the vectors, such as the model that made them and the
             store. `load` must be given the same.
 
     Raises:
         TesseraeError: The index cannot be written.
+        TypeError, ValueError: *identity* is no JSON; nothing is written.
     """
     _json_text(identity)  # fail before anything is written if it is no JSON
     path = Path(folder).expanduser().absolute()
@@ -192,14 +196,20 @@ def load(
 
     Args:
         folder: The folder it was saved in.
-        identity: The expected identity of its vectors, as given to `save`.
-        digests: Compare the vectors with their digest, too. They are read once for it, at several
-            GB/s where they are in memory already. Sizes and all other parts are always compared.
-        device: The torch device that searches, as in `build`.
+        identity: The expected identity of its vectors, equal to what was given to `save`.
+        digests: True to compare the vectors with their digest, too (default). They are read once
+            for it, at several GB/s where they are in memory already. Sizes and all other parts are
+            always compared.
+        device: The torch device, such as cuda, that gets a copy of the vectors and searches
+            exactly; None: numpy on the processor. Only for an index of kind exact.
+
+    Returns:
+        The index, ready for `search`, with the `facts` of its build.
 
     Raises:
         TesseraeError: The index is missing or of another identity, or one of its parts is missing,
-            truncated or changed.
+            truncated or changed; or faiss, which lsh and hnsw need, is not installed.
+        ValueError: *device* is set for another kind than exact.
     """
     path = Path(folder)
     fields = _read_header(path)

@@ -56,10 +56,10 @@ class Vectors:
         """Return the selected vectors as they are, unscaled; unusable ones as zeros.
 
         Args:
-            selection: A slice of the rows, or their numbers, (m,) int64.
+            selection: A slice of the rows, or their numbers, (m,) int64, in any order.
 
         Returns:
-            (m, d) float32, possibly a view of the array.
+            (m, d) float32, possibly a view of the array, so it must only be read.
         """
         selected = np.asarray(self._rows[selection], np.float32)
         bad = ~self.usable[selection]
@@ -71,7 +71,7 @@ class Vectors:
         """Return the selected vectors, scaled to length 1; unusable ones as zeros.
 
         Args:
-            selection: A slice of the rows, or their numbers, (m,) int64.
+            selection: A slice of the rows, or their numbers, (m,) int64, in any order.
 
         Returns:
             (m, d) float32, a copy.
@@ -83,7 +83,7 @@ class Vectors:
 
         Args:
             queries: (q, d) float64 of length 1.
-            rows: (q, c) int64, rows of usable vectors.
+            rows: (q, c) int64, the rows of each query's candidates, all of them usable vectors.
 
         Returns:
             (q, c) float64. Equal pairs of vectors have equal cosines at any position.
@@ -103,7 +103,12 @@ def measure_lengths(array: NDArray[Any]) -> Vectors:
     """Compute the lengths of vectors, for which all of them are read once.
 
     Args:
-        array: (n, d) float32 or float16, in memory or mapped; it is not copied.
+        array: (n, d) float32 or float16, d at least 1, in memory or mapped; it is not copied.
+
+    Returns:
+        The vectors: *array* with its lengths, (n,) float64. The length is 0, so that the vector is
+        never a result, for vectors that are zero, not finite, shorter than 1e-30 or longer than
+        1e30.
 
     Raises:
         ValueError: *array* has another shape or dtype.
@@ -125,8 +130,11 @@ def blocks(count: int, dim: int) -> Iterator[slice]:
     """Yield slices that divide vectors into blocks of at most `BLOCK_NUMBERS` numbers each.
 
     Args:
-        count: The number of vectors.
-        dim: The number of dimensions of a vector.
+        count: The number of vectors; none are yielded for 0.
+        dim: The number of dimensions of a vector, at least 1.
+
+    Yields:
+        Consecutive slices of the vectors, from 0 to *count*, each of at least one vector.
     """
     step = max(1, BLOCK_NUMBERS // dim)
     for start in range(0, count, step):
@@ -137,14 +145,15 @@ def directions(queries: NDArray[Any], dim: int) -> Doubles:
     """Check queries and return them scaled to length 1.
 
     Args:
-        queries: (q, dim) of a floating-point dtype.
+        queries: (q, dim) of a floating-point dtype; q may be 0.
         dim: The number of dimensions that they must have.
 
     Returns:
         (q, dim) float64, a copy.
 
     Raises:
-        ValueError: *queries* has another shape or dtype, or one of them is zero or not finite.
+        ValueError: *queries* has another shape or dtype, or one of them is not finite, or has a
+            length that is 0, less than 1e-30 or more than 1e30.
     """
     if queries.ndim != 2 or queries.shape[1] != dim or queries.dtype.kind != "f":
         raise ValueError(

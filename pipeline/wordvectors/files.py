@@ -59,14 +59,19 @@ class _FileShape:
 def read_word_vectors(path: str | os.PathLike[str], *, limit: int | None = None) -> WordVectors:
     """Read a file of word2vec (text or binary), GloVe or fastText (.vec), plain or in gzip.
 
-    If a token occurs twice, the first one counts.
+    The format is detected by the content. If a token occurs twice, the first one counts.
 
     Args:
         path: The file.
-        limit: Number of vectors to read, the most frequent ones, which come first (default: all).
+        limit: The number of vectors to read, at least 1: the first ones, which are the most
+            frequent (default: all).
+
+    Returns:
+        The tokens and their vectors, (n, d) float32, in the order of the file, in memory, as they
+        are in the file: they are not scaled.
 
     Raises:
-        SourceError: The file is of another format, damaged, or does not match its header.
+        SourceError: The file is missing, of another format, damaged, or does not match its header.
         TesseraeError: gensim is not installed.
         ValueError: *limit* is less than 1.
     """

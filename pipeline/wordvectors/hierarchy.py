@@ -63,9 +63,12 @@ class Hierarchy:
     def restricted_to(self, wnids: Collection[str], root: str) -> Hierarchy:
         """Return the graph of *wnids* alone: each is a child of its nearest remaining ancestors.
 
+        This graph is not changed.
+
         Args:
-            wnids: The nodes to keep.
-            root: The parent of nodes that have no remaining ancestor.
+            wnids: The nodes to keep; those outside of the graph become children of *root*.
+            root: The parent of nodes that have no remaining ancestor, which is a node of the result
+                and should not be one of *wnids*.
         """
         keep = set(wnids)
         return Hierarchy((up, wnid) for wnid in keep for up in self._nearest(wnid, keep) or {root})
@@ -85,7 +88,12 @@ class Hierarchy:
         """Yield the set of nodes at 0, 1, 2, ... hops from the nearest of *start*.
 
         Args:
-            start: Nodes by wnid; those outside of the graph are at 0 hops and have no neighbours.
+            start: The nodes by wnid; those outside of the graph are at 0 hops and have no
+                neighbours.
+
+        Yields:
+            Sets of wnids, of which the first is *start* itself. It ends when no further node can be
+            reached, so nothing is yielded without *start*. The sets must not be changed.
         """
         ring, seen = set(start), set(start)
         while ring:
@@ -98,8 +106,11 @@ class Hierarchy:
         """Return the nodes at most *hops* from the nearest of *start*, without *start* itself.
 
         Args:
-            start: Nodes by wnid; those outside of the graph have no neighbours.
+            start: The nodes by wnid; those outside of the graph have no neighbours.
             hops: The maximum number of edges, up to a parent or down to a child, at least 0.
+
+        Returns:
+            A new set of wnids; empty if *hops* is 0 or there are no neighbours.
         """
         return set().union(*islice(self.nodes_by_hops(start), 1, hops + 1))
 
@@ -111,9 +122,13 @@ class Hierarchy:
         k = 1 it is alone, and hp@1 equals hit@1, as in the paper's table 3.
 
         Args:
-            label: The true class.
-            k: Number of answers that are judged, at least 1.
-            valid: The classes that can be answers, including *label*; a set is not copied.
+            label: The true class, by wnid.
+            k: The number of answers that are judged, at least 1.
+            valid: The classes that can be answers, by wnid, including *label*; a set is not copied.
+
+        Returns:
+            A new set of at least *k* wnids of *valid*, always with *label*; all of *valid* if fewer
+            than *k* of them can be reached.
 
         Raises:
             ValueError: *label* is not in the graph or not in *valid*, or *k* is less than 1.
@@ -135,12 +150,13 @@ class Hierarchy:
         """Return hp@k for an image of *label*: the share of its k *answers* that are right.
 
         Args:
-            label: The true class.
-            answers: The k classes that were answered, at least one.
-            valid: The classes that can be answers, including *label*.
+            label: The true class, by wnid.
+            answers: The k classes that were answered, by wnid, at least one, all different.
+            valid: The classes that can be answers, by wnid, including *label*.
 
         Returns:
-            0 to 1: the share of *answers* in `correct_set(label, k, valid)`.
+            0 to 1: the share of *answers* in `correct_set(label, k, valid)`, the classes of *valid*
+            within the smallest radius around the label that holds at least k of them.
 
         Raises:
             ValueError: *label* is not in the graph or not in *valid*, or there is no answer.
@@ -157,7 +173,8 @@ class Hierarchy:
             wnids: The n classes; those outside of the graph have a path to themselves only.
 
         Returns:
-            (n, n) int16, symmetric; `NO_PATH` without a path.
+            (n, n) int16, symmetric, in the order of *wnids*, 0 on the diagonal; `NO_PATH` (32,767)
+            without a path.
         """
         nodes = [*self._neighbours, *sorted(set(wnids) - self._neighbours.keys())]
         index_of = {node: index for index, node in enumerate(nodes)}
@@ -196,7 +213,7 @@ class Hierarchy:
             wnid: The class; one outside of the graph has no ancestors.
 
         Returns:
-            The number of steps by wnid; 0 for the class itself.
+            The number of steps by wnid; 0 for the class itself, which is always there.
         """
         steps_to, front, steps = {wnid: 0}, [wnid], 0
         while front:
@@ -217,11 +234,11 @@ class Hierarchy:
 
         Args:
             wnids: The n classes.
-            dim: Number of dimensions (default: 64).
-            decay: Weight of each step up, 0 to 1 (default: 0.7).
+            dim: The number of dimensions (default: 64).
+            decay: The weight of each step up, 0 to 1 (default: 0.7).
 
         Returns:
-            (n, dim) float32, of length 1.
+            (n, dim) float32, of length 1, in the order of *wnids*.
         """
         above = [self.ancestors(wnid) for wnid in wnids]
         codes = {node: _code_of_node(node, dim) for node in set().union(*above)}
@@ -243,13 +260,19 @@ def _code_of_node(node: str, dim: int) -> NDArray[np.float64]:
 
 
 def read_hierarchy(where: str | os.PathLike[str]) -> Hierarchy:
-    """Read an is-a graph.
+    """Read an is-a graph from a file of pairs or from WordNet.
 
     Args:
-        where: A file of `parent child` lines, or a folder with WordNet's `data.noun`.
+        where: A text file with the wnids of a parent and a child on each line, separated by a
+            space, a tab, a semicolon or a comma; empty lines and those that begin with `#` are
+            skipped. Or a folder with WordNet's `data.noun`, or that file itself.
+
+    Returns:
+        The graph, whose nodes are named as in the file; those of WordNet by wnid, such as
+        `n02121808`.
 
     Raises:
-        SourceError: It is neither of them, or has no edge.
+        SourceError: It is neither of them, cannot be read, or has no edge.
     """
     path = Path(where)
     noun = path / "data.noun" if path.is_dir() else path

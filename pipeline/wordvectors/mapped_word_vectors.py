@@ -41,13 +41,22 @@ _NAME = re.compile(r"[0-9a-f]{64}\.(words|seen\.json)", re.ASCII)
 def open_word_vectors(file: Path, digest: str, folder: Path) -> WordVectors:
     """Open the words of a file by an index in *folder*, which is written if it is missing.
 
+    The index is `<digest>.words`; beside it `<digest>.seen.json` notes path, size and time of the
+    file, so that it is hashed only once. When an index is written, those of other files in *folder*
+    are deleted. If *folder* cannot be written, the file is read into memory instead.
+
     Args:
         file: A file of word vectors. It may be deleted once there is an index of it.
-        digest: The SHA-256 of the file, in hexadecimal.
-        folder: The folder of indexes; it may be read-only.
+        digest: The SHA-256 of the file, 64 hexadecimal digits in lower case.
+        folder: The folder of indexes; it is created if it is missing, and may be read-only.
+
+    Returns:
+        The tokens and their vectors, (n, d) float32, as they are in the file: mapped from the
+        index, which must only be read, or in memory.
 
     Raises:
         TesseraeError: The file has another digest, or cannot be read.
+        OSError: The file cannot be read while its digest is computed.
     """
     if not _DIGEST.fullmatch(digest):  # it becomes part of file names
         raise TesseraeError(f"{digest[:80]!r} is not the SHA-256 of a words file.")

@@ -82,13 +82,14 @@ class WordVectors:
         return numbers
 
     def index_of(self, token: str) -> int | None:
-        """Return the number of a token as it is written, otherwise of its most frequent case.
+        """Return the number of a token as it is written, or else as it is written in another case.
 
         Args:
             token: The token, such as `great_white_shark`.
 
         Returns:
-            The index in `tokens` and `vectors`; None if there is no such token in any case.
+            The index in `tokens` and `vectors`: of the token itself if there is one, otherwise of
+            the most frequent one that differs only in capitals; None if there is neither.
         """
         number = self._number_of(token)
         if number is not None:
@@ -109,10 +110,10 @@ class WordVectors:
         """Return the vector of a token, scaled to length 1; None if it is zero or not finite.
 
         Args:
-            number: The index of the token in `tokens`.
+            number: The index of the token in `tokens`, from 0.
 
         Returns:
-            (d,) float32.
+            (d,) float32, a copy; or None.
         """
         vector = self.vectors[number].astype(np.float64)
         length = np.linalg.norm(vector)
@@ -124,10 +125,11 @@ class WordVectors:
         """Return the vector of a name as one token; None if no spelling of it has one.
 
         Args:
-            name: One or several words, which are joined by `_`, `-` or a space.
+            name: One or several words with spaces, `-` or `_` between them. Tokens in which they
+                are joined by `_`, `-` or a space are tried, as written and in any case.
 
         Returns:
-            (d,) float32 of length 1.
+            (d,) float32 of length 1; or None.
         """
         for joined in _token_spellings(name):
             number = self.index_of(joined)
@@ -138,11 +140,13 @@ class WordVectors:
     def mean_of_words(self, name: str) -> NDArray[np.float32] | None:
         """Return the mean of the vectors of the words of a name; None if one of them is missing.
 
+        The vectors have length 1 before their mean is taken, and the mean is scaled to length 1.
+
         Args:
             name: Words with spaces, `-` or `_` between them.
 
         Returns:
-            (d,) float32 of length 1.
+            (d,) float32 of length 1; None also if the mean is zero or there are no words.
         """
         parts = _words_of_name(name)
         vectors = [vector for part in parts if (vector := self.token_vector(part)) is not None]
@@ -155,13 +159,17 @@ class WordVectors:
             name: Words with spaces, `-` or `_` between them.
 
         Returns:
-            (d,) float32 of length 1; None if there is neither.
+            (d,) float32 of length 1; None if there is no such token, and one of the words has no
+            vector.
         """
         vector = self.token_vector(name)
         return vector if vector is not None else self.mean_of_words(name)
 
     def query_vector(self, text: str) -> NDArray[np.float32]:
-        """Return the vector of a text that a user typed, as `phrase_vector` does.
+        """Return the vector of a text that a user typed.
+
+        It is that of the text as one token, otherwise the mean of its words, all of which must
+        exist.
 
         Args:
             text: Words with spaces, `-` or `_` between them.
@@ -189,7 +197,11 @@ class WordVectors:
 
         Args:
             word: The word, in any case.
-            count: The maximum number of tokens (default: 3).
+            count: The maximum number of tokens, at least 1 (default: 3).
+
+        Returns:
+            The tokens as they are written, among the 100,000 most frequent; empty if none is
+            similar.
         """
         joined, size = "_".join(_words_of_name(word)).casefold(), len(word)
         near: dict[str, str] = {}
@@ -207,7 +219,7 @@ def unit_mean(vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32] | N
         vectors: Vectors of length 1, each (d,) float32.
 
     Returns:
-        (d,) float32 of length 1.
+        (d,) float32 of length 1; or None.
     """
     if not vectors:
         return None
@@ -290,10 +302,15 @@ def class_vectors(
     """Return the vector of each class by its names.
 
     Args:
-        word_vectors: The word vectors.
+        word_vectors: The word vectors, of any length.
         classes: (wnid, names), names separated by commas; without names, the wnid is the name.
         synonyms: `first`: the first name alone. `mean` (the default): the mean of all names that
             are one token, otherwise of all that are made of words.
+
+    Returns:
+        The C classes in their order. Its `vectors` are (C, d) float32 of length 1, zeros for a
+        class without a vector; its `sources` say for each class how it got its vector: `token`,
+        `words` or `none`.
 
     Raises:
         ValueError: *synonyms* is neither.
@@ -328,8 +345,12 @@ def taxonomy_vectors(
 
     Args:
         hierarchy: The is-a graph; a class that is not in it gets no vector.
-        classes: (wnid, names), as for `class_vectors`.
-        dim: Number of dimensions (default: 64).
+        classes: (wnid, names), names separated by commas; without names, the wnid is the name.
+        dim: The number of dimensions (default: 64).
+
+    Returns:
+        The C classes in their order. Its `vectors` are (C, dim) float32 of length 1, zeros for a
+        class without a vector; its `sources` are `taxonomy` or `none`.
     """
     wnids, names = _wnids_and_names(classes)
     in_hierarchy = np.array([wnid in hierarchy for wnid in wnids], bool)
@@ -350,7 +371,7 @@ def names_of_id(key: str) -> str:
         key: The id of the class: a wnid, or any text.
 
     Returns:
-        The id with its words separated: "golf ball" for "golf_ball"; "" for a wnid.
+        The id with its words separated: "golf ball" for "golf_ball"; the empty string for a wnid.
     """
     if _WNID.fullmatch(key):
         return ""
@@ -364,7 +385,7 @@ def split_names(names: str) -> list[str]:
         names: Names with commas between them.
 
     Returns:
-        The names without space around them, in their order.
+        The names without space around them, in their order; empty if there are none.
     """
     return list(dict.fromkeys(part.strip() for part in names.split(",") if part.strip()))
 
