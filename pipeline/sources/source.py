@@ -36,13 +36,20 @@ class Source(ABC):
         """Return texts, cheap to obtain, that change when files are added or removed."""
 
     def list(self, progress: Callable[[int], None]) -> "pa.Table":
-        """Return the listing (`pipeline.sources.listing`); only if the access is "random".
+        """Return the listing of all samples; only if the access is "random".
 
         Args:
             progress: A function that is called with each number of new samples.
 
+        Returns:
+            The Arrow table that `pipeline.sources.listing` describes, sorted by key: `key`,
+            `num_bytes` and, unless they equal the keys, `path` relative to `root`; `offset` of
+            samples in archives.
+
         Raises:
-            SourceError: There are no images, or they cannot be read as this kind of source.
+            ReadError: A file or folder cannot be read now.
+            SourceError: There are no images, or they cannot be read as this kind of source; or the
+                access is "blocks".
         """
         raise SourceError(
             f"{self.location.display_name} is read in blocks; spool it, then list the spool"

@@ -42,7 +42,8 @@ def container_of(location: Location, path: str) -> str:
 
     Raises:
         ReadError: The file or its folder cannot be read.
-        SourceError: A link in its folder leads nowhere, or a server does not report its size.
+        SourceError: A link in its folder leads back to itself, or a server does not report its
+            size.
     """
     return str(location.cached(("container", path), lambda: _detect_container(location, path)))
 
