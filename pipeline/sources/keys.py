@@ -37,7 +37,7 @@ _HUB_NAME = re.compile(r"(n\d{8}_\d+|ILSVRC2012_val_\d{8})_(n\d{8})(\.\w+)")
 
 
 def is_wnid(text: str) -> bool:
-    """Return True if a text is a WordNet id: `n` and eight digits, such as n01440764.
+    """Return True if the whole of a text is a WordNet id: `n` and eight digits, such as n01440764.
 
     Args:
         text: Any text.
@@ -92,7 +92,8 @@ def without_part_number(folder: str) -> str:
     """Return a folder name without the number of the part of a split that it holds.
 
     Args:
-        folder: The name of the folder: `train` is returned for `train-part0`.
+        folder: The name of the folder: `train` is returned for `train-part0`; a name that does not
+            end in `-part` and digits is returned as it is.
     """
     return _PART.sub("", folder)
 
@@ -173,7 +174,8 @@ def file_name_of(path: str) -> tuple[str, str]:
         path: The path of an image in its archive or table.
 
     Returns:
-        The file name, and the wnid; an empty text if none was appended.
+        The file name without folders, and the wnid: `n01440764_10026.JPEG` and `n01440764` for
+        `n01440764_10026_n01440764.JPEG`. If none was appended, the whole file name and ''.
     """
     name = path.rpartition("/")[2]
     hub = _HUB_NAME.fullmatch(name)

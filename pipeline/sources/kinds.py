@@ -110,7 +110,7 @@ def open_source(
         root: A folder or an archive; a local path or an fsspec URL.
         split: The split to open, where *root* holds several; any name if it is itself one.
             `validation` and `valid` stand for `val`, `training` for `train`, `testing` for `test`.
-        kind: One of `SOURCE_KINDS`; None detects the kind (default).
+        kind: One of `SOURCE_KINDS`, such as `folder`; None detects the kind (default).
         options: The options by which it is read.
 
     Returns:
@@ -177,7 +177,7 @@ def splits(
 
     Args:
         root: A folder or an archive; a local path or an fsspec URL.
-        kind: One of `SOURCE_KINDS`; None detects the kind (default).
+        kind: One of `SOURCE_KINDS`, such as `folder`; None detects the kind (default).
         options: The options by which it is read.
 
     Returns:
@@ -207,7 +207,7 @@ def unlabelled_test_remark(
 
     Args:
         root: A folder or an archive; a local path or an fsspec URL.
-        kind: One of `SOURCE_KINDS`; None detects the kind (default).
+        kind: One of `SOURCE_KINDS`, such as `folder`; None detects the kind (default).
         options: The options by which it is read.
 
     Returns:
@@ -257,7 +257,7 @@ def check_split_name(
         root: A folder or an archive; a local path or an fsspec URL. It is looked up only for a
             misspelling.
         split: The name that the user passed, such as `trian`.
-        kind: One of `SOURCE_KINDS`; None detects the kind (default).
+        kind: One of `SOURCE_KINDS`, such as `folder`; None detects the kind (default).
         options: The options by which it is read.
 
     Raises:

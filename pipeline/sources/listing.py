@@ -55,7 +55,7 @@ def skipped_files(evidence: Evidence) -> Iterator[SkippedFiles]:
         evidence: The evidence of a part of a source, whose skipped files are counted.
 
     Yields:
-        The reason in words, the name of the first such file, and their number.
+        A `SkippedFiles`: `reason` in words, `name` of the first such file, and `num_files`.
     """
     for reason, group in evidence.skipped.items():
         yield SkippedFiles(reason, group.first, group.count)
@@ -82,8 +82,8 @@ class ListingBuilder:
             path: The path of the file that holds their bytes, relative to the source's root.
             rows: The samples, in any order, and counts of skipped files; they are read to their
                 end.
-            progress: A function that is called with each number of new samples, up to 16,384 at a
-                time; links are not counted.
+            progress: A function that is called again and again, each time with the number of
+                samples since its last call, up to 16,384; links are not counted.
 
         Raises:
             SourceError: A key is not valid UTF-8.
@@ -168,7 +168,7 @@ def _final_link_targets(links: dict[str, str]) -> list[str]:
 
 
 def string_array(names: Sequence[str], where: str) -> pa.Array:
-    """Return texts as an Arrow array, (len(names),) large_string.
+    """Return texts as an Arrow array, (len(names),) large_string, in the same order.
 
     Args:
         names: The texts, such as keys or paths.
@@ -259,7 +259,7 @@ def refused_key(key: str, where: str) -> SourceError:
 
     Args:
         key: The key.
-        where: The place of the sample in its source, for the message.
+        where: The place of the sample in its source, such as 'row 3 of a.parquet', for the message.
     """
     return SourceError(
         f"the key {key!r}, of {where}, cannot be used: a key is '<class>/<file name>' with one "

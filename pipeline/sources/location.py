@@ -166,6 +166,8 @@ class Location:
     def is_folder(self, path: str) -> bool:
         """Return True if there is a folder, or a link to one, that this user can see.
 
+        On an object store, a prefix with objects is a folder.
+
         Args:
             path: A path relative to the location; '' is the location itself.
 
@@ -187,9 +189,9 @@ class Location:
                 (default).
 
         Returns:
-            The sorted names of files and of folders, without their parents, and the entries that
-            were skipped by their names. Tables and archives are among the files. It must not be
-            changed.
+            A `FolderEntries`: the sorted names of `files`, among them tables, archives and broken
+            links, and of `folders`, without their parents; and `skipped`, which counts the entries
+            that were skipped by their names. It must not be changed.
 
         Raises:
             ReadError: The folder is missing or cannot be read.
@@ -239,8 +241,9 @@ class Location:
                 single file is the source.
 
         Returns:
-            The names of files, unsorted, and their sizes in the same order, the names of folders,
-            and the entries that were skipped.
+            A `FolderSizes`: the names of `files`, unsorted, their `num_bytes` in the same order,
+            the names of `folders`, unsorted, and `skipped`, which counts the entries that were
+            skipped.
 
         Raises:
             ReadError: The folder is missing or cannot be read.

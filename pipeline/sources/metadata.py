@@ -168,7 +168,8 @@ def find_solution(location: Location) -> GroundTruth | None:
             nearest file counts.
 
     Returns:
-        The wnid of each image by its name without suffix, and the full name of the table.
+        A `GroundTruth`: `by_name`, the wnid of each image by its name without suffix, an empty
+        `by_number`, and `where`, the full name of the table.
 
     Raises:
         ReadError: The table cannot be read now.
@@ -191,8 +192,10 @@ def find_ground_truth(location: Location) -> GroundTruth:
         location: The folder of the images; up to four folders above it are searched, too.
 
     Returns:
-        The wnid of each image, by name (Kaggle's table, which takes precedence) or by number (the
-        devkit), and the full name of the table; `wnid` and `find` look up either.
+        A `GroundTruth`: the wnid of each image, in `by_name` by its name without suffix (from
+        Kaggle's table, which takes precedence) or in `by_number` in the order of the images (from
+        the devkit), and `where`, the full name of the table. Its methods `wnid` and `find` look up
+        either.
 
     Raises:
         ReadError: A table cannot be read now.
@@ -224,9 +227,10 @@ def find_optional_ground_truth(location: Location) -> GroundTruth | None:
         location: The folder of the images; up to four folders above it are searched, too.
 
     Returns:
-        The wnid of each image, by name (Kaggle's table, which takes precedence) or by number (the
-        devkit), and the full name of the table; None also if one of the devkit's two files is
-        missing.
+        A `GroundTruth`: the wnid of each image, in `by_name` by its name without suffix (from
+        Kaggle's table, which takes precedence) or in `by_number` in the order of the images (from
+        the devkit), and `where`, the full name of the table. None also if one of the devkit's two
+        files is missing.
 
     Raises:
         ReadError: A table cannot be read now.

@@ -39,7 +39,8 @@ class Source(ABC):
         """Return the listing of all samples; only if the access is "random".
 
         Args:
-            progress: A function that is called with each number of new samples.
+            progress: A function that is called again and again, each time with the number of
+                samples since its last call.
 
         Returns:
             The Arrow table that `pipeline.sources.listing` describes, sorted by key: `key`,

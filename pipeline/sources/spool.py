@@ -79,8 +79,11 @@ class Block(ABC):
                 returns their offset there.
 
         Yields:
-            A `ListedSample` for each sample, with what *write* returned as its offset, and
-            `SkippedFiles` that count the files that are none, by reason.
+            A `ListedSample` (`key`, `num_bytes`, `offset`, `same_as`, `basis` of the class) for
+            each sample, with what *write* returned as its offset. Of a link, `num_bytes` and
+            `offset` are 0, and `same_as` is the key of its target; else that is ''. Also
+            `SkippedFiles` (`reason`, `name` of the first, `num_files`) that count the files that
+            are none.
 
         Raises:
             ReadError: The source could not be read now.

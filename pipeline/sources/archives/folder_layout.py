@@ -78,9 +78,12 @@ class TreeTar(Layout):
             stop: The offset in bytes at which to stop; None: the end of the tar (default).
 
         Yields:
-            A `ListedSample` for each sample, with the key `<class>/<file name>`, in the order of
-            the members; those right in the folder of the split follow behind all others. At the
-            end, one `SkippedFiles` for each reason, with the number of members that are no samples.
+            A `ListedSample` (`key`, `num_bytes`, `offset`, `same_as`, `basis` of the class) for
+            each sample, with the key `<class>/<file name>` and what *store_member* returned as its
+            offset, in the order of the members; those right in the folder of the split follow
+            behind all others. Of a link, `num_bytes` and `offset` are 0, and `same_as` is the key
+            of its target; else that is ''. At the end, one `SkippedFiles` (`reason`, `name` of the
+            first, `num_files`) for each reason for which members are no samples.
 
         Raises:
             ReadError: The tar could not be read now.

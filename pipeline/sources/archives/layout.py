@@ -37,8 +37,11 @@ class Layout(ABC):
             stop: The offset in bytes at which to stop; None: the end of the tar (default).
 
         Yields:
-            A `ListedSample` for each sample, with what *store_member* returned as its offset, and
-            `SkippedFiles` that count the members that are none, by reason.
+            A `ListedSample` (`key`, `num_bytes`, `offset`, `same_as`, `basis` of the class) for
+            each sample, with what *store_member* returned as its offset. Of a link, `num_bytes` and
+            `offset` are 0, and `same_as` is the key of its target; else that is ''. Also
+            `SkippedFiles` (`reason`, `name` of the first, `num_files`) that count the members that
+            are none.
 
         Raises:
             ReadError: The tar could not be read now.
@@ -100,8 +103,11 @@ class ClassTar(Layout):
             stop: The offset in bytes at which to stop; None: the end of the tar (default).
 
         Yields:
-            A `ListedSample` for each sample, with the key `<class>/<file name>`, in the order of
-            the members; at the end one `SkippedFiles` for each reason for which members are no
+            A `ListedSample` (`key`, `num_bytes`, `offset`, `same_as`, `basis` of the class) for
+            each sample, with the key `<class>/<file name>` and what *store_member* returned as its
+            offset, in the order of the members. Of a link, `num_bytes` and `offset` are 0, and
+            `same_as` is the key of its target; else that is ''. At the end, one `SkippedFiles`
+            (`reason`, `name` of the first, `num_files`) for each reason for which members are no
             samples.
 
         Raises:
@@ -137,9 +143,9 @@ def listed_sample(key: str, member: Member, store_member: StoreMember, prefix: s
         prefix: The `<class>/` with which the key of a link's target begins.
 
     Returns:
-        For a file, its key, size in bytes and offset, with an empty `same_as`. For a link, size and
-        offset are 0, and `same_as` is *prefix* and the file name of its target. The basis of the
-        class is the default, the folder.
+        A `ListedSample`: for a file, its `key`, `num_bytes` and `offset`, with an empty `same_as`.
+        For a link, `num_bytes` and `offset` are 0, and `same_as` is *prefix* and the file name of
+        its target. The basis of the class is the default, the folder.
     """
     if member.target is None:
         return ListedSample(key, member.num_bytes, store_member(member))
@@ -165,10 +171,13 @@ class TarOfTars(Layout):
             stop: The offset in bytes at which to stop; None: the end of the outer tar (default).
 
         Yields:
-            A `ListedSample` for each sample, with the key `<class>/<file name>`, in the order of
-            the members, where the name of the inner tar is the class. Behind those of each inner
-            tar, a `SkippedFiles` for each reason for which its members are no samples; at the end
-            one for the members of the outer tar that are no tars.
+            A `ListedSample` (`key`, `num_bytes`, `offset`, `same_as`, `basis` of the class) for
+            each sample, with the key `<class>/<file name>` and what *store_member* returned as its
+            offset, in the order of the members, where the name of the inner tar is the class. Of a
+            link, `num_bytes` and `offset` are 0, and `same_as` is the key of its target; else that
+            is ''. Behind those of each inner tar, a `SkippedFiles` (`reason`, `name` of the first,
+            `num_files`) for each reason for which its members are no samples; at the end one for
+            the members of the outer tar that are no tars.
 
         Raises:
             ReadError: The tar could not be read now.

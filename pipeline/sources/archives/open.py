@@ -84,7 +84,7 @@ def open_tar(location: Location, path: str, *, start: int = 0, stop: int | None 
 def check_archive(location: Location, path: str) -> None:
     """Check the first bytes of an archive, before hours of reading the archives before it.
 
-    Of a compressed archive or a zip, and of a file of unknown content, nothing more is checked.
+    A compressed archive, a zip, a plain tar and a file of unknown content are accepted.
 
     Args:
         location: The folder of the archive.
@@ -92,7 +92,7 @@ def check_archive(location: Location, path: str) -> None:
 
     Raises:
         ReadError: The file is missing or cannot be read.
-        SourceError: The file is something else, such as a page of HTML.
+        SourceError: The file is something else, such as a page of HTML, or it is empty.
     """
     if not is_streamed(location, path):
         _check_is_tar(location.head(path), location.full_path(path))

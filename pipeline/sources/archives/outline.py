@@ -115,7 +115,8 @@ def is_image(path: str) -> bool:
     """Return True if a member's name ends as those of images do, and no part of it is hidden.
 
     Args:
-        path: The path of the member in the archive.
+        path: The path of the member in the archive. Its last suffix decides, such as `.jpg` or
+            `.PNG` in any case; a part is hidden if it begins with a dot or is `__MACOSX`.
     """
     return looks_like_image(path.rpartition("/")[2]) and not is_hidden(path)
 
@@ -124,7 +125,7 @@ def is_hidden(path: str) -> bool:
     """Return True if a part of a path begins with a dot or is `__MACOSX`, macOS's metadata.
 
     Args:
-        path: The path of the member in the archive.
+        path: The path of the member in the archive; parts that are `.` or `..` do not count.
     """
     parts = path.split("/")
     return any(part[:1] == "." and part not in (".", "..") for part in parts) or (
@@ -207,7 +208,8 @@ def outline_of(location: Location, path: str) -> Outline:
         path: The path of the archive in that folder.
 
     Returns:
-        The first members in the order of the archive, and whether they include all of its images.
+        An `Outline`: `members`, the first ones in the order of the archive (later ones only if they
+        decide its shape), and `is_complete`, which is True if they include all of its images.
 
     Raises:
         SourceError: The file is no archive, or is damaged.

@@ -67,7 +67,7 @@ def is_tar(name: str) -> bool:
     """Return True if a file's name ends as those of tars do, compressed or not.
 
     Args:
-        name: A file name or path, in any case.
+        name: A file name or path, in any case, such as `a.tar`, `a.tar.gz` or `a.tgz`.
     """
     return name.lower().endswith((PLAIN, *COMPRESSED))
 
@@ -220,9 +220,10 @@ class Tar:
                 of the file (default).
 
         Yields:
-            A `Member` for each, in the order of the archive: the path, the offset and size in bytes
-            of its data, and the target of a link, whose size is 0. Folders, pipes and devices are
-            omitted.
+            A `Member` for each, in the order of the archive: `name`, its path; `offset` and
+            `num_bytes` of its data in the decompressed archive; and `target`, the path of the
+            member that a link stands for, whose `num_bytes` is 0, or None for a file. Folders,
+            pipes and devices are omitted.
 
         Raises:
             ReadError: The system or a server failed.

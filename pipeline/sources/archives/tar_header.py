@@ -14,7 +14,8 @@ _DIGITS = {8: frozenset(b"01234567"), 10: frozenset(b"0123456789")}
 def has_valid_checksum(header: bytes) -> bool:
     """Return True if the checksum of a header is valid.
 
-    It is the sum of all bytes, in which the field of the checksum itself counts as spaces.
+    It is the sum of all bytes, unsigned or, as some old programs summed them, signed, in which the
+    field of the checksum itself counts as spaces.
 
     Args:
         header: The header of a member, 512 bytes.

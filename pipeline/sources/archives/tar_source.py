@@ -63,9 +63,11 @@ class TarBlock(Block):
                 returns their offset there.
 
         Yields:
-            A `ListedSample` for each sample, with what *write* returned as its offset, and
-            `SkippedFiles` that count the members that are none, by reason. The tar is open until
-            the last of them is yielded.
+            A `ListedSample` (`key`, `num_bytes`, `offset`, `same_as`, `basis` of the class) for
+            each sample, with what *write* returned as its offset. Of a link, `num_bytes` and
+            `offset` are 0, and `same_as` is the key of its target; else that is ''. Also
+            `SkippedFiles` (`reason`, `name` of the first, `num_files`) that count the members that
+            are none. The tar is open until the last of them is yielded.
 
         Raises:
             ReadError: The source could not be read now.
@@ -133,7 +135,8 @@ class TarSource(Source):
         """List the members of every archive that are samples; their bytes stay where they are.
 
         Args:
-            progress: A function that is called with each number of new samples.
+            progress: A function that is called again and again, each time with the number of
+                samples since its last call.
 
         Returns:
             The listing (`pipeline.sources.listing`), sorted by key: the columns `key`, `num_bytes`,
@@ -266,10 +269,10 @@ def paths_by_split(
 
 
 def left_out_text(path: str) -> str:
-    """Return a sentence for the user that says that an archive is left out.
+    """Return a sentence without a full stop for the user, that says that an archive is left out.
 
     Args:
-        path: The path of the archive in its source; its name tells no split.
+        path: The path of the archive in its source, shown as it is; its name tells no split.
     """
     return f"{path} is skipped: its name indicates no split"
 

@@ -51,9 +51,10 @@ class Zip(Tar):
             stop: None: a zip is only read as a whole.
 
         Yields:
-            A `Member` for each: the path, the offset in bytes of its header, by which `read` and
-            `pieces` identify it, its decompressed size in bytes, and the target of a link, whose
-            size is 0. Folders are omitted.
+            A `Member` for each: `name`, its path; `offset`, that of its header in bytes, by which
+            `read` and `pieces` identify it; `num_bytes`, its decompressed size; and `target`, the
+            path of the member that a link stands for, whose `num_bytes` is 0, or None for a file.
+            Folders are omitted.
 
         Raises:
             ReadError: The system failed.

@@ -93,7 +93,7 @@ class ClassTable:
             sample: A description of the sample with this label, for a message.
 
         Raises:
-            SourceError: The number is that of the table's names, or a greater one.
+            SourceError: The label is not less than the number of entries.
         """
         if number < len(self.names):
             return

@@ -68,8 +68,10 @@ class Labeller:
             sample: A description of the sample, for a message.
 
         Returns:
-            The key `<class>/<file name>`, whose class is `-` if nothing tells one, and what tells
-            it: the kind of the basis, the value of the label, the folders, and an unusual spelling.
+            The key `<class>/<file name>`, whose class is `-` if nothing tells one, and a
+            `ClassBasis`, what tells it: `kind` (such as `number`, `name`, `folder`, `none`),
+            `value` of the label or None, `folder`, the folders if they tell it, and `text`, an
+            unusual spelling of a number.
 
         Raises:
             SourceError: The labels contradict each other, or one is no class; or the class folder

@@ -26,8 +26,8 @@ def find_class_table(location: Location) -> ClassTable | None:
             `LOC_synset_mapping.txt`.
 
     Returns:
-        The names of number 0, 1, ..., and their words if the table has some; None if there is no
-        such table, or if it is empty.
+        A `ClassTable` with the `names` of number 0, 1, ..., and their `words` if the table has
+        some; None if there is no such table, or if it is empty.
 
     Raises:
         ReadError: The table cannot be read.

@@ -77,9 +77,9 @@ def combine_classes(splits: Mapping[str, SplitClasses], rules: int = LISTING_RUL
             checks nothing (default: the newest, 2).
 
     Returns:
-        The class of each label, its words ('' without any), the source's own numbers (empty without
-        any), remarks for the user, and the set of the classes without a sample. Under rules 1 only
-        the classes and words are filled.
+        A `Classes`: `names`, the class of label 0, 1, ...; `words` of each ('' without any);
+        `numbers`, the source's own ones (empty without any); `notes` for the user; and `empty`, the
+        set of the classes without a sample. Under rules 1 only `names` and `words` are filled.
 
     Raises:
         SourceError: The evidence is ambiguous, or contradicts itself.

@@ -194,8 +194,8 @@ class CifarBatches:
 
         Returns:
             The fields of the batch, such as `b"labels"`, as lists, bytes, texts and numbers. An
-            array, such as `b"data"`, is an object with the attributes `shape` and `data`, its
-            bytes.
+            array, such as `b"data"`, is an object with the attributes `shape`, (n, 3072), and
+            `data`, its bytes: of each image the planes of red, green and blue.
 
         Raises:
             SourceError: The file is no batch, or is missing in the archive or larger than 1 GiB
@@ -249,7 +249,8 @@ class CifarBlock(Block):
                 returns their offset there.
 
         Yields:
-            One `ListedSample` for each image, in the order of the batch, with a key such as
+            One `ListedSample` (`key`, `num_bytes` of the PPM, `offset`, `same_as` = '', `basis` of
+            the class) for each image, in the order of the batch, with a key such as
             `cat/data_batch_1_00042.ppm`, and with what *write* returned as its offset.
 
         Raises:

@@ -359,9 +359,10 @@ def walk(location: Location, folder: str) -> Iterator[tuple[str, FolderSizes]]:
         folder: The path in it of the folder to begin with; '' is the source's own.
 
     Yields:
-        The path of the folder in the source; and the names and sizes in bytes of the files in it
-        that may be images, the names of its folders, and what was skipped. A folder comes before
-        those in it, which are in the order of their names.
+        The path of the folder in the source, and a `FolderSizes`: the names of `files` in it that
+        may be images, unsorted, their `num_bytes` in the same order, the names of its `folders`,
+        and `skipped`, which counts the entries that were skipped. A folder comes before those in
+        it, which are in the order of their names.
 
     Raises:
         ReadError: A folder cannot be read.

@@ -96,7 +96,8 @@ def find_folders(
 
     Returns:
         The source of each split; if no folder of a split holds class folders, that of '', the
-        location itself; empty if there are no class folders.
+        location itself; empty if there are no class folders, for a single file, and if both
+        --class-name and --recursive are given.
 
     Raises:
         ReadError: A folder cannot be read.

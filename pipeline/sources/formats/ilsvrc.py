@@ -72,8 +72,11 @@ class ValTar(Layout):
             stop: The offset in bytes at which to stop; None: the end of the tar (default).
 
         Yields:
-            A `ListedSample` for each val image, with the key `<wnid>/<file name>`, and a
-            `SkippedFiles` for each other member, in the order of the tar.
+            A `ListedSample` (`key`, `num_bytes`, `offset`, `same_as`, `basis` of the class) for
+            each val image, with the key `<wnid>/<file name>` and what *store_member* returned as
+            its offset, and a `SkippedFiles` (`reason`, `name`, `num_files` = 1) for each other
+            member, in the order of the tar. Of a link, `num_bytes` and `offset` are 0, and
+            `same_as` is the key of its target; else that is ''.
 
         Raises:
             ReadError: The tar or the table could not be read now.

@@ -97,10 +97,10 @@ class LmdbBlock(Block):
                 returns their offset there.
 
         Yields:
-            One `ListedSample` for each row, with what *write* returned as its offset. Its key is
-            the class and the key of the row, in hexadecimal if it is not alphanumeric, with a
-            suffix by the first bytes (`jpg`, `png`, `webp`, `gif`, `bmp`, else `img`):
-            `bedroom/<hash>.webp`.
+            One `ListedSample` (`key`, `num_bytes`, `offset`, `same_as` = '', `basis` of the class)
+            for each row, with what *write* returned as its offset. Its key is the class and the key
+            of the row, in hexadecimal if it is not alphanumeric, with a suffix by the first bytes
+            (`jpg`, `png`, `webp`, `gif`, `bmp`, else `img`): `bedroom/<hash>.webp`.
 
         Raises:
             ReadError: The disk failed.

@@ -80,9 +80,10 @@ class ParquetBlock(Block):
                 returns their offset there.
 
         Yields:
-            One `ListedSample` for each row, in the order of the file, with what *write* returned as
-            its offset. A row without an image is a sample of no bytes; one without a name gets that
-            of the file and its number.
+            One `ListedSample` (`key`, `num_bytes`, `offset`, `same_as` = '', `basis` of the class)
+            for each row, in the order of the file, with what *write* returned as its offset. A row
+            without an image is a sample of no bytes; one without a name gets that of the file and
+            its number.
 
         Raises:
             ReadError: The file could not be read now.

@@ -72,8 +72,9 @@ def columns_of(schema: pa.Schema, where: str, options: SourceOptions = DEFAULT_O
         options: The options by which the source is read (default: none is set).
 
     Returns:
-        The column of images, those of names and labels ('' without one), the class names in the
-        schema's metadata (empty without any), and further columns that may be labels.
+        A `Columns`: the columns `image`, and `name` and `label` ('' without one), the class `names`
+        in the schema's metadata in the order of the labels (empty without any), and `other_labels`,
+        further columns that may be labels.
 
     Raises:
         SourceError: No column can hold the bytes of images, several may, an option names a missing

@@ -191,10 +191,11 @@ class WebDatasetShard(Layout):
             stop: The offset in bytes at which to stop; None: the end of the tar (default).
 
         Yields:
-            A `ListedSample` for each sample, with the key `<class>/<file name of the image>`; those
-            whose label is not beside the image, or that have none, follow behind all others. At the
-            end, a `SkippedFiles` for each reason, with the number of members that are no part of a
-            sample.
+            A `ListedSample` (`key`, `num_bytes`, `offset`, `same_as`, `basis` of the class) for
+            each sample, with the key `<class>/<file name of the image>` and what *store_member*
+            returned as its offset; those whose label is not beside the image, or that have none,
+            follow behind all others. At the end, a `SkippedFiles` (`reason`, `name` of the first,
+            `num_files`) for each reason for which members are no part of a sample.
 
         Raises:
             ReadError: The tar could not be read now.
@@ -425,8 +426,8 @@ def find_shards(location: Location, requested_split: str, explicit: bool) -> dic
         explicit: True if the user named the kind `webdataset`: then tars are not examined.
 
     Returns:
-        The source of each split, '' for one without a name; empty if there are no shards. A single
-        file is always ''.
+        The source of the tars of each split, '' for one without a name; empty if there are no
+        shards. A single file is always ''.
 
     Raises:
         ReadError: A folder or tar cannot be read.
