@@ -64,7 +64,8 @@ def looks_like_image(name: str) -> bool:
     """Return True if a file name is not hidden and ends as the names of images do.
 
     Args:
-        name: The file name, in any case; one with folders is not examined for a hidden last part.
+        name: The file name, such as `a.jpg` or `A.PNG`; one with folders is not examined for a
+            hidden last part.
     """
     return name[:1] != "." and _lower_suffix(name) in IMAGE_SUFFIXES
 
@@ -99,7 +100,9 @@ def without_part_number(folder: str) -> str:
 
 
 def known_split(word: str, requested_split: str = "") -> str:
-    """Return the split that a word names, as `canonical_split` does, or an empty text.
+    """Return the split that a word names, such as `val` for `validation`, or an empty text.
+
+    The beginning `partial-` and the end `-part` with digits of a folder of the Hub do not count.
 
     Args:
         word: The name of a folder, or a part of a file name, in any case.

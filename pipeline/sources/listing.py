@@ -200,8 +200,8 @@ def sort_listing(
     """Sort a listing by key, bytewise, and refuse invalid and duplicate keys.
 
     Args:
-        table: The column `key` and any others of the module's docstring, with rows in any order; it
-            is not changed.
+        table: The column `key` (large_string), and any of `num_bytes`, `path`, `offset` and
+            `crc32c`, with rows in any order; it is not changed.
         describe_row: A function of the table and the position of a row in it that describes the row
             in a message (default: `row_position`).
 
@@ -288,7 +288,8 @@ def row_position(table: pa.Table, row: int) -> str:
     """Return the file and offset of the bytes of a row, for a message.
 
     Args:
-        table: A listing.
+        table: A listing; without the column `path`, the key is the path, and without `offset`,
+            samples are whole files.
         row: The position of the row in it, from 0.
 
     Returns:

@@ -43,9 +43,10 @@ class Source(ABC):
                 samples since its last call.
 
         Returns:
-            The Arrow table that `pipeline.sources.listing` describes, sorted by key: `key`,
-            `num_bytes` and, unless they equal the keys, `path` relative to `root`; `offset` of
-            samples in archives.
+            The Arrow table that `pipeline.sources.listing` describes, sorted by key: the columns
+            `key` (large_string, `<class>/<file name>`), `num_bytes` (int64) and, unless they equal
+            the keys, `path` relative to `root`; for archives also `offset` in bytes (int64). The
+            metadata of its schema tell the basis of the classes, and what was skipped.
 
         Raises:
             ReadError: A file or folder cannot be read now.

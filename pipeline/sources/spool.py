@@ -270,8 +270,8 @@ def remove_stale(
 ) -> int:
     """Remove the records and indexes that *blocks* cannot use.
 
-    These are blocks of another source, of this one read with other options or another limit, and
-    damaged ones. Their keys would be outdated, for example by another column of names. Temporary
+    These are all blocks that are not among *blocks*, those of another fingerprint or limit, whose
+    keys would be outdated, for example by another column of names, and damaged ones. Temporary
     files, and records without an index, stay.
 
     Args:
@@ -351,10 +351,11 @@ def spool_listing(directory: str, blocks: Sequence[Block]) -> pa.Table:
         blocks: All blocks of the source, which must have been streamed.
 
     Returns:
-        The listing (`pipeline.sources.listing`), sorted by key: `key`, `num_bytes` of the sample in
-        the source, `path` of the record file relative to *directory*, `offset` in it in bytes, and
-        `crc32c`, which is null for a sample of which only the beginning is stored. Samples whose
-        names repeat in shards or tables are renamed.
+        The listing (`pipeline.sources.listing`), sorted by key: the columns `key` (large_string,
+        `<class>/<file name>`), `num_bytes` of the sample in the source (int64), `path` of the
+        record file relative to *directory* (a dictionary of texts), `offset` in it in bytes
+        (int64), and `crc32c` (uint32), which is null for a sample of which only the beginning is
+        stored. Samples whose names repeat in shards or tables are renamed.
 
     Raises:
         SourceError: A block is missing or damaged, two samples have one key, or there are no

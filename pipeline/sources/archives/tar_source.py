@@ -139,9 +139,10 @@ class TarSource(Source):
                 samples since its last call.
 
         Returns:
-            The listing (`pipeline.sources.listing`), sorted by key: the columns `key`, `num_bytes`,
-            `path` of the tar, and `offset` of the sample in it in bytes. In WebDataset shards,
-            samples whose names repeat are named after shard and number.
+            The listing (`pipeline.sources.listing`), sorted by key: the columns `key`
+            (large_string, `<class>/<file name>`), `num_bytes` (int64), `path` of the tar (a
+            dictionary of texts), and `offset` of the sample in it in bytes (int64). In WebDataset
+            shards, samples whose names repeat are named after shard and number.
 
         Raises:
             ReadError: An archive could not be read now.

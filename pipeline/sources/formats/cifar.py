@@ -163,6 +163,9 @@ class CifarBatches:
 
         Args:
             path: The file name of the batch, such as `data_batch_1`, one of `names`.
+
+        Raises:
+            ReadError: The file or its archive cannot be read.
         """
         if not self.archive:
             return self.location.size(path)

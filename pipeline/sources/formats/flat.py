@@ -43,8 +43,9 @@ def flat_listing(
             class.
 
     Returns:
-        The listing (`pipeline.sources.listing`), sorted by key: the columns `key`, `num_bytes` and
-        `path`, and the evidence in its metadata.
+        The listing (`pipeline.sources.listing`), sorted by key: the columns `key` (large_string,
+        `<class>/<file name>`), `num_bytes` (int64) and `path` (large_string), and the evidence in
+        its metadata.
 
     Raises:
         SourceError: There are no files, or a key is invalid or occurs twice.
@@ -101,8 +102,9 @@ class FlatFolder(Source):
             progress: A function that is called once, with the number of samples.
 
         Returns:
-            The listing (`pipeline.sources.listing`), sorted by key: the columns `key`, `num_bytes`
-            and `path`. The class in the keys is `-` where there is none.
+            The listing (`pipeline.sources.listing`), sorted by key: the columns `key`
+            (large_string, `<class>/<file name>`), `num_bytes` (int64) and `path` (large_string).
+            The class in the keys is `-` where there is none.
 
         Raises:
             ReadError: A folder cannot be read.

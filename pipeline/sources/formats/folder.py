@@ -103,8 +103,9 @@ class FolderSource(Source):
             progress: A function that is called with the number of samples of each class folder.
 
         Returns:
-            The listing (`pipeline.sources.listing`), sorted by key: the columns `key` and
-            `num_bytes`, and `path` if any path differs from its key.
+            The listing (`pipeline.sources.listing`), sorted by key: the columns `key`
+            (large_string, `<class>/<file name>`), `num_bytes` (int64) and, if any path differs from
+            its key, `path` (large_string).
 
         Raises:
             ReadError: A folder cannot be read.

@@ -109,8 +109,8 @@ class ValFolder(Source):
             progress: A function that is called once, with the number of samples.
 
         Returns:
-            The listing (`pipeline.sources.listing`), sorted by key: the columns `key`, which is
-            `<wnid>/<file name>`, `num_bytes` and `path`.
+            The listing (`pipeline.sources.listing`), sorted by key: the columns `key`
+            (large_string, `<wnid>/<file name>`), `num_bytes` (int64) and `path` (large_string).
 
         Raises:
             ReadError: The folder or the table cannot be read.

@@ -136,8 +136,9 @@ class ParquetBlock(Block):
 
         Yields:
             A batch of up to 256 rows with images, or of up to 16,384 without, in the order of the
-            file, and which of its columns are used. Only these columns are in the batch; where none
-            is, it has the column `nothing` of nulls. The file is open until the last batch.
+            file, and a `Columns` with the names of the columns of images, names and labels. Only
+            the columns that are read are in the batch; where none is, it has the column `nothing`
+            of nulls. The file is open until the last batch.
 
         Raises:
             ReadError: The file could not be read now.

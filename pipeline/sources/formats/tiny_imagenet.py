@@ -32,8 +32,9 @@ class AnnotatedFolder(Source):
             progress: A function that is called once, with the number of samples.
 
         Returns:
-            The listing (`pipeline.sources.listing`), sorted by key: the columns `key`, `num_bytes`
-            and `path`, which is `images/<file name>`.
+            The listing (`pipeline.sources.listing`), sorted by key: the columns `key`
+            (large_string, `<class>/<file name>`), `num_bytes` (int64) and `path` (large_string,
+            `images/<file name>`).
 
         Raises:
             ReadError: The folder or the table cannot be read.
