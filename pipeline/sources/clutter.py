@@ -45,7 +45,10 @@ def folder_skip_reason(name: str, options: SourceOptions) -> str:
 
     Args:
         name: The name of the folder, without its parents.
-        options: The options by which the source is read.
+        options: The options by which the source is read, with the patterns to ignore.
+
+    Returns:
+        `HIDDEN`, `SYSTEM` or `IGNORED`, a phrase such as 'hidden by a dot'; or ''.
     """
     if name.startswith("."):
         return HIDDEN
@@ -61,7 +64,11 @@ def file_skip_reason(name: str, options: SourceOptions) -> str:
 
     Args:
         name: The name of the file, without its folders.
-        options: The options by which the source is read.
+        options: The options by which the source is read, with the patterns to ignore.
+
+    Returns:
+        `HIDDEN`, `IGNORED`, `SYSTEM`, `UNFINISHED` or `TEXTS`, a phrase such as 'hidden by a dot';
+        or ''.
     """
     if name.startswith("."):
         return HIDDEN
@@ -77,7 +84,10 @@ def name_skip_reason(name: str, options: SourceOptions) -> str:
 
     Args:
         name: The name of the file, without its folders.
-        options: The options by which the source is read.
+        options: The options by which the source is read, with the patterns to ignore.
+
+    Returns:
+        `HIDDEN`, `IGNORED`, `SYSTEM` or `UNFINISHED`, a phrase such as 'hidden by a dot'; or ''.
     """
     if name.startswith("."):
         return HIDDEN
@@ -91,7 +101,11 @@ def member_skip_reason(path: str, options: SourceOptions) -> str:
 
     Args:
         path: The path of the member in the archive; a hidden folder hides all that is in it.
-        options: The options by which the source is read.
+        options: The options by which the source is read, with the patterns to ignore.
+
+    Returns:
+        `HIDDEN`, `IGNORED`, `SYSTEM`, `UNFINISHED` or `TEXTS`, a phrase such as 'hidden by a dot';
+        or ''.
     """
     *folders, name = path.split("/")
     reasons = (folder_skip_reason(part, options) for part in folders if part not in (".", ".."))
@@ -103,6 +117,9 @@ def system_file_reason(name: str) -> str:
 
     Args:
         name: The name of the file, without its folders.
+
+    Returns:
+        `SYSTEM` for files such as `Thumbs.db`, `UNFINISHED` for those such as `a.jpg.part`; or ''.
     """
     folded = name.casefold()
     if folded in _SYSTEM_FILES or any(mark in folded for mark in _SYSTEM_MARKS):

@@ -73,8 +73,9 @@ def content_of(head: bytes) -> str:
         head: The first `HEAD_BYTES` bytes of the file, or all of a shorter one.
 
     Returns:
-        `TAR`, `EMPTY`, a name of `pipeline.images.formats.container_of` such as `zip`, `html`,
-        `xml`, `json`, or `UNKNOWN`.
+        `TAR`, `EMPTY`, `html`, `xml`, `json`, or the name of an archive, table or database that
+        `pipeline.images.formats.container_of` knows, such as `zip`, `gzip`, `Parquet` and `Git LFS
+        pointer`; `UNKNOWN` for anything else, such as an image or a text.
     """
     if not head:
         return EMPTY
@@ -106,7 +107,7 @@ def is_tfrecord(head: bytes) -> bool:
     identify a file only where nothing else is expected.
 
     Args:
-        head: The first bytes of the file, at least 12.
+        head: The first bytes of the file, at least 12; of fewer, False is returned.
     """
     crc = google_crc32c.value(head[:8])
     masked = (((crc >> 15) | (crc << 17)) + _TFRECORD_CRC_MASK) & 0xFFFFFFFF
@@ -122,10 +123,11 @@ def _markup_content(text: bytes) -> str:
 
 
 def description_of(head: bytes) -> str:
-    """Return a phrase for the content of a file, to follow the word "is" in a message.
+    """Return a phrase for the content of a file, such as "a plain tar", to follow the word "is".
 
     Args:
-        head: The first `HEAD_BYTES` bytes of the file, or all of a shorter one.
+        head: The first `HEAD_BYTES` bytes of the file, or all of a shorter one. Of a file of no
+            known kind, an image among them, the phrase shows the first 16.
     """
     container, content = container_of(head), content_of(head)
     if content in _TEXTS:
@@ -142,7 +144,8 @@ def advice_for(head: bytes) -> str:
         head: The first `HEAD_BYTES` bytes of the file, or all of a shorter one.
 
     Returns:
-        A sentence, such as "Unpack it, and pass the folder."
+        One or more sentences, such as "Unpack it, and pass the folder."; for a file of no known
+        kind, that it should be downloaded again.
     """
     container, content = container_of(head), content_of(head)
     if content in _ADVICE:

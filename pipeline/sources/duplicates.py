@@ -22,14 +22,18 @@ It returns a unique name, or an empty text where a repeated name is refused.
 
 
 def rename_duplicates(table: pa.Table, name_of: NameOf) -> pa.Table:
-    """Give unique names to the rows of *table* whose keys repeat.
+    """Give unique names to the rows of a listing whose keys repeat.
 
     Args:
-        table: The columns `key` and `path` (a dictionary), in the order in which rows came.
-        name_of: The function that returns a unique name.
+        table: The columns `key`, which must be the first, `num_bytes` and `path` (a dictionary),
+            and `crc32c` if there is one, in the order in which rows came. It is not changed.
+        name_of: The function of the path, the number of the row among the adjacent rows of its
+            file, from 0, and the file name, that returns a unique file name; '' refuses it.
 
     Returns:
-        The table, with a note in its metadata if a row was renamed.
+        A table with other keys, `<class>/<unique name>`, in the same order of rows, and a note in
+        its metadata. It is *table* itself if no key repeats, if the rows of each key are equal by
+        size and checksum, or if *name_of* refuses a name: then keys still repeat.
     """
     counts = pc.value_counts(table["key"])
     repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))

@@ -37,7 +37,7 @@ _HUB_NAME = re.compile(r"(n\d{8}_\d+|ILSVRC2012_val_\d{8})_(n\d{8})(\.\w+)")
 
 
 def is_wnid(text: str) -> bool:
-    """Return True if a text is a WordNet id: `n` and eight digits, such as n01440764.
+    """Return True if the whole of a text is a WordNet id: `n` and eight digits, such as n01440764.
 
     Args:
         text: Any text.
@@ -54,7 +54,8 @@ def may_be_image(name: str) -> bool:
     """Return True if a file of a class folder counts as a sample: an image may have any name.
 
     Args:
-        name: The file name. Hidden files and those with a suffix of texts or archives do not count.
+        name: The file name, without folders. Hidden files, and those whose last suffix, in any
+            case, is one of texts, tables or archives do not count; a name without a suffix does.
     """
     return name[:1] != "." and _lower_suffix(name) not in _NON_IMAGE_SUFFIXES
 
@@ -63,7 +64,8 @@ def looks_like_image(name: str) -> bool:
     """Return True if a file name is not hidden and ends as the names of images do.
 
     Args:
-        name: The file name, in any case.
+        name: The file name, such as `a.jpg` or `A.PNG`; one with folders is not examined for a
+            hidden last part.
     """
     return name[:1] != "." and _lower_suffix(name) in IMAGE_SUFFIXES
 
@@ -75,7 +77,10 @@ def canonical_split(word: str) -> str:
     `train-part0`, `train-part1`, ... if there are many.
 
     Args:
-        word: The name of a folder, or a part of a file name.
+        word: The name of a folder, or a part of a file name, in any case.
+
+    Returns:
+        `train`, `val` or `test`; for a word that stands for none of them, *word*, unchanged.
     """
     plain = without_part_number(word).removeprefix(PARTIAL_PREFIX).lower()
     for split, words in SPLITS.items():
@@ -88,17 +93,20 @@ def without_part_number(folder: str) -> str:
     """Return a folder name without the number of the part of a split that it holds.
 
     Args:
-        folder: The name of the folder: `train` is returned for `train-part0`.
+        folder: The name of the folder: `train` is returned for `train-part0`; a name that does not
+            end in `-part` and digits is returned as it is.
     """
     return _PART.sub("", folder)
 
 
 def known_split(word: str, requested_split: str = "") -> str:
-    """Return the split that a word names, as `canonical_split` does, or an empty text.
+    """Return the split that a word names, such as `val` for `validation`, or an empty text.
+
+    The beginning `partial-` and the end `-part` with digits of a folder of the Hub do not count.
 
     Args:
-        word: The name of a folder, or a part of a file name.
-        requested_split: A further name that counts as a split (default: none).
+        word: The name of a folder, or a part of a file name, in any case.
+        requested_split: A further name that counts as a split, in its own case (default: none).
 
     Returns:
         `train`, `val`, `test` or *requested_split*; empty for any other word.
@@ -121,6 +129,9 @@ def suggest_split(word: str) -> str:
 
     Args:
         word: The name of a split as a user typed it.
+
+    Returns:
+        A word such as `train` or `validation` for `trian` or `validaton`; empty for a correct word.
     """
     known_words = [name for names in SPLITS.values() for name in names]
     if word in known_words or not re.fullmatch(r"[a-z]+", word):
@@ -144,11 +155,14 @@ def _is_one_edit_away(word: str, correct: str) -> bool:
 
 
 def split_in_name(name: str, requested_split: str = "") -> str:
-    """Return the split in a part of a file's name (`train-00000.tar`), or an empty text.
+    """Return the first split in a part of a file's name (`train-00000.tar`), or an empty text.
 
     Args:
         name: The file name, whose parts lie between `-`, `_` and dots.
         requested_split: A further name that counts as a split (default: none).
+
+    Returns:
+        `train`, `val`, `test` or *requested_split*; or ''.
     """
     for part in re.split(r"[-_.]", name):
         if known_split(part, requested_split):
@@ -163,7 +177,8 @@ def file_name_of(path: str) -> tuple[str, str]:
         path: The path of an image in its archive or table.
 
     Returns:
-        The file name, and the wnid; an empty text if none was appended.
+        The file name without folders, and the wnid: `n01440764_10026.JPEG` and `n01440764` for
+        `n01440764_10026_n01440764.JPEG`. If none was appended, the whole file name and ''.
     """
     name = path.rpartition("/")[2]
     hub = _HUB_NAME.fullmatch(name)
@@ -174,7 +189,10 @@ def folders_of(path: str) -> list[str]:
     """Return the names of the folders in a path, without a last one called `images`.
 
     Args:
-        path: The path of a file.
+        path: The path of a file, with slashes between its parts; empty parts and `.` do not count.
+
+    Returns:
+        The names from the outermost to the innermost; an empty list for a file without folders.
     """
     folders = [part for part in path.split("/")[:-1] if part not in ("", ".")]
     if folders and folders[-1] == "images":
@@ -186,7 +204,7 @@ def leading_wnid(name: str) -> str:
     """Return the wnid that a file's name begins with, or an empty text.
 
     Args:
-        name: The file name.
+        name: The file name, without folders; a ninth digit makes its beginning no wnid.
     """
     prefix = _WNID_PREFIX.match(name)
     return prefix[1] if prefix else ""
@@ -197,10 +215,11 @@ def label_name(label: int | str | None, names: Sequence[str]) -> str:
 
     Args:
         label: A name, or a number as a number or text; None for no label.
-        names: The names of the classes, in the order of their numbers.
+        names: The names of the classes, in the order of their numbers, from 0.
 
     Returns:
-        An empty text if the number has no name.
+        The name, without white space around it if *label* is one; an empty text if there is no
+        label, or if the number has no name.
     """
     if isinstance(label, str):
         number = label.strip()
@@ -217,8 +236,12 @@ def key_of(path: str, label: int | str | None = None, names: Sequence[str] = ())
 
     Args:
         path: The name with folders, as in the archive or table.
-        label: The class as a number or a name; None if the source has none.
-        names: The class names in the order of the numbers.
+        label: The class as a number or a name; None if the source has none (default).
+        names: The class names in the order of the numbers, from 0 (default: none).
+
+    Returns:
+        `<class>/<file name>`. The class is a wnid in the folder, the label or the file name, in
+        this order; else the name of the label, else the folder if it is no split, else the number.
     """
     folders = folders_of(path)
     folder = folders[-1] if folders else ""

@@ -109,11 +109,17 @@ def open_source(
     Args:
         root: A folder or an archive; a local path or an fsspec URL.
         split: The split to open, where *root* holds several; any name if it is itself one.
-        kind: One of `SOURCE_KINDS`; None detects the kind.
+            `validation` and `valid` stand for `val`, `training` for `train`, `testing` for `test`.
+        kind: One of `SOURCE_KINDS`, such as `folder`; None detects the kind (default).
         options: The options by which it is read.
 
+    Returns:
+        The source of the split, which holds no open file.
+
     Raises:
-        SourceError: There is no source, several kinds of one, or not this split.
+        ReadError: A file or folder cannot be read, or a server failed.
+        SourceError: There is no source, several kinds of one, or not this split; or an option has
+            no effect on this kind, or the kind does not exist.
     """
     location = Location.at(root, options)
     split = canonical_split(split)
@@ -167,13 +173,19 @@ def splits(
 ) -> list[str]:
     """Return the splits at *root*, sorted; none if *root* is itself one split.
 
+    An unlabelled test split beside labelled ones is not among them.
+
     Args:
         root: A folder or an archive; a local path or an fsspec URL.
-        kind: One of `SOURCE_KINDS`; None detects the kind (default).
+        kind: One of `SOURCE_KINDS`, such as `folder`; None detects the kind (default).
         options: The options by which it is read.
 
+    Returns:
+        Names such as `train` and `val`, over all kinds that are detected.
+
     Raises:
-        SourceError: There is no source.
+        ReadError: A file or folder cannot be read, or a server failed.
+        SourceError: There is no source, it is ambiguous, or the kind does not exist.
     """
     location = Location.at(root, options)
     sources_of_kind = _find_kinds(location, "", kind)
@@ -195,8 +207,15 @@ def unlabelled_test_remark(
 
     Args:
         root: A folder or an archive; a local path or an fsspec URL.
-        kind: One of `SOURCE_KINDS`; None detects the kind (default).
+        kind: One of `SOURCE_KINDS`, such as `folder`; None detects the kind (default).
         options: The options by which it is read.
+
+    Returns:
+        A sentence without a full stop, with the number of images and their folder; or ''.
+
+    Raises:
+        ReadError: A folder cannot be read, or a server failed.
+        SourceError: There is no file or folder at *root*.
     """
     from pipeline.sources.formats.flat import FlatFolder  # here: it loads Arrow
 
@@ -231,16 +250,20 @@ def check_split_name(
 ) -> None:
     """Refuse a misspelt name of a known split, where the source tells no split.
 
-    Such a source is one split under any name that is passed, even a wrong one.
+    Such a source is one split under any name that is passed, even a wrong one. For a name that is
+    no misspelling, or that is a part of the name of *root*, nothing is refused.
 
     Args:
-        root: A folder or an archive; a local path or an fsspec URL.
+        root: A folder or an archive; a local path or an fsspec URL. It is looked up only for a
+            misspelling.
         split: The name that the user passed, such as `trian`.
-        kind: One of `SOURCE_KINDS`; None detects the kind (default).
+        kind: One of `SOURCE_KINDS`, such as `folder`; None detects the kind (default).
         options: The options by which it is read.
 
     Raises:
-        SourceError: The name is misspelt; the message has the correct one.
+        ReadError: A file or folder cannot be read, or a server failed.
+        SourceError: The name is misspelt, and the message has the correct one; or there is no
+            source.
     """
     meant = suggest_split(split)
     if not meant:

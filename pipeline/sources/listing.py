@@ -53,6 +53,9 @@ def skipped_files(evidence: Evidence) -> Iterator[SkippedFiles]:
 
     Args:
         evidence: The evidence of a part of a source, whose skipped files are counted.
+
+    Yields:
+        A `SkippedFiles`: `reason` in words, `name` of the first such file, and `num_files`.
     """
     for reason, group in evidence.skipped.items():
         yield SkippedFiles(reason, group.first, group.count)
@@ -73,12 +76,14 @@ class ListingBuilder:
         rows: Iterable[ListedSample | SkippedFiles],
         progress: Callable[[int], None],
     ) -> None:
-        """Append the samples of one file.
+        """Append the samples of one file, which `finish` returns later.
 
         Args:
             path: The path of the file that holds their bytes, relative to the source's root.
-            rows: The samples, and counts of skipped files.
-            progress: A function that is called with each number of new samples.
+            rows: The samples, in any order, and counts of skipped files; they are read to their
+                end.
+            progress: A function that is called again and again, each time with the number of
+                samples since its last call, up to 16,384; links are not counted.
 
         Raises:
             SourceError: A key is not valid UTF-8.
@@ -163,7 +168,7 @@ def _final_link_targets(links: dict[str, str]) -> list[str]:
 
 
 def string_array(names: Sequence[str], where: str) -> pa.Array:
-    """Return texts as an Arrow array, (len(names),) large_string.
+    """Return texts as an Arrow array, (len(names),) large_string, in the same order.
 
     Args:
         names: The texts, such as keys or paths.
@@ -192,14 +197,17 @@ def _is_utf8(name: str) -> bool:
 def sort_listing(
     table: pa.Table, describe_row: Callable[[pa.Table, int], str] | None = None
 ) -> pa.Table:
-    """Sort *table* by key, bytewise, and refuse invalid and duplicate keys.
+    """Sort a listing by key, bytewise, and refuse invalid and duplicate keys.
 
     Args:
-        table: The columns of the module's docstring, with rows in any order.
-        describe_row: A function that describes a row in a message (default: `row_position`).
+        table: The column `key` (large_string), and any of `num_bytes`, `path`, `offset` and
+            `crc32c`, with rows in any order; it is not changed.
+        describe_row: A function of the table and the position of a row in it that describes the row
+            in a message (default: `row_position`).
 
     Returns:
-        The sorted table, with one chunk a column, so that slices of it cost nothing.
+        The sorted table, with one chunk a column, so that slices of it cost nothing. The metadata
+        of its schema are kept.
 
     Raises:
         SourceError: A key is not `<class>/<file name>`, or two samples have the same key.
@@ -236,8 +244,8 @@ def _is_strictly_increasing(column: pa.ChunkedArray) -> bool:
 def bad_key(keys: pa.Array | pa.ChunkedArray) -> int:
     """Return the position of the first invalid key; -1 if all are valid.
 
-    A valid key is `<class>/<file name>` with one slash, without tab or line break, and neither part
-    is '.' or '..'.
+    A valid key is `<class>/<file name>` with one slash, without tab, line break or zero byte, and
+    neither part is empty, '.' or '..'.
 
     Args:
         keys: The keys, as large_string.
@@ -251,7 +259,7 @@ def refused_key(key: str, where: str) -> SourceError:
 
     Args:
         key: The key.
-        where: The place of the sample in its source, for the message.
+        where: The place of the sample in its source, such as 'row 3 of a.parquet', for the message.
     """
     return SourceError(
         f"the key {key!r}, of {where}, cannot be used: a key is '<class>/<file name>' with one "
@@ -280,8 +288,12 @@ def row_position(table: pa.Table, row: int) -> str:
     """Return the file and offset of the bytes of a row, for a message.
 
     Args:
-        table: A listing.
-        row: The position of the row in it.
+        table: A listing; without the column `path`, the key is the path, and without `offset`,
+            samples are whole files.
+        row: The position of the row in it, from 0.
+
+    Returns:
+        A phrase such as "'train.tar' at byte 512", or only the path where samples are whole files.
     """
     columns = table.column_names
     path = table["path" if "path" in columns else "key"][row].as_py()
@@ -296,7 +308,8 @@ def listing_digest(listing: pa.Table) -> str:
     `sort | sha256sum` computes it, too. A folder and a tar of it have the same digest.
 
     Args:
-        listing: The samples, sorted by key.
+        listing: The samples, sorted by key, with at least the columns `key` and `num_bytes`; they
+            are not sorted here.
 
     Returns:
         64 hexadecimal digits.

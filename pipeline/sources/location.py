@@ -73,8 +73,13 @@ class Location:
         """Return the location of a source as the user named it; the path is looked up.
 
         Args:
-            root: A folder or a single file; a local path or an fsspec URL.
+            root: A folder or a single file; a local path, in which `~` is the home folder, or an
+                fsspec URL. A URL is a single file only if it ends as an archive does.
             options: The options by which the files are read.
+
+        Returns:
+            The location of the folder, as an absolute path or a URL; for a single file, of the
+            folder that holds it, with the name of the file as `only_file`.
 
         Raises:
             SourceError: There is no such file or folder.
@@ -118,15 +123,16 @@ class Location:
         return filesystem, path.rstrip("/")
 
     def full_path(self, path: str) -> str:
-        """Return the full local path or URL of a path in this location.
+        """Return the full local path or URL of a path in this location, which is not looked up.
 
         Args:
-            path: A path relative to the location; '' is the location itself.
+            path: A path relative to the location; '' is the location itself, without a slash at its
+                end.
         """
         return f"{self.root}/{path}" if path else self.root
 
     def child(self, path: str) -> "Location":
-        """Return the location of a folder in this one, with the same options.
+        """Return the location of a folder in this one, with the same options; nothing is looked up.
 
         Args:
             path: The path of the folder, relative to the location; '' returns this object.
@@ -145,7 +151,7 @@ class Location:
         """Return True if there is a file, or a link to one, that this user can see.
 
         Args:
-            path: A path relative to the location.
+            path: A path relative to the location; '' is the location itself.
 
         Raises:
             ReadError: The server failed.
@@ -159,6 +165,8 @@ class Location:
 
     def is_folder(self, path: str) -> bool:
         """Return True if there is a folder, or a link to one, that this user can see.
+
+        On an object store, a prefix with objects is a folder.
 
         Args:
             path: A path relative to the location; '' is the location itself.
@@ -174,18 +182,20 @@ class Location:
             return bool(self._filesystem[0].isdir(self._remote_path(path)))
 
     def names(self, path: str = "") -> FolderEntries:
-        """Return the names directly in a folder, without sizes; the result is cached.
+        """Return the names directly in a folder, without sizes; the result is cached here.
 
         Args:
-            path: A path relative to the location; '' is the location itself, or its single file.
+            path: A path relative to the location; '' is the location itself, or its single file
+                (default).
 
         Returns:
-            The sorted names of files and of folders, and the entries that were skipped by their
-            names.
+            A `FolderEntries`: the sorted names of `files`, among them tables, archives and broken
+            links, and of `folders`, without their parents; and `skipped`, which counts the entries
+            that were skipped by their names. It must not be changed.
 
         Raises:
-            ReadError: The folder cannot be read.
-            SourceError: A link in it leads nowhere or back to itself.
+            ReadError: The folder is missing or cannot be read.
+            SourceError: A link in it leads back to itself.
         """
         if self.only_file and not path:
             return FolderEntries([self.only_file], [], Evidence())
@@ -224,15 +234,21 @@ class Location:
     def sizes(self, path: str) -> FolderSizes:
         """Return names and sizes in bytes of the files in a folder that may be images.
 
+        The folder is read at each call. Links are followed.
+
         Args:
-            path: A path relative to the location; '' is the location itself.
+            path: A path relative to the location; '' is the location itself, all of it also where a
+                single file is the source.
 
         Returns:
-            Files and sizes, unsorted, the names of folders, and the entries that were skipped.
+            A `FolderSizes`: the names of `files`, unsorted, their `num_bytes` in the same order,
+            the names of `folders`, unsorted, and `skipped`, which counts the entries that were
+            skipped.
 
         Raises:
-            ReadError: The folder cannot be read.
-            SourceError: A link in it leads nowhere or back to itself.
+            ReadError: The folder is missing or cannot be read.
+            SourceError: A link in it leads nowhere or back to itself, or a server does not report a
+                size.
         """
         sizes = FolderSizes([], [], [], Evidence())
         if not self.remote:
@@ -264,7 +280,7 @@ class Location:
                 yield name, entry
 
     def size(self, path: str) -> int:
-        """Return the size of a file in bytes.
+        """Return the size of a file in bytes; a link is followed.
 
         Args:
             path: A path relative to the location.
@@ -289,7 +305,11 @@ class Location:
         """Return a text that changes when a file or local folder changes: path, size and time.
 
         Args:
-            path: A path relative to the location.
+            path: A path relative to the location; '' is the location itself.
+
+        Returns:
+            The path, the size in bytes and the time of the last change in nanoseconds, with tabs
+            between them; of a remote file, the path, a tab and the mark that fsspec computes.
 
         Raises:
             ReadError: The file is missing or cannot be read.
@@ -306,13 +326,19 @@ class Location:
 
         Args:
             path: A path relative to the location.
-            start: The position at which a remote file is opened; a local one is at its start
-                (default: 0).
-            stop: The end of what is fetched from a remote server; None: the end of the file
-                (default).
+            start: The position in bytes at which a remote file is opened; a local one is at its
+                start (default: 0).
+            stop: The end in bytes of what is fetched from a remote server; None: the end of the
+                file (default). It is unused for a local file.
+
+        Returns:
+            A binary file that can seek, and that a `with` block closes. A read may return fewer
+            bytes than requested.
 
         Raises:
-            ReadError: The file is missing or cannot be read.
+            ReadError: The file is missing or cannot be read; of a remote file with *stop*, only at
+                its first read.
+            SourceError: The server does not report the size, and *stop* is None.
         """
         if not self.remote:
             with reading(self.full_path(path)):
@@ -331,6 +357,7 @@ class Location:
 
         Raises:
             ReadError: The file is missing or cannot be read.
+            SourceError: The server does not report the size.
         """
 
         def read_head() -> bytes:
@@ -342,13 +369,15 @@ class Location:
         return data
 
     def cached(self, key: tuple[str, str], compute: Callable[[], Any]) -> Any:
-        """Return the cached value of *key*, computed at the first call.
+        """Return the cached value of *key*, computed at the first call and kept in this object.
 
-        Each finder asks for it, and a look at a file behind a server is a request.
+        Each finder asks for it, and a look at a file behind a server is a request. Copies by
+        pickling begin without cached values.
 
         Args:
-            key: The kind of the value, and the path.
-            compute: The function that returns the value; called once.
+            key: The kind of the value, such as `head`, and the path.
+            compute: The function that returns the value; it is called at most once, unless it
+                raises an error, which is passed on.
         """
         if key not in self._cache:
             self._cache[key] = compute()
@@ -356,6 +385,8 @@ class Location:
 
     def read_text(self, path: str, *, lenient: bool = False) -> str:
         """Return the text of a table in any encoding that `text_tables.decode_table` knows.
+
+        That is UTF-8, or UTF-16 or UTF-32 with a byte order mark, which is removed.
 
         Args:
             path: A path relative to the location.
@@ -442,7 +473,7 @@ def fingerprint_of(marks: list[str], options: SourceOptions) -> str:
     """Return one SHA-256 of many marks and of the options by which the source is read.
 
     Args:
-        marks: Texts that change when the source does.
+        marks: Texts that change when the source does; their order counts.
         options: The options, with the version of the listing rules.
 
     Returns:

@@ -59,12 +59,14 @@ def find_words(location: Location) -> dict[str, str]:
 
     Args:
         location: The folder of the images; up to four folders above it are searched, too, for
-            `LOC_synset_mapping.txt`, `words.txt` or the devkit.
+            `LOC_synset_mapping.txt`, `words.txt` or the devkit. The nearest table is read.
 
     Returns:
-        The words by wnid.
+        The words by wnid, such as 'tench, Tinca tinca'. Empty also where only the devkit has them
+        and it is damaged, or the package scipy is missing.
 
     Raises:
+        ReadError: A table cannot be read now.
         SourceError: A table cannot be read as text.
     """
     table = _find_nearest_table(location, *WORDS)
@@ -84,12 +86,17 @@ def find_words(location: Location) -> dict[str, str]:
 def find_class_names(root: str) -> tuple[str, ...]:
     """Return class names in the order of their numbers, under listing rules 1; () without any.
 
-    `classes.txt` has a name on each line, `LOC_synset_mapping.txt` begins each line with one.
+    `classes.txt` has a name on each line, `LOC_synset_mapping.txt` begins each line with one. The
+    result is cached for the life of the process, also if a table changes.
 
     Args:
         root: The folder of the source, a local path or URL; the folder above is searched, too.
 
+    Returns:
+        The name of number 0, 1, ...; blank lines do not count.
+
     Raises:
+        ReadError: The table cannot be read now.
         SourceError: The table cannot be read as text.
     """
     location = Location(root)
@@ -116,7 +123,7 @@ class GroundTruth:
         """Return the wnid of a val image.
 
         Args:
-            name: The file name, such as `ILSVRC2012_val_00000001.JPEG`.
+            name: The file name, such as `ILSVRC2012_val_00000001.JPEG`, without folders.
 
         Raises:
             SourceError: The table has no line for the file.
@@ -134,7 +141,8 @@ class GroundTruth:
         """Return the wnid of a val image; empty where the table has no line for it.
 
         Args:
-            name: The file name, such as `ILSVRC2012_val_00000001.JPEG`.
+            name: The file name, such as `ILSVRC2012_val_00000001.JPEG`, without folders; all behind
+                its first dot is ignored.
         """
         stem = name.partition(".")[0]
         number = stem.removeprefix("ILSVRC2012_val_")
@@ -156,9 +164,15 @@ def find_solution(location: Location) -> GroundTruth | None:
     """Return the classes in Kaggle's `LOC_val_solution.csv`; None without the file.
 
     Args:
-        location: The folder of the images; up to four folders above it are searched, too.
+        location: The folder of the images; up to four folders above it are searched, too. The
+            nearest file counts.
+
+    Returns:
+        A `GroundTruth`: `by_name`, the wnid of each image by its name without suffix, an empty
+        `by_number`, and `where`, the full name of the table.
 
     Raises:
+        ReadError: The table cannot be read now.
         SourceError: The table cannot be used.
     """
     table = _find_nearest_table(location, SOLUTION)
@@ -177,9 +191,17 @@ def find_ground_truth(location: Location) -> GroundTruth:
     Args:
         location: The folder of the images; up to four folders above it are searched, too.
 
+    Returns:
+        A `GroundTruth`: the wnid of each image, in `by_name` by its name without suffix (from
+        Kaggle's table, which takes precedence) or in `by_number` in the order of the images (from
+        the devkit), and `where`, the full name of the table. Its methods `wnid` and `find` look up
+        either.
+
     Raises:
+        ReadError: A table cannot be read now.
         GroundTruthMissingError: There is no table.
-        SourceError: The table cannot be used.
+        PackageMissingError: The devkit's table needs scipy, which is not installed.
+        SourceError: The table cannot be used; both errors above are kinds of it.
     """
     truth = find_optional_ground_truth(location)
     if truth is not None:
@@ -196,12 +218,22 @@ def find_ground_truth(location: Location) -> GroundTruth:
 
 
 def find_optional_ground_truth(location: Location) -> GroundTruth | None:
-    """Return the classes of ILSVRC2012's val split, as `find_ground_truth` does; None without any.
+    """Return the classes of ILSVRC2012's val split; None without a table of them.
+
+    Kaggle's `LOC_val_solution.csv` is searched, and the devkit's ground truth and `meta.mat`:
+    loose, in `ILSVRC2012_devkit_t12/data/` or in `ILSVRC2012_devkit_t12.tar.gz`.
 
     Args:
         location: The folder of the images; up to four folders above it are searched, too.
 
+    Returns:
+        A `GroundTruth`: the wnid of each image, in `by_name` by its name without suffix (from
+        Kaggle's table, which takes precedence) or in `by_number` in the order of the images (from
+        the devkit), and `where`, the full name of the table. None also if one of the devkit's two
+        files is missing.
+
     Raises:
+        ReadError: A table cannot be read now.
         SourceError: A table cannot be used.
         PackageMissingError: The devkit's table needs scipy, which is not installed.
     """
@@ -304,12 +336,19 @@ _IMAGE_WORDS = frozenset(
 def label_table(location: Location, names: Iterable[str]) -> tuple[str, str]:
     """Find a table with the classes of the images beside it.
 
+    It ends in `.csv`, `.tsv` or `.jsonl`, and its first line names a column of labels and one of
+    the images' names.
+
     Args:
         location: The folder of the images.
-        names: The names of the files directly in it.
+        names: The names of the files directly in it, of which the first such table counts.
 
     Returns:
-        The name of the table and of its column of labels; two empty texts without a table.
+        The name of the table and of its column of labels, as the table spells it; two empty texts
+        without a table.
+
+    Raises:
+        ReadError: A table cannot be read now.
     """
     for name in names:
         if name.lower().endswith(_TABLES):
@@ -340,6 +379,7 @@ def is_val_image(name: str) -> bool:
     """Return True if a file name is that of an image of ILSVRC2012's val split.
 
     Args:
-        name: The file name: `ILSVRC2012_val_`, anything, and `.JPEG` or `.jpg` in any case.
+        name: The file name without folders: `ILSVRC2012_val_`, anything, and `.JPEG` or `.jpg` in
+            any case.
     """
     return name.startswith("ILSVRC2012_val_") and name.lower().endswith((".jpeg", ".jpg"))

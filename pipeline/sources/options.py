@@ -59,8 +59,8 @@ class SourceOptions:
         """Return the options with these values, under one version of the listing rules.
 
         Args:
-            chosen: The values by name of the option, as `chosen` returned them; lists become
-                tuples.
+            chosen: The values by name of the option, as `chosen` returned them, without `rules`;
+                lists become tuples. Options that are missing have their defaults.
             rules: The version of the listing rules, 1 or 2.
 
         Raises:

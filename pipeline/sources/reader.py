@@ -56,16 +56,20 @@ class SourceReader:
     def read(self, path: str, offset: int | None, num_bytes: int) -> bytes:
         """Read one sample.
 
+        A file of which a range is read stays open for further reads, up to the maximum number of
+        files.
+
         Args:
             path: The path relative to the root.
-            offset: The offset of the sample in the file; None: it is the whole file.
-            num_bytes: The size of the sample, as listed.
+            offset: The offset in bytes of the sample in the file; None: it is the whole file.
+            num_bytes: The size of the sample in bytes, as listed.
 
         Returns:
             Exactly *num_bytes* bytes.
 
         Raises:
-            ReadError: The bytes could not be read, or their number differs from the listing.
+            ReadError: The bytes could not be read, the file ends before them, or a whole file has
+                another size than listed.
         """
         full = f"{self.root}/{path}"
         if self._remote:
@@ -87,15 +91,16 @@ class SourceReader:
 
         Args:
             path: The path relative to the root.
-            offset: The offset of the sample in the file; None: it is the whole file.
-            num_bytes: The size of the whole sample, as listed.
+            offset: The offset in bytes of the sample in the file; None: it is the whole file.
+            num_bytes: The size of the whole sample in bytes, as listed.
             length: The number of bytes to read.
 
         Returns:
             *length* bytes, or *num_bytes* if those are fewer.
 
         Raises:
-            ReadError: The bytes could not be read, or the size of a local file differs.
+            ReadError: The bytes could not be read, or a sample that is a whole local file has
+                another size than listed.
         """
         length = min(length, num_bytes)
         if offset is None and not self._remote:

@@ -15,8 +15,13 @@ STREAM_BYTES = 8 << 20
 def reading(path: str) -> Iterator[None]:
     """Turn any OSError inside the block into a `ReadError` that names a file.
 
+    A `ReadError`, a `SourceError` and errors of other types pass unchanged.
+
     Args:
-        path: The full name of the file, for the message.
+        path: The full name of the file, for the message; nothing is opened.
+
+    Yields:
+        None; nothing is done at the end of a block without an error.
     """
     try:
         yield
@@ -30,8 +35,14 @@ def reading(path: str) -> Iterator[None]:
 def reading_remote(path: str) -> Iterator[None]:
     """Turn any error of fsspec's clients inside the block into a `ReadError` that names a file.
 
+    That is any `Exception`, of whatever type, except a `ReadError` and a `SourceError`, which pass
+    unchanged.
+
     Args:
-        path: The URL of the file, for the message.
+        path: The URL of the file, for the message; nothing is opened.
+
+    Yields:
+        None; nothing is done at the end of a block without an error.
     """
     try:
         yield
@@ -67,7 +78,8 @@ class RangeFile(io.RawIOBase):
         """Move to another position without a request; return the position in the whole file.
 
         Args:
-            offset: The number of bytes to move.
+            offset: The number of bytes to move. A position outside of the range is not refused
+                here; behind its end, a read returns nothing.
             whence: The origin of *offset*: `io.SEEK_SET`, the beginning of the whole file
                 (default), `io.SEEK_CUR`, or `io.SEEK_END`, the end of the range.
         """
@@ -77,6 +89,8 @@ class RangeFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill memory with the bytes at the position, with one request; return their number.
+
+        The position moves behind them. At the end of the range, 0 is returned without a request.
 
         Args:
             buffer: Writable memory; it is filled completely unless the range ends first.

@@ -36,13 +36,22 @@ class Source(ABC):
         """Return texts, cheap to obtain, that change when files are added or removed."""
 
     def list(self, progress: Callable[[int], None]) -> "pa.Table":
-        """Return the listing (`pipeline.sources.listing`); only if the access is "random".
+        """Return the listing of all samples; only if the access is "random".
 
         Args:
-            progress: A function that is called with each number of new samples.
+            progress: A function that is called again and again, each time with the number of
+                samples since its last call.
+
+        Returns:
+            The Arrow table that `pipeline.sources.listing` describes, sorted by key: the columns
+            `key` (large_string, `<class>/<file name>`), `num_bytes` (int64) and, unless they equal
+            the keys, `path` relative to `root`; for archives also `offset` in bytes (int64). The
+            metadata of its schema tell the basis of the classes, and what was skipped.
 
         Raises:
-            SourceError: There are no images, or they cannot be read as this kind of source.
+            ReadError: A file or folder cannot be read now.
+            SourceError: There are no images, or they cannot be read as this kind of source; or the
+                access is "blocks".
         """
         raise SourceError(
             f"{self.location.display_name} is read in blocks; spool it, then list the spool"

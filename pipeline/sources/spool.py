@@ -79,7 +79,11 @@ class Block(ABC):
                 returns their offset there.
 
         Yields:
-            A `ListedSample` for each sample, and a `SkippedFiles` for files that are none.
+            A `ListedSample` (`key`, `num_bytes`, `offset`, `same_as`, `basis` of the class) for
+            each sample, with what *write* returned as its offset. Of a link, `num_bytes` and
+            `offset` are 0, and `same_as` is the key of its target; else that is ''. Also
+            `SkippedFiles` (`reason`, `name` of the first, `num_files`) that count the files that
+            are none.
 
         Raises:
             ReadError: The source could not be read now.
@@ -88,6 +92,8 @@ class Block(ABC):
 
     def unique_name(self, number: int, name: str) -> str:
         """Return a unique name for a sample whose own name repeats; empty: it is refused.
+
+        This default is empty; shards and tables give names such as `train-00000-000000012.jpg`.
 
         Args:
             number: The number of the sample in the block, from 0.
@@ -102,21 +108,29 @@ Blocks = Sequence[Block]
 def spool_bytes_needed(blocks: Sequence[Block]) -> int:
     """Estimate the size of a spool in bytes, with its indexes.
 
+    That is 1.05 times the size of the samples, and 4,096 bytes a block.
+
     Args:
-        blocks: The blocks that will be streamed.
+        blocks: The blocks that will be streamed; those that are spooled already count, too.
     """
     return int(sum(block.num_bytes for block in blocks) * _SLACK) + 4096 * len(blocks)
 
 
 def spool_block(block: Block, directory: str, source: str = "", limit: int | None = None) -> None:
-    """Stream *block* into its record file and index, unless both exist.
+    """Stream a block into its record file and index, unless both exist.
+
+    They are `<block>.records` and `<block>.index.arrow`; each appears only when it is whole and
+    durable, the index last. Temporary files that a killed task left of this block are removed, and
+    after an error none of this call remains. Of a sample that cannot be a readable image, only the
+    first 4,096 bytes are stored.
 
     Args:
         block: The block to stream.
         directory: The spool's folder, on a local disk; created if it is missing.
         source: The fingerprint of the source and of how it is read. Files of another fingerprint
-            are replaced; empty: any fingerprint is accepted.
-        limit: The bytes of the longest image that is read, as in the recipe; None: no limit.
+            are replaced; empty: any fingerprint is accepted (default).
+        limit: The bytes of the longest image that is read, as in the recipe; None: no limit, and
+            all samples are stored whole (default). Files of another limit are replaced.
 
     Raises:
         ReadError: The source could not be read now.
@@ -254,15 +268,18 @@ def _is_block_complete(folder: Path, name: str, source: str, limit: int | None) 
 def remove_stale(
     directory: str, blocks: Sequence[Block], source: str, limit: int | None = None
 ) -> int:
-    """Remove the records of another source, or of this one read with other options.
+    """Remove the records and indexes that *blocks* cannot use.
 
-    Their keys would be outdated, for example by another column of names.
+    These are all blocks that are not among *blocks*, those of another fingerprint or limit, whose
+    keys would be outdated, for example by another column of names, and damaged ones. Temporary
+    files, and records without an index, stay.
 
     Args:
-        directory: The spool's folder.
+        directory: The spool's folder, which may be missing; nothing is removed if it is a link.
         blocks: The blocks that are to be streamed.
-        source: The fingerprint of the source that is passed to `spool_block`.
-        limit: The byte limit that is passed to `spool_block`.
+        source: The fingerprint of the source that is passed to `spool_block`; empty: any is
+            accepted.
+        limit: The byte limit that is passed to `spool_block` (default: None, no limit).
 
     Returns:
         The number of bytes in the records that were removed.
@@ -287,13 +304,13 @@ def remove_stale(
 
 
 def remaining_spool_text(directory: str) -> str:
-    """Return a sentence for the user on a spool that remains, its size and its use.
+    """Return sentences for the user on a spool that remains, its size and its use.
 
     Args:
         directory: The spool's folder, which may be missing.
 
     Returns:
-        The sentence with a space before it; empty without records.
+        The sentences with a space before them; empty without records.
     """
     num_bytes = sum(path.stat().st_size for path in Path(directory).glob(f"*{RECORDS}"))
     if not num_bytes:
@@ -334,11 +351,16 @@ def spool_listing(directory: str, blocks: Sequence[Block]) -> pa.Table:
         blocks: All blocks of the source, which must have been streamed.
 
     Returns:
-        The listing (`pipeline.sources.listing`), sorted by key, with paths of record files relative
-        to *directory*, offsets and crc32c.
+        The listing (`pipeline.sources.listing`), sorted by key: the columns `key` (large_string,
+        `<class>/<file name>`), `num_bytes` of the sample in the source (int64), `path` of the
+        record file relative to *directory* (a dictionary of texts), `offset` in it in bytes
+        (int64), and `crc32c` (uint32), which is null for a sample of which only the beginning is
+        stored. Samples whose names repeat in shards or tables are renamed.
 
     Raises:
-        SourceError: A block is missing or damaged, holds a key twice, or there are no samples.
+        SourceError: A block is missing or damaged, two samples have one key, or there are no
+            samples.
+        OSError: A file of the spool cannot be read.
     """
     folder = Path(directory)
     tables = []

@@ -27,15 +27,16 @@ Rows = list[tuple[int, list[str]]]
 
 
 def decode_table(data: bytes, where: str, *, lenient: bool = False) -> str:
-    """Decode a table: UTF-8, or the encoding of its byte order mark.
+    """Decode a table: UTF-8, or the encoding of its byte order mark, which is removed.
 
     Args:
         data: The content of the file.
         where: The full name of the file, for a message.
-        lenient: True to read text that is no UTF-8 as Windows' Latin-1; only for words.
+        lenient: True to read text that is no UTF-8 as Windows' Latin-1 (cp1252), for tables of
+            words only; False refuses it (default).
 
     Raises:
-        SourceError: A line is no text; the message has its number.
+        SourceError: A line is no text, or has a zero byte; the message has its number.
     """
     encoding = next((name for mark, name in _ENCODINGS if data.startswith(mark)), "utf-8")
     try:
@@ -61,10 +62,11 @@ def lines_of(text: str) -> list[str]:
     """Split a text at the line ends of Unix, Windows and old Macs, and at nothing else.
 
     Args:
-        text: The text, with or without a byte order mark.
+        text: The text, with or without a byte order mark, which is removed.
 
     Returns:
-        The lines without their ends; a last empty one does not count.
+        The lines without their ends, blank ones included; the end of the last line begins no
+        further one. Empty for an empty text.
     """
     lines = _LINE_END.split(text.removeprefix("\ufeff"))
     return lines[:-1] if lines[-1] == "" else lines
@@ -73,16 +75,18 @@ def lines_of(text: str) -> list[str]:
 def rows_of(text: str, where: str) -> Rows:
     """Split a table into cells by the separator of its first line: tab, semicolon, comma, space.
 
+    The first of these that occurs in that line is the separator.
+
     Args:
         text: The text of the table; cells may be quoted by ".
         where: The full name of the file, for messages.
 
     Returns:
         (number of the line, from 1; its cells without space around them) of lines that are not
-        blank.
+        blank. Lines may have different numbers of cells.
 
     Raises:
-        SourceError: A quote is not closed.
+        SourceError: A quote is not closed, or a line cannot be split for another reason.
     """
     lines = lines_of(text)
     first = next((line for line in lines if line.strip()), "")
@@ -103,16 +107,16 @@ def rows_of(text: str, where: str) -> Rows:
 
 
 def quote_line(text: str) -> str:
-    """Return a line in quotes for a message, cut off after 60 characters.
+    """Return a line in quotes for a message, cut off after 60 characters with '...'.
 
     Args:
-        text: The line.
+        text: The line, of which special characters are escaped as by `repr`.
     """
     return repr(text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}...")
 
 
 def unquoted(cell: str) -> str:
-    """Return a cell without the quotes that spreadsheets put around a cell with a comma.
+    """Return a cell without space around it, and without the quotes that spreadsheets put there.
 
     Args:
         cell: The text between two separators; `""` inside quotes becomes `"`.
@@ -130,7 +134,8 @@ def parse_words(text: str) -> dict[str, str]:
         text: The text of the table.
 
     Returns:
-        The words by wnid.
+        The words by wnid, '' for a line without words; of several lines of one wnid, the last one
+        counts.
     """
     return dict(filter(None, map(parse_words_line, lines_of(text))))
 
@@ -139,7 +144,8 @@ def parse_words_line(line: str) -> tuple[str, str] | None:
     """Return the wnid and the words of a line; None where it begins with no wnid.
 
     Args:
-        line: The line: a wnid, a space, tab, comma or semicolon, and words, which may be missing.
+        line: The line: a wnid, quoted or not, a space, tab, comma or semicolon, and words, which
+            may be missing: then they are ''.
     """
     match = _WORDS.fullmatch(line)
     return (match[1], unquoted(match[2] or "")) if match else None
@@ -149,14 +155,16 @@ def parse_annotations(text: str, where: str = "val_annotations.txt") -> dict[str
     """Read Tiny-ImageNet's `val_annotations.txt`.
 
     Args:
-        text: The text of the table: file name, tab, class, and further cells on each line.
-        where: The name of the file, for messages.
+        text: The text of the table: file name, tab, class, and further cells on each line. There is
+            no line of headings; blank lines are skipped.
+        where: The name of the file, for messages (default: `val_annotations.txt`).
 
     Returns:
         The class by file name.
 
     Raises:
-        SourceError: A line has no class, or another one than an earlier line of the same file.
+        SourceError: A line has no class, or another one than an earlier line of the same file; or
+            it cannot be split into cells.
     """
     classes: dict[str, str] = {}
     for number, cells in rows_of(text, where):
@@ -185,7 +193,8 @@ def parse_solution(text: str, where: str) -> dict[str, str]:
         The wnid, which is the first word of the prediction, by image name without suffix.
 
     Raises:
-        SourceError: A column is missing, or a line has no class.
+        SourceError: A column is missing, a line has no class, or two lines of one image have
+            different ones.
     """
     rows = rows_of(text, where)
     header = [cell.lower() for cell in rows[0][1]] if rows else []
@@ -221,8 +230,12 @@ def parse_numbers(text: str, where: str) -> list[int]:
         text: The text of the table; blank lines at its end are ignored.
         where: The name of the file, for messages.
 
+    Returns:
+        The numbers, 0 or more, in the order of the lines; an empty list for an empty text.
+
     Raises:
-        SourceError: A line is no number; a blank line would shift all lines behind it.
+        SourceError: A line is no number of at most nine digits; a blank line would shift all lines
+            behind it.
     """
     lines = [line.strip() for line in lines_of(text)]
     while lines and not lines[-1]:

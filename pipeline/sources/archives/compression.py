@@ -154,11 +154,15 @@ class _DecompressingFile(io.RawIOBase):
 def decompressed(packed: BinaryIO, content: str) -> BinaryIO:
     """Return a reader of the decompressed bytes of a file; closing it closes the file, too.
 
-    Reading raises `BrokenCompressionError` where the file is cut off or damaged, or where something
-    but zeros follows its end.
+    Reading raises `BrokenCompressionError`, a ValueError, where the file is cut off or damaged, or
+    where something follows its end: only another compressed stream or, except in Zstandard, zeros
+    may. An OSError of *packed* is raised as it is.
 
     Args:
         packed: The compressed file, open for reading, at its start.
         content: Its compression, one of `pipeline.sources.content.COMPRESSIONS`.
+
+    Returns:
+        A buffered binary file that is read from front to back; it cannot seek.
     """
     return cast("BinaryIO", io.BufferedReader(_DecompressingFile(packed, content), _BUFFER_BYTES))

@@ -25,7 +25,12 @@ _MAX_UNKNOWN_FILES = 1000
 
 
 def container_of(location: Location, path: str) -> str:
-    """Return which kind of archive or table a file is, by its content.
+    """Return which kind of archive or table a file is: by its content, or by its name if remote.
+
+    The content is read of a single file that is the source, and in a local folder of files with the
+    suffix of an archive, and of files of unknown suffix where no archive lies beside them. A file
+    with the suffix of an archive and other content counts as what its suffix says. In a remote
+    folder only the suffix counts.
 
     Args:
         location: The folder of the source.
@@ -33,10 +38,12 @@ def container_of(location: Location, path: str) -> str:
 
     Returns:
         `TAR` (compressed or not), `ZIP` or `PARQUET`, of `pipeline.sources.content`; '' for any
-        other file. The result is cached.
+        other file. The result is cached in *location*.
 
     Raises:
-        ReadError: The file cannot be read.
+        ReadError: The file or its folder cannot be read.
+        SourceError: A link in its folder leads back to itself, or a server does not report its
+            size.
     """
     return str(location.cached(("container", path), lambda: _detect_container(location, path)))
 
@@ -74,14 +81,15 @@ def _may_be_archive(location: Location, path: str) -> bool:
 
 
 def inner_head(location: Location, path: str) -> bytes:
-    """Return the first decompressed bytes of a compressed file; the result is cached.
+    """Return the first decompressed bytes of a compressed file; the result is cached in *location*.
 
     Args:
         location: The folder of the source.
         path: The path of the file in that folder, one of a compressed kind.
 
     Returns:
-        Up to `pipeline.sources.content.HEAD_BYTES` bytes; empty if the compression is broken.
+        Up to `pipeline.sources.content.HEAD_BYTES` bytes; empty if the compression is broken, or if
+        the file is not compressed.
 
     Raises:
         ReadError: The file cannot be read.

@@ -71,16 +71,22 @@ class TreeTar(Layout):
         """Yield every file under a class folder of the split as a sample.
 
         Args:
-            tar: The open tar.
+            tar: The open tar, which stays open.
             store_member: A function that stores the bytes of a member, or finds them, and returns
-                their offset.
-            start: The offset of the first member's header (default: 0).
-            stop: The offset at which to stop; None: the end of the tar (default).
+                their offset. It is called once for each sample that is no link.
+            start: The offset in bytes of the first member's header (default: 0).
+            stop: The offset in bytes at which to stop; None: the end of the tar (default).
 
         Yields:
-            A `ListedSample` for each sample, and a `SkippedFiles` for members that are none.
+            A `ListedSample` (`key`, `num_bytes`, `offset`, `same_as`, `basis` of the class) for
+            each sample, with the key `<class>/<file name>` and what *store_member* returned as its
+            offset, in the order of the members; those right in the folder of the split follow
+            behind all others. Of a link, `num_bytes` and `offset` are 0, and `same_as` is the key
+            of its target; else that is ''. At the end, one `SkippedFiles` (`reason`, `name` of the
+            first, `num_files`) for each reason for which members are no samples.
 
         Raises:
+            ReadError: The tar could not be read now.
             SourceError: The tar is damaged, or the class of an image is ambiguous or unknown.
         """
         walk = _TreeWalk(self, tar, store_member)
@@ -92,13 +98,17 @@ class TreeTar(Layout):
         yield from skipped_files(walk.skipped)
 
     def check(self, outline: Callable[[], Outline]) -> None:
-        """Refuse a val split of ILSVRC2012 without a table of classes, before it is streamed.
+        """Refuse the val split of Kaggle's ILSVRC2012 without a table of its classes.
+
+        Any other tree, and val images in class folders or with annotations beside them, are
+        accepted without a look at tables.
 
         Args:
-            outline: A function that returns the first members of the archive.
+            outline: A function that returns the first members of the archive, which may read it. It
+                is called only for the val split of such a tree.
 
         Raises:
-            SourceError: A table is missing; the message names it.
+            SourceError: A table is missing, and the message names it, or it cannot be used.
         """
         if not self.kaggle or self.split != "val" or any(map(_is_val_xml, outline().names)):
             return

@@ -29,27 +29,35 @@ class Layout(ABC):
         """Yield the samples among the members of a tar that lie in bytes [start, stop).
 
         Args:
-            tar: The open tar.
+            tar: The open tar, which stays open.
             store_member: A function that stores the bytes of a member, or finds them, and returns
-                the offset at which they can be read afterwards. It is called once for each sample.
-            start: The offset of the first member's header (default: 0).
-            stop: The offset at which to stop; None: the end of the tar (default).
+                the offset at which they can be read afterwards. It is called once for each sample
+                that is no link.
+            start: The offset in bytes of the first member's header (default: 0).
+            stop: The offset in bytes at which to stop; None: the end of the tar (default).
 
         Yields:
-            A `ListedSample` for each sample, and a `SkippedFiles` for members that are none.
+            A `ListedSample` (`key`, `num_bytes`, `offset`, `same_as`, `basis` of the class) for
+            each sample, with what *store_member* returned as its offset. Of a link, `num_bytes` and
+            `offset` are 0, and `same_as` is the key of its target; else that is ''. Also
+            `SkippedFiles` (`reason`, `name` of the first, `num_files`) that count the members that
+            are none.
 
         Raises:
+            ReadError: The tar could not be read now.
             SourceError: The tar is damaged, or its members do not fit this layout.
         """
 
     def check(self, outline: Callable[[], Outline]) -> None:  # noqa: B027 - most refuse nothing
         """Refuse an archive that cannot be read to its end, before it is streamed.
 
+        Most layouts, and this default, refuse nothing.
+
         Args:
             outline: A function that returns the first members; it reads a streamed archive.
 
         Raises:
-            SourceError: A table is missing.
+            SourceError: A table of classes is missing, or it cannot be used.
         """
 
     def unique_name(self, path: str, number: int, name: str) -> str:
@@ -61,7 +69,8 @@ class Layout(ABC):
             name: The file name that repeats.
 
         Returns:
-            Empty where a repeated name is refused, as among files in folders.
+            A file name, such as `shard-000000012.jpg` of `shard.tar`; an empty text where a
+            repeated name is refused, as among files in folders. This default is empty for all.
         """
         return ""
 
@@ -87,13 +96,22 @@ class ClassTar(Layout):
         """Yield every member that may be an image, as a sample of the tar's class.
 
         Args:
-            tar: The open tar.
+            tar: The open tar, which stays open.
             store_member: A function that stores the bytes of a member, or finds them, and returns
-                their offset.
-            start: The offset of the first member's header (default: 0).
-            stop: The offset at which to stop; None: the end of the tar (default).
+                their offset. It is called once for each sample that is no link.
+            start: The offset in bytes of the first member's header (default: 0).
+            stop: The offset in bytes at which to stop; None: the end of the tar (default).
+
+        Yields:
+            A `ListedSample` (`key`, `num_bytes`, `offset`, `same_as`, `basis` of the class) for
+            each sample, with the key `<class>/<file name>` and what *store_member* returned as its
+            offset, in the order of the members. Of a link, `num_bytes` and `offset` are 0, and
+            `same_as` is the key of its target; else that is ''. At the end, one `SkippedFiles`
+            (`reason`, `name` of the first, `num_files`) for each reason for which members are no
+            samples.
 
         Raises:
+            ReadError: The tar could not be read now.
             SourceError: The tar is damaged, or holds another archive.
         """
         prefix = f"{self.class_name}/"
@@ -115,13 +133,19 @@ class ClassTar(Layout):
 
 
 def listed_sample(key: str, member: Member, store_member: StoreMember, prefix: str) -> ListedSample:
-    """Return the sample *key* of a file, or of a link to one.
+    """Return the sample of a file in a tar, or of a link to one.
 
     Args:
         key: The key of the sample.
         member: The member that holds its bytes, or the link.
-        store_member: The function that stores the bytes of a member and returns their offset.
+        store_member: The function that stores the bytes of a member and returns their offset. It is
+            called once for a file, and not for a link.
         prefix: The `<class>/` with which the key of a link's target begins.
+
+    Returns:
+        A `ListedSample`: for a file, its `key`, `num_bytes` and `offset`, with an empty `same_as`.
+        For a link, `num_bytes` and `offset` are 0, and `same_as` is *prefix* and the file name of
+        its target. The basis of the class is the default, the folder.
     """
     if member.target is None:
         return ListedSample(key, member.num_bytes, store_member(member))
@@ -140,13 +164,23 @@ class TarOfTars(Layout):
         """Yield the members of each inner tar as samples of its class; nothing is unpacked.
 
         Args:
-            tar: The open outer tar.
+            tar: The open outer tar, which stays open.
             store_member: A function that stores the bytes of a member, or finds them, and returns
-                their offset.
-            start: The offset of the first inner tar's header (default: 0).
-            stop: The offset at which to stop; None: the end of the outer tar (default).
+                their offset. It is called once for each sample that is no link.
+            start: The offset in bytes of the first inner tar's header (default: 0).
+            stop: The offset in bytes at which to stop; None: the end of the outer tar (default).
+
+        Yields:
+            A `ListedSample` (`key`, `num_bytes`, `offset`, `same_as`, `basis` of the class) for
+            each sample, with the key `<class>/<file name>` and what *store_member* returned as its
+            offset, in the order of the members, where the name of the inner tar is the class. Of a
+            link, `num_bytes` and `offset` are 0, and `same_as` is the key of its target; else that
+            is ''. Behind those of each inner tar, a `SkippedFiles` (`reason`, `name` of the first,
+            `num_files`) for each reason for which its members are no samples; at the end one for
+            the members of the outer tar that are no tars.
 
         Raises:
+            ReadError: The tar could not be read now.
             SourceError: A tar is damaged, or an inner one is compressed or holds a split.
         """
         inner_tars = InnerTars(tar)
@@ -173,12 +207,21 @@ class InnerTars:
     def members(self, start: int = 0, stop: int | None = None) -> Iterator[Member]:
         """Yield the class tars among the members of the outer tar; count the others.
 
+        `skipped_files` returns the count afterwards.
+
         Args:
-            start: The offset of the first member's header (default: 0).
-            stop: The offset at which to stop; None: the end of the outer tar (default).
+            start: The offset in bytes of the first member's header (default: 0).
+            stop: The offset in bytes at which to stop; None: the end of the outer tar (default).
+
+        Yields:
+            The member of each class tar, in the order of the outer tar. Its `offset` is where the
+            inner tar begins, behind the outer header, and `num_bytes` is the length of the inner
+            tar.
 
         Raises:
-            SourceError: One is compressed, holds a split, or they lie in folders of several splits.
+            ReadError: The outer tar could not be read now.
+            SourceError: The outer tar is damaged; or an inner one is compressed, has the name of a
+                split, or lies in a folder of one of several splits.
         """
         for member in self._tar.members(start, stop):
             if member.target is None and is_tar(member.name):
@@ -217,7 +260,7 @@ def class_in(classes: dict[str, str], name: str, where: str) -> str:
 
     Args:
         classes: The class of each file name, from `val_annotations.txt`.
-        name: The file name.
+        name: The file name, without folders.
         where: The source, for a message.
 
     Raises:

@@ -24,9 +24,14 @@ from pipeline.sources.remote import STREAM_BYTES, reading
 def is_streamed(location: Location, path: str) -> bool:
     """Return True if an archive is compressed or a zip: its members cannot be read in place.
 
+    Its first bytes decide, not its name; they are cached in *location*.
+
     Args:
         location: The folder of the archive.
         path: The path of the archive in that folder.
+
+    Raises:
+        ReadError: The file cannot be read.
     """
     return content_of(location.head(path)) in (*COMPRESSIONS, ZIP)
 
@@ -37,11 +42,17 @@ def open_tar(location: Location, path: str, *, start: int = 0, stop: int | None 
     Args:
         location: The folder of the archive.
         path: The path in that folder. Its suffix may be wrong: the first bytes decide the format.
-        start: The first byte that will be read.
-        stop: The end of the bytes that are fetched from a remote server; None: all.
+        start: The first byte of a plain remote tar that will be read, a header's; its format is
+            then not examined (default: 0). A local archive is opened at its start in any case.
+        stop: The end of the bytes that are fetched from a remote server; None: all (default).
+
+    Returns:
+        The open archive, a `Zip` for a zip. It is a context manager whose end closes the file; the
+        caller enters it.
 
     Raises:
-        SourceError: The file is something else, such as a page of HTML.
+        ReadError: The file is missing or cannot be read.
+        SourceError: The file is something else, such as a page of HTML, or a zip that is not whole.
     """
     name = location.full_path(path)
     # Stores of listing rules 1 ended at the first closing zeros; their listing must not change.
@@ -73,12 +84,15 @@ def open_tar(location: Location, path: str, *, start: int = 0, stop: int | None 
 def check_archive(location: Location, path: str) -> None:
     """Check the first bytes of an archive, before hours of reading the archives before it.
 
+    A compressed archive, a zip, a plain tar and a file of unknown content are accepted.
+
     Args:
         location: The folder of the archive.
         path: The path of the archive in that folder.
 
     Raises:
-        SourceError: The file is something else, such as a page of HTML.
+        ReadError: The file is missing or cannot be read.
+        SourceError: The file is something else, such as a page of HTML, or it is empty.
     """
     if not is_streamed(location, path):
         _check_is_tar(location.head(path), location.full_path(path))

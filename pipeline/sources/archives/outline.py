@@ -80,11 +80,15 @@ class Outline:
     def splits(self, requested_split: str = "") -> set[str]:
         """Return the splits that the folders of a tree are named after, among the first members.
 
-        Where all these images lie right in folders called `train`, `val` or `test`, those are
-        splits; beside other folders of images they are classes.
+        A folder named after a split counts if class folders lie in it. Where all these images lie
+        right in folders called `train`, `val` or `test`, those are splits; beside other folders of
+        images they are classes. Kaggle's ILSVRC2012 always has `train` and `val`.
 
         Args:
             requested_split: A further name of a folder that counts as a split (default: none).
+
+        Returns:
+            Names such as `train` and `val`; an empty set if the tree has no folders for splits.
         """
         split_folders = [split_folder(folders_of(name), requested_split) for name in self.images]
         splits = {split for split, below in split_folders if split and below}
@@ -111,7 +115,8 @@ def is_image(path: str) -> bool:
     """Return True if a member's name ends as those of images do, and no part of it is hidden.
 
     Args:
-        path: The path of the member in the archive.
+        path: The path of the member in the archive. Its last suffix decides, such as `.jpg` or
+            `.PNG` in any case; a part is hidden if it begins with a dot or is `__MACOSX`.
     """
     return looks_like_image(path.rpartition("/")[2]) and not is_hidden(path)
 
@@ -120,7 +125,7 @@ def is_hidden(path: str) -> bool:
     """Return True if a part of a path begins with a dot or is `__MACOSX`, macOS's metadata.
 
     Args:
-        path: The path of the member in the archive.
+        path: The path of the member in the archive; parts that are `.` or `..` do not count.
     """
     parts = path.split("/")
     return any(part[:1] == "." and part not in (".", "..") for part in parts) or (
@@ -139,8 +144,9 @@ def split_folder(folders: list[str], requested_split: str = "") -> tuple[str, li
         requested_split: A further name that counts as a split (default: none).
 
     Returns:
-        The split, such as `val` for a folder `validation`, and the folders below it; without a
-        split, an empty text and all of *folders*.
+        The split, such as `val` for a folder `validation`, and the list of the folders below it,
+        which is empty if the innermost names the split; without a split, an empty text and all of
+        *folders*.
     """
     for depth in (2, 1, *range(3, len(folders) + 1)):
         split = known_split(folders[-depth], requested_split) if len(folders) >= depth else ""
@@ -156,7 +162,8 @@ def sample_name(path: str) -> tuple[str, str]:
         path: The path of the member in the archive, such as `a/0001.left.jpg`.
 
     Returns:
-        The name of the sample and the suffix without its dot: `a/0001` and `left.jpg`.
+        The name of the sample and the suffix without its dot: `a/0001` and `left.jpg`. The suffix
+        keeps its case, and is empty if the last part has no dot.
     """
     folder, slash, name = path.rpartition("/")
     base, _, suffix = name.partition(".")
@@ -170,7 +177,8 @@ def label_suffix(suffix: str) -> str:
         suffix: The suffix behind the first dot, in lower case.
 
     Returns:
-        `cls` for `cls`, `cls.txt` and `v1.cls`, and `label` for `label.json`.
+        One of `cls`, `label`, `labels`, `class`, `target` and `wnid`: `cls` for `cls`, `cls.txt`
+        and `v1.cls`, and `label` for `label.json`. Empty for `txt`, `json` and any other suffix.
     """
     *before, last = suffix.split(".")
     if before and last in TEXTS:
@@ -192,9 +200,16 @@ def _is_flat_val(path: str) -> bool:
 def outline_of(location: Location, path: str) -> Outline:
     """Return the outline of an archive, which is read; it is cached until the archive changes.
 
+    The walk stops behind 64 images, at the first inner tar, or after 64 members of a remote plain
+    tar; a compressed archive is decompressed up to there, or for 8 GiB at most.
+
     Args:
         location: The folder of the archive.
         path: The path of the archive in that folder.
+
+    Returns:
+        An `Outline`: `members`, the first ones in the order of the archive (later ones only if they
+        decide its shape), and `is_complete`, which is True if they include all of its images.
 
     Raises:
         SourceError: The file is no archive, or is damaged.
@@ -245,6 +260,13 @@ def all_splits(location: Location, path: str, requested_split: str) -> set[str]:
         location: The folder of the archive.
         path: The path of the archive in that folder.
         requested_split: The split that the command asks for; '' if it names none.
+
+    Returns:
+        Names such as `train` and `val`; an empty set if the first images tell no split.
+
+    Raises:
+        SourceError: The file is no archive, or is damaged.
+        ReadError: The file cannot be read.
     """
     outline = outline_of(location, path)
     splits = outline.splits(requested_split)

@@ -67,7 +67,7 @@ def is_tar(name: str) -> bool:
     """Return True if a file's name ends as those of tars do, compressed or not.
 
     Args:
-        name: A file name or path, in any case.
+        name: A file name or path, in any case, such as `a.tar`, `a.tar.gz` or `a.tgz`.
     """
     return name.lower().endswith((PLAIN, *COMPRESSED))
 
@@ -76,7 +76,8 @@ def stem_of(name: str) -> str:
     """Return the name of an archive without folder and suffixes: `a` for `x/a.tar.gz`.
 
     Args:
-        name: The path of a tar, zip or compressed file; any other suffix is kept.
+        name: The path of a tar, zip or compressed file, whose suffixes may be of any case; any
+            other suffix is kept.
     """
     name = name.rpartition("/")[2]
     for suffix in (PLAIN, *COMPRESSED, *_OTHER_ENDS):
@@ -126,16 +127,16 @@ class Tar:
         self._file.close()
 
     def at_offset(self, offset: int) -> "Tar":
-        """Set the position in the archive without moving in the file; return this object.
+        """Set the position in the archive without moving in the file; return this same object.
 
         Args:
-            offset: The offset, counted in the archive, of the byte at which the file is.
+            offset: The offset in bytes, counted in the archive, of the byte at which the file is.
         """
         self._at = offset
         return self
 
     def read(self, offset: int, num_bytes: int) -> bytes:
-        """Return exactly the bytes of the archive at a position.
+        """Return exactly the bytes of the archive at a position, and move behind them.
 
         Args:
             offset: The offset of the first byte in the (decompressed) archive. Without seeking it
@@ -154,15 +155,20 @@ class Tar:
         return data
 
     def pieces(self, offset: int, num_bytes: int) -> Iterator[bytes]:
-        """Yield the bytes that `read` returns, in pieces of at most `PIECE_BYTES`.
+        """Yield the bytes that `read` returns, in pieces of at most `PIECE_BYTES`, 1 MiB.
 
         Args:
-            offset: The offset of the first byte in the (decompressed) archive.
-            num_bytes: The number of bytes.
+            offset: The offset of the first byte in the (decompressed) archive. Without seeking it
+                must not lie before the current position.
+            num_bytes: The number of bytes; of 0, nothing is yielded.
+
+        Yields:
+            The next bytes, read when they are asked for.
 
         Raises:
             ReadError: The system or a server failed.
             SourceError: The archive ends before these bytes, or its compression is damaged.
+            ValueError: *offset* lies before the position of an archive that cannot seek.
         """
         for done in range(0, num_bytes, PIECE_BYTES):
             yield self.read(offset + done, min(PIECE_BYTES, num_bytes - done))
@@ -205,13 +211,24 @@ class Tar:
     def members(self, start: int = 0, stop: int | None = None) -> Iterator[Member]:
         """Yield every file and link of the tar that lies in bytes [start, stop).
 
+        Without seeking, the data of a member must be read before the next member is asked for.
+
         Args:
-            start: The offset of the first header.
-            stop: The end of a tar that is itself a member of another. It may end without its
-                blocks of zeros, since the outer header states its length.
+            start: The offset in bytes of the first header (default: 0).
+            stop: The end in bytes of a tar that is itself a member of another, which may end
+                without its blocks of zeros, since the outer header states its length; None: the end
+                of the file (default).
+
+        Yields:
+            A `Member` for each, in the order of the archive: `name`, its path; `offset` and
+            `num_bytes` of its data in the decompressed archive; and `target`, the path of the
+            member that a link stands for, whose `num_bytes` is 0, or None for a file. Folders,
+            pipes and devices are omitted.
 
         Raises:
-            SourceError: The file is no tar, or not a whole one.
+            ReadError: The system or a server failed.
+            SourceError: The file is no tar, or not a whole one, or a member is sparse or of another
+                kind that cannot be read in place.
         """
         end = self._end if stop is None else stop
         at = start

@@ -14,7 +14,8 @@ _DIGITS = {8: frozenset(b"01234567"), 10: frozenset(b"0123456789")}
 def has_valid_checksum(header: bytes) -> bool:
     """Return True if the checksum of a header is valid.
 
-    It is the sum of all bytes, in which the field of the checksum itself counts as spaces.
+    It is the sum of all bytes, unsigned or, as some old programs summed them, signed, in which the
+    field of the checksum itself counts as spaces.
 
     Args:
         header: The header of a member, 512 bytes.
@@ -37,7 +38,8 @@ def size_of(field: bytes) -> int:
     """Return the number of bytes in the size field of a header.
 
     Args:
-        field: The field: octal digits, or a number in base 256 if its highest bit is set.
+        field: The field of 12 bytes: octal digits up to the first zero byte, with spaces around
+            them or not, or a number in base 256 if its highest bit is set.
 
     Returns:
         The size; 0 for a blank field, -1 for an invalid one.
@@ -51,7 +53,8 @@ def number_of(digits: bytes, base: int) -> int:
     """Return digits as a number; -1 if there are none, too many, or other characters among them.
 
     Args:
-        digits: The text of the number; a sign, space or underscore makes it invalid.
+        digits: The text of the number, at most 24 digits; a sign, space or underscore makes it
+            invalid.
         base: 8 or 10.
     """
     if not digits or len(digits) > _MAX_DIGITS or not _DIGITS[base].issuperset(digits):
@@ -62,9 +65,13 @@ def number_of(digits: bytes, base: int) -> int:
 def name_of(header: bytes, pax: dict[str, str]) -> str:
     """Return the path of a member in its tar, without a leading './'.
 
+    The slash at the end of a folder's name is kept. Bytes that are not UTF-8 become surrogates
+    (`surrogateescape`).
+
     Args:
         header: The header of the member, 512 bytes.
-        pax: The extended records that describe the member, by keyword.
+        pax: The extended records that describe the member, by keyword; its `path` takes precedence
+            over the header.
     """
     name = pax.get("path")
     if name is None:
@@ -78,12 +85,14 @@ def name_of(header: bytes, pax: dict[str, str]) -> str:
 
 
 def target_of(header: bytes, pax: dict[str, str], name: str) -> str:
-    """Return the path in the tar of the member that a link stands for.
+    """Return the path in the tar of the member that a link stands for, without '.' and '..'.
 
     Args:
         header: The header of the link, 512 bytes.
-        pax: The extended records that describe the link, by keyword.
-        name: The path of the link, to which a symbolic target is relative.
+        pax: The extended records that describe the link, by keyword; its `linkpath` takes
+            precedence over the header.
+        name: The path of the link in the tar, to which a symbolic target is relative; the target of
+            a hard link is relative to the tar.
     """
     target = pax.get("linkpath")
     if target is None:
@@ -96,8 +105,9 @@ def resolved(folders: list[str], target: str) -> str:
     """Return the path of *target* as seen from *folders*, without '.' and '..'.
 
     Args:
-        folders: The folders that *target* is relative to, from the outermost.
-        target: A relative path; '..' at the top is ignored.
+        folders: The folders that *target* is relative to, from the outermost; they are not changed.
+        target: A path, which counts as relative even with a slash at its beginning; '..' at the top
+            is ignored.
     """
     parts = list(folders)
     for part in target.split("/"):
@@ -113,7 +123,10 @@ def pax_records(data: bytes) -> Iterator[tuple[str, str]]:
 
     Args:
         data: The data of the header: `<length> <keyword>=<value>` lines, where the length is that
-            of the line in bytes.
+            of the line in bytes. A zero byte in place of a length ends them.
+
+    Yields:
+        The keyword, such as `path`, `linkpath` or `size`, and its value as a text.
 
     Raises:
         ValueError: A record has no length or no value.

@@ -63,7 +63,11 @@ class TarBlock(Block):
                 returns their offset there.
 
         Yields:
-            A `ListedSample` for each sample, and a `SkippedFiles` for members that are none.
+            A `ListedSample` (`key`, `num_bytes`, `offset`, `same_as`, `basis` of the class) for
+            each sample, with what *write* returned as its offset. Of a link, `num_bytes` and
+            `offset` are 0, and `same_as` is the key of its target; else that is ''. Also
+            `SkippedFiles` (`reason`, `name` of the first, `num_files`) that count the members that
+            are none. The tar is open until the last of them is yielded.
 
         Raises:
             ReadError: The source could not be read now.
@@ -83,6 +87,8 @@ class TarBlock(Block):
 
     def unique_name(self, number: int, name: str) -> str:
         """Return a unique name for a sample whose own name repeats; empty: it is refused.
+
+        Only WebDataset shards give one, such as `shard-000000012.jpg` of `shard.tar`.
 
         Args:
             number: The number of the sample in the block, from 0.
@@ -129,15 +135,19 @@ class TarSource(Source):
         """List the members of every archive that are samples; their bytes stay where they are.
 
         Args:
-            progress: A function that is called with each number of new samples.
+            progress: A function that is called again and again, each time with the number of
+                samples since its last call.
 
         Returns:
-            The listing (`pipeline.sources.listing`), sorted by key, with the path of the tar and
-            the offset of each sample.
+            The listing (`pipeline.sources.listing`), sorted by key: the columns `key`
+            (large_string, `<class>/<file name>`), `num_bytes` (int64), `path` of the tar (a
+            dictionary of texts), and `offset` of the sample in it in bytes (int64). In WebDataset
+            shards, samples whose names repeat are named after shard and number.
 
         Raises:
-            SourceError: There are no images, an archive is missing or damaged, or the source is
-                streamed.
+            ReadError: An archive could not be read now.
+            SourceError: There are no images, two samples have one key, an archive is missing or
+                damaged, or the source is streamed.
         """
         if self.access != "random":
             return super().list(progress)
@@ -219,6 +229,10 @@ def block_name(path: str) -> str:
 
     Args:
         path: The path of the archive in its source.
+
+    Returns:
+        The path with `%2F` for each slash and `%25` for each `%`; if that is longer than
+        `MAX_BLOCK_NAME_BYTES`, its first 80 bytes, a `%` and a digest of 32 hexadecimal digits.
     """
     name = path.replace("%", "%25").replace("/", "%2F")
     encoded = os.fsencode(name)
@@ -237,12 +251,17 @@ def paths_by_split(
     Args:
         location: The folder to search: itself, its `data` folder, and its folders named after
             splits.
-        fits: A function that returns True if the file of this path is such an archive.
-        requested_split: A further split that a folder or a name may tell.
+        fits: A function that returns True if the file of this path, relative to *location*, is such
+            an archive.
+        requested_split: A further split that a folder or a name may tell; '' for none.
 
     Returns:
-        Split -> sorted paths. The split '' stands for archives that tell none, and occurs only
-        when no archive tells one.
+        Split -> sorted paths, relative to *location*. The split '' stands for archives that tell
+        none, and occurs only when no archive tells one. Empty without archives.
+
+    Raises:
+        ReadError: A folder cannot be read.
+        SourceError: Archives of one split lie in several folders.
     """
     paths_of_split = _archives_by_split(location, fits, requested_split)
     if len(paths_of_split) > 1:
@@ -251,10 +270,10 @@ def paths_by_split(
 
 
 def left_out_text(path: str) -> str:
-    """Return a sentence for the user that says that an archive is left out.
+    """Return a sentence without a full stop for the user, that says that an archive is left out.
 
     Args:
-        path: The path of the archive in its source; its name tells no split.
+        path: The path of the archive in its source, shown as it is; its name tells no split.
     """
     return f"{path} is skipped: its name indicates no split"
 
@@ -265,12 +284,18 @@ def without_split(
     """Return the archives that name no split where others do, which `paths_by_split` omits.
 
     Args:
-        location: The folder to search.
-        fits: A function that returns True if the file of this path is such an archive.
-        requested_split: A further split that a folder or a name may tell.
+        location: The folder to search: itself, its `data` folder, and its folders named after
+            splits.
+        fits: A function that returns True if the file of this path, relative to *location*, is such
+            an archive.
+        requested_split: A further split that a folder or a name may tell; '' for none.
 
     Returns:
-        Their paths in *location*, sorted.
+        Their paths in *location*, sorted; empty if all archives name a split, or none does.
+
+    Raises:
+        ReadError: A folder cannot be read.
+        SourceError: Archives of one split lie in several folders.
     """
     paths_of_split = _archives_by_split(location, fits, requested_split)
     return tuple(sorted(paths_of_split.get("", ()))) if len(paths_of_split) > 1 else ()

@@ -50,8 +50,16 @@ class Zip(Tar):
             start: 0: a zip is only read as a whole.
             stop: None: a zip is only read as a whole.
 
+        Yields:
+            A `Member` for each: `name`, its path; `offset`, that of its header in bytes, by which
+            `read` and `pieces` identify it; `num_bytes`, its decompressed size; and `target`, the
+            path of the member that a link stands for, whose `num_bytes` is 0, or None for a file.
+            Folders are omitted.
+
         Raises:
-            SourceError: A member cannot be read, or *start* or *stop* is that of an inner archive.
+            ReadError: The system failed.
+            SourceError: A member is encrypted, a link is damaged, or *start* or *stop* is that of
+                an inner archive.
         """
         if start or stop is not None:
             raise SourceError(
@@ -77,26 +85,31 @@ class Zip(Tar):
                 yield Member(name, offset, info.file_size, None)
 
     def read(self, offset: int, num_bytes: int) -> bytes:
-        """Return all bytes of one member, decompressed.
+        """Return all bytes of one file in the zip, decompressed; files may be read in any order.
 
         Args:
-            offset: The offset of its header, as in `Member.offset`.
+            offset: The offset of its header, as in `Member.offset` of `members`.
             num_bytes: Its decompressed size, as in `Member.num_bytes`.
 
         Raises:
+            KeyError: No member has this offset.
             ReadError: The system failed.
             SourceError: The member is damaged, or has another size.
         """
         return b"".join(self.pieces(offset, num_bytes))
 
     def pieces(self, offset: int, num_bytes: int) -> Iterator[bytes]:
-        """Yield the decompressed bytes of one member, in pieces of at most `PIECE_BYTES`.
+        """Yield the decompressed bytes of one file in the zip, in pieces of at most 1 MiB.
 
         Args:
-            offset: The offset of its header, as in `Member.offset`.
+            offset: The offset of its header, as in `Member.offset` of `members`.
             num_bytes: Its decompressed size, as in `Member.num_bytes`.
 
+        Yields:
+            The next bytes, read when they are asked for; an error may come behind the last of them.
+
         Raises:
+            KeyError: No member has this offset.
             ReadError: The system failed.
             SourceError: The member is damaged, or has another size.
         """

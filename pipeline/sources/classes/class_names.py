@@ -22,7 +22,7 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def clean_name(name: str) -> str:
-    """Return a name in the form that is compared: Unicode NFC, no space around it.
+    """Return a name in the form that is compared: Unicode NFC, no white space or BOM around it.
 
     Args:
         name: A name of a class in a table or label.
@@ -33,8 +33,11 @@ def clean_name(name: str) -> str:
 def class_id(name: str) -> str:
     """Return a name as the class in a key: no slash, no control character, not '.' or '..'.
 
+    White space around it is removed, and the text is in Unicode NFC.
+
     Args:
-        name: A name of a class in a table or label; a slash becomes `_`.
+        name: A name of a class in a table or label; a slash becomes `_`, a control character a
+            space, and `.` and `..` get a `_` at their end.
     """
     text = _UNSAFE.sub(" ", clean_name(name).replace("/", "_"))
     return f"{text}_" if text in (".", "..") else text
@@ -44,16 +47,16 @@ def is_numeral(text: str) -> bool:
     """Return True if a text consists of decimal digits only, such as `07`; not `-1` or `1.0`.
 
     Args:
-        text: Any text.
+        text: Any text; only ASCII digits count, and the empty text is no number.
     """
     return _NUMERAL.fullmatch(text) is not None
 
 
 def abbreviate(texts: Iterable[str], limit: int = MAX_LISTED) -> str:
-    """Return the first of several texts, with commas between them, for a message.
+    """Return the first of several texts as one text, with commas between them, for a message.
 
     Args:
-        texts: The texts, which are all read.
+        texts: The texts, which are all read; of none, the result is empty.
         limit: The maximum number of texts that are shown; '...' stands for the others (default: 5).
     """
     items = list(texts)
@@ -66,8 +69,15 @@ def split_nested_path(folders: Sequence[str], name: str, recursive: str) -> tupl
     Args:
         folders: The folders from the outermost to the innermost, at least one.
         name: The name of the file.
-        recursive: The folder that is the class, `first` or `last`; the others become a part of
-            the name, so that files of one name in several folders stay apart.
+        recursive: The folder that is the class, `first` or `last`; the others become a part of the
+            name, so that files of one name in several folders stay apart.
+
+    Returns:
+        The class, and the name: of `a/b/x.jpg`, `a` and `b__x.jpg` for `first`, `b` and `a__x.jpg`
+        for `last`.
+
+    Raises:
+        SourceError: The folder of the class is called `-`.
     """
     first = recursive == "first"
     other_folders = folders[1:] if first else folders[:-1]
@@ -75,11 +85,12 @@ def split_nested_path(folders: Sequence[str], name: str, recursive: str) -> tupl
 
 
 def folder_class(folder: str, options: SourceOptions = DEFAULT_OPTIONS) -> str:
-    """Return the class of a folder: its name in composed characters, whatever system wrote it.
+    """Return the class of a folder: its name in composed characters (Unicode NFC).
 
     Args:
         folder: The name of the folder, without its parents.
-        options: The options by which the source is read; rules 1 keep the name as it is.
+        options: The options by which the source is read; under rules 1, any name is returned as it
+            is.
 
     Raises:
         SourceError: The name is the sign for samples without a class, `-`.
@@ -98,6 +109,6 @@ def named_class(name: str) -> str:
     """Return the class that `--class-name` names, in composed characters (Unicode NFC).
 
     Args:
-        name: The name; `-`, which is `UNLABELLED`, stands for no class.
+        name: The name; `-`, which is `UNLABELLED`, stands for no class and is returned as it is.
     """
     return name if name == UNLABELLED else folder_class(name)

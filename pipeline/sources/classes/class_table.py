@@ -53,7 +53,9 @@ class ClassTable:
         return numbers
 
     def knows(self, name: str) -> bool:
-        """Return True if a text is one of the names; composed and decomposed characters are equal.
+        """Return True if a text is one of the names.
+
+        Composed and decomposed characters are equal, and white space around the text is ignored.
 
         Args:
             name: The text of a label.
@@ -61,7 +63,9 @@ class ClassTable:
         return clean_name(name) in self._number_of
 
     def number_of(self, name: str, sample: str) -> int:
-        """Return the number of a name, which must occur once in the table.
+        """Return the number of a name, from 0, which must occur once in the table.
+
+        Composed and decomposed characters are equal, and white space around the name is ignored.
 
         Args:
             name: The text of a label.
@@ -85,11 +89,11 @@ class ClassTable:
         """Refuse a label that is a number without an entry in the table.
 
         Args:
-            number: The label, 0 or more.
+            number: The label, 0 or more; a negative number is not refused here.
             sample: A description of the sample with this label, for a message.
 
         Raises:
-            SourceError: The number has no entry.
+            SourceError: The label is not less than the number of entries.
         """
         if number < len(self.names):
             return

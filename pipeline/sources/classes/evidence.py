@@ -47,10 +47,10 @@ class Evidence:
     """The further remarks on the listing, a sentence each."""
 
     def add(self, key: str, basis: ClassBasis) -> None:
-        """Count one sample.
+        """Count one sample, in the group of its class and basis.
 
         Args:
-            key: Its key, `<class>/<file name>`.
+            key: Its key, `<class>/<file name>`; the first one of a group is kept as its example.
             basis: The basis of its class.
         """
         group = (key.partition("/")[0], basis)
@@ -60,30 +60,34 @@ class Evidence:
         seen.count += 1
 
     def add_class(self, name: str, basis: ClassBasis, count: int, first: str = "") -> None:
-        """Count several samples of one class.
+        """Count several samples of one class, in addition to those counted before.
 
         Args:
             name: The class.
             basis: The basis of the class.
             count: The number of samples, which may be 0 for a class that a source only names.
-            first: The key of one of the samples (default: none).
+            first: The key of one of the samples, kept as an example if there is none yet (default:
+                '', for no example).
         """
         seen = self.groups.setdefault((name, basis), SampleGroup(first))
         seen.first = seen.first or first
         seen.count += count
 
     def skip(self, reason: str, name: str, count: int = 1) -> None:
-        """Count files or folders that are no samples.
+        """Count files or folders that are no samples, in addition to those counted before.
 
         Args:
-            reason: Why they are skipped, in words.
-            name: The name of one of them.
+            reason: Why they are skipped, in words, such as a constant of
+                `pipeline.sources.clutter`.
+            name: The name of one of them; the first one of a reason is kept as its example.
             count: Their number (default: 1).
         """
         self.skipped.setdefault(reason, SampleGroup(name)).count += count
 
     def merge(self, evidence: "Evidence") -> None:
-        """Add the evidence of another part of the source to this one.
+        """Add the evidence of another part of the source to this one, in place.
+
+        Counts are added up, and notes that are here already are not repeated.
 
         Args:
             evidence: The evidence to add, which is not changed.
@@ -106,7 +110,7 @@ class Evidence:
         """Return the evidence that `encode` wrote; empty evidence for a listing without any.
 
         Args:
-            metadata: The metadata of the schema of a listing's Arrow table.
+            metadata: The metadata of the schema of a listing's Arrow table; None if it has none.
         """
         text = (metadata or {}).get(METADATA)
         evidence = cls()

@@ -16,11 +16,15 @@ def read_label(value: object, sample: str) -> int | str | None:
     """Return the value of a label: a number from 0 on, a name, or None for no class.
 
     Args:
-        value: The label in a column, a `.cls` or a `.json`.
+        value: The label in a column, a `.cls` or a `.json`, as a Python value. None, NaN, -1 and a
+            blank text are no class. Integers, whole floats and texts of a whole number (`07`,
+            `1.0`) are numbers. True and False are the names `true` and `false`. Bytes are read as
+            UTF-8. Any other text is a name, without white space around it and in Unicode NFC.
         sample: A description of the sample, for a message.
 
     Raises:
-        SourceError: The value is none of these.
+        SourceError: The value is none of these: a number below -1, a float that is not whole, a
+            text of several lines, a list, or of another type.
     """
     # bool before int, of which it is a subclass: true and false are names, not 1 and 0.
     if value is None or isinstance(value, bool):
@@ -41,7 +45,7 @@ def read_label(value: object, sample: str) -> int | str | None:
 
 
 def quote_label(value: object) -> str:
-    """Return a label as it was read, for a message, cut off after 60 characters.
+    """Return the `repr` of a label as it was read, for a message, cut off after 60 characters.
 
     Args:
         value: The label in a column, a `.cls` or a `.json`, of any type.

@@ -21,12 +21,18 @@ SEPARATORS = "\t;, "
 def parse_names(text: str, ids: Collection[str] = ()) -> dict[str, str]:
     """Read lines of an id and the names of its class.
 
+    With *ids*, the separator (tab, semicolon, comma or space) is the one by which the most of them
+    are found. Without, lines that begin with a wnid are read, if there are any; else the separator
+    is the first of these that every line has.
+
     Args:
         text: The table. Lines without names, and lines that begin with #, are skipped.
-        ids: The ids that may occur; an id with spaces can only be read if it is one of them.
+        ids: The ids that may occur (default: any); an id with spaces can only be read if it is one
+            of them.
 
     Returns:
-        The names of each id, with commas between them, from its first line.
+        The names of each id in the table, with commas between them, from its first line; ids that
+        are not in *ids* may be among them.
     """
     lines = [line for line in lines_of(text) if line.strip() and not line.startswith("#")]
     known_ids = frozenset(ids)
@@ -72,6 +78,8 @@ def _id_and_names_by_spaces(line: str, ids: Collection[str]) -> tuple[str, str]:
 def parse_list(data: bytes, where: str, ids: Collection[str], key: str) -> list[str]:
     """Read a list of classes: one a line, where further cells are ignored, or JSON.
 
+    Blank lines, and lines that begin with #, are skipped.
+
     Args:
         data: The content of the file.
         where: The name of the file, for messages.
@@ -79,10 +87,11 @@ def parse_list(data: bytes, where: str, ids: Collection[str], key: str) -> list[
         key: The key of the list in a JSON object; unused if the document is a list.
 
     Returns:
-        The id in each line; for a line without an expected id, its first cell.
+        The id in each line, in the order of the file, also if it repeats; for a line without an
+        expected id, its first cell. Of JSON, all entries as texts, expected or not.
 
     Raises:
-        SourceError: The file is no text, or is JSON without the list.
+        SourceError: The file is no text, or is JSON without a list of texts and integers.
     """
     text = decode_table(data, where).removeprefix("\ufeff")
     if text.lstrip()[:1] in ("{", "["):

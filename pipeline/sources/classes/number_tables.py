@@ -21,14 +21,17 @@ def find_class_table(location: Location) -> ClassTable | None:
     """Return the table of numbered classes at *location* or in the folder above it.
 
     Args:
-        location: The folder of the source. `classes.txt` takes precedence over
+        location: The folder of the source, with the options by which it is read. Its own tables
+            take precedence over those of the folder above, and in each, `classes.txt` over
             `LOC_synset_mapping.txt`.
 
     Returns:
-        None if there is no such table, or if it is empty.
+        A `ClassTable` with the `names` of number 0, 1, ..., and their `words` if the table has
+        some; None if there is no such table, or if it is empty.
 
     Raises:
-        SourceError: The table numbers its classes ambiguously.
+        ReadError: The table cannot be read.
+        SourceError: The table is no text, or numbers its classes ambiguously.
     """
     if location.options.rules == 1:
         names = find_class_names(location.root)
@@ -45,10 +48,14 @@ def table_marks(location: Location) -> list[str]:
     """Return texts that change when the tables that `find_class_table` reads do.
 
     Args:
-        location: The folder of the source.
+        location: The folder of the source, with the options by which it is read.
 
     Returns:
-        The folder, name, size and time of each table, for a fingerprint.
+        The folder, name, size and time of each table there and in the folder above, with tabs
+        between them, for a fingerprint; empty without tables, and under listing rules 1.
+
+    Raises:
+        ReadError: The server of a remote location failed.
     """
     if location.options.rules == 1:
         return []
@@ -66,10 +73,15 @@ def parse_class_table(text: str, where: str) -> ClassTable | None:
 
     Args:
         text: The lines: a name, or a wnid and words, or a number from 0 on and either of them.
+            Blank lines at the end are ignored.
         where: The name of the file, for messages.
 
+    Returns:
+        The table, whose entry of number 0, 1, ... is that of line 1, 2, ..., with words if any line
+        has some.
+
     Raises:
-        SourceError: A line is blank, or the lines are numbered from another number than 0.
+        SourceError: A line is blank, or the numbers of the lines are not 0, 1, 2 and so on.
     """
     lines = _table_lines(text, where)
     if not lines:
@@ -106,8 +118,12 @@ def parse_mapping(text: str, where: str) -> ClassTable | None:
         text: The lines: a wnid, a space or tab, and words. The first one has the number 0.
         where: The name of the file, for messages.
 
+    Returns:
+        The table with wnids as names and the words of each; labels that are other names are not
+        refused by it (`strict` is False).
+
     Raises:
-        SourceError: A line has no wnid, or one that another line has.
+        SourceError: A line is blank, has no wnid, or one that another line has.
     """
     line_of: dict[str, int] = {}
     words = []

@@ -140,7 +140,8 @@ class CifarBatches:
         """Return the full name of a batch, for messages: its path or URL, and its place in the tar.
 
         Args:
-            path: The file name of the batch, such as `data_batch_1`.
+            path: The file name of the batch, such as `data_batch_1`; '' stands for the folder of
+                all.
         """
         if not self.archive:
             return self.location.full_path(path)
@@ -158,10 +159,13 @@ class CifarBatches:
         return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
 
     def size(self, path: str) -> int:
-        """Return the size of a batch in bytes.
+        """Return the size of a batch in bytes, uncompressed.
 
         Args:
-            path: The file name of the batch, such as `data_batch_1`.
+            path: The file name of the batch, such as `data_batch_1`, one of `names`.
+
+        Raises:
+            ReadError: The file or its archive cannot be read.
         """
         if not self.archive:
             return self.location.size(path)
@@ -173,6 +177,13 @@ class CifarBatches:
 
         Args:
             paths: The file names of the batches.
+
+        Returns:
+            The name, size and time of each batch, with tabs between them; of batches in an archive,
+            those of the archive, then the folder in it, then *paths*.
+
+        Raises:
+            ReadError: A file is missing or cannot be read.
         """
         if self.archive:
             return [self.location.mark(self.archive), self.folder, *paths]
@@ -185,10 +196,13 @@ class CifarBatches:
             path: The file name of the batch, such as `data_batch_1`.
 
         Returns:
-            The fields of the batch, such as `b"labels"`, as lists, bytes and texts.
+            The fields of the batch, such as `b"labels"`, as lists, bytes, texts and numbers. An
+            array, such as `b"data"`, is an object with the attributes `shape`, (n, 3072), and
+            `data`, its bytes: of each image the planes of red, green and blue.
 
         Raises:
-            SourceError: The file is no batch.
+            SourceError: The file is no batch, or is missing in the archive or larger than 1 GiB
+                there.
             ReadError: The file cannot be read.
         """
         where = self.full_path(path)
@@ -238,9 +252,12 @@ class CifarBlock(Block):
                 returns their offset there.
 
         Yields:
-            One `ListedSample` for each image, in the order of the batch.
+            One `ListedSample` (`key`, `num_bytes` of the PPM, `offset`, `same_as` = '', `basis` of
+            the class) for each image, in the order of the batch, with a key such as
+            `cat/data_batch_1_00042.ppm`, and with what *write* returned as its offset.
 
         Raises:
+            ReadError: The batch could not be read now.
             SourceError: The batch is damaged, or has a label without a class.
         """
         where = self.batches.full_path(self.path)
@@ -333,10 +350,11 @@ def find_cifar(location: Location, requested_split: str, explicit: bool) -> dict
         explicit: Unused: the names of the files decide.
 
     Returns:
-        The source of each split; empty if there is no CIFAR.
+        The source of each split, `train` and `test`; empty if there is no CIFAR.
 
     Raises:
-        SourceError: It is the binary version of CIFAR.
+        ReadError: A folder or archive cannot be read.
+        SourceError: It is the binary version of CIFAR, or an archive is damaged.
     """
     for batches in _possible_batches(location):
         files = batches.names()

@@ -35,10 +35,20 @@ def flat_listing(
     Args:
         location: The folder that the paths of the listing are relative to.
         prefix: The path of the folder, with a slash at its end; empty: the location itself.
-        sizes: The files, and the entries that were skipped.
-        class_of: A function that returns the class of a file name.
-        progress: A function that is called with the number of new samples.
-        basis: The basis of the classes; it is `unsaid` for samples without a class.
+        sizes: The files, with their sizes in bytes, and the entries that were skipped; it is not
+            changed. A slash in a file's name becomes `__` in its key.
+        class_of: A function that returns the class of a file name of *sizes*, `-` for none.
+        progress: A function that is called once, with the number of samples.
+        basis: The basis of the classes (default: a table); it is `unsaid` for samples without a
+            class.
+
+    Returns:
+        The listing (`pipeline.sources.listing`), sorted by key: the columns `key` (large_string,
+        `<class>/<file name>`), `num_bytes` (int64) and `path` (large_string), and the evidence in
+        its metadata.
+
+    Raises:
+        SourceError: There are no files, or a key is invalid or occurs twice.
     """
     if not sizes.files:
         raise SourceError(f"no images found: {location.full_path(prefix)} holds no image file.")
@@ -89,14 +99,17 @@ class FlatFolder(Source):
         """List the images of the folder, and with `--recursive` those of the folders in it.
 
         Args:
-            progress: A function that is called with the number of samples.
+            progress: A function that is called once, with the number of samples.
 
         Returns:
-            The listing (`pipeline.sources.listing`), sorted by key.
+            The listing (`pipeline.sources.listing`), sorted by key: the columns `key`
+            (large_string, `<class>/<file name>`), `num_bytes` (int64) and `path` (large_string).
+            The class in the keys is `-` where there is none.
 
         Raises:
-            SourceError: There are no images, their class must be named first, or some lie in
-                folders that would be skipped.
+            ReadError: A folder cannot be read.
+            SourceError: There are no images, their class must be named first, a table beside them
+                lists their classes, or some lie in folders that would be skipped.
         """
         self._check_table()
         if self.needs_class_name and not all(map(leading_wnid, self.location.sizes("").files)):
@@ -155,13 +168,18 @@ def find_flat(location: Location, requested_split: str, explicit: bool) -> dict[
     """Find images directly in *location*, or in its folders named after splits.
 
     Args:
-        location: The folder that the user named.
+        location: The folder that the user named, with the options by which it is read.
         requested_split: A split to find, also by a name of its own, or a test split that is opened
             only on request; '' for all.
         explicit: True if the user named the kind `flat`: then files without a suffix count, too.
 
     Returns:
-        The source of each split, '' for one without a name; empty if there are no such images.
+        The source of each split, '' for one without a name; empty if there are no such images, for
+        a single file, and under listing rules 1.
+
+    Raises:
+        ReadError: A folder cannot be read.
+        SourceError: A split has several folders.
     """
     if location.only_file or location.options.rules == 1:
         return {}

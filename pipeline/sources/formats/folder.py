@@ -100,12 +100,15 @@ class FolderSource(Source):
         """List every class folder with one scan.
 
         Args:
-            progress: A function that is called with each number of new samples.
+            progress: A function that is called with the number of samples of each class folder.
 
         Returns:
-            The listing (`pipeline.sources.listing`), sorted by key.
+            The listing (`pipeline.sources.listing`), sorted by key: the columns `key`
+            (large_string, `<class>/<file name>`), `num_bytes` (int64) and, if any path differs from
+            its key, `path` (large_string).
 
         Raises:
+            ReadError: A folder cannot be read.
             SourceError: There are no images, or the class of some is ambiguous or unknown.
         """
         evidence = self._check_top_folder()
@@ -252,11 +255,16 @@ def _check_one_split(location: Location, samples: list[_ClassSamples]) -> None:
 def folder_marks(location: Location, folders: Iterable[str]) -> Iterable[str]:
     """Return texts that change when files are added to folders or removed from them.
 
-    Object stores keep no times of folders, so the mark of remote ones never matches, even itself.
+    Object stores keep no times of folders, so for a remote source there is one random text, which
+    differs at each call.
 
     Args:
         location: The folder of the source.
         folders: The paths of folders in it; '' is the source's own.
+
+    Returns:
+        The path, size and time of each folder, with tabs between them; each is looked up when it is
+        asked for, and a `ReadError` is raised then if the folder is missing.
     """
     return [uuid4().hex] if location.remote else map(location.mark, folders)
 
@@ -348,14 +356,18 @@ def walk(location: Location, folder: str) -> Iterator[tuple[str, FolderSizes]]:
     """Yield a folder and every folder in it, at any depth, with their files.
 
     Args:
-        location: The folder of the source.
+        location: The folder of the source, with the options by which it is read.
         folder: The path in it of the folder to begin with; '' is the source's own.
 
     Yields:
-        The path of the folder in the source, and its files and folders.
+        The path of the folder in the source, and a `FolderSizes`: the names of `files` in it that
+        may be images, unsorted, their `num_bytes` in the same order, the names of its `folders`,
+        and `skipped`, which counts the entries that were skipped. A folder comes before those in
+        it, which are in the order of their names.
 
     Raises:
-        SourceError: A link leads back to a folder that it lies in.
+        ReadError: A folder cannot be read.
+        SourceError: A link leads nowhere, or back to a folder that it lies in.
     """
     pending = [(folder, _real_parents(location, folder))]
     while pending:

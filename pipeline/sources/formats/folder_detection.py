@@ -22,8 +22,15 @@ _MAX_REMOTE_FOLDERS = 100
 def holds_classes(location: Location) -> bool:
     """Return True if any folder of *location* looks like a class folder, with an image in it.
 
+    Of each folder, and of the folder `images` in it, up to 1,000 names are examined, and of a
+    remote location 100 folders. With the option `recursive`, an image at any depth suffices.
+
     Args:
         location: The folder to examine, with the options by which it is read.
+
+    Raises:
+        ReadError: A folder cannot be read.
+        SourceError: A link leads nowhere or back to itself.
     """
     if location.options.recursive:
         return any(map(looks_like_image, _nested_files(location)))
@@ -63,7 +70,11 @@ def split_folders(location: Location, requested_split: str) -> dict[str, list[st
         requested_split: A further name that counts as a split; '' for none.
 
     Returns:
-        The names of folders by split: `val` for `val`, `valid` and `validation`.
+        The sorted names of folders by split: those of `val` may be `val`, `valid` and `validation`.
+        Empty if there are none.
+
+    Raises:
+        ReadError: The folder cannot be read.
     """
     folders_of_split: dict[str, list[str]] = {}
     for name in location.names().folders:
@@ -79,14 +90,17 @@ def find_folders(
     """Find class folders at *location* or one level down, in folders named as splits.
 
     Args:
-        location: The folder that the user named.
+        location: The folder that the user named, with the options by which it is read.
         requested_split: A further name of a folder that counts as a split; '' for none.
         explicit: True if the user named the kind `folder`: then folders need not look like classes.
 
     Returns:
-        The source of each split, '' for one without a name; empty if there are no class folders.
+        The source of each split; if no folder of a split holds class folders, that of '', the
+        location itself; empty if there are no class folders, for a single file, and if both
+        --class-name and --recursive are given.
 
     Raises:
+        ReadError: A folder cannot be read.
         SourceError: A split has several folders.
     """
     if location.only_file or (location.options.class_name and location.options.recursive):
@@ -142,7 +156,7 @@ def _is_folder_of_classes(location: Location, splits: set[str]) -> bool:
 
 
 def check_one_folder(location: Location, split: str, names: list[str]) -> None:
-    """Refuse several folders for one split.
+    """Refuse several folders for one split, except under listing rules 1.
 
     Args:
         location: The folder that holds them.

@@ -51,7 +51,8 @@ class ValTar(Layout):
         """Refuse val images whose table of classes is missing.
 
         Args:
-            outline: Unused: only the files beside the tar are examined.
+            outline: Unused: only the files beside the tar, and in up to four folders above, are
+                examined.
 
         Raises:
             SourceError: There is no table, or it cannot be used.
@@ -64,17 +65,22 @@ class ValTar(Layout):
         """Yield a sample for each `ILSVRC2012_val_########.JPEG`, with its class from the table.
 
         Args:
-            tar: The open tar.
+            tar: The open tar, which stays open.
             store_member: A function that stores the bytes of a member, or finds them, and returns
-                their offset.
-            start: The offset of the first member's header (default: 0).
-            stop: The offset at which to stop; None: the end of the tar (default).
+                their offset. It is called once for each sample that is no link.
+            start: The offset in bytes of the first member's header (default: 0).
+            stop: The offset in bytes at which to stop; None: the end of the tar (default).
 
         Yields:
-            A `ListedSample` for each val image, and a `SkippedFiles` for each other member.
+            A `ListedSample` (`key`, `num_bytes`, `offset`, `same_as`, `basis` of the class) for
+            each val image, with the key `<wnid>/<file name>` and what *store_member* returned as
+            its offset, and a `SkippedFiles` (`reason`, `name`, `num_files` = 1) for each other
+            member, in the order of the tar. Of a link, `num_bytes` and `offset` are 0, and
+            `same_as` is the key of its target; else that is ''.
 
         Raises:
-            SourceError: The tar is damaged, or the table has no class for an image.
+            ReadError: The tar or the table could not be read now.
+            SourceError: The tar is damaged, there is no table, or it has no class for an image.
         """
         truth = find_ground_truth(Location(self.root))
         for member in tar.members(start, stop):
@@ -97,16 +103,19 @@ class ValFolder(Source):
         return self.location.mark(""), self._truth().where
 
     def list(self, progress: Callable[[int], None]) -> pa.Table:
-        """List the val images of the folder, with their classes from the table.
+        """List the val images of the folder, with their classes from the table near it.
 
         Args:
-            progress: A function that is called with the number of samples.
+            progress: A function that is called once, with the number of samples.
 
         Returns:
-            The listing (`pipeline.sources.listing`), sorted by key.
+            The listing (`pipeline.sources.listing`), sorted by key: the columns `key`
+            (large_string, `<wnid>/<file name>`), `num_bytes` (int64) and `path` (large_string).
 
         Raises:
-            SourceError: There is no table of classes, or there are other images beside these.
+            ReadError: The folder or the table cannot be read.
+            SourceError: There is no table of classes, it has none for an image, or there are other
+                images beside these, or folders with files.
         """
         truth = self._truth()
         return flat_listing(self.location, "", self._images(), truth.wnid, progress)
@@ -183,7 +192,12 @@ def find_train_tar(
         explicit: True if the user named the kind `ilsvrc-tar`: then tars are not examined.
 
     Returns:
-        The source of each split, '' for one without a name; empty if there are no such tars.
+        The source of each split, `train` for a tar of ILSVRC2012's name, '' for one without a name;
+        empty if there are no such tars.
+
+    Raises:
+        ReadError: A folder or tar cannot be read.
+        SourceError: A split has several folders, or a tar is damaged.
     """
     tars = {"train": _tars_named(location, TRAIN_STEM)}
     if not tars["train"]:
@@ -220,12 +234,16 @@ def find_class_tars(
     """Find tars of one class each: `n########.tar`.
 
     Args:
-        location: The folder that the user named.
+        location: The folder that the user named, or one such tar.
         requested_split: A further split that a folder or a name may tell; '' for none.
         explicit: True if the user named the kind `class-tars`: then any `<class>.tar` counts.
 
     Returns:
         The source of each split, '' for one without a name; empty if there are no such tars.
+
+    Raises:
+        ReadError: A folder or tar cannot be read.
+        SourceError: A split has several folders, or a tar is called `-`.
     """
 
     def fits(path: str) -> bool:
@@ -250,13 +268,20 @@ def find_val(
 ) -> dict[str, TarSource | ValFolder]:
     """Find ILSVRC2012's val images: flat in *location* or its `val` folder, or in their tar.
 
+    Their table of classes is not looked for yet.
+
     Args:
         location: The folder or file that the user named.
         requested_split: A further split that a folder or a name may tell; '' for none.
         explicit: True if the user named the kind `ilsvrc-val`: then a single tar is not examined.
+            False: nothing is found where `--class-name` or the folder's name gives their class.
 
     Returns:
         The source of the split `val`, or of '' for a folder of the images alone; else empty.
+
+    Raises:
+        ReadError: A folder or tar cannot be read.
+        SourceError: A split has several folders, or a tar is damaged.
     """
     one_class = location.options.class_name or is_wnid(location.root.rpartition("/")[2])
     if one_class and not explicit and location.options.rules > 1:
@@ -285,12 +310,17 @@ def find_kaggle(
     """Find Kaggle's tree of ILSVRC2012: `[ILSVRC/][Data/]CLS-LOC/{train/<wnid>, val}`.
 
     Args:
-        location: The folder that the user named.
-        requested_split: `test` opens the test images, which have no class, too.
+        location: The folder that the user named: one above the tree, or `CLS-LOC` itself.
+        requested_split: `test` opens the test images, which have no class, too; any other is
+            unused.
         explicit: Unused: the names of the folders decide.
 
     Returns:
-        The source of each split; empty if there is no such tree.
+        The source of each split that has a folder: `train`, `val`, and `test` on request; empty if
+        there is no such tree.
+
+    Raises:
+        ReadError: A folder cannot be read.
     """
     inside = next((location.child(path) for path in _KAGGLE if location.is_folder(path)), None)
     if inside is None:

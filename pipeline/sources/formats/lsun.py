@@ -96,6 +96,12 @@ class LmdbBlock(Block):
             write: A function that appends one sample's bytes, given in pieces, to the spool and
                 returns their offset there.
 
+        Yields:
+            One `ListedSample` (`key`, `num_bytes`, `offset`, `same_as` = '', `basis` of the class)
+            for each row, with what *write* returned as its offset. Its key is the class and the key
+            of the row, in hexadecimal if it is not alphanumeric, with a suffix by the first bytes
+            (`jpg`, `png`, `webp`, `gif`, `bmp`, else `img`): `bedroom/<hash>.webp`.
+
         Raises:
             ReadError: The disk failed.
             SourceError: The table is damaged.
@@ -205,7 +211,11 @@ def find_lmdbs(location: Location, requested_split: str, explicit: bool) -> dict
         explicit: Unused: the file `data.mdb` decides.
 
     Returns:
-        The source of each split, '' for one without a name; empty if there are no LMDBs.
+        The source of each split, '' for one without a name; empty if there are no LMDBs. The name
+        of a folder tells class and split: `bedroom_train_lmdb` is the class `bedroom` of `train`.
+
+    Raises:
+        ReadError: The folder cannot be read.
     """
     if location.only_file or location.remote:
         return {}

@@ -65,6 +65,10 @@ class ParquetBlock(Block):
         Args:
             number: The number of the row in the block, from 0.
             name: The name that repeats; unused.
+
+        Returns:
+            The file name without `.parquet`, and the number of the row in the file, from 0, with
+            nine digits, such as `train-00000-000000012`.
         """
         return _BatchOrigin(self.where, self.first_row).missing_name(number)
 
@@ -76,11 +80,15 @@ class ParquetBlock(Block):
                 returns their offset there.
 
         Yields:
-            One `ListedSample` for each row, in the order of the file.
+            One `ListedSample` (`key`, `num_bytes`, `offset`, `same_as` = '', `basis` of the class)
+            for each row, in the order of the file, with what *write* returned as its offset. A row
+            without an image is a sample of no bytes; one without a name gets that of the file and
+            its number.
 
         Raises:
             ReadError: The file could not be read now.
-            SourceError: The file is damaged, or a row's label or name cannot be used.
+            SourceError: The file is damaged, a row's label or name cannot be used, or adjacent rows
+                all have no image.
         """
         row = self.first_row
         labeller = None
@@ -98,10 +106,12 @@ class ParquetBlock(Block):
 
         Args:
             labeller: The maker of keys for the classes of the source.
-            evidence: The evidence to which each row is added.
+            evidence: The evidence to which each row is added, in place.
 
         Raises:
-            SourceError: A row's label or name cannot be used.
+            ReadError: The file could not be read now.
+            SourceError: The file is damaged, or a row's label or name cannot be used; rows before
+                it are counted then.
         """
         row = self.first_row
         for batch, columns in self.batches(images=False):
@@ -125,7 +135,10 @@ class ParquetBlock(Block):
             images: True to read the bytes of images, too.
 
         Yields:
-            A batch of up to a few thousand rows, and which of its columns are used.
+            A batch of up to 256 rows with images, or of up to 16,384 without, in the order of the
+            file, and a `Columns` with the names of the columns of images, names and labels. Only
+            the columns that are read are in the batch; where none is, it has the column `nothing`
+            of nulls. The file is open until the last batch.
 
         Raises:
             ReadError: The file could not be read now.
@@ -266,6 +279,7 @@ def check_is_parquet(location: Location, path: str) -> None:
         path: The path of the file in that folder.
 
     Raises:
+        ReadError: The file is missing or cannot be read.
         SourceError: The file begins or ends as another kind; the message says what it is.
     """
     where, head = location.full_path(path), location.head(path)
@@ -428,10 +442,12 @@ def find_parquet(
         explicit: True if the user named the kind `parquet`: then tables beside shards count, too.
 
     Returns:
-        The source of each split, '' for one without a name; empty if there are no such files.
+        The source of each split, '' for one without a name; empty if there are no such files. A
+        single file is always ''.
 
     Raises:
-        SourceError: There are several configurations.
+        ReadError: A folder or file cannot be read.
+        SourceError: There are several configurations, or a split has several folders.
     """
 
     def fits(path: str) -> bool:

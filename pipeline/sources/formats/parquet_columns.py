@@ -49,6 +49,11 @@ class Columns:
         Args:
             schema: The schema of the file.
             images: True to read the bytes of images, too; False: only names and labels.
+
+        Returns:
+            The columns of images, names and labels that exist, in this order. Without images, the
+            first is the path beside the bytes, such as `image.path`, if there is one. The list may
+            be empty.
         """
         image = self.image
         if not images:
@@ -64,10 +69,16 @@ def columns_of(schema: pa.Schema, where: str, options: SourceOptions = DEFAULT_O
     Args:
         schema: The Arrow schema of the file.
         where: The full name of the file, for messages.
-        options: The options by which the source is read.
+        options: The options by which the source is read (default: none is set).
+
+    Returns:
+        A `Columns`: the columns `image`, and `name` and `label` ('' without one), the class `names`
+        in the schema's metadata in the order of the labels (empty without any), and `other_labels`,
+        further columns that may be labels.
 
     Raises:
-        SourceError: No column can hold the bytes of images, or an option names a missing column.
+        SourceError: No column can hold the bytes of images, several may, an option names a missing
+            column, or the labels are neither numbers nor names.
     """
     is_old = options.rules == 1
     image = _checked_column(schema, where, options.image_column, "image") or _image_column_of(

@@ -17,14 +17,18 @@ from pipeline.sources.metadata import PackageMissingError, find_optional_ground_
 def check_sorted(location: Location, listing: pa.Table) -> pa.Table:
     """Refuse val images whose classes differ from Kaggle's table or the devkit near *location*.
 
+    Images that the table lacks, and those whose class is no wnid, are accepted.
+
     Args:
-        location: The folder of the images.
-        listing: The listing of the images, from any kind of source.
+        location: The folder of the images; up to four folders above it are searched, too.
+        listing: The listing of the images, from any kind of source; it is not changed.
 
     Returns:
-        The listing, with a note in its metadata if there is a table that could not be read.
+        The same listing, or one with a further note in its metadata if there is a table that cannot
+        be read without a package that is missing. Under listing rules 1 nothing is checked.
 
     Raises:
+        ReadError: The table could not be read now.
         SourceError: An image is of another class, or the table cannot be used.
     """
     if location.options.rules == 1:

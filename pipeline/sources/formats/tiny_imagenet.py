@@ -29,13 +29,17 @@ class AnnotatedFolder(Source):
         """List the folder `images` with one scan; the classes are those of the table beside it.
 
         Args:
-            progress: A function that is called with the number of samples.
+            progress: A function that is called once, with the number of samples.
 
         Returns:
-            The listing (`pipeline.sources.listing`), sorted by key.
+            The listing (`pipeline.sources.listing`), sorted by key: the columns `key`
+            (large_string, `<class>/<file name>`), `num_bytes` (int64) and `path` (large_string,
+            `images/<file name>`).
 
         Raises:
-            SourceError: There are no images, or the table has no class for one of them.
+            ReadError: The folder or the table cannot be read.
+            SourceError: There are no images, the table is damaged, or it has no class for one of
+                them.
         """
         where = self.location.full_path(ANNOTATIONS)
         classes = parse_annotations(self.location.read_text(ANNOTATIONS), where)
@@ -60,9 +64,11 @@ def find_tiny(
         explicit: Unused: `val_annotations.txt` decides.
 
     Returns:
-        The source of each split, '' for the val split alone; empty if there is no such tree.
+        The source of `val`, and of `train` if it has a folder; '' for the val split alone; empty if
+        there is no such tree.
 
     Raises:
+        ReadError: A folder cannot be read.
         SourceError: Only a part of the val images was sorted into class folders.
     """
     if "tiny-imagenet-200" in location.names().folders:

@@ -30,9 +30,14 @@ _SUFFIXES = (
 def other_tool_format(location: Location, path: str) -> str:
     """Return which data set of another tool a file is: a key of `content.CONVERTED`; else ''.
 
+    The suffix decides, else the first bytes.
+
     Args:
         location: The folder of the file.
         path: The path of the file in that folder; '' is also returned if it is unreadable.
+
+    Returns:
+        A name such as `TFRecord` or `LMDB`, or ''.
     """
     name = path.rpartition("/")[2]
     kind_of_name = next((kind for kind, suffix in _SUFFIXES if suffix.search(name)), "")
@@ -55,10 +60,11 @@ def other_tool_text(location: Location) -> str:
     """Return a text for the user on data sets of other tools, and on how to convert them.
 
     Args:
-        location: The folder that the user named, in which the first files are examined.
+        location: The folder that the user named, in which the first 200 files are examined, with
+            those of folders one and two levels down. Folders that cannot be read are skipped.
 
     Returns:
-        One or more sentences; empty if no such data set is seen.
+        Two or more sentences for each such format; empty if no such data set is seen.
     """
     paths_of_kind: dict[str, list[str]] = {}
     for path in islice(_files_to_examine(location), _MAX_FILES):

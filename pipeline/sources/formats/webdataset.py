@@ -184,18 +184,23 @@ class WebDatasetShard(Layout):
         """Yield one sample for each group of members that has an image.
 
         Args:
-            tar: The open tar.
+            tar: The open tar, which stays open.
             store_member: A function that stores the bytes of a member, or finds them, and returns
-                their offset.
-            start: The offset of the first member's header (default: 0).
-            stop: The offset at which to stop; None: the end of the tar (default).
+                their offset. It is called once for each image, in the order of the members.
+            start: The offset in bytes of the first member's header (default: 0).
+            stop: The offset in bytes at which to stop; None: the end of the tar (default).
 
         Yields:
-            A `ListedSample` for each sample, and a `SkippedFiles` for members that are no part of
-            one.
+            A `ListedSample` (`key`, `num_bytes`, `offset`, `same_as`, `basis` of the class) for
+            each sample, with the key `<class>/<file name of the image>` and what *store_member*
+            returned as its offset; those whose label is not beside the image, or that have none,
+            follow behind all others. At the end, a `SkippedFiles` (`reason`, `name` of the first,
+            `num_files`) for each reason for which members are no part of a sample.
 
         Raises:
-            SourceError: The tar is damaged, a label cannot be used, or a sample occurs twice.
+            ReadError: The tar could not be read now.
+            SourceError: The tar is damaged, an image is a link, a label cannot be used, or a sample
+                occurs twice; or no sample has the label that `--label-column` names.
         """
         sample = _SampleMembers("")
         scattered = _ScatteredSamples(tar.name)
@@ -311,7 +316,11 @@ class WebDatasetShard(Layout):
         Args:
             path: The path of the shard in the source.
             number: The number of the sample in the shard, from 0.
-            name: The file name that repeats, whose suffix is kept.
+            name: The file name that repeats, whose suffix is kept: all behind its first dot.
+
+        Returns:
+            The name of the shard, the number with nine digits, and the suffix, such as
+            `train-00000-000000012.jpg`.
         """
         suffix = name.partition(".")[2]
         return f"{stem_of(path)}-{number:09d}{'.' if suffix else ''}{suffix}"
@@ -409,16 +418,21 @@ def _archives_of_shape(
 def find_shards(location: Location, requested_split: str, explicit: bool) -> dict[str, TarSource]:
     """Find WebDataset shards in *location*, by split of their folders or names.
 
+    Unless the user named the kind, the first tar of each split is examined.
+
     Args:
         location: The folder or file that the user named.
         requested_split: A further split that a folder or a name may tell; '' for none.
         explicit: True if the user named the kind `webdataset`: then tars are not examined.
 
     Returns:
-        The source of each split, '' for one without a name; empty if there are no shards.
+        The source of the tars of each split, '' for one without a name; empty if there are no
+        shards. A single file is always ''.
 
     Raises:
-        SourceError: It is ambiguous whether the tars are shards or classes.
+        ReadError: A folder or tar cannot be read.
+        SourceError: It is ambiguous whether the tars are shards or classes, a tar is damaged, or a
+            split has several folders.
     """
     left_out = without_split(
         location, lambda path: _may_be_shard(location, path, explicit), requested_split
@@ -462,6 +476,8 @@ def _tar_parts(paths: list[str], layout: Layout) -> tuple[TarPart, ...]:
 def find_trees(location: Location, requested_split: str, explicit: bool) -> dict[str, TarSource]:
     """Find tars that hold a tree of class folders, with or without folders for splits.
 
+    The first tar of each split is examined.
+
     Args:
         location: The folder or file that the user named.
         requested_split: A further split that a folder or a name may tell; '' for none.
@@ -469,6 +485,11 @@ def find_trees(location: Location, requested_split: str, explicit: bool) -> dict
 
     Returns:
         The source of each split, '' for one without a name; empty if there are no such tars.
+        Folders of splits in a tree take precedence over a split in the tar's name.
+
+    Raises:
+        ReadError: A folder or tar cannot be read.
+        SourceError: A tar is damaged, or a split has several folders.
     """
     sources: dict[str, TarSource] = {}
     left_out = without_split(
