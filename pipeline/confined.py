@@ -41,12 +41,12 @@ def check_name(name: str) -> str:
         *name*, unchanged.
 
     Raises:
-        StoreDamagedError: The name is empty, absolute or longer than 4,096 characters, has a part
+        StoreDamagedError: The name is empty, absolute or longer than 4,096 bytes in UTF-8, has a part
             that is empty, `.` or `..`, or contains a backslash or a control character.
     """
     parts = name.split("/")
     plain = _UNSAFE.search(name) is None
-    short = len(name) <= MAX_NAME_BYTES
+    short = len(name.encode("utf-8", "surrogatepass")) <= MAX_NAME_BYTES
     if not (plain and short and all(part not in ("", ".", "..") for part in parts)):
         raise StoreDamagedError(
             f"{name[:200]!r} is not a valid name of an object: expected parts joined by '/', none"

@@ -115,7 +115,7 @@ def scheduler_program(config: SchedulerConfig) -> Program:
             raise CertificateError(
                 f"a dashboard on {config.dashboard_host} exposes code, logs and paths to anyone."
                 " Create certificates with `tesserae cluster certs`, or keep it on 127.0.0.1"
-                " use an ssh tunnel."
+                " and use an ssh tunnel."
             )
         certificates.check_token(config.certificates)
         # Loaded first: pages that are loaded before it would be open if it failed.

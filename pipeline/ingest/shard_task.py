@@ -149,7 +149,11 @@ def rebuild_shard(
     before = None if part else commit
     result, watch = _make_shard(space, shard, sizes, before, isolated=isolated, approve=approve)
     return report_on(
-        commit, written_objects=tuple(w.name for w in result.objects), seconds=watch.seconds
+        commit,
+        isolated=isolated,
+        written_objects=tuple(written.name for written in result.objects),
+        seconds=watch.seconds,
+        bytes_in=result.bytes_in,
     )
 
 

@@ -298,8 +298,8 @@ class BaseLoader(ABC):
                 `mirrored`. It is only read.
 
         Raises:
-            StoreMismatchError: One of these differs, or the readable rows of the split have
-                changed; the position is unchanged.
+            StoreMismatchError: One of these differs, the readable rows of the split have changed,
+                or the state lacks its position; the position of this loader is unchanged.
             StoreError: The split cannot be opened.
         """
         mismatches = [
@@ -311,6 +311,11 @@ class BaseLoader(ABC):
             raise StoreMismatchError(
                 f"the state belongs to another loader: {'; '.join(mismatches)}. Create the"
                 " loader with the store and arguments of the state."
+            )
+        missing = [name for name in ("epoch", "batch") if name not in state]
+        if missing:
+            raise StoreMismatchError(
+                f"the state has no {missing[0]!r}. Pass the result of state_dict(), unchanged."
             )
         self._epoch, self._batch = int(state["epoch"]), int(state["batch"])
         self._newest = None

@@ -30,6 +30,7 @@ OUTSIDE = (
     "samples/train\0.parquet",
     "samples/train\n.parquet",
     "a" * 5_000,
+    "é" * 3_000,
 )
 """Names that no object may have."""
 

@@ -72,9 +72,10 @@ def collect_report(objects: Objects, runs: dict[str, RunReport], notice: str) ->
         notice: A notice that is shown before all figures; empty for none.
 
     Raises:
-        StoreError: There is no store.
+        StoreError: There is no store, or its recipe is damaged.
     """
     facts = describe(objects)
+    records.load_recipe(objects)  # raises the error that says why the facts would have no recipe
     recipe = facts["recipe"]
     names = ("fit", "filter", "shard_rows", "chunk_rows", "codec")
     return ReportModel(

@@ -1026,3 +1026,13 @@ def test_a_state_of_another_loader_is_refused(store: Path, changes: dict[str, An
     state = Loader(store, size=8, batch_size=10).state_dict()
     with pytest.raises(StoreMismatchError, match=f"{next(iter(changes))} is "):
         Loader(store, **{"size": 8, "batch_size": 10, **changes}).load_state_dict(state)
+
+
+@pytest.mark.parametrize("name", ["epoch", "batch"])
+def test_a_state_without_its_position_is_refused(store: Path, name: str) -> None:
+    """A state that was written by hand or cut short is no KeyError."""
+    loader = Loader(store, size=8, batch_size=10)
+    state = loader.state_dict()
+    del state[name]
+    with pytest.raises(StoreMismatchError, match=f"the state has no '{name}'"):
+        loader.load_state_dict(state)
