@@ -41,8 +41,8 @@ def check_name(name: str) -> str:
         *name*, unchanged.
 
     Raises:
-        StoreDamagedError: The name is empty, absolute or longer than 4,096 bytes in UTF-8, has a part
-            that is empty, `.` or `..`, or contains a backslash or a control character.
+        StoreDamagedError: The name is empty, absolute or longer than 4,096 bytes in UTF-8, has a
+            part that is empty, `.` or `..`, or contains a backslash or a control character.
     """
     parts = name.split("/")
     plain = _UNSAFE.search(name) is None

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.features.probes import KEY, probes_differ
-from pipeline.ingest.verify import Problem, SplitRecords, check_object
+from pipeline.ingest.verify import SplitRecords
 from pipeline.store import features, layout, records
 from pipeline.store.commit import ObjectRecord
 from pipeline.store.features import KINDS, FeatureCommit, FeatureFinishRecord, FeatureRecipe
+from pipeline.store.integrity import Problem, check_object
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 

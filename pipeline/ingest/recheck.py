@@ -15,10 +15,10 @@ from pipeline.images.rejection import CRASHED, READABLE, STATUS_WORDS, TIMEOUT
 from pipeline.images.resize import resize
 from pipeline.ingest.readahead import Unread, read_or_skip
 from pipeline.ingest.source_index import Sample, load_origin
-from pipeline.ingest.verify import Problem
 from pipeline.ingest.worker import ShardTaskConfig, Workspace
 from pipeline.order import row_order
 from pipeline.store import arrays, layout, records, table
+from pipeline.store.integrity import Problem
 from pipeline.store.objects import Objects
 
 

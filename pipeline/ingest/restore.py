@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 from pipeline.errors import StoreDamagedError
 from pipeline.ingest import verify
 from pipeline.ingest.shard_task import rebuild_shard
-from pipeline.ingest.verify import Problem, SplitRecords
+from pipeline.ingest.verify import SplitRecords
 from pipeline.ingest.worker import ShardTaskConfig
 from pipeline.jobs import Job
 from pipeline.store import layout, records, table
 from pipeline.store.arrow_files import open_parquet
+from pipeline.store.integrity import Problem
 from pipeline.store.objects import Objects
 
 

@@ -10,6 +10,7 @@
     remote     objects on an object store
     open       the choice between both for a path or URL
     lease      the lock that admits one writer for each split
+    integrity  the comparison of objects with the records of them
     checksum   the checksums of chunks, indexes and small arrays
     shard      the composition of a shard object, byte for byte as zarr writes it
     geometry   the places of rows in shard objects, for reading them one by one

@@ -14,12 +14,13 @@ from pipeline.ingest.finish import finish_split
 from pipeline.ingest.report import ShardReport
 from pipeline.ingest.shard_jobs import shard_jobs
 from pipeline.ingest.source_index import Origin, load_origin
-from pipeline.ingest.verify import Problem, SplitRecords
+from pipeline.ingest.verify import SplitRecords
 from pipeline.ingest.worker import ShardTaskConfig
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.sources import spool
 from pipeline.sources.options import SourceOptions
 from pipeline.store import layout, records
+from pipeline.store.integrity import Problem
 from pipeline.store.lease import lease
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects

@@ -10,8 +10,9 @@ from pipeline.features import verify as feature_check
 from pipeline.features.verify import FeatureRecords
 from pipeline.ingest import verify
 from pipeline.ingest.recheck import recheck_rows
-from pipeline.ingest.verify import Problem, SplitRecords
-from pipeline.store import features, layout, records
+from pipeline.ingest.verify import SplitRecords
+from pipeline.store import features, integrity, layout, records
+from pipeline.store.integrity import Problem
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from workflows.preparation.options import ALL, VerifyOptions
@@ -191,7 +192,7 @@ def _read(
     """Read every object that the records vouch for, with progress; return what is wrong."""
     problems = []
     with Progress(title, rows=len(verified.objects), unit="files") as progress:
-        for written, problem in verify.check_objects(objects, verified.objects, threads=threads):
+        for written, problem in integrity.check_objects(objects, verified.objects, threads=threads):
             progress.update(rows=1, bytes_in=written.num_bytes)
             if problem is not None:
                 problems.append(problem)

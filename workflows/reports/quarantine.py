@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.images.rejection import STATUS_WORDS
-from pipeline.ingest import verify
-from pipeline.ingest.verify import Problem
-from pipeline.store import table
+from pipeline.store import integrity, table
 from pipeline.store.commit import Commit, ObjectRecord
+from pipeline.store.integrity import Problem
 from pipeline.store.objects import Objects
 from workflows.terminal.formatting import counted
 
@@ -46,7 +45,7 @@ def read_lines(
     lines: list[dict[str, Any]] = []
     problems = []
     for written in parts:
-        problem = verify.check_object(objects, written)
+        problem = integrity.check_object(objects, written)
         if problem is not None:
             problems.append(problem)
             continue

@@ -10,8 +10,9 @@ from pipeline.errors import StoreError
 from pipeline.features import verify as feature_check
 from pipeline.ingest import verify
 from pipeline.ingest.source_index import SourceIndex
-from pipeline.ingest.verify import Problem, SplitRecords
+from pipeline.ingest.verify import SplitRecords
 from pipeline.store import features, records
+from pipeline.store.integrity import Problem
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan

@@ -17,10 +17,10 @@ from pipeline.features.shard_task import extract_shard
 from pipeline.features.verify import read_records
 from pipeline.features.worker import FeatureTaskConfig, open_workspace
 from pipeline.ingest import verify as image_check
-from pipeline.ingest.verify import Problem, check_objects
 from pipeline.ingest.worker import workspace as image_workspace
 from pipeline.store import features, layout, records
 from pipeline.store.features import FeatureOptions, FeatureRecipe
+from pipeline.store.integrity import Problem, check_objects
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan

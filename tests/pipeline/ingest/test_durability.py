@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.ingest import verify
-from pipeline.store import commit, layout, local, records
+from pipeline.store import commit, integrity, layout, local, records
 from pipeline.store.open import open_objects
 from tests.disk import LOSSES, Disk, lay_out, recording, replay, without_fsync
 from tests.images import SMALL, contents, make_folder, prepare_inline
@@ -66,12 +66,12 @@ def after(run: RecordedPrepare, prefix: int) -> Disk:
     return replay(run.ops[:prefix], disk)
 
 
-def problems(store: Path) -> list[verify.Problem]:
+def problems(store: Path) -> list[integrity.Problem]:
     objects = open_objects(str(store))
     split_records = verify.read_records(objects, "train")
     wrong = [
         problem
-        for _, problem in verify.check_objects(objects, split_records.objects)
+        for _, problem in integrity.check_objects(objects, split_records.objects)
         if problem is not None
     ]
     metadata = verify.check_planned(objects, split_records)

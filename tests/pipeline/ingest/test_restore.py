@@ -9,9 +9,10 @@ import pytest
 
 from pipeline.ingest import restore, verify
 from pipeline.ingest.restore import Rebuild
-from pipeline.ingest.verify import Problem, SplitRecords
+from pipeline.ingest.verify import SplitRecords
 from pipeline.ingest.worker import ShardTaskConfig
-from pipeline.store import layout, table
+from pipeline.store import integrity, layout, table
+from pipeline.store.integrity import Problem
 from pipeline.store.local import LocalObjects
 from tests.damage import damage, snapshot, touched
 from tests.images import SMALL, prepare_inline
@@ -24,7 +25,7 @@ def damage_and_verify(store: Path, *names: str) -> tuple[SplitRecords, list[Prob
     split_records = verify.read_records(objects, "train")
     wrong = [
         problem
-        for _, problem in verify.check_objects(objects, split_records.objects)
+        for _, problem in integrity.check_objects(objects, split_records.objects)
         if problem is not None
     ]
     return split_records, [*split_records.problems, *wrong]

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from pipeline.ingest import verify
-from pipeline.ingest.verify import Problem, SplitRecords
-from pipeline.store import layout, records
+from pipeline.ingest.verify import SplitRecords
+from pipeline.store import integrity, layout, records
+from pipeline.store.integrity import Problem
 from pipeline.store.local import LocalObjects
 from tests.damage import snapshot
 
@@ -122,7 +123,7 @@ def test_an_unreadable_object_is_a_problem(
     monkeypatch.setattr(LocalObjects, "open", fail_open)
     monkeypatch.setattr(LocalObjects, "get", fail_get)
     message = "cannot be read: Input/output error"
-    assert verify.check_object(objects, written) == Problem(shard, message)
+    assert integrity.check_object(objects, written) == Problem(shard, message)
     assert read_train_records(objects).problems == (Problem(layout.commit("train", 1), message),)
 
 
@@ -131,14 +132,14 @@ def test_a_folder_with_the_name_of_an_object_is_not_the_object(objects: LocalObj
     written = read_train_records(objects).commits[0].arrays["8"]
     objects.remove(written.name)
     (Path(objects.url) / written.name).mkdir()
-    assert verify.check_object(objects, written) == Problem(written.name, "missing")
+    assert integrity.check_object(objects, written) == Problem(written.name, "missing")
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_any_number_of_threads_checks_every_object(objects: LocalObjects, threads: int) -> None:
     """Each object is checked once."""
     split_records = read_train_records(objects)
-    checked = list(verify.check_objects(objects, split_records.objects, threads=threads))
+    checked = list(integrity.check_objects(objects, split_records.objects, threads=threads))
     assert [written for written, _ in checked] == split_records.objects
     assert {problem for _, problem in checked} == {None}
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.images import probe
 from pipeline.ingest import verify
 from pipeline.order import row_order
-from pipeline.store import arrays, layout, records, table
+from pipeline.store import arrays, integrity, layout, records, table
 from pipeline.store.open import open_objects
 from tests.damage import snapshot
 from tests.golden.regenerate import CHOICES, make_source
@@ -70,7 +70,7 @@ def test_a_golden_store_verifies(store: Path, split: str) -> None:
     before = snapshot(store)
     objects = open_objects(str(store))
     checked = verify.read_records(objects, split)
-    problems = [p for _, p in verify.check_objects(objects, checked.objects) if p is not None]
+    problems = [p for _, p in integrity.check_objects(objects, checked.objects) if p is not None]
     assert [*checked.problems, *problems, *verify.check_finished(checked)] == []
     assert verify.check_planned(objects, checked) == []
     assert verify.unknown_objects(objects, checked) == []
@@ -140,7 +140,7 @@ def test_adding_a_size_keeps_golden_objects(
     checked = verify.read_records(open_objects(str(grown)), split)
     problems = [
         p
-        for _, p in verify.check_objects(open_objects(str(grown)), checked.objects)
+        for _, p in integrity.check_objects(open_objects(str(grown)), checked.objects)
         if p is not None
     ]
     assert [*checked.problems, *problems, *verify.check_finished(checked)] == []

@@ -8,7 +8,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.pipeline.sources.archives.test_folder_layout import kaggle
 
 from pipeline.errors import ReadError, SourceError, TesseraeError
 from pipeline.ingest import planning
@@ -18,6 +17,7 @@ from pipeline.store import records
 from pipeline.store.open import open_objects
 from tests.images import jpeg
 from tests.inline import tesserae
+from tests.pipeline.sources.archives.test_folder_layout import kaggle
 from tests.pipeline.sources.layouts import made_pictures, tar_bytes, write_folder
 from workflows.preparation import plans
 from workflows.preparation.options import PrepareOptions

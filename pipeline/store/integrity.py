@@ -1,0 +1,87 @@
+"""The comparison of the objects of a store with the records of them.
+
+A record has the length and the digest that an object must have; a difference is a problem.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+from pipeline.store import records
+from pipeline.store.commit import ObjectRecord
+from pipeline.store.objects import Objects
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One object that is missing, damaged or unfinished."""
+
+    name: str
+    description: str
+    """The problem: `missing`, `damaged`, or a sentence."""
+
+    @property
+    def unfinished(self) -> bool:
+        """True if the object does not exist yet; False if it is wrong."""
+        return self.description.startswith("not finished")
+
+
+def check_object(objects: Objects, record: ObjectRecord) -> Problem | None:
+    """Compare one object with the record of it; it is read completely unless its length is wrong.
+
+    Args:
+        objects: The objects of the store.
+        record: The name, size and digest that it must have.
+
+    Returns:
+        The problem, or None if the object is intact. Its description is `missing`, `damaged`, or a
+        phrase on the wrong length or on the error of the disk.
+
+    Raises:
+        StoreError: The name is not valid or belongs to a device or a pipe, or the request to an
+            object store failed.
+    """
+    size = objects.size(record.name)
+    if size is None:
+        return Problem(record.name, "missing")
+    if size != record.num_bytes:
+        return Problem(record.name, f"has {size:,} bytes, {record.num_bytes:,} were committed")
+    try:
+        digest = records.digest_of(objects, record.name)
+    except OSError as e:
+        return Problem(record.name, f"cannot be read: {e.strerror or e}")
+    return None if digest == record.digest else Problem(record.name, "damaged")
+
+
+def check_objects(
+    objects: Objects, recorded: Iterable[ObjectRecord], *, threads: int = 0
+) -> Iterator[tuple[ObjectRecord, Problem | None]]:
+    """Read objects completely with several threads, and yield each with its problem.
+
+    Args:
+        objects: The objects of the store.
+        recorded: The objects that the records of images or of features list.
+        threads: The number of threads that read (default 0: one per core, at most 16).
+
+    Yields:
+        The record of an object, in the order of *recorded*, and its problem; None in place of the
+        problem if the object is intact.
+
+    Raises:
+        StoreError: A name is not valid or belongs to a device or a pipe, or the request to an
+            object store failed.
+    """
+
+    def check(written: ObjectRecord) -> tuple[ObjectRecord, Problem | None]:
+        return written, check_object(objects, written)
+
+    workers = threads or min(records.READERS, os.cpu_count() or 1)
+    todo = iter(recorded)
+    with ThreadPoolExecutor(workers, "check") as pool:
+        # A few at a time: `map` would submit the whole list, and results would pile up.
+        while group := list(islice(todo, 8 * workers)):
+            yield from pool.map(check, group)
