@@ -194,8 +194,8 @@ def cost_line(options: TrainingOptions, step: int, seconds: float) -> str:
         seconds: Mean duration of an update, in seconds.
 
     Returns:
-        The line, without a newline, such as `about 0.5 s per step; 80 s left for 160 steps. To
-        speed up: a smaller --batch-size.`
+        The line, without a newline, such as `about 500 ms per step; 1 min 20 s left for 160 steps.
+        To speed up: a smaller --batch-size.`
     """
     updates = options.updates_per_step
     next_updates = options.updates_after(step + 1) - options.updates_after(step)
