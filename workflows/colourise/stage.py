@@ -156,8 +156,8 @@ class Colourise:
         Returns:
             `held_out_error` or `train_error`, the mean absolute error of pixels in [-1, 1];
             `saturation` and `true_saturation`, the mean saturation of coloured and of original
-            images; and the grid `grey-coloured-original` of up to 24 examples, (3 examples, size,
-            size, 3) uint8.
+            images; and the grid `grey-coloured-original` of up to 24 examples, which follow each
+            other as three images each, (3 times the examples, size, size, 3) uint8.
         """
         batches = Batches(self._evaluated, self._plain, World(device=self.world.device))
         count = min(8, len(batches.loader))

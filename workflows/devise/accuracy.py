@@ -82,14 +82,16 @@ def evaluate(scores: Floats, images: LabelledImages) -> MethodMetrics:
 
     Args:
         scores: The scores of n images against all C classes, (n, C) float; higher is nearer.
-        images: The labels of the n images, and the C classes.
+        images: The labels of the n images, and the wnids, parts and groups of the C classes.
 
     Returns:
-        For each k: `unseen`, `seen` and `precision`, with sums over images by class, (C,); and
-        `generalised`, with accuracies from 0 to 1, averaged over images. A metric is an empty
-        mapping if there are no images for it: `unseen`, `precision` and `generalised` without
-        images of unseen classes, `seen` and `generalised` without images of seen ones. `precision`
-        is also empty unless the hierarchy has all unseen classes.
+        For each k: the hit@k of images of `unseen` and of `seen` classes among their own kind and
+        the hierarchical `precision` of the former, as sums over images by class, (C,); and
+        `generalised`, the hit@k of seen and of unseen images among both kinds, 0 to 1. Also
+        `candidates`, the numbers of unseen and of seen classes. A metric is an empty mapping if
+        there are no images for it: `unseen`, `precision` and `generalised` without images of unseen
+        classes, `seen` and `generalised` without images of seen ones. `precision` is also empty
+        unless the hierarchy has all unseen classes.
 
     Raises:
         ValueError: A score is NaN.
@@ -131,12 +133,15 @@ def by_hops(scores: Floats, images: LabelledImages) -> Iterator[HopMetrics]:
     Args:
         scores: The scores of the n images of *images*, whatever their class, against all C classes,
             (n, C) float; higher is nearer.
-        images: The labels of the n images, the C classes and their hierarchy.
+        images: The labels of the n images, the wnids, parts and groups of the C classes, and their
+            hierarchy.
 
     Yields:
-        The metrics of a set, the nearest set first, all unseen classes last with `hops` None. A set
-        is left out if it has no images or as many classes as the last one that was yielded, also
-        the set of all.
+        The metrics of a set, the nearest set first, all unseen classes last: `hops`, the maximum
+        distance, None for all; the numbers of its `classes` and of their `images`; and by k the
+        hit@k of these images, `alone` among the set, and `with_seen` among the set and the seen
+        classes, as sums over images by class, (C,). A set is left out if it has no images or as
+        many classes as the last one that was yielded, also the set of all.
 
     Raises:
         ValueError: A score is NaN.
@@ -177,7 +182,7 @@ def hit_rate_of_part(scores: Floats, images: LabelledImages, part: int, k: int) 
 
     Args:
         scores: The scores of n images against all C classes, (n, C) float; higher is nearer.
-        images: The labels of the n images, and the C classes.
+        images: The labels of the n images, and the wnids, parts and groups of the C classes.
         part: The part of the classes: `SEEN`, `VALIDATION` or `UNSEEN` of
             `workflows.devise.class_splits`.
         k: The number of first answers that count, at least 1.
@@ -206,7 +211,7 @@ def restrict_to_classes(
 
     Args:
         scores: The scores of n images against all C classes, (n, C) float. They are not changed.
-        images: The labels of the n images, and the C classes.
+        images: The labels of the n images, and the wnids, parts and groups of the C classes.
         classes: The labels of the m classes, ascending, (m,) int64.
 
     Returns:

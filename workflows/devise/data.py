@@ -68,10 +68,10 @@ def prepare_data(
         held_out: The split to evaluate on; None for no evaluation.
 
     Returns:
-        The data of the ranks: the loader of images of seen classes, the loader of held-out images
-        of seen and validation classes (None without any), and the names of all classes; and the
-        further files of a new run folder, as name -> content, `space.npz`, or an empty dictionary
-        if the run is continued.
+        The data of the ranks: `train`, the loader of images of seen classes; `held_out`, the loader
+        of held-out images of seen and validation classes, or None; and `classes`, the names of all
+        classes by label. And the further files of a new run folder, as name -> content,
+        `space.npz`, or an empty dictionary if the run is continued.
 
     Raises:
         TesseraeError: Word vectors, classes, the trunk or rows are missing, or features cannot be
@@ -279,7 +279,8 @@ def load_class_vectors(options: DeviseOptions, listed: Sequence[tuple[str, str]]
         listed: The (wnid, names) of labels 0, 1, ..., with names separated by commas.
 
     Returns:
-        The unit vectors of all classes by label, zeros for a class without one.
+        `vectors`, (C, d) float32, of length 1 or zeros for a class without one; and by label the
+        `wnids`, the `names` and the `sources` of vectors, `token`, `words`, `taxonomy` or `none`.
 
     Raises:
         TesseraeError: Neither word vectors nor a hierarchy are named, or a file is unreadable.

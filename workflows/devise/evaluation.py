@@ -102,7 +102,9 @@ def evaluate_run(
             beside the run).
 
     Returns:
-        The metrics, tables, galleries and the step of the checkpoint; None without a split.
+        The `step` of the checkpoint, the metrics as pairs of a name and a text, the `tables`, the
+        `images` as pairs of a caption and a PNG file, and a `notice`, empty if there is none; None
+        without a split.
 
     Raises:
         TesseraeError: The folder holds no run of DeViSE or one without a checkpoint, the run has
@@ -143,6 +145,11 @@ def evaluate_for_report(
             the present location of the run's store (None = as recorded in the run, or a folder
             beside the run). The other options have no effect.
         device: The device that computes vectors and searches.
+
+    Returns:
+        The `step` of the checkpoint, the metrics as pairs of a name and a text, the `tables`, the
+        `images` as pairs of a caption and a PNG file, and a `notice`, empty if there is none; or
+        None.
 
     Raises:
         TesseraeError: The folder holds no run of DeViSE or one without a checkpoint, the run has

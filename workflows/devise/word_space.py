@@ -85,6 +85,11 @@ def load_word_space(folder: Path) -> WordSpace:
     Args:
         folder: The path of the run's folder.
 
+    Returns:
+        By label the `wnids`, `names` and `parts` of the C classes and their unit `vectors`, (C, d)
+        float32, zeros for a class without one; the `centre`, (d,); the `feature_mean` and
+        `feature_spread`, (D,) each; and `words`, the SHA-256 of the word-vector file.
+
     Raises:
         TesseraeError: The file is missing or incomplete.
     """
@@ -119,8 +124,9 @@ def make_word_space(
         words: The SHA-256 of the word-vector file, in hexadecimal (default "": no file).
 
     Returns:
-        The unit vectors of all classes after the move, (C, d) float32; the origin, (d,), zeros
-        without *centre*; and the mean and the standard deviation of *features*, (D,) each, with the
+        The unit `vectors` of all classes after the move, (C, d) float32, zeros for a class without
+        one; the `centre` that was subtracted, (d,), zeros without *centre*; and `feature_mean` and
+        `feature_spread`, the mean and the standard deviation of *features*, (D,) each; with the
         wnids, names, parts and *words*.
 
     Raises:

@@ -101,7 +101,10 @@ def compare_images(
         seed: Seed of the subsets of the kernel distance (default 0).
 
     Returns:
-        The metrics, as Python numbers, with the name of the backbone and the numbers of images.
+        Numbers: `frechet`, the Fréchet distance; `kernel` and `kernel_spread`, mean and standard
+        deviation of the kernel distance; `precision`, `recall` and `coverage`, 0 to 1 each;
+        `generated` and `real`, the numbers of images; and `width`, that of features. `network` is
+        the name of the backbone.
 
     Raises:
         ValueError: There are too few images for `NEIGHBOURS` neighbours.
@@ -129,7 +132,10 @@ def compare_features(
         seed: Seed of the subsets of the kernel distance (default 0).
 
     Returns:
-        The metrics, as Python numbers, with *network* and the numbers of images.
+        Numbers: `frechet`, the Fréchet distance; `kernel` and `kernel_spread`, mean and standard
+        deviation of the kernel distance; `precision`, `recall` and `coverage`, 0 to 1 each;
+        `generated` and `real`, the numbers of rows; and `width`, that of features. `network` is
+        *network*.
 
     Raises:
         ValueError: There are too few rows for `NEIGHBOURS` neighbours.

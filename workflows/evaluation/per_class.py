@@ -59,10 +59,11 @@ class ClassSums:
         """Return the sums of the differences to another method's metric on the same images.
 
         Args:
-            other: The sums of the other method over the same images, which are subtracted.
+            other: The `sums` and `counts` of the other method over the same images, (C,) each; its
+                sums are subtracted.
 
         Returns:
-            New sums by class, (C,), with the counts of both.
+            New `sums`, (C,) float64, with the same `counts`; nothing is changed in place.
 
         Raises:
             ValueError: The numbers of images by class differ.
@@ -102,8 +103,8 @@ def sum_per_class(values: Floats, labels: Integers, classes: int) -> ClassSums:
         classes: The number of classes, C.
 
     Returns:
-        The sums, (C,) float64, and the numbers of images, (C,) int64, by class; both 0 for a class
-        without images.
+        `sums`, (C,) float64, and `counts`, the numbers of images, (C,) int64, by class; both 0 for
+        a class without images.
 
     Raises:
         ValueError: There are no images, or a label is outside of 0..C-1.
@@ -210,8 +211,9 @@ def bootstrap(
     interval does not cover the variance between training seeds.
 
     Args:
-        splits: The sums of each split, over the same C classes; a class that a split does not hold
-            out has a count of 0.
+        splits: The sums and the numbers of images by class of each split, as `sum_per_class`
+            returns them, over the same C classes; a class that a split does not hold out has a
+            count of 0.
         macro: True to average over classes in each split (the default), False to average over
             images.
         draws: Number of bootstrap draws (default `DRAWS`).
@@ -245,8 +247,9 @@ def paired_bootstrap(
     alike, so that classes that are hard for both do not widen the interval.
 
     Args:
-        ours: The sums of the first method, one for each split, over the same C classes; a class
-            that a split does not hold out has a count of 0.
+        ours: The sums and the numbers of images by class of the first method, as `sum_per_class`
+            returns them, for each split, over the same C classes; a class that a split does not
+            hold out has a count of 0.
         theirs: The sums of the second method, for the same splits and images, which are subtracted.
         macro: True to average over classes in each split (the default), False to average over
             images.

@@ -103,8 +103,8 @@ def hit_rates(positions: TrueClassRanks, ks: Sequence[int] = KS) -> dict[int, fl
     Visual-Semantic Embedding Model, NIPS 2013.
 
     Args:
-        positions: The ranks of the true classes of n images, n > 0, as `true_class_ranks` returns
-            them.
+        positions: The numbers of candidates above and tied with the true classes of n images, n >
+            0, as `true_class_ranks` returns them.
         ks: The lengths of lists, each at least 1 (default `KS`).
 
     Returns:

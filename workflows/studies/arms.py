@@ -96,7 +96,8 @@ def make_arm(
             (default: its paper's).
 
     Returns:
-        The arm. Its learning rate decays and its generator is averaged with `alike` only.
+        The objective, optimiser, learning rate, critic updates in a step, norm, clip and penalty.
+        Its learning rate decays and its generator is averaged with `alike` only.
 
     Raises:
         ValueError: *settings* is unknown.

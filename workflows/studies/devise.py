@@ -234,7 +234,8 @@ def train_head(
     It sets torch's global seed, and uses a temporary folder, which is removed.
 
     Args:
-        data: The data that all methods share: its store and the name of its features.
+        data: The data that all methods share, as `open_study_data` returns them; their store and
+            the name of their features are used.
         options: The options of the DeViSE stage, of which `steps` are taken.
         space: The word space with its seen classes, from whose images the head learns.
 
@@ -326,14 +327,16 @@ def run_split(data: StudyData, seed: int, *, steps: int) -> Iterator[Outcome]:
     requested.
 
     Args:
-        data: The data that all methods share.
+        data: The features, labels and word vectors that all methods share, as `open_study_data`
+            returns them.
         seed: Seed of the split, and of the random codes.
         steps: Training steps of DeViSE.
 
     Yields:
-        The results of DeViSE with each loss, such as `DeViSE hinge`; of `ridge`, `ridge, centred`,
-        `ConSE`, `ConSE, centred`, `softmax` and `random codes`; and of `CLIP` if the data have its
-        scores.
+        The name of the `method`, the chosen `setting`, its `validation_hit_rate`, 0 to 1, and its
+        `evaluation` on seen and unseen classes. The methods are DeViSE with each loss, such as
+        `DeViSE hinge`; `ridge`, `ridge, centred`, `ConSE`, `ConSE, centred`, `softmax` and `random
+        codes`; and `CLIP` if the data have its scores.
 
     Raises:
         TesseraeError: Fewer than two validation classes have images, or too few classes are left to
@@ -377,7 +380,8 @@ def select_setting(
     The method is trained with each setting.
 
     Args:
-        split: A split of the classes whose validation classes are held out.
+        split: A split of the classes whose validation classes are held out: created with
+            `final=False`.
         learn: The method: a function that trains with a split and a setting, and returns the scores
             of the held-out images, (n, C) float32.
         settings: Its settings, each a mapping of arguments by name; at least one.
@@ -429,8 +433,9 @@ def differences(evaluations: Mapping[str, Sequence[MethodMetrics]]) -> Iterator[
     """Yield lines with the difference of DeViSE to each baseline and its bootstrap interval.
 
     Args:
-        evaluations: The metrics of each method by its name, one for each split, in the same order;
-            `DeViSE, selected` and all of `BASELINES` are among the methods.
+        evaluations: The metrics of each method by its name, one for each split, in the same order,
+            as `evaluation` of the results of `run_split`; `DeViSE, selected` and all of `BASELINES`
+            are among the methods.
 
     Yields:
         Lines without a newline for hit@1 and hit@5 of unseen classes, in percentage points,

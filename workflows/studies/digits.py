@@ -74,14 +74,14 @@ class TrainingCurves:
 
 
 def load_digits(seed: int = 0) -> Digits:
-    """Load scikit-learn's digits, in random order, without the network.
+    """Load scikit-learn's digits, which it brings along, in random order.
 
     Args:
         seed: The seed that draws the order, and the fifth of them that is held out (default 0).
 
     Returns:
-        The training rows, (1438, 1, 8, 8), and the held-out rows, (359, 1, 8, 8), both float32 on
-        the CPU with pixels in [-1, 1].
+        `train`, (1438, 1, 8, 8), and `held_out`, (359, 1, 8, 8): float32 on the CPU with pixels in
+        [-1, 1].
     """
     from sklearn import datasets
 
@@ -95,7 +95,7 @@ def controls(digits: Digits, seed: int = 0) -> dict[str, float]:
     """Return the distances of controls without a network to the held-out rows.
 
     Args:
-        digits: The data set.
+        digits: The training and held-out rows, as `load_digits` returns them.
         seed: The seed that draws the Gaussian and the noise, `SAMPLES` rows of each (default 0).
 
     Returns:
@@ -136,15 +136,17 @@ def run(arm: Arm, digits: Digits, *, steps: int, seed: int = 0) -> TrainingCurve
     It trains on the CPU in this process, and sets torch's global seed.
 
     Args:
-        arm: The objective and its settings.
-        digits: The data set.
+        arm: The objective and its settings, as `arm_of` returns them.
+        digits: The training and held-out rows, as `load_digits` returns them.
         steps: Number of training steps, at least 1, each of some critic updates and a generator
             update.
         seed: Seed of initial weights, noise and batches (default 0).
 
     Returns:
-        The steps of the evaluations, and the two metrics at each: lists of equal length.
-        Evaluations are `steps` // 60 steps apart, or in every step of fewer than 60.
+        Lists of equal length: the `steps` of the evaluations; `critic`, the critic's estimate on
+        held-out rows, or its negative loss for objectives other than `wgan` and `wgan-gp`; and
+        `distance`, the sliced Wasserstein distance of samples to held-out rows. Evaluations are
+        `steps` // 60 steps apart, or in every step of fewer than 60.
     """
     torch.manual_seed(seed)
     world = World()

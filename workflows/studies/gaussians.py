@@ -141,7 +141,7 @@ def run(arm: Arm, *, steps: int, seed: int = 0) -> PointMetrics:
     of the generator at the end, or of its running average if the arm says so, are measured.
 
     Args:
-        arm: The objective and its settings; its norm has no effect.
+        arm: The objective and its settings, as `arm_of` returns them; its norm has no effect.
         steps: Number of training steps, each of some critic updates and a generator update.
         seed: Seed of initial weights, noise and batches (default 0).
 

@@ -72,10 +72,11 @@ def check_finite(*sets: Tensor) -> None:
     """Check that sets of rows are finite, since NaN and infinity have no meaningful distance.
 
     Args:
-        sets: Tensors of shape (n, ...) and any dtype.
+        sets: Tensors of shape (n, ...) and any dtype, on any device; n may be 0.
 
     Raises:
-        NonFiniteError: A value is NaN or infinite.
+        NonFiniteError: A value is NaN or infinite; the message has the number of such rows of the
+            first set with one.
     """
     for rows in sets:
         bad_rows = int((~rows.flatten(1).isfinite().all(1)).sum()) if len(rows) else 0

@@ -314,10 +314,13 @@ class RunFolder:
     def read_options(self) -> dict[str, Any]:
         """Return the content of `options.json`, a dictionary of its sections.
 
-        `options` has the options of the run by their present names, with the `stage`; `versions`
-        those of the packages at its first start; `data` the store, the splits and the classes;
-        `changed` the values that a restart from an earlier step has replaced. All but `options` may
-        be missing in the runs of earlier versions.
+        Returns:
+            `options`, the value of each option by its present name, with the name of the `stage`
+            and the entries `split`, `stored_size`, `rows` (the digest of the plan) and `features`
+            on the data; `versions`, the version of each package by name at the first start; `data`
+            on the store, the splits and the classes; and `changed`, a list with an entry for each
+            restart from an earlier step that changed options, `{"from_step": the step, "were": the
+            replaced values by name}`. All but `options` may be missing.
 
         Raises:
             TesseraeError: The folder holds no run, or the file is invalid.
@@ -336,11 +339,12 @@ class RunFolder:
         """Return the `data` section of `options.json`.
 
         Returns:
-            A dictionary with `store`, the recorded path or URL of the store; `split` and
-            `held_out`, the names of the splits, the latter None without one; `size`, the side of
-            the stored images in pixels; `features`, the name of stored features, or None; and
-            `classes` and `wnids`, lists by label. Also `plan` and `store_from_run`, which `store`
-            uses, if they were recorded.
+            A dictionary with `store`, the recorded path or URL of the store; `split`, the training
+            split; `held_out`, the split of evaluations, or None; `size`, the side of the stored
+            images in pixels; `features`, the name of stored features, or None; and `classes` and
+            `wnids`, lists by label, the latter empty in runs of earlier versions. Also `plan`, the
+            digest of the plan of the training split, and `store_from_run`, the path of the store
+            relative to the run folder (None for a URL), if they were recorded.
 
         Raises:
             TesseraeError: The folder holds no run, or its file lacks the section.
@@ -401,8 +405,8 @@ class RunFolder:
                 checkpoint).
 
         Returns:
-            The number of the generation, from 1; and the checkpoint to resume, or None to train
-            from scratch.
+            The number of the generation, from 1; and the checkpoint to resume, with its generation
+            and updates, or None to train from scratch.
 
         Raises:
             TesseraeError: There is no checkpoint of *from_step*, or a subfolder is a link out of

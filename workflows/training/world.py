@@ -144,6 +144,9 @@ class World:
         """Return, for each flag, True if any rank has set it: the same answer in all ranks.
 
         All ranks must call it, with the same number of flags.
+
+        Args:
+            flags: This rank's flags.
         """
         if self.size == 1:
             return flags

@@ -139,6 +139,11 @@ def evaluate_run(
         device: The device that generates and compares images (default: the CPU).
         store: Location of the run's store (default: as recorded in the run, or beside the run).
 
+    Returns:
+        The step of the checkpoint, the numbers of images and of distinct samples, the distances
+        between samples and real images, the metrics of features (None without a backbone), and
+        pairs of captions and PNG files. Its `metrics` method yields them as text.
+
     Raises:
         TesseraeError: The run is of another stage, has no checkpoint or has diverged, or its store
             or the backbone cannot be opened.
@@ -190,9 +195,15 @@ def evaluate_for_report(
             run). The other options have no effect.
         device: The device that generates and compares images.
 
+    Returns:
+        The step of the checkpoint, the numbers of images and of distinct samples, the distances
+        between samples and real images, the metrics of features (None without a backbone), and
+        pairs of captions and PNG files. Its `metrics` method yields them as text.
+
     Raises:
         TesseraeError: The run is of another stage, has no checkpoint or has diverged, or its store
             or the backbone cannot be opened.
+        ValueError: A backbone is given and there are three images or fewer.
         NonFiniteError: An image or a feature contains NaN or infinity.
     """
     return evaluate_run(

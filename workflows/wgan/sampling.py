@@ -112,7 +112,9 @@ def open_sampler(folder: RunFolder, device: torch.device | None = None) -> Sampl
             everywhere).
 
     Returns:
-        The generator, in evaluation mode on *device*, with its options, classes and step.
+        The sampler: its `generator`, in evaluation mode on `device`; the resolved `options` of the
+        run; `classes` and `wnids` by label, empty without a condition; and `checkpoint` and `step`,
+        the number of complete steps.
 
     Raises:
         TesseraeError: The folder holds no run, or one of another stage; the run has no checkpoint
