@@ -81,11 +81,12 @@ def read_options(file: Path) -> dict[str, Any]:
 
     Returns:
         A dictionary of its sections: `options`, the value of each option by name, with the name of
-        the `stage` and the entries `split`, `stored_size`, `rows` (the digest of the plan) and
-        `features` on the data; `versions`, the version of each package by name at the first start;
-        `data`, which `read_data` describes; and `changed`, a list with an entry for each restart
-        from an earlier step that changed options, `{"from_step": the step, "were": the replaced
-        values by name}`. All but `options` may be missing.
+        the `stage` and the entries `split`, `stored_size`, `rows` (the digest of the readable rows
+        and their pixels) and `features` on the data; `versions`, the version of each package by
+        name at the first start; `data`, the recorded entries `store`, `split`, `size`, `features`,
+        `held_out`, `classes` and `wnids` on the store and its classes; and `changed`, a list with
+        an entry for each restart from an earlier step that changed options, `{"from_step": the
+        step, "were": the replaced values by name}`. All but `options` may be missing.
 
     Raises:
         OSError: The file cannot be read.

@@ -147,7 +147,8 @@ class RunFolder:
 
         Args:
             options: The JSON values of all options by name, and the entries `stage`, `split`,
-                `stored_size`, `rows` (the digest of the plan) and `features` on the data.
+                `stored_size`, `rows` (the digest of the readable rows and their pixels) and
+                `features` on the data.
             sections: Further sections of `options.json` by name: `versions`, which only a new run
                 records, and `data`.
             changeable_on_resume: Names of options that may change whenever a run is continued.
@@ -250,8 +251,8 @@ class RunFolder:
 
         Args:
             options: The JSON values of options by name, and the entries `stage`, `split`,
-                `stored_size`, `rows` (the digest of the plan) and `features` on the data; those
-                that are left out are not compared.
+                `stored_size`, `rows` (the digest of the readable rows and their pixels) and
+                `features` on the data; those that are left out are not compared.
             changeable_on_resume: Names of options that may change whenever a run is continued.
             complete: A function that returns a copy of options by name with the values of missing
                 ones added; recorded and new options are compared after it (default: add none).
@@ -316,11 +317,12 @@ class RunFolder:
 
         Returns:
             `options`, the value of each option by its present name, with the name of the `stage`
-            and the entries `split`, `stored_size`, `rows` (the digest of the plan) and `features`
-            on the data; `versions`, the version of each package by name at the first start; `data`
-            on the store, the splits and the classes; and `changed`, a list with an entry for each
-            restart from an earlier step that changed options, `{"from_step": the step, "were": the
-            replaced values by name}`. All but `options` may be missing.
+            and the entries `split`, `stored_size`, `rows` (the digest of the readable rows and
+            their pixels) and `features` on the data; `versions`, the version of each package by
+            name at the first start; `data` on the store, the splits and the classes; and `changed`,
+            a list with an entry for each restart from an earlier step that changed options,
+            `{"from_step": the step, "were": the replaced values by name}`. All but `options` may be
+            missing.
 
         Raises:
             TesseraeError: The folder holds no run, or the file is invalid.

@@ -123,7 +123,8 @@ def disk_full_error(file: Path, error: OSError, num_bytes: int) -> DiskFullError
 def append(file: Path, data: bytes) -> None:
     """Append *data* to *file*, which is created if it is missing, in a folder that exists.
 
-    After an error the file has its former length. The call does not wait for the disk.
+    After an error the file has its former length. Unlike `write` it does not wait until the data
+    are on the disk.
 
     Args:
         file: Path of the file.

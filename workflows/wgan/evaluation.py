@@ -140,9 +140,11 @@ def evaluate_run(
         store: Location of the run's store (default: as recorded in the run, or beside the run).
 
     Returns:
-        The step of the checkpoint, the numbers of images and of distinct samples, the distances
-        between samples and real images, the metrics of features (None without a backbone), and
-        pairs of captions and PNG files. Its `metrics` method yields them as text.
+        The `step` of the checkpoint; the numbers `num_samples`, `num_real` and `num_distinct`;
+        `sliced_distance`, that of samples to real images, and `baseline_distance`, that of other
+        training images to them (None if there are no others); `neighbour_ratio`; `feature_metrics`,
+        None without a backbone; and `images`, pairs of a caption and a PNG file. The method
+        `metrics` yields the figures as text.
 
     Raises:
         TesseraeError: The run is of another stage, has no checkpoint or has diverged, or its store
@@ -196,9 +198,11 @@ def evaluate_for_report(
         device: The device that generates and compares images.
 
     Returns:
-        The step of the checkpoint, the numbers of images and of distinct samples, the distances
-        between samples and real images, the metrics of features (None without a backbone), and
-        pairs of captions and PNG files. Its `metrics` method yields them as text.
+        The `step` of the checkpoint; the numbers `num_samples`, `num_real` and `num_distinct`;
+        `sliced_distance`, that of samples to real images, and `baseline_distance`, that of other
+        training images to them (None if there are no others); `neighbour_ratio`; `feature_metrics`,
+        None without a backbone; and `images`, pairs of a caption and a PNG file. The method
+        `metrics` yields the figures as text.
 
     Raises:
         TesseraeError: The run is of another stage, has no checkpoint or has diverged, or its store

@@ -291,7 +291,7 @@ class WganOptions(TrainingOptions):
         """Return the total number of updates in the first *step* steps of a run.
 
         An update is one call of `Wgan.advance`: of the critic or, as the last of each step, of the
-        generator. Steps of the warm-up, the first 25 and then every 500th, have
+        generator. The first 25 steps and then the 501st, 1,001st, ... are a warm-up and have
         `warmup_critic_steps` updates of the critic if that is not 0.
 
         Args:
