@@ -94,7 +94,7 @@ def describe(
         `tokens`, their number, and `synonyms`; `coverage`, the number of classes by the origin of
         their vectors, `token`, `words`, `taxonomy` or `none`; `missing`, a dictionary with `wnid`
         and `words` for each class without a vector; `homonyms`, a dictionary for each name that
-        several classes share, with `name`, the `wnids`, and `alike`, True if their vectors are
+        several classes share, with `name`, the `wnids`, and `alike`, True if all their vectors are
         equal; `alike`, lists of the wnids of classes with equal vectors; and `hierarchy`, None
         without one. It has `where`, its path; `nouns`, its number of nodes; `classes`, how many of
         the classes it has; `missing`, the wnids of the others; `within_hops`, the number of other

@@ -191,7 +191,8 @@ class DeviseModel:
         """Return the unit vector of a name or phrase in the word space; None if it is unknown.
 
         With word vectors, it is that of the text as one token, otherwise of the mean of its words,
-        all of which must be known. Without, only the names of classes are known, in any case.
+        all of which must be known. Without, only the names of classes are known, in upper or lower
+        case.
 
         Args:
             text: The name or phrase.
@@ -209,7 +210,7 @@ class DeviseModel:
         """Return the unit vector of one name in the word space; None if it is unknown.
 
         The name must be one token of the word vectors: its words are not averaged. Without word
-        vectors, only the names of classes are known, in any case.
+        vectors, only the names of classes are known, in upper or lower case.
 
         Args:
             text: The name, of one or several words.

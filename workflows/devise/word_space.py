@@ -88,7 +88,8 @@ def load_word_space(folder: Path) -> WordSpace:
     Returns:
         By label the `wnids`, `names` and `parts` of the C classes and their unit `vectors`, (C, d)
         float32, zeros for a class without one; the `centre`, (d,); the `feature_mean` and
-        `feature_spread`, (D,) each; and `words`, the SHA-256 of the word-vector file.
+        `feature_spread`, (D,) each; and `words`, the SHA-256 of the word-vector file, empty without
+        one.
 
     Raises:
         TesseraeError: The file is missing or incomplete.

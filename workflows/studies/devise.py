@@ -339,8 +339,8 @@ def run_split(data: StudyData, seed: int, *, steps: int) -> Iterator[Outcome]:
         codes`; and `CLIP` if the data have its scores.
 
     Raises:
-        TesseraeError: Fewer than two validation classes have images, or too few classes are left to
-            train on.
+        TesseraeError: There are fewer than two validation classes, they have no images, or too few
+            classes are left to train on.
     """
     choosing, final = (ClassSplit(data, seed, final=last) for last in (False, True))
     softmaxes = _SoftmaxCache()

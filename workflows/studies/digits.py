@@ -146,7 +146,7 @@ def run(arm: Arm, digits: Digits, *, steps: int, seed: int = 0) -> TrainingCurve
         Lists of equal length: the `steps` of the evaluations; `critic`, the critic's estimate on
         held-out rows, or its negative loss for objectives other than `wgan` and `wgan-gp`; and
         `distance`, the sliced Wasserstein distance of samples to held-out rows. Evaluations are
-        `steps` // 60 steps apart, or in every step of fewer than 60.
+        `steps` // 60 steps apart, at least 1.
     """
     torch.manual_seed(seed)
     world = World()
