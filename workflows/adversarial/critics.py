@@ -57,11 +57,12 @@ def join_labels(images: Tensor, labels: Tensor, classes: int) -> Tensor:
 
     Args:
         images: (n, c, h, w) of any floating-point dtype.
-        labels: (n,) int64.
+        labels: (n,) int64 from 0 to C - 1, on the same device.
         classes: Number of classes, C.
 
     Returns:
-        (n, c + C, h, w); in channel c + label all values are 1, in the others of the C channels 0.
+        A new tensor, (n, c + C, h, w) with the dtype of *images*; in channel c + label all values
+        are 1, in the others of the C channels 0.
     """
     one_hot = functional.one_hot(labels, classes).to(images.dtype)[:, :, None, None]
     return torch.cat([images, one_hot.expand(-1, -1, *images.shape[2:])], 1)
@@ -122,12 +123,14 @@ class ConvCritic(nn.Module):
         """Return the scores of images, high for those that are taken for real.
 
         Args:
-            images: (n, channels, size, size) float in [-1, 1].
-            labels: (n,) int64, if the critic was created with classes; otherwise ignored (default
-                None).
+            images: (n, channels, size, size) float32 in [-1, 1], on the network's device; channels
+                and size are those that the critic was created with.
+            labels: (n,) int64 from 0 to classes - 1, on the same device, required if the critic was
+                created with classes; otherwise ignored (default None).
 
         Returns:
-            (n,), float32 unless autocast lowers it.
+            (n,) unbounded scores, float32 unless autocast lowers it. With the norm `batch` in
+            training mode a score depends on the whole batch.
         """
         features = self.body(self.labelled.append_labels(images, labels))
         return self.labelled.add_projection(self.last(features).flatten(), features, labels)
@@ -176,12 +179,14 @@ class ResidualCritic(nn.Module):
         """Return the scores of images, high for those that are taken for real.
 
         Args:
-            images: (n, channels, size, size) float in [-1, 1].
-            labels: (n,) int64, if the critic was created with classes; otherwise ignored (default
-                None).
+            images: (n, channels, size, size) float32 in [-1, 1], on the network's device; channels
+                and size are those that the critic was created with.
+            labels: (n,) int64 from 0 to classes - 1, on the same device, required if the critic was
+                created with classes; otherwise ignored (default None).
 
         Returns:
-            (n,), float32 unless autocast lowers it.
+            (n,) unbounded scores, float32 unless autocast lowers it. With the norm `batch` in
+            training mode a score depends on the whole batch.
         """
         maps = self.body(self.labelled.append_labels(images, labels))
         features = functional.relu(maps).mean((2, 3))
@@ -229,12 +234,13 @@ class VectorCritic(nn.Module):
         """Return the scores of rows, high for those that are taken for real.
 
         Args:
-            rows: (n, ...) float, with as many values in a row as the critic has inputs.
-            labels: (n,) int64, if the critic was created with classes; otherwise ignored (default
-                None).
+            rows: (n, ...) float32 on the network's device, with as many values in a row as the
+                critic has inputs.
+            labels: (n,) int64 from 0 to classes - 1, on the same device, required if the critic was
+                created with classes; otherwise ignored (default None).
 
         Returns:
-            (n,), float32 unless autocast lowers it.
+            (n,) unbounded scores, float32 unless autocast lowers it.
         """
         rows = rows.flatten(1)
         if self.labelled.extra_channels:

@@ -22,13 +22,14 @@ def with_norm(layer: nn.Module, norm: str, channels: int) -> list[nn.Module]:
 
     Args:
         layer: A convolution or a linear layer.
-        norm: `batch`; `layer`, over all axes but the rows (as in the critics of Gulrajani et al.
-            2017); `spectral`, of the layer's weight (Miyato et al.: Spectral Normalization for
-            GANs, ICLR 2018, arXiv 1802.05957); or `none`.
+        norm: `batch`, over the batch of all ranks; `layer`, over all axes but the rows (as in the
+            critics of Gulrajani et al. 2017); `spectral`, of the layer's weight (Miyato et al.:
+            Spectral Normalization for GANs, ICLR 2018, arXiv 1802.05957); or `none`.
         channels: Channels of the output, (n, channels, h, w) or (n, channels).
 
     Returns:
-        One or two modules, to be called in this order.
+        One or two modules, to be called in this order: *layer* itself, whose weight `spectral`
+        replaces in place by a normalised one; and for `batch` and `layer` a new norm on the CPU.
 
     Raises:
         ValueError: *norm* is unknown.
@@ -47,9 +48,13 @@ def with_norm(layer: nn.Module, norm: str, channels: int) -> list[nn.Module]:
 def initialise(network: nn.Module) -> None:
     """Initialise convolutions and norms, in place, as DCGAN does.
 
-    Weights are drawn from N(0, 0.02²), gains of norms from N(1, 0.02²), with torch's generator;
-    biases are 0. Radford et al.: Unsupervised Representation Learning with Deep Convolutional
-    Generative Adversarial Networks, ICLR 2016, arXiv 1511.06434.
+    Weights are drawn from N(0, 0.02²), gains of norms from N(1, 0.02²), with torch's global
+    generator; biases are 0. Other layers, such as linear ones, keep their weights. Radford et al.:
+    Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks,
+    ICLR 2016, arXiv 1511.06434.
+
+    Args:
+        network: A network, or a single layer.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -63,13 +68,16 @@ def initialise(network: nn.Module) -> None:
 
 
 def num_doublings(size: int) -> int:
-    """Return how many doublings lead from 4 px to *size* px, at least 1.
+    """Return how many doublings lead from 4 px to *size* px, such as 4 for 64 px.
 
     Args:
-        size: Side of an image, in pixels.
+        size: Side of an image, in pixels: 8, 16, 32, ...
+
+    Returns:
+        The number of doublings, at least 1.
 
     Raises:
-        ValueError: *size* is not 4 times a power of 2, at least 8.
+        ValueError: *size* is not 4 times a power of 2, or is less than 8.
     """
     count = round(math.log2(size / 4)) if size >= 8 else 0
     if count < 1 or 4 * 2**count != size:
@@ -124,10 +132,11 @@ class Residual(nn.Module):
         """Return the output of the two layers plus the shortcut.
 
         Args:
-            rows: (n, inputs, h, w) float.
+            rows: (n, inputs, h, w) float32, on the block's device.
 
         Returns:
-            (n, outputs, h', w'), where h' is 2 h, h or half of h rounded down, and w' likewise.
+            (n, outputs, h', w'), float32 unless autocast lowers it. For the change `up` h' is 2 h,
+            for `down` half of h rounded down, otherwise h, and w' likewise.
         """
         maps = rows if self._first else functional.relu(self.norm1(rows))
         maps = self.conv1(_up(maps) if self._change == "up" else maps)
@@ -155,10 +164,17 @@ def _up(rows: Tensor) -> Tensor:
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Keep *network* unchanged inside the block, while gradients pass through it.
+    """Keep a network unchanged inside the block, while gradients pass through it to its inputs.
 
     No parameter receives a gradient, batch norm normalises by the batch without updating its
-    running statistics, and spectral norm does not refine its estimates.
+    running statistics, and spectral norm does not refine its estimates. At the end of the block,
+    also after an error, all of this is as it was before.
+
+    Args:
+        network: The network, which is called inside the block as usual.
+
+    Yields:
+        None.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
     norms = [m for m in network.modules() if isinstance(m, BatchNorm) and m.track_running_stats]

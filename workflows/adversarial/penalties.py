@@ -16,7 +16,7 @@ def clip(parameters: Iterable[nn.Parameter], limit: float) -> None:
 
     Args:
         parameters: The parameters of a critic.
-        limit: The largest absolute value that is left.
+        limit: The largest absolute value that is left, at least 0.
     """
     for parameter in parameters:
         parameter.clamp_(-limit, limit)
@@ -25,19 +25,21 @@ def clip(parameters: Iterable[nn.Parameter], limit: float) -> None:
 def gradient_penalty(
     critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, alpha: Tensor
 ) -> Tensor:
-    """Return the gradient penalty between real and fake rows.
+    """Return the gradient penalty between real and fake rows, before its weight.
 
     Gulrajani et al.: Improved Training of Wasserstein GANs, NIPS 2017, arXiv 1704.00028, section 4.
 
     Args:
         critic: A function from rows (n, ...) to scores (n,), each of which depends on its row
-            alone.
-        real: Real rows, (n, ...) float.
-        fake: Fake rows, of the same shape.
-        alpha: (n,) from 0 to 1, the weight of the real row at each point of evaluation.
+            alone. It can be differentiated twice.
+        real: Real rows, (n, ...) float32.
+        fake: Fake rows, of the same shape, dtype and device.
+        alpha: (n,) float32 from 0 to 1 on that device, the weight of the real row at each point of
+            evaluation.
 
     Returns:
-        The mean over rows of (norm of the gradient - 1) squared, a differentiable 0-d tensor.
+        The mean over rows of (norm of the gradient - 1) squared, a 0-d tensor with gradients to the
+        parameters of the critic, but not to *real* or *fake*.
     """
     alpha = alpha.view(-1, *[1] * (real.dim() - 1))
     interpolated = (alpha * real + (1 - alpha) * fake).detach().requires_grad_()

@@ -82,18 +82,22 @@ class AdversarialTrainer:
     ) -> dict[str, Tensor]:
         """Update the critic once, and leave the generator unchanged.
 
+        Gradients are averaged over all ranks, which must all call it; the critic is clipped
+        afterwards if its parameters have a limit. All tensors are on the device of the networks.
+
         Args:
-            real: Real rows, (n, ...).
-            inputs: Inputs of the generator, n rows each.
-            condition: Further inputs of the critic, for real and fake rows alike.
-            alpha: (n,) from 0 to 1, the weight of the real row at the points where the gradient
-                penalty is evaluated; required if there is a penalty.
+            real: This rank's real rows, (n, ...) float32.
+            inputs: The inputs of the generator, such as noise, with n rows each.
+            condition: Further inputs of the critic, such as labels, with n rows each, for real and
+                fake rows alike (default: none).
+            alpha: (n,) float32 from 0 to 1, the weight of the real row at the points where the
+                gradient penalty is evaluated; required if there is a penalty, otherwise ignored.
 
         Returns:
-            Three 0-d float32 tensors over this rank's rows: `critic_loss`; `estimate`, the mean
-            score of real rows minus that of fake rows, which for the WGAN objectives is the
-            critic's estimate of the Wasserstein distance, up to a factor; and `penalty`, before its
-            weight, if there is one.
+            0-d float32 tensors over this rank's rows, without gradients: `critic_loss`, without the
+            penalty; `estimate`, the mean score of real rows minus that of fake rows, which for the
+            WGAN objectives is the critic's estimate of the Wasserstein distance, up to a factor;
+            and, only if there is a penalty, `penalty`, before its weight.
         """
         self.critic_optimiser.zero_grad(set_to_none=True)
         weighted_metrics = []
@@ -129,17 +133,24 @@ class AdversarialTrainer:
     ) -> dict[str, Tensor]:
         """Update the generator once, and leave the critic unchanged.
 
+        Gradients are averaged over all ranks, which must all call it. All tensors are on the device
+        of the networks.
+
         Args:
-            inputs: Inputs of the generator, n rows each.
-            condition: Further inputs of the critic.
-            weight: Weight of the adversarial loss (default 1).
+            inputs: The inputs of the generator, such as noise, at least one, with this rank's n
+                rows each.
+            condition: Further inputs of the critic, such as labels, with n rows each (default:
+                none).
+            weight: Weight of the adversarial loss (default 1); with 0 the critic is not called.
             extra_loss: A further loss, such as a reconstruction error. It is called with fake rows,
                 (m, ...) float32, and the slice of the n rows of *inputs* that they come from, and
-                returns its mean over these rows, a 0-d tensor (default None: no further loss).
+                returns its mean over these rows, a 0-d tensor with gradients (default None: no
+                further loss).
 
         Returns:
-            0-d tensors over this rank's rows: `generator_loss`, the adversarial loss times
-            *weight*, and `other_loss` if there is an *extra_loss*.
+            0-d float32 tensors over this rank's rows, without gradients: `generator_loss`, the
+            adversarial loss times *weight*; and `other_loss` if there is an *extra_loss*, without a
+            weight.
         """
         self.generator_optimiser.zero_grad(set_to_none=True)
         weighted_metrics = []
@@ -168,10 +179,15 @@ class AdversarialTrainer:
     ) -> dict[str, Tensor]:
         """Return the critic's metrics on held-out rows without changing either network.
 
+        Networks are called in the mode that they are in; in training mode batch norm normalises by
+        the batch of all ranks, which must then all call it. All tensors are on the device of the
+        networks.
+
         Args:
-            real: Real rows, (n, ...).
-            inputs: Inputs of the generator, n rows each.
-            condition: Further inputs of the critic, for real and fake rows alike.
+            real: This rank's real rows, (n, ...) float32.
+            inputs: The inputs of the generator, such as noise, with n rows each.
+            condition: Further inputs of the critic, such as labels, with n rows each, for real and
+                fake rows alike (default: none).
 
         Returns:
             `critic_loss`, without a gradient penalty, and `estimate`, the mean score of real rows
@@ -201,7 +217,15 @@ class AdversarialTrainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state that `state_dict` returned; keep the current learning rates."""
+        """Restore a state that `state_dict` returned; keep the current learning rates.
+
+        It changes both networks and both optimisers in place.
+
+        Args:
+            state: State dictionaries by name, `generator`, `critic`, `generator_optimiser` and
+                `critic_optimiser`, of the same layers, with tensors on any device. They are only
+                read.
+        """
         self.generator.load_state_dict(state["generator"])
         self.critic.load_state_dict(state["critic"])
         load_optimiser(self.generator_optimiser, state["generator_optimiser"])

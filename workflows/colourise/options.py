@@ -36,10 +36,14 @@ class ColouriseOptions(TrainingOptions):
     )
 
     def resized_side(self, stored: int) -> int | None:
-        """Return the side to which the device resizes images, in pixels; None = it does not.
+        """Return the side to which the device resizes images before the crop, in pixels.
 
         Args:
             stored: Side of the stored images, in pixels.
+
+        Returns:
+            None without `resize`, or if *stored* is below 1.25 times the image size: images are not
+            resized. Otherwise 9/8 of the image size, as crops are random, and at most *stored*.
         """
         return resized_side(stored, self.image_size, crop="random") if self.resize else None
 

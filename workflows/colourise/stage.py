@@ -54,11 +54,15 @@ class ColourNetwork(nn.Module):
     def forward(self, grey: Tensor) -> Tensor:
         """Return images in colour.
 
+        In training mode batch norm normalises by the batch of all ranks, and updates its
+        statistics.
+
         Args:
-            grey: (n, 1, h, w) float in [-1, 1]; h and w are multiples of 4.
+            grey: (n, 1, h, w) float32 in [-1, 1], on the network's device; h and w are multiples of
+                4.
 
         Returns:
-            (n, 3, h, w) float in [-1, 1].
+            (n, 3, h, w) RGB in [-1, 1] on that device, float32 unless autocast lowers it.
         """
         local = self.first(grey)
         return torch.tanh(self.last(torch.cat([local, self.up(self.down(local))], 1)))
@@ -71,11 +75,12 @@ class PairCritic(ConvCritic):
         """Return the scores of coloured images, high for those that are taken for real.
 
         Args:
-            colour: (n, 3, size, size) float in [-1, 1].
-            grey: (n, 1, size, size) float in [-1, 1], the grey originals; it is required.
+            colour: (n, 3, size, size) RGB float32 in [-1, 1], where size is the side that the
+                critic was created with.
+            grey: (n, 1, size, size) float32 in [-1, 1], the grey originals; it is required.
 
         Returns:
-            (n,) float.
+            (n,) unbounded scores, float32 unless autocast lowers it.
         """
         assert grey is not None
         return super().forward(torch.cat([colour, grey], 1))
@@ -151,8 +156,8 @@ class Colourise:
         Returns:
             `held_out_error` or `train_error`, the mean absolute error of pixels in [-1, 1];
             `saturation` and `true_saturation`, the mean saturation of coloured and of original
-            images; and the grid `grey-coloured-original` of up to 24 examples, (3 examples, size,
-            size, 3) uint8.
+            images; and the grid `grey-coloured-original` of up to 24 examples, which follow each
+            other as three images each, (3 times the examples, size, size, 3) uint8.
         """
         batches = Batches(self._evaluated, self._plain, World(device=self.world.device))
         count = min(8, len(batches.loader))
@@ -183,7 +188,14 @@ class Colourise:
                 "step": self.step}  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state that `state_dict` returned, and keep the current learning rate."""
+        """Restore a state that `state_dict` returned, and keep the current learning rate.
+
+        It changes the networks, the optimisers, the position of the batches and `step` in place.
+
+        Args:
+            state: The state of a stage with the same networks and data, with tensors on any device.
+                It is only read.
+        """
         self.trainer.load_state_dict(state["game"])
         self.batches.load_state_dict(state["batches"])
         self.step = state["step"]
@@ -193,18 +205,19 @@ def to_grey(images: Tensor) -> Tensor:
     """Convert colour images to grey by the luma of Rec. 601.
 
     Args:
-        images: (n, 3, h, w) RGB float.
+        images: (n, 3, h, w) RGB of a floating-point dtype, in any range, on any device.
 
     Returns:
-        (n, 1, h, w) float, in the range of *images*.
+        (n, 1, h, w) with the dtype, the range and the device of *images*.
     """
     return (images * images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def saturation(images: Tensor) -> Tensor:
-    """Return the mean over pixels of the range of their channels, a 0-d tensor; 0 means grey.
+    """Return the mean over all pixels of the range of their channels, a 0-d tensor; 0 means grey.
 
     Args:
-        images: (n, 3, h, w) float; for values in [-1, 1] the result is at most 2.
+        images: (n, 3, h, w) of a floating-point dtype, n > 0; for values in [-1, 1] the result is
+            from 0 to 2.
     """
     return (images.amax(1) - images.amin(1)).mean()

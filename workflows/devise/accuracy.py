@@ -77,14 +77,21 @@ class MethodMetrics:
 def evaluate(scores: Floats, images: LabelledImages) -> MethodMetrics:
     """Compute the metrics of a method from its scores.
 
+    Images of validation classes and of classes that are left out are ignored. k is each of 1, 2, 5,
+    10 and 20 that is at most the number of candidates.
+
     Args:
-        scores: The scores of n images against all C classes, (n, C); higher is nearer.
-        images: The labels of the images, and the classes.
+        scores: The scores of n images against all C classes, (n, C) float; higher is nearer.
+        images: The labels of the n images, and the wnids, parts and groups of the C classes.
 
     Returns:
-        The metrics, for each k that is at most the number of candidates. Those of unseen classes
-        are empty if there are none; their hierarchical precision is also empty unless the hierarchy
-        has all of them.
+        For each k: the hit@k of images of `unseen` and of `seen` classes among their own kind and
+        the hierarchical `precision` of the former, as sums over images by class, (C,); and
+        `generalised`, the hit@k of seen and of unseen images among both kinds, 0 to 1. Also
+        `candidates`, the numbers of unseen and of seen classes. A metric is an empty mapping if
+        there are no images for it: `unseen`, `precision` and `generalised` without images of unseen
+        classes, `seen` and `generalised` without images of seen ones. `precision` is also empty
+        unless the hierarchy has all unseen classes.
 
     Raises:
         ValueError: A score is NaN.
@@ -120,12 +127,24 @@ def by_hops(scores: Floats, images: LabelledImages) -> Iterator[HopMetrics]:
     """Yield the metrics of unseen classes within 1, 2 and 3 hops of the seen ones, and of all.
 
     This follows Frome et al. 2013, table 2, whose sets are "2-hop", "3-hop" and all of ImageNet
-    2011, each alone and with the 1,000 seen classes ("+1K"). Sets that are empty, or no larger than
-    the previous one, are left out. Without a hierarchy only the set of all is yielded.
+    2011, each alone and with the 1,000 seen classes ("+1K"). Without a hierarchy only the set of
+    all is yielded.
 
     Args:
-        scores: The scores of n images against all C classes, (n, C); higher is nearer.
-        images: The labels of the images, the classes and their hierarchy.
+        scores: The scores of the n images of *images*, whatever their class, against all C classes,
+            (n, C) float; higher is nearer.
+        images: The labels of the n images, the wnids, parts and groups of the C classes, and their
+            hierarchy.
+
+    Yields:
+        The metrics of a set, the nearest set first, all unseen classes last: `hops`, the maximum
+        distance, None for all; the numbers of its `classes` and of their `images`; and by k the
+        hit@k of these images, `alone` among the set, and `with_seen` among the set and the seen
+        classes, as sums over images by class, (C,). A set is left out if it has no images or as
+        many classes as the last one that was yielded, also the set of all.
+
+    Raises:
+        ValueError: A score is NaN.
     """
     unseen, seen = images.classes(UNSEEN), images.classes(SEEN)
     previous_count = 0
@@ -162,16 +181,19 @@ def hit_rate_of_part(scores: Floats, images: LabelledImages, part: int, k: int) 
     """Return hit@k of the images of one part's classes among these classes, averaged over images.
 
     Args:
-        scores: The scores of n images against all C classes, (n, C); higher is nearer.
-        images: The labels of the images, and the classes.
-        part: The part of the classes, such as `VALIDATION`.
-        k: The number of first answers that count.
+        scores: The scores of n images against all C classes, (n, C) float; higher is nearer.
+        images: The labels of the n images, and the wnids, parts and groups of the C classes.
+        part: The part of the classes: `SEEN`, `VALIDATION` or `UNSEEN` of
+            `workflows.devise.class_splits`.
+        k: The number of first answers that count, at least 1.
 
     Returns:
-        The share of the images whose class is among the first k, 0 to 1.
+        The share of the images whose class is among the first k, 0 to 1; an image whose class ties
+        with others counts in part.
 
     Raises:
         TesseraeError: The part has fewer than k classes, or no images.
+        ValueError: A score is NaN.
     """
     classes = images.classes(part)
     hits = _hits(scores, images, classes, ks=(k,)) if len(classes) >= k else {}
@@ -188,13 +210,14 @@ def restrict_to_classes(
     """Restrict scores to the images of some classes, and to these classes as candidates.
 
     Args:
-        scores: The scores of n images against all C classes, (n, C).
-        images: The labels of the images, and the classes.
+        scores: The scores of n images against all C classes, (n, C) float. They are not changed.
+        images: The labels of the n images, and the wnids, parts and groups of the C classes.
         classes: The labels of the m classes, ascending, (m,) int64.
 
     Returns:
-        The scores, (q, m); the true column of each of the q images, (q,) int64; and the groups of
-        columns of classes that share a vector.
+        The scores of the q images of these classes, in their order, as a new array, (q, m), with a
+        column for each of *classes*; the true column of each image, (q,) int64; and the groups of
+        two or more columns of classes that share a vector. q may be 0.
     """
     selected = np.isin(images.labels, classes)
     columns = np.searchsorted(classes, images.labels[selected])
@@ -260,10 +283,11 @@ def identical_groups(vectors: Floats) -> list[list[int]]:
     """Return the groups of classes with equal vectors, which no method can distinguish.
 
     Args:
-        vectors: The vectors of all classes, (C, d) float32; zeros for a class without a vector.
+        vectors: The vectors of all classes, (C, d) float32; zeros for a class without a vector,
+            which is in no group.
 
     Returns:
-        Lists of two or more labels.
+        Lists of two or more labels, ascending; empty if all vectors differ.
     """
     labels_of_vector: dict[bytes, list[int]] = {}
     for label, vector in enumerate(vectors):
@@ -277,12 +301,19 @@ def table_rows(
 ) -> Iterator[tuple[str, ...]]:
     """Yield the rows of a table as text: the head, a row for each method, and the chance level.
 
-    Cells are means over splits, in per cent of images. The columns are hit@k and hp@k among unseen
-    classes; then, for k = 5 or the largest k below, the hit@k of seen classes among themselves, and
-    of both among all classes. Without unseen classes the table has the hit@k of seen classes alone.
+    Cells are means over splits, in per cent of images, with one decimal. The columns are hit@k and
+    hp@k among unseen classes; then, for k = 5 or the largest k below, the hit@k of seen classes
+    among themselves, and of seen and unseen ones among all classes, with their harmonic mean. A
+    column is left out unless all splits of all methods have it. If a split has no metrics of unseen
+    classes, the table has the hit@k of seen classes alone.
 
     Args:
-        metrics_by_method: The metrics of each method, one for each split of the classes.
+        metrics_by_method: The metrics of each method by its name, one for each split of the
+            classes, at least one.
+
+    Yields:
+        Equally many cells in each row. The first column has the head `method`, the names of methods
+        and `chance`; the chance level is empty for columns other than hit@k.
     """
     every_split = [split for splits in metrics_by_method.values() for split in splits]
     if not all(split.unseen for split in every_split):

@@ -46,13 +46,13 @@ class LabelledFeatures:
         return self.features.mean(0), np.maximum(std, 1e-3 * std.mean() + 1e-12)
 
     def standardise(self, features: Floats) -> Floats:
-        """Standardise features by the mean and deviation of the training features.
+        """Standardise features by the mean and standard deviation of this object's own features.
 
         Args:
-            features: (n, D) float32.
+            features: (n, D) float32, such as those of other images. They are not changed.
 
         Returns:
-            (n, D) float32.
+            A new array, (n, D) float32.
         """
         mean, std = self.moments
         return np.asarray((features - mean) / std, np.float32)
@@ -67,14 +67,17 @@ class LabelledFeatures:
 def ridge(train: LabelledFeatures, vectors: Floats, *, penalty: float) -> Scores:
     """Fit a ridge regression from features to class vectors.
 
+    It standardises all features by the mean and standard deviation of the training features.
+
     Args:
-        train: The features and labels of images of seen classes.
-        vectors: The unit vectors of all classes, (C, d) float32, by label.
-        penalty: The penalty on squared weights, for standardised features.
+        train: The features, as they are stored, and labels of images of seen classes.
+        vectors: The unit vectors of all classes, (C, d) float32, by label; zeros for a class
+            without a vector, whose score is 0.
+        penalty: The weight, above 0, of the sum of squared weights beside the mean squared error.
 
     Returns:
-        A function from features, (n, D) float32, to scores, (n, C): the cosines of predicted and
-        class vectors.
+        A function from features, (n, D) float32, not standardised, to scores, (n, C) float32: the
+        cosines of predicted and class vectors.
     """
     inputs = train.standardise(train.features).astype(np.float64)
     targets = vectors[train.labels].astype(np.float64)
@@ -91,15 +94,17 @@ def ridge(train: LabelledFeatures, vectors: Floats, *, penalty: float) -> Scores
 def random_codes(train: LabelledFeatures, classes: int, *, penalty: float, seed: int) -> Scores:
     """Fit a ridge regression to random class vectors, which carry no information on classes.
 
+    It standardises all features by the mean and standard deviation of the training features.
+
     Args:
-        train: The features and labels of images of seen classes.
+        train: The features, as they are stored, and labels of images of seen classes.
         classes: The number of all classes, C.
-        penalty: The penalty on squared weights, for standardised features.
+        penalty: The weight, above 0, of the sum of squared weights beside the mean squared error.
         seed: The seed of the class vectors, (C, 300).
 
     Returns:
-        A function from features, (n, D) float32, to scores, (n, C): the cosines of predicted and
-        class vectors.
+        A function from features, (n, D) float32, not standardised, to scores, (n, C) float32: the
+        cosines of predicted and random class vectors.
     """
     codes = np.random.default_rng(seed).standard_normal((classes, 300))
     return ridge(train, l2_normalise(codes), penalty=penalty)
@@ -121,7 +126,8 @@ class Softmax:
         """Return the probabilities of the seen classes.
 
         Args:
-            features: (n, D) float32, not standardised.
+            features: (n, D) float32, not standardised: the training features' mean and deviation
+                standardise them here.
 
         Returns:
             (n, S) float32, in the order of `seen`; each row has the sum 1.
@@ -134,9 +140,17 @@ class Softmax:
 def fit_softmax(train: LabelledFeatures, *, penalty: float) -> Softmax:
     """Fit a logistic regression over the seen classes by L-BFGS.
 
+    It standardises the features by their own mean and standard deviation, and so does the result
+    with the features that it gets.
+
     Args:
-        train: The features and labels of images of seen classes.
-        penalty: The penalty on squared weights, for standardised features.
+        train: The features, as they are stored, and labels of images of seen classes: those that
+            occur are the seen ones.
+        penalty: The weight, at least 0, of the sum of squared weights, without the bias, beside the
+            mean cross entropy of an image.
+
+    Returns:
+        The classifier, with the S `seen` labels, (S,) int64, and `weights`, (D + 1, S) float32.
     """
     seen, targets = np.unique(train.labels, return_inverse=True)
     inputs, target = torch.from_numpy(train.standardise(train.features)), torch.from_numpy(targets)
@@ -164,13 +178,15 @@ def conse(softmax: Softmax, vectors: Floats, *, num_classes: int) -> Scores:
     Norouzi et al.: Zero-Shot Learning by Convex Combination of Semantic Embeddings, ICLR 2014.
 
     Args:
-        softmax: The classifier over seen classes.
-        vectors: The unit vectors of all classes, (C, d) float32, by label.
-        num_classes: The number of most probable classes that are combined; T in the paper.
+        softmax: The classifier over seen classes, which standardises features.
+        vectors: The unit vectors of all classes, (C, d) float32, by label; zeros for a class
+            without a vector, whose score is 0.
+        num_classes: The number of most probable classes that are combined, at least 1; T in the
+            paper. All are if there are fewer.
 
     Returns:
-        A function from features, (n, D) float32, to scores, (n, C): the cosines of embeddings and
-        class vectors.
+        A function from features, (n, D) float32, not standardised, to scores, (n, C) float32: the
+        cosines of embeddings and class vectors.
     """
 
     def score(features: Floats) -> Floats:
@@ -187,12 +203,12 @@ def softmax_scores(softmax: Softmax, classes: int) -> Scores:
     """Return the softmax as a method, for which all unseen classes tie for the last rank.
 
     Args:
-        softmax: The classifier over seen classes.
+        softmax: The classifier over seen classes, which standardises features.
         classes: The number of all classes, C.
 
     Returns:
-        A function from features, (n, D) float32, to scores, (n, C) float32: the probabilities of
-        seen classes, and -1 for all others.
+        A function from features, (n, D) float32, not standardised, to scores, (n, C) float32: the
+        probabilities of seen classes, and -1 for all others.
     """
 
     def score(features: Floats) -> Floats:

@@ -50,10 +50,18 @@ NOTE = (
 
 
 def run(options: WordsOptions) -> int:
-    """Print the coverage of classes by word vectors, and return the exit status, 0.
+    """Print the coverage of classes by word vectors.
+
+    Args:
+        options: The options of the command: the classes, the word vectors or the hierarchy, and
+            whether to print JSON, or long lists in full.
+
+    Returns:
+        The exit status, 0.
 
     Raises:
-        TesseraeError: An error of `describe`.
+        TesseraeError: A file has another format than expected, there is no store, or there are
+            neither vectors nor a hierarchy.
     """
     facts = describe(
         options.classes, options.word_vectors, options.hierarchy, synonyms=options.synonyms
@@ -72,18 +80,27 @@ def describe(
     """Return the coverage of classes by word vectors as plain JSON values.
 
     Args:
-        where: The path or URL of a store, or the path of a file of `wnid words` lines.
+        where: The path or URL of a store, or the path of a file with an id (such as a wnid) and
+            names on each line.
         vectors: The path of a file of word vectors; None: they are derived from the hierarchy.
         hierarchy: The path of a file of `parent child` lines or of WordNet's folder. None is
             Debian's WordNet if *vectors* is None too, and no hierarchy otherwise.
-        synonyms: The names of a class that form its vector: "mean" or "first".
+        synonyms: The names of a class that form its vector: "mean" or "first". It has no effect
+            without *vectors*.
 
     Returns:
-        A dictionary with `source`, which is *where*; `classes`, their number; `vectors`, the file
-        of word vectors, or None, and their dimension; `coverage`, the number of classes by the
-        origin of their vectors; `missing`, the classes without one; `homonyms`, the names that
-        several classes share; `alike`, lists of wnids with equal vectors; and `hierarchy`, facts
-        about the hierarchy, or None without one.
+        A dictionary with `source`, which is *where*; `classes`, their number; `vectors`, a
+        dictionary with `file`, which is *vectors*, and `dim`, the dimension, and with a file also
+        `tokens`, their number, and `synonyms`; `coverage`, the number of classes by the origin of
+        their vectors, `token`, `words`, `taxonomy` or `none`; `missing`, a dictionary with `wnid`
+        and `words` for each class without a vector; `homonyms`, a dictionary for each name that
+        several classes share, with `name`, the `wnids`, and `alike`, True if all their vectors are
+        equal; `alike`, lists of the wnids of classes with equal vectors; and `hierarchy`, None
+        without one. It has `where`, its path; `nouns`, its number of nodes; `classes`, how many of
+        the classes it has; `missing`, the wnids of the others; `within_hops`, the number of other
+        nodes within "1", "2" and "3" hops of a class; and `correct_sets`, the mean size of the
+        correct set of hierarchical precision by the number of answers, a string, or None above
+        5,000 classes.
 
     Raises:
         SourceError: A file has another format than expected.
@@ -119,16 +136,17 @@ def names_of_classes(
     """Return the (id, names) of classes, from a file, else the store, else the ids themselves.
 
     Args:
-        classes: The (id, names) of the store; an id is a wnid or the name of a folder.
+        classes: The (id, names) of the store's classes by label; an id is a wnid or the name of a
+            folder, and names may be empty.
         file: The path of a table of ids and names (`pipeline.sources.classes.name_tables`); None:
-            the store's names.
+            the store's names. A class that the file lacks has the store's names.
 
     Returns:
-        The pairs in the order of *classes*, with names separated by commas.
+        The pairs in the order of *classes*, with names separated by commas. The names of a class
+        that has none are its id with spaces between its words, or empty for a wnid.
 
     Raises:
-        TesseraeError: The file does not exist or names none of the classes; or, without a file, the
-            classes are wnids without names.
+        TesseraeError: The file does not exist or names none of the classes; or no class has a name.
     """
     table = {} if file is None else _table_of(file, [key for key, _ in classes])
     named_classes = tuple(
@@ -166,7 +184,7 @@ def read_classes(where: str) -> list[tuple[str, str]]:
 
     Returns:
         The (id, names) of each class, by label or in the order of lines; names are separated by
-        commas, and empty if there are none.
+        commas, and empty if the store has none.
 
     Raises:
         SourceError: The file has no line of an id and names.
@@ -245,10 +263,10 @@ def _correct_sets(graph: Hierarchy, wnids: Sequence[str]) -> dict[str, float]:
 
 
 def lines(facts: dict[str, Any], limit: int | None) -> list[str]:
-    """Return the facts of `describe` as lines of text.
+    """Return the facts of `describe` as lines of text for the terminal, without newlines.
 
     Args:
-        facts: The result of `describe`.
+        facts: The result of `describe`, which is only read.
         limit: The number of entries of each list that are shown; None: all.
     """
     text = [f"{facts['source']}  {_classes(facts['classes'])}", _vectors_line(facts)]

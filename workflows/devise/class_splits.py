@@ -31,25 +31,29 @@ def class_parts(
     validation: int,
     seed: int,
 ) -> NDArray[np.int8]:
-    """Return the part of each class.
+    """Draw or read which classes are seen, for validation and unseen.
+
+    A notice is printed for names in a file that match no class.
 
     Args:
-        wnids: The wnids of labels 0, 1, ...
-        has_vector: (C,) bool: True for classes that have a word vector.
+        wnids: The wnids of labels 0, 1, ..., C - 1.
+        has_vector: (C,) bool: True for classes that have a word vector; the others are left out.
         has_image: (C,) bool: True for classes that have an image to learn from (default: all).
+            Without one, a class that would be seen is left out.
         seen: The path of a file that lists the seen classes: a wnid on each line, or JSON with a
-            list `seen`. All other classes are unseen.
-        unseen: The number of unseen classes to draw, or the path of a file that lists them (JSON
-            has a list `unseen`). It applies without *seen* only.
-        validation: The number of validation classes to draw from the remaining seen classes.
-        seed: The seed of the draws. The unseen classes do not depend on *validation*.
+            list `seen`. All other classes are unseen. None (the default): *unseen* decides.
+        unseen: The number of unseen classes to draw, in decimal, such as "40" (default "0": none),
+            or the path of a file that lists them (JSON has a list `unseen`).
+        validation: The number of validation classes to draw from the remaining seen classes, at
+            least 0.
+        seed: The seed of the draws, at least 0. The unseen classes do not depend on *validation*.
 
     Returns:
-        The parts, (C,) int8: `SEEN`, `VALIDATION`, `UNSEEN` or `LEFT_OUT`.
+        The part of each class by label, (C,) int8: `SEEN`, `VALIDATION`, `UNSEEN` or `LEFT_OUT`.
 
     Raises:
-        TesseraeError: A file names none of the classes, fewer than two classes are left, or both
-            files are given.
+        TesseraeError: A file cannot be read or names none of the classes, fewer than two classes
+            are left to train on, or both *seen* and *unseen* are given.
     """
     if seen is not None and unseen != "0":
         raise TesseraeError(

@@ -84,11 +84,11 @@ class Clip:
 
     @torch.no_grad()
     def embed_class_names(self, classes: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
-        """Return the unit vectors of captions with each class's first name.
+        """Return the unit vectors of captions with each class's first name, "a photo of a NAME.".
 
         Args:
             classes: The (wnid, names) of the C classes, with names separated by commas; a class
-                without names is called by its wnid.
+                without names is called by its wnid. C is at least 1.
 
         Returns:
             (C, d) float32.
@@ -105,11 +105,11 @@ class Clip:
         """Return the unit vectors of images.
 
         Args:
-            images: (n, 3, h, w) uint8 RGB of any size, which are stretched to the size of the
-                model.
+            images: (n, 3, h, w) uint8 RGB of any size, on any device, which are stretched to the
+                size of the model.
 
         Returns:
-            (n, d) float32.
+            (n, d) float32, as an array in main memory.
         """
         pixels = functional.interpolate(
             images.to(self._device).float(), (self._size,) * 2, mode="bicubic", antialias=True
@@ -125,12 +125,16 @@ class Clip:
 
         Args:
             store: The path or URL of the store.
-            split: The name of the split.
-            size: The side of the stored images to read, in pixels.
-            classes: The (wnid, names) of the C classes, with names separated by commas.
+            split: The name of a finished split.
+            size: The side of the stored images to read, in pixels; the model resizes them.
+            classes: The (wnid, names) of the C classes, with names separated by commas; a class
+                without names is called by its wnid.
 
         Returns:
             (n, C) float32, for the n readable rows in ascending order.
+
+        Raises:
+            StoreError: The split is not finished or has no images of that size.
         """
         loader = Loader(
             store, split, size=size, batch_size=BATCH_ROWS, order="sequential", drop_last=False,

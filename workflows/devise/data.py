@@ -57,6 +57,10 @@ def prepare_data(
 ) -> tuple[Data, dict[str, bytes]]:
     """Extract missing features on the cluster, and open the data of a run.
 
+    Features of the training split and of the held-out one are committed to the store, unless the
+    trunk is a new one. Notices and the numbers of classes are printed. Nothing is written to the
+    run folder.
+
     Args:
         run_options: The options of the run: its store, its split and its folder.
         options: The options of the stage.
@@ -64,10 +68,14 @@ def prepare_data(
         held_out: The split to evaluate on; None for no evaluation.
 
     Returns:
-        The data of the ranks, and the initial files of the run's folder by name.
+        The data of the ranks: `train`, the loader of images of seen classes; `held_out`, the loader
+        of held-out images of seen and validation classes, or None; and `classes`, the names of all
+        classes by label. And the further files of a new run folder, as name -> content,
+        `space.npz`, or an empty dictionary if the run is continued.
 
     Raises:
-        TesseraeError: Word vectors, classes, the trunk or rows are missing.
+        TesseraeError: Word vectors, classes, the trunk or rows are missing, or features cannot be
+            extracted.
     """
     store = _absolute(run_options.store)
     listed = records.load_recipe(open_objects(store)).classes
@@ -152,12 +160,15 @@ def _evaluation_split(
 
 
 def features_options(options: DeviseOptions, store: str, size: int | None) -> FeaturesOptions:
-    """Return the options of the features to train on.
+    """Return the options of the features to train on, as `tesserae features` takes them.
+
+    Mirrored copies are included if the options say so and the head alone is trained.
 
     Args:
-        options: The options of the stage.
+        options: The options of the stage, which select the trunk and its output.
         store: The path or URL of the store.
-        size: The stored size, in pixels (None: the one that fits the trunk best).
+        size: The side of the stored images that the trunk takes, in pixels (None: the stored size
+            that fits the trunk best).
 
     Raises:
         TesseraeError: No trunk is named.
@@ -263,8 +274,13 @@ def load_class_vectors(options: DeviseOptions, listed: Sequence[tuple[str, str]]
     """Return the class vectors that *options* select.
 
     Args:
-        options: The options of the stage.
-        listed: The (wnid, names) of labels 0, 1, ...
+        options: The options of the stage. Word vectors are preferred to a hierarchy if both are
+            named.
+        listed: The (wnid, names) of labels 0, 1, ..., with names separated by commas.
+
+    Returns:
+        `vectors`, (C, d) float32, of length 1 or zeros for a class without one; and by label the
+        `wnids`, the `names` and the `sources` of vectors, `token`, `words`, `taxonomy` or `none`.
 
     Raises:
         TesseraeError: Neither word vectors nor a hierarchy are named, or a file is unreadable.
@@ -284,7 +300,7 @@ def load_class_vectors(options: DeviseOptions, listed: Sequence[tuple[str, str]]
 def seen_features(
     store: str, split: str, name: str, seen: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Return the features of up to `MAX_MEASURED_ROWS` images of seen classes.
+    """Return the stored features of up to `MAX_MEASURED_ROWS` images of seen classes.
 
     Args:
         store: The path or URL of the store.
@@ -293,7 +309,8 @@ def seen_features(
         seen: The labels of the seen classes, (S,) int64.
 
     Returns:
-        (n, D) float32.
+        (n, D) float32, not standardised, of readable rows in ascending order, each not mirrored. If
+        there are more, every second, third, ... row is taken.
 
     Raises:
         StoreError: The features are not finished, or no readable image is of a seen class.

@@ -90,16 +90,25 @@ def evaluate_run(
 ) -> DeviseReport | None:
     """Evaluate the newest checkpoint of a run; return None without a split to evaluate on.
 
+    The split is the held-out one of the run. If it has none, it is a finished split `val` or
+    `test`, other than the training split, with the images or features that the model takes.
+
     Args:
-        folder: The folder of the run.
-        samples: The number of images, at most, whose nearest images are searched.
+        folder: The folder of the run, in which an index of its word vectors may be written.
+        samples: The number of images, at most, whose nearest images are searched, at least 1.
         clip: The folder or model hub name of a CLIP model to compare with (default: none).
         device: The device that computes vectors and searches (default: a GPU if there is one).
         store: The present path or URL of the store (default: as recorded in the run, or a folder
             beside the run).
 
+    Returns:
+        The `step` of the checkpoint, the metrics as pairs of a name and a text, the `tables`, the
+        `images` as pairs of a caption and a PNG file, and a `notice`, empty if there is none; None
+        without a split.
+
     Raises:
-        TesseraeError: The run or its store cannot be opened.
+        TesseraeError: The folder holds no run of DeViSE or one without a checkpoint, the run has
+            diverged, or its store, its features, the hierarchy or the CLIP model cannot be opened.
     """
     model = open_model(folder.path, device, store=store)
     split = folder.data()["held_out"] or _finished_split(model)
@@ -130,13 +139,21 @@ def evaluate_for_report(
     Print a notice and return None if no split has the data for an evaluation.
 
     Args:
-        folder: The folder of the run.
-        options: The options; `samples`, `clip_model` and `store` are used as `evaluate_run`
-            describes.
+        folder: The folder of the run, in which an index of its word vectors may be written.
+        options: The options. `samples` is the maximum number of images whose nearest images are
+            searched, `clip_model` a CLIP model to compare with (None = no comparison), and `store`
+            the present location of the run's store (None = as recorded in the run, or a folder
+            beside the run). The other options have no effect.
         device: The device that computes vectors and searches.
 
+    Returns:
+        The `step` of the checkpoint, the metrics as pairs of a name and a text, the `tables`, the
+        `images` as pairs of a caption and a PNG file, and a `notice`, empty if there is none; or
+        None.
+
     Raises:
-        TesseraeError: The run or its store cannot be opened.
+        TesseraeError: The folder holds no run of DeViSE or one without a checkpoint, the run has
+            diverged, or its store, its features, the hierarchy or the CLIP model cannot be opened.
     """
     evaluation = evaluate_run(
         folder, samples=options.samples, clip=options.clip_model, device=device, store=options.store

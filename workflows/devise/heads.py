@@ -55,11 +55,14 @@ class Head(nn.Module):
         """Map features to word space.
 
         Args:
-            features: (n, D) float32.
-            draw: The random numbers of dropout, for training (default None: no dropout).
+            features: (n, D) float32, not standardised, on the head's device: the head standardises
+                them.
+            draw: The random numbers of dropout, for training: a function from the name of a purpose
+                and a count of columns to (n, count) floats in [0, 1), on the same device (default
+                None: no dropout, whatever the mode of the module).
 
         Returns:
-            (n, dim) float32, not normalised.
+            (n, dim) on that device, not normalised, float32 unless autocast lowers it.
         """
         hidden = (features - self.mean) / self.spread
         for index, layer in enumerate(self.layers):

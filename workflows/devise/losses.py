@@ -65,10 +65,10 @@ class Loss:
 
 
 def identical_vector_groups(targets: Tensor) -> Tensor:
-    """Return a group number for each class; classes with equal vectors share a group.
+    """Return a group number for each class; classes with exactly equal vectors share a group.
 
     Args:
-        targets: The vectors of the seen classes, (S, d).
+        targets: The vectors of the seen classes, (S, d), of any floating-point dtype.
 
     Returns:
         (S,) int64, from 0, on the device of *targets*.
@@ -85,16 +85,20 @@ def hinge_rank(
     Frome et al.: DeViSE: A Deep Visual-Semantic Embedding Model, NIPS 2013, section 3.3.
 
     Args:
-        scores: The products t . m of outputs and class vectors, (n, S).
+        scores: The products t . m of the n outputs m, not normalised, and the S unit class vectors
+            t, (n, S) of a floating-point dtype.
         labels: The column of each row's true class, (n,) int64.
-        order: Sort keys, (n, S): wrong classes are visited in ascending order.
-        margin: The score by which the true class should exceed every wrong class.
+        order: Sort keys, (n, S), finite floats: the wrong classes of a row are visited in ascending
+            order.
+        margin: The score, at least 0, by which the true class should exceed every wrong class.
         groups: The group number of each class, (S,) int64, equal for classes with equal vectors.
-            Classes of one group are not wrong for each other. (In the paper every term has its own
-            vector.)
+            Classes of one group are not wrong for each other (default None: every class is its own
+            group). (In the paper every term has its own vector.)
 
     Returns:
-        The losses, (n,); 0 where no class violates the margin.
+        The losses, (n,) with the dtype of *scores* and gradients to them: *margin* minus the true
+        score plus that of the first wrong class for which this is above 0; 0 where no class
+        violates the margin.
     """
     terms = margin - scores.gather(1, labels[:, None]) + scores
     violates = (terms > 0).scatter(1, labels[:, None], value=False)

@@ -107,10 +107,10 @@ class DeviseModel:
         """Map features to unit vectors of the word space.
 
         Args:
-            features: (n, D) float32, not standardised; n may be 0.
+            features: (n, D) float32, not standardised: the head standardises them; n may be 0.
 
         Returns:
-            (n, dim) float32.
+            (n, dim) float32, in main memory.
         """
         parts = torch.split(torch.from_numpy(features), MAX_BLOCK_ROWS)
         outputs = [self.head(part.to(self.device)).cpu().numpy() for part in parts]
@@ -123,11 +123,13 @@ class DeviseModel:
     def embed_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map images, prepared with the recipe of the store, to the word space.
 
+        The trunk, which is opened at the first call, resizes and normalises them.
+
         Args:
-            images: The images, (n, size, size, 3) uint8 RGB.
+            images: The images, (n, size, size, 3) uint8 RGB, n > 0.
 
         Returns:
-            Unit vectors, (n, dim) float32.
+            Unit vectors, (n, dim) float32, in main memory.
         """
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
         features = [
@@ -137,13 +139,15 @@ class DeviseModel:
         return self.embed(np.concatenate(features))
 
     def embed_split(self, split: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Yield all readable rows of a split in blocks, in ascending order.
+        """Yield all readable rows of a split in blocks, in ascending order, each row once.
+
+        Stored features are read if the model has them; otherwise images are read and mapped.
 
         Args:
-            split: The name of the split.
+            split: The name of a finished split of the model's store.
 
         Yields:
-            Rows, (n,) int64, and their unit vectors, (n, dim) float32.
+            The n rows of a block, (n,) int64, and their unit vectors, (n, dim) float32.
 
         Raises:
             StoreError: The split or its features are not finished.
@@ -184,12 +188,17 @@ class DeviseModel:
         return dict(pairs)
 
     def phrase_vector(self, text: str) -> NDArray[np.float32] | None:
-        """Return the unit vector of a name or phrase, (dim,) float32; None if it is unknown.
+        """Return the unit vector of a name or phrase in the word space; None if it is unknown.
 
-        Without word vectors, only the names of classes are known.
+        With word vectors, it is that of the text as one token, otherwise of the mean of its words,
+        all of which must be known. Without, only the names of classes are known, in upper or lower
+        case.
 
         Args:
             text: The name or phrase.
+
+        Returns:
+            (dim,) float32, or None.
         """
         if self._words is None:
             label = self._label_of_name.get(" ".join(text.split()).casefold())
@@ -198,12 +207,16 @@ class DeviseModel:
         return None if vector is None else self.space.map_vectors(vector[None])[0]
 
     def name_vector(self, text: str) -> NDArray[np.float32] | None:
-        """Return the unit vector of one name, (dim,) float32; None if it is unknown.
+        """Return the unit vector of one name in the word space; None if it is unknown.
 
-        Unlike `phrase_vector`, it never averages the words of a name.
+        The name must be one token of the word vectors: its words are not averaged. Without word
+        vectors, only the names of classes are known, in upper or lower case.
 
         Args:
             text: The name, of one or several words.
+
+        Returns:
+            (dim,) float32, or None.
         """
         if self._words is None:
             return self.phrase_vector(text)
@@ -211,7 +224,11 @@ class DeviseModel:
         return None if vector is None else self.space.map_vectors(vector[None])[0]
 
     def suggest(self, text: str) -> list[str]:
-        """Return known words of similar spelling, the most similar first, at most three.
+        """Return known words that the user may have meant, at most three; empty if there are none.
+
+        With word vectors they are tokens of similar spelling, the most similar first. Without, they
+        are names of classes that contain the first three letters of the text, in alphabetical
+        order.
 
         Args:
             text: A word that is not known.
@@ -242,15 +259,16 @@ def open_model(
 
     Args:
         run: The path of the run's folder.
-        device: The device that computes vectors (default: a GPU if there is one).
+        device: The device that computes vectors (default: a GPU if there is one, else the CPU).
         store: The present path or URL of the store (default: as recorded in the run, or a folder
-            beside the run).
+            beside the run). It is checked when it is first used.
 
     Returns:
-        The model; its trunk and its word vectors are opened when they are first used.
+        The model; its store, its trunk and its word vectors are opened when they are first used.
 
     Raises:
-        TesseraeError: The folder is no run of DeViSE, or has no checkpoint yet.
+        TesseraeError: The folder is no run of DeViSE, has no checkpoint yet, is damaged, or its
+            newest weights are not finite.
     """
     folder = RunFolder(run)
     document = folder.read_options()

@@ -189,13 +189,17 @@ class Devise:
 
     @torch.no_grad()
     def embed(self, batch: RankBatch) -> NDArray[np.float32]:
-        """Map an evaluation batch to word space.
+        """Map an evaluation batch to word space, without dropout and without gradients.
+
+        A trained trunk is put into evaluation mode.
 
         Args:
-            batch: n rows of features or, with a trained trunk, of images at their stored size.
+            batch: n rows, of which only `images` are used: features, (n, D) float32, not
+                standardised; or, with a trained trunk, uint8 images at their stored size, (n, 3, h,
+                w), which the trunk resizes and normalises. They are on the device of the stage.
 
         Returns:
-            The outputs of the head, (n, d) float32, not normalised.
+            The outputs of the head, (n, d) float32, in main memory, not normalised.
         """
         features = batch.images
         if self.trunk is not None:
@@ -223,7 +227,15 @@ class Devise:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state that `state_dict` returned, and keep the current learning rates."""
+        """Restore a state that `state_dict` returned, and keep the current learning rates.
+
+        It changes the head, the trunk, the optimiser, the position of the batches and `step` in
+        place.
+
+        Args:
+            state: The state of a stage with the same layers and data, with tensors on any device.
+                It is only read.
+        """
         self.head.load_state_dict(state["head"])
         if self.trunk is not None:
             self.trunk.model.load_state_dict(state["trunk"])
@@ -233,14 +245,15 @@ class Devise:
 
 
 def schedule(options: DeviseOptions, step: int) -> float:
-    """Return the factor on the learning rate at a step, from 0 to 1.
+    """Return the factor on both learning rates for the next step, from 0 to 1.
 
-    It rises linearly during the warm-up; then it falls to 0 at the last step along half a period of
-    a cosine, or stays at 1.
+    It rises linearly during the warm-up; then it falls to 0 at the end of the last step along half
+    a period of a cosine, or stays at 1.
 
     Args:
-        options: The options of the stage.
-        step: Number of complete steps.
+        options: The options of the stage: the number of steps, the fraction of the warm-up and the
+            name of the schedule.
+        step: Number of complete steps, at least 0.
     """
     warmup_steps = max(1, round(options.warmup_fraction * options.steps))
     if step < warmup_steps:
@@ -255,8 +268,13 @@ def make_head(options: DeviseOptions, space: WordSpace) -> Head:
     """Return a new head on the CPU, with weights that torch's global generator draws.
 
     Args:
-        options: The options of the stage, which select the layers.
-        space: The word space that it maps into, with the mean and deviation of the features.
+        options: The options of the stage, which select the layers and the dropout.
+        space: The word space that it maps into, with the mean and deviation of the features, by
+            which the head standardises them.
+
+    Returns:
+        A network from features, (n, D) float32, not standardised, to vectors, (n, d) float32, not
+        normalised.
     """
     return Head(
         space.feature_mean,
@@ -270,13 +288,20 @@ def make_head(options: DeviseOptions, space: WordSpace) -> Head:
 def open_trunk(
     options: DeviseOptions, device: torch.device, *, trainable: bool = True, size: int | None = None
 ) -> Backbone:
-    """Open the trunk that *options* name, in evaluation mode.
+    """Open the trunk that *options* name, in evaluation mode and with channels-last memory.
+
+    A new trunk gets random weights from torch's global generator, and a batch norm over all ranks.
 
     Args:
-        options: The options of the stage.
+        options: The options of the stage, which select the trunk, the block and the pooling of its
+            output.
         device: The device that holds the trunk.
         trainable: True if the weights receive gradients (default).
-        size: The side, in pixels, of the images that a new trunk takes (default: 64).
+        size: The side, in pixels, of the images that a new trunk takes (default: 64). It has no
+            effect on a pretrained one.
+
+    Returns:
+        The network that computes features from images.
 
     Raises:
         TesseraeError: No trunk is named, or it cannot be opened.
@@ -300,9 +325,15 @@ def open_trunk(
 
 
 def synchronise_batch_norm(model: nn.Module) -> nn.Module:
-    """Replace every `nn.BatchNorm2d` of *model* by a batch norm over all ranks, in place.
+    """Replace every `nn.BatchNorm2d` in a model by a batch norm over all ranks, in place.
 
-    Weights and running statistics are kept. Return *model* itself.
+    Weights, running statistics and the mode of each layer are kept.
+
+    Args:
+        model: A network whose layers are replaced at any depth, but not the network itself.
+
+    Returns:
+        *model* itself.
     """
     for name, child in model.named_children():
         if isinstance(child, nn.BatchNorm2d):
@@ -318,7 +349,7 @@ def check_initial_run(run: str, held_out: Sequence[str]) -> None:
     """Check that the run that initialises this one was not trained on classes held out here.
 
     Args:
-        run: The folder of the run to start from.
+        run: The folder of the run to start from, in which the word space is read.
         held_out: The wnids of the unseen and validation classes of this run.
 
     Raises:
@@ -341,13 +372,16 @@ def load_initial_weights(run: str, head: Head, trunk: Backbone | None, space: Wo
 
     Args:
         run: The folder of the other run.
-        head: The head of this run.
-        trunk: The trunk of this run; None if this run trains the head alone.
-        space: The word space of this run.
+        head: The head of this run, which is changed in place, with the mean and deviation by which
+            it standardises features.
+        trunk: The trunk of this run; None if this run trains the head alone. It is changed in
+            place, and stays as it is if the other run has trained its head alone.
+        space: The word space of this run, which says what classes it holds out.
 
     Raises:
-        TesseraeError: The other run is no run of DeViSE, has no checkpoint, has other layers, or
-            has learned from classes that *space* holds out.
+        TesseraeError: The other run is no run of DeViSE, has no checkpoint, has diverged, has other
+            layers, has trained a trunk while this run trains the head alone, or has learned from
+            classes that *space* holds out.
     """
     folder = RunFolder(Path(run))
     newest = folder.newest_checkpoint()

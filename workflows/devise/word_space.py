@@ -62,13 +62,13 @@ class WordSpace:
         return np.flatnonzero(np.isin(self.parts, parts))
 
     def map_vectors(self, vectors: Floats) -> Floats:
-        """Map word vectors into this space, by subtracting the centre.
+        """Map word vectors into this space, by subtracting the centre and scaling to length 1.
 
         Args:
-            vectors: (n, d) float32 of length 1.
+            vectors: (n, d) float32 of length 1, which are not changed.
 
         Returns:
-            (n, d) float32 of length 1.
+            (n, d) float32 of length 1; zeros for a vector that equals the centre.
         """
         return l2_normalise(vectors - self.centre)
 
@@ -80,7 +80,16 @@ class WordSpace:
 
 
 def load_word_space(folder: Path) -> WordSpace:
-    """Load the word space from a run's folder.
+    """Load the word space from the file `space.npz` in a run's folder.
+
+    Args:
+        folder: The path of the run's folder.
+
+    Returns:
+        By label the `wnids`, `names` and `parts` of the C classes and their unit `vectors`, (C, d)
+        float32, zeros for a class without one; the `centre`, (d,); the `feature_mean` and
+        `feature_spread`, (D,) each; and `words`, the SHA-256 of the word-vector file, empty without
+        one.
 
     Raises:
         TesseraeError: The file is missing or incomplete.
@@ -106,12 +115,20 @@ def make_word_space(
     """Return the word space of a set of classes.
 
     Args:
-        classes: The names and unit vectors of the classes.
-        parts: The part of each class, (C,) int8. Only seen classes determine the centre.
-        features: The features of images of seen classes, (n, D) float32.
-        centre: True to move the origin to the mean of the seen classes' vectors. Word vectors
-            share a common direction that carries no information about any one word.
-        words: The SHA-256 of the word-vector file (default: no file).
+        classes: The names and unit vectors of all C classes by label, zeros for a class without
+            one.
+        parts: The part of each class, (C,) int8 (`workflows.devise.class_splits`), with at least
+            one seen class. Only seen classes determine the centre.
+        features: The features of images of seen classes, (n, D) float32, not standardised, n > 0.
+        centre: True to move the origin to the mean of the seen classes' vectors. Word vectors share
+            a common direction that carries no information about any one word.
+        words: The SHA-256 of the word-vector file, in hexadecimal (default "": no file).
+
+    Returns:
+        The unit `vectors` of all classes after the move, (C, d) float32, zeros for a class without
+        one; the `centre` that was subtracted, (d,), zeros without *centre*; and `feature_mean` and
+        `feature_spread`, the mean and the standard deviation of *features*, (D,) each; with the
+        wnids, names, parts and *words*.
 
     Raises:
         TesseraeError: All seen classes have the same vector, or a feature is not finite.
@@ -147,10 +164,10 @@ def l2_normalise(vectors: NDArray[np.floating]) -> Floats:
     """Scale vectors along the last axis to length 1; zeros stay zeros.
 
     Args:
-        vectors: (..., d) of any floating-point dtype.
+        vectors: (..., d) of any floating-point dtype, which are not changed.
 
     Returns:
-        (..., d) float32.
+        A new array, (..., d) float32.
     """
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)

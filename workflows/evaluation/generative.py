@@ -90,12 +90,21 @@ def compare_images(
 ) -> FeatureMetrics:
     """Compare generated with real images by the features of a backbone.
 
+    Images are moved to *device* in blocks, and the backbone resizes them. Torch's global generator
+    on the CPU keeps its state.
+
     Args:
-        generated: Generated images, (n, 3, h, w) uint8.
-        real: Real images, (m, 3, h, w) uint8.
+        generated: Generated images, (n, 3, h, w) uint8 RGB, on any device; n is above 3.
+        real: Real images, (m, 3, h, w) uint8 RGB, on any device; m is above 3.
         backbone: The network whose features are compared, on *device*.
         device: The device that computes features and metrics (default the CPU).
         seed: Seed of the subsets of the kernel distance (default 0).
+
+    Returns:
+        Numbers: `frechet`, the Fréchet distance; `kernel` and `kernel_spread`, mean and standard
+        deviation of the kernel distance; `precision`, `recall` and `coverage`, 0 to 1 each;
+        `generated` and `real`, the numbers of images; and `width`, that of features. `network` is
+        the name of the backbone.
 
     Raises:
         ValueError: There are too few images for `NEIGHBOURS` neighbours.
@@ -114,11 +123,19 @@ def compare_features(
 ) -> FeatureMetrics:
     """Compare features of generated with features of real images.
 
+    Torch's global generator on the CPU keeps its state.
+
     Args:
-        generated: Features of generated images, (n, d) float32, on any device.
-        real: Features of real images, (m, d) float32, on the same device.
-        network: Name of the network that computed the features.
+        generated: Features of generated images, (n, d) float32, on any device; n is above 3.
+        real: Features of real images, (m, d) float32, on the same device; m is above 3.
+        network: Name of the network that computed the features, for the result.
         seed: Seed of the subsets of the kernel distance (default 0).
+
+    Returns:
+        Numbers: `frechet`, the Fréchet distance; `kernel` and `kernel_spread`, mean and standard
+        deviation of the kernel distance; `precision`, `recall` and `coverage`, 0 to 1 each;
+        `generated` and `real`, the numbers of rows; and `width`, that of features. `network` is
+        *network*.
 
     Raises:
         ValueError: There are too few rows for `NEIGHBOURS` neighbours.
@@ -186,7 +203,8 @@ def precision_recall(
 def coverage(generated: Tensor, real: Tensor, *, neighbours: int = NEIGHBOURS) -> float:
     """Return the share of real rows with a generated row within their radius, 0 to 1.
 
-    The radius of a row is the distance of its last neighbour (Naeem et al., ICML 2020).
+    The radius of a real row is the distance to the last of its nearest real neighbours (Naeem et
+    al., ICML 2020).
 
     Args:
         generated: Features of generated images, (n, d) float32.
@@ -218,12 +236,12 @@ def nearest(queries: Tensor, references: Tensor, count: int = 1) -> tuple[Tensor
 
     Args:
         queries: (n, ...) of any dtype, on the device that searches.
-        references: Rows to search, (m, ...), of the same length.
+        references: Rows to search, (m, ...), of the same length, of any dtype and on any device.
         count: Number of neighbours of each query (default 1), at most m.
 
     Returns:
-        Their positions in *references*, (n, count) int64, nearest first; and their Euclidean
-        distances, (n, count) float32.
+        Their positions in *references*, (n, count) int64, nearest first, ties in their order; and
+        their Euclidean distances, (n, count) float32. Both are on the device of *queries*.
     """
     search = NearestSearch(queries, count)
     for block in torch.split(references, BLOCK_ROWS):
@@ -257,8 +275,12 @@ class NearestSearch:
     def add(self, block: Tensor) -> None:
         """Search a further block of rows, which is not kept.
 
+        It updates `rows` and `distances`, which have fewer than the requested columns until as many
+        rows have been searched, and adds the rows of the block to `num_searched`.
+
         Args:
-            block: (m, ...) on any device, each row as long as a query.
+            block: (m, ...) of any dtype on any device, each row as long as a query; m is at least
+                1.
         """
         block = block.flatten(1).to(self._queries.device).float()
         parts = [self._best(part, block) for part in torch.split(self._queries, QUERY_ROWS)]

@@ -59,7 +59,11 @@ class ClassSums:
         """Return the sums of the differences to another method's metric on the same images.
 
         Args:
-            other: The sums of the other method, which are subtracted.
+            other: The `sums` and `counts` of the other method over the same images, (C,) each; its
+                sums are subtracted.
+
+        Returns:
+            New `sums`, (C,) float64, with the same `counts`; nothing is changed in place.
 
         Raises:
             ValueError: The numbers of images by class differ.
@@ -77,11 +81,12 @@ class ClassSums:
         """Return the mean of each bootstrap draw, which repeats classes with all their images.
 
         Args:
-            draw_counts: (draws, C), how many times each class is drawn.
-            macro: True to average over classes, False to average over images.
+            draw_counts: (draws, C) float64, how many times each class is drawn, at least 0.
+            macro: True to average over the drawn classes that have images, False to average over
+                their images.
 
         Returns:
-            (draws,), NaN where no class with images is drawn.
+            (draws,) float64, NaN where no class with images is drawn.
         """
         parts = (np.nan_to_num(self.means), self.counts > 0) if macro else (self.sums, self.counts)
         sums, weights = (draw_counts @ part.astype(np.float64) for part in parts)
@@ -93,9 +98,13 @@ def sum_per_class(values: Floats, labels: Integers, classes: int) -> ClassSums:
     """Sum a metric of images by class.
 
     Args:
-        values: The metric of each image, (n,), such as hits or precisions.
-        labels: The class of each image, (n,).
+        values: The metric of each image, (n,) float, such as hits or precisions.
+        labels: The class of each image, (n,) int, from 0 to C - 1.
         classes: The number of classes, C.
+
+    Returns:
+        `sums`, (C,) float64, and `counts`, the numbers of images, (C,) int64, by class; both 0 for
+        a class without images.
 
     Raises:
         ValueError: There are no images, or a label is outside of 0..C-1.
@@ -137,14 +146,16 @@ def generalised_accuracy(
     """Return hit@k of images of seen and of unseen classes among all candidates, for each k.
 
     Args:
-        positions: Ranks of the true classes of n images among seen and unseen candidates together.
-        labels: The true classes, (n,) int, as columns of the candidates.
-        seen: True for each seen candidate, (C,) bool.
-        ks: The lengths of lists, k (default `KS`).
-        macro: True to average over classes, as in Xian et al. 2018; False to average over images.
+        positions: Ranks of the true classes of n images among the C seen and unseen candidates
+            together, as `true_class_ranks` returns them.
+        labels: The true classes, (n,) int, as columns of the candidates, 0 to C - 1.
+        seen: (C,) bool: True for a candidate that is seen, False for one that is unseen.
+        ks: The lengths of lists, k, each at least 1 (default `KS`).
+        macro: True to average over classes, as in Xian et al. 2018 (the default); False to average
+            over images.
 
     Returns:
-        The two accuracies by k.
+        The accuracies on images of `seen` and of `unseen` classes, 0 to 1 each, by k.
 
     Raises:
         ValueError: There are no images of seen classes, or none of unseen classes.
@@ -193,19 +204,25 @@ def bootstrap(
 ) -> Interval:
     """Return the percentile bootstrap interval of a metric over classes (Efron 1979).
 
-    Classes are drawn with all their images. Images of a class tend to be right or wrong
-    together, so drawing images would make intervals too narrow. Splits of the same classes
-    overlap, so each draw resamples the classes of all splits together: a class that is drawn twice
-    counts twice in every split that holds it out. A split of which no class is drawn is left out of
-    that draw. The interval does not cover the variance between training seeds.
+    Classes are drawn with all their images. Images of a class tend to be right or wrong together,
+    so drawing images would make intervals too narrow. Splits of the same classes overlap, so each
+    draw resamples the classes of all splits together: a class that is drawn twice counts twice in
+    every split that holds it out. A split of which no class is drawn is left out of that draw. The
+    interval does not cover the variance between training seeds.
 
     Args:
-        splits: The sums of each split, over the same C classes; a class that a split does not hold
-            out has a count of 0.
-        macro: True to average over classes in each split, False to average over images.
+        splits: The sums and the numbers of images by class of each split, as `sum_per_class`
+            returns them, over the same C classes; a class that a split does not hold out has a
+            count of 0.
+        macro: True to average over classes in each split (the default), False to average over
+            images.
         draws: Number of bootstrap draws (default `DRAWS`).
         level: Share of draws inside the interval, 0 to 1 (default 0.95).
         seed: Seed of the draws (default 0).
+
+    Returns:
+        `mean`, the mean over splits of the metric itself; and the ends of the interval, `low` and
+        `high`, the quantiles of the draws that leave out as many on either side.
 
     Raises:
         ValueError: There is no split, or the splits have different numbers of classes.
@@ -226,20 +243,28 @@ def paired_bootstrap(
 ) -> Difference:
     """Return the difference of two methods on the same images, with a paired bootstrap interval.
 
-    Both methods are resampled by the same draws, so that classes that are hard for both do not
-    widen the interval. `bootstrap` describes the draws.
+    Each draw repeats classes with all their images, in all splits together and for both methods
+    alike, so that classes that are hard for both do not widen the interval.
 
     Args:
-        ours: The sums of the first method, one for each split.
-        theirs: The sums of the second method, for the same splits, which are subtracted.
-        macro: True to average over classes in each split, False to average over images.
+        ours: The sums and the numbers of images by class of the first method, as `sum_per_class`
+            returns them, for each split, over the same C classes; a class that a split does not
+            hold out has a count of 0.
+        theirs: The sums of the second method, for the same splits and images, which are subtracted.
+        macro: True to average over classes in each split (the default), False to average over
+            images.
         draws: Number of bootstrap draws (default `DRAWS`).
         level: Share of draws inside the interval, 0 to 1 (default 0.95).
         seed: Seed of the draws (default 0).
 
+    Returns:
+        `mean`, the mean over splits of the first method's metric minus the second's; the ends of
+        its interval, `low` and `high`; and `not_better`, the share of draws, 0 to 1, in which the
+        difference is 0 or negative.
+
     Raises:
-        ValueError: There is no split, the splits have different numbers of classes, or the methods
-            have different images.
+        ValueError: There is no split, the methods have different numbers of splits or different
+            images, or the splits have different numbers of classes.
     """
     splits = [our.minus(their) for our, their in zip(ours, theirs, strict=True)]
     means = _resampled_means(splits, macro, draws, seed)

@@ -56,12 +56,16 @@ class TrueClassRanks:
         return self.above + (self.tied - 1) / 2
 
     def hits(self, k: int) -> NDArray[np.float64]:
-        """Return the share of orders with the true class among the first *k*, (n,).
-
-        Without ties it is 0 or 1.
+        """Return the share of orders of ties with the true class of an image among the first *k*.
 
         Args:
-            k: The length of the list, at least 1; otherwise ValueError is raised.
+            k: The length of the list, at least 1.
+
+        Returns:
+            (n,) float64, 0 to 1, for the n images; without ties either 0 or 1.
+
+        Raises:
+            ValueError: k is less than 1.
         """
         return np.clip((_positive(k) - self.above) / self.tied, 0, 1)
 
@@ -70,12 +74,18 @@ def true_class_ranks(scores: Floats, labels: Integers, *, groups: Groups = ()) -
     """Return the ranks of the true classes among the candidates.
 
     Args:
-        scores: (n, C) float, higher is nearer.
-        labels: The true classes, (n,) int, as columns of *scores*.
-        groups: Sets of classes that share a vector. Each class gets the highest score of its group.
+        scores: (n, C) float, higher is nearer. They are not changed.
+        labels: The true classes, (n,) int, as columns of *scores*, 0 to C - 1.
+        groups: Sets of classes that share a vector, as columns, of which no class is in two
+            (default: none). Each class gets the highest score of its group, so that they tie.
+
+    Returns:
+        For each image `above`, the number of candidates with a higher score, and `tied`, the number
+        of those with the same score, including the true class: (n,) int64 each.
 
     Raises:
-        ValueError: Shapes do not match, a score is NaN, or a class has no column.
+        ValueError: Shapes do not match, a score is NaN, a label or a class of a group has no
+            column, or a class is in two groups.
     """
     _check_labels(scores, labels)
     above, tied = np.empty((2, len(labels)), np.int64)
@@ -89,25 +99,30 @@ def true_class_ranks(scores: Floats, labels: Integers, *, groups: Groups = ()) -
 def hit_rates(positions: TrueClassRanks, ks: Sequence[int] = KS) -> dict[int, float]:
     """Return flat hit@k: the share of images with their class among the first k, 0 to 1.
 
-    Frome et al.: DeViSE: A Deep Visual-Semantic Embedding Model, NIPS 2013.
+    An image whose class ties with others counts in part. Frome et al.: DeViSE: A Deep
+    Visual-Semantic Embedding Model, NIPS 2013.
 
     Args:
-        positions: The ranks of the true classes of n images, n > 0.
+        positions: The numbers of candidates above and tied with the true classes of n images, n >
+            0, as `true_class_ranks` returns them.
         ks: The lengths of lists, each at least 1 (default `KS`).
 
     Returns:
-        hit@k by k.
+        hit@k by k, in the order of *ks*.
+
+    Raises:
+        ValueError: A k is less than 1.
     """
     return {k: float(positions.hits(k).mean()) for k in ks}
 
 
 def chance(num_correct: float, candidates: int) -> float:
-    """Return the expected metric of random scores, 0 to 1.
+    """Return the expected metric of random scores, 0 to 1: *num_correct* / *candidates*, at most 1.
 
     Args:
         num_correct: For hit@k, k; for hierarchical precision, the number of classes that count as
             correct.
-        candidates: The number of candidates.
+        candidates: The number of candidates, at least 1.
     """
     return min(1.0, num_correct / candidates)
 
@@ -116,15 +131,17 @@ def top_k(scores: Floats, k: int, *, groups: Groups = ()) -> NDArray[np.int64]:
     """Return the first *k* candidates of each image for display; ties are in column order.
 
     Args:
-        scores: (n, C) float, higher is nearer.
+        scores: (n, C) float, higher is nearer. They are not changed.
         k: The number of candidates, 1 to C.
-        groups: Sets of classes that share a vector (see `true_class_ranks`).
+        groups: Sets of classes that share a vector, as columns, of which no class is in two
+            (default: none). Each class gets the highest score of its group, so that they tie.
 
     Returns:
         Columns of *scores*, (n, k) int64, best first.
 
     Raises:
-        ValueError: k is outside of 1..C, or a score is NaN.
+        ValueError: k is outside of 1..C, a score is NaN, a class of a group has no column, or a
+            class is in two groups.
     """
     best = np.empty((len(scores), k), np.int64)
     for part, block in _blocks(scores, groups):
@@ -144,18 +161,23 @@ def hierarchical_precision(
 ) -> dict[int, NDArray[np.float64]]:
     """Return the hierarchical precision of the first k answers (Frome et al. 2013).
 
+    Candidates with equal scores have no order: the precision is the mean over all their orders.
+
     Args:
-        scores: (n, C) float, higher is nearer.
-        labels: The true classes, (n,) int, as columns of *scores*.
-        correct: For each k, and each label that occurs, the classes that count as right.
-        groups: Sets of classes that share a vector (see `true_class_ranks`).
+        scores: (n, C) float, higher is nearer. They are not changed.
+        labels: The true classes, (n,) int, as columns of *scores*, 0 to C - 1.
+        correct: For each k from 1 to C, and each label that occurs, the classes that count as
+            right, as columns.
+        groups: Sets of classes that share a vector, as columns, of which no class is in two
+            (default: none). Each class gets the highest score of its group, so that they tie.
 
     Returns:
-        For each k, the share of the first k answers in the set of the label, (n,) float64. hp@k is
-        its mean.
+        For each k of *correct*, the share of the first k answers in the set of the label, 0 to 1,
+        (n,) float64. hp@k is its mean.
 
     Raises:
-        ValueError: An error of `true_class_ranks`, a label has no set, or k is outside of 1..C.
+        ValueError: Shapes do not match, a score is NaN, a class has no column, a class is in two
+            groups, a label has no set, or k is outside of 1..C.
     """
     _check_labels(scores, labels)
     precisions = {k: np.empty(len(labels)) for k in correct}
@@ -184,19 +206,20 @@ def same_class_precision(
     """Return precision@k of a search among images: the share of the k nearest with the same class.
 
     Args:
-        nearest: Rows found for each query, (q, m), nearest first; -1 for no row, which is a miss.
-        query_classes: The class of each query, (q,).
-        labels: The class of each row, (N,), -1 for none.
-        k: The number of rows that count.
-        query_rows: The row of each query itself, (q,), which is left out (default None: queries
-            are not among the rows).
+        nearest: Rows found for each query, (q, m) int, nearest first; -1 for no row, which is a
+            miss. m is at least k, and more than k with *query_rows*.
+        query_classes: The class of each query, (q,) int, at least 0.
+        labels: The class of each row, (N,) int, -1 for none.
+        k: The number of rows that count, at least 1.
+        query_rows: The row of each query itself, (q,) int, which is left out of its results
+            (default None: queries are not among the rows).
 
     Returns:
-        The share for each query, (q,).
+        The share for each query, 0 to 1, (q,) float64.
 
     Raises:
-        ValueError: Fewer than k rows are left, a query has no class, or a row is outside of
-            0..N-1.
+        ValueError: Fewer than k rows are left for a query, k is less than 1, a query has no class,
+            or a row is outside of 0..N-1.
     """
     if not -1 <= nearest.min(initial=-1) <= nearest.max(initial=-1) < len(labels):
         raise ValueError(
@@ -233,13 +256,21 @@ def hops(scores: Floats, labels: Integers, distances: Integers, *, groups: Group
     """Return the distribution of hops between the true class and the first answer.
 
     Args:
-        scores: (n, C), higher is nearer. Several first answers share the weight of an image.
-        labels: The true classes, (n,).
-        distances: Hops between classes, (C, C) int16, `NO_PATH` where there is no path.
-        groups: Sets of classes that share a vector (see `true_class_ranks`).
+        scores: (n, C) float, n > 0, higher is nearer. Several first answers share the weight of an
+            image.
+        labels: The true classes, (n,) int, as columns of *scores*, 0 to C - 1.
+        distances: Hops between classes, (C, C) int16, in the order of columns; `NO_PATH` where
+            there is no path.
+        groups: Sets of classes that share a vector, as columns, of which no class is in two
+            (default: none). Each class gets the highest score of its group, so that they tie.
+
+    Returns:
+        `shares`, the share of images, 0 to 1, by number of hops, ascending, without numbers that do
+        not occur; and `mean`, the mean number over images with a path, NaN without any.
 
     Raises:
-        ValueError: `true_class_ranks` raises it, there are no images, or *distances* is not (C, C).
+        ValueError: There are no images, *distances* is not (C, C), shapes do not match, a score is
+            NaN, a class has no column, or a class is in two groups.
     """
     _check_labels(scores, labels)
     if not len(labels) or distances.shape != (scores.shape[1],) * 2:
@@ -345,7 +376,15 @@ def _check_labels(scores: Floats, labels: Integers) -> None:
 
 
 def check_range(columns: Integers, candidates: int) -> None:
-    """Raise ValueError if a column is outside of 0..candidates-1."""
+    """Raise ValueError if a column is outside of 0..candidates-1; otherwise do nothing.
+
+    Args:
+        columns: Columns of scores, or labels, an array of integers of any shape, possibly empty.
+        candidates: The number of columns.
+
+    Raises:
+        ValueError: A column is out of range; the message names the first.
+    """
     wrong = columns[(columns < 0) | (columns >= candidates)]
     if len(wrong):
         raise ValueError(

@@ -26,14 +26,15 @@ def sliced_wasserstein(
     Rabin et al.: Wasserstein Barycenter and its Application to Texture Mixing, SSVM 2011. Along
     each direction it is the Wasserstein distance of order 2 in one dimension, the distance of the
     sorted projections. Equal seeds give equal directions, so that two distances are comparable.
+    Torch's global generator is not used.
 
     Args:
-        first: (n, ...) float.
-        second: (m, ...) float, with rows of the same length.
+        first: (n, ...) of any floating-point dtype, on any device; n > 0.
+        second: (m, ...) likewise, m > 0, with rows of the same length. n and m may differ.
         directions: Number of random directions (default 512).
         seed: Seed of the directions (default 0).
-        device: The device of the projections, which get a block of rows at a time (default: the
-            device of *first*).
+        device: The device of the projections, to which a block of rows is moved at a time (default:
+            the device of *first*).
 
     Returns:
         The root of the mean squared distance over directions, in units of the rows.

@@ -11,15 +11,18 @@ from workflows.runs.options import ExportOptions
 
 
 def run(options: ExportOptions) -> int:
-    """Write the trained trunk of a run as a folder of `transformers`.
+    """Write the trained trunk of a run as a folder of `transformers`, and print its path.
 
-    The folder, `--out` or RUN/trunk, appears complete or not at all.
+    Args:
+        options: `run`, the folder of a DeViSE run; and `out`, the new folder, or None for
+            RUN/trunk. It appears complete or not at all.
 
     Returns:
         The exit status, 0.
 
     Raises:
         TesseraeError: The folder holds no DeViSE run that trained its trunk, or the target exists.
+        OSError: The target cannot be written.
     """
     model = open_model(options.run, torch.device("cpu"))
     if model.trunk_state is None:

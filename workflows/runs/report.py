@@ -65,12 +65,18 @@ TEMPLATE = Path(__file__).with_name("templates") / "run.html"
 def run(options: ReportOptions) -> int:
     """Evaluate a run, write its page `report.html` into its folder and print a summary.
 
+    Args:
+        options: `run`, the folder of the run, and the options of its evaluation.
+
     Returns:
-        The exit status, 0. A run that has diverged gets a page without an evaluation.
+        The exit status, 0. A run that has diverged, that has no checkpoint or whose stage has no
+        evaluation gets a page without one.
 
     Raises:
-        TesseraeError: The folder holds no run, or its store or a model cannot be opened.
-        ValueError: There is no such device.
+        TesseraeError: The folder holds no run, its store or a model cannot be opened, or the disk
+            is full.
+        ValueError: There is no such device, or there are too few images for the metrics of
+            `--backbone`.
     """
     folder = RunFolder(options.run)
     record = folder.read_options()
@@ -100,7 +106,11 @@ def _evaluate(
 
 
 def parse_device(name: str | None) -> torch.device:
-    """Return the torch device called *name*; for None a GPU if there is one, else the CPU.
+    """Return the torch device of a name, after checking that it can be used.
+
+    Args:
+        name: Name of the device, such as `cpu`, `cuda` or `cuda:1`; None: a GPU if there is one,
+            else the CPU.
 
     Raises:
         ValueError: There is no such device; the message names `--device`.
@@ -121,8 +131,18 @@ def parse_device(name: str | None) -> torch.device:
 def summary(folder: RunFolder, evaluation: RunEvaluation | None) -> Iterator[str]:
     """Yield the lines that summarise a run in the terminal.
 
-    They are the metrics of the last step; why the run diverged, if it did; and the metrics of the
-    evaluation, if there is one.
+    They are the metrics of the last step that was recorded, if there is one; why the run diverged,
+    if it did; and the metrics of the evaluation, if there is one.
+
+    Args:
+        folder: The run folder, whose `metrics.jsonl` is read.
+        evaluation: The evaluation of the run; None = it has none.
+
+    Yields:
+        Lines without a newline, indented by two spaces; nothing if there is nothing to tell.
+
+    Raises:
+        TesseraeError: `metrics.jsonl` has invalid content.
     """
     steps = [line for line in folder.metrics() if line.get("what", "") == ""]
     if steps:
@@ -143,12 +163,15 @@ def _metric(value: float | None) -> str:
 
 
 def render(folder: RunFolder, record: Mapping[str, Any], evaluation: RunEvaluation | None) -> str:
-    """Return the page of a run as HTML.
+    """Return the page of a run as HTML text, which holds its images and needs no other file.
 
     Args:
-        folder: The run folder.
-        record: The content of its `options.json`.
+        folder: The run folder, whose metrics and samples are read. Nothing is written.
+        record: The content of its `options.json`, as `RunFolder.read_options` returns it.
         evaluation: The evaluation of the run; None = it has none.
+
+    Raises:
+        TesseraeError: `metrics.jsonl` has invalid content.
     """
     lines = folder.metrics()
     steps, evaluations, speeds = (
@@ -215,12 +238,12 @@ def smoothed(
     """Smooth a curve by a median filter.
 
     Args:
-        points: The (x, y) points of the curve.
-        width: Width of the filter, in points; the first and the last value are repeated beyond the
-            ends of the curve.
+        points: The (x, y) points of the curve, in the order of x.
+        width: Width of the filter, in points, at least 1; the first and the last value are repeated
+            beyond the ends of the curve.
 
     Returns:
-        Points with the same x.
+        A new list of as many points with the same x; empty if there are none.
     """
     if not points:
         return []

@@ -38,15 +38,21 @@ POLL_SECONDS = 0.2
 def run(options: TrainingOptions, run_options: RunOptions) -> int:
     """Prepare the store if --data is given, then train a stage to its last step.
 
+    The run folder is locked meanwhile, and a run that it holds is continued. Progress and the
+    result are printed.
+
     Args:
-        options: The options of the stage.
-        run_options: The data, the run folder and the cluster.
+        options: The options of the stage, an instance of its options class.
+        run_options: The name of the stage, the store and the data, the run folder and the cluster.
 
     Returns:
-        The exit status, 0. A run that stops at its time limit has succeeded too.
+        The exit status, 0. A run that stops at its time limit has succeeded too. On a node of a
+        Slurm job that only serves workers, 0 is returned when the command has ended.
 
     Raises:
-        TesseraeError: The store, the run folder or the cluster cannot be used, or training fails.
+        ClusterError: The cluster or its workers cannot be used, or training fails.
+        TesseraeError: The store, the data or the run folder cannot be used.
+        ValueError: An option has an invalid value, such as a --split that the data lack.
         KeyboardInterrupt: Ctrl-C was pressed; the ranks have saved and stopped.
     """
     options = options.with_absolute_paths()
@@ -188,6 +194,9 @@ def suggested_store_size(size: int) -> int:
     """Return the side of stored images, in pixels, that suits training at *size* px.
 
     It is 72 for 64 to 72 px, which leaves room for random crops, else *size*.
+
+    Args:
+        size: Side of the images to train on, in pixels.
     """
     return 72 if 64 <= size <= 72 else size
 

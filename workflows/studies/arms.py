@@ -70,7 +70,11 @@ class Arm:
         return "; ".join(parts)
 
     def make_optimiser(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Return a new optimiser of *network*'s parameters, at the initial learning rate."""
+        """Return a new optimiser of a network's parameters, at the initial learning rate.
+
+        Args:
+            network: The network, on its final device: the critic or the generator.
+        """
         if self.optimiser == "rmsprop":
             return torch.optim.RMSprop(network.parameters(), self.rate)
         return torch.optim.Adam(network.parameters(), self.rate, self.betas, fused=True)
@@ -82,12 +86,18 @@ def make_arm(
     """Return the arm of an objective with given settings.
 
     Args:
-        objective: One of `workflows.adversarial.objectives.OBJECTIVES`.
-        settings: One of `SETTINGS`.
-        rate: Learning rate with the settings `alike`.
+        objective: One of `workflows.adversarial.objectives.OBJECTIVES`, such as `wgan-gp`.
+        settings: `paper`, the defaults of `tesserae train wgan` for the objective, or `alike`, the
+            same optimiser, learning rate, critic updates and norm for all objectives.
+        rate: Learning rate with the settings `alike`; it has no effect with `paper`.
         norm: Norm of the critic with the settings `alike`, one of
-            `workflows.adversarial.layers.NORMS` (default none).
-        penalty: Weight of the gradient penalty if the objective has one (default: its paper's).
+            `workflows.adversarial.layers.NORMS` (default `none`).
+        penalty: Weight of the gradient penalty with either settings, if the objective has one
+            (default: its paper's).
+
+    Returns:
+        The objective, optimiser, learning rate, critic updates in a step, norm, clip and penalty.
+        Its learning rate decays and its generator is averaged with `alike` only.
 
     Raises:
         ValueError: *settings* is unknown.

@@ -118,17 +118,26 @@ def open_study_data(
 ) -> StudyData:
     """Read the features of both splits, of mirrored training images too if the store has them.
 
+    They are read into memory. Nothing is written.
+
     Args:
         store: Folder or URL of the store.
         features: Name of the features.
-        classes: Word vectors of all classes.
+        classes: Word vectors of all classes, by label.
         hierarchy: Hierarchy of the classes, for hierarchical precision (None = without).
-        split: Training split.
-        held_out: Split to evaluate on.
-        unseen: Number of unseen classes, or a file that names them.
-        validation: Number of validation classes.
-        clip: Name or folder of a CLIP model to compare with (default None: no comparison).
-        batch_size: Batch size of DeViSE.
+        split: Split whose features the baselines learn from (default `train`). DeViSE always learns
+            from `train`.
+        held_out: Split to evaluate on (default `val`).
+        unseen: Number of unseen classes to draw, in decimal (default "40"), or the path of a file
+            that lists them.
+        validation: Number of validation classes (default 30).
+        clip: Name or folder of a CLIP model to compare with, which then maps the held-out images
+            (default None: no comparison).
+        batch_size: Batch size of DeViSE (default 256).
+
+    Returns:
+        The features and labels of the readable rows of both splits, those of mirrored images after
+        all others, with the arguments that the methods need.
 
     Raises:
         StoreError: Features of a split are missing or not finished.
@@ -201,13 +210,15 @@ class ClassSplit:
         )  # fmt: skip
 
     def devise(self, setting: Mapping[str, Any]) -> Floats:
-        """Train the DeViSE stage with a setting and score the held-out images.
+        """Train the DeViSE stage in this process with a setting, and score the held-out images.
 
         Args:
-            setting: Options of the stage by name, such as those in `DEVISE`.
+            setting: Options of the stage by name, such as those in `DEVISE`. They override the
+                batch size and the mirrored images of the study.
 
         Returns:
-            Cosines of the n images and the C classes, (n, C) float32.
+            Cosines of the n held-out images and the C classes, (n, C) float32; 0 for a class
+            without a vector.
         """
         common = {"batch_size": self.data.batch_size, "mirrored": self.data.mirrored}
         options = DeviseOptions(**{**common, **setting})
@@ -218,16 +229,19 @@ class ClassSplit:
 def train_head(
     data: StudyData, options: DeviseOptions, space: WordSpace
 ) -> Callable[[Floats], Floats]:
-    """Train a head in this process; return the function from features to word space.
+    """Train a head in this process, on the CPU, on the stored features of the split `train`.
+
+    It sets torch's global seed, and uses a temporary folder, which is removed.
 
     Args:
-        data: The data that all methods share.
-        options: The options of the DeViSE stage.
-        space: The word space with its seen classes.
+        data: The data that all methods share, as `open_study_data` returns them; their store and
+            the name of their features are used.
+        options: The options of the DeViSE stage, of which `steps` are taken.
+        space: The word space with its seen classes, from whose images the head learns.
 
     Returns:
-        A function from features, (n, D) float32, to outputs of the head, (n, d) float32, which are
-        not normalised.
+        A function from features, (n, D) float32, not standardised, to outputs of the head, (n, d)
+        float32, which are not normalised.
     """
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / FILE).write_bytes(space.encode())
@@ -309,10 +323,24 @@ class _SoftmaxCache:
 def run_split(data: StudyData, seed: int, *, steps: int) -> Iterator[Outcome]:
     """Yield the result of each method on a split of the classes, with its chosen setting.
 
+    A method is trained with each of its settings, and with the best one again, when its result is
+    requested.
+
     Args:
-        data: The data that all methods share.
-        seed: Seed of the split.
+        data: The features, labels and word vectors that all methods share, as `open_study_data`
+            returns them.
+        seed: Seed of the split, and of the random codes.
         steps: Training steps of DeViSE.
+
+    Yields:
+        The name of the `method`, the chosen `setting`, its `validation_hit_rate`, 0 to 1, and its
+        `evaluation` on seen and unseen classes. The methods are DeViSE with each loss, such as
+        `DeViSE hinge`; `ridge`, `ridge, centred`, `ConSE`, `ConSE, centred`, `softmax` and `random
+        codes`; and `CLIP` if the data have its scores.
+
+    Raises:
+        TesseraeError: There are fewer than two validation classes, they have no images, or too few
+            classes are left to train on.
     """
     choosing, final = (ClassSplit(data, seed, final=last) for last in (False, True))
     softmaxes = _SoftmaxCache()
@@ -349,17 +377,21 @@ def select_setting(
 ) -> tuple[Mapping[str, Any], float]:
     """Select the setting with the best hit@k on the validation classes.
 
+    The method is trained with each setting.
+
     Args:
-        split: A split of the classes whose validation classes are held out.
-        learn: The method.
-        settings: Its settings.
+        split: A split of the classes whose validation classes are held out: created with
+            `final=False`.
+        learn: The method: a function that trains with a split and a setting, and returns the scores
+            of the held-out images, (n, C) float32.
+        settings: Its settings, each a mapping of arguments by name; at least one.
 
     Returns:
-        The setting, and its hit@k, 0 to 1. k is `SELECTION_K`, or the number of validation classes
-        minus 1 if that is smaller.
+        The setting, the first of those that tie, and its hit@k, 0 to 1. k is `SELECTION_K`, or the
+        number of validation classes minus 1 if that is smaller.
 
     Raises:
-        TesseraeError: Fewer than two validation classes have images.
+        TesseraeError: There are fewer than two validation classes, or they have no images.
     """
     hit_rates = [
         hit_rate_of_part(learn(split, setting), split.images, VALIDATION, _selection_k(split))
@@ -386,7 +418,7 @@ def selected_devise(outcomes: Sequence[Outcome]) -> Outcome:
         outcomes: The results of all methods on one split, as `run_split` yields them.
 
     Returns:
-        The result with the method name `DeViSE, selected`.
+        A copy of that result, the first of those that tie, with the method name `DeViSE, selected`.
     """
     devise = [outcome for outcome in outcomes if outcome.method.startswith("DeViSE")]
     best = max(devise, key=lambda outcome: outcome.validation_hit_rate)
@@ -401,8 +433,13 @@ def differences(evaluations: Mapping[str, Sequence[MethodMetrics]]) -> Iterator[
     """Yield lines with the difference of DeViSE to each baseline and its bootstrap interval.
 
     Args:
-        evaluations: The metrics of each method, one for each split; `DeViSE, selected` and all of
-            `BASELINES` are among the methods.
+        evaluations: The metrics of each method by its name, one for each split, in the same order,
+            as `evaluation` of the results of `run_split`; `DeViSE, selected` and all of `BASELINES`
+            are among the methods.
+
+    Yields:
+        Lines without a newline for hit@1 and hit@5 of unseen classes, in percentage points,
+        averaged over images. A k above the number of unseen classes of a split has none.
     """
     for name in BASELINES:
         for k in (1, 5):

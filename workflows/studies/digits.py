@@ -74,10 +74,14 @@ class TrainingCurves:
 
 
 def load_digits(seed: int = 0) -> Digits:
-    """Load scikit-learn's digits, in random order.
+    """Load scikit-learn's digits, which it brings along, in random order.
 
     Args:
         seed: The seed that draws the order, and the fifth of them that is held out (default 0).
+
+    Returns:
+        `train`, (1438, 1, 8, 8), and `held_out`, (359, 1, 8, 8): float32 on the CPU with pixels in
+        [-1, 1].
     """
     from sklearn import datasets
 
@@ -90,15 +94,13 @@ def load_digits(seed: int = 0) -> Digits:
 def controls(digits: Digits, seed: int = 0) -> dict[str, float]:
     """Return the distances of controls without a network to the held-out rows.
 
-    The controls are a Gaussian with the training rows' mean and covariance, the training rows, and
-    uniform noise in [-1, 1].
-
     Args:
-        digits: The data set.
+        digits: The training and held-out rows, as `load_digits` returns them.
         seed: The seed that draws the Gaussian and the noise, `SAMPLES` rows of each (default 0).
 
     Returns:
-        The sliced Wasserstein distances by the name of the control.
+        The sliced Wasserstein distances by the name of the control: `Gaussian`, with the mean and
+        covariance of the training rows; `training rows`; and `uniform noise` in [-1, 1].
     """
     rows = digits.train.flatten(1).double()
     mean, covariance = rows.mean(0), torch.cov(rows.T)
@@ -114,9 +116,15 @@ def controls(digits: Digits, seed: int = 0) -> dict[str, float]:
 def arm_of(objective: str, settings: str) -> Arm:
     """Return the training settings of an objective for the digits.
 
+    Their learning rate is constant, and a running average of the generator is evaluated.
+
     Args:
-        objective: One of `workflows.adversarial.objectives.OBJECTIVES`.
-        settings: One of `workflows.studies.SETTINGS`.
+        objective: One of `workflows.adversarial.objectives.OBJECTIVES`, such as `wgan-gp`.
+        settings: `paper`, the defaults of `tesserae train wgan` for the objective, or `alike`, the
+            same for all objectives.
+
+    Raises:
+        ValueError: *settings* is unknown.
     """
     arm = make_arm(objective, settings, rate=ALIKE_RATE, norm=ALIKE_NORM)
     return replace(arm, decays=False, averages=True)
@@ -125,11 +133,20 @@ def arm_of(objective: str, settings: str) -> Arm:
 def run(arm: Arm, digits: Digits, *, steps: int, seed: int = 0) -> TrainingCurves:
     """Train a small generator and return its metrics at about `EVALUATIONS` evaluations.
 
+    It trains on the CPU in this process, and sets torch's global seed.
+
     Args:
-        arm: The objective and its settings.
-        digits: The data set.
-        steps: Number of training steps, each of some critic updates and a generator update.
+        arm: The objective and its settings, as `arm_of` returns them.
+        digits: The training and held-out rows, as `load_digits` returns them.
+        steps: Number of training steps, at least 1, each of some critic updates and a generator
+            update.
         seed: Seed of initial weights, noise and batches (default 0).
+
+    Returns:
+        Lists of equal length: the `steps` of the evaluations; `critic`, the critic's estimate on
+        held-out rows, or its negative loss for objectives other than `wgan` and `wgan-gp`; and
+        `distance`, the sliced Wasserstein distance of samples to held-out rows. Evaluations are
+        `steps` // 60 steps apart, at least 1.
     """
     torch.manual_seed(seed)
     world = World()

@@ -61,10 +61,11 @@ def draw(rows: int, key: tuple[object, ...]) -> Tensor:
 
     Args:
         rows: The number of points.
-        key: The values that decide the draw; equal keys give equal points.
+        key: The values that decide the draw by their `repr`; equal keys and numbers give equal
+            points.
 
     Returns:
-        (rows, 2) float32.
+        (rows, 2) float32, on the CPU.
     """
     world = World()
     centres = world.integers(rows, len(CENTRES), key=(*key, "which"))
@@ -74,8 +75,17 @@ def draw(rows: int, key: tuple[object, ...]) -> Tensor:
 def measure(points: Tensor) -> PointMetrics:
     """Return the metrics of a set of points.
 
+    They are compared with as many points of the data set, which are always the same.
+
     Args:
-        points: (n, 2) float32, on the CPU.
+        points: (n, 2) float32, on the CPU, n > 0.
+
+    Returns:
+        The number of covered `modes`, 0 to 25; the share of `good` points, 0 to 1; and the sliced
+        Wasserstein `distance`.
+
+    Raises:
+        NonFiniteError: A point is NaN or infinite.
     """
     distance, nearest = torch.cdist(points, CENTRES).min(1)
     good = distance < 3 * SPREAD
@@ -87,14 +97,13 @@ def measure(points: Tensor) -> PointMetrics:
 def controls(seed: int = 0) -> dict[str, PointMetrics]:
     """Return the metrics of controls without a network.
 
-    The controls are uniform noise, one Gaussian with the mean and the deviation of the data, and
-    other points of the data set itself.
-
     Args:
         seed: The seed that draws their points (default 0).
 
     Returns:
-        The metrics of `EVALUATION_POINTS` points by the name of the control.
+        The metrics of `EVALUATION_POINTS` points by the name of the control: `uniform noise`; `one
+        Gaussian`, with the mean and the deviation of the data; and `real data`, other points of the
+        data set itself.
     """
     world = World()
     low, high = float(CENTRES.min()) - 0.5, float(CENTRES.max()) + 0.5
@@ -111,9 +120,15 @@ def controls(seed: int = 0) -> dict[str, PointMetrics]:
 def arm_of(objective: str, settings: str) -> Arm:
     """Return the training settings of an objective for this data set.
 
+    The critic has no norm, and a gradient penalty has the weight `PENALTY`.
+
     Args:
-        objective: One of `workflows.adversarial.objectives.OBJECTIVES`.
-        settings: One of `workflows.studies.SETTINGS`.
+        objective: One of `workflows.adversarial.objectives.OBJECTIVES`, such as `wgan-gp`.
+        settings: `paper`, the other defaults of `tesserae train wgan` for the objective, or
+            `alike`, the same for all objectives.
+
+    Raises:
+        ValueError: *settings* is unknown.
     """
     arm = make_arm(objective, settings, rate=ALIKE_RATE, penalty=PENALTY)
     return replace(arm, norm="none")  # the perceptrons have no norm
@@ -122,10 +137,20 @@ def arm_of(objective: str, settings: str) -> Arm:
 def run(arm: Arm, *, steps: int, seed: int = 0) -> PointMetrics:
     """Train perceptrons on the grid and return the metrics of the generator's points.
 
+    It trains on the CPU in this process, and sets torch's global seed. `EVALUATION_POINTS` points
+    of the generator at the end, or of its running average if the arm says so, are measured.
+
     Args:
-        arm: The objective and its settings.
+        arm: The objective and its settings, as `arm_of` returns them; its norm has no effect.
         steps: Number of training steps, each of some critic updates and a generator update.
         seed: Seed of initial weights, noise and batches (default 0).
+
+    Returns:
+        The number of covered `modes`, 0 to 25; the share of `good` points, 0 to 1; and the sliced
+        Wasserstein `distance` to as many points of the data set.
+
+    Raises:
+        NonFiniteError: A point is NaN or infinite: training has diverged.
     """
     torch.manual_seed(seed)
     world = World()

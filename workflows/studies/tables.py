@@ -42,7 +42,15 @@ def _limit_threads(options: StudyOptions) -> None:
 
 
 def gaussians(options: GaussiansOptions) -> int:
-    """Run the study of Gaussians, print a line for each run, and return the exit status, 0."""
+    """Run the study of Gaussians, and print a line for each run and each control.
+
+    Args:
+        options: The objectives, the settings, the number of seeds and of steps, and the threads of
+            torch in this process.
+
+    Returns:
+        The exit status, 0.
+    """
     from workflows.studies import gaussians as study
 
     _limit_threads(options)
@@ -71,7 +79,15 @@ def gaussians(options: GaussiansOptions) -> int:
 
 
 def digits(options: DigitsOptions) -> int:
-    """Run the study of digits, print a line for each run, and return the exit status, 0."""
+    """Run the study of digits, and print a line for each run and each control.
+
+    Args:
+        options: The objectives, the settings, the number of seeds and of steps, and the threads of
+            torch in this process.
+
+    Returns:
+        The exit status, 0.
+    """
     from workflows.studies import digits as study
 
     _limit_threads(options)
@@ -101,11 +117,19 @@ def digits(options: DigitsOptions) -> int:
 
 
 def devise(options: DeviseStudyOptions) -> int:
-    """Run the study of DeViSE, print its table, and return the exit status, 0.
+    """Run the study of DeViSE, and print a line for each result, its table and the differences.
+
+    Args:
+        options: The store, whose features must be computed, the word vectors, the number of splits
+            of the classes as `seeds`, and the settings of the methods.
+
+    Returns:
+        The exit status, 0.
 
     Raises:
         ValueError: There are no unseen classes, or --features is required.
-        TesseraeError: The store, the features or the word vectors cannot be opened.
+        TesseraeError: The store, the features, the word vectors, the hierarchy or the CLIP model
+            cannot be opened, or there are too few classes.
     """
     from workflows.devise.accuracy import table_rows
     from workflows.studies import devise as study

@@ -23,12 +23,16 @@ row numbers (n,) int64 and the epoch give float32 images (n, 3, size, size)."""
 
 
 def no_augmentation(images: Tensor, rows: Tensor, epoch: int) -> Tensor:
-    """Return *images* as they are: the augmentation of stored features.
+    """Return *images* itself, unchanged: the augmentation of stored features.
 
     Args:
-        images: (n, d) float32 features, or images of an evaluation that must not change.
-        rows: (n,) int64, which have no effect.
-        epoch: The epoch, which has no effect.
+        images: (n, d) float32 features; or (n, 3, h, w) uint8 images of an evaluation, which must
+            stay as they are stored.
+        rows: Row numbers, (n,) int64, which have no effect.
+        epoch: Number of the epoch, which has no effect.
+
+    Returns:
+        *images* itself, no copy, with its dtype and on its device.
     """
     return images
 
@@ -36,15 +40,18 @@ def no_augmentation(images: Tensor, rows: Tensor, epoch: int) -> Tensor:
 def micro_batches(num_rows: int, max_rows: int | None) -> Iterator[tuple[slice, float]]:
     """Split a rank's rows into micro-batches of nearly equal length.
 
-    Every rank gets the same number of micro-batches, so collectives stay matched.
+    There are as few micro-batches as *max_rows* allows. Every rank has equally many rows and thus
+    gets the same number of micro-batches, so that collectives stay matched.
 
     Args:
         num_rows: Number of rows in this rank's part of a batch, at least 1.
-        max_rows: Maximum number of rows in a micro-batch; None: all rows.
+        max_rows: Maximum number of rows in a micro-batch, at least 1; None: all rows, in one
+            micro-batch.
 
     Yields:
-        The rows of a micro-batch as a slice, and the weight of its mean loss in the mean over all
-        rows: its number of rows / *num_rows*.
+        (rows, weight) of each micro-batch: its rows of this rank's part, a slice, in ascending
+        order; and its number of rows / *num_rows*, a float. The sum of its mean losses, each times
+        its weight, is the mean loss over all rows.
     """
     count = -(-num_rows // (max_rows or num_rows))
     for index in range(count):
@@ -124,7 +131,12 @@ class Batches:
         return self.loader.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue at the position of *state*, as `state_dict` returned it.
+        """Continue at a position in the stream: the next `take` returns the batch after it.
+
+        Args:
+            state: The result of `state_dict`, of this stream or of one with the same store, split,
+                order, seed and batch size over all ranks. It is only read. The number of ranks may
+                differ.
 
         Raises:
             StoreMismatchError: *state* is of another store, order, seed or batch size.

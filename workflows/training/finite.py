@@ -15,7 +15,15 @@ class NonFiniteError(ValueError):
 
 
 def finite_or_none(value: Any) -> Any:
-    """Return a copy of a JSON value in which None replaces NaN and infinity, at any depth."""
+    """Return a copy of a JSON value in which None replaces NaN and infinity, at any depth.
+
+    Args:
+        value: A number, a string, a boolean, None, or a mapping, a list or a tuple of such values.
+
+    Returns:
+        The value without NaN and infinity: mappings become dictionaries, lists and tuples become
+        lists. Any other value, such as an integer or a string, is returned as it is.
+    """
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -31,10 +39,13 @@ def first_non_finite(state: Any) -> str | None:
     Each device is synchronised once, however many tensors it holds.
 
     Args:
-        state: Nested mappings and sequences of tensors and plain values.
+        state: Nested mappings, lists and tuples of tensors and plain values. Only floating-point
+            tensors are checked: a plain float may be NaN.
 
     Returns:
-        The keys that lead to the tensor, joined by dots; None if all of them are finite.
+        The keys and positions that lead to the tensor, joined by dots, such as
+        `generator.body.0.weight`; empty if *state* itself is that tensor; None if all tensors are
+        finite.
     """
     by_device: dict[torch.device, list[tuple[str, Tensor]]] = {}
     for name, tensor in _tensors(state, ()):
@@ -48,7 +59,12 @@ def first_non_finite(state: Any) -> str | None:
 
 
 def num_bytes(state: Any) -> int:
-    """Return the total size in bytes of all tensors in nested mappings and sequences."""
+    """Return the total size in bytes of all tensors in nested mappings and sequences.
+
+    Args:
+        state: Nested mappings, lists and tuples of tensors on any device and plain values, which
+            count as 0. A tensor that occurs twice counts twice.
+    """
     return sum(tensor.nbytes for _, tensor in _tensors(state, ()))
 
 
@@ -56,10 +72,11 @@ def check_finite(*sets: Tensor) -> None:
     """Check that sets of rows are finite, since NaN and infinity have no meaningful distance.
 
     Args:
-        sets: Tensors of shape (n, ...) and any dtype.
+        sets: Tensors of shape (n, ...) and any dtype, on any device; n may be 0.
 
     Raises:
-        NonFiniteError: A value is NaN or infinite.
+        NonFiniteError: A value is NaN or infinite; the message has the number of such rows of the
+            first set with one.
     """
     for rows in sets:
         bad_rows = int((~rows.flatten(1).isfinite().all(1)).sum()) if len(rows) else 0

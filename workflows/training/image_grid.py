@@ -15,11 +15,15 @@ GAP_PIXELS = 2
 
 
 def grid_png(images: NDArray[np.uint8], *, columns: int | None = None) -> bytes:
-    """Return a grid of images as a PNG file, in reading order, on white.
+    """Return a grid of images as the content of a PNG file, in reading order, on white.
+
+    Images are 2 px apart, without a margin around the grid; cells of the last row without an image
+    are white.
 
     Args:
         images: (n, height, width, 3) uint8 RGB, n > 0.
-        columns: Number of images in a row of the grid (default None: a nearly square grid).
+        columns: Number of images in a row of the grid, at least 1 (default None: the root of n,
+            rounded up). The grid is as wide even if there are fewer images.
     """
     count, height, width = images.shape[:3]
     columns = columns or max(1, math.ceil(math.sqrt(count)))
@@ -43,11 +47,14 @@ def grid_png(images: NDArray[np.uint8], *, columns: int | None = None) -> bytes:
 
 
 def jpeg_preview(png: bytes, limit: int = 300 * 2**10) -> bytes:
-    """Return a preview of a PNG file as a JPEG file, halved in size until it fits.
+    """Return a preview of a PNG file as the content of an RGB JPEG file.
+
+    Both sides are halved until the JPEG file is short enough.
 
     Args:
-        png: The bytes of the PNG file.
-        limit: Maximum length of the JPEG file, in bytes (default 300 KiB).
+        png: The content of the PNG file.
+        limit: Maximum length of the JPEG file, in bytes (default 300 KiB). It must be at least 1
+            KiB, as even a JPEG file of one pixel has several hundred bytes.
     """
     image = Image.open(io.BytesIO(png)).convert("RGB")
     while True:
@@ -62,10 +69,12 @@ def to_uint8(images: Tensor) -> NDArray[np.uint8]:
     """Convert images in [-1, 1] to 8-bit RGB; values outside are clamped.
 
     Args:
-        images: (n, c, h, w) of any floating-point dtype and on any device; c is 3, or 1 for grey.
+        images: (n, c, h, w) of any floating-point dtype and on any device, without gradients; c is
+            3, or 1 for grey.
 
     Returns:
-        (n, h, w, 3) uint8, 0 for -1 and 255 for 1.
+        A new array, (n, h, w, 3) uint8, 0 for -1 and 255 for 1, rounded to the nearest level. The
+        channel of grey images is repeated.
     """
     levels = (images.float().clamp(-1, 1) * 127.5 + 127.5).round().byte().cpu()
     pixels: NDArray[np.uint8] = levels.permute(0, 2, 3, 1).numpy()

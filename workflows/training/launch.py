@@ -43,24 +43,35 @@ def train_on(
 ) -> str:
     """Train a stage on ranks of *cluster* to its end, restarting the ranks when one is lost.
 
+    The call returns when training ends. Progress is shown in the terminal and on the dashboard. The
+    run folder is created if need be, and receives options, checkpoints, metrics and samples. Ctrl-C
+    raises KeyboardInterrupt after the ranks have saved.
+
     Args:
-        cluster: The cluster that runs the ranks.
-        world: The number and kind of ranks.
+        cluster: The cluster that runs the ranks; it is started if it has not been.
+        world: The number and kind of ranks. Its `batch` is the batch size of *options*.
         stage: The stage (`workflows.training.stage.Stage`): its name in
             `workflows.training.stages.STAGES`, or `module:class`.
-        options: The options of the stage.
-        data: The loaders of the training and held-out rows.
+        options: The options of the stage, an instance of its options class.
+        data: The training data: loaders of whole batches, of which each rank reads its part, the
+            names of the classes, and no run folder yet.
         folder: The run folder, which all machines see. A run that it holds is continued.
-        from_step: The step of an earlier checkpoint to go back to (default None: the newest).
-        files: Further files of a new run folder, as name -> content.
+        from_step: The step of an earlier checkpoint to go back to; 0 starts from scratch (default
+            None: continue from the newest checkpoint).
+        files: Further files of a new run folder, as name -> content; they are not written if a run
+            is continued.
 
     Returns:
-        `done`, or `stopped at step N` if a stop was requested or the time was over.
+        `done` after the last step; `stopped at step N`, where N has commas between thousands, if a
+        stop was requested or the time of `options.minutes` was over.
 
     Raises:
-        TrainingRankError: Training fails.
-        ClusterError: No worker arrives, or a worker has other code or another torch.
-        TesseraeError: The folder holds another run.
+        TrainingRankError: A rank failed with an error that would only be repeated, such as a
+            diverged loss or a full disk, or ranks failed repeatedly without progress.
+        ClusterError: No worker arrives, workers are lost repeatedly, or a worker has other code or
+            another torch.
+        TesseraeError: The folder holds another run or other files, or has no checkpoint of
+            *from_step*.
     """
     cluster.check_ranks(gpu=world.gpu)
     sections = {"versions": versions(), "data": _data_section(data, folder)}

@@ -59,17 +59,25 @@ class TrainingJob:
 def train(rank: Rank, job: TrainingJob) -> str:
     """Run a training job in this rank, to its last step or until a stop is requested.
 
+    All ranks of the world run it at the same time. It reports progress by `rank.emit` and sets the
+    number of torch's threads. Rank 0 writes checkpoints, metrics and samples to the run folder.
+
     Args:
-        rank: The number and the device of this process.
-        job: The stage, its options and its data.
+        rank: The number and the device of this process, its events, and the request to stop.
+        job: The stage, its options, its data, the run folder, and the checkpoint to resume.
 
     Returns:
-        `done`, or `stopped at step N` if a stop was requested or the time was over.
+        `done` after the last step; `stopped at step N`, where N has commas between thousands, if a
+        stop was requested of any rank or the time of the option `minutes` was over. The state is
+        saved before it returns.
 
     Raises:
-        DivergedError: A metric or a weight is NaN or infinite.
-        DiskFullError: The disk has no room for a checkpoint.
-        TesseraeError: The code or the version of torch differs from that of the command.
+        DivergedError: A metric or a weight is NaN or infinite, in the run or in the checkpoint to
+            resume.
+        DiskFullError: The disk has no room for a checkpoint or another file of the run folder.
+        TesseraeError: The code or the version of torch differs from that of the command, or a file
+            of the run folder or the store cannot be read.
+        TimeoutError: Rank 0 did not publish its address within five minutes.
     """
     # A worker may join, or its files change, after the command's check.
     code_digest.check_same_code(job.code)
@@ -97,14 +105,17 @@ def _check_torch(expected: str) -> None:
 
 
 def make_stage(job: TrainingJob, world: World, *, ranks_on_host: int = 1) -> Stage:
-    """Return the stage of *job* in its state before the first step.
+    """Return a new stage of the class that *job* names, in its state before the first step.
 
-    It sets torch's global seed, so that every rank draws the same initial weights.
+    It sets torch's global seed to that of the options, so that every rank draws the same initial
+    weights. The checkpoint to resume is not loaded.
 
     Args:
-        job: The stage, its options and its data.
-        world: The rank that the stage runs in.
-        ranks_on_host: Number of ranks on this machine (default 1).
+        job: The stage, its options, its data and the run folder. It is only read: the stage gets a
+            copy of the data with *ranks_on_host* and the run folder.
+        world: The rank that the stage runs in, with its device.
+        ranks_on_host: Number of ranks on this machine, which share its cores and memory (default
+            1).
     """
     torch.manual_seed(job.options.seed)
     data = replace(job.data, ranks_on_host=ranks_on_host, folder=job.folder)

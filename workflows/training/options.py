@@ -159,11 +159,13 @@ class TrainingOptions(Options):
 
         Args:
             training: True for the training split (the default). Other splits are read in the order
-                of their rows, a few batches at a time, and are not staged.
+                of their rows and are not staged.
 
         Returns:
-            A dictionary with `order`, a name; `reading`, a `Reading`; and `staging`, a `Staging`,
-            or None if shards are read in place.
+            A dictionary with `order`, a string: that of the options, or `sequential` for other
+            splits; `reading`, a `pipeline.loader.Reading` with the threads, the bytes gathered
+            ahead and the checksum mode, each the loader's default where its option is None; and
+            `staging`, a `pipeline.loader.Staging`, or None if shards are read in place.
         """
         from pipeline.loader import Reading, Staging  # imported late: --help must not load torch
 
@@ -184,6 +186,9 @@ class TrainingOptions(Options):
     def resized_side(self, stored: int) -> int | None:
         """Return the side to which the device resizes images, in pixels; None = it does not.
 
+        Stages of images override it. The options that all stages share never resize: None is
+        returned.
+
         Args:
             stored: Side of the stored images, in pixels.
         """
@@ -192,9 +197,11 @@ class TrainingOptions(Options):
     def check_labels(self, classes: int, unlabelled: int) -> None:
         """Refuse a split whose labels do not suffice for these options.
 
+        Stages that need labels override it. The options that all stages share accept any split.
+
         Args:
-            classes: Number of classes in the split.
-            unlabelled: Number of rows without a label.
+            classes: Number of classes of the split's store.
+            unlabelled: Number of rows of the split without a label.
 
         Raises:
             ValueError: The options require labels that the split lacks.
@@ -204,10 +211,12 @@ class TrainingOptions(Options):
         """Return a copy with the defaults of the version that started a run.
 
         Earlier versions lack some options and behaved in one of the ways that they now offer. An
-        option that the run does not record, and that still has its default, gets that value.
+        option that the run does not record, and whose value here equals its present default, gets
+        that value.
 
         Args:
-            recorded: Options by name, of a run that an earlier version may have started.
+            recorded: The options of a run by their present names, which an earlier version may have
+                started, as in the section `options` of its `options.json`. Only the names count.
         """
         former = {
             field.name: flag_of(field).legacy_value
@@ -224,14 +233,17 @@ class TrainingOptions(Options):
     def complete(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of a run, with the values of those that it lacks.
 
-        A run may lack an option because an earlier version started it, or because the option
-        follows from others. Naming the same value later then changes nothing.
+        A run may lack an option because an earlier version started it, or because the option is
+        None and follows from others. Naming the same value later then changes nothing.
 
         Args:
-            values: Options by name; names that are no options are kept.
+            values: Options by name, which are only read; names that are no options, such as
+                `stage`, are kept.
 
         Returns:
-            A new dictionary of JSON values by name.
+            A new dictionary of JSON values by name: of every option of this class, None replaced by
+            the value that follows from the others, and of the other names in *values*. If a value
+            is invalid, as in a damaged run folder, nothing that follows is filled in.
         """
         completed = {**cls.legacy_values(), **values}
         try:
@@ -245,11 +257,26 @@ class TrainingOptions(Options):
         return 1
 
     def updates_after(self, step: int) -> int:
-        """Return the total number of updates in the first *step* steps."""
+        """Return the total number of updates in the first *step* steps of a run.
+
+        An update is one call of `Stage.advance`, and some updates complete a step. Here each step
+        has one update; stages with several updates in a step override it.
+
+        Args:
+            step: Number of complete steps, at least 0.
+        """
         return step
 
     def warmup_text(self, step: int) -> str:
-        """Return a short description of the warm-up after *step* steps; empty outside of it."""
+        """Return a short description of the warm-up that the next step belongs to.
+
+        Args:
+            step: Number of complete steps, at least 0.
+
+        Returns:
+            A phrase for the terminal; empty outside of a warm-up, and always here, as only some
+            stages have one and override it.
+        """
         return ""
 
     def speedup_options(self) -> str:
@@ -274,10 +301,16 @@ RESIZE_TO_CROP_RATIO = 9 / 8
 def resized_side(stored: int, size: int, *, crop: str) -> int | None:
     """Return the side to which images are resized before the crop, in pixels; None = they are not.
 
+    Images are resized if they are at least a quarter larger than the crop.
+
     Args:
         stored: Side of the stored images, in pixels.
         size: Side of the crop, in pixels.
         crop: `none` = a crop of the centre; `random` = a crop at a random position.
+
+    Returns:
+        None if *stored* is below 1.25 times *size*; otherwise *size* for the crop `none`, and 9/8
+        of *size* for `random`, rounded and at most *stored*.
     """
     if stored < MIN_RESIZE_RATIO * size:
         return None

@@ -77,16 +77,20 @@ def read_options(file: Path) -> dict[str, Any]:
     """Return the content of `options.json`, with the present names of the stage and its options.
 
     Args:
-        file: The path of the file.
+        file: The path of `options.json`.
 
     Returns:
-        A dictionary of its sections: `options`, option -> value, with the `stage`; `versions`,
-        package -> version; `data`, which `read_data` describes; and `changed`, the values that a
-        restart from an earlier step has replaced. All but `options` may be missing.
+        A dictionary of its sections: `options`, the value of each option by name, with the name of
+        the `stage` and the entries `split`, `stored_size`, `rows` (the digest of the readable rows
+        and their pixels) and `features` on the data; `versions`, the version of each package by
+        name at the first start; `data`, the recorded entries `store`, `split`, `size`, `features`,
+        `held_out`, `classes` and `wnids` on the store and its classes; and `changed`, a list with
+        an entry for each restart from an earlier step that changed options, `{"from_step": the
+        step, "were": the replaced values by name}`. All but `options` may be missing.
 
     Raises:
         OSError: The file cannot be read.
-        RunFileError: It is not JSON, or a value is invalid.
+        RunFileError: It is not JSON, is too long, or a value is invalid.
     """
     document = _load(file)
     try:
@@ -127,11 +131,12 @@ def read_data(file: Path) -> dict[str, Any]:
         file: The path of `options.json`.
 
     Returns:
-        A dictionary with the entries of `DATA_TYPES`: `store`, the recorded path or URL of the
-        store; `split` and `held_out`, the names of the splits; `size`, the side of the stored
-        images in pixels; `features`, the name of stored features, or None; and `classes` and
-        `wnids`, lists by label. Also `plan`, the digest of the plan, and `store_from_run`, the path
-        of the store relative to the run folder, if they were recorded.
+        A dictionary with `store`, the recorded path or URL of the store; `split`, the training
+        split; `held_out`, the split of evaluations, or None; `size`, the side of the stored images
+        in pixels; `features`, the name of stored features, or None; and `classes` and `wnids`,
+        lists by label of class names and of wnids, the latter empty in runs of earlier versions.
+        Also `plan`, the digest of the plan of the training split, and `store_from_run`, the path of
+        the store relative to the run folder (None for a URL), if they were recorded.
 
     Raises:
         OSError: The file cannot be read.
@@ -149,7 +154,10 @@ def read_claim(file: Path) -> str | None:
     """Return the name of the checkpoint that a generation resumed; None = it trains from scratch.
 
     Args:
-        file: The path of `generations/<generation>.json`.
+        file: The path of `generations/<generation>.json`, such as `generations/000002.json`.
+
+    Returns:
+        The name, generation and updates, such as `000001-000000002000`; or None.
 
     Raises:
         OSError: The file cannot be read.
@@ -165,7 +173,10 @@ def read_rendezvous(file: Path) -> Rendezvous:
     """Return the address at which the ranks of a generation connect.
 
     Args:
-        file: The path of `meetings/<generation>.json`.
+        file: The path of `meetings/<generation>.json`, such as `meetings/000002.json`.
+
+    Returns:
+        The `host`, the IP address or name on which rank 0 listens, and the TCP `port`, 1 to 65535.
 
     Raises:
         OSError: The file cannot be read.
@@ -202,17 +213,22 @@ def read_checkpoint(file: Path) -> tuple[str, int | None]:
 
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of `metrics.jsonl`, skipping a line that a killed rank left incomplete.
+    """Yield the lines of `metrics.jsonl` in their order, skipping lines that are not JSON.
+
+    A killed rank may leave such an incomplete line. The whole file is read at the first item.
 
     Args:
         file: The path of the file; if it does not exist, nothing is yielded.
 
     Yields:
-        Dictionaries with `step` and `generation`; `what`, the kind of the line, unless it is of a
-        training step; and, for the kinds in `NUMERIC_KINDS`, metrics by name: numbers, or None.
+        A dictionary for each line, with the integers `step` and `generation`, and `what`, the kind
+        of the line, which lines of training steps lack. Lines of training steps, of evaluations
+        (`look`) and of the speed (`speed`) have metrics by name: numbers, or None for one that is
+        not finite; earlier versions recorded NaN and infinity, which are yielded as floats. Lines
+        of other kinds may have any values.
 
     Raises:
-        RunFileError: A line has invalid content.
+        RunFileError: A line has invalid content; the lines before it have been yielded.
     """
     for number, text in enumerate(file.read_bytes().splitlines() if file.exists() else (), 1):
         try:

@@ -79,7 +79,15 @@ class Checkpoint:
 
     @classmethod
     def from_name(cls, name: str) -> Checkpoint:
-        """Return the checkpoint whose files have the stem *name*."""
+        """Return the checkpoint whose files have the stem *name*.
+
+        Args:
+            name: The generation in six digits and the updates in twelve, such as
+                `000002-000000001200`.
+
+        Raises:
+            ValueError: *name* does not consist of two numbers.
+        """
         generation, _, updates = name.partition("-")
         return cls(int(generation), int(updates))
 
@@ -132,20 +140,30 @@ class RunFolder:
     ) -> None:
         """Create the run, or check that the existing run has the same options.
 
+        A new run gets its folder and, as the last file, `options.json`. In that of an existing run,
+        *options* replace the recorded ones and `data` of *sections* the recorded section; if
+        options have changed with *from_step*, their former values are added to its section
+        `changed`. No generation is claimed.
+
         Args:
-            options: The options by name, and the entries `stage`, `split`, `stored_size`, `rows`
-                and `features` on the data.
-            sections: Further sections of `options.json`: `versions` of the first start, `data` of
-                the latest one.
-            changeable_on_resume: Names of options that may change when a run is continued.
-            complete: Adds the values of missing options.
+            options: The JSON values of all options by name, and the entries `stage`, `split`,
+                `stored_size`, `rows` (the digest of the readable rows and their pixels) and
+                `features` on the data.
+            sections: Further sections of `options.json` by name: `versions`, which only a new run
+                records, and `data`.
+            changeable_on_resume: Names of options that may change whenever a run is continued.
+            complete: A function that returns a copy of options by name with the values of missing
+                ones added; recorded and new options are compared after it (default: add none).
             changeable_on_rewind: Names of options that may change when a run goes back to an
                 earlier step.
-            from_step: The step to go back to (default None: continue from the newest checkpoint).
-            files: Further files of a new run, as name -> content.
+            from_step: The step to go back to, 0 for the start (default None: continue from the
+                newest checkpoint). It only permits the options of *changeable_on_rewind* to change.
+            files: Further files of a new run, as name in the run folder -> content; an existing run
+                keeps its own.
 
         Raises:
-            TesseraeError: The folder holds a run with other options, or files of something else.
+            TesseraeError: The folder holds a run with other options, a damaged `options.json` or
+                files of something else, a subfolder is a link out of it, or the disk is full.
         """
         file = self.path / "options.json"
         self.check_links()
@@ -191,9 +209,17 @@ class RunFolder:
     def discard(self, created: Sequence[Path]) -> None:
         """Remove the files of a run that never took a step; keep a run that did.
 
+        A run that has a checkpoint or a line of metrics is kept as it is. Otherwise the lock file
+        is removed and, if `create_or_continue` of this object has created the run, the files that
+        it wrote and the claims and addresses of generations. Subfolders that are empty then are
+        removed; other files stay.
+
         Args:
             created: Folders that were created for the run, innermost first. They are removed too if
                 they are empty.
+
+        Raises:
+            StoreError: A subfolder is a link out of the run folder.
         """
         self.check_links()
         if self._saved() or (self.path / "metrics.jsonl").exists():
@@ -221,17 +247,22 @@ class RunFolder:
     ) -> None:
         """Refuse an existing run with other *options*, before anything is written.
 
+        A folder without a run is accepted.
+
         Args:
-            options: The options by name, and the entries `stage`, `split`, `stored_size`, `rows`
-                and `features` on the data; those that are left out are not compared.
-            changeable_on_resume: Names of options that may change when a run is continued.
-            complete: Adds the values of missing options.
+            options: The JSON values of options by name, and the entries `stage`, `split`,
+                `stored_size`, `rows` (the digest of the readable rows and their pixels) and
+                `features` on the data; those that are left out are not compared.
+            changeable_on_resume: Names of options that may change whenever a run is continued.
+            complete: A function that returns a copy of options by name with the values of missing
+                ones added; recorded and new options are compared after it (default: add none).
             changeable_on_rewind: Names of options that may change when a run goes back to an
                 earlier step.
-            from_step: The step to go back to (default None: continue from the newest checkpoint).
+            from_step: The step to go back to, 0 for the start (default None: continue from the
+                newest checkpoint, for which the options of *changeable_on_rewind* may not change).
 
         Raises:
-            TesseraeError: The folder holds a run with other options.
+            TesseraeError: The folder holds a run with other options, or a damaged `options.json`.
         """
         if (self.path / "options.json").exists():
             requested = json.loads(json.dumps(dict(options)))
@@ -284,10 +315,14 @@ class RunFolder:
     def read_options(self) -> dict[str, Any]:
         """Return the content of `options.json`, a dictionary of its sections.
 
-        `options` has the options of the run by their present names, with the `stage`; `versions`
-        those of the packages at its first start; `data` the store, the splits and the classes;
-        `changed` the values that a restart from an earlier step has replaced. All but `options` may
-        be missing in the runs of earlier versions.
+        Returns:
+            `options`, the value of each option by its present name, with the name of the `stage`
+            and the entries `split`, `stored_size`, `rows` (the digest of the readable rows and
+            their pixels) and `features` on the data; `versions`, the version of each package by
+            name at the first start; `data` on the store, the splits and the classes; and `changed`,
+            a list with an entry for each restart from an earlier step that changed options,
+            `{"from_step": the step, "were": the replaced values by name}`. All but `options` may be
+            missing.
 
         Raises:
             TesseraeError: The folder holds no run, or the file is invalid.
@@ -306,11 +341,12 @@ class RunFolder:
         """Return the `data` section of `options.json`.
 
         Returns:
-            A dictionary with `store`, the recorded path or URL of the store; `split` and
-            `held_out`, the names of the splits, the latter None without one; `size`, the side of
-            the stored images in pixels; `features`, the name of stored features, or None; and
-            `classes` and `wnids`, lists by label. Also `plan` and `store_from_run`, which `store`
-            uses, if they were recorded.
+            A dictionary with `store`, the recorded path or URL of the store; `split`, the training
+            split; `held_out`, the split of evaluations, or None; `size`, the side of the stored
+            images in pixels; `features`, the name of stored features, or None; and `classes` and
+            `wnids`, lists by label, the latter empty in runs of earlier versions. Also `plan`, the
+            digest of the plan of the training split, and `store_from_run`, the path of the store
+            relative to the run folder (None for a URL), if they were recorded.
 
         Raises:
             TesseraeError: The folder holds no run, or its file lacks the section.
@@ -321,15 +357,19 @@ class RunFolder:
     def store(self, location: str | None = None) -> str:
         """Return the location of the store that the run was trained on, after checking it.
 
+        The plan of the training split must be the one that the run recorded; earlier versions
+        recorded none.
+
         Args:
-            location: The location that the user passed (default None: the recorded location, then
-                the recorded path relative to the run, which holds if both were moved together).
+            location: The location that the user passed, the only one that is tried (default None:
+                the recorded location, then the recorded path relative to the run, which holds if
+                both were moved together).
 
         Returns:
             The folder or URL of the store.
 
         Raises:
-            TesseraeError: No store is there, or it has other rows.
+            TesseraeError: No store is there, it has other rows, or the folder holds no run.
         """
         data = self.data()
         candidates = [data["store"], *self._relative(data)] if location is None else [location]
@@ -355,17 +395,24 @@ class RunFolder:
         return [] if path is None else [str((self.path / str(path)).resolve())]
 
     def claim(self, *, from_step: int | None = None) -> tuple[int, Checkpoint | None]:
-        """Claim the next generation.
+        """Claim the next generation: one start of all ranks.
+
+        Write `generations/<generation>.json`; remove what interrupted saves have left in
+        `checkpoints/`, and the address of ranks that a former claim of the same number has left.
+        From then on, whatever older generations write is ignored. Of two concurrent claims each
+        gets another number. The run must have been created.
 
         Args:
-            from_step: The step to go back to (default None: the newest checkpoint).
+            from_step: The step to go back to, 0 for the start (default None: the newest
+                checkpoint).
 
         Returns:
-            The number of the generation, from 1, and the checkpoint to resume; None = train from
-            scratch.
+            The number of the generation, from 1; and the checkpoint to resume, with its generation
+            and updates, or None to train from scratch.
 
         Raises:
-            TesseraeError: There is no checkpoint of that step.
+            TesseraeError: There is no checkpoint of *from_step*, or a subfolder is a link out of
+                the run folder.
         """
         self.check_links()
         while True:
@@ -408,14 +455,18 @@ class RunFolder:
     def checkpoint_of_step(self, step: int) -> Checkpoint | None:
         """Return the newest checkpoint of a step in the history of the latest generation.
 
+        The history is what led to the present state: checkpoints after one that was resumed do not
+        belong to it. Every file of it is read to check that it is intact.
+
         Args:
-            step: Number of complete steps.
+            step: Number of complete steps, at least 0.
 
         Returns:
             The checkpoint; None for step 0, which has none: training starts from scratch.
 
         Raises:
-            TesseraeError: The history has no checkpoint of that step.
+            TesseraeError: The history has no checkpoint of that step; the message names
+                `--from-step`.
         """
         if step == 0:
             return None
@@ -440,7 +491,16 @@ class RunFolder:
         return sorted({self.step_of(c) for c, state in loaded if first_non_finite(state) is None})
 
     def step_of(self, checkpoint: Checkpoint) -> int:
-        """Return the number of steps that were complete when *checkpoint* was saved."""
+        """Return the number of steps that were complete when a checkpoint was saved.
+
+        Args:
+            checkpoint: A checkpoint of this run. Its state is loaded only if an earlier version
+                saved it.
+
+        Raises:
+            OSError: A file of the checkpoint cannot be read.
+            TesseraeError: A file of the checkpoint has invalid content.
+        """
         _, step = records.read_checkpoint(self._checkpoints / f"{checkpoint.name}.json")
         # Earlier versions did not record the step beside the state.
         return int(self.load(checkpoint)["stage"]["step"]) if step is None else step
@@ -462,9 +522,15 @@ class RunFolder:
     def save(self, checkpoint: Checkpoint, state: Mapping[str, Any], *, step: int) -> None:
         """Save a state durably, and remove the oldest checkpoints.
 
+        Write `checkpoints/<generation>-<updates>.pt` and then the `.json` that makes it count, and
+        keep the three newest checkpoints of the run. Nothing is removed if a newer generation has
+        been claimed.
+
         Args:
             checkpoint: The identity of the checkpoint.
-            state: Nested plain values and tensors.
+            state: `stage`, the result of the stage's `state_dict`, and `updates`, the number of
+                complete updates: nested mappings and sequences of plain values and tensors on any
+                device.
             step: Number of complete steps.
 
         Raises:
@@ -490,8 +556,8 @@ class RunFolder:
             checkpoint: The checkpoint to load.
 
         Returns:
-            A dictionary with `stage`, the state of the stage, whose tensors are on the CPU, and
-            `updates`, the number of complete updates.
+            A dictionary with `stage`, which the stage's `state_dict` returned, with tensors on the
+            CPU, and `updates`, the number of complete updates.
 
         Raises:
             OSError: The file cannot be read.
@@ -514,13 +580,16 @@ class RunFolder:
 
         Args:
             checkpoint: The checkpoint to load.
-            parts: Names of the parts of the state whose values must be finite.
+            parts: Names of entries of the stage's state that must be finite, such as `head`.
+                Without any, nothing is checked.
 
         Returns:
-            The dictionary that the stage's `state_dict` returned, with tensors on the CPU.
+            The whole dictionary that the stage's `state_dict` returned, with tensors on the CPU.
 
         Raises:
             DivergedError: A part holds NaN or infinity, which earlier versions could save.
+            KeyError: The state has no such part.
+            OSError: The file cannot be read.
             TesseraeError: The file is no checkpoint.
         """
         stage: dict[str, Any] = self.load(checkpoint)["stage"]
@@ -535,11 +604,15 @@ class RunFolder:
         return stage
 
     def save_samples(self, name: str, step: int, png: bytes) -> None:
-        """Save a grid of samples in `samples/`.
+        """Save a grid of samples as `samples/<name>-<step>.png`, durably.
+
+        The folder `samples` is created if it is missing; a file of that name is replaced. The run
+        folder must exist.
 
         Args:
-            name: Name of the grid, which precedes the step in the name of the file.
-            step: Number of complete steps at the evaluation.
+            name: Name of the grid, which precedes the step in the name of the file, such as
+                `samples`.
+            step: Number of complete steps at the evaluation, written in nine digits.
             png: Content of the file.
 
         Raises:
@@ -550,17 +623,28 @@ class RunFolder:
         writing.write(file, png)
 
     def samples_file(self, name: str, step: int) -> Path:
-        """Return the path of the grid *name* of the evaluation after *step* complete steps."""
+        """Return the path of a grid of samples, whether or not the file exists.
+
+        Args:
+            name: Name of the grid.
+            step: Number of complete steps at the evaluation, written in nine digits.
+
+        Returns:
+            The path in the run folder, such as `runs/wgan/samples/samples-000000500.png`.
+        """
         return self.path / "samples" / f"{name}-{step:09d}.png"
 
     def log(self, message: Mapping[str, Any]) -> None:
-        """Append a line to `metrics.jsonl`.
+        """Append a line to `metrics.jsonl`, which is created if it is missing.
 
         Args:
-            message: The JSON values of the line by name; NaN and infinity are written as null.
+            message: The JSON values of the line by name: the integers `step` and `generation`,
+                which every line needs; `what`, its kind, unless it is of a training step; and
+                metrics. NaN and infinity are written as null.
 
         Raises:
-            DiskFullError: The disk is full.
+            DiskFullError: The disk is full. The file has its former length.
+            TesseraeError: The file is a symbolic link.
         """
         line = json.dumps(finite_or_none(message), allow_nan=False)
         writing.append(self.path / "metrics.jsonl", line.encode() + b"\n")

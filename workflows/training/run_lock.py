@@ -16,14 +16,20 @@ from workflows.training.run_folder import LEASE_NAME, RunFolder
 def locked_run(run: RunFolder) -> Iterator[None]:
     """Lock a run folder inside the block, so that no other command trains in it.
 
-    A new run that fails before its first step is removed. The operating system drops the lock of a
-    command that is killed.
+    The folder is created if it is missing, with the lock file `.tmp/run.lock`, and the lock ends
+    with the block. If the block of a new run raises an error before a checkpoint or a metric has
+    been written, the run is removed, with the folders that were created for it; a run that existed
+    before is kept. The operating system drops the lock of a command that is killed.
 
     Args:
-        run: The run folder, which need not exist.
+        run: The run folder, which need not exist. What `create_or_continue` of this object writes
+            in the block is what is removed after an error.
+
+    Yields:
+        None.
 
     Raises:
-        TesseraeError: Another command trains in it.
+        TesseraeError: Another command trains in it; the error is raised at once.
     """
 
     def refuse(holder: str) -> NoReturn:

@@ -58,10 +58,14 @@ class Stage(Protocol):
         """
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state that `state_dict` returned.
+        """Restore a state that `state_dict` returned, of this stage or of one with the same layers.
+
+        It changes the stage in place, with its `step` and the position of `batches`.
+        Hyperparameters such as the learning rate stay those of the options.
 
         Args:
-            state: The state, whose tensors are on the CPU after a checkpoint was loaded.
+            state: The state, whose tensors are on the CPU after a checkpoint was loaded. It is only
+                read.
         """
 
 

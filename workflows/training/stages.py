@@ -66,10 +66,13 @@ STAGES = MappingProxyType(_stages)
 
 
 def register(name: str, stage: StageEntry) -> None:
-    """Add a stage that lies outside of Tesserae to `STAGES`.
+    """Add a stage that lies outside of Tesserae to `STAGES`, in this process only.
+
+    To register the same stage under the same name again changes nothing.
 
     Args:
-        name: The name that `tesserae train` and run folders use for it.
+        name: The name that `tesserae train` and run folders use for it: a letter, then letters,
+            digits, `-` and `_`, in lower case.
         stage: Its import locations, which ranks must be able to import too.
 
     Raises:
@@ -88,12 +91,12 @@ def recorded_name(stage: str) -> str:
     """Return the name by which run folders record a stage.
 
     Args:
-        stage: A name in `STAGES`, the import location of a stage as `module:class`, or a name that
-            an earlier version recorded.
+        stage: A name in `STAGES`, such as `wgan`; the import location of a stage as `module:class`;
+            or a name that an earlier version recorded.
 
     Returns:
-        The name in `STAGES`; *stage* itself if it is not in `STAGES`, as a stage outside of
-        Tesserae that was not registered has no other name.
+        The name in `STAGES`; *stage* itself if it is none of these, as a stage outside of Tesserae
+        that was not registered has no other name.
     """
     for name, entry in STAGES.items():
         if stage in (entry.stage, *entry.former_names):
@@ -102,15 +105,24 @@ def recorded_name(stage: str) -> str:
 
 
 def import_location(stage: str) -> str:
-    """Return the stage class, as `module:class`, of a name in `STAGES` or of such a location."""
+    """Return the import location of a stage class, as `module:class`.
+
+    Args:
+        stage: A name in `STAGES`, such as `wgan`, or an import location, which is returned as it
+            is.
+    """
     return STAGES[stage].stage if stage in STAGES else stage
 
 
 def import_object(name: str) -> Any:
-    """Import the object that `module:name` refers to.
+    """Import the object that a name refers to, and return it.
+
+    Args:
+        name: `module:name`, such as `workflows.wgan.stage:Wgan`.
 
     Raises:
         ImportError: There is no such module.
         AttributeError: The module has no such name.
+        ValueError: *name* has another form.
     """
     return pkgutil.resolve_name(name)

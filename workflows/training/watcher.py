@@ -161,9 +161,14 @@ def start_lines(event: dict[str, Any], options: TrainingOptions) -> Iterator[str
     """Yield the lines that describe a start of ranks: their number, step and part of a batch.
 
     Args:
-        event: The event of a rank's start: `world` and `step`; and, of a rank on a CPU, the
-            `ranks_on_host` that share its `cores`.
+        event: The event of a rank's start: `world`, the number of ranks; `step`, the number of
+            complete steps; and `ranks_on_host`, the ranks on its machine that share its `cores`,
+            None for a rank on a GPU.
         options: The options of the run.
+
+    Yields:
+        A line such as `training on 2 ranks from step 500; batch size 64, 32 per rank`; and a notice
+        if more ranks share the cores of a machine than it has. Lines do not end in a newline.
     """
     world, step = event["world"], event["step"]
     origin = "from scratch" if not step else f"from step {step:,}"
@@ -181,10 +186,16 @@ def start_lines(event: dict[str, Any], options: TrainingOptions) -> Iterator[str
 def cost_line(options: TrainingOptions, step: int, seconds: float) -> str:
     """Return a line with the duration of a step, the time left, and options that speed it up.
 
+    An update is one call of `Stage.advance`; a step of a GAN has several.
+
     Args:
-        options: The options of the run.
+        options: The options of the run, which say how many updates a step has.
         step: Number of complete steps.
         seconds: Mean duration of an update, in seconds.
+
+    Returns:
+        The line, without a newline, such as `about 500 ms per step; 1 min 20 s left for 160 steps.
+        To speed up: a smaller --batch-size.`
     """
     updates = options.updates_per_step
     next_updates = options.updates_after(step + 1) - options.updates_after(step)
@@ -206,7 +217,12 @@ def losses_line(line: Mapping[str, Any]) -> str:
     """Return the metrics of a step as one line, without those that are not finite.
 
     Args:
-        line: Metrics by name, None for one that is not finite; an entry `step` is left out.
+        line: Metrics by name, in the order of the result; None for one that is not finite. An entry
+            `step` is left out.
+
+    Returns:
+        The metrics with four digits each, such as `critic loss -0.1234, estimate 0.1234`; empty if
+        there are none.
     """
     return ", ".join(
         f"{name.replace('_', ' ')} {value:.4g}"

@@ -51,6 +51,8 @@ class World:
     def part(self, batch: int) -> slice:
         """Return this rank's rows of a batch as a slice.
 
+        Each rank has equally many rows, rank 0 the first ones.
+
         Args:
             batch: Number of rows in the batch, over all ranks.
 
@@ -69,9 +71,10 @@ class World:
 
         Args:
             batch: Number of rows drawn for the whole batch, over all ranks.
-            shape: Shape of a row.
-            key: The values that decide the draw, such as seed, step and purpose. Equal keys give
-                equal draws, for any number of ranks.
+            shape: Shape of a row; without it a row is one number.
+            key: The values that decide the draw by their `repr`, such as seed, step and purpose.
+                Equal keys give equal draws, for any number of ranks; torch's global generator is
+                not used.
 
         Returns:
             (rows of this rank, *shape) float32 on the rank's device.
@@ -88,8 +91,9 @@ class World:
         Args:
             batch: Number of rows drawn for the whole batch, over all ranks.
             shape: Shape of a row; without it a row is one number.
-            key: The values that decide the draw, such as seed, step and purpose. Equal keys give
-                equal draws, for any number of ranks.
+            key: The values that decide the draw by their `repr`, such as seed, step and purpose.
+                Equal keys give equal draws, for any number of ranks; torch's global generator is
+                not used.
 
         Returns:
             (rows of this rank, *shape) float32 on the rank's device.
@@ -105,9 +109,10 @@ class World:
 
         Args:
             batch: Number of rows drawn for the whole batch, over all ranks.
-            high: Number of possible values.
-            key: The values that decide the draw, such as seed, step and purpose. Equal keys give
-                equal draws, for any number of ranks.
+            high: Number of possible values, at least 1.
+            key: The values that decide the draw by their `repr`, such as seed, step and purpose.
+                Equal keys give equal draws, for any number of ranks; torch's global generator is
+                not used.
 
         Returns:
             (rows of this rank,) int64 on the rank's device.
@@ -119,9 +124,15 @@ class World:
         return drawn[self.part(batch)].to(self.device)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the element-wise mean of *values* over all ranks, on the rank's device.
+        """Return the element-wise mean of a tensor over all ranks, which must all call it.
 
-        *values* has the same shape and a floating-point dtype in all ranks, which must all call it.
+        Args:
+            values: A tensor of any shape and of a floating-point dtype, on the rank's device, with
+                the same shape and dtype in all ranks. It stays unchanged.
+
+        Returns:
+            A tensor of the same shape, dtype and device, equal in all ranks; *values* itself if
+            there is one rank.
         """
         if self.size == 1:
             return values
@@ -133,6 +144,9 @@ class World:
         """Return, for each flag, True if any rank has set it: the same answer in all ranks.
 
         All ranks must call it, with the same number of flags.
+
+        Args:
+            flags: This rank's flags.
         """
         if self.size == 1:
             return flags
@@ -141,9 +155,14 @@ class World:
         return tuple(bool(flag) for flag in any_flags)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace the gradients of *parameters* by their mean over all ranks, in one all-reduce.
+        """Replace the gradients of parameters by their mean over all ranks, in one all-reduce.
 
-        Parameters without a gradient are skipped; they must be the same ones in all ranks.
+        All ranks must call it. With one rank it changes nothing.
+
+        Args:
+            parameters: Parameters on the rank's device, the same ones in the same order in all
+                ranks, of one dtype. Their `grad` is changed in place; those without a gradient are
+                skipped, and must be the same ones in all ranks.
         """
         gradients = [p.grad for p in parameters if p.grad is not None]
         if self.size == 1 or not gradients:
@@ -163,8 +182,13 @@ def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> N
     checkpoint.
 
     Args:
-        optimiser: The optimiser with the hyperparameters of the options, which is changed in place.
-        state: The state dictionary of an optimiser of the same parameters.
+        optimiser: The optimiser with the hyperparameters of the options, such as the learning rate,
+            which is changed in place. Statistics are moved to the devices of its parameters.
+        state: The state dictionary of an optimiser of the same kind and parameters, which is only
+            read.
+
+    Raises:
+        ValueError: The groups of parameters differ.
     """
     groups = optimiser.param_groups
     present = [{k: v for k, v in group.items() if k != "params"} for group in groups]
@@ -183,12 +207,18 @@ def _generator(key: tuple[Any, ...]) -> torch.Generator:
 def join(rank: Rank, folder: Path) -> Iterator[World]:
     """Connect to the other ranks of this generation inside the block.
 
+    At the end of the block each rank waits for the others, and the connection is closed. After an
+    error in the block neither happens, as the others may be gone. A single rank connects to nothing
+    and writes nothing.
+
     Args:
         rank: This process's rank.
-        folder: A folder that all ranks see, in which rank 0 publishes its address.
+        folder: A folder that all ranks see, which is created if it is missing. Rank 0 publishes its
+            address there as `<generation>.json`, such as `000002.json`.
 
     Yields:
-        The world of this rank. Code outside of a rank uses `World()`.
+        The world of this rank, whose device is the first visible GPU for a rank on a GPU, else the
+        CPU. Code outside of a rank uses `World()`.
 
     Raises:
         TimeoutError: Rank 0 did not publish its address within `RENDEZVOUS_TIMEOUT_SECONDS`.
@@ -282,14 +312,15 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise *input* by the batch of all ranks, and update the running statistics.
 
-        In evaluation mode the running statistics normalise it, and are not updated.
+        In training mode all ranks must call it. In evaluation mode the running statistics normalise
+        the input, and are not updated.
 
         Args:
             input: (N, C, H, W) or (N, C) of any floating-point dtype, with this rank's rows; N is
                 the same in all ranks.
 
         Returns:
-            A tensor with the shape and dtype of *input*.
+            A new tensor with the shape and dtype of *input*.
 
         Raises:
             ValueError: *input* has another number of dimensions.

@@ -35,7 +35,18 @@ class RecordingFile:
         """The system's error of a write that failed; None if none did."""
 
     def write(self, data: bytes | memoryview) -> int:
-        """Write all of *data*, in as many system calls as that takes; return its length."""
+        """Write all of *data*, in as many system calls as that takes.
+
+        Args:
+            data: Bytes, or a contiguous view of items of any type.
+
+        Returns:
+            The length of *data* in bytes.
+
+        Raises:
+            OSError: A call has failed; the error is recorded in `error` too. A part may have been
+                written.
+        """
         view = memoryview(data).cast("B")
         done = 0
         try:
@@ -52,16 +63,23 @@ class RecordingFile:
 
 @contextmanager
 def replacing(file: Path, *, num_bytes: int) -> Iterator[RecordingFile]:
-    """Yield a new file that replaces *file*, durably, when the block ends.
+    """Open a new file inside the block, which replaces *file*, durably, when the block ends.
 
-    After an error *file* is unchanged and the new file is removed.
+    After an error *file* is unchanged and the new file is removed. Until then the new file has the
+    name of *file* with the suffix `.new` in place of its own, so that there must be one writer at a
+    time.
 
     Args:
-        file: Path of the file to replace.
+        file: Path of the file to replace, which need not exist, in a folder that does.
         num_bytes: Approximate length of the new file, for the error message of a full disk.
+
+    Yields:
+        The new file, open for writing. It has the methods `write` and `flush` only, and is closed
+        when the block ends.
 
     Raises:
         DiskFullError: The disk has no room for it.
+        OSError: It cannot be written for another reason.
     """
     recording = None
     try:
@@ -82,10 +100,13 @@ def replacing(file: Path, *, num_bytes: int) -> Iterator[RecordingFile]:
 def disk_full_error(file: Path, error: OSError, num_bytes: int) -> DiskFullError:
     """Return the error for a write of *file* that failed for lack of room, with how to recover.
 
+    The caller raises it.
+
     Args:
-        file: The file that was to be written.
-        error: The system's error.
-        num_bytes: Length that the file would have had.
+        file: The file that was to be written, in a folder that exists.
+        error: The system's error; a full disk, an exhausted quota and the limit of a file's size
+            are told apart by its `errno`.
+        num_bytes: Length in bytes that the file would have had.
     """
     free = bytes_text(shutil.disk_usage(file.parent).free)
     cause = {
@@ -100,13 +121,19 @@ def disk_full_error(file: Path, error: OSError, num_bytes: int) -> DiskFullError
 
 
 def append(file: Path, data: bytes) -> None:
-    """Append *data* to *file*, which is created if it is missing.
+    """Append *data* to *file*, which is created if it is missing, in a folder that exists.
 
-    After an error the file has its former length.
+    After an error the file has its former length. Unlike `write` it does not wait until the data
+    are on the disk.
+
+    Args:
+        file: Path of the file.
+        data: The bytes to append, such as a line with its newline.
 
     Raises:
         TesseraeError: It is a symbolic link.
         DiskFullError: The disk has no room for it.
+        OSError: It cannot be written for another reason.
     """
     if file.is_symlink():
         raise TesseraeError(
@@ -130,8 +157,16 @@ def _open_no_link(path: str, flags: int) -> int:
 def write(file: Path, data: bytes) -> None:
     """Replace the content of *file* by *data*, atomically and durably.
 
+    Until it is complete the new file has the name of *file* with the suffix `.new` in place of its
+    own, so that there must be one writer at a time. After an error *file* is unchanged.
+
+    Args:
+        file: Path of the file, which need not exist, in a folder that does.
+        data: The whole new content.
+
     Raises:
         DiskFullError: The disk has no room for it.
+        OSError: It cannot be written for another reason.
     """
     with replacing(file, num_bytes=len(data)) as out:
         out.write(data)

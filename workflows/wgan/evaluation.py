@@ -125,18 +125,32 @@ def evaluate_run(
     device: torch.device | None = None,
     store: str | None = None,
 ) -> WganEvaluation:
-    """Evaluate the newest checkpoint of a run.
+    """Evaluate the newest checkpoint of a run, and return its metrics and images; write nothing.
+
+    The real images are the first rows of the held-out split, or of the training split if the run
+    has none; all training images are searched for neighbours.
 
     Args:
         folder: The run folder.
-        samples: Number of images to generate, at most the number of real rows.
-        backbone: Folder or name of a model for the metrics that need features; None = no such
-            metrics.
+        samples: Maximum number of real images, at least 1; as many images are generated as there
+            are real ones.
+        backbone: Folder or hub name of a model of `transformers` for the metrics that need
+            features; None = no such metrics.
         device: The device that generates and compares images (default: the CPU).
         store: Location of the run's store (default: as recorded in the run, or beside the run).
 
+    Returns:
+        The `step` of the checkpoint; the numbers `num_samples`, `num_real` and `num_distinct`;
+        `sliced_distance`, that of samples to real images, and `baseline_distance`, that of other
+        training images to them (None if there are no others); `neighbour_ratio`; `feature_metrics`,
+        None without a backbone; and `images`, pairs of a caption and a PNG file. The method
+        `metrics` yields the figures as text.
+
     Raises:
-        TesseraeError: The run, its store or the backbone cannot be opened.
+        TesseraeError: The run is of another stage, has no checkpoint or has diverged, or its store
+            or the backbone cannot be opened.
+        ValueError: A backbone is given and there are three images or fewer.
+        NonFiniteError: An image or a feature contains NaN or infinity.
     """
     device = device or torch.device("cpu")
     sampler = open_sampler(folder, device)
@@ -173,16 +187,28 @@ def evaluate_run(
 def evaluate_for_report(
     folder: RunFolder, options: EvaluationOptions, device: torch.device
 ) -> WganEvaluation:
-    """Evaluate the newest checkpoint of a run with the options of `tesserae report`.
+    """Evaluate the newest checkpoint of a run with the options of `tesserae report`; write nothing.
 
     Args:
         folder: The run folder.
-        options: The options; `samples`, `backbone` and `store` are used as `evaluate_run`
-            describes.
+        options: The options. `samples` is the maximum number of real and of generated images,
+            `backbone` the model for metrics that need features (None = no such metrics), and
+            `store` the location of the run's store (None = as recorded in the run, or beside the
+            run). The other options have no effect.
         device: The device that generates and compares images.
 
+    Returns:
+        The `step` of the checkpoint; the numbers `num_samples`, `num_real` and `num_distinct`;
+        `sliced_distance`, that of samples to real images, and `baseline_distance`, that of other
+        training images to them (None if there are no others); `neighbour_ratio`; `feature_metrics`,
+        None without a backbone; and `images`, pairs of a caption and a PNG file. The method
+        `metrics` yields the figures as text.
+
     Raises:
-        TesseraeError: The run, its store or the backbone cannot be opened.
+        TesseraeError: The run is of another stage, has no checkpoint or has diverged, or its store
+            or the backbone cannot be opened.
+        ValueError: A backbone is given and there are three images or fewer.
+        NonFiniteError: An image or a feature contains NaN or infinity.
     """
     return evaluate_run(
         folder,

@@ -71,13 +71,17 @@ class ConvGenerator(nn.Module):
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """Generate images from noise.
 
+        In training mode batch norm normalises by the batch of all ranks, and updates its
+        statistics.
+
         Args:
-            noise: (n, noise) float32.
-            labels: (n,) int64, if the generator was created with classes; otherwise ignored
-                (default None).
+            noise: Standard normal numbers, (n, noise) float32, on the network's device; `noise` is
+                the number that the generator was created with.
+            labels: (n,) int64 from 0 to classes - 1, on the same device, required if the generator
+                was created with classes; otherwise ignored (default None).
 
         Returns:
-            (n, channels, size, size) float in [-1, 1].
+            (n, channels, size, size) in [-1, 1] on that device, float32 unless autocast lowers it.
         """
         images: Tensor = self.body(_with_labels(noise, labels, self._classes)[:, :, None, None])
         return images
@@ -127,13 +131,17 @@ class ResidualGenerator(nn.Module):
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """Generate images from noise.
 
+        In training mode batch norm normalises by the batch of all ranks, and updates its
+        statistics.
+
         Args:
-            noise: (n, noise) float32.
-            labels: (n,) int64, if the generator was created with classes; otherwise ignored
-                (default None).
+            noise: Standard normal numbers, (n, noise) float32, on the network's device; `noise` is
+                the number that the generator was created with.
+            labels: (n,) int64 from 0 to classes - 1, on the same device, required if the generator
+                was created with classes; otherwise ignored (default None).
 
         Returns:
-            (n, channels, size, size) float in [-1, 1].
+            (n, channels, size, size) in [-1, 1] on that device, float32 unless autocast lowers it.
         """
         rows = self.first(_with_labels(noise, labels, self._classes))
         maps = self.body(rows.view(-1, self._width, 4, 4))
@@ -180,12 +188,14 @@ class VectorGenerator(nn.Module):
         """Generate rows from noise.
 
         Args:
-            noise: (n, noise) float32.
-            labels: (n,) int64, if the generator was created with classes; otherwise ignored
-                (default None).
+            noise: Standard normal numbers, (n, noise) float32, on the network's device; `noise` is
+                the number that the generator was created with.
+            labels: (n,) int64 from 0 to classes - 1, on the same device, required if the generator
+                was created with classes; otherwise ignored (default None).
 
         Returns:
-            (n, *shape) float, in [-1, 1] if the output is bounded.
+            (n, *shape) on that device, with the shape that the generator was created with; float32
+            unless autocast lowers it. Values are in [-1, 1] if the output is bounded.
         """
         rows: Tensor = self.body(_with_labels(noise, labels, self._classes))
         return rows.view(-1, *self._shape)

@@ -251,22 +251,29 @@ class WganOptions(TrainingOptions):
             )
 
     def resized_side(self, stored: int) -> int | None:
-        """Return the side to which the device resizes images, in pixels; None = it does not.
+        """Return the side to which the device resizes images before the crop, in pixels.
 
         Args:
             stored: Side of the stored images, in pixels.
+
+        Returns:
+            None without `resize`, or if *stored* is below 1.25 times the image size: images are not
+            resized. Otherwise the image size, and for random crops 9/8 of it, at most *stored*.
         """
         return resized_side(stored, self.image_size, crop=self.crop) if self.resize else None
 
     def check_labels(self, classes: int, unlabelled: int) -> None:
         """Refuse to condition on classes if the split lacks classes or labels.
 
+        Without a condition any split is accepted.
+
         Args:
-            classes: Number of classes in the split.
-            unlabelled: Number of rows without a label.
+            classes: Number of classes of the split's store.
+            unlabelled: Number of rows of the split without a label.
 
         Raises:
-            ValueError: There are fewer than two classes, or images without a label.
+            ValueError: There are fewer than two classes, or images without a label; the message
+                names `--condition`.
         """
         if self.condition != "none" and (classes < 2 or unlabelled):
             raise ValueError(
@@ -281,14 +288,30 @@ class WganOptions(TrainingOptions):
         return (self.resolved().critic_steps or 1) + 1
 
     def updates_after(self, step: int) -> int:
-        """Return the number of updates, of both networks, in the first *step* steps."""
+        """Return the total number of updates in the first *step* steps of a run.
+
+        An update is one call of `Wgan.advance`: of the critic or, as the last of each step, of the
+        generator. The first 25 steps and then the 501st, 1,001st, ... are a warm-up and have
+        `warmup_critic_steps` updates of the critic if that is not 0.
+
+        Args:
+            step: Number of complete steps, at least 0.
+        """
         updates = self.updates_per_step
         extra_updates = (self.resolved().warmup_critic_steps or updates - 1) - (updates - 1)
         warmup_steps = min(step, WARMUP_STEPS) + max(0, (step - 1) // WARMUP_INTERVAL_STEPS)
         return step * updates + warmup_steps * extra_updates
 
     def warmup_text(self, step: int) -> str:
-        """Return a description of the critic's warm-up after *step* steps; empty outside of it."""
+        """Return a description of the critic's warm-up if the next step belongs to it.
+
+        Args:
+            step: Number of complete steps, at least 0.
+
+        Returns:
+            A phrase such as `warm-up until step 25: 100 critic updates per step`; empty outside of
+            the warm-up or without one.
+        """
         updates = self.resolved().warmup_critic_steps
         if not updates or (step >= WARMUP_STEPS and step % WARMUP_INTERVAL_STEPS):
             return ""

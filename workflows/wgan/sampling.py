@@ -42,14 +42,16 @@ class Sampler:
 
     @torch.no_grad()
     def generate(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate images from noise.
+        """Generate images from noise, 64 at a time.
 
         Args:
-            noise: (n, latent_dim) float32.
-            labels: (n,) int64, used by a conditional generator (default: all classes in turn).
+            noise: Standard normal numbers, (n, latent_dim) float32, on any device; n is at least 1.
+            labels: The label of each image, (n,) int64, on any device, used by a conditional
+                generator (default: all classes in turn) and otherwise ignored.
 
         Returns:
-            (n, 3, size, size) float32 in [-1, 1], on the CPU.
+            (n, 3, size, size) float32 in [-1, 1], on the CPU, where size is the option
+            `image_size`.
         """
         inputs = [torch.split(noise, BATCH_ROWS)]
         if self.classes:
@@ -63,11 +65,11 @@ class Sampler:
         )
 
     def noise(self, count: int, seed: int) -> Tensor:
-        """Draw standard normal noise vectors.
+        """Draw standard normal noise vectors, without torch's global generator.
 
         Args:
             count: Number of vectors.
-            seed: Seed of the draw; equal seeds give equal vectors.
+            seed: Seed of the draw; equal counts and seeds give equal vectors.
 
         Returns:
             (count, latent_dim) float32, on the CPU.
@@ -82,11 +84,12 @@ class Sampler:
 
         Args:
             pairs: Number of pairs.
-            steps: Number of vectors on each path, its ends included.
+            steps: Number of vectors on each path, at least 2, its ends included.
             seed: Seed of the ends.
 
         Returns:
-            (pairs * steps, latent_dim) float32, path after path.
+            (pairs * steps, latent_dim) float32 on the CPU, path after path, each from its start to
+            its end.
         """
         ends = self.noise(2 * pairs, seed)
         start, end = ends[:pairs, None], ends[pairs:, None]
@@ -105,11 +108,17 @@ def open_sampler(folder: RunFolder, device: torch.device | None = None) -> Sampl
 
     Args:
         folder: The run folder.
-        device: The device that generates images (default: the CPU, which gives bit-identical
-            images everywhere).
+        device: The device that generates images (default: the CPU, which gives bit-identical images
+            everywhere).
+
+    Returns:
+        The sampler: its `generator`, in evaluation mode on `device`; the resolved `options` of the
+        run; `classes` and `wnids` by label, empty without a condition; and `checkpoint` and `step`,
+        the number of complete steps.
 
     Raises:
-        TesseraeError: The run is of another stage, or has no checkpoint yet.
+        TesseraeError: The folder holds no run, or one of another stage; the run has no checkpoint
+            yet; or its newest weights are not finite.
     """
     record = folder.read_options()
     if record["options"].get("stage") != STAGE:

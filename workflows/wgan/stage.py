@@ -161,11 +161,14 @@ class Wgan:
         """Generate images with the averaged generator, which stays in evaluation mode.
 
         Args:
-            noise: (n, latent_dim) float32, on the device of the stage.
-            labels: (n,) int64 on the same device, for a conditional generator.
+            noise: Standard normal numbers, (n, latent_dim) float32, on the device of the stage; n
+                is at least 1.
+            labels: (n,) int64 on the same device, required by a conditional generator; None for any
+                other.
 
         Returns:
-            (n, 3, size, size) float32 in [-1, 1], on that device.
+            (n, 3, size, size) float32 in [-1, 1], on that device and without gradients, where size
+            is the option `image_size`.
         """
         self.average.eval()
         condition = () if labels is None else (labels,)
@@ -253,7 +256,14 @@ class Wgan:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state that `state_dict` returned, and keep the current learning rates."""
+        """Restore a state that `state_dict` returned, and keep the current learning rates.
+
+        It changes the networks, the optimisers, the position of the batches and `step` in place.
+
+        Args:
+            state: The state of a stage with the same networks and data, with tensors on any device.
+                It is only read.
+        """
         self.trainer.load_state_dict(state["game"])
         self.average.load_state_dict(state["average"])
         self.batches.load_state_dict(state["batches"])
@@ -270,6 +280,11 @@ def evaluation_augmentation(options: WganOptions, stored: int) -> Augment:
     Args:
         options: The options of the stage.
         stored: Side of the stored images, in pixels.
+
+    Returns:
+        A function from uint8 images, (n, 3, stored, stored), their row numbers, (n,), and the epoch
+        to float32 images, (n, 3, image_size, image_size) in [-1, 1]: the centre crop, of resized
+        images if the options say `resize` and *stored* is at least 1.25 times the image size.
     """
     size = options.image_size
     resize = resized_side(stored, size, crop="none") if options.resize else None
@@ -292,13 +307,16 @@ def _update_average(
 def make_generator(options: WganOptions, classes: int) -> nn.Module:
     """Return the generator that *options* select, with random weights, on the CPU.
 
+    Torch's global generator draws the weights.
+
     Args:
-        options: The options, as `resolved` returns them.
+        options: The options, as `resolved` returns them: their widths are not None.
         classes: Number of classes to condition on; 0 = none.
 
     Returns:
-        A network from noise, (n, latent_dim) float32, and with classes labels, (n,) int64, to
-        images, (n, 3, size, size) in [-1, 1].
+        A network from noise, (n, latent_dim) float32, and with classes labels, (n,) int64 from 0 to
+        classes - 1, to images, (n, 3, size, size) float32 in [-1, 1], where size is the option
+        `image_size`.
     """
     width = options.generator_width
     assert width is not None
@@ -318,13 +336,15 @@ def make_generator(options: WganOptions, classes: int) -> nn.Module:
 def make_critic(options: WganOptions, classes: int) -> nn.Module:
     """Return the critic that *options* select, with random weights, on the CPU.
 
+    Torch's global generator draws the weights.
+
     Args:
-        options: The options, as `resolved` returns them.
+        options: The options, as `resolved` returns them: width and norm are not None.
         classes: Number of classes to condition on; 0 = none.
 
     Returns:
-        A network from images, (n, 3, size, size) in [-1, 1], and with classes labels, (n,) int64,
-        to scores, (n,).
+        A network from images, (n, 3, size, size) float32 in [-1, 1], and with classes labels, (n,)
+        int64 from 0 to classes - 1, to scores, (n,) float32, where size is the option `image_size`.
     """
     width, norm = options.critic_width, options.critic_norm
     assert width is not None
