@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import certificates
-from cluster.embedded import EmbeddedScheduler
+from cluster.embedded_scheduler import EmbeddedScheduler
 from cluster.errors import ClusterError
 from cluster.processes.heartbeat import Heartbeat
 from cluster.processes.stdin_link import ERROR_PREFIX, WorkerLink, worker_command

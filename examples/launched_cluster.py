@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from cluster import certificates
-from cluster.embedded import EmbeddedScheduler
+from cluster.embedded_scheduler import EmbeddedScheduler
 from cluster.errors import ClusterError
 from cluster.processes.heartbeat import Heartbeat
 from cluster.processes.stdin_link import WorkerLink, worker_command

@@ -86,7 +86,7 @@ class RankTask:
 def main() -> int:
     """Run the task from standard input; return 0 if its function returned, otherwise 1."""
     # Before any thread starts, since it forks.
-    _start_guard()
+    _start_rank_guard()
     stdin = sys.stdin.buffer
     task = _read_task(stdin)
     rank = Rank(**task.rank_fields)
@@ -134,7 +134,7 @@ def _discard_output() -> None:
     os.close(null)
 
 
-def _start_guard() -> None:
+def _start_rank_guard() -> None:
     """Fork a small process that kills this one's process group when this one has ended."""
     rank = os.getpid()
     if os.fork():

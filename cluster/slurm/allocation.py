@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cluster import certificates
-from cluster.embedded import EmbeddedScheduler
+from cluster.embedded_scheduler import EmbeddedScheduler
 from cluster.errors import ClusterError
 from cluster.processes.heartbeat import HEARTBEAT_TIMEOUT_SECONDS, Heartbeat
 from cluster.processes.stdin_link import ERROR_PREFIX, WorkerLink, worker_command

@@ -24,7 +24,7 @@ from distributed import Client
 
 from cluster import certificates
 from cluster.broadcast import broadcast
-from cluster.embedded import EmbeddedScheduler
+from cluster.embedded_scheduler import EmbeddedScheduler
 from cluster.errors import ClusterError
 from cluster.limits import too_many_files
 from cluster.slurm.jobs import JobPool, Jobs

@@ -30,7 +30,7 @@ from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 
 
-def resolve_recipe(
+def resolve_feature_recipe(
     objects: Objects, split: str, backbone: Backbone, options: FeatureOptions
 ) -> FeatureRecipe:
     """Return the recipe of features of a finished split, without writing anything.
@@ -78,14 +78,14 @@ def resolve_recipe(
         chunk_rows=images.chunk_rows,
         format=images.format,
     )
-    return _stored_recipe(objects, recipe) or recipe
+    return _stored_feature_recipe(objects, recipe) or recipe
 
 
 def _fitting_size(sizes: Sequence[int], network_size: int) -> int:
     return min((size for size in sizes if size >= network_size), default=max(sizes))
 
 
-def _stored_recipe(objects: Objects, recipe: FeatureRecipe) -> FeatureRecipe | None:
+def _stored_feature_recipe(objects: Objects, recipe: FeatureRecipe) -> FeatureRecipe | None:
     """Return the recipe of the same features that the store has, with its name; None: none."""
     ending = recipe.name.rpartition("-")[2]
     for name in features.names(objects):

@@ -22,7 +22,7 @@ from pipeline.store.open import open_objects
 from tests.disk import without_fsync
 from tests.images import make_folder, prepare_inline
 from tests.inline import NoCluster, tesserae
-from workflows import session
+from workflows import command_cluster
 
 CHOICES = {"sizes": (8,), "shard_rows": 4, "chunk_rows": 2}
 OPTIONS = ("--sizes", 8, "--shard-rows", 4, "--chunk-rows", 2, "--max-bad", 1, "--workers", 1)
@@ -313,7 +313,7 @@ ATTACKS: dict[str, Callable[[Path, Path], None]] = {
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(session, "cluster_of", lambda args: NoCluster())
+    monkeypatch.setattr(command_cluster, "cluster_of", lambda args: NoCluster())
     with without_fsync(monkeypatch):
         yield
 

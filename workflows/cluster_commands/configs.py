@@ -15,7 +15,7 @@ from workflows.cluster_commands.options import (
     UpOptions,
     WorkerOptions,
 )
-from workflows.session import PRELOAD
+from workflows.command_cluster import PRELOAD
 
 
 def certificates_folder(options: CertificateOptions) -> Path | None:

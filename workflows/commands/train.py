@@ -7,7 +7,7 @@ when its split is finished, while the other splits are still being prepared.
 
 from workflows.commands import Command, Group
 from workflows.training.run_options import RunOptions
-from workflows.training.stages import STAGES, import_object
+from workflows.training.stage_registry import STAGES, import_object
 
 COMMAND = Group(
     "STAGE",

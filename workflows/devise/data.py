@@ -23,6 +23,7 @@ from pipeline.wordvectors.files import read_word_vectors
 from pipeline.wordvectors.hierarchy import read_hierarchy
 from pipeline.wordvectors.mapped_word_vectors import file_digest
 from pipeline.wordvectors.vectors import ClassVectors, class_vectors, taxonomy_vectors
+from workflows.command_cluster import CommandCluster
 from workflows.devise.class_names import COVERAGE_LABELS, names_of_classes
 from workflows.devise.class_splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION, class_parts
 from workflows.devise.options import DeviseOptions
@@ -30,7 +31,6 @@ from workflows.devise.stage import check_initial_run
 from workflows.devise.word_space import FILE, WordSpace, load_word_space, make_word_space
 from workflows.preparation import features
 from workflows.preparation.options import FeaturesOptions
-from workflows.session import Cluster
 from workflows.terminal.formatting import counted, printable
 from workflows.training.run_folder import RunFolder
 from workflows.training.run_options import RunOptions
@@ -53,7 +53,7 @@ class TrunkInput:
 
 
 def prepare_data(
-    run_options: RunOptions, options: DeviseOptions, cluster: Cluster, held_out: str | None
+    run_options: RunOptions, options: DeviseOptions, cluster: CommandCluster, held_out: str | None
 ) -> tuple[Data, dict[str, bytes]]:
     """Extract missing features on the cluster, and open the data of a run.
 
@@ -138,7 +138,7 @@ def _evaluation_split(
     run_options: RunOptions,
     held_out: str | None,
     trunk_input: TrunkInput,
-    cluster: Cluster,
+    cluster: CommandCluster,
 ) -> str | None:
     """Return the split to evaluate on, after extracting its features.
 

@@ -89,7 +89,7 @@ def true_class_ranks(scores: Floats, labels: Integers, *, groups: Groups = ()) -
     """
     _check_labels(scores, labels)
     above, tied = np.empty((2, len(labels)), np.int64)
-    for part, block in _blocks(scores, groups):
+    for part, block in _score_blocks(scores, groups):
         own = np.take_along_axis(block, labels[part, None], axis=1)
         above[part] = (block > own).sum(axis=1)
         tied[part] = (block == own).sum(axis=1)
@@ -144,7 +144,7 @@ def top_k(scores: Floats, k: int, *, groups: Groups = ()) -> NDArray[np.int64]:
             class is in two groups.
     """
     best = np.empty((len(scores), k), np.int64)
-    for part, block in _blocks(scores, groups):
+    for part, block in _score_blocks(scores, groups):
         top_scores = _top_scores(block, k)
         order = np.lexsort((top_scores.columns, -top_scores.scores, top_scores.rows))
         first = np.searchsorted(top_scores.rows, np.arange(len(block)))
@@ -181,7 +181,7 @@ def hierarchical_precision(
     """
     _check_labels(scores, labels)
     precisions = {k: np.empty(len(labels)) for k in correct}
-    for part, block in _blocks(scores, groups):
+    for part, block in _score_blocks(scores, groups):
         top_scores = _top_scores(block, max(correct, default=1))
         occurring, label_index = np.unique(labels[part], return_inverse=True)
         for k, sets in correct.items():
@@ -279,7 +279,7 @@ def hops(scores: Floats, labels: Integers, distances: Integers, *, groups: Group
             f" {distances.shape}: expected images, and a distance between any two candidates."
         )
     counts = np.zeros(NO_PATH + 1)
-    for part, block in _blocks(scores, groups):
+    for part, block in _score_blocks(scores, groups):
         top_scores = _top_scores(block, 1)
         num_hops = distances[labels[part][top_scores.rows], top_scores.columns]
         counts += np.bincount(num_hops, top_scores.within(1), minlength=len(counts))
@@ -337,7 +337,7 @@ def _membership(
     return is_correct
 
 
-def _blocks(scores: Floats, groups: Groups) -> Iterator[tuple[slice, Floats]]:
+def _score_blocks(scores: Floats, groups: Groups) -> Iterator[tuple[slice, Floats]]:
     """Yield blocks of rows in which the classes of a group have equal scores."""
     together = [np.array(group, np.int64) for group in groups]
     _check_groups(together, scores.shape[1])

@@ -24,10 +24,10 @@ from pipeline.store.lease import lease
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
-from workflows import session
+from workflows import command_cluster
+from workflows.command_cluster import CommandCluster
 from workflows.dashboard.publisher import Publisher
 from workflows.preparation.options import ALL, FeaturesOptions
-from workflows.session import Cluster
 from workflows.terminal.formatting import bytes_text, counted, printable
 from workflows.terminal.progress import Progress, print_waiting
 
@@ -47,11 +47,11 @@ def run(options: FeaturesOptions) -> int:
         StoreError: There is no store or no finished split, or there is too little free space.
         TesseraeError: There is no such network, or a shard failed.
     """
-    session.check_cluster_option(options.cluster)
+    command_cluster.check_cluster_option(options.cluster)
     splits = _splits(open_objects(options.store), options.split)
-    if session.run_as_slurm_worker(options):
+    if command_cluster.run_as_slurm_worker(options):
         return 0
-    cluster = session.cluster_of(options)
+    cluster = command_cluster.cluster_of(options)
     cluster.use_gpus(options.gpus)
     if options.workers is None:
         cluster.set_workers(cores())
@@ -82,7 +82,9 @@ def _splits(objects: Objects, requested: tuple[str, ...]) -> list[str]:
     return finished
 
 
-def compute_features(options: FeaturesOptions, split: str, cluster: Cluster) -> FeatureRecipe:
+def compute_features(
+    options: FeaturesOptions, split: str, cluster: CommandCluster
+) -> FeatureRecipe:
     """Compute the missing features of a split, and commit them to the store.
 
     With `--repair`, damaged files are removed and computed again. Nothing is computed if the
@@ -112,7 +114,7 @@ def compute_features(options: FeaturesOptions, split: str, cluster: Cluster) -> 
     objects = open_objects(options.store)
     plan = records.load_plan(objects, split)
     backbone = open_backbone(options.trunk, cut=options.cut, pooling=options.pooling)
-    recipe = extract.resolve_recipe(objects, split, backbone, options.feature_options)
+    recipe = extract.resolve_feature_recipe(objects, split, backbone, options.feature_options)
     local_probe = compute_probe(backbone, recipe.precision)
     del backbone  # frees its memory: tasks load the network themselves
     if not options.repair and extract.is_done(objects, recipe, plan, options.kinds):
@@ -161,7 +163,7 @@ class FeatureRun:
         return self.objects, self.recipe, self.plan
 
 
-def _compute(options: FeaturesOptions, run: FeatureRun, cluster: Cluster) -> None:
+def _compute(options: FeaturesOptions, run: FeatureRun, cluster: CommandCluster) -> None:
     kinds = tuple(k for k in KINDS if k in {*options.kinds, *extract.recorded_kinds(*run.target)})
     extract.write_metadata(*run.target, kinds)
     if options.repair:
@@ -195,7 +197,7 @@ def _remove_damaged(run: FeatureRun) -> None:
     extract.remove_objects(*run.target, damaged)
 
 
-def _gpus(options: FeaturesOptions, cluster: Cluster) -> int:
+def _gpus(options: FeaturesOptions, cluster: CommandCluster) -> int:
     """Return the number of workers with a GPU to use."""
     if options.gpus == 0:
         return 0
@@ -208,7 +210,7 @@ def _gpus(options: FeaturesOptions, cluster: Cluster) -> int:
     return available
 
 
-def _run(run: FeatureRun, jobs: Sequence[Job], cluster: Cluster) -> None:
+def _run(run: FeatureRun, jobs: Sequence[Job], cluster: CommandCluster) -> None:
     rows = sum(len(run.plan.rows(job.arguments[1])) for job in jobs)
     failed: list[Failed] = []
     with (
@@ -290,7 +292,9 @@ class RowCounter:
 
 
 @contextmanager
-def _count_reported_rows(cluster: Cluster, run: str, progress: Progress) -> Iterator[RowCounter]:
+def _count_reported_rows(
+    cluster: CommandCluster, run: str, progress: Progress
+) -> Iterator[RowCounter]:
     rows = RowCounter(progress, cluster.maintain)
     topic = progress_topic(run)
     cluster.client.subscribe_topic(topic, rows.receive)

@@ -25,10 +25,10 @@ from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
+from workflows.command_cluster import CommandCluster
 from workflows.preparation import spooling
 from workflows.preparation.options import ALL, PrepareOptions
 from workflows.reports.class_lines import class_lines
-from workflows.session import Cluster
 from workflows.terminal.formatting import printable
 from workflows.terminal.progress import Progress, print_waiting
 from workflows.terminal.signals import deferred_signals
@@ -143,7 +143,7 @@ def resolve_splits(options: PrepareOptions) -> PrepareOptions:
     return options
 
 
-def plan_splits(options: PrepareOptions, cluster: Cluster) -> Plans:
+def plan_splits(options: PrepareOptions, cluster: CommandCluster) -> Plans:
     """Plan every requested split, so that the labels cover the classes of all of them.
 
     The recipe and the plans are written to the store; no image is decoded.
@@ -170,7 +170,9 @@ def plan_splits(options: PrepareOptions, cluster: Cluster) -> Plans:
         return resolve_plans(options, parts, cluster)
 
 
-def resolve_plans(options: PrepareOptions, parts: Sequence[OpenSplit], cluster: Cluster) -> Plans:
+def resolve_plans(
+    options: PrepareOptions, parts: Sequence[OpenSplit], cluster: CommandCluster
+) -> Plans:
     """Return the recipe and the plan of each split, created or checked against the store's.
 
     A source is listed again unless the store has a plan of it. New plans are written to the store.
@@ -251,7 +253,7 @@ def _root(part: OpenSplit) -> str:
     return spooling.spool_folder(part.objects, part.split)
 
 
-def _list_source(part: OpenSplit, cluster: Cluster, limit: int | None) -> Listing:
+def _list_source(part: OpenSplit, cluster: CommandCluster, limit: int | None) -> Listing:
     source = part.source
     if source.access == "random":
         with Progress(f"{part.split}: listing {source.kind}", unit="images") as progress:

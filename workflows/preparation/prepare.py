@@ -23,7 +23,8 @@ from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from pipeline.store.records import FinishRecord
-from workflows import session
+from workflows import command_cluster
+from workflows.command_cluster import CommandCluster
 from workflows.dashboard.preview import ShardPreview
 from workflows.dashboard.publisher import Publisher
 from workflows.preparation import spooling
@@ -41,7 +42,6 @@ from workflows.reports.class_lines import unreadable_class_lines
 from workflows.reports.quarantine import Reason, examples, quarantined_reasons
 from workflows.reports.store_model import RunReport
 from workflows.reports.store_report import report_store
-from workflows.session import Cluster
 from workflows.terminal.formatting import bytes_text, counted, printable
 from workflows.terminal.progress import Progress
 
@@ -134,7 +134,7 @@ def run(options: PrepareOptions) -> int:
         KeyboardInterrupt: The run was stopped; the message says how to continue.
         TesseraeError: A split could not be prepared; `prepare` lists the reasons.
     """
-    if session.run_as_slurm_worker(options):
+    if command_cluster.run_as_slurm_worker(options):
         return 0
     try:
         report_store(options.store, prepare(options))
@@ -161,11 +161,11 @@ def prepare(options: PrepareOptions) -> dict[str, RunReport]:
         TesseraeError: A shard failed, or too many rows were quarantined. Committed shards are kept.
         KeyboardInterrupt: The run was stopped; the message says how to continue.
     """
-    session.check_cluster_option(options.cluster)
+    command_cluster.check_cluster_option(options.cluster)
     options = resolve_splits(options)
     for split in options.split:  # a missing split is reported before hours of work on others
         open_split(options, split)
-    with session.cluster_of(options) as cluster:
+    with command_cluster.cluster_of(options) as cluster:
         cluster.connect_if_remote()
         plans = plan_splits(options, cluster) if len(options.split) > 1 else None
         runs = {split: prepare_split(options, split, cluster, plans) for split in options.split}
@@ -173,7 +173,7 @@ def prepare(options: PrepareOptions) -> dict[str, RunReport]:
 
 
 def prepare_split(
-    options: PrepareOptions, split: str, cluster: Cluster, plans: Plans | None = None
+    options: PrepareOptions, split: str, cluster: CommandCluster, plans: Plans | None = None
 ) -> RunReport:
     """Prepare one split, whose lease is held meanwhile, and return the totals of this run.
 
@@ -202,7 +202,7 @@ def prepare_split(
 
 
 def _prepare(
-    options: PrepareOptions, part: OpenSplit, recipe: Recipe, plan: Plan, cluster: Cluster
+    options: PrepareOptions, part: OpenSplit, recipe: Recipe, plan: Plan, cluster: CommandCluster
 ) -> RunReport:
     split, source, objects = part.split, part.source, part.objects
     commits = records.load_commits(objects, plan)
@@ -268,7 +268,7 @@ def _check_resources(
     plan: Plan,
     commits: dict[int, Commit],
     todo: Sequence[int],
-    cluster: Cluster,
+    cluster: CommandCluster,
 ) -> None:
     room = objects.free_bytes()
     total = 0
@@ -292,7 +292,7 @@ def _rows_and_shards(rows: int, shards: int) -> str:
 
 
 def _check_memory(
-    options: PrepareOptions, objects: Objects, recipe: Recipe, cluster: Cluster
+    options: PrepareOptions, objects: Objects, recipe: Recipe, cluster: CommandCluster
 ) -> None:
     sizes = options.store_options.sizes
     if isinstance(objects, LocalObjects):  # a task holds one chunk of every size
@@ -318,7 +318,7 @@ def prepare_shards(
     work: ShardTaskConfig,
     todo: Sequence[int],
     commits: dict[int, Commit],
-    cluster: Cluster,
+    cluster: CommandCluster,
     tally: Tally,
 ) -> None:
     """Run the tasks of some shards, and show their progress here and on the dashboard.

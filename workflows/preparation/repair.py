@@ -25,12 +25,12 @@ from pipeline.store.lease import lease
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
-from workflows import session
+from workflows import command_cluster
+from workflows.command_cluster import CommandCluster
 from workflows.preparation.options import PrepareOptions, RepairOptions
 from workflows.preparation.plans import OpenSplit, resolve_plans
 from workflows.preparation.spooling import remove_spool
 from workflows.preparation.verify import print_problems, splits_to_check, verify_split
-from workflows.session import Cluster
 from workflows.terminal.formatting import counted, printable
 from workflows.terminal.progress import print_waiting
 
@@ -46,7 +46,7 @@ class Repair:
     """The name of the split."""
     run: str
     """The name of the run, used for its temporary files and the keys of its tasks."""
-    cluster: Cluster
+    cluster: CommandCluster
 
 
 def run(options: RepairOptions) -> int:
@@ -65,9 +65,9 @@ def run(options: RepairOptions) -> int:
         TesseraeError: A file could not be rebuilt, for example because the images have moved.
     """
     num_problems = 0
-    if session.run_as_slurm_worker(options):
+    if command_cluster.run_as_slurm_worker(options):
         return 0
-    with session.cluster_of(options) as cluster:
+    with command_cluster.cluster_of(options) as cluster:
         cluster.connect_if_remote()
         for split in splits_to_check(open_objects(options.store), options.split):
             run_name = planning.new_run(split)

@@ -16,7 +16,7 @@ from pipeline.sources.source import Source
 from pipeline.store import layout
 from pipeline.store.local import LocalObjects
 from pipeline.store.objects import Objects
-from workflows.session import Cluster
+from workflows.command_cluster import CommandCluster
 from workflows.terminal.formatting import bytes_text, printable
 from workflows.terminal.progress import Progress
 
@@ -59,7 +59,7 @@ def remove_spool(objects: Objects, split: str) -> None:
 
 
 def stream(
-    split: str, source: Source, objects: Objects, cluster: Cluster, limit: int | None
+    split: str, source: Source, objects: Objects, cluster: CommandCluster, limit: int | None
 ) -> None:
     """Stream the blocks of a source that the spool lacks; remove those of other sources from it.
 

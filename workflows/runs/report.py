@@ -19,7 +19,7 @@ from workflows.terminal.formatting import share_text, three_digits
 from workflows.training.errors import DivergedError
 from workflows.training.finite import NonFiniteError
 from workflows.training.run_folder import RunFolder
-from workflows.training.stages import STAGES, import_object, recorded_name
+from workflows.training.stage_registry import STAGES, import_object, recorded_name
 from workflows.training.writing import write
 
 

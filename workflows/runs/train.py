@@ -16,15 +16,15 @@ from pipeline.errors import StoreError, TesseraeError
 from pipeline.store import records
 from pipeline.store.open import open_objects
 from pipeline.urls import is_url
-from workflows import session
+from workflows import command_cluster
+from workflows.command_cluster import CommandCluster
 from workflows.evaluation import HELD_OUT
 from workflows.preparation import prepare
 from workflows.preparation.options import PrepareOptions
 from workflows.preparation.plans import Plans, plan_splits
-from workflows.session import Cluster
 from workflows.training.options import CHANGEABLE_ON_RESUME, MIN_RESIZE_RATIO, TrainingOptions
 from workflows.training.run_options import RunOptions
-from workflows.training.stages import STAGES, import_object
+from workflows.training.stage_registry import STAGES, import_object
 
 if TYPE_CHECKING:  # these load torch, which --help does not need
     from workflows.training.run_folder import RunFolder
@@ -56,8 +56,8 @@ def run(options: TrainingOptions, run_options: RunOptions) -> int:
         KeyboardInterrupt: Ctrl-C was pressed; the ranks have saved and stopped.
     """
     options = options.with_absolute_paths()
-    session.check_cluster_option(run_options.cluster)
-    if session.run_as_slurm_worker(run_options):
+    command_cluster.check_cluster_option(run_options.cluster)
+    if command_cluster.run_as_slurm_worker(run_options):
         return 0
     from workflows.training.run_folder import RunFolder
     from workflows.training.run_lock import locked_run
@@ -97,8 +97,8 @@ def _check_run(run_options: RunOptions, options: TrainingOptions, run: RunFolder
         run.checkpoint_of_step(run_options.from_step)
 
 
-def _cluster(run_options: RunOptions) -> Cluster:
-    cluster = session.cluster_of(run_options)
+def _cluster(run_options: RunOptions) -> CommandCluster:
+    cluster = command_cluster.cluster_of(run_options)
     if run_options.ranks is None or run_options.gpus:
         cluster.use_gpus(run_options.gpus)
     if run_options.data is None and run_options.workers is None:
@@ -114,7 +114,7 @@ def _cluster(run_options: RunOptions) -> Cluster:
 
 @contextmanager
 def _prepared(
-    run_options: RunOptions, options: TrainingOptions, cluster: Cluster
+    run_options: RunOptions, options: TrainingOptions, cluster: CommandCluster
 ) -> Iterator[None]:
     """Prepare the training split; then prepare the other splits while the block runs."""
     if run_options.data is None:
@@ -150,7 +150,7 @@ def _prepared(
 class _OtherSplits(threading.Thread):
     """A thread that prepares the splits that are not trained on."""
 
-    def __init__(self, options: PrepareOptions, cluster: Cluster, plans: Plans) -> None:
+    def __init__(self, options: PrepareOptions, cluster: CommandCluster, plans: Plans) -> None:
         super().__init__(name="prepare", daemon=True)
         self._options = options
         self._cluster = cluster
@@ -205,7 +205,7 @@ def suggested_store_size(size: int) -> int:
 
 
 def _train(
-    run_options: RunOptions, options: TrainingOptions, cluster: Cluster, run: RunFolder
+    run_options: RunOptions, options: TrainingOptions, cluster: CommandCluster, run: RunFolder
 ) -> str:
     from workflows.training.launch import train_on
 

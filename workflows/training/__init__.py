@@ -1,6 +1,6 @@
 """The machinery that all training stages share: ranks, options, run folders and checkpoints.
 
-stage        the protocol of a stage            stages       the registry of stages by name
+stage        the protocol of a stage            stage_registry   the stages by name
 options      options of every stage             run_options  options of `tesserae train`
 launch       starts the ranks of a run          watcher      shows the progress of the ranks
 loop         the loop of a rank                 batches      batches and micro-batches

@@ -15,13 +15,13 @@ from pipeline import code_digest
 from pipeline.features.loader import FeatureLoader
 from pipeline.store.open import open_objects
 from pipeline.store.records import load_plan
-from workflows.session import Cluster
+from workflows.command_cluster import CommandCluster
 from workflows.terminal.progress import Progress
 from workflows.training.loop import TrainingJob
 from workflows.training.options import CHANGEABLE_ON_RESUME, TrainingOptions
 from workflows.training.run_folder import RunFolder
 from workflows.training.stage import Data
-from workflows.training.stages import import_location, recorded_name
+from workflows.training.stage_registry import import_location, recorded_name
 from workflows.training.watcher import RunWatcher
 
 ENTRY = "workflows.training.loop:train"
@@ -31,7 +31,7 @@ PACKAGES = ("torch", "numpy", "zarr", "tesserae")
 
 
 def train_on(
-    cluster: Cluster,
+    cluster: CommandCluster,
     world: WorldConfig,
     stage: str,
     options: TrainingOptions,
@@ -51,7 +51,7 @@ def train_on(
         cluster: The cluster that runs the ranks; it is started if it has not been.
         world: The number and kind of ranks. Its `batch` is the batch size of *options*.
         stage: The stage (`workflows.training.stage.Stage`): its name in
-            `workflows.training.stages.STAGES`, or `module:class`.
+            `workflows.training.stage_registry.STAGES`, or `module:class`.
         options: The options of the stage, an instance of its options class.
         data: The training data: loaders of whole batches, of which each rank reads its part, the
             names of the classes, and no run folder yet.

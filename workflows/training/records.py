@@ -17,7 +17,7 @@ from pipeline.errors import TesseraeError
 from pipeline.store import schema
 from pipeline.store.schema import Count, SchemaError, Size, Split, pattern
 from workflows.training.options import TrainingOptions
-from workflows.training.stages import STAGES, import_object, recorded_name
+from workflows.training.stage_registry import STAGES, import_object, recorded_name
 
 MAX_BYTES = 2**28
 """The maximum length of a JSON file that is read at once, in bytes."""

@@ -19,7 +19,7 @@ class RunOptions(SourceReadingOptions, ClusterOptions):
     """The data, the run folder and the cluster of `tesserae train`."""
 
     stage: str = ""
-    """The name of the stage, one of `workflows.training.stages.STAGES`."""
+    """The name of the stage, one of `workflows.training.stage_registry.STAGES`."""
     store: str = store_argument()
     run: Path | None = option(
         None,

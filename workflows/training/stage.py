@@ -26,7 +26,8 @@ class Stage(Protocol):
         """Create the stage in its state before the first step.
 
         Args:
-            options: The options of the stage, of its options class in `workflows.training.stages`.
+            options: The options of the stage, of its options class in
+                `workflows.training.stage_registry`.
             data: The loaders of training and held-out rows, the classes and the run folder.
             world: The rank that the stage runs in, with its device.
         """

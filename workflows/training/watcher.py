@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Self
 
+from workflows.command_cluster import CommandCluster
 from workflows.dashboard.plugin import TOPIC, install
 from workflows.dashboard.publisher import end_message
-from workflows.session import Cluster
 from workflows.terminal.formatting import seconds_text
 from workflows.terminal.progress import Progress
 from workflows.training.image_grid import jpeg_preview
@@ -27,7 +27,11 @@ class RunWatcher:
     """
 
     def __init__(
-        self, cluster: Cluster, folder: RunFolder, options: TrainingOptions, progress: Progress
+        self,
+        cluster: CommandCluster,
+        folder: RunFolder,
+        options: TrainingOptions,
+        progress: Progress,
     ) -> None:
         """Announce the run on the dashboard.
 

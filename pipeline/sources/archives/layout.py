@@ -84,7 +84,7 @@ class Layout(ABC):
 
 
 @dataclass(frozen=True)
-class ClassTar(Layout):
+class ClassTarLayout(Layout):
     """A tar of all images of one class: `<anything>/<file>` becomes `<class>/<file>`."""
 
     class_name: str
@@ -153,7 +153,7 @@ def listed_sample(key: str, member: Member, store_member: StoreMember, prefix: s
 
 
 @dataclass(frozen=True)
-class TarOfTars(Layout):
+class TarOfTarsLayout(Layout):
     """The layout of ILSVRC's train tar: a tar that holds one `<class>.tar` for each class."""
 
     options: SourceOptions = DEFAULT_OPTIONS
@@ -185,7 +185,7 @@ class TarOfTars(Layout):
         """
         inner_tars = InnerTars(tar)
         for inner in inner_tars.members(start, stop):
-            layout = ClassTar(folder_class(stem_of(inner.name), self.options), self.options)
+            layout = ClassTarLayout(folder_class(stem_of(inner.name), self.options), self.options)
             yield from layout.samples(
                 tar, store_member, inner.offset, inner.offset + inner.num_bytes
             )

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pipeline.errors import SourceError
 from pipeline.sources.archives.folder_layout import TreeTar
-from pipeline.sources.archives.layout import ClassTar, InnerTars, Layout, TarOfTars
+from pipeline.sources.archives.layout import ClassTarLayout, InnerTars, Layout, TarOfTarsLayout
 from pipeline.sources.archives.open import check_archive, is_streamed, open_tar
 from pipeline.sources.archives.outline import outline_of
 from pipeline.sources.archives.tar import Member, Tar, stem_of
@@ -194,7 +194,7 @@ class TarSource(Source):
 
     def _blocks_of(self, part: TarPart) -> Iterator[Block]:
         name = block_name(part.path)
-        if not isinstance(part.layout, TarOfTars) or is_streamed(self.location, part.path):
+        if not isinstance(part.layout, TarOfTarsLayout) or is_streamed(self.location, part.path):
             size = self.location.size(part.path)
             yield TarBlock(name, size, self.location, part.path, part.layout)
             return
@@ -209,7 +209,7 @@ class TarSource(Source):
                     inner.num_bytes,
                     self.location,
                     part.path,
-                    ClassTar(class_name, self.location.options),
+                    ClassTarLayout(class_name, self.location.options),
                     inner.offset,
                     inner.offset + inner.num_bytes,
                 )

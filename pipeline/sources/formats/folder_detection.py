@@ -177,11 +177,13 @@ def check_one_folder(location: Location, split: str, names: list[str]) -> None:
 def _entries_outside_splits(location: Location, splits: set[str]) -> tuple[str, ...]:
     """Return the images and folders beside the folders of splits, which belong to none of them."""
     top = location.names()
-    folders = (n for n in top.folders if n not in splits and not _is_flat_split(location, n))
+    folders = (
+        n for n in top.folders if n not in splits and not _belongs_to_other_finder(location, n)
+    )
     return (*folders, *filter(looks_like_image, top.files))
 
 
-def _is_flat_split(location: Location, name: str) -> bool:
+def _belongs_to_other_finder(location: Location, name: str) -> bool:
     """Return True if the folder *name* is ILSVRC2012's val split, or a test split without classes.
 
     Other finders detect both.

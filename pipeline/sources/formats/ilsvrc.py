@@ -12,10 +12,10 @@ import pyarrow as pa
 from pipeline.errors import SourceError
 from pipeline.sources.archives.detection import container_of
 from pipeline.sources.archives.layout import (
-    ClassTar,
+    ClassTarLayout,
     Layout,
     StoreMember,
-    TarOfTars,
+    TarOfTarsLayout,
     listed_sample,
 )
 from pipeline.sources.archives.outline import TARS, VAL, Outline, outline_of
@@ -216,7 +216,7 @@ def find_train_tar(
         split: TarSource(
             "ilsvrc-tar",
             location,
-            tuple(TarPart(path, TarOfTars(location.options)) for path in paths),
+            tuple(TarPart(path, TarOfTarsLayout(location.options)) for path in paths),
         )
         for split, paths in tars.items()
     }
@@ -259,8 +259,8 @@ def find_class_tars(
     }
 
 
-def _class_tar_layout(location: Location, path: str) -> ClassTar:
-    return ClassTar(folder_class(stem_of(path), location.options), location.options)
+def _class_tar_layout(location: Location, path: str) -> ClassTarLayout:
+    return ClassTarLayout(folder_class(stem_of(path), location.options), location.options)
 
 
 def find_val(

@@ -88,7 +88,7 @@ def begin(
     """Start a run as the command does."""
     objects = open_objects(str(store))
     backbone = open_backbone(trunk, cut=cut, pooling=pooling)
-    recipe = extract.resolve_recipe(objects, split, backbone, FeatureOptions(**choices))
+    recipe = extract.resolve_feature_recipe(objects, split, backbone, FeatureOptions(**choices))
     plan = records.load_plan(objects, split)
     run = extract.new_run(recipe.name, split)
     objects = open_objects(str(store), run)

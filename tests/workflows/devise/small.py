@@ -94,7 +94,7 @@ def features_inline(store: Path, trunk: Path, split: str, **choices: Any) -> str
     """Extract a split's features in this process; return their name."""
     objects = open_objects(str(store))
     backbone = open_backbone(trunk)
-    recipe = extract.resolve_recipe(objects, split, backbone, FeatureOptions(**choices))
+    recipe = extract.resolve_feature_recipe(objects, split, backbone, FeatureOptions(**choices))
     plan = records.load_plan(objects, split)
     run = extract.new_run(recipe.name, split)
     objects = open_objects(str(store), run)

@@ -11,7 +11,7 @@ import pytest
 from pipeline.errors import TesseraeError
 from workflows.cli import COMMANDS, command_of, main
 from workflows.options.ranges import MAX_INT, Range
-from workflows.training.stages import STAGES, import_object
+from workflows.training.stage_registry import STAGES, import_object
 
 
 def parsers() -> Iterator[tuple[argparse.ArgumentParser, argparse.Action]]:

@@ -150,7 +150,9 @@ def test_invalid_arguments_are_one_line_errors(
     trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error is raised before a cluster is started."""
-    monkeypatch.setattr("workflows.session.Cluster._start", lambda _: pytest.fail("started"))
+    monkeypatch.setattr(
+        "workflows.command_cluster.CommandCluster._start", lambda _: pytest.fail("started")
+    )
     store = store_of(tmp_path, 9)
     for words, says in (
         ((), "--trunk"),

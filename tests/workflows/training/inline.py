@@ -12,10 +12,10 @@ import pytest
 from cluster.ranks.rank_process import Rank
 from cluster.ranks.world import WorldConfig
 from tests.inline import NoCluster, no_cluster, run_here
-from workflows import session
+from workflows import command_cluster
 from workflows.preparation import features
 from workflows.training import launch
-from workflows.training.stages import import_object
+from workflows.training.stage_registry import import_object
 
 
 class InlineCluster(NoCluster):
@@ -61,7 +61,7 @@ def run_rank(
 def inline_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run ranks and tasks of commands in this process inside the block."""
     with no_cluster(monkeypatch), monkeypatch.context() as patch:
-        patch.setattr(session, "Cluster", InlineCluster)
+        patch.setattr(command_cluster, "CommandCluster", InlineCluster)
         patch.setattr(features, "run_jobs", run_here)
         patch.setattr(launch, "run_world", run_rank)
         yield

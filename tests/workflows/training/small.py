@@ -15,7 +15,7 @@ from workflows.training.loop import TrainingJob, train
 from workflows.training.options import CHANGEABLE_ON_RESUME
 from workflows.training.run_folder import RunFolder
 from workflows.training.stage import Data
-from workflows.training.stages import import_location
+from workflows.training.stage_registry import import_location
 from workflows.training.world import World
 from workflows.wgan.options import WganOptions
 from workflows.wgan.sampling import STAGE

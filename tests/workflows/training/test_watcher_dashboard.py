@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, cast
 from unittest.mock import Mock
 
+from workflows.command_cluster import CommandCluster
 from workflows.dashboard.page import TEMPLATES, values
 from workflows.dashboard.state import DashboardState
 from workflows.reports.html import render
-from workflows.session import Cluster
 from workflows.terminal.progress import Progress
 from workflows.training.options import TrainingOptions
 from workflows.training.run_folder import RunFolder
@@ -23,7 +23,7 @@ def watch(board: DashboardState, folder: Path, value: float) -> RunWatcher:
     client.log_event.side_effect = lambda topic, events: [
         board.apply(event, 0.0) for event in events
     ]
-    cluster = cast(Cluster, Mock(client=client))
+    cluster = cast(CommandCluster, Mock(client=client))
     progress = Mock()
     progress.seconds_left.return_value = 9.0
     watcher = RunWatcher(

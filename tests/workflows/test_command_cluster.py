@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from workflows.session import Cluster
+from workflows.command_cluster import CommandCluster
 
 
 @pytest.mark.slow
@@ -26,7 +26,7 @@ def test_the_dashboard_answers_when_its_address_is_printed(
 
     monkeypatch.setattr(builtins, "print", open_printed)
 
-    with Cluster(workers=1, threads=1, dashboard=True) as cluster:
+    with CommandCluster(workers=1, threads=1, dashboard=True) as cluster:
         assert cluster.client
 
     assert statuses == [200]

@@ -60,7 +60,7 @@ REMOTE_PREFIXES = ("ssh:", "slurm:")
 """The prefixes of `--cluster` that start workers on other machines while a command runs."""
 
 
-def cluster_of(options: ClusterOptions) -> Cluster:
+def cluster_of(options: ClusterOptions) -> CommandCluster:
     """Return the cluster that the options of a command describe, without starting it.
 
     Args:
@@ -73,7 +73,7 @@ def cluster_of(options: ClusterOptions) -> Cluster:
     Raises:
         ClusterError: `--cluster` is invalid, or its file is.
     """
-    return Cluster(
+    return CommandCluster(
         workers=cores() if options.workers is None else options.workers,
         threads=options.threads,
         dashboard=options.dashboard,
@@ -121,7 +121,7 @@ def run_as_slurm_worker(options: ClusterOptions) -> bool:
     return True
 
 
-class Cluster:
+class CommandCluster:
     """A context manager that holds a cluster and its client, and closes both at its end.
 
     A local cluster, and one that was started over ssh or with Slurm, ends with the block; a cluster
@@ -365,7 +365,7 @@ class Cluster:
             has_page = client.run_on_scheduler(install)
         print(f"dashboard: {_tesserae_url(status_url) if has_page else status_url}", flush=True)
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> CommandCluster:
         return self
 
     def __exit__(self, *error: Any) -> None:

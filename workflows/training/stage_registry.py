@@ -27,8 +27,9 @@ class StageEntry:
     prepare_data: str | None = None
     """The function that opens the training data, as `module:function`; None = images of one size.
     It is called with the `workflows.training.run_options.RunOptions`, the options of the stage, the
-    `workflows.session.Cluster` and the name of the held-out split or None; it returns the
-    `workflows.training.stage.Data` and further files of a new run folder, as name -> content."""
+    `workflows.command_cluster.CommandCluster` and the name of the held-out split or None; it
+    returns the `workflows.training.stage.Data` and further files of a new run folder, as
+    name -> content."""
     evaluate: str | None = None
     """The function that evaluates a run for `tesserae report`, as `module:function`; None = the
     report has no evaluation. It is called with the `RunFolder`, the

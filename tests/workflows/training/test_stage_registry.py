@@ -19,11 +19,11 @@ from tests.workflows.training.inline import InlineCluster, inline_ranks
 from tests.workflows.training.own_stage import OwnOptions
 from tests.workflows.training.small import SIZE, small_store
 from workflows import cli
-from workflows.training import stages
+from workflows.training import stage_registry
 from workflows.training.records import read_options
 from workflows.training.run_folder import RunFolder
 from workflows.training.stage import Data
-from workflows.training.stages import STAGES, StageEntry
+from workflows.training.stage_registry import STAGES, StageEntry
 
 OWN = "tests.workflows.training.own_stage"
 OWN_STAGE = StageEntry(
@@ -57,9 +57,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own() -> Iterator[None]:
     """Register the stage outside of Tesserae for one test, after the command is loaded."""
     cli.command_of("train")
-    stages.register("own", OWN_STAGE)
+    stage_registry.register("own", OWN_STAGE)
     yield
-    stages._stages.pop("own", None)
+    stage_registry._stages.pop("own", None)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_all_that_a_stage_names_exists(name: str) -> None:
     """Import locations are texts, which no type checker follows."""
     entry = STAGES[name]
     for location in (entry.options, entry.stage, entry.prepare_data, entry.evaluate):
-        assert location is None or callable(stages.import_object(location))
+        assert location is None or callable(stage_registry.import_object(location))
 
 
 @pytest.mark.parametrize("stage", SMALL)
@@ -119,7 +119,7 @@ def test_a_run_that_recorded_a_module_is_of_the_stage(
     """The run is one of the stage, wherever the module has moved since."""
     earlier = f"workflows.{name}.stage:{name.capitalize()}"
     moved = {**STAGES, name: replace(STAGES[name], stage="elsewhere.stages:Stage")}
-    monkeypatch.setattr(stages, "STAGES", moved)
+    monkeypatch.setattr(stage_registry, "STAGES", moved)
     run = RunFolder(tmp_path / "run")
     run.create_or_continue({"stage": earlier, "steps": 1}, {})
     assert read_options(run.path / "options.json")["options"]["stage"] == name
@@ -141,7 +141,7 @@ def test_a_registered_stage_evaluates_its_runs(
     assert tesserae("report", run, "--samples", 123) == 0
     assert "samples asked for: 123" in capsys.readouterr().out
     assert "Evaluation at step 2" in (run / "report.html").read_text()
-    del stages._stages["own"]
+    del stage_registry._stages["own"]
     assert tesserae("report", run) == 0
     assert "Evaluation" not in (run / "report.html").read_text()
 
@@ -167,7 +167,7 @@ def test_a_stage_may_be_given_by_its_import_location(
             cluster: Any = InlineCluster()
             assert train_on(cluster, WorldConfig(1), stage, wanted, data, run) == "done"
     assert recorded(run.path) == name
-    monkeypatch.setattr(stages, "STAGES", {**STAGES, "own": OWN_STAGE})
+    monkeypatch.setattr(stage_registry, "STAGES", {**STAGES, "own": OWN_STAGE})
     registered = {f"{OWN}:Own": "own"}.get(name, name)  # a run of before it was registered
     assert run.read_options()["options"]["stage"] == registered
 
@@ -175,9 +175,9 @@ def test_a_stage_may_be_given_by_its_import_location(
 @pytest.mark.usefixtures("own")
 def test_names_are_unique_and_no_import_locations() -> None:
     """Registering the same stage again, as a module that is reloaded does, changes nothing."""
-    stages.register("own", OWN_STAGE)
+    stage_registry.register("own", OWN_STAGE)
     with pytest.raises(ValueError, match="there is a stage 'wgan' already"):
-        stages.register("wgan", OWN_STAGE)
+        stage_registry.register("wgan", OWN_STAGE)
     for name in (f"{OWN}:Own", "Own", "", "own stage", "../own"):
         with pytest.raises(ValueError, match="expected a letter, then letters, digits"):
-            stages.register(name, OWN_STAGE)
+            stage_registry.register(name, OWN_STAGE)
