@@ -21,7 +21,7 @@ from cluster import certificates
 from cluster.embedded_scheduler import EmbeddedScheduler
 from cluster.errors import ClusterError
 from cluster.processes.heartbeat import Heartbeat
-from cluster.processes.stdin_link import ERROR_PREFIX, WorkerLink, worker_command
+from cluster.processes.stdin_link import ERROR_PREFIX, WorkerLink, stdin_worker_command
 
 SSH_COMMAND = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15")
 CONNECT_SECONDS = 30.0
@@ -186,7 +186,7 @@ class _SshLink(WorkerLink):
     def __init__(self, host: Host, address: str, files: dict[str, bytes]) -> None:
         self.host = host
         options = {name: value for name, value in host.options.items() if name != "python"}
-        command = worker_command(host.options.get("python", sys.executable), address, options)
+        command = stdin_worker_command(host.options.get("python", sys.executable), address, options)
         super().__init__([*SSH_COMMAND, host.name, f"exec {shlex.join(command)}"], files)
 
 

@@ -8,7 +8,7 @@ from cluster import certificates
 from cluster.embedded_scheduler import EmbeddedScheduler
 from cluster.errors import ClusterError
 from cluster.processes.heartbeat import Heartbeat
-from cluster.processes.stdin_link import WorkerLink, worker_command
+from cluster.processes.stdin_link import WorkerLink, stdin_worker_command
 
 CLOSE_SECONDS = 30.0
 """The timeout for a worker to end before it is killed."""
@@ -38,7 +38,7 @@ class LaunchedCluster(EmbeddedScheduler):
         self._files = certificates.create_certificates()
         super().__init__(host, self._files, dashboard=dashboard)
         options = {"workers": "1", "gpus": "none"}
-        worker = worker_command(sys.executable, self.address, options)
+        worker = stdin_worker_command(sys.executable, self.address, options)
         self._commands = [[*launcher, *worker] for launcher in launchers]
         self._links = [WorkerLink(command, self._files) for command in self._commands]
         self._heartbeat = Heartbeat(self._beat)  # without it, workers end by themselves

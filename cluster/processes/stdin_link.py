@@ -87,7 +87,7 @@ class WorkerLink:
             self._process.stdin.flush()
 
 
-def worker_command(python: str, address: str, options: Mapping[str, str]) -> list[str]:
+def stdin_worker_command(python: str, address: str, options: Mapping[str, str]) -> list[str]:
     """Return the command line of workers that read their certificate from standard input.
 
     Args:

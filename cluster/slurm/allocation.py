@@ -20,7 +20,7 @@ from cluster import certificates
 from cluster.embedded_scheduler import EmbeddedScheduler
 from cluster.errors import ClusterError
 from cluster.processes.heartbeat import HEARTBEAT_TIMEOUT_SECONDS, Heartbeat
-from cluster.processes.stdin_link import ERROR_PREFIX, WorkerLink, worker_command
+from cluster.processes.stdin_link import ERROR_PREFIX, WorkerLink, stdin_worker_command
 from cluster.slurm.profile import Profile, reachable_host
 
 ADDRESS_TIMEOUT_SECONDS = 120.0
@@ -79,7 +79,9 @@ class SlurmAllocation(EmbeddedScheduler):
             self._local_link = self._start_local_workers()
 
     def _start_local_workers(self) -> WorkerLink:
-        return WorkerLink(worker_command(sys.executable, self.address, self._options), self._files)
+        return WorkerLink(
+            stdin_worker_command(sys.executable, self.address, self._options), self._files
+        )
 
     def _beat(self) -> None:
         self._local_link.send_heartbeat()

@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from pipeline.backbone.check_files import check_folder, check_opened
 from pipeline.backbone.choices import NEW
 from pipeline.backbone.determinism import check_deterministic
-from pipeline.backbone.files import check_folder, check_opened
 from pipeline.backbone.network import Backbone
 from pipeline.backbone.transform import Transform, read_transform
 from pipeline.errors import TesseraeError

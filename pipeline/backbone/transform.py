@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.backbone.files import PREPROCESSOR_CONFIG, read_json
+from pipeline.backbone.check_files import PREPROCESSOR_CONFIG, read_json
 from pipeline.errors import TesseraeError
 
 

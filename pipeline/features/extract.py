@@ -1,6 +1,6 @@
 """The steps of a run that extracts the features of a split, in the order in which it takes them.
 
-resolve_recipe    the recipe of the features, with the name of those that the store has already
+resolve_feature_recipe    the recipe of the features, with the name of those that the store has already
 write_metadata    the recipe and the metadata of the arrays, before the first task
 damaged_objects   with --repair: the objects to recompute
 missing_shards    the shards that lack features
@@ -20,7 +20,7 @@ from dataclasses import replace
 from pipeline.backbone.network import Backbone
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.features.probes import KEY
-from pipeline.features.shard_task import extract_shard, intact_arrays
+from pipeline.features.shard_task import extract_shard, intact_feature_arrays
 from pipeline.features.worker import FeatureTaskConfig
 from pipeline.ingest.finish import all_commits, parts_digest, put_changed
 from pipeline.jobs import Job
@@ -92,7 +92,7 @@ def _stored_feature_recipe(objects: Objects, recipe: FeatureRecipe) -> FeatureRe
         if name == recipe.name or not name.endswith(f"-{ending}"):
             continue
         try:
-            stored = features.load_recipe(objects, name)
+            stored = features.load_feature_recipe(objects, name)
         except StoreError:  # lost or damaged: assume it was this recipe, and compare the digest
             stored = replace(recipe, trunk=name.removesuffix(f"-{ending}"))
         if stored.digest == recipe.digest and stored.name == name:
@@ -145,7 +145,7 @@ def write_metadata(
     """
     name = layout.features_recipe(recipe.name)
     try:
-        stored = features.load_recipe(objects, recipe.name)
+        stored = features.load_feature_recipe(objects, recipe.name)
     except StoreMismatchError:
         raise
     except StoreDamagedError:
@@ -175,7 +175,7 @@ def recorded_probe(objects: Objects, recipe: FeatureRecipe) -> str:
     """
     for split in features.splits_of(objects).get(recipe.name, []):
         plan = records.load_plan(objects, split)
-        for commit in features.load_commits(objects, recipe, plan).values():
+        for commit in features.load_feature_commits(objects, recipe, plan).values():
             if isinstance(probe := commit.provenance.get(KEY), str):
                 return probe
     return ""
@@ -196,11 +196,11 @@ def missing_shards(
         kinds: The kinds that every shard must have, of `plain` and `mirrored`.
     """
     required = set(kinds)
-    committed = intact_kinds(objects, recipe, plan)
+    committed = intact_feature_kinds(objects, recipe, plan)
     return [shard for shard, shard_kinds in enumerate(committed) if not required <= shard_kinds]
 
 
-def intact_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list[set[str]]:
+def intact_feature_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list[set[str]]:
     """Return the intact kinds of each shard: committed, and of the images that the store has now.
 
     Only the sizes of objects are compared; `damaged_objects` compares their bytes.
@@ -214,7 +214,7 @@ def intact_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list[se
         A set for each shard of the plan, in order, of `plain` and `mirrored`; empty for a shard
         that has neither.
     """
-    commits = features.load_commits(objects, recipe, plan)
+    commits = features.load_feature_commits(objects, recipe, plan)
     images = records.load_commits(objects, plan)
     size = str(recipe.stored_size)
 
@@ -223,7 +223,7 @@ def intact_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list[se
         if commit is None or image_commit is None or size not in image_commit.arrays:
             return set()
         return (
-            set(intact_arrays(objects, commit))
+            set(intact_feature_arrays(objects, commit))
             if commit.pixels == image_commit.arrays[size].digest
             else set()
         )
@@ -245,7 +245,7 @@ def damaged_objects(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list
         `features/<name>/features.zarr/train/plain/c.0.0`; those of missing objects too; empty if
         all are intact.
     """
-    commits = features.load_commits(objects, recipe, plan)
+    commits = features.load_feature_commits(objects, recipe, plan)
     written = [record for commit in commits.values() for record in commit.arrays.values()]
     with ThreadPoolExecutor(records.READERS) as pool:
         intact = pool.map(lambda record: records.is_intact(objects, record), written)
@@ -295,9 +295,9 @@ def recorded_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> tuple
         commit.
     """
     try:
-        done = features.load_finish_record(objects, recipe.name, plan.split)
+        done = features.load_feature_finish_record(objects, recipe.name, plan.split)
     except StoreDamagedError:
-        commits = features.load_commits(objects, recipe, plan).values()
+        commits = features.load_feature_commits(objects, recipe, plan).values()
         return tuple(k for k in KINDS if commits and all(k in commit.arrays for commit in commits))
     return () if done is None else done.kinds
 
@@ -317,7 +317,7 @@ def obsolete_objects(
         Names in the store, such as `features/<name>/features.zarr/train/plain/c.0.0`, ordered by
         shard. The objects may not exist.
     """
-    committed = intact_kinds(objects, recipe, plan)
+    committed = intact_feature_kinds(objects, recipe, plan)
     return [
         layout.features_shard(recipe.name, plan.split, kind, shard)
         for shard, shard_kinds in enumerate(committed)
@@ -370,7 +370,7 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeatureFinish
         StoreError: No kind of features is committed for every shard, or the images were rebuilt
             meanwhile.
     """
-    committed = intact_kinds(objects, recipe, plan)
+    committed = intact_feature_kinds(objects, recipe, plan)
     kinds = tuple(kind for kind in KINDS if all(kind in shard_kinds for shard_kinds in committed))
     if not kinds:
         absent = [
@@ -381,7 +381,7 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeatureFinish
             f" {plan.num_shards} shards are not committed (the first is {min(absent, default=0)})."
             " Run the same `tesserae features` again to continue."
         )
-    text = features.load_recipe(objects, recipe.name).encode()
+    text = features.load_feature_recipe(objects, recipe.name).encode()
     written = [(layout.features_recipe(recipe.name), text)]
     for name, data in arrays.feature_arrays(recipe, plan, kinds):
         put_changed(objects, name, data)
@@ -428,7 +428,7 @@ def is_done(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable
         kinds: The kinds that are required, of `plain` and `mirrored`.
     """
     try:
-        done = features.load_finish_record(objects, recipe.name, plan.split)
+        done = features.load_feature_finish_record(objects, recipe.name, plan.split)
         images = records.load_finish_record(objects, plan.split)
     except StoreDamagedError:
         return False
@@ -460,9 +460,9 @@ def explain_extraction(
     stored = {}
     for name in features.names(objects):
         with suppress(StoreError):  # `tesserae verify` reports damaged ones
-            done = features.load_finish_record(objects, name, plan.split)
+            done = features.load_feature_finish_record(objects, name, plan.split)
             if done is not None:
-                stored[name] = features.load_recipe(objects, name), done
+                stored[name] = features.load_feature_recipe(objects, name), done
     if not stored:
         return ""
     differences = {

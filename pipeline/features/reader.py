@@ -184,8 +184,8 @@ def open_features(store: str | os.PathLike[str], name: str, split: str) -> Featu
         StoreDamagedError: A record is damaged.
     """
     objects = open_objects(os.fspath(store))
-    recipe = features.load_recipe(objects, name)
-    done = features.load_finish_record(objects, name, split)
+    recipe = features.load_feature_recipe(objects, name)
+    done = features.load_feature_finish_record(objects, name, split)
     if done is None:
         raise StoreError(
             f"features {name} of split {split!r} are not finished. Run the same `tesserae"
@@ -220,5 +220,5 @@ def finished_features(objects: Objects, split: str) -> Iterable[str]:
     return [
         name
         for name in features.names(objects)
-        if features.load_finish_record(objects, name, split) is not None
+        if features.load_feature_finish_record(objects, name, split) is not None
     ]

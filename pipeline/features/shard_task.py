@@ -128,10 +128,12 @@ def extract_shard(config: FeatureTaskConfig, shard: int, threads: int = 1) -> Fe
     workspace = open_workspace(config)
     images = _image_commit(workspace, shard)
     pixels = images.arrays[str(workspace.recipe.stored_size)]
-    before = features.load_commit(workspace.objects, workspace.recipe, workspace.split.plan, shard)
+    before = features.load_feature_commit(
+        workspace.objects, workspace.recipe, workspace.split.plan, shard
+    )
     intact: dict[str, ObjectRecord] = {}
     if before is not None and before.pixels == pixels.digest:
-        intact = intact_arrays(workspace.objects, before)
+        intact = intact_feature_arrays(workspace.objects, before)
     missing = [kind for kind in config.kinds if kind not in intact]
     written = intact | (
         _extract_kinds(workspace, shard, pixels, missing, threads) if missing else {}
@@ -190,7 +192,7 @@ def _image_commit(workspace: FeatureWorkspace, shard: int) -> Commit:
     return commit
 
 
-def intact_arrays(objects: Objects, commit: FeatureCommit) -> dict[str, ObjectRecord]:
+def intact_feature_arrays(objects: Objects, commit: FeatureCommit) -> dict[str, ObjectRecord]:
     """Return the arrays of a commit that exist at their committed size; their bytes are not read.
 
     Args:

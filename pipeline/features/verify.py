@@ -97,7 +97,7 @@ def _read_recipe(
 ) -> Iterator[Problem]:
     file = layout.features_recipe(feature_records.name)
     try:
-        recipe = features.load_recipe(objects, feature_records.name)
+        recipe = features.load_feature_recipe(objects, feature_records.name)
     except StoreDamagedError:
         yield Problem(file, "damaged")
     except StoreError as e:
@@ -116,7 +116,9 @@ def _read_done(
 ) -> Iterator[Problem]:
     file = layout.features_done(feature_records.name, feature_records.split)
     try:
-        done = features.load_finish_record(objects, feature_records.name, feature_records.split)
+        done = features.load_feature_finish_record(
+            objects, feature_records.name, feature_records.split
+        )
     except StoreDamagedError:
         yield Problem(file, "damaged")
         return
@@ -142,7 +144,7 @@ def _read_commits(
     images: SplitRecords,
     plan: Plan,
 ) -> Iterator[Problem]:
-    feature_records.commits = features.load_commits(objects, recipe, plan)
+    feature_records.commits = features.load_feature_commits(objects, recipe, plan)
     size = str(recipe.stored_size)
     kinds = set(feature_records.done.kinds) if feature_records.done else set()
     lost = [shard for shard in range(plan.num_shards) if shard not in feature_records.commits]

@@ -70,7 +70,7 @@ class FeatureWorkspace:
         code_digest.check_same_code(config.code)
         self.config = config
         self.objects: Objects = open_objects(config.store, config.run)
-        self.recipe = features.load_recipe(self.objects, config.name)
+        self.recipe = features.load_feature_recipe(self.objects, config.name)
         self.split = open_split(self.objects, config.split, [self.recipe.stored_size])
         self.backbone = open_recipe_backbone(self.recipe, config.trunk, _device(gpu=config.gpu))
         self.probe = compute_probe(self.backbone, self.recipe.precision)

@@ -62,7 +62,7 @@ from pipeline.images.rejection import (
     UNIDENTIFIED,
     UNSUPPORTED,
     rejection_of,
-    supported_format,
+    require_decodable_format,
 )
 
 try:
@@ -176,7 +176,7 @@ def decode(
         return decoded
     if rules == 1:
         return _decode_by_pillow(data, request)
-    file_format = supported_format(data)
+    file_format = require_decodable_format(data)
     try:
         decoded = _decode_by_pillow(data, request)
     except DecodeError as e:

@@ -51,7 +51,7 @@ _MAGIC = {
 }
 
 
-def supported_format(data: bytes) -> Format:
+def require_decodable_format(data: bytes) -> Format:
     """Return the format of a file if it is one that is decoded.
 
     Args:
@@ -140,7 +140,7 @@ def _unopened_reason_of_rules_1(data: bytes) -> tuple[int, str]:
 
 def _unopened_reason(data: bytes) -> tuple[int, str]:
     """Return status and reason from the error of the format's plugin, which `Image.open` hides."""
-    file_format = supported_format(data)
+    file_format = require_decodable_format(data)
     text = ""
     try:
         Image.OPEN[file_format.name.upper()][0](io.BytesIO(data), "")

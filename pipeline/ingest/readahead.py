@@ -19,7 +19,7 @@ from itertools import islice
 
 from pipeline.errors import DecodeError, ReadError
 from pipeline.images.formats import HEAD_BYTES, SMALL_BYTES, format_of
-from pipeline.images.rejection import UNSUPPORTED, supported_format
+from pipeline.images.rejection import UNSUPPORTED, require_decodable_format
 from pipeline.ingest.source_index import Sample
 from pipeline.sources.reader import SourceReader
 
@@ -193,7 +193,7 @@ def reason_not_to_read(head: bytes, num_bytes: int, limit: int) -> Unread | None
 
 def _format_error(head: bytes) -> DecodeError | None:
     try:
-        supported_format(head)
+        require_decodable_format(head)
     except DecodeError as e:
         return e
     return None

@@ -56,9 +56,11 @@ def open_renderer(
         isolated: True to decode in a child with limits on time and memory.
 
     Yields:
-        A function that takes all bytes of an image file. It returns the properties of the image and
-        a list with its square for each of *sizes*, in their order: (size, size, 3) uint8 RGB in C
-        order, as bytes. It raises DecodeError for bytes that are no readable image.
+        A function that takes all bytes of an image file. It returns the `ImageProperties` of the
+        image and a list with its square for each of *sizes*, in their order: (size, size, 3) uint8
+        RGB in C order, as bytes. It raises DecodeError for bytes that are no readable image, and
+        with *isolated* also for an image that crashes a child twice or exceeds its limit of time or
+        memory. Call it in the thread that entered the block.
     """
     if not isolated:
         yield functools.partial(_render_in_process, space, tuple(sizes), watch)

@@ -92,7 +92,7 @@ def restore_parts(
         return []
     restored = []
     with objects.open(name) as file:
-        whole_table = _open_complete_table(file, name, split_records)
+        whole_table = _open_intact_table(file, name, split_records)
         if whole_table is None:  # another program wrote it: use the source instead
             return []
         for commit in damaged:
@@ -103,7 +103,7 @@ def restore_parts(
     return restored
 
 
-def _open_complete_table(
+def _open_intact_table(
     file: BinaryIO, name: str, split_records: SplitRecords
 ) -> pq.ParquetFile | None:
     rows = None if split_records.plan is None else range(split_records.plan.num_rows)

@@ -120,11 +120,12 @@ class StagingFolder:
         return folder
 
     def evict_for(self, num_bytes: int, copy_set: str) -> bool:
-        """Return True if *num_bytes* more fit, after evicting unused copy sets if necessary.
+        """Make room for *num_bytes* more, and return True if they now fit into the folder's limit.
 
-        The caller must hold the lock of the area. Sets are evicted least recently used first, until
-        the bytes fit: their copies are deleted from the disk. A set that a process uses is kept,
-        and so are all sets if evicting all others would not suffice.
+        Call it inside `locked()`. Copy sets that no process uses are deleted from the disk, least
+        recently used first, until the bytes fit. Nothing is deleted if they would not fit without
+        any other set. If sets that processes use prevent it, the unused ones are deleted and False
+        is returned.
 
         Args:
             num_bytes: The number of bytes that are about to be written.

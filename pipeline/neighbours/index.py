@@ -13,7 +13,7 @@ from pipeline.neighbours.exact import Candidates, ExactScan
 from pipeline.neighbours.rerank import SearchRequest, rank
 from pipeline.neighbours.results import SearchResults, empty_results, ids_of_rows, mean_similarity
 from pipeline.neighbours.vectors import (
-    BLOCK_NUMBERS,
+    MAX_BLOCK_ELEMENTS,
     Doubles,
     Floats,
     Mask,
@@ -182,7 +182,7 @@ class Index:
             # Candidates would be all rows: a scan is as fast, and exact.
             if count >= num_allowed and generator.error_bound is None:
                 generator, count = self._scan, request.k + MARGIN
-            step = max(1, BLOCK_NUMBERS // min(count, num_allowed))
+            step = max(1, MAX_BLOCK_ELEMENTS // min(count, num_allowed))
             unsettled = []
             for start in range(0, len(unanswered), step):
                 part = unanswered[start : start + step]

@@ -20,7 +20,7 @@ Mask = NDArray[np.bool_]
 MIN_LENGTH, MAX_LENGTH = 1e-30, 1e30
 """The range of lengths of usable vectors; float32 loses precision or overflows outside it."""
 
-BLOCK_NUMBERS = 4 * 2**20
+MAX_BLOCK_ELEMENTS = 4 * 2**20
 """The maximum number of numbers that are read or gathered at once."""
 
 
@@ -89,8 +89,8 @@ class Vectors:
             (q, c) float64. Equal pairs of vectors have equal cosines at any position.
         """
         products = np.empty(rows.shape, np.float64)
-        width = min(rows.shape[1], max(1, BLOCK_NUMBERS // self.dim))
-        step = max(1, BLOCK_NUMBERS // (self.dim * max(1, width)))
+        width = min(rows.shape[1], max(1, MAX_BLOCK_ELEMENTS // self.dim))
+        step = max(1, MAX_BLOCK_ELEMENTS // (self.dim * max(1, width)))
         for first in range(0, rows.shape[1], max(1, width)):
             for start in range(0, len(rows), step):
                 part = (slice(start, start + step), slice(first, first + width))
@@ -127,7 +127,7 @@ def measure_lengths(array: NDArray[Any]) -> Vectors:
 
 
 def blocks(count: int, dim: int) -> Iterator[slice]:
-    """Yield slices that divide vectors into blocks of at most `BLOCK_NUMBERS` numbers each.
+    """Yield slices that divide vectors into blocks of at most `MAX_BLOCK_ELEMENTS` numbers each.
 
     Args:
         count: The number of vectors; none are yielded for 0.
@@ -136,7 +136,7 @@ def blocks(count: int, dim: int) -> Iterator[slice]:
     Yields:
         Consecutive slices of the vectors, from 0 to *count*, each of at least one vector.
     """
-    step = max(1, BLOCK_NUMBERS // dim)
+    step = max(1, MAX_BLOCK_ELEMENTS // dim)
     for start in range(0, count, step):
         yield slice(start, min(count, start + step))
 

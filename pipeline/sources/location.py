@@ -21,7 +21,8 @@ from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.clutter import file_skip_reason, folder_skip_reason, name_skip_reason
 from pipeline.sources.content import HEAD_BYTES
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
-from pipeline.sources.remote import RangeFile, reading, reading_remote
+from pipeline.sources.read_errors import as_read_error, as_remote_read_error
+from pipeline.sources.remote import RangeFile
 from pipeline.sources.text_tables import decode_table
 from pipeline.urls import is_url
 
@@ -117,7 +118,7 @@ class Location:
     def _filesystem(self) -> tuple[Any, str]:
         import fsspec.core  # imported here, so that a local source does not pay for it
 
-        with reading_remote(self.root):
+        with as_remote_read_error(self.root):
             filesystem, path = fsspec.core.url_to_fs(self.root)
             filesystem.invalidate_cache()
         return filesystem, path.rstrip("/")
@@ -160,7 +161,7 @@ class Location:
             with suppress(PermissionError):  # a folder without permission is no source
                 return Path(self.full_path(path)).is_file()
             return False
-        with reading_remote(self.full_path(path)):
+        with as_remote_read_error(self.full_path(path)):
             return bool(self._filesystem[0].isfile(self._remote_path(path)))
 
     def is_folder(self, path: str) -> bool:
@@ -178,7 +179,7 @@ class Location:
             with suppress(PermissionError):
                 return Path(self.full_path(path)).is_dir()
             return False
-        with reading_remote(self.full_path(path)):
+        with as_remote_read_error(self.full_path(path)):
             return bool(self._filesystem[0].isdir(self._remote_path(path)))
 
     def names(self, path: str = "") -> FolderEntries:
@@ -227,7 +228,7 @@ class Location:
                 yield name, details["type"] == "directory"
             return
         folder = self.full_path(path)
-        with reading(folder), os.scandir(folder) as entries:
+        with as_read_error(folder), os.scandir(folder) as entries:
             for entry in entries:
                 yield entry.name, _is_folder(entry)
 
@@ -270,7 +271,7 @@ class Location:
 
     def _remote_entries(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         filesystem, folder = self._filesystem[0], self._remote_path(path)
-        with reading_remote(self.full_path(path)):
+        with as_remote_read_error(self.full_path(path)):
             entries = filesystem.ls(folder, detail=True)
             filesystem.invalidate_cache(folder)  # a million cached entries would cost a gigabyte
         for entry in entries:
@@ -290,9 +291,9 @@ class Location:
             SourceError: The server does not report the size.
         """
         if not self.remote:
-            with reading(self.full_path(path)):
+            with as_read_error(self.full_path(path)):
                 return Path(self.full_path(path)).stat().st_size
-        with reading_remote(self.full_path(path)):
+        with as_remote_read_error(self.full_path(path)):
             size = self._filesystem[0].size(self._remote_path(path))
         if size is None:
             raise SourceError(
@@ -315,10 +316,10 @@ class Location:
             ReadError: The file is missing or cannot be read.
         """
         if not self.remote:
-            with reading(self.full_path(path)):
+            with as_read_error(self.full_path(path)):
                 status = Path(self.full_path(path)).stat()
             return f"{path}\t{status.st_size}\t{status.st_mtime_ns}"
-        with reading_remote(self.full_path(path)):
+        with as_remote_read_error(self.full_path(path)):
             return f"{path}\t{self._filesystem[0].ukey(self._remote_path(path))}"
 
     def open(self, path: str, *, start: int = 0, stop: int | None = None) -> BinaryIO:
@@ -341,7 +342,7 @@ class Location:
             SourceError: The server does not report the size, and *stop* is None.
         """
         if not self.remote:
-            with reading(self.full_path(path)):
+            with as_read_error(self.full_path(path)):
                 return cast("BinaryIO", Path(self.full_path(path)).open("rb", buffering=0))
         end = self.size(path) if stop is None else stop
         piece = RangeFile(
@@ -362,7 +363,7 @@ class Location:
 
         def read_head() -> bytes:
             stop = min(HEAD_BYTES, self.size(path))
-            with self.open(path, stop=stop) as file, reading(self.full_path(path)):
+            with self.open(path, stop=stop) as file, as_read_error(self.full_path(path)):
                 return file.read(stop)
 
         data: bytes = self.cached(("head", path), read_head)
@@ -396,7 +397,7 @@ class Location:
             ReadError: The file is missing or cannot be read.
             SourceError: A line is no text.
         """
-        with self.open(path) as file, reading(self.full_path(path)):
+        with self.open(path) as file, as_read_error(self.full_path(path)):
             data = file.read()
         return decode_table(data, self.full_path(path), lenient=lenient)
 
@@ -433,7 +434,7 @@ def _broken_link_error(path: str, error: OSError) -> SourceError | ReadError:
 
 
 def _local_sizes(folder: str, path: str, options: SourceOptions, sizes: FolderSizes) -> None:
-    with reading(folder), os.scandir(folder) as entries:
+    with as_read_error(folder), os.scandir(folder) as entries:
         for entry in entries:
             entry_path = f"{path}/{entry.name}" if path else entry.name
             reason = file_skip_reason(entry.name, options)

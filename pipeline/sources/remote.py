@@ -1,55 +1,13 @@
-"""The files behind fsspec, read by exact byte ranges, and errors of reading as `ReadError`."""
+"""The files behind fsspec, read by exact byte ranges."""
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from pipeline.errors import ReadError, SourceError
+from pipeline.errors import ReadError
+from pipeline.sources.read_errors import as_remote_read_error
 
 STREAM_BYTES = 8 << 20
 """The number of bytes in one request when a remote file is read from front to back."""
-
-
-@contextmanager
-def reading(path: str) -> Iterator[None]:
-    """Turn any OSError inside the block into a `ReadError` that names a file.
-
-    A `ReadError`, a `SourceError` and errors of other types pass unchanged.
-
-    Args:
-        path: The full name of the file, for the message; nothing is opened.
-
-    Yields:
-        None; nothing is done at the end of a block without an error.
-    """
-    try:
-        yield
-    except (ReadError, SourceError):  # already final: nested blocks must not wrap it again
-        raise
-    except OSError as e:
-        raise ReadError(f"cannot read {path}: {e.strerror or e}") from e
-
-
-@contextmanager
-def reading_remote(path: str) -> Iterator[None]:
-    """Turn any error of fsspec's clients inside the block into a `ReadError` that names a file.
-
-    That is any `Exception`, of whatever type, except a `ReadError` and a `SourceError`, which pass
-    unchanged.
-
-    Args:
-        path: The URL of the file, for the message; nothing is opened.
-
-    Yields:
-        None; nothing is done at the end of a block without an error.
-    """
-    try:
-        yield
-    except (ReadError, SourceError):  # already final: nested blocks must not wrap it again
-        raise
-    except Exception as e:
-        raise ReadError(f"cannot read {path}: {type(e).__name__}: {e}") from e
 
 
 class RangeFile(io.RawIOBase):
@@ -101,7 +59,7 @@ class RangeFile(io.RawIOBase):
         num_bytes = max(0, min(len(buffer), self._stop - self._at))
         if not num_bytes:
             return 0
-        with reading_remote(self._name):
+        with as_remote_read_error(self._name):
             piece = self._filesystem.cat_file(self._path, start=self._at, end=self._at + num_bytes)
         # A server without ranges sends the whole file, which would pass for the requested bytes.
         if len(piece) != num_bytes:

@@ -268,7 +268,7 @@ def splits_of(objects: Objects) -> dict[str, list[str]]:
     }
 
 
-def load_recipe(objects: Objects, name: str) -> FeatureRecipe:
+def load_feature_recipe(objects: Objects, name: str) -> FeatureRecipe:
     """Load and check the recipe of a feature set.
 
     Args:
@@ -302,7 +302,9 @@ def load_recipe(objects: Objects, name: str) -> FeatureRecipe:
     return recipe
 
 
-def load_finish_record(objects: Objects, name: str, split: str) -> FeatureFinishRecord | None:
+def load_feature_finish_record(
+    objects: Objects, name: str, split: str
+) -> FeatureFinishRecord | None:
     """Load the record that a split's features are complete.
 
     Args:
@@ -334,7 +336,7 @@ def load_finish_record(objects: Objects, name: str, split: str) -> FeatureFinish
     return done
 
 
-def load_commit(
+def load_feature_commit(
     objects: Objects, recipe: FeatureRecipe, plan: Plan, shard: int
 ) -> FeatureCommit | None:
     """Load the commit of the features of one shard.
@@ -366,7 +368,9 @@ def load_commit(
     return commit if origin == (recipe.digest, plan.split, shard, plan.digest) else None
 
 
-def load_commits(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> dict[int, FeatureCommit]:
+def load_feature_commits(
+    objects: Objects, recipe: FeatureRecipe, plan: Plan
+) -> dict[int, FeatureCommit]:
     """Load every intact commit of a split's features, with several threads.
 
     Args:
@@ -382,6 +386,6 @@ def load_commits(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> dict[in
     """
     with ThreadPoolExecutor(records.READERS) as pool:
         commits = pool.map(
-            lambda shard: load_commit(objects, recipe, plan, shard), range(plan.num_shards)
+            lambda shard: load_feature_commit(objects, recipe, plan, shard), range(plan.num_shards)
         )
         return {commit.shard: commit for commit in commits if commit is not None}

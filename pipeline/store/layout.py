@@ -132,7 +132,7 @@ def derived(split: str, num_rows: int, sizes: Iterable[int]) -> set[str]:
     return {table(split), *small, *metadata_names(split, sizes)}
 
 
-def copied(split: str, name: str) -> bool:
+def may_be_in_ledger(split: str, name: str) -> bool:
     """Return True if the ledger of a split may contain a copy of a document.
 
     Args:

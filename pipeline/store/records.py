@@ -310,7 +310,9 @@ def read_ledger(objects: Objects, split: str) -> Ledger:
         return Ledger({}, "missing")
     except StoreDamagedError:
         return Ledger({}, "damaged")
-    copies = {name: text for name, text in _ledger_lines(data) if layout.copied(split, name)}
+    copies = {
+        name: text for name, text in _ledger_lines(data) if layout.may_be_in_ledger(split, name)
+    }
     return Ledger(copies, None if encode_ledger(copies.items()) == data else "damaged")
 
 

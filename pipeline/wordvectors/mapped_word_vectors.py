@@ -245,8 +245,10 @@ def _write_word_index(words: WordVectors, index: Path) -> None:
     encoded = [token.encode("utf-8", "surrogatepass") for token in words.tokens]
     folded = [(token.casefold(), number) for number, token in enumerate(words.tokens)]
     capitals = [(text, number) for text, number in folded if text != words.tokens[number]]
-    hashes, numbers = _sorted_hashes((token, number) for number, token in enumerate(words.tokens))
-    folded_hashes, folded_numbers = _sorted_hashes(iter(capitals))
+    hashes, numbers = _sorted_token_hashes(
+        (token, number) for number, token in enumerate(words.tokens)
+    )
+    folded_hashes, folded_numbers = _sorted_token_hashes(iter(capitals))
     parts: dict[str, NDArray[Any]] = {
         "vectors": np.ascontiguousarray(words.vectors, "<f4"),
         "ends": np.cumsum([len(token) for token in encoded], dtype="<i8"),
@@ -280,7 +282,7 @@ def _write_word_index(words: WordVectors, index: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _sorted_hashes(
+def _sorted_token_hashes(
     pairs: Iterator[tuple[str, int]],
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     listed = [(_hash_token(text), number) for text, number in pairs]

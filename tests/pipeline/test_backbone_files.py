@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from pipeline.backbone.files import check_folder
+from pipeline.backbone.check_files import check_folder
 from pipeline.backbone.load import open_backbone
 from pipeline.errors import TesseraeError
 from tests.pipeline.features.small import small_trunk

@@ -147,6 +147,8 @@ def test_a_complete_jpeg_is_not_examined_further(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         walk, "_segments_before_scan", lambda data: pytest.fail("it was walked through")
     )
-    monkeypatch.setattr(module, "supported_format", lambda data: pytest.fail("it was named"))
+    monkeypatch.setattr(
+        module, "require_decodable_format", lambda data: pytest.fail("it was named")
+    )
     if module.simplejpeg is not None:
         assert visible(jpeg(6))[1] == ""

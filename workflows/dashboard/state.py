@@ -106,7 +106,7 @@ class RunState:
         """Return the progress as plain JSON values: an entry of `runs` in `/tesserae.json`.
 
         Args:
-            now: The time in seconds, of the clock of `DashboardState`.
+            now: The present time in seconds, of the monotonic clock that all calls use.
 
         Returns:
             The texts `run`, `split`, `store`, `features`, `state` and `why`; the numbers `rows`,
@@ -189,7 +189,7 @@ class TrainingState:
         """Return the progress as plain JSON values: an entry of `trainings` in `/tesserae.json`.
 
         Args:
-            now: The time in seconds, of the clock of `DashboardState`.
+            now: The present time in seconds, of the monotonic clock that all calls use.
 
         Returns:
             The texts `run`, `folder`, `state` and `why`; the numbers `step`, `steps`, `ranks` (0
@@ -255,7 +255,7 @@ class DashboardState:
                 `quarantined`, `pictures`, `training`, `begun`, `speed`, `left`, `curve`, `grid` or
                 `end`. The kind decides the other values. An unknown kind, of a later version, is
                 ignored; the progress of an unknown run has no effect.
-            now: The time in seconds.
+            now: The present time in seconds, of the monotonic clock that all calls use.
         """
         handler = _HANDLERS.get(message["what"])
         if handler is not None:
@@ -267,7 +267,7 @@ class DashboardState:
 
         Args:
             client: The id of the Dask client.
-            now: The time in seconds.
+            now: The present time in seconds, of the monotonic clock that all calls use.
         """
         runs: list[RunState | TrainingState] = [*self.runs.values(), *self.trainings.values()]
         for run in runs:

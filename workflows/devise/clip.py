@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.backbone.files import check_folder, check_opened
+from pipeline.backbone.check_files import check_folder, check_opened
 from pipeline.errors import TesseraeError
 from pipeline.loader import Loader
 from pipeline.wordvectors.vectors import split_names

@@ -24,11 +24,11 @@ from pipeline.wordvectors.hierarchy import read_hierarchy
 from pipeline.wordvectors.mapped_word_vectors import file_digest
 from pipeline.wordvectors.vectors import ClassVectors, class_vectors, taxonomy_vectors
 from workflows.command_cluster import CommandCluster
-from workflows.devise.class_names import COVERAGE_LABELS, names_of_classes
 from workflows.devise.class_splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION, class_parts
 from workflows.devise.options import DeviseOptions
 from workflows.devise.stage import check_initial_run
 from workflows.devise.word_space import FILE, WordSpace, load_word_space, make_word_space
+from workflows.devise.words import COVERAGE_LABELS, names_of_classes
 from workflows.preparation import features
 from workflows.preparation.options import FeaturesOptions
 from workflows.terminal.formatting import counted, printable

@@ -24,7 +24,10 @@ def clip_option() -> Any:
 
 
 def synonyms_option(group: str = "options") -> Any:
-    """Return the field of the option `--synonyms`, a `str`.
+    """Return the dataclass field of `--synonyms`, to be assigned in the body of an `Options` class.
+
+    Its value is `mean` (the default) or `first`: a class with several names gets the mean of the
+    vectors of those names that have one, or the vector of its first name.
 
     Args:
         group: The heading of the help text under which it is listed (default `options`).

@@ -13,7 +13,7 @@ from pipeline.ingest import planning
 from pipeline.ingest.planning import Listing
 from pipeline.ingest.source_index import Origin
 from pipeline.sources import spool
-from pipeline.sources.formats.sorted_val import check_sorted
+from pipeline.sources.formats.val_folder_check import check_sorted
 from pipeline.sources.keys import suggest_split
 from pipeline.sources.location import Location
 from pipeline.sources.options import SourceOptions

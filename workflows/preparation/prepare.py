@@ -236,7 +236,7 @@ def _prepare(
             spooling.stream(split, source, objects, cluster, recipe.max_image_bytes)
         cluster.check_workers(work)
         try:
-            prepare_shards(options, objects, plan, work, todo, commits, cluster, tally)
+            prepare_shards_of_split(options, objects, plan, work, todo, commits, cluster, tally)
         except TooManyQuarantinedError:
             # If every shard is committed, finish the split anyway, so that the table lists the
             # reason of each quarantined row.
@@ -311,7 +311,7 @@ def _check_memory(
             )
 
 
-def prepare_shards(
+def prepare_shards_of_split(
     options: PrepareOptions,
     objects: Objects,
     plan: Plan,

@@ -72,7 +72,7 @@ def unsupported_image_message(name: str, data: bytes) -> str:
     return f"{name} is {detected.phrase}, which is not supported: {advice}. Expected {read}."
 
 
-def format_of(data: bytes) -> str | None:
+def accepted_format_of(data: bytes) -> str | None:
     """Return the format of an image file, such as `JPEG`; None for any other file.
 
     The formats are JPEG, PNG, WebP, GIF, BMP and TIFF, spelt like this.
@@ -116,7 +116,7 @@ class ImagePreprocessor:
             QueryError: The file is no readable image of one of these formats, or decoding it takes
                 more than 5 seconds or 1 GiB of memory.
         """
-        if format_of(data) is None:
+        if accepted_format_of(data) is None:
             raise QueryError(unsupported_image_message("the file", data))
         recipe = self._recipe
         try:

@@ -36,7 +36,7 @@ from workflows.terminal.progress import Progress
 
 EXACT_ROWS = 200_000
 """The number of rows up to which the default index compares every vector."""
-MAX_PROBES = 200
+MAX_RECALL_QUERIES = 200
 """The number of class vectors, at most, with which the recall of an index is measured."""
 
 
@@ -219,7 +219,7 @@ class _VectorBuilder:
             return source
         name = self.split.plan.split
         print(f"{name}: building the index ({kind})", file=self.stream, flush=True)
-        probes = None if kind == "exact" else _probes(self.model)
+        probes = None if kind == "exact" else _recall_queries(self.model)
         index = build(kind, source.vectors.array, threads=cores(), probes=probes)
         index.save(self.index_folder / kind, self.identity)
         if embedded:  # the new index holds the same vectors: remove the intermediate copy
@@ -249,10 +249,10 @@ class _VectorBuilder:
         return load(self.index_folder / "exact", self.identity, digests=False)
 
 
-def _probes(model: Model) -> NDArray[np.float32] | None:
+def _recall_queries(model: Model) -> NDArray[np.float32] | None:
     vectors = model.class_vectors
     nonzero = vectors[np.abs(vectors).max(1, initial=0) > 0]
-    return nonzero[:: max(1, -(-len(nonzero) // MAX_PROBES))] if len(nonzero) else None
+    return nonzero[:: max(1, -(-len(nonzero) // MAX_RECALL_QUERIES))] if len(nonzero) else None
 
 
 def _fill(

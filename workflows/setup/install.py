@@ -266,7 +266,7 @@ def set_up(environment: Environment, config: EnvironmentConfig, *, system: bool)
     return True
 
 
-def describe(environment: Environment) -> str:
+def ready_line(environment: Environment) -> str:
     """Return a line that describes a complete environment: its extras and its Pillow.
 
     Args:
@@ -400,7 +400,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nsetup: stopped; the next run starts from scratch", file=sys.stderr)
         return 130
     if changed or not args.quiet:
-        print(describe(environment))
+        print(ready_line(environment))
     return 0
 
 

@@ -165,7 +165,7 @@ def _devise_data(options: DeviseStudyOptions) -> StudyData:
     from pipeline.wordvectors.files import read_word_vectors
     from pipeline.wordvectors.hierarchy import read_hierarchy
     from pipeline.wordvectors.vectors import class_vectors
-    from workflows.devise.class_names import names_of_classes
+    from workflows.devise.words import names_of_classes
     from workflows.studies import devise as study
 
     if options.unseen_classes == "0":

@@ -50,7 +50,7 @@ class Meter:
         """Add the increments since the previous call.
 
         Args:
-            now: The time in seconds.
+            now: The present time in seconds, of the monotonic clock that all calls use.
             rows: Number of rows done.
             bytes_in: Number of bytes read.
             bytes_out: Number of bytes written.
@@ -71,7 +71,7 @@ class Meter:
         does not.
 
         Args:
-            now: The time in seconds.
+            now: The present time in seconds, of the monotonic clock that all calls use.
         """
         last = self.last
         self._rates_start = Mark(now, last.rows, last.bytes_in, last.bytes_out)
@@ -81,7 +81,7 @@ class Meter:
         """Return the current rates: over the last 10 seconds, or longer if counts are rare.
 
         Args:
-            now: The time in seconds. Calls must not go back in time, because older counts are
+            now: The present time in seconds, of the monotonic clock that all calls use. Calls must not go back in time, because older counts are
                 dropped.
 
         Returns:
@@ -96,7 +96,7 @@ class Meter:
         """Return the rates since the start, or since `restart_rates`.
 
         Args:
-            now: The time in seconds.
+            now: The present time in seconds, of the monotonic clock that all calls use.
 
         Returns:
             The rows, bytes read and bytes written per second; 0.0 each if no time has passed.
@@ -107,7 +107,7 @@ class Meter:
         """Return the rates since the start, whether or not `restart_rates` was called.
 
         Args:
-            now: The time in seconds.
+            now: The present time in seconds, of the monotonic clock that all calls use.
 
         Returns:
             The rows, bytes read and bytes written per second; 0.0 each if no time has passed.
@@ -118,7 +118,7 @@ class Meter:
         """Return the seconds until all rows are done at the overall rate.
 
         Args:
-            now: The time in seconds.
+            now: The present time in seconds, of the monotonic clock that all calls use.
 
         Returns:
             The seconds, at least 0; None if the total is unknown or nothing was counted yet.

@@ -17,7 +17,7 @@ from pipeline.sources.content import (
 )
 from pipeline.sources.keys import looks_like_image, may_be_image
 from pipeline.sources.location import Location
-from pipeline.sources.remote import reading
+from pipeline.sources.read_errors import as_read_error
 
 _BARE = (".gz", ".bz2", ".xz", ".zst")
 _MAX_UNKNOWN_FILES = 1000
@@ -97,7 +97,7 @@ def inner_head(location: Location, path: str) -> bytes:
 
     def read_inner_head() -> bytes:
         content = content_of(location.head(path))
-        with location.open(path) as file, reading(location.full_path(path)):
+        with location.open(path) as file, as_read_error(location.full_path(path)):
             try:
                 return decompressed(file, content).read(HEAD_BYTES)
             except BrokenCompressionError:

@@ -18,7 +18,8 @@ from pipeline.sources.content import (
     description_of,
 )
 from pipeline.sources.location import Location
-from pipeline.sources.remote import STREAM_BYTES, reading
+from pipeline.sources.read_errors import as_read_error
+from pipeline.sources.remote import STREAM_BYTES
 
 
 def is_streamed(location: Location, path: str) -> bool:
@@ -70,7 +71,7 @@ def open_tar(location: Location, path: str, *, start: int = 0, stop: int | None 
     raw = location.open(path, start=start, stop=stop)
     stream = io.BufferedReader(cast("io.RawIOBase", raw), STREAM_BYTES)
     if start == 0:  # a later start lies inside a plain tar, whose headers were read before
-        with reading(name):
+        with as_read_error(name):
             head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
         if content_of(head) in COMPRESSIONS:
             plain = decompressed(cast("BinaryIO", stream), content_of(head))

@@ -24,7 +24,7 @@ from pipeline.sources.archives.tar_header import (
     target_of,
 )
 from pipeline.sources.content import TAR, UNKNOWN, advice_for, content_of, description_of
-from pipeline.sources.remote import reading
+from pipeline.sources.read_errors import as_read_error
 
 PIECE_BYTES = 1 << 20
 _MAX_EXTENDED_BYTES = 1 << 20  # of a long name or a pax header; a larger one is damaged
@@ -177,7 +177,7 @@ class Tar:
         if offset == self._at:
             return
         if self.can_seek:
-            with reading(self.name):
+            with as_read_error(self.name):
                 self._file.seek(offset)
             self._at = offset
             return
@@ -199,7 +199,7 @@ class Tar:
         except BrokenCompressionError as e:
             raise self._cut(f"its compression is broken near byte {self._at}: {e}") from e
         except OSError as e:
-            with reading(self.name):  # the same conversion to ReadError as everywhere
+            with as_read_error(self.name):  # the same conversion to ReadError as everywhere
                 raise e from e
         self._at += len(data)
         return data

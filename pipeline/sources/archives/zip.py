@@ -14,7 +14,7 @@ from typing import BinaryIO
 from pipeline.errors import SourceError
 from pipeline.sources.archives.tar import PIECE_BYTES, Member, Tar
 from pipeline.sources.archives.tar_header import resolved
-from pipeline.sources.remote import reading
+from pipeline.sources.read_errors import as_read_error
 
 _ENCRYPTED = 0x1
 _MAX_TARGET_BYTES = 1 << 16
@@ -132,7 +132,7 @@ class Zip(Tar):
         """Raise `SourceError` for damaged bytes of the zip, and `ReadError` for a failing disk."""
         inside = f", at the member {member!r}" if member else ""
         try:
-            with reading(self.name):
+            with as_read_error(self.name):
                 yield
         except (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError) as e:
             raise SourceError(

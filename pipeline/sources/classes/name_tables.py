@@ -87,8 +87,10 @@ def parse_list(data: bytes, where: str, ids: Collection[str], key: str) -> list[
         key: The key of the list in a JSON object; unused if the document is a list.
 
     Returns:
-        The id in each line, in the order of the file, also if it repeats; for a line without an
-        expected id, its first cell. Of JSON, all entries as texts, expected or not.
+        An entry for each line, in the order of the file, also if it repeats: the expected id that
+        the line is, or that it begins with before a tab, semicolon, comma or space; of any other
+        line its first cell. Quotes are removed. A file that begins with `{` or `[` is JSON: all its
+        entries as texts, expected or not.
 
     Raises:
         SourceError: The file is no text, or is JSON without a list of texts and integers.

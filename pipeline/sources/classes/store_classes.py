@@ -193,12 +193,12 @@ def _check_split(split: str, evidence: Evidence) -> None:
             f" {unclassified!r} lies in no class folder: expected a class for all. Move it into"
             " one, or out of the source."
         )
-    _check_one_to_one(split, evidence)
+    _check_one_label_per_class(split, evidence)
     _check_folder_depths(split, evidence)
     _check_wnids_in_file_names(split, evidence)
 
 
-def _check_one_to_one(split: str, evidence: Evidence) -> None:
+def _check_one_label_per_class(split: str, evidence: Evidence) -> None:
     value_of: dict[str, tuple[object, str]] = {}
     name_of: dict[object, tuple[str, str]] = {}
     for name, basis, seen in _labelled_groups(evidence):

@@ -26,7 +26,7 @@ from pipeline.sources.classes.labeller import Labeller
 from pipeline.sources.content import TAR, ZIP
 from pipeline.sources.listing import ListedSample
 from pipeline.sources.location import Location
-from pipeline.sources.remote import reading
+from pipeline.sources.read_errors import as_read_error
 from pipeline.sources.source import Source
 from pipeline.sources.spool import Block, Blocks, WriteBytes
 
@@ -207,7 +207,7 @@ class CifarBatches:
         """
         where = self.full_path(path)
         if not self.archive:
-            with self.location.open(path) as file, reading(where):
+            with self.location.open(path) as file, as_read_error(where):
                 return _unpickle_batch(file, where)
         with open_tar(self.location, self.archive) as tar:
             for member in tar.members():

@@ -33,7 +33,7 @@ from pipeline.sources.keys import PARTIAL_PREFIX, known_split
 from pipeline.sources.listing import ListedSample, bad_key, refused_key
 from pipeline.sources.location import Location
 from pipeline.sources.numbered_files import check_complete, missing_numbers
-from pipeline.sources.remote import reading
+from pipeline.sources.read_errors import as_read_error
 from pipeline.sources.source import Source
 from pipeline.sources.spool import Block, Blocks, WriteBytes
 
@@ -248,7 +248,7 @@ def _reading_table(where: str) -> Iterator[None]:
     """Raise `SourceError` for damaged bytes of the file, and `ReadError` for a failing disk."""
     damaged = f"{where} is not a complete Parquet file: {{}}. Download it again."
     try:
-        with reading(where):
+        with as_read_error(where):
             try:
                 yield
             except OSError as e:
@@ -289,7 +289,7 @@ def check_is_parquet(location: Location, path: str) -> None:
             f" {advice_for(head)}"
         )
     size = location.size(path)
-    with location.open(path, start=max(0, size - 4)) as file, reading(where):
+    with location.open(path, start=max(0, size - 4)) as file, as_read_error(where):
         if not location.remote:
             file.seek(-4, 2)
         tail = file.read(4)

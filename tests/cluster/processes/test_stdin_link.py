@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster import certificates, ssh
-from cluster.processes.stdin_link import WorkerLink, worker_command
+from cluster.processes.stdin_link import WorkerLink, stdin_worker_command
 from cluster.ssh import Host, Hosts, SshCluster
 from tests.commands import wait_until
 
@@ -61,6 +61,6 @@ def test_ssh_links_are_closed_when_the_command_ends(
 
 def test_the_options_of_a_worker_become_arguments() -> None:
     """The options follow the address and --stdin."""
-    words = worker_command("/python", "tls://a:1", {"workers": "2", "gpus": "none"})
+    words = stdin_worker_command("/python", "tls://a:1", {"workers": "2", "gpus": "none"})
     assert words[:6] == ["/python", "-m", "workflows", "cluster", "worker", "tls://a:1"]
     assert words[6:] == ["--stdin", "--workers", "2", "--gpus", "none"]

@@ -159,7 +159,7 @@ def test_features_of_changed_pixels_are_computed_again(store: Path, trunk: Path)
     before = files(store, name)
     run = begin(store, trunk, kinds=BOTH)
     file = layout.features_commit(name, "train", 1)
-    commit = features.load_commit(run.objects, run.recipe, run.plan, 1)
+    commit = features.load_feature_commit(run.objects, run.recipe, run.plan, 1)
     assert commit is not None
     run.objects.put(file, replace(commit, pixels="0" * 32).encode())
     assert any(
@@ -176,12 +176,12 @@ def test_a_new_commit_drops_kinds_of_other_pixels(store: Path, trunk: Path) -> N
     """A commit refers to one shard of pixels, even if only some kinds are requested."""
     make(store, trunk, kinds=BOTH, finish=False)
     run = begin(store, trunk)
-    commit = features.load_commit(run.objects, run.recipe, run.plan, 1)
+    commit = features.load_feature_commit(run.objects, run.recipe, run.plan, 1)
     assert commit is not None
     file = layout.features_commit(run.recipe.name, "train", 1)
     run.objects.put(file, replace(commit, pixels="0" * 32).encode())
     make(store, trunk)
-    after = features.load_commit(run.objects, run.recipe, run.plan, 1)
+    after = features.load_feature_commit(run.objects, run.recipe, run.plan, 1)
     assert after is not None
     assert after.arrays.keys() == {"plain"}
     assert problems(store) == {}

@@ -49,7 +49,7 @@ def test_each_commit_records_its_probe(store: Path, trunk: Path) -> None:
     for shard in extract.missing_shards(*run.context, ("plain",)):
         extract_shard(run.work, shard)
     extract.finish(*run.context)
-    commits = features.load_commits(*run.context)
+    commits = features.load_feature_commits(*run.context)
     probes = {commit.provenance[KEY] for commit in commits.values()}
     assert probes == {extract.recorded_probe(run.objects, run.recipe)}
     assert (
@@ -88,7 +88,7 @@ def test_a_shard_with_another_probe_is_a_problem(store: Path, trunk: Path) -> No
     """Commits of early versions, which have no probe, stay valid."""
     name = make(store, trunk)
     run = begin(store, trunk)
-    commits = features.load_commits(*run.context)
+    commits = features.load_feature_commits(*run.context)
 
     def write(shard: int, probe: str | None) -> None:
         commit = commits[shard]

@@ -39,7 +39,7 @@ from tests.pipeline.features.small import (
 
 def commit_of(run: StartedRun, shard: int) -> FeatureCommit | None:
     """Return the commit of a shard."""
-    return features.load_commit(run.objects, run.recipe, run.plan, shard)
+    return features.load_feature_commit(run.objects, run.recipe, run.plan, shard)
 
 
 def test_features_are_those_of_the_stored_pixels(store: Path, trunk: Path) -> None:

@@ -63,8 +63,8 @@ def small_blocks(margin: int = 0) -> Iterator[None]:
     with (
         patch.multiple(exact_module, QUERY_BLOCK=2, MAX_PRODUCTS=2, MIN_ROWS=3, MAX_ROWS=4),
         patch.object(index_module, "MARGIN", margin),
-        patch.object(index_module, "BLOCK_NUMBERS", 5),
-        patch.object(vectors_module, "BLOCK_NUMBERS", 7),
+        patch.object(index_module, "MAX_BLOCK_ELEMENTS", 5),
+        patch.object(vectors_module, "MAX_BLOCK_ELEMENTS", 7),
     ):
         yield
 

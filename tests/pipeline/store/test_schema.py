@@ -218,14 +218,14 @@ def test_features_list_only_their_own_objects(tmp_path, kind: str) -> None:
     if kind == "commit":
         bad = replace(FEATURE_COMMIT, arrays={"plain": stranger})
         objects.put(layout.features_commit(FEATURES.name, "train", 1), bad.encode())
-        assert features.load_commit(objects, FEATURES, PLAN, 1) is None
+        assert features.load_feature_commit(objects, FEATURES, PLAN, 1) is None
         objects.put(layout.features_commit(FEATURES.name, "train", 1), FEATURE_COMMIT.encode())
-        assert features.load_commit(objects, FEATURES, PLAN, 1) == FEATURE_COMMIT
+        assert features.load_feature_commit(objects, FEATURES, PLAN, 1) == FEATURE_COMMIT
         return
     bad_done = replace(FEATURES_DONE, objects=(*FEATURES_DONE.objects[1:], stranger))
     objects.put(layout.features_done(FEATURES.name, "train"), bad_done.encode())
     with pytest.raises(StoreDamagedError, match="the names of objects"):
-        features.load_finish_record(objects, FEATURES.name, "train")
+        features.load_feature_finish_record(objects, FEATURES.name, "train")
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,7 @@ def test_without_a_compiler_stock_pillow_is_installed_with_a_notice(environment,
     assert f"pillow=={pillow.PILLOW_STOCK}" in (environment.folder / "constraints.txt").read_text()
     assert re.search(
         r"STOCK Pillow .* because .*gcc.* cannot be continued with Pillow-SIMD",
-        install.describe(environment),
+        install.ready_line(environment),
     )
 
 

@@ -52,10 +52,10 @@ class AboutHandler(BaseHandler):
 
     async def get(self) -> None:
         """Respond with the description as JSON."""
-        self.send_json(await self.in_thread(self.service.searches, about, self.service))
+        self.send_json(await self.in_thread(self.service.searches, search_page_facts, self.service))
 
 
-def about(service: SearchService) -> dict[str, Any]:
+def search_page_facts(service: SearchService) -> dict[str, Any]:
     """Return the facts that the page needs before its first search, as JSON values.
 
     Args:

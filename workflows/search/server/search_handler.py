@@ -12,7 +12,11 @@ from tornado import web
 from pipeline.images.formats import HEAD_BYTES
 from workflows.search.engine import SearchOptions
 from workflows.search.query import Query, QueryError, parse
-from workflows.search.query_image import MAX_IMAGE_BYTES, format_of, unsupported_image_message
+from workflows.search.query_image import (
+    MAX_IMAGE_BYTES,
+    accepted_format_of,
+    unsupported_image_message,
+)
 from workflows.search.server.base_handler import BaseHandler
 from workflows.search.server.service import MAX_UPLOADS, SearchService
 from workflows.search.server.uploads import Upload
@@ -101,7 +105,7 @@ class SearchHandler(BaseHandler):
         """Respond to a query with the image in the body."""
         if self._finished:
             return
-        if format_of(bytes(self._body[:HEAD_BYTES])) is None:
+        if accepted_format_of(bytes(self._body[:HEAD_BYTES])) is None:
             self.refuse(415, unsupported_image_message("the file", bytes(self._body)))
             return
         # Parse first: a mistake in the query is reported without decoding the image.

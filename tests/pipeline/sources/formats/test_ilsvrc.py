@@ -9,7 +9,7 @@ import pytest
 from pipeline.errors import SourceError
 from pipeline.sources import metadata, open_source, splits
 from pipeline.sources.classes.evidence import Evidence
-from pipeline.sources.formats.sorted_val import check_sorted
+from pipeline.sources.formats.val_folder_check import check_sorted
 from pipeline.sources.listing import listing_digest
 from pipeline.sources.location import Location
 from pipeline.sources.options import SourceOptions

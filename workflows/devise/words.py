@@ -63,18 +63,18 @@ def run(options: WordsOptions) -> int:
         TesseraeError: A file has another format than expected, there is no store, or there are
             neither vectors nor a hierarchy.
     """
-    facts = describe(
+    facts = word_coverage(
         options.classes, options.word_vectors, options.hierarchy, synonyms=options.synonyms
     )
     if options.json:
         print(json.dumps(facts, indent=2, ensure_ascii=True))
         return 0
-    for line in lines(facts, limit=None if options.all else MAX_LISTED):
+    for line in coverage_lines(facts, limit=None if options.all else MAX_LISTED):
         print(line)
     return 0
 
 
-def describe(
+def word_coverage(
     where: str, vectors: str | None, hierarchy: str | None, *, synonyms: str = "mean"
 ) -> dict[str, Any]:
     """Return the coverage of classes by word vectors as plain JSON values.
@@ -262,11 +262,11 @@ def _correct_sets(graph: Hierarchy, wnids: Sequence[str]) -> dict[str, float]:
     }
 
 
-def lines(facts: dict[str, Any], limit: int | None) -> list[str]:
-    """Return the facts of `describe` as lines of text for the terminal, without newlines.
+def coverage_lines(facts: dict[str, Any], limit: int | None) -> list[str]:
+    """Return the facts of `word_coverage` as lines of text for the terminal, without newlines.
 
     Args:
-        facts: The result of `describe`, which is only read.
+        facts: The result of `word_coverage`, which is only read.
         limit: The number of entries of each list that are shown; None: all.
     """
     text = [f"{facts['source']}  {_classes(facts['classes'])}", _vectors_line(facts)]

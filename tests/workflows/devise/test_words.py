@@ -12,7 +12,7 @@ from pipeline.errors import TesseraeError
 from tests.images import make_folder, prepare_inline
 from tests.inline import tesserae
 from workflows import cli
-from workflows.devise import class_names
+from workflows.devise import words
 
 TABLE = """\
 n02012849 crane
@@ -138,7 +138,8 @@ def test_the_paper_is_cited_for_its_own_classes_alone(
         },
     }  # fmt: skip
     assert (
-        any("1,589 nouns in the 2-hop" in line for line in class_names.lines(facts, 20)) is is_shown
+        any("1,589 nouns in the 2-hop" in line for line in words.coverage_lines(facts, 20))
+        is is_shown
     )
 
 
@@ -187,7 +188,7 @@ def test_the_installed_wordnet_is_the_taxonomy_when_none_is_named(
 ) -> None:
     """The installed WordNet is used if it exists, and only without a file of vectors."""
     wordnet = table.parent / "wordnet"
-    monkeypatch.setattr(class_names, "WORDNET", wordnet)
+    monkeypatch.setattr(words, "WORDNET", wordnet)
     output = refused(monkeypatch, capsys, table)
     assert "no word vectors and no hierarchy" in output
     assert "--word-vectors FILE" in output
@@ -217,14 +218,14 @@ def test_long_lists_are_cut_and_counted(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`--all` prints the full list; tabs, a BOM and CRLF in the table are accepted."""
-    names = [f"n{number:08d}\tnoun{number}\r\n" for number in range(class_names.MAX_LISTED + 5)]
+    names = [f"n{number:08d}\tnoun{number}\r\n" for number in range(words.MAX_LISTED + 5)]
     table.write_text("\ufeff" + "".join(names), newline="")
     glove = table.parent / "glove.txt"
     output = run_words(monkeypatch, capsys, table, "--word-vectors", glove)
-    assert f"without a vector: {class_names.MAX_LISTED + 5}\n      n00000000  noun0\n" in output
+    assert f"without a vector: {words.MAX_LISTED + 5}\n      n00000000  noun0\n" in output
     assert "      ... and 5 more (--all)\n" in output
     output = run_words(monkeypatch, capsys, table, "--word-vectors", glove, "--all")
-    assert f"  noun{class_names.MAX_LISTED + 4}\n" in output
+    assert f"  noun{words.MAX_LISTED + 4}\n" in output
     assert "more (--all)" not in output
 
 
@@ -287,16 +288,16 @@ def test_classes_can_be_named_by_a_file(tmp_path: Path) -> None:
     classes = [("n00000001", ""), ("n00000002", "old"), ("n00000003", "")]
     file = tmp_path / "names.txt"
     file.write_text("n00000001 tench, Tinca tinca\nn00000009\tother\n")
-    assert class_names.names_of_classes(classes, str(file)) == (
+    assert words.names_of_classes(classes, str(file)) == (
         ("n00000001", "tench, Tinca tinca"), ("n00000002", "old"), ("n00000003", ""),
     )  # fmt: skip
-    assert class_names.names_of_classes(classes, None) == tuple(classes)
+    assert words.names_of_classes(classes, None) == tuple(classes)
     with pytest.raises(TesseraeError, match="no names of its 1 classes, only wnids such as n0000"):
-        class_names.names_of_classes(classes[:1], None)
+        words.names_of_classes(classes[:1], None)
     with pytest.raises(TesseraeError, match="names none of the store's 1 classes"):
-        class_names.names_of_classes(classes[1:2], str(file))
+        words.names_of_classes(classes[1:2], str(file))
     with pytest.raises(TesseraeError, match="which is not a file"):
-        class_names.names_of_classes(classes, str(tmp_path))
+        words.names_of_classes(classes, str(tmp_path))
 
 
 FOLDERS = (("church", ""), ("dog", ""), ("golf_ball", ""))
@@ -304,15 +305,15 @@ FOLDERS = (("church", ""), ("dog", ""), ("golf_ball", ""))
 
 def test_a_folder_name_is_split_into_words() -> None:
     """Names of the class in the store take precedence."""
-    assert class_names.names_of_classes(FOLDERS, None) == (
+    assert words.names_of_classes(FOLDERS, None) == (
         ("church", "church"), ("dog", "dog"), ("golf_ball", "golf ball"),
     )  # fmt: skip
     mixed = (("n01440764", "tench"), ("n00000001", ""), ("great-white_shark", ""))
-    assert class_names.names_of_classes(mixed, None) == (
+    assert words.names_of_classes(mixed, None) == (
         ("n01440764", "tench"), ("n00000001", ""), ("great-white_shark", "great white shark"),
     )  # fmt: skip
     with pytest.raises(TesseraeError, match="only wnids such as n00000001: pass --class-names"):
-        class_names.names_of_classes((("n00000001", ""),), None)
+        words.names_of_classes((("n00000001", ""),), None)
 
 
 @pytest.mark.parametrize(
@@ -327,9 +328,9 @@ def test_any_id_may_be_a_key_of_a_table_of_names(tmp_path: Path, text: str) -> N
     """A folder name is a key of the table; classes it leaves out keep their folder name."""
     file = tmp_path / "names"
     file.write_bytes(text.encode())
-    assert class_names.names_of_classes(FOLDERS, str(file)) == (
+    assert words.names_of_classes(FOLDERS, str(file)) == (
         ("church", "church"), ("dog", "hound, dog"), ("golf_ball", "golf ball"),
     )  # fmt: skip
     file.write_text("wolf wolf\n")
     with pytest.raises(TesseraeError, match=r"names none of the store's 3 classes, such as 'chur"):
-        class_names.names_of_classes(FOLDERS, str(file))
+        words.names_of_classes(FOLDERS, str(file))
