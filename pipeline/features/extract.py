@@ -1,6 +1,6 @@
 """The steps of a run that extracts the features of a split, in the order in which it takes them.
 
-resolve_feature_recipe    the recipe of the features, with the name of those that the store has already
+resolve_feature_recipe   the recipe, with the name of the features that the store has already
 write_metadata    the recipe and the metadata of the arrays, before the first task
 damaged_objects   with --repair: the objects to recompute
 missing_shards    the shards that lack features

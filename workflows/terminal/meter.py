@@ -81,8 +81,8 @@ class Meter:
         """Return the current rates: over the last 10 seconds, or longer if counts are rare.
 
         Args:
-            now: The present time in seconds, of the monotonic clock that all calls use. Calls must not go back in time, because older counts are
-                dropped.
+            now: The present time in seconds, of the monotonic clock that all calls use. Calls must
+                not go back in time, because older counts are dropped.
 
         Returns:
             The rows, bytes read and bytes written per second; 0.0 each if no time has passed.
