@@ -149,7 +149,7 @@ def test_listed_val_images_that_contradict_the_table_are_refused(tmp_path, packi
     with pytest.raises(
         SourceError, match=r"is sorted into n02119789, but .* lists it as n01440764"
     ):
-        plans._list(part, None, None)
+        plans._list_source(part, None, None)
 
 
 def test_a_store_is_not_listed_if_the_split_exists(tmp_path, monkeypatch):
