@@ -9,6 +9,9 @@ from typing import ClassVar
 
 MAX_POINTS = 400
 """The number of points that are drawn of a curve; more would not be visible."""
+MIN_LEFT, LABEL_GAP, DIGIT_WIDTH = 46, 8, 7.7
+"""The room in pixels to the left of a plot: at least this, or that of its longest label, whose
+characters have at most this width at the font size of the pages."""
 MAX_MARKED_POINTS = 24
 """The number of points up to which each is marked, since so few are single measurements."""
 
@@ -52,9 +55,8 @@ class Chart:
 
     width: ClassVar[int] = 400
     height: ClassVar[int] = 220
-    left: ClassVar[int] = 46
-    """The left edge of the plotted area; `right`, `top` and `bottom` are the others."""
     right: ClassVar[int] = 382
+    """The right edge of the plotted area; `left`, `top` and `bottom` are the others."""
     top: ClassVar[int] = 10
     bottom: ClassVar[int] = 184
     title: str
@@ -68,6 +70,8 @@ class Chart:
     """The ticks of the x axis, from left to right."""
     y_ticks: tuple[Tick, ...]
     """The ticks of the y axis, from bottom to top."""
+    left: float
+    """The left edge of the plotted area, with room for the labels of the y axis."""
 
 
 def chart(
@@ -98,9 +102,11 @@ def chart(
     levels = ticks(min(ys), max(ys))
     low, high = levels[0], levels[-1]
     inside = [x for x in ticks(left, right) if left <= x <= right]
+    labels = [_short(level) for level in levels]
+    edge = max(MIN_LEFT, LABEL_GAP + DIGIT_WIDTH * max(map(len, labels)))
 
     def at_x(x: float) -> float:
-        return Chart.left + (x - left) / ((right - left) or 1) * (Chart.right - Chart.left)
+        return edge + (x - left) / ((right - left) or 1) * (Chart.right - edge)
 
     def at_y(y: float) -> float:
         return Chart.bottom - (y - low) / ((high - low) or 1) * (Chart.bottom - Chart.top)
@@ -115,7 +121,8 @@ def chart(
             if points
         ),
         tuple(Tick(at_x(x), _short(x)) for x in inside or [left]),
-        tuple(Tick(at_y(level), _short(level)) for level in levels),
+        tuple(Tick(at_y(level), label) for level, label in zip(levels, labels, strict=True)),
+        edge,
     )
 
 

@@ -54,7 +54,14 @@ def store_page(folder: Path) -> str:
 def run_page(folder: Path) -> str:
     """Return the report of a run with curves, samples, tables and images."""
     lines = [
-        {"step": step, "generation": 1, "critic_loss": 1 / step, "estimate": -step * 1e5, LONG: 1}
+        {
+            "step": step,
+            "generation": 1,
+            "critic_loss": 1 / step,
+            "estimate": -step * 1e5,
+            LONG: 1,
+            "generator_loss": -0.0042 - step * 1e-6,
+        }
         for step in range(1, 300)
     ]
     lines += [{"what": "look", "step": 9, "generation": 1, "seen_hit1": 0.5, "seen_hit5": 0.75}]
@@ -108,6 +115,14 @@ def test_a_report_works_without_warnings(show: Show, chromium: Any) -> None:
     text = chromium.find_element("tag name", "main").text
     for name in ("<script>alert(1)</script>", r"\x1b[31mred\x1b[0m\nnext", "{{ 7 * 6 }}"):
         assert name in text
+
+
+def test_the_labels_of_an_axis_are_inside_the_chart(show: Show, chromium: Any) -> None:
+    """The plotted area begins further right where the labels are long, such as -0.00425."""
+    show()
+    outside = """return [...document.querySelectorAll(".charts text")].filter(
+        text => text.getBBox().x < 0).map(text => text.textContent)"""
+    assert chromium.execute_script(outside) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
