@@ -75,8 +75,8 @@ class Block(ABC):
         """Read the block from front to back, and pass each sample's bytes to *write*.
 
         Args:
-            write: A function that appends one sample's bytes, given in pieces, to the spool and
-                returns their offset there.
+            write: A function of an iterable of bytes, the pieces of one sample, that appends them
+                to the spool and returns their offset in bytes there.
 
         Yields:
             A `ListedSample` (`key`, `num_bytes`, `offset`, `same_as`, `basis` of the class) for

@@ -220,10 +220,11 @@ class Tar:
                 of the file (default).
 
         Yields:
-            A `Member` for each, in the order of the archive: `name`, its path; `offset` and
-            `num_bytes` of its data in the decompressed archive; and `target`, the path of the
-            member that a link stands for, whose `num_bytes` is 0, or None for a file. Folders,
-            pipes and devices are omitted.
+            A `Member` for each, in the order of the archive: `name`, its path without a leading
+            './', in which bytes that are not UTF-8 are surrogates (`surrogateescape`); `offset` and
+            `num_bytes` of its data in the decompressed archive; and `target`, the path that a link
+            points to, or None for a file. The `num_bytes` of a link is 0, and its target need not
+            exist. Folders, pipes and devices are omitted.
 
         Raises:
             ReadError: The system or a server failed.

@@ -248,8 +248,8 @@ class CifarBlock(Block):
         """Read the batch, and pass each image as a PPM file to *write*.
 
         Args:
-            write: A function that appends one sample's bytes, given in pieces, to the spool and
-                returns their offset there.
+            write: A function of an iterable of bytes, the pieces of one sample, that appends them
+                to the spool and returns their offset in bytes there.
 
         Yields:
             One `ListedSample` (`key`, `num_bytes` of the PPM, `offset`, `same_as` = '', `basis` of

@@ -93,8 +93,8 @@ class LmdbBlock(Block):
         """Read the rows of the table in the order of their keys, and pass each image to *write*.
 
         Args:
-            write: A function that appends one sample's bytes, given in pieces, to the spool and
-                returns their offset there.
+            write: A function of an iterable of bytes, the pieces of one sample, that appends them
+                to the spool and returns their offset in bytes there.
 
         Yields:
             One `ListedSample` (`key`, `num_bytes`, `offset`, `same_as` = '', `basis` of the class)

@@ -76,8 +76,8 @@ class ParquetBlock(Block):
         """Read the row groups one by one, and pass each image's bytes to *write*.
 
         Args:
-            write: A function that appends one sample's bytes, given in pieces, to the spool and
-                returns their offset there.
+            write: A function of an iterable of bytes, the pieces of one sample, that appends them
+                to the spool and returns their offset in bytes there.
 
         Yields:
             One `ListedSample` (`key`, `num_bytes`, `offset`, `same_as` = '', `basis` of the class)
