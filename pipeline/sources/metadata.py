@@ -84,10 +84,11 @@ def find_words(location: Location) -> dict[str, str]:
 
 @lru_cache(maxsize=8)
 def find_class_names(root: str) -> tuple[str, ...]:
-    """Return class names in the order of their numbers, under listing rules 1; () without any.
+    """Return class names in the order of their numbers in listings of rules 1; () without any.
 
-    `classes.txt` has a name on each line, `LOC_synset_mapping.txt` begins each line with one. The
-    result is cached for the life of the process, also if a table changes.
+    Version 1 of the listing rules (`SourceOptions.rules`) is that of older stores. `classes.txt`
+    has a name on each line, `LOC_synset_mapping.txt` begins each line with one. The result is
+    cached for the life of the process, also if a table changes.
 
     Args:
         root: The folder of the source, a local path or URL; the folder above is searched, too.

@@ -25,8 +25,8 @@ _MAX_SPAN = 1_000_000
 def check_complete(location: Location, paths: Sequence[str]) -> None:
     """Refuse incomplete sets of files called `-00000-of-00002`, as the Hub and TensorFlow do.
 
-    A single file that is the source need not be complete; ignored files are not missed. Under
-    listing rules 1 nothing is refused.
+    A single file that is the source need not be complete; ignored files are not missed. Where the
+    options' `rules` is 1, nothing is refused.
 
     Args:
         location: The folder of the source, with the options by which it is read.
@@ -61,7 +61,7 @@ def missing_numbers(location: Location, paths: Sequence[str]) -> Iterator[str]:
     """Yield a sentence for the user on each series of numbered files that has gaps.
 
     The last number in a path counts. Ignored files are not missed. Nothing is yielded for a single
-    file that is the source, and under listing rules 1.
+    file that is the source, and where the options' `rules` is 1.
 
     Args:
         location: The folder of the source, with the options by which it is read.

@@ -283,6 +283,9 @@ def remove_stale(
 
     Returns:
         The number of bytes in the records that were removed.
+
+    Raises:
+        OSError: A file cannot be removed.
     """
     folder = Path(directory)
     block_names = {block.name for block in blocks}

@@ -90,7 +90,9 @@ class LmdbBlock(Block):
         return self.folder
 
     def samples(self, write: WriteBytes) -> Iterator[ListedSample]:
-        """Read the rows of the table in the order of their keys, and pass each image to *write*.
+        """Read the rows of the block in the order of their keys, and pass each image to *write*.
+
+        The block is a part of the table: the rows whose keys begin with the bytes `start`.
 
         Args:
             write: A function of an iterable of bytes, the pieces of one sample, that appends them
