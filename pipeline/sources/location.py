@@ -75,7 +75,9 @@ class Location:
 
         Args:
             root: A folder or a single file; a local path, in which `~` is the home folder, or an
-                fsspec URL. A URL is a single file only if it ends as an archive does.
+                fsspec URL; `file://` stands for a local path. A URL is a single file only if it
+                ends as an archive or table does, such as `.tar`, `.tgz`, `.gz`, `.zip` or
+                `.parquet`.
             options: The options by which the files are read.
 
         Returns:

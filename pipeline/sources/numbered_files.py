@@ -60,7 +60,9 @@ def check_complete(location: Location, paths: Sequence[str]) -> None:
 def missing_numbers(location: Location, paths: Sequence[str]) -> Iterator[str]:
     """Yield a sentence for the user on each series of numbered files that has gaps.
 
-    The last number in a path counts. Ignored files are not missed. Nothing is yielded for a single
+    The last number in a path counts, and a series are the paths that are equal but for it. Numbers
+    more than 1,000,000 apart, and those that begin above 1 with more gaps than files, are taken for
+    dates or hashes, not for a series. Ignored files are not missed. Nothing is yielded for a single
     file that is the source, and where the options' `rules` is 1.
 
     Args:
@@ -68,8 +70,8 @@ def missing_numbers(location: Location, paths: Sequence[str]) -> Iterator[str]:
         paths: The paths of the files in it, which are not looked up.
 
     Yields:
-        A sentence without a full stop, such as '1 of the files numbered 000 to 009 is missing:
-        a-004.tar'.
+        A sentence without a full stop that names at most three of the missing files, such as '1 of
+        the files numbered 000 to 009 is missing: a-004.tar'.
     """
     if location.only_file or location.options.rules == 1:
         return

@@ -127,8 +127,9 @@ def spool_block(block: Block, directory: str, source: str = "", limit: int | Non
     Args:
         block: The block to stream.
         directory: The spool's folder, on a local disk; created if it is missing.
-        source: The fingerprint of the source and of how it is read. Files of another fingerprint
-            are replaced; empty: any fingerprint is accepted (default).
+        source: The fingerprint of the source and of how it is read, as `Source.fingerprint` returns
+            it. Files of another fingerprint are replaced, those without one are accepted; empty:
+            any fingerprint is accepted (default).
         limit: The bytes of the longest image that is read, as in the recipe; None: no limit, and
             all samples are stored whole (default). Files of another limit are replaced.
 

@@ -134,11 +134,11 @@ def parse_words(text: str) -> dict[str, str]:
     """Read lines of a wnid, a space, tab, comma or semicolon, and words; skip other lines.
 
     Args:
-        text: The text of the table.
+        text: The text of the table. A wnid may stand in quotes, with spaces or tabs before it.
 
     Returns:
-        The words by wnid, '' for a line without words; of several lines of one wnid, the last one
-        counts.
+        The words by wnid, without space or quotes around them, '' for a line without words; of
+        several lines of one wnid, the last one counts.
     """
     return dict(filter(None, map(parse_words_line, lines_of(text))))
 
@@ -147,8 +147,8 @@ def parse_words_line(line: str) -> tuple[str, str] | None:
     """Return the wnid and the words of a line; None where it begins with no wnid.
 
     Args:
-        line: The line: a wnid, quoted or not, a space, tab, comma or semicolon, and words, which
-            may be missing: then they are ''.
+        line: The line: a wnid, in double quotes or not, a space, tab, comma or semicolon, and
+            words, which may be missing: then they are ''.
     """
     match = _WORDS.fullmatch(line)
     return (match[1], unquoted(match[2] or "")) if match else None

@@ -105,7 +105,9 @@ class FlatFolder(Source):
         Returns:
             The listing (`pipeline.sources.listing`), sorted by key: the columns `key`
             (large_string, `<class>/<file name>`), `num_bytes` (int64) and `path` (large_string).
-            The class in the keys is `-` where there is none.
+            The class in the keys is that of the option `class_name`, else the name of the folder if
+            it is a wnid, else the wnid that begins the file name, else `-` for none. The slashes in
+            the path of a file in nested folders become `__` in its key.
 
         Raises:
             ReadError: A folder cannot be read.

@@ -214,7 +214,8 @@ def find_lmdbs(location: Location, requested_split: str, explicit: bool) -> dict
 
     Returns:
         The source of each split, '' for one without a name; empty if there are no LMDBs. The name
-        of a folder tells class and split: `bedroom_train_lmdb` is the class `bedroom` of `train`.
+        of a folder tells class and split: `bedroom_train_lmdb` is the class `bedroom` of `train`,
+        and `train_lmdb`, which names no class, is the class `images`.
 
     Raises:
         ReadError: The folder cannot be read.
