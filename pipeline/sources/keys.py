@@ -55,7 +55,8 @@ def may_be_image(name: str) -> bool:
 
     Args:
         name: The file name, without folders. Hidden files, and those whose last suffix, in any
-            case, is one of texts, tables or archives do not count; a name without a suffix does.
+            case, is one of texts, tables, archives or code, such as txt, json, csv, zip or py, do
+            not count; a name without a suffix does.
     """
     return name[:1] != "." and _lower_suffix(name) not in _NON_IMAGE_SUFFIXES
 
@@ -64,8 +65,9 @@ def looks_like_image(name: str) -> bool:
     """Return True if a file name is not hidden and ends as the names of images do.
 
     Args:
-        name: The file name, such as `a.jpg` or `A.PNG`; one with folders is not examined for a
-            hidden last part.
+        name: The file name, such as `a.jpg` or `A.PNG`, whose last suffix, in any case, is jpg,
+            jpeg, jpe, jfif, png, webp, gif, bmp, tif, tiff, ppm, pgm, pbm, pnm, jp2, avif, heic,
+            ico or mpo; one with folders is not examined for a hidden last part.
     """
     return name[:1] != "." and _lower_suffix(name) in IMAGE_SUFFIXES
 

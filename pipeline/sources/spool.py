@@ -128,8 +128,8 @@ def spool_block(block: Block, directory: str, source: str = "", limit: int | Non
         block: The block to stream.
         directory: The spool's folder, on a local disk; created if it is missing.
         source: The fingerprint of the source and of how it is read, as `Source.fingerprint` returns
-            it. Files of another fingerprint are replaced, those without one are accepted; empty:
-            any fingerprint is accepted (default).
+            it. Files of another fingerprint are replaced, those of older versions, which have none,
+            are accepted; empty: any fingerprint is accepted (default).
         limit: The bytes of the longest image that is read, as in the recipe; None: no limit, and
             all samples are stored whole (default). Files of another limit are replaced.
 

@@ -58,6 +58,8 @@ class TarBlock(Block):
     def samples(self, write: WriteBytes) -> Iterator[ListedSample | SkippedFiles]:
         """Read the block from front to back, and pass each sample's bytes to *write*.
 
+        A block is a whole tar, or a part of a remote one.
+
         Args:
             write: A function of an iterable of bytes, the pieces of one sample, that appends them
                 to the spool and returns their offset in bytes there.

@@ -59,7 +59,9 @@ class Labeller:
         Where a label tells the class, but is no WordNet id, a WordNet id in the innermost folder,
         else in the file name, is the class in its place. Without labels, the class is a WordNet id
         in the innermost folder, else one in the file name, else that folder unless it is named
-        after a split; with the option `recursive`, it is the folder that this names.
+        after a split; a last folder `images` does not count. With the option `recursive`, the class
+        is the folder that this names, the first or the last, and the other folders begin the file
+        name in the key, with `__` between them.
 
         Args:
             path: The name with folders, as in the archive or table, with slashes between them.
