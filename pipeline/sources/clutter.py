@@ -45,10 +45,11 @@ def folder_skip_reason(name: str, options: SourceOptions) -> str:
 
     Args:
         name: The name of the folder, without its parents.
-        options: The options by which the source is read, with the patterns to ignore.
+        options: The options by which the source is read, whose `ignore` has shell patterns of names
+            (upper and lower case differ).
 
     Returns:
-        `HIDDEN`, `SYSTEM` or `IGNORED`, a phrase such as 'hidden by a dot'; or ''.
+        The first that applies of 'hidden by a dot', 'of a system or NAS' and 'by --ignore'; or ''.
     """
     if name.startswith("."):
         return HIDDEN
@@ -64,11 +65,12 @@ def file_skip_reason(name: str, options: SourceOptions) -> str:
 
     Args:
         name: The name of the file, without its folders.
-        options: The options by which the source is read, with the patterns to ignore.
+        options: The options by which the source is read, whose `ignore` has shell patterns of names
+            (upper and lower case differ).
 
     Returns:
-        `HIDDEN`, `IGNORED`, `SYSTEM`, `UNFINISHED` or `TEXTS`, a phrase such as 'hidden by a dot';
-        or ''.
+        The first that applies of 'hidden by a dot', 'by --ignore', 'of a system or NAS', 'backups
+        and unfinished downloads' and 'texts, tables and archives'; or ''.
     """
     if name.startswith("."):
         return HIDDEN
@@ -84,10 +86,12 @@ def name_skip_reason(name: str, options: SourceOptions) -> str:
 
     Args:
         name: The name of the file, without its folders.
-        options: The options by which the source is read, with the patterns to ignore.
+        options: The options by which the source is read, whose `ignore` has shell patterns of names
+            (upper and lower case differ).
 
     Returns:
-        `HIDDEN`, `IGNORED`, `SYSTEM` or `UNFINISHED`, a phrase such as 'hidden by a dot'; or ''.
+        The first that applies of 'hidden by a dot', 'by --ignore', 'of a system or NAS' and
+        'backups and unfinished downloads'; or ''.
     """
     if name.startswith("."):
         return HIDDEN
@@ -101,11 +105,13 @@ def member_skip_reason(path: str, options: SourceOptions) -> str:
 
     Args:
         path: The path of the member in the archive; a hidden folder hides all that is in it.
-        options: The options by which the source is read, with the patterns to ignore.
+        options: The options by which the source is read, whose `ignore` has shell patterns of names
+            (upper and lower case differ).
 
     Returns:
-        `HIDDEN`, `IGNORED`, `SYSTEM`, `UNFINISHED` or `TEXTS`, a phrase such as 'hidden by a dot';
-        or ''.
+        'hidden by a dot', 'by --ignore', 'of a system or NAS', 'backups and unfinished downloads'
+        or 'texts, tables and archives'; or ''. The outermost folder that is skipped tells the
+        reason, else the file.
     """
     *folders, name = path.split("/")
     reasons = (folder_skip_reason(part, options) for part in folders if part not in (".", ".."))
@@ -119,7 +125,8 @@ def system_file_reason(name: str) -> str:
         name: The name of the file, without its folders.
 
     Returns:
-        `SYSTEM` for files such as `Thumbs.db`, `UNFINISHED` for those such as `a.jpg.part`; or ''.
+        'of a system or NAS' for files such as `Thumbs.db`, 'backups and unfinished downloads' for
+        those such as `a.jpg.part`; or ''.
     """
     folded = name.casefold()
     if folded in _SYSTEM_FILES or any(mark in folded for mark in _SYSTEM_MARKS):

@@ -70,12 +70,12 @@ def content_of(head: bytes) -> str:
     """Return what kind of content a file has, by its first bytes.
 
     Args:
-        head: The first `HEAD_BYTES` bytes of the file, or all of a shorter one.
+        head: The first 1,024 bytes of the file, or all of a shorter one.
 
     Returns:
-        `TAR`, `EMPTY`, `html`, `xml`, `json`, or the name of an archive, table or database that
-        `pipeline.images.formats.container_of` knows, such as `zip`, `gzip`, `Parquet` and `Git LFS
-        pointer`; `UNKNOWN` for anything else, such as an image or a text.
+        `tar`, `empty`, `html`, `xml`, `json`, or the name of an archive, table or database with
+        known first bytes, such as `zip`, `gzip`, `Parquet` and `Git LFS pointer`; `unknown` for
+        anything else, such as an image or a text.
     """
     if not head:
         return EMPTY
@@ -103,7 +103,7 @@ def is_tar_header(block: bytes) -> bool:
 def is_tfrecord(head: bytes) -> bool:
     """Return True if a file begins with a record's length and the masked checksum of that.
 
-    TFRecord has no magic number, so `content_of` returns `UNKNOWN` for it: 4 bytes of a checksum
+    TFRecord has no magic number, so `content_of` returns `unknown` for it: 4 bytes of a checksum
     identify a file only where nothing else is expected.
 
     Args:
@@ -126,8 +126,8 @@ def description_of(head: bytes) -> str:
     """Return a phrase for the content of a file, such as "a plain tar", to follow the word "is".
 
     Args:
-        head: The first `HEAD_BYTES` bytes of the file, or all of a shorter one. Of a file of no
-            known kind, an image among them, the phrase shows the first 16.
+        head: The first 1,024 bytes of the file, or all of a shorter one. Of a file of no known
+            kind, an image among them, the phrase shows the first 16.
     """
     container, content = container_of(head), content_of(head)
     if content in _TEXTS:
@@ -141,7 +141,7 @@ def advice_for(head: bytes) -> str:
     """Return the advice to a user who passed a file where an archive is expected.
 
     Args:
-        head: The first `HEAD_BYTES` bytes of the file, or all of a shorter one.
+        head: The first 1,024 bytes of the file, or all of a shorter one.
 
     Returns:
         One or more sentences, such as "Unpack it, and pass the folder."; for a file of no known

@@ -28,12 +28,14 @@ def rename_duplicates(table: pa.Table, name_of: NameOf) -> pa.Table:
         table: The columns `key`, which must be the first, `num_bytes` and `path` (a dictionary),
             and `crc32c` if there is one, in the order in which rows came. It is not changed.
         name_of: The function of the path, the number of the row among the adjacent rows of its
-            file, from 0, and the file name, that returns a unique file name; '' refuses it.
+            file, from 0, and the file name, that returns a unique file name; '' refuses it. It is
+            called for every row whose key repeats, also the first.
 
     Returns:
         A table with other keys, `<class>/<unique name>`, in the same order of rows, and a note in
-        its metadata. It is *table* itself if no key repeats, if the rows of each key are equal by
-        size and checksum, or if *name_of* refuses a name: then keys still repeat.
+        its metadata. It is *table* itself if no key repeats, if all rows of each such key are equal
+        by size and, if there is one, checksum, or if *name_of* refuses a name: then keys still
+        repeat.
     """
     counts = pc.value_counts(table["key"])
     repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))

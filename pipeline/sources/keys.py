@@ -55,7 +55,8 @@ def may_be_image(name: str) -> bool:
 
     Args:
         name: The file name, without folders. Hidden files, and those whose last suffix, in any
-            case, is one of texts, tables or archives do not count; a name without a suffix does.
+            case, is one of texts, tables, archives or code, such as txt, json, csv, zip or py, do
+            not count; a name without a suffix does.
     """
     return name[:1] != "." and _lower_suffix(name) not in _NON_IMAGE_SUFFIXES
 
@@ -64,20 +65,24 @@ def looks_like_image(name: str) -> bool:
     """Return True if a file name is not hidden and ends as the names of images do.
 
     Args:
-        name: The file name, such as `a.jpg` or `A.PNG`; one with folders is not examined for a
-            hidden last part.
+        name: The file name, such as `a.jpg` or `A.PNG`, whose last suffix, in any case, is jpg,
+            jpeg, jpe, jfif, png, webp, gif, bmp, tif, tiff, ppm, pgm, pbm, pnm, jp2, avif, heic,
+            ico or mpo; one with folders is not examined for a hidden last part.
     """
     return name[:1] != "." and _lower_suffix(name) in IMAGE_SUFFIXES
 
 
 def canonical_split(word: str) -> str:
-    """Return the split that a word stands for: `val` for `validation`; else the word itself.
+    """Return the split that a word stands for; else the word itself.
 
     The Hub's converted files lie in `partial-train` if it converted only a part of a split, and in
     `train-part0`, `train-part1`, ... if there are many.
 
+    `training` stands for `train`, `validation` and `valid` for `val`, and `testing` for `test`.
+
     Args:
-        word: The name of a folder, or a part of a file name, in any case.
+        word: The name of a folder, or a part of a file name, in any case; only `partial-` and
+            `-part` must be in lower case.
 
     Returns:
         `train`, `val` or `test`; for a word that stands for none of them, *word*, unchanged.
@@ -102,7 +107,8 @@ def without_part_number(folder: str) -> str:
 def known_split(word: str, requested_split: str = "") -> str:
     """Return the split that a word names, such as `val` for `validation`, or an empty text.
 
-    The beginning `partial-` and the end `-part` with digits of a folder of the Hub do not count.
+    `training` stands for `train`, `validation` and `valid` for `val`, and `testing` for `test`. The
+    beginning `partial-` and the end `-part` with digits of a folder of the Hub do not count.
 
     Args:
         word: The name of a folder, or a part of a file name, in any case.
@@ -159,7 +165,8 @@ def split_in_name(name: str, requested_split: str = "") -> str:
 
     Args:
         name: The file name, whose parts lie between `-`, `_` and dots.
-        requested_split: A further name that counts as a split (default: none).
+        requested_split: A further name that counts as a split, in its own case (default: none). One
+            with `-`, `_` or a dot is never found.
 
     Returns:
         `train`, `val`, `test` or *requested_split*; or ''.
@@ -178,7 +185,9 @@ def file_name_of(path: str) -> tuple[str, str]:
 
     Returns:
         The file name without folders, and the wnid: `n01440764_10026.JPEG` and `n01440764` for
-        `n01440764_10026_n01440764.JPEG`. If none was appended, the whole file name and ''.
+        `n01440764_10026_n01440764.JPEG`. Only names of this form, and
+        `ILSVRC2012_val_########_<wnid>` with a suffix, have one; of any other, the whole file name
+        and ''.
     """
     name = path.rpartition("/")[2]
     hub = _HUB_NAME.fullmatch(name)
@@ -211,10 +220,12 @@ def leading_wnid(name: str) -> str:
 
 
 def label_name(label: int | str | None, names: Sequence[str]) -> str:
-    """Return the name of a label under listing rules 1: itself, or its entry in a list of names.
+    """Return the name of a label in listings of rules 1: itself, or its entry in a list of names.
+
+    Version 1 of the listing rules (`SourceOptions.rules`) is that of older stores.
 
     Args:
-        label: A name, or a number as a number or text; None for no label.
+        label: A name, or a number as a number or as a text of digits; None for no label.
         names: The names of the classes, in the order of their numbers, from 0.
 
     Returns:
@@ -232,7 +243,9 @@ def label_name(label: int | str | None, names: Sequence[str]) -> str:
 
 
 def key_of(path: str, label: int | str | None = None, names: Sequence[str] = ()) -> str:
-    """Return the key under listing rules 1, of older stores; empty: nothing tells the class.
+    """Return the key in listings of rules 1; empty: nothing tells the class.
+
+    Version 1 of the listing rules (`SourceOptions.rules`) is that of older stores.
 
     Args:
         path: The name with folders, as in the archive or table.
@@ -240,8 +253,9 @@ def key_of(path: str, label: int | str | None = None, names: Sequence[str] = ())
         names: The class names in the order of the numbers, from 0 (default: none).
 
     Returns:
-        `<class>/<file name>`. The class is a wnid in the folder, the label or the file name, in
-        this order; else the name of the label, else the folder if it is no split, else the number.
+        `<class>/<file name>`. The class is a wnid that is the innermost folder (the one before a
+        last `images`) or the name of the label, or that ends or begins the file name, in this
+        order; else the name of the label, else the folder if it is no split, else the number.
     """
     folders = folders_of(path)
     folder = folders[-1] if folders else ""

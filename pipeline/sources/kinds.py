@@ -110,8 +110,9 @@ def open_source(
         root: A folder or an archive; a local path or an fsspec URL.
         split: The split to open, where *root* holds several; any name if it is itself one.
             `validation` and `valid` stand for `val`, `training` for `train`, `testing` for `test`.
-        kind: One of `SOURCE_KINDS`, such as `folder`; None detects the kind (default).
-        options: The options by which it is read.
+        kind: `kaggle`, `ilsvrc-tar`, `ilsvrc-val`, `tiny-imagenet`, `class-tars`, `webdataset`,
+            `tar`, `parquet`, `cifar`, `lsun`, `folder` or `flat`; None detects the kind (default).
+        options: The options by which it is read (default: none is set).
 
     Returns:
         The source of the split, which holds no open file.
@@ -177,8 +178,9 @@ def splits(
 
     Args:
         root: A folder or an archive; a local path or an fsspec URL.
-        kind: One of `SOURCE_KINDS`, such as `folder`; None detects the kind (default).
-        options: The options by which it is read.
+        kind: `kaggle`, `ilsvrc-tar`, `ilsvrc-val`, `tiny-imagenet`, `class-tars`, `webdataset`,
+            `tar`, `parquet`, `cifar`, `lsun`, `folder` or `flat`; None detects the kind (default).
+        options: The options by which it is read (default: none is set).
 
     Returns:
         Names such as `train` and `val`, over all kinds that are detected.
@@ -202,13 +204,14 @@ def unlabelled_test_remark(
     """Return a remark on the flat test split at *root* that `splits` does not name; else ''.
 
     Such a split has no labels and may be large, so it is prepared only if `--split` names it. The
-    text is empty for a source that would be refused, and under rules 1, which know no unlabelled
-    samples.
+    text is empty for a source that would be refused, and where the options' `rules` is 1, the rules
+    of older stores, which know no unlabelled samples.
 
     Args:
         root: A folder or an archive; a local path or an fsspec URL.
-        kind: One of `SOURCE_KINDS`, such as `folder`; None detects the kind (default).
-        options: The options by which it is read.
+        kind: `kaggle`, `ilsvrc-tar`, `ilsvrc-val`, `tiny-imagenet`, `class-tars`, `webdataset`,
+            `tar`, `parquet`, `cifar`, `lsun`, `folder` or `flat`; None detects the kind (default).
+        options: The options by which it is read (default: none is set).
 
     Returns:
         A sentence without a full stop, with the number of images and their folder; or ''.
@@ -257,8 +260,9 @@ def check_split_name(
         root: A folder or an archive; a local path or an fsspec URL. It is looked up only for a
             misspelling.
         split: The name that the user passed, such as `trian`.
-        kind: One of `SOURCE_KINDS`, such as `folder`; None detects the kind (default).
-        options: The options by which it is read.
+        kind: `kaggle`, `ilsvrc-tar`, `ilsvrc-val`, `tiny-imagenet`, `class-tars`, `webdataset`,
+            `tar`, `parquet`, `cifar`, `lsun`, `folder` or `flat`; None detects the kind (default).
+        options: The options by which it is read (default: none is set).
 
     Raises:
         ReadError: A file or folder cannot be read, or a server failed.

@@ -75,7 +75,9 @@ class Location:
 
         Args:
             root: A folder or a single file; a local path, in which `~` is the home folder, or an
-                fsspec URL. A URL is a single file only if it ends as an archive does.
+                fsspec URL; `file://` stands for a local path. A URL is a single file only if it
+                ends as an archive or table does, such as `.tar`, `.tgz`, `.gz`, `.zip` or
+                `.parquet`.
             options: The options by which the files are read.
 
         Returns:
@@ -351,7 +353,7 @@ class Location:
         return cast("BinaryIO", piece)
 
     def head(self, path: str) -> bytes:
-        """Return the first `content.HEAD_BYTES` of a file, or all of a shorter one; it is cached.
+        """Return the first 1,024 bytes of a file, or all of a shorter one; they are cached here.
 
         Args:
             path: A path relative to the location.
@@ -376,18 +378,19 @@ class Location:
         pickling begin without cached values.
 
         Args:
-            key: The kind of the value, such as `head`, and the path.
-            compute: The function that returns the value; it is called at most once, unless it
-                raises an error, which is passed on.
+            key: The kind of the value, such as `head`, and the path of the file, relative to the
+                location.
+            compute: The function without arguments that returns the value, of any type; it is
+                called at most once, unless it raises an error, which is passed on.
         """
         if key not in self._cache:
             self._cache[key] = compute()
         return self._cache[key]
 
     def read_text(self, path: str, *, lenient: bool = False) -> str:
-        """Return the text of a table in any encoding that `text_tables.decode_table` knows.
+        """Return the text of a table, which is decoded by its byte order mark, else as UTF-8.
 
-        That is UTF-8, or UTF-16 or UTF-32 with a byte order mark, which is removed.
+        The mark of UTF-8, UTF-16 or UTF-32 is removed; line ends are kept as they are.
 
         Args:
             path: A path relative to the location.
@@ -395,7 +398,7 @@ class Location:
 
         Raises:
             ReadError: The file is missing or cannot be read.
-            SourceError: A line is no text.
+            SourceError: A line is no text, or has a zero byte.
         """
         with self.open(path) as file, as_read_error(self.full_path(path)):
             data = file.read()

@@ -84,10 +84,11 @@ def find_words(location: Location) -> dict[str, str]:
 
 @lru_cache(maxsize=8)
 def find_class_names(root: str) -> tuple[str, ...]:
-    """Return class names in the order of their numbers, under listing rules 1; () without any.
+    """Return class names in the order of their numbers in listings of rules 1; () without any.
 
-    `classes.txt` has a name on each line, `LOC_synset_mapping.txt` begins each line with one. The
-    result is cached for the life of the process, also if a table changes.
+    Version 1 of the listing rules (`SourceOptions.rules`) is that of older stores. `classes.txt`
+    has a name on each line, `LOC_synset_mapping.txt` begins each line with one. The result is
+    cached for the life of the process, also if a table changes.
 
     Args:
         root: The folder of the source, a local path or URL; the folder above is searched, too.
@@ -142,7 +143,8 @@ class GroundTruth:
 
         Args:
             name: The file name, such as `ILSVRC2012_val_00000001.JPEG`, without folders; all behind
-                its first dot is ignored.
+                its first dot is ignored. A table of the devkit has the wnids by number, which is
+                read from the name.
         """
         stem = name.partition(".")[0]
         number = stem.removeprefix("ILSVRC2012_val_")
@@ -336,12 +338,14 @@ _IMAGE_WORDS = frozenset(
 def label_table(location: Location, names: Iterable[str]) -> tuple[str, str]:
     """Find a table with the classes of the images beside it.
 
-    It ends in `.csv`, `.tsv` or `.jsonl`, and its first line names a column of labels and one of
-    the images' names.
+    It ends in `.csv`, `.tsv` or `.jsonl`, and its first line names a column of labels, such as
+    `label`, `class` or `wnid`, and one of the images' names, such as `file_name`, `image` or `id`,
+    in any case. In `.jsonl` they are the keys of the first object.
 
     Args:
         location: The folder of the images.
-        names: The names of the files directly in it, of which the first such table counts.
+        names: The names of the files directly in it, without folders; the first of them that is
+            such a table counts.
 
     Returns:
         The name of the table and of its column of labels, as the table spells it; two empty texts

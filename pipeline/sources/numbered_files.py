@@ -25,8 +25,8 @@ _MAX_SPAN = 1_000_000
 def check_complete(location: Location, paths: Sequence[str]) -> None:
     """Refuse incomplete sets of files called `-00000-of-00002`, as the Hub and TensorFlow do.
 
-    A single file that is the source need not be complete; ignored files are not missed. Under
-    listing rules 1 nothing is refused.
+    A single file that is the source need not be complete; ignored files are not missed. Where the
+    options' `rules` is 1, nothing is refused.
 
     Args:
         location: The folder of the source, with the options by which it is read.
@@ -60,16 +60,18 @@ def check_complete(location: Location, paths: Sequence[str]) -> None:
 def missing_numbers(location: Location, paths: Sequence[str]) -> Iterator[str]:
     """Yield a sentence for the user on each series of numbered files that has gaps.
 
-    The last number in a path counts. Ignored files are not missed. Nothing is yielded for a single
-    file that is the source, and under listing rules 1.
+    The last number in a path counts, and a series are the paths that are equal but for it. Numbers
+    more than 1,000,000 apart, and those that begin above 1 with more gaps than files, are taken for
+    dates or hashes, not for a series. Ignored files are not missed. Nothing is yielded for a single
+    file that is the source, and where the options' `rules` is 1.
 
     Args:
         location: The folder of the source, with the options by which it is read.
         paths: The paths of the files in it, which are not looked up.
 
     Yields:
-        A sentence without a full stop, such as '1 of the files numbered 000 to 009 is missing:
-        a-004.tar'.
+        A sentence without a full stop that names at most three of the missing files, such as '1 of
+        the files numbered 000 to 009 is missing: a-004.tar'.
     """
     if location.only_file or location.options.rules == 1:
         return

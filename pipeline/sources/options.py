@@ -59,8 +59,10 @@ class SourceOptions:
         """Return the options with these values, under one version of the listing rules.
 
         Args:
-            chosen: The values by name of the option, as `chosen` returned them, without `rules`;
-                lists become tuples. Options that are missing have their defaults.
+            chosen: The values by name of the option, as the method `chosen` returned them:
+                `recursive` ('first' or 'last'), `class_name`, `ignore` (a list, which becomes a
+                tuple), `image_column`, `label_column` and `name_column`; without `rules`. Options
+                that are missing have their defaults.
             rules: The version of the listing rules, 1 or 2.
 
         Raises:

@@ -56,11 +56,11 @@ class SourceReader:
     def read(self, path: str, offset: int | None, num_bytes: int) -> bytes:
         """Read one sample.
 
-        A file of which a range is read stays open for further reads, up to the maximum number of
-        files.
+        Threads may read at once. A file of which a range is read stays open for further reads, up
+        to the maximum number of files.
 
         Args:
-            path: The path relative to the root.
+            path: The path of the file, relative to the root of the source.
             offset: The offset in bytes of the sample in the file; None: it is the whole file.
             num_bytes: The size of the sample in bytes, as listed.
 
@@ -90,7 +90,7 @@ class SourceReader:
         """Read the beginning of one sample.
 
         Args:
-            path: The path relative to the root.
+            path: The path of the file, relative to the root of the source.
             offset: The offset in bytes of the sample in the file; None: it is the whole file.
             num_bytes: The size of the whole sample in bytes, as listed.
             length: The number of bytes to read.

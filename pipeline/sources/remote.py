@@ -51,7 +51,8 @@ class RangeFile(io.RawIOBase):
         The position moves behind them. At the end of the range, 0 is returned without a request.
 
         Args:
-            buffer: Writable memory; it is filled completely unless the range ends first.
+            buffer: Writable memory of bytes, such as a bytearray; it is filled completely unless
+                the range ends first.
 
         Raises:
             ReadError: The request failed, or the server sent another number of bytes.

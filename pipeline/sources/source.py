@@ -36,7 +36,7 @@ class Source(ABC):
         """Return texts, cheap to obtain, that change when files are added or removed."""
 
     def list(self, progress: Callable[[int], None]) -> "pa.Table":
-        """Return the listing of all samples; only if the access is "random".
+        """Return the listing of all samples; only if the property `access` is "random".
 
         Args:
             progress: A function that is called again and again, each time with the number of
@@ -45,13 +45,13 @@ class Source(ABC):
         Returns:
             The Arrow table that `pipeline.sources.listing` describes, sorted by key: the columns
             `key` (large_string, `<class>/<file name>`), `num_bytes` (int64) and, unless they equal
-            the keys, `path` relative to `root`; for archives also `offset` in bytes (int64). The
-            metadata of its schema tell the basis of the classes, and what was skipped.
+            the keys, `path` relative to the property `root`; for archives also `offset` in bytes
+            (int64). The metadata of its schema tell the basis of the classes, and what was skipped.
 
         Raises:
             ReadError: A file or folder cannot be read now.
-            SourceError: There are no images, or they cannot be read as this kind of source; or the
-                access is "blocks".
+            SourceError: There are no images, or they cannot be read as this kind of source; or
+                `access` is "blocks".
         """
         raise SourceError(
             f"{self.location.display_name} is read in blocks; spool it, then list the spool"

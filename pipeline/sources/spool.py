@@ -75,8 +75,8 @@ class Block(ABC):
         """Read the block from front to back, and pass each sample's bytes to *write*.
 
         Args:
-            write: A function that appends one sample's bytes, given in pieces, to the spool and
-                returns their offset there.
+            write: A function of an iterable of bytes, the pieces of one sample, that appends them
+                to the spool and returns their offset in bytes there.
 
         Yields:
             A `ListedSample` (`key`, `num_bytes`, `offset`, `same_as`, `basis` of the class) for
@@ -127,8 +127,9 @@ def spool_block(block: Block, directory: str, source: str = "", limit: int | Non
     Args:
         block: The block to stream.
         directory: The spool's folder, on a local disk; created if it is missing.
-        source: The fingerprint of the source and of how it is read. Files of another fingerprint
-            are replaced; empty: any fingerprint is accepted (default).
+        source: The fingerprint of the source and of how it is read, as `Source.fingerprint` returns
+            it. Files of another fingerprint are replaced, those of older versions, which have none,
+            are accepted; empty: any fingerprint is accepted (default).
         limit: The bytes of the longest image that is read, as in the recipe; None: no limit, and
             all samples are stored whole (default). Files of another limit are replaced.
 
@@ -283,6 +284,9 @@ def remove_stale(
 
     Returns:
         The number of bytes in the records that were removed.
+
+    Raises:
+        OSError: A file cannot be removed.
     """
     folder = Path(directory)
     block_names = {block.name for block in blocks}

@@ -27,13 +27,15 @@ Rows = list[tuple[int, list[str]]]
 
 
 def decode_table(data: bytes, where: str, *, lenient: bool = False) -> str:
-    """Decode a table: UTF-8, or the encoding of its byte order mark, which is removed.
+    """Decode a table by its byte order mark, which is removed, else as UTF-8.
+
+    The marks of UTF-8, UTF-16 and UTF-32 are known; line ends are kept as they are.
 
     Args:
         data: The content of the file.
         where: The full name of the file, for a message.
         lenient: True to read text that is no UTF-8 as Windows' Latin-1 (cp1252), for tables of
-            words only; False refuses it (default).
+            words only, where U+FFFD stands for bytes that it lacks; False refuses it (default).
 
     Raises:
         SourceError: A line is no text, or has a zero byte; the message has its number.
@@ -73,9 +75,10 @@ def lines_of(text: str) -> list[str]:
 
 
 def rows_of(text: str, where: str) -> Rows:
-    """Split a table into cells by the separator of its first line: tab, semicolon, comma, space.
+    """Split a table into cells by the separator that its first line tells.
 
-    The first of these that occurs in that line is the separator.
+    It is the first of tab, semicolon and comma that occurs in the first line that is not blank,
+    else the space.
 
     Args:
         text: The text of the table; cells may be quoted by ".
@@ -131,11 +134,11 @@ def parse_words(text: str) -> dict[str, str]:
     """Read lines of a wnid, a space, tab, comma or semicolon, and words; skip other lines.
 
     Args:
-        text: The text of the table.
+        text: The text of the table. A wnid may stand in quotes, with spaces or tabs before it.
 
     Returns:
-        The words by wnid, '' for a line without words; of several lines of one wnid, the last one
-        counts.
+        The words by wnid, without space or quotes around them, '' for a line without words; of
+        several lines of one wnid, the last one counts.
     """
     return dict(filter(None, map(parse_words_line, lines_of(text))))
 
@@ -144,8 +147,8 @@ def parse_words_line(line: str) -> tuple[str, str] | None:
     """Return the wnid and the words of a line; None where it begins with no wnid.
 
     Args:
-        line: The line: a wnid, quoted or not, a space, tab, comma or semicolon, and words, which
-            may be missing: then they are ''.
+        line: The line: a wnid, in double quotes or not, a space, tab, comma or semicolon, and
+            words, which may be missing: then they are ''.
     """
     match = _WORDS.fullmatch(line)
     return (match[1], unquoted(match[2] or "")) if match else None
@@ -155,12 +158,13 @@ def parse_annotations(text: str, where: str = "val_annotations.txt") -> dict[str
     """Read Tiny-ImageNet's `val_annotations.txt`.
 
     Args:
-        text: The text of the table: file name, tab, class, and further cells on each line. There is
-            no line of headings; blank lines are skipped.
+        text: The text of the table: file name, tab, class, and further cells on each line. A table
+            without tabs in its first line may have semicolons, commas or spaces in their place.
+            There is no line of headings; blank lines are skipped.
         where: The name of the file, for messages (default: `val_annotations.txt`).
 
     Returns:
-        The class by file name.
+        The class by file name, both as they are written, without space or quotes around them.
 
     Raises:
         SourceError: A line has no class, or another one than an earlier line of the same file; or
@@ -186,15 +190,16 @@ def parse_solution(text: str, where: str) -> dict[str, str]:
     """Read Kaggle's `LOC_val_solution.csv`.
 
     Args:
-        text: The text of the table, with the columns `ImageId` and `PredictionString`.
+        text: The text of the table, with the columns `ImageId` and `PredictionString`, in any order
+            and case.
         where: The name of the file, for messages.
 
     Returns:
-        The wnid, which is the first word of the prediction, by image name without suffix.
+        The wnid, which is the first word of the prediction, by image name up to its first dot.
 
     Raises:
-        SourceError: A column is missing, a line has no class, or two lines of one image have
-            different ones.
+        SourceError: A column is missing, a line has no name or no wnid, or two lines of one image
+            have different ones.
     """
     rows = rows_of(text, where)
     header = [cell.lower() for cell in rows[0][1]] if rows else []

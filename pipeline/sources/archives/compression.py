@@ -160,7 +160,8 @@ def decompressed(packed: BinaryIO, content: str) -> BinaryIO:
 
     Args:
         packed: The compressed file, open for reading, at its start.
-        content: Its compression, one of `pipeline.sources.content.COMPRESSIONS`.
+        content: Its compression, `gzip`, `bzip2`, `xz` or `Zstandard`, as `content_of` returns it
+            for the first bytes; any other is read as Zstandard.
 
     Returns:
         A buffered binary file that is read from front to back; it cannot seek.

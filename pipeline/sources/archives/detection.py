@@ -37,8 +37,8 @@ def container_of(location: Location, path: str) -> str:
         path: The path of the file in that folder.
 
     Returns:
-        `TAR` (compressed or not), `ZIP` or `PARQUET`, of `pipeline.sources.content`; '' for any
-        other file. The result is cached in *location*.
+        `tar` (compressed or not), `zip` or `Parquet`; '' for any other file. The result is cached
+        in *location*.
 
     Raises:
         ReadError: The file or its folder cannot be read.
@@ -88,8 +88,7 @@ def inner_head(location: Location, path: str) -> bytes:
         path: The path of the file in that folder, one of a compressed kind.
 
     Returns:
-        Up to `pipeline.sources.content.HEAD_BYTES` bytes; empty if the compression is broken, or if
-        the file is not compressed.
+        Up to 1,024 bytes; empty if the compression is broken, or if the file is not compressed.
 
     Raises:
         ReadError: The file cannot be read.

@@ -72,8 +72,9 @@ class TreeTar(Layout):
 
         Args:
             tar: The open tar, which stays open.
-            store_member: A function that stores the bytes of a member, or finds them, and returns
-                their offset. It is called once for each sample that is no link.
+            store_member: A function of a `Member` of *tar* (`name`, `offset`, `num_bytes`) that
+                stores its bytes, or finds them, and returns their offset. It is called once for
+                each sample that is no link.
             start: The offset in bytes of the first member's header (default: 0).
             stop: The offset in bytes at which to stop; None: the end of the tar (default).
 

@@ -30,9 +30,9 @@ class Layout(ABC):
 
         Args:
             tar: The open tar, which stays open.
-            store_member: A function that stores the bytes of a member, or finds them, and returns
-                the offset at which they can be read afterwards. It is called once for each sample
-                that is no link.
+            store_member: A function of a `Member` of *tar* (`name`, `offset`, `num_bytes`) that
+                stores its bytes, or finds them, and returns the offset at which they can be read
+                afterwards. It is called once for each sample that is no link.
             start: The offset in bytes of the first member's header (default: 0).
             stop: The offset in bytes at which to stop; None: the end of the tar (default).
 
@@ -97,8 +97,9 @@ class ClassTarLayout(Layout):
 
         Args:
             tar: The open tar, which stays open.
-            store_member: A function that stores the bytes of a member, or finds them, and returns
-                their offset. It is called once for each sample that is no link.
+            store_member: A function of a `Member` of *tar* (`name`, `offset`, `num_bytes`) that
+                stores its bytes, or finds them, and returns their offset. It is called once for
+                each sample that is no link.
             start: The offset in bytes of the first member's header (default: 0).
             stop: The offset in bytes at which to stop; None: the end of the tar (default).
 
@@ -138,14 +139,14 @@ def listed_sample(key: str, member: Member, store_member: StoreMember, prefix: s
     Args:
         key: The key of the sample.
         member: The member that holds its bytes, or the link.
-        store_member: The function that stores the bytes of a member and returns their offset. It is
-            called once for a file, and not for a link.
+        store_member: The function of a `Member` that stores its bytes and returns their offset. It
+            is called once for a file, and not for a link.
         prefix: The `<class>/` with which the key of a link's target begins.
 
     Returns:
         A `ListedSample`: for a file, its `key`, `num_bytes` and `offset`, with an empty `same_as`.
         For a link, `num_bytes` and `offset` are 0, and `same_as` is *prefix* and the file name of
-        its target. The basis of the class is the default, the folder.
+        its target. The `basis` of the class is `ClassBasis("folder")`.
     """
     if member.target is None:
         return ListedSample(key, member.num_bytes, store_member(member))
@@ -165,8 +166,9 @@ class TarOfTarsLayout(Layout):
 
         Args:
             tar: The open outer tar, which stays open.
-            store_member: A function that stores the bytes of a member, or finds them, and returns
-                their offset. It is called once for each sample that is no link.
+            store_member: A function of a `Member` of *tar* (`name`, `offset`, `num_bytes`) that
+                stores its bytes, or finds them, and returns their offset. It is called once for
+                each sample that is no link.
             start: The offset in bytes of the first inner tar's header (default: 0).
             stop: The offset in bytes at which to stop; None: the end of the outer tar (default).
 

@@ -23,9 +23,9 @@ from pipeline.sources.remote import STREAM_BYTES
 
 
 def is_streamed(location: Location, path: str) -> bool:
-    """Return True if an archive is compressed or a zip: its members cannot be read in place.
+    """Return True if an archive must be read as a stream: it is compressed or a zip.
 
-    Its first bytes decide, not its name; they are cached in *location*.
+    A plain tar gives False. The first bytes decide, not the name; they are cached in *location*.
 
     Args:
         location: The folder of the archive.

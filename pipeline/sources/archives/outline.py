@@ -198,10 +198,11 @@ def _is_flat_val(path: str) -> bool:
 
 
 def outline_of(location: Location, path: str) -> Outline:
-    """Return the outline of an archive, which is read; it is cached until the archive changes.
+    """Return the outline of an archive, which is read; cached until the archive changes.
 
-    The walk stops behind 64 images, at the first inner tar, or after 64 members of a remote plain
-    tar; a compressed archive is decompressed up to there, or for 8 GiB at most.
+    The process keeps the last 64 outlines. The walk stops behind 64 images, at the first inner tar,
+    or after 64 members of a remote plain tar; a compressed archive is decompressed up to there, or
+    for 8 GiB at most.
 
     Args:
         location: The folder of the archive.

@@ -139,8 +139,8 @@ class Tar:
         """Return exactly the bytes of the archive at a position, and move behind them.
 
         Args:
-            offset: The offset of the first byte in the (decompressed) archive. Without seeking it
-                must not lie before the current position.
+            offset: The offset of the first byte in the (decompressed) archive. In a tar that cannot
+                seek, since it is compressed or remote, it must not lie before the current position.
             num_bytes: The number of bytes.
 
         Raises:
@@ -158,8 +158,8 @@ class Tar:
         """Yield the bytes that `read` returns, in pieces of at most `PIECE_BYTES`, 1 MiB.
 
         Args:
-            offset: The offset of the first byte in the (decompressed) archive. Without seeking it
-                must not lie before the current position.
+            offset: The offset of the first byte in the (decompressed) archive. In a tar that cannot
+                seek, since it is compressed or remote, it must not lie before the current position.
             num_bytes: The number of bytes; of 0, nothing is yielded.
 
         Yields:
@@ -211,7 +211,8 @@ class Tar:
     def members(self, start: int = 0, stop: int | None = None) -> Iterator[Member]:
         """Yield every file and link of the tar that lies in bytes [start, stop).
 
-        Without seeking, the data of a member must be read before the next member is asked for.
+        In a tar that cannot seek, since it is compressed or remote, the data of a member must be
+        read before the next member is asked for.
 
         Args:
             start: The offset in bytes of the first header (default: 0).
@@ -220,10 +221,11 @@ class Tar:
                 of the file (default).
 
         Yields:
-            A `Member` for each, in the order of the archive: `name`, its path; `offset` and
-            `num_bytes` of its data in the decompressed archive; and `target`, the path of the
-            member that a link stands for, whose `num_bytes` is 0, or None for a file. Folders,
-            pipes and devices are omitted.
+            A `Member` for each, in the order of the archive: `name`, its path without a leading
+            './', in which bytes that are not UTF-8 are surrogates (`surrogateescape`); `offset` and
+            `num_bytes` of its data in the decompressed archive; and `target`, the path that a link
+            points to, or None for a file. The `num_bytes` of a link is 0, and its target need not
+            exist. Folders, pipes and devices are omitted.
 
         Raises:
             ReadError: The system or a server failed.

@@ -87,6 +87,8 @@ def name_of(header: bytes, pax: dict[str, str]) -> str:
 def target_of(header: bytes, pax: dict[str, str], name: str) -> str:
     """Return the path in the tar of the member that a link stands for, without '.' and '..'.
 
+    A '..' at the top is ignored. Bytes that are not UTF-8 become surrogates (`surrogateescape`).
+
     Args:
         header: The header of the link, 512 bytes.
         pax: The extended records that describe the link, by keyword; its `linkpath` takes
@@ -126,7 +128,8 @@ def pax_records(data: bytes) -> Iterator[tuple[str, str]]:
             of the line in bytes. A zero byte in place of a length ends them.
 
     Yields:
-        The keyword, such as `path`, `linkpath` or `size`, and its value as a text.
+        The keyword, such as `path`, `linkpath` or `size`, and its value as a text. Of both, bytes
+        that are not UTF-8 become surrogates (`surrogateescape`).
 
     Raises:
         ValueError: A record has no length or no value.

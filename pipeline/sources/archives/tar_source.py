@@ -58,9 +58,11 @@ class TarBlock(Block):
     def samples(self, write: WriteBytes) -> Iterator[ListedSample | SkippedFiles]:
         """Read the block from front to back, and pass each sample's bytes to *write*.
 
+        A block is a whole tar, or a part of a remote one.
+
         Args:
-            write: A function that appends one sample's bytes, given in pieces, to the spool and
-                returns their offset there.
+            write: A function of an iterable of bytes, the pieces of one sample, that appends them
+                to the spool and returns their offset in bytes there.
 
         Yields:
             A `ListedSample` (`key`, `num_bytes`, `offset`, `same_as`, `basis` of the class) for
@@ -231,8 +233,8 @@ def block_name(path: str) -> str:
         path: The path of the archive in its source.
 
     Returns:
-        The path with `%2F` for each slash and `%25` for each `%`; if that is longer than
-        `MAX_BLOCK_NAME_BYTES`, its first 80 bytes, a `%` and a digest of 32 hexadecimal digits.
+        The path with `%2F` for each slash and `%25` for each `%`; if that is longer than 160 bytes,
+        its first 80 bytes, a `%` and a digest of 32 hexadecimal digits.
     """
     name = path.replace("%", "%25").replace("/", "%2F")
     encoded = os.fsencode(name)
@@ -256,8 +258,9 @@ def paths_by_split(
         requested_split: A further split that a folder or a name may tell; '' for none.
 
     Returns:
-        Split -> sorted paths, relative to *location*. The split '' stands for archives that tell
-        none, and occurs only when no archive tells one. Empty without archives.
+        Split -> sorted paths, relative to *location*. A folder that names a split takes precedence
+        over the name of the file. The split '' stands for archives that tell none, and occurs only
+        when no archive tells one. Empty without archives.
 
     Raises:
         ReadError: A folder cannot be read.

@@ -89,8 +89,8 @@ def folder_class(folder: str, options: SourceOptions = DEFAULT_OPTIONS) -> str:
 
     Args:
         folder: The name of the folder, without its parents.
-        options: The options by which the source is read; under rules 1, any name is returned as it
-            is.
+        options: The options by which the source is read; where its `rules` is 1, any name is
+            returned as it is.
 
     Raises:
         SourceError: The name is the sign for samples without a class, `-`.

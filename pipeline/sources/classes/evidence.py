@@ -51,7 +51,7 @@ class Evidence:
 
         Args:
             key: Its key, `<class>/<file name>`; the first one of a group is kept as its example.
-            basis: The basis of its class.
+            basis: The `ClassBasis` of its class.
         """
         group = (key.partition("/")[0], basis)
         seen = self.groups.get(group)
@@ -63,8 +63,8 @@ class Evidence:
         """Count several samples of one class, in addition to those counted before.
 
         Args:
-            name: The class.
-            basis: The basis of the class.
+            name: The class, as in keys.
+            basis: The `ClassBasis` of the class.
             count: The number of samples, which may be 0 for a class that a source only names.
             first: The key of one of the samples, kept as an example if there is none yet (default:
                 '', for no example).
@@ -77,8 +77,8 @@ class Evidence:
         """Count files or folders that are no samples, in addition to those counted before.
 
         Args:
-            reason: Why they are skipped, in words, such as a constant of
-                `pipeline.sources.clutter`.
+            reason: Why they are skipped, in words, such as 'hidden by a dot'; those of one text are
+                counted together.
             name: The name of one of them; the first one of a reason is kept as its example.
             count: Their number (default: 1).
         """
@@ -110,7 +110,8 @@ class Evidence:
         """Return the evidence that `encode` wrote; empty evidence for a listing without any.
 
         Args:
-            metadata: The metadata of the schema of a listing's Arrow table; None if it has none.
+            metadata: The metadata of the schema of a listing's Arrow table, of which the entry
+                `b"tesserae classes"` is read; None if it has none.
         """
         text = (metadata or {}).get(METADATA)
         evidence = cls()

@@ -55,27 +55,35 @@ class Labeller:
     def key(self, path: str, labels: Mapping[str, object], sample: str) -> tuple[str, ClassBasis]:
         """Return the key of one sample, and the basis of its class.
 
-        A label that is a number is looked up in the table of the source, if it has one. A WordNet
-        id in the innermost folder or in the file name takes the place of a label that is none
-        itself.
+        A label that is a number or a name is looked up in the table of the source, if it has one.
+        Where a label tells the class, but is no WordNet id, a WordNet id in the innermost folder,
+        else in the file name, is the class in its place. Without labels, the class is a WordNet id
+        in the innermost folder, else one in the file name, else that folder unless it is named
+        after a split; a last folder `images` does not count. With the option `recursive`, the class
+        is the folder that this names, the first or the last, and the other folders begin the file
+        name in the key, with `__` between them.
 
         Args:
             path: The name with folders, as in the archive or table, with slashes between them.
-            labels: The labels by origin (a column, `.cls`, ...), as numbers, texts, bytes or None;
-                empty: there is none, so folder or file name tell the class. None, NaN, -1 and a
-                blank text mean that the sample has no class. A WordNet id under `wnid` may
-                accompany another label.
+            labels: The labels by the name of their origin, such as a column or `cls`, as numbers,
+                texts, bytes or None; empty: there is none, so folder or file name tell the class.
+                None, NaN, -1 and a blank text mean that the sample has no class. A WordNet id,
+                another name and a number may stand beside each other; the first of these that
+                exists is the class.
             sample: A description of the sample, for a message.
 
         Returns:
-            The key `<class>/<file name>`, whose class is `-` if nothing tells one, and a
-            `ClassBasis`, what tells it: `kind` (such as `number`, `name`, `folder`, `none`),
-            `value` of the label or None, `folder`, the folders if they tell it, and `text`, an
-            unusual spelling of a number.
+            The key `<class>/<file name>`, whose class is `-` if nothing tells one, and whose file
+            name lacks a wnid that the Hub appended, and a `ClassBasis`, what tells it: `kind`
+            (`number`, `name`, `folder`, `file name`, `none`, `unsaid`; `rules 1` under version 1 of
+            the listing rules), `value` of the label or None, `folder`, the folders if they tell it,
+            and `text`, an unusual spelling of a number.
 
         Raises:
-            SourceError: The labels contradict each other, or one is no class; or the class folder
-                is called `-`; or, under rules 1, nothing tells the class.
+            SourceError: Two labels of one of these sorts differ (a WordNet id in the innermost
+                folder counts as a label), a label of no class stands beside another, or one is
+                neither number nor name, or is not in the table; or the class folder is called `-`;
+                or, where the options' `rules` is 1, nothing tells the class.
         """
         if self.options.rules == 1:
             return self._key_of_rules_1(path, labels, sample), ClassBasis("rules 1")

@@ -31,8 +31,10 @@ def parse_names(text: str, ids: Collection[str] = ()) -> dict[str, str]:
             of them.
 
     Returns:
-        The names of each id in the table, with commas between them, from its first line; ids that
-        are not in *ids* may be among them.
+        The names of each id in the table, with a comma and a space between them, from its first
+        line; ids that are not in *ids* may be among them. Where lines are read because they begin
+        with a wnid, what follows it is returned as it is written, and the last line of a wnid
+        counts.
     """
     lines = [line for line in lines_of(text) if line.strip() and not line.startswith("#")]
     known_ids = frozenset(ids)
@@ -89,8 +91,9 @@ def parse_list(data: bytes, where: str, ids: Collection[str], key: str) -> list[
     Returns:
         An entry for each line, in the order of the file, also if it repeats: the expected id that
         the line is, or that it begins with before a tab, semicolon, comma or space; of any other
-        line its first cell. Quotes are removed. A file that begins with `{` or `[` is JSON: all its
-        entries as texts, expected or not.
+        line its first cell, which ends at a tab, else at a semicolon, a comma or a space, whichever
+        of these in this order the line has. Quotes are removed. A file that begins with `{` or `[`
+        is JSON: all its entries as texts, expected or not.
 
     Raises:
         SourceError: The file is no text, or is JSON without a list of texts and integers.

@@ -27,7 +27,7 @@ def find_class_table(location: Location) -> ClassTable | None:
 
     Returns:
         A `ClassTable` with the `names` of number 0, 1, ..., and their `words` if the table has
-        some; None if there is no such table, or if it is empty.
+        some; None if there is no such table, or if the first one that exists is empty.
 
     Raises:
         ReadError: The table cannot be read.
@@ -52,7 +52,7 @@ def table_marks(location: Location) -> list[str]:
 
     Returns:
         The folder, name, size and time of each table there and in the folder above, with tabs
-        between them, for a fingerprint; empty without tables, and under listing rules 1.
+        between them, for a fingerprint; empty without tables, and where the options' `rules` is 1.
 
     Raises:
         ReadError: The server of a remote location failed.
@@ -72,8 +72,8 @@ def parse_class_table(text: str, where: str) -> ClassTable | None:
     """Read the text of a `classes.txt`; return None where it is empty.
 
     Args:
-        text: The lines: a name, or a wnid and words, or a number from 0 on and either of them.
-            Blank lines at the end are ignored.
+        text: The lines: a name, or a wnid and words; or on every line a number, a space, tab, colon
+            or comma, and either of them. Blank lines at the end are ignored.
         where: The name of the file, for messages.
 
     Returns:

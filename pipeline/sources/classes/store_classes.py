@@ -71,10 +71,10 @@ def combine_classes(splits: Mapping[str, SplitClasses], rules: int = LISTING_RUL
     too. Samples without a class are no class.
 
     Args:
-        splits: The evidence, table and words of each split, by the name of the split; they are only
-            read.
-        rules: The version of the listing rules; 1 puts classes in the order of their bytes, and
-            checks nothing (default: the newest, 2).
+        splits: A `SplitClasses` by the name of each split: the `Evidence` of its listing, its
+            `ClassTable` or None, and the words by class; they are only read.
+        rules: The version of the listing rules, 1 or 2; 1 puts classes in the order of their names,
+            without regard to numbers, and checks nothing (default: 2, the newest).
 
     Returns:
         A `Classes`: `names`, the class of label 0, 1, ...; `words` of each ('' without any);
@@ -154,8 +154,8 @@ def sort_key(name: str) -> tuple[int, Fraction, bytes]:
         name: The class; names that are no numbers are sorted by their UTF-8 bytes.
 
     Returns:
-        0 for a number and 1 for another name, the value (0 for another name), and the name in
-        UTF-8.
+        0 for a decimal number and 1 for another name, the value (0 for another name), and the name
+        in UTF-8.
     """
     is_number = _DECIMAL.fullmatch(name) is not None
     number = Fraction(name) if is_number else Fraction(0)

@@ -196,9 +196,10 @@ class CifarBatches:
             path: The file name of the batch, such as `data_batch_1`.
 
         Returns:
-            The fields of the batch, such as `b"labels"`, as lists, bytes, texts and numbers. An
-            array, such as `b"data"`, is an object with the attributes `shape`, (n, 3072), and
-            `data`, its bytes: of each image the planes of red, green and blue.
+            The fields of the batch as it has them, as lists, bytes, texts and numbers: `b"labels"`
+            or, in CIFAR-100, `b"fine_labels"`, a list of numbers, `b"filenames"`, a list of bytes,
+            and others. An array, such as `b"data"`, is an object with the attributes `shape`, (n,
+            3072), and `data`, its bytes: of each image the planes of red, green and blue.
 
         Raises:
             SourceError: The file is no batch, or is missing in the archive or larger than 1 GiB
@@ -248,8 +249,8 @@ class CifarBlock(Block):
         """Read the batch, and pass each image as a PPM file to *write*.
 
         Args:
-            write: A function that appends one sample's bytes, given in pieces, to the spool and
-                returns their offset there.
+            write: A function of an iterable of bytes, the pieces of one sample, that appends them
+                to the spool and returns their offset in bytes there.
 
         Yields:
             One `ListedSample` (`key`, `num_bytes` of the PPM, `offset`, `same_as` = '', `basis` of

@@ -35,12 +35,13 @@ def flat_listing(
     Args:
         location: The folder that the paths of the listing are relative to.
         prefix: The path of the folder, with a slash at its end; empty: the location itself.
-        sizes: The files, with their sizes in bytes, and the entries that were skipped; it is not
+        sizes: The names of `files` in the folder, their `num_bytes` in the same order, and
+            `skipped`, which counts the entries that were skipped; `folders` is unused. It is not
             changed. A slash in a file's name becomes `__` in its key.
         class_of: A function that returns the class of a file name of *sizes*, `-` for none.
         progress: A function that is called once, with the number of samples.
-        basis: The basis of the classes (default: a table); it is `unsaid` for samples without a
-            class.
+        basis: The basis of the classes, of which `kind` says what tells them (default: `table`); it
+            is `unsaid` for samples without a class.
 
     Returns:
         The listing (`pipeline.sources.listing`), sorted by key: the columns `key` (large_string,
@@ -104,7 +105,9 @@ class FlatFolder(Source):
         Returns:
             The listing (`pipeline.sources.listing`), sorted by key: the columns `key`
             (large_string, `<class>/<file name>`), `num_bytes` (int64) and `path` (large_string).
-            The class in the keys is `-` where there is none.
+            The class in the keys is that of the option `class_name`, else the name of the folder if
+            it is a wnid, else the wnid that begins the file name, else `-` for none. The slashes in
+            the path of a file in nested folders become `__` in its key.
 
         Raises:
             ReadError: A folder cannot be read.
@@ -175,7 +178,7 @@ def find_flat(location: Location, requested_split: str, explicit: bool) -> dict[
 
     Returns:
         The source of each split, '' for one without a name; empty if there are no such images, for
-        a single file, and under listing rules 1.
+        a single file, and where the options' `rules` is 1.
 
     Raises:
         ReadError: A folder cannot be read.

@@ -156,7 +156,7 @@ def _is_folder_of_classes(location: Location, splits: set[str]) -> bool:
 
 
 def check_one_folder(location: Location, split: str, names: list[str]) -> None:
-    """Refuse several folders for one split, except under listing rules 1.
+    """Refuse several folders for one split, except where the options' `rules` is 1.
 
     Args:
         location: The folder that holds them.

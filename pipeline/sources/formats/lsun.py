@@ -90,11 +90,13 @@ class LmdbBlock(Block):
         return self.folder
 
     def samples(self, write: WriteBytes) -> Iterator[ListedSample]:
-        """Read the rows of the table in the order of their keys, and pass each image to *write*.
+        """Read the rows of the block in the order of their keys, and pass each image to *write*.
+
+        The block is a part of the table: the rows whose keys begin with the bytes `start`.
 
         Args:
-            write: A function that appends one sample's bytes, given in pieces, to the spool and
-                returns their offset there.
+            write: A function of an iterable of bytes, the pieces of one sample, that appends them
+                to the spool and returns their offset in bytes there.
 
         Yields:
             One `ListedSample` (`key`, `num_bytes`, `offset`, `same_as` = '', `basis` of the class)
@@ -212,7 +214,8 @@ def find_lmdbs(location: Location, requested_split: str, explicit: bool) -> dict
 
     Returns:
         The source of each split, '' for one without a name; empty if there are no LMDBs. The name
-        of a folder tells class and split: `bedroom_train_lmdb` is the class `bedroom` of `train`.
+        of a folder tells class and split: `bedroom_train_lmdb` is the class `bedroom` of `train`,
+        and `train_lmdb`, which names no class, is the class `images`.
 
     Raises:
         ReadError: The folder cannot be read.

@@ -73,11 +73,11 @@ class ParquetBlock(Block):
         return _BatchOrigin(self.where, self.first_row).missing_name(number)
 
     def samples(self, write: WriteBytes) -> Iterator[ListedSample]:
-        """Read the row groups one by one, and pass each image's bytes to *write*.
+        """Read the row groups of this block one by one, and pass each image's bytes to *write*.
 
         Args:
-            write: A function that appends one sample's bytes, given in pieces, to the spool and
-                returns their offset there.
+            write: A function of an iterable of bytes, the pieces of one sample, that appends them
+                to the spool and returns their offset in bytes there.
 
         Yields:
             One `ListedSample` (`key`, `num_bytes`, `offset`, `same_as` = '', `basis` of the class)
@@ -102,7 +102,7 @@ class ParquetBlock(Block):
             row += len(batch)
 
     def preview(self, labeller: Labeller, evidence: Evidence) -> None:
-        """Read the names and labels of the images, without their bytes, and count them.
+        """Read the names and labels of this block's images, without their bytes, and count them.
 
         Args:
             labeller: The maker of keys for the classes of the source.
@@ -127,7 +127,7 @@ class ParquetBlock(Block):
             row += len(batch)
 
     def batches(self, *, images: bool) -> Iterator[tuple[pa.RecordBatch, Columns]]:
-        """Yield batches of rows with the columns of names and labels.
+        """Yield batches of the rows of this block with the columns of names and labels.
 
         It is apart from `samples`, so that no error of its writer is taken for one of the file.
 
@@ -136,9 +136,9 @@ class ParquetBlock(Block):
 
         Yields:
             A batch of up to 256 rows with images, or of up to 16,384 without, in the order of the
-            file, and a `Columns` with the names of the columns of images, names and labels. Only
-            the columns that are read are in the batch; where none is, it has the column `nothing`
-            of nulls. The file is open until the last batch.
+            file, and a `Columns`, whose `image`, `name` and `label` are the names of the columns
+            ('' without one). Only the columns that are read are in the batch; where none is, it has
+            the column `nothing` of nulls. The file is open until the last batch.
 
         Raises:
             ReadError: The file could not be read now.

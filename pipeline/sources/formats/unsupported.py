@@ -28,7 +28,7 @@ _SUFFIXES = (
 
 
 def other_tool_format(location: Location, path: str) -> str:
-    """Return which data set of another tool a file is: a key of `content.CONVERTED`; else ''.
+    """Return which data set of another tool a file is; '' for any other file.
 
     The suffix decides, else the first bytes.
 
@@ -37,7 +37,8 @@ def other_tool_format(location: Location, path: str) -> str:
         path: The path of the file in that folder; '' is also returned if it is unreadable.
 
     Returns:
-        A name such as `TFRecord` or `LMDB`, or ''.
+        `TFRecord`, `MDS`, `FFCV`, `LMDB`, `HDF5`, `Arrow`, `NumPy`, `MATLAB`, `SQLite` or
+        `RecordIO`; or ''.
     """
     name = path.rpartition("/")[2]
     kind_of_name = next((kind for kind, suffix in _SUFFIXES if suffix.search(name)), "")

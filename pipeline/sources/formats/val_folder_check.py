@@ -25,7 +25,8 @@ def check_sorted(location: Location, listing: pa.Table) -> pa.Table:
 
     Returns:
         The same listing, or one with a further note in its metadata if there is a table that cannot
-        be read without a package that is missing. Under listing rules 1 nothing is checked.
+        be read without a package that is missing. Where the options' `rules` is 1, nothing is
+        checked.
 
     Raises:
         ReadError: The table could not be read now.
