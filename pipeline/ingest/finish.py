@@ -30,12 +30,13 @@ def finish_split(store: str, split: str, run: str) -> FinishRecord:
 
     These are the complete table, labels, statuses, zarr metadata, the ledger and the finish record.
     Objects that have the right bytes are left as they are. The caller holds the lease of the split
-    and has begun the run.
+    (`pipeline.store.lease.lease`) and has called `begin` of the store's objects, opened with *run*.
 
     Args:
         store: The path or URL of the store.
         split: The name of the split, all of whose shards must be committed.
-        run: The name of the run, which is that of its folder of temporary files.
+        run: The name of the run, as `pipeline.ingest.planning.new_run` returns it: that of its
+            folder of temporary files.
 
     Returns:
         The finish record that the store has now: the sizes in pixels that every shard has, the
@@ -43,8 +44,8 @@ def finish_split(store: str, split: str, run: str) -> FinishRecord:
         parts, and the name, length and digest of each derived object but the ledger.
 
     Raises:
-        StoreError: There is no such store or split, a shard has no commit, or the store cannot be
-            written.
+        StoreError: There is no such store or split, a shard has no commit, the run has not begun or
+            has ended, or the store cannot be written.
         StoreDamagedError: A part of the table is missing or differs from its commit.
     """
     objects = open_objects(store, run)
@@ -152,6 +153,10 @@ def encode_ledger(recipe: Recipe, plan: Plan, commits: Sequence[Commit]) -> byte
         recipe: The recipe of the store.
         plan: The plan of the split.
         commits: The commits of all shards, in the order of shards.
+
+    Returns:
+        One line of JSON for each document, `{"name", "text"}`, in the order recipe, plan, commits,
+        and a last one, `{"digest"}`, with the SHA-256 of the lines before it.
     """
     copied = [(layout.RECIPE, recipe.encode()), (layout.plan(plan.split), plan.encode())]
     copied += [(layout.commit(plan.split, commit.shard), commit.encode()) for commit in commits]
@@ -206,6 +211,7 @@ def put_changed(objects: Objects, name: str, data: bytes) -> None:
 
     Raises:
         StoreError: The object cannot be written.
+        OSError: The disk reports an error while the present object is read.
     """
     try:
         same = objects.size(name) == len(data) and objects.get(name) == data
