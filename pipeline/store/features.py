@@ -137,7 +137,7 @@ class FeatureRecipe:
         Returns:
             The options joined by spaces, such as `--cut layer3 --size 224 --mirrored`: always
             `--size`, and `--cut`, `--pooling`, `--precision` and `--dtype` if their value is not
-            the default.
+            the default, which is the last block, `end`, `float32` and `float32`.
         """
         options = [("--cut", self.cut), ("--pooling", self.pooling), ("--size", self.stored_size)]
         options += [("--precision", self.precision), ("--dtype", self.dtype)]

@@ -131,6 +131,7 @@ class Objects(Protocol):
             FileNotFoundError: The object does not exist.
             StoreDamagedError: The object is not a regular file, or its name is not valid.
             StoreError: The request to an object store failed.
+            OSError: The disk reports an error.
         """
 
     def size(self, name: str) -> int | None:
@@ -141,6 +142,7 @@ class Objects(Protocol):
 
         Raises:
             StoreError: The name is not valid, or the request to an object store failed.
+            OSError: The disk reports an error.
         """
 
     def names(self, folder: str) -> list[str]:
@@ -166,7 +168,8 @@ class Objects(Protocol):
 
         Raises:
             StoreError: The object cannot be written, its name is not valid, or this run may not
-                write.
+                write to a disk: `begin` was not called, the run has ended, or a later run of the
+                split has begun.
         """
 
     def put_new(self, name: str, data: bytes) -> bool:
@@ -182,7 +185,8 @@ class Objects(Protocol):
 
         Raises:
             StoreError: The object cannot be written, its name is not valid, or this run may not
-                write.
+                write to a disk: `begin` was not called, the run has ended, or a later run of the
+                split has begun.
         """
 
     def create(self, name: str) -> ObjectWriter:
@@ -192,11 +196,13 @@ class Objects(Protocol):
             name: The name that the object will get, relative to the store.
 
         Returns:
-            A writer without bytes, which the caller ends with `finish` or `abort`.
+            A writer without bytes, which the caller ends with `finish`, which replaces any object
+            of that name, or `abort`, which discards the bytes and has no effect after `finish`.
 
         Raises:
             StoreError: The object cannot be created, its name is not valid, or this run may not
-                write.
+                write to a disk: `begin` was not called, the run has ended, or a later run of the
+                split has begun.
         """
 
     def remove(self, name: str) -> None:

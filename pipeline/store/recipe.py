@@ -236,7 +236,8 @@ def check_same_recipe(stored: Recipe, requested: Recipe) -> None:
         requested: The recipe of the new command.
 
     Raises:
-        StoreMismatchError: The recipes differ; the message names each difference.
+        StoreMismatchError: The recipes differ. The message names each field and digest that does;
+            if there is none, up to five classes of each kind of difference.
     """
     differences = [
         f"{name} is {getattr(stored, name)!r} in the store, {getattr(requested, name)!r} was"

@@ -192,7 +192,8 @@ class RemoteObjects:
             name: The name that the object will get, relative to the store.
 
         Returns:
-            A writer without bytes, which the caller ends with `finish` or `abort`.
+            A writer without bytes, which the caller ends with `finish`, which replaces any object
+            of that name, or `abort`, which discards the bytes.
 
         Raises:
             StoreDamagedError: The name is not valid.
