@@ -110,8 +110,8 @@ def all_commits(objects: Objects, plan: Plan) -> list[Commit]:
 def sync_recorded_objects(objects: Objects, done: FinishRecord, commits: Sequence[Commit]) -> None:
     """Make the names of all objects that a finish record will list survive a power failure.
 
-    Their writers may have been killed between the rename and the sync of the folder. On an object
-    store nothing is done.
+    The recipe, the plan and the commits are included. The writers may have been killed between the
+    rename and the sync of the folder. On an object store nothing is done.
 
     Args:
         objects: The objects of the store.
@@ -183,7 +183,9 @@ def read_parts(objects: Objects, commits: Sequence[Commit]) -> Iterator[pa.Table
 
     Yields:
         A table with the rows of the shard and the columns row, key, wnid, label, width, height,
-        mode, format, num_bytes, crc32c, box, status and reason (`pipeline.store.table.SCHEMA`).
+        mode, format, num_bytes, crc32c, box, status and reason (`pipeline.store.table.SCHEMA`). A
+        box is left, top, right, bottom, in pixels of the file; for a quarantined row width, height,
+        mode, format and box are null.
 
     Raises:
         StoreDamagedError: A part is missing or differs from its commit. It is raised when its turn

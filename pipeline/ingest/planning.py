@@ -40,7 +40,7 @@ def new_run(split: str) -> str:
         split: The name of the split that the run writes.
 
     Returns:
-        `<split>-<8 hexadecimal digits>`.
+        `<split>-<8 hexadecimal digits>`; the digits are random.
     """
     return f"{split}-{uuid.uuid4().hex[:8]}"
 
@@ -191,7 +191,8 @@ def cached_origin(objects: Objects, split: str, source: Source, root: str) -> Or
     Args:
         objects: The objects of the store.
         split: The name of the split.
-        source: The source of this run, whose fingerprint is computed.
+        source: The source of this run, whose fingerprint is computed if the kind and root are the
+            same.
         root: The folder or URL that images are read from: the source's root, or the spool.
 
     Returns:

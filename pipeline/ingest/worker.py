@@ -79,7 +79,7 @@ def check_run_active(store: str, run: str) -> None:
     ends; nothing is created. A URL leads to the same store on every machine.
 
     Args:
-        store: The path or URL of the store.
+        store: The path or URL of the store. A `~` in a path is not expanded.
         run: The name of the run, which started on another machine or in another process.
 
     Raises:
