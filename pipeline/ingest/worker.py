@@ -113,7 +113,8 @@ def check_worker(config: ShardTaskConfig) -> None:
     They stay open for the tasks of this process: those of the last two configurations are kept.
 
     Args:
-        config: The arguments that all tasks of the run share.
+        config: The arguments that all tasks of the run share. A `~` in the path of its store is not
+            expanded.
 
     Raises:
         StoreError: The folder on this machine is not the store in which the run was started, the

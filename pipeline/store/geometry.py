@@ -62,7 +62,7 @@ class Geometry:
         return -(-rows // self.chunk_rows)
 
     def num_bytes(self, shard: int) -> int:
-        """Return the length of one shard object in bytes, with its checksums and index.
+        """Return the bytes of one uncompressed shard object, checksums and index included.
 
         Args:
             shard: The number of the shard, 0 to num_shards - 1.

@@ -79,7 +79,8 @@ class Objects(Protocol):
 
         Args:
             name: The name of the object, relative to the store.
-            start: The offset of the first byte, at least 0.
+            start: The offset of the first byte, at least 0. An object store may refuse one that is
+                not less than the length of the object.
             num_bytes: The number of bytes to read; fewer are returned if the object ends first.
 
         Raises:

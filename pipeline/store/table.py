@@ -154,7 +154,7 @@ def load_part(objects: Objects, name: str, rows: range) -> pa.Table:
         A table with the columns row, key, wnid, label, width, height, mode, format, num_bytes,
         crc32c, box, status and reason (`SCHEMA`), in the order of rows. A box is left, top, right,
         bottom, in pixels of the file; for a quarantined row width, height, mode, format and box are
-        null. It is not compared with the digest in the shard's commit.
+        null. The part is not compared with the digest in the shard's commit.
 
     Raises:
         StoreDamagedError: The part is missing or damaged, or contains other rows.
