@@ -248,10 +248,11 @@ def read_listing(table: pa.Table) -> Listing:
             the samples come from class folders.
 
     Returns:
-        A `Listing`: the table itself in `table`; its SHA-256 in `digest`, as 64 hexadecimal digits;
-        in `runs`, for each class that has samples, in the order of keys, a tuple (class, start,
-        stop): its samples are at positions start to stop - 1 of the table, and `-` stands for
-        samples without a class; and in `evidence` what tells their classes, with the skipped files.
+        A `Listing`: the table itself in `table`; the SHA-256 of its keys and lengths in `digest`,
+        as 64 hexadecimal digits; in `runs`, for each class that has samples, in the order of keys,
+        a tuple (class, start, stop): its samples are at positions start to stop - 1 of the table,
+        and `-` stands for samples without a class; and in `evidence` what tells their classes, with
+        the skipped files.
     """
     pa.default_memory_pool().release_unused()  # free the unsorted pieces, half of all memory
     runs = class_runs(table["key"])
