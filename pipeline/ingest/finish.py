@@ -30,12 +30,13 @@ def finish_split(store: str, split: str, run: str) -> FinishRecord:
 
     These are the complete table, labels, statuses, zarr metadata, the ledger and the finish record.
     Objects that have the right bytes are left as they are. The caller holds the lease of the split
-    and has begun the run.
+    (`pipeline.store.lease.lease`) and has called `begin` of the store's objects, opened with *run*.
 
     Args:
         store: The path or URL of the store.
         split: The name of the split, all of whose shards must be committed.
-        run: The name of the run, which is that of its folder of temporary files.
+        run: The name of the run, as `pipeline.ingest.planning.new_run` returns it: that of its
+            folder of temporary files.
 
     Returns:
         The finish record that the store has now: the sizes in pixels that every shard has, the
@@ -43,8 +44,8 @@ def finish_split(store: str, split: str, run: str) -> FinishRecord:
         parts, and the name, length and digest of each derived object but the ledger.
 
     Raises:
-        StoreError: There is no such store or split, a shard has no commit, or the store cannot be
-            written.
+        StoreError: There is no such store or split, a shard has no commit, the run has not begun or
+            has ended, or the store cannot be written.
         StoreDamagedError: A part of the table is missing or differs from its commit.
     """
     objects = open_objects(store, run)
@@ -109,8 +110,8 @@ def all_commits(objects: Objects, plan: Plan) -> list[Commit]:
 def sync_recorded_objects(objects: Objects, done: FinishRecord, commits: Sequence[Commit]) -> None:
     """Make the names of all objects that a finish record will list survive a power failure.
 
-    Their writers may have been killed between the rename and the sync of the folder. On an object
-    store nothing is done.
+    The recipe, the plan and the commits are included. The writers may have been killed between the
+    rename and the sync of the folder. On an object store nothing is done.
 
     Args:
         objects: The objects of the store.
@@ -152,6 +153,10 @@ def encode_ledger(recipe: Recipe, plan: Plan, commits: Sequence[Commit]) -> byte
         recipe: The recipe of the store.
         plan: The plan of the split.
         commits: The commits of all shards, in the order of shards.
+
+    Returns:
+        One line of JSON for each document, `{"name", "text"}`, in the order recipe, plan, commits,
+        and a last one, `{"digest"}`, with the SHA-256 of the lines before it.
     """
     copied = [(layout.RECIPE, recipe.encode()), (layout.plan(plan.split), plan.encode())]
     copied += [(layout.commit(plan.split, commit.shard), commit.encode()) for commit in commits]
@@ -178,7 +183,9 @@ def read_parts(objects: Objects, commits: Sequence[Commit]) -> Iterator[pa.Table
 
     Yields:
         A table with the rows of the shard and the columns row, key, wnid, label, width, height,
-        mode, format, num_bytes, crc32c, box, status and reason (`pipeline.store.table.SCHEMA`).
+        mode, format, num_bytes, crc32c, box, status and reason (`pipeline.store.table.SCHEMA`). A
+        box is left, top, right, bottom, in pixels of the file; for a quarantined row width, height,
+        mode, format and box are null.
 
     Raises:
         StoreDamagedError: A part is missing or differs from its commit. It is raised when its turn
@@ -206,6 +213,7 @@ def put_changed(objects: Objects, name: str, data: bytes) -> None:
 
     Raises:
         StoreError: The object cannot be written.
+        OSError: The disk reports an error while the present object is read.
     """
     try:
         same = objects.size(name) == len(data) and objects.get(name) == data

@@ -40,7 +40,7 @@ def new_run(split: str) -> str:
         split: The name of the split that the run writes.
 
     Returns:
-        `<split>-<8 hexadecimal digits>`.
+        `<split>-<8 hexadecimal digits>`; the digits are random.
     """
     return f"{split}-{uuid.uuid4().hex[:8]}"
 
@@ -57,12 +57,14 @@ def resolve_recipe(
     Args:
         objects: The objects of the store.
         options: The options of the command; None in a field accepts what the store has, or the
-            default in a new store.
+            default in a new store, which for `serves` is the largest of `sizes`. Otherwise, `sizes`
+            and `seed` are not part of a recipe and not compared.
         classes: The classes of the source, in the order of labels (default: none, for a source that
             is not listed).
 
     Returns:
-        The recipe that the store has now. If the store has one already, it is returned as it is.
+        The recipe that the store has now. If the store has one already, it is returned as it is,
+        once it is compared with the options.
 
     Raises:
         StoreMismatchError: The store has other options, lacks one of the classes that have samples,
@@ -87,12 +89,13 @@ def check_options(objects: Objects, options: StoreOptions) -> None:
     Args:
         objects: The objects of the store, which need not exist yet.
         options: The options of the command; None in a field accepts what the store has, or the
-            default in a new store.
+            default in a new store. Its `sizes` and `seed` are not compared.
 
     Raises:
         ValueError: An option has an invalid value.
         StoreMismatchError: The store has other options, or this machine makes other pixels.
         StoreDamagedError: The store has plans or commits but no recipe, or its recipe is damaged.
+        StoreError: The store has a format that this version does not read.
     """
     stored = _stored_recipe(objects)
     requested = _requested_recipe(options, stored, NO_CLASSES)
@@ -111,6 +114,7 @@ def source_rules(objects: Objects) -> int:
 
     Raises:
         StoreDamagedError: The store has plans or commits but no recipe, or its recipe is damaged.
+        StoreError: The store has a format that this version does not read.
     """
     stored = _stored_recipe(objects)
     return recipe.LISTING_RULES if stored is None else stored.listing_rules
@@ -129,6 +133,7 @@ def image_limit(objects: Objects, options: StoreOptions) -> int | None:
 
     Raises:
         StoreDamagedError: The store has plans or commits but no recipe, or its recipe is damaged.
+        StoreError: The store has a format that this version does not read.
     """
     stored = _stored_recipe(objects)
     if stored is not None:
@@ -186,7 +191,8 @@ def cached_origin(objects: Objects, split: str, source: Source, root: str) -> Or
     Args:
         objects: The objects of the store.
         split: The name of the split.
-        source: The source of this run, whose fingerprint is computed.
+        source: The source of this run, whose fingerprint is computed if the kind and root are the
+            same.
         root: The folder or URL that images are read from: the source's root, or the spool.
 
     Returns:
@@ -236,14 +242,17 @@ def read_listing(table: pa.Table) -> Listing:
     Memory that Arrow does not use any more is given back to the system.
 
     Args:
-        table: The samples, sorted by key, with the columns of `pipeline.sources.listing`; the
-            evidence is in the metadata of its schema. Without evidence, the samples come from class
-            folders.
+        table: The samples, sorted by the UTF-8 bytes of their keys, with the columns `key`
+            (large_string) and `num_bytes` (int64), and where needed `path`, `offset` and `crc32c`,
+            as a source lists them; the evidence is in the metadata of its schema. Without evidence,
+            the samples come from class folders.
 
     Returns:
-        The table itself; its SHA-256 in `digest`; for each class, `-` for samples without one, a
-        tuple (class, start, stop) of positions in the table in `runs`; and the evidence, which also
-        counts the skipped files.
+        A `Listing`: the table itself in `table`; the SHA-256 of its keys and lengths in `digest`,
+        as 64 hexadecimal digits; in `runs`, for each class that has samples, in the order of keys,
+        a tuple (class, start, stop): its samples are at positions start to stop - 1 of the table,
+        and `-` stands for samples without a class; and in `evidence` what tells their classes, with
+        the skipped files.
     """
     pa.default_memory_pool().release_unused()  # free the unsorted pieces, half of all memory
     runs = class_runs(table["key"])
@@ -358,9 +367,9 @@ def restore_labels(objects: Objects, plan: Plan) -> None:
 def write_metadata(objects: Objects, recipe: Recipe, plan: Plan, sizes: Sequence[int]) -> None:
     """Write the zarr metadata of a split, and a ledger with copies of its recipe and plan.
 
-    The ledger is written only if it is missing or damaged, and keeps the copies that it has.
-    Metadata that has the right bytes is left as it is. The whole plan is durable afterwards, so
-    tasks may rely on it.
+    The ledger is written only if it is missing or damaged; the copies of commits that can still be
+    read in it are kept. Metadata that has the right bytes is left as it is. The whole plan is
+    durable afterwards, so tasks may rely on it.
 
     Args:
         objects: The objects of the store.
@@ -455,7 +464,8 @@ def class_runs(keys: pa.ChunkedArray) -> list[tuple[str, int, int]]:
     For a million keys of a thousand classes it reads a few thousand keys, not a million.
 
     Args:
-        keys: Keys `<class>/<file name>` as large_string, sorted by their bytes.
+        keys: Keys `<class>/<file name>` as large_string, sorted by their UTF-8 bytes; `-` stands
+            for the class of samples without one.
 
     Returns:
         A tuple (class, start, stop) for each class, in the order of the keys: its samples are at

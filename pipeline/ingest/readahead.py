@@ -55,7 +55,7 @@ def read_ahead(
     generator, which a consumer that stops early closes.
 
     Args:
-        reader: The open source.
+        reader: The open source, which the caller closes after the generator.
         samples: The samples to read.
         limit: The length in bytes of the longest sample that is read; None: no limit, and every
             sample is read as a whole.

@@ -31,8 +31,8 @@ def recheck_rows(objects: Objects, split: str, num_rows: int) -> Iterator[Proble
     Args:
         objects: The objects of the store.
         split: The name of a finished split.
-        num_rows: The number of rows, spread over the split; always the same ones. More than the
-            split has stand for all.
+        num_rows: The number of rows, at least 0, spread over the split; always the same ones. More
+            than the split has stand for all.
 
     Yields:
         A problem for each row whose source cannot be read, has other bytes, or gives another

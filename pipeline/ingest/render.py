@@ -45,14 +45,16 @@ def open_renderer(
     """Yield a function that decodes and resizes images inside the block.
 
     With *isolated*, a child process decodes, which starts with the first image and is ended with
-    the block. Otherwise this process does, under the watchdog of *space*, which ends the process if
-    one image takes too long.
+    the block. Otherwise this process does, under the watchdog of *space*: unless its configuration
+    has `watched` False, an alarm of the process (SIGALRM) ends it if one image takes too long.
 
     Args:
-        space: The open store and source, whose recipe and time limits apply.
+        space: The open store and source, as `pipeline.ingest.worker.workspace` returns them, whose
+            recipe and time limits apply.
         sizes: The sides of the squares in pixels.
         watch: The stopwatch of the task, to which the seconds of `decode` and `resize` are added; a
-            child counts both as `decode`.
+            child counts both as `decode`. What passed since its last lap counts, too, so the caller
+            calls `lap` before each image.
         isolated: True to decode in a child with limits on time and memory.
 
     Yields:
@@ -117,7 +119,7 @@ def render_row(
     or hung a decoder then is not decoded: its row gets the same status and reason.
 
     Args:
-        space: The open store and source.
+        space: The open store and source, as `pipeline.ingest.worker.workspace` returns them.
         sample: The sample of the row.
         data: All its bytes, or the status and reason for not reading them.
         render: The function that decodes it, of `open_renderer`.

@@ -80,7 +80,8 @@ class Stopwatch:
         """Add the seconds since the last lap, or since the start, to a stage in `seconds`.
 
         Args:
-            stage: The name of the stage that has just ended, such as `decode`.
+            stage: The name of the stage that has just ended, such as `decode`; any text, and a new
+                one begins at 0. The seconds are wall time, of `time.perf_counter`.
         """
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last

@@ -39,7 +39,9 @@ class Rebuild:
 
 
 def restore_records(objects: Objects, split_records: SplitRecords) -> list[str]:
-    """Write the damaged recipe, plan and commits of which the ledger has a copy.
+    """Write the damaged or missing recipe, plan and commits of which a ledger has a copy.
+
+    A finish record and a ledger are not restored, because the finish step writes them again.
 
     Args:
         objects: The objects of the store.
@@ -69,13 +71,14 @@ def restore_records(objects: Objects, split_records: SplitRecords) -> list[str]:
 def restore_parts(
     objects: Objects, split_records: SplitRecords, problems: Iterable[Problem]
 ) -> list[str]:
-    """Restore damaged table parts from the complete table, where that is intact.
+    """Restore missing or damaged table parts from the complete table, where that is intact.
 
     Args:
         objects: The objects of the store.
         split_records: The records of the split, as `pipeline.ingest.verify.read_records` returns
             them.
-        problems: All damaged objects of the split.
+        problems: All missing or damaged objects of the split; the complete table counts as intact
+            if it is not among them.
 
     Returns:
         The names of the parts that were written, relative to the store, each with exactly the bytes
@@ -121,12 +124,14 @@ def plan_rebuilds(split_records: SplitRecords, problems: Iterable[Problem]) -> l
     Args:
         split_records: The records of the split, as `pipeline.ingest.verify.read_records` returns
             them.
-        problems: The damaged objects that remain after `restore_records` and `restore_parts`.
+        problems: The missing or damaged objects that remain after `restore_records` and
+            `restore_parts`.
 
     Returns:
-        One entry for each shard with damage, in the order of shards: its number, the sizes in
-        pixels whose shard object is damaged, and whether the table part is. Shards without a
-        readable commit are left out; `shards_without_commit` returns them.
+        One entry for each shard with damage, in the order of shards: its number in `shard`, the
+        sizes in pixels whose shard object is missing or damaged in `sizes`, and in `part` True if
+        the table part is. Shards without a readable commit are left out; `shards_without_commit`
+        returns them.
     """
     bad = {problem.name for problem in problems}
     rebuilds = []
@@ -142,11 +147,12 @@ def rebuild_jobs(config: ShardTaskConfig, rebuilds: Iterable[Rebuild]) -> list[J
     """Return one Dask job for each shard that is rebuilt; nothing is run yet.
 
     Args:
-        config: The arguments that all tasks of the run share.
+        config: The arguments that all tasks of the run share; its `sizes` are not used.
         rebuilds: The objects to make again, of `plan_rebuilds`.
 
     Returns:
-        Jobs named `repair-<split>-<shard>` that call `rebuild_shard` and give its `ShardReport`.
+        Jobs in the order of *rebuilds*, named `repair-<split>-<shard>` with six digits, that call
+        `rebuild_shard` and give its `ShardReport`.
     """
     return [
         Job(
@@ -160,12 +166,12 @@ def rebuild_jobs(config: ShardTaskConfig, rebuilds: Iterable[Rebuild]) -> list[J
 
 
 def shards_without_commit(split_records: SplitRecords, problems: Iterable[Problem]) -> list[int]:
-    """Return the shards whose commit is damaged and has no copy, so that they are prepared again.
+    """Return the shards whose commit is lost and has no copy, so that they are prepared again.
 
     Args:
         split_records: The records of the split, as `pipeline.ingest.verify.read_records` returns
             them.
-        problems: All damaged objects of the split.
+        problems: All missing or damaged objects of the split, those of `split_records` included.
 
     Returns:
         The numbers of the shards, ascending; an empty list also if the plan cannot be read. Shards

@@ -12,15 +12,16 @@ from pipeline.jobs import Job
 def shard_jobs(config: ShardTaskConfig, shards: Iterable[int]) -> list[Job]:
     """Return one Dask job for each shard, with a job that decodes in a sandbox as its fallback.
 
-    Nothing is run yet.
+    Nothing is run yet. The fallback replaces a job that has lost too many workers or run out of
+    memory: the same task, which decodes image by image in a child and is named `<name>-isolated`.
 
     Args:
         config: The arguments that all tasks of the run share.
         shards: The numbers of the shards to prepare.
 
     Returns:
-        Jobs named `prepare-<split>-<shard>`, in the order of *shards*, that call `prepare_shard`
-        and give its `ShardReport`.
+        Jobs named `prepare-<split>-<shard>` with six digits, in the order of *shards*, that call
+        `prepare_shard` and give its `ShardReport`.
     """
 
     def job(shard: int) -> Job:

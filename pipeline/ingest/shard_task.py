@@ -66,8 +66,9 @@ def prepare_shard(config: ShardTaskConfig, shard: int, *, isolated: bool = False
     Returns:
         The report of the task: the counts of rows by the name of their status, the bytes read and
         written, the seconds of each stage, the host, and in `written_objects` the names of the
-        objects written, relative to the store and without the commit. These are empty if the shard
-        was complete before, when nothing is written.
+        objects written, relative to the store and without the commit. If the shard was complete
+        before, nothing is written: the report has the counts of its commit, 0 bytes, no seconds and
+        no written objects.
 
     Raises:
         ReadError: An image could not be read after several tries; nothing is committed.
@@ -122,7 +123,7 @@ def rebuild_shard(
         StoreMismatchError: The shard has no intact commit, the objects made from the source now
             differ from it, or this machine makes other pixels or runs other code.
         ReadError: An image could not be read after several tries; nothing is replaced.
-        StoreError: The store could not be read or written.
+        StoreError: The store could not be read or written, or the run has not begun or has ended.
     """
     space = workspace(config)
     commit = records.load_commit(space.objects, config.split, shard)

@@ -117,7 +117,8 @@ def write_source_index(
         objects: The objects of the store.
         plan: The plan of the split, for its name and number of rows per shard.
         origin: The location of the source, which the index records.
-        listing: The samples sorted by key, with the columns of `pipeline.sources.listing`.
+        listing: The samples sorted by key, with the columns `key` and `num_bytes`, and where needed
+            `path` (absent or null: the key), `offset` and `crc32c`.
         labels: (num_rows,) int32, the labels of the sorted samples; -1 for none.
         order: (num_rows,) int64, the index in *listing* of row 0, 1, ...
 
@@ -227,13 +228,13 @@ class SourceIndex:
         """Return the samples of one shard, in the order of its rows.
 
         Args:
-            shard: The number of the shard, from 0.
+            shard: The number of the shard, 0 to num_shards - 1 of the plan.
 
         Returns:
-            The row, key, label (-1 for none), length in bytes and location of each sample. The
-            location is a path relative to the source's root, with the offset in that file in bytes,
-            or None if the sample is the whole file. The CRC-32C is None unless the sample was
-            spooled.
+            A `Sample` for each row: its `row`, `key`, `label` (-1 for none), `num_bytes` (the
+            length) and location. The location is in `path`, relative to the source's root, and
+            `offset`, where the sample begins in that file in bytes, or None if it is the whole
+            file. `crc32c` is None unless the sample was spooled.
 
         Raises:
             StoreError: The index is damaged, or has no such shard.

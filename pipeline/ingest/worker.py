@@ -79,7 +79,7 @@ def check_run_active(store: str, run: str) -> None:
     ends; nothing is created. A URL leads to the same store on every machine.
 
     Args:
-        store: The path or URL of the store.
+        store: The path or URL of the store. A `~` in a path is not expanded.
         run: The name of the run, which started on another machine or in another process.
 
     Raises:
@@ -113,7 +113,8 @@ def check_worker(config: ShardTaskConfig) -> None:
     They stay open for the tasks of this process: those of the last two configurations are kept.
 
     Args:
-        config: The arguments that all tasks of the run share.
+        config: The arguments that all tasks of the run share. A `~` in the path of its store is not
+            expanded.
 
     Raises:
         StoreError: The folder on this machine is not the store in which the run was started, the

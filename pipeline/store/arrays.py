@@ -209,6 +209,10 @@ def damaged_labels(objects: Objects, plan: Plan) -> Iterator[tuple[str, str]]:
     Yields:
         The name of the chunk, relative to the store, and its problem: `missing` or `damaged`.
         Nothing is yielded if all chunks are intact.
+
+    Raises:
+        OSError: The disk reports an error.
+        StoreError: The request to an object store failed.
     """
     chunk_rows = layout.small_chunk_rows(plan.num_rows)
     for chunk in range(-(-plan.num_rows // chunk_rows)):
@@ -287,8 +291,8 @@ def read_rows(objects: Objects, split: str, size: int, start: int, stop: int) ->
         stop: The row after the last one; a number beyond the split's rows stands for its end.
 
     Returns:
-        (stop - start, size, size, 3) uint8 RGB; zeros for quarantined rows and for those of missing
-        shard objects.
+        (stop - start, size, size, 3) uint8 RGB, fewer rows if the split ends before *stop*; zeros
+        for quarantined rows and for those of missing shard objects.
 
     Raises:
         FileNotFoundError: The store has no array of that split and size.

@@ -43,8 +43,12 @@ def open_parquet(source: BinaryIO | bytes) -> pq.ParquetFile:
         source: A file that is open for reading, of which the result takes ownership: the caller
             must not use it any more. Or all bytes of a file, which are copied.
 
+    Returns:
+        The open file. It closes its source when it is freed.
+
     Raises:
         pyarrow.ArrowInvalid: The source is not a Parquet file.
+        OSError: The file cannot be read, or its footer is damaged.
     """
     if isinstance(source, bytes):
         return pq.ParquetFile(pa.BufferReader(_arrow_owned(source)), pre_buffer=False)

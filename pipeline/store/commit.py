@@ -80,13 +80,14 @@ def decode_commit(data: bytes, name: str) -> Commit:
 
     Returns:
         The commit: the split, the number of the shard, its first row and row after the last, the
-        plan's digest, the record of each object, the number of rows by the name of their status,
-        and the provenance. Each object it lists has the name that the layout gives to its split and
-        shard; no object is opened.
+        plan's digest, in `arrays` the record of the shard object of each size, whose keys are sizes
+        as text, such as "224", in `table` that of the table part, the number of rows by the name of
+        their status, and the provenance (host, seconds, versions). Each object it lists has the
+        name that the layout gives to its split and shard; no object is opened.
 
     Raises:
-        StoreDamagedError: The bytes differ from those written, a field is missing or invalid, or
-            the objects are named otherwise.
+        StoreDamagedError: The bytes differ from those written, a field is missing or invalid, the
+            counts do not add up to the rows, or the objects are named otherwise.
         StoreError: The document has a format that this version does not read.
     """
     commit = document.decode_document_as(Commit, data, name)

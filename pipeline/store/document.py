@@ -31,8 +31,8 @@ def encode_document(fields: dict[str, Any]) -> bytes:
 
     Args:
         fields: Plain JSON values by name, without the key `digest`; tuples become lists. Numbers
-            must be finite, and `format` must be a format version of a store, because no document
-            without these can be decoded. It is not changed.
+            must be finite, and `format` must be a format version of a store, 1 or 2, because no
+            document without these can be decoded. It is not changed.
 
     Returns:
         UTF-8 text that ends with a newline; equal fields give equal bytes.
@@ -60,7 +60,8 @@ def decode_document(data: bytes, name: str, advice: str = REPAIR) -> dict[str, A
     Args:
         data: The bytes of the document.
         name: Its name in the store, for messages.
-        advice: The last sentence of the message, for a damaged document (default: `REPAIR`).
+        advice: The last sentence of the message, for a damaged document (default: `REPAIR`, "Run
+            `tesserae repair`.").
 
     Returns:
         The fields of the document by name, as plain JSON values, `format` included, without the key
@@ -101,12 +102,14 @@ def decode_document_as(
     """Decode a document as the dataclass *kind* and check each of its fields.
 
     Args:
-        kind: The dataclass, with the annotations of `pipeline.store.schema`.
+        kind: The dataclass, whose fields are annotated with types that
+            `pipeline.store.schema.check` reads.
         data: The bytes of the document.
-        name: The name of the document, for messages.
+        name: The name of the document in the store, for messages.
         complete: A function that gets the fields of the document by name and returns all fields of
             *kind*, among them those that an earlier format did not have (default: the same fields).
-        advice: The advice in error messages (default: `REPAIR`).
+        advice: The last sentence of the message, for a damaged document (default: `REPAIR`, "Run
+            `tesserae repair`.").
 
     Returns:
         An instance of *kind*; the lists of the document are tuples in it.
@@ -128,10 +131,10 @@ def check_value(name: str, key: str, value: object, expected: object, advice: st
 
     Args:
         name: The name of the document in the store, for the message.
-        key: The name of the field, for the message.
+        key: The name of the field, or any phrase for it, for the message.
         value: The value in the document.
-        expected: The value that it must equal.
-        advice: The last sentence of the message (default: `REPAIR`).
+        expected: The value that it must equal (`==`).
+        advice: The last sentence of the message (default: `REPAIR`, "Run `tesserae repair`.").
 
     Raises:
         StoreDamagedError: *value* differs from *expected*.
@@ -150,10 +153,11 @@ def check_field(name: str, annotation: Any, key: str, value: object) -> None:
 
     Args:
         name: The name of the document in the store, for the message.
-        annotation: A type that `pipeline.store.schema` reads, such as `Annotated[int, Between(0,
-            9)]`.
-        key: The name of the field, for the message.
-        value: The JSON value in the document.
+        annotation: A type that `pipeline.store.schema.check` reads: `int`, `float`, `str`, `bool`,
+            `None`, `Any`, a dataclass, a `tuple`, `dict` or union of these, or `Annotated` with
+            bounds, such as `Annotated[int, Between(0, 9)]`.
+        key: The name of the field, for the message, such as `provenance.image_seconds`.
+        value: The JSON value in the document, as `json.loads` returns it.
 
     Raises:
         StoreDamagedError: The value is invalid.

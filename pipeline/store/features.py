@@ -137,7 +137,7 @@ class FeatureRecipe:
         Returns:
             The options joined by spaces, such as `--cut layer3 --size 224 --mirrored`: always
             `--size`, and `--cut`, `--pooling`, `--precision` and `--dtype` if their value is not
-            the default.
+            the default, which is the last block, `end`, `float32` and `float32`.
         """
         options = [("--cut", self.cut), ("--pooling", self.pooling), ("--size", self.stored_size)]
         options += [("--precision", self.precision), ("--dtype", self.dtype)]
@@ -348,10 +348,11 @@ def load_feature_commit(
         shard: The number of the shard, from 0.
 
     Returns:
-        The commit: the record of the shard object of each kind, the digests of recipe, plan and
-        images, and the provenance; None if it does not exist, is damaged, or belongs to another
-        recipe, plan or shard, so that the shard must be computed again. The objects that it lists
-        are not opened.
+        The commit: in `arrays` the record of the shard object of each kind, `plain` or `mirrored`,
+        the digests of the recipe, of the plan and of the shard object of images (`pixels`), and the
+        provenance (seconds, host, versions); None if it does not exist, is damaged, or belongs to
+        another recipe, plan or shard, so that the shard must be computed again. The objects that it
+        lists are not opened.
 
     Raises:
         StoreError: The commit has a format that this version does not read.

@@ -62,7 +62,7 @@ class Geometry:
         return -(-rows // self.chunk_rows)
 
     def num_bytes(self, shard: int) -> int:
-        """Return the length of one shard object in bytes, with its checksums and index.
+        """Return the bytes of one uncompressed shard object, checksums and index included.
 
         Args:
             shard: The number of the shard, 0 to num_shards - 1.
@@ -70,7 +70,7 @@ class Geometry:
         return self.num_chunks(shard) * self.framed_bytes + self.index_bytes
 
     def index(self, shard: int) -> bytes:
-        """Return the index that ends the object of one shard, with its checksum.
+        """Return the index that ends the uncompressed object of one shard, with its checksum.
 
         Args:
             shard: The number of the shard, 0 to num_shards - 1.
@@ -88,6 +88,8 @@ class Geometry:
 
     def locate(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return where the bytes of rows lie: their shards, and their offsets in the shard objects.
+
+        It is meant for uncompressed shard objects.
 
         Args:
             rows: (n,) int64, rows of the split in any order, each 0 to num_rows - 1, which is not

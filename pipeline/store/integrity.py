@@ -44,6 +44,7 @@ def check_object(objects: Objects, record: ObjectRecord) -> Problem | None:
     Raises:
         StoreError: The name is not valid or belongs to a device or a pipe, or the request to an
             object store failed.
+        OSError: The object cannot be examined, for example for lack of permission.
     """
     size = objects.size(record.name)
     if size is None:
@@ -60,7 +61,9 @@ def check_object(objects: Objects, record: ObjectRecord) -> Problem | None:
 def check_objects(
     objects: Objects, recorded: Iterable[ObjectRecord], *, threads: int = 0
 ) -> Iterator[tuple[ObjectRecord, Problem | None]]:
-    """Read objects completely with several threads, and yield each with its problem.
+    """Compare objects with their records, with several threads, and yield each with its problem.
+
+    An object is read completely unless its length is wrong.
 
     Args:
         objects: The objects of the store.
@@ -74,6 +77,7 @@ def check_objects(
     Raises:
         StoreError: A name is not valid or belongs to a device or a pipe, or the request to an
             object store failed.
+        OSError: An object cannot be examined, for example for lack of permission.
     """
 
     def check(written: ObjectRecord) -> tuple[ObjectRecord, Problem | None]:

@@ -138,7 +138,8 @@ def may_be_in_ledger(split: str, name: str) -> bool:
     Args:
         split: The name of the split.
         name: The name of the document, relative to the store: allowed are `recipe.json`, the plan
-            of this split, and the commits of its shards.
+            of this split, and the commits of its shards, such as `commits/train/000012.json`.
+            Whether the split has such a shard is not checked.
     """
     shard = name.removeprefix(f"{commits(split)}/").removesuffix(".json")
     if shard.isascii() and shard.isdecimal() and len(shard) < 12:

@@ -79,7 +79,8 @@ class Objects(Protocol):
 
         Args:
             name: The name of the object, relative to the store.
-            start: The offset of the first byte, at least 0.
+            start: The offset of the first byte, at least 0. An object store may refuse one that is
+                not less than the length of the object.
             num_bytes: The number of bytes to read; fewer are returned if the object ends first.
 
         Raises:
@@ -131,6 +132,7 @@ class Objects(Protocol):
             FileNotFoundError: The object does not exist.
             StoreDamagedError: The object is not a regular file, or its name is not valid.
             StoreError: The request to an object store failed.
+            OSError: The disk reports an error.
         """
 
     def size(self, name: str) -> int | None:
@@ -141,6 +143,7 @@ class Objects(Protocol):
 
         Raises:
             StoreError: The name is not valid, or the request to an object store failed.
+            OSError: The disk reports an error.
         """
 
     def names(self, folder: str) -> list[str]:
@@ -166,7 +169,8 @@ class Objects(Protocol):
 
         Raises:
             StoreError: The object cannot be written, its name is not valid, or this run may not
-                write.
+                write to a disk: `begin` was not called, the run has ended, or a later run of the
+                split has begun.
         """
 
     def put_new(self, name: str, data: bytes) -> bool:
@@ -182,7 +186,8 @@ class Objects(Protocol):
 
         Raises:
             StoreError: The object cannot be written, its name is not valid, or this run may not
-                write.
+                write to a disk: `begin` was not called, the run has ended, or a later run of the
+                split has begun.
         """
 
     def create(self, name: str) -> ObjectWriter:
@@ -192,11 +197,13 @@ class Objects(Protocol):
             name: The name that the object will get, relative to the store.
 
         Returns:
-            A writer without bytes, which the caller ends with `finish` or `abort`.
+            A writer without bytes, which the caller ends with `finish`, which replaces any object
+            of that name, or `abort`, which discards the bytes and has no effect after `finish`.
 
         Raises:
             StoreError: The object cannot be created, its name is not valid, or this run may not
-                write.
+                write to a disk: `begin` was not called, the run has ended, or a later run of the
+                split has begun.
         """
 
     def remove(self, name: str) -> None:

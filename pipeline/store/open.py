@@ -16,8 +16,9 @@ def open_objects(url: str, run: str = "reader") -> Objects:
     Args:
         url: The path or fsspec URL of the store, such as `/data/store` or `s3://bucket/prefix`. A
             path may begin with `~`; a relative one is made absolute.
-        run: The name of this run's folder of temporary files on a disk, `<split>-<anything>` for a
-            run that writes, which must call `begin` first (default: `reader`, for a process that
+        run: The name of this run's folder of temporary files on a disk: for a run that writes,
+            which must call `begin` first, `<split>-<text without a hyphen>`, as
+            `pipeline.ingest.planning.new_run` returns it (default: `reader`, for a process that
             only reads). An object store ignores it.
 
     Returns:

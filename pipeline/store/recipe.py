@@ -194,8 +194,10 @@ def decode_recipe(data: bytes, name: str = layout.RECIPE) -> Recipe:
         name: Its name in the store, for messages (default: `recipe.json`).
 
     Returns:
-        The recipe. Fields that an earlier version did not write have the values that it implied;
-        its digest and encoding stay those of *data*.
+        The recipe: how a rectangle becomes a square, the filter and other settings of decoding, the
+        digests of the pixels that they give, the rows of a shard and a chunk, the codec, and in
+        `classes` the wnid and the words of label 0, 1, ... Fields that an earlier version did not
+        write have the values that it implied; its digest and encoding stay those of *data*.
 
     Raises:
         StoreDamagedError: The bytes differ from those written, or a field is invalid.
@@ -236,7 +238,8 @@ def check_same_recipe(stored: Recipe, requested: Recipe) -> None:
         requested: The recipe of the new command.
 
     Raises:
-        StoreMismatchError: The recipes differ; the message names each difference.
+        StoreMismatchError: The recipes differ. The message names each field and digest that does;
+            if there is none, up to five classes of each kind of difference.
     """
     differences = [
         f"{name} is {getattr(stored, name)!r} in the store, {getattr(requested, name)!r} was"

@@ -94,6 +94,12 @@ def load_recipe(objects: Objects) -> Recipe:
     Args:
         objects: The objects of the store.
 
+    Returns:
+        The recipe: how a rectangle becomes a square, the filter and other settings of decoding, the
+        digests of the pixels that they give, the rows of a shard and a chunk, the codec, and in
+        `classes` the wnid and the words of label 0, 1, ... Fields that an earlier version did not
+        write have the values that it implied.
+
     Raises:
         StoreError: There is no store at this path, or it has a format that this version does not
             read.
@@ -177,10 +183,11 @@ def load_commit(objects: Objects, split: str, shard: int) -> Commit | None:
         shard: The number of the shard, from 0.
 
     Returns:
-        The commit: its first row and the row after its last, the record of each object, the number
-        of rows by the name of their status, the plan's digest and the provenance. None if it is
-        missing, damaged, or that of another shard. The commit may belong to another plan, which
-        `belongs` tells.
+        The commit: its first row and the row after its last, in `arrays` the record of the shard
+        object of each size, whose keys are sizes as text, such as "224", in `table` that of the
+        table part, the number of rows by the name of their status, the plan's digest and the
+        provenance (host, seconds, versions). None if it is missing, damaged, or that of another
+        split or shard. The commit may belong to another plan, which `belongs` tells.
 
     Raises:
         StoreError: The commit has a format that this version does not read.
@@ -258,11 +265,13 @@ def encode_ledger(documents: Iterable[tuple[str, bytes]]) -> bytes:
     """Return the bytes of a ledger with copies of documents; nothing is written.
 
     Args:
-        documents: The name of each document, relative to the store, and its bytes, which are UTF-8.
+        documents: The name of each document, relative to the store, and its bytes, which are UTF-8,
+            such as `recipe.json` and what `Recipe.encode` returns.
 
     Returns:
         Lines of JSON, `{"name", "text"}` for each document in their order, and a last one,
-        `{"digest"}`, with the SHA-256 of the lines before it.
+        `{"digest"}`, with the SHA-256 of the lines before it in hexadecimal. Each ends with a
+        newline.
     """
     lines = "".join(
         json.dumps({"name": name, "text": text.decode()}, ensure_ascii=False) + "\n"
@@ -301,8 +310,12 @@ def read_ledger(objects: Objects, split: str) -> Ledger:
 
     Returns:
         The bytes of each intact copy by name of the document, such as `recipe.json`, in `copies`;
-        and in `damage` `missing`, `damaged` or None. Copies of documents that do not belong into
-        this ledger are left out.
+        and in `damage` `missing`, `damaged` or None. Copies of other documents than the recipe, the
+        plan of the split and its commits are left out.
+
+    Raises:
+        OSError: The disk reports an error.
+        StoreError: The request to an object store failed.
     """
     try:
         data = objects.get(layout.ledger(split), document.MAX_BYTES)
@@ -337,7 +350,8 @@ def digest_of(objects: Objects, name: str) -> str:
     Raises:
         FileNotFoundError: The object does not exist.
         OSError: The disk reports an error.
-        StoreError: The object is not a regular file, or the request to an object store failed.
+        StoreError: The name is not valid, the object is not a regular file, or the request to an
+            object store failed.
     """
     hasher = xxhash.xxh3_128()
     with objects.open(name) as file:

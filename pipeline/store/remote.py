@@ -106,8 +106,10 @@ class RemoteObjects:
 
         Args:
             name: The name of the object, relative to the store.
-            start: The offset of the first byte, at least 0.
-            num_bytes: The number of bytes to read; fewer are returned if the object ends first.
+            start: The offset of the first byte, at least 0 and less than the length of the object:
+                an object store may refuse another one.
+            num_bytes: The number of bytes to read, at least 1; fewer are returned if the object
+                ends first.
 
         Raises:
             FileNotFoundError: The object does not exist.
@@ -192,7 +194,8 @@ class RemoteObjects:
             name: The name that the object will get, relative to the store.
 
         Returns:
-            A writer without bytes, which the caller ends with `finish` or `abort`.
+            A writer without bytes, which the caller ends with `finish`, which replaces any object
+            of that name, or `abort`, which discards the bytes.
 
         Raises:
             StoreDamagedError: The name is not valid.

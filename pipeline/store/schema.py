@@ -108,9 +108,9 @@ def parse(kind: type[T], fields: Any, where: str = "") -> T:
     """Return *fields*, a JSON object, as the dataclass *kind*.
 
     Args:
-        kind: The dataclass, whose fields are annotated with the types of this module.
-        fields: The value of every field, by name, and nothing else. A field with a default must be
-            there, too. It is not changed.
+        kind: The dataclass, whose fields are annotated with types that `check` reads.
+        fields: The value of every field, by name, as `json.loads` returns it, and nothing else. A
+            field with a default must be there, too. It is not changed.
         where: The name of the field that holds the object, for messages; empty at the top of a
             document.
 
@@ -139,15 +139,20 @@ def parse(kind: type[T], fields: Any, where: str = "") -> T:
 
 
 def check(annotation: Any, value: Any, where: str) -> Any:
-    """Return a JSON value, with lists as tuples, if an annotation allows it.
+    """Check that an annotation allows a JSON value, and return the value.
 
     Args:
         annotation: The type of a field: `int`, `float`, `str`, `bool`, `None`, `Any`, a dataclass,
-            a `tuple`, `dict` or union of these, or `Annotated` with `Between` or `Matching`, such
-            as `Annotated[int, Between(0, 9)]` or `dict[str, Count]`. An `int` without bounds is 0
-            to 2^63 - 1; a `float` must be finite.
+            a `tuple`, `dict` or union of these, or `Annotated` of an `int` or a `float` with
+            `Between` (both bounds are allowed) or of a `str` with `Matching`, such as
+            `Annotated[int, Between(0, 9)]` or `dict[str, Count]`. An `int` without bounds is 0 to
+            2^63 - 1; a `float` must be finite, and may be an int.
         value: The JSON value, as `json.loads` returns it.
         where: The name of the field, with which the message begins.
+
+    Returns:
+        The value: a tuple for a JSON list, and an instance for a dataclass. A value of the type
+        `Any` stays as it is, lists included.
 
     Raises:
         SchemaError: The value is invalid.

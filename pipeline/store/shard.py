@@ -67,7 +67,7 @@ class ShardComposer:
         self._hash = xxhash.xxh3_128()
 
     def append(self, row: bytes) -> None:
-        """Append one row to the shard, at most *shard_rows* of them.
+        """Append one row to the shard, at most the `shard_rows` that the composer was made for.
 
         An uncompressed row is written at once, while it is still in the processor's caches.
 
@@ -144,7 +144,8 @@ def decode_index(data: bytes) -> NDArray[np.uint64] | None:
     """Decode the index of a shard.
 
     Args:
-        data: The index with its checksum, `index_bytes` bytes: the end of the shard object.
+        data: The index with its checksum, 16 bytes for each chunk that a shard has room for and 4
+            bytes: the end of the shard object.
 
     Returns:
         The offset and length in bytes of each chunk, (chunks, 2) uint64, `ABSENT` (2^64 - 1) twice

@@ -56,7 +56,7 @@ class Split:
         """Return the places of rows in the shard objects of one size of an uncompressed store.
 
         Args:
-            size: The side of the squares in pixels, which is not checked.
+            size: The side of the squares in pixels; that the split has it is not checked.
 
         Returns:
             The places for rows of size * size * 3 bytes. For a compressed store, only its numbers

@@ -79,8 +79,9 @@ def encode_part(lines: Sequence[TableRow]) -> bytes:
 
     Args:
         lines: The rows of the shard in their order, whose attributes become the columns row, key,
-            wnid, label, width, height, mode, format, num_bytes, crc32c, box, status and reason;
-            None becomes a null.
+            wnid, label, width, height, mode, format, num_bytes, crc32c, box (left, top, right and
+            bottom of the region that the fit kept, in pixels of the file), status and reason; None
+            becomes a null.
 
     Returns:
         The bytes of the file, compressed with zstd; equal rows give equal bytes.
@@ -95,8 +96,9 @@ def encode_table(part: pa.Table) -> bytes:
     """Encode a table as a Parquet file, compressed with zstd; write nothing.
 
     Args:
-        part: A table with the columns of `SCHEMA`, row, key, wnid, label, ..., such as the rows of
-            one shard.
+        part: A table with exactly the columns of `SCHEMA`: row, key, wnid, label, width, height,
+            mode, format, num_bytes, crc32c, box, status and reason, such as the rows of one shard.
+            It is not checked.
 
     Returns:
         The bytes of the file; equal rows give equal bytes.
@@ -116,7 +118,8 @@ def decode_part(data: bytes, name: str = "the table", rows: range | None = None)
 
     Returns:
         A table in memory with the columns row, key, wnid, label, width, height, mode, format,
-        num_bytes, crc32c, box, status and reason (`SCHEMA`).
+        num_bytes, crc32c, box, status and reason (`SCHEMA`). A box is left, top, right, bottom, in
+        pixels of the file; for a quarantined row width, height, mode, format and box are null.
 
     Raises:
         StoreDamagedError: The file is not such a table, contains other rows, or has nulls in row,
@@ -149,8 +152,9 @@ def load_part(objects: Objects, name: str, rows: range) -> pa.Table:
 
     Returns:
         A table with the columns row, key, wnid, label, width, height, mode, format, num_bytes,
-        crc32c, box, status and reason (`SCHEMA`), in the order of rows. It is not compared with the
-        digest in the shard's commit.
+        crc32c, box, status and reason (`SCHEMA`), in the order of rows. A box is left, top, right,
+        bottom, in pixels of the file; for a quarantined row width, height, mode, format and box are
+        null. The part is not compared with the digest in the shard's commit.
 
     Raises:
         StoreDamagedError: The part is missing or damaged, or contains other rows.
@@ -175,7 +179,8 @@ def check_rows(file: pq.ParquetFile, name: str, rows: range | None) -> None:
     Args:
         file: The open file, of which only the footer is read.
         name: Its name in the store, for the message.
-        rows: The rows of which it must have the number; None: any number.
+        rows: The rows of which it must have the number, `len(rows)`; None: any number. Which rows
+            it has is not checked.
 
     Raises:
         StoreDamagedError: The columns are not those of `SCHEMA`, or the number of rows is wrong.
@@ -200,7 +205,9 @@ def read_rows(table: pq.ParquetFile, start: int, stop: int) -> pa.Table:
 
     Returns:
         A table with stop - start rows and the columns row, key, wnid, label, width, height, mode,
-        format, num_bytes, crc32c, box, status and reason (`SCHEMA`).
+        format, num_bytes, crc32c, box, status and reason (`SCHEMA`). A box is left, top, right,
+        bottom, in pixels of the file; for a quarantined row width, height, mode, format and box are
+        null.
     """
     first = start // GROUP_ROWS
     numbers = list(range(first, -(-stop // GROUP_ROWS)))
