@@ -189,6 +189,9 @@ def command_of(name: str) -> tuple[Command | Group, argparse.ArgumentParser]:
     Returns:
         The command, or the group of commands, and a new parser that has its flags. The parser
         raises a `TesseraeError` for invalid arguments.
+
+    Raises:
+        ModuleNotFoundError: There is no such command.
     """
     module = importlib.import_module(f"workflows.commands.{name.replace('-', '_')}")
     parser = _Parser(
