@@ -41,7 +41,7 @@ class Worker:
     """The (time, rows) of the last shards that it finished."""
 
     def rate(self, now: float, since: float) -> float:
-        """Return the rows per second over the last minute, or since the start if that is shorter.
+        """Return the worker's rows per second over the last minute, or since the start if shorter.
 
         Args:
             now: The present time in seconds, of a monotonic clock.
@@ -106,7 +106,8 @@ class RunState:
         """Return the progress as plain JSON values: an entry of `runs` in `/tesserae.json`.
 
         Args:
-            now: The present time in seconds, of the monotonic clock with which the state was made.
+            now: The present time in seconds, of the monotonic clock whose times
+                `DashboardState.apply` got; the dashboard uses `time.monotonic`.
 
         Returns:
             The texts `run`, `split`, `store`, `features` (empty if the run stores images), `state`
@@ -192,7 +193,8 @@ class TrainingState:
         """Return the progress as plain JSON values: an entry of `trainings` in `/tesserae.json`.
 
         Args:
-            now: The present time in seconds, of the monotonic clock with which the state was made.
+            now: The present time in seconds, of the monotonic clock whose times
+                `DashboardState.apply` got; the dashboard uses `time.monotonic`.
 
         Returns:
             The texts `run`, `folder`, `state` (`running`, `finished`, `failed`, `stopped` or
@@ -256,15 +258,17 @@ class DashboardState:
     def apply(self, message: Mapping[str, Any], now: float) -> None:
         """Update the state from a message of a command.
 
-        An unknown kind, of a later version, is ignored; so is the progress of an unknown run.
+        An unknown kind, of a later version, is ignored; so is a message of an unknown run, except
+        for `pictures`, `curve` and `grid`.
 
         The kinds and their values are: `run` (those of `Publisher.begin`, with `before` for
         `earlier_counts`, and `client`), `shard` (`shard`, `rows`, `bytes_in`, `bytes_out`,
-        `counts`, `seconds`, `sizes`), `quarantined` (`rows`), `pictures` (`pictures`), `training`
-        (`folder`, `steps`, `client`), `begun` (`ranks`, `step`), `speed` (`step`,
-        `images_per_second`, `steps_per_second`, `wait_share`), `left` (`step`, `seconds`), `curve`
-        (`name`, `step`, `value`), `grid` (`name`, `step`, `jpeg`) and `end` (`state`, `why`,
-        `seconds`).
+        `counts`, `seconds`, `sizes`), `quarantined` (`rows`, dictionaries from
+        `ShardPreview.quarantined`), `pictures` (`pictures`, dictionaries from
+        `ShardPreview.thumbnails`), `training` (`folder`, `steps`, `client`), `begun` (`ranks`,
+        `step`), `speed` (`step`, `images_per_second`, `steps_per_second`, `wait_share`), `left`
+        (`step`, `seconds`), `curve` (`name`, `step`, `value`), `grid` (`name`, `step`, `jpeg`) and
+        `end` (`state`, `why`, `seconds`).
 
         Args:
             message: The message: its kind as `what`, the name of its `run`, and the values of the
@@ -300,7 +304,7 @@ class DashboardState:
         """Return everything except images as plain JSON values: the document `/tesserae.json`.
 
         Args:
-            now: The time in seconds, of the clock that all other calls use.
+            now: The present time in seconds, of the monotonic clock whose times `apply` got.
 
         Returns:
             `runs` and `trainings` (lists of the dictionaries that `RunState.snapshot` and

@@ -87,8 +87,8 @@ def option(
         above: An exclusive lower bound, used without *minimum* (default: no limit).
         legacy_value: The value that a run folder implies which lacks the option, because it is
             older (default: *default*).
-        metavar: The placeholder of the value in the help text (default: N for int, X for float,
-            PATH for Path, otherwise NAME; none with choices).
+        metavar: The placeholder of the value in the help text (default: the choices; without any, N
+            for int, X for float, PATH for Path, otherwise NAME).
         group: The heading of the help text under which the flag is listed.
         name: The long flag, such as `--class` (default: `--` and the field's name with - for _).
         aliases: Further names of the flag, such as `-o`; without effect for bool.

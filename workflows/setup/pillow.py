@@ -182,7 +182,9 @@ def why_stock(preference: str) -> str:
 
 
 def write_stand_in(folder: Path) -> Path:
-    """Write the empty wheel named `pillow` that requires Pillow-SIMD of its version.
+    """Write an empty wheel `pillow` that requires `pillow-simd` of the version that set-up pins.
+
+    Installed, it satisfies requirements on `pillow` without files of its own.
 
     Args:
         folder: An existing folder.
