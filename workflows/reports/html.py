@@ -34,7 +34,7 @@ def render(template: Path, **values: Any) -> str:
         template: The file of the template. It may include, import and extend those beside it and
             those in `workflows/reports/templates`.
         values: The values that it inserts, by name. Text is escaped, and control characters in it
-            become visible, such as `\\x1b`.
+            are shown as visible escapes.
 
     Raises:
         jinja2.UndefinedError: The template inserts a value that is missing.
