@@ -100,7 +100,7 @@ def pillow_owners(site: Path) -> list[str]:
         site: A `site-packages` folder.
 
     Returns:
-        The `name version` of each, sorted, such as `pillow-simd 9.5.0.post2`; more than one means
+        The `name version` of each, sorted, such as `pillow-simd 12.1.1.post0`; more than one means
         that files were overwritten. Names are in lower case, with - for _.
     """
     owners = []
