@@ -83,11 +83,12 @@ def create_certificates(
     Args:
         hosts: Names and addresses by which a browser reaches the dashboard, beside `localhost` and
             `127.0.0.1` (default: none).
-        days: Validity in days, up to 3,650 (default: 30).
+        days: Validity in days, more than 0 and up to 3,650 (default: 30).
 
     Returns:
-        The contents of the files, by file name: `ca.pem`, `token`, and `scheduler`, `worker` and
-        `client` with `.pem` and `.key`.
+        The contents of the files, by file name: `ca.pem`, `token`, and for each of the roles
+        `scheduler`, `worker` and `client` the certificate (such as `worker.pem`) and its key
+        (`worker.key`).
 
     Raises:
         ValueError: *days* is out of range.
@@ -216,14 +217,15 @@ def tls_security(folder: Path, roles: Sequence[str] = ROLES) -> Security:
     """Return Dask's security settings for TLS, with the certificates in a folder.
 
     Args:
-        folder: The folder of certificates.
+        folder: The folder of certificates, as `write_certificates` fills it.
         roles: The roles of this process: `scheduler`, `worker`, `client` (default: all of them).
 
     Returns:
-        The settings, which require TLS 1.3 and name the files.
+        The settings, which require TLS 1.3 and name the files of *roles* and `ca.pem`.
 
     Raises:
-        CertificateError: A file is missing, readable by others, expired, or of another authority.
+        CertificateError: A certificate or key of *roles* or `ca.pem` is missing, a key is readable
+            by others, or a certificate is expired or not signed by `ca.pem`.
     """
     fields = {"tls_ca_file": str(folder / AUTHORITY)}
     for role in roles:
@@ -285,7 +287,8 @@ def tls_security_in_memory(files: Mapping[str, bytes], roles: Sequence[str] = RO
     Nothing is checked.
 
     Args:
-        files: Contents of the files by name, from `create_certificates`.
+        files: Contents of the files by name, from `create_certificates`: at least `ca.pem`, and the
+            certificate and key of each of *roles*.
         roles: The roles of this process: `scheduler`, `worker`, `client` (default: all of them).
 
     Returns:
@@ -299,10 +302,10 @@ def tls_security_in_memory(files: Mapping[str, bytes], roles: Sequence[str] = RO
 
 
 def certificate_expiry(path: Path) -> datetime:
-    """Return the time when a certificate expires, in UTC.
+    """Return the time when a certificate expires, a datetime in UTC.
 
     Args:
-        path: The file of the certificate, such as `ca.pem`.
+        path: The PEM file of the certificate, such as `ca.pem`.
 
     Raises:
         CertificateError: The file is not a certificate.

@@ -129,6 +129,8 @@ def connect(
 ) -> Iterator[Client]:
     """Open a client of a scheduler, with Tesserae's Dask settings, inside the block.
 
+    Dask's configuration, which is that of the whole process, has these settings meanwhile.
+
     Args:
         address: `tcp://HOST:PORT` or `tls://HOST:PORT`.
         certs: Folder of certificates for TLS; None without. It is not used for a tcp:// address.
@@ -276,7 +278,7 @@ def wait_for(client: Client, *, workers: int, gpus: int = 0, timeout_seconds: fl
     Args:
         client: A client of the cluster.
         workers: Minimum number of workers, those with a GPU included.
-        gpus: Minimum number of GPUs (default: 0).
+        gpus: Minimum number of GPUs, the sum of the resource `GPU` of all workers (default: 0).
         timeout_seconds: Timeout in seconds; with 0 or less the cluster is checked once.
 
     Raises:

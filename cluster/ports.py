@@ -51,7 +51,9 @@ def listening_ports(client: Client) -> list[Port]:
 
     Returns:
         The ports, sorted by host, address and number, each with `host` (the name of the machine),
-        `address`, `port` and `purpose` (a text such as `dashboard, HTTPS with a token`).
+        `address` (the IP address that is listened on), `port`, `purpose` (a text such as
+        `dashboard, HTTPS with a token`), `is_public` (other machines reach it) and
+        `is_authenticated`.
     """
     ports_found = list(client.run_on_scheduler(_scheduler_ports))
     for answers in (

@@ -59,10 +59,11 @@ class Hosts:
 def read_hosts(path: Path) -> Hosts:
     """Read a file of hosts with lines `[user@]host [workers=N] [threads=N] [gpus=...] ...`.
 
-    A line `scheduler=ADDRESS` sets the address of this machine that the hosts can reach.
+    A line `scheduler=ADDRESS` sets the address of this machine that the hosts can reach, without a
+    port; the last such line counts. Words are separated by spaces and may be quoted as in a shell.
 
-    Options are `workers`, `threads`, `gpus`, `scratch`, `python` and `lifetime`. No host is
-    contacted.
+    Options are `workers`, `threads`, `gpus`, `scratch` and `lifetime`, as of `tesserae cluster
+    worker`, and `python`, the path of the interpreter on the host. No host is contacted.
 
     Args:
         path: The file; `#` begins a comment.

@@ -32,11 +32,12 @@ def compare_versions(
     Args:
         client: A client of the cluster.
         packages: Names of the distributions to compare; the version of Python is compared too.
-        code: A function that returns digests of the source trees. They must be equal everywhere,
-            since tasks and ranks run this code.
+        code: A picklable function without parameters that returns a digest for each tree of source
+            files, by name; it is called here and on the workers. The digests must be equal
+            everywhere, since tasks and ranks run this code.
         must_match: Names of further distributions to compare, whose public versions must be equal.
             The local version after a `+`, such as the CUDA release of a build, may differ.
-        workers: Addresses of the workers to compare with; None for all.
+        workers: Addresses of the workers to compare with (default: all connected ones).
 
     Returns:
         The sentences, such as `numpy is 2.1 here and 2.0 on worker tls://...`; empty if nothing
@@ -102,7 +103,8 @@ def installed_versions(packages: Sequence[str], code: Code) -> dict[str, str]:
 
     Args:
         packages: Names of the distributions.
-        code: A function that returns a digest for each tree of source files, by name.
+        code: A function without parameters that returns a digest for each tree of source files, by
+            name.
 
     Returns:
         The versions by name, with `Python` for the interpreter, and an empty text for a package

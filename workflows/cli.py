@@ -106,7 +106,8 @@ def _like(word: str, names: Iterable[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, and print its errors to standard error.
 
-    It installs signal handlers, so it is for the main thread of a process of its own.
+    It installs signal handlers, so it is for the main thread of a process of its own. The process's
+    standard output and error then escape characters that their encoding lacks.
 
     Args:
         argv: The arguments without the program's name (default: those of the process). `--debug`
@@ -188,7 +189,10 @@ def command_of(name: str) -> tuple[Command | Group, argparse.ArgumentParser]:
 
     Returns:
         The command, or the group of commands, and a new parser that has its flags. The parser
-        raises a `TesseraeError` for invalid arguments.
+        raises a `TesseraeError` for invalid arguments, and SystemExit after it has printed help.
+
+    Raises:
+        ModuleNotFoundError: There is no such command.
     """
     module = importlib.import_module(f"workflows.commands.{name.replace('-', '_')}")
     parser = _Parser(

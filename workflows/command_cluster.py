@@ -86,14 +86,15 @@ def run_as_slurm_worker(options: ClusterOptions) -> bool:
     """Run this node's workers until the command has ended, unless this process runs the command.
 
     In a Slurm allocation, srun starts the same command on every node: the first process runs it,
-    and the others run workers for it.
+    and the others run workers for it. Call it in the main thread: SIGINT and SIGTERM end the
+    workers, too, without an exception.
 
     Args:
         options: The options of the command.
 
     Returns:
-        True if this process ran workers, so that the command is done; False without an allocation,
-        or in the first process of the Slurm step.
+        True if this process ran workers, so that the command is done; False if `--cluster` is no
+        profile with `way: allocation`, or in the first process of the Slurm step.
 
     Raises:
         ClusterError: The profile or a certificate is invalid, or the first process did not start a
@@ -264,8 +265,9 @@ class CommandCluster:
         Clusters of other kinds ignore it, because they have workers with GPUs of their own.
 
         Args:
-            count: The number of GPUs of this machine to use, the first ones; None uses all, 0 none.
-                If there are fewer, these are used.
+            count: The number of GPUs of this machine to use, the first ones that
+                CUDA_VISIBLE_DEVICES allows; None uses all, 0 none. If there are fewer, these are
+                used.
         """
         if self._where == "local":
             self._gpus = commands.visible_gpus()[:count]

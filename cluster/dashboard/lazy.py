@@ -67,10 +67,10 @@ def add_page(scheduler: Scheduler, name: str, module: str, state: Any) -> None:
 
     Args:
         scheduler: The scheduler with the dashboard, which is changed in place.
-        name: Name of the page, in its address and link.
+        name: Name of the page, in its address and link, such as `tesserae` for `/tesserae`.
         module: Name of a module that is imported when the page is first opened; its `draw(document,
             state)` fills the bokeh document of one client.
-        state: Data that `draw` displays.
+        state: Any object, which is passed to `draw` as it is.
     """
     page = _DashboardPage(name, module, state)
     if scheduler in _pages:
@@ -93,9 +93,9 @@ def add_json(scheduler: Scheduler, path: str, compute: Callable[[], Any]) -> Non
 
     Args:
         scheduler: The scheduler with the HTTP server.
-        path: The path, a regular expression, such as `/tesserae.json`.
-        compute: The function, which is called at each request in the event loop and returns JSON
-            values; infinities and NaN become null.
+        path: The path, a regular expression that must match all of it, such as `/tesserae.json`.
+        compute: The function, which is called without arguments at each request in the event loop,
+            and returns a value for `json.dumps`; infinities and NaN become null.
     """
     route = (path, _JsonHandler, {"answer": compute})
     # Handlers are matched before applications, the last of which may answer every path.
@@ -110,7 +110,9 @@ def add_metrics(scheduler: Scheduler, name: str, collect: Callable[[], Iterable[
             process.
         name: Name of the group, which no metric shows; it replaces an earlier group of that name in
             this process.
-        collect: Function that returns the metrics; it is called at each request.
+        collect: Function that returns the metrics; it is called without arguments at each request.
+            A `Metric` has a `name`, a `description`, a `kind` (`counter` or `gauge`) and `values`:
+            samples as (labels, number), whose labels are texts by name, of the same names in each.
     """
     try:
         from prometheus_client import REGISTRY

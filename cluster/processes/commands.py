@@ -87,8 +87,8 @@ def scheduler_program(config: SchedulerConfig) -> Program:
         config: Addresses, ports and certificates of the scheduler.
 
     Returns:
-        The program: `name` (`scheduler`), `command` (the command line) and `environment` (the
-        variables to add).
+        The program: `name` (`scheduler`), `command` (the program and its arguments) and
+        `environment` (the variables to add to those of the process that starts it).
 
     Raises:
         CertificateError: The scheduler or its dashboard would be accessible without authentication,
@@ -149,8 +149,9 @@ def worker_programs(config: WorkerConfig) -> list[Program]:
             folder for temporary files is created if it is missing.
 
     Returns:
-        The programs, each with `name`, `command` (the command line) and `environment` (the
-        variables to add), that of the CPU workers first; without CPU workers it is left out.
+        The programs, each with `name`, `command` (the program and its arguments) and `environment`
+        (the variables to add to those of the process that starts it), that of the CPU workers
+        first; without CPU workers it is left out.
 
     Raises:
         CertificateError: A certificate is missing, or the workers would accept any client.

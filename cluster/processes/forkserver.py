@@ -27,13 +27,14 @@ sets it too, but only after the fork server has loaded numpy."""
 
 
 def start_fork_server(preload: Sequence[str]) -> None:
-    """Start the fork server of this process, from which multiprocessing then forks.
+    """Start the fork server of this process; multiprocessing's `forkserver` method forks from it.
 
     It imports the modules once, in the background. The environment and the signal mask of this
     process are the same afterwards.
 
     Args:
-        preload: Names of the modules that it imports, beside `distributed`.
+        preload: Names of the modules that it imports, beside `distributed`, such as
+            `pipeline.jobs`.
 
     Raises:
         ClusterError: No local socket can be created for its requests.

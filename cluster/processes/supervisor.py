@@ -107,9 +107,10 @@ def supervise(
     20 seconds SIGKILL; the former signal handlers are restored. Neither signal raises an exception.
 
     Args:
-        programs: The programs to run.
-        report: Called with one line when a program has ended, with its status and the pause before
-            its restart (1 to 30 seconds).
+        programs: The programs to run, each with a `name` of its own, its `command` and the
+            variables that its `environment` adds to those of this process.
+        report: Called with one line when a program has ended, with its exit status and the pause
+            before its restart (1 to 30 seconds).
         done: Function that is polled five times a second, and returns True to stop (default:
             never).
 
@@ -140,7 +141,8 @@ def run_once(program: Program) -> int:
     """Replace this process by a program, for another supervisor, such as systemd, to restart.
 
     Args:
-        program: The program; its variables are added to the environment. This call does not return.
+        program: The program. The first word of its `command` is looked up in PATH, and its
+            `environment` is added to that of this process. This call does not return.
 
     Raises:
         OSError: The program cannot be started.

@@ -43,7 +43,7 @@ def unit_files(address: str, user: str, certs: Path) -> dict[str, str]:
         address: Address of the scheduler for its workers, `tls://HOST:PORT`, or `tcp://HOST:PORT`
             without certificates.
         user: Name of the user that runs the services.
-        certs: Folder of certificates on each machine.
+        certs: Folder of certificates on each machine, an absolute path.
 
     Returns:
         The texts of `tesserae-scheduler.service` and `tesserae-worker.service`. Nothing is written.
@@ -79,9 +79,10 @@ def write_units(folder: Path, address: str, user: str, certs: Path) -> list[Path
 
     Args:
         folder: An existing folder; nothing is installed or started.
-        address: Address of the scheduler for its workers.
+        address: Address of the scheduler for its workers, `tls://HOST:PORT`, or `tcp://HOST:PORT`
+            without certificates.
         user: Name of the user that runs the services.
-        certs: Folder of certificates on each machine.
+        certs: Folder of certificates on each machine, an absolute path.
 
     Returns:
         The paths of `tesserae-scheduler.service` and `tesserae-worker.service` in *folder*.

@@ -38,18 +38,21 @@ continues its tasks."""
 
 
 def supervise_rank(task: RankTask, topic: str) -> dict[str, Any]:
-    """Run one rank to its end, as the function of its Dask task.
+    """Run one rank to its end, as the function of its Dask task, which runs on a worker.
 
-    Its process is killed when the generation is abandoned. It is asked to save and return when the
-    task is cancelled, the client is gone or the worker ends.
+    The rank runs in a process of its own, which is killed when `abandon_ranks` is called for the
+    topic. It is asked to save and return when the task is cancelled, the client is gone or the
+    worker ends.
 
     Args:
-        task: The function of the rank and its arguments, its rank and generation, and the seconds
-            that it may take to save.
-        topic: Dask topic under which the events of the rank are logged.
+        task: What to run: `entry` (the function as `module:function`), `arguments` (the pickled
+            tuple of its arguments), `rank_fields` (the fields of its `Rank` by name, such as `rank`
+            and `generation`) and `save_seconds` (the seconds that it may take to save).
+        topic: Dask topic, one for each generation, under which the events of the rank are logged:
+            dictionaries with `rank` and `generation` added.
 
     Returns:
-        The result of the function, under the key `result`.
+        The result of the function, under the key `result`; the rank sends it as JSON.
 
     Raises:
         TrainingRankError: The rank failed, or was killed because another one was lost.
@@ -83,10 +86,12 @@ def supervise_rank(task: RankTask, topic: str) -> dict[str, Any]:
 
 
 def is_supervised(topic: str) -> bool:
-    """Return True if this worker still supervises a rank of a generation; it runs on the worker.
+    """Return True if this worker's process still runs a `supervise_rank` of a generation.
+
+    Call it on the worker.
 
     Args:
-        topic: The Dask topic of the generation.
+        topic: The Dask topic of the generation, as passed to `supervise_rank`.
     """
     return _rank_counts[topic] > 0
 
@@ -94,10 +99,11 @@ def is_supervised(topic: str) -> bool:
 def abandon_ranks(topic: str) -> None:
     """Kill the ranks of a generation on this worker without saving, since another rank is lost.
 
-    It runs on the worker, and returns before they have ended.
+    Call it on the worker. It returns before they have ended; ranks of the topic that start later
+    are killed, too.
 
     Args:
-        topic: The Dask topic of the generation.
+        topic: The Dask topic of the generation, as passed to `supervise_rank`.
     """
     global _abandoned_topics
     # Replaced as a whole, because tasks read it meanwhile.

@@ -23,7 +23,7 @@ class WorkerSlot:
 
 
 def count_gpu_workers(client: Client) -> int:
-    """Return the number of running workers that have a GPU.
+    """Return the number of running workers that have the Dask resource `GPU`.
 
     Args:
         client: A client of the cluster.
@@ -32,11 +32,13 @@ def count_gpu_workers(client: Client) -> int:
 
 
 def workers_for_ranks(client: Client, *, gpu: bool) -> list[str]:
-    """Return the addresses of the workers on which ranks can run now, in the order of preference.
+    """Return the addresses of the workers on which ranks can run now, those to use first first.
+
+    The order is that of `worker_slots`.
 
     Args:
         client: A client of the cluster.
-        gpu: True for workers with a GPU only.
+        gpu: True for workers with the Dask resource `GPU` only; False for all running workers.
 
     Returns:
         Addresses such as `tls://10.0.0.2:40123`; empty if no such worker runs.
@@ -45,12 +47,13 @@ def workers_for_ranks(client: Client, *, gpu: bool) -> list[str]:
 
 
 def worker_slots(client: Client, *, gpu: bool) -> list[WorkerSlot]:
-    """Return a slot on each running worker, in the order of preference.
+    """Return a slot for one rank on each running worker; fewer ranks use the first of them.
 
     Args:
         client: A client of the cluster.
-        gpu: True for workers with a GPU only, machine by machine; False for all workers, in turn
-            over machines.
+        gpu: True for workers with the Dask resource `GPU` only, machine by machine, so that ranks
+            share a machine; False for all workers, the first one of each machine, then the second
+            ones, and so on. Machines and their workers are sorted by address.
 
     Returns:
         The slots, each with `worker` (its address), `host` (the address of its machine) and `gpu`

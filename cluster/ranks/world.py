@@ -59,25 +59,26 @@ class WorldConfig:
     """The command-line option that sets *worker_timeout_seconds*, for messages."""
 
     def num_ranks(self, num_workers: int) -> int:
-        """Return the number of ranks that start, at least 1 and at most `ranks`.
+        """Return the number of ranks that start, at least 1 and at most `self.ranks`.
 
         Args:
             num_workers: Number of workers that have joined, at least 1.
 
         Returns:
-            The largest such number that is at most *num_workers* and divides `batch`.
+            The largest such number that is at most *num_workers* and divides `self.batch`, the rows
+            of a batch, if that is not 0.
         """
         max_ranks = min(self.ranks, num_workers)
         return next(n for n in range(max_ranks, 0, -1) if self.batch % n == 0)
 
     def unused_workers_notice(self, num_workers: int) -> str | None:
-        """Return a notice if workers stay unused because the ranks must divide the batch.
+        """Return a notice if workers stay unused because the ranks must divide `self.batch`.
 
         Args:
             num_workers: Number of workers that have joined, at least 1.
 
         Returns:
-            The notice for the user; None if no worker stays unused for that reason.
+            The notice for the user, one line; None if no worker stays unused for that reason.
         """
         max_ranks = min(self.ranks, num_workers)
         used = self.num_ranks(num_workers)
@@ -110,14 +111,16 @@ def run_world(
 
     Args:
         client: A client of the cluster.
-        config: Number and kind of the ranks, and the timeouts in seconds.
-        entry: Function as `module:function`, which is called in each rank with its
-            `cluster.ranks.rank_process.Rank` and then the arguments that *begin* returned.
+        config: `ranks` (the maximum), `gpu`, `batch` (the rows that the number of ranks must
+            divide; 0 for any number), and the timeouts in seconds.
+        entry: Function as `module:function`, which is called in a process for each rank, with its
+            `cluster.ranks.rank_process.Rank` and then the arguments that *begin* returned. It
+            returns a JSON value.
         begin: Function that claims each generation: it gets the number of ranks, and returns the
-            number of the generation and a tuple of picklable arguments for every rank.
-        on_event: Called, in a thread of Dask's, with each event of a rank, a dictionary which has
-            `rank` and `generation` added. An event with a higher `step` than all before counts as
-            progress (default: events are ignored).
+            number of the generation and one tuple of picklable arguments, which every rank gets.
+        on_event: Called, in a thread of Dask's, with each event that a rank sends by `Rank.emit`: a
+            dictionary of its keywords, with `rank` and `generation` added. An event with a higher
+            number `step` than all before counts as progress (default: events are ignored).
         report: Called with one line when a rank is lost or workers are missing (default: nothing is
             reported).
         tick: Called at each check, about twice a second (default: nothing is called). An exception
@@ -127,8 +130,10 @@ def run_world(
         What the function returned in each rank, in the order of ranks.
 
     Raises:
-        TrainingRankError: Ranks failed repeatedly without progress, or one with a `PermanentError`.
-        ClusterError: No worker joined in time, or workers were lost repeatedly without progress.
+        TrainingRankError: Ranks failed in three successive generations without progress, or one
+            raised a `PermanentError`.
+        ClusterError: No worker joined in time, or workers were lost in three successive generations
+            without progress.
     """
     world = _World(client, config, entry, begin, on_event, report, tick)
     while True:

@@ -120,12 +120,14 @@ def step_rank() -> int:
 def wait_for_scheduler(profile: Profile) -> tuple[str, Path, Callable[[], bool]]:
     """Wait up to 120 seconds for the first process of the step to publish its scheduler's address.
 
+    Call it in another process of the same Slurm step.
+
     Args:
-        profile: Description of the site, with the folder that all nodes share.
+        profile: Description of the site, with the folder `shared` that all nodes share.
 
     Returns:
         The address (such as `tls://10.0.0.1:40123`), the folder of certificates, and a function
-        that returns True once the first process has ended or is silent.
+        without parameters that returns True once the first process has ended or is silent.
 
     Raises:
         ClusterError: The first process did not start in time.

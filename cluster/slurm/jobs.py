@@ -115,9 +115,14 @@ class Jobs:
 
         Nothing happens if the batch system does not answer.
 
+        Call it every few seconds. Jobs are cancelled when three successive calls have found too
+        many.
+
         Args:
-            now: Seconds of a monotonic clock.
-            load: Load of the scheduler; None if it is not known yet.
+            now: The present time in seconds, of one monotonic clock for all calls.
+            load: The load of the scheduler, with `workers_needed()` (the number of workers for
+                which there is work) and `idle()` (the numbers of jobs without a task); None if it
+                is not known yet.
 
         Raises:
             ClusterError: Jobs end as soon as they begin, or all are rejected.

@@ -74,7 +74,9 @@ def read_profile(path: Path) -> Profile:
     """Read the profile of a site from a YAML file.
 
     Args:
-        path: The file, whose keys are the fields of `Profile`.
+        path: The file, a mapping whose keys are the fields of `cluster.slurm.profile.Profile`, such
+            as `jobs`, by name of the kind a mapping with `count`, `cores` and further fields of
+            `JobConfig`.
 
     Returns:
         The profile; fields that the file lacks have their defaults.

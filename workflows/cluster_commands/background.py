@@ -45,10 +45,11 @@ def state_folder(options: StateOptions) -> Path:
 def up(options: UpOptions) -> int:
     """Start a scheduler and workers in the background, and return when all have connected.
 
-    Certificates are created if there are none. After an error nothing keeps running.
+    Certificates are created if there are none. If not all connect in time, both are stopped again.
 
     The addresses are printed, and process ids, logs and the scheduler's address are written to the
-    state folder.
+    state folder. The limit of open files of this process is raised, and its PYTHONPATH is set to
+    its module search path, for the processes that inherit them.
 
     Args:
         options: The parsed options of the command.
@@ -57,9 +58,11 @@ def up(options: UpOptions) -> int:
         The exit status, 0; errors are raised.
 
     Raises:
-        ClusterError: A port is in use, or a process did not start in time.
+        ClusterError: A port is in use, a process did not start in time, or the state folder is that
+            of another machine.
         TesseraeError: A cluster of this state folder is already running.
         ValueError: There is no worker to start, or a GPU does not exist.
+        CertificateError: A certificate is missing or invalid.
     """
     raise_file_limit()  # the processes that are started here inherit the limit
     state = state_folder(options)
@@ -140,6 +143,9 @@ def down(options: DownOptions) -> int:
 
     Returns:
         The exit status, 0; also if nothing was running.
+
+    Raises:
+        ClusterError: They were started on another machine or in another container.
     """
     state = state_folder(options)
     stopped = [name for name in (WORKERS, SCHEDULER) if daemon.stop(state, name)]

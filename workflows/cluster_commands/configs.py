@@ -57,7 +57,7 @@ def worker_config(options: UpOptions | WorkerOptions, address: str) -> WorkerCon
 
     Args:
         options: The options of the command. Without `workers` there is one worker per core; `gpus`
-            is `all`, `none` or comma-separated devices.
+            is `all`, `none` or comma-separated devices: numbers from 0, UUIDs or MIG names.
         address: The address of the scheduler, such as `tls://10.0.0.1:8786`.
 
     Returns:

@@ -26,7 +26,8 @@ from workflows.cluster_commands.printing import print_notice, print_scheduler
 def scheduler(options: SchedulerOptions) -> int:
     """Run a scheduler until Ctrl-C or SIGTERM, and start it again whenever it exits.
 
-    With `--once`, the scheduler replaces this process instead, and the call does not return.
+    Call it in the main thread. The limit of open files of this process is raised. With `--once`,
+    the scheduler replaces this process instead, and the call does not return.
 
     Args:
         options: The parsed options of the command.
@@ -51,7 +52,8 @@ def scheduler(options: SchedulerOptions) -> int:
 def worker(options: WorkerOptions) -> int:
     """Run this machine's workers until Ctrl-C or SIGTERM, and start again those that exit.
 
-    With `--once`, the workers replace this process instead, and the call does not return.
+    Call it in the main thread. The limit of open files of this process is raised. With `--once`,
+    the workers replace this process instead, and the call does not return.
 
     Args:
         options: The parsed options of the command. With `stdin`, certificates come as the first

@@ -61,7 +61,8 @@ def values(state: DashboardState, now: float) -> dict[str, Any]:
 
     Args:
         state: The state of the dashboard.
-        now: The time in seconds, of the monotonic clock that the state uses.
+        now: The present time in seconds, of the monotonic clock whose times `DashboardState.apply`
+            got; the dashboard uses `time.monotonic`.
 
     Returns:
         `trainings` and `runs` (lists of the dictionaries that `TrainingState.snapshot` and

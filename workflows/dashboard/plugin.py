@@ -122,11 +122,11 @@ def metrics(state: DashboardState) -> Iterator[lazy.Metric]:
     """Yield the Prometheus metrics of all runs of a dashboard.
 
     Args:
-        state: The state of the dashboard, which is read at the time of the call.
+        state: The state of the dashboard, which is read when the first metric is requested.
 
     Yields:
-        A metric with its name, description, type (`counter` or `gauge`) and samples, which are
-        (labels, value). Most have a sample for each run that prepares images or features,
+        A metric with `name`, `description`, `kind` (`counter` or `gauge`) and `values`, which are
+        (labels by name, number). Most have a sample for each run that prepares images or features,
         `tesserae_training` one for each training curve, and `tesserae_training_step` one for each
         training run.
     """

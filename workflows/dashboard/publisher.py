@@ -101,7 +101,8 @@ class Publisher:
     ) -> None:
         """Announce the run, and start the clock of its duration.
 
-        The message is sent in the background, and the call returns at once.
+        Call it first, inside the block of the publisher. The message is sent in the background, and
+        the call returns at once.
 
         Args:
             split: The name of the split.
@@ -132,7 +133,7 @@ class Publisher:
         Args:
             report: The result of the shard's task, of which the shard, rows, bytes, counts and
                 seconds are sent. It is only read.
-            sizes: The sides, in pixels, of the images that this run has added.
+            sizes: The sides, in pixels, of the images that this run has added to the shard.
         """
         self._put(
             what="shard",

@@ -41,7 +41,7 @@ class Worker:
     """The (time, rows) of the last shards that it finished."""
 
     def rate(self, now: float, since: float) -> float:
-        """Return the rows per second over the last minute, or since the start if that is shorter.
+        """Return the worker's rows per second over the last minute, or since the start if shorter.
 
         Args:
             now: The present time in seconds, of a monotonic clock.
@@ -106,16 +106,20 @@ class RunState:
         """Return the progress as plain JSON values: an entry of `runs` in `/tesserae.json`.
 
         Args:
-            now: The present time in seconds, of the monotonic clock that all calls use.
+            now: The present time in seconds, of the monotonic clock whose times
+                `DashboardState.apply` got; the dashboard uses `time.monotonic`.
 
         Returns:
-            The texts `run`, `split`, `store`, `features`, `state` and `why`; the numbers `rows`,
+            The texts `run`, `split`, `store`, `features` (empty if the run stores images), `state`
+            (`running`, `finished`, `failed`, `stopped` or `lost`) and `why`; the numbers `rows`,
             `rows_done`, `shards_done`, `bytes_in`, `bytes_out` and `seconds` of this run;
             `seconds_left` (None if unknown or ended); `images_per_second`, `bytes_in_per_second`
-            and `bytes_out_per_second` (each with `now` and `run`, the mean); `sizes` (`done` and
-            `rows` by side), `counts` (rows of the split by status), `counts_of_run`,
-            `stage_seconds`, `quarantine` (the last rows, the newest last) and `workers` (`rows`,
-            `shards` and `images_per_second` by address).
+            and `bytes_out_per_second` (each with `now`, the rate of the last seconds, and `run`,
+            the mean); `sizes` (`done` and `rows` by side, as text), `counts` (committed rows of the
+            split by status in words), `counts_of_run`, `stage_seconds` (summed over all workers, by
+            stage), `quarantine` (dictionaries with `row`, `key`, `status` and `reason` of the last
+            rows, the newest last) and `workers` (`rows`, `shards` and `images_per_second` by
+            address).
         """
         last = self.meter.last
         clock = now if self.ended is None else self.ended
@@ -189,13 +193,15 @@ class TrainingState:
         """Return the progress as plain JSON values: an entry of `trainings` in `/tesserae.json`.
 
         Args:
-            now: The present time in seconds, of the monotonic clock that all calls use.
+            now: The present time in seconds, of the monotonic clock whose times
+                `DashboardState.apply` got; the dashboard uses `time.monotonic`.
 
         Returns:
-            The texts `run`, `folder`, `state` and `why`; the numbers `step`, `steps`, `ranks` (0
-            before they have started) and `seconds` (since the start of the ranks); `seconds_left`
-            (None if unknown or ended); and, once reported, `images_per_second`, `steps_per_second`
-            and `wait_share`.
+            The texts `run`, `folder`, `state` (`running`, `finished`, `failed`, `stopped` or
+            `lost`) and `why`; the numbers `step`, `steps`, `ranks` (0 before they have started) and
+            `seconds` (since the start of the ranks, or of the command before); `seconds_left` (None
+            if unknown or ended); and, once reported, `images_per_second`, `steps_per_second` and
+            `wait_share` (the share of the time, 0 to 1, that ranks wait for data).
         """
         seconds = (now if self.ended is None else self.ended) - self.started
         return {
@@ -237,7 +243,9 @@ class DashboardState:
         """Record which worker finished a task, of any command.
 
         Args:
-            key: The key of the task; keys of tasks that store no shard are ignored.
+            key: The key of the task, such as `prepare-train-000012-0-RUN` with the number of the
+                shard and the name of the run; keys of another form, of tasks that store no shard,
+                are ignored.
             worker: The address of the worker, to which the shard counts once the command has
                 reported it.
         """
@@ -250,12 +258,25 @@ class DashboardState:
     def apply(self, message: Mapping[str, Any], now: float) -> None:
         """Update the state from a message of a command.
 
+        An unknown kind, of a later version, is ignored; so is a message of an unknown run, except
+        for `pictures`, `curve` and `grid`.
+
+        The kinds and their values are: `run` (those of `Publisher.begin`, with `before` for
+        `earlier_counts`, and `client`), `shard` (`shard`, `rows`, `bytes_in`, `bytes_out`,
+        `counts`, `seconds`, `sizes`), `quarantined` (`rows`, dictionaries from
+        `ShardPreview.quarantined`), `pictures` (`pictures`, dictionaries from
+        `ShardPreview.thumbnails`), `training` (`folder`, `steps`, `client`), `begun` (`ranks`,
+        `step`), `speed` (`step`, `images_per_second`, `steps_per_second`, `wait_share`), `left`
+        (`step`, `seconds`), `curve` (`name`, `step`, `value`), `grid` (`name`, `step`, `jpeg`) and
+        `end` (`state`, `why`, `seconds`).
+
         Args:
-            message: The message, with the name of its `run` and its kind, `what`: `run`, `shard`,
-                `quarantined`, `pictures`, `training`, `begun`, `speed`, `left`, `curve`, `grid` or
-                `end`. The kind decides the other values. An unknown kind, of a later version, is
-                ignored; the progress of an unknown run has no effect.
+            message: The message: its kind as `what`, the name of its `run`, and the values of the
+                kind.
             now: The present time in seconds, of the monotonic clock that all calls use.
+
+        Raises:
+            KeyError: The message lacks `what` or a value of its kind.
         """
         handler = _HANDLERS.get(message["what"])
         if handler is not None:
@@ -283,7 +304,7 @@ class DashboardState:
         """Return everything except images as plain JSON values: the document `/tesserae.json`.
 
         Args:
-            now: The time in seconds, of the clock that all other calls use.
+            now: The present time in seconds, of the monotonic clock whose times `apply` got.
 
         Returns:
             `runs` and `trainings` (lists of the dictionaries that `RunState.snapshot` and

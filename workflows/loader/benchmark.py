@@ -77,7 +77,8 @@ def measure_epoch(loader: Loader, epoch: int) -> str:
         epoch: The number of the epoch, from 0.
 
     Returns:
-        One line for the terminal, with images/s, bytes/s and CPU milliseconds per image.
+        One line for the terminal, with images/s, bytes of pixels/s, CPU milliseconds per image, the
+        time to the first batch, and whether the CPU, the memory or the disk limits it.
     """
     loader.set_epoch(epoch)
     loader.readers.clear()

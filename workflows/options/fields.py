@@ -74,7 +74,8 @@ def option(
     """Return a dataclass field for a flag, such as `--batch-size N` for the field `batch_size`.
 
     Args:
-        default: The default value; `dataclasses.MISSING` if the flag is required.
+        default: The default value, in the type of the annotation; `dataclasses.MISSING` if the flag
+            is required.
         help: The help text: a phrase that says the effect and the unit, without the default.
         implied: The meaning of an omitted option, as text for `(default: ...)`, where the default
             is None or does not explain itself.
@@ -86,17 +87,19 @@ def option(
         above: An exclusive lower bound, used without *minimum* (default: no limit).
         legacy_value: The value that a run folder implies which lacks the option, because it is
             older (default: *default*).
-        metavar: The placeholder of the value in the help text (default: N, X, PATH or NAME, by
-            type).
+        metavar: The placeholder of the value in the help text (default: the choices; without any, N
+            for int, X for float, PATH for Path, otherwise NAME).
         group: The heading of the help text under which the flag is listed.
-        name: The long flag, such as `--class` (default: the field's name).
-        aliases: Further names of the flag, such as `-o`.
+        name: The long flag, such as `--class` (default: `--` and the field's name with - for _).
+        aliases: Further names of the flag, such as `-o`; without effect for bool.
         bare: The value that the flag has if it is given without a value (default: it needs one).
         repeatable: True if a repeated flag of a tuple adds values (default: the last one counts).
 
     Returns:
         The result of `dataclasses.field`, to be assigned in the body of an `Options` class. The
-        annotation there gives the type.
+        annotation there gives the type: `int`, `float`, `str`, `Path`, each also with `| None`, a
+        tuple such as `tuple[int, ...]` for a flag with one or more values, or `bool` for the flags
+        `--x` and `--no-x` without a value.
     """
     flag = Flag(
         help=help,
@@ -128,12 +131,14 @@ def argument(
         help: The help text: a phrase without an article, such as `folder of images`, which errors
             also use.
         metavar: The name of the argument in the help text and in errors, such as STORE.
-        default: The value if it is omitted (default: the argument is required).
+        default: The value if it is omitted (default: `dataclasses.MISSING`: the argument is
+            required).
         choices: The allowed values (default: any).
         implied: The meaning of an omitted argument, as text for `(default: ...)`.
 
     Returns:
-        The result of `dataclasses.field`, to be assigned in the body of an `Options` class.
+        The result of `dataclasses.field`, to be assigned in the body of an `Options` class, whose
+        annotation gives the type of the value.
     """
     flag = Flag(
         help=help, metavar=metavar, choices=tuple(choices), implied=implied, positional=True
@@ -182,8 +187,9 @@ class Options:
         """Return the options from the result of `as_dict`, of this version or an earlier one.
 
         Args:
-            values: Values by name; names that are no options are ignored, and a missing one gets
-                its legacy value.
+            values: Values by present name; names that are no options, former names too, are
+                ignored, and a missing one gets the `legacy_value` of its `option`, which is usually
+                its default.
 
         Raises:
             ValueError: A value has a wrong type or is outside its choices or its range, as in a
@@ -224,7 +230,8 @@ class Kind:
         """Return the kind of a field.
 
         Args:
-            hint: The type of the field, such as `int`, `Path | None` or `tuple[str, ...]`.
+            hint: The evaluated type of the field, such as `int`, `Path | None` or `tuple[str,
+                ...]`; of a union other than with None only the first member counts.
 
         Returns:
             The `type` of a value or of the items of a tuple, and the flags `is_tuple` and
@@ -240,8 +247,9 @@ class Kind:
         """Return a value in the type of the field, where JSON or the caller has another one for it.
 
         Args:
-            value: Any value. A list becomes a tuple, text a path, and a path text, each where the
-                field holds that; anything else is returned unchanged, for `accepts` to judge.
+            value: Any value. A list becomes a tuple, whose items are not converted, where the field
+                holds a tuple; text becomes a path, and a path text, where it holds one value of
+                that type. Anything else is returned unchanged, for `accepts` to judge.
         """
         if self.is_tuple:
             return tuple(value) if isinstance(value, list) else value

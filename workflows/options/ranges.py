@@ -48,13 +48,14 @@ class Range:
         return value
 
     def expected(self, value: float) -> str:
-        """Return the reason why a number is not accepted.
+        """Return the accepted range if a number is outside it.
 
         Args:
-            value: The number; nan and infinite ones are never accepted.
+            value: The number. nan and infinite ones are never accepted, and without a maximum,
+                integers are accepted up to 2**63 - 1.
 
         Returns:
-            A description of the accepted range, such as `at least 1`, if *value* is outside it;
+            A description of what is expected, such as `at least 1`, if *value* is not accepted;
             otherwise ''.
         """
         if not -math.inf < value < math.inf:  # nan too; an int may be too long for a float

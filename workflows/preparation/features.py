@@ -262,8 +262,8 @@ class RowCounter:
         """Queue a running task's report; Dask calls this in a thread of its own.
 
         Args:
-            event: The time and the report, with the number of its `shard` and of the `rows` of it
-                that are computed so far. It is counted at the next `tick`.
+            event: The time, which is not used, and the report: the number of the `shard` and of the
+                `rows` of it that are computed so far. It is counted at the next `tick`.
         """
         self._reports.append(event[1])
 

@@ -155,7 +155,7 @@ def plan_splits(options: PrepareOptions, cluster: CommandCluster) -> Plans:
         cluster: The cluster that streams sources which cannot be read at random.
 
     Returns:
-        The recipe and the plan of each split, by name.
+        For each split, by name, the tuple (recipe of the store, plan of the split).
 
     Raises:
         StoreBusyError: Another run prepares one of the splits, and the options lack `--wait`.
@@ -184,7 +184,7 @@ def resolve_plans(
         cluster: The cluster that streams sources which cannot be read at random.
 
     Returns:
-        The recipe and the plan of each split, by name.
+        For each split, by name, the tuple (recipe of the store, plan of the split).
 
     Raises:
         TesseraeError: The source differs from the one that was prepared, or its classes cannot be

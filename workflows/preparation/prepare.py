@@ -80,7 +80,7 @@ class Tally:
     """The rows that earlier runs committed and that this run keeps, by status."""
 
     def fail(self, failed: Failed) -> None:
-        """Count a shard whose task failed.
+        """Count a shard whose task failed; nothing is raised.
 
         Args:
             failed: The job and its error, which is kept.

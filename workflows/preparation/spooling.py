@@ -104,7 +104,7 @@ def check_early(parts: Mapping[str, Source], rules: int) -> None:
 
     Args:
         parts: The source of each split, by name.
-        rules: Version of the listing rules, that of the store's recipe.
+        rules: Version of the listing rules: `listing_rules` of the store's recipe.
 
     Raises:
         SourceError: A table is missing, a file is not an archive, or a label or class is invalid.

@@ -111,7 +111,8 @@ def print_problems(problems: Sequence[Problem]) -> None:
     """Print the name and the description of each problem.
 
     Args:
-        problems: The problems, one line each; nothing is printed without any.
+        problems: The problems, each with `name` (of a file in the store) and `description`, one
+            line each; nothing is printed without any.
     """
     for problem in problems:
         print(printable(f"  {problem.name}: {problem.description}"))
@@ -139,7 +140,7 @@ def splits_to_check(objects: Objects, requested: tuple[str, ...]) -> list[str]:
         requested: The names of splits, or `("all",)`.
 
     Returns:
-        At least one name, in the order of *requested*, or sorted for `("all",)`.
+        At least one name: *requested* as it is, or all splits of the store, sorted, for `("all",)`.
 
     Raises:
         StoreError: The store has no splits, or not all of the requested ones.
@@ -169,8 +170,9 @@ def verify_split(
         threads: Number of threads that read files (default 0: one per core).
 
     Returns:
-        The records of the split, and its problems, sorted: missing and damaged files, and what is
-        unfinished. Problems are returned, not raised; empty if the split is finished and undamaged.
+        The records of the split, for `verify_features`, and its problems, each with `name` and
+        `description`, sorted: missing and damaged files, and what is unfinished. Problems are
+        returned, not raised; empty if the split is finished and undamaged.
     """
     started = time.monotonic()
     split_records = verify.read_records(objects, split)

@@ -25,9 +25,10 @@ def class_lines(classes: Classes, recipe: Recipe, listed: Mapping[str, Listing])
     the first ones and the last are listed.
 
     Args:
-        classes: The classes of the source.
+        classes: The classes of the source; their `notes` and `empty` (classes without images) are
+            shown.
         recipe: The recipe of the store, whose order of classes decides the labels.
-        listed: The listing of each split, by name.
+        listed: The listing of each split, by name, whose notes and `skipped` files are shown.
     """
     yield from mapping_lines(recipe.classes, recipe.class_numbers)
     for note in classes.notes:

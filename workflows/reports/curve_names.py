@@ -67,9 +67,9 @@ def charts_of(curves: Iterable[tuple[str, str, Points]]) -> Iterator[Chart]:
     """Yield the charts of some metrics, in the order of their first curves.
 
     Args:
-        curves: The metric (as in `metrics.jsonl`), the remark and the (x, y) points of each curve;
-            the remark follows the name of the curve, and is empty if there is none. Hit rates are
-            fractions from 0 to 1, and are drawn in percent.
+        curves: The (metric, remark, points) of each curve: the metric as in `metrics.jsonl`; a
+            remark that follows the name of the curve, empty if there is none; and the (x, y)
+            points, by ascending x. Hit rates are fractions from 0 to 1, and are drawn in percent.
 
     Yields:
         A chart for each title and unit, with the curves of all metrics that share it; a chart

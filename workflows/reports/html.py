@@ -33,7 +33,8 @@ def render(template: Path, **values: Any) -> str:
     Args:
         template: The file of the template. It may include, import and extend those beside it and
             those in `workflows/reports/templates`.
-        values: The values that it inserts, by name. Text is escaped.
+        values: The values that it inserts, by name. Text is escaped, and control characters in it
+            are shown as visible escapes.
 
     Raises:
         jinja2.UndefinedError: The template inserts a value that is missing.

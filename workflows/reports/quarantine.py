@@ -39,8 +39,8 @@ def read_lines(
 
     Returns:
         A dictionary for each such row, with `row` (int), `key`, `status` (int, 0 for a readable
-        row), `reason` (empty if there is none) and `word` (the status in words); and a problem for
-        each part that is damaged.
+        row), `reason` (empty if there is none) and `word` (the status in words); and a problem,
+        with the `name` of the object and a `description`, for each part that is missing or damaged.
     """
     lines: list[dict[str, Any]] = []
     problems = []
@@ -66,7 +66,8 @@ def has_quarantined(counts: Mapping[str, int]) -> bool:
     """Return True if counts of rows include one that is not readable.
 
     Args:
-        counts: The number of rows by status in words, such as `commit.counts`.
+        counts: The number of rows by status in words, such as `commit.counts`; `readable` is the
+            status of readable rows.
     """
     return any(count for word, count in counts.items() if word != "readable")
 

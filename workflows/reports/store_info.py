@@ -56,10 +56,14 @@ def describe(objects: Objects) -> dict[str, Any]:
 
     Returns:
         The document of `tesserae info --json`: `store` (path or URL), `format` and `recipe` (None
-        if the recipe is missing or damaged), `splits` (by name, dictionaries with `finished`,
-        `rows`, `rows_committed`, `shards`, `sizes`, `counts`, `quarantine`, `remarks`, `problems`
-        and others; `rows` is None if the plan is missing) and `features` (by name of the feature
-        set, dictionaries with the fields of its recipe, `splits` and `num_bytes`).
+        if the recipe is missing or damaged), `splits` and `features`. `splits` has for each name a
+        dictionary with `finished`, `rows`, `rows_committed`, `shards`, `shards_committed`, `seed`,
+        `listing`, `sizes` (by side, as text, dictionaries with `num_bytes`), `sizes_finished`,
+        `counts` (committed rows by status in words), `quarantine` and `remarks` (lists of the
+        dictionaries that `read_lines` returns), `problems` (with `name` and `what`) and
+        `passed_over` (number and first name of skipped files, by reason); `rows`, `shards`, `seed`
+        and `listing` are None if the plan is missing. `features` has for each name of a feature set
+        a dictionary with fields of its recipe, `splits` and `num_bytes`.
 
     Raises:
         StoreError: There is no store.

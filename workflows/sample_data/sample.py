@@ -104,8 +104,8 @@ def make_sample(
 
     Returns:
         The contents of the folder: `directory`, `num_train`, `num_val`, `num_classes`, `num_bytes`,
-        `odd` (the kind of each unusual file, by key) and `reused` (True if the sample existed
-        already).
+        `odd` (the kind of each unusual file, such as `grey` or `truncated`, by key) and `reused`
+        (True if the sample existed already).
 
     Raises:
         TesseraeError: scikit-image is missing, *directory* holds something else, the disk is full.

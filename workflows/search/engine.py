@@ -94,10 +94,12 @@ class Engine:
         Images and words that the query itself names are not among the answers.
 
         Args:
-            query: The parsed query, from `parse`. A row without a split, as in `#12`, is one of the
-                first split that is searched.
-            options: The number and kind of answers, and filters (default: 10 images, of any split
-                and class).
+            query: The parsed query, from `tesserae.parse_query`. A row without a split, as in
+                `#12`, is one of the first split that is searched.
+            options: The `k` (number of answers, 1 to 1000), `to` (`images`, `words` or `both`), and
+                the filters of images `splits` (names) and `classes` (wnids or names), each empty
+                for all; with `csls` the scores of hubs, which are near to every query, are lowered
+                (default: 10 images, of any split and class, by cosine).
             image_vector: The unit vector of the image that came with the query, (dim,) float32,
                 from `embed`; None if there is none (default). It is unused unless the query has an
                 `@`.
@@ -106,7 +108,11 @@ class Engine:
             An `Answer`: `query` (the query as text), `images` (a tuple of `ImageHit`), `words` (a
             tuple of `WordHit`) and `passed_over` (the words of the query that are unknown and were
             ignored). `images` and `words` have at most `options.k` each, the nearest first; the
-            kind that `options.to` excludes is empty.
+            kind that `options.to` excludes is empty. An `ImageHit` has `split`, `row`, `score` (the
+            larger, the nearer), `label`, `wnid`, `words` (the names of its class), `query` (one
+            that finds its class) and `key`; a `WordHit` has `words` (the names of a class, or one
+            word), `wnid`, `score`, `also` (words with the same vector) and `query`. Texts that do
+            not apply are empty.
 
         Raises:
             QueryError: A word, row, split or class is unknown, an option is out of range, the query
@@ -125,7 +131,7 @@ class Engine:
         """Return the unit vector of an image, (dim,) float32.
 
         Args:
-            square: The image, (size, size, 3) uint8 RGB, where size is that of the model: a result
+            square: The image, (size, size, 3) uint8 RGB, where size is `self.model.size`: a result
                 of `ImagePreprocessor.preprocess`.
         """
         return self._encoder.encode_image(square)
@@ -139,7 +145,8 @@ class Engine:
             count: The number of images; a split with fewer readable rows gives fewer.
 
         Returns:
-            The images, in the order of their rows, each with score 0.
+            The images, as in the answers of `search`, in the order of their rows, each with score
+            0.
 
         Raises:
             StoreDamagedError: The table of the samples is unreadable.

@@ -40,10 +40,14 @@ class Interpretation:
 def interpret(text: str, name: Lookup, phrase: Lookup) -> Interpretation | None:
     """Interpret free text by its known names.
 
+    The text is split at commas and other punctuation. In each piece the longest runs of two to six
+    words that *name* knows are names, then the single words that *phrase* knows. The vector is the
+    mean of the means of the pieces.
+
     Args:
         text: The text as typed.
-        name: A function that looks up one name of several words. It returns the unit vector, (dim,)
-            float32, or None if the name is unknown.
+        name: A function that looks up one name of several words, joined by single spaces. It
+            returns the unit vector, (dim,) float32, or None if the name is unknown.
         phrase: A function that looks up a single word, with the same result.
 
     Returns:

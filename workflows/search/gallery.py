@@ -145,7 +145,7 @@ class Gallery:
 
         Args:
             split: The name of a split of the gallery.
-            row: The number of the row in the split, from 0.
+            row: The number of a row that exists in the split, quarantined or not, from 0.
 
         Raises:
             StoreDamagedError: The table is unreadable.

@@ -74,7 +74,7 @@ class ImageIndex:
         The measurement takes seconds and is cached by split and kind.
 
         Args:
-            embedded: The split and its index.
+            embedded: The split and its index, from `open_embedded`.
             kind: The name of the kind of queries, such as `words` or `images`, under which the
                 result is cached. For a split and kind that are cached, *references* are not read.
             references: The vectors of a sample of such queries, (n, dim) float32, which need not be
@@ -108,12 +108,13 @@ class ImageIndex:
         Args:
             vector: The query, a unit vector, (dim,) float64.
             k: The number of images.
-            splits: The splits to search.
+            splits: The splits to search, from `open_embedded`.
             labels: The mask of labels that can be answers, (C + 1,) bool, from `labels`; its last
                 element is for label -1 (default: all).
             exclude: The (split, row) of images that are not answers (default: none).
-            hubs: The hubs of each split, in the order of *splits*, with None for a split to be
-                scored by cosine; with hubs, scores are CSLS (default: empty, for cosines).
+            hubs: The result of `hubs` for each split, in the order of *splits*, with None for a
+                split to be scored by cosine; with hubs, scores are CSLS, which lowers those of hubs
+                (default: empty, for cosines).
 
         Returns:
             At most *k* images over all splits; equal scores are ordered by the position of the

@@ -41,7 +41,7 @@ class Model(Protocol):
         """Return the vectors of images.
 
         Args:
-            images: The images, (n, size, size, 3) uint8 RGB.
+            images: The images, (n, size, size, 3) uint8 RGB, where size is `self.size`.
 
         Returns:
             Unit vectors in the order of the images, (n, dim) float32.

@@ -142,7 +142,12 @@ def _number_text(value: float) -> str:
 
 
 def parse(text: str, *, has_image: bool = False) -> Query:
-    """Parse a query.
+    """Parse a query, such as `fishing net`, `king - man + woman` or `@ - snow + 2*#val:7`.
+
+    A query is a sum of terms between ` + ` and ` - `, with spaces around them. A term is a name or
+    words, a text in quotes (no operator in it), `#ROW` or `#SPLIT:ROW` (an image of the store) or
+    `@` (the image that comes with the query). `2*` before a term is its weight, and `first ~0.3
+    second` lies between two terms, nearer to the first; `~` alone is half way.
 
     Args:
         text: The text as typed, at most 500 characters.
@@ -150,8 +155,9 @@ def parse(text: str, *, has_image: bool = False) -> Query:
             image comes first: `snow` is `@ + snow`, `- snow` is `@ - snow`, and no text is `@`.
 
     Returns:
-        The query. Its `parts` are a tuple of `WeightedTerm`, each with a `term` and a `weight` that
-        is not 0; `str()` gives it back as text.
+        The query. Its `parts` are a tuple of `WeightedTerm`, each with a `term` (a `Phrase`,
+        `StoredImage`, `UploadedImage`, or `Interpolation` of two of them) and a `weight`, negative
+        to subtract it and never 0; `str()` gives it back as text.
 
     Raises:
         QueryError: The text is no query, such as an empty one without an image, or one with an `@`

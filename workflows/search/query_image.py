@@ -61,7 +61,7 @@ def unsupported_image_message(name: str, data: bytes) -> str:
     Args:
         name: The name of the file in the message.
         data: The file, or its first bytes, by which its format is detected. It is one for which
-            `format_of` returns None.
+            `accepted_format_of` returns None.
     """
     read = ", ".join(FORMATS)
     detected = formats.format_of(data)
@@ -78,8 +78,7 @@ def accepted_format_of(data: bytes) -> str | None:
     The formats are JPEG, PNG, WebP, GIF, BMP and TIFF, spelt like this.
 
     Args:
-        data: The file, or its first bytes (`pipeline.images.formats.HEAD_BYTES` of them), by which
-            the format is detected.
+        data: The file, or its first bytes, by which the format is detected: the first 4,096 decide.
     """
     detected = formats.format_of(data)
     return detected.name if detected is not None and detected.name in FORMATS else None
@@ -107,7 +106,8 @@ class ImagePreprocessor:
     def preprocess(self, data: bytes) -> NDArray[np.uint8]:
         """Return an image file as a square, (size, size, 3) uint8 RGB, resized as the recipe says.
 
-        The size is that of the preprocessor. The first call starts its child process.
+        The size is that of the preprocessor. The first call starts its child process, and only the
+        thread of that call may call it again.
 
         Args:
             data: The bytes of a JPEG, PNG, WebP, GIF, BMP or TIFF file.

@@ -74,7 +74,7 @@ class QueryEncoder:
         """Return the unit vector of an image, (dim,) float32.
 
         Args:
-            square: The image, (size, size, 3) uint8 RGB, where size is that of the model.
+            square: The image, (size, size, 3) uint8 RGB, where size is the model's `size`.
         """
         with self._lock:
             vector: NDArray[np.float32] = self._model.embed_images(square[None])[0]

@@ -134,12 +134,14 @@ class WordIndex:
             exclude: The unit vectors that are not answers, such as those of the query, (n, dim)
                 float64; n may be 0.
             named: The names whose words and classes are not answers, in any case (default: none).
-            hubs: The hubs of these words; with them, scores are CSLS instead of cosines (default:
-                none).
+            hubs: The result of `hubs`; with it, scores are CSLS, which lowers those of hubs,
+                instead of cosines (default: none).
 
         Returns:
             At most *k* answers, each for all words that share a vector: `words` is the first of
-            them, and `also` has the others.
+            them (the comma-separated names of a class, or one word), `wnid` its wnid or empty,
+            `also` has the others, `score` is larger the nearer, and `query` is one that finds its
+            images, or empty.
         """
         left_out = {name.casefold() for name in named}
         count = 2 * k + len(exclude) + len(left_out) + 16
@@ -218,8 +220,9 @@ def names_of(word: Word) -> set[str]:
     """Return all names of a word, case-folded; those of a class include its wnid.
 
     Args:
-        word: The class or word. The comma-separated names of a class are returned singly and as a
-            whole.
+        word: The class or word, with `name` (the comma-separated names of a class, or one word) and
+            `wnid` (empty for a word that is no class). The names of a class are returned singly and
+            as a whole.
     """
     if not word.wnid:
         return {word.name.casefold()}

@@ -120,7 +120,7 @@ class Environment:
         return stamp if alive and stamp.get("folder") == str(self.folder) else {}
 
     def write_stamp(self, config: EnvironmentConfig, why_stock: str) -> None:
-        """Write the inputs to `setup.json`, which marks the environment as complete.
+        """Write the inputs to `.venv/setup.json`, which marks the environment as complete.
 
         Args:
             config: The packages that were installed.

@@ -100,7 +100,8 @@ def pillow_owners(site: Path) -> list[str]:
         site: A `site-packages` folder.
 
     Returns:
-        The `name version` of each, sorted; more than one means that files were overwritten.
+        The `name version` of each, sorted, such as `pillow-simd 12.1.1.post0`; more than one means
+        that files were overwritten. Names are in lower case, with - for _.
     """
     owners = []
     for record in site.glob("*.dist-info/RECORD"):
@@ -182,7 +183,9 @@ def why_stock(preference: str) -> str:
 
 
 def write_stand_in(folder: Path) -> Path:
-    """Write the empty wheel named `pillow` that requires Pillow-SIMD of its version.
+    """Write an empty wheel `pillow` that requires `pillow-simd` of the version that set-up pins.
+
+    Installed, it satisfies requirements on `pillow` without files of its own.
 
     Args:
         folder: An existing folder.

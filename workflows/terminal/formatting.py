@@ -14,7 +14,12 @@ MAX_DECIMALS = 7
 
 
 def printable(text: str) -> str:
-    r"""Return *text* on one line, with each non-printable character as its escape (`\x1b`)."""
+    r"""Return *text* on one line, with each non-printable character as its escape (`\x1b`).
+
+    Args:
+        text: Any text, lone surrogates included; a newline becomes `\n`, and a backslash stays as
+            it is.
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -33,7 +33,7 @@ class Connections:
         one, so that idle connections never lock out other clients.
 
         Args:
-            stream: The stream of the new connection.
+            stream: The stream of the new connection, a `tornado.iostream.IOStream`.
 
         Returns:
             False if the limit is reached and all connections are busy; the caller then closes
@@ -51,7 +51,8 @@ class Connections:
         """Mark a connection as busy, after a complete request has arrived on it.
 
         Args:
-            stream: The stream of the connection; one that is not idle, or None, is ignored.
+            stream: The stream of the connection, as passed to `admit`; one that is not idle, or
+                None, is ignored.
         """
         if stream in self._idle:
             del self._idle[stream]
@@ -61,7 +62,8 @@ class Connections:
         """Mark a connection as idle, after its request has been answered.
 
         Args:
-            stream: The stream of the connection; one that is not busy, or None, is ignored.
+            stream: The stream of the connection, as passed to `admit`; one that is not busy, or
+                None, is ignored.
         """
         if stream in self._busy:
             self._busy.discard(stream)
@@ -71,7 +73,7 @@ class Connections:
         """Remove a closed connection.
 
         Args:
-            stream: The stream of the connection; an unknown one is ignored.
+            stream: The stream of the connection, as passed to `admit`; an unknown one is ignored.
         """
         self._idle.pop(stream, None)
         self._busy.discard(stream)

@@ -64,7 +64,7 @@ class SearchHandler(BaseHandler):
         of a refused request are dropped.
 
         Args:
-            chunk: The bytes of the piece.
+            chunk: The bytes of the piece, in the order of the body.
         """
         if self._finished or not self._holds_slot:
             return

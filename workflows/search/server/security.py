@@ -61,9 +61,13 @@ class Guard:
 
         Args:
             headers: The headers of the request, looked up as `Host`, `Origin` and `Sec-Fetch-Site`.
+                Without `Host` the request is refused; without the others they are not checked.
             changes: True if the request uploads an image: its `Origin`, if it has one, must then be
                 this server.
             page: True if it requests the page itself, to which any site may link (default False).
+
+        Returns:
+            A sentence for the client, or None.
         """
         host = headers.get("Host", "")
         if not self._is_ours(host):
