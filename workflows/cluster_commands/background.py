@@ -45,7 +45,8 @@ def state_folder(options: StateOptions) -> Path:
 def up(options: UpOptions) -> int:
     """Start a scheduler and workers in the background, and return when all have connected.
 
-    Certificates are created if there are none. If not all connect in time, both are stopped again.
+    Certificates are created if there are none. If the start fails, or not all connect in time,
+    whatever was started is stopped again.
 
     The addresses are printed, and process ids, logs and the scheduler's address are written to the
     state folder. The limit of open files of this process is raised, and its PYTHONPATH is set to
@@ -84,24 +85,24 @@ def up(options: UpOptions) -> int:
     workers = worker_config(options, config.address)
     commands.worker_programs(workers)
     trust = ["--insecure"] if options.insecure else ["--certs", str(config.certificates)]
-    _start(
-        state,
-        SCHEDULER,
-        *("--host", config.host, "--port", str(config.port), *trust),
-        *("--dashboard-host", config.dashboard_host),
-        *("--dashboard-port", str(config.dashboard_port)),
-    )
-    _start(
-        state,
-        WORKERS,
-        config.address,
-        *("--workers", str(workers.workers), "--threads", str(workers.threads), *trust),
-        *("--gpus", ",".join(workers.gpus) or "none"),
-        *(("--scratch", str(workers.scratch.absolute())) if workers.scratch else ()),
-        *(("--lifetime", workers.lifetime) if workers.lifetime else ()),
-    )
-    print_scheduler(config)
     try:
+        _start(
+            state,
+            SCHEDULER,
+            *("--host", config.host, "--port", str(config.port), *trust),
+            *("--dashboard-host", config.dashboard_host),
+            *("--dashboard-port", str(config.dashboard_port)),
+        )
+        _start(
+            state,
+            WORKERS,
+            config.address,
+            *("--workers", str(workers.workers), "--threads", str(workers.threads), *trust),
+            *("--gpus", ",".join(workers.gpus) or "none"),
+            *(("--scratch", str(workers.scratch.absolute())) if workers.scratch else ()),
+            *(("--lifetime", workers.lifetime) if workers.lifetime else ()),
+        )
+        print_scheduler(config)
         address_file(state).write_text(config.address)
         with connect(config.address, certificates_folder(options), timeout_seconds=60) as client:
             wait_for(client, workers=workers.workers + len(workers.gpus), timeout_seconds=120)

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cluster.processes import daemon
 from tests.commands import (
     PATIENCE,
     ROOT,
@@ -417,6 +418,25 @@ def test_a_failed_start_is_cleaned_up(tmp_path: Path) -> None:
         assert done.status == 1
         assert f"cannot listen on 127.0.0.1:{port}" in done.err
         assert "is running" in run("cluster", "down", *state, scratch=tmp_path).out
+
+
+def test_a_scheduler_does_not_outlive_workers_that_cannot_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The log of the workers cannot be written, and no process remains."""
+    monkeypatch.setenv("PYTHONPATH", "")  # set by the command; restored after the test
+    state = tmp_path / "state"
+    (state / "workers.log").mkdir(parents=True)
+    options = {"--certs": tmp_path / "certs", "--state": state, "--workers": 1, "--gpus": "none"}
+    options |= {"--port": free_port(), "--dashboard-port": free_port()}
+    words = [str(word) for option in options.items() for word in option]
+    try:
+        assert cli.main(["cluster", "up", *words]) == 1
+        assert "workers.log" in capsys.readouterr().err
+        assert (state / "scheduler.log").exists()
+        assert daemon.process(state, "scheduler") is None
+    finally:
+        daemon.stop(state, "scheduler")
 
 
 def test_an_invalid_cluster_address_is_refused(
