@@ -59,9 +59,12 @@ def digest() -> str:
 def check_same_code(code: str) -> None:
     """Refuse to continue in this process a run that was started with other code.
 
+    The code is that of all `*.py` files in the packages `pipeline`, `workflows` and `cluster`, as
+    they were when this module was imported.
+
     Args:
-        code: The 32 hexadecimal digits that `digest()` returned in the process that started the
-            run; the empty string to accept any code.
+        code: The 32 hexadecimal digits that `digest()` of this module returned in the process that
+            started the run; the empty string to accept any code.
 
     Raises:
         StoreMismatchError: The digest of this process is another one.

@@ -270,7 +270,9 @@ class NumberedLock:
 def numbered_lock(folder: Path, name: str) -> Iterator[None]:
     """Wait for a `NumberedLock`, without a timeout, and hold it inside the block.
 
-    Inside the block a thread renews the lock. At the end of the block the lock is released. Its
+    Such a lock is exclusive and made of files that are created exclusively, so it works on file
+    systems that have no locks. It excludes processes on all machines that mount the folder. Inside
+    the block a thread renews the lock. At the end of the block the lock is released. Its
     last small file, such as `<name>.held-00000001`, stays in the folder. The block yields None.
 
     Args:
