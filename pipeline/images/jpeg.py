@@ -145,7 +145,8 @@ def metadata_segments(data: bytes) -> Iterator[tuple[str, bytes]]:
         data: All bytes of the file.
 
     Yields:
-        `exif` and the segment's bytes from `Exif` on, or `xmp` and the text of its XML.
+        `exif` and the segment's bytes from `Exif` on, or `xmp` and the bytes of its XML, undecoded.
+        Nothing is yielded for a file that is no JPEG.
     """
     for kind, start, stop in _segments_before_scan(data):
         body = data[start + 4 : stop]
