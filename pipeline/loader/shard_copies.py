@@ -151,8 +151,9 @@ class ShardCopySet:
     def start(self, rank: int, world: int) -> None:
         """Copy in background threads until each caller has called `stop`, or all is copied.
 
-        It returns at once. If the threads already run, the call is only counted. An error of the
-        store ends the copying and is raised by `check`; a full local disk ends it without an error.
+        It returns at once. Each call must be followed by one of `stop`; until the last of these,
+        further calls are only counted. An error of the store ends the copying and is raised by
+        `check`; a full local disk ends it without an error.
 
         Args:
             rank: The rank of the caller, 0 to *world* - 1; ranks start at different shards, so that
