@@ -47,12 +47,19 @@ _DIGESTS = MappingProxyType({name: _digest_of_tree(name) for name in TREES})
 
 
 def trees() -> Mapping[str, str]:
-    """Return the digest of each tree of this process, by name."""
+    """Return the digests of the packages `pipeline`, `workflows` and `cluster`, by these names.
+
+    They are of the `*.py` files that were there when this module was imported: 32 hexadecimal
+    digits each, or the empty string for a package that is missing.
+    """
     return dict(_DIGESTS)
 
 
 def digest() -> str:
-    """Return one digest of all trees of this process: 32 hex digits."""
+    """Return one digest of the packages `pipeline`, `workflows` and `cluster`: 32 hex digits.
+
+    It is of all their `*.py` files as they were when this module was imported.
+    """
     return hashlib.blake2b("".join(_DIGESTS.values()).encode(), digest_size=16).hexdigest()
 
 

@@ -98,8 +98,16 @@ def explicit_placement(rank: int | None, world: int | None) -> Placement | None:
 def current_placement() -> Placement:
     """Return the placement of this process from its process group or launcher.
 
+    The sources are torch's process group and the environment variables of torchrun, Lightning, MPI
+    and Slurm. The innermost counts, in this order.
+
+    Returns:
+        The placement, with `rank`, `world` and the name of their `source`; rank 0 of 1, with the
+        source `nothing`, if there is none.
+
     Raises:
-        RankError: Two sources disagree, or one has a rank without a world size or the reverse.
+        RankError: An outer source has more ranks than the innermost one, or a source has a rank
+            without a world size or the reverse, and no inner one settles it.
     """
     placements, incomplete = _read_launchers()
     if incomplete and not (placements and _resolves_incomplete(placements[0])):

@@ -170,7 +170,10 @@ class ShardCopySet:
                 self._thread.start()
 
     def stop(self) -> None:
-        """End the copying of one caller of `start`; after the last, wait for the threads."""
+        """End the copying of one caller of `start`; after the last, wait for the threads.
+
+        Call it exactly once for each call of `start`.
+        """
         # The lock is held until the threads have ended: a `start` in between would clear the
         # request to stop, and the join below would wait for all remaining copies.
         with self._lock:

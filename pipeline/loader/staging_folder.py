@@ -84,7 +84,11 @@ class StagingFolder:
         self._foreign = (-math.inf, 0)
 
     def locked(self) -> contextlib.AbstractContextManager[int | None]:
-        """Hold the lock of the area inside the block; yield None if another process holds it."""
+        """Try to hold the lock of this folder inside the block, without waiting for it.
+
+        The block yields a descriptor of the locked file; or None if another open file, of this
+        process or another, holds the lock: the block then runs without it.
+        """
         return locked(self._file, LOCK_NAME)
 
     def open_set(self, name: str) -> int:

@@ -115,7 +115,7 @@ class Lsh:
         return _as_candidates(rows, allowed)
 
     def state(self) -> dict[str, Any]:
-        """Return the parts to save, by name: see `CandidateGenerator.state`."""
+        """Return the parts to save beside the vectors, by name: faiss indexes and arrays."""
         return {"codes": self._codes}
 
     @property
@@ -198,7 +198,7 @@ class Hnsw:
         return _as_candidates(np.where(vertices < 0, -1, self._rows[vertices]), allowed)
 
     def state(self) -> dict[str, Any]:
-        """Return the parts to save, by name: see `CandidateGenerator.state`."""
+        """Return the parts to save beside the vectors, by name: faiss indexes and arrays."""
         return {"graph": self._graph, "axes": self._axes}
 
     @property

@@ -270,7 +270,10 @@ class ClassVectors:
 
     @property
     def homonyms(self) -> dict[str, list[str]]:
-        """The names used for the vectors of several classes, each with their wnids."""
+        """The names used for the vectors of several classes, each with their wnids.
+
+        The names are compared in lower case, with spaces in place of `_` and `-`.
+        """
         pairs = (
             (name, wnid)
             for wnid, used in zip(self.wnids, self.used_names, strict=True)
@@ -286,7 +289,11 @@ class ClassVectors:
         return list(_groups_of_wnids(pairs).values())
 
     def coverage(self) -> dict[str, int]:
-        """Return the number of classes by `sources`."""
+        """Return the number of classes by the source of their vector.
+
+        Returns:
+            The numbers for all of `token`, `words`, `taxonomy` and `none`, 0 included.
+        """
         return {source: self.sources.count(source) for source in VECTOR_SOURCES}
 
 
