@@ -65,6 +65,7 @@ def resize(decoded: Decoded, size: int, *, fit: str, filter: str) -> bytes:
 
     Raises:
         ValueError: *fit* is none of these.
+        KeyError: *filter* is none of these.
     """
     box: tuple[float, float, float, float] = fit_box(decoded.width, decoded.height, fit)
     if decoded.scale > 1:
