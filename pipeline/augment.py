@@ -131,8 +131,8 @@ def draws(seed: int, epoch: int, rows: Tensor, purpose: int) -> Tensor:
         epoch: The epoch, 0 to 2^64 - 1.
         rows: The rows of the split, (n,) int64, on any device; they are only read. A row gets the
             same number in any batch.
-        purpose: The number of the purpose, 0 to 2^64 - 1, such as `MIRROR`; each purpose gives
-            independent numbers.
+        purpose: The number of the purpose, 0 to 2^64 - 1; each gives independent numbers. `Augment`
+            uses 0 (`MIRROR`) to 4, so others should use larger ones.
 
     Returns:
         (n,) float32 in [0, 1), multiples of 2^-24, on the device of *rows*.

@@ -47,21 +47,31 @@ _DIGESTS = MappingProxyType({name: _digest_of_tree(name) for name in TREES})
 
 
 def trees() -> Mapping[str, str]:
-    """Return the digest of each tree of this process, by name."""
+    """Return the digests of the packages `pipeline`, `workflows` and `cluster`, by these names.
+
+    They are of the `*.py` files that were there when this module was imported: 32 hexadecimal
+    digits each, or the empty string for a package that is missing.
+    """
     return dict(_DIGESTS)
 
 
 def digest() -> str:
-    """Return one digest of all trees of this process: 32 hex digits."""
+    """Return one digest of the packages `pipeline`, `workflows` and `cluster`: 32 hex digits.
+
+    It is of all their `*.py` files as they were when this module was imported.
+    """
     return hashlib.blake2b("".join(_DIGESTS.values()).encode(), digest_size=16).hexdigest()
 
 
 def check_same_code(code: str) -> None:
     """Refuse to continue in this process a run that was started with other code.
 
+    The code is that of all `*.py` files in the packages `pipeline`, `workflows` and `cluster`, as
+    they were when this module was imported.
+
     Args:
-        code: The 32 hexadecimal digits that `digest()` returned in the process that started the
-            run; the empty string to accept any code.
+        code: The 32 hexadecimal digits that `digest()` of this module returned in the process that
+            started the run; the empty string to accept any code.
 
     Raises:
         StoreMismatchError: The digest of this process is another one.

@@ -35,7 +35,8 @@ def check_name(name: str) -> str:
     No file is looked at, so the name need not exist, and links are not considered.
 
     Args:
-        name: The name of an object, with `/` between its parts, as documents contain it.
+        name: The name of an object, with `/` between its parts, such as
+            `images.zarr/train/72/c.0.0.0.0`.
 
     Returns:
         *name*, unchanged.
@@ -78,8 +79,8 @@ def confined_path(root: Path, name: str) -> Path:
         `root / name`, with its links unresolved.
 
     Raises:
-        StoreDamagedError: The name is empty, absolute or too long, has a part that is empty, `.` or
-            `..`, or contains a backslash or a control character.
+        StoreDamagedError: The name is empty, absolute or longer than 4,096 bytes in UTF-8, has a
+            part that is empty, `.` or `..`, or contains a backslash or a control character.
         StoreError: A folder of the path is a link that leads out of *root*.
     """
     path = root / check_name(name)

@@ -82,27 +82,30 @@ def run_jobs(
     """Run *jobs* as Dask tasks and yield their results in the order in which they end.
 
     Nothing is submitted before the first item is requested; then all jobs are at once. A job whose
-    task lost two workers, or exhausted the memory, is submitted again, up to 5 times, as its
+    task lost two workers, or raised MemoryError, is submitted again, up to 5 times, as its
     `fallback` if it has one. Closing the iterator, or an error, cancels the tasks that have not
     ended.
 
     Args:
         client: The client of the cluster, which stays open.
         run: The name of the run, unique on the scheduler, which is part of the keys of its tasks.
-        jobs: The jobs to run, with different names.
+        jobs: The jobs to run, with different names. Each calls `call(*arguments)` on a worker;
+            `options` are further keyword arguments of `Client.submit`, such as `resources`.
         tick: A function without arguments that is called in the iterating thread before each wait,
             so about every 0.1 s while the caller waits for an item (default: none).
 
     Yields:
-        For each job, what its `call` returned; or a `Failed`, with the job that was tried last, if
-        it could not read its source (after 2 retries) or lost too many workers.
+        For each job, what its `call` returned, which does not say of which job it is; or a
+        `Failed`, with the `job` that was tried last and its `error`, if it raised a ReadError
+        (after 2 retries) or went on to lose workers.
 
     Raises:
         TesseraeError: A task raised such an error other than a ReadError; it is raised as it is.
             For example, it could not write the store (StoreError), or the source differs from the
             plan.
-        StoreError: No worker was available in time, the scheduler was lost, or a task raised any
-            other exception, also a MemoryError after all retries.
+        StoreError: No worker was available in time (Dask's setting
+            `distributed.scheduler.no-workers-timeout`), the scheduler was lost, or a task raised
+            any other exception, also a MemoryError after all retries.
     """
     tasks = _RunningTasks(client, run)
     try:

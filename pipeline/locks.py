@@ -171,7 +171,17 @@ class NumberedLock:
         self._renewing: threading.Thread | None = None
 
     def acquire(self) -> str | None:
-        """Acquire the lock and return None, or return a description of its holder."""
+        """Acquire the lock and return None, or return a description of its holder.
+
+        It does not wait. Once the lock is held, a thread renews it until `release`.
+
+        Returns:
+            None if this object holds the lock now; otherwise a text such as "process 12 on host",
+            and nothing was acquired.
+
+        Raises:
+            OSError: The lock's files cannot be read or written.
+        """
         highest = max(self._numbers(), default=0)
         if highest and (holder := self._holder(highest)) is not None:
             return holder
@@ -205,7 +215,10 @@ class NumberedLock:
         return None
 
     def release(self) -> None:
-        """Release the lock, and mark its file, which stays so that its number is not reused."""
+        """Release the lock, which this object must hold.
+
+        Its file is marked and stays, so that its number is not reused.
+        """
         assert self._renewing is not None
         self._released.set()
         self._renewing.join()
@@ -270,7 +283,9 @@ class NumberedLock:
 def numbered_lock(folder: Path, name: str) -> Iterator[None]:
     """Wait for a `NumberedLock`, without a timeout, and hold it inside the block.
 
-    Inside the block a thread renews the lock. At the end of the block the lock is released. Its
+    Such a lock is exclusive and made of files that are created exclusively, so it works on file
+    systems that have no locks. It excludes processes on all machines that mount the folder. Inside
+    the block a thread renews the lock. At the end of the block the lock is released. Its
     last small file, such as `<name>.held-00000001`, stays in the folder. The block yields None.
 
     Args:
@@ -291,7 +306,13 @@ def numbered_lock(folder: Path, name: str) -> Iterator[None]:
 
 
 def identify_process() -> dict[str, str | int]:
-    """Return the identity of this process: host, pid, start time, boot and pid namespace."""
+    """Return the identity of this process, as JSON values.
+
+    Returns:
+        `host` and `pid`; `started`, the start time in ticks of this boot; `boot`, the id of the
+        boot; and `space`, the pid namespace. The last three are empty where /proc does not show
+        them.
+    """
     boot, space = _boot_and_pid_namespace()
     return {
         "host": socket.gethostname(),

@@ -15,13 +15,19 @@ _FILES = ("inactive_file", "active_file")
 
 
 def limit_bytes() -> int:
-    """Return the bytes of memory that this process and its neighbours share."""
+    """Return the bytes of memory that this process and those beside it may use together.
+
+    It is the least of the machine's memory and the limits of the control groups of this process.
+    """
     limits = (limit for folder in _control_groups() if (limit := _group_limit(folder)) is not None)
     return min([int(psutil.virtual_memory().total), *limits])
 
 
 def free_bytes() -> int:
-    """Return the bytes of memory that are still available; the page cache counts as free."""
+    """Return the bytes of memory that are still available; the page cache counts as free.
+
+    It is the least of what the machine and each control group of this process has left, at least 0.
+    """
     free = int(psutil.virtual_memory().available)
     for folder in _control_groups():
         limit, used = _group_limit(folder), _group_usage(folder)

@@ -126,10 +126,12 @@ def epoch_order(
             `random`.
 
     Returns:
-        The order of the `num_rows - len(excluded)` other rows, each of which it contains once.
+        The order of the other rows, each of which it contains once. Its `num_rows` is their number,
+        `rows(start, stop)` returns those at positions *start* to *stop* - 1, and `windows(start)`
+        yields the windows from the one that contains position *start* on.
 
     Raises:
-        ValueError: *seed* or *epoch* is out of its range, or *kind* is not one of `ORDERS`.
+        ValueError: *seed* or *epoch* is out of its range, or *kind* is none of the three.
     """
     for name, value in (("seed", seed), ("epoch", epoch)):
         if not 0 <= value < 2**64:
@@ -148,7 +150,10 @@ _RANDOM, _CHUNKS, _WINDOW = 1, 2, 3  # the purposes of keys
 
 
 def key(*numbers: int) -> int:
-    """Return a 64-bit hash of a sequence of numbers: `h = mix((h ^ number) + STEP)`, from h = 0.
+    """Return a 64-bit hash of a sequence of numbers, the same on every machine.
+
+    From h = 0, each number makes h = mix((h ^ number) + 0x9E3779B97F4A7C15) modulo 2^64, where mix
+    is the mixing function of SplitMix64.
 
     Args:
         numbers: The numbers, each 0 to 2^64 - 1. Their order matters.

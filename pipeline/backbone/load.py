@@ -58,6 +58,7 @@ def open_backbone(
     Raises:
         TesseraeError: The model is missing, damaged, no vision model, not deterministic, lacks the
             block, or `transformers` is not installed.
+        ImportError: *name_or_path* is `new`, and `transformers` is not installed.
     """
     if name_or_path == NEW:
         return new_backbone(device, cut=cut, pooling=pooling)
@@ -162,6 +163,7 @@ def new_backbone(
 
     Raises:
         TesseraeError: The block or the pooling does not exist.
+        ImportError: The package transformers is not installed.
     """
     from transformers import ResNetConfig, ResNetModel
 

@@ -130,7 +130,11 @@ class Backbone:
         return hasher.hexdigest()
 
     def trained_weights(self) -> dict[str, Tensor]:
-        """Return the weights by name, without untrained ones, which differ each time."""
+        """Return the weights and buffers by name, without those of a pooler that was not trained.
+
+        Returns:
+            The tensors of the model's `state_dict`, which are not copied.
+        """
         state = self.model.state_dict().items()
         return {name: v for name, v in state if not _untrained(name, pooler=self._pooler)}
 

@@ -57,7 +57,9 @@ def read_transform(name_or_path: str, config: Any, *, local: bool) -> Transform:
         local: True if *name_or_path* is a folder, so that nothing is downloaded.
 
     Returns:
-        The size, mean, standard deviation and order of channels of the images that the model takes.
+        The transform, with the `size` in pixels of the square images that the model takes, the
+        `mean` and `std` of red, green and blue as fractions of 255, and the order of `channels`
+        that it takes, `RGB` or `BGR`.
 
     Raises:
         TesseraeError: The model does not specify it, or takes no squares.
@@ -110,7 +112,8 @@ def make_transform(
             None if the configuration has none either.
 
     Returns:
-        The transform. Mean and standard deviation are fractions of 255, three numbers each.
+        The transform, with the `size` in pixels of the square images, the `mean` and `std` of red,
+        green and blue as fractions of 255, and the order of `channels`, `RGB` or `BGR`.
 
     Raises:
         TesseraeError: The normalisation is not specified, a field is invalid, or the images are no

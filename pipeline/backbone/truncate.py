@@ -112,7 +112,8 @@ def pool(hidden: Tensor, pooling: str, name: str) -> Tensor:
         name: The name of the network in errors.
 
     Returns:
-        (n, d); for `grid` (n, 4 d): for each of the d channels, its four quarters in turn.
+        (n, d); for `grid` (n, 4 d): for each of the d channels in turn, its upper left, upper
+        right, lower left and lower right quarter.
 
     Raises:
         TesseraeError: The output cannot be pooled in that way: `grid` needs four dimensions,

@@ -41,8 +41,9 @@ def resolve_feature_recipe(
         objects: The objects of the store.
         split: The name of the split.
         backbone: The network that computes the features.
-        options: The choices of the user: stored size, precision and dtype. Without a stored size,
-            it is the smallest of the split that the network need not enlarge, or the largest.
+        options: The choices of the user: `stored_size`, `precision` and `dtype`. If `stored_size`
+            is None, it is the smallest size of the split that the network need not enlarge, or the
+            largest if it must enlarge all.
 
     Returns:
         The recipe; its `name` is the name of the features, that of their folder in `features/`.
@@ -233,7 +234,9 @@ def intact_feature_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) ->
 
 
 def damaged_objects(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list[str]:
-    """Read all objects that commits list, and return the names of the damaged ones.
+    """Read all objects that the commits of these features list; return the names of damaged ones.
+
+    Of a split's shards, those without a readable commit of the features are left out.
 
     Args:
         objects: The objects of the store.
@@ -329,14 +332,15 @@ def obsolete_objects(
 def feature_jobs(config: FeatureTaskConfig, shards: Sequence[int], slots: int = 1) -> list[Job]:
     """Return the jobs that compute the features of *shards*, one for each shard, in their order.
 
-    Nothing is submitted. On a worker each job requires one unit of the Dask resource `GPU` if the
-    run uses GPUs, and returns a `FeatureReport`.
+    Nothing is submitted: the jobs are for `pipeline.jobs.run_jobs`, which yields a `FeatureReport`
+    for each. On a worker each job requires one unit of the Dask resource `GPU` if `config.gpu` is
+    True.
 
     Args:
         config: The arguments of the run.
         shards: The numbers of the shards; without any there are no jobs.
-        slots: The number of tasks that run at once (default: 1). If fewer are left for the last
-            round, they share all the threads, so that no CPU core is idle.
+        slots: The number of tasks that run at once, at least 1 (default: 1). If fewer are left for
+            the last round, they share all the threads, so that no CPU core is idle.
     """
     options = {"resources": {"GPU": 1}} if config.gpu else {}
     num_in_last_round = len(shards) % slots
@@ -364,7 +368,7 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeatureFinish
         plan: The plan of the split.
 
     Returns:
-        The record.
+        The record, whose `kinds` are those of `plain` and `mirrored` that are complete.
 
     Raises:
         StoreError: No kind of features is committed for every shard, or the images were rebuilt
@@ -418,8 +422,9 @@ def _parts(objects: Objects, plan: Plan) -> str:
 def is_done(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> bool:
     """Return True if the features of *kinds* are complete for a split, without reading shards.
 
-    The record of completeness, recipe and metadata are read, and the sizes of shards compared. It
-    is False, too, if a record is damaged or the images have changed since.
+    The record of completeness, recipe and metadata are read, and the sizes of shards compared, of
+    all kinds that the record lists. It is False, too, if a record is damaged, a shard of any of
+    these kinds is missing, or the images have changed since.
 
     Args:
         objects: The objects of the store.

@@ -114,14 +114,17 @@ def extract_shard(config: FeatureTaskConfig, shard: int, threads: int = 1) -> Fe
             there are always two.
 
     Returns:
-        A summary; it has written 0 bytes if the shard lacked nothing.
+        A summary: the number of the `shard`, `num_rows` with those in quarantine, `bytes_out`, the
+        bytes written (0 if the shard lacked nothing), and the duration in `seconds`.
 
     Raises:
         StoreDamagedError: The shard's images are damaged.
         StoreMismatchError: This process has another version of the code, or another network, than
             the run was started with.
-        StoreError: The store cannot be written, or is not the one in which the run was started; the
-            shard's images are not committed; or a feature is NaN or infinite.
+        StoreError: The store cannot be written, or is not the one in which the run was started, or
+            the run has ended; the shard's images are not committed; a GPU is required and cannot be
+            used; or a feature is NaN or infinite.
+        TesseraeError: The network cannot be opened.
     """
     started = time.monotonic()
     check_run_active(config.store, config.run)

@@ -66,9 +66,11 @@ def read_records(objects: Objects, name: str, images: SplitRecords) -> FeatureRe
         images: The records of the images of the split.
 
     Returns:
-        What could be read, and the problems, in `problems`; no error is raised for them. Unfinished
-        features are a problem, too, as are features of other images than the store has now, and
-        those that machines computed differently.
+        What could be read: `recipe` and `done` (the record of completeness), None if they could
+        not be, and `commits` by number of the shard. `problems` lists what is wrong, each with the
+        `name` of the object and a `description`; no error is raised for them. Unfinished features
+        are a problem, too, as are features of other images than the store has now, and those that
+        machines computed differently.
     """
     feature_records = FeatureRecords(name=name, split=images.split)
     feature_records.problems += _read_recipe(objects, feature_records, images)
@@ -217,7 +219,8 @@ def unknown_splits(store_splits: Sequence[str], splits: Sequence[str], name: str
         name: The name of the features.
 
     Returns:
-        The problems, in the order of *splits*; empty if the store has all of them.
+        The problems, in the order of *splits*, each with the `name` of the folder of the split's
+        commits in the store and a `description`; empty if the store has all of them.
     """
     return [
         Problem(
@@ -231,7 +234,8 @@ def unknown_splits(store_splits: Sequence[str], splits: Sequence[str], name: str
 def unknown_objects(objects: Objects, feature_records: FeatureRecords) -> list[str]:
     """Return the names of objects in the folders of finished features that no record lists.
 
-    They do no harm. The folders are listed, and no object is read.
+    They do no harm. The folders of the split's arrays and commits are listed, and no object is
+    read.
 
     Args:
         objects: The objects of the store.

@@ -155,16 +155,21 @@ def decode(
         serves: The side in pixels of the largest square that will be made. A JPEG that is much
             larger is decoded at 1/2, 1/4 or 1/8 of its size.
         exif: True to rotate the image according to its EXIF orientation.
-        rules: The version of the rules, 1 or 2, from the recipe of the store (default: 2).
+        rules: The version of the rules, 1 or 2, from the recipe of the store (default: 2). By rules
+            1, Pillow alone decides what is readable; by rules 2, broken metadata do not matter, and
+            samples of more than 8 bits are scaled by the range that the file states.
         missing_end: `keep` to accept a JPEG that lacks nothing but its end marker, `refuse` to
             reject it (default: `refuse`). Rules 1 always refuse.
 
     Returns:
-        The whole picture as a Pillow image, with the size, mode and format of the file.
+        The image: `pixels` is the whole picture as a Pillow image in mode RGB, or RGBX with an
+        unused byte, reduced by the factor `scale` (1, 2, 4 or 8). `width` and `height` are those at
+        full size, after the rotation; `mode` and `format` those of the file in Pillow's terms.
+        `remark` names a defect that did not change the pixels, and is nearly always empty.
 
     Raises:
         DecodeError: The bytes are not a readable image; its `status` is the number that the store
-            keeps, and its `reason` a line of text.
+            keeps, one of those in `pipeline.images.rejection`, and its `reason` a line of text.
         MemoryError: There is too little memory, which says nothing about the bytes.
     """
     if not data:
@@ -204,8 +209,9 @@ def _decode_plain_jpeg(data: bytes, request: _Request) -> Decoded | None:
 def reduction_factor(width: int, height: int, *, fit: str, serves: int) -> int:
     """Return the factor by which a JPEG of this size is reduced when decoded: 1, 2, 4 or 8.
 
-    The reduced side must be at least twice `serves`, so that the resizer alone determines the
-    smoothing. The longer side counts if the image is padded, the shorter side otherwise. Only these
+    It is the largest one with which the side is still at least twice *serves*, so that the resizer
+    alone determines the smoothing; 1 if there is none, or for an image with a side below 8 pixels.
+    The longer side counts if the image is padded, the shorter side otherwise. Only these
     factors pay: libjpeg-turbo has SIMD for 1/2 and 1/4, and 1/8 takes one value of each block
     without computation, but 3/8 to 7/8 cost more than they save.
 

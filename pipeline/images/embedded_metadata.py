@@ -34,9 +34,9 @@ def without_metadata(data: bytes, format: Format) -> bytes | None:
         format: The format of the file, one of `pipeline.images.formats.DECODED_FORMATS`.
 
     Returns:
-        The bytes of a file of the same format, equal to *data* if there is nothing to remove from a
-        JPEG; None if the structure of the file is invalid, or for BMP and PPM, which have no
-        metadata.
+        The bytes of a file of the same format; those of a JPEG are equal to *data* if there is
+        nothing to remove. None if the structure of the file is invalid, or for BMP and PPM, which
+        have no metadata.
     """
     if format is formats.JPEG:
         return without_app_segments(data)

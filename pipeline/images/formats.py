@@ -232,7 +232,9 @@ def format_of(data: bytes) -> Format | None:
         data: The bytes of the file, or at least the first `HEAD_BYTES` (4,096) of them.
 
     Returns:
-        The format, of an image or of another kind of file; None if it is unknown.
+        The format, of an image or of another kind of file, with its `name`, such as "JPEG", and its
+        `kind`: `decoded`, `picture` (an image that is not decoded) or `other` (no image). None if
+        it is unknown.
     """
     head = bytes(data[:HEAD_BYTES])
     for offset, magic, file_format in _MAGIC:
@@ -247,10 +249,15 @@ def format_of(data: bytes) -> Format | None:
 def container_of(head: bytes) -> Format | None:
     """Return the format of a file if it is an archive, table or database; None for any other file.
 
-    A plain tar is not among them, because its mark lies further behind.
+    Compressed files and documents are among them, such as gzip and PDF. A plain tar is not, because
+    its mark lies further behind.
 
     Args:
         head: The first bytes of the file, 64 or more unless the file is shorter.
+
+    Returns:
+        The format, with its `name`, such as "Parquet", and a `phrase` for a message, such as "a
+        Parquet table"; or None.
     """
     rows = (
         file_format for offset, magic, file_format in _CONTAINERS if head.startswith(magic, offset)
@@ -272,12 +279,12 @@ def is_worth_reading(head: bytes, num_bytes: int, limit: int) -> bool:
     """Return False if a file cannot be a readable image, so that the rest need not be read.
 
     It is False for a file longer than *limit*, and for one of more than `SMALL_BYTES` (1 MiB) whose
-    format is not decoded. It is True for any shorter file, image or not.
+    format is not decoded. It is True for any other file, so for a small one that is no image, too.
 
     Args:
-        head: The first `HEAD_BYTES` (4,096) of the file.
-        num_bytes: The length of the file in bytes.
-        limit: The maximum length of an image file in bytes.
+        head: The first `HEAD_BYTES` (4,096) of the file, or all of a shorter one.
+        num_bytes: The length of the whole file in bytes.
+        limit: The maximum length of an image file in bytes, which is allowed itself.
     """
     return num_bytes <= limit and (num_bytes <= SMALL_BYTES or is_decoded(head))
 

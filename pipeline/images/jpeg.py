@@ -142,10 +142,10 @@ def metadata_segments(data: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield the segments of a JPEG that may state an orientation, in the order of the file.
 
     Args:
-        data: All bytes of the file.
+        data: All bytes of a JPEG.
 
     Yields:
-        `exif` and the segment's bytes from `Exif` on, or `xmp` and the text of its XML.
+        `exif` and the segment's bytes from `Exif` on, or `xmp` and the bytes of its XML, undecoded.
     """
     for kind, start, stop in _segments_before_scan(data):
         body = data[start + 4 : stop]

@@ -14,13 +14,20 @@ _state = threading.local()
 
 
 def watch_errors() -> None:
-    """Forget the errors that libtiff has met in this thread, and note those that it will meet."""
+    """Forget the errors that libtiff has met in this thread, and note those that it will meet.
+
+    The first call replaces libtiff's handlers in the whole process, so that it no longer writes its
+    errors and warnings to standard error.
+    """
     _replace_handlers()
     _state.failed = False
 
 
 def has_met_error() -> bool:
-    """Return True if libtiff has met an error in this thread since `watch_errors` was called."""
+    """Return True if libtiff has met an error in this thread since `watch_errors` was called.
+
+    It must have been called in this thread before.
+    """
     return bool(_state.failed)
 
 

@@ -53,7 +53,12 @@ def probe(filter: str, *, rules: int = RULES) -> Probe:
 
 
 def description() -> dict[str, str]:
-    """Return the names and versions of the decoder and the resizer behind the digests."""
+    """Return the names and versions of the libraries whose pixels `probe` digests.
+
+    Returns:
+        Texts for messages: `decoder`, such as "simplejpeg 1.8.2 and Pillow 11.0.0 (...)", and
+        `resizer`, such as "Pillow 11.0.0".
+    """
     decoders = [f"Pillow {__version__} ({', '.join(_library_versions())})"]
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         decoders.insert(0, f"simplejpeg {importlib.metadata.version('simplejpeg')}")

@@ -52,7 +52,8 @@ def resize(decoded: Decoded, size: int, *, fit: str, filter: str) -> bytes:
     """Return the square of one size.
 
     Args:
-        decoded: The decoded image, which is not changed.
+        decoded: The image as `pipeline.images.decode.decode` returned it for the same *fit*, with a
+            `serves` of at least *size*; it is not changed.
         size: The side of the square in pixels.
         fit: `crop` cuts a centred square, `squish` changes the aspect ratio, and `pad` scales the
             longer side to `size` and centres the image on black.
@@ -64,6 +65,7 @@ def resize(decoded: Decoded, size: int, *, fit: str, filter: str) -> bytes:
 
     Raises:
         ValueError: *fit* is none of these.
+        KeyError: *filter* is none of these.
     """
     box: tuple[float, float, float, float] = fit_box(decoded.width, decoded.height, fit)
     if decoded.scale > 1:

@@ -118,8 +118,10 @@ class IsolatedDecoder:
                 `serves` and `exif`, which must be given, `rules` and `missing_end`.
 
         Returns:
-            The size, mode and format of the file, and in `pixels`, by side, the bytes of each
-            square, (size, size, 3) uint8 RGB in C order.
+            The result: `pixels` is a dictionary with the bytes of each square by its side, (size,
+            size, 3) uint8 RGB in C order; `width` and `height` are those of the file at full size,
+            after the rotation; `mode` and `format` those of the file in Pillow's terms; `scale` is
+            the factor of the reduction in decoding, and `remark` as `decode` gives it.
 
         Raises:
             DecodeError: The file is no readable image, or it has killed two children, by a crash or

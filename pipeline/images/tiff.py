@@ -99,7 +99,8 @@ def read_directory(data: bytes) -> Directory | None:
         data: All bytes of the file, which begins as a TIFF.
 
     Returns:
-        The directory; None if it is cut off or misplaced.
+        The directory, whose `number` and `numbers` give the values of its tags; None if it is cut
+        off or misplaced.
     """
     order = ">" if data[:2] == b"MM" else "<"
     big = b"+" in data[2:4]

@@ -279,7 +279,12 @@ class BaseLoader(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Return the position as plain values for `torch.load(weights_only=True)` or JSON.
 
-        The position counts batches that were yielded, not those that were prefetched.
+        The position counts batches that were yielded, not those that were prefetched. The store is
+        opened if it is not open yet.
+
+        Returns:
+            A new dictionary for `load_state_dict`: `epoch`, `batch`, the number of batches of it
+            that were yielded, and what must be equal in the loader that restores it.
         """
         return {**self._identity(), "epoch": self._epoch, "batch": self._batch}
 

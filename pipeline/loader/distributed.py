@@ -80,7 +80,8 @@ def explicit_placement(rank: int | None, world: int | None) -> Placement | None:
         world: The number of ranks, at least 1, or None.
 
     Returns:
-        The placement, with the source `rank= and world=`; or None.
+        The placement, with `rank` and `world`, and in `source` the text `rank= and world=`, which
+        says in messages where they come from; or None.
 
     Raises:
         ValueError: Only one of the two is set, or *rank* is out of range.
@@ -97,8 +98,16 @@ def explicit_placement(rank: int | None, world: int | None) -> Placement | None:
 def current_placement() -> Placement:
     """Return the placement of this process from its process group or launcher.
 
+    The sources are torch's process group and the environment variables of torchrun, Lightning, MPI
+    and Slurm. The innermost counts, in this order.
+
+    Returns:
+        The placement, with `rank`, `world` and the name of their `source`; rank 0 of 1, with the
+        source `nothing`, if there is none.
+
     Raises:
-        RankError: Two sources disagree, or one has a rank without a world size or the reverse.
+        RankError: An outer source has more ranks than the innermost one, or a source has a rank
+            without a world size or the reverse, and no inner one settles it.
     """
     placements, incomplete = _read_launchers()
     if incomplete and not (placements and _resolves_incomplete(placements[0])):
@@ -117,14 +126,16 @@ def current_placement() -> Placement:
 def count_ranks_on_host(world: int) -> int:
     """Return the number of ranks on this machine that the launcher's environment variables state.
 
-    Slurm's `4(x2),3` describes three machines, of which the largest number is used: the loader only
-    needs to know if all ranks share one machine.
+    The first of these that is set and not empty counts: `LOCAL_WORLD_SIZE`,
+    `OMPI_COMM_WORLD_LOCAL_SIZE`, `MV2_COMM_WORLD_LOCAL_SIZE`, `MPI_LOCALNRANKS` and
+    `SLURM_STEP_TASKS_PER_NODE`. Slurm's `4(x2),3` describes three machines, of which the largest
+    number is used: the loader only needs to know if all ranks share one machine.
 
     Args:
         world: The number of ranks on all machines, at least 1.
 
     Returns:
-        The number, at most *world*; 1 if no launcher has set one.
+        The number, at most *world*; 1 if no launcher has set one, or if it is no number.
     """
     text = next((os.environ[name] for name in _LOCAL_WORLDS if os.environ.get(name)), "1")
     # An outer launcher may have set the number of its own tasks, more than this world has ranks.

@@ -86,13 +86,15 @@ class MappedShards:
     def add(self, shard: int, file: int) -> None:
         """Map a shard if the limit of mappings allows it; map it again if it was mapped.
 
-        No error is raised if it cannot be mapped; then `resident` is False for its rows, and no
-        further shard is mapped.
+        The limit is a quarter of the mappings that the system allows to a process. No error is
+        raised if it cannot be mapped; then `resident` is False for its rows, and no further shard
+        is mapped.
 
         Args:
             shard: The number of the shard in the split.
-            file: The descriptor of its open file, whose size was checked. It is not kept: the
-                caller may close it afterwards.
+            file: The descriptor of its open file, whose size the caller has checked: with a shorter
+                one, reading would kill the process by SIGBUS. It is not kept: the caller may close
+                it afterwards.
         """
         if not self._mapped_shards[shard] and not self._mappings_left:
             return

@@ -151,8 +151,9 @@ class ShardCopySet:
     def start(self, rank: int, world: int) -> None:
         """Copy in background threads until each caller has called `stop`, or all is copied.
 
-        It returns at once. If the threads already run, the call is only counted. An error of the
-        store ends the copying and is raised by `check`; a full local disk ends it without an error.
+        It returns at once. Each call must be followed by one of `stop`; until the last of these,
+        further calls are only counted. An error of the store ends the copying and is raised by
+        `check`; a full local disk ends it without an error.
 
         Args:
             rank: The rank of the caller, 0 to *world* - 1; ranks start at different shards, so that
@@ -169,7 +170,10 @@ class ShardCopySet:
                 self._thread.start()
 
     def stop(self) -> None:
-        """End the copying of one caller of `start`; after the last, wait for the threads."""
+        """End the copying of one caller of `start`; after the last, wait for the threads.
+
+        Call it exactly once for each call of `start`.
+        """
         # The lock is held until the threads have ended: a `start` in between would clear the
         # request to stop, and the join below would wait for all remaining copies.
         with self._lock:

@@ -84,13 +84,18 @@ class StagingFolder:
         self._foreign = (-math.inf, 0)
 
     def locked(self) -> contextlib.AbstractContextManager[int | None]:
-        """Hold the lock of the area inside the block; yield None if another process holds it."""
+        """Try to hold the lock of this folder inside the block, without waiting for it.
+
+        The block yields a descriptor of the locked file; or None if another open file, of this
+        process or another, holds the lock: the block then runs without it.
+        """
         return locked(self._file, LOCK_NAME)
 
     def open_set(self, name: str) -> int:
         """Open the folder of a copy set, creating and marking it if it does not exist.
 
-        The caller must hold the lock of the area.
+        A copy set is the local copies of the shards of one split. Call it inside `locked()` of this
+        object, if that yielded no None.
 
         Args:
             name: The name of the copy set, 32 hexadecimal digits, which is that of its folder.
@@ -122,14 +127,17 @@ class StagingFolder:
     def evict_for(self, num_bytes: int, copy_set: str) -> bool:
         """Make room for *num_bytes* more, and return True if they now fit into the folder's limit.
 
-        Call it inside `locked()`. Copy sets that no process uses are deleted from the disk, least
-        recently used first, until the bytes fit. Nothing is deleted if they would not fit without
-        any other set. If sets that processes use prevent it, the unused ones are deleted and False
-        is returned.
+        The limit is that of the constructor: the bytes of everything in the folder, or by default
+        90 % of the free space. Call it inside `locked()` of this object, if that yielded no None.
+        Copy sets (local copies of the shards of one split) that no process uses are deleted from
+        the disk, least recently used first, until the bytes fit. Nothing is deleted if they would
+        not fit without any other set. If sets that processes use prevent it, the unused ones are
+        deleted and False is returned.
 
         Args:
             num_bytes: The number of bytes that are about to be written.
-            copy_set: The name of the copy set that they belong to, which is never evicted.
+            copy_set: The name of the copy set that they belong to, 32 hexadecimal digits, which is
+                never deleted.
         """
         max_bytes = self._limit_of_sets() - num_bytes
         if self._bytes_of_set(copy_set) > max_bytes:
@@ -253,9 +261,9 @@ def locked(folder: int, name: str) -> Iterator[int | None]:
         name: The name of the file, which is created if it does not exist. A link is not followed.
 
     Yields:
-        The descriptor of the locked file, open inside the block; None if another process holds the
-        lock, and the block then runs without it. At the end the file is unlocked and closed, and
-        stays on the disk.
+        The descriptor of the locked file, open inside the block; None if another open file, of this
+        process or another, holds the lock, or the name was removed meanwhile: the block then runs
+        without the lock. At the end the file is unlocked and closed, and stays on the disk.
 
     Raises:
         OSError: The file cannot be opened or locked, or is a link.

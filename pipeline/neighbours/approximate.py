@@ -75,11 +75,13 @@ class Lsh:
 
     @classmethod
     def build(cls, vectors: Vectors, options: LshOptions, seed: int, threads: int) -> Lsh:
-        """Build the bits of all vectors; unusable ones get bits too and are never candidates.
+        """Build the bits of all vectors, by which a search chooses its candidates.
 
         Args:
-            vectors: The vectors to be searched.
-            options: The number of bits and of candidates.
+            vectors: The vectors to be searched. Those that are zero or not finite get bits, too,
+                but `allowed` must exclude them from a search.
+            options: Its `bits` is the number of bits of a vector; its `candidates` is not used
+                here.
             seed: The seed that draws the vectors from which the thresholds are estimated.
             threads: The number of threads of faiss, at least 1.
 
@@ -113,7 +115,7 @@ class Lsh:
         return _as_candidates(rows, allowed)
 
     def state(self) -> dict[str, Any]:
-        """Return the parts to save, by name: see `CandidateGenerator.state`."""
+        """Return the parts to save beside the vectors, by name: faiss indexes and arrays."""
         return {"codes": self._codes}
 
     @property
@@ -142,11 +144,13 @@ class Hnsw:
 
     @classmethod
     def build(cls, vectors: Vectors, options: HnswOptions, seed: int, threads: int) -> Hnsw:
-        """Build a graph of the usable vectors.
+        """Build a graph of the vectors that are finite and not zero.
 
         Args:
             vectors: The vectors to be searched.
-            options: The number of links, and of vectors that are visited.
+            options: Its `links`, `ef_construction` and `dims`: the number of links of a vector, of
+                the rows among which they are chosen, and of the dimensions that vectors are reduced
+                to (None: as many as hold 94 % of the squares). Its `ef_search` is not used here.
             seed: The seed that draws the vectors from which the reduction is estimated.
             threads: The number of threads of faiss, at least 1; the graph is reproducible only with
                 1.
@@ -156,7 +160,8 @@ class Hnsw:
             themselves.
 
         Raises:
-            ValueError: The reduced dimension in *options* is out of range.
+            ValueError: `dims` is less than 2, or more than 16 * (d // 16 + 1) for vectors of d
+                numbers.
             TesseraeError: faiss is not installed.
         """
         library = faiss()
@@ -193,7 +198,7 @@ class Hnsw:
         return _as_candidates(np.where(vertices < 0, -1, self._rows[vertices]), allowed)
 
     def state(self) -> dict[str, Any]:
-        """Return the parts to save, by name: see `CandidateGenerator.state`."""
+        """Return the parts to save beside the vectors, by name: faiss indexes and arrays."""
         return {"graph": self._graph, "axes": self._axes}
 
     @property
@@ -209,14 +214,14 @@ def _as_candidates(rows: Rows, allowed: Mask) -> Candidates:
 
 
 def sample(vectors: Vectors, seed: int) -> Rows:
-    """Return usable rows for training, drawn without repetition.
+    """Return rows for training, drawn without repetition from the vectors finite and not zero.
 
     Args:
         vectors: The vectors to draw from.
-        seed: The seed of the draw; unused if there are at most `MAX_TRAINING_VECTORS` usable rows.
+        seed: The seed of the draw; unused if at most 65,536 rows can be drawn.
 
     Returns:
-        (m,) int64, ascending: all usable rows, or `MAX_TRAINING_VECTORS` (65,536) of them.
+        (m,) int64, ascending: all of these rows, or 65,536 of them.
     """
     rows = np.flatnonzero(vectors.usable)
     if len(rows) <= MAX_TRAINING_VECTORS:

@@ -50,7 +50,11 @@ def build(
         probes: (q, d) float32 queries of any length but zero with which recall is measured, best
             like those to be searched for; None: vectors that are displaced a little in directions
             in which vectors differ. Unused for exact.
-        **options: Fields of `LshOptions` or `HnswOptions`; none for exact.
+        **options: Whole numbers above 0. For lsh `bits` of a vector (default: 512) and `candidates`
+            that are compared exactly (512). For hnsw `links` of a vector (32), `ef_construction`,
+            the rows among which they are chosen (200), `ef_search`, the rows that a query visits
+            and compares exactly (192), and `dims` of the reduced vectors (None: the vectors decide,
+            which is the default). For exact there are no options.
 
     Returns:
         The index. Its `facts` hold the measurements of the build: `usable` vectors, `seconds`,

@@ -45,8 +45,8 @@ def measure_hubs(index: Index, references: NDArray[Any], nearest: int = NEAREST)
         nearest: The number of nearest references of which the mean is taken (default: 10).
 
     Returns:
-        The means, (n,) float64, 0 for unusable vectors, and *nearest*, to pass to `Index.search` as
-        `hubs`.
+        The value for `hubs` of `Index.search`: its `means` are the r(vector), (n,) float64, 0 for
+        vectors that are zero or not finite; its `nearest` is *nearest*.
 
     Raises:
         ValueError: No reference is finite and not zero, or *nearest* is less than 1.

@@ -63,7 +63,8 @@ class ExactScan:
         Args:
             queries: (q, d) float64 of length 1, q > 0.
             count: The number of candidates for each query, > 0.
-            allowed: (n,) bool, True for the vectors that may be candidates; all of them usable.
+            allowed: (n,) bool for the n vectors of the index, True for those that may be
+                candidates: only usable ones, which are finite and of length 1e-30 to 1e30.
             extra: (n,) float64, added to the cosines, or (0,) to add nothing.
 
         Returns:
@@ -232,7 +233,8 @@ class ExactDeviceScan:
         Args:
             queries: (q, d) float64 of length 1, q > 0, in the memory of the processor.
             count: The number of candidates for each query, > 0.
-            allowed: (n,) bool, True for the vectors that may be candidates; all of them usable.
+            allowed: (n,) bool for the n vectors of the index, True for those that may be
+                candidates: only usable ones, which are finite and of length 1e-30 to 1e30.
             extra: (n,) float64, added to the cosines, or (0,) to add nothing.
 
         Returns:

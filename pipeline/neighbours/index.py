@@ -50,7 +50,8 @@ class CandidateGenerator(Protocol):
         Args:
             queries: (q, d) float64 of length 1, q > 0.
             count: The number of candidates for each query, > 0.
-            allowed: (n,) bool, True for the vectors that may be candidates; all of them usable.
+            allowed: (n,) bool for the n vectors of the index, True for those that may be
+                candidates: only usable ones, which are finite and of length 1e-30 to 1e30.
             extra: (n,) float64, added to the cosines, or (0,) to add nothing; a generator without
                 an `error_bound` may ignore it.
 
@@ -140,10 +141,13 @@ class Index:
                 an id is a result. Or a whole number m, the number of images, where rows r and m + r
                 are an image and its mirrored copy, which have the id r. Default: each row has its
                 own.
-            hubs: The result of `csls.measure_hubs`: scores become CSLS, 2 cos - r(query) -
-                r(vector), and order the results.
+            hubs: The result of `pipeline.neighbours.csls.measure_hubs` for this index: scores
+                become CSLS, 2 cos - r(query) - r(vector), and order the results. r(vector) is in
+                its `means`; r(query) is the mean cosine of the query with as many of its nearest
+                vectors as its `nearest` says.
             candidates: The number of candidates of an approximate index that are compared exactly,
-                in place of the number it was built with: more raise recall and take longer.
+                in place of the number it was built with: more raise recall and take longer. It
+                is never less than k + 16.
 
         Returns:
             The results: `scores`, (q, k) float32, cosines from -1 to 1 (with *hubs*, CSLS), highest
@@ -163,7 +167,7 @@ class Index:
         Args:
             folder: The target folder; created if it is missing. Other files in it stay.
             identity: JSON values that identify the vectors, such as the model that made them and
-                the store; `neighbours.load` must be given the same.
+                the store; `pipeline.neighbours.storage.load` must be given equal ones.
 
         Raises:
             TesseraeError: The index cannot be written.

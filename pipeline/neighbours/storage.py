@@ -196,7 +196,9 @@ def load(
 
     Args:
         folder: The folder it was saved in.
-        identity: The expected identity of its vectors, equal to what was given to `save`.
+        identity: The expected identity of its vectors, equal to what was given to `save`. Its
+            values are compared key by key, as they are after JSON, so a tuple equals a list; but 1
+            differs from 1.0, and in a dictionary inside a value the order of the keys counts.
         digests: True to compare the vectors with their digest, too (default). They are read once
             for it, at several GB/s where they are in memory already. Sizes and all other parts are
             always compared.

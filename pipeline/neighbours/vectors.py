@@ -53,7 +53,10 @@ class Vectors:
         return int(self.array.shape[1])
 
     def floats(self, selection: slice | Rows) -> Floats:
-        """Return the selected vectors as they are, unscaled; unusable ones as zeros.
+        """Return the selected vectors as they are, unscaled.
+
+        Those that can never be a result are returned as zeros: vectors that are not finite, or
+        shorter than 1e-30 or longer than 1e30.
 
         Args:
             selection: A slice of the rows, or their numbers, (m,) int64, in any order.
@@ -68,7 +71,10 @@ class Vectors:
         return selected
 
     def units(self, selection: slice | Rows) -> Floats:
-        """Return the selected vectors, scaled to length 1; unusable ones as zeros.
+        """Return the selected vectors, scaled to length 1.
+
+        Those that can never be a result are returned as zeros: vectors that are zero, not finite,
+        shorter than 1e-30 or longer than 1e30.
 
         Args:
             selection: A slice of the rows, or their numbers, (m,) int64, in any order.
@@ -83,7 +89,8 @@ class Vectors:
 
         Args:
             queries: (q, d) float64 of length 1.
-            rows: (q, c) int64, the rows of each query's candidates, all of them usable vectors.
+            rows: (q, c) int64, the rows of each query's candidates, from 0, all of vectors that are
+                finite and not zero.
 
         Returns:
             (q, c) float64. Equal pairs of vectors have equal cosines at any position.
@@ -127,7 +134,9 @@ def measure_lengths(array: NDArray[Any]) -> Vectors:
 
 
 def blocks(count: int, dim: int) -> Iterator[slice]:
-    """Yield slices that divide vectors into blocks of at most `MAX_BLOCK_ELEMENTS` numbers each.
+    """Yield slices that divide vectors into blocks, so that each fits into little memory.
+
+    A block has at most `MAX_BLOCK_ELEMENTS` numbers, or one vector if that is longer.
 
     Args:
         count: The number of vectors; none are yielded for 0.

@@ -59,10 +59,13 @@ class _FileShape:
 def read_word_vectors(path: str | os.PathLike[str], *, limit: int | None = None) -> WordVectors:
     """Read a file of word2vec (text or binary), GloVe or fastText (.vec), plain or in gzip.
 
-    The format is detected by the content. If a token occurs twice, the first one counts.
+    The format, and whether it is in gzip, is detected by the content. Tokens are decoded as UTF-8,
+    in which U+FFFD replaces invalid bytes. If a token occurs twice, the first one counts.
 
     Args:
-        path: The file.
+        path: The file. A text has a token and its numbers on each line, all separated by spaces, or
+            all by tabs or commas, after an optional line with the numbers of vectors and of
+            dimensions. A binary file begins with that line.
         limit: The number of vectors to read, at least 1: the first ones, which are the most
             frequent (default: all).
 

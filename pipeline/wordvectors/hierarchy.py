@@ -87,6 +87,8 @@ class Hierarchy:
     def nodes_by_hops(self, start: Collection[str]) -> Iterator[set[str]]:
         """Yield the set of nodes at 0, 1, 2, ... hops from the nearest of *start*.
 
+        A hop leads up to a parent or down to a child.
+
         Args:
             start: The nodes by wnid; those outside of the graph are at 0 hops and have no
                 neighbours.
@@ -165,7 +167,7 @@ class Hierarchy:
         return len(correct.intersection(answers)) / len(answers)
 
     def distances(self, wnids: Sequence[str]) -> NDArray[np.int16]:
-        """Return the number of hops between each two classes.
+        """Return the number of hops, each up to a parent or down to a child, between two classes.
 
         All breadth-first walks run at once, with a bit for each: 20 MB for 1,000 wnids of WordNet.
 
@@ -233,8 +235,8 @@ class Hierarchy:
         outside the graph has its own code alone. Vectors are the same on every machine.
 
         Args:
-            wnids: The n classes.
-            dim: The number of dimensions (default: 64).
+            wnids: The n classes, by wnid.
+            dim: The number of dimensions, at least 1 (default: 64).
             decay: The weight of each step up, 0 to 1 (default: 0.7).
 
         Returns:
@@ -263,9 +265,12 @@ def read_hierarchy(where: str | os.PathLike[str]) -> Hierarchy:
     """Read an is-a graph from a file of pairs or from WordNet.
 
     Args:
-        where: A text file with the wnids of a parent and a child on each line, separated by a
-            space, a tab, a semicolon or a comma; empty lines and those that begin with `#` are
-            skipped. Or a folder with WordNet's `data.noun`, or that file itself.
+        where: A text file with the wnids of a parent and a child on each line, in UTF-8 or the
+            encoding of its byte order mark. One separator serves for all lines: spaces, a tab, a
+            semicolon or a comma. Ids contain spaces only beside a tab or semicolon; space and `"`
+            around an id are dropped. Empty lines and those that begin with `#` are skipped.
+            Or a folder with WordNet's `data.noun`, or a file of that name, of which the is-a
+            relations of nouns are read, without those of instances.
 
     Returns:
         The graph, whose nodes are named as in the file; those of WordNet by wnid, such as

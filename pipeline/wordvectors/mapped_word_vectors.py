@@ -46,7 +46,8 @@ def open_word_vectors(file: Path, digest: str, folder: Path) -> WordVectors:
     are deleted. If *folder* cannot be written, the file is read into memory instead.
 
     Args:
-        file: A file of word vectors. It may be deleted once there is an index of it.
+        file: A file that `read_word_vectors` can read. It may be deleted once there is an index of
+            it.
         digest: The SHA-256 of the file, 64 hexadecimal digits in lower case.
         folder: The folder of indexes; it is created if it is missing, and may be read-only.
 
@@ -55,7 +56,8 @@ def open_word_vectors(file: Path, digest: str, folder: Path) -> WordVectors:
         index, which must only be read, or in memory.
 
     Raises:
-        TesseraeError: The file has another digest, or cannot be read.
+        TesseraeError: The file has another digest, also if there is an index, or it cannot be read;
+            or *digest* is not of that form.
         OSError: The file cannot be read while its digest is computed.
     """
     if not _DIGEST.fullmatch(digest):  # it becomes part of file names
@@ -78,7 +80,7 @@ def open_word_vectors(file: Path, digest: str, folder: Path) -> WordVectors:
 
 
 def file_digest(file: str | Path) -> str:
-    """Return the SHA-256 of a file, 64 hexadecimal digits; all of it is read.
+    """Return the SHA-256 of a file, 64 hexadecimal digits in lower case; all of it is read.
 
     Args:
         file: The path of the file.

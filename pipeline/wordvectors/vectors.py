@@ -200,8 +200,10 @@ class WordVectors:
             count: The maximum number of tokens, at least 1 (default: 3).
 
         Returns:
-            The tokens as they are written, among the 100,000 most frequent; empty if none is
-            similar.
+            The tokens as they are written, among the first 100,000, which are the most frequent, of
+            those that differ only in capitals the first; empty if none is similar. Similar ones
+            have a ratio of 0.6 or more (`difflib.SequenceMatcher`), and a length that differs by 2
+            at most.
         """
         joined, size = "_".join(_words_of_name(word)).casefold(), len(word)
         near: dict[str, str] = {}
@@ -268,7 +270,10 @@ class ClassVectors:
 
     @property
     def homonyms(self) -> dict[str, list[str]]:
-        """The names used for the vectors of several classes, each with their wnids."""
+        """The names used for the vectors of several classes, each with their wnids.
+
+        The names are compared in lower case, with spaces in place of `_` and `-`.
+        """
         pairs = (
             (name, wnid)
             for wnid, used in zip(self.wnids, self.used_names, strict=True)
@@ -284,7 +289,11 @@ class ClassVectors:
         return list(_groups_of_wnids(pairs).values())
 
     def coverage(self) -> dict[str, int]:
-        """Return the number of classes by `sources`."""
+        """Return the number of classes by the source of their vector.
+
+        Returns:
+            The numbers for all of `token`, `words`, `taxonomy` and `none`, 0 included.
+        """
         return {source: self.sources.count(source) for source in VECTOR_SOURCES}
 
 
@@ -302,10 +311,11 @@ def class_vectors(
     """Return the vector of each class by its names.
 
     Args:
-        word_vectors: The word vectors, of any length.
+        word_vectors: The word vectors, of any length; each counts as if it had length 1.
         classes: (wnid, names), names separated by commas; without names, the wnid is the name.
-        synonyms: `first`: the first name alone. `mean` (the default): the mean of all names that
-            are one token, otherwise of all that are made of words.
+        synonyms: `first`: the first name alone, as one token or else by its words. `mean` (the
+            default): the mean of all names that are one token in some spelling; without any, of all
+            names of which each word has a vector, as the means of their words.
 
     Returns:
         The C classes in their order. Its `vectors` are (C, d) float32 of length 1, zeros for a
@@ -344,9 +354,10 @@ def taxonomy_vectors(
     """Return vectors from the positions of classes in a hierarchy, without word vectors.
 
     Args:
-        hierarchy: The is-a graph; a class that is not in it gets no vector.
-        classes: (wnid, names), names separated by commas; without names, the wnid is the name.
-        dim: The number of dimensions (default: 64).
+        hierarchy: The is-a graph; a class whose wnid is not in it gets no vector.
+        classes: (wnid, names), names separated by commas. The wnids alone decide the vectors; the
+            names, or the wnid without any, are only kept in `names` of the result.
+        dim: The number of dimensions, at least 1 (default: 64).
 
     Returns:
         The C classes in their order. Its `vectors` are (C, dim) float32 of length 1, zeros for a
@@ -368,10 +379,11 @@ def names_of_id(key: str) -> str:
     """Return the name that a class's id gives by itself, such as a folder's name.
 
     Args:
-        key: The id of the class: a wnid, or any text.
+        key: The id of the class: a wnid (`n` and eight digits), or any text.
 
     Returns:
-        The id with its words separated: "golf ball" for "golf_ball"; the empty string for a wnid.
+        The empty string for a wnid; otherwise the id with one space in place of each series of
+        spaces, `_` and `-`: "golf ball" for "golf_ball". An id without any words stays as it is.
     """
     if _WNID.fullmatch(key):
         return ""
@@ -385,7 +397,8 @@ def split_names(names: str) -> list[str]:
         names: Names with commas between them.
 
     Returns:
-        The names without space around them, in their order; empty if there are none.
+        The names without space around them, in their order; an equal one, capitals included, is
+        left out after the first; empty if there are none.
     """
     return list(dict.fromkeys(part.strip() for part in names.split(",") if part.strip()))
 
