@@ -87,11 +87,11 @@ def evaluate(scores: Floats, images: LabelledImages) -> MethodMetrics:
     Returns:
         For each k: the hit@k of images of `unseen` and of `seen` classes among their own kind and
         the hierarchical `precision` of the former, as sums over images by class, (C,); and
-        `generalised`, the hit@k of seen and of unseen images among both kinds, 0 to 1. Also
-        `candidates`, the numbers of unseen and of seen classes. A metric is an empty mapping if
-        there are no images for it: `unseen`, `precision` and `generalised` without images of unseen
-        classes, `seen` and `generalised` without images of seen ones. `precision` is also empty
-        unless the hierarchy has all unseen classes.
+        `generalised`, the hit@k of `seen` and of `unseen` images among both kinds, averaged over
+        images, 0 to 1. Also `candidates`, the numbers of unseen and of seen classes. A metric is an
+        empty mapping if there are no images for it: `unseen`, `precision` and `generalised` without
+        images of unseen classes, `seen` and `generalised` without images of seen ones. `precision`
+        is also empty unless the hierarchy has all unseen classes.
 
     Raises:
         ValueError: A score is NaN.
@@ -301,11 +301,12 @@ def table_rows(
 ) -> Iterator[tuple[str, ...]]:
     """Yield the rows of a table as text: the head, a row for each method, and the chance level.
 
-    Cells are means over splits, in per cent of images, with one decimal. The columns are hit@k and
-    hp@k among unseen classes; then, for k = 5 or the largest k below, the hit@k of seen classes
-    among themselves, and of seen and unseen ones among all classes, with their harmonic mean. A
-    column is left out unless all splits of all methods have it. If a split has no metrics of unseen
-    classes, the table has the hit@k of seen classes alone.
+    Cells are means over splits, in per cent of images, with one decimal. The columns are hit@k and,
+    for k above 1, the hierarchical precision hp@k among unseen classes; then, for k = 5 or the
+    largest k below, the hit@k of seen classes among themselves, and of seen and unseen ones among
+    all classes, with their harmonic mean. A column is left out unless all splits of all methods
+    have it. If a split has no metrics of unseen classes, the table has the hit@k of seen classes
+    alone.
 
     Args:
         metrics_by_method: The metrics of each method by its name, one for each split of the

@@ -105,7 +105,7 @@ def hit_rates(positions: TrueClassRanks, ks: Sequence[int] = KS) -> dict[int, fl
     Args:
         positions: The numbers of candidates above and tied with the true classes of n images, n >
             0, as `true_class_ranks` returns them.
-        ks: The lengths of lists, each at least 1 (default `KS`).
+        ks: The lengths of lists, each at least 1 (default `KS`: 1, 2, 5, 10 and 20).
 
     Returns:
         hit@k by k, in the order of *ks*.
@@ -259,14 +259,15 @@ def hops(scores: Floats, labels: Integers, distances: Integers, *, groups: Group
         scores: (n, C) float, n > 0, higher is nearer. Several first answers share the weight of an
             image.
         labels: The true classes, (n,) int, as columns of *scores*, 0 to C - 1.
-        distances: Hops between classes, (C, C) int16, in the order of columns; `NO_PATH` where
-            there is no path.
+        distances: Hops between classes, (C, C) int16, in the order of columns, with the true class
+            as the first index; `NO_PATH` (32,767) where there is no path.
         groups: Sets of classes that share a vector, as columns, of which no class is in two
             (default: none). Each class gets the highest score of its group, so that they tie.
 
     Returns:
         `shares`, the share of images, 0 to 1, by number of hops, ascending, without numbers that do
-        not occur; and `mean`, the mean number over images with a path, NaN without any.
+        not occur, and by `NO_PATH` for those without a path; and `mean`, the mean number over
+        images with a path, NaN without any.
 
     Raises:
         ValueError: There are no images, *distances* is not (C, C), shapes do not match, a score is

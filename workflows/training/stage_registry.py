@@ -109,8 +109,8 @@ def import_location(stage: str) -> str:
     """Return the import location of a stage class, as `module:class`.
 
     Args:
-        stage: A name in `STAGES`, such as `wgan`, or an import location, which is returned as it
-            is.
+        stage: A name in `STAGES`, such as `wgan`. Anything else is taken for an import location and
+            returned as it is, without a check.
     """
     return STAGES[stage].stage if stage in STAGES else stage
 
@@ -119,11 +119,12 @@ def import_object(name: str) -> Any:
     """Import the object that a name refers to, and return it.
 
     Args:
-        name: `module:name`, such as `workflows.wgan.stage:Wgan`.
+        name: `module:name`, such as `workflows.wgan.stage:Wgan`. The name may have dots, as that of
+            a method; without a colon, the longest beginning that is a module is the module.
 
     Raises:
         ImportError: There is no such module.
         AttributeError: The module has no such name.
-        ValueError: *name* has another form.
+        ValueError: *name* is not made of identifiers, dots and at most one colon.
     """
     return pkgutil.resolve_name(name)

@@ -221,7 +221,7 @@ def join(rank: Rank, folder: Path) -> Iterator[World]:
         CPU. Code outside of a rank uses `World()`.
 
     Raises:
-        TimeoutError: Rank 0 did not publish its address within `RENDEZVOUS_TIMEOUT_SECONDS`.
+        TimeoutError: Rank 0 did not publish its address within `RENDEZVOUS_TIMEOUT_SECONDS` (300).
     """
     device = torch.device("cuda:0" if rank.gpu else "cpu")
     if rank.world == 1:
