@@ -82,16 +82,17 @@ def evaluate(scores: Floats, images: LabelledImages) -> MethodMetrics:
 
     Args:
         scores: The scores of n images against all C classes, (n, C) float; higher is nearer.
-        images: The labels of the n images, and the wnids, parts and groups of the C classes.
+        images: The labels of the n images, and the wnids, parts, groups and hierarchy of the C
+            classes.
 
     Returns:
         For each k: the hit@k of images of `unseen` and of `seen` classes among their own kind and
-        the hierarchical `precision` of the former, as sums over images by class, (C,); and
-        `generalised`, the hit@k of `seen` and of `unseen` images among both kinds, averaged over
-        images, 0 to 1. Also `candidates`, the numbers of unseen and of seen classes. A metric is an
-        empty mapping if there are no images for it: `unseen`, `precision` and `generalised` without
-        images of unseen classes, `seen` and `generalised` without images of seen ones. `precision`
-        is also empty unless the hierarchy has all unseen classes.
+        the hierarchical `precision` of the former, as `sums` over images and `counts` of images by
+        class, (C,) each; and `generalised`, the hit@k of `seen` and of `unseen` images among both
+        kinds, averaged over images, 0 to 1. Also `candidates`, the numbers of unseen and of seen
+        classes. A metric is an empty mapping if there are no images for it: `unseen`, `precision`
+        and `generalised` without images of unseen classes, `seen` and `generalised` without images
+        of seen ones. `precision` is also empty unless the hierarchy has all unseen classes.
 
     Raises:
         ValueError: A score is NaN.

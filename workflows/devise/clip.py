@@ -106,7 +106,7 @@ class Clip:
 
         Args:
             images: (n, 3, h, w) uint8 RGB of any size, on any device, which are stretched to the
-                size of the model.
+                square that the model takes; n is at least 1.
 
         Returns:
             (n, d) float32, as an array in main memory.

@@ -62,7 +62,8 @@ def prepare_data(
     run folder.
 
     Args:
-        run_options: The options of the run: its store, its split and its folder.
+        run_options: The options of the run: its store, its training split and its folder, which may
+            hold a run already.
         options: The options of the stage.
         cluster: The cluster that extracts features.
         held_out: The split to evaluate on; None for no evaluation.

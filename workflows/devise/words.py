@@ -98,13 +98,15 @@ def word_coverage(
         `tokens`, their number, and `synonyms`; `coverage`, the number of classes by the origin of
         their vectors, `token` (a name is one token), `words` (the mean of its words), `taxonomy`
         (the hierarchy) or `none`; `missing`, a dictionary with `wnid` and `words` for each class
-        without a vector; `homonyms`, a dictionary for each name that several classes share, with
-        `name`, the `wnids`, and `alike`, True if all their vectors are equal; `alike`, lists of the
-        wnids of classes with equal vectors; and `hierarchy`, None without one. It has `where`, its
-        path; `nouns`, its number of nodes; `classes`, how many of the classes it has; `missing`,
-        the wnids of the others; `within_hops`, the number of other nodes within "1", "2" and "3"
-        hops of a class; and `correct_sets`, the mean size of the correct set of hierarchical
-        precision by the number of answers, a string, or None above 5,000 classes.
+        without a vector; `homonyms`, a dictionary for each name that gave several classes their
+        vector, with the `name` in lower case, the `wnids` of these classes, and `alike`, True if
+        all their vectors are equal; `alike`, lists of the wnids of classes with equal vectors; and
+        `hierarchy`, None without one. It has `where`, its path; `nouns`, its number of nodes;
+        `classes`, how many of the classes it has; `missing`, the wnids of the others;
+        `within_hops`, the number of other nodes within "1", "2" and "3" hops of a class; and
+        `correct_sets`, the mean number of classes that hierarchical precision at k counts as right,
+        by k ("2", "5", "10", "20", as far as there are so many classes), or None above 5,000
+        classes.
 
     Raises:
         SourceError: A file has another format than expected.

@@ -63,7 +63,8 @@ class ClassSums:
                 sums are subtracted.
 
         Returns:
-            New `sums`, (C,) float64, with the same `counts`; nothing is changed in place.
+            A new object, whose `sums`, (C,) float64, are those of this one minus those of *other*,
+            with the same `counts`; nothing is changed in place.
 
         Raises:
             ValueError: The numbers of images by class differ.
@@ -155,7 +156,8 @@ def generalised_accuracy(
             over images.
 
     Returns:
-        The accuracies on images of `seen` and of `unseen` classes, 0 to 1 each, by k.
+        By k, the accuracies on images of `seen` and of `unseen` classes, 0 to 1 each, and their
+        harmonic mean, `harmonic`.
 
     Raises:
         ValueError: There are no images of seen classes, or none of unseen classes.

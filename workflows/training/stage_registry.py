@@ -74,7 +74,10 @@ def register(name: str, stage: StageEntry) -> None:
     Args:
         name: The name that `tesserae train` and run folders use for it: a letter, then letters,
             digits, `-` and `_`, in lower case.
-        stage: Its import locations, which ranks must be able to import too.
+        stage: The stage: `summary`, a phrase for the help text, and import locations as
+            `module:name`, which ranks must be able to import too: `options`, its options class;
+            `stage`, its class; and, or None, `prepare_data` and `evaluate`, the functions that open
+            its training data and that evaluate a run.
 
     Raises:
         ValueError: The name is taken by another stage, or is no name.
