@@ -141,8 +141,9 @@ def by_hops(scores: Floats, images: LabelledImages) -> Iterator[HopMetrics]:
         The metrics of a set, the nearest set first, all unseen classes last: `hops`, the maximum
         distance, None for all; the numbers of its `classes` and of their `images`; and by k the
         hit@k of these images, `alone` among the set, and `with_seen` among the set and the seen
-        classes, as sums over images by class, (C,). A set is left out if it has no images or as
-        many classes as the last one that was yielded, also the set of all.
+        classes, as `sums` over images and `counts` of images by class, (C,) each. A set is left out
+        if it has no images or as many classes as the last one that was yielded, also the set of
+        all.
 
     Raises:
         ValueError: A score is NaN.

@@ -90,8 +90,9 @@ def evaluate_run(
 ) -> DeviseReport | None:
     """Evaluate the newest checkpoint of a run; return None without a split to evaluate on.
 
-    The split is the held-out one of the run. If it has none, it is a finished split `val` or
-    `test`, other than the training split, with the images or features that the model takes.
+    The split is the held-out one of the run. If it has none, it is the first of `val` and `test`
+    that is finished, is not the training split, and has the images or features that the model
+    takes.
 
     Args:
         folder: The folder of the run, in which an index of its word vectors may be written.

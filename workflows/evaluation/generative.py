@@ -96,7 +96,8 @@ def compare_images(
     Args:
         generated: Generated images, (n, 3, h, w) uint8 RGB, on any device; n is above 3.
         real: Real images, (m, 3, h, w) uint8 RGB, on any device; m is above 3.
-        backbone: The network whose features are compared, on *device*.
+        backbone: The network whose features are compared, on *device*, as
+            `pipeline.backbone.load.open_backbone` returns it.
         device: The device that computes features and metrics (default the CPU).
         seed: Seed of the subsets of the kernel distance (default 0).
 

@@ -123,8 +123,10 @@ def open_study_data(
     Args:
         store: Folder or URL of the store.
         features: Name of the features.
-        classes: Word vectors of all classes, by label.
-        hierarchy: Hierarchy of the classes, for hierarchical precision (None = without).
+        classes: Word vectors of all classes, by label, as
+            `pipeline.wordvectors.vectors.class_vectors` returns them.
+        hierarchy: Hierarchy of the classes, for hierarchical precision, as
+            `pipeline.wordvectors.hierarchy.read_hierarchy` returns it (None = without).
         split: Split whose features the baselines learn from (default `train`). DeViSE always learns
             from `train`.
         held_out: Split to evaluate on (default `val`).
