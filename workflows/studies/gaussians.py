@@ -134,7 +134,7 @@ def arm_of(objective: str, settings: str) -> Arm:
 
     Returns:
         The `objective`; the name of its `settings`; its `optimiser`, `adam` or `rmsprop`; `rate`,
-        the learning rate; `betas`; `critic_steps`, the critic updates in a step; the `norm`;
+        the learning rate; Adam's `betas`; `critic_steps`, the critic updates in a step; the `norm`;
         `clip`, or None; `penalty`, or 0; `decays`, True if the rate decays to 0; and `averages`,
         True if a running average of the generator is evaluated.
 

@@ -658,8 +658,8 @@ class RunFolder:
     def diverged(self) -> DivergedError | None:
         """Return the error of the last time that the run diverged; None if it never did.
 
-        The error is returned, not raised. Only lines of `metrics.jsonl` that `metrics` returns
-        count: a run that went back to a step before it diverged, and was continued, has not.
+        The error is returned, not raised. Divergences do not count once the run has gone back to an
+        earlier step and been continued.
 
         Raises:
             RunFileError: A line of `metrics.jsonl` has invalid content.
