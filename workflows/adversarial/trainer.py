@@ -87,9 +87,10 @@ class AdversarialTrainer:
 
         Args:
             real: This rank's real rows, (n, ...) float32.
-            inputs: The inputs of the generator, such as noise, with n rows each.
-            condition: Further inputs of the critic, such as labels, with n rows each, for real and
-                fake rows alike (default: none).
+            inputs: The inputs of the generator, such as noise: a tuple of tensors with n rows each,
+                which are its positional arguments.
+            condition: Further inputs of the critic, such as labels: a tuple of tensors with n rows
+                each, which follow real and fake rows alike (default: none).
             alpha: (n,) float32 from 0 to 1, the weight of the real row at the points where the
                 gradient penalty is evaluated; required if there is a penalty, otherwise ignored.
 
@@ -137,10 +138,10 @@ class AdversarialTrainer:
         of the networks.
 
         Args:
-            inputs: The inputs of the generator, such as noise, at least one, with this rank's n
-                rows each.
-            condition: Further inputs of the critic, such as labels, with n rows each (default:
-                none).
+            inputs: The inputs of the generator, such as noise: a tuple of at least one tensor, with
+                this rank's n rows each, which are its positional arguments.
+            condition: Further inputs of the critic, such as labels: a tuple of tensors with n rows
+                each, which follow the fake rows (default: none).
             weight: Weight of the adversarial loss (default 1); with 0 the critic is not called.
             extra_loss: A further loss, such as a reconstruction error. It is called with fake rows,
                 (m, ...) float32, and the slice of the n rows of *inputs* that they come from, and
@@ -185,9 +186,10 @@ class AdversarialTrainer:
 
         Args:
             real: This rank's real rows, (n, ...) float32.
-            inputs: The inputs of the generator, such as noise, with n rows each.
-            condition: Further inputs of the critic, such as labels, with n rows each, for real and
-                fake rows alike (default: none).
+            inputs: The inputs of the generator, such as noise: a tuple of tensors with n rows each,
+                which are its positional arguments.
+            condition: Further inputs of the critic, such as labels: a tuple of tensors with n rows
+                each, which follow real and fake rows alike (default: none).
 
         Returns:
             `critic_loss`, without a gradient penalty, and `estimate`, the mean score of real rows

@@ -82,16 +82,17 @@ def evaluate(scores: Floats, images: LabelledImages) -> MethodMetrics:
 
     Args:
         scores: The scores of n images against all C classes, (n, C) float; higher is nearer.
-        images: The labels of the n images, and the wnids, parts and groups of the C classes.
+        images: The labels of the n images, and the wnids, parts, groups and hierarchy of the C
+            classes.
 
     Returns:
         For each k: the hit@k of images of `unseen` and of `seen` classes among their own kind and
-        the hierarchical `precision` of the former, as sums over images by class, (C,); and
-        `generalised`, the hit@k of seen and of unseen images among both kinds, 0 to 1. Also
-        `candidates`, the numbers of unseen and of seen classes. A metric is an empty mapping if
-        there are no images for it: `unseen`, `precision` and `generalised` without images of unseen
-        classes, `seen` and `generalised` without images of seen ones. `precision` is also empty
-        unless the hierarchy has all unseen classes.
+        the hierarchical `precision` of the former, as `sums` over images and `counts` of images by
+        class, (C,) each; and `generalised`, the hit@k of `seen` and of `unseen` images among both
+        kinds, averaged over images, 0 to 1. Also `candidates`, the numbers of unseen and of seen
+        classes. A metric is an empty mapping if there are no images for it: `unseen`, `precision`
+        and `generalised` without images of unseen classes, `seen` and `generalised` without images
+        of seen ones. `precision` is also empty unless the hierarchy has all unseen classes.
 
     Raises:
         ValueError: A score is NaN.
@@ -140,8 +141,9 @@ def by_hops(scores: Floats, images: LabelledImages) -> Iterator[HopMetrics]:
         The metrics of a set, the nearest set first, all unseen classes last: `hops`, the maximum
         distance, None for all; the numbers of its `classes` and of their `images`; and by k the
         hit@k of these images, `alone` among the set, and `with_seen` among the set and the seen
-        classes, as sums over images by class, (C,). A set is left out if it has no images or as
-        many classes as the last one that was yielded, also the set of all.
+        classes, as `sums` over images and `counts` of images by class, (C,) each. A set is left out
+        if it has no images or as many classes as the last one that was yielded, also the set of
+        all.
 
     Raises:
         ValueError: A score is NaN.
@@ -301,11 +303,12 @@ def table_rows(
 ) -> Iterator[tuple[str, ...]]:
     """Yield the rows of a table as text: the head, a row for each method, and the chance level.
 
-    Cells are means over splits, in per cent of images, with one decimal. The columns are hit@k and
-    hp@k among unseen classes; then, for k = 5 or the largest k below, the hit@k of seen classes
-    among themselves, and of seen and unseen ones among all classes, with their harmonic mean. A
-    column is left out unless all splits of all methods have it. If a split has no metrics of unseen
-    classes, the table has the hit@k of seen classes alone.
+    Cells are means over splits, in per cent of images, with one decimal. The columns are hit@k and,
+    for k above 1, the hierarchical precision hp@k among unseen classes; then, for k = 5 or the
+    largest k below, the hit@k of seen classes among themselves, and of seen and unseen ones among
+    all classes, with their harmonic mean. A column is left out unless all splits of all methods
+    have it. If a split has no metrics of unseen classes, the table has the hit@k of seen classes
+    alone.
 
     Args:
         metrics_by_method: The metrics of each method by its name, one for each split of the

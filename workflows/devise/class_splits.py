@@ -40,10 +40,13 @@ def class_parts(
         has_vector: (C,) bool: True for classes that have a word vector; the others are left out.
         has_image: (C,) bool: True for classes that have an image to learn from (default: all).
             Without one, a class that would be seen is left out.
-        seen: The path of a file that lists the seen classes: a wnid on each line, or JSON with a
-            list `seen`. All other classes are unseen. None (the default): *unseen* decides.
+        seen: The path of a file that lists the seen classes: each line begins with a wnid, after
+            which a tab, semicolon, comma or space and other text may follow, and lines that begin
+            with # are skipped; or the file is JSON, a list of wnids or an object with a list
+            `seen`. All other classes are unseen. None (the default): *unseen* decides.
         unseen: The number of unseen classes to draw, in decimal, such as "40" (default "0": none),
-            or the path of a file that lists them (JSON has a list `unseen`).
+            or the path of a file that lists them in the same way (in an object, the list is
+            `unseen`).
         validation: The number of validation classes to draw from the remaining seen classes, at
             least 0.
         seed: The seed of the draws, at least 0. The unseen classes do not depend on *validation*.

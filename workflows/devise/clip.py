@@ -40,6 +40,9 @@ class Clip:
     def __init__(self, model: str | os.PathLike[str], device: torch.device | None = None) -> None:
         """Open a CLIP model and its tokenizer.
 
+        In the whole process it switches off the progress bars of `transformers`, and its messages
+        except critical ones.
+
         Args:
             model: The path of a folder, or a name on the model hub. Weights are in safetensors.
             device: The device that computes vectors (default: the CPU).
@@ -106,7 +109,7 @@ class Clip:
 
         Args:
             images: (n, 3, h, w) uint8 RGB of any size, on any device, which are stretched to the
-                size of the model.
+                square that the model takes; n is at least 1.
 
         Returns:
             (n, d) float32, as an array in main memory.

@@ -62,7 +62,8 @@ def prepare_data(
     run folder.
 
     Args:
-        run_options: The options of the run: its store, its split and its folder.
+        run_options: The options of the run: its store, its training split and its folder, which may
+            hold a run already.
         options: The options of the stage.
         cluster: The cluster that extracts features.
         held_out: The split to evaluate on; None for no evaluation.
@@ -280,7 +281,8 @@ def load_class_vectors(options: DeviseOptions, listed: Sequence[tuple[str, str]]
 
     Returns:
         `vectors`, (C, d) float32, of length 1 or zeros for a class without one; and by label the
-        `wnids`, the `names` and the `sources` of vectors, `token`, `words`, `taxonomy` or `none`.
+        `wnids`, the `names` and the `sources` of vectors: `token` if a name is one token of the
+        word vectors, `words` for the mean of its words, `taxonomy` for the hierarchy, or `none`.
 
     Raises:
         TesseraeError: Neither word vectors nor a hierarchy are named, or a file is unreadable.
@@ -300,7 +302,7 @@ def load_class_vectors(options: DeviseOptions, listed: Sequence[tuple[str, str]]
 def seen_features(
     store: str, split: str, name: str, seen: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Return the stored features of up to `MAX_MEASURED_ROWS` images of seen classes.
+    """Return the stored features of up to 50,000 images of seen classes.
 
     Args:
         store: The path or URL of the store.

@@ -90,8 +90,9 @@ def evaluate_run(
 ) -> DeviseReport | None:
     """Evaluate the newest checkpoint of a run; return None without a split to evaluate on.
 
-    The split is the held-out one of the run. If it has none, it is a finished split `val` or
-    `test`, other than the training split, with the images or features that the model takes.
+    The split is the held-out one of the run. If it has none, it is the first of `val` and `test`
+    that is finished, is not the training split, and has the images or features that the model
+    takes.
 
     Args:
         folder: The folder of the run, in which an index of its word vectors may be written.
@@ -102,9 +103,10 @@ def evaluate_run(
             beside the run).
 
     Returns:
-        The `step` of the checkpoint, the metrics as pairs of a name and a text, the `tables`, the
-        `images` as pairs of a caption and a PNG file, and a `notice`, empty if there is none; None
-        without a split.
+        The `step` of the checkpoint; `metric_texts`, pairs of the name and the text of a metric,
+        which the method `metrics` yields too; `tables`, each with a `title`, `columns` and `rows`
+        of text; `images`, pairs of a caption and the bytes of a PNG file; and a `notice`, empty if
+        there is none. None without a split to evaluate on.
 
     Raises:
         TesseraeError: The folder holds no run of DeViSE or one without a checkpoint, the run has
@@ -147,9 +149,10 @@ def evaluate_for_report(
         device: The device that computes vectors and searches.
 
     Returns:
-        The `step` of the checkpoint, the metrics as pairs of a name and a text, the `tables`, the
-        `images` as pairs of a caption and a PNG file, and a `notice`, empty if there is none; or
-        None.
+        The `step` of the checkpoint; `metric_texts`, pairs of the name and the text of a metric,
+        which the method `metrics` yields too; `tables`, each with a `title`, `columns` and `rows`
+        of text; `images`, pairs of a caption and the bytes of a PNG file; and a `notice`, empty if
+        there is none. None without a split to evaluate on.
 
     Raises:
         TesseraeError: The folder holds no run of DeViSE or one without a checkpoint, the run has

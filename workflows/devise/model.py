@@ -126,7 +126,8 @@ class DeviseModel:
         The trunk, which is opened at the first call, resizes and normalises them.
 
         Args:
-            images: The images, (n, size, size, 3) uint8 RGB, n > 0.
+            images: The images, (n, size, size, 3) uint8 RGB, n > 0, where size is the attribute
+                `size` of the model, the side of the stored images.
 
         Returns:
             Unit vectors, (n, dim) float32, in main memory.
@@ -191,11 +192,11 @@ class DeviseModel:
         """Return the unit vector of a name or phrase in the word space; None if it is unknown.
 
         With word vectors, it is that of the text as one token, otherwise of the mean of its words,
-        all of which must be known. Without, only the names of classes are known, in upper or lower
-        case.
+        all of which must be known. Without, only the names of classes are known, and of classes
+        that share one the first.
 
         Args:
-            text: The name or phrase.
+            text: The name or phrase, in upper or lower case, such as `golf ball`.
 
         Returns:
             (dim,) float32, or None.
@@ -210,10 +211,11 @@ class DeviseModel:
         """Return the unit vector of one name in the word space; None if it is unknown.
 
         The name must be one token of the word vectors: its words are not averaged. Without word
-        vectors, only the names of classes are known, in upper or lower case.
+        vectors, only the names of classes are known, and of classes that share one the first.
 
         Args:
-            text: The name, of one or several words.
+            text: The name, in upper or lower case, of one or several words with spaces, `-` or `_`
+                between them; without word vectors, as the class is called.
 
         Returns:
             (dim,) float32, or None.
@@ -238,11 +240,11 @@ class DeviseModel:
         return self._words.nearest_spellings(text)
 
     def vocabulary(self) -> tuple[list[str], NDArray[np.float32]]:
-        """Return the words beside the classes that can be answers.
+        """Return the words beside the classes that can be answers: the 50,000 most frequent ones.
 
         Returns:
-            The n words, from the most frequent on, and their unit vectors, (n, dim) float32; none
-            if the run has no word vectors.
+            The n words, as the file of word vectors writes them, from the most frequent on, and
+            their unit vectors, (n, dim) float32; none if the run has no word vectors.
         """
         if self._words is None:
             return [], np.empty((0, self.dim), np.float32)

@@ -290,7 +290,8 @@ def open_trunk(
 ) -> Backbone:
     """Open the trunk that *options* name, in evaluation mode and with channels-last memory.
 
-    A new trunk gets random weights from torch's global generator, and a batch norm over all ranks.
+    A new trunk, which the name `new` stands for, gets random weights from torch's global generator,
+    and a batch norm over all ranks.
 
     Args:
         options: The options of the stage, which select the trunk, the block and the pooling of its

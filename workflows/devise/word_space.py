@@ -116,7 +116,7 @@ def make_word_space(
 
     Args:
         classes: The names and unit vectors of all C classes by label, zeros for a class without
-            one.
+            one, as `load_class_vectors` of `workflows.devise.data` returns them.
         parts: The part of each class, (C,) int8 (`workflows.devise.class_splits`), with at least
             one seen class. Only seen classes determine the centre.
         features: The features of images of seen classes, (n, D) float32, not standardised, n > 0.

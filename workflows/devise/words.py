@@ -53,8 +53,9 @@ def run(options: WordsOptions) -> int:
     """Print the coverage of classes by word vectors.
 
     Args:
-        options: The options of the command: the classes, the word vectors or the hierarchy, and
-            whether to print JSON, or long lists in full.
+        options: `classes`, `word_vectors`, `hierarchy` and `synonyms`, which are the arguments of
+            `word_coverage`; `json`, True to print its result as JSON rather than as lines; and
+            `all`, True for lists in full, otherwise 20 entries of each.
 
     Returns:
         The exit status, 0.
@@ -80,27 +81,32 @@ def word_coverage(
     """Return the coverage of classes by word vectors as plain JSON values.
 
     Args:
-        where: The path or URL of a store, or the path of a file with an id (such as a wnid) and
-            names on each line.
-        vectors: The path of a file of word vectors; None: they are derived from the hierarchy.
-        hierarchy: The path of a file of `parent child` lines or of WordNet's folder. None is
-            Debian's WordNet if *vectors* is None too, and no hierarchy otherwise.
-        synonyms: The names of a class that form its vector: "mean" or "first". It has no effect
-            without *vectors*.
+        where: The path or URL of a store, or the path of a file as `read_classes` takes it, with an
+            id (such as a wnid) and names on each line.
+        vectors: The path of a file of word vectors, as word2vec, GloVe or fastText write it, plain
+            or in gzip; None: vectors are derived from the hierarchy.
+        hierarchy: The path of a file with the wnids of a parent and a child on each line, separated
+            by a space, tab, semicolon or comma, or of WordNet's folder. None is Debian's WordNet if
+            *vectors* is None too, and no hierarchy otherwise.
+        synonyms: The names of a class that form its vector: "first", its first name alone, or
+            "mean", the mean of all names that are one token, otherwise of all that are made of
+            words. It has no effect without *vectors*.
 
     Returns:
         A dictionary with `source`, which is *where*; `classes`, their number; `vectors`, a
         dictionary with `file`, which is *vectors*, and `dim`, the dimension, and with a file also
         `tokens`, their number, and `synonyms`; `coverage`, the number of classes by the origin of
-        their vectors, `token`, `words`, `taxonomy` or `none`; `missing`, a dictionary with `wnid`
-        and `words` for each class without a vector; `homonyms`, a dictionary for each name that
-        several classes share, with `name`, the `wnids`, and `alike`, True if all their vectors are
-        equal; `alike`, lists of the wnids of classes with equal vectors; and `hierarchy`, None
-        without one. It has `where`, its path; `nouns`, its number of nodes; `classes`, how many of
-        the classes it has; `missing`, the wnids of the others; `within_hops`, the number of other
-        nodes within "1", "2" and "3" hops of a class; and `correct_sets`, the mean size of the
-        correct set of hierarchical precision by the number of answers, a string, or None above
-        5,000 classes.
+        their vectors, `token` (a name is one token), `words` (the mean of its words), `taxonomy`
+        (the hierarchy) or `none`; `missing`, a dictionary with `wnid` and `words` for each class
+        without a vector; `homonyms`, a dictionary for each name that gave several classes their
+        vector, with the `name` in lower case, the `wnids` of these classes, and `alike`, True if
+        all their vectors are equal; `alike`, lists of the wnids of classes with equal vectors; and
+        `hierarchy`, None without one. It has `where`, its path; `nouns`, its number of nodes;
+        `classes`, how many of the classes it has; `missing`, the wnids of the others;
+        `within_hops`, the number of other nodes within "1", "2" and "3" hops of a class; and
+        `correct_sets`, the mean number of classes that hierarchical precision at k counts as right,
+        by k ("2", "5", "10", "20", as far as there are so many classes), or None above 5,000
+        classes.
 
     Raises:
         SourceError: A file has another format than expected.
@@ -138,8 +144,10 @@ def names_of_classes(
     Args:
         classes: The (id, names) of the store's classes by label; an id is a wnid or the name of a
             folder, and names may be empty.
-        file: The path of a table of ids and names (`pipeline.sources.classes.name_tables`); None:
-            the store's names. A class that the file lacks has the store's names.
+        file: The path of a table, whose lines have an id, then a tab, semicolon, comma or space,
+            and names, such as `n01440764 tench, Tinca tinca`; the separator is the one by which the
+            most of the ids are found. None: the store's names. A class that the file lacks has the
+            store's names.
 
     Returns:
         The pairs in the order of *classes*, with names separated by commas. The names of a class
@@ -180,7 +188,10 @@ def read_classes(where: str) -> list[tuple[str, str]]:
     """Return the classes of a store, or those that a file lists.
 
     Args:
-        where: The path or URL of a store, or the path of a file with an id and names on each line.
+        where: The path or URL of a store, or the path of a file with an id and names on each line,
+            such as `n01440764 tench, Tinca tinca`. If any line begins with a wnid, only such lines
+            are read. Otherwise the separator behind the id is the first of tab, semicolon, comma
+            and space that all lines have. Lines that begin with # are skipped.
 
     Returns:
         The (id, names) of each class, by label or in the order of lines; names are separated by

@@ -96,18 +96,20 @@ def compare_images(
     Args:
         generated: Generated images, (n, 3, h, w) uint8 RGB, on any device; n is above 3.
         real: Real images, (m, 3, h, w) uint8 RGB, on any device; m is above 3.
-        backbone: The network whose features are compared, on *device*.
+        backbone: The network whose features are compared, on *device*, as
+            `pipeline.backbone.load.open_backbone` returns it.
         device: The device that computes features and metrics (default the CPU).
         seed: Seed of the subsets of the kernel distance (default 0).
 
     Returns:
         Numbers: `frechet`, the Fréchet distance; `kernel` and `kernel_spread`, mean and standard
-        deviation of the kernel distance; `precision`, `recall` and `coverage`, 0 to 1 each;
-        `generated` and `real`, the numbers of images; and `width`, that of features. `network` is
-        the name of the backbone.
+        deviation of the kernel distance over random subsets; `precision`, `recall` and `coverage`,
+        0 to 1 each, as the functions `precision_recall` and `coverage` return them with 3
+        neighbours; `generated` and `real`, the numbers of images; and `width`, that of features.
+        `network` is the name of the backbone.
 
     Raises:
-        ValueError: There are too few images for `NEIGHBOURS` neighbours.
+        ValueError: There are three images or fewer of either kind.
         NonFiniteError: A feature is NaN or infinite.
     """
 
@@ -133,12 +135,13 @@ def compare_features(
 
     Returns:
         Numbers: `frechet`, the Fréchet distance; `kernel` and `kernel_spread`, mean and standard
-        deviation of the kernel distance; `precision`, `recall` and `coverage`, 0 to 1 each;
-        `generated` and `real`, the numbers of rows; and `width`, that of features. `network` is
-        *network*.
+        deviation of the kernel distance over random subsets; `precision`, `recall` and `coverage`,
+        0 to 1 each, as the functions `precision_recall` and `coverage` return them with 3
+        neighbours; `generated` and `real`, the numbers of rows; and `width`, that of features.
+        `network` is *network*.
 
     Raises:
-        ValueError: There are too few rows for `NEIGHBOURS` neighbours.
+        ValueError: There are three rows or fewer of either kind.
         NonFiniteError: A feature is NaN or infinite.
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
@@ -185,8 +188,9 @@ def precision_recall(
     """Return precision and recall of generated rows, 0 to 1 each.
 
     Precision is the share of generated rows within the real set, recall that of real rows within
-    the generated set. A row lies within a set if it is as near to one of the set's rows as that
-    row's neighbours are (Kynkaanniemi et al., NeurIPS 2019).
+    the generated set. A row lies within a set if its Euclidean distance to a row of the set is at
+    most the radius of that row: the distance to the last of its *neighbours* nearest other rows in
+    the set (Kynkaanniemi et al., NeurIPS 2019).
 
     Args:
         generated: Features of generated images, (n, d) float32.
@@ -203,8 +207,8 @@ def precision_recall(
 def coverage(generated: Tensor, real: Tensor, *, neighbours: int = NEIGHBOURS) -> float:
     """Return the share of real rows with a generated row within their radius, 0 to 1.
 
-    The radius of a real row is the distance to the last of its nearest real neighbours (Naeem et
-    al., ICML 2020).
+    The radius of a real row is the Euclidean distance to the last of its *neighbours* nearest other
+    real rows (Naeem et al., ICML 2020).
 
     Args:
         generated: Features of generated images, (n, d) float32.
@@ -236,8 +240,9 @@ def nearest(queries: Tensor, references: Tensor, count: int = 1) -> tuple[Tensor
 
     Args:
         queries: (n, ...) of any dtype, on the device that searches.
-        references: Rows to search, (m, ...), of the same length, of any dtype and on any device.
-        count: Number of neighbours of each query (default 1), at most m.
+        references: Rows to search, (m, ...), with as many values in a row as a query has, of any
+            dtype and on any device.
+        count: Number of neighbours of each query (default 1), 1 to m.
 
     Returns:
         Their positions in *references*, (n, count) int64, nearest first, ties in their order; and
@@ -275,8 +280,10 @@ class NearestSearch:
     def add(self, block: Tensor) -> None:
         """Search a further block of rows, which is not kept.
 
-        It updates `rows` and `distances`, which have fewer than the requested columns until as many
-        rows have been searched, and adds the rows of the block to `num_searched`.
+        It updates `rows`, (n, count) int64, the positions of the nearest rows of each of the n
+        queries, nearest first, counted from 0 over all blocks so far, and `distances`, (n, count)
+        float32, their Euclidean distances. Both have fewer than the requested columns until as many
+        rows have been searched. It adds the number of rows of the block to `num_searched`.
 
         Args:
             block: (m, ...) of any dtype on any device, each row as long as a query; m is at least

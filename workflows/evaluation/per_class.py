@@ -63,7 +63,8 @@ class ClassSums:
                 sums are subtracted.
 
         Returns:
-            New `sums`, (C,) float64, with the same `counts`; nothing is changed in place.
+            A new object, whose `sums`, (C,) float64, are those of this one minus those of *other*,
+            with the same `counts`; nothing is changed in place.
 
         Raises:
             ValueError: The numbers of images by class differ.
@@ -150,12 +151,13 @@ def generalised_accuracy(
             together, as `true_class_ranks` returns them.
         labels: The true classes, (n,) int, as columns of the candidates, 0 to C - 1.
         seen: (C,) bool: True for a candidate that is seen, False for one that is unseen.
-        ks: The lengths of lists, k, each at least 1 (default `KS`).
+        ks: The lengths of lists, k, each at least 1 (default `KS`: 1, 2, 5, 10 and 20).
         macro: True to average over classes, as in Xian et al. 2018 (the default); False to average
             over images.
 
     Returns:
-        The accuracies on images of `seen` and of `unseen` classes, 0 to 1 each, by k.
+        By k, the accuracies on images of `seen` and of `unseen` classes, 0 to 1 each, and their
+        harmonic mean, `harmonic`.
 
     Raises:
         ValueError: There are no images of seen classes, or none of unseen classes.
@@ -216,7 +218,7 @@ def bootstrap(
             count of 0.
         macro: True to average over classes in each split (the default), False to average over
             images.
-        draws: Number of bootstrap draws (default `DRAWS`).
+        draws: Number of bootstrap draws (default `DRAWS`: 2,000).
         level: Share of draws inside the interval, 0 to 1 (default 0.95).
         seed: Seed of the draws (default 0).
 
@@ -253,7 +255,7 @@ def paired_bootstrap(
         theirs: The sums of the second method, for the same splits and images, which are subtracted.
         macro: True to average over classes in each split (the default), False to average over
             images.
-        draws: Number of bootstrap draws (default `DRAWS`).
+        draws: Number of bootstrap draws (default `DRAWS`: 2,000).
         level: Share of draws inside the interval, 0 to 1 (default 0.95).
         seed: Seed of the draws (default 0).
 

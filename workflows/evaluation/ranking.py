@@ -76,7 +76,7 @@ def true_class_ranks(scores: Floats, labels: Integers, *, groups: Groups = ()) -
     Args:
         scores: (n, C) float, higher is nearer. They are not changed.
         labels: The true classes, (n,) int, as columns of *scores*, 0 to C - 1.
-        groups: Sets of classes that share a vector, as columns, of which no class is in two
+        groups: A list of columns for each set of classes that share a vector; no class is in two
             (default: none). Each class gets the highest score of its group, so that they tie.
 
     Returns:
@@ -105,7 +105,7 @@ def hit_rates(positions: TrueClassRanks, ks: Sequence[int] = KS) -> dict[int, fl
     Args:
         positions: The numbers of candidates above and tied with the true classes of n images, n >
             0, as `true_class_ranks` returns them.
-        ks: The lengths of lists, each at least 1 (default `KS`).
+        ks: The lengths of lists, each at least 1 (default `KS`: 1, 2, 5, 10 and 20).
 
     Returns:
         hit@k by k, in the order of *ks*.
@@ -133,7 +133,7 @@ def top_k(scores: Floats, k: int, *, groups: Groups = ()) -> NDArray[np.int64]:
     Args:
         scores: (n, C) float, higher is nearer. They are not changed.
         k: The number of candidates, 1 to C.
-        groups: Sets of classes that share a vector, as columns, of which no class is in two
+        groups: A list of columns for each set of classes that share a vector; no class is in two
             (default: none). Each class gets the highest score of its group, so that they tie.
 
     Returns:
@@ -166,14 +166,14 @@ def hierarchical_precision(
     Args:
         scores: (n, C) float, higher is nearer. They are not changed.
         labels: The true classes, (n,) int, as columns of *scores*, 0 to C - 1.
-        correct: For each k from 1 to C, and each label that occurs, the classes that count as
-            right, as columns.
-        groups: Sets of classes that share a vector, as columns, of which no class is in two
+        correct: k -> label -> the columns of the classes that count as right, for any ks from 1 to
+            C and, at each, every label that occurs in *labels*.
+        groups: A list of columns for each set of classes that share a vector; no class is in two
             (default: none). Each class gets the highest score of its group, so that they tie.
 
     Returns:
-        For each k of *correct*, the share of the first k answers in the set of the label, 0 to 1,
-        (n,) float64. hp@k is its mean.
+        By each k of *correct*, the share of the first k answers of an image that count as right, 0
+        to 1, (n,) float64. hp@k is its mean.
 
     Raises:
         ValueError: Shapes do not match, a score is NaN, a class has no column, a class is in two
@@ -259,14 +259,15 @@ def hops(scores: Floats, labels: Integers, distances: Integers, *, groups: Group
         scores: (n, C) float, n > 0, higher is nearer. Several first answers share the weight of an
             image.
         labels: The true classes, (n,) int, as columns of *scores*, 0 to C - 1.
-        distances: Hops between classes, (C, C) int16, in the order of columns; `NO_PATH` where
-            there is no path.
-        groups: Sets of classes that share a vector, as columns, of which no class is in two
+        distances: Hops between classes, (C, C) int16, in the order of columns, with the true class
+            as the first index; `NO_PATH` (32,767) where there is no path.
+        groups: A list of columns for each set of classes that share a vector; no class is in two
             (default: none). Each class gets the highest score of its group, so that they tie.
 
     Returns:
         `shares`, the share of images, 0 to 1, by number of hops, ascending, without numbers that do
-        not occur; and `mean`, the mean number over images with a path, NaN without any.
+        not occur, and by `NO_PATH` for those without a path; and `mean`, the mean number over
+        images with a path, NaN without any.
 
     Raises:
         ValueError: There are no images, *distances* is not (C, C), shapes do not match, a score is

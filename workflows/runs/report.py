@@ -66,7 +66,10 @@ def run(options: ReportOptions) -> int:
     """Evaluate a run, write its page `report.html` into its folder and print a summary.
 
     Args:
-        options: `run`, the folder of the run, and the options of its evaluation.
+        options: `run`, the folder of the run; `device`, the torch device (None = a GPU if there is
+            one); `samples`, the maximum number of images to evaluate; `store`, the location of the
+            store (None = as recorded); and the models to evaluate with, each a folder or a hub name
+            or None, `backbone` for a GAN and `clip_model` for DeViSE.
 
     Returns:
         The exit status, 0. A run that has diverged, that has no checkpoint or whose stage has no
@@ -136,7 +139,8 @@ def summary(folder: RunFolder, evaluation: RunEvaluation | None) -> Iterator[str
 
     Args:
         folder: The run folder, whose `metrics.jsonl` is read.
-        evaluation: The evaluation of the run; None = it has none.
+        evaluation: The evaluation of the run, as the function `evaluate_for_report` of its stage
+            returns it, of which only `metrics()` is used; None = it has none.
 
     Yields:
         Lines without a newline, indented by two spaces; nothing if there is nothing to tell.
@@ -168,7 +172,8 @@ def render(folder: RunFolder, record: Mapping[str, Any], evaluation: RunEvaluati
     Args:
         folder: The run folder, whose metrics and samples are read. Nothing is written.
         record: The content of its `options.json`, as `RunFolder.read_options` returns it.
-        evaluation: The evaluation of the run; None = it has none.
+        evaluation: The evaluation of the run, as the function `evaluate_for_report` of its stage
+            returns it; None = it has none.
 
     Raises:
         TesseraeError: `metrics.jsonl` has invalid content.
@@ -239,8 +244,8 @@ def smoothed(
 
     Args:
         points: The (x, y) points of the curve, in the order of x.
-        width: Width of the filter, in points, at least 1; the first and the last value are repeated
-            beyond the ends of the curve.
+        width: Width of the filter, in points, at least 1 (default 101); the first and the last
+            value are repeated beyond the ends of the curve.
 
     Returns:
         A new list of as many points with the same x; empty if there are none.

@@ -43,7 +43,9 @@ def run(options: TrainingOptions, run_options: RunOptions) -> int:
 
     Args:
         options: The options of the stage, an instance of its options class.
-        run_options: The name of the stage, the store and the data, the run folder and the cluster.
+        run_options: `stage`, the name of the stage; `store`; `data`, the source that the store is
+            first prepared from, or None; `split`, the training split; `run`, the run folder (None =
+            runs/STAGE); and the other options of `tesserae train` on data, ranks and the cluster.
 
     Returns:
         The exit status, 0. A run that stops at its time limit has succeeded too. On a node of a

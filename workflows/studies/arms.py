@@ -96,8 +96,11 @@ def make_arm(
             (default: its paper's).
 
     Returns:
-        The objective, optimiser, learning rate, critic updates in a step, norm, clip and penalty.
-        Its learning rate decays and its generator is averaged with `alike` only.
+        The `objective`; the name of its `settings`; its `optimiser`, `adam` or `rmsprop`; `rate`,
+        the learning rate; Adam's `betas`; `critic_steps`, the critic updates in a step; the `norm`;
+        `clip`, or None; `penalty`, or 0; `decays`, True if the rate decays to 0; and `averages`,
+        True if a running average of the generator is evaluated; these two are True with `alike`
+        only.
 
     Raises:
         ValueError: *settings* is unknown.

@@ -96,7 +96,7 @@ def controls(digits: Digits, seed: int = 0) -> dict[str, float]:
 
     Args:
         digits: The training and held-out rows, as `load_digits` returns them.
-        seed: The seed that draws the Gaussian and the noise, `SAMPLES` rows of each (default 0).
+        seed: The seed that draws the Gaussian and the noise, 4,000 rows of each (default 0).
 
     Returns:
         The sliced Wasserstein distances by the name of the control: `Gaussian`, with the mean and
@@ -123,6 +123,11 @@ def arm_of(objective: str, settings: str) -> Arm:
         settings: `paper`, the defaults of `tesserae train wgan` for the objective, or `alike`, the
             same for all objectives.
 
+    Returns:
+        The `objective`; the name of its `settings`; its `optimiser`, `adam` or `rmsprop`; `rate`,
+        the learning rate; Adam's `betas`; `critic_steps`, the critic updates in a step; the `norm`;
+        `clip`, or None; `penalty`, or 0; `decays`, False; and `averages`, True.
+
     Raises:
         ValueError: *settings* is unknown.
     """
@@ -131,7 +136,7 @@ def arm_of(objective: str, settings: str) -> Arm:
 
 
 def run(arm: Arm, digits: Digits, *, steps: int, seed: int = 0) -> TrainingCurves:
-    """Train a small generator and return its metrics at about `EVALUATIONS` evaluations.
+    """Train a small generator on digits, and return its metrics at about 60 evaluations.
 
     It trains on the CPU in this process, and sets torch's global seed.
 

@@ -57,12 +57,15 @@ class PointMetrics:
 
 
 def draw(rows: int, key: tuple[object, ...]) -> Tensor:
-    """Draw points of the data set.
+    """Draw points of the 25 Gaussians of this study.
+
+    Their centres are the points of a 5 by 5 grid with the coordinates -2, -1, 0, 1 and 2, each is
+    drawn as often on average, and their standard deviation is 0.05.
 
     Args:
         rows: The number of points.
         key: The values that decide the draw by their `repr`; equal keys and numbers give equal
-            points.
+            points. Torch's global generator is not used.
 
     Returns:
         (rows, 2) float32, on the CPU.
@@ -73,16 +76,18 @@ def draw(rows: int, key: tuple[object, ...]) -> Tensor:
 
 
 def measure(points: Tensor) -> PointMetrics:
-    """Return the metrics of a set of points.
+    """Return how well a set of points follows the 25 Gaussians that `draw` draws from.
 
-    They are compared with as many points of the data set, which are always the same.
+    They are compared with as many points of `draw`, which are always the same. A point is good
+    within three standard deviations of a centre, and a mode, that is, one of the Gaussians, is
+    covered if a good point is nearest to its centre.
 
     Args:
         points: (n, 2) float32, on the CPU, n > 0.
 
     Returns:
-        The number of covered `modes`, 0 to 25; the share of `good` points, 0 to 1; and the sliced
-        Wasserstein `distance`.
+        The number of covered `modes`, 0 to 25; the share of `good` points, 0 to 1; and `distance`,
+        the sliced Wasserstein distance to the points of `draw`.
 
     Raises:
         NonFiniteError: A point is NaN or infinite.
@@ -101,9 +106,9 @@ def controls(seed: int = 0) -> dict[str, PointMetrics]:
         seed: The seed that draws their points (default 0).
 
     Returns:
-        The metrics of `EVALUATION_POINTS` points by the name of the control: `uniform noise`; `one
-        Gaussian`, with the mean and the deviation of the data; and `real data`, other points of the
-        data set itself.
+        The metrics of 10,000 points, as `measure` returns them, by the name of the control:
+        `uniform noise` in the square from -2.5 to 2.5; `one Gaussian`, with the mean and the
+        deviation of the 25 Gaussians; and `real data`, points of `draw` itself.
     """
     world = World()
     low, high = float(CENTRES.min()) - 0.5, float(CENTRES.max()) + 0.5
@@ -118,14 +123,20 @@ def controls(seed: int = 0) -> dict[str, PointMetrics]:
 
 
 def arm_of(objective: str, settings: str) -> Arm:
-    """Return the training settings of an objective for this data set.
+    """Return the training settings of an objective for the study of 25 Gaussians.
 
-    The critic has no norm, and a gradient penalty has the weight `PENALTY`.
+    The critic has no norm, and a gradient penalty has the weight `PENALTY` (0.1).
 
     Args:
         objective: One of `workflows.adversarial.objectives.OBJECTIVES`, such as `wgan-gp`.
         settings: `paper`, the other defaults of `tesserae train wgan` for the objective, or
             `alike`, the same for all objectives.
+
+    Returns:
+        The `objective`; the name of its `settings`; its `optimiser`, `adam` or `rmsprop`; `rate`,
+        the learning rate; Adam's `betas`; `critic_steps`, the critic updates in a step; the `norm`;
+        `clip`, or None; `penalty`, or 0; `decays`, True if the rate decays to 0; and `averages`,
+        True if a running average of the generator is evaluated.
 
     Raises:
         ValueError: *settings* is unknown.
@@ -135,19 +146,20 @@ def arm_of(objective: str, settings: str) -> Arm:
 
 
 def run(arm: Arm, *, steps: int, seed: int = 0) -> PointMetrics:
-    """Train perceptrons on the grid and return the metrics of the generator's points.
+    """Train a GAN of perceptrons on 25 Gaussians, and return the metrics of its points.
 
-    It trains on the CPU in this process, and sets torch's global seed. `EVALUATION_POINTS` points
-    of the generator at the end, or of its running average if the arm says so, are measured.
+    It trains on the CPU in this process, and sets torch's global seed. 10,000 points of the
+    generator at the end, or of its running average if the arm says so, are measured.
 
     Args:
         arm: The objective and its settings, as `arm_of` returns them; its norm has no effect.
-        steps: Number of training steps, each of some critic updates and a generator update.
+        steps: Number of training steps, each of some critic updates and a generator update, at
+            least 1.
         seed: Seed of initial weights, noise and batches (default 0).
 
     Returns:
-        The number of covered `modes`, 0 to 25; the share of `good` points, 0 to 1; and the sliced
-        Wasserstein `distance` to as many points of the data set.
+        The number of covered `modes`, 0 to 25, the share of `good` points, 0 to 1, and the sliced
+        Wasserstein `distance` to as many points of the Gaussians, as `measure` returns them.
 
     Raises:
         NonFiniteError: A point is NaN or infinite: training has diverged.

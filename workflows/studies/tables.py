@@ -45,8 +45,9 @@ def gaussians(options: GaussiansOptions) -> int:
     """Run the study of Gaussians, and print a line for each run and each control.
 
     Args:
-        options: The objectives, the settings, the number of seeds and of steps, and the threads of
-            torch in this process.
+        options: `objectives` and `settings`, tuples of names of which all pairs are run; `seeds`,
+            the number of runs of each, with the seeds 0, 1, ...; `steps`, the training steps of a
+            run; and `threads`, the number of torch's threads, which it sets in this process.
 
     Returns:
         The exit status, 0.
@@ -82,8 +83,9 @@ def digits(options: DigitsOptions) -> int:
     """Run the study of digits, and print a line for each run and each control.
 
     Args:
-        options: The objectives, the settings, the number of seeds and of steps, and the threads of
-            torch in this process.
+        options: `objectives` and `settings`, tuples of names of which all pairs are run; `seeds`,
+            the number of runs of each, with the seeds 0, 1, ...; `steps`, the training steps of a
+            run; and `threads`, the number of torch's threads, which it sets in this process.
 
     Returns:
         The exit status, 0.
@@ -120,8 +122,10 @@ def devise(options: DeviseStudyOptions) -> int:
     """Run the study of DeViSE, and print a line for each result, its table and the differences.
 
     Args:
-        options: The store, whose features must be computed, the word vectors, the number of splits
-            of the classes as `seeds`, and the settings of the methods.
+        options: `store`, with finished splits `train` and `val` and their `features` (None = the
+            only ones); the file of `word_vectors`; `seeds`, the number of splits of the classes;
+            `steps` and `batch_size` of DeViSE; `threads`, the number of torch's threads, which it
+            sets in this process; and the other options of `tesserae study devise`.
 
     Returns:
         The exit status, 0.

@@ -96,6 +96,13 @@ class Batches:
     def take(self) -> RankBatch:
         """Return this rank's part of the next batch, augmented, on the device.
 
+        The first call opens the store. After the last batch of an epoch the next one begins.
+
+        Returns:
+            `images`, what the augmentation returns, (n, 3, size, size) float32 or (n, d) features;
+            `labels`, (n,) int64, -1 for none, both on the device; and `rows`, (n,) int64, on the
+            CPU.
+
         Raises:
             StoreError: The split has fewer readable images than a batch, or cannot be read.
         """

@@ -142,7 +142,7 @@ def _data_section(data: Data, folder: RunFolder) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the installed versions of Python and of `PACKAGES`, by name."""
+    """Return the versions of `python`, `torch`, `numpy`, `zarr` and `tesserae` by these names."""
     installed = {"python": platform.python_version()}
     for package in PACKAGES:
         installed[package] = version(package)

@@ -59,8 +59,10 @@ class TrainingJob:
 def train(rank: Rank, job: TrainingJob) -> str:
     """Run a training job in this rank, to its last step or until a stop is requested.
 
-    All ranks of the world run it at the same time. It reports progress by `rank.emit` and sets the
-    number of torch's threads. Rank 0 writes checkpoints, metrics and samples to the run folder.
+    All ranks of the world run it at the same time. It reports progress by `rank.emit`. Rank 0
+    writes checkpoints, metrics and samples to the run folder. In the whole process it sets the
+    number of torch's threads and torch's global seed and, on a GPU, cuDNN's benchmark mode and the
+    precision `high` of float32 matrix products.
 
     Args:
         rank: The number and the device of this process, its events, and the request to stop.

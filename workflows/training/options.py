@@ -212,7 +212,7 @@ class TrainingOptions(Options):
 
         Earlier versions lack some options and behaved in one of the ways that they now offer. An
         option that the run does not record, and whose value here equals its present default, gets
-        that value.
+        the value that stands for the behaviour of the earlier versions.
 
         Args:
             recorded: The options of a run by their present names, which an earlier version may have

@@ -449,14 +449,19 @@ class RunFolder:
                 file.unlink(missing_ok=True)
 
     def newest_checkpoint(self) -> Checkpoint | None:
-        """Return the newest intact checkpoint in the history of the latest generation, or None."""
+        """Return the newest intact checkpoint that led to the present state, or None.
+
+        Checkpoints after one that the latest generation, or one before it, has gone back to do not
+        count.
+        """
         return next(self._history(), None)
 
     def checkpoint_of_step(self, step: int) -> Checkpoint | None:
         """Return the newest checkpoint of a step in the history of the latest generation.
 
         The history is what led to the present state: checkpoints after one that was resumed do not
-        belong to it. Every file of it is read to check that it is intact.
+        belong to it. Each of its checkpoints is read to check that it is intact; a damaged one is
+        skipped.
 
         Args:
             step: Number of complete steps, at least 0.
@@ -485,7 +490,8 @@ class RunFolder:
     def finite_checkpoint_steps(self) -> list[int]:
         """Return the steps of checkpoints without NaN or infinity, ascending.
 
-        It loads every checkpoint in the history of the latest generation.
+        It loads every intact checkpoint that led to the present state of the run; those after one
+        that was gone back to do not count.
         """
         loaded = ((checkpoint, self.load(checkpoint)) for checkpoint in self._history())
         return sorted({self.step_of(c) for c, state in loaded if first_non_finite(state) is None})
@@ -650,7 +656,14 @@ class RunFolder:
         writing.append(self.path / "metrics.jsonl", line.encode() + b"\n")
 
     def diverged(self) -> DivergedError | None:
-        """Return the error of the last time that the run diverged; None if it never did."""
+        """Return the error of the last time that the run diverged; None if it never did.
+
+        The error is returned, not raised. Divergences do not count once the run has gone back to an
+        earlier step and been continued.
+
+        Raises:
+            RunFileError: A line of `metrics.jsonl` has invalid content.
+        """
         lines = [line for line in self.metrics() if line.get("what") == "diverged"]
         return DivergedError(str(lines[-1]["why"])) if lines else None
 
@@ -662,8 +675,8 @@ class RunFolder:
 
         Returns:
             Dictionaries with `step`, `generation`, for lines other than those of training steps
-            `what` (`look` for an evaluation, `speed`, `diverged`), and metrics by name; a metric is
-            None if it was not finite.
+            `what` (`look` for an evaluation, `speed`, `diverged`), and metrics by name, or `why`, a
+            text, in a line `diverged`; a metric is None if it was not finite.
 
         Raises:
             RunFileError: A line has invalid content.

@@ -74,7 +74,10 @@ def register(name: str, stage: StageEntry) -> None:
     Args:
         name: The name that `tesserae train` and run folders use for it: a letter, then letters,
             digits, `-` and `_`, in lower case.
-        stage: Its import locations, which ranks must be able to import too.
+        stage: The stage: `summary`, a phrase for the help text, and import locations as
+            `module:name`, which ranks must be able to import too: `options`, its options class;
+            `stage`, its class; and, or None, `prepare_data` and `evaluate`, the functions that open
+            its training data and that evaluate a run.
 
     Raises:
         ValueError: The name is taken by another stage, or is no name.
@@ -109,8 +112,8 @@ def import_location(stage: str) -> str:
     """Return the import location of a stage class, as `module:class`.
 
     Args:
-        stage: A name in `STAGES`, such as `wgan`, or an import location, which is returned as it
-            is.
+        stage: A name in `STAGES`, such as `wgan`. Anything else is taken for an import location and
+            returned as it is, without a check.
     """
     return STAGES[stage].stage if stage in STAGES else stage
 
@@ -119,11 +122,12 @@ def import_object(name: str) -> Any:
     """Import the object that a name refers to, and return it.
 
     Args:
-        name: `module:name`, such as `workflows.wgan.stage:Wgan`.
+        name: `module:name`, such as `workflows.wgan.stage:Wgan`. The name may have dots, as that of
+            a method; without a colon, the longest beginning that is a module is the module.
 
     Raises:
         ImportError: There is no such module.
         AttributeError: The module has no such name.
-        ValueError: *name* has another form.
+        ValueError: *name* is not made of identifiers, dots and at most one colon.
     """
     return pkgutil.resolve_name(name)

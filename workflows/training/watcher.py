@@ -166,13 +166,15 @@ def start_lines(event: dict[str, Any], options: TrainingOptions) -> Iterator[str
 
     Args:
         event: The event of a rank's start: `world`, the number of ranks; `step`, the number of
-            complete steps; and `ranks_on_host`, the ranks on its machine that share its `cores`,
-            None for a rank on a GPU.
+            complete steps; `ranks_on_host`, the number of ranks on its machine (1 if it is
+            missing); and `cores`, the number of cores that they share. Without `cores`, or if it is
+            None, as for a rank on a GPU, there is no notice.
         options: The options of the run.
 
     Yields:
-        A line such as `training on 2 ranks from step 500; batch size 64, 32 per rank`; and a notice
-        if more ranks share the cores of a machine than it has. Lines do not end in a newline.
+        A line such as `training on 2 ranks from step 500; batch size 64, 32 per rank`, or `training
+        on 1 rank from scratch`; and a notice if more ranks share the cores of a machine than it
+        has. Lines do not end in a newline.
     """
     world, step = event["world"], event["step"]
     origin = "from scratch" if not step else f"from step {step:,}"
@@ -225,8 +227,8 @@ def losses_line(line: Mapping[str, Any]) -> str:
             `step` is left out.
 
     Returns:
-        The metrics with four digits each, such as `critic loss -0.1234, estimate 0.1234`; empty if
-        there are none.
+        The metrics with four digits each, and spaces for the underscores of their names, such as
+        `critic loss -0.1234, estimate 0.1234`; empty if there are none.
     """
     return ", ".join(
         f"{name.replace('_', ' ')} {value:.4g}"

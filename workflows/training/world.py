@@ -207,9 +207,10 @@ def _generator(key: tuple[Any, ...]) -> torch.Generator:
 def join(rank: Rank, folder: Path) -> Iterator[World]:
     """Connect to the other ranks of this generation inside the block.
 
-    At the end of the block each rank waits for the others, and the connection is closed. After an
-    error in the block neither happens, as the others may be gone. A single rank connects to nothing
-    and writes nothing.
+    The connection is torch's default process group, by NCCL for ranks on GPUs, else by gloo. At the
+    end of the block each rank waits for the others, and the connection is closed. After an error in
+    the block neither happens, as the others may be gone. A single rank connects to nothing and
+    writes nothing.
 
     Args:
         rank: This process's rank.
@@ -221,7 +222,7 @@ def join(rank: Rank, folder: Path) -> Iterator[World]:
         CPU. Code outside of a rank uses `World()`.
 
     Raises:
-        TimeoutError: Rank 0 did not publish its address within `RENDEZVOUS_TIMEOUT_SECONDS`.
+        TimeoutError: Rank 0 did not publish its address within `RENDEZVOUS_TIMEOUT_SECONDS` (300).
     """
     device = torch.device("cuda:0" if rank.gpu else "cpu")
     if rank.world == 1:

@@ -140,11 +140,14 @@ def evaluate_run(
         store: Location of the run's store (default: as recorded in the run, or beside the run).
 
     Returns:
-        The `step` of the checkpoint; the numbers `num_samples`, `num_real` and `num_distinct`;
-        `sliced_distance`, that of samples to real images, and `baseline_distance`, that of other
-        training images to them (None if there are no others); `neighbour_ratio`; `feature_metrics`,
-        None without a backbone; and `images`, pairs of a caption and a PNG file. The method
-        `metrics` yields the figures as text.
+        The `step` of the checkpoint; the numbers of images, `num_samples` generated ones, of which
+        `num_distinct` differ, and `num_real`; `sliced_distance`, the sliced Wasserstein distance of
+        samples to real images, and `baseline_distance`, that of other training images to them (None
+        if there are no others); `neighbour_ratio`, the median distance of samples to their nearest
+        training image, divided by that of real images; `feature_metrics`, the result of
+        `workflows.evaluation.generative.compare_images`, None without a backbone; and `images`,
+        pairs of a caption and the bytes of a PNG file. The method `metrics` yields the name and the
+        text of each figure.
 
     Raises:
         TesseraeError: The run is of another stage, has no checkpoint or has diverged, or its store
@@ -198,11 +201,14 @@ def evaluate_for_report(
         device: The device that generates and compares images.
 
     Returns:
-        The `step` of the checkpoint; the numbers `num_samples`, `num_real` and `num_distinct`;
-        `sliced_distance`, that of samples to real images, and `baseline_distance`, that of other
-        training images to them (None if there are no others); `neighbour_ratio`; `feature_metrics`,
-        None without a backbone; and `images`, pairs of a caption and a PNG file. The method
-        `metrics` yields the figures as text.
+        The `step` of the checkpoint; the numbers of images, `num_samples` generated ones, of which
+        `num_distinct` differ, and `num_real`; `sliced_distance`, the sliced Wasserstein distance of
+        samples to real images, and `baseline_distance`, that of other training images to them (None
+        if there are no others); `neighbour_ratio`, the median distance of samples to their nearest
+        training image, divided by that of real images; `feature_metrics`, the result of
+        `workflows.evaluation.generative.compare_images`, None without a backbone; and `images`,
+        pairs of a caption and the bytes of a PNG file. The method `metrics` yields the name and the
+        text of each figure.
 
     Raises:
         TesseraeError: The run is of another stage, has no checkpoint or has diverged, or its store

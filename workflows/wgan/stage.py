@@ -282,9 +282,10 @@ def evaluation_augmentation(options: WganOptions, stored: int) -> Augment:
         stored: Side of the stored images, in pixels.
 
     Returns:
-        A function from uint8 images, (n, 3, stored, stored), their row numbers, (n,), and the epoch
-        to float32 images, (n, 3, image_size, image_size) in [-1, 1]: the centre crop, of resized
-        images if the options say `resize` and *stored* is at least 1.25 times the image size.
+        A function from uint8 images, (n, 3, stored, stored), and two arguments without an effect,
+        their row numbers, (n,) int64, and the epoch, at least 0, to float32 images, (n, 3,
+        image_size, image_size) in [-1, 1]: the centre crop, of resized images if the options say
+        `resize` and *stored* is at least 1.25 times the image size.
     """
     size = options.image_size
     resize = resized_side(stored, size, crop="none") if options.resize else None
