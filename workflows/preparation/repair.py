@@ -93,7 +93,7 @@ def repair_split(repair: Repair) -> int:
     Damaged files are written again, from their second copies or from the source images.
 
     Args:
-        repair: What to repair: `options` (of the command), `objects` (the store, opened for this
+        repair: The repair to make: `options` (of the command), `objects` (the store, opened for this
             run), `split` and `run` (the names of the split and of the run) and `cluster`, inside
             its `with` block.
 

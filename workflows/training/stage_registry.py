@@ -19,7 +19,7 @@ class StageEntry:
     """The import locations of a training stage, and its former names in run folders."""
 
     summary: str
-    """What the stage trains, as a phrase for the help text."""
+    """A phrase for the help text that says what the stage trains."""
     options: str
     """The options class, as `module:class`."""
     stage: str

@@ -63,8 +63,8 @@ class WganOptions(TrainingOptions):
     )
     crop: str = option(
         "none",
-        "where larger images are cropped to a square: none crops the centre, random a random"
-        " position",
+        "position at which larger images are cropped to a square: none is the centre, random"
+        " a random position",
         choices=("none", "random"),
         group=_IMAGES,
     )
