@@ -45,9 +45,9 @@ def supervise_rank(task: RankTask, topic: str) -> dict[str, Any]:
     worker ends.
 
     Args:
-        task: The work of the rank: `entry` (the function as `module:function`), `arguments` (the pickled
-            tuple of its arguments), `rank_fields` (the fields of its `Rank` by name, such as `rank`
-            and `generation`) and `save_seconds` (the seconds that it may take to save).
+        task: The work of the rank: `entry` (the function as `module:function`), `arguments` (the
+            pickled tuple of its arguments), `rank_fields` (the fields of its `Rank` by name, such
+            as `rank` and `generation`) and `save_seconds` (the seconds that it may take to save).
         topic: Dask topic, one for each generation, under which the events of the rank are logged:
             dictionaries with `rank` and `generation` added.
 

@@ -93,9 +93,9 @@ def repair_split(repair: Repair) -> int:
     Damaged files are written again, from their second copies or from the source images.
 
     Args:
-        repair: The repair to make: `options` (of the command), `objects` (the store, opened for this
-            run), `split` and `run` (the names of the split and of the run) and `cluster`, inside
-            its `with` block.
+        repair: The repair to make: `options` (of the command), `objects` (the store, opened for
+            this run), `split` and `run` (the names of the split and of the run) and `cluster`,
+            inside its `with` block.
 
     Returns:
         The number of problems that remain; 0 if the split is finished and undamaged.
