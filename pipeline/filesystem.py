@@ -97,7 +97,7 @@ def name_exclusively(temporary: Path, final: Path, locks: Path) -> bool:
         with numbered_lock(locks, f".{final.name}.create"):
             new = not os.path.lexists(final)
             if new:
-                os.replace(temporary, final)  # noqa: PTH105 - one face of the system's calls
+                os.replace(temporary, final)  # noqa: PTH105 - functions of os throughout, as for links
     if not new:
         os.unlink(temporary)  # noqa: PTH108
     return new

@@ -54,9 +54,10 @@ class WorkerLink:
             self._process.stdin.close()
 
     def wait(self, timeout_seconds: float) -> None:
-        """Wait for the process to end, and kill it after a timeout; its output is discarded.
+        """Wait for the process to end, which `disconnect` makes it do, and kill it after a timeout.
 
-        The link cannot be used afterwards.
+        Without `disconnect` a healthy worker only runs into the timeout. The output is discarded:
+        `exit_message` cannot be called afterwards.
 
         Args:
             timeout_seconds: The timeout in seconds; 0 kills a process that still runs at once.

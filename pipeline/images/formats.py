@@ -209,7 +209,7 @@ _RIFF = {
     b"AVI ": _nonimage_format("AVI", "an AVI video"),
 }
 
-_ZEROS = _nonimage_format(
+_ALL_ZERO_FILE = _nonimage_format(
     "zeros", "begins with nothing but zeros", "the file was never written whole: fetch it again"
 )
 _TEXTS: tuple[tuple[bytes, Format], ...] = (
@@ -330,7 +330,7 @@ def _detect_icon(head: bytes) -> Format | None:
 
 
 def _detect_zeros(head: bytes) -> Format | None:
-    return _ZEROS if head and not head.strip(b"\0") else None
+    return _ALL_ZERO_FILE if head and not head.strip(b"\0") else None
 
 
 def _detect_targa(head: bytes) -> Format | None:

@@ -328,7 +328,7 @@ def load_feature_finish_record(
     except FileNotFoundError:
         return None
     document.check_value(file, "split", done.split, split, RERUN_ADVICE)
-    expected = layout.features_derived(name, split, done.kinds)
+    expected = layout.names_in_features_finish_record(name, split, done.kinds)
     named = {written.name for written in done.objects}
     document.check_value(
         file, "the names of objects", sorted(named), sorted(expected), RERUN_ADVICE

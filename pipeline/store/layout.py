@@ -322,7 +322,7 @@ def features_shard(name: str, split: str, kind: str, shard: int) -> str:
     return f"{features_array(name, split, kind)}/c.{shard}.0"
 
 
-def features_derived(name: str, split: str, kinds: Iterable[str]) -> set[str]:
+def names_in_features_finish_record(name: str, split: str, kinds: Iterable[str]) -> set[str]:
     """Return the names of all objects that the finish record of a split's features lists.
 
     Args:

@@ -148,7 +148,8 @@ class DeviseModel:
             split: The name of a finished split of the model's store.
 
         Yields:
-            The n rows of a block, (n,) int64, and their unit vectors, (n, dim) float32.
+            The n rows of a block, (n,) int64, and their unit vectors in the word space, (n, dim)
+            float32, where dim is that of the word vectors.
 
         Raises:
             StoreError: The split or its features are not finished.

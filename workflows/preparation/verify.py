@@ -90,11 +90,11 @@ def verify_features(objects: Objects, name: str, images: SplitRecords, *, thread
     for unknown in feature_check.unknown_objects(objects, feature_records):
         print(printable(f"  note: {unknown} {UNKNOWN_TEXT}"))
     if problems:
-        print(printable(f"  {_features_advice(feature_records, problems)}"))
+        print(printable(f"  {_advice_on_features(feature_records, problems)}"))
     return not problems
 
 
-def _features_advice(feature_records: FeatureRecords, problems: Sequence[Problem]) -> str:
+def _advice_on_features(feature_records: FeatureRecords, problems: Sequence[Problem]) -> str:
     if feature_records.recipe is None:
         return (
             "Run the same `tesserae features` as before to restore it, or delete the folder"

@@ -63,7 +63,7 @@ def read_lines(
 
 
 def has_quarantined(counts: Mapping[str, int]) -> bool:
-    """Return True if counts of rows include one that is not readable.
+    """Return True if any count but that of `readable` is above 0.
 
     Args:
         counts: The number of rows by status in words, such as `commit.counts`; `readable` is the

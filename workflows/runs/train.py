@@ -96,7 +96,7 @@ def _check_run(run_options: RunOptions, options: TrainingOptions, run: RunFolder
         from_step=run_options.from_step,
     )
     if run_options.from_step is not None:
-        run.checkpoint_of_step(run_options.from_step)
+        run.checkpoint_at_step(run_options.from_step)
 
 
 def _cluster(run_options: RunOptions) -> CommandCluster:

@@ -37,11 +37,13 @@ def run(demo: DemoOptions) -> int:
 
     Args:
         demo: The options. Without `data` the source is the embedded sample, which is written to
-            `sample` in the folder `dir`; the store and the runs are written there, too. With 0
-            `minutes` nothing is trained.
+            `sample` in the folder `dir`; with `imagenette`, an archive of 342 MB is downloaded
+            into `dir`. The store and the runs are written into `dir`, too, and the runs of an
+            earlier demo there are removed. With 0 `minutes` nothing is trained.
 
     Returns:
-        The exit status, 0; also if training was skipped because torch is not installed.
+        The exit status, 0; also if training was skipped, because torch is not installed or the
+        images are too few.
 
     Raises:
         ClusterError: The workers cannot be started.
@@ -68,11 +70,13 @@ def run(demo: DemoOptions) -> int:
         raise TesseraeError(
             f"{wrong[0].name}: {wrong[0].description}. Run `tesserae repair {store}`."
         )
-    trained = demo.minutes > 0 and _train(store, demo.dir / "run", GAN_SHARE * demo.minutes)
+    trained = demo.minutes > 0 and _train_gan(store, demo.dir / "run", GAN_SHARE * demo.minutes)
     hierarchy = Path(source) / sample.HIERARCHY
     searched = trained and hierarchy.is_file()
     if searched:
-        _search(store, hierarchy, demo.dir / "search", (1 - GAN_SHARE) * demo.minutes)
+        _train_and_search_devise(
+            store, hierarchy, demo.dir / "search", (1 - GAN_SHARE) * demo.minutes
+        )
     print("== results", flush=True)
     report_store(str(store), runs, notice=notice)
     print(f"Report of the store: {store / layout.REPORT}")
@@ -85,7 +89,7 @@ def run(demo: DemoOptions) -> int:
     return 0
 
 
-def _search(store: Path, hierarchy: Path, folder: Path, minutes: float) -> None:
+def _train_and_search_devise(store: Path, hierarchy: Path, folder: Path, minutes: float) -> None:
     """Train a small DeViSE network to map images to their place in the taxonomy, and search it."""
     print(f"== train DeViSE for {minutes:g} min, and search", flush=True)
     _clear(folder)
@@ -117,7 +121,7 @@ def _clear(folder: Path) -> None:
     mark.touch()
 
 
-def _train(store: Path, folder: Path, minutes: float) -> bool:
+def _train_gan(store: Path, folder: Path, minutes: float) -> bool:
     """Train a small GAN for *minutes*; return False, with a message, if that is not possible."""
     print(f"== train a GAN for {minutes:g} min", flush=True)
     if importlib.util.find_spec("torch") is None:

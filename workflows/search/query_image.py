@@ -55,7 +55,7 @@ def _too_large(name: str, num_bytes: int) -> str:
     return f"{name} has {num_bytes:,} bytes: expected at most {MAX_IMAGE_BYTES:,}."
 
 
-def unsupported_image_message(name: str, data: bytes) -> str:
+def unsupported_query_image_message(name: str, data: bytes) -> str:
     """Return the message for a file that is not of a supported format: a sentence with its cure.
 
     Args:
@@ -117,7 +117,7 @@ class ImagePreprocessor:
                 more than 5 seconds or 1 GiB of memory.
         """
         if accepted_format_of(data) is None:
-            raise QueryError(unsupported_image_message("the file", data))
+            raise QueryError(unsupported_query_image_message("the file", data))
         recipe = self._recipe
         try:
             decoded = self._decoder.decode_resize(

@@ -135,11 +135,13 @@ def pillow_finding(owners: list[str], level: str, *, avx2: bool, why_stock: str)
             `pillow_owners`; empty if none does.
         level: The vector instructions in its binary: `avx2`, `sse4` or `none`.
         avx2: True if this CPU has AVX2.
-        why_stock: The reason why `make setup` installed stock Pillow; empty if it did not.
+        why_stock: The reason why `make setup` installed stock Pillow, which is shown at the level
+            `none` only; empty if it did not.
 
     Returns:
-        A finding of the state `ok`, `note` (stock Pillow, or slower instructions than possible) or
-        `broken` (several owners, or AVX2 code on a CPU without it).
+        A finding of the state `broken` (several owners, or AVX2 code on a CPU without it), `note`
+        (level `none`, which is stock Pillow, or `sse4` on a CPU with AVX2) or `ok`. Without an
+        owner the level alone decides.
     """
     instructions = "without vector instructions" if level == "none" else f"with {level.upper()}"
     summary = f"{' and '.join(owners) or 'of unknown origin'}, resizing {instructions}"

@@ -209,9 +209,9 @@ class RunFolder:
     def discard(self, created: Sequence[Path]) -> None:
         """Remove the files of a run that never took a step; keep a run that did.
 
-        A run that has a checkpoint or a line of metrics is kept as it is. Otherwise the lock file
+        A run that has a checkpoint or a file `metrics.jsonl` is kept as it is. Otherwise the lock file
         is removed and, if `create_or_continue` of this object has created the run, the files that
-        it wrote and the claims and addresses of generations. Subfolders that are empty then are
+        it wrote, such as `options.json` and those of each start of the ranks. Subfolders that are empty then are
         removed; other files stay.
 
         Args:
@@ -419,7 +419,7 @@ class RunFolder:
             resumed = (
                 self.newest_checkpoint()
                 if from_step is None
-                else self.checkpoint_of_step(from_step)
+                else self.checkpoint_at_step(from_step)
             )
             number = max(self._claimed(), default=0) + 1
             record = {"resumed": None if resumed is None else resumed.name}
@@ -456,7 +456,7 @@ class RunFolder:
         """
         return next(self._history(), None)
 
-    def checkpoint_of_step(self, step: int) -> Checkpoint | None:
+    def checkpoint_at_step(self, step: int) -> Checkpoint | None:
         """Return the newest checkpoint of a step in the history of the latest generation.
 
         The history is what led to the present state: checkpoints after one that was resumed do not

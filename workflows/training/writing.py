@@ -93,11 +93,11 @@ def replacing(file: Path, *, num_bytes: int) -> Iterator[RecordingFile]:
         # Torch's own error hides the system's, which alone tells a full disk from other faults.
         error = e if recording is None or recording.error is None else recording.error
         if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
-            raise disk_full_error(file, error, num_bytes) from e
+            raise run_disk_full_error(file, error, num_bytes) from e
         raise
 
 
-def disk_full_error(file: Path, error: OSError, num_bytes: int) -> DiskFullError:
+def run_disk_full_error(file: Path, error: OSError, num_bytes: int) -> DiskFullError:
     """Return the error for a write of *file* that failed for lack of room, with how to recover.
 
     The caller raises it.
@@ -147,7 +147,7 @@ def append(file: Path, data: bytes) -> None:
             out.truncate(before)  # half a line would corrupt the next one
             if e.errno not in DISK_FULL_ERRNOS:
                 raise
-            raise disk_full_error(file, e, len(data)) from e
+            raise run_disk_full_error(file, e, len(data)) from e
 
 
 def _open_no_link(path: str, flags: int) -> int:

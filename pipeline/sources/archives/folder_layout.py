@@ -68,7 +68,9 @@ class TreeTar(Layout):
     def samples(
         self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
     ) -> Iterator[ListedSample | SkippedFiles]:
-        """Yield every file under a class folder of the split as a sample.
+        """Yield every file of the split that may be an image as a sample.
+
+        A hidden file, or one named as a text, table, archive or program, is none.
 
         Args:
             tar: The open tar, which stays open.
@@ -83,7 +85,7 @@ class TreeTar(Layout):
             each sample, with the key `<class>/<file name>` and what *store_member* returned as its
             offset, in the order of the members; those right in the folder of the split follow
             behind all others. Of a link, `num_bytes` and `offset` are 0, and `same_as` is the key
-            of its target; else that is ''. At the end, one `SkippedFiles` (`reason`, `name` of the
+            of its target, `?/<file name>` if that lies in no class folder; else it is ''. At the end, one `SkippedFiles` (`reason`, `name` of the
             first, `num_files`) for each reason for which members are no samples.
 
         Raises:

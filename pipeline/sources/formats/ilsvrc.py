@@ -173,13 +173,13 @@ def _refuse_partly_sorted_val(location: Location, sizes: FolderSizes) -> None:
             )
 
 
-def _is_archive(location: Location, path: str) -> bool:
+def _is_tar_or_zip(location: Location, path: str) -> bool:
     return container_of(location, path) in (TAR, ZIP)
 
 
 def _tars_named(location: Location, stem: str) -> list[str]:
     files = location.names().files
-    return [name for name in files if stem_of(name) == stem and _is_archive(location, name)]
+    return [name for name in files if stem_of(name) == stem and _is_tar_or_zip(location, name)]
 
 
 def find_train_tar(
@@ -226,7 +226,7 @@ def find_train_tar(
 def _may_hold_tars(location: Location, path: str) -> bool:
     stem = stem_of(path)
     has_own_kind = is_wnid(stem) or stem.startswith(("ILSVRC2012_img_val", "ILSVRC2012_devkit"))
-    return (location.only_file != "" or not has_own_kind) and _is_archive(location, path)
+    return (location.only_file != "" or not has_own_kind) and _is_tar_or_zip(location, path)
 
 
 def find_class_tars(
@@ -248,7 +248,7 @@ def find_class_tars(
     """
 
     def fits(path: str) -> bool:
-        return (explicit or is_wnid(stem_of(path))) and _is_archive(location, path)
+        return (explicit or is_wnid(stem_of(path))) and _is_tar_or_zip(location, path)
 
     return {
         split: TarSource(
@@ -292,7 +292,7 @@ def find_val(
     if "val" in location.names().folders and any(map(is_val_image, location.names("val").files)):
         return {"val": ValFolder("ilsvrc-val", location.child("val"))}
     tars = _tars_named(location, VAL_STEM)
-    if not tars and location.only_file and _is_archive(location, location.only_file):
+    if not tars and location.only_file and _is_tar_or_zip(location, location.only_file):
         fits = explicit or outline_of(location, location.only_file).shape == VAL
         tars = [location.only_file] if fits else []
     elif not tars and location.options.rules > 1:

@@ -80,7 +80,7 @@ FEATURES_DONE = FeatureFinishRecord(
     parts="0" * 32,
     objects=tuple(
         ObjectRecord(name, 5, "0" * 32)
-        for name in sorted(layout.features_derived(FEATURES.name, "train", KINDS))
+        for name in sorted(layout.names_in_features_finish_record(FEATURES.name, "train", KINDS))
     ),
 )
 DOCUMENTS: dict[str, tuple[Any, Any]] = {

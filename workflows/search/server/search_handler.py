@@ -15,7 +15,7 @@ from workflows.search.query import Query, QueryError, parse
 from workflows.search.query_image import (
     MAX_IMAGE_BYTES,
     accepted_format_of,
-    unsupported_image_message,
+    unsupported_query_image_message,
 )
 from workflows.search.server.base_handler import BaseHandler
 from workflows.search.server.service import MAX_UPLOADS, SearchService
@@ -106,7 +106,7 @@ class SearchHandler(BaseHandler):
         if self._finished:
             return
         if accepted_format_of(bytes(self._body[:HEAD_BYTES])) is None:
-            self.refuse(415, unsupported_image_message("the file", bytes(self._body)))
+            self.refuse(415, unsupported_query_image_message("the file", bytes(self._body)))
             return
         # Parse first: a mistake in the query is reported without decoding the image.
         query_and_options = self._parse_request(has_image=True)
