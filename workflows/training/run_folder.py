@@ -209,10 +209,10 @@ class RunFolder:
     def discard(self, created: Sequence[Path]) -> None:
         """Remove the files of a run that never took a step; keep a run that did.
 
-        A run that has a checkpoint or a file `metrics.jsonl` is kept as it is. Otherwise the lock file
-        is removed and, if `create_or_continue` of this object has created the run, the files that
-        it wrote, such as `options.json` and those of each start of the ranks. Subfolders that are empty then are
-        removed; other files stay.
+        A run that has a checkpoint or a file `metrics.jsonl` is kept as it is. Otherwise the lock
+        file is removed and, if `create_or_continue` of this object has created the run, the files
+        that it wrote, such as `options.json` and those of each start of the ranks. Subfolders that
+        are empty then are removed; other files stay.
 
         Args:
             created: Folders that were created for the run, innermost first. They are removed too if

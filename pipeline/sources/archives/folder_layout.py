@@ -85,8 +85,9 @@ class TreeTar(Layout):
             each sample, with the key `<class>/<file name>` and what *store_member* returned as its
             offset, in the order of the members; those right in the folder of the split follow
             behind all others. Of a link, `num_bytes` and `offset` are 0, and `same_as` is the key
-            of its target, `?/<file name>` if that lies in no class folder; else it is ''. At the end, one `SkippedFiles` (`reason`, `name` of the
-            first, `num_files`) for each reason for which members are no samples.
+            of its target, `?/<file name>` if that lies in no class folder; else it is ''. At the
+            end, one `SkippedFiles` (`reason`, `name` of the first, `num_files`) for each reason for
+            which members are no samples.
 
         Raises:
             ReadError: The tar could not be read now.

@@ -17,7 +17,7 @@ def test_foreign_folders_are_not_deleted(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "thesis.txt").write_text("mine")
     with pytest.raises(TesseraeError, match="was not created by the demo"):
-        demo._train(tmp_path / "store", folder, 1.0)
+        demo._train_gan(tmp_path / "store", folder, 1.0)
     assert (folder / "thesis.txt").read_text() == "mine"
 
 
