@@ -37,7 +37,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 def extractions(small: Small, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, FeaturesOptions]]:
     """Record calls that extract features, as (split, configuration)."""
     calls: list[tuple[str, FeaturesOptions]] = []
-    recipe = feature_records.load_recipe(open_objects(str(small.store)), small.features)
+    recipe = feature_records.load_feature_recipe(open_objects(str(small.store)), small.features)
 
     def make(wish: FeaturesOptions, split: str, cluster: Any) -> Any:
         calls.append((split, wish))
