@@ -34,11 +34,11 @@ def count_gpu_workers(client: Client) -> int:
 def workers_for_ranks(client: Client, *, gpu: bool) -> list[str]:
     """Return the addresses of the workers on which ranks can run now, those to use first first.
 
-    The order is that of `worker_slots`.
-
     Args:
         client: A client of the cluster.
-        gpu: True for workers with the Dask resource `GPU` only; False for all running workers.
+        gpu: True for workers with the Dask resource `GPU` only, machine by machine, so that ranks
+            share a machine; False for all running workers, the first one of each machine, then the
+            second ones, and so on. Machines and their workers are sorted by address.
 
     Returns:
         Addresses such as `tls://10.0.0.2:40123`; empty if no such worker runs.

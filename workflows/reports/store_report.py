@@ -71,6 +71,10 @@ def collect_report(objects: Objects, runs: dict[str, RunReport], notice: str) ->
         runs: The totals of the command's run, by split; a split without an entry gets none.
         notice: A notice that is shown before all figures; empty for none.
 
+    Returns:
+        The plain values of the report, for `store_page`: the counts, bytes and last run of each
+        split, the recipe, the quarantined rows, and grids of stored images with their classes.
+
     Raises:
         StoreError: There is no store, or its recipe is damaged.
     """
