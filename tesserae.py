@@ -53,7 +53,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test compares it wit
         class_vectors,
         taxonomy_vectors,
     )
-    from workflows.preparation.features import run as features
+    from workflows.preparation.features import run_features as features
     from workflows.preparation.options import (
         FeaturesOptions,
         PrepareOptions,
@@ -61,8 +61,8 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test compares it wit
         VerifyOptions,
     )
     from workflows.preparation.prepare import prepare
-    from workflows.preparation.repair import run as repair
-    from workflows.preparation.verify import run as verify
+    from workflows.preparation.repair import run_repair as repair
+    from workflows.preparation.verify import run_verify as verify
     from workflows.search.engine import Answer, Engine, SearchOptions, open_engine
     from workflows.search.query import Query, QueryError
     from workflows.search.query import parse as parse_query
@@ -73,11 +73,11 @@ _LOCATIONS = {
     # What the commands of these names do.
     "prepare": "workflows.preparation.prepare:prepare",
     "PrepareOptions": "workflows.preparation.options:PrepareOptions",
-    "verify": "workflows.preparation.verify:run",
+    "verify": "workflows.preparation.verify:run_verify",
     "VerifyOptions": "workflows.preparation.options:VerifyOptions",
-    "repair": "workflows.preparation.repair:run",
+    "repair": "workflows.preparation.repair:run_repair",
     "RepairOptions": "workflows.preparation.options:RepairOptions",
-    "features": "workflows.preparation.features:run",
+    "features": "workflows.preparation.features:run_features",
     "FeaturesOptions": "workflows.preparation.options:FeaturesOptions",
     # Reading.
     "Loader": "pipeline.loader:Loader",

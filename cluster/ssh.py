@@ -128,7 +128,7 @@ class SshCluster(EmbeddedScheduler):
         self._hosts = hosts.hosts
         self._files = certificates.create_certificates()
         self._links: list[_SshLink] = []
-        host = hosts.scheduler or _local_address(hosts.hosts)
+        host = hosts.scheduler or _address_towards_host(hosts.hosts)
         super().__init__(host, self._files, dashboard=dashboard)
         self._checked = time.monotonic()
         self._links = [_SshLink(host, self.address, self._files) for host in self._hosts]
@@ -191,7 +191,7 @@ class _SshLink(WorkerLink):
         super().__init__([*SSH_COMMAND, host.name, f"exec {shlex.join(command)}"], files)
 
 
-def _local_address(hosts: Sequence[Host]) -> str:
+def _address_towards_host(hosts: Sequence[Host]) -> str:
     """Return the address of this machine that the hosts see, preferably not a loopback address."""
     addresses = []
     for host in hosts:

@@ -19,7 +19,7 @@ from pipeline.errors import StoreMismatchError
 TREES = ("pipeline", "workflows", "cluster")
 
 
-def digest_of(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
     """Return one digest of the names and contents of all `*.py` files in a folder, at any depth.
 
     Args:
@@ -40,7 +40,7 @@ def digest_of(folder: Path) -> str:
 
 def _digest_of_tree(name: str) -> str:
     spec = importlib.util.find_spec(name)  # finds the tree without importing it
-    return "" if spec is None or spec.origin is None else digest_of(Path(spec.origin).parent)
+    return "" if spec is None or spec.origin is None else folder_digest(Path(spec.origin).parent)
 
 
 _DIGESTS = MappingProxyType({name: _digest_of_tree(name) for name in TREES})

@@ -145,7 +145,7 @@ def _check_job_request(values: dict[str, Any], where: str) -> None:
     ):
         raise ClusterError(f'{where}: walltime is {walltime!r}: expected "HH:MM:SS", in quotes.')
     if "memory" in values and not is_whole_node(values["memory"]):
-        _check_memory(values["memory"], where)
+        _check_profile_memory(values["memory"], where)
 
 
 def is_whole_node(memory: object) -> bool:
@@ -158,7 +158,7 @@ def is_whole_node(memory: object) -> bool:
     return type(memory) in (int, str) and str(memory).strip() == "0"
 
 
-def _check_memory(memory: object, where: str) -> None:
+def _check_profile_memory(memory: object, where: str) -> None:
     if isinstance(memory, str) and MEMORY_PATTERN.fullmatch(memory.strip()):
         with suppress(ValueError):  # an unknown unit
             if parse_bytes(memory) >= MIN_MEMORY_BYTES:

@@ -70,7 +70,7 @@ def open_backbone(
         )
     if folder.is_dir():
         check_folder(folder)
-    opened, missing = _load(str(name_or_path), local=folder.is_dir())
+    opened, missing = _load_model(str(name_or_path), local=folder.is_dir())
     model, prefix = (
         (getattr(opened, VISION_PART), f"{VISION_PART}.")
         if hasattr(opened, VISION_PART)
@@ -98,7 +98,7 @@ def open_backbone(
     return backbone
 
 
-def _load(name_or_path: str, *, local: bool) -> tuple[Any, set[str]]:
+def _load_model(name_or_path: str, *, local: bool) -> tuple[Any, set[str]]:
     """Return the model and the names of its missing weights."""
     try:
         from transformers import AutoModel

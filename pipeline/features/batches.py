@@ -53,12 +53,12 @@ def read_chunks(
     decompress = decompressor(recipe.codec)
     shape = (recipe.chunk_rows, size, size, 3)
     digest = xxhash.xxh3_128()
-    index, ends = _read_index(objects, record, recipe)
+    index, ends = _read_chunk_index(objects, record, recipe)
     chunks_per_read = max(1, READ_ROWS // recipe.chunk_rows)
     start = 0
     for group in range(0, len(ends), chunks_per_read):
         stops = ends[group : group + chunks_per_read]
-        data = _read(objects, record, start, stops[-1] - start)
+        data = _read_object_range(objects, record, start, stops[-1] - start)
         digest.update(data)
         block = np.frombuffer(data, np.uint8)
         for stop in stops:
@@ -87,12 +87,14 @@ def _decode_chunk(
     return body.reshape(shape)
 
 
-def _read_index(objects: Objects, record: ObjectRecord, recipe: Recipe) -> tuple[bytes, list[int]]:
+def _read_chunk_index(
+    objects: Objects, record: ObjectRecord, recipe: Recipe
+) -> tuple[bytes, list[int]]:
     """Return the bytes of the object's index and the end offset of each chunk, in bytes."""
     num_bytes = index_bytes(recipe.shard_rows, recipe.chunk_rows)
     if objects.size(record.name) != record.num_bytes:
         raise _damaged(record)
-    encoded = _read(objects, record, record.num_bytes - num_bytes, num_bytes)
+    encoded = _read_object_range(objects, record, record.num_bytes - num_bytes, num_bytes)
     index = decode_index(encoded)
     if index is None:
         raise _damaged(record)
@@ -103,7 +105,7 @@ def _read_index(objects: Objects, record: ObjectRecord, recipe: Recipe) -> tuple
     return encoded, list(itertools.accumulate(lengths))
 
 
-def _read(objects: Objects, record: ObjectRecord, start: int, num_bytes: int) -> bytes:
+def _read_object_range(objects: Objects, record: ObjectRecord, start: int, num_bytes: int) -> bytes:
     try:
         data = objects.read(record.name, start, num_bytes)
     except FileNotFoundError:

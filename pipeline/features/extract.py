@@ -101,7 +101,7 @@ def _stored_feature_recipe(objects: Objects, recipe: FeatureRecipe) -> FeatureRe
     return None
 
 
-def new_run(name: str, split: str) -> str:
+def new_features_run(name: str, split: str) -> str:
     """Return a new unique name for a run, which marks its temporary files and its tasks.
 
     Args:
@@ -127,7 +127,7 @@ def lease_name(name: str, split: str) -> str:
     return f"features.{name}.{split}"
 
 
-def write_metadata(
+def write_features_metadata(
     objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]
 ) -> None:
     """Write the recipe and the metadata that readers need into the store, before the first task.
@@ -396,7 +396,7 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeatureFinish
         plan=plan.digest,
         num_rows=plan.num_rows,
         kinds=kinds,
-        parts=_parts(objects, plan),
+        parts=_feature_parts(objects, plan),
         objects=tuple(records.fingerprint(name, data) for name, data in written),
         format=recipe.format,
     )
@@ -408,7 +408,7 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeatureFinish
     return done
 
 
-def _parts(objects: Objects, plan: Plan) -> str:
+def _feature_parts(objects: Objects, plan: Plan) -> str:
     """Return the digest of the split's table parts, which identifies the image of each row."""
     done = records.load_finish_record(objects, plan.split)
     if done is None or done.parts != parts_digest(all_commits(objects, plan)):

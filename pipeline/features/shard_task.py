@@ -220,7 +220,7 @@ def _extract_kinds(
     threads: int,
 ) -> dict[str, ObjectRecord]:
     config, written = workspace.config, {}
-    for kind, rows in _compute(workspace, shard, pixels, kinds, threads).items():
+    for kind, rows in _compute_rows(workspace, shard, pixels, kinds, threads).items():
         name = layout.features_shard(config.name, config.split, kind, shard)
         written[kind] = _write(workspace, name, rows)
     return written
@@ -265,7 +265,7 @@ def _write(workspace: FeatureWorkspace, name: str, rows: NDArray[np.floating]) -
     return existing
 
 
-def _compute(
+def _compute_rows(
     workspace: FeatureWorkspace,
     shard: int,
     pixels: ObjectRecord,

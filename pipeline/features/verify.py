@@ -57,7 +57,7 @@ class FeatureRecords:
         ]
 
 
-def read_records(objects: Objects, name: str, images: SplitRecords) -> FeatureRecords:
+def read_feature_records(objects: Objects, name: str, images: SplitRecords) -> FeatureRecords:
     """Read the records of the features *name* of the split of *images*; shards are not read.
 
     Args:
@@ -231,7 +231,7 @@ def unknown_splits(store_splits: Sequence[str], splits: Sequence[str], name: str
     ]
 
 
-def unknown_objects(objects: Objects, feature_records: FeatureRecords) -> list[str]:
+def unknown_feature_objects(objects: Objects, feature_records: FeatureRecords) -> list[str]:
     """Return the names of objects in the folders of finished features that no record lists.
 
     They do no harm. The folders of the split's arrays and commits are listed, and no object is

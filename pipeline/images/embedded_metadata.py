@@ -43,7 +43,7 @@ def without_metadata(data: bytes, format: Format) -> bytes | None:
     if format is formats.PNG:
         return _png_without_metadata(data)
     if format is formats.TIFF:
-        return tiff.without_metadata(data)
+        return tiff.tiff_without_metadata(data)
     if format is formats.WEBP:
         return _webp_without_metadata(data)
     if format is formats.GIF:

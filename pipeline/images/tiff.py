@@ -119,7 +119,7 @@ def read_directory(data: bytes) -> Directory | None:
     return Directory(order, big, offset, entries)
 
 
-def without_metadata(data: bytes) -> bytes | None:
+def tiff_without_metadata(data: bytes) -> bytes | None:
     """Return a TIFF with only the tags of its first image that decide pixels; None if unreadable.
 
     In the copy the directory is overwritten, so that all offsets remain valid. It loses the texts,

@@ -98,7 +98,7 @@ def _differences_from_store(
     if checksum != line["crc32c"]:
         yield Problem(image, f"{row}: its source bytes differ from the committed ones")
         return
-    status, pixels = _decode_again(space, data, line["status"])
+    status, pixels = _decode_source_row(space, data, line["status"])
     if status != line["status"]:
         yield Problem(layout.part(split, shard), f"{row}: it is {STATUS_WORDS[status]} now")
         return
@@ -110,7 +110,7 @@ def _differences_from_store(
             )
 
 
-def _decode_again(
+def _decode_source_row(
     space: Workspace, data: bytes | Unread, expected: object
 ) -> tuple[int, dict[int, bytes]]:
     recipe = space.recipe

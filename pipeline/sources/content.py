@@ -8,7 +8,7 @@ first bytes of each format; this module says how a source uses them.
 import google_crc32c
 
 from pipeline.images.formats import container_of
-from pipeline.sources.archives.tar_header import BLOCK, has_valid_checksum
+from pipeline.sources.archives.tar_header import BLOCK, has_tar_checksum
 
 HEAD_BYTES = 1024
 """The number of first bytes that tell every kind of content, even a page behind blank lines."""
@@ -97,7 +97,7 @@ def is_tar_header(block: bytes) -> bool:
     Args:
         block: 512 bytes; False for any other length.
     """
-    return len(block) == BLOCK and (not block.strip(b"\0") or has_valid_checksum(block))
+    return len(block) == BLOCK and (not block.strip(b"\0") or has_tar_checksum(block))
 
 
 def is_tfrecord(head: bytes) -> bool:
@@ -137,7 +137,7 @@ def description_of(head: bytes) -> str:
     return f"of no known kind (it begins with {head[:16]!r})"
 
 
-def advice_for(head: bytes) -> str:
+def advice_on_content(head: bytes) -> str:
     """Return the advice to a user who passed a file where an archive is expected.
 
     Args:

@@ -255,7 +255,7 @@ def _sync_spool_file(file: BinaryIO) -> None:
 
 def _is_block_complete(folder: Path, name: str, source: str, limit: int | None) -> bool:
     try:
-        table = _read_index(folder, name)
+        table = _read_spool_index(folder, name)
     except (OSError, SourceError):
         return False  # an absent or damaged block is streamed again
     stored_source = table.schema.metadata.get(_SOURCE_KEY)
@@ -325,7 +325,7 @@ def remaining_spool_text(directory: str) -> str:
     )
 
 
-def _read_index(folder: Path, name: str) -> pa.Table:
+def _read_spool_index(folder: Path, name: str) -> pa.Table:
     """Return the index of one block, after a check of the length of its records."""
     path, records = folder / (name + INDEX), folder / (name + RECORDS)
     if path.exists() and not path.is_file():
@@ -372,7 +372,7 @@ def spool_listing(directory: str, blocks: Sequence[Block]) -> pa.Table:
     block_of = {block.name + RECORDS: block for block in blocks}
     for block in blocks:
         try:
-            table = _read_index(folder, block.name)
+            table = _read_spool_index(folder, block.name)
         except FileNotFoundError as e:
             raise SourceError(
                 f"the spool {directory} lacks the block {block.name!r}: it was not streamed yet."

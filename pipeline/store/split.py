@@ -108,7 +108,7 @@ def open_split(
             f"{layout.plan(split)} belongs to another recipe. Run `tesserae verify`."
         )
     labels = _read_small_array(objects, plan, "label", np.dtype("<i4"))
-    _check_labels(labels, recipe, plan)
+    _check_label_array(labels, recipe, plan)
     if done is not None and set(requested) <= set(done.sizes):
         status = _read_small_array(objects, plan, "status", np.dtype("u1"))
         absent = np.flatnonzero(status != READABLE)
@@ -197,7 +197,7 @@ def _read_small_array(
     return values[: plan.num_rows]
 
 
-def _check_labels(labels: NDArray[np.int32], recipe: Recipe, plan: Plan) -> None:
+def _check_label_array(labels: NDArray[np.int32], recipe: Recipe, plan: Plan) -> None:
     lowest, highest = int(labels.min()), int(labels.max())
     if not -1 <= lowest <= highest < len(recipe.classes):
         raise StoreDamagedError(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.compatibility.bundles import Bundle
 from tests.compatibility.make_fixtures import FIRST_STEPS, LAST_STEPS, RUNS, SIDE, lengths
-from workflows.devise.model import open_model
+from workflows.devise.model import open_devise_model
 from workflows.training.run_folder import RunFolder
 
 STAGES = {run: str(stage) for run, (stage, *_) in RUNS.items()}
@@ -88,7 +88,7 @@ def test_a_trained_trunk_is_exported(bundle: Bundle) -> None:
     weights = (bundle.root / "exported" / "model.safetensors").read_bytes()
     assert weights != (bundle.root / "trunk" / "model.safetensors").read_bytes()
     assert bundle.tesserae("features", "store", "--trunk", "exported", "--split", "val") == 0
-    model = open_model(bundle.root / "runs" / "devise-all", store=str(bundle.store))
+    model = open_devise_model(bundle.root / "runs" / "devise-all", store=str(bundle.store))
     images = np.zeros((2, SIDE, SIDE, 3), np.uint8)
     assert model.embed_images(images).shape == (2, model.dim)
 

@@ -15,22 +15,22 @@ def test_every_tree_of_this_process_has_a_digest() -> None:
     assert set(code_digest.trees()) == {"pipeline", "workflows", "cluster"}
     assert len(set(code_digest.trees().values())) == 3
     assert all(
-        digest == code_digest.digest_of(ROOT / t) for t, digest in code_digest.trees().items()
+        digest == code_digest.folder_digest(ROOT / t) for t, digest in code_digest.trees().items()
     )
 
 
 def test_every_file_counts_by_name_and_bytes(tmp_path: Path) -> None:
     """Changing, moving, adding or removing a file changes the digest."""
-    seen = [code_digest.digest_of(tmp_path)]
+    seen = [code_digest.folder_digest(tmp_path)]
     for name, text in (("a.py", "1"), ("a.py", "2"), ("b/c.py", "1"), ("b/d.py", "")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-        seen.append(code_digest.digest_of(tmp_path))
+        seen.append(code_digest.folder_digest(tmp_path))
     (tmp_path / "a.py").rename(tmp_path / "e.py")
-    seen.append(code_digest.digest_of(tmp_path))
+    seen.append(code_digest.folder_digest(tmp_path))
     assert len(set(seen)) == len(seen)
     (tmp_path / "notes.txt").write_text("no code")
-    assert code_digest.digest_of(tmp_path) == seen[-1]
+    assert code_digest.folder_digest(tmp_path) == seen[-1]
 
 
 @pytest.mark.parametrize("tree", code_digest.TREES)
@@ -49,6 +49,6 @@ def test_files_changed_while_a_process_runs_do_not_change_its_digest(
 ) -> None:
     """The process runs the code that it has read."""
     before = code_digest.digest()
-    monkeypatch.setattr(code_digest, "digest_of", lambda folder: "changed")
+    monkeypatch.setattr(code_digest, "folder_digest", lambda folder: "changed")
     assert code_digest.digest() == before
     assert importlib.import_module("pipeline.code_digest") is code_digest

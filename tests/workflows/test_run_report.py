@@ -18,7 +18,7 @@ from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.runs import report
 from workflows.training.run_folder import RunFolder
 from workflows.wgan import evaluation
-from workflows.wgan.evaluation import evaluate_run
+from workflows.wgan.evaluation import evaluate_gan_run
 from workflows.wgan.sampling import open_sampler
 
 
@@ -180,7 +180,7 @@ def test_an_invalid_command_is_refused(
 def test_an_evaluation_equals_separate_computations(plain: Path, store: Path) -> None:
     """The metrics of an evaluation equal those computed separately."""
     folder = RunFolder(plain)
-    evaluated = evaluate_run(folder, samples=16, backbone=None)
+    evaluated = evaluate_gan_run(folder, samples=16, backbone=None)
     sampler = open_sampler(folder)
     samples = sampler.generate(sampler.noise(16, 1))
 
@@ -208,8 +208,10 @@ def test_all_training_rows_are_searched(tmp_path: Path, monkeypatch: pytest.Monk
     copies = evaluation._first(
         evaluation._blocks(folder.data(), "train", open_sampler(folder), 8), 100
     )
-    monkeypatch.setattr(evaluation, "_samples", lambda sampler, count: [copies[-count:].float()])
-    judged = evaluate_run(folder, samples=8, backbone=None)
+    monkeypatch.setattr(
+        evaluation, "_generated_samples", lambda sampler, count: [copies[-count:].float()]
+    )
+    judged = evaluate_gan_run(folder, samples=8, backbone=None)
     assert judged.searched == (8, 100)
     assert judged.neighbour_ratio == pytest.approx(0, abs=1e-3)  # samples are of half precision
     beside = np.asarray(Image.open(io.BytesIO(judged.images[0][1])))

@@ -69,7 +69,7 @@ def worker_config(options: UpOptions | WorkerOptions, address: str) -> WorkerCon
             this machine lacks.
     """
     workers = cores() if options.workers is None else options.workers
-    gpus = _gpus(options.gpus)
+    gpus = _gpu_names(options.gpus)
     if not workers + len(gpus):
         raise ValueError("--workers is 0: expected at least 1, or GPUs with --gpus.")
     return WorkerConfig(
@@ -87,7 +87,7 @@ def worker_config(options: UpOptions | WorkerOptions, address: str) -> WorkerCon
     )
 
 
-def _gpus(selection: str) -> list[str]:
+def _gpu_names(selection: str) -> list[str]:
     if selection in ("all", "none"):
         return commands.visible_gpus() if selection == "all" else []
     gpus = selection.split(",")

@@ -46,7 +46,7 @@ def scheduler(options: SchedulerOptions) -> int:
     program = commands.scheduler_program(config)
     check_ports_free(config)
     print_scheduler(config)
-    return _run([program], once=options.once)
+    return _run_programs([program], once=options.once)
 
 
 def worker(options: WorkerOptions) -> int:
@@ -78,7 +78,7 @@ def worker(options: WorkerOptions) -> int:
     security = None if folder is None else certificates.tls_security(folder, ["worker"])
     seconds = math.inf if options.scheduler_timeout is None else options.scheduler_timeout
     timeout = ReconnectTimeout(options.address, seconds, security)
-    return _run(programs, once=options.once, done=timeout.has_expired)
+    return _run_programs(programs, once=options.once, done=timeout.has_expired)
 
 
 def _run_for_remote_command(options: WorkerOptions) -> int:
@@ -110,7 +110,7 @@ def _run_for_remote_command(options: WorkerOptions) -> int:
     return 0
 
 
-def _run(
+def _run_programs(
     programs: Sequence[supervisor.Program], *, once: bool, done: Callable[[], bool] = lambda: False
 ) -> int:
     if once and len(programs) == 1:

@@ -8,4 +8,4 @@ to `tesserae features` or to another run.
 from workflows.commands import Command
 from workflows.runs.options import ExportOptions
 
-COMMAND = Command((ExportOptions,), "workflows.runs.export:run")
+COMMAND = Command((ExportOptions,), "workflows.runs.export:run_export")

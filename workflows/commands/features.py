@@ -9,4 +9,4 @@ damaged ones again. DeViSE trains on these features in minutes rather than hours
 from workflows.commands import Command
 from workflows.preparation.options import FeaturesOptions
 
-COMMAND = Command((FeaturesOptions,), "workflows.preparation.features:run")
+COMMAND = Command((FeaturesOptions,), "workflows.preparation.features:run_features")

@@ -3,4 +3,4 @@
 from workflows.commands import Command
 from workflows.reports.options import InfoOptions
 
-COMMAND = Command((InfoOptions,), "workflows.reports.store_info:run")
+COMMAND = Command((InfoOptions,), "workflows.reports.store_info:run_info")

@@ -7,4 +7,4 @@ page cache. The shuffle figures are relative to a perfect shuffle, which scores 
 from workflows.commands import Command
 from workflows.loader.options import LoaderOptions
 
-COMMAND = Command((LoaderOptions,), "workflows.loader.benchmark:run")
+COMMAND = Command((LoaderOptions,), "workflows.loader.benchmark:run_loader_benchmark")

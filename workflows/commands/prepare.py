@@ -7,4 +7,4 @@ can grow: run the command again with further sizes or splits.
 from workflows.commands import Command
 from workflows.preparation.options import PrepareOptions
 
-COMMAND = Command((PrepareOptions,), "workflows.preparation.prepare:run")
+COMMAND = Command((PrepareOptions,), "workflows.preparation.prepare:run_prepare")

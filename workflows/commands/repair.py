@@ -8,4 +8,4 @@ complete and undamaged afterwards.
 from workflows.commands import Command
 from workflows.preparation.options import RepairOptions
 
-COMMAND = Command((RepairOptions,), "workflows.preparation.repair:run")
+COMMAND = Command((RepairOptions,), "workflows.preparation.repair:run_repair")

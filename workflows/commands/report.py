@@ -8,4 +8,4 @@ compared with those of another network.
 from workflows.commands import Command
 from workflows.runs.options import ReportOptions
 
-COMMAND = Command((ReportOptions,), "workflows.runs.report:run")
+COMMAND = Command((ReportOptions,), "workflows.runs.report:run_report")

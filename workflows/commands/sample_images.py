@@ -6,4 +6,4 @@ The same run, step and --seed generate the same images.
 from workflows.commands import Command
 from workflows.runs.options import SampleImagesOptions
 
-COMMAND = Command((SampleImagesOptions,), "workflows.runs.sample_images:run")
+COMMAND = Command((SampleImagesOptions,), "workflows.runs.sample_images:run_sample_images")

@@ -7,4 +7,4 @@ or if a split is not finished.
 from workflows.commands import Command
 from workflows.preparation.options import VerifyOptions
 
-COMMAND = Command((VerifyOptions,), "workflows.preparation.verify:run")
+COMMAND = Command((VerifyOptions,), "workflows.preparation.verify:run_verify")

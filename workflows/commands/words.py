@@ -8,4 +8,4 @@ Without a file they are derived from the hierarchy, so that nothing needs to be 
 from workflows.commands import Command
 from workflows.devise.words_options import WordsOptions
 
-COMMAND = Command((WordsOptions,), "workflows.devise.words:run")
+COMMAND = Command((WordsOptions,), "workflows.devise.words:run_words")

@@ -103,7 +103,7 @@ def evaluate(scores: Floats, images: LabelledImages) -> MethodMetrics:
         unseen=_hits(scores, images, unseen) if len(unseen) else {},
         seen=_hits(scores, images, seen),
         generalised=_generalised(scores, images, both) if len(unseen) else {},
-        precision=_precision(scores, images, unseen) if len(unseen) else {},
+        precision=_hierarchical_precision(scores, images, unseen) if len(unseen) else {},
         candidates=(len(unseen), len(seen)),
     )
 
@@ -153,7 +153,7 @@ def by_hops(scores: Floats, images: LabelledImages) -> Iterator[HopMetrics]:
     for hops in (1, 2, 3, None):
         classes = unseen
         if hops is not None:
-            nearby = _within(images, seen, hops)
+            nearby = _within_part(images, seen, hops)
             classes = unseen[[images.wnids[label] in nearby for label in unseen.tolist()]]
         selected = np.isin(images.labels, classes)
         if len(classes) == previous_count or not selected.any():
@@ -170,7 +170,7 @@ def by_hops(scores: Floats, images: LabelledImages) -> Iterator[HopMetrics]:
         )
 
 
-def _within(images: LabelledImages, seen: NDArray[np.int64], hops: int) -> set[str]:
+def _within_part(images: LabelledImages, seen: NDArray[np.int64], hops: int) -> set[str]:
     if images.hierarchy is None:
         return set()
     seen_wnids = [images.wnids[label] for label in seen.tolist()]
@@ -257,7 +257,7 @@ def _generalised(
     return generalised_accuracy(ranks, columns, is_seen, ks=ks, macro=False)
 
 
-def _precision(
+def _hierarchical_precision(
     scores: Floats, images: LabelledImages, classes: NDArray[np.int64]
 ) -> dict[int, ClassSums]:
     hierarchy = images.hierarchy

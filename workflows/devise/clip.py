@@ -101,7 +101,7 @@ class Clip:
             captions, padding=True, truncation=True, max_length=self._longest, return_tensors="pt"
         ).to(self._device)
         vectors = self._model.text_projection(self._model.text_model(**tokens).pooler_output)
-        return _unit(vectors)
+        return _unit_rows(vectors)
 
     @torch.no_grad()
     def embed_images(self, images: Tensor) -> NDArray[np.float32]:
@@ -119,7 +119,7 @@ class Clip:
         ).clamp(0, 255)
         mean, std = (pixels.new_tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
         outputs = self._model.vision_model(pixel_values=(pixels / 255 - mean) / std)
-        return _unit(self._model.visual_projection(outputs.pooler_output))
+        return _unit_rows(self._model.visual_projection(outputs.pooler_output))
 
     def scores(
         self, store: str, split: str, size: int, classes: Sequence[tuple[str, str]]
@@ -150,6 +150,6 @@ class Clip:
         return np.concatenate(vectors) @ self.embed_class_names(classes).T
 
 
-def _unit(vectors: Tensor) -> NDArray[np.float32]:
+def _unit_rows(vectors: Tensor) -> NDArray[np.float32]:
     normalised: NDArray[np.float32] = functional.normalize(vectors.float(), dim=-1).cpu().numpy()
     return normalised

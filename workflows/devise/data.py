@@ -91,7 +91,7 @@ def prepare_data(
     targets = None if resuming else _class_targets(options, store, run_options.split, listed)
     trunk_input = _new_input(options, store, run_options.split, size)
     if trunk_input is None:
-        extracted = features.compute_features(config, run_options.split, cluster)
+        extracted = features.compute_split_features(config, run_options.split, cluster)
         trunk_input = TrunkInput(extracted.stored_size, extracted.name)
         held_out = _evaluation_split(config, run_options, held_out, trunk_input, cluster)
     space, files = _word_space(options, store, run_options.split, trunk_input, targets, run.path)
@@ -156,7 +156,7 @@ def _evaluation_split(
         print(f"notice: {problem}: this run is not evaluated. {cure}", flush=True)
         return None
     unmirrored = replace(config, size=trunk_input.size, mirrored=False)
-    features.compute_features(unmirrored, held_out, cluster)
+    features.compute_split_features(unmirrored, held_out, cluster)
     return held_out
 
 

@@ -33,7 +33,7 @@ from workflows.devise.accuracy import (
 from workflows.devise.baselines import LabelledFeatures
 from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
 from workflows.devise.clip import Clip
-from workflows.devise.model import DeviseModel, open_model
+from workflows.devise.model import DeviseModel, open_devise_model
 from workflows.devise.word_space import Floats
 from workflows.evaluation import HELD_OUT
 from workflows.evaluation.options import EvaluationOptions
@@ -80,7 +80,7 @@ class DeviseReport:
         return iter(self.metric_texts)
 
 
-def evaluate_run(
+def evaluate_devise_run(
     folder: RunFolder,
     *,
     samples: int,
@@ -112,11 +112,11 @@ def evaluate_run(
         TesseraeError: The folder holds no run of DeViSE or one without a checkpoint, the run has
             diverged, or its store, its features, the hierarchy or the CLIP model cannot be opened.
     """
-    model = open_model(folder.path, device, store=store)
+    model = open_devise_model(folder.path, device, store=store)
     split = folder.data()["held_out"] or _finished_split(model)
     if split is None:
         return None
-    evaluated = _read(model, split)
+    evaluated = _read_evaluated_rows(model, split)
     methods = {"DeViSE": evaluate(_scores(evaluated, model), evaluated.images)}
     methods |= _baselines(model, evaluated)
     if clip is not None:
@@ -158,7 +158,7 @@ def evaluate_for_report(
         TesseraeError: The folder holds no run of DeViSE or one without a checkpoint, the run has
             diverged, or its store, its features, the hierarchy or the CLIP model cannot be opened.
     """
-    evaluation = evaluate_run(
+    evaluation = evaluate_devise_run(
         folder, samples=options.samples, clip=options.clip_model, device=device, store=options.store
     )
     if evaluation is None:
@@ -191,7 +191,7 @@ class _Evaluated:
     images: LabelledImages
 
 
-def _read(model: DeviseModel, split: str) -> _Evaluated:
+def _read_evaluated_rows(model: DeviseModel, split: str) -> _Evaluated:
     blocks = list(model.embed_split(split))
     rows = np.concatenate([block for block, _ in blocks])
     vectors = np.concatenate([block for _, block in blocks])

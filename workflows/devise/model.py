@@ -255,7 +255,7 @@ class DeviseModel:
         return names, self.space.map_vectors(l2_normalise(vectors[usable]))
 
 
-def open_model(
+def open_devise_model(
     run: Path, device: torch.device | None = None, *, store: str | None = None
 ) -> DeviseModel:
     """Open a run at its newest checkpoint.
@@ -295,7 +295,7 @@ def open_model(
         split=data["split"],
         size=int(data["size"]),
         features=data["features"],
-        digest=_digest(head, state["trunk"], space, options),
+        digest=_model_digest(head, state["trunk"], space, options),
         step=int(state["step"]),
         device=target,
         trunk_state=state["trunk"],
@@ -303,7 +303,7 @@ def open_model(
     )
 
 
-def _digest(
+def _model_digest(
     head: Head, trunk: dict[str, Tensor] | None, space: WordSpace, options: DeviseOptions
 ) -> str:
     digest = hashlib.sha256(repr((options.trunk, options.cut, options.pooling)).encode())

@@ -201,7 +201,7 @@ def precision_recall(
     Returns:
         (precision, recall).
     """
-    return _within(generated, real, neighbours), _within(real, generated, neighbours)
+    return _within_radius(generated, real, neighbours), _within_radius(real, generated, neighbours)
 
 
 def coverage(generated: Tensor, real: Tensor, *, neighbours: int = NEIGHBOURS) -> float:
@@ -221,7 +221,7 @@ def coverage(generated: Tensor, real: Tensor, *, neighbours: int = NEIGHBOURS) -
     return float((torch.cat(near) <= radii).float().mean())
 
 
-def _within(rows: Tensor, references: Tensor, neighbours: int) -> float:
+def _within_radius(rows: Tensor, references: Tensor, neighbours: int) -> float:
     radii = _radii(references, neighbours)
     within = [
         (torch.cdist(block, references) <= radii).any(1) for block in torch.split(rows, QUERY_ROWS)

@@ -18,7 +18,7 @@ CPU_BOUND_SHARE = 0.8
 """The fraction of its threads' CPU time above which a loader counts as limited by the CPU."""
 
 
-def run(options: LoaderOptions) -> int:
+def run_loader_benchmark(options: LoaderOptions) -> int:
     """Measure a loader, and print its throughput, its bottleneck and its shuffle quality.
 
     Args:

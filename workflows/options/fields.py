@@ -166,7 +166,7 @@ class Options:
             if converted is not value:
                 object.__setattr__(self, field.name, converted)
             if "flag" in field.metadata:
-                _check(field, kind, converted)
+                _check_option(field, kind, converted)
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Self:
@@ -300,7 +300,7 @@ def _spelling(field: dataclasses.Field[Any]) -> str:
     return flag.name or f"--{field.name.replace('_', '-')}"
 
 
-def _check(field: dataclasses.Field[Any], kind: Kind, value: Any) -> None:
+def _check_option(field: dataclasses.Field[Any], kind: Kind, value: Any) -> None:
     flag, spelling = flag_of(field), _spelling(field)
     if not kind.accepts(value):
         raise ValueError(f"{spelling} is {str(value)[:60]!r}: expected {kind}.")
@@ -411,7 +411,7 @@ def _accept(group: Any, action: argparse.Action, *spellings: str) -> None:
         group._option_string_actions.setdefault(spelling, action)
 
 
-def _text(value: Any) -> str:
+def _help_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -420,6 +420,6 @@ def _help(field: dataclasses.Field[Any]) -> str:
     implied = flag.implied
     if not implied and not any(default is none for none in (MISSING, None, False, "", ())):
         values = default if isinstance(default, tuple) else (default,)
-        implied = "yes" if default is True else " ".join(map(_text, values))
+        implied = "yes" if default is True else " ".join(map(_help_text, values))
     text = f"{flag.help} (default: {implied})" if implied else flag.help
     return text.replace("%", "%%")

@@ -32,7 +32,7 @@ from workflows.terminal.formatting import bytes_text, counted, printable
 from workflows.terminal.progress import Progress, print_waiting
 
 
-def run(options: FeaturesOptions) -> int:
+def run_features(options: FeaturesOptions) -> int:
     """Compute the features of every requested split, and print their name and dimension.
 
     Args:
@@ -58,7 +58,7 @@ def run(options: FeaturesOptions) -> int:
     try:
         with cluster:
             for split in splits:
-                recipe = compute_features(options, split, cluster)
+                recipe = compute_split_features(options, split, cluster)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Run the same command again to continue.") from None
     print(f"{options.store}: features {recipe.name}, {recipe.dim:,} dimensions", flush=True)
@@ -82,7 +82,7 @@ def _splits(objects: Objects, requested: tuple[str, ...]) -> list[str]:
     return finished
 
 
-def compute_features(
+def compute_split_features(
     options: FeaturesOptions, split: str, cluster: CommandCluster
 ) -> FeatureRecipe:
     """Compute the missing features of a split, and commit them to the store.
@@ -127,14 +127,14 @@ def compute_features(
     # Another machine or version of a library may compute other numbers: the probe images tell.
     stored_probe = extract.recorded_probe(objects, recipe)
     check_probe(recipe, stored_probe, local_probe)
-    run_name = extract.new_run(recipe.name, split)
+    run_name = extract.new_features_run(recipe.name, split)
     objects = open_objects(options.store, run_name)
     with lease(
         objects, extract.lease_name(recipe.name, split), wait=options.wait, on_wait=print_waiting
     ):
         objects.begin()
         try:
-            _compute(
+            _compute_missing_features(
                 options,
                 FeatureRun(objects, recipe, plan, run_name, stored_probe or local_probe),
                 cluster,
@@ -163,9 +163,11 @@ class FeatureRun:
         return self.objects, self.recipe, self.plan
 
 
-def _compute(options: FeaturesOptions, run: FeatureRun, cluster: CommandCluster) -> None:
+def _compute_missing_features(
+    options: FeaturesOptions, run: FeatureRun, cluster: CommandCluster
+) -> None:
     kinds = tuple(k for k in KINDS if k in {*options.kinds, *extract.recorded_kinds(*run.target)})
-    extract.write_metadata(*run.target, kinds)
+    extract.write_features_metadata(*run.target, kinds)
     if options.repair:
         _remove_damaged(run)
     todo = extract.missing_shards(*run.target, kinds)
@@ -174,7 +176,7 @@ def _compute(options: FeaturesOptions, run: FeatureRun, cluster: CommandCluster)
     _check_space(run, sum(len(run.plan.rows(shard)) for shard in todo) * len(kinds))
     extract.remove_objects(*run.target, extract.obsolete_objects(*run.target, kinds))
     cluster.connect_if_remote()
-    gpu = _gpus(options, cluster) > 0
+    gpu = _feature_gpus(options, cluster) > 0
     work = FeatureTaskConfig(
         store=run.objects.url,
         split=run.plan.split,
@@ -187,7 +189,7 @@ def _compute(options: FeaturesOptions, run: FeatureRun, cluster: CommandCluster)
         code=code_digest.digest(),
     )
     slots = 1 if gpu or cluster.is_remote else sum(cluster.client.nthreads().values())
-    _run(run, extract.feature_jobs(work, todo, max(1, slots)), cluster)
+    _run_feature_jobs(run, extract.feature_jobs(work, todo, max(1, slots)), cluster)
 
 
 def _remove_damaged(run: FeatureRun) -> None:
@@ -197,7 +199,7 @@ def _remove_damaged(run: FeatureRun) -> None:
     extract.remove_objects(*run.target, damaged)
 
 
-def _gpus(options: FeaturesOptions, cluster: CommandCluster) -> int:
+def _feature_gpus(options: FeaturesOptions, cluster: CommandCluster) -> int:
     """Return the number of workers with a GPU to use."""
     if options.gpus == 0:
         return 0
@@ -210,7 +212,7 @@ def _gpus(options: FeaturesOptions, cluster: CommandCluster) -> int:
     return available
 
 
-def _run(run: FeatureRun, jobs: Sequence[Job], cluster: CommandCluster) -> None:
+def _run_feature_jobs(run: FeatureRun, jobs: Sequence[Job], cluster: CommandCluster) -> None:
     rows = sum(len(run.plan.rows(job.arguments[1])) for job in jobs)
     failed: list[Failed] = []
     with (

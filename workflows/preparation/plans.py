@@ -51,7 +51,7 @@ Plans = dict[str, tuple[Recipe, Plan]]
 """The recipe and the plan of each split, by name."""
 
 
-def open_split(options: PrepareOptions, split: str) -> OpenSplit:
+def open_split_for_prepare(options: PrepareOptions, split: str) -> OpenSplit:
     """Open the source of one split by the rules of its store, and check the store's location.
 
     Nothing is written, and no image is listed.
@@ -73,7 +73,7 @@ def open_split(options: PrepareOptions, split: str) -> OpenSplit:
     objects = open_objects(options.store, run)
     _check_location(objects, options.source)
     planning.check_options(objects, options.store_options)
-    source_options = _source_options(options, objects)
+    source_options = _planned_source_options(options, objects)
     # A split that the store already has is resumed under any name. The spelling is tested first,
     # because it is cheaper than listing the store.
     if suggest_split(split) and split not in records.splits(objects):
@@ -133,10 +133,10 @@ def resolve_splits(options: PrepareOptions) -> PrepareOptions:
     if not options.split:
         options = replace(options, split=("train",))
     if len(options.split) > 1:
-        parts = {split: open_split(options, split).source for split in options.split}
+        parts = {split: open_split_for_prepare(options, split).source for split in options.split}
         options = replace(options, split=tuple(spooling.preparable_splits(parts)))
     if "test" not in options.split:
-        source_options = _source_options(options, open_objects(options.store))
+        source_options = _planned_source_options(options, open_objects(options.store))
         remark = sources.unlabelled_test_remark(*source, source_options)
         if remark:
             print(printable(remark), flush=True)
@@ -162,7 +162,7 @@ def plan_splits(options: PrepareOptions, cluster: CommandCluster) -> Plans:
         TesseraeError: A source differs from the one that was prepared, or its classes cannot be
             determined; nothing was decoded yet.
     """
-    parts = [open_split(options, split) for split in options.split]
+    parts = [open_split_for_prepare(options, split) for split in options.split]
     with ExitStack() as leases:
         # A fixed order, so that two commands which lock the same splits cannot deadlock.
         for part in sorted(parts, key=lambda part: part.split):
@@ -267,7 +267,7 @@ def _list_source(part: OpenSplit, cluster: CommandCluster, limit: int | None) ->
     return planning.read_listing(table)
 
 
-def _source_options(options: PrepareOptions, objects: Objects) -> SourceOptions:
+def _planned_source_options(options: PrepareOptions, objects: Objects) -> SourceOptions:
     """Return the options to read the source with, by the listing rules of the store."""
     return replace(options.source_options, rules=planning.source_rules(objects))
 

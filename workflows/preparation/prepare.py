@@ -33,7 +33,7 @@ from workflows.preparation.plans import (
     OpenSplit,
     Plans,
     leased,
-    open_split,
+    open_split_for_prepare,
     plan_splits,
     resolve_plans,
     resolve_splits,
@@ -120,7 +120,7 @@ class Tally:
         return counts
 
 
-def run(options: PrepareOptions) -> int:
+def run_prepare(options: PrepareOptions) -> int:
     """Prepare every requested split, print a summary of the store and write its `report.html`.
 
     Args:
@@ -164,7 +164,7 @@ def prepare(options: PrepareOptions) -> dict[str, RunReport]:
     command_cluster.check_cluster_option(options.cluster)
     options = resolve_splits(options)
     for split in options.split:  # a missing split is reported before hours of work on others
-        open_split(options, split)
+        open_split_for_prepare(options, split)
     with command_cluster.cluster_of(options) as cluster:
         cluster.connect_if_remote()
         plans = plan_splits(options, cluster) if len(options.split) > 1 else None
@@ -195,7 +195,7 @@ def prepare_split(
         TesseraeError: A shard failed, or too many rows were quarantined. Committed shards are kept.
         KeyboardInterrupt: The run was stopped; the message says how to continue.
     """
-    part = open_split(options, split)
+    part = open_split_for_prepare(options, split)
     with leased(part, wait=options.wait):
         recipe, plan = (plans or resolve_plans(options, [part], cluster))[split]
         return _prepare(options, part, recipe, plan, cluster)
@@ -284,14 +284,14 @@ def _check_resources(
         flush=True,
     )
     planning.check_free_space(objects, recipe, total)
-    _check_memory(options, objects, recipe, cluster)
+    _check_worker_memory(options, objects, recipe, cluster)
 
 
 def _rows_and_shards(rows: int, shards: int) -> str:
     return f"{counted(rows, 'row')} in {counted(shards, 'shard')}"
 
 
-def _check_memory(
+def _check_worker_memory(
     options: PrepareOptions, objects: Objects, recipe: Recipe, cluster: CommandCluster
 ) -> None:
     sizes = options.store_options.sizes
@@ -366,7 +366,7 @@ def prepare_shards_of_split(
                     break
                 continue
             tally.add(result)
-            publisher.shard(result, set(work.sizes) - _sizes(commits, result.shard))
+            publisher.shard(result, set(work.sizes) - _size_lines(commits, result.shard))
             progress.update(
                 rows=result.num_rows,
                 bytes_in=result.bytes_in,
@@ -383,7 +383,7 @@ def prepare_shards_of_split(
             raise TesseraeError(_failure_message(tally.failed, work.split))
 
 
-def _sizes(commits: dict[int, Commit], shard: int) -> set[int]:
+def _size_lines(commits: dict[int, Commit], shard: int) -> set[int]:
     return set(commits[shard].sizes) if shard in commits else set()
 
 

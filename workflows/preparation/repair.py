@@ -49,7 +49,7 @@ class Repair:
     cluster: CommandCluster
 
 
-def run(options: RepairOptions) -> int:
+def run_repair(options: RepairOptions) -> int:
     """Repair damaged files of every requested split, and print what was restored and what was not.
 
     Args:
@@ -177,10 +177,10 @@ def _rebuild(
         _find_source(repair, plan, work.sizes)
     if jobs:
         repair.cluster.check_workers(work)
-    _run(repair, jobs)
+    _run_rebuild_jobs(repair, jobs)
 
 
-def _run(repair: Repair, jobs: Sequence[Job]) -> None:
+def _run_rebuild_jobs(repair: Repair, jobs: Sequence[Job]) -> None:
     if not jobs:
         return
     cluster = repair.cluster
@@ -196,7 +196,7 @@ def _run(repair: Repair, jobs: Sequence[Job]) -> None:
 def _find_source(repair: Repair, plan: Plan, sizes: tuple[int, ...]) -> None:
     """Check that the source images are present, and stream them again if they were spooled."""
     if repair.options.data is not None:
-        read_options = _source_options(repair, plan)
+        read_options = _repair_source_options(repair, plan)
         options = PrepareOptions(
             source=repair.options.data,
             store=repair.objects.url,
@@ -223,7 +223,7 @@ def _find_source(repair: Repair, plan: Plan, sizes: tuple[int, ...]) -> None:
     _stream(repair, origin)
 
 
-def _source_options(repair: Repair, plan: Plan) -> SourceOptions:
+def _repair_source_options(repair: Repair, plan: Plan) -> SourceOptions:
     """Return the options to read the source with: the flags', else those of the plan."""
     rules = planning.source_rules(repair.objects)
     chosen = repair.options.source_options.chosen()
@@ -256,7 +256,7 @@ def _stream(repair: Repair, origin: Origin) -> None:
         )
         for index, block in enumerate(blocks)
     ]
-    _run(repair, jobs)
+    _run_rebuild_jobs(repair, jobs)
 
 
 def _spool(repair: Repair) -> str:

@@ -22,7 +22,7 @@ from workflows.terminal.progress import Progress
 UNKNOWN_TEXT = "belongs to no commit; it is harmless and may be deleted."
 
 
-def run(options: VerifyOptions) -> int:
+def run_verify(options: VerifyOptions) -> int:
     """Check the requested splits and their features, and print what is wrong; nothing is changed.
 
     Args:
@@ -48,7 +48,7 @@ def run(options: VerifyOptions) -> int:
             ok = False
             print(f"  {_advice(problems)}")
         elif options.source is not None:
-            ok = _decode_again(objects, split, options.source) and ok
+            ok = _recheck_source_rows(objects, split, options.source) and ok
         for name in (name for name, splits in features_of.items() if split in splits):
             ok = verify_features(objects, name, split_records, threads=options.threads) and ok
     if options.split == ALL:
@@ -81,13 +81,15 @@ def verify_features(objects: Objects, name: str, images: SplitRecords, *, thread
         True if every file is present and undamaged and all shards are computed.
     """
     started = time.monotonic()
-    feature_records = feature_check.read_records(objects, name, images)
+    feature_records = feature_check.read_feature_records(objects, name, images)
     title = f"{images.split}: verify features"
-    problems = sorted({*feature_records.problems, *_read(objects, feature_records, title, threads)})
-    summary = _summary(feature_records, problems, started)
+    problems = sorted(
+        {*feature_records.problems, *_verified_bytes(objects, feature_records, title, threads)}
+    )
+    summary = _verify_summary(feature_records, problems, started)
     print(printable(f"{images.split}: features {name}: {summary}"))
     print_problems(problems)
-    for unknown in feature_check.unknown_objects(objects, feature_records):
+    for unknown in feature_check.unknown_feature_objects(objects, feature_records):
         print(printable(f"  note: {unknown} {UNKNOWN_TEXT}"))
     if problems:
         print(printable(f"  {_advice_on_features(feature_records, problems)}"))
@@ -124,7 +126,7 @@ def _advice(problems: Sequence[Problem]) -> str:
     return "`tesserae repair` restores damaged files."
 
 
-def _decode_again(objects: Objects, split: str, num_rows: int) -> bool:
+def _recheck_source_rows(objects: Objects, split: str, num_rows: int) -> bool:
     different = list(recheck_rows(objects, split, num_rows))
     num_rows = min(num_rows, records.load_plan(objects, split).num_rows)
     print(f"{split}: {num_rows:,} rows decoded again from the source, {len(different):,} differ")
@@ -181,14 +183,14 @@ def verify_split(
         *verify.check_finished(split_records),
         *verify.check_planned(objects, split_records),
     ]
-    problems += _read(objects, split_records, f"{split}: verify", threads)
+    problems += _verified_bytes(objects, split_records, f"{split}: verify", threads)
     problems = sorted(set(problems))
-    print(f"{split}: {_summary(split_records, problems, started)}")
+    print(f"{split}: {_verify_summary(split_records, problems, started)}")
     _print_row_counts(split_records)
     return split_records, problems
 
 
-def _read(
+def _verified_bytes(
     objects: Objects, verified: SplitRecords | FeatureRecords, title: str, threads: int
 ) -> list[Problem]:
     """Read every object that the records vouch for, with progress; return what is wrong."""
@@ -201,7 +203,7 @@ def _read(
     return problems
 
 
-def _summary(
+def _verify_summary(
     verified: SplitRecords | FeatureRecords, problems: Sequence[Problem], started: float
 ) -> str:
     """Return state, files, bytes and time of a verification that began at *started*."""

@@ -102,7 +102,7 @@ def chart(
     levels = ticks(min(ys), max(ys))
     low, high = levels[0], levels[-1]
     inside = [x for x in ticks(left, right) if left <= x <= right]
-    labels = [_short(level) for level in levels]
+    labels = [_tick_label(level) for level in levels]
     edge = max(MIN_LEFT, LABEL_GAP + DIGIT_WIDTH * max(map(len, labels)))
 
     def at_x(x: float) -> float:
@@ -120,7 +120,7 @@ def chart(
             for name, points in finite.items()
             if points
         ),
-        tuple(Tick(at_x(x), _short(x)) for x in inside or [left]),
+        tuple(Tick(at_x(x), _tick_label(x)) for x in inside or [left]),
         tuple(Tick(at_y(level), label) for level, label in zip(levels, labels, strict=True)),
         edge,
     )
@@ -161,7 +161,7 @@ def ticks(low: float, high: float) -> list[float]:
     return [index * step for index in range(first, last + 1)]
 
 
-def _short(value: float) -> str:
+def _tick_label(value: float) -> str:
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
     return f"{value:.6g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.0e}"

@@ -34,7 +34,7 @@ def class_lines(classes: Classes, recipe: Recipe, listed: Mapping[str, Listing])
     for note in classes.notes:
         yield f"  note: {note}"
     if classes.empty:
-        yield f"  classes without images: {_listed(sorted(classes.empty))}"
+        yield f"  classes without images: {_listed_names(sorted(classes.empty))}"
     for split, listing in listed.items():
         unlabelled = sum(stop - start for name, start, stop in listing.runs if name == UNLABELLED)
         if unlabelled:
@@ -98,11 +98,11 @@ def unreadable_class_lines(
     """
     lost = set(labels[labels >= 0].tolist()) - set(labels[status == 0].tolist())
     if lost:
-        names = [classes[label][0] for label in sorted(lost)]
-        yield f"no image of {counted(len(lost), 'class', 'es')} could be read: {_listed(names)}"
+        names = _listed_names([classes[label][0] for label in sorted(lost)])
+        yield f"no image of {counted(len(lost), 'class', 'es')} could be read: {names}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed_names(names: Sequence[str]) -> str:
     return ", ".join(names[:MAX_LISTED_CLASSES]) + (
         f" and {len(names) - MAX_LISTED_CLASSES:,} more" * (len(names) > MAX_LISTED_CLASSES)
     )

@@ -46,7 +46,7 @@ _NAMES = {
 _HITS = re.compile(r"(seen|validation)_hit(\d+)")
 
 
-def name_of(metric: str) -> CurveName:
+def curve_name_of(metric: str) -> CurveName:
     """Return the names of a metric for people.
 
     Args:
@@ -77,7 +77,7 @@ def charts_of(curves: Iterable[tuple[str, str, Points]]) -> Iterator[Chart]:
     """
     groups: dict[tuple[str, str], dict[str, Points]] = {}
     for metric, remark, points in curves:
-        title, name, unit = name_of(metric)
+        title, name, unit = curve_name_of(metric)
         scaled = [(x, 100 * y) for x, y in points] if unit == "%" else points
         groups.setdefault((title, unit), {})[f"{name}, {remark}" if remark else name] = scaled
     for (title, unit), group in groups.items():

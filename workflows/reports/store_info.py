@@ -26,7 +26,7 @@ MAX_LISTED_ROWS = 50
 """The number of quarantined rows that are listed without --all."""
 
 
-def run(options: InfoOptions) -> int:
+def run_info(options: InfoOptions) -> int:
     """Print the facts about the store, as lines or with `--json` as one JSON document.
 
     Args:
@@ -39,16 +39,16 @@ def run(options: InfoOptions) -> int:
         StoreError: There is no store.
     """
     objects = open_objects(options.store)
-    facts = describe(objects)
+    facts = describe_store(objects)
     if options.json:
         print(json.dumps(facts, indent=2, ensure_ascii=True))
         return 0
-    for line in lines(facts, limit=None if options.all else MAX_LISTED_ROWS):
+    for line in store_info_lines(facts, limit=None if options.all else MAX_LISTED_ROWS):
         print(line)
     return 0
 
 
-def describe(objects: Objects) -> dict[str, Any]:
+def describe_store(objects: Objects) -> dict[str, Any]:
     """Return the facts about a store as plain JSON values; damaged files are listed as problems.
 
     Args:
@@ -171,7 +171,7 @@ RECIPE_FIELDS = (
 
 
 def _describe_features(objects: Objects, name: str, images: list[SplitRecords]) -> dict[str, Any]:
-    split_records = [feature_check.read_records(objects, name, split) for split in images]
+    split_records = [feature_check.read_feature_records(objects, name, split) for split in images]
     recipe = next((split.recipe for split in split_records if split.recipe is not None), None)
     splits = {
         split.split: {
@@ -192,7 +192,7 @@ def _describe_features(objects: Objects, name: str, images: list[SplitRecords]) 
     }
 
 
-def lines(facts: dict[str, Any], limit: int | None) -> list[str]:
+def store_info_lines(facts: dict[str, Any], limit: int | None) -> list[str]:
     """Return facts as lines for the terminal, with control characters in names escaped.
 
     Args:
@@ -204,7 +204,7 @@ def lines(facts: dict[str, Any], limit: int | None) -> list[str]:
         *_recipe_lines(facts["recipe"]),
     ]
     for split, split_facts in facts["splits"].items():
-        out += _split_lines(split, split_facts, limit)
+        out += _info_split_lines(split, split_facts, limit)
     for name, feature_facts in facts["features"].items():
         out += _feature_lines(name, feature_facts)
     return [printable(line) for line in out]
@@ -240,7 +240,7 @@ def _feature_lines(name: str, facts: dict[str, Any]) -> list[str]:
     return out
 
 
-def _split_lines(split: str, facts: dict[str, Any], limit: int | None) -> list[str]:
+def _info_split_lines(split: str, facts: dict[str, Any], limit: int | None) -> list[str]:
     state = "finished" if facts["finished"] else "not finished"
     done = f"{facts['rows_committed']:,} rows, {facts['shards_committed']:,} shards; plan missing"
     if facts["rows"] is not None:

@@ -44,13 +44,13 @@ def terminal_summary(model: ReportModel) -> list[str]:
     if model.notice:
         out.append(f"  Note: {model.notice}")
     for split in model.splits:
-        out += _split_lines(split)
+        out += _summary_split_lines(split)
     out += _quarantine_lines(model)
     out += [f"  recipe: {', '.join(f'{k} {v}' for k, v in model.recipe.items())}"]
     return [printable(line) for line in out]
 
 
-def _split_lines(split: SplitReport) -> list[str]:
+def _summary_split_lines(split: SplitReport) -> list[str]:
     state = "finished" if split.finished else "not finished"
     readable = split.num_committed - split.num_quarantined
     planned = "" if split.num_committed == split.num_rows else f" of {split.num_rows:,}"

@@ -14,7 +14,7 @@ from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from workflows.reports.images import encode_jpeg
 from workflows.reports.quarantine import by_reason
-from workflows.reports.store_info import describe
+from workflows.reports.store_info import describe_store
 from workflows.reports.store_model import (
     ImageGrid,
     Quarantined,
@@ -78,7 +78,7 @@ def collect_report(objects: Objects, runs: dict[str, RunReport], notice: str) ->
     Raises:
         StoreError: There is no store, or its recipe is damaged.
     """
-    facts = describe(objects)
+    facts = describe_store(objects)
     records.load_recipe(objects)  # raises the error that says why the facts would have no recipe
     recipe = facts["recipe"]
     names = ("fit", "filter", "shard_rows", "chunk_rows", "codec")

@@ -6,11 +6,11 @@ import torch
 
 from pipeline.backbone.save import save_backbone
 from pipeline.errors import TesseraeError
-from workflows.devise.model import open_model
+from workflows.devise.model import open_devise_model
 from workflows.runs.options import ExportOptions
 
 
-def run(options: ExportOptions) -> int:
+def run_export(options: ExportOptions) -> int:
     """Write the trained trunk of a run as a folder of `transformers`, and print its path.
 
     Args:
@@ -24,7 +24,7 @@ def run(options: ExportOptions) -> int:
         TesseraeError: The folder holds no DeViSE run that trained its trunk, or the target exists.
         OSError: The target cannot be written.
     """
-    model = open_model(options.run, torch.device("cpu"))
+    model = open_devise_model(options.run, torch.device("cpu"))
     if model.trunk_state is None:
         raise TesseraeError(
             f"{options.run} has trained a head only; its trunk is {model.options.trunk},"

@@ -62,7 +62,7 @@ TEMPLATE = Path(__file__).with_name("templates") / "run.html"
 """The template of the page."""
 
 
-def run(options: ReportOptions) -> int:
+def run_report(options: ReportOptions) -> int:
     """Evaluate a run, write its page `report.html` into its folder and print a summary.
 
     Args:
@@ -84,19 +84,19 @@ def run(options: ReportOptions) -> int:
     folder = RunFolder(options.run)
     record = folder.read_options()
     try:
-        evaluation = _evaluate(folder, record, options)
+        evaluation = _evaluate_run(folder, record, options)
     except (DivergedError, NonFiniteError) as e:
         evaluation = None
         print(f"notice: the run cannot be evaluated: {e}", flush=True)
     file = options.run / "report.html"
-    write(file, render(folder, record, evaluation).encode())
+    write(file, render_run_page(folder, record, evaluation).encode())
     for line in summary(folder, evaluation):
         print(line)
     print(f"report: {file}")
     return 0
 
 
-def _evaluate(
+def _evaluate_run(
     folder: RunFolder, record: Mapping[str, Any], options: ReportOptions
 ) -> RunEvaluation | None:
     stage = STAGES.get(record["options"].get("stage", ""))
@@ -166,7 +166,9 @@ def _metric(value: float | None) -> str:
     return "not finite" if value is None or not math.isfinite(value) else f"{value:.4g}"
 
 
-def render(folder: RunFolder, record: Mapping[str, Any], evaluation: RunEvaluation | None) -> str:
+def render_run_page(
+    folder: RunFolder, record: Mapping[str, Any], evaluation: RunEvaluation | None
+) -> str:
     """Return the page of a run as HTML text, which holds its images and needs no other file.
 
     Args:
@@ -193,7 +195,7 @@ def render(folder: RunFolder, record: Mapping[str, Any], evaluation: RunEvaluati
         facts=list(_facts(record["options"], steps, speeds)),
         charts=list(charts_of(_curves(steps, evaluations, speeds))),
         median_steps=MEDIAN_STEPS,
-        samples=list(_samples(folder)),
+        samples=list(_sample_grids(folder)),
         evaluation=evaluation,
         options=_pairs(options),
         data=_pairs({**data, **(record.get("data") or {})}),
@@ -256,7 +258,7 @@ def smoothed(
     return [(x, float(y)) for (x, _), y in zip(points, values, strict=True)]
 
 
-def _samples(folder: RunFolder) -> Iterator[tuple[str, int, bytes]]:
+def _sample_grids(folder: RunFolder) -> Iterator[tuple[str, int, bytes]]:
     """Yield the name, the step and the PNG of grids over the whole run, the newest first."""
     files = sorted((folder.path / "samples").glob("*.png"), key=lambda file: file.stem[-9:])
     last = len(files) - 1
@@ -268,11 +270,12 @@ def _samples(folder: RunFolder) -> Iterator[tuple[str, int, bytes]]:
 
 def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
-        (LABELS.get(name, name.replace("_", " ")), _text(value)) for name, value in values.items()
+        (LABELS.get(name, name.replace("_", " ")), _option_text(value))
+        for name, value in values.items()
     ]
 
 
-def _text(value: Any) -> str:
+def _option_text(value: Any) -> str:
     """Format a value of `options.json`; null stands for an option that follows from others."""
     if value is None:
         return "-"
@@ -282,5 +285,5 @@ def _text(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, list):
         more = f", ... ({len(value):,} in total)" if len(value) > MAX_LISTED_VALUES else ""
-        return ", ".join(map(_text, value[:MAX_LISTED_VALUES])) + more
+        return ", ".join(map(_option_text, value[:MAX_LISTED_VALUES])) + more
     return str(value)

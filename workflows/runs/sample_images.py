@@ -11,7 +11,7 @@ from workflows.training.run_folder import RunFolder
 from workflows.wgan.sampling import INTERPOLATION_STEPS, Sampler, open_sampler
 
 
-def run(options: SampleImagesOptions) -> int:
+def run_sample_images(options: SampleImagesOptions) -> int:
     """Generate images with the generator of a run, and write them as a grid in a PNG file.
 
     They are generated on the CPU. A file of that name is replaced. A line with its path is printed.
@@ -47,7 +47,7 @@ def run(options: SampleImagesOptions) -> int:
         noise = sampler.noise(options.n, options.seed)
     labels = None
     if options.label is not None:
-        labels = torch.full((len(noise),), _label(options.label, sampler))
+        labels = torch.full((len(noise),), _class_label(options.label, sampler))
     elif sampler.classes and columns is not None:
         labels = torch.arange(len(noise)) // columns % len(sampler.classes)
     options.out.write_bytes(grid_png(to_uint8(sampler.generate(noise, labels)), columns=columns))
@@ -55,7 +55,7 @@ def run(options: SampleImagesOptions) -> int:
     return 0
 
 
-def _label(name: str, sampler: Sampler) -> int:
+def _class_label(name: str, sampler: Sampler) -> int:
     classes = sampler.classes
     if not classes:
         raise TesseraeError(

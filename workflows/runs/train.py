@@ -185,7 +185,7 @@ def _size_to_prepare(store: str, options: TrainingOptions) -> int:
         return options.prepared_size
     image_size = _image_size(options)
     try:
-        stored = _sizes(store)
+        stored = _stored_sizes(store)
     except StoreError:  # the store does not exist yet
         stored = []
     large_enough = [size for size in stored if size >= image_size]
@@ -264,11 +264,11 @@ def _data(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> 
     from workflows.training.stage import Data
 
     image_size = _image_size(options)
-    large_enough = [size for size in _sizes(run_options.store) if size >= image_size]
+    large_enough = [size for size in _stored_sizes(run_options.store) if size >= image_size]
     recorded = _recorded_size(run)
     size = recorded if recorded in large_enough else min(large_enough, default=None)
     if size is None:
-        stored_sizes = ", ".join(map(str, _sizes(run_options.store)))
+        stored_sizes = ", ".join(map(str, _stored_sizes(run_options.store)))
         raise StoreError(
             f"{run_options.store} has images of {stored_sizes} px: expected at least {image_size}"
             f" px. Add that size with `tesserae prepare ... --sizes {image_size}`, or pass a"
@@ -351,7 +351,7 @@ def _image_size(options: TrainingOptions) -> int:
     return int(getattr(options, "image_size", 0) or 224)
 
 
-def _sizes(store: str) -> list[int]:
+def _stored_sizes(store: str) -> list[int]:
     objects = open_objects(store)
     records.load_recipe(objects)
     done = (records.load_finish_record(objects, split) for split in records.splits(objects))

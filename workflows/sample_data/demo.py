@@ -150,6 +150,6 @@ def _source(data: str, folder: Path, images: int) -> tuple[str, str]:
         return data, ""
     print("== sample", flush=True)
     summary = sample.make_sample(folder / "sample", images)
-    for line in sample.lines(summary):
+    for line in sample.sample_lines(summary):
         print(line)
     return str(summary.directory), sample.NOTICE[0].upper() + sample.NOTICE[1:] + "."

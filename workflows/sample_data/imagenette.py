@@ -97,7 +97,7 @@ def fetch(name: str, directory: Path, *, url: str | None = None, md5: str | None
     try:
         directory.mkdir(parents=True, exist_ok=True)
         _download(name, url, part)
-        _check(part, archive.md5 if md5 is None else md5, url)
+        _check_archive(part, archive.md5 if md5 is None else md5, url)
         _unpack(part, archive, directory)
     except OSError as e:
         raise SourceError(
@@ -196,7 +196,7 @@ def _check_room(part: Path, num_bytes: int | None) -> None:
         )
 
 
-def _check(part: Path, md5: str, url: str) -> None:
+def _check_archive(part: Path, md5: str, url: str) -> None:
     with part.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if digest != md5:

@@ -207,7 +207,7 @@ def _random_generator(seed: str) -> random.Random:
     return random.Random(seed)
 
 
-def render(sample_image: SampleImage, photograph: Image.Image) -> bytes:
+def render_photograph(sample_image: SampleImage, photograph: Image.Image) -> bytes:
     """Return the bytes of one file of the sample, an image that is cropped and recoloured.
 
     Args:
@@ -225,11 +225,11 @@ def render(sample_image: SampleImage, photograph: Image.Image) -> bytes:
     image = photograph.resize((width, height), Image.Resampling.LANCZOS, box=box)
     if sample_image.photograph.mirrors and rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    gain = _between(rng, *GAINS)
-    tone = _between(rng, *TONES)
+    gain = _draw_between(rng, *GAINS)
+    tone = _draw_between(rng, *TONES)
     gains = [gain * (1 + tone), gain, gain * (1 - tone)]
     image = image.point([min(255, round(level * gain)) for gain in gains for level in range(256)])
-    return encode(image, sample_image.kind, round(_between(rng, *QUALITIES)))
+    return encode(image, sample_image.kind, round(_draw_between(rng, *QUALITIES)))
 
 
 def draw_size(rng: random.Random) -> tuple[int, int]:
@@ -265,7 +265,7 @@ def draw_box(
         The box within the photograph, of 55 to 100 % of the area of the largest crop of its shape.
         A crop that is smaller than the focus is centred on it.
     """
-    width = min(size[0], size[1] * aspect) * math.sqrt(_between(rng, *AREAS))
+    width = min(size[0], size[1] * aspect) * math.sqrt(_draw_between(rng, *AREAS))
     left = _draw_start(rng, width / size[0], focus[0], focus[2]) * size[0]
     height = width / aspect
     top = _draw_start(rng, height / size[1], focus[1], focus[3]) * size[1]
@@ -280,10 +280,10 @@ def _draw_start(rng: random.Random, length: float, start: float, stop: float) ->
     low, high = max(0.0, stop - length), min(1.0 - length, start)
     if low > high:  # shorter than start..stop
         low = high = min(max(0.0, (start + stop - length) / 2), 1.0 - length)
-    return _between(rng, low, high)
+    return _draw_between(rng, low, high)
 
 
-def _between(rng: random.Random, low: float, high: float) -> float:
+def _draw_between(rng: random.Random, low: float, high: float) -> float:
     return low + (high - low) * rng.random()
 
 

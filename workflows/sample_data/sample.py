@@ -23,7 +23,7 @@ from workflows.sample_data.photographs import (
     VERSION,
     Class,
     plan_images,
-    render,
+    render_photograph,
 )
 from workflows.terminal.formatting import bytes_text
 from workflows.terminal.progress import Progress
@@ -65,12 +65,12 @@ def run(options: SampleOptions) -> int:
     summary = make_sample(
         options.directory, options.images, seed=options.seed, num_classes=options.classes
     )
-    for line in lines(summary):
+    for line in sample_lines(summary):
         print(line)
     return 0
 
 
-def lines(summary: SampleSummary) -> list[str]:
+def sample_lines(summary: SampleSummary) -> list[str]:
     """Return a summary of the sample as four lines for the terminal.
 
     Args:
@@ -129,7 +129,7 @@ def make_sample(
             f"cannot create the sample at '{directory}': {e.strerror or e}. Pass a writable folder"
             " on a disk with enough free space."
         ) from e
-    return _summary(directory, _record(directory), reused=False)
+    return _sample_summary(directory, _record(directory), reused=False)
 
 
 def _options(images: int, seed: int, num_classes: int) -> dict[str, int]:
@@ -156,8 +156,8 @@ def _find(directory: Path, options: dict[str, int]) -> SampleSummary | None:
     if not any(directory.iterdir()):
         return None
     record = _record(directory)
-    if record.get("options") == options and record.get("sha256") == _digest(directory):
-        return _summary(directory, record, reused=True)
+    if record.get("options") == options and record.get("sha256") == _sample_digest(directory):
+        return _sample_summary(directory, record, reused=True)
     state = "is not empty"
     if "options" in record:
         state = f"holds another sample, or a changed one, created with {_flags(record['options'])}"
@@ -181,7 +181,7 @@ def _record(directory: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _summary(directory: Path, record: dict[str, Any], *, reused: bool) -> SampleSummary:
+def _sample_summary(directory: Path, record: dict[str, Any], *, reused: bool) -> SampleSummary:
     return SampleSummary(
         directory=directory,
         num_train=record["train"],
@@ -225,7 +225,7 @@ def _create(directory: Path, photographs: Path, options: dict[str, int]) -> None
             file = image.photograph.file
             if file not in opened:
                 opened[file] = Image.open(photographs / file).convert("RGB")
-            data = render(image, opened[file])
+            data = render_photograph(image, opened[file])
             (directory / image.path).write_bytes(data)
             num_bytes += len(data)
             progress.update(rows=1, bytes_out=len(data))
@@ -245,7 +245,7 @@ def _create(directory: Path, photographs: Path, options: dict[str, int]) -> None
             for split in SPLITS
         },
         "made with": {"Pillow": PIL.__version__, "scikit-image": version("scikit-image")},
-        "sha256": _digest(directory),
+        "sha256": _sample_digest(directory),
     }
     (directory / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -258,7 +258,7 @@ def _word(entry: Class) -> str:
     return entry.words.split(",")[0]
 
 
-def _digest(directory: Path) -> str:
+def _sample_digest(directory: Path) -> str:
     """Return the SHA-256 of the paths and bytes of all images, in hexadecimal."""
     digest = hashlib.sha256()
     for path in sorted(p for split in SPLITS for p in (directory / split).rglob("*")):

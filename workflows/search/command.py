@@ -89,7 +89,11 @@ def search_once(options: SearchCommandOptions) -> int:
     if answer.passed_over:
         words = printable(", ".join(answer.passed_over))
         print(f"notice: unknown words, ignored: {words}", file=sys.stderr, flush=True)
-    lines = [json.dumps(asdict(answer), indent=2)] if options.json else list(describe(answer))
+    lines = (
+        [json.dumps(asdict(answer), indent=2)]
+        if options.json
+        else list(search_result_lines(answer))
+    )
     for line in lines:
         print(line if options.json else encodable(line, sys.stdout))
     return 0
@@ -114,7 +118,7 @@ def _compare_pixels(engine: Engine) -> None:
         )
 
 
-def describe(answer: Answer) -> Iterator[str]:
+def search_result_lines(answer: Answer) -> Iterator[str]:
     """Yield an answer as lines of text, with control characters in names escaped.
 
     Args:
@@ -128,7 +132,12 @@ def describe(answer: Answer) -> Iterator[str]:
         yield from _table(
             ("score", "image", "class", "key"),
             (
-                (f"{hit.score:.3f}", f"#{hit.split}:{hit.row}", _short(hit.words or "-"), hit.key)
+                (
+                    f"{hit.score:.3f}",
+                    f"#{hit.split}:{hit.row}",
+                    _shortened(hit.words or "-"),
+                    hit.key,
+                )
                 for hit in answer.images
             ),
         )
@@ -138,9 +147,9 @@ def describe(answer: Answer) -> Iterator[str]:
             (
                 (
                     f"{hit.score:.3f}",
-                    _short(hit.words),
+                    _shortened(hit.words),
                     hit.wnid or "-",
-                    _short("; ".join(hit.also)),
+                    _shortened("; ".join(hit.also)),
                 )
                 for hit in answer.words
             ),
@@ -156,7 +165,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
         yield "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
 
 
-def _short(names: str) -> str:
+def _shortened(names: str) -> str:
     return names if len(names) <= MAX_NAME_CHARACTERS else f"{names[: MAX_NAME_CHARACTERS - 3]}..."
 
 

@@ -105,5 +105,5 @@ def open_model(run: Path, *, store: str | None = None) -> Model:
     """
     from workflows.devise import model  # imported late, because it loads torch
 
-    opened: Model = model.open_model(run, store=store)
+    opened: Model = model.open_devise_model(run, store=store)
     return opened

@@ -68,7 +68,7 @@ class QueryEncoder:
             total += part.weight * self._direction(part.term, image_vector, split)
         if np.linalg.norm(total) < TOLERANCE * sum(abs(part.weight) for part in query.parts):
             raise QueryError(f"the terms of {query} cancel each other out.")
-        return _unit(total)
+        return _unit_vector(total)
 
     def encode_image(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the unit vector of an image, (dim,) float32.
@@ -148,7 +148,7 @@ class QueryEncoder:
         vector = np.asarray(self._term(term, image_vector, split), np.float64)
         if not np.isfinite(vector).all() or not vector.any():
             raise QueryError(f"{term} has no valid vector to search with. Choose another.")
-        return _unit(vector)
+        return _unit_vector(vector)
 
     def _term(
         self, term: Term, image_vector: NDArray[np.float32] | None, split: str
@@ -194,10 +194,10 @@ def slerp(first: Doubles, second: Doubles, share: float) -> Doubles:
             "the two sides of ~ point in opposite directions and cannot be interpolated."
         )
     if angle < TOLERANCE:
-        return _unit((1 - share) * first + share * second)
+        return _unit_vector((1 - share) * first + share * second)
     weights = np.sin((1 - share) * angle), np.sin(share * angle)
-    return _unit(weights[0] * first + weights[1] * second)
+    return _unit_vector(weights[0] * first + weights[1] * second)
 
 
-def _unit(vector: Doubles) -> Doubles:
+def _unit_vector(vector: Doubles) -> Doubles:
     return np.asarray(vector / np.linalg.norm(vector), np.float64)

@@ -173,11 +173,11 @@ def run(arm: Arm, digits: Digits, *, steps: int, seed: int = 0) -> TrainingCurve
         trainer.generator_update((world.normal(BATCH, NOISE, key=(seed, step, "noise")),))
         average.update_parameters(generator)
         if step % max(1, steps // EVALUATIONS) == 0:
-            _evaluate(trainer, average, digits, curves, step, arm.objective)
+            _evaluate_digits(trainer, average, digits, curves, step, arm.objective)
     return curves
 
 
-def _evaluate(
+def _evaluate_digits(
     trainer: AdversarialTrainer,
     average: nn.Module,
     digits: Digits,

@@ -56,7 +56,7 @@ class PointMetrics:
     """The sliced Wasserstein distance to as many points of the data set."""
 
 
-def draw(rows: int, key: tuple[object, ...]) -> Tensor:
+def draw_points(rows: int, key: tuple[object, ...]) -> Tensor:
     """Draw points of the 25 Gaussians of this study.
 
     Their centres are the points of a 5 by 5 grid with the coordinates -2, -1, 0, 1 and 2, each is
@@ -94,7 +94,7 @@ def measure(points: Tensor) -> PointMetrics:
     """
     distance, nearest = torch.cdist(points, CENTRES).min(1)
     good = distance < 3 * SPREAD
-    sliced_distance = sliced_wasserstein(points, draw(len(points), ("judge",)))
+    sliced_distance = sliced_wasserstein(points, draw_points(len(points), ("judge",)))
     modes = len(set(nearest[good].tolist()))
     return PointMetrics(modes, float(good.float().mean()), sliced_distance)
 
@@ -113,12 +113,12 @@ def controls(seed: int = 0) -> dict[str, PointMetrics]:
     world = World()
     low, high = float(CENTRES.min()) - 0.5, float(CENTRES.max()) + 0.5
     noise = world.uniform(2 * EVALUATION_POINTS, key=(seed, "noise")).view(-1, 2)
-    points = draw(EVALUATION_POINTS, (seed, "fit"))
+    points = draw_points(EVALUATION_POINTS, (seed, "fit"))
     fitted = points.mean(0) + points.std(0) * world.normal(EVALUATION_POINTS, 2, key=(seed, "one"))
     return {
         "uniform noise": measure(low + (high - low) * noise),
         "one Gaussian": measure(fitted),
-        "real data": measure(draw(EVALUATION_POINTS, (seed, "set"))),
+        "real data": measure(draw_points(EVALUATION_POINTS, (seed, "set"))),
     }
 
 
@@ -179,7 +179,7 @@ def run(arm: Arm, *, steps: int, seed: int = 0) -> PointMetrics:
         for update in range(arm.critic_steps):
             key = (seed, step, update)
             trainer.critic_update(
-                draw(BATCH, key),
+                draw_points(BATCH, key),
                 (world.normal(BATCH, NOISE_DIMENSIONS, key=(*key, "noise")),),
                 alpha=world.uniform(BATCH, key=(*key, "share")),
             )

@@ -73,7 +73,7 @@ class Rendezvous:
     """Its TCP port."""
 
 
-def read_options(file: Path) -> dict[str, Any]:
+def read_recorded_options(file: Path) -> dict[str, Any]:
     """Return the content of `options.json`, with the present names of the stage and its options.
 
     Args:
@@ -92,7 +92,7 @@ def read_options(file: Path) -> dict[str, Any]:
         OSError: The file cannot be read.
         RunFileError: It is not JSON, is too long, or a value is invalid.
     """
-    document = _load(file)
+    document = _load_json(file)
     try:
         schema.check(dict[str, Any], document, "it")
         schema.check(dict[str, Any], document.get("options"), "options")
@@ -142,7 +142,7 @@ def read_data(file: Path) -> dict[str, Any]:
         OSError: The file cannot be read.
         RunFileError: It is not JSON, a value is invalid, or an entry or the section is missing.
     """
-    section = read_options(file).get("data") or {}
+    section = read_recorded_options(file).get("data") or {}
     data = {"features": None, "held_out": None, "wnids": [], **section}
     missing = sorted(DATA_TYPES.keys() - data.keys())
     if missing:
@@ -164,7 +164,7 @@ def read_claim(file: Path) -> str | None:
         RunFileError: Its content is invalid.
     """
     try:
-        return schema.parse(Claim, _load(file)).resumed
+        return schema.parse(Claim, _load_json(file)).resumed
     except SchemaError as e:
         raise _invalid(file, e) from None
 
@@ -183,7 +183,7 @@ def read_rendezvous(file: Path) -> Rendezvous:
         RunFileError: Its content is invalid.
     """
     try:
-        return schema.parse(Rendezvous, _load(file))
+        return schema.parse(Rendezvous, _load_json(file))
     except SchemaError as e:
         raise _invalid(file, e) from None
 
@@ -202,7 +202,7 @@ def read_checkpoint(file: Path) -> tuple[str, int | None]:
         OSError: The file cannot be read.
         RunFileError: Its content is invalid.
     """
-    document = _load(file)
+    document = _load_json(file)
     try:
         schema.check(dict[str, Any], document, "it")
         digest: str = schema.check(schema.Digest, document.get("blake2b"), "blake2b")
@@ -212,7 +212,7 @@ def read_checkpoint(file: Path) -> tuple[str, int | None]:
     return digest, step
 
 
-def read_lines(file: Path) -> Iterator[dict[str, Any]]:
+def read_metric_lines(file: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of `metrics.jsonl` in their order, skipping lines that are not JSON.
 
     A killed rank may leave such an incomplete line. The whole file is read at the first item.
@@ -263,7 +263,7 @@ def _check_known(values: dict[str, Any], types: dict[str, Any], where: str) -> N
         schema.check(types[name], values[name], f"{where}.{name}")
 
 
-def _load(file: Path) -> Any:
+def _load_json(file: Path) -> Any:
     if file.stat().st_size > MAX_BYTES:
         raise _invalid(file, SchemaError(f"it is longer than {MAX_BYTES:,} bytes"))
     try:

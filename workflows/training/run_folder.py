@@ -170,7 +170,7 @@ class RunFolder:
         # Through JSON, so that tuples compare equal to the lists that were read.
         requested = json.loads(json.dumps(dict(options)))
         if file.exists():
-            stored = records.read_options(file)
+            stored = records.read_recorded_options(file)
             names = (stored["options"].keys() | requested) - {*changeable_on_resume}
             fixed = names - {*(() if from_step is None else changeable_on_rewind)}
             self._refuse_changed(
@@ -328,7 +328,7 @@ class RunFolder:
             TesseraeError: The folder holds no run, or the file is invalid.
         """
         try:
-            return records.read_options(self.path / "options.json")
+            return records.read_recorded_options(self.path / "options.json")
         except OSError as e:
             missing = isinstance(e, FileNotFoundError | NotADirectoryError)
             why = "it has no options.json" if missing else f"options.json: {e.strerror or e}"
@@ -479,7 +479,8 @@ class RunFolder:
         steps = {self.step_of(checkpoint): checkpoint for checkpoint in oldest_first}
         if step not in steps:
             raise TesseraeError(
-                f"--from-step is {step}: {self.path} has {_listed(steps)}; 0 restarts from scratch."
+                f"--from-step is {step}: {self.path} has {_listed_steps(steps)}; 0 restarts"
+                " from scratch."
             )
         return steps[step]
 
@@ -543,10 +544,10 @@ class RunFolder:
             DiskFullError: The disk is full. Earlier checkpoints are unchanged.
         """
         file = self._checkpoints / f"{checkpoint.name}.pt"
-        with writing.replacing(file, num_bytes=num_bytes(state)) as out:
+        with writing.replacing_run_file(file, num_bytes=num_bytes(state)) as out:
             torch.save(dict(state), cast(IO[bytes], out))
         # The digest is written last: only a checkpoint that has one counts as intact.
-        record = {"blake2b": _digest(file), "step": step}
+        record = {"blake2b": _checkpoint_digest(file), "step": step}
         writing.write(file.with_suffix(".json"), json.dumps(record).encode())
         # A generation that was superseded must not remove checkpoints of its successor.
         if max(self._claimed(), default=0) == checkpoint.generation:
@@ -696,7 +697,7 @@ class RunFolder:
         return [counted[key] for key in sorted(counted)]
 
     def _lines(self) -> Iterator[dict[str, Any]]:
-        return records.read_lines(self.path / "metrics.jsonl")
+        return records.read_metric_lines(self.path / "metrics.jsonl")
 
     def _claimed(self) -> dict[int, Checkpoint | None]:
         claims: dict[int, Checkpoint | None] = {}
@@ -715,17 +716,17 @@ class RunFolder:
         file = self._checkpoints / f"{checkpoint.name}.json"
         try:
             digest, _ = records.read_checkpoint(file)
-            return digest == _digest(file.with_suffix(".pt"))
+            return digest == _checkpoint_digest(file.with_suffix(".pt"))
         except (OSError, records.RunFileError):
             return False
 
 
-def _digest(file: Path) -> str:
+def _checkpoint_digest(file: Path) -> str:
     with file.open("rb") as data:
         return hashlib.file_digest(data, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _listed(steps: Collection[int]) -> str:
+def _listed_steps(steps: Collection[int]) -> str:
     if not steps:
         return "no checkpoint"
     return f"checkpoints of steps {', '.join(f'{step:,}' for step in sorted(steps))}"

@@ -62,7 +62,7 @@ class RecordingFile:
 
 
 @contextmanager
-def replacing(file: Path, *, num_bytes: int) -> Iterator[RecordingFile]:
+def replacing_run_file(file: Path, *, num_bytes: int) -> Iterator[RecordingFile]:
     """Open a new file inside the block, which replaces *file*, durably, when the block ends.
 
     After an error *file* is unchanged and the new file is removed. Until then the new file has the
@@ -139,7 +139,7 @@ def append(file: Path, data: bytes) -> None:
         raise TesseraeError(
             f"{file} is a symbolic link, which is not followed for writing. Remove it."
         )
-    with FileIO(file, "a", opener=_open_no_link) as out:
+    with FileIO(file, "a", opener=_open_run_file) as out:
         before = out.seek(0, os.SEEK_END)
         try:
             RecordingFile(out).write(data)
@@ -150,7 +150,7 @@ def append(file: Path, data: bytes) -> None:
             raise run_disk_full_error(file, e, len(data)) from e
 
 
-def _open_no_link(path: str, flags: int) -> int:
+def _open_run_file(path: str, flags: int) -> int:
     return confined.open_regular(Path(path), flags | os.O_NOFOLLOW)
 
 
@@ -168,5 +168,5 @@ def write(file: Path, data: bytes) -> None:
         DiskFullError: The disk has no room for it.
         OSError: It cannot be written for another reason.
     """
-    with replacing(file, num_bytes=len(data)) as out:
+    with replacing_run_file(file, num_bytes=len(data)) as out:
         out.write(data)

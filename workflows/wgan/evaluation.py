@@ -117,7 +117,7 @@ class WganEvaluation:
             yield f"coverage, {metrics.network}", f"{metrics.coverage:.3f}"
 
 
-def evaluate_run(
+def evaluate_gan_run(
     folder: RunFolder,
     *,
     samples: int,
@@ -160,7 +160,7 @@ def evaluate_run(
     data = {**folder.data(), "store": folder.store(store)}
     split = data["held_out"] or data["split"]
     real = _first(_blocks(data, split, sampler, BATCH_ROWS), samples)
-    generated = torch.cat([block.half() for block in _samples(sampler, len(real))])
+    generated = torch.cat([block.half() for block in _generated_samples(sampler, len(real))])
     # Without a held-out split the real rows are training rows, each its own nearest neighbour.
     num_overlap = 0 if data["held_out"] else len(real)
     search = _search(data, sampler, generated, real, num_overlap)
@@ -216,7 +216,7 @@ def evaluate_for_report(
         ValueError: A backbone is given and there are three images or fewer.
         NonFiniteError: An image or a feature contains NaN or infinity.
     """
-    return evaluate_run(
+    return evaluate_gan_run(
         folder,
         samples=options.samples,
         backbone=options.backbone,
@@ -225,7 +225,7 @@ def evaluate_for_report(
     )
 
 
-def _samples(sampler: Sampler, count: int) -> Iterator[Tensor]:
+def _generated_samples(sampler: Sampler, count: int) -> Iterator[Tensor]:
     """Yield all samples in blocks; seed and order are those of earlier versions' reports."""
     noise = sampler.noise(count, SEED)
     labels = torch.arange(count) % len(sampler.classes) if sampler.classes else None

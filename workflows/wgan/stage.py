@@ -64,7 +64,7 @@ class Wgan:
             OBJECTIVES[options.objective],
             clip=options.clip_limit,
             penalty=options.penalty_weight,
-            precision=_precision(options.precision, world.device),
+            precision=_training_precision(options.precision, world.device),
             micro_batch=options.micro_batch_size,
         )
         self.trainer = AdversarialTrainer(
@@ -379,7 +379,7 @@ def _optimiser(options: WganOptions, network: nn.Module) -> torch.optim.Optimize
     return torch.optim.Adam(network.parameters(), rate, (beta1, beta2), **implementation)
 
 
-def _precision(precision: str, device: torch.device) -> torch.dtype:
+def _training_precision(precision: str, device: torch.device) -> torch.dtype:
     if precision != "auto":
         return torch.bfloat16 if precision == "bfloat16" else torch.float32
     if device.type == "cuda":

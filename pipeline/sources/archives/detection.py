@@ -24,7 +24,7 @@ _MAX_UNKNOWN_FILES = 1000
 """The maximum number of files of unknown suffix in a folder for each of them to be examined."""
 
 
-def container_of(location: Location, path: str) -> str:
+def container_of_file(location: Location, path: str) -> str:
     """Return which kind of archive or table a file is: by its content, or by its name if remote.
 
     The content is read of a single file that is the source, and in a local folder of files with the

@@ -13,7 +13,7 @@ from pipeline.sources.content import (
     TAR,
     UNKNOWN,
     ZIP,
-    advice_for,
+    advice_on_content,
     content_of,
     description_of,
 )
@@ -106,4 +106,6 @@ def _check_is_tar(head: bytes, name: str) -> None:
         SourceError: The file is something else; the message says what.
     """
     if content_of(head) not in (TAR, UNKNOWN):
-        raise SourceError(f"{name} is not a tar: it is {description_of(head)}. {advice_for(head)}")
+        raise SourceError(
+            f"{name} is not a tar: it is {description_of(head)}. {advice_on_content(head)}"
+        )

@@ -16,14 +16,14 @@ from pipeline.errors import SourceError
 from pipeline.sources.archives.compression import BrokenCompressionError
 from pipeline.sources.archives.tar_header import (
     BLOCK,
-    has_valid_checksum,
-    name_of,
+    has_tar_checksum,
     number_of,
     pax_records,
     size_of,
     target_of,
+    text_of_name_field,
 )
-from pipeline.sources.content import TAR, UNKNOWN, advice_for, content_of, description_of
+from pipeline.sources.content import TAR, UNKNOWN, advice_on_content, content_of, description_of
 from pipeline.sources.read_errors import as_read_error
 
 PIECE_BYTES = 1 << 20
@@ -264,15 +264,15 @@ class Tar:
             raise self._cut(f"the header at byte {at} has an invalid size")
         if end is not None and at + BLOCK + num_bytes > end:
             raise SourceError(
-                f"{self.name} is not a complete tar: its member {name_of(header, pax)!r} at byte"
-                f" {at} needs {num_bytes} bytes, and the archive ends at byte {end}. {_CUT}"
+                f"{self.name} is not a complete tar: its member {text_of_name_field(header, pax)!r}"
+                f" at byte {at} needs {num_bytes} bytes, and the archive ends at byte {end}. {_CUT}"
             )
         return num_bytes
 
     def _member(self, header: bytes, at: int, num_bytes: int, pax: dict[str, str]) -> Member | None:
         """Return the member of a header; None for one that cannot be a sample."""
         kind = header[156]
-        name = self._last = name_of(header, pax)
+        name = self._last = text_of_name_field(header, pax)
         if pax and any(word.startswith("GNU.sparse") for word in pax):
             raise self._refused(name, "sparse")
         if kind in _REGULAR:  # the oldest tars mark a folder only by a slash
@@ -292,7 +292,7 @@ class Tar:
             self._move(at)
             block = self._take(BLOCK if stop is None else min(BLOCK, stop - at))
             if block.strip(b"\0"):
-                if len(block) == BLOCK and has_valid_checksum(block):
+                if len(block) == BLOCK and has_tar_checksum(block):
                     return at, block
                 raise self._no_header(block, at, start, end)
             if len(block) == BLOCK and not self._past_end:
@@ -319,7 +319,7 @@ class Tar:
             inner = f", the member {self._last!r}," if self._last else ""
             return SourceError(
                 f"{self.name}{inner} is not a tar: it is {description_of(block)}."
-                f" {advice_for(block)}"
+                f" {advice_on_content(block)}"
             )
         if len(block) < BLOCK:
             return self._cut(f"it ends at byte {at + len(block)}, in the middle of a header")

@@ -11,7 +11,7 @@ _MAX_DIGITS = 24  # of 2^63 there are 21 octal ones
 _DIGITS = {8: frozenset(b"01234567"), 10: frozenset(b"0123456789")}
 
 
-def has_valid_checksum(header: bytes) -> bool:
+def has_tar_checksum(header: bytes) -> bool:
     """Return True if the checksum of a header is valid.
 
     It is the sum of all bytes, unsigned or, as some old programs summed them, signed, in which the
@@ -62,7 +62,7 @@ def number_of(digits: bytes, base: int) -> int:
     return int(digits, base)
 
 
-def name_of(header: bytes, pax: dict[str, str]) -> str:
+def text_of_name_field(header: bytes, pax: dict[str, str]) -> str:
     """Return the path of a member in its tar, without a leading './'.
 
     The slash at the end of a folder's name is kept. Bytes that are not UTF-8 become surrogates

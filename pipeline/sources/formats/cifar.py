@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import SourceError
-from pipeline.sources.archives.detection import container_of
+from pipeline.sources.archives.detection import container_of_file
 from pipeline.sources.archives.open import open_tar
 from pipeline.sources.archives.outline import outline_of
 from pipeline.sources.classes.class_table import ClassTable
@@ -386,7 +386,7 @@ def _possible_batches(location: Location) -> Iterator[CifarBatches]:
         yield from (CifarBatches(location.child(name)) for name in names.folders if name in FOLDERS)
     for name in names.files:
         may_be = location.only_file or name.lower().startswith("cifar-10")
-        if may_be and container_of(location, name) in (TAR, ZIP):
+        if may_be and container_of_file(location, name) in (TAR, ZIP):
             members = outline_of(location, name).names
             folders = {member.rpartition("/")[0] for member in members}
             yield from (CifarBatches(location, name, folder) for folder in sorted(folders))

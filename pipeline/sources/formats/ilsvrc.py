@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.errors import SourceError
-from pipeline.sources.archives.detection import container_of
+from pipeline.sources.archives.detection import container_of_file
 from pipeline.sources.archives.layout import (
     ClassTarLayout,
     Layout,
@@ -174,7 +174,7 @@ def _refuse_partly_sorted_val(location: Location, sizes: FolderSizes) -> None:
 
 
 def _is_tar_or_zip(location: Location, path: str) -> bool:
-    return container_of(location, path) in (TAR, ZIP)
+    return container_of_file(location, path) in (TAR, ZIP)
 
 
 def _tars_named(location: Location, stem: str) -> list[str]:

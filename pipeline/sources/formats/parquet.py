@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import ReadError, SourceError
-from pipeline.sources.archives.detection import container_of
+from pipeline.sources.archives.detection import container_of_file
 from pipeline.sources.archives.tar_source import (
     block_name,
     left_out_text,
@@ -27,7 +27,7 @@ from pipeline.sources.classes.class_table import ClassTable
 from pipeline.sources.classes.evidence import ClassBasis, Evidence
 from pipeline.sources.classes.labeller import Labeller
 from pipeline.sources.classes.number_tables import find_class_table, table_marks
-from pipeline.sources.content import PARQUET, advice_for, content_of, description_of
+from pipeline.sources.content import PARQUET, advice_on_content, content_of, description_of
 from pipeline.sources.formats.parquet_columns import Columns, columns_of
 from pipeline.sources.keys import PARTIAL_PREFIX, known_split
 from pipeline.sources.listing import ListedSample, bad_key, refused_key
@@ -286,7 +286,7 @@ def check_is_parquet(location: Location, path: str) -> None:
     if content_of(head) != PARQUET:
         raise SourceError(
             f"{where} is not a complete Parquet file: it is {description_of(head)}."
-            f" {advice_for(head)}"
+            f" {advice_on_content(head)}"
         )
     size = location.size(path)
     with location.open(path, start=max(0, size - 4)) as file, as_read_error(where):
@@ -451,7 +451,7 @@ def find_parquet(
     """
 
     def fits(path: str) -> bool:
-        return container_of(location, path) == PARQUET and (
+        return container_of_file(location, path) == PARQUET and (
             explicit or not _describes_shard(location, path)
         )
 
@@ -493,6 +493,6 @@ def _configuration_folders(location: Location, requested_split: str) -> list[str
             folder for folder in inside.names().folders if known_split(folder, requested_split)
         ]
         files = (f"{folder}/{file}" for folder in splits for file in inside.names(folder).files[:1])
-        if any(container_of(inside, path) == PARQUET for path in files):
+        if any(container_of_file(inside, path) == PARQUET for path in files):
             configurations.append(name)
     return configurations

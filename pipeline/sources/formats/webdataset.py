@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.errors import SourceError
-from pipeline.sources.archives.detection import container_of
+from pipeline.sources.archives.detection import container_of_file
 from pipeline.sources.archives.folder_layout import TreeTar
 from pipeline.sources.archives.layout import Layout, StoreMember
 from pipeline.sources.archives.outline import (
@@ -393,7 +393,7 @@ def _labels_in_json(table: Any, suffix: str, rules: int, label_name: str) -> dic
 def _may_be_shard(location: Location, path: str, explicit: bool) -> bool:
     stem = stem_of(path)
     has_own_kind = is_wnid(stem) or stem.startswith("ILSVRC2012_")
-    return (explicit or location.only_file != "" or not has_own_kind) and container_of(
+    return (explicit or location.only_file != "" or not has_own_kind) and container_of_file(
         location, path
     ) in (TAR, ZIP)
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.backbone.load import open_backbone
 from pipeline.features import extract
 from pipeline.features.shard_task import extract_shard
-from pipeline.features.verify import read_records
+from pipeline.features.verify import read_feature_records
 from pipeline.features.worker import FeatureTaskConfig, open_workspace
 from pipeline.ingest import verify as image_check
 from pipeline.ingest.worker import workspace as image_workspace
@@ -90,10 +90,10 @@ def begin(
     backbone = open_backbone(trunk, cut=cut, pooling=pooling)
     recipe = extract.resolve_feature_recipe(objects, split, backbone, FeatureOptions(**choices))
     plan = records.load_plan(objects, split)
-    run = extract.new_run(recipe.name, split)
+    run = extract.new_features_run(recipe.name, split)
     objects = open_objects(str(store), run)
     objects.begin()
-    extract.write_metadata(objects, recipe, plan, kinds)
+    extract.write_features_metadata(objects, recipe, plan, kinds)
     open_workspace.cache_clear()  # a test may have changed the store or the network
     image_workspace.cache_clear()
     work = FeatureTaskConfig(
@@ -158,7 +158,7 @@ def problems(store: str | Path) -> dict[str, str]:
     reported: list[Problem | None] = []
     for name, splits in features.splits_of(objects).items():
         for split in splits:
-            records = read_records(objects, name, image_check.read_records(objects, split))
+            records = read_feature_records(objects, name, image_check.read_records(objects, split))
             reported += records.problems
             reported += [problem for _, problem in check_objects(objects, records.objects)]
     return {problem.name: problem.description for problem in reported if problem is not None}

@@ -280,7 +280,9 @@ def test_features_of_another_recipe_with_this_name_are_refused(
     run = begin(store, trunk)
     monkeypatch.setattr(FeatureRecipe, "name", run.recipe.name)
     with pytest.raises(StoreMismatchError, match="holds features with digest"):
-        extract.write_metadata(run.objects, replace(run.recipe, dim=7), run.plan, ("plain",))
+        extract.write_features_metadata(
+            run.objects, replace(run.recipe, dim=7), run.plan, ("plain",)
+        )
 
 
 def test_a_missing_size_or_unfinished_split_is_refused(store: Path, trunk: Path) -> None:

@@ -96,10 +96,10 @@ def features_inline(store: Path, trunk: Path, split: str, **choices: Any) -> str
     backbone = open_backbone(trunk)
     recipe = extract.resolve_feature_recipe(objects, split, backbone, FeatureOptions(**choices))
     plan = records.load_plan(objects, split)
-    run = extract.new_run(recipe.name, split)
+    run = extract.new_features_run(recipe.name, split)
     objects = open_objects(str(store), run)
     objects.begin()
-    extract.write_metadata(objects, recipe, plan, KINDS)
+    extract.write_features_metadata(objects, recipe, plan, KINDS)
     work = FeatureTaskConfig(
         store=str(store), split=split, run=run, name=recipe.name, trunk=str(trunk), kinds=KINDS
     )

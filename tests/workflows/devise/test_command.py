@@ -23,7 +23,7 @@ from tests.workflows.devise.small import (
 )
 from workflows.cli import main
 from workflows.devise.class_splits import UNSEEN, class_parts
-from workflows.devise.model import open_model
+from workflows.devise.model import open_devise_model
 from workflows.devise.stage import load_initial_weights
 from workflows.training.run_folder import RunFolder
 
@@ -73,7 +73,7 @@ def test_a_run_maps_images_and_words_into_one_space(small: Small, trained: Path)
     from pipeline.store import arrays
     from pipeline.store.open import open_objects
 
-    model = open_model(trained)
+    model = open_devise_model(trained)
     assert (model.step, model.dim, model.size) == (20, 8, SIZE)
     rows, vectors = next(model.embed_split("val"))
     assert rows.tolist() == open_features(small.store, small.features, "val").readable.tolist()
@@ -184,7 +184,7 @@ def test_the_trunk_is_trained_from_pixels(
         "--trunk-learning-rate", "1e-3", *WORDS, scratch=tmp_path,
     )  # fmt: skip
     assert done.status == 0, done.err
-    model, before = open_model(tmp_path / "run"), open_model(trained)
+    model, before = open_devise_model(tmp_path / "run"), open_devise_model(trained)
     assert model.features is None
     assert model.trunk_state is not None
     state = before.trunk.model.state_dict()
@@ -234,10 +234,10 @@ def test_words_of_another_file_are_refused(small: Small, trained: Path, tmp_path
         with pytest.raises(
             TesseraeError, match="is not the file of word vectors that the run was trained with"
         ):
-            open_model(trained).phrase_vector("ant")
+            open_devise_model(trained).phrase_vector("ant")
     finally:
         small.words.write_bytes(original)
-    assert open_model(trained).phrase_vector("ant") is not None
+    assert open_devise_model(trained).phrase_vector("ant") is not None
 
 
 def test_another_network_under_the_same_name_is_refused(

@@ -43,7 +43,7 @@ def extractions(small: Small, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str
         calls.append((split, wish))
         return recipe
 
-    monkeypatch.setattr(module.features, "compute_features", make)
+    monkeypatch.setattr(module.features, "compute_split_features", make)
     return calls
 
 

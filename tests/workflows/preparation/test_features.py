@@ -194,10 +194,12 @@ def test_workers_get_the_absolute_path_of_a_network(
 ) -> None:
     """Workers may have another working folder than the command."""
     trunks: list[str] = []
-    monkeypatch.setattr(command, "_compute", lambda config, *_: trunks.append(config.trunk))
+    monkeypatch.setattr(
+        command, "_compute_missing_features", lambda config, *_: trunks.append(config.trunk)
+    )
     monkeypatch.chdir(trunk.parent)
     config = FeaturesOptions(store=str(prepared[0]), trunk=trunk.name, repair=True)
-    command.compute_features(config, "train", None)  # type: ignore[arg-type]
+    command.compute_split_features(config, "train", None)  # type: ignore[arg-type]
     assert trunks == [str(trunk)]
 
 

@@ -159,9 +159,11 @@ def test_a_store_is_not_listed_if_the_split_exists(tmp_path, monkeypatch):
     listings: list[object] = []
     monkeypatch.setattr(planning, "_stored_recipe", lambda objects: None)
     monkeypatch.setattr(records, "splits", lambda objects: listings.append(objects) or ["vall"])
-    plans.open_split(options, "train")
+    plans.open_split_for_prepare(options, "train")
     assert listings == []
-    assert plans.open_split(options, "vall").split == "vall"  # the store has it: it goes on
+    assert (
+        plans.open_split_for_prepare(options, "vall").split == "vall"
+    )  # the store has it: it goes on
     assert len(listings) == 1
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workflows.reports.curve_names import charts_of, name_of
+from workflows.reports.curve_names import charts_of, curve_name_of
 
 POINTS = [(1.0, 0.25), (2.0, 0.5)]
 
@@ -37,4 +37,4 @@ def test_runs_are_told_apart() -> None:
 def test_nothing_is_drawn_of_nothing() -> None:
     """A metric without points has no chart."""
     assert list(charts_of([("loss", "", [])])) == []
-    assert name_of("images_per_second").unit == "images/s"
+    assert curve_name_of("images_per_second").unit == "images/s"

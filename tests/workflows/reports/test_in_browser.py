@@ -19,7 +19,7 @@ from workflows.reports.images import encode_jpeg
 from workflows.reports.store_model import ImageGrid
 from workflows.reports.store_page import render_report
 from workflows.reports.table import Table
-from workflows.runs.report import render as render_run
+from workflows.runs.report import render_run_page as render_run
 from workflows.training.image_grid import grid_png
 from workflows.training.run_folder import RunFolder
 

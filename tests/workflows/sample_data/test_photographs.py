@@ -16,7 +16,7 @@ from workflows.sample_data.photographs import (
     draw_size,
     encode,
     plan_images,
-    render,
+    render_photograph,
 )
 
 
@@ -140,15 +140,15 @@ def test_crops_are_reproducible_and_distinct():
     photograph = Image.effect_noise((300, 200), 60).convert("RGB")
     first, *_, last = (p for p in plan_images(60, 0, 2) if p.kind == "plain")
 
-    assert render(first, photograph) == render(first, photograph)
-    assert render(first, photograph) != render(last, photograph)
+    assert render_photograph(first, photograph) == render_photograph(first, photograph)
+    assert render_photograph(first, photograph) != render_photograph(last, photograph)
 
 
 def test_an_empty_file_has_no_bytes():
     """Such a file is one of the odd kinds."""
     picture = next(p for p in plan_images(40, 0, 7) if p.kind == "empty")
 
-    assert render(picture, Image.new("RGB", (10, 10))) == b""
+    assert render_photograph(picture, Image.new("RGB", (10, 10))) == b""
 
 
 def test_text_photographs_are_not_flipped():
@@ -172,7 +172,7 @@ def test_crops_vary_in_mirroring_brightness_and_tone():
     seen = []
     for picture in plan_images(120, 0, 2):
         if picture.kind == "plain":
-            with Image.open(io.BytesIO(render(picture, photograph))) as image:
+            with Image.open(io.BytesIO(render_photograph(picture, photograph))) as image:
                 seen.append(image.resize((2, 1), Image.Resampling.BOX).tobytes())
     rising = [pixels[4] > pixels[1] for pixels in seen]
     warmth = [pixels[3] - pixels[5] for pixels in seen]

@@ -158,7 +158,7 @@ def test_an_interrupted_sample_leaves_no_files(drawn, tmp_path, monkeypatch):
         painted.append(picture)
         return b"x"
 
-    monkeypatch.setattr(sample, "render", render)
+    monkeypatch.setattr(sample, "render_photograph", render)
     with pytest.raises(KeyboardInterrupt):
         make_sample(tmp_path / "s", 40)
 

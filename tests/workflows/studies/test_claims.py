@@ -16,7 +16,7 @@ from workflows.wgan.options import WganOptions
 
 def test_modes_and_near_points_of_known_sets_are_counted() -> None:
     """The data set covers all modes, and single points cover at most their own."""
-    metrics = gaussians.measure(gaussians.draw(20_000, ("test",)))
+    metrics = gaussians.measure(gaussians.draw_points(20_000, ("test",)))
     assert metrics.modes == 25
     assert metrics.good == pytest.approx(
         1 - 2.718281828 ** (-4.5), abs=0.005

@@ -20,7 +20,7 @@ from tests.workflows.training.own_stage import OwnOptions
 from tests.workflows.training.small import SIZE, small_store
 from workflows import cli
 from workflows.training import stage_registry
-from workflows.training.records import read_options
+from workflows.training.records import read_recorded_options
 from workflows.training.run_folder import RunFolder
 from workflows.training.stage import Data
 from workflows.training.stage_registry import STAGES, StageEntry
@@ -122,7 +122,7 @@ def test_a_run_that_recorded_a_module_is_of_the_stage(
     monkeypatch.setattr(stage_registry, "STAGES", moved)
     run = RunFolder(tmp_path / "run")
     run.create_or_continue({"stage": earlier, "steps": 1}, {})
-    assert read_options(run.path / "options.json")["options"]["stage"] == name
+    assert read_recorded_options(run.path / "options.json")["options"]["stage"] == name
     run.check_options({"stage": name, "steps": 1})
     run.create_or_continue({"stage": name, "steps": 2}, {}, changeable_on_resume=("steps",))
     assert recorded(run.path) == name
