@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import NoReturn
 
 STABLE_SECONDS = 60.0
 """The lifetime after which a process is stable, which resets the pause before its restart."""
@@ -137,12 +138,12 @@ def supervise(
     return {program.program.name: program.starts for program in supervised}
 
 
-def run_once(program: Program) -> int:
+def run_once(program: Program) -> NoReturn:
     """Replace this process by a program, for another supervisor, such as systemd, to restart.
 
     Args:
         program: The program. The first word of its `command` is looked up in PATH, and its
-            `environment` is added to that of this process. This call does not return.
+            `environment` is added to that of this process.
 
     Raises:
         OSError: The program cannot be started.

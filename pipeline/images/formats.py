@@ -247,10 +247,10 @@ def format_of(data: bytes) -> Format | None:
 
 
 def container_of(head: bytes) -> Format | None:
-    """Return the format of a file if it is an archive, table or database; None for any other file.
+    """Return the format of a file that may hold many images or stands for another file; else None.
 
-    Compressed files and documents are among them, such as gzip and PDF. A plain tar is not, because
-    its mark lies further behind.
+    Archives, compressed files, tables, databases, arrays, PDFs and Git LFS pointers are such files.
+    A plain tar is not among them, because its mark lies further behind.
 
     Args:
         head: The first bytes of the file, 64 or more unless the file is shorter.

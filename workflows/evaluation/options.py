@@ -24,7 +24,11 @@ class EvaluationOptions(Options):
     )
     clip_model: str | None = clip_option()
     samples: int = option(
-        1_000, "number of generated images to evaluate", minimum=8, maximum=1_000_000
+        1_000,
+        "maximum number of images to evaluate: generated ones of a GAN, or of DeViSE those whose"
+        " nearest images are counted",
+        minimum=8,
+        maximum=1_000_000,
     )
     device: str | None = option(
         None,

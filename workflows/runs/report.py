@@ -67,9 +67,10 @@ def run_report(options: ReportOptions) -> int:
 
     Args:
         options: `run`, the folder of the run; `device`, the torch device (None = a GPU if there is
-            one); `samples`, the maximum number of images to evaluate; `store`, the location of the
-            store (None = as recorded); and the models to evaluate with, each a folder or a hub name
-            or None, `backbone` for a GAN and `clip_model` for DeViSE.
+            one); `samples`, the maximum number of real and of generated images of a GAN, or of the
+            images whose nearest ones DeViSE's report counts; `store`, the location of the store
+            (None = as recorded); and the models to evaluate with, each a folder or a hub name or
+            None, `backbone` for a GAN and `clip_model` for DeViSE.
 
     Returns:
         The exit status, 0. A run that has diverged, that has no checkpoint or whose stage has no

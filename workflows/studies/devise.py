@@ -132,7 +132,8 @@ def open_study_data(
         held_out: Split to evaluate on (default `val`).
         unseen: Number of unseen classes to draw, in decimal (default "40"), or the path of a file
             with the wnid of one on each line.
-        validation: Number of validation classes (default 30).
+        validation: Number of validation classes (default 30), which are drawn later from those that
+            are not unseen; they choose the setting of each method.
         clip: Name or folder of a CLIP model to compare with, which then maps the held-out images
             (default None: no comparison).
         batch_size: Batch size of DeViSE (default 256).
