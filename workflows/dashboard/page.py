@@ -24,7 +24,7 @@ PARTS = ("progress", "images", "details")
 images, which take the most bytes, change less often than the figures."""
 
 
-def draw_page(document: Any, state: DashboardState) -> None:
+def draw(document: Any, state: DashboardState) -> None:
     """Add the page to the bokeh document of one browser session, and update it twice a second.
 
     Args:

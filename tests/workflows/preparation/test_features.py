@@ -242,7 +242,7 @@ def test_the_reason_for_extracting_features_is_printed(
 ) -> None:  # fmt: skip
     """The reason is printed if features with other options exist, but not by a repair."""
     _, name = prepared
-    for name_of in ("_compute", "extract.finish"):
+    for name_of in ("_compute_missing_features", "extract.finish"):
         monkeypatch.setattr(f"workflows.preparation.features.{name_of}", lambda *_: None)
     words = ("features", store, "--trunk", trunk, "--split", "train")
     status, out = run_inline(monkeypatch, capsys, *words, "--dtype", "float16")
