@@ -171,7 +171,7 @@ def worker_programs(config: WorkerConfig) -> list[Program]:
     if config.host is not None:
         _check_exposure(config.host, "a worker", config.certificates, insecure=config.insecure)
     _check_worker_options(config, str(url.hostname))
-    host = config.host or _scheduler_bind_address(str(url.hostname), url.port)
+    host = config.host or _address_that_reaches(str(url.hostname), url.port)
     _check_exposure(host, "a worker", config.certificates, insecure=config.insecure)
     arguments = [
         *_serve_command("worker"),
@@ -301,7 +301,7 @@ def _check_scratch(folder: Path) -> None:
         ) from None
 
 
-def _scheduler_bind_address(host: str, port: int | None) -> str:
+def _address_that_reaches(host: str, port: int | None) -> str:
     """Return the address of this machine by which it reaches *host*."""
     if ":" in host:
         return str(get_ipv6(host, port))

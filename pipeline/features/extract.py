@@ -396,7 +396,7 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeatureFinish
         plan=plan.digest,
         num_rows=plan.num_rows,
         kinds=kinds,
-        parts=_feature_parts(objects, plan),
+        parts=_table_parts_digest(objects, plan),
         objects=tuple(records.fingerprint(name, data) for name, data in written),
         format=recipe.format,
     )
@@ -408,7 +408,7 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeatureFinish
     return done
 
 
-def _feature_parts(objects: Objects, plan: Plan) -> str:
+def _table_parts_digest(objects: Objects, plan: Plan) -> str:
     """Return the digest of the split's table parts, which identifies the image of each row."""
     done = records.load_finish_record(objects, plan.split)
     if done is None or done.parts != parts_digest(all_commits(objects, plan)):

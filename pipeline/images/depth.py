@@ -55,13 +55,13 @@ def to_rgb(image: Image.Image, data: bytes) -> Image.Image:
     if image.format == "TIFF":
         return _tiff_to_rgb(image, data)
     if image.mode.startswith("I;16"):
-        return _rgb_of_grey(_deep_samples(image) >> 8)
+        return _rgb_of_grey(_samples_array(image) >> 8)
     if image.mode in ("I", "F"):
         raise NoRangeError(f"samples of mode {image.mode} that state no range; {_CONVERT}")
     return image.convert("RGB")
 
 
-def _deep_samples(image: Image.Image) -> NDArray[Any]:
+def _samples_array(image: Image.Image) -> NDArray[Any]:
     return np.asarray(image)
 
 
@@ -98,7 +98,7 @@ def _netpbm_to_rgb(image: Image.Image, data: bytes) -> Image.Image:
         # Pillow decodes these in a Python loop, which takes a minute for a large image.
         return _netpbm_samples_to_rgb(image, data[offset:], int(maximum))
     if image.mode == "I":  # scaled to 65535 by Pillow or by the file
-        return _rgb_of_grey(nearest_levels(_deep_samples(image), 65535))
+        return _rgb_of_grey(nearest_levels(_samples_array(image), 65535))
     return image.convert("RGB")
 
 
@@ -134,7 +134,7 @@ def _tiff_to_rgb(image: Image.Image, data: bytes) -> Image.Image:
         raise NoRangeError(f"a TIFF of {bits}-bit samples in separate planes; {_CONVERT}")
     if not image.mode.startswith("I;16"):
         return image.convert("RGB")
-    samples = _deep_samples(image)
+    samples = _samples_array(image)
     levels = nearest_levels(samples, (1 << bits) - 1) if bits < 16 else samples >> 8
     return _rgb_of_grey(255 - levels if _white_is_zero(data, tags) else levels)
 
@@ -153,6 +153,6 @@ def _scale_by_stated_range(
     high = max(tags.numbers(data, tiff.SMAX_SAMPLE_VALUE), default=math.nan)
     if image.mode not in ("I", "F") or not math.isfinite(high - low) or high <= low:
         raise NoRangeError(f"a TIFF of {noun}, which states no range; {_CONVERT}")
-    scaled = (_deep_samples(image).astype(np.float64) - low) * (255 / (high - low))
+    scaled = (_samples_array(image).astype(np.float64) - low) * (255 / (high - low))
     levels = np.floor(np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255) + 0.5)
     return _rgb_of_grey(255 - levels if _white_is_zero(data, tags) else levels)

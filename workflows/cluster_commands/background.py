@@ -85,6 +85,7 @@ def up(options: UpOptions) -> int:
     workers = worker_config(options, config.address)
     commands.worker_programs(workers)
     trust = ["--insecure"] if options.insecure else ["--certs", str(config.certificates)]
+    started: list[str] = []  # what another command started at the same time is not ours to stop
     try:
         _start(
             state,
@@ -93,6 +94,7 @@ def up(options: UpOptions) -> int:
             *("--dashboard-host", config.dashboard_host),
             *("--dashboard-port", str(config.dashboard_port)),
         )
+        started.append(SCHEDULER)
         _start(
             state,
             WORKERS,
@@ -102,13 +104,14 @@ def up(options: UpOptions) -> int:
             *(("--scratch", str(workers.scratch.absolute())) if workers.scratch else ()),
             *(("--lifetime", workers.lifetime) if workers.lifetime else ()),
         )
+        started.append(WORKERS)
         print_scheduler(config)
         address_file(state).write_text(config.address)
         with connect(config.address, certificates_folder(options), timeout_seconds=60) as client:
             wait_for(client, workers=workers.workers + len(workers.gpus), timeout_seconds=120)
             _check_dashboard(client, config)
     except BaseException as e:
-        for name in (WORKERS, SCHEDULER):
+        for name in reversed(started):
             daemon.stop(state, name)
         if not isinstance(e, ClusterError):
             raise

@@ -153,7 +153,7 @@ def by_hops(scores: Floats, images: LabelledImages) -> Iterator[HopMetrics]:
     for hops in (1, 2, 3, None):
         classes = unseen
         if hops is not None:
-            nearby = _within_part(images, seen, hops)
+            nearby = _wnids_within_hops(images, seen, hops)
             classes = unseen[[images.wnids[label] in nearby for label in unseen.tolist()]]
         selected = np.isin(images.labels, classes)
         if len(classes) == previous_count or not selected.any():
@@ -170,7 +170,7 @@ def by_hops(scores: Floats, images: LabelledImages) -> Iterator[HopMetrics]:
         )
 
 
-def _within_part(images: LabelledImages, seen: NDArray[np.int64], hops: int) -> set[str]:
+def _wnids_within_hops(images: LabelledImages, seen: NDArray[np.int64], hops: int) -> set[str]:
     if images.hierarchy is None:
         return set()
     seen_wnids = [images.wnids[label] for label in seen.tolist()]

@@ -287,15 +287,15 @@ def coverage_lines(facts: dict[str, Any], limit: int | None) -> list[str]:
         if count or source == "none"
     ]
     missing = [f"{entry['wnid']}  {entry['words']}" for entry in facts["missing"]]
-    text += _listed_classes("without a vector", missing, limit)
+    text += _listed_entries("without a vector", missing, limit)
     homonyms = [
         f"{entry['name']}  {' '.join(entry['wnids'])}{'  (same vector)' * entry['alike']}"
         for entry in facts["homonyms"]
     ]
-    text += _listed_classes("names shared by several classes", homonyms, limit)
+    text += _listed_entries("names shared by several classes", homonyms, limit)
     shared = [" ".join(wnids) for wnids in facts["alike"]]
     heading = "classes with identical vectors, which no method can distinguish"
-    text += _listed_classes(heading, shared, limit)
+    text += _listed_entries(heading, shared, limit)
     if facts["hierarchy"] is not None:
         text += _hierarchy_lines(facts["hierarchy"], limit)
     return [printable(line) for line in text]
@@ -318,7 +318,7 @@ def _vectors_line(facts: dict[str, Any]) -> str:
     )
 
 
-def _listed_classes(title: str, entries: Sequence[str], limit: int | None) -> Iterable[str]:
+def _listed_entries(title: str, entries: Sequence[str], limit: int | None) -> Iterable[str]:
     if not entries:
         return []
     listed = [f"      {entry}" for entry in entries[:limit]]
@@ -332,7 +332,7 @@ def _hierarchy_lines(facts: dict[str, Any], limit: int | None) -> list[str]:
         f"  hierarchy  {facts['where']}: {counted(facts['nouns'], 'node')}, including"
         f" {_classes(facts['classes'])}"
     ]
-    out += _listed_classes("classes that are not in the hierarchy", facts["missing"], limit)
+    out += _listed_entries("classes that are not in the hierarchy", facts["missing"], limit)
     out += [
         f"    {count:>7,}  other nodes within {counted(int(hops), 'hop')} of a class"
         for hops, count in facts["within_hops"].items()

@@ -201,7 +201,9 @@ def precision_recall(
     Returns:
         (precision, recall).
     """
-    return _within_radius(generated, real, neighbours), _within_radius(real, generated, neighbours)
+    return _share_within_radii(generated, real, neighbours), _share_within_radii(
+        real, generated, neighbours
+    )
 
 
 def coverage(generated: Tensor, real: Tensor, *, neighbours: int = NEIGHBOURS) -> float:
@@ -221,7 +223,7 @@ def coverage(generated: Tensor, real: Tensor, *, neighbours: int = NEIGHBOURS) -
     return float((torch.cat(near) <= radii).float().mean())
 
 
-def _within_radius(rows: Tensor, references: Tensor, neighbours: int) -> float:
+def _share_within_radii(rows: Tensor, references: Tensor, neighbours: int) -> float:
     radii = _radii(references, neighbours)
     within = [
         (torch.cdist(block, references) <= radii).any(1) for block in torch.split(rows, QUERY_ROWS)

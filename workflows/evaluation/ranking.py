@@ -87,7 +87,7 @@ def true_class_ranks(scores: Floats, labels: Integers, *, groups: Groups = ()) -
         ValueError: Shapes do not match, a score is NaN, a label or a class of a group has no
             column, or a class is in two groups.
     """
-    _check_true_columns(scores, labels)
+    _check_scores_and_labels(scores, labels)
     above, tied = np.empty((2, len(labels)), np.int64)
     for part, block in _score_blocks(scores, groups):
         own = np.take_along_axis(block, labels[part, None], axis=1)
@@ -179,7 +179,7 @@ def hierarchical_precision(
         ValueError: Shapes do not match, a score is NaN, a class has no column, a class is in two
             groups, a label has no set, or k is outside of 1..C.
     """
-    _check_true_columns(scores, labels)
+    _check_scores_and_labels(scores, labels)
     precisions = {k: np.empty(len(labels)) for k in correct}
     for part, block in _score_blocks(scores, groups):
         top_scores = _top_scores(block, max(correct, default=1))
@@ -273,7 +273,7 @@ def hops(scores: Floats, labels: Integers, distances: Integers, *, groups: Group
         ValueError: There are no images, *distances* is not (C, C), shapes do not match, a score is
             NaN, a class has no column, or a class is in two groups.
     """
-    _check_true_columns(scores, labels)
+    _check_scores_and_labels(scores, labels)
     if not len(labels) or distances.shape != (scores.shape[1],) * 2:
         raise ValueError(
             f"{len(labels)} images, {scores.shape[1]} candidates, distances of shape"
@@ -367,7 +367,7 @@ def _check_groups(groups: Sequence[Integers], candidates: int) -> None:
         )
 
 
-def _check_true_columns(scores: Floats, labels: Integers) -> None:
+def _check_scores_and_labels(scores: Floats, labels: Integers) -> None:
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise ValueError(
             f"scores of shape {scores.shape}, labels of shape {labels.shape}: expected a row of"

@@ -411,7 +411,7 @@ def _accept(group: Any, action: argparse.Action, *spellings: str) -> None:
         group._option_string_actions.setdefault(spelling, action)
 
 
-def _help_text(value: Any) -> str:
+def _value_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -420,6 +420,6 @@ def _help(field: dataclasses.Field[Any]) -> str:
     implied = flag.implied
     if not implied and not any(default is none for none in (MISSING, None, False, "", ())):
         values = default if isinstance(default, tuple) else (default,)
-        implied = "yes" if default is True else " ".join(map(_help_text, values))
+        implied = "yes" if default is True else " ".join(map(_value_text, values))
     text = f"{flag.help} (default: {implied})" if implied else flag.help
     return text.replace("%", "%%")

@@ -73,7 +73,7 @@ def open_split_for_prepare(options: PrepareOptions, split: str) -> OpenSplit:
     objects = open_objects(options.store, run)
     _check_location(objects, options.source)
     planning.check_options(objects, options.store_options)
-    source_options = _planned_source_options(options, objects)
+    source_options = _options_with_store_rules(options, objects)
     # A split that the store already has is resumed under any name. The spelling is tested first,
     # because it is cheaper than listing the store.
     if suggest_split(split) and split not in records.splits(objects):
@@ -136,7 +136,7 @@ def resolve_splits(options: PrepareOptions) -> PrepareOptions:
         parts = {split: open_split_for_prepare(options, split).source for split in options.split}
         options = replace(options, split=tuple(spooling.preparable_splits(parts)))
     if "test" not in options.split:
-        source_options = _planned_source_options(options, open_objects(options.store))
+        source_options = _options_with_store_rules(options, open_objects(options.store))
         remark = sources.unlabelled_test_remark(*source, source_options)
         if remark:
             print(printable(remark), flush=True)
@@ -267,7 +267,7 @@ def _list_source(part: OpenSplit, cluster: CommandCluster, limit: int | None) ->
     return planning.read_listing(table)
 
 
-def _planned_source_options(options: PrepareOptions, objects: Objects) -> SourceOptions:
+def _options_with_store_rules(options: PrepareOptions, objects: Objects) -> SourceOptions:
     """Return the options to read the source with, by the listing rules of the store."""
     return replace(options.source_options, rules=planning.source_rules(objects))
 

@@ -366,7 +366,7 @@ def prepare_shards_of_split(
                     break
                 continue
             tally.add(result)
-            publisher.shard(result, set(work.sizes) - _size_lines(commits, result.shard))
+            publisher.shard(result, set(work.sizes) - _committed_sizes(commits, result.shard))
             progress.update(
                 rows=result.num_rows,
                 bytes_in=result.bytes_in,
@@ -383,7 +383,7 @@ def prepare_shards_of_split(
             raise TesseraeError(_failure_message(tally.failed, work.split))
 
 
-def _size_lines(commits: dict[int, Commit], shard: int) -> set[int]:
+def _committed_sizes(commits: dict[int, Commit], shard: int) -> set[int]:
     return set(commits[shard].sizes) if shard in commits else set()
 
 

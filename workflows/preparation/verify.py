@@ -84,7 +84,7 @@ def verify_features(objects: Objects, name: str, images: SplitRecords, *, thread
     feature_records = feature_check.read_feature_records(objects, name, images)
     title = f"{images.split}: verify features"
     problems = sorted(
-        {*feature_records.problems, *_verified_bytes(objects, feature_records, title, threads)}
+        {*feature_records.problems, *_problems_of_objects(objects, feature_records, title, threads)}
     )
     summary = _verify_summary(feature_records, problems, started)
     print(printable(f"{images.split}: features {name}: {summary}"))
@@ -183,14 +183,14 @@ def verify_split(
         *verify.check_finished(split_records),
         *verify.check_planned(objects, split_records),
     ]
-    problems += _verified_bytes(objects, split_records, f"{split}: verify", threads)
+    problems += _problems_of_objects(objects, split_records, f"{split}: verify", threads)
     problems = sorted(set(problems))
     print(f"{split}: {_verify_summary(split_records, problems, started)}")
     _print_row_counts(split_records)
     return split_records, problems
 
 
-def _verified_bytes(
+def _problems_of_objects(
     objects: Objects, verified: SplitRecords | FeatureRecords, title: str, threads: int
 ) -> list[Problem]:
     """Read every object that the records vouch for, with progress; return what is wrong."""

@@ -174,7 +174,7 @@ def parse(text: str, *, has_image: bool = False) -> Query:
     tokens = _with_image_sign(_tokens(text)) if has_image else _tokens(text)
     if not tokens:
         raise QueryError("the query is empty: type words, such as fishing net.")
-    query = Query(tuple(_query_parts(tokens)))
+    query = Query(tuple(_weighted_terms(tokens)))
     if len(query.terms) > MAX_TERMS:
         raise QueryError(f"the query has {len(query.terms)} terms: expected at most {MAX_TERMS}.")
     if not has_image and UploadedImage() in query.terms:
@@ -224,14 +224,14 @@ def _is_image_sign(token: _Token) -> bool:
     return not token.quoted and (weighted[2] if weighted else token.text) == "@"
 
 
-def _query_parts(tokens: Sequence[_Token]) -> Iterator[WeightedTerm]:
+def _weighted_terms(tokens: Sequence[_Token]) -> Iterator[WeightedTerm]:
     sign, waiting = "", list(tokens)
     while True:
         weight, first = _operand(_next_operand(waiting, sign))
         term: Term | Interpolation = first
         operator = waiting.pop(0) if waiting else None
         if operator is not None and operator.operator == "~":
-            term = _text_between(first, operator, waiting)
+            term = _interpolation(first, operator, waiting)
             operator = waiting.pop(0) if waiting else None
             if operator is not None and operator.operator == "~":
                 raise QueryError(
@@ -255,7 +255,7 @@ def _next_operand(waiting: list[_Token], before: str) -> list[_Token]:
     return operand
 
 
-def _text_between(first: Term, operator: _Token, waiting: list[_Token]) -> Interpolation:
+def _interpolation(first: Term, operator: _Token, waiting: list[_Token]) -> Interpolation:
     shared = _SHARED.fullmatch(operator.text)
     share = float(shared[1]) if shared else 0.5
     if share > 1:

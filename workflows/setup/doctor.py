@@ -21,7 +21,7 @@ from workflows.setup.machine import (
     check_gpu,
     check_open_files,
     check_ports,
-    free_space_finding,
+    check_store_disk,
 )
 from workflows.setup.options import DoctorOptions
 
@@ -75,7 +75,7 @@ def run_checks(store: str) -> list[Finding]:
     """
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("Python", check_python),
-        ("Pillow", find_pillow),
+        ("Pillow", check_imported_pillow),
         ("libjpeg-turbo", check_jpeg),
         ("formats", check_formats),
         ("packages", check_packages),
@@ -84,7 +84,7 @@ def run_checks(store: str) -> list[Finding]:
         ("cores, memory", check_cores_and_memory),
         ("ports", check_ports),
         ("open files", check_open_files),
-        ("room", lambda: free_space_finding(store)),
+        ("room", lambda: check_store_disk(store)),
     ]
     return [finding for subject, check in checks for finding in run_check(subject, check)]
 
@@ -112,7 +112,7 @@ def check_python() -> Iterator[Finding]:
     yield Finding("Python", "ok", f"{platform.python_version()} in {sys.prefix}")
 
 
-def find_pillow() -> Iterator[Finding]:
+def check_imported_pillow() -> Iterator[Finding]:
     """Yield a finding about the Pillow that is imported and its vector instructions."""
     spec = importlib.util.find_spec("PIL")
     if spec is None or spec.origin is None:
@@ -239,7 +239,7 @@ LABELS = {"room": "free space", "locks": "file locks", "new names": "atomic crea
 """The labels of subjects that are named otherwise in the JSON document."""
 
 
-def _state_label(finding: Finding) -> str:
+def _subject_label(finding: Finding) -> str:
     return LABELS.get(finding.subject, finding.subject)
 
 
@@ -250,7 +250,7 @@ def show_lines(findings: list[Finding]) -> None:
         findings: The findings, printed in their order.
     """
     for finding in findings:
-        print(f"{finding.state:<7} {_state_label(finding):<14} {finding.found}")
+        print(f"{finding.state:<7} {_subject_label(finding):<14} {finding.found}")
         if finding.advice:
             print(f"{'':<7} {'':<14} -> {finding.advice}")
 
@@ -273,6 +273,6 @@ def show_table(findings: list[Finding]) -> None:
         if finding.advice:
             text.append(f"\n-> {finding.advice}", style="bold")
         table.add_row(
-            Text(finding.state, style=COLOURS[finding.state]), _state_label(finding), text
+            Text(finding.state, style=COLOURS[finding.state]), _subject_label(finding), text
         )
     Console().print(table)

@@ -177,7 +177,7 @@ def check_open_files() -> Iterator[Finding]:
     yield Finding("open files", "ok" if enough else "note", summary, advice)
 
 
-def free_space_finding(store: str) -> Iterator[Finding]:
+def check_store_disk(store: str) -> Iterator[Finding]:
     """Yield the findings about the disk of a store: free space, durable writes, locks and sockets.
 
     Args:

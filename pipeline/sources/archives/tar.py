@@ -17,11 +17,11 @@ from pipeline.sources.archives.compression import BrokenCompressionError
 from pipeline.sources.archives.tar_header import (
     BLOCK,
     has_tar_checksum,
+    member_path,
     number_of,
     pax_records,
     size_of,
     target_of,
-    text_of_name_field,
 )
 from pipeline.sources.content import TAR, UNKNOWN, advice_on_content, content_of, description_of
 from pipeline.sources.read_errors import as_read_error
@@ -264,7 +264,7 @@ class Tar:
             raise self._cut(f"the header at byte {at} has an invalid size")
         if end is not None and at + BLOCK + num_bytes > end:
             raise SourceError(
-                f"{self.name} is not a complete tar: its member {text_of_name_field(header, pax)!r}"
+                f"{self.name} is not a complete tar: its member {member_path(header, pax)!r}"
                 f" at byte {at} needs {num_bytes} bytes, and the archive ends at byte {end}. {_CUT}"
             )
         return num_bytes
@@ -272,7 +272,7 @@ class Tar:
     def _member(self, header: bytes, at: int, num_bytes: int, pax: dict[str, str]) -> Member | None:
         """Return the member of a header; None for one that cannot be a sample."""
         kind = header[156]
-        name = self._last = text_of_name_field(header, pax)
+        name = self._last = member_path(header, pax)
         if pax and any(word.startswith("GNU.sparse") for word in pax):
             raise self._refused(name, "sparse")
         if kind in _REGULAR:  # the oldest tars mark a folder only by a slash

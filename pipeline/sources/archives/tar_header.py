@@ -62,7 +62,7 @@ def number_of(digits: bytes, base: int) -> int:
     return int(digits, base)
 
 
-def text_of_name_field(header: bytes, pax: dict[str, str]) -> str:
+def member_path(header: bytes, pax: dict[str, str]) -> str:
     """Return the path of a member in its tar, without a leading './'.
 
     The slash at the end of a folder's name is kept. Bytes that are not UTF-8 become surrogates

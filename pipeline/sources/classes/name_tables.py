@@ -38,7 +38,7 @@ def parse_names(text: str, ids: Collection[str] = ()) -> dict[str, str]:
     """
     lines = [line for line in lines_of(text) if line.strip() and not line.startswith("#")]
     known_ids = frozenset(ids)
-    tables = {separator: _cells_of_lines(lines, separator, known_ids) for separator in SEPARATORS}
+    tables = {separator: _names_by_id(lines, separator, known_ids) for separator in SEPARATORS}
     if known_ids:
         # max() returns the first of equal tables: a tab is a surer separator than a space.
         return max(tables.values(), key=lambda table: len(known_ids & table.keys()))
@@ -48,7 +48,7 @@ def parse_names(text: str, ids: Collection[str] = ()) -> dict[str, str]:
     return next((table for table in tables.values() if len(table) == len(lines)), tables[" "])
 
 
-def _cells_of_lines(lines: Iterable[str], separator: str, ids: Collection[str]) -> dict[str, str]:
+def _names_by_id(lines: Iterable[str], separator: str, ids: Collection[str]) -> dict[str, str]:
     """Return the names of each id, from lines of an id, the separator, and names."""
     table: dict[str, str] = {}
     for line in lines:

@@ -439,6 +439,30 @@ def test_a_scheduler_does_not_outlive_workers_that_cannot_start(
         daemon.stop(state, "scheduler")
 
 
+def test_a_scheduler_of_another_command_is_not_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two commands may start at once: the slower one fails, and the faster one's goes on."""
+    monkeypatch.setenv("PYTHONPATH", "")
+    state = tmp_path / "state"
+    options = {"--certs": tmp_path / "certs", "--state": state, "--workers": 1, "--gpus": "none"}
+    options |= {"--port": free_port(), "--dashboard-port": free_port()}
+    words = [str(word) for option in options.items() for word in option]
+    real_start = daemon.start
+
+    def start_second(folder: Path, name: str, command: list[str]) -> None:
+        real_start(folder, name, [sys.executable, "-c", "import time; time.sleep(600)"])
+        real_start(folder, name, command)
+
+    monkeypatch.setattr(daemon, "start", start_second)
+    try:
+        assert cli.main(["cluster", "up", *words]) == 1
+        assert "already running" in capsys.readouterr().err
+        assert daemon.process(state, "scheduler") is not None
+    finally:
+        daemon.stop(state, "scheduler")
+
+
 def test_an_invalid_cluster_address_is_refused(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

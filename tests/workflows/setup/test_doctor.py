@@ -257,7 +257,7 @@ def test_too_little_memory_is_a_note_with_the_number_of_workers_that_fit(monkeyp
 
 def test_free_space_is_checked_at_the_stores_location(tmp_path):
     """The nearest existing folder is checked, and no file remains."""
-    findings = list(machine.free_space_finding(str(tmp_path / "not" / "yet")))
+    findings = list(machine.check_store_disk(str(tmp_path / "not" / "yet")))
 
     assert [f.subject for f in findings] == ["room", "fsync", "locks", "new names", "sockets"]
     assert str(tmp_path) in findings[0].found
@@ -267,14 +267,14 @@ def test_free_space_is_checked_at_the_stores_location(tmp_path):
 def test_a_store_that_is_a_file_is_broken(tmp_path):
     """A store's path that is a file would fail in `tesserae prepare`, too."""
     (tmp_path / "file").touch()
-    (finding,) = machine.free_space_finding(str(tmp_path / "file"))
+    (finding,) = machine.check_store_disk(str(tmp_path / "file"))
 
     assert (finding.state, finding.found) == ("broken", f"{tmp_path / 'file'} is a file")
 
 
 def test_an_object_store_is_not_checked_for_free_space():
     """An object store has no limit, and a request would need its credentials."""
-    (finding,) = machine.free_space_finding("s3://bucket/store")
+    (finding,) = machine.check_store_disk("s3://bucket/store")
 
     assert finding.state == "ok"
 
@@ -289,12 +289,12 @@ def test_a_missing_folder_cannot_be_synced(tmp_path):
 
 def test_missing_file_system_calls_are_notes(tmp_path, monkeypatch):
     """The findings name the substitutes for locks and for exclusive names."""
-    plain = {f.subject: f for f in machine.free_space_finding(str(tmp_path))}
+    plain = {f.subject: f for f in machine.check_store_disk(str(tmp_path))}
     assert (plain["locks"].state, plain["locks"].found) == ("ok", "by flock")
     assert (plain["new names"].state, plain["new names"].found) == ("ok", "by link")
 
     lacking.remove(lacking.SMB, monkeypatch.setattr)
-    share = {f.subject: f for f in machine.free_space_finding(str(tmp_path))}
+    share = {f.subject: f for f in machine.check_store_disk(str(tmp_path))}
     assert share["fsync"].state == "ok"
     assert (share["locks"].state, share["locks"].found) == ("note", "by files created exclusively")
     assert "-o flock" in share["locks"].advice
