@@ -3,7 +3,8 @@
 decode              decides how a file is decoded, and decodes it
 rejection           the status and reason of a file that is no readable image
 formats             the format of a file by its first bytes
-jpeg, tiff          the structure of these files
+jpeg_structure      the segments and markers of JPEG files
+tiff                the directories of TIFF files
 embedded_metadata   orientation, and files without texts, profiles and thumbnails
 depth               samples of more than 8 bits, scaled to 8
 libtiff             errors that libtiff meets and Pillow may not notice

@@ -26,7 +26,7 @@ The rules have versions, and a store keeps the version that it was begun with. R
   broken thumbnail index does not quarantine an image.
 * Samples are scaled by their range; an image without a range is unsupported.
 * A JPEG that lacks nothing but its end marker is distinguished from one that was cut off
-  (`pipeline.images.jpeg.with_end_marker`), and is kept if the recipe says so.
+  (`pipeline.images.jpeg_structure.with_end_marker`), and is kept if the recipe says so.
 
 Rules 1: Pillow alone decides. Of 16-bit grey the high byte is kept, and other samples of more than
 8 bits are clipped by Pillow.
@@ -52,9 +52,9 @@ from PIL import (
 )
 
 from pipeline.errors import DecodeError
-from pipeline.images import depth, embedded_metadata, formats, jpeg, libtiff, tiff
+from pipeline.images import depth, embedded_metadata, formats, jpeg_structure, libtiff, tiff
 from pipeline.images.formats import Format
-from pipeline.images.jpeg import may_be_rotated, plain_jpeg
+from pipeline.images.jpeg_structure import may_be_rotated, plain_jpeg
 from pipeline.images.rejection import (
     BOMB,
     EMPTY,
@@ -175,7 +175,9 @@ def decode(
     if not data:
         raise DecodeError(EMPTY, "no bytes")
     request = _Request(fit, serves, exif, rules)
-    lacks_end = rules > 1 and data.startswith(b"\xff\xd8") and not jpeg.has_end_marker(data)
+    lacks_end = (
+        rules > 1 and data.startswith(b"\xff\xd8") and not jpeg_structure.has_end_marker(data)
+    )
     decoded = None if lacks_end else _decode_plain_jpeg(data, request)
     if decoded is not None:
         return decoded
@@ -340,7 +342,7 @@ def _decode_rejected_file(
                 error = e
     if file_format is not formats.JPEG or error.status != TRUNCATED:
         raise error
-    ended = jpeg.with_end_marker(stripped, _digest_of_jpeg_pixels)
+    ended = jpeg_structure.with_end_marker(stripped, _digest_of_jpeg_pixels)
     if ended is None:
         raise error
     if not keep:

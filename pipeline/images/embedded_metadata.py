@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipeline.images import formats, tiff
 from pipeline.images.formats import Format
-from pipeline.images.jpeg import metadata_segments, without_app_segments
+from pipeline.images.jpeg_structure import metadata_segments, without_app_segments
 
 ORIENTATION = 0x0112
 _MAX_TEXT_BYTES = 1 << 20

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
 from pipeline.errors import DecodeError
-from pipeline.images import formats, jpeg, tiff
+from pipeline.images import formats, jpeg_structure, tiff
 from pipeline.images.formats import Format
 
 READABLE = 0
@@ -114,7 +114,7 @@ def rejection_of(data: bytes, error: Exception, rules: int) -> tuple[int, str]:
     """
     if isinstance(error, Image.DecompressionBombError):
         return BOMB, _printable_line(str(error))
-    if rules > 1 and (kind := jpeg.unsupported_kind(data)) is not None:
+    if rules > 1 and (kind := jpeg_structure.unsupported_kind(data)) is not None:
         return UNSUPPORTED, f"{kind}; convert it to an ordinary one"
     if isinstance(error, UnidentifiedImageError):  # its text holds an address in memory
         return _unopened_reason_of_rules_1(data) if rules == 1 else _unopened_reason(data)

@@ -6,7 +6,7 @@
     spool        records of streamed sources   reader       the bytes of one sample
     keys         names of samples and splits   options      options, and listing rules
     clutter      files that are no samples     duplicates   unique names for repeated ones
-    metadata     tables near the images        text_tables  parsing of tables
+    text_tables  parsing of tables             nearby_tables  tables near the images
     read_errors  errors with the file's name   numbered_files  gaps among numbered files
     classes/     labeller (the class of a sample), labels (values of labels), class_names (the
                  class in a key), class_table (numbered classes), evidence (what tells classes),

@@ -14,7 +14,7 @@ from pipeline.store.recipe import FILTERS, FITS, MISSING_END
 from workflows.options.cluster import ClusterOptions
 from workflows.options.fields import Options, argument, option
 from workflows.options.shared import store_argument
-from workflows.options.source import SourceReadingOptions
+from workflows.options.source_reading import SourceReadingOptions
 
 ALL = ("all",)
 """The splits of a command that is given none: those of the source or of the store."""

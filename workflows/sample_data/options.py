@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workflows.options.fields import Options, argument, option
-from workflows.options.source import SourceReadingOptions
+from workflows.options.source_reading import SourceReadingOptions
 from workflows.sample_data.photographs import CLASSES
 
 NUM_IMAGES = 400

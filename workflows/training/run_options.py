@@ -8,7 +8,7 @@ from pathlib import Path
 from workflows.options.cluster import ClusterOptions
 from workflows.options.fields import option
 from workflows.options.shared import store_argument
-from workflows.options.source import SourceReadingOptions
+from workflows.options.source_reading import SourceReadingOptions
 
 _DATA = "data and run folder"
 _CLUSTER = "cluster"

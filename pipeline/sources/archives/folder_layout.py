@@ -29,7 +29,7 @@ from pipeline.sources.clutter import TEXTS, member_skip_reason
 from pipeline.sources.keys import folders_of, known_split, looks_like_image, may_be_image
 from pipeline.sources.listing import ListedSample, SkippedFiles, skipped_files
 from pipeline.sources.location import Location
-from pipeline.sources.metadata import ANNOTATIONS, find_ground_truth, is_val_image
+from pipeline.sources.nearby_tables import ANNOTATIONS, find_ground_truth, is_val_image
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.text_tables import decode_table, parse_annotations
 

@@ -27,7 +27,7 @@ from pipeline.sources.formats.folder_detection import check_one_folder
 from pipeline.sources.keys import known_split, split_in_name, without_part_number
 from pipeline.sources.listing import ListedSample, ListingBuilder, SkippedFiles, sort_listing
 from pipeline.sources.location import Location
-from pipeline.sources.metadata import WORDS
+from pipeline.sources.nearby_tables import WORDS
 from pipeline.sources.numbered_files import check_complete, missing_numbers
 from pipeline.sources.source import Source
 from pipeline.sources.spool import Block, Blocks, WriteBytes

@@ -9,7 +9,7 @@ import re
 from pipeline.errors import SourceError
 from pipeline.sources.classes.class_table import ClassTable
 from pipeline.sources.location import Location
-from pipeline.sources.metadata import find_class_names
+from pipeline.sources.nearby_tables import find_class_names
 from pipeline.sources.text_tables import lines_of, parse_words_line, quote_line
 
 CLASSES = "classes.txt"

@@ -18,7 +18,7 @@ from pipeline.sources.formats.folder_detection import check_one_folder, find_fol
 from pipeline.sources.keys import is_wnid, leading_wnid, looks_like_image, may_be_image
 from pipeline.sources.listing import sort_listing, string_array
 from pipeline.sources.location import FolderSizes, Location
-from pipeline.sources.metadata import label_table
+from pipeline.sources.nearby_tables import label_table
 from pipeline.sources.source import Source
 
 

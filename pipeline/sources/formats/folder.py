@@ -27,7 +27,7 @@ from pipeline.sources.keys import (
 )
 from pipeline.sources.listing import sort_listing, string_array
 from pipeline.sources.location import FolderSizes, Location
-from pipeline.sources.metadata import is_val_image, label_table
+from pipeline.sources.nearby_tables import is_val_image, label_table
 from pipeline.sources.source import Source
 
 REMOTE_THREADS = 16

@@ -13,7 +13,7 @@ from pipeline.sources.keys import (
     split_in_name,
 )
 from pipeline.sources.location import Location
-from pipeline.sources.metadata import is_val_image
+from pipeline.sources.nearby_tables import is_val_image
 
 _MAX_REMOTE_FOLDERS = 100
 """The number of remote folders that are examined before a location counts as without classes."""

@@ -1,7 +1,7 @@
 """ILSVRC2012 as distributed: a train tar of class tars, a val tar or folder without classes.
 
 The classes of val come from the devkit, whose ids 1..1000 are not in the order of the sorted
-wnids, or from Kaggle's table (`pipeline.sources.metadata`).
+wnids, or from Kaggle's table (`pipeline.sources.nearby_tables`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +29,7 @@ from pipeline.sources.formats.folder import FolderSource
 from pipeline.sources.keys import is_wnid, looks_like_image
 from pipeline.sources.listing import ListedSample, SkippedFiles
 from pipeline.sources.location import FolderSizes, Location
-from pipeline.sources.metadata import (
+from pipeline.sources.nearby_tables import (
     GroundTruth,
     GroundTruthMissingError,
     find_ground_truth,

@@ -10,7 +10,7 @@ from pipeline.sources.archives.layout import class_in
 from pipeline.sources.formats.flat import flat_listing
 from pipeline.sources.formats.folder import FolderSource, folder_marks
 from pipeline.sources.location import Location
-from pipeline.sources.metadata import ANNOTATIONS
+from pipeline.sources.nearby_tables import ANNOTATIONS
 from pipeline.sources.source import Source
 from pipeline.sources.text_tables import parse_annotations
 

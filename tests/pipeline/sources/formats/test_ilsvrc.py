@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import SourceError
-from pipeline.sources import metadata, open_source, splits
+from pipeline.sources import nearby_tables, open_source, splits
 from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.formats.val_folder_check import check_sorted
 from pipeline.sources.listing import listing_digest
@@ -243,7 +243,7 @@ def test_the_real_devkit_is_read(real_data):
     """The real devkit has 50,000 lines, 50 images a class, and its own order of classes."""
     pytest.importorskip("scipy")
     location = Location(str(real_data / "meta"))
-    truth = metadata.find_ground_truth(location)
+    truth = nearby_tables.find_ground_truth(location)
     assert len(truth.by_number) == 50_000
     wnids, counts = np.unique(truth.by_number, return_counts=True)
     assert len(wnids) == 1000
@@ -252,7 +252,7 @@ def test_the_real_devkit_is_read(real_data):
     expected = ["n01751748", "n09193705", "n02105855", "n04263257", "n03125729"]
     names = [f"ILSVRC2012_val_{i:08d}.JPEG" for i in range(1, 6)]
     assert [truth.wnid(name) for name in names] == expected
-    assert metadata.find_words(location)["n01751748"] == "sea snake"
+    assert nearby_tables.find_words(location)["n01751748"] == "sea snake"
 
 
 def write_table(root: Path, table: str) -> None:
