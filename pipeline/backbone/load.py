@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,6 @@ def open_backbone(
     Raises:
         TesseraeError: The model is missing, damaged, no vision model, not deterministic, lacks the
             block, or `transformers` is not installed.
-        ImportError: *name_or_path* is `new`, and `transformers` is not installed.
     """
     if name_or_path == NEW:
         return new_backbone(device, cut=cut, pooling=pooling)
@@ -98,15 +99,22 @@ def open_backbone(
     return backbone
 
 
-def _load_model(name_or_path: str, *, local: bool) -> tuple[Any, set[str]]:
-    """Return the model and the names of its missing weights."""
+@contextmanager
+def _needs_transformers() -> Iterator[None]:
+    """Raise a `TesseraeError` that says how to install transformers if it cannot be imported."""
     try:
-        from transformers import AutoModel
-        from transformers import logging as transformers_logging
+        yield
     except ImportError as e:
         raise TesseraeError(
             f"a backbone needs the package transformers ({e}): run `make setup EXTRAS=features`."
         ) from e
+
+
+def _load_model(name_or_path: str, *, local: bool) -> tuple[Any, set[str]]:
+    """Return the model and the names of its missing weights."""
+    with _needs_transformers():
+        from transformers import AutoModel
+        from transformers import logging as transformers_logging
     transformers_logging.set_verbosity(logging.CRITICAL)
     logging.getLogger("huggingface_hub").setLevel(
         logging.CRITICAL
@@ -163,9 +171,10 @@ def new_backbone(
 
     Raises:
         TesseraeError: The block or the pooling does not exist.
-        ImportError: The package transformers is not installed.
+        TesseraeError: The package transformers is not installed.
     """
-    from transformers import ResNetConfig, ResNetModel
+    with _needs_transformers():
+        from transformers import ResNetConfig, ResNetModel
 
     widths = [width * factor for factor in (1, 2, 4, 8)]
     config = ResNetConfig(

@@ -30,10 +30,10 @@ _NON_IMAGES = (
 )
 IMAGE_SUFFIXES = frozenset(_IMAGES.split())
 _NON_IMAGE_SUFFIXES = frozenset(_NON_IMAGES.split())
-_WNID = re.compile(r"n\d{8}")
-_WNID_PREFIX = re.compile(r"(n\d{8})(?!\d)")
+_WNID = re.compile(r"n[0-9]{8}")
+_WNID_PREFIX = re.compile(r"(n[0-9]{8})(?![0-9])")
 # The Hub's copy of ImageNet appends the class: n01440764_10026_n01440764.JPEG.
-_HUB_NAME = re.compile(r"(n\d{8}_\d+|ILSVRC2012_val_\d{8})_(n\d{8})(\.\w+)")
+_HUB_NAME = re.compile(r"(n[0-9]{8}_[0-9]+|ILSVRC2012_val_[0-9]{8})_(n[0-9]{8})(\.\w+)")
 
 
 def is_wnid(text: str) -> bool:

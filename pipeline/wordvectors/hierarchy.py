@@ -70,7 +70,7 @@ class Hierarchy:
             root: The parent of nodes that have no remaining ancestor, which is a node of the result
                 and should not be one of *wnids*.
         """
-        keep = set(wnids)
+        keep = set(wnids) - {root}
         return Hierarchy((up, wnid) for wnid in keep for up in self._nearest(wnid, keep) or {root})
 
     def _nearest(self, wnid: str, keep: Set[str]) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -269,6 +270,16 @@ def test_a_pooler_is_used_if_it_was_trained(tmp_path: Path) -> None:
     for cut in ("pooler", "pooler.dense"):
         with pytest.raises(TesseraeError, match=f"no weights for block '{cut}': it was not"):
             open_backbone(tmp_path / "without", cut=cut)
+
+
+@pytest.mark.parametrize("name", ["new", "a/hub-model"])
+def test_a_missing_package_is_an_error_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It is the same for a new network and for a pretrained one."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(TesseraeError, match="make setup EXTRAS=features"):
+        open_backbone(name)
 
 
 def vit(folder: Path, *, pooler: bool = False, **choices: Any) -> Any:

@@ -165,7 +165,7 @@ def compare_features(
                 metric.update(part, real=is_real)
     # The metric draws from torch's global generator, whose state the caller keeps.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not those of GPUs, which are not restored
         mean, spread = kernel.compute()
     precision, recall = precision_recall(generated, real)
     return FeatureMetrics(

@@ -49,18 +49,18 @@ def grid_png(images: NDArray[np.uint8], *, columns: int | None = None) -> bytes:
 def jpeg_preview(png: bytes, limit: int = 300 * 2**10) -> bytes:
     """Return a preview of a PNG file as the content of an RGB JPEG file.
 
-    Both sides are halved until the JPEG file is short enough.
+    Both sides are halved until the JPEG file is short enough or has one pixel.
 
     Args:
         png: The content of the PNG file.
-        limit: Maximum length of the JPEG file, in bytes (default 300 KiB). It must be at least 1
-            KiB, as even a JPEG file of one pixel has several hundred bytes.
+        limit: Maximum length of the JPEG file, in bytes (default 300 KiB). A JPEG file of one pixel
+            has several hundred bytes, and is returned even if that is more.
     """
     image = Image.open(io.BytesIO(png)).convert("RGB")
     while True:
         file = io.BytesIO()
         image.save(file, "JPEG", quality=85)
-        if file.tell() <= limit:
+        if file.tell() <= limit or image.size == (1, 1):
             return file.getvalue()
         image = image.reduce(2)
 

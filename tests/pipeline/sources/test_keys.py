@@ -27,6 +27,7 @@ from pipeline.sources.keys import (
         ("train/a.jpg", None, ""),
         ("a.jpg", -1, "-1/a.jpg"),
         ("n014407645_1.jpg", None, ""),
+        ("n0144076\u0665_1.jpg", None, ""),
         ("./a.jpg", "x", "x/a.jpg"),
     ],
 )

@@ -208,6 +208,12 @@ def test_a_narrowed_graph_has_the_nearest_remaining_parents() -> None:
     }
 
 
+def test_the_root_of_a_narrowed_graph_has_no_parent() -> None:
+    """A root that is listed among the nodes is not a child of itself."""
+    edges = [("top", "root"), ("root", "cat")]
+    assert Hierarchy(edges).restricted_to(["root", "cat"], "root").edges == {("root", "cat")}
+
+
 @given(edges=DAGS, keep=st.sets(st.sampled_from(NODES)))
 def test_a_narrowed_graph_matches_every_path_up(edges: set[Edge], keep: set[str]) -> None:
     """The oracle walks up every path from a node to its remaining ancestors."""

@@ -39,10 +39,11 @@ def test_the_frechet_distance_equals_its_formula() -> None:
     assert compare_features(real, real, "features").frechet == pytest.approx(0, abs=1e-3)
 
 
-def test_the_kernel_distance_is_unbiased_and_seeded() -> None:
-    """The distance is near 0 for equal distributions, and torch's random state is unchanged."""
+def test_the_kernel_distance_is_unbiased_and_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The distance is near 0 for equal distributions, and torch's random states are unchanged."""
     torch.manual_seed(5)
     before = torch.get_rng_state()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: pytest.fail("GPUs were seeded"))
     same = compare_features(gaussians(2), gaussians(3), "features")
     assert torch.equal(torch.get_rng_state(), before)
     assert abs(same.kernel) < 0.05
