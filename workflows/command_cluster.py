@@ -294,9 +294,13 @@ class CommandCluster:
         A local cluster, whose workers are alike, gives a single pair and is not started for this.
         """
         if not self.is_remote:
-            return [(limit_bytes() // self._num_workers, self._num_threads)]
+            return [(self._local_memory_limit(), self._num_threads)]
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
         return [(w["memory_limit"], w["nthreads"]) for w in workers if w["memory_limit"]]
+
+    def _local_memory_limit(self) -> int:
+        # The workers with a GPU need memory, too: the limits must not add up to more than there is.
+        return limit_bytes() // (self._num_workers + len(self._gpus))
 
     def _start(self) -> Client:
         with deferred_signals():  # an interrupted start would leave processes that nothing closes
@@ -304,7 +308,7 @@ class CommandCluster:
                 local = LocalWorkers(
                     self._num_workers,
                     self._num_threads,
-                    memory_limit=limit_bytes() // self._num_workers,
+                    memory_limit=self._local_memory_limit(),
                     dashboard=self._dashboard,
                     preload=PRELOAD,
                     gpus=self._gpus,

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from cluster.processes import commands
+from pipeline.memory import limit_bytes
 from workflows.command_cluster import CommandCluster
 
 
@@ -30,3 +32,15 @@ def test_the_dashboard_answers_when_its_address_is_printed(
         assert cluster.client
 
     assert statuses == [200]
+
+
+def test_the_memory_of_the_machine_is_shared_by_all_local_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker with a GPU counts as one without."""
+    monkeypatch.setattr(commands, "visible_gpus", lambda: ["0", "1", "2"])
+    cluster = CommandCluster(workers=2, threads=1, dashboard=False)
+    assert cluster.worker_memory() == [(limit_bytes() // 2, 1)]
+
+    cluster.use_gpus(None)
+    assert cluster.worker_memory() == [(limit_bytes() // 5, 1)]
