@@ -35,7 +35,9 @@ class Block(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False)
         self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.shortcut = nn.Conv2d(inputs, outputs, 1, 2, bias=False)
+        # Not a 1x1 convolution with a stride of 2: its gradient for 3 channels, channels last, ends
+        # the process in oneDNN on CPUs with AVX-512 (torch 2.13.0).
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(inputs, outputs, 1, bias=False))
         self.norms = nn.ModuleList(nn.BatchNorm2d(outputs) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
