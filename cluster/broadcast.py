@@ -38,8 +38,9 @@ def broadcast(
         timeout_seconds: Timeout for each worker (default: 60 s).
 
     Returns:
-        For each worker address, also with *nanny*, the result, or the exception that the call
-        raised, or a `cluster.broadcast.NoResponseError`. Exceptions are returned and not raised.
+        For each worker address, also with *nanny*, the result, the exception that the call raised,
+        or a `cluster.broadcast.NoResponseError` (an OSError) if the worker did not answer in time
+        or has ended. Exceptions are returned and not raised.
     """
     if workers is None:
         workers = list(client.scheduler_info(n_workers=-1)["workers"])

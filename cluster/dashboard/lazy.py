@@ -48,7 +48,7 @@ _pages: WeakKeyDictionary[Scheduler, list[_DashboardPage]] = WeakKeyDictionary()
 
 
 def install(scheduler: Scheduler) -> None:
-    """Load the dashboard of a scheduler at the first request to its HTTP address.
+    """Make a scheduler load its dashboard at the first request for a page of it.
 
     Args:
         scheduler: A scheduler that was started without a dashboard; its HTTP application is
@@ -63,13 +63,15 @@ def install(scheduler: Scheduler) -> None:
 def add_page(scheduler: Scheduler, name: str, module: str, state: Any) -> None:
     """Add a page at /NAME to the dashboard, with a link in the navigation of all pages.
 
-    Nothing happens if *scheduler* has no dashboard, loaded or installed.
+    Nothing happens if *scheduler* has no dashboard: neither was it started with one, nor was
+    `install` called for it.
 
     Args:
         scheduler: The scheduler with the dashboard, which is changed in place.
         name: Name of the page, in its address and link, such as `tesserae` for `/tesserae`.
-        module: Name of a module that is imported when the page is first opened; its `draw(document,
-            state)` fills the bokeh document of one client.
+        module: Name of a module that is imported when the page is first opened; its function
+            `draw(document, state)` fills a bokeh `Document`, a new one each time that a browser
+            opens the page.
         state: Any object, which is passed to `draw` as it is.
     """
     page = _DashboardPage(name, module, state)

@@ -31,7 +31,7 @@ class BatchSystem(Protocol):
         """Submit a job.
 
         Args:
-            name: The kind of job, a name of the pools of `Jobs`.
+            name: The kind of job, a key of the `pools` with which `Jobs` was created.
 
         Returns:
             The number of the job, as text.
@@ -121,8 +121,8 @@ class Jobs:
         Args:
             now: The present time in seconds, of one monotonic clock for all calls.
             load: The load of the scheduler, with `workers_needed()` (the number of workers for
-                which there is work) and `idle()` (the numbers of jobs without a task); None if it
-                is not known yet.
+                which there is work) and `idle()` (the set of the numbers, as text, of jobs without
+                a task); None if it is not known yet.
 
         Raises:
             ClusterError: Jobs end as soon as they begin, or all are rejected.
