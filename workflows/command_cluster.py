@@ -64,7 +64,10 @@ def cluster_of(options: ClusterOptions) -> CommandCluster:
     """Return the cluster that the options of a command describe, without starting it.
 
     Args:
-        options: The options of the command; without `workers`, a local cluster has one per core.
+        options: The options of the command: `cluster` (`local`, the address of a scheduler,
+            `ssh:FILE` or `slurm:FILE`), `workers` (of this machine, or of each node of a Slurm
+            allocation; None for one per core), `threads` (of each), `dashboard` (True to serve it)
+            and `certs`.
 
     Returns:
         The cluster, a context manager. It starts, or connects, when it is first needed inside its
@@ -97,8 +100,8 @@ def run_as_slurm_worker(options: ClusterOptions) -> bool:
         profile with `way: allocation`, or in the first process of the Slurm step.
 
     Raises:
-        ClusterError: The profile or a certificate is invalid, or the first process did not start a
-            scheduler.
+        ClusterError: The profile or a certificate is invalid, this process belongs to no Slurm
+            step, or the first process did not start a scheduler.
     """
     if not options.cluster.startswith("slurm:"):
         return False
@@ -238,6 +241,7 @@ class CommandCluster:
             StoreError: A worker sees another store, produces other pixels, or failed in another
                 way.
             SourceError: A worker cannot read the source.
+            ClusterError: The cluster cannot be used.
         """
         if not self.is_remote:
             return

@@ -22,7 +22,8 @@ def certificates_folder(options: CertificateOptions) -> Path | None:
     """Return the folder of certificates that a command uses.
 
     Args:
-        options: The options of the command.
+        options: The options of the command: `certs` (the folder; None for that of the environment
+            variable `TESSERAE_CERTS`, or else the user's own) and `insecure`.
 
     Returns:
         The folder, which need not exist if it was chosen by option or environment variable; None

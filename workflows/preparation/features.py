@@ -39,7 +39,8 @@ def run_features(options: FeaturesOptions) -> int:
         options: The parsed options of the command.
 
     Returns:
-        The exit status, 0; errors are raised.
+        The exit status, 0; errors are raised. In a worker that Slurm has started, the tasks run
+        until the run ends, and nothing is computed or printed here.
 
     Raises:
         ClusterError: The cluster cannot be used.

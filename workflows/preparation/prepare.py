@@ -83,16 +83,17 @@ class Tally:
         """Count a shard whose task failed; nothing is raised.
 
         Args:
-            failed: The job and its error, which is kept.
+            failed: The job and its error, which is appended to `self.failed`.
         """
         self.failed.append(failed)
         self.consecutive_failures += 1
 
     def add(self, report: ShardReport) -> None:
-        """Count a shard that was committed; this ends a succession of failures.
+        """Add a shard that was committed to the totals; this ends a succession of failures.
 
         Args:
-            report: The result of the shard's task.
+            report: The result of the shard's task: its rows, rows by status, bytes read and
+                written, and seconds of each stage are added to those of the tally.
         """
         self.consecutive_failures = 0
         self.num_rows += report.num_rows
@@ -151,7 +152,9 @@ def prepare(options: PrepareOptions) -> dict[str, RunReport]:
             source.
 
     Returns:
-        The totals of each split in which this run committed rows, by name.
+        The totals of each split in which this run committed rows, by name: `num_rows`, `seconds`
+        (of wall-clock time), `bytes_in`, `bytes_out` and `stage_seconds`. It is empty if all shards
+        were committed before.
 
     Raises:
         ClusterError: The cluster cannot be used.
@@ -186,8 +189,9 @@ def prepare_split(
         plans: The result of `plan_splits`; None plans this split alone.
 
     Returns:
-        The totals of this run alone: `num_rows`, `seconds`, `bytes_in`, `bytes_out` and
-        `stage_seconds`; `num_rows` is 0 if all shards were committed before.
+        The totals of this run alone: `num_rows`, `seconds` (of wall-clock time), `bytes_in` (read),
+        `bytes_out` (written) and `stage_seconds` (by stage, such as `decode`, summed over all
+        workers); `num_rows` is 0 if all shards were committed before.
 
     Raises:
         StoreBusyError: Another run prepares the split, and the options lack `--wait`.

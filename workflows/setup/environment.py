@@ -123,7 +123,8 @@ class Environment:
         """Write the inputs to `.venv/setup.json`, which marks the environment as complete.
 
         Args:
-            config: The packages that were installed.
+            config: The packages that were installed: `extras` (names) and `pillow` (`auto`, `simd`
+                or `stock`).
             why_stock: The reason why stock Pillow was installed; empty if Pillow-SIMD was.
         """
         stamp = {
