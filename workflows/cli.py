@@ -119,8 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises:
         SystemExit: The help of a command was requested and printed.
-        Exception: An exception that is no TesseraeError, ClusterError, ValueError, OSError,
-            MemoryError or KeyboardInterrupt, which a defect causes, is not caught.
+        Exception: Errors of other classes than TesseraeError, ClusterError, ValueError, OSError,
+            MemoryError and KeyboardInterrupt are not caught; they are defects.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words

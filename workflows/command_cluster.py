@@ -70,8 +70,8 @@ def cluster_of(options: ClusterOptions) -> CommandCluster:
             and `certs`.
 
     Returns:
-        The cluster, a context manager. It starts, or connects, when it is first needed inside its
-        `with` block.
+        The cluster, a context manager, whose attribute `client` is the Dask client. It starts, or
+        connects, when `client` is first read inside its `with` block.
 
     Raises:
         ClusterError: `--cluster` is invalid, or its file is.
@@ -207,16 +207,18 @@ class CommandCluster:
             self.client  # noqa: B018 - reading the property connects and checks the versions
 
     def check_ranks(self, *, gpu: bool) -> None:
-        """Compare the code and the torch version of the workers that ranks may run on.
+        """Check that workers have the code and the version of torch that ranks need.
 
-        The cluster is started or connected to if it is not yet. Nothing is checked for a local
-        cluster. Differences that do no harm are printed as notices.
+        The workers that ranks may run on must have the code and the public version of torch of this
+        process. The cluster is connected to if it is not yet. Nothing is checked or started for a
+        local cluster. Differences that do no harm are printed as notices.
 
         Args:
             gpu: True if each rank needs a GPU.
 
         Raises:
-            ClusterError: A worker runs other code, or another version of torch.
+            ClusterError: The cluster cannot be used, or a worker runs other code or another version
+                of torch.
         """
         if self.is_remote:
             workers = workers_for_ranks(self.client, gpu=gpu)

@@ -94,7 +94,7 @@ def add_json(scheduler: Scheduler, path: str, compute: Callable[[], Any]) -> Non
     """Answer GET requests to a path with the result of a function, as JSON.
 
     Args:
-        scheduler: The scheduler with the HTTP server.
+        scheduler: The scheduler with the HTTP server, which is changed in place.
         path: The path, a regular expression that must match all of it, such as `/tesserae.json`.
         compute: The function, which is called without arguments at each request in the event loop,
             and returns a value for `json.dumps`; infinities and NaN become null.
@@ -113,8 +113,9 @@ def add_metrics(scheduler: Scheduler, name: str, collect: Callable[[], Iterable[
         name: Name of the group, which no metric shows; it replaces an earlier group of that name in
             this process.
         collect: Function that returns the metrics; it is called without arguments at each request.
-            A `Metric` has a `name`, a `description`, a `kind` (`counter` or `gauge`) and `values`:
-            samples as (labels, number), whose labels are texts by name, of the same names in each.
+            A `Metric` has a `name` (to which `_total` is appended for a counter), a `description`,
+            a `kind` (`counter` or `gauge`) and `values`: samples as (labels, number), whose labels
+            are texts by name, of the same names in each.
     """
     try:
         from prometheus_client import REGISTRY

@@ -113,10 +113,12 @@ class Jobs:
     def update(self, now: float, load: Load | None) -> None:
         """Replace jobs that have ended, and adapt their number to the load.
 
-        Nothing happens if the batch system does not answer.
+        Only kinds of jobs that have a `minimum` follow the load. Nothing happens if the batch
+        system does not answer.
 
         Call it every few seconds. Jobs are cancelled when three successive calls have found too
-        many.
+        many. After a job that ended within 20 seconds, or was rejected, the next one of its kind is
+        submitted 30 seconds later.
 
         Args:
             now: The present time in seconds, of one monotonic clock for all calls.

@@ -125,7 +125,9 @@ def run_prepare(options: PrepareOptions) -> int:
     """Prepare every requested split, print a summary of the store and write its `report.html`.
 
     Args:
-        options: The parsed options of the command.
+        options: The parsed options of `tesserae prepare`, such as `source` and `store` (paths or
+            URLs), `split` (names, or `("all",)`), `sizes` (in pixels), `wait` and those of the
+            cluster.
 
     Returns:
         The exit status, 0; errors are raised. In a worker that Slurm has started, the tasks run
@@ -148,8 +150,8 @@ def prepare(options: PrepareOptions) -> dict[str, RunReport]:
     """Prepare every requested split.
 
     Args:
-        options: The options of the command. A `split` of `("all",)` means every split of the
-            source.
+        options: The options of `tesserae prepare`, such as `source` and `store` (paths or URLs) and
+            `sizes` (in pixels). A `split` of `("all",)` means every split of the source.
 
     Returns:
         The totals of each split in which this run committed rows, by name: `num_rows`, `seconds`

@@ -53,7 +53,9 @@ def run_repair(options: RepairOptions) -> int:
     """Repair damaged files of every requested split, and print what was restored and what was not.
 
     Args:
-        options: The parsed options of the command.
+        options: The parsed options of `tesserae repair`, such as `store`, `split` (names, or
+            `("all",)`), `data` (where the source images are now; None for the place recorded in the
+            store) and `wait`.
 
     Returns:
         The exit status: 1 if any problem remains, else 0.

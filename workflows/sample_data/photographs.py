@@ -300,6 +300,9 @@ def encode(image: Image.Image, kind: str, quality: int) -> bytes:
         image: The image, in mode RGB, which is not changed.
         kind: `plain` (RGB JPEG), `grey`, `cmyk`, `png`, or `truncated` (the first 60 % of a JPEG).
         quality: The quality of a JPEG on Pillow's scale, such as 95; without effect on a PNG.
+
+    Returns:
+        The contents of the file.
     """
     out = io.BytesIO()
     if kind == "png":
