@@ -29,9 +29,10 @@ def broadcast(
 
     Args:
         client: A client of the cluster.
-        call: Plain function to run, which must be picklable. It gets *arguments*, and the worker
-            (or with *nanny* the nanny) as the keyword argument `dask_worker` if it has a parameter
-            of that name.
+        call: Plain function to run, which must be picklable. It runs in the event loop of the
+            worker, which does nothing else meanwhile. It gets *arguments*, and the worker (or with
+            *nanny* the nanny) as the keyword argument `dask_worker` if it has a parameter of that
+            name.
         arguments: Its positional arguments.
         workers: Addresses of the workers (default: all connected ones).
         nanny: True to run it on the nannies of the workers instead (default: False).
