@@ -102,9 +102,9 @@ def compute_split_features(
         The recipe of the features, with their `name` (the folder in `features/`) and `dim`.
 
     Raises:
-        StoreError: The split is not finished, another run computes the same features, this machine
-            computes other numbers than the features begun before, or there is too little free
-            space.
+        StoreError: The split is not finished, another run computes the same features and the
+            options lack `--wait`, this machine computes other numbers than the features begun
+            before, or there is too little free space.
         TesseraeError: A shard failed, there is no such network, or the cluster has too few GPUs.
             Committed shards are kept.
     """

@@ -161,8 +161,8 @@ def prepare(options: PrepareOptions) -> dict[str, RunReport]:
     Raises:
         ClusterError: The cluster cannot be used.
         SourceError: The source cannot be read, has no such split, or its classes are ambiguous.
-        StoreError: The store holds other images or another recipe, another run prepares the split,
-            or there is too little free space or memory.
+        StoreError: The store holds other images or another recipe, another run prepares the split
+            and the options lack `--wait`, or there is too little free space or memory.
         TesseraeError: A shard failed, or too many rows were quarantined. Committed shards are kept.
         KeyboardInterrupt: The run was stopped; the message says how to continue.
     """

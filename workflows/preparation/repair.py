@@ -62,8 +62,8 @@ def run_repair(options: RepairOptions) -> int:
 
     Raises:
         ClusterError: The cluster cannot be used.
-        StoreError: There is no store or no such split, another run writes the split, or its plan or
-            recipe is lost.
+        StoreError: There is no store or no such split, another run writes the split and the options
+            lack `--wait`, or its plan or recipe is lost.
         TesseraeError: A file could not be rebuilt, for example because the images have moved.
     """
     num_problems = 0

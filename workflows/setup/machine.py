@@ -150,7 +150,7 @@ def public_dask_servers() -> Iterator[tuple[int, int]]:
 
 
 def is_dask_process(pid: int) -> bool:
-    """Return True if a process was started as Dask or as Tesserae.
+    """Return True if the command line of a process names Dask or Tesserae.
 
     Args:
         pid: The id of the process; one that has ended or cannot be inspected gives False.
