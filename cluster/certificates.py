@@ -52,7 +52,7 @@ def resolve_folder(folder_name: str | None) -> Path:
             XDG_CONFIG_HOME.
 
     Returns:
-        An absolute path.
+        An absolute path, unless XDG_CONFIG_HOME is a relative one.
     """
     chosen = folder_name or os.environ.get(FOLDER_VARIABLE)
     if chosen:

@@ -150,7 +150,8 @@ def worker_programs(config: WorkerConfig) -> list[Program]:
     Args:
         config: The workers' `address` (of the scheduler), `workers` (the number of CPU workers),
             `threads` (of each of these), `memory_limit` (bytes of each; 0 for none), `gpus` (names
-            for CUDA_VISIBLE_DEVICES), `host`, `scratch` (folder for temporary files), `lifetime`
+            for CUDA_VISIBLE_DEVICES), `host` (the address on which they listen; None for that by
+            which the scheduler is reached), `scratch` (folder for temporary files), `lifetime`
             (such as `4h`), `certificates` (their folder), `insecure` and `preload` (names of
             modules).
 

@@ -156,7 +156,9 @@ def project_tables(root: Path) -> dict[str, Any]:
 
 
 def digest_of_inputs(root: Path) -> str:
-    """Return the SHA-256, in hexadecimal, of all files that affect what is installed.
+    """Return the SHA-256, in hexadecimal, of what decides which packages are installed.
+
+    That is the result of `project_tables`, `constraints.txt`, and the code that installs.
 
     Args:
         root: The folder of the project.
