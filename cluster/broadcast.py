@@ -29,17 +29,19 @@ def broadcast(
 
     Args:
         client: A client of the cluster.
-        call: Plain function to run, which must be picklable. It gets *arguments*, and the worker
-            (or with *nanny* the nanny) as the keyword argument `dask_worker` if it has a parameter
-            of that name.
+        call: Plain function to run, which must be picklable. It runs in the event loop of the
+            worker, which does nothing else meanwhile. It gets *arguments*, and the worker (or with
+            *nanny* the nanny) as the keyword argument `dask_worker` if it has a parameter of that
+            name.
         arguments: Its positional arguments.
         workers: Addresses of the workers (default: all connected ones).
         nanny: True to run it on the nannies of the workers instead (default: False).
         timeout_seconds: Timeout for each worker (default: 60 s).
 
     Returns:
-        For each worker address, also with *nanny*, the result, or the exception that the call
-        raised, or a `cluster.broadcast.NoResponseError`. Exceptions are returned and not raised.
+        For each worker address, also with *nanny*, the result, the exception that the call raised,
+        or a `cluster.broadcast.NoResponseError` (an OSError) if the worker did not answer in time
+        or has ended. Exceptions are returned and not raised.
     """
     if workers is None:
         workers = list(client.scheduler_info(n_workers=-1)["workers"])

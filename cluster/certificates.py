@@ -46,12 +46,13 @@ def resolve_folder(folder_name: str | None) -> Path:
     """Return the folder of certificates to use, which need not exist.
 
     Args:
-        folder_name: The folder that the user passed; None or '' for that in the environment
-            variable `TESSERAE_CERTS`, or else the default of this user, `~/.config/tesserae/certs`
-            unless XDG_CONFIG_HOME is set.
+        folder_name: The folder that the user passed, in which `~` is not expanded; None or '' for
+            that in the environment variable `TESSERAE_CERTS`, or else the default of this user,
+            `$XDG_CONFIG_HOME/tesserae/certs`, or `~/.config/tesserae/certs` without
+            XDG_CONFIG_HOME.
 
     Returns:
-        An absolute path.
+        An absolute path, unless XDG_CONFIG_HOME is a relative one.
     """
     chosen = folder_name or os.environ.get(FOLDER_VARIABLE)
     if chosen:
@@ -65,8 +66,9 @@ def existing_folder(folder_name: str | None) -> Path | None:
 
     Args:
         folder_name: The folder that the user passed; None or '' for that in the environment
-            variable `TESSERAE_CERTS`, or else the default of this user. A folder that was chosen in
-            either way is returned even if it does not exist.
+            variable `TESSERAE_CERTS`, or else the default of this user, such as
+            `~/.config/tesserae/certs`. A folder that was chosen in either way is returned even if
+            it does not exist.
 
     Returns:
         An absolute path, or None.
@@ -91,7 +93,7 @@ def create_certificates(
         (`worker.key`).
 
     Raises:
-        ValueError: *days* is out of range.
+        ValueError: *days* is out of range, or a name in *hosts* is not ASCII.
     """
     if not 0 < days <= 3_650:
         raise ValueError(f"--days is {days:g}: expected more than 0, at most 3650.")
@@ -148,7 +150,7 @@ def write_certificates(folder: Path, files: Mapping[str, bytes], *, replace: boo
         replace: True to replace existing files, after all new ones are written (default: False).
 
     Raises:
-        FileExistsError: A file exists, and *replace* is False.
+        FileExistsError: A file exists, and *replace* is False; nothing has been written then.
         NotADirectoryError: *folder* is a file.
         CertificateError: The file system does not support permissions.
     """
@@ -200,7 +202,10 @@ def _link_unless_exists(new: Path, final: Path) -> None:
 
 
 def remove_certificates(folder: Path) -> None:
-    """Delete the files that `write_certificates` has written, and no others.
+    """Delete the certificates, the keys and the token of a folder, and no other files.
+
+    These are the files that `write_certificates` writes, known by their names: `ca.pem`, `token`,
+    and the `.pem` and `.key` files of `scheduler`, `worker` and `client`.
 
     Args:
         folder: The folder, which is kept. Files that are missing are no error.
@@ -224,8 +229,9 @@ def tls_security(folder: Path, roles: Sequence[str] = ROLES) -> Security:
         The settings, which require TLS 1.3 and name the files of *roles* and `ca.pem`.
 
     Raises:
-        CertificateError: A certificate or key of *roles* or `ca.pem` is missing, a key is readable
-            by others, or a certificate is expired or not signed by `ca.pem`.
+        CertificateError: A certificate or key of *roles* or `ca.pem` is missing, a file is not a
+            certificate, a key is readable by others, or a certificate of *roles* is expired or not
+            signed by `ca.pem`.
     """
     fields = {"tls_ca_file": str(folder / AUTHORITY)}
     for role in roles:
@@ -259,7 +265,7 @@ def check_token(folder: Path) -> None:
     """Check that the token of the dashboard exists, and that only this user can read it.
 
     Args:
-        folder: The folder of certificates.
+        folder: The folder of certificates, whose file `token` is checked.
 
     Raises:
         CertificateError: The token is missing, empty, or readable by others.
@@ -293,6 +299,9 @@ def tls_security_in_memory(files: Mapping[str, bytes], roles: Sequence[str] = RO
 
     Returns:
         The settings, which require TLS 1.3.
+
+    Raises:
+        KeyError: *files* lacks one of them.
     """
     fields = {"tls_ca_file": files[AUTHORITY].decode()}
     for role in roles:

@@ -60,7 +60,7 @@ def probe_scheduler(address: str, security: Security | None, role: str) -> str |
 
     Args:
         address: Address of the scheduler, `tcp://HOST:PORT` or `tls://HOST:PORT`.
-        security: Certificates to present; None without TLS.
+        security: Certificates to present; None for a TCP connection without TLS.
         role: `client` or `worker`, whose certificate is presented.
 
     Returns:
@@ -129,12 +129,13 @@ def connect(
 ) -> Iterator[Client]:
     """Open a client of a scheduler, with Tesserae's Dask settings, inside the block.
 
-    Dask's configuration, which is that of the whole process, has these settings meanwhile.
+    Dask's configuration, which is that of the whole process, has these settings meanwhile. The
+    loggers `distributed` and `distributed.client` are set to the level CRITICAL, and stay there.
 
     Args:
         address: `tcp://HOST:PORT` or `tls://HOST:PORT`.
         certs: Folder of certificates for TLS; None without. It is not used for a tcp:// address.
-        timeout_seconds: Timeout in seconds for the first answer, up to 10,000,000.
+        timeout_seconds: Timeout in seconds for the first answer, more than 0 and up to 10,000,000.
         report: Called with one line if the scheduler does not answer at once: the reason and the
             timeout (default: nothing is reported).
 

@@ -43,10 +43,13 @@ def too_many_files(error: BaseException, call: str = "") -> str:
 
     Args:
         error: The exception of the call, or one that was raised from it or while it was handled.
-        call: Name of what was called, such as a program; empty for the file in the error.
+        call: Name of what was called, such as a program; empty if the file of the error says
+            enough.
 
     Returns:
-        The call, the file, the limit and the cure, without a full stop; empty for other errors.
+        A phrase without a full stop that names the call, the file, the limit and the cure, such as
+        `cannot open ssh: this process has reached its limit of 1,024 open files: raise ...`; empty
+        for other errors.
     """
     cause: BaseException | None = error
     while cause is not None and not _is_file_limit_error(cause):

@@ -42,7 +42,7 @@ class Port:
 
 
 def listening_ports(client: Client) -> list[Port]:
-    """Return every port on which the scheduler, nannies and workers of a cluster listen.
+    """Return every TCP port on which the scheduler, nannies and workers of a cluster listen.
 
     Each process reports its own ports; those of a worker that does not answer are missing.
 
@@ -52,8 +52,8 @@ def listening_ports(client: Client) -> list[Port]:
     Returns:
         The ports, sorted by host, address and number, each with `host` (the name of the machine),
         `address` (the IP address that is listened on), `port`, `purpose` (a text such as
-        `dashboard, HTTPS with a token`), `is_public` (other machines reach it) and
-        `is_authenticated`.
+        `dashboard, HTTPS with a token`, or `purpose unknown`), `is_public` (other machines reach
+        it) and `is_authenticated` (it requires a certificate or a token).
     """
     ports_found = list(client.run_on_scheduler(_scheduler_ports))
     for answers in (

@@ -27,21 +27,22 @@ def compare_versions(
     must_match: Sequence[str] = (),
     workers: Sequence[str] | None = None,
 ) -> list[str]:
-    """Return a sentence for each package whose version differs on some worker.
+    """Compare versions and code with those on the workers, and return a sentence per difference.
 
     Args:
         client: A client of the cluster.
         packages: Names of the distributions to compare; the version of Python is compared too.
-        code: A picklable function without parameters that returns a digest for each tree of source
-            files, by name; it is called here and on the workers. The digests must be equal
-            everywhere, since tasks and ranks run this code.
+        code: A picklable function without parameters that returns a dictionary from the name of
+            each tree of source files to a digest; it is called here and on the workers. The digests
+            must be equal everywhere, since tasks and ranks run this code.
         must_match: Names of further distributions to compare, whose public versions must be equal.
             The local version after a `+`, such as the CUDA release of a build, may differ.
         workers: Addresses of the workers to compare with (default: all connected ones).
 
     Returns:
-        The sentences, such as `numpy is 2.1 here and 2.0 on worker tls://...`; empty if nothing
-        differs. A worker that does not answer is passed over.
+        A sentence for each package and each version of it that workers have and this process has
+        not, such as `numpy is 2.1 here and 2.0 on worker tls://...`, sorted by name; empty if
+        nothing differs. A worker that does not answer is passed over.
 
     Raises:
         ClusterError: A worker cannot report its versions, or its code or a version in *must_match*
@@ -103,12 +104,12 @@ def installed_versions(packages: Sequence[str], code: Code) -> dict[str, str]:
 
     Args:
         packages: Names of the distributions.
-        code: A function without parameters that returns a digest for each tree of source files, by
-            name.
+        code: A function without parameters that returns a dictionary from the name of each tree of
+            source files to a digest.
 
     Returns:
-        The versions by name, with `Python` for the interpreter, and an empty text for a package
-        that is not installed; the digests by `code of ` and the name of the tree.
+        The versions by name, with `Python` for the interpreter and an empty text for a package that
+        is not installed, and the digests by `code of <tree>`, in one dictionary.
     """
     versions = {"Python": platform.python_version()}
     versions |= {CODE_PREFIX + tree: digest for tree, digest in code().items()}

@@ -110,14 +110,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     standard output and error then escape characters that their encoding lacks.
 
     Args:
-        argv: The arguments without the program's name (default: those of the process). `--debug`
-            among them raises errors instead of printing them.
+        argv: The arguments without the program's name (default: those of the process). With
+            `--debug` among them, the errors of a command are raised instead of printed.
 
     Returns:
-        The exit status: that of the command, 1 after an error, or 130 after Ctrl-C.
+        The exit status: that of the command, 1 after an error or if the reader of the output has
+        closed the pipe, or 130 after Ctrl-C.
 
     Raises:
         SystemExit: The help of a command was requested and printed.
+        Exception: Errors of other classes than TesseraeError, ClusterError, ValueError, OSError,
+            MemoryError and KeyboardInterrupt are not caught; they are defects.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words

@@ -64,11 +64,14 @@ def cluster_of(options: ClusterOptions) -> CommandCluster:
     """Return the cluster that the options of a command describe, without starting it.
 
     Args:
-        options: The options of the command; without `workers`, a local cluster has one per core.
+        options: The options of the command: `cluster` (`local`, the address of a scheduler,
+            `ssh:FILE` or `slurm:FILE`), `workers` (of this machine, or of each node of a Slurm
+            allocation; None for one per core), `threads` (of each), `dashboard` (True to serve it)
+            and `certs`.
 
     Returns:
-        The cluster, a context manager. It starts, or connects, when it is first needed inside its
-        `with` block.
+        The cluster, a context manager, whose attribute `client` is the Dask client. It starts, or
+        connects, when `client` is first read inside its `with` block.
 
     Raises:
         ClusterError: `--cluster` is invalid, or its file is.
@@ -97,8 +100,8 @@ def run_as_slurm_worker(options: ClusterOptions) -> bool:
         profile with `way: allocation`, or in the first process of the Slurm step.
 
     Raises:
-        ClusterError: The profile or a certificate is invalid, or the first process did not start a
-            scheduler.
+        ClusterError: The profile or a certificate is invalid, this process belongs to no Slurm
+            step, or the first process did not start a scheduler.
     """
     if not options.cluster.startswith("slurm:"):
         return False
@@ -204,16 +207,18 @@ class CommandCluster:
             self.client  # noqa: B018 - reading the property connects and checks the versions
 
     def check_ranks(self, *, gpu: bool) -> None:
-        """Compare the code and the torch version of the workers that ranks may run on.
+        """Check that workers have the code and the version of torch that ranks need.
 
-        The cluster is started or connected to if it is not yet. Nothing is checked for a local
-        cluster. Differences that do no harm are printed as notices.
+        The workers that ranks may run on must have the code and the public version of torch of this
+        process. The cluster is connected to if it is not yet. Nothing is checked or started for a
+        local cluster. Differences that do no harm are printed as notices.
 
         Args:
             gpu: True if each rank needs a GPU.
 
         Raises:
-            ClusterError: A worker runs other code, or another version of torch.
+            ClusterError: The cluster cannot be used, or a worker runs other code or another version
+                of torch.
         """
         if self.is_remote:
             workers = workers_for_ranks(self.client, gpu=gpu)
@@ -238,6 +243,7 @@ class CommandCluster:
             StoreError: A worker sees another store, produces other pixels, or failed in another
                 way.
             SourceError: A worker cannot read the source.
+            ClusterError: The cluster cannot be used.
         """
         if not self.is_remote:
             return

@@ -23,12 +23,13 @@ PUBLIC_PATHS = ("/health",)
 
 
 def dask_setup(scheduler: Scheduler) -> None:
-    """Require the token for all requests; Dask calls this when it preloads the module.
-
-    If the token cannot be read, all requests are refused: Dask would continue without a preload
-    module that fails, and serve the dashboard to everybody.
+    """Require the token for requests to a scheduler; Dask calls this when it preloads the module.
 
     The token is read from the file that the environment variable `TESSERAE_DASHBOARD_TOKEN` names.
+    Requests to `/health` need none.
+
+    If the token cannot be read or is empty, all other requests are refused: Dask would continue
+    without a preload module that fails, and serve the dashboard to everybody.
 
     Args:
         scheduler: The scheduler that has started in this process.
@@ -46,8 +47,8 @@ def require_token(application: web.Application, token: str) -> None:
     Args:
         application: The application of the scheduler's HTTP server; it is changed in place.
         token: The token, which a request has in the cookie `tesserae-token`, in the header
-            `Authorization: Bearer ...` or in its query as `token`. A request with the query gets
-            the cookie, and is redirected to the address without it.
+            `Authorization: Bearer ...` or in its query, as `?token=...`. A request with the query
+            gets the cookie, and is redirected to the address without it.
 
     Raises:
         ValueError: The token is empty.

@@ -48,7 +48,7 @@ _pages: WeakKeyDictionary[Scheduler, list[_DashboardPage]] = WeakKeyDictionary()
 
 
 def install(scheduler: Scheduler) -> None:
-    """Load the dashboard of a scheduler at the first request to its HTTP address.
+    """Make a scheduler load its dashboard at the first request for a page of it.
 
     Args:
         scheduler: A scheduler that was started without a dashboard; its HTTP application is
@@ -63,13 +63,15 @@ def install(scheduler: Scheduler) -> None:
 def add_page(scheduler: Scheduler, name: str, module: str, state: Any) -> None:
     """Add a page at /NAME to the dashboard, with a link in the navigation of all pages.
 
-    Nothing happens if *scheduler* has no dashboard, loaded or installed.
+    Nothing happens if *scheduler* has no dashboard: neither was it started with one, nor was
+    `install` called for it.
 
     Args:
         scheduler: The scheduler with the dashboard, which is changed in place.
         name: Name of the page, in its address and link, such as `tesserae` for `/tesserae`.
-        module: Name of a module that is imported when the page is first opened; its `draw(document,
-            state)` fills the bokeh document of one client.
+        module: Name of a module that is imported when the page is first opened; its function
+            `draw(document, state)` fills a bokeh `Document`, a new one each time that a browser
+            opens the page.
         state: Any object, which is passed to `draw` as it is.
     """
     page = _DashboardPage(name, module, state)
@@ -92,7 +94,7 @@ def add_json(scheduler: Scheduler, path: str, compute: Callable[[], Any]) -> Non
     """Answer GET requests to a path with the result of a function, as JSON.
 
     Args:
-        scheduler: The scheduler with the HTTP server.
+        scheduler: The scheduler with the HTTP server, which is changed in place.
         path: The path, a regular expression that must match all of it, such as `/tesserae.json`.
         compute: The function, which is called without arguments at each request in the event loop,
             and returns a value for `json.dumps`; infinities and NaN become null.
@@ -111,8 +113,9 @@ def add_metrics(scheduler: Scheduler, name: str, collect: Callable[[], Iterable[
         name: Name of the group, which no metric shows; it replaces an earlier group of that name in
             this process.
         collect: Function that returns the metrics; it is called without arguments at each request.
-            A `Metric` has a `name`, a `description`, a `kind` (`counter` or `gauge`) and `values`:
-            samples as (labels, number), whose labels are texts by name, of the same names in each.
+            A `Metric` has a `name` (to which `_total` is appended for a counter), a `description`,
+            a `kind` (`counter` or `gauge`) and `values`: samples as (labels, number), whose labels
+            are texts by name, of the same names in each.
     """
     try:
         from prometheus_client import REGISTRY

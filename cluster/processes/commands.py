@@ -84,7 +84,9 @@ def scheduler_program(config: SchedulerConfig) -> Program:
     """Return the program of a scheduler; nothing is started.
 
     Args:
-        config: Addresses, ports and certificates of the scheduler.
+        config: The scheduler's `host`, `port`, `dashboard_host` and `dashboard_port`,
+            `certificates` (their folder; None without TLS), `insecure` (True to allow a scheduler
+            that other machines reach without TLS) and `preload` (names of modules that add pages).
 
     Returns:
         The program: `name` (`scheduler`), `command` (the program and its arguments) and
@@ -93,7 +95,8 @@ def scheduler_program(config: SchedulerConfig) -> Program:
     Raises:
         CertificateError: The scheduler or its dashboard would be accessible without authentication,
             or a certificate or the token is missing or invalid.
-        ValueError: A port or the address of the dashboard is invalid.
+        ValueError: A port is outside 1 to 65,535, both ports are equal, or `dashboard_host` is an
+            IPv6 address.
     """
     for name, port in (("--port", config.port), ("--dashboard-port", config.dashboard_port)):
         if not 1 <= port <= 65_535:
@@ -142,11 +145,15 @@ def worker_programs(config: WorkerConfig) -> list[Program]:
     """Return the programs of this machine's workers: one for all CPU workers, and one for each GPU.
 
     A worker with a GPU has one thread and the resource `GPU: 1`. Tasks without a resource, such as
-    decoding, run on both kinds. Nothing is started.
+    decoding, run on both kinds. Nothing is started, but a missing folder `scratch` is created.
 
     Args:
-        config: The scheduler's address, and number, limits and certificates of the workers. A
-            folder for temporary files is created if it is missing.
+        config: The workers' `address` (of the scheduler), `workers` (the number of CPU workers),
+            `threads` (of each of these), `memory_limit` (bytes of each; 0 for none), `gpus` (names
+            for CUDA_VISIBLE_DEVICES), `host` (the address on which they listen; None for that by
+            which the scheduler is reached), `scratch` (folder for temporary files), `lifetime`
+            (such as `4h`), `certificates` (their folder), `insecure` and `preload` (names of
+            modules).
 
     Returns:
         The programs, each with `name`, `command` (the program and its arguments) and `environment`
@@ -154,8 +161,10 @@ def worker_programs(config: WorkerConfig) -> list[Program]:
         first; without CPU workers it is left out.
 
     Raises:
-        CertificateError: A certificate is missing, or the workers would accept any client.
-        ClusterError: The workers could not start, so that a supervisor would restart them forever.
+        CertificateError: A certificate is missing or invalid, *config* has certificates for a
+            tcp:// address or none for a tls:// address, or the workers would accept any client.
+        ClusterError: `address` is invalid or its host name is unknown, `host` is not an address of
+            this machine, `lifetime` is not a duration, or `scratch` cannot be written to.
     """
     check_address(config.address)
     url = urlsplit(config.address)
@@ -316,7 +325,8 @@ def check_port_free(host: str, port: int) -> None:
         port: The number of the port, 1 to 65,535.
 
     Raises:
-        ClusterError: The port is in use, or not permitted.
+        ClusterError: The port is in use or not permitted, or *host* is not an address of this
+            machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:

@@ -36,7 +36,8 @@ def default_folder() -> Path:
 def start(folder: Path, name: str, command: Sequence[str]) -> None:
     """Start a program in the background, in a session of its own.
 
-    It goes on when this process ends, inherits its environment, and has / as its working folder.
+    It goes on when this process ends, and has / as its working folder. It inherits the environment
+    of this process, with a mark added by which `process` and `stop` find it and its descendants.
 
     Args:
         folder: Folder for its files, which is created if it does not exist: `<name>.json`, its
@@ -78,7 +79,7 @@ def _open_no_link(path: str, flags: int) -> int:
 
 
 def process(folder: Path, name: str) -> psutil.Process | None:
-    """Return the main process of a program; None if it does not run.
+    """Return the main process of a background program; None if it does not run on this machine.
 
     Args:
         folder: The folder of the program's files.
@@ -94,7 +95,7 @@ def process(folder: Path, name: str) -> psutil.Process | None:
 
 
 def stop(folder: Path, name: str) -> bool:
-    """Stop a program and all its descendants, and wait for their end.
+    """Stop a background program and all its descendants, and wait for their end.
 
     The main process gets SIGTERM, and what still runs when it has ended, or after 30 seconds, gets
     SIGKILL. The record of the program is deleted, its log is kept.
@@ -126,7 +127,9 @@ def stop(folder: Path, name: str) -> bool:
 
 
 def check_same_host(folder: Path, name: str) -> None:
-    """Check that a program was started on this machine and in this container, if it was.
+    """Check that a program was not started on another machine or in another container.
+
+    A program that was never started passes.
 
     Args:
         folder: The folder of the program's files.
@@ -154,7 +157,7 @@ def check_same_host(folder: Path, name: str) -> None:
 
 
 def log_path(folder: Path, name: str) -> Path:
-    """Return the path of the log of a program, which need not exist.
+    """Return the path of the log of a background program, which need not exist.
 
     Args:
         folder: The folder of the program's files.

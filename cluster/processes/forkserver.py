@@ -29,8 +29,9 @@ sets it too, but only after the fork server has loaded numpy."""
 def start_fork_server(preload: Sequence[str]) -> None:
     """Start the fork server of this process; multiprocessing's `forkserver` method forks from it.
 
-    It imports the modules once, in the background. The environment and the signal mask of this
-    process are the same afterwards.
+    It imports the modules once, in the background; a fork server that runs already is kept as it
+    is. Multiprocessing's resource tracker is started, too, and multiprocessing's temporary folder
+    is set for this process. The environment and the signal mask are the same afterwards.
 
     Args:
         preload: Names of the modules that it imports, beside `distributed`, such as

@@ -117,6 +117,9 @@ def supervise(
 
     Returns:
         The number of starts of each program, by name.
+
+    Raises:
+        OSError: A program cannot be started.
     """
     supervised = [_SupervisedProgram(program, report) for program in programs]
     received: list[int] = []

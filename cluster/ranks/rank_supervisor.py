@@ -45,14 +45,17 @@ def supervise_rank(task: RankTask, topic: str) -> dict[str, Any]:
     worker ends.
 
     Args:
-        task: The work of the rank: `entry` (the function as `module:function`), `arguments` (the
-            pickled tuple of its arguments), `rank_fields` (the fields of its `Rank` by name, such
-            as `rank` and `generation`) and `save_seconds` (the seconds that it may take to save).
+        task: The work of the rank: `entry` (the function as `module:function`, which gets a
+            `cluster.ranks.rank_process.Rank` and the arguments), `arguments` (the pickled tuple of
+            its arguments), `rank_fields` (the fields of the `Rank` by name: `rank`, `world`,
+            `generation`, `host`, `gpu` and `ranks_on_host`) and `save_seconds` (the seconds that it
+            may take to save before it is killed).
         topic: Dask topic, one for each generation, under which the events of the rank are logged:
             dictionaries with `rank` and `generation` added.
 
     Returns:
-        The result of the function, under the key `result`; the rank sends it as JSON.
+        A dictionary with the only key `result`, the result of the function; the rank sends it as
+        JSON.
 
     Raises:
         TrainingRankError: The rank failed, or was killed because another one was lost.

@@ -32,7 +32,7 @@ def count_gpu_workers(client: Client) -> int:
 
 
 def workers_for_ranks(client: Client, *, gpu: bool) -> list[str]:
-    """Return the addresses of the workers on which ranks can run now, those to use first first.
+    """Return the addresses of the workers on which ranks can run now, in the order of their use.
 
     Args:
         client: A client of the cluster.

@@ -111,13 +111,15 @@ def run_world(
 
     Args:
         client: A client of the cluster.
-        config: `ranks` (the maximum), `gpu`, `batch` (the rows that the number of ranks must
-            divide; 0 for any number), and the timeouts in seconds.
+        config: `ranks` (the maximum), `gpu` (True if each rank needs a GPU), `batch` (the rows that
+            the number of ranks must divide; 0 for any number), `worker_timeout_seconds` (how long
+            to wait for workers) and `save_seconds` (how long a rank may take to save).
         entry: Function as `module:function`, which is called in a process for each rank, with its
             `cluster.ranks.rank_process.Rank` and then the arguments that *begin* returned. It
             returns a JSON value.
         begin: Function that claims each generation: it gets the number of ranks, and returns the
-            number of the generation and one tuple of picklable arguments, which every rank gets.
+            tuple (number of the generation, arguments), where arguments is a tuple of picklable
+            values that every rank gets.
         on_event: Called, in a thread of Dask's, with each event that a rank sends by `Rank.emit`: a
             dictionary of its keywords, with `rank` and `generation` added. An event with a higher
             number `step` than all before counts as progress (default: events are ignored).

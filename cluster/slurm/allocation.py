@@ -127,7 +127,8 @@ def wait_for_scheduler(profile: Profile) -> tuple[str, Path, Callable[[], bool]]
 
     Returns:
         The address (such as `tls://10.0.0.1:40123`), the folder of certificates, and a function
-        without parameters that returns True once the first process has ended or is silent.
+        without parameters that returns True once the first process has ended, or has shown no sign
+        of life for 120 seconds.
 
     Raises:
         ClusterError: The first process did not start in time.

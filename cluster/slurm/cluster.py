@@ -131,6 +131,7 @@ class SlurmCluster(EmbeddedScheduler):
 
         Raises:
             ClusterError: Slurm rejects the job, or is missing.
+            KeyError: The profile has no such kind of job.
         """
         from dask_jobqueue.slurm import SLURMJob
 

@@ -31,7 +31,7 @@ class BatchSystem(Protocol):
         """Submit a job.
 
         Args:
-            name: The kind of job, a name of the pools of `Jobs`.
+            name: The kind of job, a key of the `pools` with which `Jobs` was created.
 
         Returns:
             The number of the job, as text.
@@ -113,16 +113,18 @@ class Jobs:
     def update(self, now: float, load: Load | None) -> None:
         """Replace jobs that have ended, and adapt their number to the load.
 
-        Nothing happens if the batch system does not answer.
+        Only kinds of jobs that have a `minimum` follow the load. Nothing happens if the batch
+        system does not answer.
 
         Call it every few seconds. Jobs are cancelled when three successive calls have found too
-        many.
+        many. After a job that ended within 20 seconds, or was rejected, the next one of its kind is
+        submitted 30 seconds later.
 
         Args:
             now: The present time in seconds, of one monotonic clock for all calls.
             load: The load of the scheduler, with `workers_needed()` (the number of workers for
-                which there is work) and `idle()` (the numbers of jobs without a task); None if it
-                is not known yet.
+                which there is work) and `idle()` (the set of the numbers, as text, of jobs without
+                a task); None if it is not known yet.
 
         Raises:
             ClusterError: Jobs end as soon as they begin, or all are rejected.

@@ -74,15 +74,18 @@ def read_profile(path: Path) -> Profile:
     """Read the profile of a site from a YAML file.
 
     Args:
-        path: The file, a mapping whose keys are the fields of `cluster.slurm.profile.Profile`, such
-            as `jobs`, by name of the kind a mapping with `count`, `cores` and further fields of
-            `JobConfig`.
+        path: The file, a mapping with any of the keys `way` (`jobs` or `allocation`), `jobs`,
+            `host`, `interface`, `shared`, `scratch`, `python` and `prologue` (a list of lines).
+            `jobs` maps the name of each kind of job to a mapping with `count`, `cores` and any of
+            `memory`, `least`, `workers`, `gpus`, `walltime`, `partition`, `account` and
+            `directives`.
 
     Returns:
-        The profile; fields that the file lacks have their defaults.
+        The profile, with the keys as attributes; those that the file lacks have their defaults.
 
     Raises:
-        ClusterError: The file cannot be read, or a value is invalid.
+        ClusterError: The file cannot be read, a key is unknown, a value is invalid, or `way` is
+            `jobs` and there is no job.
     """
     try:
         document = yaml.safe_load(path.read_text())
@@ -200,8 +203,8 @@ def reachable_host(profile: Profile) -> str:
     """Return the address of this machine that the nodes of the site can reach.
 
     Args:
-        profile: The profile, whose `host` decides, or else its `interface`; without both it is the
-            address of the default route.
+        profile: The profile. Its `host` is returned as it is; without it, the address of its
+            `interface`; without both, the address of the default route.
 
     Raises:
         ValueError: This machine has no interface of that name.

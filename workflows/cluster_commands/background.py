@@ -37,7 +37,8 @@ def state_folder(options: StateOptions) -> Path:
 
     Returns:
         `options.state` as an absolute path; if it is None, the user's own folder,
-        `~/.local/state/tesserae/cluster` unless XDG_STATE_HOME is set.
+        `$XDG_STATE_HOME/tesserae/cluster`, or `~/.local/state/tesserae/cluster` without
+        XDG_STATE_HOME.
     """
     return daemon.default_folder() if options.state is None else options.state.absolute()
 
@@ -45,15 +46,16 @@ def state_folder(options: StateOptions) -> Path:
 def up(options: UpOptions) -> int:
     """Start a scheduler and workers in the background, and return when all have connected.
 
-    Certificates are created if there are none. If the start fails, or not all connect in time,
-    whatever was started is stopped again.
+    Certificates are created if there are none, unless `options.insecure` is set. If the start
+    fails, or not all connect in time, whatever was started is stopped again.
 
-    The addresses are printed, and process ids, logs and the scheduler's address are written to the
-    state folder. The limit of open files of this process is raised, and its PYTHONPATH is set to
-    its module search path, for the processes that inherit them.
+    The addresses are printed, and marks of the processes, logs and the scheduler's address are
+    written to the state folder. The limit of open files of this process is raised, and its
+    PYTHONPATH is set to its module search path, for the processes that inherit them.
 
     Args:
-        options: The parsed options of the command.
+        options: The parsed options of `tesserae cluster up`, such as `port`, `workers`, `gpus`,
+            `certs` and `state` (the folder of the cluster's files; None for the user's own).
 
     Returns:
         The exit status, 0; errors are raised.
@@ -161,7 +163,7 @@ def address_file(state: Path) -> Path:
     """Return the path of the file that holds the scheduler's address, which need not exist.
 
     Args:
-        state: The folder of process ids and logs.
+        state: The folder of the files of a cluster in the background, from `state_folder`.
 
     Returns:
         `<state>/address`. The file holds a text such as `tls://10.0.0.1:8786`.

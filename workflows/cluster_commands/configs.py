@@ -22,7 +22,8 @@ def certificates_folder(options: CertificateOptions) -> Path | None:
     """Return the folder of certificates that a command uses.
 
     Args:
-        options: The options of the command.
+        options: The options of the command: `certs` (the folder; None for that of the environment
+            variable `TESSERAE_CERTS`, or else the user's own) and `insecure`.
 
     Returns:
         The folder, which need not exist if it was chosen by option or environment variable; None
@@ -35,7 +36,8 @@ def scheduler_config(options: UpOptions | SchedulerOptions) -> SchedulerConfig:
     """Return the configuration of a scheduler that serves the Tesserae page; nothing is started.
 
     Args:
-        options: The options of the command.
+        options: The options of the command, of which `host`, `port`, `dashboard_host`,
+            `dashboard_port`, `certs` and `insecure` are used.
 
     Returns:
         The configuration, with the hosts, ports and certificates of the options, which are not
@@ -56,8 +58,10 @@ def worker_config(options: UpOptions | WorkerOptions, address: str) -> WorkerCon
     """Return the configuration of this machine's workers, which share its memory equally.
 
     Args:
-        options: The options of the command. Without `workers` there is one worker per core; `gpus`
-            is `all`, `none` or comma-separated devices: numbers from 0, UUIDs or MIG names.
+        options: The options of the command. `workers` is the number of CPU workers, None for one
+            per core; `gpus` is `all`, `none` or comma-separated devices: numbers from 0, UUIDs or
+            MIG names. `threads`, `scratch`, `lifetime`, `certs`, `insecure` and, of a
+            WorkerOptions, `host` are used, too.
         address: The address of the scheduler, such as `tls://10.0.0.1:8786`.
 
     Returns:

@@ -12,8 +12,9 @@ def certs(options: CertsOptions) -> int:
     """Create a certificate authority, a certificate for each role and a token, and print a summary.
 
     Args:
-        options: The parsed options: `certs` (the folder; None for the user's own one), `hosts`,
-            `days` (the validity) and `renew` (True to replace existing files).
+        options: The parsed options: `certs` (the folder; None for the user's own one), `hosts`
+            (names and addresses by which browsers reach the dashboard), `days` (the validity) and
+            `renew` (True to replace existing files).
 
     Returns:
         The exit status, 0; errors are raised.
@@ -21,6 +22,7 @@ def certs(options: CertsOptions) -> int:
     Raises:
         TesseraeError: The folder holds certificates already, and the options lack `--renew`.
         ValueError: The options have `--insecure`, or `days` is out of range.
+        OSError: The folder cannot be written to, or is a file.
     """
     if options.insecure:
         raise ValueError("--insecure cannot be combined with `certs`: it means no certificates.")

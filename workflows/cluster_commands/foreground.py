@@ -26,18 +26,21 @@ from workflows.cluster_commands.printing import print_notice, print_scheduler
 def scheduler(options: SchedulerOptions) -> int:
     """Run a scheduler until Ctrl-C or SIGTERM, and start it again whenever it exits.
 
-    Call it in the main thread. The limit of open files of this process is raised. With `--once`,
-    the scheduler replaces this process instead, and the call does not return.
+    Call it in the main thread. The addresses are printed, and the limit of open files of this
+    process is raised. With `--once`, the scheduler replaces this process instead, and the call does
+    not return.
 
     Args:
-        options: The parsed options of the command.
+        options: The parsed options of `tesserae cluster scheduler`: `host`, `port`,
+            `dashboard_host`, `dashboard_port`, `certs`, `insecure` and `once`.
 
     Returns:
         The exit status, 0, after Ctrl-C or SIGTERM, when the scheduler has ended; errors are
         raised.
 
     Raises:
-        CertificateError: A certificate is missing or invalid.
+        CertificateError: A certificate is missing or invalid, or other machines would have access
+            without one.
         ClusterError: A port is in use.
         ValueError: A port or the address of the dashboard is invalid.
     """
@@ -56,8 +59,10 @@ def worker(options: WorkerOptions) -> int:
     the workers replace this process instead, and the call does not return.
 
     Args:
-        options: The parsed options of the command. With `stdin`, certificates come as the first
-            line of standard input, and the workers end when it closes or falls silent.
+        options: The parsed options of `tesserae cluster worker`, such as `address`, `workers`,
+            `gpus` and `certs`. With `stdin`, certificates come as the first line of standard input,
+            a JSON object of file contents by name, and the workers end when it closes or falls
+            silent.
 
     Returns:
         The exit status, 0, after Ctrl-C or SIGTERM, when the workers have ended; also after the

@@ -41,7 +41,8 @@ def print_dashboard(host: str, port: int, *, tls: bool, machine: str | None = No
     """Print the URL of a dashboard, and how to reach it from another machine.
 
     Args:
-        host: The address that the dashboard listens on.
+        host: The address that the dashboard listens on, which is shown with *tls* only: without it,
+            the URL is that of the loopback address.
         port: The TCP port of the dashboard.
         tls: True if it requires HTTPS and a token.
         machine: The host name of its machine; None is this machine.

@@ -25,7 +25,7 @@ def status(options: StatusOptions) -> int:
 
     Args:
         options: The parsed options: `address` (None for the scheduler of the state folder), `state`
-            and the certificates.
+            (that folder; None for the user's own), `certs` and `insecure`.
 
     Returns:
         The exit status: 1 if no scheduler is known, because none was named and none of the state
@@ -67,7 +67,7 @@ def wait(options: WaitOptions) -> int:
 
     Args:
         options: The parsed options: `address`, `workers` and `gpus` (the minimum of each),
-            `timeout` (in seconds) and the certificates.
+            `timeout` (in seconds), `certs` and `insecure`.
 
     Returns:
         The exit status, 0; errors are raised.

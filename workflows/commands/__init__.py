@@ -75,7 +75,7 @@ class Group:
             command.add_to(subparser)
 
     def selected(self, args: argparse.Namespace) -> Command:
-        """Return the command that a person has chosen.
+        """Return the command of the group that a command line names.
 
         Args:
             args: The arguments, parsed by the parser to which `add_to` has added the commands.

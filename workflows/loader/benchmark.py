@@ -22,8 +22,9 @@ def run_loader_benchmark(options: LoaderOptions) -> int:
     """Measure a loader, and print its throughput, its bottleneck and its shuffle quality.
 
     Args:
-        options: The parsed options of the command. With `drop_cache` the files of the array are
-            dropped from the kernel's page cache first.
+        options: The parsed options of `tesserae loader`, such as `store`, `split`, `size` (in
+            pixels), `batch_size`, `order` and `epochs`. With `drop_cache` the files of the array
+            are dropped from the kernel's page cache first.
 
     Returns:
         The exit status, 0; errors are raised.
@@ -116,7 +117,8 @@ def shuffle_quality_lines(loader: Loader) -> list[str]:
         loader: The loader, whose orders of epochs 0 and 1 are compared; no pixels are read.
 
     Returns:
-        A line about classes, and one about pairs of rows unless the order is `sequential`.
+        A line about pairs of one class within a batch, and, unless the order is `sequential`, one
+        about pairs of rows that share a batch in both epochs.
     """
     from pipeline.loader.shuffle_quality import recurring_pair_ratio, same_class_ratio
 

@@ -192,8 +192,8 @@ class Options:
                 its default.
 
         Raises:
-            ValueError: A value has a wrong type or is outside its choices or its range, as in a
-                damaged or foreign run folder.
+            ValueError: A value has a wrong type or is outside its choices or its range, or a
+                required one is missing, as in a damaged or foreign run folder.
         """
         return cls(
             **{name: values.get(name, default) for name, default in cls.legacy_values().items()}

@@ -36,10 +36,13 @@ def run_features(options: FeaturesOptions) -> int:
     """Compute the features of every requested split, and print their name and dimension.
 
     Args:
-        options: The parsed options of the command.
+        options: The parsed options of `tesserae features`, such as `store`, `trunk` (the network: a
+            folder or a name on the model hub), `split` (names, or `("all",)` for all finished
+            ones), `cut`, `pooling`, `gpus` and those of the cluster.
 
     Returns:
-        The exit status, 0; errors are raised.
+        The exit status, 0; errors are raised. In a worker that Slurm has started, tasks run until
+        the run ends, and nothing is printed.
 
     Raises:
         ClusterError: The cluster cannot be used.
@@ -99,9 +102,9 @@ def compute_split_features(
         The recipe of the features, with their `name` (the folder in `features/`) and `dim`.
 
     Raises:
-        StoreError: The split is not finished, another run computes the same features, this machine
-            computes other numbers than the features begun before, or there is too little free
-            space.
+        StoreError: The split is not finished, another run computes the same features and the
+            options lack `--wait`, this machine computes other numbers than the features begun
+            before, or there is too little free space.
         TesseraeError: A shard failed, there is no such network, or the cluster has too few GPUs.
             Committed shards are kept.
     """
@@ -280,7 +283,8 @@ class RowCounter:
         """Count the remaining rows of a shard that has ended.
 
         Args:
-            report: The result of the shard's task: its shard, rows and bytes written.
+            report: The result of the shard's task, of which `shard`, `num_rows` and `bytes_out`
+                (the bytes written) are used.
         """
         self._count(report.shard, report.num_rows)
         self._progress.update(bytes_out=report.bytes_out)

@@ -90,15 +90,15 @@ def leased(part: OpenSplit, *, wait: bool) -> Iterator[None]:
     end.
 
     Args:
-        part: The split.
-        wait: True to wait for another run that holds the lease.
+        part: The split, from `open_split_for_prepare`.
+        wait: True to wait for another run that holds the lease; False to raise an error then.
 
     Yields:
         None.
 
     Raises:
         KeyboardInterrupt: The block was interrupted; the message says how to continue.
-        StoreBusyError: Another run holds the lease, and *wait* is false.
+        StoreBusyError: Another run holds the lease, and *wait* is False.
     """
     with lease(part.objects, part.split, wait=wait, on_wait=print_waiting):
         part.objects.begin()
@@ -179,8 +179,8 @@ def resolve_plans(
 
     Args:
         options: The options of the command.
-        parts: The splits, whose leases the caller holds; the labels cover the classes of those that
-            are listed together.
+        parts: The splits, from `open_split_for_prepare`, whose leases the caller holds; the labels
+            cover the classes of those that are listed together.
         cluster: The cluster that streams sources which cannot be read at random.
 
     Returns:

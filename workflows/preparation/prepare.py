@@ -83,16 +83,17 @@ class Tally:
         """Count a shard whose task failed; nothing is raised.
 
         Args:
-            failed: The job and its error, which is kept.
+            failed: The job and its error, which is appended to `self.failed`.
         """
         self.failed.append(failed)
         self.consecutive_failures += 1
 
     def add(self, report: ShardReport) -> None:
-        """Count a shard that was committed; this ends a succession of failures.
+        """Add a shard that was committed to the totals; this ends a succession of failures.
 
         Args:
-            report: The result of the shard's task.
+            report: The result of the shard's task: its rows, rows by status, bytes read and
+                written, and seconds of each stage are added to those of the tally.
         """
         self.consecutive_failures = 0
         self.num_rows += report.num_rows
@@ -124,7 +125,9 @@ def run_prepare(options: PrepareOptions) -> int:
     """Prepare every requested split, print a summary of the store and write its `report.html`.
 
     Args:
-        options: The parsed options of the command.
+        options: The parsed options of `tesserae prepare`, such as `source` and `store` (paths or
+            URLs), `split` (names, or `("all",)`), `sizes` (in pixels), `wait` and those of the
+            cluster.
 
     Returns:
         The exit status, 0; errors are raised. In a worker that Slurm has started, the tasks run
@@ -147,17 +150,19 @@ def prepare(options: PrepareOptions) -> dict[str, RunReport]:
     """Prepare every requested split.
 
     Args:
-        options: The options of the command. A `split` of `("all",)` means every split of the
-            source.
+        options: The options of `tesserae prepare`, such as `source` and `store` (paths or URLs) and
+            `sizes` (in pixels). A `split` of `("all",)` means every split of the source.
 
     Returns:
-        The totals of each split in which this run committed rows, by name.
+        The totals of each split in which this run committed rows, by name: `num_rows`, `seconds`
+        (of wall-clock time), `bytes_in`, `bytes_out` and `stage_seconds`. It is empty if all shards
+        were committed before.
 
     Raises:
         ClusterError: The cluster cannot be used.
         SourceError: The source cannot be read, has no such split, or its classes are ambiguous.
-        StoreError: The store holds other images or another recipe, another run prepares the split,
-            or there is too little free space or memory.
+        StoreError: The store holds other images or another recipe, another run prepares the split
+            and the options lack `--wait`, or there is too little free space or memory.
         TesseraeError: A shard failed, or too many rows were quarantined. Committed shards are kept.
         KeyboardInterrupt: The run was stopped; the message says how to continue.
     """
@@ -186,8 +191,9 @@ def prepare_split(
         plans: The result of `plan_splits`; None plans this split alone.
 
     Returns:
-        The totals of this run alone: `num_rows`, `seconds`, `bytes_in`, `bytes_out` and
-        `stage_seconds`; `num_rows` is 0 if all shards were committed before.
+        The totals of this run alone: `num_rows`, `seconds` (of wall-clock time), `bytes_in` (read),
+        `bytes_out` (written) and `stage_seconds` (by stage, such as `decode`, summed over all
+        workers); `num_rows` is 0 if all shards were committed before.
 
     Raises:
         StoreBusyError: Another run prepares the split, and the options lack `--wait`.

@@ -53,15 +53,17 @@ def run_repair(options: RepairOptions) -> int:
     """Repair damaged files of every requested split, and print what was restored and what was not.
 
     Args:
-        options: The parsed options of the command.
+        options: The parsed options of `tesserae repair`, such as `store`, `split` (names, or
+            `("all",)`), `data` (where the source images are now; None for the place recorded in the
+            store) and `wait`.
 
     Returns:
         The exit status: 1 if any problem remains, else 0.
 
     Raises:
         ClusterError: The cluster cannot be used.
-        StoreError: There is no store or no such split, another run writes the split, or its plan or
-            recipe is lost.
+        StoreError: There is no store or no such split, another run writes the split and the options
+            lack `--wait`, or its plan or recipe is lost.
         TesseraeError: A file could not be rebuilt, for example because the images have moved.
     """
     num_problems = 0

@@ -32,7 +32,8 @@ def spool_folder(objects: Objects, split: str) -> str:
         `<store>/.cache/<split>.spool`, which need not exist yet.
 
     Raises:
-        StoreError: The store is not on a local disk, or the folder is a link that leads out of it.
+        StoreError: The store is not on a local disk, or its folder `.cache` is a link that leads
+            out of it.
     """
     if not isinstance(objects, LocalObjects):
         raise StoreError(
@@ -48,10 +49,11 @@ def remove_spool(objects: Objects, split: str) -> None:
 
     Args:
         objects: The objects of the store; an object store has no spool.
-        split: The name of the split. A spool that does not exist is no error.
+        split: The name of the split. A spool that does not exist is no error; of one that is a
+            link, only the link is removed.
 
     Raises:
-        StoreError: The spool is a link that leads out of the store.
+        StoreError: The store's folder `.cache` is a link that leads out of the store.
     """
     if isinstance(objects, LocalObjects):
         root = Path(objects.url)

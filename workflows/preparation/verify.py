@@ -26,8 +26,9 @@ def run_verify(options: VerifyOptions) -> int:
     """Check the requested splits and their features, and print what is wrong; nothing is changed.
 
     Args:
-        options: The parsed options of the command. With `source`, that number of rows of each
-            undamaged split is decoded again from the source and compared, too.
+        options: The parsed options of `tesserae verify`: `store`, `split` (names, or `("all",)`),
+            `threads` (0: one per core) and `source`, the number of rows of each undamaged split
+            that are decoded again from the source and compared, too (None: no row).
 
     Returns:
         The exit status: 1 if a file is missing or damaged, a row differs or a split is not

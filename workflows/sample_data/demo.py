@@ -37,9 +37,9 @@ def run(demo: DemoOptions) -> int:
 
     Args:
         demo: The options. Without `data` the source is the embedded sample, which is written to
-            `sample` in the folder `dir`; with `imagenette`, an archive of 342 MB is downloaded
-            into `dir`. The store and the runs are written into `dir`, too, and the runs of an
-            earlier demo there are removed. With 0 `minutes` nothing is trained.
+            `sample` in the folder `dir`; with `imagenette`, an archive of 342 MB is downloaded into
+            `dir`. The store and the runs are written into `dir`, too, and the runs of an earlier
+            demo there are removed. With 0 `minutes` nothing is trained.
 
     Returns:
         The exit status, 0; also if training was skipped, because torch is not installed or the
@@ -48,6 +48,7 @@ def run(demo: DemoOptions) -> int:
     Raises:
         ClusterError: The workers cannot be started.
         TesseraeError: A step failed, or --dir holds runs that the demo did not create.
+        ValueError: `images` is less than 14, two for each class of the sample.
     """
     source, notice = _source(demo.data, demo.dir, demo.images)
     store = demo.dir / ("store" if not demo.data else f"store-{Path(demo.data).stem}")

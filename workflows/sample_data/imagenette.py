@@ -80,7 +80,8 @@ def fetch(name: str, directory: Path, *, url: str | None = None, md5: str | None
         md5: The MD5 of that copy, in hexadecimal (default: that of the public one).
 
     Returns:
-        The folder that holds `train` and `val`.
+        `<directory>/imagenette2-320`, the folder that holds `train` and `val`. One that exists
+        already is returned unchecked.
 
     Raises:
         SourceError: There is no such archive, the network or the disk fails, there is too little

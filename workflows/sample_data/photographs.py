@@ -161,6 +161,11 @@ def plan_images(images: int, seed: int, num_classes: int) -> Iterator[SampleImag
         images: Number of images, train and val together, at least two for each class.
         seed: The seed of all random draws; the same arguments give the same files.
         num_classes: Number of classes, the first ones of `CLASSES`, from 1 to 7.
+
+    Yields:
+        The specifications, each with `split` (`train` or `val`), `wnid`, `name` (of the file, such
+        as `val_00000001.JPEG`), `photograph` (from which it is made), `kind` (such as `plain` or
+        `png`) and `random_seed` (of its crop and colours).
     """
     num_val = max(num_classes, round(images * VAL_SHARE))
     num_train = images - num_val
@@ -263,7 +268,8 @@ def draw_box(
 
     Returns:
         The box within the photograph, of 55 to 100 % of the area of the largest crop of its shape.
-        A crop that is smaller than the focus is centred on it.
+        In a direction in which it is shorter than the focus, it is centred on it, as far as the
+        photograph allows.
     """
     width = min(size[0], size[1] * aspect) * math.sqrt(_draw_between(rng, *AREAS))
     left = _draw_start(rng, width / size[0], focus[0], focus[2]) * size[0]
@@ -294,6 +300,9 @@ def encode(image: Image.Image, kind: str, quality: int) -> bytes:
         image: The image, in mode RGB, which is not changed.
         kind: `plain` (RGB JPEG), `grey`, `cmyk`, `png`, or `truncated` (the first 60 % of a JPEG).
         quality: The quality of a JPEG on Pillow's scale, such as 95; without effect on a PNG.
+
+    Returns:
+        The contents of the file.
     """
     out = io.BytesIO()
     if kind == "png":

@@ -74,7 +74,7 @@ def sample_lines(summary: SampleSummary) -> list[str]:
     """Return a summary of the sample as four lines for the terminal.
 
     Args:
-        summary: The result of `make_sample`.
+        summary: The result of `make_sample`, which is only read.
     """
     action = "already exists, with the same options" if summary.reused else "created"
     odd = sorted(set(summary.odd.values()))

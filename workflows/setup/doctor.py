@@ -247,7 +247,7 @@ def show_lines(findings: list[Finding]) -> None:
     """Print one line per finding, and its advice, if there is any, on the next line.
 
     Args:
-        findings: The findings, printed in their order.
+        findings: The findings, from `run_checks`, printed in their order.
     """
     for finding in findings:
         print(f"{finding.state:<7} {_subject_label(finding):<14} {finding.found}")
@@ -259,7 +259,7 @@ def show_table(findings: list[Finding]) -> None:
     """Print the findings as a table; brackets in their texts are not interpreted as markup.
 
     Args:
-        findings: The findings, printed in their order.
+        findings: The findings, from `run_checks`, printed in their order.
     """
     from rich.console import Console
     from rich.table import Table

@@ -123,7 +123,8 @@ class Environment:
         """Write the inputs to `.venv/setup.json`, which marks the environment as complete.
 
         Args:
-            config: The packages that were installed.
+            config: The packages that were installed: `extras` (names) and `pillow` (`auto`, `simd`
+                or `stock`).
             why_stock: The reason why stock Pillow was installed; empty if Pillow-SIMD was.
         """
         stamp = {
@@ -155,7 +156,9 @@ def project_tables(root: Path) -> dict[str, Any]:
 
 
 def digest_of_inputs(root: Path) -> str:
-    """Return the SHA-256, in hexadecimal, of all files that affect what is installed.
+    """Return the SHA-256, in hexadecimal, of what decides which packages are installed.
+
+    That is the result of `project_tables`, `constraints.txt`, and the code that installs.
 
     Args:
         root: The folder of the project.

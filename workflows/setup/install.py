@@ -191,7 +191,8 @@ def install_all(environment: Environment, config: EnvironmentConfig, *, system: 
 
     Args:
         environment: The environment, which has pip.
-        config: The packages that it shall contain.
+        config: The packages that it shall contain: `extras` (names of extras and dependency groups
+            of pyproject.toml) and `pillow` (`auto`, `simd` or `stock`).
         system: True to install missing system packages.
 
     Returns:
@@ -240,11 +241,13 @@ def is_ready(environment: Environment, config: EnvironmentConfig, stamp: Mapping
 def set_up(environment: Environment, config: EnvironmentConfig, *, system: bool) -> bool:
     """Create or update the environment.
 
-    An environment of another kind of Pillow, or an incomplete one, is removed and created anew.
+    An environment that is incomplete, was made for another `config.pillow`, or holds stock Pillow
+    where Pillow-SIMD can be compiled by now, is removed and created anew.
 
     Args:
         environment: The environment.
-        config: The packages that it shall contain.
+        config: The packages that it shall contain: `extras` (names of extras and dependency groups
+            of pyproject.toml, sorted) and `pillow` (`auto`, `simd` or `stock`).
         system: True to install missing system packages into a new environment.
 
     Returns:
@@ -357,6 +360,10 @@ def read_config(args: argparse.Namespace, environment: Environment) -> Environme
         args: The result of `parse`, whose `extras` and `need` are comma-separated names.
         environment: The environment, which need not exist.
 
+    Returns:
+        The configuration: `extras`, with those of `need` added, sorted and without duplicates, and
+        `pillow`, which is `auto` if neither the flags nor the environment name another.
+
     Raises:
         SetupError: pyproject.toml does not have a requested extra.
     """
@@ -376,7 +383,9 @@ def read_config(args: argparse.Namespace, environment: Environment) -> Environme
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Create or update `.venv`, and print what is in it; the module's docstring lists the steps.
+    """Create or update the virtual environment `.venv`, and print its extras and its Pillow.
+
+    It waits for another set-up of the same project to end. Errors go to standard error.
 
     Args:
         argv: The arguments without the program's name (default: those of the process).

@@ -150,7 +150,7 @@ def public_dask_servers() -> Iterator[tuple[int, int]]:
 
 
 def is_dask_process(pid: int) -> bool:
-    """Return True if a process was started as Dask or as Tesserae.
+    """Return True if the command line of a process names Dask or Tesserae.
 
     Args:
         pid: The id of the process; one that has ended or cannot be inspected gives False.
@@ -244,8 +244,8 @@ def check_filesystem(folder: Path) -> Iterator[Finding]:
         folder: An existing folder, in which temporary files are created and removed.
 
     Yields:
-        A finding about `locks` and one about `new names`, of the state `broken` if that is not
-        possible there.
+        A finding about `locks` and one about `new names`, with the system call in `found`, of the
+        state `broken` if that is not possible there, or `note` if only a weaker method is.
     """
     from pipeline.filesystem import advice_for, naming_method
     from pipeline.locks import locking_method
