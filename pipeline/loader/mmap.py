@@ -110,7 +110,7 @@ class MappedShards:
         self._mapped_shards[shard] = True
 
     def resident(self, shards: NDArray[np.int64], offsets: NDArray[np.int64]) -> bool:
-        """Return True if all rows are mapped and a sample of about 16 of them is in memory.
+        """Return True if all rows are mapped and a sample of at most 31 of them is in memory.
 
         Nothing is read. For no rows the result is True.
 

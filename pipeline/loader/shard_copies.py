@@ -152,12 +152,14 @@ class ShardCopySet:
         """Copy in background threads until each caller has called `stop`, or all is copied.
 
         It returns at once. Each call must be followed by one of `stop`; until the last of these,
-        further calls are only counted. An error of the store ends the copying and is raised by
-        `check`; a full local disk ends it without an error.
+        further calls are only counted. A shard that does not match its commit, or a commit of an
+        unknown format, ends the copying, and `check` raises the error. A full or failing local disk
+        and the limit of its folder end it without an error. A shard that the store cannot deliver
+        is tried again.
 
         Args:
-            rank: The rank of the caller, 0 to *world* - 1; ranks start at different shards, so that
-                they share the work.
+            rank: The rank of the caller, 0 to *world* - 1; that of the first caller counts. Ranks
+                start at different shards, so that they share the work.
             world: The number of ranks.
         """
         with self._lock:

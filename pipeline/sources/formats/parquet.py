@@ -110,8 +110,8 @@ class ParquetBlock(Block):
 
         Raises:
             ReadError: The file could not be read now.
-            SourceError: The file is damaged, or a row's label or name cannot be used; rows before
-                it are counted then.
+            SourceError: The file is damaged, or a row's label or name cannot be used. Rows are
+                counted in batches of up to 16,384; that of the error may be counted or not.
         """
         row = self.first_row
         for batch, columns in self.batches(images=False):
