@@ -87,8 +87,8 @@ class MappedShards:
         """Map a shard if the limit of mappings allows it; map it again if it was mapped.
 
         The limit is a quarter of the mappings that the system allows to a process. No error is
-        raised if it cannot be mapped; then `resident` is False for its rows, and no further shard
-        is mapped.
+        raised if a new shard cannot be mapped; then `resident` is False for its rows, and no
+        further shard is mapped.
 
         Args:
             shard: The number of the shard in the split.

@@ -434,7 +434,8 @@ def find_parquet(
 ) -> dict[str, ParquetSource]:
     """Find `*.parquet` in *location*, its `data` folder, or folders named after splits.
 
-    The Hub's own conversion has a further folder, named after the configuration: `default`.
+    In a local folder, a further one named after the configuration may lie in between, such as
+    `default` in the Hugging Face Hub's own conversion.
 
     Args:
         location: The folder or file that the user named.
