@@ -204,7 +204,7 @@ def sort_listing(
         table: The column `key` (large_string), and any of `num_bytes`, `path`, `offset` and
             `crc32c`, with rows in any order; it is not changed.
         describe_row: A function of the table and the position of a row in it that describes the row
-            in a message (default: `row_position`).
+            in a message (default: by its file, and its offset if the table has that column).
 
     Returns:
         The sorted table, with one chunk a column, so that slices of it cost nothing. The metadata
