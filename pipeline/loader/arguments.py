@@ -71,8 +71,8 @@ def sides(size: Any, sizes: Any) -> tuple[int, ...]:
         One or more different sides, each at least 1, in the order of *sizes*, as Python ints.
 
     Raises:
-        ValueError: Both are set, *sizes* is empty, or a side is no integer, less than 1 or
-            repeated.
+        ValueError: Both are set, *sizes* is empty, a text or no iterable, or a side is no integer,
+            less than 1 or repeated.
     """
     if size is not None and sizes is not None:
         raise ValueError("size and sizes were both given: expected one of them.")

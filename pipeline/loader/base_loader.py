@@ -146,9 +146,9 @@ class BaseLoader(ABC):
         )
 
     def epoch_order(self, epoch: int) -> EpochOrder:
-        """Return the order of the rows of one epoch, over all ranks; it opens the store.
+        """Return the order of the rows of one epoch, over all ranks.
 
-        The position of the loader does not change.
+        The store is opened if it is not open yet. The position of the loader does not change.
 
         Args:
             epoch: The number of the epoch, 0 to 2^64 - 1.
@@ -160,7 +160,7 @@ class BaseLoader(ABC):
             the number of the others is its `num_rows`.
 
         Raises:
-            ValueError: *epoch* is out of range.
+            ValueError: *epoch*, the loader's seed or one of its labels is out of range.
             StoreError: The split cannot be opened.
         """
         split = self._of_split()
@@ -229,8 +229,8 @@ class BaseLoader(ABC):
 
         If *epoch* is that of a state that was just loaded, the position in it is kept: the next
         iteration yields the remaining batches of the epoch, and none if the state is from its end.
-        So a training loop may begin each of its epochs with `set_epoch`. Iterators that were
-        created before go on, but no longer advance the position.
+        So a training loop may begin each of its epochs with `set_epoch`. Iterators that have
+        yielded a batch before go on with their epoch, but no longer advance the position.
 
         Args:
             epoch: The number of the epoch, 0 to 2^64 - 1.
@@ -260,7 +260,8 @@ class BaseLoader(ABC):
                 read ahead only if all ranks are on one machine.
 
         Raises:
-            ValueError: *rank* is out of range, or a global batch has fewer rows than ranks.
+            ValueError: *rank* is out of range, it or *world* is no integer, or a global batch has
+                fewer rows than ranks.
         """
         # A shallow copy: what is open is dropped below, since the two would share counters and
         # buffers, and may run in different processes.
@@ -293,8 +294,8 @@ class BaseLoader(ABC):
 
         A state from the end of an epoch continues with the next epoch, unless `set_epoch` names the
         epoch of the state again. The world size, the rank and the number of threads may differ from
-        those of the loader that saved the state. The store is opened; iterators that were created
-        before no longer advance the position.
+        those of the loader that saved the state. The store is opened if it is not open yet.
+        Iterators that have yielded a batch before no longer advance the position.
 
         Args:
             state: The result of `state_dict`, of this loader or of one with the same store, split,

@@ -88,6 +88,8 @@ class ChunkReader:
 
         Raises:
             StoreDamagedError: A shard is missing or damaged.
+            StoreError: The request to an object store failed.
+            OSError: The local disk reports an error.
         """
         rows_of_chunk: dict[ChunkId, RowCopies] = defaultdict(list)
         for index, row in enumerate(rows.tolist()):
@@ -141,7 +143,8 @@ class ChunkReader:
             disk: Unused; part of the interface `PixelReader`.
 
         Raises:
-            StoreError: The chunk cannot be read, or is damaged.
+            StoreError: The chunk is missing or damaged, or the request to an object store failed.
+            OSError: The local disk reports an error.
         """
         chunks_per_shard = self._geometry.chunks_per_shard
         self._copy(divmod(chunk, chunks_per_shard), np.empty((0, 0), np.uint8), [], wait=True)

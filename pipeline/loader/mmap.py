@@ -87,8 +87,8 @@ class MappedShards:
         """Map a shard if the limit of mappings allows it; map it again if it was mapped.
 
         The limit is a quarter of the mappings that the system allows to a process. No error is
-        raised if it cannot be mapped; then `resident` is False for its rows, and no further shard
-        is mapped.
+        raised if a new shard cannot be mapped; then `resident` is False for its rows, and no
+        further shard is mapped.
 
         Args:
             shard: The number of the shard in the split.
@@ -110,7 +110,7 @@ class MappedShards:
         self._mapped_shards[shard] = True
 
     def resident(self, shards: NDArray[np.int64], offsets: NDArray[np.int64]) -> bool:
-        """Return True if all rows are mapped and a sample of about 16 of them is in memory.
+        """Return True if all rows are mapped and a sample of at most 31 of them is in memory.
 
         Nothing is read. For no rows the result is True.
 

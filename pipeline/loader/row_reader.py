@@ -98,7 +98,7 @@ class RowReader:
         """Copy the pixels of *rows* to *out*, from mapped shards or by one read for each row.
 
         Shards are opened, and chunks compared with their checksums, as far as that is still to be
-        done.
+        done. The soft limit of open files of the process is raised if the shards need it.
 
         Args:
             rows: The rows of the split, (n,) int64, in any order, also repeated.
@@ -141,13 +141,16 @@ class RowReader:
         return "preadv" if all(shard.direct is None for shard in shards.values()) else "direct"
 
     def chunks_to_prefetch(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return all of *chunks* if a sample of them is not in memory, otherwise none.
+        """Return none of *chunks* if they are mapped and a sample is in memory, otherwise all.
+
+        Nothing is read.
 
         Args:
             chunks: The numbers of chunks, (n,) int64, counted from 0 over the whole split.
 
         Returns:
-            (n,) or (0,) int64; (0,) also on systems without `posix_fadvise`.
+            *chunks* itself, or an empty view of it, (0,) int64; (0,) also on systems without
+            `posix_fadvise`.
         """
         geometry = self._geometry
         shards, offsets = geometry.locate(chunks * geometry.chunk_rows)

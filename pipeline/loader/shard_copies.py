@@ -152,12 +152,14 @@ class ShardCopySet:
         """Copy in background threads until each caller has called `stop`, or all is copied.
 
         It returns at once. Each call must be followed by one of `stop`; until the last of these,
-        further calls are only counted. An error of the store ends the copying and is raised by
-        `check`; a full local disk ends it without an error.
+        further calls are only counted. A shard that does not match its commit, or a commit of an
+        unknown format, ends the copying, and `check` raises the error. A full or failing local disk
+        and the limit of its folder end it without an error. A shard that the store cannot deliver
+        is tried again.
 
         Args:
-            rank: The rank of the caller, 0 to *world* - 1; ranks start at different shards, so that
-                they share the work.
+            rank: The rank of the caller, 0 to *world* - 1; that of the first caller counts. Ranks
+                start at different shards, so that they share the work.
             world: The number of ranks.
         """
         with self._lock:
@@ -349,6 +351,7 @@ class StagedReader:
             StoreDamagedError: A shard or a copy is missing or damaged, or a copying thread found
                 such damage in the store before.
             StoreError: A shard or a copy cannot be read.
+            OSError: The local disk reports an error to a reader of whole chunks.
         """
         self._copies.check()
         is_staged = self._staged[rows // self._shard_rows]
@@ -406,6 +409,7 @@ class StagedReader:
 
         Raises:
             StoreError: The chunk cannot be read, or is damaged.
+            OSError: The local disk reports an error to a reader of whole chunks.
         """
         is_staged = self._staged[chunk // self._chunks_per_shard]
         (self._copy_reader if is_staged else self._store_reader).prefetch(chunk, disk)

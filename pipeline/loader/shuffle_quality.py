@@ -11,10 +11,11 @@ from pipeline.order import EpochOrder
 def same_class_ratio(
     order: EpochOrder, labels: NDArray[np.int32], batch_size: int, *, max_rows: int = 4 * 2**20
 ) -> float:
-    """Return the pairs of one class within batches, relative to a random order.
+    """Return the number of pairs of one class within batches, relative to a random order.
 
     Args:
-        order: The order of one epoch, of at least two rows.
+        order: The order of one epoch, as the loader's `epoch_order` returns it, of at least two
+            rows.
         labels: The labels of all rows of the split, (rows of the split,) int32; -1 counts as a
             class like any other.
         batch_size: The number of rows of a global batch, at least 1.
@@ -40,16 +41,16 @@ def same_class_ratio(
 
 
 def recurring_pair_ratio(first: EpochOrder, second: EpochOrder, batch_size: int) -> float:
-    """Return the pairs of rows that share a batch in both epochs, relative to random orders.
+    """Return the number of pairs of rows that share a batch in both epochs, relative to chance.
 
     Args:
-        first: The order of one epoch.
+        first: The order of one epoch, as the loader's `epoch_order` returns it.
         second: The order of another epoch of the same split, with as many rows.
         batch_size: The number of rows of a global batch, at least 2; only full batches count.
 
     Returns:
-        The ratio: 1 is a perfect shuffle, more if the same rows meet too often; NaN if there is no
-        full batch.
+        The ratio to the number that two random orders have on average: 1 is a perfect shuffle, more
+        if the same rows meet too often; NaN if there is no full batch.
     """
     n = first.num_rows
     rows, second_rows = (order.rows(0, n // batch_size * batch_size) for order in (first, second))

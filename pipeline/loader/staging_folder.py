@@ -128,7 +128,8 @@ class StagingFolder:
         """Make room for *num_bytes* more, and return True if they now fit into the folder's limit.
 
         The limit is that of the constructor: the bytes of everything in the folder, or by default
-        90 % of the free space. Call it inside `locked()` of this object, if that yielded no None.
+        those of the copy sets alone, to which 90 % of the space that was free when this object was
+        created may be added. Call it inside `locked()` of this object, if that yielded no None.
         Copy sets (local copies of the shards of one split) that no process uses are deleted from
         the disk, least recently used first, until the bytes fit. Nothing is deleted if they would
         not fit without any other set. If sets that processes use prevent it, the unused ones are

@@ -52,7 +52,8 @@ class WindowPrefetcher:
     def reached(self, position: int) -> None:
         """Report that the rows up to *position* of the epoch are being gathered; return at once.
 
-        The thread then reads the window after the one that contains *position*.
+        The background thread then reads the window after the one that contains *position*. No error
+        of its reads is raised here: whoever gathers those rows meets it.
 
         Args:
             position: The position in the epoch, counted in rows over all ranks from 0; it must not

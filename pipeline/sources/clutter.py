@@ -46,7 +46,8 @@ def folder_skip_reason(name: str, options: SourceOptions) -> str:
     Args:
         name: The name of the folder, without its parents.
         options: The options by which the source is read, whose `ignore` has shell patterns of names
-            (upper and lower case differ).
+            (upper and lower case differ). Where its `rules` is 1, only a name that begins with a
+            dot and `__MACOSX` are skipped.
 
     Returns:
         The first that applies of 'hidden by a dot', 'of a system or NAS' and 'by --ignore'; or ''.
@@ -66,7 +67,8 @@ def file_skip_reason(name: str, options: SourceOptions) -> str:
     Args:
         name: The name of the file, without its folders.
         options: The options by which the source is read, whose `ignore` has shell patterns of names
-            (upper and lower case differ).
+            (upper and lower case differ). Where its `rules` is 1, only hidden files and texts,
+            tables and archives are skipped.
 
     Returns:
         The first that applies of 'hidden by a dot', 'by --ignore', 'of a system or NAS', 'backups
@@ -87,7 +89,7 @@ def name_skip_reason(name: str, options: SourceOptions) -> str:
     Args:
         name: The name of the file, without its folders.
         options: The options by which the source is read, whose `ignore` has shell patterns of names
-            (upper and lower case differ).
+            (upper and lower case differ). Where its `rules` is 1, only hidden files are skipped.
 
     Returns:
         The first that applies of 'hidden by a dot', 'by --ignore', 'of a system or NAS' and

@@ -75,10 +75,9 @@ def looks_like_image(name: str) -> bool:
 def canonical_split(word: str) -> str:
     """Return the split that a word stands for; else the word itself.
 
-    The Hub's converted files lie in `partial-train` if it converted only a part of a split, and in
-    `train-part0`, `train-part1`, ... if there are many.
-
-    `training` stands for `train`, `validation` and `valid` for `val`, and `testing` for `test`.
+    `training` stands for `train`, `validation` and `valid` for `val`, and `testing` for `test`. The
+    beginning `partial-` and the end `-part` with digits, which the Hugging Face Hub gives to the
+    folders of a part of a split, do not count: `train-part0` stands for `train`.
 
     Args:
         word: The name of a folder, or a part of a file name, in any case; only `partial-` and
@@ -108,7 +107,7 @@ def known_split(word: str, requested_split: str = "") -> str:
     """Return the split that a word names, such as `val` for `validation`, or an empty text.
 
     `training` stands for `train`, `validation` and `valid` for `val`, and `testing` for `test`. The
-    beginning `partial-` and the end `-part` with digits of a folder of the Hub do not count.
+    beginning `partial-` and the end `-part` with digits, as in `train-part0`, do not count.
 
     Args:
         word: The name of a folder, or a part of a file name, in any case.
@@ -178,7 +177,9 @@ def split_in_name(name: str, requested_split: str = "") -> str:
 
 
 def file_name_of(path: str) -> tuple[str, str]:
-    """Return the file name in a path without the wnid that the Hub appended, and that wnid.
+    """Return the file name in a path without a wnid that was appended to it, and that wnid.
+
+    The Hugging Face Hub's copy of ImageNet appends the class to each name.
 
     Args:
         path: The path of an image in its archive or table.

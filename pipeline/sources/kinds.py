@@ -115,7 +115,9 @@ def open_source(
         options: The options by which it is read (default: none is set).
 
     Returns:
-        The source of the split, which holds no open file.
+        The source of the split, which holds no open file. If its `access` is "random", its method
+        `list` returns the samples; if that is "blocks", its `blocks()` must first be streamed into
+        a spool (`spool_block`), which `spool_listing` lists.
 
     Raises:
         ReadError: A file or folder cannot be read, or a server failed.

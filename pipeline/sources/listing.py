@@ -80,8 +80,9 @@ class ListingBuilder:
 
         Args:
             path: The path of the file that holds their bytes, relative to the source's root.
-            rows: The samples as `ListedSample`, in any order, and counts of skipped files as
-                `SkippedFiles`; they are read to their end.
+            rows: The samples as `ListedSample` (`key`, `num_bytes`, `offset`, `same_as`: the key of
+                a link's target or '', `basis` of the class), in any order, and counts of skipped
+                files as `SkippedFiles` (`reason`, `name`, `num_files`); they are read to their end.
             progress: A function that is called again and again, each time with the number of
                 samples since its last call, up to 16,384; links are not counted.
 
@@ -203,7 +204,7 @@ def sort_listing(
         table: The column `key` (large_string), and any of `num_bytes`, `path`, `offset` and
             `crc32c`, with rows in any order; it is not changed.
         describe_row: A function of the table and the position of a row in it that describes the row
-            in a message (default: `row_position`).
+            in a message (default: by its file, and its offset if the table has that column).
 
     Returns:
         The sorted table, with one chunk a column, so that slices of it cost nothing. The metadata

@@ -398,7 +398,8 @@ class Location:
 
         Raises:
             ReadError: The file is missing or cannot be read.
-            SourceError: A line is no text, or has a zero byte.
+            SourceError: A line is no text, or has a zero byte; or the server does not report the
+                size of the file.
         """
         with self.open(path) as file, as_read_error(self.full_path(path)):
             data = file.read()

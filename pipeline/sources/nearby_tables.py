@@ -58,8 +58,9 @@ def find_words(location: Location) -> dict[str, str]:
     """Return the words of each class, from a table near the images; empty without one.
 
     Args:
-        location: The folder of the images; up to four folders above it are searched, too, for
-            `LOC_synset_mapping.txt`, `words.txt` or the devkit. The nearest table is read.
+        location: The folder of the images; up to four folders above it are searched, too. The
+            nearest `LOC_synset_mapping.txt` or `words.txt` is read; without one, or if it has no
+            wnids, ILSVRC2012's devkit.
 
     Returns:
         The words by wnid, such as 'tench, Tinca tinca'. Empty also where only the devkit has them
@@ -203,7 +204,8 @@ def find_ground_truth(location: Location) -> GroundTruth:
         ReadError: A table cannot be read now.
         GroundTruthMissingError: There is no table.
         PackageMissingError: The devkit's table needs scipy, which is not installed.
-        SourceError: The table cannot be used; both errors above are kinds of it.
+        SourceError: The table cannot be used. `GroundTruthMissingError` and `PackageMissingError`
+            are kinds of it.
     """
     truth = find_optional_ground_truth(location)
     if truth is not None:

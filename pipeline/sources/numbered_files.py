@@ -23,17 +23,17 @@ _MAX_SPAN = 1_000_000
 
 
 def check_complete(location: Location, paths: Sequence[str]) -> None:
-    """Refuse incomplete sets of files called `-00000-of-00002`, as the Hub and TensorFlow do.
+    """Refuse incomplete sets of files whose names count them, such as `train-00000-of-00002.tar`.
 
-    A single file that is the source need not be complete; ignored files are not missed. Where the
-    options' `rules` is 1, nothing is refused.
+    Numbers begin at 0. Nothing is refused for a single file that is the source, and where the
+    options' `rules` is 1. Missing files that the options ignore are not missed.
 
     Args:
         location: The folder of the source, with the options by which it is read.
         paths: The paths of the files in it, which are not looked up; other names are accepted.
 
     Raises:
-        SourceError: Files are missing; the message names them.
+        SourceError: Files are missing; the message names the first three.
     """
     if location.only_file or location.options.rules == 1:
         return

@@ -56,8 +56,8 @@ class SourceReader:
     def read(self, path: str, offset: int | None, num_bytes: int) -> bytes:
         """Read one sample.
 
-        Threads may read at once. A file of which a range is read stays open for further reads, up
-        to the maximum number of files.
+        Threads may read at once. A local file of which a range is read stays open for further
+        reads; beyond `max_open_files` of the constructor, the least recently read one is closed.
 
         Args:
             path: The path of the file, relative to the root of the source.

@@ -121,8 +121,8 @@ def spool_block(block: Block, directory: str, source: str = "", limit: int | Non
 
     They are `<block>.records` and `<block>.index.arrow`; each appears only when it is whole and
     durable, the index last. Temporary files that a killed task left of this block are removed, and
-    after an error none of this call remains. Of a sample that cannot be a readable image, only the
-    first 4,096 bytes are stored.
+    after an error none of this call remains. Of a sample longer than *limit*, and of one of more
+    than 1 MiB in a format that is not decoded, only the first 4,096 bytes are stored.
 
     Args:
         block: The block to stream.

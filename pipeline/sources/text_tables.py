@@ -85,8 +85,9 @@ def rows_of(text: str, where: str) -> Rows:
         where: The full name of the file, for messages.
 
     Returns:
-        (number of the line, from 1; its cells without space around them) of lines that are not
-        blank. Lines may have different numbers of cells.
+        A list of pairs in the order of the lines: the number of the line, from 1, and the list of
+        its cells as texts, without space around them, such as `(2, ["a.jpg", "n01440764"])`. Lines
+        may have different numbers of cells; those without any text in them are left out.
 
     Raises:
         SourceError: A quote is not closed, or a line cannot be split for another reason.
@@ -110,7 +111,7 @@ def rows_of(text: str, where: str) -> Rows:
 
 
 def quote_line(text: str) -> str:
-    """Return a line in quotes for a message, cut off after 60 characters with '...'.
+    """Return a line in quotes for a message; of more than 60 characters, the first 57 and '...'.
 
     Args:
         text: The line, of which special characters are escaped as by `repr`.

@@ -70,8 +70,8 @@ def read_word_vectors(path: str | os.PathLike[str], *, limit: int | None = None)
             frequent (default: all).
 
     Returns:
-        The tokens and their vectors, (n, d) float32, in the order of the file, in memory, as they
-        are in the file: they are not scaled.
+        A `WordVectors`: its `tokens`, n texts, and their `vectors`, (n, d) float32 in memory, both
+        in the order of the file. The vectors are those of the file: they are not scaled.
 
     Raises:
         SourceError: The file is missing, of another format, damaged, or does not match its header.

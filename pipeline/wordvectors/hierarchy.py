@@ -167,7 +167,7 @@ class Hierarchy:
         return len(correct.intersection(answers)) / len(answers)
 
     def distances(self, wnids: Sequence[str]) -> NDArray[np.int16]:
-        """Return the number of hops, each up to a parent or down to a child, between two classes.
+        """Return the least number of hops, up to a parent or down to a child, between all pairs.
 
         All breadth-first walks run at once, with a bit for each: 20 MB for 1,000 wnids of WordNet.
 

@@ -52,8 +52,8 @@ def open_word_vectors(file: Path, digest: str, folder: Path) -> WordVectors:
         folder: The folder of indexes; it is created if it is missing, and may be read-only.
 
     Returns:
-        The tokens and their vectors, (n, d) float32, as they are in the file: mapped from the
-        index, which must only be read, or in memory.
+        A `WordVectors`: its `tokens`, n texts, and their `vectors`, (n, d) float32, both as in the
+        file. They are mapped from the index, and must then only be read, or in memory.
 
     Raises:
         TesseraeError: The file has another digest, also if there is an index, or it cannot be read;

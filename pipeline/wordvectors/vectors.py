@@ -312,15 +312,16 @@ def class_vectors(
 
     Args:
         word_vectors: The word vectors, of any length; each counts as if it had length 1.
-        classes: (wnid, names), names separated by commas; without names, the wnid is the name.
+        classes: Pairs of a wnid and its names, which are separated by commas, such as
+            `("n02121808", "domestic cat, cat")`; without names, the wnid is the name.
         synonyms: `first`: the first name alone, as one token or else by its words. `mean` (the
             default): the mean of all names that are one token in some spelling; without any, of all
             names of which each word has a vector, as the means of their words.
 
     Returns:
-        The C classes in their order. Its `vectors` are (C, d) float32 of length 1, zeros for a
-        class without a vector; its `sources` say for each class how it got its vector: `token`,
-        `words` or `none`.
+        The C classes in their order, as a `ClassVectors`. Its `vectors` are (C, d) float32 of
+        length 1, zeros for a class without a vector; its `sources` say for each class how it got
+        its vector: `token`, `words` or `none`.
 
     Raises:
         ValueError: *synonyms* is neither.
@@ -355,13 +356,14 @@ def taxonomy_vectors(
 
     Args:
         hierarchy: The is-a graph; a class whose wnid is not in it gets no vector.
-        classes: (wnid, names), names separated by commas. The wnids alone decide the vectors; the
-            names, or the wnid without any, are only kept in `names` of the result.
+        classes: Pairs of a wnid and its names, which are separated by commas, such as
+            `("n02121808", "domestic cat, cat")`. The wnids alone decide the vectors; the names, or
+            the wnid without any, are only kept in `names` of the result.
         dim: The number of dimensions, at least 1 (default: 64).
 
     Returns:
-        The C classes in their order. Its `vectors` are (C, dim) float32 of length 1, zeros for a
-        class without a vector; its `sources` are `taxonomy` or `none`.
+        The C classes in their order, as a `ClassVectors`. Its `vectors` are (C, dim) float32 of
+        length 1, zeros for a class without a vector; its `sources` are `taxonomy` or `none`.
     """
     wnids, names = _wnids_and_names(classes)
     in_hierarchy = np.array([wnid in hierarchy for wnid in wnids], bool)

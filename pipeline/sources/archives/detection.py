@@ -92,6 +92,7 @@ def inner_head(location: Location, path: str) -> bytes:
 
     Raises:
         ReadError: The file cannot be read.
+        SourceError: A server does not report its size.
     """
 
     def read_inner_head() -> bytes:

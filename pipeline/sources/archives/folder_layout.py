@@ -112,6 +112,7 @@ class TreeTar(Layout):
                 is called only for the val split of such a tree.
 
         Raises:
+            ReadError: A table, or the archive that *outline* reads, cannot be read now.
             SourceError: A table is missing, and the message names it, or it cannot be used.
         """
         if not self.kaggle or self.split != "val" or any(map(_is_val_xml, outline().names)):

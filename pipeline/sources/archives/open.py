@@ -33,6 +33,7 @@ def is_streamed(location: Location, path: str) -> bool:
 
     Raises:
         ReadError: The file cannot be read.
+        SourceError: A server does not report its size.
     """
     return content_of(location.head(path)) in (*COMPRESSIONS, ZIP)
 
@@ -83,7 +84,7 @@ def open_tar(location: Location, path: str, *, start: int = 0, stop: int | None 
 
 
 def check_archive(location: Location, path: str) -> None:
-    """Check the first bytes of an archive, before hours of reading the archives before it.
+    """Refuse a file whose first bytes are those of no archive, before other archives are read.
 
     A compressed archive, a zip, a plain tar and a file of unknown content are accepted.
 
@@ -93,7 +94,8 @@ def check_archive(location: Location, path: str) -> None:
 
     Raises:
         ReadError: The file is missing or cannot be read.
-        SourceError: The file is something else, such as a page of HTML, or it is empty.
+        SourceError: The file is something else, such as a page of HTML, or it is empty; or a server
+            does not report its size.
     """
     if not is_streamed(location, path):
         _check_is_tar(location.head(path), location.full_path(path))

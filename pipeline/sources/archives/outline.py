@@ -82,7 +82,8 @@ class Outline:
 
         A folder named after a split counts if class folders lie in it. Where all these images lie
         right in folders called `train`, `val` or `test`, those are splits; beside other folders of
-        images they are classes. Kaggle's ILSVRC2012 always has `train` and `val`.
+        images they are classes. In Kaggle's ILSVRC2012, `train` and `val` are returned unless the
+        first members include all images.
 
         Args:
             requested_split: A further name of a folder that counts as a split (default: none).

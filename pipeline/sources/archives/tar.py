@@ -211,8 +211,8 @@ class Tar:
     def members(self, start: int = 0, stop: int | None = None) -> Iterator[Member]:
         """Yield every file and link of the tar that lies in bytes [start, stop).
 
-        In a tar that cannot seek, since it is compressed or remote, the data of a member must be
-        read before the next member is asked for.
+        In a tar that cannot seek, since it is compressed or remote, the data of a member can be
+        read only before the next member is asked for.
 
         Args:
             start: The offset in bytes of the first header (default: 0).

@@ -51,7 +51,7 @@ class Evidence:
 
         Args:
             key: Its key, `<class>/<file name>`; the first one of a group is kept as its example.
-            basis: The `ClassBasis` of its class.
+            basis: The `ClassBasis` of its class, what tells it, such as `ClassBasis("folder")`.
         """
         group = (key.partition("/")[0], basis)
         seen = self.groups.get(group)
@@ -64,7 +64,7 @@ class Evidence:
 
         Args:
             name: The class, as in keys.
-            basis: The `ClassBasis` of the class.
+            basis: The `ClassBasis` of the class, what tells it, such as `ClassBasis("folder")`.
             count: The number of samples, which may be 0 for a class that a source only names.
             first: The key of one of the samples, kept as an example if there is none yet (default:
                 '', for no example).

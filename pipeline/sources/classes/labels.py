@@ -23,8 +23,9 @@ def read_label(value: object, sample: str) -> int | str | None:
         sample: A description of the sample, for a message.
 
     Raises:
-        SourceError: The value is none of these: a number below -1, a float that is not whole, a
-            text of several lines, a list, or of another type.
+        SourceError: The value is none of these: a number below -1 or of too many digits, a float
+            that is not whole, a text of several lines, bytes that are not UTF-8, a list, or of
+            another type.
     """
     # bool before int, of which it is a subclass: true and false are names, not 1 and 0.
     if value is None or isinstance(value, bool):
@@ -45,10 +46,11 @@ def read_label(value: object, sample: str) -> int | str | None:
 
 
 def quote_label(value: object) -> str:
-    """Return the `repr` of a label as it was read, for a message, cut off after 60 characters.
+    """Return the `repr` of a label as it was read, for a message.
 
     Args:
-        value: The label in a column, a `.cls` or a `.json`, of any type.
+        value: The label in a column, a `.cls` or a `.json`, of any type. Of a `repr` of more than
+            60 characters, the first 57 and '...' are returned.
     """
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

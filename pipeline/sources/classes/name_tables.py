@@ -23,7 +23,7 @@ def parse_names(text: str, ids: Collection[str] = ()) -> dict[str, str]:
 
     With *ids*, the separator (tab, semicolon, comma or space) is the one by which the most of them
     are found. Without, lines that begin with a wnid are read, if there are any; else the separator
-    is the first of these that every line has.
+    is the first of these that splits every line into an id of its own and names, or the space.
 
     Args:
         text: The table. Lines without names, and lines that begin with #, are skipped.

@@ -77,8 +77,8 @@ def parse_class_table(text: str, where: str) -> ClassTable | None:
         where: The name of the file, for messages.
 
     Returns:
-        The table, whose entry of number 0, 1, ... is that of line 1, 2, ..., with words if any line
-        has some.
+        A `ClassTable`: `names`, whose entry 0, 1, ... is that of line 1, 2, ..., and the `words` of
+        each ('' without any), which are empty if no line has some.
 
     Raises:
         SourceError: A line is blank, or the numbers of the lines are not 0, 1, 2 and so on.
@@ -119,8 +119,8 @@ def parse_mapping(text: str, where: str) -> ClassTable | None:
         where: The name of the file, for messages.
 
     Returns:
-        The table with wnids as names and the words of each; labels that are other names are not
-        refused by it (`strict` is False).
+        A `ClassTable` with the wnids as `names` and the `words` of each; labels that are other
+        names are not refused by it (`strict` is False).
 
     Raises:
         SourceError: A line is blank, has no wnid, or one that another line has.

@@ -111,8 +111,9 @@ class FlatFolder(Source):
 
         Raises:
             ReadError: A folder cannot be read.
-            SourceError: There are no images, their class must be named first, a table beside them
-                lists their classes, or some lie in folders that would be skipped.
+            SourceError: There are no images; they lie in a folder named after a split, and neither
+                the option `class_name` nor each name tells a class; a table beside them lists their
+                classes; or some lie in folders that would be skipped.
         """
         self._check_table()
         if self.needs_class_name and not all(map(leading_wnid, self.location.sizes("").files)):

@@ -75,6 +75,7 @@ def split_folders(location: Location, requested_split: str) -> dict[str, list[st
 
     Raises:
         ReadError: The folder cannot be read.
+        SourceError: A link in it leads back to itself.
     """
     folders_of_split: dict[str, list[str]] = {}
     for name in location.names().folders:

@@ -55,6 +55,7 @@ class ValTar(Layout):
                 examined.
 
         Raises:
+            ReadError: The table cannot be read now.
             SourceError: There is no table, or it cannot be used.
         """
         find_ground_truth(Location(self.root))
@@ -322,6 +323,7 @@ def find_kaggle(
 
     Raises:
         ReadError: A folder cannot be read.
+        SourceError: A link in a folder leads back to itself.
     """
     inside = next((location.child(path) for path in _KAGGLE if location.is_folder(path)), None)
     if inside is None:

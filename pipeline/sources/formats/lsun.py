@@ -219,6 +219,7 @@ def find_lmdbs(location: Location, requested_split: str, explicit: bool) -> dict
 
     Raises:
         ReadError: The folder cannot be read.
+        SourceError: A link in it leads back to itself.
     """
     if location.only_file or location.remote:
         return {}

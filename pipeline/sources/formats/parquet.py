@@ -110,8 +110,8 @@ class ParquetBlock(Block):
 
         Raises:
             ReadError: The file could not be read now.
-            SourceError: The file is damaged, or a row's label or name cannot be used; rows before
-                it are counted then.
+            SourceError: The file is damaged, or a row's label or name cannot be used. Rows are
+                counted in batches of up to 16,384; that of the error may be counted or not.
         """
         row = self.first_row
         for batch, columns in self.batches(images=False):
@@ -434,7 +434,8 @@ def find_parquet(
 ) -> dict[str, ParquetSource]:
     """Find `*.parquet` in *location*, its `data` folder, or folders named after splits.
 
-    The Hub's own conversion has a further folder, named after the configuration: `default`.
+    In a local folder, a further one named after the configuration may lie in between, such as
+    `default` in the Hugging Face Hub's own conversion.
 
     Args:
         location: The folder or file that the user named.

@@ -34,7 +34,8 @@ def other_tool_format(location: Location, path: str) -> str:
 
     Args:
         location: The folder of the file.
-        path: The path of the file in that folder; '' is also returned if it is unreadable.
+        path: The path of the file in that folder, which is read only if its suffix tells no format;
+            '' is returned if that fails.
 
     Returns:
         `TFRecord`, `MDS`, `FFCV`, `LMDB`, `HDF5`, `Arrow`, `NumPy`, `MATLAB`, `SQLite` or

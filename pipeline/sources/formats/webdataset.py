@@ -200,8 +200,9 @@ class WebDatasetShard(Layout):
 
         Raises:
             ReadError: The tar could not be read now.
-            SourceError: The tar is damaged, an image is a link, a label cannot be used, or a sample
-                occurs twice; or no sample has the label that `--label-column` names.
+            SourceError: The tar is damaged, an image is a link, a label cannot be used, a sample
+                has two images or occurs twice, or no sample has the label that the option
+                `label_column` names.
         """
         sample = _SampleMembers("")
         scattered = _ScatteredSamples(tar.name)
