@@ -295,7 +295,7 @@ def open_trunk(
 
     Args:
         options: The options of the stage, which select the trunk, the block and the pooling of its
-            output.
+            output. A pretrained one may be downloaded from the model hub.
         device: The device that holds the trunk.
         trainable: True if the weights receive gradients (default).
         size: The side, in pixels, of the images that a new trunk takes (default: 64). It has no
@@ -328,7 +328,8 @@ def open_trunk(
 def synchronise_batch_norm(model: nn.Module) -> nn.Module:
     """Replace every `nn.BatchNorm2d` in a model by a batch norm over all ranks, in place.
 
-    Weights, running statistics and the mode of each layer are kept.
+    The values of weights and running statistics, and the mode of each layer, are kept; the new
+    layers are float32 on the CPU.
 
     Args:
         model: A network whose layers are replaced at any depth, but not the network itself.
