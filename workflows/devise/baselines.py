@@ -48,6 +48,8 @@ class LabelledFeatures:
     def standardise(self, features: Floats) -> Floats:
         """Standardise features by the mean and standard deviation of this object's own features.
 
+        A deviation below a thousandth of the mean deviation is raised to that.
+
         Args:
             features: (n, D) float32, such as those of other images. They are not changed.
 

@@ -258,7 +258,8 @@ class Wgan:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state that `state_dict` returned, and keep the current learning rates.
 
-        It changes the networks, the optimisers, the position of the batches and `step` in place.
+        It changes the networks, the averaged generator, the optimisers, the position of the batches
+        and `step` in place.
 
         Args:
             state: The state of a stage with the same networks and data, with tensors on any device.
@@ -278,8 +279,8 @@ def evaluation_augmentation(options: WganOptions, stored: int) -> Augment:
     """Return the augmentation of an evaluation: that of training without random choices.
 
     Args:
-        options: The options of the stage.
-        stored: Side of the stored images, in pixels.
+        options: The options of the stage, of which `image_size` and `resize` count.
+        stored: Side of the stored images, in pixels, at least the image size.
 
     Returns:
         A function from uint8 images, (n, 3, stored, stored), and two arguments without an effect,
