@@ -302,7 +302,8 @@ def open_trunk(
             effect on a pretrained one.
 
     Returns:
-        The network that computes features from images.
+        The network, whose method `extract` returns the features, (n, D) float32, of uint8 images,
+        (n, 3, h, w), on *device*.
 
     Raises:
         TesseraeError: No trunk is named, or it cannot be opened.

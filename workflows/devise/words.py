@@ -61,8 +61,8 @@ def run_words(options: WordsOptions) -> int:
         The exit status, 0.
 
     Raises:
-        TesseraeError: A file has another format than expected, there is no store, or there are
-            neither vectors nor a hierarchy.
+        TesseraeError: A file is missing or has another format than expected, there is no store, or
+            there are neither vectors nor a hierarchy.
     """
     facts = word_coverage(
         options.classes, options.word_vectors, options.hierarchy, synonyms=options.synonyms
@@ -109,7 +109,7 @@ def word_coverage(
         classes.
 
     Raises:
-        SourceError: A file has another format than expected.
+        SourceError: A file is missing, or has another format than expected.
         StoreError: There is no store.
         TesseraeError: There are neither vectors nor a hierarchy.
     """
