@@ -225,8 +225,8 @@ class AdversarialTrainer:
 
         Args:
             state: State dictionaries by name, `generator`, `critic`, `generator_optimiser` and
-                `critic_optimiser`, of the same layers, with tensors on any device. They are only
-                read.
+                `critic_optimiser`, of the same layers, with tensors on any device. Those of the
+                optimisers are not copied on the same device: later updates change them.
         """
         self.generator.load_state_dict(state["generator"])
         self.critic.load_state_dict(state["critic"])

@@ -196,7 +196,8 @@ class Colourise:
 
         Args:
             state: The state of a stage with the same networks and data, with tensors on any device.
-                It is only read.
+                Those of the optimisers are not copied on the same device: later updates change
+                them.
         """
         self.trainer.load_state_dict(state["game"])
         self.batches.load_state_dict(state["batches"])

@@ -234,7 +234,7 @@ class Devise:
 
         Args:
             state: The state of a stage with the same layers and data, with tensors on any device.
-                It is only read.
+                Those of the optimiser are not copied on the same device: later updates change them.
         """
         self.head.load_state_dict(state["head"])
         if self.trunk is not None:
@@ -270,7 +270,8 @@ def make_head(options: DeviseOptions, space: WordSpace) -> Head:
     Args:
         options: The options of the stage, which select the layers and the dropout.
         space: The word space that it maps into, with the mean and deviation of the features, by
-            which the head standardises them.
+            which the head standardises them. The head shares the memory of these two: loading a
+            state into it changes them.
 
     Returns:
         A network from features, (n, D) float32, not standardised, to vectors, (n, d) float32, not
@@ -333,7 +334,8 @@ def synchronise_batch_norm(model: nn.Module) -> nn.Module:
     layers are float32 on the CPU.
 
     Args:
-        model: A network whose layers are replaced at any depth, but not the network itself.
+        model: A network whose layers are replaced at any depth, but not the network itself. They
+            have weights and running statistics.
 
     Returns:
         *model* itself.

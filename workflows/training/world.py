@@ -184,8 +184,8 @@ def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> N
     Args:
         optimiser: The optimiser with the hyperparameters of the options, such as the learning rate,
             which is changed in place. Statistics are moved to the devices of its parameters.
-        state: The state dictionary of an optimiser of the same kind and parameters, which is only
-            read.
+        state: The state dictionary of an optimiser of the same kind and parameters. Tensors that
+            are on the right device are not copied: later steps of *optimiser* change them.
 
     Raises:
         ValueError: The groups of parameters differ.

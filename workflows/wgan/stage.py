@@ -263,7 +263,8 @@ class Wgan:
 
         Args:
             state: The state of a stage with the same networks and data, with tensors on any device.
-                It is only read.
+                Those of the optimisers are not copied on the same device: later updates change
+                them.
         """
         self.trainer.load_state_dict(state["game"])
         self.average.load_state_dict(state["average"])
