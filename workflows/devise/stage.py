@@ -245,14 +245,15 @@ class Devise:
 
 
 def schedule(options: DeviseOptions, step: int) -> float:
-    """Return the factor on both learning rates for the next step, from 0 to 1.
+    """Return the factor on the learning rates of head and trunk for the next step, from 0 to 1.
 
-    It rises linearly during the warm-up; then it falls to 0 at the end of the last step along half
-    a period of a cosine, or stays at 1.
+    During the warm-up, which has at least one step, it is the number of the step, from 1, divided
+    by that of the warm-up's last. Then it falls to 0 at the end of the last step along half a
+    period of a cosine, or stays at 1.
 
     Args:
-        options: The options of the stage: the number of steps, the fraction of the warm-up and the
-            name of the schedule.
+        options: The options of the stage: `steps`, `warmup_fraction` (the share of the steps that
+            are the warm-up) and `schedule`, `cosine` or `constant`.
         step: Number of complete steps, at least 0.
     """
     warmup_steps = max(1, round(options.warmup_fraction * options.steps))
