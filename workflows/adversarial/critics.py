@@ -130,7 +130,8 @@ class ConvCritic(nn.Module):
 
         Returns:
             (n,) unbounded scores, float32 unless autocast lowers it. With the norm `batch` in
-            training mode a score depends on the whole batch.
+            training mode a score depends on the batch of all ranks, which must all call it, and the
+            running statistics are updated.
         """
         features = self.body(self.labelled.append_labels(images, labels))
         return self.labelled.add_projection(self.last(features).flatten(), features, labels)
@@ -186,7 +187,8 @@ class ResidualCritic(nn.Module):
 
         Returns:
             (n,) unbounded scores, float32 unless autocast lowers it. With the norm `batch` in
-            training mode a score depends on the whole batch.
+            training mode a score depends on the batch of all ranks, which must all call it, and the
+            running statistics are updated.
         """
         maps = self.body(self.labelled.append_labels(images, labels))
         features = functional.relu(maps).mean((2, 3))

@@ -166,9 +166,9 @@ def _up(rows: Tensor) -> Tensor:
 def frozen(network: nn.Module) -> Iterator[None]:
     """Keep a network unchanged inside the block, while gradients pass through it to its inputs.
 
-    No parameter receives a gradient, batch norm normalises by the batch without updating its
-    running statistics, and spectral norm does not refine its estimates. At the end of the block,
-    also after an error, all of this is as it was before.
+    No parameter receives a gradient. In training mode batch norm still normalises by the batch, but
+    does not update its running statistics, and spectral norm does not refine its estimates. At the
+    end of the block, also after an error, all of this is as it was before.
 
     Args:
         network: The network, which is called inside the block as usual.

@@ -95,10 +95,10 @@ class AdversarialTrainer:
                 gradient penalty is evaluated; required if there is a penalty, otherwise ignored.
 
         Returns:
-            0-d float32 tensors over this rank's rows, without gradients: `critic_loss`, without the
-            penalty; `estimate`, the mean score of real rows minus that of fake rows, which for the
-            WGAN objectives is the critic's estimate of the Wasserstein distance, up to a factor;
-            and, only if there is a penalty, `penalty`, before its weight.
+            Means over this rank's rows, 0-d float32 tensors without gradients: `critic_loss`,
+            without the penalty; `estimate`, the mean score of real rows minus that of fake rows,
+            which for the WGAN objectives is the critic's estimate of the Wasserstein distance, up
+            to a factor; and, only if there is a penalty, `penalty`, before its weight.
         """
         self.critic_optimiser.zero_grad(set_to_none=True)
         weighted_metrics = []
@@ -149,9 +149,9 @@ class AdversarialTrainer:
                 further loss).
 
         Returns:
-            0-d float32 tensors over this rank's rows, without gradients: `generator_loss`, the
-            adversarial loss times *weight*; and `other_loss` if there is an *extra_loss*, without a
-            weight.
+            Means over this rank's rows, 0-d float32 tensors without gradients: `generator_loss`,
+            the adversarial loss times *weight*; and `other_loss`, only if there is an *extra_loss*,
+            without a weight.
         """
         self.generator_optimiser.zero_grad(set_to_none=True)
         weighted_metrics = []
@@ -193,7 +193,7 @@ class AdversarialTrainer:
 
         Returns:
             `critic_loss`, without a gradient penalty, and `estimate`, the mean score of real rows
-            minus that of fake rows: 0-d float32 tensors over this rank's rows.
+            minus that of fake rows: means over this rank's rows, 0-d float32 tensors.
         """
         with self._cast(), frozen(self.generator), frozen(self.critic):
             fake = self.generator(*inputs)
@@ -225,8 +225,8 @@ class AdversarialTrainer:
 
         Args:
             state: State dictionaries by name, `generator`, `critic`, `generator_optimiser` and
-                `critic_optimiser`, of the same layers, with tensors on any device. They are only
-                read.
+                `critic_optimiser`, of the same layers, with tensors on any device. Those of the
+                optimisers are not copied on the same device: later updates change them.
         """
         self.generator.load_state_dict(state["generator"])
         self.critic.load_state_dict(state["critic"])

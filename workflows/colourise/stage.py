@@ -80,7 +80,9 @@ class PairCritic(ConvCritic):
             grey: (n, 1, size, size) float32 in [-1, 1], the grey originals; it is required.
 
         Returns:
-            (n,) unbounded scores, float32 unless autocast lowers it.
+            (n,) unbounded scores, float32 unless autocast lowers it. With the norm `batch` in
+            training mode a score depends on the batch of all ranks, which must all call it, and the
+            running statistics are updated.
         """
         assert grey is not None
         return super().forward(torch.cat([colour, grey], 1))
@@ -194,7 +196,8 @@ class Colourise:
 
         Args:
             state: The state of a stage with the same networks and data, with tensors on any device.
-                It is only read.
+                Those of the optimisers are not copied on the same device: later updates change
+                them.
         """
         self.trainer.load_state_dict(state["game"])
         self.batches.load_state_dict(state["batches"])
@@ -214,10 +217,12 @@ def to_grey(images: Tensor) -> Tensor:
 
 
 def saturation(images: Tensor) -> Tensor:
-    """Return the mean over all pixels of the range of their channels, a 0-d tensor; 0 means grey.
+    """Return the mean over all pixels of their largest channel minus their smallest; 0 means grey.
 
     Args:
-        images: (n, 3, h, w) of a floating-point dtype, n > 0; for values in [-1, 1] the result is
-            from 0 to 2.
+        images: (n, 3, h, w) of a floating-point dtype, n > 0.
+
+    Returns:
+        A 0-d tensor with the dtype and the device of *images*, 0 to 2 for values in [-1, 1].
     """
     return (images.amax(1) - images.amin(1)).mean()

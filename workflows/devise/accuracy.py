@@ -50,10 +50,11 @@ class LabelledImages:
         """Return the labels of the classes in any of *parts*.
 
         Args:
-            parts: `SEEN`, `VALIDATION`, `UNSEEN` or `LEFT_OUT` of `workflows.devise.class_splits`.
+            parts: Any of `SEEN` (0), `VALIDATION` (1), `UNSEEN` (2) and `LEFT_OUT` (3) of
+                `workflows.devise.class_splits`.
 
         Returns:
-            (n,) int64, ascending.
+            (n,) int64, ascending; empty if there are none.
         """
         return np.flatnonzero(np.isin(self.parts, parts))
 
@@ -141,9 +142,9 @@ def by_hops(scores: Floats, images: LabelledImages) -> Iterator[HopMetrics]:
         The metrics of a set, the nearest set first, all unseen classes last: `hops`, the maximum
         distance, None for all; the numbers of its `classes` and of their `images`; and by k the
         hit@k of these images, `alone` among the set, and `with_seen` among the set and the seen
-        classes, as `sums` over images and `counts` of images by class, (C,) each. A set is left out
-        if it has no images or as many classes as the last one that was yielded, also the set of
-        all.
+        classes, as `sums` over images and `counts` of images by class, (C,) each. k is each of 1,
+        2, 5, 10 and 20 that is at most the number of candidates. A set is left out if it has no
+        images or as many classes as the last one that was yielded, also the set of all.
 
     Raises:
         ValueError: A score is NaN.
@@ -185,7 +186,7 @@ def hit_rate_of_part(scores: Floats, images: LabelledImages, part: int, k: int) 
     Args:
         scores: The scores of n images against all C classes, (n, C) float; higher is nearer.
         images: The labels of the n images, and the wnids, parts and groups of the C classes.
-        part: The part of the classes: `SEEN`, `VALIDATION` or `UNSEEN` of
+        part: The part of the classes: `SEEN` (0), `VALIDATION` (1) or `UNSEEN` (2) of
             `workflows.devise.class_splits`.
         k: The number of first answers that count, at least 1.
 

@@ -48,6 +48,8 @@ class LabelledFeatures:
     def standardise(self, features: Floats) -> Floats:
         """Standardise features by the mean and standard deviation of this object's own features.
 
+        A deviation below a thousandth of the mean deviation is raised to that.
+
         Args:
             features: (n, D) float32, such as those of other images. They are not changed.
 
@@ -173,7 +175,7 @@ def fit_softmax(train: LabelledFeatures, *, penalty: float) -> Softmax:
 
 
 def conse(softmax: Softmax, vectors: Floats, *, num_classes: int) -> Scores:
-    """Return ConSE, which embeds an image as a convex combination of class vectors.
+    """Return the scores of ConSE, which embeds an image as a convex combination of class vectors.
 
     Norouzi et al.: Zero-Shot Learning by Convex Combination of Semantic Embeddings, ICLR 2014.
 
@@ -182,7 +184,7 @@ def conse(softmax: Softmax, vectors: Floats, *, num_classes: int) -> Scores:
         vectors: The unit vectors of all classes, (C, d) float32, by label; zeros for a class
             without a vector, whose score is 0.
         num_classes: The number of most probable classes that are combined, at least 1; T in the
-            paper. All are if there are fewer.
+            paper. If there are fewer, all seen classes are combined.
 
     Returns:
         A function from features, (n, D) float32, not standardised, to scores, (n, C) float32: the
@@ -200,7 +202,7 @@ def conse(softmax: Softmax, vectors: Floats, *, num_classes: int) -> Scores:
 
 
 def softmax_scores(softmax: Softmax, classes: int) -> Scores:
-    """Return the softmax as a method, for which all unseen classes tie for the last rank.
+    """Return the scores of a softmax, by which all classes but the seen ones tie for the last rank.
 
     Args:
         softmax: The classifier over seen classes, which standardises features.

@@ -52,7 +52,8 @@ def class_parts(
         seed: The seed of the draws, at least 0. The unseen classes do not depend on *validation*.
 
     Returns:
-        The part of each class by label, (C,) int8: `SEEN`, `VALIDATION`, `UNSEEN` or `LEFT_OUT`.
+        The part of each class by label, (C,) int8: `SEEN` (0), `VALIDATION` (1), `UNSEEN` (2) or
+        `LEFT_OUT` (3).
 
     Raises:
         TesseraeError: A file cannot be read or names none of the classes, fewer than two classes

@@ -128,7 +128,7 @@ class Clip:
 
         Args:
             store: The path or URL of the store.
-            split: The name of a finished split.
+            split: The name of a finished split with at least one readable row.
             size: The side of the stored images to read, in pixels; the model resizes them.
             classes: The (wnid, names) of the C classes, with names separated by commas; a class
                 without names is called by its wnid.

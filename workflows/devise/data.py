@@ -65,7 +65,7 @@ def prepare_data(
         run_options: The options of the run: its store, its training split and its folder, which may
             hold a run already.
         options: The options of the stage.
-        cluster: The cluster that extracts features.
+        cluster: The cluster that extracts features, inside its `with` block.
         held_out: The split to evaluate on; None for no evaluation.
 
     Returns:
@@ -75,8 +75,10 @@ def prepare_data(
         `space.npz`, or an empty dictionary if the run is continued.
 
     Raises:
-        TesseraeError: Word vectors, classes, the trunk or rows are missing, or features cannot be
-            extracted.
+        TesseraeError: No trunk or source of class vectors is named, a file or the trunk cannot be
+            used, too few classes or rows are left, or features cannot be extracted.
+        OSError: The file of word vectors cannot be opened.
+        ClusterError: The cluster or its workers cannot be used.
     """
     store = _absolute(run_options.store)
     listed = records.load_recipe(open_objects(store)).classes

@@ -95,9 +95,10 @@ def evaluate_devise_run(
     takes.
 
     Args:
-        folder: The folder of the run, in which an index of its word vectors may be written.
+        folder: The folder of the run, which is only read.
         samples: The number of images, at most, whose nearest images are searched, at least 1.
-        clip: The folder or model hub name of a CLIP model to compare with (default: none).
+        clip: The folder or model hub name of a CLIP model to compare with (default: none). Opening
+            it silences the messages of `transformers` in this process.
         device: The device that computes vectors and searches (default: a GPU if there is one).
         store: The present path or URL of the store (default: as recorded in the run, or a folder
             beside the run).
@@ -141,7 +142,7 @@ def evaluate_for_report(
     Print a notice and return None if no split has the data for an evaluation.
 
     Args:
-        folder: The folder of the run, in which an index of its word vectors may be written.
+        folder: The folder of the run, which is only read.
         options: The options. `samples` is the maximum number of images whose nearest images are
             searched, `clip_model` a CLIP model to compare with (None = no comparison), and `store`
             the present location of the run's store (None = as recorded in the run, or a folder

@@ -149,10 +149,11 @@ class DeviseModel:
 
         Yields:
             The n rows of a block, (n,) int64, and their unit vectors in the word space, (n, dim)
-            float32, where dim is that of the word vectors.
+            float32, where dim is the dimension of the word space. A block has at most 4,096 rows.
 
         Raises:
-            StoreError: The split or its features are not finished.
+            TesseraeError: The store of the run is not found, or the split or its features are not
+                finished.
         """
         if self.features is not None:
             stored = open_features(self.store, self.features, split)
@@ -194,13 +195,19 @@ class DeviseModel:
 
         With word vectors, it is that of the text as one token, otherwise of the mean of its words,
         all of which must be known. Without, only the names of classes are known, and of classes
-        that share one the first.
+        that share one the first. The first call of this or a similar method opens the file of word
+        vectors, and writes an index of it into the subfolder `search/words` of the run if there is
+        none and the folder is writable.
 
         Args:
             text: The name or phrase, in upper or lower case, such as `golf ball`.
 
         Returns:
-            (dim,) float32, or None.
+            (dim,) float32, which must only be read, or None.
+
+        Raises:
+            TesseraeError: The file of word vectors is not the one that the run was trained with, or
+                cannot be read.
         """
         if self._words is None:
             label = self._label_of_name.get(" ".join(text.split()).casefold())
@@ -212,14 +219,19 @@ class DeviseModel:
         """Return the unit vector of one name in the word space; None if it is unknown.
 
         The name must be one token of the word vectors: its words are not averaged. Without word
-        vectors, only the names of classes are known, and of classes that share one the first.
+        vectors, only the names of classes are known, and of classes that share one the first. Like
+        `phrase_vector` it opens the file of word vectors at first, and may write an index of it.
 
         Args:
             text: The name, in upper or lower case, of one or several words with spaces, `-` or `_`
                 between them; without word vectors, as the class is called.
 
         Returns:
-            (dim,) float32, or None.
+            (dim,) float32, which must only be read, or None.
+
+        Raises:
+            TesseraeError: The file of word vectors is not the one that the run was trained with, or
+                cannot be read.
         """
         if self._words is None:
             return self.phrase_vector(text)
@@ -230,11 +242,16 @@ class DeviseModel:
         """Return known words that the user may have meant, at most three; empty if there are none.
 
         With word vectors they are tokens of similar spelling, the most similar first. Without, they
-        are names of classes that contain the first three letters of the text, in alphabetical
-        order.
+        are names of classes, in lower case, that contain the first three letters of the text, in
+        alphabetical order. Like `phrase_vector` it opens the file of word vectors at first, and may
+        write an index of it.
 
         Args:
-            text: A word that is not known.
+            text: A word that is not known, in any case.
+
+        Raises:
+            TesseraeError: The file of word vectors is not the one that the run was trained with, or
+                cannot be read.
         """
         if self._words is None:
             return sorted(name for name in self._label_of_name if text.casefold()[:3] in name)[:3]
@@ -258,7 +275,9 @@ class DeviseModel:
 def open_devise_model(
     run: Path, device: torch.device | None = None, *, store: str | None = None
 ) -> DeviseModel:
-    """Open a run at its newest checkpoint.
+    """Open a run of DeViSE at its newest checkpoint.
+
+    It draws random weights from torch's global generator before it loads the trained ones.
 
     Args:
         run: The path of the run's folder.

@@ -234,7 +234,7 @@ class Devise:
 
         Args:
             state: The state of a stage with the same layers and data, with tensors on any device.
-                It is only read.
+                Those of the optimiser are not copied on the same device: later updates change them.
         """
         self.head.load_state_dict(state["head"])
         if self.trunk is not None:
@@ -245,14 +245,15 @@ class Devise:
 
 
 def schedule(options: DeviseOptions, step: int) -> float:
-    """Return the factor on both learning rates for the next step, from 0 to 1.
+    """Return the factor on the learning rates of head and trunk for the next step, from 0 to 1.
 
-    It rises linearly during the warm-up; then it falls to 0 at the end of the last step along half
-    a period of a cosine, or stays at 1.
+    During the warm-up, which has at least one step, it is the number of the step, from 1, divided
+    by that of the warm-up's last. Then it falls to 0 at the end of the last step along half a
+    period of a cosine, or stays at 1.
 
     Args:
-        options: The options of the stage: the number of steps, the fraction of the warm-up and the
-            name of the schedule.
+        options: The options of the stage: `steps`, `warmup_fraction` (the share of the steps that
+            are the warm-up) and `schedule`, `cosine` or `constant`.
         step: Number of complete steps, at least 0.
     """
     warmup_steps = max(1, round(options.warmup_fraction * options.steps))
@@ -270,7 +271,8 @@ def make_head(options: DeviseOptions, space: WordSpace) -> Head:
     Args:
         options: The options of the stage, which select the layers and the dropout.
         space: The word space that it maps into, with the mean and deviation of the features, by
-            which the head standardises them.
+            which the head standardises them. The head shares the memory of these two: loading a
+            state into it changes them.
 
     Returns:
         A network from features, (n, D) float32, not standardised, to vectors, (n, d) float32, not
@@ -295,14 +297,15 @@ def open_trunk(
 
     Args:
         options: The options of the stage, which select the trunk, the block and the pooling of its
-            output.
+            output. A pretrained one may be downloaded from the model hub.
         device: The device that holds the trunk.
         trainable: True if the weights receive gradients (default).
         size: The side, in pixels, of the images that a new trunk takes (default: 64). It has no
             effect on a pretrained one.
 
     Returns:
-        The network that computes features from images.
+        The network, whose method `extract` returns the features, (n, D) float32, of uint8 images,
+        (n, 3, h, w), on *device*.
 
     Raises:
         TesseraeError: No trunk is named, or it cannot be opened.
@@ -328,10 +331,12 @@ def open_trunk(
 def synchronise_batch_norm(model: nn.Module) -> nn.Module:
     """Replace every `nn.BatchNorm2d` in a model by a batch norm over all ranks, in place.
 
-    Weights, running statistics and the mode of each layer are kept.
+    The values of weights and running statistics, and the mode of each layer, are kept; the new
+    layers are float32 on the CPU.
 
     Args:
-        model: A network whose layers are replaced at any depth, but not the network itself.
+        model: A network whose layers are replaced at any depth, but not the network itself. They
+            have weights and running statistics.
 
     Returns:
         *model* itself.

@@ -54,10 +54,11 @@ class WordSpace:
         """Return the labels of the classes in any of *parts*.
 
         Args:
-            parts: `SEEN`, `VALIDATION`, `UNSEEN` or `LEFT_OUT` of `workflows.devise.class_splits`.
+            parts: Any of `SEEN` (0), `VALIDATION` (1), `UNSEEN` (2) and `LEFT_OUT` (3) of
+                `workflows.devise.class_splits`.
 
         Returns:
-            (n,) int64, ascending.
+            (n,) int64, ascending; empty if there are none.
         """
         return np.flatnonzero(np.isin(self.parts, parts))
 
@@ -127,8 +128,9 @@ def make_word_space(
     Returns:
         The unit `vectors` of all classes after the move, (C, d) float32, zeros for a class without
         one; the `centre` that was subtracted, (d,), zeros without *centre*; and `feature_mean` and
-        `feature_spread`, the mean and the standard deviation of *features*, (D,) each; with the
-        wnids, names, parts and *words*.
+        `feature_spread`, the mean and the standard deviation of *features*, (D,) each, where a
+        deviation below a thousandth of their mean is raised to that; with the wnids, names, parts
+        and *words*.
 
     Raises:
         TesseraeError: All seen classes have the same vector, or a feature is not finite.

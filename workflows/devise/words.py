@@ -61,8 +61,8 @@ def run_words(options: WordsOptions) -> int:
         The exit status, 0.
 
     Raises:
-        TesseraeError: A file has another format than expected, there is no store, or there are
-            neither vectors nor a hierarchy.
+        TesseraeError: A file is missing or has another format than expected, there is no store, or
+            there are neither vectors nor a hierarchy.
     """
     facts = word_coverage(
         options.classes, options.word_vectors, options.hierarchy, synonyms=options.synonyms
@@ -109,7 +109,7 @@ def word_coverage(
         classes.
 
     Raises:
-        SourceError: A file has another format than expected.
+        SourceError: A file is missing, or has another format than expected.
         StoreError: There is no store.
         TesseraeError: There are neither vectors nor a hierarchy.
     """
@@ -191,7 +191,7 @@ def read_classes(where: str) -> list[tuple[str, str]]:
         where: The path or URL of a store, or the path of a file with an id and names on each line,
             such as `n01440764 tench, Tinca tinca`. If any line begins with a wnid, only such lines
             are read. Otherwise the separator behind the id is the first of tab, semicolon, comma
-            and space that all lines have. Lines that begin with # are skipped.
+            and space that all lines have, else a space. Lines that begin with # are skipped.
 
     Returns:
         The (id, names) of each class, by label or in the order of lines; names are separated by

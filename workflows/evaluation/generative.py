@@ -91,7 +91,7 @@ def compare_images(
     """Compare generated with real images by the features of a backbone.
 
     Images are moved to *device* in blocks, and the backbone resizes them. Torch's global generator
-    on the CPU keeps its state.
+    on the CPU keeps its state, while those of GPUs are seeded with *seed*.
 
     Args:
         generated: Generated images, (n, 3, h, w) uint8 RGB, on any device; n is above 3.
@@ -125,7 +125,7 @@ def compare_features(
 ) -> FeatureMetrics:
     """Compare features of generated with features of real images.
 
-    Torch's global generator on the CPU keeps its state.
+    Torch's global generator on the CPU keeps its state, while those of GPUs are seeded with *seed*.
 
     Args:
         generated: Features of generated images, (n, d) float32, on any device; n is above 3.

@@ -13,15 +13,18 @@ from workflows.runs.options import ExportOptions
 def run_export(options: ExportOptions) -> int:
     """Write the trained trunk of a run as a folder of `transformers`, and print its path.
 
+    The progress bars and messages of `transformers` are switched off in this process.
+
     Args:
         options: `run`, the folder of a DeViSE run; and `out`, the new folder, or None for
-            RUN/trunk. It appears complete or not at all.
+            RUN/trunk. It appears complete or not at all; folders above it are created.
 
     Returns:
         The exit status, 0.
 
     Raises:
-        TesseraeError: The folder holds no DeViSE run that trained its trunk, or the target exists.
+        TesseraeError: The folder holds no DeViSE run with a checkpoint that trained its trunk, the
+            run has diverged, its pretrained trunk cannot be opened, or the target exists.
         OSError: The target cannot be written.
     """
     model = open_devise_model(options.run, torch.device("cpu"))

@@ -70,7 +70,7 @@ class Arm:
         return "; ".join(parts)
 
     def make_optimiser(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Return a new optimiser of a network's parameters, at the initial learning rate.
+        """Return a new RMSprop or fused Adam of a network's parameters, at the arm's `rate`.
 
         Args:
             network: The network, on its final device: the critic or the generator.
@@ -83,12 +83,13 @@ class Arm:
 def make_arm(
     objective: str, settings: str, *, rate: float, norm: str = "none", penalty: float | None = None
 ) -> Arm:
-    """Return the arm of an objective with given settings.
+    """Return the arm of a study: an objective with its training settings.
 
     Args:
         objective: One of `workflows.adversarial.objectives.OBJECTIVES`, such as `wgan-gp`.
         settings: `paper`, the defaults of `tesserae train wgan` for the objective, or `alike`, the
-            same optimiser, learning rate, critic updates and norm for all objectives.
+            same optimiser, learning rate, critic updates and norm for all objectives: Adam, *rate*,
+            5 and *norm*.
         rate: Learning rate with the settings `alike`; it has no effect with `paper`.
         norm: Norm of the critic with the settings `alike`, one of
             `workflows.adversarial.layers.NORMS` (default `none`).
@@ -103,7 +104,7 @@ def make_arm(
         only.
 
     Raises:
-        ValueError: *settings* is unknown.
+        ValueError: *objective* or *settings* is unknown.
     """
     if settings not in SETTINGS:
         raise ValueError(f"settings are {settings!r}: expected one of {', '.join(SETTINGS)}.")

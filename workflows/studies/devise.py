@@ -139,8 +139,10 @@ def open_study_data(
         batch_size: Batch size of DeViSE (default 256).
 
     Returns:
-        The features and labels of the readable rows of both splits, those of mirrored images after
-        all others, with the arguments that the methods need.
+        `train` and `held_out`, each with the `features`, (n, D) float32, and the `labels`, (n,)
+        int64, -1 for none, of the readable rows of the split in ascending order; `mirrored`, True
+        if the training features of all rows are followed by those of the mirrored images; `clip`,
+        the scores of the CLIP model, (n, C) float32, or None; and the other arguments by name.
 
     Raises:
         StoreError: Features of a split are missing or not finished.
@@ -215,9 +217,13 @@ class ClassSplit:
     def devise(self, setting: Mapping[str, Any]) -> Floats:
         """Train the DeViSE stage in this process with a setting, and score the held-out images.
 
+        It trains on the CPU, sets torch's global seed, and uses a temporary folder, which is
+        removed.
+
         Args:
-            setting: Options of the stage by name, such as those in `DEVISE`. They override the
-                batch size and the mirrored images of the study.
+            setting: Options of the stage by name, such as `{"loss": "hinge", "head": "linear",
+                "steps": 160}`; those that are left out have the defaults of `DeviseOptions`. They
+                override the batch size and the mirrored images of the study.
 
         Returns:
             Cosines of the n held-out images and the C classes, (n, C) float32; 0 for a class
@@ -239,12 +245,17 @@ def train_head(
     Args:
         data: The data that all methods share, as `open_study_data` returns them; their store and
             the name of their features are used.
-        options: The options of the DeViSE stage, of which `steps` are taken.
+        options: The options of the DeViSE stage. `steps` is the number of updates, and `learn` must
+            be `head`.
         space: The word space with its seen classes, from whose images the head learns.
 
     Returns:
         A function from features, (n, D) float32, not standardised, to outputs of the head, (n, d)
         float32, which are not normalised.
+
+    Raises:
+        StoreError: The features of `train` are not finished, or fewer images than a batch are of
+            seen classes.
     """
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / FILE).write_bytes(space.encode())
@@ -327,7 +338,7 @@ def run_split(data: StudyData, seed: int, *, steps: int) -> Iterator[Outcome]:
     """Yield the result of each method on a split of the classes, with its chosen setting.
 
     A method is trained with each of its settings, and with the best one again, when its result is
-    requested.
+    requested. DeViSE sets torch's global seed.
 
     Args:
         data: The features, labels and word vectors that all methods share, as `open_study_data`
@@ -423,7 +434,7 @@ def selected_devise(outcomes: Sequence[Outcome]) -> Outcome:
 
     Args:
         outcomes: The results of all methods on one split, as `run_split` yields them. Those whose
-            method begins with `DeViSE` are compared by their `validation_hit_rate`.
+            method begins with `DeViSE`, at least one, are compared by their `validation_hit_rate`.
 
     Returns:
         A copy of that result, the first of those that tie, with the method name `DeViSE, selected`.

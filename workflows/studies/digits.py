@@ -129,14 +129,14 @@ def arm_of(objective: str, settings: str) -> Arm:
         `clip`, or None; `penalty`, or 0; `decays`, False; and `averages`, True.
 
     Raises:
-        ValueError: *settings* is unknown.
+        ValueError: *objective* or *settings* is unknown.
     """
     arm = make_arm(objective, settings, rate=ALIKE_RATE, norm=ALIKE_NORM)
     return replace(arm, decays=False, averages=True)
 
 
 def run(arm: Arm, digits: Digits, *, steps: int, seed: int = 0) -> TrainingCurves:
-    """Train a small generator on digits, and return its metrics at about 60 evaluations.
+    """Train a small generator on digits, and return its metrics at evaluations on the way.
 
     It trains on the CPU in this process, and sets torch's global seed.
 
@@ -151,7 +151,10 @@ def run(arm: Arm, digits: Digits, *, steps: int, seed: int = 0) -> TrainingCurve
         Lists of equal length: the `steps` of the evaluations; `critic`, the critic's estimate on
         held-out rows, or its negative loss for objectives other than `wgan` and `wgan-gp`; and
         `distance`, the sliced Wasserstein distance of samples to held-out rows. Evaluations are
-        `steps` // 60 steps apart, at least 1.
+        *steps* // 60 steps apart, at least 1: there are 60 to 119, or one for each of fewer steps.
+
+    Raises:
+        NonFiniteError: A sample is NaN or infinite: training has diverged.
     """
     torch.manual_seed(seed)
     world = World()

@@ -76,18 +76,18 @@ def draw_points(rows: int, key: tuple[object, ...]) -> Tensor:
 
 
 def measure(points: Tensor) -> PointMetrics:
-    """Return how well a set of points follows the 25 Gaussians that `draw` draws from.
+    """Return how well a set of points follows the 25 Gaussians that `draw_points` draws from.
 
-    They are compared with as many points of `draw`, which are always the same. A point is good
-    within three standard deviations of a centre, and a mode, that is, one of the Gaussians, is
-    covered if a good point is nearest to its centre.
+    They are compared with as many points of `draw_points`, which are always the same for a number
+    of points. A point is good within three standard deviations of a centre, that is, 0.15, and a
+    mode, one of the Gaussians, is covered if this centre is the nearest of a good point.
 
     Args:
         points: (n, 2) float32, on the CPU, n > 0.
 
     Returns:
         The number of covered `modes`, 0 to 25; the share of `good` points, 0 to 1; and `distance`,
-        the sliced Wasserstein distance to the points of `draw`.
+        the sliced Wasserstein distance to the points of `draw_points`.
 
     Raises:
         NonFiniteError: A point is NaN or infinite.
@@ -107,8 +107,9 @@ def controls(seed: int = 0) -> dict[str, PointMetrics]:
 
     Returns:
         The metrics of 10,000 points, as `measure` returns them, by the name of the control:
-        `uniform noise` in the square from -2.5 to 2.5; `one Gaussian`, with the mean and the
-        deviation of the 25 Gaussians; and `real data`, points of `draw` itself.
+        `uniform noise` in the square from -2.5 to 2.5; `one Gaussian`, with the mean and, in each
+        coordinate, the deviation of points of the 25 Gaussians; and `real data`, such points
+        themselves.
     """
     world = World()
     low, high = float(CENTRES.min()) - 0.5, float(CENTRES.max()) + 0.5
@@ -139,7 +140,7 @@ def arm_of(objective: str, settings: str) -> Arm:
         True if a running average of the generator is evaluated.
 
     Raises:
-        ValueError: *settings* is unknown.
+        ValueError: *objective* or *settings* is unknown.
     """
     arm = make_arm(objective, settings, rate=ALIKE_RATE, penalty=PENALTY)
     return replace(arm, norm="none")  # the perceptrons have no norm

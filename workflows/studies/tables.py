@@ -51,6 +51,9 @@ def gaussians(options: GaussiansOptions) -> int:
 
     Returns:
         The exit status, 0.
+
+    Raises:
+        NonFiniteError: A generated point is NaN or infinite: training has diverged.
     """
     from workflows.studies import gaussians as study
 
@@ -89,6 +92,9 @@ def digits(options: DigitsOptions) -> int:
 
     Returns:
         The exit status, 0.
+
+    Raises:
+        NonFiniteError: A generated image contains NaN or infinity: training has diverged.
     """
     from workflows.studies import digits as study
 

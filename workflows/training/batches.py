@@ -141,12 +141,14 @@ class Batches:
         """Continue at a position in the stream: the next `take` returns the batch after it.
 
         Args:
-            state: The result of `state_dict`, of this stream or of one with the same store, split,
-                order, seed and batch size over all ranks. It is only read. The number of ranks may
-                differ.
+            state: The result of `state_dict`, of this stream or of one whose loader has the same
+                store, split, order, seed, batch size over all ranks, `drop_last` and labels. It is
+                only read. The number of ranks may differ.
 
         Raises:
-            StoreMismatchError: *state* is of another store, order, seed or batch size.
+            StoreMismatchError: One of these differs, or the readable rows of the split have
+                changed.
+            StoreError: The split cannot be opened.
         """
         self._iterator = None
         self.loader.load_state_dict(state)

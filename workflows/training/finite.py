@@ -36,7 +36,8 @@ def finite_or_none(value: Any) -> Any:
 def first_non_finite(state: Any) -> str | None:
     """Return the name of the first tensor in *state* that holds NaN or infinity.
 
-    Each device is synchronised once, however many tensors it holds.
+    Each device is synchronised at most once, however many tensors it holds. The tensors of one
+    device are checked before those of the next.
 
     Args:
         state: Nested mappings, lists and tuples of tensors and plain values. Only floating-point
@@ -72,7 +73,7 @@ def check_finite(*sets: Tensor) -> None:
     """Check that sets of rows are finite, since NaN and infinity have no meaningful distance.
 
     Args:
-        sets: Tensors of shape (n, ...) and any dtype, on any device; n may be 0.
+        sets: Tensors of two or more dimensions, (n, ...), and any dtype, on any device; n may be 0.
 
     Raises:
         NonFiniteError: A value is NaN or infinite; the message has the number of such rows of the

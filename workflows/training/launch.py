@@ -48,7 +48,8 @@ def train_on(
     raises KeyboardInterrupt after the ranks have saved.
 
     Args:
-        cluster: The cluster that runs the ranks; it is started if it has not been.
+        cluster: The cluster that runs the ranks, inside its `with` block; it is started if it has
+            not been.
         world: The number and kind of ranks. Its `batch` is the batch size of *options*.
         stage: The stage (`workflows.training.stage.Stage`): its name in
             `workflows.training.stage_registry.STAGES`, or `module:class`.

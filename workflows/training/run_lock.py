@@ -29,7 +29,8 @@ def locked_run(run: RunFolder) -> Iterator[None]:
         None.
 
     Raises:
-        TesseraeError: Another command trains in it; the error is raised at once.
+        TesseraeError: Another command trains in it, which is found at once, or the lock file cannot
+            be written.
     """
 
     def refuse(holder: str) -> NoReturn:

@@ -65,8 +65,8 @@ class Stage(Protocol):
         Hyperparameters such as the learning rate stay those of the options.
 
         Args:
-            state: The state, whose tensors are on the CPU after a checkpoint was loaded. It is only
-                read.
+            state: The state, whose tensors are on the CPU after a checkpoint was loaded. The stage
+                may keep and change them.
         """
 
 

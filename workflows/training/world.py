@@ -184,8 +184,8 @@ def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> N
     Args:
         optimiser: The optimiser with the hyperparameters of the options, such as the learning rate,
             which is changed in place. Statistics are moved to the devices of its parameters.
-        state: The state dictionary of an optimiser of the same kind and parameters, which is only
-            read.
+        state: The state dictionary of an optimiser of the same kind and parameters. Tensors that
+            are on the right device are not copied: later steps of *optimiser* change them.
 
     Raises:
         ValueError: The groups of parameters differ.
@@ -213,7 +213,8 @@ def join(rank: Rank, folder: Path) -> Iterator[World]:
     writes nothing.
 
     Args:
-        rank: This process's rank.
+        rank: The number of this process and of all ranks, the generation, the address of the
+            machine, and whether the rank has a GPU.
         folder: A folder that all ranks see, which is created if it is missing. Rank 0 publishes its
             address there as `<generation>.json`, such as `000002.json`.
 
@@ -223,6 +224,7 @@ def join(rank: Rank, folder: Path) -> Iterator[World]:
 
     Raises:
         TimeoutError: Rank 0 did not publish its address within `RENDEZVOUS_TIMEOUT_SECONDS` (300).
+        RunFileError: The file with its address has invalid content.
     """
     device = torch.device("cuda:0" if rank.gpu else "cpu")
     if rank.world == 1:

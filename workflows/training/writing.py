@@ -131,7 +131,7 @@ def append(file: Path, data: bytes) -> None:
         data: The bytes to append, such as a line with its newline.
 
     Raises:
-        TesseraeError: It is a symbolic link.
+        TesseraeError: It is a symbolic link, a pipe or a device.
         DiskFullError: The disk has no room for it.
         OSError: It cannot be written for another reason.
     """

@@ -141,13 +141,14 @@ def evaluate_gan_run(
 
     Returns:
         The `step` of the checkpoint; the numbers of images, `num_samples` generated ones, of which
-        `num_distinct` differ, and `num_real`; `sliced_distance`, the sliced Wasserstein distance of
-        samples to real images, and `baseline_distance`, that of other training images to them (None
-        if there are no others); `neighbour_ratio`, the median distance of samples to their nearest
-        training image, divided by that of real images; `feature_metrics`, the result of
-        `workflows.evaluation.generative.compare_images`, None without a backbone; and `images`,
-        pairs of a caption and the bytes of a PNG file. The method `metrics` yields the name and the
-        text of each figure.
+        `num_distinct` differ, and `num_real`, and the `split` of the latter; `sliced_distance`, the
+        sliced Wasserstein distance of samples to real images, and `baseline_distance`, that of
+        other training images to them (None if there are no others); `neighbour_ratio`, the median
+        distance of at most 1,000 samples to their nearest training image, divided by that of as
+        many real images; `searched`, the numbers of these samples and of all training images;
+        `feature_metrics`, the result of `workflows.evaluation.generative.compare_images`, None
+        without a backbone; and `images`, pairs of a caption and the bytes of a PNG file. The method
+        `metrics` yields the name and the text of each figure.
 
     Raises:
         TesseraeError: The run is of another stage, has no checkpoint or has diverged, or its store
@@ -202,13 +203,14 @@ def evaluate_for_report(
 
     Returns:
         The `step` of the checkpoint; the numbers of images, `num_samples` generated ones, of which
-        `num_distinct` differ, and `num_real`; `sliced_distance`, the sliced Wasserstein distance of
-        samples to real images, and `baseline_distance`, that of other training images to them (None
-        if there are no others); `neighbour_ratio`, the median distance of samples to their nearest
-        training image, divided by that of real images; `feature_metrics`, the result of
-        `workflows.evaluation.generative.compare_images`, None without a backbone; and `images`,
-        pairs of a caption and the bytes of a PNG file. The method `metrics` yields the name and the
-        text of each figure.
+        `num_distinct` differ, and `num_real`, and the `split` of the latter; `sliced_distance`, the
+        sliced Wasserstein distance of samples to real images, and `baseline_distance`, that of
+        other training images to them (None if there are no others); `neighbour_ratio`, the median
+        distance of at most 1,000 samples to their nearest training image, divided by that of as
+        many real images; `searched`, the numbers of these samples and of all training images;
+        `feature_metrics`, the result of `workflows.evaluation.generative.compare_images`, None
+        without a backbone; and `images`, pairs of a caption and the bytes of a PNG file. The method
+        `metrics` yields the name and the text of each figure.
 
     Raises:
         TesseraeError: The run is of another stage, has no checkpoint or has diverged, or its store

@@ -258,7 +258,8 @@ class WganOptions(TrainingOptions):
 
         Returns:
             None without `resize`, or if *stored* is below 1.25 times the image size: images are not
-            resized. Otherwise the image size, and for random crops 9/8 of it, at most *stored*.
+            resized. Otherwise the image size, or for the crop `random` 9/8 of it, rounded and at
+            most *stored*.
         """
         return resized_side(stored, self.image_size, crop=self.crop) if self.resize else None
 

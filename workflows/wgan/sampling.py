@@ -45,7 +45,8 @@ class Sampler:
         """Generate images from noise, 64 at a time.
 
         Args:
-            noise: Standard normal numbers, (n, latent_dim) float32, on any device; n is at least 1.
+            noise: Standard normal numbers, (n, latent_dim) float32, on any device, where latent_dim
+                is the attribute `options.latent_dim`; n is at least 1.
             labels: The label of each image, (n,) int64, on any device, used by a conditional
                 generator (default: 0 to C - 1 in turn, again and again) and otherwise ignored.
 
@@ -72,7 +73,8 @@ class Sampler:
             seed: Seed of the draw; equal counts and seeds give equal vectors.
 
         Returns:
-            (count, latent_dim) float32, on the CPU.
+            (count, latent_dim) float32, on the CPU, where latent_dim is the attribute
+            `options.latent_dim`.
         """
         return World().normal(count, self.options.latent_dim, key=("samples", seed))
 
@@ -105,6 +107,8 @@ class Sampler:
 
 def open_sampler(folder: RunFolder, device: torch.device | None = None) -> Sampler:
     """Load the generator of a run's newest checkpoint, with the moving average of its weights.
+
+    It draws random weights from torch's global generator before it loads the trained ones.
 
     Args:
         folder: The run folder.

@@ -258,11 +258,13 @@ class Wgan:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state that `state_dict` returned, and keep the current learning rates.
 
-        It changes the networks, the optimisers, the position of the batches and `step` in place.
+        It changes the networks, the averaged generator, the optimisers, the position of the batches
+        and `step` in place.
 
         Args:
             state: The state of a stage with the same networks and data, with tensors on any device.
-                It is only read.
+                Those of the optimisers are not copied on the same device: later updates change
+                them.
         """
         self.trainer.load_state_dict(state["game"])
         self.average.load_state_dict(state["average"])
@@ -278,8 +280,8 @@ def evaluation_augmentation(options: WganOptions, stored: int) -> Augment:
     """Return the augmentation of an evaluation: that of training without random choices.
 
     Args:
-        options: The options of the stage.
-        stored: Side of the stored images, in pixels.
+        options: The options of the stage, of which `image_size` and `resize` count.
+        stored: Side of the stored images, in pixels, at least the image size.
 
     Returns:
         A function from uint8 images, (n, 3, stored, stored), and two arguments without an effect,
