@@ -128,7 +128,8 @@ class Index:
     ) -> SearchResults:
         """Return the k nearest vectors of each query, those with the largest cosines.
 
-        Vectors that are zero or not finite are never returned.
+        An index of kind `exact` finds all of them; `lsh` and `hnsw` may return others in place of
+        some. Vectors that are zero or not finite are never returned.
 
         Args:
             queries: (q, d) of a floating-point dtype, of any length but zero; q may be 0.
