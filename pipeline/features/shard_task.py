@@ -110,10 +110,10 @@ def extract_shard(config: FeatureTaskConfig, shard: int, threads: int = 1) -> Fe
 
     Args:
         config: The arguments of the run: the path or URL of the `store`, the `split`, the name of
-            the `run`, the `name` of the features, whose recipe is in the store, the folder or name
-            of the network as `trunk`, the `kinds` to compute, of `plain` and `mirrored`, and `gpu`,
-            True to compute on one. Its `probe` and `code` are compared with those of this process
-            unless they are empty.
+            the `run`, which `Objects.begin` must have begun, the `name` of the features, whose
+            recipe is in the store, the folder or name of the network as `trunk`, the `kinds` to
+            compute, of `plain` and `mirrored`, and `gpu`, True to compute on one. Its `probe` and
+            `code` are compared with those of this process unless they are empty.
         shard: The number of the shard.
         threads: The number of threads that compute, each its own batches (default: 1). On a GPU
             there are always two.
