@@ -271,9 +271,9 @@ def faiss() -> Any:
 
 @contextlib.contextmanager
 def limit_faiss_threads(threads: int) -> Iterator[None]:
-    """Limit the OpenMP threads that calls of faiss use inside the block, made by this thread.
+    """Limit the OpenMP threads of the faiss calls that this thread makes inside the block.
 
-    Calls that other threads make are not limited. At the end of the block the number is what it was
+    Calls of other threads are not limited. At the end of the block the number is what it was
     before, also after an error. The block yields None.
 
     Args:

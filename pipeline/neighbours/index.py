@@ -157,7 +157,8 @@ class Index:
             end.
 
         Raises:
-            ValueError: A query is zero or not finite, or an argument is out of its range.
+            ValueError: A query is zero or not finite, or an argument has another shape or dtype or
+                is out of its range.
         """
         request = self._request(queries, k, keep, exclude, ids, hubs)
         return self._answer(request, max(k + MARGIN, candidates or self.candidates))
