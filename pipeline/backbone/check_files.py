@@ -25,9 +25,10 @@ _DOWNLOAD_AGAIN = "Download the whole folder again."
 
 
 def check_folder(folder: Path) -> None:
-    """Check that no JSON or safetensors file in *folder* is broken, truncated or a pointer.
+    """Check that no JSON or safetensors file in *folder* is broken, truncated or a Git LFS pointer.
 
-    Of weights only header and length are read. Folders inside it are not examined.
+    A JSON file must hold an object. Of weights only header and length are read. Folders inside it
+    are not examined.
 
     Args:
         folder: The folder of a model.

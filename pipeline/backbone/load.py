@@ -40,12 +40,13 @@ def open_backbone(
 ) -> Backbone:
     """Open a pretrained vision model of `transformers` as a network that computes features.
 
-    It silences the messages and progress bars of transformers in this process.
+    The messages and progress bars of transformers, and the messages of huggingface_hub, are
+    silenced in this process.
 
     Args:
         name_or_path: A folder with `config.json`, `preprocessor_config.json` and
             `model.safetensors`; a name of the model hub, which is downloaded unless it is in the
-            local cache; or `new` for a small untrained network.
+            local cache; or `new` for a small untrained network, that of `new_backbone`.
         device: The device of the model (default: the CPU).
         cut: The name of the block whose output is used, as `named_modules` of the model has it;
             None: the last one.
@@ -55,11 +56,12 @@ def open_backbone(
             (default: end).
 
     Returns:
-        The network in evaluation mode, with float32 weights that receive no gradients.
+        The network in evaluation mode, with float32 weights that receive no gradients; its
+        `extract` computes the features of images.
 
     Raises:
         TesseraeError: The model is missing, damaged, no vision model, not deterministic, lacks the
-            block, or `transformers` is not installed.
+            block, or cannot be pooled so; or `transformers` is not installed.
     """
     if name_or_path == NEW:
         return new_backbone(device, cut=cut, pooling=pooling)

@@ -37,7 +37,7 @@ def read_chunks(
 
     Args:
         objects: The objects of the store.
-        record: The record of the object in the images' commit: its name, size and digest.
+        record: The record of the object: `commit.arrays[str(size)]` of the commit of its images.
         recipe: The recipe of the store's images.
         size: The side of the squares in pixels, that of the object.
 

@@ -41,9 +41,10 @@ def resolve_feature_recipe(
         objects: The objects of the store.
         split: The name of the split.
         backbone: The network that computes the features.
-        options: The choices of the user: `stored_size`, `precision` and `dtype`. If `stored_size`
-            is None, it is the smallest size of the split that the network need not enlarge, or the
-            largest if it must enlarge all.
+        options: The choices of the user: `stored_size` in pixels, `precision` (`float32` or
+            `bfloat16`) and `dtype` (`float32` or `float16`). If `stored_size` is None, it is the
+            smallest size of the split that the network need not enlarge, or the largest if it must
+            enlarge all.
 
     Returns:
         The recipe; its `name` is the name of the features, that of their folder in `features/`.
@@ -115,14 +116,14 @@ def new_features_run(name: str, split: str) -> str:
 
 
 def lease_name(name: str, split: str) -> str:
-    """Return the name of the lease that a run holds to extract features of a split.
+    """Return the name of the lock in the store that a run holds to extract features of a split.
 
     Args:
         name: The name of the features, that of their folder in `features/` of the store.
         split: The name of the split.
 
     Returns:
-        `features.<name>.<split>`.
+        `features.<name>.<split>`, for `pipeline.store.lease.lease`.
     """
     return f"features.{name}.{split}"
 
@@ -166,6 +167,8 @@ def write_features_metadata(
 def recorded_probe(objects: Objects, recipe: FeatureRecipe) -> str:
     """Return the probe that a commit of these features records, of any split.
 
+    A probe is what the network computed for two test images on the machine that wrote the commit.
+
     Args:
         objects: The objects of the store.
         recipe: The recipe of the features.
@@ -173,6 +176,9 @@ def recorded_probe(objects: Objects, recipe: FeatureRecipe) -> str:
     Returns:
         Base64 text, as `pipeline.features.probes.encode_probe` returns it; the empty string if
         there is no commit with a probe.
+
+    Raises:
+        StoreError: The plan of a split that has some of these features is missing or damaged.
     """
     for split in features.splits_of(objects).get(recipe.name, []):
         plan = records.load_plan(objects, split)
@@ -337,7 +343,7 @@ def feature_jobs(config: FeatureTaskConfig, shards: Sequence[int], slots: int = 
     True.
 
     Args:
-        config: The arguments of the run.
+        config: The arguments of the run, which `extract_shard` describes.
         shards: The numbers of the shards; without any there are no jobs.
         slots: The number of tasks that run at once, at least 1 (default: 1). If fewer are left for
             the last round, they share all the threads, so that no CPU core is idle.

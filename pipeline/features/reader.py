@@ -176,7 +176,9 @@ def open_features(store: str | os.PathLike[str], name: str, split: str) -> Featu
         split: The name of the split.
 
     Returns:
-        The features, whose `rows` reads those of some rows; files stay open until it is collected.
+        The features: `rows` reads those of some rows, `dim` is their number for an image, and
+        `kinds` has those of `plain` and `mirrored` that exist. Files that it has read stay open
+        until it is garbage-collected.
 
     Raises:
         StoreError: There are no such features, or they are not finished.

@@ -105,10 +105,15 @@ def extract_shard(config: FeatureTaskConfig, shard: int, threads: int = 1) -> Fe
     """Compute the features of one shard, of each kind that it lacks, and commit them in the store.
 
     Features of each kind become one object, which is never replaced if it exists; the commit is
-    written last, durably. In a Dask worker, progress is reported as events.
+    written last, durably. In a Dask worker, progress is reported as events. The process keeps the
+    network of the last call open for the next one.
 
     Args:
-        config: The arguments of the run.
+        config: The arguments of the run: the path or URL of the `store`, the `split`, the name of
+            the `run`, which `Objects.begin` must have begun, the `name` of the features, whose
+            recipe is in the store, the folder or name of the network as `trunk`, the `kinds` to
+            compute, of `plain` and `mirrored`, and `gpu`, True to compute on one. Its `probe` and
+            `code` are compared with those of this process unless they are empty.
         shard: The number of the shard.
         threads: The number of threads that compute, each its own batches (default: 1). On a GPU
             there are always two.

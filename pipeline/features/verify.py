@@ -63,11 +63,12 @@ def read_feature_records(objects: Objects, name: str, images: SplitRecords) -> F
     Args:
         objects: The objects of the store.
         name: The name of the features, that of their folder in `features/` of the store.
-        images: The records of the images of the split.
+        images: The records of the images of the split, from `pipeline.ingest.verify.read_records`.
 
     Returns:
-        What could be read: `recipe` and `done` (the record of completeness), None if they could
-        not be, and `commits` by number of the shard. `problems` lists what is wrong, each with the
+        What could be read: `recipe`, None also if it is of another store's images; `done` (the
+        record of completeness), None also if it is of other features or another plan; and `commits`
+        by number of the shard, none without a plan. `problems` lists what is wrong, each with the
         `name` of the object and a `description`; no error is raised for them. Unfinished features
         are a problem, too, as are features of other images than the store has now, and those that
         machines computed differently.

@@ -94,6 +94,8 @@ def _device(*, gpu: bool) -> torch.device:
 def open_recipe_backbone(recipe: FeatureRecipe, trunk: str, device: torch.device) -> Backbone:
     """Open the network that computes the features of *recipe*, and compare it with the recipe.
 
+    Messages of transformers and of its downloads are silenced in this process.
+
     Args:
         recipe: The recipe of the features.
         trunk: The folder of the network, its name on the model hub, or `new`.
@@ -188,8 +190,9 @@ def compute_features(
 def reproducible_sums(device: torch.device) -> Iterator[None]:
     """Make torch's sums reproducible inside the block: one thread, or fixed algorithms on a GPU.
 
-    The settings are those of the process, and restored at the end of the block: on a CPU the number
-    of torch's threads is 1; cuDNN computes in full float32, and always with the same algorithm. The
+    The settings are restored at the end of the block. On a CPU the number of torch's threads is 1
+    in the calling thread, and in threads that first use torch inside the block; others keep theirs.
+    In the whole process, cuDNN computes in full float32, and always with the same algorithm. The
     precision of matrix products stays as it is set. The block yields None.
 
     Args:

@@ -78,15 +78,15 @@ class Lsh:
         """Build the bits of all vectors, by which a search chooses its candidates.
 
         Args:
-            vectors: The vectors to be searched. Those that are zero or not finite get bits, too,
-                but `allowed` must exclude them from a search.
+            vectors: The vectors to be searched, from `measure_lengths`. Those that are zero or not
+                finite get bits, too, but the argument `allowed` of `generate` must exclude them.
             options: Its `bits` is the number of bits of a vector; its `candidates` is not used
                 here.
             seed: The seed that draws the vectors from which the thresholds are estimated.
             threads: The number of threads of faiss, at least 1.
 
         Returns:
-            A new generator, which holds the bits but not the vectors.
+            A new generator of candidates, which holds the bits but not the vectors.
 
         Raises:
             TesseraeError: faiss is not installed.
@@ -147,7 +147,7 @@ class Hnsw:
         """Build a graph of the vectors that are finite and not zero.
 
         Args:
-            vectors: The vectors to be searched.
+            vectors: The vectors to be searched, from `measure_lengths`.
             options: Its `links`, `ef_construction` and `dims`: the number of links of a vector, of
                 the rows among which they are chosen, and of the dimensions that vectors are reduced
                 to (None: as many as hold 94 % of the squares). Its `ef_search` is not used here.
@@ -156,8 +156,8 @@ class Hnsw:
                 1.
 
         Returns:
-            A new generator, which holds the graph with reduced vectors, but not the vectors
-            themselves.
+            A new generator of candidates, which holds the graph with reduced vectors, but not the
+            vectors themselves.
 
         Raises:
             ValueError: `dims` is less than 2, or more than 16 * (d // 16 + 1) for vectors of d
@@ -214,14 +214,14 @@ def _as_candidates(rows: Rows, allowed: Mask) -> Candidates:
 
 
 def sample(vectors: Vectors, seed: int) -> Rows:
-    """Return rows for training, drawn without repetition from the vectors finite and not zero.
+    """Return the rows to train with: at most 65,536, of vectors that are finite and not zero.
 
     Args:
         vectors: The vectors to draw from.
         seed: The seed of the draw; unused if at most 65,536 rows can be drawn.
 
     Returns:
-        (m,) int64, ascending: all of these rows, or 65,536 of them.
+        (m,) int64, ascending, without repetition: all of these rows, or 65,536 drawn at random.
     """
     rows = np.flatnonzero(vectors.usable)
     if len(rows) <= MAX_TRAINING_VECTORS:
@@ -271,10 +271,10 @@ def faiss() -> Any:
 
 @contextlib.contextmanager
 def limit_faiss_threads(threads: int) -> Iterator[None]:
-    """Limit faiss to a number of OpenMP threads inside the block, in the whole process.
+    """Limit the OpenMP threads of the faiss calls that this thread makes inside the block.
 
-    At the end of the block the number is what it was before, also after an error. The block yields
-    None.
+    Calls of other threads are not limited. At the end of the block the number is what it was
+    before, also after an error. The block yields None.
 
     Args:
         threads: The number of threads, at least 1.

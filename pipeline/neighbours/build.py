@@ -62,7 +62,8 @@ def build(
         queries.
 
     Raises:
-        ValueError: There are no vectors, or an argument is out of its range.
+        ValueError: There are no vectors, they have another shape or dtype, or an argument is
+            unknown or out of its range.
         TesseraeError: A library or the device is missing, or the device has too little memory.
 
     Examples:

@@ -42,14 +42,16 @@ def measure_hubs(index: Index, references: NDArray[Any], nearest: int = NEAREST)
         index: The index whose vectors are measured.
         references: (m, d) float32 or float16 of any length, queries like those to be searched for,
             but others. Those that are zero or not finite are left out.
-        nearest: The number of nearest references of which the mean is taken (default: 10).
+        nearest: The number of nearest references of which the mean is taken (default: 10); all of
+            them if there are fewer.
 
     Returns:
         The value for `hubs` of `Index.search`: its `means` are the r(vector), (n,) float64, 0 for
         vectors that are zero or not finite; its `nearest` is *nearest*.
 
     Raises:
-        ValueError: No reference is finite and not zero, or *nearest* is less than 1.
+        ValueError: No reference is finite and not zero, *references* has another shape or dtype, or
+            *nearest* is less than 1.
     """
     usable_references = measure_lengths(references)
     if not usable_references.usable.any():

@@ -128,7 +128,8 @@ class Index:
     ) -> SearchResults:
         """Return the k nearest vectors of each query, those with the largest cosines.
 
-        Vectors that are zero or not finite are never returned.
+        An index of kind `exact` finds all of them; `lsh` and `hnsw` may return others in place of
+        some. Vectors that are zero or not finite are never returned.
 
         Args:
             queries: (q, d) of a floating-point dtype, of any length but zero; q may be 0.
@@ -156,7 +157,8 @@ class Index:
             end.
 
         Raises:
-            ValueError: A query is zero or not finite, or an argument is out of its range.
+            ValueError: A query is zero or not finite, or an argument has another shape or dtype or
+                is out of its range.
         """
         request = self._request(queries, k, keep, exclude, ids, hubs)
         return self._answer(request, max(k + MARGIN, candidates or self.candidates))

@@ -47,6 +47,10 @@ class SearchRequest:
 def rank(vectors: Vectors, request: SearchRequest, rows: Rows) -> tuple[Floats, Rows, Doubles]:
     """Return the best k of the candidates of each query, by exact scores.
 
+    A score is (cosine + `request.extra`) * `request.factor` - `request.shift`, the cosine alone by
+    default. Candidates that `request.exclude` names are left out; with `request.ids`, so are those
+    of an excluded id, and all but the best of each id.
+
     Args:
         vectors: The vectors that are searched.
         request: The request, with q queries and its k.

@@ -97,8 +97,7 @@ def deduplicate(results: SearchResults, ids: int | NDArray[Any]) -> SearchResult
     """Keep the first answer of each id, so that an image and its mirrored copy count once.
 
     Args:
-        results: (q, w) results, which are not changed; w must exceed k for k to be left, as
-            `Index.search` ensures.
+        results: (q, w) results, which are not changed. Each repeated id leaves one answer fewer.
         ids: An array of integers from 0, the id of each row of the index; or a whole number m,
             where rows r and m + r are one image.
 

@@ -210,7 +210,8 @@ def load(
 
     Raises:
         TesseraeError: The index is missing or of another identity, or one of its parts is missing,
-            truncated or changed; or faiss, which lsh and hnsw need, is not installed.
+            truncated or changed; faiss, which lsh and hnsw need, is not installed; or the device
+            does not exist or has too little memory.
         ValueError: *device* is set for another kind than exact.
     """
     path = Path(folder)

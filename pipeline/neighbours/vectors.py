@@ -136,7 +136,7 @@ def measure_lengths(array: NDArray[Any]) -> Vectors:
 def blocks(count: int, dim: int) -> Iterator[slice]:
     """Yield slices that divide vectors into blocks, so that each fits into little memory.
 
-    A block has at most `MAX_BLOCK_ELEMENTS` numbers, or one vector if that is longer.
+    A block has at most 4,194,304 numbers, or one vector if that is longer.
 
     Args:
         count: The number of vectors; none are yielded for 0.

@@ -91,8 +91,9 @@ def install(dask_scheduler: Scheduler) -> bool:
         dask_scheduler: The scheduler; `Client.run_on_scheduler(install)` passes it.
 
     Returns:
-        True if the scheduler has the page now; False if it does not fit this version of Dask, which
-        is logged and not raised.
+        True if the scheduler has the plugin now, which records what commands send; False if it
+        could not be added. An error, such as one of another version of Dask, is logged and not
+        raised: with True, too, the page itself may then be missing.
     """
     if NAME in dask_scheduler.plugins:
         return True
@@ -122,7 +123,7 @@ def metrics(state: DashboardState) -> Iterator[lazy.Metric]:
     """Yield the Prometheus metrics of all runs of a dashboard.
 
     Args:
-        state: The state of the dashboard, which is read when the first metric is requested.
+        state: The state of the dashboard, which is read while the metrics are requested.
 
     Yields:
         A metric with `name`, `description`, `kind` (`counter` or `gauge`) and `values`, which are

@@ -48,7 +48,8 @@ class Worker:
             since: The time of the start of the run, in seconds of the same clock.
 
         Returns:
-            The rate over the last 60 seconds, or since the start; 0.0 if no time has passed.
+            The rate over the last 60 seconds, or since the start, of at most the last 64 shards
+            that it finished; 0.0 if no time has passed.
         """
         recent = [(at, rows) for at, rows in self.ends if at > now - WORKER_SECONDS]
         seconds = min(WORKER_SECONDS, now - since)
@@ -258,8 +259,9 @@ class DashboardState:
     def apply(self, message: Mapping[str, Any], now: float) -> None:
         """Update the state from a message of a command.
 
-        An unknown kind, of a later version, is ignored; so is a message of an unknown run, except
-        for `pictures`, `curve` and `grid`.
+        A message `run` or `training` adds its run, in place of one of the same name; only the last
+        8 of each are kept. An unknown kind, of a later version, is ignored; so are other messages
+        of an unknown run, except for `pictures`, `curve` and `grid`.
 
         The kinds and their values are: `run` (those of `Publisher.begin`, with `before` for
         `earlier_counts`, and `client`), `shard` (`shard`, `rows`, `bytes_in`, `bytes_out`,

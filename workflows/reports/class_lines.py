@@ -94,7 +94,8 @@ def unreadable_class_lines(
         status: The (rows,) uint8 status of each row; 0 is readable.
 
     Yields:
-        One line; none if every class of the labels has a readable image.
+        One line, which names six classes and counts the others; none if every class of the labels
+        has a readable image.
     """
     lost = set(labels[labels >= 0].tolist()) - set(labels[status == 0].tolist())
     if lost:

@@ -30,7 +30,8 @@ def run_info(options: InfoOptions) -> int:
     """Print the facts about the store, as lines or with `--json` as one JSON document.
 
     Args:
-        options: The parsed options: `store`, `json`, and `all` to list every quarantined row.
+        options: The parsed options, such as `InfoOptions(store="stores/imagenet")`: `store`, its
+            path or URL; `json`; and `all`, to list every quarantined row instead of the first 50.
 
     Returns:
         The exit status, 0; also if files of the store are damaged.
@@ -55,15 +56,18 @@ def describe_store(objects: Objects) -> dict[str, Any]:
         objects: The objects of the store.
 
     Returns:
-        The document of `tesserae info --json`: `store` (path or URL), `format` and `recipe` (None
-        if the recipe is missing or damaged), `splits` and `features`. `splits` has for each name a
+        The document of `tesserae info --json`: `store` (path or URL), `format` and `recipe` (its
+        number of the format and a dictionary of its fields, such as `fit` and `codec`; None if the
+        recipe is missing or damaged), `splits` and `features`. `splits` has for each name a
         dictionary with `finished`, `rows`, `rows_committed`, `shards`, `shards_committed`, `seed`,
         `listing`, `sizes` (by side, as text, dictionaries with `num_bytes`), `sizes_finished`,
         `counts` (committed rows by status in words), `quarantine` and `remarks` (lists of the
         dictionaries that `read_lines` returns), `problems` (with `name` and `what`) and
         `passed_over` (number and first name of skipped files, by reason); `rows`, `shards`, `seed`
         and `listing` are None if the plan is missing. `features` has for each name of a feature set
-        a dictionary with fields of its recipe, `splits` and `num_bytes`.
+        a dictionary with fields of its recipe, such as `dim`, with `num_bytes`, and with `splits`:
+        by name, dictionaries with `finished`, `kinds`, `shards_committed`, `num_bytes` and
+        `problems`.
 
     Raises:
         StoreError: There is no store.
@@ -196,8 +200,8 @@ def store_info_lines(facts: dict[str, Any], limit: int | None) -> list[str]:
     """Return facts as lines for the terminal, with control characters in names escaped.
 
     Args:
-        facts: The result of `describe`.
-        limit: Number of quarantined rows to list for each split; None lists all.
+        facts: The result of `describe_store`.
+        limit: The largest number of quarantined rows to list for each split; None lists all.
     """
     out = [
         f"{facts['store']}  (format {facts['format'] or 'unknown'})",

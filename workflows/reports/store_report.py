@@ -41,8 +41,9 @@ def report_store(store: str, runs: dict[str, RunReport], *, notice: str = "") ->
 
     Args:
         store: Path or URL of the store.
-        runs: The totals of the command's run, by split; splits without an entry had nothing to do,
-            and an empty dictionary is valid.
+        runs: The totals of the command's run, by split, such as `{"train": RunReport(num_rows=9,
+            seconds=1.5)}`; splits without an entry had nothing to do, and an empty dictionary is
+            valid.
         notice: A notice that is shown before all figures (default: none).
 
     Raises:
@@ -68,7 +69,8 @@ def collect_report(objects: Objects, runs: dict[str, RunReport], notice: str) ->
 
     Args:
         objects: The objects of the store.
-        runs: The totals of the command's run, by split; a split without an entry gets none.
+        runs: The totals of the command's run, by split, such as `{"train": RunReport(num_rows=9,
+            seconds=1.5)}`; a split without an entry gets none.
         notice: A notice that is shown before all figures; empty for none.
 
     Returns:

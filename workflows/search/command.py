@@ -37,7 +37,8 @@ def run(options: SearchCommandOptions) -> int:
     the run.
 
     Args:
-        options: The parsed options of the command.
+        options: The parsed options of the command, such as
+            `SearchCommandOptions(run=Path("runs/devise"), query="fishing net")`.
 
     Returns:
         The exit status, 0; errors are raised.
@@ -55,10 +56,13 @@ def search_once(options: SearchCommandOptions) -> int:
     """Search once, and print the answers to standard output, as tables or with `--json` as JSON.
 
     The images of a split without vectors are embedded first, which writes to the run's folder.
-    `--grid` also writes a PNG file.
+    `--grid` also writes the images into a PNG file, if there are any. Unknown words that were
+    ignored are printed to standard error.
 
     Args:
-        options: The parsed options of the command. Its `serve` is ignored.
+        options: The parsed options of the command, such as
+            `SearchCommandOptions(run=Path("runs/devise"), query="fishing net")`. Its `serve` and
+            what only concerns the server are ignored.
 
     Returns:
         The exit status, 0; errors are raised.
@@ -125,8 +129,8 @@ def search_result_lines(answer: Answer) -> Iterator[str]:
         answer: The answer of `Engine.search`.
 
     Yields:
-        A table of the images, then one of the words, each with a heading; or a line that there are
-        no results. A line has no newline at its end.
+        A table of the images, then one of the words, each with the names of its columns as the
+        first line; or a line that there are no results. A line has no newline at its end.
     """
     if answer.images:
         yield from _table(
@@ -186,9 +190,10 @@ def serve(options: SearchCommandOptions) -> int:
     """Serve the page until Ctrl-C, after embedding the images of splits without vectors.
 
     Args:
-        options: The parsed options of the command. A host of "" listens on all interfaces, and port
-            0 selects a free one. The options of a single search (query, image, grid, json) must not
-            be set.
+        options: The parsed options of the command, such as
+            `SearchCommandOptions(run=Path("runs/devise"), serve=True)`. A host of "" listens on all
+            interfaces, and port 0 selects a free one. The options `query`, `image`, `grid` and
+            `json` of a single search must not be set; `k`, `to` and `classes` are ignored.
 
     Returns:
         Never in regular use: Ctrl-C raises KeyboardInterrupt, after which the sockets and the

@@ -240,7 +240,8 @@ def open_engine(
             no split remains.
         kind: The kind of index: `exact`, `lsh` or `hnsw` (default: `exact` up to 200,000 rows of a
             split, otherwise `hnsw`).
-        digests: True to compare stored vectors and indexes with their digests (default).
+        digests: True to compare stored vectors with their digests, too (default); sizes and
+            indexes always are. What is damaged is computed again.
         stream: The stream of progress and notices (default: standard error).
         store: The present path or URL of the store (default: as recorded in the run, or a folder
             beside the run).

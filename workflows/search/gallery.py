@@ -63,10 +63,14 @@ class Gallery:
     def split(self, name: str) -> Split:
         """Return a finished split that has the size of the gallery.
 
-        A split that has finished after the gallery was opened is opened now.
+        A split that has finished after the gallery was opened is opened now, but not added to the
+        gallery, whose other methods do not know it.
 
         Args:
             name: The name of the split.
+
+        Returns:
+            The split, with its `plan`, `labels`, `sizes` that can be read and mask `readable`.
 
         Raises:
             StoreError: There is no such split, it is not finished, or it lacks that size.

@@ -117,8 +117,10 @@ class ImageIndex:
                 (default: empty, for cosines).
 
         Returns:
-            At most *k* images over all splits; equal scores are ordered by the position of the
-            split in *splits*, then by row. An image and its mirrored copy count once.
+            At most *k* images over all splits, each with `split`, `row`, `score` (the larger, the
+            nearer), `label`, `wnid`, `words` (the names of its class), `query` (one that finds its
+            class) and `key`; equal scores are ordered by the position of the split in *splits*,
+            then by row. An image and its mirrored copy count once.
 
         Raises:
             StoreDamagedError: The table of the samples is unreadable.
@@ -147,14 +149,14 @@ class ImageIndex:
     def first(self, embedded: EmbeddedSplit, count: int) -> list[ImageHit]:
         """Return the first readable images of a split, with score 0.
 
-        Rows are stored in random order, so this is a random sample.
+        Rows are stored in random order, so this is a random sample, the same one each time.
 
         Args:
-            embedded: The split.
+            embedded: The split, from `open_embedded`.
             count: The number of images; a split with fewer readable rows gives fewer.
 
         Returns:
-            The images in the order of their rows.
+            The images in the order of their rows, as `search` returns them.
 
         Raises:
             StoreDamagedError: The table of the samples is unreadable.

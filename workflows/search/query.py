@@ -150,7 +150,7 @@ def parse(text: str, *, has_image: bool = False) -> Query:
     second` lies between two terms, nearer to the first; `~` alone is half way.
 
     Args:
-        text: The text as typed, at most 500 characters.
+        text: The text as typed, at most 500 characters and 16 terms, with weights up to 1000.
         has_image: True if an image comes with the text (default False). If the text has no `@`, the
             image comes first: `snow` is `@ + snow`, `- snow` is `@ - snow`, and no text is `@`.
 

@@ -62,6 +62,7 @@ class QueryEncoder:
         Raises:
             QueryError: A word, split or row is unknown, the query has an `@` but no image came with
                 it, a vector is zero or not finite, or the terms cancel each other out.
+            StoreDamagedError: The shard of an image that the query names is damaged.
         """
         total = np.zeros(self._model.dim)
         for part in query.parts:

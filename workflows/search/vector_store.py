@@ -110,10 +110,11 @@ def open_embedded(
     digests: bool = True,
     stream: TextIO | None = None,
 ) -> EmbeddedSplit:
-    """Open the vectors of a split; compute them if they are missing or of another model or state.
+    """Open the vectors of a split; compute them if they are missing, outdated or damaged.
 
-    Computed vectors and their index are written to `<folder>/<split>/<kind>`. Two processes that
-    need the same ones wait for each other.
+    They are outdated if they belong to another model, or to another state of the split. Computed
+    vectors and their index are written to `<folder>/<split>/<kind>`; outdated ones of any kind are
+    then removed. Two processes that need the same ones wait for each other.
 
     Args:
         model: The model that embeds the images.
@@ -121,7 +122,8 @@ def open_embedded(
             (`RUN/search`).
         split: The split.
         kind: The kind of index: `exact`, `lsh` or `hnsw` (default: from `kind_for`).
-        digests: True to compare all stored bytes with their digests (default).
+        digests: True to compare stored vectors with their digests, too (default); sizes and
+            indexes always are.
         stream: The stream of progress messages (default: standard error).
 
     Returns:

@@ -50,8 +50,8 @@ def bytes_text(num_bytes: float) -> str:
     """Return a number of bytes with three digits and a decimal unit, such as `27.1 GB` or `999 B`.
 
     Args:
-        num_bytes: The number of bytes, not negative. 1 kB is 1000 bytes, and the largest unit is
-            PB.
+        num_bytes: The number of bytes, not negative, which is rounded to whole bytes below 1 kB. 1
+            kB is 1000 bytes, and the largest unit is PB.
     """
     if num_bytes < 999.5:
         return f"{num_bytes:.0f} B"
@@ -93,7 +93,7 @@ def seconds_text(seconds: float) -> str:
 
 
 def share_text(part: float, total: float) -> str:
-    """Return a share in percent, with enough decimals not to be rounded to 0 or 100.
+    """Return a share in percent, with enough decimals, at most 7, not to show 0 or 100.
 
     Args:
         part: A number from 0 to *total*.

@@ -47,8 +47,9 @@ def application(service: SearchService) -> web.Application:
     """Return the tornado application with all routes of the search page.
 
     Args:
-        service: The state that all handlers share: the engine, the guard, the pools of threads, the
-            connections and the cache of uploads. The caller closes it.
+        service: The state that all handlers share, such as `SearchService(engine, "127.0.0.1",
+            csls=False)`: the engine, the guard, the pools of threads, the connections and the cache
+            of uploads. The caller closes it.
     """
     arguments = {"service": service}
     return web.Application(
@@ -94,7 +95,8 @@ def bind(host: str, port: int) -> list[socket.socket]:
         A listening, non-blocking socket for each address of the host; the caller closes them.
 
     Raises:
-        TesseraeError: The port is taken, or the address does not belong to this machine.
+        TesseraeError: The port is taken or reserved for root, the name is unknown, or the address
+            does not belong to this machine.
         ValueError: The port is out of range.
     """
     if not 0 <= port <= 65535:
@@ -159,7 +161,7 @@ async def serve(
     """Serve requests until the coroutine is cancelled.
 
     Args:
-        service: The state that the handlers share.
+        service: The state that the handlers share, which the caller closes.
         sockets: The listening sockets from `bind`, which are closed at the end.
         started: A function that is called once the server accepts connections.
     """

@@ -96,8 +96,8 @@ class ThumbnailHandler(BaseHandler):
     async def get(self, split: str, row: str) -> None:
         """Respond with an image as JPEG, of the stored size nearest to `?size=`, in pixels.
 
-        The status is 400 for an invalid size, 404 for an image that does not exist, and 304 if the
-        client has it already.
+        Without `?size=` it is the smallest size. The status is 400 for an invalid size, 404 for an
+        image that does not exist, and 304 if the client has it already.
 
         Args:
             split: The name of the split, from the URL.

@@ -59,7 +59,7 @@ class UploadCache:
         Returns:
             The upload: `name` (32 hexadecimal digits, the same for the same bytes), `vector` (the
             unit vector of the image, (dim,) float32) and `jpeg` (the square image that the model
-            took).
+            took, as the bytes of a JPEG file).
 
         Raises:
             QueryError: The file is no readable image of a supported format.
@@ -76,7 +76,7 @@ class UploadCache:
         return upload
 
     def get(self, name: str) -> Upload | None:
-        """Return a cached upload and mark it as used; None if it is unknown or was evicted.
+        """Return an upload that `add` has cached, and mark it as used; None if it is not there.
 
         Args:
             name: The name of the upload, 32 hexadecimal digits.
