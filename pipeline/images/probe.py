@@ -48,6 +48,9 @@ def probe(filter: str, *, rules: int = RULES) -> Probe:
     Returns:
         Two texts of 32 hexadecimal digits: `decoder` for the decoding, and `resizer` for the
         resizing with *filter*. Machines with equal ones compute equal pixels.
+
+    Raises:
+        KeyError: *filter* is none of these.
     """
     return Probe(decoder=_decoder_digest(rules), resizer=_resizer_digest(filter))
 

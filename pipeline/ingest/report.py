@@ -77,11 +77,11 @@ class Stopwatch:
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
-        """Add the seconds since the last lap, or since the start, to a stage in `seconds`.
+        """Add the seconds since the last lap, or since the creation, to the dict `seconds`.
 
         Args:
-            stage: The name of the stage that has just ended, such as `decode`; any text, and a new
-                one begins at 0. The seconds are wall time, of `time.perf_counter`.
+            stage: The key in `seconds`: the name of the stage that has just ended, such as
+                `decode`; any text, and a new one begins at 0. The seconds are wall time.
         """
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last

@@ -154,9 +154,10 @@ def load_origin(objects: Objects, plan: Plan) -> Origin:
         plan: The plan of the split.
 
     Returns:
-        What the index records: the source as the user named it, its kind, root, fingerprint and
-        options, the listing's digest, the bytes of all samples, and the skipped files. Whether the
-        source still exists there is not checked.
+        What the index records: `source` as the user named it; its `kind`; `root`, the folder or URL
+        that paths are relative to; its `fingerprint` and `options`; the listing's digest in
+        `listing`; the bytes of all samples in `num_bytes`; and in `passed` the number of skipped
+        files and the name of the first, by reason. Whether the source still exists is not checked.
 
     Raises:
         StoreError: The index or its record is missing or damaged, or the index is of another plan.

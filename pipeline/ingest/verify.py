@@ -50,14 +50,16 @@ def read_records(objects: Objects, split: str) -> SplitRecords:
         split: The name of the split.
 
     Returns:
-        The recipe, plan and finish record, each None if neither it nor a copy can be read (there is
-        no copy of a finish record); the commits by number of the shard, an empty dict without a
-        plan; and in `problems` each document that is damaged, or missing although it must exist,
-        which recipe, plan and ledger must: an unknown split is no error. A finish record or commit
-        that is not written yet is no problem.
+        `recipe`, `plan` and the finish record `done`, each None if neither it nor a copy can be
+        read (there is no copy of a finish record); `commits` by number of the shard, an empty dict
+        without a plan; and in `problems` each document that is damaged, or missing although it must
+        exist, which recipe, plan and ledger must: an unknown split is no error. A finish record or
+        commit that is not written yet is no problem.
 
     Raises:
-        StoreError: A document has a format that this version does not read.
+        StoreError: A document has a format that this version does not read, or the request to an
+            object store failed.
+        OSError: The disk reports an error while the ledger is read.
     """
     ledger = records.read_ledger(objects, split)
     reader = _RecordReader(objects, ledger.copies)

@@ -184,7 +184,7 @@ class LocalObjects:
 
         Args:
             folder: A path relative to the store; empty for the whole store, temporary files in
-                `.tmp` included. A missing one has no names.
+                `.tmp` included. A folder that is missing or cannot be read has no names.
 
         Returns:
             Names relative to the store, not to *folder*, with `/` between parts. Links to folders
