@@ -147,7 +147,7 @@ def is_raw_photograph(directory: Directory, data: bytes) -> bool:
     photograph in a subdirectory, an order that no other writer uses.
 
     Args:
-        directory: The first directory of the file.
+        directory: The first directory of the file, as `read_directory` returns it.
         data: All bytes of the file.
     """
     reduced = int(directory.number(data, NEW_SUBFILE_TYPE, 0)) & 1
@@ -161,7 +161,7 @@ def is_inflated_whole(directory: Directory, data: bytes) -> bool:
     incomplete strips and returns uninitialised memory.
 
     Args:
-        directory: The first directory of the file.
+        directory: The first directory of the file, as `read_directory` returns it.
         data: All bytes of the file.
     """
     if directory.number(data, COMPRESSION, 1) not in _DEFLATE:

@@ -56,9 +56,10 @@ def resolve_recipe(
 
     Args:
         objects: The objects of the store.
-        options: The options of the command; None in a field accepts what the store has, or the
-            default in a new store, which for `serves` is the largest of `sizes`. Otherwise, `sizes`
-            and `seed` are not part of a recipe and not compared.
+        options: The options of the command, such as `StoreOptions(sizes=(72, 224), fit="pad")`.
+            None in a field accepts what the store has, or the default in a new store, which for
+            `serves` is the largest of `sizes`. Otherwise, `sizes` and `seed` are not part of a
+            recipe and not compared.
         classes: The classes of the source, in the order of labels (default: none, for a source that
             is not listed).
 
@@ -88,8 +89,9 @@ def check_options(objects: Objects, options: StoreOptions) -> None:
 
     Args:
         objects: The objects of the store, which need not exist yet.
-        options: The options of the command; None in a field accepts what the store has, or the
-            default in a new store. Its `sizes` and `seed` are not compared.
+        options: The options of the command, such as `StoreOptions(sizes=(72, 224), fit="pad")`.
+            None in a field accepts what the store has, or the default in a new store. Its `sizes`
+            and `seed` are not compared.
 
     Raises:
         ValueError: An option has an invalid value.
@@ -201,6 +203,10 @@ def cached_origin(objects: Objects, split: str, source: Source, root: str) -> Or
         the number of skipped files and the name of the first, by reason. None if the source must be
         listed again: the split has no plan, its source index is missing or damaged, or the source's
         kind, root or fingerprint is another.
+
+    Raises:
+        TesseraeError: The source cannot be read to compute its fingerprint (a ReadError or a
+            SourceError).
     """
     try:
         origin = load_origin(objects, records.load_plan(objects, split))
@@ -268,7 +274,7 @@ def classes_of(listed: Mapping[str, tuple[Source, Listing]], rules: int) -> Clas
     """Put the classes of several splits in one order, by one version of the listing rules.
 
     Args:
-        listed: The source and the listing of each split, by name of the split.
+        listed: The source and the listing, of `read_listing`, of each split, by name of the split.
         rules: The version of the listing rules, 1 or 2.
 
     Returns:
@@ -300,7 +306,7 @@ def make_plan(
         objects: The objects of the store.
         split: The name of the split.
         recipe: The recipe of the store.
-        listed: The samples of the source, sorted by key, at least one.
+        listed: The samples of the source, of `read_listing`, at least one.
         origin: The location of the source, which the index records.
         seed: The seed of the order of rows, 0 to 2^64 - 1.
 

@@ -51,8 +51,9 @@ def report_on(
         bytes_in: The number of bytes of the shard's images in the source (default: 0).
 
     Returns:
-        The number of the shard, its number of rows, the counts of rows by the name of their status,
-        the name of this host, `bytes_out`, and the values of the other arguments.
+        The report: of the commit `shard`, `num_rows` and `counts`, the number of rows by the name
+        of their status, such as `readable`; `host`, the name of this machine; `bytes_out`; and the
+        values of the other arguments under their names.
     """
     return ShardReport(
         shard=commit.shard,

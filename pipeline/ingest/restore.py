@@ -151,8 +151,8 @@ def rebuild_jobs(config: ShardTaskConfig, rebuilds: Iterable[Rebuild]) -> list[J
         rebuilds: The objects to make again, of `plan_rebuilds`.
 
     Returns:
-        Jobs in the order of *rebuilds*, named `repair-<split>-<shard>` with six digits, that call
-        `rebuild_shard` and give its `ShardReport`.
+        Jobs for `pipeline.jobs.run_jobs` in the order of *rebuilds*, named `repair-<split>-<shard>`
+        with six digits, that call `rebuild_shard` and give its `ShardReport`.
     """
     return [
         Job(

@@ -201,7 +201,11 @@ class SourceIndex:
     """A reader of the source index of a split, shard by shard."""
 
     def __init__(self, objects: Objects, plan: Plan) -> None:
-        """Open the file.
+        """Open the source index of a split.
+
+        Args:
+            objects: The objects of the store.
+            plan: The plan of the split.
 
         Raises:
             StoreError: The file is missing, damaged, or of another plan.

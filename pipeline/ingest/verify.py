@@ -187,8 +187,9 @@ def check_finished(split_records: SplitRecords) -> list[Problem]:
         split_records: The records of the split, as `read_records` returns them.
 
     Returns:
-        Problems with `unfinished` set: one for missing commits or a missing finish record, or one
-        for each size that is not finished. The list is empty if the split is finished, if its plan
+        Problems whose `unfinished` is True, with the `name` of a document or array in the store and
+        a `description` in words: one for missing commits or a missing finish record, or one for
+        each size that is not finished. The list is empty if the split is finished, if its plan
         cannot be read, or if its damaged finish record is already among the problems of
         *split_records*.
     """
@@ -237,9 +238,14 @@ def check_planned(objects: Objects, split_records: SplitRecords) -> list[Problem
         split_records: The records of the split, as `read_records` returns them.
 
     Returns:
-        A problem for each `zarr.json` and, if there is no finish record, each chunk of labels that
-        is missing or damaged; an empty list also if the recipe or the plan cannot be read, because
-        then nothing is checked.
+        A problem, with the `name` of the object and a `description` such as `missing`, for each
+        `zarr.json` and, if there is no finish record, each chunk of labels that is missing or
+        damaged; an empty list also if the recipe or the plan cannot be read, because then nothing
+        is checked.
+
+    Raises:
+        StoreError: The request to an object store failed.
+        OSError: The disk reports an error.
     """
     if split_records.recipe is None or split_records.plan is None:
         return []

@@ -352,10 +352,10 @@ def load_feature_commit(
 
     Returns:
         The commit: in `arrays` the record of the shard object of each kind, `plain` or `mirrored`,
-        the digests of the recipe, of the plan and of the shard object of images (`pixels`), and the
-        provenance (seconds, host, versions); None if it does not exist, is damaged, or belongs to
-        another recipe, plan or shard, so that the shard must be computed again. The objects that it
-        lists are not opened.
+        the digests `features` (of the recipe), `plan` and `pixels` (of the shard object of images),
+        and `provenance` (seconds, host, versions). None if it does not exist, is damaged, or
+        belongs to another recipe, plan or shard, so that the shard must be computed again. The
+        objects that it lists are not opened.
 
     Raises:
         StoreError: The commit has a format that this version does not read.

@@ -77,7 +77,7 @@ class ShardComposer:
 
         Raises:
             ValueError: The row has another length.
-            IndexError: There are more rows than `shard_rows`.
+            IndexError: The row ends a chunk beyond `shard_rows`.
             StoreError: The bytes cannot be written.
         """
         if len(row) != self.row_bytes:
