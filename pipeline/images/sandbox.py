@@ -268,7 +268,10 @@ def _read_frame(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
 
 
 def main() -> int:
-    """Answer frames until the input ends, as `python -m pipeline.images.sandbox`."""
+    """Answer requests on standard input until it ends, in a child process; return 0.
+
+    This is `python -m pipeline.images.sandbox`, which an `IsolatedDecoder` starts.
+    """
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     # A library that prints to standard output must not write into the frames.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -41,7 +41,7 @@ class Rebuild:
 def restore_records(objects: Objects, split_records: SplitRecords) -> list[str]:
     """Write the damaged or missing recipe, plan and commits of which a ledger has a copy.
 
-    A finish record and a ledger are not restored, because the finish step writes them again.
+    A finish record and a ledger are not restored, because `finish_split` writes them again.
 
     Args:
         objects: The objects of the store.

@@ -66,7 +66,7 @@ def prepare_shard(config: ShardTaskConfig, shard: int, *, isolated: bool = False
     Returns:
         The report of the task: `counts`, the number of rows by the name of their status, such as
         `readable`; `bytes_in` and `bytes_out`, those read and written; `seconds` by name of the
-        stage, such as `decode`; `host`; and in `written_objects` the names of the objects written,
+        step, such as `decode`; `host`; and in `written_objects` the names of the objects written,
         relative to the store and without the commit. If the shard was complete before, nothing is
         written: the report has the counts of its commit, 0 bytes, no seconds and no written
         objects.
@@ -119,7 +119,7 @@ def rebuild_shard(
 
     Returns:
         The report of the task: `counts` of the commit, the number of rows by the name of their
-        status; `bytes_in` and `bytes_out`, those read and written; `seconds` by name of the stage;
+        status; `bytes_in` and `bytes_out`, those read and written; `seconds` by name of the step;
         `host`; and in `written_objects` the names of the objects written, relative to the store.
 
     Raises:

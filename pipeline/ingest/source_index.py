@@ -149,6 +149,8 @@ def write_source_index(
 def load_origin(objects: Objects, plan: Plan) -> Origin:
     """Return the location of the images of a split, after checking every byte of its source index.
 
+    The index is the file `.cache/<split>.rows.arrow`, which `write_source_index` wrote.
+
     Args:
         objects: The objects of the store.
         plan: The plan of the split.

@@ -43,7 +43,9 @@ class SplitRecords:
 
 
 def read_records(objects: Objects, split: str) -> SplitRecords:
-    """Read the records of a split, with the ledger's copies where they are damaged.
+    """Read the records of a split, with the copies in its ledger where they are damaged.
+
+    The ledger is the file `splits/<split>.ledger.jsonl`.
 
     Args:
         objects: The objects of the store.

@@ -58,7 +58,7 @@ class FinishRecord:
 
 
 def decode_finish_record(data: bytes, name: str) -> FinishRecord:
-    """Decode and check the finish record of a split.
+    """Decode and check the finish record of a split: the record that the split is complete.
 
     It may be that of any split, recipe and plan: the caller compares these with what it expects.
 
@@ -151,7 +151,7 @@ def load_plan(objects: Objects, split: str) -> Plan:
 
 
 def load_finish_record(objects: Objects, split: str) -> FinishRecord | None:
-    """Load and check the finish record of a split.
+    """Load and check the finish record of a split: the record that the split is complete.
 
     Args:
         objects: The objects of the store.
@@ -307,6 +307,8 @@ class Ledger:
 
 def read_ledger(objects: Objects, split: str) -> Ledger:
     """Read the ledger of a split, or the intact lines of a damaged one; a missing one is no error.
+
+    A ledger holds second copies of the recipe, the plan and the commits.
 
     Args:
         objects: The objects of the store.
