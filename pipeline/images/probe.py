@@ -40,7 +40,7 @@ class Probe:
 def probe(filter: str, *, rules: int = RULES) -> Probe:
     """Decode and resize the probe images, in about 30 ms, and return digests of the pixels.
 
-    The decoder gets small files that are part of this module, the resizer synthetic pixels.
+    The decoder gets small files that are part of this package, the resizer synthetic pixels.
 
     Args:
         filter: The resampling filter: `nearest`, `box`, `bilinear`, `hamming`, `bicubic` or

@@ -374,8 +374,8 @@ def fingerprint(name: str, data: bytes) -> ObjectRecord:
         data: All its bytes.
 
     Returns:
-        The name, the number of bytes, and their XXH3-128 as 32 hexadecimal digits. The store is
-        neither read nor written.
+        The record: `name`, `num_bytes`, the length, and `digest`, the XXH3-128 of the bytes as 32
+        hexadecimal digits. The store is neither read nor written.
     """
     return ObjectRecord(name, len(data), xxhash.xxh3_128(data).hexdigest())
 
@@ -429,5 +429,10 @@ class FingerprintWriter:
         self._writer.finish()
 
     def written(self) -> ObjectRecord:
-        """Return the name, size and digest of the bytes written so far."""
+        """Return the record of the bytes written so far.
+
+        Returns:
+            The record: `name`, that of the object; `num_bytes`; and `digest`, the XXH3-128 of the
+            bytes as 32 hexadecimal digits.
+        """
         return ObjectRecord(self.name, self._num_bytes, self._hash.hexdigest())

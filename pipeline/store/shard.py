@@ -94,7 +94,8 @@ class ShardComposer:
         """Fill the last chunk with rows of zeros, and write the index; `finish` must follow.
 
         Returns:
-            The record of the object: its name, its length in bytes and its XXH3-128.
+            The record of the object: its `name`, its length in bytes `num_bytes`, and `digest`, the
+            XXH3-128 of the bytes as 32 hexadecimal digits.
 
         Raises:
             StoreError: The bytes cannot be written.
