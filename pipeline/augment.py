@@ -72,7 +72,7 @@ class Augment:
             raise ValueError(f"ratio is {self.ratio}: expected 0 < smallest <= largest.")
 
     def __call__(self, images: Tensor, rows: Tensor, epoch: int) -> Tensor:
-        """Augment a batch.
+        """Crop, mirror and normalise a batch as the fields of this object say.
 
         Args:
             images: The images, (n, 3, height, width) uint8, on any device.
@@ -83,7 +83,7 @@ class Augment:
             (n, 3, size, size) float32 on the device of *images*, channels last in memory.
 
         Raises:
-            ValueError: The images are smaller than the crop.
+            ValueError: The images are smaller than `size`, and `crop` is `none` or `random`.
         """
         rows = rows.to(images.device, non_blocking=True)
 

@@ -174,9 +174,9 @@ def replacing(path: Path, *, durable: bool, temporary: Path | None = None) -> It
             of that name is replaced, and the file that it leads to stays as it is.
         durable: True if the new file must survive a power failure after the block, which waits for
             the disk twice; False if it may be lost then, or be empty.
-        temporary: The path of the new file until it is complete, in the folder of *path*, for a
-            writer that has no other beside it and removes what a killed one left. What has that
-            name is removed. Default: a random name, for any number of writers.
+        temporary: The path of the new file until it is complete, in the folder of *path*. A file of
+            that name, which a killed writer may have left, is removed first, so only one writer at
+            a time may pass it (default: a random name, for any number of writers).
 
     Yields:
         The empty new file, a buffered binary file for writing. The end of the block closes it,

@@ -81,23 +81,25 @@ def run_jobs(
 ) -> Iterator[Any | Failed]:
     """Run *jobs* as Dask tasks and yield their results in the order in which they end.
 
-    Nothing is submitted before the first item is requested; then all jobs are at once. A job whose
-    task lost two workers, or raised MemoryError, is submitted again, up to 5 times, as its
-    `fallback` if it has one. Closing the iterator, or an error, cancels the tasks that have not
-    ended.
+    Nothing is submitted before the first item is requested; then all jobs are at once. Dask runs a
+    task that raised an exception up to twice again. A job whose task lost more workers than the
+    scheduler allows (one, by the setting `allowed-failures` of Tesserae's clusters), or that raised
+    MemoryError, is submitted again, up to 5 times, as its `fallback` if it has one. Closing the
+    iterator, or an error, cancels the tasks that have not ended.
 
     Args:
         client: The client of the cluster, which stays open.
         run: The name of the run, unique on the scheduler, which is part of the keys of its tasks.
-        jobs: The jobs to run, with different names. Each calls `call(*arguments)` on a worker;
-            `options` are further keyword arguments of `Client.submit`, such as `resources`.
+        jobs: The jobs to run, with different names. Each runs `call(*arguments, **options)` on a
+            worker, except that options named like a parameter of Dask's `Client.submit`, such as
+            `resources`, go to that method and not to `call`.
         tick: A function without arguments that is called in the iterating thread before each wait,
             so about every 0.1 s while the caller waits for an item (default: none).
 
     Yields:
         For each job, what its `call` returned, which does not say of which job it is; or a
-        `Failed`, with the `job` that was tried last and its `error`, if it raised a ReadError
-        (after 2 retries) or went on to lose workers.
+        `Failed`, with the `job` that was tried last and its `error`, if it raised a ReadError or
+        went on to lose workers.
 
     Raises:
         TesseraeError: A task raised such an error other than a ReadError; it is raised as it is.

@@ -187,7 +187,14 @@ class Permutation:
         self._keys = [np.uint64(key(hash_key, i)) for i in range(ROUNDS)]
 
     def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the numbers to which *positions*, (n,) int64, are mapped: (n,) int64."""
+        """Return the numbers to which positions are mapped.
+
+        Args:
+            positions: (n,) int64, each 0 to size - 1, in any order; they are not changed.
+
+        Returns:
+            (n,) int64, each 0 to size - 1, different for different positions.
+        """
         permuted = self._once(positions.astype(np.uint64))
         while (beyond := permuted >= np.uint64(self.size)).any():
             permuted[beyond] = self._once(permuted[beyond])

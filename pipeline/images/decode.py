@@ -168,8 +168,9 @@ def decode(
         `remark` names a defect that did not change the pixels, and is nearly always empty.
 
     Raises:
-        DecodeError: The bytes are not a readable image; its `status` is the number that the store
-            keeps, one of those in `pipeline.images.rejection`, and its `reason` a line of text.
+        DecodeError: The bytes are not a readable image. Its `status` is the number that the store
+            keeps: 1 for no bytes, 2 not an image, 3 truncated, 4 too many pixels, 5 corrupt, or 6
+            unsupported. Its `reason` is a line of text.
         MemoryError: There is too little memory, which says nothing about the bytes.
     """
     if not data:

@@ -39,14 +39,15 @@ def to_rgb(image: Image.Image, data: bytes) -> Image.Image:
     """Return an image in mode RGB, with 8 bits a sample, scaled by the range that its file states.
 
     Args:
-        image: An image that Pillow has opened but not loaded; this loads it.
+        image: An image that Pillow has opened but not loaded; this may load it.
         data: All bytes of its file.
 
     Returns:
         A Pillow image of the same size. An alpha channel is dropped.
 
     Raises:
-        NoRangeError: The samples have more than 8 bits, and the file states no range for them.
+        NoRangeError: The samples have more than 8 bits or are signed, and the file states no range
+            for them, or is a TIFF of more than 8 bits with a separate plane for each channel.
         OSError: The samples of a PGM or PPM are cut off; Pillow raises this and other errors for
             damaged files.
     """
@@ -75,7 +76,8 @@ def nearest_levels(samples: NDArray[Any], maximum: int) -> NDArray[np.uint8]:
     Args:
         samples: Unsigned integers of any shape; larger ones count as *maximum*. They are not
             changed.
-        maximum: The sample value that becomes 255, 1 to 65,535.
+        maximum: The sample value that becomes 255, 1 to 65,535, which the dtype of *samples* must
+            be able to hold.
 
     Returns:
         uint8 of the same shape.

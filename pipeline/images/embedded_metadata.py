@@ -25,9 +25,10 @@ _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
 def without_metadata(data: bytes, format: Format) -> bytes | None:
-    """Return *data* without texts, EXIF, profiles, thumbnails and further frames or pages.
+    """Return *data* without texts, EXIF, profiles and thumbnails; nothing is decoded.
 
-    Nothing is decoded: the parts that determine the pixels are copied as they are.
+    The parts that determine the pixels are copied as they are. The further frames of a GIF or an
+    animated PNG and the further pages of a TIFF are left out, too; a WebP keeps its frames.
 
     Args:
         data: All bytes of an image file; they are not changed.
@@ -35,8 +36,8 @@ def without_metadata(data: bytes, format: Format) -> bytes | None:
 
     Returns:
         The bytes of a file of the same format; those of a JPEG are equal to *data* if there is
-        nothing to remove. None if the structure of the file is invalid, or for BMP and PPM, which
-        have no metadata.
+        nothing to remove. None for a GIF or TIFF whose structure is invalid, and for BMP and PPM,
+        which have no metadata. A JPEG, PNG or WebP gives bytes even if it is damaged.
     """
     if format is formats.JPEG:
         return without_app_segments(data)
@@ -178,7 +179,7 @@ def _end_of_gif_blocks(data: bytes, at: int) -> int:
 def orientation(data: bytes, format: Format) -> int:
     """Return the orientation that an image file states in its EXIF, or else in its XMP.
 
-    Broken metadata is ignored, and nothing is decoded.
+    Broken metadata is ignored, and no pixels are decoded.
 
     Args:
         data: All bytes of the file.

@@ -266,7 +266,9 @@ def container_of(head: bytes) -> Format | None:
 
 
 def is_decoded(head: bytes) -> bool:
-    """Return True if a file has a format that `pipeline.images.decode` decodes: JPEG, PNG, GIF, ...
+    """Return True if a file has a format that is decoded: JPEG, PNG, WebP, GIF, BMP, TIFF or PPM.
+
+    PPM includes PBM and PGM. Only the first bytes are compared; nothing is decoded.
 
     Args:
         head: All bytes of the file, or at least the first `HEAD_BYTES` (4,096).
@@ -279,7 +281,8 @@ def is_worth_reading(head: bytes, num_bytes: int, limit: int) -> bool:
     """Return False if a file cannot be a readable image, so that the rest need not be read.
 
     It is False for a file longer than *limit*, and for one of more than `SMALL_BYTES` (1 MiB) whose
-    format is not decoded. It is True for any other file, so for a small one that is no image, too.
+    format is not decoded (`is_decoded`). It is True for any other file, so for a small one that is
+    no image, too.
 
     Args:
         head: The first `HEAD_BYTES` (4,096) of the file, or all of a shorter one.

@@ -190,7 +190,10 @@ def unsupported_kind(data: bytes) -> str | None:
 
 
 def has_end_marker(data: bytes) -> bool:
-    """Return True if an end marker follows the first scan of a JPEG.
+    """Return True if a JPEG has an end marker (bytes FF D9) after the segments before its scans.
+
+    A marker inside these segments, such as that of a thumbnail, does not count, unless the file
+    ends with it.
 
     Args:
         data: All bytes of the file.

@@ -40,6 +40,8 @@ class Probe:
 def probe(filter: str, *, rules: int = RULES) -> Probe:
     """Decode and resize the probe images, in about 30 ms, and return digests of the pixels.
 
+    The decoder gets small files that are part of this package, the resizer synthetic pixels.
+
     Args:
         filter: The resampling filter: `nearest`, `box`, `bilinear`, `hamming`, `bicubic` or
             `lanczos`.
@@ -48,6 +50,9 @@ def probe(filter: str, *, rules: int = RULES) -> Probe:
     Returns:
         Two texts of 32 hexadecimal digits: `decoder` for the decoding, and `resizer` for the
         resizing with *filter*. Machines with equal ones compute equal pixels.
+
+    Raises:
+        KeyError: *filter* is none of these.
     """
     return Probe(decoder=_decoder_digest(rules), resizer=_resizer_digest(filter))
 

@@ -63,8 +63,8 @@ def require_decodable_format(data: bytes) -> Format:
 
     Raises:
         DecodeError: The format is unknown or not an image, or an image that is not decoded; its
-            `status` (`UNIDENTIFIED` or `UNSUPPORTED` of this module) and its `reason`, a text, are
-            those of a quarantined row.
+            `status`, 2 (`UNIDENTIFIED`) or 6 (`UNSUPPORTED`), and its `reason`, a text, are those
+            of a quarantined row.
     """
     file_format = formats.format_of(data)
     if file_format is None:
@@ -105,8 +105,8 @@ def rejection_of(data: bytes, error: Exception, rules: int) -> tuple[int, str]:
         rules: The version of the decoding rules, 1 or 2.
 
     Returns:
-        The status, one of the numbers of the module `pipeline.images.rejection`, such as
-        `TRUNCATED` or `CORRUPT`; and a line of printable text, the reason.
+        The status: 2 not an image, 3 truncated, 4 too many pixels, 5 corrupt or 6 unsupported; and
+        the reason, a line of printable text.
 
     Raises:
         DecodeError: Pillow did not identify the file, and by rules 2 its format is unknown or is

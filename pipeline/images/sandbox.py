@@ -113,7 +113,8 @@ class IsolatedDecoder:
         Args:
             data: All bytes of an image file.
             sizes: The sides of the squares in pixels, all different.
-            filter: The resampling filter, one of `pipeline.images.resize.FILTERS`.
+            filter: The resampling filter: `nearest`, `box`, `bilinear`, `hamming`, `bicubic` or
+                `lanczos`.
             decode_arguments: The keyword arguments of `pipeline.images.decode.decode`: `fit`,
                 `serves` and `exif`, which must be given, `rules` and `missing_end`.
 
@@ -124,8 +125,9 @@ class IsolatedDecoder:
             the factor of the reduction in decoding, and `remark` as `decode` gives it.
 
         Raises:
-            DecodeError: The file is no readable image, or it has killed two children, by a crash or
-                by more time or memory than this decoder allows.
+            DecodeError: The file is no readable image, or two children have died of it, by a crash
+                or by more time or memory than this decoder allows. An invalid argument counts as a
+                crash.
             TesseraeError: The child cannot be started.
         """
         head = {"sizes": [*sizes], "filter": filter, "decoding": decode_arguments}
@@ -266,7 +268,10 @@ def _read_frame(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
 
 
 def main() -> int:
-    """Answer frames until the input ends, as `python -m pipeline.images.sandbox`."""
+    """Answer requests on standard input until it ends, in a child process; return 0.
+
+    This is `python -m pipeline.images.sandbox`, which an `IsolatedDecoder` starts.
+    """
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     # A library that prints to standard output must not write into the frames.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -55,7 +55,7 @@ class Directory:
 
         Args:
             data: All bytes of the file.
-            tag: The number of the tag, such as `BITS_PER_SAMPLE`.
+            tag: The number of the tag, such as 258, `BITS_PER_SAMPLE`.
             max_count: The maximum count of numbers; a tag that claims more is unreadable
                 (default: 64).
 
@@ -86,7 +86,7 @@ class Directory:
 
         Args:
             data: All bytes of the file.
-            tag: The number of the tag, such as `COMPRESSION`.
+            tag: The number of the tag, such as 259, `COMPRESSION`.
             default: The result for a tag without numbers.
         """
         return next(iter(self.numbers(data, tag)), default)
@@ -99,8 +99,8 @@ def read_directory(data: bytes) -> Directory | None:
         data: All bytes of the file, which begins as a TIFF.
 
     Returns:
-        The directory, whose `number` and `numbers` give the values of its tags; None if it is cut
-        off or misplaced.
+        The directory, whose methods `number` and `numbers` give the values of its tags; None if it
+        is cut off or misplaced, or states more than 65,535 tags.
     """
     order = ">" if data[:2] == b"MM" else "<"
     big = b"+" in data[2:4]
@@ -147,7 +147,7 @@ def is_raw_photograph(directory: Directory, data: bytes) -> bool:
     photograph in a subdirectory, an order that no other writer uses.
 
     Args:
-        directory: The first directory of the file.
+        directory: The first directory of the file, as `read_directory` returns it.
         data: All bytes of the file.
     """
     reduced = int(directory.number(data, NEW_SUBFILE_TYPE, 0)) & 1
@@ -161,7 +161,7 @@ def is_inflated_whole(directory: Directory, data: bytes) -> bool:
     incomplete strips and returns uninitialised memory.
 
     Args:
-        directory: The first directory of the file.
+        directory: The first directory of the file, as `read_directory` returns it.
         data: All bytes of the file.
     """
     if directory.number(data, COMPRESSION, 1) not in _DEFLATE:

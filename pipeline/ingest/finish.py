@@ -39,14 +39,16 @@ def finish_split(store: str, split: str, run: str) -> FinishRecord:
             folder of temporary files.
 
     Returns:
-        The finish record that the store has now: the sizes in pixels that every shard has, the
-        number of rows, also by the name of their status, the digests of recipe, plan and table
-        parts, and the name, length and digest of each derived object but the ledger.
+        The finish record that the store has now: `sizes`, the sides in pixels that every shard has;
+        `num_rows`; `counts`, the number of rows by the name of their status, such as `readable`;
+        the digests `recipe`, `plan` and `parts` (of the table's parts); and in `objects` the name,
+        length and digest of each object written but the ledger and the record itself.
 
     Raises:
         StoreError: There is no such store or split, a shard has no commit, the run has not begun or
             has ended, or the store cannot be written.
-        StoreDamagedError: A part of the table is missing or differs from its commit.
+        StoreDamagedError: The recipe or the plan is damaged, or a part of the table is missing or
+            differs from its commit.
     """
     objects = open_objects(store, run)
     recipe = records.load_recipe(objects)
@@ -89,8 +91,9 @@ def all_commits(objects: Objects, plan: Plan) -> list[Commit]:
         plan: The plan of the split.
 
     Returns:
-        One commit for each shard: its first row and the row after its last, the records of its
-        objects, and the number of rows by the name of their status.
+        One commit for each shard: `start`, its first row, and `stop`, the row after its last; the
+        records of its objects, in `arrays` by size as text, such as "224", and in `table`; and
+        `counts`, the number of rows by the name of their status, such as `readable`.
 
     Raises:
         StoreError: Some shards have no valid commit of this plan; the message has their number and
@@ -108,10 +111,10 @@ def all_commits(objects: Objects, plan: Plan) -> list[Commit]:
 
 
 def sync_recorded_objects(objects: Objects, done: FinishRecord, commits: Sequence[Commit]) -> None:
-    """Make the names of all objects that a finish record will list survive a power failure.
+    """Make the names of all objects of a split that its records list survive a power failure.
 
-    The recipe, the plan and the commits are included. The writers may have been killed between the
-    rename and the sync of the folder. On an object store nothing is done.
+    The recipe, the plan and the commits are included, too. The writers may have been killed between
+    the rename and the sync of the folder. On an object store nothing is done.
 
     Args:
         objects: The objects of the store.

@@ -56,9 +56,10 @@ def resolve_recipe(
 
     Args:
         objects: The objects of the store.
-        options: The options of the command; None in a field accepts what the store has, or the
-            default in a new store, which for `serves` is the largest of `sizes`. Otherwise, `sizes`
-            and `seed` are not part of a recipe and not compared.
+        options: The options of the command, such as `StoreOptions(sizes=(72, 224), fit="pad")`.
+            None in a field accepts what the store has, or the default in a new store, which for
+            `serves` is the largest of `sizes`. Otherwise, `sizes` and `seed` are not part of a
+            recipe and not compared.
         classes: The classes of the source, in the order of labels (default: none, for a source that
             is not listed).
 
@@ -67,8 +68,8 @@ def resolve_recipe(
         once it is compared with the options.
 
     Raises:
-        StoreMismatchError: The store has other options, lacks one of the classes that have samples,
-            or this machine makes other pixels.
+        StoreMismatchError: The store has other options, lacks one of the classes that have samples
+            or has another number for it, or this machine makes other pixels.
         StoreDamagedError: The store has plans or commits but no recipe, or its recipe is damaged.
         StoreError: The recipe cannot be written, or has a format that this version does not read.
         ValueError: An option has an invalid value.
@@ -88,8 +89,9 @@ def check_options(objects: Objects, options: StoreOptions) -> None:
 
     Args:
         objects: The objects of the store, which need not exist yet.
-        options: The options of the command; None in a field accepts what the store has, or the
-            default in a new store. Its `sizes` and `seed` are not compared.
+        options: The options of the command, such as `StoreOptions(sizes=(72, 224), fit="pad")`.
+            None in a field accepts what the store has, or the default in a new store. Its `sizes`
+            and `seed` are not compared.
 
     Raises:
         ValueError: An option has an invalid value.
@@ -125,11 +127,11 @@ def image_limit(objects: Objects, options: StoreOptions) -> int | None:
 
     Args:
         objects: The objects of the store; the recipe of one that exists decides.
-        options: The options of the command, which decide for a new store.
+        options: The options of the command, whose `max_image_bytes` decides for a new store.
 
     Returns:
-        The number of bytes, 256 MiB by default; None, which only stores of decode rules 1 give,
-        means no limit.
+        The number of bytes, 256 MiB by default; None means no limit, which only a store has whose
+        recipe has version 1 of the decoding rules.
 
     Raises:
         StoreDamagedError: The store has plans or commits but no recipe, or its recipe is damaged.
@@ -196,10 +198,15 @@ def cached_origin(objects: Objects, split: str, source: Source, root: str) -> Or
         root: The folder or URL that images are read from: the source's root, or the spool.
 
     Returns:
-        The origin: the source as the user named it, its kind, root, fingerprint and options, the
-        listing's digest, the bytes of all samples, and the skipped files. None if the source must
-        be listed again: the split has no plan, its source index is missing or damaged, or the
-        source's kind, root or fingerprint is another.
+        The origin: `source` as the user named it, its `kind`, `root`, `fingerprint` and `options`,
+        the listing's digest in `listing`, the bytes of all samples in `num_bytes`, and in `passed`
+        the number of skipped files and the name of the first, by reason. None if the source must be
+        listed again: the split has no plan, its source index is missing or damaged, or the source's
+        kind, root or fingerprint is another.
+
+    Raises:
+        TesseraeError: The source cannot be read to compute its fingerprint (a ReadError or a
+            SourceError).
     """
     try:
         origin = load_origin(objects, records.load_plan(objects, split))
@@ -267,13 +274,13 @@ def classes_of(listed: Mapping[str, tuple[Source, Listing]], rules: int) -> Clas
     """Put the classes of several splits in one order, by one version of the listing rules.
 
     Args:
-        listed: The source and the listing of each split, by name of the split.
+        listed: The source and the listing, of `read_listing`, of each split, by name of the split.
         rules: The version of the listing rules, 1 or 2.
 
     Returns:
-        The names of the classes in the order of labels 0, 1, ..., as in keys; their words; their
-        numbers in the source, empty if it has none; remarks for the user; and the set of classes
-        without a sample.
+        A `Classes`: `names`, the class of label 0, 1, ..., as in keys; `words`, those of each
+        class; `numbers`, that of each class in the source, empty if it has none; `notes`, remarks
+        for the user; and `empty`, the set of classes without a sample.
 
     Raises:
         SourceError: The classes of the samples are ambiguous or contradictory.
@@ -299,19 +306,19 @@ def make_plan(
         objects: The objects of the store.
         split: The name of the split.
         recipe: The recipe of the store.
-        listed: The samples of the source, sorted by key, at least one.
+        listed: The samples of the source, of `read_listing`, at least one.
         origin: The location of the source, which the index records.
         seed: The seed of the order of rows, 0 to 2^64 - 1.
 
     Returns:
-        The plan: the digests of recipe and listing, the number of rows, the version and the seed of
-        their order, and the rows of a shard.
+        The plan: the digests `recipe` and `listing`, `num_rows`, the version and the seed of their
+        order (`order_version`, `seed`), and `shard_rows`, the rows of a shard.
 
     Raises:
         StoreMismatchError: The split was planned from another listing or order, or the listing has
             classes that the store does not have.
         StoreError: The store cannot be written.
-        ValueError: The split would have more than 2^22 shards.
+        ValueError: The split would have more than 2^22 shards, or *seed* is out of its range.
     """
     requested = Plan(
         split=split,

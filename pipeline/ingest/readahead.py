@@ -66,8 +66,8 @@ def read_ahead(
 
     Yields:
         All bytes of the sample; or, for one that is longer than *limit*, or that is longer than 1
-        MiB and begins like no image that is decoded, an `Unread` with its quarantine status and the
-        reason in words.
+        MiB and begins like no image that is decoded, an `Unread` with its quarantine `status`, 2
+        (not an image) or 6 (unsupported), and the `reason` in words.
 
     Raises:
         ReadError: An image could not be read. It is raised before the other images of its group of
@@ -127,9 +127,9 @@ def read_with_retries(
             times as long.
 
     Returns:
-        All bytes of the image, or an `Unread` with the quarantine status and the reason why only
-        its beginning was read: it is longer than *limit*, or is longer than 1 MiB and begins like
-        no image that is decoded.
+        All bytes of the image; or, if it is longer than *limit*, or is longer than 1 MiB and begins
+        like no image that is decoded, an `Unread` with its quarantine `status`, 2 (not an image) or
+        6 (unsupported), and the `reason` in words. Without a limit, every image is read.
 
     Raises:
         ReadError: The last attempt failed, too.
@@ -152,9 +152,9 @@ def read_or_skip(reader: SourceReader, sample: Sample, limit: int | None) -> byt
             is read as a whole.
 
     Returns:
-        All bytes of the image; or an `Unread` with its quarantine status and the reason, if it is
-        longer than *limit*, or if it is longer than `SMALL_BYTES` (1 MiB) and begins like no image
-        that is decoded.
+        All bytes of the image; or, if it is longer than *limit*, or is longer than `SMALL_BYTES` (1
+        MiB) and begins like no image that is decoded, an `Unread` with its quarantine `status`, 2
+        (not an image) or 6 (unsupported), and the `reason` in words.
 
     Raises:
         ReadError: The image cannot be read, or is not what was listed.
@@ -176,8 +176,9 @@ def reason_not_to_read(head: bytes, num_bytes: int, limit: int) -> Unread | None
         limit: The length in bytes of the longest image that is read.
 
     Returns:
-        The quarantine status and the reason in words: the sample begins like no image that is
-        decoded, or is longer than *limit*.
+        An `Unread` with the quarantine `status`, 2 (not an image) or 6 (unsupported), and the
+        `reason` in words: the sample begins like no image that is decoded, or is longer than
+        *limit*.
     """
     error = _format_error(head)
     if num_bytes <= limit:

@@ -26,7 +26,8 @@ def recheck_rows(objects: Objects, split: str, num_rows: int) -> Iterator[Proble
     """Decode *num_rows* rows of a finished split again, and yield each that differs.
 
     Rows are compared one by one as the caller iterates; nothing is written. A row that has crashed
-    or hung a decoder before is not decoded, only its source bytes are compared.
+    or hung a decoder before is not decoded: its source bytes are compared, and its stored pixels
+    must be zeros.
 
     Args:
         objects: The objects of the store.
@@ -45,6 +46,7 @@ def recheck_rows(objects: Objects, split: str, num_rows: int) -> Iterator[Proble
             exist. Like the other errors, it is raised when the caller iterates, not at the call.
         StoreMismatchError: This machine makes other pixels than the recipe.
         StoreDamagedError: A part of the table is missing or damaged.
+        ValueError: A chunk of stored pixels does not match its checksum.
     """
     done = records.load_finish_record(objects, split)
     if done is None:

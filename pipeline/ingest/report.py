@@ -46,13 +46,14 @@ def report_on(
         isolated: True if images were decoded one by one in a child (default: False).
         written_objects: The names of the objects that the task wrote, whose lengths in the commit
             add up to `bytes_out` (default: none).
-        seconds: The seconds spent in each stage, by its name: read, decode, resize, write, sync
-            (default: none).
+        seconds: The seconds spent in each step of the task, by its name: read, decode, resize,
+            write, sync (default: none).
         bytes_in: The number of bytes of the shard's images in the source (default: 0).
 
     Returns:
-        The number of the shard, its number of rows, the counts of rows by the name of their status,
-        the name of this host, `bytes_out`, and the values of the other arguments.
+        The report: of the commit `shard`, `num_rows` and `counts`, the number of rows by the name
+        of their status, such as `readable`; `host`, the name of this machine; `bytes_out`; and the
+        values of the other arguments under their names.
     """
     return ShardReport(
         shard=commit.shard,
@@ -77,11 +78,11 @@ class Stopwatch:
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
-        """Add the seconds since the last lap, or since the start, to a stage in `seconds`.
+        """Add the seconds since the last lap, or since the creation, to a step in `seconds`.
 
         Args:
-            stage: The name of the stage that has just ended, such as `decode`; any text, and a new
-                one begins at 0. The seconds are wall time, of `time.perf_counter`.
+            stage: The name of the step that has just ended, such as `decode`: its key in the dict
+                `seconds`, where a new one begins at 0. The seconds are wall time.
         """
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
@@ -90,7 +91,13 @@ class Stopwatch:
 
 @functools.cache
 def software() -> dict[str, str]:
-    """Return the versions of the software that makes shards, by name, for provenance."""
+    """Return the versions of the software that makes shards, by name, for provenance.
+
+    Returns:
+        Versions such as "2.1.0" by the names `python`, `dask`, `numpy`, `pyarrow`, `simplejpeg` and
+        `tesserae`, without those that are not installed. Every call returns the same dict, which
+        must not be changed.
+    """
     versions = {"python": platform.python_version()}
     for name in ("dask", "numpy", "pyarrow", "simplejpeg", "tesserae"):
         with suppress(PackageNotFoundError):

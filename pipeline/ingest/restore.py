@@ -41,7 +41,7 @@ class Rebuild:
 def restore_records(objects: Objects, split_records: SplitRecords) -> list[str]:
     """Write the damaged or missing recipe, plan and commits of which a ledger has a copy.
 
-    A finish record and a ledger are not restored, because the finish step writes them again.
+    A finish record and a ledger are not restored, because `finish_split` writes them again.
 
     Args:
         objects: The objects of the store.
@@ -151,8 +151,8 @@ def rebuild_jobs(config: ShardTaskConfig, rebuilds: Iterable[Rebuild]) -> list[J
         rebuilds: The objects to make again, of `plan_rebuilds`.
 
     Returns:
-        Jobs in the order of *rebuilds*, named `repair-<split>-<shard>` with six digits, that call
-        `rebuild_shard` and give its `ShardReport`.
+        Jobs for `pipeline.jobs.run_jobs` in the order of *rebuilds*, named `repair-<split>-<shard>`
+        with six digits, that call `rebuild_shard` and give its `ShardReport`.
     """
     return [
         Job(

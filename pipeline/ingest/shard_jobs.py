@@ -20,8 +20,8 @@ def shard_jobs(config: ShardTaskConfig, shards: Iterable[int]) -> list[Job]:
         shards: The numbers of the shards to prepare.
 
     Returns:
-        Jobs named `prepare-<split>-<shard>` with six digits, in the order of *shards*, that call
-        `prepare_shard` and give its `ShardReport`.
+        Jobs for `pipeline.jobs.run_jobs`, named `prepare-<split>-<shard>` with six digits, in the
+        order of *shards*, that call `prepare_shard` and give its `ShardReport`.
     """
 
     def job(shard: int) -> Job:

@@ -64,11 +64,12 @@ def prepare_shard(config: ShardTaskConfig, shard: int, *, isolated: bool = False
             quarantine images that fail there twice (default: False).
 
     Returns:
-        The report of the task: the counts of rows by the name of their status, the bytes read and
-        written, the seconds of each stage, the host, and in `written_objects` the names of the
-        objects written, relative to the store and without the commit. If the shard was complete
-        before, nothing is written: the report has the counts of its commit, 0 bytes, no seconds and
-        no written objects.
+        The report of the task: `counts`, the number of rows by the name of their status, such as
+        `readable`; `bytes_in` and `bytes_out`, those read and written; `seconds` by name of the
+        step, such as `decode`; `host`; and in `written_objects` the names of the objects written,
+        relative to the store and without the commit. If the shard was complete before, nothing is
+        written: the report has the counts of its commit, 0 bytes, no seconds and no written
+        objects.
 
     Raises:
         ReadError: An image could not be read after several tries; nothing is committed.
@@ -117,7 +118,9 @@ def rebuild_shard(
             decoder, all images are then decoded in a child.
 
     Returns:
-        The report of the task, with the names of the objects that were written.
+        The report of the task: `counts` of the commit, the number of rows by the name of their
+        status; `bytes_in` and `bytes_out`, those read and written; `seconds` by name of the step;
+        `host`; and in `written_objects` the names of the objects written, relative to the store.
 
     Raises:
         StoreMismatchError: The shard has no intact commit, the objects made from the source now

@@ -149,14 +149,17 @@ def write_source_index(
 def load_origin(objects: Objects, plan: Plan) -> Origin:
     """Return the location of the images of a split, after checking every byte of its source index.
 
+    The index is the file `.cache/<split>.rows.arrow`, which `write_source_index` wrote.
+
     Args:
         objects: The objects of the store.
         plan: The plan of the split.
 
     Returns:
-        What the index records: the source as the user named it, its kind, root, fingerprint and
-        options, the listing's digest, the bytes of all samples, and the skipped files. Whether the
-        source still exists there is not checked.
+        What the index records: `source` as the user named it; its `kind`; `root`, the folder or URL
+        that paths are relative to; its `fingerprint` and `options`; the listing's digest in
+        `listing`; the bytes of all samples in `num_bytes`; and in `passed` the number of skipped
+        files and the name of the first, by reason. Whether the source still exists is not checked.
 
     Raises:
         StoreError: The index or its record is missing or damaged, or the index is of another plan.
@@ -200,7 +203,11 @@ class SourceIndex:
     """A reader of the source index of a split, shard by shard."""
 
     def __init__(self, objects: Objects, plan: Plan) -> None:
-        """Open the file.
+        """Open the source index of a split.
+
+        Args:
+            objects: The objects of the store.
+            plan: The plan of the split.
 
         Raises:
             StoreError: The file is missing, damaged, or of another plan.

@@ -43,21 +43,25 @@ class SplitRecords:
 
 
 def read_records(objects: Objects, split: str) -> SplitRecords:
-    """Read the records of a split, with the ledger's copies where they are damaged.
+    """Read the records of a split, with the copies in its ledger where they are damaged.
+
+    The ledger is the file `splits/<split>.ledger.jsonl`.
 
     Args:
         objects: The objects of the store.
         split: The name of the split.
 
     Returns:
-        The recipe, plan and finish record, each None if neither it nor a copy can be read (there is
-        no copy of a finish record); the commits by number of the shard, an empty dict without a
-        plan; and in `problems` each document that is damaged, or missing although it must exist,
-        which recipe, plan and ledger must: an unknown split is no error. A finish record or commit
-        that is not written yet is no problem.
+        `recipe`, `plan` and the finish record `done`, each None if neither it nor a copy can be
+        read (there is no copy of a finish record); `commits` by number of the shard, an empty dict
+        without a plan; and in `problems` each document that is damaged, or missing although it must
+        exist, which recipe, plan and ledger must: an unknown split is no error. A finish record or
+        commit that is not written yet is no problem.
 
     Raises:
-        StoreError: A document has a format that this version does not read.
+        StoreError: A document has a format that this version does not read, or the request to an
+            object store failed.
+        OSError: The disk reports an error while the ledger is read.
     """
     ledger = records.read_ledger(objects, split)
     reader = _RecordReader(objects, ledger.copies)
@@ -185,8 +189,9 @@ def check_finished(split_records: SplitRecords) -> list[Problem]:
         split_records: The records of the split, as `read_records` returns them.
 
     Returns:
-        Problems with `unfinished` set: one for missing commits or a missing finish record, or one
-        for each size that is not finished. The list is empty if the split is finished, if its plan
+        Problems whose `unfinished` is True, with the `name` of a document or array in the store and
+        a `description` in words: one for missing commits or a missing finish record, or one for
+        each size that is not finished. The list is empty if the split is finished, if its plan
         cannot be read, or if its damaged finish record is already among the problems of
         *split_records*.
     """
@@ -235,9 +240,14 @@ def check_planned(objects: Objects, split_records: SplitRecords) -> list[Problem
         split_records: The records of the split, as `read_records` returns them.
 
     Returns:
-        A problem for each `zarr.json` and, if there is no finish record, each chunk of labels that
-        is missing or damaged; an empty list also if the recipe or the plan cannot be read, because
-        then nothing is checked.
+        A problem, with the `name` of the object and a `description` such as `missing`, for each
+        `zarr.json` and, if there is no finish record, each chunk of labels that is missing or
+        damaged; an empty list also if the recipe or the plan cannot be read, because then nothing
+        is checked.
+
+    Raises:
+        StoreError: The request to an object store failed.
+        OSError: The disk reports an error.
     """
     if split_records.recipe is None or split_records.plan is None:
         return []

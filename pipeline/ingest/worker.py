@@ -54,8 +54,12 @@ class Workspace:
     def __init__(self, config: ShardTaskConfig) -> None:
         """Open the store and check that this machine makes the recipe's pixels.
 
+        Args:
+            config: The arguments that all tasks of the run share.
+
         Raises:
             StoreMismatchError: This machine makes other pixels, or runs other code.
+            StoreError: A record or the source index cannot be read.
         """
         self.config = config
         code_digest.check_same_code(config.code)

@@ -20,7 +20,9 @@ CHECKSUM_BYTES = 4
 
 
 def crc32c(data: NDArray[np.uint8]) -> int:
-    """Return the CRC-32C of an array of bytes, an unsigned 32-bit number, without holding the GIL.
+    """Return the CRC-32C of an array of bytes, an unsigned 32-bit number.
+
+    The GIL is released meanwhile, unless the installed google_crc32c has no function for that.
 
     Args:
         data: The bytes, (n,) uint8, contiguous; n may be 0.

@@ -79,11 +79,12 @@ def decode_commit(data: bytes, name: str) -> Commit:
         name: Its name in the store, for messages: `commits/<split>/<shard>.json`.
 
     Returns:
-        The commit: the split, the number of the shard, its first row and row after the last, the
-        plan's digest, in `arrays` the record of the shard object of each size, whose keys are sizes
-        as text, such as "224", in `table` that of the table part, the number of rows by the name of
-        their status, and the provenance (host, seconds, versions). Each object it lists has the
-        name that the layout gives to its split and shard; no object is opened.
+        The commit: `split`, `shard`, its first row `start` and the row after its last `stop`, the
+        digest `plan`, in `arrays` the record of the shard object of each size, whose keys are sizes
+        as text, such as "224", in `table` that of the table part, in `counts` the number of rows by
+        the name of their status, such as `readable`, and `provenance` (host, seconds, versions).
+        Each object it lists has the name that the layout gives to its split and shard; no object is
+        opened.
 
     Raises:
         StoreDamagedError: The bytes differ from those written, a field is missing or invalid, the

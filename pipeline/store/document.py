@@ -31,8 +31,8 @@ def encode_document(fields: dict[str, Any]) -> bytes:
 
     Args:
         fields: Plain JSON values by name, without the key `digest`; tuples become lists. Numbers
-            must be finite, and `format` must be a format version of a store, 1 or 2, because no
-            document without these can be decoded. It is not changed.
+            must be finite, and `format` must be a format version of a store, 1 or 2, which is not
+            checked: no other document can be decoded. The dict is not changed.
 
     Returns:
         UTF-8 text that ends with a newline; equal fields give equal bytes.
@@ -112,7 +112,8 @@ def decode_document_as(
             `tesserae repair`.").
 
     Returns:
-        An instance of *kind*; the lists of the document are tuples in it.
+        An instance of *kind*; the lists of the document are tuples in it, except in fields of the
+        type `Any`.
 
     Raises:
         StoreDamagedError: The bytes differ from those written, or the document is of another kind

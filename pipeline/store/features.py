@@ -276,9 +276,11 @@ def load_feature_recipe(objects: Objects, name: str) -> FeatureRecipe:
         name: The name of the feature set: its folder in `features/`.
 
     Returns:
-        The recipe: the network's name and digest, its cut, pooling and preprocessing, the sizes in
-        pixels, the number and dtype of features, the digest of the images' recipe, and the rows of
-        a shard and a chunk.
+        The recipe: the name and the digest of the network (`trunk`, `weights`), the block whose
+        output is stored and its pooling (`cut`, `pooling`), the sizes in pixels (`stored_size`,
+        `input_size`), the other preprocessing (`mean` and `std` as fractions of 255, `channels`),
+        the `precision` of the computation, the number and type of an image's features (`dim`,
+        `dtype`), the digest of the store's recipe (`images`), `shard_rows` and `chunk_rows`.
 
     Raises:
         StoreError: The store has no features of that name, or they have a format that this version
@@ -313,9 +315,10 @@ def load_feature_finish_record(
         split: The name of the split.
 
     Returns:
-        The record: the number of rows, the kinds of features, the records of objects but the
-        shards, and digests; None while the features are not complete. The digests of the recipe,
-        the plan and the table's parts are not compared with those of the store.
+        The record: `num_rows`, the kinds of features in `kinds` (`plain`, `mirrored`), in `objects`
+        the records of the objects but the shards, and the digests `features` (of the recipe),
+        `plan` and `parts` (of the table's parts), which are not compared with the store; None while
+        the features are not complete.
 
     Raises:
         StoreDamagedError: The record is damaged, is that of another split, or lists other objects
@@ -349,10 +352,10 @@ def load_feature_commit(
 
     Returns:
         The commit: in `arrays` the record of the shard object of each kind, `plain` or `mirrored`,
-        the digests of the recipe, of the plan and of the shard object of images (`pixels`), and the
-        provenance (seconds, host, versions); None if it does not exist, is damaged, or belongs to
-        another recipe, plan or shard, so that the shard must be computed again. The objects that it
-        lists are not opened.
+        the digests `features` (of the recipe), `plan` and `pixels` (of the shard object of images),
+        and `provenance` (seconds, host, versions). None if it does not exist, is damaged, or
+        belongs to another recipe, plan or shard, so that the shard must be computed again. The
+        objects that it lists are not opened.
 
     Raises:
         StoreError: The commit has a format that this version does not read.

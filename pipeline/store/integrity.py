@@ -38,8 +38,9 @@ def check_object(objects: Objects, record: ObjectRecord) -> Problem | None:
         record: The name, size and digest that it must have.
 
     Returns:
-        The problem, or None if the object is intact. Its description is `missing`, `damaged`, or a
-        phrase on the wrong length or on the error of the disk.
+        The problem, or None if the object is intact. Its `name` is that of the object, and its
+        `description` is `missing`, `damaged`, or a phrase on the wrong length or on the error of
+        the disk.
 
     Raises:
         StoreError: The name is not valid or belongs to a device or a pipe, or the request to an

@@ -74,7 +74,7 @@ def plan(split: str) -> str:
 
 
 def done(split: str) -> str:
-    """Return the name of the finish record of a split, `splits/<split>.done.json`.
+    """Return the name of the finish record of a split: the record that the split is complete.
 
     Args:
         split: The name of the split.
@@ -135,6 +135,8 @@ def derived(split: str, num_rows: int, sizes: Iterable[int]) -> set[str]:
 def may_be_in_ledger(split: str, name: str) -> bool:
     """Return True if the ledger of a split may contain a copy of a document.
 
+    The ledger is a file with second copies of the recipe, the plan and the commits.
+
     Args:
         split: The name of the split.
         name: The name of the document, relative to the store: allowed are `recipe.json`, the plan
@@ -148,10 +150,13 @@ def may_be_in_ledger(split: str, name: str) -> bool:
 
 
 def ledger(split: str) -> str:
-    """Return the name of a split's ledger, `splits/<split>.ledger.jsonl`, relative to the store.
+    """Return the name of a split's ledger: the second copies of its recipe, plan and commits.
 
     Args:
         split: The name of the split.
+
+    Returns:
+        `splits/<split>.ledger.jsonl`, relative to the store.
     """
     return f"splits/{split}.ledger.jsonl"
 

@@ -48,9 +48,10 @@ def lease(
 
     Entering the block acquires the lease, and its end releases it, also after an error. On a disk
     it is a lock on the file `.tmp/<split>.lock` of the store, which is created and stays; a process
-    that is killed releases it. On an object store it is the object `.tmp/<split>.lease.json`, which
-    a thread renews until the block ends and removes it; 120 s after the last renewal another run
-    may take it. The block is not told if that happens.
+    that is killed releases it. Where the file system has no locks, a numbered file beside it takes
+    its place, and on an object store the object `.tmp/<split>.lease.json`, which is removed at the
+    end. Either is renewed by a thread until the block ends; 120 s after the last renewal another
+    run may take the lease, and the block is not told if that happens.
 
     Args:
         objects: The objects of the store, which need not exist yet.

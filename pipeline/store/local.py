@@ -184,7 +184,7 @@ class LocalObjects:
 
         Args:
             folder: A path relative to the store; empty for the whole store, temporary files in
-                `.tmp` included. A missing one has no names.
+                `.tmp` included. A folder that is missing or cannot be read has no names.
 
         Returns:
             Names relative to the store, not to *folder*, with `/` between parts. Links to folders
@@ -289,7 +289,14 @@ class LocalObjects:
                 sync_folder(path)
 
     def begin(self) -> None:
-        """Begin this run: remove the temporary files of earlier runs of the split."""
+        """Begin this run: remove the temporary files of earlier runs of the split.
+
+        After that, earlier runs cannot write anything. This run's own folder of temporary files is
+        created, and the store's folder if it is missing.
+
+        Raises:
+            StoreError: The disk reports an error, or `.tmp` leads out of the store by a link.
+        """
         split = self._run.rpartition("-")[0]
         confined.check_inside(self._root / TEMPORARY, self._root)
         for folder in (self._root / TEMPORARY).glob(f"{glob.escape(split)}-*"):

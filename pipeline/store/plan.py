@@ -69,9 +69,9 @@ def decode_plan(data: bytes, name: str) -> Plan:
         name: Its name in the store, for messages: `splits/<split>.json`.
 
     Returns:
-        The plan: the split, the digests of recipe and listing, the number of rows, the version and
-        the seed of their order, and the rows of a shard. Whether it is that of the split and recipe
-        of the store is not checked.
+        The plan: `split`, the digests `recipe` and `listing`, `num_rows`, the version and the seed
+        of their order (`order_version`, `seed`), and `shard_rows`, the rows of a shard. Whether it
+        is that of the split and recipe of the store is not checked.
 
     Raises:
         StoreDamagedError: The bytes differ from those written, are another document, or hold an

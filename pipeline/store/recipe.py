@@ -194,10 +194,11 @@ def decode_recipe(data: bytes, name: str = layout.RECIPE) -> Recipe:
         name: Its name in the store, for messages (default: `recipe.json`).
 
     Returns:
-        The recipe: how a rectangle becomes a square, the filter and other settings of decoding, the
-        digests of the pixels that they give, the rows of a shard and a chunk, the codec, and in
-        `classes` the wnid and the words of label 0, 1, ... Fields that an earlier version did not
-        write have the values that it implied; its digest and encoding stay those of *data*.
+        The recipe: the settings of decoding (`fit`, `filter`, `serves`, `exif`, `decode_rules`,
+        `missing_end`, `max_image_bytes`), the digests of the pixels that they give (`decoder`,
+        `resizer`), `shard_rows`, `chunk_rows` and `codec`, and in `classes` a tuple (wnid, words)
+        for label 0, 1, ... Fields that an earlier version did not write have the values that it
+        implied; its digest and encoding stay those of *data*.
 
     Raises:
         StoreDamagedError: The bytes differ from those written, or a field is invalid.

@@ -58,7 +58,7 @@ class FinishRecord:
 
 
 def decode_finish_record(data: bytes, name: str) -> FinishRecord:
-    """Decode and check the finish record of a split.
+    """Decode and check the finish record of a split: the record that the split is complete.
 
     It may be that of any split, recipe and plan: the caller compares these with what it expects.
 
@@ -67,9 +67,10 @@ def decode_finish_record(data: bytes, name: str) -> FinishRecord:
         name: Its name in the store, for messages: `splits/<split>.done.json`.
 
     Returns:
-        The record: the split, the sizes in pixels that every shard has, the number of rows, also by
-        the name of their status, the digests of recipe, plan and table parts, and the name, length
-        and digest of each derived object.
+        The record: `split`; `sizes`, the sides in pixels that every shard has; `num_rows`;
+        `counts`, the number of rows by the name of their status, such as `readable`; the digests
+        `recipe`, `plan` and `parts` (of the table's parts); and in `objects` the name, length and
+        digest of the table and of each object of labels, statuses and zarr metadata.
 
     Raises:
         StoreDamagedError: The bytes differ from those written, a field is invalid, or the record
@@ -95,10 +96,11 @@ def load_recipe(objects: Objects) -> Recipe:
         objects: The objects of the store.
 
     Returns:
-        The recipe: how a rectangle becomes a square, the filter and other settings of decoding, the
-        digests of the pixels that they give, the rows of a shard and a chunk, the codec, and in
-        `classes` the wnid and the words of label 0, 1, ... Fields that an earlier version did not
-        write have the values that it implied.
+        The recipe: the settings of decoding (`fit`, `filter`, `serves`, `exif`, `decode_rules`,
+        `missing_end`, `max_image_bytes`), the digests of the pixels that they give (`decoder`,
+        `resizer`), `shard_rows`, `chunk_rows` and `codec`, and in `classes` a tuple (wnid, words)
+        for label 0, 1, ... Fields that an earlier version did not write have the values that it
+        implied.
 
     Raises:
         StoreError: There is no store at this path, or it has a format that this version does not
@@ -122,9 +124,9 @@ def load_plan(objects: Objects, split: str) -> Plan:
         split: The name of the split.
 
     Returns:
-        The plan: the digests of recipe and listing, the number of rows, the version and the seed of
-        their order, and the rows of a shard. Its digest of the recipe is not compared with the
-        store's.
+        The plan: the digests `recipe` and `listing`, `num_rows`, the version and the seed of their
+        order (`order_version`, `seed`), and `shard_rows`, the rows of a shard. Its digest of the
+        recipe is not compared with the store's.
 
     Raises:
         StoreError: The store has no such split, or its plan has a format that this version does not
@@ -149,17 +151,18 @@ def load_plan(objects: Objects, split: str) -> Plan:
 
 
 def load_finish_record(objects: Objects, split: str) -> FinishRecord | None:
-    """Load and check the finish record of a split.
+    """Load and check the finish record of a split: the record that the split is complete.
 
     Args:
         objects: The objects of the store.
         split: The name of the split.
 
     Returns:
-        The record: the sizes in pixels that every shard has, the number of rows, also by the name
-        of their status, the digests of recipe, plan and table parts, and the name, length and
-        digest of each derived object. None while the split is not finished. The digests of recipe
-        and plan are not compared with those of the store.
+        The record: `sizes`, the sides in pixels that every shard has; `num_rows`; `counts`, the
+        number of rows by the name of their status, such as `readable`; the digests `recipe`, `plan`
+        and `parts` (of the table's parts), which are not compared with the store; and in `objects`
+        the name, length and digest of the table and of each object of labels, statuses and zarr
+        metadata. None while the split is not finished.
 
     Raises:
         StoreDamagedError: The record is damaged, or is that of another split.
@@ -183,11 +186,12 @@ def load_commit(objects: Objects, split: str, shard: int) -> Commit | None:
         shard: The number of the shard, from 0.
 
     Returns:
-        The commit: its first row and the row after its last, in `arrays` the record of the shard
-        object of each size, whose keys are sizes as text, such as "224", in `table` that of the
-        table part, the number of rows by the name of their status, the plan's digest and the
-        provenance (host, seconds, versions). None if it is missing, damaged, or that of another
-        split or shard. The commit may belong to another plan, which `belongs` tells.
+        The commit: its first row `start` and the row after its last `stop`, in `arrays` the record
+        of the shard object of each size, whose keys are sizes as text, such as "224", in `table`
+        that of the table part, in `counts` the number of rows by the name of their status, such as
+        `readable`, the digest `plan` and `provenance` (host, seconds, versions). None if it is
+        missing, damaged, or that of another split or shard. The commit may belong to another plan,
+        which `belongs` tells.
 
     Raises:
         StoreError: The commit has a format that this version does not read.
@@ -304,6 +308,8 @@ class Ledger:
 def read_ledger(objects: Objects, split: str) -> Ledger:
     """Read the ledger of a split, or the intact lines of a damaged one; a missing one is no error.
 
+    A ledger holds second copies of the recipe, the plan and the commits.
+
     Args:
         objects: The objects of the store.
         split: The name of the split.
@@ -368,8 +374,8 @@ def fingerprint(name: str, data: bytes) -> ObjectRecord:
         data: All its bytes.
 
     Returns:
-        The name, the number of bytes, and their XXH3-128 as 32 hexadecimal digits. The store is
-        neither read nor written.
+        The record: `name`, `num_bytes`, the length, and `digest`, the XXH3-128 of the bytes as 32
+        hexadecimal digits. The store is neither read nor written.
     """
     return ObjectRecord(name, len(data), xxhash.xxh3_128(data).hexdigest())
 
@@ -423,5 +429,10 @@ class FingerprintWriter:
         self._writer.finish()
 
     def written(self) -> ObjectRecord:
-        """Return the name, size and digest of the bytes written so far."""
+        """Return the record of the bytes written so far.
+
+        Returns:
+            The record: `name`, that of the object; `num_bytes`; and `digest`, the XXH3-128 of the
+            bytes as 32 hexadecimal digits.
+        """
         return ObjectRecord(self.name, self._num_bytes, self._hash.hexdigest())

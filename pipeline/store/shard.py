@@ -77,6 +77,7 @@ class ShardComposer:
 
         Raises:
             ValueError: The row has another length.
+            IndexError: The row ends a chunk beyond `shard_rows`.
             StoreError: The bytes cannot be written.
         """
         if len(row) != self.row_bytes:
@@ -93,7 +94,8 @@ class ShardComposer:
         """Fill the last chunk with rows of zeros, and write the index; `finish` must follow.
 
         Returns:
-            The record of the object: its name, its length in bytes and its XXH3-128.
+            The record of the object: its `name`, its length in bytes `num_bytes`, and `digest`, the
+            XXH3-128 of the bytes as 32 hexadecimal digits.
 
         Raises:
             StoreError: The bytes cannot be written.
@@ -193,7 +195,7 @@ def decompressor(codec: str) -> Decompress | None:
         A function (data, out) without a result that takes the compressed bytes of a chunk, without
         its checksum, as a memoryview, and an array, (n,) uint8, that it overwrites with the n bytes
         of the chunk. It raises ValueError if the data state another length than n, and IndexError
-        or RuntimeError if they are damaged.
+        or RuntimeError for other damage that it notices; compare the checksum before.
 
     Raises:
         ValueError: *codec* is not a valid codec of a store.

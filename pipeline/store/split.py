@@ -59,9 +59,9 @@ class Split:
             size: The side of the squares in pixels; that the split has it is not checked.
 
         Returns:
-            The places for rows of size * size * 3 bytes. For a compressed store, only its numbers
-            of shards, chunks and rows and the length of the index apply, not the offsets and
-            lengths of chunks.
+            The places for rows of size * size * 3 bytes; its `locate(rows)` returns the shard and
+            the offset of each row. For a compressed store, only its numbers of shards, chunks and
+            rows and the length of the index apply, not the offsets and lengths of chunks.
         """
         recipe = self.recipe
         return Geometry(size * size * 3, recipe.shard_rows, recipe.chunk_rows, self.plan.num_rows)

@@ -84,7 +84,8 @@ def encode_part(lines: Sequence[TableRow]) -> bytes:
             becomes a null.
 
     Returns:
-        The bytes of the file, compressed with zstd; equal rows give equal bytes.
+        The bytes of the file, compressed with zstd; equal rows give equal bytes with the same
+        version of pyarrow.
     """
     columns = [
         pa.array([getattr(line, field.name) for line in lines], field.type) for field in SCHEMA
@@ -101,7 +102,7 @@ def encode_table(part: pa.Table) -> bytes:
             It is not checked.
 
     Returns:
-        The bytes of the file; equal rows give equal bytes.
+        The bytes of the file; equal rows give equal bytes with the same version of pyarrow.
     """
     sink = io.BytesIO()
     pq.write_table(part.combine_chunks(), sink, compression="zstd")
