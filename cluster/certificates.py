@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from distributed.security import Security
 
-from cluster.defaults import CERTIFICATE_DAYS
-from cluster.errors import CertificateError
+from cluster.defaults import CERTIFICATE_DAYS, xdg_folder
+from cluster.errors import CertificateError, ClusterError
 
 ROLES = ("scheduler", "worker", "client")
 AUTHORITY = "ca.pem"
@@ -52,13 +52,12 @@ def resolve_folder(folder_name: str | None) -> Path:
             XDG_CONFIG_HOME.
 
     Returns:
-        An absolute path, unless XDG_CONFIG_HOME is a relative one.
+        An absolute path. A relative XDG_CONFIG_HOME is ignored, as the XDG specification demands.
     """
     chosen = folder_name or os.environ.get(FOLDER_VARIABLE)
     if chosen:
         return Path(chosen).absolute()
-    config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(config) / "tesserae" / "certs"
+    return xdg_folder("XDG_CONFIG_HOME", ".config") / "tesserae" / "certs"
 
 
 def existing_folder(folder_name: str | None) -> Path | None:
@@ -93,7 +92,8 @@ def create_certificates(
         (`worker.key`).
 
     Raises:
-        ValueError: *days* is out of range, or a name in *hosts* is not ASCII.
+        ClusterError: A name in *hosts* is not ASCII.
+        ValueError: *days* is out of range.
     """
     if not 0 < days <= 3_650:
         raise ValueError(f"--days is {days:g}: expected more than 0, at most 3650.")
@@ -385,5 +385,10 @@ def _alternative_names(names: Iterable[str]) -> list[x509.GeneralName]:
         try:
             alternatives.append(x509.IPAddress(ipaddress.ip_address(name)))
         except ValueError:
+            if not name.isascii():
+                raise ClusterError(
+                    f"--hosts is {name!r}: expected a host name in ASCII. Pass its IDNA form, which"
+                    " begins with xn--."
+                ) from None
             alternatives.append(x509.DNSName(name))
     return alternatives

@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from cluster.defaults import xdg_folder
 from cluster.errors import ClusterError
 
 STOP_SECONDS = 30.0
@@ -29,8 +30,7 @@ MARK_VARIABLE = "TESSERAE_BACKGROUND"
 
 def default_folder() -> Path:
     """Return the default folder for the files of this user's background programs."""
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "tesserae" / "cluster"
+    return xdg_folder("XDG_STATE_HOME", ".local/state") / "tesserae" / "cluster"
 
 
 def start(folder: Path, name: str, command: Sequence[str]) -> None:

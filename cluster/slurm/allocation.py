@@ -136,7 +136,7 @@ def wait_for_scheduler(profile: Profile) -> tuple[str, Path, Callable[[], bool]]
     folder = _step_folder(profile)
     address_file = folder / ADDRESS_FILE
     deadline = time.monotonic() + ADDRESS_TIMEOUT_SECONDS
-    while not address_file.exists():
+    while (address := _read_address(address_file)) is None:
         if time.monotonic() > deadline:
             raise ClusterError(
                 f"the first process of the step did not publish its address in {folder}. All nodes"
@@ -150,7 +150,15 @@ def wait_for_scheduler(profile: Profile) -> tuple[str, Path, Callable[[], bool]]
         except FileNotFoundError:
             return True
 
-    return address_file.read_text(), folder, has_ended
+    return address, folder, has_ended
+
+
+def _read_address(file: Path) -> str | None:
+    # The first process removes the file when it ends, which may be at any moment.
+    try:
+        return file.read_text()
+    except FileNotFoundError:
+        return None
 
 
 def _step_folder(profile: Profile) -> Path:

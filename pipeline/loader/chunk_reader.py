@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from typing import Generic, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import StoreDamagedError
+from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.loader.buffers import Buffers
 from pipeline.loader.row_reader import finish_all
 from pipeline.store import layout
@@ -88,8 +89,7 @@ class ChunkReader:
 
         Raises:
             StoreDamagedError: A shard is missing or damaged.
-            StoreError: The request to an object store failed.
-            OSError: The local disk reports an error.
+            StoreError: The disk reports an error, or the request to an object store failed.
         """
         rows_of_chunk: dict[ChunkId, RowCopies] = defaultdict(list)
         for index, row in enumerate(rows.tolist()):
@@ -143,8 +143,8 @@ class ChunkReader:
             disk: Unused; part of the interface `PixelReader`.
 
         Raises:
-            StoreError: The chunk is missing or damaged, or the request to an object store failed.
-            OSError: The local disk reports an error.
+            StoreError: The chunk is missing or damaged, the disk reports an error, or the request
+                to an object store failed.
         """
         chunks_per_shard = self._geometry.chunks_per_shard
         self._copy(divmod(chunk, chunks_per_shard), np.empty((0, 0), np.uint8), [], wait=True)
@@ -248,7 +248,8 @@ class ChunkReader:
 
     def _read_index(self, shard: int) -> NDArray[np.uint64]:
         name = self._name(shard)
-        size = self._objects.size(name)
+        with _reading(name):
+            size = self._objects.size(name)
         if size is None:
             raise StoreDamagedError(f"{name} is missing. Run `tesserae repair`.")
         index_bytes = self._geometry.index_bytes
@@ -260,10 +261,19 @@ class ChunkReader:
         return index
 
     def _read(self, name: str, start: int, num_bytes: int) -> bytes:
-        try:
+        with _reading(name):
             return self._objects.read(name, start, num_bytes)
-        except FileNotFoundError:
-            raise StoreDamagedError(f"{name} is missing. Run `tesserae repair`.") from None
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Turn an error of the disk into a `StoreError` that names the object."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise StoreDamagedError(f"{name} is missing. Run `tesserae repair`.") from None
+    except OSError as e:
+        raise StoreError(f"cannot read {name}: {e.strerror or e}") from e
 
 
 def _damaged_chunk_error(name: str, part: str) -> StoreDamagedError:

@@ -34,7 +34,6 @@ class PixelReader(Protocol):
         Raises:
             StoreDamagedError: A shard is missing or damaged.
             StoreError: A shard cannot be read.
-            OSError: The local disk reports an error to a reader of whole chunks.
         """
 
     def chunks_to_prefetch(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -58,7 +57,6 @@ class PixelReader(Protocol):
 
         Raises:
             StoreError: The chunk cannot be read, or is damaged.
-            OSError: The local disk reports an error to a reader of whole chunks.
         """
 
 

@@ -351,7 +351,6 @@ class StagedReader:
             StoreDamagedError: A shard or a copy is missing or damaged, or a copying thread found
                 such damage in the store before.
             StoreError: A shard or a copy cannot be read.
-            OSError: The local disk reports an error to a reader of whole chunks.
         """
         self._copies.check()
         is_staged = self._staged[rows // self._shard_rows]
@@ -409,7 +408,6 @@ class StagedReader:
 
         Raises:
             StoreError: The chunk cannot be read, or is damaged.
-            OSError: The local disk reports an error to a reader of whole chunks.
         """
         is_staged = self._staged[chunk // self._chunks_per_shard]
         (self._copy_reader if is_staged else self._store_reader).prefetch(chunk, disk)

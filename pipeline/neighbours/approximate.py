@@ -283,7 +283,7 @@ def limit_faiss_threads(threads: int) -> Iterator[None]:
         TesseraeError: faiss is not installed.
     """
     library = faiss()
-    # The limit is global to the process: what was set before is restored, also after an error.
+    # OpenMP keeps the number for the thread: what was set before is restored, also after an error.
     before = library.omp_get_max_threads()
     library.omp_set_num_threads(threads)
     try:

@@ -229,8 +229,10 @@ def _zstd_content_bytes(frame: memoryview) -> int:
 
 
 def _blosc_content_bytes(data: memoryview) -> int:
-    """Return the decompressed size that a Blosc buffer states."""
-    return int.from_bytes(data[4:8], "little")
+    """Return the decompressed size that a Blosc buffer states; -1 if the buffer is incomplete."""
+    # The decoder trusts the stated length, and would read past the end of a shorter buffer.
+    states_own_length = int.from_bytes(data[12:16], "little") == len(data)
+    return int.from_bytes(data[4:8], "little") if states_own_length else -1
 
 
 def compressor(codec: str) -> Compress | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster import certificates
-from cluster.errors import CertificateError
+from cluster.errors import CertificateError, ClusterError
 from tests import lacking
 
 
@@ -60,3 +60,9 @@ def test_keys_are_not_written_to_a_file_system_without_permissions(
     monkeypatch.setattr(os, "fstat", of_everybody)
     with pytest.raises(CertificateError, match="supports no permissions"):
         certificates.write_certificates(tmp_path / "certs", certificates.create_certificates())
+
+
+def test_a_host_name_that_is_not_ascii_is_refused_with_its_flag() -> None:
+    """A certificate holds names in their IDNA form only."""
+    with pytest.raises(ClusterError, match=r"--hosts is 'bücher.example': .* xn--"):
+        certificates.create_certificates(hosts=["bücher.example"])

@@ -37,8 +37,21 @@ class Worker:
     """The number of rows of the shards that it finished."""
     shards: int = 0
     """The number of shards that it finished."""
-    ends: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))
-    """The (time, rows) of the last shards that it finished."""
+    ends: deque[tuple[float, int]] = field(default_factory=deque)
+    """The (time, rows) of the shards that it finished in the last minute."""
+
+    def add_shard(self, now: float, rows: int) -> None:
+        """Count a shard that the worker has just finished.
+
+        Args:
+            now: The present time in seconds, of a monotonic clock.
+            rows: The number of rows of the shard.
+        """
+        self.rows += rows
+        self.shards += 1
+        self.ends.append((now, rows))
+        while self.ends[0][0] <= now - WORKER_SECONDS:
+            self.ends.popleft()
 
     def rate(self, now: float, since: float) -> float:
         """Return the worker's rows per second over the last minute, or since the start if shorter.
@@ -48,8 +61,7 @@ class Worker:
             since: The time of the start of the run, in seconds of the same clock.
 
         Returns:
-            The rate over the last 60 seconds, or since the start, of at most the last 64 shards
-            that it finished; 0.0 if no time has passed.
+            The rate over the last 60 seconds, or since the start; 0.0 if no time has passed.
         """
         recent = [(at, rows) for at, rows in self.ends if at > now - WORKER_SECONDS]
         seconds = min(WORKER_SECONDS, now - since)
@@ -358,9 +370,7 @@ class DashboardState:
         address = self._finishers.pop((run.name, int(message["shard"])), None)
         if address is not None:
             worker = run.workers.setdefault(address, Worker())
-            worker.rows += rows
-            worker.shards += 1
-            worker.ends.append((now, rows))
+            worker.add_shard(now, rows)
             while len(run.workers) > MAX_WORKERS:
                 run.workers.popitem(last=False)
 
@@ -460,7 +470,7 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     parts = {name: [part for part in name.split("/") if part] for name in names}
     suffixes = {}
     for name, own in parts.items():
-        rivals = [components for components in parts.values() if components != own]
+        rivals = [components for other, components in parts.items() if other != name]
         length = next(
             (n for n in range(1, len(own)) if all(own[-n:] != rival[-n:] for rival in rivals)), None
         )

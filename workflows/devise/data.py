@@ -219,8 +219,8 @@ def _class_targets(
 
     It runs before the features are extracted, so that a mistake is reported before hours of work.
     """
-    digest = "" if options.word_vectors is None else file_digest(options.word_vectors)
     vectors = load_class_vectors(options, listed)
+    digest = "" if options.word_vectors is None else file_digest(options.word_vectors)
     if options.word_vectors is not None and options.hierarchy is not None:
         read_hierarchy(options.hierarchy)  # reports need it: a broken file is refused now
     parts = class_parts(

@@ -43,8 +43,9 @@ class Head(nn.Module):
         super().__init__()
         self.mean: Tensor
         self.spread: Tensor
-        self.register_buffer("mean", torch.from_numpy(mean))
-        self.register_buffer("spread", torch.from_numpy(spread))
+        # Copies: loading a state writes into buffers, and the arrays are the caller's.
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("spread", torch.tensor(spread))
         self.dropout = dropout
         widths = [len(mean), *([hidden] if hidden else []), dim]
         self.layers = nn.ModuleList(

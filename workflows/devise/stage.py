@@ -331,8 +331,8 @@ def open_trunk(
 def synchronise_batch_norm(model: nn.Module) -> nn.Module:
     """Replace every `nn.BatchNorm2d` in a model by a batch norm over all ranks, in place.
 
-    The values of weights and running statistics, and the mode of each layer, are kept; the new
-    layers are float32 on the CPU.
+    The values of weights and running statistics, their device and dtype, and the mode of each
+    layer are kept.
 
     Args:
         model: A network whose layers are replaced at any depth, but not the network itself. They
@@ -344,7 +344,7 @@ def synchronise_batch_norm(model: nn.Module) -> nn.Module:
     for name, child in model.named_children():
         if isinstance(child, nn.BatchNorm2d):
             norm = BatchNorm(child.num_features, child.eps, child.momentum)
-            norm.load_state_dict(child.state_dict())
+            norm.to(child.weight).load_state_dict(child.state_dict())
             setattr(model, name, norm.train(child.training))
         else:
             synchronise_batch_norm(child)

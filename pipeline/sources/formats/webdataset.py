@@ -301,10 +301,7 @@ class WebDatasetShard(Layout):
         assert image is not None, sample.name
         path = image.name
         if image.target is not None:
-            raise SourceError(
-                f"{tar.name}: the member {path!r} is a link, which a shard cannot hold. Create the"
-                " shard again with the files themselves (tar --hard-dereference -h)."
-            )
+            raise _link_error(image, tar)
         sample_text = f"{tar.name}: the sample {path!r}"
         labels = _labels_of(sample, tar.name, self.options.rules, self._label_name)
         scattered.has_labels |= bool(labels)
@@ -342,6 +339,8 @@ class WebDatasetShard(Layout):
 
 
 def _read_text_member(member: Member, tar: Tar) -> str:
+    if member.target is not None:
+        raise _link_error(member, tar)
     if member.num_bytes > _MAX_TABLE_BYTES:
         raise SourceError(
             f"{tar.name}: the member {member.name!r} has {member.num_bytes:,} bytes: expected a"
@@ -355,6 +354,13 @@ def _read_text_member(member: Member, tar: Tar) -> str:
             f"{tar.name}: the member {member.name!r} is not UTF-8 ({e.reason} at byte {e.start})."
             " Create the shard again with the text in UTF-8."
         ) from e
+
+
+def _link_error(member: Member, tar: Tar) -> SourceError:
+    return SourceError(
+        f"{tar.name}: the member {member.name!r} is a link, which a shard cannot hold. Create the"
+        " shard again with the files themselves (tar --hard-dereference -h)."
+    )
 
 
 def _labels_of(sample: _SampleMembers, where: str, rules: int, label_name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import StoreDamagedError
+from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.loader import Loader, Reading, chunk_reader
 from pipeline.loader import loader as loader_module
 from pipeline.store import layout
@@ -269,7 +269,7 @@ def test_a_failed_read_of_a_chunk_is_retried(
     monkeypatch.setattr(LocalObjects, "read_cached", lambda *_: False)
     with ThreadPoolExecutor(2) as disk:
         for _ in range(2):
-            with pytest.raises(OSError, match="no"):
+            with pytest.raises(StoreError, match=r"cannot read .*c\.0\.0\.0\.0: no"):
                 reader.gather(rows, out, disk)
         failing = False
         reader.gather(rows, out, disk)

@@ -195,6 +195,20 @@ def test_a_unique_last_component_is_the_short_name() -> None:
     """A name that is the end of another one stays complete."""
     assert short_names(["/runs/wgan", "/x/devise"]) == {"/runs/wgan": "wgan", "/x/devise": "devise"}
     assert short_names(["/a/b", "/b"]) == {"/a/b": "/a/b", "/b": "/b"}
+    assert short_names(["/a/b", "a/b"]) == {"/a/b": "/a/b", "a/b": "a/b"}
+
+
+def test_the_rate_of_a_worker_is_that_of_all_its_shards_of_the_last_minute() -> None:
+    """However many they are; earlier ones do not count."""
+    board = DashboardState()
+    board.apply(run_message(12_000), 0.0)
+    for shard in range(1_200):
+        board.record_finished_task(f"prepare-train-{shard:06d}-0-train-1", "a")
+        board.apply(shard_message(shard, 10), 0.1 * (shard + 1))
+
+    [run] = board.snapshot(120.0)["runs"]
+
+    assert run["workers"]["a"]["images_per_second"] == pytest.approx(100, rel=0.01)
 
 
 def test_features_are_shown_as_a_separate_run() -> None:

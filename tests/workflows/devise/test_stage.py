@@ -16,8 +16,9 @@ from pipeline.wordvectors.vectors import ClassVectors
 from tests.workflows.devise.small import SIZE, WORDS, Small, make_small, small_stage
 from tests.workflows.training.worlds import in_ranks, through_a_file
 from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
+from workflows.devise.heads import Head
 from workflows.devise.options import DeviseOptions
-from workflows.devise.stage import Devise, open_trunk
+from workflows.devise.stage import Devise, open_trunk, synchronise_batch_norm
 from workflows.devise.word_space import FILE, load_word_space, make_word_space
 from workflows.training.stage import Data
 from workflows.training.world import BatchNorm, World
@@ -190,6 +191,28 @@ def test_an_opened_new_trunk_maps_each_image_independently() -> None:
     images = torch.randint(0, 256, (4, 3, SIZE, SIZE), dtype=torch.uint8)
     together, alone = trunk.extract(images), trunk.extract(images[:1])
     torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "old", [torch.nn.BatchNorm2d(3).double(), torch.nn.BatchNorm2d(3, device="meta")]
+)
+def test_a_synchronised_batch_norm_keeps_values_dtype_and_device(old: torch.nn.Module) -> None:
+    """A new trunk on a GPU stays there."""
+    new = synchronise_batch_norm(torch.nn.Sequential(old))[0]
+    assert isinstance(new, BatchNorm)
+    for name, value in old.state_dict().items():
+        replaced = new.state_dict()[name]
+        assert (replaced.dtype, replaced.device) == (value.dtype, value.device)
+        assert value.is_meta or torch.equal(replaced, value)
+
+
+def test_a_head_copies_its_statistics() -> None:
+    """Loading the state of another head must not change the arrays of the word space."""
+    mean, spread = np.zeros(4, np.float32), np.ones(4, np.float32)
+    head = Head(mean, spread, 2)
+    head.load_state_dict(Head(mean + 5, spread + 5, 2).state_dict())
+    assert head.mean.tolist() == [5] * 4
+    assert (mean.tolist(), spread.tolist()) == ([0] * 4, [1] * 4)
 
 
 def test_an_unusable_word_space_is_refused(small: Small, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """WebDataset shards: grouping, classes, and errors."""
 
+import io
 import json
+import tarfile
 from itertools import groupby
 from pathlib import Path
 
@@ -152,6 +154,23 @@ def test_two_images_in_one_sample_are_refused(tmp_path):
     """Two images of one sample are refused, since either may be the sample."""
     with pytest.raises(SourceError, match=r"sample 'n01440764_1' has two images, .*l\.jpg' and"):
         keys(shard(tmp_path, {"n01440764_1.l.jpg": b"", "n01440764_1.r.jpg": b""}))
+
+
+@pytest.mark.parametrize("suffix", ["cls", "json"])
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_a_linked_label_is_refused(tmp_path, suffix, kind):
+    """A link has no bytes in the shard: its sample would silently have no class."""
+    with tarfile.open(tmp_path / "s-000.tar", "w") as tar:
+        for name, data in ((f"0.{suffix}", b"3"), ("0.jpg", b""), ("1.jpg", b"")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+        member = tarfile.TarInfo(f"1.{suffix}")
+        member.type, member.linkname = kind, f"0.{suffix}"
+        tar.addfile(member)
+
+    with pytest.raises(SourceError, match=rf"'1\.{suffix}' is a link, which a shard cannot hold"):
+        keys(tmp_path)
 
 
 def test_invalid_json_is_refused(tmp_path):
