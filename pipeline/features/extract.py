@@ -26,6 +26,7 @@ from pipeline.ingest.finish import all_commits, parts_digest, put_changed
 from pipeline.jobs import Job
 from pipeline.store import arrays, features, layout, records
 from pipeline.store.features import KINDS, FeatureFinishRecord, FeatureOptions, FeatureRecipe
+from pipeline.store.fingerprint import fingerprint, is_intact
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 
@@ -257,7 +258,7 @@ def damaged_objects(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list
     commits = features.load_feature_commits(objects, recipe, plan)
     written = [record for commit in commits.values() for record in commit.arrays.values()]
     with ThreadPoolExecutor(records.READERS) as pool:
-        intact = pool.map(lambda record: records.is_intact(objects, record), written)
+        intact = pool.map(lambda record: is_intact(objects, record), written)
         return [
             record.name for record, is_intact in zip(written, intact, strict=True) if not is_intact
         ]
@@ -403,7 +404,7 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeatureFinish
         num_rows=plan.num_rows,
         kinds=kinds,
         parts=_table_parts_digest(objects, plan),
-        objects=tuple(records.fingerprint(name, data) for name, data in written),
+        objects=tuple(fingerprint(name, data) for name, data in written),
         format=recipe.format,
     )
     # The record lists only durable objects, so it is written after they are synced.
@@ -449,7 +450,7 @@ def is_done(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable
         *done.kinds
     }:
         return False
-    recorded = all(records.is_intact(objects, written) for written in done.objects)
+    recorded = all(is_intact(objects, written) for written in done.objects)
     return recorded and not missing_shards(objects, recipe, plan, done.kinds)
 
 

@@ -39,6 +39,7 @@ from pipeline.ingest.worker import check_run_active
 from pipeline.store import features, layout, records
 from pipeline.store.commit import Commit, ObjectRecord
 from pipeline.store.features import FeatureCommit
+from pipeline.store.fingerprint import fingerprint
 from pipeline.store.objects import Objects
 from pipeline.store.shard import ShardComposer
 
@@ -262,7 +263,7 @@ def _write(workspace: FeatureWorkspace, name: str, rows: NDArray[np.floating]) -
     if workspace.objects.put_new(name, bytes(memory.data)):
         return written
     # Another task was first. Its bytes may differ in the last digits; commit those.
-    existing = records.fingerprint(name, workspace.objects.get(name))
+    existing = fingerprint(name, workspace.objects.get(name))
     if existing.num_bytes != written.num_bytes:
         raise StoreDamagedError(
             f"{name} was written by another task and is damaged. Run the same command again."

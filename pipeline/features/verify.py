@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.features.probes import KEY, probes_differ
 from pipeline.ingest.verify import SplitRecords
-from pipeline.store import features, layout, records
+from pipeline.store import features, layout
 from pipeline.store.commit import ObjectRecord
 from pipeline.store.features import KINDS, FeatureCommit, FeatureFinishRecord, FeatureRecipe
+from pipeline.store.fingerprint import fingerprint
 from pipeline.store.integrity import Problem, check_object
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
@@ -202,7 +203,7 @@ def _metadata(
     from pipeline.store import arrays  # imported late: reading records alone needs no zarr
 
     for name, data in arrays.feature_arrays(recipe, plan, feature_records.kinds):
-        problem = check_object(objects, records.fingerprint(name, data))
+        problem = check_object(objects, fingerprint(name, data))
         if problem is not None:
             yield problem
 

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store import arrays, layout, records, table
 from pipeline.store.commit import Commit, ObjectRecord
+from pipeline.store.fingerprint import FingerprintWriter, fingerprint, is_intact
+from pipeline.store.ledger import encode_ledger
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
@@ -65,8 +67,8 @@ def finish_split(store: str, split: str, run: str) -> FinishRecord:
     ]
     for name, data in derived:
         put_changed(objects, name, data)
-        written.append(records.fingerprint(name, data))
-    put_changed(objects, layout.ledger(split), encode_ledger(recipe, plan, commits))
+        written.append(fingerprint(name, data))
+    put_changed(objects, layout.ledger(split), encode_split_ledger(recipe, plan, commits))
     done = FinishRecord(
         split=split,
         recipe=recipe.digest,
@@ -147,7 +149,7 @@ def zarr_metadata(recipe: Recipe, plan: Plan, sizes: Sequence[int]) -> list[tupl
     return [*arrays.groups(plan.split), *arrays.small_metadata(plan), *images]
 
 
-def encode_ledger(recipe: Recipe, plan: Plan, commits: Sequence[Commit]) -> bytes:
+def encode_split_ledger(recipe: Recipe, plan: Plan, commits: Sequence[Commit]) -> bytes:
     """Return the bytes of the ledger of a finished split: copies of recipe, plan and commits.
 
     Nothing is written.
@@ -163,7 +165,7 @@ def encode_ledger(recipe: Recipe, plan: Plan, commits: Sequence[Commit]) -> byte
     """
     copied = [(layout.RECIPE, recipe.encode()), (layout.plan(plan.split), plan.encode())]
     copied += [(layout.commit(plan.split, commit.shard), commit.encode()) for commit in commits]
-    return records.encode_ledger(copied)
+    return encode_ledger(copied)
 
 
 def parts_digest(commits: Sequence[Commit]) -> str:
@@ -199,7 +201,7 @@ def read_parts(objects: Objects, commits: Sequence[Commit]) -> Iterator[pa.Table
             data = objects.get(commit.table.name)
         except FileNotFoundError:
             data = b""
-        if records.fingerprint(commit.table.name, data) != commit.table:
+        if fingerprint(commit.table.name, data) != commit.table:
             raise StoreDamagedError(
                 f"{commit.table.name} is missing or damaged. Run `tesserae repair`."
             )
@@ -262,15 +264,15 @@ def _write_table_and_collect(
             yield part
 
     old = None if previous is None or previous.parts != parts else _record_of(previous, name)
-    if old is not None and records.is_intact(objects, old):
+    if old is not None and is_intact(objects, old):
         for _ in collected():
             """Collect the columns alone: the table of the same parts is intact."""
         return columns, [old]
     writer = objects.create(name)
     try:
-        hashing = records.FingerprintWriter(writer)
+        hashing = FingerprintWriter(writer)
         table.write_table(collected(), hashing)
-        if not records.is_intact(objects, hashing.written()):
+        if not is_intact(objects, hashing.written()):
             hashing.finish()
     finally:
         writer.abort()

@@ -27,6 +27,7 @@ from pipeline.sources.listing import listing_digest
 from pipeline.sources.source import Source
 from pipeline.store import arrays, layout, plan, recipe, records
 from pipeline.store.geometry import Geometry
+from pipeline.store.ledger import encode_ledger, read_ledger
 from pipeline.store.objects import Objects
 from pipeline.store.options import DEFAULTS, StoreOptions
 from pipeline.store.plan import Plan
@@ -389,11 +390,11 @@ def write_metadata(objects: Objects, recipe: Recipe, plan: Plan, sizes: Sequence
     """
     for name, data in zarr_metadata(recipe, plan, sizes):
         put_changed(objects, name, data)
-    ledger = records.read_ledger(objects, plan.split)
+    ledger = read_ledger(objects, plan.split)
     if ledger.damage is not None:
         copies = {layout.RECIPE: recipe.encode(), layout.plan(plan.split): plan.encode()}
         other_copies = {name: text for name, text in ledger.copies.items() if name not in copies}
-        data = records.encode_ledger((copies | other_copies).items())
+        data = encode_ledger((copies | other_copies).items())
         objects.put(layout.ledger(plan.split), data)
     for name in (layout.RECIPE, layout.plan(plan.split)):
         objects.sync(name.rpartition("/")[0])

@@ -23,8 +23,9 @@ from pipeline.ingest.shard_task import rebuild_shard
 from pipeline.ingest.verify import SplitRecords
 from pipeline.ingest.worker import ShardTaskConfig
 from pipeline.jobs import Job
-from pipeline.store import layout, records, table
+from pipeline.store import layout, table
 from pipeline.store.arrow_files import open_parquet
+from pipeline.store.fingerprint import fingerprint
 from pipeline.store.integrity import Problem
 from pipeline.store.objects import Objects
 
@@ -100,7 +101,7 @@ def restore_parts(
             return []
         for commit in damaged:
             data = table.encode_table(table.read_rows(whole_table, commit.start, commit.stop))
-            if records.fingerprint(commit.table.name, data) == commit.table:
+            if fingerprint(commit.table.name, data) == commit.table:
                 objects.put(commit.table.name, data)
                 restored.append(commit.table.name)
     return restored

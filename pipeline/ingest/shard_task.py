@@ -27,6 +27,7 @@ from pipeline.ingest.report import ShardReport, Stopwatch, report_on, software
 from pipeline.ingest.worker import ShardTaskConfig, Workspace, check_run_active, workspace
 from pipeline.store import layout, records, table
 from pipeline.store.commit import Commit, ObjectRecord
+from pipeline.store.fingerprint import fingerprint
 from pipeline.store.shard import ShardComposer
 from pipeline.store.table import TableRow
 
@@ -182,7 +183,7 @@ def _make_shard(
         part = None
         if committed is None:
             name, data = layout.part(space.config.split, shard), table.encode_part(lines)
-            part = records.fingerprint(name, data)
+            part = fingerprint(name, data)
             finishing.append(functools.partial(space.objects.put, name, data))
         result = ShardResult(
             {size: composer.write_index() for size, composer in zip(sizes, composers, strict=True)},

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
 from pipeline.sources.options import LISTING_RULES, SourceOptions
-from pipeline.store import document, layout, records, schema
+from pipeline.store import document, layout, schema
 from pipeline.store.arrow_files import open_for_arrow
 from pipeline.store.commit import ObjectRecord
+from pipeline.store.fingerprint import FingerprintWriter, is_intact
 from pipeline.store.objects import Objects, WriterFile
 from pipeline.store.plan import Plan
 from pipeline.store.schema import Count, Format
@@ -128,7 +129,7 @@ def write_source_index(
     schema_with_origin = SCHEMA.with_metadata({"origin": json.dumps(asdict(origin))})
     columns = listing.append_column("label", pa.array(labels)).combine_chunks()
     writer = objects.create(layout.source_index(plan.split))
-    fingerprinting = records.FingerprintWriter(writer)
+    fingerprinting = FingerprintWriter(writer)
     try:
         with (
             pa.PythonFile(WriterFile(fingerprinting), mode="w") as sink,
@@ -171,7 +172,7 @@ def load_origin(objects: Objects, plan: Plan) -> Origin:
         data = objects.get(name, document.MAX_BYTES)
         record = document.decode_document_as(SourceIndexRecord, data, name)
         document.check_value(name, "rows.name", record.rows.name, layout.source_index(plan.split))
-        intact = records.is_intact(objects, record.rows)
+        intact = is_intact(objects, record.rows)
     except (FileNotFoundError, StoreError):
         intact = False
     if not intact:

@@ -17,7 +17,9 @@ from typing import Any
 from pipeline.errors import InvalidDocumentError, StoreDamagedError
 from pipeline.store import commit, document, layout, plan, recipe, records
 from pipeline.store.commit import Commit, ObjectRecord
+from pipeline.store.fingerprint import fingerprint
 from pipeline.store.integrity import Problem, check_object
+from pipeline.store.ledger import read_ledger
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
@@ -63,7 +65,7 @@ def read_records(objects: Objects, split: str) -> SplitRecords:
             object store failed.
         OSError: The disk reports an error while the ledger is read.
     """
-    ledger = records.read_ledger(objects, split)
+    ledger = read_ledger(objects, split)
     reader = _RecordReader(objects, ledger.copies)
     if ledger.damage is not None:
         reader.problems.append(Problem(layout.ledger(split), ledger.damage))
@@ -102,7 +104,7 @@ class _RecordReader:
             return planned is None or decoded.digest == planned.recipe
 
         for split in records.splits(self._objects) if layout.RECIPE not in self._copies else ():
-            self._copies |= records.read_ledger(self._objects, split).copies
+            self._copies |= read_ledger(self._objects, split).copies
         decoded: Recipe | None = self._read(layout.RECIPE, recipe.decode_recipe, fits)
         return decoded
 
@@ -263,9 +265,7 @@ def check_planned(objects: Objects, split_records: SplitRecords) -> list[Problem
     documents = zarr_metadata(
         split_records.recipe, split_records.plan, committed_sizes(split_records)
     )
-    planned = [
-        records.fingerprint(name, data) for name, data in documents if name not in recorded_names
-    ]
+    planned = [fingerprint(name, data) for name, data in documents if name not in recorded_names]
     problems = [check_object(objects, written) for written in planned]
     if split_records.done is None:
         problems += [

@@ -13,6 +13,7 @@ from itertools import islice
 
 from pipeline.store import records
 from pipeline.store.commit import ObjectRecord
+from pipeline.store.fingerprint import object_digest
 from pipeline.store.objects import Objects
 
 
@@ -53,7 +54,7 @@ def check_object(objects: Objects, record: ObjectRecord) -> Problem | None:
     if size != record.num_bytes:
         return Problem(record.name, f"has {size:,} bytes, {record.num_bytes:,} were committed")
     try:
-        digest = records.digest_of(objects, record.name)
+        digest = object_digest(objects, record.name)
     except OSError as e:
         return Problem(record.name, f"cannot be read: {e.strerror or e}")
     return None if digest == record.digest else Problem(record.name, "damaged")

@@ -1,30 +1,18 @@
-"""The records of a store: recipe, plans, commits, finish records and ledgers.
-
-done.json      the complete sizes, and the digest of every object that is in no commit
-ledger.jsonl   an exact second copy of recipe, plan and commits: {"name", "text"} in each line
-"""
+"""Reads the recipe of a store, and the plan, the commits and the finish record of a split."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
-import xxhash
-
 from pipeline.errors import StoreDamagedError, StoreError
-from pipeline.store import commit, document, layout, plan, recipe, schema
+from pipeline.store import commit, document, layout, plan, recipe
 from pipeline.store.commit import Commit, ObjectRecord
-from pipeline.store.objects import Objects, Writer
+from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from pipeline.store.schema import Between, Count, Digest, Format, Size, Split
-
-BLOCK_BYTES = 4 * 2**20
-"""The bytes of a large object that are read at a time."""
 
 READERS = 16
 """The threads that read small objects, each of which costs a round trip on an object store."""
@@ -263,176 +251,3 @@ def splits(objects: Objects) -> list[str]:
     # A split that has lost its plan is still listed, so that it can be repaired.
     names |= {name.split("/")[1] for name in objects.names("commits") if name.count("/") == 2}
     return sorted(split for split in names if layout.is_split(split))
-
-
-def encode_ledger(documents: Iterable[tuple[str, bytes]]) -> bytes:
-    """Return the bytes of a ledger with copies of documents; nothing is written.
-
-    Args:
-        documents: The name of each document, relative to the store, and its bytes, which are UTF-8,
-            such as `recipe.json` and what `Recipe.encode` returns.
-
-    Returns:
-        Lines of JSON, `{"name", "text"}` for each document in their order, and a last one,
-        `{"digest"}`, with the SHA-256 of the lines before it in hexadecimal. Each ends with a
-        newline.
-    """
-    lines = "".join(
-        json.dumps({"name": name, "text": text.decode()}, ensure_ascii=False) + "\n"
-        for name, text in documents
-    ).encode()
-    last = json.dumps({"digest": hashlib.sha256(lines).hexdigest()}) + "\n"
-    return lines + last.encode()
-
-
-@dataclass(frozen=True)
-class Copy:
-    """One line of a ledger: the copy of a document."""
-
-    name: str
-    """The name of the document, relative to the store."""
-    text: str
-    """The text of the document, exactly as it was written."""
-
-
-@dataclass(frozen=True)
-class Ledger:
-    """The readable part of a ledger."""
-
-    copies: dict[str, bytes]
-    """The bytes of each intact document, by its name relative to the store."""
-    damage: str | None
-    """The problem with the ledger: `missing`, `damaged` or None."""
-
-
-def read_ledger(objects: Objects, split: str) -> Ledger:
-    """Read the ledger of a split, or the intact lines of a damaged one; a missing one is no error.
-
-    A ledger holds second copies of the recipe, the plan and the commits.
-
-    Args:
-        objects: The objects of the store.
-        split: The name of the split.
-
-    Returns:
-        The bytes of each intact copy by name of the document, such as `recipe.json`, in `copies`;
-        and in `damage` `missing`, `damaged` or None. Copies of other documents than the recipe, the
-        plan of the split and its commits are left out.
-
-    Raises:
-        OSError: The disk reports an error.
-        StoreError: The request to an object store failed.
-    """
-    try:
-        data = objects.get(layout.ledger(split), document.MAX_BYTES)
-    except FileNotFoundError:
-        return Ledger({}, "missing")
-    except StoreDamagedError:
-        return Ledger({}, "damaged")
-    copies = {
-        name: text for name, text in _ledger_lines(data) if layout.may_be_in_ledger(split, name)
-    }
-    return Ledger(copies, None if encode_ledger(copies.items()) == data else "damaged")
-
-
-def _ledger_lines(data: bytes) -> Iterator[tuple[str, bytes]]:
-    for line in data.split(b"\n"):
-        try:
-            copy = schema.parse(Copy, json.loads(line))
-            text = copy.text.encode()
-            document.decode_document(text, copy.name)
-        except (ValueError, RecursionError, MemoryError, StoreError):
-            continue  # the other lines are still good copies
-        yield copy.name, text
-
-
-def digest_of(objects: Objects, name: str) -> str:
-    """Return the XXH3-128 of an object that may be larger than memory: 32 hexadecimal digits.
-
-    Args:
-        objects: The objects of the store.
-        name: The name of the object, relative to the store.
-
-    Raises:
-        FileNotFoundError: The object does not exist.
-        OSError: The disk reports an error.
-        StoreError: The name is not valid, the object is not a regular file, or the request to an
-            object store failed.
-    """
-    hasher = xxhash.xxh3_128()
-    with objects.open(name) as file:
-        while block := file.read(BLOCK_BYTES):
-            hasher.update(block)
-    return hasher.hexdigest()
-
-
-def fingerprint(name: str, data: bytes) -> ObjectRecord:
-    """Return the record of an object: its name, and the size and digest of its bytes.
-
-    Args:
-        name: The name of the object, relative to the store.
-        data: All its bytes.
-
-    Returns:
-        The record: `name`, `num_bytes`, the length, and `digest`, the XXH3-128 of the bytes as 32
-        hexadecimal digits. The store is neither read nor written.
-    """
-    return ObjectRecord(name, len(data), xxhash.xxh3_128(data).hexdigest())
-
-
-def is_intact(objects: Objects, record: ObjectRecord) -> bool:
-    """Return True if an object exists and has the recorded size and digest.
-
-    It is read completely, unless its size differs.
-
-    Args:
-        objects: The objects of the store.
-        record: The record of the object.
-
-    Raises:
-        OSError: The disk reports an error.
-        StoreError: The object's name is not valid, or the request to an object store failed.
-    """
-    same_size = objects.size(record.name) == record.num_bytes
-    return same_size and digest_of(objects, record.name) == record.digest
-
-
-class FingerprintWriter:
-    """A writer that passes pieces on to another one and computes their size and digest."""
-
-    def __init__(self, writer: Writer) -> None:
-        """Wrap a writer to which nothing was written yet.
-
-        Args:
-            writer: The writer that gets all bytes.
-        """
-        self.name = writer.name
-        self._writer = writer
-        self._num_bytes = 0
-        self._hash = xxhash.xxh3_128()
-
-    def write(self, data: memoryview) -> None:
-        """Append bytes to the object, and include them in its size and digest.
-
-        Args:
-            data: Contiguous memory; it may be overwritten as soon as this returns.
-
-        Raises:
-            StoreError: The bytes cannot be written.
-        """
-        self._hash.update(data)
-        self._num_bytes += data.nbytes
-        self._writer.write(data)
-
-    def finish(self) -> None:
-        """Make the object durable under its name."""
-        self._writer.finish()
-
-    def written(self) -> ObjectRecord:
-        """Return the record of the bytes written so far.
-
-        Returns:
-            The record: `name`, that of the object; `num_bytes`; and `digest`, the XXH3-128 of the
-            bytes as 32 hexadecimal digits.
-        """
-        return ObjectRecord(self.name, self._num_bytes, self._hash.hexdigest())

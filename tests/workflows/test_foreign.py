@@ -17,6 +17,8 @@ import xxhash
 
 from pipeline.ingest.source_index import SCHEMA
 from pipeline.store import arrays, document, layout, records, table
+from pipeline.store.fingerprint import fingerprint
+from pipeline.store.ledger import encode_ledger
 from pipeline.store.local import LocalObjects
 from pipeline.store.open import open_objects
 from tests.disk import without_fsync
@@ -94,7 +96,7 @@ def seal(store: Path) -> None:
     names = [layout.RECIPE, layout.plan("train")]
     names += [str(file.relative_to(store)) for file in commits]
     copies = [(name, (store / name).read_bytes()) for name in names]
-    (store / layout.ledger("train")).write_bytes(records.encode_ledger(copies))
+    (store / layout.ledger("train")).write_bytes(encode_ledger(copies))
 
 
 def changes(name: str, *keys: str | int, value: Any) -> Callable[[Path, Path], None]:
@@ -182,7 +184,7 @@ def other_rows(column: str, value: Any) -> Callable[[Path, Path], None]:
                 columns = [values if k == index else c for k, c in enumerate(batch.columns)]
                 out.write_batch(pa.RecordBatch.from_arrays(columns, schema=described))
         data = file.read_bytes()
-        written = records.fingerprint(layout.source_index("train"), data)
+        written = fingerprint(layout.source_index("train"), data)
         record = {"rows": {**vars(written)}, "format": 2}
         write(store, layout.source_index_record("train"), record)
         (store / layout.shard("train", 8, 0)).unlink()
@@ -234,7 +236,7 @@ def ledger_copies(store: Path, _: Path) -> None:
     """Give the copies in the ledger other names, and remove the plan."""
     text = (store / layout.RECIPE).read_bytes()
     names = ["../victim/keys", "/etc/passwd", "samples/train.parquet", layout.plan("train")]
-    data = records.encode_ledger((name, text) for name in names)
+    data = encode_ledger((name, text) for name in names)
     (store / layout.ledger("train")).write_bytes(data)
     (store / layout.plan("train")).unlink()
 

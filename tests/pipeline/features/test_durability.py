@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import features, layout, local, records
+from pipeline.store import features, layout, local
 from pipeline.store.features import FeatureCommit, FeatureFinishRecord, FeatureRecipe
+from pipeline.store.fingerprint import fingerprint
 from tests.disk import LOSSES, Disk, lay_out, recording, replay, without_fsync
 from tests.pipeline.features.small import BOTH, files, make, problems
 
@@ -85,7 +86,7 @@ def broken_promises(name: str, left: dict[str, bytes | None]) -> list[str]:
             written.name
             for written in vouched
             if written.name not in files_left
-            or records.fingerprint(written.name, files_left[written.name]) != written
+            or fingerprint(written.name, files_left[written.name]) != written
         ],
     ]
 

@@ -18,7 +18,7 @@ from pipeline.features import shard_task as feature_shard
 from pipeline.features.reader import open_features
 from pipeline.features.shard_task import extract_shard
 from pipeline.features.worker import open_workspace
-from pipeline.store import records
+from pipeline.store.fingerprint import fingerprint
 from pipeline.store.lease import lease
 from pipeline.store.open import open_objects
 from pipeline.store.remote import RemoteObjects
@@ -108,7 +108,7 @@ def test_a_stale_task_that_still_writes_does_no_harm(url: str, trunk: Path) -> N
     first = run.objects.get(name)
     other_values = np.ones((8, run.recipe.dim), np.float32)
     written = feature_shard._write(open_workspace(stale.work), name, other_values)
-    assert written == records.fingerprint(name, first)
+    assert written == fingerprint(name, first)
     assert run.objects.get(name) == first
     for shard in (0, 2):
         extract_shard(run.work, shard)

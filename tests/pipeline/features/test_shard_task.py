@@ -22,6 +22,7 @@ from pipeline.features.worker import compute_features, open_workspace, reproduci
 from pipeline.loader import Loader
 from pipeline.store import arrays, document, features, layout, records
 from pipeline.store.features import FeatureCommit
+from pipeline.store.fingerprint import fingerprint
 from pipeline.store.open import open_objects
 from tests.pipeline.features.small import (
     BOTH,
@@ -143,7 +144,7 @@ def test_the_first_of_two_tasks_to_write_wins(store: Path, trunk: Path) -> None:
     assert run.objects.get(run.shard("plain", 1)) == theirs
     commit = commit_of(run, 1)
     assert commit is not None
-    assert commit.arrays == {"plain": records.fingerprint(run.shard("plain", 1), theirs)}
+    assert commit.arrays == {"plain": fingerprint(run.shard("plain", 1), theirs)}
     run.objects.remove(layout.features_commit(run.recipe.name, "train", 1))
     run.objects.put(run.shard("plain", 1), theirs[:-1])
     with pytest.raises(StoreDamagedError, match="was written by another task and is damaged"):

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.ingest import verify
 from pipeline.store import commit, integrity, layout, local, records
+from pipeline.store.fingerprint import fingerprint
 from pipeline.store.open import open_objects
 from tests.disk import LOSSES, Disk, lay_out, recording, replay, without_fsync
 from tests.images import SMALL, contents, make_folder, prepare_inline
@@ -139,7 +140,7 @@ def broken_promises(left: dict[str, bytes | None]) -> list[str]:
             written.name
             for written in vouched
             if written.name not in files
-            or records.fingerprint(written.name, files[written.name]) != written
+            or fingerprint(written.name, files[written.name]) != written
         ],
     ]
 

@@ -17,6 +17,7 @@ from pipeline.ingest.source_index import SourceIndex
 from pipeline.order import row_order
 from pipeline.sources import open_source
 from pipeline.store import arrays, layout, records
+from pipeline.store.ledger import Ledger, encode_ledger, read_ledger
 from pipeline.store.local import LocalObjects
 from pipeline.store.open import open_objects
 from pipeline.store.options import StoreOptions
@@ -139,12 +140,12 @@ def test_the_ledger_has_recipe_and_plan_from_the_start(source: Path, store: str)
     """An unfinished store can be repaired, too; copies of commits are kept."""
     objects, planned, work = plan_inline(source, store)
     recipe = records.load_recipe(objects)
-    copies = records.read_ledger(objects, "train").copies
+    copies = read_ledger(objects, "train").copies
     assert copies == {layout.RECIPE: recipe.encode(), layout.plan("train"): planned.encode()}
     full = {"commits/train/000000.json": planned.encode(), **copies}
-    objects.put(layout.ledger("train"), records.encode_ledger(full.items())[:-1])
+    objects.put(layout.ledger("train"), encode_ledger(full.items())[:-1])
     planning.write_metadata(objects, recipe, planned, work.sizes)
-    assert records.read_ledger(objects, "train") == records.Ledger(full, None)
+    assert read_ledger(objects, "train") == Ledger(full, None)
 
 
 def test_another_listing_is_refused_and_the_difference_named(source: Path, store: str) -> None:

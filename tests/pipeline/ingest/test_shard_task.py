@@ -17,6 +17,7 @@ from pipeline.ingest import render
 from pipeline.ingest.shard_task import prepare_shard
 from pipeline.ingest.worker import ShardTaskConfig, workspace
 from pipeline.store import layout, records, table
+from pipeline.store.fingerprint import fingerprint
 from pipeline.store.local import LocalObjects, LocalWriter
 from pipeline.store.objects import Objects
 from tests.images import contents, make_folder, plan_inline, prepare_inline
@@ -114,7 +115,7 @@ def commit_with_status(
     data = table.encode_table(pa.Table.from_pylist(lines, schema=table.SCHEMA))
     objects.put(commit.table.name, data)
     counts = {"readable": len(lines) - 1, STATUS_WORDS[status]: 1}
-    written = records.fingerprint(commit.table.name, data)
+    written = fingerprint(commit.table.name, data)
     objects.put(layout.commit("train", 0), replace(commit, table=written, counts=counts).encode())
     workspace.cache_clear()
     return objects, replace(work, sizes=(8, 16))

@@ -11,10 +11,10 @@ import xxhash
 
 from pipeline.errors import StoreError
 from pipeline.store import local
+from pipeline.store.fingerprint import fingerprint
 from pipeline.store.local import LocalObjects
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
-from pipeline.store.records import fingerprint
 from tests import lacking
 
 

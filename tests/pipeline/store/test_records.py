@@ -1,14 +1,12 @@
-"""Records are read completely or not at all, and the ledger has a copy of each."""
+"""Records are read completely or not at all."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError, StoreError
-from pipeline.store import document, layout, records
+from pipeline.store import layout, records
 from pipeline.store.commit import Commit, ObjectRecord
 from pipeline.store.local import LocalObjects
 from pipeline.store.records import FinishRecord
@@ -37,13 +35,6 @@ DONE = FinishRecord(
         ObjectRecord(name, 5, "0" * 32) for name in sorted(layout.derived("train", 11, (8, 16)))
     ),
 )
-
-
-@pytest.fixture
-def objects(tmp_path: Path) -> LocalObjects:
-    objects = LocalObjects(str(tmp_path), "train-1")
-    objects.begin()
-    return objects
 
 
 def test_a_decoded_finish_record_equals_the_encoded_one(objects: LocalObjects) -> None:
@@ -138,63 +129,3 @@ def test_a_split_is_found_by_any_of_its_records(objects: LocalObjects, name: str
     objects.put("splits/notes.txt", b"x")
     objects.put("commits/readme", b"x")
     assert records.splits(objects) == ["a"]
-
-
-texts = st.text(st.characters(exclude_categories=["Cs"]))
-
-
-@given(st.dictionaries(texts, st.dictionaries(texts, texts, max_size=3), max_size=5))
-def test_a_ledger_preserves_each_document(
-    fields: dict[str, dict[str, str]],
-) -> None:
-    """Any content is preserved, line breaks included."""
-    documents = {
-        name: document.encode_document(
-            {**{k: v for k, v in value.items() if k != "digest"}, "format": 1}
-        )
-        for name, value in fields.items()
-    }
-    data = records.encode_ledger(documents.items())
-    assert data.count(b"\n") == len(documents) + 1
-    assert dict(records._ledger_lines(data)) == documents
-
-
-def test_a_damaged_ledger_returns_its_intact_copies(objects: LocalObjects) -> None:
-    """Any damage is reported."""
-    name = layout.ledger("train")
-    documents = {layout.RECIPE: RECIPE.encode(), layout.plan("train"): PLAN.encode()}
-    intact = records.encode_ledger(documents.items())
-    assert records.read_ledger(objects, "train") == records.Ledger({}, "missing")
-    objects.put(name, intact)
-    assert records.read_ledger(objects, "train") == records.Ledger(documents, None)
-    for offset in range(0, len(intact), 7):
-        objects.put(name, intact[:offset] + bytes([intact[offset] ^ 4]) + intact[offset + 1 :])
-        ledger = records.read_ledger(objects, "train")
-        assert ledger.damage == "damaged", offset
-        assert set(ledger.copies.values()) <= set(documents.values())
-        assert len(ledger.copies) >= 1
-    for lines in (intact.split(b"\n")[:1], intact.split(b"\n")[:2], [b""]):
-        objects.put(name, b"\n".join(lines))
-        assert records.read_ledger(objects, "train").damage == "damaged"
-
-
-def test_an_object_exists_only_with_its_recorded_bytes(objects: LocalObjects) -> None:
-    """Length and digest must agree."""
-    written = records.fingerprint("a", b"hello")
-    assert not records.is_intact(objects, written)
-    for data, intact in ((b"hello", True), (b"hellp", False), (b"hell", False)):
-        objects.put("a", data)
-        assert records.is_intact(objects, written) is intact
-
-
-def test_piecewise_writing_gives_the_same_fingerprint(objects: LocalObjects) -> None:
-    """The fingerprint of the pieces equals that of the whole."""
-    writer = objects.create("a")
-    noting = records.FingerprintWriter(writer)
-    for piece in (b"he", b"", b"llo"):
-        noting.write(memoryview(piece))
-    noting.finish()
-    writer.abort()
-    assert noting.written() == records.fingerprint("a", b"hello")
-    assert objects.get("a") == b"hello"
-    assert records.digest_of(objects, "a") == noting.written().digest

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.errors import StoreBusyError, StoreError
 from pipeline.store import arrays, layout, lease, records
+from pipeline.store.fingerprint import fingerprint, is_intact
 from pipeline.store.open import open_objects
 from pipeline.store.remote import RemoteObjects
 from tests import commands
@@ -193,7 +194,7 @@ def test_a_shard_of_any_length_is_stored_completely(url: str) -> None:
         writer.write(memoryview(data))
         assert objects.size("shard") != length
         writer.finish()
-        assert records.is_intact(objects, records.fingerprint("shard", data))
+        assert is_intact(objects, fingerprint("shard", data))
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ from pipeline.store import (
 )
 from pipeline.store.commit import ObjectRecord
 from pipeline.store.features import KINDS, FeatureCommit, FeatureFinishRecord, FeatureRecipe
+from pipeline.store.ledger import read_ledger
 from pipeline.store.local import LocalObjects
 from pipeline.store.schema import SchemaError
 from pipeline.store.split import open_split
@@ -202,7 +203,7 @@ def test_a_ledger_returns_only_copies_with_names_of_the_layout(
     objects = LocalObjects(str(tmp_path_factory.mktemp("ledger")), "train-1")
     objects.begin()
     objects.put(layout.ledger("train"), "\n".join(lines).encode())
-    ledger = records.read_ledger(objects, "train")
+    ledger = read_ledger(objects, "train")
     assert ledger.damage == "damaged"
     assert ledger.copies.keys() <= {layout.RECIPE, layout.plan("train")}
     for text in ledger.copies.values():

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from pipeline.store import document, layout, records
+from pipeline.store.fingerprint import fingerprint
+from pipeline.store.ledger import encode_ledger, read_ledger
 from pipeline.store.local import LocalObjects
-from pipeline.store.records import fingerprint
 from tests.damage import damage, snapshot, touched
 from tests.disk import without_fsync
 from tests.images import SMALL, SMALL_OPTIONS, jpeg, make_folder, prepare_inline
@@ -52,9 +53,9 @@ def forge(store: Path, size: int, shard: int) -> str:
     assert commit is not None
     forged = replace(commit, arrays={**commit.arrays, str(size): fingerprint(name, bytes(data))})
     objects.put(layout.commit("train", shard), forged.encode())
-    ledger = records.read_ledger(objects, "train").copies
+    ledger = read_ledger(objects, "train").copies
     ledger[layout.commit("train", shard)] = forged.encode()
-    objects.put(layout.ledger("train"), records.encode_ledger(ledger.items()))
+    objects.put(layout.ledger("train"), encode_ledger(ledger.items()))
     objects.end()
     return name
 
