@@ -205,7 +205,7 @@ BREACHES = {
     "zarr enters": ("pipeline/ingest/shard_task.py", "import zarr"),
     "Pillow enters": ("pipeline/store/arrays.py", "import PIL.Image"),
     "Dask enters": ("pipeline/sources/reader.py", "import distributed"),
-    "the environment is made": ("workflows/setup/pillow.py", "import numpy"),
+    "the environment is made": ("workflows/setup/detect_pillow.py", "import numpy"),
 }
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from workflows.setup import pillow
+from workflows.setup import detect_pillow
 from workflows.setup.environment import Environment
 from workflows.setup.machine import (
     Finding,
@@ -120,9 +120,9 @@ def check_imported_pillow() -> Iterator[Finding]:
         return
     site = Path(spec.origin).parent.parent
     yield pillow_finding(
-        pillow.pillow_owners(site),
-        pillow.installed_simd_level(site),
-        avx2=pillow.cpu_has_avx2(),
+        detect_pillow.pillow_owners(site),
+        detect_pillow.installed_simd_level(site),
+        avx2=detect_pillow.cpu_has_avx2(),
         why_stock=str(Environment(ROOT).stamp().get("why_stock", "")),
     )
 

@@ -23,7 +23,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-SOURCES = ("constraints.txt", "workflows/setup/install.py", "workflows/setup/pillow.py")
+SOURCES = (
+    "constraints.txt",
+    "workflows/setup/install.py",
+    "workflows/setup/install_pillow.py",
+    "workflows/setup/detect_pillow.py",
+)
 TABLES = ("build-system", "project", "dependency-groups")
 
 

@@ -5,8 +5,8 @@
 checks.
 
 The steps are: create a virtual environment with a new pip; install the system packages that
-compiling needs, when run as root; install Pillow-SIMD or stock Pillow (`workflows.setup.pillow`
-decides which); install the project with its extras, pinned to the tested versions. After each
+compiling needs, when run as root; install Pillow-SIMD or stock Pillow (`install_pillow` decides
+which); install the project with its extras, pinned to the tested versions. After each
 installation the owner of the `PIL` folder is checked. The stamp is written last: without it the
 next run starts from scratch. A new environment takes about 90 s on 2 cores, of which the compiler
 takes 30 s; a second run takes 0.2 s.
@@ -24,7 +24,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workflows.setup import pillow
+from workflows.setup import detect_pillow
+from workflows.setup.detect_pillow import PILLOW_SIMD, PILLOW_STOCK
 from workflows.setup.environment import (
     Environment,
     EnvironmentConfig,
@@ -32,6 +33,7 @@ from workflows.setup.environment import (
     digest_of_inputs,
     project_tables,
 )
+from workflows.setup.install_pillow import check_pillow, choose_pillow
 
 DEFAULT_EXTRAS = ("devkit", "lsun", "s3", "sample", "slurm")
 
@@ -65,125 +67,6 @@ def make_fresh(environment: Environment) -> None:
     environment.pip("upgrading pip", "install", "pip", "--upgrade", "-c", "constraints.txt")
 
 
-def add_system_packages(environment: Environment) -> None:
-    """Install the system packages that compiling lacks, if run as root with apt-get available.
-
-    A failure is printed and not raised, because stock Pillow can be installed instead.
-
-    Args:
-        environment: The environment whose log gets the output.
-    """
-    missing = pillow.missing_packages()
-    if not missing or os.geteuid() != 0 or not shutil.which("apt-get"):
-        return
-    # Another apt may hold the lock, as on a machine that is just being set up: wait for it.
-    apt = "apt-get -o DPkg::Lock::Timeout=120"
-    get = f'{apt} install -y --no-install-recommends "$@"'
-    command = ("sh", "-c", f"{get} || {{ {apt} update && {get}; }}", "sh", *missing)
-    step = f"installing the system packages {' '.join(missing)}"
-    try:
-        environment.run(step, *command, env={"DEBIAN_FRONTEND": "noninteractive"})
-    except SetupError as error:
-        print(f"{error}\nsetup: continuing without them")
-
-
-def compile_pillow_simd(environment: Environment) -> None:
-    """Compile Pillow-SIMD into `.venv/wheels`, and check the instructions in the binary.
-
-    The wheel is not installed.
-
-    Args:
-        environment: The environment, which has pip.
-
-    Raises:
-        SetupError: Compilation failed, or the binary lacks the instructions of this CPU.
-    """
-    level = "avx2" if pillow.cpu_has_avx2() else "sse4"  # SSE4 is the default of its build
-    compiler = os.environ.get("CC", "cc") + (" -mavx2" if level == "avx2" else "")
-    pinned = f"pillow-simd=={pillow.PILLOW_SIMD} --hash=sha256:{pillow.PILLOW_SIMD_SHA256}\n"
-    (environment.folder / "pillow-simd.txt").write_text(pinned, encoding="utf-8")
-    # pip's cache ignores CC, and could return a wheel that was compiled without AVX2.
-    environment.pip(
-        f"compiling Pillow-SIMD {pillow.PILLOW_SIMD} for {level.upper()}",
-        "wheel", "--no-cache-dir", "--no-binary", "pillow-simd", "--no-deps", "--require-hashes",
-        "-r", ".venv/pillow-simd.txt", "-w", ".venv/wheels",
-        env={"CC": compiler, "CPATH": pillow.include_path()},
-    )  # fmt: skip
-    compiled_level = pillow.simd_level_of_wheel(_compiled(environment)[0])
-    if compiled_level != level:
-        raise SetupError(
-            f"setup failed: Pillow-SIMD was compiled with `{compiler}`, yet its binary resizes "
-            f"with {compiled_level}, not {level}. Set another compiler (CC=), or PILLOW=stock."
-        )
-
-
-def _compiled(environment: Environment) -> list[Path]:
-    return list((environment.folder / "wheels").glob(f"pillow_simd-{pillow.PILLOW_SIMD}-*.whl"))
-
-
-def choose_pillow(environment: Environment, preference: str, *, system: bool) -> str:
-    """Compile Pillow-SIMD if this machine can, and pin the one version of `pillow`.
-
-    The wheels are written to `.venv/wheels`, and the versions to `.venv/constraints.txt`; nothing
-    is installed into the environment.
-
-    Args:
-        environment: The environment to install into.
-        preference: `auto`, `simd` or `stock`.
-        system: True to install missing system packages.
-
-    Returns:
-        The reason why stock Pillow was chosen; empty for Pillow-SIMD.
-
-    Raises:
-        SetupError: *preference* is `simd`, and Pillow-SIMD cannot be compiled here.
-    """
-    wheels = environment.folder / "wheels"
-    wheels.mkdir(exist_ok=True)
-    if system and preference != "stock" and pillow.is_x86():
-        add_system_packages(environment)
-    ready = bool(_compiled(environment)) and preference != "stock"
-    reason = "" if ready else pillow.why_stock(preference)
-    if not (reason or ready):
-        try:
-            compile_pillow_simd(environment)
-        except SetupError as error:
-            print(error)
-            reason = f"Pillow-SIMD did not compile: see {environment.folder / 'setup.log'}"
-    if reason and preference == "simd":
-        raise SetupError(f"setup failed: PILLOW=simd was requested, but {reason}.")
-    if not reason:
-        pillow.write_stand_in(wheels)
-    tested = (environment.root / "constraints.txt").read_text(encoding="utf-8")
-    version = pillow.PILLOW_STOCK if reason else pillow.PILLOW_SIMD
-    pinned = f"{tested}\npillow=={version}\n"
-    (environment.folder / "constraints.txt").write_text(pinned, encoding="utf-8")
-    return reason
-
-
-def check_pillow(site: Path, *, stock: bool, step: str) -> None:
-    """Check that the chosen Pillow, and no other distribution, owns the `PIL` folder.
-
-    Args:
-        site: The `site-packages` folder.
-        stock: True if stock Pillow was chosen, False for Pillow-SIMD.
-        step: The step that was just run, for the error message.
-
-    Raises:
-        SetupError: No distribution, another one or several own the folder, or its binary resizes
-            with other instructions than the chosen one.
-    """
-    expected = f"pillow {pillow.PILLOW_STOCK}" if stock else f"pillow-simd {pillow.PILLOW_SIMD}"
-    owners, level = pillow.pillow_owners(site), pillow.installed_simd_level(site)
-    if owners != [expected] or (level == "none") != stock:
-        raise SetupError(
-            f"setup failed: after {step} the PIL folder belongs to "
-            f"{' and '.join(owners) or 'no distribution'} and resizes with {level}, where "
-            f"{expected} alone was expected. Run `make clean setup`; if the error persists, a "
-            "requirement asks for another Pillow."
-        )
-
-
 def install_all(environment: Environment, config: EnvironmentConfig, *, system: bool) -> str:
     """Install Pillow and the project with its extras.
 
@@ -207,7 +90,7 @@ def install_all(environment: Environment, config: EnvironmentConfig, *, system: 
     group_flags = [flag for name in config.extras if name in groups for flag in ("--group", name)]
     # --no-index makes a mismatched stand-in fail here, instead of being replaced from the index.
     first = ("pillow",) if reason else ("pillow", "--no-index")
-    name = f"Pillow {pillow.PILLOW_STOCK}" if reason else f"Pillow-SIMD {pillow.PILLOW_SIMD}"
+    name = f"Pillow {PILLOW_STOCK}" if reason else f"Pillow-SIMD {PILLOW_SIMD}"
     steps = {
         f"installing {name}": first,
         f"installing {', '.join(['tesserae', *config.extras])}": (
@@ -235,7 +118,7 @@ def is_ready(environment: Environment, config: EnvironmentConfig, stamp: Mapping
     recorded = (stamp.get("inputs"), stamp.get("extras"), stamp.get("pillow"))
     if recorded != (digest_of_inputs(environment.root), list(config.extras), config.pillow):
         return False
-    return not stamp["why_stock"] or bool(pillow.why_stock(config.pillow))
+    return not stamp["why_stock"] or bool(detect_pillow.why_stock(config.pillow))
 
 
 def set_up(environment: Environment, config: EnvironmentConfig, *, system: bool) -> bool:
@@ -261,7 +144,7 @@ def set_up(environment: Environment, config: EnvironmentConfig, *, system: bool)
         return False
     (environment.folder / "setup.json").unlink(missing_ok=True)
     # Pillow and Pillow-SIMD own the same files, so one cannot replace the other in place.
-    replaced = stamp and stamp["why_stock"] and not pillow.why_stock(config.pillow)
+    replaced = stamp and stamp["why_stock"] and not detect_pillow.why_stock(config.pillow)
     fresh = not stamp or bool(replaced) or stamp["pillow"] != config.pillow
     if fresh:
         make_fresh(environment)
@@ -278,10 +161,10 @@ def ready_line(environment: Environment) -> str:
     stamp = environment.stamp()
     ready = f"setup: .venv is ready, with {', '.join(stamp['extras']) or 'no extras'}"
     if not stamp["why_stock"]:
-        level = pillow.installed_simd_level(environment.site).upper()
-        return f"{ready}; Pillow-SIMD {pillow.PILLOW_SIMD} ({level})"
+        level = detect_pillow.installed_simd_level(environment.site).upper()
+        return f"{ready}; Pillow-SIMD {PILLOW_SIMD} ({level})"
     return (
-        f"{ready}; STOCK Pillow {pillow.PILLOW_STOCK}, because {stamp['why_stock']}. It resizes"
+        f"{ready}; STOCK Pillow {PILLOW_STOCK}, because {stamp['why_stock']}. It resizes"
         " several times slower, and a store prepared with it cannot be continued with Pillow-SIMD."
         " Install what is missing if you can, and run `make setup` again."
     )

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests import lacking
-from workflows.setup import install, pillow
+from workflows.setup import detect_pillow, install, install_pillow
+from workflows.setup.detect_pillow import PILLOW_SIMD, PILLOW_STOCK
 from workflows.setup.environment import (
     Environment,
     EnvironmentConfig,
@@ -48,7 +49,7 @@ def _environment(tmp_path):
     """A project whose environment does not exist yet."""
     setup = tmp_path / "workflows" / "setup"
     setup.mkdir(parents=True)
-    for name in ("install.py", "pillow.py"):
+    for name in ("install.py", "install_pillow.py", "detect_pillow.py"):
         (setup / name).write_text("# code\n")
     (tmp_path / "pyproject.toml").write_text(PROJECT)
     (tmp_path / "constraints.txt").write_text("numpy==2.4.6\n")
@@ -68,7 +69,7 @@ def _steps(monkeypatch):
             (environment.folder / "bin" / "python").touch()
             (environment.folder / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
         if "wheel" in command:
-            name = f"pillow_simd-{pillow.PILLOW_SIMD}-cp311-cp311-linux_x86_64.whl"
+            name = f"pillow_simd-{PILLOW_SIMD}-cp311-cp311-linux_x86_64.whl"
             (environment.folder / "wheels" / name).touch()
 
     monkeypatch.setattr(Environment, "run", run)
@@ -78,19 +79,19 @@ def _steps(monkeypatch):
 @pytest.fixture(name="able")
 def _able(monkeypatch):
     """A machine that compiles Pillow-SIMD with AVX2, and whose PIL folder is as expected."""
-    monkeypatch.setattr(pillow, "is_x86", lambda: True)
-    monkeypatch.setattr(pillow, "missing_packages", list)
-    monkeypatch.setattr(pillow, "cpu_has_avx2", lambda: True)
-    monkeypatch.setattr(pillow, "simd_level_of_wheel", lambda wheel: "avx2")
-    monkeypatch.setattr(pillow, "pillow_owners", lambda site: [f"pillow-simd {pillow.PILLOW_SIMD}"])
-    monkeypatch.setattr(pillow, "installed_simd_level", lambda site: "avx2")
+    monkeypatch.setattr(detect_pillow, "is_x86", lambda: True)
+    monkeypatch.setattr(detect_pillow, "missing_packages", list)
+    monkeypatch.setattr(detect_pillow, "cpu_has_avx2", lambda: True)
+    monkeypatch.setattr(detect_pillow, "simd_level_of_wheel", lambda wheel: "avx2")
+    monkeypatch.setattr(detect_pillow, "pillow_owners", lambda site: [f"pillow-simd {PILLOW_SIMD}"])
+    monkeypatch.setattr(detect_pillow, "installed_simd_level", lambda site: "avx2")
     monkeypatch.delenv("CC", raising=False)
     return monkeypatch
 
 
 def _stock(patch):
-    patch.setattr(pillow, "pillow_owners", lambda site: [f"pillow {pillow.PILLOW_STOCK}"])
-    patch.setattr(pillow, "installed_simd_level", lambda site: "none")
+    patch.setattr(detect_pillow, "pillow_owners", lambda site: [f"pillow {PILLOW_STOCK}"])
+    patch.setattr(detect_pillow, "installed_simd_level", lambda site: "none")
 
 
 CONFIG = EnvironmentConfig(extras=("dev", "s3"), pillow="auto")
@@ -127,7 +128,7 @@ def test_pillow_is_pinned_to_the_installed_one(environment, steps, able):
 
     text = (environment.folder / "constraints.txt").read_text()
 
-    assert text.splitlines() == ["numpy==2.4.6", "", f"pillow=={pillow.PILLOW_SIMD}"]
+    assert text.splitlines() == ["numpy==2.4.6", "", f"pillow=={PILLOW_SIMD}"]
 
 
 @pytest.mark.parametrize("breaks_at", range(6))
@@ -235,12 +236,12 @@ def test_a_foreign_environment_is_not_deleted(environment, steps, able):
 def test_without_a_compiler_stock_pillow_is_installed_with_a_notice(environment, steps, able):
     """The stamp and the last line have the reason; the line also says that the recipe differs."""
     _stock(able)
-    able.setattr(pillow, "missing_packages", lambda: ["gcc"])
+    able.setattr(detect_pillow, "missing_packages", lambda: ["gcc"])
 
     install.set_up(environment, CONFIG, system=False)
 
     assert not any("wheel" in command for command in steps)
-    assert f"pillow=={pillow.PILLOW_STOCK}" in (environment.folder / "constraints.txt").read_text()
+    assert f"pillow=={PILLOW_STOCK}" in (environment.folder / "constraints.txt").read_text()
     assert re.search(
         r"STOCK Pillow .* because .*gcc.* cannot be continued with Pillow-SIMD",
         install.ready_line(environment),
@@ -251,7 +252,7 @@ def test_stock_pillow_is_replaced_once_simd_can_be_compiled(environment, steps, 
     """The next run after the missing packages were installed compiles Pillow-SIMD."""
     with pytest.MonkeyPatch.context() as patch:
         _stock(patch)
-        patch.setattr(pillow, "missing_packages", lambda: ["gcc"])
+        patch.setattr(detect_pillow, "missing_packages", lambda: ["gcc"])
         install.set_up(environment, CONFIG, system=False)
         assert not install.set_up(environment, CONFIG, system=False)
     steps.clear()
@@ -267,7 +268,7 @@ def test_adding_an_extra_keeps_the_environment(environment, steps, able):
     """A compiler that was removed since does not cause a new environment."""
     install.set_up(environment, CONFIG, system=True)
     steps.clear()
-    able.setattr(pillow, "missing_packages", lambda: ["gcc"])
+    able.setattr(detect_pillow, "missing_packages", lambda: ["gcc"])
 
     install.set_up(environment, EnvironmentConfig(extras=("dev",), pillow="auto"), system=True)
 
@@ -295,7 +296,7 @@ def test_a_failing_compiler_leads_to_stock_pillow(environment, steps, able):
     def fail(environment):
         raise SetupError("cc1: error")
 
-    able.setattr(install, "compile_pillow_simd", fail)
+    able.setattr(install_pillow, "compile_pillow_simd", fail)
 
     install.set_up(environment, CONFIG, system=True)
     assert "did not compile" in environment.stamp()["why_stock"]
@@ -306,12 +307,12 @@ def test_a_failing_compiler_leads_to_stock_pillow(environment, steps, able):
 
 def test_the_binary_is_checked_instead_of_the_flag(environment, steps, able):
     """A wheel compiled for AVX2 whose code is SSE4 is refused."""
-    able.setattr(pillow, "simd_level_of_wheel", lambda wheel: "sse4")
+    able.setattr(detect_pillow, "simd_level_of_wheel", lambda wheel: "sse4")
     environment.folder.mkdir()
     (environment.folder / "wheels").mkdir()
 
     with pytest.raises(SetupError, match="resizes with sse4, not avx2"):
-        install.compile_pillow_simd(environment)
+        install_pillow.compile_pillow_simd(environment)
 
 
 def test_the_build_looks_for_headers_where_the_check_does(environment, steps, able, tmp_path):
@@ -321,7 +322,7 @@ def test_the_build_looks_for_headers_where_the_check_does(environment, steps, ab
     environment.folder.mkdir()
     (environment.folder / "wheels").mkdir()
 
-    install.compile_pillow_simd(environment)
+    install_pillow.compile_pillow_simd(environment)
 
     (folders,) = (word for word in steps[0] if word.startswith("CPATH="))
     named = folders.removeprefix("CPATH=").split(os.pathsep)
@@ -331,13 +332,13 @@ def test_the_build_looks_for_headers_where_the_check_does(environment, steps, ab
 
 def test_a_cpu_without_avx2_gets_the_sse4_build(environment, steps, able):
     """No flag is added, since SSE4 is Pillow-SIMD's own default."""
-    able.setattr(pillow, "cpu_has_avx2", lambda: False)
-    able.setattr(pillow, "simd_level_of_wheel", lambda wheel: "sse4")
+    able.setattr(detect_pillow, "cpu_has_avx2", lambda: False)
+    able.setattr(detect_pillow, "simd_level_of_wheel", lambda wheel: "sse4")
     able.setenv("CC", "clang")
     environment.folder.mkdir()
     (environment.folder / "wheels").mkdir()
 
-    install.compile_pillow_simd(environment)
+    install_pillow.compile_pillow_simd(environment)
 
     assert steps[0][-1] == "CC=clang"
 
@@ -345,18 +346,18 @@ def test_a_cpu_without_avx2_gets_the_sse4_build(environment, steps, able):
 @pytest.mark.parametrize(
     ("owners", "level"),
     [
-        ([f"pillow-simd {pillow.PILLOW_SIMD}", "pillow 13.0.0"], "none"),
+        ([f"pillow-simd {PILLOW_SIMD}", "pillow 13.0.0"], "none"),
         (["pillow 13.0.0"], "none"),
-        ([f"pillow-simd {pillow.PILLOW_SIMD}"], "none"),
-        ([f"pillow-simd {pillow.PILLOW_SIMD}", "pillow 13.0.0"], "avx2"),
+        ([f"pillow-simd {PILLOW_SIMD}"], "none"),
+        ([f"pillow-simd {PILLOW_SIMD}", "pillow 13.0.0"], "avx2"),
         (["pillow-simd 13.0.0"], "avx2"),
         ([], "none"),
     ],
 )
 def test_a_step_that_overwrites_pillow_stops_the_setup(environment, steps, able, owners, level):
     """After each install the PIL folder must belong to one Pillow with its instructions."""
-    able.setattr(pillow, "pillow_owners", lambda site: owners)
-    able.setattr(pillow, "installed_simd_level", lambda site: level)
+    able.setattr(detect_pillow, "pillow_owners", lambda site: owners)
+    able.setattr(detect_pillow, "installed_simd_level", lambda site: level)
 
     with pytest.raises(SetupError, match="the PIL folder belongs to"):
         install.set_up(environment, CONFIG, system=True)
@@ -364,16 +365,16 @@ def test_a_step_that_overwrites_pillow_stops_the_setup(environment, steps, able,
 
 
 def _system(able, *, root):
-    able.setattr(pillow, "missing_packages", lambda: ["libtiff-dev", "gcc"])
-    able.setattr(install.os, "geteuid", lambda: 0 if root else 1000)
-    able.setattr(install.shutil, "which", lambda name: f"/usr/bin/{name}")
+    able.setattr(detect_pillow, "missing_packages", lambda: ["libtiff-dev", "gcc"])
+    able.setattr(install_pillow.os, "geteuid", lambda: 0 if root else 1000)
+    able.setattr(install_pillow.shutil, "which", lambda name: f"/usr/bin/{name}")
 
 
 def test_root_installs_missing_system_packages(environment, steps, able):
     """Only the missing packages are installed, without questions."""
     _system(able, root=True)
 
-    install.add_system_packages(environment)
+    install_pillow.add_system_packages(environment)
 
     assert steps[0][0] == "sh"
     assert steps[0][-2:] == ["libtiff-dev", "gcc"]
@@ -383,7 +384,7 @@ def test_only_root_installs_system_packages(environment, steps, able):
     """Another user runs no command."""
     _system(able, root=False)
 
-    install.add_system_packages(environment)
+    install_pillow.add_system_packages(environment)
 
     assert steps == []
 

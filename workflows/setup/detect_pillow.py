@@ -2,7 +2,7 @@
 
 Pillow-SIMD resizes several times faster than Pillow on CPUs with AVX2, but it must be compiled, and
 its name does not satisfy requirements of `pillow`: pip would silently overwrite its files with
-Pillow's. So `workflows.setup.install` compiles it, checks the binary, and installs a local empty
+Pillow's. So `install_pillow` compiles it, checks the binary, and installs a local empty
 distribution named `pillow`, of the same version, that requires only `pillow-simd`. Where it cannot
 be compiled, stock Pillow is installed with a notice, because its pixels differ (by up to 16
 levels), which makes another recipe.
