@@ -65,7 +65,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test compares it wit
     from workflows.preparation.verify import run_verify as verify
     from workflows.search.engine import Answer, Engine, SearchOptions, open_engine
     from workflows.search.query import Query, QueryError
-    from workflows.search.query import parse as parse_query
+    from workflows.search.query import parse_query as parse_query
 
     __version__: str
 
@@ -110,7 +110,7 @@ _LOCATIONS = {
     "Engine": "workflows.search.engine:Engine",
     "SearchOptions": "workflows.search.engine:SearchOptions",
     "Answer": "workflows.search.engine:Answer",
-    "parse_query": "workflows.search.query:parse",
+    "parse_query": "workflows.search.query:parse_query",
     "Query": "workflows.search.query:Query",
     # Errors.
     "TesseraeError": "pipeline.errors:TesseraeError",

@@ -9,7 +9,7 @@ from distributed import Client, LocalCluster, Scheduler
 
 from cluster import certificates
 from cluster.config import applied_settings, silence_client_logs
-from cluster.dashboard.lazy import install
+from cluster.dashboard.lazy import install_lazy_dashboard
 from cluster.errors import ClusterError
 from cluster.limits import raise_file_limit, too_many_files
 from cluster.local import dashboard_address
@@ -94,5 +94,5 @@ def _start_scheduler(host: str, files: Mapping[str, bytes], *, dashboard: bool) 
             " machine?"
         ) from e
     if dashboard:
-        install(cast(Scheduler, cluster.scheduler))
+        install_lazy_dashboard(cast(Scheduler, cluster.scheduler))
     return cluster

@@ -26,7 +26,7 @@ from distributed import LocalCluster, Scheduler
 
 from cluster import certificates
 from cluster.config import applied_settings, silence_client_logs
-from cluster.dashboard.lazy import install
+from cluster.dashboard.lazy import install_lazy_dashboard
 from cluster.defaults import DASHBOARD_PORT
 from cluster.processes.forkserver import start_fork_server
 
@@ -89,7 +89,7 @@ class LocalWorkers:
         if gpus:
             self._add(gpus)
         if dashboard:
-            install(cast(Scheduler, self.cluster.scheduler))
+            install_lazy_dashboard(cast(Scheduler, self.cluster.scheduler))
 
     def _add(self, gpus: Sequence[str]) -> None:
         # Dask has no API for workers of several kinds, so their specifications are added directly.

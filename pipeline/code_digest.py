@@ -55,7 +55,7 @@ def trees() -> Mapping[str, str]:
     return dict(_DIGESTS)
 
 
-def digest() -> str:
+def running_code_digest() -> str:
     """Return one digest of the packages `pipeline`, `workflows` and `cluster`: 32 hex digits.
 
     It is of all their `*.py` files as they were when this module was imported.
@@ -76,7 +76,7 @@ def check_same_code(code: str) -> None:
     Raises:
         StoreMismatchError: The digest of this process is another one.
     """
-    if code not in ("", digest()):
+    if code not in ("", running_code_digest()):
         raise StoreMismatchError(
             f"{socket.gethostname()} runs another version of Tesserae than the command. Install"
             " the same version on both, and restart the worker."

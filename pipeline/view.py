@@ -84,4 +84,4 @@ def _read_chunk_of_view(
     block_info: dict[int | None, dict[str, list[tuple[int, int]]]], url: str, split: str, size: int
 ) -> NDArray[np.uint8]:
     start, stop = block_info[None]["array-location"][0]
-    return arrays.read_rows(open_objects(url), split, size, start, stop)
+    return arrays.read_pixel_rows(open_objects(url), split, size, start, stop)

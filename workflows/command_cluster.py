@@ -36,7 +36,7 @@ from pipeline import code_digest
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.ingest.worker import ShardTaskConfig, check_worker
 from pipeline.memory import limit_bytes
-from workflows.dashboard.plugin import install
+from workflows.dashboard.plugin import install_page
 from workflows.options.cluster import ClusterOptions
 from workflows.terminal.signals import deferred_signals
 
@@ -374,7 +374,7 @@ class CommandCluster:
         has_page = False
         with suppress(Exception):  # a failing dashboard must not fail the run
             # Installed before its URL is printed: opened at once, it would otherwise not exist.
-            has_page = client.run_on_scheduler(install)
+            has_page = client.run_on_scheduler(install_page)
         print(f"dashboard: {_tesserae_url(status_url) if has_page else status_url}", flush=True)
 
     def __enter__(self) -> CommandCluster:

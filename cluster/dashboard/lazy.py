@@ -47,7 +47,7 @@ _pages: WeakKeyDictionary[Scheduler, list[_DashboardPage]] = WeakKeyDictionary()
 """The additional pages of each scheduler whose dashboard is not loaded yet."""
 
 
-def install(scheduler: Scheduler) -> None:
+def install_lazy_dashboard(scheduler: Scheduler) -> None:
     """Make a scheduler load its dashboard at the first request for a page of it.
 
     Args:
@@ -64,7 +64,7 @@ def add_page(scheduler: Scheduler, name: str, module: str, state: Any) -> None:
     """Add a page at /NAME to the dashboard, with a link in the navigation of all pages.
 
     Nothing happens if *scheduler* has no dashboard: neither was it started with one, nor was
-    `install` called for it.
+    `install_lazy_dashboard` called for it.
 
     Args:
         scheduler: The scheduler with the dashboard, which is changed in place.

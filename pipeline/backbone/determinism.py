@@ -22,7 +22,7 @@ REPEAT_TOLERANCE = 1e-3
 """The largest difference of two passes on one machine, relative to the largest feature."""
 
 
-def probe_images(size: int) -> Tensor:
+def probe_pixels(size: int) -> Tensor:
     """Return two test images that are the same on every machine.
 
     They are smooth with some noise, like photographs. The noise comes from a hash, since torch's
@@ -52,7 +52,7 @@ def check_deterministic(backbone: Backbone) -> None:
         TesseraeError: The features differ by more than a thousandth of the largest, or are not
             finite.
     """
-    images = probe_images(backbone.size).to(backbone.device)
+    images = probe_pixels(backbone.size).to(backbone.device)
     first, second = (backbone.extract(images).cpu().numpy().astype(np.float64) for _ in range(2))
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise TesseraeError(

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import code_digest
-from pipeline.backbone.determinism import probe_images
+from pipeline.backbone.determinism import probe_pixels
 from pipeline.backbone.load import open_backbone
 from pipeline.backbone.network import Backbone
 from pipeline.errors import StoreError, StoreMismatchError
@@ -51,7 +51,7 @@ class FeatureTaskConfig:
     probe: str = ""
     """The probe of the network on the machine that started the features; empty: no comparison."""
     code: str = ""
-    """The `pipeline.code_digest.digest` of the client; workers must match it. Empty: no check."""
+    """The client's `running_code_digest`, which workers must match; empty: no comparison."""
 
 
 class FeatureWorkspace:
@@ -138,7 +138,7 @@ def compute_probe(backbone: Backbone, precision: str) -> str:
         precision: `float32` or `bfloat16`, the number format of the computation.
     """
     with reproducible_sums(backbone.device):
-        return encode_probe(compute_features(backbone, probe_images(backbone.size), precision))
+        return encode_probe(compute_features(backbone, probe_pixels(backbone.size), precision))
 
 
 def _different_network_message(recipe: FeatureRecipe, device: torch.device) -> str:

@@ -147,7 +147,7 @@ def image_limit(objects: Objects, options: StoreOptions) -> int | None:
 def _stored_recipe(objects: Objects) -> Recipe | None:
     if objects.size(layout.RECIPE) is not None:
         return records.load_recipe(objects)
-    if records.splits(objects):
+    if records.stored_splits(objects):
         raise StoreDamagedError(
             f"the store {objects.url} has plans but no {layout.RECIPE}. Run `tesserae repair`."
         )

@@ -105,7 +105,7 @@ def _differences_from_store(
         yield Problem(layout.part(split, shard), f"{row}: it is {STATUS_WORDS[status]} now")
         return
     for size, expected_pixels in pixels.items():
-        stored = arrays.read_rows(space.objects, split, size, sample.row, sample.row + 1)
+        stored = arrays.read_pixel_rows(space.objects, split, size, sample.row, sample.row + 1)
         if stored.tobytes() != expected_pixels:
             yield Problem(
                 layout.shard(split, size, shard), f"{row}: it decodes to other pixels now"

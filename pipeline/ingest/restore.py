@@ -100,7 +100,7 @@ def restore_parts(
         if whole_table is None:  # another program wrote it: use the source instead
             return []
         for commit in damaged:
-            data = table.encode_table(table.read_rows(whole_table, commit.start, commit.stop))
+            data = table.encode_table(table.read_table_rows(whole_table, commit.start, commit.stop))
             if fingerprint(commit.table.name, data) == commit.table:
                 objects.put(commit.table.name, data)
                 restored.append(commit.table.name)

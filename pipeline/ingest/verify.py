@@ -103,7 +103,8 @@ class _RecordReader:
         def fits(decoded: Recipe) -> bool:
             return planned is None or decoded.digest == planned.recipe
 
-        for split in records.splits(self._objects) if layout.RECIPE not in self._copies else ():
+        has_recipe = layout.RECIPE in self._copies
+        for split in () if has_recipe else records.stored_splits(self._objects):
             self._copies |= read_ledger(self._objects, split).copies
         decoded: Recipe | None = self._read(layout.RECIPE, recipe.decode_recipe, fits)
         return decoded

@@ -40,7 +40,7 @@ class ShardTaskConfig:
     watched: bool = True
     """True if a nanny restarts workers, so that the watchdog may end a hung one."""
     code: str = ""
-    """The `pipeline.code_digest.digest` of the client; workers must match it. Empty: no check."""
+    """The client's `running_code_digest`, which workers must match; empty: no comparison."""
     max_read_attempts: int = 4
     """The number of times that an image is read before the error counts."""
     retry_delay_seconds: float = 0.5

@@ -81,7 +81,7 @@ def build(
         raise ValueError(f"device is {device!r}: only an exact index is searched on one.")
     if threads < 1:
         raise ValueError(f"threads is {threads}: expected 1 or more.")
-    checked_options = _checked_options(kind, options)
+    checked_options = _index_options(kind, options)
     started = time.perf_counter()
     measured_vectors = measure_lengths(vectors)
     index = assemble(
@@ -142,7 +142,7 @@ def measure_recall(index: Index, queries: NDArray[Any]) -> dict[str, Any]:
     return {"recall": share, "recall_at": RECALL_AT, "probes": len(queries)}
 
 
-def _checked_options(kind: str, options: dict[str, Any]) -> LshOptions | HnswOptions | None:
+def _index_options(kind: str, options: dict[str, Any]) -> LshOptions | HnswOptions | None:
     make = {"lsh": LshOptions, "hnsw": HnswOptions}.get(kind)
     names = [field.name for field in fields(make)] if make else []
     for name, value in options.items():

@@ -24,8 +24,14 @@ from pipeline.sources.kinds import (
     SOURCE_KINDS,
     check_split_name,
     open_source,
-    splits,
+    source_splits,
     unlabelled_test_remark,
 )
 
-__all__ = ["SOURCE_KINDS", "check_split_name", "open_source", "splits", "unlabelled_test_remark"]
+__all__ = [
+    "SOURCE_KINDS",
+    "check_split_name",
+    "open_source",
+    "source_splits",
+    "unlabelled_test_remark",
+]

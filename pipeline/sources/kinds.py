@@ -169,7 +169,7 @@ def _check_options_apply(location: Location, kind: str) -> None:
             )
 
 
-def splits(
+def source_splits(
     root: str | os.PathLike[str],
     kind: str | None = None,
     options: SourceOptions = DEFAULT_OPTIONS,
@@ -203,7 +203,7 @@ def unlabelled_test_remark(
     kind: str | None = None,
     options: SourceOptions = DEFAULT_OPTIONS,
 ) -> str:
-    """Return a remark on the flat test split at *root* that `splits` does not name; else ''.
+    """Return a remark on the flat test split at *root* that `source_splits` does not name; else ''.
 
     Such a split has no labels and may be large, so it is prepared only if `--split` names it. The
     text is empty for a source that would be refused, and where the options' `rules` is 1, the rules
@@ -275,7 +275,7 @@ def check_split_name(
     if not meant:
         return
     own = Location.at(root, options).display_name.rpartition("/")[2]
-    if split in re.split(r"[-_.]", own) or splits(root, kind, options):
+    if split in re.split(r"[-_.]", own) or source_splits(root, kind, options):
         return
     raise SourceError(
         f"--split is {split!r}: did you mean {meant}? {os.fspath(root)} indicates no split. To use"

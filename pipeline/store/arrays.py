@@ -40,11 +40,11 @@ NOT_PREPARED = 255
 
 _ZARR_STOP_TIMEOUT_SECONDS = 10.0
 
-Named = tuple[str, bytes]
+NamedBytes = tuple[str, bytes]
 """The name and the bytes of an object."""
 
 
-def groups(split: str) -> list[Named]:
+def groups(split: str) -> list[NamedBytes]:
     """Return the zarr metadata of the two groups of a split: `images.zarr/` and the split in it.
 
     Args:
@@ -60,7 +60,7 @@ def groups(split: str) -> list[Named]:
     return [(f"{layout.IMAGES}/{path}zarr.json", text) for path in ("", f"{split}/")]
 
 
-def image_array(recipe: Recipe, plan: Plan, size: int) -> Named:
+def image_array(recipe: Recipe, plan: Plan, size: int) -> NamedBytes:
     """Return the zarr metadata of the array of one size; nothing is written.
 
     Args:
@@ -87,7 +87,7 @@ def image_array(recipe: Recipe, plan: Plan, size: int) -> Named:
     return name, text
 
 
-def feature_arrays(recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> list[Named]:
+def feature_arrays(recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]) -> list[NamedBytes]:
     """Return the zarr metadata of a split's features and of their groups; nothing is written.
 
     Args:
@@ -149,7 +149,7 @@ def _sharded_metadata(
     return _canonical_json(_contents_of_store(store)["zarr.json"])
 
 
-def label_array(split: str, labels: NDArray[np.int32]) -> list[Named]:
+def label_array(split: str, labels: NDArray[np.int32]) -> list[NamedBytes]:
     """Return the objects of the zarr array of labels of a split; nothing is written.
 
     Args:
@@ -163,7 +163,7 @@ def label_array(split: str, labels: NDArray[np.int32]) -> list[Named]:
     return list(_small_array(split, "label", labels, fill=-1))
 
 
-def status_array(split: str, status: NDArray[np.uint8]) -> list[Named]:
+def status_array(split: str, status: NDArray[np.uint8]) -> list[NamedBytes]:
     """Return the objects of the zarr array of statuses of a split; nothing is written.
 
     Args:
@@ -179,7 +179,7 @@ def status_array(split: str, status: NDArray[np.uint8]) -> list[Named]:
     return list(_small_array(split, "status", status, fill=NOT_PREPARED))
 
 
-def small_metadata(plan: Plan) -> list[Named]:
+def small_metadata(plan: Plan) -> list[NamedBytes]:
     """Return the zarr metadata of a split's label and status arrays; nothing is written.
 
     Args:
@@ -228,7 +228,7 @@ def damaged_labels(objects: Objects, plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _small_array(
     split: str, name: str, values: NDArray[Any], *, fill: int, write: bool = True
-) -> Iterator[Named]:
+) -> Iterator[NamedBytes]:
     store = MemoryStore()
     array = zarr.create_array(
         store,
@@ -280,7 +280,9 @@ def _canonical_json(text: bytes) -> bytes:
     return (json.dumps(json.loads(text), sort_keys=True, indent=2) + "\n").encode()
 
 
-def read_rows(objects: Objects, split: str, size: int, start: int, stop: int) -> NDArray[np.uint8]:
+def read_pixel_rows(
+    objects: Objects, split: str, size: int, start: int, stop: int
+) -> NDArray[np.uint8]:
     """Read rows *start* to *stop* - 1 of one size through zarr, without any of our own decoding.
 
     Args:

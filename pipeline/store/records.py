@@ -125,7 +125,7 @@ def load_plan(objects: Objects, split: str) -> Plan:
     try:
         loaded = plan.decode_plan(objects.get(name, document.MAX_BYTES), name)
     except FileNotFoundError:
-        existing = ", ".join(map(repr, splits(objects))) or "none"
+        existing = ", ".join(map(repr, stored_splits(objects))) or "none"
         raise StoreError(
             f"the store {objects.url} has no plan for split {split!r}: it has {existing}."
         ) from None
@@ -234,7 +234,7 @@ def belongs(planned: Plan, committed: Commit) -> bool:
     return (committed.split, committed.plan, committed.start, committed.stop) == expected
 
 
-def splits(objects: Objects) -> list[str]:
+def stored_splits(objects: Objects) -> list[str]:
     """Return the names of all splits that the store has a record of, finished or not, sorted.
 
     A plan, a finish record, a ledger or a commit counts as a record, intact or not.

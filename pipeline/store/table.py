@@ -195,7 +195,7 @@ def check_rows(file: pq.ParquetFile, name: str, rows: range | None) -> None:
         )
 
 
-def read_rows(table: pq.ParquetFile, start: int, stop: int) -> pa.Table:
+def read_table_rows(table: pq.ParquetFile, start: int, stop: int) -> pa.Table:
     """Read rows *start* to *stop* - 1 of a complete table, and only the row groups that hold them.
 
     Args:

@@ -64,7 +64,7 @@ def expected(store: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for split, num_rows in (("train", 11), ("val", 5)):
         for size in CHOICES["sizes"]:
-            pixels = arrays.read_rows(objects, split, size, 0, num_rows)
+            pixels = arrays.read_pixel_rows(objects, split, size, 0, num_rows)
             found[f"{split}/{size}"] = hashlib.sha256(pixels.tobytes()).hexdigest()
         for name in ("label", "status"):
             found[f"{split}/{name}"] = arrays.read_small(objects, split, name).tolist()

@@ -36,7 +36,7 @@ def test_every_file_counts_by_name_and_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tree", code_digest.TREES)
 def test_a_run_of_other_code_is_refused(monkeypatch: pytest.MonkeyPatch, tree: str) -> None:
     """A difference in any tree is refused; an empty digest is accepted."""
-    code = code_digest.digest()
+    code = code_digest.running_code_digest()
     code_digest.check_same_code(code)
     code_digest.check_same_code("")
     monkeypatch.setattr(code_digest, "_DIGESTS", code_digest.trees() | {tree: "another"})
@@ -48,7 +48,7 @@ def test_files_changed_while_a_process_runs_do_not_change_its_digest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The process runs the code that it has read."""
-    before = code_digest.digest()
+    before = code_digest.running_code_digest()
     monkeypatch.setattr(code_digest, "folder_digest", lambda folder: "changed")
-    assert code_digest.digest() == before
+    assert code_digest.running_code_digest() == before
     assert importlib.import_module("pipeline.code_digest") is code_digest

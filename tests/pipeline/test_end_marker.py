@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import DecodeError
 from pipeline.images import decode as module
-from pipeline.images import jpeg as walk
+from pipeline.images import jpeg_structure as walk
 from pipeline.images.decode import MISSING_END_REMARK, decode
 from pipeline.images.rejection import TRUNCATED
 from tests.images import jpeg

@@ -26,7 +26,7 @@ def test_the_dask_array_equals_the_store(tmp_path: Path, where: str, codec: str)
     url = str(tmp_path / "store") if where == "disk" else f"memory://{tmp_path}/store"
     prepare_inline(make_folder(tmp_path / "train", 29, bad=2), url, **CHOICES, codec=codec)
     objects = open_objects(url)
-    pixels = arrays.read_rows(objects, "train", 8, 0, 29)
+    pixels = arrays.read_pixel_rows(objects, "train", 8, 0, 29)
     for chunk_rows, chunks in ((None, (8, 8, 8, 5)), (5, (5, 5, 5, 5, 5, 4)), (100, (29,))):
         viewed = view(url, size=8, chunk_rows=chunk_rows)
         assert viewed.images.chunks == (chunks, (8,), (8,), (3,))

@@ -333,7 +333,7 @@ def pixels(store: Path, size: int) -> Any:
     """Return all rows of one size, read by zarr."""
     objects = open_objects(str(store))
     plan = records.load_plan(objects, "train")
-    return arrays.read_rows(objects, "train", size, 0, plan.num_rows)
+    return arrays.read_pixel_rows(objects, "train", size, 0, plan.num_rows)
 
 
 # --- a source that fails --------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def test_a_class_that_the_store_lacks_is_refused_before_any_image(
     assert tesserae(monkeypatch, "prepare", source, store, *SMALL, "--split", "train") == 0
     assert tesserae(monkeypatch, "prepare", source, store, *SMALL, "--split", "val", "test") == 1
     assert "1 class is not among the store's 1: 'b'" in capsys.readouterr().err
-    assert records.splits(open_objects(str(store))) == ["train"]
+    assert records.stored_splits(open_objects(str(store))) == ["train"]
 
 
 def test_the_hubs_numbers_are_the_labels(

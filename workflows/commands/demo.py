@@ -8,4 +8,4 @@ subset of ImageNet. Any other --data is the path of a folder or archive of image
 from workflows.commands import Command
 from workflows.sample_data.options import DemoOptions
 
-COMMAND = Command((DemoOptions,), "workflows.sample_data.demo:run")
+COMMAND = Command((DemoOptions,), "workflows.sample_data.demo:run_demo")

@@ -7,4 +7,4 @@ space and durable writes are checked at the store's location, otherwise in the c
 from workflows.commands import Command
 from workflows.setup.options import DoctorOptions
 
-COMMAND = Command((DoctorOptions,), "workflows.setup.doctor:run")
+COMMAND = Command((DoctorOptions,), "workflows.setup.doctor:run_doctor")

@@ -21,4 +21,4 @@ checks that the pipeline works; metrics measured on it mean nothing.
 from workflows.commands import Command
 from workflows.sample_data.options import SampleOptions
 
-COMMAND = Command((SampleOptions,), "workflows.sample_data.sample:run")
+COMMAND = Command((SampleOptions,), "workflows.sample_data.sample:run_sample")

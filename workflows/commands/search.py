@@ -12,4 +12,4 @@ The first search embeds the whole store; the embeddings are cached in RUN/search
 from workflows.commands import Command
 from workflows.search.options import SearchCommandOptions
 
-COMMAND = Command((SearchCommandOptions,), "workflows.search.command:run")
+COMMAND = Command((SearchCommandOptions,), "workflows.search.command:run_search")

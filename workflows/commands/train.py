@@ -14,7 +14,7 @@ COMMAND = Group(
     lambda: {
         name: Command(
             (import_object(stage.options), RunOptions),
-            "workflows.runs.train:run",
+            "workflows.runs.train:run_train",
             f"{stage.summary[0].upper()}{stage.summary[1:]}.",
         )
         for name, stage in STAGES.items()

@@ -84,7 +84,7 @@ class DashboardPlugin(SchedulerPlugin):
         self.state.mark_lost(client, time.monotonic())
 
 
-def install(dask_scheduler: Scheduler) -> bool:
+def install_page(dask_scheduler: Scheduler) -> bool:
     """Install the page on a scheduler, unless it has it already.
 
     Args:
@@ -116,7 +116,7 @@ def dask_setup(scheduler: Scheduler) -> None:
     Args:
         scheduler: The scheduler, which Dask passes at its start.
     """
-    install(scheduler)
+    install_page(scheduler)
 
 
 def metrics(state: DashboardState) -> Iterator[lazy.Metric]:

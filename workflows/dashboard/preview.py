@@ -45,7 +45,7 @@ class ShardPreview:
         if not readable:
             return []
         first, last = readable[0]["row"], readable[-1]["row"]
-        pixels = arrays.read_rows(self.objects, self.plan.split, self.size, first, last + 1)
+        pixels = arrays.read_pixel_rows(self.objects, self.plan.split, self.size, first, last + 1)
         step = -(-self.size // MAX_THUMBNAIL_PIXELS)
         return [
             {

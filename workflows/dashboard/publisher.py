@@ -16,7 +16,7 @@ from typing import Any, Self
 from distributed import Client
 
 from pipeline.ingest.report import ShardReport
-from workflows.dashboard.plugin import IMAGES_TOPIC, TOPIC, install
+from workflows.dashboard.plugin import IMAGES_TOPIC, TOPIC, install_page
 
 FLUSH_SECONDS = 0.25
 """The time during which messages are collected before they are sent together."""
@@ -176,7 +176,7 @@ class Publisher:
 
     def _send_all(self) -> None:
         try:
-            if not self._client.run_on_scheduler(install):
+            if not self._client.run_on_scheduler(install_page):
                 return
             while self._send_some():
                 pass

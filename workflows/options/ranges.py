@@ -70,16 +70,16 @@ class Range:
         return "" if inside else self._within()
 
     def _within(self, before: str = "") -> str:
-        high = "" if self.maximum is None else _number_text(self.maximum)
+        high = "" if self.maximum is None else _bound_text(self.maximum)
         if self.minimum is not None:
-            low = _number_text(self.minimum)
+            low = _bound_text(self.minimum)
             return before + (f"{low} to {high}" if high else f"at least {low}")
         if self.above is not None:
-            return f"{before}more than {_number_text(self.above)}" + (
+            return f"{before}more than {_bound_text(self.above)}" + (
                 f", at most {high}" if high else ""
             )
         return f"{before}at most {high}" if high else ""
 
 
-def _number_text(bound: float) -> str:
+def _bound_text(bound: float) -> str:
     return f"{int(bound):,}" if bound == int(bound) else f"{bound:g}"

@@ -70,7 +70,7 @@ def run_features(options: FeaturesOptions) -> int:
 
 def _splits(objects: Objects, requested: tuple[str, ...]) -> list[str]:
     records.load_recipe(objects)
-    store_splits = records.splits(objects)
+    store_splits = records.stored_splits(objects)
     if requested != ALL:
         for split in requested:
             records.load_plan(objects, split)
@@ -189,7 +189,7 @@ def _compute_missing_features(
         kinds=kinds,
         gpu=gpu,
         probe=run.probe,
-        code=code_digest.digest(),
+        code=code_digest.running_code_digest(),
     )
     slots = 1 if gpu or cluster.is_remote else sum(cluster.client.nthreads().values())
     _run_feature_jobs(run, extract.feature_jobs(work, todo, max(1, slots)), cluster)

@@ -76,7 +76,7 @@ def open_split_for_prepare(options: PrepareOptions, split: str) -> OpenSplit:
     source_options = _options_with_store_rules(options, objects)
     # A split that the store already has is resumed under any name. The spelling is tested first,
     # because it is cheaper than listing the store.
-    if suggest_split(split) and split not in records.splits(objects):
+    if suggest_split(split) and split not in records.stored_splits(objects):
         sources.check_split_name(options.source, split, options.source_kind, source_options)
     source = sources.open_source(options.source, split, options.source_kind, source_options)
     return OpenSplit(split, run, source, objects)
@@ -129,7 +129,7 @@ def resolve_splits(options: PrepareOptions) -> PrepareOptions:
     if options.split != ALL:
         return options
     source = options.source, options.source_kind
-    options = replace(options, split=tuple(sources.splits(*source, options.source_options)))
+    options = replace(options, split=tuple(sources.source_splits(*source, options.source_options)))
     if not options.split:
         options = replace(options, split=("train",))
     if len(options.split) > 1:

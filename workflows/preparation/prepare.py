@@ -233,7 +233,7 @@ def _prepare(
         run=part.run,
         sizes=options.store_options.sizes,
         image_seconds=options.image_timeout,
-        code=code_digest.digest(),
+        code=code_digest.running_code_digest(),
     )
     kept_counts = [commits[shard].counts for shard in sorted(commits.keys() - set(todo))]
     tally = Tally(earlier=sum(map(Counter, kept_counts), Counter()))

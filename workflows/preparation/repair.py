@@ -171,7 +171,7 @@ def _rebuild(
         split=repair.split,
         run=repair.run,
         sizes=restore.planned_sizes(repair.objects, split_records),
-        code=code_digest.digest(),
+        code=code_digest.running_code_digest(),
     )
     jobs = restore.rebuild_jobs(work, restore.plan_rebuilds(split_records, problems))
     jobs += shard_jobs(work, restore.shards_without_commit(split_records, problems))

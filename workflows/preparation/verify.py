@@ -59,7 +59,7 @@ def run_verify(options: VerifyOptions) -> int:
 
 def _check_unknown_splits(objects: Objects, features_of: dict[str, list[str]]) -> bool:
     """Print features of splits that the store lacks; return True if there are none."""
-    known_splits = records.splits(objects)
+    known_splits = records.stored_splits(objects)
     problems = [
         problem
         for name, splits in features_of.items()
@@ -148,7 +148,7 @@ def splits_to_check(objects: Objects, requested: tuple[str, ...]) -> list[str]:
     Raises:
         StoreError: The store has no splits, or not all of the requested ones.
     """
-    store_splits = records.splits(objects)
+    store_splits = records.stored_splits(objects)
     if not store_splits:
         records.load_recipe(objects)  # raises a clearer error if there is no store at all
         raise StoreError(f"the store {objects.url} has no split yet. Run `tesserae prepare`.")

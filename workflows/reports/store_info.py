@@ -72,7 +72,7 @@ def describe_store(objects: Objects) -> dict[str, Any]:
     Raises:
         StoreError: There is no store.
     """
-    splits = [verify.read_records(objects, split) for split in records.splits(objects)]
+    splits = [verify.read_records(objects, split) for split in records.stored_splits(objects)]
     recipe = next((split.recipe for split in splits if split.recipe is not None), None)
     if recipe is None and not splits:
         recipe = records.load_recipe(objects)

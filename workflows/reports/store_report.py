@@ -126,7 +126,7 @@ def _image_grids(objects: Objects, splits: dict[str, Any]) -> Iterator[ImageGrid
         for size in split["sizes_finished"]:
             count = min(len(rows), MAX_GRID_IMAGES, max(1, (GRID_PIXELS // size) * 2))
             images = tuple(
-                (label, encode_jpeg(arrays.read_rows(objects, name, size, row, row + 1)[0]))
+                (label, encode_jpeg(arrays.read_pixel_rows(objects, name, size, row, row + 1)[0]))
                 for label, row in zip(labels[:count], rows[:count], strict=True)
             )
             if images:

@@ -35,7 +35,7 @@ POLL_SECONDS = 0.2
 """The interval of checks while preparation goes on in the background."""
 
 
-def run(options: TrainingOptions, run_options: RunOptions) -> int:
+def run_train(options: TrainingOptions, run_options: RunOptions) -> int:
     """Prepare the store if --data is given, then train a stage to its last step.
 
     The run folder is locked meanwhile, and a run that it holds is continued. Progress and the
@@ -123,7 +123,8 @@ def _prepared(
         yield
         return
     source, split = run_options.data, run_options.split
-    splits = sources.splits(source, run_options.source_kind, run_options.source_options) or [split]
+    known = sources.source_splits(source, run_options.source_kind, run_options.source_options)
+    splits = known or [split]
     if split not in splits:
         raise ValueError(f"--split is {split!r}: {source} has {', '.join(splits)}.")
     prepare_options = PrepareOptions(
@@ -332,7 +333,9 @@ def _print_crop(options: TrainingOptions, stored: int, size: int) -> None:
 def _held_out(run_options: RunOptions) -> str | None:
     objects = open_objects(run_options.store)
     finished = [
-        s for s in records.splits(objects) if records.load_finish_record(objects, s) is not None
+        s
+        for s in records.stored_splits(objects)
+        if records.load_finish_record(objects, s) is not None
     ]
     if run_options.held_out == "none":
         return None
@@ -354,5 +357,5 @@ def _image_size(options: TrainingOptions) -> int:
 def _stored_sizes(store: str) -> list[int]:
     objects = open_objects(store)
     records.load_recipe(objects)
-    done = (records.load_finish_record(objects, split) for split in records.splits(objects))
+    done = (records.load_finish_record(objects, split) for split in records.stored_splits(objects))
     return sorted({size for record in done if record is not None for size in record.sizes})

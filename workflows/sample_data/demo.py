@@ -32,7 +32,7 @@ MAX_BAD = 0.1
 """The permitted fraction of unreadable rows: the sample has an empty and a truncated file."""
 
 
-def run(demo: DemoOptions) -> int:
+def run_demo(demo: DemoOptions) -> int:
     """Run the demo, and print where its results are; the working folder is created if missing.
 
     Args:
@@ -52,11 +52,12 @@ def run(demo: DemoOptions) -> int:
     """
     source, notice = _source(demo.data, demo.dir, demo.images)
     store = demo.dir / ("store" if not demo.data else f"store-{Path(demo.data).stem}")
+    splits = sources.source_splits(source, demo.source_kind, demo.source_options)
     options = PrepareOptions(
         **demo.as_arguments(),
         source=source,
         store=str(store),
-        split=tuple(sources.splits(source, demo.source_kind, demo.source_options)) or ("train",),
+        split=tuple(splits) or ("train",),
         sizes=SIZES,
         shard_rows=SHARD_ROWS,
         workers=demo.workers,

@@ -49,7 +49,7 @@ class SampleSummary:
     """True if the sample existed already, with the same options."""
 
 
-def run(options: SampleOptions) -> int:
+def run_sample(options: SampleOptions) -> int:
     """Create the sample, or find the same one, and print a summary.
 
     Args:

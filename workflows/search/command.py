@@ -20,7 +20,7 @@ from pipeline.filesystem import write_file
 from pipeline.images.probe import probe
 from workflows.search.engine import Answer, Engine, SearchOptions, open_engine
 from workflows.search.options import SearchCommandOptions
-from workflows.search.query import parse
+from workflows.search.query import parse_query
 from workflows.search.query_image import ImagePreprocessor, read_image
 from workflows.search.server.security import Guard
 from workflows.terminal.formatting import encodable, printable
@@ -29,7 +29,7 @@ MAX_NAME_CHARACTERS = 44
 """The maximum number of characters of a class's names in a table."""
 
 
-def run(options: SearchCommandOptions) -> int:
+def run_search(options: SearchCommandOptions) -> int:
     """Search once, or serve the page with `--serve`.
 
     The answers, or the address of the page, are printed to standard output. The images of a split
@@ -78,7 +78,7 @@ def search_once(options: SearchCommandOptions) -> int:
         raise ValueError("--grid shows images: expected --to images or both.")
     data = None if options.image is None else read_image(options.image)
     # Parse before the run is opened, which may take long: a mistake is reported at once.
-    query = parse(options.query, has_image=data is not None)
+    query = parse_query(options.query, has_image=data is not None)
     search_options = SearchOptions(
         k=options.k, to=options.to, classes=options.classes, csls=options.csls
     )

@@ -45,7 +45,7 @@ class Gallery:
         self.objects: Objects = open_objects(store)
         self.recipe: Recipe = records.load_recipe(self.objects)
         self.splits: dict[str, Split] = {}
-        for name in records.splits(self.objects):
+        for name in records.stored_splits(self.objects):
             done = records.load_finish_record(self.objects, name)
             if done is not None and size in done.sizes:
                 self.splits[name] = open_split(self.objects, name, done.sizes)

@@ -99,7 +99,7 @@ class Interpolation:
     """The position between both terms: 0 is the first, 1 the second."""
 
     def __str__(self) -> str:
-        share = "" if self.share == 0.5 else _number_text(self.share)
+        share = "" if self.share == 0.5 else _weight_text(self.share)
         return f"{self.first} ~{share} {self.second}"
 
 
@@ -113,7 +113,7 @@ class WeightedTerm:
 
     def __str__(self) -> str:
         size = abs(self.weight)
-        return str(self.term) if size == 1 else f"{_number_text(size)}*{self.term}"
+        return str(self.term) if size == 1 else f"{_weight_text(size)}*{self.term}"
 
 
 @dataclass(frozen=True)
@@ -137,11 +137,11 @@ class Query:
         return tuple(terms)
 
 
-def _number_text(value: float) -> str:
+def _weight_text(value: float) -> str:
     return np.format_float_positional(value, trim="-")
 
 
-def parse(text: str, *, has_image: bool = False) -> Query:
+def parse_query(text: str, *, has_image: bool = False) -> Query:
     """Parse a query, such as `fishing net`, `king - man + woman` or `@ - snow + 2*#val:7`.
 
     A query is a sum of terms between ` + ` and ` - `, with spaces around them. A term is a name or
@@ -263,7 +263,7 @@ def _interpolation(first: Term, operator: _Token, waiting: list[_Token]) -> Inte
     weight, second = _operand(_next_operand(waiting, operator.text))
     if weight != 1:
         raise QueryError(
-            f"{_number_text(weight)}*{second} after ~: expected the weight before the first of both"
+            f"{_weight_text(weight)}*{second} after ~: expected the weight before the first of both"
             " terms, or a share such as ~0.3."
         )
     return Interpolation(first, second, share)
@@ -279,7 +279,7 @@ def _operand(tokens: Sequence[_Token]) -> tuple[float, Term]:
         raise QueryError(f"{tokens[0].text} has a weight but no term: write as in 2*boat.")
     if not 0 < weight <= MAX_WEIGHT:
         raise QueryError(
-            f"a weight is {_number_text(weight)}: expected more than 0 and at most {MAX_WEIGHT:g}."
+            f"a weight is {_weight_text(weight)}: expected more than 0 and at most {MAX_WEIGHT:g}."
         )
     return weight, _term(operand)
 

@@ -14,7 +14,7 @@ from pipeline.neighbours import Index, build
 from pipeline.neighbours.csls import Hubs, measure_hubs
 from pipeline.wordvectors.vectors import split_names
 from workflows.search.model import Model
-from workflows.search.query import Phrase, Query, QueryError, WeightedTerm, parse
+from workflows.search.query import Phrase, Query, QueryError, WeightedTerm, parse_query
 
 MIN_SAME_COSINE = 1 - 1e-6
 """The smallest cosine at which two words count as having the same vector."""
@@ -231,6 +231,6 @@ def names_of(word: Word) -> set[str]:
 
 def _parses_as(typed: str, name: str) -> bool:
     try:
-        return parse(typed) == Query((WeightedTerm(Phrase(name)),))
+        return parse_query(typed) == Query((WeightedTerm(Phrase(name)),))
     except QueryError:  # no query means this name
         return False

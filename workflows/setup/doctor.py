@@ -39,7 +39,7 @@ FORMATS = {
 }
 
 
-def run(options: DoctorOptions) -> int:
+def run_doctor(options: DoctorOptions) -> int:
     """Run all checks and print the findings, as a table, as lines or as JSON.
 
     Args:

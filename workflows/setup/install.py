@@ -194,7 +194,7 @@ def setup_lock(root: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line.
 
     Args:
@@ -240,7 +240,7 @@ def read_config(args: argparse.Namespace, environment: Environment) -> Environme
     """Return the configuration of the flags, with that of the present environment as the default.
 
     Args:
-        args: The result of `parse`, whose `extras` and `need` are comma-separated names.
+        args: The result of `parse_arguments`, whose `extras` and `need` are comma-separated names.
         environment: The environment, which need not exist.
 
     Returns:
@@ -279,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: The arguments are invalid, or ask for help.
     """
-    args = parse(argv)
+    args = parse_arguments(argv)
     environment = Environment(Path(__file__).resolve().parents[2])
     try:
         with setup_lock(environment.root):

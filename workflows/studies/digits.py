@@ -135,7 +135,7 @@ def arm_of(objective: str, settings: str) -> Arm:
     return replace(arm, decays=False, averages=True)
 
 
-def run(arm: Arm, digits: Digits, *, steps: int, seed: int = 0) -> TrainingCurves:
+def run_arm(arm: Arm, digits: Digits, *, steps: int, seed: int = 0) -> TrainingCurves:
     """Train a small generator on digits, and return its metrics at evaluations on the way.
 
     It trains on the CPU in this process, and sets torch's global seed.

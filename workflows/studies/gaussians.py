@@ -146,7 +146,7 @@ def arm_of(objective: str, settings: str) -> Arm:
     return replace(arm, norm="none")  # the perceptrons have no norm
 
 
-def run(arm: Arm, *, steps: int, seed: int = 0) -> PointMetrics:
+def run_arm(arm: Arm, *, steps: int, seed: int = 0) -> PointMetrics:
     """Train a GAN of perceptrons on 25 Gaussians, and return the metrics of its points.
 
     It trains on the CPU in this process, and sets torch's global seed. 10,000 points of the

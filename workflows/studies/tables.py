@@ -78,7 +78,7 @@ def gaussians(options: GaussiansOptions) -> int:
             arm = study.arm_of(objective, settings)
             print(f"{arm.name}: {arm.describe()}", flush=True)
             for seed in range(options.seeds):
-                show(arm.name, seed, study.run(arm, seed=seed, steps=options.steps))
+                show(arm.name, seed, study.run_arm(arm, seed=seed, steps=options.steps))
     return 0
 
 
@@ -111,7 +111,7 @@ def digits(options: DigitsOptions) -> int:
             print(f"{arm.name}: {arm.describe()}", flush=True)
             correlations = []
             for seed in range(options.seeds):
-                curves = study.run(arm, study.load_digits(seed), seed=seed, steps=options.steps)
+                curves = study.run_arm(arm, study.load_digits(seed), seed=seed, steps=options.steps)
                 correlations.append(curves.correlation)
                 print(
                     f"{arm.name:<16} {seed:>4}  rank correlation of critic estimate and distance"

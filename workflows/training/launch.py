@@ -98,7 +98,7 @@ def train_on(
     def start_generation(num_ranks: int) -> tuple[int, tuple[Any, ...]]:
         number, resumed = folder.claim(from_step=rewinds.popleft() if rewinds else None)
         checkpoint_name = None if resumed is None else resumed.name
-        code, torch = code_digest.digest(), sections["versions"]["torch"]
+        code, torch = code_digest.running_code_digest(), sections["versions"]["torch"]
         location, path = import_location(stage), str(folder.path.absolute())
         job = TrainingJob(location, path, options, data, checkpoint_name, code, torch)
         return number, (job,)

@@ -51,7 +51,7 @@ class TrainingJob:
     resumed: str | None
     """The name of the checkpoint to resume; None = train from scratch."""
     code: str = ""
-    """The digest of the command's code (`pipeline.code_digest.digest`); empty = any code."""
+    """The `running_code_digest` of the command; empty = any code."""
     torch: str = ""
     """The command's version of torch; empty = any version."""
 

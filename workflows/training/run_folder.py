@@ -375,7 +375,7 @@ class RunFolder:
         candidates = [data["store"], *self._relative(data)] if location is None else [location]
         for candidate in candidates:
             objects = open_objects(candidate)
-            if records_of_store.splits(objects):
+            if records_of_store.stored_splits(objects):
                 plan = records_of_store.load_plan(objects, data["split"]).digest
                 if data.get("plan") not in (None, plan):
                     if location is None:

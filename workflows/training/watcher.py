@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any, Self
 
 from workflows.command_cluster import CommandCluster
-from workflows.dashboard.plugin import TOPIC, install
+from workflows.dashboard.plugin import TOPIC, install_page
 from workflows.dashboard.publisher import end_message
 from workflows.terminal.formatting import seconds_text
 from workflows.terminal.progress import Progress
@@ -60,7 +60,7 @@ class RunWatcher:
         self.events: deque[dict[str, Any]] = deque()
         """Events of ranks. Another thread appends them; `tick` removes them."""
         client = cluster.client
-        self._has_dashboard = bool(client.run_on_scheduler(install))
+        self._has_dashboard = bool(client.run_on_scheduler(install_page))
         self._send(
             {
                 "what": "training",

@@ -50,7 +50,7 @@ def test_the_pixels_equal_those_that_zarr_reads(
     monkeypatch.setattr("pipeline.features.batches.READ_ROWS", together)
     choices = {"sizes": (SIZE,), "serves": SIZE, "codec": codec}
     prepare_inline(source, str(tmp_path), shard_rows=shard_rows, chunk_rows=chunk_rows, **choices)
-    expected = arrays.read_rows(open_objects(str(tmp_path)), "train", SIZE, 0, ROWS)
+    expected = arrays.read_pixel_rows(open_objects(str(tmp_path)), "train", SIZE, 0, ROWS)
     shards = [shard_of(tmp_path, shard)[1] for shard in range(-(-ROWS // shard_rows))]
     assert np.array_equal(np.concatenate(shards), expected)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.backbone.determinism import probe_images
+from pipeline.backbone.determinism import probe_pixels
 from pipeline.errors import StoreMismatchError
 from pipeline.features import extract
 from pipeline.features.probes import KEY, encode_probe, probe_distance
@@ -39,8 +39,8 @@ def test_probes_of_two_machines_are_compared_by_their_distance() -> None:
         encode_probe(0 / features * np.nan),
     ):
         assert probe_distance(first, invalid) is None
-    assert torch.equal(probe_images(32), probe_images(32))
-    assert probe_images(7).shape == (2, 3, 7, 7)
+    assert torch.equal(probe_pixels(32), probe_pixels(32))
+    assert probe_pixels(7).shape == (2, 3, 7, 7)
 
 
 def test_each_commit_records_its_probe(store: Path, trunk: Path) -> None:

@@ -50,7 +50,7 @@ def test_features_are_those_of_the_stored_pixels(store: Path, trunk: Path) -> No
     status = arrays.read_small(open_objects(str(store)), "train", "status")
     assert (status != 0).sum() == 2
     assert opened.readable.tolist() == np.flatnonzero(status == 0).tolist()
-    pixels = arrays.read_rows(open_objects(str(store)), "train", SIZE, 0, ROWS)
+    pixels = arrays.read_pixel_rows(open_objects(str(store)), "train", SIZE, 0, ROWS)
     tensors = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     backbone = open_backbone(trunk)
     rows = np.arange(ROWS)
@@ -76,7 +76,7 @@ def test_features_match_the_images_of_a_loader(store: Path, trunk: Path) -> None
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_precision_and_dtype_are_as_requested(store: Path, trunk: Path, precision: str) -> None:
     """Precision and dtype are independent of each other."""
-    pixels = arrays.read_rows(open_objects(str(store)), "train", SIZE, 0, 8)
+    pixels = arrays.read_pixel_rows(open_objects(str(store)), "train", SIZE, 0, 8)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     float32_name = make(store, trunk, precision=precision)
     float16_name = make(store, trunk, precision=precision, dtype="float16")

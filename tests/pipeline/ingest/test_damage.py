@@ -55,13 +55,14 @@ def unfinished_store(source: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def problem_names(store: Path, *, unfinished: bool = False) -> set[str]:
     """Return the names of the objects that verification reports, in all splits."""
     objects = open_objects(str(store))
-    problems = [p for split in records.splits(objects) for p in verify_split(objects, split)[1]]
+    splits = records.stored_splits(objects)
+    problems = [problem for split in splits for problem in verify_split(objects, split)[1]]
     return {p.name for p in problems if unfinished or not p.unfinished}
 
 
 def repair(monkeypatch: pytest.MonkeyPatch, store: Path, **options: str) -> int:
     with without_fsync(monkeypatch):
-        splits = records.splits(open_objects(str(store)))
+        splits = records.stored_splits(open_objects(str(store)))
         return sum(repair_inline(monkeypatch, str(store), split, **options) for split in splits)
 
 

@@ -33,7 +33,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_a_data_loader_reads_every_readable_row(store: Path, workers: int) -> None:
     """Rows are read in this process and in forked ones, a batch at a time."""
     objects = open_objects(str(store))
-    pixels = arrays.read_rows(objects, "train", 8, 0, 30)
+    pixels = arrays.read_pixel_rows(objects, "train", 8, 0, 30)
     labels = arrays.read_small(objects, "train", "label")
     readable = np.flatnonzero(arrays.read_small(objects, "train", "status") == 0)
     data = SplitDataset(store, size=8)

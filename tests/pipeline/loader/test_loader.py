@@ -53,7 +53,7 @@ def plain(store: Path) -> dict[Any, Any]:
     """Return the pixels by size, the labels and the readable rows, as zarr reads them."""
     objects = open_objects(str(store))
     contents: dict[Any, Any] = {
-        size: arrays.read_rows(objects, "train", size, 0, NUM_ROWS) for size in (8, 16)
+        size: arrays.read_pixel_rows(objects, "train", size, 0, NUM_ROWS) for size in (8, 16)
     }
     contents["label"] = arrays.read_small(objects, "train", "label")
     contents["readable"] = np.flatnonzero(
@@ -174,7 +174,7 @@ def test_any_epoch_of_any_store_has_every_readable_row_once(
     with tempfile.TemporaryDirectory() as folder:
         prepare_inline(source, folder, sizes=(8,), **shape)
         objects = open_objects(folder)
-        pixels = arrays.read_rows(objects, "train", 8, 0, num_rows)
+        pixels = arrays.read_pixel_rows(objects, "train", 8, 0, num_rows)
         readable = np.flatnonzero(arrays.read_small(objects, "train", "status") == 0).tolist()
         labels = arrays.read_small(objects, "train", "label")
         parts = []

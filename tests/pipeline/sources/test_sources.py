@@ -9,7 +9,7 @@ import google_crc32c
 import pytest
 
 from pipeline.errors import SourceError
-from pipeline.sources import SOURCE_KINDS, check_split_name, open_source, splits
+from pipeline.sources import SOURCE_KINDS, check_split_name, open_source, source_splits
 from pipeline.sources.listing import listing_digest
 from pipeline.sources.location import Location
 from pipeline.sources.reader import SourceReader
@@ -162,10 +162,10 @@ def test_splits_are_found_in_folders_and_names(tmp_path):
     pictures = made_pictures()
     write_folder(tmp_path / "two" / "train", pictures)
     write_folder(tmp_path / "two" / "validation", pictures)
-    assert splits(tmp_path / "two") == ["train", "val"]
+    assert source_splits(tmp_path / "two") == ["train", "val"]
     assert open_source(tmp_path / "two", "validation").root.endswith("validation")
     assert open_source(tmp_path / "two", "val").root.endswith("validation")
-    assert splits(tmp_path / "two" / "train") == []
+    assert source_splits(tmp_path / "two" / "train") == []
     assert open_source(tmp_path / "two" / "train", "anything").kind == "folder"
 
     write_webdataset(tmp_path / "tars", pictures)
@@ -173,18 +173,18 @@ def test_splits_are_found_in_folders_and_names(tmp_path):
         tar.rename(tar.with_name(tar.name.replace("shard", "set-train")))
     last = next((tmp_path / "tars").glob("shard*.tar"))
     last.rename(last.with_name("set-val-0.tar"))
-    assert splits(tmp_path / "tars") == ["train", "val"]
+    assert source_splits(tmp_path / "tars") == ["train", "val"]
     assert len(open_source(tmp_path / "tars", "val").list(lambda num_new: None)) == 13
 
     write_class_tars(tmp_path / "classes" / "train", pictures)
-    assert splits(tmp_path / "classes") == ["train"]
+    assert source_splits(tmp_path / "classes") == ["train"]
 
 
 def test_archives_without_a_split_are_left_out_where_others_have_one(tmp_path):
     """The file extra.parquet beside train-0.parquet is in no split."""
     write_parquet_hub(tmp_path, made_pictures())
     (tmp_path / "data" / "extra.parquet").write_bytes(b"not looked at")
-    assert splits(tmp_path) == ["train"]
+    assert source_splits(tmp_path) == ["train"]
     with pytest.raises(SourceError, match="no split 'val': it holds train"):
         open_source(tmp_path, "val")
 

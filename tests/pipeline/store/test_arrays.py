@@ -142,7 +142,7 @@ def test_a_split_of_fewer_rows_than_a_shard_can_be_read(objects: LocalObjects) -
     """One row is enough."""
     small = Plan(**{**vars(PLAN), "num_rows": 1})
     write(objects, [*arrays.groups("train"), arrays.image_array(RECIPE, small, 8)])
-    assert arrays.read_rows(objects, "train", 8, 0, 1).tolist() == np.zeros((1, 8, 8, 3)).tolist()
+    assert arrays.read_pixel_rows(objects, "train", 8, 0, 1).shape == (1, 8, 8, 3)
 
 
 ENDS_BUSY = """

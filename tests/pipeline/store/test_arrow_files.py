@@ -50,7 +50,7 @@ def _a_column(file: Any) -> pa.Table:
 
 
 def _row_groups(file: Any) -> pa.Table:
-    return table.read_rows(open_parquet(file), 0, 10)
+    return table.read_table_rows(open_parquet(file), 0, 10)
 
 
 @pytest.mark.parametrize("read", [_a_column, _row_groups])

@@ -81,7 +81,7 @@ def test_a_golden_store_verifies(store: Path, split: str) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_zarr_reads_golden_pixels(store: Path, split: str, size: int) -> None:
     """The pixels have not changed."""
-    pixels = arrays.read_rows(open_objects(str(store)), split, size, 0, SPLITS[split])
+    pixels = arrays.read_pixel_rows(open_objects(str(store)), split, size, 0, SPLITS[split])
     assert pixels.shape == (SPLITS[split], size, size, 3)
     assert sha256(pixels) == PIXELS[f"{split}/{size}"]
 
@@ -152,7 +152,7 @@ def test_adding_a_size_keeps_golden_objects(
     sides = {1: ["height", "width"], 2: ["height_24", "width_24"]}[recipe.format]
     assert dimensions["dimension_names"] == ["row", *sides, "channel"]
     for size in SIZES:
-        pixels = arrays.read_rows(open_objects(str(grown)), split, size, 0, SPLITS[split])
+        pixels = arrays.read_pixel_rows(open_objects(str(grown)), split, size, 0, SPLITS[split])
         assert sha256(pixels) == PIXELS[f"{split}/{size}"]
 
 

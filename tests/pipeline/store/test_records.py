@@ -128,4 +128,4 @@ def test_a_split_is_found_by_any_of_its_records(objects: LocalObjects, name: str
     objects.put("splits/.hidden", b"x")
     objects.put("splits/notes.txt", b"x")
     objects.put("commits/readme", b"x")
-    assert records.splits(objects) == ["a"]
+    assert records.stored_splits(objects) == ["a"]

@@ -111,7 +111,7 @@ def test_a_remote_store_has_the_same_bytes_as_a_local_one(
     assert read_all(url) == local_store
     assert problems(url) == []
     objects = open_objects(url)
-    assert arrays.read_rows(objects, "train", 16, 0, 6).shape == (6, 16, 16, 3)
+    assert arrays.read_pixel_rows(objects, "train", 16, 0, 6).shape == (6, 16, 16, 3)
     assert arrays.read_small(objects, "train", "status").tolist().count(0) == 5
 
 

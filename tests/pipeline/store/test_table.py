@@ -90,7 +90,7 @@ def test_the_complete_table_does_not_depend_on_its_parts(
         assert read.read().equals(table.decode_part(table.encode_part(lines)))
         assert read.num_row_groups == -(-num_rows // group_rows)
         for start, part in zip(starts, cut, strict=True):
-            again = table.read_rows(read, start, start + part.num_rows)
+            again = table.read_table_rows(read, start, start + part.num_rows)
             assert table.encode_table(again) == table.encode_table(part)
 
 

@@ -80,7 +80,7 @@ def test_scores_are_in_row_order(folder: Path, tmp_path: Path) -> None:
     scores = clip.scores(str(store), "train", 16, CLASSES)
     objects = open_objects(str(store))
     readable = np.flatnonzero(arrays.read_small(objects, "train", "status") == 0)
-    pixels = arrays.read_rows(objects, "train", 16, 0, 10)[readable]
+    pixels = arrays.read_pixel_rows(objects, "train", 16, 0, 10)[readable]
     images = clip.embed_images(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     np.testing.assert_allclose(scores, images @ clip.embed_class_names(CLASSES).T, atol=1e-5)
     assert scores.shape == (9, 2)

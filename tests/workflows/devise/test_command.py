@@ -78,7 +78,7 @@ def test_a_run_maps_images_and_words_into_one_space(small: Small, trained: Path)
     rows, vectors = next(model.embed_split("val"))
     assert rows.tolist() == open_features(small.store, small.features, "val").readable.tolist()
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    pixels = arrays.read_rows(open_objects(str(small.store)), "val", SIZE, 0, 5)
+    pixels = arrays.read_pixel_rows(open_objects(str(small.store)), "val", SIZE, 0, 5)
     np.testing.assert_allclose(model.embed_images(pixels), vectors[:5], atol=1e-4)
     cat = model.phrase_vector("great cat")
     assert cat is not None

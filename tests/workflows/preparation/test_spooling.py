@@ -158,7 +158,9 @@ def test_a_store_is_not_listed_if_the_split_exists(tmp_path, monkeypatch):
     options = PrepareOptions(source=str(root), store=str(tmp_path / "s"))
     listings: list[object] = []
     monkeypatch.setattr(planning, "_stored_recipe", lambda objects: None)
-    monkeypatch.setattr(records, "splits", lambda objects: listings.append(objects) or ["vall"])
+    monkeypatch.setattr(
+        records, "stored_splits", lambda objects: listings.append(objects) or ["vall"]
+    )
     plans.open_split_for_prepare(options, "train")
     assert listings == []
     assert (

@@ -205,7 +205,7 @@ def test_a_scikit_image_without_the_photographs_is_refused(tmp_path, monkeypatch
 
 def test_the_command_warns_that_results_are_meaningless(drawn, tmp_path, capsys):
     """The output also summarises the contents of the folder."""
-    status = sample.run(SampleOptions(directory=tmp_path / "s", images=50, classes=3))
+    status = sample.run_sample(SampleOptions(directory=tmp_path / "s", images=50, classes=3))
     out = capsys.readouterr().out
 
     assert status == 0

@@ -18,7 +18,7 @@ from tests.workflows.search.conftest import Opener
 from tests.workflows.search.toy import CLASSES, SIZE, Toy, colour, make_store, paint, pixels
 from workflows.search.engine import Answer, Engine, SearchOptions
 from workflows.search.gallery import Gallery
-from workflows.search.query import QueryError, parse
+from workflows.search.query import QueryError, parse_query
 from workflows.search.query_image import ImagePreprocessor, read_image
 
 Rows = list[tuple[str, int]]
@@ -38,7 +38,7 @@ def all_vectors(toy: Toy) -> tuple[Rows, NDArray[np.float64]]:
 
 def answer_of(engine: Engine, text: str, **options: Any) -> Answer:
     image_vector = options.pop("image_vector", None)
-    query = parse(text, has_image=image_vector is not None)
+    query = parse_query(text, has_image=image_vector is not None)
     return engine.search(query, SearchOptions(**options), image_vector=image_vector)
 
 
@@ -408,9 +408,9 @@ def test_the_example_queries_can_be_searched(engine: Engine) -> None:
 
 def test_free_text_is_searched_by_its_known_names(engine: Engine) -> None:
     """Unknown words are listed; the known names are excluded from the answers."""
-    answer = engine.search(parse("a photo of red, green"), SearchOptions(to="both", k=5))
+    answer = engine.search(parse_query("a photo of red, green"), SearchOptions(to="both", k=5))
     assert answer.passed_over == ("a", "photo", "of")
-    both = engine.search(parse("red + green"), SearchOptions(to="both", k=5))
+    both = engine.search(parse_query("red + green"), SearchOptions(to="both", k=5))
     assert [hit.key for hit in answer.images] == [hit.key for hit in both.images]
     assert {"red", "green"}.isdisjoint(hit.words for hit in answer.words)
     assert both.passed_over == ()
@@ -418,8 +418,8 @@ def test_free_text_is_searched_by_its_known_names(engine: Engine) -> None:
 
 def test_the_listed_names_of_a_class_mean_that_class(engine: Engine) -> None:
     """The full list of names finds the class even if one name has no vector."""
-    listed = engine.search(parse("red, crimson thing"), SearchOptions(k=5))
-    wnid = engine.search(parse("n00000000"), SearchOptions(k=5))
+    listed = engine.search(parse_query("red, crimson thing"), SearchOptions(k=5))
+    wnid = engine.search(parse_query("n00000000"), SearchOptions(k=5))
     assert listed.images == wnid.images
     assert listed.passed_over == ()
 

@@ -16,7 +16,7 @@ from workflows.search.query import (
     StoredImage,
     UploadedImage,
     WeightedTerm,
-    parse,
+    parse_query,
 )
 
 WORDS = st.text(
@@ -46,7 +46,7 @@ def test_a_printed_query_is_parsed_to_the_same_query(query: Query) -> None:
     """The words of a query may contain any sign."""
     text = str(query)
     assume(len(text) <= MAX_CHARACTERS)
-    assert parse(text, has_image=True) == _with_image(query)
+    assert parse_query(text, has_image=True) == _with_image(query)
 
 
 def _with_image(query: Query) -> Query:
@@ -61,11 +61,11 @@ def _with_image(query: Query) -> Query:
 def test_any_text_is_parsed_or_refused(text: str, with_picture: bool) -> None:
     """A parsed query that is printed means the same again."""
     try:
-        query = parse(text, has_image=with_picture)
+        query = parse_query(text, has_image=with_picture)
     except QueryError:
         return
     assert query.parts[0].weight > 0
-    assert parse(str(query), has_image=with_picture) == query
+    assert parse_query(str(query), has_image=with_picture) == query
 
 
 @given(st.lists(PHRASES, min_size=1, max_size=5), st.data())
@@ -76,7 +76,7 @@ def test_spaces_do_not_matter(phrases: list[Phrase], data: st.DataObject) -> Non
     assume('"' not in text)
     spaces = st.text(" \t\n\u00a0", min_size=1, max_size=2)
     spaced = "".join(data.draw(spaces) if c == " " else c for c in text)
-    assert parse(f"  {spaced} ") == parse(text)
+    assert parse_query(f"  {spaced} ") == parse_query(text)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_spaces_do_not_matter(phrases: list[Phrase], data: st.DataObject) -> Non
 )
 def test_the_language_follows_the_manual(text: str, expected: list[tuple[float, object]]) -> None:
     """Each form of the manual is parsed as documented."""
-    assert [(part.weight, part.term) for part in parse(text).parts] == expected
+    assert [(part.weight, part.term) for part in parse_query(text).parts] == expected
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_the_language_follows_the_manual(text: str, expected: list[tuple[float, 
 )
 def test_an_image_comes_first_unless_its_position_is_given(text: str, read: str) -> None:
     """The image is a term of the query exactly once."""
-    assert str(parse(text, has_image=True)) == read
+    assert str(parse_query(text, has_image=True)) == read
 
 
 @pytest.mark.parametrize(
@@ -154,16 +154,16 @@ def test_an_image_comes_first_unless_its_position_is_given(text: str, read: str)
 def test_an_invalid_query_is_refused_with_the_correct_form(text: str, expected: str) -> None:
     """The sentence names the mistake and the correct form."""
     with pytest.raises(QueryError) as error:
-        parse(text)
+        parse_query(text)
     assert expected in str(error.value)
 
 
 def test_the_number_of_terms_is_limited() -> None:
     """Both terms around ~ count."""
     text = " + ".join(["a"] * MAX_TERMS)
-    assert len(parse(text).terms) == MAX_TERMS
+    assert len(parse_query(text).terms) == MAX_TERMS
     with pytest.raises(QueryError, match="17 terms"):
-        parse(f"{text[:-1]}a ~ b")
+        parse_query(f"{text[:-1]}a ~ b")
 
 
 @pytest.mark.parametrize(
@@ -182,11 +182,11 @@ def test_the_number_of_terms_is_limited() -> None:
 )
 def test_typographic_signs_are_read_as_plain_ones(typed: str, plain: str) -> None:
     """Phones and word processors replace quotes and hyphens."""
-    assert parse(typed) == parse(plain)
+    assert parse_query(typed) == parse_query(plain)
 
 
 def test_straight_quotes_keep_typographic_signs() -> None:
     """A class with such a name can be typed."""
-    assert parse('"man\u2013eater \u201cx\u201d"').parts[0].term == Phrase(
+    assert parse_query('"man\u2013eater \u201cx\u201d"').parts[0].term == Phrase(
         "man\u2013eater \u201cx\u201d"
     )

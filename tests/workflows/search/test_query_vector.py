@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tests.workflows.search.toy import SIZE, Toy, colour, make_store, pixels
 from workflows.search.gallery import Gallery
-from workflows.search.query import QueryError, parse
+from workflows.search.query import QueryError, parse_query
 from workflows.search.query_vector import QueryEncoder, slerp
 
 
@@ -31,7 +31,9 @@ def unit(vector: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def vector_of(encoder: QueryEncoder, text: str, **options: object) -> NDArray[np.float64]:
     image_vector = options.get("image_vector")
-    return encoder.vector(parse(text, has_image=image_vector is not None), image_vector, "train")  # type: ignore[arg-type]
+    return encoder.vector(
+        parse_query(text, has_image=image_vector is not None), image_vector, "train"
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from workflows.setup.machine import Finding
 
 def _run(*words):
     command, parser = command_of("doctor")
-    return doctor.run(command.options[0].from_args(parser.parse_args(words)))
+    return doctor.run_doctor(command.options[0].from_args(parser.parse_args(words)))
 
 
 def test_all_checks_pass_in_the_test_environment(tmp_path, capsys):

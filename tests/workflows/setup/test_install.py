@@ -390,7 +390,7 @@ def test_only_root_installs_system_packages(environment, steps, able):
 
 
 def _config(environment, *words):
-    return install.read_config(install.parse(words), environment)
+    return install.read_config(install.parse_arguments(words), environment)
 
 
 def test_the_present_environment_is_the_default(environment, steps, able):

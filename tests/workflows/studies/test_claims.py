@@ -91,8 +91,12 @@ def test_digits_are_split_without_overlap() -> None:
 @pytest.mark.timeout(1800)
 def test_a_penalised_critic_covers_the_grid() -> None:
     """At least 23 of 25 modes are covered, with four fifths of all points near one."""
-    penalised = gaussians.run(gaussians.arm_of("wgan-gp", "alike"), steps=GaussiansOptions().steps)
-    unpenalised = gaussians.run(gaussians.arm_of("dcgan", "alike"), steps=GaussiansOptions().steps)
+    penalised = gaussians.run_arm(
+        gaussians.arm_of("wgan-gp", "alike"), steps=GaussiansOptions().steps
+    )
+    unpenalised = gaussians.run_arm(
+        gaussians.arm_of("dcgan", "alike"), steps=GaussiansOptions().steps
+    )
     sys.stderr.write(f"wgan-gp {penalised}, dcgan {unpenalised}\n")
     assert penalised.modes >= 23
     assert penalised.good >= 0.8
@@ -105,7 +109,7 @@ def test_a_critics_estimate_tracks_the_quality_of_digits() -> None:
     for seed in range(5):
         data = digits.load_digits(seed)
         arm = digits.arm_of("wgan-gp", "paper")
-        curves = digits.run(arm, data, seed=seed, steps=DigitsOptions().steps)
+        curves = digits.run_arm(arm, data, seed=seed, steps=DigitsOptions().steps)
         sys.stderr.write(f"{seed}: {curves.correlation:.3f}, {curves.distance[-1]:.4f}\n")
         assert curves.correlation >= 0.7
         assert curves.distance[-1] < digits.controls(data)["Gaussian"]

@@ -22,7 +22,10 @@ RANK = Rank(rank=0, world=1, generation=1, host="127.0.0.1", gpu=False)
     ("versions", "says"),
     [
         ({"code": "0" * 32}, "another version of Tesserae than the command"),
-        ({"code": code_digest.digest(), "torch": "1.0"}, "and 1.0 where the command runs"),
+        (
+            {"code": code_digest.running_code_digest(), "torch": "1.0"},
+            "and 1.0 where the command runs",
+        ),
     ],
 )
 def test_a_rank_with_other_code_is_refused(

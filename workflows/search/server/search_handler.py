@@ -11,7 +11,7 @@ from tornado import web
 
 from pipeline.images.formats import HEAD_BYTES
 from workflows.search.engine import SearchOptions
-from workflows.search.query import Query, QueryError, parse
+from workflows.search.query import Query, QueryError, parse_query
 from workflows.search.query_image import (
     MAX_IMAGE_BYTES,
     accepted_format_of,
@@ -118,7 +118,7 @@ class SearchHandler(BaseHandler):
         options = read_options(self.get_query_argument, self.get_query_arguments)
         if options.csls and not self.service.csls:
             raise QueryError("CSLS is not available: start the server with --csls.")
-        return parse(self.get_query_argument("q", ""), has_image=has_image), options
+        return parse_query(self.get_query_argument("q", ""), has_image=has_image), options
 
     async def _answer(self, query: Query, options: SearchOptions, upload: Upload | None) -> None:
         engine = self.service.engine

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import SourceError
-from pipeline.sources import open_source, splits
+from pipeline.sources import open_source, source_splits
 from pipeline.sources.archives import outline
 from pipeline.sources.listing import listing_digest
 from pipeline.sources.options import SourceOptions
@@ -151,7 +151,7 @@ def test_images_behind_many_annotations_are_found(tmp_path, packing):
     members |= {f"{data}/val/n01443537/ILSVRC2012_val_00000001.JPEG": b"v"}
     path = tmp_path / "imagenet_object_localization_patched2019.tar.gz"
     path.write_bytes(PACKED[packing](tar_bytes(members)))
-    assert splits(path) == ["train", "val"]
+    assert source_splits(path) == ["train", "val"]
     for kind in (None, "tar"):
         assert open_source(path, "train", kind).kind == "tar"
     assert keys(path) == [f"n01440764/n01440764_{i}.JPEG" for i in range(3)]
@@ -193,7 +193,7 @@ def test_an_outline_is_cached_until_its_archive_changes(tmp_path, monkeypatch, p
         looked.clear()
         file.write_bytes(PACKED[packing](tar_bytes(members)))
         for _ in range(3):
-            assert splits(file) == ["train"]
+            assert source_splits(file) == ["train"]
             assert open_source(file, "train").kind == "tar"
         return len(looked)
 
@@ -208,9 +208,9 @@ def test_outlines_of_listing_rules_1_stop_at_the_first_end(tmp_path):
     file = tmp_path / "x.tar"
     file.write_bytes(tar_bytes(members) + b"junk" * 999)
     for _ in range(2):  # in either order: a look under other rules is another look
-        assert splits(file, None, SourceOptions(rules=1)) == ["train"]
+        assert source_splits(file, None, SourceOptions(rules=1)) == ["train"]
         with pytest.raises(SourceError, match="ends at byte"):
-            splits(file)
+            source_splits(file)
 
 
 def test_files_that_were_set_aside_are_not_read(tmp_path):
@@ -252,7 +252,7 @@ def test_archives_without_a_split_beside_others_are_reported(tmp_path):
     for name in ("train-0.tar", "val-0.tar", "extra.tar"):
         (tmp_path / name).write_bytes(tar_bytes(made_pictures()))
     source = open_source(tmp_path, "train")
-    assert (source.left_out, splits(tmp_path)) == (("extra.tar",), ["train", "val"])
+    assert (source.left_out, source_splits(tmp_path)) == (("extra.tar",), ["train", "val"])
     write_parquet_hub(tmp_path / "x", made_pictures())
     (tmp_path / "x" / "data" / "extra.parquet").write_bytes(b"PAR1")
     assert open_source(tmp_path / "x", "train").left_out == ("data/extra.parquet",)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import SourceError
-from pipeline.sources import open_source, splits
+from pipeline.sources import open_source, source_splits
 from pipeline.sources.archives.outline import is_image
 from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.classes.store_classes import SplitClasses, combine_classes
@@ -167,13 +167,13 @@ def test_a_flat_split_needs_a_table_or_a_class_name_or_is_a_test_split(tmp_path)
     """A flat split needs a table or --class-name, unless it is a test split."""
     members = {"train/cat/a.jpg": b"1", "val/b.jpg": b"2", "test/c.jpg": b"3"}
     path = tar_at(tmp_path, members)
-    assert splits(path) == ["test", "train", "val"]
+    assert source_splits(path) == ["test", "train", "val"]
     assert listed(path, "test") == {"-/c.jpg": b"3"}
     with pytest.raises(SourceError, match=r"image 'b\.jpg' lies directly in"):
         listed(path, "val")
     assert listed(path, "val", class_name="cat") == {"cat/b.jpg": b"2"}
     flat = tar_at(tmp_path / "flat", {"train/a.jpg": b"1", "test/b.jpg": b"2"})
-    assert splits(flat) == ["test", "train"]
+    assert source_splits(flat) == ["test", "train"]
     with pytest.raises(SourceError, match="lies directly in the folder of the split"):
         listed(flat)
 
@@ -301,7 +301,7 @@ def test_a_packed_tree_is_listed_as_the_unpacked_one_or_refused(tmp_path_factory
     packing = data.draw(st.sampled_from([*PACKED, "zip"]))
     pack(path, {f"{prefix}{name}": tree[name] for name in order}, packing)
     try:
-        seen = {split: listed(path, split) for split in splits(path) or ["train"]}
+        seen = {split: listed(path, split) for split in source_splits(path) or ["train"]}
     except SourceError:
         return
     for name, content in tree.items():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.errors import SourceError
-from pipeline.sources import open_source, splits
+from pipeline.sources import open_source, source_splits
 from pipeline.sources.formats import cifar
 from pipeline.sources.spool import spool_block, spool_listing
 from tests.pipeline.sources.layouts import tar_bytes
@@ -63,7 +63,7 @@ def read(root: Path, split: str, spool: Path) -> dict[str, bytes]:
 def test_each_image_has_its_pixels_and_its_class(tmp_path: Path, protocol: int) -> None:
     """Each image is a PPM, with its pixels unchanged."""
     files = small_set(tmp_path / "cifar", protocol)
-    assert splits(tmp_path / "cifar") == ["test", "train"]
+    assert source_splits(tmp_path / "cifar") == ["test", "train"]
     images = read(tmp_path / "cifar", "train", tmp_path / "spool")
     assert len(images) == 8
     for name in ("data_batch_1", "data_batch_2"):
@@ -198,7 +198,7 @@ def test_the_archive_is_read_as_distributed(tmp_path, name, inner):
         roots.append(tmp_path)
     for number, root in enumerate(roots):
         assert open_source(root, "train").kind == "cifar"
-        assert splits(root) == ["test", "train"]
+        assert source_splits(root) == ["test", "train"]
         for split in ("train", "test"):
             expected = read(loose, split, tmp_path / f"loose {number} {split}")
             assert read(root, split, tmp_path / f"packed {number} {split}") == expected

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import SourceError
-from pipeline.sources import open_source, splits, unlabelled_test_remark
+from pipeline.sources import open_source, source_splits, unlabelled_test_remark
 from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.classes.store_classes import SplitClasses, combine_classes
 from pipeline.sources.options import SourceOptions
@@ -25,7 +25,7 @@ def test_a_flat_folder_is_a_source_of_no_class_or_of_one(tmp_path):
     """A flat folder needs no class; a file without a suffix is an image, a text file is not."""
     root = files(tmp_path / "photos", "a.jpg", "b", "c.txt")
     assert open_source(root, "train").kind == "flat"
-    assert splits(root) == []
+    assert source_splits(root) == []
     assert keys(root) == ["-/a.jpg", "-/b"]
     assert keys(root, class_name="cat") == ["cat/a.jpg", "cat/b"]
     assert keys(root, class_name="-") == ["-/a.jpg", "-/b"]
@@ -67,7 +67,7 @@ def test_images_in_folders_beside_flat_images_need_an_option(tmp_path):
 def test_flat_split_folders_are_refused_without_a_class_name(tmp_path):
     """Flat folders called train and test are splits, not classes, and need a class name."""
     root = files(tmp_path, "train/cat.0.jpg", "train/dog.1.jpg", "test/1.jpg")
-    assert splits(root) == ["test", "train"]
+    assert source_splits(root) == ["test", "train"]
     for split in ("train", "test"):
         with pytest.raises(SourceError, match=rf"{split} lie in no class folder: .*--class-name -"):
             keys(root, split)
@@ -79,7 +79,7 @@ def test_flat_split_folders_are_refused_without_a_class_name(tmp_path):
 def test_an_unlabelled_test_split_beside_labelled_ones_is_opened_on_request(tmp_path):
     """A val split without class folders is not opened without labels."""
     root = files(tmp_path, "train/cat/0.jpg", "test/1.jpg", "val/2.jpg")
-    assert splits(root) == ["train"]
+    assert source_splits(root) == ["train"]
     assert keys(root, "test") == ["-/1.jpg"]
     with pytest.raises(SourceError, match="val lie in no class folder"):
         keys(root, "val")
@@ -89,7 +89,7 @@ def test_kaggles_test_images_have_no_label(tmp_path):
     """Kaggle's 100,000 test images are opened only on request."""
     base = "ILSVRC/Data/CLS-LOC"
     root = files(tmp_path, f"{base}/train/n01440764/a.JPEG", f"{base}/test/ILSVRC2012_test_1.JPEG")
-    assert splits(root) == ["train"]
+    assert source_splits(root) == ["train"]
     assert keys(root, "test") == ["-/ILSVRC2012_test_1.JPEG"]
 
 

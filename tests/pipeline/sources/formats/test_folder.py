@@ -7,7 +7,7 @@ import fsspec
 import pytest
 
 from pipeline.errors import SourceError
-from pipeline.sources import open_source, splits
+from pipeline.sources import open_source, source_splits
 from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.reader import SourceReader
@@ -114,7 +114,7 @@ def test_deeper_classes_are_found_with_recursive(tmp_path):
     with pytest.raises(SourceError, match="--recursive last"):
         open_source(root, "train")
     options = SourceOptions(recursive="last")
-    assert splits(root, options=options) == ["train", "val"]
+    assert source_splits(root, options=options) == ["train", "val"]
     assert list(listed(root, options=options)) == ["a/pets__a.jpg", "b/pets__b.jpg"]
 
 
@@ -361,7 +361,7 @@ def test_tiny_imagenet_is_read_in_its_own_layout(tmp_path, where):
         "n01629819/val_0.JPEG": b"44444",
     }
     assert source.words()["n01443537"] == "goldfish"
-    assert set(splits(root)) >= {"train", "val"}
+    assert set(source_splits(root)) >= {"train", "val"}
 
 
 def test_a_val_image_without_a_class_is_named(tmp_path):
@@ -446,5 +446,5 @@ def test_class_folders_may_hold_images_that_were_val_images_once(tmp_path: Path)
             folder = tmp_path / split / wnid
             folder.mkdir(parents=True)
             (folder / "ILSVRC2012_val_00000293.JPEG").write_bytes(b"x")
-    assert splits(tmp_path) == ["train", "val"]
+    assert source_splits(tmp_path) == ["train", "val"]
     assert open_source(tmp_path, "train").kind == "folder"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import SourceError
-from pipeline.sources import nearby_tables, open_source, splits
+from pipeline.sources import nearby_tables, open_source, source_splits
 from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.formats.val_folder_check import check_sorted
 from pipeline.sources.listing import listing_digest
@@ -51,7 +51,7 @@ def test_one_root_may_hold_both_tars(tmp_path):
     (root / "ILSVRC2012_img_val.tar").write_bytes(tar_bytes(VAL))
     write_devkit(root / "ILSVRC2012_devkit_t12" / "data")
     (root / "ILSVRC2012_devkit_t12" / "COPYING").write_text("a file without a suffix")
-    assert splits(root) == ["train", "val"]
+    assert source_splits(root) == ["train", "val"]
     assert open_source(root, "train").kind == "ilsvrc-tar"
     assert keys(root) == sorted(EXPECTED)
     assert open_source(root, "val").words()["n02100735"] == "words of n02100735"
@@ -152,7 +152,7 @@ def test_kaggles_tree_is_found_from_any_level(tmp_path, level):
     (tmp_path / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *lines]))
     (tmp_path / "LOC_synset_mapping.txt").write_text("n01440764 tench, Tinca tinca\n")
     root = tmp_path / level
-    assert splits(root) == ["train", "val"]
+    assert source_splits(root) == ["train", "val"]
     assert open_source(root, "train").kind == open_source(root, "val").kind == "kaggle"
     assert keys(root, "train") == sorted(pictures)
     assert keys(root, "val") == sorted(EXPECTED)
@@ -185,7 +185,7 @@ def test_the_val_tar_may_be_called_val_in_its_folder(tmp_path):
     """The val tar is detected by its members, under any name."""
     write_devkit(tmp_path)
     (tmp_path / "val.tar").write_bytes(tar_bytes(VAL))
-    assert splits(tmp_path) == ["val"]
+    assert source_splits(tmp_path) == ["val"]
     assert keys(tmp_path) == sorted(EXPECTED)
 
 
@@ -194,7 +194,7 @@ def test_flat_val_images_do_not_count_as_left_out_beside_train(tmp_path):
     images = {f"val/{name}": data for name, data in VAL.items()}
     root = write_folder(tmp_path, {**images, "train/n01440764/a.JPEG": b"1"})
     write_devkit(root)
-    assert splits(root) == ["train", "val"]
+    assert source_splits(root) == ["train", "val"]
     listing = open_source(root, "train").list(lambda num_new: None)
     assert Evidence.decode(listing.schema.metadata).skipped == {}
 

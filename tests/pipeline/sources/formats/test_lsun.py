@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import SourceError
-from pipeline.sources import open_source, splits
+from pipeline.sources import open_source, source_splits
 from pipeline.sources.formats import lsun
 from tests.images import jpeg
 from tests.pipeline.sources.formats.test_cifar import read
@@ -31,13 +31,13 @@ def hashes(count: int, seed: int = 0) -> dict[bytes, bytes]:
     return {name: jpeg(number + seed) for number, name in enumerate(names)}
 
 
-def test_tables_are_classes_and_splits(tmp_path: Path) -> None:
+def test_tables_are_classes_and_source_splits(tmp_path: Path) -> None:
     """Class and split come from a table's name, and keys from its rows."""
     rooms, towers = hashes(30), hashes(9, 50)
     write(tmp_path / "lsun" / "bedroom_train_lmdb", rooms)
     write(tmp_path / "lsun" / "church_outdoor_train_lmdb", towers)
     write(tmp_path / "lsun" / "bedroom_val_lmdb", hashes(3, 90))
-    assert splits(tmp_path / "lsun") == ["train", "val"]
+    assert source_splits(tmp_path / "lsun") == ["train", "val"]
     images = read(tmp_path / "lsun", "train", tmp_path / "spool")
     assert images == {
         f"{name}/{key.decode()}.jpg": data
@@ -49,7 +49,7 @@ def test_tables_are_classes_and_splits(tmp_path: Path) -> None:
 def test_a_single_table_is_a_source(tmp_path: Path) -> None:
     """The table has the split in its name, or any split."""
     write(tmp_path / "bedroom_val_lmdb", hashes(4))
-    assert splits(tmp_path / "bedroom_val_lmdb") == ["val"]
+    assert source_splits(tmp_path / "bedroom_val_lmdb") == ["val"]
     assert len(read(tmp_path / "bedroom_val_lmdb", "val", tmp_path / "spool")) == 4
     write(tmp_path / "mine", {b"\x00\xff": jpeg(1)})
     assert list(read(tmp_path / "mine", "train", tmp_path / "other")) == ["mine/00ff.jpg"]

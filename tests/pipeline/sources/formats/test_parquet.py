@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ReadError, SourceError
-from pipeline.sources import open_source, splits
+from pipeline.sources import open_source, source_splits
 from pipeline.sources.formats import parquet
 from pipeline.sources.location import Location
 from pipeline.sources.options import SourceOptions
@@ -115,7 +115,7 @@ def test_the_hubs_converted_files_are_found_in_their_configuration(tmp_path):
     for configuration in ("default", "fine"):
         root = write(tmp_path / "x" / configuration / "train", {"image": BYTES}, "0000.parquet")
         if configuration == "default":
-            assert splits(tmp_path / "x") == ["train"]
+            assert source_splits(tmp_path / "x") == ["train"]
             assert len(open_source(tmp_path / "x", "train").blocks()) == 1
     with pytest.raises(SourceError, match=r"holds 2 tables of one set \(default, fine\)"):
         open_source(tmp_path / "x", "train")
@@ -249,7 +249,7 @@ def test_the_hubs_splits_are_found_in_file_names(tmp_path):
     """The file `validation-00000-of-00001.parquet` is of the split val."""
     root = write_parquet_hub(tmp_path / "x", made_pictures())
     write(root / "data", {"image": BYTES, "label": ["cat"]}, "validation-00000-of-00001.parquet")
-    assert splits(root) == ["train", "val"]
+    assert source_splits(root) == ["train", "val"]
     assert keys(root, "val") == ["cat/validation-00000-of-00001-000000000"]
 
 
@@ -420,7 +420,7 @@ def test_a_partly_converted_split_of_the_hub_is_that_split(tmp_path, level):
             "partial-train/ holds only a part of the split: the Hub did not convert the rest",
         )
     if level != "default/partial-train":
-        assert splits(root) == ["train"]
+        assert source_splits(root) == ["train"]
         with pytest.raises(SourceError, match="no split 'val': it holds train"):
             open_source(root, "val")
     write(tmp_path / "x/default/train", columns, "0000.parquet")
@@ -436,6 +436,6 @@ def test_a_split_in_several_parts_is_one(tmp_path):
     for part in range(2):
         columns = {"image": BYTES, "key": [f"{part}.jpg"], "label": ["cat"]}
         write(tmp_path / f"x/default/train-part{part}", columns, "0000.parquet")
-    assert splits(tmp_path / "x") == ["train"]
+    assert source_splits(tmp_path / "x") == ["train"]
     assert keys(tmp_path / "x") == ["cat/0.jpg", "cat/1.jpg"]
     assert open_source(tmp_path / "x", "train").remarks() == ()
