@@ -38,7 +38,7 @@ from pipeline.ingest.report import ShardReport
 from pipeline.ingest.source_index import Origin
 from pipeline.jobs import Job, run_jobs
 from pipeline.order import row_order
-from pipeline.sources.classes.store_classes import Classes
+from pipeline.sources.classes.class_order import Classes
 from pipeline.sources.listing import sort_listing
 from pipeline.store import records
 from pipeline.store.open import open_objects

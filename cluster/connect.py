@@ -26,7 +26,7 @@ PROBE_INTERVAL_SECONDS = 10.0
 """The maximum interval between two checks of the connection by `ReconnectTimeout`."""
 RETRY_SECONDS = 0.5
 """The pause between two attempts of a command to reach its scheduler."""
-UNTRUSTED_GRACE_SECONDS = 60.0
+REJECTED_CERTIFICATE_RETRY_SECONDS = 60.0
 """How long workers retry a scheduler that rejects their certificate, which may just be being
 renewed."""
 
@@ -253,7 +253,7 @@ class ReconnectTimeout:
         """Return True if the timeout has expired. Callers poll this; it limits its own rate.
 
         Raises:
-            CertificateError: One side has not trusted the other for `UNTRUSTED_GRACE_SECONDS`.
+            CertificateError: One side has not trusted the other for 60 seconds.
         """
         now = time.monotonic()
         if now - self._last_check > min(PROBE_INTERVAL_SECONDS, self._seconds / 4):
@@ -267,7 +267,7 @@ class ReconnectTimeout:
                 self._last_reached = now
         except CertificateError:
             self._refused_since = self._refused_since or now
-            if now - self._refused_since >= min(self._seconds, UNTRUSTED_GRACE_SECONDS):
+            if now - self._refused_since >= min(self._seconds, REJECTED_CERTIFICATE_RETRY_SECONDS):
                 raise
         else:
             self._refused_since = None

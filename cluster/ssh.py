@@ -33,8 +33,8 @@ RECONNECT_INTERVAL_SECONDS = 30.0
 CLOSE_SECONDS = 30.0
 """The timeout for all machines to end their workers."""
 
-_OPTIONS = ("workers", "threads", "gpus", "scratch", "python", "lifetime")
-_INTEGER_OPTIONS = {"workers", "threads"}
+_HOST_OPTIONS = ("workers", "threads", "gpus", "scratch", "python", "lifetime")
+_INTEGER_HOST_OPTIONS = {"workers", "threads"}
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,13 @@ def read_hosts(path: Path) -> Hosts:
 
 def _parse_host_line(words: Sequence[str]) -> Host:
     settings = dict(word.partition("=")[::2] for word in words[1:])
-    unknown = [name for name in settings if name not in _OPTIONS or not settings[name]]
+    unknown = [name for name in settings if name not in _HOST_OPTIONS or not settings[name]]
     if unknown or words[0].startswith("-") or "=" in words[0]:
         raise ValueError(
             f"{(unknown or words)[0]!r} is invalid: expected [user@]host, followed by any of"
-            f" {', '.join(f'{name}=...' for name in _OPTIONS)}"
+            f" {', '.join(f'{name}=...' for name in _HOST_OPTIONS)}"
         )
-    for name in sorted(_INTEGER_OPTIONS & settings.keys()):
+    for name in sorted(_INTEGER_HOST_OPTIONS & settings.keys()):
         if not settings[name].isdecimal():
             raise ValueError(f"{name} is {settings[name]!r}: expected a number")
     return Host(words[0], settings)

@@ -258,15 +258,16 @@ class CommandCluster:
     def set_workers(self, workers: int) -> None:
         """Set the number of worker processes of a local cluster.
 
-        It has no effect once the cluster has started.
+        It has no effect once the cluster has started, which the first use of `client` does.
 
         Args:
             workers: The number, at least 1. Clusters of other kinds ignore it.
         """
-        self._num_workers = workers
+        if self._backend is None:
+            self._num_workers = workers
 
     def use_gpus(self, count: int | None) -> None:
-        """Add a local worker for each GPU; it has no effect once the cluster has started.
+        """Add a local worker for each GPU; it has no effect once `client` has started the cluster.
 
         Clusters of other kinds ignore it, because they have workers with GPUs of their own.
 
@@ -275,7 +276,7 @@ class CommandCluster:
                 CUDA_VISIBLE_DEVICES allows; None uses all, 0 none. If there are fewer, these are
                 used.
         """
-        if self._where == "local":
+        if self._where == "local" and self._backend is None:
             self._gpus = commands.visible_gpus()[:count]
 
     def interrupt(self) -> None:

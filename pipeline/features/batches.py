@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError
 from pipeline.store.checksum import CHECKSUM_BYTES, has_valid_checksum
+from pipeline.store.codecs import Decompress, decompressor
 from pipeline.store.commit import ObjectRecord
 from pipeline.store.objects import Objects
 from pipeline.store.recipe import Recipe
-from pipeline.store.shard import ABSENT, Decompress, decode_index, decompressor, index_bytes
+from pipeline.store.shard import ABSENT, decode_index, index_bytes
 
 READ_ROWS = 64
 """The minimum number of rows that are read at once."""

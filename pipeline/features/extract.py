@@ -264,7 +264,7 @@ def damaged_objects(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list
         ]
 
 
-def remove_objects(
+def remove_feature_shards(
     objects: Objects, recipe: FeatureRecipe, plan: Plan, names: Iterable[str]
 ) -> None:
     """Remove shard objects that must be computed again, since tasks never replace an object.
@@ -312,7 +312,7 @@ def recorded_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> tuple
     return () if done is None else done.kinds
 
 
-def obsolete_objects(
+def obsolete_feature_shards(
     objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable[str]
 ) -> list[str]:
     """Return the names of shard objects of *kinds* that no commit of the present images lists.

@@ -58,7 +58,7 @@ class FeatureRecords:
         ]
 
 
-def read_feature_records(objects: Objects, name: str, images: SplitRecords) -> FeatureRecords:
+def check_feature_records(objects: Objects, name: str, images: SplitRecords) -> FeatureRecords:
     """Read the records of the features *name* of the split of *images*; shards are not read.
 
     Args:

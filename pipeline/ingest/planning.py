@@ -21,8 +21,8 @@ from pipeline.ingest.finish import put_changed, zarr_metadata
 from pipeline.ingest.source_index import Origin, SourceIndex, load_origin, write_source_index
 from pipeline.order import ROW_ORDER_VERSION, row_order
 from pipeline.sources.classes.class_names import UNLABELLED
+from pipeline.sources.classes.class_order import Classes, SplitClasses, combine_classes
 from pipeline.sources.classes.evidence import ClassBasis, Evidence
-from pipeline.sources.classes.store_classes import Classes, SplitClasses, combine_classes
 from pipeline.sources.listing import listing_digest
 from pipeline.sources.source import Source
 from pipeline.store import arrays, layout, plan, recipe, records

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -65,6 +67,41 @@ class PinnedBuffers:
     def take_tensor(self) -> torch.Tensor:
         """Return a uint8 tensor of the pool's shape with arbitrary contents."""
         return pinned_memory(self._shape)
+
+
+class BatchBuffers:
+    """The buffer pools for one rank's part of batches, one pool for each size."""
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        max_rows: int,
+        prefetch_bytes: int,
+        threads: int,
+        pin_memory: bool | None,
+    ) -> None:
+        """Create empty pools; buffers are allocated on demand.
+
+        Args:
+            sizes: The sides of the images in pixels.
+            max_rows: The maximum number of rows of a rank's part of a batch.
+            prefetch_bytes: The bytes of batches that are gathered ahead.
+            threads: The number of threads that gather batches.
+            pin_memory: True for page-locked buffers, which need a GPU; False for pageable ones;
+                None for page-locked ones if there is a GPU.
+        """
+        shapes = [(max_rows, size, size, 3) for size in sizes]
+        self.batch_bytes = sum(math.prod(shape) for shape in shapes)
+        """The bytes of one buffer of every size."""
+        # Enough for all prefetched batches, those being gathered, and the one that the caller has.
+        keep = max(2, prefetch_bytes // self.batch_bytes) + threads + 1
+        # The system cannot swap page-locked memory out, so it is used only for copies to a GPU.
+        pinned = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self.pools: list[Buffers | PinnedBuffers] = [
+            PinnedBuffers(shape) if pinned else Buffers(shape, max_free=keep) for shape in shapes
+        ]
+        """The pool of each size, in the order of *sizes*."""
 
 
 def pinned_memory(shape: tuple[int, ...]) -> torch.Tensor:

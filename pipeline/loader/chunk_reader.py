@@ -26,9 +26,10 @@ from pipeline.loader.buffers import Buffers
 from pipeline.loader.row_reader import finish_all
 from pipeline.store import layout
 from pipeline.store.checksum import CHECKSUM_BYTES, has_valid_checksum
+from pipeline.store.codecs import decompressor
 from pipeline.store.direct import ALIGNMENT
 from pipeline.store.objects import Objects
-from pipeline.store.shard import ABSENT, decode_index, decompressor
+from pipeline.store.shard import ABSENT, decode_index
 from pipeline.store.split import Split
 
 MAX_SPARE_CHUNKS = 64

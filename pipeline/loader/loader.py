@@ -28,7 +28,7 @@ from threadpoolctl import ThreadpoolController
 from pipeline.loader.arguments import positive_number, sides
 from pipeline.loader.base_loader import BaseLoader
 from pipeline.loader.batch import Batch, BatchGenerator, make_batch
-from pipeline.loader.buffers import Buffers, PinnedBuffers
+from pipeline.loader.buffers import BatchBuffers
 from pipeline.loader.distributed import Placement, count_ranks_on_host
 from pipeline.loader.pixel_reader import PixelReader, open_reader
 from pipeline.loader.reading_options import CHECKSUMS, Reading, Staging
@@ -257,23 +257,6 @@ class _RankRows:
         return self._placement.part(rows), self._placement.world / len(rows)
 
 
-class _BatchBuffers:
-    """The buffer pools for one rank's part of batches, one pool for each size."""
-
-    def __init__(self, loader: Loader, world: int) -> None:
-        max_rows = -(-loader.batch_size // world)
-        shapes = [(max_rows, size, size, 3) for size in loader.sizes]
-        self.batch_bytes = sum(int(np.prod(shape)) for shape in shapes)
-        # Enough for all prefetched batches, those being gathered, and the one that the caller has.
-        keep = max(2, loader.reading.prefetch_bytes // self.batch_bytes) + loader.threads + 1
-        # The system cannot swap page-locked memory out, so it is used only for copies to a GPU.
-        pin = loader.reading.pin_memory
-        pinned = torch.cuda.is_available() if pin is None else pin
-        self.buffers: list[Buffers | PinnedBuffers] = [
-            PinnedBuffers(shape) if pinned else Buffers(shape, max_free=keep) for shape in shapes
-        ]
-
-
 class _OpenLoader:
     """The open files, readers and buffers of a loader, from its first batch on."""
 
@@ -291,7 +274,7 @@ class _OpenLoader:
         cache_bytes = loader.reading.cache_bytes
         if cache_bytes is None:
             cache_bytes = CACHE_BYTES if loader.order == "random" else 2 * loader.window_bytes
-        self._buffers: dict[int, _BatchBuffers] = {}
+        self._buffers: dict[int, BatchBuffers] = {}
         row_bytes = sum(size * size * 3 for size in loader.sizes)
         # Measured once: if shards changed between cached and direct reads, neither would pay.
         cached = CACHE_SHARE * free_bytes() / max(1, self.split.plan.num_rows * row_bytes)
@@ -319,23 +302,30 @@ class _OpenLoader:
                 for size, remote in zip(loader.sizes, self.readers, strict=True)
             ]
 
-    def buffers_for(self, loader: Loader, world: int) -> _BatchBuffers:
+    def buffers_for(self, loader: Loader, world: int) -> BatchBuffers:
         """Return the buffers for one rank's part, whose size depends on the number of ranks."""
         if world not in self._buffers:
             # Pools for another world have other shapes: kept, they would only hold memory.
-            self._buffers = {world: _BatchBuffers(loader, world)}
+            buffers = BatchBuffers(
+                loader.sizes,
+                max_rows=-(-loader.batch_size // world),
+                prefetch_bytes=loader.reading.prefetch_bytes,
+                threads=loader.threads,
+                pin_memory=loader.reading.pin_memory,
+            )
+            self._buffers = {world: buffers}
         return self._buffers[world]
 
     def batch(
         self,
         rows: NDArray[np.int64],
         row_weight: float,
-        buffers: _BatchBuffers,
+        buffers: BatchBuffers,
         disk: ThreadPoolExecutor,
     ) -> Batch:
         """Gather *rows*, (n,) int64, into a batch; several threads call this at once."""
         images = []
-        for reader, pool in zip(self.readers, buffers.buffers, strict=True):
+        for reader, pool in zip(self.readers, buffers.pools, strict=True):
             # A tensor from the pool, not one made from an array: torch must know the storage to
             # track copies from page-locked memory (`PinnedBuffers`).
             images_of_size = pool.take_tensor()[: len(rows)]

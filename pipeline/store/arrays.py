@@ -28,11 +28,11 @@ from zarr.storage import MemoryStore
 
 from pipeline.store import layout
 from pipeline.store.checksum import CHECKSUM_BYTES, has_valid_checksum
+from pipeline.store.codecs import parse_codec
 from pipeline.store.features import FeatureRecipe
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
-from pipeline.store.shard import parse_codec
 from pipeline.urls import is_url
 
 NOT_PREPARED = 255

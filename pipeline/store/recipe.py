@@ -10,8 +10,8 @@ from typing import Annotated, Any, ClassVar
 
 from pipeline.errors import StoreMismatchError
 from pipeline.store import document, layout
+from pipeline.store.codecs import parse_codec
 from pipeline.store.schema import Between, Digest, Format, Rows
-from pipeline.store.shard import parse_codec
 
 DECODE_RULES = 2
 """The version of the rules that turn a file's bytes into pixels or a reason for quarantine."""

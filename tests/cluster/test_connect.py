@@ -150,7 +150,7 @@ def test_renewed_certificates_are_awaited_for_a_while(
     """A scheduler that rejects its workers may be about to renew their certificates."""
     ours, theirs = authorities
     monkeypatch.setattr("cluster.connect.PROBE_INTERVAL_SECONDS", 0.0)
-    monkeypatch.setattr("cluster.connect.UNTRUSTED_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr("cluster.connect.REJECTED_CERTIFICATE_RETRY_SECONDS", 0.3)
     security = certificates.tls_security(ours, ["worker"])
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]

@@ -30,6 +30,9 @@ def test_the_dashboard_answers_when_its_address_is_printed(
 
     with CommandCluster(workers=1, threads=1, dashboard=True) as cluster:
         assert cluster.client
+        memory = cluster.worker_memory()
+        cluster.set_workers(8)  # too late
+        assert cluster.worker_memory() == memory
 
     assert statuses == [200]
 

@@ -19,7 +19,7 @@ from pipeline.errors import TesseraeError
 from pipeline.wordvectors.hierarchy import Hierarchy
 from workflows.devise.class_splits import SEEN, UNSEEN
 from workflows.devise.word_space import Floats
-from workflows.evaluation.per_class import (
+from workflows.evaluation.class_accuracy import (
     ClassSums,
     GeneralisedAccuracy,
     generalised_accuracy,

@@ -36,8 +36,8 @@ from workflows.devise.clip import Clip
 from workflows.devise.model import DeviseModel, open_devise_model
 from workflows.devise.word_space import Floats
 from workflows.evaluation import HELD_OUT
+from workflows.evaluation.class_accuracy import bootstrap
 from workflows.evaluation.options import EvaluationOptions
-from workflows.evaluation.per_class import bootstrap
 from workflows.evaluation.ranking import KS, NO_PATH, hops, same_class_precision, top_k
 from workflows.reports.table import Table
 from workflows.training.image_grid import grid_png

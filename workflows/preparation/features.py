@@ -177,7 +177,7 @@ def _compute_missing_features(
     if not todo:
         return
     _check_space(run, sum(len(run.plan.rows(shard)) for shard in todo) * len(kinds))
-    extract.remove_objects(*run.target, extract.obsolete_objects(*run.target, kinds))
+    extract.remove_feature_shards(*run.target, extract.obsolete_feature_shards(*run.target, kinds))
     cluster.connect_if_remote()
     gpu = _feature_gpus(options, cluster) > 0
     work = FeatureTaskConfig(
@@ -199,7 +199,7 @@ def _remove_damaged(run: FeatureRun) -> None:
     damaged = extract.damaged_objects(*run.target)
     for name in damaged:
         print(printable(f"  {name}: missing or damaged"), flush=True)
-    extract.remove_objects(*run.target, damaged)
+    extract.remove_feature_shards(*run.target, damaged)
 
 
 def _feature_gpus(options: FeaturesOptions, cluster: CommandCluster) -> int:

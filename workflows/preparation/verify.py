@@ -82,7 +82,7 @@ def verify_features(objects: Objects, name: str, images: SplitRecords, *, thread
         True if every file is present and undamaged and all shards are computed.
     """
     started = time.monotonic()
-    feature_records = feature_check.read_feature_records(objects, name, images)
+    feature_records = feature_check.check_feature_records(objects, name, images)
     title = f"{images.split}: verify features"
     problems = sorted(
         {*feature_records.problems, *_problems_of_objects(objects, feature_records, title, threads)}

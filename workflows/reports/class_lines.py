@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.ingest.planning import Listing
 from pipeline.sources.classes.class_names import UNLABELLED
-from pipeline.sources.classes.store_classes import Classes
+from pipeline.sources.classes.class_order import Classes
 from pipeline.store.recipe import Recipe
 from workflows.terminal.formatting import counted
 

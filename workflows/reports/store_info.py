@@ -175,7 +175,7 @@ RECIPE_FIELDS = (
 
 
 def _describe_features(objects: Objects, name: str, images: list[SplitRecords]) -> dict[str, Any]:
-    split_records = [feature_check.read_feature_records(objects, name, split) for split in images]
+    split_records = [feature_check.check_feature_records(objects, name, split) for split in images]
     recipe = next((split.recipe for split in split_records if split.recipe is not None), None)
     splits = {
         split.split: {

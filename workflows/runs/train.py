@@ -215,7 +215,7 @@ def _train(
     stage = STAGES[run_options.stage]
     files: dict[str, bytes] = {}
     if stage.prepare_data is None:
-        data = _data(run_options, options, run)
+        data = _open_training_data(run_options, options, run)
     else:
         data, files = import_object(stage.prepare_data)(
             run_options, options, cluster, _held_out(run_options)
@@ -260,7 +260,7 @@ def _recorded_size(run: RunFolder) -> int | None:
         return None
 
 
-def _data(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> Data:
+def _open_training_data(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> Data:
     from pipeline.loader import Loader
     from workflows.training.stage import Data
 

@@ -18,7 +18,7 @@ from workflows.reports.store_report import report_store
 from workflows.sample_data import imagenette, sample
 from workflows.sample_data.options import DemoOptions
 
-MARK = ".made-by-demo"
+DEMO_MARK = ".made-by-demo"
 """The suffix of the file beside a run that the demo created, and may therefore remove."""
 GAN_PIXELS = 32
 """The side of the images that the small GAN generates."""
@@ -94,7 +94,7 @@ def run_demo(demo: DemoOptions) -> int:
 def _train_and_search_devise(store: Path, hierarchy: Path, folder: Path, minutes: float) -> None:
     """Train a small DeViSE network to map images to their place in the taxonomy, and search it."""
     print(f"== train DeViSE for {minutes:g} min, and search", flush=True)
-    _clear(folder)
+    _remove_demo_run(folder)
     arguments = [
         *("train", "devise", str(store), "--run", str(folder), "--trunk", "new", "--learn", "all"),
         *("--hierarchy", str(hierarchy), "--batch-size", "64", "--trunk-learning-rate", "1e-3"),
@@ -106,13 +106,13 @@ def _train_and_search_devise(store: Path, hierarchy: Path, folder: Path, minutes
     cli.dispatch(["search", str(folder), "vehicle", "--k", "5"])
 
 
-def _clear(folder: Path) -> None:
+def _remove_demo_run(folder: Path) -> None:
     """Remove an earlier run of the demo, and mark the next one as the demo's.
 
     Raises:
         TesseraeError: The folder holds something that the demo did not create.
     """
-    mark = folder.with_name(f".{folder.name}{MARK}")
+    mark = folder.with_name(f".{folder.name}{DEMO_MARK}")
     if folder.exists():
         if not (mark.is_file() and (folder / "options.json").is_file()):
             raise TesseraeError(
@@ -129,7 +129,7 @@ def _train_gan(store: Path, folder: Path, minutes: float) -> bool:
     if importlib.util.find_spec("torch") is None:
         print("torch is not installed: run `make setup EXTRAS=train`, then run the demo again.")
         return False
-    _clear(folder)
+    _remove_demo_run(folder)
     arguments = [
         *("train", "wgan", str(store), "--run", str(folder), "--image-size", str(GAN_PIXELS)),
         *("--objective", "hinge", "--critic-steps", "1", "--critic-norm", "spectral", "--flip"),

@@ -27,7 +27,7 @@ TONES = (-0.05, 0.05)
 QUALITIES = (91, 98)
 """The range of the JPEG quality, on Pillow's scale."""
 
-SIZES = (
+SIZES_AND_PERCENTS = (
     (500, 375, 40), (375, 500, 13), (500, 333, 15), (333, 500, 5), (500, 500, 3), (400, 300, 4),
     (640, 480, 5), (800, 600, 2), (1024, 768, 2), (1600, 1200, 1), (240, 180, 3), (180, 240, 2),
     (160, 120, 2), (110, 146, 1), (500, 150, 1), (900, 200, 1),
@@ -243,8 +243,8 @@ def draw_size(rng: random.Random) -> tuple[int, int]:
     Args:
         rng: The random generator, which advances by one draw.
     """
-    remaining = rng.random() * sum(weight for _, _, weight in SIZES)
-    for width, height, weight in SIZES:
+    remaining = rng.random() * sum(weight for _, _, weight in SIZES_AND_PERCENTS)
+    for width, height, weight in SIZES_AND_PERCENTS:
         remaining -= weight
         if remaining < 0:
             return width, height

@@ -37,7 +37,7 @@ from workflows.devise.clip import Clip
 from workflows.devise.options import DeviseOptions
 from workflows.devise.stage import Devise
 from workflows.devise.word_space import FILE, Floats, WordSpace, l2_normalise, make_word_space
-from workflows.evaluation.per_class import paired_bootstrap
+from workflows.evaluation.class_accuracy import paired_bootstrap
 from workflows.training.stage import Data
 from workflows.training.world import World
 

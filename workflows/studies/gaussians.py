@@ -75,7 +75,7 @@ def draw_points(rows: int, key: tuple[object, ...]) -> Tensor:
     return CENTRES[centres] + SPREAD * world.normal(rows, 2, key=(*key, "where"))
 
 
-def measure(points: Tensor) -> PointMetrics:
+def measure_points(points: Tensor) -> PointMetrics:
     """Return how well a set of points follows the 25 Gaussians that `draw_points` draws from.
 
     They are compared with as many points of `draw_points`, which are always the same for a number
@@ -106,7 +106,7 @@ def controls(seed: int = 0) -> dict[str, PointMetrics]:
         seed: The seed that draws their points (default 0).
 
     Returns:
-        The metrics of 10,000 points, as `measure` returns them, by the name of the control:
+        The metrics of 10,000 points, as `measure_points` returns them, by the name of the control:
         `uniform noise` in the square from -2.5 to 2.5; `one Gaussian`, with the mean and, in each
         coordinate, the deviation of points of the 25 Gaussians; and `real data`, such points
         themselves.
@@ -117,9 +117,9 @@ def controls(seed: int = 0) -> dict[str, PointMetrics]:
     points = draw_points(EVALUATION_POINTS, (seed, "fit"))
     fitted = points.mean(0) + points.std(0) * world.normal(EVALUATION_POINTS, 2, key=(seed, "one"))
     return {
-        "uniform noise": measure(low + (high - low) * noise),
-        "one Gaussian": measure(fitted),
-        "real data": measure(draw_points(EVALUATION_POINTS, (seed, "set"))),
+        "uniform noise": measure_points(low + (high - low) * noise),
+        "one Gaussian": measure_points(fitted),
+        "real data": measure_points(draw_points(EVALUATION_POINTS, (seed, "set"))),
     }
 
 
@@ -160,7 +160,7 @@ def run_arm(arm: Arm, *, steps: int, seed: int = 0) -> PointMetrics:
 
     Returns:
         The number of covered `modes`, 0 to 25, the share of `good` points, 0 to 1, and the sliced
-        Wasserstein `distance` to as many points of the Gaussians, as `measure` returns them.
+        Wasserstein `distance` to as many points of the Gaussians, as `measure_points` returns them.
 
     Raises:
         NonFiniteError: A point is NaN or infinite: training has diverged.
@@ -190,4 +190,4 @@ def run_arm(arm: Arm, *, steps: int, seed: int = 0) -> PointMetrics:
     evaluated = average if arm.averages else generator
     with torch.no_grad():
         noise = world.normal(EVALUATION_POINTS, NOISE_DIMENSIONS, key=(seed, "judged"))
-        return measure(evaluated(noise))
+        return measure_points(evaluated(noise))

@@ -20,7 +20,7 @@ from pipeline.sources.archives.layout import (
 )
 from pipeline.sources.archives.outline import TARS, VAL, Outline, outline_of
 from pipeline.sources.archives.tar import Tar, stem_of
-from pipeline.sources.archives.tar_source import TarPart, TarSource, paths_by_split
+from pipeline.sources.archives.tar_source import TarPart, TarSource
 from pipeline.sources.classes.class_names import abbreviate, folder_class
 from pipeline.sources.classes.evidence import ClassBasis
 from pipeline.sources.content import TAR, ZIP
@@ -36,6 +36,7 @@ from pipeline.sources.nearby_tables import (
     is_val_image,
 )
 from pipeline.sources.source import Source
+from pipeline.sources.split_files import paths_by_split
 
 TRAIN_STEM, VAL_STEM = "ILSVRC2012_img_train", "ILSVRC2012_img_val"
 _KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")

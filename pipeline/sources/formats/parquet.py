@@ -16,12 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ReadError, SourceError
 from pipeline.sources.archives.detection import container_of_file
-from pipeline.sources.archives.tar_source import (
-    block_name,
-    left_out_text,
-    paths_by_split,
-    without_split,
-)
+from pipeline.sources.archives.tar_source import block_name
 from pipeline.sources.classes.class_names import abbreviate
 from pipeline.sources.classes.class_table import ClassTable
 from pipeline.sources.classes.evidence import ClassBasis, Evidence
@@ -35,6 +30,7 @@ from pipeline.sources.location import Location
 from pipeline.sources.numbered_files import check_complete, missing_numbers
 from pipeline.sources.read_errors import as_read_error
 from pipeline.sources.source import Source
+from pipeline.sources.split_files import left_out_text, paths_by_split, without_split
 from pipeline.sources.spool import Block, Blocks, WriteBytes
 
 BLOCK_BYTES = 256 << 20
@@ -126,10 +122,9 @@ class ParquetBlock(Block):
                 raise refused_key(keys[bad][0], f"row {row + bad} of {self.where}")
             row += len(batch)
 
+    # Apart from `samples`, so that no error of its writer is taken for one of the file.
     def batches(self, *, images: bool) -> Iterator[tuple[pa.RecordBatch, Columns]]:
         """Yield batches of the rows of this block with the columns of names and labels.
-
-        It is apart from `samples`, so that no error of its writer is taken for one of the file.
 
         Args:
             images: True to read the bytes of images, too.
@@ -150,7 +145,9 @@ class ParquetBlock(Block):
             size = _BATCH_ROWS if images else _PREVIEW_ROWS
             for group in range(self.first, self.first + self.count):
                 if not column_names:
-                    yield _rows_without_columns(file.metadata.row_group(group).num_rows), columns
+                    rows = file.metadata.row_group(group).num_rows
+                    for first in range(0, rows, size):
+                        yield _rows_without_columns(min(size, rows - first)), columns
                     continue
                 batches = file.iter_batches(
                     size, row_groups=[group], columns=column_names, use_threads=False
@@ -453,7 +450,7 @@ def find_parquet(
 
     def fits(path: str) -> bool:
         return container_of_file(location, path) == PARQUET and (
-            explicit or not _describes_shard(location, path)
+            explicit or not _is_table_of_img2dataset(location, path)
         )
 
     paths_of_split = paths_by_split(location, fits, requested_split)
@@ -475,7 +472,7 @@ def find_parquet(
     }
 
 
-def _describes_shard(location: Location, path: str) -> bool:
+def _is_table_of_img2dataset(location: Location, path: str) -> bool:
     """Return True if img2dataset wrote the table beside a shard: its texts, without images."""
     folder, _, name = path.rpartition("/")
     return (

@@ -28,7 +28,7 @@ from pipeline.sources.archives.outline import (
     sample_name,
 )
 from pipeline.sources.archives.tar import Member, Tar, stem_of
-from pipeline.sources.archives.tar_source import TarPart, TarSource, paths_by_split, without_split
+from pipeline.sources.archives.tar_source import TarPart, TarSource
 from pipeline.sources.classes.class_names import abbreviate
 from pipeline.sources.classes.class_table import ClassTable
 from pipeline.sources.classes.evidence import Evidence
@@ -40,6 +40,7 @@ from pipeline.sources.keys import LABEL_WORDS, is_wnid, looks_like_image
 from pipeline.sources.listing import ListedSample, SkippedFiles, skipped_files
 from pipeline.sources.location import Location
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
+from pipeline.sources.split_files import paths_by_split, without_split
 
 _MAX_TABLE_BYTES = 16 << 20
 _DIGIT = re.compile(r"[0-9]")
@@ -405,7 +406,7 @@ def _may_be_shard(location: Location, path: str, explicit: bool) -> bool:
     ) in (TAR, ZIP)
 
 
-def _archives_of_shape(
+def _shards_of_shape(
     location: Location, requested_split: str, shape: str, explicit: bool
 ) -> dict[str, list[str]]:
     """Return split -> tars of *location*, of the splits whose first tar has this shape."""
@@ -445,7 +446,7 @@ def find_shards(location: Location, requested_split: str, explicit: bool) -> dic
     left_out = without_split(
         location, lambda path: _may_be_shard(location, path, explicit), requested_split
     )
-    paths_of_split = _archives_of_shape(location, requested_split, SHARD, explicit)
+    paths_of_split = _shards_of_shape(location, requested_split, SHARD, explicit)
     if not explicit:
         _check_shard_names(location, paths_of_split.get("", []))
     return {
@@ -503,7 +504,7 @@ def find_trees(location: Location, requested_split: str, explicit: bool) -> dict
     left_out = without_split(
         location, lambda path: _may_be_shard(location, path, explicit), requested_split
     )
-    for split, paths in _archives_of_shape(location, requested_split, TREE, explicit).items():
+    for split, paths in _shards_of_shape(location, requested_split, TREE, explicit).items():
         outline = outline_of(location, paths[0])
         for inner in sorted(all_splits(location, paths[0], requested_split)) or [""]:
             layout = TreeTar(

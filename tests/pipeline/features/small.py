@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.backbone.load import open_backbone
 from pipeline.features import extract
 from pipeline.features.shard_task import extract_shard
-from pipeline.features.verify import read_feature_records
+from pipeline.features.verify import check_feature_records
 from pipeline.features.worker import FeatureTaskConfig, open_workspace
 from pipeline.ingest import verify as image_check
 from pipeline.ingest.worker import workspace as image_workspace
@@ -132,10 +132,12 @@ def make(
     """
     run = begin(store, trunk, kinds=kinds, **choices)
     if repair:
-        extract.remove_objects(*run.context, extract.damaged_objects(*run.context))
+        extract.remove_feature_shards(*run.context, extract.damaged_objects(*run.context))
     missing_shards = extract.missing_shards(*run.context, kinds)
     if missing_shards:
-        extract.remove_objects(*run.context, extract.obsolete_objects(*run.context, kinds))
+        extract.remove_feature_shards(
+            *run.context, extract.obsolete_feature_shards(*run.context, kinds)
+        )
     for shard in missing_shards if shards is None else shards:
         extract_shard(run.work, shard, threads)
     if finish:
@@ -158,7 +160,7 @@ def problems(store: str | Path) -> dict[str, str]:
     reported: list[Problem | None] = []
     for name, splits in features.splits_of(objects).items():
         for split in splits:
-            records = read_feature_records(objects, name, image_check.read_records(objects, split))
+            records = check_feature_records(objects, name, image_check.read_records(objects, split))
             reported += records.problems
             reported += [problem for _, problem in check_objects(objects, records.objects)]
     return {problem.name: problem.description for problem in reported if problem is not None}

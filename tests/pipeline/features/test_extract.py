@@ -262,12 +262,12 @@ def test_obsolete_objects_are_removed_after_their_record(store: Path, trunk: Pat
     done = layout.features_done(run.recipe.name, "train")
     extract_shard(run.work, 1)
     run.objects.remove(layout.features_commit(run.recipe.name, "train", 1))
-    lost = extract.obsolete_objects(*run.context, ("mirrored",))
+    lost = extract.obsolete_feature_shards(*run.context, ("mirrored",))
     assert lost == [run.shard("mirrored", shard) for shard in range(3)]
-    extract.remove_objects(*run.context, lost)
+    extract.remove_feature_shards(*run.context, lost)
     assert run.objects.size(run.shard("mirrored", 1)) is None
     assert run.objects.size(done) is not None
-    extract.remove_objects(*run.context, extract.obsolete_objects(*run.context, BOTH))
+    extract.remove_feature_shards(*run.context, extract.obsolete_feature_shards(*run.context, BOTH))
     assert run.objects.size(run.shard("plain", 1)) is None
     assert run.objects.size(run.shard("plain", 0)) is not None
     assert run.objects.size(done) is None

@@ -139,7 +139,7 @@ def test_unknown_files_are_reported(finished_features: tuple[Path, str], tmp_pat
     stray = f"{layout.features_array(name, 'train', 'plain')}/c.9.0"
     (store / stray).write_bytes(b"x")
     objects = open_objects(str(store))
-    feature_records = verify.read_feature_records(
+    feature_records = verify.check_feature_records(
         objects, name, image_check.read_records(objects, "train")
     )
     assert verify.unknown_feature_objects(objects, feature_records) == [stray]

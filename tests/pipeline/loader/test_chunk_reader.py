@@ -17,10 +17,10 @@ from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.loader import Loader, Reading, chunk_reader
 from pipeline.loader import loader as loader_module
 from pipeline.store import layout
+from pipeline.store.codecs import decompressor
 from pipeline.store.direct import ALIGNMENT
 from pipeline.store.local import LocalObjects
 from pipeline.store.open import open_objects
-from pipeline.store.shard import decompressor
 from pipeline.store.split import open_split
 from tests.images import prepare_inline
 from tests.pipeline.loader.batches import check_same

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.store import arrays, layout
+from pipeline.store.codecs import compressor, decompressor, parse_codec
 from pipeline.store.local import LocalObjects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
-from pipeline.store.shard import ShardComposer, compressor, decompressor, parse_codec
+from pipeline.store.shard import ShardComposer
 
 CODECS = ["none", "zstd:3", "blosc-lz4", "blosc-zstd:1"]
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.workflows.evaluation.scores import scored
-from workflows.evaluation.per_class import (
+from workflows.evaluation.class_accuracy import (
     ClassSums,
     GeneralisedAccuracy,
     bootstrap,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.workflows.evaluation.scores import scored
 from workflows.evaluation import ranking
-from workflows.evaluation.per_class import bootstrap, generalised_accuracy, sum_per_class
+from workflows.evaluation.class_accuracy import bootstrap, generalised_accuracy, sum_per_class
 from workflows.evaluation.ranking import (
     KS,
     NO_PATH,

@@ -27,13 +27,13 @@ def test_only_the_demos_own_runs_are_replaced(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "options.json").write_text("{}")
     with pytest.raises(TesseraeError, match="was not created by the demo"):
-        demo._clear(folder)
+        demo._remove_demo_run(folder)
     assert folder.is_dir()
     folder.rename(tmp_path / "mine")
-    demo._clear(folder)
+    demo._remove_demo_run(folder)
     folder.mkdir()
     (folder / "options.json").write_text("{}")
-    demo._clear(folder)
+    demo._remove_demo_run(folder)
     assert not folder.exists()
 
 

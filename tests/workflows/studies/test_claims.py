@@ -16,15 +16,15 @@ from workflows.wgan.options import WganOptions
 
 def test_modes_and_near_points_of_known_sets_are_counted() -> None:
     """The data set covers all modes, and single points cover at most their own."""
-    metrics = gaussians.measure(gaussians.draw_points(20_000, ("test",)))
+    metrics = gaussians.measure_points(gaussians.draw_points(20_000, ("test",)))
     assert metrics.modes == 25
     assert metrics.good == pytest.approx(
         1 - 2.718281828 ** (-4.5), abs=0.005
     )  # Rayleigh's distribution
     assert metrics.distance < 0.06
-    two = gaussians.measure(torch.tensor([[1.0, 2.1], [0.5, 0.5]]))
+    two = gaussians.measure_points(torch.tensor([[1.0, 2.1], [0.5, 0.5]]))
     assert (two.modes, two.good) == (1, 0.5)
-    outside = gaussians.measure(torch.full((10, 2), 0.5))
+    outside = gaussians.measure_points(torch.full((10, 2), 0.5))
     assert (outside.modes, outside.good) == (0, 0.0)
 
 

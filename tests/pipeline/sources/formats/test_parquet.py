@@ -160,6 +160,15 @@ def test_rows_without_a_name_are_numbered_through_the_file(tmp_path, monkeypatch
     assert keys(tmp_path / "x") == [f"cat/a.b-{i:09d}" for i in range(10)]
 
 
+def test_batches_without_columns_are_as_small_as_others(tmp_path, monkeypatch):
+    """A row group may have millions of rows."""
+    monkeypatch.setattr(parquet, "_PREVIEW_ROWS", 4)
+    (tmp_path / "x").mkdir()
+    pq.write_table(pa.table({"image": pa.array([b"x"] * 10)}), tmp_path / "x" / "a.parquet")
+    (block,) = open_source(tmp_path / "x", "train").blocks()
+    assert [len(batch) for batch, _ in block.batches(images=False)] == [4, 4, 2]
+
+
 def test_row_groups_are_joined_into_large_blocks(tmp_path, monkeypatch):
     """Each row group is in exactly one block, and each block has a unique name."""
     root = write_parquet_plain(tmp_path / "x", made_pictures(), row_group_size=2)
