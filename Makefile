@@ -11,6 +11,8 @@ TESSERAE := .venv/bin/tesserae
 # Quick tests often wait for processes, so more of them run than a small machine has cores; those of
 # one file share what they set up. Slow ones need the machine for themselves.
 AT_ONCE := --numprocesses=4 --dist=loadfile --no-loadscope-reorder
+# A law with a thousand examples takes minutes on a busy machine.
+THOROUGH := --hypothesis-profile=thorough --timeout=600 -o faulthandler_timeout=580
 
 # A variable that no target knows is a misspelt one: without this it would change nothing, in silence.
 KNOBS := ARGS CERTS CLUSTER DATA EXTRAS GPUS PILLOW PYTHON RUN SIZES SPLIT STORE STUDY TRUNK WORDS WORKERS
@@ -125,8 +127,8 @@ test: .ready-dev ## Run the quick tests
 
 .PHONY: test-all
 test-all: .ready-dev ## Run all tests that this machine can, with many more examples of each law
-	$(VENV_PYTHON) -m pytest $(AT_ONCE) --hypothesis-profile=thorough $(ARGS)
-	$(VENV_PYTHON) -m pytest -m "slow or gpu" --hypothesis-profile=thorough $(ARGS)
+	$(VENV_PYTHON) -m pytest $(AT_ONCE) $(THOROUGH) $(ARGS)
+	$(VENV_PYTHON) -m pytest -m "slow or gpu" $(THOROUGH) $(ARGS)
 
 .PHONY: chaos
 chaos: .ready-dev ## Prepare under injected faults for ten minutes, and compare every byte

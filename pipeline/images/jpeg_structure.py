@@ -211,7 +211,8 @@ def with_end_marker(data: bytes, pixels: Callable[[bytes], bytes | None]) -> byt
     without an error. So the file is decoded up to 17 times, with different garbage before the end
     marker. If a scan is incomplete, the decoder reads the garbage as a part of it, and the pixels
     differ; if all scans are complete, it skips the garbage. Zeros at the end of *data* are left
-    out.
+    out: a scan that itself ends in zeros, one in 256, cannot be told from one that was cut off and
+    padded, and is taken for incomplete.
 
     Args:
         data: A JPEG that a decoder reported as cut off.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.errors import DecodeError
 from pipeline.images import decode as module
-from pipeline.images import jpeg_structure as walk
+from pipeline.images import jpeg_structure
 from pipeline.images.decode import MISSING_END_REMARK, decode
 from pipeline.images.rejection import TRUNCATED
 from tests.images import jpeg
@@ -52,8 +52,18 @@ def test_a_jpeg_without_eoi_keeps_all_pixels(
     """Half a marker, and trailing zeros of a disk or camera, are accepted."""
     data = jpeg(**shape)
     assert data.endswith(END)
+    assume(not data.endswith(b"\0" + END))
     bare = data[: -1 if half else -2] + padding
     assert visible(bare, missing_end="keep") == (visible(data)[0], MISSING_END_REMARK)
+
+
+@pytest.mark.parametrize("padding", [b"", bytes(100)])
+def test_a_scan_that_ends_in_zeros_is_refused_without_eoi(padding: bytes) -> None:
+    """It might have been cut off and padded: the zeros may not be those of the scan."""
+    data = jpeg(37, 1, 1, subsampling=1)
+    assert data.endswith(b"\xf3\0" + END)
+    assert outcome(data[:-2] + padding, missing_end="keep")[0] == TRUNCATED
+    assert outcome(data + padding, missing_end="keep") == (visible(data)[0], "")
 
 
 @given(shape=shapes, padding=paddings, cut=st.data())
@@ -117,8 +127,8 @@ def test_the_eoi_of_a_thumbnail_does_not_count() -> None:
     thumbnail = b"Exif\0\0" + jpeg(8, 16, 16)
     body = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
     data = jpeg(4)[:2] + body + jpeg(4)[2:]
-    assert walk.has_end_marker(data)
-    assert not walk.has_end_marker(data[:-2])
+    assert jpeg_structure.has_end_marker(data)
+    assert not jpeg_structure.has_end_marker(data[:-2])
     assert visible(data[:-2], missing_end="keep") == (visible(jpeg(4))[0], MISSING_END_REMARK)
 
 
@@ -145,7 +155,7 @@ def test_a_reduced_jpeg_is_checked_at_full_size() -> None:
 def test_a_complete_jpeg_is_not_examined_further(monkeypatch: pytest.MonkeyPatch) -> None:
     """A JPEG with its end marker costs no additional time."""
     monkeypatch.setattr(
-        walk, "_segments_before_scan", lambda data: pytest.fail("it was walked through")
+        jpeg_structure, "_segments_before_scan", lambda data: pytest.fail("it was walked through")
     )
     monkeypatch.setattr(
         module, "require_decodable_format", lambda data: pytest.fail("it was named")
