@@ -11,7 +11,7 @@ from PIL import Image
 from workflows.sample_data import photographs
 from workflows.sample_data.photographs import (
     CLASSES,
-    SIZES,
+    SIZES_AND_PERCENTS,
     draw_box,
     draw_size,
     encode,
@@ -53,7 +53,7 @@ def test_sizes_are_distributed_like_imagenets():
     drawn = [draw_size(random.Random(f"{i}")) for i in range(4000)]
     shorter = sorted(min(size) for size in drawn)
 
-    assert {(w, h) for w, h, _ in SIZES} == set(drawn)
+    assert {(w, h) for w, h, _ in SIZES_AND_PERCENTS} == set(drawn)
     assert shorter[len(shorter) // 2] == 375
     assert 0.3 < drawn.count((500, 375)) / len(drawn) < 0.5
     assert 0.05 < sum(side < 288 for side in shorter) / len(drawn) < 0.2

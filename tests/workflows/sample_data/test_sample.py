@@ -32,7 +32,7 @@ def _drawn(tmp_path, monkeypatch):
             Image.effect_noise((64, 48), 50).save(folder / photograph.file)
     monkeypatch.setattr(sample, "_folder_of_photographs", lambda: folder)
     monkeypatch.setattr(sample, "version", lambda _: "0.0")
-    monkeypatch.setattr(photographs, "SIZES", ((60, 45, 3), (30, 40, 1)))
+    monkeypatch.setattr(photographs, "SIZES_AND_PERCENTS", ((60, 45, 3), (30, 40, 1)))
     return folder
 
 
