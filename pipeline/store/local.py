@@ -189,7 +189,7 @@ class LocalObjects:
 
         Returns:
             Names relative to the store, not to *folder*, with `/` between parts. Links to folders
-            are not followed.
+            are not followed, except for *folder* itself.
 
         Raises:
             StoreDamagedError: *folder* is not a valid name.

@@ -242,6 +242,9 @@ class Objects(Protocol):
 
         Call this while holding the lease of the split, before writing anything. An earlier run
         that lost its lease but is still computing cannot write anything afterwards.
+
+        Raises:
+            StoreError: The disk reports an error, or `.tmp` leads out of the store by a link.
         """
 
     def end(self) -> None:

@@ -122,7 +122,7 @@ def load_plan(objects: Objects, split: str) -> Plan:
             version does not read, or the request to an object store failed.
         StoreDamagedError: The plan is damaged, or is that of another split; or *split* cannot be a
             part of a name.
-        OSError: The disk reports an error.
+        OSError: The disk reports an error, or the path of the store is that of a file.
     """
     name = layout.plan(split)
     try:
@@ -159,7 +159,7 @@ def load_finish_record(objects: Objects, split: str) -> FinishRecord | None:
         StoreDamagedError: The record is damaged, or is that of another split.
         StoreError: The record has a format that this version does not read, or the request to an
             object store failed.
-        OSError: The disk reports an error.
+        OSError: The disk reports an error, or the path of the store is that of a file.
     """
     name = layout.done(split)
     try:
@@ -189,7 +189,7 @@ def load_commit(objects: Objects, split: str, shard: int) -> Commit | None:
     Raises:
         StoreError: The commit has a format that this version does not read, or the request to an
             object store failed.
-        OSError: The disk reports an error.
+        OSError: The disk reports an error, or the path of the store is that of a file.
     """
     name = layout.commit(split, shard)
     try:

@@ -286,6 +286,8 @@ class RemoteWriter:
     def finish(self) -> None:
         """Write the object under its name with one PUT, replacing any object of that name.
 
+        Call it once: the memory is freed, and a second call would write an empty object.
+
         Raises:
             StoreError: The request failed, or the bucket does not exist.
         """
