@@ -154,7 +154,8 @@ def label_array(split: str, labels: NDArray[np.int32]) -> list[NamedBytes]:
 
     Args:
         split: The name of the split.
-        labels: (num_rows,) int32 in the order of rows; -1 for a row without a class.
+        labels: (num_rows,) int32 in the order of rows; -1 for a row without a class. Neither the
+            dtype nor the values are checked.
 
     Returns:
         Pairs (name, bytes), with names relative to the store: the chunks
@@ -170,7 +171,8 @@ def status_array(split: str, status: NDArray[np.uint8]) -> list[NamedBytes]:
         split: The name of the split.
         status: (num_rows,) uint8 in the order of rows; 0 for a readable row, otherwise the reason
             of its quarantine: 1 empty, 2 not an image, 3 truncated, 4 decompression bomb, 5
-            corrupt, 6 unsupported, 7 crashed a decoder, 8 took too long.
+            corrupt, 6 unsupported, 7 crashed a decoder, 8 took too long. Neither the dtype nor the
+            values are checked.
 
     Returns:
         Pairs (name, bytes), with names relative to the store: the chunks
@@ -207,11 +209,12 @@ def damaged_labels(objects: Objects, plan: Plan) -> Iterator[tuple[str, str]]:
         plan: The plan of the split, for its name and number of rows.
 
     Yields:
-        The name of the chunk, relative to the store, and its problem: `missing` or `damaged`.
-        Nothing is yielded if all chunks are intact.
+        Pairs: the name of the chunk, relative to the store, and its problem, `missing` or
+        `damaged`. Nothing is yielded if all chunks are intact.
 
     Raises:
-        OSError: The disk reports an error.
+        OSError: The disk reports an error, or a chunk is a folder.
+        StoreDamagedError: A chunk is a device or a pipe.
         StoreError: The request to an object store failed.
     """
     chunk_rows = layout.small_chunk_rows(plan.num_rows)
@@ -298,7 +301,8 @@ def read_pixel_rows(
 
     Raises:
         FileNotFoundError: The store has no array of that split and size.
-        ValueError: A chunk does not match its checksum.
+        ValueError: A chunk does not match its checksum, or the array's `zarr.json` is damaged.
+        Exception: A request to an object store failed: an error of that store's own package.
     """
     return np.asarray(_open_array(objects, split, str(size))[start:stop])
 
@@ -318,7 +322,8 @@ def read_small(objects: Objects, split: str, name: str) -> NDArray[Any]:
 
     Raises:
         FileNotFoundError: The store has no such array.
-        ValueError: A chunk does not match its checksum.
+        ValueError: A chunk does not match its checksum, or the array's `zarr.json` is damaged.
+        Exception: A request to an object store failed: an error of that store's own package.
     """
     return np.asarray(_open_array(objects, split, name)[:])
 

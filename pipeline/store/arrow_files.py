@@ -21,11 +21,15 @@ def open_for_arrow(file: BinaryIO) -> pa.NativeFile:
     """Return an Arrow file that reads *file* and takes ownership of it.
 
     Args:
-        file: A binary file that is open for reading, at its beginning. It is closed at once or with
-            the result, so the caller must not use it any more.
+        file: A binary file that is open for reading, at its beginning: a buffered file on a disk,
+            which is closed at once, or any other, such as `io.BytesIO`, which the `close` of the
+            result closes. The caller must not use it any more.
 
     Returns:
         A seekable file for Arrow's readers, positioned at its beginning, which the caller closes.
+
+    Raises:
+        OSError: The file cannot be opened again.
     """
     if isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO):
         with file:
@@ -40,11 +44,14 @@ def open_parquet(source: BinaryIO | bytes) -> pq.ParquetFile:
     otherwise Arrow's threads read the file.
 
     Args:
-        source: A file that is open for reading, of which the result takes ownership: the caller
-            must not use it any more. Or all bytes of a file, which are copied.
+        source: A binary file that is open for reading, at its beginning, of which the result takes
+            ownership: the caller must not use it any more. Or all bytes of a file, which are
+            copied. A path is not accepted.
 
     Returns:
-        The open file. It closes its source when it is freed.
+        The open file, such as for `read(use_threads=False)`. A buffered file on a disk is read
+        through a descriptor of Arrow's own, which is closed when the result is freed; of another
+        file only a reference is kept, which `close(force=True)` closes.
 
     Raises:
         pyarrow.ArrowInvalid: The source is not a Parquet file.

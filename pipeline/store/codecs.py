@@ -101,8 +101,8 @@ def compressor(codec: str) -> Compress | None:
         codec: A codec of a recipe: `none`, `zstd:<1-22>`, `blosc-lz4` or `blosc-zstd:<1-9>`.
 
     Returns:
-        A function that takes the bytes of a chunk, (n,) uint8, and returns the compressed ones,
-        without a checksum.
+        A function that takes the bytes of a chunk, an array (n,) uint8, and returns the compressed
+        ones as bytes, without a checksum.
 
     Raises:
         ValueError: *codec* is not a valid codec of a store.

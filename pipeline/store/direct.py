@@ -43,7 +43,7 @@ def read_direct(file: int, start: int, num_bytes: int, memory: NDArray[np.uint8]
         valid until that is overwritten.
 
     Raises:
-        OSError: The file cannot be read, or not with O_DIRECT.
+        OSError: The file cannot be read, or not with O_DIRECT; or *memory* is too small.
     """
     # O_DIRECT requires an aligned offset, length and address, so the read covers the requested
     # range rounded out to whole blocks, into the aligned part of the buffer.

@@ -103,11 +103,13 @@ def decode_document_as(
 
     Args:
         kind: The dataclass, whose fields are annotated with types that
-            `pipeline.store.schema.check` reads.
+            `pipeline.store.schema.check` reads. It has all keys of the document but `digest` as
+            fields, `format` included.
         data: The bytes of the document.
         name: The name of the document in the store, for messages.
-        complete: A function that gets the fields of the document by name and returns all fields of
-            *kind*, among them those that an earlier format did not have (default: the same fields).
+        complete: A function that gets the fields of the document by name, without `digest`, and
+            returns those of *kind*: it may add some that an earlier format did not have, or remove
+            some (default: the same fields).
         advice: The last sentence of the message, for a damaged document (default: `REPAIR`, "Run
             `tesserae repair`.").
 
@@ -155,13 +157,14 @@ def check_field(name: str, annotation: Any, key: str, value: object) -> None:
     Args:
         name: The name of the document in the store, for the message.
         annotation: A type that `pipeline.store.schema.check` reads: `int`, `float`, `str`, `bool`,
-            `None`, `Any`, a dataclass, a `tuple`, `dict` or union of these, or `Annotated` with
-            bounds, such as `Annotated[int, Between(0, 9)]`.
+            `None`, `Any`, a dataclass, a union of these, `tuple[...]` or `dict[...]` with their
+            types, or `Annotated` with bounds, such as `Annotated[int, Between(0, 9)]`.
         key: The name of the field, for the message, such as `provenance.image_seconds`.
-        value: The JSON value in the document, as `json.loads` returns it.
+        value: The JSON value in the document, as `json.loads` returns it: a list for a tuple.
 
     Raises:
-        StoreDamagedError: The value is invalid.
+        StoreDamagedError: The value is invalid; a negative number is for an `int` without bounds.
+        KeyError: The annotation is another type, such as `list[int]` or a plain `dict`.
     """
     try:
         schema.check(annotation, value, key)

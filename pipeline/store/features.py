@@ -239,6 +239,9 @@ def names(objects: Objects) -> list[str]:
     Returns:
         Names such as `resnet50-0123456789ab`; an empty list if the store has no features. A feature
         set is listed as soon as it has one object, finished or not.
+
+    Raises:
+        StoreError: The request to an object store failed.
     """
     return sorted(splits_of(objects))
 
@@ -252,6 +255,9 @@ def splits_of(objects: Objects) -> dict[str, list[str]]:
     Returns:
         The sorted names of splits, by name of the feature set: its folder in `features/`. A feature
         set that has only its recipe has an empty list.
+
+    Raises:
+        StoreError: The request to an object store failed.
     """
     splits_by_name: dict[str, set[str]] = {}
     for file in objects.names(layout.FEATURES):
@@ -283,10 +289,11 @@ def load_feature_recipe(objects: Objects, name: str) -> FeatureRecipe:
         `dtype`), the digest of the store's recipe (`images`), `shard_rows` and `chunk_rows`.
 
     Raises:
-        StoreError: The store has no features of that name, or they have a format that this version
-            does not read.
+        StoreError: The store has no features of that name, they have a format that this version
+            does not read, or the request to an object store failed.
         StoreMismatchError: The folder was renamed: the recipe gives another name.
-        StoreDamagedError: The recipe is damaged.
+        StoreDamagedError: The recipe is damaged, or *name* cannot be a part of a name.
+        OSError: The disk reports an error.
     """
     file = layout.features_recipe(name)
     try:
@@ -318,12 +325,14 @@ def load_feature_finish_record(
         The record: `num_rows`, the kinds of features in `kinds` (`plain`, `mirrored`), in `objects`
         the records of the objects but the shards, and the digests `features` (of the recipe),
         `plan` and `parts` (of the table's parts), which are not compared with the store; None while
-        the features are not complete.
+        the features are not complete, and if the store has no such feature set or split.
 
     Raises:
         StoreDamagedError: The record is damaged, is that of another split, or lists other objects
             than the recipe and the zarr metadata.
-        StoreError: The record has a format that this version does not read.
+        StoreError: The record has a format that this version does not read, or the request to an
+            object store failed.
+        OSError: The disk reports an error.
     """
     file = layout.features_done(name, split)
     try:
@@ -358,7 +367,9 @@ def load_feature_commit(
         objects that it lists are not opened.
 
     Raises:
-        StoreError: The commit has a format that this version does not read.
+        StoreError: The commit has a format that this version does not read, or the request to an
+            object store failed.
+        OSError: The disk reports an error.
     """
     file = layout.features_commit(recipe.name, plan.split, shard)
     try:
@@ -386,7 +397,9 @@ def load_feature_commits(
         The commits by number of the shard, ascending; shards without a valid commit are left out.
 
     Raises:
-        StoreError: A commit has a format that this version does not read.
+        StoreError: A commit has a format that this version does not read, or the request to an
+            object store failed.
+        OSError: The disk reports an error.
     """
     with ThreadPoolExecutor(records.READERS) as pool:
         commits = pool.map(

@@ -20,9 +20,10 @@ def object_digest(objects: Objects, name: str) -> str:
 
     Raises:
         FileNotFoundError: The object does not exist.
-        OSError: The disk reports an error.
-        StoreError: The name is not valid, the object is not a regular file, or the request to an
-            object store failed.
+        OSError: The disk reports an error, or the name is that of a folder.
+        StoreError: The name is not valid or that of a device or a pipe, or the request that opens
+            the object failed.
+        Exception: An object store failed later, while it was read: an error of its own package.
     """
     hasher = xxhash.xxh3_128()
     with objects.open(name) as file:
@@ -52,11 +53,13 @@ def is_intact(objects: Objects, record: ObjectRecord) -> bool:
 
     Args:
         objects: The objects of the store.
-        record: The record of the object.
+        record: The record of the object: its `name`, relative to the store, `num_bytes`, and
+            `digest`, an XXH3-128 as `fingerprint` returns it.
 
     Raises:
         OSError: The disk reports an error.
-        StoreError: The object's name is not valid, or the request to an object store failed.
+        StoreError: The object's name is not valid, or a request to an object store failed.
+        Exception: An object store failed while it was read: an error of its own package.
     """
     same_size = objects.size(record.name) == record.num_bytes
     return same_size and object_digest(objects, record.name) == record.digest
@@ -80,10 +83,11 @@ class FingerprintWriter:
         """Append bytes to the object, and include them in its size and digest.
 
         Args:
-            data: Contiguous memory; it may be overwritten as soon as this returns.
+            data: A memoryview, not bytes, of contiguous memory, which may be overwritten as soon as
+                this returns.
 
         Raises:
-            StoreError: The bytes cannot be written.
+            StoreError: The bytes cannot be written; an error may be reported by a later call.
         """
         self._hash.update(data)
         self._num_bytes += data.nbytes

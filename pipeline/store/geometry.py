@@ -56,7 +56,7 @@ class Geometry:
         """Return the number of chunks of one shard that hold rows; the last shard may have fewer.
 
         Args:
-            shard: The number of the shard, 0 to num_shards - 1.
+            shard: The number of the shard, 0 to num_shards - 1, which is not checked.
         """
         rows = min(self.shard_rows, self.num_rows - shard * self.shard_rows)
         return -(-rows // self.chunk_rows)
@@ -65,7 +65,7 @@ class Geometry:
         """Return the bytes of one uncompressed shard object, checksums and index included.
 
         Args:
-            shard: The number of the shard, 0 to num_shards - 1.
+            shard: The number of the shard, 0 to num_shards - 1, which is not checked.
         """
         return self.num_chunks(shard) * self.framed_bytes + self.index_bytes
 
@@ -73,7 +73,7 @@ class Geometry:
         """Return the index that ends the uncompressed object of one shard, with its checksum.
 
         Args:
-            shard: The number of the shard, 0 to num_shards - 1.
+            shard: The number of the shard, 0 to num_shards - 1, which is not checked.
 
         Returns:
             `index_bytes` bytes: (offset, length) in bytes of each of the `chunks_per_shard` chunks

@@ -22,8 +22,9 @@ class Problem:
     """One object that is missing, damaged or unfinished."""
 
     name: str
+    """The name of the object, relative to the store."""
     description: str
-    """The problem: `missing`, `damaged`, or a sentence."""
+    """The problem: `missing`, `damaged`, or a phrase that follows the name."""
 
     @property
     def unfinished(self) -> bool:
@@ -40,13 +41,13 @@ def check_object(objects: Objects, record: ObjectRecord) -> Problem | None:
 
     Returns:
         The problem, or None if the object is intact. Its `name` is that of the object, and its
-        `description` is `missing`, `damaged`, or a phrase on the wrong length or on the error of
-        the disk.
+        `description` is `missing`, also for a folder, a device or a pipe; `damaged`; or a phrase on
+        the wrong length or on the error of the disk.
 
     Raises:
-        StoreError: The name is not valid or belongs to a device or a pipe, or the request to an
-            object store failed.
-        OSError: The object cannot be examined, for example for lack of permission.
+        StoreError: The name is not valid, or a request to an object store failed.
+        OSError: The object cannot be examined, for example for lack of permission for its folder.
+        Exception: An object store failed while it was read: an error of its own package.
     """
     size = objects.size(record.name)
     if size is None:
@@ -69,17 +70,19 @@ def check_objects(
 
     Args:
         objects: The objects of the store.
-        recorded: The objects that the records of images or of features list.
+        recorded: The records to compare with, such as the `objects` of a commit: `name`,
+            `num_bytes` and `digest` of each object.
         threads: The number of threads that read (default 0: one per core, at most 16).
 
     Yields:
-        The record of an object, in the order of *recorded*, and its problem; None in place of the
-        problem if the object is intact.
+        Pairs: the record of an object, in the order of *recorded*, and its problem, with the
+        attributes `name` and `description` (`missing`, `damaged` or a phrase); None in place of
+        the problem if the object is intact.
 
     Raises:
-        StoreError: A name is not valid or belongs to a device or a pipe, or the request to an
-            object store failed.
-        OSError: An object cannot be examined, for example for lack of permission.
+        StoreError: A name is not valid, or a request to an object store failed.
+        OSError: An object cannot be examined, for example for lack of permission for its folder.
+        Exception: An object store failed while it was read: an error of its own package.
     """
 
     def check(written: ObjectRecord) -> tuple[ObjectRecord, Problem | None]:

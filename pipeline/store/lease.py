@@ -46,6 +46,9 @@ def lease(
 ) -> Iterator[None]:
     """Hold the lease of *split* inside the block: no other run can hold it meanwhile.
 
+    Nor can the same process hold it twice. The caller calls `objects.begin()` inside the block
+    before it writes.
+
     Entering the block acquires the lease, and its end releases it, also after an error. On a disk
     it is a lock on the file `.tmp/<split>.lock` of the store, which is created and stays; a process
     that is killed releases it. Where the file system has no locks, a numbered file beside it takes
@@ -65,8 +68,8 @@ def lease(
         None.
 
     Raises:
-        StoreBusyError: Another run holds the lease, and *wait* is false.
-        StoreError: The lock file or the object cannot be written.
+        StoreBusyError: The lease is held, and *wait* is false.
+        StoreError: The lock file or the object cannot be read or written.
     """
     attempt = (
         _LocalLease(objects, split)

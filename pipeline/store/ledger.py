@@ -27,6 +27,9 @@ def encode_ledger(documents: Iterable[tuple[str, bytes]]) -> bytes:
         Lines of JSON, `{"name", "text"}` for each document in their order, and a last one,
         `{"digest"}`, with the SHA-256 of the lines before it in hexadecimal. Each ends with a
         newline.
+
+    Raises:
+        UnicodeDecodeError: A document is not UTF-8.
     """
     lines = "".join(
         json.dumps({"name": name, "text": text.decode()}, ensure_ascii=False) + "\n"
@@ -71,7 +74,7 @@ def read_ledger(objects: Objects, split: str) -> Ledger:
         plan of the split and its commits are left out.
 
     Raises:
-        OSError: The disk reports an error.
+        OSError: The disk reports an error, or the ledger is a folder.
         StoreError: The request to an object store failed.
     """
     try:

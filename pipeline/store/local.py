@@ -65,7 +65,7 @@ class LocalObjects:
             FileNotFoundError: The file does not exist.
             OSError: The file cannot be read, or is a folder.
             StoreDamagedError: The file is longer than *limit*, is a device or a pipe, or its name
-                is not valid.
+                is not valid: absolute, or with a part that is empty, `.` or `..`.
         """
         with self.open(name) as file:
             if limit is not None:
@@ -83,7 +83,7 @@ class LocalObjects:
 
         Raises:
             FileNotFoundError: The file does not exist.
-            OSError: The file cannot be read, or is a folder.
+            OSError: The file cannot be read, is a folder, or *start* is negative.
             StoreDamagedError: It is a device or a pipe, or its name is not valid.
         """
         with self.open(name) as file:
@@ -131,8 +131,8 @@ class LocalObjects:
                 `ALIGNMENT` more. It is overwritten, also outside of the part that is returned.
 
         Returns:
-            The bytes, a view of *memory*, fewer if the file ends first; None if the file is missing
-            or cannot be read in this way.
+            The bytes, a view of *memory*, fewer if the file ends first, none if it ends before
+            *start*; None if the file is missing, is a folder, or cannot be read in this way.
 
         Raises:
             StoreDamagedError: The name is not valid.
@@ -183,12 +183,13 @@ class LocalObjects:
         """Return the names of all files under *folder*, at any depth, sorted.
 
         Args:
-            folder: A path relative to the store; empty for the whole store, temporary files in
-                `.tmp` included. A folder that is missing or cannot be read has no names.
+            folder: A path relative to the store, without a `/` at its end; empty for the whole
+                store, temporary files in `.tmp` included. A folder that is missing or cannot be
+                read has no names, nor has a file.
 
         Returns:
             Names relative to the store, not to *folder*, with `/` between parts. Links to folders
-            are not followed.
+            are not followed, except for *folder* itself.
 
         Raises:
             StoreDamagedError: *folder* is not a valid name.
@@ -225,7 +226,8 @@ class LocalObjects:
             data: All bytes of the file.
 
         Returns:
-            True if it was written; False if the name was taken, also by a file with the same bytes.
+            True if it was written; False if the name was taken, also by a file with the same bytes
+            or by a folder.
 
         Raises:
             StoreError: The file cannot be written, its name is not valid, or this run may not
@@ -258,11 +260,13 @@ class LocalObjects:
     def remove(self, name: str) -> None:
         """Remove a file durably; nothing happens if it does not exist.
 
+        It needs no `begin`.
+
         Args:
             name: The name of the object: its path relative to the store.
 
         Raises:
-            StoreError: The file cannot be removed, or its name is not valid.
+            StoreError: The file cannot be removed, is a folder, or its name is not valid.
         """
         path = confined.confined_path(self._root, name)
         # An object that does not exist is no error: an interrupted run repeats its removals.
@@ -273,13 +277,15 @@ class LocalObjects:
     def sync(self, folder: str) -> None:
         """Make the names in *folder*, and the folder itself, durable if the folder exists.
 
-        The names in deeper folders are not included.
+        The names in deeper folders are not included. It needs no `begin`.
 
         Args:
-            folder: A path relative to the store; empty for the store's own folder.
+            folder: A path relative to the store, without a `/` at its end; empty for the store's
+                own folder.
 
         Raises:
-            StoreError: The disk reports an error, or the folder leads out of the store.
+            StoreError: The disk reports an error, the name is not valid, or the folder leads out
+                of the store.
         """
         path = confined.confined_path(self._root, folder) if folder else self._root
         if path.is_dir():
@@ -374,9 +380,11 @@ class LocalWriter:
         """Append a copy of *data* to the object; the memory may be reused as soon as this returns.
 
         Args:
-            data: Contiguous memory of any item size; its bytes are copied.
+            data: A memoryview, not bytes, of C-contiguous memory of any item size; its bytes are
+                copied.
 
         Raises:
+            TypeError: The memory is not C-contiguous.
             StoreError: The disk is full or failing. An error may be reported by a later call.
         """
         data = data.cast("B")

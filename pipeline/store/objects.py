@@ -30,7 +30,8 @@ class Writer(Protocol):
         """Append bytes to the object.
 
         Args:
-            data: Contiguous memory; it may be overwritten as soon as this returns.
+            data: A memoryview, not bytes, of C-contiguous memory, which may be overwritten as soon
+                as this returns.
 
         Raises:
             StoreError: The bytes cannot be written; an error may be reported by a later call.
@@ -68,9 +69,9 @@ class Objects(Protocol):
 
         Raises:
             FileNotFoundError: The object does not exist.
-            OSError: The disk reports an error.
-            StoreDamagedError: The object is longer than *limit* or is not a regular file, or its
-                name is not valid.
+            OSError: The disk reports an error, or the name is that of a folder on a disk.
+            StoreDamagedError: The object is longer than *limit* or is a device or a pipe, or its
+                name is not valid: absolute, or with a part that is empty, `.` or `..`.
             StoreError: The request to an object store failed.
         """
 
@@ -85,8 +86,8 @@ class Objects(Protocol):
 
         Raises:
             FileNotFoundError: The object does not exist.
-            OSError: The disk reports an error.
-            StoreDamagedError: The object is not a regular file, or its name is not valid.
+            OSError: The disk reports an error, or the name is that of a folder on a disk.
+            StoreDamagedError: The object is a device or a pipe, or its name is not valid.
             StoreError: The request to an object store failed.
         """
 
@@ -95,7 +96,7 @@ class Objects(Protocol):
 
         Args:
             name: The name of the object, relative to the store.
-            start: The offset of the first byte in the object.
+            start: The offset of the first byte in the object, at least 0.
             to: Writable memory of single bytes, whose length is the number of bytes to read; its
                 contents are arbitrary if the result is False.
 
@@ -120,6 +121,9 @@ class Objects(Protocol):
         Returns:
             The bytes, a view of *memory*, fewer if the object ends first; None if the object does
             not exist or cannot be read in this way, and always for an object store.
+
+        Raises:
+            StoreDamagedError: The name of an object on a disk is not valid.
         """
 
     def open(self, name: str) -> BinaryIO:
@@ -130,13 +134,14 @@ class Objects(Protocol):
 
         Raises:
             FileNotFoundError: The object does not exist.
-            StoreDamagedError: The object is not a regular file, or its name is not valid.
-            StoreError: The request to an object store failed.
-            OSError: The disk reports an error.
+            OSError: The disk reports an error, or the name is that of a folder on a disk.
+            StoreDamagedError: The object is a device or a pipe, or its name is not valid.
+            StoreError: The request to an object store failed. Later reads of the file raise the
+                errors of that store's own package.
         """
 
     def size(self, name: str) -> int | None:
-        """Return the size of an object in bytes, or None if it does not exist.
+        """Return the size of an object in bytes, or None if it does not exist or is a folder.
 
         Args:
             name: The name of the object, relative to the store.
@@ -207,13 +212,14 @@ class Objects(Protocol):
         """
 
     def remove(self, name: str) -> None:
-        """Remove an object; nothing happens if it does not exist.
+        """Remove an object; nothing happens if it does not exist. It needs no `begin`.
 
         Args:
             name: The name of the object, relative to the store.
 
         Raises:
-            StoreError: The object cannot be removed, or its name is not valid.
+            StoreError: The object cannot be removed, is a folder on a disk, or its name is not
+                valid.
         """
 
     def sync(self, folder: str) -> None:
@@ -228,7 +234,7 @@ class Objects(Protocol):
                 `commits/train`; deeper names are not included. It is empty for the store's root.
 
         Raises:
-            StoreError: The names cannot be made durable.
+            StoreError: The names cannot be made durable, or *folder* is not a valid name.
         """
 
     def begin(self) -> None:
@@ -236,6 +242,9 @@ class Objects(Protocol):
 
         Call this while holding the lease of the split, before writing anything. An earlier run
         that lost its lease but is still computing cannot write anything afterwards.
+
+        Raises:
+            StoreError: The disk reports an error, or `.tmp` leads out of the store by a link.
         """
 
     def end(self) -> None:
@@ -254,7 +263,7 @@ def check_length(name: str, num_bytes: int, limit: int) -> None:
         limit: The maximum length in bytes.
 
     Raises:
-        StoreDamagedError: The object is longer than *limit* bytes.
+        StoreDamagedError: *num_bytes* is greater than *limit*.
     """
     if num_bytes > limit:
         raise StoreDamagedError(
@@ -284,7 +293,7 @@ class WriterFile:
             data: The bytes to append.
 
         Raises:
-            StoreError: The bytes cannot be written.
+            StoreError: The bytes cannot be written; an error may be reported by a later call.
         """
         self._writer.write(memoryview(data))
         self._position += len(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pipeline.errors import StoreError
 from pipeline.store.local import LocalObjects
 from pipeline.store.objects import Objects
 from pipeline.urls import is_url
@@ -25,11 +26,15 @@ def open_objects(url: str, run: str = "reader") -> Objects:
         A `LocalObjects` for a path or a `file://` URL, otherwise a `RemoteObjects`.
 
     Raises:
-        StoreError: No installed package implements the protocol of the URL, or it is not valid.
+        StoreError: No installed package implements the protocol of the URL, the URL is not valid,
+            or the path begins with `~` and the name of no user.
     """
     if is_url(url) and not url.startswith("file://"):
         from pipeline.store.remote import RemoteObjects  # fsspec only where it is needed
 
         return RemoteObjects(url)
-    path = Path(url.removeprefix("file://")).expanduser()
+    try:
+        path = Path(url.removeprefix("file://")).expanduser()
+    except RuntimeError as e:  # `~name` of a user that does not exist
+        raise StoreError(f"cannot open {url}: {e}") from None
     return LocalObjects(os.path.abspath(path), run)  # noqa: PTH100 - links stay, `..` does not

@@ -91,9 +91,10 @@ def load_recipe(objects: Objects) -> Recipe:
         implied.
 
     Raises:
-        StoreError: There is no store at this path, or it has a format that this version does not
-            read.
+        StoreError: There is no store at this path, it has a format that this version does not
+            read, or the request to an object store failed.
         StoreDamagedError: The recipe is damaged.
+        OSError: The disk reports an error.
     """
     try:
         return recipe.decode_recipe(objects.get(layout.RECIPE, document.MAX_BYTES))
@@ -117,9 +118,11 @@ def load_plan(objects: Objects, split: str) -> Plan:
         recipe is not compared with the store's.
 
     Raises:
-        StoreError: The store has no such split, or its plan has a format that this version does not
-            read.
-        StoreDamagedError: The plan is damaged, or is that of another split.
+        StoreError: The store has no such split or does not exist, the plan has a format that this
+            version does not read, or the request to an object store failed.
+        StoreDamagedError: The plan is damaged, or is that of another split; or *split* cannot be a
+            part of a name.
+        OSError: The disk reports an error, or the path of the store is that of a file.
     """
     name = layout.plan(split)
     try:
@@ -150,11 +153,13 @@ def load_finish_record(objects: Objects, split: str) -> FinishRecord | None:
         number of rows by the name of their status, such as `readable`; the digests `recipe`, `plan`
         and `parts` (of the table's parts), which are not compared with the store; and in `objects`
         the name, length and digest of the table and of each object of labels, statuses and zarr
-        metadata. None while the split is not finished.
+        metadata. None while the split is not finished, and if the store has no such split.
 
     Raises:
         StoreDamagedError: The record is damaged, or is that of another split.
-        StoreError: The record has a format that this version does not read.
+        StoreError: The record has a format that this version does not read, or the request to an
+            object store failed.
+        OSError: The disk reports an error, or the path of the store is that of a file.
     """
     name = layout.done(split)
     try:
@@ -182,7 +187,9 @@ def load_commit(objects: Objects, split: str, shard: int) -> Commit | None:
         which `belongs` tells.
 
     Raises:
-        StoreError: The commit has a format that this version does not read.
+        StoreError: The commit has a format that this version does not read, or the request to an
+            object store failed.
+        OSError: The disk reports an error, or the path of the store is that of a file.
     """
     name = layout.commit(split, shard)
     try:
@@ -204,7 +211,9 @@ def load_commits(objects: Objects, planned: Plan) -> dict[int, Commit]:
         The objects that commits list are not opened.
 
     Raises:
-        StoreError: A commit has a format that this version does not read.
+        StoreError: A commit has a format that this version does not read, or the request to an
+            object store failed.
+        OSError: The disk reports an error.
     """
     shards = [
         int(stem)
@@ -244,6 +253,9 @@ def stored_splits(objects: Objects) -> list[str]:
 
     Returns:
         The names; an empty list for a store without splits, or if there is no store.
+
+    Raises:
+        StoreError: The request to an object store failed.
     """
     planned = (name.removeprefix("splits/").partition(".") for name in objects.names("splits"))
     suffixes = ("json", "done.json", "ledger.jsonl")

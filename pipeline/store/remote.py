@@ -35,7 +35,7 @@ class RemoteObjects:
             self._files, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except ImportError as e:
             raise StoreError(f"cannot open {url}: {e}. Install the extra it names.") from e
-        except ValueError as e:
+        except (ValueError, OSError) as e:
             raise StoreError(f"cannot open {url}: {e}.") from e
 
     def _path(self, name: str) -> str:
@@ -121,7 +121,7 @@ class RemoteObjects:
             return bytes(data)
 
     def size(self, name: str) -> int | None:
-        """Return the size of an object in bytes, or None if it does not exist.
+        """Return the size of an object in bytes, or None if it does not exist or is a folder.
 
         Args:
             name: The name of the object, relative to the store.
@@ -131,7 +131,9 @@ class RemoteObjects:
             StoreError: The request failed.
         """
         with self._explain_errors("read", name), contextlib.suppress(FileNotFoundError):
-            return int(self._files.size(self._path(name)))
+            info = self._files.info(self._path(name))
+            # A prefix of names is listed as a folder of 0 bytes.
+            return None if info["type"] == "directory" else int(info["size"])
         return None
 
     def names(self, folder: str) -> list[str]:
@@ -139,7 +141,8 @@ class RemoteObjects:
 
         Args:
             folder: The beginning of their names up to a `/`, which is left out, such as
-                `commits/train`; empty for the whole store.
+                `commits/train`; empty for the whole store. The whole name of an object has no names
+                under it.
 
         Returns:
             Names relative to the store, not to *folder*; an empty list if nothing lies there.
@@ -148,9 +151,11 @@ class RemoteObjects:
             StoreDamagedError: *folder* is not a valid name.
             StoreError: The request failed.
         """
+        root = self._path(folder) if folder else self._root
         with self._explain_errors("list", folder):
-            paths = self._files.find(self._path(folder) if folder else self._root)
-        return sorted(path.removeprefix(f"{self._root}/") for path in paths)
+            paths = self._files.find(root)
+        # For the whole name of an object, that object is found.
+        return sorted(path.removeprefix(f"{self._root}/") for path in paths if path != root)
 
     def put(self, name: str, data: bytes) -> None:
         """Write an object with one PUT, replacing any object of that name.
@@ -274,12 +279,14 @@ class RemoteWriter:
         """Append a copy of *data* to the object, in memory; nothing is sent before `finish`.
 
         Args:
-            data: Contiguous memory; it may be overwritten as soon as this returns.
+            data: C-contiguous memory, which may be overwritten as soon as this returns.
         """
         self._data += data
 
     def finish(self) -> None:
         """Write the object under its name with one PUT, replacing any object of that name.
+
+        Call it once: the memory is freed, and a second call would write an empty object.
 
         Raises:
             StoreError: The request failed, or the bucket does not exist.

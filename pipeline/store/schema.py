@@ -71,7 +71,9 @@ def pattern(expression: str, description: str) -> Matching:
         description: The description of a valid text, which follows "expected" in a message.
 
     Returns:
-        The rule, for an annotation such as `Annotated[str, pattern("[a-z]+", "small letters")]`.
+        The rule, for an annotation such as `Annotated[str, pattern("[a-z]+", "small letters")]` of
+        a field or of `check`. Its `fits(text)` is true for a valid text, and its `description` is
+        that of the argument.
     """
     return Matching(re.compile(expression).fullmatch, description)
 
@@ -143,11 +145,12 @@ def check(annotation: Any, value: Any, where: str) -> Any:
 
     Args:
         annotation: The type of a field: `int`, `float`, `str`, `bool`, `None`, `Any`, a dataclass,
-            a `tuple`, `dict` or union of these, or `Annotated` of an `int` or a `float` with
-            `Between` (both bounds are allowed) or of a `str` with `Matching`, such as
-            `Annotated[int, Between(0, 9)]` or `dict[str, Count]`. An `int` without bounds is 0 to
-            2^63 - 1; a `float` must be finite, and may be an int.
-        value: The JSON value, as `json.loads` returns it.
+            a union of these, `tuple[...]` or `dict[...]` with their types, or `Annotated` of an
+            `int` or a `float` with `Between` (both bounds are allowed) or of a `str` with
+            `Matching`, such as `Annotated[int, Between(0, 9)]` or `dict[str, Count]`. An `int`
+            without bounds is 0 to 2^63 - 1; a `float` must be finite, and may be an int. `Any` is
+            any value that is at most 16 deep, with finite numbers of at most 64 bits.
+        value: The JSON value, as `json.loads` returns it: a list, not a tuple, for a `tuple[...]`.
         where: The name of the field, with which the message begins.
 
     Returns:
@@ -156,6 +159,7 @@ def check(annotation: Any, value: Any, where: str) -> Any:
 
     Raises:
         SchemaError: The value is invalid.
+        KeyError: The annotation is another type, such as `list[int]` or a plain `dict`.
     """
     return _reader_of(annotation)(value, where)
 
@@ -302,6 +306,7 @@ _PLAIN: dict[Any, Callable[..., Read]] = {
     float: _number_reader,
     str: _text_reader,
     bool: _boolean_reader,
+    None: _null_reader,
     types.NoneType: _null_reader,
     Any: _any_reader,
 }

@@ -65,8 +65,8 @@ class ShardComposer:
         An uncompressed row is written at once, while it is still in the processor's caches.
 
         Args:
-            row: The `row_bytes` bytes of the row: its values in C order, uint8 pixels or
-                little-endian floating-point features.
+            row: The `row_bytes` bytes of the row, such as `pixels.tobytes()`: its values in C
+                order, uint8 pixels or little-endian floating-point features.
 
         Raises:
             ValueError: The row has another length.
@@ -145,7 +145,10 @@ def decode_index(data: bytes) -> NDArray[np.uint64] | None:
     Returns:
         The offset and length in bytes of each chunk, (chunks, 2) uint64, `ABSENT` (2^64 - 1) twice
         for an absent chunk; a length includes the chunk's checksum. None if *data* does not match
-        its own checksum.
+        its own checksum, also if it is shorter than 4 bytes.
+
+    Raises:
+        ValueError: *data* matches its checksum but has another length than an index.
     """
     if not has_valid_checksum(data):
         return None

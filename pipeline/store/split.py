@@ -80,7 +80,8 @@ def open_split(
         split: The name of the split.
         sizes: The sides of the squares in pixels; repetitions are ignored.
         allow_partial: True to open an unfinished split, or sizes that are not finished, with the
-            rows whose commits have all of *sizes* (default: False).
+            rows whose commits have all of *sizes*, none for a size that was never prepared
+            (default: False).
 
     Returns:
         The split: its recipe, plan, sizes in ascending order, the label of each row in `labels`,
@@ -89,10 +90,12 @@ def open_split(
         and, if it is opened partially, those without such a commit, which may be all.
 
     Raises:
-        StoreError: The store has no such split; or, unless *allow_partial*, the split or one of the
-            sizes is not finished; or the labels do not fit into memory.
+        StoreError: There is no store, or it has no such split; or, unless *allow_partial*, the
+            split or one of the sizes is not finished; the labels do not fit into memory; a record
+            has a format that this version does not read; or the request to an object store failed.
         StoreDamagedError: A record, the labels, the statuses or a table part are missing or
             damaged.
+        OSError: The disk reports an error.
         StoreMismatchError: A record belongs to another recipe or plan.
     """
     recipe = records.load_recipe(objects)

@@ -78,14 +78,18 @@ def encode_part(lines: Sequence[TableRow]) -> bytes:
     """Encode the rows of a shard as a Parquet file with the columns of `SCHEMA`; write nothing.
 
     Args:
-        lines: The rows of the shard in their order, whose attributes become the columns row, key,
-            wnid, label, width, height, mode, format, num_bytes, crc32c, box (left, top, right and
-            bottom of the region that the fit kept, in pixels of the file), status and reason; None
-            becomes a null.
+        lines: The rows of the shard in their order, whose attributes, none of which has a default,
+            become the columns row, key, wnid, label, width, height, mode, format, num_bytes,
+            crc32c, box (left, top, right and bottom of the region that the fit kept, in pixels of
+            the file), status and reason; None becomes a null.
 
     Returns:
         The bytes of the file, compressed with zstd; equal rows give equal bytes with the same
         version of pyarrow.
+
+    Raises:
+        pyarrow.ArrowException: A value has another type than its column or is too large for it.
+        OverflowError: A number has more than 64 bits, or `crc32c` or `status` is negative.
     """
     columns = [
         pa.array([getattr(line, field.name) for line in lines], field.type) for field in SCHEMA
@@ -159,6 +163,8 @@ def load_part(objects: Objects, name: str, rows: range) -> pa.Table:
 
     Raises:
         StoreDamagedError: The part is missing or damaged, or contains other rows.
+        StoreError: The request to an object store failed.
+        OSError: The disk reports an error.
     """
     try:
         data = objects.get(name)
@@ -209,6 +215,10 @@ def read_table_rows(table: pq.ParquetFile, start: int, stop: int) -> pa.Table:
         format, num_bytes, crc32c, box, status and reason (`SCHEMA`). A box is left, top, right,
         bottom, in pixels of the file; for a quarantined row width, height, mode, format and box are
         null.
+
+    Raises:
+        OSError: The file cannot be read, or is damaged.
+        pyarrow.ArrowException: *stop* is beyond the last row group, or the file is damaged.
     """
     first = start // GROUP_ROWS
     numbers = list(range(first, -(-stop // GROUP_ROWS)))
@@ -221,12 +231,14 @@ def write_table(parts: Iterable[pa.Table], writer: Writer) -> None:
 
     Args:
         parts: The parts in the order of shards, each with the columns of `SCHEMA` and any number of
-            rows. They are consumed one by one, and their errors are passed on.
+            rows. They are consumed one by one, and their errors are passed on. Without parts, the
+            file has no rows.
         writer: The writer of the object; it gets all bytes of the Parquet file and is neither
             finished nor aborted.
 
     Raises:
         StoreError: The bytes cannot be written.
+        ValueError: A part has other columns.
     """
     with (
         pa.PythonFile(WriterFile(writer), mode="w") as sink,

@@ -55,6 +55,20 @@ def test_missing_objects_are_reported(objects: Objects) -> None:
     objects.remove("a")
 
 
+def test_a_folder_is_not_an_object_and_an_object_not_a_folder(objects: Objects) -> None:
+    """The first part of a name has no size, and nothing lies under a whole name."""
+    objects.put("a/b", b"x")
+    assert objects.size("a") is None
+    assert objects.names("a/b") == []
+
+
+@pytest.mark.parametrize("url", ["~nobody-of-this-name/x", "nosuch://x", "zip://x::no-such-file"])
+def test_a_url_that_cannot_be_opened_is_a_one_line_error(url: str) -> None:
+    """The user, the protocol or the archive does not exist."""
+    with pytest.raises(StoreError, match="cannot open"):
+        open_objects(url)
+
+
 @pytest.mark.parametrize("calls", [lacking.EXFAT, lacking.SMB], ids=["exFAT", "SMB"])
 def test_one_of_two_planners_wins_on_a_disk_without_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: tuple[str, ...]

@@ -253,7 +253,7 @@ def test_an_unreachable_bucket_is_a_one_line_error(
             call("a")
 
 
-FACE = ("cat_file", "open", "size", "find")
+FACE = ("cat_file", "open", "info", "find")
 
 
 @pytest.mark.slow

@@ -253,6 +253,7 @@ def test_features_list_only_their_own_objects(tmp_path, kind: str) -> None:
         (str, "a" * 100, None),
         (float, 1, None),
         (int | None, None, None),
+        (None, None, None),
     ],
 )
 def test_an_invalid_value_is_reported_with_its_field(
