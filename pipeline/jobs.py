@@ -90,16 +90,18 @@ def run_jobs(
     Args:
         client: The client of the cluster, which stays open.
         run: The name of the run, unique on the scheduler, which is part of the keys of its tasks.
-        jobs: The jobs to run, with different names. Each runs `call(*arguments, **options)` on a
-            worker, except that options named like a parameter of Dask's `Client.submit`, such as
-            `resources`, go to that method and not to `call`.
+        jobs: The jobs to run, with different names: `Job(name, call, arguments, options={},
+            fallback=None)`, where *arguments* is a tuple and *fallback* another `Job`. Each runs
+            `call(*arguments, **options)` on a worker, except that options named like a parameter of
+            Dask's `Client.submit`, such as `resources`, go to that method and not to `call`. Of
+            these, `key`, `pure` and `retries` may not be given.
         tick: A function without arguments that is called in the iterating thread before each wait,
             so about every 0.1 s while the caller waits for an item (default: none).
 
     Yields:
         For each job, what its `call` returned, which does not say of which job it is; or a
-        `Failed`, with the `job` that was tried last and its `error`, if it raised a ReadError or
-        went on to lose workers.
+        `Failed`, with the `job` that was tried last and its `error`: the ReadError that it raised,
+        or a StoreError if it went on to lose workers.
 
     Raises:
         TesseraeError: A task raised such an error other than a ReadError; it is raised as it is.

@@ -112,7 +112,7 @@ class IsolatedDecoder:
 
         Args:
             data: All bytes of an image file.
-            sizes: The sides of the squares in pixels, all different.
+            sizes: The sides of the squares in pixels, all different, of type `int`.
             filter: The resampling filter: `nearest`, `box`, `bilinear`, `hamming`, `bicubic` or
                 `lanczos`.
             decode_arguments: The keyword arguments of `pipeline.images.decode.decode`: `fit`,
@@ -125,10 +125,11 @@ class IsolatedDecoder:
             the factor of the reduction in decoding, and `remark` as `decode` gives it.
 
         Raises:
-            DecodeError: The file is no readable image, or two children have died of it, by a crash
-                or by more time or memory than this decoder allows. An invalid argument counts as a
-                crash.
-            TesseraeError: The child cannot be started.
+            DecodeError: The file is no readable image, with the `status` of `decode`; or two
+                children have died of it, by a crash or by more memory (`status` 7) or time (8) than
+                this decoder allows. An invalid or missing argument counts as a crash.
+            TesseraeError: The child ended at its start.
+            OSError: The child's command cannot be run.
         """
         head = {"sizes": [*sizes], "filter": filter, "decoding": decode_arguments}
         failures = []

@@ -67,8 +67,8 @@ class Hierarchy:
 
         Args:
             wnids: The nodes to keep; those outside of the graph become children of *root*.
-            root: The parent of nodes that have no remaining ancestor, which is a node of the result
-                and should not be one of *wnids*.
+            root: The parent of nodes that have no remaining ancestor, which should not be one of
+                *wnids*. It is a node of the result, unless *wnids* is empty.
         """
         keep = set(wnids) - {root}
         return Hierarchy((up, wnid) for wnid in keep for up in self._nearest(wnid, keep) or {root})
@@ -232,7 +232,8 @@ class Hierarchy:
 
         Each node has a code, the signs of a hash of its name. A vector is the sum of the codes of
         the class and all its ancestors, where one n steps up has the weight decay ** n. A class
-        outside the graph has its own code alone. Vectors are the same on every machine.
+        outside the graph has its own code alone, as has one whose sum is zero. Vectors are the same
+        on every machine.
 
         Args:
             wnids: The n classes, by wnid.
@@ -250,6 +251,8 @@ class Hierarchy:
                 steps
             ):  # sets have another order in each process, and sums depend on it
                 sums[row] += decay ** steps[node] * codes[node]
+        for row in np.flatnonzero(~sums.any(axis=1)):
+            sums[row] = codes[wnids[row]]
         sums /= np.linalg.norm(sums, axis=1, keepdims=True)
         return sums.astype(np.float32)
 

@@ -218,7 +218,7 @@ def unit_mean(vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32] | N
     """Return the direction of the mean of vectors; None if there are none, or if it is zero.
 
     Args:
-        vectors: Vectors of length 1, each (d,) float32.
+        vectors: A list of vectors of length 1, each (d,) float32; not one array of them all.
 
     Returns:
         (d,) float32 of length 1; or None.
