@@ -108,7 +108,8 @@ class IsolatedDecoder:
     ) -> Resized:
         """Decode the image file *data* and resize it to each of *sizes*, in the child process.
 
-        The child is started at the first image, and again after one that killed it.
+        The child is started at the first image, and again after one that killed it. All calls must
+        come from the thread that created this decoder.
 
         Args:
             data: All bytes of an image file.

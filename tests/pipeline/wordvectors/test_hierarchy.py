@@ -414,3 +414,11 @@ def test_an_id_may_have_spaces_between_tabs(tmp_path: Path) -> None:
         ("animal", "big cat"),
         ("big cat", "tiger"),
     }
+
+
+@pytest.mark.parametrize("text", ["a, b\nc, d\n", "a; b\nc; d\n", '"a", "b"\n"c", "d"\n'])
+def test_a_space_beside_a_separator_is_no_separator(tmp_path: Path, text: str) -> None:
+    """Each of these lines has two words, too, but its ids do not end in the separator."""
+    file = tmp_path / "pairs.txt"
+    file.write_text(text)
+    assert read_hierarchy(file).edges == {("a", "b"), ("c", "d")}
