@@ -58,8 +58,11 @@ class Job:
     name: str
     """The key of the task without the name of the run."""
     call: Callable[..., Any]
+    """The function that a worker calls, which Dask must be able to pickle."""
     arguments: tuple[Any, ...]
+    """The positional arguments of `call`."""
     options: dict[str, Any] = field(default_factory=dict)
+    """The keyword arguments of `call` and of Dask's `Client.submit`."""
     fallback: Job | None = None
     """The job that replaces this one after it has lost too many workers (default: itself)."""
 
@@ -69,6 +72,7 @@ class Failed:
     """A task that failed, with its error."""
 
     job: Job
+    """The job that was tried last: the fallback, if it came to that."""
     error: BaseException
 
 

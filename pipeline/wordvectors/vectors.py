@@ -249,6 +249,7 @@ class ClassVectors:
     """The vectors of classes, as far as their names have one."""
 
     wnids: tuple[str, ...]
+    """The wnid of each class, as it was passed."""
     names: tuple[str, ...]
     """The names of each class, synonyms separated by commas."""
     vectors: NDArray[np.float32]
@@ -321,7 +322,8 @@ def class_vectors(
     Returns:
         The C classes in their order, as a `ClassVectors`. Its `vectors` are (C, d) float32 of
         length 1, zeros for a class without a vector; its `sources` say for each class how it got
-        its vector: `token`, `words` or `none`.
+        its vector: `token`, `words` or `none`. `wnids`, `names` and `used_names` are tuples of C
+        items, too: the arguments, and the names that each vector was computed from.
 
     Raises:
         ValueError: *synonyms* is neither.

@@ -67,7 +67,7 @@ class ValTar(Layout):
         """Yield a sample for each `ILSVRC2012_val_########.JPEG`, with its class from the table.
 
         Args:
-            tar: The open tar, which stays open.
+            tar: The open tar, in the `with` block of `open_tar(location, path)`; it stays open.
             store_member: A function of a `Member` of *tar* (`name`, `offset`, `num_bytes`) that
                 stores its bytes, or finds them, and returns their offset. It is called once for
                 each sample that is no link.

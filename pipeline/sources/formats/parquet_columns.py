@@ -35,9 +35,11 @@ class Columns:
     """The columns of a table with the images, names and labels."""
 
     image: str
+    """The column of images."""
     name: str
     """The column of names; empty: there is none."""
     label: str
+    """The column of labels; empty: there is none."""
     names: tuple[str, ...]
     """The class names in the order of the labels, if the schema lists them."""
     other_labels: tuple[str, ...] = ()

@@ -185,7 +185,7 @@ class WebDatasetShard(Layout):
         """Yield one sample for each group of members that has an image.
 
         Args:
-            tar: The open tar, which stays open.
+            tar: The open tar, in the `with` block of `open_tar(location, path)`; it stays open.
             store_member: A function of a `Member` of *tar* (`name`, `offset`, `num_bytes`) that
                 stores its bytes, or finds them, and returns their offset. It is called once for
                 each image, in the order of the members.
