@@ -27,7 +27,10 @@ def folder_digest(folder: Path) -> str:
             digest, only the files' paths relative to it.
 
     Returns:
-        32 hexadecimal digits; the empty string if there is no such file.
+        32 hexadecimal digits; the empty string if there is no such file, or no such folder.
+
+    Raises:
+        OSError: A file cannot be read.
     """
     hasher = hashlib.blake2b(digest_size=16)
     files = sorted(folder.rglob("*.py"))
@@ -70,8 +73,8 @@ def check_same_code(code: str) -> None:
     they were when this module was imported.
 
     Args:
-        code: The 32 hexadecimal digits that `digest()` of this module returned in the process that
-            started the run; the empty string to accept any code.
+        code: The 32 hexadecimal digits that `running_code_digest()` of this module returned in the
+            process that started the run; the empty string to accept any code.
 
     Raises:
         StoreMismatchError: The digest of this process is another one.

@@ -43,7 +43,7 @@ def check_name(name: str) -> str:
 
     Raises:
         StoreDamagedError: The name is empty, absolute or longer than 4,096 bytes in UTF-8, has a
-            part that is empty, `.` or `..`, or contains a backslash or a control character.
+            part that is empty, `.` or `..`, or contains a backslash or an ASCII control character.
     """
     parts = name.split("/")
     plain = _UNSAFE.search(name) is None
@@ -80,7 +80,7 @@ def confined_path(root: Path, name: str) -> Path:
 
     Raises:
         StoreDamagedError: The name is empty, absolute or longer than 4,096 bytes in UTF-8, has a
-            part that is empty, `.` or `..`, or contains a backslash or a control character.
+            part that is empty, `.` or `..`, or contains a backslash or an ASCII control character.
         StoreError: A folder of the path is a link that leads out of *root*.
     """
     path = root / check_name(name)
@@ -96,7 +96,7 @@ def check_inside(folder: Path, root: Path) -> None:
         root: The folder in which it must lie once all links of both are resolved.
 
     Raises:
-        StoreError: The folder lies outside of *root*.
+        StoreError: The folder lies outside of *root*, with or without a link.
     """
     if not is_inside(folder, root):
         raise StoreError(
@@ -112,14 +112,16 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int
     Args:
         path: The path of the file. A link is followed unless *flags* contain `os.O_NOFOLLOW`.
         flags: The flags of `os.open` (default: read-only). `O_CLOEXEC` and `O_NONBLOCK` are added.
-        mode: The permissions of a file that is created, before the umask (default: 0o666).
+        mode: The permissions of a file that `os.O_CREAT` in *flags* creates, before the umask
+            (default: 0o666).
 
     Returns:
         The file descriptor, which the caller closes.
 
     Raises:
-        OSError: The file cannot be opened, or is a folder (IsADirectoryError).
-        StoreDamagedError: The path is a pipe or a device.
+        OSError: The file cannot be opened, or is a folder (IsADirectoryError). Sockets cannot be
+            opened, nor pipes for writing alone while nobody reads them.
+        StoreDamagedError: The path is another pipe or a device.
     """
     # Without O_NONBLOCK, opening a pipe would wait for a process at its other end.
     file = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, mode)
@@ -138,11 +140,13 @@ def remove_folder(path: Path, root: Path) -> None:
     Links are removed, not followed. Files that cannot be removed stay, without an error.
 
     Args:
-        path: The folder to remove; it need not exist. If it is a link, only the link is removed.
-        root: The folder in which it lies, at any depth.
+        path: The folder to remove; it need not exist. If it is a link, only the link is removed; a
+            file stays.
+        root: The folder in which it lies, at any depth; not *path* itself.
 
     Raises:
-        StoreError: A link in the path above the folder leads out of *root*; nothing is removed.
+        StoreError: The folder is not below *root*, by its path or because a link above it leads
+            elsewhere; nothing is removed.
     """
     check_inside(path.parent, root)
     if path.is_symlink():

@@ -167,7 +167,8 @@ def replacing(path: Path, *, durable: bool, temporary: Path | None = None) -> It
     """Yield a new file that replaces *path* when the block ends.
 
     A reader sees the old file or the complete new one. After an error in the block or at its end,
-    *path* is unchanged and the new file is removed.
+    *path* is unchanged and the new file is removed. Only an error of the disk while the folder is
+    synced comes too late for that: *path* is then the new file.
 
     Args:
         path: The path of the file, in a folder that exists; the file itself need not exist. A link
@@ -209,12 +210,14 @@ def replacing(path: Path, *, durable: bool, temporary: Path | None = None) -> It
 def write_file(path: Path, pieces: Iterable[bytes | memoryview], *, durable: bool) -> None:
     """Replace a file by one with the content *pieces*, or create it.
 
-    A reader sees the old file or the complete new one. After an error the old file is unchanged. A
-    link of that name is replaced, and the file that it leads to stays as it is.
+    A reader sees the old file or the complete new one. After an error the old file is unchanged,
+    except one of the disk while the folder is synced, which comes after the replacement. A link of
+    that name is replaced, and the file that it leads to stays as it is.
 
     Args:
         path: The path of the file, in a folder that exists.
-        pieces: The content in consecutive pieces; a memoryview must be one of bytes.
+        pieces: The content in consecutive pieces, such as `[b"a", b"b"]`; a single bytes object is
+            no list of pieces. A memoryview must be contiguous.
         durable: True if the new file must survive a power failure after the call, which waits for
             the disk; False if it may be lost then, or be empty.
 

@@ -58,8 +58,11 @@ class Job:
     name: str
     """The key of the task without the name of the run."""
     call: Callable[..., Any]
+    """The function that a worker calls, which Dask must be able to pickle."""
     arguments: tuple[Any, ...]
+    """The positional arguments of `call`."""
     options: dict[str, Any] = field(default_factory=dict)
+    """The keyword arguments of `call` and of Dask's `Client.submit`."""
     fallback: Job | None = None
     """The job that replaces this one after it has lost too many workers (default: itself)."""
 
@@ -69,6 +72,7 @@ class Failed:
     """A task that failed, with its error."""
 
     job: Job
+    """The job that was tried last: the fallback, if it came to that."""
     error: BaseException
 
 
@@ -90,16 +94,18 @@ def run_jobs(
     Args:
         client: The client of the cluster, which stays open.
         run: The name of the run, unique on the scheduler, which is part of the keys of its tasks.
-        jobs: The jobs to run, with different names. Each runs `call(*arguments, **options)` on a
-            worker, except that options named like a parameter of Dask's `Client.submit`, such as
-            `resources`, go to that method and not to `call`.
+        jobs: The jobs to run, with different names: `Job(name, call, arguments, options={},
+            fallback=None)`, where *arguments* is a tuple and *fallback* another `Job`. Each runs
+            `call(*arguments, **options)` on a worker, except that options named like a parameter of
+            Dask's `Client.submit`, such as `resources`, go to that method and not to `call`. Of
+            these, `key`, `pure` and `retries` may not be given.
         tick: A function without arguments that is called in the iterating thread before each wait,
             so about every 0.1 s while the caller waits for an item (default: none).
 
     Yields:
         For each job, what its `call` returned, which does not say of which job it is; or a
-        `Failed`, with the `job` that was tried last and its `error`, if it raised a ReadError or
-        went on to lose workers.
+        `Failed`, with the `job` that was tried last and its `error`: the ReadError that it raised,
+        or a StoreError if it went on to lose workers.
 
     Raises:
         TesseraeError: A task raised such an error other than a ReadError; it is raised as it is.

@@ -53,7 +53,8 @@ def try_lock(file: int, *, shared: bool = False) -> bool:
     Args:
         file: A descriptor that is open for writing, and for a shared lock also for reading.
         shared: True for a lock that several open files may hold at once (default: False, an
-            exclusive lock).
+            exclusive lock). If this open file already holds a lock of the other kind, it is changed
+            to this kind; if that fails, it may be lost.
 
     Returns:
         True if the lock is held now, also if this open file held it before.
@@ -79,7 +80,7 @@ def unlock(file: int) -> None:
 
     Args:
         file: The descriptor of the locked file, which stays open. Without a lock nothing happens,
-            and errors are ignored.
+            and errors of the system, such as that of a closed descriptor, are ignored.
     """
     with contextlib.suppress(OSError):
         fcntl.flock(file, fcntl.LOCK_UN)
@@ -285,8 +286,9 @@ def numbered_lock(folder: Path, name: str) -> Iterator[None]:
 
     Such a lock is exclusive and made of files that are created exclusively, so it works on file
     systems that have no locks. It excludes processes on all machines that mount the folder. Inside
-    the block a thread renews the lock. At the end of the block the lock is released. Its
-    last small file, such as `<name>.held-00000001`, stays in the folder. The block yields None.
+    the block a thread renews the lock. At the end of the block the lock is released. Its last small
+    file stays in the folder: `<name>.held-00000001` after the first use, `-00000002` after the
+    second. The block yields None.
 
     Args:
         folder: An existing folder that all processes that use the lock can see.

@@ -131,7 +131,8 @@ def epoch_order(
         yields the windows from the one that contains position *start* on.
 
     Raises:
-        ValueError: *seed* or *epoch* is out of its range, or *kind* is none of the three.
+        ValueError: *seed* or *epoch* is out of its range, also where it is not used, or *kind* is
+            none of the three.
     """
     for name, value in (("seed", seed), ("epoch", epoch)):
         if not 0 <= value < 2**64:

@@ -10,9 +10,10 @@ _CHAIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::(/|.*://)")
 def is_url(text: str) -> bool:
     """Return True if *text* is a URL or a chain of URLs such as `simplecache::s3://a`.
 
-    A text that begins with a slash, a dot or `~` is a path, because dates and names of runs may
-    contain `::`. So is a text with `::` that exists as a path on this machine, unless it begins
-    with a scheme such as `s3://`. Nothing is requested from the network.
+    A URL begins with a scheme and `://`. A chain begins with a name, whose first character is a
+    letter, and `::`; then follow a slash or, at any place, `://`. So `zip::/data/a.zip` is one, but
+    not `a::b`, because names of runs may contain `::`. False is returned for a chain that exists as
+    a path on this machine, unless it begins with a scheme. Nothing is requested from the network.
 
     Args:
         text: A path or URL as a user writes it, such as `s3://bucket/folder`.

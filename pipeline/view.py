@@ -51,7 +51,8 @@ def view(
         `readable` is a numpy array in memory, (num_rows,) bool, False for quarantined rows.
 
     Raises:
-        StoreError: The store has no such split or size, or the split is not finished.
+        StoreError: There is no store, it cannot be read, it has no such split or size, or the split
+            is not finished.
         ValueError: *chunk_rows* is less than 1.
 
     Examples:

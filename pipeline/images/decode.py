@@ -154,7 +154,8 @@ def decode(
             `pad`, otherwise the shorter one.
         serves: The side in pixels of the largest square that will be made. A JPEG that is much
             larger is decoded at 1/2, 1/4 or 1/8 of its size.
-        exif: True to rotate the image according to its EXIF orientation.
+        exif: True to rotate the image according to its EXIF orientation; False to leave it as it is
+            stored, except a TIFF, which Pillow rotates by its tag in any case.
         rules: The version of the rules, 1 or 2, from the recipe of the store (default: 2). By rules
             1, Pillow alone decides what is readable; by rules 2, broken metadata do not matter, and
             samples of more than 8 bits are scaled by the range that the file states.

@@ -205,7 +205,7 @@ def has_end_marker(data: bytes) -> bool:
 
 
 def with_end_marker(data: bytes, pixels: Callable[[bytes], bytes | None]) -> bytes | None:
-    """Return the JPEG *data* with an end marker, if it lacks nothing else; otherwise None.
+    """Return the JPEG *data* with an end marker, if it lacks that alone; otherwise None.
 
     No decoder reports whether more is missing: at the end of the data, libjpeg fills up the image
     without an error. So the file is decoded up to 17 times, with different garbage before the end

@@ -108,11 +108,12 @@ class IsolatedDecoder:
     ) -> Resized:
         """Decode the image file *data* and resize it to each of *sizes*, in the child process.
 
-        The child is started at the first image, and again after one that killed it.
+        The child is started at the first image, and again after one that killed it. All calls must
+        come from the thread that created this decoder.
 
         Args:
             data: All bytes of an image file.
-            sizes: The sides of the squares in pixels, all different.
+            sizes: The sides of the squares in pixels, all different, of type `int`.
             filter: The resampling filter: `nearest`, `box`, `bilinear`, `hamming`, `bicubic` or
                 `lanczos`.
             decode_arguments: The keyword arguments of `pipeline.images.decode.decode`: `fit`,
@@ -125,10 +126,11 @@ class IsolatedDecoder:
             the factor of the reduction in decoding, and `remark` as `decode` gives it.
 
         Raises:
-            DecodeError: The file is no readable image, or two children have died of it, by a crash
-                or by more time or memory than this decoder allows. An invalid argument counts as a
-                crash.
-            TesseraeError: The child cannot be started.
+            DecodeError: The file is no readable image, with the `status` of `decode`; or two
+                children have died of it, by a crash or by more memory (`status` 7) or time (8) than
+                this decoder allows. An invalid or missing argument counts as a crash.
+            TesseraeError: The child ended at its start.
+            OSError: The child's command cannot be run.
         """
         head = {"sizes": [*sizes], "filter": filter, "decoding": decode_arguments}
         failures = []

@@ -65,7 +65,8 @@ def read_word_vectors(path: str | os.PathLike[str], *, limit: int | None = None)
     Args:
         path: The file. A text has a token and its numbers on each line, all separated by spaces, or
             all by tabs or commas, after an optional line with the numbers of vectors and of
-            dimensions. A binary file begins with that line.
+            dimensions; without that line it needs two dimensions or more. A binary file begins with
+            that line.
         limit: The number of vectors to read, at least 1: the first ones, which are the most
             frequent (default: all).
 

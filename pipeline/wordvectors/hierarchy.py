@@ -67,8 +67,8 @@ class Hierarchy:
 
         Args:
             wnids: The nodes to keep; those outside of the graph become children of *root*.
-            root: The parent of nodes that have no remaining ancestor, which is a node of the result
-                and should not be one of *wnids*.
+            root: The parent of nodes that have no remaining ancestor, which should not be one of
+                *wnids*. It is a node of the result, unless *wnids* is empty.
         """
         keep = set(wnids) - {root}
         return Hierarchy((up, wnid) for wnid in keep for up in self._nearest(wnid, keep) or {root})
@@ -232,7 +232,8 @@ class Hierarchy:
 
         Each node has a code, the signs of a hash of its name. A vector is the sum of the codes of
         the class and all its ancestors, where one n steps up has the weight decay ** n. A class
-        outside the graph has its own code alone. Vectors are the same on every machine.
+        outside the graph has its own code alone, as has one whose sum is zero. Vectors are the same
+        on every machine.
 
         Args:
             wnids: The n classes, by wnid.
@@ -250,6 +251,8 @@ class Hierarchy:
                 steps
             ):  # sets have another order in each process, and sums depend on it
                 sums[row] += decay ** steps[node] * codes[node]
+        for row in np.flatnonzero(~sums.any(axis=1)).tolist():
+            sums[row] = codes[wnids[row]]
         sums /= np.linalg.norm(sums, axis=1, keepdims=True)
         return sums.astype(np.float32)
 
@@ -266,9 +269,10 @@ def read_hierarchy(where: str | os.PathLike[str]) -> Hierarchy:
 
     Args:
         where: A text file with the wnids of a parent and a child on each line, in UTF-8 or the
-            encoding of its byte order mark. One separator serves for all lines: spaces, a tab, a
-            semicolon or a comma. Ids contain spaces only beside a tab or semicolon; space and `"`
-            around an id are dropped. Empty lines and those that begin with `#` are skipped.
+            encoding of its byte order mark. One separator serves for all lines, the first that fits
+            all: spaces, a tab, a semicolon or a comma. Ids contain spaces only beside a tab or
+            semicolon; space and `"` around an id are dropped. Empty lines and those that begin with
+            `#` are skipped; a line of headings is not.
             Or a folder with WordNet's `data.noun`, or a file of that name, of which the is-a
             relations of nouns are read, without those of instances.
 
@@ -312,7 +316,7 @@ def _edges_in_lines(lines: Sequence[str], path: Path) -> Iterator[tuple[str, str
     """Read lines of two ids that are separated by a tab, a semicolon, a comma or a space.
 
     An id may have spaces if the separator is a tab or a semicolon; with a comma, the line would be
-    a list of names.
+    a list of names. A space behind a semicolon or comma is no separator.
     """
     numbered = [
         (number, line)
@@ -338,6 +342,8 @@ def _edges_in_lines(lines: Sequence[str], path: Path) -> Iterator[tuple[str, str
 def _pair_in_line(line: str, separator: str | None) -> tuple[str, str] | None:
     parts = [part.strip().strip('"') for part in line.split(separator)]
     if len(parts) != 2 or not all(parts) or (separator == "," and " " in "".join(parts)):
+        return None
+    if separator is None and parts[0].endswith((",", ";")):
         return None
     return parts[0], parts[1]
 

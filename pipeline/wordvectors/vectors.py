@@ -218,7 +218,7 @@ def unit_mean(vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32] | N
     """Return the direction of the mean of vectors; None if there are none, or if it is zero.
 
     Args:
-        vectors: Vectors of length 1, each (d,) float32.
+        vectors: A list of vectors of length 1, each (d,) float32; not one array of them all.
 
     Returns:
         (d,) float32 of length 1; or None.
@@ -249,6 +249,7 @@ class ClassVectors:
     """The vectors of classes, as far as their names have one."""
 
     wnids: tuple[str, ...]
+    """The wnid of each class, as it was passed."""
     names: tuple[str, ...]
     """The names of each class, synonyms separated by commas."""
     vectors: NDArray[np.float32]
@@ -321,7 +322,8 @@ def class_vectors(
     Returns:
         The C classes in their order, as a `ClassVectors`. Its `vectors` are (C, d) float32 of
         length 1, zeros for a class without a vector; its `sources` say for each class how it got
-        its vector: `token`, `words` or `none`.
+        its vector: `token`, `words` or `none`. `wnids`, `names` and `used_names` are tuples of C
+        items, too: the arguments, and the names that each vector was computed from.
 
     Raises:
         ValueError: *synonyms* is neither.

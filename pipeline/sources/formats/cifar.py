@@ -162,15 +162,18 @@ class CifarBatches:
         """Return the size of a batch in bytes, uncompressed.
 
         Args:
-            path: The file name of the batch, such as `data_batch_1`, one of `names`.
+            path: The file name of the batch, such as `data_batch_1`.
 
         Raises:
-            ReadError: The file or its archive cannot be read.
+            ReadError: The file or its archive is missing or cannot be read.
+            SourceError: The archive is damaged, or holds no such file.
         """
         if not self.archive:
             return self.location.size(path)
-        members = outline_of(self.location, self.archive).members
-        return next(member.num_bytes for member in members if member.name == self._member(path))
+        for member in outline_of(self.location, self.archive).members:
+            if member.name == self._member(path):
+                return member.num_bytes
+        raise SourceError(f"{self.full_path(path)} is missing. Download it again.")
 
     def marks(self, paths: Iterable[str]) -> list[str]:
         """Return texts that change when the batches do, for a fingerprint.
@@ -180,10 +183,10 @@ class CifarBatches:
 
         Returns:
             The name, size and time of each batch, with tabs between them; of batches in an archive,
-            those of the archive, then the folder in it, then *paths*.
+            those of the archive, then the folder in it, then *paths*, which are not looked up.
 
         Raises:
-            ReadError: A file is missing or cannot be read.
+            ReadError: A file or the archive is missing or cannot be read.
         """
         if self.archive:
             return [self.location.mark(self.archive), self.folder, *paths]
@@ -345,8 +348,11 @@ class CifarSource(Source):
 def find_cifar(location: Location, requested_split: str, explicit: bool) -> dict[str, CifarSource]:
     """Find CIFAR's table of names and batches at *location*, loose or in an archive.
 
+    In a folder, the folders `cifar-10-batches-py` and `cifar-100-python` are examined, too, and
+    archives whose names begin with `cifar-10`.
+
     Args:
-        location: The folder or file that the user named.
+        location: The folder or file that the user named, as `Location.at` returns it.
         requested_split: Unused: the files tell `train` and `test`.
         explicit: Unused: the names of the files decide.
 
@@ -355,7 +361,8 @@ def find_cifar(location: Location, requested_split: str, explicit: bool) -> dict
 
     Raises:
         ReadError: A folder or archive cannot be read.
-        SourceError: It is the binary version of CIFAR, or an archive is damaged.
+        SourceError: It is the binary version of CIFAR, an archive is damaged, or a link leads back
+            to itself.
     """
     for batches in _possible_batches(location):
         files = batches.names()

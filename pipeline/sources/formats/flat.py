@@ -35,9 +35,10 @@ def flat_listing(
     Args:
         location: The folder that the paths of the listing are relative to.
         prefix: The path of the folder, with a slash at its end; empty: the location itself.
-        sizes: The names of `files` in the folder, their `num_bytes` in the same order, and
-            `skipped`, which counts the entries that were skipped; `folders` is unused. It is not
-            changed. A slash in a file's name becomes `__` in its key.
+        sizes: A `FolderSizes(files, num_bytes, folders, skipped)`: the names of `files` in the
+            folder, their `num_bytes` in the same order, and `skipped`, an `Evidence` that counts
+            the entries that were skipped; `folders` is unused. It is not changed. A slash in a
+            file's name becomes `__` in its key.
         class_of: A function that returns the class of a file name of *sizes*, `-` for none.
         progress: A function that is called once, with the number of samples.
         basis: The basis of the classes, of which `kind` says what tells them (default: `table`); it
@@ -113,7 +114,7 @@ class FlatFolder(Source):
             ReadError: A folder cannot be read.
             SourceError: There are no images; they lie in a folder named after a split, and neither
                 the option `class_name` nor each name tells a class; a table beside them lists their
-                classes; or some lie in folders that would be skipped.
+                classes; some lie in folders that would be skipped; or a link leads nowhere.
         """
         self._check_table()
         if self.needs_class_name and not all(map(leading_wnid, self.location.sizes("").files)):
@@ -172,7 +173,8 @@ def find_flat(location: Location, requested_split: str, explicit: bool) -> dict[
     """Find images directly in *location*, or in its folders named after splits.
 
     Args:
-        location: The folder that the user named, with the options by which it is read.
+        location: The folder that the user named, with the options by which it is read, as
+            `Location.at` returns it.
         requested_split: A split to find, also by a name of its own, or a test split that is opened
             only on request; '' for all.
         explicit: True if the user named the kind `flat`: then files without a suffix count, too.
@@ -183,7 +185,7 @@ def find_flat(location: Location, requested_split: str, explicit: bool) -> dict[
 
     Raises:
         ReadError: A folder cannot be read.
-        SourceError: A split has several folders.
+        SourceError: A split has several folders, or a link leads back to itself.
     """
     if location.only_file or location.options.rules == 1:
         return {}

@@ -100,7 +100,8 @@ class FolderSource(Source):
         """List every class folder with one scan.
 
         Args:
-            progress: A function that is called with the number of samples of each class folder.
+            progress: A function that is called several times with a number of samples, which may
+                be 0; the numbers add up to all samples.
 
         Returns:
             The listing (`pipeline.sources.listing`), sorted by key: the columns `key`
@@ -109,7 +110,8 @@ class FolderSource(Source):
 
         Raises:
             ReadError: A folder cannot be read.
-            SourceError: There are no images, or the class of some is ambiguous or unknown.
+            SourceError: There are no images, the class of some is ambiguous or unknown, or a link
+                leads nowhere or back to a folder that it lies in.
         """
         evidence = self._check_top_folder()
         _check_links_to_classes(self.location, self._classes())
@@ -263,8 +265,8 @@ def folder_marks(location: Location, folders: Iterable[str]) -> Iterable[str]:
         folders: The paths of folders in it; '' is the source's own.
 
     Returns:
-        The path, size and time of each folder, with tabs between them; each is looked up when it is
-        asked for, and a `ReadError` is raised then if the folder is missing.
+        The path, size and time of each folder, with tabs between them, to be iterated once; each is
+        looked up when it is asked for, and a `ReadError` is raised then if the folder is missing.
     """
     return [uuid4().hex] if location.remote else map(location.mark, folders)
 

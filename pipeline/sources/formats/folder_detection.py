@@ -91,7 +91,8 @@ def find_folders(
     """Find class folders at *location* or one level down, in folders named as splits.
 
     Args:
-        location: The folder that the user named, with the options by which it is read.
+        location: The folder that the user named, with the options by which it is read, as
+            `Location.at` returns it.
         requested_split: A further name of a folder that counts as a split; '' for none.
         explicit: True if the user named the kind `folder`: then folders need not look like classes.
 
@@ -102,7 +103,7 @@ def find_folders(
 
     Raises:
         ReadError: A folder cannot be read.
-        SourceError: A split has several folders.
+        SourceError: A split has several folders, or a link leads back to itself.
     """
     if location.only_file or (location.options.class_name and location.options.recursive):
         return {}  # --class-name with --recursive: all images at any depth are of one class

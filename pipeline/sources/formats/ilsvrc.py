@@ -52,8 +52,8 @@ class ValTar(Layout):
         """Refuse val images whose table of classes is missing.
 
         Args:
-            outline: Unused: only the files beside the tar, and in up to four folders above, are
-                examined.
+            outline: Unused, so anything will do: only the files beside the tar, and in up to four
+                folders above, are examined.
 
         Raises:
             ReadError: The table cannot be read now.
@@ -67,7 +67,7 @@ class ValTar(Layout):
         """Yield a sample for each `ILSVRC2012_val_########.JPEG`, with its class from the table.
 
         Args:
-            tar: The open tar, which stays open.
+            tar: The open tar, in the `with` block of `open_tar(location, path)`; it stays open.
             store_member: A function of a `Member` of *tar* (`name`, `offset`, `num_bytes`) that
                 stores its bytes, or finds them, and returns their offset. It is called once for
                 each sample that is no link.
@@ -117,8 +117,8 @@ class ValFolder(Source):
 
         Raises:
             ReadError: The folder or the table cannot be read.
-            SourceError: There is no table of classes, it has none for an image, or there are other
-                images beside these, or folders with files.
+            SourceError: There is no table of classes, it has none for an image, there are other
+                images beside these, or folders with files, or a link leads nowhere.
         """
         truth = self._truth()
         return flat_listing(self.location, "", self._images(), truth.wnid, progress)
@@ -190,7 +190,7 @@ def find_train_tar(
     """Find tars of class tars: by the name of ILSVRC2012's, or by what they hold.
 
     Args:
-        location: The folder or file that the user named.
+        location: The folder or file that the user named, as `Location.at` returns it.
         requested_split: A further split that a folder or a name may tell; '' for none.
         explicit: True if the user named the kind `ilsvrc-tar`: then tars are not examined.
 
@@ -200,7 +200,7 @@ def find_train_tar(
 
     Raises:
         ReadError: A folder or tar cannot be read.
-        SourceError: A split has several folders, or a tar is damaged.
+        SourceError: A split has several folders, a tar is damaged, or a link leads back to itself.
     """
     tars = {"train": _tars_named(location, TRAIN_STEM)}
     if not tars["train"]:
@@ -237,7 +237,7 @@ def find_class_tars(
     """Find tars of one class each: `n########.tar`.
 
     Args:
-        location: The folder that the user named, or one such tar.
+        location: The folder that the user named, or one such tar, as `Location.at` returns it.
         requested_split: A further split that a folder or a name may tell; '' for none.
         explicit: True if the user named the kind `class-tars`: then any `<class>.tar` counts.
 
@@ -246,7 +246,8 @@ def find_class_tars(
 
     Raises:
         ReadError: A folder or tar cannot be read.
-        SourceError: A split has several folders, or a tar is called `-`.
+        SourceError: A split has several folders, a tar is called `-`, or a link leads back to
+            itself.
     """
 
     def fits(path: str) -> bool:
@@ -274,7 +275,7 @@ def find_val(
     Their table of classes is not looked for yet.
 
     Args:
-        location: The folder or file that the user named.
+        location: The folder or file that the user named, as `Location.at` returns it.
         requested_split: A further split that a folder or a name may tell; '' for none.
         explicit: True if the user named the kind `ilsvrc-val`: then a single tar is not examined.
             False: nothing is found where `--class-name` or the folder's name gives their class.
@@ -284,7 +285,7 @@ def find_val(
 
     Raises:
         ReadError: A folder or tar cannot be read.
-        SourceError: A split has several folders, or a tar is damaged.
+        SourceError: A split has several folders, a tar is damaged, or a link leads back to itself.
     """
     one_class = location.options.class_name or is_wnid(location.root.rpartition("/")[2])
     if one_class and not explicit and location.options.rules > 1:
@@ -313,7 +314,8 @@ def find_kaggle(
     """Find Kaggle's tree of ILSVRC2012: `[ILSVRC/][Data/]CLS-LOC/{train/<wnid>, val}`.
 
     Args:
-        location: The folder that the user named: one above the tree, or `CLS-LOC` itself.
+        location: The folder that the user named, as `Location.at` returns it: the one that holds
+            `ILSVRC`, `Data` or `CLS-LOC`, or `CLS-LOC` itself.
         requested_split: `test` opens the test images, which have no class, too; any other is
             unused.
         explicit: Unused: the names of the folders decide.

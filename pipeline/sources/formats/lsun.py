@@ -106,7 +106,7 @@ class LmdbBlock(Block):
 
         Raises:
             ReadError: The disk failed.
-            SourceError: The table is damaged.
+            SourceError: The table is damaged or missing.
         """
         with _lmdb_transaction(self.folder) as view:
             cursor = view.cursor()
@@ -208,7 +208,8 @@ def find_lmdbs(location: Location, requested_split: str, explicit: bool) -> dict
     """Find LMDBs: *location* itself, or folders in it.
 
     Args:
-        location: The folder that the user named; a remote one holds none.
+        location: The folder that the user named, as `Location.at` returns it; a remote one holds
+            none.
         requested_split: A further split that the name of a folder may tell; '' for none.
         explicit: Unused: the file `data.mdb` decides.
 

@@ -83,8 +83,8 @@ class ParquetBlock(Block):
 
         Raises:
             ReadError: The file could not be read now.
-            SourceError: The file is damaged, a row's label or name cannot be used, or adjacent rows
-                all have no image.
+            SourceError: The file is damaged, a row's label or name cannot be used, or none of the
+                rows of a batch (up to 256 of a row group) has an image.
         """
         row = self.first_row
         labeller = None
@@ -101,8 +101,9 @@ class ParquetBlock(Block):
         """Read the names and labels of this block's images, without their bytes, and count them.
 
         Args:
-            labeller: The maker of keys for the classes of the source.
-            evidence: The evidence to which each row is added, in place.
+            labeller: The maker of keys for the classes of the source, made as
+                `Labeller(source.class_table(), location.options)`.
+            evidence: The evidence to which each row is added, in place; a new one is `Evidence()`.
 
         Raises:
             ReadError: The file could not be read now.
@@ -435,7 +436,7 @@ def find_parquet(
     `default` in the Hugging Face Hub's own conversion.
 
     Args:
-        location: The folder or file that the user named.
+        location: The folder or file that the user named, as `Location.at` returns it.
         requested_split: A further split that a folder or a name may tell; '' for none.
         explicit: True if the user named the kind `parquet`: then tables beside shards count, too.
 
@@ -445,7 +446,8 @@ def find_parquet(
 
     Raises:
         ReadError: A folder or file cannot be read.
-        SourceError: There are several configurations, or a split has several folders.
+        SourceError: There are several configurations, a split has several folders, or a link leads
+            back to itself.
     """
 
     def fits(path: str) -> bool:

@@ -35,9 +35,11 @@ class Columns:
     """The columns of a table with the images, names and labels."""
 
     image: str
+    """The column of images."""
     name: str
     """The column of names; empty: there is none."""
     label: str
+    """The column of labels; empty: there is none."""
     names: tuple[str, ...]
     """The class names in the order of the labels, if the schema lists them."""
     other_labels: tuple[str, ...] = ()
@@ -47,13 +49,16 @@ class Columns:
         """Return the names of the columns to read, as Parquet spells them.
 
         Args:
-            schema: The schema of the file.
+            schema: The schema of the file that this object was made for.
             images: True to read the bytes of images, too; False: only names and labels.
 
         Returns:
-            The columns of images, names and labels that exist, in this order. Without images, the
-            first is the path beside the bytes, such as `image.path`, if there is one. The list may
-            be empty.
+            Those of the columns `image`, `name` and `label` that this object names, in this order.
+            Without images, the first is the path beside the bytes, such as `image.path`, if there
+            is one. The list may be empty.
+
+        Raises:
+            KeyError: *images* is False, and the schema has no such column of images.
         """
         image = self.image
         if not images:

@@ -38,8 +38,8 @@ class AnnotatedFolder(Source):
 
         Raises:
             ReadError: The folder or the table cannot be read.
-            SourceError: There are no images, the table is damaged, or it has no class for one of
-                them.
+            SourceError: There are no images, the table is damaged, it has no class for one of
+                them, or a link leads nowhere.
         """
         where = self.location.full_path(ANNOTATIONS)
         classes = parse_annotations(self.location.read_text(ANNOTATIONS), where)
@@ -59,7 +59,7 @@ def find_tiny(
     """Find Tiny-ImageNet's tree at *location*, in its folder of that name, or its val alone.
 
     Args:
-        location: The folder that the user named.
+        location: The folder that the user named, as `Location.at` returns it.
         requested_split: Unused: the folders tell the splits.
         explicit: Unused: `val_annotations.txt` decides.
 
@@ -69,7 +69,8 @@ def find_tiny(
 
     Raises:
         ReadError: A folder cannot be read.
-        SourceError: Only a part of the val images was sorted into class folders.
+        SourceError: Only a part of the val images was sorted into class folders, or a link leads
+            back to itself.
     """
     if "tiny-imagenet-200" in location.names().folders:
         location = location.child("tiny-imagenet-200")

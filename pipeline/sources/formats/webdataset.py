@@ -185,7 +185,7 @@ class WebDatasetShard(Layout):
         """Yield one sample for each group of members that has an image.
 
         Args:
-            tar: The open tar, which stays open.
+            tar: The open tar, in the `with` block of `open_tar(location, path)`; it stays open.
             store_member: A function of a `Member` of *tar* (`name`, `offset`, `num_bytes`) that
                 stores its bytes, or finds them, and returns their offset. It is called once for
                 each image, in the order of the members.
@@ -430,7 +430,7 @@ def find_shards(location: Location, requested_split: str, explicit: bool) -> dic
     Unless the user named the kind, the first tar of each split is examined.
 
     Args:
-        location: The folder or file that the user named.
+        location: The folder or file that the user named, as `Location.at` returns it.
         requested_split: A further split that a folder or a name may tell; '' for none.
         explicit: True if the user named the kind `webdataset`: then tars are not examined.
 
@@ -440,8 +440,8 @@ def find_shards(location: Location, requested_split: str, explicit: bool) -> dic
 
     Raises:
         ReadError: A folder or tar cannot be read.
-        SourceError: It is ambiguous whether the tars are shards or classes, a tar is damaged, or a
-            split has several folders.
+        SourceError: It is ambiguous whether the tars are shards or classes, a tar is damaged, a
+            split has several folders, or a link leads back to itself.
     """
     left_out = without_split(
         location, lambda path: _may_be_shard(location, path, explicit), requested_split
@@ -488,7 +488,7 @@ def find_trees(location: Location, requested_split: str, explicit: bool) -> dict
     The first tar of each split is examined.
 
     Args:
-        location: The folder or file that the user named.
+        location: The folder or file that the user named, as `Location.at` returns it.
         requested_split: A further split that a folder or a name may tell; '' for none.
         explicit: True if the user named the kind `tar`: then any tar counts as a tree.
 
@@ -498,7 +498,7 @@ def find_trees(location: Location, requested_split: str, explicit: bool) -> dict
 
     Raises:
         ReadError: A folder or tar cannot be read.
-        SourceError: A tar is damaged, or a split has several folders.
+        SourceError: A tar is damaged, a split has several folders, or a link leads back to itself.
     """
     sources: dict[str, TarSource] = {}
     left_out = without_split(

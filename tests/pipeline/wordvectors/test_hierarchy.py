@@ -257,6 +257,17 @@ def test_vectors_are_the_documented_sum() -> None:
     assert kinds.vectors([], 8).shape == (0, 8)
 
 
+def test_a_class_whose_codes_cancel_out_has_its_own_code() -> None:
+    """In one dimension each code is 1 or -1, so the sum over ancestors may be zero."""
+    nodes = [f"n{number:08d}" for number in range(40)]
+    chain = Hierarchy(pairwise(nodes))
+    vectors = chain.vectors(nodes, 1, decay=1.0)
+    sums = np.cumsum(Hierarchy([]).vectors(nodes, 1), axis=0)
+    assert (sums == 0).any()
+    assert np.array_equal(vectors[sums == 0], Hierarchy([]).vectors(nodes, 1)[sums == 0])
+    assert np.array_equal(np.abs(vectors), np.ones((40, 1)))
+
+
 def test_vectors_are_the_same_on_every_machine() -> None:
     """Trained models need the same vectors again, so they are compared with golden numbers."""
     vectors = Hierarchy(KINDS).vectors(["owl", "tabby"], 6)
@@ -403,3 +414,11 @@ def test_an_id_may_have_spaces_between_tabs(tmp_path: Path) -> None:
         ("animal", "big cat"),
         ("big cat", "tiger"),
     }
+
+
+@pytest.mark.parametrize("text", ["a, b\nc, d\n", "a; b\nc; d\n", '"a", "b"\n"c", "d"\n'])
+def test_a_space_beside_a_separator_is_no_separator(tmp_path: Path, text: str) -> None:
+    """Each of these lines has two words, too, but its ids do not end in the separator."""
+    file = tmp_path / "pairs.txt"
+    file.write_text(text)
+    assert read_hierarchy(file).edges == {("a", "b"), ("c", "d")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 from pipeline.errors import SourceError
 from pipeline.sources import open_source, source_splits
 from pipeline.sources.formats import cifar
+from pipeline.sources.location import Location
 from pipeline.sources.spool import spool_block, spool_listing
 from tests.pipeline.sources.layouts import tar_bytes
 
@@ -84,6 +86,20 @@ def test_cifar_100_has_fine_labels(tmp_path: Path) -> None:
     fine = {**fields, b"fine_labels": fields.pop(b"labels"), b"coarse_labels": [0] * 4}
     write(tmp_path / "c", {"train": fine, "meta": {b"fine_label_names": NAMES}})
     assert len(read(tmp_path / "c", "train", tmp_path / "spool")) == 4
+
+
+def test_a_missing_batch_of_an_archive_has_no_size(tmp_path: Path) -> None:
+    """A name that the archive lacks is an error of the source, as in `load`."""
+    small_set(tmp_path / "cifar-10-batches-py")
+    with tarfile.open(tmp_path / "cifar-10-python.tar", "w") as tar:
+        tar.add(tmp_path / "cifar-10-batches-py", "cifar-10-batches-py")
+    location = Location.at(tmp_path / "cifar-10-python.tar")
+    batches = cifar.find_cifar(location, "", False)["train"].batches
+    size = (tmp_path / "cifar-10-batches-py" / "data_batch_1").stat().st_size
+    assert batches.size("data_batch_1") == size
+    for look_up in (batches.size, batches.load):
+        with pytest.raises(SourceError, match=r"data_batch_9 is missing"):
+            look_up("data_batch_9")
 
 
 class Touch:
