@@ -96,7 +96,7 @@ def evaluate(scores: Floats, images: LabelledImages) -> MethodMetrics:
         of seen ones. `precision` is also empty unless the hierarchy has all unseen classes.
 
     Raises:
-        ValueError: A score is NaN.
+        ValueError: A score of an image of a seen or unseen class against such a class is NaN.
     """
     unseen, seen = images.classes(UNSEEN), images.classes(SEEN)
     both = images.classes(SEEN, UNSEEN)
@@ -147,7 +147,7 @@ def by_hops(scores: Floats, images: LabelledImages) -> Iterator[HopMetrics]:
         images or as many classes as the last one that was yielded, also the set of all.
 
     Raises:
-        ValueError: A score is NaN.
+        ValueError: A score of an image of an unseen class against a seen or unseen class is NaN.
     """
     unseen, seen = images.classes(UNSEEN), images.classes(SEEN)
     previous_count = 0
@@ -196,7 +196,7 @@ def hit_rate_of_part(scores: Floats, images: LabelledImages, part: int, k: int) 
 
     Raises:
         TesseraeError: The part has fewer than k classes, or no images.
-        ValueError: A score is NaN.
+        ValueError: A score of such an image against such a class is NaN, or k is below 1.
     """
     classes = images.classes(part)
     hits = _hits(scores, images, classes, ks=(k,)) if len(classes) >= k else {}
@@ -312,8 +312,8 @@ def table_rows(
     alone.
 
     Args:
-        metrics_by_method: The metrics of each method by its name, one for each split of the
-            classes, at least one.
+        metrics_by_method: The metrics of each method by its name, as a list with one for each
+            split of the classes. There is at least one method, and at least one split.
 
     Yields:
         Equally many cells in each row. The first column has the head `method`, the names of methods

@@ -77,7 +77,7 @@ def prepare_data(
     Raises:
         TesseraeError: No trunk or source of class vectors is named, a file or the trunk cannot be
             used, too few classes or rows are left, or features cannot be extracted.
-        OSError: The file of word vectors cannot be opened.
+        OSError: The file `class_names` cannot be read.
         ClusterError: The cluster or its workers cannot be used.
     """
     store = _absolute(run_options.store)
@@ -175,6 +175,7 @@ def features_options(options: DeviseOptions, store: str, size: int | None) -> Fe
 
     Raises:
         TesseraeError: No trunk is named.
+        ValueError: *size* is not from 1 to 4,096.
     """
     if options.trunk is None:
         raise TesseraeError(

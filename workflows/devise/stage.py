@@ -271,8 +271,7 @@ def make_head(options: DeviseOptions, space: WordSpace) -> Head:
     Args:
         options: The options of the stage, which select the layers and the dropout.
         space: The word space that it maps into, with the mean and deviation of the features, by
-            which the head standardises them. The head shares the memory of these two: loading a
-            state into it changes them.
+            which the head standardises them. They are copied, and *space* is only read.
 
     Returns:
         A network from features, (n, D) float32, not standardised, to vectors, (n, d) float32, not

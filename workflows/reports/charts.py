@@ -131,7 +131,7 @@ def thinned(points: Points) -> list[tuple[float, float]]:
     """Return at most 400 of the points of a curve, evenly spaced, with the first and the last.
 
     Args:
-        points: The (x, y) points of a curve; a curve with fewer is returned whole, as a new list.
+        points: The (x, y) points of a curve; a curve with no more is returned whole, as a new list.
     """
     if len(points) <= MAX_POINTS:
         return list(points)
