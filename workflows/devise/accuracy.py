@@ -83,8 +83,8 @@ def evaluate(scores: Floats, images: LabelledImages) -> MethodMetrics:
 
     Args:
         scores: The scores of n images against all C classes, (n, C) float; higher is nearer.
-        images: The labels of the n images, and the wnids, parts, groups and hierarchy of the C
-            classes.
+        images: The `labels` of the n images, (n,) int64, and the `wnids`, the `parts`, (C,) int8,
+            and, if they have any, the `groups` and the `hierarchy` of the C classes.
 
     Returns:
         For each k: the hit@k of images of `unseen` and of `seen` classes among their own kind and
@@ -135,8 +135,8 @@ def by_hops(scores: Floats, images: LabelledImages) -> Iterator[HopMetrics]:
     Args:
         scores: The scores of the n images of *images*, whatever their class, against all C classes,
             (n, C) float; higher is nearer.
-        images: The labels of the n images, the wnids, parts and groups of the C classes, and their
-            hierarchy.
+        images: The `labels` of the n images, (n,) int64, and the `wnids`, the `parts`, (C,) int8,
+            and, if they have any, the `groups` and the `hierarchy` of the C classes.
 
     Yields:
         The metrics of a set, the nearest set first, all unseen classes last: `hops`, the maximum
@@ -185,7 +185,8 @@ def hit_rate_of_part(scores: Floats, images: LabelledImages, part: int, k: int) 
 
     Args:
         scores: The scores of n images against all C classes, (n, C) float; higher is nearer.
-        images: The labels of the n images, and the wnids, parts and groups of the C classes.
+        images: The `labels` of the n images, (n,) int64, and the `wnids`, the `parts`, (C,) int8,
+            and, if they have any, the `groups` of the C classes.
         part: The part of the classes: `SEEN` (0), `VALIDATION` (1) or `UNSEEN` (2) of
             `workflows.devise.class_splits`.
         k: The number of first answers that count, at least 1.
@@ -214,7 +215,8 @@ def restrict_to_classes(
 
     Args:
         scores: The scores of n images against all C classes, (n, C) float. They are not changed.
-        images: The labels of the n images, and the wnids, parts and groups of the C classes.
+        images: The `labels` of the n images, (n,) int64, and the `wnids`, the `parts`, (C,) int8,
+            and, if they have any, the `groups` of the C classes.
         classes: The labels of the m classes, ascending, (m,) int64.
 
     Returns:

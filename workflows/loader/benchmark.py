@@ -74,8 +74,8 @@ def measure_epoch(loader: Loader, epoch: int) -> str:
     """Read one epoch as fast as possible, and return its rates and its bottleneck as text.
 
     Args:
-        loader: The loader, which is set to the start of the epoch and has at least one batch; its
-            counts of `readers` start again.
+        loader: The loader, which has at least one batch. This sets it to the start of the epoch,
+            reads it to its end, and starts its counts of `readers` again.
         epoch: The number of the epoch, from 0.
 
     Returns:

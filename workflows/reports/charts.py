@@ -87,9 +87,9 @@ def chart(
         across: The name of the x axis, with its unit (default `step`).
 
     Returns:
-        The chart, whose `curves`, `x_ticks` and `y_ticks` are in pixels of a drawing of 400 x 220,
-        with a y axis that points down; None if there is no finite point to draw. A curve without a
-        finite point is left out.
+        The chart, whose `curves`, each with `name` and `points`, and `x_ticks` and `y_ticks`, each
+        with `at` and `label`, are in pixels of a drawing of 400 x 220, with a y axis that points
+        down; None if there is no finite point to draw. A curve without a finite point is left out.
     """
     finite = {
         name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]

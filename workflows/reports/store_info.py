@@ -54,7 +54,7 @@ def describe_store(objects: Objects) -> dict[str, Any]:
     """Return the facts about a store as plain JSON values; damaged files are listed as problems.
 
     Args:
-        objects: The objects of the store.
+        objects: The objects of the store, from `open_objects(STORE)` of `pipeline.store.open`.
 
     Returns:
         The document of `tesserae info --json`: `store` (path or URL), `format` and `recipe` (its

@@ -69,7 +69,7 @@ def collect_report(objects: Objects, runs: dict[str, RunReport], notice: str) ->
     Nothing is written.
 
     Args:
-        objects: The objects of the store.
+        objects: The objects of the store, from `open_objects(STORE)` of `pipeline.store.open`.
         runs: The totals of the command's run, by split, such as `{"train": RunReport(num_rows=9,
             seconds=1.5)}`; a split without an entry gets none.
         notice: A notice that is shown before all figures; empty for none.

@@ -208,8 +208,8 @@ class Progress:
         Nothing is printed.
 
         Args:
-            completed: True if the work is done; False if it was stopped early, which the text then
-                says.
+            completed: True if the work is done; False if it was stopped early, for a text such as
+                `stopped at 20 of 5,000 images in 10 s, 2.0 images/s`.
         """
         with self._lock:
             now, meter = self._clock(), self._meter
