@@ -68,9 +68,9 @@ def values(state: DashboardState, now: float) -> dict[str, Any]:
         `trainings` and `runs` (lists of the dictionaries that `TrainingState.snapshot` and
         `RunState.snapshot` return, with a `label` for a training and `recent_quarantine`, the
         newest row first, for a run), `charts` (a list of `Chart`), `images` (dictionaries with
-        `run`, `row`, `caption` and the bytes `jpeg`), `grids` (dictionaries with `run`, `name`,
-        `step` and the bytes `jpeg`, the oldest first), and `max_workers` (the number of workers to
-        list).
+        `run`, `row`, `caption` and the bytes `jpeg`), `grids` (dictionaries with `run`, which is
+        the label of the training, `name`, `step` and the bytes `jpeg`, the oldest first), and
+        `max_workers` (the number of workers to list).
     """
     labels = short_names(state.trainings)
     return {

@@ -88,7 +88,7 @@ def install_page(dask_scheduler: Scheduler) -> bool:
     """Install the page on a scheduler, unless it has it already.
 
     Args:
-        dask_scheduler: The scheduler; `Client.run_on_scheduler(install)` passes it.
+        dask_scheduler: The scheduler; `Client.run_on_scheduler(install_page)` passes it.
 
     Returns:
         True if the scheduler has the plugin now, which records what commands send; False if it
@@ -128,8 +128,8 @@ def metrics(state: DashboardState) -> Iterator[lazy.Metric]:
     Yields:
         A metric with `name`, `description`, `kind` (`counter` or `gauge`) and `values`, which are
         (labels by name, number). Most have a sample for each run that prepares images or features,
-        `tesserae_training` one for each training curve, and `tesserae_training_step` one for each
-        training run.
+        `tesserae_rows_by_status` one for each status of it, `tesserae_training` one for each
+        training curve, and `tesserae_training_step` one for each training run.
     """
     runs = state.snapshot(time.monotonic())["runs"]
 

@@ -39,6 +39,11 @@ class ShardPreview:
             The `row`, `caption` (its key) and `jpeg` (the bytes of a JPEG file with a side of at
             most 96 px) of each, at most 8, from the first 16 rows; empty if none of these is
             readable.
+
+        Raises:
+            FileNotFoundError: The shard is not committed, or the split has no images of `size`.
+            StoreDamagedError: The shard's part of the table is damaged.
+            ValueError: A chunk of images is damaged.
         """
         lines = self._lines(shard, ["row", "key", "status"])[: 2 * MAX_THUMBNAILS]
         readable = [line for line in lines if line["status"] == 0][:MAX_THUMBNAILS]
@@ -68,6 +73,10 @@ class ShardPreview:
         Returns:
             The `row`, `key`, `status` (in words) and `reason` (empty if there is none) of each, at
             most 16; empty if all rows are readable.
+
+        Raises:
+            FileNotFoundError: The shard is not committed.
+            StoreDamagedError: The shard's part of the table is damaged.
         """
         lines = self._lines(shard, ["row", "key", "status", "reason"])
         return [

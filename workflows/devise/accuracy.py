@@ -83,8 +83,8 @@ def evaluate(scores: Floats, images: LabelledImages) -> MethodMetrics:
 
     Args:
         scores: The scores of n images against all C classes, (n, C) float; higher is nearer.
-        images: The labels of the n images, and the wnids, parts, groups and hierarchy of the C
-            classes.
+        images: The `labels` of the n images, (n,) int64, and the `wnids`, the `parts`, (C,) int8,
+            and, if they have any, the `groups` and the `hierarchy` of the C classes.
 
     Returns:
         For each k: the hit@k of images of `unseen` and of `seen` classes among their own kind and
@@ -96,7 +96,7 @@ def evaluate(scores: Floats, images: LabelledImages) -> MethodMetrics:
         of seen ones. `precision` is also empty unless the hierarchy has all unseen classes.
 
     Raises:
-        ValueError: A score is NaN.
+        ValueError: A score of an image of a seen or unseen class against such a class is NaN.
     """
     unseen, seen = images.classes(UNSEEN), images.classes(SEEN)
     both = images.classes(SEEN, UNSEEN)
@@ -135,8 +135,8 @@ def by_hops(scores: Floats, images: LabelledImages) -> Iterator[HopMetrics]:
     Args:
         scores: The scores of the n images of *images*, whatever their class, against all C classes,
             (n, C) float; higher is nearer.
-        images: The labels of the n images, the wnids, parts and groups of the C classes, and their
-            hierarchy.
+        images: The `labels` of the n images, (n,) int64, and the `wnids`, the `parts`, (C,) int8,
+            and, if they have any, the `groups` and the `hierarchy` of the C classes.
 
     Yields:
         The metrics of a set, the nearest set first, all unseen classes last: `hops`, the maximum
@@ -147,7 +147,7 @@ def by_hops(scores: Floats, images: LabelledImages) -> Iterator[HopMetrics]:
         images or as many classes as the last one that was yielded, also the set of all.
 
     Raises:
-        ValueError: A score is NaN.
+        ValueError: A score of an image of an unseen class against a seen or unseen class is NaN.
     """
     unseen, seen = images.classes(UNSEEN), images.classes(SEEN)
     previous_count = 0
@@ -185,7 +185,8 @@ def hit_rate_of_part(scores: Floats, images: LabelledImages, part: int, k: int) 
 
     Args:
         scores: The scores of n images against all C classes, (n, C) float; higher is nearer.
-        images: The labels of the n images, and the wnids, parts and groups of the C classes.
+        images: The `labels` of the n images, (n,) int64, and the `wnids`, the `parts`, (C,) int8,
+            and, if they have any, the `groups` of the C classes.
         part: The part of the classes: `SEEN` (0), `VALIDATION` (1) or `UNSEEN` (2) of
             `workflows.devise.class_splits`.
         k: The number of first answers that count, at least 1.
@@ -196,7 +197,7 @@ def hit_rate_of_part(scores: Floats, images: LabelledImages, part: int, k: int) 
 
     Raises:
         TesseraeError: The part has fewer than k classes, or no images.
-        ValueError: A score is NaN.
+        ValueError: A score of such an image against such a class is NaN, or k is below 1.
     """
     classes = images.classes(part)
     hits = _hits(scores, images, classes, ks=(k,)) if len(classes) >= k else {}
@@ -214,7 +215,8 @@ def restrict_to_classes(
 
     Args:
         scores: The scores of n images against all C classes, (n, C) float. They are not changed.
-        images: The labels of the n images, and the wnids, parts and groups of the C classes.
+        images: The `labels` of the n images, (n,) int64, and the `wnids`, the `parts`, (C,) int8,
+            and, if they have any, the `groups` of the C classes.
         classes: The labels of the m classes, ascending, (m,) int64.
 
     Returns:
@@ -312,8 +314,8 @@ def table_rows(
     alone.
 
     Args:
-        metrics_by_method: The metrics of each method by its name, one for each split of the
-            classes, at least one.
+        metrics_by_method: The metrics of each method by its name, as a list with one for each
+            split of the classes. There is at least one method, and at least one split.
 
     Yields:
         Equally many cells in each row. The first column has the head `method`, the names of methods

@@ -72,7 +72,8 @@ def ridge(train: LabelledFeatures, vectors: Floats, *, penalty: float) -> Scores
     It standardises all features by the mean and standard deviation of the training features.
 
     Args:
-        train: The features, as they are stored, and labels of images of seen classes.
+        train: The `features`, (n, D) float32, as they are stored, and the `labels`, (n,) int64, of
+            images of seen classes.
         vectors: The unit vectors of all classes, (C, d) float32, by label; zeros for a class
             without a vector, whose score is 0.
         penalty: The weight, above 0, of the sum of squared weights beside the mean squared error.
@@ -99,7 +100,8 @@ def random_codes(train: LabelledFeatures, classes: int, *, penalty: float, seed:
     It standardises all features by the mean and standard deviation of the training features.
 
     Args:
-        train: The features, as they are stored, and labels of images of seen classes.
+        train: The `features`, (n, D) float32, as they are stored, and the `labels`, (n,) int64, of
+            images of seen classes.
         classes: The number of all classes, C.
         penalty: The weight, above 0, of the sum of squared weights beside the mean squared error.
         seed: The seed of the class vectors, (C, 300).
@@ -146,8 +148,8 @@ def fit_softmax(train: LabelledFeatures, *, penalty: float) -> Softmax:
     with the features that it gets.
 
     Args:
-        train: The features, as they are stored, and labels of images of seen classes: those that
-            occur are the seen ones.
+        train: The `features`, (n, D) float32, as they are stored, and the `labels`, (n,) int64, of
+            images of seen classes: those that occur are the seen ones.
         penalty: The weight, at least 0, of the sum of squared weights, without the bias, beside the
             mean cross entropy of an image.
 
@@ -180,7 +182,7 @@ def conse(softmax: Softmax, vectors: Floats, *, num_classes: int) -> Scores:
     Norouzi et al.: Zero-Shot Learning by Convex Combination of Semantic Embeddings, ICLR 2014.
 
     Args:
-        softmax: The classifier over seen classes, which standardises features.
+        softmax: The classifier over seen classes, as `fit_softmax` returns it.
         vectors: The unit vectors of all classes, (C, d) float32, by label; zeros for a class
             without a vector, whose score is 0.
         num_classes: The number of most probable classes that are combined, at least 1; T in the
@@ -205,8 +207,8 @@ def softmax_scores(softmax: Softmax, classes: int) -> Scores:
     """Return the scores of a softmax, by which all classes but the seen ones tie for the last rank.
 
     Args:
-        softmax: The classifier over seen classes, which standardises features.
-        classes: The number of all classes, C.
+        softmax: The classifier over seen classes, as `fit_softmax` returns it.
+        classes: The number of all classes, C, above every seen label.
 
     Returns:
         A function from features, (n, D) float32, not standardised, to scores, (n, C) float32: the

@@ -104,7 +104,8 @@ def _listed_labels(wnids: Sequence[str], file: str, option: str) -> NDArray[np.i
     labels = [label for label, wnid in enumerate(wnids) if wnid in names]
     if not labels:
         raise TesseraeError(
-            f"{file} lists none of the store's {len(wnids)} classes, such as {wnids[0]!r}."
+            f"{file} lists none of the store's {counted(len(wnids), 'class', 'es')}"
+            + (f", such as {wnids[0]!r}." if len(wnids) else ".")
         )
     unmatched = sorted(names.difference(wnids))
     if unmatched:

@@ -62,22 +62,24 @@ def prepare_data(
     run folder.
 
     Args:
-        run_options: The options of the run: its store, its training split and its folder, which may
-            hold a run already.
+        run_options: The options of the run, such as `RunOptions(stage="devise", store="store",
+            run=Path("runs/a"))`: its store, its training split and its folder, which may hold a run
+            already.
         options: The options of the stage.
         cluster: The cluster that extracts features, inside its `with` block.
         held_out: The split to evaluate on; None for no evaluation.
 
     Returns:
         The data of the ranks: `train`, the loader of images of seen classes; `held_out`, the loader
-        of held-out images of seen and validation classes, or None; and `classes`, the names of all
-        classes by label. And the further files of a new run folder, as name -> content,
-        `space.npz`, or an empty dictionary if the run is continued.
+        of held-out images of seen and validation classes, or None without such images; and
+        `classes`, the names of all classes by label. Its `folder` is empty. And the further files
+        of a new run folder, as name -> content, `space.npz`, or an empty dictionary if the run is
+        continued.
 
     Raises:
         TesseraeError: No trunk or source of class vectors is named, a file or the trunk cannot be
             used, too few classes or rows are left, or features cannot be extracted.
-        OSError: The file of word vectors cannot be opened.
+        OSError: The file `class_names` cannot be read.
         ClusterError: The cluster or its workers cannot be used.
     """
     store = _absolute(run_options.store)
@@ -175,6 +177,7 @@ def features_options(options: DeviseOptions, store: str, size: int | None) -> Fe
 
     Raises:
         TesseraeError: No trunk is named.
+        ValueError: *size* is not from 1 to 4,096.
     """
     if options.trunk is None:
         raise TesseraeError(
@@ -277,8 +280,8 @@ def load_class_vectors(options: DeviseOptions, listed: Sequence[tuple[str, str]]
     """Return the class vectors that *options* select.
 
     Args:
-        options: The options of the stage. Word vectors are preferred to a hierarchy if both are
-            named.
+        options: The options of the stage, such as `DeviseOptions(word_vectors="glove.txt")`. Word
+            vectors are preferred to a hierarchy if both are named.
         listed: The (wnid, names) of labels 0, 1, ..., with names separated by commas.
 
     Returns:
@@ -309,7 +312,7 @@ def seen_features(
     Args:
         store: The path or URL of the store.
         split: The training split.
-        name: The name of the features.
+        name: The name of the features, as `tesserae info` lists it.
         seen: The labels of the seen classes, (S,) int64.
 
     Returns:

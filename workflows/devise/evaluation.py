@@ -95,7 +95,7 @@ def evaluate_devise_run(
     takes.
 
     Args:
-        folder: The folder of the run, which is only read.
+        folder: The folder of the run, such as `RunFolder(Path("runs/devise"))`, which is only read.
         samples: The number of images, at most, whose nearest images are searched, at least 1.
         clip: The folder or model hub name of a CLIP model to compare with (default: none). Opening
             it silences the messages of `transformers` in this process.
@@ -112,6 +112,7 @@ def evaluate_devise_run(
     Raises:
         TesseraeError: The folder holds no run of DeViSE or one without a checkpoint, the run has
             diverged, or its store, its features, the hierarchy or the CLIP model cannot be opened.
+        ValueError: The folder's `options.json` holds a value that an option does not accept.
     """
     model = open_devise_model(folder.path, device, store=store)
     split = folder.data()["held_out"] or _finished_split(model)
@@ -142,11 +143,11 @@ def evaluate_for_report(
     Print a notice and return None if no split has the data for an evaluation.
 
     Args:
-        folder: The folder of the run, which is only read.
-        options: The options. `samples` is the maximum number of images whose nearest images are
-            searched, `clip_model` a CLIP model to compare with (None = no comparison), and `store`
-            the present location of the run's store (None = as recorded in the run, or a folder
-            beside the run). The other options have no effect.
+        folder: The folder of the run, such as `RunFolder(Path("runs/devise"))`, which is only read.
+        options: The options, such as `EvaluationOptions(samples=100)`. `samples` is the maximum
+            number of images whose nearest images are searched, `clip_model` a CLIP model to compare
+            with (None = no comparison), and `store` the present location of the run's store (None =
+            as recorded in the run, or a folder beside the run). The other options have no effect.
         device: The device that computes vectors and searches.
 
     Returns:
@@ -158,6 +159,7 @@ def evaluate_for_report(
     Raises:
         TesseraeError: The folder holds no run of DeViSE or one without a checkpoint, the run has
             diverged, or its store, its features, the hierarchy or the CLIP model cannot be opened.
+        ValueError: The folder's `options.json` holds a value that an option does not accept.
     """
     evaluation = evaluate_devise_run(
         folder, samples=options.samples, clip=options.clip_model, device=device, store=options.store

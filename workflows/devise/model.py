@@ -291,6 +291,7 @@ def open_devise_model(
     Raises:
         TesseraeError: The folder is no run of DeViSE, has no checkpoint yet, is damaged, or its
             newest weights are not finite.
+        ValueError: The folder's `options.json` holds a value that an option does not accept.
     """
     folder = RunFolder(run)
     document = folder.read_options()

@@ -252,8 +252,9 @@ def schedule(options: DeviseOptions, step: int) -> float:
     period of a cosine, or stays at 1.
 
     Args:
-        options: The options of the stage: `steps`, `warmup_fraction` (the share of the steps that
-            are the warm-up) and `schedule`, `cosine` or `constant`.
+        options: The options of the stage, such as `DeviseOptions(steps=500)`: `steps`,
+            `warmup_fraction` (the share of the steps that are the warm-up) and `schedule`, `cosine`
+            or `constant`.
         step: Number of complete steps, at least 0.
     """
     warmup_steps = max(1, round(options.warmup_fraction * options.steps))
@@ -269,10 +270,10 @@ def make_head(options: DeviseOptions, space: WordSpace) -> Head:
     """Return a new head on the CPU, with weights that torch's global generator draws.
 
     Args:
-        options: The options of the stage, which select the layers and the dropout.
+        options: The options of the stage, such as `DeviseOptions(hidden_units=256)`, which select
+            the layers and the dropout.
         space: The word space that it maps into, with the mean and deviation of the features, by
-            which the head standardises them. The head shares the memory of these two: loading a
-            state into it changes them.
+            which the head standardises them. They are copied, and *space* is only read.
 
     Returns:
         A network from features, (n, D) float32, not standardised, to vectors, (n, d) float32, not
@@ -296,8 +297,9 @@ def open_trunk(
     and a batch norm over all ranks.
 
     Args:
-        options: The options of the stage, which select the trunk, the block and the pooling of its
-            output. A pretrained one may be downloaded from the model hub.
+        options: The options of the stage, such as `DeviseOptions(trunk="new", learn="all")`, which
+            select the trunk, the block and the pooling of its output. A pretrained one may be
+            downloaded from the model hub.
         device: The device that holds the trunk.
         trainable: True if the weights receive gradients (default).
         size: The side, in pixels, of the images that a new trunk takes (default: 64). It has no

@@ -87,10 +87,10 @@ def load_word_space(folder: Path) -> WordSpace:
         folder: The path of the run's folder.
 
     Returns:
-        By label the `wnids`, `names` and `parts` of the C classes and their unit `vectors`, (C, d)
-        float32, zeros for a class without one; the `centre`, (d,); the `feature_mean` and
-        `feature_spread`, (D,) each; and `words`, the SHA-256 of the word-vector file, empty without
-        one.
+        Arrays: by label the `wnids`, `names` and `parts` of the C classes, (C,) each, and their
+        unit `vectors`, (C, d) float32, zeros for a class without one; the `centre`, (d,); the
+        `feature_mean` and `feature_spread`, (D,) each; and `words`, (), the SHA-256 of the
+        word-vector file, empty without one: `str(space.words)` is the text.
 
     Raises:
         TesseraeError: The file is missing or incomplete.
@@ -119,7 +119,7 @@ def make_word_space(
         classes: The names and unit vectors of all C classes by label, zeros for a class without
             one, as `load_class_vectors` of `workflows.devise.data` returns them.
         parts: The part of each class, (C,) int8 (`workflows.devise.class_splits`), with at least
-            one seen class. Only seen classes determine the centre.
+            two seen classes. Only these determine the centre.
         features: The features of images of seen classes, (n, D) float32, not standardised, n > 0.
         centre: True to move the origin to the mean of the seen classes' vectors. Word vectors share
             a common direction that carries no information about any one word.
@@ -133,7 +133,8 @@ def make_word_space(
         and *words*.
 
     Raises:
-        TesseraeError: All seen classes have the same vector, or a feature is not finite.
+        TesseraeError: All seen classes have the same vector, as a single one has, or a feature is
+            not finite.
     """
     if not np.isfinite(features).all():
         raise TesseraeError(
@@ -171,5 +172,6 @@ def l2_normalise(vectors: NDArray[np.floating]) -> Floats:
     Returns:
         A new array, (..., d) float32.
     """
+    vectors = np.asarray(vectors, np.result_type(vectors, np.float32))  # float16 would overflow
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)

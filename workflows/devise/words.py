@@ -54,8 +54,9 @@ def run_words(options: WordsOptions) -> int:
 
     Args:
         options: `classes`, `word_vectors`, `hierarchy` and `synonyms`, which are the arguments of
-            `word_coverage`; `json`, True to print its result as JSON rather than as lines; and
-            `all`, True for lists in full, otherwise 20 entries of each.
+            `word_coverage`, such as `WordsOptions(classes="store", word_vectors="glove.txt")`;
+            `json`, True to print its result as JSON rather than as lines; and `all`, True for lists
+            in full, otherwise 20 entries of each.
 
     Returns:
         The exit status, 0.
@@ -112,6 +113,7 @@ def word_coverage(
         SourceError: A file is missing, or has another format than expected.
         StoreError: There is no store.
         TesseraeError: There are neither vectors nor a hierarchy.
+        ValueError: *synonyms* has another value, with *vectors*.
     """
     classes = read_classes(where)
     graph: Hierarchy | None = None
@@ -154,8 +156,14 @@ def names_of_classes(
         that has none are its id with spaces between its words, or empty for a wnid.
 
     Raises:
-        TesseraeError: The file does not exist or names none of the classes; or no class has a name.
+        TesseraeError: The file does not exist or names none of the classes; no class has a name; or
+            there are no classes.
     """
+    if not classes:
+        raise TesseraeError(
+            "the store has no classes, so that there is nothing to name: prepare it from class"
+            " folders or with a table of labels."
+        )
     table = {} if file is None else _table_of(file, [key for key, _ in classes])
     named_classes = tuple(
         (key, table.get(key) or words or names_of_id(key)) for key, words in classes
@@ -198,7 +206,7 @@ def read_classes(where: str) -> list[tuple[str, str]]:
         commas, and empty if the store has none.
 
     Raises:
-        SourceError: The file has no line of an id and names.
+        SourceError: The file has no line of an id and names, as one of word vectors has none.
         StoreError: There is no store.
     """
     path = Path(where)
@@ -208,7 +216,9 @@ def read_classes(where: str) -> list[tuple[str, str]]:
         classes = parse_names(decode_table(path.read_bytes(), where, lenient=True))
     except SourceError:  # no text at all
         classes = {}
-    if not classes or all(map(_is_vector, classes.values())):
+    # The first line of word2vec's text format holds two counts.
+    lines = list(classes.values())
+    if not classes or all(map(_is_vector, lines[1:] or lines)):
         raise SourceError(
             f"{where} has no line of an id and names (n01440764 tench, Tinca tinca): expected a"
             " store, or a table such as LOC_synset_mapping.txt."

@@ -22,16 +22,17 @@ def run_loader_benchmark(options: LoaderOptions) -> int:
     """Measure a loader, and print its throughput, its bottleneck and its shuffle quality.
 
     Args:
-        options: The parsed options of `tesserae loader`, such as `store`, `split`, `size` (in
-            pixels), `batch_size`, `order` and `epochs`. With `drop_cache` the files of the array
-            are dropped from the kernel's page cache first.
+        options: The parsed options of `tesserae loader`, such as `LoaderOptions(store="store",
+            size=72)`, with `split`, `batch_size`, `order`, `epochs` and others. With `drop_cache`
+            the files of the array are dropped from the kernel's page cache first.
 
     Returns:
         The exit status, 0; errors are raised.
 
     Raises:
-        StoreError: There is no such store, split or size, the split has no full batch, or
-            `--drop-cache` was given for a store that is not on a local disk.
+        StoreError: There is no such store, split or size, the split is not finished and not
+            `partial`, it has no full batch, or `drop_cache` is set for a store that is not on a
+            local disk.
     """
     from pipeline.loader import Loader, Reading  # imported late: --help must not load torch
 
@@ -73,13 +74,13 @@ def measure_epoch(loader: Loader, epoch: int) -> str:
     """Read one epoch as fast as possible, and return its rates and its bottleneck as text.
 
     Args:
-        loader: The loader, which is set to the start of the epoch and has at least one batch; its
-            counts of `readers` start again.
+        loader: The loader, which has at least one batch. This sets it to the start of the epoch,
+            reads it to its end, and starts its counts of `readers` again.
         epoch: The number of the epoch, from 0.
 
     Returns:
         One line for the terminal, with images/s, bytes of pixels/s, CPU milliseconds per image, the
-        time to the first batch, and whether the CPU, the memory or the disk limits it.
+        time to the first batch, and whether the CPU, the memory, or the disk or network limits it.
     """
     loader.set_epoch(epoch)
     loader.readers.clear()
@@ -114,12 +115,16 @@ def shuffle_quality_lines(loader: Loader) -> list[str]:
     Each figure is relative to a uniform shuffle, which scores 1.
 
     Args:
-        loader: The loader, whose orders of epochs 0 and 1 are compared; no pixels are read.
+        loader: The loader, whose orders of epochs 0 and 1 are compared; no pixels are read. The
+            figures are nan if it has no full batch.
 
     Returns:
         A line about pairs of one class within a batch, and, unless the order is `sequential`, one
-        about pairs of rows that share a batch in both epochs.
+        about pairs of rows that share a batch in both epochs. Empty for batches of one row, in
+        which there are no pairs.
     """
+    if loader.batch_size < 2:
+        return []
     from pipeline.loader.shuffle_quality import recurring_pair_ratio, same_class_ratio
 
     order, after = (loader.epoch_order(epoch) for epoch in (0, 1))

@@ -177,6 +177,7 @@ class Options:
                 that are no options are ignored.
 
         Raises:
+            TypeError: A required option is missing.
             ValueError: A value has the wrong type, or is outside its choices or its range.
         """
         names = [field.name for field in dataclasses.fields(cls)]
@@ -194,6 +195,7 @@ class Options:
         Raises:
             ValueError: A value has a wrong type or is outside its choices or its range, or a
                 required one is missing, as in a damaged or foreign run folder.
+            KeyError: A field of the class was declared by neither `option` nor `argument`.
         """
         return cls(
             **{name: values.get(name, default) for name, default in cls.legacy_values().items()}
@@ -231,7 +233,7 @@ class Kind:
 
         Args:
             hint: The evaluated type of the field, such as `int`, `Path | None` or `tuple[str,
-                ...]`; of a union other than with None only the first member counts.
+                ...]`; a union is written with `|`, and only its first member beside None counts.
 
         Returns:
             The `type` of a value or of the items of a tuple, and the flags `is_tuple` and
@@ -261,8 +263,8 @@ class Kind:
         """Return True if a value is of this kind.
 
         Args:
-            value: The result of `convert`. Whole numbers count as floats, too; True and False are
-                no numbers.
+            value: The result of `convert`. An int counts as a float, too, but 1.0 is no int; True
+                and False are no numbers.
         """
         if value is None:
             return self.optional

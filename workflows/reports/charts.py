@@ -87,9 +87,9 @@ def chart(
         across: The name of the x axis, with its unit (default `step`).
 
     Returns:
-        The chart, whose `curves`, `x_ticks` and `y_ticks` are in pixels of a drawing of 400 x 220,
-        with a y axis that points down; None if there is no finite point to draw. A curve without a
-        finite point is left out.
+        The chart, whose `curves`, each with `name` and `points`, and `x_ticks` and `y_ticks`, each
+        with `at` and `label`, are in pixels of a drawing of 400 x 220, with a y axis that points
+        down; None if there is no finite point to draw. A curve without a finite point is left out.
     """
     finite = {
         name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
@@ -131,7 +131,7 @@ def thinned(points: Points) -> list[tuple[float, float]]:
     """Return at most 400 of the points of a curve, evenly spaced, with the first and the last.
 
     Args:
-        points: The (x, y) points of a curve; a curve with fewer is returned whole, as a new list.
+        points: The (x, y) points of a curve; a curve with no more is returned whole, as a new list.
     """
     if len(points) <= MAX_POINTS:
         return list(points)

@@ -55,7 +55,7 @@ def mapping_lines(
         classes: The (class, words) of label 0, 1, ...; without any, the one line says so.
         numbers: The number of each class in the source, by label; empty if the source numbers none.
             They are shown only if they differ from the labels.
-        limit: The number of classes to list at most (default 6).
+        limit: The number of classes to list at most, at least 1 (default 6).
     """
     if not classes:
         yield "  no classes: the label of every image is -1"

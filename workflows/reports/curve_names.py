@@ -51,7 +51,7 @@ def curve_name_of(metric: str) -> CurveName:
 
     Args:
         metric: The name of the metric in `metrics.jsonl`, such as `critic_loss`. An unknown one, of
-            a later version, gets a chart of its own.
+            a later version, gets a chart of its own, named after it, without a unit.
 
     Returns:
         The title of the `chart`, the name of the `curve` in it, and the `unit` of its values (`%`,

@@ -33,10 +33,11 @@ def render(template: Path, **values: Any) -> str:
     Args:
         template: The file of the template. It may include, import and extend those beside it and
             those in `workflows/reports/templates`.
-        values: The values that it inserts, by name. Text is escaped, and control characters in it
-            are shown as visible escapes.
+        values: The values that it inserts, by name. Text is escaped, and control characters in it,
+            newlines too, are shown as visible escapes.
 
     Raises:
+        jinja2.TemplateNotFound: The file does not exist.
         jinja2.UndefinedError: The template inserts a value that is missing.
     """
     return _environment(template.parent).get_template(template.name).render(values)

@@ -34,7 +34,7 @@ def read_lines(
     """Read the lines of quarantined rows, and of rows with a remark, from parts of the table.
 
     Args:
-        objects: The objects of the store.
+        objects: The objects of the store, from `open_objects(STORE)` of `pipeline.store.open`.
         parts: The records of the table's parts, such as `commit.table` of each commit.
 
     Returns:
@@ -100,8 +100,9 @@ def quarantined_reasons(objects: Objects, commits: Iterable[Commit]) -> list[Rea
     """Return why rows of committed shards are in quarantine, the most frequent reason first.
 
     Args:
-        objects: The objects of the store.
-        commits: The commits of the shards; parts of the table that are damaged are left out.
+        objects: The objects of the store, from `open_objects(STORE)` of `pipeline.store.open`.
+        commits: The commits of the shards, such as the values of `load_commits(objects, plan)` of
+            `pipeline.store.records`; parts of the table that are damaged are left out.
 
     Returns:
         A value for each group of rows, with `status` (in words), `reason`, `num_rows` and `key`

@@ -37,7 +37,8 @@ def run_info(options: InfoOptions) -> int:
         The exit status, 0; also if files of the store are damaged.
 
     Raises:
-        StoreError: There is no store.
+        StoreError: There is no store; it has no split, and its recipe is damaged; or a document has
+            a format that this version does not read.
     """
     objects = open_objects(options.store)
     facts = describe_store(objects)
@@ -53,24 +54,25 @@ def describe_store(objects: Objects) -> dict[str, Any]:
     """Return the facts about a store as plain JSON values; damaged files are listed as problems.
 
     Args:
-        objects: The objects of the store.
+        objects: The objects of the store, from `open_objects(STORE)` of `pipeline.store.open`.
 
     Returns:
         The document of `tesserae info --json`: `store` (path or URL), `format` and `recipe` (its
-        number of the format and a dictionary of its fields, such as `fit` and `codec`; None if the
-        recipe is missing or damaged), `splits` and `features`. `splits` has for each name a
-        dictionary with `finished`, `rows`, `rows_committed`, `shards`, `shards_committed`, `seed`,
-        `listing`, `sizes` (by side, as text, dictionaries with `num_bytes`), `sizes_finished`,
-        `counts` (committed rows by status in words), `quarantine` and `remarks` (lists of the
-        dictionaries that `read_lines` returns), `problems` (with `name` and `what`) and
-        `passed_over` (number and first name of skipped files, by reason); `rows`, `shards`, `seed`
-        and `listing` are None if the plan is missing. `features` has for each name of a feature set
-        a dictionary with fields of its recipe, such as `dim`, with `num_bytes`, and with `splits`:
-        by name, dictionaries with `finished`, `kinds`, `shards_committed`, `num_bytes` and
-        `problems`.
+        number of the format and a dictionary of its fields, such as `fit` and `codec`; None if
+        neither the recipe nor a copy can be read), `splits` and `features`. `splits` has for each
+        name a dictionary with `finished`, `rows`, `rows_committed`, `shards`, `shards_committed`,
+        `seed`, `listing`, `sizes` (by side, as text, dictionaries with `num_bytes`),
+        `sizes_finished`, `counts` (committed rows by status in words), `quarantine` and `remarks`
+        (lists of the dictionaries that `read_lines` returns), `problems` (with `name` and `what`)
+        and `passed_over` (number and first name of skipped files, by reason); `rows`, `shards`,
+        `seed` and `listing` are None if neither the plan nor its copy can be read. `features` has
+        for each name of a feature set a dictionary with fields of its recipe, such as `dim`, with
+        `num_bytes`, and with `splits`: by name, dictionaries with `finished`, `kinds`,
+        `shards_committed`, `num_bytes` and `problems`.
 
     Raises:
-        StoreError: There is no store.
+        StoreError: There is no store; it has no split, and its recipe is damaged; or a document has
+            a format that this version does not read.
     """
     splits = [verify.read_records(objects, split) for split in records.stored_splits(objects)]
     recipe = next((split.recipe for split in splits if split.recipe is not None), None)

@@ -29,7 +29,7 @@ def render_report(model: ReportModel) -> str:
     """Return the report as the text of one self-contained HTML page.
 
     Args:
-        model: The data of the report, from `collect_report`.
+        model: The data of the report, from `collect_report` of `workflows.reports.store_report`.
     """
     return render(TEMPLATES / "store.html", model=model, max_names=MAX_NAMES_ON_PAGE)
 
@@ -38,7 +38,7 @@ def terminal_summary(model: ReportModel) -> list[str]:
     """Return the report as lines of plain text, with control characters in names escaped.
 
     Args:
-        model: The data of the report, from `collect_report`.
+        model: The data of the report, from `collect_report` of `workflows.reports.store_report`.
     """
     out = [f"{model.store}: {counted(model.num_classes, 'class', 'es')}"]
     if model.notice:

@@ -47,7 +47,8 @@ def report_store(store: str, runs: dict[str, RunReport], *, notice: str = "") ->
         notice: A notice that is shown before all figures (default: none).
 
     Raises:
-        StoreError: There is no store, or it cannot be written.
+        StoreError: There is no store, its recipe is damaged, or the store cannot be written.
+        ValueError: A chunk of an image, a label or a status that the report shows is damaged.
     """
     objects = open_objects(store, f"{RUN}-{uuid.uuid4().hex}")
     model = collect_report(objects, runs, notice)
@@ -68,30 +69,33 @@ def collect_report(objects: Objects, runs: dict[str, RunReport], notice: str) ->
     Nothing is written.
 
     Args:
-        objects: The objects of the store.
+        objects: The objects of the store, from `open_objects(STORE)` of `pipeline.store.open`.
         runs: The totals of the command's run, by split, such as `{"train": RunReport(num_rows=9,
             seconds=1.5)}`; a split without an entry gets none.
         notice: A notice that is shown before all figures; empty for none.
 
     Returns:
         The plain values of the report, for `store_page`: the counts, bytes and last run of each
-        split, the recipe, the quarantined rows, and grids of stored images with their classes.
+        split, the recipe, the quarantined rows, and grids of stored images with their classes. A
+        split of which neither the plan nor its copy can be read is left out.
 
     Raises:
         StoreError: There is no store, or its recipe is damaged.
+        ValueError: A chunk of an image, a label or a status that the report shows is damaged.
     """
     facts = describe_store(objects)
+    splits = {name: split for name, split in facts["splits"].items() if split["rows"] is not None}
     records.load_recipe(objects)  # raises the error that says why the facts would have no recipe
     recipe = facts["recipe"]
     names = ("fit", "filter", "shard_rows", "chunk_rows", "codec")
     return ReportModel(
         store=objects.url,
         num_classes=recipe["classes"],
-        splits=tuple(_split(name, split, runs) for name, split in facts["splits"].items()),
+        splits=tuple(_split(name, split, runs) for name, split in splits.items()),
         recipe={name.replace("_", " "): str(recipe[name]) for name in names},
         versions=recipe["software"],
-        quarantined=tuple(_quarantined(facts["splits"])),
-        image_grids=tuple(_image_grids(objects, facts["splits"])),
+        quarantined=tuple(_quarantined(splits)),
+        image_grids=tuple(_image_grids(objects, splits)),
         notice=notice,
         written_at=time.strftime("%Y-%m-%d %H:%M:%S %z"),
     )

@@ -93,14 +93,15 @@ def seconds_text(seconds: float) -> str:
 
 
 def share_text(part: float, total: float) -> str:
-    """Return a share in percent, with enough decimals, at most 7, not to show 0 or 100.
+    """Return a share in percent, with one decimal, or more where it would show 0 or 100.
 
     Args:
         part: A number from 0 to *total*.
         total: The number that is 100 %.
 
     Returns:
-        A text such as `99.9 %`; `-` if *total* is 0.
+        A text such as `99.9 %`; `0.0 %` and `100.0 %` stand for none and all alone, as far as 7
+        decimals show the difference. `-` if *total* is 0.
     """
     if not total:
         return "-"

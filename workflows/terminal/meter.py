@@ -121,7 +121,8 @@ class Meter:
             now: The present time in seconds, of the monotonic clock that all calls use.
 
         Returns:
-            The seconds, at least 0; None if the total is unknown or nothing was counted yet.
+            The seconds, at least 0; None if the total is unknown, or no row was counted since the
+            start or the last `restart_rates`.
         """
         rate = self.overall(now)[0]
         if self.total is None or rate <= 0:

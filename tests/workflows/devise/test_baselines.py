@@ -35,6 +35,14 @@ def queries() -> np.ndarray:
     return (np.random.default_rng(2).standard_normal((8, WIDTH)) + 3).astype(np.float32)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_vectors_of_any_float_are_scaled_to_length_1(dtype: type) -> None:
+    """The sum of squares of a vector of float16 may be too large for float16."""
+    scaled = l2_normalise(np.array([[3_000, 4_000], [0, 0]], dtype))
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaled, [[0.6, 0.8], [0, 0]], atol=1e-7)
+
+
 def test_ridge_equals_scikit_learn(
     learned: LabelledFeatures, vectors: np.ndarray, queries: np.ndarray
 ) -> None:

@@ -68,6 +68,8 @@ def test_too_few_seen_classes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "others").write_text("n99999999\n")
     with pytest.raises(TesseraeError, match="lists none of the store's 50"):
         class_parts(WNIDS, has_vector, unseen=str(tmp_path / "others"), validation=0, seed=0)
+    with pytest.raises(TesseraeError, match=r"lists none of the store's 0 classes\.$"):
+        class_parts([], np.ones(0, bool), seen=str(tmp_path / "others"), validation=0, seed=0)
 
 
 def test_seen_classes_can_be_named_and_all_others_are_unseen(tmp_path: Path) -> None:

@@ -253,6 +253,8 @@ def test_bad_inputs_are_one_line_errors(
     assert "no store at" in refused(monkeypatch, capsys, folder, "--word-vectors", glove)
     assert "no store at" in refused(monkeypatch, capsys, folder / "none", "--word-vectors", glove)
     assert "has no line of an id and names" in refused(monkeypatch, capsys, glove)
+    (folder / "word2vec.txt").write_text("2 3\ncrane 1 0 0\nshark 0 0 1\n")
+    assert "has no line of an id and names" in refused(monkeypatch, capsys, folder / "word2vec.txt")
     output = refused(monkeypatch, capsys, table, "--word-vectors", table)
     assert "is not a file of word vectors" in output
     (folder / "pickle").write_bytes(b"\x80\x04N.")
@@ -314,6 +316,13 @@ def test_a_folder_name_is_split_into_words() -> None:
     )  # fmt: skip
     with pytest.raises(TesseraeError, match="only wnids such as n00000001: pass --class-names"):
         words.names_of_classes((("n00000001", ""),), None)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_store_without_classes_has_no_names(table: Path, *, named: bool) -> None:
+    """The error says so, with a file of names too."""
+    with pytest.raises(TesseraeError, match="the store has no classes"):
+        words.names_of_classes((), str(table) if named else None)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,15 @@ def test_unmeasurable_requests_are_one_line_errors(
     assert err.count("\n") == 1
 
 
+def test_batches_of_one_row_have_no_pairs(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The rates are printed, and no shuffle quality."""
+    words = ["loader", str(store), "--size", "8", "--batch", "1", "--epochs", "1"]
+    assert main(words) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == 2
+    assert out[1].startswith("epoch 0: ")
+
+
 def test_reads_of_staged_copies_are_measured(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
