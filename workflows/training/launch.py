@@ -45,7 +45,8 @@ def train_on(
 
     The call returns when training ends. Progress is shown in the terminal and on the dashboard. The
     run folder is created if need be, and receives options, checkpoints, metrics and samples. Ctrl-C
-    raises KeyboardInterrupt after the ranks have saved.
+    raises KeyboardInterrupt after the ranks have saved. The run folder is not locked here
+    (`workflows.training.run_lock.locked_run`).
 
     Args:
         cluster: The cluster that runs the ranks, inside its `with` block; it is started if it has
@@ -71,8 +72,8 @@ def train_on(
             diverged loss or a full disk, or ranks failed repeatedly without progress.
         ClusterError: No worker arrives, workers are lost repeatedly, or a worker has other code or
             another torch.
-        TesseraeError: The folder holds another run or other files, or has no checkpoint of
-            *from_step*.
+        TesseraeError: The folder holds another run, a run with other options, or other files, or
+            has no checkpoint of *from_step*.
     """
     cluster.check_ranks(gpu=world.gpu)
     sections = {"versions": versions(), "data": _data_section(data, folder)}

@@ -265,6 +265,10 @@ class Wgan:
             state: The state of a stage with the same networks and data, with tensors on any device.
                 Those of the optimisers are not copied on the same device: later updates change
                 them.
+
+        Raises:
+            RuntimeError: The networks have other layers.
+            StoreMismatchError: The state is of other data, or of batches of another size.
         """
         self.trainer.load_state_dict(state["game"])
         self.average.load_state_dict(state["average"])
