@@ -256,7 +256,8 @@ def train_head(
             the name of their features are used.
         options: The options of the DeViSE stage. `steps` is the number of updates, and `learn` must
             be `head`.
-        space: The word space with its seen classes, from whose images the head learns.
+        space: The word space with its seen classes, from whose images the head learns, such as
+            `ClassSplit(data, 0, final=True).space`.
 
     Returns:
         A function from features, (n, D) float32, not standardised, to outputs of the head, (n, d)

@@ -51,12 +51,14 @@ def train_on(
     Args:
         cluster: The cluster that runs the ranks, inside its `with` block; it is started if it has
             not been.
-        world: The number and kind of ranks. Its `batch` is the batch size of *options*.
+        world: The ranks: `ranks`, their maximum number; `gpu`, True if each needs a GPU; and
+            `batch`, which must be the batch size of *options*, so that it divides among them.
         stage: The stage (`workflows.training.stage.Stage`): its name in
             `workflows.training.stage_registry.STAGES`, or `module:class`.
         options: The options of the stage, an instance of its options class.
-        data: The training data: loaders of whole batches, of which each rank reads its part, the
-            names of the classes, and no run folder yet.
+        data: The training data: `train`, a loader of whole batches, of which each rank reads its
+            part; `held_out`, such a loader of another split, or None; and `classes`, the names of
+            the classes by label. Its other fields are set here.
         folder: The run folder, which all machines see. A run that it holds is continued.
         from_step: The step of an earlier checkpoint to go back to; 0 starts from scratch (default
             None: continue from the newest checkpoint).

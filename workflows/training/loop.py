@@ -66,7 +66,8 @@ def train(rank: Rank, job: TrainingJob) -> str:
     precision `high` of float32 matrix products.
 
     Args:
-        rank: The `Rank` of this process, with its number, its device and the request to stop.
+        rank: The `cluster.ranks.rank_process.Rank` of this process, with its number, its device and
+            the request to stop.
         job: The `stage`, its class as `module:class`; its `options` and `data`; `folder`, the
             absolute path of the run folder, which exists; and `resumed`, the name of the checkpoint
             to resume, or None.

@@ -221,8 +221,9 @@ def join(rank: Rank, folder: Path) -> Iterator[World]:
     writes nothing.
 
     Args:
-        rank: The number of this process and of all ranks, the generation, the address of the
-            machine, and whether the rank has a GPU.
+        rank: The `cluster.ranks.rank_process.Rank` of this process: `rank`, its number; `world`,
+            the number of ranks; `generation`; `host`, the address of the machine; and `gpu`, True
+            if the rank has a GPU.
         folder: A folder that all ranks see, which is created if it is missing. Rank 0 publishes its
             address there as `<generation>.json`, such as `000002.json`.
 
@@ -233,6 +234,8 @@ def join(rank: Rank, folder: Path) -> Iterator[World]:
     Raises:
         TimeoutError: Rank 0 did not publish its address within `RENDEZVOUS_TIMEOUT_SECONDS` (300).
         RunFileError: The file with its address has invalid content.
+        OSError: The file with its address cannot be written.
+        DiskFullError: The disk has no room for it.
     """
     device = torch.device("cuda:0" if rank.gpu else "cpu")
     if rank.world == 1:
