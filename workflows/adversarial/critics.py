@@ -132,6 +132,9 @@ class ConvCritic(nn.Module):
             (n,) unbounded scores, float32 unless autocast lowers it. With the norm `batch` in
             training mode a score depends on the batch of all ranks, which must all call it, and the
             running statistics are updated.
+
+        Raises:
+            AssertionError: The critic has classes, and *labels* is None.
         """
         features = self.body(self.labelled.append_labels(images, labels))
         return self.labelled.add_projection(self.last(features).flatten(), features, labels)
@@ -189,6 +192,9 @@ class ResidualCritic(nn.Module):
             (n,) unbounded scores, float32 unless autocast lowers it. With the norm `batch` in
             training mode a score depends on the batch of all ranks, which must all call it, and the
             running statistics are updated.
+
+        Raises:
+            AssertionError: The critic has classes, and *labels* is None.
         """
         maps = self.body(self.labelled.append_labels(images, labels))
         features = functional.relu(maps).mean((2, 3))
@@ -243,6 +249,9 @@ class VectorCritic(nn.Module):
 
         Returns:
             (n,) unbounded scores, float32 unless autocast lowers it.
+
+        Raises:
+            AssertionError: The critic has classes, and *labels* is None.
         """
         rows = rows.flatten(1)
         if self.labelled.extra_channels:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -48,13 +49,15 @@ def with_norm(layer: nn.Module, norm: str, channels: int) -> list[nn.Module]:
 def initialise(network: nn.Module) -> None:
     """Initialise convolutions and norms, in place, as DCGAN does.
 
-    Weights are drawn from N(0, 0.02²), gains of norms from N(1, 0.02²), with torch's global
-    generator; biases are 0. Other layers, such as linear ones, keep their weights. Radford et al.:
+    The layers are `Conv2d`, `ConvTranspose2d`, `BatchNorm2d` and `GroupNorm`; others, such as
+    linear ones, keep their weights, and so do convolutions with spectral norm. Weights are drawn
+    from N(0, 0.02²), gains of norms from N(1, 0.02²), with torch's global generator; biases, also
+    of convolutions with spectral norm, are 0. Radford et al.:
     Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks,
     ICLR 2016, arXiv 1511.06434.
 
     Args:
-        network: A network, or a single layer.
+        network: A network, or a single layer. Its norms have weights (`affine=True`).
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -132,7 +135,8 @@ class Residual(nn.Module):
         """Return the output of the two layers plus the shortcut.
 
         Args:
-            rows: (n, inputs, h, w) float32, on the block's device.
+            rows: (n, inputs, h, w) float32, on the block's device; h and w are at least 2 for the
+                change `down`.
 
         Returns:
             (n, outputs, h', w'), float32 unless autocast lowers it. For the change `up` h' is 2 h,
@@ -166,9 +170,10 @@ def _up(rows: Tensor) -> Tensor:
 def frozen(network: nn.Module) -> Iterator[None]:
     """Keep a network unchanged inside the block, while gradients pass through it to its inputs.
 
-    No parameter receives a gradient. In training mode batch norm still normalises by the batch, but
-    does not update its running statistics, and spectral norm does not refine its estimates. At the
-    end of the block, also after an error, all of this is as it was before.
+    No parameter receives a gradient. In training mode batch norm, torch's or that of this package,
+    still normalises by the batch, but does not update its running statistics, and spectral norm
+    (`torch.nn.utils.parametrizations`) does not refine its estimates. At the end of the block, also
+    after an error, all of this is as it was before.
 
     Args:
         network: The network, which is called inside the block as usual.
@@ -177,7 +182,7 @@ def frozen(network: nn.Module) -> Iterator[None]:
         None.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
-    norms = [m for m in network.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     spectral = [
         m for m in network.modules() if isinstance(m, parametrizations._SpectralNorm) and m.training
     ]

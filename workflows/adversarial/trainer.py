@@ -86,7 +86,7 @@ class AdversarialTrainer:
         afterwards if its parameters have a limit. All tensors are on the device of the networks.
 
         Args:
-            real: This rank's real rows, (n, ...) float32.
+            real: This rank's real rows, (n, ...) float32; n is at least 1.
             inputs: The inputs of the generator, such as noise: a tuple of tensors with n rows each,
                 which are its positional arguments.
             condition: Further inputs of the critic, such as labels: a tuple of tensors with n rows
@@ -99,6 +99,9 @@ class AdversarialTrainer:
             without the penalty; `estimate`, the mean score of real rows minus that of fake rows,
             which for the WGAN objectives is the critic's estimate of the Wasserstein distance, up
             to a factor; and, only if there is a penalty, `penalty`, before its weight.
+
+        Raises:
+            AssertionError: There is a penalty, and *alpha* is None.
         """
         self.critic_optimiser.zero_grad(set_to_none=True)
         weighted_metrics = []
@@ -139,10 +142,11 @@ class AdversarialTrainer:
 
         Args:
             inputs: The inputs of the generator, such as noise: a tuple of at least one tensor, with
-                this rank's n rows each, which are its positional arguments.
+                this rank's n rows each, at least 1, which are its positional arguments.
             condition: Further inputs of the critic, such as labels: a tuple of tensors with n rows
                 each, which follow the fake rows (default: none).
-            weight: Weight of the adversarial loss (default 1); with 0 the critic is not called.
+            weight: Weight of the adversarial loss (default 1); with 0 the critic is not called,
+                and *extra_loss* is required.
             extra_loss: A further loss, such as a reconstruction error. It is called with fake rows,
                 (m, ...) float32, and the slice of the n rows of *inputs* that they come from, and
                 returns its mean over these rows, a 0-d tensor with gradients (default None: no

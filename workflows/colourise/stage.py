@@ -69,20 +69,26 @@ class ColourNetwork(nn.Module):
 
 
 class PairCritic(ConvCritic):
-    """A critic that scores a coloured image together with its grey original."""
+    """A critic that scores a coloured image together with its grey original.
+
+    It is created with 4 channels, those of both, and without classes.
+    """
 
     def forward(self, colour: Tensor, grey: Tensor | None = None) -> Tensor:
         """Return the scores of coloured images, high for those that are taken for real.
 
         Args:
             colour: (n, 3, size, size) RGB float32 in [-1, 1], where size is the side that the
-                critic was created with.
+                critic was created with, for 4 channels.
             grey: (n, 1, size, size) float32 in [-1, 1], the grey originals; it is required.
 
         Returns:
             (n,) unbounded scores, float32 unless autocast lowers it. With the norm `batch` in
             training mode a score depends on the batch of all ranks, which must all call it, and the
             running statistics are updated.
+
+        Raises:
+            AssertionError: *grey* is None.
         """
         assert grey is not None
         return super().forward(torch.cat([colour, grey], 1))
@@ -198,6 +204,10 @@ class Colourise:
             state: The state of a stage with the same networks and data, with tensors on any device.
                 Those of the optimisers are not copied on the same device: later updates change
                 them.
+
+        Raises:
+            RuntimeError: The networks have other layers.
+            StoreMismatchError: The state is of other data, or of batches of another size.
         """
         self.trainer.load_state_dict(state["game"])
         self.batches.load_state_dict(state["batches"])

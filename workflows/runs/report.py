@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,10 +68,10 @@ def run_report(options: ReportOptions) -> int:
 
     Args:
         options: `run`, the folder of the run; `device`, the torch device (None = a GPU if there is
-            one); `samples`, the maximum number of real and of generated images of a GAN, or of the
-            images whose nearest ones DeViSE's report counts; `store`, the location of the store
-            (None = as recorded); and the models to evaluate with, each a folder or a hub name or
-            None, `backbone` for a GAN and `clip_model` for DeViSE.
+            one); `samples`, 8 to 1,000,000, the maximum number of real and of generated images of a
+            GAN, or of the images whose nearest ones DeViSE's report counts; `store`, the location
+            of the store (None = as recorded); and the models to evaluate with, each a folder or a
+            hub name or None, `backbone` for a GAN and `clip_model` for DeViSE.
 
     Returns:
         The exit status, 0. A run that has diverged, that has no checkpoint or whose stage has no
@@ -79,8 +80,9 @@ def run_report(options: ReportOptions) -> int:
     Raises:
         TesseraeError: The folder holds no run, its store or a model cannot be opened, or the disk
             is full.
-        ValueError: There is no such device, or there are too few images for the metrics of
-            `--backbone`.
+        ValueError: The run is evaluated, and there is no such device, or there are too few images
+            for the metrics of `--backbone`.
+        OSError: The page cannot be written for another reason than a full disk.
     """
     folder = RunFolder(options.run)
     record = folder.read_options()
@@ -261,7 +263,9 @@ def smoothed(
 
 def _sample_grids(folder: RunFolder) -> Iterator[tuple[str, int, bytes]]:
     """Yield the name, the step and the PNG of grids over the whole run, the newest first."""
-    files = sorted((folder.path / "samples").glob("*.png"), key=lambda file: file.stem[-9:])
+    grids = (folder.path / "samples").glob("*-?????????.png")  # others are not of the run
+    named = (file for file in grids if re.fullmatch(r"[0-9]{9}", file.stem[-9:]))
+    files = sorted(named, key=lambda file: file.stem[-9:])
     last = len(files) - 1
     indices = {round(i * last / max(1, MAX_GRIDS - 1)) for i in range(MAX_GRIDS)} if files else ()
     for index in sorted(indices, reverse=True):

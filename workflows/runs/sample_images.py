@@ -17,10 +17,10 @@ def run_sample_images(options: SampleImagesOptions) -> int:
     They are generated on the CPU. A file of that name is replaced. A line with its path is printed.
 
     Args:
-        options: `run`, the folder of a GAN's run; `n`, the number of images; `out`, the PNG file;
-            `seed` of the noise; `label`, the class of all images as a label, a wnid or a name (None
-            = all classes in turn); and `interpolate`, True if each row of the grid leads from one
-            random image to another.
+        options: `run`, the folder of a GAN's run; `n`, the number of images, 1 to 10,000; `out`,
+            the PNG file, in a folder that exists; `seed` of the noise; `label`, the class of all
+            images as a label, a wnid or a name (None = all classes in turn); and `interpolate`,
+            True if each row of the grid leads from one random image to another.
 
     Returns:
         The exit status, 0.
@@ -29,6 +29,7 @@ def run_sample_images(options: SampleImagesOptions) -> int:
         ValueError: --out is not a PNG file in an existing folder.
         TesseraeError: The run has no generator, no checkpoint or no such class, is not conditioned
             on classes although a label is given, or has diverged.
+        OSError: The file cannot be written.
     """
     if options.out.suffix.lower() != ".png":
         raise ValueError(f"--out is {options.out}: expected a name that ends in .png.")

@@ -43,9 +43,11 @@ def run_train(options: TrainingOptions, run_options: RunOptions) -> int:
 
     Args:
         options: The options of the stage, an instance of its options class.
-        run_options: `stage`, the name of the stage; `store`; `data`, the source that the store is
-            first prepared from, or None; `split`, the training split; `run`, the run folder (None =
-            runs/STAGE); and the other options of `tesserae train` on data, ranks and the cluster.
+        run_options: `stage`, the name of the stage in
+            `workflows.training.stage_registry.STAGES`; `store`, its folder or URL; `data`, the
+            source that the store is first prepared from, or None; `split`, the training split;
+            `run`, the run folder (None = runs/STAGE); and the other options of `tesserae train` on
+            data, ranks and the cluster.
 
     Returns:
         The exit status, 0. A run that stops at its time limit has succeeded too. On a node of a
@@ -53,8 +55,11 @@ def run_train(options: TrainingOptions, run_options: RunOptions) -> int:
 
     Raises:
         ClusterError: The cluster or its workers cannot be used, or training fails.
-        TesseraeError: The store, the data or the run folder cannot be used.
-        ValueError: An option has an invalid value, such as a --split that the data lack.
+        TesseraeError: The store, the data or the run folder cannot be used, or the store lacks the
+            split.
+        ValueError: An option has an invalid value, such as a --split that the source of --data
+            lacks.
+        KeyError: There is no such stage.
         KeyboardInterrupt: Ctrl-C was pressed; the ranks have saved and stopped.
     """
     options = options.with_absolute_paths()

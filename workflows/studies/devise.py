@@ -177,7 +177,7 @@ class Outcome:
     setting: Mapping[str, Any]
     """The setting that was chosen."""
     validation_hit_rate: float
-    """The hit@5 on the validation classes, 0 to 1."""
+    """The hit@k on the validation classes, 0 to 1, with the k of `select_setting`."""
     evaluation: MethodMetrics
     """The metrics on seen and unseen classes."""
 
@@ -197,6 +197,10 @@ class ClassSplit:
             seed: Seed of the split.
             final: True to train on the validation classes too.
             centre: True to subtract the mean of the seen classes from word vectors (default).
+
+        Raises:
+            TesseraeError: Too few classes are left to train on, or the file of unseen classes
+                cannot be read.
         """
         self.data, self.seed = data, seed
         parts = class_parts(
@@ -228,6 +232,11 @@ class ClassSplit:
         Returns:
             Cosines of the n held-out images and the C classes, (n, C) float32; 0 for a class
             without a vector.
+
+        Raises:
+            StoreError: Fewer images than a batch are of the classes to train on.
+            ValueError: An option has an invalid value.
+            TypeError: There is no such option.
         """
         common = {"batch_size": self.data.batch_size, "mirrored": self.data.mirrored}
         options = DeviseOptions(**{**common, **setting})
@@ -247,15 +256,16 @@ def train_head(
             the name of their features are used.
         options: The options of the DeViSE stage. `steps` is the number of updates, and `learn` must
             be `head`.
-        space: The word space with its seen classes, from whose images the head learns.
+        space: The word space with its seen classes, from whose images the head learns, such as
+            `ClassSplit(data, 0, final=True).space`.
 
     Returns:
         A function from features, (n, D) float32, not standardised, to outputs of the head, (n, d)
         float32, which are not normalised.
 
     Raises:
-        StoreError: The features of `train` are not finished, or fewer images than a batch are of
-            seen classes.
+        StoreError: The features of `train` are missing or not finished, or fewer images than a
+            batch are of seen classes.
     """
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / FILE).write_bytes(space.encode())
@@ -348,15 +358,16 @@ def run_split(data: StudyData, seed: int, *, steps: int) -> Iterator[Outcome]:
 
     Yields:
         The name of the `method`; the chosen `setting`, values by name such as `{"penalty": 0.3}`;
-        its `validation_hit_rate`, the hit@5 on the validation classes, 0 to 1; and its
-        `evaluation`, the result of `workflows.devise.accuracy.evaluate` on the held-out images,
-        after training on the validation classes too. The methods are DeViSE with each loss, such as
-        `DeViSE hinge`; `ridge`, `ridge, centred`, `ConSE`, `ConSE, centred`, `softmax` and `random
-        codes`; and `CLIP` if the data have its scores.
+        its `validation_hit_rate`, the hit@k on the validation classes, 0 to 1, where k is 5, or the
+        number of these classes minus 1 if that is smaller; and its `evaluation`, the result of
+        `workflows.devise.accuracy.evaluate` on the held-out images, after training on the
+        validation classes too. The methods are DeViSE with each loss, such as `DeViSE hinge`;
+        `ridge`, `ridge, centred`, `ConSE`, `ConSE, centred`, `softmax` and `random codes`; and
+        `CLIP` if the data have its scores.
 
     Raises:
         TesseraeError: There are fewer than two validation classes, they have no images, or too few
-            classes are left to train on.
+            classes, or fewer images than a batch, are left to train on.
     """
     choosing, final = (ClassSplit(data, seed, final=last) for last in (False, True))
     softmaxes = _SoftmaxCache()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -26,10 +27,13 @@ def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
         values: The values, at least one.
 
     Returns:
-        (low, high); of a single value, both ends are the value itself.
+        (low, high); of a single value, both ends are the value itself, and of values with NaN or
+        infinity both are NaN.
     """
     if len(values) < 2:
         return values[0], values[0]
+    if not all(map(math.isfinite, values)):
+        return math.nan, math.nan
     half_width = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
     mean = statistics.mean(values)
     return mean - half_width, mean + half_width
@@ -42,7 +46,10 @@ def _limit_threads(options: StudyOptions) -> None:
 
 
 def gaussians(options: GaussiansOptions) -> int:
-    """Run the study of Gaussians, and print a line for each run and each control.
+    """Run the study of Gaussians, and print its results.
+
+    They are a heading, a line for each control, one for the settings of each pair, and one for each
+    run.
 
     Args:
         options: `objectives` and `settings`, tuples of names of which all pairs are run; `seeds`,
@@ -83,7 +90,10 @@ def gaussians(options: GaussiansOptions) -> int:
 
 
 def digits(options: DigitsOptions) -> int:
-    """Run the study of digits, and print a line for each run and each control.
+    """Run the study of digits, and print its results.
+
+    They are a line for each seed with the distances of the controls, one for the settings of each
+    pair, one for each run, and one for the mean over the runs of a pair.
 
     Args:
         options: `objectives` and `settings`, tuples of names of which all pairs are run; `seeds`,
@@ -137,9 +147,11 @@ def devise(options: DeviseStudyOptions) -> int:
         The exit status, 0.
 
     Raises:
-        ValueError: There are no unseen classes, or --features is required.
-        TesseraeError: The store, the features, the word vectors, the hierarchy or the CLIP model
-            cannot be opened, or there are too few classes.
+        ValueError: There are to be no unseen classes, or `features` is None and the store has none
+            or several.
+        TesseraeError: The store, the features, the word vectors, the names, the hierarchy or the
+            CLIP model cannot be opened, or there are too few classes, or too few images for a
+            batch.
     """
     from workflows.devise.accuracy import table_rows
     from workflows.studies import devise as study

@@ -18,7 +18,8 @@ def finite_or_none(value: Any) -> Any:
     """Return a copy of a JSON value in which None replaces NaN and infinity, at any depth.
 
     Args:
-        value: A number, a string, a boolean, None, or a mapping, a list or a tuple of such values.
+        value: A Python number, a string, a boolean, None, or a mapping, a list or a tuple of such
+            values.
 
     Returns:
         The value without NaN and infinity: mappings become dictionaries, lists and tuples become
@@ -40,8 +41,9 @@ def first_non_finite(state: Any) -> str | None:
     device are checked before those of the next.
 
     Args:
-        state: Nested mappings, lists and tuples of tensors and plain values. Only floating-point
-            tensors are checked: a plain float may be NaN.
+        state: Nested mappings, lists and tuples of tensors and plain values. Only
+            floating-point tensors are checked: a plain float may be NaN. Those of float8 are not
+            supported.
 
     Returns:
         The keys and positions that lead to the tensor, joined by dots, such as
@@ -73,7 +75,8 @@ def check_finite(*sets: Tensor) -> None:
     """Check that sets of rows are finite, since NaN and infinity have no meaningful distance.
 
     Args:
-        sets: Tensors of two or more dimensions, (n, ...), and any dtype, on any device; n may be 0.
+        sets: Tensors of two or more dimensions, (n, ...), of any dtype that `torch.isfinite`
+            accepts, on any device; n may be 0.
 
     Raises:
         NonFiniteError: A value is NaN or infinite; the message has the number of such rows of the

@@ -55,6 +55,9 @@ def jpeg_preview(png: bytes, limit: int = 300 * 2**10) -> bytes:
         png: The content of the PNG file.
         limit: Maximum length of the JPEG file, in bytes (default 300 KiB). A JPEG file of one pixel
             has several hundred bytes, and is returned even if that is more.
+
+    Raises:
+        PIL.UnidentifiedImageError: *png* is not the content of an image file.
     """
     image = Image.open(io.BytesIO(png)).convert("RGB")
     while True:

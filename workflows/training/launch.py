@@ -45,17 +45,20 @@ def train_on(
 
     The call returns when training ends. Progress is shown in the terminal and on the dashboard. The
     run folder is created if need be, and receives options, checkpoints, metrics and samples. Ctrl-C
-    raises KeyboardInterrupt after the ranks have saved.
+    raises KeyboardInterrupt after the ranks have saved. The run folder is not locked here
+    (`workflows.training.run_lock.locked_run`).
 
     Args:
         cluster: The cluster that runs the ranks, inside its `with` block; it is started if it has
             not been.
-        world: The number and kind of ranks. Its `batch` is the batch size of *options*.
+        world: The ranks: `ranks`, their maximum number; `gpu`, True if each needs a GPU; and
+            `batch`, which must be the batch size of *options*, so that it divides among them.
         stage: The stage (`workflows.training.stage.Stage`): its name in
             `workflows.training.stage_registry.STAGES`, or `module:class`.
         options: The options of the stage, an instance of its options class.
-        data: The training data: loaders of whole batches, of which each rank reads its part, the
-            names of the classes, and no run folder yet.
+        data: The training data: `train`, a loader of whole batches, of which each rank reads its
+            part; `held_out`, such a loader of another split, or None; and `classes`, the names of
+            the classes by label. Its other fields are set here.
         folder: The run folder, which all machines see. A run that it holds is continued.
         from_step: The step of an earlier checkpoint to go back to; 0 starts from scratch (default
             None: continue from the newest checkpoint).
@@ -71,8 +74,8 @@ def train_on(
             diverged loss or a full disk, or ranks failed repeatedly without progress.
         ClusterError: No worker arrives, workers are lost repeatedly, or a worker has other code or
             another torch.
-        TesseraeError: The folder holds another run or other files, or has no checkpoint of
-            *from_step*.
+        TesseraeError: The folder holds another run, a run with other options, or other files, or
+            has no checkpoint of *from_step*.
     """
     cluster.check_ranks(gpu=world.gpu)
     sections = {"versions": versions(), "data": _data_section(data, folder)}

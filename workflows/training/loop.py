@@ -59,14 +59,18 @@ class TrainingJob:
 def train(rank: Rank, job: TrainingJob) -> str:
     """Run a training job in this rank, to its last step or until a stop is requested.
 
-    All ranks of the world run it at the same time. It reports progress by `rank.emit`. Rank 0
+    All ranks of the world run it at the same time, each in a process that
+    `cluster.ranks.world.run_world` has started. It reports progress by `rank.emit`. Rank 0
     writes checkpoints, metrics and samples to the run folder. In the whole process it sets the
     number of torch's threads and torch's global seed and, on a GPU, cuDNN's benchmark mode and the
     precision `high` of float32 matrix products.
 
     Args:
-        rank: The number and the device of this process, its events, and the request to stop.
-        job: The stage, its options, its data, the run folder, and the checkpoint to resume.
+        rank: The `cluster.ranks.rank_process.Rank` of this process, with its number, its device and
+            the request to stop.
+        job: The `stage`, its class as `module:class`; its `options` and `data`; `folder`, the
+            absolute path of the run folder, which exists; and `resumed`, the name of the checkpoint
+            to resume, or None.
 
     Returns:
         `done` after the last step; `stopped at step N`, where N has commas between thousands, if a
@@ -77,8 +81,9 @@ def train(rank: Rank, job: TrainingJob) -> str:
         DivergedError: A metric or a weight is NaN or infinite, in the run or in the checkpoint to
             resume.
         DiskFullError: The disk has no room for a checkpoint or another file of the run folder.
-        TesseraeError: The code or the version of torch differs from that of the command, or a file
-            of the run folder or the store cannot be read.
+        TesseraeError: The code or the version of torch differs from that of the command, a file of
+            the run folder or the store cannot be read, or the split has fewer readable images than
+            a batch.
         TimeoutError: Rank 0 did not publish its address within five minutes.
     """
     # A worker may join, or its files change, after the command's check.
@@ -113,11 +118,17 @@ def make_stage(job: TrainingJob, world: World, *, ranks_on_host: int = 1) -> Sta
     weights. The checkpoint to resume is not loaded.
 
     Args:
-        job: The stage, its options, its data and the run folder. It is only read: the stage gets a
-            copy of the data with *ranks_on_host* and the run folder.
-        world: The rank that the stage runs in, with its device.
+        job: The `stage`, its class as `module:class`, not its name; its `options` and `data`; and
+            `folder`, the path of the run folder. It is only read: the stage gets a copy of the data
+            with *ranks_on_host* and the run folder.
+        world: The rank that the stage runs in, with its device; `World()` in a process that is no
+            rank.
         ranks_on_host: Number of ranks on this machine, which share its cores and memory (default
             1).
+
+    Raises:
+        ImportError: There is no such module.
+        AttributeError: The module has no such class.
     """
     torch.manual_seed(job.options.seed)
     data = replace(job.data, ranks_on_host=ranks_on_host, folder=job.folder)

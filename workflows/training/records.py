@@ -228,6 +228,7 @@ def read_metric_lines(file: Path) -> Iterator[dict[str, Any]]:
         of other kinds may have any values.
 
     Raises:
+        OSError: The file exists and cannot be read.
         RunFileError: A line has invalid content; the lines before it have been yielded.
     """
     for number, text in enumerate(file.read_bytes().splitlines() if file.exists() else (), 1):

@@ -86,7 +86,7 @@ class Checkpoint:
                 `000002-000000001200`.
 
         Raises:
-            ValueError: *name* does not consist of two numbers.
+            ValueError: *name* is not two whole numbers with a hyphen between them.
         """
         generation, _, updates = name.partition("-")
         return cls(int(generation), int(updates))
@@ -158,12 +158,13 @@ class RunFolder:
                 earlier step.
             from_step: The step to go back to, 0 for the start (default None: continue from the
                 newest checkpoint). It only permits the options of *changeable_on_rewind* to change.
-            files: Further files of a new run, as name in the run folder -> content; an existing run
-                keeps its own.
+            files: Further files of a new run, as name in the run folder, without a slash ->
+                content; an existing run keeps its own.
 
         Raises:
             TesseraeError: The folder holds a run with other options, a damaged `options.json` or
                 files of something else, a subfolder is a link out of it, or the disk is full.
+            OSError: It cannot be created or written for another reason.
         """
         file = self.path / "options.json"
         self.check_links()
@@ -411,8 +412,9 @@ class RunFolder:
             and updates, or None to train from scratch.
 
         Raises:
-            TesseraeError: There is no checkpoint of *from_step*, or a subfolder is a link out of
-                the run folder.
+            TesseraeError: There is no checkpoint of *from_step*, the file of an earlier claim is
+                damaged, or a subfolder is a link out of the run folder.
+            OSError: The run has not been created, or the file cannot be written.
         """
         self.check_links()
         while True:
@@ -460,8 +462,8 @@ class RunFolder:
         """Return the newest checkpoint of a step in the history of the latest generation.
 
         The history is what led to the present state: checkpoints after one that was resumed do not
-        belong to it. Each of its checkpoints is read to check that it is intact; a damaged one is
-        skipped.
+        belong to it, and neither do those of a generation that was not claimed. Each of its
+        checkpoints is read to check that it is intact; a damaged one is skipped.
 
         Args:
             step: Number of complete steps, at least 0.
@@ -470,8 +472,8 @@ class RunFolder:
             The checkpoint; None for step 0, which has none: training starts from scratch.
 
         Raises:
-            TesseraeError: The history has no checkpoint of that step; the message names
-                `--from-step`.
+            TesseraeError: The history has no checkpoint of that step, in which case the message
+                names `--from-step`, or the file of a claim is damaged.
         """
         if step == 0:
             return None
@@ -530,18 +532,21 @@ class RunFolder:
         """Save a state durably, and remove the oldest checkpoints.
 
         Write `checkpoints/<generation>-<updates>.pt` and then the `.json` that makes it count, and
-        keep the three newest checkpoints of the run. Nothing is removed if a newer generation has
-        been claimed.
+        keep the three newest checkpoints of the run. Nothing is removed if the newest claimed
+        generation is another one. The run must have been created, and its checkpoint counts as one
+        of the run only if its generation has been claimed.
 
         Args:
-            checkpoint: The identity of the checkpoint.
-            state: `stage`, the result of the stage's `state_dict`, and `updates`, the number of
-                complete updates: nested mappings and sequences of plain values and tensors on any
-                device.
+            checkpoint: The identity of the checkpoint: the number that `claim` returned, and the
+                number of complete updates.
+            state: A dictionary with `stage`, the result of the stage's `state_dict`, and `updates`,
+                the number of complete updates: nested dictionaries, lists and tuples of plain
+                values and tensors on any device. `load` refuses any other content.
             step: Number of complete steps.
 
         Raises:
             DiskFullError: The disk is full. Earlier checkpoints are unchanged.
+            OSError: A file cannot be written for another reason.
         """
         file = self._checkpoints / f"{checkpoint.name}.pt"
         with writing.replacing_run_file(file, num_bytes=num_bytes(state)) as out:
@@ -595,7 +600,8 @@ class RunFolder:
 
         Raises:
             DivergedError: A part holds NaN or infinity, which earlier versions could save.
-            KeyError: The state has no such part.
+            KeyError: The state has no such part; or one holds NaN or infinity and the state has no
+                `step`, which the message of the error needs.
             OSError: The file cannot be read.
             TesseraeError: The file is no checkpoint.
         """
@@ -624,6 +630,7 @@ class RunFolder:
 
         Raises:
             DiskFullError: The disk is full.
+            OSError: The file cannot be written for another reason, such as a missing run folder.
         """
         file = self.samples_file(name, step)
         file.parent.mkdir(exist_ok=True)
@@ -644,14 +651,18 @@ class RunFolder:
     def log(self, message: Mapping[str, Any]) -> None:
         """Append a line to `metrics.jsonl`, which is created if it is missing.
 
+        The run folder must exist. The entries of the line are not checked.
+
         Args:
             message: The JSON values of the line by name: the integers `step` and `generation`,
                 which every line needs; `what`, its kind, unless it is of a training step; and
-                metrics. NaN and infinity are written as null.
+                metrics, as Python numbers. NaN and infinity are written as null.
 
         Raises:
             DiskFullError: The disk is full. The file has its former length.
             TesseraeError: The file is a symbolic link.
+            OSError: The file cannot be written for another reason.
+            TypeError: A value, such as a tensor, is no JSON value.
         """
         line = json.dumps(finite_or_none(message), allow_nan=False)
         writing.append(self.path / "metrics.jsonl", line.encode() + b"\n")

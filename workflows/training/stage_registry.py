@@ -75,9 +75,9 @@ def register(name: str, stage: StageEntry) -> None:
         name: The name that `tesserae train` and run folders use for it: a letter, then letters,
             digits, `-` and `_`, in lower case.
         stage: The stage: `summary`, a phrase for the help text, and import locations as
-            `module:name`, which ranks must be able to import too: `options`, its options class;
-            `stage`, its class; and, or None, `prepare_data` and `evaluate`, the functions that open
-            its training data and that evaluate a run.
+            `module:name`, which are not imported here and which ranks must be able to import too:
+            `options`, its options class; `stage`, its class; and, or None, `prepare_data` and
+            `evaluate`, the functions that open its training data and that evaluate a run.
 
     Raises:
         ValueError: The name is taken by another stage, or is no name.
@@ -126,7 +126,8 @@ def import_object(name: str) -> Any:
             a method; without a colon, the longest beginning that is a module is the module.
 
     Raises:
-        ImportError: There is no such module.
+        ImportError: There is no module of the part before the colon or, without one, of the part
+            before the first dot.
         AttributeError: The module has no such name.
         ValueError: *name* is not made of identifiers, dots and at most one colon.
     """

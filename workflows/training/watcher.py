@@ -192,7 +192,8 @@ def start_lines(event: dict[str, Any], options: TrainingOptions) -> Iterator[str
 def cost_line(options: TrainingOptions, step: int, seconds: float) -> str:
     """Return a line with the duration of a step, the time left, and options that speed it up.
 
-    An update is one call of `Stage.advance`; a step of a GAN has several.
+    An update is one call of `Stage.advance`; a step of a GAN has several, and then the line also
+    has their number and duration, and the duration of a step of the warm-up.
 
     Args:
         options: The options of the run, which say how many updates a step has.
@@ -220,11 +221,11 @@ def cost_line(options: TrainingOptions, step: int, seconds: float) -> str:
 
 
 def losses_line(line: Mapping[str, Any]) -> str:
-    """Return the metrics of a step as one line, without those that are not finite.
+    """Return the metrics of a step as one line, without those that are None.
 
     Args:
-        line: Metrics by name, in the order of the result; None for one that is not finite. An entry
-            `step` is left out.
+        line: Metrics by name, numbers in the order of the result; None for one that is not finite.
+            An entry `step` is left out.
 
     Returns:
         The metrics with four digits each, and spaces for the underscores of their names, such as

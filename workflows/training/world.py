@@ -37,7 +37,11 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class World:
-    """A rank's view of the world: its number, its device and the collective operations."""
+    """A rank's view of the world: its number, its device and the collective operations.
+
+    `World()` is a world of one rank, on the CPU. The operations of more ranks work only inside the
+    block of `join`.
+    """
 
     rank: int = 0
     """The number of this rank, 0 to size - 1."""
@@ -126,6 +130,8 @@ class World:
     def mean(self, values: Tensor) -> Tensor:
         """Return the element-wise mean of a tensor over all ranks, which must all call it.
 
+        More than one rank must call it inside the block of `join`.
+
         Args:
             values: A tensor of any shape and of a floating-point dtype, on the rank's device, with
                 the same shape and dtype in all ranks. It stays unchanged.
@@ -143,7 +149,8 @@ class World:
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """Return, for each flag, True if any rank has set it: the same answer in all ranks.
 
-        All ranks must call it, with the same number of flags.
+        All ranks must call it, with the same number of flags; more than one rank, inside the block
+        of `join`.
 
         Args:
             flags: This rank's flags.
@@ -157,7 +164,8 @@ class World:
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace the gradients of parameters by their mean over all ranks, in one all-reduce.
 
-        All ranks must call it. With one rank it changes nothing.
+        All ranks must call it, inside the block of `join`. With one rank it changes nothing, and
+        needs no such block.
 
         Args:
             parameters: Parameters on the rank's device, the same ones in the same order in all
@@ -213,8 +221,9 @@ def join(rank: Rank, folder: Path) -> Iterator[World]:
     writes nothing.
 
     Args:
-        rank: The number of this process and of all ranks, the generation, the address of the
-            machine, and whether the rank has a GPU.
+        rank: The `cluster.ranks.rank_process.Rank` of this process: `rank`, its number; `world`,
+            the number of ranks; `generation`; `host`, the address of the machine; and `gpu`, True
+            if the rank has a GPU.
         folder: A folder that all ranks see, which is created if it is missing. Rank 0 publishes its
             address there as `<generation>.json`, such as `000002.json`.
 
@@ -225,6 +234,8 @@ def join(rank: Rank, folder: Path) -> Iterator[World]:
     Raises:
         TimeoutError: Rank 0 did not publish its address within `RENDEZVOUS_TIMEOUT_SECONDS` (300).
         RunFileError: The file with its address has invalid content.
+        OSError: The file with its address cannot be written.
+        DiskFullError: The disk has no room for it.
     """
     device = torch.device("cuda:0" if rank.gpu else "cpu")
     if rank.world == 1:
@@ -319,14 +330,15 @@ class BatchNorm(nn.BatchNorm2d):
         the input, and are not updated.
 
         Args:
-            input: (N, C, H, W) or (N, C) of any floating-point dtype, with this rank's rows; N is
-                the same in all ranks.
+            input: (N, C, H, W) or (N, C) of float32, float16 or bfloat16, with this rank's rows; N
+                is the same in all ranks.
 
         Returns:
             A new tensor with the shape and dtype of *input*.
 
         Raises:
-            ValueError: *input* has another number of dimensions.
+            ValueError: *input* has another number of dimensions; or, in training mode with one
+                rank, only one value for each channel.
         """
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(input)

@@ -38,7 +38,7 @@ class RecordingFile:
         """Write all of *data*, in as many system calls as that takes.
 
         Args:
-            data: Bytes, or a contiguous view of items of any type.
+            data: Bytes, or a C-contiguous view of at least one item, of any type.
 
         Returns:
             The length of *data* in bytes.
@@ -131,7 +131,7 @@ def append(file: Path, data: bytes) -> None:
         data: The bytes to append, such as a line with its newline.
 
     Raises:
-        TesseraeError: It is a symbolic link, a pipe or a device.
+        TesseraeError: It is a symbolic link or a device, or a pipe that a process reads.
         DiskFullError: The disk has no room for it.
         OSError: It cannot be written for another reason.
     """
@@ -158,7 +158,8 @@ def write(file: Path, data: bytes) -> None:
     """Replace the content of *file* by *data*, atomically and durably.
 
     Until it is complete the new file has the name of *file* with the suffix `.new` in place of its
-    own, so that there must be one writer at a time. After an error *file* is unchanged.
+    own, so that there must be one writer at a time. After an error *file* is unchanged. A symbolic
+    link is replaced itself, not the file that it leads to.
 
     Args:
         file: Path of the file, which need not exist, in a folder that does.

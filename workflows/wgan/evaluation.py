@@ -195,8 +195,8 @@ def evaluate_for_report(
 
     Args:
         folder: The run folder.
-        options: The options. `samples` is the maximum number of real and of generated images,
-            `backbone` the model for metrics that need features (None = no such metrics), and
+        options: The options. `samples` is the maximum number of real and of generated images, 8 or
+            more, `backbone` the model for metrics that need features (None = no such metrics), and
             `store` the location of the run's store (None = as recorded in the run, or beside the
             run). The other options have no effect.
         device: The device that generates and compares images.

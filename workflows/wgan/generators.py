@@ -82,6 +82,9 @@ class ConvGenerator(nn.Module):
 
         Returns:
             (n, channels, size, size) in [-1, 1] on that device, float32 unless autocast lowers it.
+
+        Raises:
+            AssertionError: The generator has classes, and *labels* is None.
         """
         images: Tensor = self.body(_with_labels(noise, labels, self._classes)[:, :, None, None])
         return images
@@ -142,6 +145,9 @@ class ResidualGenerator(nn.Module):
 
         Returns:
             (n, channels, size, size) in [-1, 1] on that device, float32 unless autocast lowers it.
+
+        Raises:
+            AssertionError: The generator has classes, and *labels* is None.
         """
         rows = self.first(_with_labels(noise, labels, self._classes))
         maps = self.body(rows.view(-1, self._width, 4, 4))
@@ -196,6 +202,9 @@ class VectorGenerator(nn.Module):
         Returns:
             (n, *shape) on that device, with the shape that the generator was created with; float32
             unless autocast lowers it. Values are in [-1, 1] if the output is bounded.
+
+        Raises:
+            AssertionError: The generator has classes, and *labels* is None.
         """
         rows: Tensor = self.body(_with_labels(noise, labels, self._classes))
         return rows.view(-1, *self._shape)

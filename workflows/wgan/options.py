@@ -293,7 +293,7 @@ class WganOptions(TrainingOptions):
 
         An update is one call of `Wgan.advance`: of the critic or, as the last of each step, of the
         generator. The first 25 steps and then the 501st, 1,001st, ... are a warm-up and have
-        `warmup_critic_steps` updates of the critic if that is not 0.
+        `resolved().warmup_critic_steps` updates of the critic if that is not 0.
 
         Args:
             step: Number of complete steps, at least 0.

@@ -47,8 +47,9 @@ class Sampler:
         Args:
             noise: Standard normal numbers, (n, latent_dim) float32, on any device, where latent_dim
                 is the attribute `options.latent_dim`; n is at least 1.
-            labels: The label of each image, (n,) int64, on any device, used by a conditional
-                generator (default: 0 to C - 1 in turn, again and again) and otherwise ignored.
+            labels: The label of each image, (n,) int64 from 0 to C - 1, where C is the number of
+                `classes`, on any device, used by a conditional generator (default: 0 to C - 1 in
+                turn, again and again) and otherwise ignored.
 
         Returns:
             (n, 3, size, size) float32 in [-1, 1], on the CPU, where size is the option

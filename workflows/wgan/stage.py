@@ -169,6 +169,9 @@ class Wgan:
         Returns:
             (n, 3, size, size) float32 in [-1, 1], on that device and without gradients, where size
             is the option `image_size`.
+
+        Raises:
+            AssertionError: The generator is conditional, and *labels* is None.
         """
         self.average.eval()
         condition = () if labels is None else (labels,)
@@ -265,6 +268,10 @@ class Wgan:
             state: The state of a stage with the same networks and data, with tensors on any device.
                 Those of the optimisers are not copied on the same device: later updates change
                 them.
+
+        Raises:
+            RuntimeError: The networks have other layers.
+            StoreMismatchError: The state is of other data, or of batches of another size.
         """
         self.trainer.load_state_dict(state["game"])
         self.average.load_state_dict(state["average"])
@@ -320,6 +327,9 @@ def make_generator(options: WganOptions, classes: int) -> nn.Module:
         A network from noise, (n, latent_dim) float32, and with classes labels, (n,) int64 from 0 to
         classes - 1, to images, (n, 3, size, size) float32 in [-1, 1], where size is the option
         `image_size`.
+
+    Raises:
+        AssertionError: The width is None.
     """
     width = options.generator_width
     assert width is not None
@@ -348,6 +358,9 @@ def make_critic(options: WganOptions, classes: int) -> nn.Module:
     Returns:
         A network from images, (n, 3, size, size) float32 in [-1, 1], and with classes labels, (n,)
         int64 from 0 to classes - 1, to scores, (n,) float32, where size is the option `image_size`.
+
+    Raises:
+        AssertionError: The width or the norm is None.
     """
     width, norm = options.critic_width, options.critic_norm
     assert width is not None

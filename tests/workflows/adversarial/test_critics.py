@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from workflows.adversarial.critics import ConvCritic, ResidualCritic, VectorCritic
-from workflows.adversarial.layers import Residual
+from workflows.adversarial.layers import Residual, frozen
 from workflows.wgan.generators import ConvGenerator, ResidualGenerator, VectorGenerator
 
 
@@ -125,3 +125,15 @@ def test_a_critic_can_reject_grey_images(kind: Any, norm: str) -> None:
         loss.backward()
         optimiser.step()
     assert torch.relu(1 + critic(grey)).mean().item() < 0.6
+
+
+def test_frozen_networks_keep_the_statistics_of_torchs_batch_norm() -> None:
+    """Batch norm of torch updates no running statistics inside the block, but does after it."""
+    norm = torch.nn.BatchNorm2d(3)
+    images = torch.full((2, 3, 4, 4), 5.0)
+    with frozen(norm):
+        assert norm(images).abs().max() < 0.01  # normalised by the batch
+    assert norm.running_mean is not None
+    assert not norm.running_mean.any()
+    norm(images)
+    assert norm.running_mean.all()

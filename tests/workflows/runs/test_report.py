@@ -1,0 +1,20 @@
+"""The page of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from workflows.runs.report import render_run_page
+from workflows.training.run_folder import RunFolder
+
+
+def test_files_that_are_no_grids_of_the_run_are_left_out(tmp_path: Path) -> None:
+    """A file beside the grids, whose name has no step, is not on the page."""
+    run = RunFolder(tmp_path / "run")
+    run.create_or_continue({"stage": "wgan"}, {})
+    run.save_samples("samples", 500, b"grid")
+    for name in ("copy", "a-copy", "samples-000000500 2", "samples-500"):
+        (run.path / "samples" / f"{name}.png").write_bytes(b"other")
+    page = render_run_page(run, run.read_options(), None)
+    assert page.count(";base64,") == 1
+    assert "samples, step 500" in page
