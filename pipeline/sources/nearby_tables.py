@@ -11,6 +11,7 @@ from pipeline.errors import SourceError
 from pipeline.sources.archives.open import open_tar
 from pipeline.sources.keys import LABEL_WORDS
 from pipeline.sources.location import Location
+from pipeline.sources.read_errors import as_read_error
 from pipeline.sources.text_tables import (
     decode_table,
     lines_of,
@@ -279,7 +280,7 @@ def _devkit_file(location: Location, *names: str) -> TableFile | None:
 
 def _reader_of_file(location: Location, path: str) -> Callable[[], bytes]:
     def read() -> bytes:
-        with location.open(path) as file:
+        with location.open(path) as file, as_read_error(location.full_path(path)):
             return file.read()
 
     return read
@@ -307,13 +308,14 @@ def _read_synsets(meta: TableFile) -> dict[int, tuple[str, str]]:
             f"reading {meta[0]} needs scipy, which is not installed. Install the extra 'devkit',"
             f" or put Kaggle's {SOLUTION} next to the images."
         ) from e
+    data = meta[1]()
     try:
-        synsets: Any = loadmat(io.BytesIO(meta[1]()), squeeze_me=True)["synsets"]
+        synsets: Any = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]
         return {
             int(synset["ILSVRC2012_ID"]): (str(synset["WNID"]), str(synset["words"]))
             for synset in synsets
         }
-    except (ValueError, KeyError, TypeError, NotImplementedError, OSError) as e:
+    except Exception as e:  # scipy raises errors of many types for a damaged file
         raise SourceError(
             f"{meta[0]} is not the devkit's table of classes ({e}): expected 'synsets' with"
             " ILSVRC2012_ID, WNID and words. Download the devkit again."
@@ -369,7 +371,7 @@ def label_table(location: Location, names: Iterable[str]) -> tuple[str, str]:
 def _table_columns(location: Location, name: str) -> list[str]:
     """Return the names of the columns of a table, from its first line; none without such a line."""
     stop = min(_HEAD_BYTES, location.size(name))
-    with location.open(name, stop=stop) as file:
+    with location.open(name, stop=stop) as file, as_read_error(location.full_path(name)):
         data = file.read(stop)
     try:
         line = next(iter(lines_of(decode_table(data, location.full_path(name), lenient=True))), "")

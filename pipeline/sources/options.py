@@ -72,7 +72,7 @@ class SourceOptions:
             name: tuple(value) if isinstance(value, list) else value
             for name, value in chosen.items()
         }
-        unknown = sorted(values.keys() - {item.name for item in fields(cls)})
+        unknown = sorted(values.keys() - ({item.name for item in fields(cls)} - {"rules"}))
         if unknown:
             raise ValueError(f"{unknown[0]!r} is not an option of a source.")
         return cls(**values, rules=rules)
