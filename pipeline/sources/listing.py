@@ -309,8 +309,8 @@ def listing_digest(listing: pa.Table) -> str:
     `sort | sha256sum` computes it, too. A folder and a tar of it have the same digest.
 
     Args:
-        listing: The samples, sorted by key, with at least the columns `key` and `num_bytes`; they
-            are not sorted here.
+        listing: The samples, sorted by key, with at least the columns `key` (large_string, no other
+            type of text) and `num_bytes`; they are not sorted here.
 
     Returns:
         64 hexadecimal digits.

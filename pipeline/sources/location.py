@@ -394,7 +394,8 @@ class Location:
 
         Args:
             path: A path relative to the location.
-            lenient: True to read text that is no UTF-8 as Windows' Latin-1 (default: False).
+            lenient: True to read text that has no mark and is no UTF-8 as Windows' Latin-1, zero
+                bytes included (default: False).
 
         Raises:
             ReadError: The file is missing or cannot be read.

@@ -353,10 +353,11 @@ def label_table(location: Location, names: Iterable[str]) -> tuple[str, str]:
 
     Returns:
         The name of the table and of its column of labels, as the table spells it; two empty texts
-        without a table.
+        without a table. Of several such columns, the surest is named: `label` before `target`.
 
     Raises:
-        ReadError: A table cannot be read now.
+        ReadError: A table is missing or cannot be read now.
+        SourceError: A server does not report the size of a table.
     """
     for name in names:
         if name.lower().endswith(_TABLES):

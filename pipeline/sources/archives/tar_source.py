@@ -137,7 +137,7 @@ class TarSource(Source):
 
         Args:
             progress: A function that is called again and again, each time with the number of
-                samples since its last call.
+                samples since its last call; links are not counted.
 
         Returns:
             The listing (`pipeline.sources.listing`), sorted by key: the columns `key`

@@ -88,6 +88,8 @@ class Zip(Tar):
     def read(self, offset: int, num_bytes: int) -> bytes:
         """Return all bytes of one file in the zip, decompressed; files may be read in any order.
 
+        A link has no data to read: its `Member.num_bytes`, 0, is refused.
+
         Args:
             offset: The offset of its header, as in `Member.offset` of `members`.
             num_bytes: Its decompressed size, as in `Member.num_bytes`.
@@ -101,6 +103,8 @@ class Zip(Tar):
 
     def pieces(self, offset: int, num_bytes: int) -> Iterator[bytes]:
         """Yield the decompressed bytes of one file in the zip, in pieces of at most 1 MiB.
+
+        A link has no data to read: its `Member.num_bytes`, 0, is refused.
 
         Args:
             offset: The offset of its header, as in `Member.offset` of `members`.
