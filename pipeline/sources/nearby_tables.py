@@ -121,6 +121,7 @@ class GroundTruth:
     by_number: tuple[str, ...]
     """The wnid of image 1, 2, ...; from the devkit."""
     where: str
+    """The full name of the table, for messages."""
 
     def wnid(self, name: str) -> str:
         """Return the wnid of a val image.

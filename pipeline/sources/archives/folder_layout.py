@@ -92,7 +92,8 @@ class TreeTar(Layout):
 
         Raises:
             ReadError: The tar could not be read now.
-            SourceError: The tar is damaged, or the class of an image is ambiguous or unknown.
+            SourceError: The tar is damaged, the class of an image is ambiguous or unknown, or a
+                member gives a label, as in shards of WebDataset.
         """
         walk = _TreeWalk(self, tar, store_member)
         for member in tar.members(start, stop):

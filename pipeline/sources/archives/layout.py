@@ -90,7 +90,9 @@ class ClassTarLayout(Layout):
     """A tar of all images of one class: `<anything>/<file>` becomes `<class>/<file>`."""
 
     class_name: str
+    """The class, as in keys."""
     options: SourceOptions = DEFAULT_OPTIONS
+    """The options by which the source is read."""
 
     def samples(
         self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None

@@ -40,6 +40,7 @@ class Outline:
     """The first members of an archive, which decide its shape."""
 
     members: tuple[Member, ...]
+    """The first members that are files or links, in the order of the archive."""
     is_complete: bool
     """True if the walk came to the end, so that the members include all images of the archive."""
 

@@ -29,8 +29,11 @@ class SplitClasses:
     """The classes of one split, as its samples and its source tell them."""
 
     evidence: Evidence
+    """The evidence of its listing: `Evidence.decode` of the metadata of the listing's schema."""
     table: ClassTable | None = None
+    """The classes that the source numbers; None: it numbers none."""
     words: Mapping[str, str] = field(default_factory=dict)
+    """The words by class, such as {'n01440764': 'tench, Tinca tinca'}."""
 
 
 @dataclass(frozen=True)
