@@ -54,8 +54,8 @@ class Zip(Tar):
             A `Member` for each: `name`, its path without a leading './', in which backslashes
             become slashes if the zip was made on Windows; `offset`, that of its header in bytes, by
             which `read` and `pieces` identify it; `num_bytes`, its decompressed size; and `target`,
-            the path that a link points to, or None for a file. The `num_bytes` of a link is 0, and its target need not exist. Folders
-            are omitted.
+            the path that a link points to, or None for a file. The `num_bytes` of a link is 0, and
+            its target need not exist. Folders are omitted.
 
         Raises:
             ReadError: The system failed.
