@@ -73,9 +73,10 @@ def content_of(head: bytes) -> str:
         head: The first 1,024 bytes of the file, or all of a shorter one.
 
     Returns:
-        `tar`, `empty`, `html`, `xml`, `json`, or the name of an archive, table or database with
-        known first bytes, such as `zip`, `gzip`, `Parquet` and `Git LFS pointer`; `unknown` for
-        anything else, such as an image or a text.
+        `tar` (also for a block of zeros), `empty`, `html`, `xml`, `json` (an object, not a list),
+        or the name of an archive, table or database with known first bytes, such as `zip`, `gzip`,
+        `bzip2`, `xz`, `Zstandard`, `Parquet` and `Git LFS pointer`; `unknown` for anything else,
+        such as an image or a text.
     """
     if not head:
         return EMPTY
@@ -144,8 +145,8 @@ def advice_on_content(head: bytes) -> str:
         head: The first 1,024 bytes of the file, or all of a shorter one.
 
     Returns:
-        One or more sentences, such as "Unpack it, and pass the folder."; for a file of no known
-        kind, that it should be downloaded again.
+        One or more sentences, such as "Unpack it, and pass the folder." for a zip or gzip; for an
+        empty file, and for one of no known kind, that it should be downloaded again.
     """
     container, content = container_of(head), content_of(head)
     if content in _ADVICE:

@@ -54,9 +54,11 @@ def may_be_image(name: str) -> bool:
     """Return True if a file of a class folder counts as a sample: an image may have any name.
 
     Args:
-        name: The file name, without folders. Hidden files, and those whose last suffix, in any
-            case, is one of texts, tables, archives or code, such as txt, json, csv, zip or py, do
-            not count; a name without a suffix does.
+        name: The file name, without folders. Hidden files do not count, nor do those whose last
+            suffix, in any case, is txt, xml, csv, tsv, json, jsonl, md, rst, html, htm, log, yaml,
+            yml, toml, ini, cfg, db, mat, py, sh, pdf, tar, gz, tgz, bz2, xz, zst, zip, rar, 7z,
+            parquet, arrow, npy, npz, pkl, pt, h5, lock, md5, sha256 or sha1. All others do, also
+            without a suffix.
     """
     return name[:1] != "." and _lower_suffix(name) not in _NON_IMAGE_SUFFIXES
 
@@ -163,7 +165,7 @@ def split_in_name(name: str, requested_split: str = "") -> str:
     """Return the first split in a part of a file's name (`train-00000.tar`), or an empty text.
 
     Args:
-        name: The file name, whose parts lie between `-`, `_` and dots.
+        name: The file name without folders, whose parts lie between `-`, `_` and dots.
         requested_split: A further name that counts as a split, in its own case (default: none). One
             with `-`, `_` or a dot is never found.
 

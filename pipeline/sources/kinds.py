@@ -121,8 +121,8 @@ def open_source(
 
     Raises:
         ReadError: A file or folder cannot be read, or a server failed.
-        SourceError: There is no source, several kinds of one, or not this split; or an option has
-            no effect on this kind, or the kind does not exist.
+        SourceError: There is no source, none of this kind, several kinds of one, or not this split;
+            or an option has no effect on this kind, or the kind does not exist.
     """
     location = Location.at(root, options)
     split = canonical_split(split)
@@ -189,7 +189,8 @@ def source_splits(
 
     Raises:
         ReadError: A file or folder cannot be read, or a server failed.
-        SourceError: There is no source, it is ambiguous, or the kind does not exist.
+        SourceError: There is no source, or none of this kind; it is ambiguous; or the kind does not
+            exist.
     """
     location = Location.at(root, options)
     sources_of_kind = _find_kinds(location, "", kind)
@@ -207,7 +208,8 @@ def unlabelled_test_remark(
 
     Such a split has no labels and may be large, so it is prepared only if `--split` names it. The
     text is empty for a source that would be refused, and where the options' `rules` is 1, the rules
-    of older stores, which know no unlabelled samples.
+    of older stores, which know no unlabelled samples. It is also empty where *kind* is
+    another than `kaggle` and `flat`.
 
     Args:
         root: A folder or an archive; a local path or an fsspec URL.
@@ -268,8 +270,8 @@ def check_split_name(
 
     Raises:
         ReadError: A file or folder cannot be read, or a server failed.
-        SourceError: The name is misspelt, and the message has the correct one; or there is no
-            source.
+        SourceError: The name is misspelt, and the message has the correct one; or it is misspelt,
+            and there is no source, it is ambiguous, or the kind does not exist.
     """
     meant = suggest_split(split)
     if not meant:

@@ -30,10 +30,13 @@ class ListedSample(NamedTuple):
     """A sample as a source lists it."""
 
     key: str
+    """The key, `<class>/<file name>`."""
     num_bytes: int
+    """The size in bytes; 0 for a link."""
     offset: int
+    """The offset of its bytes in the file that holds them; 0 for a link."""
     same_as: str = ""
-    """The key of the sample whose bytes this one shares (a link in a tar); sizes are then 0."""
+    """The key of the sample whose bytes this one shares (a link in a tar); '' for others."""
     basis: ClassBasis = ClassBasis("folder")
     """The basis of its class."""
 
@@ -46,6 +49,7 @@ class SkippedFiles(NamedTuple):
     name: str
     """The name of the first such file."""
     num_files: int = 1
+    """The number of such files."""
 
 
 def skipped_files(evidence: Evidence) -> Iterator[SkippedFiles]:
@@ -309,8 +313,8 @@ def listing_digest(listing: pa.Table) -> str:
     `sort | sha256sum` computes it, too. A folder and a tar of it have the same digest.
 
     Args:
-        listing: The samples, sorted by key, with at least the columns `key` and `num_bytes`; they
-            are not sorted here.
+        listing: The samples, sorted by key, with at least the columns `key` (large_string, no other
+            type of text) and `num_bytes`; they are not sorted here.
 
     Returns:
         64 hexadecimal digits.

@@ -36,19 +36,24 @@ class FolderEntries(NamedTuple):
     """The entries of one folder, each list sorted, without those that are hidden or a system's."""
 
     files: list[str]
+    """The names of files, without folders."""
     folders: list[str]
+    """The names of folders, without their parents."""
     skipped: Evidence
-    """The skipped entries, by reason (`pipeline.sources.clutter`)."""
+    """The count of the skipped entries in its field `skipped`, by reason."""
 
 
 class FolderSizes(NamedTuple):
     """The files of one folder that may be images, in no order, and the names of its folders."""
 
     files: list[str]
+    """The names of files, without folders."""
     num_bytes: list[int]
+    """The size of each of the files in bytes, in the same order."""
     folders: list[str]
+    """The names of folders, without their parents."""
     skipped: Evidence
-    """The skipped entries, by reason."""
+    """The count of the skipped entries in its field `skipped`, by reason."""
 
 
 @dataclass(frozen=True)
@@ -312,7 +317,9 @@ class Location:
 
         Returns:
             The path, the size in bytes and the time of the last change in nanoseconds, with tabs
-            between them; of a remote file, the path, a tab and the mark that fsspec computes.
+            between them; of a remote file, the path, a tab and the mark that fsspec computes, which
+            for a web server is followed by the size and `Last-Modified`, or else `ETag`. A server
+            that sends neither reports only a change of the size.
 
         Raises:
             ReadError: The file is missing or cannot be read.
@@ -321,8 +328,14 @@ class Location:
             with as_read_error(self.full_path(path)):
                 status = Path(self.full_path(path)).stat()
             return f"{path}\t{status.st_size}\t{status.st_mtime_ns}"
+        filesystem, remote_path = self._filesystem[0], self._remote_path(path)
         with as_remote_read_error(self.full_path(path)):
-            return f"{path}\t{self._filesystem[0].ukey(self._remote_path(path))}"
+            mark = f"{path}\t{filesystem.ukey(remote_path)}"
+            if "http" in filesystem.protocol:  # fsspec computes the mark of its address alone
+                info = filesystem.info(remote_path)
+                changed = info.get("Last-Modified") or info.get("ETag", "")
+                mark = f"{mark}\t{info.get('size')}\t{changed}"
+        return mark
 
     def open(self, path: str, *, start: int = 0, stop: int | None = None) -> BinaryIO:
         """Open a file for exact reads, unbuffered; the caller closes it.
@@ -394,7 +407,8 @@ class Location:
 
         Args:
             path: A path relative to the location.
-            lenient: True to read text that is no UTF-8 as Windows' Latin-1 (default: False).
+            lenient: True to read text that has no mark and is no UTF-8 as Windows' Latin-1, zero
+                bytes included (default: False).
 
         Raises:
             ReadError: The file is missing or cannot be read.

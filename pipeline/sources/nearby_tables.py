@@ -11,6 +11,7 @@ from pipeline.errors import SourceError
 from pipeline.sources.archives.open import open_tar
 from pipeline.sources.keys import LABEL_WORDS
 from pipeline.sources.location import Location
+from pipeline.sources.read_errors import as_read_error
 from pipeline.sources.text_tables import (
     decode_table,
     lines_of,
@@ -120,6 +121,7 @@ class GroundTruth:
     by_number: tuple[str, ...]
     """The wnid of image 1, 2, ...; from the devkit."""
     where: str
+    """The full name of the table, for messages."""
 
     def wnid(self, name: str) -> str:
         """Return the wnid of a val image.
@@ -279,7 +281,7 @@ def _devkit_file(location: Location, *names: str) -> TableFile | None:
 
 def _reader_of_file(location: Location, path: str) -> Callable[[], bytes]:
     def read() -> bytes:
-        with location.open(path) as file:
+        with location.open(path) as file, as_read_error(location.full_path(path)):
             return file.read()
 
     return read
@@ -307,13 +309,14 @@ def _read_synsets(meta: TableFile) -> dict[int, tuple[str, str]]:
             f"reading {meta[0]} needs scipy, which is not installed. Install the extra 'devkit',"
             f" or put Kaggle's {SOLUTION} next to the images."
         ) from e
+    data = meta[1]()
     try:
-        synsets: Any = loadmat(io.BytesIO(meta[1]()), squeeze_me=True)["synsets"]
+        synsets: Any = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]
         return {
             int(synset["ILSVRC2012_ID"]): (str(synset["WNID"]), str(synset["words"]))
             for synset in synsets
         }
-    except (ValueError, KeyError, TypeError, NotImplementedError, OSError) as e:
+    except Exception as e:  # scipy raises errors of many types for a damaged file
         raise SourceError(
             f"{meta[0]} is not the devkit's table of classes ({e}): expected 'synsets' with"
             " ILSVRC2012_ID, WNID and words. Download the devkit again."
@@ -351,10 +354,11 @@ def label_table(location: Location, names: Iterable[str]) -> tuple[str, str]:
 
     Returns:
         The name of the table and of its column of labels, as the table spells it; two empty texts
-        without a table.
+        without a table. Of several such columns, the surest is named: `label` before `target`.
 
     Raises:
-        ReadError: A table cannot be read now.
+        ReadError: A table is missing or cannot be read now.
+        SourceError: A server does not report the size of a table.
     """
     for name in names:
         if name.lower().endswith(_TABLES):
@@ -369,7 +373,7 @@ def label_table(location: Location, names: Iterable[str]) -> tuple[str, str]:
 def _table_columns(location: Location, name: str) -> list[str]:
     """Return the names of the columns of a table, from its first line; none without such a line."""
     stop = min(_HEAD_BYTES, location.size(name))
-    with location.open(name, stop=stop) as file:
+    with location.open(name, stop=stop) as file, as_read_error(location.full_path(name)):
         data = file.read(stop)
     try:
         line = next(iter(lines_of(decode_table(data, location.full_path(name), lenient=True))), "")

@@ -60,10 +60,11 @@ def check_complete(location: Location, paths: Sequence[str]) -> None:
 def missing_numbers(location: Location, paths: Sequence[str]) -> Iterator[str]:
     """Yield a sentence for the user on each series of numbered files that has gaps.
 
-    The last number in a path counts, and a series are the paths that are equal but for it. Numbers
-    more than 1,000,000 apart, and those that begin above 1 with more gaps than files, are taken for
-    dates or hashes, not for a series. Ignored files are not missed. Nothing is yielded for a single
-    file that is the source, and where the options' `rules` is 1.
+    The last number in a path counts, also one in a suffix such as `.jp2`, but not that of `.bz2`;
+    a series are the paths that are equal but for it. Numbers more than 1,000,000 apart, and those
+    that begin above 1 with more gaps than files, are taken for dates or hashes, not for a series.
+    Ignored files are not missed. Nothing is yielded for a single file that is the source, and where
+    the options' `rules` is 1.
 
     Args:
         location: The folder of the source, with the options by which it is read.

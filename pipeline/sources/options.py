@@ -63,16 +63,17 @@ class SourceOptions:
                 `recursive` ('first' or 'last'), `class_name`, `ignore` (a list, which becomes a
                 tuple), `image_column`, `label_column` and `name_column`; without `rules`. Options
                 that are missing have their defaults.
-            rules: The version of the listing rules, 1 or 2.
+            rules: The version of the listing rules, 1 or 2; it is not checked here.
 
         Raises:
-            ValueError: There is no such option, or a value or combination has no meaning.
+            ValueError: There is no such option (`rules` is none), or a value or combination has no
+                meaning, such as `recursive` under rules 1.
         """
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in chosen.items()
         }
-        unknown = sorted(values.keys() - {item.name for item in fields(cls)})
+        unknown = sorted(values.keys() - ({item.name for item in fields(cls)} - {"rules"}))
         if unknown:
             raise ValueError(f"{unknown[0]!r} is not an option of a source.")
         return cls(**values, rules=rules)

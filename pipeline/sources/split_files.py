@@ -26,7 +26,8 @@ def paths_by_split(
 
     Raises:
         ReadError: A folder cannot be read.
-        SourceError: Archives of one split lie in several folders.
+        SourceError: Several folders that name one split hold archives; parts of one folder, such as
+            `train-part0` and `train-part1`, are allowed.
     """
     paths_of_split = _files_by_split(location, fits, requested_split)
     if len(paths_of_split) > 1:
@@ -60,7 +61,8 @@ def without_split(
 
     Raises:
         ReadError: A folder cannot be read.
-        SourceError: Archives of one split lie in several folders.
+        SourceError: Several folders that name one split hold archives; parts of one folder, such as
+            `train-part0` and `train-part1`, are allowed.
     """
     paths_of_split = _files_by_split(location, fits, requested_split)
     return tuple(sorted(paths_of_split.get("", ()))) if len(paths_of_split) > 1 else ()

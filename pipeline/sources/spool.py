@@ -108,7 +108,8 @@ Blocks = Sequence[Block]
 def spool_bytes_needed(blocks: Sequence[Block]) -> int:
     """Estimate the size of a spool in bytes, with its indexes.
 
-    That is 1.05 times the size of the samples, and 4,096 bytes a block.
+    That is 1.05 times the sum of the blocks' `num_bytes`, and 4,096 bytes a block. The `num_bytes`
+    of a compressed archive is its own size.
 
     Args:
         blocks: The blocks that will be streamed; those that are spooled already count, too.

@@ -34,8 +34,9 @@ def decode_table(data: bytes, where: str, *, lenient: bool = False) -> str:
     Args:
         data: The content of the file.
         where: The full name of the file, for a message.
-        lenient: True to read text that is no UTF-8 as Windows' Latin-1 (cp1252), for tables of
-            words only, where U+FFFD stands for bytes that it lacks; False refuses it (default).
+        lenient: True to read text that has no mark and is no UTF-8 as Windows' Latin-1 (cp1252),
+            for tables of words only: U+FFFD stands for bytes that it lacks, and zero bytes are
+            kept. False refuses it (default).
 
     Raises:
         SourceError: A line is no text, or has a zero byte; the message has its number.
@@ -87,7 +88,8 @@ def rows_of(text: str, where: str) -> Rows:
     Returns:
         A list of pairs in the order of the lines: the number of the line, from 1, and the list of
         its cells as texts, without space around them, such as `(2, ["a.jpg", "n01440764"])`. Lines
-        may have different numbers of cells; those without any text in them are left out.
+        may have different numbers of cells; those without any text in them are left out. Where a
+        quoted cell spans several lines, its line ends are lost, and the last line gives the number.
 
     Raises:
         SourceError: A quote is not closed, or a line cannot be split for another reason.
@@ -148,8 +150,8 @@ def parse_words_line(line: str) -> tuple[str, str] | None:
     """Return the wnid and the words of a line; None where it begins with no wnid.
 
     Args:
-        line: The line: a wnid, in double quotes or not, a space, tab, comma or semicolon, and
-            words, which may be missing: then they are ''.
+        line: The line without its line end: a wnid, in double quotes or not, a space, tab, comma or
+            semicolon, and words, which may be missing: then they are ''.
     """
     match = _WORDS.fullmatch(line)
     return (match[1], unquoted(match[2] or "")) if match else None

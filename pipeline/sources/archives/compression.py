@@ -156,7 +156,8 @@ def decompressed(packed: BinaryIO, content: str) -> BinaryIO:
 
     Reading raises `BrokenCompressionError`, a ValueError, where the file is cut off or damaged, or
     where something follows its end: only another compressed stream or, except in Zstandard, zeros
-    may. An OSError of *packed* is raised as it is.
+    may. An empty file has no decompressed bytes. An OSError of *packed* that has an `errno` is
+    raised as it is.
 
     Args:
         packed: The compressed file, open for reading, at its start.

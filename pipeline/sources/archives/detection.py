@@ -30,7 +30,7 @@ def container_of_file(location: Location, path: str) -> str:
     The content is read of a single file that is the source, and in a local folder of files with the
     suffix of an archive, and of files of unknown suffix where no archive lies beside them. A file
     with the suffix of an archive and other content counts as what its suffix says. In a remote
-    folder only the suffix counts.
+    folder only the suffix counts, and the file need not exist.
 
     Args:
         location: The folder of the source.

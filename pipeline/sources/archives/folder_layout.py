@@ -70,7 +70,8 @@ class TreeTar(Layout):
     ) -> Iterator[ListedSample | SkippedFiles]:
         """Yield every file of the split that may be an image as a sample.
 
-        A hidden file, or one named as a text, table, archive or program, is none.
+        A file for which `member_skip_reason` has a reason is none: it is hidden, a system's,
+        unfinished, ignored by the options, or by its name a text, table, archive or program.
 
         Args:
             tar: The open tar, which stays open.
@@ -91,7 +92,8 @@ class TreeTar(Layout):
 
         Raises:
             ReadError: The tar could not be read now.
-            SourceError: The tar is damaged, or the class of an image is ambiguous or unknown.
+            SourceError: The tar is damaged, the class of an image is ambiguous or unknown, or a
+                member gives a label, as in shards of WebDataset.
         """
         walk = _TreeWalk(self, tar, store_member)
         for member in tar.members(start, stop):
@@ -108,8 +110,9 @@ class TreeTar(Layout):
         accepted without a look at tables.
 
         Args:
-            outline: A function that returns the first members of the archive, which may read it. It
-                is called only for the val split of such a tree.
+            outline: A function without arguments that returns the `Outline` of the archive, its
+                first members, such as `lambda: outline_of(location, path)`. It is called only for
+                the val split of such a tree.
 
         Raises:
             ReadError: A table, or the archive that *outline* reads, cannot be read now.

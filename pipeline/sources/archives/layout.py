@@ -54,9 +54,11 @@ class Layout(ABC):
         Most layouts, and this default, refuse nothing.
 
         Args:
-            outline: A function that returns the first members; it reads a streamed archive.
+            outline: A function without arguments that returns the `Outline` of the archive, its
+                first members, such as `lambda: outline_of(location, path)`. It may not be called.
 
         Raises:
+            ReadError: A table, or the archive that *outline* reads, cannot be read now.
             SourceError: A table of classes is missing, or it cannot be used.
         """
 
@@ -88,7 +90,9 @@ class ClassTarLayout(Layout):
     """A tar of all images of one class: `<anything>/<file>` becomes `<class>/<file>`."""
 
     class_name: str
+    """The class, as in keys."""
     options: SourceOptions = DEFAULT_OPTIONS
+    """The options by which the source is read."""
 
     def samples(
         self, tar: Tar, store_member: StoreMember, start: int = 0, stop: int | None = None
@@ -113,7 +117,7 @@ class ClassTarLayout(Layout):
 
         Raises:
             ReadError: The tar could not be read now.
-            SourceError: The tar is damaged, or holds another archive.
+            SourceError: The tar is damaged, or holds another tar; a zip in it is only counted.
         """
         prefix = f"{self.class_name}/"
         skipped = Evidence()
@@ -183,7 +187,8 @@ class TarOfTarsLayout(Layout):
 
         Raises:
             ReadError: The tar could not be read now.
-            SourceError: A tar is damaged, or an inner one is compressed or holds a split.
+            SourceError: A tar is damaged; or an inner one is compressed, holds another tar, is
+                named after a split or `-`, or lies in a folder of one of several splits.
         """
         inner_tars = InnerTars(tar)
         for inner in inner_tars.members(start, stop):
@@ -209,7 +214,7 @@ class InnerTars:
     def members(self, start: int = 0, stop: int | None = None) -> Iterator[Member]:
         """Yield the class tars among the members of the outer tar; count the others.
 
-        `skipped_files` returns the count afterwards.
+        `skipped_files` yields the count afterwards. Links to tars are among the others.
 
         Args:
             start: The offset in bytes of the first member's header (default: 0).
@@ -264,6 +269,9 @@ def class_in(classes: dict[str, str], name: str, where: str) -> str:
         classes: The class of each file name, from `val_annotations.txt`.
         name: The file name, without folders.
         where: The source, for a message.
+
+    Returns:
+        The class, as in the table.
 
     Raises:
         SourceError: The table has no line for the file.

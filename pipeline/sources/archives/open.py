@@ -25,7 +25,8 @@ from pipeline.sources.remote import STREAM_BYTES
 def is_streamed(location: Location, path: str) -> bool:
     """Return True if an archive must be read as a stream: it is compressed or a zip.
 
-    A plain tar gives False. The first bytes decide, not the name; they are cached in *location*.
+    A plain tar, and any file that is no archive, give False. The first bytes decide, not the name;
+    they are cached in *location*.
 
     Args:
         location: The folder of the archive.
@@ -54,7 +55,9 @@ def open_tar(location: Location, path: str, *, start: int = 0, stop: int | None 
 
     Raises:
         ReadError: The file is missing or cannot be read.
-        SourceError: The file is something else, such as a page of HTML, or a zip that is not whole.
+        SourceError: The file is known to be something else, such as a page of HTML, or is empty; or
+            it is a zip that is not whole, or a server does not report its size. A file of unknown
+            content, such as an image, is opened: only the walk over its `members` refuses it.
     """
     name = location.full_path(path)
     # Stores of listing rules 1 ended at the first closing zeros; their listing must not change.

@@ -40,8 +40,9 @@ class Outline:
     """The first members of an archive, which decide its shape."""
 
     members: tuple[Member, ...]
+    """The first members that are files or links, in the order of the archive."""
     is_complete: bool
-    """True if the members include all images of the archive."""
+    """True if the walk came to the end, so that the members include all images of the archive."""
 
     @property
     def names(self) -> list[str]:
@@ -210,8 +211,9 @@ def outline_of(location: Location, path: str) -> Outline:
         path: The path of the archive in that folder.
 
     Returns:
-        An `Outline`: `members`, the first ones in the order of the archive (later ones only if they
-        decide its shape), and `is_complete`, which is True if they include all of its images.
+        An `Outline`: `members`, the first ones as a tuple of `Member` in the order of the archive
+        (later ones only if they decide its shape), and `is_complete`, which is True if the walk
+        came to the end of the archive, so that they include all of its images.
 
     Raises:
         SourceError: The file is no archive, or is damaged.
@@ -255,8 +257,9 @@ def _read_outline(tar: Tar, max_members: int | None) -> Outline:
 def all_splits(location: Location, path: str, requested_split: str) -> set[str]:
     """Return every split that folders of the tree in an archive are named after.
 
-    If the first images tell a split, all headers of an archive that can be walked quickly are
-    examined. An archive that must be read to be walked is assumed to hold *requested_split*.
+    If the first images (`outline_of`) tell a split and are not all images, all headers of an
+    archive that can be walked quickly are examined, too; one that must be read to be walked is
+    assumed to hold *requested_split*.
 
     Args:
         location: The folder of the archive.

@@ -59,6 +59,7 @@ class Member(NamedTuple):
     offset: int
     """The offset of its data in bytes, from the start of the (decompressed) file."""
     num_bytes: int
+    """The size of its data in bytes; 0 for a link."""
     target: str | None
     """The member that a link stands for, None for a file. A link has no data of its own."""
 

@@ -41,7 +41,9 @@ class TarPart:
     """A tar of a source, with its layout."""
 
     path: str
+    """The path of the tar, relative to the location of the source."""
     layout: Layout
+    """The way in which its members become samples."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,15 @@ class TarBlock(Block):
     """A block of a source: one tar, or one class of a tar, that is streamed once."""
 
     location: Location
+    """The folder of the source."""
     path: str
+    """The path of the tar in that folder."""
     layout: Layout
+    """The way in which its members become samples."""
     start: int = 0
+    """The offset in bytes of the first header of the block in the tar."""
     stop: int | None = None
+    """The end of the block in the tar in bytes; None: that of the tar."""
 
     def samples(self, write: WriteBytes) -> Iterator[ListedSample | SkippedFiles]:
         """Read the block from front to back, and pass each sample's bytes to *write*.
@@ -103,6 +110,7 @@ class TarSource(Source):
     """A source of images in one or many tars."""
 
     parts: tuple[TarPart, ...]
+    """The tars of the split, in order."""
     left_out: tuple[str, ...] = ()
     """The archives beside these whose names tell no split, and which are not read."""
 
@@ -137,7 +145,7 @@ class TarSource(Source):
 
         Args:
             progress: A function that is called again and again, each time with the number of
-                samples since its last call.
+                samples since its last call; links are not counted.
 
         Returns:
             The listing (`pipeline.sources.listing`), sorted by key: the columns `key`

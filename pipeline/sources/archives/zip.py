@@ -51,11 +51,11 @@ class Zip(Tar):
             stop: None: a zip is only read as a whole.
 
         Yields:
-            A `Member` for each: `name`, its path, with slashes between its parts and no './' at its
-            beginning; `offset`, that of its header in bytes, by which `read` and `pieces` identify
-            it; `num_bytes`, its decompressed size; and `target`, the path that a link points to, or
-            None for a file. The `num_bytes` of a link is 0, and its target need not exist. Folders
-            are omitted.
+            A `Member` for each: `name`, its path without a leading './', in which backslashes
+            become slashes if the zip was made on Windows; `offset`, that of its header in bytes, by
+            which `read` and `pieces` identify it; `num_bytes`, its decompressed size; and `target`,
+            the path that a link points to, or None for a file. The `num_bytes` of a link is 0, and
+            its target need not exist. Folders are omitted.
 
         Raises:
             ReadError: The system failed.
@@ -88,6 +88,8 @@ class Zip(Tar):
     def read(self, offset: int, num_bytes: int) -> bytes:
         """Return all bytes of one file in the zip, decompressed; files may be read in any order.
 
+        A link has no data to read: its `Member.num_bytes`, 0, is refused.
+
         Args:
             offset: The offset of its header, as in `Member.offset` of `members`.
             num_bytes: Its decompressed size, as in `Member.num_bytes`.
@@ -101,6 +103,8 @@ class Zip(Tar):
 
     def pieces(self, offset: int, num_bytes: int) -> Iterator[bytes]:
         """Yield the decompressed bytes of one file in the zip, in pieces of at most 1 MiB.
+
+        A link has no data to read: its `Member.num_bytes`, 0, is refused.
 
         Args:
             offset: The offset of its header, as in `Member.offset` of `members`.

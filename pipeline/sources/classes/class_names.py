@@ -24,6 +24,9 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
 def clean_name(name: str) -> str:
     """Return a name in the form that is compared: Unicode NFC, no white space or BOM around it.
 
+    White space is removed before byte order marks (U+FEFF), so that it stays between one and the
+    name.
+
     Args:
         name: A name of a class in a table or label.
     """
@@ -36,8 +39,8 @@ def class_id(name: str) -> str:
     White space around it is removed, and the text is in Unicode NFC.
 
     Args:
-        name: A name of a class in a table or label; a slash becomes `_`, a control character a
-            space, and `.` and `..` get a `_` at their end.
+        name: A name of a class in a table or label; a slash becomes `_`, a control character of
+            ASCII a space, and `.` and `..` get a `_` at their end. An empty name stays empty.
     """
     text = _UNSAFE.sub(" ", clean_name(name).replace("/", "_"))
     return f"{text}_" if text in (".", "..") else text
@@ -110,5 +113,6 @@ def named_class(name: str) -> str:
 
     Args:
         name: The name; `-`, which is `UNLABELLED`, stands for no class and is returned as it is.
+            White space stays, and a slash is not refused here.
     """
     return name if name == UNLABELLED else folder_class(name)

@@ -29,8 +29,11 @@ class SplitClasses:
     """The classes of one split, as its samples and its source tell them."""
 
     evidence: Evidence
+    """The evidence of its listing: `Evidence.decode` of the metadata of the listing's schema."""
     table: ClassTable | None = None
+    """The classes that the source numbers; None: it numbers none."""
     words: Mapping[str, str] = field(default_factory=dict)
+    """The words by class, such as {'n01440764': 'tench, Tinca tinca'}."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,9 @@ def combine_classes(splits: Mapping[str, SplitClasses], rules: int = LISTING_RUL
     """Put the classes of all *splits* in one order, in which they get the labels 0, 1, ...
 
     The order is that of the source's own numbers if it has them, else that of the names, with
-    numbers by value before other names. A table of the source contributes classes without samples,
-    too. Samples without a class are no class.
+    numbers by value before other names. Where labels are numbers of a table of the source, or names
+    in it, the table contributes classes without samples, too; else it is not used. Samples without
+    a class are no class.
 
     Args:
         splits: A `SplitClasses` by the name of each split: the `Evidence` of its listing, its
@@ -151,7 +155,8 @@ def sort_key(name: str) -> tuple[int, Fraction, bytes]:
     """Return a sort key of a class: numbers, also `-2` and `0.5`, by value, before other names.
 
     Args:
-        name: The class; names that are no numbers are sorted by their UTF-8 bytes.
+        name: The class; names that are no numbers, among them `+5`, `1.` and `1e3`, are sorted by
+            their UTF-8 bytes.
 
     Returns:
         0 for a decimal number and 1 for another name, the value (0 for another name), and the name

@@ -31,8 +31,9 @@ class SampleGroup:
     """A group of samples of one class on one basis."""
 
     first: str
-    """The key of one of the samples."""
+    """The key of one of the samples; of skipped files, the name of the first."""
     count: int = 0
+    """The number of samples, or of skipped files."""
 
 
 @dataclass

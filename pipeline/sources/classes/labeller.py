@@ -59,9 +59,9 @@ class Labeller:
         Where a label tells the class, but is no WordNet id, a WordNet id in the innermost folder,
         else in the file name, is the class in its place. Without labels, the class is a WordNet id
         in the innermost folder, else one in the file name, else that folder unless it is named
-        after a split; a last folder `images` does not count. With the option `recursive`, the class
-        is the folder that this names, the first or the last, and the other folders begin the file
-        name in the key, with `__` between them.
+        after a split; a last folder `images` does not count. Without labels, and with folders and
+        the option `recursive`, the class is the folder that this names, the first or the last, and
+        the other folders begin the file name in the key, with `__` between them.
 
         Args:
             path: The name with folders, as in the archive or table, with slashes between them.
@@ -76,14 +76,16 @@ class Labeller:
             The key `<class>/<file name>`, whose class is `-` if nothing tells one, and whose file
             name lacks a wnid that the Hub appended, and a `ClassBasis`, what tells it: `kind`
             (`number`, `name`, `folder`, `file name`, `none`, `unsaid`; `rules 1` under version 1 of
-            the listing rules), `value` of the label or None, `folder`, the folders if they tell it,
-            and `text`, an unusual spelling of a number.
+            the listing rules), `value` of the label or None, `folder`, those of the path if there
+            is no label and no `recursive`, and `text`, an unusual spelling of a number.
 
         Raises:
             SourceError: Two labels of one of these sorts differ (a WordNet id in the innermost
                 folder counts as a label), a label of no class stands beside another, or one is
-                neither number nor name, or is not in the table; or the class folder is called `-`;
-                or, where the options' `rules` is 1, nothing tells the class.
+                neither number nor name; or a number is not in the table, a name that is no WordNet
+                id is not in a table whose `strict` is True, or a text of digits is the name of one
+                entry and the number of another; or the class folder is called `-`; or, where the
+                options' `rules` is 1, nothing tells the class.
         """
         if self.options.rules == 1:
             return self._key_of_rules_1(path, labels, sample), ClassBasis("rules 1")

@@ -73,7 +73,8 @@ def parse_class_table(text: str, where: str) -> ClassTable | None:
 
     Args:
         text: The lines: a name, or a wnid and words; or on every line a number, a space, tab, colon
-            or comma, and either of them. Blank lines at the end are ignored.
+            or comma, and either of them. In a table of a single line only 0 is such a number. Blank
+            lines at the end are ignored.
         where: The name of the file, for messages.
 
     Returns:

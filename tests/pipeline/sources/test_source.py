@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.errors import SourceError
 from pipeline.sources.location import Location
+from pipeline.sources.options import SourceOptions
 from pipeline.sources.source import Source
 from pipeline.sources.spool import Blocks
 
@@ -63,6 +64,12 @@ def test_a_fingerprint_depends_on_marks_kind_folder_and_options(tmp_path: Path) 
     ]
     assert len({source.fingerprint() for source in sources}) == len(sources)
     assert Listed("x", Location.at(tmp_path)).fingerprint() == sources[0].fingerprint()
+
+
+def test_the_rules_are_no_option_that_is_chosen() -> None:
+    """The version of the rules comes from the store, so that among the options it is refused."""
+    with pytest.raises(ValueError, match="'rules' is not an option"):
+        SourceOptions.of({"rules": 1}, 2)
 
 
 def test_a_kind_has_no_preview_remarks_or_class_table_by_default(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """ILSVRC2012 as distributed: tars, the val set and its classes, and Kaggle's tree."""
 
+import errno
+import io
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.errors import SourceError
+from pipeline.errors import ReadError, SourceError
 from pipeline.sources import nearby_tables, open_source, source_splits
 from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.formats.val_folder_check import check_sorted
@@ -126,6 +128,33 @@ def test_the_ground_truth_of_another_devkit_is_refused(tmp_path):
     (root / "meta.mat").write_bytes(b"no such thing" * 20)
     with pytest.raises(SourceError, match=r"meta\.mat is not the devkit's table"):
         keys(root)
+
+
+def test_a_devkit_that_was_cut_off_is_refused(tmp_path):
+    """Wherever `meta.mat` ends, the error names it; the words of classes are optional."""
+    root = write_folder(tmp_path, VAL)
+    write_devkit(root)
+    whole = (root / "meta.mat").read_bytes()
+    for num_bytes in range(0, len(whole), 20):
+        (root / "meta.mat").write_bytes(whole[:num_bytes])
+        with pytest.raises(SourceError, match=r"meta\.mat is not the devkit's table"):
+            nearby_tables.find_ground_truth(Location(str(root)))
+        assert nearby_tables.find_words(Location(str(root))) == {}
+
+
+def test_a_disk_that_fails_is_no_damaged_devkit(tmp_path, monkeypatch):
+    """An error of the disk is raised as `ReadError`, since the next try may succeed."""
+
+    class FailingFile(io.RawIOBase):
+        def read(self, size=-1):
+            raise OSError(errno.EIO, "disk")
+
+    root = write_folder(tmp_path, VAL)
+    write_devkit(root)
+    monkeypatch.setattr(Location, "open", lambda *_, **__: FailingFile())
+    for find in (nearby_tables.find_ground_truth, nearby_tables.find_words):
+        with pytest.raises(ReadError, match=r"cannot read .*: disk"):
+            find(Location(str(root)))
 
 
 def test_the_error_without_scipy_names_the_package(tmp_path, monkeypatch):
