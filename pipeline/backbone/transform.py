@@ -63,6 +63,7 @@ def read_transform(name_or_path: str, config: Any, *, local: bool) -> Transform:
 
     Raises:
         TesseraeError: The model does not specify it, or takes no squares.
+        OSError: There is no such folder, or the file cannot be downloaded.
     """
     from transformers.utils.hub import cached_file
 
@@ -107,6 +108,7 @@ def make_transform(
         fields: The fields in the file of the processor, such as `image_mean`, `image_std`, `size`,
             `crop_size` and `rescale_factor`, as JSON values.
         defaults: The fields of its kind that the file may leave out; empty for an unknown kind.
+            Mean and std count only if `do_normalize` is true in either, or *defaults* is empty.
         name: The name of the model in errors.
         image_size: The side in pixels by the model's configuration, used if the file has no size;
             None if the configuration has none either.

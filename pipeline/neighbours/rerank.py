@@ -54,7 +54,8 @@ def rank(vectors: Vectors, request: SearchRequest, rows: Rows) -> tuple[Floats, 
     Args:
         vectors: The vectors that are searched.
         request: The request, with q queries and its k.
-        rows: (q, c) int64, candidates in any order; -1 is ignored, and all others must be allowed.
+        rows: (q, c) int64, candidates in any order, c > 0; -1 is ignored, and all others must be
+            allowed and occur once in a query.
 
     Returns:
         Three arrays: the scores, (q, k) float32, highest first, -inf for missing ones; their rows,

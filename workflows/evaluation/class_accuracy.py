@@ -105,10 +105,12 @@ def sum_per_class(values: Floats, labels: Integers, classes: int) -> ClassSums:
 
     Returns:
         `sums`, (C,) float64, and `counts`, the numbers of images, (C,) int64, by class; both 0 for
-        a class without images.
+        a class without images. Its `micro` is the mean over images, its `macro` the mean over the
+        classes that have images.
 
     Raises:
-        ValueError: There are no images, or a label is outside of 0..C-1.
+        ValueError: There are no images, the numbers of values and labels differ, or a label is
+            outside of 0..C-1.
     """
     check_range(labels, classes)
     sums = np.bincount(labels, values, minlength=classes).astype(np.float64)
@@ -160,7 +162,8 @@ def generalised_accuracy(
         harmonic mean, `harmonic`.
 
     Raises:
-        ValueError: There are no images of seen classes, or none of unseen classes.
+        ValueError: There are no images of seen classes, or none of unseen classes; a k is less than
+            1; a label is outside of 0..C-1; or the numbers of ranks and labels differ.
     """
     accuracies = {}
     for k in ks:
