@@ -37,6 +37,10 @@ class SearchRequest:
 
         Args:
             selection: A slice of the queries, or their numbers, (m,) int64.
+
+        Returns:
+            A new request, whose `queries`, `exclude` and `shift` are those selected, with the same
+            `k`, `allowed`, `ids`, `extra` and `factor`.
         """
         shift = None if self.shift is None else self.shift[selection]
         return replace(

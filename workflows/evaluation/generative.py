@@ -289,10 +289,11 @@ class NearestSearch:
     def add(self, block: Tensor) -> None:
         """Search a further block of rows, which is not kept.
 
-        It updates `rows`, (n, count) int64, the positions of the nearest rows of each of the n
-        queries, nearest first, counted from 0 over all blocks so far, and `distances`, (n, count)
-        float32, their Euclidean distances. Both have fewer than the requested columns until as many
-        rows have been searched. It adds the number of rows of the block to `num_searched`.
+        `NearestSearch(queries, count)` starts the search. This method returns nothing. It updates
+        `rows`, (n, count) int64, the positions of the nearest rows of each of the n queries,
+        nearest first, counted from 0 over all blocks so far, and `distances`, (n, count) float32,
+        their Euclidean distances. Both have fewer columns than count until as many rows have been
+        searched. It adds the number of rows of the block to `num_searched`.
 
         Args:
             block: (m, ...) of any real dtype on any device, each row as long as a query; m is at
