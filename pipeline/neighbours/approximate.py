@@ -219,7 +219,7 @@ def sample(vectors: Vectors, seed: int) -> Rows:
     """Return the rows to train with: at most 65,536, of vectors that are finite and not zero.
 
     Args:
-        vectors: The vectors to draw from.
+        vectors: The vectors to draw from, as `measure_lengths` returns them.
         seed: The seed of the draw; unused if at most 65,536 rows can be drawn.
 
     Returns:

@@ -109,8 +109,9 @@ def assemble(kind: str, vectors: Vectors, generator: Any, options: Any) -> Index
 
     Args:
         kind: The kind of index: exact, lsh or hnsw.
-        vectors: The vectors to be searched.
-        generator: The source of candidates: `ExactScan`, `ExactDeviceScan`, `Lsh` or `Hnsw`.
+        vectors: The vectors to be searched, as `measure_lengths` returns them.
+        generator: The source of candidates in these vectors, an object: an `ExactScan`,
+            `ExactDeviceScan`, `Lsh` or `Hnsw`.
         options: The `LshOptions` or `HnswOptions` of the generator; None for exact.
 
     Returns:

@@ -56,7 +56,7 @@ def rank(vectors: Vectors, request: SearchRequest, rows: Rows) -> tuple[Floats, 
     of an excluded id, and all but the best of each id.
 
     Args:
-        vectors: The vectors that are searched.
+        vectors: The vectors that are searched, as `measure_lengths` returns them.
         request: The request, with q queries and its k.
         rows: (q, c) int64, candidates in any order, c > 0; -1 is ignored, and all others must be
             allowed and occur once in a query.

@@ -61,7 +61,7 @@ def recall(results: SearchResults, exact: SearchResults) -> float:
 
     Args:
         results: The results of an approximate search; of more than k answers only the first k
-            count.
+            count, and of fewer the others are missed.
         exact: The results of an exact search for the same queries, in the same order; its k is the
             number of answers that are compared.
 

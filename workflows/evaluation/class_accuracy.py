@@ -221,7 +221,7 @@ def bootstrap(
             count of 0.
         macro: True to average over classes in each split (the default), False to average over
             images.
-        draws: Number of bootstrap draws (default `DRAWS`: 2,000).
+        draws: Number of bootstrap draws, at least 1 (default `DRAWS`: 2,000).
         level: Share of draws inside the interval, 0 to 1 (default 0.95).
         seed: Seed of the draws (default 0).
 
@@ -230,7 +230,8 @@ def bootstrap(
         `high`, the quantiles of the draws that leave out as many on either side.
 
     Raises:
-        ValueError: There is no split, or the splits have different numbers of classes.
+        ValueError: There is no split, the splits have different numbers of classes, or *level* is
+            outside of 0..1.
     """
     return Interval(
         *_mean_and_ends(splits, _resampled_means(splits, macro, draws, seed), macro, level)
@@ -255,10 +256,11 @@ def paired_bootstrap(
         ours: The sums and the numbers of images by class of the first method, as `sum_per_class`
             returns them, for each split, over the same C classes; a class that a split does not
             hold out has a count of 0.
-        theirs: The sums of the second method, for the same splits and images, which are subtracted.
+        theirs: The sums of the second method, for the same splits and images, in the same order,
+            which are subtracted.
         macro: True to average over classes in each split (the default), False to average over
             images.
-        draws: Number of bootstrap draws (default `DRAWS`: 2,000).
+        draws: Number of bootstrap draws, at least 1 (default `DRAWS`: 2,000).
         level: Share of draws inside the interval, 0 to 1 (default 0.95).
         seed: Seed of the draws (default 0).
 
@@ -268,8 +270,8 @@ def paired_bootstrap(
         difference is 0 or negative.
 
     Raises:
-        ValueError: There is no split, the methods have different numbers of splits or different
-            images, or the splits have different numbers of classes.
+        ValueError: There is no split, the methods have different numbers of splits or of images by
+            class, the splits have different numbers of classes, or *level* is outside of 0..1.
     """
     splits = [our.minus(their) for our, their in zip(ours, theirs, strict=True)]
     means = _resampled_means(splits, macro, draws, seed)
