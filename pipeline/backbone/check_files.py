@@ -127,7 +127,7 @@ def check_opened(name_or_path: str, model: nn.Module, mismatched: Any) -> None:
             as `mismatched_keys`.
 
     Raises:
-        TesseraeError: It names the file and one such weight.
+        TesseraeError: A weight does not fit, or is not finite; it names the model and one of them.
     """
     if mismatched:
         name, file_shape, settings_shape = min(tuple(mismatch) for mismatch in mismatched)

@@ -46,7 +46,7 @@ def open_backbone(
     Args:
         name_or_path: A folder with `config.json`, `preprocessor_config.json` and
             `model.safetensors`; a name of the model hub, which is downloaded unless it is in the
-            local cache; or `new` for a small untrained network, that of `new_backbone`.
+            local cache; or the string `new` for a small untrained network, that of `new_backbone`.
         device: The device of the model (default: the CPU).
         cut: The name of the block whose output is used, as `named_modules` of the model has it;
             None: the last one.
@@ -62,6 +62,7 @@ def open_backbone(
     Raises:
         TesseraeError: The model is missing, damaged, no vision model, not deterministic, lacks the
             block, or cannot be pooled so; or `transformers` is not installed.
+        AssertionError, RuntimeError: Torch cannot use the device.
     """
     if name_or_path == NEW:
         return new_backbone(device, cut=cut, pooling=pooling)
@@ -165,15 +166,16 @@ def new_backbone(
             None: the last one.
         pooling: The pooling of that output, `end` or `mean` (over positions), `max`, or `grid` (the
             mean over each quarter of the image, which gives 4 times as many features) (default:
-            end).
+            end). With `token`, which is for transformers, `dim` and `extract` raise TesseraeError.
 
     Returns:
         The network in evaluation mode, with float32 weights that receive no gradients. It takes RGB
         normalised to -1 to 1.
 
     Raises:
-        TesseraeError: The block or the pooling does not exist.
-        TesseraeError: The package transformers is not installed.
+        TesseraeError: The block or the pooling does not exist, or the package transformers is not
+            installed.
+        AssertionError, RuntimeError: Torch cannot use the device.
     """
     with _needs_transformers():
         from transformers import ResNetConfig, ResNetModel

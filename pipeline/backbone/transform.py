@@ -30,6 +30,8 @@ class Transform:
     def apply(self, images: Tensor) -> Tensor:
         """Return resized and normalised images.
 
+        `Transform(size=64, mean=(0.5,) * 3, std=(0.5,) * 3)`, for example, gives -1 to 1.
+
         Args:
             images: (n, 3, h, w) uint8 RGB, 0 to 255, on any device, of any size; other sizes are
                 stretched to squares, bicubically, without keeping the aspect ratio.
@@ -62,22 +64,29 @@ def read_transform(name_or_path: str, config: Any, *, local: bool) -> Transform:
         that it takes, `RGB` or `BGR`.
 
     Raises:
-        TesseraeError: The model does not specify it, or takes no squares.
+        TesseraeError: The model does not specify it, or takes no squares; there is no such folder,
+            or the file cannot be downloaded or read.
     """
     from transformers.utils.hub import cached_file
 
-    file = cached_file(
-        name_or_path,
-        PREPROCESSOR_CONFIG,
-        local_files_only=local,
-        _raise_exceptions_for_missing_entries=False,
-    )
-    if file is None:
+    try:
+        file = cached_file(
+            name_or_path,
+            PREPROCESSOR_CONFIG,
+            local_files_only=local,
+            _raise_exceptions_for_missing_entries=False,
+        )
+        fields = None if file is None else read_json(Path(file))
+    except OSError as e:
+        first = (str(e).strip().splitlines() or [""])[0]
+        raise TesseraeError(
+            f"{name_or_path}/{PREPROCESSOR_CONFIG} cannot be read ({first})."
+        ) from e
+    if fields is None:
         raise TesseraeError(
             f"{name_or_path} has no preprocessor_config.json: expected the file that says how to"
             " normalise images for it."
         )
-    fields = read_json(Path(file))
     defaults = _defaults(name_or_path, local=local)
     return make_transform(fields, defaults, name_or_path, getattr(config, "image_size", None))
 
@@ -107,6 +116,7 @@ def make_transform(
         fields: The fields in the file of the processor, such as `image_mean`, `image_std`, `size`,
             `crop_size` and `rescale_factor`, as JSON values.
         defaults: The fields of its kind that the file may leave out; empty for an unknown kind.
+            Mean and std count only if `do_normalize` is true in either, or *defaults* is empty.
         name: The name of the model in errors.
         image_size: The side in pixels by the model's configuration, used if the file has no size;
             None if the configuration has none either.

@@ -40,6 +40,7 @@ def block_output(model: nn.Module, cut: str, pixels: Tensor) -> Tensor:
 
     Raises:
         TesseraeError: The block is never called, or its output is no tensor.
+        AttributeError: There is no such block.
     """
 
     def stop(module: nn.Module, inputs: Any, output: Any) -> NoReturn:
@@ -116,8 +117,8 @@ def pool(hidden: Tensor, pooling: str, name: str) -> Tensor:
         right, lower left and lower right quarter.
 
     Raises:
-        TesseraeError: The output cannot be pooled in that way: `grid` needs four dimensions,
-            `token` three.
+        TesseraeError: The output has other than two to four dimensions, or cannot be pooled in
+            that way: `grid` needs four, `token` three.
     """
     dims = hidden.dim()
     if dims == 2:

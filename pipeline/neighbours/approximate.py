@@ -160,11 +160,13 @@ class Hnsw:
             vectors themselves.
 
         Raises:
-            ValueError: `dims` is less than 2, or more than 16 * (d // 16 + 1) for vectors of d
-                numbers.
+            ValueError: `links` is less than 2; or `dims` is less than 2, or more than
+                16 * (d // 16 + 1) for vectors of d numbers.
             TesseraeError: faiss is not installed.
         """
         library = faiss()
+        if options.links < 2:  # faiss divides by its logarithm, and the process would crash
+            raise ValueError(f"links is {options.links}: expected 2 or more.")
         axes = _principal_axes(vectors.units(sample(vectors, seed)), options.dims)
         graph = library.IndexHNSWSQ(
             axes.shape[1] + 1,
@@ -180,7 +182,7 @@ class Hnsw:
         return cls(graph, axes, rows)
 
     def generate(self, queries: Doubles, count: int, allowed: Mask, extra: Doubles) -> Candidates:
-        """Return the rows that a walk through the graph finds for each query.
+        """Return the rows that a walk through the graph, which must not be empty, finds.
 
         Args:
             queries: (q, d) float64 of length 1, q > 0.
@@ -217,7 +219,7 @@ def sample(vectors: Vectors, seed: int) -> Rows:
     """Return the rows to train with: at most 65,536, of vectors that are finite and not zero.
 
     Args:
-        vectors: The vectors to draw from.
+        vectors: The vectors to draw from, as `measure_lengths` returns them.
         seed: The seed of the draw; unused if at most 65,536 rows can be drawn.
 
     Returns:

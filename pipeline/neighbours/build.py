@@ -50,16 +50,16 @@ def build(
         probes: (q, d) float32 queries of any length but zero with which recall is measured, best
             like those to be searched for; None: vectors that are displaced a little in directions
             in which vectors differ. Unused for exact.
-        **options: Whole numbers above 0. For lsh `bits` of a vector (default: 512) and `candidates`
-            that are compared exactly (512). For hnsw `links` of a vector (32), `ef_construction`,
-            the rows among which they are chosen (200), `ef_search`, the rows that a query visits
-            and compares exactly (192), and `dims` of the reduced vectors (None: the vectors decide,
-            which is the default). For exact there are no options.
+        **options: Each an `int` above 0. For lsh `bits` of a vector (default: 512) and `candidates`
+            that are compared exactly (512). For hnsw `links` of a vector (32, at least 2),
+            `ef_construction`, the rows among which they are chosen (200), `ef_search`, the rows
+            that a query visits and compares exactly (192), and `dims` of the reduced vectors, 2 to
+            16 * (d // 16 + 1) (default: None, the vectors decide). For exact there are no options.
 
     Returns:
-        The index. Its `facts` hold the measurements of the build: `usable` vectors, `seconds`,
-        `bytes` and, unless it is exact, the `recall` of the `recall_at` nearest over `probes`
-        queries.
+        The index. Its `facts` hold the measurements of the build: the number of `usable` vectors,
+        the `seconds` it took, the `bytes` in memory beside the vectors and, unless it is exact, the
+        `recall`, 0 to 1, of the `recall_at` nearest over `probes` queries.
 
     Raises:
         ValueError: There are no vectors, they have another shape or dtype, or an argument is
@@ -109,8 +109,9 @@ def assemble(kind: str, vectors: Vectors, generator: Any, options: Any) -> Index
 
     Args:
         kind: The kind of index: exact, lsh or hnsw.
-        vectors: The vectors to be searched.
-        generator: The source of candidates: `ExactScan`, `ExactDeviceScan`, `Lsh` or `Hnsw`.
+        vectors: The vectors to be searched, as `measure_lengths` returns them.
+        generator: The source of candidates in these vectors, an object: an `ExactScan`,
+            `ExactDeviceScan`, `Lsh` or `Hnsw`.
         options: The `LshOptions` or `HnswOptions` of the generator; None for exact.
 
     Returns:
@@ -130,7 +131,7 @@ def measure_recall(index: Index, queries: NDArray[Any]) -> dict[str, Any]:
 
     Returns:
         Entries for `Index.facts`: `recall`, the share of the 10 nearest vectors that the index
-        finds, 0 to 1 (1 without queries, NaN if the index has no usable vector); `recall_at`, 10;
+        finds, 0 to 1 (1 if there are no queries, or no vectors that can be found); `recall_at`, 10;
         and `probes`, the number of queries.
 
     Raises:
@@ -138,7 +139,9 @@ def measure_recall(index: Index, queries: NDArray[Any]) -> dict[str, Any]:
     """
     exact = Index("exact", index.vectors, ExactScan(index.vectors))
     results = index.search(queries, RECALL_AT)
-    share = recall(results, exact.search(queries, RECALL_AT)) if len(queries) else 1.0
+    # There may be nothing to find; and NaN could not be saved, since JSON has none.
+    measurable = len(queries) and index.vectors.num_usable
+    share = recall(results, exact.search(queries, RECALL_AT)) if measurable else 1.0
     return {"recall": share, "recall_at": RECALL_AT, "probes": len(queries)}
 
 

@@ -75,8 +75,8 @@ def hubness(rows: Rows, count: int) -> float:
     of their mean, and some tens where a few vectors are the answer to everything.
 
     Args:
-        rows: (q, k) int64, the answers of many queries, as row numbers below *count*; -1 is
-            ignored.
+        rows: int64 of any shape, the answers of many queries, as row numbers below *count*; -1
+            is ignored.
         count: The number of vectors in the index, at least 1.
 
     Returns:

@@ -134,14 +134,13 @@ class Index:
         Args:
             queries: (q, d) of a floating-point dtype, of any length but zero; q may be 0.
             k: The number of results for each query, at least 1.
-            keep: The rows that may be results of any query: bool, one for each row of the index, or
-                row numbers as integers (default: all).
+            keep: The rows that may be results of any query: (n,) bool, one for each row of the
+                index, or row numbers as integers (default: all).
             exclude: (q,) integers: one row for each query that may not be its result, such as the
                 query itself; -1 excludes none. With *ids*, all rows of the same id are excluded.
             ids: An array of integers from 0, the id of each row of the index: only the best row of
-                an id is a result. Or a whole number m, the number of images, where rows r and m + r
-                are an image and its mirrored copy, which have the id r. Default: each row has its
-                own.
+                an id is a result. Or an `int` m, the number of images, where rows r and m + r are
+                an image and its mirrored copy, which have the id r. Default: each row has its own.
             hubs: The result of `pipeline.neighbours.csls.measure_hubs` for this index: scores
                 become CSLS, 2 cos - r(query) - r(vector), and order the results. r(vector) is in
                 its `means`; r(query) is the mean cosine of the query with as many of its nearest
@@ -236,6 +235,8 @@ class Index:
             raise ValueError(f"k is {k}: expected 1 or more.")
         if isinstance(ids, np.ndarray) and ids.shape != (len(self),):
             raise ValueError(f"ids are of shape {ids.shape}: expected ({len(self)},).")
+        if isinstance(ids, np.ndarray) and ids.dtype.kind not in "iu":
+            raise ValueError(f"ids are of {ids.dtype}: expected integers.")
         if ids is not None and not isinstance(ids, np.ndarray) and ids < 1:
             raise ValueError(f"ids are {ids}: expected the number of images.")
         request = SearchRequest(

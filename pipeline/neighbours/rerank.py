@@ -37,6 +37,10 @@ class SearchRequest:
 
         Args:
             selection: A slice of the queries, or their numbers, (m,) int64.
+
+        Returns:
+            A new request, whose `queries`, `exclude` and `shift` are those selected, with the same
+            `k`, `allowed`, `ids`, `extra` and `factor`.
         """
         shift = None if self.shift is None else self.shift[selection]
         return replace(
@@ -52,9 +56,10 @@ def rank(vectors: Vectors, request: SearchRequest, rows: Rows) -> tuple[Floats, 
     of an excluded id, and all but the best of each id.
 
     Args:
-        vectors: The vectors that are searched.
+        vectors: The vectors that are searched, as `measure_lengths` returns them.
         request: The request, with q queries and its k.
-        rows: (q, c) int64, candidates in any order; -1 is ignored, and all others must be allowed.
+        rows: (q, c) int64, candidates in any order, c > 0; -1 is ignored, and all others must be
+            allowed and occur once in a query.
 
     Returns:
         Three arrays: the scores, (q, k) float32, highest first, -inf for missing ones; their rows,

@@ -61,7 +61,7 @@ def recall(results: SearchResults, exact: SearchResults) -> float:
 
     Args:
         results: The results of an approximate search; of more than k answers only the first k
-            count.
+            count, and of fewer the others are missed.
         exact: The results of an exact search for the same queries, in the same order; its k is the
             number of answers that are compared.
 
@@ -115,7 +115,7 @@ def duplicate_mask(rows: Rows, ids: int | NDArray[Any]) -> Mask:
     """Return which results repeat the id of an earlier result of the same query.
 
     Args:
-        rows: (q, k) int64 rows in the order of results; -1 counts as an id of its own.
+        rows: (q, k) int64 rows in the order of results; those of -1 share an id of their own.
         ids: An array of integers from 0, the id of each row of the index; or a whole number m,
             where rows r and m + r have the id r.
 
@@ -144,4 +144,4 @@ def ids_of_rows(rows: Rows, ids: int | NDArray[Any]) -> Rows:
         int64 of the shape of *rows*.
     """
     row_ids = ids[np.maximum(rows, 0)] if isinstance(ids, np.ndarray) else rows % ids
-    return np.where(rows < 0, -1, row_ids)
+    return np.where(rows < 0, -1, row_ids.astype(np.int64))

@@ -196,9 +196,8 @@ def load(
 
     Args:
         folder: The folder it was saved in.
-        identity: The expected identity of its vectors, equal to what was given to `save`. Its
-            values are compared key by key, as they are after JSON, so a tuple equals a list; but 1
-            differs from 1.0, and in a dictionary inside a value the order of the keys counts.
+        identity: The expected identity of its vectors, equal to what was given to `save`. Values
+            are compared as they are after JSON, so a tuple equals a list, but 1 differs from 1.0.
         digests: True to compare the vectors with their digest, too (default). They are read once
             for it, at several GB/s where they are in memory already. Sizes and all other parts are
             always compared.
@@ -213,8 +212,9 @@ def load(
             truncated or changed; faiss, which lsh and hnsw need, is not installed; or the device
             does not exist or has too little memory.
         ValueError: *device* is set for another kind than exact.
+        TypeError: *identity* is no JSON.
     """
-    path = Path(folder)
+    path = Path(folder).expanduser()
     fields = _read_header(path)
     _check_identity(path, fields["identity"], identity)
     if device is not None and fields["kind"] != "exact":
@@ -268,7 +268,8 @@ def _read_header(folder: Path) -> dict[str, Any]:
 
 
 def _check_identity(folder: Path, stored: dict[str, Any], expected: dict[str, Any]) -> None:
-    expected = json.loads(json.dumps(expected))  # tuples become lists, as on disk
+    # As on disk: tuples become lists, and the keys of each dictionary are sorted.
+    expected = json.loads(json.dumps(expected, sort_keys=True))
     for key in sorted({*stored, *expected}):
         stored_value, expected_value = (
             repr(of[key]) if key in of else "nothing" for of in (stored, expected)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.backbone.check_files import check_folder
 from pipeline.backbone.load import open_backbone
+from pipeline.backbone.transform import read_transform
 from pipeline.errors import TesseraeError
 from tests.pipeline.features.small import small_trunk
 
@@ -139,6 +140,12 @@ def test_any_damage_to_weights_is_reported_or_harmless(
     except TesseraeError:
         return
     assert len(after) == len(before) or after[:8] != before[:8]
+
+
+def test_a_preprocessing_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """What the library raises for it, also without a network, becomes one kind of error."""
+    with pytest.raises(TesseraeError, match=r"gone/preprocessor_config.json cannot be read \("):
+        read_transform(str(tmp_path / "gone"), None, local=True)
 
 
 def test_a_randomly_masking_network_is_refused(tmp_path: Path) -> None:

@@ -105,10 +105,12 @@ def sum_per_class(values: Floats, labels: Integers, classes: int) -> ClassSums:
 
     Returns:
         `sums`, (C,) float64, and `counts`, the numbers of images, (C,) int64, by class; both 0 for
-        a class without images.
+        a class without images. Its `micro` is the mean over images, its `macro` the mean over the
+        classes that have images.
 
     Raises:
-        ValueError: There are no images, or a label is outside of 0..C-1.
+        ValueError: There are no images, the numbers of values and labels differ, or a label is
+            outside of 0..C-1.
     """
     check_range(labels, classes)
     sums = np.bincount(labels, values, minlength=classes).astype(np.float64)
@@ -160,7 +162,8 @@ def generalised_accuracy(
         harmonic mean, `harmonic`.
 
     Raises:
-        ValueError: There are no images of seen classes, or none of unseen classes.
+        ValueError: There are no images of seen classes, or none of unseen classes; a k is less than
+            1; a label is outside of 0..C-1; or the numbers of ranks and labels differ.
     """
     accuracies = {}
     for k in ks:
@@ -218,7 +221,7 @@ def bootstrap(
             count of 0.
         macro: True to average over classes in each split (the default), False to average over
             images.
-        draws: Number of bootstrap draws (default `DRAWS`: 2,000).
+        draws: Number of bootstrap draws, at least 1 (default `DRAWS`: 2,000).
         level: Share of draws inside the interval, 0 to 1 (default 0.95).
         seed: Seed of the draws (default 0).
 
@@ -227,7 +230,8 @@ def bootstrap(
         `high`, the quantiles of the draws that leave out as many on either side.
 
     Raises:
-        ValueError: There is no split, or the splits have different numbers of classes.
+        ValueError: There is no split, the splits have different numbers of classes, or *level* is
+            outside of 0..1.
     """
     return Interval(
         *_mean_and_ends(splits, _resampled_means(splits, macro, draws, seed), macro, level)
@@ -252,10 +256,11 @@ def paired_bootstrap(
         ours: The sums and the numbers of images by class of the first method, as `sum_per_class`
             returns them, for each split, over the same C classes; a class that a split does not
             hold out has a count of 0.
-        theirs: The sums of the second method, for the same splits and images, which are subtracted.
+        theirs: The sums of the second method, for the same splits and images, in the same order,
+            which are subtracted.
         macro: True to average over classes in each split (the default), False to average over
             images.
-        draws: Number of bootstrap draws (default `DRAWS`: 2,000).
+        draws: Number of bootstrap draws, at least 1 (default `DRAWS`: 2,000).
         level: Share of draws inside the interval, 0 to 1 (default 0.95).
         seed: Seed of the draws (default 0).
 
@@ -265,8 +270,8 @@ def paired_bootstrap(
         difference is 0 or negative.
 
     Raises:
-        ValueError: There is no split, the methods have different numbers of splits or different
-            images, or the splits have different numbers of classes.
+        ValueError: There is no split, the methods have different numbers of splits or of images by
+            class, the splits have different numbers of classes, or *level* is outside of 0..1.
     """
     splits = [our.minus(their) for our, their in zip(ours, theirs, strict=True)]
     means = _resampled_means(splits, macro, draws, seed)

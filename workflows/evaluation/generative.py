@@ -90,8 +90,8 @@ def compare_images(
 ) -> FeatureMetrics:
     """Compare generated with real images by the features of a backbone.
 
-    Images are moved to *device* in blocks, and the backbone resizes them. Torch's global generator
-    on the CPU keeps its state, while those of GPUs are seeded with *seed*.
+    Images are moved to *device* in blocks, and the backbone resizes them. Torch's global generators
+    keep their state. The package torchmetrics must be installed.
 
     Args:
         generated: Generated images, (n, 3, h, w) uint8 RGB, on any device; n is above 3.
@@ -125,7 +125,7 @@ def compare_features(
 ) -> FeatureMetrics:
     """Compare features of generated with features of real images.
 
-    Torch's global generator on the CPU keeps its state, while those of GPUs are seeded with *seed*.
+    Torch's global generators keep their state. The package torchmetrics must be installed.
 
     Args:
         generated: Features of generated images, (n, d) float32, on any device; n is above 3.
@@ -200,6 +200,9 @@ def precision_recall(
 
     Returns:
         (precision, recall).
+
+    Raises:
+        RuntimeError: *neighbours* is not less than n and m.
     """
     return _share_within_radii(generated, real, neighbours), _share_within_radii(
         real, generated, neighbours
@@ -217,6 +220,9 @@ def coverage(generated: Tensor, real: Tensor, *, neighbours: int = NEIGHBOURS) -
         real: Features of real images, (m, d) float32, on the same device.
         neighbours: The number of real neighbours that define the radius of a row, less than m
             (default 3).
+
+    Raises:
+        RuntimeError: *neighbours* is not less than m.
     """
     radii = _radii(real, neighbours)
     near = [torch.cdist(block, generated).amin(1) for block in torch.split(real, QUERY_ROWS)]
@@ -241,14 +247,15 @@ def nearest(queries: Tensor, references: Tensor, count: int = 1) -> tuple[Tensor
     """Search the rows of *references* that are nearest to each query.
 
     Args:
-        queries: (n, ...) of any dtype, on the device that searches.
+        queries: (n, ...) of any real dtype, on the device that searches.
         references: Rows to search, (m, ...), with as many values in a row as a query has, of any
-            dtype and on any device.
+            real dtype and on any device.
         count: Number of neighbours of each query (default 1), 1 to m.
 
     Returns:
-        Their positions in *references*, (n, count) int64, nearest first, ties in their order; and
-        their Euclidean distances, (n, count) float32. Both are on the device of *queries*.
+        A tuple: their positions in *references*, (n, count) int64, nearest first; and their
+        Euclidean distances, (n, count) float32. Both are on the device of *queries*. Of many rows
+        that are equally near, any may be chosen; those chosen are in their order.
     """
     search = NearestSearch(queries, count)
     for block in torch.split(references, BLOCK_ROWS):
@@ -282,14 +289,15 @@ class NearestSearch:
     def add(self, block: Tensor) -> None:
         """Search a further block of rows, which is not kept.
 
-        It updates `rows`, (n, count) int64, the positions of the nearest rows of each of the n
-        queries, nearest first, counted from 0 over all blocks so far, and `distances`, (n, count)
-        float32, their Euclidean distances. Both have fewer than the requested columns until as many
-        rows have been searched. It adds the number of rows of the block to `num_searched`.
+        `NearestSearch(queries, count)` starts the search. This method returns nothing. It updates
+        `rows`, (n, count) int64, the positions of the nearest rows of each of the n queries,
+        nearest first, counted from 0 over all blocks so far, and `distances`, (n, count) float32,
+        their Euclidean distances. Both have fewer columns than count until as many rows have been
+        searched. It adds the number of rows of the block to `num_searched`.
 
         Args:
-            block: (m, ...) of any dtype on any device, each row as long as a query; m is at least
-                1.
+            block: (m, ...) of any real dtype on any device, each row as long as a query; m is at
+                least 1.
         """
         block = block.flatten(1).to(self._queries.device).float()
         parts = [self._best(part, block) for part in torch.split(self._queries, QUERY_ROWS)]

@@ -131,7 +131,7 @@ def top_k(scores: Floats, k: int, *, groups: Groups = ()) -> NDArray[np.int64]:
     """Return the first *k* candidates of each image for display; ties are in column order.
 
     Args:
-        scores: (n, C) float, higher is nearer. They are not changed.
+        scores: (n, C) float, n > 0, higher is nearer. They are not changed.
         k: The number of candidates, 1 to C.
         groups: A list of columns for each set of classes that share a vector; no class is in two
             (default: none). Each class gets the highest score of its group, so that they tie.
@@ -207,9 +207,9 @@ def same_class_precision(
 
     Args:
         nearest: Rows found for each query, (q, m) int, nearest first; -1 for no row, which is a
-            miss. m is at least k, and more than k with *query_rows*.
+            miss. m is at least k, and more than k if the query is among its own results.
         query_classes: The class of each query, (q,) int, at least 0.
-        labels: The class of each row, (N,) int, -1 for none.
+        labels: The class of each row, (N,) int, N > 0, -1 for none.
         k: The number of rows that count, at least 1.
         query_rows: The row of each query itself, (q,) int, which is left out of its results
             (default None: queries are not among the rows).
@@ -219,7 +219,7 @@ def same_class_precision(
 
     Raises:
         ValueError: Fewer than k rows are left for a query, k is less than 1, a query has no class,
-            or a row is outside of 0..N-1.
+            or a row found is outside of -1..N-1.
     """
     if not -1 <= nearest.min(initial=-1) <= nearest.max(initial=-1) < len(labels):
         raise ValueError(
@@ -259,8 +259,8 @@ def hops(scores: Floats, labels: Integers, distances: Integers, *, groups: Group
         scores: (n, C) float, n > 0, higher is nearer. Several first answers share the weight of an
             image.
         labels: The true classes, (n,) int, as columns of *scores*, 0 to C - 1.
-        distances: Hops between classes, (C, C) int16, in the order of columns, with the true class
-            as the first index; `NO_PATH` (32,767) where there is no path.
+        distances: Hops between classes, (C, C) int16 from 0, in the order of columns, with the true
+            class as the first index; `NO_PATH` (32,767) where there is no path.
         groups: A list of columns for each set of classes that share a vector; no class is in two
             (default: none). Each class gets the highest score of its group, so that they tie.
 

@@ -31,7 +31,7 @@ def sliced_wasserstein(
     Args:
         first: (n, ...) of any floating-point dtype, on any device; n > 0.
         second: (m, ...) likewise, m > 0, with rows of the same length. n and m may differ.
-        directions: Number of random directions (default 512).
+        directions: Number of random directions, at least 1 (default 512).
         seed: Seed of the directions (default 0).
         device: The device of the projections, to which a block of rows is moved at a time (default:
             the device of *first*).

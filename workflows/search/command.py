@@ -47,6 +47,7 @@ def run_search(options: SearchCommandOptions) -> int:
         QueryError: The query is invalid, or names a word, row or class that does not exist.
         TesseraeError: The run or its store cannot be searched, or the port is taken.
         ValueError: Two options contradict each other, or one is invalid.
+        OSError: The file of `--grid` cannot be written.
         KeyboardInterrupt: The user pressed Ctrl-C, the only regular end of `--serve`.
     """
     return serve(options) if options.serve else search_once(options)
@@ -71,6 +72,7 @@ def search_once(options: SearchCommandOptions) -> int:
         QueryError: The query is invalid, or names a word, row or class that does not exist.
         TesseraeError: The run or its store cannot be searched.
         ValueError: `--grid` is no PNG file, or is combined with `--to words`.
+        OSError: The file of `--grid` cannot be written.
     """
     if options.grid is not None and options.grid.suffix.lower() != ".png":
         raise ValueError(f"--grid is {options.grid}: expected a name that ends in .png.")
@@ -130,7 +132,8 @@ def search_result_lines(answer: Answer) -> Iterator[str]:
 
     Yields:
         A table of the images, then one of the words, each with the names of its columns as the
-        first line; or a line that there are no results. A line has no newline at its end.
+        first line; or a line that there are no results. A line has no newline at its end. The names
+        of a class are cut to 44 characters.
     """
     if answer.images:
         yield from _table(
@@ -192,8 +195,9 @@ def serve(options: SearchCommandOptions) -> int:
     Args:
         options: The parsed options of the command, such as
             `SearchCommandOptions(run=Path("runs/devise"), serve=True)`. A host of "" listens on all
-            interfaces, and port 0 selects a free one. The options `query`, `image`, `grid` and
-            `json` of a single search must not be set; `k`, `to` and `classes` are ignored.
+            interfaces, and port 0 selects a free one. With `csls`, hubs are measured first. The
+            options `query`, `image`, `grid` and `json` of a single search must not be set; `k`,
+            `to` and `classes` are ignored.
 
     Returns:
         Never in regular use: Ctrl-C raises KeyboardInterrupt, after which the sockets and the

@@ -95,11 +95,12 @@ class Engine:
 
         Args:
             query: The parsed query, from `tesserae.parse_query`. A row without a split, as in
-                `#12`, is one of the first split that is searched.
+                `#12`, is one of the first of `options.splits`, or of all splits.
             options: The `k` (number of answers, 1 to 1000), `to` (`images`, `words` or `both`), and
                 the filters of images `splits` (names) and `classes` (wnids or names), each empty
-                for all; with `csls` the scores of hubs, which are near to every query, are lowered
-                (default: 10 images, of any split and class, by cosine).
+                for all; with `csls` the scores of hubs, which are near to every query, are lowered,
+                and the first such search takes seconds longer (default: 10 images, of any split and
+                class, by cosine).
             image_vector: The unit vector of the image that came with the query, (dim,) float32,
                 from `embed`; None if there is none (default). It is unused unless the query has an
                 `@`.
@@ -117,6 +118,7 @@ class Engine:
         Raises:
             QueryError: A word, row, split or class is unknown, an option is out of range, the query
                 has an `@` but no image vector, or its terms cancel each other out.
+            ValueError: *image_vector* has another length.
             StoreDamagedError: The table of the samples, or the shard of an image that the query
                 names, is unreadable.
         """
@@ -142,7 +144,7 @@ class Engine:
         Rows are stored in random order, so this is a random sample, the same one each time.
 
         Args:
-            count: The number of images; a split with fewer readable rows gives fewer.
+            count: The number of images, at least 0; a split with fewer readable rows gives fewer.
 
         Returns:
             The images, as in the answers of `search`, in the order of their rows, each with score
@@ -233,7 +235,7 @@ def open_engine(
     Vectors and indexes are kept in the folder `search` of the run.
 
     Args:
-        run: The path of the run's folder, of a run of `train devise`.
+        run: The folder of a run of `train devise`, as a `Path`, not a string.
         splits: The splits to search, each once; an error of any of them is raised. By default these
             are all finished ones that store the input size of the model; one with a StoreError,
             such as damaged shards, is then left out with a notice, and the error is raised only if
@@ -250,7 +252,8 @@ def open_engine(
         The engine, which the caller closes with `close`.
 
     Raises:
-        TesseraeError: The run or the store cannot be searched.
+        TesseraeError: The run or the store cannot be searched, or has no such split.
+        ValueError: There is no such kind of index.
     """
     model = open_model(run, store=store)
     gallery = Gallery(model.store, model.size)

@@ -52,8 +52,8 @@ def interpret(text: str, name: Lookup, phrase: Lookup) -> Interpretation | None:
 
     Returns:
         The interpretation: `vector` (the unit vector of the text, (dim,) float32), `names` (the
-        known names) and `passed_over` (the unknown words), both in the order of the text. None if
-        no name is known, or if the vectors cancel each other out.
+        known names) and `passed_over` (the unknown words), both as typed, in the order of the text
+        and with repetitions. None if no name is known, or if the vectors cancel each other out.
     """
     names: list[str] = []
     passed_over: list[str] = []

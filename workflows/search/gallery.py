@@ -113,6 +113,9 @@ class Gallery:
 
         Returns:
             A side in pixels.
+
+        Raises:
+            KeyError: The gallery has no such split.
         """
         return min(self.splits[split].sizes, key=lambda stored: (abs(stored - size), -stored))
 
@@ -122,13 +125,14 @@ class Gallery:
         Args:
             split: The name of a split of the gallery.
             size: The side in pixels, one of the stored sizes of the split.
-            rows: The n rows to read, which `check` has accepted.
+            rows: The n rows to read, in any order, which `check` has accepted; n may be 0.
 
         Returns:
             The images in the order of *rows*, (n, size, size, 3) uint8 RGB.
 
         Raises:
-            StoreDamagedError: A shard is damaged.
+            StoreDamagedError: A shard is damaged, or the size is not stored.
+            KeyError: The gallery has no such split.
         """
         row_numbers = np.fromiter(rows, np.int64)
         out = np.empty((len(row_numbers), size, size, 3), np.uint8)
@@ -152,7 +156,8 @@ class Gallery:
             row: The number of a row that exists in the split, quarantined or not, from 0.
 
         Raises:
-            StoreDamagedError: The table is unreadable.
+            StoreDamagedError: The table is unreadable, or has no such row.
+            KeyError: The gallery has no such split.
         """
         return self._keys[split].key(row)
 

@@ -84,7 +84,7 @@ class ImageIndex:
             The hubs of the split, for `search`; None if *references* is empty.
 
         Raises:
-            ValueError: No reference is finite and not zero.
+            ValueError: No reference is finite and not zero, or they have another shape or dtype.
         """
         if not len(references):
             return None
@@ -107,7 +107,7 @@ class ImageIndex:
 
         Args:
             vector: The query, a unit vector, (dim,) float64.
-            k: The number of images.
+            k: The number of images, at least 1.
             splits: The splits to search, from `open_embedded`.
             labels: The mask of labels that can be answers, (C + 1,) bool, from `labels`; its last
                 element is for label -1 (default: all).
@@ -123,6 +123,7 @@ class ImageIndex:
             then by row. An image and its mirrored copy count once.
 
         Raises:
+            ValueError: The vector is zero, not finite or of another length, or k is less than 1.
             StoreDamagedError: The table of the samples is unreadable.
         """
         hits: list[_RankedRow] = []
@@ -153,7 +154,7 @@ class ImageIndex:
 
         Args:
             embedded: The split, from `open_embedded`.
-            count: The number of images; a split with fewer readable rows gives fewer.
+            count: The number of images, at least 0; a split with fewer readable rows gives fewer.
 
         Returns:
             The images in the order of their rows, as `search` returns them.

@@ -41,7 +41,7 @@ class Model(Protocol):
         """Return the vectors of images.
 
         Args:
-            images: The images, (n, size, size, 3) uint8 RGB, where size is `self.size`.
+            images: The images, (n, size, size, 3) uint8 RGB, n > 0, where size is `self.size`.
 
         Returns:
             Unit vectors in the order of the images, (n, dim) float32.
@@ -54,16 +54,23 @@ class Model(Protocol):
             split: The name of a finished split of the model's store.
 
         Yields:
-            The n rows of a block, (n,) int64, and their unit vectors, (n, dim) float32. The second
-            occurrence of a row is its mirrored copy.
+            A tuple: the n rows of a block, (n,) int64, and their unit vectors, (n, dim) float32.
+            The second occurrence of a row is its mirrored copy.
+
+        Raises:
+            TesseraeError: The store, or a finished split of this name, is not there.
         """
 
     def phrase_vector(self, text: str) -> NDArray[np.float32] | None:
         """Return the unit vector of a name or of several words, (dim,) float32; None if unknown.
 
         Args:
-            text: The words as typed, such as `fishing net`; words that have no vector as one name
-                get the mean of their vectors.
+            text: The words as typed, in any case, such as `fishing net`; words that have no vector
+                as one name get the mean of their vectors, if all are known. A run without word
+                vectors knows only the names of classes.
+
+        Raises:
+            TesseraeError: The file of word vectors is not that of the run, or is unreadable.
         """
 
     def name_vector(self, text: str) -> NDArray[np.float32] | None:
@@ -71,6 +78,9 @@ class Model(Protocol):
 
         Args:
             text: The name as typed, of one or more words, whose vectors are never averaged.
+
+        Raises:
+            TesseraeError: The file of word vectors is not that of the run, or is unreadable.
         """
 
     def suggest(self, text: str) -> list[str]:
@@ -78,6 +88,9 @@ class Model(Protocol):
 
         Args:
             text: The unknown words as typed.
+
+        Raises:
+            TesseraeError: The file of word vectors is not that of the run, or is unreadable.
         """
 
     def vocabulary(self) -> tuple[list[str], NDArray[np.float32]]:
@@ -92,9 +105,9 @@ def open_model(run: Path, *, store: str | None = None) -> Model:
     """Open the model of a run.
 
     Args:
-        run: The path of the run's folder.
-        store: The present path or URL of the store (default: as recorded in the run, or a folder
-            beside the run).
+        run: The folder of a run of `train devise`, as a `Path`.
+        store: The present path or URL of the store, which is opened when it is first used (default:
+            as recorded in the run, or a folder beside the run).
 
     Returns:
         The model, whose properties and methods `Model` describes. It is not to be closed.

@@ -153,6 +153,7 @@ def parse_query(text: str, *, has_image: bool = False) -> Query:
         text: The text as typed, at most 500 characters and 16 terms, with weights up to 1000.
         has_image: True if an image comes with the text (default False). If the text has no `@`, the
             image comes first: `snow` is `@ + snow`, `- snow` is `@ - snow`, and no text is `@`.
+            Without an image no `-` may come first.
 
     Returns:
         The query. Its `parts` are a tuple of `WeightedTerm`, each with a `term` (a `Phrase`,

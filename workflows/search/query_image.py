@@ -32,7 +32,7 @@ def read_image(name: str) -> bytes:
     """Read an image file; return its bytes.
 
     Args:
-        name: The path of the file, in which a leading `~` is the home folder.
+        name: The path of the file, a string, in which a leading `~` is the home folder.
 
     Raises:
         QueryError: There is no such file, it is a URL, it is larger than 20 MiB, or it is
@@ -40,7 +40,10 @@ def read_image(name: str) -> bytes:
     """
     if is_url(name):
         raise QueryError(f"{name} is a URL: expected a file. Save the image, and pass its path.")
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as e:  # a leading ~ and the name of no user
+        raise QueryError(f"there is no file {name}: expected an image.") from e
     try:
         if not path.is_file():
             raise QueryError(f"there is no file {name}: expected an image.")

@@ -62,6 +62,7 @@ class QueryEncoder:
         Raises:
             QueryError: A word, split or row is unknown, the query has an `@` but no image came with
                 it, a vector is zero or not finite, or the terms cancel each other out.
+            ValueError: *image_vector*, which the query needs, has another length.
             StoreDamagedError: The shard of an image that the query names is damaged.
         """
         total = np.zeros(self._model.dim)
@@ -82,10 +83,11 @@ class QueryEncoder:
             return vector
 
     def interpret(self, text: str) -> Interpretation:
-        """Look up a name, words, a wnid or the names of a class; else interpret it as free text.
+        """Look up a name, words, a wnid or all names of a class; else interpret it as free text.
 
         Args:
-            text: The text as typed, without operators.
+            text: The text as typed, without operators. A wnid is spelt as in the store; all names
+                of a class are separated by commas, as tables print them.
 
         Returns:
             The interpretation: `vector` (the unit vector, (dim,) float32), `names` (the known
@@ -111,7 +113,7 @@ class QueryEncoder:
             query: The parsed query.
 
         Raises:
-            QueryError: No word of a phrase is known.
+            QueryError: No word of a phrase is known, or its words cancel each other out.
         """
         phrases = [term.text for term in query.terms if isinstance(term, Phrase)]
         words = [word for text in phrases for word in self.interpret(text).passed_over]

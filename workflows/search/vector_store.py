@@ -71,7 +71,7 @@ class EmbeddedSplit:
         """Return the unit vector of a row, (dim,) float32; zeros for a quarantined row.
 
         Args:
-            row: The number of the row in the split, from 0.
+            row: The number of the row, from 0 to `num_rows` - 1, which is not checked.
         """
         unit: NDArray[np.float32] = self.index.vectors.units(np.array([row]))[0]
         return unit
@@ -119,8 +119,8 @@ def open_embedded(
     Args:
         model: The model that embeds the images.
         folder: The folder of the vectors of all splits, directly in the run's folder
-            (`RUN/search`).
-        split: The split.
+            (`RUN/search`); created if it is missing.
+        split: The split, such as `Gallery.split` returns.
         kind: The kind of index: `exact`, `lsh` or `hnsw` (default: from `kind_for`).
         digests: True to compare stored vectors with their digests, too (default); sizes and
             indexes always are.
@@ -132,8 +132,11 @@ def open_embedded(
     Raises:
         TesseraeError: The folder cannot be written or leads outside the run, a shard is damaged, a
             library is not installed, or the model does not fit the split.
+        ValueError: There is no such kind of index.
     """
     kind = kind or kind_for(split.plan.num_rows)
+    if kind not in KINDS:  # found out only after all images were embedded otherwise
+        raise ValueError(f"kind is {kind!r}: expected one of {', '.join(KINDS)}.")
     name = split.plan.split
     run = f"{name}-{uuid.uuid4().hex}"
     builder = _VectorBuilder(

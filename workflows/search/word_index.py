@@ -104,7 +104,7 @@ class WordIndex:
             The hubs, for `search`; None if there are no words, or if *references* is empty.
 
         Raises:
-            ValueError: No reference is finite and not zero.
+            ValueError: No reference is finite and not zero, or they have another shape or dtype.
         """
         return measure_hubs(self._index, references) if self._index and len(references) else None
 
@@ -142,6 +142,9 @@ class WordIndex:
             them (the comma-separated names of a class, or one word), `wnid` its wnid or empty,
             `also` has the others, `score` is larger the nearer, and `query` is one that finds its
             images, or empty.
+
+        Raises:
+            ValueError: The vector is zero, not finite or of another length.
         """
         left_out = {name.casefold() for name in named}
         count = 2 * k + len(exclude) + len(left_out) + 16

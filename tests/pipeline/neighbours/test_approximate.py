@@ -170,6 +170,7 @@ def test_a_graph_reduces_vectors_that_vary_in_few_directions() -> None:
         ("lsh", {"links": 2}, "lsh has no option 'links': expected bits, candidates"),
         ("hnsw", {"links": 0}, "links is 0: expected a whole number above 0"),
         ("hnsw", {"dims": 17}, "dims is 17: expected 2 to 16"),
+        ("hnsw", {"links": 1}, "links is 1: expected 2 or more"),
         ("hnsw", {"links": 1.5}, "links is 1.5"),
         ("hnsw", {"threads": 0}, "threads is 0"),
     ],

@@ -13,6 +13,7 @@ from scipy import stats
 
 from pipeline.neighbours import SearchResults, build, deduplicate, hubness, recall
 from pipeline.neighbours.csls import Hubs, measure_hubs
+from pipeline.neighbours.results import ids_of_rows
 
 
 def answers(rows: Any, scores: Any = None) -> SearchResults:
@@ -31,6 +32,13 @@ def some_answers(draw: st.DrawFn) -> SearchResults:
         drawn = draw(st.lists(st.integers(0, 20), max_size=width, unique=True))
         rows.append(drawn + [-1] * (width - len(drawn)))
     return answers(rows)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+def test_ids_of_any_integer_dtype_are_those_of_rows(dtype: type) -> None:
+    """A missing row has -1 also where the dtype of the ids has no negative numbers."""
+    ids = ids_of_rows(np.array([[2, -1, 0]]), np.array([7, 7, 55], dtype))
+    assert (ids.dtype, ids.tolist()) == (np.dtype(np.int64), [[55, -1, 7]])
 
 
 @given(results=some_answers())

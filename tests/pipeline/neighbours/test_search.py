@@ -279,6 +279,7 @@ def test_a_query_without_direction_is_refused(backend: str, query: Any, message:
         ({"k": 1, "exclude": np.array([3])}, "exclude has row 3: expected -1 to 2"),
         ({"k": 1, "exclude": np.array([0, 1])}, r"exclude is of shape \(2,\): expected \(1,\)"),
         ({"k": 1, "ids": np.arange(2)}, r"ids are of shape \(2,\): expected \(3,\)"),
+        ({"k": 1, "ids": np.arange(3.0)}, "ids are of float64: expected integers"),
         ({"k": 1, "ids": 0}, "ids are 0"),
     ],
 )

@@ -265,6 +265,30 @@ def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
         build_small("exact").save(tmp_path / "file", {})
 
 
+def test_an_identity_is_compared_without_the_order_of_its_keys(tmp_path: Path) -> None:
+    """What was given to save opens the index, also with keys of an inner dictionary reversed."""
+    identity = {"model": {"name": "devise", "depth": 7}}
+    build_small("exact").save(tmp_path, identity)
+    assert len(load(tmp_path, identity)) == len(vectors())
+    assert len(load(tmp_path, {"model": {"depth": 7, "name": "devise"}})) == len(vectors())
+
+
+def test_a_folder_below_the_home_folder_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leading ~ means the same to save and to load."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    build_small("exact").save("~/index", IDENTITY)
+    assert len(load("~/index", IDENTITY)) == len(vectors())
+
+
+def test_an_index_in_which_nothing_can_be_found_is_saved(tmp_path: Path) -> None:
+    """Its recall is a number, since JSON has no NaN."""
+    probes = np.ones((2, 4), np.float32)
+    build("lsh", np.zeros((3, 4), np.float32), bits=8, probes=probes).save(tmp_path, IDENTITY)
+    assert load(tmp_path, IDENTITY).facts["recall"] == 1
+
+
 def test_an_identity_that_is_no_json_is_refused(tmp_path: Path) -> None:
     """The folder stays empty."""
     build_small("exact").save(tmp_path, {"turn": 1})

@@ -168,6 +168,7 @@ def test_names_are_escaped_in_the_terminal(
         (["red", "--grid", "x.png", "--to", "words"], "--grid shows images"),
         (["--image", "http://example.org/a.jpg"], "is a URL: expected a file"),
         (["--image", "/nowhere/a.jpg"], "there is no file /nowhere/a.jpg"),
+        (["--image", "~no-such-user/a.jpg"], "there is no file ~no-such-user/a.jpg"),
         (["--image", "/"], "there is no file /"),
         (["--image", "/dev/zero"], "there is no file /dev/zero"),
         (["--image", __file__], "the file is not an image (a text file): expected JPEG, PNG"),

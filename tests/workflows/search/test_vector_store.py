@@ -61,6 +61,16 @@ def test_exactly_the_readable_rows_have_vectors(
     assert set(results[results >= 0].tolist()) == set(rows.tolist())
 
 
+def test_an_unknown_kind_is_refused_before_images_are_embedded(
+    toy: Toy, split: Split, tmp_path: Path
+) -> None:
+    """Nothing is computed or written."""
+    with pytest.raises(ValueError, match="kind is 'flat': expected one of exact, lsh, hnsw"):
+        opened(toy, tmp_path, split, "flat")
+    assert toy.embedded == 0
+    assert not list(tmp_path.iterdir())
+
+
 def test_existing_vectors_are_reused(toy: Toy, split: Split, tmp_path: Path) -> None:
     """An index of another kind uses the same vectors."""
     first = opened(toy, tmp_path, split)

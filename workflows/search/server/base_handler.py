@@ -55,6 +55,9 @@ class BaseHandler(web.RequestHandler):
         Args:
             status: The HTTP status, 400 or more; 503 also gets the header `Retry-After: 1`.
             reason: A sentence for the person who searches.
+
+        Raises:
+            RuntimeError: The request is finished already.
         """
         self.set_status(status)
         if status == 503:
@@ -68,6 +71,10 @@ class BaseHandler(web.RequestHandler):
 
         Args:
             answer: The plain JSON values of the object, by name.
+
+        Raises:
+            TypeError: A value is no JSON.
+            RuntimeError: The request is finished already.
         """
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.finish(json.dumps(answer))

@@ -29,8 +29,9 @@ class Connections:
     def admit(self, stream: Any) -> bool:
         """Add a connection, as idle, if the limit permits it.
 
-        At the limit, the connection that has been idle for longest is closed in favour of the new
-        one, so that idle connections never lock out other clients.
+        At the limit, which a function decides, as in `Connections(lambda: 256)`, the connection
+        that has been idle for longest is closed in favour of the new one, so that idle connections
+        never lock out other clients.
 
         Args:
             stream: The stream of the new connection, a `tornado.iostream.IOStream`.

@@ -138,7 +138,8 @@ class UploadHandler(BaseHandler):
         """Respond with an uploaded image as JPEG, in the size that the model took; else status 404.
 
         Args:
-            name: The name of the upload, 32 hexadecimal digits from the URL.
+            name: The name of the upload, 32 lower-case hexadecimal digits from the URL
+                `/given/<name>.jpg`.
         """
         upload = self.service.upload_cache.get(name)
         if upload is None:

@@ -61,7 +61,7 @@ class SearchHandler(BaseHandler):
         """Append a piece of the image to the body; tornado calls this for each piece that arrives.
 
         A piece with which the body exceeds 20 MiB makes the status 413 and clears the body. Pieces
-        of a refused request are dropped.
+        are dropped unless `prepare` has admitted a POST request.
 
         Args:
             chunk: The bytes of the piece, in the order of the body.

@@ -59,9 +59,12 @@ class Guard:
     ) -> str | None:
         """Return the reason to refuse a request; None if it is admitted.
 
+        `Guard("127.0.0.1")` knows that name, localhost and the other loopback address.
+
         Args:
-            headers: The headers of the request, looked up as `Host`, `Origin` and `Sec-Fetch-Site`.
-                Without `Host` the request is refused; without the others they are not checked.
+            headers: The headers of the request, looked up as `Host`, `Origin` and `Sec-Fetch-Site`,
+                spelt like this in a plain dict. `Host` is a name of this server, with any port or
+                none; without it the request is refused. The others are checked if they are there.
             changes: True if the request uploads an image: its `Origin`, if it has one, must then be
                 this server.
             page: True if it requests the page itself, to which any site may link (default False).

@@ -41,7 +41,8 @@ class BoundedThreadPool:
         Cancelling the coroutine removes a call that is still in the queue.
 
         Args:
-            call: The function. An exception that it raises is raised here.
+            call: The function. An exception that it raises is raised here, but `BusyError` for a
+                TimeoutError.
             args: Its positional arguments.
             options: Its keyword arguments.
 
