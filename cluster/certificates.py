@@ -83,7 +83,7 @@ def create_certificates(
 
     Args:
         hosts: Names and addresses by which a browser reaches the dashboard, beside `localhost` and
-            `127.0.0.1` (default: none).
+            `127.0.0.1`, a sequence also for a single one (default: none).
         days: Validity in days, more than 0 and up to 3,650 (default: 30).
 
     Returns:
@@ -152,6 +152,7 @@ def write_certificates(folder: Path, files: Mapping[str, bytes], *, replace: boo
     Raises:
         FileExistsError: A file exists, and *replace* is False; nothing has been written then.
         NotADirectoryError: *folder* is a file.
+        OSError: The folder cannot be created or written to.
         CertificateError: The file system does not support permissions.
     """
     # Checked before anything is written: files of two authorities must not be mixed.
@@ -231,7 +232,7 @@ def tls_security(folder: Path, roles: Sequence[str] = ROLES) -> Security:
     Raises:
         CertificateError: A certificate or key of *roles* or `ca.pem` is missing, a file is not a
             certificate, a key is readable by others, or a certificate of *roles* is expired or not
-            signed by `ca.pem`.
+            signed by `ca.pem`. The contents of keys are not checked.
     """
     fields = {"tls_ca_file": str(folder / AUTHORITY)}
     for role in roles:

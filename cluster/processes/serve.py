@@ -33,6 +33,7 @@ def main(arguments: Sequence[str]) -> None:
         arguments: `scheduler` or `worker`, and the arguments of `dask scheduler` or `dask worker`.
 
     Raises:
+        click.UsageError: An argument is invalid.
         SystemExit: The process that started this one has ended already.
     """
     role, *dask_arguments = arguments

@@ -77,11 +77,12 @@ def read_profile(path: Path) -> Profile:
         path: The file, a mapping with any of the keys `way` (`jobs` or `allocation`), `jobs`,
             `host`, `interface`, `shared`, `scratch`, `python` and `prologue` (a list of lines).
             `jobs` maps the name of each kind of job to a mapping with `count`, `cores` and any of
-            `memory`, `least`, `workers`, `gpus`, `walltime`, `partition`, `account` and
-            `directives`.
+            `memory` (a text such as `64GB`), `least`, `workers`, `gpus`, `walltime` (such as
+            `"04:00:00"`, in quotes), `partition`, `account` and `directives` (a list of lines).
 
     Returns:
-        The profile, with the keys as attributes; those that the file lacks have their defaults.
+        The profile, with the keys as attributes, also of each job in the mapping `jobs`. Those that
+        the file lacks have their defaults.
 
     Raises:
         ClusterError: The file cannot be read, a key is unknown, a value is invalid, or `way` is
@@ -207,7 +208,7 @@ def reachable_host(profile: Profile) -> str:
             `interface`; without both, the address of the default route.
 
     Raises:
-        ValueError: This machine has no interface of that name.
+        ValueError: This machine has no interface of that name, or it has no IPv4 address.
     """
     if profile.host is not None:
         return profile.host
