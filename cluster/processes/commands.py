@@ -38,11 +38,15 @@ class SchedulerConfig:
     """The configuration of a scheduler."""
 
     host: str = LOOPBACK
+    """The address on which the scheduler listens."""
     port: int = SCHEDULER_PORT
     dashboard_host: str = LOOPBACK
+    """The address on which the dashboard listens."""
     dashboard_port: int = DASHBOARD_PORT
     certificates: Path | None = None
+    """The folder of certificates; None without TLS."""
     insecure: bool = False
+    """True to allow a scheduler without TLS beyond the loopback address."""
     preload: Sequence[str] = ()
     """The names of modules that add pages to the dashboard."""
 

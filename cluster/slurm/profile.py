@@ -41,6 +41,7 @@ class JobConfig:
     gpus: int = 0
     """The number of GPUs of each job, each with a worker process."""
     walltime: str | None = None
+    """The time limit of each job, such as `04:00:00`; None for that of the partition."""
     partition: str | None = None
     account: str | None = None
     directives: Sequence[str] = ()
@@ -59,13 +60,17 @@ class Profile:
     way: Literal["jobs", "allocation"] = "jobs"
     """The kind of cluster: jobs of workers, or one allocation for everything."""
     jobs: Mapping[str, JobConfig] = field(default_factory=dict)
+    """The jobs of each kind, by a name of the user's choice."""
     host: str | None = None
     """The address of this machine for the nodes; None for that of `interface`, or the default."""
     interface: str | None = None
+    """The network interface of this machine that the nodes reach, such as `ib0`."""
     shared: str = "~/.local/state/tesserae/slurm"
     """A folder on a file system of all nodes, for certificates and logs."""
     scratch: str | None = None
+    """A folder on a local disk of each node for temporary files; None for Dask's default."""
     python: str = sys.executable
+    """The path of the Python interpreter on the nodes."""
     prologue: Sequence[str] = ()
     """Lines of the job script that run before the workers start."""
 

@@ -73,9 +73,9 @@ def install_all(environment: Environment, config: EnvironmentConfig, *, system: 
     Nothing is marked as complete: the caller writes the stamp.
 
     Args:
-        environment: The environment, which has pip.
+        environment: The environment, which exists and has pip.
         config: The packages that it shall contain: `extras` (names of extras and dependency groups
-            of pyproject.toml) and `pillow` (`auto`, `simd` or `stock`).
+            of pyproject.toml; pip ignores others) and `pillow` (`auto`, `simd` or `stock`).
         system: True to install missing system packages.
 
     Returns:
@@ -137,7 +137,7 @@ def set_up(environment: Environment, config: EnvironmentConfig, *, system: bool)
         True if there was anything to do; False if the environment was left as it is.
 
     Raises:
-        SetupError: A step failed.
+        SetupError: A step failed, or there is a `.venv` that `make setup` did not create.
     """
     stamp = environment.stamp()
     if is_ready(environment, config, stamp):
@@ -157,6 +157,9 @@ def ready_line(environment: Environment) -> str:
 
     Args:
         environment: The environment, which `set_up` has completed.
+
+    Raises:
+        KeyError: It is incomplete.
     """
     stamp = environment.stamp()
     ready = f"setup: .venv is ready, with {', '.join(stamp['extras']) or 'no extras'}"
