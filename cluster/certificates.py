@@ -269,15 +269,16 @@ def check_token(folder: Path) -> None:
         folder: The folder of certificates, whose file `token` is checked.
 
     Raises:
-        CertificateError: The token is missing, empty, or readable by others.
+        CertificateError: The token is missing, empty, no text, or readable by others.
     """
     path = folder / TOKEN
     try:
         readable_by_others = path.stat().st_mode & 0o077
         text = path.read_text().strip()
-    except OSError as e:
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "it is no text"
         raise CertificateError(
-            f"the dashboard's token {path} cannot be read ({e.strerror}). Copy it from the machine"
+            f"the dashboard's token {path} cannot be read ({reason}). Copy it from the machine"
             " where the certificates were created, or create all of them again with `tesserae"
             " cluster certs --renew`."
         ) from None

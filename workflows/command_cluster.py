@@ -214,7 +214,7 @@ class CommandCluster:
         local cluster. Differences that do no harm are printed as notices.
 
         Args:
-            gpu: True if each rank needs a GPU.
+            gpu: True if each rank needs a GPU: only workers with one are checked, if there are any.
 
         Raises:
             ClusterError: The cluster cannot be used, or a worker runs other code or another version
@@ -261,7 +261,8 @@ class CommandCluster:
         It has no effect once the cluster has started, which the first use of `client` does.
 
         Args:
-            workers: The number, at least 1. Clusters of other kinds ignore it.
+            workers: The number, at least 1. Clusters of other kinds ignore it, also the nodes of a
+                Slurm allocation.
         """
         if self._backend is None:
             self._num_workers = workers

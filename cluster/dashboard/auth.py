@@ -36,7 +36,7 @@ def dask_setup(scheduler: Scheduler) -> None:
     """
     try:
         token = Path(os.environ[TOKEN_FILE]).read_text().strip()
-    except (KeyError, OSError):
+    except (KeyError, OSError, UnicodeDecodeError):
         token = ""
     require_token(scheduler.http_application, token or secrets.token_urlsafe(32))
 

@@ -135,6 +135,7 @@ class SlurmCluster(EmbeddedScheduler):
         Raises:
             ClusterError: Slurm rejects the job, or is missing.
             KeyError: The profile has no such kind of job.
+            ModuleNotFoundError: dask-jobqueue is not installed.
         """
         from dask_jobqueue.slurm import SLURMJob
 

@@ -166,6 +166,6 @@ def address_file(state: Path) -> Path:
         state: The folder of the files of a cluster in the background, from `state_folder`.
 
     Returns:
-        `<state>/address`. The file holds a text such as `tls://10.0.0.1:8786`.
+        `<state>/address`. The file holds a text such as `tls://10.0.0.1:8786`, also after `down`.
     """
     return state / "address"

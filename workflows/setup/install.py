@@ -112,7 +112,7 @@ def is_ready(environment: Environment, config: EnvironmentConfig, stamp: Mapping
 
     Args:
         environment: The environment.
-        config: The packages that it shall contain.
+        config: The packages that it shall contain, with its `extras` sorted.
         stamp: The result of `environment.stamp()`; an empty one gives False.
     """
     recorded = (stamp.get("inputs"), stamp.get("extras"), stamp.get("pillow"))
