@@ -237,11 +237,13 @@ class CommandCluster:
         that of the worker with the first address.
 
         Args:
-            work: The configuration of the tasks that the workers will run, which is only read.
+            work: The configuration of the tasks that the workers will run, with at least `store`
+                (its URL), `split`, `run` and `sizes`; it is only read. The run must have begun and
+                hold the lease of the split.
 
         Raises:
-            StoreError: A worker sees another store, produces other pixels, or failed in another
-                way.
+            StoreError: A worker sees another store, the run holds no lease, a worker produces other
+                pixels, or it failed in another way.
             SourceError: A worker cannot read the source.
             ClusterError: The cluster cannot be used.
         """

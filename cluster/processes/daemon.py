@@ -82,6 +82,8 @@ def _open_no_link(path: str, flags: int) -> int:
 def process(folder: Path, name: str) -> psutil.Process | None:
     """Return the main process of a background program; None if it does not run on this machine.
 
+    If the main process has ended and descendants of it still run, one of these is returned.
+
     Args:
         folder: The folder of the program's files.
         name: The name with which it was started.

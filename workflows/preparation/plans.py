@@ -117,15 +117,15 @@ def leased(part: OpenSplit, *, wait: bool) -> Iterator[None]:
 def resolve_splits(options: PrepareOptions) -> PrepareOptions:
     """Return the options with the names of the source's splits in place of `all`.
 
-    Splits that cannot be prepared yet are left out, and the reasons are printed. A source without
-    named splits has the split `train`.
+    Of several splits, those that cannot be prepared yet are left out, and the reasons are printed;
+    a single one is not checked. A source without named splits has the split `train`.
 
     Args:
         options: The options of the command, whose `split` is `("all",)`; returned unchanged if they
             name splits.
 
     Raises:
-        SourceError: The source cannot be read, or none of its splits can be prepared.
+        SourceError: The source cannot be read, or none of its several splits can be prepared.
         StoreError: The store's location or its recipe does not permit the run.
     """
     if options.split != ALL:

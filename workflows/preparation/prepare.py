@@ -339,8 +339,8 @@ def prepare_shards_of_split(
         options: The options of the command, of which `max_bad` is used.
         objects: The objects of the store.
         plan: The plan of the split.
-        work: The configuration of the tasks, with the sizes to store and the name of the run that
-            was leased.
+        work: The configuration of the tasks, with `store` (the URL of *objects*), `split`, `run`
+            (of the `OpenSplit` that was leased) and `sizes` (those to store).
         todo: The numbers of the shards to store.
         commits: The commits of earlier runs, by number of shard; they are only read.
         cluster: The cluster that runs the tasks, inside its `with` block.

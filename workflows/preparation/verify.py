@@ -35,7 +35,8 @@ def run_verify(options: VerifyOptions) -> int:
         finished, else 0.
 
     Raises:
-        StoreError: There is no store, or it lacks a requested split.
+        StoreError: There is no store, or it lacks a requested split; with `source`, the images of a
+            split are not where the store expects them.
     """
     objects = open_objects(options.store)
     ok = True

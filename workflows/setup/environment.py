@@ -51,6 +51,7 @@ class Environment:
     """The virtual environment `.venv` in *root*, the folder of the project; it may be missing."""
 
     root: Path
+    """The absolute path of the folder."""
 
     @property
     def folder(self) -> Path:

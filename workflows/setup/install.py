@@ -42,7 +42,8 @@ def make_fresh(environment: Environment) -> None:
     """Create a `.venv` that contains only a new pip, in place of an earlier one of `make setup`.
 
     Args:
-        environment: The environment, whose folder is removed first.
+        environment: The environment, `Environment(root)` with the absolute path of the project. Its
+            folder is removed first.
 
     Raises:
         SetupError: There is a `.venv` that `make setup` did not create, this Python cannot create
@@ -73,7 +74,8 @@ def install_all(environment: Environment, config: EnvironmentConfig, *, system: 
     Nothing is marked as complete: the caller writes the stamp.
 
     Args:
-        environment: The environment, which exists and has pip.
+        environment: The environment, which exists and has pip: `Environment(root)` with the
+            absolute path of the project.
         config: The packages that it shall contain: `extras` (names of extras and dependency groups
             of pyproject.toml; pip ignores others) and `pillow` (`auto`, `simd` or `stock`).
         system: True to install missing system packages.
@@ -111,7 +113,7 @@ def is_ready(environment: Environment, config: EnvironmentConfig, stamp: Mapping
     It is False too if stock Pillow is installed and Pillow-SIMD can be compiled by now.
 
     Args:
-        environment: The environment.
+        environment: The environment, `Environment(root)` with the absolute path of the project.
         config: The packages that it shall contain, with its `extras` sorted.
         stamp: The result of `environment.stamp()`; an empty one gives False.
     """
@@ -128,7 +130,7 @@ def set_up(environment: Environment, config: EnvironmentConfig, *, system: bool)
     where Pillow-SIMD can be compiled by now, is removed and created anew.
 
     Args:
-        environment: The environment.
+        environment: The environment, `Environment(root)` with the absolute path of the project.
         config: The packages that it shall contain: `extras` (names of extras and dependency groups
             of pyproject.toml, sorted) and `pillow` (`auto`, `simd` or `stock`).
         system: True to install missing system packages into a new environment.
@@ -244,7 +246,8 @@ def read_config(args: argparse.Namespace, environment: Environment) -> Environme
 
     Args:
         args: The result of `parse_arguments`, whose `extras` and `need` are comma-separated names.
-        environment: The environment, which need not exist.
+        environment: The environment, `Environment(root)` with the absolute path of the project; it
+            need not exist.
 
     Returns:
         The configuration: `extras`, with those of `need` added, sorted and without duplicates, and

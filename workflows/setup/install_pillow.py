@@ -21,7 +21,7 @@ def add_system_packages(environment: Environment) -> None:
     A failure is printed and not raised, because stock Pillow can be installed instead.
 
     Args:
-        environment: The environment whose log gets the output.
+        environment: The environment whose log gets the output; its folder must exist.
     """
     missing = detect_pillow.missing_packages()
     if not missing or os.geteuid() != 0 or not shutil.which("apt-get"):
