@@ -219,7 +219,8 @@ def check_sync(folder: Path) -> Finding:
         folder: An existing folder.
 
     Returns:
-        The duration; a finding of the state `broken` if the folder cannot be written durably.
+        A finding with the duration; one of the state `broken` if the folder does not exist or
+        cannot be written durably.
     """
     from pipeline.filesystem import advice_for, sync_folder
 
