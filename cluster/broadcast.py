@@ -29,12 +29,12 @@ def broadcast(
 
     Args:
         client: A client of the cluster.
-        call: Plain function to run, which must be picklable. It runs in the event loop of the
-            worker, which does nothing else meanwhile. It gets *arguments*, and the worker (or with
-            *nanny* the nanny) as the keyword argument `dask_worker` if it has a parameter of that
-            name.
-        arguments: Its positional arguments.
-        workers: Addresses of the workers (default: all connected ones).
+        call: Plain function to run, not a coroutine function. It and its result must be picklable.
+            It runs in the event loop of the worker, which does nothing else meanwhile. It gets
+            *arguments*, and the worker (or with *nanny* the nanny) as the keyword argument
+            `dask_worker` if it has a parameter of that name.
+        arguments: Its positional arguments, which must be picklable.
+        workers: Addresses of the workers, not of nannies (default: all connected ones).
         nanny: True to run it on the nannies of the workers instead (default: False).
         timeout_seconds: Timeout for each worker (default: 60 s).
 
@@ -42,6 +42,9 @@ def broadcast(
         For each worker address, also with *nanny*, the result, the exception that the call raised,
         or a `cluster.broadcast.NoResponseError` (an OSError) if the worker did not answer in time
         or has ended. Exceptions are returned and not raised.
+
+    Raises:
+        TypeError: *call*, an argument or a result cannot be pickled.
     """
     if workers is None:
         workers = list(client.scheduler_info(n_workers=-1)["workers"])
@@ -55,6 +58,8 @@ def broadcast(
             answers = await asyncio.wait_for(request, timeout_seconds)
         except TimeoutError:
             return NoResponseError(f"no answer within {timeout_seconds:.0f} s")
+        except KeyError:  # the scheduler, which knows the nannies of connected workers only
+            return NoResponseError("it has just ended")
         result = answers.get(worker, NoResponseError("it has just ended"))
         if isinstance(result, list):
             return result[0]
@@ -70,7 +75,10 @@ def broadcast(
 def _call_on_worker(
     call: Callable[..., Any], arguments: Sequence[Any], dask_worker: Any
 ) -> list[Any]:
-    takes_worker = "dask_worker" in inspect.signature(call).parameters
+    try:
+        takes_worker = "dask_worker" in inspect.signature(call).parameters
+    except ValueError:  # a builtin without a signature
+        takes_worker = False
     try:
         return [call(*arguments, **({"dask_worker": dask_worker} if takes_worker else {}))]
     except Exception as e:  # noqa: BLE001 - in a list, it differs from errors of the connection

@@ -83,7 +83,7 @@ def create_certificates(
 
     Args:
         hosts: Names and addresses by which a browser reaches the dashboard, beside `localhost` and
-            `127.0.0.1` (default: none).
+            `127.0.0.1`, a sequence also for a single one (default: none).
         days: Validity in days, more than 0 and up to 3,650 (default: 30).
 
     Returns:
@@ -152,6 +152,7 @@ def write_certificates(folder: Path, files: Mapping[str, bytes], *, replace: boo
     Raises:
         FileExistsError: A file exists, and *replace* is False; nothing has been written then.
         NotADirectoryError: *folder* is a file.
+        OSError: The folder cannot be created or written to.
         CertificateError: The file system does not support permissions.
     """
     # Checked before anything is written: files of two authorities must not be mixed.
@@ -231,7 +232,7 @@ def tls_security(folder: Path, roles: Sequence[str] = ROLES) -> Security:
     Raises:
         CertificateError: A certificate or key of *roles* or `ca.pem` is missing, a file is not a
             certificate, a key is readable by others, or a certificate of *roles* is expired or not
-            signed by `ca.pem`.
+            signed by `ca.pem`. The contents of keys are not checked.
     """
     fields = {"tls_ca_file": str(folder / AUTHORITY)}
     for role in roles:
@@ -268,15 +269,16 @@ def check_token(folder: Path) -> None:
         folder: The folder of certificates, whose file `token` is checked.
 
     Raises:
-        CertificateError: The token is missing, empty, or readable by others.
+        CertificateError: The token is missing, empty, no text, or readable by others.
     """
     path = folder / TOKEN
     try:
         readable_by_others = path.stat().st_mode & 0o077
         text = path.read_text().strip()
-    except OSError as e:
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "it is no text"
         raise CertificateError(
-            f"the dashboard's token {path} cannot be read ({e.strerror}). Copy it from the machine"
+            f"the dashboard's token {path} cannot be read ({reason}). Copy it from the machine"
             " where the certificates were created, or create all of them again with `tesserae"
             " cluster certs --renew`."
         ) from None

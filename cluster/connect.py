@@ -60,7 +60,8 @@ def probe_scheduler(address: str, security: Security | None, role: str) -> str |
 
     Args:
         address: Address of the scheduler, `tcp://HOST:PORT` or `tls://HOST:PORT`.
-        security: Certificates to present; None for a TCP connection without TLS.
+        security: Certificates to present, as `tls_security` returns them; None connects without
+            TLS, whatever *address* says, so that a TLS scheduler counts as reached.
         role: `client` or `worker`, whose certificate is presented.
 
     Returns:
@@ -143,7 +144,8 @@ def connect(
         The client, which is closed at the end of the block; the scheduler goes on.
 
     Raises:
-        CertificateError: A certificate is missing, expired, readable by others or not trusted.
+        CertificateError: *certs* is None for a tls:// address, or a certificate is missing,
+            expired, readable by others or not trusted.
         ClusterError: *address* is no address of a scheduler, the scheduler does not answer, or the
             connection is lost inside the block.
         ValueError: *timeout_seconds* is out of range.

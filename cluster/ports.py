@@ -27,8 +27,10 @@ class Port:
     host: str
     """The host name of the machine."""
     address: str
+    """The IP address that is listened on."""
     port: int
     purpose: str
+    """The purpose and the protection, such as `dashboard, HTTPS with a token`."""
 
     @property
     def is_public(self) -> bool:

@@ -63,7 +63,8 @@ def read_hosts(path: Path) -> Hosts:
     port; the last such line counts. Words are separated by spaces and may be quoted as in a shell.
 
     Options are `workers`, `threads`, `gpus`, `scratch` and `lifetime`, as of `tesserae cluster
-    worker`, and `python`, the path of the interpreter on the host. No host is contacted.
+    worker`, and `python`, the path of the interpreter on the host. Only the names of options, and
+    that `workers` and `threads` are numbers, are checked. No host is contacted.
 
     Args:
         path: The file; `#` begins a comment.

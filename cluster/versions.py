@@ -40,9 +40,9 @@ def compare_versions(
         workers: Addresses of the workers to compare with (default: all connected ones).
 
     Returns:
-        A sentence for each package and each version of it that workers have and this process has
-        not, such as `numpy is 2.1 here and 2.0 on worker tls://...`, sorted by name; empty if
-        nothing differs. A worker that does not answer is passed over.
+        A sentence for each package, also of *must_match*, and each version of it that workers have
+        and this process has not, such as `numpy is 2.1 here and 2.0 on worker tls://...`, sorted by
+        name; empty if nothing differs. A worker that does not answer is passed over.
 
     Raises:
         ClusterError: A worker cannot report its versions, or its code or a version in *must_match*

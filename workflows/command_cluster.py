@@ -214,7 +214,7 @@ class CommandCluster:
         local cluster. Differences that do no harm are printed as notices.
 
         Args:
-            gpu: True if each rank needs a GPU.
+            gpu: True if each rank needs a GPU: only workers with one are checked, if there are any.
 
         Raises:
             ClusterError: The cluster cannot be used, or a worker runs other code or another version
@@ -237,11 +237,13 @@ class CommandCluster:
         that of the worker with the first address.
 
         Args:
-            work: The configuration of the tasks that the workers will run, which is only read.
+            work: The configuration of the tasks that the workers will run, with at least `store`
+                (its URL), `split`, `run` and `sizes`; it is only read. The run must have begun and
+                hold the lease of the split.
 
         Raises:
-            StoreError: A worker sees another store, produces other pixels, or failed in another
-                way.
+            StoreError: A worker sees another store, the run holds no lease, a worker produces other
+                pixels, or it failed in another way.
             SourceError: A worker cannot read the source.
             ClusterError: The cluster cannot be used.
         """
@@ -261,7 +263,8 @@ class CommandCluster:
         It has no effect once the cluster has started, which the first use of `client` does.
 
         Args:
-            workers: The number, at least 1. Clusters of other kinds ignore it.
+            workers: The number, at least 1. Clusters of other kinds ignore it, also the nodes of a
+                Slurm allocation.
         """
         if self._backend is None:
             self._num_workers = workers

@@ -36,7 +36,7 @@ def dask_setup(scheduler: Scheduler) -> None:
     """
     try:
         token = Path(os.environ[TOKEN_FILE]).read_text().strip()
-    except (KeyError, OSError):
+    except (KeyError, OSError, UnicodeDecodeError):
         token = ""
     require_token(scheduler.http_application, token or secrets.token_urlsafe(32))
 
@@ -47,8 +47,9 @@ def require_token(application: web.Application, token: str) -> None:
     Args:
         application: The application of the scheduler's HTTP server; it is changed in place.
         token: The token, which a request has in the cookie `tesserae-token`, in the header
-            `Authorization: Bearer ...` or in its query, as `?token=...`. A request with the query
-            gets the cookie, and is redirected to the address without it.
+            `Authorization: Bearer ...` or, for GET, in its query, as `?token=...`. A request with
+            the query gets the cookie, which browsers return over HTTPS only, and is redirected to
+            the path without any query. Others get the status 401.
 
     Raises:
         ValueError: The token is empty.

@@ -95,7 +95,8 @@ def add_json(scheduler: Scheduler, path: str, compute: Callable[[], Any]) -> Non
 
     Args:
         scheduler: The scheduler with the HTTP server, which is changed in place.
-        path: The path, a regular expression that must match all of it, such as `/tesserae.json`.
+        path: The path, a regular expression without groups that must match all of it, such as
+            `/tesserae.json`.
         compute: The function, which is called without arguments at each request in the event loop,
             and returns a value for `json.dumps`; infinities and NaN become null.
     """

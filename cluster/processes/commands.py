@@ -38,11 +38,15 @@ class SchedulerConfig:
     """The configuration of a scheduler."""
 
     host: str = LOOPBACK
+    """The address on which the scheduler listens."""
     port: int = SCHEDULER_PORT
     dashboard_host: str = LOOPBACK
+    """The address on which the dashboard listens."""
     dashboard_port: int = DASHBOARD_PORT
     certificates: Path | None = None
+    """The folder of certificates; None without TLS."""
     insecure: bool = False
+    """True to allow a scheduler without TLS beyond the loopback address."""
     preload: Sequence[str] = ()
     """The names of modules that add pages to the dashboard."""
 
@@ -84,9 +88,10 @@ def scheduler_program(config: SchedulerConfig) -> Program:
     """Return the program of a scheduler; nothing is started.
 
     Args:
-        config: The scheduler's `host`, `port`, `dashboard_host` and `dashboard_port`,
-            `certificates` (their folder; None without TLS), `insecure` (True to allow a scheduler
-            that other machines reach without TLS) and `preload` (names of modules that add pages).
+        config: The scheduler's `host`, `port`, `dashboard_host` and `dashboard_port` (the loopback
+            address with 8786 and 8787 by default), `certificates` (their folder; None without TLS),
+            `insecure` (True to allow a scheduler that other machines reach without TLS, but no such
+            dashboard) and `preload` (names of modules that add pages).
 
     Returns:
         The program: `name` (`scheduler`), `command` (the program and its arguments) and
@@ -156,9 +161,9 @@ def worker_programs(config: WorkerConfig) -> list[Program]:
             modules).
 
     Returns:
-        The programs, each with `name`, `command` (the program and its arguments) and `environment`
-        (the variables to add to those of the process that starts it), that of the CPU workers
-        first; without CPU workers it is left out.
+        The programs, each with `name` (`workers`, or such as `worker of GPU 0`), `command` (the
+        program and its arguments) and `environment` (the variables to add to those of the process
+        that starts it), that of the CPU workers first; without CPU workers it is left out.
 
     Raises:
         CertificateError: A certificate is missing or invalid, *config* has certificates for a

@@ -42,13 +42,14 @@ def start(folder: Path, name: str, command: Sequence[str]) -> None:
     Args:
         folder: Folder for its files, which is created if it does not exist: `<name>.json`, its
             record, and `<name>.log`, to which its output is appended.
-        name: Name of the program, a part of file names.
+        name: Name of the program, a part of file names, so without a slash.
         command: The command line: the program, looked up in PATH, and its arguments.
 
     Raises:
         FileExistsError: The program runs already.
         ClusterError: It was started on another machine or in another container.
-        OSError: The program cannot be started, or the log or the record cannot be written.
+        OSError: The program does not exist or cannot be started, or the log or the record cannot
+            be written.
     """
     check_same_host(folder, name)
     if process(folder, name) is not None:
@@ -80,6 +81,8 @@ def _open_no_link(path: str, flags: int) -> int:
 
 def process(folder: Path, name: str) -> psutil.Process | None:
     """Return the main process of a background program; None if it does not run on this machine.
+
+    If the main process has ended and descendants of it still run, one of these is returned.
 
     Args:
         folder: The folder of the program's files.

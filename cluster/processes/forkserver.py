@@ -35,7 +35,8 @@ def start_fork_server(preload: Sequence[str]) -> None:
 
     Args:
         preload: Names of the modules that it imports, beside `distributed`, such as
-            `pipeline.jobs`.
+            `pipeline.jobs`. One that cannot be imported is left out, and those after it, too,
+            without an error.
 
     Raises:
         ClusterError: No local socket can be created for its requests.

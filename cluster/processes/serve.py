@@ -25,14 +25,16 @@ PRELOAD = "TESSERAE_WORKER_PRELOAD"
 def main(arguments: Sequence[str]) -> None:
     """Run the scheduler or workers until a signal stops them, or workers lose their scheduler.
 
-    On Linux, this process gets SIGTERM when the process that started it ends. Dask's configuration
-    has Tesserae's settings meanwhile. For workers, the environment variable
-    `TESSERAE_WORKER_PRELOAD` names modules, separated by spaces, that are imported once for all.
+    Call it in the main thread. On Linux, this process gets SIGTERM when the process that started it
+    ends. Dask's configuration has Tesserae's settings meanwhile. For workers, the environment
+    variable `TESSERAE_WORKER_PRELOAD` names modules, separated by spaces, that are imported
+    once for all.
 
     Args:
         arguments: `scheduler` or `worker`, and the arguments of `dask scheduler` or `dask worker`.
 
     Raises:
+        click.UsageError: An argument is invalid.
         SystemExit: The process that started this one has ended already.
     """
     role, *dask_arguments = arguments

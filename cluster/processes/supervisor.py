@@ -110,10 +110,10 @@ def supervise(
     Args:
         programs: The programs to run, each with a `name` of its own, its `command` and the
             variables that its `environment` adds to those of this process.
-        report: Called with one line when a program has ended, with its exit status and the pause
-            before its restart (1 to 30 seconds).
-        done: Function that is polled five times a second, and returns True to stop (default:
-            never).
+        report: Called with one line when a program has ended, with its exit status (-N after the
+            signal N) and the pause before its restart (1 to 30 seconds).
+        done: Function that is polled five times a second, before the first start too, and returns
+            True to stop (default: never).
 
     Returns:
         The number of starts of each program, by name.

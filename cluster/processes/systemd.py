@@ -39,6 +39,8 @@ WantedBy=multi-user.target
 def unit_files(address: str, user: str, certs: Path) -> dict[str, str]:
     """Return the texts of the units for a scheduler and for workers of a machine, by file name.
 
+    The units run the Python interpreter of this process, by its path.
+
     Args:
         address: Address of the scheduler for its workers, `tls://HOST:PORT`, or `tcp://HOST:PORT`
             without certificates.

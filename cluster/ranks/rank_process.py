@@ -57,7 +57,18 @@ class Rank:
     """An event that is set when the rank must save and return."""
 
     def emit(self, **message: Any) -> None:
-        """Send an event with JSON values to the process that started the world."""
+        """Send an event with JSON values to the process that started the world.
+
+        Call it in the process of the rank.
+
+        Args:
+            message: The event by its keywords, such as `step=10, loss=0.5`. The keyword `what` must
+                not be `ended` or `failed`, which report the end of the rank.
+
+        Raises:
+            TypeError: A value cannot be written as JSON.
+            KeyError: This is not the process of a rank.
+        """
         line = json.dumps(message).encode() + b"\n"
         # After the task is gone nobody reads the pipe, but the rank must still save. The lock keeps
         # lines of several threads apart.

@@ -59,6 +59,7 @@ def supervise_rank(task: RankTask, topic: str) -> dict[str, Any]:
 
     Raises:
         TrainingRankError: The rank failed, or was killed because another one was lost.
+        ValueError: It was called outside a worker.
     """
     worker = get_worker()
     key = worker.get_current_task()

@@ -75,7 +75,8 @@ class WorldConfig:
         """Return a notice if workers stay unused because the ranks must divide `self.batch`.
 
         Args:
-            num_workers: Number of workers that have joined, at least 1.
+            num_workers: Number of workers that have joined, at least 1; those beyond `self.ranks`
+                do not count as unused.
 
         Returns:
             The notice for the user, one line; None if no worker stays unused for that reason.
@@ -114,15 +115,16 @@ def run_world(
         config: `ranks` (the maximum), `gpu` (True if each rank needs a GPU), `batch` (the rows that
             the number of ranks must divide; 0 for any number), `worker_timeout_seconds` (how long
             to wait for workers) and `save_seconds` (how long a rank may take to save).
-        entry: Function as `module:function`, which is called in a process for each rank, with its
-            `cluster.ranks.rank_process.Rank` and then the arguments that *begin* returned. It
-            returns a JSON value.
+        entry: Function as `module:function`, which the workers can import. It is called in a
+            process for each rank, with its `cluster.ranks.rank_process.Rank` and then the arguments
+            that *begin* returned. It returns a JSON value.
         begin: Function that claims each generation: it gets the number of ranks, and returns the
             tuple (number of the generation, arguments), where arguments is a tuple of picklable
             values that every rank gets.
         on_event: Called, in a thread of Dask's, with each event that a rank sends by `Rank.emit`: a
-            dictionary of its keywords, with `rank` and `generation` added. An event with a higher
-            number `step` than all before counts as progress (default: events are ignored).
+            dictionary of its keywords, with `rank`, `generation` and `worker` (its address) added;
+            lists in it have become tuples. An event with a higher number `step` than all before
+            counts as progress (default: events are ignored).
         report: Called with one line when a rank is lost or workers are missing (default: nothing is
             reported).
         tick: Called at each check, about twice a second (default: nothing is called). An exception
@@ -133,7 +135,7 @@ def run_world(
 
     Raises:
         TrainingRankError: Ranks failed in three successive generations without progress, or one
-            raised a `PermanentError`.
+            raised a `cluster.errors.PermanentError`, whose message it then has.
         ClusterError: No worker joined in time, or workers were lost in three successive generations
             without progress.
     """

@@ -126,12 +126,13 @@ def wait_for_scheduler(profile: Profile) -> tuple[str, Path, Callable[[], bool]]
         profile: Description of the site, with the folder `shared` that all nodes share.
 
     Returns:
-        The address (such as `tls://10.0.0.1:40123`), the folder of certificates, and a function
-        without parameters that returns True once the first process has ended, or has shown no sign
-        of life for 120 seconds.
+        The address (such as `tls://10.0.0.1:40123`), the folder of certificates (`ca.pem`,
+        `worker.pem` and `worker.key`), and a function without parameters that returns True once the
+        first process has ended, or has shown no sign of life for 120 seconds.
 
     Raises:
         ClusterError: The first process did not start in time.
+        KeyError: This process belongs to no Slurm step.
     """
     folder = _step_folder(profile)
     address_file = folder / ADDRESS_FILE

@@ -123,6 +123,9 @@ class SlurmCluster(EmbeddedScheduler):
     def submit(self, name: str) -> str:
         """Submit a job of workers with `sbatch`, and return its number.
 
+        The cluster itself calls it for the jobs of the profile. A job of another caller is neither
+        replaced when it ends nor cancelled at the end of the cluster.
+
         Args:
             name: The kind of job, a key of the profile's `jobs`.
 
@@ -132,6 +135,7 @@ class SlurmCluster(EmbeddedScheduler):
         Raises:
             ClusterError: Slurm rejects the job, or is missing.
             KeyError: The profile has no such kind of job.
+            ModuleNotFoundError: dask-jobqueue is not installed.
         """
         from dask_jobqueue.slurm import SLURMJob
 

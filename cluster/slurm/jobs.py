@@ -87,6 +87,13 @@ class Jobs:
     def __init__(
         self, pools: Mapping[str, JobPool], batch: BatchSystem, report: Callable[[str], None]
     ) -> None:
+        """Initialise without a job; `submit_initial` submits the first ones.
+
+        Args:
+            pools: The number and size of the jobs of each kind, by its name.
+            batch: The batch system.
+            report: Called with one line when a job is submitted, ends, is rejected or cancelled.
+        """
         self._pools = pools
         self._batch = batch
         self._report = report

@@ -41,6 +41,7 @@ class JobConfig:
     gpus: int = 0
     """The number of GPUs of each job, each with a worker process."""
     walltime: str | None = None
+    """The time limit of each job, such as `04:00:00`; None for that of the partition."""
     partition: str | None = None
     account: str | None = None
     directives: Sequence[str] = ()
@@ -59,13 +60,17 @@ class Profile:
     way: Literal["jobs", "allocation"] = "jobs"
     """The kind of cluster: jobs of workers, or one allocation for everything."""
     jobs: Mapping[str, JobConfig] = field(default_factory=dict)
+    """The jobs of each kind, by a name of the user's choice."""
     host: str | None = None
     """The address of this machine for the nodes; None for that of `interface`, or the default."""
     interface: str | None = None
+    """The network interface of this machine that the nodes reach, such as `ib0`."""
     shared: str = "~/.local/state/tesserae/slurm"
     """A folder on a file system of all nodes, for certificates and logs."""
     scratch: str | None = None
+    """A folder on a local disk of each node for temporary files; None for Dask's default."""
     python: str = sys.executable
+    """The path of the Python interpreter on the nodes."""
     prologue: Sequence[str] = ()
     """Lines of the job script that run before the workers start."""
 
@@ -77,11 +82,12 @@ def read_profile(path: Path) -> Profile:
         path: The file, a mapping with any of the keys `way` (`jobs` or `allocation`), `jobs`,
             `host`, `interface`, `shared`, `scratch`, `python` and `prologue` (a list of lines).
             `jobs` maps the name of each kind of job to a mapping with `count`, `cores` and any of
-            `memory`, `least`, `workers`, `gpus`, `walltime`, `partition`, `account` and
-            `directives`.
+            `memory` (a text such as `64GB`), `least`, `workers`, `gpus`, `walltime` (such as
+            `"04:00:00"`, in quotes), `partition`, `account` and `directives` (a list of lines).
 
     Returns:
-        The profile, with the keys as attributes; those that the file lacks have their defaults.
+        The profile, with the keys as attributes, also of each job in the mapping `jobs`. Those that
+        the file lacks have their defaults.
 
     Raises:
         ClusterError: The file cannot be read, a key is unknown, a value is invalid, or `way` is
@@ -207,7 +213,7 @@ def reachable_host(profile: Profile) -> str:
             `interface`; without both, the address of the default route.
 
     Raises:
-        ValueError: This machine has no interface of that name.
+        ValueError: This machine has no interface of that name, or it has no IPv4 address.
     """
     if profile.host is not None:
         return profile.host

@@ -66,3 +66,12 @@ def test_a_host_name_that_is_not_ascii_is_refused_with_its_flag() -> None:
     """A certificate holds names in their IDNA form only."""
     with pytest.raises(ClusterError, match=r"--hosts is 'bücher.example': .* xn--"):
         certificates.create_certificates(hosts=["bücher.example"])
+
+
+@pytest.mark.parametrize("token", [b" \n", b"\xff"], ids=["blank", "no text"])
+def test_a_token_without_text_is_refused(tmp_path: Path, token: bytes) -> None:
+    """The error names the file, also if it cannot be decoded."""
+    (tmp_path / "token").write_bytes(token)
+    (tmp_path / "token").chmod(0o600)
+    with pytest.raises(CertificateError, match=str(tmp_path / "token")):
+        certificates.check_token(tmp_path)

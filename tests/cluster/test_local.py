@@ -16,7 +16,7 @@ import pytest
 from distributed import Client
 
 from cluster import certificates, local
-from cluster.broadcast import broadcast
+from cluster.broadcast import NoResponseError, broadcast
 from cluster.config import allocator_environment
 from cluster.dashboard.lazy import add_page
 from cluster.local import LocalWorkers
@@ -168,6 +168,19 @@ def test_a_silent_worker_does_not_delay_the_others(client: Client) -> None:
     assert broadcast(client, os.getpid) == pids
     assert isinstance(broadcast(client, divmod, 1, 0)[answering], ZeroDivisionError)
     assert broadcast(client, os.getpid, nanny=True).keys() == pids.keys()
+
+
+def test_a_builtin_without_a_signature_runs_on_all_workers(client: Client) -> None:
+    """Python does not know the parameters of some builtins, which get the arguments alone."""
+    assert set(broadcast(client, time.sleep, 0).values()) == {None}
+
+
+def test_a_worker_that_has_left_has_no_nanny_to_ask(client: Client) -> None:
+    """It may leave between the listing of workers and the call, which must not fail for others."""
+    gone = "tls://127.0.0.1:1"
+    answers = broadcast(client, os.getpid, workers=[gone, *client.nthreads()], nanny=True)
+    assert isinstance(answers.pop(gone), NoResponseError)
+    assert set(map(type, answers.values())) == {int}
 
 
 def test_a_killed_worker_is_replaced(client: Client) -> None:

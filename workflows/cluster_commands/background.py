@@ -61,8 +61,8 @@ def up(options: UpOptions) -> int:
         The exit status, 0; errors are raised.
 
     Raises:
-        ClusterError: A port is in use, a process did not start in time, or the state folder is that
-            of another machine.
+        ClusterError: A port is in use, a process did not start in time, `scratch` or `lifetime` is
+            invalid, or the state folder is that of another machine.
         TesseraeError: A cluster of this state folder is already running.
         ValueError: There is no worker to start, or a GPU does not exist.
         CertificateError: A certificate is missing or invalid.
@@ -166,6 +166,6 @@ def address_file(state: Path) -> Path:
         state: The folder of the files of a cluster in the background, from `state_folder`.
 
     Returns:
-        `<state>/address`. The file holds a text such as `tls://10.0.0.1:8786`.
+        `<state>/address`. The file holds a text such as `tls://10.0.0.1:8786`, also after `down`.
     """
     return state / "address"

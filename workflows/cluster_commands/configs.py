@@ -70,7 +70,7 @@ def worker_config(options: UpOptions | WorkerOptions, address: str) -> WorkerCon
 
     Raises:
         ValueError: There is neither a CPU worker nor a GPU worker, or `--gpus` names a device that
-            this machine lacks.
+            this machine lacks, or one twice. Names of MIG devices are not checked.
     """
     workers = cores() if options.workers is None else options.workers
     gpus = _gpu_names(options.gpus)

@@ -21,6 +21,8 @@ def certs(options: CertsOptions) -> int:
 
     Raises:
         TesseraeError: The folder holds certificates already, and the options lack `--renew`.
+        ClusterError: A name in `hosts` is not ASCII, or the file system does not support
+            permissions.
         ValueError: The options have `--insecure`, or `days` is out of range.
         OSError: The folder cannot be written to, or is a file.
     """
@@ -49,7 +51,7 @@ def units(options: UnitsOptions) -> int:
     Args:
         options: The parsed options: `folder` (an existing one, where the units are written),
             `address` (that of the scheduler), `user` and `certs` (the folder of certificates on
-            each machine).
+            each machine; a relative path is made absolute here).
 
     Returns:
         The exit status, 0; errors are raised.

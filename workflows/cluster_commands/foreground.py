@@ -56,13 +56,14 @@ def worker(options: WorkerOptions) -> int:
     """Run this machine's workers until Ctrl-C or SIGTERM, and start again those that exit.
 
     Call it in the main thread. The limit of open files of this process is raised. With `--once`,
-    the workers replace this process instead, and the call does not return.
+    the workers replace this process instead, and the call does not return; `--scheduler-timeout`
+    has no effect then.
 
     Args:
         options: The parsed options of `tesserae cluster worker`, such as `address`, `workers`,
             `gpus` and `certs`. With `stdin`, certificates come as the first line of standard input,
-            a JSON object of file contents by name, and the workers end when it closes or falls
-            silent.
+            a JSON object of file contents by name, the workers end when it closes or is silent for
+            120 seconds, and `once` and `scheduler_timeout` have no effect.
 
     Returns:
         The exit status, 0, after Ctrl-C or SIGTERM, when the workers have ended; also after the

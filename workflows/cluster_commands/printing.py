@@ -42,7 +42,8 @@ def print_dashboard(host: str, port: int, *, tls: bool, machine: str | None = No
 
     Args:
         host: The address that the dashboard listens on, which is shown with *tls* only: without it,
-            the URL is that of the loopback address.
+            the URL is that of the loopback address. For all addresses, `0.0.0.0` or `::`, *machine*
+            is shown.
         port: The TCP port of the dashboard.
         tls: True if it requires HTTPS and a token.
         machine: The host name of its machine; None is this machine.

@@ -32,8 +32,8 @@ def status(options: StatusOptions) -> int:
         folder runs; else 0.
 
     Raises:
-        ClusterError: The scheduler does not answer within ten seconds, or its certificates are
-            missing or not trusted.
+        ClusterError: The address is invalid, the scheduler does not answer within ten seconds, or
+            its certificates are missing or not trusted.
     """
     state = state_folder(options)
     running = [(n, daemon.process(state, n)) for n in (SCHEDULER, WORKERS)]
@@ -73,7 +73,8 @@ def wait(options: WaitOptions) -> int:
         The exit status, 0; errors are raised.
 
     Raises:
-        ClusterError: They have not connected before the timeout, or the scheduler does not answer.
+        ClusterError: They have not connected before the timeout, the address is invalid, or the
+            scheduler does not answer or trust the certificates.
         ValueError: The timeout is out of range.
     """
     with connect(

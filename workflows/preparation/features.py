@@ -38,7 +38,8 @@ def run_features(options: FeaturesOptions) -> int:
     Args:
         options: The parsed options of `tesserae features`, such as `store`, `trunk` (the network: a
             folder or a name on the model hub), `split` (names, or `("all",)` for all finished
-            ones), `cut`, `pooling`, `gpus` and those of the cluster.
+            ones), `cut`, `pooling`, `gpus` (their number; None for all, 0 for none) and those of
+            the cluster.
 
     Returns:
         The exit status, 0; errors are raised. In a worker that Slurm has started, tasks run until
@@ -47,7 +48,8 @@ def run_features(options: FeaturesOptions) -> int:
     Raises:
         ClusterError: The cluster cannot be used.
         KeyboardInterrupt: The run was stopped; committed shards are kept.
-        StoreError: There is no store or no finished split, or there is too little free space.
+        StoreError: There is no store, a requested split is missing or not finished, or there is too
+            little free space.
         TesseraeError: There is no such network, or a shard failed.
     """
     command_cluster.check_cluster_option(options.cluster)
@@ -102,6 +104,7 @@ def compute_split_features(
         The recipe of the features, with their `name` (the folder in `features/`) and `dim`.
 
     Raises:
+        ClusterError: The cluster cannot be used.
         StoreError: The split is not finished, another run computes the same features and the
             options lack `--wait`, this machine computes other numbers than the features begun
             before, or there is too little free space.

@@ -62,10 +62,11 @@ def open_split_for_prepare(options: PrepareOptions, split: str) -> OpenSplit:
 
     Returns:
         The split, with `split` (its name), `run` (the name of a new run), `source` and `objects`
-        (the store, opened for this run). Nothing is to be closed.
+        (the store, opened for this run, which writes only inside `leased`). Nothing is to be
+        closed.
 
     Raises:
-        SourceError: The source cannot be read, or has no such split.
+        SourceError: The source cannot be read, or it has splits of its own and none of this name.
         StoreError: The store lies in the source, the folder holds other files, or the options
             contradict the store's recipe.
     """
@@ -98,7 +99,8 @@ def leased(part: OpenSplit, *, wait: bool) -> Iterator[None]:
 
     Raises:
         KeyboardInterrupt: The block was interrupted; the message says how to continue.
-        StoreBusyError: Another run holds the lease, and *wait* is False.
+        StoreBusyError: Another run holds the lease, and *wait* is False. Another lease of this
+            process counts as one.
     """
     with lease(part.objects, part.split, wait=wait, on_wait=print_waiting):
         part.objects.begin()
@@ -115,15 +117,15 @@ def leased(part: OpenSplit, *, wait: bool) -> Iterator[None]:
 def resolve_splits(options: PrepareOptions) -> PrepareOptions:
     """Return the options with the names of the source's splits in place of `all`.
 
-    Splits that cannot be prepared yet are left out, and the reasons are printed. A source without
-    named splits has the split `train`.
+    Of several splits, those that cannot be prepared yet are left out, and the reasons are printed;
+    a single one is not checked. A source without named splits has the split `train`.
 
     Args:
         options: The options of the command, whose `split` is `("all",)`; returned unchanged if they
             name splits.
 
     Raises:
-        SourceError: The source cannot be read, or none of its splits can be prepared.
+        SourceError: The source cannot be read, or none of its several splits can be prepared.
         StoreError: The store's location or its recipe does not permit the run.
     """
     if options.split != ALL:
@@ -152,12 +154,14 @@ def plan_splits(options: PrepareOptions, cluster: CommandCluster) -> Plans:
 
     Args:
         options: The options of the command.
-        cluster: The cluster that streams sources which cannot be read at random.
+        cluster: The cluster that streams sources which cannot be read at random; it is not started
+            for others.
 
     Returns:
         For each split, by name, the tuple (recipe of the store, plan of the split).
 
     Raises:
+        ClusterError: The cluster cannot be used.
         StoreBusyError: Another run prepares one of the splits, and the options lack `--wait`.
         TesseraeError: A source differs from the one that was prepared, or its classes cannot be
             determined; nothing was decoded yet.
@@ -179,16 +183,18 @@ def resolve_plans(
 
     Args:
         options: The options of the command.
-        parts: The splits, from `open_split_for_prepare`, whose leases the caller holds; the labels
-            cover the classes of those that are listed together.
-        cluster: The cluster that streams sources which cannot be read at random.
+        parts: The splits, from `open_split_for_prepare`, each inside its `leased`; the labels cover
+            the classes of those that are listed together.
+        cluster: The cluster that streams sources which cannot be read at random; it is not started
+            for others.
 
     Returns:
         For each split, by name, the tuple (recipe of the store, plan of the split).
 
     Raises:
-        TesseraeError: The source differs from the one that was prepared, or its classes cannot be
-            determined.
+        ClusterError: The cluster cannot be used.
+        TesseraeError: The source differs from the one that was prepared, its classes cannot be
+            determined, or a new plan is to be written and the caller holds no lease.
     """
     plans = {}
     to_list = []

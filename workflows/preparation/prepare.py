@@ -134,6 +134,7 @@ def run_prepare(options: PrepareOptions) -> int:
         until the run ends, and nothing is printed.
 
     Raises:
+        ClusterError: The cluster cannot be used.
         KeyboardInterrupt: The run was stopped; the message says how to continue.
         TesseraeError: A split could not be prepared; `prepare` lists the reasons.
     """
@@ -186,9 +187,9 @@ def prepare_split(
 
     Args:
         options: The options of the command.
-        split: The name of the split, one of `options.split`.
+        split: The name of the split; `options.split` is not used.
         cluster: The cluster that runs the tasks, inside its `with` block.
-        plans: The result of `plan_splits`; None plans this split alone.
+        plans: The result of `plan_splits`, with this split; None plans this split alone.
 
     Returns:
         The totals of this run alone: `num_rows`, `seconds` (of wall-clock time), `bytes_in` (read),
@@ -196,8 +197,11 @@ def prepare_split(
         workers); `num_rows` is 0 if all shards were committed before.
 
     Raises:
+        ClusterError: The cluster cannot be used.
+        SourceError: The source cannot be read, has no such split, or its classes are ambiguous.
         StoreBusyError: Another run prepares the split, and the options lack `--wait`.
-        StoreError: There is too little free space or memory, or a worker sees another store.
+        StoreError: The store holds other images or another recipe, there is too little free space
+            or memory, or a worker sees another store.
         TesseraeError: A shard failed, or too many rows were quarantined. Committed shards are kept.
         KeyboardInterrupt: The run was stopped; the message says how to continue.
     """
@@ -329,11 +333,14 @@ def prepare_shards_of_split(
 ) -> None:
     """Run the tasks of some shards, and show their progress here and on the dashboard.
 
+    Call it inside `leased` of the split.
+
     Args:
-        options: The options of the command.
+        options: The options of the command, of which `max_bad` is used.
         objects: The objects of the store.
         plan: The plan of the split.
-        work: The configuration of the tasks, with the sizes to store and the name of the run.
+        work: The configuration of the tasks, with `store` (the URL of *objects*), `split`, `run`
+            (of the `OpenSplit` that was leased) and `sizes` (those to store).
         todo: The numbers of the shards to store.
         commits: The commits of earlier runs, by number of shard; they are only read.
         cluster: The cluster that runs the tasks, inside its `with` block.
@@ -341,6 +348,7 @@ def prepare_shards_of_split(
             towards `--max-bad`.
 
     Raises:
+        StoreError: The run holds no lease, or a worker sees another store; raised at once.
         TesseraeError: A shard failed. It is raised after the other shards have ended, or after 8
             shards have failed in succession.
         TooManyQuarantinedError: More rows were quarantined, those of earlier runs included, than

@@ -58,7 +58,8 @@ def run_repair(options: RepairOptions) -> int:
             store) and `wait`.
 
     Returns:
-        The exit status: 1 if any problem remains, else 0.
+        The exit status: 1 if any problem remains, such as an unfinished split, else 0. In a worker
+        that Slurm has started, tasks run until the run ends, and nothing is printed.
 
     Raises:
         ClusterError: The cluster cannot be used.
@@ -92,19 +93,22 @@ def run_repair(options: RepairOptions) -> int:
 def repair_split(repair: Repair) -> int:
     """Repair one split, whose lease the caller holds, and print what was restored.
 
+    `objects.begin()` must have been called under the lease.
+
     Damaged files are written again, from their second copies or from the source images.
 
     Args:
         repair: The repair to make: `options` (of the command), `objects` (the store, opened for
-            this run), `split` and `run` (the names of the split and of the run) and `cluster`,
-            inside its `with` block.
+            this run by `open_objects(URL, run)`), `split` and `run` (the names of the split and of
+            the run) and `cluster`, inside its `with` block.
 
     Returns:
         The number of problems that remain; 0 if the split is finished and undamaged.
 
     Raises:
-        StoreError: The plan or the recipe is lost and has no second copy, or the source's images
-            are not where the store expects them.
+        ClusterError: The cluster cannot be used.
+        StoreError: The plan or the recipe is lost and has no second copy, the source's images are
+            not where the store expects them, or the run holds no lease.
         TesseraeError: A file could not be rebuilt.
     """
     split_records, problems = _verify(repair)

@@ -69,12 +69,14 @@ def stream(
 
     Args:
         split: The name of the split.
-        source: The source that is streamed.
+        source: The source that is streamed, whose `access` is `blocks`.
         objects: The objects of the store, which must be on a local disk.
-        cluster: The cluster whose workers stream the blocks.
+        cluster: The cluster whose workers stream the blocks, inside its `with` block.
         limit: Size in bytes of the largest image that is stored; None is no limit.
 
     Raises:
+        ClusterError: The cluster cannot be used.
+        SourceError: The source is read at random, and has no blocks.
         StoreError: The store is not on a local disk, or there is too little free space.
         TesseraeError: A block could not be streamed.
     """
@@ -135,7 +137,7 @@ def preparable_splits(parts: Mapping[str, Source]) -> list[str]:
         parts: The source of each split, by name.
 
     Returns:
-        Their names, in the order of *parts*.
+        Their names, in the order of *parts*; empty if *parts* is.
 
     Raises:
         SourceError: No split can be prepared; it is the error of the first one.

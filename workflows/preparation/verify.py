@@ -35,7 +35,8 @@ def run_verify(options: VerifyOptions) -> int:
         finished, else 0.
 
     Raises:
-        StoreError: There is no store, or it lacks a requested split.
+        StoreError: There is no store, or it lacks a requested split; with `source`, the images of a
+            split are not where the store expects them.
     """
     objects = open_objects(options.store)
     ok = True
@@ -79,7 +80,8 @@ def verify_features(objects: Objects, name: str, images: SplitRecords, *, thread
         threads: Number of threads that read files (default 0: one per core).
 
     Returns:
-        True if every file is present and undamaged and all shards are computed.
+        True if every file is present and undamaged and all shards are computed; False also if the
+        store has no such features.
     """
     started = time.monotonic()
     feature_records = feature_check.check_feature_records(objects, name, images)
@@ -175,7 +177,8 @@ def verify_split(
     Returns:
         The records of the split, for `verify_features`, and its problems, each with `name` and
         `description`, sorted: missing and damaged files, and what is unfinished. Problems are
-        returned, not raised; empty if the split is finished and undamaged.
+        returned, not raised, also those of a split that the store lacks; empty if the split is
+        finished and undamaged.
     """
     started = time.monotonic()
     split_records = verify.read_records(objects, split)

@@ -86,6 +86,7 @@ def fetch(name: str, directory: Path, *, url: str | None = None, md5: str | None
     Raises:
         SourceError: There is no such archive, the network or the disk fails, there is too little
             free space, or the bytes have another MD5.
+        ValueError: *url* is no URL.
     """
     if name not in ARCHIVES:
         raise SourceError(f"there is no archive {name!r}: expected one of {', '.join(ARCHIVES)}.")

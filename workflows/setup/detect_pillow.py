@@ -74,6 +74,10 @@ def simd_level_of_wheel(wheel: Path) -> str:
 
     Returns:
         `avx2`, `sse4` or `none`; `none` also if the wheel holds no Pillow.
+
+    Raises:
+        OSError: The file cannot be read.
+        zipfile.BadZipFile: It is not a wheel.
     """
     with zipfile.ZipFile(wheel) as files:
         names = [name for name in files.namelist() if name.startswith("PIL/_imaging.")]
@@ -188,10 +192,10 @@ def write_stand_in(folder: Path) -> Path:
     Installed, it satisfies requirements on `pillow` without files of its own.
 
     Args:
-        folder: An existing folder.
+        folder: An existing folder; an earlier such wheel in it is replaced.
 
     Returns:
-        The path of the wheel.
+        The path of the wheel in *folder*.
     """
     info = f"pillow-{PILLOW_SIMD}.dist-info"
     files = {

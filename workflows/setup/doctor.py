@@ -140,8 +140,8 @@ def pillow_finding(owners: list[str], level: str, *, avx2: bool, why_stock: str)
 
     Returns:
         A finding of the state `broken` (several owners, or AVX2 code on a CPU without it), `note`
-        (level `none`, which is stock Pillow, or `sse4` on a CPU with AVX2) or `ok`. Without an
-        owner the level alone decides.
+        (level `none`, which is stock Pillow, or `sse4` on a CPU with AVX2) or `ok`. No owner counts
+        like one.
     """
     instructions = "without vector instructions" if level == "none" else f"with {level.upper()}"
     summary = f"{' and '.join(owners) or 'of unknown origin'}, resizing {instructions}"
@@ -246,6 +246,9 @@ def _subject_label(finding: Finding) -> str:
 def show_lines(findings: list[Finding]) -> None:
     """Print one line per finding, and its advice, if there is any, on the next line.
 
+    The subjects `room`, `locks` and `new names` are printed as `free space`, `file locks` and
+    `atomic create`.
+
     Args:
         findings: The findings, from `run_checks`, printed in their order.
     """
@@ -256,7 +259,7 @@ def show_lines(findings: list[Finding]) -> None:
 
 
 def show_table(findings: list[Finding]) -> None:
-    """Print the findings as a table; brackets in their texts are not interpreted as markup.
+    """Print the findings as a table; brackets in what was found are not interpreted as markup.
 
     Args:
         findings: The findings, from `run_checks`, printed in their order.

@@ -51,6 +51,7 @@ class Environment:
     """The virtual environment `.venv` in *root*, the folder of the project; it may be missing."""
 
     root: Path
+    """The absolute path of the folder."""
 
     @property
     def folder(self) -> Path:
@@ -75,6 +76,7 @@ class Environment:
 
         Raises:
             SetupError: The command failed; the message has the last lines of its output.
+            FileNotFoundError: The program or the folder `.venv` does not exist.
         """
         print(f"setup: {step} ...", end="", flush=True)
         began = time.monotonic()
@@ -104,6 +106,7 @@ class Environment:
 
         Raises:
             SetupError: pip failed; the message has the last lines of its output.
+            FileNotFoundError: The environment does not exist.
         """
         python = str(self.folder / "bin" / "python")
         quiet = ("--disable-pip-version-check", "--no-input")
@@ -131,6 +134,10 @@ class Environment:
             config: The packages that were installed: `extras` (names) and `pillow` (`auto`, `simd`
                 or `stock`).
             why_stock: The reason why stock Pillow was installed; empty if Pillow-SIMD was.
+
+        Raises:
+            OSError: `.venv` does not exist or cannot be written to, or a file of the project is
+                missing.
         """
         stamp = {
             **asdict(config),
@@ -154,6 +161,9 @@ def project_tables(root: Path) -> dict[str, Any]:
     Returns:
         The content of `build-system`, `project` and `dependency-groups`, by name; empty for one
         that is missing. The result is cached and must not be changed.
+
+    Raises:
+        OSError: There is no pyproject.toml.
     """
     with (root / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)
@@ -166,7 +176,10 @@ def digest_of_inputs(root: Path) -> str:
     That is the result of `project_tables`, `constraints.txt`, and the code that installs.
 
     Args:
-        root: The folder of the project.
+        root: The folder of the project, with `workflows/setup`.
+
+    Raises:
+        OSError: One of the files is missing.
     """
     parts = [json.dumps(project_tables(root), sort_keys=True).encode()]
     parts += [(root / name).read_bytes() for name in SOURCES]

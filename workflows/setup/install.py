@@ -42,7 +42,8 @@ def make_fresh(environment: Environment) -> None:
     """Create a `.venv` that contains only a new pip, in place of an earlier one of `make setup`.
 
     Args:
-        environment: The environment, whose folder is removed first.
+        environment: The environment, `Environment(root)` with the absolute path of the project. Its
+            folder is removed first.
 
     Raises:
         SetupError: There is a `.venv` that `make setup` did not create, this Python cannot create
@@ -73,9 +74,10 @@ def install_all(environment: Environment, config: EnvironmentConfig, *, system: 
     Nothing is marked as complete: the caller writes the stamp.
 
     Args:
-        environment: The environment, which has pip.
+        environment: The environment, which exists and has pip: `Environment(root)` with the
+            absolute path of the project.
         config: The packages that it shall contain: `extras` (names of extras and dependency groups
-            of pyproject.toml) and `pillow` (`auto`, `simd` or `stock`).
+            of pyproject.toml; pip ignores others) and `pillow` (`auto`, `simd` or `stock`).
         system: True to install missing system packages.
 
     Returns:
@@ -111,8 +113,8 @@ def is_ready(environment: Environment, config: EnvironmentConfig, stamp: Mapping
     It is False too if stock Pillow is installed and Pillow-SIMD can be compiled by now.
 
     Args:
-        environment: The environment.
-        config: The packages that it shall contain.
+        environment: The environment, `Environment(root)` with the absolute path of the project.
+        config: The packages that it shall contain, with its `extras` sorted.
         stamp: The result of `environment.stamp()`; an empty one gives False.
     """
     recorded = (stamp.get("inputs"), stamp.get("extras"), stamp.get("pillow"))
@@ -128,7 +130,7 @@ def set_up(environment: Environment, config: EnvironmentConfig, *, system: bool)
     where Pillow-SIMD can be compiled by now, is removed and created anew.
 
     Args:
-        environment: The environment.
+        environment: The environment, `Environment(root)` with the absolute path of the project.
         config: The packages that it shall contain: `extras` (names of extras and dependency groups
             of pyproject.toml, sorted) and `pillow` (`auto`, `simd` or `stock`).
         system: True to install missing system packages into a new environment.
@@ -137,7 +139,7 @@ def set_up(environment: Environment, config: EnvironmentConfig, *, system: bool)
         True if there was anything to do; False if the environment was left as it is.
 
     Raises:
-        SetupError: A step failed.
+        SetupError: A step failed, or there is a `.venv` that `make setup` did not create.
     """
     stamp = environment.stamp()
     if is_ready(environment, config, stamp):
@@ -157,6 +159,9 @@ def ready_line(environment: Environment) -> str:
 
     Args:
         environment: The environment, which `set_up` has completed.
+
+    Raises:
+        KeyError: It is incomplete.
     """
     stamp = environment.stamp()
     ready = f"setup: .venv is ready, with {', '.join(stamp['extras']) or 'no extras'}"
@@ -241,7 +246,8 @@ def read_config(args: argparse.Namespace, environment: Environment) -> Environme
 
     Args:
         args: The result of `parse_arguments`, whose `extras` and `need` are comma-separated names.
-        environment: The environment, which need not exist.
+        environment: The environment, `Environment(root)` with the absolute path of the project; it
+            need not exist.
 
     Returns:
         The configuration: `extras`, with those of `need` added, sorted and without duplicates, and

@@ -21,7 +21,7 @@ def add_system_packages(environment: Environment) -> None:
     A failure is printed and not raised, because stock Pillow can be installed instead.
 
     Args:
-        environment: The environment whose log gets the output.
+        environment: The environment whose log gets the output; its folder must exist.
     """
     missing = detect_pillow.missing_packages()
     if not missing or os.geteuid() != 0 or not shutil.which("apt-get"):
@@ -43,7 +43,7 @@ def compile_pillow_simd(environment: Environment) -> None:
     The wheel is not installed.
 
     Args:
-        environment: The environment, which has pip.
+        environment: The environment, which exists and has pip.
 
     Raises:
         SetupError: Compilation failed, or the binary lacks the instructions of this CPU.
@@ -75,12 +75,12 @@ def choose_pillow(environment: Environment, preference: str, *, system: bool) ->
     """Compile Pillow-SIMD if this machine can, and pin the one version of `pillow`.
 
     The wheels are written to `.venv/wheels`, and the versions to `.venv/constraints.txt`; nothing
-    is installed into the environment.
+    is installed into the environment. A wheel that is there already is not compiled again.
 
     Args:
-        environment: The environment to install into.
+        environment: The environment that Pillow is chosen for, which exists and has pip.
         preference: `auto`, `simd` or `stock`.
-        system: True to install missing system packages.
+        system: True to install missing system packages, if run as root with apt-get available.
 
     Returns:
         The reason why stock Pillow was chosen; empty for Pillow-SIMD.

@@ -92,12 +92,13 @@ def check_cluster(address: str, certs: str | None) -> Iterator[Finding]:
 
     Args:
         address: The address of the scheduler, such as `tcp://node1:8786`.
-        certs: The folder of certificates for a tls:// address; None is the user's own.
+        certs: The folder of certificates for a tls:// address; None for that of the environment
+            variable `TESSERAE_CERTS`, or else the user's own.
 
     Yields:
-        A finding for each listening port; one of the state `broken` if the cluster cannot be
-        reached within 5 seconds. A port that other machines reach without authentication has the
-        state `note`.
+        A finding for each listening port; only one, of the state `broken`, if the address is
+        invalid or the cluster cannot be reached within 5 seconds. A port that other machines reach
+        without authentication has the state `note`.
     """
     from cluster import certificates, ports
     from cluster.connect import connect
@@ -123,7 +124,7 @@ def is_free(port: int) -> bool:
     """Return True if a server could listen on a port of the loopback address.
 
     Args:
-        port: The port, which is bound for a moment.
+        port: The port, 1 to 65,535, which is bound for a moment.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -181,8 +182,9 @@ def check_store_disk(store: str) -> Iterator[Finding]:
     """Yield the findings about the disk of a store: free space, durable writes, locks and sockets.
 
     Args:
-        store: Path or URL of the store, which need not exist yet: the nearest folder above it that
-            exists is checked, with small temporary files that are removed. A URL is not checked.
+        store: Path or URL of the store. If the folder does not exist yet, the nearest one above it
+            is checked. Small temporary files are written to it and removed. A `~` at the start is
+            expanded. A URL is not checked.
 
     Yields:
         Findings about `room`, `fsync`, `locks`, `new names` and `sockets`; only one about `room`
@@ -217,7 +219,8 @@ def check_sync(folder: Path) -> Finding:
         folder: An existing folder.
 
     Returns:
-        The duration; a finding of the state `broken` if the folder cannot be written durably.
+        A finding with the duration; one of the state `broken` if the folder does not exist or
+        cannot be written durably.
     """
     from pipeline.filesystem import advice_for, sync_folder
 

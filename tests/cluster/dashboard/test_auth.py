@@ -190,14 +190,16 @@ def test_plain_http_is_not_answered(site: Site) -> None:
             connection.getresponse()
 
 
-@pytest.mark.parametrize("token", [None, "", " \n"], ids=["no file", "empty", "blank"])
+@pytest.mark.parametrize(
+    "token", [None, b"", b" \n", b"\xff"], ids=["no file", "empty", "blank", "no text"]
+)
 def test_all_requests_are_refused_without_a_token_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: bytes | None
 ) -> None:
     """Dask continues if a preload module fails, so an open dashboard would be served."""
     file = tmp_path / "token"
     if token is not None:
-        file.write_text(token)
+        file.write_bytes(token)
     monkeypatch.setenv(TOKEN_FILE, str(file))
     application = web.Application([(r"/.*", web.RequestHandler)])
     before = application.find_handler
