@@ -130,9 +130,9 @@ def extract_shard(config: FeatureTaskConfig, shard: int, threads: int = 1) -> Fe
         StoreMismatchError: This process has another version of the code, or another network, than
             the run was started with.
         StoreError: The store cannot be written, or is not the one in which the run was started, or
-            the run has not begun or has ended; there are no features of that name or no such split;
-            the shard's images are not committed; a GPU is required and cannot be
-            used; or a feature is NaN or infinite.
+            on a disk the run has not begun or has ended; there are no features of that name or no
+            such split; the shard's images are not committed; a GPU is required and cannot be used;
+            or a feature is NaN or infinite.
         TesseraeError: The network cannot be opened.
     """
     started = time.monotonic()

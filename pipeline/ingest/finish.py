@@ -49,9 +49,11 @@ def finish_split(store: str, split: str, run: str) -> FinishRecord:
 
     Raises:
         StoreError: There is no such store or split, a shard has no commit, or an object that is
-            missing or differs cannot be written, as before `begin` or after the end of the run.
+            missing or differs cannot be written: on a disk also before `begin` and after the end of
+            the run.
         StoreDamagedError: The recipe or the plan is damaged, or a part of the table is missing or
             differs from its commit.
+        OSError: The disk reports an error while the present objects are read.
     """
     objects = open_objects(store, run)
     recipe = records.load_recipe(objects)

@@ -208,6 +208,7 @@ def cached_origin(objects: Objects, split: str, source: Source, root: str) -> Or
     Raises:
         TesseraeError: The source cannot be read to compute its fingerprint (a ReadError or a
             SourceError).
+        OSError: The disk reports an error while the source index is read.
     """
     try:
         origin = load_origin(objects, records.load_plan(objects, split))

@@ -78,8 +78,8 @@ def prepare_shard(config: ShardTaskConfig, shard: int, *, isolated: bool = False
             exist; nothing is committed.
         StoreMismatchError: The source's bytes differ from those committed before, or this machine
             makes other pixels or runs other code.
-        StoreError: The store could not be read or written, the run has not begun or has ended, or
-            there is no such split or shard.
+        StoreError: The store could not be read or written, on a disk the run has not begun or has
+            ended, or there is no such split or shard.
     """
     check_run_active(config.store, config.run)
     space = workspace(config)
@@ -133,7 +133,8 @@ def rebuild_shard(
             differ from it, it lacks one of *sizes*, or this machine makes other pixels or runs
             other code.
         ReadError: An image could not be read after several tries; nothing is replaced.
-        StoreError: The store could not be read or written, or the run has not begun or has ended.
+        StoreError: The store could not be read or written, or on a disk the run has not begun or
+            has ended.
     """
     space = workspace(config)
     commit = records.load_commit(space.objects, config.split, shard)

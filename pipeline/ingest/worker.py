@@ -123,8 +123,8 @@ def check_worker(config: ShardTaskConfig) -> None:
             `store`, `split`, `run` and `sizes`. A `~` in the path of its store is not expanded.
 
     Raises:
-        StoreError: The folder on this machine is not the store in which the run was started, the
-            run has not begun or has ended, or a record or the source index cannot be read.
+        StoreError: The folder on this machine is not the store in which the run was started, on a
+            disk the run has not begun or has ended, or a record or the source index cannot be read.
         StoreMismatchError: This machine decodes or resizes to other pixels than the planner, or
             runs other code.
         SourceError: The source does not exist on this machine.

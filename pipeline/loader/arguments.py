@@ -12,8 +12,8 @@ def whole_number(name: str, value: Any) -> int:
 
     Args:
         name: The name of the argument, for the error.
-        value: The value to convert: an integer of Python, numpy or torch, of any sign, or a tensor
-            or numpy array of no dimensions with one. True and False are 1 and 0.
+        value: The value to convert: an integer of Python, numpy or torch, of any sign, also as an
+            array of no dimensions. True and False are 1 and 0.
 
     Raises:
         ValueError: The value is not an integer; a float such as 2.0, a text and None are not.

@@ -259,8 +259,9 @@ class BaseLoader(ABC):
         Args:
             rank: The rank, from 0 to world - 1.
             world: The number of ranks.
-            ranks_on_host: The number of ranks on the machine of this rank (default: 1). Windows of
-                the windowed order are read ahead only if it equals *world*. It changes no batch.
+            ranks_on_host: The number of ranks on the machine of this rank (default: 1). Chunks are
+                read ahead, in any order but the random one, only if it equals *world*. It changes
+                no batch.
 
         Raises:
             ValueError: *rank* is out of range, it or *world* is no integer, or a global batch has
