@@ -164,19 +164,20 @@ def _requested_recipe(options: StoreOptions, stored: Recipe | None, classes: Cla
     serves = max(options.sizes) if stored is None else stored.serves
     if options.serves is not None:
         serves = options.serves
-    fields = {name: chosen(name) for name in DEFAULTS}
-    versions = _stored_versions(stored)
-    rules = versions.get("decode_rules", recipe.DECODE_RULES)
-    probed = probe.probe(str(fields["filter"]), rules=rules)
-    return Recipe(
-        **fields,  # type: ignore[arg-type]
+    # An invalid option is refused here, before the pixels that the options give are probed.
+    requested = Recipe(
+        **{name: chosen(name) for name in DEFAULTS},  # type: ignore[arg-type]
         serves=serves,
-        decoder=probed.decoder,
-        resizer=probed.resizer,
-        software=probe.description(),
+        decoder="",
+        resizer="",
+        software={},
         classes=classes.pairs,
         class_numbers=classes.numbers,
-        **versions,  # type: ignore[arg-type]
+        **_stored_versions(stored),  # type: ignore[arg-type]
+    )
+    probed = probe.probe(requested.filter, rules=requested.decode_rules)
+    return replace(
+        requested, decoder=probed.decoder, resizer=probed.resizer, software=probe.description()
     )
 
 

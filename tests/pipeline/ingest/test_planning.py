@@ -272,6 +272,20 @@ def test_invalid_sizes_are_refused(sizes: tuple[int, ...], sentence: str) -> Non
         StoreOptions(sizes=sizes)
 
 
+@pytest.mark.parametrize(
+    ("choice", "sentence"),
+    [
+        ({"fit": "fill"}, "fit is 'fill': expected one of crop, pad, squish"),
+        ({"filter": "cubic"}, "filter is 'cubic': expected one of bicubic, bilinear"),
+        ({"codec": "gzip"}, "codec is 'gzip': expected none, zstd:LEVEL"),
+    ],
+)
+def test_invalid_options_are_refused(tmp_path: Path, choice: dict[str, Any], sentence: str) -> None:
+    """The error states the given option, for a store that does not exist yet."""
+    with pytest.raises(ValueError, match=sentence):
+        planning.check_options(open_objects(str(tmp_path / "store")), StoreOptions(**choice))
+
+
 @given(st.integers(1, 8), st.integers(1, 9))
 def test_the_size_of_a_shard_is_known_in_advance(num_rows: int, size: int) -> None:
     """A shard consists of chunks, their checksums, and the index with its checksum."""
