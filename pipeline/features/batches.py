@@ -38,8 +38,9 @@ def read_chunks(
 
     Args:
         objects: The objects of the store.
-        record: The record of the object: `commit.arrays[str(size)]` of the commit of its images.
-        recipe: The recipe of the store's images.
+        record: The record of the object: `commit.arrays[str(size)]` of the commit of its images,
+            which `pipeline.store.records.load_commit` returns.
+        recipe: The recipe of the store's images, of `pipeline.store.records.load_recipe`.
         size: The side of the squares in pixels, that of the object.
 
     Yields:
@@ -47,9 +48,11 @@ def read_chunks(
         of the split, which mean nothing.
 
     Raises:
-        StoreDamagedError: The object is missing or differs from the commit. The digest of the whole
-            is compared after the last chunk, so chunks that were yielded before must not be used
-            then.
+        StoreDamagedError: The object is missing or differs from the commit, or has another size
+            than *size*. The digest of the whole is compared after the last chunk, so chunks that
+            were yielded before must not be used then.
+        StoreError: The request to an object store failed.
+        OSError: The disk reports an error.
     """
     decompress = decompressor(recipe.codec)
     shape = (recipe.chunk_rows, size, size, 3)

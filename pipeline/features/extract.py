@@ -1,12 +1,12 @@
 """The steps of a run that extracts the features of a split, in the order in which it takes them.
 
-resolve_feature_recipe   the recipe, with the name of the features that the store has already
-write_metadata    the recipe and the metadata of the arrays, before the first task
-damaged_objects   with --repair: the objects to recompute
-missing_shards    the shards that lack features
-remove_objects    objects that no commit lists, since tasks never replace an object
-feature_jobs      a task for each of these shards
-finish            the record that the features of the split are complete
+resolve_feature_recipe    the recipe, with the name of the features that the store has already
+write_features_metadata   the recipe and the metadata of the arrays, before the first task
+damaged_objects           with --repair: the objects to recompute
+missing_shards            the shards that lack features
+remove_feature_shards     objects that no commit lists, since tasks never replace an object
+feature_jobs              a task for each of these shards
+finish                    the record that the features of the split are complete
 """
 
 from __future__ import annotations
@@ -41,17 +41,21 @@ def resolve_feature_recipe(
     Args:
         objects: The objects of the store.
         split: The name of the split.
-        backbone: The network that computes the features.
+        backbone: The network that computes the features, as `pipeline.backbone.load.open_backbone`
+            returns it.
         options: The choices of the user: `stored_size` in pixels, `precision` (`float32` or
             `bfloat16`) and `dtype` (`float32` or `float16`). If `stored_size` is None, it is the
             smallest size of the split that the network need not enlarge, or the largest if it must
             enlarge all.
 
     Returns:
-        The recipe; its `name` is the name of the features, that of their folder in `features/`.
+        The recipe; its `name` is the name of the features, that of their folder in `features/`, as
+        `resnet50-0123456789ab`.
 
     Raises:
-        StoreError: The split is not finished, or lacks the size.
+        StoreError: There is no such store, or the split is not finished or lacks the size.
+        ValueError: The precision or the dtype is another than these.
+        TesseraeError: The network fails on images of its size.
     """
     images = records.load_recipe(objects)
     done = records.load_finish_record(objects, split)
@@ -138,13 +142,15 @@ def write_features_metadata(
     that is missing or damaged is written, and metadata that differ are replaced.
 
     Args:
-        objects: The objects of the store.
+        objects: The objects of the store, whose `begin` was called.
         recipe: The recipe of the features.
         plan: The plan of the split.
-        kinds: The kinds of features that get metadata, of `plain` and `mirrored`.
+        kinds: The kinds of features that get metadata, of `plain` and `mirrored`, such as
+            `("plain",)`; other names are not refused.
 
     Raises:
         StoreMismatchError: Features of another recipe have this name; nothing is written.
+        StoreError: The store cannot be written.
     """
     name = layout.features_recipe(recipe.name)
     try:
@@ -179,7 +185,8 @@ def recorded_probe(objects: Objects, recipe: FeatureRecipe) -> str:
         there is no commit with a probe.
 
     Raises:
-        StoreError: The plan of a split that has some of these features is missing or damaged.
+        StoreError: The plan of a split that has some of these features is missing or damaged, or a
+            commit has a format that this version does not read.
     """
     for split in features.splits_of(objects).get(recipe.name, []):
         plan = records.load_plan(objects, split)
@@ -201,7 +208,12 @@ def missing_shards(
         objects: The objects of the store.
         recipe: The recipe of the features.
         plan: The plan of the split.
-        kinds: The kinds that every shard must have, of `plain` and `mirrored`.
+        kinds: The kinds that every shard must have, of `plain` and `mirrored`, such as
+            `("plain",)`; without any, all shards are complete.
+
+    Raises:
+        StoreError: A commit has a format that this version does not read, or the request to an
+            object store failed.
     """
     required = set(kinds)
     committed = intact_feature_kinds(objects, recipe, plan)
@@ -221,6 +233,10 @@ def intact_feature_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) ->
     Returns:
         A set for each shard of the plan, in order, of `plain` and `mirrored`; empty for a shard
         that has neither.
+
+    Raises:
+        StoreError: A commit has a format that this version does not read, or the request to an
+            object store failed.
     """
     commits = features.load_feature_commits(objects, recipe, plan)
     images = records.load_commits(objects, plan)
@@ -254,6 +270,11 @@ def damaged_objects(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list
         The names of shard objects in the store, such as
         `features/<name>/features.zarr/train/plain/c.0.0`; those of missing objects too; empty if
         all are intact.
+
+    Raises:
+        StoreError: A commit has a format that this version does not read, or the request to an
+            object store failed.
+        OSError: The disk reports an error.
     """
     commits = features.load_feature_commits(objects, recipe, plan)
     written = [record for commit in commits.values() for record in commit.arrays.values()]
@@ -277,8 +298,11 @@ def remove_feature_shards(
         objects: The objects of the store.
         recipe: The recipe of the features.
         plan: The plan of the split.
-        names: The names of the objects in the store. Those that do not exist, or are no shards of
-            these features, are ignored.
+        names: The names of the objects in the store. Those that do not exist, or lie outside the
+            folders of these features of the split, are ignored.
+
+    Raises:
+        StoreError: An object cannot be removed.
     """
     folders = {kind: layout.features_array(recipe.name, plan.split, kind) for kind in KINDS}
     existing = {name for folder in folders.values() for name in objects.names(folder)}
@@ -303,6 +327,9 @@ def recorded_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> tuple
     Returns:
         Some of `plain` and `mirrored`; empty without a record, or if it is damaged and there is no
         commit.
+
+    Raises:
+        StoreError: A record has a format that this version does not read.
     """
     try:
         done = features.load_feature_finish_record(objects, recipe.name, plan.split)
@@ -321,11 +348,15 @@ def obsolete_feature_shards(
         objects: The objects of the store.
         recipe: The recipe of the features.
         plan: The plan of the split.
-        kinds: The kinds of features, of `plain` and `mirrored`.
+        kinds: The kinds of features, of `plain` and `mirrored`, such as `("plain",)`.
 
     Returns:
         Names in the store, such as `features/<name>/features.zarr/train/plain/c.0.0`, ordered by
-        shard. The objects may not exist.
+        shard: those of all shards before the first task. The objects need not exist.
+
+    Raises:
+        StoreError: A commit has a format that this version does not read, or the request to an
+            object store failed.
     """
     committed = intact_feature_kinds(objects, recipe, plan)
     return [
@@ -339,13 +370,13 @@ def obsolete_feature_shards(
 def feature_jobs(config: FeatureTaskConfig, shards: Sequence[int], slots: int = 1) -> list[Job]:
     """Return the jobs that compute the features of *shards*, one for each shard, in their order.
 
-    Nothing is submitted: the jobs are for `pipeline.jobs.run_jobs`, which yields a `FeatureReport`
-    for each. On a worker each job requires one unit of the Dask resource `GPU` if `config.gpu` is
-    True.
+    Nothing is submitted: the jobs, named `features-<split>-<shard>` with six digits for the shard,
+    are for `pipeline.jobs.run_jobs`, which yields a `FeatureReport` for each that succeeds. On a
+    worker each job requires one unit of the Dask resource `GPU` if `config.gpu` is True.
 
     Args:
         config: The arguments of the run, which `extract_shard` describes.
-        shards: The numbers of the shards; without any there are no jobs.
+        shards: The numbers of the shards, from 0; without any there are no jobs.
         slots: The number of tasks that run at once, at least 1 (default: 1). If fewer are left for
             the last round, they share all the threads, so that no CPU core is idle.
     """
@@ -370,7 +401,7 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeatureFinish
     that differ are replaced before. An equal record is left as it is.
 
     Args:
-        objects: The objects of the store.
+        objects: The objects of the store, whose `begin` was called.
         recipe: The recipe of the features.
         plan: The plan of the split.
 
@@ -378,8 +409,8 @@ def finish(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> FeatureFinish
         The record, whose `kinds` are those of `plain` and `mirrored` that are complete.
 
     Raises:
-        StoreError: No kind of features is committed for every shard, or the images were rebuilt
-            meanwhile.
+        StoreError: No kind of features is committed for every shard, the images were rebuilt
+            meanwhile, or the store cannot be written.
     """
     committed = intact_feature_kinds(objects, recipe, plan)
     kinds = tuple(kind for kind in KINDS if all(kind in shard_kinds for shard_kinds in committed))
@@ -437,7 +468,12 @@ def is_done(objects: Objects, recipe: FeatureRecipe, plan: Plan, kinds: Iterable
         objects: The objects of the store.
         recipe: The recipe of the features.
         plan: The plan of the split.
-        kinds: The kinds that are required, of `plain` and `mirrored`.
+        kinds: The kinds that are required, of `plain` and `mirrored`, such as `("plain",)`.
+
+    Raises:
+        StoreError: A record has a format that this version does not read, or the request to an
+            object store failed.
+        OSError: The disk reports an error.
     """
     try:
         done = features.load_feature_finish_record(objects, recipe.name, plan.split)
@@ -463,11 +499,12 @@ def explain_extraction(
         objects: The objects of the store.
         recipe: The recipe of the requested features.
         plan: The plan of the split.
-        kinds: The requested kinds, of `plain` and `mirrored`.
+        kinds: The requested kinds, of `plain` and `mirrored`, such as `("plain",)`.
 
     Returns:
-        A phrase about the most similar features, such as "those stored as vit-0123abcd have dtype
-        float16, not float32"; the empty string if no features of the split are finished.
+        A phrase about the most similar features, such as "those stored as vit-0123456789ab have
+        dtype float16, not float32", and also if they do not differ; the empty string if no features
+        of the split are finished.
     """
     stored = {}
     for name in features.names(objects):

@@ -46,7 +46,7 @@ def probe_distance(first: Any, second: Any) -> float | None:
 
     Returns:
         The Euclidean norm of their difference, divided by the larger of their norms, from 0 (equal)
-        to 2; None if one is missing or invalid, or if their lengths differ.
+        to 2; None if one is missing, empty or invalid, or if their lengths differ.
     """
     a, b = _decode(first), _decode(second)
     if a is None or b is None or a.shape != b.shape:
@@ -65,8 +65,8 @@ def probes_differ(first: Any, second: Any, precision: str) -> bool:
             tolerance of the relative distance: 0.01 or 0.1.
 
     Returns:
-        True if the probes differ by more than the tolerance; False also if one of them is missing
-        or invalid.
+        True if the probes differ by more than the tolerance; False also if they cannot be compared,
+        as `probe_distance` explains.
     """
     distance = probe_distance(first, second)
     return distance is not None and distance > TOLERANCES[precision]

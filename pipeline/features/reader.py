@@ -69,7 +69,8 @@ class Features:
         Shards are opened and chunks compared with their checksums when they are first read.
 
         Args:
-            rows: The rows of the split, (n,) int64, in any order, also repeated.
+            rows: The rows of the split, (n,) int64 or a list of such numbers, in any order, also
+                repeated.
             kind: `plain` for the features of the images (the default), or `mirrored` for those of
                 their mirror images.
 
@@ -79,7 +80,8 @@ class Features:
 
         Raises:
             ValueError: A row is out of range; negative numbers are, too.
-            StoreError: There are no features of that kind.
+            StoreError: There are no features of that kind, or the request to an object store
+                failed.
             StoreDamagedError: A shard is missing or damaged.
         """
         if kind not in self.kinds:
@@ -176,12 +178,14 @@ def open_features(store: str | os.PathLike[str], name: str, split: str) -> Featu
         split: The name of the split.
 
     Returns:
-        The features: `rows` reads those of some rows, `dim` is their number for an image, and
-        `kinds` has those of `plain` and `mirrored` that exist. Files that it has read stay open
+        The features: `rows(rows, kind)` reads those of some rows, `dim` is their number for an
+        image, `kinds` has those of `plain` and `mirrored` that exist, `readable` the rows that are
+        not in quarantine, and `len` gives the number of all rows. Files that it has read stay open
         until it is garbage-collected.
 
     Raises:
-        StoreError: There are no such features, or they are not finished.
+        StoreError: There are no such features, or they are not finished, or the images of the split
+            are not.
         StoreMismatchError: They are of other images than the store has now.
         StoreDamagedError: A record is damaged.
     """
@@ -218,6 +222,7 @@ def finished_features(objects: Objects, split: str) -> Iterable[str]:
 
     Raises:
         StoreDamagedError: A record is damaged.
+        StoreError: A record has a format that this version does not read.
     """
     return [
         name

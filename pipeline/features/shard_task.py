@@ -65,7 +65,8 @@ PROGRESS_SECONDS = 2.0
 def progress_topic(run: str) -> str:
     """Return the topic of the Dask events that report the progress of the tasks of *run*.
 
-    An event is `{"shard": number, "rows": rows of it that are computed so far}`.
+    An event is `{"shard": number, "rows": rows of it that are computed so far}`. A task sends one
+    at most every 2 s, and none if it is faster.
 
     Args:
         run: The name of the run.
@@ -110,14 +111,15 @@ def extract_shard(config: FeatureTaskConfig, shard: int, threads: int = 1) -> Fe
     network of the last call open for the next one.
 
     Args:
-        config: The arguments of the run: the path or URL of the `store`, the `split`, the name of
-            the `run`, which `Objects.begin` must have begun, the `name` of the features, whose
-            recipe is in the store, the folder or name of the network as `trunk`, the `kinds` to
-            compute, of `plain` and `mirrored`, and `gpu`, True to compute on one. Its `probe` and
-            `code` are compared with those of this process unless they are empty.
-        shard: The number of the shard.
-        threads: The number of threads that compute, each its own batches (default: 1). On a GPU
-            there are always two.
+        config: The arguments of the run, a `pipeline.features.worker.FeatureTaskConfig`: the path
+            or URL of the `store`, the `split`, the name of the `run`, which `Objects.begin` must
+            have begun, the `name` of the features, whose recipe is in the store, the folder or name
+            of the network as `trunk`, the `kinds` to compute, of `plain` and `mirrored`, and `gpu`,
+            True to compute on one (default: False). Its `probe` and `code` are compared with those
+            of this process unless they are empty (the default).
+        shard: The number of the shard, from 0.
+        threads: The number of threads that compute, each its own batches, at least 1 (default: 1).
+            On a GPU there are always two.
 
     Returns:
         A summary: the number of the `shard`, `num_rows` with those in quarantine, `bytes_out`, the
@@ -128,8 +130,9 @@ def extract_shard(config: FeatureTaskConfig, shard: int, threads: int = 1) -> Fe
         StoreMismatchError: This process has another version of the code, or another network, than
             the run was started with.
         StoreError: The store cannot be written, or is not the one in which the run was started, or
-            the run has ended; the shard's images are not committed; a GPU is required and cannot be
-            used; or a feature is NaN or infinite.
+            on a disk the run has not begun or has ended; there are no features of that name or no
+            such split; the shard's images are not committed; a GPU is required and cannot be used;
+            or a feature is NaN or infinite.
         TesseraeError: The network cannot be opened.
     """
     started = time.monotonic()
@@ -206,10 +209,15 @@ def intact_feature_arrays(objects: Objects, commit: FeatureCommit) -> dict[str, 
 
     Args:
         objects: The objects of the store.
-        commit: The commit of the features of a shard.
+        commit: The commit of the features of a shard, as
+            `pipeline.store.features.load_feature_commit` returns it.
 
     Returns:
         The record of each such object by its kind, `plain` or `mirrored`; empty if there is none.
+
+    Raises:
+        StoreError: The request to an object store failed.
+        OSError: The disk reports an error.
     """
     return {
         kind: written

@@ -72,7 +72,11 @@ def check_feature_records(objects: Objects, name: str, images: SplitRecords) -> 
         by number of the shard, none without a plan. `problems` lists what is wrong, each with the
         `name` of the object and a `description`; no error is raised for them. Unfinished features
         are a problem, too, as are features of other images than the store has now, and those that
-        machines computed differently.
+        machines computed differently. Features that do not exist are a missing recipe.
+
+    Raises:
+        StoreError: A commit or the record of completeness has a format that this version does not
+            read, or the request to an object store failed.
     """
     feature_records = FeatureRecords(name=name, split=images.split)
     feature_records.problems += _read_recipe(objects, feature_records, images)
@@ -241,11 +245,15 @@ def unknown_feature_objects(objects: Objects, feature_records: FeatureRecords) -
 
     Args:
         objects: The objects of the store.
-        feature_records: The records of the features of a split.
+        feature_records: The records of the features of a split, as `check_feature_records` returns
+            them.
 
     Returns:
         The names of objects in the store; none for unfinished features, whose tasks may still
         write.
+
+    Raises:
+        StoreError: The request to an object store failed.
     """
     if feature_records.done is None:
         return []

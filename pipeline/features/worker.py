@@ -99,7 +99,7 @@ def open_recipe_backbone(recipe: FeatureRecipe, trunk: str, device: torch.device
     Args:
         recipe: The recipe of the features.
         trunk: The folder of the network, its name on the model hub, or `new`.
-        device: The device of the network.
+        device: The device of the network, such as `torch.device("cpu")`.
 
     Returns:
         The network in evaluation mode on *device*, with the cut and the pooling of the recipe, and
@@ -134,7 +134,7 @@ def compute_probe(backbone: Backbone, precision: str) -> str:
     It is the text that `pipeline.features.probes.encode_probe` makes of them.
 
     Args:
-        backbone: The network.
+        backbone: The network, as `pipeline.backbone.load.open_backbone` returns it.
         precision: `float32` or `bfloat16`, the number format of the computation.
     """
     with reproducible_sums(backbone.device):
@@ -159,7 +159,8 @@ def check_probe(recipe: FeatureRecipe, recorded: str, measured: str) -> None:
         measured: The probe of the network on this machine, from `compute_probe`.
 
     Raises:
-        StoreMismatchError: The probes differ by more than the tolerance.
+        StoreMismatchError: The probes differ by more than the tolerance. Probes that cannot be
+            compared, because one is invalid or their lengths differ, pass.
     """
     if probes_differ(recorded, measured, recipe.precision):
         raise StoreMismatchError(_different_network_message(recipe, torch.device("cpu")))
@@ -171,7 +172,7 @@ def compute_features(
     """Compute the features of images.
 
     Args:
-        backbone: The network.
+        backbone: The network, as `pipeline.backbone.load.open_backbone` returns it.
         images: (n, 3, h, w) uint8 RGB, n at least 1, on any device; they are copied to that of the
             network, which stretches them to its size and normalises them.
         precision: `float32` or `bfloat16`, the number format of the computation.
@@ -196,7 +197,8 @@ def reproducible_sums(device: torch.device) -> Iterator[None]:
     precision of matrix products stays as it is set. The block yields None.
 
     Args:
-        device: The device that computes. On a GPU the number of torch's CPU threads stays as it is.
+        device: The device that computes, a `torch.device`. On a GPU the number of torch's CPU
+            threads stays as it is.
     """
     num_threads = torch.get_num_threads()
     if device.type == "cpu":

@@ -32,7 +32,8 @@ def finish_split(store: str, split: str, run: str) -> FinishRecord:
 
     These are the complete table, labels, statuses, zarr metadata, the ledger and the finish record.
     Objects that have the right bytes are left as they are. The caller holds the lease of the split
-    (`pipeline.store.lease.lease`) and has called `begin` of the store's objects, opened with *run*.
+    (`pipeline.store.lease.lease`) and has called `begin` of the store's objects, opened with *run*
+    (`pipeline.store.open.open_objects(store, run)`).
 
     Args:
         store: The path or URL of the store.
@@ -44,13 +45,15 @@ def finish_split(store: str, split: str, run: str) -> FinishRecord:
         The finish record that the store has now: `sizes`, the sides in pixels that every shard has;
         `num_rows`; `counts`, the number of rows by the name of their status, such as `readable`;
         the digests `recipe`, `plan` and `parts` (of the table's parts); and in `objects` the name,
-        length and digest of each object written but the ledger and the record itself.
+        length and digest of the table and of each object of labels, statuses and zarr metadata.
 
     Raises:
-        StoreError: There is no such store or split, a shard has no commit, the run has not begun or
-            has ended, or the store cannot be written.
+        StoreError: There is no such store or split, a shard has no commit, or an object that is
+            missing or differs cannot be written: on a disk also before `begin` and after the end of
+            the run.
         StoreDamagedError: The recipe or the plan is damaged, or a part of the table is missing or
             differs from its commit.
+        OSError: The disk reports an error while the present objects are read.
     """
     objects = open_objects(store, run)
     recipe = records.load_recipe(objects)
@@ -98,8 +101,9 @@ def all_commits(objects: Objects, plan: Plan) -> list[Commit]:
         `counts`, the number of rows by the name of their status, such as `readable`.
 
     Raises:
-        StoreError: Some shards have no valid commit of this plan; the message has their number and
-            the first of them.
+        StoreError: Some shards have no valid commit of this plan, in which case the message has
+            their number and the first of them; or a commit has a format that this version does not
+            read.
     """
     commits = records.load_commits(objects, plan)
     missing = [shard for shard in range(plan.num_shards) if shard not in commits]
@@ -120,7 +124,7 @@ def sync_recorded_objects(objects: Objects, done: FinishRecord, commits: Sequenc
 
     Args:
         objects: The objects of the store.
-        done: The finish record, which is not written yet.
+        done: The finish record of the split, which need not be written yet.
         commits: The commits of all shards.
 
     Raises:
@@ -142,8 +146,9 @@ def zarr_metadata(recipe: Recipe, plan: Plan, sizes: Sequence[int]) -> list[tupl
         sizes: The sides of the stored squares in pixels.
 
     Returns:
-        Pairs (name, bytes), with names relative to the store, of each `zarr.json`: of the groups
-        `images.zarr/` and `images.zarr/<split>/`, the arrays `label` and `status`, and each size.
+        Pairs (name, bytes of JSON), with names relative to the store, of each `zarr.json`: of the
+        groups `images.zarr/` and `images.zarr/<split>/`, the arrays `label` and `status`, and each
+        of *sizes*, whether it is stored or not.
     """
     images = [arrays.image_array(recipe, plan, size) for size in sizes]
     return [*arrays.groups(plan.split), *arrays.small_metadata(plan), *images]
@@ -189,12 +194,14 @@ def read_parts(objects: Objects, commits: Sequence[Commit]) -> Iterator[pa.Table
     Yields:
         A table with the rows of the shard and the columns row, key, wnid, label, width, height,
         mode, format, num_bytes, crc32c, box, status and reason (`pipeline.store.table.SCHEMA`). A
-        box is left, top, right, bottom, in pixels of the file; for a quarantined row width, height,
-        mode, format and box are null.
+        box is left, top, right, bottom, in pixels of the file; the status is a number, 0 for a
+        readable row. For a quarantined row width, height, mode, format and box are null.
 
     Raises:
-        StoreDamagedError: A part is missing or differs from its commit. It is raised when its turn
-            comes, after the parts before it were yielded.
+        StoreDamagedError: A part is missing or differs from its commit. Like the other errors, it
+            is raised when its turn comes, after the parts before it were yielded.
+        StoreError: The request to an object store failed.
+        OSError: The disk reports an error.
     """
     for commit in commits:
         try:
@@ -212,12 +219,12 @@ def put_changed(objects: Objects, name: str, data: bytes) -> None:
     """Write an object unless it has these bytes already, so that intact objects stay untouched.
 
     Args:
-        objects: The objects of the store.
+        objects: The objects of the store, whose `begin` was called if there is something to write.
         name: The name of the object, relative to the store.
         data: All bytes that it must have.
 
     Raises:
-        StoreError: The object cannot be written.
+        StoreError: The object cannot be written, or its name is not valid.
         OSError: The disk reports an error while the present object is read.
     """
     try:

@@ -56,13 +56,13 @@ def resolve_recipe(
     """Return the store's recipe; write it first, made from the options and classes, if it is new.
 
     Args:
-        objects: The objects of the store.
+        objects: The objects of the store; for a new one, their `begin` was called.
         options: The options of the command, such as `StoreOptions(sizes=(72, 224), fit="pad")`.
             None in a field accepts what the store has, or the default in a new store, which for
             `serves` is the largest of `sizes`. Otherwise, `sizes` and `seed` are not part of a
             recipe and not compared.
-        classes: The classes of the source, in the order of labels (default: none, for a source that
-            is not listed).
+        classes: The classes of the source, as `classes_of` returns them (default: none, for a
+            source that is not listed).
 
     Returns:
         The recipe that the store has now. If the store has one already, it is returned as it is,
@@ -73,7 +73,7 @@ def resolve_recipe(
             or has another number for it, or this machine makes other pixels.
         StoreDamagedError: The store has plans or commits but no recipe, or its recipe is damaged.
         StoreError: The recipe cannot be written, or has a format that this version does not read.
-        ValueError: An option has an invalid value.
+        ValueError: An option has an invalid value, such as `fit="fill"`.
     """
     stored = _stored_recipe(objects)
     if stored is None:
@@ -95,7 +95,7 @@ def check_options(objects: Objects, options: StoreOptions) -> None:
             and `seed` are not compared.
 
     Raises:
-        ValueError: An option has an invalid value.
+        ValueError: An option has an invalid value, such as `fit="fill"`.
         StoreMismatchError: The store has other options, or this machine makes other pixels.
         StoreDamagedError: The store has plans or commits but no recipe, or its recipe is damaged.
         StoreError: The store has a format that this version does not read.
@@ -164,19 +164,20 @@ def _requested_recipe(options: StoreOptions, stored: Recipe | None, classes: Cla
     serves = max(options.sizes) if stored is None else stored.serves
     if options.serves is not None:
         serves = options.serves
-    fields = {name: chosen(name) for name in DEFAULTS}
-    versions = _stored_versions(stored)
-    rules = versions.get("decode_rules", recipe.DECODE_RULES)
-    probed = probe.probe(str(fields["filter"]), rules=rules)
-    return Recipe(
-        **fields,  # type: ignore[arg-type]
+    # An invalid option is refused here, before the pixels that the options give are probed.
+    requested = Recipe(
+        **{name: chosen(name) for name in DEFAULTS},  # type: ignore[arg-type]
         serves=serves,
-        decoder=probed.decoder,
-        resizer=probed.resizer,
-        software=probe.description(),
+        decoder="",
+        resizer="",
+        software={},
         classes=classes.pairs,
         class_numbers=classes.numbers,
-        **versions,  # type: ignore[arg-type]
+        **_stored_versions(stored),  # type: ignore[arg-type]
+    )
+    probed = probe.probe(requested.filter, rules=requested.decode_rules)
+    return replace(
+        requested, decoder=probed.decoder, resizer=probed.resizer, software=probe.description()
     )
 
 
@@ -194,9 +195,9 @@ def cached_origin(objects: Objects, split: str, source: Source, root: str) -> Or
     Args:
         objects: The objects of the store.
         split: The name of the split.
-        source: The source of this run, whose fingerprint is computed if the kind and root are the
-            same.
-        root: The folder or URL that images are read from: the source's root, or the spool.
+        source: The source of this run, as `pipeline.sources.open_source` returns it; its
+            fingerprint is computed if the kind and root are the same.
+        root: The folder or URL that images are read from: the `root` of *source*, or the spool.
 
     Returns:
         The origin: `source` as the user named it, its `kind`, `root`, `fingerprint` and `options`,
@@ -208,6 +209,7 @@ def cached_origin(objects: Objects, split: str, source: Source, root: str) -> Or
     Raises:
         TesseraeError: The source cannot be read to compute its fingerprint (a ReadError or a
             SourceError).
+        OSError: The disk reports an error while the source index is read.
     """
     try:
         origin = load_origin(objects, records.load_plan(objects, split))
@@ -222,7 +224,9 @@ class Listing:
     """A source's samples and their classes."""
 
     table: pa.Table
+    """The samples, sorted by key, with the columns `key`, `num_bytes` and others."""
     digest: str
+    """The SHA-256 of keys and lengths, as 64 hexadecimal digits."""
     runs: list[tuple[str, int, int]]
     """(class, start, stop) over the sorted samples."""
     evidence: Evidence = field(default_factory=Evidence)
@@ -252,8 +256,8 @@ def read_listing(table: pa.Table) -> Listing:
     Args:
         table: The samples, sorted by the UTF-8 bytes of their keys, with the columns `key`
             (large_string) and `num_bytes` (int64), and where needed `path`, `offset` and `crc32c`,
-            as a source lists them; the evidence is in the metadata of its schema. Without evidence,
-            the samples come from class folders.
+            as the `list` of a source returns them; the evidence is in the metadata of its schema.
+            Without evidence, the samples come from class folders. The order is not checked.
 
     Returns:
         A `Listing`: the table itself in `table`; the SHA-256 of its keys and lengths in `digest`,
@@ -275,7 +279,8 @@ def classes_of(listed: Mapping[str, tuple[Source, Listing]], rules: int) -> Clas
     """Put the classes of several splits in one order, by one version of the listing rules.
 
     Args:
-        listed: The source and the listing, of `read_listing`, of each split, by name of the split.
+        listed: A tuple (source, listing) for each split, by its name: what
+            `pipeline.sources.open_source` and `read_listing` return.
         rules: The version of the listing rules, 1 or 2.
 
     Returns:
@@ -304,11 +309,12 @@ def make_plan(
     they differ, the source index always.
 
     Args:
-        objects: The objects of the store.
-        split: The name of the split.
+        objects: The objects of the store, whose `begin` was called.
+        split: The name of the split, which is not checked.
         recipe: The recipe of the store.
         listed: The samples of the source, of `read_listing`, at least one.
-        origin: The location of the source, which the index records.
+        origin: The location of the source, which the index records; its `listing` is the `digest`
+            of *listed*.
         seed: The seed of the order of rows, 0 to 2^64 - 1.
 
     Returns:
@@ -318,8 +324,10 @@ def make_plan(
     Raises:
         StoreMismatchError: The split was planned from another listing or order, or the listing has
             classes that the store does not have.
+        StoreDamagedError: The plan in the store is damaged.
         StoreError: The store cannot be written.
-        ValueError: The split would have more than 2^22 shards, or *seed* is out of its range.
+        ValueError: The split would have more than 2^22 shards, or *seed* is out of its range;
+            nothing is written.
     """
     requested = Plan(
         split=split,
@@ -331,10 +339,13 @@ def make_plan(
         shard_rows=recipe.shard_rows,
         format=recipe.format,
     )
-    if not objects.put_new(layout.plan(split), requested.encode()):
+    order = row_order(requested.num_rows, seed)
+    if objects.size(layout.plan(split)) is not None:
         plan.check_same_plan(records.load_plan(objects, split), requested)
     labels = _labels_of_listing(listed, recipe)
-    order = row_order(requested.num_rows, seed)
+    # Written only now: a seed or classes that were refused must leave no plan behind.
+    if not objects.put_new(layout.plan(split), requested.encode()):
+        plan.check_same_plan(records.load_plan(objects, split), requested)
     write_labels(objects, split, labels[order])
     # Last, since a run that finds the source index does not plan again.
     write_source_index(objects, requested, origin, listed.table, labels, order)
@@ -345,12 +356,13 @@ def write_labels(objects: Objects, split: str, labels: NDArray[np.int32]) -> Non
     """Write the zarr array of labels of a split, unless it exists with the same values.
 
     Args:
-        objects: The objects of the store.
+        objects: The objects of the store, whose `begin` was called if there is something to write.
         split: The name of the split.
         labels: (num_rows,) int32 in the order of rows; -1 for a row without a class.
 
     Raises:
         StoreError: The array cannot be written.
+        OSError: The disk reports an error while the present array is read.
     """
     for name, data in arrays.label_array(split, labels):
         put_changed(objects, name, data)
@@ -360,7 +372,7 @@ def restore_labels(objects: Objects, plan: Plan) -> None:
     """Write the labels of an unfinished split again, from its source index, where they differ.
 
     Args:
-        objects: The objects of the store.
+        objects: The objects of the store, whose `begin` was called.
         plan: The plan of the split.
 
     Raises:
@@ -380,13 +392,14 @@ def write_metadata(objects: Objects, recipe: Recipe, plan: Plan, sizes: Sequence
     durable afterwards, so tasks may rely on it.
 
     Args:
-        objects: The objects of the store.
+        objects: The objects of the store, whose `begin` was called.
         recipe: The recipe of the store.
         plan: The plan of the split.
         sizes: The sides of the squares in pixels that will be stored.
 
     Raises:
         StoreError: The store cannot be written.
+        OSError: The disk reports an error while the present objects are read.
     """
     for name, data in zarr_metadata(recipe, plan, sizes):
         put_changed(objects, name, data)
@@ -459,7 +472,7 @@ def shard_bytes(recipe: Recipe, size: int, num_rows: int) -> int:
     """Return the number of bytes of an uncompressed shard object, with its checksums and index.
 
     Args:
-        recipe: The recipe of the store.
+        recipe: The recipe of the store; its codec is ignored.
         size: The side of the squares in pixels.
         num_rows: The number of rows in the shard, 1 to the recipe's `shard_rows`.
     """

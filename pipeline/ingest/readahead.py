@@ -55,8 +55,9 @@ def read_ahead(
     generator, which a consumer that stops early closes.
 
     Args:
-        reader: The open source, which the caller closes after the generator.
-        samples: The samples to read.
+        reader: The `pipeline.sources.reader.SourceReader` of the source, which the caller closes
+            after the generator.
+        samples: The samples to read, as `SourceIndex.shard` returns them.
         limit: The length in bytes of the longest sample that is read; None: no limit, and every
             sample is read as a whole.
         remote: True if a read waits for a network.
@@ -70,8 +71,8 @@ def read_ahead(
         (not an image) or 6 (unsupported), and the `reason` in words.
 
     Raises:
-        ReadError: An image could not be read. It is raised before the other images of its group of
-            up to 16 are yielded.
+        ReadError: An image could not be read at any attempt. It is raised before the other images
+            of its group of up to 16 are yielded.
     """
 
     def read_group(group: Sequence[Sample]) -> list[bytes | Unread]:
@@ -119,8 +120,8 @@ def read_with_retries(
     """Read one image, and retry after a pause if it raises ReadError.
 
     Args:
-        reader: The open source.
-        sample: The sample to read.
+        reader: The `pipeline.sources.reader.SourceReader` of the source.
+        sample: The sample to read, as `SourceIndex.shard` returns it.
         limit: The length in bytes of the longest image that is read; None: no limit.
         max_attempts: The number of attempts, at least 1.
         retry_delay_seconds: The seconds before the second attempt; each further one waits four
@@ -146,8 +147,8 @@ def read_or_skip(reader: SourceReader, sample: Sample, limit: int | None) -> byt
     """Read one image, or only its beginning where that says enough.
 
     Args:
-        reader: The open source.
-        sample: The sample to read.
+        reader: The `pipeline.sources.reader.SourceReader` of the source.
+        sample: The sample to read, as `SourceIndex.shard` returns it.
         limit: The length in bytes of the longest image that is read; None: no limit, and the image
             is read as a whole.
 

@@ -37,16 +37,17 @@ def recheck_rows(objects: Objects, split: str, num_rows: int) -> Iterator[Proble
 
     Yields:
         A problem for each row whose source cannot be read, has other bytes, or gives another
-        status, and for each size at which it gives other pixels. Its `name` is the path of the
-        image or the name of the object in the store, its `description` a phrase that begins with
-        the row and its key.
+        status, and for each size at which it gives other pixels; a shard object that is missing
+        counts as other pixels. Its `name` is the path of the image or the name of the object in the
+        store, its `description` a phrase that begins with the row and its key.
 
     Raises:
         StoreError: The split is not finished, or the location of its source is unknown or does not
             exist. Like the other errors, it is raised when the caller iterates, not at the call.
         StoreMismatchError: This machine makes other pixels than the recipe.
         StoreDamagedError: A part of the table is missing or damaged.
-        ValueError: A chunk of stored pixels does not match its checksum.
+        ValueError: A chunk of stored pixels, or the index of a shard, does not match its checksum.
+        OSError: The disk reports an error.
     """
     done = records.load_finish_record(objects, split)
     if done is None:

@@ -28,10 +28,15 @@ class ImageProperties:
     """The properties of a decoded image."""
 
     width: int
+    """The width in pixels of the rotated image at full size."""
     height: int
+    """The height in pixels of the rotated image at full size."""
     mode: str
+    """The mode of the file in Pillow's terms: "RGB", "L", "CMYK", "P", ..."""
     format: str
+    """The format of the file in Pillow's terms: "JPEG", "PNG", ..."""
     remark: str
+    """A defect of the file that did not change its pixels; empty for nearly all files."""
 
 
 Render = Callable[[bytes], tuple[ImageProperties, list[bytes]]]
@@ -49,8 +54,8 @@ def open_renderer(
     has `watched` False, an alarm of the process (SIGALRM) ends it if one image takes too long.
 
     Args:
-        space: The open store and source, as `pipeline.ingest.worker.workspace` returns them, whose
-            recipe and time limits apply.
+        space: The open store and source, as `pipeline.ingest.worker.workspace(config)` returns
+            them, whose recipe and limits apply.
         sizes: The sides of the squares in pixels.
         watch: The stopwatch of the task, to which the seconds of `decode` and `resize` are added; a
             child counts both as `decode`. What passed since its last lap counts, too, so the caller
@@ -58,11 +63,12 @@ def open_renderer(
         isolated: True to decode in a child with limits on time and memory.
 
     Yields:
-        A function that takes all bytes of an image file. It returns the `ImageProperties` of the
-        image and a list with its square for each of *sizes*, in their order: (size, size, 3) uint8
-        RGB in C order, as bytes. It raises DecodeError for bytes that are no readable image, and
-        with *isolated* also for an image that crashes a child twice or exceeds its limit of time or
-        memory. Call it in the thread that entered the block.
+        A function that takes all bytes of an image file. It returns a tuple of the
+        `ImageProperties` of the image and a list with its square for each of *sizes*, in their
+        order: (size, size, 3) uint8 RGB in C order, as bytes. It raises DecodeError, which has a
+        `status` and a `reason`, for bytes that are no readable image, and with *isolated* also for
+        an image that crashes a child twice or exceeds its limit of time or memory. Call it in the
+        thread that entered the block.
     """
     if not isolated:
         yield functools.partial(_render_in_process, space, tuple(sizes), watch)
@@ -119,16 +125,18 @@ def render_row(
     or hung a decoder then is not decoded: its row gets the same status and reason.
 
     Args:
-        space: The open store and source, as `pipeline.ingest.worker.workspace` returns them.
-        sample: The sample of the row.
+        space: The open store and source, as `pipeline.ingest.worker.workspace(config)` returns
+            them.
+        sample: The sample of the row, as `SourceIndex.shard` returns it.
         data: All its bytes, or the status and reason for not reading them.
-        render: The function that decodes it, of `open_renderer`.
+        render: The function that decodes it, which `open_renderer` yields; its block is open.
         committed_part: The shard's part of the table, if it was committed before; otherwise None.
         position: The position of the row in the shard, from 0.
 
     Returns:
-        The line of the table; and the square of each size, (size, size, 3) uint8 RGB in C order as
-        bytes, in the order of *render*. In place of the squares there is None if the row is
+        A tuple of the line of the table, with one attribute for each of its columns, such as
+        `status` and `reason`; and a list of the square of each size, (size, size, 3) uint8 RGB in C
+        order as bytes, in the order of *render*. In place of the list there is None if the row is
         quarantined: the caller stores zeros.
 
     Raises:

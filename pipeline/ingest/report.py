@@ -18,15 +18,21 @@ class ShardReport:
     """A summary of a task, of a few hundred bytes."""
 
     shard: int
+    """The number of the shard, from 0."""
     num_rows: int
+    """The number of its rows, those in quarantine included."""
     counts: dict[str, int]
     """The number of rows by status, in words."""
     bytes_in: int = 0
+    """The number of bytes that the task read from the source."""
     bytes_out: int = 0
+    """The number of bytes that the task wrote, without the commit."""
     seconds: dict[str, float] = field(default_factory=dict)
     """The seconds spent in each stage: read, decode, resize, write, sync."""
     host: str = ""
+    """The name of the machine."""
     isolated: bool = False
+    """True if the images were decoded one by one in a child process."""
     written_objects: tuple[str, ...] = ()
     """The names of the objects that were written; empty if the shard was complete before."""
 

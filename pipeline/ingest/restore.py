@@ -35,8 +35,11 @@ class Rebuild:
     """The objects of one shard that must be made again from the source."""
 
     shard: int
+    """The number of the shard, from 0."""
     sizes: tuple[int, ...]
+    """The sizes in pixels whose shard object is made again, in any order."""
     part: bool
+    """True if the table part is made again."""
 
 
 def restore_records(objects: Objects, split_records: SplitRecords) -> list[str]:
@@ -45,7 +48,7 @@ def restore_records(objects: Objects, split_records: SplitRecords) -> list[str]:
     A finish record and a ledger are not restored, because `finish_split` writes them again.
 
     Args:
-        objects: The objects of the store.
+        objects: The objects of the store, whose `begin` was called.
         split_records: The records of the split, with the problems that were found, as
             `pipeline.ingest.verify.read_records` returns them.
 
@@ -75,7 +78,7 @@ def restore_parts(
     """Restore missing or damaged table parts from the complete table, where that is intact.
 
     Args:
-        objects: The objects of the store.
+        objects: The objects of the store, whose `begin` was called.
         split_records: The records of the split, as `pipeline.ingest.verify.read_records` returns
             them.
         problems: All missing or damaged objects of the split; the complete table counts as intact
@@ -87,7 +90,7 @@ def restore_parts(
         complete table is missing or damaged.
 
     Raises:
-        StoreError: The store cannot be written.
+        StoreError: The store cannot be written, or the request to an object store failed.
     """
     bad = {problem.name for problem in problems}
     name = layout.table(split_records.split)
@@ -148,12 +151,13 @@ def rebuild_jobs(config: ShardTaskConfig, rebuilds: Iterable[Rebuild]) -> list[J
     """Return one Dask job for each shard that is rebuilt; nothing is run yet.
 
     Args:
-        config: The arguments that all tasks of the run share; its `sizes` are not used.
+        config: The arguments that all tasks of the run share: a `ShardTaskConfig` with at least
+            `store`, `split`, `run` and `sizes`, which is not used here.
         rebuilds: The objects to make again, of `plan_rebuilds`.
 
     Returns:
         Jobs for `pipeline.jobs.run_jobs` in the order of *rebuilds*, named `repair-<split>-<shard>`
-        with six digits, that call `rebuild_shard` and give its `ShardReport`.
+        with six digits for the shard, that call `rebuild_shard` and give its `ShardReport`.
     """
     return [
         Job(
@@ -176,7 +180,7 @@ def shards_without_commit(split_records: SplitRecords, problems: Iterable[Proble
 
     Returns:
         The numbers of the shards, ascending; an empty list also if the plan cannot be read. Shards
-        that were never committed are left out.
+        whose commit is not among *problems*, as they were never committed, are left out.
     """
     bad = {problem.name for problem in problems}
     shards = range(0 if split_records.plan is None else split_records.plan.num_shards)

@@ -16,12 +16,13 @@ def shard_jobs(config: ShardTaskConfig, shards: Iterable[int]) -> list[Job]:
     memory: the same task, which decodes image by image in a child and is named `<name>-isolated`.
 
     Args:
-        config: The arguments that all tasks of the run share.
-        shards: The numbers of the shards to prepare.
+        config: The arguments that all tasks of the run share: a `ShardTaskConfig` with at least
+            `store`, `split`, `run` and `sizes`.
+        shards: The numbers of the shards to prepare, from 0.
 
     Returns:
-        Jobs for `pipeline.jobs.run_jobs`, named `prepare-<split>-<shard>` with six digits, in the
-        order of *shards*, that call `prepare_shard` and give its `ShardReport`.
+        Jobs for `pipeline.jobs.run_jobs`, named `prepare-<split>-<shard>` with six digits for the
+        shard, in the order of *shards*, that call `prepare_shard` and give its `ShardReport`.
     """
 
     def job(shard: int) -> Job:

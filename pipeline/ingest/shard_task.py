@@ -59,7 +59,8 @@ def prepare_shard(config: ShardTaskConfig, shard: int, *, isolated: bool = False
     configuration says that nothing restarts it.
 
     Args:
-        config: The arguments that all tasks of the run share.
+        config: The arguments that all tasks of the run share: a `ShardTaskConfig` with at least
+            `store`, `split`, `run` and `sizes`; `watched=False` where nothing restarts the process.
         shard: The number of the shard, from 0.
         isolated: True to decode image by image in a child with limits on time and memory, and to
             quarantine images that fail there twice (default: False).
@@ -73,10 +74,12 @@ def prepare_shard(config: ShardTaskConfig, shard: int, *, isolated: bool = False
         objects.
 
     Raises:
-        ReadError: An image could not be read after several tries; nothing is committed.
+        ReadError: An image could not be read after several tries, as when the source does not
+            exist; nothing is committed.
         StoreMismatchError: The source's bytes differ from those committed before, or this machine
             makes other pixels or runs other code.
-        StoreError: The store could not be read or written, or the run has ended.
+        StoreError: The store could not be read or written, on a disk the run has not begun or has
+            ended, or there is no such split or shard.
     """
     check_run_active(config.store, config.run)
     space = workspace(config)
@@ -111,10 +114,12 @@ def rebuild_shard(
     They replace the objects in the store only if they are those that the commit records.
 
     Args:
-        config: The arguments that all tasks of the run share; the time limit of an image is that of
-            the commit, if it records one.
+        config: The arguments that all tasks of the run share: a `ShardTaskConfig` with at least
+            `store`, `split`, `run` and `sizes`, which is not used here. The time limit of an image
+            is that of the commit, if it records one.
         shard: The number of the shard, from 0; its commit must be intact.
-        sizes: The sizes in pixels whose shard object is damaged, all of which the commit has.
+        sizes: The sizes in pixels whose shard object is damaged, all of which the commit has;
+            empty if only the table part is.
         part: True if the table part is damaged. If the commit counts images that crashed or hung a
             decoder, all images are then decoded in a child.
 
@@ -125,9 +130,11 @@ def rebuild_shard(
 
     Raises:
         StoreMismatchError: The shard has no intact commit, the objects made from the source now
-            differ from it, or this machine makes other pixels or runs other code.
+            differ from it, it lacks one of *sizes*, or this machine makes other pixels or runs
+            other code.
         ReadError: An image could not be read after several tries; nothing is replaced.
-        StoreError: The store could not be read or written, or the run has not begun or has ended.
+        StoreError: The store could not be read or written, or on a disk the run has not begun or
+            has ended.
     """
     space = workspace(config)
     commit = records.load_commit(space.objects, config.split, shard)

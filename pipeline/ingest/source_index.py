@@ -54,6 +54,7 @@ class Origin:
     source: str
     """The source as the user named it."""
     kind: str
+    """The kind of the source, such as `folder`."""
     root: str
     """The folder or URL that paths are relative to."""
     fingerprint: str
@@ -86,7 +87,9 @@ class SourceIndexRecord:
     """The record of the source index file."""
 
     rows: ObjectRecord
+    """The name, length and digest of the source index."""
     format: Format
+    """The format version of the store, as in its recipe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +97,18 @@ class Sample:
     """The location of one row's image in the source."""
 
     row: int
+    """The row in the split."""
     key: str
     label: int
+    """The label; -1 for none."""
     num_bytes: int
+    """The length of the image in bytes."""
     path: str
+    """The path of its file, relative to the root of the source."""
     offset: int | None
+    """The offset in bytes of the image in its file; None: it is the whole file."""
     crc32c: int | None
+    """The checksum of the image; None unless it was spooled."""
 
 
 def write_source_index(
@@ -115,9 +124,10 @@ def write_source_index(
     They are `.cache/<split>.rows.arrow` and `.cache/<split>.rows.json` in the store.
 
     Args:
-        objects: The objects of the store.
-        plan: The plan of the split, for its name and number of rows per shard.
-        origin: The location of the source, which the index records.
+        objects: The objects of the store, whose `begin` was called.
+        plan: The plan of the split, for its name and rows.
+        origin: The location of the source, which the index records. Its `listing` must be that of
+            the plan; this is not checked, but otherwise the index cannot be opened.
         listing: The samples sorted by key, with the columns `key` and `num_bytes`, and where needed
             `path` (absent or null: the key), `offset` and `crc32c`.
         labels: (num_rows,) int32, the labels of the sorted samples; -1 for none.
@@ -163,7 +173,9 @@ def load_origin(objects: Objects, plan: Plan) -> Origin:
         files and the name of the first, by reason. Whether the source still exists is not checked.
 
     Raises:
-        StoreError: The index or its record is missing or damaged, or the index is of another plan.
+        StoreError: The index or its record is missing or damaged, or the index is of another
+            listing or number of shards than the plan.
+        OSError: The disk reports an error while the bytes are compared.
     """
     rows = SourceIndex(objects, plan)
     rows.close()
@@ -245,7 +257,7 @@ class SourceIndex:
             file. `crc32c` is None unless the sample was spooled.
 
         Raises:
-            StoreError: The index is damaged, or has no such shard.
+            StoreError: The index is damaged or was closed, or has no such shard.
         """
         return list(self._samples(shard))
 

@@ -31,11 +31,17 @@ class SplitRecords:
     """A split as far as its records can be read, from themselves or from the ledger."""
 
     split: str
+    """The name of the split."""
     recipe: Recipe | None
+    """The recipe of the store; None if neither it nor a copy can be read."""
     plan: Plan | None
+    """The plan; None if neither it nor a copy can be read."""
     done: FinishRecord | None
+    """The finish record; None if it is not written yet or damaged."""
     commits: dict[int, Commit]
+    """The readable commits, or their copies, by number of the shard."""
     problems: tuple[Problem, ...]
+    """The documents that are damaged, or missing although they must exist."""
 
     @property
     def objects(self) -> list[ObjectRecord]:
@@ -193,10 +199,10 @@ def check_finished(split_records: SplitRecords) -> list[Problem]:
 
     Returns:
         Problems whose `unfinished` is True, with the `name` of a document or array in the store and
-        a `description` in words: one for missing commits or a missing finish record, or one for
-        each size that is not finished. The list is empty if the split is finished, if its plan
-        cannot be read, or if its damaged finish record is already among the problems of
-        *split_records*.
+        a `description` in words: a single one for missing commits or a missing finish record;
+        otherwise one for each size that is not finished. The list is empty if the split is
+        finished, if its plan cannot be read, or if its damaged finish record is already among the
+        problems of *split_records*.
     """
     if split_records.plan is None:
         return []
@@ -285,7 +291,11 @@ def unknown_objects(objects: Objects, split_records: SplitRecords) -> list[str]:
 
     Returns:
         Their names relative to the store, in the folders of arrays, commits and table parts; an
-        empty list for a split that is not finished.
+        empty list if *split_records* has no finish record. Objects of a shard whose commit is lost
+        are among them.
+
+    Raises:
+        StoreError: The request to an object store failed.
     """
     if split_records.done is None:
         return []

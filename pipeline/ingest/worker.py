@@ -29,6 +29,7 @@ class ShardTaskConfig:
     store: str
     """The path or URL of the store."""
     split: str
+    """The name of the split."""
     run: str
     """The name of the run (`pipeline.ingest.planning.new_run`)."""
     sizes: tuple[int, ...]
@@ -79,8 +80,9 @@ workspace = functools.lru_cache(maxsize=2)(Workspace)
 def check_run_active(store: str, run: str) -> None:
     """Check that *store* on this machine is the store of the active run *run*.
 
-    Only a folder is checked, by the temporary folder `.tmp/<run>` that a run has in it until it
-    ends; nothing is created. A URL leads to the same store on every machine.
+    Only a folder is checked, by the temporary folder `.tmp/<run>` that a run has in it from `begin`
+    to `end`; nothing is created. A URL, also one of `file://`, is not checked: it leads to the same
+    store on every machine.
 
     Args:
         store: The path or URL of the store. A `~` in a path is not expanded.
@@ -88,7 +90,7 @@ def check_run_active(store: str, run: str) -> None:
 
     Raises:
         StoreError: The folder is not that store (a local disk that is mounted at the same path), or
-            the run has ended.
+            the run has not begun or has ended.
     """
     # Each run has a folder for its temporary files: another machine's local disk has none.
     run_folder = Path(store) / layout.TEMPORARY / run
@@ -117,12 +119,12 @@ def check_worker(config: ShardTaskConfig) -> None:
     They stay open for the tasks of this process: those of the last two configurations are kept.
 
     Args:
-        config: The arguments that all tasks of the run share. A `~` in the path of its store is not
-            expanded.
+        config: The arguments that all tasks of the run share: a `ShardTaskConfig` with at least
+            `store`, `split`, `run` and `sizes`. A `~` in the path of its store is not expanded.
 
     Raises:
-        StoreError: The folder on this machine is not the store in which the run was started, the
-            run has ended, or a record or the source index cannot be read.
+        StoreError: The folder on this machine is not the store in which the run was started, on a
+            disk the run has not begun or has ended, or a record or the source index cannot be read.
         StoreMismatchError: This machine decodes or resizes to other pixels than the planner, or
             runs other code.
         SourceError: The source does not exist on this machine.

@@ -12,8 +12,8 @@ def whole_number(name: str, value: Any) -> int:
 
     Args:
         name: The name of the argument, for the error.
-        value: The value to convert: an integer of Python, numpy or torch, of any sign. True and
-            False are 1 and 0.
+        value: The value to convert: an integer of Python, numpy or torch, of any sign, also as an
+            array of no dimensions. True and False are 1 and 0.
 
     Raises:
         ValueError: The value is not an integer; a float such as 2.0, a text and None are not.
@@ -42,7 +42,7 @@ def positive_number(name: str, value: Any) -> int:
 
 
 def side(name: str, value: Any) -> int:
-    """Return the side of a square image in pixels as a Python int; its range is not checked.
+    """Return the side of a square image in pixels as a Python int of any sign.
 
     Args:
         name: The name of the argument, for the error.
@@ -65,7 +65,8 @@ def sides(size: Any, sizes: Any) -> tuple[int, ...]:
 
     Args:
         size: The side of the only square, an integer of any library, or None.
-        sizes: An iterable of several sides, or None. If both arguments are None, the side is 224.
+        sizes: An iterable of one or more sides, or None. If both arguments are None, the side is
+            224.
 
     Returns:
         One or more different sides, each at least 1, in the order of *sizes*, as Python ints.

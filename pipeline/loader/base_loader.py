@@ -154,13 +154,15 @@ class BaseLoader(ABC):
             epoch: The number of the epoch, 0 to 2^64 - 1.
 
         Returns:
-            An object whose `rows(start, stop)` gives the rows of the split at these positions of
-            the epoch, (stop - start,) int64. Global batch i has positions i * batch_size to (i + 1)
-            * batch_size. Quarantined rows, and those of labels that are not included, do not occur;
-            the number of the others is its `num_rows`.
+            An object whose `rows(start, stop)` gives the rows of the split at the positions start
+            to stop - 1 of the epoch, (stop - start,) int64; that 0 <= start <= stop <= `num_rows`
+            is not checked. Its `num_rows` is the number of rows of the epoch: those in quarantine,
+            and those of labels that are not included, do not occur. Global batch i begins at
+            position i * batch_size.
 
         Raises:
-            ValueError: *epoch*, the loader's seed or one of its labels is out of range.
+            ValueError: *epoch* is no whole number, or it, the loader's seed or one of its labels
+                (of `include_labels`, where -1 is no label) is out of range.
             StoreError: The split cannot be opened.
         """
         split = self._of_split()
@@ -169,7 +171,7 @@ class BaseLoader(ABC):
             num_rows=split.plan.num_rows,
             excluded=split.excluded,
             seed=self.seed,
-            epoch=epoch,
+            epoch=whole_number("epoch", epoch),
             chunk_rows=split.recipe.chunk_rows,
             window_chunks=self._window_chunks(),
         )
@@ -227,10 +229,11 @@ class BaseLoader(ABC):
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration yield *epoch* from its start.
 
-        If *epoch* is that of a state that was just loaded, the position in it is kept: the next
-        iteration yields the remaining batches of the epoch, and none if the state is from its end.
-        So a training loop may begin each of its epochs with `set_epoch`. Iterators that have
-        yielded a batch before go on with their epoch, but no longer advance the position.
+        If *epoch* is that of a state that was loaded since the last iteration and `set_epoch` named
+        no other meanwhile, the position in it is kept: the next iteration yields the remaining
+        batches of the epoch, and none if the state is from its end. So a training loop may begin
+        each of its epochs with `set_epoch`. Iterators that have yielded a batch before go on with
+        their epoch, but no longer advance the position.
 
         Args:
             epoch: The number of the epoch, 0 to 2^64 - 1.
@@ -256,8 +259,9 @@ class BaseLoader(ABC):
         Args:
             rank: The rank, from 0 to world - 1.
             world: The number of ranks.
-            ranks_on_host: The number of ranks on the machine of this rank (default: 1). Windows are
-                read ahead only if all ranks are on one machine.
+            ranks_on_host: The number of ranks on the machine of this rank (default: 1). Chunks are
+                read ahead, in any order but the random one, only if it equals *world*. It changes
+                no batch.
 
         Raises:
             ValueError: *rank* is out of range, it or *world* is no integer, or a global batch has
@@ -307,6 +311,7 @@ class BaseLoader(ABC):
             StoreMismatchError: One of these differs, the readable rows of the split have changed,
                 or the state lacks its position; the position of this loader is unchanged.
             StoreError: The split cannot be opened.
+            ValueError: A label of this loader's `include_labels` does not exist.
         """
         mismatches = [
             f"{name} is {state.get(name)!r} in the state, {value!r} here"

@@ -54,13 +54,18 @@ def make_batch(
     Args:
         images: The rows' images, (n, 3, size, size) uint8, or a tuple of such tensors, one for each
             size; or their features, (n, d) float32.
-        split: The split, from which the labels are read.
-        rows: The rows of the split, (n,) int64, in the order of *images*; they are copied.
+        split: The split, as `pipeline.store.split.open_split` returns it, from which the labels are
+            read.
+        rows: The rows of the split, (n,) int64, in the order of *images*; they are copied. Their
+            number is not compared with that of *images*.
         row_weight: The weight of each row in a loss: W / B for W ranks that share B rows.
 
     Returns:
         The batch, which unpacks to *images*, labels and rows. Labels, -1 for no class, and rows are
         (n,) int64 tensors on the CPU; *row_weight* is its attribute of that name.
+
+    Raises:
+        IndexError: A row is not less than the number of rows of the split.
     """
     # The losses of torch require int64 labels.
     labels = torch.from_numpy(split.labels[rows].astype(np.int64))

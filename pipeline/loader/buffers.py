@@ -108,10 +108,12 @@ def pinned_memory(shape: tuple[int, ...]) -> torch.Tensor:
     """Return a page-locked uint8 CPU tensor of *shape* from torch's caching allocator.
 
     Its contents are arbitrary. When no tensor views it any more, the allocator may hand its memory
-    out again. Page-locked memory needs a GPU and its driver; without them torch raises
-    RuntimeError.
+    out again.
 
     Args:
         shape: The shape of the tensor.
+
+    Raises:
+        RuntimeError: There is no GPU with its driver, which page-locked memory needs.
     """
     return torch.empty(shape, dtype=torch.uint8, device="cpu", pin_memory=True)

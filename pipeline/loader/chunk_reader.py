@@ -79,11 +79,12 @@ class ChunkReader:
         """Copy the pixels of *rows* to *out*, from the cache or from chunks that are read now.
 
         Args:
-            rows: The rows of the split, (n,) int64, in any order, also repeated.
+            rows: The rows of the split, (n,) int64, in any order, also repeated; that they are 0 to
+                the split's number of rows - 1 is not checked.
             out: (n, size, size, 3) uint8, contiguous; image i becomes that of row i. After an error
                 its contents are arbitrary.
-            disk: The threads that may block on reads from the store; they have ended their reads
-                when this returns or raises.
+            disk: The threads that may block on reads from the store, such as a
+                `ThreadPoolExecutor`; they have ended their reads when this returns or raises.
 
         Returns:
             The method of reading, always `chunks`.
@@ -116,8 +117,8 @@ class ChunkReader:
     def chunks_to_prefetch(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return those of *chunks* that are not in the cache; nothing is read.
 
-        The result is empty if the cache cannot hold two windows of that size, because reading ahead
-        would evict the chunks of the current one, and if this reader keeps no chunks.
+        The result is empty if the cache cannot hold twice as many chunks, because reading ahead
+        would evict those of the current window, and if this reader keeps no chunks.
 
         Args:
             chunks: The numbers of the chunks of a window, (n,) int64, counted from 0 over the whole

@@ -84,7 +84,7 @@ def explicit_placement(rank: int | None, world: int | None) -> Placement | None:
         says in messages where they come from; or None.
 
     Raises:
-        ValueError: Only one of the two is set, or *rank* is out of range.
+        ValueError: Only one of the two is None, or *rank* is out of range, as for a *world* of 0.
     """
     if (rank is None) != (world is None):
         raise ValueError(f"rank is {rank}, world is {world}: pass both or neither.")
@@ -135,7 +135,8 @@ def count_ranks_on_host(world: int) -> int:
         world: The number of ranks on all machines, at least 1.
 
     Returns:
-        The number, at most *world*; 1 if no launcher has set one, or if it is no number.
+        The number, at most *world*; 1 if no launcher has set one, or if it is no number; 0 only if
+        the variable is `0`.
     """
     text = next((os.environ[name] for name in _LOCAL_WORLDS if os.environ.get(name)), "1")
     # An outer launcher may have set the number of its own tasks, more than this world has ranks.

@@ -91,7 +91,7 @@ class MappedShards:
         further shard is mapped.
 
         Args:
-            shard: The number of the shard in the split.
+            shard: The number of the shard in the split, from 0.
             file: The descriptor of its open file, whose size the caller has checked: with a shorter
                 one, reading would kill the process by SIGBUS. It is not kept: the caller may close
                 it afterwards.
@@ -112,7 +112,7 @@ class MappedShards:
     def resident(self, shards: NDArray[np.int64], offsets: NDArray[np.int64]) -> bool:
         """Return True if all rows are mapped and a sample of at most 31 of them is in memory.
 
-        Nothing is read. For no rows the result is True.
+        Nothing is read. For no rows the result is True, and False for a shard that was not added.
 
         Args:
             shards: The number of the shard of each row, (n,) int64.
@@ -136,12 +136,13 @@ class MappedShards:
         The file must not shrink while the array is read: the process would die of SIGBUS.
 
         Args:
-            shard: The number of the shard in the split.
-            chunk: The number of the chunk in the shard.
+            shard: The number of the shard in the split, from 0.
+            chunk: The number of the chunk in the shard, from 0; that there is one is not checked.
 
         Returns:
-            (bytes of a chunk + 4,) uint8, a view of the mapped file that must only be read; None if
-            the shard is not mapped or a page of the chunk is not in memory.
+            (bytes of a chunk + 4,) uint8, a view of the mapped file that must only be read, and
+            only while this object exists; None if the shard is not mapped or a page of the chunk is
+            not in memory.
         """
         if not self._mapped_shards[shard]:
             return None

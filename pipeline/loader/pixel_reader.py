@@ -22,11 +22,12 @@ class PixelReader(Protocol):
         """Copy the pixels of *rows* to *out*.
 
         Args:
-            rows: The rows of the split, (n,) int64, in any order, also repeated.
+            rows: The rows of the split, (n,) int64, in any order, also repeated; that they are 0 to
+                the split's number of rows - 1 is not checked.
             out: (n, size, size, 3) uint8, contiguous; image i becomes that of row i. After an error
                 its contents are arbitrary.
-            disk: The threads that may block on reads from the store; they have ended their reads
-                when this returns or raises.
+            disk: The threads that may block on reads from the store, such as a
+                `ThreadPoolExecutor`; they have ended their reads when this returns or raises.
 
         Returns:
             The method of reading: `mapped`, `preadv`, `direct` or `chunks`.
@@ -44,8 +45,8 @@ class PixelReader(Protocol):
                 split.
 
         Returns:
-            (m,) int64, m <= n: empty if all of them are in memory, or if reading ahead would not
-            pay.
+            (m,) int64, m <= n, in any order: empty if all of them are in memory, or if reading
+            ahead would not pay.
         """
 
     def prefetch(self, chunk: int, disk: Executor) -> None:
@@ -73,8 +74,9 @@ def open_reader(
     """Return a reader for rows of one size of *split*; nothing is read yet.
 
     Args:
-        split: Any open split.
-        size: The side of the square images in pixels, one of the split's sizes.
+        split: The split, as `pipeline.store.split.open_split` returns it.
+        size: The side of the square images in pixels, one of the split's sizes; of another, the
+            first read raises StoreDamagedError.
         cache_bytes: The maximum bytes of decoded chunks in the cache of a reader of whole chunks.
         check: True compares each chunk with its checksum when single rows of it are read, False
             does not, None does so for the chunks that memory can hold (default: False). A reader
@@ -87,7 +89,8 @@ def open_reader(
 
     Returns:
         A `RowReader`, which reads single rows, for an uncompressed local store; not if *windows* is
-        True and *cached* less than 1. Otherwise a `ChunkReader`, which reads whole chunks.
+        True and *cached* less than 1. Otherwise a `ChunkReader`, which reads whole chunks. Both
+        copy the pixels of rows by `gather(rows, out, disk)`.
     """
     # Rows of an uncompressed local store lie at computable offsets, so each is read by itself.
     # Windows over a store larger than memory read whole chunks: fewer, larger requests.

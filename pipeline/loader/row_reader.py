@@ -101,11 +101,12 @@ class RowReader:
         done. The soft limit of open files of the process is raised if the shards need it.
 
         Args:
-            rows: The rows of the split, (n,) int64, in any order, also repeated.
+            rows: The rows of the split, (n,) int64, in any order, also repeated; that they are 0 to
+                the split's number of rows - 1 is not checked.
             out: (n, size, size, 3) uint8, contiguous; image i becomes that of row i. After an error
                 its contents are arbitrary.
-            disk: The threads that may block on reads from the store; they have ended their reads
-                when this returns or raises.
+            disk: The threads that may block on reads from the store, such as a
+                `ThreadPoolExecutor`; they have ended their reads when this returns or raises.
 
         Returns:
             The method of reading: `mapped`, `preadv`, or `direct` if any row may have bypassed the
@@ -276,6 +277,10 @@ def finish_all(futures: Sequence[Future[Any]]) -> None:
     Args:
         futures: The futures of an executor, possibly none; their results are discarded. The first
             is the first of the sequence, not in time.
+
+    Raises:
+        CancelledError: The first that failed was cancelled. Otherwise, its exception is raised as
+            it is.
     """
     wait(futures)
     for future in futures:

@@ -127,6 +127,9 @@ class ShardCopySet:
         Returns:
             (num_shards,) bool, the array itself, which must only be read: threads that copy set
             further elements to True.
+
+        Raises:
+            KeyError: The split was opened without *size*.
         """
         return self._staged[size]
 
@@ -154,13 +157,13 @@ class ShardCopySet:
         It returns at once. Each call must be followed by one of `stop`; until the last of these,
         further calls are only counted. A shard that does not match its commit, or a commit of an
         unknown format, ends the copying, and `check` raises the error. A full or failing local disk
-        and the limit of its folder end it without an error. A shard that the store cannot deliver
-        is tried again.
+        and the limit of its folder end it without an error. In both cases later calls copy nothing.
+        A shard that the store cannot deliver is tried again.
 
         Args:
             rank: The rank of the caller, 0 to *world* - 1; that of the first caller counts. Ranks
                 start at different shards, so that they share the work.
-            world: The number of ranks.
+            world: The number of ranks, at least 1.
         """
         with self._lock:
             self._users += 1
@@ -337,11 +340,12 @@ class StagedReader:
         """Copy the pixels of *rows* to *out*, from local copies where they are complete.
 
         Args:
-            rows: The rows of the split, (n,) int64, in any order, also repeated.
+            rows: The rows of the split, (n,) int64, in any order, also repeated; that they are 0 to
+                the split's number of rows - 1 is not checked.
             out: (n, size, size, 3) uint8, contiguous; image i becomes that of row i. After an error
                 its contents are arbitrary.
-            disk: The threads that may block on reads from the store; they have ended their reads
-                when this returns or raises.
+            disk: The threads that may block on reads from the store, such as a
+                `ThreadPoolExecutor`; they have ended their reads when this returns or raises.
 
         Returns:
             The method of reading: `mapped`, `preadv`, `direct` or `chunks`; that of the store if

@@ -74,7 +74,8 @@ class ShardFile:
         """Fill *target* with the bytes of the file from *offset* on.
 
         Args:
-            target: Writable memory of bytes; it is filled completely.
+            target: Writable contiguous memory of single bytes, such as `memoryview(bytearray(9))`;
+                it is filled completely.
             offset: The offset in the file, in bytes.
 
         Raises:
@@ -97,8 +98,9 @@ class ShardFile:
         """Read a chunk and the checksum behind it, for `check_chunk`; nothing is compared yet.
 
         Args:
-            chunk: The number of the chunk in the shard.
-            memory: (bytes of a chunk + 4,) uint8, contiguous; it is overwritten.
+            chunk: The number of the chunk in the shard, from 0.
+            memory: (bytes of a chunk + 4,) uint8, contiguous; it is overwritten. Its length decides
+                how much is read.
 
         Raises:
             StoreDamagedError: The file ends before the end of the chunk.

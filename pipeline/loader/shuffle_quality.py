@@ -51,6 +51,9 @@ def recurring_pair_ratio(first: EpochOrder, second: EpochOrder, batch_size: int)
     Returns:
         The ratio to the number that two random orders have on average: 1 is a perfect shuffle, more
         if the same rows meet too often; NaN if there is no full batch.
+
+    Raises:
+        ZeroDivisionError: *batch_size* is less than 2.
     """
     n = first.num_rows
     rows, second_rows = (order.rows(0, n // batch_size * batch_size) for order in (first, second))

@@ -98,7 +98,8 @@ class StagingFolder:
         object, if that yielded no None.
 
         Args:
-            name: The name of the copy set, 32 hexadecimal digits, which is that of its folder.
+            name: The name of the copy set, 32 hexadecimal digits in lower case, which is that of
+                its folder. This is not checked, but a set of another name is never evicted.
 
         Returns:
             A descriptor of its folder, which the caller closes.
@@ -138,7 +139,10 @@ class StagingFolder:
         Args:
             num_bytes: The number of bytes that are about to be written.
             copy_set: The name of the copy set that they belong to, 32 hexadecimal digits, which is
-                never deleted.
+                never deleted and need not exist.
+
+        Raises:
+            OSError: A copy set cannot be deleted.
         """
         max_bytes = self._limit_of_sets() - num_bytes
         if self._bytes_of_set(copy_set) > max_bytes:
@@ -310,7 +314,8 @@ def folder_below(folder: int, parts: Sequence[str], *, make: bool = False) -> It
 
     Args:
         folder: The descriptor of the folder to start from; it stays open.
-        parts: The names of the levels, from the outermost; without any, *folder* itself is opened.
+        parts: The names of the levels, such as `["train", "72"]`, from the outermost; without any,
+            *folder* itself is opened again.
         make: True to create missing levels, for this user alone (default: False).
 
     Yields:
@@ -343,8 +348,11 @@ def split_name(name: str) -> tuple[Sequence[str], str]:
         name: A name such as `images.zarr/train/72/c.0.0.0.0`.
 
     Returns:
-        The names of its folders, from the outermost, and the name of the file: for this example
-        `("images.zarr", "train", "72")` and `c.0.0.0.0`.
+        A pair: the names of its folders, from the outermost, and the name of the file; for this
+        example `(("images.zarr", "train", "72"), "c.0.0.0.0")`.
+
+    Raises:
+        IndexError: *name* is empty.
     """
     parts = PurePosixPath(name).parts
     return parts[:-1], parts[-1]

@@ -1,5 +1,6 @@
 """Planning gives the same recipe, plan, labels and metadata on every machine and every run."""
 
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.ingest import planning
 from pipeline.ingest.planning import class_runs
-from pipeline.ingest.source_index import SourceIndex
+from pipeline.ingest.source_index import SourceIndex, load_origin
 from pipeline.order import row_order
 from pipeline.sources import open_source
 from pipeline.store import arrays, layout, records
@@ -196,6 +197,19 @@ def test_a_further_split_may_have_fewer_classes_but_no_others(
         plan_inline(tmp_path / "few", store, split="test")
 
 
+def test_a_refused_seed_or_class_leaves_no_plan(source: Path, store: str) -> None:
+    """A plan that cannot be read would be damage, and one of other classes could not be made."""
+    objects, planned, config = plan_inline(source, store)
+    recipe, origin = records.load_recipe(objects), load_origin(objects, planned)
+    listed = planning.read_listing(open_source(str(source), config.split).list(lambda _: None))
+    with pytest.raises(ValueError, match="seed is -1"):
+        planning.make_plan(objects, "val", recipe, listed, origin, -1)
+    few = replace(recipe, classes=recipe.classes[:2])
+    with pytest.raises(StoreMismatchError, match="1 classes are not in the store's 2"):
+        planning.make_plan(objects, "test", few, listed, origin, 0)
+    assert records.stored_splits(objects) == ["train"]
+
+
 def test_plans_without_a_recipe_are_damage(source: Path, store: str) -> None:
     """A new recipe would not match the plans."""
     plan_inline(source, store)
@@ -256,6 +270,20 @@ def test_invalid_sizes_are_refused(sizes: tuple[int, ...], sentence: str) -> Non
     """The error states the given sizes."""
     with pytest.raises(ValueError, match=sentence):
         StoreOptions(sizes=sizes)
+
+
+@pytest.mark.parametrize(
+    ("choice", "sentence"),
+    [
+        ({"fit": "fill"}, "fit is 'fill': expected one of crop, pad, squish"),
+        ({"filter": "cubic"}, "filter is 'cubic': expected one of bicubic, bilinear"),
+        ({"codec": "gzip"}, "codec is 'gzip': expected none, zstd:LEVEL"),
+    ],
+)
+def test_invalid_options_are_refused(tmp_path: Path, choice: dict[str, Any], sentence: str) -> None:
+    """The error states the given option, for a store that does not exist yet."""
+    with pytest.raises(ValueError, match=sentence):
+        planning.check_options(open_objects(str(tmp_path / "store")), StoreOptions(**choice))
 
 
 @given(st.integers(1, 8), st.integers(1, 9))

@@ -995,6 +995,12 @@ def test_invalid_arguments_are_refused(store: Path, words: dict[str, Any], messa
         Loader(store, **words)
 
 
+def test_the_order_of_an_epoch_that_is_no_whole_number_is_refused(store: Path) -> None:
+    """It would be the order of some other epoch."""
+    with pytest.raises(ValueError, match=r"epoch is 1.5: expected a whole number"):
+        Loader(store, size=8).epoch_order(1.5)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
