@@ -81,8 +81,8 @@ def check_run_active(store: str, run: str) -> None:
     """Check that *store* on this machine is the store of the active run *run*.
 
     Only a folder is checked, by the temporary folder `.tmp/<run>` that a run has in it from `begin`
-    to `end`; nothing is created. A URL, also one of `file://`, is not checked: it leads to the same
-    store on every machine.
+    to `end`; nothing is created. A URL is not checked, except one of `file://`: it leads to the
+    same store on every machine.
 
     Args:
         store: The path or URL of the store. A `~` in a path is not expanded.
@@ -93,8 +93,8 @@ def check_run_active(store: str, run: str) -> None:
             the run has not begun or has ended.
     """
     # Each run has a folder for its temporary files: another machine's local disk has none.
-    run_folder = Path(store) / layout.TEMPORARY / run
-    if not is_url(store) and not run_folder.is_dir():
+    folder = store.removeprefix("file://")
+    if not is_url(folder) and not (Path(folder) / layout.TEMPORARY / run).is_dir():
         raise StoreError(
             f"on {socket.gethostname()} {store} is not the folder that the command writes to, or"
             " the command has ended. Every machine must have the same folder under the same path:"

@@ -40,6 +40,18 @@ def test_a_worker_with_other_code_makes_no_shard(source: Path, tmp_path: Path) -
     assert prepare_shard(replace(work, code=code_digest.running_code_digest()), 0).num_rows == 8
 
 
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_a_worker_with_another_disk_at_the_path_makes_no_shard(
+    source: Path, tmp_path: Path, prefix: str
+) -> None:
+    """Its own folder of that name has none of the run's temporary files."""
+    _, _, work = plan_inline(source, str(tmp_path / "store"))
+    (tmp_path / "local").mkdir()
+    with pytest.raises(StoreError, match="is not the folder that the command writes to"):
+        prepare_shard(replace(work, store=f"{prefix}{tmp_path}/local"), 0)
+    assert prepare_shard(replace(work, store=f"{prefix}{tmp_path}/store"), 0).num_rows == 8
+
+
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("arrives", [False, True])
 def test_a_failed_object_prevents_the_commit(
