@@ -53,8 +53,10 @@ def recurring_pair_ratio(first: EpochOrder, second: EpochOrder, batch_size: int)
         if the same rows meet too often; NaN if there is no full batch.
 
     Raises:
-        ZeroDivisionError: *batch_size* is less than 2.
+        ValueError: *batch_size* is less than 2.
     """
+    if batch_size < 2:
+        raise ValueError(f"batch_size is {batch_size}: expected at least 2 rows.")
     n = first.num_rows
     rows, second_rows = (order.rows(0, n // batch_size * batch_size) for order in (first, second))
     if not len(rows):

@@ -290,7 +290,7 @@ def find_val(
     one_class = location.options.class_name or is_wnid(location.root.rpartition("/")[2])
     if one_class and not explicit and location.options.rules > 1:
         return {}  # --class-name or the folder's name gives their class
-    if any(map(is_val_image, location.names().files)):
+    if not location.only_file and any(map(is_val_image, location.names().files)):
         return {"": ValFolder("ilsvrc-val", location)}
     if "val" in location.names().folders and any(map(is_val_image, location.names("val").files)):
         return {"val": ValFolder("ilsvrc-val", location.child("val"))}
@@ -328,9 +328,11 @@ def find_kaggle(
         ReadError: A folder cannot be read.
         SourceError: A link in a folder leads back to itself.
     """
+    if location.only_file:  # its folder may hold a tree, which the user did not name
+        return {}
     inside = next((location.child(path) for path in _KAGGLE if location.is_folder(path)), None)
     if inside is None:
-        if location.only_file or not location.root.endswith("/CLS-LOC"):
+        if not location.root.endswith("/CLS-LOC"):
             return {}
         inside = location
     sources: dict[str, FolderSource | ValFolder | FlatFolder] = {}

@@ -42,6 +42,13 @@ def test_the_same_order_has_the_maximum_recurrence() -> None:
     assert different == pytest.approx(1, abs=0.03)
 
 
+@pytest.mark.parametrize("batch", [1, 0, -1])
+def test_rows_without_company_have_no_recurrence(batch: int) -> None:
+    """A batch of one row has no pairs."""
+    with pytest.raises(ValueError, match=f"batch_size is {batch}: expected at least 2"):
+        recurring_pair_ratio(order("random", 10), order("random", 10), batch)
+
+
 @given(num_rows=st.integers(4, 60), batch=st.integers(2, 10), classes=st.integers(1, 5))
 def test_the_measures_are_counts_of_pairs(num_rows: int, batch: int, classes: int) -> None:
     """Each measure equals a count over all single pairs."""

@@ -169,6 +169,16 @@ def test_the_error_without_scipy_names_the_package(tmp_path, monkeypatch):
     assert open_source(root, "val").words() == {}
 
 
+def test_a_single_file_is_not_the_tree_beside_it(tmp_path):
+    """Its folder holds Kaggle's tree, and val's images, which the user did not name."""
+    write_folder(tmp_path / "ILSVRC" / "Data" / "CLS-LOC" / "train", made_pictures())
+    write_folder(tmp_path, VAL)
+    (tmp_path / "x.tar").write_bytes(tar_bytes(made_pictures()))
+    assert open_source(tmp_path / "x.tar", "train").kind != "kaggle"
+    with pytest.raises(SourceError, match=r"JPEG"):
+        open_source(tmp_path / next(iter(VAL)), "val")
+
+
 @pytest.mark.parametrize("level", ["", "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"])
 def test_kaggles_tree_is_found_from_any_level(tmp_path, level):
     """Kaggle's tree is detected at any level; the first word of a prediction is the class."""
