@@ -14,13 +14,13 @@ from pipeline.ingest.planning import new_run
 from pipeline.ingest.worker import workspace
 from pipeline.jobs import Failed, Job
 from pipeline.store.open import open_objects
-from workflows import cli, command_cluster
+from workflows import cli, cluster_kinds
 from workflows.preparation import prepare, repair, spooling
 from workflows.preparation.options import RepairOptions
 
 
 class NoCluster:
-    """A replacement of `workflows.command_cluster.CommandCluster` without processes."""
+    """A replacement of `workflows.cluster_kinds.CommandCluster` without processes."""
 
     client = SimpleNamespace(id="nobody")
 
@@ -71,9 +71,9 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
         for module in (prepare, repair, spooling):
             patch.setattr(module, "run_jobs", run_here)
-        # Commands start a cluster by `command_cluster.cluster_of`, which must not start one here.
-        patch.setattr(command_cluster, "CommandCluster", NoCluster)
-        patch.setattr(command_cluster, "LocalWorkers", _refuse_workers)
+        # Commands start a cluster by `cluster_kinds.cluster_of`, which must not start one here.
+        patch.setattr(cluster_kinds, "CommandCluster", NoCluster)
+        patch.setattr(cluster_kinds, "LocalWorkers", _refuse_workers)
         for module in (prepare, repair):
             patch.setattr(module, "ShardTaskConfig", _patient(module.ShardTaskConfig))
         yield

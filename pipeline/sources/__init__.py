@@ -7,10 +7,12 @@
     keys         names of samples and splits   options      options, and listing rules
     clutter      files that are no samples     duplicates   unique names for repeated ones
     text_tables  parsing of tables             nearby_tables  tables near the images
+    imagenet_tables  words of wnids, classes of ILSVRC2012's val images
+    split_files  the files of each split
     read_errors  errors with the file's name   numbered_files  gaps among numbered files
     classes/     labeller (the class of a sample), labels (values of labels), class_names (the
                  class in a key), class_table (numbered classes), evidence (what tells classes),
-                 store_classes (the classes of all splits), name_tables, number_tables (files)
+                 class_order (the classes of all splits), name_tables, number_tables (files)
     formats/     the kinds: folder and folder_detection, flat, tiny_imagenet, ilsvrc, webdataset,
                  parquet and parquet_columns, cifar, lsun; val_folder_check (classes of val),
                  unsupported (data sets of other tools)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import SourceError
+from pipeline.sources.imagenet_tables import find_words
 from pipeline.sources.location import Location, fingerprint_of
-from pipeline.sources.nearby_tables import find_words
 
 if TYPE_CHECKING:  # only a process that lists needs Arrow
     import pyarrow as pa

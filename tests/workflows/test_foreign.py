@@ -24,7 +24,7 @@ from pipeline.store.open import open_objects
 from tests.disk import without_fsync
 from tests.images import make_folder, prepare_inline
 from tests.inline import NoCluster, tesserae
-from workflows import command_cluster
+from workflows import cluster_kinds
 
 CHOICES = {"sizes": (8,), "shard_rows": 4, "chunk_rows": 2}
 OPTIONS = ("--sizes", 8, "--shard-rows", 4, "--chunk-rows", 2, "--max-bad", 1, "--workers", 1)
@@ -315,7 +315,7 @@ ATTACKS: dict[str, Callable[[Path, Path], None]] = {
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(command_cluster, "cluster_of", lambda args: NoCluster())
+    monkeypatch.setattr(cluster_kinds, "cluster_of", lambda args: NoCluster())
     with without_fsync(monkeypatch):
         yield
 

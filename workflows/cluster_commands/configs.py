@@ -15,7 +15,7 @@ from workflows.cluster_commands.options import (
     UpOptions,
     WorkerOptions,
 )
-from workflows.command_cluster import PRELOAD
+from workflows.cluster_kinds import PRELOAD
 
 
 def certificates_folder(options: CertificateOptions) -> Path | None:

@@ -12,17 +12,17 @@ COMMAND = Group(
     lambda: {
         "gaussians": Command(
             (GaussiansOptions,),
-            "workflows.studies.tables:gaussians",
+            "workflows.studies.command:gaussians",
             "How many modes of a grid of 25 Gaussians does a generator cover?",
         ),
         "digits": Command(
             (DigitsOptions,),
-            "workflows.studies.tables:digits",
+            "workflows.studies.command:digits",
             "Do the critic's estimate and the discriminator's loss track sample quality?",
         ),
         "devise": Command(
             (DeviseStudyOptions,),
-            "workflows.studies.tables:devise",
+            "workflows.studies.command:devise",
             "Does DeViSE recognise unseen classes better than simpler baselines?",
         ),
     },

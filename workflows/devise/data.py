@@ -23,7 +23,7 @@ from pipeline.wordvectors.files import read_word_vectors
 from pipeline.wordvectors.hierarchy import read_hierarchy
 from pipeline.wordvectors.mapped_word_vectors import file_digest
 from pipeline.wordvectors.vectors import ClassVectors, class_vectors, taxonomy_vectors
-from workflows.command_cluster import CommandCluster
+from workflows.cluster_kinds import CommandCluster
 from workflows.devise.class_splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION, class_parts
 from workflows.devise.options import DeviseOptions
 from workflows.devise.stage import check_initial_run

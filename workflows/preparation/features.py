@@ -24,8 +24,8 @@ from pipeline.store.lease import lease
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
-from workflows import command_cluster
-from workflows.command_cluster import CommandCluster
+from workflows import cluster_kinds
+from workflows.cluster_kinds import CommandCluster
 from workflows.dashboard.publisher import Publisher
 from workflows.preparation.options import ALL, FeaturesOptions
 from workflows.terminal.formatting import bytes_text, counted, printable
@@ -52,11 +52,11 @@ def run_features(options: FeaturesOptions) -> int:
             little free space.
         TesseraeError: There is no such network, or a shard failed.
     """
-    command_cluster.check_cluster_option(options.cluster)
+    cluster_kinds.check_cluster_option(options.cluster)
     splits = _splits(open_objects(options.store), options.split)
-    if command_cluster.run_as_slurm_worker(options):
+    if cluster_kinds.run_as_slurm_worker(options):
         return 0
-    cluster = command_cluster.cluster_of(options)
+    cluster = cluster_kinds.cluster_of(options)
     cluster.use_gpus(options.gpus)
     if options.workers is None:
         cluster.set_workers(cores())

@@ -25,7 +25,7 @@ from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
-from workflows.command_cluster import CommandCluster
+from workflows.cluster_kinds import CommandCluster
 from workflows.preparation import spooling
 from workflows.preparation.options import ALL, PrepareOptions
 from workflows.reports.class_lines import class_lines

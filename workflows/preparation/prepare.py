@@ -23,8 +23,8 @@ from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from pipeline.store.records import FinishRecord
-from workflows import command_cluster
-from workflows.command_cluster import CommandCluster
+from workflows import cluster_kinds
+from workflows.cluster_kinds import CommandCluster
 from workflows.dashboard.preview import ShardPreview
 from workflows.dashboard.publisher import Publisher
 from workflows.preparation import spooling
@@ -138,7 +138,7 @@ def run_prepare(options: PrepareOptions) -> int:
         KeyboardInterrupt: The run was stopped; the message says how to continue.
         TesseraeError: A split could not be prepared; `prepare` lists the reasons.
     """
-    if command_cluster.run_as_slurm_worker(options):
+    if cluster_kinds.run_as_slurm_worker(options):
         return 0
     try:
         report_store(options.store, prepare(options))
@@ -167,11 +167,11 @@ def prepare(options: PrepareOptions) -> dict[str, RunReport]:
         TesseraeError: A shard failed, or too many rows were quarantined. Committed shards are kept.
         KeyboardInterrupt: The run was stopped; the message says how to continue.
     """
-    command_cluster.check_cluster_option(options.cluster)
+    cluster_kinds.check_cluster_option(options.cluster)
     options = resolve_splits(options)
     for split in options.split:  # a missing split is reported before hours of work on others
         open_split_for_prepare(options, split)
-    with command_cluster.cluster_of(options) as cluster:
+    with cluster_kinds.cluster_of(options) as cluster:
         cluster.connect_if_remote()
         plans = plan_splits(options, cluster) if len(options.split) > 1 else None
         runs = {split: prepare_split(options, split, cluster, plans) for split in options.split}

@@ -25,8 +25,8 @@ from pipeline.store.lease import lease
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from pipeline.store.plan import Plan
-from workflows import command_cluster
-from workflows.command_cluster import CommandCluster
+from workflows import cluster_kinds
+from workflows.cluster_kinds import CommandCluster
 from workflows.preparation.options import PrepareOptions, RepairOptions
 from workflows.preparation.plans import OpenSplit, resolve_plans
 from workflows.preparation.spooling import remove_spool
@@ -68,9 +68,9 @@ def run_repair(options: RepairOptions) -> int:
         TesseraeError: A file could not be rebuilt, for example because the images have moved.
     """
     num_problems = 0
-    if command_cluster.run_as_slurm_worker(options):
+    if cluster_kinds.run_as_slurm_worker(options):
         return 0
-    with command_cluster.cluster_of(options) as cluster:
+    with cluster_kinds.cluster_of(options) as cluster:
         cluster.connect_if_remote()
         for split in splits_to_check(open_objects(options.store), options.split):
             run_name = planning.new_run(split)

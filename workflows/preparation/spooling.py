@@ -16,7 +16,7 @@ from pipeline.sources.source import Source
 from pipeline.store import layout
 from pipeline.store.local import LocalObjects
 from pipeline.store.objects import Objects
-from workflows.command_cluster import CommandCluster
+from workflows.cluster_kinds import CommandCluster
 from workflows.terminal.formatting import bytes_text, printable
 from workflows.terminal.progress import Progress
 

@@ -16,8 +16,8 @@ from pipeline.errors import StoreError, TesseraeError
 from pipeline.store import records
 from pipeline.store.open import open_objects
 from pipeline.urls import is_url
-from workflows import command_cluster
-from workflows.command_cluster import CommandCluster
+from workflows import cluster_kinds
+from workflows.cluster_kinds import CommandCluster
 from workflows.evaluation import HELD_OUT
 from workflows.preparation import prepare
 from workflows.preparation.options import PrepareOptions
@@ -63,8 +63,8 @@ def run_train(options: TrainingOptions, run_options: RunOptions) -> int:
         KeyboardInterrupt: Ctrl-C was pressed; the ranks have saved and stopped.
     """
     options = options.with_absolute_paths()
-    command_cluster.check_cluster_option(run_options.cluster)
-    if command_cluster.run_as_slurm_worker(run_options):
+    cluster_kinds.check_cluster_option(run_options.cluster)
+    if cluster_kinds.run_as_slurm_worker(run_options):
         return 0
     from workflows.training.run_folder import RunFolder
     from workflows.training.run_lock import locked_run
@@ -105,7 +105,7 @@ def _check_run(run_options: RunOptions, options: TrainingOptions, run: RunFolder
 
 
 def _cluster(run_options: RunOptions) -> CommandCluster:
-    cluster = command_cluster.cluster_of(run_options)
+    cluster = cluster_kinds.cluster_of(run_options)
     if run_options.ranks is None or run_options.gpus:
         cluster.use_gpus(run_options.gpus)
     if run_options.data is None and run_options.workers is None:

@@ -15,7 +15,7 @@ from pipeline import code_digest
 from pipeline.features.loader import FeatureLoader
 from pipeline.store.open import open_objects
 from pipeline.store.records import load_plan
-from workflows.command_cluster import CommandCluster
+from workflows.cluster_kinds import CommandCluster
 from workflows.terminal.progress import Progress
 from workflows.training.loop import TrainingJob
 from workflows.training.options import CHANGEABLE_ON_RESUME, TrainingOptions

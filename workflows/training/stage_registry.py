@@ -27,7 +27,7 @@ class StageEntry:
     prepare_data: str | None = None
     """The function that opens the training data, as `module:function`; None = images of one size.
     It is called with the `workflows.training.run_options.RunOptions`, the options of the stage, the
-    `workflows.command_cluster.CommandCluster` and the name of the held-out split or None; it
+    `workflows.cluster_kinds.CommandCluster` and the name of the held-out split or None; it
     returns the `workflows.training.stage.Data` and further files of a new run folder, as
     name -> content."""
     evaluate: str | None = None

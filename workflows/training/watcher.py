@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Self
 
-from workflows.command_cluster import CommandCluster
+from workflows.cluster_kinds import CommandCluster
 from workflows.dashboard.plugin import TOPIC, install_page
 from workflows.dashboard.publisher import end_message
 from workflows.terminal.formatting import seconds_text

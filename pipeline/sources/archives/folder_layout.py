@@ -26,10 +26,11 @@ from pipeline.sources.classes.class_names import (
 )
 from pipeline.sources.classes.evidence import ClassBasis, Evidence
 from pipeline.sources.clutter import TEXTS, member_skip_reason
+from pipeline.sources.imagenet_tables import find_ground_truth, is_val_image
 from pipeline.sources.keys import folders_of, known_split, looks_like_image, may_be_image
 from pipeline.sources.listing import ListedSample, SkippedFiles, skipped_files
 from pipeline.sources.location import Location
-from pipeline.sources.nearby_tables import ANNOTATIONS, find_ground_truth, is_val_image
+from pipeline.sources.nearby_tables import ANNOTATIONS
 from pipeline.sources.options import DEFAULT_OPTIONS, SourceOptions
 from pipeline.sources.text_tables import decode_table, parse_annotations
 

@@ -23,9 +23,9 @@ from pipeline.sources.archives.tar import Member, Tar, stem_of
 from pipeline.sources.classes.class_names import folder_class
 from pipeline.sources.classes.class_table import ClassTable
 from pipeline.sources.duplicates import rename_duplicates
+from pipeline.sources.imagenet_tables import WORDS
 from pipeline.sources.listing import ListedSample, ListingBuilder, SkippedFiles, sort_listing
 from pipeline.sources.location import Location
-from pipeline.sources.nearby_tables import WORDS
 from pipeline.sources.numbered_files import check_complete, missing_numbers
 from pipeline.sources.source import Source
 from pipeline.sources.split_files import left_out_text

@@ -20,6 +20,7 @@ from pipeline.errors import SourceError
 from pipeline.sources.classes.class_names import abbreviate, folder_class, split_nested_path
 from pipeline.sources.classes.evidence import ClassBasis, Evidence
 from pipeline.sources.clutter import BESIDE, NO_IMAGES
+from pipeline.sources.imagenet_tables import is_val_image
 from pipeline.sources.keys import (
     known_split,
     looks_like_image,
@@ -27,7 +28,7 @@ from pipeline.sources.keys import (
 )
 from pipeline.sources.listing import sort_listing, string_array
 from pipeline.sources.location import FolderSizes, Location
-from pipeline.sources.nearby_tables import is_val_image, label_table
+from pipeline.sources.nearby_tables import label_table
 from pipeline.sources.source import Source
 
 REMOTE_THREADS = 16

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from pipeline.errors import SourceError
 from pipeline.sources.formats.folder import _INNER, FolderSource, walk
+from pipeline.sources.imagenet_tables import is_val_image
 from pipeline.sources.keys import (
     is_wnid,
     known_split,
@@ -13,7 +14,6 @@ from pipeline.sources.keys import (
     split_in_name,
 )
 from pipeline.sources.location import Location
-from pipeline.sources.nearby_tables import is_val_image
 
 _MAX_REMOTE_FOLDERS = 100
 """The number of remote folders that are examined before a location counts as without classes."""

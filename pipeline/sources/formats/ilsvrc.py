@@ -1,7 +1,7 @@
 """ILSVRC2012 as distributed: a train tar of class tars, a val tar or folder without classes.
 
 The classes of val come from the devkit, whose ids 1..1000 are not in the order of the sorted
-wnids, or from Kaggle's table (`pipeline.sources.nearby_tables`).
+wnids, or from Kaggle's table (`pipeline.sources.imagenet_tables`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -26,15 +26,15 @@ from pipeline.sources.classes.evidence import ClassBasis
 from pipeline.sources.content import TAR, ZIP
 from pipeline.sources.formats.flat import FlatFolder, flat_listing
 from pipeline.sources.formats.folder import FolderSource
-from pipeline.sources.keys import is_wnid, looks_like_image
-from pipeline.sources.listing import ListedSample, SkippedFiles
-from pipeline.sources.location import FolderSizes, Location
-from pipeline.sources.nearby_tables import (
+from pipeline.sources.imagenet_tables import (
     GroundTruth,
     GroundTruthMissingError,
     find_ground_truth,
     is_val_image,
 )
+from pipeline.sources.keys import is_wnid, looks_like_image
+from pipeline.sources.listing import ListedSample, SkippedFiles
+from pipeline.sources.location import FolderSizes, Location
 from pipeline.sources.source import Source
 from pipeline.sources.split_files import paths_by_split
 

@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 
 from pipeline.errors import SourceError
 from pipeline.sources.classes.evidence import Evidence
+from pipeline.sources.imagenet_tables import PackageMissingError, find_optional_ground_truth
 from pipeline.sources.keys import is_wnid
 from pipeline.sources.location import Location
-from pipeline.sources.nearby_tables import PackageMissingError, find_optional_ground_truth
 
 
 def check_sorted(location: Location, listing: pa.Table) -> pa.Table:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import SourceError
+from pipeline.sources.imagenet_tables import find_ground_truth, find_words
 from pipeline.sources.location import Location
-from pipeline.sources.nearby_tables import find_ground_truth, find_words
 from pipeline.sources.text_tables import (
     decode_table,
     lines_of,

@@ -151,7 +151,7 @@ def test_invalid_arguments_are_one_line_errors(
 ) -> None:
     """The error is raised before a cluster is started."""
     monkeypatch.setattr(
-        "workflows.command_cluster.CommandCluster._start", lambda _: pytest.fail("started")
+        "workflows.cluster_kinds.CommandCluster._start", lambda _: pytest.fail("started")
     )
     store = store_of(tmp_path, 9)
     for words, says in (

@@ -12,7 +12,7 @@ import pytest
 from cluster.ranks.rank_process import Rank
 from cluster.ranks.world import WorldConfig
 from tests.inline import NoCluster, no_cluster, run_here
-from workflows import command_cluster
+from workflows import cluster_kinds
 from workflows.preparation import features
 from workflows.training import launch
 from workflows.training.stage_registry import import_object
@@ -61,7 +61,7 @@ def run_rank(
 def inline_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run ranks and tasks of commands in this process inside the block."""
     with no_cluster(monkeypatch), monkeypatch.context() as patch:
-        patch.setattr(command_cluster, "CommandCluster", InlineCluster)
+        patch.setattr(cluster_kinds, "CommandCluster", InlineCluster)
         patch.setattr(features, "run_jobs", run_here)
         patch.setattr(launch, "run_world", run_rank)
         yield

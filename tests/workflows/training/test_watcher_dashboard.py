@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 from unittest.mock import Mock
 
-from workflows.command_cluster import CommandCluster
+from workflows.cluster_kinds import CommandCluster
 from workflows.dashboard.page import TEMPLATES, values
 from workflows.dashboard.state import DashboardState
 from workflows.reports.html import render

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ReadError, SourceError
-from pipeline.sources import nearby_tables, open_source, source_splits
+from pipeline.sources import imagenet_tables, open_source, source_splits
 from pipeline.sources.classes.evidence import Evidence
 from pipeline.sources.formats.val_folder_check import check_sorted
 from pipeline.sources.listing import listing_digest
@@ -138,8 +138,8 @@ def test_a_devkit_that_was_cut_off_is_refused(tmp_path):
     for num_bytes in range(0, len(whole), 20):
         (root / "meta.mat").write_bytes(whole[:num_bytes])
         with pytest.raises(SourceError, match=r"meta\.mat is not the devkit's table"):
-            nearby_tables.find_ground_truth(Location(str(root)))
-        assert nearby_tables.find_words(Location(str(root))) == {}
+            imagenet_tables.find_ground_truth(Location(str(root)))
+        assert imagenet_tables.find_words(Location(str(root))) == {}
 
 
 def test_a_disk_that_fails_is_no_damaged_devkit(tmp_path, monkeypatch):
@@ -152,7 +152,7 @@ def test_a_disk_that_fails_is_no_damaged_devkit(tmp_path, monkeypatch):
     root = write_folder(tmp_path, VAL)
     write_devkit(root)
     monkeypatch.setattr(Location, "open", lambda *_, **__: FailingFile())
-    for find in (nearby_tables.find_ground_truth, nearby_tables.find_words):
+    for find in (imagenet_tables.find_ground_truth, imagenet_tables.find_words):
         with pytest.raises(ReadError, match=r"cannot read .*: disk"):
             find(Location(str(root)))
 
@@ -282,7 +282,7 @@ def test_the_real_devkit_is_read(real_data):
     """The real devkit has 50,000 lines, 50 images a class, and its own order of classes."""
     pytest.importorskip("scipy")
     location = Location(str(real_data / "meta"))
-    truth = nearby_tables.find_ground_truth(location)
+    truth = imagenet_tables.find_ground_truth(location)
     assert len(truth.by_number) == 50_000
     wnids, counts = np.unique(truth.by_number, return_counts=True)
     assert len(wnids) == 1000
@@ -291,7 +291,7 @@ def test_the_real_devkit_is_read(real_data):
     expected = ["n01751748", "n09193705", "n02105855", "n04263257", "n03125729"]
     names = [f"ILSVRC2012_val_{i:08d}.JPEG" for i in range(1, 6)]
     assert [truth.wnid(name) for name in names] == expected
-    assert nearby_tables.find_words(location)["n01751748"] == "sea snake"
+    assert imagenet_tables.find_words(location)["n01751748"] == "sea snake"
 
 
 def write_table(root: Path, table: str) -> None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from workflows.studies.tables import confidence_interval
+from workflows.studies.command import confidence_interval
 
 
 def test_confidence_interval_is_that_of_students_t() -> None:

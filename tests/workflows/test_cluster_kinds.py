@@ -10,7 +10,7 @@ import pytest
 
 from cluster.processes import commands
 from pipeline.memory import limit_bytes
-from workflows.command_cluster import CommandCluster
+from workflows.cluster_kinds import CommandCluster
 
 
 @pytest.mark.slow
