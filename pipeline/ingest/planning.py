@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.images import probe
 from pipeline.ingest.finish import put_changed, zarr_metadata
-from pipeline.ingest.source_index import Origin, SourceIndex, load_origin, write_source_index
+from pipeline.ingest.source_index import Origin, load_origin, write_source_index
 from pipeline.order import ROW_ORDER_VERSION, row_order
 from pipeline.sources.classes.class_names import UNLABELLED
 from pipeline.sources.classes.class_order import Classes, SplitClasses, combine_classes
@@ -366,22 +366,6 @@ def write_labels(objects: Objects, split: str, labels: NDArray[np.int32]) -> Non
     """
     for name, data in arrays.label_array(split, labels):
         put_changed(objects, name, data)
-
-
-def restore_labels(objects: Objects, plan: Plan) -> None:
-    """Write the labels of an unfinished split again, from its source index, where they differ.
-
-    Args:
-        objects: The objects of the store, whose `begin` was called.
-        plan: The plan of the split.
-
-    Raises:
-        StoreError: The source index is missing or damaged, or the store cannot be written.
-    """
-    rows = SourceIndex(objects, plan)
-    labels = [sample.label for shard in range(plan.num_shards) for sample in rows.shard(shard)]
-    rows.close()
-    write_labels(objects, plan.split, np.array(labels, np.int32))
 
 
 def write_metadata(objects: Objects, recipe: Recipe, plan: Plan, sizes: Sequence[int]) -> None:

@@ -14,12 +14,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import StoreDamagedError
-from pipeline.ingest import verify
+from pipeline.ingest import planning, verify
 from pipeline.ingest.shard_task import rebuild_shard
+from pipeline.ingest.source_index import SourceIndex
 from pipeline.ingest.verify import SplitRecords
 from pipeline.ingest.worker import ShardTaskConfig
 from pipeline.jobs import Job
@@ -28,6 +30,7 @@ from pipeline.store.arrow_files import open_parquet
 from pipeline.store.fingerprint import fingerprint
 from pipeline.store.integrity import Problem
 from pipeline.store.objects import Objects
+from pipeline.store.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -208,3 +211,19 @@ def planned_sizes(objects: Objects, split_records: SplitRecords) -> tuple[int, .
     folder = f"{layout.IMAGES}/{split_records.split}/"
     paths = (name.removeprefix(folder).split("/") for name in objects.names(folder.rstrip("/")))
     return tuple(sorted({int(path[0]) for path in paths if path[0].isdecimal()}))
+
+
+def restore_labels(objects: Objects, plan: Plan) -> None:
+    """Write the labels of an unfinished split again, from its source index, where they differ.
+
+    Args:
+        objects: The objects of the store, whose `begin` was called.
+        plan: The plan of the split.
+
+    Raises:
+        StoreError: The source index is missing or damaged, or the store cannot be written.
+    """
+    rows = SourceIndex(objects, plan)
+    labels = [sample.label for shard in range(plan.num_shards) for sample in rows.shard(shard)]
+    rows.close()
+    planning.write_labels(objects, plan.split, np.array(labels, np.int32))

@@ -60,7 +60,7 @@ def side(name: str, value: Any) -> int:
         ) from None
 
 
-def sides(size: Any, sizes: Any) -> tuple[int, ...]:
+def sides_to_load(size: Any, sizes: Any) -> tuple[int, ...]:
     """Return the sides in pixels that the arguments *size* and *sizes* of a loader select.
 
     Args:

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from pipeline.loader.arguments import positive_number, sides
+from pipeline.loader.arguments import positive_number, sides_to_load
 from pipeline.loader.base_loader import BaseLoader
 from pipeline.loader.batch import Batch, BatchGenerator, make_batch
 from pipeline.loader.buffers import BatchBuffers
@@ -131,7 +131,7 @@ class Loader(BaseLoader):
         )
         self.single = sizes is None
         """True if a batch has one tensor of images, not a tuple of them."""
-        self.sizes = sides(size, sizes)
+        self.sizes = sides_to_load(size, sizes)
         self.allow_partial = bool(allow_partial)
         self.window_bytes = positive_number("window_bytes", window_bytes)
         self.reading = Reading() if reading is None else reading

@@ -150,7 +150,7 @@ def spool_block(block: Block, directory: str, source: str = "", limit: int | Non
         with records.open("xb") as file:
             with suppress(LocksMissingError):  # then only its age tells that it is in use
                 try_lock(file.fileno())  # held until the file is closed
-            table = _write_records(block, file, source, limit)
+            table = _spool_samples(block, file, source, limit)
             _sync_spool_file(file)
         with index.open("xb") as file:
             with pa.ipc.new_file(file, table.schema) as writer:
@@ -187,7 +187,7 @@ def _is_abandoned(path: Path, age: float) -> bool:
             return age > _ABANDONED_SECONDS
 
 
-def _write_records(block: Block, file: BinaryIO, source: str, limit: int | None) -> pa.Table:
+def _spool_samples(block: Block, file: BinaryIO, source: str, limit: int | None) -> pa.Table:
     """Write the samples of *block* to *file* and return their index."""
     offsets, checksums = array("q"), array("q")
 

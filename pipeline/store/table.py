@@ -134,7 +134,7 @@ def decode_part(data: bytes, name: str = "the table", rows: range | None = None)
         file = open_parquet(data)
         check_rows(file, name, rows)
         part = file.read(use_threads=False)
-        wrong = _has_wrong_rows(part, rows)
+        wrong = _is_damaged_part(part, rows)
     except (pa.ArrowException, OSError, MemoryError) as e:
         raise StoreDamagedError(
             f"{name} cannot be read ({str(e)[:200]}). Run `tesserae repair`."
@@ -173,7 +173,7 @@ def load_part(objects: Objects, name: str, rows: range) -> pa.Table:
     return decode_part(data, name, rows)
 
 
-def _has_wrong_rows(part: pa.Table, rows: range | None) -> bool:
+def _is_damaged_part(part: pa.Table, rows: range | None) -> bool:
     nulls = any(part[name].null_count for name in REQUIRED)
     unread = pc.fill_null(pc.filter(part["status"], pc.is_null(part["crc32c"])), 0)
     nulls = nulls or pc.any(pc.equal(unread, 0)).as_py()

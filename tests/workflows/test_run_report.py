@@ -206,7 +206,7 @@ def test_all_training_rows_are_searched(tmp_path: Path, monkeypatch: pytest.Monk
     folder = train_here(store, tmp_path / "run", steps=1)
     monkeypatch.setattr(evaluation, "BLOCK_ROWS", 32)
     copies = evaluation._first(
-        evaluation._blocks(folder.data(), "train", open_sampler(folder), 8), 100
+        evaluation._real_image_blocks(folder.data(), "train", open_sampler(folder), 8), 100
     )
     monkeypatch.setattr(
         evaluation, "_generated_samples", lambda sampler, count: [copies[-count:].float()]

@@ -82,7 +82,7 @@ def values(state: DashboardState, now: float) -> dict[str, Any]:
             {**run.snapshot(now), "recent_quarantine": list(reversed(run.quarantine))}
             for run in reversed(state.runs.values())
         ],
-        "charts": list(_charts(state, labels)),
+        "charts": list(_live_charts(state, labels)),
         "images": list(reversed(state.images)),
         "grids": [
             {"run": labels.get(run, run), "name": name, **grid}
@@ -92,7 +92,7 @@ def values(state: DashboardState, now: float) -> dict[str, Any]:
     }
 
 
-def _charts(state: DashboardState, labels: dict[str, str]) -> Iterator[Chart]:
+def _live_charts(state: DashboardState, labels: dict[str, str]) -> Iterator[Chart]:
     """Yield the charts; a curve of a single point is left out."""
     rates: dict[str, Points] = {
         f"{run.split}, {run.name}": [((at - run.started) / 60, rate) for at, rate in run.history]

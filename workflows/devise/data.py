@@ -229,7 +229,7 @@ def _class_targets(
     parts = class_parts(
         vectors.wnids,
         vectors.has_vector,
-        has_image=_has_image(store, split, len(listed)),
+        has_image=_classes_with_images(store, split, len(listed)),
         seen=options.seen_classes,
         unseen=options.unseen_classes,
         validation=options.validation_classes,
@@ -242,7 +242,7 @@ def _class_targets(
     return vectors, parts, digest
 
 
-def _has_image(store: str, split: str, classes: int) -> NDArray[np.bool_]:
+def _classes_with_images(store: str, split: str, classes: int) -> NDArray[np.bool_]:
     """Return True for each class that has a readable image in *split*, (C,) bool."""
     objects = open_objects(store)
     done = records.load_finish_record(objects, split)

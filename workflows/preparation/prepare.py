@@ -229,7 +229,7 @@ def _prepare(
         if s not in commits or not commits[s].sizes >= set(options.store_options.sizes)
     ]
     if todo:
-        _check_resources(options, objects, recipe, plan, commits, todo, cluster)
+        _print_and_check_needs(options, objects, recipe, plan, commits, todo, cluster)
     planning.write_metadata(objects, recipe, plan, options.store_options.sizes)
     work = ShardTaskConfig(
         store=objects.url,
@@ -271,7 +271,7 @@ def _selected_shards(plan: Plan, limit: int | None) -> range:
     return range(min(plan.num_shards, -(-limit // plan.shard_rows)))
 
 
-def _check_resources(
+def _print_and_check_needs(
     options: PrepareOptions,
     objects: Objects,
     recipe: Recipe,

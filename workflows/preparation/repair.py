@@ -130,7 +130,7 @@ def repair_split(repair: Repair) -> int:
     ):
         finish_split(repair.objects.url, repair.split, repair.run)
     elif any(p.name.startswith(layout.array(repair.split, "label")) for p in to_rebuild):
-        planning.restore_labels(repair.objects, split_records.plan)
+        restore.restore_labels(repair.objects, split_records.plan)
     _, remaining = _verify(repair)
     repaired = sorted({p.name for p in damaged} - {p.name for p in remaining})
     print(f"{repair.split}: {counted(len(repaired), 'file')} restored")

@@ -111,7 +111,7 @@ def make_sample(
         TesseraeError: scikit-image is missing, *directory* holds something else, the disk is full.
         ValueError: *images* or *num_classes* is out of range.
     """
-    options = _options(images, seed, num_classes)
+    options = _checked_parameters(images, seed, num_classes)
     existing = _find(directory, options)
     if existing is not None:
         return existing
@@ -132,7 +132,7 @@ def make_sample(
     return _sample_summary(directory, _record(directory), reused=False)
 
 
-def _options(images: int, seed: int, num_classes: int) -> dict[str, int]:
+def _checked_parameters(images: int, seed: int, num_classes: int) -> dict[str, int]:
     if not 2 <= num_classes <= len(CLASSES):
         raise ValueError(f"--classes is {num_classes}: expected 2 to {len(CLASSES)}.")
     if images < 2 * num_classes:

@@ -157,7 +157,7 @@ def devise(options: DeviseStudyOptions) -> int:
     from workflows.studies import devise as study
 
     _limit_threads(options)
-    data = _devise_data(options)
+    data = _open_devise_study_data(options)
     evaluations: dict[str, list[Any]] = {}
     for seed in range(options.seeds):
         outcomes = list(study.run_split(data, seed, steps=options.steps))
@@ -180,7 +180,7 @@ def devise(options: DeviseStudyOptions) -> int:
     return 0
 
 
-def _devise_data(options: DeviseStudyOptions) -> StudyData:
+def _open_devise_study_data(options: DeviseStudyOptions) -> StudyData:
     from pipeline.features.reader import finished_features
     from pipeline.store import records
     from pipeline.store.open import open_objects

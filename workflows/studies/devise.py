@@ -289,24 +289,24 @@ def train_head(
     return embed
 
 
-def _ridge(split: ClassSplit, setting: Mapping[str, Any]) -> Floats:
+def _score_ridge(split: ClassSplit, setting: Mapping[str, Any]) -> Floats:
     """Regress features to the original word vectors."""
     vectors = split.data.classes.vectors
     return baselines.ridge(split.train, vectors, **setting)(split.data.held_out.features)
 
 
-def _ridge_centred(split: ClassSplit, setting: Mapping[str, Any]) -> Floats:
+def _score_ridge_centred(split: ClassSplit, setting: Mapping[str, Any]) -> Floats:
     score = baselines.ridge(split.train, split.space.vectors, **setting)
     return score(split.data.held_out.features)
 
 
-def _random(split: ClassSplit, setting: Mapping[str, Any]) -> Floats:
+def _score_random(split: ClassSplit, setting: Mapping[str, Any]) -> Floats:
     classes = len(split.data.classes.wnids)
     score = baselines.random_codes(split.train, classes, seed=split.seed, **setting)
     return score(split.data.held_out.features)
 
 
-def _clip(split: ClassSplit, setting: Mapping[str, Any]) -> Floats:
+def _score_clip(split: ClassSplit, setting: Mapping[str, Any]) -> Floats:
     """Return the scores of the CLIP model, which is not trained here."""
     assert split.data.clip is not None
     return split.data.clip
@@ -384,15 +384,15 @@ def run_split(data: StudyData, seed: int, *, steps: int) -> Iterator[Outcome]:
         for loss, settings in DEVISE.items()
     ]
     methods += [
-        ("ridge", _ridge, penalties),
-        ("ridge, centred", _ridge_centred, penalties),
+        ("ridge", _score_ridge, penalties),
+        ("ridge, centred", _score_ridge_centred, penalties),
         ("ConSE", softmaxes.conse, conse_settings),
         ("ConSE, centred", softmaxes.conse_centred, conse_settings),
         ("softmax", softmaxes.softmax, [{"penalty": p} for p in SOFTMAX_PENALTIES]),
-        ("random codes", _random, penalties),
+        ("random codes", _score_random, penalties),
     ]
     if data.clip is not None:
-        methods.append(("CLIP", _clip, [{}]))
+        methods.append(("CLIP", _score_clip, [{}]))
     for name, learn, settings in methods:
         setting, hit_rate = select_setting(choosing, learn, settings)
         scores = learn(final, setting)

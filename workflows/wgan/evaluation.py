@@ -18,7 +18,7 @@ from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.training.image_grid import grid_png, to_uint8
 from workflows.training.run_folder import RunFolder
 from workflows.wgan.sampling import INTERPOLATION_STEPS, Sampler, open_sampler
-from workflows.wgan.stage import evaluation_augmentation
+from workflows.wgan.stage import gan_evaluation_augmentation
 
 EXAMPLES = 8
 """The number of samples shown with their neighbours, and of interpolations shown."""
@@ -160,7 +160,7 @@ def evaluate_gan_run(
     sampler = open_sampler(folder, device)
     data = {**folder.data(), "store": folder.store(store)}
     split = data["held_out"] or data["split"]
-    real = _first(_blocks(data, split, sampler, BATCH_ROWS), samples)
+    real = _first(_real_image_blocks(data, split, sampler, BATCH_ROWS), samples)
     generated = torch.cat([block.half() for block in _generated_samples(sampler, len(real))])
     # Without a held-out split the real rows are training rows, each its own nearest neighbour.
     num_overlap = 0 if data["held_out"] else len(real)
@@ -271,7 +271,7 @@ def _search(
     near_real = NearestSearch(real[:count].to(device), 2 if num_overlap else 1)
     neighbours = generated[:EXAMPLES].float().clone()
     baseline: list[Tensor] = []
-    blocks = _blocks(data, data["split"], sampler, BLOCK_ROWS)
+    blocks = _real_image_blocks(data, data["split"], sampler, BLOCK_ROWS)
     for images in blocks:
         start = near_samples.num_searched
         device_images = images.to(device)
@@ -312,7 +312,9 @@ def _images(sampler: Sampler, generated: Tensor, neighbours: Tensor) -> Iterator
     )
 
 
-def _blocks(data: dict[str, Any], split: str, sampler: Sampler, rows: int) -> Iterator[Tensor]:
+def _real_image_blocks(
+    data: dict[str, Any], split: str, sampler: Sampler, rows: int
+) -> Iterator[Tensor]:
     """Yield the rows of a split in store order, (at most *rows*, 3, size, size) float32."""
     loader = Loader(
         data["store"],
@@ -324,7 +326,7 @@ def _blocks(data: dict[str, Any], split: str, sampler: Sampler, rows: int) -> It
         rank=0,  # a report reads every row, even under a launcher that sets ranks
         world=1,
     )
-    normalise = evaluation_augmentation(sampler.options, int(data["size"]))
+    normalise = gan_evaluation_augmentation(sampler.options, int(data["size"]))
     for images, _, row_numbers in loader:
         assert isinstance(images, Tensor)  # of one size
         yield normalise(images, row_numbers, 0)

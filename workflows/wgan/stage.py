@@ -83,7 +83,7 @@ class Wgan:
         )  # fmt: skip
         self.batches = Batches(data.train, augment, world, ranks_on_host=data.ranks_on_host)
         self._data = data
-        self._plain = evaluation_augmentation(options, data.train.sizes[0])
+        self._plain = gan_evaluation_augmentation(options, data.train.sizes[0])
 
     # --- updates --------------------------------------------------------------------------------
 
@@ -283,7 +283,7 @@ class Wgan:
         }
 
 
-def evaluation_augmentation(options: WganOptions, stored: int) -> Augment:
+def gan_evaluation_augmentation(options: WganOptions, stored: int) -> Augment:
     """Return the augmentation of an evaluation: that of training without random choices.
 
     Args:

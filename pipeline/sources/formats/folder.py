@@ -302,7 +302,7 @@ def _list_class_folder(
         deeper += [f"{path}/{name}" for name in inner.folders]
     if location.options.rules > 1:
         for path in deeper:
-            _check_deeper_folder(location, folder, path, evidence)
+            _refuse_nested_images(location, folder, path, evidence)
     if any(len(class_samples.key) for class_samples in classes):
         return (
             folder,
@@ -316,7 +316,7 @@ def _list_class_folder(
     return folder, classes[:1] if empty else [], evidence
 
 
-def _check_deeper_folder(location: Location, folder: str, path: str, evidence: Evidence) -> None:
+def _refuse_nested_images(location: Location, folder: str, path: str, evidence: Evidence) -> None:
     """Refuse images in a folder inside a class folder: either folder may be the class."""
     count, first = 0, ""
     for inner, sizes in walk(location, path):

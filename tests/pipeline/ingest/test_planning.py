@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
-from pipeline.ingest import planning
+from pipeline.ingest import planning, restore
 from pipeline.ingest.planning import class_runs
 from pipeline.ingest.source_index import SourceIndex, load_origin
 from pipeline.order import row_order
@@ -251,7 +251,7 @@ def test_labels_are_restored_from_the_source_index(source: Path, store: str) -> 
     before = snapshot(Path(store))
     name = f"{layout.array('train', 'label')}/c.0"
     objects.remove(name)
-    planning.restore_labels(objects, planned)
+    restore.restore_labels(objects, planned)
     after = snapshot(Path(store))
     assert after.data == before.data
     assert touched(before, after) == {name}
