@@ -169,8 +169,9 @@ def load_origin(objects: Objects, plan: Plan) -> Origin:
     Returns:
         What the index records: `source` as the user named it; its `kind`; `root`, the folder or URL
         that paths are relative to; its `fingerprint` and `options`; the listing's digest in
-        `listing`; the bytes of all samples in `num_bytes`; and in `passed` the number of skipped
-        files and the name of the first, by reason. Whether the source still exists is not checked.
+        `listing`; the bytes of all samples in `num_bytes`; and in `passed`, by reason, the number
+        of skipped files and the name of the first, such as `{"no images": (1, "a/readme.txt")}`.
+        Whether the source still exists is not checked.
 
     Raises:
         StoreError: The index or its record is missing or damaged, or the index is of another

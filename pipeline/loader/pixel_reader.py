@@ -52,12 +52,14 @@ class PixelReader(Protocol):
     def prefetch(self, chunk: int, disk: Executor) -> None:
         """Read one chunk ahead, or make the system start to, so that `gather` finds it in memory.
 
+        It may block the calling thread until the chunk is read.
+
         Args:
-            chunk: The number of the chunk, counted from 0 over the whole split.
+            chunk: A number that `chunks_to_prefetch` returned; its range is not checked.
             disk: The threads that may block on reads from the store.
 
         Raises:
-            StoreError: The chunk cannot be read, or is damaged.
+            StoreError: The chunk cannot be read, or, in a reader of whole chunks, is damaged.
         """
 
 

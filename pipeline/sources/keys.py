@@ -170,7 +170,8 @@ def split_in_name(name: str, requested_split: str = "") -> str:
             with `-`, `_` or a dot is never found.
 
     Returns:
-        `train`, `val`, `test` or *requested_split*; or ''.
+        `train`, `val`, `test` or *requested_split*; or ''. `training`, `validation`, `valid` and
+        `testing` count as the three, in any case, also where *requested_split* is one of them.
     """
     for part in re.split(r"[-_.]", name):
         if known_split(part, requested_split):

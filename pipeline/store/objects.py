@@ -202,8 +202,9 @@ class Objects(Protocol):
             name: The name that the object will get, relative to the store.
 
         Returns:
-            A writer without bytes, which the caller ends with `finish`, which replaces any object
-            of that name, or `abort`, which discards the bytes and has no effect after `finish`.
+            A writer without bytes, which takes memoryviews: `writer.write(memoryview(data))`. The
+            caller ends it with `finish`, which replaces any object of that name, or `abort`, which
+            discards the bytes and has no effect after `finish`.
 
         Raises:
             StoreError: The object cannot be created, its name is not valid, or this run may not

@@ -13,8 +13,9 @@ def certs(options: CertsOptions) -> int:
 
     Args:
         options: The parsed options: `certs` (the folder; None for the user's own one), `hosts`
-            (names and addresses by which browsers reach the dashboard), `days` (the validity) and
-            `renew` (True to replace existing files).
+            (names and addresses by which browsers reach the dashboard), `days` (the validity, more
+            than 0 and at most 3,650), `renew` (True to replace existing files) and `insecure`,
+            which must be False.
 
     Returns:
         The exit status, 0; errors are raised.

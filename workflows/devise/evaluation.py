@@ -140,14 +140,16 @@ def evaluate_for_report(
 ) -> DeviseReport | None:
     """Evaluate the newest checkpoint of a run with the options of `tesserae report`.
 
-    Print a notice and return None if no split has the data for an evaluation.
+    It evaluates on the held-out split of the run, otherwise on the first finished split of `val`
+    and `test` that has the data; if none has, it prints a notice and returns None.
 
     Args:
         folder: The folder of the run, such as `RunFolder(Path("runs/devise"))`, which is only read.
         options: The options, such as `EvaluationOptions(samples=100)`. `samples` is the maximum
-            number of images whose nearest images are searched, `clip_model` a CLIP model to compare
-            with (None = no comparison), and `store` the present location of the run's store (None =
-            as recorded in the run, or a folder beside the run). The other options have no effect.
+            number of images whose nearest images are searched, `clip_model` the folder or hub name
+            of a CLIP model to compare with (None = no comparison), and `store` the present location
+            of the run's store (None = as recorded in the run, or a folder beside the run). The
+            other options have no effect.
         device: The device that computes vectors and searches.
 
     Returns:

@@ -227,14 +227,19 @@ class Devise:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state that `state_dict` returned, and keep the current learning rates.
+        """Restore a state that `state_dict` returned, and keep the optimiser's hyperparameters.
 
         It changes the head, the trunk, the optimiser, the position of the batches and `step` in
-        place.
+        place, in this order; an error leaves those before it changed.
 
         Args:
             state: The state of a stage with the same layers and data, with tensors on any device.
                 Those of the optimiser are not copied on the same device: later updates change them.
+
+        Raises:
+            RuntimeError: The state is of other layers.
+            ValueError: The state is of an optimiser with other groups of parameters.
+            StoreMismatchError: The state is of other data, another order or other batches.
         """
         self.head.load_state_dict(state["head"])
         if self.trunk is not None:

@@ -56,7 +56,9 @@ class TrueClassRanks:
         return self.above + (self.tied - 1) / 2
 
     def hits(self, k: int) -> NDArray[np.float64]:
-        """Return the share of orders of ties with the true class of an image among the first *k*.
+        """Return the probability, for each image, that its true class is among the first *k*.
+
+        Classes with equal scores are in random order.
 
         Args:
             k: The length of the list, at least 1.

@@ -19,8 +19,8 @@ def run_sample_images(options: SampleImagesOptions) -> int:
     Args:
         options: `run`, the folder of a GAN's run; `n`, the number of images, 1 to 10,000; `out`,
             the PNG file, in a folder that exists; `seed` of the noise; `label`, the class of all
-            images as a label, a wnid or a name (None = all classes in turn); and `interpolate`,
-            True if each row of the grid leads from one random image to another.
+            images as text: its label such as "3", a wnid or a name (None = all classes in turn);
+            and `interpolate`, True if each row of the grid leads from one random image to another.
 
     Returns:
         The exit status, 0.

@@ -196,8 +196,10 @@ def odd_kinds(images: int, num_train: int, seed: int) -> dict[int, str]:
         seed: The seed of the draws.
 
     Returns:
-        The kind of each unusual file (`grey`, `png`, `cmyk`, `truncated` or `empty`), by its index
-        among the train files, from 0; all others are plain. Empty for a sample that is too small.
+        The kind of each unusual file by its index among the train files, from 0; all others are
+        plain. There is one `grey`, `png`, `cmyk`, `truncated` and `empty` file from 8, 16, 24, 32
+        and 40 images on, and one more `grey` file for every 50 images; of these, as many as there
+        are train files.
     """
     kinds = [kind for kind, min_images in ODD if images >= min_images]
     kinds += ["grey"] * (images // GREY_EVERY if kinds else 0)
@@ -298,7 +300,8 @@ def encode(image: Image.Image, kind: str, quality: int) -> bytes:
 
     Args:
         image: The image, in mode RGB, which is not changed.
-        kind: `plain` (RGB JPEG), `grey`, `cmyk`, `png`, or `truncated` (the first 60 % of a JPEG).
+        kind: `plain` (RGB JPEG), `grey`, `cmyk`, `png`, or `truncated` (the first 60 % of a JPEG);
+            any other text gives a plain one. An `empty` file has no contents to encode.
         quality: The quality of a JPEG on Pillow's scale, such as 95; without effect on a PNG.
 
     Returns:

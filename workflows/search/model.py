@@ -64,6 +64,9 @@ class Model(Protocol):
     def phrase_vector(self, text: str) -> NDArray[np.float32] | None:
         """Return the unit vector of a name or of several words, (dim,) float32; None if unknown.
 
+        It may be a view of the model's own vectors, and must not be changed. The first call of a
+        run with word vectors may write an index of them into the run folder.
+
         Args:
             text: The words as typed, in any case, such as `fishing net`; words that have no vector
                 as one name get the mean of their vectors, if all are known. A run without word

@@ -118,6 +118,8 @@ class ImagePreprocessor:
         Raises:
             QueryError: The file is no readable image of one of these formats, or decoding it takes
                 more than 5 seconds or 1 GiB of memory.
+            TesseraeError: The child process ended at its start.
+            OSError: It cannot be started.
         """
         if accepted_format_of(data) is None:
             raise QueryError(unsupported_query_image_message("the file", data))

@@ -73,10 +73,11 @@ class QueryEncoder:
         return _unit_vector(total)
 
     def encode_image(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the unit vector of an image, (dim,) float32.
+        """Return the unit vector of an image, (dim,) float32, where dim is the model's `dim`.
 
         Args:
-            square: The image, (size, size, 3) uint8 RGB, where size is the model's `size`.
+            square: The image, (size, size, 3) uint8 RGB, as `ImagePreprocessor.preprocess` returns
+                it for the model's `size`; another side is not refused.
         """
         with self._lock:
             vector: NDArray[np.float32] = self._model.embed_images(square[None])[0]

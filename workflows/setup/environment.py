@@ -164,6 +164,7 @@ def project_tables(root: Path) -> dict[str, Any]:
 
     Raises:
         OSError: There is no pyproject.toml.
+        ValueError: It is not valid TOML.
     """
     with (root / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)

@@ -84,7 +84,8 @@ def install_all(environment: Environment, config: EnvironmentConfig, *, system: 
         The reason why stock Pillow was installed; empty for Pillow-SIMD.
 
     Raises:
-        SetupError: A step failed, or another distribution owns the `PIL` folder.
+        SetupError: A step failed, `pillow` is `simd` and Pillow-SIMD cannot be compiled here, or
+            another distribution owns the `PIL` folder.
     """
     reason = choose_pillow(environment, config.pillow, system=system)
     groups = project_tables(environment.root)["dependency-groups"]
@@ -116,6 +117,9 @@ def is_ready(environment: Environment, config: EnvironmentConfig, stamp: Mapping
         environment: The environment, `Environment(root)` with the absolute path of the project.
         config: The packages that it shall contain, with its `extras` sorted.
         stamp: The result of `environment.stamp()`; an empty one gives False.
+
+    Raises:
+        OSError: A file of the project is missing.
     """
     recorded = (stamp.get("inputs"), stamp.get("extras"), stamp.get("pillow"))
     if recorded != (digest_of_inputs(environment.root), list(config.extras), config.pillow):

@@ -179,7 +179,7 @@ def check_open_files() -> Iterator[Finding]:
 
 
 def check_store_disk(store: str) -> Iterator[Finding]:
-    """Yield the findings about the disk of a store: free space, durable writes, locks and sockets.
+    """Yield findings about the disk of a store, and one about the folder of sockets, TMPDIR.
 
     Args:
         store: Path or URL of the store. If the folder does not exist yet, the nearest one above it
@@ -187,8 +187,9 @@ def check_store_disk(store: str) -> Iterator[Finding]:
             expanded. A URL is not checked.
 
     Yields:
-        Findings about `room`, `fsync`, `locks`, `new names` and `sockets`; only one about `room`
-        for a URL or if the path is a file.
+        Findings whose `subject` is `room` (free space), `fsync` (durable writes), `locks`, `new
+        names` and `sockets`; only one about `room` for a URL or if the path is a file. Each has a
+        `state` (`ok`, `note` or `broken`), what was `found`, and `advice` ('' for none).
     """
     from pipeline.urls import is_url
 

@@ -69,8 +69,10 @@ def train(rank: Rank, job: TrainingJob) -> str:
         rank: The `cluster.ranks.rank_process.Rank` of this process, with its number, its device and
             the request to stop.
         job: The `stage`, its class as `module:class`; its `options` and `data`; `folder`, the
-            absolute path of the run folder, which exists; and `resumed`, the name of the checkpoint
-            to resume, or None.
+            absolute path of the run folder as text, which exists; `resumed`, the name of the
+            checkpoint to resume, or None; and `code` and `torch`, the command's
+            `running_code_digest` and version of torch, with which this process is compared (empty:
+            no comparison).
 
     Returns:
         `done` after the last step; `stopped at step N`, where N has commas between thousands, if a

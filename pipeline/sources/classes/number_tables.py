@@ -51,8 +51,9 @@ def table_marks(location: Location) -> list[str]:
         location: The folder of the source, with the options by which it is read.
 
     Returns:
-        The folder, name, size and time of each table there and in the folder above, with tabs
-        between them, for a fingerprint; empty without tables, and where the options' `rules` is 1.
+        For each table there and in the folder above the folder, a tab and `Location.mark` of the
+        table: on a disk its name, size and time, on a server what it tells of the file. Empty
+        without tables, and where the options' `rules` is 1.
 
     Raises:
         ReadError: The server of a remote location failed.
