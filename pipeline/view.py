@@ -9,7 +9,8 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.store import arrays
+from pipeline.errors import StoreDamagedError
+from pipeline.store import arrays, layout, records
 from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
 
@@ -35,7 +36,8 @@ def view(
     """Return the images of a finished split as a dask array, with its labels and readable rows.
 
     The labels and the readable rows are read now. Pixels are read from the store when a chunk is
-    computed, so a Dask worker that computes one must reach *store* under the same address.
+    computed, so a Dask worker that computes one must reach *store* under the same address. Then
+    `compute` raises StoreDamagedError if a shard object is missing or damaged.
 
     Args:
         store: The folder or URL of the store.
@@ -85,4 +87,14 @@ def _read_chunk_of_view(
     block_info: dict[int | None, dict[str, list[tuple[int, int]]]], url: str, split: str, size: int
 ) -> NDArray[np.uint8]:
     start, stop = block_info[None]["array-location"][0]
-    return arrays.read_pixel_rows(open_objects(url), split, size, start, stop)
+    objects = open_objects(url)
+    shard_rows = records.load_plan(objects, split).shard_rows
+    for shard in range(start // shard_rows, -(-stop // shard_rows)):
+        name = layout.shard(split, size, shard)
+        if objects.size(name) is None:  # zarr would read zeros
+            raise StoreDamagedError(f"{name} is missing. Run `tesserae repair`.")
+    try:
+        return arrays.read_pixel_rows(objects, split, size, start, stop)
+    except ValueError as e:
+        where = f"rows {start} to {stop - 1} of {layout.array(split, str(size))}"
+        raise StoreDamagedError(f"{where} are damaged ({e}). Run `tesserae repair`.") from e

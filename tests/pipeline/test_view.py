@@ -10,7 +10,7 @@ import dask
 import numpy as np
 import pytest
 
-from pipeline.errors import StoreError
+from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store import arrays
 from pipeline.store.open import open_objects
 from pipeline.view import view
@@ -58,3 +58,24 @@ def test_an_unfinished_split_is_refused(tmp_path: Path) -> None:
     prepare_inline(tmp_path / "train", str(tmp_path / "other"), **CHOICES)
     with pytest.raises(ValueError, match="chunk_rows is 0"):
         view(tmp_path / "other", size=8, chunk_rows=0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (Path.unlink, r"8/c\.1\.0\.0\.0 is missing"),
+        (lambda file: file.write_bytes(bytes(len(file.read_bytes()))), r"train/8 are damaged"),
+    ],
+)
+def test_pixels_of_a_damaged_shard_are_never_shown(
+    tmp_path: Path, damage: Any, message: str
+) -> None:
+    """Zarr reads a missing shard as zeros; rows of intact shards can still be read."""
+    store = tmp_path / "store"
+    prepare_inline(make_folder(tmp_path / "train", 20), str(store), sizes=(8,))
+    shard_rows = 8
+    damage(store / "images.zarr" / "train" / "8" / "c.1.0.0.0")
+    images = view(store, size=8).images
+    assert images[:shard_rows].compute().any()
+    with pytest.raises(StoreDamagedError, match=message):
+        images[shard_rows : shard_rows + 1].compute()

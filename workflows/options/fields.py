@@ -151,7 +151,7 @@ class Options:
     """The base class of all options: checking, reading and storing them."""
 
     FORMER_NAMES: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """The present name of each option that had another one: its former flag is still accepted."""
+    """Former name -> present name of each option that was renamed: its former flag is accepted."""
 
     def __post_init__(self) -> None:
         """Convert lists to tuples and paths to the field's type, and check every value.
@@ -356,6 +356,20 @@ def _add(group: Any, field: dataclasses.Field[Any], kind: Kind) -> None:
     if kind.type is bool:
         _add_switch(group, field)
         return
+    keywords = _value_keywords(field, kind)
+    required = field.default is MISSING
+    if flag.positional:
+        if not required:  # argparse would take a suppressed default for a value that was typed
+            keywords |= {"nargs": "*" if kind.is_tuple else "?", "default": field.default}
+        group.add_argument(field.name, **keywords)
+    else:
+        names = [*flag.aliases, _spelling(field)]
+        group.add_argument(*names, dest=field.name, required=required, **keywords)
+
+
+def _value_keywords(field: dataclasses.Field[Any], kind: Kind) -> dict[str, Any]:
+    """Return the keywords of `add_argument` that tell how values of a field are read and shown."""
+    flag = flag_of(field)
     keywords: dict[str, Any] = {
         "help": _help(field),
         "default": argparse.SUPPRESS,
@@ -372,12 +386,7 @@ def _add(group: Any, field: dataclasses.Field[Any], kind: Kind) -> None:
         keywords |= {"nargs": "+", "action": "extend" if flag.repeatable else "store"}
     elif flag.bare is not None:
         keywords |= {"nargs": "?", "const": flag.bare}
-    required = field.default is MISSING
-    if flag.positional:
-        group.add_argument(field.name, **({} if required else {"nargs": "?"}), **keywords)
-    else:
-        names = [*flag.aliases, _spelling(field)]
-        group.add_argument(*names, dest=field.name, required=required, **keywords)
+    return keywords
 
 
 class _Switch(argparse.Action):

@@ -233,7 +233,8 @@ class TrainingOptions(Options):
     def complete(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of a run, with the values of those that it lacks.
 
-        A run may lack an option because an earlier version started it, or because the option is
+        A run may lack an option because an earlier version started it: such an option gets its
+        `legacy_value`, what that version did, which may differ from the default. Or the option is
         None and follows from others. Naming the same value later then changes nothing.
 
         Args:
@@ -241,9 +242,9 @@ class TrainingOptions(Options):
                 `stage`, are kept.
 
         Returns:
-            A new dictionary of JSON values by name: of every option of this class, None replaced by
-            the value that follows from the others, and of the other names in *values*. If a value
-            is invalid, as in a damaged run folder, nothing that follows is filled in.
+            A new dictionary of JSON values by name: of every option of this class, None replaced
+            where a value follows from the others, and of the other names in *values*. An invalid
+            value, as of a damaged run folder, is kept, and then no None is replaced.
         """
         completed = {**cls.legacy_values(), **values}
         try:

@@ -62,8 +62,9 @@ def other_tool_text(location: Location) -> str:
     """Return a text for the user on data sets of other tools, and on how to convert them.
 
     Args:
-        location: The folder that the user named, in which the first 200 files are examined, with
-            those of folders one and two levels down. Folders that cannot be read are skipped.
+        location: The folder that the user named. The first 200 files in it and in the first folders
+            one and two levels down, about 20 in all, are examined. Folders that cannot be read are
+            skipped.
 
     Returns:
         Two or more sentences for each such format; empty if no such data set is seen.

@@ -76,6 +76,33 @@ def test_a_flag_sets_its_field(words: tuple[str, ...], values: dict[str, Any]) -
     assert parsed("s", *words) == Sample(source="s", label="l", **values)
 
 
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        ((), ("cat", 3, ("x",))),
+        (("dog",), ("dog", 3, ("x",))),
+        (("dog", "4", "a", "b"), ("dog", 4, ("a", "b"))),
+    ],
+)
+def test_an_omitted_argument_has_its_default(
+    words: tuple[str, ...], values: tuple[Any, ...]
+) -> None:
+    """Of any type, with choices or without."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Arguments(Options):
+        kind: str = argument(
+            "kind of animal", metavar="KIND", default="cat", choices=["cat", "dog"]
+        )
+        count: int = argument("number of animals", metavar="N", default=3)
+        names: tuple[str, ...] = argument("names of animals", metavar="NAME", default=("x",))
+
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Arguments)
+    parsed = Arguments(**vars(parser.parse_args(words)))
+    assert (parsed.kind, parsed.count, parsed.names) == values
+
+
 def test_a_flag_without_a_default_is_required() -> None:
     """A positional argument is required, too."""
     for words in (["s"], ["--label", "l"]):
