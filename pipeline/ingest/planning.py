@@ -21,8 +21,9 @@ from pipeline.ingest.finish import put_changed, zarr_metadata
 from pipeline.ingest.source_index import Origin, load_origin, write_source_index
 from pipeline.order import ROW_ORDER_VERSION, row_order
 from pipeline.sources.classes.class_names import UNLABELLED
-from pipeline.sources.classes.class_order import Classes, SplitClasses, combine_classes
+from pipeline.sources.classes.class_order import Classes, combine_classes
 from pipeline.sources.classes.evidence import ClassBasis, Evidence
+from pipeline.sources.classes.split_classes import SplitClasses
 from pipeline.sources.listing import listing_digest
 from pipeline.sources.source import Source
 from pipeline.store import arrays, layout, plan, recipe, records

@@ -12,7 +12,8 @@
     read_errors  errors with the file's name   numbered_files  gaps among numbered files
     classes/     labeller (the class of a sample), labels (values of labels), class_names (the
                  class in a key), class_table (numbered classes), evidence (what tells classes),
-                 class_order (the classes of all splits), name_tables, number_tables (files)
+                 class_order (the classes of all splits), split_classes (those of one),
+                 class_checks (ambiguous classes), name_tables, number_tables (files)
     formats/     the kinds: folder and folder_detection, flat, tiny_imagenet, ilsvrc, webdataset,
                  parquet and parquet_columns, cifar, lsun; val_folder_check (classes of val),
                  unsupported (data sets of other tools)

@@ -11,7 +11,8 @@ from pipeline.errors import SourceError, StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.sources import spool
-from pipeline.sources.classes.class_order import SplitClasses, combine_classes
+from pipeline.sources.classes.class_order import combine_classes
+from pipeline.sources.classes.split_classes import SplitClasses
 from pipeline.sources.source import Source
 from pipeline.store import layout
 from pipeline.store.local import LocalObjects

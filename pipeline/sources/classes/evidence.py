@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from pipeline.sources.classes.class_names import UNLABELLED
+
 METADATA = b"tesserae classes"
 """The key of the metadata of a listing's schema that holds the `Evidence`, as JSON."""
 
@@ -130,3 +132,7 @@ class Evidence:
         """Yield (class, basis, samples) of all groups."""
         for (name, basis), seen in self.groups.items():
             yield name, basis, seen
+
+    def labelled_items(self) -> Iterator[tuple[str, ClassBasis, SampleGroup]]:
+        """Yield (class, basis, samples) of the groups whose samples have a class."""
+        return (item for item in self.items() if item[0] != UNLABELLED)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from pipeline.errors import SourceError
 from pipeline.sources import open_source, source_splits
 from pipeline.sources.archives.outline import is_image
-from pipeline.sources.classes.class_order import SplitClasses, combine_classes
+from pipeline.sources.classes.class_order import combine_classes
 from pipeline.sources.classes.evidence import Evidence
+from pipeline.sources.classes.split_classes import SplitClasses
 from pipeline.sources.clutter import HIDDEN, IGNORED, SYSTEM, TEXTS, UNFINISHED
 from pipeline.sources.options import SourceOptions
 from pipeline.sources.spool import spool_block, spool_listing

@@ -8,12 +8,13 @@ import pytest
 
 from pipeline.errors import SourceError
 from pipeline.sources.classes.class_names import UNLABELLED, folder_class
-from pipeline.sources.classes.class_order import Classes, SplitClasses, combine_classes, sort_key
+from pipeline.sources.classes.class_order import Classes, combine_classes, sort_key
 from pipeline.sources.classes.class_table import ClassTable
 from pipeline.sources.classes.evidence import METADATA, ClassBasis, Evidence
 from pipeline.sources.classes.labeller import Labeller
 from pipeline.sources.classes.labels import read_label
 from pipeline.sources.classes.number_tables import parse_class_table, parse_mapping
+from pipeline.sources.classes.split_classes import SplitClasses
 from pipeline.sources.options import LISTING_RULES, SourceOptions
 from pipeline.sources.text_tables import parse_words
 from pipeline.store import recipe

@@ -6,8 +6,9 @@ import pytest
 
 from pipeline.errors import SourceError
 from pipeline.sources import open_source, source_splits, unlabelled_test_remark
-from pipeline.sources.classes.class_order import SplitClasses, combine_classes
+from pipeline.sources.classes.class_order import combine_classes
 from pipeline.sources.classes.evidence import Evidence
+from pipeline.sources.classes.split_classes import SplitClasses
 from pipeline.sources.options import SourceOptions
 from tests.pipeline.sources.layouts import write_folder
 
