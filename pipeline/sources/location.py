@@ -317,9 +317,8 @@ class Location:
 
         Returns:
             The path, the size in bytes and the time of the last change in nanoseconds, with tabs
-            between them; of a remote file, the path, a tab and the mark that fsspec computes, which
-            for a web server is followed by the size and `Last-Modified`, or else `ETag`. A server
-            that sends neither reports only a change of the size.
+            between them; of a remote file, the path, a tab and the mark that fsspec computes. For
+            a web server this is a digest of the address: neither a change nor a missing file shows.
 
         Raises:
             ReadError: The file is missing or cannot be read.
@@ -328,14 +327,8 @@ class Location:
             with as_read_error(self.full_path(path)):
                 status = Path(self.full_path(path)).stat()
             return f"{path}\t{status.st_size}\t{status.st_mtime_ns}"
-        filesystem, remote_path = self._filesystem[0], self._remote_path(path)
         with as_remote_read_error(self.full_path(path)):
-            mark = f"{path}\t{filesystem.ukey(remote_path)}"
-            if "http" in filesystem.protocol:  # fsspec computes the mark of its address alone
-                info = filesystem.info(remote_path)
-                changed = info.get("Last-Modified") or info.get("ETag", "")
-                mark = f"{mark}\t{info.get('size')}\t{changed}"
-        return mark
+            return f"{path}\t{self._filesystem[0].ukey(self._remote_path(path))}"
 
     def open(self, path: str, *, start: int = 0, stop: int | None = None) -> BinaryIO:
         """Open a file for exact reads, unbuffered; the caller closes it.

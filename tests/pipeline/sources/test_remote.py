@@ -1,15 +1,10 @@
 """Exact byte ranges of files behind fsspec."""
 
 import io
-import os
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from pipeline.errors import ReadError
-from pipeline.sources.location import Location
 from pipeline.sources.remote import RangeFile
 
 
@@ -60,27 +55,3 @@ def test_a_clients_own_error_becomes_a_read_error():
 
     with pytest.raises(ReadError, match="cannot read s3://b/p: RuntimeError: throttled"):
         RangeFile(Failing(b""), "p", "s3://b/p", 0, 9).read(1)
-
-
-def test_the_mark_of_a_file_behind_a_web_server_changes_with_it(tmp_path):
-    """The mark follows the server's size and time, and a missing file has none."""
-    pytest.importorskip("aiohttp")
-
-    class QuietHandler(SimpleHTTPRequestHandler):
-        def log_message(self, format, *args):
-            pass
-
-    file = tmp_path / "a.tar"
-    marks = []
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=tmp_path)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        location = Location(f"http://127.0.0.1:{server.server_port}")
-        for data, seconds in ((b"first", 1e9), (b"first", 1e9), (b"other", 2e9), (b"longer", 2e9)):
-            file.write_bytes(data)
-            os.utime(file, (seconds, seconds))
-            marks.append(location.mark("a.tar"))
-        with pytest.raises(ReadError, match=r"missing\.tar"):
-            location.mark("missing.tar")
-        server.shutdown()
-    assert marks[0] == marks[1]
-    assert len(set(marks)) == 3
