@@ -2,7 +2,7 @@
 
 Scores are (n, C), a row for each image and a column for each candidate; a class is identified by
 its column. Most metrics here are one number for each image, so that scores that do not fit in
-memory can be passed in parts; `evaluation.class_accuracy` computes averages and intervals from them.
+memory can be passed in parts; averages and intervals come from `evaluation.class_accuracy`.
 
 Candidates with equal scores have no order: a metric is the mean over all their orders, computed
 exactly. Scores that are all equal therefore give chance, and the order of columns has no effect.
