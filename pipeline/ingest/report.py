@@ -1,4 +1,4 @@
-"""The report of a task: counts, bytes, and the seconds of each stage."""
+"""The report of a task: counts, bytes, and the seconds of each step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ShardReport:
     bytes_out: int = 0
     """The number of bytes that the task wrote, without the commit."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """The seconds spent in each stage: read, decode, resize, write, sync."""
+    """The seconds spent in each step: read, decode, resize, write, sync."""
     host: str = ""
     """The name of the machine."""
     isolated: bool = False
@@ -77,21 +77,21 @@ def report_on(
 
 
 class Stopwatch:
-    """A stopwatch that adds up seconds by stage; each lap starts at the end of the previous one."""
+    """A stopwatch that adds up seconds by step; each lap starts at the end of the previous one."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
-    def lap(self, stage: str) -> None:
+    def lap(self, step: str) -> None:
         """Add the seconds since the last lap, or since the creation, to a step in `seconds`.
 
         Args:
-            stage: The name of the step that has just ended, such as `decode`: its key in the dict
+            step: The name of the step that has just ended, such as `decode`: its key in the dict
                 `seconds`, where a new one begins at 0. The seconds are wall time.
         """
         now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self.seconds[step] = self.seconds.get(step, 0.0) + now - self._last
         self._last = now
 
 

@@ -283,7 +283,7 @@ def _new_commit(
         provenance={
             "host": socket.gethostname(),
             "image_seconds": space.config.image_seconds,
-            "seconds": {stage: round(spent, 3) for stage, spent in watch.seconds.items()},
+            "seconds": {step: round(spent, 3) for step, spent in watch.seconds.items()},
             "software": software(),
         },
         format=space.plan.format,

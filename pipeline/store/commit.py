@@ -44,7 +44,7 @@ class Commit:
     counts: dict[str, Count]
     """The number of rows by the name of their status: `readable`, `empty`, `truncated`, ..."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """Seconds of each stage, host and versions. It differs between runs of equal pixels."""
+    """Seconds of each step, host and versions. It differs between runs of equal pixels."""
     format: Format = layout.FORMAT
     """The format version of the store, as in its recipe."""
 

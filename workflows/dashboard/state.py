@@ -93,7 +93,7 @@ class RunState:
     counts: Counter[str] = field(default_factory=Counter)
     """The number of rows that the run has committed, by status in words."""
     seconds: Counter[str] = field(default_factory=Counter)
-    """The seconds of each stage (read, decode, ...), summed over all workers."""
+    """The seconds of each step (read, decode, ...), summed over all workers."""
     shards: int = 0
     """The number of shards that the run has committed."""
     state: str = "running"
@@ -129,8 +129,8 @@ class RunState:
             `seconds_left` (None if unknown or ended); `images_per_second`, `bytes_in_per_second`
             and `bytes_out_per_second` (each with `now`, the rate of the last seconds, and `run`,
             the mean); `sizes` (`done` and `rows` by side, as text), `counts` (committed rows of the
-            split by status in words), `counts_of_run`, `stage_seconds` (summed over all workers, by
-            stage), `quarantine` (dictionaries with `row`, `key`, `status` and `reason` of the last
+            split by status in words), `counts_of_run`, `step_seconds` (summed over all workers, by
+            step), `quarantine` (dictionaries with `row`, `key`, `status` and `reason` of the last
             rows, the newest last) and `workers` (`rows`, `shards` and `images_per_second` by
             address).
         """
@@ -160,7 +160,7 @@ class RunState:
             "sizes": {str(s): {"done": d, "rows": n} for s, (d, n) in self.sizes.items()},
             "counts": dict(self.counts + self.earlier_counts),
             "counts_of_run": dict(self.counts),
-            "stage_seconds": dict(self.seconds),
+            "step_seconds": dict(self.seconds),
             "quarantine": list(self.quarantine),
             "workers": {
                 name: {
@@ -359,8 +359,8 @@ class DashboardState:
         bad = rows - counts.get("readable", 0)
         run.meter.add(now, rows, int(message["bytes_in"]), int(message["bytes_out"]), bad)
         run.counts.update(counts)
-        for stage, spent in message["seconds"].items():
-            run.seconds[stage] += spent
+        for step, spent in message["seconds"].items():
+            run.seconds[step] += spent
         run.shards += 1
         for size in message["sizes"]:
             if size in run.sizes:

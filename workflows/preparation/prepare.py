@@ -69,7 +69,7 @@ class Tally:
     counts: Counter[str] = field(default_factory=Counter)
     """The rows that this run committed, by status."""
     seconds: Counter[str] = field(default_factory=Counter)
-    """The seconds of each stage (read, decode, resize, write, sync), summed over all workers."""
+    """The seconds of each step (read, decode, resize, write, sync), summed over all workers."""
     failed: list[Failed] = field(default_factory=list)
     """The shards whose tasks failed, with their errors."""
     consecutive_failures: int = 0
@@ -93,15 +93,15 @@ class Tally:
 
         Args:
             report: The result of the shard's task: its rows, rows by status, bytes read and
-                written, and seconds of each stage are added to those of the tally.
+                written, and seconds of each step are added to those of the tally.
         """
         self.consecutive_failures = 0
         self.num_rows += report.num_rows
         self.bytes_in += report.bytes_in
         self.bytes_out += report.bytes_out
         self.counts.update(report.counts)
-        for stage, spent in report.seconds.items():
-            self.seconds[stage] += spent  # type: ignore[assignment]
+        for step, spent in report.seconds.items():
+            self.seconds[step] += spent  # type: ignore[assignment]
 
     def report(self) -> RunReport:
         """Return the totals as a value for reports."""
@@ -110,7 +110,7 @@ class Tally:
             seconds=self.elapsed,
             bytes_in=self.bytes_in,
             bytes_out=self.bytes_out,
-            stage_seconds=dict(self.seconds),
+            step_seconds=dict(self.seconds),
         )
 
     @property
@@ -156,7 +156,7 @@ def prepare(options: PrepareOptions) -> dict[str, RunReport]:
 
     Returns:
         The totals of each split in which this run committed rows, by name: `num_rows`, `seconds`
-        (of wall-clock time), `bytes_in`, `bytes_out` and `stage_seconds`. It is empty if all shards
+        (of wall-clock time), `bytes_in`, `bytes_out` and `step_seconds`. It is empty if all shards
         were committed before.
 
     Raises:
@@ -193,7 +193,7 @@ def prepare_split(
 
     Returns:
         The totals of this run alone: `num_rows`, `seconds` (of wall-clock time), `bytes_in` (read),
-        `bytes_out` (written) and `stage_seconds` (by stage, such as `decode`, summed over all
+        `bytes_out` (written) and `step_seconds` (by step, such as `decode`, summed over all
         workers); `num_rows` is 0 if all shards were committed before.
 
     Raises:

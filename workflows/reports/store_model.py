@@ -23,13 +23,13 @@ class RunReport:
     """The bytes of encoded images that were read."""
     bytes_out: int = 0
     """The bytes that were written to the store."""
-    stage_seconds: Mapping[str, float] = field(default_factory=dict)
-    """The seconds of each stage (read, decode, resize, write, sync), summed over all workers."""
+    step_seconds: Mapping[str, float] = field(default_factory=dict)
+    """The seconds of each step (read, decode, resize, write, sync), summed over all workers."""
 
     @property
     def slowest(self) -> str | None:
-        """The stage that took the longest; None if nothing was timed."""
-        return max(self.stage_seconds, key=lambda s: self.stage_seconds[s], default=None)
+        """The step that took the longest; None if nothing was timed."""
+        return max(self.step_seconds, key=lambda s: self.step_seconds[s], default=None)
 
 
 @dataclass(frozen=True, kw_only=True)

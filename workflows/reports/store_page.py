@@ -85,9 +85,9 @@ def _run_lines(run: RunReport) -> list[str]:
         f" {mb_in} MB/s in, {mb_out} MB/s out"
     ]
     if run.slowest is not None:
-        spent = sum(run.stage_seconds.values())
-        stages = (f"{name} {share_text(part, spent)}" for name, part in run.stage_seconds.items())
-        out.append(f"    stages       {', '.join(stages)}; slowest: {run.slowest}")
+        spent = sum(run.step_seconds.values())
+        steps = (f"{name} {share_text(part, spent)}" for name, part in run.step_seconds.items())
+        out.append(f"    steps        {', '.join(steps)}; slowest: {run.slowest}")
     return out
 
 

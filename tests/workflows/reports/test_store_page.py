@@ -33,7 +33,7 @@ TRAIN = SplitReport(
         seconds=1023.0,
         bytes_in=140_900_000_000,
         bytes_out=338_700_000_000,
-        stage_seconds={
+        step_seconds={
             "read": 60.0,
             "decode": 1200.0,
             "resize": 540.0,
@@ -130,7 +130,7 @@ def test_terminal_lines_are_printable_for_any_names(where):
 
 
 def test_the_page_has_all_figures_of_the_model():
-    """These are rows, rates, sizes on disk, reasons, the slowest stage, recipe and versions."""
+    """These are rows, rates, sizes on disk, reasons, the slowest step, recipe and versions."""
     texts = (text.strip() for text in Page(render_report(MODEL)).texts)
     text = "|".join(filter(None, texts))
 
@@ -158,7 +158,7 @@ def test_the_terminal_summary_has_the_same_figures():
         "    quarantined  12 truncated, 5 empty",
         "    on disk      72 px 19.9 GB, 288 px 319 GB",
         "    this run     1,281,167 rows in 17 min 3 s, 1,252 images/s, 138 MB/s in, 331 MB/s out",
-        "    stages       read 3.0 %, decode 60.0 %, resize 27.0 %, write 7.5 %, sync 2.5 %;"
+        "    steps        read 3.0 %, decode 60.0 %, resize 27.0 %, write 7.5 %, sync 2.5 %;"
         " slowest: decode",
         "  val: not finished, 20,480 of 50,000 rows, 20,480 readable, 0 quarantined",
         "    on disk      72 px 320 MB",
