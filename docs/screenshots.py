@@ -12,6 +12,7 @@ import base64
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,8 @@ EDGE = """
 return [...document.querySelectorAll(arguments[0])].at(arguments[1]).getBoundingClientRect().bottom;
 """
 """A script that returns the lower edge of one of the elements that a CSS selector matches."""
+MARK = ".screenshots"
+"""The file that tells a folder of these screenshots from others."""
 LOADED = """
 return document.body.getAttribute('aria-busy') !== 'true'
   && [...document.images].every(image => image.complete || image.loading === 'lazy');
@@ -77,7 +80,12 @@ def main() -> None:
     folder = parser.parse_args().folder
     if DRIVER is None:
         sys.exit("There is no chromedriver. Install it: Debian's package is chromium-driver.")
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not (folder / MARK).exists() and any(folder.iterdir()):
+        sys.exit(f"{folder} is not empty, and not of an earlier call. Pass another folder.")
+    # The report of a store that was finished before would have no figures of its last run.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / MARK).touch()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for line in COMMANDS.strip().replace("\n  ", " ").splitlines():
         subprocess.run([*TESSERAE, *line.split()], cwd=folder, env=environment, check=True)
