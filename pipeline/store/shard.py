@@ -27,6 +27,65 @@ ABSENT = np.uint64(2**64 - 1)
 """The offset and the length of an absent chunk in a shard's index."""
 
 
+class ChunkWriter:
+    """A writer of the chunks of one shard object, their checksums, and the index."""
+
+    def __init__(self, writer: Writer, num_chunks: int) -> None:
+        """Begin the first chunk of a shard; nothing is written yet.
+
+        Args:
+            writer: The writer of the shard object.
+            num_chunks: The number of chunks that the shard has room for.
+        """
+        self._writer = writer
+        self._index = np.full((num_chunks, 2), ABSENT, "<u8")
+        self._num_chunks = 0
+        self._chunk_start = 0
+        self._num_bytes = 0
+        self._checksum = 0
+        self._hash = xxhash.xxh3_128()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes to the present chunk.
+
+        Args:
+            data: Contiguous bytes; they may be overwritten as soon as this returns.
+
+        Raises:
+            StoreError: The bytes cannot be written.
+        """
+        self._checksum = google_crc32c.extend(self._checksum, bytes(data))
+        self._hash.update(data)
+        self._writer.write(memoryview(data))
+        self._num_bytes += len(data)
+
+    def end_chunk(self) -> None:
+        """Write the checksum of the present chunk, and begin the next one.
+
+        Raises:
+            IndexError: The shard has no room for another chunk.
+            StoreError: The checksum cannot be written.
+        """
+        self.write(self._checksum.to_bytes(CHECKSUM_BYTES, "little"))
+        self._checksum = 0
+        self._index[self._num_chunks] = (self._chunk_start, self._num_bytes - self._chunk_start)
+        self._num_chunks += 1
+        self._chunk_start = self._num_bytes
+
+    def write_index(self) -> ObjectRecord:
+        """Write the index after the last chunk has ended, and return the record of the object.
+
+        Returns:
+            The `name` of the object, its length in bytes `num_bytes`, and `digest`, the XXH3-128 of
+            its bytes as 32 hexadecimal digits.
+
+        Raises:
+            StoreError: The index cannot be written.
+        """
+        self.write(append_checksum(self._index.tobytes()))
+        return ObjectRecord(self._writer.name, self._num_bytes, self._hash.hexdigest())
+
+
 class ShardComposer:
     """A composer of one shard of one array, which takes the rows in order."""
 
@@ -49,15 +108,11 @@ class ShardComposer:
         self.row_bytes = row_bytes
         """The number of bytes in a row."""
         self._writer = writer
+        self._chunks = ChunkWriter(writer, shard_rows // chunk_rows)
         self._compress = compressor(codec)
         self._chunk_rows = chunk_rows
         self._chunk = bytearray()  # the rows of a chunk that will be compressed
         self._num_rows = 0
-        self._index = np.full((shard_rows // chunk_rows, 2), ABSENT, "<u8")
-        self._chunk_start = 0
-        self._num_bytes = 0
-        self._checksum = 0
-        self._hash = xxhash.xxh3_128()
 
     def append(self, row: bytes) -> None:
         """Append one row to the shard, at most the `shard_rows` that the composer was made for.
@@ -76,7 +131,7 @@ class ShardComposer:
         if len(row) != self.row_bytes:
             raise ValueError(f"a row has {len(row)} bytes: expected {self.row_bytes}.")
         if self._compress is None:
-            self._write(row)
+            self._chunks.write(row)
         else:
             self._chunk += row
         self._num_rows += 1
@@ -95,8 +150,7 @@ class ShardComposer:
         """
         while self._num_rows % self._chunk_rows:
             self.append(bytes(self.row_bytes))
-        self._write(append_checksum(self._index.tobytes()))
-        return ObjectRecord(self._writer.name, self._num_bytes, self._hash.hexdigest())
+        return self._chunks.write_index()
 
     def finish(self) -> None:
         """Make the object durable under its name, after `write_index`.
@@ -108,19 +162,9 @@ class ShardComposer:
 
     def _end_chunk(self) -> None:
         if self._compress is not None:
-            self._write(self._compress(np.frombuffer(self._chunk, np.uint8)))
+            self._chunks.write(self._compress(np.frombuffer(self._chunk, np.uint8)))
             self._chunk = bytearray()
-        self._write(self._checksum.to_bytes(CHECKSUM_BYTES, "little"))
-        self._checksum = 0
-        chunk = self._num_rows // self._chunk_rows - 1
-        self._index[chunk] = (self._chunk_start, self._num_bytes - self._chunk_start)
-        self._chunk_start = self._num_bytes
-
-    def _write(self, data: bytes) -> None:
-        self._checksum = google_crc32c.extend(self._checksum, data)
-        self._hash.update(data)
-        self._writer.write(memoryview(data))
-        self._num_bytes += len(data)
+        self._chunks.end_chunk()
 
 
 def index_bytes(shard_rows: int, chunk_rows: int) -> int:

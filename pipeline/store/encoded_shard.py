@@ -1,0 +1,191 @@
+"""Compose encoded images, each of its own length, into one shard object of a zarr array of bytes.
+
+The array is one-dimensional, uint8, and shard s owns its elements from s * span on. In a shard:
+
+    row 0 | row 1 | ... | row n-1 | zeros | row table
+
+The zeros fill up to the end of a chunk, so that the row table, 16 bytes for each row that a shard
+has room for, are the last bytes of the last chunk that is present. The chunks after it are absent:
+a shard takes the bytes of its images, not its span. As in every shard, a chunk is followed by its
+crc32c, and the index is last.
+
+The table makes a shard readable by itself. Readers of the whole split need not look at it: the
+arrays `offset` and `shape` of the split have the same numbers for all rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import StoreError
+from pipeline.store.checksum import CHECKSUM_BYTES
+from pipeline.store.commit import ObjectRecord
+from pipeline.store.objects import Writer
+from pipeline.store.shard import ChunkWriter
+
+TABLE_ENTRY = np.dtype([("stop", "<i8"), ("height", "<i4"), ("width", "<i4")])
+"""An entry of the row table: the offset in the shard after the row's last byte, and the size of its
+picture in pixels. A row begins where the one before it stops; a quarantined row is empty, of size
+(0, 0)."""
+
+
+@dataclass(frozen=True)
+class EncodedGeometry:
+    """The places of bytes in the shard objects of an encoded array."""
+
+    span_bytes: int
+    """The elements of the array that each shard owns, a multiple of `chunk_bytes`."""
+    chunk_bytes: int
+    """The bytes of a chunk, without its checksum."""
+    shard_rows: int
+    """The rows of a shard; the last shard of a split may hold fewer."""
+
+    @property
+    def table_bytes(self) -> int:
+        """The bytes of a shard's row table."""
+        return self.shard_rows * TABLE_ENTRY.itemsize
+
+    @property
+    def framed_bytes(self) -> int:
+        """The bytes of a chunk with its checksum."""
+        return self.chunk_bytes + CHECKSUM_BYTES
+
+    @property
+    def chunks_per_shard(self) -> int:
+        """The number of chunks that a shard has room for."""
+        return self.span_bytes // self.chunk_bytes
+
+    @property
+    def index_bytes(self) -> int:
+        """The bytes of a shard's index with its checksum."""
+        return self.chunks_per_shard * 16 + CHECKSUM_BYTES
+
+    @property
+    def room_bytes(self) -> int:
+        """The bytes of images that a shard has room for, beside its row table."""
+        return self.span_bytes - self.table_bytes
+
+    def num_chunks(self, object_bytes: int) -> int | None:
+        """Return the number of chunks in a shard object; None if no shard has its length.
+
+        Args:
+            object_bytes: The length of the object in bytes.
+        """
+        chunks, rest = divmod(object_bytes - self.index_bytes, self.framed_bytes)
+        return None if rest or not 1 <= chunks <= self.chunks_per_shard else chunks
+
+    def object_offset(self, offset: int) -> int:
+        """Return where a byte of a shard lies in its object, before which checksums lie.
+
+        Args:
+            offset: The offset of the byte in the shard, 0 to `span_bytes` - 1.
+        """
+        chunk, inside = divmod(offset, self.chunk_bytes)
+        return chunk * self.framed_bytes + inside
+
+
+class EncodedShardComposer:
+    """A composer of one shard of an encoded array, which takes the rows in order."""
+
+    def __init__(self, writer: Writer, geometry: EncodedGeometry) -> None:
+        """Begin a shard without rows; nothing is written yet.
+
+        Args:
+            writer: The writer of the shard object, which gets the bytes as rows are appended. After
+                an error the caller aborts it.
+            geometry: The span, the bytes of a chunk and the rows of a shard.
+        """
+        self._writer = writer
+        self._geometry = geometry
+        self._chunks = ChunkWriter(writer, geometry.chunks_per_shard)
+        self._num_bytes = 0
+        self._num_rows = 0
+        self._table = np.zeros(geometry.shard_rows, TABLE_ENTRY)
+
+    def append(self, row: bytes, height: int, width: int) -> None:
+        """Append one row to the shard, at most the `shard_rows` of its geometry.
+
+        Args:
+            row: The bytes of the encoded image; empty for a quarantined row.
+            height: The height of its picture in pixels, 0 for an empty row.
+            width: The width of its picture in pixels, 0 for an empty row.
+
+        Raises:
+            IndexError: The shard has all its rows.
+            StoreError: The rows do not fit into the span of the shard, or cannot be written.
+        """
+        if self._num_bytes + len(row) > self._geometry.room_bytes:
+            raise StoreError(
+                f"{self._writer.name} has room for {self._geometry.room_bytes:,} bytes of images,"
+                f" and its first {self._num_rows + 1} need"
+                f" {self._num_bytes + len(row):,}. Prepare into a new store, with more bytes for"
+                " each image."
+            )
+        self._write(row)
+        self._table[self._num_rows] = (self._num_bytes, height, width)
+        self._num_rows += 1
+
+    def write_index(self) -> ObjectRecord:
+        """Write the row table and the index, after which `finish` must follow.
+
+        Returns:
+            The record of the object: its `name`, its length in bytes `num_bytes`, and `digest`, the
+            XXH3-128 of the bytes as 32 hexadecimal digits.
+
+        Raises:
+            StoreError: The bytes cannot be written.
+        """
+        self._table["stop"][self._num_rows :] = self._num_bytes
+        table = self._table.tobytes()
+        self._write(bytes(-(self._num_bytes + len(table)) % self._geometry.chunk_bytes))
+        self._write(table)
+        return self._chunks.write_index()
+
+    def finish(self) -> None:
+        """Make the object durable under its name, after `write_index`.
+
+        Raises:
+            StoreError: The object cannot be written.
+        """
+        self._writer.finish()
+
+    def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            room = self._geometry.chunk_bytes - self._num_bytes % self._geometry.chunk_bytes
+            piece, rest = rest[:room], rest[room:]
+            self._chunks.write(piece)
+            self._num_bytes += len(piece)
+            if len(piece) == room:
+                self._chunks.end_chunk()
+
+
+def decode_row_table(data: bytes, geometry: EncodedGeometry) -> NDArray[np.void] | None:
+    """Decode the row table of a shard.
+
+    Args:
+        data: The last `table_bytes` bytes of the last chunk that is present, without checksums.
+        geometry: The span, the bytes of a chunk and the rows of a shard.
+
+    Returns:
+        The entries, (shard_rows,) of `TABLE_ENTRY`: `stop`, `height` and `width`. None if they are
+        not the table of a shard: its length is wrong, offsets fall or leave the span, or a size is
+        negative or belongs to an empty row.
+    """
+    if len(data) != geometry.table_bytes:
+        return None
+    table = np.frombuffer(data, TABLE_ENTRY)
+    stops = table["stop"]
+    starts = np.concatenate([np.zeros(1, "<i8"), stops[:-1]])
+    sizes = np.stack([table["height"], table["width"]], 1)
+    # Compared, not subtracted: a difference of untrusted numbers may overflow.
+    is_valid = (
+        (starts <= stops).all()
+        and int(stops[-1]) <= geometry.room_bytes
+        and (sizes >= 0).all()
+        and ((sizes > 0) == (starts < stops)[:, None]).all()
+    )
+    return table if is_valid else None
