@@ -29,6 +29,7 @@ from zarr.storage import MemoryStore
 from pipeline.store import layout
 from pipeline.store.checksum import CHECKSUM_BYTES, has_valid_checksum
 from pipeline.store.codecs import parse_codec
+from pipeline.store.encoded_shard import EncodedGeometry
 from pipeline.store.features import FeatureRecipe
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
@@ -229,19 +230,83 @@ def damaged_labels(objects: Objects, plan: Plan) -> Iterator[tuple[str, str]]:
             yield name, "damaged"
 
 
+def encoded_arrays(plan: Plan, encoding: str, geometry: EncodedGeometry) -> list[NamedBytes]:
+    """Return the zarr metadata of the bytes of encoded rows and of their group.
+
+    Args:
+        plan: The plan of the split, for its name and number of shards.
+        encoding: The name of the encoded rows, such as `jpeg256@90`.
+        geometry: The span of a shard and the bytes of a chunk.
+
+    Returns:
+        Two pairs (name, bytes), with names relative to the store: of
+        `images.zarr/<split>/<encoding>/zarr.json` and `.../bytes/zarr.json`. The array is
+        (number of shards * span,) uint8. Nothing is written.
+    """
+    store = MemoryStore()
+    zarr.create_group(store)
+    group = _canonical_json(_contents_of_store(store)["zarr.json"])
+    store = MemoryStore()
+    zarr.create_array(
+        store,
+        shape=(plan.num_shards * geometry.span_bytes,),
+        dtype="uint8",
+        chunks=(geometry.chunk_bytes,),
+        shards=(geometry.span_bytes,),
+        compressors=[Crc32cCodec()],
+        fill_value=0,
+        chunk_key_encoding=cast("Any", {"name": "default", "separator": "."}),
+        dimension_names=("byte",),
+    )
+    text = _canonical_json(_contents_of_store(store)["zarr.json"])
+    return [
+        (f"{layout.array(plan.split, encoding)}/zarr.json", group),
+        (f"{layout.encoded_array(plan.split, encoding, 'bytes')}/zarr.json", text),
+    ]
+
+
+def encoded_row_arrays(
+    split: str, encoding: str, offset: NDArray[np.int64], shape: NDArray[np.int32]
+) -> list[NamedBytes]:
+    """Return the objects of the arrays that tell where encoded rows lie and how large they are.
+
+    Args:
+        split: The name of the split.
+        encoding: The name of the encoded rows, such as `jpeg256@90`.
+        offset: (num_rows, 2) int64: the first element of each row in the array `bytes`, and the
+            one after its last; equal for a quarantined row.
+        shape: (num_rows, 2) int32: the height and width of each picture in pixels; 0 and 0 for a
+            quarantined row.
+
+    Returns:
+        Pairs (name, bytes), with names relative to the store: the chunks and the `zarr.json` of
+        `images.zarr/<split>/<encoding>/offset`, then those of `.../shape`. Nothing is written.
+    """
+    return [
+        *_small_array(split, f"{encoding}/offset", offset, fill=0, columns=("row", "end")),
+        *_small_array(split, f"{encoding}/shape", shape, fill=0, columns=("row", "side")),
+    ]
+
+
 def _small_array(
-    split: str, name: str, values: NDArray[Any], *, fill: int, write: bool = True
+    split: str,
+    name: str,
+    values: NDArray[Any],
+    *,
+    fill: int,
+    write: bool = True,
+    columns: tuple[str, ...] = ("row",),
 ) -> Iterator[NamedBytes]:
     store = MemoryStore()
     array = zarr.create_array(
         store,
         shape=values.shape,
         dtype=values.dtype,
-        chunks=(layout.small_chunk_rows(len(values)),),
+        chunks=(layout.small_chunk_rows(len(values)), *values.shape[1:]),
         compressors=[Crc32cCodec()],
         fill_value=fill,
         chunk_key_encoding=cast("Any", {"name": "default", "separator": "."}),
-        dimension_names=("row",),
+        dimension_names=columns,
         config={"write_empty_chunks": True},
     )
     if write:

@@ -6,7 +6,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from pipeline.store import document, layout
-from pipeline.store.schema import Between, Count, Digest, Format, Shard, SizeText, Split
+from pipeline.store.schema import (
+    Between,
+    Count,
+    Digest,
+    EncodingName,
+    Format,
+    Shard,
+    SizeText,
+    Split,
+)
 
 IMAGE_SECONDS = Annotated[float, Between(0, 86_400)]
 """The valid range of the image timeout, which repair takes from the provenance."""
@@ -47,6 +56,8 @@ class Commit:
     """Seconds of each step, host and versions. It differs between runs of equal pixels."""
     format: Format = layout.FORMAT
     """The format version of the store, as in its recipe."""
+    encoded: dict[EncodingName, ObjectRecord] = field(default_factory=dict)
+    """The shard object of each encoded array, by its name; not written if there is none."""
 
     @property
     def image_seconds(self) -> Any:
@@ -61,11 +72,23 @@ class Commit:
     @property
     def objects(self) -> list[ObjectRecord]:
         """All objects that the commit lists."""
-        return [*self.arrays.values(), self.table]
+        return [*self.arrays.values(), *self.encoded.values(), self.table]
 
     def encode(self) -> bytes:
         """Return the bytes of `commits/<split>/<shard>.json`."""
-        return document.encode_document(asdict(self))
+        return document.encode_document(without_empty(asdict(self), "encoded"))
+
+
+def without_empty(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the fields of a document without one that is empty.
+
+    A store without encoded arrays so has the documents of before there were any.
+
+    Args:
+        fields: The fields by name, which are only read.
+        name: The name of the field.
+    """
+    return {key: value for key, value in fields.items() if key != name or value}
 
 
 def decode_commit(data: bytes, name: str) -> Commit:
@@ -91,7 +114,7 @@ def decode_commit(data: bytes, name: str) -> Commit:
             counts do not add up to the rows, or the objects are named otherwise.
         StoreError: The document has a format that this version does not read.
     """
-    commit = document.decode_document_as(Commit, data, name)
+    commit = document.decode_document_as(Commit, data, name, lambda read: {"encoded": {}, **read})
     _check_object_names(commit, name)
     document.check_value(name, "stop", commit.stop, commit.start + sum(commit.counts.values()))
     if commit.image_seconds is not None:
@@ -105,5 +128,8 @@ def _check_object_names(commit: Commit, name: str) -> None:
     for size, written in commit.arrays.items():
         expected = layout.shard(commit.split, int(size), commit.shard)
         document.check_value(name, f"arrays.{size}.name", written.name, expected)
+    for encoding, written in commit.encoded.items():
+        expected = layout.encoded_shard(commit.split, encoding, commit.shard)
+        document.check_value(name, f"encoded.{encoding}.name", written.name, expected)
     expected = layout.part(commit.split, commit.shard)
     document.check_value(name, "table.name", commit.table.name, expected)

@@ -208,6 +208,59 @@ def shard(split: str, size: int, shard: int) -> str:
     return f"{array(split, str(size))}/c.{shard}.0.0.0"
 
 
+def encoded_array(split: str, encoding: str, part: str) -> str:
+    """Return the name of one of the zarr arrays of encoded rows, relative to the store.
+
+    Args:
+        split: The name of the split.
+        encoding: The name of the encoded rows, such as `jpeg256@90` or `original`.
+        part: `bytes`, `offset` or `shape`.
+
+    Returns:
+        `images.zarr/<split>/<encoding>/<part>`.
+    """
+    return f"{array(split, encoding)}/{part}"
+
+
+def encoded_shard(split: str, encoding: str, shard: int) -> str:
+    """Return the name of the object with the encoded rows of one shard, relative to the store.
+
+    Args:
+        split: The name of the split.
+        encoding: The name of the encoded rows, such as `jpeg256@90` or `original`.
+        shard: The number of the shard, from 0.
+
+    Returns:
+        `images.zarr/<split>/<encoding>/bytes/c.<shard>`: zarr's chunk (shard,).
+    """
+    return f"{encoded_array(split, encoding, 'bytes')}/c.{shard}"
+
+
+def encoded_derived(split: str, num_rows: int, encoding: str) -> set[str]:
+    """Return the names of the objects of an encoded array that the finish record of a split lists.
+
+    Args:
+        split: The name of the split.
+        num_rows: The number of rows of the split.
+        encoding: The name of the encoded rows, such as `jpeg256@90` or `original`.
+
+    Returns:
+        Names relative to the store: of the chunks of `offset` and `shape`, and of the zarr metadata
+        of the group and its three arrays. Shard objects are not among them.
+    """
+    chunks = range(-(-num_rows // small_chunk_rows(num_rows)))
+    group = array(split, encoding)
+    return {
+        f"{group}/zarr.json",
+        f"{encoded_array(split, encoding, 'bytes')}/zarr.json",
+        *(
+            f"{encoded_array(split, encoding, part)}/{name}"
+            for part in ("offset", "shape")
+            for name in ("zarr.json", *(f"c.{chunk}.0" for chunk in chunks))
+        ),
+    }
+
+
 def parts(split: str) -> str:
     """Return the folder of the parts of a split's table, `samples/<split>.parts`.
 

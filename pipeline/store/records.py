@@ -12,7 +12,7 @@ from pipeline.store.commit import Commit, ObjectRecord
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
-from pipeline.store.schema import Between, Count, Digest, Format, Size, Split
+from pipeline.store.schema import Between, Count, Digest, EncodingName, Format, Size, Split
 
 READERS = 16
 """The threads that read small objects, each of which costs a round trip on an object store."""
@@ -39,10 +39,12 @@ class FinishRecord:
     """The objects of labels, status, table and zarr metadata."""
     format: Format = layout.FORMAT
     """The format version of the store, as in its recipe."""
+    encoded: tuple[EncodingName, ...] = ()
+    """The encoded arrays that every shard has, sorted; not written if there is none."""
 
     def encode(self) -> bytes:
         """Return the bytes of `splits/<split>.done.json`."""
-        return document.encode_document(asdict(self))
+        return document.encode_document(commit.without_empty(asdict(self), "encoded"))
 
 
 def decode_finish_record(data: bytes, name: str) -> FinishRecord:
@@ -65,11 +67,16 @@ def decode_finish_record(data: bytes, name: str) -> FinishRecord:
             lists other objects than a finish step writes.
         StoreError: The document has a format that this version does not read.
     """
-    done = document.decode_document_as(FinishRecord, data, name)
+    done = document.decode_document_as(
+        FinishRecord, data, name, lambda read: {"encoded": [], **read}
+    )
     document.check_value(name, "sizes", done.sizes, tuple(sorted(set(done.sizes))))
+    document.check_value(name, "encoded", done.encoded, tuple(sorted(set(done.encoded))))
     document.check_value(name, "the sum of counts", sum(done.counts.values()), done.num_rows)
     named = {written.name for written in done.objects}
     expected = layout.derived(done.split, done.num_rows, done.sizes)
+    for encoding in done.encoded:
+        expected |= layout.encoded_derived(done.split, done.num_rows, encoding)
     for unexpected in sorted(named - expected):
         document.check_value(name, "the name of an object", unexpected, "one that the layout gives")
     for missing in sorted(expected - named):

@@ -96,6 +96,13 @@ SizeText = Annotated[
     ),
 ]
 """The side of a square in pixels as the key of a JSON object."""
+EncodingName = Annotated[
+    str,
+    pattern(
+        r"original|jpeg[1-9][0-9]{0,3}@(100|[1-9][0-9]?)", "original or jpeg<short side>@<quality>"
+    ),
+]
+"""The name of an encoded array."""
 Rows = Annotated[int, Between(1, 2**24)]
 """The number of rows in a shard or a chunk."""
 Digest = Annotated[str, pattern(r"[0-9a-f]{32}|[0-9a-f]{64}", "32 or 64 hexadecimal digits")]

@@ -10,11 +10,13 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import pytest
+import tensorstore
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.store import arrays, layout
+from pipeline.store.encoded_shard import EncodedGeometry, EncodedShardComposer
 from pipeline.store.local import LocalObjects
 from pipeline.store.plan import Plan
 from tests.commands import ROOT
@@ -163,3 +165,36 @@ def test_a_process_exits_without_a_traceback_from_zarrs_loop() -> None:
         timeout=100,
     )
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_encoded_rows_are_plain_arrays_of_one_group(objects: LocalObjects, tmp_path: Path) -> None:
+    """Each row is the elements of `bytes` from its `offset` on, in zarr-python and tensorstore."""
+    geometry = EncodedGeometry(256, 64, 4)
+    rows = [b"abc", b"", bytes(range(100)), b"x", b"the last shard is shorter"]
+    offset, shape = np.zeros((5, 2), np.int64), np.zeros((5, 2), np.int32)
+    plan = Plan(**{**vars(PLAN), "num_rows": 5, "shard_rows": 4})
+    write(objects, [*arrays.groups("train"), *arrays.encoded_arrays(plan, "jpeg8@90", geometry)])
+    for shard in range(2):
+        writer = objects.create(layout.encoded_shard("train", "jpeg8@90", shard))
+        composer = EncodedShardComposer(writer, geometry)
+        at = shard * geometry.span_bytes
+        for row in range(4 * shard, min(5, 4 * shard + 4)):
+            sides = (row + 1, 7) if rows[row] else (0, 0)
+            composer.append(rows[row], *sides)
+            offset[row], shape[row] = (at, at + len(rows[row])), sides
+            at += len(rows[row])
+        composer.write_index()
+        composer.finish()
+    write(objects, arrays.encoded_row_arrays("train", "jpeg8@90", offset, shape))
+
+    group = zarr.open_group(tmp_path / layout.IMAGES, mode="r")["train/jpeg8@90"]
+    written = {name.removeprefix(f"{layout.IMAGES}/") for name in objects.names(layout.IMAGES)}
+    derived = layout.encoded_derived("train", 5, "jpeg8@90")
+    assert {name.removeprefix(f"{layout.IMAGES}/") for name in derived} <= written
+    assert np.array_equal(group["shape"][:], shape)
+    folder = tmp_path / layout.encoded_array("train", "jpeg8@90", "bytes")
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder)}}
+    by_tensorstore = tensorstore.open(spec).result()
+    for row, (start, stop) in zip(rows, group["offset"][:].tolist(), strict=True):
+        assert group["bytes"][start:stop].tobytes() == row
+        assert by_tensorstore[start:stop].read().result().tobytes() == row

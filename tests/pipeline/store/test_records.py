@@ -7,9 +7,9 @@ import pytest
 
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store import layout, records
-from pipeline.store.commit import Commit, ObjectRecord
+from pipeline.store.commit import Commit, ObjectRecord, decode_commit
 from pipeline.store.local import LocalObjects
-from pipeline.store.records import FinishRecord
+from pipeline.store.records import FinishRecord, decode_finish_record
 from tests.pipeline.store.test_plan import MADE as PLAN
 from tests.pipeline.store.test_recipe import MADE as RECIPE
 
@@ -42,6 +42,31 @@ def test_a_decoded_finish_record_equals_the_encoded_one(objects: LocalObjects) -
     assert records.load_finish_record(objects, "train") is None
     objects.put(layout.done("train"), DONE.encode())
     assert records.load_finish_record(objects, "train") == DONE
+
+
+def test_encoded_arrays_are_recorded_where_there_are_some(objects: LocalObjects) -> None:
+    """Documents without any are those of before; a foreign object or name is refused."""
+    shard = ObjectRecord(layout.encoded_shard("train", "jpeg256@90", 1), 7, "1" * 32)
+    commit = replace(COMMIT, encoded={"jpeg256@90": shard})
+    assert b"encoded" not in COMMIT.encode()
+    assert decode_commit(commit.encode(), "x") == commit
+    assert decode_commit(COMMIT.encode(), "x") == COMMIT
+    assert shard in commit.objects
+    for wrong in ({"jpeg256@90": replace(shard, name="x")}, {"jpeg0@90": shard}):
+        with pytest.raises(StoreDamagedError):
+            decode_commit(replace(COMMIT, encoded=wrong).encode(), "x")
+
+    names = layout.encoded_derived("train", 11, "original")
+    done = replace(
+        DONE,
+        encoded=("original",),
+        objects=(*DONE.objects, *(ObjectRecord(name, 5, "0" * 32) for name in sorted(names))),
+    )
+    assert b"encoded" not in DONE.encode()
+    assert decode_finish_record(done.encode(), "x") == done
+    for encoded in ((), ("jpeg256@90",), ("original", "original")):
+        with pytest.raises(StoreDamagedError):
+            decode_finish_record(replace(done, encoded=encoded).encode(), "x")
 
 
 def test_a_missing_split_is_reported_with_the_existing_ones(objects: LocalObjects) -> None:
