@@ -208,6 +208,19 @@ def shard(split: str, size: int, shard: int) -> str:
     return f"{array(split, str(size))}/c.{shard}.0.0.0"
 
 
+def encoded_plan(split: str, encoding: str) -> str:
+    """Return the name of the plan of an encoded array, relative to the store.
+
+    Args:
+        split: The name of the split.
+        encoding: The name of the encoded rows, such as `jpeg256@90` or `original`.
+
+    Returns:
+        `splits/<split>.<encoding>.json`.
+    """
+    return f"splits/{split}.{encoding}.json"
+
+
 def encoded_array(split: str, encoding: str, part: str) -> str:
     """Return the name of one of the zarr arrays of encoded rows, relative to the store.
 

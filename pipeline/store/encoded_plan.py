@@ -1,0 +1,131 @@
+"""The plan of an encoded array of a split: where its rows lie, and which encoder makes them.
+
+It is written before the first of its shards, once, and never changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from pipeline.errors import StoreMismatchError
+from pipeline.store import document, layout
+from pipeline.store.encoded_shard import TABLE_ENTRY, EncodedGeometry
+from pipeline.store.encoding import CHUNK_BYTES, Encoding, parse_encoding
+from pipeline.store.plan import Plan
+from pipeline.store.schema import Between, Digest, EncodingName, Format, Split
+
+JPEG_ROOM_BYTES_PER_PIXEL = 3
+"""The bytes that a shard of JPEG rows has room for, for each pixel of a square of the short side.
+
+Photographs take 0.3 to 0.6 at quality 90. Room costs nothing but an entry of the index for each
+chunk, so it is generous: for long pictures, and for noise at the highest quality."""
+
+MAX_SPAN_BYTES = 2**44
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedPlan:
+    """The plan of one encoded array of a split."""
+
+    split: Split
+    encoding: EncodingName
+    """The name of the array, such as `jpeg256@90`."""
+    plan: Digest
+    """The digest of the plan of the split."""
+    span_bytes: Annotated[int, Between(1, MAX_SPAN_BYTES)]
+    """The elements of the array of bytes that each shard owns, a multiple of `chunk_bytes`."""
+    chunk_bytes: Annotated[int, Between(1, 2**31)]
+    """The bytes that share a checksum."""
+    encoder: str
+    """The digest of the probe images as encoded; empty for the source's own bytes."""
+    software: str
+    """The software behind that digest, for people. It is not part of the identity."""
+    format: Format = layout.FORMAT
+    """The format version of the store, as in its recipe."""
+
+    def geometry(self, shard_rows: int) -> EncodedGeometry:
+        """Return the places of bytes in the shard objects.
+
+        Args:
+            shard_rows: The rows of a shard, as in the plan of the split.
+        """
+        return EncodedGeometry(self.span_bytes, self.chunk_bytes, shard_rows)
+
+    def encode(self) -> bytes:
+        """Return the bytes of `splits/<split>.<encoding>.json`."""
+        return document.encode_document(asdict(self))
+
+
+def span_of_jpegs(encoding: Encoding, shard_rows: int) -> int:
+    """Return the bytes that a shard of JPEG rows has room for, a multiple of a chunk.
+
+    Args:
+        encoding: The short side and the quality of the rows.
+        shard_rows: The rows of a shard.
+    """
+    row_bytes = JPEG_ROOM_BYTES_PER_PIXEL * encoding.short_side**2
+    return _whole_chunks(shard_rows * (row_bytes + TABLE_ENTRY.itemsize))
+
+
+def span_of_originals(longest_shard_bytes: int, shard_rows: int) -> int:
+    """Return the bytes that a shard of the source's own bytes needs, a multiple of a chunk.
+
+    Args:
+        longest_shard_bytes: The bytes of the samples of the shard that has most of them.
+        shard_rows: The rows of a shard.
+    """
+    return _whole_chunks(longest_shard_bytes + shard_rows * TABLE_ENTRY.itemsize)
+
+
+def _whole_chunks(num_bytes: int) -> int:
+    return -(-num_bytes // CHUNK_BYTES) * CHUNK_BYTES
+
+
+def decode_encoded_plan(data: bytes, name: str) -> EncodedPlan:
+    """Decode and check the plan of an encoded array.
+
+    It may be that of any split: the caller compares its `split` and `plan` with what it expects.
+
+    Args:
+        data: The bytes of the document.
+        name: Its name in the store, for messages.
+
+    Returns:
+        The plan: `split`, `encoding`, the digest `plan` of the split's plan, `span_bytes`,
+        `chunk_bytes`, and the `encoder`.
+
+    Raises:
+        StoreDamagedError: The bytes differ from those written, or a field is invalid.
+        StoreError: The document has a format that this version does not read.
+    """
+    planned = document.decode_document_as(EncodedPlan, data, name)
+    parse_encoding(planned.encoding)
+    rest = planned.span_bytes % planned.chunk_bytes
+    document.check_value(name, "span_bytes modulo chunk_bytes", rest, 0)
+    return planned
+
+
+def check_same_encoder(stored: EncodedPlan, requested: EncodedPlan, plan: Plan) -> None:
+    """Refuse to add rows to an encoded array on a machine that encodes to other bytes.
+
+    Args:
+        stored: The plan of the array in the store.
+        requested: The plan that this machine would make.
+        plan: The plan of the split.
+
+    Raises:
+        StoreMismatchError: The stored plan is of another plan of the split, or this machine
+            encodes the probe images to other bytes.
+    """
+    if stored.plan != plan.digest:
+        raise StoreMismatchError(
+            f"the encoded rows {stored.encoding} of split {stored.split!r} belong to another plan."
+            " Run `tesserae verify`."
+        )
+    if stored.encoder != requested.encoder:
+        raise StoreMismatchError(
+            f"the rows {stored.encoding} of the store were encoded by {stored.software}, and"
+            f" {requested.software} makes other bytes of the same pixels. Use that software, or"
+            " prepare into a new store."
+        )
