@@ -9,6 +9,7 @@ embedded_metadata   orientation, and files without texts, profiles and thumbnail
 depth               samples of more than 8 bits, scaled to 8
 libtiff             errors that libtiff meets and Pillow may not notice
 resize              squares of any size from decoded pixels
+encode              JPEG rows of kept aspect from decoded pixels
 probe               digests that show if two machines compute the same pixels
 probe_images        the files that are decoded for those digests
 sandbox             decoding in a child process with limits on time and memory

@@ -16,7 +16,9 @@
     integrity    the comparison of objects with the records of them
     checksum     the checksums of chunks, indexes and small arrays
     shard        the composition of a shard object, byte for byte as zarr writes it
+    codecs       the compression of chunks
     geometry     the places of rows in shard objects, for reading them one by one
+    encoding, encoded_plan, encoded_shard  rows that are images of their own length
     arrays       the interface to zarr: metadata, labels, status
     split        a split that is open for reading
     table        one line for each sample: its source file and the outcome of decoding it
