@@ -3,6 +3,7 @@
 `batch_size` counts the rows of all ranks together: 1 rank and 8 ranks see the same batches.
 """
 
+import gc
 import sys
 
 import torch
@@ -36,5 +37,9 @@ for epoch in range(3):
         optimizer.step()
     distributed.all_reduce(loss)
     print(f"rank {loader.rank}, epoch {epoch}: loss {loss.item() / loader.world:.3f}")
-distributed.barrier()  # or a thread of gloo may still hold gradients when Python ends
+# The threads of gloo end with the last reference to the group, which the model has, too. One that
+# still held a tensor when Python ends would abort the process.
+distributed.barrier()
+del model, optimizer, loss
+gc.collect()
 distributed.destroy_process_group()
