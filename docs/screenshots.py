@@ -81,7 +81,7 @@ def main() -> None:
     if DRIVER is None:
         sys.exit("There is no chromedriver. Install it: Debian's package is chromium-driver.")
     if folder.exists() and not (folder / MARK).exists() and any(folder.iterdir()):
-        sys.exit(f"{folder} is not empty, and not of an earlier call. Pass another folder.")
+        sys.exit(f"{folder} is not empty, and not of an earlier call. Remove it, or pass another.")
     # The report of a store that was finished before would have no figures of its last run.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

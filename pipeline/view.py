@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError
-from pipeline.store import arrays, layout, records
+from pipeline.store import arrays, layout
 from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
 
@@ -79,16 +79,20 @@ def view(
         url=objects.url,
         split=split,
         size=size,
+        shard_rows=opened.recipe.shard_rows,
     )
     return SplitView(images, opened.labels, opened.readable)
 
 
 def _read_chunk_of_view(
-    block_info: dict[int | None, dict[str, list[tuple[int, int]]]], url: str, split: str, size: int
+    block_info: dict[int | None, dict[str, list[tuple[int, int]]]],
+    url: str,
+    split: str,
+    size: int,
+    shard_rows: int,
 ) -> NDArray[np.uint8]:
     start, stop = block_info[None]["array-location"][0]
     objects = open_objects(url)
-    shard_rows = records.load_plan(objects, split).shard_rows
     for shard in range(start // shard_rows, -(-stop // shard_rows)):
         name = layout.shard(split, size, shard)
         if objects.size(name) is None:  # zarr would read zeros

@@ -243,6 +243,7 @@ def intact_feature_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) ->
     size = str(recipe.stored_size)
 
     def kinds_of(shard: int) -> set[str]:
+        """Return the kinds of one shard that are of its present images."""
         commit, image_commit = commits.get(shard), images.get(shard)
         if commit is None or image_commit is None or size not in image_commit.arrays:
             return set()
@@ -281,7 +282,7 @@ def damaged_objects(objects: Objects, recipe: FeatureRecipe, plan: Plan) -> list
     with ThreadPoolExecutor(records.READERS) as pool:
         intact = pool.map(lambda record: is_intact(objects, record), written)
         return [
-            record.name for record, is_intact in zip(written, intact, strict=True) if not is_intact
+            record.name for record, undamaged in zip(written, intact, strict=True) if not undamaged
         ]
 
 

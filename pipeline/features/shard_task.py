@@ -296,6 +296,7 @@ def _compute_rows(
     progress = _ProgressReporter(workspace.config, shard)
 
     def compute() -> None:
+        """Compute batches until there are none; several threads run it at once."""
         for rows_in_shard, batch in shared:
             images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(workspace.backbone.device)
             for kind in kinds:

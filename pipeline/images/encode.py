@@ -43,8 +43,8 @@ def encode_jpeg_row(
 
     Args:
         data: All bytes of the image file.
-        decoded: What `pipeline.images.decode.decode` returned for them, reduced no further than to
-            *short_side*; it is not changed.
+        decoded: The image, as `pipeline.images.decode.decode` returned it for these bytes with a
+            `serves` of at least *short_side*; it is not changed.
         short_side: The largest short side in pixels.
         quality: The quality on Pillow's scale, 1 to 100.
         filter: The resampling filter, such as `bicubic`.

@@ -341,6 +341,7 @@ def make_plan(
         format=recipe.format,
     )
     order = row_order(requested.num_rows, seed)
+    # Compared before the classes: of another listing, the error must say that it is another one.
     if objects.size(layout.plan(split)) is not None:
         plan.check_same_plan(records.load_plan(objects, split), requested)
     labels = _labels_of_listing(listed, recipe)

@@ -96,6 +96,7 @@ class _RecordReader:
         self._copies = copies
 
     def plan(self, split: str) -> Plan | None:
+        """Return the plan of a split if it, or the ledger's copy of it, is intact."""
         name = layout.plan(split)
         copy = self._copy(name, plan.decode_plan, lambda decoded: decoded.split == split)
         decoded: Plan | None = self._read(
@@ -106,6 +107,8 @@ class _RecordReader:
         return decoded
 
     def recipe(self, planned: Plan | None) -> Recipe | None:
+        """Return the recipe to which *planned* belongs if it, or a ledger's copy, is intact."""
+
         def fits(decoded: Recipe) -> bool:
             return planned is None or decoded.digest == planned.recipe
 

@@ -20,6 +20,7 @@ from pipeline.sources.text_tables import (
 TableFile = tuple[str, Callable[[], bytes]]
 """A file's full name, and a function that reads its bytes."""
 
+WORDS = ("LOC_synset_mapping.txt", "words.txt")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 SOLUTION = "LOC_val_solution.csv"
 
@@ -247,9 +248,6 @@ def is_val_image(name: str) -> bool:
             any case.
     """
     return name.startswith("ILSVRC2012_val_") and name.lower().endswith((".jpeg", ".jpg"))
-
-
-WORDS = ("LOC_synset_mapping.txt", "words.txt")
 
 
 def find_words(location: Location) -> dict[str, str]:

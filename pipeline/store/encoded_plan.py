@@ -11,15 +11,15 @@ from typing import Annotated
 from pipeline.errors import StoreMismatchError
 from pipeline.store import document, layout
 from pipeline.store.encoded_shard import TABLE_ENTRY, EncodedGeometry
-from pipeline.store.encoding import CHUNK_BYTES, Encoding, parse_encoding
+from pipeline.store.encoding import CHUNK_BYTES, Encoding
 from pipeline.store.plan import Plan
 from pipeline.store.schema import Between, Digest, EncodingName, Format, Split
 
 JPEG_ROOM_BYTES_PER_PIXEL = 3
 """The bytes that a shard of JPEG rows has room for, for each pixel of a square of the short side.
 
-Photographs take 0.3 to 0.6 at quality 90. Room costs nothing but an entry of the index for each
-chunk, so it is generous: for long pictures, and for noise at the highest quality."""
+Photographs take less than one. Room costs nothing but an entry of the index for each chunk, so it
+is generous: for long pictures, and for noise at the highest quality."""
 
 MAX_SPAN_BYTES = 2**44
 
@@ -100,9 +100,8 @@ def decode_encoded_plan(data: bytes, name: str) -> EncodedPlan:
         StoreError: The document has a format that this version does not read.
     """
     planned = document.decode_document_as(EncodedPlan, data, name)
-    parse_encoding(planned.encoding)
-    rest = planned.span_bytes % planned.chunk_bytes
-    document.check_value(name, "span_bytes modulo chunk_bytes", rest, 0)
+    remainder = planned.span_bytes % planned.chunk_bytes
+    document.check_value(name, "span_bytes modulo chunk_bytes", remainder, 0)
     return planned
 
 

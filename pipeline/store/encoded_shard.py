@@ -24,7 +24,7 @@ from pipeline.errors import StoreError
 from pipeline.store.checksum import CHECKSUM_BYTES
 from pipeline.store.commit import ObjectRecord
 from pipeline.store.objects import Writer
-from pipeline.store.shard import ChunkWriter
+from pipeline.store.shard import ChunkWriter, index_bytes
 
 TABLE_ENTRY = np.dtype([("stop", "<i8"), ("height", "<i4"), ("width", "<i4")])
 """An entry of the row table: the offset in the shard after the row's last byte, and the size of its
@@ -61,7 +61,7 @@ class EncodedGeometry:
     @property
     def index_bytes(self) -> int:
         """The bytes of a shard's index with its checksum."""
-        return self.chunks_per_shard * 16 + CHECKSUM_BYTES
+        return index_bytes(self.span_bytes, self.chunk_bytes)
 
     @property
     def room_bytes(self) -> int:
@@ -74,8 +74,8 @@ class EncodedGeometry:
         Args:
             object_bytes: The length of the object in bytes.
         """
-        chunks, rest = divmod(object_bytes - self.index_bytes, self.framed_bytes)
-        return None if rest or not 1 <= chunks <= self.chunks_per_shard else chunks
+        chunks, remainder = divmod(object_bytes - self.index_bytes, self.framed_bytes)
+        return None if remainder or not 1 <= chunks <= self.chunks_per_shard else chunks
 
     def object_offset(self, offset: int) -> int:
         """Return where a byte of a shard lies in its object, before which checksums lie.
@@ -153,12 +153,13 @@ class EncodedShardComposer:
         self._writer.finish()
 
     def _write(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
+        start = 0
+        while start < len(data):
             room = self._geometry.chunk_bytes - self._num_bytes % self._geometry.chunk_bytes
-            piece, rest = rest[:room], rest[room:]
+            piece = data[start : start + room]  # of a row within one chunk, no copy
             self._chunks.write(piece)
             self._num_bytes += len(piece)
+            start += len(piece)
             if len(piece) == room:
                 self._chunks.end_chunk()
 

@@ -63,3 +63,15 @@ def parse_encoding(text: str) -> Encoding:
             f" {MAX_SIZE} pixels and a quality of 1 to {MAX_QUALITY}, such as jpeg:256@90."
         )
     return Encoding(int(match[1]), int(match[2]))
+
+
+def is_array_name(text: str) -> bool:
+    """Return True if a text is the name of the arrays of an encoding, such as `jpeg256@90`.
+
+    Args:
+        text: Any text.
+    """
+    try:
+        return parse_encoding(text).array_name == text
+    except ValueError:
+        return False

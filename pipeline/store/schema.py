@@ -29,6 +29,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
+from pipeline.store.encoding import is_array_name
 from pipeline.store.layout import MAX_SIZE, is_split
 
 T = TypeVar("T")
@@ -97,10 +98,7 @@ SizeText = Annotated[
 ]
 """The side of a square in pixels as the key of a JSON object."""
 EncodingName = Annotated[
-    str,
-    pattern(
-        r"original|jpeg[1-9][0-9]{0,3}@(100|[1-9][0-9]?)", "original or jpeg<short side>@<quality>"
-    ),
+    str, Matching(is_array_name, "original or jpeg<short side>@<quality>, such as jpeg256@90")
 ]
 """The name of an encoded array."""
 Rows = Annotated[int, Between(1, 2**24)]

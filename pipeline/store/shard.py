@@ -45,16 +45,16 @@ class ChunkWriter:
         self._checksum = 0
         self._hash = xxhash.xxh3_128()
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: bytes) -> None:
         """Append bytes to the present chunk.
 
         Args:
-            data: Contiguous bytes; they may be overwritten as soon as this returns.
+            data: Any number of bytes.
 
         Raises:
             StoreError: The bytes cannot be written.
         """
-        self._checksum = google_crc32c.extend(self._checksum, bytes(data))
+        self._checksum = google_crc32c.extend(self._checksum, data)
         self._hash.update(data)
         self._writer.write(memoryview(data))
         self._num_bytes += len(data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -263,9 +262,8 @@ def smoothed(
 
 def _sample_grids(folder: RunFolder) -> Iterator[tuple[str, int, bytes]]:
     """Yield the name, the step and the PNG of grids over the whole run, the newest first."""
-    grids = (folder.path / "samples").glob("*-?????????.png")  # others are not of the run
-    named = (file for file in grids if re.fullmatch(r"[0-9]{9}", file.stem[-9:]))
-    files = sorted(named, key=lambda file: file.stem[-9:])
+    grids = (folder.path / "samples").glob(f"*-{'[0-9]' * 9}.png")  # others are not of the run
+    files = sorted(grids, key=lambda file: file.stem[-9:])
     last = len(files) - 1
     indices = {round(i * last / max(1, MAX_GRIDS - 1)) for i in range(MAX_GRIDS)} if files else ()
     for index in sorted(indices, reverse=True):
