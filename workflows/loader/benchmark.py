@@ -115,8 +115,8 @@ def emulation_lines(loader: Loader, profile: Profile, name: str, seconds: float)
             fed = max(fed, emulation.accelerators)
         yield (
             f"{emulation.accelerators} x {name}: utilisation {emulation.utilisation:.1%},"
-            f" {emulation.images_per_second:,.0f} images/s in {counted(emulation.steps, 'step')}, longest"
-            f" wait {seconds_text(emulation.longest_wait)}"
+            f" {emulation.images_per_second:,.0f} images/s in {counted(emulation.steps, 'step')},"
+            f" longest wait {seconds_text(emulation.longest_wait)}"
         )
     demand = f"{profile.images_per_second:,.0f} images/s each"
     if fed:
