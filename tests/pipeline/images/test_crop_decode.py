@@ -344,9 +344,9 @@ def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def rotated() -> bytes:
+def rotated(orientation: int) -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = orientation
     return saved(PICTURE, "JPEG", exif=exif)
 
 
@@ -369,12 +369,33 @@ def with_unusual_sampling() -> bytes:
     return bytes(data)
 
 
+def with_a_scan_for_each_channel() -> bytes:
+    """Return a baseline JPEG whose channels are in three scans, made of three grey JPEGs."""
+    channels = [jpeg(seed, 64, 48, "L") for seed in range(3)]
+    frame, scan = channels[0].index(b"\xff\xc0"), channels[0].index(b"\xff\xda")
+    tables = channels[0][channels[0].index(b"\xff\xc4") : scan]
+    size = channels[0][frame + 4 : frame + 9]
+    parts = [channels[0][:frame], b"\xff\xc0\x00\x11", size, b"\3\1\x11\0\2\x11\0\3\x11\0", tables]
+    for k, channel in enumerate(channels):
+        header = bytes([0xFF, 0xDA, 0, 8, 1, k + 1, 0, 0, 63, 0])
+        parts += [header, channel[channel.index(b"\xff\xda") + 10 : -2]]
+    return b"".join([*parts, b"\xff\xd9"])
+
+
+def with_a_missing_piece() -> bytes:
+    """Return a JPEG whose scan ends too early, of which libjpeg warns."""
+    data = jpeg(5, 64, 48)
+    return data[: len(data) * 2 // 3] + b"\xff\xd9"
+
+
 PICTURE = Image.open(io.BytesIO(jpeg(5, 64, 48)))
 OTHERS = {
     "progressive": saved(PICTURE, "JPEG", progressive=True),
     "CMYK": jpeg(5, 64, 48, "CMYK"),
     "RGB": with_wrong_component_ids(),
     "sampling": with_unusual_sampling(),
+    "three scans": with_a_scan_for_each_channel(),
+    "warning": with_a_missing_piece(),
     "PNG": saved(PICTURE, "PNG"),
     "16 bits": saved(Image.fromarray(np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)), "PNG"),
     "TIFF": saved(PICTURE, "TIFF"),
@@ -397,12 +418,13 @@ def test_other_rows_are_decoded_by_pillow(
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
 @pytest.mark.parametrize("exif", [False, True])
+@pytest.mark.parametrize("orientation", [3, 6])
 def test_rows_are_rotated_by_exif_where_it_is_asked_for(
-    implementations: Implementations, name: str, exif: bool
+    implementations: Implementations, name: str, exif: bool, orientation: int
 ) -> None:
     """Shapes and boxes are those of the rotated picture."""
-    data, box = rotated(), (3, 5, 40, 48)
-    shape = (64, 48) if exif else (48, 64)
+    data, box = rotated(orientation), (3, 5, 40, 48)
+    shape = (64, 48) if exif and orientation == 6 else (48, 64)
     result = implementations.crop(name, data, box, 20, shape=shape, exif=exif)
     np.testing.assert_array_equal(result, expected_crop(data, box, 20, exif=exif))
 
@@ -412,11 +434,12 @@ def test_a_missing_end_marker_is_treated_as_the_recipe_says(
     implementations: Implementations, name: str
 ) -> None:
     data = saved(PICTURE, "JPEG")[:-2]
-    whole_file = expected_crop(data + b"\xff\xd9", (0, 0, 64, 48), 30)
-    kept = implementations.crop(name, data, (0, 0, 64, 48), 30, missing_end="keep")
-    np.testing.assert_array_equal(kept, whole_file)
-    with pytest.raises(RowDecodeError, match="end marker"):
-        implementations.crop(name, data, (0, 0, 64, 48), 30)
+    for box in ((0, 0, 64, 48), (0, 0, 40, 9)):  # the second one is complete long before the end
+        expected = expected_crop(data + b"\xff\xd9", box, 30)
+        result = implementations.crop(name, data, box, 30, missing_end="keep")
+        np.testing.assert_array_equal(result, expected)
+        with pytest.raises(RowDecodeError, match="end marker"):
+            implementations.crop(name, data, box, 30)
 
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
