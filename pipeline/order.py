@@ -172,17 +172,20 @@ def key(*numbers: int) -> int:
     return hashed
 
 
-def keys(numbers: tuple[int, ...], last: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Return `key(*numbers, n)` for each n of an array.
+def keys(numbers: tuple[int, ...], *last: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return `key(*numbers, a, b, ...)` for each element a, b, ... of arrays.
 
     Args:
         numbers: The first numbers, each 0 to 2^64 - 1.
-        last: The last number of each key, (n,) int64, at least 0.
+        last: The last numbers of each key, int64, at least 0, of shapes that broadcast.
 
     Returns:
-        (n,) uint64, a new array.
+        A uint64 array of the common shape.
     """
-    return _mix_splitmix64((last.astype(np.uint64) ^ np.uint64(key(*numbers))) + _STEP)
+    hashed = np.uint64(key(*numbers))
+    for array in last:
+        hashed = _mix_splitmix64((hashed ^ array.astype(np.uint64)) + _STEP)
+    return hashed
 
 
 class Permutation:

@@ -8,8 +8,8 @@ exponential, so that every machine cuts the same boxes.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from decimal import Decimal
-from math import factorial
+from decimal import Context, Decimal
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,7 @@ class Crop:
         """Refuse invalid values, and fields that the kind does not use."""
         if self.kind not in CROPS:
             raise ValueError(f"crop is {self.kind!r}: expected one of {', '.join(CROPS)}.")
-        for name, highest in (("area", 1.0), ("ratio", 1e6)):
+        for name, highest in (("area", 1.0), ("ratio", 1000.0)):
             object.__setattr__(self, name, _interval(name, getattr(self, name), highest))
         object.__setattr__(self, "share", _interval("share", (self.share, 1.0), 1.0)[0])
         for field in fields(self)[1:]:
@@ -108,8 +108,8 @@ class Crop:
             side = np.maximum(1, np.rint(short * self.share).astype(np.int64))
             left, top = (width - side) // 2, (height - side) // 2
             if self.kind == "random":
-                left = draws.below(width - side + 1, _LEFT)
-                top = draws.below(height - side + 1, _TOP)
+                left = draws.below(width - side + 1, np.array(_LEFT))
+                top = draws.below(height - side + 1, np.array(_TOP))
             box = (left, top, side, side)
         left, top, box_width, box_height = box
         return np.stack([left, top, left + box_width, top + box_height], 1).astype(np.int32)
@@ -155,16 +155,25 @@ class _Draws:
         self._numbers = (seed, epoch)
         self._rows = rows
 
-    def _hashes(self, purpose: int) -> NDArray[np.uint64]:
-        return keys((*self._numbers, _FIRST_PURPOSE + purpose), self._rows)
+    def _hashes(self, purposes: NDArray[np.int64]) -> NDArray[np.uint64]:
+        return keys(self._numbers, _FIRST_PURPOSE + purposes, self._rows)
 
-    def uniform(self, purpose: int) -> NDArray[np.float64]:
-        """Return numbers in [0, 1), multiples of 2^-53, (n,) float64."""
-        return (self._hashes(purpose) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    def uniform(self, purposes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return numbers in [0, 1), multiples of 2^-53.
 
-    def below(self, ends: Sides, purpose: int) -> Sides:
-        """Return whole numbers from 0 to *ends* - 1, (n,) int64, for ends of 1 to 2^32."""
-        high = self._hashes(purpose) >> np.uint64(32)
+        Args:
+            purposes: The purposes, of a shape that broadcasts with (n,).
+        """
+        return (self._hashes(purposes) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+    def below(self, ends: Sides, purposes: NDArray[np.int64]) -> Sides:
+        """Return whole numbers from 0 to *ends* - 1.
+
+        Args:
+            ends: (n,) int64, 1 to 2^32.
+            purposes: The purposes, of a shape that broadcasts with (n,).
+        """
+        high = self._hashes(purposes) >> np.uint64(32)
         return (high * ends.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
 
 
@@ -173,35 +182,26 @@ def _resized_boxes(
 ) -> tuple[Sides, Sides, Sides, Sides]:
     """Return left, top, width and height of boxes of random area and aspect ratio.
 
-    Up to ten boxes are drawn for each row, until one fits into its picture. If none does, the box
-    is the largest in the centre whose ratio is allowed.
+    Of ten boxes that are drawn for each row, the first that fits into the picture is used. If none
+    does, the box is the largest in the centre whose ratio is allowed.
     """
-    box_width, box_height = _largest_boxes(width, height, crop.ratio)
-    left, top = (width - box_width) // 2, (height - box_height) // 2
+    first_purposes = np.arange(_TRIES)[:, None] * _DRAWS_OF_TRY
     low, high = crop.area
-    log_low, log_high = (float(Decimal(edge).ln()) for edge in crop.ratio)
-    area = (width * height).astype(np.float64)
-    is_open = np.ones(len(width), bool)
-    for number in range(_TRIES):
-        first = number * _DRAWS_OF_TRY
-        target = area * (low + (high - low) * draws.uniform(first + _AREA))
-        aspect = _exp(log_low + (log_high - log_low) * draws.uniform(first + _RATIO))
-        drawn_width = np.rint(np.sqrt(target * aspect)).astype(np.int64)
-        drawn_height = np.rint(np.sqrt(target / aspect)).astype(np.int64)
-        fits = is_open & (drawn_width > 0) & (drawn_width <= width)
-        fits &= (drawn_height > 0) & (drawn_height <= height)
-        box_width = np.where(fits, drawn_width, box_width)
-        box_height = np.where(fits, drawn_height, box_height)
-        # Where the box does not fit, the number is not used; it needs a valid range all the same.
-        left = np.where(
-            fits, draws.below(np.maximum(1, width - drawn_width + 1), first + _LEFT), left
-        )
-        top = np.where(
-            fits, draws.below(np.maximum(1, height - drawn_height + 1), first + _TOP), top
-        )
-        is_open &= ~fits
-        if not is_open.any():
-            break
+    log_low, log_high = (_log(edge) for edge in crop.ratio)
+    area = width * height * (low + (high - low) * draws.uniform(first_purposes + _AREA))
+    ratio = _exp(log_low + (log_high - log_low) * draws.uniform(first_purposes + _RATIO))
+    drawn_width, drawn_height = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+    fits = (drawn_width > 0) & (drawn_width <= width) & (drawn_height > 0)
+    fits &= drawn_height <= height
+    chosen, columns = fits.argmax(0), np.arange(len(width))
+    is_drawn = fits[chosen, columns]
+    largest_width, largest_height = _largest_boxes(width, height, crop.ratio)
+    box_width = np.where(is_drawn, drawn_width[chosen, columns], largest_width).astype(np.int64)
+    box_height = np.where(is_drawn, drawn_height[chosen, columns], largest_height).astype(np.int64)
+    room_left, room_top = width - box_width, height - box_height
+    purposes = chosen * _DRAWS_OF_TRY
+    left = np.where(is_drawn, draws.below(room_left + 1, purposes + _LEFT), room_left // 2)
+    top = np.where(is_drawn, draws.below(room_top + 1, purposes + _TOP), room_top // 2)
     return left, top, box_width, box_height
 
 
@@ -209,23 +209,27 @@ def _largest_boxes(width: Sides, height: Sides, ratio: tuple[float, float]) -> t
     """Return width and height of the largest boxes of allowed aspect ratios."""
     low, high = ratio
     aspect = width / height
-    box_width = np.where(aspect > high, np.rint(height * high).astype(np.int64), width)
-    box_height = np.where(aspect < low, np.rint(width / low).astype(np.int64), height)
+    box_width = np.where(aspect > high, np.rint(height * high), width).astype(np.int64)
+    box_height = np.where(aspect < low, np.rint(width / low), height).astype(np.int64)
     return np.clip(box_width, 1, width), np.clip(box_height, 1, height)
 
 
-def _exp(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return e^x for x of -14 to 14, to 15 digits, by products and sums alone.
+@cache
+def _log(value: float) -> float:
+    """Return the natural logarithm, exactly rounded on every machine."""
+    return float(Decimal(value).ln(Context(prec=40)))
 
-    A machine's own exponential may differ from another's in the last bit, and a side be rounded to
-    another pixel.
+
+def _exp(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return e^x for x of -7 to 7, to ten digits, by products and sums alone.
+
+    A machine's own exponential may differ from another's in the last bit, and a side then be
+    rounded to another pixel.
     """
     scaled = values * 2.0**-5
     result = np.ones_like(values)
-    term = np.ones_like(values)
-    for power in range(1, 18):
-        term = term * scaled
-        result = result + term / factorial(power)
+    for divisor in range(9, 0, -1):  # the Taylor series, from its end
+        result = 1.0 + scaled * result / divisor
     for _ in range(5):
         result = result * result
     return result
