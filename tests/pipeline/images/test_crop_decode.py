@@ -465,6 +465,20 @@ def test_a_row_of_another_size_than_stated_is_an_error(
         implementations.crop(name, jpeg(1), (0, 0, 60, 46), 8, shape=(46, 60))
 
 
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_a_header_of_too_many_pixels_is_refused(
+    implementations: Implementations, name: str
+) -> None:
+    """No memory is reserved for what a header claims."""
+    data = bytearray(jpeg(1))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = (65000).to_bytes(2, "big") * 2
+    shape, box = (65000, 65000), (0, 0, 65000, 65000)
+    with pytest.raises(RowDecodeError) as raised:
+        implementations.crop(name, bytes(data), box, 8, shape=shape)
+    assert raised.value.status == 4
+
+
 # --- hostile bytes ------------------------------------------------------------------------------
 
 
