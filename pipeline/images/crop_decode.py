@@ -55,6 +55,9 @@ _ONE = 1 << 14
 _CORRUPT = 5
 """`pipeline.images.rejection.CORRUPT`, whose module imports Pillow."""
 
+_MAX_PIXELS = 178_956_970
+"""The size of a picture that Pillow takes for an attack: twice its `MAX_IMAGE_PIXELS`."""
+
 _NO_REDUCTION = 1 << 30
 
 
@@ -197,7 +200,7 @@ def _is_plain(row: Buffer, shape: NDArray[np.int32], *, exif: bool, rules: int) 
     """Return True if simplejpeg may decode the row, as `pipeline.images.decode` decides it."""
     data = row if isinstance(row, bytes) else bytes(row)
     plain = plain_jpeg(data)
-    if plain is None or plain[:2] != (shape[1], shape[0]):
+    if plain is None or plain[:2] != (shape[1], shape[0]) or plain[0] * plain[1] > _MAX_PIXELS:
         return False
     lacks_end = rules > 1 and not has_end_marker(data)
     return not (lacks_end or (exif and may_be_rotated(data)))
