@@ -91,11 +91,8 @@ class EncodedSet(ImageSet):
                 lambda out, side=side: write_rows(data, out, num_images, side),
             )
         if any(name.startswith("tesserae") for name in formats):
-            encodings = [f"jpeg:{side}@{QUALITY}" for side in SHORT_SIDES]
-            self._once(
-                self.folder / "store",
-                lambda out: prepare(photographs, out, ("--encoded", *encodings)),
-            )
+            rows = ("--encoded", *(f"jpeg:{side}@{QUALITY}" for side in SHORT_SIDES))
+            self._once(self.folder / "store", lambda out: prepare(photographs, out, (), rows))
         for name in FORMATS:
             if name in formats:
                 self._once(self.folder / name, lambda out, name=name: self._convert(name, out))

@@ -145,9 +145,21 @@ def link_images(data: Path, folder: Path, num_images: int) -> None:
             shutil.copyfile(files[index], name)
 
 
-def prepare(photographs: Path, out: Path, options: tuple[str, ...]) -> None:
-    """Run `tesserae prepare` at 224 px, with further options."""
-    command = [sys.executable, "-m", "workflows", "prepare", photographs, out, "--sizes", "224"]
+def prepare(
+    photographs: Path,
+    out: Path,
+    options: tuple[str, ...],
+    rows: tuple[str, ...] = ("--sizes", "224"),
+) -> None:
+    """Run `tesserae prepare`.
+
+    Args:
+        photographs: The photographs, in class folders.
+        out: The new store.
+        options: Further options.
+        rows: The options that choose the rows (default: squares of 224 px).
+    """
+    command = [sys.executable, "-m", "workflows", "prepare", photographs, out, *rows]
     subprocess.run(
         [*command, "--no-dashboard", *options], check=True, cwd=ROOT, stdout=subprocess.DEVNULL
     )
