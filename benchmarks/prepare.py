@@ -18,10 +18,9 @@ Each round runs every method once, one after the other, on the same images, with
     floor encoded  the floor without squares: each photograph is resized to a short side of 256 px,
                    encoded by Pillow with a quality of 90, and written to one file; a JPEG that is
                    no larger is written as it is
-    tesserae encoded
-                   `tesserae prepare --encoded jpeg:256@90`
-    floor both     the three sizes and the encoded rows, all written, from one decoding
-    tesserae both  `tesserae prepare` with the three sizes and `--encoded jpeg:256@90`
+    floor both     the three sizes and the encoded images from one decoding, all of them written
+    tesserae encoded, tesserae both
+                   `tesserae prepare --encoded jpeg:256@90`, alone and with the three sizes
     resize         the three resizes alone, of 200 decoded images, with Pillow-SIMD
     resize stock   the same with stock Pillow
 
@@ -62,7 +61,7 @@ if TYPE_CHECKING:
 
 SIZES = (72, 224, 288)
 SHORT_SIDE, QUALITY = 256, 90
-"""Those of the encoded images."""
+"""The largest short side in pixels, and the quality, of encoded images."""
 THREE_SIZES = ("--sizes", *map(str, SIZES))
 ENCODED = ("--encoded", f"jpeg:{SHORT_SIDE}@{QUALITY}")
 COMMANDS = {
