@@ -133,7 +133,7 @@ def plan(args: argparse.Namespace) -> None:
         recipe = planning.resolve_recipe(objects, choices, Classes(wnids, ("",) * len(wnids)))
         origin = Origin("synthetic", "folder", "/nowhere", "", listed.digest, listed.num_bytes)
         written = planning.make_plan(objects, "train", recipe, listed, origin, seed=0)
-        planning.write_metadata(objects, recipe, written, choices.sizes)
+        planning.write_metadata(objects, recipe, written, choices.sizes, {})
         record("the plan is written")
         size = (Path(folder) / "store/.cache/train.rows.arrow").stat().st_size
     rows, shards = written.num_rows, written.num_shards
