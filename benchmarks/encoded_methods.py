@@ -367,7 +367,7 @@ METHODS: dict[str, Callable[[Path], Batches]] = {
     "tesserae whole": tesserae("store", encoded="jpeg224@90", crop="centre"),
     "ffcv whole": ffcv("ffcv whole", crop=False),
     "decode crops": decode_crops,
-    "tesserae crop": tesserae("store", encoded="jpeg256@90", crop="random"),
+    "tesserae crop": tesserae("store", encoded="jpeg256@90", crop="resized"),
     "ffcv crop": ffcv("ffcv crop", crop=True),
     "dali crop": dali_crop,
     "mds crop": mds_crop,
