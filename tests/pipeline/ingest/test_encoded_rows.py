@@ -164,6 +164,21 @@ def test_rows_that_do_not_fit_are_a_sentence_before_anything_is_lost(
     assert not list((tmp_path / "store").rglob("c.*"))[1:], "the labels alone"
 
 
+def test_icons_fit_although_the_headers_of_jpegs_are_longer_than_their_files(
+    tmp_path: Path,
+) -> None:
+    """PNGs of a few pixels take 70 bytes each, and 630 as JPEGs."""
+    source = tmp_path / "images"
+    (source / "n00000000").mkdir(parents=True)
+    for number in range(300):
+        (source / f"n00000000/{number}.PNG").write_bytes(png(1 + number % 8, 8))
+    prepare_inline(
+        source, str(tmp_path / "store"), encoded=("jpeg:8@90",), shard_rows=300, chunk_rows=300
+    )
+    lengths = [len(data) for data, _, _ in rows_by_zarr(tmp_path / "store", "jpeg8@90")]
+    assert sum(lengths) > CHUNK_BYTES
+
+
 def test_another_encoder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the planner, and by a worker of another machine; original rows need no encoder."""
     source = make_folder(tmp_path / "images", 5)
