@@ -158,11 +158,15 @@ class _RecordReader:
         def read(encoding: str) -> EncodedPlan | None:
             identity = records.encoded_plan_identity(planned, encoding)
 
-            def fits(decoded: EncodedPlan) -> bool:
+            def belongs(decoded: EncodedPlan) -> bool:
                 return all(getattr(decoded, key) == value for key, value in identity.items())
 
+            name = layout.encoded_plan(split, encoding)
+            copy = self._copy(name, decode_encoded_plan, belongs)
             decoded: EncodedPlan | None = self._read(
-                layout.encoded_plan(split, encoding), decode_encoded_plan, fits
+                name,
+                decode_encoded_plan,
+                lambda decoded: belongs(decoded) and copy in (None, decoded),
             )
             return decoded
 
