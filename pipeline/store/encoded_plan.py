@@ -33,6 +33,7 @@ BYTES_PER_PIXEL = ((1, 50, 75, 90, 95, 100), (0.05, 0.14, 0.21, 0.36, 0.52, 1.1)
 """Qualities, and the bytes that a pixel of a small photograph takes at each, for estimates."""
 
 MAX_SPAN_BYTES = 2**44
+"""The largest number of bytes that a shard has room for."""
 
 
 EncodedPlans = dict[str, "EncodedPlan"]
