@@ -27,6 +27,9 @@ from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from pipeline.store.records import FinishRecord
 
+CANNOT_BE_READ = "cannot be read"
+"""The beginning of the description of a document for which the disk reports an error."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRecords:
@@ -208,7 +211,7 @@ class _RecordReader:
         except StoreDamagedError as e:
             reason = _damage_text(e)
         except OSError as e:
-            reason = f"cannot be read: {e.strerror or e}"
+            reason = f"{CANNOT_BE_READ}: {e.strerror or e}"
         if reason:
             self.problems.append(Problem(name, reason))
         return self._copy(name, decode, fits)
