@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,21 +56,22 @@ class ShardPreview:
         if not readable:
             return []
         first, last = readable[0]["row"], readable[-1]["row"]
+        captions = {line["row"]: line["key"] for line in readable}
         images = self._images(shard, first, last + 1)
         return [
-            {
-                "row": line["row"],
-                "caption": line["key"],
-                "jpeg": _thumbnail(images[line["row"] - first]),
-            }
-            for line in readable
+            {"row": row, "caption": captions[row], "jpeg": _thumbnail(pixels)}
+            for row, pixels in zip(range(first, last + 1), images, strict=True)
+            if row in captions
         ]
 
-    def _images(self, shard: int, start: int, stop: int) -> Sequence[NDArray[np.uint8]]:
-        """Return rows *start* to *stop* - 1, each (height, width, 3) uint8 RGB."""
+    def _images(self, shard: int, start: int, stop: int) -> Iterable[NDArray[np.uint8]]:
+        """Return rows *start* to *stop* - 1, each (height, width, 3) uint8 RGB.
+
+        Encoded rows are decoded as the caller iterates: originals may have 500 MB of pixels each.
+        """
         split = self.plan.split
         if self.array.isdecimal():
-            return [*arrays.read_pixel_rows(self.objects, split, int(self.array), start, stop)]
+            return arrays.read_pixel_rows(self.objects, split, int(self.array), start, stop)
         recipe = records.load_recipe(self.objects)
         planned = records.load_encoded_plan(self.objects, self.plan, self.array)
         commit = records.load_commit(self.objects, split, shard)
@@ -85,10 +86,10 @@ class ShardPreview:
             stop - commit.start,
         )
         arguments = {**recipe.decode_arguments, "fit": "pad", "serves": MAX_THUMBNAIL_PIXELS}
-        return [
+        return (
             np.asarray(decode(row, **arguments).pixels)[..., :3] if row else _NO_PIXELS
             for row in rows
-        ]
+        )
 
     def quarantined(self, shard: int) -> list[dict[str, Any]]:
         """Return the first quarantined rows of a shard.
