@@ -294,6 +294,13 @@ def test_a_missing_size_or_unfinished_split_is_refused(store: Path, trunk: Path)
         make(store, trunk)
 
 
+def test_a_split_without_squares_is_refused(source: Path, trunk: Path, tmp_path: Path) -> None:
+    """Its rows are encoded, which no network reads."""
+    prepare_inline(source, str(tmp_path / "encoded"), sizes=(), encoded=("original",))
+    with pytest.raises(StoreError, match="has encoded rows alone"):
+        make(tmp_path / "encoded", trunk)
+
+
 @pytest.mark.parametrize(
     ("sizes", "network_size", "fits"),
     [((72, 224, 288), 224, 224), ((72, 224, 288), 200, 224), ((72, 224), 300, 224), ((8,), 9, 8)],
