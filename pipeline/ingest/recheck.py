@@ -110,9 +110,7 @@ def _differences_from_store(
     for array, expected in zip(space.config.arrays, rows, strict=True):
         if _stored_row(space, array, sample.row) != expected:
             difference = "decodes to other pixels" if array.isdecimal() else "gives other bytes"
-            yield Problem(
-                layout.array_shard(split, array, shard), f"{row}: it {difference} now"
-            )
+            yield Problem(layout.array_shard(split, array, shard), f"{row}: it {difference} now")
 
 
 def _stored_row(space: Workspace, array: str, row: int) -> Row:
