@@ -17,6 +17,7 @@ from pipeline.features.reader import open_features
 from pipeline.loader import Loader
 from pipeline.store import records
 from pipeline.store.open import open_objects
+from pipeline.store.options import DEFAULT_SIZES
 from pipeline.store.split import open_split
 from pipeline.urls import is_url
 from pipeline.wordvectors.files import read_word_vectors
@@ -209,9 +210,12 @@ def _new_input(
     sizes = () if done is None else done.sizes
     stored_size = size or min((s for s in sizes if s >= MIN_SIZE), default=max(sizes, default=0))
     if stored_size not in sizes or stored_size < MIN_SIZE:
-        available = ", ".join(f"{stored} px" for stored in sizes) or "no finished size"
+        available = ", ".join(f"{stored} px" for stored in sizes) or "no finished square images"
         expected = f"{size} px" if size else f"{MIN_SIZE} px or more"
-        raise StoreError(f"split {split!r} has {available}: --trunk {NEW} needs {expected}.")
+        raise StoreError(
+            f"split {split!r} has {available}: --trunk {NEW} needs {expected}. Add that size with"
+            f" `tesserae prepare ... --sizes {size or DEFAULT_SIZES[0]}`."
+        )
     return TrunkInput(stored_size, None)
 
 
