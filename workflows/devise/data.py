@@ -252,7 +252,7 @@ def _classes_with_images(store: str, split: str, classes: int) -> NDArray[np.boo
     done = records.load_finish_record(objects, split)
     if done is None:
         raise StoreError(f"split {split!r} of {store} is not finished: run `tesserae prepare`.")
-    opened = open_split(objects, split, [min(done.sizes)])
+    opened = open_split(objects, split, ())  # the labels alone: the split may have no squares
     labels = opened.labels[opened.readable]
     return np.bincount(labels[labels >= 0], minlength=classes) > 0
 
