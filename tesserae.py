@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; a test compares it wit
     )
     from pipeline.features.loader import FeatureLoader
     from pipeline.features.reader import Features, open_features
-    from pipeline.loader import Batch, Loader, Reading, SplitDataset, Staging
+    from pipeline.loader import Batch, Crop, Loader, Reading, SplitDataset, Staging
     from pipeline.neighbours import Index, SearchResults, recall
     from pipeline.neighbours import load as load_index
     from pipeline.neighbours.build import build as build_index
@@ -82,6 +82,7 @@ _LOCATIONS = {
     # Reading.
     "Loader": "pipeline.loader:Loader",
     "Batch": "pipeline.loader:Batch",
+    "Crop": "pipeline.loader:Crop",
     "Reading": "pipeline.loader:Reading",
     "Staging": "pipeline.loader:Staging",
     "SplitDataset": "pipeline.loader:SplitDataset",
@@ -134,6 +135,7 @@ __all__ = [
     "Batch",
     "ClassVectors",
     "ClusterError",
+    "Crop",
     "DecodeError",
     "Engine",
     "FeatureLoader",

@@ -38,6 +38,9 @@ class Batch(_BatchTensors):
 
     row_weight: float = 1.0
     """The weight of each row: W / B for W ranks that share a global batch of B rows."""
+    boxes: torch.Tensor | None = None
+    """The left, top, right and bottom edge of the crop of each image, in pixels of its stored
+    picture, (n, 4) int64, if the loader was created with `boxes=True`; otherwise None."""
 
 
 BatchGenerator = Generator[Batch, None, None]
@@ -48,6 +51,7 @@ def make_batch(
     split: Split,
     rows: NDArray[np.int64],
     row_weight: float,
+    boxes: NDArray[np.int32] | None = None,
 ) -> Batch:
     """Return the batch of some rows of a split, with their labels; *images* are not copied.
 
@@ -59,10 +63,12 @@ def make_batch(
         rows: The rows of the split, (n,) int64, in the order of *images*; they are copied. Their
             number is not compared with that of *images*.
         row_weight: The weight of each row in a loss: W / B for W ranks that share B rows.
+        boxes: The crops of the images, (n, 4) int32, which are copied; None for images that were
+            not cut out of larger ones (default: None).
 
     Returns:
         The batch, which unpacks to *images*, labels and rows. Labels, -1 for no class, and rows are
-        (n,) int64 tensors on the CPU; *row_weight* is its attribute of that name.
+        (n,) int64 tensors on the CPU; *row_weight* and *boxes* are its attributes of these names.
 
     Raises:
         IndexError: A row is not less than the number of rows of the split.
@@ -72,4 +78,6 @@ def make_batch(
     # A view of *rows* would keep the whole block of the order alive, and let a caller change it.
     batch = Batch(images, labels, torch.from_numpy(rows.copy()))
     batch.row_weight = row_weight
+    if boxes is not None:
+        batch.boxes = torch.from_numpy(boxes.astype(np.int64))
     return batch

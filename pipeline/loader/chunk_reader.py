@@ -12,18 +12,18 @@ are requested at once, on threads that may block.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import Executor, Future
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import Generic, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.loader.buffers import Buffers
-from pipeline.loader.row_reader import finish_all
+from pipeline.loader.chunk_cache import ChunkCache
+from pipeline.loader.futures import finish_all
 from pipeline.store import layout
 from pipeline.store.checksum import CHECKSUM_BYTES, has_valid_checksum
 from pipeline.store.codecs import decompressor
@@ -43,7 +43,7 @@ RowCopies = list[tuple[int, int]]
 
 
 class ChunkReader:
-    """A `PixelReader` that reads whole chunks of any store. It is thread-safe."""
+    """A `RowSource` that reads whole chunks of any store. It is thread-safe."""
 
     def __init__(
         self, split: Split, size: int, *, cache_bytes: int, page_cache: bool = True
@@ -63,11 +63,11 @@ class ChunkReader:
         self._split = split.plan.split
         self._decompress = decompressor(split.recipe.codec)
         # Indexes are never evicted: one has 16 bytes a chunk, and reading it costs a round trip.
-        self._indexes: _ChunkCache[int, NDArray[np.uint64]] = _ChunkCache(split.plan.num_shards)
+        self._indexes: ChunkCache[int, NDArray[np.uint64]] = ChunkCache(split.plan.num_shards)
         capacity = cache_bytes // self._geometry.chunk_bytes
         keep = self._geometry.chunk_rows > 1 or capacity >= split.plan.num_rows
-        self._chunks: _ChunkCache[ChunkId, NDArray[np.uint8]] | None = (
-            _ChunkCache(max(1, capacity)) if keep else None
+        self._chunks: ChunkCache[ChunkId, NDArray[np.uint8]] | None = (
+            ChunkCache(max(1, capacity)) if keep else None
         )
         self._scratch = threading.local()
         self._direct_buffers: Buffers | None = None
@@ -142,7 +142,7 @@ class ChunkReader:
 
         Args:
             chunk: The number of the chunk, counted from 0 over the whole split.
-            disk: Unused; part of the interface `PixelReader`.
+            disk: Unused; part of the interface `RowSource`.
 
         Raises:
             StoreError: The chunk is missing or damaged, the disk reports an error, or the request
@@ -178,14 +178,14 @@ class ChunkReader:
                 self._decode(chunk_id, data, flat[index])
             return True
         if pixels is None:
-            pixels = self._chunks.get(chunk_id, lambda: self._decoded_chunk(chunk_id, data))
+            pixels = self._chunks.get_or_make(chunk_id, lambda: self._decoded_chunk(chunk_id, data))
         for index, row_in_chunk in rows:
             flat[index] = pixels[row_in_chunk]
         return True
 
     def _read_chunk(self, chunk_id: ChunkId) -> memoryview:
         """Return the stored bytes of a chunk, verified, without the checksum."""
-        index = self._indexes.get(chunk_id[0], lambda: self._read_index(chunk_id[0]))
+        index = self._indexes.get_or_make(chunk_id[0], lambda: self._read_index(chunk_id[0]))
         start, num_bytes = (int(number) for number in index[chunk_id[1]])
         return self._verified(
             chunk_id, self._fetch(self._name(chunk_id[0]), start, num_bytes), num_bytes
@@ -250,7 +250,7 @@ class ChunkReader:
 
     def _read_index(self, shard: int) -> NDArray[np.uint64]:
         name = self._name(shard)
-        with _reading(name):
+        with reading(name):
             size = self._objects.size(name)
         if size is None:
             raise StoreDamagedError(f"{name} is missing. Run `tesserae repair`.")
@@ -263,13 +263,21 @@ class ChunkReader:
         return index
 
     def _read(self, name: str, start: int, num_bytes: int) -> bytes:
-        with _reading(name):
+        with reading(name):
             return self._objects.read(name, start, num_bytes)
 
 
 @contextmanager
-def _reading(name: str) -> Iterator[None]:
-    """Turn an error of the disk into a `StoreError` that names the object."""
+def reading(name: str) -> Iterator[None]:
+    """Turn an error of the disk inside the block into a `StoreError` that names the object.
+
+    Args:
+        name: The name of the object, relative to the store.
+
+    Raises:
+        StoreDamagedError: The block raised FileNotFoundError.
+        StoreError: The block raised any other OSError.
+    """
     try:
         yield
     except FileNotFoundError:
@@ -280,52 +288,3 @@ def _reading(name: str) -> Iterator[None]:
 
 def _damaged_chunk_error(name: str, part: str) -> StoreDamagedError:
     return StoreDamagedError(f"{name} is damaged ({part}). Run `tesserae repair`.")
-
-
-Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value")
-
-
-class _ChunkCache(Generic[Key, Value]):
-    """A thread-safe LRU cache. Threads that need a value which is being computed wait for it."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self._lock = threading.Lock()
-        # Not cachetools' LRUCache, which takes twice as long to find a chunk; a batch has hundreds.
-        self._values: OrderedDict[Key, Future[Value]] = OrderedDict()
-
-    def __contains__(self, key: Key) -> bool:
-        with self._lock:
-            return key in self._values
-
-    @overload
-    def get(self, key: Key) -> Value | None: ...
-
-    @overload
-    def get(self, key: Key, make: Callable[[], Value]) -> Value: ...
-
-    def get(self, key: Key, make: Callable[[], Value] | None = None) -> Value | None:
-        """Return the value of *key*, computed by *make* if it is not cached.
-
-        Without *make*, return None if it is not cached. Errors are not cached.
-        """
-        # The lock guards the dictionary only. `make` runs outside it, so other keys do not wait.
-        with self._lock:
-            value = self._values.get(key)
-            if value is not None:
-                self._values.move_to_end(key)
-            elif make is not None:
-                pending = self._values[key] = Future()
-                if len(self._values) > self.capacity:
-                    self._values.popitem(last=False)
-        if value is not None or make is None:
-            return value.result() if value is not None else None
-        try:
-            pending.set_result(make())
-        except BaseException as e:  # noqa: BLE001 - threads that wait for the value raise it too
-            # Removed first: a thread that comes later tries again.
-            with self._lock:
-                self._values.pop(key, None)
-            pending.set_exception(e)
-        return pending.result()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cache
@@ -29,13 +29,18 @@ from pipeline.loader.arguments import positive_number, sides_to_load
 from pipeline.loader.base_loader import BaseLoader
 from pipeline.loader.batch import Batch, BatchGenerator, make_batch
 from pipeline.loader.buffers import BatchBuffers
+from pipeline.loader.crops import Crop, as_crop
 from pipeline.loader.distributed import Placement, count_ranks_on_host
-from pipeline.loader.pixel_reader import PixelReader, open_reader
+from pipeline.loader.encoded_reader import open_encoded_reader
+from pipeline.loader.image_readers import CropReader, Gathered, ImageReader, SquareReader
+from pipeline.loader.pixel_reader import RowSource, open_reader
 from pipeline.loader.reading_options import CHECKSUMS, Reading, Staging
 from pipeline.loader.shard_copies import ShardCopySet, StagedReader
 from pipeline.loader.window_prefetcher import WindowPrefetcher
 from pipeline.memory import free_bytes
 from pipeline.order import EpochOrder
+from pipeline.store.encoding import parse_encoding
+from pipeline.store.layout import MAX_SIZE
 from pipeline.store.open import open_objects
 from pipeline.store.split import Split, open_split
 
@@ -76,6 +81,9 @@ class Loader(BaseLoader):
         *,
         size: int | None = None,
         sizes: Sequence[int] | None = None,
+        encoded: str | None = None,
+        crop: Crop | str | None = None,
+        boxes: bool = False,
         batch_size: int = 256,
         order: str = "random",
         seed: int = 0,
@@ -96,10 +104,20 @@ class Loader(BaseLoader):
             size: Side of the square images in pixels (default: 224).
             sizes: Several sides, instead of *size*. A batch then has one tensor of the same images
                 for each side.
+            encoded: Encoding of the rows that are decoded in place of reading stored squares, such
+                as `jpeg:256@90` or `original`. *size* or *sizes* are then the sides, up to 4,096,
+                to which a crop of each picture is resized, with antialiasing. None reads stored
+                squares (default: None).
+            crop: Part of each picture that is cut out of encoded rows: a `Crop`, or the name of
+                its kind, `resized`, `random`, `centre` or `whole`. Train with `resized`. The
+                default, `centre`, is meant for evaluation: it cuts the largest square in the
+                centre, the same in each epoch.
+            boxes: Add the crops to the batches, as `batch.boxes`, (n, 4) int64: left, top, right
+                and bottom in pixels of the stored picture (default: False).
             batch_size: Number of rows of the global batch, over all ranks (default: 256).
             order: `random`, `windowed` or `sequential`, as in `pipeline.order.epoch_order`
                 (default: random).
-            seed: Seed of the order (default: 0).
+            seed: Seed of the order and of random crops (default: 0).
             rank: Rank whose part of each global batch is yielded. None determines it when an
                 iteration begins: from torch's process group, or else from the environment that
                 torchrun, mpirun or srun set (`pipeline.loader.distributed`); a process without a
@@ -109,8 +127,8 @@ class Loader(BaseLoader):
                 yields it as it is, without padding or repetition (default: True).
             include_labels: Labels to include; other rows are skipped (default: all).
             allow_partial: Accept an unfinished split and yield its committed rows (default: False).
-            window_bytes: Bytes of a window of the windowed order, at the largest size (default:
-                1 GiB).
+            window_bytes: Bytes of a window of the windowed order: of squares of the largest size,
+                or of encoded rows (default: 1 GiB).
             reading: Threads, memory and checks, which change no batch (default: `Reading()`).
             staging: Folder on a local disk to which shards are copied while the first epoch reads
                 from the store, or a `Staging` that also limits its size (default: no copies).
@@ -132,10 +150,18 @@ class Loader(BaseLoader):
         self.single = sizes is None
         """True if a batch has one tensor of images, not a tuple of them."""
         self.sizes = sides_to_load(size, sizes)
+        self.encoded = None if encoded is None else parse_encoding(encoded).array_name
+        """The name of the encoded rows that are decoded, such as `jpeg256@90`; None for squares."""
+        self.crop = None if self.encoded is None else as_crop(crop)
+        """The part of each picture that is cut out of encoded rows; None for squares."""
+        self.boxes = bool(boxes)
+        self._check_encoded(crop)
         self.allow_partial = bool(allow_partial)
         self.window_bytes = positive_number("window_bytes", window_bytes)
         self.reading = Reading() if reading is None else reading
-        self.threads = self.reading.threads or min(4, len(os.sched_getaffinity(0)))
+        cores = len(os.sched_getaffinity(0))
+        # A few threads saturate the memory with copies; decoding occupies every core.
+        self.threads = self.reading.threads or (min(4, cores) if self.encoded is None else cores)
         """The number of threads that gather batches."""
         if isinstance(staging, str | os.PathLike):
             staging = Staging(staging)
@@ -144,6 +170,21 @@ class Loader(BaseLoader):
         self.readers: dict[str, int] = {}
         """The number of gathers by method: `mapped`, `preadv`, `direct`, `chunks`."""
         self._opened: _OpenLoader | None = None
+
+    def _check_encoded(self, crop: Crop | str | None) -> None:
+        if self.encoded is None:
+            for name, is_set in (("crop", crop is not None), ("boxes", self.boxes)):
+                if is_set:
+                    raise ValueError(
+                        f"{name} was given without encoded: stored squares are read as they are."
+                        " Pass encoded='jpeg:256@90' or another encoding of the store, or crop on"
+                        " the device with tesserae.Augment."
+                    )
+        elif max(self.sizes) > MAX_SIZE:
+            raise ValueError(
+                f"sizes are {self.sizes}: expected sides of 1 to {MAX_SIZE:,} pixels, to which"
+                " crops are resized."
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the pickled state, without open files and threads."""
@@ -162,14 +203,22 @@ class Loader(BaseLoader):
         self._opened = None
 
     def _details(self) -> str:
-        return f", size={self.sizes[0]}" if self.single else f", sizes={self.sizes}"
+        sides = f", size={self.sizes[0]}" if self.single else f", sizes={self.sizes}"
+        if self.encoded is None:
+            return sides
+        boxes = ", boxes=True" if self.boxes else ""
+        return f"{sides}, encoded={parse_encoding(self.encoded).text!r}, crop={self.crop}{boxes}"
 
     def _of_split(self) -> Split:
         return self._open().split
 
     def _identity(self) -> dict[str, Any]:
-        windows = {"window_chunks": self._window_chunks()} if self.order == "windowed" else {}
-        return {**super()._identity(), **windows}
+        identity = super()._identity()
+        if self.order == "windowed":
+            identity["window_chunks"] = self._window_chunks()
+        if self.crop is not None:
+            identity |= {"encoded": self.encoded, "crop": self.crop.text}
+        return identity
 
     def _hand_out(self, epoch: int, first: int, placement: Placement) -> BatchGenerator:
         opened = self._open()
@@ -178,7 +227,7 @@ class Loader(BaseLoader):
         buffers = opened.buffers_for(self, placement.world)
         # At least two, however large they are: one is gathered while the caller uses the other.
         depth = max(2, self.reading.prefetch_bytes // buffers.batch_bytes)
-        pending: deque[Future[Batch]] = deque()
+        pending: deque[_PendingBatch] = deque()
         # Reading whole chunks ahead pays only if this machine needs all their rows; with ranks on
         # other machines it does not.
         local_ranks = (
@@ -193,7 +242,7 @@ class Loader(BaseLoader):
             at_end.callback(disk.shutdown, cancel_futures=True)
             gathering = ThreadPoolExecutor(self.threads, "gather", _limit_openmp_to_one_thread)
             at_end.callback(gathering.shutdown, cancel_futures=True)
-            ahead = WindowPrefetcher(windows, opened.readers, disk)
+            ahead = WindowPrefetcher(windows, opened.reader.sources, disk)
             at_end.callback(ahead.stop)
             if opened.copies is not None:
                 # Copying ends with the iteration: a loader that is idle must not load the network.
@@ -203,13 +252,18 @@ class Loader(BaseLoader):
                 ahead.reached(batch * self.batch_size)
                 while len(pending) < depth and batch + len(pending) < len(self):
                     rows, weight = rank_rows.rows(batch + len(pending))
-                    pending.append(gathering.submit(opened.batch, rows, weight, buffers, disk))
+                    pending.append(
+                        _PendingBatch(opened, buffers, rows, weight, epoch, gathering, disk)
+                    )
                 # Popped, so that only the caller holds the batch and its buffer can be reused.
                 yield pending.popleft().result()
 
     def _window_chunks(self) -> int:
-        chunk_bytes = self._open().split.recipe.chunk_rows * max(self.sizes) ** 2 * 3
-        return max(1, self.window_bytes // chunk_bytes)
+        split = self._open().split
+        row_bytes: float = max(self.sizes) ** 2 * 3
+        if self.encoded is not None:
+            row_bytes = split.encoded[self.encoded].num_bytes_of_rows / split.plan.num_rows
+        return max(1, int(self.window_bytes / max(1, split.recipe.chunk_rows * row_bytes)))
 
     def _open(self) -> _OpenLoader:
         # A forked child has no threads of its parent, and its locks may be held: it opens anew.
@@ -263,44 +317,53 @@ class _OpenLoader:
     def __init__(self, loader: Loader) -> None:
         self.process = os.getpid()
         """The process that opened the files: a forked child must open its own."""
-        objects = open_objects(loader.store)
+        encoded = [] if loader.encoded is None else [loader.encoded]
         self.split: Split = loader._selected(
-            open_split(objects, loader.split, loader.sizes, allow_partial=loader.allow_partial)
+            open_split(
+                open_objects(loader.store),
+                loader.split,
+                [] if encoded else loader.sizes,
+                encoded=encoded,
+                allow_partial=loader.allow_partial,
+            )
         )
-        self._single = loader.single
+        self.single = loader.single
+        self.boxes = loader.boxes
         self._method_counts = loader.readers
         self._counts_lock = threading.Lock()
-        check = CHECKSUMS[loader.reading.checksum]
-        cache_bytes = loader.reading.cache_bytes
-        if cache_bytes is None:
-            cache_bytes = CACHE_BYTES if loader.order == "random" else 2 * loader.window_bytes
         self._buffers: dict[int, BatchBuffers] = {}
-        row_bytes = sum(size * size * 3 for size in loader.sizes)
-        # Measured once: if shards changed between cached and direct reads, neither would pay.
-        cached = CACHE_SHARE * free_bytes() / max(1, self.split.plan.num_rows * row_bytes)
-
-        def reader(split: Split, size: int) -> PixelReader:
-            """Return a reader with this loader's arguments."""
-            return open_reader(
-                split,
-                size,
-                cache_bytes=cache_bytes,
-                check=check,
-                cached=cached,
-                windows=loader.order != "random",
-            )
-
         self.copies: ShardCopySet | None = None
-        self.readers = [reader(self.split, size) for size in loader.sizes]
         if loader.staging is not None:
             folder = Path(loader.staging.dir).expanduser()
             self.copies = ShardCopySet(self.split, folder, limit_bytes=loader.staging.max_bytes)
-            # Both readers stay open: rows of shards that are not copied yet come from the store.
-            local = self.copies.split
-            self.readers = [
-                StagedReader(self.copies, self.split, size, reader(local, size), remote)
-                for size, remote in zip(loader.sizes, self.readers, strict=True)
-            ]
+        self.reader: ImageReader
+        if loader.encoded is None or loader.crop is None:
+            num_bytes = self.split.plan.num_rows * sum(size * size * 3 for size in loader.sizes)
+            options = _reader_options(loader, num_bytes)
+
+            def open_squares(split: Split, size: str) -> RowSource:
+                return open_reader(split, int(size), **options)
+
+            self.reader = SquareReader(
+                [self._source(str(size), open_squares) for size in loader.sizes]
+            )
+        else:
+            num_bytes = self.split.encoded[loader.encoded].num_bytes_of_rows
+            options = _reader_options(loader, num_bytes)
+
+            def open_encoded(split: Split, name: str) -> RowSource:
+                return open_encoded_reader(split, name, **options)
+
+            source = self._source(loader.encoded, open_encoded)
+            self.reader = CropReader(self.split, loader.encoded, source, loader.crop, loader.seed)
+
+    def _source(self, array: str, open_source: Callable[[Split, str], RowSource]) -> RowSource:
+        """Return the reader of one array, from local copies if there are any."""
+        if self.copies is None:
+            return open_source(self.split, array)
+        # Both readers stay open: rows of shards that are not copied yet come from the store.
+        local, store = open_source(self.copies.split, array), open_source(self.split, array)
+        return StagedReader(self.copies, self.split, array, local, store)
 
     def buffers_for(self, loader: Loader, world: int) -> BatchBuffers:
         """Return the buffers for one rank's part, whose size depends on the number of ranks."""
@@ -316,22 +379,73 @@ class _OpenLoader:
             self._buffers = {world: buffers}
         return self._buffers[world]
 
-    def batch(
+    def count(self, methods: tuple[str, ...]) -> None:
+        """Count a batch that was read by these methods."""
+        with self._counts_lock:  # several iterations may run at once
+            for method in methods:
+                self._method_counts[method] = self._method_counts.get(method, 0) + 1
+
+
+def _reader_options(loader: Loader, num_bytes: int) -> dict[str, Any]:
+    """Return how a loader reads arrays of *num_bytes* together, as `open_reader` takes it."""
+    cache_bytes = loader.reading.cache_bytes
+    if cache_bytes is None:
+        cache_bytes = CACHE_BYTES if loader.order == "random" else 2 * loader.window_bytes
+    return {
+        "cache_bytes": cache_bytes,
+        "check": CHECKSUMS[loader.reading.checksum],
+        # Measured once: if shards changed between cached and direct reads, neither would pay.
+        "cached": CACHE_SHARE * free_bytes() / max(1, num_bytes),
+        "windows": loader.order != "random",
+    }
+
+
+class _PendingBatch:
+    """A batch whose images other threads are gathering, in one or several parts.
+
+    Parts let all threads work on the batch that is needed next, however few batches there are.
+    """
+
+    def __init__(
         self,
+        opened: _OpenLoader,
+        buffers: BatchBuffers,
         rows: NDArray[np.int64],
         row_weight: float,
-        buffers: BatchBuffers,
+        epoch: int,
+        gathering: ThreadPoolExecutor,
         disk: ThreadPoolExecutor,
-    ) -> Batch:
-        """Gather *rows*, (n,) int64, into a batch; several threads call this at once."""
-        images = []
-        for reader, pool in zip(self.readers, buffers.pools, strict=True):
-            # A tensor from the pool, not one made from an array: torch must know the storage to
-            # track copies from page-locked memory (`PinnedBuffers`).
-            images_of_size = pool.take_tensor()[: len(rows)]
-            method = reader.gather(rows, images_of_size.numpy(), disk)
-            with self._counts_lock:  # several threads gather
-                self._method_counts[method] = self._method_counts.get(method, 0) + 1
-            images.append(images_of_size.permute(0, 3, 1, 2))
-        all_images = images[0] if self._single else tuple(images)
-        return make_batch(all_images, self.split, rows, row_weight)
+    ) -> None:
+        """Start to gather *rows*, (n,) int64."""
+        self._opened = opened
+        self._rows = rows
+        self._row_weight = row_weight
+        # Tensors from the pools, not ones made from arrays: torch must know the storage to track
+        # copies from page-locked memory (`PinnedBuffers`).
+        self._images = [pool.take_tensor()[: len(rows)] for pool in buffers.pools]
+        step = opened.reader.rows_at_once or len(rows)
+        starts = range(0, len(rows), max(1, step)) or [0]
+        self._parts: list[Future[Gathered]] = [
+            gathering.submit(
+                opened.reader.gather,
+                rows[start : start + step],
+                epoch,
+                [images[start : start + step].numpy() for images in self._images],
+                disk,
+            )
+            for start in starts
+        ]
+
+    def result(self) -> Batch:
+        """Wait for the parts, and return the batch; raise the error of the first that failed."""
+        gathered = [part.result() for part in self._parts]
+        self._opened.count(gathered[0].methods)
+        images = tuple(each.permute(0, 3, 1, 2) for each in self._images)
+        boxes = [part.boxes for part in gathered if part.boxes is not None]
+        return make_batch(
+            images[0] if self._opened.single else images,
+            self._opened.split,
+            self._rows,
+            self._row_weight,
+            np.concatenate(boxes) if self._opened.boxes else None,
+        )

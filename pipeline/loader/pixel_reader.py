@@ -1,10 +1,10 @@
-"""The interface of pixel readers, and the choice of one for a split."""
+"""The interface of readers of rows, and the choice of one for a split."""
 
 from __future__ import annotations
 
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +15,18 @@ from pipeline.store.local import LocalObjects
 from pipeline.store.split import Split
 
 
-class PixelReader(Protocol):
-    """An object that gathers rows of one size of a split. It is safe for many threads."""
+class RowSource(Protocol):
+    """An object that gathers rows of one array of a split. It is safe for many threads."""
 
-    def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
-        """Copy the pixels of *rows* to *out*.
+    def gather(self, rows: NDArray[np.int64], out: NDArray[Any], disk: Executor) -> str:
+        """Put *rows* into *out*.
 
         Args:
             rows: The rows of the split, (n,) int64, in any order, also repeated; that they are 0 to
                 the split's number of rows - 1 is not checked.
-            out: (n, size, size, 3) uint8, contiguous; image i becomes that of row i. After an error
-                its contents are arbitrary.
+            out: (n, ...), contiguous; element i becomes row i. After an error its contents are
+                arbitrary. Of pixels it is (n, size, size, 3) uint8; of encoded rows (n,) of
+                objects, which become buffers of the bytes of the rows.
             disk: The threads that may block on reads from the store, such as a
                 `ThreadPoolExecutor`; they have ended their reads when this returns or raises.
 
@@ -42,7 +43,7 @@ class PixelReader(Protocol):
 
         Args:
             chunks: The numbers of the chunks of a window, (n,) int64, counted from 0 over the whole
-                split.
+                split: chunk k is the rows from k * `chunk_rows` of the recipe on.
 
         Returns:
             (m,) int64, m <= n, in any order: empty if all of them are in memory, or if reading
@@ -72,7 +73,7 @@ def open_reader(
     cached: float = 1.0,
     windows: bool = False,
     checked: NDArray[np.bool_] | None = None,
-) -> PixelReader:
+) -> RowSource:
     """Return a reader for rows of one size of *split*; nothing is read yet.
 
     Args:

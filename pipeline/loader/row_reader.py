@@ -16,25 +16,21 @@ checked when it is opened (`ShardFile`), and again whenever rows of it are copie
 from __future__ import annotations
 
 import os
-import resource
 import threading
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor, Future, wait
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.loader.futures import finish_all
 from pipeline.loader.mmap import MappedShards
 from pipeline.loader.shard_file import ShardFile
+from pipeline.loader.shard_files import ShardFiles
 from pipeline.store import layout
 from pipeline.store.direct import ALIGNMENT, read_direct
 from pipeline.store.split import Split
-
-MAX_OTHER_FILES = 512
-"""The number of file descriptors reserved for files other than shards."""
 
 ROWS_PER_TASK = 8
 """The number of rows that one task on a disk thread reads."""
@@ -43,7 +39,7 @@ _HASH_MULTIPLIER = 0x9E3779B97F4A7C15
 
 
 class RowReader:
-    """A `PixelReader` that reads single rows of an uncompressed local store. It is thread-safe."""
+    """A `RowSource` that reads single rows of an uncompressed local store. It is thread-safe."""
 
     def __init__(
         self,
@@ -80,15 +76,12 @@ class RowReader:
         self._chunks_per_shard = self._geometry.chunks_per_shard
         num_chunks = split.plan.num_shards * self._chunks_per_shard
         self._checked = np.zeros(num_chunks, bool) if checked is None else checked
-        self._identities: dict[int, tuple[int, ...]] = {}
         self._chunk_buffers = threading.local()
         self._aligned_buffers = threading.local()
         self._split = split.plan.split
         self._size = size
         self._root = root
-        self._lock = threading.Lock()
-        self._shards: OrderedDict[int, ShardFile] = OrderedDict()
-        """The open shards, least recently used first."""
+        self._files = ShardFiles(self._open_file, self._on_open)
         try:
             self._mapping: MappedShards | None = MappedShards(self._geometry)
         except OSError:  # too many addresses, or not Linux: every row is read by a system call
@@ -117,7 +110,7 @@ class RowReader:
             StoreError: A shard cannot be read.
         """
         numbers, offsets = self._geometry.locate(rows)
-        shards = self._open(set(numbers.tolist()), disk)
+        shards = self._files.get(set(numbers.tolist()), disk)
         row_shards, row_offsets = [shards[number] for number in numbers.tolist()], offsets.tolist()
         if self._check is not False:
             self._check_chunks(shards, rows, disk)
@@ -170,7 +163,7 @@ class RowReader:
             StoreError: The shard cannot be opened.
         """
         number, chunk_in_shard = divmod(chunk, self._chunks_per_shard)
-        file = self._open([number], disk)[number].file
+        file = self._files.get([number], disk)[number].file
         start = chunk_in_shard * self._geometry.framed_bytes
         os.posix_fadvise(file, start, self._geometry.chunk_bytes, os.POSIX_FADV_WILLNEED)
 
@@ -232,76 +225,14 @@ class RowReader:
         row[:] = np.frombuffer(data, np.uint8)
         return True
 
-    def _open(self, numbers: Iterable[int], disk: Executor) -> dict[int, ShardFile]:
-        with self._lock:
-            shards = {number: self._shards.get(number) for number in numbers}
-            for number, shard in shards.items():
-                if shard is not None:
-                    self._shards.move_to_end(number)
-        # Opened outside the lock: on a network file system this takes milliseconds.
-        opening = {
-            number: disk.submit(self._open_one, number)
-            for number, shard in shards.items()
-            if shard is None
-        }
-        finish_all(list(opening.values()))
-        return {n: opening[n].result() if shard is None else shard for n, shard in shards.items()}
-
-    def _open_one(self, number: int) -> ShardFile:
+    def _open_file(self, number: int) -> ShardFile:
         name = layout.shard(self._split, self._size, number)
         cached = bool(self._is_cached[number])
-        opened = ShardFile(self._root / name, name, self._geometry, number, cached=cached)
-        with self._lock:
-            if self._identities.setdefault(number, opened.identity) != opened.identity:
-                # The file was replaced since it was last open, so its chunks are unverified again.
-                self._identities[number] = opened.identity
-                self._checked[
-                    number * self._chunks_per_shard : (number + 1) * self._chunks_per_shard
-                ] = False
-            # Another thread may have opened the same shard meanwhile: the first one is used.
-            current = self._shards.setdefault(number, opened)
-            if current is opened and self._mapping is not None:
-                self._mapping.add(number, current.file)
-            # Threads that still read a dropped shard hold it, so its file stays open until then.
-            if not _may_keep_files_open(opened.file):  # drop the least recently used half
-                for _ in range(-(-len(self._shards) // 2)):
-                    self._shards.popitem(last=False)
-        return current
+        return ShardFile(self._root / name, name, self._geometry, number, cached=cached)
 
-
-def finish_all(futures: Sequence[Future[Any]]) -> None:
-    """Wait for all of *futures*, then raise the exception of the first that failed.
-
-    All must end first: the remaining ones would write to a buffer that is already reused.
-
-    Args:
-        futures: The futures of an executor, possibly none; their results are discarded. The first
-            is the first of the sequence, not in time.
-
-    Raises:
-        CancelledError: The first that failed was cancelled. Otherwise, its exception is raised as
-            it is.
-    """
-    wait(futures)
-    for future in futures:
-        future.result()
-
-
-def _may_keep_files_open(file: int) -> bool:
-    """Return True if a process that has just opened descriptor *file* may keep its files open.
-
-    The system assigns the lowest free descriptor, so its number tells how many files are open. The
-    soft limit is raised if the hard limit allows it: 1,024 is usual, and a random order over
-    ImageNet keeps 1,252 shards open.
-    """
-    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY or file + MAX_OTHER_FILES < limit:
-        return True
-    if limit == hard:
-        return False
-    raised = 2 * limit if hard == resource.RLIM_INFINITY else min(2 * limit, hard)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
-    except (OSError, ValueError):  # above the maximum of the system (fs.nr_open)
-        return False
-    return True
+    def _on_open(self, number: int, file: ShardFile, is_replaced: bool) -> None:
+        if is_replaced:  # its chunks are unverified again
+            first = number * self._chunks_per_shard
+            self._checked[first : first + self._chunks_per_shard] = False
+        if self._mapping is not None:
+            self._mapping.add(number, file.file)

@@ -4,12 +4,12 @@
     AREA/<set>/<object>.copy  a copy in progress, locked by its process; if that was killed, the
                               next process starts it again
 
-The name of a copy set is a hash of the digests of recipe and plan, which determine every pixel, and
-of the user: the same split under another address uses the same copies, and no user reads files that
-another wrote. All locks are locks of the operating system, which end with their process. Copy sets
-that no process uses are removed when space is short (`StagingFolder`), least recently used first.
-If a split does not fit, part of it is copied: an epoch reads every row, so evicting some rows for
-others would gain nothing.
+The name of a copy set is a hash of the digests of recipe and plan, which determine every pixel, of
+what determines the bytes of encoded rows, and of the user: the same split under another address
+uses the same copies, and no user reads files that another wrote. All locks are locks of the
+operating system, which end with their process. Copy sets that no process uses are removed when
+space is short (`StagingFolder`), least recently used first. If a split does not fit, part of it is
+copied: an epoch reads every row, so evicting some rows for others would gain nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.filesystem import advice_for
-from pipeline.loader.pixel_reader import PixelReader
+from pipeline.loader.pixel_reader import RowSource
 from pipeline.loader.staging_folder import (
     COPY_SUFFIX,
     LAST_USE_NAME,
@@ -67,14 +68,21 @@ class ShardCopySet:
         """Open the copy set and register its complete copies; copy nothing yet.
 
         Args:
-            split: The split to copy, with the sizes that are copied.
+            split: The split to copy, with the sizes and encoded rows that are copied.
             folder: Folder on a local disk.
             limit_bytes: Maximum bytes of everything in *folder*; None for 90 % of the free space.
 
         Raises:
             StoreError: The folder is not writable.
         """
-        identity = f"2 {os.geteuid()} {split.recipe.digest} {split.plan.digest}"
+        self._arrays = (*map(str, split.sizes), *split.encoded)
+        """The names of the arrays whose shards are copied: sizes as text, then encoded rows."""
+        # Of encoded rows also what decides their bytes: two stores of one plan may differ in it.
+        encoders = [
+            f" {name} {rows.plan.encoder} {rows.plan.span_bytes} {rows.plan.chunk_bytes}"
+            for name, rows in split.encoded.items()
+        ]
+        identity = f"2 {os.geteuid()} {split.recipe.digest} {split.plan.digest}{''.join(encoders)}"
         self._name = hashlib.sha256(identity.encode()).hexdigest()[:32]
         self._split = split
         self.root = folder / self._name
@@ -86,8 +94,8 @@ class ShardCopySet:
         self._users = 0
         self._thread: threading.Thread | None = None
         self.rows_read = 0
-        """The number of rows that were read from copies, summed over sizes."""
-        self._staged = {size: np.zeros(split.plan.num_shards, bool) for size in split.sizes}
+        """The number of rows that were read from copies, summed over arrays."""
+        self._staged = {name: np.zeros(split.plan.num_shards, bool) for name in self._arrays}
         try:
             self._area = StagingFolder(folder, limit_bytes)
             with self._area_locked() as lock_held:
@@ -105,7 +113,7 @@ class ShardCopySet:
                 f"cannot stage in {folder}: {e.strerror or e}."
                 f" {advice_for(e, 'Pass a folder on a disk of this machine')}."
             ) from e
-        self._missing = [(size, n) for n in range(split.plan.num_shards) for size in split.sizes]
+        self._missing = [(name, n) for n in range(split.plan.num_shards) for name in self._arrays]
         self._take_complete_copies()
 
     @property
@@ -115,23 +123,23 @@ class ShardCopySet:
 
     @property
     def num_staged(self) -> int:
-        """The number of complete copies of shards, summed over sizes."""
+        """The number of complete copies of shards, summed over arrays."""
         return int(sum(is_staged.sum() for is_staged in self._staged.values()))
 
-    def staged(self, size: int) -> NDArray[np.bool_]:
-        """Return which shards of one size have a complete local copy.
+    def staged(self, array: str) -> NDArray[np.bool_]:
+        """Return which shards of one array have a complete local copy.
 
         Args:
-            size: The side of the squares in pixels, one of the split's sizes.
+            array: The name of the array: one of the split's sizes as text, or of encoded rows.
 
         Returns:
             (num_shards,) bool, the array itself, which must only be read: threads that copy set
             further elements to True.
 
         Raises:
-            KeyError: The split was opened without *size*.
+            KeyError: The split was opened without *array*.
         """
-        return self._staged[size]
+        return self._staged[array]
 
     def check(self) -> None:
         """Raise the error that a copying thread met, if the store caused it.
@@ -146,7 +154,7 @@ class ShardCopySet:
         """Add to the number of rows that were read from copies (`rows_read`); it is thread-safe.
 
         Args:
-            num_rows: The number of further rows of one size.
+            num_rows: The number of further rows of one array.
         """
         with self._lock:
             self.rows_read += num_rows
@@ -204,27 +212,27 @@ class ShardCopySet:
         return not self._stopping.is_set() and not self._full and self._error is None
 
     def _take_complete_copies(self) -> None:
-        for size in self._split.sizes:
-            complete = self._complete_copies(size)
-            for missing_size, shard in self._missing:
-                if missing_size == size and self._object(size, shard)[1] in complete:
-                    self._staged[size][shard] = True
-        self._missing = [(size, n) for size, n in self._missing if not self._staged[size][n]]
+        for array in self._arrays:
+            complete = self._complete_copies(array)
+            for missing_array, shard in self._missing:
+                if missing_array == array and self._object(array, shard)[1] in complete:
+                    self._staged[array][shard] = True
+        self._missing = [(array, n) for array, n in self._missing if not self._staged[array][n]]
 
-    def _complete_copies(self, size: int) -> set[str]:
-        """Return the names of the files in the folder of one size, links excluded."""
-        folders, _ = self._object(size, 0)
+    def _complete_copies(self, array: str) -> set[str]:
+        """Return the names of the files in the folder of one array, links excluded."""
+        folders, _ = self._object(array, 0)
         try:
             with folder_below(self._folder, folders) as folder, os.scandir(folder) as entries:
                 return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
         except OSError:  # the folder does not exist yet, or is a link
             return set()
 
-    def _try_one(self, size_and_shard: tuple[int, int]) -> None:
+    def _try_one(self, array_and_shard: tuple[str, int]) -> None:
         """Copy one shard unless another process holds its lock."""
         if not self._is_active():
             return
-        folders, name = self._object(*size_and_shard)
+        folders, name = self._object(*array_and_shard)
         try:
             with (
                 folder_below(self._folder, folders, make=True) as folder,
@@ -234,9 +242,9 @@ class ShardCopySet:
                     return
                 try:
                     # Another process may have completed it since the list of missing ones was made.
-                    if not _is_regular_file(folder, name) and self._copy(*size_and_shard, file):
+                    if not _is_regular_file(folder, name) and self._copy(*array_and_shard, file):
                         os.rename(name + COPY_SUFFIX, name, src_dir_fd=folder, dst_dir_fd=folder)
-                        self._staged[size_and_shard[0]][size_and_shard[1]] = True
+                        self._staged[array_and_shard[0]][array_and_shard[1]] = True
                 finally:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(name + COPY_SUFFIX, dir_fd=folder)
@@ -245,34 +253,36 @@ class ShardCopySet:
         except OSError:  # the local disk is full or failing: rows still come from the store
             self._full = True
 
-    def _copy(self, size: int, shard: int, file: int) -> bool:
+    def _copy(self, array: str, shard: int, file: int) -> bool:
         """Copy a shard to descriptor *file*; return True if it is complete."""
         plan = self._split.plan
         commit = records.load_commit(self._split.objects, plan.split, shard)
-        if commit is None or commit.plan != plan.digest or str(size) not in commit.arrays:
+        if commit is None or commit.plan != plan.digest:
             return False  # not committed: no batch contains its rows
-        array_record = commit.arrays[str(size)]
-        name = layout.shard(plan.split, size, shard)
-        if not self._reserve(file, array_record.num_bytes):
+        record = {**commit.arrays, **commit.encoded}.get(array)
+        if record is None or not self._reserve(file, record.num_bytes):
             return False
         digest = xxhash.xxh3_128()
-        for start in range(0, array_record.num_bytes, PIECE_BYTES):
+        for start in range(0, record.num_bytes, PIECE_BYTES):
             if self._stopping.is_set():  # a full disk does not end it: this shard has its space
                 return False
             try:
-                data = self._split.objects.read(name, start, PIECE_BYTES)
+                data = self._split.objects.read(record.name, start, PIECE_BYTES)
             except Exception:  # noqa: BLE001 - any network error; reading rows meets it too
                 return False
             digest.update(data)
             if os.pwrite(file, data, start) < len(data):
                 raise OSError(errno.ENOSPC, "the disk is full")
-        if digest.hexdigest() != array_record.digest:
-            raise StoreDamagedError(f"{name} is damaged. Run `tesserae repair`.")
+        if digest.hexdigest() != record.digest:
+            raise StoreDamagedError(f"{record.name} is damaged. Run `tesserae repair`.")
         os.fsync(file)  # before the rename: a copy under its final name must be complete on disk
         return True
 
-    def _object(self, size: int, shard: int) -> tuple[Sequence[str], str]:
-        return split_name(layout.shard(self._split.plan.split, size, shard))
+    def _object(self, array: str, shard: int) -> tuple[Sequence[str], str]:
+        split = self._split.plan.split
+        if array in self._split.encoded:
+            return split_name(layout.encoded_shard(split, array, shard))
+        return split_name(layout.shard(split, int(array), shard))
 
     # --- space and locks ----------------------------------------------------------------------
 
@@ -310,40 +320,40 @@ def _is_regular_file(folder: int, name: str) -> bool:
 
 
 class StagedReader:
-    """A `PixelReader` that reads rows from complete local copies, else from the store."""
+    """A `RowSource` that reads rows from complete local copies, else from the store."""
 
     def __init__(
         self,
         copies: ShardCopySet,
         split: Split,
-        size: int,
-        copy_reader: PixelReader,
-        store_reader: PixelReader,
+        array: str,
+        copy_reader: RowSource,
+        store_reader: RowSource,
     ) -> None:
         """Combine two readers; nothing is read yet.
 
         Args:
             copies: The copies.
             split: The split.
-            size: Side of the square images in pixels.
+            array: The name of the array: a size in pixels as text, or that of encoded rows.
             copy_reader: Reader of the copies.
             store_reader: Reader of the store.
         """
         self._copies = copies
-        self._staged = copies.staged(size)
+        self._staged = copies.staged(array)
         self._shard_rows = split.recipe.shard_rows
-        self._chunks_per_shard = split.geometry(size).chunks_per_shard
+        self._chunks_per_shard = split.recipe.shard_rows // split.recipe.chunk_rows
         self._copy_reader = copy_reader
         self._store_reader = store_reader
 
-    def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor) -> str:
-        """Copy the pixels of *rows* to *out*, from local copies where they are complete.
+    def gather(self, rows: NDArray[np.int64], out: NDArray[Any], disk: Executor) -> str:
+        """Put *rows* into *out*, from local copies where they are complete.
 
         Args:
             rows: The rows of the split, (n,) int64, in any order, also repeated; that they are 0 to
                 the split's number of rows - 1 is not checked.
-            out: (n, size, size, 3) uint8, contiguous; image i becomes that of row i. After an error
-                its contents are arbitrary.
+            out: (n, ...), contiguous; element i becomes row i. After an error its contents are
+                arbitrary.
             disk: The threads that may block on reads from the store, such as a
                 `ThreadPoolExecutor`; they have ended their reads when this returns or raises.
 
@@ -368,14 +378,12 @@ class StagedReader:
             (self._gather_copies, is_staged),
             (self._store_reader.gather, ~is_staged),
         ):
-            part = np.empty((int(selection.sum()), *out.shape[1:]), np.uint8)
+            part = np.empty((int(selection.sum()), *out.shape[1:]), out.dtype)
             method = gather(rows[selection], part, disk)
             out[selection] = part
         return method
 
-    def _gather_copies(
-        self, rows: NDArray[np.int64], out: NDArray[np.uint8], disk: Executor
-    ) -> str:
+    def _gather_copies(self, rows: NDArray[np.int64], out: NDArray[Any], disk: Executor) -> str:
         try:
             method = self._copy_reader.gather(rows, out, disk)
         except StoreDamagedError as e:  # the copy is damaged, not necessarily the store

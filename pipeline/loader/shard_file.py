@@ -1,4 +1,4 @@
-"""One open shard file of an uncompressed local store."""
+"""One open shard file of a local store whose chunks lie at computable offsets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import resource
 import weakref
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +15,38 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store.checksum import has_valid_checksum
 from pipeline.store.direct import open_direct
-from pipeline.store.geometry import Geometry
+
+
+class ShardLayout(Protocol):
+    """The lengths and the index of the shard objects of one array."""
+
+    @property
+    def framed_bytes(self) -> int:
+        """The bytes of a chunk with its checksum."""
+
+    @property
+    def index_bytes(self) -> int:
+        """The bytes of a shard's index with its checksum."""
+
+    def num_bytes(self, shard: int) -> int:
+        """Return the length of one shard object in bytes."""
+
+    def index(self, shard: int) -> bytes:
+        """Return the index that ends one shard object, with its checksum."""
 
 
 class ShardFile:
     """An open shard file. It is closed when the last reference to it is gone."""
 
     def __init__(
-        self, path: Path, name: str, geometry: Geometry, shard: int, *, cached: bool = True
+        self, path: Path, name: str, geometry: ShardLayout, shard: int, *, cached: bool = True
     ) -> None:
         """Open the file, and check that its index places chunks at the computed offsets.
 
         Args:
             path: Path of the file.
             name: Name of the object in the store, for errors.
-            geometry: Layout of the split's shards at this size.
+            geometry: Layout of the shards of the array.
             shard: Number of the shard.
             cached: True to read through the page cache, False to bypass it where the file system
                 allows it (default: True).
@@ -94,6 +112,22 @@ class ShardFile:
                 )
             target, offset = target[num_read:], offset + num_read
 
+    def read_cached(self, target: memoryview, offset: int) -> bool:
+        """Fill *target* from the page cache, without waiting for the disk.
+
+        Args:
+            target: Writable contiguous memory of single bytes; its contents are arbitrary if the
+                result is False.
+            offset: The offset in the file, in bytes.
+
+        Returns:
+            True if the cache held all of the bytes; False otherwise, also if the file ends before.
+        """
+        try:
+            return os.preadv(self.file, [target], offset, os.RWF_NOWAIT) == len(target)
+        except (AttributeError, OSError):  # not cached, or no RWF_NOWAIT on this platform
+            return False
+
     def read_chunk(self, chunk: int, memory: NDArray[np.uint8]) -> None:
         """Read a chunk and the checksum behind it, for `check_chunk`; nothing is compared yet.
 
@@ -137,7 +171,7 @@ class ShardFile:
                 " repair`."
             )
 
-    def _check_index(self, geometry: Geometry, shard: int) -> None:
+    def _check_index(self, geometry: ShardLayout, shard: int) -> None:
         # An index in any other layout would make the offsets computed for rows wrong.
         data = os.pread(self.file, geometry.index_bytes, self.num_bytes - geometry.index_bytes)
         if data != geometry.index(shard):

@@ -48,9 +48,14 @@ _MARK_TEXT = (
 )
 _MAX_MARK_BYTES = 4096
 _SET_NAME = re.compile(r"[0-9a-f]{32}")
-_SHARD_NAME = re.compile(rf"c\.\d+\.0\.0\.0({re.escape(COPY_SUFFIX)})?")
-_SHARD_DEPTH = 3
-"""The number of folders above a shard in a copy set: `images.zarr`, the split and the size."""
+_SHARD_NAMES = {
+    # In `images.zarr`, the split and the size; for encoded rows in the array of bytes below that.
+    3: re.compile(rf"c\.\d+\.0\.0\.0({re.escape(COPY_SUFFIX)})?"),
+    4: re.compile(rf"c\.\d+({re.escape(COPY_SUFFIX)})?"),
+}
+"""The names of shards by the number of folders above them in a copy set."""
+_FOLDER_NAMES = {0: layout.IMAGES, 3: "bytes"}
+"""The only folder at a depth that may hold copies; at other depths any may."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOCKABLE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -368,10 +373,12 @@ def _remove_copies(folder: int, depth: int) -> None:
     with os.scandir(folder) as scan:
         entries = list(scan)
     for entry in entries:
-        if depth == _SHARD_DEPTH:
-            if _SHARD_NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+        if entry.is_file(follow_symlinks=False):
+            if depth in _SHARD_NAMES and _SHARD_NAMES[depth].fullmatch(entry.name):
                 os.unlink(entry.name, dir_fd=folder)
-        elif entry.is_dir(follow_symlinks=False) and (depth or entry.name == layout.IMAGES):
+        elif entry.is_dir(follow_symlinks=False) and depth < max(_SHARD_NAMES):
+            if entry.name != _FOLDER_NAMES.get(depth, entry.name):
+                continue
             with folder_below(folder, [entry.name]) as subfolder:
                 _remove_copies(subfolder, depth + 1)
             with contextlib.suppress(OSError):  # the folder contains a foreign file

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
-from pipeline.loader.pixel_reader import PixelReader
+from pipeline.loader.pixel_reader import RowSource
 
 NUM_THREADS = 8
 """The number of threads that read ahead."""
@@ -28,7 +28,7 @@ class WindowPrefetcher:
     def __init__(
         self,
         windows: Iterator[tuple[int, NDArray[np.int64]]],
-        readers: Sequence[PixelReader],
+        readers: Sequence[RowSource],
         disk: Executor,
     ) -> None:
         """Start the thread, which begins with the first window.
@@ -36,7 +36,7 @@ class WindowPrefetcher:
         Args:
             windows: Windows in order, each as its first position in the epoch and its chunks,
                 (n,) int64 (`EpochOrder.windows`).
-            readers: The readers whose caches are filled, one for each size.
+            readers: The readers whose caches are filled, one for each array.
             disk: Threads that may block on reads from the store.
         """
         self._windows = windows
@@ -92,7 +92,7 @@ class WindowPrefetcher:
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._position >= position)
 
-    def _read(self, reader: PixelReader, chunk: int) -> None:
+    def _read(self, reader: RowSource, chunk: int) -> None:
         if not self._stopped:
             # The thread that gathers these rows meets the same error and raises it.
             with suppress(StoreError):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.store.checksum import CHECKSUM_BYTES, append_checksum
-from pipeline.store.shard import ABSENT, index_bytes
+from pipeline.store.checksum import CHECKSUM_BYTES
+from pipeline.store.shard import encode_index, index_bytes
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,7 @@ class Geometry:
             as uint64 little-endian, 2^64 - 1 twice for chunks without rows, and the CRC-32C. The
             length of a chunk includes its checksum.
         """
-        num_chunks = self.num_chunks(shard)
-        index = np.full((self.chunks_per_shard, 2), ABSENT, "<u8")
-        index[:num_chunks, 0] = np.arange(num_chunks) * self.framed_bytes
-        index[:num_chunks, 1] = self.framed_bytes
-        return append_checksum(index.tobytes())
+        return encode_index(self.num_chunks(shard), self.chunks_per_shard, self.framed_bytes)
 
     def locate(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return where the bytes of rows lie: their shards, and their offsets in the shard objects.

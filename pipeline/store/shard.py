@@ -179,6 +179,24 @@ def index_bytes(shard_rows: int, chunk_rows: int) -> int:
     return shard_rows // chunk_rows * 16 + CHECKSUM_BYTES
 
 
+def encode_index(num_chunks: int, chunks_per_shard: int, framed_bytes: int) -> bytes:
+    """Return the index of a shard whose chunks have one length and lie without gaps.
+
+    Args:
+        num_chunks: The number of chunks that are present.
+        chunks_per_shard: The number of chunks that a shard has room for.
+        framed_bytes: The bytes of a chunk with its checksum.
+
+    Returns:
+        (offset, length) in bytes of each chunk as uint64 little-endian, 2^64 - 1 twice for absent
+        chunks, and the CRC-32C: 16 * chunks_per_shard + 4 bytes.
+    """
+    index = np.full((chunks_per_shard, 2), ABSENT, "<u8")
+    index[:num_chunks, 0] = np.arange(num_chunks) * framed_bytes
+    index[:num_chunks, 1] = framed_bytes
+    return append_checksum(index.tobytes())
+
+
 def decode_index(data: bytes) -> NDArray[np.uint64] | None:
     """Decode the index of a shard.
 

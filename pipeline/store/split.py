@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.store import layout, records
-from pipeline.store.checksum import CHECKSUM_BYTES, has_valid_checksum
 from pipeline.store.commit import Commit
+from pipeline.store.encoded_rows import EncodedRows, read_encoded_rows, read_row_tables
+from pipeline.store.encoding import parse_encoding
 from pipeline.store.geometry import Geometry
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
+from pipeline.store.records import FinishRecord
+from pipeline.store.small_arrays import read_small_array
 
 READABLE = 0
 """The `status` of a row that holds the pixels of its image."""
@@ -39,6 +41,8 @@ class Split:
     """The rows that must not be read, (n,) int64, ascending."""
     digest: str
     """A SHA-256 that changes whenever the readable rows or their pixels change."""
+    encoded: Mapping[str, EncodedRows] = field(default_factory=dict)
+    """The encoded rows that can be read, by the name of their array, such as `jpeg256@90`."""
 
     @cached_property
     def readable(self) -> NDArray[np.bool_]:
@@ -68,39 +72,51 @@ class Split:
 
 
 def open_split(
-    objects: Objects, split: str, sizes: Iterable[int], *, allow_partial: bool = False
+    objects: Objects,
+    split: str,
+    sizes: Iterable[int],
+    *,
+    encoded: Iterable[str] = (),
+    allow_partial: bool = False,
 ) -> Split:
-    """Open a split to read some of its sizes; its images are not read yet.
+    """Open a split to read some of its sizes or encoded rows; its images are not read yet.
 
-    Only its records, labels and statuses are read; for an unfinished split, the table parts of
-    shards with quarantined rows in place of the statuses.
+    Only its records, labels and statuses are read, and the offsets and shapes of encoded rows; for
+    an unfinished split, the table parts of shards with quarantined rows in place of the statuses,
+    and the row tables of the encoded shards.
 
     Args:
         objects: The objects of the store.
         split: The name of the split.
-        sizes: The sides of the squares in pixels; repetitions are ignored.
-        allow_partial: True to open an unfinished split, or sizes that are not finished, with the
-            rows whose commits have all of *sizes*, none for a size that was never prepared
-            (default: False).
+        sizes: The sides of the squares in pixels; repetitions are ignored, and there may be none.
+        encoded: The encodings of the rows, such as `jpeg:256@90`, or the names of their arrays
+            (default: none).
+        allow_partial: True to open an unfinished split, or sizes or encoded rows that are not
+            finished, with the rows whose commits have all of *sizes* and *encoded*, none for a size
+            that was never prepared (default: False).
 
     Returns:
         The split: its recipe, plan, sizes in ascending order, the label of each row in `labels`,
-        (num_rows,) int32, and in `excluded` the rows that must not be read, (n,) int64, ascending;
-        `digest` changes if those or their pixels change. The excluded rows are the quarantined ones
-        and, if it is opened partially, those without such a commit, which may be all.
+        (num_rows,) int32, in `encoded` the places and sizes of encoded rows, and in `excluded` the
+        rows that must not be read, (n,) int64, ascending; `digest` changes if those or their pixels
+        change. The excluded rows are the quarantined ones and, if it is opened partially, those
+        without such a commit, which may be all.
 
     Raises:
+        ValueError: One of *encoded* is no encoding.
         StoreError: There is no store, or it has no such split; or, unless *allow_partial*, the
-            split or one of the sizes is not finished; the labels do not fit into memory; a record
-            has a format that this version does not read; or the request to an object store failed.
-        StoreDamagedError: A record, the labels, the statuses or a table part are missing or
-            damaged.
+            split, one of the sizes or an encoding is not finished; the labels do not fit into
+            memory; a record has a format that this version does not read; or the request to an
+            object store failed.
+        StoreDamagedError: A record, the labels, the statuses, a table part, or the offsets and
+            shapes of encoded rows are missing or damaged.
         OSError: The disk reports an error.
         StoreMismatchError: A record belongs to another recipe or plan.
     """
     recipe = records.load_recipe(objects)
     plan = records.load_plan(objects, split)
     requested = tuple(sorted(set(sizes)))
+    names = sorted({parse_encoding(text).array_name for text in encoded})
     done = records.load_finish_record(objects, split)
     if done is not None and (done.recipe, done.plan) != (recipe.digest, plan.digest):
         raise StoreMismatchError(
@@ -110,17 +126,24 @@ def open_split(
         raise StoreMismatchError(
             f"{layout.plan(split)} belongs to another recipe. Run `tesserae verify`."
         )
-    labels = _read_small_array(objects, plan, "label", np.dtype("<i4"))
+    labels = read_small_array(objects, plan, "label", np.dtype("<i4"))
     _check_label_array(labels, recipe, plan)
-    if done is not None and set(requested) <= set(done.sizes):
-        status = _read_small_array(objects, plan, "status", np.dtype("u1"))
+    if done is not None and {*requested} <= {*done.sizes} and {*names} <= {*done.encoded}:
+        status = read_small_array(objects, plan, "status", np.dtype("u1"))
         absent = np.flatnonzero(status != READABLE)
+        rows = {name: read_encoded_rows(objects, plan, name) for name in names}
     elif allow_partial:
-        absent = _absent_of_commits(objects, plan, requested)
+        commits = [
+            commit
+            for commit in records.load_commits(objects, plan).values()
+            if {*requested} <= commit.sizes and {*names} <= commit.encoded.keys()
+        ]
+        absent = _absent_of_commits(objects, plan, commits)
+        rows = {name: read_row_tables(objects, plan, name, commits) for name in names}
     else:
-        raise StoreError(_unfinished_text(split, requested, () if done is None else done.sizes))
+        raise StoreError(_unfinished_text(split, requested, names, done))
     facts = f"{recipe.digest} {plan.digest} {hashlib.sha256(absent.tobytes()).hexdigest()}"
-    return Split(
+    opened = Split(
         objects=objects,
         recipe=recipe,
         plan=plan,
@@ -128,7 +151,10 @@ def open_split(
         labels=labels,
         excluded=absent,
         digest=hashlib.sha256(facts.encode()).hexdigest(),
+        encoded=rows,
     )
+    _check_readable_rows_have_bytes(opened)
+    return opened
 
 
 def restrict_to_labels(split: Split, labels: Iterable[int]) -> Split:
@@ -159,45 +185,37 @@ def restrict_to_labels(split: Split, labels: Iterable[int]) -> Split:
     )
 
 
-def _unfinished_text(split: str, requested: tuple[int, ...], finished: Iterable[int]) -> str:
-    missing = [size for size in requested if size not in finished]
-    if not finished:
+def _unfinished_text(
+    split: str, sizes: Iterable[int], names: Iterable[str], done: FinishRecord | None
+) -> str:
+    if done is None:
         return (
             f"split {split!r} is not finished. Run the same `tesserae prepare` again to continue,"
             " or pass allow_partial=True (--partial)."
         )
+    missing_sizes = [size for size in sizes if size not in done.sizes]
+    missing = [parse_encoding(name).text for name in names if name not in done.encoded]
+    finished = [parse_encoding(name).text for name in done.encoded]
+    option = "--encoded" if not missing_sizes else "--sizes"
     return (
-        f"split {split!r} has no finished {', '.join(map(str, missing))} px: it has"
-        f" {', '.join(map(str, sorted(finished)))}. Add it with `tesserae prepare --sizes`."
+        f"split {split!r} has no finished {_in_words(missing_sizes, missing)}: it has"
+        f" {_in_words(sorted(done.sizes), finished)}. Add it with `tesserae prepare {option}`."
     )
 
 
-def _read_small_array(
-    objects: Objects, plan: Plan, name: str, dtype: np.dtype[Any]
-) -> NDArray[Any]:
-    # The chunks are decoded here because importing zarr would double the start of a loader.
-    chunk_rows = layout.small_chunk_rows(plan.num_rows)
-    chunks = -(-plan.num_rows // chunk_rows)
-    try:
-        values = np.empty(chunks * chunk_rows, dtype)
-    except MemoryError:
-        raise StoreError(
-            f"{layout.plan(plan.split)} states {plan.num_rows:,} rows: this machine has too little"
-            " memory for their labels."
-        ) from None
-    num_bytes = chunk_rows * dtype.itemsize + CHECKSUM_BYTES
-    for chunk in range(chunks):
-        path = layout.small_chunk(plan.split, name, chunk)
-        try:
-            data = objects.get(path, num_bytes)
-        except FileNotFoundError:
-            raise StoreDamagedError(f"{path} is missing. Run `tesserae repair`.") from None
-        if len(data) != num_bytes or not has_valid_checksum(data):
-            raise StoreDamagedError(f"{path} is damaged. Run `tesserae repair`.")
-        values[chunk * chunk_rows : (chunk + 1) * chunk_rows] = np.frombuffer(
-            data, dtype, chunk_rows
-        )
-    return values[: plan.num_rows]
+def _in_words(sizes: Sequence[int], encodings: Sequence[str]) -> str:
+    squares = [f"{', '.join(map(str, sizes))} px"] if sizes else []
+    return ", ".join([*squares, *encodings])
+
+
+def _check_readable_rows_have_bytes(split: Split) -> None:
+    for name, rows in split.encoded.items():
+        empty = split.readable & (rows.offset[:, 0] == rows.offset[:, 1])
+        if empty.any():
+            raise StoreDamagedError(
+                f"{layout.array(split.plan.split, name)} has no bytes for the readable row"
+                f" {int(empty.argmax()):,}. Run `tesserae repair`."
+            )
 
 
 def _check_label_array(labels: NDArray[np.int32], recipe: Recipe, plan: Plan) -> None:
@@ -209,11 +227,12 @@ def _check_label_array(labels: NDArray[np.int32], recipe: Recipe, plan: Plan) ->
         )
 
 
-def _absent_of_commits(objects: Objects, plan: Plan, sizes: tuple[int, ...]) -> NDArray[np.int64]:
+def _absent_of_commits(
+    objects: Objects, plan: Plan, commits: Iterable[Commit]
+) -> NDArray[np.int64]:
     absent = np.ones(plan.num_rows, bool)
-    for commit in records.load_commits(objects, plan).values():
-        if set(sizes) <= commit.sizes:
-            absent[commit.start : commit.stop] = _quarantined_mask(objects, commit)
+    for commit in commits:
+        absent[commit.start : commit.stop] = _quarantined_mask(objects, commit)
     return np.flatnonzero(absent)
 
 

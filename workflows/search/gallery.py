@@ -13,7 +13,7 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError
-from pipeline.loader.pixel_reader import PixelReader, open_reader
+from pipeline.loader.pixel_reader import RowSource, open_reader
 from pipeline.store import layout, records
 from pipeline.store.arrow_files import open_parquet
 from pipeline.store.objects import Objects
@@ -56,7 +56,7 @@ class Gallery:
             )
         self._size = size
         self._keys = {name: _Keys(self.objects, name) for name in self.splits}
-        self._readers: dict[tuple[str, int], PixelReader] = {}
+        self._readers: dict[tuple[str, int], RowSource] = {}
         self._lock = threading.Lock()
         self._disk = ThreadPoolExecutor(4, "images")
 
@@ -139,7 +139,7 @@ class Gallery:
         self._reader(split, size).gather(row_numbers, out, self._disk)
         return out
 
-    def _reader(self, split: str, size: int) -> PixelReader:
+    def _reader(self, split: str, size: int) -> RowSource:
         with self._lock:
             reader = self._readers.get((split, size))
             if reader is None:

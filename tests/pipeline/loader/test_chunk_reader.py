@@ -200,7 +200,7 @@ def test_no_thread_writes_to_a_buffer_after_an_error(
     """A cached chunk is damaged while others are still being read."""
     prepare_inline(source, str(tmp_path / "store"), **CHOICES, chunk_rows=1, codec="zstd:3")
     loader = Loader(tmp_path / "store", size=8, reading=Reading(cache_bytes=1))
-    gatherer = loader._open().readers[0]
+    gatherer = loader._open().reader.sources[0]
     rows = loader.epoch_order(0).rows(0, 20)
     out = np.zeros((20, 8, 8, 3), np.uint8)
     turns = iter([False] * 10 + [True] * 10)

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.ingest.shard_task import prepare_shard
-from pipeline.loader import Batch, Loader, Reading, mmap, row_reader
+from pipeline.loader import Batch, Loader, Reading, futures, mmap, row_reader, shard_files
 from pipeline.loader import loader as loader_module
 from pipeline.store import arrays, layout
 from pipeline.store.open import open_objects
@@ -353,7 +353,7 @@ def test_no_thread_writes_after_a_failed_gather() -> None:
 
     with ThreadPoolExecutor(2) as disk:
         with pytest.raises(StoreError, match="the disk is gone"):
-            row_reader.finish_all([disk.submit(fail), disk.submit(write)])
+            futures.finish_all([disk.submit(fail), disk.submit(write)])
         assert left == [True]
 
 
@@ -381,7 +381,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_allowed(
     limits: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: limit)
     monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.append(new))
-    assert row_reader._may_keep_files_open(file) is more
+    assert shard_files._may_keep_files_open(file) is more
     assert limits == ([raised] if raised else [])
 
 
@@ -401,10 +401,10 @@ def test_a_low_limit_of_open_files_suffices(store: Path) -> None:
     """Shards are closed again, so that descriptors remain for other files."""
     code = f"""
 import os, resource
-from pipeline.loader import Loader, Reading, row_reader
+from pipeline.loader import Loader, Reading, shard_files
 loader = Loader({str(store)!r}, sizes=(8, 16), batch_size=2, reading=Reading(threads=1))
 loader.num_rows
-row_reader.MAX_OTHER_FILES = 8
+shard_files.MAX_OTHER_FILES = 8
 limit = len(os.listdir("/proc/self/fd")) + 13
 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 for _ in range(3):
@@ -882,7 +882,7 @@ def test_unverified_chunks_are_not_looked_up_for_each_batch(
     """With `auto`, chunks of shards that memory cannot hold never count as unchecked."""
     free_memory(monkeypatch, 0.5)
     loader = Loader(store, sizes=(16,), batch_size=9)
-    reader = loader._open().readers[0]
+    reader = loader._open().reader.sources[0]
     assert isinstance(reader, row_reader.RowReader)
     chunks = np.arange(len(reader._checked))
     assert set(reader._unchecked(chunks)) == set(
@@ -903,13 +903,13 @@ def test_a_replaced_shard_is_verified_again(
     shard = copy / layout.shard("train", 8, 3)
     loader = Loader(copy, size=8, batch_size=5, drop_last=False)
     list(loader)
-    reader = loader._open().readers[0]
+    reader = loader._open().reader.sources[0]
     assert isinstance(reader, row_reader.RowReader)
-    reader._shards.clear()
+    reader._files.close_all()
     list(loader)
     flip_pixel(shard)
     os.utime(shard, ns=(1, 1))
-    reader._shards.clear()
+    reader._files.close_all()
     with pytest.raises(StoreDamagedError, match=r"c\.3\.0\.0\.0 is damaged \(chunk 1\)"):
         list(loader)
 

@@ -1,0 +1,160 @@
+"""Fills the images of a batch: squares as they are stored, or crops of encoded rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import StoreDamagedError
+from pipeline.loader.crops import Crop
+from pipeline.loader.pixel_reader import RowSource
+from pipeline.store import layout
+from pipeline.store.split import Split
+
+
+class Gathered(NamedTuple):
+    """A report about the images of some rows that were read."""
+
+    methods: tuple[str, ...]
+    """The method by which each array was read."""
+    boxes: NDArray[np.int32] | None
+    """The left, top, right and bottom edge of the crops, (n, 4) int32; None for stored squares."""
+
+
+class ImageReader(Protocol):
+    """An object that reads the images of rows at all sizes. It is safe for many threads."""
+
+    @property
+    def sources(self) -> Sequence[RowSource]:
+        """The readers of the arrays, for reading ahead."""
+
+    @property
+    def rows_at_once(self) -> int | None:
+        """The rows of a batch that one call gathers, on some thread; None for all of them."""
+
+    def gather(
+        self,
+        rows: NDArray[np.int64],
+        epoch: int,
+        out: Sequence[NDArray[np.uint8]],
+        disk: Executor,
+    ) -> Gathered:
+        """Put the images of *rows* into *out*.
+
+        Args:
+            rows: Readable rows of the split, (n,) int64.
+            epoch: The number of the epoch.
+            out: For each size (n, size, size, 3) uint8, contiguous.
+            disk: The threads that may block on reads from the store.
+
+        Raises:
+            StoreDamagedError: A shard is missing or damaged.
+            StoreError: A shard cannot be read.
+        """
+
+
+class SquareReader:
+    """An `ImageReader` of squares as they are stored."""
+
+    rows_at_once = None
+
+    def __init__(self, sources: Sequence[RowSource]) -> None:
+        """Combine readers of pixels.
+
+        Args:
+            sources: One for each size, in the order of the sizes.
+        """
+        self.sources = sources
+
+    def gather(
+        self,
+        rows: NDArray[np.int64],
+        epoch: int,
+        out: Sequence[NDArray[np.uint8]],
+        disk: Executor,
+    ) -> Gathered:
+        """Copy the pixels of *rows* to *out*; the epoch has no effect."""
+        methods = [
+            source.gather(rows, pixels, disk)
+            for source, pixels in zip(self.sources, out, strict=True)
+        ]
+        return Gathered(tuple(methods), None)
+
+
+class CropReader:
+    """An `ImageReader` that decodes crops of encoded rows."""
+
+    rows_at_once = 32
+    """It takes about 40 ms. More rows would hold more encoded bytes in memory, and with a few
+    batches at a time leave cores without work."""
+
+    def __init__(self, split: Split, name: str, source: RowSource, crop: Crop, seed: int) -> None:
+        """Prepare to decode; nothing is read yet.
+
+        Args:
+            split: The split, opened with these encoded rows.
+            name: The name of the encoded rows.
+            source: The reader of their bytes.
+            crop: The part of each picture that is cut out.
+            seed: The seed of the crops.
+        """
+        # Imported here: who reads squares needs no decoder.
+        from pipeline.images import crop_decode
+
+        self.sources = [source]
+        self._decode_crops = crop_decode.decode_crops
+        self._row_error = crop_decode.RowDecodeError
+        self._split = split
+        self._name = name
+        self._shape = split.encoded[name].shape
+        self._crop = crop
+        self._seed = seed
+
+    def gather(
+        self,
+        rows: NDArray[np.int64],
+        epoch: int,
+        out: Sequence[NDArray[np.uint8]],
+        disk: Executor,
+    ) -> Gathered:
+        """Decode the crops of *rows*, the same box at each size.
+
+        Args:
+            rows: Readable rows of the split, (n,) int64.
+            epoch: The number of the epoch, which decides random crops.
+            out: For each size (n, size, size, 3) uint8, contiguous.
+            disk: The threads that may block on reads from the store.
+
+        Raises:
+            StoreDamagedError: A shard is missing or damaged, or a row is not an image.
+            StoreError: A shard cannot be read.
+        """
+        encoded = np.empty(len(rows), object)
+        method = self.sources[0].gather(rows, encoded, disk)
+        shapes = self._shape[rows]
+        boxes = self._crop.boxes(shapes, rows, seed=self._seed, epoch=epoch)
+        recipe = self._split.recipe
+        try:
+            for pixels in out:
+                self._decode_crops(
+                    encoded.tolist(),
+                    shapes,
+                    boxes,
+                    pixels,
+                    exif=recipe.exif,
+                    rules=recipe.decode_rules,
+                    missing_end=recipe.missing_end,
+                )
+        except self._row_error as e:
+            row = int(rows[e.index])
+            shard = layout.encoded_shard(
+                self._split.plan.split, self._name, row // recipe.shard_rows
+            )
+            raise StoreDamagedError(
+                f"{shard} is damaged (row {row}: {e.reason}). Run `tesserae repair`."
+            ) from None
+        return Gathered((method,), boxes)
