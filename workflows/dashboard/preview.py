@@ -14,7 +14,7 @@ from pipeline.images.rejection import STATUS_WORDS
 from pipeline.store import arrays, layout, table
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
-from workflows.reports.stored_rows import EncodedRows
+from workflows.reports.encoded_images import EncodedImages
 
 MAX_THUMBNAILS = 8
 MAX_THUMBNAIL_PIXELS = 96
@@ -70,7 +70,7 @@ class ShardPreview:
         if self.array.isdecimal():
             size, split = int(self.array), self.plan.split
             return [*arrays.read_pixel_rows(self.objects, split, size, start, stop)]
-        rows = EncodedRows.open(self.objects, self.plan, self.array)
+        rows = EncodedImages.open(self.objects, self.plan, self.array)
         return [
             np.asarray(rows.decode(data, MAX_THUMBNAIL_PIXELS).pixels)[..., :3]
             if data

@@ -14,6 +14,7 @@ from pipeline.store.encoding import ORIGINAL
 from pipeline.store.lease import lease
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
+from workflows.reports.encoded_images import EncodedImages
 from workflows.reports.images import encode_jpeg
 from workflows.reports.quarantine import by_reason
 from workflows.reports.store_info import describe_store
@@ -25,7 +26,6 @@ from workflows.reports.store_model import (
     SplitReport,
 )
 from workflows.reports.store_page import render_report, terminal_summary
-from workflows.reports.stored_rows import EncodedRows
 
 GRID_PIXELS = 288 * 4
 """The width in pixels that decides how many images of an array a grid shows, in two lines."""
@@ -171,7 +171,7 @@ def _strip(
     objects: Objects, split: str, array: str, captioned: Sequence[tuple[str, int]]
 ) -> ImageGrid:
     """Return the grid of an encoded array, from rows with captions; what is no image is skipped."""
-    rows = EncodedRows.open(objects, records.load_plan(objects, split), array)
+    rows = EncodedImages.open(objects, records.load_plan(objects, split), array)
     height = min(rows.encoding.short_side or MAX_STRIP_PIXELS, MAX_STRIP_PIXELS)
     shown = captioned[: _images_in_grid(round(height * ASPECT))]
     files = [(label, rows.page_image(row, height)) for label, row in shown]

@@ -9,7 +9,7 @@ import pytest
 from pipeline.store import layout
 from pipeline.store.open import open_objects
 from tests.images import ENCODED, SMALL, make_folder, prepare_inline
-from workflows.reports import stored_rows
+from workflows.reports import encoded_images
 from workflows.reports.store_model import ReportModel
 from workflows.reports.store_report import collect_report, report_store
 
@@ -64,6 +64,6 @@ def test_rows_that_are_no_images_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store of somebody else may hold any bytes; a grid without images is left out, too."""
-    monkeypatch.setattr(stored_rows.EncodedRows, "read", lambda *_: [b"<svg onload=alert()>"])
+    monkeypatch.setattr(encoded_images.EncodedImages, "read", lambda *_: [b"<svg onload=alert()>"])
     report = collected(tmp_path, sizes=(), encoded=ENCODED)
     assert report.image_grids == ()

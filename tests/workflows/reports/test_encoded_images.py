@@ -11,8 +11,8 @@ from PIL import Image
 from pipeline.store import records
 from pipeline.store.open import open_objects
 from tests.images import ENCODED, SMALL, jpeg, make_folder, prepare_inline
-from workflows.reports import stored_rows
-from workflows.reports.stored_rows import EncodedRows
+from workflows.reports import encoded_images
+from workflows.reports.encoded_images import EncodedImages
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +23,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "store"
 
 
-def open_rows(store: Path, array: str) -> EncodedRows:
+def open_rows(store: Path, array: str) -> EncodedImages:
     objects = open_objects(str(store))
-    return EncodedRows.open(objects, records.load_plan(objects, "train"), array)
+    return EncodedImages.open(objects, records.load_plan(objects, "train"), array)
 
 
 def picture(data: bytes | None) -> Image.Image:
@@ -54,7 +54,7 @@ def test_a_long_jpeg_row_and_a_source_file_become_thumbnails(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are at most as high as asked for, and keep their proportions."""
-    monkeypatch.setattr(stored_rows, "MAX_EMBEDDED_BYTES", 10)
+    monkeypatch.setattr(encoded_images, "MAX_EMBEDDED_BYTES", 10)
     for array in ("jpeg16@90", "original"):
         rows = open_rows(store, array)
         for row in range(6):
@@ -65,7 +65,7 @@ def test_a_long_jpeg_row_and_a_source_file_become_thumbnails(
 
 def test_a_wide_strip_becomes_less_high(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page would otherwise embed megabytes of one picture."""
-    monkeypatch.setattr(EncodedRows, "read", lambda *_: [jpeg(1, 900, 30)])
+    monkeypatch.setattr(EncodedImages, "read", lambda *_: [jpeg(1, 900, 30)])
     assert picture(open_rows(store, "original").page_image(0, 20)).size == (80, 3)
 
 
@@ -77,7 +77,7 @@ def test_other_files_than_plain_jpegs_become_thumbnails(
     file = io.BytesIO()
     Image.linear_gradient("L").save(file, "PNG")
     data = file.getvalue() if kind == "png" else jpeg(2, mode="CMYK")
-    monkeypatch.setattr(EncodedRows, "read", lambda *_: [data])
+    monkeypatch.setattr(EncodedImages, "read", lambda *_: [data])
     shown = picture(open_rows(store, "jpeg16@90").page_image(0, 16))
     assert (shown.mode, shown.height) == ("RGB", 16)
 
@@ -87,7 +87,7 @@ def test_what_is_no_image_is_not_shown(
     store: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
     """No such bytes reach a page."""
-    monkeypatch.setattr(EncodedRows, "read", lambda *_: [data])
+    monkeypatch.setattr(EncodedImages, "read", lambda *_: [data])
     assert open_rows(store, "jpeg16@90").page_image(0, 16) is None
 
 

@@ -29,7 +29,7 @@ _BROWSER_MODES = ("L", "RGB")
 
 
 @dataclass(frozen=True)
-class EncodedRows:
+class EncodedImages:
     """A reader of the committed rows of one encoded array, whether its split is finished or not."""
 
     objects: Objects
@@ -39,7 +39,7 @@ class EncodedRows:
     encoded_plan: EncodedPlan
 
     @classmethod
-    def open(cls, objects: Objects, plan: Plan, array: str) -> EncodedRows:
+    def open(cls, objects: Objects, plan: Plan, array: str) -> EncodedImages:
         """Read the documents that locate the rows of an array.
 
         Args:
