@@ -151,7 +151,7 @@ pictures: .ready-dev ## Make the pictures of the documentation anew; needs Chrom
 
 .PHONY: clean
 clean: ## Remove .venv, caches and the demo's folder; your stores and data are kept
-	rm -rf .venv __pycache__ benchmarks/.env demo site build dist *.egg-info .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv __pycache__ benchmarks/.env demo site build dist *.egg-info .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache pipeline/images/_jpeg_crop.*.so
 	find $(wildcard pipeline workflows cluster tests benchmarks examples) -name __pycache__ -prune -exec rm -rf {} +
 
 .PHONY: help

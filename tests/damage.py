@@ -25,9 +25,11 @@ def category(name: str) -> str:
     """Return the kind of a file, so that rare kinds are damaged as often as frequent ones."""
     parts = name.split("/")
     if parts[0] == "images.zarr":
-        return (
-            "metadata" if parts[-1] == "zarr.json" else parts[2] if parts[2].isalpha() else "shard"
-        )
+        if parts[-1] == "zarr.json":
+            return "metadata"
+        if len(parts) == 5:  # an array of encoded rows
+            return f"{parts[3]} of {parts[2]}"
+        return parts[2] if parts[2].isalpha() else "shard"
     if parts[0] == "samples":
         return "part" if len(parts) == 3 else "table"
     if parts[0] == "splits":

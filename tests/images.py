@@ -26,8 +26,11 @@ from pipeline.store.plan import Plan
 
 SMALL = {"shard_rows": 4, "chunk_rows": 2}
 """The options of a store with few rows in several shards."""
+ENCODED = ("jpeg:16@90", "original")
+"""The encoded rows of a small store, each in arrays of its own."""
 SMALL_OPTIONS = (
-    *("--sizes", 8, 16, "--shard-rows", 4, "--chunk-rows", 2, "--max-bad", 1, "--workers", 1),
+    *("--sizes", 8, 16, "--encoded", *ENCODED, "--shard-rows", 4, "--chunk-rows", 2),
+    *("--max-bad", 1, "--workers", 1),
 )
 """The options of the command for such a store, also where every image is broken."""
 
@@ -84,13 +87,14 @@ def plan_inline(
         num_bytes=listing.num_bytes,
     )
     plan = planning.make_plan(objects, split, recipe, listing, origin, store_options.seed)
-    planning.write_metadata(objects, recipe, plan, store_options.sizes)
+    encoded_plans = planning.plan_encoded(objects, plan, store_options.encodings)
+    planning.write_metadata(objects, recipe, plan, store_options.sizes, encoded_plans)
     workspace.cache_clear()  # a test may have changed what lies under it
     config = ShardTaskConfig(
         store=objects.url,
         split=split,
         run=run,
-        sizes=store_options.sizes,
+        arrays=store_options.array_names,
         watched=False,  # no watchdog may end the process of the tests
         retry_delay_seconds=0.001,
     )
@@ -104,7 +108,7 @@ def prepare_inline(source: Path, store: str, **choices: Any) -> list[ShardReport
     missing = [
         shard
         for shard in range(plan.num_shards)
-        if shard not in commits or not commits[shard].sizes >= set(config.sizes)
+        if shard not in commits or not commits[shard].shard_objects.keys() >= {*config.arrays}
     ]
     reports = [prepare_shard(config, shard) for shard in missing]
     finish_split(store, config.split, config.run)

@@ -43,7 +43,7 @@
 #define MAX_SIZE 65535           /* the largest side of a square */
 #define CHUNK 32                 /* bytes that the vertical pass computes at once */
 #define LINES 2                  /* lines that libjpeg is asked for at once: one row of 4:2:0 */
-#define CONTEXT 2                /* pixels around the crop that the upsampling of chroma reads */
+#define CONTEXT 2                /* pixels around the crop: one sample of interpolated chroma */
 
 /* --- scratch memory, which the rows of a call share ------------------------------------------ */
 
@@ -143,8 +143,8 @@ static void free_axis(Axis *axis)
     free(axis->coefs_block.memory);
 }
 
-/* Filter a line of RGBX pixels to RGB. It may read 3 pixels beyond those of the axis, and write
-   `outputs` pixels and 4 bytes. */
+/* Filter a line of RGBX pixels to RGB. It may read `taps` pixels beyond those of the axis, which
+   are multiplied by 0, and write `outputs` pixels and 4 bytes. */
 typedef void Horizontal(const uint8_t *line, const Axis *axis, uint8_t *out);
 
 /* Compute output *i* of the axis from whole rows, for a multiple of CHUNK bytes. An even number of
@@ -409,7 +409,7 @@ static int read_crop(j_decompress_ptr cinfo, Resizer *r, uint8_t *out)
     width = stop - left;
     if (width < cinfo->output_width)
         jpeg_crop_scanline(cinfo, &left, &width);
-    line_bytes = (4 * ((size_t)width + 4) + 31) / 32 * 32;
+    line_bytes = (4 * ((size_t)width + r->x.taps) + 31) / 32 * 32;
     lines[0] = reserve(&r->lines_block, LINES * line_bytes + 8);
     if (!lines[0])
         return 0;

@@ -23,7 +23,6 @@ cause a warning. Pillow is imported for the first of these.
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +54,9 @@ _ONE = 1 << 14
 
 _CORRUPT = 5
 """`pipeline.images.rejection.CORRUPT`, whose module imports Pillow."""
+
+_MAX_PIXELS = 178_956_970
+"""The size of a picture that Pillow takes for an attack: twice its `MAX_IMAGE_PIXELS`."""
 
 _NO_REDUCTION = 1 << 30
 
@@ -131,6 +133,11 @@ def decode_crops(
         out[i] = resize_crop(pixels, boxes[i].tolist(), scale, size)
 
 
+def has_extension() -> bool:
+    """Return True if the compiled extension is in use."""
+    return _jpeg_crop is not None
+
+
 def crop_decoder() -> str:
     """Return a line that describes the implementation in use, for people."""
     if _jpeg_crop is not None:
@@ -159,20 +166,20 @@ def _check_arrays(
                 f"{name} is {array.dtype} of shape {array.shape}: expected {np.dtype(dtype)} of"
                 f" shape {shape}."
             )
-    size = out.shape[1]
+    size: int = out.shape[1]
     if not 1 <= size <= MAX_SIZE:
         raise ValueError(f"the side of the squares is {size}: expected 1 to {MAX_SIZE} pixels.")
     if not (out.flags.c_contiguous and out.flags.writeable):
         raise ValueError("out is not a writable C-contiguous array: its pixels are written.")
     height, width = shapes.T
     left, top, right, bottom = boxes.T
-    inside = (0 <= left) & (left < right) & (right <= width)
-    inside &= (0 <= top) & (top < bottom) & (bottom <= height)
+    inside = (left >= 0) & (left < right) & (right <= width)
+    inside &= (top >= 0) & (top < bottom) & (bottom <= height)
     if not inside.all():
         i = int(np.argmin(inside))
         raise ValueError(
-            f"the box of row {i} is {tuple(boxes[i].tolist())}: expected left, top, right and bottom"
-            f" of a crop with pixels, inside of the {width[i]} x {height[i]} pixels of its picture."
+            f"the box of row {i} is {tuple(boxes[i].tolist())}: expected left, top, right and"
+            f" bottom of a crop with pixels, inside of its picture, {width[i]} x {height[i]}."
         )
     return size
 
@@ -193,9 +200,10 @@ def _is_plain(row: Buffer, shape: NDArray[np.int32], *, exif: bool, rules: int) 
     """Return True if simplejpeg may decode the row, as `pipeline.images.decode` decides it."""
     data = row if isinstance(row, bytes) else bytes(row)
     plain = plain_jpeg(data)
-    if plain is None or plain[:2] != (shape[1], shape[0]) or (rules > 1 and not has_end_marker(data)):
+    if plain is None or plain[:2] != (shape[1], shape[0]) or plain[0] * plain[1] > _MAX_PIXELS:
         return False
-    return not (exif and may_be_rotated(data))
+    lacks_end = rules > 1 and not has_end_marker(data)
+    return not (lacks_end or (exif and may_be_rotated(data)))
 
 
 def _decode_plain(row: Buffer, shape: NDArray[np.int32], scale: int) -> NDArray[np.uint8] | None:
@@ -267,9 +275,7 @@ def resize_crop(
     return _rounded(along_columns @ crop).astype(np.uint8).reshape(size, size, 3)
 
 
-def _axis(
-    offset: int, length: int, scale: int, size: int
-) -> tuple[slice, NDArray[np.float32]]:
+def _axis(offset: int, length: int, scale: int, size: int) -> tuple[slice, NDArray[np.float32]]:
     """Return the reduced pixels that one axis of a crop touches, and their coefficients.
 
     Everything is measured in units of 1 / (2 * scale * size) of a reduced pixel, in which all

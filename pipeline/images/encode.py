@@ -14,10 +14,15 @@ from __future__ import annotations
 import io
 from typing import NamedTuple
 
+from PIL import Image
+
 from pipeline.images.decode import Decoded
 from pipeline.images.embedded_metadata import orientation
 from pipeline.images.formats import JPEG
 from pipeline.images.resize import FILTERS
+
+MAX_JPEG_SIDE = 65_500
+"""The largest side of a JPEG in pixels, by libjpeg."""
 
 _CHROMA_420 = 2
 """Pillow's number for chroma at half of both sides."""
@@ -68,24 +73,38 @@ def encode_jpeg_row(
     if pixels.size != (width, height):
         box = (0.0, 0.0, decoded.width / decoded.scale, decoded.height / decoded.scale)
         pixels = pixels.resize((width, height), FILTERS[filter], box)
+    return EncodedRow(encode_pixels(pixels, quality), height, width)
+
+
+def encode_pixels(pixels: Image.Image, quality: int) -> bytes:
+    """Return pixels as the bytes of a baseline JPEG without metadata.
+
+    Args:
+        pixels: The pixels in mode RGB, or RGBX with an unused byte.
+        quality: The quality on Pillow's scale, 1 to 100.
+    """
     file = io.BytesIO()
     pixels.convert("RGB").save(file, "JPEG", quality=quality, subsampling=_CHROMA_420)
-    return EncodedRow(file.getvalue(), height, width)
+    return file.getvalue()
 
 
 def row_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     """Return the height and width of a picture whose short side is at most *short_side*.
+
+    The long side is at most `MAX_JPEG_SIDE`, which a strip of a shorter short side may exceed.
 
     Args:
         width: The width of the whole image in pixels, at least 1.
         height: The height of the whole image in pixels, at least 1.
         short_side: The largest short side in pixels.
     """
-    shorter = min(width, height)
-    if shorter <= short_side:
-        return height, width
+    shorter, longer = sorted((width, height))
+    # The numerator and denominator of the scale.
+    to, of = (short_side, shorter) if shorter > short_side else (1, 1)
+    if longer * to > MAX_JPEG_SIDE * of:
+        to, of = MAX_JPEG_SIDE, longer
     # In integers, to be the same on every machine.
-    height, width = ((2 * side * short_side + shorter) // (2 * shorter) for side in (height, width))
+    height, width = (max(1, (2 * side * to + of) // (2 * of)) for side in (height, width))
     return height, width
 
 

@@ -20,6 +20,7 @@ from PIL import Image, __version__, features
 
 from pipeline.errors import DecodeError
 from pipeline.images.decode import RULES, Decoded, decode
+from pipeline.images.encode import encode_pixels
 from pipeline.images.probe_images import PROBE_IMAGES
 from pipeline.images.rejection import STATUS_WORDS
 from pipeline.images.resize import resize
@@ -57,6 +58,20 @@ def probe(filter: str, *, rules: int = RULES) -> Probe:
     return Probe(decoder=_decoder_digest(rules), resizer=_resizer_digest(filter))
 
 
+def probe_encoder(quality: int) -> str:
+    """Encode synthetic pixels as JPEG, and return a digest of the bytes: 32 hexadecimal digits.
+
+    Machines with equal digests encode equal pixels to equal bytes.
+
+    Args:
+        quality: The quality on Pillow's scale, 1 to 100.
+    """
+    digest = xxhash.xxh3_128()
+    for width, height in ((331, 250), (64, 17)):
+        digest.update(encode_pixels(_synthetic_image(width, height, 1).pixels, quality))
+    return digest.hexdigest()
+
+
 def description() -> dict[str, str]:
     """Return the names and versions of the libraries whose pixels `probe` digests.
 
@@ -70,6 +85,11 @@ def description() -> dict[str, str]:
     simd = simd_of_pillow()
     resizer = f"Pillow {__version__}" if simd == "none" else f"Pillow-SIMD {__version__}, {simd}"
     return {"decoder": " and ".join(decoders), "resizer": resizer}
+
+
+def encoder_description() -> str:
+    """Return the name and versions of the library whose bytes `probe_encoder` digests."""
+    return f"Pillow {__version__} ({_library_versions()[0]})"
 
 
 def simd_of_pillow() -> str:

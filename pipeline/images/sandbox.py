@@ -9,10 +9,11 @@ JSON text (4 bytes, little-endian), the text, and as many bytes as its `payload`
 
     parent -> child   {"memory_limit": bytes}
     child -> parent   {}                         the child is ready
-    parent -> child   {"sizes", "filter", "decoding"}, the image file; "decoding" holds the
-                      keyword arguments of `pipeline.images.decode.decode`
-    child -> parent   {"width", "height", "mode", "format", "scale", "remark"}, the squares in
-                      their order
+    parent -> child   {"formats", "filter", "decode_arguments"}, the image file: the arguments of
+                      `pipeline.images.rows.make_rows`
+    child -> parent   {"properties", "rows"}, the rows in their order; "properties" holds the fields
+                      of `ImageProperties`, "rows" the length in bytes of each row and, for an
+                      encoded one, its height and width
                       or {"status", "reason"}
                       or the child dies
 
@@ -30,40 +31,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Self
 
 from pipeline.errors import DecodeError, TesseraeError
-from pipeline.images.decode import decode
+from pipeline.images.encode import EncodedRow
 from pipeline.images.rejection import CRASHED, TIMEOUT
-from pipeline.images.resize import resize
+from pipeline.images.rows import ImageProperties, Row, RowFormat, make_rows
 
 _OUT_OF_MEMORY = 86
 """The exit status of a child that reached its memory limit."""
 _START_TIMEOUT_SECONDS = 120.0
 _STOP_TIMEOUT_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
-
-
-@dataclass(frozen=True)
-class Resized:
-    """An image at every requested size."""
-
-    width: int
-    """The width in pixels of the rotated image at full size."""
-    height: int
-    """The height in pixels of the rotated image at full size."""
-    mode: str
-    """The mode of the file in Pillow's terms: "RGB", "L", "CMYK", "P", ..."""
-    format: str
-    """The format of the file in Pillow's terms: "JPEG", "PNG", ..."""
-    scale: int
-    """The factor by which the decoder reduced the image: 1, 2, 4 or 8."""
-    remark: str
-    """A defect of the file that did not change its pixels; empty for nearly all files."""
-    pixels: dict[int, bytes]
-    """The pixels by size: (size, size, 3) uint8 RGB in C order."""
 
 
 class IsolatedDecoder:
@@ -103,27 +84,29 @@ class IsolatedDecoder:
             self._child.close()
             self._child = None
 
-    def decode_resize(
-        self, data: bytes, *, sizes: Sequence[int], filter: str, **decode_arguments: Any
-    ) -> Resized:
-        """Decode the image file *data* and resize it to each of *sizes*, in the child process.
+    def make_rows(
+        self,
+        data: bytes,
+        formats: Sequence[RowFormat],
+        *,
+        filter: str,
+        decode_arguments: dict[str, Any],
+    ) -> tuple[ImageProperties, list[Row]]:
+        """Return what `pipeline.images.rows.make_rows` returns, computed in the child process.
 
         The child is started at the first image, and again after one that killed it. All calls must
         come from the thread that created this decoder.
 
         Args:
             data: All bytes of an image file.
-            sizes: The sides of the squares in pixels, all different, of type `int`.
+            formats: The formats of the rows, of which `side` and `quality` are of type `int`.
             filter: The resampling filter: `nearest`, `box`, `bilinear`, `hamming`, `bicubic` or
                 `lanczos`.
             decode_arguments: The keyword arguments of `pipeline.images.decode.decode`: `fit`,
                 `serves` and `exif`, which must be given, `rules` and `missing_end`.
 
         Returns:
-            The result: `pixels` is a dictionary with the bytes of each square by its side, (size,
-            size, 3) uint8 RGB in C order; `width` and `height` are those of the file at full size,
-            after the rotation; `mode` and `format` those of the file in Pillow's terms; `scale` is
-            the factor of the reduction in decoding, and `remark` as `decode` gives it.
+            The properties of the image, and its rows in the order of *formats*.
 
         Raises:
             DecodeError: The file is no readable image, with the `status` of `decode`; or two
@@ -132,7 +115,7 @@ class IsolatedDecoder:
             TesseraeError: The child ended at its start.
             OSError: The child's command cannot be run.
         """
-        head = {"sizes": [*sizes], "filter": filter, "decoding": decode_arguments}
+        head = {"formats": formats, "filter": filter, "decode_arguments": decode_arguments}
         failures = []
         # An image is blamed only if it kills two children: the first may have been killed by the
         # system, for lack of memory, for example.
@@ -145,7 +128,7 @@ class IsolatedDecoder:
                 failures.append(self._failure(child))
                 self.close()
             if answer is not None:
-                return _resized_from_answer(*answer, sizes)
+                return _rows_of_answer(*answer)
         (_, first), (status, last) = failures
         raise DecodeError(status, f"{last}, twice" if first == last else f"{first}, then {last}")
 
@@ -163,15 +146,16 @@ def _exit_text(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
-def _resized_from_answer(head: dict[str, Any], payload: bytes, sizes: Sequence[int]) -> Resized:
+def _rows_of_answer(head: dict[str, Any], payload: bytes) -> tuple[ImageProperties, list[Row]]:
     if "status" in head:
         raise DecodeError(head["status"], head["reason"])
-    pixels = {}
-    at = 0
-    for size in sizes:
-        pixels[size] = payload[at : at + size * size * 3]
-        at += len(pixels[size])
-    return Resized(pixels=pixels, **{k: v for k, v in head.items() if k != "payload"})
+    rows: list[Row] = []
+    start = 0
+    for num_bytes, *shape in head["rows"]:
+        data = payload[start : start + num_bytes]
+        rows.append(EncodedRow(data, *shape) if shape else data)
+        start += num_bytes
+    return ImageProperties(**head["properties"]), rows
 
 
 class _DecoderProcess:
@@ -304,14 +288,17 @@ def _limit_resources(memory_limit: int) -> None:
 
 
 def _answer_request(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+    formats = [RowFormat(*each) for each in head["formats"]]
     try:
-        decoded = decode(data, **head["decoding"])
+        properties, rows = make_rows(
+            data, formats, filter=head["filter"], decode_arguments=head["decode_arguments"]
+        )
     except DecodeError as e:
         return {"status": e.status, "reason": e.reason}, b""
-    fit, filter = head["decoding"]["fit"], head["filter"]
-    squares = [resize(decoded, size, fit=fit, filter=filter) for size in head["sizes"]]
-    names = ("width", "height", "mode", "format", "scale", "remark")
-    return {name: getattr(decoded, name) for name in names}, b"".join(squares)
+    encoded = [row if isinstance(row, EncodedRow) else (row,) for row in rows]
+    lengths = [[len(data), *shape] for data, *shape in encoded]
+    payload = b"".join(row[0] for row in encoded)
+    return {"properties": asdict(properties), "rows": lengths}, payload
 
 
 if __name__ == "__main__":

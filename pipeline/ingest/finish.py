@@ -7,7 +7,8 @@ missing or damaged, and touches nothing else.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store import arrays, layout, records, table
 from pipeline.store.commit import Commit, ObjectRecord
+from pipeline.store.encoded_plan import EncodedPlan
+from pipeline.store.encoded_shard import EncodedGeometry, read_row_table
 from pipeline.store.fingerprint import FingerprintWriter, fingerprint, is_intact
 from pipeline.store.ledger import encode_ledger
 from pipeline.store.objects import Objects
@@ -42,10 +45,11 @@ def finish_split(store: str, split: str, run: str) -> FinishRecord:
             folder of temporary files.
 
     Returns:
-        The finish record that the store has now: `sizes`, the sides in pixels that every shard has;
-        `num_rows`; `counts`, the number of rows by the name of their status, such as `readable`;
-        the digests `recipe`, `plan` and `parts` (of the table's parts); and in `objects` the name,
-        length and digest of the table and of each object of labels, statuses and zarr metadata.
+        The finish record that the store has now: `sizes`, the sides in pixels that every shard has,
+        and `encoded`, the names of the encoded arrays that every shard has; `num_rows`; `counts`,
+        the number of rows by the name of their status, such as `readable`; the digests `recipe`,
+        `plan` and `parts` (of the table's parts); and in `objects` the name, length and digest of
+        the table and of each object of labels, statuses and zarr metadata.
 
     Raises:
         StoreError: There is no such store or split, a shard has no commit, or an object that is
@@ -60,18 +64,24 @@ def finish_split(store: str, split: str, run: str) -> FinishRecord:
     plan = records.load_plan(objects, split)
     commits = all_commits(objects, plan)
     sizes = sorted(set.intersection(*(commit.sizes for commit in commits)))
+    encoded = sorted(set.intersection(*({*commit.encoded} for commit in commits)))
+    encoded_plans = {name: records.load_encoded_plan(objects, plan, name) for name in encoded}
     previous = _previous_finish_record(objects, split)
     parts = parts_digest(commits)
     columns, written = _write_table_and_collect(objects, plan, commits, previous, parts)
     derived = [
         *arrays.label_array(split, columns.label),
         *arrays.status_array(split, columns.status),
-        *zarr_metadata(recipe, plan, sizes),
+        *zarr_metadata(recipe, plan, sizes, encoded_plans),
+        *_encoded_row_arrays(objects, plan, commits, encoded_plans),
     ]
     for name, data in derived:
         put_changed(objects, name, data)
         written.append(fingerprint(name, data))
-    put_changed(objects, layout.ledger(split), encode_split_ledger(recipe, plan, commits))
+    all_plans = records.load_encoded_plans(objects, plan)
+    put_changed(
+        objects, layout.ledger(split), encode_split_ledger(recipe, plan, all_plans, commits)
+    )
     done = FinishRecord(
         split=split,
         recipe=recipe.digest,
@@ -82,6 +92,7 @@ def finish_split(store: str, split: str, run: str) -> FinishRecord:
         parts=parts,
         objects=tuple(sorted(set(written), key=lambda record: record.name)),
         format=recipe.format,
+        encoded=tuple(encoded),
     )
     sync_recorded_objects(objects, done, commits)
     put_changed(objects, layout.done(split), done.encode())
@@ -137,38 +148,102 @@ def sync_recorded_objects(objects: Objects, done: FinishRecord, commits: Sequenc
         objects.sync(folder)
 
 
-def zarr_metadata(recipe: Recipe, plan: Plan, sizes: Sequence[int]) -> list[tuple[str, bytes]]:
+def zarr_metadata(
+    recipe: Recipe, plan: Plan, sizes: Sequence[int], encoded_plans: Mapping[str, EncodedPlan]
+) -> list[tuple[str, bytes]]:
     """Return every zarr metadata document of a split's images; nothing is written.
 
     Args:
         recipe: The recipe of the store.
         plan: The plan of the split.
         sizes: The sides of the stored squares in pixels.
+        encoded_plans: The plans of the encoded arrays, by name.
 
     Returns:
         Pairs (name, bytes of JSON), with names relative to the store, of each `zarr.json`: of the
-        groups `images.zarr/` and `images.zarr/<split>/`, the arrays `label` and `status`, and each
-        of *sizes*, whether it is stored or not.
+        groups `images.zarr/` and `images.zarr/<split>/`, the arrays `label` and `status`, each of
+        *sizes*, whether it is stored or not, and the group and the bytes of each encoded array.
     """
     images = [arrays.image_array(recipe, plan, size) for size in sizes]
-    return [*arrays.groups(plan.split), *arrays.small_metadata(plan), *images]
+    encoded = [
+        document
+        for name, planned in sorted(encoded_plans.items())
+        for document in arrays.encoded_arrays(plan, name, planned.geometry(plan.shard_rows))
+    ]
+    return [*arrays.groups(plan.split), *arrays.small_metadata(plan), *images, *encoded]
 
 
-def encode_split_ledger(recipe: Recipe, plan: Plan, commits: Sequence[Commit]) -> bytes:
-    """Return the bytes of the ledger of a finished split: copies of recipe, plan and commits.
+def _encoded_row_arrays(
+    objects: Objects,
+    plan: Plan,
+    commits: Sequence[Commit],
+    encoded_plans: Mapping[str, EncodedPlan],
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the objects of the arrays that tell where each encoded row lies and its size."""
+    for name, planned in encoded_plans.items():
+        geometry = planned.geometry(plan.shard_rows)
+
+        def read(
+            commit: Commit, name: str = name, geometry: EncodedGeometry = geometry
+        ) -> NDArray[np.void]:
+            written = commit.encoded[name]
+            return read_row_table(objects, written, geometry)[: commit.stop - commit.start]
+
+        with ThreadPoolExecutor(records.READERS) as pool:
+            tables = pool.map(read, commits)
+            offset = np.empty((plan.num_rows, 2), np.int64)
+            shape = np.empty((plan.num_rows, 2), np.int32)
+            for commit, rows in zip(commits, tables, strict=True):
+                start = commit.shard * planned.span_bytes
+                offset[commit.start : commit.stop, 1] = start + rows["stop"]
+                offset[commit.start : commit.stop, 0] = start + np.append(0, rows["stop"][:-1])
+                shape[commit.start : commit.stop, 0] = rows["height"]
+                shape[commit.start : commit.stop, 1] = rows["width"]
+        yield from arrays.encoded_row_arrays(plan.split, name, offset, shape)
+
+
+def planned_documents(
+    recipe: Recipe, plan: Plan, encoded_plans: Mapping[str, EncodedPlan]
+) -> list[tuple[str, bytes]]:
+    """Return what a split is prepared by: its recipe, its plan and those of its encoded arrays.
+
+    Args:
+        recipe: The recipe of the store.
+        plan: The plan of the split.
+        encoded_plans: The plans of the encoded arrays, by name.
+
+    Returns:
+        Pairs (name, bytes) in this order, with names relative to the store.
+    """
+    encoded = [
+        (layout.encoded_plan(plan.split, name), planned.encode())
+        for name, planned in sorted(encoded_plans.items())
+    ]
+    return [(layout.RECIPE, recipe.encode()), (layout.plan(plan.split), plan.encode()), *encoded]
+
+
+def encode_split_ledger(
+    recipe: Recipe,
+    plan: Plan,
+    encoded_plans: Mapping[str, EncodedPlan],
+    commits: Sequence[Commit],
+) -> bytes:
+    """Return the bytes of the ledger of a finished split: copies of recipe, plans and commits.
 
     Nothing is written.
 
     Args:
         recipe: The recipe of the store.
         plan: The plan of the split.
+        encoded_plans: The plans of its encoded arrays, by name, those of unfinished ones included.
         commits: The commits of all shards, in the order of shards.
 
     Returns:
-        One line of JSON for each document, `{"name", "text"}`, in the order recipe, plan, commits,
-        and a last one, `{"digest"}`, with the SHA-256 of the lines before it.
+        One line of JSON for each document, `{"name", "text"}`, in the order recipe, plan, plans of
+        encoded arrays, commits, and a last one, `{"digest"}`, with the SHA-256 of the lines before
+        it.
     """
-    copied = [(layout.RECIPE, recipe.encode()), (layout.plan(plan.split), plan.encode())]
+    copied = planned_documents(recipe, plan, encoded_plans)
     copied += [(layout.commit(plan.split, commit.shard), commit.encode()) for commit in commits]
     return encode_ledger(copied)
 

@@ -17,8 +17,14 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.images import probe
-from pipeline.ingest.finish import put_changed, zarr_metadata
-from pipeline.ingest.source_index import Origin, load_origin, write_source_index
+from pipeline.ingest.finish import planned_documents, put_changed, zarr_metadata
+from pipeline.ingest.source_index import (
+    Origin,
+    SourceIndex,
+    load_origin,
+    write_source_index,
+)
+from pipeline.ingest.worker import local_encoder
 from pipeline.order import ROW_ORDER_VERSION, row_order
 from pipeline.sources.classes.class_names import UNLABELLED
 from pipeline.sources.classes.class_order import Classes, combine_classes
@@ -27,6 +33,13 @@ from pipeline.sources.classes.split_classes import SplitClasses
 from pipeline.sources.listing import listing_digest
 from pipeline.sources.source import Source
 from pipeline.store import arrays, layout, plan, recipe, records
+from pipeline.store.encoded_plan import (
+    EncodedPlan,
+    check_same_encoder,
+    expected_bytes,
+    span_of,
+)
+from pipeline.store.encoding import CHUNK_BYTES, Encoding
 from pipeline.store.geometry import Geometry
 from pipeline.store.ledger import encode_ledger, read_ledger
 from pipeline.store.objects import Objects
@@ -60,8 +73,8 @@ def resolve_recipe(
         objects: The objects of the store; for a new one, their `begin` was called.
         options: The options of the command, such as `StoreOptions(sizes=(72, 224), fit="pad")`.
             None in a field accepts what the store has, or the default in a new store, which for
-            `serves` is the largest of `sizes`. Otherwise, `sizes` and `seed` are not part of a
-            recipe and not compared.
+            `serves` is the largest side of its arrays. Otherwise, `sizes`, `encoded` and `seed` are
+            not part of a recipe and not compared.
         classes: The classes of the source, as `classes_of` returns them (default: none, for a
             source that is not listed).
 
@@ -92,8 +105,8 @@ def check_options(objects: Objects, options: StoreOptions) -> None:
     Args:
         objects: The objects of the store, which need not exist yet.
         options: The options of the command, such as `StoreOptions(sizes=(72, 224), fit="pad")`.
-            None in a field accepts what the store has, or the default in a new store. Its `sizes`
-            and `seed` are not compared.
+            None in a field accepts what the store has, or the default in a new store. Its `sizes`,
+            `encoded` and `seed` are not compared.
 
     Raises:
         ValueError: An option has an invalid value, such as `fit="fill"`.
@@ -162,7 +175,7 @@ def _requested_recipe(options: StoreOptions, stored: Recipe | None, classes: Cla
             return value
         return DEFAULTS[name] if stored is None else getattr(stored, name)
 
-    serves = max(options.sizes) if stored is None else stored.serves
+    serves = options.largest_side if stored is None else stored.serves
     if options.serves is not None:
         serves = options.serves
     # An invalid option is refused here, before the pixels that the options give are probed.
@@ -370,33 +383,136 @@ def write_labels(objects: Objects, split: str, labels: NDArray[np.int32]) -> Non
         put_changed(objects, name, data)
 
 
-def write_metadata(objects: Objects, recipe: Recipe, plan: Plan, sizes: Sequence[int]) -> None:
-    """Write the zarr metadata of a split, and a ledger with copies of its recipe and plan.
+def plan_encoded(
+    objects: Objects, plan: Plan, encodings: Sequence[Encoding]
+) -> dict[str, EncodedPlan]:
+    """Return the plans of encoded arrays of a split; write those that the store does not have yet.
 
-    The ledger is written only if it is missing or damaged; the copies of commits that can still be
-    read in it are kept. Metadata that has the right bytes is left as it is. The whole plan is
-    durable afterwards, so tasks may rely on it.
+    Args:
+        objects: The objects of the store, whose `begin` was called.
+        plan: The plan of the split, whose source index exists.
+        encodings: The encodings of the arrays.
+
+    Returns:
+        The plan of each array, by its name, such as `jpeg256@90`.
+
+    Raises:
+        StoreMismatchError: The rows of an array that the store has were encoded by other software,
+            which makes other bytes.
+        StoreDamagedError: The plan of an array is damaged.
+        StoreError: The source index cannot be read, or the store not be written.
+    """
+    planned = {}
+    longest = None
+    for encoding in encodings:
+        name = encoding.array_name
+        encoder, software = local_encoder(encoding)
+        if objects.size(layout.encoded_plan(plan.split, name)) is None:
+            if longest is None:
+                rows = SourceIndex(objects, plan)
+                longest = max(rows.shard_bytes)
+                rows.close()
+            requested = EncodedPlan(
+                split=plan.split,
+                encoding=name,
+                plan=plan.digest,
+                span_bytes=span_of(encoding, longest, plan.shard_rows),
+                chunk_bytes=CHUNK_BYTES,
+                encoder=encoder,
+                software=software,
+                format=plan.format,
+            )
+            objects.put_new(layout.encoded_plan(plan.split, name), requested.encode())
+        planned[name] = records.load_encoded_plan(objects, plan, name)
+        check_same_encoder(planned[name], encoder, software)
+    return planned
+
+
+def write_metadata(
+    objects: Objects,
+    recipe: Recipe,
+    plan: Plan,
+    sizes: Sequence[int],
+    encoded_plans: Mapping[str, EncodedPlan],
+) -> None:
+    """Write the zarr metadata of a split, and a ledger with copies of its recipe and plans.
+
+    The ledger is written only if it is damaged or lacks one of these; the copies of commits and
+    other plans that can still be read in it are kept. Metadata that has the right bytes is left as
+    it is. The whole plan is durable afterwards, so tasks may rely on it.
 
     Args:
         objects: The objects of the store, whose `begin` was called.
         recipe: The recipe of the store.
         plan: The plan of the split.
         sizes: The sides of the squares in pixels that will be stored.
+        encoded_plans: The plans of the encoded arrays that will be stored, by name.
 
     Raises:
         StoreError: The store cannot be written.
         OSError: The disk reports an error while the present objects are read.
     """
-    for name, data in zarr_metadata(recipe, plan, sizes):
+    for name, data in zarr_metadata(recipe, plan, sizes, encoded_plans):
         put_changed(objects, name, data)
     ledger = read_ledger(objects, plan.split)
-    if ledger.damage is not None:
-        copies = {layout.RECIPE: recipe.encode(), layout.plan(plan.split): plan.encode()}
+    copies = dict(planned_documents(recipe, plan, encoded_plans))
+    if ledger.damage is not None or not copies.keys() <= ledger.copies.keys():
         other_copies = {name: text for name, text in ledger.copies.items() if name not in copies}
         data = encode_ledger((copies | other_copies).items())
         objects.put(layout.ledger(plan.split), data)
     for name in (layout.RECIPE, layout.plan(plan.split)):
         objects.sync(name.rpartition("/")[0])
+
+
+class ArraySizes:
+    """The bytes that the image arrays of a split take, before they are written."""
+
+    def __init__(self, objects: Objects, recipe: Recipe, plan: Plan, options: StoreOptions) -> None:
+        """Read the lengths of the split's samples if there are encoded arrays.
+
+        Args:
+            objects: The objects of the store.
+            recipe: The recipe of the store; the compression of its raw arrays is ignored.
+            plan: The plan of the split, whose source index exists.
+            options: The options of the command, for its arrays.
+
+        Raises:
+            StoreError: The source index cannot be read.
+        """
+        self._recipe = recipe
+        self._plan = plan
+        self._sizes = options.sizes
+        self._encodings = {encoding.array_name: encoding for encoding in options.encodings}
+        self._source_bytes: list[int] = []
+        if self._encodings:
+            rows = SourceIndex(objects, plan)
+            self._source_bytes = rows.shard_bytes
+            rows.close()
+
+    def object_bytes(self, array: str, shard: int) -> int:
+        """Return the bytes of a shard object; for encoded rows about, as of usual photographs.
+
+        Args:
+            array: The name of the array, such as `224` or `jpeg256@90`.
+            shard: The number of the shard.
+        """
+        num_rows = len(self._plan.rows(shard))
+        if array in self._encodings:
+            return expected_bytes(self._encodings[array], num_rows, self._source_bytes[shard])
+        return shard_bytes(self._recipe, int(array), num_rows)
+
+    @property
+    def longest_shard_bytes(self) -> int:
+        """The bytes of the longest shard object of every array together."""
+        arrays = (*map(str, self._sizes), *self._encodings)
+        shards = range(self._plan.num_shards if self._encodings else 1)
+        return sum(max(self.object_bytes(name, shard) for shard in shards) for name in arrays)
+
+    @property
+    def chunk_bytes(self) -> int:
+        """The bytes of one chunk of every array together."""
+        raw = sum(self._recipe.chunk_rows * size * size * 3 for size in self._sizes)
+        return raw + len(self._encodings) * CHUNK_BYTES
 
 
 def check_free_space(objects: Objects, recipe: Recipe, needed: int) -> None:
@@ -416,7 +532,7 @@ def check_free_space(objects: Objects, recipe: Recipe, needed: int) -> None:
     if room is not None and recipe.codec == "none" and needed > room:
         raise StoreError(
             f"not enough free space at {objects.url}: {needed:,} bytes needed, {room:,} free. Free"
-            " some space, choose fewer --sizes, or pass --limit."
+            " some space, choose fewer --sizes or --encoded, or pass --limit."
         )
 
 

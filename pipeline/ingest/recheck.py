@@ -10,10 +10,12 @@ from collections.abc import Iterator
 import google_crc32c
 
 from pipeline.errors import DecodeError, ReadError, StoreError
-from pipeline.images.decode import decode
+from pipeline.images.encode import EncodedRow
 from pipeline.images.rejection import CRASHED, READABLE, STATUS_WORDS, TIMEOUT
-from pipeline.images.resize import resize
+from pipeline.images.rows import SQUARE, Row, make_rows
 from pipeline.ingest.readahead import Unread, read_or_skip
+from pipeline.ingest.render import row_format
+from pipeline.ingest.shard_task import EMPTY_ROW
 from pipeline.ingest.source_index import Sample, load_origin
 from pipeline.ingest.worker import ShardTaskConfig, Workspace
 from pipeline.order import row_order
@@ -37,9 +39,9 @@ def recheck_rows(objects: Objects, split: str, num_rows: int) -> Iterator[Proble
 
     Yields:
         A problem for each row whose source cannot be read, has other bytes, or gives another
-        status, and for each size at which it gives other pixels; a shard object that is missing
-        counts as other pixels. Its `name` is the path of the image or the name of the object in the
-        store, its `description` a phrase that begins with the row and its key.
+        status, and for each image array in which it gives another row; a shard object that is
+        missing counts as another row. Its `name` is the path of the image or the name of the object
+        in the store, its `description` a phrase that begins with the row and its key.
 
     Raises:
         StoreError: The split is not finished, or the location of its source is unknown or does not
@@ -57,7 +59,7 @@ def recheck_rows(objects: Objects, split: str, num_rows: int) -> Iterator[Proble
         )
     _check_source_exists(objects, split)
     config = ShardTaskConfig(
-        store=objects.url, split=split, run="reader", sizes=done.sizes, watched=False
+        store=objects.url, split=split, run="reader", arrays=done.array_names, watched=False
     )
     space = Workspace(config)
     chosen = sorted(row_order(done.num_rows, seed=1)[:num_rows].tolist())
@@ -101,31 +103,40 @@ def _differences_from_store(
     if checksum != line["crc32c"]:
         yield Problem(image, f"{row}: its source bytes differ from the committed ones")
         return
-    status, pixels = _decode_source_row(space, data, line["status"])
+    status, rows = _decode_source_row(space, data, line["status"])
     if status != line["status"]:
         yield Problem(layout.part(split, shard), f"{row}: it is {STATUS_WORDS[status]} now")
         return
-    for size, expected_pixels in pixels.items():
-        stored = arrays.read_pixel_rows(space.objects, split, size, sample.row, sample.row + 1)
-        if stored.tobytes() != expected_pixels:
-            yield Problem(
-                layout.shard(split, size, shard), f"{row}: it decodes to other pixels now"
-            )
+    for array, expected in zip(space.config.arrays, rows, strict=True):
+        if _stored_row(space, array, sample.row) != expected:
+            difference = "decodes to other pixels" if array.isdecimal() else "gives other bytes"
+            yield Problem(layout.array_shard(split, array, shard), f"{row}: it {difference} now")
+
+
+def _stored_row(space: Workspace, array: str, row: int) -> Row:
+    objects, split = space.objects, space.config.split
+    if array.isdecimal():
+        return arrays.read_pixel_rows(objects, split, int(array), row, row + 1).tobytes()
+    return EncodedRow(*arrays.read_encoded_row(objects, split, array, row))
 
 
 def _decode_source_row(
     space: Workspace, data: bytes | Unread, expected: object
-) -> tuple[int, dict[int, bytes]]:
+) -> tuple[int, list[Row]]:
     recipe = space.recipe
-    zero_rows = {size: bytes(size * size * 3) for size in space.config.sizes}
+    formats = [row_format(array) for array in space.config.arrays]
+    quarantined: list[Row] = [
+        bytes(each.side**2 * 3) if each.kind == SQUARE else EncodedRow(*EMPTY_ROW)
+        for each in formats
+    ]
     if expected in (CRASHED, TIMEOUT):  # it crashed or hung a decoder before: do not decode it
-        return int(str(expected)), zero_rows
+        return int(str(expected)), quarantined
     if isinstance(data, Unread):
-        return data.status, zero_rows
+        return data.status, quarantined
     try:
-        decoded = decode(data, **recipe.decode_arguments)
+        _, rows = make_rows(
+            data, formats, filter=recipe.filter, decode_arguments=recipe.decode_arguments
+        )
     except DecodeError as e:
-        return e.status, zero_rows
-    return READABLE, {
-        size: resize(decoded, size, fit=recipe.fit, filter=recipe.filter) for size in zero_rows
-    }
+        return e.status, quarantined
+    return READABLE, rows

@@ -1,114 +1,111 @@
-"""Turns the bytes of an image into its squares of every size and its line of the table."""
+"""Turns the bytes of an image into its row in every array and its line of the table."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import google_crc32c
 import pyarrow as pa
 
 from pipeline.errors import DecodeError, ReadError, StoreDamagedError, StoreMismatchError
-from pipeline.images.decode import Decoded, decode
 from pipeline.images.rejection import CRASHED, READABLE, STATUS_WORDS, TIMEOUT
-from pipeline.images.resize import fit_box, resize
-from pipeline.images.sandbox import IsolatedDecoder, Resized
+from pipeline.images.resize import fit_box
+from pipeline.images.rows import (
+    JPEG,
+    ORIGINAL,
+    SQUARE,
+    ImageProperties,
+    Row,
+    RowFormat,
+    make_rows,
+)
+from pipeline.images.sandbox import IsolatedDecoder
 from pipeline.ingest.readahead import Unread
 from pipeline.ingest.report import Stopwatch
 from pipeline.ingest.source_index import Sample
 from pipeline.ingest.worker import Workspace
 from pipeline.store import layout
+from pipeline.store.encoding import parse_encoding
 from pipeline.store.table import TableRow
 
-
-@dataclass(frozen=True)
-class ImageProperties:
-    """The properties of a decoded image."""
-
-    width: int
-    """The width in pixels of the rotated image at full size."""
-    height: int
-    """The height in pixels of the rotated image at full size."""
-    mode: str
-    """The mode of the file in Pillow's terms: "RGB", "L", "CMYK", "P", ..."""
-    format: str
-    """The format of the file in Pillow's terms: "JPEG", "PNG", ..."""
-    remark: str
-    """A defect of the file that did not change its pixels; empty for nearly all files."""
+Render = Callable[[bytes], tuple[ImageProperties, list[Row]]]
+"""A function from an image's bytes to its row in every array; it raises DecodeError."""
 
 
-Render = Callable[[bytes], tuple[ImageProperties, list[bytes]]]
-"""A function from an image's bytes to its squares of every size; it raises DecodeError."""
+def row_format(array: str) -> RowFormat:
+    """Return the form in which an image array holds its rows.
+
+    Args:
+        array: The name of the array: a size in pixels as text, such as `224`, or that of encoded
+            rows, such as `jpeg256@90`.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if array.isdecimal():
+        return RowFormat(SQUARE, int(array))
+    encoding = parse_encoding(array)
+    if encoding.is_original:
+        return RowFormat(ORIGINAL)
+    return RowFormat(JPEG, encoding.short_side, encoding.quality)
 
 
 @contextmanager
 def open_renderer(
-    space: Workspace, sizes: Sequence[int], watch: Stopwatch, *, isolated: bool
+    space: Workspace, arrays: Sequence[str], watch: Stopwatch, *, isolated: bool
 ) -> Iterator[Render]:
-    """Yield a function that decodes and resizes images inside the block.
+    """Yield a function that decodes, resizes and encodes images inside the block.
 
-    With *isolated*, a child process decodes, which starts with the first image and is ended with
+    With *isolated*, a child process does, which starts with the first image and is ended with
     the block. Otherwise this process does, under the watchdog of *space*: unless its configuration
     has `watched` False, an alarm of the process (SIGALRM) ends it if one image takes too long.
 
     Args:
         space: The open store and source, as `pipeline.ingest.worker.workspace(config)` returns
             them, whose recipe and limits apply.
-        sizes: The sides of the squares in pixels.
-        watch: The stopwatch of the task, to which the seconds of `decode` and `resize` are added; a
-            child counts both as `decode`. What passed since its last lap counts, too, so the caller
-            calls `lap` before each image.
+        arrays: The names of the arrays that get a row: `224`, `jpeg256@90`, ...
+        watch: The stopwatch of the task, to which the seconds of `decode`, `resize` and `encode`
+            are added; a child counts all of them as `decode`. What passed since its last lap
+            counts, too, so the caller calls `lap` before each image.
         isolated: True to decode in a child with limits on time and memory.
 
     Yields:
         A function that takes all bytes of an image file. It returns a tuple of the
-        `ImageProperties` of the image and a list with its square for each of *sizes*, in their
-        order: (size, size, 3) uint8 RGB in C order, as bytes. It raises DecodeError, which has a
-        `status` and a `reason`, for bytes that are no readable image, and with *isolated* also for
-        an image that crashes a child twice or exceeds its limit of time or memory. Call it in the
-        thread that entered the block.
+        `ImageProperties` of the image and a list with its row in each of *arrays*, in their
+        order: (size, size, 3) uint8 RGB in C order, as bytes, or an `EncodedRow`. It raises
+        DecodeError, which has a `status` and a `reason`, for bytes that are no readable image, and
+        with *isolated* also for an image that crashes a child twice or exceeds its limit of time or
+        memory. Call it in the thread that entered the block.
     """
+    recipe, config = space.recipe, space.config
+    formats = [row_format(array) for array in arrays]
     if not isolated:
-        yield functools.partial(_render_in_process, space, tuple(sizes), watch)
+
+        def render(data: bytes) -> tuple[ImageProperties, list[Row]]:
+            with space.watchdog:
+                return make_rows(
+                    data,
+                    formats,
+                    filter=recipe.filter,
+                    decode_arguments=recipe.decode_arguments,
+                    lap=watch.lap,
+                )
+
+        yield render
         return
-    config = space.config
     with IsolatedDecoder(
         timeout_seconds=config.image_seconds, memory_limit=config.image_memory
     ) as child:
-        yield functools.partial(_render_in_child, child, space, tuple(sizes), watch)
 
+        def render_in_child(data: bytes) -> tuple[ImageProperties, list[Row]]:
+            rendered = child.make_rows(
+                data, formats, filter=recipe.filter, decode_arguments=recipe.decode_arguments
+            )
+            watch.lap("decode")
+            return rendered
 
-def _render_in_process(
-    space: Workspace, sizes: Sequence[int], watch: Stopwatch, data: bytes
-) -> tuple[ImageProperties, list[bytes]]:
-    recipe = space.recipe
-    with space.watchdog:
-        decoded = decode(data, **recipe.decode_arguments)
-        watch.lap("decode")
-        squares = [resize(decoded, size, fit=recipe.fit, filter=recipe.filter) for size in sizes]
-        watch.lap("resize")
-    return _image_properties(decoded), squares
-
-
-def _image_properties(image: Decoded | Resized) -> ImageProperties:
-    return ImageProperties(image.width, image.height, image.mode, image.format, image.remark)
-
-
-def _render_in_child(
-    child: IsolatedDecoder,
-    space: Workspace,
-    sizes: Sequence[int],
-    watch: Stopwatch,
-    data: bytes,
-) -> tuple[ImageProperties, list[bytes]]:
-    recipe = space.recipe
-    resized = child.decode_resize(
-        data, sizes=tuple(sizes), filter=recipe.filter, **recipe.decode_arguments
-    )
-    watch.lap("decode")
-    return _image_properties(resized), [resized.pixels[size] for size in sizes]
+        yield render_in_child
 
 
 def render_row(
@@ -118,8 +115,8 @@ def render_row(
     render: Render,
     committed_part: pa.Table | None,
     position: int,
-) -> tuple[TableRow, list[bytes] | None]:
-    """Return a row's line of the table, and its squares; None if the row is quarantined.
+) -> tuple[TableRow, list[Row] | None]:
+    """Return a row's line of the table, and its row in each array; None if it is quarantined.
 
     A row that was committed before must have the same bytes and status again. An image that crashed
     or hung a decoder then is not decoded: its row gets the same status and reason.
@@ -135,9 +132,9 @@ def render_row(
 
     Returns:
         A tuple of the line of the table, with one attribute for each of its columns, such as
-        `status` and `reason`; and a list of the square of each size, (size, size, 3) uint8 RGB in C
-        order as bytes, in the order of *render*. In place of the list there is None if the row is
-        quarantined: the caller stores zeros.
+        `status` and `reason`; and a list of its row in each array, in the order of *render*: (size,
+        size, 3) uint8 RGB in C order as bytes, or an `EncodedRow`. In place of the list there is
+        None if the row is quarantined: the caller stores zeros, or an empty row.
 
     Raises:
         ReadError: The bytes differ from those that were spooled.
@@ -150,11 +147,11 @@ def render_row(
         return _quarantined_row(
             space, sample, checksum, expected, _committed_reason(committed_part, position)
         ), None
-    squares = None
+    rows = None
     try:
         if isinstance(data, Unread):
             raise DecodeError(data.status, data.reason)  # noqa: TRY301 - as the decoder would
-        facts, squares = render(data)
+        facts, rows = render(data)
     except DecodeError as e:
         line = _quarantined_row(space, sample, checksum, e.status, e.reason)
     else:
@@ -165,7 +162,7 @@ def render_row(
             f"row {sample.row} ({sample.key!r}) was {was} when it was committed and is"
             f" {STATUS_WORDS[line.status]} now, from the same bytes."
         )
-    return line, squares
+    return line, rows
 
 
 def _committed_status(

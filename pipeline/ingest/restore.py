@@ -39,14 +39,14 @@ class Rebuild:
 
     shard: int
     """The number of the shard, from 0."""
-    sizes: tuple[int, ...]
-    """The sizes in pixels whose shard object is made again, in any order."""
+    arrays: tuple[str, ...]
+    """The names of the image arrays whose shard object is made again, in any order."""
     part: bool
     """True if the table part is made again."""
 
 
 def restore_records(objects: Objects, split_records: SplitRecords) -> list[str]:
-    """Write the damaged or missing recipe, plan and commits of which a ledger has a copy.
+    """Write the damaged or missing recipe, plans and commits of which a ledger has a copy.
 
     A finish record and a ledger are not restored, because `finish_split` writes them again.
 
@@ -69,6 +69,8 @@ def restore_records(objects: Objects, split_records: SplitRecords) -> list[str]:
         copies[layout.RECIPE] = split_records.recipe.encode()
     if split_records.plan is not None:
         copies[layout.plan(split_records.split)] = split_records.plan.encode()
+    for encoding, planned in split_records.encoded_plans.items():
+        copies[layout.encoded_plan(split_records.split, encoding)] = planned.encode()
     names = [problem.name for problem in split_records.problems if problem.name in copies]
     for name in names:
         objects.put(name, copies[name])
@@ -136,17 +138,22 @@ def plan_rebuilds(split_records: SplitRecords, problems: Iterable[Problem]) -> l
 
     Returns:
         One entry for each shard with damage, in the order of shards: its number in `shard`, the
-        sizes in pixels whose shard object is missing or damaged in `sizes`, and in `part` True if
-        the table part is. Shards without a readable commit are left out; `shards_without_commit`
-        returns them.
+        names of the image arrays whose shard object is missing or damaged in `arrays`, and in
+        `part` True if the table part is. Shards without a readable commit are left out;
+        `shards_without_commit` returns them.
     """
     bad = {problem.name for problem in problems}
     rebuilds = []
     for shard, commit in sorted(split_records.commits.items()):
-        sizes = tuple(int(size) for size, w in commit.arrays.items() if w.name in bad)
+        # Without its plan, nothing tells where the bytes of an encoded array lie.
+        arrays = tuple(
+            name
+            for name, written in commit.shard_objects.items()
+            if written.name in bad and (name.isdecimal() or name in split_records.encoded_plans)
+        )
         part = commit.table.name in bad
-        if sizes or part:
-            rebuilds.append(Rebuild(shard, sizes, part))
+        if arrays or part:
+            rebuilds.append(Rebuild(shard, arrays, part))
     return rebuilds
 
 
@@ -155,7 +162,7 @@ def rebuild_jobs(config: ShardTaskConfig, rebuilds: Iterable[Rebuild]) -> list[J
 
     Args:
         config: The arguments that all tasks of the run share: a `ShardTaskConfig` with at least
-            `store`, `split`, `run` and `sizes`, which is not used here.
+            `store`, `split`, `run` and `arrays`, those of *rebuilds* at least.
         rebuilds: The objects to make again, of `plan_rebuilds`.
 
     Returns:
@@ -167,7 +174,7 @@ def rebuild_jobs(config: ShardTaskConfig, rebuilds: Iterable[Rebuild]) -> list[J
             f"repair-{config.split}-{rebuild.shard:06d}",
             rebuild_shard,
             (config, rebuild.shard),
-            {"sizes": rebuild.sizes, "part": rebuild.part},
+            {"arrays": rebuild.arrays, "part": rebuild.part},
         )
         for rebuild in rebuilds
     ]
@@ -191,26 +198,31 @@ def shards_without_commit(split_records: SplitRecords, problems: Iterable[Proble
     return [shard for shard in lost if layout.commit(split_records.split, shard) in bad]
 
 
-def planned_sizes(objects: Objects, split_records: SplitRecords) -> tuple[int, ...]:
-    """Return the sizes that shards have or should have, as far as the remaining records tell.
+def planned_arrays(objects: Objects, split_records: SplitRecords) -> tuple[str, ...]:
+    """Return the image arrays that shards have or should have, as far as the records tell.
 
     Args:
-        objects: The objects of the store, whose folders are examined if no record tells a size.
+        objects: The objects of the store, whose folders are examined if no record tells an array.
         split_records: The records of the split, as `pipeline.ingest.verify.read_records` returns
             them.
 
     Returns:
-        The sides of the squares in pixels, ascending; empty if nothing tells one.
+        The names of the arrays: sizes as text, ascending, then encoded arrays whose plan can be
+        read; empty if nothing tells one.
     """
-    sizes = {
-        *verify.committed_sizes(split_records),
-        *(split_records.done.sizes if split_records.done else ()),
-    }
-    if sizes:
-        return tuple(sorted(sizes))
-    folder = f"{layout.IMAGES}/{split_records.split}/"
-    paths = (name.removeprefix(folder).split("/") for name in objects.names(folder.rstrip("/")))
-    return tuple(sorted({int(path[0]) for path in paths if path[0].isdecimal()}))
+    names = [
+        *verify.committed_arrays(split_records),
+        *(split_records.done.array_names if split_records.done else ()),
+    ]
+    if not names:
+        folder = f"{layout.IMAGES}/{split_records.split}/"
+        paths = (name.removeprefix(folder).split("/") for name in objects.names(folder.rstrip("/")))
+        names = [path[0] for path in paths]
+    return tuple(
+        name
+        for name in verify.sort_arrays(names)
+        if name.isdecimal() or name in split_records.encoded_plans
+    )
 
 
 def restore_labels(objects: Objects, plan: Plan) -> None:

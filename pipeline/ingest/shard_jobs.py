@@ -17,7 +17,7 @@ def shard_jobs(config: ShardTaskConfig, shards: Iterable[int]) -> list[Job]:
 
     Args:
         config: The arguments that all tasks of the run share: a `ShardTaskConfig` with at least
-            `store`, `split`, `run` and `sizes`.
+            `store`, `split`, `run` and `arrays`.
         shards: The numbers of the shards to prepare, from 0.
 
     Returns:

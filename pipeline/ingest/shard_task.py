@@ -1,7 +1,7 @@
-"""One task of `prepare`: one shard of every size, from the source's bytes to a commit.
+"""One task of `prepare`: one shard of every image array, from the source's bytes to a commit.
 
-    read -> crc32c -> decode once -> resize to each size -> chunk -> shard objects -> table part
-    -> commit, last
+    read -> crc32c -> decode once -> resize to each size, encode -> chunk -> shard objects
+    -> table part -> commit, last
 
 A task may run twice, or beside a lost copy of itself: recipe, plan and source alone determine what
 it writes, each object appears complete or not at all, and the commit lists only durable ones.
@@ -21,23 +21,28 @@ import pyarrow as pa
 
 from pipeline.errors import StoreMismatchError
 from pipeline.images.rejection import CRASHED, STATUS_WORDS, TIMEOUT
+from pipeline.images.rows import Row
 from pipeline.ingest.readahead import read_ahead
 from pipeline.ingest.render import Render, open_renderer, render_row
 from pipeline.ingest.report import ShardReport, Stopwatch, report_on, software
 from pipeline.ingest.worker import ShardTaskConfig, Workspace, check_run_active, workspace
 from pipeline.store import layout, records, table
 from pipeline.store.commit import Commit, ObjectRecord
+from pipeline.store.encoded_shard import EncodedShardComposer
 from pipeline.store.fingerprint import fingerprint
 from pipeline.store.shard import ShardComposer
 from pipeline.store.table import TableRow
+
+EMPTY_ROW = (b"", 0, 0)
+"""The bytes, height and width of a quarantined row of an encoded array."""
 
 
 @dataclass(frozen=True)
 class ShardResult:
     """The objects that a task writes for one shard, and the counts of its rows."""
 
-    arrays: dict[int, ObjectRecord]
-    """The shard object of each size."""
+    arrays: dict[str, ObjectRecord]
+    """The shard object of each image array, by its name."""
     part: ObjectRecord | None
     """The table part; None if only shard objects are written."""
     counts: dict[str, int]
@@ -51,16 +56,17 @@ class ShardResult:
 
 
 def prepare_shard(config: ShardTaskConfig, shard: int, *, isolated: bool = False) -> ShardReport:
-    """Make one shard at every size that it lacks, and commit it.
+    """Make one shard of every image array that it lacks, and commit it.
 
-    The shard objects of these sizes and, for a new shard, the table part are written first, the
-    commit last. Images that cannot be decoded are quarantined: their rows are zeros. If an image
-    takes longer than the configuration allows, the watchdog ends this process, unless the
-    configuration says that nothing restarts it.
+    The shard objects of these arrays and, for a new shard, the table part are written first, the
+    commit last. Images that cannot be decoded are quarantined: their rows are zeros, or empty in
+    encoded arrays. If an image takes longer than the configuration allows, the watchdog ends this
+    process, unless the configuration says that nothing restarts it.
 
     Args:
         config: The arguments that all tasks of the run share: a `ShardTaskConfig` with at least
-            `store`, `split`, `run` and `sizes`; `watched=False` where nothing restarts the process.
+            `store`, `split`, `run` and `arrays`; `watched=False` where nothing restarts the
+            process.
         shard: The number of the shard, from 0.
         isolated: True to decode image by image in a child with limits on time and memory, and to
             quarantine images that fail there twice (default: False).
@@ -79,14 +85,15 @@ def prepare_shard(config: ShardTaskConfig, shard: int, *, isolated: bool = False
         StoreMismatchError: The source's bytes differ from those committed before, or this machine
             makes other pixels or runs other code.
         StoreError: The store could not be read or written, on a disk the run has not begun or has
-            ended, or there is no such split or shard.
+            ended, there is no such split, shard or planned array, or the encoded rows do not fit
+            into their shard.
     """
     check_run_active(config.store, config.run)
     space = workspace(config)
     before = records.load_commit(space.objects, config.split, shard)
     if before is not None and not records.belongs(space.plan, before):
         before = None
-    missing = [size for size in config.sizes if before is None or size not in before.sizes]
+    missing = [name for name in config.arrays if before is None or name not in before.shard_objects]
     if before is not None and not missing:
         return report_on(before, isolated=isolated)
     result, watch = _make_shard(space, shard, missing, before, isolated=isolated)
@@ -107,7 +114,7 @@ def prepare_shard(config: ShardTaskConfig, shard: int, *, isolated: bool = False
 
 
 def rebuild_shard(
-    config: ShardTaskConfig, shard: int, *, sizes: tuple[int, ...], part: bool
+    config: ShardTaskConfig, shard: int, *, arrays: tuple[str, ...], part: bool
 ) -> ShardReport:
     """Make the damaged objects of a committed shard again, and nothing else.
 
@@ -115,11 +122,11 @@ def rebuild_shard(
 
     Args:
         config: The arguments that all tasks of the run share: a `ShardTaskConfig` with at least
-            `store`, `split`, `run` and `sizes`, which is not used here. The time limit of an image
-            is that of the commit, if it records one.
+            `store`, `split`, `run` and `arrays`, of which all of *arrays* are. The time limit of an
+            image is that of the commit, if it records one.
         shard: The number of the shard, from 0; its commit must be intact.
-        sizes: The sizes in pixels whose shard object is damaged, all of which the commit has;
-            empty if only the table part is.
+        arrays: The names of the image arrays whose shard object is damaged, all of which the commit
+            has; empty if only the table part is.
         part: True if the table part is damaged. If the commit counts images that crashed or hung a
             decoder, all images are then decoded in a child.
 
@@ -130,7 +137,7 @@ def rebuild_shard(
 
     Raises:
         StoreMismatchError: The shard has no intact commit, the objects made from the source now
-            differ from it, it lacks one of *sizes*, or this machine makes other pixels or runs
+            differ from it, it lacks one of *arrays*, or this machine makes other pixels or runs
             other code.
         ReadError: An image could not be read after several tries; nothing is replaced.
         StoreError: The store could not be read or written, or on a disk the run has not begun or
@@ -159,7 +166,7 @@ def rebuild_shard(
             )
 
     before = None if part else commit
-    result, watch = _make_shard(space, shard, sizes, before, isolated=isolated, approve=approve)
+    result, watch = _make_shard(space, shard, arrays, before, isolated=isolated, approve=approve)
     return report_on(
         commit,
         isolated=isolated,
@@ -172,7 +179,7 @@ def rebuild_shard(
 def _make_shard(
     space: Workspace,
     shard: int,
-    sizes: Sequence[int],
+    arrays: Sequence[str],
     committed: Commit | None,
     *,
     isolated: bool,
@@ -183,8 +190,8 @@ def _make_shard(
     watch = Stopwatch()
     committed_part = None if committed is None else _committed_part(space, committed)
     with ExitStack() as stack:
-        composers = [stack.enter_context(_open_composer(space, shard, size)) for size in sizes]
-        render = stack.enter_context(open_renderer(space, sizes, watch, isolated=isolated))
+        composers = [stack.enter_context(_open_composer(space, shard, name)) for name in arrays]
+        render = stack.enter_context(open_renderer(space, arrays, watch, isolated=isolated))
         lines = _fill_shard(space, shard, composers, render, committed_part, watch)
         finishing: list[Callable[[], None]] = [composer.finish for composer in composers]
         part = None
@@ -193,7 +200,10 @@ def _make_shard(
             part = fingerprint(name, data)
             finishing.append(functools.partial(space.objects.put, name, data))
         result = ShardResult(
-            {size: composer.write_index() for size, composer in zip(sizes, composers, strict=True)},
+            {
+                name: composer.write_index()
+                for name, composer in zip(arrays, composers, strict=True)
+            },
             part,
             dict(Counter(STATUS_WORDS[line.status] for line in lines)),
             sum(line.num_bytes for line in lines),
@@ -213,31 +223,45 @@ def _committed_part(space: Workspace, commit: Commit) -> pa.Table:
 
 
 @contextmanager
-def _open_composer(space: Workspace, shard: int, size: int) -> Iterator[ShardComposer]:
-    writer = space.objects.create(layout.shard(space.config.split, size, shard))
+def _open_composer(
+    space: Workspace, shard: int, array: str
+) -> Iterator[ShardComposer | EncodedShardComposer]:
+    writer = space.objects.create(layout.array_shard(space.config.split, array, shard))
     recipe = space.recipe
     try:
-        yield ShardComposer(
-            writer,
-            row_bytes=size * size * 3,
-            shard_rows=recipe.shard_rows,
-            chunk_rows=recipe.chunk_rows,
-            codec=recipe.codec,
-        )
+        if array.isdecimal():
+            yield ShardComposer(
+                writer,
+                row_bytes=int(array) ** 2 * 3,
+                shard_rows=recipe.shard_rows,
+                chunk_rows=recipe.chunk_rows,
+                codec=recipe.codec,
+            )
+        else:
+            geometry = space.encoded_plans[array].geometry(recipe.shard_rows)
+            yield EncodedShardComposer(writer, geometry)
     finally:
         writer.abort()
+
+
+def _append(composer: ShardComposer | EncodedShardComposer, row: Row | None) -> None:
+    """Append one row to a shard; None stands for a quarantined one."""
+    if isinstance(composer, EncodedShardComposer):
+        composer.append(*(EMPTY_ROW if row is None else row))
+    else:
+        composer.append(bytes(composer.row_bytes) if row is None else row)  # type: ignore[arg-type]
 
 
 def _fill_shard(
     space: Workspace,
     shard: int,
-    composers: Sequence[ShardComposer],
+    composers: Sequence[ShardComposer | EncodedShardComposer],
     render: Render,
     committed_part: pa.Table | None,
     watch: Stopwatch,
 ) -> list[TableRow]:
     samples = space.rows.shard(shard)
-    zero_rows = [bytes(composer.row_bytes) for composer in composers]
+    quarantined = [None] * len(composers)
     lines: list[TableRow] = []
     config = space.config
     images = read_ahead(
@@ -251,10 +275,10 @@ def _fill_shard(
     with closing(images):
         for position, (sample, data) in enumerate(zip(samples, images, strict=True)):
             watch.lap("read")
-            line, squares = render_row(space, sample, data, render, committed_part, position)
+            line, rows = render_row(space, sample, data, render, committed_part, position)
             lines.append(line)
-            for composer, square in zip(composers, squares or zero_rows, strict=True):
-                composer.append(square)
+            for composer, row in zip(composers, rows or quarantined, strict=True):
+                _append(composer, row)
             watch.lap("write")
     return lines
 
@@ -266,10 +290,13 @@ def _new_commit(
     result: ShardResult,
     watch: Stopwatch,
 ) -> Commit:
-    arrays = {str(size): written for size, written in result.arrays.items()}
+    arrays = {name: written for name, written in result.arrays.items() if name.isdecimal()}
+    encoded = {name: written for name, written in result.arrays.items() if name not in arrays}
     if result.part is None:
         assert before is not None
-        return replace(before, arrays={**before.arrays, **arrays})
+        return replace(
+            before, arrays={**before.arrays, **arrays}, encoded={**before.encoded, **encoded}
+        )
     rows = space.plan.rows(shard)
     return Commit(
         split=space.config.split,
@@ -287,4 +314,5 @@ def _new_commit(
             "software": software(),
         },
         format=space.plan.format,
+        encoded=encoded,
     )

@@ -262,6 +262,16 @@ class SourceIndex:
         """
         return list(self._samples(shard))
 
+    @property
+    def shard_bytes(self) -> list[int]:
+        """The bytes of all samples of each shard, in the order of shards.
+
+        Raises:
+            StoreError: The index is damaged or was closed.
+        """
+        shards = range(self._plan.num_shards)
+        return [pc.sum(self._validated_batch(shard)["num_bytes"]).as_py() for shard in shards]
+
     def close(self) -> None:
         """Close the file; otherwise it is closed with the last reference to this object."""
         self._close()

@@ -9,7 +9,7 @@ that is intact.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 from pipeline.errors import InvalidDocumentError, StoreDamagedError
 from pipeline.store import commit, document, layout, plan, recipe, records
 from pipeline.store.commit import Commit, ObjectRecord
+from pipeline.store.encoded_plan import EncodedPlan, EncodedPlans, decode_encoded_plan
+from pipeline.store.encoding import is_array_name
 from pipeline.store.fingerprint import fingerprint
 from pipeline.store.integrity import Problem, check_object
 from pipeline.store.ledger import read_ledger
@@ -38,6 +40,8 @@ class SplitRecords:
     """The plan; None if neither it nor a copy can be read."""
     done: FinishRecord | None
     """The finish record; None if it is not written yet or damaged."""
+    encoded_plans: EncodedPlans
+    """The readable plans of encoded arrays, or their copies, by name of the array."""
     commits: dict[int, Commit]
     """The readable commits, or their copies, by number of the shard."""
     problems: tuple[Problem, ...]
@@ -61,10 +65,11 @@ def read_records(objects: Objects, split: str) -> SplitRecords:
 
     Returns:
         `recipe`, `plan` and the finish record `done`, each None if neither it nor a copy can be
-        read (there is no copy of a finish record); `commits` by number of the shard, an empty dict
-        without a plan; and in `problems` each document that is damaged, or missing although it must
-        exist, which recipe, plan and ledger must: an unknown split is no error. A finish record or
-        commit that is not written yet is no problem.
+        read (there is no copy of a finish record); `encoded_plans` by name of the array and
+        `commits` by number of the shard, empty dicts without a plan; and in `problems` each
+        document that is damaged, or missing although it must exist, which recipe, plan and ledger
+        must: an unknown split is no error. A finish record or commit that is not written yet is no
+        problem.
 
     Raises:
         StoreError: A document has a format that this version does not read, or the request to an
@@ -77,12 +82,14 @@ def read_records(objects: Objects, split: str) -> SplitRecords:
         reader.problems.append(Problem(layout.ledger(split), ledger.damage))
     split_plan = reader.plan(split)
     done = reader.done(split, split_plan)
+    commits = {} if split_plan is None else reader.commits(split_plan, expected=done is not None)
     return SplitRecords(
         split=split,
         recipe=reader.recipe(split_plan),
         plan=split_plan,
         done=done,
-        commits={} if split_plan is None else reader.commits(split_plan, expected=done is not None),
+        encoded_plans={} if split_plan is None else reader.encoded_plans(split_plan, done, commits),
+        commits=commits,
         problems=tuple(reader.problems),
     )
 
@@ -134,6 +141,33 @@ class _RecordReader:
             layout.done(split), records.decode_finish_record, fits, expected=finished
         )
         return decoded
+
+    def encoded_plans(
+        self, planned: Plan, done: FinishRecord | None, commits: dict[int, Commit]
+    ) -> EncodedPlans:
+        """Return the plans of encoded arrays, intact or copied, that belong to *planned*."""
+        split = planned.split
+        copies = (layout.encoding_of_plan(split, name) for name in self._copies)
+        names = {
+            *records.planned_encodings(self._objects, split),
+            *(name for name in copies if name is not None),
+            *(() if done is None else done.encoded),
+            *(name for committed in commits.values() for name in committed.encoded),
+        }
+
+        def read(encoding: str) -> EncodedPlan | None:
+            identity = records.encoded_plan_identity(planned, encoding)
+
+            def fits(decoded: EncodedPlan) -> bool:
+                return all(getattr(decoded, key) == value for key, value in identity.items())
+
+            decoded: EncodedPlan | None = self._read(
+                layout.encoded_plan(split, encoding), decode_encoded_plan, fits
+            )
+            return decoded
+
+        plans = {name: read(name) for name in sorted(names) if is_array_name(name)}
+        return {name: decoded for name, decoded in plans.items() if decoded is not None}
 
     def commits(self, planned: Plan, *, expected: bool) -> dict[int, Commit]:
         """Return the intact commits of *planned*, by shard; *expected*: all of them must exist."""
@@ -203,7 +237,7 @@ def check_finished(split_records: SplitRecords) -> list[Problem]:
     Returns:
         Problems whose `unfinished` is True, with the `name` of a document or array in the store and
         a `description` in words: a single one for missing commits or a missing finish record;
-        otherwise one for each size that is not finished. The list is empty if the split is
+        otherwise one for each image array that is not finished. The list is empty if the split is
         finished, if its plan cannot be read, or if its damaged finish record is already among the
         problems of *split_records*.
     """
@@ -218,30 +252,44 @@ def check_finished(split_records: SplitRecords) -> list[Problem]:
     if split_records.done is None:
         reported = any(problem.name == done for problem in split_records.problems)
         return [] if reported else [Problem(done, "not finished: the finish step has not run")]
-    return [*_unfinished_sizes(split_records, split_records.done)]
+    return [*_unfinished_arrays(split_records, split_records.done)]
 
 
-def _unfinished_sizes(split_records: SplitRecords, done: FinishRecord) -> Iterator[Problem]:
-    for size in sorted({*done.sizes, *committed_sizes(split_records)}):
-        name = layout.array(split_records.split, str(size))
-        missing = sum(size not in c.sizes for c in split_records.commits.values())
+def _unfinished_arrays(split_records: SplitRecords, done: FinishRecord) -> Iterator[Problem]:
+    commits = split_records.commits.values()
+    for array in sort_arrays([*done.array_names, *committed_arrays(split_records)]):
+        name = layout.array(split_records.split, array)
+        rows = f"at {array} px" if array.isdecimal() else "with these rows"
+        missing = sum(array not in commit.shard_objects for commit in commits)
         if missing:
-            reason = (
-                f"{missing} of {len(split_records.commits)} shards are not committed at {size} px"
-            )
+            reason = f"{missing} of {len(commits)} shards are not committed {rows}"
             yield Problem(name, f"not finished: {reason}")
-        elif size not in done.sizes:
-            yield Problem(name, f"not finished: the finish step has not run at {size} px")
+        elif array not in done.array_names:
+            yield Problem(name, f"not finished: the finish step has not run {rows}")
 
 
-def committed_sizes(split_records: SplitRecords) -> list[int]:
-    """Return the sizes that any commit of a split has, in pixels, ascending.
+def committed_arrays(split_records: SplitRecords) -> list[str]:
+    """Return the names of the image arrays that any commit of a split has, in their order.
 
     Args:
         split_records: The records of the split, as `read_records` returns them; without commits the
             result is empty.
+
+    Returns:
+        Sizes as text, such as `224`, ascending; then the names of encoded arrays, such as
+        `jpeg256@90`.
     """
-    return sorted(set().union(*(c.sizes for c in split_records.commits.values())))
+    commits = split_records.commits.values()
+    return sort_arrays(name for commit in commits for name in commit.shard_objects)
+
+
+def sort_arrays(names: Iterable[str]) -> list[str]:
+    """Return the names of image arrays in their order: sizes, ascending, then encoded arrays.
+
+    Args:
+        names: The names, such as `224` or `jpeg256@90`; repetitions are ignored.
+    """
+    return sorted(set(names), key=lambda name: (not name.isdecimal(), len(name), name))
 
 
 def check_planned(objects: Objects, split_records: SplitRecords) -> list[Problem]:
@@ -272,8 +320,12 @@ def check_planned(objects: Objects, split_records: SplitRecords) -> list[Problem
         if split_records.done is None
         else {written.name for written in split_records.done.objects}
     )
+    committed = committed_arrays(split_records)
     documents = zarr_metadata(
-        split_records.recipe, split_records.plan, committed_sizes(split_records)
+        split_records.recipe,
+        split_records.plan,
+        [int(name) for name in committed if name.isdecimal()],
+        {name: p for name, p in split_records.encoded_plans.items() if name in committed},
     )
     planned = [fingerprint(name, data) for name, data in documents if name not in recorded_names]
     problems = [check_object(objects, written) for written in planned]

@@ -17,8 +17,11 @@ from pipeline.ingest.source_index import SourceIndex
 from pipeline.ingest.watchdog import Watchdog
 from pipeline.sources.reader import SourceReader
 from pipeline.store import layout, recipe, records
+from pipeline.store.encoded_plan import EncodedPlan, check_same_encoder
+from pipeline.store.encoding import Encoding, parse_encoding
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
+from pipeline.store.plan import Plan
 from pipeline.urls import is_url
 
 
@@ -32,8 +35,9 @@ class ShardTaskConfig:
     """The name of the split."""
     run: str
     """The name of the run (`pipeline.ingest.planning.new_run`)."""
-    sizes: tuple[int, ...]
-    """The sides in pixels of the squares that every shard gets."""
+    arrays: tuple[str, ...]
+    """The names of the image arrays that every shard gets: sizes in pixels as text, such as `224`,
+    and those of encoded rows, such as `jpeg256@90`."""
     image_seconds: float = 60.0
     """The time limit in seconds for decoding one image."""
     image_memory: int = 4 * 2**30
@@ -72,6 +76,11 @@ class Workspace:
         self.remote = is_url(self.rows.origin.root)
         self.watchdog = Watchdog(config.image_seconds if config.watched else 0.0)
         _check_probe_pixels(self.recipe)
+        self.encoded_plans = {
+            name: _checked_encoded_plan(self.objects, self.plan, name)
+            for name in config.arrays
+            if not name.isdecimal()
+        }
 
 
 workspace = functools.lru_cache(maxsize=2)(Workspace)
@@ -113,6 +122,26 @@ def _check_probe_pixels(stored: recipe.Recipe) -> None:
         raise StoreMismatchError(f"on {socket.gethostname()}: {e}") from None
 
 
+def _checked_encoded_plan(objects: Objects, plan: Plan, encoding: str) -> EncodedPlan:
+    stored = records.load_encoded_plan(objects, plan, encoding)
+    try:
+        check_same_encoder(stored, *local_encoder(parse_encoding(encoding)))
+    except StoreMismatchError as e:
+        raise StoreMismatchError(f"on {socket.gethostname()}: {e}") from None
+    return stored
+
+
+def local_encoder(encoding: Encoding) -> tuple[str, str]:
+    """Return the digest of what this machine encodes, and the software that does, in words.
+
+    Args:
+        encoding: The encoding of the rows; both are empty for the source's own bytes.
+    """
+    if encoding.is_original:
+        return "", ""
+    return probe.probe_encoder(encoding.quality), probe.encoder_description()
+
+
 def check_worker(config: ShardTaskConfig) -> None:
     """Open the store and the source of *config* in this process, as its tasks will.
 
@@ -120,12 +149,12 @@ def check_worker(config: ShardTaskConfig) -> None:
 
     Args:
         config: The arguments that all tasks of the run share: a `ShardTaskConfig` with at least
-            `store`, `split`, `run` and `sizes`. A `~` in the path of its store is not expanded.
+            `store`, `split`, `run` and `arrays`. A `~` in the path of its store is not expanded.
 
     Raises:
         StoreError: The folder on this machine is not the store in which the run was started, on a
             disk the run has not begun or has ended, or a record or the source index cannot be read.
-        StoreMismatchError: This machine decodes or resizes to other pixels than the planner, or
+        StoreMismatchError: This machine decodes, resizes or encodes otherwise than the planner, or
             runs other code.
         SourceError: The source does not exist on this machine.
     """

@@ -372,6 +372,32 @@ def read_pixel_rows(
     return np.asarray(_open_array(objects, split, str(size))[start:stop])
 
 
+def read_encoded_row(
+    objects: Objects, split: str, encoding: str, row: int
+) -> tuple[bytes, int, int]:
+    """Read one encoded row through zarr, without any of our own decoding.
+
+    Args:
+        objects: The objects of the store, for its path or URL.
+        split: The name of the split, which is finished.
+        encoding: The name of the encoded rows, such as `jpeg256@90`.
+        row: The row, 0 to the split's number of rows - 1.
+
+    Returns:
+        The bytes of the image file, its height and its width in pixels; empty, 0 and 0 for a
+        quarantined row. The bytes of a missing shard object are zeros.
+
+    Raises:
+        FileNotFoundError: The store has no such array of that split.
+        ValueError: A chunk does not match its checksum, or a `zarr.json` is damaged.
+        Exception: A request to an object store failed: an error of that store's own package.
+    """
+    start, stop = _open_array(objects, split, f"{encoding}/offset")[row].tolist()
+    height, width = _open_array(objects, split, f"{encoding}/shape")[row].tolist()
+    data = np.asarray(_open_array(objects, split, f"{encoding}/bytes")[start:stop])
+    return data.tobytes(), height, width
+
+
 def read_small(objects: Objects, split: str, name: str) -> NDArray[Any]:
     """Read the label or status array of a split through zarr.
 

@@ -70,9 +70,14 @@ class Commit:
         return {int(size) for size in self.arrays}
 
     @property
+    def shard_objects(self) -> dict[str, ObjectRecord]:
+        """The shard object of each image array, by its name: `224`, `jpeg256@90`, ..."""
+        return {**self.arrays, **self.encoded}
+
+    @property
     def objects(self) -> list[ObjectRecord]:
         """All objects that the commit lists."""
-        return [*self.arrays.values(), *self.encoded.values(), self.table]
+        return [*self.shard_objects.values(), self.table]
 
     def encode(self) -> bytes:
         """Return the bytes of `commits/<split>/<shard>.json`."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
+import numpy as np
+
 from pipeline.errors import StoreMismatchError
 from pipeline.store import document, layout
 from pipeline.store.encoded_shard import TABLE_ENTRY, EncodedGeometry
 from pipeline.store.encoding import CHUNK_BYTES, Encoding
-from pipeline.store.plan import Plan
 from pipeline.store.schema import Between, Digest, EncodingName, Format, Split
 
 JPEG_ROOM_BYTES_PER_PIXEL = 3
@@ -21,7 +22,17 @@ JPEG_ROOM_BYTES_PER_PIXEL = 3
 Photographs take less than one. Room costs nothing but an entry of the index for each chunk, so it
 is generous: for long pictures, and for noise at the highest quality."""
 
+ASPECT = 4 / 3
+"""The ratio of the sides of most photographs, for estimates."""
+
+BYTES_PER_PIXEL = ((1, 50, 75, 90, 95, 100), (0.05, 0.14, 0.21, 0.36, 0.52, 1.1))
+"""Qualities, and the bytes that a pixel of a small photograph takes at each, for estimates."""
+
 MAX_SPAN_BYTES = 2**44
+
+
+EncodedPlans = dict[str, "EncodedPlan"]
+"""The plans of the encoded arrays of a split, by the names of the arrays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,25 +68,35 @@ class EncodedPlan:
         return document.encode_document(asdict(self))
 
 
-def span_of_jpegs(encoding: Encoding, shard_rows: int) -> int:
-    """Return the bytes that a shard of JPEG rows has room for, a multiple of a chunk.
+def span_of(encoding: Encoding, longest_shard_bytes: int, shard_rows: int) -> int:
+    """Return the bytes that a shard of encoded rows has room for, a multiple of a chunk.
+
+    The source's own bytes need exactly that much. JPEG rows have room for the source's bytes, some
+    of which may be stored as they are, and for as many new ones as photographs need and more.
 
     Args:
-        encoding: The short side and the quality of the rows.
-        shard_rows: The rows of a shard.
-    """
-    row_bytes = JPEG_ROOM_BYTES_PER_PIXEL * encoding.short_side**2
-    return _whole_chunks(shard_rows * (row_bytes + TABLE_ENTRY.itemsize))
-
-
-def span_of_originals(longest_shard_bytes: int, shard_rows: int) -> int:
-    """Return the bytes that a shard of the source's own bytes needs, a multiple of a chunk.
-
-    Args:
+        encoding: The encoding of the rows.
         longest_shard_bytes: The bytes of the samples of the shard that has most of them.
         shard_rows: The rows of a shard.
     """
-    return _whole_chunks(longest_shard_bytes + shard_rows * TABLE_ENTRY.itemsize)
+    row_bytes = JPEG_ROOM_BYTES_PER_PIXEL * encoding.short_side**2
+    return _whole_chunks(longest_shard_bytes + shard_rows * (row_bytes + TABLE_ENTRY.itemsize))
+
+
+def expected_bytes(encoding: Encoding, num_rows: int, source_bytes: int) -> int:
+    """Return about how many bytes encoded rows take: those of the source, or of usual photographs.
+
+    JPEG rows rarely take more than their source, which is stored as it is if it is small enough.
+
+    Args:
+        encoding: The encoding of the rows.
+        num_rows: The number of rows.
+        source_bytes: The bytes of their samples.
+    """
+    if encoding.is_original:
+        return source_bytes
+    pixels = num_rows * encoding.short_side**2 * ASPECT
+    return min(source_bytes, round(pixels * np.interp(encoding.quality, *BYTES_PER_PIXEL)))
 
 
 def _whole_chunks(num_bytes: int) -> int:
@@ -105,26 +126,20 @@ def decode_encoded_plan(data: bytes, name: str) -> EncodedPlan:
     return planned
 
 
-def check_same_encoder(stored: EncodedPlan, requested: EncodedPlan, plan: Plan) -> None:
+def check_same_encoder(stored: EncodedPlan, encoder: str, software: str) -> None:
     """Refuse to add rows to an encoded array on a machine that encodes to other bytes.
 
     Args:
         stored: The plan of the array in the store.
-        requested: The plan that this machine would make.
-        plan: The plan of the split.
+        encoder: The digest of the probe images as this machine encodes them.
+        software: The software that does, for the message.
 
     Raises:
-        StoreMismatchError: The stored plan is of another plan of the split, or this machine
-            encodes the probe images to other bytes.
+        StoreMismatchError: This machine encodes the probe images to other bytes.
     """
-    if stored.plan != plan.digest:
-        raise StoreMismatchError(
-            f"the encoded rows {stored.encoding} of split {stored.split!r} belong to another plan."
-            " Run `tesserae verify`."
-        )
-    if stored.encoder != requested.encoder:
+    if stored.encoder != encoder:
         raise StoreMismatchError(
             f"the rows {stored.encoding} of the store were encoded by {stored.software}, and"
-            f" {requested.software} makes other bytes of the same pixels. Use that software, or"
+            f" {software} makes other bytes of the same pixels. Use that software, or"
             " prepare into a new store."
         )

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import StoreError
-from pipeline.store.checksum import CHECKSUM_BYTES
+from pipeline.errors import StoreDamagedError, StoreError
+from pipeline.store.checksum import CHECKSUM_BYTES, has_valid_checksum
 from pipeline.store.commit import ObjectRecord
-from pipeline.store.objects import Writer
+from pipeline.store.objects import Objects, Writer
 from pipeline.store.shard import ChunkWriter, index_bytes
 
 TABLE_ENTRY = np.dtype([("stop", "<i8"), ("height", "<i4"), ("width", "<i4")])
@@ -121,8 +121,8 @@ class EncodedShardComposer:
             raise StoreError(
                 f"{self._writer.name} has room for {self._geometry.room_bytes:,} bytes of images,"
                 f" and its first {self._num_rows + 1} need"
-                f" {self._num_bytes + len(row):,}. Prepare into a new store, with more bytes for"
-                " each image."
+                f" {self._num_bytes + len(row):,}. Choose an encoding with a lower quality or a"
+                " smaller short side."
             )
         self._write(row)
         self._table[self._num_rows] = (self._num_bytes, height, width)
@@ -190,3 +190,76 @@ def decode_row_table(data: bytes, geometry: EncodedGeometry) -> NDArray[np.void]
         and ((sizes > 0) == (starts < stops)[:, None]).all()
     )
     return table if is_valid else None
+
+
+def read_row_table(
+    objects: Objects, written: ObjectRecord, geometry: EncodedGeometry
+) -> NDArray[np.void]:
+    """Read the row table of a shard, and compare the chunks that hold it with their checksums.
+
+    Args:
+        objects: The objects of the store.
+        written: The shard object, as its commit records it.
+        geometry: The span, the bytes of a chunk and the rows of a shard.
+
+    Returns:
+        The entries, (shard_rows,) of `TABLE_ENTRY`: `stop`, the offset in the shard after the last
+        byte of each row, and the `height` and `width` of its picture in pixels.
+
+    Raises:
+        StoreDamagedError: The object is missing, or has another length or other bytes than a shard.
+        StoreError: The request to an object store failed.
+        OSError: The disk reports an error.
+    """
+    num_chunks = geometry.num_chunks(written.num_bytes) or 0
+    first = max(0, num_chunks - -(-geometry.table_bytes // geometry.chunk_bytes))
+    contents = _read_chunks(objects, written, geometry, first, num_chunks)
+    table = decode_row_table(contents[-geometry.table_bytes :], geometry)
+    if table is None:
+        raise StoreDamagedError(f"{written.name} is damaged. Run `tesserae repair`.")
+    return table
+
+
+def read_encoded_rows(
+    objects: Objects, written: ObjectRecord, geometry: EncodedGeometry, start: int, stop: int
+) -> list[bytes]:
+    """Read some rows of a committed shard, whether its split is finished or not.
+
+    Args:
+        objects: The objects of the store.
+        written: The shard object, as its commit records it.
+        geometry: The span, the bytes of a chunk and the rows of a shard.
+        start: The first row, counted from 0 in the shard.
+        stop: The row after the last one, at most the rows of a shard.
+
+    Returns:
+        The bytes of each row; empty for a quarantined one.
+
+    Raises:
+        StoreDamagedError: The object is missing, or a chunk that was read is damaged.
+        StoreError: The request to an object store failed.
+        OSError: The disk reports an error.
+    """
+    stops = np.append(0, read_row_table(objects, written, geometry)["stop"]).tolist()
+    first = stops[start] // geometry.chunk_bytes
+    last = max(first, -(-stops[stop] // geometry.chunk_bytes))
+    contents = _read_chunks(objects, written, geometry, first, last)
+    base = first * geometry.chunk_bytes
+    return [contents[stops[n] - base : stops[n + 1] - base] for n in range(start, stop)]
+
+
+def _read_chunks(
+    objects: Objects, written: ObjectRecord, geometry: EncodedGeometry, first: int, last: int
+) -> bytes:
+    """Return the bytes of chunks *first* to *last* - 1, compared with and without checksums."""
+    framed = geometry.framed_bytes
+    damaged = StoreDamagedError(f"{written.name} is missing or damaged. Run `tesserae repair`.")
+    try:
+        data = memoryview(objects.read(written.name, first * framed, (last - first) * framed))
+    except FileNotFoundError:
+        raise damaged from None
+    chunks = [data[start : start + framed] for start in range(0, len(data), framed)]
+    whole = len(data) == (last - first) * framed
+    if not whole or not all(has_valid_checksum(chunk) for chunk in chunks):
+        raise damaged
+    return b"".join(chunk[:-CHECKSUM_BYTES] for chunk in chunks)

@@ -139,14 +139,33 @@ def may_be_in_ledger(split: str, name: str) -> bool:
 
     Args:
         split: The name of the split.
-        name: The name of the document, relative to the store: allowed are `recipe.json`, the plan
-            of this split, and the commits of its shards, such as `commits/train/000012.json`.
-            Whether the split has such a shard is not checked.
+        name: The name of the document, relative to the store: allowed are `recipe.json`, the plans
+            of this split and of its encoded arrays, and the commits of its shards, such as
+            `commits/train/000012.json`. Whether the split has such a shard or array is not
+            checked.
     """
     shard = name.removeprefix(f"{commits(split)}/").removesuffix(".json")
     if shard.isascii() and shard.isdecimal() and len(shard) < 12:
         return name == commit(split, int(shard))
-    return name in (RECIPE, plan(split))
+    return name in (RECIPE, plan(split)) or encoding_of_plan(split, name) is not None
+
+
+def encoding_of_plan(split: str, name: str) -> str | None:
+    """Return the encoded array whose plan a document of the store is; None for other documents.
+
+    Args:
+        split: The name of the split.
+        name: The name of the document, relative to the store, such as
+            `splits/train.jpeg256@90.json`.
+
+    Returns:
+        The name between that of the split and the ending, such as `jpeg256@90`; whether a store can
+        have an encoded array of that name is not checked.
+    """
+    prefix, suffix = f"splits/{split}.", ".json"
+    encoding = name[len(prefix) : -len(suffix)]
+    is_plan = name == f"{prefix}{encoding}{suffix}" and encoding not in ("", "done")
+    return encoding if is_plan and "." not in encoding and "/" not in encoding else None
 
 
 def ledger(split: str) -> str:
@@ -206,6 +225,23 @@ def shard(split: str, size: int, shard: int) -> str:
         0, 0).
     """
     return f"{array(split, str(size))}/c.{shard}.0.0.0"
+
+
+def array_shard(split: str, name: str, number: int) -> str:
+    """Return the name of the object of one shard of an image array of either kind.
+
+    Args:
+        split: The name of the split.
+        name: The name of the array: a size in pixels as text, such as `224`, or that of encoded
+            rows, such as `jpeg256@90`.
+        number: The number of the shard, from 0.
+
+    Returns:
+        The result of `shard` for a size, otherwise that of `encoded_shard`.
+    """
+    if name.isdecimal():
+        return shard(split, int(name), number)
+    return encoded_shard(split, name, number)
 
 
 def encoded_plan(split: str, encoding: str) -> str:

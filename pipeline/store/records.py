@@ -9,6 +9,8 @@ from typing import Annotated
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store import commit, document, layout, plan, recipe
 from pipeline.store.commit import Commit, ObjectRecord
+from pipeline.store.encoded_plan import EncodedPlan, decode_encoded_plan
+from pipeline.store.encoding import is_array_name
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
@@ -41,6 +43,11 @@ class FinishRecord:
     """The format version of the store, as in its recipe."""
     encoded: tuple[EncodingName, ...] = ()
     """The encoded arrays that every shard has, sorted; not written if there is none."""
+
+    @property
+    def array_names(self) -> tuple[str, ...]:
+        """The names of the image arrays that every shard has: `224`, `jpeg256@90`, ..."""
+        return (*map(str, self.sizes), *self.encoded)
 
     def encode(self) -> bytes:
         """Return the bytes of `splits/<split>.done.json`."""
@@ -146,6 +153,80 @@ def load_plan(objects: Objects, split: str) -> Plan:
             f" --split {loaded.split}, or another name."
         )
     return loaded
+
+
+def load_encoded_plan(objects: Objects, planned: Plan, encoding: str) -> EncodedPlan:
+    """Load and check the plan of an encoded array of a split.
+
+    Args:
+        objects: The objects of the store.
+        planned: The plan of the split.
+        encoding: The name of the array, such as `jpeg256@90`.
+
+    Returns:
+        The plan: the places of bytes in its shards, and the encoder that makes them.
+
+    Raises:
+        StoreError: The split has no such array, its plan has a format that this version does not
+            read, or the request to an object store failed.
+        StoreDamagedError: The plan is damaged, or is that of another array, split or plan.
+        OSError: The disk reports an error.
+    """
+    name = layout.encoded_plan(planned.split, encoding)
+    try:
+        loaded = decode_encoded_plan(objects.get(name, document.MAX_BYTES), name)
+    except FileNotFoundError:
+        raise StoreError(
+            f"split {planned.split!r} of {objects.url} has no encoded rows {encoding}. Add them"
+            " with `tesserae prepare --encoded`."
+        ) from None
+    for field, expected in encoded_plan_identity(planned, encoding).items():
+        document.check_value(name, field, getattr(loaded, field), expected)
+    return loaded
+
+
+def load_encoded_plans(objects: Objects, planned: Plan) -> dict[str, EncodedPlan]:
+    """Load and check the plans of all encoded arrays of a split, finished or not.
+
+    Args:
+        objects: The objects of the store.
+        planned: The plan of the split.
+
+    Returns:
+        The plans by name of the array, such as `jpeg256@90`, sorted.
+
+    Raises:
+        StoreDamagedError: A plan is damaged, or is that of another array, split or plan.
+        StoreError: A plan has a format that this version does not read, or the request to an object
+            store failed.
+        OSError: The disk reports an error.
+    """
+    names = planned_encodings(objects, planned.split)
+    return {name: load_encoded_plan(objects, planned, name) for name in names}
+
+
+def planned_encodings(objects: Objects, split: str) -> list[str]:
+    """Return the names of the encoded arrays of a split that have a plan, intact or not, sorted.
+
+    Args:
+        objects: The objects of the store.
+        split: The name of the split.
+
+    Raises:
+        StoreError: The request to an object store failed.
+    """
+    names = (layout.encoding_of_plan(split, name) for name in objects.names("splits"))
+    return sorted(name for name in names if name is not None and is_array_name(name))
+
+
+def encoded_plan_identity(planned: Plan, encoding: str) -> dict[str, str]:
+    """Return the fields, by name, that the plan of an encoded array must have.
+
+    Args:
+        planned: The plan of the split.
+        encoding: The name of the array, such as `jpeg256@90`.
+    """
+    return {"split": planned.split, "encoding": encoding, "plan": planned.digest}
 
 
 def load_finish_record(objects: Objects, split: str) -> FinishRecord | None:

@@ -14,8 +14,11 @@ from tests.cluster.hosts import why_not as why_no_hosts
 from tests.commands import run
 from tests.images import linked_folder, reproducible_files
 
-SHAPE = ("--sizes", 72, 224, "--shard-rows", 64, "--chunk-rows", 16, "--max-bad", 1)
-ROW_BYTES = (72 * 72 + 224 * 224) * 3
+SHAPE = (
+    *("--sizes", 72, 224, "--encoded", "jpeg:96@90", "--shard-rows", 64, "--chunk-rows", 16),
+    *("--max-bad", 1),
+)
+ROW_BYTES = (72 * 72 + 224 * 224) * 3 + 6_000
 ORIGINALS = 200
 
 

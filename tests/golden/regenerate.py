@@ -1,5 +1,7 @@
 """Writes the golden store of the current format: `python tests/golden/regenerate.py`.
 
+With the argument `encoded`, it writes the golden store of encoded rows, `encoded-1`.
+
 Run this once for each new format, and never for a released one: the folder shows what existing
 stores contain, and every later version must read it. The values that
 `tests/pipeline/store/test_golden.py` expects are printed.
@@ -23,6 +25,7 @@ from pipeline.store.open import open_objects
 from tests.images import jpeg, prepare_inline
 
 CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 4, "chunk_rows": 2, "seed": 7}
+ENCODED_CHOICES = {**CHOICES, "sizes": (), "encoded": ("jpeg:16@90", "original")}
 HERE = Path(__file__).parent
 WORDS = "n00000000\ttench, Tinca tinca\nn00000001\tLöwenzahn, 蒲公英\n"
 
@@ -42,20 +45,28 @@ def make_source(root: Path) -> Path:
 
 
 def main() -> None:
-    """Write the store `format-<n>` beside this file."""
+    """Write the store `format-<n>`, or `encoded-1`, beside this file."""
+    if sys.argv[1:] == ["encoded"]:
+        write_store(HERE / "encoded-1", ("train",), ENCODED_CHOICES)
+        return
     store = HERE / f"format-{layout.FORMAT}"
+    write_store(store, ("train", "val"), CHOICES)
+    sys.stdout.write(json.dumps(expected(store), indent=4))
+
+
+def write_store(store: Path, splits: tuple[str, ...], choices: dict[str, Any]) -> None:
+    """Write a store of some splits of the source, if it does not exist."""
     if store.exists():
         sys.exit(f"{store} is there. It is never made again: see above.")
     socket.gethostname = lambda: "golden"  # the only thing in a store that names a machine
     with tempfile.TemporaryDirectory() as folder:
         source = make_source(Path(folder) / "images")
         made = Path(folder) / "store"
-        for split in ("train", "val"):
-            prepare_inline(source / split, str(made), split=split, **CHOICES)
+        for split in splits:
+            prepare_inline(source / split, str(made), split=split, **choices)
         for unshared in (layout.TEMPORARY, layout.CACHE):
             shutil.rmtree(made / unshared)
         shutil.copytree(made, store)
-    sys.stdout.write(json.dumps(expected(store), indent=4))
 
 
 def expected(store: Path) -> dict[str, object]:

@@ -460,7 +460,7 @@ def test_insufficient_space_is_refused_before_the_first_image(
     refused = run("prepare", source, store, *SMALL, "--sizes", 224, scratch=tmp_path)
     assert refused.status == 1
     assert refused.err.startswith(f"tesserae: not enough free space at {store}: ")
-    assert "Free some space, choose fewer --sizes, or pass --limit." in refused.err
+    assert "Free some space, choose fewer --sizes or --encoded, or pass --limit." in refused.err
     assert refused.err.count("\n") == 1
     assert committed(store) == 0
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 
+from pipeline.images.decode import decode
 from pipeline.images.rejection import STATUS_WORDS
-from pipeline.store import arrays, layout, table
+from pipeline.store import arrays, layout, records, table
+from pipeline.store.encoded_shard import read_encoded_rows
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 
 MAX_THUMBNAILS = 8
 MAX_THUMBNAIL_PIXELS = 96
 """The largest side of a thumbnail."""
+_NO_PIXELS = np.zeros((1, 1, 3), np.uint8)
+"""The image of a quarantined row, which is never shown."""
 MAX_QUARANTINED_ROWS = 16
 JPEG_QUALITY = 75
 
@@ -26,8 +32,8 @@ class ShardPreview:
 
     objects: Objects
     plan: Plan
-    size: int
-    """The stored size that thumbnails are subsampled from, in pixels."""
+    array: str
+    """The image array that thumbnails are made from: `72`, `jpeg256@90`, ..."""
 
     def thumbnails(self, shard: int) -> list[dict[str, Any]]:
         """Return thumbnails of readable rows among the first ones of a shard.
@@ -41,7 +47,7 @@ class ShardPreview:
             readable.
 
         Raises:
-            FileNotFoundError: The shard is not committed, or the split has no images of `size`.
+            FileNotFoundError: The shard is not committed, or the split has no such array.
             StoreDamagedError: The shard's part of the table is damaged.
             ValueError: A chunk of images is damaged.
         """
@@ -50,18 +56,38 @@ class ShardPreview:
         if not readable:
             return []
         first, last = readable[0]["row"], readable[-1]["row"]
-        pixels = arrays.read_pixel_rows(self.objects, self.plan.split, self.size, first, last + 1)
-        step = -(-self.size // MAX_THUMBNAIL_PIXELS)
+        images = self._images(shard, first, last + 1)
         return [
             {
                 "row": line["row"],
                 "caption": line["key"],
-                "jpeg": simplejpeg.encode_jpeg(
-                    np.ascontiguousarray(pixels[line["row"] - first, ::step, ::step]),
-                    quality=JPEG_QUALITY,
-                ),
+                "jpeg": _thumbnail(images[line["row"] - first]),
             }
             for line in readable
+        ]
+
+    def _images(self, shard: int, start: int, stop: int) -> Sequence[NDArray[np.uint8]]:
+        """Return rows *start* to *stop* - 1, each (height, width, 3) uint8 RGB."""
+        split = self.plan.split
+        if self.array.isdecimal():
+            return [*arrays.read_pixel_rows(self.objects, split, int(self.array), start, stop)]
+        recipe = records.load_recipe(self.objects)
+        planned = records.load_encoded_plan(self.objects, self.plan, self.array)
+        commit = records.load_commit(self.objects, split, shard)
+        if commit is None or self.array not in commit.encoded:
+            raise FileNotFoundError(layout.encoded_shard(split, self.array, shard))
+        geometry = planned.geometry(self.plan.shard_rows)
+        rows = read_encoded_rows(
+            self.objects,
+            commit.encoded[self.array],
+            geometry,
+            start - commit.start,
+            stop - commit.start,
+        )
+        arguments = {**recipe.decode_arguments, "fit": "pad", "serves": MAX_THUMBNAIL_PIXELS}
+        return [
+            np.asarray(decode(row, **arguments).pixels)[..., :3] if row else _NO_PIXELS
+            for row in rows
         ]
 
     def quarantined(self, shard: int) -> list[dict[str, Any]]:
@@ -93,3 +119,9 @@ class ShardPreview:
         data = self.objects.get(layout.part(self.plan.split, shard))
         lines: list[dict[str, Any]] = table.decode_part(data).select(columns).to_pylist()
         return lines
+
+
+def _thumbnail(pixels: NDArray[np.uint8]) -> bytes:
+    step = -(-max(pixels.shape[:2]) // MAX_THUMBNAIL_PIXELS)
+    subsampled = np.ascontiguousarray(pixels[::step, ::step])
+    return bytes(simplejpeg.encode_jpeg(subsampled, quality=JPEG_QUALITY))

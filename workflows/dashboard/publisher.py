@@ -95,7 +95,7 @@ class Publisher:
         split: str,
         store: str,
         rows: int,
-        sizes: Sequence[tuple[int, int, int]],
+        arrays: Sequence[tuple[str, int, int]],
         earlier_counts: Mapping[str, int],
         features: str = "",
     ) -> None:
@@ -108,7 +108,8 @@ class Publisher:
             split: The name of the split.
             store: The path or URL of the store.
             rows: Number of rows that this run will commit.
-            sizes: The (side in pixels, rows already stored, rows of the split) of each size.
+            arrays: The (name, rows already stored, rows of the split) of each image array: `224`,
+                `jpeg256@90`, ...
             earlier_counts: Number of rows that earlier runs committed, by status in words, such as
                 `readable`.
             features: The name of the features that the run computes; empty if it stores images.
@@ -120,12 +121,12 @@ class Publisher:
             split=split,
             store=store,
             rows=rows,
-            sizes=[list(size) for size in sizes],
+            arrays=[list(array) for array in arrays],
             before=dict(earlier_counts),
             features=features,
         )
 
-    def shard(self, report: ShardReport, sizes: Collection[int]) -> None:
+    def shard(self, report: ShardReport, arrays: Collection[str]) -> None:
         """Report that a shard was committed.
 
         The message is sent in the background, and the call returns at once.
@@ -133,7 +134,7 @@ class Publisher:
         Args:
             report: The result of the shard's task, of which the shard, rows, bytes, counts and
                 seconds are sent. It is only read.
-            sizes: The sides, in pixels, of the images that this run has added to the shard.
+            arrays: The names of the image arrays that this run has added to the shard.
         """
         self._put(
             what="shard",
@@ -143,7 +144,7 @@ class Publisher:
             bytes_out=report.bytes_out,
             counts=dict(report.counts),
             seconds=dict(report.seconds),
-            sizes=sorted(sizes),
+            arrays=sorted(arrays),
         )
 
     def feature_shard(self, shard: int, rows: int, bytes_out: int) -> None:
@@ -158,7 +159,7 @@ class Publisher:
         """
         self._put(
             what="shard", shard=shard, rows=rows, bytes_in=0, bytes_out=bytes_out,
-            counts={"readable": rows}, seconds={}, sizes=[],
+            counts={"readable": rows}, seconds={}, arrays=[],
         )  # fmt: skip
 
     def __enter__(self) -> Self:

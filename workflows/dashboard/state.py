@@ -79,8 +79,8 @@ class RunState:
     """The path or URL of the store."""
     rows: int
     """The number of rows that the run will commit."""
-    sizes: dict[int, list[int]]
-    """The rows already stored and the rows of the split, by side in pixels."""
+    arrays: dict[str, list[int]]
+    """The rows already stored and the rows of the split, by name of the image array."""
     earlier_counts: Counter[str]
     """The number of rows that earlier runs committed, by status."""
     meter: Meter
@@ -128,11 +128,11 @@ class RunState:
             `rows_done`, `shards_done`, `bytes_in`, `bytes_out` and `seconds` of this run;
             `seconds_left` (None if unknown or ended); `images_per_second`, `bytes_in_per_second`
             and `bytes_out_per_second` (each with `now`, the rate of the last seconds, and `run`,
-            the mean); `sizes` (`done` and `rows` by side, as text), `counts` (committed rows of the
-            split by status in words), `counts_of_run`, `step_seconds` (summed over all workers, by
-            step), `quarantine` (dictionaries with `row`, `key`, `status` and `reason` of the last
-            rows, the newest last) and `workers` (`rows`, `shards` and `images_per_second` by
-            address).
+            the mean); `arrays` (`done` and `rows` by name of the image array), `counts` (committed
+            rows of the split by status in words), `counts_of_run`, `step_seconds` (summed over all
+            workers, by step), `quarantine` (dictionaries with `row`, `key`, `status` and `reason`
+            of the last rows, the newest last) and `workers` (`rows`, `shards` and
+            `images_per_second` by address).
         """
         last = self.meter.last
         clock = now if self.ended is None else self.ended
@@ -157,7 +157,7 @@ class RunState:
             "images_per_second": {"now": current[0], "run": rates[0]},
             "bytes_in_per_second": {"now": current[1], "run": rates[1]},
             "bytes_out_per_second": {"now": current[2], "run": rates[2]},
-            "sizes": {str(s): {"done": d, "rows": n} for s, (d, n) in self.sizes.items()},
+            "arrays": {name: {"done": d, "rows": n} for name, (d, n) in self.arrays.items()},
             "counts": dict(self.counts + self.earlier_counts),
             "counts_of_run": dict(self.counts),
             "step_seconds": dict(self.seconds),
@@ -277,7 +277,7 @@ class DashboardState:
 
         The kinds and their values are: `run` (those of `Publisher.begin`, with `before` for
         `earlier_counts`, and `client`), `shard` (`shard`, `rows`, `bytes_in`, `bytes_out`,
-        `counts`, `seconds`, `sizes`), `quarantined` (`rows`, dictionaries from
+        `counts`, `seconds`, `arrays`), `quarantined` (`rows`, dictionaries from
         `ShardPreview.quarantined`), `pictures` (`pictures`, dictionaries from
         `ShardPreview.thumbnails`), `training` (`folder`, `steps`, `client`), `begun` (`ranks`,
         `step`), `speed` (`step`, `images_per_second`, `steps_per_second`, `wait_share`), `left`
@@ -341,7 +341,7 @@ class DashboardState:
             split=str(message["split"]),
             store=str(message["store"]),
             rows=int(message["rows"]),
-            sizes={int(size): [int(done), int(rows)] for size, done, rows in message["sizes"]},
+            arrays={str(name): [int(done), int(rows)] for name, done, rows in message["arrays"]},
             earlier_counts=Counter(message["before"]),
             meter=Meter(int(message["rows"]), now),
             started=now,
@@ -362,9 +362,9 @@ class DashboardState:
         for step, spent in message["seconds"].items():
             run.seconds[step] += spent
         run.shards += 1
-        for size in message["sizes"]:
-            if size in run.sizes:
-                run.sizes[size][0] += rows
+        for name in message["arrays"]:
+            if name in run.arrays:
+                run.arrays[name][0] += rows
         if not run.history or now - run.history[-1][0] >= HISTORY_SECONDS:
             _add_thinned(run.history, (now, run.meter.window(now)[0]))
         address = self._finishers.pop((run.name, int(message["shard"])), None)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import StoreError
+from workflows.loader.emulation import most_fed
 from workflows.loader.options import LoaderOptions
-from workflows.terminal.formatting import bytes_text, per_second, seconds_text
+from workflows.loader.profiles import Profile, load_profiles
+from workflows.terminal.formatting import bytes_text, counted, per_second, seconds_text
 
 if TYPE_CHECKING:
     from pipeline.loader import Loader
+
+BATCH_SIZE = 256
+"""The default number of rows in a batch."""
 
 CPU_BOUND_SHARE = 0.8
 """The fraction of its threads' CPU time above which a loader counts as limited by the CPU."""
@@ -33,14 +40,17 @@ def run_loader_benchmark(options: LoaderOptions) -> int:
         StoreError: There is no such store, split or size, the split is not finished and not
             `partial`, it has no full batch, or `drop_cache` is set for a store that is not on a
             local disk.
+        TesseraeError: The profiles cannot be read.
     """
     from pipeline.loader import Loader, Reading  # imported late: --help must not load torch
 
+    profile = _profile(options)
+    batch_size = options.batch_size or (BATCH_SIZE if profile is None else profile.batch_size)
     loader = Loader(
         options.store,
         options.split,
         size=options.size,
-        batch_size=options.batch_size,
+        batch_size=batch_size,
         order=options.order,
         seed=options.seed,
         allow_partial=options.partial,
@@ -55,19 +65,67 @@ def run_loader_benchmark(options: LoaderOptions) -> int:
         )
     print(
         f"{options.store}: {loader.num_rows:,} rows of {options.split} at {options.size} px,"
-        f" {len(loader):,} batches of {options.batch_size:,}, {options.order} order,"
+        f" {len(loader):,} batches of {batch_size:,}, {options.order} order,"
         f" {loader.threads} threads"
     )
     if not len(loader):
         raise StoreError(
-            f"the split has no full batch of {options.batch_size:,} rows. Pass a smaller"
-            " --batch-size."
+            f"the split has no full batch of {batch_size:,} rows. Pass a smaller --batch-size."
         )
     for epoch in range(options.epochs):
         print(measure_epoch(loader, epoch), flush=True)
     for line in shuffle_quality_lines(loader):
         print(line)
+    if profile is not None:
+        profile = replace(profile, batch_size=batch_size)
+        for line in emulation_lines(loader, profile, str(options.emulate), options.emulate_seconds):
+            print(line, flush=True)
     return 0
+
+
+def _profile(options: LoaderOptions) -> Profile | None:
+    if options.emulate is None:
+        return None
+    profiles = load_profiles(options.profiles)
+    if options.emulate not in profiles:
+        raise StoreError(
+            f"--emulate is {options.emulate!r}: expected one of {', '.join(profiles)}. --profiles"
+            " FILE adds others."
+        )
+    return profiles[options.emulate]
+
+
+def emulation_lines(loader: Loader, profile: Profile, name: str, seconds: float) -> Iterator[str]:
+    """Yield lines on how many accelerators a loader feeds, while they are emulated.
+
+    Args:
+        loader: The loader, whose batches are those of one accelerator; it has at least one.
+        profile: The accelerators.
+        name: The name of the profile.
+        seconds: The duration of each emulation in seconds.
+
+    Yields:
+        A line for each emulation, as it ends, and one with the result.
+    """
+    fed = 0
+    rate = 0.0
+    for emulation in most_fed(loader, profile, seconds):
+        rate = max(rate, emulation.images_per_second)
+        if emulation.utilisation >= profile.utilisation:
+            fed = max(fed, emulation.accelerators)
+        yield (
+            f"{emulation.accelerators} x {name}: utilisation {emulation.utilisation:.1%},"
+            f" {emulation.images_per_second:,.0f} images/s in {counted(emulation.steps, 'step')},"
+            f" longest wait {seconds_text(emulation.longest_wait)}"
+        )
+    demand = f"{profile.images_per_second:,.0f} images/s each"
+    if fed:
+        yield f"feeds {fed} x {name} at {profile.utilisation:.0%} or more ({demand})"
+    else:
+        yield (
+            f"feeds no {name} at {profile.utilisation:.0%}: {rate:,.0f} images/s are"
+            f" {rate / profile.images_per_second:.0%} of what it takes ({demand})"
+        )
 
 
 def measure_epoch(loader: Loader, epoch: int) -> str:

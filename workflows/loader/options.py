@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 from pipeline.order import ORDERS
 from workflows.options.fields import Options, option
 from workflows.options.shared import store_argument
+
+_EMULATION = "emulated accelerators"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,13 @@ class LoaderOptions(Options):
         maximum=4_096,
         metavar="PIXELS",
     )
-    batch_size: int = option(256, "number of rows in a batch", minimum=1, aliases=("--batch",))
+    batch_size: int | None = option(
+        None,
+        "number of rows in a batch",
+        implied="256, or that of --emulate",
+        minimum=1,
+        aliases=("--batch",),
+    )
     order: str = option("random", "order of the rows in an epoch", choices=ORDERS)
     epochs: int = option(3, "number of epochs", minimum=1)
     threads: int | None = option(
@@ -53,3 +62,24 @@ class LoaderOptions(Options):
         False, "read the committed shards of an unfinished split", implied="fail"
     )
     drop_cache: bool = option(False, "drop the store from the page cache before measuring")
+    emulate: str | None = option(
+        None,
+        "also find how many accelerators of this profile the loader keeps busy, such as"
+        " resnet50-h100: emulated ones take batches and sleep as long as they would compute",
+        metavar="PROFILE",
+        group=_EMULATION,
+    )
+    profiles: Path | None = option(
+        None,
+        "YAML file with further profiles: `NAME: {batch_size: N, step_seconds: X}`",
+        metavar="FILE",
+        group=_EMULATION,
+    )
+    emulate_seconds: float = option(
+        20.0,
+        "duration of each emulation, in seconds",
+        minimum=1,
+        maximum=86_400,
+        metavar="SECONDS",
+        group=_EMULATION,
+    )

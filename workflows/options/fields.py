@@ -308,7 +308,7 @@ def _check_option(field: dataclasses.Field[Any], kind: Kind, value: Any) -> None
         raise ValueError(f"{spelling} is {str(value)[:60]!r}: expected {kind}.")
     if flag.positional and value == "" and field.default is MISSING:
         raise ValueError(f"{spelling} is empty: expected a {flag.help}.")
-    for item in value if kind.is_tuple else () if value is None else (value,):
+    for item in () if value is None else value if kind.is_tuple else (value,):
         if flag.choices and item not in flag.choices and value != field.default:
             expected = ", ".join(map(str, flag.choices))
             raise ValueError(f"{spelling} is {item!r}: expected one of {expected}.")

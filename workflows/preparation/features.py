@@ -230,7 +230,7 @@ def _run_feature_jobs(run: FeatureRun, jobs: Sequence[Job], cluster: CommandClus
             split=run.plan.split,
             store=run.objects.url,
             rows=rows,
-            sizes=[],
+            arrays=[],
             earlier_counts={},
             features=run.recipe.name,
         )

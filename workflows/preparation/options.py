@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.backbone.choices import POOLINGS
 from pipeline.store import layout
 from pipeline.store.features import DTYPES, KINDS, PRECISIONS, FeatureOptions
-from pipeline.store.options import DEFAULTS, StoreOptions
+from pipeline.store.options import DEFAULT_SIZES, DEFAULTS, StoreOptions
 from pipeline.store.recipe import FILTERS, FITS, MISSING_END
 from workflows.options.cluster import ClusterOptions
 from workflows.options.fields import Options, argument, option
@@ -45,12 +45,21 @@ class PrepareOptions(SourceReadingOptions, ClusterOptions):
     split: tuple[str, ...] = option(
         ALL, "splits to prepare, or `all` of the source", metavar="SPLIT", group=_STORED
     )
-    sizes: tuple[int, ...] = option(
-        (72, 224, 288),
-        "sides of the square images to store, in pixels",
+    sizes: tuple[int, ...] | None = option(
+        None,
+        "sides of the square images to store as raw pixels",
+        implied=f"{' '.join(map(str, DEFAULT_SIZES))}; none with --encoded",
         minimum=1,
         maximum=4_096,
         metavar="PIXELS",
+        group=_STORED,
+    )
+    encoded: tuple[str, ...] = option(
+        (),
+        "encoded rows to store, a fraction of the room of raw pixels: `jpeg:N@Q`, JPEGs of kept"
+        " aspect with a short side of at most N pixels and quality Q, such as jpeg:256@90;"
+        " `original`, the source's files as they are",
+        metavar="ENCODING",
         group=_STORED,
     )
     fit: str | None = option(
@@ -75,7 +84,7 @@ class PrepareOptions(SourceReadingOptions, ClusterOptions):
         None,
         "image side, in pixels, up to which decoding keeps full detail; larger JPEGs may be decoded"
         " at a reduced scale that suffices for it",
-        implied="the largest of --sizes",
+        implied="the largest of --sizes and --encoded",
         minimum=1,
         metavar="PIXELS",
         group=_STORED,
@@ -162,7 +171,9 @@ class PrepareOptions(SourceReadingOptions, ClusterOptions):
     def store_options(self) -> StoreOptions:
         """The choices that decide what the store holds."""
         values = {field.name: getattr(self, field.name) for field in fields(StoreOptions)}
-        return StoreOptions(**{**values, "sizes": tuple(sorted(self.sizes))})
+        default = () if self.encoded else DEFAULT_SIZES
+        sizes = default if self.sizes is None else self.sizes
+        return StoreOptions(**{**values, "sizes": tuple(sorted(sizes))})
 
 
 @dataclass(frozen=True, kw_only=True)

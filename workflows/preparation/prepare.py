@@ -223,19 +223,21 @@ def _prepare(
             f"{split}: --limit {options.limit:,} selects {rows:,} of {plan.num_rows:,} images:"
             f" {counted(len(target), 'whole shard')} of up to {plan.shard_rows:,}"
         )
+    stored = options.store_options
     todo = [
         s
         for s in target
-        if s not in commits or not commits[s].sizes >= set(options.store_options.sizes)
+        if s not in commits or not commits[s].shard_objects.keys() >= {*stored.array_names}
     ]
     if todo:
         _print_and_check_needs(options, objects, recipe, plan, commits, todo, cluster)
-    planning.write_metadata(objects, recipe, plan, options.store_options.sizes)
+    encoded_plans = planning.plan_encoded(objects, plan, stored.encodings)
+    planning.write_metadata(objects, recipe, plan, stored.sizes, encoded_plans)
     work = ShardTaskConfig(
         store=objects.url,
         split=split,
         run=part.run,
-        sizes=options.store_options.sizes,
+        arrays=stored.array_names,
         image_seconds=options.image_timeout,
         code=code_digest.running_code_digest(),
     )
@@ -282,19 +284,22 @@ def _print_and_check_needs(
 ) -> None:
     room = objects.free_bytes()
     total = 0
-    for size in options.store_options.sizes:
-        missing = [s for s in todo if s not in commits or size not in commits[s].sizes]
-        rows = [len(plan.rows(shard)) for shard in missing]
-        needed = sum(planning.shard_bytes(recipe, size, count) for count in rows)
+    sizer = planning.ArraySizes(objects, recipe, plan, options.store_options)
+    for name in options.store_options.array_names:
+        missing = [s for s in todo if s not in commits or name not in commits[s].shard_objects]
+        num_rows = sum(len(plan.rows(shard)) for shard in missing)
+        needed = sum(sizer.object_bytes(name, shard) for shard in missing)
         total += needed
-        print(f"  {size:>4} px  {_rows_and_shards(sum(rows), len(rows))}, {bytes_text(needed)}")
+        label, about = (f"{name:>4} px", "") if name.isdecimal() else (f"{name:>7}", "about ")
+        rows = _rows_and_shards(num_rows, len(missing))
+        print(f"  {label}  {rows}, {about}{bytes_text(needed)}")
     free = "free space is unknown" if room is None else f"{bytes_text(room)} free"
     print(
         f"  {counted(plan.num_rows, 'row')} in total; {bytes_text(total)} to write; {free}",
         flush=True,
     )
     planning.check_free_space(objects, recipe, total)
-    _check_worker_memory(options, objects, recipe, cluster)
+    _check_worker_memory(objects, recipe, sizer, cluster)
 
 
 def _rows_and_shards(rows: int, shards: int) -> str:
@@ -302,15 +307,12 @@ def _rows_and_shards(rows: int, shards: int) -> str:
 
 
 def _check_worker_memory(
-    options: PrepareOptions, objects: Objects, recipe: Recipe, cluster: CommandCluster
+    objects: Objects, recipe: Recipe, sizer: planning.ArraySizes, cluster: CommandCluster
 ) -> None:
-    sizes = options.store_options.sizes
-    if isinstance(objects, LocalObjects):  # a task holds one chunk of every size
-        task_bytes = sum(recipe.chunk_rows * size * size * 3 for size in sizes)
+    if isinstance(objects, LocalObjects):  # a task holds one chunk of every array
+        task_bytes = sizer.chunk_bytes
     else:  # an object is uploaded in one PUT, so a task holds it whole, and a copy of it
-        task_bytes = 2 * sum(
-            planning.shard_bytes(recipe, size, recipe.shard_rows) for size in sizes
-        )
+        task_bytes = 2 * sizer.longest_shard_bytes
     for available, threads in cluster.worker_memory():
         needed = WORKER_BYTES + threads * task_bytes
         if needed > available:
@@ -340,7 +342,7 @@ def prepare_shards_of_split(
         objects: The objects of the store.
         plan: The plan of the split.
         work: The configuration of the tasks, with `store` (the URL of *objects*), `split`, `run`
-            (of the `OpenSplit` that was leased) and `sizes` (those to store).
+            (of the `OpenSplit` that was leased) and `arrays` (those to store).
         todo: The numbers of the shards to store.
         commits: The commits of earlier runs, by number of shard; they are only read.
         cluster: The cluster that runs the tasks, inside its `with` block.
@@ -358,7 +360,7 @@ def prepare_shards_of_split(
     all_rows = num_rows + tally.earlier.total()
     started = time.monotonic()
     jobs = shard_jobs(work, todo)
-    preview = ShardPreview(objects, plan, min(work.sizes))
+    preview = ShardPreview(objects, plan, work.arrays[0])
     with (
         Publisher(
             cluster.client, work.run, thumbnails=preview.thumbnails, quarantined=preview.quarantined
@@ -369,7 +371,7 @@ def prepare_shards_of_split(
             split=work.split,
             store=work.store,
             rows=num_rows,
-            sizes=_rows_by_size(plan, work, commits),
+            arrays=_rows_by_array(plan, work, commits),
             earlier_counts=tally.earlier,
         )
         for result in run_jobs(cluster.client, work.run, jobs, tick=cluster.maintain):
@@ -380,7 +382,7 @@ def prepare_shards_of_split(
                     break
                 continue
             tally.add(result)
-            publisher.shard(result, set(work.sizes) - _committed_sizes(commits, result.shard))
+            publisher.shard(result, set(work.arrays) - _committed_arrays(commits, result.shard))
             progress.update(
                 rows=result.num_rows,
                 bytes_in=result.bytes_in,
@@ -397,21 +399,25 @@ def prepare_shards_of_split(
             raise TesseraeError(_failure_message(tally.failed, work.split))
 
 
-def _committed_sizes(commits: dict[int, Commit], shard: int) -> set[int]:
-    return set(commits[shard].sizes) if shard in commits else set()
+def _committed_arrays(commits: dict[int, Commit], shard: int) -> set[str]:
+    return set(commits[shard].shard_objects) if shard in commits else set()
 
 
-def _rows_by_size(
+def _rows_by_array(
     plan: Plan, work: ShardTaskConfig, commits: dict[int, Commit]
-) -> list[tuple[int, int, int]]:
-    """Return (side in pixels, rows already stored, rows of the split) for each size."""
+) -> list[tuple[str, int, int]]:
+    """Return (name, rows already stored, rows of the split) for each image array."""
     return [
         (
-            size,
-            sum(commit.stop - commit.start for commit in commits.values() if size in commit.sizes),
+            name,
+            sum(
+                commit.stop - commit.start
+                for commit in commits.values()
+                if name in commit.shard_objects
+            ),
             plan.num_rows,
         )
-        for size in work.sizes
+        for name in work.arrays
     ]
 
 

@@ -122,8 +122,14 @@ def repair_split(repair: Repair) -> int:
     restored += restore.restore_parts(repair.objects, split_records, damaged)
     to_rebuild = [problem for problem in damaged if problem.name not in restored]
     _rebuild(repair, split_records, split_records.plan, to_rebuild)
-    sizes = restore.planned_sizes(repair.objects, split_records)
-    planning.write_metadata(repair.objects, split_records.recipe, split_records.plan, sizes)
+    planned = restore.planned_arrays(repair.objects, split_records)
+    planning.write_metadata(
+        repair.objects,
+        split_records.recipe,
+        split_records.plan,
+        [int(name) for name in planned if name.isdecimal()],
+        split_records.encoded_plans,
+    )
     if (
         len(records.load_commits(repair.objects, split_records.plan))
         == split_records.plan.num_shards
@@ -174,13 +180,13 @@ def _rebuild(
         store=repair.objects.url,
         split=repair.split,
         run=repair.run,
-        sizes=restore.planned_sizes(repair.objects, split_records),
+        arrays=restore.planned_arrays(repair.objects, split_records),
         code=code_digest.running_code_digest(),
     )
     jobs = restore.rebuild_jobs(work, restore.plan_rebuilds(split_records, problems))
     jobs += shard_jobs(work, restore.shards_without_commit(split_records, problems))
     if jobs or repair.options.data is not None:
-        _find_source(repair, plan, work.sizes)
+        _find_source(repair, plan)
     if jobs:
         repair.cluster.check_workers(work)
     _run_rebuild_jobs(repair, jobs)
@@ -199,7 +205,7 @@ def _run_rebuild_jobs(repair: Repair, jobs: Sequence[Job]) -> None:
             print(f"  rebuilt: {', '.join(result.written_objects)}")
 
 
-def _find_source(repair: Repair, plan: Plan, sizes: tuple[int, ...]) -> None:
+def _find_source(repair: Repair, plan: Plan) -> None:
     """Check that the source images are present, and stream them again if they were spooled."""
     if repair.options.data is not None:
         read_options = _repair_source_options(repair, plan)
@@ -207,7 +213,6 @@ def _find_source(repair: Repair, plan: Plan, sizes: tuple[int, ...]) -> None:
             source=repair.options.data,
             store=repair.objects.url,
             split=(repair.split,),
-            sizes=sizes or (1,),
             seed=plan.seed,
             **read_options.chosen(),
         )

@@ -7,12 +7,14 @@ resized as the recipe of the store says.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DecodeError
 from pipeline.images import formats
+from pipeline.images.rows import SQUARE, RowFormat
 from pipeline.images.sandbox import IsolatedDecoder
 from pipeline.store.recipe import Recipe
 from pipeline.urls import is_url
@@ -125,15 +127,15 @@ class ImagePreprocessor:
             raise QueryError(unsupported_query_image_message("the file", data))
         recipe = self._recipe
         try:
-            decoded = self._decoder.decode_resize(
+            _, rows = self._decoder.make_rows(
                 data,
-                sizes=[self._size],
+                [RowFormat(SQUARE, self._size)],
                 filter=recipe.filter,
-                **recipe.decode_arguments,
+                decode_arguments=recipe.decode_arguments,
             )
         except DecodeError as e:
             raise QueryError(f"the image cannot be read: {e}. Choose another.") from e
-        pixels = np.frombuffer(decoded.pixels[self._size], np.uint8)
+        pixels = np.frombuffer(cast("bytes", rows[0]), np.uint8)
         # Copy, because torch warns of read-only arrays.
         return pixels.reshape(self._size, self._size, 3).copy()
 

@@ -77,6 +77,7 @@ def run_checks(store: str) -> list[Finding]:
         ("Python", check_python),
         ("Pillow", check_imported_pillow),
         ("libjpeg-turbo", check_jpeg),
+        ("crop decoder", check_crop_decoder),
         ("formats", check_formats),
         ("packages", check_packages),
         ("torch", check_torch),
@@ -173,6 +174,21 @@ def check_jpeg() -> Iterator[Finding]:
     state = "ok" if in_pillow != "none" else "note"
     advice = "" if state == "ok" else "Install libjpeg-turbo's headers, then `make clean setup`."
     yield Finding("libjpeg-turbo", state, f"simplejpeg {in_simplejpeg}, Pillow {in_pillow}", advice)
+
+
+def check_crop_decoder() -> Iterator[Finding]:
+    """Yield the decoder that loaders use for the crops of encoded rows."""
+    from pipeline.images.crop_decode import crop_decoder, has_extension
+
+    if has_extension():
+        yield Finding("crop decoder", "ok", crop_decoder())
+    else:
+        advice = (
+            "The extension decodes encoded rows several times faster: install a compiler, Python's"
+            " headers and those of libjpeg-turbo (gcc libc6-dev python3-dev libjpeg-dev), then run"
+            " `make clean setup`."
+        )
+        yield Finding("crop decoder", "note", crop_decoder(), advice)
 
 
 def check_formats() -> Iterator[Finding]:

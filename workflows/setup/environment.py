@@ -25,6 +25,7 @@ from typing import Any
 
 SOURCES = (
     "constraints.txt",
+    "pipeline/images/_jpeg_crop.c",
     "workflows/setup/install.py",
     "workflows/setup/install_pillow.py",
     "workflows/setup/detect_pillow.py",
@@ -172,9 +173,10 @@ def project_tables(root: Path) -> dict[str, Any]:
 
 
 def digest_of_inputs(root: Path) -> str:
-    """Return the SHA-256, in hexadecimal, of what decides which packages are installed.
+    """Return the SHA-256, in hexadecimal, of what decides the content of an environment.
 
-    That is the result of `project_tables`, `constraints.txt`, and the code that installs.
+    That is the result of `project_tables`, `constraints.txt`, the code that installs, and the code
+    that is compiled.
 
     Args:
         root: The folder of the project, with `workflows/setup`.

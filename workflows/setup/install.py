@@ -101,6 +101,9 @@ def install_all(environment: Environment, config: EnvironmentConfig, *, system: 
         ),
     }  # fmt: skip
     pinned = ("-c", ".venv/constraints.txt", "--find-links", ".venv/wheels")
+    # The extension is optional: an old one must not remain if the new one cannot be compiled.
+    for extension in environment.root.glob("pipeline/images/_jpeg_crop.*.so"):
+        extension.unlink()
     for step, arguments in steps.items():
         environment.pip(step, "install", *arguments, *pinned)
         check_pillow(environment.site, stock=bool(reason), step=step)

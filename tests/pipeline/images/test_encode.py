@@ -41,6 +41,17 @@ def test_a_picture_keeps_its_aspect_and_is_never_enlarged(
     assert (new_height >= new_width) == (height >= width) or new_height == new_width
 
 
+def test_a_strip_is_no_longer_than_a_jpeg_may_be() -> None:
+    """It is shrunk to the longest side that libjpeg writes; its short side is at least 1."""
+    assert row_size(100_000, 8, 64) == (5, 65_500)
+    assert row_size(3, 1_000_000, 64) == (65_500, 1)
+    file = io.BytesIO()
+    Image.new("L", (70_000, 3), 90).save(file, "PNG")
+    data, height, width = encoded(file.getvalue())
+    assert (height, width) == (3, 65_500)
+    assert Image.open(io.BytesIO(data)).size == (65_500, 3)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_a_small_jpeg_is_kept_byte_for_byte(mode: str) -> None:
     """Its short side is at most that asked for."""

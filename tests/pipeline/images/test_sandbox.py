@@ -19,6 +19,7 @@ from pipeline.errors import DecodeError, TesseraeError
 from pipeline.images.decode import decode
 from pipeline.images.rejection import CORRUPT, CRASHED, EMPTY, TIMEOUT, UNIDENTIFIED
 from pipeline.images.resize import resize
+from pipeline.images.rows import SQUARE, RowFormat
 from pipeline.images.sandbox import IsolatedDecoder
 
 SIZES = (24, 40)
@@ -28,9 +29,9 @@ OPTIONS = {"fit": "crop", "filter": "bicubic", "serves": 40, "exif": False}
 WICKED = """
 import os, signal, sys, time
 from pathlib import Path
-from pipeline.images import sandbox
+from pipeline.images import rows, sandbox
 
-honest = sandbox.decode
+honest = rows.decode
 
 def decode(data, **asked):
     if data == b"crash":
@@ -55,7 +56,7 @@ def decode(data, **asked):
         Path(sys.argv[2]).write_text(str(os.getpid()))
     return honest(data, **asked)
 
-sandbox.decode = decode
+rows.decode = decode
 sys.exit(sandbox.main())
 """
 
@@ -88,10 +89,17 @@ def decode_here(data, sizes, options):
 def decode_in_child(child, data, sizes, options):
     """Return what `decode_here` returns, decoded by a child."""
     try:
-        resized = child.decode_resize(data, sizes=sizes, **options)
+        properties, squares = make_squares(child, data, sizes, options)
     except DecodeError as e:
         return e.status, e.reason
-    return facts(resized), resized.pixels
+    return facts(properties), dict(zip(sizes, squares, strict=True))
+
+
+def make_squares(child, data, sizes=SIZES, options=OPTIONS):
+    """Return the properties of an image and its squares, made by a child."""
+    arguments = {name: value for name, value in options.items() if name != "filter"}
+    formats = [RowFormat(SQUARE, size) for size in sizes]
+    return child.make_rows(data, formats, filter=options["filter"], decode_arguments=arguments)
 
 
 def check_equal(child, data, sizes=SIZES, options=OPTIONS):
@@ -160,7 +168,7 @@ def test_one_child_decodes_many_images(wicked):
     with IsolatedDecoder(command=wicked) as child:
         for data, status in [(b"", EMPTY), (b"who", UNIDENTIFIED), (b"who", UNIDENTIFIED)]:
             with pytest.raises(DecodeError) as caught:
-                child.decode_resize(data, sizes=SIZES, **OPTIONS)
+                make_squares(child, data)
             assert caught.value.status == status
             note = Path(wicked[-1])
             pids |= {note.read_text()} if note.exists() else set()
@@ -182,7 +190,7 @@ def test_an_image_that_crashes_two_children_is_quarantined(wicked, data, status,
     patience = 0.5 if data == b"hang" else 60
     with IsolatedDecoder(command=wicked, timeout_seconds=patience, memory_limit=2**30) as child:
         with pytest.raises(DecodeError) as caught:
-            child.decode_resize(data, sizes=SIZES, **OPTIONS)
+            make_squares(child, data)
         child.timeout_seconds = 60
         check_equal(child, picture())
     assert (caught.value.status, caught.value.reason) == (status, reason)
@@ -191,7 +199,7 @@ def test_an_image_that_crashes_two_children_is_quarantined(wicked, data, status,
 def test_a_single_crash_is_retried(wicked):
     """The machine may have caused the crash, so the second child's answer counts."""
     with IsolatedDecoder(command=wicked) as child:
-        resized = child.decode_resize(b"moody", sizes=SIZES, **OPTIONS)
+        resized, _ = make_squares(child, b"moody")
     assert (resized.width, resized.height) == (83, 61)
 
 
@@ -223,7 +231,7 @@ def test_ctrl_c_does_not_reach_the_child():
 def test_output_of_the_child_does_not_corrupt_the_protocol(wicked, capfd):
     """Output of Python, programs and C libraries reaches neither the frames nor the terminal."""
     with IsolatedDecoder(command=wicked) as child:
-        resized = child.decode_resize(b"chatter", sizes=SIZES, **OPTIONS)
+        resized, _ = make_squares(child, b"chatter")
     assert (resized.width, resized.height) == (83, 61)
     assert capfd.readouterr() == ("", "")
 
@@ -234,7 +242,7 @@ def test_an_image_beyond_the_memory_limit_counts_as_a_crash():
     Image.new("RGB", (8000, 8000)).save(buffer, "PNG", compress_level=1)
     with IsolatedDecoder(memory_limit=64 * 2**20) as child:
         with pytest.raises(DecodeError, match="needed more than 64 MiB, twice") as caught:
-            child.decode_resize(buffer.getvalue(), sizes=SIZES, **OPTIONS)
+            make_squares(child, buffer.getvalue())
         assert caught.value.status == CRASHED
         check_equal(child, picture())
 
@@ -262,7 +270,7 @@ def test_a_child_that_dies_while_it_is_written_to_is_a_crash():
         IsolatedDecoder(command=[sys.executable, "-c", program]) as child,
         pytest.raises(DecodeError, match=r"crash \(exit status 5\), twice"),
     ):
-        child.decode_resize(bytes(10_000_000), sizes=SIZES, **OPTIONS)
+        make_squares(child, bytes(10_000_000))
 
 
 @pytest.mark.parametrize("program", ["import sys; sys.exit(4)", "print('hello')"])
@@ -272,7 +280,7 @@ def test_a_child_that_cannot_start_is_an_error_not_a_quarantine(program):
         IsolatedDecoder(command=[sys.executable, "-c", program]) as child,
         pytest.raises(TesseraeError, match="does not start") as caught,
     ):
-        child.decode_resize(picture(), sizes=SIZES, **OPTIONS)
+        make_squares(child, picture())
     assert not isinstance(caught.value, DecodeError)
 
 
@@ -293,8 +301,9 @@ def test_a_child_does_not_outlive_its_killed_parent(wicked, tmp_path):
     parent.write_text(
         textwrap.dedent(f"""
         from pipeline.images.sandbox import IsolatedDecoder
-        IsolatedDecoder(command={wicked!r}).decode_resize(
-            b"hang", sizes=(8,), fit="crop", filter="box", serves=8, exif=False
+        arguments = dict(fit="crop", serves=8, exif=False)
+        IsolatedDecoder(command={wicked!r}).make_rows(
+            b"hang", [("square", 8)], filter="box", decode_arguments=arguments
         )
         """)
     )
@@ -330,5 +339,5 @@ def test_the_reason_of_a_broken_image_survives_the_child(real_data):
     """The table does not depend on the process that decoded the image."""
     data = (real_data / "hostile" / "pillow__broken.png").read_bytes()
     with IsolatedDecoder() as child, pytest.raises(DecodeError) as caught:
-        child.decode_resize(data, sizes=SIZES, **OPTIONS)
+        make_squares(child, data)
     assert caught.value.status == CORRUPT

@@ -12,11 +12,12 @@ from pipeline.store import layout, records
 from pipeline.store.open import open_objects
 from tests.damage import Snapshot, category, choose, damage, files, snapshot, touched
 from tests.disk import without_fsync
-from tests.images import SMALL, make_folder, plan_inline, prepare_inline
+from tests.images import ENCODED, SMALL, make_folder, plan_inline, prepare_inline
 from tests.inline import repair_inline
 from workflows.preparation.verify import verify_split
 
 SPLITS = ("train", "val")
+ARRAYS = ("8", "16", "jpeg16@90", "original")
 MORE_KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("truncate", "remove")]
 
 
@@ -31,7 +32,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prepare_both(source: Path, store: Path) -> Path:
     for split in SPLITS:
-        prepare_inline(source / split, str(store), split=split, **SMALL)
+        prepare_inline(source / split, str(store), split=split, encoded=ENCODED, **SMALL)
     return store
 
 
@@ -45,7 +46,9 @@ def unfinished_store(source: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """Commit two of three shards of the first split, and none of the second."""
     store = tmp_path_factory.mktemp("begun") / "store"
     for split, shards in zip(SPLITS, (2, 0), strict=True):
-        objects, _, work = plan_inline(source / split, str(store), split=split, **SMALL)
+        objects, _, work = plan_inline(
+            source / split, str(store), split=split, encoded=ENCODED, **SMALL
+        )
         for shard in range(shards):
             prepare_shard(work, shard)
         objects.end()
@@ -105,7 +108,7 @@ def test_damage_to_every_kind_of_file_is_named_and_repaired(
 ) -> None:
     """Each category of file is damaged once, so that nothing depends on chance."""
     names = {category(str(file.relative_to(store))): file for file in files(store)}
-    assert len(names) == 11, sorted(names)
+    assert len(names) == 19, sorted(names)
     rng = np.random.default_rng(0)
     before = snapshot(store)
     for file in names.values():
@@ -192,7 +195,7 @@ def test_a_commit_without_a_copy_is_rebuilt_with_its_shard(
     assert without_provenance(after) == without_provenance(before)
     assert problem_names(store, unfinished=True) == set()
     own = {layout.ledger("train"), layout.commit("train", 1), layout.part("train", 1)}
-    own |= {layout.shard("train", size, 1) for size in (8, 16)}
+    own |= {layout.array_shard("train", array, 1) for array in ARRAYS}
     assert touched(before, after) == own
 
 
@@ -210,7 +213,7 @@ def test_damage_to_an_unfinished_store_is_named_and_repaired(
     rng = np.random.default_rng(4)
     before = snapshot(store)
     for name in before.data:
-        if name.startswith(("images.zarr/val/8", "images.zarr/val/16")):
+        if name.startswith(tuple(f"images.zarr/val/{array}" for array in ARRAYS)):
             continue  # no shard of this split is committed
         if name.startswith("commits/") and kind == "remove":
             continue  # a shard without a commit counts as not made yet

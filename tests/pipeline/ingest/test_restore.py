@@ -75,17 +75,17 @@ def test_parts_are_not_restored_from_a_damaged_table(store: Path, objects: Local
 
 
 def test_only_damaged_objects_are_rebuilt(store: Path) -> None:
-    """A rebuild lists the sizes of a shard, and whether its table part is included."""
+    """A rebuild lists the arrays of a shard, and whether its table part is included."""
     names = [layout.shard("train", 16, 0), layout.part("train", 1), layout.shard("train", 8, 1)]
     split_records, problems = damage_and_verify(
         store, *names, layout.table("train"), layout.ledger("train")
     )
-    rebuilds = [Rebuild(0, (16,), part=False), Rebuild(1, (8,), part=True)]
+    rebuilds = [Rebuild(0, ("16",), part=False), Rebuild(1, ("8",), part=True)]
     assert restore.plan_rebuilds(split_records, problems) == rebuilds
-    work = ShardTaskConfig(store=str(store), split="train", run="r", sizes=())
+    work = ShardTaskConfig(store=str(store), split="train", run="r", arrays=())
     jobs = restore.rebuild_jobs(work, rebuilds)
     assert [job.name for job in jobs] == ["repair-train-000000", "repair-train-000001"]
-    assert jobs[1].options == {"sizes": (8,), "part": True}
+    assert jobs[1].options == {"arrays": ("8",), "part": True}
 
 
 def test_a_damaged_commit_without_a_copy_counts_as_lost(store: Path) -> None:
@@ -103,7 +103,10 @@ def test_a_damaged_commit_without_a_copy_counts_as_lost(store: Path) -> None:
 def test_the_sizes_follow_from_any_remaining_record(store: Path, objects: LocalObjects) -> None:
     """The sizes come from the finish record, from other commits, or from the arrays."""
     split_records, _ = damage_and_verify(store)
-    assert restore.planned_sizes(objects, split_records) == (8, 16)
-    assert restore.planned_sizes(objects, replace(split_records, done=None)) == (8, 16)
-    assert restore.planned_sizes(objects, replace(split_records, commits={})) == (8, 16)
-    assert restore.planned_sizes(objects, replace(split_records, done=None, commits={})) == (8, 16)
+    assert restore.planned_arrays(objects, split_records) == ("8", "16")
+    assert restore.planned_arrays(objects, replace(split_records, done=None)) == ("8", "16")
+    assert restore.planned_arrays(objects, replace(split_records, commits={})) == ("8", "16")
+    assert restore.planned_arrays(objects, replace(split_records, done=None, commits={})) == (
+        "8",
+        "16",
+    )

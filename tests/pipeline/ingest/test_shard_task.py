@@ -12,8 +12,8 @@ import pytest
 
 from pipeline import code_digest
 from pipeline.errors import StoreError, StoreMismatchError
+from pipeline.images import rows
 from pipeline.images.rejection import CRASHED, STATUS_WORDS, TIMEOUT, TRUNCATED
-from pipeline.ingest import render
 from pipeline.ingest.shard_task import prepare_shard
 from pipeline.ingest.worker import ShardTaskConfig, workspace
 from pipeline.store import layout, records, table
@@ -130,7 +130,7 @@ def commit_with_status(
     written = fingerprint(commit.table.name, data)
     objects.put(layout.commit("train", 0), replace(commit, table=written, counts=counts).encode())
     workspace.cache_clear()
-    return objects, replace(work, sizes=(8, 16))
+    return objects, replace(work, arrays=("8", "16"))
 
 
 @pytest.mark.parametrize("status", [CRASHED, TIMEOUT])
@@ -140,13 +140,13 @@ def test_an_image_that_crashed_a_decoder_is_not_decoded_again(
     """The table part names it when a store gets a further size."""
     objects, work = commit_with_status(source, tmp_path / "store", status, "it was killed")
     decoded: list[bytes] = []
-    real = render.decode
+    real = rows.decode
 
     def note(data: bytes, **options: Any) -> Any:
         decoded.append(data)
         return real(data, **options)
 
-    monkeypatch.setattr(render, "decode", note)
+    monkeypatch.setattr(rows, "decode", note)
     report = prepare_shard(work, 0)
     assert len(decoded) == 7
     assert report.counts == {"readable": 7, STATUS_WORDS[status]: 1}
@@ -171,7 +171,7 @@ def test_a_commit_of_another_plan_is_ignored(source: Path, tmp_path: Path) -> No
     commit = records.load_commits(objects, plan)[0]
     objects.put(layout.commit("train", 0), replace(commit, plan="0" * 64).encode())
     assert records.load_commits(objects, plan) == {}
-    report = prepare_shard(replace(work, sizes=(8, 16)), 0)
+    report = prepare_shard(replace(work, arrays=("8", "16")), 0)
     assert sorted(report.written_objects) == sorted(ALL)
     after = records.load_commits(objects, plan)[0]
     assert (after.plan, after.sizes) == (plan.digest, {8, 16})

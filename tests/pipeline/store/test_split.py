@@ -20,7 +20,7 @@ def grown(tmp_path):
     """Return an unfinished split of two shards at 8 px, of which only the first has 16 px."""
     source = make_folder(tmp_path / "images", 12)
     objects, plan, work = plan_inline(source, str(tmp_path / "store"))
-    small, both = replace(work, sizes=(8,)), replace(work, sizes=(8, 16))
+    small, both = replace(work, arrays=("8",)), replace(work, arrays=("8", "16"))
     for shard in range(plan.num_shards):
         prepare_shard(both if shard == 0 else small, shard)
     workspace.cache_clear()

@@ -18,7 +18,7 @@ def run_message(rows: int = 100, run: str = "train-1", **fields: Any) -> dict[st
     """Return the message that announces a run."""
     return {
         "what": "run", "run": run, "split": "train", "store": "/s", "rows": rows,
-        "sizes": [[72, 0, rows], [224, 50, rows + 50]], "before": {"readable": 50}, **fields,
+        "arrays": [["72", 0, rows], ["224", 50, rows + 50]], "before": {"readable": 50}, **fields,
     }  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def shard_message(shard: int, rows: int, bad: int = 0, run: str = "train-1") -> 
     return {
         "what": "shard", "run": run, "shard": shard, "rows": rows, "bytes_in": 10 * rows,
         "bytes_out": 20 * rows, "counts": {"readable": rows - bad, "empty": bad},
-        "seconds": {"decode": 0.5}, "sizes": [72, 224],
+        "seconds": {"decode": 0.5}, "arrays": ["72", "224"],
     }  # fmt: skip
 
 
@@ -57,8 +57,8 @@ def test_totals_are_the_sums_of_the_messages(shards: list[tuple[int, int, str]])
     assert (run["bytes_in"], run["bytes_out"]) == (10 * total, 20 * total)
     assert run["counts"].get("readable", 0) == total - bad + 50
     assert run["counts"].get("empty", 0) == bad
-    assert run["sizes"]["72"] == {"done": total, "rows": total}
-    assert run["sizes"]["224"] == {"done": total + 50, "rows": total + 50}
+    assert run["arrays"]["72"] == {"done": total, "rows": total}
+    assert run["arrays"]["224"] == {"done": total + 50, "rows": total + 50}
     assert run["seconds"] == 7.0
     assert run["images_per_second"]["run"] == pytest.approx(total / 7)
     by = Counter[str]()
@@ -92,7 +92,7 @@ def test_runs_of_a_disconnected_client_are_marked_lost() -> None:
     board = DashboardState()
     for number, client in enumerate(("a", "a", "b")):
         begin = {"what": "run", "run": str(number), "split": "train", "store": "s", "rows": 9}
-        board.apply(begin | {"sizes": [], "before": {}, "client": client}, 1.0)
+        board.apply(begin | {"arrays": [], "before": {}, "client": client}, 1.0)
     board.apply({"what": "end", "run": "0", "state": "finished", "why": "", "seconds": 1.0}, 2.0)
     board.mark_lost("a", 3.0)
     assert [run["state"] for run in board.snapshot(9.0)["runs"]] == ["finished", "lost", "running"]
@@ -216,12 +216,12 @@ def test_features_are_shown_as_a_separate_run() -> None:
     board = DashboardState()
     run = "features.net-0.75-224-eb7ff0c52fce.train-1a2b3c4d"
     name = "net-0.75-224-eb7ff0c52fce"
-    board.apply(run_message(48, run, sizes=[], before={}, features=name), 0.0)
+    board.apply(run_message(48, run, arrays=[], before={}, features=name), 0.0)
     for shard in range(3):
         board.record_finished_task(f"features-train-{shard:06d}-0-{run}", "tls://w")
-        board.apply(shard_message(shard, 16, run=run) | {"sizes": [], "seconds": {}}, 1.0 + shard)
+        board.apply(shard_message(shard, 16, run=run) | {"arrays": [], "seconds": {}}, 1.0 + shard)
     [snapshot] = json.loads(json.dumps(board.snapshot(9.0)))["runs"]
-    assert (snapshot["features"], snapshot["rows_done"], snapshot["sizes"]) == (name, 48, {})
+    assert (snapshot["features"], snapshot["rows_done"], snapshot["arrays"]) == (name, 48, {})
     assert snapshot["workers"]["tls://w"]["rows"] == 48
     board.apply(run_message(), 10.0)
     assert board.snapshot(11.0)["runs"][1]["features"] == ""
@@ -233,7 +233,7 @@ def test_the_page_names_features_and_escapes_their_name() -> None:
     from workflows.reports.html import render
 
     board = DashboardState()
-    board.apply(run_message(48, "f", sizes=[], before={}, features="<b>net"), 0.0)
+    board.apply(run_message(48, "f", arrays=[], before={}, features="<b>net"), 0.0)
     board.apply(run_message(9, "i"), 0.0)
     page = render(TEMPLATES / "progress.html", **values(board, 1.0))
     assert "Features <code>&lt;b&gt;net</code> of train, <code>/s</code>: running" in page

@@ -89,3 +89,30 @@ def test_reads_of_staged_copies_are_measured(
     assert main(["loader", str(store), *words]) == 0
     assert "epoch 8: " in capsys.readouterr().out
     assert list((tmp_path / "stage").glob("*/.use"))
+
+
+def test_emulated_accelerators_are_counted(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A slow one is fed; the batch size is that of its profile."""
+    file = tmp_path / "mine.yaml"
+    file.write_text("slow: {batch_size: 5, step_seconds: 0.9, utilisation: 0.01}\n")
+    words = ["loader", str(store), "--size", "8", "--epochs", "1", "--profiles", str(file)]
+    assert main([*words, "--emulate", "fast"]) == 1
+    assert "expected one of resnet50-v100, " in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        from workflows.loader import emulation
+
+        results = iter([emulation.Emulation(1, 1, 0.95, 5.0, 0.1)])
+        real = emulation.feed
+
+        def feed(loader: Any, *arguments: Any) -> emulation.Emulation:
+            real(loader, *arguments)
+            return next(results, emulation.Emulation(arguments[1], 1, 0.001, 6.0, 0.2))
+
+        patch.setattr(emulation, "feed", feed)
+        assert main([*words, "--emulate", "slow", "--emulate-seconds", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "10 batches of 5" in out
+    assert "1 x slow: utilisation 95.0%, 5 images/s in 1 step, longest" in out
+    assert "feeds 1 x slow at 1% or more (6 images/s each)" in out

@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.images import probe
-from pipeline.ingest import render
+from pipeline.images import probe, rows
 from pipeline.store import layout
 from tests.commands import run
 from tests.damage import damage, snapshot, touched
 from tests.disk import without_fsync
-from tests.images import SMALL, SMALL_OPTIONS, contents, jpeg, make_folder, prepare_inline
+from tests.images import ENCODED, SMALL, SMALL_OPTIONS, contents, jpeg, make_folder, prepare_inline
 from tests.inline import tesserae
 from tests.pipeline.sources.layouts import tar_bytes
 
@@ -27,7 +26,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with without_fsync(monkeypatch):
-        prepare_inline(source, str(tmp_path / "store"), **SMALL)
+        prepare_inline(source, str(tmp_path / "store"), encoded=ENCODED, **SMALL)
     return tmp_path / "store"
 
 
@@ -120,13 +119,13 @@ def test_rebuilt_objects_must_match_their_commit(
     damaged = bytearray((store / SHARD).read_bytes())
     damaged[7] ^= 1
     (store / SHARD).write_bytes(damaged)
-    real = render.resize
+    real = rows.resize
 
     def one_off(decoded, size, *, fit, filter) -> bytes:
         pixels = real(decoded, size, fit=fit, filter=filter)
         return bytes([pixels[0] ^ 1]) + pixels[1:]
 
-    monkeypatch.setattr(render, "resize", one_off)
+    monkeypatch.setattr(rows, "resize", one_off)
     assert tesserae(monkeypatch, "repair", store) == 1
     assert f"{SHARD}: decoding the source again gives other bytes" in capsys.readouterr().err
     assert (store / SHARD).read_bytes() == damaged

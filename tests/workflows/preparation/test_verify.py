@@ -185,7 +185,7 @@ def test_rows_that_crashed_the_decoder_are_not_decoded_again(
         return part.set_column(part.schema.get_field_index("status"), "status", status)
 
     monkeypatch.setattr(recheck.table, "decode_part", crashed)
-    monkeypatch.setattr(recheck, "decode", lambda *_, **__: pytest.fail("it was decoded"))
+    monkeypatch.setattr(recheck, "make_rows", lambda *_, **__: pytest.fail("it was decoded"))
     status, out, _ = verify(monkeypatch, capsys, store, "--source")
     assert status == 1  # zeros were expected where readable rows are
     assert "10 rows" not in out

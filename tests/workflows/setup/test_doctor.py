@@ -6,9 +6,11 @@ import os
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from pipeline.images import crop_decode
 from tests import lacking
 from workflows.cli import command_of
 from workflows.setup import doctor, machine
@@ -28,8 +30,8 @@ def test_all_checks_pass_in_the_test_environment(tmp_path, capsys):
     assert [f for f in document["findings"] if f["state"] == "broken"] == []
     assert (status, document["ok"]) == (0, True)
     assert {f["subject"] for f in document["findings"]} >= {
-        "Python", "Pillow", "libjpeg-turbo", "formats", "packages", "torch", "GPU", "cores",
-        "memory", "ports", "open files", "room", "fsync", "locks", "new names", "sockets",
+        "Python", "Pillow", "libjpeg-turbo", "crop decoder", "formats", "packages", "torch", "GPU",
+        "cores", "memory", "ports", "open files", "room", "fsync", "locks", "new names", "sockets",
     }  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
@@ -131,6 +133,20 @@ def test_an_unreadable_format_is_a_finding_with_its_package(monkeypatch):
     monkeypatch.setattr(features, "check", lambda name: name != "jpg")
     (finding,) = doctor.check_formats()
     assert finding.state == "broken"
+
+
+def test_a_missing_extension_is_a_finding_with_what_it_needs(monkeypatch):
+    """Loaders work without it, several times slower."""
+    extension = SimpleNamespace(LIBJPEG_TURBO="2.1.5", AVX2=1)
+    monkeypatch.setattr(crop_decode, "_jpeg_crop", extension)
+    (finding,) = doctor.check_crop_decoder()
+    assert (finding.state, finding.advice) == ("ok", "")
+    assert "libjpeg-turbo 2.1.5, AVX2" in finding.found
+
+    monkeypatch.setattr(crop_decode, "_jpeg_crop", None)
+    (finding,) = doctor.check_crop_decoder()
+    assert (finding.state, "libjpeg-dev" in finding.advice) == ("note", True)
+    assert finding.found.startswith("simplejpeg ")
 
 
 def test_versions_are_compared_with_those_tested(monkeypatch):

@@ -53,6 +53,8 @@ def _environment(tmp_path):
         (setup / name).write_text("# code\n")
     (tmp_path / "pyproject.toml").write_text(PROJECT)
     (tmp_path / "constraints.txt").write_text("numpy==2.4.6\n")
+    (tmp_path / "pipeline" / "images").mkdir(parents=True)
+    (tmp_path / "pipeline" / "images" / "_jpeg_crop.c").write_text("/* code */\n")
     return Environment(tmp_path)
 
 
@@ -202,6 +204,20 @@ def test_options_of_tools_do_not_change_the_digest_of_requirements(environment):
     (environment.root / "constraints.txt").write_text("numpy==2.4.7\n")
 
     assert digest_of_inputs(environment.root) != before
+
+
+def test_changed_code_of_the_extension_is_compiled_again(environment, steps, able):
+    """The old extension does not remain, where the new one cannot be compiled."""
+    install.set_up(environment, CONFIG, system=True)
+    images = environment.root / "pipeline" / "images"
+    (images / "_jpeg_crop.abi3.so").touch()
+    steps.clear()
+
+    (images / "_jpeg_crop.c").write_text("/* other code */\n")
+
+    assert install.set_up(environment, CONFIG, system=True)
+    assert any("--editable" in command for command in steps)
+    assert not (images / "_jpeg_crop.abi3.so").exists()
 
 
 def test_a_moved_environment_is_not_ready(environment, steps, able, tmp_path_factory):
