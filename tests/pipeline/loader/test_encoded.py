@@ -31,7 +31,7 @@ from pipeline.store import layout, records
 from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
 from tests.commands import ROOT, wait_until
-from tests.encoded import add_encoded
+from tests.encoded import prepare_encoded, prepare_some_shards
 from tests.images import prepare_inline
 from tests.pipeline.loader.batches import check_same
 
@@ -45,8 +45,7 @@ JPEG = "images.zarr/train/jpeg24@80"
 def store(source: Path) -> Path:
     """Prepare a store of 61 images, 3 of them broken, as squares and as encoded rows."""
     folder = source.parent / "encoded"
-    prepare_inline(source, str(folder), **CHOICES)
-    add_encoded(str(folder), source, ENCODINGS)
+    prepare_encoded(source, str(folder), ENCODINGS, **CHOICES)
     return folder
 
 
@@ -121,8 +120,7 @@ def test_images_are_the_crops_of_what_zarr_reads(
         monkeypatch.setattr(loader_module, "free_bytes", lambda: 1000)
     elif where == "memory":
         url = f"memory://{tmp_path}/store"
-        prepare_inline(source, url, **CHOICES)
-        add_encoded(url, source, ENCODINGS)
+        prepare_encoded(source, url, ENCODINGS, **CHOICES)
     order = "windowed" if where == "chunks" else "random"
     loader = loader_of(
         url, encoded=encoding, size=None, sizes=(12, 5), crop="resized", boxes=True, order=order,
@@ -203,9 +201,7 @@ def test_a_row_has_one_image_in_an_epoch(
 def test_a_store_of_encoded_rows_alone_is_read(source: Path, tmp_path: Path) -> None:
     """Stored squares are not needed."""
     folder = tmp_path / "store"
-    prepare_inline(source, str(folder), **CHOICES)
-    add_encoded(str(folder), source, ["original"])
-    shutil.rmtree(folder / "images.zarr/train/8")
+    prepare_encoded(source, str(folder), ["original"], **{**CHOICES, "sizes": ()})
     assert len(list(loader_of(folder, encoded="original"))) == 7
 
 
@@ -318,8 +314,7 @@ def test_staged_batches_are_those_of_the_store(
 ) -> None:
     """Batches are equal while shards are copied, and after the store has lost them."""
     url = f"memory://{tmp_path}/store" if where == "memory" else str(tmp_path / "store")
-    prepare_inline(source, url, **CHOICES)
-    add_encoded(url, source, ["original"])
+    prepare_encoded(source, url, ["original"], **CHOICES)
     words: dict[str, Any] = {"encoded": "original", "crop": "resized"}
     plain = loader_of(store, **words)
     expected = [list(plain), list(plain)]
@@ -364,8 +359,7 @@ def test_copies_of_encoded_rows_are_evicted(store: Path, source: Path, tmp_path:
     root = stage(store, None)
     assert (root / JPEG / "bytes/c.0").exists()
     other = tmp_path / "other"
-    prepare_inline(source, str(other), **CHOICES, seed=1)
-    add_encoded(str(other), source, ENCODINGS)
+    prepare_encoded(source, str(other), ENCODINGS, **CHOICES, seed=1)
     num_bytes = sum(file.stat().st_size for file in root.rglob("c.*"))
     others = stage(other, num_bytes + 40_000)
     assert not root.exists()
@@ -549,7 +543,7 @@ def test_an_unfinished_split_yields_its_committed_rows(
     """Their places come from the row tables of the shards."""
     folder = tmp_path / "store"
     prepare_inline(source, str(folder), **CHOICES)
-    add_encoded(str(folder), source, ["jpeg:24@80"], shards=(1, 4, 7), finish=False)
+    prepare_some_shards(source, str(folder), ["jpeg:24@80"], (1, 4, 7), **CHOICES)
     with pytest.raises(StoreError, match=r"no finished jpeg:24@80: it has 8 px\. Add .*--en"):
         list(loader_of(folder))
     loader = loader_of(folder, allow_partial=True, boxes=True, crop="resized")

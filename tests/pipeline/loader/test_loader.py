@@ -34,7 +34,7 @@ from pipeline.loader import loader as loader_module
 from pipeline.store import arrays, layout
 from pipeline.store.open import open_objects
 from tests.commands import ROOT
-from tests.encoded import add_encoded
+from tests.encoded import prepare_encoded
 from tests.images import make_folder, plan_inline, prepare_inline
 
 NUM_ROWS = 61
@@ -46,8 +46,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepare a store of 61 images, 3 of them broken: 8 shards, the last with 5 rows."""
     folder = tmp_path_factory.mktemp("loader")
     source = make_folder(folder / "train", NUM_ROWS, bad=3)
-    prepare_inline(source, str(folder / "store"), **CHOICES)
-    add_encoded(str(folder / "store"), source, ["jpeg:24@80"])
+    prepare_encoded(source, str(folder / "store"), ["jpeg:24@80"], **CHOICES)
     return folder / "store"
 
 
