@@ -182,7 +182,7 @@ def test_a_plan_of_another_array_or_without_bounds_is_refused(copy: Path, partia
         (copy / layout.done("train")).unlink()
     path.write_bytes(replace(plan, span_bytes=2**44).encode())
     if not partial:
-        with pytest.raises(StoreDamagedError, match="offsets or shapes|expected fewer than 2"):
+        with pytest.raises(StoreDamagedError, match=r"has offsets or shapes that its shards"):
             opened(copy)
     path.write_bytes(replace(plan, plan="0" * 64).encode())
     with pytest.raises(StoreDamagedError, match=r"plan is '0*\.\.\.: expected"):
