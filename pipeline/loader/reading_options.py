@@ -21,8 +21,8 @@ class Reading:
     """
 
     threads: int | None = None
-    """Number of threads that gather batches. None: one per core; at most 4 for stored squares, which
-    are only copied."""
+    """Number of threads that gather batches. None: one per core, and ranks on one machine share its
+    cores; at most 4 in each rank for stored squares, which are only copied."""
     pin_memory: bool | None = None
     """True to place batches in page-locked memory. None: True if CUDA is available."""
     prefetch_bytes: int = 512 * 2**20

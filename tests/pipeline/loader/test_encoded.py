@@ -213,6 +213,16 @@ def test_labels_restrict_the_rows(store: Path) -> None:
     assert sum(len(batch.rows) for batch in batches) == loader.num_rows < 58
 
 
+def test_ranks_on_one_machine_share_its_cores(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that is bound to its own cores uses these; a number that was chosen is kept."""
+    for bound, cores, ranks, threads in ((16, 16, 4, 4), (4, 16, 4, 4), (16, 16, 64, 1)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=bound: set(range(n)))
+        monkeypatch.setattr(os, "cpu_count", lambda n=cores: n)
+        assert Loader(store, size=8)._threads_of_rank(ranks) == 4
+        assert loader_of(store)._threads_of_rank(ranks) == threads
+        assert loader_of(store, reading=Reading(threads=3))._threads_of_rank(ranks) == 3
+
+
 # --- state ----------------------------------------------------------------------------------------
 
 
