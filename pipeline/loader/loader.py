@@ -159,10 +159,10 @@ class Loader(BaseLoader):
         self.allow_partial = bool(allow_partial)
         self.window_bytes = positive_number("window_bytes", window_bytes)
         self.reading = Reading() if reading is None else reading
-        cores = len(os.sched_getaffinity(0))
         # A few threads saturate the memory with copies; decoding occupies every core.
+        cores = len(os.sched_getaffinity(0))
         self.threads = self.reading.threads or (min(4, cores) if self.encoded is None else cores)
-        """The number of threads that gather batches."""
+        """The number of threads that gather batches, before ranks share the cores of a machine."""
         if isinstance(staging, str | os.PathLike):
             staging = Staging(staging)
         self.staging = staging
@@ -240,7 +240,8 @@ class Loader(BaseLoader):
         with ExitStack() as at_end:
             disk = ThreadPoolExecutor(DISK_THREADS, "disk")
             at_end.callback(disk.shutdown, cancel_futures=True)
-            gathering = ThreadPoolExecutor(self.threads, "gather", _limit_openmp_to_one_thread)
+            threads = self._threads_of_rank(local_ranks)
+            gathering = ThreadPoolExecutor(threads, "gather", _limit_openmp_to_one_thread)
             at_end.callback(gathering.shutdown, cancel_futures=True)
             ahead = WindowPrefetcher(windows, opened.reader.sources, disk)
             at_end.callback(ahead.stop)
@@ -257,6 +258,12 @@ class Loader(BaseLoader):
                     )
                 # Popped, so that only the caller holds the batch and its buffer can be reused.
                 yield pending.popleft().result()
+
+    def _threads_of_rank(self, ranks_on_host: int) -> int:
+        cores = len(os.sched_getaffinity(0))
+        if self.reading.threads or self.encoded is None or cores < (os.cpu_count() or cores):
+            return self.threads  # chosen, few, or as many as the cores that this rank is bound to
+        return max(1, cores // ranks_on_host)
 
     def _window_chunks(self) -> int:
         split = self._open().split
