@@ -12,7 +12,7 @@ from pipeline.images.encode import encode_pixels
 from pipeline.images.formats import JPEG
 from pipeline.store import layout, records
 from pipeline.store.encoded_plan import EncodedPlan
-from pipeline.store.encoded_shard import read_encoded_rows
+from pipeline.store.encoded_shard import read_rows_of_shard
 from pipeline.store.encoding import Encoding, parse_encoding
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
@@ -76,7 +76,7 @@ class EncodedImages:
             raise FileNotFoundError(layout.encoded_shard(split, array, shard))
         geometry = self.encoded_plan.geometry(self.plan.shard_rows)
         first, last = start - commit.start, stop - commit.start
-        return read_encoded_rows(self.objects, commit.encoded[array], geometry, first, last)
+        return read_rows_of_shard(self.objects, commit.encoded[array], geometry, first, last)
 
     def decode(self, data: bytes, side: int) -> Decoded:
         """Decode a row as the store decodes its source.
