@@ -62,6 +62,8 @@ class Toy:
 
     dim = 16
     size = SIZE
+    encoded: str | None = None
+    crop_share = 1.0
 
     def __init__(self, store: str, classes: tuple[tuple[str, str], ...] = CLASSES) -> None:
         self.store = store
