@@ -173,7 +173,7 @@ def _crop_share(fields: dict[str, Any], size: int) -> float:
     share = 1.0
     if fields.get("crop_size") and fields.get("do_center_crop", True):
         resized = fields.get("size")
-        edge = resized.get("shortest_edge") if isinstance(resized, dict) else resized
+        edge: Any = resized.get("shortest_edge") if isinstance(resized, dict) else resized
         share = size / edge if _is_number(edge) and edge > 0 else 1.0
     elif size < UNCROPPED_SIZE and _is_number(fields.get("crop_pct")):
         share = fields["crop_pct"]

@@ -279,7 +279,9 @@ def decode_features_document(kind: type[Record], data: bytes, name: str) -> Reco
             hold an invalid field.
         StoreError: The record has a format that this version does not read.
     """
-    absent = {"encoded": None, "crop": None} if kind is FeatureRecipe else {}
+    absent: dict[str, Any] = {}
+    if issubclass(kind, FeatureRecipe):  # squares
+        absent = {"encoded": None, "crop": None}
     return document.decode_document_as(
         kind, data, name, lambda read: {**absent, **read}, advice=RERUN_ADVICE
     )
@@ -343,9 +345,10 @@ def load_feature_recipe(objects: Objects, name: str) -> FeatureRecipe:
     Returns:
         The recipe: the name and the digest of the network (`trunk`, `weights`), the block whose
         output is stored and its pooling (`cut`, `pooling`), the sizes in pixels (`stored_size`,
-        `input_size`), `encoded` and `crop` if encoded rows are read, the other preprocessing (`mean` and `std` as fractions of 255, `channels`),
-        the `precision` of the computation, the number and type of an image's features (`dim`,
-        `dtype`), the digest of the store's recipe (`images`), `shard_rows` and `chunk_rows`.
+        `input_size`), `encoded` and `crop` of encoded rows, the other preprocessing (`mean` and
+        `std` as fractions of 255, `channels`), the `precision` of the computation, the number and
+        type of an image's features (`dim`, `dtype`), the digest of the store's recipe (`images`),
+        `shard_rows` and `chunk_rows`.
 
     Raises:
         StoreError: The store has no features of that name, they have a format that this version

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DecodeError, StoreDamagedError, StoreError
 from pipeline.images.formats import JPEG, format_of
-from pipeline.images.jpeg_structure import has_end_marker, may_be_rotated, plain_jpeg
+from pipeline.images.jpeg_structure import may_be_rotated, plain_jpeg
 from pipeline.loader.crops import Crop
 from pipeline.loader.encoded_reader import open_encoded_reader
 from pipeline.loader.image_readers import CropReader, ImageReader, SquareReader
@@ -34,6 +34,8 @@ CACHE_BYTES = 64 * 2**20
 """The bytes of cached chunks for each size of each split of a compressed or remote store."""
 MAX_SENT_BYTES = 2**18
 """The largest length in bytes of an encoded row that is sent to a browser as it is."""
+END_MARKER = b"\xff\xd9"
+"""The last two bytes of a JPEG file."""
 MIN_SIDE, MAX_SIDE = 160, 1024
 """The range of the short side, in pixels, of pictures that are encoded for a browser."""
 QUALITY = 90
@@ -290,14 +292,14 @@ def _may_be_sent(data: bytes, width: int, height: int) -> bool:
     """Return True if a browser may get the bytes of an encoded row as they are.
 
     They must be nothing but a complete JPEG that every decoder reads alike, of the stated size,
-    which a browser does not rotate.
+    which a browser does not rotate. Bytes after its end could be a page or a script.
     """
     if len(data) > MAX_SENT_BYTES or format_of(data) != JPEG:
         return False
     plain = plain_jpeg(data)
     if plain is None or plain[:2] != (width, height):
         return False
-    return has_end_marker(data) and not may_be_rotated(data)
+    return data.endswith(END_MARKER) and not may_be_rotated(data)
 
 
 class _Keys:
