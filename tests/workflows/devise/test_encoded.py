@@ -30,7 +30,7 @@ from tests.workflows.devise.small import (
     small_words,
 )
 from workflows.devise import data as module
-from workflows.devise.data import features_options, prepare_data
+from workflows.devise.data import prepare_data
 from workflows.devise.model import open_devise_model
 from workflows.devise.options import DeviseOptions
 from workflows.devise.stage import TRAINING_CROP, Devise
@@ -161,10 +161,6 @@ def test_a_store_without_the_images_is_refused_by_name(
         prepare(small, tmp_path, encoded="jpeg")
     with pytest.raises(ValueError, match="--feature-size is 32: it selects stored squares"):
         prepare(small, tmp_path, encoded=ENCODING, feature_size=32)
-    with pytest.raises(ValueError, match="--size is 32: it selects stored squares"):
-        features_options(DeviseOptions(trunk="x"), "store", 32).__class__(
-            store="store", trunk="x", size=32, encoded=ENCODING
-        )
 
 
 @pytest.mark.slow
