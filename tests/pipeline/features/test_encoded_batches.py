@@ -238,3 +238,19 @@ def test_the_smallest_rows_that_suffice_suit_best(side: int, expected: str) -> N
     names = ["original", "jpeg256@80", "jpeg128@80", "jpeg256@90"]
     assert fitting_encoding(names, side) == expected
     assert fitting_encoding(names[1:3], 300) == "jpeg256@80"
+
+
+def test_a_damaged_chunk_gives_no_row(encoded: Path) -> None:
+    """Its checksum is compared before the digest of the whole object can be."""
+    objects = open_objects(str(encoded))
+    split = open_split(objects, "train", [], encoded=["original"])
+    commit = records.load_commit(objects, "train", 0)
+    assert commit is not None
+    file = encoded / layout.encoded_shard("train", "original", 0)
+    data = bytearray(file.read_bytes())
+    data[40] ^= 1
+    file.write_bytes(bytes(data))
+    rows = split.encoded["original"]
+    batches = encoded_batches(objects, commit.encoded["original"], rows, np.arange(8), 1)
+    with pytest.raises(StoreDamagedError, match="differs from its commit"):
+        next(batches)
