@@ -13,7 +13,7 @@ from pipeline.store.options import DEFAULT_SIZES, DEFAULTS, StoreOptions
 from pipeline.store.recipe import FILTERS, FITS, MISSING_END
 from workflows.options.cluster import ClusterOptions
 from workflows.options.fields import Options, argument, option
-from workflows.options.shared import store_argument
+from workflows.options.shared import check_encoded_option, encoded_option, store_argument
 from workflows.options.source_reading import SourceReadingOptions
 
 ALL = ("all",)
@@ -251,6 +251,13 @@ class FeaturesOptions(ClusterOptions):
         metavar="PIXELS",
         group=_FEATURES,
     )
+    encoded: str | None = encoded_option(
+        "encoded rows to read in place of stored squares, such as jpeg:256@90 or original: the"
+        " centre of each picture, as much of it as the network's preprocessing says, resized to the"
+        " network's input",
+        implied="stored squares; of a split without any, the encoded rows that suit best",
+        group=_FEATURES,
+    )
     precision: str = option(
         "float32",
         "number format that the network computes in",
@@ -285,10 +292,30 @@ class FeaturesOptions(ClusterOptions):
     )
     wait: bool = _wait("computes the same features")
 
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            ValueError: A value is out of its range, `--encoded` is no encoding, or `--size` is
+                given beside it.
+        """
+        super().__post_init__()
+        check_encoded_option(self.encoded)
+        if self.encoded is not None and self.size is not None:
+            raise ValueError(
+                f"--size is {self.size}: it selects stored squares, and --encoded {self.encoded}"
+                " reads encoded rows, which are resized to the network's input. Omit one of them."
+            )
+
     @property
     def feature_options(self) -> FeatureOptions:
         """The choices that decide what the features are, beside the network."""
-        return FeatureOptions(stored_size=self.size, precision=self.precision, dtype=self.dtype)
+        return FeatureOptions(
+            stored_size=self.size,
+            encoded=self.encoded,
+            precision=self.precision,
+            dtype=self.dtype,
+        )
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -198,7 +198,7 @@ def _passed_over(objects: Objects, plan: Plan | None) -> dict[str, tuple[int, st
 
 RECIPE_FIELDS = (
     *("trunk", "cut", "pooling", "stored_size", "input_size", "precision", "dtype", "dim"),
-    *("weights", "digest"),
+    *("weights", "digest", "encoded", "crop"),
 )
 """The fields of a feature recipe that are reported."""
 
@@ -255,12 +255,21 @@ def _recipe_lines(recipe: dict[str, Any] | None) -> list[str]:
     ]
 
 
+def _images_text(facts: dict[str, Any]) -> str:
+    """Return which images features were computed from."""
+    size = f"{facts['stored_size']} px"
+    if facts["encoded"] is None:
+        return size
+    share = facts["crop"].split()[1]
+    return f"{facts['encoded']} at {size}, centre crop of {float(share):g} of the short side"
+
+
 def _feature_lines(name: str, facts: dict[str, Any]) -> list[str]:
     out = [f"  features {name}  {bytes_text(facts['num_bytes'])}"]
     if facts["dim"] is not None:
         out.append(
             f"    {facts['dim']:,} x {facts['dtype']}, trunk {facts['trunk']},"
-            f" cut {facts['cut'] or 'end'}, pooling {facts['pooling']}; {facts['stored_size']} px,"
+            f" cut {facts['cut'] or 'end'}, pooling {facts['pooling']}; {_images_text(facts)},"
             f" computed in {facts['precision']}"
         )
     for split, progress in facts["splits"].items():

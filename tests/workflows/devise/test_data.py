@@ -114,7 +114,7 @@ def test_a_split_of_other_sizes_is_not_evaluated_on(
     load = records.load_finish_record
 
     def of_another_size(objects: Any, split: str) -> Any:
-        return SimpleNamespace(sizes=(48,)) if split == "val" else load(objects, split)
+        return SimpleNamespace(array_names=("48",)) if split == "val" else load(objects, split)
 
     monkeypatch.setattr(module.records, "load_finish_record", of_another_size)
     data, _ = prepare_data(words(small, tmp_path), options(small), None, "val")  # type: ignore[arg-type]
