@@ -63,6 +63,11 @@ def resolve_feature_recipe(
         raise StoreError(
             f"split {split!r} is not finished. Run `tesserae prepare` again to continue."
         )
+    if not done.sizes:
+        raise StoreError(
+            f"split {split!r} has encoded rows alone, and features are computed from square images."
+            f" Add them with `tesserae prepare ... --sizes {backbone.size}`."
+        )
     size = options.stored_size or _fitting_size(done.sizes, backbone.size)
     if size not in done.sizes:
         available_sizes = ", ".join(map(str, done.sizes))

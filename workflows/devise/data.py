@@ -17,6 +17,7 @@ from pipeline.features.reader import open_features
 from pipeline.loader import Loader
 from pipeline.store import records
 from pipeline.store.open import open_objects
+from pipeline.store.options import DEFAULT_SIZES
 from pipeline.store.split import open_split
 from pipeline.urls import is_url
 from pipeline.wordvectors.files import read_word_vectors
@@ -209,9 +210,12 @@ def _new_input(
     sizes = () if done is None else done.sizes
     stored_size = size or min((s for s in sizes if s >= MIN_SIZE), default=max(sizes, default=0))
     if stored_size not in sizes or stored_size < MIN_SIZE:
-        available = ", ".join(f"{stored} px" for stored in sizes) or "no finished size"
+        available = ", ".join(f"{stored} px" for stored in sizes) or "no finished square images"
         expected = f"{size} px" if size else f"{MIN_SIZE} px or more"
-        raise StoreError(f"split {split!r} has {available}: --trunk {NEW} needs {expected}.")
+        raise StoreError(
+            f"split {split!r} has {available}: --trunk {NEW} needs {expected}. Add that size with"
+            f" `tesserae prepare ... --sizes {size or DEFAULT_SIZES[0]}`."
+        )
     return TrunkInput(stored_size, None)
 
 
@@ -248,7 +252,7 @@ def _classes_with_images(store: str, split: str, classes: int) -> NDArray[np.boo
     done = records.load_finish_record(objects, split)
     if done is None:
         raise StoreError(f"split {split!r} of {store} is not finished: run `tesserae prepare`.")
-    opened = open_split(objects, split, [min(done.sizes)])
+    opened = open_split(objects, split, ())  # the labels alone: the split may have no squares
     labels = opened.labels[opened.readable]
     return np.bincount(labels[labels >= 0], minlength=classes) > 0
 

@@ -47,7 +47,7 @@ class PrepareOptions(SourceReadingOptions, ClusterOptions):
     )
     sizes: tuple[int, ...] | None = option(
         None,
-        "sides of the square images to store as raw pixels",
+        "sides of the square images to store as raw pixels, which are read without decoding",
         implied=f"{' '.join(map(str, DEFAULT_SIZES))}; none with --encoded",
         minimum=1,
         maximum=4_096,
@@ -56,9 +56,11 @@ class PrepareOptions(SourceReadingOptions, ClusterOptions):
     )
     encoded: tuple[str, ...] = option(
         (),
-        "encoded rows to store, a fraction of the room of raw pixels: `jpeg:N@Q`, JPEGs of kept"
-        " aspect with a short side of at most N pixels and quality Q, such as jpeg:256@90;"
-        " `original`, the source's files as they are",
+        "encoded rows to store, a fraction of the bytes of raw pixels, which are decoded whenever"
+        " they are read: `jpeg:N@Q` for JPEGs of kept aspect, with a short side of at most N pixels"
+        " and quality Q (1 to 100), such as jpeg:256@90; `original` for the source's files as they"
+        " are",
+        implied="none",
         metavar="ENCODING",
         group=_STORED,
     )
@@ -101,7 +103,7 @@ class PrepareOptions(SourceReadingOptions, ClusterOptions):
     )
     shard_rows: int | None = option(
         None,
-        "number of rows in a shard; a shard is one file or object per size",
+        "number of rows in a shard; a shard is one file or object per array",
         implied=str(DEFAULTS["shard_rows"]),
         minimum=1,
         group=_STORED,
@@ -115,7 +117,7 @@ class PrepareOptions(SourceReadingOptions, ClusterOptions):
     )
     codec: str | None = option(
         None,
-        "compression of the image arrays: none, zstd:LEVEL, blosc-lz4 or blosc-zstd:LEVEL",
+        "compression of raw pixels: none, zstd:LEVEL, blosc-lz4 or blosc-zstd:LEVEL",
         implied=DEFAULTS["codec"],
         metavar="CODEC",
         group=_STORED,

@@ -274,12 +274,7 @@ def _open_training_data(run_options: RunOptions, options: TrainingOptions, run: 
     recorded = _recorded_size(run)
     size = recorded if recorded in large_enough else min(large_enough, default=None)
     if size is None:
-        stored_sizes = ", ".join(map(str, _stored_sizes(run_options.store)))
-        raise StoreError(
-            f"{run_options.store} has images of {stored_sizes} px: expected at least {image_size}"
-            f" px. Add that size with `tesserae prepare ... --sizes {image_size}`, or pass a"
-            " smaller --image-size."
-        )
+        raise StoreError(_missing_size_text(run_options.store, image_size))
     loader = Loader(
         Path(run_options.store).absolute() if not is_url(run_options.store) else run_options.store,
         run_options.split,
@@ -357,6 +352,20 @@ def _held_out(run_options: RunOptions) -> str | None:
 
 def _image_size(options: TrainingOptions) -> int:
     return int(getattr(options, "image_size", 0) or 224)
+
+
+def _missing_size_text(store: str, image_size: int) -> str:
+    suggested = suggested_store_size(image_size)
+    add = f"with `tesserae prepare ... --sizes {suggested}`"
+    sizes = ", ".join(map(str, _stored_sizes(store)))
+    if not sizes:
+        return (
+            f"{store} has no finished split of square images, which training reads. Add them {add}."
+        )
+    return (
+        f"{store} has images of {sizes} px: expected at least {image_size} px. Add that size {add},"
+        " or pass a smaller --image-size."
+    )
 
 
 def _stored_sizes(store: str) -> list[int]:

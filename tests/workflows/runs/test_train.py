@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.commands import ROOT, Command, run, start, wait_until
-from tests.images import jpeg
+from tests.images import jpeg, make_folder, prepare_inline
 from tests.workflows.training.small import small_store
 from workflows.cli import main
 from workflows.training.run_folder import RunFolder
@@ -305,7 +305,7 @@ def test_twenty_faults_leave_the_same_curve(tmp_path: Path, store: Path, undistu
     [
         (["wgan", "{store}", "--objective", "wasserstein"], "invalid choice"),
         (["wgan", "{store}", "--image-size", "48"], "expected 8, 16, 32, 64"),
-        (["wgan", "{store}", "--image-size", "64"], "has images of 16 px"),
+        (["wgan", "{store}", "--image-size", "64"], "at least 64 px. Add that size with `tesserae"),
         (
             ["wgan", "{store}", "--batch-size", "64"],
             "has 36 readable images, fewer than --batch-size 64",
@@ -344,6 +344,19 @@ def test_an_invalid_command_is_refused_before_anything_runs(
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_store_of_encoded_rows_alone_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error says how to add square images."""
+    source = make_folder(tmp_path / "images", 9)
+    prepare_inline(source, str(tmp_path / "store"), sizes=(), encoded=("jpeg:16@90",))
+    words = ("wgan", tmp_path / "store", "--run", tmp_path / "run", "--image-size", 64)
+    assert main(["train", *map(str, words), "--no-dashboard"]) == 1
+    error = "no finished split of square images, which training reads. Add them with `tesserae"
+    assert f"{error} prepare ... --sizes 72`" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
