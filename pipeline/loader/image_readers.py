@@ -160,9 +160,9 @@ class CropDecoder:
 class CropReader:
     """An `ImageReader` that decodes crops of encoded rows."""
 
-    rows_at_once = 32
-    """It takes about 40 ms. More rows would hold more encoded bytes in memory, and with a few
-    batches at a time leave cores without work."""
+    rows_at_once = 64
+    """Photographs at 256 px take about 25 ms then. More rows would hold more encoded bytes in
+    memory, and leave cores without work where few batches fit; fewer cost more of Python's time."""
 
     def __init__(self, split: Split, name: str, source: RowSource, crop: Crop, seed: int) -> None:
         """Prepare to decode; nothing is read yet.

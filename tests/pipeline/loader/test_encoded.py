@@ -213,6 +213,21 @@ def test_labels_restrict_the_rows(store: Path) -> None:
     assert sum(len(batch.rows) for batch in batches) == loader.num_rows < 58
 
 
+def test_few_rows_are_in_memory_as_bytes(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large a batch is, a thread reads a few rows and decodes them before the next."""
+    numbers: list[int] = []
+    gather = encoded_reader.EncodedRowReader.gather
+
+    def note(self: encoded_reader.EncodedRowReader, rows: Any, out: Any, disk: Any) -> str:
+        numbers.append(len(rows))
+        return gather(self, rows, out, disk)
+
+    monkeypatch.setattr(encoded_reader.EncodedRowReader, "gather", note)
+    monkeypatch.setattr(image_readers.CropReader, "rows_at_once", 25)
+    assert len(list(loader_of(store, batch_size=58))) == 1
+    assert sorted(numbers) == [8, 25, 25]
+
+
 def test_ranks_on_one_machine_share_its_cores(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank that is bound to its own cores uses these; a number that was chosen is kept."""
     for bound, cores, ranks, threads in ((16, 16, 4, 4), (4, 16, 4, 4), (16, 16, 64, 1)):

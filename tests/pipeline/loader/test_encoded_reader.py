@@ -133,6 +133,11 @@ def test_adjacent_chunks_are_one_request(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr("pipeline.loader.encoded_reader.MAX_REQUEST_CHUNKS", 8)
         gathered(EncodedChunkReader(split, "original", cache_bytes=10_000), [4, 5], disk)
         assert requests == [("c.1", 0, 8), ("c.1", 8, 8), ("c.1", 16, 4)]
+        requests.clear()
+        split = compose(tmp_path / "one chunk a shard", rows, 2048)
+        reader = EncodedChunkReader(split, "original", cache_bytes=10_000)
+        assert gathered(reader, list(range(8)), disk) == rows
+        assert [name for name, _, _ in requests] == ["c.0", "c.1"]
     assert MAX_REQUEST_CHUNKS * 2**17 <= 2**24
 
 

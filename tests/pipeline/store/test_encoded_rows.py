@@ -110,8 +110,9 @@ def shift(offset: NDArray[np.int64], _: NDArray[np.int32], row: int) -> None:
 
 
 def leave_the_shard(offset: NDArray[np.int64], _: NDArray[np.int32], row: int) -> None:
-    offset[row:, 1] += 2**40
-    offset[row + 1 :, 0] += 2**40
+    end = (row // 8 + 1) * 8
+    offset[row:end, 1] += 2**40
+    offset[row + 1 : end, 0] += 2**40
 
 
 def overflow(offset: NDArray[np.int64], _: NDArray[np.int32], row: int) -> None:
