@@ -7,6 +7,7 @@ original       the bytes of the source's files as they are
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.store.layout import MAX_SIZE
@@ -63,6 +64,30 @@ def parse_encoding(text: str) -> Encoding:
             f" {MAX_SIZE} pixels and a quality of 1 to {MAX_QUALITY}, such as jpeg:256@90."
         )
     return Encoding(int(match[1]), int(match[2]))
+
+
+def suitable_encoding(names: Iterable[str], side: int) -> Encoding | None:
+    """Return the encoding whose rows cost the least to decode at a side, of those that have it.
+
+    It is the one of the smallest short side, and of these the one of the best quality. The source's
+    own files, which may be large, are the last choice.
+
+    Args:
+        names: The encodings to choose from, as text or as names of their arrays.
+        side: The side of the decoded squares in pixels.
+
+    Returns:
+        The encoding, or None if all have a smaller short side.
+
+    Raises:
+        ValueError: A name is no encoding.
+    """
+    encodings = [parse_encoding(name) for name in names]
+    return min(
+        (each for each in encodings if each.is_original or each.short_side >= side),
+        key=lambda each: (each.is_original, each.short_side, -each.quality),
+        default=None,
+    )
 
 
 def is_array_name(text: str) -> bool:
