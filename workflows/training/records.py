@@ -84,11 +84,12 @@ def read_recorded_options(file: Path) -> dict[str, Any]:
     Returns:
         A dictionary of its sections: `options`, the value of each option by name, with the name of
         the `stage` and the entries `split`, `stored_size`, `encoded`, `rows` (the digest of the
-        readable rows and their pixels) and `features` on the data; `versions`, the version of each package by
-        name at the first start; `data`, the recorded entries `store`, `split`, `size`, `encoded`,
-        `features`, `held_out`, `classes` and `wnids` on the store and its classes; and `changed`, a list with
-        an entry for each restart from an earlier step that changed options, `{"from_step": the
-        step, "were": the replaced values by name}`. All but `options` may be missing.
+        readable rows and their pixels) and `features` on the data; `versions`, the version of each
+        package by name at the first start; `data`, the recorded entries `store`, `split`, `size`,
+        `encoded`, `features`, `held_out`, `classes` and `wnids` on the store and its classes; and
+        `changed`, a list with an entry for each restart from an earlier step that changed options,
+        `{"from_step": the step, "were": the replaced values by name}`. All but `options` may be
+        missing.
 
     Raises:
         OSError: The file cannot be read.
@@ -136,10 +137,10 @@ def read_data(file: Path) -> dict[str, Any]:
         A dictionary with `store`, the recorded path or URL of the store; `split`, the training
         split; `held_out`, the split of evaluations, or None; `size`, the side of the images that
         were read, in pixels; `encoded`, the name of the encoded rows that they were decoded from,
-        or None for stored squares; `features`, the name of stored features, or None; and `classes` and `wnids`,
-        lists by label of class names and of wnids, the latter empty in runs of earlier versions.
-        Also `plan`, the digest of the plan of the training split, and `store_from_run`, the path of
-        the store relative to the run folder (None for a URL), if they were recorded.
+        or None for stored squares; `features`, the name of stored features, or None; and `classes`
+        and `wnids`, lists by label of class names and of wnids, the latter empty in runs of earlier
+        versions. Also `plan`, the digest of the plan of the training split, and `store_from_run`,
+        the path of the store relative to the run folder (None for a URL), if they were recorded.
 
     Raises:
         OSError: The file cannot be read.

@@ -320,11 +320,11 @@ class RunFolder:
         Returns:
             `options`, the value of each option by its present name, with the name of the `stage`
             and the entries `split`, `stored_size`, `encoded`, `rows` (the digest of the readable
-            rows and their pixels) and `features` on the data; `versions`, the version of each package by
-            name at the first start; `data` on the store, the splits and the classes; and `changed`,
-            a list with an entry for each restart from an earlier step that changed options,
-            `{"from_step": the step, "were": the replaced values by name}`. All but `options` may be
-            missing.
+            rows and their pixels) and `features` on the data; `versions`, the version of each
+            package by name at the first start; `data` on the store, the splits and the classes; and
+            `changed`, a list with an entry for each restart from an earlier step that changed
+            options, `{"from_step": the step, "were": the replaced values by name}`. All but
+            `options` may be missing.
 
         Raises:
             TesseraeError: The folder holds no run, or the file is invalid.
@@ -346,10 +346,11 @@ class RunFolder:
             A dictionary with `store`, the recorded path or URL of the store; `split`, the training
             split; `held_out`, the split of evaluations, or None; `size`, the side of the images
             that were read, in pixels; `encoded`, the name of the encoded rows that they were
-            decoded from, or None for stored squares; `features`, the name of stored features, or None; and `classes` and
-            `wnids`, lists by label, the latter empty in runs of earlier versions. Also `plan`, the
-            digest of the plan of the training split, and `store_from_run`, the path of the store
-            relative to the run folder (None for a URL), if they were recorded.
+            decoded from, or None for stored squares; `features`, the name of stored features, or
+            None; and `classes` and `wnids`, lists by label, the latter empty in runs of earlier
+            versions. Also `plan`, the digest of the plan of the training split, and
+            `store_from_run`, the path of the store relative to the run folder (None for a URL), if
+            they were recorded.
 
         Raises:
             TesseraeError: The folder holds no run, or its file lacks the section.
