@@ -93,7 +93,11 @@ def in_world(world: World, store: Path, parts: tuple[int, ...], **choices: Any) 
 
 @pytest.mark.parametrize(
     "kind",
-    ["gp", "encoded", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("conditional", "wgan"))],
+    [
+        "gp",
+        "encoded",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("conditional", "wgan")),
+    ],
 )
 def test_two_ranks_compute_what_one_computes(store: Path, tmp_path: Path, kind: str) -> None:
     """Two ranks agree with one within 1e-4, including batch norm and penalties.
