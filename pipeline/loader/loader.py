@@ -159,9 +159,7 @@ class Loader(BaseLoader):
         self.allow_partial = bool(allow_partial)
         self.window_bytes = positive_number("window_bytes", window_bytes)
         self.reading = Reading() if reading is None else reading
-        # A few threads saturate the memory with copies; decoding occupies every core.
-        cores = len(os.sched_getaffinity(0))
-        self.threads = self.reading.threads or (min(4, cores) if self.encoded is None else cores)
+        self.threads = self._count_threads()
         """The number of threads that gather batches, before ranks share the cores of a machine."""
         if isinstance(staging, str | os.PathLike):
             staging = Staging(staging)
@@ -197,8 +195,15 @@ class Loader(BaseLoader):
         copies = None if self._opened is None else self._opened.copies
         return 0 if copies is None else copies.rows_read
 
+    def _count_threads(self) -> int:
+        cores = len(os.sched_getaffinity(0))
+        # A few threads saturate the memory with copies; decoding occupies every core.
+        return self.reading.threads or (min(4, cores) if self.encoded is None else cores)
+
     def _forget_opened(self, local_ranks: int) -> None:
         self._local_ranks = local_ranks
+        # Of the machine of this rank, which may have other cores than the one that sent the loader.
+        self.threads = self._count_threads()
         self.readers = {}
         self._opened = None
 

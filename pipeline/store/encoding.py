@@ -67,6 +67,30 @@ def parse_encoding(text: str) -> Encoding:
     return Encoding(int(match[1]), int(match[2]))
 
 
+def suitable_encoding(names: Iterable[str], side: int) -> Encoding | None:
+    """Return the encoding whose rows cost the least to decode at a side, of those that have it.
+
+    It is the one of the smallest short side, and of these the one of the best quality. The source's
+    own files, which may be large, are the last choice.
+
+    Args:
+        names: The encodings to choose from, as text or as names of their arrays.
+        side: The side of the decoded squares in pixels.
+
+    Returns:
+        The encoding, or None if all have a smaller short side.
+
+    Raises:
+        ValueError: A name is no encoding.
+    """
+    encodings = [parse_encoding(name) for name in names]
+    return min(
+        (each for each in encodings if each.is_original or each.short_side >= side),
+        key=lambda each: (each.is_original, each.short_side, -each.quality),
+        default=None,
+    )
+
+
 def is_array_name(text: str) -> bool:
     """Return True if a text is the name of the arrays of an encoding, such as `jpeg256@90`.
 

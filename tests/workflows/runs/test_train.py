@@ -17,8 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline.store import records
+from pipeline.store.open import open_objects
 from tests.commands import ROOT, Command, run, start, wait_until
-from tests.images import jpeg, make_folder, prepare_inline
+from tests.images import jpeg
 from tests.workflows.training.small import small_store
 from workflows.cli import main
 from workflows.training.run_folder import RunFolder
@@ -76,7 +78,8 @@ def step_of(folder: Path) -> int:
     return max((json.loads(line)["step"] for line in lines[:-1]), default=0)
 
 
-def test_train_with_data_prepares_and_trains(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [(), ("--encoded", "jpeg:24@90")], ids=["squares", "encoded"])
+def test_train_with_data_prepares_and_trains(tmp_path: Path, rows: tuple[str, ...]) -> None:
     """The command prepares, trains during the rest of preparation, and names the samples."""
     for split in ("train", "val"):
         for number in range(40):
@@ -86,6 +89,7 @@ def test_train_with_data_prepares_and_trains(tmp_path: Path) -> None:
     done = run(
         *("train", "wgan", tmp_path / "store", "--data", tmp_path / "source"),
         *("--run", tmp_path / "run", "--steps", 12, "--eval-every", 6, *SMALL, "--workers", 2),
+        *rows,
         scratch=tmp_path,
         seconds=120,
     )
@@ -94,6 +98,9 @@ def test_train_with_data_prepares_and_trains(tmp_path: Path) -> None:
     assert "val: prepare: 40 images" in done.out
     assert f"latest generated images: {tmp_path}/run/samples/samples-000000012.png" in done.out
     assert sorted(curve(tmp_path / "run")) == list(range(1, 13))
+    done_record = records.load_finish_record(open_objects(str(tmp_path / "store")), "val")
+    assert done_record is not None
+    assert done_record.array_names == (("jpeg24@90",) if rows else ("16",))
 
 
 @pytest.fixture(scope="module")
@@ -344,19 +351,6 @@ def test_an_invalid_command_is_refused_before_anything_runs(
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert not (tmp_path / "runs").exists()
-
-
-def test_a_store_of_encoded_rows_alone_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The error says how to add square images."""
-    source = make_folder(tmp_path / "images", 9)
-    prepare_inline(source, str(tmp_path / "store"), sizes=(), encoded=("jpeg:16@90",))
-    words = ("wgan", tmp_path / "store", "--run", tmp_path / "run", "--image-size", 64)
-    assert main(["train", *map(str, words), "--no-dashboard"]) == 1
-    error = "no finished split of square images, which training reads. Add them with `tesserae"
-    assert f"{error} prepare ... --sizes 72`" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
