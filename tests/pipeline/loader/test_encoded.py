@@ -649,3 +649,17 @@ def test_the_orientation_of_original_rows_alone_is_looked_for(
         for name in encoded:
             assert len(list(Loader(store, encoded=name, size=8, batch_size=5))) == 1
     assert searched == [False, False, False, True]
+
+
+def test_a_lost_plan_of_finished_rows_is_named(tmp_path: Path) -> None:
+    """It is damage that repair mends, not an array that the store never had."""
+    prepare_inline(
+        make_folder(tmp_path / "images", 5),
+        str(tmp_path / "store"),
+        sizes=(),
+        encoded=("original",),
+    )
+    loader = Loader(tmp_path / "store", encoded="original", size=8, batch_size=5)
+    (tmp_path / "store" / layout.encoded_plan("train", "original")).unlink()
+    with pytest.raises(StoreDamagedError, match=r"original\.json is missing\. Run `tesserae rep"):
+        len(loader)
