@@ -51,8 +51,8 @@ from pipeline.sources.listing import sort_listing
 from pipeline.store import arrays, layout, records
 from pipeline.store.encoded_shard import (
     EncodedShardComposer,
-    read_encoded_rows,
     read_row_table,
+    read_rows_of_shard,
 )
 from pipeline.store.fingerprint import fingerprint
 from pipeline.store.open import open_objects
@@ -203,7 +203,7 @@ def link_rows(source: Path, target: Path, encoding: str, num_rows: int) -> None:
             (target / name).hardlink_to(source / whole[shard % len(whole)].name)
         else:
             composer = EncodedShardComposer(new.create(name), geometry)
-            data = read_encoded_rows(objects, whole[0], geometry, 0, len(rows))
+            data = read_rows_of_shard(objects, whole[0], geometry, 0, len(rows))
             entries = tables[0][: len(rows)]
             for row, entry in zip(data, entries, strict=True):
                 composer.append(row, int(entry["height"]), int(entry["width"]))

@@ -263,8 +263,8 @@ def resize_crop(
         The square, (size, size, 3) uint8.
     """
     left, top, right, bottom = box
-    columns, *along_lines = _axis(left, right - left, scale, size)
-    lines, *along_columns = _axis(top, bottom - top, scale, size)
+    columns, along_lines = _axis(left, right - left, scale, size)
+    lines, along_columns = _axis(top, bottom - top, scale, size)
     crop = pixels[lines, columns, :3].astype(np.int32)
     height, width, _ = crop.shape
     crop = _filter(crop.transpose(1, 0, 2).reshape(width, height * 3), *along_lines)
@@ -274,15 +274,16 @@ def resize_crop(
 
 def _axis(
     offset: int, length: int, scale: int, size: int
-) -> tuple[slice, NDArray[np.int64], NDArray[np.int32]]:
+) -> tuple[slice, tuple[NDArray[np.int64], NDArray[np.int32]]]:
     """Return the reduced pixels that one axis of a crop touches, and their coefficients.
 
     Everything is measured in units of 1 / (2 * scale * size) of a reduced pixel, in which all
     centres and distances are integers.
 
     Returns:
-        The slice of the pixels, p of them; those that each output is made of, (taps, size), 0 to
-        p - 1; and their coefficients, (taps, size), which sum to `_ONE` for each output.
+        The slice of the pixels, p of them; and a pair: the pixels that each output is made of,
+        (taps, size), 0 to p - 1, and their coefficients, (taps, size), which sum to `_ONE` for each
+        output.
     """
     touched = slice(offset // scale, -(-(offset + length) // scale))
     support = 2 * max(scale * size, length)
@@ -298,7 +299,7 @@ def _axis(
     # Rounding the running sums makes the coefficients sum to _ONE.
     rounded = (2 * _ONE * sums + sums[-1]) // (2 * sums[-1])
     coefficients = np.diff(rounded, axis=0, prepend=0).astype(np.int32)
-    return touched, pixels - touched.start, coefficients
+    return touched, (pixels - touched.start, coefficients)
 
 
 def _filter(

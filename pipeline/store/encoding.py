@@ -6,7 +6,9 @@ original       the bytes of the source's files as they are
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.store.layout import MAX_SIZE
@@ -65,6 +67,30 @@ def parse_encoding(text: str) -> Encoding:
     return Encoding(int(match[1]), int(match[2]))
 
 
+def suitable_encoding(names: Iterable[str], side: int) -> Encoding | None:
+    """Return the encoding whose rows cost the least to decode at a side, of those that have it.
+
+    It is the one of the smallest short side, and of these the one of the best quality. The source's
+    own files, which may be large, are the last choice.
+
+    Args:
+        names: The encodings to choose from, as text or as names of their arrays.
+        side: The side of the decoded squares in pixels.
+
+    Returns:
+        The encoding, or None if all have a smaller short side.
+
+    Raises:
+        ValueError: A name is no encoding.
+    """
+    encodings = [parse_encoding(name) for name in names]
+    return min(
+        (each for each in encodings if each.is_original or each.short_side >= side),
+        key=lambda each: (each.is_original, each.short_side, -each.quality),
+        default=None,
+    )
+
+
 def is_array_name(text: str) -> bool:
     """Return True if a text is the name of the arrays of an encoding, such as `jpeg256@90`.
 
@@ -75,3 +101,26 @@ def is_array_name(text: str) -> bool:
         return parse_encoding(text).array_name == text
     except ValueError:
         return False
+
+
+def fitting_encoding(names: Iterable[str], short_side: int) -> str:
+    """Return which encoded rows suit pictures of a short side best.
+
+    They are the smallest rows that need not be enlarged, or else the largest, and of two with the
+    same short side those of higher quality. The source's own bytes are the largest.
+
+    Args:
+        names: The names of the arrays, such as `jpeg256@90`; at least one.
+        short_side: The short side of the pictures that are made of the rows, in pixels.
+
+    Returns:
+        One of *names*.
+    """
+
+    def rank(name: str) -> tuple[bool, float, int]:
+        encoding = parse_encoding(name)
+        side = math.inf if encoding.is_original else encoding.short_side
+        is_enough = side >= short_side
+        return not is_enough, side if is_enough else -side, -encoding.quality
+
+    return min(names, key=rank)

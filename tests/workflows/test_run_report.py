@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from pipeline.loader import Loader
-from tests.workflows.training.small import SIZE, small_store, train_here
+from tests.workflows.training.small import ENCODED, SIZE, small_store, train_here
 from workflows.cli import main
 from workflows.evaluation.sliced import sliced_wasserstein
 from workflows.runs import report
@@ -200,10 +200,14 @@ def test_an_evaluation_equals_separate_computations(plain: Path, store: Path) ->
     )
 
 
-def test_all_training_rows_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The nearest row is found even if it is the last one."""
-    store = small_store(tmp_path, rows=100)
-    folder = train_here(store, tmp_path / "run", steps=1)
+@pytest.mark.parametrize("encoded", [None, ENCODED])
+def test_all_training_rows_are_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoded: str | None
+) -> None:
+    """The nearest row is found even if it is the last one, also in a store without squares."""
+    arrays = {"sizes": (), "encoded": (encoded,)} if encoded else {}
+    store = small_store(tmp_path, rows=100, **arrays)
+    folder = train_here(store, tmp_path / "run", steps=1, encoded=encoded)
     monkeypatch.setattr(evaluation, "BLOCK_ROWS", 32)
     copies = evaluation._first(
         evaluation._real_image_blocks(folder.data(), "train", open_sampler(folder), 8), 100

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import StoreError
+from pipeline.store import layout, records
+from pipeline.store.encoding import Encoding, parse_encoding, suitable_encoding
+from pipeline.store.open import open_objects
+from pipeline.store.split import open_split
 from workflows.loader.emulation import most_fed
 from workflows.loader.options import LoaderOptions
 from workflows.loader.profiles import Profile, load_profiles
@@ -17,6 +21,7 @@ from workflows.terminal.formatting import bytes_text, counted, per_second, secon
 
 if TYPE_CHECKING:
     from pipeline.loader import Loader
+    from pipeline.store.encoded_rows import EncodedRows
 
 BATCH_SIZE = 256
 """The default number of rows in a batch."""
@@ -45,11 +50,19 @@ def run_loader_benchmark(options: LoaderOptions) -> int:
     from pipeline.loader import Loader, Reading  # imported late: --help must not load torch
 
     profile = _profile(options)
+    encoding = _encoding(options)
+    if encoding is None and options.crop is not None:
+        raise ValueError(
+            f"--crop is {options.crop!r}: stored images are read as they are. Pass --encoded with"
+            " an encoding of the store."
+        )
     batch_size = options.batch_size or (BATCH_SIZE if profile is None else profile.batch_size)
     loader = Loader(
         options.store,
         options.split,
         size=options.size,
+        encoded=None if encoding is None else encoding.text,
+        crop=options.crop,
         batch_size=batch_size,
         order=options.order,
         seed=options.seed,
@@ -60,20 +73,20 @@ def run_loader_benchmark(options: LoaderOptions) -> int:
         world=1,
     )
     if options.drop_cache:
-        drop_page_cache(
-            Path(options.store).expanduser() / "images.zarr" / options.split / str(options.size)
-        )
+        array = layout.array(options.split, loader.encoded or str(options.size))
+        drop_page_cache(Path(options.store).expanduser() / array)
     print(
         f"{options.store}: {loader.num_rows:,} rows of {options.split} at {options.size} px,"
-        f" {len(loader):,} batches of {batch_size:,}, {options.order} order,"
-        f" {loader.threads} threads"
+        f"{_decoding_text(loader)} {len(loader):,} batches of {batch_size:,}, {options.order}"
+        f" order, {loader.threads} threads"
     )
     if not len(loader):
         raise StoreError(
             f"the split has no full batch of {batch_size:,} rows. Pass a smaller --batch-size."
         )
+    encoded_rows = _encoded_rows(loader)
     for epoch in range(options.epochs):
-        print(measure_epoch(loader, epoch), flush=True)
+        print(measure_epoch(loader, epoch, encoded_rows), flush=True)
     for line in shuffle_quality_lines(loader):
         print(line)
     if profile is not None:
@@ -81,6 +94,53 @@ def run_loader_benchmark(options: LoaderOptions) -> int:
         for line in emulation_lines(loader, profile, str(options.emulate), options.emulate_seconds):
             print(line, flush=True)
     return 0
+
+
+def _encoding(options: LoaderOptions) -> Encoding | None:
+    """Return the encoding of the rows to decode; None reads stored images, if there are any."""
+    if options.encoded is not None:
+        return parse_encoding(options.encoded)
+    objects = open_objects(options.store)
+    done = records.load_finish_record(objects, options.split)
+    sizes: set[int] = set()
+    names: set[str] = set()
+    if done is not None:
+        sizes, names = {*done.sizes}, {*done.encoded}
+    elif options.partial:
+        for commit in records.load_commits(
+            objects, records.load_plan(objects, options.split)
+        ).values():
+            sizes |= commit.sizes
+            names |= commit.encoded.keys()
+    if sizes or not names:
+        return None
+    largest = max(map(parse_encoding, names), key=lambda encoding: encoding.short_side)
+    return suitable_encoding(names, options.size) or largest
+
+
+def _decoding_text(loader: Loader) -> str:
+    if loader.encoded is None or loader.crop is None:
+        return ""
+    from pipeline.images.crop_decode import crop_decoder
+
+    return (
+        f" {loader.crop.kind} crops of the encoded rows {parse_encoding(loader.encoded).text}"
+        f" ({crop_decoder()}),"
+    )
+
+
+def _encoded_rows(loader: Loader) -> EncodedRows | None:
+    """Return the places of the encoded rows that a loader decodes; None if it decodes none."""
+    if loader.encoded is None:
+        return None
+    split = open_split(
+        open_objects(loader.store),
+        loader.split,
+        (),
+        encoded=[loader.encoded],
+        allow_partial=loader.allow_partial,
+    )
+    return split.encoded[loader.encoded]
 
 
 def _profile(options: LoaderOptions) -> Profile | None:
@@ -128,30 +188,38 @@ def emulation_lines(loader: Loader, profile: Profile, name: str, seconds: float)
         )
 
 
-def measure_epoch(loader: Loader, epoch: int) -> str:
+def measure_epoch(loader: Loader, epoch: int, encoded_rows: EncodedRows | None = None) -> str:
     """Read one epoch as fast as possible, and return its rates and its bottleneck as text.
 
     Args:
         loader: The loader, which has at least one batch. This sets it to the start of the epoch,
             reads it to its end, and starts its counts of `readers` again.
         epoch: The number of the epoch, from 0.
+        encoded_rows: The places of the encoded rows that the loader decodes (default: it reads
+            stored images).
 
     Returns:
-        One line for the terminal, with images/s, bytes of pixels/s, CPU milliseconds per image, the
-        time to the first batch, and whether the CPU, the memory, or the disk or network limits it.
+        One line for the terminal, with images/s, bytes of pixels or of encoded rows read per
+        second, CPU milliseconds per image, the time to the first batch, and whether the CPU, the
+        memory, or the disk or network limits it.
     """
     loader.set_epoch(epoch)
     loader.readers.clear()
-    rows = 0
+    rows = num_bytes = 0
     first = 0.0
     cpu, started = time.process_time(), time.perf_counter()
     for batch in loader:
         first = first or time.perf_counter() - started
         rows += len(batch.rows)
+        if encoded_rows is not None:
+            _, starts, stops = encoded_rows.locate(batch.rows.numpy())
+            num_bytes += int((stops - starts).sum())
     wall, cpu = time.perf_counter() - started, time.process_time() - cpu
-    num_bytes = rows * sum(size * size * 3 for size in loader.sizes)
+    if encoded_rows is None:
+        num_bytes = rows * sum(size * size * 3 for size in loader.sizes)
+    noun = "" if encoded_rows is None else " of encoded rows"
     return (
-        f"epoch {epoch}: {per_second(rows, wall)} images/s, {bytes_text(num_bytes / wall)}/s,"
+        f"epoch {epoch}: {per_second(rows, wall)} images/s, {bytes_text(num_bytes / wall)}/s{noun},"
         f" {cpu / rows * 1e3:.3f} CPU ms per image, first batch after {seconds_text(first)};"
         f" {_bottleneck(loader, cpu / wall)}"
     )
@@ -160,10 +228,14 @@ def measure_epoch(loader: Loader, epoch: int) -> str:
 def _bottleneck(loader: Loader, cores: float) -> str:
     reader = max(loader.readers, key=lambda name: loader.readers[name])
     if cores >= CPU_BOUND_SHARE * min(loader.threads, len(os.sched_getaffinity(0))):
+        if loader.encoded is not None:
+            return "limited by the CPU, decoding"
         work = {"mapped": "copying from memory", "chunks": "unpacking chunks"}
         return f"limited by the CPU, {work.get(reader, 'reading')}"
     if reader == "mapped":
         return "limited by memory"
+    if loader.encoded is not None:  # decoding that waits for a core looks like reading
+        return "limited by the disk, the network or other processes on these cores"
     return "limited by the disk or the network"
 
 
@@ -200,7 +272,7 @@ def drop_page_cache(folder: Path) -> None:
     """Drop files from the kernel's page cache, without changing them.
 
     Args:
-        folder: A folder that holds nothing but files, such as that of an array of a store; pages
+        folder: A folder with files, such as that of an array or a group of arrays of a store; pages
             that are not on the disk yet are written first.
 
     Raises:
@@ -208,7 +280,7 @@ def drop_page_cache(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise StoreError(f"--drop-cache needs a store on a local disk: {folder} is not a folder.")
-    for path in folder.iterdir():
+    for path in filter(Path.is_file, folder.rglob("*")):
         file = os.open(path, os.O_RDONLY)
         try:
             os.fsync(file)  # the kernel drops only pages that are already on the disk

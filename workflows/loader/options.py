@@ -7,8 +7,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from pipeline.order import ORDERS
+from pipeline.store.encoding import parse_encoding
 from workflows.options.fields import Options, option
 from workflows.options.shared import store_argument
+
+CROPS = ("resized", "random", "centre", "whole")
+"""The kinds of crops, `pipeline.loader.crops.CROPS`, whose package loads torch."""
 
 _EMULATION = "emulated accelerators"
 
@@ -23,10 +27,23 @@ class LoaderOptions(Options):
     split: str = option("train", "split to read", metavar="SPLIT")
     size: int = option(
         224,
-        "side of the stored images to read, in pixels",
+        "side of the stored images to read, or of the squares decoded from encoded rows, in pixels",
         minimum=1,
         maximum=4_096,
         metavar="PIXELS",
+    )
+    encoded: str | None = option(
+        None,
+        "encoded rows to decode, such as jpeg:256@90",
+        implied="stored images, or encoded rows if the split has nothing else",
+        metavar="ENCODING",
+    )
+    crop: str | None = option(
+        None,
+        "part of each picture that is cut out of encoded rows: resized is a box of random area and"
+        " shape, random a square at a random position, whole the picture without its aspect ratio",
+        implied="centre",
+        choices=CROPS,
     )
     batch_size: int | None = option(
         None,
@@ -40,7 +57,7 @@ class LoaderOptions(Options):
     threads: int | None = option(
         None,
         "number of threads that gather batches",
-        implied="one per core, at most 4",
+        implied="one per core, of stored images at most 4",
         minimum=1,
         maximum=1_000,
     )
@@ -83,3 +100,13 @@ class LoaderOptions(Options):
         metavar="SECONDS",
         group=_EMULATION,
     )
+
+    def __post_init__(self) -> None:
+        """Reject invalid options before anything is read.
+
+        Raises:
+            ValueError: An option has an invalid value.
+        """
+        super().__post_init__()
+        if self.encoded is not None:
+            parse_encoding(self.encoded)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.limits import cores
 from cluster.ranks.slots import count_gpu_workers
@@ -14,6 +15,7 @@ from cluster.ranks.world import WorldConfig
 from pipeline import sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.store import records
+from pipeline.store.encoding import parse_encoding
 from pipeline.store.open import open_objects
 from pipeline.urls import is_url
 from workflows import cluster_kinds
@@ -22,6 +24,7 @@ from workflows.evaluation import HELD_OUT
 from workflows.preparation import prepare
 from workflows.preparation.options import PrepareOptions
 from workflows.preparation.plans import Plans, plan_splits
+from workflows.runs.image_rows import ImageRows, choose_rows, image_size_of, recorded_rows
 from workflows.training.options import CHANGEABLE_ON_RESUME, MIN_RESIZE_RATIO, TrainingOptions
 from workflows.training.run_options import RunOptions
 from workflows.training.stage_registry import STAGES, import_object
@@ -76,7 +79,7 @@ def run_train(options: TrainingOptions, run_options: RunOptions) -> int:
             if run.holds_run():
                 options = options.with_former_defaults(run.read_options()["options"])
             _check_run(run_options, options, run)
-            with _cluster(run_options) as cluster, _prepared(run_options, options, cluster):
+            with _cluster(run_options) as cluster, _prepared(run_options, options, cluster, run):
                 state = _train(run_options, options, cluster, run)
         _print_result(folder, state)
     except KeyboardInterrupt:
@@ -93,8 +96,11 @@ def _print_result(folder: Path, state: str) -> None:
 
 def _check_run(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> None:
     """Refuse a folder of a run with other options, before any work starts."""
+    entries = {"stage": run_options.stage}
+    if run_options.encoded is not None:
+        entries["encoded"] = parse_encoding(run_options.encoded).array_name
     run.check_options(
-        {"stage": run_options.stage, **options.as_dict()},
+        {**entries, **options.as_dict()},
         changeable_on_resume=CHANGEABLE_ON_RESUME,
         complete=options.complete,
         changeable_on_rewind=options.changeable_on_rewind(),
@@ -121,7 +127,7 @@ def _cluster(run_options: RunOptions) -> CommandCluster:
 
 @contextmanager
 def _prepared(
-    run_options: RunOptions, options: TrainingOptions, cluster: CommandCluster
+    run_options: RunOptions, options: TrainingOptions, cluster: CommandCluster, run: RunFolder
 ) -> Iterator[None]:
     """Prepare the training split; then prepare the other splits while the block runs."""
     if run_options.data is None:
@@ -137,7 +143,7 @@ def _prepared(
         source=source,
         store=run_options.store,
         split=(split, *(other for other in splits if other != split)),
-        sizes=(_size_to_prepare(run_options.store, options),),
+        **_arrays_to_prepare(run_options, options, run),
         max_bad=run_options.max_bad,
     )
     cluster.connect_if_remote()
@@ -186,16 +192,19 @@ class _OtherSplits(threading.Thread):
             raise self._error
 
 
-def _size_to_prepare(store: str, options: TrainingOptions) -> int:
-    if options.prepared_size is not None:
-        return options.prepared_size
-    image_size = _image_size(options)
+def _arrays_to_prepare(
+    run_options: RunOptions, options: TrainingOptions, run: RunFolder
+) -> dict[str, Any]:
+    """Return `sizes` and `encoded` of the preparation: the one array that the stage reads."""
+    if run_options.encoded is not None and STAGES[run_options.stage].prepare_data is not None:
+        return {"encoded": (run_options.encoded,)}  # the stage itself decides their side
+    if run_options.encoded is None and options.prepared_size is not None:
+        return {"sizes": (options.prepared_size,)}
     try:
-        stored = _stored_sizes(store)
-    except StoreError:  # the store does not exist yet
-        stored = []
-    large_enough = [size for size in stored if size >= image_size]
-    return min(large_enough) if large_enough else suggested_store_size(image_size)
+        rows = choose_rows(run_options, options, recorded_rows(run))
+    except StoreError:  # the store does not exist yet, or lacks the array
+        return {"sizes": (suggested_store_size(image_size_of(options)),)}
+    return {"sizes": (rows.size,)} if rows.encoded is None else {"encoded": (rows.encoded,)}
 
 
 def suggested_store_size(size: int) -> int:
@@ -254,41 +263,20 @@ def _train(
     )
 
 
-def _recorded_size(run: RunFolder) -> int | None:
-    """Return the stored size that the run has used so far; None for a new run.
-
-    The store may have got another size since then, which must not change the run.
-    """
-    try:
-        return int(run.read_options()["options"]["stored_size"])
-    except (TesseraeError, KeyError):
-        return None
-
-
 def _open_training_data(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> Data:
     from pipeline.loader import Loader
     from workflows.training.stage import Data
 
-    image_size = _image_size(options)
-    large_enough = [size for size in _stored_sizes(run_options.store) if size >= image_size]
-    recorded = _recorded_size(run)
-    size = recorded if recorded in large_enough else min(large_enough, default=None)
-    if size is None:
-        stored_sizes = ", ".join(map(str, _stored_sizes(run_options.store)))
-        raise StoreError(
-            f"{run_options.store} has images of {stored_sizes} px: expected at least {image_size}"
-            f" px. Add that size with `tesserae prepare ... --sizes {image_size}`, or pass a"
-            " smaller --image-size."
-        )
+    rows = choose_rows(run_options, options, recorded_rows(run))
     loader = Loader(
         Path(run_options.store).absolute() if not is_url(run_options.store) else run_options.store,
         run_options.split,
-        size=size,
+        **asdict(rows),
         batch_size=options.batch_size,
         seed=options.seed,
         **options.loader_arguments(),
     )
-    _print_crop(options, size, image_size)
+    _print_rows(run_options, options, rows)
     if not len(loader):
         raise StoreError(
             f"split {run_options.split!r} has {loader.num_rows} readable images, fewer than"
@@ -302,7 +290,7 @@ def _open_training_data(run_options: RunOptions, options: TrainingOptions, run: 
         held_out_loader = Loader(
             loader.store,
             held_out,
-            size=size,
+            **asdict(rows),
             batch_size=options.batch_size,
             **options.loader_arguments(training=False),
         )
@@ -316,9 +304,15 @@ def _open_training_data(run_options: RunOptions, options: TrainingOptions, run: 
     return Data(loader, held_out_loader, tuple(words or wnid for wnid, words in loader.classes))
 
 
-def _print_crop(options: TrainingOptions, stored: int, size: int) -> None:
-    """Print how stored images much larger than the trained size are resized or cropped."""
-    if stored < MIN_RESIZE_RATIO * size:
+def _print_rows(run_options: RunOptions, options: TrainingOptions, rows: ImageRows) -> None:
+    """Print which rows are read without having been asked for, and how they become smaller."""
+    stored, size = rows.size, image_size_of(options)
+    if rows.encoded is not None and run_options.encoded is None:
+        print(
+            f"notice: images of {stored} px are decoded from the encoded rows {rows.encoded} of"
+            f" split {run_options.split!r}."
+        )
+    if rows.encoded is not None or stored < MIN_RESIZE_RATIO * size:
         return
     resized = options.resized_side(stored)
     suggested = suggested_store_size(size)
@@ -353,14 +347,3 @@ def _held_out(run_options: RunOptions) -> str | None:
             )
         return run_options.held_out
     return next((s for s in HELD_OUT if s in finished and s != run_options.split), None)
-
-
-def _image_size(options: TrainingOptions) -> int:
-    return int(getattr(options, "image_size", 0) or 224)
-
-
-def _stored_sizes(store: str) -> list[int]:
-    objects = open_objects(store)
-    records.load_recipe(objects)
-    done = (records.load_finish_record(objects, split) for split in records.stored_splits(objects))
-    return sorted({size for record in done if record is not None for size in record.sizes})

@@ -13,6 +13,7 @@ from typing import Any
 from cluster.ranks.world import WorldConfig, run_world
 from pipeline import code_digest
 from pipeline.features.loader import FeatureLoader
+from pipeline.loader import Loader
 from pipeline.store.open import open_objects
 from pipeline.store.records import load_plan
 from workflows.cluster_kinds import CommandCluster
@@ -83,6 +84,7 @@ def train_on(
     data_entries = {
         "split": data.train.split,
         "stored_size": data.train.sizes[0],
+        "encoded": state.get("encoded"),
         "rows": state["split"],
         "features": state.get("features"),
     }
@@ -138,6 +140,7 @@ def _data_section(data: Data, folder: RunFolder) -> dict[str, Any]:
         "plan": load_plan(open_objects(store), data.train.split).digest,
         "split": data.train.split,
         "size": data.train.sizes[0],
+        "encoded": data.train.encoded if isinstance(data.train, Loader) else None,
         "features": data.train.name if isinstance(data.train, FeatureLoader) else None,
         "held_out": None if data.held_out is None else data.held_out.split,
         "classes": list(data.classes),

@@ -108,7 +108,7 @@ class TrainingOptions(Options):
     loader_threads: int | None = option(
         None,
         "number of threads per rank that gather batches",
-        implied="one per core, at most 4",
+        implied="one per core, at most 4; for encoded rows the cores, shared by the ranks",
         minimum=1,
         group=READING,
     )

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from pipeline.errors import TesseraeError
 from pipeline.store import schema
-from pipeline.store.schema import Count, SchemaError, Size, Split, pattern
+from pipeline.store.schema import Count, EncodingName, SchemaError, Size, Split, pattern
 from workflows.training.options import TrainingOptions
 from workflows.training.stage_registry import STAGES, import_object, recorded_name
 
@@ -31,6 +31,7 @@ OPTION_TYPES: dict[str, Any] = {
     "steps": Count,
     "image_size": Count,
     "stored_size": Size | None,
+    "encoded": EncodingName | None,
     "split": Split,
 }
 """The types of options that readers of a run rely on; a stage checks its own."""
@@ -39,6 +40,7 @@ DATA_TYPES: dict[str, Any] = {
     "store": str,
     "split": Split,
     "size": Size,
+    "encoded": EncodingName | None,
     "features": str | None,
     "held_out": Split | None,
     "classes": tuple[str, ...],
@@ -81,12 +83,13 @@ def read_recorded_options(file: Path) -> dict[str, Any]:
 
     Returns:
         A dictionary of its sections: `options`, the value of each option by name, with the name of
-        the `stage` and the entries `split`, `stored_size`, `rows` (the digest of the readable rows
-        and their pixels) and `features` on the data; `versions`, the version of each package by
-        name at the first start; `data`, the recorded entries `store`, `split`, `size`, `features`,
-        `held_out`, `classes` and `wnids` on the store and its classes; and `changed`, a list with
-        an entry for each restart from an earlier step that changed options, `{"from_step": the
-        step, "were": the replaced values by name}`. All but `options` may be missing.
+        the `stage` and the entries `split`, `stored_size`, `encoded`, `rows` (the digest of the
+        readable rows and their pixels) and `features` on the data; `versions`, the version of each
+        package by name at the first start; `data`, the recorded entries `store`, `split`, `size`,
+        `encoded`, `features`, `held_out`, `classes` and `wnids` on the store and its classes; and
+        `changed`, a list with an entry for each restart from an earlier step that changed options,
+        `{"from_step": the step, "were": the replaced values by name}`. All but `options` may be
+        missing.
 
     Raises:
         OSError: The file cannot be read.
@@ -132,18 +135,19 @@ def read_data(file: Path) -> dict[str, Any]:
 
     Returns:
         A dictionary with `store`, the recorded path or URL of the store; `split`, the training
-        split; `held_out`, the split of evaluations, or None; `size`, the side of the stored images
-        in pixels; `features`, the name of stored features, or None; and `classes` and `wnids`,
-        lists by label of class names and of wnids, the latter empty in runs of earlier versions.
-        Also `plan`, the digest of the plan of the training split, and `store_from_run`, the path of
-        the store relative to the run folder (None for a URL), if they were recorded.
+        split; `held_out`, the split of evaluations, or None; `size`, the side of the images that
+        were read, in pixels; `encoded`, the name of the encoded rows that they were decoded from,
+        or None for stored squares; `features`, the name of stored features, or None; and `classes`
+        and `wnids`, lists by label of class names and of wnids, the latter empty in runs of earlier
+        versions. Also `plan`, the digest of the plan of the training split, and `store_from_run`,
+        the path of the store relative to the run folder (None for a URL), if they were recorded.
 
     Raises:
         OSError: The file cannot be read.
         RunFileError: It is not JSON, a value is invalid, or an entry or the section is missing.
     """
     section = read_recorded_options(file).get("data") or {}
-    data = {"features": None, "held_out": None, "wnids": [], **section}
+    data = {"encoded": None, "features": None, "held_out": None, "wnids": [], **section}
     missing = sorted(DATA_TYPES.keys() - data.keys())
     if missing:
         raise _invalid(file, SchemaError(f"data.{missing[0]} is missing"))

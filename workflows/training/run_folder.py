@@ -53,7 +53,8 @@ Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 _DATA_ENTRIES = {
     "stage": "of the stage {}",
     "split": "on the split {}",
-    "stored_size": "with images stored at {} px",
+    "stored_size": "with images of {} px",
+    "encoded": "with the encoded rows {}",
     "rows": "with the plan {} of its split",
     "features": "with the features {}",
 }
@@ -147,8 +148,8 @@ class RunFolder:
 
         Args:
             options: The JSON values of all options by name, and the entries `stage`, `split`,
-                `stored_size`, `rows` (the digest of the readable rows and their pixels) and
-                `features` on the data.
+                `stored_size`, `encoded`, `rows` (the digest of the readable rows and their
+                pixels) and `features` on the data.
             sections: Further sections of `options.json` by name: `versions`, which only a new run
                 records, and `data`.
             changeable_on_resume: Names of options that may change whenever a run is continued.
@@ -252,8 +253,8 @@ class RunFolder:
 
         Args:
             options: The JSON values of options by name, and the entries `stage`, `split`,
-                `stored_size`, `rows` (the digest of the readable rows and their pixels) and
-                `features` on the data; those that are left out are not compared.
+                `stored_size`, `encoded`, `rows` (the digest of the readable rows and their
+                pixels) and `features` on the data; those that are left out are not compared.
             changeable_on_resume: Names of options that may change whenever a run is continued.
             complete: A function that returns a copy of options by name with the values of missing
                 ones added; recorded and new options are compared after it (default: add none).
@@ -318,12 +319,12 @@ class RunFolder:
 
         Returns:
             `options`, the value of each option by its present name, with the name of the `stage`
-            and the entries `split`, `stored_size`, `rows` (the digest of the readable rows and
-            their pixels) and `features` on the data; `versions`, the version of each package by
-            name at the first start; `data` on the store, the splits and the classes; and `changed`,
-            a list with an entry for each restart from an earlier step that changed options,
-            `{"from_step": the step, "were": the replaced values by name}`. All but `options` may be
-            missing.
+            and the entries `split`, `stored_size`, `encoded`, `rows` (the digest of the readable
+            rows and their pixels) and `features` on the data; `versions`, the version of each
+            package by name at the first start; `data` on the store, the splits and the classes; and
+            `changed`, a list with an entry for each restart from an earlier step that changed
+            options, `{"from_step": the step, "were": the replaced values by name}`. All but
+            `options` may be missing.
 
         Raises:
             TesseraeError: The folder holds no run, or the file is invalid.
@@ -343,11 +344,13 @@ class RunFolder:
 
         Returns:
             A dictionary with `store`, the recorded path or URL of the store; `split`, the training
-            split; `held_out`, the split of evaluations, or None; `size`, the side of the stored
-            images in pixels; `features`, the name of stored features, or None; and `classes` and
-            `wnids`, lists by label, the latter empty in runs of earlier versions. Also `plan`, the
-            digest of the plan of the training split, and `store_from_run`, the path of the store
-            relative to the run folder (None for a URL), if they were recorded.
+            split; `held_out`, the split of evaluations, or None; `size`, the side of the images
+            that were read, in pixels; `encoded`, the name of the encoded rows that they were
+            decoded from, or None for stored squares; `features`, the name of stored features, or
+            None; and `classes` and `wnids`, lists by label, the latter empty in runs of earlier
+            versions. Also `plan`, the digest of the plan of the training split, and
+            `store_from_run`, the path of the store relative to the run folder (None for a URL), if
+            they were recorded.
 
         Raises:
             TesseraeError: The folder holds no run, or its file lacks the section.

@@ -320,6 +320,7 @@ def _real_image_blocks(
         data["store"],
         split,
         size=data["size"],
+        encoded=data["encoded"],
         batch_size=rows,
         order="sequential",
         drop_last=False,

@@ -294,11 +294,12 @@ def test_a_missing_size_or_unfinished_split_is_refused(store: Path, trunk: Path)
         make(store, trunk)
 
 
-def test_a_split_without_squares_is_refused(source: Path, trunk: Path, tmp_path: Path) -> None:
-    """Its rows are encoded, which no network reads."""
-    prepare_inline(source, str(tmp_path / "encoded"), sizes=(), encoded=("original",))
-    with pytest.raises(StoreError, match="has encoded rows alone"):
-        make(tmp_path / "encoded", trunk)
+def test_a_split_of_encoded_rows_alone_is_refused(tmp_path: Path, trunk: Path) -> None:
+    """The error says how to add the square images that the network needs."""
+    source = make_folder(tmp_path / "images", 5)
+    prepare_inline(source, str(tmp_path / "store"), sizes=(), encoded=("original",))
+    with pytest.raises(StoreError, match=rf"encoded rows alone.*prepare ... --sizes {SIZE}`"):
+        make(tmp_path / "store", trunk)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.store import schema
-from pipeline.store.encoding import Encoding, parse_encoding
+from pipeline.store.encoding import Encoding, parse_encoding, suitable_encoding
 
 
 @given(st.integers(1, 4096), st.integers(1, 100))
@@ -34,3 +34,14 @@ def test_any_other_text_is_refused_with_what_was_expected(text: str) -> None:
     """The message has an example."""
     with pytest.raises(ValueError, match="such as jpeg:256@90"):
         parse_encoding(text)
+
+
+def test_the_smallest_pictures_that_suffice_are_decoded() -> None:
+    """The source's own files are the last choice, and smaller pictures none."""
+    names = ["original", "jpeg512@90", "jpeg:128@80", "jpeg128@95", "jpeg64@100"]
+    chosen = [suitable_encoding(names, side) for side in (64, 65, 128, 512, 513)]
+    assert [encoding.text for encoding in chosen if encoding is not None] == [
+        "jpeg:64@100", "jpeg:128@95", "jpeg:128@95", "jpeg:512@90", "original",
+    ]  # fmt: skip
+    assert suitable_encoding(names[1:], 513) is None
+    assert suitable_encoding([], 8) is None

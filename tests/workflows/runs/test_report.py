@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from workflows.runs.report import render_run_page
 from workflows.training.run_folder import RunFolder
+
+
+@pytest.mark.parametrize("name", [None, "jpeg256@90"])
+def test_the_page_names_the_rows_that_were_read(tmp_path: Path, name: str | None) -> None:
+    """A run of an earlier version records no encoded rows."""
+    run = RunFolder(tmp_path / "run")
+    entries = {} if name is None else {"encoded": name}
+    run.create_or_continue({"stage": "wgan", "stored_size": 64, **entries}, {})
+    page = render_run_page(run, run.read_options(), None)
+    assert (f'encoded rows</th><td class="text">{name}</td>' in page) == (name is not None)
 
 
 def test_files_that_are_no_grids_of_the_run_are_left_out(tmp_path: Path) -> None:

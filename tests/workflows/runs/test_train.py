@@ -17,6 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline.store import records
+from pipeline.store.open import open_objects
 from tests.commands import ROOT, Command, run, start, wait_until
 from tests.images import jpeg
 from tests.workflows.training.small import small_store
@@ -76,7 +78,8 @@ def step_of(folder: Path) -> int:
     return max((json.loads(line)["step"] for line in lines[:-1]), default=0)
 
 
-def test_train_with_data_prepares_and_trains(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [(), ("--encoded", "jpeg:24@90")], ids=["squares", "encoded"])
+def test_train_with_data_prepares_and_trains(tmp_path: Path, rows: tuple[str, ...]) -> None:
     """The command prepares, trains during the rest of preparation, and names the samples."""
     for split in ("train", "val"):
         for number in range(40):
@@ -86,6 +89,7 @@ def test_train_with_data_prepares_and_trains(tmp_path: Path) -> None:
     done = run(
         *("train", "wgan", tmp_path / "store", "--data", tmp_path / "source"),
         *("--run", tmp_path / "run", "--steps", 12, "--eval-every", 6, *SMALL, "--workers", 2),
+        *rows,
         scratch=tmp_path,
         seconds=120,
     )
@@ -94,6 +98,9 @@ def test_train_with_data_prepares_and_trains(tmp_path: Path) -> None:
     assert "val: prepare: 40 images" in done.out
     assert f"latest generated images: {tmp_path}/run/samples/samples-000000012.png" in done.out
     assert sorted(curve(tmp_path / "run")) == list(range(1, 13))
+    done_record = records.load_finish_record(open_objects(str(tmp_path / "store")), "val")
+    assert done_record is not None
+    assert done_record.array_names == (("jpeg24@90",) if rows else ("16",))
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +312,7 @@ def test_twenty_faults_leave_the_same_curve(tmp_path: Path, store: Path, undistu
     [
         (["wgan", "{store}", "--objective", "wasserstein"], "invalid choice"),
         (["wgan", "{store}", "--image-size", "48"], "expected 8, 16, 32, 64"),
-        (["wgan", "{store}", "--image-size", "64"], "has images of 16 px"),
+        (["wgan", "{store}", "--image-size", "64"], "at least 64 px. Add that size with `tesserae"),
         (
             ["wgan", "{store}", "--batch-size", "64"],
             "has 36 readable images, fewer than --batch-size 64",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 
 from cluster.ranks.rank_process import Rank
 from pipeline.loader import Loader
+from pipeline.store.encoding import parse_encoding
 from tests.images import jpeg, prepare_inline
+from workflows.runs.image_rows import decoded_rows
 from workflows.training.launch import _data_section, versions
 from workflows.training.loop import TrainingJob, train
 from workflows.training.options import CHANGEABLE_ON_RESUME
@@ -22,6 +25,8 @@ from workflows.wgan.sampling import STAGE
 from workflows.wgan.stage import Wgan
 
 SIZE, BATCH = 16, 8
+ENCODED = "jpeg:24@90"
+"""The encoding of a small store with encoded rows."""
 
 SMALL = {
     "image_size": SIZE,
@@ -37,25 +42,45 @@ SMALL = {
 }
 
 
-def small_store(folder: Path, rows: int = 36) -> Path:
-    """Prepare a store of *rows* images of three classes, with 18 more in split val."""
+def small_store(
+    folder: Path, rows: int = 36, sizes: tuple[int, ...] = (SIZE,), encoded: tuple[str, ...] = ()
+) -> Path:
+    """Prepare a store of *rows* images of three classes, with 18 more in split val.
+
+    Args:
+        folder: A folder that gets the folders `source` and `store`.
+        rows: The number of images of the split train, of 24 px.
+        sizes: The sides of the stored squares.
+        encoded: The encodings of further rows.
+    """
     for split, count in (("train", rows), ("val", 18)):
         for number in range(count):
             file = folder / "source" / split / f"n{number % 3:08d}" / f"{split}{number}.JPEG"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(jpeg(number + 1_000 * (split == "val"), 24, 24))
         prepare_inline(
-            folder / "source", str(folder / "store"), split=split, sizes=(SIZE,), serves=SIZE
-        )
+            folder / "source", str(folder / "store"), split=split, sizes=sizes, encoded=encoded,
+            serves=SIZE,
+        )  # fmt: skip
     return folder / "store"
 
 
-def small_stage(store: Path, world: World | None = None, **choices: Any) -> Wgan:
+def rows_of(options: WganOptions, encoded: str | None) -> dict[str, Any]:
+    """Return the arguments of a loader of stored squares, or of those of encoded rows."""
+    if encoded is None:
+        return {"size": SIZE}
+    return asdict(decoded_rows(parse_encoding(encoded), options))
+
+
+def small_stage(
+    store: Path, world: World | None = None, *, encoded: str | None = None, **choices: Any
+) -> Wgan:
     """Return a stage on *store* before its first step."""
     options = WganOptions(**{**SMALL, **choices})
     torch.manual_seed(options.seed)
-    train = Loader(store, size=SIZE, batch_size=options.batch_size)
-    val = Loader(store, "val", size=SIZE, batch_size=options.batch_size, order="sequential")
+    rows = rows_of(options, encoded)
+    train = Loader(store, batch_size=options.batch_size, **rows)
+    val = Loader(store, "val", batch_size=options.batch_size, order="sequential", **rows)
     data = Data(train, val, tuple(wnid for wnid, _ in train.classes))
     return Wgan(options, data, world or World())
 
@@ -82,16 +107,20 @@ def tensors(state: Any) -> list[torch.Tensor]:
 
 
 def train_here(
-    store: Path, folder: Path, *, from_step: int | None = None, **choices: Any
+    store: Path,
+    folder: Path,
+    *,
+    from_step: int | None = None,
+    encoded: str | None = None,
+    **choices: Any,
 ) -> RunFolder:
     """Train one rank in this process, or continue its run; return the run folder."""
     options = WganOptions(**{**SMALL, "steps": 6, "eval_every": 3, **choices})
     size = options.batch_size
+    rows = rows_of(options, encoded)
     data = Data(
-        Loader(store, size=SIZE, batch_size=size, **options.loader_arguments()),
-        Loader(
-            store, "val", size=SIZE, batch_size=size, **options.loader_arguments(training=False)
-        ),
+        Loader(store, batch_size=size, **rows, **options.loader_arguments()),
+        Loader(store, "val", batch_size=size, **rows, **options.loader_arguments(training=False)),
         ("zero", "one", "two"),
     )
     run = RunFolder(folder)

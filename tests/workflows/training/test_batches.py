@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreError
 from pipeline.loader import Loader
-from tests.workflows.training.small import small_store
+from tests.workflows.training.small import ENCODED, small_store
 from workflows.training.batches import Batches, micro_batches, no_augmentation
 from workflows.training.world import World
 
@@ -33,3 +34,39 @@ def test_a_split_smaller_than_a_batch_is_refused(tmp_path: Path) -> None:
     batches = Batches(loader, no_augmentation, World())
     with pytest.raises(StoreError, match="has 36 readable images, fewer than a batch of 64"):
         batches.take()
+
+
+@pytest.mark.parametrize("encoded", [None, ENCODED])
+def test_two_ranks_see_the_sequence_that_one_sees(tmp_path: Path, encoded: str | None) -> None:
+    """The parts of two ranks are the batches of one, also after a stop in the second epoch."""
+    store = small_store(tmp_path, encoded=() if encoded is None else (encoded,))
+    loader = Loader(store, size=16, encoded=encoded, batch_size=8, seed=3)
+    one = Batches(loader, no_augmentation, World())
+    expected = [one.take() for _ in range(11)]
+    one.close()
+    parts = []
+    for rank in range(2):
+        world = World(rank=rank, size=2)
+        stopped = Batches(loader, no_augmentation, world, ranks_on_host=2)
+        before = [stopped.take() for _ in range(6)]
+        resumed = Batches(loader, no_augmentation, world, ranks_on_host=2)
+        resumed.load_state_dict(stopped.state_dict())
+        stopped.close()
+        parts.append([*before, *(resumed.take() for _ in range(5))])
+        resumed.close()
+    for whole, first, second in zip(expected, *parts, strict=True):
+        for tensor, *halves in zip(whole, first, second, strict=True):
+            assert torch.equal(tensor, torch.cat(halves))
+
+
+def test_ranks_of_a_machine_share_its_cores_for_decoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank has the cores of its own machine, and no fewer than one; copies need few threads."""
+    loaders = [Loader(tmp_path, size=16, encoded=encoded) for encoded in (ENCODED, None)]
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(24)))
+    threads = [
+        [loader.for_rank(0, 64, ranks_on_host=ranks).threads for ranks in (1, 4, 48)]
+        for loader in loaders
+    ]
+    assert threads == [[24, 6, 1], [4, 4, 4]]

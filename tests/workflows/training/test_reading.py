@@ -11,7 +11,7 @@ import torch
 
 from pipeline.loader import Loader, Reading, Staging
 from tests.commands import wait_until
-from tests.workflows.training.small import SIZE, small_store, tensors, train_here
+from tests.workflows.training.small import ENCODED, SIZE, small_store, tensors, train_here
 from workflows.colourise.options import ColouriseOptions
 from workflows.devise.options import DeviseOptions as Words
 from workflows.training.options import CHANGEABLE_ON_RESUME, TrainingOptions
@@ -74,10 +74,11 @@ def test_the_staging_folder_is_made_absolute(monkeypatch: pytest.MonkeyPatch) ->
     )
 
 
-def test_a_windowed_and_staged_run_resumes_to_the_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoded", [None, ENCODED])
+def test_a_windowed_and_staged_run_resumes_to_the_bit(tmp_path: Path, encoded: str | None) -> None:
     """A resumed run is bit-identical and reads staged copies, even if the store is damaged."""
-    store = small_store(tmp_path)
-    reading = {"order": "windowed", "checksum": "once"}
+    store = small_store(tmp_path, encoded=() if encoded is None else (encoded,))
+    reading: dict[str, Any] = {"order": "windowed", "checksum": "once", "encoded": encoded}
     plain = train_here(store, tmp_path / "plain", steps=8, **reading)
     staged = {**reading, "staging_dir": str(tmp_path / "near")}
     uninterrupted = train_here(store, tmp_path / "whole", steps=8, **staged)
@@ -87,12 +88,14 @@ def test_a_windowed_and_staged_run_resumes_to_the_bit(tmp_path: Path) -> None:
     loader = Loader(
         store,
         size=SIZE,
+        encoded=encoded,
         batch_size=8,
         order="windowed",
         reading=Reading(checksum="once"),
         staging=tmp_path / "near",
     )
-    originals = sorted((store / "images.zarr" / "train" / str(SIZE)).glob("c.*"))
+    array = str(SIZE) if encoded is None else "jpeg24@90/bytes"
+    originals = sorted((store / "images.zarr" / "train" / array).glob("c.*"))
     assert originals
 
     def all_are_there() -> bool:

@@ -13,7 +13,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.workflows.training.small import BATCH, SIZE, advance, small_stage, small_store, tensors
+from tests.workflows.training.small import (
+    BATCH,
+    ENCODED,
+    SIZE,
+    advance,
+    small_stage,
+    small_store,
+    tensors,
+)
 from tests.workflows.training.worlds import in_ranks, through_a_file
 from workflows.training.world import World
 from workflows.wgan.options import WganOptions
@@ -31,6 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "learning_rate_decay": True,
         "steps": 9,
     },
+    "encoded": {"encoded": ENCODED, "crop": "random", "flip": True},
     "bfloat16": {"precision": "bfloat16", "generator_batches": 2, "warmup_critic_steps": 3},
 }
 
@@ -38,7 +47,7 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a store of 36 and 18 images: an epoch is four batches and ends within a step."""
-    return small_store(tmp_path_factory.mktemp("small"))
+    return small_store(tmp_path_factory.mktemp("small"), encoded=(ENCODED,))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,7 +93,11 @@ def in_world(world: World, store: Path, parts: tuple[int, ...], **choices: Any) 
 
 @pytest.mark.parametrize(
     "kind",
-    ["gp", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("conditional", "wgan"))],
+    [
+        "gp",
+        "encoded",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("conditional", "wgan")),
+    ],
 )
 def test_two_ranks_compute_what_one_computes(store: Path, tmp_path: Path, kind: str) -> None:
     """Two ranks agree with one within 1e-4, including batch norm and penalties.
@@ -213,9 +226,10 @@ def test_two_ranks_compute_in_bfloat16(store: Path, tmp_path: Path) -> None:
             assert (first_step[name] + second_step[name]) / 2 == pytest.approx(value, abs=0.05)
 
 
-def test_an_evaluation_uses_held_out_rows(store: Path) -> None:
+@pytest.mark.parametrize("encoded", [None, ENCODED])
+def test_an_evaluation_uses_held_out_rows(store: Path, encoded: str | None) -> None:
     """An evaluation reads unaugmented rows of the held-out split."""
-    stage = small_stage(store)
+    stage = small_stage(store, encoded=encoded)
     seen = torch.cat([batch.images for batch in stage._rows(World(), 16)])
     held_out = stage._data.held_out
     assert held_out is not None

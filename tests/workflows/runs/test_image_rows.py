@@ -1,0 +1,172 @@
+"""Which rows `tesserae train` reads, and that a run goes on to read them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import StoreError
+from tests.workflows.training.inline import inline_ranks
+from tests.workflows.training.small import ENCODED, small_store
+from workflows.cli import main
+from workflows.colourise.options import ColouriseOptions
+from workflows.runs.image_rows import FinishedArrays, ImageRows, choose_rows, finished_arrays
+from workflows.training.run_folder import RunFolder
+from workflows.training.run_options import RunOptions
+from workflows.wgan.options import WganOptions
+
+ENCODINGS = (ENCODED, "jpeg:40@80", "original")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a store of squares of 16 and 20 px and of encoded rows."""
+    return small_store(tmp_path_factory.mktemp("both"), sizes=(16, 20), encoded=ENCODINGS)
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a store of encoded rows alone."""
+    return small_store(tmp_path_factory.mktemp("encoded"), sizes=(), encoded=ENCODINGS)
+
+
+def chosen(
+    store: Path, size: int, encoding: str | None = None, recorded: ImageRows | None = None,
+    **choices: Any,
+) -> ImageRows:  # fmt: skip
+    """Return the rows that a GAN of images of a size reads."""
+    options = WganOptions(image_size=size, **choices)
+    return choose_rows(RunOptions(store=str(store), encoded=encoding), options, recorded)
+
+
+def test_squares_are_read_unless_encoded_rows_are_requested(both: Path) -> None:
+    """A run keeps its squares and its encoded rows, whatever else the store has."""
+    assert chosen(both, 16) == ImageRows(16)
+    assert chosen(both, 16, recorded=ImageRows(20)) == ImageRows(20)
+    assert chosen(both, 16, "jpeg40@80") == ImageRows(16, "jpeg:40@80")
+    assert chosen(both, 16, recorded=ImageRows(16, "jpeg24@90")) == ImageRows(16, ENCODED)
+    assert chosen(both, 32) == ImageRows(32, "jpeg:40@80"), "no squares are large enough"
+    assert chosen(both, 64) == ImageRows(64, "original")
+    assert finished_arrays(str(both), "val") == FinishedArrays(
+        (16, 20), ("jpeg:24@90", "jpeg:40@80", "original")
+    )
+
+
+def test_random_crops_get_an_eighth_more(encoded: Path) -> None:
+    """The pictures' short side is the limit."""
+    assert chosen(encoded, 16) == ImageRows(16, ENCODED)
+    assert chosen(encoded, 16, crop="random") == ImageRows(18, ENCODED)
+    perceptrons = {"generator": "perceptron", "critic": "perceptron"}
+    assert chosen(encoded, 23, crop="random", **perceptrons) == ImageRows(24, ENCODED)
+    assert chosen(encoded, 64, "original", crop="random") == ImageRows(72, "original")
+    assert choose_rows(
+        RunOptions(store=str(encoded)), ColouriseOptions(image_size=16), None
+    ) == ImageRows(18, ENCODED)
+
+
+def test_unsuitable_rows_are_refused_in_a_sentence(encoded: Path, tmp_path: Path) -> None:
+    """It names what there is, and what to do."""
+    with pytest.raises(ValueError, match=r"--encoded is jpeg:24@90: .* and --image-size is 32"):
+        chosen(encoded, 32, ENCODED)
+    with pytest.raises(ValueError, match=r"--no-resize cuts .*\(jpeg:24@90\)"):
+        chosen(encoded, 16, resize=False)
+    with pytest.raises(ValueError, match="encoding is 'png'"):
+        RunOptions(store=str(encoded), encoded="png")
+    small = small_store(tmp_path, rows=8, encoded=(ENCODED,))
+    with pytest.raises(StoreError, match=r"images of 16 px and encoded rows jpeg:24@90: expected "
+                       r"at least 64 px\. .*--sizes 64`.*--encoded jpeg:256@90`"):  # fmt: skip
+        chosen(small, 64)
+
+
+SMALL = ("--image-size", "16", "--batch-size", "8", "--threads-per-rank", "1", "--no-dashboard")
+GAN = ("--latent-dim", "4", "--generator-width", "2", "--critic-width", "2", "--critic-steps", "1",
+       "--warmup-critic-steps", "0", "--precision", "float32")  # fmt: skip
+
+
+def train(
+    monkeypatch: pytest.MonkeyPatch, stage: str, store: Path, run: Path, steps: int, *words: str
+) -> int:
+    """Run `tesserae train` with one rank in this process; return its exit status."""
+    network = GAN if stage == "wgan" else ("--width", "4")
+    with inline_ranks(monkeypatch):
+        return main(["train", stage, str(store), "--run", str(run), "--steps", str(steps),
+                     "--log-every", "1", *SMALL, *network, *words])  # fmt: skip
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """Return the metrics of steps and evaluations."""
+    lines = RunFolder(run).metrics()
+    return [
+        {k: v for k, v in line.items() if k != "generation"}
+        for line in lines
+        if line.get("what") != "speed"
+    ]
+
+
+@pytest.mark.parametrize("stage", ["wgan", "colourise"])
+def test_a_store_of_encoded_rows_alone_trains_and_goes_on(
+    encoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """An interrupted run has the metrics of an uninterrupted one, and is told what it reads."""
+    words = ("--eval-every", "3")
+    assert train(monkeypatch, stage, encoded, tmp_path / "whole", 6, *words) == 0
+    assert "px are decoded from the encoded rows jpeg:24@90 of split" in capsys.readouterr().out
+    explicit = (*words, "--encoded", ENCODED)
+    for steps in (3, 6):
+        assert train(monkeypatch, stage, encoded, tmp_path / "parts", steps, *explicit) == 0
+    assert "notice: " not in capsys.readouterr().out
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    record = RunFolder(tmp_path / "parts").read_options()
+    side = 16 if stage == "wgan" else 18
+    assert (record["options"]["encoded"], record["options"]["stored_size"]) == ("jpeg24@90", side)
+    assert (record["data"]["encoded"], record["data"]["size"]) == ("jpeg24@90", side)
+    assert record["data"]["held_out"] == "val"
+
+
+def test_a_run_goes_on_with_its_kind_of_rows(
+    both: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another kind is refused, and nothing of the run changes."""
+    squares, decoded = tmp_path / "squares", tmp_path / "decoded"
+    assert train(monkeypatch, "wgan", both, squares, 2) == 0
+    assert train(monkeypatch, "wgan", both, decoded, 2, "--encoded", ENCODED) == 0
+    before = (squares / "options.json").read_bytes()
+    capsys.readouterr()
+    assert train(monkeypatch, "wgan", both, squares, 3, "--encoded", ENCODED) == 1
+    assert "squares holds a run with the encoded rows none, not with the encoded rows jpeg24@90." \
+        in capsys.readouterr().err  # fmt: skip
+    assert train(monkeypatch, "wgan", both, decoded, 3, "--encoded", "original") == 1
+    assert "with the encoded rows jpeg24@90, not with" in capsys.readouterr().err
+    assert (squares / "options.json").read_bytes() == before
+    assert train(monkeypatch, "wgan", both, decoded, 3) == 0, "it reads what it has read"
+    assert RunFolder(decoded).read_options()["options"]["encoded"] == "jpeg24@90"
+
+
+def test_a_run_of_an_earlier_version_goes_on(
+    both: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not record which kind of rows it reads: squares."""
+    assert train(monkeypatch, "wgan", both, tmp_path / "run", 2) == 0
+    file = tmp_path / "run" / "options.json"
+    document = json.loads(file.read_bytes())
+    del document["options"]["encoded"], document["data"]["encoded"]
+    file.write_text(json.dumps(document))
+    assert RunFolder(tmp_path / "run").data()["encoded"] is None
+    assert train(monkeypatch, "wgan", both, tmp_path / "run", 4) == 0
+
+
+def test_squares_that_are_removed_do_not_change_a_run(
+    both: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run over squares does not go on over encoded rows of the same split."""
+    run = tmp_path / "run"
+    assert train(monkeypatch, "wgan", both, run, 2) == 0
+    monkeypatch.setattr(
+        "workflows.runs.image_rows.finished_arrays", lambda *_: FinishedArrays((), (ENCODED,))
+    )
+    assert train(monkeypatch, "wgan", both, run, 3) == 1
+    assert "not with the encoded rows jpeg24@90" in capsys.readouterr().err

@@ -1,0 +1,153 @@
+"""Which rows of a store a stage of images reads: stored squares, or squares of encoded rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.errors import StoreError, TesseraeError
+from pipeline.store import records
+from pipeline.store.encoding import Encoding, parse_encoding, suitable_encoding
+from pipeline.store.layout import MAX_SIZE
+from pipeline.store.open import open_objects
+from workflows.training.options import TrainingOptions
+from workflows.training.run_options import RunOptions
+
+if TYPE_CHECKING:  # it loads torch, which --help does not need
+    from workflows.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """The images that a loader yields. The fields are arguments of `pipeline.loader.Loader`."""
+
+    size: int
+    """The side of the squares, in pixels."""
+    encoded: str | None = None
+    """The encoding, such as `jpeg:256@90`, of the rows that they are decoded from; None = they are
+    stored."""
+
+
+@dataclass(frozen=True)
+class FinishedArrays:
+    """The finished image arrays of a split."""
+
+    sizes: tuple[int, ...]
+    """The sides of its stored squares, in pixels, ascending."""
+    encodings: tuple[str, ...]
+    """Its encodings, such as `jpeg:256@90`."""
+
+    def __str__(self) -> str:
+        """Return a phrase for a sentence, such as `images of 72, 224 px`."""
+        arrays = []
+        if self.sizes:
+            arrays.append(f"images of {', '.join(map(str, self.sizes))} px")
+        if self.encodings:
+            arrays.append(f"encoded rows {', '.join(self.encodings)}")
+        return " and ".join(arrays) or "no finished images"
+
+
+def finished_arrays(store: str, split: str) -> FinishedArrays:
+    """Return the arrays that a split has; of an unfinished one, those of the finished splits.
+
+    Args:
+        store: Folder or URL of the store.
+        split: Name of the split, which need not exist.
+
+    Raises:
+        StoreError: There is no store.
+    """
+    objects = open_objects(store)
+    records.load_recipe(objects)
+    done = {name: records.load_finish_record(objects, name)
+            for name in records.stored_splits(objects)}  # fmt: skip
+    finished = [done[split]] if done.get(split) is not None else list(done.values())
+    sizes = {size for record in finished if record is not None for size in record.sizes}
+    names = {name for record in finished if record is not None for name in record.encoded}
+    encodings = (parse_encoding(name).text for name in sorted(names))
+    return FinishedArrays(tuple(sorted(sizes)), tuple(encodings))
+
+
+def image_size_of(options: TrainingOptions) -> int:
+    """Return the side of the images that a stage trains on, in pixels (224 if it has no option)."""
+    return int(getattr(options, "image_size", 0) or 224)
+
+
+def recorded_rows(run: RunFolder) -> ImageRows | None:
+    """Return the rows that a run has read so far; None for a new run.
+
+    The store may have got other arrays since then, which must not change the run.
+    """
+    try:
+        options = run.read_options()["options"]
+    except TesseraeError:
+        return None
+    size = options.get("stored_size")
+    return None if size is None else ImageRows(int(size), options.get("encoded"))
+
+
+def choose_rows(
+    run_options: RunOptions, options: TrainingOptions, recorded: ImageRows | None
+) -> ImageRows:
+    """Return the rows that a stage of images reads.
+
+    They are those of `--encoded` or of the run; otherwise the smallest stored squares that are
+    large enough, and encoded rows if there are none.
+
+    Args:
+        run_options: `store`, `split` and `encoded`.
+        options: The options of the stage.
+        recorded: The rows that the run has read so far; None for a new run.
+
+    Raises:
+        StoreError: There is no store, or it has no suitable rows.
+        ValueError: The pictures of the encoding are smaller than the images to train on, or the
+            options exclude encoded rows.
+    """
+    encoded = run_options.encoded or (recorded and recorded.encoded)
+    if encoded:
+        return decoded_rows(parse_encoding(encoded), options)
+    image_size = image_size_of(options)
+    arrays = finished_arrays(run_options.store, run_options.split)
+    large_enough = [size for size in arrays.sizes if size >= image_size]
+    if large_enough:
+        is_recorded = recorded is not None and recorded.size in large_enough
+        return recorded if recorded and is_recorded else ImageRows(large_enough[0])
+    encoding = suitable_encoding(arrays.encodings, image_size)
+    if encoding is not None:
+        return decoded_rows(encoding, options)
+    raise StoreError(
+        f"{run_options.store} has {arrays}: expected at least {image_size} px. Add that size with"
+        f" `tesserae prepare ... --sizes {image_size}`, or encoded rows with `--encoded"
+        f" jpeg:{max(256, image_size)}@90`, or pass a smaller --image-size."
+    )
+
+
+def decoded_rows(encoding: Encoding, options: TrainingOptions) -> ImageRows:
+    """Return the squares that a stage needs of encoded rows, neither larger nor smaller.
+
+    Their side is that to which the device would resize large squares. So a random crop on the
+    device has room, as it has in stored squares.
+
+    Args:
+        encoding: The encoding of the rows.
+        options: The options of the stage.
+
+    Raises:
+        ValueError: The pictures are smaller than the images to train on, or the options exclude
+            encoded rows.
+    """
+    image_size = image_size_of(options)
+    limit = MAX_SIZE if encoding.is_original else encoding.short_side
+    if limit < image_size:
+        raise ValueError(
+            f"--encoded is {encoding.text}: its pictures have a short side of at most {limit} px,"
+            f" and --image-size is {image_size}. Pass a smaller --image-size, or another encoding."
+        )
+    if not getattr(options, "resize", True):
+        raise ValueError(
+            "--no-resize cuts stored squares at their scale, and encoded rows"
+            f" ({encoding.text}) are always resized. Omit it, or prepare squares with --sizes."
+        )
+    side = options.resized_side(MAX_SIZE) or image_size
+    return ImageRows(min(side, limit), encoding.text)
