@@ -414,7 +414,7 @@ def plan_encoded(
                 rows = SourceIndex(objects, plan)
                 longest = max(rows.shard_bytes)
                 rows.close()
-            span_bytes = span_of(encoding, longest, plan.shard_rows)
+            span_bytes = span_of(encoding, longest, plan.shard_rows, plan.num_rows)
             if span_bytes > MAX_SPAN_BYTES:
                 raise StoreError(
                     f"a shard of {plan.shard_rows:,} rows {encoding.text} needs room for"

@@ -73,7 +73,7 @@ class EncodedPlan:
         return document.encode_document(asdict(self))
 
 
-def span_of(encoding: Encoding, longest_shard_bytes: int, shard_rows: int) -> int:
+def span_of(encoding: Encoding, longest_shard_bytes: int, shard_rows: int, num_rows: int) -> int:
     """Return the bytes that a shard of encoded rows has room for, a multiple of a chunk.
 
     The source's own bytes need exactly that much. JPEG rows have room for the source's bytes, some
@@ -82,12 +82,14 @@ def span_of(encoding: Encoding, longest_shard_bytes: int, shard_rows: int) -> in
     Args:
         encoding: The encoding of the rows.
         longest_shard_bytes: The bytes of the samples of the shard that has most of them.
-        shard_rows: The rows of a shard.
+        shard_rows: The rows of a shard, for which its row table has entries.
+        num_rows: The rows of the split; room for more would be in vain.
     """
     row_bytes = 0
     if not encoding.is_original:
         row_bytes = JPEG_HEADER_BYTES + JPEG_ROOM_BYTES_PER_PIXEL * encoding.short_side**2
-    return _whole_chunks(longest_shard_bytes + shard_rows * (row_bytes + TABLE_ENTRY.itemsize))
+    room = longest_shard_bytes + min(shard_rows, num_rows) * row_bytes
+    return _whole_chunks(room + shard_rows * TABLE_ENTRY.itemsize)
 
 
 def expected_bytes(encoding: Encoding, num_rows: int, source_bytes: int) -> int:

@@ -46,13 +46,18 @@ def test_an_invalid_plan_is_refused(changes: dict[str, object]) -> None:
         decode_encoded_plan(replace(MADE, **changes).encode(), "x")  # type: ignore[arg-type]
 
 
-@given(st.integers(1, 4096), st.integers(1, 4096), st.integers(1, 2**32))
-def test_a_span_has_room_for_its_rows(short_side: int, shard_rows: int, num_bytes: int) -> None:
+@given(st.integers(1, 4096), st.integers(1, 4096), st.integers(1, 9000), st.integers(1, 2**32))
+def test_a_span_has_room_for_its_rows(
+    short_side: int, shard_rows: int, num_rows: int, num_bytes: int
+) -> None:
     """It is a whole number of chunks, and the row table has a place of its own."""
-    new_bytes = (1024 + 3 * short_side**2) * shard_rows
+    new_bytes = (1024 + 3 * short_side**2) * min(shard_rows, num_rows)
     for span, needed in (
-        (span_of(Encoding(short_side, 90), num_bytes, shard_rows), num_bytes + new_bytes),
-        (span_of(Encoding(), num_bytes, shard_rows), num_bytes),
+        (
+            span_of(Encoding(short_side, 90), num_bytes, shard_rows, num_rows),
+            num_bytes + new_bytes,
+        ),
+        (span_of(Encoding(), num_bytes, shard_rows, num_rows), num_bytes),
     ):
         room = replace(MADE, span_bytes=span).geometry(shard_rows).room_bytes
         assert span % CHUNK_BYTES == 0
