@@ -1,4 +1,4 @@
-"""The image set that loader.py and cold.py read, in the format of every method."""
+"""The image set that loader.py, cold.py and encoded.py read, in the format of every method."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from environments import python_of
 
@@ -24,6 +24,7 @@ ENVIRONMENTS = {
     "mds": ("torch==2.13.0 pillow==12.1.1", "mosaicml-streaming==0.13.0"),
     "webdataset": ("torch==2.13.0 pillow==12.1.1", "webdataset==1.0.2"),
     "torch": ("torch==2.13.0 numpy pillow==12.1.1",),
+    "dali": ("nvidia-dali-cuda120==2.4.0 numpy",),
     "tensorstore": ("tensorstore==0.1.86 numpy",),
     "zarr": ("zarr==3.1.6 numpy<2.3",),
 }
@@ -50,6 +51,9 @@ class LoaderMeasurement:
 
 class ImageSet:
     """A folder with the same images in every format."""
+
+    script = METHODS_SCRIPT
+    """The program that writes the formats and runs the methods."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -95,8 +99,9 @@ class ImageSet:
             np.save(file, labels.astype(np.int64))
 
     def _convert(self, name: str, out: Path) -> None:
+        kind = name.split()[0]
         subprocess.run(
-            [python_of(name, ENVIRONMENTS[name]), METHODS_SCRIPT, "write", name, self.folder, out],
+            [python_of(kind, ENVIRONMENTS[kind]), self.script, "write", name, self.folder, out],
             check=True,
             stdout=subprocess.DEVNULL,
         )
@@ -104,7 +109,7 @@ class ImageSet:
     def measure(
         self, method: str, warm_up: float, seconds: float, prefix: tuple[str, ...] = ()
     ) -> LoaderMeasurement:
-        """Run a method of loader_methods.py in a process of its own, and return its measurement.
+        """Run a method of the script in a process of its own, and return its measurement.
 
         Args:
             method: The name of the method.
@@ -117,7 +122,7 @@ class ImageSet:
         python = sys.executable if requirements is None else python_of(kind, requirements)
         arguments = [method, self.folder, self.num_images(), warm_up, seconds]
         output = subprocess.run(
-            [*prefix, python, METHODS_SCRIPT, "measure", *map(str, arguments)],
+            [*prefix, python, self.script, "measure", *map(str, arguments)],
             check=True,
             stdout=subprocess.PIPE,
             text=True,
@@ -140,9 +145,21 @@ def link_images(data: Path, folder: Path, num_images: int) -> None:
             shutil.copyfile(files[index], name)
 
 
-def prepare(photographs: Path, out: Path, options: tuple[str, ...]) -> None:
-    """Run `tesserae prepare` at 224 px, with further options."""
-    command = [sys.executable, "-m", "workflows", "prepare", photographs, out, "--sizes", "224"]
+def prepare(
+    photographs: Path,
+    out: Path,
+    options: tuple[str, ...],
+    rows: tuple[str, ...] = ("--sizes", "224"),
+) -> None:
+    """Run `tesserae prepare`.
+
+    Args:
+        photographs: The photographs, in class folders.
+        out: The new store.
+        options: Further options.
+        rows: The options that choose the rows (default: squares of 224 px).
+    """
+    command = [sys.executable, "-m", "workflows", "prepare", photographs, out, *rows]
     subprocess.run(
         [*command, "--no-dashboard", *options], check=True, cwd=ROOT, stdout=subprocess.DEVNULL
     )
@@ -177,7 +194,7 @@ def photographs_of_tests() -> Path | None:
 
 
 def create_parser(text: str, methods: tuple[str, ...], *, rounds: int) -> argparse.ArgumentParser:
-    """Return a parser of the options that loader.py and cold.py share."""
+    """Return a parser of the options that loader.py, cold.py and encoded.py share."""
     parser = argparse.ArgumentParser(
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -227,12 +244,17 @@ def create_parser(text: str, methods: tuple[str, ...], *, rounds: int) -> argpar
     return parser
 
 
+SetKind = TypeVar("SetKind", bound=ImageSet)
+
+
 @contextlib.contextmanager
-def open_set(folder: Path | None, scratch: Path | None) -> Iterator[ImageSet]:
+def open_set(
+    folder: Path | None, scratch: Path | None, kind: type[SetKind] = ImageSet
+) -> Iterator[SetKind]:
     """Yield the image set in *folder*; without one, a set that is removed at the end."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        yield ImageSet(folder)
+        yield kind(folder)
         return
     with tempfile.TemporaryDirectory(dir=scratch) as temporary:
-        yield ImageSet(Path(temporary))
+        yield kind(Path(temporary))

@@ -457,17 +457,19 @@ def rss() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def main() -> None:
-    """Run `write` or `measure`."""
+def main(
+    writers: dict[str, Callable[[Path, Path], None]], methods: dict[str, Callable[[Path], Batches]]
+) -> None:
+    """Run `write` with one of the writers, or `measure` with one of the methods."""
     task, name, folder, *arguments = sys.argv[1:]
     if task == "write":
-        WRITERS[name](Path(folder), Path(arguments[0]))
+        writers[name](Path(folder), Path(arguments[0]))
         return
     num_rows, warm_up, seconds = map(float, arguments)
-    batches = METHODS[name](Path(folder))
+    batches = methods[name](Path(folder))
     print(json.dumps(measure(batches, int(num_rows), warm_up, seconds)), flush=True)
     os._exit(0)  # the threads and processes of some loaders would not end
 
 
 if __name__ == "__main__":
-    main()
+    main(WRITERS, METHODS)

@@ -1,20 +1,26 @@
 """Measure how fast `tesserae prepare` is, and compare it with a lower bound and with usual scripts.
 
-    python benchmarks/prepare.py [--data FOLDER] [--repeat 10] [--rounds 5]
+    python benchmarks/prepare.py [--data FOLDER] [--repeat 10] [--rounds 5] [--methods METHOD ...]
 
 Each round runs every method once, one after the other, on the same images, with a warm page cache:
 
     floor          a loop of one thread that decodes with simplejpeg and resizes three times with
-                   Pillow-SIMD into existing arrays, with the filter, the box and the RGBX buffers
-                   of Tesserae; no Dask, and nothing is written
+                   Pillow-SIMD into existing arrays, with the filter, the box, the RGBX buffers and
+                   the scale of decoding of Tesserae; no Dask, and nothing is written
     tesserae       `tesserae prepare` with three sizes on --workers processes; `steady` is the
-                   difference to a run of one image, which is the start-up
+                   difference to a run of one image, which is the start-up (also for other options)
     pool           a usual script: multiprocessing.Pool, stock Pillow (in an environment of its
                    own), three resizes, zarr
     opencv         the same with OpenCV
     loop 224       the fastest loop at 224 px alone: simplejpeg, crop and resize in one call, a
                    thread per core; nothing is written
     tesserae 224   `tesserae prepare --sizes 224`
+    floor encoded  the floor without squares: each photograph is resized to a short side of 256 px,
+                   encoded by Pillow with a quality of 90, and written to one file; a JPEG that is
+                   no larger is written as it is
+    floor both     the three sizes and the encoded images from one decoding, all of them written
+    tesserae encoded, tesserae both
+                   `tesserae prepare --encoded jpeg:256@90`, alone and with the three sizes
     resize         the three resizes alone, of 200 decoded images, with Pillow-SIMD
     resize stock   the same with stock Pillow
 
@@ -27,6 +33,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import io
 import json
 import os
 import resource
@@ -48,14 +55,60 @@ from environments import python_of
 from image_set import ROOT, link_images, photographs_of_tests
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
 
 SIZES = (72, 224, 288)
+SHORT_SIDE, QUALITY = 256, 90
+"""The largest short side in pixels, and the quality, of encoded images."""
+THREE_SIZES = ("--sizes", *map(str, SIZES))
+ENCODED = ("--encoded", f"jpeg:{SHORT_SIDE}@{QUALITY}")
+COMMANDS = {
+    "tesserae": THREE_SIZES,
+    "tesserae 224": ("--sizes", "224"),
+    "tesserae encoded": ENCODED,
+    "tesserae both": (*THREE_SIZES, *ENCODED),
+}
+"""The options of `tesserae prepare` by the name of the method."""
+METHODS = (
+    "floor",
+    "tesserae",
+    "pool",
+    "opencv",
+    "loop 224",
+    "tesserae 224",
+    "resize",
+    "resize stock",
+    "floor encoded",
+    "tesserae encoded",
+    "floor both",
+    "tesserae both",
+)
+RATIOS = (
+    ("CPU", "steady", "floor"),
+    ("CPU", "tesserae", "floor"),
+    ("images/s", "tesserae", "floor"),
+    ("images/s", "steady", "floor"),
+    ("images/s", "tesserae", "pool"),
+    ("images/s", "tesserae", "opencv"),
+    ("images/s", "tesserae 224", "loop 224"),
+    ("images/s", "steady 224", "loop 224"),
+    ("CPU", "resize stock", "resize"),
+    ("CPU", "steady encoded", "floor encoded"),
+    ("CPU", "steady both", "floor both"),
+    ("CPU", "steady both", "steady"),
+)
+"""The pairs of methods whose ratio of rates, or of CPU time per image, is printed."""
 RESIZED_IMAGES = 200
 """The number of images that the methods `resize` decode and resize."""
 STOCK_REQUIREMENTS = ("pillow==12.1.1 opencv-python-headless<5 zarr==3.1.6 numpy<2.3",)
 PR_SET_CHILD_SUBREAPER = 36
 """The option of prctl(2) by which orphaned descendants become children of this process."""
+
+
+Method = Callable[[str, str, int], None]
+"""A method takes the folder of images, an empty folder, and the number of workers."""
 
 
 @dataclass(frozen=True)
@@ -87,50 +140,98 @@ def square(width: int, height: int) -> tuple[int, int, int, int]:
     return left, top, left + side, top + side
 
 
-def run_floor(folder: str, out: str, workers: int) -> None:
-    """Decode and resize in one thread, and write nothing."""
-    import numpy as np
-    from PIL import Image
+def run_floor(sizes: tuple[int, ...], *, encoded: bool = False) -> Method:
+    """Return a method that decodes and resizes in one thread.
 
-    arrays = {size: np.empty((16, size, size, 3), np.uint8) for size in SIZES}
-    for index, file in enumerate(files_of(folder)):
-        image = decode_photograph(file)
-        box = square(*image.size)
-        for size, array in arrays.items():
-            resized = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
-            raw = np.frombuffer(resized.tobytes("raw", "RGB"), np.uint8)
-            array[index % 16] = raw.reshape(size, size, 3)
+    Args:
+        sizes: The sides of the squares in pixels.
+        encoded: True to encode each photograph too, and to write the encoded images and the squares
+            to one file each; False to write nothing.
+    """
+
+    def run(folder: str, out: str, workers: int) -> None:
+        import numpy as np
+
+        serves = max((*sizes, SHORT_SIDE) if encoded else sizes)
+        arrays = {size: np.empty((16, size, size, 3), np.uint8) for size in sizes}
+        with contextlib.ExitStack() as stack:
+            files = {
+                size: stack.enter_context(Path(out, str(size)).open("wb", buffering=0))
+                for size in ((*sizes, "encoded") if encoded else ())
+            }
+            for index, file in enumerate(files_of(folder)):
+                data = read(file)
+                image = decode_photograph(data, serves)
+                for size, array in arrays.items():
+                    row = array[index % 16]
+                    resize_square(image, row)
+                    if encoded:
+                        files[size].write(row)
+                if encoded:
+                    files["encoded"].write(encode(data, image))
+
+    return run
 
 
-def decode_photograph(file: str) -> Image.Image:
+def read(file: str) -> bytes:
+    """Return the bytes of a file."""
+    with open(file, "rb") as stream:  # noqa: PTH123 - the floor counts microseconds
+        return stream.read()
+
+
+def decode_photograph(data: bytes, serves: int) -> Image.Image:
     """Decode to RGBX, which Pillow resizes without another copy, as Tesserae does."""
     import simplejpeg
     from PIL import Image
 
-    with open(file, "rb") as stream:  # noqa: PTH123 - the floor counts microseconds
-        data = stream.read()
+    from pipeline.images.decode import reduction_factor
+
     try:
-        pixels = simplejpeg.decode_jpeg(data, "RGBX")
+        height, width = simplejpeg.decode_jpeg_header(data)[:2]
+        scale = reduction_factor(width, height, fit="crop", serves=serves)
+        pixels = simplejpeg.decode_jpeg(
+            data, "RGBX", min_height=-(-height // scale), min_width=-(-width // scale)
+        )
     except ValueError:
-        return Image.open(file).convert("RGB")
+        return Image.open(io.BytesIO(data)).convert("RGB")
     height, width = pixels.shape[:2]
     return Image.frombuffer("RGBX", (width, height), pixels, "raw", "RGBX", 0, 1)
+
+
+def resize_square(image: Image.Image, row: NDArray[np.uint8]) -> None:
+    """Resize the centred square of an image into a row, (size, size, 3) uint8."""
+    import numpy as np
+    from PIL import Image
+
+    box = square(*image.size)
+    resized = image.resize(row.shape[:2], Image.Resampling.BICUBIC, box=box)
+    row[:] = np.frombuffer(resized.tobytes("raw", "RGB"), np.uint8).reshape(row.shape)
+
+
+def encode(data: bytes, image: Image.Image) -> bytes:
+    """Return a JPEG of kept aspect, with a short side of at most 256 px, as Tesserae encodes it."""
+    from PIL import Image
+
+    from pipeline.images.encode import row_size
+
+    height, width = row_size(*image.size, SHORT_SIDE)
+    if (width, height) == image.size:
+        return data
+    stream = io.BytesIO()
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    resized.convert("RGB").save(stream, "JPEG", quality=QUALITY, subsampling="4:2:0")
+    return stream.getvalue()
 
 
 def run_loop224(folder: str, out: str, workers: int) -> None:
     """Decode and resize at 224 px in *workers* threads, and write nothing."""
     import numpy as np
-    from PIL import Image
 
     files = files_of(folder)
     array = np.empty((16, 224, 224, 3), np.uint8)
 
     def decode_and_resize(index: int) -> None:
-        image = decode_photograph(files[index])
-        box = square(*image.size)
-        resized = image.resize((224, 224), Image.Resampling.BICUBIC, box=box)
-        raw = np.frombuffer(resized.tobytes("raw", "RGB"), np.uint8)
-        array[index % 16] = raw.reshape(224, 224, 3)
+        resize_square(decode_photograph(read(files[index]), 224), array[index % 16])
 
     with ThreadPoolExecutor(workers) as pool:
         for _ in pool.map(decode_and_resize, range(len(files)), chunksize=16):
@@ -174,7 +275,7 @@ def pool_opencv(file: str) -> list[object]:
     return [cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) for size in SIZES]
 
 
-def run_pool(work: Callable[[str], list[object]]) -> Callable[[str, str, int], None]:
+def run_pool(work: Callable[[str], list[object]]) -> Method:
     """Return a method in which a pool of processes runs *work*, and the parent writes zarr."""
 
     def run(folder: str, out: str, workers: int) -> None:
@@ -202,22 +303,26 @@ def run_pool(work: Callable[[str], list[object]]) -> Callable[[str, str, int], N
     return run
 
 
-METHODS = {
-    "resize": run_resize,
-    "resize stock": run_resize,
-    "floor": run_floor,
-    "loop 224": run_loop224,
+FUNCTIONS: dict[str, Method] = {
+    "floor": run_floor(SIZES),
     "pool": run_pool(pool_pillow),
     "opencv": run_pool(pool_opencv),
+    "loop 224": run_loop224,
+    "resize": run_resize,
+    "resize stock": run_resize,
+    "floor encoded": run_floor((), encoded=True),
+    "floor both": run_floor(SIZES, encoded=True),
 }
+"""The methods that are functions of this file."""
 
 
 def run_method(name: str, folder: str, out: str, workers: int) -> None:
     """Run a method in this process, and print its measurement as JSON."""
-    if name in ("floor", "loop 224"):  # a lower bound does not include imports and lookup tables
-        METHODS[name](str(next(Path(folder).parent.glob("one*"))), out, workers)
+    run = FUNCTIONS[name]
+    if name.startswith(("floor", "loop")):  # a lower bound has no imports and lookup tables
+        run(str(next(Path(folder).parent.glob("one*"))), out, workers)
     before, started = cpu_seconds(), time.perf_counter()
-    METHODS[name](folder, out, workers)
+    run(folder, out, workers)
     if name.startswith("resize"):  # it has printed its own measurement
         return
     print(json.dumps({"wall": time.perf_counter() - started, "cpu": cpu_seconds() - before}))
@@ -238,7 +343,6 @@ class Benchmark:
     def __init__(self, data: Path, scratch: Path, repeat: int, workers: int) -> None:
         self.scratch = scratch
         self.workers = workers
-        self.stock = python_of("stock", STOCK_REQUIREMENTS)
         self.images = scratch / "images"
         self.one = scratch / "one"
         self.num_images = repeat * len(list(data.glob("*/*")))
@@ -250,17 +354,23 @@ class Benchmark:
     def run(self, name: str) -> Measurement:
         """Run a method that is a function of this file, in a process of its own."""
         stock = name in ("pool", "opencv", "resize stock")
-        python = self.stock if stock else sys.executable
+        python = python_of("stock", STOCK_REQUIREMENTS) if stock else sys.executable
         with self.output_folder() as out:
             command = [python, __file__, "--method", name, str(self.images), out, str(self.workers)]
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            output = subprocess.run(
+                command,
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONPATH": "" if stock else str(ROOT)},
+            ).stdout
         return Measurement(**{"images": self.num_images, **json.loads(output)})
 
-    def prepare(self, source: Path, num_images: int, *sizes: int) -> Measurement:
+    def prepare(self, source: Path, num_images: int, options: tuple[str, ...]) -> Measurement:
         """Run `tesserae prepare`, and measure all processes that it starts."""
         with self.output_folder() as out:
             command = [sys.executable, "-m", "workflows", "prepare", str(source), f"{out}/store"]
-            command += ["--workers", str(self.workers), "--sizes", *map(str, sizes)]
+            command += ["--workers", str(self.workers), *options]
             peak = PeakMemory()
             before, started = cpu_seconds(), time.perf_counter()
             with peak:
@@ -352,7 +462,9 @@ def main() -> int:
         metavar="N",
         help="processes or threads of a method (default 2)",
     )
-    add("--method", nargs=4, help=argparse.SUPPRESS)  # fmt: skip
+    add("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD",
+        help="methods to run (default: all)")  # fmt: skip
+    add("--method", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.method:
         name, folder, out, workers = args.method
@@ -367,30 +479,28 @@ def main() -> int:
             f"{benchmark.num_images:,} images, {args.workers} workers, {args.rounds} rounds",
             flush=True,
         )
-        report(measure(benchmark, args.rounds))
+        report(measure(benchmark, args.methods, args.rounds))
     return 0
 
 
-def measure(benchmark: Benchmark, rounds: int) -> dict[str, list[Measurement]]:
-    """Run every method once in each round, and return the measurements by method."""
-    runs: dict[str, Callable[[], Measurement]] = {
-        "floor": lambda: benchmark.run("floor"),
-        "tesserae": lambda: benchmark.prepare(benchmark.images, benchmark.num_images, *SIZES),
-        "one image": lambda: benchmark.prepare(benchmark.one, 1, *SIZES),
-        "pool": lambda: benchmark.run("pool"),
-        "opencv": lambda: benchmark.run("opencv"),
-        "loop 224": lambda: benchmark.run("loop 224"),
-        "tesserae 224": lambda: benchmark.prepare(benchmark.images, benchmark.num_images, 224),
-        "resize": lambda: benchmark.run("resize"),
-        "resize stock": lambda: benchmark.run("resize stock"),
-    }
-    measurements: dict[str, list[Measurement]] = {name: [] for name in runs}
+def measure(benchmark: Benchmark, methods: list[str], rounds: int) -> dict[str, list[Measurement]]:
+    """Run the methods once in each round, and return the measurements by method.
+
+    If one of them is `tesserae prepare`, `one image` is measured too.
+    """
+    names = [*methods, *(["one image"] if set(methods) & set(COMMANDS) else [])]
+    measurements: dict[str, list[Measurement]] = {name: [] for name in names}
     for number in range(rounds):
-        for name, run in runs.items():
-            result = run()
+        for name in names:
+            if name == "one image":
+                result = benchmark.prepare(benchmark.one, 1, THREE_SIZES)
+            elif name in COMMANDS:
+                result = benchmark.prepare(benchmark.images, benchmark.num_images, COMMANDS[name])
+            else:
+                result = benchmark.run(name)
             measurements[name].append(result)
             print(
-                f"round {number + 1}  {name:<12} {result.wall:7.2f} s {result.cpu:7.2f} s CPU",
+                f"round {number + 1}  {name:<16} {result.wall:7.2f} s {result.cpu:7.2f} s CPU",
                 flush=True,
             )
     return measurements
@@ -406,32 +516,29 @@ def without_start(runs: list[Measurement], start_runs: list[Measurement]) -> lis
 
 def report(measurements: dict[str, list[Measurement]]) -> None:
     """Print rates and CPU times of each method, and ratios of medians."""
-    start_runs = measurements.pop("one image")
-    methods = {
-        **measurements,
-        "steady": without_start(measurements["tesserae"], start_runs),
-        "steady 224": without_start(measurements["tesserae 224"], start_runs),
-    }
-    print("\n              images/s            CPU ms/image")
-    print("              max      median     min    median")
-    rate, cpu = {}, {}
+    methods = dict(measurements)
+    start_runs = methods.pop("one image", [])
+    for name in set(COMMANDS) & set(measurements):
+        steady = name.replace("tesserae", "steady")
+        methods[steady] = without_start(measurements[name], start_runs)
+    print("\n                  images/s            CPU ms/image")
+    print("                  max      median     min    median")
+    medians: dict[tuple[str, str], float] = {}
     for name, runs in methods.items():
         rates = [run.images / run.wall for run in runs]
         costs = [run.cpu / run.images * 1e3 for run in runs]
-        rate[name], cpu[name] = statistics.median(rates), statistics.median(costs)
-        speed = f"{max(rates):7,.0f}  {rate[name]:7,.0f}"
-        print(f"{name:<12} {speed}   {min(costs):7.3f}  {cpu[name]:7.3f}")
-    print(f"\nCPU per image, steady / floor         {cpu['steady'] / cpu['floor']:.2f}")
-    print(f"CPU per image, tesserae / floor       {cpu['tesserae'] / cpu['floor']:.2f}")
-    print(f"images/s, tesserae / floor            {rate['tesserae'] / rate['floor']:.2f}")
-    print(f"images/s, steady / floor              {rate['steady'] / rate['floor']:.2f}")
-    print(f"images/s, tesserae / pool             {rate['tesserae'] / rate['pool']:.2f}")
-    print(f"images/s, tesserae / opencv           {rate['tesserae'] / rate['opencv']:.2f}")
-    print(f"images/s, tesserae 224 / loop 224     {rate['tesserae 224'] / rate['loop 224']:.2f}")
-    print(f"images/s, steady 224 / loop 224       {rate['steady 224'] / rate['loop 224']:.2f}")
-    print(f"CPU of resizing, stock / Pillow-SIMD  {cpu['resize stock'] / cpu['resize']:.1f}")
-    largest = max(run.rss for run in measurements["tesserae"])
-    print(f"memory of the largest process         {largest:,.0f} MiB")
+        medians["images/s", name] = statistics.median(rates)
+        medians["CPU", name] = statistics.median(costs)
+        speed = f"{max(rates):7,.0f}  {statistics.median(rates):7,.0f}"
+        print(f"{name:<16} {speed}   {min(costs):7.3f}  {statistics.median(costs):7.3f}")
+    print()
+    for unit, method, baseline in RATIOS:
+        if {(unit, method), (unit, baseline)} <= medians.keys():
+            ratio = medians[unit, method] / medians[unit, baseline]
+            print(f"{unit + ', ' + method + ' / ' + baseline:<42} {ratio:.2f}")
+    if "tesserae" in measurements:
+        largest = max(run.rss for run in measurements["tesserae"])
+        print(f"memory of the largest process              {largest:,.0f} MiB")
 
 
 if __name__ == "__main__":

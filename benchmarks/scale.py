@@ -4,13 +4,19 @@
                                                          ImageNet-21k
     python benchmarks/scale.py graph --rows 1281167      run a sleeping task for each shard of
                                                          ImageNet on a real scheduler
+    python benchmarks/scale.py encoded --store STORE --rows 1281167
+                                                         open a split of as many encoded rows as
+                                                         ImageNet has, and load batches of them
 
 `plan` measures the time and the peak memory of the work of `tesserae prepare` between the listing
 and the first image. `graph` runs a Dask task for each shard, which returns the report of a real
 task, on --workers Dask workers of one thread each in a few processes. It prints the utilisation of
 the workers until the last task starts. The duration of a task is drawn from those of the shards of
 a store with --store, and otherwise from a log-normal distribution (sigma 0.2) around 2.4 ms per
-row. Of that distribution, only the location is measured.
+row. Of that distribution, only the location is measured. `encoded` takes a store with a whole
+shard of encoded rows (`tesserae prepare SOURCE STORE --encoded jpeg:256@90`), whose objects are
+hard-linked as the shards of a split of --rows rows beside it: reads come from few files, so only
+the opening, the first batch and the memory are those of a real store of this size.
 """
 
 from __future__ import annotations
@@ -23,6 +29,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +41,23 @@ from numpy.typing import NDArray
 
 from cluster.config import applied_settings, silence_client_logs
 from pipeline.ingest import planning
+from pipeline.ingest.finish import planned_documents, zarr_metadata
 from pipeline.ingest.report import ShardReport
 from pipeline.ingest.source_index import Origin
 from pipeline.jobs import Job, run_jobs
 from pipeline.order import row_order
 from pipeline.sources.classes.class_order import Classes
 from pipeline.sources.listing import sort_listing
-from pipeline.store import records
+from pipeline.store import arrays, layout, records
+from pipeline.store.encoded_shard import (
+    EncodedShardComposer,
+    read_row_table,
+    read_rows_of_shard,
+)
+from pipeline.store.fingerprint import fingerprint
 from pipeline.store.open import open_objects
 from pipeline.store.options import StoreOptions
+from pipeline.store.records import FinishRecord
 
 CLASSES = 21_841
 WORKER_PROCESSES = 4
@@ -53,12 +68,13 @@ SECONDS_PER_ROW = 0.0024
 
 
 def main() -> int:
-    """Run `plan` or `graph`."""
+    """Run one of the benchmarks."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("benchmark", choices=("plan", "graph", "workers"), metavar="plan|graph")
+    names = ("plan", "graph", "workers", "encoded", "read")
+    add("benchmark", choices=names, metavar="plan|graph|encoded")
     add("--address", help=argparse.SUPPRESS)
     add(
         "--rows",
@@ -79,12 +95,22 @@ def main() -> int:
         "--store",
         type=Path,
         metavar="STORE",
-        help="store from whose shards graph draws the durations of its tasks",
+        help="store from whose shards graph draws the durations of its tasks, or whose encoded"
+        " rows are linked",
     )
+    add("--encoding", default="jpeg256@90", metavar="NAME", help="encoded rows (jpeg256@90)")
+    add("--batches", type=int, default=40, metavar="N", help="number of batches (default 40)")
     add("--speed", type=float, default=1.0, metavar="FACTOR",
         help="divisor of the durations of graph's tasks (default 1)")  # fmt: skip
     args = parser.parse_args()
-    {"plan": plan, "graph": graph, "workers": run_workers}[args.benchmark](args)
+    run = {
+        "plan": plan,
+        "graph": graph,
+        "workers": run_workers,
+        "encoded": encoded,
+        "read": read,
+    }
+    run[args.benchmark](args)
     return 0
 
 
@@ -141,6 +167,106 @@ def plan(args: argparse.Namespace) -> None:
     for step, seconds, peak in steps:
         print(f"  after {seconds:6.1f} s, peak memory {peak:4.2f} GiB: {step}")
     print(f"  file of rows: {size / 1e9:.2f} GB")
+
+
+def encoded(args: argparse.Namespace) -> None:
+    """Link the encoded rows of a store as a larger split, and read that in a new process."""
+    with tempfile.TemporaryDirectory(dir=args.store.parent) as folder:
+        link_rows(args.store, Path(folder) / "store", args.encoding, args.rows)
+        command = [sys.executable, __file__, "read", "--store", f"{folder}/store"]
+        command += ["--encoding", args.encoding, "--batches", str(args.batches)]
+        subprocess.run(command, check=True)
+
+
+def link_rows(source: Path, target: Path, encoding: str, num_rows: int) -> None:
+    """Write a finished split `train` of *num_rows* encoded rows.
+
+    Its shard objects are hard links to whole shards of *source*, which has at least one. Its table
+    is missing, which no loader reads.
+    """
+    objects, new = open_objects(str(source)), open_objects(str(target), "train-scale")
+    recipe, old = records.load_recipe(objects), records.load_plan(objects, "train")
+    plan = replace(old, num_rows=num_rows)
+    planned = records.load_encoded_plan(objects, old, encoding)
+    geometry = planned.geometry(plan.shard_rows)
+    commits = [c for _, c in sorted(records.load_commits(objects, old).items())]
+    whole = [c.encoded[encoding] for c in commits if c.stop - c.start == plan.shard_rows]
+    tables = [read_row_table(objects, written, geometry) for written in whole]
+    new.begin()
+    offset = np.empty((num_rows, 2), np.int64)
+    shape = np.empty((num_rows, 2), np.int32)
+    for shard in range(plan.num_shards):
+        rows, entries = plan.rows(shard), tables[shard % len(tables)]
+        name = layout.encoded_shard("train", encoding, shard)
+        if len(rows) == plan.shard_rows:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).hardlink_to(source / whole[shard % len(whole)].name)
+        else:
+            composer = EncodedShardComposer(new.create(name), geometry)
+            data = read_rows_of_shard(objects, whole[0], geometry, 0, len(rows))
+            entries = tables[0][: len(rows)]
+            for row, entry in zip(data, entries, strict=True):
+                composer.append(row, int(entry["height"]), int(entry["width"]))
+            composer.write_index()
+            composer.finish()
+        entries = entries[: len(rows)]
+        first = shard * planned.span_bytes
+        offset[rows.start : rows.stop, 1] = first + entries["stop"]
+        offset[rows.start : rows.stop, 0] = first + np.append(0, entries["stop"][:-1])
+        shape[rows.start : rows.stop, 0] = entries["height"]
+        shape[rows.start : rows.stop, 1] = entries["width"]
+    plans = {encoding: replace(planned, plan=plan.digest)}
+    documents = [
+        *planned_documents(recipe, plan, plans),
+        *zarr_metadata(recipe, plan, [], plans),
+        *arrays.encoded_row_arrays("train", encoding, offset, shape),
+        *arrays.label_array("train", np.zeros(num_rows, np.int32)),
+        *arrays.status_array("train", np.zeros(num_rows, np.uint8)),
+        (layout.table("train"), b""),
+    ]
+    written = {fingerprint(name, data) for name, data in documents}
+    derived = layout.derived("train", num_rows, ())
+    derived |= layout.encoded_derived("train", num_rows, encoding)
+    done = FinishRecord(
+        split="train",
+        recipe=recipe.digest,
+        plan=plan.digest,
+        num_rows=num_rows,
+        sizes=(),
+        counts={"readable": num_rows},
+        parts="0" * 32,
+        objects=tuple(record for record in written if record.name in derived),
+        format=recipe.format,
+        encoded=(encoding,),
+    )
+    for name, data in (*documents, (layout.done("train"), done.encode())):
+        new.put(name, data)
+    new.end()
+
+
+def read(args: argparse.Namespace) -> None:
+    """Open a split and load batches, and print times and memory."""
+    from pipeline.loader import Loader
+
+    process = psutil.Process()
+    before = process.memory_info().rss
+    started = time.perf_counter()
+    loader = Loader(args.store, encoded=args.encoding, crop="resized", size=224)
+    num_batches = len(loader)
+    opened = time.perf_counter() - started
+    held = process.memory_info().rss - before
+    print(f"{loader.num_rows:,} rows opened in {opened:.2f} s, {held / 2**20:,.0f} MiB")
+    batches = iter(loader)
+    started = time.perf_counter()
+    next(batches)
+    print(f"first of {num_batches:,} batches after {time.perf_counter() - started:.2f} s")
+    started, cpu = time.perf_counter(), time.process_time()
+    for _ in range(args.batches):
+        next(batches)
+    rate = args.batches * 256 / (time.perf_counter() - started)
+    cpu = (time.process_time() - cpu) / (args.batches * 256)
+    held = process.memory_info().rss - before
+    print(f"then {rate:,.0f} images/s, {cpu * 1e3:.3f} CPU ms per image; {held / 2**20:,.0f} MiB")
 
 
 def sleeping_task(shard: int, seconds: float, num_rows: int) -> ShardReport:

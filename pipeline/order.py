@@ -180,9 +180,10 @@ def keys(numbers: tuple[int, ...], *last: NDArray[np.int64]) -> NDArray[np.uint6
         last: The last numbers of each key, int64, at least 0, of shapes that broadcast.
 
     Returns:
-        A uint64 array of the common shape.
+        A uint64 array of the common shape, of at least one dimension.
     """
-    hashed = np.uint64(key(*numbers))
+    # An array, not a number, of which numpy would report that it overflows.
+    hashed = np.array([key(*numbers)], np.uint64)
     for array in last:
         hashed = _mix_splitmix64((hashed ^ array.astype(np.uint64)) + _STEP)
     return hashed

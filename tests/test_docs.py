@@ -26,6 +26,7 @@ from pipeline.loader import Loader, Reading, Staging
 from pipeline.sources import open_source
 from pipeline.sources.listing import listing_digest
 from pipeline.store.commit import Commit
+from pipeline.store.encoded_plan import EncodedPlan
 from pipeline.store.features import FeatureCommit, FeatureFinishRecord, FeatureRecipe
 from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
@@ -38,6 +39,7 @@ DOCS = ROOT / "docs"
 DOCUMENTS = {
     "recipe.json": Recipe,
     "splits/&lt;split&gt;.json": Plan,
+    "splits/&lt;split&gt;.&lt;encoding&gt;.json": EncodedPlan,
     "commits/&lt;split&gt;/&lt;shard&gt;.json": Commit,
     "splits/&lt;split&gt;.done.json": FinishRecord,
     "features/&lt;name&gt;/recipe.json": FeatureRecipe,

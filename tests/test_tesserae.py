@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 LOCATIONS = tesserae._LOCATIONS
 
 EXAMPLES = (
-    "Augment", "Hierarchy", "Loader", "SplitDataset", "build_index", "class_vectors",
+    "Augment", "Crop", "Hierarchy", "Loader", "SplitDataset", "build_index", "class_vectors",
     "parse_query", "view",
 )  # fmt: skip
 """The names whose docstrings have an example."""

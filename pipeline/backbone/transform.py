@@ -13,6 +13,9 @@ from torch.nn import functional
 from pipeline.backbone.check_files import PREPROCESSOR_CONFIG, read_json
 from pipeline.errors import TesseraeError
 
+UNCROPPED_SIZE = 384
+"""The side in pixels from which on a processor with the field `crop_pct` does not crop."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Transform:
@@ -26,6 +29,9 @@ class Transform:
     """The divisors of red, green and blue after the subtraction, as shares of 255."""
     channels: str = "RGB"
     """The order of channels that the network takes, RGB or BGR; `Backbone` converts RGB to it."""
+    crop_share: float = 1.0
+    """The side of the centre crop that the network's preprocessing cuts out, as a fraction of the
+    short side of a picture. It matters for pictures of kept aspect alone: `apply` crops nothing."""
 
     def apply(self, images: Tensor) -> Tensor:
         """Return resized and normalised images.
@@ -60,8 +66,8 @@ def read_transform(name_or_path: str, config: Any, *, local: bool) -> Transform:
 
     Returns:
         The transform, with the `size` in pixels of the square images that the model takes, the
-        `mean` and `std` of red, green and blue as fractions of 255, and the order of `channels`
-        that it takes, `RGB` or `BGR`.
+        `mean` and `std` of red, green and blue as fractions of 255, the order of `channels` that it
+        takes, `RGB` or `BGR`, and the `crop_share` of its centre crop.
 
     Raises:
         TesseraeError: The model does not specify it, or takes no squares; there is no such folder,
@@ -123,7 +129,9 @@ def make_transform(
 
     Returns:
         The transform, with the `size` in pixels of the square images, the `mean` and `std` of red,
-        green and blue as fractions of 255, and the order of `channels`, `RGB` or `BGR`.
+        green and blue as fractions of 255, the order of `channels`, `RGB` or `BGR`, and the
+        `crop_share`: 224/256, for example, of a `size` with a `shortest_edge` of 256 and a
+        `crop_size` of 224, or the field `crop_pct`; 1 without a crop.
 
     Raises:
         TesseraeError: The normalisation is not specified, a field is invalid, or the images are no
@@ -146,12 +154,31 @@ def make_transform(
     scale = 255 * (factor if merged.get("do_rescale", True) else 1)
     offset = 1 if merged.get("rescale_offset") else 0
     crop = fields.get("crop_size") if fields.get("do_center_crop", True) else None
+    size = _side(crop or fields.get("size") or image_size or merged.get("size"), name)
     return Transform(
-        size=_side(crop or fields.get("size") or image_size or merged.get("size"), name),
+        size=size,
         mean=tuple(_rounded((value + offset) / scale) for value in mean),
         std=tuple(_rounded(value / scale) for value in std),
         channels="BGR" if merged.get("do_flip_channel_order") else "RGB",
+        crop_share=_crop_share(fields, size),
     )
+
+
+def _crop_share(fields: dict[str, Any], size: int) -> float:
+    """Return which fraction of the short side the centre crop keeps; 1 without a valid one.
+
+    Processors either resize the short side to `size` and cut out `crop_size`, or, as that of
+    ConvNeXt, resize it to `size / crop_pct` and cut out `size`, below 384 px.
+    """
+    share = 1.0
+    if fields.get("crop_size") and fields.get("do_center_crop", True):
+        resized = fields.get("size")
+        edge: Any = resized.get("shortest_edge") if isinstance(resized, dict) else resized
+        share = size / edge if _is_number(edge) and edge > 0 else 1.0
+    elif size < UNCROPPED_SIZE and _is_number(fields.get("crop_pct")):
+        share = fields["crop_pct"]
+    is_valid = 0.01 <= share < 1 and fields.get("do_resize", True)
+    return _rounded(share) if is_valid else 1.0
 
 
 def _per_channel(value: Any, field: str, name: str) -> list[float]:

@@ -3,6 +3,8 @@
 worker      the arguments of tasks, and the network that a worker opens and checks for them
 shard_task  one task: pixels -> network -> features -> a commit, written last
 batches     the pixels of a shard, checked and batched
+encoded_batches
+            the encoded rows of a shard, checked, batched and decoded
 extract     a run: the recipe, the tasks of a split, and the record that it is complete
 probes      compares the networks of two machines by their features of two test images
 reader      rows of finished features

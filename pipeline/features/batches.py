@@ -62,7 +62,7 @@ def read_chunks(
     start = 0
     for group in range(0, len(ends), chunks_per_read):
         stops = ends[group : group + chunks_per_read]
-        data = _read_object_range(objects, record, start, stops[-1] - start)
+        data = read_object_range(objects, record, start, stops[-1] - start)
         digest.update(data)
         block = np.frombuffer(data, np.uint8)
         for stop in stops:
@@ -71,7 +71,7 @@ def read_chunks(
             start = stop
     digest.update(index)
     if start + len(index) != record.num_bytes or digest.hexdigest() != record.digest:
-        raise _damaged(record)
+        raise damaged_images(record)
 
 
 def _decode_chunk(
@@ -82,12 +82,12 @@ def _decode_chunk(
 ) -> NDArray[np.uint8]:
     body = chunk[:-CHECKSUM_BYTES]
     if not has_valid_checksum(chunk):  # it releases the interpreter's lock for other threads
-        raise _damaged(record)
+        raise damaged_images(record)
     if decompress is not None:
         compressed, body = body, np.empty(math.prod(shape), np.uint8)
         decompress(compressed.data, body)
     if body.size != math.prod(shape):
-        raise _damaged(record)
+        raise damaged_images(record)
     return body.reshape(shape)
 
 
@@ -97,29 +97,47 @@ def _read_chunk_index(
     """Return the bytes of the object's index and the end offset of each chunk, in bytes."""
     num_bytes = index_bytes(recipe.shard_rows, recipe.chunk_rows)
     if objects.size(record.name) != record.num_bytes:
-        raise _damaged(record)
-    encoded = _read_object_range(objects, record, record.num_bytes - num_bytes, num_bytes)
+        raise damaged_images(record)
+    encoded = read_object_range(objects, record, record.num_bytes - num_bytes, num_bytes)
     index = decode_index(encoded)
     if index is None:
-        raise _damaged(record)
+        raise damaged_images(record)
     lengths: list[int] = index[index[:, 0] != ABSENT, 1].tolist()
     # Chunks are contiguous, and a damaged index could ask for any number of bytes.
     if sum(lengths) != record.num_bytes - num_bytes:
-        raise _damaged(record)
+        raise damaged_images(record)
     return encoded, list(itertools.accumulate(lengths))
 
 
-def _read_object_range(objects: Objects, record: ObjectRecord, start: int, num_bytes: int) -> bytes:
+def read_object_range(objects: Objects, record: ObjectRecord, start: int, num_bytes: int) -> bytes:
+    """Read a part of a shard object.
+
+    Args:
+        objects: The objects of the store.
+        record: The record of the object in the commit of its images.
+        start: The offset of the first byte.
+        num_bytes: The number of bytes.
+
+    Raises:
+        StoreDamagedError: The object is missing, or too short.
+        StoreError: The request to an object store failed.
+        OSError: The disk reports an error.
+    """
     try:
         data = objects.read(record.name, start, num_bytes)
     except FileNotFoundError:
         data = b""
     if len(data) != num_bytes:
-        raise _damaged(record)
+        raise damaged_images(record)
     return data
 
 
-def _damaged(record: ObjectRecord) -> StoreDamagedError:
+def damaged_images(record: ObjectRecord) -> StoreDamagedError:
+    """Return the error of a shard object of images that differs from its commit.
+
+    Args:
+        record: The record of the object.
+    """
     return StoreDamagedError(
         f"{record.name} differs from its commit: it is damaged, missing, or being repaired."
         " `tesserae verify` says which. Features are computed from intact images only."

@@ -11,6 +11,7 @@ finish                    the record that the features of the split are complete
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,11 +25,14 @@ from pipeline.features.shard_task import extract_shard, intact_feature_arrays
 from pipeline.features.worker import FeatureTaskConfig
 from pipeline.ingest.finish import all_commits, parts_digest, put_changed
 from pipeline.jobs import Job
+from pipeline.loader.crops import Crop
 from pipeline.store import arrays, features, layout, records
+from pipeline.store.encoding import fitting_encoding, parse_encoding
 from pipeline.store.features import KINDS, FeatureFinishRecord, FeatureOptions, FeatureRecipe
 from pipeline.store.fingerprint import fingerprint, is_intact
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
+from pipeline.store.records import FinishRecord
 
 
 def resolve_feature_recipe(
@@ -43,17 +47,19 @@ def resolve_feature_recipe(
         split: The name of the split.
         backbone: The network that computes the features, as `pipeline.backbone.load.open_backbone`
             returns it.
-        options: The choices of the user: `stored_size` in pixels, `precision` (`float32` or
-            `bfloat16`) and `dtype` (`float32` or `float16`). If `stored_size` is None, it is the
-            smallest size of the split that the network need not enlarge, or the largest if it must
-            enlarge all.
+        options: The choices of the user: `stored_size` in pixels or `encoded`, `precision`
+            (`float32` or `bfloat16`) and `dtype` (`float32` or `float16`). Without either of the
+            first two, the size is the smallest of the split that the network need not enlarge, or
+            the largest if it must enlarge all; of a split without squares, the encoded rows are
+            read that suit the network best.
 
     Returns:
         The recipe; its `name` is the name of the features, that of their folder in `features/`, as
         `resnet50-0123456789ab`.
 
     Raises:
-        StoreError: There is no such store, or the split is not finished or lacks the size.
+        StoreError: There is no such store, or the split is not finished or lacks the size or the
+            encoded rows.
         ValueError: The precision or the dtype is another than these.
         TesseraeError: The network fails on images of its size.
     """
@@ -63,10 +69,14 @@ def resolve_feature_recipe(
         raise StoreError(
             f"split {split!r} is not finished. Run `tesserae prepare` again to continue."
         )
+    share = backbone.transform.crop_share
+    encoded = _encoded_rows(done, options, backbone.size / share)
     size = options.stored_size or _fitting_size(done.sizes, backbone.size)
-    if size not in done.sizes:
-        available_sizes = ", ".join(map(str, done.sizes))
-        raise StoreError(f"split {split!r} has no images of {size} px: it has {available_sizes}.")
+    if encoded is not None:
+        size = backbone.size
+    elif size not in done.sizes:
+        available = ", ".join(done.array_names)
+        raise StoreError(f"split {split!r} has no images of {size} px: it has {available}.")
     recipe = FeatureRecipe(
         trunk=backbone.name,
         weights=backbone.digest,
@@ -84,17 +94,35 @@ def resolve_feature_recipe(
         shard_rows=images.shard_rows,
         chunk_rows=images.chunk_rows,
         format=images.format,
+        encoded=encoded,
+        crop=None if encoded is None else Crop(share=share).text,
     )
     return _stored_feature_recipe(objects, recipe) or recipe
 
 
+def _encoded_rows(done: FinishRecord, options: FeatureOptions, short_side: float) -> str | None:
+    """Return the name of the encoded rows to read; None for squares."""
+    if options.encoded is not None:
+        encoding = parse_encoding(options.encoded)
+        if encoding.array_name not in done.encoded:
+            raise StoreError(
+                f"split {done.split!r} has no encoded rows {encoding.text}: it has"
+                f" {', '.join(done.array_names)}."
+            )
+        return encoding.array_name
+    if done.sizes or options.stored_size is not None:
+        return None
+    return fitting_encoding(done.encoded, math.ceil(short_side))
+
+
 def _fitting_size(sizes: Sequence[int], network_size: int) -> int:
-    return min((size for size in sizes if size >= network_size), default=max(sizes))
+    largest = max(sizes, default=network_size)
+    return min((size for size in sizes if size >= network_size), default=largest)
 
 
 def _stored_feature_recipe(objects: Objects, recipe: FeatureRecipe) -> FeatureRecipe | None:
     """Return the recipe of the same features that the store has, with its name; None: none."""
-    ending = recipe.name.rpartition("-")[2]
+    ending = recipe.name_ending
     for name in features.names(objects):
         if name == recipe.name or not name.endswith(f"-{ending}"):
             continue
@@ -240,18 +268,17 @@ def intact_feature_kinds(objects: Objects, recipe: FeatureRecipe, plan: Plan) ->
     """
     commits = features.load_feature_commits(objects, recipe, plan)
     images = records.load_commits(objects, plan)
-    size = str(recipe.stored_size)
+    array = recipe.array_name
 
     def kinds_of(shard: int) -> set[str]:
         """Return the kinds of one shard that are of its present images."""
         commit, image_commit = commits.get(shard), images.get(shard)
-        if commit is None or image_commit is None or size not in image_commit.arrays:
+        if commit is None or image_commit is None:
             return set()
-        return (
-            set(intact_feature_arrays(objects, commit))
-            if commit.pixels == image_commit.arrays[size].digest
-            else set()
-        )
+        pixels = image_commit.shard_objects.get(array)
+        if pixels is None or commit.pixels != pixels.digest:
+            return set()
+        return set(intact_feature_arrays(objects, commit))
 
     with ThreadPoolExecutor(records.READERS) as pool:
         return list(pool.map(kinds_of, range(plan.num_shards)))
@@ -537,10 +564,17 @@ def _differences(stored: FeatureRecipe, requested: FeatureRecipe) -> list[str]:
     if stored.weights != requested.weights:
         same = stored.trunk == requested.trunk
         differences.append(f"the trunk {stored.trunk}" + (" with other weights" if same else ""))
+    if stored.encoded != requested.encoded:
+        names = (
+            recipe.encoded or f"squares of {recipe.stored_size} px"
+            for recipe in (stored, requested)
+        )
+        differences.append("images {}, not {}".format(*names))
+    sizes = () if stored.encoded or requested.encoded else (("stored_size", "size", " px"),)
     for field, label, unit in (
         ("cut", "cut", ""),
         ("pooling", "pooling", ""),
-        ("stored_size", "size", " px"),
+        *sizes,
         ("precision", "precision", ""),
         ("dtype", "dtype", ""),
     ):

@@ -197,7 +197,8 @@ def open_features(store: str | os.PathLike[str], name: str, split: str) -> Featu
             f"features {name} of split {split!r} are not finished. Run the same `tesserae"
             " features` again to continue."
         )
-    opened = open_split(objects, split, [recipe.stored_size])
+    # Labels and statuses alone are read: features need no places of encoded rows.
+    opened = open_split(objects, split, [recipe.stored_size] if recipe.encoded is None else [])
     images = records.load_finish_record(objects, split)
     parts = None if images is None else images.parts
     current = (recipe.digest, opened.plan.digest, opened.recipe.digest, parts)

@@ -16,10 +16,11 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.features.batches import ThreadSafeIterator, batches, read_chunks
+from pipeline.features.encoded_batches import decode_batch, decoding_threads, encoded_batches
 from pipeline.features.probes import KEY
 from pipeline.features.worker import (
     FeatureTaskConfig,
@@ -139,7 +141,7 @@ def extract_shard(config: FeatureTaskConfig, shard: int, threads: int = 1) -> Fe
     check_run_active(config.store, config.run)
     workspace = open_workspace(config)
     images = _image_commit(workspace, shard)
-    pixels = images.arrays[str(workspace.recipe.stored_size)]
+    pixels = images.shard_objects[workspace.recipe.array_name]
     before = features.load_feature_commit(
         workspace.objects, workspace.recipe, workspace.split.plan, shard
     )
@@ -288,25 +290,26 @@ def _compute_rows(
 ) -> dict[str, NDArray[np.floating]]:
     """Return kind -> (n, d) little-endian features of the rows, zeros for quarantined ones."""
     recipe, rows = workspace.recipe, workspace.split.plan.rows(shard)
+    device = workspace.backbone.device
     dtype = np.dtype(recipe.dtype).newbyteorder("<")
     features_by_kind = {kind: np.zeros((len(rows), recipe.dim), dtype) for kind in kinds}
-    readable = workspace.split.readable[rows.start : rows.stop]
-    chunks = read_chunks(workspace.objects, pixels, workspace.split.recipe, recipe.stored_size)
-    shared = ThreadSafeIterator(batches(chunks, readable, workspace.backbone.batch_size))
     progress = _ProgressReporter(workspace.config, shard)
 
-    def compute() -> None:
-        """Compute batches until there are none; several threads run it at once."""
-        for rows_in_shard, batch in shared:
-            images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(workspace.backbone.device)
-            for kind in kinds:
-                oriented = images.flip(3) if kind == "mirrored" else images
-                computed = compute_features(workspace.backbone, oriented, recipe.precision)
-                with np.errstate(over="ignore"):  # checked below, where the row is named
-                    features_by_kind[kind][rows_in_shard] = computed
-            progress.add(len(rows_in_shard))
+    with _open_batches(workspace, shard, pixels) as (shared, to_pixels):
 
-    _in_threads(compute, threads, workspace.backbone.device)
+        def compute() -> None:
+            """Compute batches until there are none; several threads run it at once."""
+            for rows_in_shard, stored in shared:
+                batch = to_pixels(rows_in_shard, stored)
+                images = torch.from_numpy(batch).permute(0, 3, 1, 2).to(device)
+                for kind in kinds:
+                    oriented = images.flip(3) if kind == "mirrored" else images
+                    computed = compute_features(workspace.backbone, oriented, recipe.precision)
+                    with np.errstate(over="ignore"):  # checked below, where the row is named
+                        features_by_kind[kind][rows_in_shard] = computed
+                progress.add(len(rows_in_shard))
+
+        _in_threads(compute, threads, device)
     for kind, values in features_by_kind.items():
         bad_rows = np.flatnonzero(~np.isfinite(values).all(1))
         if len(bad_rows):
@@ -315,6 +318,42 @@ def _compute_rows(
                 " infinity. Compute in --precision float32 and store --dtype float32."
             )
     return features_by_kind
+
+
+StoredBatches = ThreadSafeIterator[tuple[NDArray[np.int64], Any]]
+"""Batches as they are stored: rows within the shard, (n,) int64, and their pixels or bytes."""
+
+
+@contextlib.contextmanager
+def _open_batches(
+    workspace: FeatureWorkspace, shard: int, record: ObjectRecord
+) -> Iterator[tuple[StoredBatches, Callable[[NDArray[np.int64], Any], NDArray[np.uint8]]]]:
+    """Open the batches of a shard, and a function that returns the pixels of one."""
+    recipe, split, batch_rows = workspace.recipe, workspace.split, workspace.backbone.batch_size
+    rows = split.plan.rows(shard)
+    readable = split.readable[rows.start : rows.stop]
+    decoder = workspace.decoder
+    if recipe.encoded is None or decoder is None:
+        chunks = read_chunks(workspace.objects, record, split.recipe, recipe.stored_size)
+        yield ThreadSafeIterator(batches(chunks, readable, batch_rows)), lambda _, pixels: pixels
+        return
+    encoded = encoded_batches(
+        workspace.objects,
+        record,
+        split.encoded[recipe.encoded],
+        rows.start + np.flatnonzero(readable),
+        batch_rows,
+    )
+    # Beside a GPU, cores are idle. Without one, each computes batches of its own.
+    decoding = workspace.backbone.device.type == "cuda"
+    with ThreadPoolExecutor(decoding_threads(), "decode") as pool:
+        threads = pool if decoding else None
+
+        def decode(rows_in_shard: NDArray[np.int64], data: Any) -> NDArray[np.uint8]:
+            split_rows = rows.start + rows_in_shard
+            return decode_batch(decoder, split_rows, data, recipe.stored_size, threads)
+
+        yield ThreadSafeIterator((each - rows.start, data) for each, data in encoded), decode
 
 
 def _in_threads(compute: Callable[[], None], threads: int, device: torch.device) -> None:

@@ -153,7 +153,7 @@ def _read_commits(
     plan: Plan,
 ) -> Iterator[Problem]:
     feature_records.commits = features.load_feature_commits(objects, recipe, plan)
-    size = str(recipe.stored_size)
+    array = recipe.array_name
     kinds = set(feature_records.done.kinds) if feature_records.done else set()
     lost = [shard for shard in range(plan.num_shards) if shard not in feature_records.commits]
     files = {
@@ -171,7 +171,8 @@ def _read_commits(
             yield Problem(file, "missing")
     for shard, commit in feature_records.commits.items():
         file = layout.features_commit(feature_records.name, feature_records.split, shard)
-        pixels = images.commits[shard].arrays.get(size) if shard in images.commits else None
+        image_commit = images.commits.get(shard)
+        pixels = None if image_commit is None else image_commit.shard_objects.get(array)
         if pixels is not None and pixels.digest != commit.pixels:
             yield Problem(file, f"belongs to images that have changed since: {RERUN_ADVICE}")
         elif not kinds <= commit.arrays.keys():

@@ -23,11 +23,13 @@ from pipeline.backbone.load import open_backbone
 from pipeline.backbone.network import Backbone
 from pipeline.errors import StoreError, StoreMismatchError
 from pipeline.features.probes import encode_probe, probes_differ
+from pipeline.loader.crops import Crop
+from pipeline.loader.image_readers import CropDecoder
 from pipeline.store import features
 from pipeline.store.features import FeatureRecipe
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
-from pipeline.store.split import open_split
+from pipeline.store.split import Split, open_split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +73,31 @@ class FeatureWorkspace:
         self.config = config
         self.objects: Objects = open_objects(config.store, config.run)
         self.recipe = features.load_feature_recipe(self.objects, config.name)
-        self.split = open_split(self.objects, config.split, [self.recipe.stored_size])
+        self.split, self.decoder = _open_images(self.objects, config.split, self.recipe)
         self.backbone = open_recipe_backbone(self.recipe, config.trunk, _device(gpu=config.gpu))
         self.probe = compute_probe(self.backbone, self.recipe.precision)
         if probes_differ(config.probe, self.probe, self.recipe.precision):
             raise StoreMismatchError(_different_network_message(self.recipe, self.backbone.device))
+
+
+def _open_images(
+    objects: Objects, split: str, recipe: FeatureRecipe
+) -> tuple[Split, CropDecoder | None]:
+    """Return the split, and the decoder of its images; None for stored squares.
+
+    Raises:
+        StoreMismatchError: This version of the code cuts other crops than the recipe says.
+    """
+    if recipe.encoded is None:
+        return open_split(objects, split, [recipe.stored_size]), None
+    opened = open_split(objects, split, [], encoded=[recipe.encoded])
+    crop = Crop(share=recipe.crop_share)
+    if crop.text != recipe.crop:
+        raise StoreMismatchError(
+            f"the features {recipe.name} are of crops {recipe.crop!r}, and this version cuts"
+            f" {crop.text!r}. Use the version of Tesserae that began them, or remove them."
+        )
+    return opened, CropDecoder(opened, recipe.encoded, crop, seed=0)
 
 
 open_workspace = functools.lru_cache(maxsize=1)(FeatureWorkspace)

@@ -55,6 +55,9 @@ _ONE = 1 << 14
 _CORRUPT = 5
 """`pipeline.images.rejection.CORRUPT`, whose module imports Pillow."""
 
+_MAX_PIXELS = 178_956_970
+"""The size of a picture that Pillow takes for an attack: twice its `MAX_IMAGE_PIXELS`."""
+
 _NO_REDUCTION = 1 << 30
 
 
@@ -197,7 +200,7 @@ def _is_plain(row: Buffer, shape: NDArray[np.int32], *, exif: bool, rules: int) 
     """Return True if simplejpeg may decode the row, as `pipeline.images.decode` decides it."""
     data = row if isinstance(row, bytes) else bytes(row)
     plain = plain_jpeg(data)
-    if plain is None or plain[:2] != (shape[1], shape[0]):
+    if plain is None or plain[:2] != (shape[1], shape[0]) or plain[0] * plain[1] > _MAX_PIXELS:
         return False
     lacks_end = rules > 1 and not has_end_marker(data)
     return not (lacks_end or (exif and may_be_rotated(data)))
@@ -249,9 +252,6 @@ def resize_crop(
 ) -> NDArray[np.uint8]:
     """Return the crop of a decoded picture, resized to a square.
 
-    The sums are products of float32 matrices, in which all numbers are integers below 2**24, so
-    that the result is exact in any order of summation.
-
     Args:
         pixels: The whole picture, reduced by the factor *scale*, (height, width, 3 or more) uint8;
             only the first three channels are used.
@@ -265,34 +265,56 @@ def resize_crop(
     left, top, right, bottom = box
     columns, along_lines = _axis(left, right - left, scale, size)
     lines, along_columns = _axis(top, bottom - top, scale, size)
-    crop = pixels[lines, columns, :3].astype(np.float32)
+    crop = pixels[lines, columns, :3].astype(np.int32)
     height, width, _ = crop.shape
-    crop = _rounded(along_lines @ crop.transpose(1, 0, 2).reshape(width, height * 3))
+    crop = _filter(crop.transpose(1, 0, 2).reshape(width, height * 3), *along_lines)
     crop = crop.reshape(size, height, 3).transpose(1, 0, 2).reshape(height, size * 3)
-    return _rounded(along_columns @ crop).astype(np.uint8).reshape(size, size, 3)
+    return _filter(crop, *along_columns).astype(np.uint8).reshape(size, size, 3)
 
 
-def _axis(offset: int, length: int, scale: int, size: int) -> tuple[slice, NDArray[np.float32]]:
+def _axis(
+    offset: int, length: int, scale: int, size: int
+) -> tuple[slice, tuple[NDArray[np.int64], NDArray[np.int32]]]:
     """Return the reduced pixels that one axis of a crop touches, and their coefficients.
 
     Everything is measured in units of 1 / (2 * scale * size) of a reduced pixel, in which all
     centres and distances are integers.
 
     Returns:
-        The slice of the pixels, p of them, and a matrix (size, p) of integers that sum to `_ONE` in
-        each row.
+        The slice of the pixels, p of them; and a pair: the pixels that each output is made of,
+        (taps, size), 0 to p - 1, and their coefficients, (taps, size), which sum to `_ONE` for each
+        output.
     """
     touched = slice(offset // scale, -(-(offset + length) // scale))
     support = 2 * max(scale * size, length)
     centres = 2 * offset * size + np.arange(1, 2 * size, 2, dtype=np.int64) * length
-    pixels = np.arange(2 * touched.start + 1, 2 * touched.stop, 2, dtype=np.int64) * scale * size
-    weights = np.maximum(support - np.abs(pixels - centres[:, None]), 0)
-    sums = weights.cumsum(axis=1)
-    total = sums[:, -1:]
+    # No more pixels than these are nearer to a centre than the support.
+    num_taps = min(-(-support // (scale * size)) + 1, touched.stop - touched.start)
+    taps = np.arange(num_taps)[:, None]
+    first = (centres - support) // (2 * scale * size)
+    first = np.clip(first, touched.start, touched.stop - num_taps)
+    pixels = first + taps
+    weights = np.maximum(support - np.abs((2 * pixels + 1) * scale * size - centres), 0)
+    sums = weights.cumsum(axis=0)
     # Rounding the running sums makes the coefficients sum to _ONE.
-    rounded = (2 * _ONE * sums + total) // (2 * total)
-    return touched, np.diff(rounded, axis=1, prepend=0).astype(np.float32)
+    rounded = (2 * _ONE * sums + sums[-1]) // (2 * sums[-1])
+    coefficients = np.diff(rounded, axis=0, prepend=0).astype(np.int32)
+    return touched, (pixels - touched.start, coefficients)
 
 
-def _rounded(sums: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.floor((sums + _ONE // 2) / _ONE)
+def _filter(
+    lines: NDArray[np.int32], indices: NDArray[np.int64], coefficients: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    """Return sums of lines, (p, m), with the coefficients of each output: (size, m).
+
+    A product of matrices would do the same, but in the threads of a BLAS library, beside those of
+    the loader.
+    """
+    sums = np.full((indices.shape[1], lines.shape[1]), _ONE // 2, np.int32)
+    term = np.empty_like(sums)
+    for index, coefficient in zip(indices, coefficients, strict=True):
+        np.take(lines, index, axis=0, out=term, mode="clip")
+        term *= coefficient[:, None]
+        sums += term
+    sums //= _ONE
+    return sums

@@ -64,6 +64,22 @@ def encode_jpeg_row(
     height, width = row_size(decoded.width, decoded.height, short_side)
     if (width, height) == (decoded.width, decoded.height) and _may_be_kept(data, decoded):
         return EncodedRow(data, height, width)
+    return encode_resized(decoded, short_side=short_side, quality=quality, filter=filter)
+
+
+def encode_resized(decoded: Decoded, *, short_side: int, quality: int, filter: str) -> EncodedRow:
+    """Return an image as the bytes of a new JPEG without metadata.
+
+    Args:
+        decoded: The image, decoded with a `serves` of at least *short_side*; it is not changed.
+        short_side: The largest short side in pixels.
+        quality: The quality on Pillow's scale, 1 to 100.
+        filter: The resampling filter, such as `bicubic`.
+
+    Raises:
+        ValueError: *decoded* is smaller than the picture must be.
+    """
+    height, width = row_size(decoded.width, decoded.height, short_side)
     pixels = decoded.pixels
     if min(pixels.size) < min(width, height):
         raise ValueError(

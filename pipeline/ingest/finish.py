@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,7 @@ from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store import arrays, layout, records, table
 from pipeline.store.commit import Commit, ObjectRecord
 from pipeline.store.encoded_plan import EncodedPlan
-from pipeline.store.encoded_shard import EncodedGeometry, read_row_table
+from pipeline.store.encoded_rows import read_row_tables
 from pipeline.store.fingerprint import FingerprintWriter, fingerprint, is_intact
 from pipeline.store.ledger import encode_ledger
 from pipeline.store.objects import Objects
@@ -73,8 +72,10 @@ def finish_split(store: str, split: str, run: str) -> FinishRecord:
         *arrays.label_array(split, columns.label),
         *arrays.status_array(split, columns.status),
         *zarr_metadata(recipe, plan, sizes, encoded_plans),
-        *_encoded_row_arrays(objects, plan, commits, encoded_plans),
     ]
+    for name in encoded:
+        rows = read_row_tables(objects, plan, name, commits)
+        derived += arrays.encoded_row_arrays(split, name, rows.offset, rows.shape)
     for name, data in derived:
         put_changed(objects, name, data)
         written.append(fingerprint(name, data))
@@ -171,35 +172,6 @@ def zarr_metadata(
         for document in arrays.encoded_arrays(plan, name, planned.geometry(plan.shard_rows))
     ]
     return [*arrays.groups(plan.split), *arrays.small_metadata(plan), *images, *encoded]
-
-
-def _encoded_row_arrays(
-    objects: Objects,
-    plan: Plan,
-    commits: Sequence[Commit],
-    encoded_plans: Mapping[str, EncodedPlan],
-) -> Iterator[tuple[str, bytes]]:
-    """Yield the objects of the arrays that tell where each encoded row lies and its size."""
-    for name, planned in encoded_plans.items():
-        geometry = planned.geometry(plan.shard_rows)
-
-        def read(
-            commit: Commit, name: str = name, geometry: EncodedGeometry = geometry
-        ) -> NDArray[np.void]:
-            written = commit.encoded[name]
-            return read_row_table(objects, written, geometry)[: commit.stop - commit.start]
-
-        with ThreadPoolExecutor(records.READERS) as pool:
-            tables = pool.map(read, commits)
-            offset = np.empty((plan.num_rows, 2), np.int64)
-            shape = np.empty((plan.num_rows, 2), np.int32)
-            for commit, rows in zip(commits, tables, strict=True):
-                start = commit.shard * planned.span_bytes
-                offset[commit.start : commit.stop, 1] = start + rows["stop"]
-                offset[commit.start : commit.stop, 0] = start + np.append(0, rows["stop"][:-1])
-                shape[commit.start : commit.stop, 0] = rows["height"]
-                shape[commit.start : commit.stop, 1] = rows["width"]
-        yield from arrays.encoded_row_arrays(plan.split, name, offset, shape)
 
 
 def planned_documents(

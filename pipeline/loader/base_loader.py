@@ -304,8 +304,8 @@ class BaseLoader(ABC):
         Args:
             state: The result of `state_dict`, of this loader or of one with the same store, split,
                 order, seed, batch size, `drop_last` and labels; in windowed order also with the
-                same number of chunks in a window, and for features with the same name and
-                `mirrored`. It is only read.
+                same number of chunks in a window, for encoded rows with the same encoding and crop,
+                and for features with the same name and `mirrored`. It is only read.
 
         Raises:
             StoreMismatchError: One of these differs, the readable rows of the split have changed,

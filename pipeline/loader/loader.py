@@ -160,7 +160,7 @@ class Loader(BaseLoader):
         self.window_bytes = positive_number("window_bytes", window_bytes)
         self.reading = Reading() if reading is None else reading
         self.threads = self._count_threads()
-        """The number of threads that gather batches."""
+        """The number of threads that gather batches, before ranks share the cores of a machine."""
         if isinstance(staging, str | os.PathLike):
             staging = Staging(staging)
         self.staging = staging
@@ -195,16 +195,15 @@ class Loader(BaseLoader):
         copies = None if self._opened is None else self._opened.copies
         return 0 if copies is None else copies.rows_read
 
-    def _count_threads(self, local_ranks: int = 1) -> int:
+    def _count_threads(self) -> int:
         cores = len(os.sched_getaffinity(0))
         # A few threads saturate the memory with copies; decoding occupies every core.
-        default = min(4, cores) if self.encoded is None else max(1, cores // local_ranks)
-        return self.reading.threads or default
+        return self.reading.threads or (min(4, cores) if self.encoded is None else cores)
 
     def _forget_opened(self, local_ranks: int) -> None:
         self._local_ranks = local_ranks
         # Of the machine of this rank, which may have other cores than the one that sent the loader.
-        self.threads = self._count_threads(local_ranks)
+        self.threads = self._count_threads()
         self.readers = {}
         self._opened = None
 
@@ -246,7 +245,8 @@ class Loader(BaseLoader):
         with ExitStack() as at_end:
             disk = ThreadPoolExecutor(DISK_THREADS, "disk")
             at_end.callback(disk.shutdown, cancel_futures=True)
-            gathering = ThreadPoolExecutor(self.threads, "gather", _limit_openmp_to_one_thread)
+            threads = self._threads_of_rank(local_ranks)
+            gathering = ThreadPoolExecutor(threads, "gather", _limit_openmp_to_one_thread)
             at_end.callback(gathering.shutdown, cancel_futures=True)
             ahead = WindowPrefetcher(windows, opened.reader.sources, disk)
             at_end.callback(ahead.stop)
@@ -263,6 +263,12 @@ class Loader(BaseLoader):
                     )
                 # Popped, so that only the caller holds the batch and its buffer can be reused.
                 yield pending.popleft().result()
+
+    def _threads_of_rank(self, ranks_on_host: int) -> int:
+        cores = len(os.sched_getaffinity(0))
+        if self.reading.threads or self.encoded is None or cores < (os.cpu_count() or cores):
+            return self.threads  # chosen, few, or as many as the cores that this rank is bound to
+        return max(1, cores // ranks_on_host)
 
     def _window_chunks(self) -> int:
         split = self._open().split

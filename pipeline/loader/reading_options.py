@@ -21,21 +21,22 @@ class Reading:
     """
 
     threads: int | None = None
-    """Number of threads that gather batches. None: one per core, at most 4."""
+    """Number of threads that gather batches. None: one per core, and ranks on one machine share its
+    cores; at most 4 in each rank for stored squares, which are only copied."""
     pin_memory: bool | None = None
     """True to place batches in page-locked memory. None: True if CUDA is available."""
     prefetch_bytes: int = 512 * 2**20
     """Maximum bytes of batches that are gathered ahead of the training step (default: 512 MiB)."""
     cache_bytes: int | None = None
-    """Maximum bytes of pixels, for each size, in the cache of a store that is read in whole chunks:
-    one that is compressed or remote, or larger than memory and read in windows. None: two windows;
-    1 GiB in random order."""
+    """Maximum bytes of pixels, for each size, or of encoded rows, in the cache of a store that is
+    read in whole chunks: one that is compressed or remote, or larger than memory and read in
+    windows. None: two windows; 1 GiB in random order."""
     checksum: str = "auto"
     """When chunks of an uncompressed local store are compared with their checksums. `once` reads
     and compares the whole chunk at the first read of one of its rows. `never` leaves verification
     to `tesserae verify`. `auto` means `once` for what memory can hold, and `never` for the part of
-    a larger split that bypasses the page cache. Chunks of other stores are compared at every
-    read."""
+    a larger split that bypasses the page cache, and for encoded rows that memory cannot hold.
+    Chunks of other stores are compared at every read."""
 
     def __post_init__(self) -> None:
         """Check the values, and convert integers of other libraries."""

@@ -259,7 +259,7 @@ class ShardCopySet:
         commit = records.load_commit(self._split.objects, plan.split, shard)
         if commit is None or commit.plan != plan.digest:
             return False  # not committed: no batch contains its rows
-        record = {**commit.arrays, **commit.encoded}.get(array)
+        record = commit.shard_objects.get(array)
         if record is None or not self._reserve(file, record.num_bytes):
             return False
         digest = xxhash.xxh3_128()

@@ -19,6 +19,8 @@
     codecs       the compression of chunks
     geometry     the places of rows in shard objects, for reading them one by one
     encoding, encoded_plan, encoded_shard  rows that are images of their own length
+    encoded_rows  the places of such rows in the shards of a split, for reading them
+    small_arrays  the arrays of one or two numbers for each row, read without zarr
     arrays       the interface to zarr: metadata, labels, status
     split        a split that is open for reading
     table        one line for each sample: its source file and the outcome of decoding it

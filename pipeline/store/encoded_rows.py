@@ -10,12 +10,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
-from pipeline.store import document, layout, records
-from pipeline.store.checksum import CHECKSUM_BYTES, has_valid_checksum
+from pipeline.errors import StoreDamagedError
+from pipeline.store import layout, records
 from pipeline.store.commit import Commit
-from pipeline.store.encoded_plan import EncodedPlan, decode_encoded_plan
-from pipeline.store.encoded_shard import EncodedGeometry, decode_row_table
+from pipeline.store.encoded_plan import EncodedPlan
+from pipeline.store.encoded_shard import EncodedGeometry, read_row_table
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.shard import encode_index
@@ -148,16 +147,12 @@ def read_encoded_rows(objects: Objects, plan: Plan, name: str) -> EncodedRows:
         name: The name of the encoded rows, such as `jpeg256@90`.
 
     Raises:
-        StoreDamagedError: The plan of the array, its offsets or its shapes are missing or damaged.
-        StoreMismatchError: The array belongs to another plan of the split.
-        StoreError: The request to an object store failed.
+        StoreDamagedError: The plan of the array, its offsets or its shapes are damaged, or offsets
+            or shapes are missing; or the plan is that of another array or plan of the split.
+        StoreError: There is no such array, or the request to an object store failed.
         OSError: The disk reports an error.
     """
-    encoded_plan = _load_encoded_plan(objects, plan, name)
-    if encoded_plan is None:
-        raise StoreDamagedError(
-            f"{layout.encoded_plan(plan.split, name)} is missing. Run `tesserae repair`."
-        )
+    encoded_plan = _check_spans(records.load_encoded_plan(objects, plan, name), plan)
     rows = EncodedRows(
         encoded_plan,
         encoded_plan.geometry(plan.shard_rows),
@@ -186,24 +181,19 @@ def read_row_tables(
 
     Raises:
         StoreDamagedError: A shard is missing or its row table damaged, or the plan of the array is
-            damaged.
-        StoreMismatchError: The array belongs to another plan of the split.
+            damaged or that of another array or plan of the split.
         StoreError: There is no such array, or the request to an object store failed.
         OSError: The disk reports an error.
     """
-    encoded_plan = _load_encoded_plan(objects, plan, name)
-    if encoded_plan is None:
-        raise StoreError(
-            f"split {plan.split!r} has no encoded rows {name}. Add them with `tesserae prepare"
-            " --encoded`."
-        )
+    encoded_plan = _check_spans(records.load_encoded_plan(objects, plan, name), plan)
     geometry = encoded_plan.geometry(plan.shard_rows)
     shards = np.arange(plan.num_rows) // plan.shard_rows
     offset = np.repeat(shards * geometry.span_bytes, 2).reshape(-1, 2)
     shape = np.zeros((plan.num_rows, 2), np.int32)
 
     def read(commit: Commit) -> None:
-        table = _read_row_table(objects, commit, name, geometry)[: commit.stop - commit.start]
+        table = read_row_table(objects, commit.encoded[name], geometry)
+        table = table[: commit.stop - commit.start]
         rows = slice(commit.start, commit.stop)
         offset[rows, 1] += table["stop"]
         offset[rows, 0][1:] = offset[rows, 1][:-1]
@@ -215,49 +205,14 @@ def read_row_tables(
     return EncodedRows(encoded_plan, geometry, offset, shape)
 
 
-def _load_encoded_plan(objects: Objects, plan: Plan, name: str) -> EncodedPlan | None:
-    path = layout.encoded_plan(plan.split, name)
-    try:
-        loaded = decode_encoded_plan(objects.get(path, document.MAX_BYTES), path)
-    except FileNotFoundError:
-        return None
-    if (loaded.split, loaded.encoding, loaded.plan) != (plan.split, name, plan.digest):
-        raise StoreMismatchError(f"{path} belongs to another plan. Run `tesserae verify`.")
-    if plan.num_shards * loaded.span_bytes >= 2**63:
+def _check_spans(encoded_plan: EncodedPlan, plan: Plan) -> EncodedPlan:
+    if plan.num_shards * encoded_plan.span_bytes >= 2**63:
         raise StoreDamagedError(
-            f"{path} states {loaded.span_bytes:,} bytes for each of {plan.num_shards:,} shards:"
-            " expected fewer than 2^63 together. Run `tesserae repair`."
+            f"{layout.encoded_plan(plan.split, encoded_plan.encoding)} states"
+            f" {encoded_plan.span_bytes:,} bytes for each of {plan.num_shards:,} shards: expected"
+            " fewer than 2^63 together. Run `tesserae repair`."
         )
-    return loaded
-
-
-def _read_row_table(
-    objects: Objects, commit: Commit, name: str, geometry: EncodedGeometry
-) -> NDArray[np.void]:
-    record = commit.encoded[name]
-    num_chunks = geometry.num_chunks(record.num_bytes)
-    table_chunks = -(-geometry.table_bytes // geometry.chunk_bytes)
-    if num_chunks is None or num_chunks < table_chunks:
-        raise _damaged_table(record.name)
-    framed = geometry.framed_bytes
-    try:
-        data = objects.read(
-            record.name, (num_chunks - table_chunks) * framed, table_chunks * framed
-        )
-    except FileNotFoundError:
-        raise StoreDamagedError(f"{record.name} is missing. Run `tesserae repair`.") from None
-    chunks = [data[start : start + framed] for start in range(0, table_chunks * framed, framed)]
-    if not all(len(chunk) == framed and has_valid_checksum(chunk) for chunk in chunks):
-        raise _damaged_table(record.name)
-    joined = b"".join(chunk[:-CHECKSUM_BYTES] for chunk in chunks)
-    table = decode_row_table(joined[-geometry.table_bytes :], geometry)
-    if table is None:
-        raise _damaged_table(record.name)
-    return table
-
-
-def _damaged_table(name: str) -> StoreDamagedError:
-    return StoreDamagedError(f"{name} is damaged (its row table). Run `tesserae repair`.")
+    return encoded_plan
 
 
 def _are_possible(rows: EncodedRows) -> bool:

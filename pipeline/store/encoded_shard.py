@@ -220,7 +220,7 @@ def read_row_table(
     return table
 
 
-def read_encoded_rows(
+def read_rows_of_shard(
     objects: Objects, written: ObjectRecord, geometry: EncodedGeometry, start: int, stop: int
 ) -> list[bytes]:
     """Read some rows of a committed shard, whether its split is finished or not.

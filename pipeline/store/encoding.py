@@ -6,6 +6,7 @@ original       the bytes of the source's files as they are
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -100,3 +101,26 @@ def is_array_name(text: str) -> bool:
         return parse_encoding(text).array_name == text
     except ValueError:
         return False
+
+
+def fitting_encoding(names: Iterable[str], short_side: int) -> str:
+    """Return which encoded rows suit pictures of a short side best.
+
+    They are the smallest rows that need not be enlarged, or else the largest, and of two with the
+    same short side those of higher quality. The source's own bytes are the largest.
+
+    Args:
+        names: The names of the arrays, such as `jpeg256@90`; at least one.
+        short_side: The short side of the pictures that are made of the rows, in pixels.
+
+    Returns:
+        One of *names*.
+    """
+
+    def rank(name: str) -> tuple[bool, float, int]:
+        encoding = parse_encoding(name)
+        side = math.inf if encoding.is_original else encoding.short_side
+        is_enough = side >= short_side
+        return not is_enough, side if is_enough else -side, -encoding.quality
+
+    return min(names, key=rank)

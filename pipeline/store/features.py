@@ -20,13 +20,15 @@ from typing import Annotated, Any, TypeVar
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
 from pipeline.store import document, layout, records
-from pipeline.store.commit import ObjectRecord
+from pipeline.store.commit import ObjectRecord, without_empty
+from pipeline.store.encoding import parse_encoding
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
 from pipeline.store.schema import (
     Between,
     Count,
     Digest,
+    EncodingName,
     Format,
     Matching,
     Rows,
@@ -39,6 +41,8 @@ KINDS = ("plain", "mirrored")
 """The kinds of features: of the stored image, and of its mirror image."""
 
 RERUN_ADVICE = "Run the same `tesserae features` again: it recomputes what is damaged."
+
+_CROP = re.compile(r"centre (0\.\d+|1(\.0)?) \d+")
 
 DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16")
@@ -55,10 +59,24 @@ class FeatureOptions:
 
     stored_size: int | None = None
     """The size in pixels; None: the smallest that the network need not enlarge, or the largest."""
+    encoded: str | None = None
+    """The encoding of the rows to read in place of squares, such as `jpeg:256@90`; None: squares,
+    or, of a split that has none, the encoded rows that suit the network best."""
     precision: str = "float32"
     """The number format that the network computes in, one of `PRECISIONS`."""
     dtype: str = "float32"
     """The number format of the stored features, one of `DTYPES`."""
+
+    def __post_init__(self) -> None:
+        """Refuse an invalid encoding, and a size of squares beside one."""
+        if self.encoded is None:
+            return
+        parse_encoding(self.encoded)
+        if self.stored_size is not None:
+            raise ValueError(
+                f"size is {self.stored_size}, and encoded rows {self.encoded} are read, which are"
+                " resized to the network's input. Omit --size, or omit --encoded to read squares."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +92,8 @@ class FeatureRecipe:
     pooling: str
     """The pooling of the output, one of those in `pipeline.backbone`."""
     stored_size: Size
-    """The side of the stored images in pixels."""
+    """The side in pixels of the images that are given to the network: of stored squares, or that to
+    which crops of encoded rows are resized, `input_size`."""
     input_size: Size
     """The side of the network's input in pixels."""
     mean: tuple[Share, ...]
@@ -97,6 +116,12 @@ class FeatureRecipe:
     """The rows of a chunk, which share a checksum."""
     format: Format = layout.FORMAT
     """The format version of the store, as in its recipe."""
+    encoded: EncodingName | None = None
+    """The name of the encoded rows that are read, such as `jpeg256@90`; None, and not written, for
+    stored squares."""
+    crop: str | None = None
+    """The crop of encoded rows, the kind `centre`, its share of the short side and the version of
+    crops, such as `centre 0.875 1`; None, and not written, for stored squares."""
 
     def __post_init__(self) -> None:
         """Refuse values that no features can have."""
@@ -110,6 +135,23 @@ class FeatureRecipe:
                 f"shard_rows is {self.shard_rows}: expected a multiple of chunk_rows,"
                 f" {self.chunk_rows}."
             )
+        if (self.encoded is None) != (self.crop is None) or not _CROP.fullmatch(
+            self.crop or "centre 1 1"
+        ):
+            raise ValueError(
+                f"the crop is {self.crop!r} of encoded rows {self.encoded!r}: expected both or"
+                " none, and a crop such as 'centre 0.875 1'."
+            )
+
+    @property
+    def array_name(self) -> str:
+        """The name of the array that the images are read from: `224`, `jpeg256@90`, ..."""
+        return self.encoded or str(self.stored_size)
+
+    @property
+    def crop_share(self) -> float:
+        """The side of the crop of encoded rows as a fraction of the short side; 1 for squares."""
+        return 1.0 if self.crop is None else float(self.crop.split()[1])
 
     @property
     def digest(self) -> str:
@@ -118,9 +160,18 @@ class FeatureRecipe:
 
     @property
     def name(self) -> str:
-        """The name of the folder: the readable name of the network and the start of the digest."""
+        """The name of the folder: network, encoded rows if they are read, and start of the digest.
+
+        The digest covers the encoding and the crop.
+        """
         word = re.sub(r"[^A-Za-z0-9.]+", "-", self.trunk).strip("-.")[:40] or "trunk"
-        return f"{word}-{self.digest[:12]}"
+        return f"{word}-{self.name_ending}"
+
+    @property
+    def name_ending(self) -> str:
+        """The part of the name that does not depend on the name of the network."""
+        ending = self.digest[:12]
+        return ending if self.encoded is None else f"{self.encoded}-{ending}"
 
     @property
     def row_bytes(self) -> int:
@@ -136,10 +187,14 @@ class FeatureRecipe:
 
         Returns:
             The options joined by spaces, such as `--cut layer3 --size 224 --mirrored`: always
-            `--size`, and `--cut`, `--pooling`, `--precision` and `--dtype` if their value is not
-            the default, which is the last block, `end`, `float32` and `float32`.
+            `--size`, or `--encoded` for encoded rows, and `--cut`, `--pooling`, `--precision` and
+            `--dtype` if their value is not the default, which is the last block, `end`, `float32`
+            and `float32`.
         """
-        options = [("--cut", self.cut), ("--pooling", self.pooling), ("--size", self.stored_size)]
+        images: tuple[str, str | int] = ("--size", self.stored_size)
+        if self.encoded is not None:
+            images = ("--encoded", parse_encoding(self.encoded).text)
+        options = [("--cut", self.cut), ("--pooling", self.pooling), images]
         options += [("--precision", self.precision), ("--dtype", self.dtype)]
         defaults = ("", "end", "float32")
         flags = [f"{flag} {value}" for flag, value in options if value not in defaults]
@@ -150,7 +205,8 @@ class FeatureRecipe:
         return document.encode_document(self._fields())
 
     def _fields(self) -> dict[str, Any]:
-        return asdict(self)
+        # Features of squares have the documents of before there were encoded rows.
+        return without_empty(without_empty(asdict(self), "encoded"), "crop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +279,12 @@ def decode_features_document(kind: type[Record], data: bytes, name: str) -> Reco
             hold an invalid field.
         StoreError: The record has a format that this version does not read.
     """
-    return document.decode_document_as(kind, data, name, advice=RERUN_ADVICE)
+    absent: dict[str, Any] = {}
+    if issubclass(kind, FeatureRecipe):  # squares
+        absent = {"encoded": None, "crop": None}
+    return document.decode_document_as(
+        kind, data, name, lambda read: {**absent, **read}, advice=RERUN_ADVICE
+    )
 
 
 def _read_document(kind: type[Record], objects: Objects, file: str) -> Record:
@@ -284,9 +345,10 @@ def load_feature_recipe(objects: Objects, name: str) -> FeatureRecipe:
     Returns:
         The recipe: the name and the digest of the network (`trunk`, `weights`), the block whose
         output is stored and its pooling (`cut`, `pooling`), the sizes in pixels (`stored_size`,
-        `input_size`), the other preprocessing (`mean` and `std` as fractions of 255, `channels`),
-        the `precision` of the computation, the number and type of an image's features (`dim`,
-        `dtype`), the digest of the store's recipe (`images`), `shard_rows` and `chunk_rows`.
+        `input_size`), `encoded` and `crop` of encoded rows, the other preprocessing (`mean` and
+        `std` as fractions of 255, `channels`), the `precision` of the computation, the number and
+        type of an image's features (`dim`, `dtype`), the digest of the store's recipe (`images`),
+        `shard_rows` and `chunk_rows`.
 
     Raises:
         StoreError: The store has no features of that name, they have a format that this version

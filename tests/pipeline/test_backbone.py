@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -402,7 +403,8 @@ def test_a_network_for_bgr_images_gets_bgr(tmp_path: Path) -> None:
     processor = {"do_flip_channel_order": True, "crop_size": 32, "size": 36}
     (tmp_path / "it" / "preprocessor_config.json").write_text(json.dumps(processor))
     backbone = open_backbone(tmp_path / "it")
-    assert backbone.transform == Transform(size=32, mean=(0.0,) * 3, std=(1.0,) * 3, channels="BGR")
+    expected = Transform(size=32, mean=(0.0,) * 3, std=(1.0,) * 3, channels="BGR")
+    assert replace(backbone.transform, crop_share=1.0) == expected
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
         expected, unflipped = (
@@ -526,3 +528,29 @@ def some_backbone(kind: str, folder: Path, path: Path) -> Backbone:
         processor = {"do_flip_channel_order": True, "crop_size": 32, "size": 36}
     (path / "preprocessor_config.json").write_text(json.dumps(processor))
     return open_backbone(path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "share"),
+    [
+        ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}, 0.875),
+        ({"size": 256, "crop_size": 224}, 0.875),
+        ({"size": 224, "crop_pct": 0.875}, 0.875),
+        ({"size": {"shortest_edge": 224}, "crop_size": 224}, 1),
+        ({"size": {"height": 256, "width": 256}, "crop_size": 224}, 1),
+        ({"size": {"shortest_edge": 224}, "crop_size": 256}, 1),
+        ({"size": {"shortest_edge": 256}, "crop_size": 224, "do_resize": False}, 1),
+        ({"size": 224}, 1),
+        ({"size": 224, "crop_size": 200, "do_center_crop": False}, 1),
+        ({"size": 384, "crop_pct": 0.95}, 1),
+        ({"size": 224, "crop_pct": 0}, 1),
+        ({"size": 224, "crop_pct": "much"}, 1),
+        ({"size": [256, 340], "crop_size": 224}, 1),
+    ],
+)
+def test_the_share_of_the_centre_crop_is_that_of_the_processor(
+    fields: dict[str, Any], share: float
+) -> None:
+    """What does not state a crop of the short side, or is invalid, is no crop."""
+    means = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    assert make_transform({**means, **fields}, {}, "it", None).crop_share == share

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import StoreDamagedError, StoreError
-from pipeline.store import arrays
+from pipeline.loader import Loader
+from pipeline.store import arrays, layout
 from pipeline.store.open import open_objects
 from pipeline.view import view
 from tests.images import make_folder, plan_inline, prepare_inline
@@ -79,3 +80,31 @@ def test_pixels_of_a_damaged_shard_are_never_shown(
     assert images[:shard_rows].compute().any()
     with pytest.raises(StoreDamagedError, match=message):
         images[shard_rows : shard_rows + 1].compute()
+
+
+@pytest.mark.parametrize("encoding", ["jpeg:16@90", "original"])
+def test_encoded_rows_are_viewed_as_centre_squares(tmp_path: Path, encoding: str) -> None:
+    """They equal those of a loader, in chunks that cross shards; quarantined rows are zeros."""
+    store = str(tmp_path / "store")
+    options = {**CHOICES, "sizes": (), "encoded": (encoding,)}
+    prepare_inline(make_folder(tmp_path / "train", 29, bad=2), store, **options)
+    loader = Loader(store, encoded=encoding, size=12, batch_size=29, drop_last=False, rank=0,
+                    world=1)  # fmt: skip
+    (batch,) = loader
+    expected = np.zeros((29, 12, 12, 3), np.uint8)
+    expected[batch.rows] = batch.images.permute(0, 2, 3, 1)  # type: ignore[union-attr]
+    for chunk_rows in (None, 5, 100):
+        viewed = view(store, size=12, encoded=encoding, chunk_rows=chunk_rows)
+        assert np.array_equal(viewed.images.compute(scheduler="threads"), expected)
+    assert (~viewed.readable).sum() == 2
+    assert len(pickle.dumps(viewed.images)) < 20_000
+    with pytest.raises(StoreError, match="no finished 8 px: it has"):
+        view(store, size=8)
+    with pytest.raises(ValueError, match="size is 0"):
+        view(store, size=0, encoded=encoding)
+    name = encoding.replace(":", "")
+    (tmp_path / "store" / layout.encoded_shard("train", name, 1)).unlink()
+    damaged = view(store, size=12, encoded=encoding).images
+    assert damaged[:8].compute().any()
+    with pytest.raises(StoreDamagedError, match="is missing or damaged"):
+        damaged[8:9].compute()

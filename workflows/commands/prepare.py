@@ -1,7 +1,7 @@
-"""Decode every image of a source once, resize it to every size, and store it.
+"""Decode every image of a source once, and store it as raw pixels, as encoded rows, or as both.
 
 Run the same command again to resume an interrupted run: committed shards are kept. A finished store
-can grow: run the command again with further sizes or splits.
+can grow: run the command again with further sizes, encodings or splits.
 """
 
 from workflows.commands import Command

@@ -10,12 +10,11 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from pipeline.images.decode import decode
 from pipeline.images.rejection import STATUS_WORDS
-from pipeline.store import arrays, layout, records, table
-from pipeline.store.encoded_shard import read_encoded_rows
+from pipeline.store import arrays, layout, table
 from pipeline.store.objects import Objects
 from pipeline.store.plan import Plan
+from workflows.reports.encoded_images import EncodedImages
 
 MAX_THUMBNAILS = 8
 MAX_THUMBNAIL_PIXELS = 96
@@ -56,7 +55,7 @@ class ShardPreview:
         if not readable:
             return []
         first, last = readable[0]["row"], readable[-1]["row"]
-        images = self._images(shard, first, last + 1)
+        images = self._images(first, last + 1)
         return [
             {
                 "row": line["row"],
@@ -66,28 +65,17 @@ class ShardPreview:
             for line in readable
         ]
 
-    def _images(self, shard: int, start: int, stop: int) -> Sequence[NDArray[np.uint8]]:
+    def _images(self, start: int, stop: int) -> Sequence[NDArray[np.uint8]]:
         """Return rows *start* to *stop* - 1, each (height, width, 3) uint8 RGB."""
-        split = self.plan.split
         if self.array.isdecimal():
-            return [*arrays.read_pixel_rows(self.objects, split, int(self.array), start, stop)]
-        recipe = records.load_recipe(self.objects)
-        planned = records.load_encoded_plan(self.objects, self.plan, self.array)
-        commit = records.load_commit(self.objects, split, shard)
-        if commit is None or self.array not in commit.encoded:
-            raise FileNotFoundError(layout.encoded_shard(split, self.array, shard))
-        geometry = planned.geometry(self.plan.shard_rows)
-        rows = read_encoded_rows(
-            self.objects,
-            commit.encoded[self.array],
-            geometry,
-            start - commit.start,
-            stop - commit.start,
-        )
-        arguments = {**recipe.decode_arguments, "fit": "pad", "serves": MAX_THUMBNAIL_PIXELS}
+            size, split = int(self.array), self.plan.split
+            return [*arrays.read_pixel_rows(self.objects, split, size, start, stop)]
+        rows = EncodedImages.open(self.objects, self.plan, self.array)
         return [
-            np.asarray(decode(row, **arguments).pixels)[..., :3] if row else _NO_PIXELS
-            for row in rows
+            np.asarray(rows.decode(data, MAX_THUMBNAIL_PIXELS).pixels)[..., :3]
+            if data
+            else _NO_PIXELS
+            for data in rows.read(start, stop)
         ]
 
     def quarantined(self, shard: int) -> list[dict[str, Any]]:

@@ -122,26 +122,34 @@ class Clip:
         return _unit_rows(self._model.visual_projection(outputs.pooler_output))
 
     def scores(
-        self, store: str, split: str, size: int, classes: Sequence[tuple[str, str]]
+        self,
+        store: str,
+        split: str,
+        size: int,
+        classes: Sequence[tuple[str, str]],
+        encoded: str | None = None,
     ) -> NDArray[np.float32]:
         """Return the cosines of all readable rows of a split and the class names.
 
         Args:
             store: The path or URL of the store.
             split: The name of a finished split with at least one readable row.
-            size: The side of the stored images to read, in pixels; the model resizes them.
+            size: The side of the stored images to read, in pixels; the model resizes them. Of
+                encoded rows the centre square is read, resized to the side that the model takes.
             classes: The (wnid, names) of the C classes, with names separated by commas; a class
                 without names is called by its wnid.
+            encoded: The encoded rows to read in place of squares, such as `jpeg256@90` (default:
+                squares).
 
         Returns:
             (n, C) float32, for the n readable rows in ascending order.
 
         Raises:
-            StoreError: The split is not finished or has no images of that size.
+            StoreError: The split is not finished or has no such images.
         """
         loader = Loader(
-            store, split, size=size, batch_size=BATCH_ROWS, order="sequential", drop_last=False,
-            rank=0, world=1,
+            store, split, size=size if encoded is None else self._size, encoded=encoded,
+            batch_size=BATCH_ROWS, order="sequential", drop_last=False, rank=0, world=1,
         )  # fmt: skip
         vectors = []
         for batch in loader:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,11 @@ from pipeline.features.loader import FeatureLoader
 from pipeline.features.reader import open_features
 from pipeline.loader import Loader
 from pipeline.store import records
+from pipeline.store.encoding import parse_encoding
+from pipeline.store.features import load_feature_recipe
 from pipeline.store.open import open_objects
+from pipeline.store.options import DEFAULT_SIZES
+from pipeline.store.records import FinishRecord
 from pipeline.store.split import open_split
 from pipeline.urls import is_url
 from pipeline.wordvectors.files import read_word_vectors
@@ -25,8 +31,8 @@ from pipeline.wordvectors.mapped_word_vectors import file_digest
 from pipeline.wordvectors.vectors import ClassVectors, class_vectors, taxonomy_vectors
 from workflows.cluster_kinds import CommandCluster
 from workflows.devise.class_splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION, class_parts
-from workflows.devise.options import DeviseOptions
-from workflows.devise.stage import check_initial_run
+from workflows.devise.options import SMALL_SIZE, DeviseOptions
+from workflows.devise.stage import TRAINING_CROP, check_initial_run
 from workflows.devise.word_space import FILE, WordSpace, load_word_space, make_word_space
 from workflows.devise.words import COVERAGE_LABELS, names_of_classes
 from workflows.preparation import features
@@ -47,9 +53,31 @@ class TrunkInput:
     """The stored images that a trunk takes, and the features that it has computed from them."""
 
     size: int
-    """The side of the stored images, in pixels."""
+    """The side in pixels of the stored squares, or that to which crops of encoded rows are
+    resized."""
     features: str | None
     """The name of the stored features; None for a new trunk, which has none."""
+    encoded: str | None = None
+    """The name of the encoded rows that are read, such as `jpeg256@90`; None for squares."""
+
+    @property
+    def array_name(self) -> str:
+        """The name of the array that the images are read from."""
+        return self.encoded or str(self.size)
+
+    @property
+    def text(self) -> str:
+        """The images as a phrase for messages."""
+        if self.encoded is None:
+            return f"images of {self.size} px"
+        return f"encoded rows {parse_encoding(self.encoded).text}"
+
+    @property
+    def prepare_option(self) -> str:
+        """The option of `tesserae prepare` that adds the images to a split."""
+        if self.encoded is None:
+            return f"--sizes {self.size}"
+        return f"--encoded {parse_encoding(self.encoded).text}"
 
 
 def prepare_data(
@@ -89,14 +117,18 @@ def prepare_data(
     run = RunFolder(run_options.folder)
     # A folder without options.json is of a start that did not complete: it is prepared anew.
     resuming = run.holds_run()
-    size = run.read_options()["options"]["stored_size"] if resuming else options.feature_size
+    size, encoded = options.feature_size, options.encoded
+    if resuming:
+        size, encoded = _recorded_input(run, options, store)
     _check_required(options, resuming=resuming)
-    config = features_options(options, store, size)
+    if options.learn == "all" and options.encoded is None:
+        _check_has_squares(store, run_options.split)
+    config = features_options(options, store, size, encoded)
     targets = None if resuming else _class_targets(options, store, run_options.split, listed)
     trunk_input = _new_input(options, store, run_options.split, size)
     if trunk_input is None:
         extracted = features.compute_split_features(config, run_options.split, cluster)
-        trunk_input = TrunkInput(extracted.stored_size, extracted.name)
+        trunk_input = TrunkInput(extracted.stored_size, extracted.name, extracted.encoded)
         held_out = _evaluation_split(config, run_options, held_out, trunk_input, cluster)
     space, files = _word_space(options, store, run_options.split, trunk_input, targets, run.path)
     seen = space.labels(SEEN).tolist()
@@ -134,6 +166,18 @@ def _check_required(options: DeviseOptions, *, resuming: bool) -> None:
         raise TesseraeError("; ".join(problems) + ".")
 
 
+def _check_has_squares(store: str, split: str) -> None:
+    """Check that a split has stored squares, because encoded rows to train on must be named.
+
+    Raises:
+        StoreError: It is finished and has encoded rows alone.
+    """
+    done = records.load_finish_record(open_objects(store), split)
+    if done is not None and not done.sizes:
+        rows = " or ".join(parse_encoding(name).text for name in done.encoded)
+        raise StoreError(f"split {split!r} has no stored squares: pass --encoded {rows}.")
+
+
 def _absolute(store: str) -> str:
     return store if is_url(store) else str(Path(store).absolute())
 
@@ -152,19 +196,42 @@ def _evaluation_split(
     if held_out is None:
         return None
     done = records.load_finish_record(open_objects(config.store), held_out)
-    if done is not None and trunk_input.size not in done.sizes:
-        problem = f"split {held_out!r} has no images of {trunk_input.size} px"
-        cure = f"Add it with `tesserae prepare ... --split {held_out} --sizes {trunk_input.size}`."
+    if done is not None and trunk_input.array_name not in done.array_names:
+        problem = f"split {held_out!r} has no {trunk_input.text}"
+        added = f"--split {held_out} {trunk_input.prepare_option}"
+        cure = f"Add it with `tesserae prepare ... {added}`."
         if run_options.held_out is not None:
             raise StoreError(f"{problem}, which split {run_options.split!r} has. {cure}")
         print(f"notice: {problem}: this run is not evaluated. {cure}", flush=True)
         return None
-    unmirrored = replace(config, size=trunk_input.size, mirrored=False)
+    images: dict[str, Any] = {"size": trunk_input.size, "encoded": None}
+    if trunk_input.encoded is not None:
+        images = {"size": None, "encoded": trunk_input.encoded}
+    unmirrored = replace(config, **images, mirrored=False)
     features.compute_split_features(unmirrored, held_out, cluster)
     return held_out
 
 
-def features_options(options: DeviseOptions, store: str, size: int | None) -> FeaturesOptions:
+def _recorded_input(
+    run: RunFolder, options: DeviseOptions, store: str
+) -> tuple[int | None, str | None]:
+    """Return the stored size that a run has used so far, or the name of its encoded rows.
+
+    The store may have got other sizes since then, which must not change the run.
+    """
+    recorded = run.read_options()["options"]
+    encoded = options.encoded
+    if encoded is None and recorded.get("features") is not None:
+        with suppress(StoreError):  # features that were lost are extracted again
+            encoded = load_feature_recipe(open_objects(store), recorded["features"]).encoded
+    if encoded is None:
+        return recorded["stored_size"], None
+    return (recorded["stored_size"] if options.trunk == NEW else None), encoded
+
+
+def features_options(
+    options: DeviseOptions, store: str, size: int | None, encoded: str | None = None
+) -> FeaturesOptions:
     """Return the options of the features to train on, as `tesserae features` takes them.
 
     Mirrored copies are included if the options say so and the head alone is trained.
@@ -173,11 +240,12 @@ def features_options(options: DeviseOptions, store: str, size: int | None) -> Fe
         options: The options of the stage, which select the trunk and its output.
         store: The path or URL of the store.
         size: The side of the stored images that the trunk takes, in pixels (None: the stored size
-            that fits the trunk best).
+            that fits the trunk best). It is not used for a new trunk of encoded rows.
+        encoded: The encoded rows that are read in place of squares (default: squares).
 
     Raises:
         TesseraeError: No trunk is named.
-        ValueError: *size* is not from 1 to 4,096.
+        ValueError: *size* is not from 1 to 4,096, or *encoded* is no encoding.
     """
     if options.trunk is None:
         raise TesseraeError(
@@ -188,7 +256,8 @@ def features_options(options: DeviseOptions, store: str, size: int | None) -> Fe
         trunk=options.trunk,
         cut=options.cut,
         pooling=options.pooling,
-        size=size,
+        size=size if encoded is None else None,
+        encoded=encoded,
         precision=options.feature_precision,
         dtype=options.feature_dtype,
         mirrored=options.mirrored and options.learn == "head",
@@ -206,13 +275,37 @@ def _new_input(
             f"--trunk {NEW} has random weights: pass --learn all, or a pretrained trunk."
         )
     done = records.load_finish_record(open_objects(store), split)
+    if options.encoded is not None:
+        return _new_encoded_input(options.encoded, split, size or SMALL_SIZE, done)
     sizes = () if done is None else done.sizes
     stored_size = size or min((s for s in sizes if s >= MIN_SIZE), default=max(sizes, default=0))
     if stored_size not in sizes or stored_size < MIN_SIZE:
-        available = ", ".join(f"{stored} px" for stored in sizes) or "no finished size"
+        available = ", ".join(f"{stored} px" for stored in sizes) or "no finished square images"
         expected = f"{size} px" if size else f"{MIN_SIZE} px or more"
-        raise StoreError(f"split {split!r} has {available}: --trunk {NEW} needs {expected}.")
+        raise StoreError(
+            f"split {split!r} has {available}: --trunk {NEW} needs {expected}. Add that size with"
+            f" `tesserae prepare ... --sizes {size or DEFAULT_SIZES[0]}`."
+        )
     return TrunkInput(stored_size, None)
+
+
+def _new_encoded_input(
+    encoded: str, split: str, size: int, done: FinishRecord | None
+) -> TrunkInput:
+    """Return the input of a new trunk that takes crops of encoded rows, resized to *size*."""
+    trunk_input = TrunkInput(size, None, parse_encoding(encoded).array_name)
+    available = () if done is None else done.array_names
+    if trunk_input.array_name not in available:
+        raise StoreError(
+            f"split {split!r} has no finished {trunk_input.text}: it has"
+            f" {', '.join(available) or 'nothing'}. Add them with `tesserae prepare ..."
+            f" {trunk_input.prepare_option}`."
+        )
+    if size < MIN_SIZE:
+        raise StoreError(
+            f"--feature-size is {size}: --trunk {NEW} needs images of {MIN_SIZE} px or more."
+        )
+    return trunk_input
 
 
 def _class_targets(
@@ -248,7 +341,7 @@ def _classes_with_images(store: str, split: str, classes: int) -> NDArray[np.boo
     done = records.load_finish_record(objects, split)
     if done is None:
         raise StoreError(f"split {split!r} of {store} is not finished: run `tesserae prepare`.")
-    opened = open_split(objects, split, [min(done.sizes)])
+    opened = open_split(objects, split, ())  # the labels alone: the split may have no squares
     labels = opened.labels[opened.readable]
     return np.bincount(labels[labels >= 0], minlength=classes) > 0
 
@@ -376,9 +469,13 @@ def _loader(
             include_labels=include_labels,
             drop_last=training,
         )
+    images: dict[str, Any] = {}
+    if trunk_input.encoded is not None:
+        images = {"encoded": trunk_input.encoded, "crop": TRAINING_CROP if training else "centre"}
     return Loader(
         store,
         split,
+        **images,
         size=trunk_input.size,
         batch_size=options.batch_size,
         seed=options.seed,

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from pipeline import neighbours
 from pipeline.backbone.choices import NEW
 from pipeline.features.reader import finished_features, open_features
+from pipeline.loader.crops import Crop
+from pipeline.loader.encoded_reader import open_encoded_reader
+from pipeline.loader.image_readers import CropReader
 from pipeline.loader.pixel_reader import open_reader
 from pipeline.store import records
 from pipeline.store.open import open_objects
@@ -122,7 +125,8 @@ def evaluate_devise_run(
     methods = {"DeViSE": evaluate(_scores(evaluated, model), evaluated.images)}
     methods |= _baselines(model, evaluated)
     if clip is not None:
-        scores = Clip(clip, model.device).scores(model.store, split, model.size, model.classes)
+        opened = Clip(clip, model.device)
+        scores = opened.scores(model.store, split, model.size, model.classes, model.encoded)
         methods["CLIP"] = evaluate(scores[evaluated.positions], evaluated.images)
     return DeviseReport(
         step=model.step,
@@ -177,7 +181,7 @@ def _finished_split(model: DeviseModel) -> str | None:
     objects = open_objects(model.store)
     for split in HELD_OUT:
         done = records.load_finish_record(objects, split)
-        if done is None or split == model.split or model.size not in done.sizes:
+        if done is None or split == model.split or model.array_name not in done.array_names:
             continue
         if model.features is None or model.features in finished_features(objects, split):
             return split
@@ -201,7 +205,7 @@ def _read_evaluated_rows(model: DeviseModel, split: str) -> _Evaluated:
     rows = np.concatenate([block for block, _ in blocks])
     vectors = np.concatenate([block for _, block in blocks])
     objects = open_objects(model.store)
-    labels = open_split(objects, split, [model.size]).labels[rows].astype(np.int64)
+    labels = open_split(objects, split, []).labels[rows].astype(np.int64)
     selected = np.flatnonzero(np.isin(labels, model.space.labels(SEEN, VALIDATION, UNSEEN)))
     features = None
     if model.features is not None:
@@ -421,6 +425,8 @@ def _galleries(
 
 
 def _thumbnails(model: DeviseModel, split: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    if model.encoded is not None:
+        return _encoded_thumbnails(model, model.encoded, split, rows)
     objects = open_objects(model.store)
     done = records.load_finish_record(objects, split)
     sizes = [model.size] if done is None else done.sizes
@@ -431,6 +437,18 @@ def _thumbnails(model: DeviseModel, split: str, rows: NDArray[np.int64]) -> NDAr
         open_reader(opened, size, cache_bytes=2**20).gather(rows, images, disk)
     step = max(1, size // (2 * THUMBNAIL))
     return np.ascontiguousarray(images[:, ::step, ::step])
+
+
+def _encoded_thumbnails(
+    model: DeviseModel, name: str, split: str, rows: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """Return the centre squares of the encoded rows *name*."""
+    opened = open_split(open_objects(model.store), split, [], encoded=[name])
+    source = open_encoded_reader(opened, name, cache_bytes=2**24)
+    images = np.empty((len(rows), 2 * THUMBNAIL, 2 * THUMBNAIL, 3), np.uint8)
+    with ThreadPoolExecutor(1) as disk:
+        CropReader(opened, name, source, Crop(), seed=0).gather(rows, 0, [images], disk)
+    return images
 
 
 def _notice(model: DeviseModel) -> str:

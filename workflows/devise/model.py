@@ -18,6 +18,9 @@ from pipeline.errors import TesseraeError
 from pipeline.features.reader import open_features
 from pipeline.features.worker import compute_features
 from pipeline.loader import Loader
+from pipeline.store.encoding import parse_encoding
+from pipeline.store.features import FeatureRecipe, load_feature_recipe
+from pipeline.store.open import open_objects
 from pipeline.wordvectors.mapped_word_vectors import open_word_vectors
 from pipeline.wordvectors.vectors import WordVectors, split_names
 from workflows.devise.heads import Head
@@ -55,7 +58,8 @@ class DeviseModel:
     split: str
     """The split that the run was trained on."""
     size: int
-    """The side, in pixels, of the stored images that the model takes."""
+    """The side in pixels of the images that the model takes: of stored squares, or that to which
+    crops of encoded rows are resized."""
     features: str | None
     """The name of the features that the head takes; None if the trunk was trained too."""
     digest: str
@@ -82,6 +86,43 @@ class DeviseModel:
             TesseraeError: No store is there, or it has other rows.
         """
         return self.run.store(self.store_override)
+
+    @cached_property
+    def _feature_recipe(self) -> FeatureRecipe | None:
+        """The recipe of the features that the head takes; None if the trunk was trained too."""
+        if self.features is None:
+            return None
+        return load_feature_recipe(open_objects(self.store), self.features)
+
+    @property
+    def encoded(self) -> str | None:
+        """The name of the encoded rows that the model takes; None for stored squares.
+
+        Raises:
+            TesseraeError: The store of the run is not found, or its features are missing.
+        """
+        if self._feature_recipe is not None:
+            return self._feature_recipe.encoded
+        encoded = self.options.encoded
+        return None if encoded is None else parse_encoding(encoded).array_name
+
+    @property
+    def crop_share(self) -> float:
+        """The side of the centre crop of encoded rows as a fraction of the short side.
+
+        Raises:
+            TesseraeError: The store of the run is not found, or its features are missing.
+        """
+        return 1.0 if self._feature_recipe is None else self._feature_recipe.crop_share
+
+    @property
+    def array_name(self) -> str:
+        """The name of the array that the model's images are read from, such as `224`.
+
+        Raises:
+            TesseraeError: The store of the run is not found, or its features are missing.
+        """
+        return self.encoded or str(self.size)
 
     @cached_property
     def classes(self) -> tuple[tuple[str, str], ...]:
@@ -162,8 +203,8 @@ class DeviseModel:
                 yield rows, self.embed(stored.rows(rows))
             return
         loader = Loader(
-            self.store, split, size=self.size, batch_size=MAX_TRUNK_IMAGES, order="sequential",
-            drop_last=False, rank=0, world=1,
+            self.store, split, size=self.size, encoded=self.encoded, batch_size=MAX_TRUNK_IMAGES,
+            order="sequential", drop_last=False, rank=0, world=1,
         )  # fmt: skip
         for batch in loader:
             assert isinstance(batch.images, Tensor)  # of one size

@@ -7,7 +7,7 @@ from typing import Any, Self
 from pipeline.backbone.choices import NEW, POOLINGS
 from pipeline.store.features import DTYPES, PRECISIONS
 from workflows.options.fields import option
-from workflows.options.shared import synonyms_option
+from workflows.options.shared import check_encoded_option, encoded_option, synonyms_option
 from workflows.training.options import TrainingOptions
 
 LOSSES = ("hinge", "cosine", "l2", "infonce")
@@ -74,6 +74,14 @@ class DeviseOptions(TrainingOptions):
         implied="the stored size that suits the trunk best",
         minimum=1,
         metavar="PIXELS",
+        group=_TRUNK,
+    )
+    encoded: str | None = encoded_option(
+        "encoded rows to read in place of stored squares, such as jpeg:256@90 or original; crops of"
+        " kept aspect are resized to the side that the trunk takes, and with --learn all random"
+        " crops to train on are cut by the loader",
+        implied="stored squares; for --learn head on a split without any, the encoded rows that"
+        " suit best",
         group=_TRUNK,
     )
     feature_precision: str = option(
@@ -192,9 +200,17 @@ class DeviseOptions(TrainingOptions):
         """Check that the options are compatible with each other.
 
         Raises:
-            ValueError: An option of reading pixels is set although the head learns from features.
+            ValueError: An option of reading pixels is set although the head learns from features,
+                `--encoded` is no encoding, or a stored size is chosen beside it.
         """
         super().__post_init__()
+        check_encoded_option(self.encoded)
+        if self.encoded is not None and self.feature_size is not None and self.trunk != NEW:
+            raise ValueError(
+                f"--feature-size is {self.feature_size}: it selects stored squares, and --encoded"
+                f" {self.encoded} reads encoded rows, which are resized to the side that the trunk"
+                " takes. Omit one of them."
+            )
         image_options = {name: getattr(self, name) for name in IMAGES_ONLY}
         if self.learn == "head" and (
             rejected := [n for n, v in image_options.items() if v is not None]

@@ -24,6 +24,8 @@ from pipeline.backbone.choices import NEW
 from pipeline.backbone.load import new_backbone, open_backbone
 from pipeline.backbone.network import Backbone
 from pipeline.errors import TesseraeError
+from pipeline.loader import Loader
+from pipeline.loader.crops import Crop
 from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
 from workflows.devise.heads import Head
 from workflows.devise.losses import Loss, identical_vector_groups
@@ -37,6 +39,8 @@ from workflows.training.world import BatchNorm, World, load_optimiser
 
 MAX_EVALUATED_ROWS = 5_000
 """The number of rows, at most, that one evaluation uses."""
+TRAINING_CROP = Crop("resized", area=(0.5, 1.0))
+"""The crops that a trunk is trained on."""
 HITS = (1, 5)
 """The values of k for which hit@k is computed during training."""
 
@@ -71,7 +75,9 @@ class Devise:
         )
         self._target_indices = torch.full((len(self.space.wnids),), -1)
         self._target_indices[torch.from_numpy(seen)] = torch.arange(len(seen))
-        self.batches = Batches(data.train, self._augment(), world, ranks_on_host=data.ranks_on_host)
+        self.batches = Batches(
+            data.train, self._augment(data.train), world, ranks_on_host=data.ranks_on_host
+        )
         self._data = data
 
     def _parameter_groups(self) -> Iterator[dict[str, Any]]:
@@ -80,12 +86,15 @@ class Devise:
             trainable = [p for p in self.trunk.model.parameters() if p.requires_grad]
             yield {"params": trainable, "rate": self.options.trunk_learning_rate}
 
-    def _augment(self) -> Any:
+    def _augment(self, loader: AnyLoader) -> Any:
         if self.trunk is None:
             return no_augmentation
         mean, std = self.trunk.mean, self.trunk.std
+        # The loader has cut the crops of encoded rows, with the aspect of the picture kept.
+        is_cropped = isinstance(loader, Loader) and loader.encoded is not None
         return Augment(
-            size=self.trunk.size, crop="resized", flip=self.options.mirrored, area=(0.5, 1.0),
+            size=self.trunk.size, crop="none" if is_cropped else "resized",
+            flip=self.options.mirrored, area=TRAINING_CROP.area,
             mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]),
             seed=self.options.seed,
         )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.store.encoding import parse_encoding
 from pipeline.wordvectors.vectors import SYNONYMS
 from workflows.options.fields import argument, option
 
@@ -11,6 +12,34 @@ from workflows.options.fields import argument, option
 def store_argument() -> Any:
     """Return the field of the positional argument STORE, a `str`."""
     return argument("folder or URL of the store", metavar="STORE")
+
+
+def encoded_option(help: str, *, implied: str, group: str) -> Any:
+    """Return the field of the option `--encoded`, a `str | None`: the encoded rows to read.
+
+    Args:
+        help: The help text.
+        implied: What is read without the option.
+        group: The heading of the help text under which it is listed.
+    """
+    return option(None, help, implied=implied, metavar="ENCODING", group=group)
+
+
+def check_encoded_option(value: str | None) -> None:
+    """Check the value of `--encoded`.
+
+    Args:
+        value: An encoding, such as `jpeg:256@90`; None: the option is omitted.
+
+    Raises:
+        ValueError: It is no encoding.
+    """
+    if value is None:
+        return
+    try:
+        parse_encoding(value)
+    except ValueError as e:
+        raise ValueError(f"--encoded: {e}") from None
 
 
 def clip_option() -> Any:

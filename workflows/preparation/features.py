@@ -19,6 +19,7 @@ from pipeline.features.shard_task import FeatureReport, progress_topic
 from pipeline.features.worker import FeatureTaskConfig, check_probe, compute_probe
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.store import records
+from pipeline.store.encoding import parse_encoding
 from pipeline.store.features import KINDS, FeatureRecipe
 from pipeline.store.lease import lease
 from pipeline.store.objects import Objects
@@ -121,6 +122,9 @@ def compute_split_features(
     plan = records.load_plan(objects, split)
     backbone = open_backbone(options.trunk, cut=options.cut, pooling=options.pooling)
     recipe = extract.resolve_feature_recipe(objects, split, backbone, options.feature_options)
+    if recipe.encoded is not None and options.encoded is None:
+        encoding = parse_encoding(recipe.encoded).text
+        print(f"{split}: no stored squares, so that --encoded {encoding} is read", flush=True)
     local_probe = compute_probe(backbone, recipe.precision)
     del backbone  # frees its memory: tasks load the network themselves
     if not options.repair and extract.is_done(objects, recipe, plan, options.kinds):

@@ -13,7 +13,7 @@ from pipeline.store.options import DEFAULT_SIZES, DEFAULTS, StoreOptions
 from pipeline.store.recipe import FILTERS, FITS, MISSING_END
 from workflows.options.cluster import ClusterOptions
 from workflows.options.fields import Options, argument, option
-from workflows.options.shared import store_argument
+from workflows.options.shared import check_encoded_option, encoded_option, store_argument
 from workflows.options.source_reading import SourceReadingOptions
 
 ALL = ("all",)
@@ -47,7 +47,7 @@ class PrepareOptions(SourceReadingOptions, ClusterOptions):
     )
     sizes: tuple[int, ...] | None = option(
         None,
-        "sides of the square images to store as raw pixels",
+        "sides of the square images to store as raw pixels, which are read without decoding",
         implied=f"{' '.join(map(str, DEFAULT_SIZES))}; none with --encoded",
         minimum=1,
         maximum=4_096,
@@ -56,9 +56,11 @@ class PrepareOptions(SourceReadingOptions, ClusterOptions):
     )
     encoded: tuple[str, ...] = option(
         (),
-        "encoded rows to store, a fraction of the room of raw pixels: `jpeg:N@Q`, JPEGs of kept"
-        " aspect with a short side of at most N pixels and quality Q, such as jpeg:256@90;"
-        " `original`, the source's files as they are",
+        "encoded rows to store, a fraction of the bytes of raw pixels, which are decoded whenever"
+        " they are read: `jpeg:N@Q` for JPEGs of kept aspect, with a short side of at most N pixels"
+        " and quality Q (1 to 100), such as jpeg:256@90; `original` for the source's files as they"
+        " are",
+        implied="none",
         metavar="ENCODING",
         group=_STORED,
     )
@@ -101,7 +103,7 @@ class PrepareOptions(SourceReadingOptions, ClusterOptions):
     )
     shard_rows: int | None = option(
         None,
-        "number of rows in a shard; a shard is one file or object per size",
+        "number of rows in a shard; a shard is one file or object per array",
         implied=str(DEFAULTS["shard_rows"]),
         minimum=1,
         group=_STORED,
@@ -115,7 +117,7 @@ class PrepareOptions(SourceReadingOptions, ClusterOptions):
     )
     codec: str | None = option(
         None,
-        "compression of the image arrays: none, zstd:LEVEL, blosc-lz4 or blosc-zstd:LEVEL",
+        "compression of raw pixels: none, zstd:LEVEL, blosc-lz4 or blosc-zstd:LEVEL",
         implied=DEFAULTS["codec"],
         metavar="CODEC",
         group=_STORED,
@@ -249,6 +251,13 @@ class FeaturesOptions(ClusterOptions):
         metavar="PIXELS",
         group=_FEATURES,
     )
+    encoded: str | None = encoded_option(
+        "encoded rows to read in place of stored squares, such as jpeg:256@90 or original: the"
+        " centre of each picture, as much of it as the network's preprocessing says, resized to the"
+        " network's input",
+        implied="stored squares; of a split without any, the encoded rows that suit best",
+        group=_FEATURES,
+    )
     precision: str = option(
         "float32",
         "number format that the network computes in",
@@ -283,10 +292,30 @@ class FeaturesOptions(ClusterOptions):
     )
     wait: bool = _wait("computes the same features")
 
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            ValueError: A value is out of its range, `--encoded` is no encoding, or `--size` is
+                given beside it.
+        """
+        super().__post_init__()
+        check_encoded_option(self.encoded)
+        if self.encoded is not None and self.size is not None:
+            raise ValueError(
+                f"--size is {self.size}: it selects stored squares, and --encoded {self.encoded}"
+                " reads encoded rows, which are resized to the network's input. Omit one of them."
+            )
+
     @property
     def feature_options(self) -> FeatureOptions:
         """The choices that decide what the features are, beside the network."""
-        return FeatureOptions(stored_size=self.size, precision=self.precision, dtype=self.dtype)
+        return FeatureOptions(
+            stored_size=self.size,
+            encoded=self.encoded,
+            precision=self.precision,
+            dtype=self.dtype,
+        )
 
     @property
     def kinds(self) -> tuple[str, ...]:

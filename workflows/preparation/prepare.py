@@ -42,7 +42,7 @@ from workflows.reports.class_lines import unreadable_class_lines
 from workflows.reports.quarantine import Reason, examples, quarantined_reasons
 from workflows.reports.store_model import RunReport
 from workflows.reports.store_report import report_store
-from workflows.terminal.formatting import bytes_text, counted, printable
+from workflows.terminal.formatting import array_text, bytes_text, counted, printable
 from workflows.terminal.progress import Progress
 
 MAX_CONSECUTIVE_FAILURES = 8
@@ -285,14 +285,16 @@ def _print_and_check_needs(
     room = objects.free_bytes()
     total = 0
     sizer = planning.ArraySizes(objects, recipe, plan, options.store_options)
-    for name in options.store_options.array_names:
+    names = options.store_options.array_names
+    width = max(len(array_text(name)) for name in names)
+    for name in names:
         missing = [s for s in todo if s not in commits or name not in commits[s].shard_objects]
         num_rows = sum(len(plan.rows(shard)) for shard in missing)
         needed = sum(sizer.object_bytes(name, shard) for shard in missing)
         total += needed
-        label, about = (f"{name:>4} px", "") if name.isdecimal() else (f"{name:>7}", "about ")
+        about = "" if name.isdecimal() else "about "
         rows = _rows_and_shards(num_rows, len(missing))
-        print(f"  {label}  {rows}, {about}{bytes_text(needed)}")
+        print(f"  {array_text(name):>{width}}  {rows}, {about}{bytes_text(needed)}")
     free = "free space is unknown" if room is None else f"{bytes_text(room)} free"
     print(
         f"  {counted(plan.num_rows, 'row')} in total; {bytes_text(total)} to write; {free}",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workflows.terminal.formatting import (
+    array_text,
     bytes_text,
     per_second,
     printable,
@@ -59,6 +60,7 @@ def _environment(folder: Path) -> Environment:
     environment.filters |= {
         "thousands": "{:,}".format,
         "three_digits": three_digits,
+        "array": array_text,
         "bytes": bytes_text,
         "duration": seconds_text,
         "share": share_text,

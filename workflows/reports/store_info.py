@@ -12,6 +12,7 @@ from pipeline.ingest import verify
 from pipeline.ingest.source_index import SourceIndex
 from pipeline.ingest.verify import SplitRecords
 from pipeline.store import features, records
+from pipeline.store.encoding import parse_encoding
 from pipeline.store.integrity import Problem
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
@@ -20,7 +21,7 @@ from pipeline.store.recipe import Recipe
 from workflows.reports.class_lines import mapping_lines, skipped_text
 from workflows.reports.options import InfoOptions
 from workflows.reports.quarantine import by_reason, has_quarantined, read_lines
-from workflows.terminal.formatting import bytes_text, printable
+from workflows.terminal.formatting import array_text, bytes_text, printable
 
 MAX_LISTED_ROWS = 50
 """The number of quarantined rows that are listed without --all."""
@@ -62,7 +63,11 @@ def describe_store(objects: Objects) -> dict[str, Any]:
         neither the recipe nor a copy can be read), `splits` and `features`. `splits` has for each
         name a dictionary with `finished`, `rows`, `rows_committed`, `shards`, `shards_committed`,
         `seed`, `listing`, `sizes` (by side, as text, dictionaries with `num_bytes`),
-        `sizes_finished`, `counts` (committed rows by status in words), `quarantine` and `remarks`
+        `sizes_finished`, `encoded` (by name of the array, such as `jpeg256@90`, dictionaries with
+        `num_bytes`; `mean_row_bytes`, the bytes on disk for each readable row, None without one;
+        `short_side` in pixels and `quality`, both None for `original`; and `encoder`, the software
+        that made the JPEGs in words, None if there is none or its record cannot be read),
+        `encoded_finished`, `counts` (committed rows by status in words), `quarantine` and `remarks`
         (lists of the dictionaries that `read_lines` returns), `problems` (with `name` and `what`)
         and `passed_over` (number and first name of skipped files, by reason); `rows`, `shards`,
         `seed` and `listing` are None if neither the plan nor its copy can be read. `features` has
@@ -116,25 +121,47 @@ def _recipe_facts(recipe: Recipe) -> dict[str, Any]:
 def _describe_split(objects: Objects, split_records: SplitRecords) -> dict[str, Any]:
     plan, commits = split_records.plan, split_records.commits.values()
     counts = sum((Counter(commit.counts) for commit in commits), Counter[str]())
-    sizes: Counter[str] = Counter()
+    array_bytes: Counter[str] = Counter()
     for commit in commits:
-        sizes.update({size: written.num_bytes for size, written in commit.arrays.items()})
+        array_bytes.update({name: w.num_bytes for name, w in commit.shard_objects.items()})
+    names = verify.committed_arrays(split_records)
+    done = split_records.done
     quarantined, remarks, problems = _noted_rows(objects, split_records)
     return {
-        "finished": split_records.done is not None,
+        "finished": done is not None,
         "rows": None if plan is None else plan.num_rows,
         "rows_committed": sum(commit.stop - commit.start for commit in commits),
         "shards": None if plan is None else plan.num_shards,
         "shards_committed": len(commits),
         "seed": None if plan is None else plan.seed,
         "listing": None if plan is None else plan.listing,
-        "sizes": {size: {"num_bytes": sizes[size]} for size in sorted(sizes, key=int)},
-        "sizes_finished": [] if split_records.done is None else list(split_records.done.sizes),
+        "sizes": {name: {"num_bytes": array_bytes[name]} for name in names if name.isdecimal()},
+        "sizes_finished": [] if done is None else list(done.sizes),
+        "encoded": {
+            name: _describe_encoded(split_records, name, array_bytes[name])
+            for name in names
+            if not name.isdecimal()
+        },
+        "encoded_finished": [] if done is None else list(done.encoded),
         "counts": dict(counts),
         "quarantine": quarantined,
         "remarks": remarks,
         "problems": [_problem(problem) for problem in (*split_records.problems, *problems)],
         "passed_over": _passed_over(objects, plan),
+    }
+
+
+def _describe_encoded(split_records: SplitRecords, name: str, num_bytes: int) -> dict[str, Any]:
+    commits = split_records.commits.values()
+    readable = sum(c.counts.get("readable", 0) for c in commits if name in c.encoded)
+    plan = split_records.encoded_plans.get(name)
+    encoding = parse_encoding(name)
+    return {
+        "num_bytes": num_bytes,
+        "mean_row_bytes": round(num_bytes / readable) if readable else None,
+        "short_side": encoding.short_side or None,
+        "quality": encoding.quality or None,
+        "encoder": (plan.software or None) if plan is not None else None,
     }
 
 
@@ -171,7 +198,7 @@ def _passed_over(objects: Objects, plan: Plan | None) -> dict[str, tuple[int, st
 
 RECIPE_FIELDS = (
     *("trunk", "cut", "pooling", "stored_size", "input_size", "precision", "dtype", "dim"),
-    *("weights", "digest"),
+    *("weights", "digest", "encoded", "crop"),
 )
 """The fields of a feature recipe that are reported."""
 
@@ -228,12 +255,21 @@ def _recipe_lines(recipe: dict[str, Any] | None) -> list[str]:
     ]
 
 
+def _images_text(facts: dict[str, Any]) -> str:
+    """Return which images features were computed from."""
+    size = f"{facts['stored_size']} px"
+    if facts["encoded"] is None:
+        return size
+    share = facts["crop"].split()[1]
+    return f"{facts['encoded']} at {size}, centre crop of {float(share):g} of the short side"
+
+
 def _feature_lines(name: str, facts: dict[str, Any]) -> list[str]:
     out = [f"  features {name}  {bytes_text(facts['num_bytes'])}"]
     if facts["dim"] is not None:
         out.append(
             f"    {facts['dim']:,} x {facts['dtype']}, trunk {facts['trunk']},"
-            f" cut {facts['cut'] or 'end'}, pooling {facts['pooling']}; {facts['stored_size']} px,"
+            f" cut {facts['cut'] or 'end'}, pooling {facts['pooling']}; {_images_text(facts)},"
             f" computed in {facts['precision']}"
         )
     for split, progress in facts["splits"].items():
@@ -244,6 +280,22 @@ def _feature_lines(name: str, facts: dict[str, Any]) -> list[str]:
         out.append(f"    {split}  {state}: {kinds}; {done}")
         out += [f"      {bad['name']}: {bad['what']}" for bad in progress["problems"]]
     return out
+
+
+def _array_lines(facts: dict[str, Any]) -> list[str]:
+    """Return a line for each image array of a split: its bytes, and those of an encoded row."""
+    arrays = {**facts["sizes"], **facts["encoded"]}
+    finished = {*map(str, facts["sizes_finished"]), *facts["encoded_finished"]}
+    width = max((len(array_text(name)) for name in arrays), default=0)
+    lines = []
+    for name, array in arrays.items():
+        line = f"    {array_text(name):>{width}}  {bytes_text(array['num_bytes'])}"
+        if array.get("mean_row_bytes") is not None:
+            line += f", {bytes_text(array['mean_row_bytes'])} per readable row"
+        if array.get("encoder") is not None:
+            line += f"; {array['encoder']}"
+        lines.append(line if name in finished else f"{line}  (not finished)")
+    return lines
 
 
 def _info_split_lines(split: str, facts: dict[str, Any], limit: int | None) -> list[str]:
@@ -258,9 +310,7 @@ def _info_split_lines(split: str, facts: dict[str, Any], limit: int | None) -> l
     out += [
         f"    {bad['name']}: {bad['what']}. Run `tesserae repair`." for bad in facts["problems"]
     ]
-    for size, array in facts["sizes"].items():
-        done = "" if int(size) in facts["sizes_finished"] else "  (not finished)"
-        out.append(f"    {size:>4} px  {bytes_text(array['num_bytes'])}{done}")
+    out += _array_lines(facts)
     if facts["passed_over"]:
         out.append(f"    {skipped_text(facts['passed_over'])}")
     bad = {word: count for word, count in facts["counts"].items() if word != "readable"}

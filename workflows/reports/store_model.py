@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pipeline.ingest.verify import sort_arrays
 from workflows.reports.quarantine import Reason
 
 READABLE = "readable"
@@ -42,8 +43,8 @@ class SplitReport:
     finished: bool
     counts: Mapping[str, int]
     """The number of committed rows by status in words: `readable`, or why they are quarantined."""
-    bytes_by_size: Mapping[int, int]
-    """The bytes on disk by side in pixels."""
+    array_bytes: Mapping[str, int]
+    """The bytes on disk by name of the image array, such as `224` or `jpeg256@90`, in order."""
     run: RunReport | None = None
     """The totals of the last run; None if it had nothing to do for this split."""
     examples: tuple[Reason, ...] = ()
@@ -88,11 +89,13 @@ class Quarantined:
 
 @dataclass(frozen=True)
 class ImageGrid:
-    """A sample of the stored images of one split and size, shown as a grid with class names."""
+    """A sample of the stored images of one split and array, shown as a grid with class names."""
 
     split: str
-    size: int
-    """The side of the images, in pixels."""
+    array: str
+    """The name of the array, such as `224` or `jpeg256@90`."""
+    height: int
+    """The height at which the images are shown, in pixels: of squares, their side."""
     images: tuple[tuple[str, bytes], ...]
     """The (caption, JPEG bytes) of each image; the caption is the name of its class."""
 
@@ -118,11 +121,11 @@ class ReportModel:
     """The local time of the report."""
 
     @property
-    def sizes(self) -> list[int]:
-        """The sides of the stored images of any split, in pixels, ascending."""
-        return sorted({size for split in self.splits for size in split.bytes_by_size})
+    def arrays(self) -> list[str]:
+        """The names of the image arrays of any split: sizes, ascending, then encoded arrays."""
+        return sort_arrays(name for split in self.splits for name in split.array_bytes)
 
     @property
     def num_bytes(self) -> int:
         """The bytes of all arrays of images on disk."""
-        return sum(sum(split.bytes_by_size.values()) for split in self.splits)
+        return sum(sum(split.array_bytes.values()) for split in self.splits)

@@ -12,6 +12,7 @@ from workflows.reports.html import TEMPLATES, render
 from workflows.reports.quarantine import Reason
 from workflows.reports.store_model import ReportModel, RunReport, SplitReport
 from workflows.terminal.formatting import (
+    array_text,
     bytes_text,
     counted,
     per_second,
@@ -65,10 +66,9 @@ def _summary_split_lines(split: SplitReport) -> list[str]:
     if len(split.examples) > MAX_REASONS_IN_TERMINAL:
         out.append(f"      ... and {len(split.examples) - MAX_REASONS_IN_TERMINAL:,} more reasons")
     out += [f"    remark       {_reason_text(remark)}" for remark in split.remarks]
-    sizes = sorted(split.bytes_by_size.items())
-    if sizes:
-        on_disk = ", ".join(f"{size} px {bytes_text(count)}" for size, count in sizes)
-        out.append(f"    on disk      {on_disk}")
+    stored = [f"{array_text(name)} {bytes_text(n)}" for name, n in split.array_bytes.items()]
+    if stored:
+        out.append(f"    on disk      {', '.join(stored)}")
     return out if split.run is None else out + _run_lines(split.run)
 
 

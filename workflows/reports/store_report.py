@@ -9,9 +9,12 @@ from typing import Any
 
 from pipeline.order import row_order
 from pipeline.store import arrays, layout, records
+from pipeline.store.encoded_plan import ASPECT
+from pipeline.store.encoding import ORIGINAL
 from pipeline.store.lease import lease
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
+from workflows.reports.encoded_images import EncodedImages
 from workflows.reports.images import encode_jpeg
 from workflows.reports.quarantine import by_reason
 from workflows.reports.store_info import describe_store
@@ -25,7 +28,10 @@ from workflows.reports.store_model import (
 from workflows.reports.store_page import render_report, terminal_summary
 
 GRID_PIXELS = 288 * 4
-"""The width in pixels that decides how many images of a size a grid shows."""
+"""The width in pixels that decides how many images of an array a grid shows, in two lines."""
+
+MAX_STRIP_PIXELS = 192
+"""The largest height in pixels at which encoded rows are shown."""
 
 MAX_GRID_IMAGES = 24
 
@@ -47,7 +53,8 @@ def report_store(store: str, runs: dict[str, RunReport], *, notice: str = "") ->
         notice: A notice that is shown before all figures (default: none).
 
     Raises:
-        StoreError: There is no store, its recipe is damaged, or the store cannot be written.
+        StoreError: There is no store, its recipe is damaged, a document or chunk of the encoded
+            rows that the report shows is damaged, or the store cannot be written.
         ValueError: A chunk of an image, a label or a status that the report shows is damaged.
     """
     objects = open_objects(store, f"{RUN}-{uuid.uuid4().hex}")
@@ -80,7 +87,8 @@ def collect_report(objects: Objects, runs: dict[str, RunReport], notice: str) ->
         split of which neither the plan nor its copy can be read is left out.
 
     Raises:
-        StoreError: There is no store, or its recipe is damaged.
+        StoreError: There is no store, its recipe is damaged, or a document or chunk of the encoded
+            rows that the report shows is.
         ValueError: A chunk of an image, a label or a status that the report shows is damaged.
     """
     facts = describe_store(objects)
@@ -93,7 +101,7 @@ def collect_report(objects: Objects, runs: dict[str, RunReport], notice: str) ->
         num_classes=recipe["classes"],
         splits=tuple(_split(name, split, runs) for name, split in splits.items()),
         recipe={name.replace("_", " "): str(recipe[name]) for name in names},
-        versions=recipe["software"],
+        versions={**recipe["software"], **_encoder(splits)},
         quarantined=tuple(_quarantined(splits)),
         image_grids=tuple(_image_grids(objects, splits)),
         notice=notice,
@@ -107,11 +115,21 @@ def _split(name: str, split_facts: dict[str, Any], runs: dict[str, RunReport]) -
         num_rows=split_facts["rows"],
         finished=split_facts["finished"],
         counts=split_facts["counts"],
-        bytes_by_size={int(size): a["num_bytes"] for size, a in split_facts["sizes"].items()},
+        array_bytes={
+            array: facts["num_bytes"]
+            for array, facts in {**split_facts["sizes"], **split_facts["encoded"]}.items()
+        },
         run=runs.get(name),
         examples=tuple(by_reason(split_facts["quarantine"])),
         remarks=tuple(by_reason(split_facts["remarks"])),
     )
+
+
+def _encoder(splits: dict[str, Any]) -> dict[str, str]:
+    """Return the software that encoded rows, in words, as `encoder`; nothing without such rows."""
+    arrays = (array for split in splits.values() for array in split["encoded"].values())
+    encoders = sorted({array["encoder"] for array in arrays if array["encoder"] is not None})
+    return {"encoder": "; ".join(encoders)} if encoders else {}
 
 
 def _quarantined(splits: dict[str, Any]) -> Iterator[Quarantined]:
@@ -127,14 +145,42 @@ def _image_grids(objects: Objects, splits: dict[str, Any]) -> Iterator[ImageGrid
             continue
         rows = _shown_rows(objects, name, split["rows"])
         labels = _labels(objects, name, rows, classes)
-        for size in split["sizes_finished"]:
-            count = min(len(rows), MAX_GRID_IMAGES, max(1, (GRID_PIXELS // size) * 2))
-            images = tuple(
-                (label, encode_jpeg(arrays.read_pixel_rows(objects, name, size, row, row + 1)[0]))
-                for label, row in zip(labels[:count], rows[:count], strict=True)
-            )
-            if images:
-                yield ImageGrid(name, size, images)
+        captioned = list(zip(labels, rows, strict=True))
+        stored = [*map(str, split["sizes_finished"]), *split["encoded_finished"]]
+        # Source files have the pictures of the other arrays, so they are shown only without these.
+        for array in [array for array in stored if array != ORIGINAL] or stored:
+            grid = _squares if array.isdecimal() else _strip
+            shown = grid(objects, name, array, captioned)
+            if shown.images:
+                yield shown
+
+
+def _squares(
+    objects: Objects, split: str, array: str, captioned: Sequence[tuple[str, int]]
+) -> ImageGrid:
+    """Return the grid of an array of pixels, from rows with captions."""
+    size = int(array)
+    images = tuple(
+        (label, encode_jpeg(arrays.read_pixel_rows(objects, split, size, row, row + 1)[0]))
+        for label, row in captioned[: _images_in_grid(size)]
+    )
+    return ImageGrid(split, array, size, images)
+
+
+def _strip(
+    objects: Objects, split: str, array: str, captioned: Sequence[tuple[str, int]]
+) -> ImageGrid:
+    """Return the grid of an encoded array, from rows with captions; what is no image is skipped."""
+    rows = EncodedImages.open(objects, records.load_plan(objects, split), array)
+    height = min(rows.encoding.short_side or MAX_STRIP_PIXELS, MAX_STRIP_PIXELS)
+    shown = captioned[: _images_in_grid(round(height * ASPECT))]
+    files = [(label, rows.page_image(row, height)) for label, row in shown]
+    images = tuple((label, file) for label, file in files if file is not None)
+    return ImageGrid(split, array, height, images)
+
+
+def _images_in_grid(width: int) -> int:
+    return min(MAX_GRID_IMAGES, max(1, (GRID_PIXELS // width) * 2))
 
 
 def _shown_rows(objects: Objects, split: str, num_rows: int) -> list[int]:

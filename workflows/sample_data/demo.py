@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline import sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.store import layout
+from pipeline.store.encoding import parse_encoding
 from pipeline.store.open import open_objects
 from workflows import cli
 from workflows.preparation import prepare
@@ -23,6 +24,8 @@ DEMO_MARK = ".made-by-demo"
 GAN_PIXELS = 32
 """The side of the images that the small GAN generates."""
 SIZES = (GAN_PIXELS, 72, 224, 288)
+ENCODING = parse_encoding("jpeg:128@90")
+"""The encoded rows beside the squares, small enough to cost the demo no time."""
 SHARD_ROWS = 128
 """The rows per shard, fewer than by default, so that even the sample has several shards."""
 
@@ -59,6 +62,7 @@ def run_demo(demo: DemoOptions) -> int:
         store=str(store),
         split=tuple(splits) or ("train",),
         sizes=SIZES,
+        encoded=(ENCODING.text,),
         shard_rows=SHARD_ROWS,
         workers=demo.workers,
         max_bad=MAX_BAD,
@@ -83,6 +87,8 @@ def run_demo(demo: DemoOptions) -> int:
     report_store(str(store), runs, notice=notice)
     print(f"Report of the store: {store / layout.REPORT}")
     print(f"Images of the store, to open with zarr: {store / layout.IMAGES}")
+    jpegs = layout.array(options.split[0], ENCODING.array_name)
+    print(f"  JPEGs of {ENCODING.short_side} px and kept aspect among them: {store / jpegs}")
     if trained:
         print(f"Report of the GAN, with samples: {demo.dir / 'run' / 'report.html'}")
     if searched:

@@ -21,7 +21,7 @@ from pipeline.images.probe import probe
 from workflows.search.engine import Answer, Engine, SearchOptions, open_engine
 from workflows.search.options import SearchCommandOptions
 from workflows.search.query import parse_query
-from workflows.search.query_image import ImagePreprocessor, read_image
+from workflows.search.query_image import read_image
 from workflows.search.server.security import Guard
 from workflows.terminal.formatting import encodable, printable
 
@@ -107,7 +107,7 @@ def search_once(options: SearchCommandOptions) -> int:
 
 def _embed(engine: Engine, data: bytes) -> NDArray[np.float32]:
     _compare_pixels(engine)
-    with closing(ImagePreprocessor(engine.gallery.recipe, engine.model.size)) as preprocessor:
+    with closing(engine.open_preprocessor()) as preprocessor:
         return engine.embed(preprocessor.preprocess(data))
 
 
@@ -183,7 +183,7 @@ def _write_grid(path: Path, engine: Engine, answer: Answer) -> None:
     if not hits:
         print(f"{path} is not written: the results have no images", file=sys.stderr)
         return
-    size = min(set.intersection(*(set(gallery.splits[hit.split].sizes) for hit in hits)))
+    size = gallery.common_size(hit.split for hit in hits)
     images = np.concatenate([gallery.rows(hit.split, size, [hit.row]) for hit in hits])
     write_file(path, [grid_png(images)], durable=False)
     print(f"{path}: {len(hits)} images", file=sys.stderr)

@@ -19,6 +19,7 @@ from workflows.search.gallery import Gallery
 from workflows.search.image_index import ImageHit, ImageIndex
 from workflows.search.model import Model, open_model
 from workflows.search.query import DIRECTIONS, Phrase, Query, QueryError, StoredImage
+from workflows.search.query_image import ImagePreprocessor
 from workflows.search.query_vector import QueryEncoder
 from workflows.search.vector_store import EmbeddedSplit, open_embedded
 from workflows.search.word_index import WordHit, WordIndex
@@ -128,6 +129,11 @@ class Engine:
         words = [] if options.to == "images" else self._words(query, vector, options)
         passed_over = self._encoder.passed_over(query)
         return Answer(str(query), tuple(images), tuple(words), passed_over)
+
+    def open_preprocessor(self) -> ImagePreprocessor:
+        """Return a new preprocessor of further images as the model takes them, to be closed."""
+        share = None if self.model.encoded is None else self.model.crop_share
+        return ImagePreprocessor(self.gallery.recipe, self.model.size, crop_share=share)
 
     def embed(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the unit vector of an image, (dim,) float32.
@@ -256,7 +262,7 @@ def open_engine(
         ValueError: There is no such kind of index.
     """
     model = open_model(run, store=store)
-    gallery = Gallery(model.store, model.size)
+    gallery = Gallery(model.store, model.size, model.encoded, model.crop_share)
     named = [gallery.split(name) for name in dict.fromkeys(splits)]
 
     def embed(split: Split) -> EmbeddedSplit:

@@ -12,19 +12,34 @@ import pyarrow as pa
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from pipeline.errors import StoreDamagedError, StoreError
+from pipeline.errors import DecodeError, StoreDamagedError, StoreError
+from pipeline.images.formats import JPEG, format_of
+from pipeline.images.jpeg_structure import may_be_rotated, plain_jpeg
+from pipeline.loader.crops import Crop
+from pipeline.loader.encoded_reader import open_encoded_reader
+from pipeline.loader.image_readers import CropReader, ImageReader, SquareReader
 from pipeline.loader.pixel_reader import RowSource, open_reader
 from pipeline.store import layout, records
 from pipeline.store.arrow_files import open_parquet
+from pipeline.store.encoding import fitting_encoding, parse_encoding
 from pipeline.store.objects import Objects
 from pipeline.store.open import open_objects
 from pipeline.store.recipe import Recipe
 from pipeline.store.split import Split, open_split
 from pipeline.store.table import GROUP_ROWS
+from workflows.reports.images import encode_jpeg
 from workflows.search.query import QueryError
 
 CACHE_BYTES = 64 * 2**20
 """The bytes of cached chunks for each size of each split of a compressed or remote store."""
+MAX_SENT_BYTES = 2**18
+"""The largest length in bytes of an encoded row that is sent to a browser as it is."""
+END_MARKER = b"\xff\xd9"
+"""The last two bytes of a JPEG file."""
+MIN_SIDE, MAX_SIDE = 160, 1024
+"""The range of the short side, in pixels, of pictures that are encoded for a browser."""
+QUALITY = 90
+"""Their JPEG quality."""
 MAX_CACHED_GROUPS = 64
 """The number of a table's row groups whose keys are cached: 4.2 million keys, about 150 MB."""
 
@@ -32,12 +47,19 @@ MAX_CACHED_GROUPS = 64
 class Gallery:
     """The images and keys of the finished splits of a store. It is thread-safe."""
 
-    def __init__(self, store: str, size: int) -> None:
-        """Open all finished splits that have a size.
+    def __init__(
+        self, store: str, size: int, encoded: str | None = None, crop_share: float = 1.0
+    ) -> None:
+        """Open all finished splits that have the images that a model takes.
 
         Args:
             store: The path or URL of the store.
-            size: The stored size, in pixels, that a split must have.
+            size: The side of the images in pixels, which a split must have stored unless encoded
+                rows are read.
+            encoded: The name of the encoded rows that a split must have in place of that size, such
+                as `jpeg256@90` (default: None, stored squares).
+            crop_share: The side of the centre crop of encoded rows that the model takes, as a
+                fraction of the short side (default: 1).
 
         Raises:
             StoreError: There is no such store, or it has no such split.
@@ -47,21 +69,20 @@ class Gallery:
         self.splits: dict[str, Split] = {}
         for name in records.stored_splits(self.objects):
             done = records.load_finish_record(self.objects, name)
-            if done is not None and size in done.sizes:
-                self.splits[name] = open_split(self.objects, name, done.sizes)
+            if done is not None and (encoded or str(size)) in done.array_names:
+                self.splits[name] = open_split(self.objects, name, done.sizes, encoded=done.encoded)
         if not self.splits:
-            raise StoreError(
-                f"{store} has no finished split of {size} px, the input size of the model. Add it"
-                f" with `tesserae prepare ... --sizes {size}`."
-            )
+            raise StoreError(_missing_images_text(store, size, encoded))
         self._size = size
+        self._encoded = encoded
+        self._crop = Crop(share=crop_share)
         self._keys = {name: _Keys(self.objects, name) for name in self.splits}
-        self._readers: dict[tuple[str, int], RowSource] = {}
+        self._readers: dict[tuple[str, str], RowSource] = {}
         self._lock = threading.Lock()
         self._disk = ThreadPoolExecutor(4, "images")
 
     def split(self, name: str) -> Split:
-        """Return a finished split that has the size of the gallery.
+        """Return a finished split that has the images of the gallery.
 
         A split that has finished after the gallery was opened is opened now, but not added to the
         gallery, whose other methods do not know it.
@@ -73,9 +94,13 @@ class Gallery:
             The split, with its `plan`, `labels`, `sizes` that can be read and mask `readable`.
 
         Raises:
-            StoreError: There is no such split, it is not finished, or it lacks that size.
+            StoreError: There is no such split, it is not finished, or it lacks these images.
         """
-        return self.splits.get(name) or open_split(self.objects, name, [self._size])
+        if name in self.splits:
+            return self.splits[name]
+        if self._encoded is None:
+            return open_split(self.objects, name, [self._size])
+        return open_split(self.objects, name, [], encoded=[self._encoded])
 
     def check(self, split: str, row: int) -> None:
         """Check that a split and row name a readable image.
@@ -104,27 +129,23 @@ class Gallery:
         """The names of the splits, separated by commas."""
         return ", ".join(self.splits)
 
-    def nearest_size(self, split: str, size: int) -> int:
-        """Return the stored size nearest to a requested one; the larger of two equally near.
+    def common_size(self, splits: Iterable[str]) -> int:
+        """Return the smallest side in pixels at which `rows` reads images of all *splits*.
 
         Args:
-            split: The name of a split of the gallery.
-            size: The requested side in pixels.
-
-        Returns:
-            A side in pixels.
-
-        Raises:
-            KeyError: The gallery has no such split.
+            splits: The names of splits of the gallery, at least one.
         """
-        return min(self.splits[split].sizes, key=lambda stored: (abs(stored - size), -stored))
+        if self._encoded is not None:
+            return self._size
+        return min(set.intersection(*({*self.splits[split].sizes} for split in splits)))
 
     def rows(self, split: str, size: int, rows: Iterable[int]) -> NDArray[np.uint8]:
-        """Read images of one stored size.
+        """Read images as the model takes them.
 
         Args:
             split: The name of a split of the gallery.
-            size: The side in pixels, one of the stored sizes of the split.
+            size: The side in pixels, one of the stored sizes of the split, or any to which centre
+                crops of encoded rows are resized if the model takes these.
             rows: The n rows to read, in any order, which `check` has accepted; n may be 0.
 
         Returns:
@@ -136,16 +157,91 @@ class Gallery:
         """
         row_numbers = np.fromiter(rows, np.int64)
         out = np.empty((len(row_numbers), size, size, 3), np.uint8)
-        self._reader(split, size).gather(row_numbers, out, self._disk)
+        reader: ImageReader
+        if self._encoded is None:
+            reader = SquareReader([self._reader(split, str(size))])
+        else:
+            source = self._reader(split, self._encoded)
+            reader = CropReader(self.splits[split], self._encoded, source, self._crop, seed=0)
+        reader.gather(row_numbers, 0, [out], self._disk)
         return out
 
-    def _reader(self, split: str, size: int) -> RowSource:
+    def picture_array(self, split: str, side: int) -> str:
+        """Return the name of the array that shows pictures of a split best.
+
+        Encoded rows, which have the aspect of the picture, are preferred to squares.
+
+        Args:
+            split: The name of a split of the gallery.
+            side: The requested side in pixels, of the short side of encoded rows.
+
+        Returns:
+            The name of the smallest encoded rows with that short side, or of the largest. Without
+            encoded rows, the stored size nearest to *side*, the larger of two equally near.
+
+        Raises:
+            KeyError: The gallery has no such split.
+        """
+        opened = self.splits[split]
+        if opened.encoded:
+            return fitting_encoding(opened.encoded, side)
+        return str(min(opened.sizes, key=lambda stored: (abs(stored - side), -stored)))
+
+    def picture(self, split: str, row: int, side: int) -> bytes:
+        """Return the picture of a row as the bytes of a JPEG file, for a browser.
+
+        An encoded row that is a plain JPEG of a moderate length is returned as it is. Any other is
+        decoded, made smaller and encoded.
+
+        Args:
+            split: The name of a split of the gallery.
+            row: The row, which `check` has accepted.
+            side: The requested side in pixels, as for `picture_array`.
+
+        Raises:
+            StoreDamagedError: A shard is damaged, or the row is no image.
+            KeyError: The gallery has no such split.
+        """
+        opened, name = self.splits[split], self.picture_array(split, side)
+        source = self._reader(split, name)
+        if name not in opened.encoded:
+            pixels = np.empty((1, int(name), int(name), 3), np.uint8)
+            source.gather(np.array([row]), pixels, self._disk)
+            return encode_jpeg(pixels[0])
+        encoded = np.empty(1, object)
+        source.gather(np.array([row]), encoded, self._disk)
+        height, width = opened.encoded[name].shape[row].tolist()
+        data = bytes(encoded[0])
+        if _may_be_sent(data, width, height):
+            return data
+        return self._encode_smaller(data, split, row, min(max(side, MIN_SIDE), MAX_SIDE))
+
+    def _encode_smaller(self, data: bytes, split: str, row: int, short_side: int) -> bytes:
+        from pipeline.images.decode import decode
+        from pipeline.images.encode import encode_resized
+
+        arguments = {**self.recipe.decode_arguments, "fit": "crop", "serves": short_side}
+        try:
+            decoded = decode(data, **arguments)
+        except DecodeError as e:
+            raise StoreDamagedError(
+                f"row {row:,} of {split} is damaged ({e.reason}). Run `tesserae repair`."
+            ) from e
+        return encode_resized(
+            decoded, short_side=short_side, quality=QUALITY, filter=self.recipe.filter
+        ).data
+
+    def _reader(self, split: str, array: str) -> RowSource:
         with self._lock:
-            reader = self._readers.get((split, size))
+            reader = self._readers.get((split, array))
             if reader is None:
                 opened = self.splits[split]
-                reader = open_reader(opened, size, cache_bytes=CACHE_BYTES, check=True)
-                self._readers[split, size] = reader
+                options: dict[str, Any] = {"cache_bytes": CACHE_BYTES, "check": True}
+                if array in opened.encoded:
+                    reader = open_encoded_reader(opened, array, **options)
+                else:
+                    reader = open_reader(opened, int(array), **options)
+                self._readers[split, array] = reader
             return reader
 
     def key(self, split: str, row: int) -> str:
@@ -177,6 +273,33 @@ class Gallery:
         self._disk.shutdown()
         for keys in self._keys.values():
             keys.close()
+
+
+def _missing_images_text(store: str, size: int, encoded: str | None) -> str:
+    if encoded is None:
+        return (
+            f"{store} has no finished split of {size} px, the input size of the model. Add it with"
+            f" `tesserae prepare ... --sizes {size}`."
+        )
+    text = parse_encoding(encoded).text
+    return (
+        f"{store} has no finished split of encoded rows {text}, which the model takes. Add them"
+        f" with `tesserae prepare ... --encoded {text}`."
+    )
+
+
+def _may_be_sent(data: bytes, width: int, height: int) -> bool:
+    """Return True if a browser may get the bytes of an encoded row as they are.
+
+    They must be nothing but a complete JPEG that every decoder reads alike, of the stated size,
+    which a browser does not rotate. Bytes after its end could be a page or a script.
+    """
+    if len(data) > MAX_SENT_BYTES or format_of(data) != JPEG:
+        return False
+    plain = plain_jpeg(data)
+    if plain is None or plain[:2] != (width, height):
+        return False
+    return data.endswith(END_MARKER) and not may_be_rotated(data)
 
 
 class _Keys:

@@ -27,7 +27,15 @@ class Model(Protocol):
 
     @property
     def size(self) -> int:
-        """The side, in pixels, of the stored images that the model takes."""
+        """The side, in pixels, of the square images that the model takes."""
+
+    @property
+    def encoded(self) -> str | None:
+        """The name of the encoded rows that the model takes crops of; None for stored squares."""
+
+    @property
+    def crop_share(self) -> float:
+        """The side of the centre crop of encoded rows as a fraction of the short side."""
 
     @property
     def classes(self) -> tuple[tuple[str, str], ...]:

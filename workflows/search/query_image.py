@@ -95,15 +95,25 @@ class ImagePreprocessor:
     It is not thread-safe: only the thread that first uses it may use it.
     """
 
-    def __init__(self, recipe: Recipe, size: int) -> None:
+    def __init__(self, recipe: Recipe, size: int, *, crop_share: float | None = None) -> None:
         """Create a preprocessor; its child process starts with the first image.
 
         Args:
             recipe: The recipe of the store.
             size: The side, in pixels, of the square images.
+            crop_share: The side of the centre crop of encoded rows that a model takes, as a
+                fraction of the short side; None: it takes squares, whose fit is the recipe's
+                (default: None).
         """
         self._recipe = recipe
         self._size = size
+        self._decode_arguments = recipe.decode_arguments
+        self._resized = size
+        """The side in pixels of the square from whose centre the image is cut."""
+        if crop_share is not None:
+            self._resized = round(size / crop_share)
+            serves = max(self._resized, recipe.serves)
+            self._decode_arguments = {**self._decode_arguments, "fit": "crop", "serves": serves}
         self._decoder = IsolatedDecoder(
             timeout_seconds=DECODE_TIMEOUT_SECONDS, memory_limit=MAX_DECODE_MEMORY_BYTES
         )
@@ -129,15 +139,17 @@ class ImagePreprocessor:
         try:
             _, rows = self._decoder.make_rows(
                 data,
-                [RowFormat(SQUARE, self._size)],
+                [RowFormat(SQUARE, self._resized)],
                 filter=recipe.filter,
-                decode_arguments=recipe.decode_arguments,
+                decode_arguments=self._decode_arguments,
             )
         except DecodeError as e:
             raise QueryError(f"the image cannot be read: {e}. Choose another.") from e
         pixels = np.frombuffer(cast("bytes", rows[0]), np.uint8)
+        start = (self._resized - self._size) // 2
+        centre = slice(start, start + self._size)
         # Copy, because torch warns of read-only arrays.
-        return pixels.reshape(self._size, self._size, 3).copy()
+        return pixels.reshape(self._resized, self._resized, 3)[centre, centre].copy()
 
     def close(self) -> None:
         """End the child process."""

@@ -158,8 +158,8 @@ def open_study_data(
     held_out_labels = evaluated.split.labels[evaluated.readable].astype(np.int64)
     scores = None
     if clip is not None:
-        size, listed = evaluated.recipe.stored_size, evaluated.split.recipe.classes
-        scores = Clip(clip).scores(store, held_out, size, listed)
+        recipe, listed = evaluated.recipe, evaluated.split.recipe.classes
+        scores = Clip(clip).scores(store, held_out, recipe.stored_size, listed, recipe.encoded)
     return StudyData(
         store, features, classes, hierarchy, train_features,
         LabelledFeatures(evaluated.rows(evaluated.readable), held_out_labels),

@@ -46,6 +46,15 @@ def counted(count: int, noun: str, plural: str = "s") -> str:
     return f"{count:,} {noun}{'' if count == 1 else plural}"
 
 
+def array_text(name: str) -> str:
+    """Return the name of an image array for people, such as `224 px` or `jpeg256@90`.
+
+    Args:
+        name: The name of the array: a size in pixels as text, or an encoding.
+    """
+    return f"{name} px" if name.isdecimal() else name
+
+
 def bytes_text(num_bytes: float) -> str:
     """Return a number of bytes with three digits and a decimal unit, such as `27.1 GB` or `999 B`.
 

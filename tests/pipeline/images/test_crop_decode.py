@@ -325,7 +325,7 @@ def test_crops_of_real_photographs_give_the_same_bytes(
     assert files
     for file in files:
         data = file.read_bytes()
-        width, height = Image.open(file).size
+        width, height = Image.open(io.BytesIO(data)).size
         for size in (24, 224):
             left, top = int(rng.integers(0, width // 2)), int(rng.integers(0, height // 2))
             box = (left, top, width - int(rng.integers(0, width // 3)), height)
@@ -463,6 +463,20 @@ def test_a_row_of_another_size_than_stated_is_an_error(
 ) -> None:
     with pytest.raises(RowDecodeError, match="60 x 45 pixels, not 60 x 46"):
         implementations.crop(name, jpeg(1), (0, 0, 60, 46), 8, shape=(46, 60))
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_a_header_of_too_many_pixels_is_refused(
+    implementations: Implementations, name: str
+) -> None:
+    """No memory is reserved for what a header claims."""
+    data = bytearray(jpeg(1))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = (65000).to_bytes(2, "big") * 2
+    shape, box = (65000, 65000), (0, 0, 65000, 65000)
+    with pytest.raises(RowDecodeError) as raised:
+        implementations.crop(name, bytes(data), box, 8, shape=shape)
+    assert raised.value.status == 4
 
 
 # --- hostile bytes ------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from pipeline.ingest import planning, worker
 from pipeline.ingest.finish import finish_split
 from pipeline.ingest.shard_task import prepare_shard
 from pipeline.store import layout, records
-from pipeline.store.encoded_shard import read_encoded_rows
+from pipeline.store.encoded_shard import read_rows_of_shard
 from pipeline.store.encoding import CHUNK_BYTES
 from pipeline.store.open import open_objects
 from pipeline.store.options import StoreOptions
@@ -134,7 +134,7 @@ def test_committed_rows_are_read_before_the_split_is_finished(tmp_path: Path) ->
         planned = records.load_encoded_plan(objects, plan, encoding)
         geometry = planned.geometry(plan.shard_rows)
         by_shard = [
-            read_encoded_rows(
+            read_rows_of_shard(
                 objects,
                 records.load_commits(objects, plan)[shard].encoded[encoding],
                 geometry,

@@ -34,6 +34,7 @@ from pipeline.loader import loader as loader_module
 from pipeline.store import arrays, layout
 from pipeline.store.open import open_objects
 from tests.commands import ROOT
+from tests.encoded import prepare_encoded
 from tests.images import make_folder, plan_inline, prepare_inline
 
 NUM_ROWS = 61
@@ -44,8 +45,14 @@ CHOICES: dict[str, Any] = {"sizes": (8, 16), "shard_rows": 8, "chunk_rows": 4}
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepare a store of 61 images, 3 of them broken: 8 shards, the last with 5 rows."""
     folder = tmp_path_factory.mktemp("loader")
-    prepare_inline(make_folder(folder / "train", NUM_ROWS, bad=3), str(folder / "store"), **CHOICES)
+    source = make_folder(folder / "train", NUM_ROWS, bad=3)
+    prepare_encoded(source, str(folder / "store"), ["jpeg:24@80"], **CHOICES)
     return folder / "store"
+
+
+KINDS: list[dict[str, Any]] = [{}, {"encoded": "jpeg:24@80", "crop": "resized"}]
+"""The arguments of loaders of squares and of encoded rows, which share most laws."""
+of_each_kind = pytest.mark.parametrize("kind", KINDS, ids=["squares", "encoded"])
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +95,7 @@ def check_pixels(batch: Batch, plain: dict[Any, Any], *sizes: int) -> None:
 
 @settings(max_examples=min(100, settings().max_examples))
 @given(
+    kind=st.sampled_from(KINDS),
     batch_size=st.integers(8, 70),
     world=st.sampled_from([1, 2, 3, 8]),
     order=st.sampled_from(["random", "windowed", "sequential"]),
@@ -98,6 +106,7 @@ def check_pixels(batch: Batch, plain: dict[Any, Any], *sizes: int) -> None:
 def test_ranks_share_each_global_batch(
     store: Path,
     plain: dict[Any, Any],
+    kind: dict[str, Any],
     batch_size: int,
     world: int,
     order: str,
@@ -119,6 +128,7 @@ def test_ranks_share_each_global_batch(
             world=world,
             drop_last=drop_last,
             window_bytes=2 * 4 * 8 * 8 * 3,
+            **kind,
         )
         loader.set_epoch(epoch)
         rows_of_batches = rows_of(list(loader))
@@ -207,19 +217,25 @@ def test_any_epoch_of_any_store_has_every_readable_row_once(
 
 @settings(max_examples=min(100, settings().max_examples))
 @given(
+    kind=st.sampled_from(KINDS),
     worlds=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     order=st.sampled_from(["random", "windowed"]),
     position=st.integers(0, 14),
     drop_last=st.booleans(),
 )
 def test_a_resumed_epoch_yields_exactly_the_remaining_batches(
-    store: Path, worlds: tuple[int, int], order: str, position: int, drop_last: bool
+    store: Path,
+    kind: dict[str, Any],
+    worlds: tuple[int, int],
+    order: str,
+    position: int,
+    drop_last: bool,
 ) -> None:
     """A loader resumes after any batch with any other world, and continues with the next epoch."""
 
     def loaders(world: int) -> list[Loader]:
         words: dict[str, Any] = {"size": 8, "batch_size": 7, "order": order, "drop_last": drop_last}
-        return [Loader(store, rank=rank, world=world, **words) for rank in range(world)]
+        return [Loader(store, rank=rank, world=world, **words, **kind) for rank in range(world)]
 
     def two_epochs(world: int, state: dict[str, Any] | None) -> list[list[int]]:
         parts = []
@@ -553,10 +569,13 @@ def resumed_at(store: Path, batch: int, **words: Any) -> tuple[Loader, list[list
     return loader, rows
 
 
+@of_each_kind
 @pytest.mark.parametrize("batch", [0, 1, 4, 5, 6])
-def test_set_epoch_with_the_restored_epoch_keeps_the_position(store: Path, batch: int) -> None:
+def test_set_epoch_with_the_restored_epoch_keeps_the_position(
+    store: Path, batch: int, kind: dict[str, Any]
+) -> None:
     """A training loop sets each of its epochs, also the one that it resumes."""
-    loader, rows = resumed_at(store, batch)
+    loader, rows = resumed_at(store, batch, **kind)
     seen = []
     for epoch in (2, 3, 4):
         loader.set_epoch(epoch)
@@ -704,14 +723,15 @@ def test_a_data_loader_around_a_loader_is_an_error_with_a_cure(store: Path, work
 # --- what is left behind --------------------------------------------------------------------------
 
 
-def test_an_interrupted_epoch_leaves_no_resources(store: Path) -> None:
+@of_each_kind
+def test_an_interrupted_epoch_leaves_no_resources(store: Path, kind: dict[str, Any]) -> None:
     """No thread, file or mapping remains."""
     process = psutil.Process()
-    list(Loader(store, size=8, batch_size=10))
+    list(Loader(store, size=8, batch_size=10, **kind))
     gc.collect()
     threads, files = set(threading.enumerate()), process.num_fds()
     for _ in range(5):
-        loader = Loader(store, size=8, batch_size=10)
+        loader = Loader(store, size=8, batch_size=10, **kind)
         for _ in loader:
             break
         del loader
@@ -731,8 +751,9 @@ def test_a_loader_is_small_when_pickled(store: Path, plain: dict[Any, Any]) -> N
     assert rows_of(list(again)) == rows_of(list(loader))
 
 
+@of_each_kind
 @pytest.mark.parametrize("method", [pytest.param("fork", marks=pytest.mark.slow), "spawn"])
-def test_a_loader_works_in_a_child_process(store: Path, method: str) -> None:
+def test_a_loader_works_in_a_child_process(store: Path, method: str, kind: dict[str, Any]) -> None:
     """The parent has iterated it, and is in the middle of an epoch."""
     code = f"""
 import multiprocessing, sys
@@ -743,7 +764,7 @@ def child(loader, queue):
 
 if __name__ == "__main__":
     context = multiprocessing.get_context({method!r})
-    loader = Loader({str(store)!r}, size=8, batch_size=10)
+    loader = Loader({str(store)!r}, size=8, batch_size=10, **{kind})
     list(loader)
     running = iter(loader)
     next(running)
@@ -767,12 +788,13 @@ if __name__ == "__main__":
     assert (ended.stdout, ended.returncode) == ("True\n", 0), ended.stderr
 
 
-def test_a_loader_imports_only_what_it_needs(store: Path) -> None:
-    """Neither Dask nor Pillow nor zarr is imported."""
+@of_each_kind
+def test_a_loader_imports_only_what_it_needs(store: Path, kind: dict[str, Any]) -> None:
+    """Neither Dask nor Pillow nor zarr is imported; of encoded rows, other files need Pillow."""
     code = f"""
 import sys
 from pipeline.loader import Loader
-list(Loader({str(store)!r}, size=8, batch_size=8))
+list(Loader({str(store)!r}, size=8, batch_size=8, **{kind}))
 print(sorted({{"dask", "distributed", "PIL", "zarr", "pyarrow"}} & set(sys.modules)))
 """
     ended = subprocess.run(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.ingest import verify
 from pipeline.store import integrity, layout, records
-from pipeline.store.encoded_shard import read_encoded_rows
+from pipeline.store.encoded_shard import read_rows_of_shard
 from pipeline.store.open import open_objects
 from tests.damage import snapshot
 from tests.golden.regenerate import CHOICES, ENCODED_CHOICES, make_source
@@ -97,7 +97,7 @@ def test_the_row_tables_agree(encoding: str) -> None:
     rows = [
         row
         for shard, commit in sorted(records.load_commits(objects, plan).items())
-        for row in read_encoded_rows(
+        for row in read_rows_of_shard(
             objects, commit.encoded[encoding], geometry, 0, len(plan.rows(shard))
         )
     ]

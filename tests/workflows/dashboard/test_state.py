@@ -228,13 +228,14 @@ def test_features_are_shown_as_a_separate_run() -> None:
 
 
 def test_the_page_names_features_and_escapes_their_name() -> None:
-    """A run of images has its sizes, one of features their name."""
+    """A run of images has its arrays, one of features their name."""
     from workflows.dashboard.page import TEMPLATES, values
     from workflows.reports.html import render
 
     board = DashboardState()
     board.apply(run_message(48, "f", arrays=[], before={}, features="<b>net"), 0.0)
-    board.apply(run_message(9, "i"), 0.0)
+    arrays = [["72", 0, 9], ["jpeg256@90", 0, 9]]
+    board.apply(run_message(9, "i", arrays=arrays), 0.0)
     page = render(TEMPLATES / "progress.html", **values(board, 1.0))
     assert "Features <code>&lt;b&gt;net</code> of train, <code>/s</code>: running" in page
-    assert page.count("72 px") == 1
+    assert page.count("<td>72 px</td>") == page.count("<td>jpeg256@90</td>") == 1

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.backbone.choices import NEW
 from pipeline.errors import StoreError
 from pipeline.features.reader import open_features
 from pipeline.store import features as feature_records
 from pipeline.store import records
 from pipeline.store.open import open_objects
 from pipeline.wordvectors.vectors import ClassVectors
+from tests.images import make_folder, prepare_inline
 from tests.workflows.devise.small import SIZE, Small, make_small, small_stage
 from workflows.devise import data as module
 from workflows.devise.class_splits import LEFT_OUT, SEEN, UNSEEN, VALIDATION
@@ -112,7 +114,7 @@ def test_a_split_of_other_sizes_is_not_evaluated_on(
     load = records.load_finish_record
 
     def of_another_size(objects: Any, split: str) -> Any:
-        return SimpleNamespace(sizes=(48,)) if split == "val" else load(objects, split)
+        return SimpleNamespace(array_names=("48",)) if split == "val" else load(objects, split)
 
     monkeypatch.setattr(module.records, "load_finish_record", of_another_size)
     data, _ = prepare_data(words(small, tmp_path), options(small), None, "val")  # type: ignore[arg-type]
@@ -122,6 +124,19 @@ def test_a_split_of_other_sizes_is_not_evaluated_on(
     assert f"notice: {problem}: this run is not evaluated" in capsys.readouterr().out
     with pytest.raises(StoreError, match=f"{problem}, which split 'train' has. Add it with"):
         prepare_data(words(small, tmp_path, "val"), options(small), None, "val")  # type: ignore[arg-type]
+
+
+def test_a_split_of_encoded_rows_alone_has_classes_but_no_input(
+    small: Small, tmp_path: Path
+) -> None:
+    """The error says how to add the square images that the trunk needs."""
+    store = str(tmp_path / "store")
+    source = make_folder(tmp_path / "images", 3, classes=3, bad=1)
+    prepare_inline(source, store, sizes=(), encoded=("original",))
+    assert module._classes_with_images(store, "train", 3).tolist() == [True, True, False]
+    chosen = replace(options(small), trunk=NEW, learn="all")
+    with pytest.raises(StoreError, match=r"no finished square images.*needs 32 px or more.*72`"):
+        module._new_input(chosen, store, "train", None)
 
 
 def test_feature_statistics_use_seen_classes_alone(small: Small) -> None:

@@ -371,3 +371,41 @@ def test_features_of_photographs_match_the_loader(real_data: Path, tmp_path: Pat
         rows = stored.rows(batch.rows.numpy())
         np.testing.assert_allclose(rows, expected.numpy(), rtol=1e-3, atol=1e-4)
     assert run_command("verify", store, scratch=tmp_path, seconds=SECONDS).status == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_store_of_encoded_rows_alone_gets_features(trunk: Path, tmp_path: Path) -> None:
+    """The command says which rows it reads; damage is repaired, and found by verify before."""
+    for split, count in (("train", 20), ("val", 10)):
+        source = make_folder(tmp_path / split, count, bad=1)
+        prepare_inline(
+            source, str(tmp_path / "store"), split=split, sizes=(), encoded=("jpeg:40@90",)
+        )
+    store = tmp_path / "store"
+    words = ("features", store, "--trunk", trunk, "--mirrored")
+    done = run(*words, scratch=tmp_path)
+    assert done.status == 0, done.err
+    assert "train: no stored squares, so that --encoded jpeg:40@90 is read" in done.out
+    (name,) = features.names(open_objects(str(store)))
+    complete = promised(store)
+    shard = layout.features_shard(name, "train", "mirrored", 1)
+    damage(store, shard, "flip", np.random.default_rng(0))
+    assert run_command("verify", store, scratch=tmp_path, seconds=SECONDS).status == 1
+    explicit = run(*words, "--encoded", "jpeg:40@90", "--repair", scratch=tmp_path)
+    assert explicit.status == 0, explicit.err
+    assert "no stored squares" not in explicit.out
+    assert promised(store) == complete
+    assert run_command("verify", store, scratch=tmp_path, seconds=SECONDS).status == 0
+    told = run_command("info", store, scratch=tmp_path, seconds=SECONDS)
+    assert "jpeg40@90 at 32 px, centre crop of 1 of the short side" in told.out
+
+
+def test_squares_and_encoded_rows_exclude_each_other() -> None:
+    """An encoding that does not exist is refused by the name of the option."""
+    for choices, says in (
+        ({"encoded": "jpeg:0@90"}, "--encoded: encoding is 'jpeg:0@90'"),
+        ({"encoded": "original", "size": 32}, "--size is 32: it selects stored squares"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            FeaturesOptions(store="store", trunk="trunk", **choices)  # type: ignore[arg-type]

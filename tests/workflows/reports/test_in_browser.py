@@ -35,9 +35,12 @@ def store_page(folder: Path) -> str:
     """Return the report of a store with long, hostile names and images of two sizes."""
     image_grids = tuple(
         ImageGrid(
-            "train", size, tuple((name, encode_jpeg(noise(size))) for name in (*HOSTILE, LONG))
+            "train",
+            array,
+            size,
+            tuple((name, encode_jpeg(noise(size))) for name in (*HOSTILE, LONG)),
         )
-        for size in (32, 288)
+        for array, size in (("32", 32), ("288", 288), ("jpeg256@90", 192))
     )
     keys = [*HOSTILE, LONG]
     splits = (*MODEL.splits, bad_split(len(keys)))

@@ -11,7 +11,7 @@ import pytest
 from pipeline.store import layout
 from tests.damage import KINDS, damage, files, snapshot, touched
 from tests.disk import without_fsync
-from tests.images import SMALL, SMALL_OPTIONS, jpeg, make_folder, prepare_inline
+from tests.images import ENCODED, SMALL, SMALL_OPTIONS, jpeg, make_folder, prepare_inline
 from tests.inline import tesserae
 
 
@@ -74,6 +74,47 @@ def test_json_has_all_facts(
         assert 0 <= line["row"] < 11
 
 
+def test_encoded_arrays_are_described(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bytes of a row are those on disk for each readable row; source files have no encoder."""
+    store = tmp_path / "store"
+    prepare_inline(
+        make_folder(tmp_path / "images", 11, bad=2), str(store), encoded=ENCODED, **SMALL
+    )
+    split = facts(monkeypatch, capsys, store)["splits"]["train"]
+    assert split["sizes_finished"] == [8, 16]
+    assert split["encoded_finished"] == sorted(split["encoded"]) == ["jpeg16@90", "original"]
+    for name, array in split["encoded"].items():
+        objects = [store / layout.encoded_shard("train", name, shard) for shard in range(3)]
+        assert array["num_bytes"] == sum(file.stat().st_size for file in objects)
+        assert array["mean_row_bytes"] == round(array["num_bytes"] / 9)
+    assert split["encoded"]["original"].items() >= {
+        "short_side": None, "quality": None, "encoder": None,
+    }.items()  # fmt: skip
+    jpegs = split["encoded"]["jpeg16@90"]
+    assert (jpegs["short_side"], jpegs["quality"]) == (16, 90)
+    assert "Pillow" in jpegs["encoder"]
+    lines = info_output(monkeypatch, capsys, store).splitlines()
+    arrays = [line.split() for line in lines if " kB" in line or " MB" in line or " B" in line]
+    assert [words[0] for words in arrays] == ["8", "16", "original", "jpeg16@90"]
+    assert arrays[2][3:] == [*arrays[2][3:5], "per", "readable", "row"]
+    assert not any("not finished" in line for line in lines)
+
+
+def test_an_encoded_array_without_its_plan_is_described(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its encoder is unknown; and without readable rows there are no bytes per row."""
+    store = tmp_path / "store"
+    prepare_inline(make_folder(tmp_path / "images", 3, bad=3), str(store), encoded=ENCODED, **SMALL)
+    (store / layout.encoded_plan("train", "jpeg16@90")).unlink()
+    (store / layout.ledger("train")).unlink()
+    array = facts(monkeypatch, capsys, store)["splits"]["train"]["encoded"]["jpeg16@90"]
+    assert (array["encoder"], array["mean_row_bytes"]) == (None, None)
+    assert "per readable row" not in info_output(monkeypatch, capsys, store)
+
+
 def test_an_unfinished_store_is_described(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,7 +127,8 @@ def test_an_unfinished_store_is_described(
     assert "(not finished)" in output
     split = facts(monkeypatch, capsys, store)["splits"]["train"]
     assert (split["finished"], split["rows_committed"], split["shards_committed"]) == (False, 8, 2)
-    assert split["sizes_finished"] == []
+    assert split["sizes_finished"] == split["encoded_finished"] == []
+    assert set(split["encoded"]) == {"jpeg16@90", "original"}
 
 
 def test_a_store_without_a_split_is_described(

@@ -27,7 +27,7 @@ TRAIN = SplitReport(
     num_rows=1_281_167,
     finished=True,
     counts={"readable": 1_281_150, "empty": 5, "truncated": 12, "bomb": 0},
-    bytes_by_size={288: 318_800_000_000, 72: 19_900_000_000},
+    array_bytes={"72": 19_900_000_000, "288": 318_800_000_000, "jpeg256@90": 39_000_000_000},
     run=RunReport(
         num_rows=1_281_167,
         seconds=1023.0,
@@ -47,7 +47,7 @@ VAL = SplitReport(
     num_rows=50_000,
     finished=False,
     counts={"readable": 20_480},
-    bytes_by_size={72: 320_000_000},
+    array_bytes={"72": 320_000_000},
 )
 JPEG = b"\xff\xd8\xff"
 """The first bytes of a JPEG, which the page embeds unseen."""
@@ -76,7 +76,7 @@ def model(**changes):
 def bad_split(count):
     """Return the report of a split in which all *count* rows are quarantined."""
     return SplitReport(
-        name="train", num_rows=count, finished=True, counts={"empty": count}, bytes_by_size={}
+        name="train", num_rows=count, finished=True, counts={"empty": count}, array_bytes={}
     )
 
 
@@ -107,12 +107,12 @@ def _hostile(where, names):
         num_rows=4,
         finished=True,
         counts={"corrupt": 4},
-        bytes_by_size={72: 1},
+        array_bytes={"72": 1},
     )
     return model(
         splits=(split,),
         quarantined=tuple(rows),
-        image_grids=(ImageGrid(split.name, 4, tuple((label, JPEG) for label in labels)),),
+        image_grids=(ImageGrid(split.name, "4", 4, tuple((label, JPEG) for label in labels)),),
         store=joined if where == "store" else "/s",
         notice=joined if where == "notice" else "n",
         recipe={"fit": joined if where == "recipe" else "crop"},
@@ -135,8 +135,8 @@ def test_the_page_has_all_figures_of_the_model():
     text = "|".join(filter(None, texts))
 
     for expected in (
-        "train|finished|1,281,167|1,281,150|17|19.9 GB|319 GB",
-        "val|29,520 rows missing|20,480|20,480|0|320 MB|-",
+        "train|finished|1,281,167|1,281,150|17|19.9 GB|319 GB|39.0 GB",
+        "val|29,520 rows missing|20,480|20,480|0|320 MB|-|-",
         "train|1,281,167|17 min 3 s|1,252|138|331|decode",
         "decode|20 min 0 s|60.0 %",
         "train|truncated|12|train|empty|5",
@@ -156,7 +156,7 @@ def test_the_terminal_summary_has_the_same_figures():
         "/fast/imagenet: 1,000 classes",
         "  train: finished, 1,281,167 rows, 1,281,150 readable, 17 quarantined",
         "    quarantined  12 truncated, 5 empty",
-        "    on disk      72 px 19.9 GB, 288 px 319 GB",
+        "    on disk      72 px 19.9 GB, 288 px 319 GB, jpeg256@90 39.0 GB",
         "    this run     1,281,167 rows in 17 min 3 s, 1,252 images/s, 138 MB/s in, 331 MB/s out",
         "    steps        read 3.0 %, decode 60.0 %, resize 27.0 %, write 7.5 %, sync 2.5 %;"
         " slowest: decode",
@@ -210,7 +210,7 @@ def test_an_empty_quarantine_is_stated():
 def test_a_split_without_rows_has_a_report():
     """Missing rates are dashes, not errors."""
     nothing = SplitReport(
-        name="train", num_rows=0, finished=False, counts={}, bytes_by_size={},
+        name="train", num_rows=0, finished=False, counts={}, array_bytes={},
         run=RunReport(num_rows=0, seconds=0.0),
     )  # fmt: skip
 
@@ -222,18 +222,20 @@ def test_a_split_without_rows_has_a_report():
     assert render_report(model(splits=()))
 
 
-def test_images_of_every_size_are_embedded_in_the_page():
+def test_images_of_every_array_are_embedded_in_the_page():
     """The page loads nothing from a network or a disk."""
     image_grids = tuple(
-        ImageGrid("val", size, (("a", JPEG), ("b", JPEG), ("c", JPEG))) for size in (72, 224)
+        ImageGrid("val", array, height, (("a", JPEG), ("b", JPEG), ("c", JPEG)))
+        for array, height in (("72", 72), ("224", 224), ("jpeg256@90", 192))
     )
     page = Page(render_report(model(image_grids=image_grids)))
 
-    assert page.tags.count("figure") == 6
+    assert page.tags.count("figure") == 9
     assert "val, 224 px" in page.texts
+    assert "val, jpeg256@90, shown 192 px high" in page.texts
     assert [value for name, value in page.attributes if name in ("src", "href")] == [
         "data:image/jpeg;base64,/9j/"
-    ] * 6
+    ] * 9
     assert not {"script", "link", "iframe"} & set(page.tags)
 
 

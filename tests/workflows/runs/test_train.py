@@ -312,7 +312,7 @@ def test_twenty_faults_leave_the_same_curve(tmp_path: Path, store: Path, undistu
     [
         (["wgan", "{store}", "--objective", "wasserstein"], "invalid choice"),
         (["wgan", "{store}", "--image-size", "48"], "expected 8, 16, 32, 64"),
-        (["wgan", "{store}", "--image-size", "64"], "has images of 16 px"),
+        (["wgan", "{store}", "--image-size", "64"], "at least 64 px. Add that size with `tesserae"),
         (
             ["wgan", "{store}", "--batch-size", "64"],
             "has 36 readable images, fewer than --batch-size 64",

@@ -49,3 +49,6 @@ def test_the_demo_creates_a_store_two_runs_and_their_reports(tmp_path: Path) -> 
             assert (tmp_path / "demo" / page / "report.html").stat().st_size > 1_000
         assert "== train DeViSE" in ended.out
         assert "vehicle" in ended.out
+        jpegs = tmp_path / "demo" / "store" / "images.zarr" / "train" / "jpeg128@90"
+        assert f"JPEGs of 128 px and kept aspect among them: {jpegs}\n" in ended.out
+        assert (jpegs / "bytes" / "c.0").is_file()

@@ -62,6 +62,8 @@ class Toy:
 
     dim = 16
     size = SIZE
+    encoded: str | None = None
+    crop_share = 1.0
 
     def __init__(self, store: str, classes: tuple[tuple[str, str], ...] = CLASSES) -> None:
         self.store = store
@@ -84,7 +86,7 @@ class Toy:
         return features(images)
 
     def embed_split(self, split: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        rows, images = pixels(self.store, split)
+        rows, images = pixels(self.store, split, self.encoded)
         for start in range(0, len(rows), 5):
             part = slice(start, start + 5)
             self.embedded += len(rows[part])
@@ -107,10 +109,19 @@ class Toy:
         return [name.replace(" ", "_") for name in names], vectors
 
 
-def pixels(store: str, split: str) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+def pixels(
+    store: str, split: str, encoded: str | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Return all readable rows, (n,), and their images, (n, 16, 16, 3) uint8 RGB."""
     from concurrent.futures import ThreadPoolExecutor
 
+    if encoded is not None:
+        from pipeline.loader import Loader
+
+        loader = Loader(store, split, encoded=encoded, size=SIZE, batch_size=1_000,
+                        order="sequential", drop_last=False, rank=0, world=1)  # fmt: skip
+        (batch,) = loader
+        return batch.rows.numpy(), batch.images.permute(0, 2, 3, 1).numpy()  # type: ignore[union-attr]
     opened = open_split(open_objects(store), split, [SIZE])
     rows = opened.readable_rows
     out = np.empty((len(rows), SIZE, SIZE, 3), np.uint8)

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from workflows.reports.images import encode_jpeg
 from workflows.search.engine import MAX_ANSWERS
 from workflows.search.query import QueryError
 from workflows.search.query_image import FORMATS, MAX_IMAGE_BYTES
@@ -96,8 +95,9 @@ class ThumbnailHandler(BaseHandler):
     async def get(self, split: str, row: str) -> None:
         """Respond with an image as JPEG, of the stored size nearest to `?size=`, in pixels.
 
-        Without `?size=` it is the smallest size. The status is 400 for an invalid size, 404 for an
-        image that does not exist, and 304 if the client has it already.
+        Where the store has encoded rows, it is a picture of kept aspect, with a short side of about
+        that size. Without `?size=` it is the smallest size. The status is 400 for an invalid size,
+        404 for an image that does not exist, and 304 if the client has it already.
 
         Args:
             split: The name of the split, from the URL.
@@ -113,16 +113,16 @@ class ThumbnailHandler(BaseHandler):
         except QueryError as e:
             self.refuse(404, str(e))
             return
-        stored = gallery.nearest_size(split, int(size))
+        array = gallery.picture_array(split, int(size))
         self.set_header("Cache-Control", "private, no-cache")
-        self.set_header("Etag", f'"{gallery.splits[split].digest[:32]}-{stored}-{int(row)}"')
+        self.set_header("Etag", f'"{gallery.splits[split].digest[:32]}-{array}-{size}-{int(row)}"')
         if self.check_etag_header():
             self.set_status(304)
             return
         self.set_header("Content-Type", "image/jpeg")
 
         def draw() -> bytes:
-            return encode_jpeg(gallery.rows(split, stored, [int(row)])[0])
+            return gallery.picture(split, int(row), int(size))
 
         self.finish(await self.in_thread(self.service.thumbs, draw))
 

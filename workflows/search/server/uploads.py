@@ -87,10 +87,7 @@ class UploadCache:
     def _preprocessor(self) -> ImagePreprocessor:
         preprocessor: ImagePreprocessor | None = getattr(self._local, "preprocessor", None)
         if preprocessor is None:
-            engine = self._engine
-            preprocessor = self._local.preprocessor = ImagePreprocessor(
-                engine.gallery.recipe, engine.model.size
-            )
+            preprocessor = self._local.preprocessor = self._engine.open_preprocessor()
             with self._lock:
                 self._preprocessors.append(preprocessor)
         return preprocessor

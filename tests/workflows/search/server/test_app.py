@@ -12,6 +12,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import TesseraeError
+from pipeline.errors import StoreError, TesseraeError
+from pipeline.store import arrays
 from tests.commands import wait_until
+from tests.images import prepare_inline
 from tests.workflows.search.conftest import Opener
 from tests.workflows.search.serving import Reply, Running, serving
-from tests.workflows.search.toy import CLASSES, Toy, colour, make_store, paint
-from workflows.search.query_image import MAX_IMAGE_BYTES
+from tests.workflows.search.toy import (
+    CLASSES,
+    SIZE,
+    Toy,
+    colour,
+    make_source,
+    make_store,
+    paint,
+)
+from workflows.search import engine as engine_room
+from workflows.search.gallery import Gallery
+from workflows.search.query_image import MAX_IMAGE_BYTES, ImagePreprocessor
 from workflows.search.server import app, search_handler, service
 from workflows.search.server.connections import Connections
 from workflows.search.server.security import HEADERS, Guard
@@ -35,8 +48,6 @@ from workflows.search.server.uploads import MAX_CACHED_UPLOADS
 @pytest.fixture(scope="module")
 def running(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Run one server for all tests, each of which leaves it unchanged."""
-    from workflows.search import engine as engine_room
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_room, "open_model", lambda _, **__: toy)
         engine = engine_room.open_engine(tmp_path_factory.mktemp("run"))
@@ -969,3 +980,114 @@ def test_unknown_words_are_reported(running: Running) -> None:
 def test_the_toy_model_distinguishes_colours() -> None:
     """The other tests rely on a model that tells colours apart."""
     assert colour("red") @ colour("blue") < 0.5
+
+
+# --- encoded rows ---------------------------------------------------------------------------------
+
+
+ENCODINGS = ("jpeg:24@90", "original")
+
+
+@pytest.fixture(scope="module")
+def encoded_running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Serve a store of encoded rows alone: PNG files, and JPEGs of many kinds."""
+    root = tmp_path_factory.mktemp("encoded")
+    source = make_source(root / "train", 14)
+    for number, file in enumerate(sorted(source.rglob("*.png"))[:4]):
+        image = paint(number, 500 + number, 60).resize((90, 60))
+        exif = Image.Exif()
+        exif[0x112] = 6  # turned by a quarter
+        options = [{}, {"exif": exif}, {"comment": b"a comment"}, {"progressive": True}]
+        file.unlink()
+        kept = file.with_name(f"{file.stem}{number}.jpg")
+        image.save(kept, "JPEG", quality=95, **options[number])
+        if number == 0:
+            kept.write_bytes(kept.read_bytes() + b"<html><script>alert(1)</script>")
+    store = str(root / "store")
+    prepare_inline(source, store, sizes=(), encoded=ENCODINGS, shard_rows=8, chunk_rows=4)
+    toy = Toy(store)
+    toy.encoded = "original"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_room, "open_model", lambda _, **__: toy)
+        engine = engine_room.open_engine(root / "run")
+    with serving(engine) as started:
+        yield started
+    engine.close()
+
+
+def test_pictures_of_encoded_rows_have_their_aspect(encoded_running: Running) -> None:
+    """They are JPEGs of the size that suits; plain rows are sent as they are stored."""
+    engine = encoded_running.service.engine
+    opened = engine.gallery.splits["train"]
+    as_stored, sides = 0, set()
+    for row in range(opened.plan.num_rows):
+        for size, name in ((None, "jpeg24@90"), (24, "jpeg24@90"), (25, "original")):
+            reply = encoded_running.ask(
+                f"/thumb/train/{row}.jpg" + (f"?size={size}" if size else "")
+            )
+            assert (reply.status, reply.headers["content-type"]) == (200, "image/jpeg")
+            assert reply.headers["x-content-type-options"] == "nosniff"
+            image = Image.open(io.BytesIO(reply.body))
+            height, width = opened.encoded[name].shape[row].tolist()
+            assert (image.format, image.size) == ("JPEG", (width, height))
+            assert image.getexif().get(0x112, 1) == 1
+            assert len(reply.body) < 2**18
+            stored, _, _ = arrays.read_encoded_row(engine.gallery.objects, "train", name, row)
+            as_stored += reply.body == stored
+            assert reply.body == stored or name == "original"
+            sides.add(image.size)
+        again = encoded_running.ask(
+            f"/thumb/train/{row}.jpg?size=25", If_None_Match=reply.headers["etag"]
+        )
+        assert again.status == 304
+    assert {(90, 60), (40, 40), (36, 24), (24, 24)} <= sides
+    # Of the originals, only one is nothing but a plain JPEG.
+    assert as_stored == 2 * opened.plan.num_rows + 1
+
+
+def test_long_rows_are_encoded_again(
+    encoded_running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A browser gets no more bytes than a picture of the size that it shows needs."""
+    engine = encoded_running.service.engine
+    monkeypatch.setattr("workflows.search.gallery.MAX_SENT_BYTES", 10)
+    stored, height, width = arrays.read_encoded_row(engine.gallery.objects, "train", "jpeg24@90", 0)
+    body = engine.gallery.picture("train", 0, 24)
+    assert body != stored
+    assert Image.open(io.BytesIO(body)).size == (width, height)
+
+
+def test_an_encoded_store_is_searched_by_words_rows_and_uploads(encoded_running: Running) -> None:
+    """An uploaded picture and a stored row are cropped to the square that the model takes."""
+    engine = encoded_running.service.engine
+    hits = encoded_running.search("yellow").json()["images"]
+    assert hits
+    pixels = engine.gallery.rows("train", SIZE, [hits[0]["row"]])
+    assert pixels.shape == (1, SIZE, SIZE, 3)
+    found = encoded_running.search(f"#{hits[0]['row']}").json()["images"]
+    assert found
+    file = io.BytesIO()
+    paint(3, 1, 40).save(file, "PNG")
+    assert encoded_running.search("@", body=file.getvalue()).json()["images"]
+
+
+def test_an_upload_is_cropped_as_the_model_s_images(encoded_running: Running) -> None:
+    """Of a wide picture, the model gets the centre: half of its height at a share of 1/2."""
+    recipe = encoded_running.service.engine.gallery.recipe
+    wide = np.zeros((80, 200, 3), np.uint8)
+    wide[20:60, 80:120] = 255
+    file = io.BytesIO()
+    Image.fromarray(wide).save(file, "PNG")
+    with closing(ImagePreprocessor(recipe, SIZE, crop_share=0.5)) as preprocessor:
+        square = preprocessor.preprocess(file.getvalue())
+    assert square.shape == (SIZE, SIZE, 3)
+    assert square[1:-1, 1:-1].min() > 250
+    with closing(ImagePreprocessor(recipe, SIZE, crop_share=1.0)) as preprocessor:
+        whole = preprocessor.preprocess(file.getvalue())
+    assert (whole[0].max(), whole[SIZE // 2, SIZE // 2].min()) == (0, 255)
+
+
+def test_a_store_without_the_model_s_encoded_rows_is_refused(store: str) -> None:
+    """The error says how to add them."""
+    with pytest.raises(StoreError, match=r"no finished split of encoded rows jpeg:9@90.*--encoded"):
+        Gallery(store, SIZE, "jpeg9@90")

@@ -1,0 +1,43 @@
+"""Thumbnails and quarantined rows of a shard that was just stored."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline.store import records
+from pipeline.store.open import open_objects
+from tests.images import ENCODED, SMALL, make_folder, prepare_inline
+from workflows.dashboard.preview import MAX_THUMBNAIL_PIXELS, ShardPreview
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("preview")
+    source = make_folder(folder / "images", 6, bad=2)
+    prepare_inline(source, str(folder / "store"), encoded=ENCODED, **SMALL)
+    return folder / "store"
+
+
+@pytest.mark.parametrize("array", ["8", *(name.replace(":", "") for name in ENCODED)])
+def test_thumbnails_are_the_readable_rows_of_any_array(store: Path, array: str) -> None:
+    """The second shard begins with row 4; what is quarantined is listed, not shown."""
+    objects = open_objects(str(store))
+    preview = ShardPreview(objects, records.load_plan(objects, "train"), array)
+    rows = []
+    for shard in range(2):
+        shown, hidden = preview.thumbnails(shard), preview.quarantined(shard)
+        assert {line["row"] for line in (*shown, *hidden)} <= set(range(4 * shard, 4 * shard + 4))
+        for line in shown:
+            with Image.open(io.BytesIO(line["jpeg"])) as image:
+                assert image.format == "JPEG"
+                assert max(image.size) <= MAX_THUMBNAIL_PIXELS
+                height, width = image.height, image.width
+            if array == "original":
+                with Image.open(store.parent / "images" / line["caption"]) as source:
+                    assert (height, width) == (source.height, source.width)
+        rows += [line["row"] for line in (*shown, *hidden)]
+    assert sorted(rows) == [0, 1, 2, 3, 4, 5]
