@@ -34,6 +34,7 @@ from pipeline.sources.listing import listing_digest
 from pipeline.sources.source import Source
 from pipeline.store import arrays, layout, plan, recipe, records
 from pipeline.store.encoded_plan import (
+    MAX_SPAN_BYTES,
     EncodedPlan,
     check_same_encoder,
     expected_bytes,
@@ -400,7 +401,8 @@ def plan_encoded(
         StoreMismatchError: The rows of an array that the store has were encoded by other software,
             which makes other bytes.
         StoreDamagedError: The plan of an array is damaged.
-        StoreError: The source index cannot be read, or the store not be written.
+        StoreError: A shard of so many rows would need too much room, the source index cannot be
+            read, or the store not be written.
     """
     planned = {}
     longest = None
@@ -412,11 +414,18 @@ def plan_encoded(
                 rows = SourceIndex(objects, plan)
                 longest = max(rows.shard_bytes)
                 rows.close()
+            span_bytes = span_of(encoding, longest, plan.shard_rows)
+            if span_bytes > MAX_SPAN_BYTES:
+                raise StoreError(
+                    f"a shard of {plan.shard_rows:,} rows {encoding.text} needs room for"
+                    f" {span_bytes:,} bytes: expected at most {MAX_SPAN_BYTES:,}. Choose a smaller"
+                    " short side, or a new store with fewer --shard-rows."
+                )
             requested = EncodedPlan(
                 split=plan.split,
                 encoding=name,
                 plan=plan.digest,
-                span_bytes=span_of(encoding, longest, plan.shard_rows),
+                span_bytes=span_bytes,
                 chunk_bytes=CHUNK_BYTES,
                 encoder=encoder,
                 software=software,

@@ -48,7 +48,8 @@ class Rebuild:
 def restore_records(objects: Objects, split_records: SplitRecords) -> list[str]:
     """Write the damaged or missing recipe, plans and commits of which a ledger has a copy.
 
-    A finish record and a ledger are not restored, because `finish_split` writes them again.
+    A finish record and a ledger are not restored, because `finish_split` writes them again. A
+    damaged plan of encoded rows without a copy is removed: `prepare` writes the same one again.
 
     Args:
         objects: The objects of the store, whose `begin` was called.
@@ -74,6 +75,13 @@ def restore_records(objects: Objects, split_records: SplitRecords) -> list[str]:
     names = [problem.name for problem in split_records.problems if problem.name in copies]
     for name in names:
         objects.put(name, copies[name])
+    for problem in split_records.problems:
+        is_encoded_plan = layout.encoding_of_plan(split_records.split, problem.name) is not None
+        # Left in the store, it would keep the split from being finished, even if no shard has its
+        # rows. A disk's error says nothing about its bytes.
+        is_disk_error = problem.description.startswith(verify.CANNOT_BE_READ)
+        if is_encoded_plan and problem.name not in copies and not is_disk_error:
+            objects.remove(problem.name)
     return names
 
 

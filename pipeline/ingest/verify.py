@@ -27,6 +27,9 @@ from pipeline.store.plan import Plan
 from pipeline.store.recipe import Recipe
 from pipeline.store.records import FinishRecord
 
+CANNOT_BE_READ = "cannot be read"
+"""The beginning of the description of a document for which the disk reports an error."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRecords:
@@ -158,11 +161,15 @@ class _RecordReader:
         def read(encoding: str) -> EncodedPlan | None:
             identity = records.encoded_plan_identity(planned, encoding)
 
-            def fits(decoded: EncodedPlan) -> bool:
+            def belongs(decoded: EncodedPlan) -> bool:
                 return all(getattr(decoded, key) == value for key, value in identity.items())
 
+            name = layout.encoded_plan(split, encoding)
+            copy = self._copy(name, decode_encoded_plan, belongs)
             decoded: EncodedPlan | None = self._read(
-                layout.encoded_plan(split, encoding), decode_encoded_plan, fits
+                name,
+                decode_encoded_plan,
+                lambda decoded: belongs(decoded) and copy in (None, decoded),
             )
             return decoded
 
@@ -204,7 +211,7 @@ class _RecordReader:
         except StoreDamagedError as e:
             reason = _damage_text(e)
         except OSError as e:
-            reason = f"cannot be read: {e.strerror or e}"
+            reason = f"{CANNOT_BE_READ}: {e.strerror or e}"
         if reason:
             self.problems.append(Problem(name, reason))
         return self._copy(name, decode, fits)

@@ -13,6 +13,7 @@ from pipeline.errors import StoreDamagedError
 from pipeline.loader.crops import Crop
 from pipeline.loader.pixel_reader import RowSource
 from pipeline.store import layout
+from pipeline.store.encoding import ORIGINAL
 from pipeline.store.split import Split
 
 if TYPE_CHECKING:
@@ -110,6 +111,8 @@ class CropDecoder:
         self._shape = split.encoded[name].shape
         self._crop = crop
         self._seed = seed
+        # JPEG rows are upright: without a search for an orientation, they are decoded faster.
+        self._exif = split.recipe.exif and name == ORIGINAL
 
     def decode(
         self,
@@ -142,7 +145,7 @@ class CropDecoder:
                     shapes,
                     boxes,
                     pixels,
-                    exif=recipe.exif,
+                    exif=self._exif,
                     rules=recipe.decode_rules,
                     missing_end=recipe.missing_end,
                 )

@@ -22,6 +22,10 @@ JPEG_ROOM_BYTES_PER_PIXEL = 3
 Photographs take less than one. Room costs nothing but an entry of the index for each chunk, so it
 is generous: for long pictures, and for noise at the highest quality."""
 
+JPEG_HEADER_BYTES = 1024
+"""The bytes that a shard of JPEG rows has room for, for each row, whatever its pixels: quantization
+and Huffman tables take 600, more than the pixels of an icon."""
+
 ASPECT = 4 / 3
 """The ratio of the sides of most photographs, for estimates."""
 
@@ -29,6 +33,7 @@ BYTES_PER_PIXEL = ((1, 50, 75, 90, 95, 100), (0.05, 0.14, 0.21, 0.36, 0.52, 1.1)
 """Qualities, and the bytes that a pixel of a small photograph takes at each, for estimates."""
 
 MAX_SPAN_BYTES = 2**44
+"""The largest number of bytes that a shard has room for."""
 
 
 EncodedPlans = dict[str, "EncodedPlan"]
@@ -79,7 +84,9 @@ def span_of(encoding: Encoding, longest_shard_bytes: int, shard_rows: int) -> in
         longest_shard_bytes: The bytes of the samples of the shard that has most of them.
         shard_rows: The rows of a shard.
     """
-    row_bytes = JPEG_ROOM_BYTES_PER_PIXEL * encoding.short_side**2
+    row_bytes = 0
+    if not encoding.is_original:
+        row_bytes = JPEG_HEADER_BYTES + JPEG_ROOM_BYTES_PER_PIXEL * encoding.short_side**2
     return _whole_chunks(longest_shard_bytes + shard_rows * (row_bytes + TABLE_ENTRY.itemsize))
 
 

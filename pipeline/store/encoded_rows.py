@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import StoreDamagedError
+from pipeline.errors import StoreDamagedError, StoreError
 from pipeline.store import layout, records
 from pipeline.store.commit import Commit
 from pipeline.store.encoded_plan import EncodedPlan
@@ -147,12 +147,19 @@ def read_encoded_rows(objects: Objects, plan: Plan, name: str) -> EncodedRows:
         name: The name of the encoded rows, such as `jpeg256@90`.
 
     Raises:
-        StoreDamagedError: The plan of the array, its offsets or its shapes are damaged, or offsets
-            or shapes are missing; or the plan is that of another array or plan of the split.
-        StoreError: There is no such array, or the request to an object store failed.
+        StoreDamagedError: The plan of the array, its offsets or its shapes are damaged or missing,
+            or the plan is that of another array or plan of the split.
+        StoreError: The plan has a format that this version does not read, or the request to an
+            object store failed.
         OSError: The disk reports an error.
     """
-    encoded_plan = _check_spans(records.load_encoded_plan(objects, plan, name), plan)
+    try:
+        encoded_plan = _check_spans(records.load_encoded_plan(objects, plan, name), plan)
+    except StoreError:
+        document = layout.encoded_plan(plan.split, name)
+        if objects.size(document) is not None:
+            raise
+        raise StoreDamagedError(f"{document} is missing. Run `tesserae repair`.") from None
     rows = EncodedRows(
         encoded_plan,
         encoded_plan.geometry(plan.shard_rows),

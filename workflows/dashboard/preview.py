@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,28 +55,29 @@ class ShardPreview:
         if not readable:
             return []
         first, last = readable[0]["row"], readable[-1]["row"]
+        captions = {line["row"]: line["key"] for line in readable}
         images = self._images(first, last + 1)
         return [
-            {
-                "row": line["row"],
-                "caption": line["key"],
-                "jpeg": _thumbnail(images[line["row"] - first]),
-            }
-            for line in readable
+            {"row": row, "caption": captions[row], "jpeg": _thumbnail(pixels)}
+            for row, pixels in zip(range(first, last + 1), images, strict=True)
+            if row in captions
         ]
 
-    def _images(self, start: int, stop: int) -> Sequence[NDArray[np.uint8]]:
-        """Return rows *start* to *stop* - 1, each (height, width, 3) uint8 RGB."""
+    def _images(self, start: int, stop: int) -> Iterable[NDArray[np.uint8]]:
+        """Return rows *start* to *stop* - 1, each (height, width, 3) uint8 RGB.
+
+        Encoded rows are decoded as the caller iterates: originals may have 500 MB of pixels each.
+        """
         if self.array.isdecimal():
             size, split = int(self.array), self.plan.split
-            return [*arrays.read_pixel_rows(self.objects, split, size, start, stop)]
+            return arrays.read_pixel_rows(self.objects, split, size, start, stop)
         rows = EncodedImages.open(self.objects, self.plan, self.array)
-        return [
+        return (
             np.asarray(rows.decode(data, MAX_THUMBNAIL_PIXELS).pixels)[..., :3]
             if data
             else _NO_PIXELS
             for data in rows.read(start, stop)
-        ]
+        )
 
     def quarantined(self, shard: int) -> list[dict[str, Any]]:
         """Return the first quarantined rows of a shard.

@@ -1,11 +1,13 @@
 """Any damage is named and repaired to the same bytes, and nothing else is touched."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.errors import StoreError
 from pipeline.ingest.finish import finish_split
 from pipeline.ingest.shard_task import prepare_shard
 from pipeline.store import layout, records
@@ -266,3 +268,18 @@ def test_a_partly_added_size_is_verified_as_far_as_it_exists(
     assert problem_names(tmp_path / "store", unfinished=True) == {array}
     finish_split(objects.url, "train", work.run)
     assert problem_names(tmp_path / "store", unfinished=True) == set()
+
+
+@pytest.mark.parametrize("encoding", ["jpeg8@50", "original"])
+def test_a_damaged_plan_of_encoded_rows_without_a_copy_is_removed_and_written_again(
+    source: Path, store: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    """It may be that of rows that no shard has, as after a run that was killed at its start."""
+    before = snapshot(store)
+    (store / layout.encoded_plan("val", encoding)).write_text("damaged")
+    (store / layout.ledger("val")).unlink()
+    with suppress(StoreError):  # the split has rows that now lack a plan
+        repair(monkeypatch, store)
+    prepare_inline(source / "val", str(store), split="val", encoded=ENCODED, **SMALL)
+    assert problem_names(store, unfinished=True) == set()
+    assert snapshot(store).data == before.data

@@ -20,7 +20,7 @@ from pipeline.images import probe
 from pipeline.images.decode import decode
 from pipeline.images.encode import encode_jpeg_row
 from pipeline.images.rows import JPEG, SQUARE, RowFormat, make_rows
-from pipeline.ingest import planning, worker
+from pipeline.ingest import planning, verify, worker
 from pipeline.ingest.finish import finish_split
 from pipeline.ingest.shard_task import prepare_shard
 from pipeline.store import layout, records
@@ -162,6 +162,44 @@ def test_rows_that_do_not_fit_are_a_sentence_before_anything_is_lost(
         prepare_shard(work, 0)
     assert records.load_commits(objects, plan) == {}
     assert not list((tmp_path / "store").rglob("c.*"))[1:], "the labels alone"
+
+
+def test_icons_fit_although_the_headers_of_jpegs_are_longer_than_their_files(
+    tmp_path: Path,
+) -> None:
+    """PNGs of a few pixels take 70 bytes each, and 630 as JPEGs."""
+    source = tmp_path / "images"
+    (source / "n00000000").mkdir(parents=True)
+    for number in range(300):
+        (source / f"n00000000/{number}.PNG").write_bytes(png(1 + number % 8, 8))
+    prepare_inline(
+        source, str(tmp_path / "store"), encoded=("jpeg:8@90",), shard_rows=300, chunk_rows=300
+    )
+    lengths = [len(data) for data, _, _ in rows_by_zarr(tmp_path / "store", "jpeg8@90")]
+    assert sum(lengths) > CHUNK_BYTES
+
+
+def test_a_replaced_plan_of_encoded_rows_is_a_problem(tmp_path: Path) -> None:
+    """Its digest is right, but the ledger contains the plan that the shards were written by."""
+    source = make_folder(tmp_path / "images", 5)
+    prepare_inline(source, str(tmp_path / "store"), encoded=ENCODED, **SMALL)
+    objects = open_objects(str(tmp_path / "store"), "train-1")
+    objects.begin()
+    name = layout.encoded_plan("train", "original")
+    planned = records.load_encoded_plan(objects, records.load_plan(objects, "train"), "original")
+    objects.put(name, replace(planned, span_bytes=9 * CHUNK_BYTES).encode())
+    split_records = verify.read_records(objects, "train")
+    assert split_records.encoded_plans["original"] == planned
+    assert [problem.name for problem in split_records.problems] == [name]
+
+
+def test_too_many_rows_for_a_shard_are_a_sentence_before_a_plan_is_written(tmp_path: Path) -> None:
+    """A plan that no reader accepts would stay in the store."""
+    source = make_folder(tmp_path / "images", 4)
+    store = tmp_path / "store"
+    with pytest.raises(StoreError, match="fewer --shard-rows"):
+        prepare_inline(source, str(store), encoded=("jpeg:4096@90",), shard_rows=2**22)
+    assert not (store / layout.encoded_plan("train", "jpeg4096@90")).exists()
 
 
 def test_another_encoder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreDamagedError, StoreError, StoreMismatchError
+from pipeline.images import crop_decode
 from pipeline.images.crop_decode import resize_crop
 from pipeline.images.decode import decode
 from pipeline.loader import Batch, Crop, Loader, Reading, Staging, encoded_reader, image_readers
@@ -32,7 +33,7 @@ from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
 from tests.commands import ROOT, wait_until
 from tests.encoded import prepare_encoded, prepare_some_shards
-from tests.images import prepare_inline
+from tests.images import make_folder, prepare_inline
 from tests.pipeline.loader.batches import check_same
 
 NUM_ROWS = 61
@@ -626,3 +627,39 @@ def test_a_missing_encoding_is_reported_with_the_available_ones(store: Path) -> 
     )
     with pytest.raises(StoreError, match=expected):
         len(loader_of(store, encoded="jpeg:99@80"))
+
+
+def test_the_orientation_of_original_rows_alone_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JPEG rows are upright, whatever the recipe says of their sources."""
+    searched = []
+    real = crop_decode.decode_crops
+
+    def note(*arguments: Any, exif: bool, **options: Any) -> None:
+        searched.append(exif)
+        real(*arguments, exif=exif, **options)
+
+    monkeypatch.setattr(crop_decode, "decode_crops", note)
+    source = make_folder(tmp_path / "images", 5)
+    encoded = ("jpeg:16@90", "original")
+    for exif in (False, True):
+        store = tmp_path / f"store-{exif}"
+        prepare_inline(source, str(store), sizes=(), encoded=encoded, exif=exif)
+        for name in encoded:
+            assert len(list(Loader(store, encoded=name, size=8, batch_size=5))) == 1
+    assert searched == [False, False, False, True]
+
+
+def test_a_lost_plan_of_finished_rows_is_named(tmp_path: Path) -> None:
+    """It is damage that repair mends, not an array that the store never had."""
+    prepare_inline(
+        make_folder(tmp_path / "images", 5),
+        str(tmp_path / "store"),
+        sizes=(),
+        encoded=("original",),
+    )
+    loader = Loader(tmp_path / "store", encoded="original", size=8, batch_size=5)
+    (tmp_path / "store" / layout.encoded_plan("train", "original")).unlink()
+    with pytest.raises(StoreDamagedError, match=r"original\.json is missing\. Run `tesserae rep"):
+        len(loader)

@@ -49,7 +49,7 @@ def test_an_invalid_plan_is_refused(changes: dict[str, object]) -> None:
 @given(st.integers(1, 4096), st.integers(1, 4096), st.integers(1, 2**32))
 def test_a_span_has_room_for_its_rows(short_side: int, shard_rows: int, num_bytes: int) -> None:
     """It is a whole number of chunks, and the row table has a place of its own."""
-    new_bytes = 3 * short_side**2 * shard_rows
+    new_bytes = (1024 + 3 * short_side**2) * shard_rows
     for span, needed in (
         (span_of(Encoding(short_side, 90), num_bytes, shard_rows), num_bytes + new_bytes),
         (span_of(Encoding(), num_bytes, shard_rows), num_bytes),
