@@ -7,7 +7,7 @@ from typing import Any, Self
 from pipeline.backbone.choices import NEW, POOLINGS
 from pipeline.store.features import DTYPES, PRECISIONS
 from workflows.options.fields import option
-from workflows.options.shared import check_encoded_option, encoded_option, synonyms_option
+from workflows.options.shared import encoded_option, synonyms_option
 from workflows.training.options import TrainingOptions
 
 LOSSES = ("hinge", "cosine", "l2", "infonce")
@@ -204,7 +204,6 @@ class DeviseOptions(TrainingOptions):
                 `--encoded` is no encoding, or a stored size is chosen beside it.
         """
         super().__post_init__()
-        check_encoded_option(self.encoded)
         if self.encoded is not None and self.feature_size is not None and self.trunk != NEW:
             raise ValueError(
                 f"--feature-size is {self.feature_size}: it selects stored squares, and --encoded"

@@ -7,9 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from pipeline.order import ORDERS
-from pipeline.store.encoding import parse_encoding
 from workflows.options.fields import Options, option
-from workflows.options.shared import store_argument
+from workflows.options.shared import check_encoded_option, store_argument
 
 CROPS = ("resized", "random", "centre", "whole")
 """The kinds of crops, `pipeline.loader.crops.CROPS`, whose package loads torch."""
@@ -108,5 +107,4 @@ class LoaderOptions(Options):
             ValueError: An option has an invalid value.
         """
         super().__post_init__()
-        if self.encoded is not None:
-            parse_encoding(self.encoded)
+        check_encoded_option(self.encoded)

@@ -35,5 +35,9 @@ def run_export(options: ExportOptions) -> int:
         )
     out = options.out or options.run / "trunk"
     save_backbone(model.trunk, out)
-    print(f"{out}: {model.trunk.name} of step {model.step:,} of {options.run}")
+    rows = "" if model.encoded is None else f" of the encoded rows {model.encoded}"
+    print(
+        f"{out}: {model.trunk.name} of step {model.step:,} of {options.run}, trained on images of"
+        f" {model.size} px{rows}"
+    )
     return 0

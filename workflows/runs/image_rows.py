@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.errors import StoreError, TesseraeError
+from pipeline.errors import StoreError
 from pipeline.store import records
 from pipeline.store.encoding import Encoding, parse_encoding, suitable_encoding
 from pipeline.store.layout import MAX_SIZE
 from pipeline.store.open import open_objects
 from workflows.training.options import TrainingOptions
-from workflows.training.run_options import RunOptions
 
 if TYPE_CHECKING:  # it loads torch, which --help does not need
     from workflows.training.run_folder import RunFolder
@@ -73,54 +72,81 @@ def image_size_of(options: TrainingOptions) -> int:
     return int(getattr(options, "image_size", 0) or 224)
 
 
-def recorded_rows(run: RunFolder) -> ImageRows | None:
-    """Return the rows that a run has read so far; None for a new run.
+def with_recorded_encoding(options: TrainingOptions, run: RunFolder) -> TrainingOptions:
+    """Return the options of a stage of images, with the encoding of the run if none is named.
 
-    The store may have got other arrays since then, which must not change the run.
+    The run may have chosen it. Its name is that of `jpeg:256@90`, however it was typed.
+
+    Args:
+        options: The options of the stage.
+        run: The run folder, which may hold no run yet.
+
+    Raises:
+        TesseraeError: The record of the run is damaged.
     """
-    try:
-        options = run.read_options()["options"]
-    except TesseraeError:
-        return None
-    size = options.get("stored_size")
-    return None if size is None else ImageRows(int(size), options.get("encoded"))
+    encoded = options.encoded
+    if encoded is None and run.holds_run():
+        encoded = run.read_options()["options"].get("encoded")
+    return options if encoded is None else replace(options, encoded=parse_encoding(encoded).text)
 
 
 def choose_rows(
-    run_options: RunOptions, options: TrainingOptions, recorded: ImageRows | None
+    store: str, split: str, options: TrainingOptions, run: RunFolder | None = None
 ) -> ImageRows:
     """Return the rows that a stage of images reads.
 
-    They are those of `--encoded` or of the run; otherwise the smallest stored squares that are
-    large enough, and encoded rows if there are none.
+    They are those of the option `encoded`; otherwise the stored squares that the run has read so
+    far, or the smallest that are large enough, and encoded rows if there are none.
 
     Args:
-        run_options: `store`, `split` and `encoded`.
+        store: Folder or URL of the store.
+        split: Name of the split to train on.
         options: The options of the stage.
-        recorded: The rows that the run has read so far; None for a new run.
+        run: The run folder, which may hold no run yet (default: there is none).
 
     Raises:
         StoreError: There is no store, or it has no suitable rows.
         ValueError: The pictures of the encoding are smaller than the images to train on, or the
             options exclude encoded rows.
     """
-    encoded = run_options.encoded or (recorded and recorded.encoded)
-    if encoded:
-        return decoded_rows(parse_encoding(encoded), options)
+    if options.encoded is not None:
+        return decoded_rows(parse_encoding(options.encoded), options)
     image_size = image_size_of(options)
-    arrays = finished_arrays(run_options.store, run_options.split)
+    arrays = finished_arrays(store, split)
     large_enough = [size for size in arrays.sizes if size >= image_size]
     if large_enough:
-        is_recorded = recorded is not None and recorded.size in large_enough
-        return recorded if recorded and is_recorded else ImageRows(large_enough[0])
+        recorded = _recorded_size(run)
+        return ImageRows(recorded if recorded in large_enough else large_enough[0])
     encoding = suitable_encoding(arrays.encodings, image_size)
     if encoding is not None:
         return decoded_rows(encoding, options)
     raise StoreError(
-        f"{run_options.store} has {arrays}: expected at least {image_size} px. Add that size with"
-        f" `tesserae prepare ... --sizes {image_size}`, or encoded rows with `--encoded"
+        f"{store} has {arrays}: expected at least {image_size} px. Add that size with `tesserae"
+        f" prepare ... --sizes {suggested_store_size(image_size)}`, or encoded rows with `--encoded"
         f" jpeg:{max(256, image_size)}@90`, or pass a smaller --image-size."
     )
+
+
+def suggested_store_size(size: int) -> int:
+    """Return the side of stored images, in pixels, that suits training at *size* px.
+
+    It is 72 for 64 to 72 px, which leaves room for random crops, else *size*.
+
+    Args:
+        size: Side of the images to train on, in pixels.
+    """
+    return 72 if 64 <= size <= 72 else size
+
+
+def _recorded_size(run: RunFolder | None) -> int | None:
+    """Return the stored size that the run has used so far; None for a new run.
+
+    The store may have got another size since then, which must not change the run.
+    """
+    if run is None or not run.holds_run():
+        return None
+    size: int | None = run.read_options()["options"].get("stored_size")
+    return size
 
 
 def decoded_rows(encoding: Encoding, options: TrainingOptions) -> ImageRows:

@@ -54,10 +54,7 @@ MAX_LISTED_VALUES = 12
 """The maximum number of values of a list, such as that of the classes, on the page."""
 RATE = "images_per_second"
 """The metric of the training rate, in `metrics.jsonl`."""
-DATA_OPTIONS = {
-    "split": "split", "stored_size": "size", "encoded": "encoded", "rows": "rows",
-    "features": "features",
-}  # fmt: skip
+DATA_OPTIONS = {"split": "split", "stored_size": "size", "rows": "rows", "features": "features"}
 """The entries of `options` that describe the data, and what `data` calls them."""
 LABELS = {
     "rows": "digest of the rows", "plan": "digest of the plan", "size": "size, px",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from cluster.ranks.world import WorldConfig
 from pipeline import sources
 from pipeline.errors import StoreError, TesseraeError
 from pipeline.store import records
-from pipeline.store.encoding import parse_encoding
 from pipeline.store.open import open_objects
 from pipeline.urls import is_url
 from workflows import cluster_kinds
@@ -24,7 +23,13 @@ from workflows.evaluation import HELD_OUT
 from workflows.preparation import prepare
 from workflows.preparation.options import PrepareOptions
 from workflows.preparation.plans import Plans, plan_splits
-from workflows.runs.image_rows import ImageRows, choose_rows, image_size_of, recorded_rows
+from workflows.runs.image_rows import (
+    ImageRows,
+    choose_rows,
+    image_size_of,
+    suggested_store_size,
+    with_recorded_encoding,
+)
 from workflows.training.options import CHANGEABLE_ON_RESUME, MIN_RESIZE_RATIO, TrainingOptions
 from workflows.training.run_options import RunOptions
 from workflows.training.stage_registry import STAGES, import_object
@@ -78,6 +83,8 @@ def run_train(options: TrainingOptions, run_options: RunOptions) -> int:
         with locked_run(run):
             if run.holds_run():
                 options = options.with_former_defaults(run.read_options()["options"])
+            if _trains_on_images(run_options):
+                options = with_recorded_encoding(options, run)
             _check_run(run_options, options, run)
             with _cluster(run_options) as cluster, _prepared(run_options, options, cluster, run):
                 state = _train(run_options, options, cluster, run)
@@ -85,6 +92,11 @@ def run_train(options: TrainingOptions, run_options: RunOptions) -> int:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Run the same command again to continue in {folder}.") from None
     return 0
+
+
+def _trains_on_images(run_options: RunOptions) -> bool:
+    """Return True if the stage leaves it to this command which rows it reads."""
+    return STAGES[run_options.stage].prepare_data is None
 
 
 def _print_result(folder: Path, state: str) -> None:
@@ -96,11 +108,8 @@ def _print_result(folder: Path, state: str) -> None:
 
 def _check_run(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> None:
     """Refuse a folder of a run with other options, before any work starts."""
-    entries = {"stage": run_options.stage}
-    if run_options.encoded is not None:
-        entries["encoded"] = parse_encoding(run_options.encoded).array_name
     run.check_options(
-        {**entries, **options.as_dict()},
+        {"stage": run_options.stage, **options.as_dict()},
         changeable_on_resume=CHANGEABLE_ON_RESUME,
         complete=options.complete,
         changeable_on_rewind=options.changeable_on_rewind(),
@@ -196,26 +205,15 @@ def _arrays_to_prepare(
     run_options: RunOptions, options: TrainingOptions, run: RunFolder
 ) -> dict[str, Any]:
     """Return `sizes` and `encoded` of the preparation: the one array that the stage reads."""
-    if run_options.encoded is not None and STAGES[run_options.stage].prepare_data is not None:
-        return {"encoded": (run_options.encoded,)}  # the stage itself decides their side
-    if run_options.encoded is None and options.prepared_size is not None:
+    if options.encoded is not None and not _trains_on_images(run_options):
+        return {"encoded": (options.encoded,)}  # the stage itself decides their side
+    if options.encoded is None and options.prepared_size is not None:
         return {"sizes": (options.prepared_size,)}
     try:
-        rows = choose_rows(run_options, options, recorded_rows(run))
+        rows = choose_rows(run_options.store, run_options.split, options, run)
     except StoreError:  # the store does not exist yet, or lacks the array
         return {"sizes": (suggested_store_size(image_size_of(options)),)}
     return {"sizes": (rows.size,)} if rows.encoded is None else {"encoded": (rows.encoded,)}
-
-
-def suggested_store_size(size: int) -> int:
-    """Return the side of stored images, in pixels, that suits training at *size* px.
-
-    It is 72 for 64 to 72 px, which leaves room for random crops, else *size*.
-
-    Args:
-        size: Side of the images to train on, in pixels.
-    """
-    return 72 if 64 <= size <= 72 else size
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -229,7 +227,10 @@ def _train(
     stage = STAGES[run_options.stage]
     files: dict[str, bytes] = {}
     if stage.prepare_data is None:
-        data = _open_training_data(run_options, options, run)
+        rows = choose_rows(run_options.store, run_options.split, options, run)
+        _print_rows(run_options, options, rows)
+        options = replace(options, encoded=rows.encoded)
+        data = _open_training_data(run_options, options, rows)
     else:
         data, files = import_object(stage.prepare_data)(
             run_options, options, cluster, _held_out(run_options)
@@ -263,11 +264,10 @@ def _train(
     )
 
 
-def _open_training_data(run_options: RunOptions, options: TrainingOptions, run: RunFolder) -> Data:
+def _open_training_data(run_options: RunOptions, options: TrainingOptions, rows: ImageRows) -> Data:
     from pipeline.loader import Loader
     from workflows.training.stage import Data
 
-    rows = choose_rows(run_options, options, recorded_rows(run))
     loader = Loader(
         Path(run_options.store).absolute() if not is_url(run_options.store) else run_options.store,
         run_options.split,
@@ -276,7 +276,6 @@ def _open_training_data(run_options: RunOptions, options: TrainingOptions, run: 
         seed=options.seed,
         **options.loader_arguments(),
     )
-    _print_rows(run_options, options, rows)
     if not len(loader):
         raise StoreError(
             f"split {run_options.split!r} has {loader.num_rows} readable images, fewer than"
@@ -307,7 +306,7 @@ def _open_training_data(run_options: RunOptions, options: TrainingOptions, run: 
 def _print_rows(run_options: RunOptions, options: TrainingOptions, rows: ImageRows) -> None:
     """Print which rows are read without having been asked for, and how they become smaller."""
     stored, size = rows.size, image_size_of(options)
-    if rows.encoded is not None and run_options.encoded is None:
+    if rows.encoded is not None and options.encoded is None:
         print(
             f"notice: images of {stored} px are decoded from the encoded rows {rows.encoded} of"
             f" split {run_options.split!r}."

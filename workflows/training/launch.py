@@ -84,7 +84,6 @@ def train_on(
     data_entries = {
         "split": data.train.split,
         "stored_size": data.train.sizes[0],
-        "encoded": state.get("encoded"),
         "rows": state["split"],
         "features": state.get("features"),
     }

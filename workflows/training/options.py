@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from workflows.options.fields import Options, flag_of, option
+from workflows.options.shared import check_encoded_option, encoded_option
 
 _TRAINING = "training"
 READING = "reading of images"
@@ -81,6 +82,12 @@ class TrainingOptions(Options):
         choices=("random", "windowed"),
         group=READING,
     )
+    encoded: str | None = encoded_option(
+        "encoded rows that images are decoded from, at the side that the stage needs, such as"
+        " jpeg:256@90; with --data they are prepared",
+        implied="stored squares, or encoded rows if no squares are large enough",
+        group=READING,
+    )
     staging_dir: str | None = option(
         None,
         "folder on a local disk of each machine to which shards are copied once, for all its ranks"
@@ -141,6 +148,15 @@ class TrainingOptions(Options):
         metavar="MINUTES",
         group=_PROGRESS,
     )
+
+    def __post_init__(self) -> None:
+        """Reject invalid options before anything is read.
+
+        Raises:
+            ValueError: An option has an invalid value; the message names its flag.
+        """
+        super().__post_init__()
+        check_encoded_option(self.encoded)
 
     @property
     def prepared_size(self) -> int | None:

@@ -31,7 +31,6 @@ OPTION_TYPES: dict[str, Any] = {
     "steps": Count,
     "image_size": Count,
     "stored_size": Size | None,
-    "encoded": EncodingName | None,
     "split": Split,
 }
 """The types of options that readers of a run rely on; a stage checks its own."""
@@ -83,7 +82,7 @@ def read_recorded_options(file: Path) -> dict[str, Any]:
 
     Returns:
         A dictionary of its sections: `options`, the value of each option by name, with the name of
-        the `stage` and the entries `split`, `stored_size`, `encoded`, `rows` (the digest of the
+        the `stage` and the entries `split`, `stored_size`, `rows` (the digest of the
         readable rows and their pixels) and `features` on the data; `versions`, the version of each
         package by name at the first start; `data`, the recorded entries `store`, `split`, `size`,
         `encoded`, `features`, `held_out`, `classes` and `wnids` on the store and its classes; and

@@ -54,7 +54,6 @@ _DATA_ENTRIES = {
     "stage": "of the stage {}",
     "split": "on the split {}",
     "stored_size": "with images of {} px",
-    "encoded": "with the encoded rows {}",
     "rows": "with the plan {} of its split",
     "features": "with the features {}",
 }
@@ -148,7 +147,7 @@ class RunFolder:
 
         Args:
             options: The JSON values of all options by name, and the entries `stage`, `split`,
-                `stored_size`, `encoded`, `rows` (the digest of the readable rows and their
+                `stored_size`, `rows` (the digest of the readable rows and their
                 pixels) and `features` on the data.
             sections: Further sections of `options.json` by name: `versions`, which only a new run
                 records, and `data`.
@@ -253,7 +252,7 @@ class RunFolder:
 
         Args:
             options: The JSON values of options by name, and the entries `stage`, `split`,
-                `stored_size`, `encoded`, `rows` (the digest of the readable rows and their
+                `stored_size`, `rows` (the digest of the readable rows and their
                 pixels) and `features` on the data; those that are left out are not compared.
             changeable_on_resume: Names of options that may change whenever a run is continued.
             complete: A function that returns a copy of options by name with the values of missing
@@ -319,7 +318,7 @@ class RunFolder:
 
         Returns:
             `options`, the value of each option by its present name, with the name of the `stage`
-            and the entries `split`, `stored_size`, `encoded`, `rows` (the digest of the readable
+            and the entries `split`, `stored_size`, `rows` (the digest of the readable
             rows and their pixels) and `features` on the data; `versions`, the version of each
             package by name at the first start; `data` on the store, the splits and the classes; and
             `changed`, a list with an entry for each restart from an earlier step that changed

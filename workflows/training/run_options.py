@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.store.encoding import parse_encoding
 from workflows.options.cluster import ClusterOptions
 from workflows.options.fields import option
 from workflows.options.shared import store_argument
@@ -45,14 +44,6 @@ class RunOptions(SourceReadingOptions, ClusterOptions):
         group=_DATA,
     )
     split: str = option("train", "split to train on", metavar="SPLIT", group=_DATA)
-    encoded: str | None = option(
-        None,
-        "encoded rows that images are decoded from, at the side that the stage needs, such as"
-        " jpeg:256@90; with --data they are prepared",
-        implied="stored squares, or encoded rows if no squares are large enough",
-        metavar="ENCODING",
-        group=_DATA,
-    )
     held_out: str | None = option(
         None,
         "split to evaluate on, or `none`",
@@ -99,8 +90,6 @@ class RunOptions(SourceReadingOptions, ClusterOptions):
             ValueError: An option has an invalid value; the message names its flag.
         """
         super().__post_init__()
-        if self.encoded is not None:
-            parse_encoding(self.encoded)
         if self.ranks and self.gpus and self.ranks != self.gpus:
             raise ValueError(
                 f"--ranks is {self.ranks}, --gpus is {self.gpus}: pass only one of them."

@@ -215,6 +215,7 @@ def test_the_trunk_is_trained_from_pixels(
     assert main(["export", str(trained)]) == 1
     output = capsys.readouterr()
     assert "trunk: MobileNetV1Model (trunk) of step 20" in output.out
+    assert ", trained on images of " in output.out
     assert "exists already: pass another folder" in output.err
     assert "unchanged. `export` needs a run of `train devise --learn all`" in output.err
     opened = open_backbone(tmp_path / "run" / "trunk")

@@ -13,9 +13,15 @@ from tests.workflows.training.inline import inline_ranks
 from tests.workflows.training.small import ENCODED, small_store
 from workflows.cli import main
 from workflows.colourise.options import ColouriseOptions
-from workflows.runs.image_rows import FinishedArrays, ImageRows, choose_rows, finished_arrays
+from workflows.runs.image_rows import (
+    FinishedArrays,
+    ImageRows,
+    choose_rows,
+    finished_arrays,
+    with_recorded_encoding,
+)
+from workflows.training.options import TrainingOptions
 from workflows.training.run_folder import RunFolder
-from workflows.training.run_options import RunOptions
 from workflows.wgan.options import WganOptions
 
 ENCODINGS = (ENCODED, "jpeg:40@80", "original")
@@ -34,20 +40,25 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def chosen(
-    store: Path, size: int, encoding: str | None = None, recorded: ImageRows | None = None,
-    **choices: Any,
-) -> ImageRows:  # fmt: skip
+    store: Path, size: int, encoded: str | None = None, run: RunFolder | None = None, **choices: Any
+) -> ImageRows:
     """Return the rows that a GAN of images of a size reads."""
-    options = WganOptions(image_size=size, **choices)
-    return choose_rows(RunOptions(store=str(store), encoded=encoding), options, recorded)
+    options: TrainingOptions = WganOptions(image_size=size, encoded=encoded, **choices)
+    if run is not None:
+        options = with_recorded_encoding(options, run)
+    return choose_rows(str(store), "train", options, run)
 
 
-def test_squares_are_read_unless_encoded_rows_are_requested(both: Path) -> None:
+def test_squares_are_read_unless_encoded_rows_are_requested(both: Path, tmp_path: Path) -> None:
     """A run keeps its squares and its encoded rows, whatever else the store has."""
+    squares, decoded = RunFolder(tmp_path / "squares"), RunFolder(tmp_path / "decoded")
+    squares.create_or_continue({"stage": "wgan", "stored_size": 20}, {})
+    decoded.create_or_continue({"stage": "wgan", "stored_size": 16, "encoded": ENCODED}, {})
     assert chosen(both, 16) == ImageRows(16)
-    assert chosen(both, 16, recorded=ImageRows(20)) == ImageRows(20)
+    assert chosen(both, 16, run=RunFolder(tmp_path / "new")) == ImageRows(16)
+    assert chosen(both, 16, run=squares) == ImageRows(20)
     assert chosen(both, 16, "jpeg40@80") == ImageRows(16, "jpeg:40@80")
-    assert chosen(both, 16, recorded=ImageRows(16, "jpeg24@90")) == ImageRows(16, ENCODED)
+    assert chosen(both, 16, run=decoded) == ImageRows(16, ENCODED)
     assert chosen(both, 32) == ImageRows(32, "jpeg:40@80"), "no squares are large enough"
     assert chosen(both, 64) == ImageRows(64, "original")
     assert finished_arrays(str(both), "val") == FinishedArrays(
@@ -62,9 +73,8 @@ def test_random_crops_get_an_eighth_more(encoded: Path) -> None:
     perceptrons = {"generator": "perceptron", "critic": "perceptron"}
     assert chosen(encoded, 23, crop="random", **perceptrons) == ImageRows(24, ENCODED)
     assert chosen(encoded, 64, "original", crop="random") == ImageRows(72, "original")
-    assert choose_rows(
-        RunOptions(store=str(encoded)), ColouriseOptions(image_size=16), None
-    ) == ImageRows(18, ENCODED)
+    colourise = ColouriseOptions(image_size=16)
+    assert choose_rows(str(encoded), "train", colourise) == ImageRows(18, ENCODED)
 
 
 def test_unsuitable_rows_are_refused_in_a_sentence(encoded: Path, tmp_path: Path) -> None:
@@ -73,11 +83,14 @@ def test_unsuitable_rows_are_refused_in_a_sentence(encoded: Path, tmp_path: Path
         chosen(encoded, 32, ENCODED)
     with pytest.raises(ValueError, match=r"--no-resize cuts .*\(jpeg:24@90\)"):
         chosen(encoded, 16, resize=False)
-    with pytest.raises(ValueError, match="encoding is 'png'"):
-        RunOptions(store=str(encoded), encoded="png")
+    with pytest.raises(ValueError, match="--encoded: encoding is 'png'"):
+        WganOptions(encoded="png")
     small = small_store(tmp_path, rows=8, encoded=(ENCODED,))
-    with pytest.raises(StoreError, match=r"images of 16 px and encoded rows jpeg:24@90: expected "
-                       r"at least 64 px\. .*--sizes 64`.*--encoded jpeg:256@90`"):  # fmt: skip
+    message = (
+        r"images of 16 px and encoded rows jpeg:24@90: expected at least 64 px\. .*--sizes 72`"
+        r".*--encoded jpeg:256@90`"
+    )
+    with pytest.raises(StoreError, match=message):
         chosen(small, 64)
 
 
@@ -122,7 +135,7 @@ def test_a_store_of_encoded_rows_alone_trains_and_goes_on(
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
     record = RunFolder(tmp_path / "parts").read_options()
     side = 16 if stage == "wgan" else 18
-    assert (record["options"]["encoded"], record["options"]["stored_size"]) == ("jpeg24@90", side)
+    assert (record["options"]["encoded"], record["options"]["stored_size"]) == (ENCODED, side)
     assert (record["data"]["encoded"], record["data"]["size"]) == ("jpeg24@90", side)
     assert record["data"]["held_out"] == "val"
 
@@ -137,13 +150,16 @@ def test_a_run_goes_on_with_its_kind_of_rows(
     before = (squares / "options.json").read_bytes()
     capsys.readouterr()
     assert train(monkeypatch, "wgan", both, squares, 3, "--encoded", ENCODED) == 1
-    assert "squares holds a run with the encoded rows none, not with the encoded rows jpeg24@90." \
-        in capsys.readouterr().err  # fmt: skip
+    assert "was started without --encoded and cannot continue with --encoded jpeg:24@90. Omit" in (
+        capsys.readouterr().err
+    )
     assert train(monkeypatch, "wgan", both, decoded, 3, "--encoded", "original") == 1
-    assert "with the encoded rows jpeg24@90, not with" in capsys.readouterr().err
+    assert "with --encoded jpeg:24@90 and cannot continue with --encoded original." in (
+        capsys.readouterr().err
+    )
     assert (squares / "options.json").read_bytes() == before
     assert train(monkeypatch, "wgan", both, decoded, 3) == 0, "it reads what it has read"
-    assert RunFolder(decoded).read_options()["options"]["encoded"] == "jpeg24@90"
+    assert RunFolder(decoded).read_options()["options"]["encoded"] == ENCODED
 
 
 def test_a_run_of_an_earlier_version_goes_on(
@@ -169,4 +185,6 @@ def test_squares_that_are_removed_do_not_change_a_run(
         "workflows.runs.image_rows.finished_arrays", lambda *_: FinishedArrays((), (ENCODED,))
     )
     assert train(monkeypatch, "wgan", both, run, 3) == 1
-    assert "not with the encoded rows jpeg24@90" in capsys.readouterr().err
+    assert "was started without --encoded and cannot continue with --encoded jpeg:24@90" in (
+        capsys.readouterr().err
+    )

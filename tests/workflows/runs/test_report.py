@@ -14,8 +14,8 @@ from workflows.training.run_folder import RunFolder
 def test_the_page_names_the_rows_that_were_read(tmp_path: Path, name: str | None) -> None:
     """A run of an earlier version records no encoded rows."""
     run = RunFolder(tmp_path / "run")
-    entries = {} if name is None else {"encoded": name}
-    run.create_or_continue({"stage": "wgan", "stored_size": 64, **entries}, {})
+    data = {"size": 64} if name is None else {"size": 64, "encoded": name}
+    run.create_or_continue({"stage": "wgan", "stored_size": 64}, {"data": data})
     page = render_run_page(run, run.read_options(), None)
     assert (f'encoded rows</th><td class="text">{name}</td>' in page) == (name is not None)
 
