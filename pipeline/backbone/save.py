@@ -18,8 +18,9 @@ def save_backbone(backbone: Backbone, folder: str | os.PathLike[str]) -> None:
     """Write `config.json`, `model.safetensors` and `preprocessor_config.json` into a new folder.
 
     The whole network is written, including the blocks after a cut; a pooler that was not trained is
-    left out. The folder appears complete or not at all. The progress bars of transformers are
-    disabled in this process.
+    left out, and so is the share of the centre crop: a trunk that was trained here has seen the
+    largest squares of pictures. The folder appears complete or not at all. The progress bars of
+    transformers are disabled in this process.
 
     Args:
         backbone: A network of `transformers`, which is not changed.

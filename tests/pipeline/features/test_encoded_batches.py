@@ -28,7 +28,7 @@ from pipeline.store.features import FeatureOptions
 from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
 from tests.disk import without_fsync
-from tests.encoded import add_encoded
+from tests.encoded import prepare_encoded
 from tests.images import prepare_inline
 from tests.pipeline.features.small import BOTH, ROWS, SIZE, begin, files, make, problems
 
@@ -110,7 +110,7 @@ def test_rows_that_cross_chunks_are_read_once(
     store: Path, source: Path, batch_rows: int, pool: bool
 ) -> None:
     """Chunks of 512 bytes are smaller than rows; the whole object is compared with its digest."""
-    add_encoded(str(store), source, ["original"], chunk_bytes=512)
+    prepare_encoded(source, str(store), ["original"], sizes=())
     objects = open_objects(str(store))
     split = open_split(objects, "train", [], encoded=["original"])
     decoder = CropDecoder(split, "original", Crop(), 0)
@@ -194,7 +194,7 @@ def test_a_split_without_squares_gives_its_most_suitable_rows(encoded: Path, tru
 def test_a_split_with_squares_is_read_as_before(store: Path, source: Path, trunk: Path) -> None:
     """Encoded rows beside squares change neither name nor bytes of their features."""
     before = begin(store, trunk)
-    add_encoded(str(store), source, ["original"])
+    prepare_inline(source, str(store), sizes=(), encoded=("original",), serves=SIZE)
     after = begin(store, trunk)
     assert (after.recipe, after.recipe.encode()) == (before.recipe, before.recipe.encode())
     assert b"encoded" not in before.recipe.encode()

@@ -294,14 +294,6 @@ def test_a_missing_size_or_unfinished_split_is_refused(store: Path, trunk: Path)
         make(store, trunk)
 
 
-def test_a_split_of_encoded_rows_alone_is_refused(tmp_path: Path, trunk: Path) -> None:
-    """The error says how to add the square images that the network needs."""
-    source = make_folder(tmp_path / "images", 5)
-    prepare_inline(source, str(tmp_path / "store"), sizes=(), encoded=("original",))
-    with pytest.raises(StoreError, match=rf"encoded rows alone.*prepare ... --sizes {SIZE}`"):
-        make(tmp_path / "store", trunk)
-
-
 @pytest.mark.parametrize(
     ("sizes", "network_size", "fits"),
     [((72, 224, 288), 224, 224), ((72, 224, 288), 200, 224), ((72, 224), 300, 224), ((8,), 9, 8)],
