@@ -193,10 +193,14 @@ def test_a_replaced_plan_of_encoded_rows_is_a_problem(tmp_path: Path) -> None:
     assert [problem.name for problem in split_records.problems] == [name]
 
 
-def test_too_many_rows_for_a_shard_are_a_sentence_before_a_plan_is_written(tmp_path: Path) -> None:
+def test_too_many_rows_for_a_shard_are_a_sentence_before_a_plan_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A plan that no reader accepts would stay in the store."""
     source = make_folder(tmp_path / "images", 4)
     store = tmp_path / "store"
+    real = planning.span_of  # as if the split had enough rows to fill a shard
+    monkeypatch.setattr(planning, "span_of", lambda *given: real(*given[:3], 2**22))
     with pytest.raises(StoreError, match="fewer --shard-rows"):
         prepare_inline(source, str(store), encoded=("jpeg:4096@90",), shard_rows=2**22)
     assert not (store / layout.encoded_plan("train", "jpeg4096@90")).exists()

@@ -39,7 +39,7 @@ def test_options_left_out_follow_from_others(objective: str, critic: str) -> Non
     assert all(
         getattr(resolved, field.name) is not None
         for field in fields(resolved)
-        if field.name not in ("minutes", "threads_per_rank", *CHANGEABLE_ON_RESUME)
+        if field.name not in ("minutes", "threads_per_rank", "encoded", *CHANGEABLE_ON_RESUME)
     )
     assert resolved.resolved() == resolved
     given = Gan(
