@@ -60,7 +60,9 @@ FOREIGN_OPTIONS = {
 }
 """The options of other programs in the pages."""
 
-BENCHMARKS = {"--minutes", "--seed"}
+BENCHMARKS = {
+    "--methods", "--minutes", "--repeat", "--rows", "--seconds", "--seed", "--warm-up",
+}  # fmt: skip
 """The options of `make chaos` and other scripts that are no commands."""
 
 MAX_PICTURE_BYTES = 150_000
