@@ -112,7 +112,7 @@ def _encoded_rows(done: FinishRecord, options: FeatureOptions, short_side: float
         return encoding.array_name
     if done.sizes or options.stored_size is not None:
         return None
-    return fitting_encoding(done.encoded, math.ceil(short_side))
+    return fitting_encoding(done.encoded, math.ceil(short_side)).array_name
 
 
 def _fitting_size(sizes: Sequence[int], network_size: int) -> int:

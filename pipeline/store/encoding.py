@@ -35,6 +35,10 @@ class Encoding:
         """True if the rows are the source's own bytes."""
         return not self.short_side
 
+    def suffices_for(self, short_side: int) -> bool:
+        """Return True if pictures of *short_side* pixels can be made without enlarging rows."""
+        return self.is_original or self.short_side >= short_side
+
     @property
     def text(self) -> str:
         """The encoding as a user writes it: `jpeg:256@90` or `original`."""
@@ -67,30 +71,6 @@ def parse_encoding(text: str) -> Encoding:
     return Encoding(int(match[1]), int(match[2]))
 
 
-def suitable_encoding(names: Iterable[str], side: int) -> Encoding | None:
-    """Return the encoding whose rows cost the least to decode at a side, of those that have it.
-
-    It is the one of the smallest short side, and of these the one of the best quality. The source's
-    own files, which may be large, are the last choice.
-
-    Args:
-        names: The encodings to choose from, as text or as names of their arrays.
-        side: The side of the decoded squares in pixels.
-
-    Returns:
-        The encoding, or None if all have a smaller short side.
-
-    Raises:
-        ValueError: A name is no encoding.
-    """
-    encodings = [parse_encoding(name) for name in names]
-    return min(
-        (each for each in encodings if each.is_original or each.short_side >= side),
-        key=lambda each: (each.is_original, each.short_side, -each.quality),
-        default=None,
-    )
-
-
 def is_array_name(text: str) -> bool:
     """Return True if a text is the name of the arrays of an encoding, such as `jpeg256@90`.
 
@@ -103,24 +83,23 @@ def is_array_name(text: str) -> bool:
         return False
 
 
-def fitting_encoding(names: Iterable[str], short_side: int) -> str:
+def fitting_encoding(names: Iterable[str], short_side: int) -> Encoding:
     """Return which encoded rows suit pictures of a short side best.
 
     They are the smallest rows that need not be enlarged, or else the largest, and of two with the
     same short side those of higher quality. The source's own bytes are the largest.
 
     Args:
-        names: The names of the arrays, such as `jpeg256@90`; at least one.
+        names: The encodings to choose from, as text or as names of their arrays; at least one.
         short_side: The short side of the pictures that are made of the rows, in pixels.
 
-    Returns:
-        One of *names*.
+    Raises:
+        ValueError: A name is no encoding, or there is none.
     """
 
-    def rank(name: str) -> tuple[bool, float, int]:
-        encoding = parse_encoding(name)
+    def rank(encoding: Encoding) -> tuple[bool, float, int]:
+        is_enough = encoding.suffices_for(short_side)
         side = math.inf if encoding.is_original else encoding.short_side
-        is_enough = side >= short_side
         return not is_enough, side if is_enough else -side, -encoding.quality
 
-    return min(names, key=rank)
+    return min(map(parse_encoding, names), key=rank)

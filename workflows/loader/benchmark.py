@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import StoreError
 from pipeline.store import layout, records
-from pipeline.store.encoding import Encoding, parse_encoding, suitable_encoding
+from pipeline.store.encoding import Encoding, fitting_encoding, parse_encoding
 from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
 from workflows.loader.emulation import most_fed
@@ -114,8 +114,7 @@ def _encoding(options: LoaderOptions) -> Encoding | None:
             names |= commit.encoded.keys()
     if sizes or not names:
         return None
-    largest = max(map(parse_encoding, names), key=lambda encoding: encoding.short_side)
-    return suitable_encoding(names, options.size) or largest
+    return fitting_encoding(names, options.size)
 
 
 def _decoding_text(loader: Loader) -> str:

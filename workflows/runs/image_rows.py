@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import StoreError
 from pipeline.store import records
-from pipeline.store.encoding import Encoding, parse_encoding, suitable_encoding
+from pipeline.store.encoding import Encoding, fitting_encoding, parse_encoding
 from pipeline.store.layout import MAX_SIZE
 from pipeline.store.open import open_objects
 from workflows.training.options import TrainingOptions
@@ -117,9 +117,10 @@ def choose_rows(
     if large_enough:
         recorded = _recorded_size(run)
         return ImageRows(recorded if recorded in large_enough else large_enough[0])
-    encoding = suitable_encoding(arrays.encodings, image_size)
-    if encoding is not None:
-        return decoded_rows(encoding, options)
+    if arrays.encodings:
+        encoding = fitting_encoding(arrays.encodings, image_size)
+        if encoding.suffices_for(image_size):
+            return decoded_rows(encoding, options)
     raise StoreError(
         f"{store} has {arrays}: expected at least {image_size} px. Add that size with `tesserae"
         f" prepare ... --sizes {suggested_store_size(image_size)}`, or encoded rows with `--encoded"

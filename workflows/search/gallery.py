@@ -184,7 +184,7 @@ class Gallery:
         """
         opened = self.splits[split]
         if opened.encoded:
-            return fitting_encoding(opened.encoded, side)
+            return fitting_encoding(opened.encoded, side).array_name
         return str(min(opened.sizes, key=lambda stored: (abs(stored - side), -stored)))
 
     def picture(self, split: str, row: int, side: int) -> bytes:

@@ -236,8 +236,8 @@ def test_the_folder_of_a_renamed_network_keeps_its_features(encoded: Path, trunk
 def test_the_smallest_rows_that_suffice_suit_best(side: int, expected: str) -> None:
     """Of two of the same short side, the higher quality does; without enough, the largest."""
     names = ["original", "jpeg256@80", "jpeg128@80", "jpeg256@90"]
-    assert fitting_encoding(names, side) == expected
-    assert fitting_encoding(names[1:3], 300) == "jpeg256@80"
+    assert fitting_encoding(names, side).array_name == expected
+    assert fitting_encoding(names[1:3], 300).array_name == "jpeg256@80"
 
 
 def test_a_damaged_chunk_gives_no_row(encoded: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.store import schema
-from pipeline.store.encoding import Encoding, parse_encoding, suitable_encoding
+from pipeline.store.encoding import Encoding, fitting_encoding, parse_encoding
 
 
 @given(st.integers(1, 4096), st.integers(1, 100))
@@ -37,11 +37,13 @@ def test_any_other_text_is_refused_with_what_was_expected(text: str) -> None:
 
 
 def test_the_smallest_pictures_that_suffice_are_decoded() -> None:
-    """The source's own files are the last choice, and smaller pictures none."""
+    """The source's own files are the last choice; where none suffice, the largest are chosen."""
     names = ["original", "jpeg512@90", "jpeg:128@80", "jpeg128@95", "jpeg64@100"]
-    chosen = [suitable_encoding(names, side) for side in (64, 65, 128, 512, 513)]
-    assert [encoding.text for encoding in chosen if encoding is not None] == [
+    chosen = [fitting_encoding(names, side) for side in (64, 65, 128, 512, 513)]
+    assert [encoding.text for encoding in chosen] == [
         "jpeg:64@100", "jpeg:128@95", "jpeg:128@95", "jpeg:512@90", "original",
     ]  # fmt: skip
-    assert suitable_encoding(names[1:], 513) is None
-    assert suitable_encoding([], 8) is None
+    assert all(each.suffices_for(64) for each in chosen)
+    largest = fitting_encoding(names[1:], 513)
+    assert largest.text == "jpeg:512@90"
+    assert not largest.suffices_for(513)
