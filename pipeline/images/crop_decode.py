@@ -118,10 +118,10 @@ def decode_crops(
     if _jpeg_crop is not None:
         for i, row in enumerate(rows):
             todo[i] = _is_plain(row, shapes[i], exif=exif, rules=rules)
-        others = 1 - todo
+        is_refused = 1 - todo
         shapes, boxes = np.ascontiguousarray(shapes), np.ascontiguousarray(boxes)
         _jpeg_crop.decode(rows, shapes, boxes, scales, todo, out, size, _jpeg_crop.AVX2)
-        todo |= others
+        todo |= is_refused
     for i in np.flatnonzero(todo).tolist():
         shape, scale = shapes[i], int(scales[i])
         pixels = None

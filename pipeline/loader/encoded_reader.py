@@ -388,5 +388,5 @@ def _without_checksums(data: NDArray[np.uint8], start: int, chunk_bytes: int) ->
     if len(data) <= room:  # within one chunk, as most rows are: without a copy
         return data.data
     step = chunk_bytes + CHECKSUM_BYTES
-    rest = [data[at : at + chunk_bytes] for at in range(room + CHECKSUM_BYTES, len(data), step)]
-    return np.concatenate([data[:room], *rest]).data
+    later = [data[at : at + chunk_bytes] for at in range(room + CHECKSUM_BYTES, len(data), step)]
+    return np.concatenate([data[:room], *later]).data

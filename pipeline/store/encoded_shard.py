@@ -259,7 +259,7 @@ def _read_chunks(
     except FileNotFoundError:
         raise damaged from None
     chunks = [data[start : start + framed] for start in range(0, len(data), framed)]
-    whole = len(data) == (last - first) * framed
-    if not whole or not all(has_valid_checksum(chunk) for chunk in chunks):
+    is_complete = len(data) == (last - first) * framed
+    if not is_complete or not all(has_valid_checksum(chunk) for chunk in chunks):
         raise damaged
     return b"".join(chunk[:-CHECKSUM_BYTES] for chunk in chunks)

@@ -16,7 +16,7 @@ from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
 from workflows.loader.emulation import most_fed
 from workflows.loader.options import LoaderOptions
-from workflows.loader.profiles import Profile, load_profiles
+from workflows.loader.profiles import AcceleratorProfile, load_profiles
 from workflows.terminal.formatting import bytes_text, counted, per_second, seconds_text
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _encoded_rows(loader: Loader) -> EncodedRows | None:
     return split.encoded[loader.encoded]
 
 
-def _profile(options: LoaderOptions) -> Profile | None:
+def _profile(options: LoaderOptions) -> AcceleratorProfile | None:
     if options.emulate is None:
         return None
     profiles = load_profiles(options.profiles)
@@ -154,7 +154,9 @@ def _profile(options: LoaderOptions) -> Profile | None:
     return profiles[options.emulate]
 
 
-def emulation_lines(loader: Loader, profile: Profile, name: str, seconds: float) -> Iterator[str]:
+def emulation_lines(
+    loader: Loader, profile: AcceleratorProfile, name: str, seconds: float
+) -> Iterator[str]:
     """Yield lines on how many accelerators a loader feeds, while they are emulated.
 
     Args:

@@ -16,7 +16,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from workflows.loader.profiles import Profile
+from workflows.loader.profiles import AcceleratorProfile
 
 if TYPE_CHECKING:
     from pipeline.loader import Loader
@@ -38,7 +38,9 @@ class Emulation:
     """The longest time in seconds for which they waited for their batches."""
 
 
-def feed(loader: Loader, profile: Profile, accelerators: int, seconds: float) -> Emulation:
+def feed(
+    loader: Loader, profile: AcceleratorProfile, accelerators: int, seconds: float
+) -> Emulation:
     """Feed emulated accelerators for some time.
 
     Args:
@@ -75,7 +77,7 @@ def _endless(loader: Loader) -> Generator[Batch, None, None]:
         yield from loader
 
 
-def most_fed(loader: Loader, profile: Profile, seconds: float) -> Iterator[Emulation]:
+def most_fed(loader: Loader, profile: AcceleratorProfile, seconds: float) -> Iterator[Emulation]:
     """Yield emulations of more and more accelerators until they are no longer fed.
 
     Their number begins at one and is doubled; the interval in which it lies is then halved, so that

@@ -20,7 +20,7 @@ BUILT_IN = Path(__file__).with_name("profiles.yaml")
 
 
 @dataclass(frozen=True)
-class Profile:
+class AcceleratorProfile:
     """An accelerator that trains a network."""
 
     batch_size: int
@@ -49,7 +49,7 @@ class Profile:
         return self.batch_size / self.step_seconds
 
 
-def load_profiles(file: Path | None = None) -> dict[str, Profile]:
+def load_profiles(file: Path | None = None) -> dict[str, AcceleratorProfile]:
     """Return the profiles by name: the built-in ones, and those of a file, which take precedence.
 
     Args:
@@ -63,7 +63,7 @@ def load_profiles(file: Path | None = None) -> dict[str, Profile]:
     return profiles if file is None else profiles | _profiles_of(file)
 
 
-def _profiles_of(file: Path) -> dict[str, Profile]:
+def _profiles_of(file: Path) -> dict[str, AcceleratorProfile]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
@@ -73,8 +73,8 @@ def _profiles_of(file: Path) -> dict[str, Profile]:
     return {str(name): _profile(file, str(name), values) for name, values in content.items()}
 
 
-def _profile(file: Path, name: str, values: Any) -> Profile:
-    names = [field.name for field in fields(Profile)]
+def _profile(file: Path, name: str, values: Any) -> AcceleratorProfile:
+    names = [field.name for field in fields(AcceleratorProfile)]
     if not isinstance(values, Mapping) or not {"batch_size", "step_seconds"} <= {*values} <= {
         *names
     }:
@@ -82,6 +82,6 @@ def _profile(file: Path, name: str, values: Any) -> Profile:
             f"{file}: profile {name!r} needs batch_size and step_seconds, and may have utilisation."
         )
     try:
-        return Profile(**values)
+        return AcceleratorProfile(**values)
     except ValueError as e:
         raise TesseraeError(f"{file}: profile {name!r}: {e}.") from None

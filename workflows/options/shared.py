@@ -19,7 +19,7 @@ def encoded_option(help: str, *, implied: str, group: str) -> Any:
 
     Args:
         help: The help text.
-        implied: What is read without the option.
+        implied: The rows that are read without the option, as a phrase.
         group: The heading of the help text under which it is listed.
     """
     return option(None, help, implied=implied, metavar="ENCODING", group=group)

@@ -150,9 +150,9 @@ def _image_grids(objects: Objects, splits: dict[str, Any]) -> Iterator[ImageGrid
         # Source files have the pictures of the other arrays, so they are shown only without these.
         for array in [array for array in stored if array != ORIGINAL] or stored:
             grid = _squares if array.isdecimal() else _strip
-            shown = grid(objects, name, array, captioned)
-            if shown.images:
-                yield shown
+            image_grid = grid(objects, name, array, captioned)
+            if image_grid.images:
+                yield image_grid
 
 
 def _squares(
@@ -173,8 +173,8 @@ def _strip(
     """Return the grid of an encoded array, from rows with captions; what is no image is skipped."""
     rows = EncodedImages.open(objects, records.load_plan(objects, split), array)
     height = min(rows.encoding.short_side or MAX_STRIP_PIXELS, MAX_STRIP_PIXELS)
-    shown = captioned[: _images_in_grid(round(height * ASPECT))]
-    files = [(label, rows.page_image(row, height)) for label, row in shown]
+    selected = captioned[: _images_in_grid(round(height * ASPECT))]
+    files = [(label, rows.page_image(row, height)) for label, row in selected]
     images = tuple((label, file) for label, file in files if file is not None)
     return ImageGrid(split, array, height, images)
 

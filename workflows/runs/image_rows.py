@@ -1,4 +1,4 @@
-"""Which rows of a store a stage of images reads: stored squares, or squares of encoded rows."""
+"""The rows of a store that a stage of images reads: stored squares, or squares of encoded rows."""
 
 from __future__ import annotations
 

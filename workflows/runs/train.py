@@ -143,15 +143,15 @@ def _prepared(
         yield
         return
     source, split = run_options.data, run_options.split
-    known = sources.source_splits(source, run_options.source_kind, run_options.source_options)
-    splits = known or [split]
+    named = sources.source_splits(source, run_options.source_kind, run_options.source_options)
+    splits = named or [split]
     if split not in splits:
         raise ValueError(f"--split is {split!r}: {source} has {', '.join(splits)}.")
     prepare_options = PrepareOptions(
         **run_options.as_arguments(),
         source=source,
         store=run_options.store,
-        split=(split, *(other for other in splits if other != split)),
+        split=(split, *(name for name in splits if name != split)),
         **_arrays_to_prepare(run_options, options, run),
         max_bad=run_options.max_bad,
     )

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pipeline.errors import TesseraeError
 from workflows.loader import emulation
 from workflows.loader.emulation import Emulation, feed, most_fed
-from workflows.loader.profiles import Profile, load_profiles
+from workflows.loader.profiles import AcceleratorProfile, load_profiles
 
-PROFILE = Profile(batch_size=10, step_seconds=0.5, utilisation=0.9)
+PROFILE = AcceleratorProfile(batch_size=10, step_seconds=0.5, utilisation=0.9)
 
 
 class Clock:
@@ -79,7 +79,7 @@ def test_the_most_accelerators_are_those_of_a_search_one_by_one(limit: int) -> N
 def test_the_built_in_profiles_are_those_of_mlperf_storage() -> None:
     """ResNet-50 on an H100 takes 400 images in 0.224 s."""
     profiles = load_profiles()
-    assert profiles["resnet50-h100"] == Profile(400, 0.224, 0.9)
+    assert profiles["resnet50-h100"] == AcceleratorProfile(400, 0.224, 0.9)
     assert round(profiles["resnet50-h100"].images_per_second) == 1786
     assert {"resnet50-a100", "resnet50-v100"} < profiles.keys()
 
@@ -90,8 +90,8 @@ def test_a_file_adds_and_replaces_profiles(tmp_path: Path) -> None:
     file.write_text("mine: {batch_size: 8, step_seconds: 1}\nresnet50-h100: {batch_size: 1,"
                     " step_seconds: 0.1, utilisation: 0.5}\n")  # fmt: skip
     profiles = load_profiles(file)
-    assert profiles["mine"] == Profile(8, 1, 0.9)
-    assert profiles["resnet50-h100"] == Profile(1, 0.1, 0.5)
+    assert profiles["mine"] == AcceleratorProfile(8, 1, 0.9)
+    assert profiles["resnet50-h100"] == AcceleratorProfile(1, 0.1, 0.5)
 
 
 BAD = {
