@@ -1,8 +1,10 @@
-"""Shard files stay open as long as someone reads them, in both readers of rows."""
+"""Shard files stay open as long as someone reads them, and no longer, in both readers of rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import gc
+import os
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,15 @@ def store(source: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """Switch the collection of reference cycles off."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @pytest.mark.parametrize("array", ARRAYS)
 def test_a_shard_stays_open_while_it_is_read_ahead(
     store: Path, monkeypatch: pytest.MonkeyPatch, array: str
@@ -44,3 +55,22 @@ def test_a_shard_stays_open_while_it_is_read_ahead(
     with ThreadPoolExecutor(1) as disk:
         for chunk in range(16):
             loader._open().reader.sources[0].prefetch(chunk, disk)
+
+
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize("array", ARRAYS)
+def test_files_are_closed_with_their_loader(store: Path, array: str) -> None:
+    """No reference cycle keeps them open, or mapped, until it is collected."""
+    images = str(store / "images.zarr")
+
+    def open_shards() -> list[str]:
+        paths = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+        return [path for path in paths if path.startswith(images)]
+
+    loader = Loader(store, size=8, batch_size=4, **ARRAYS[array])
+    for _ in loader:
+        pass
+    assert len(open_shards()) == 8
+    del loader
+    assert open_shards() == []
+    assert images not in Path("/proc/self/maps").read_text()
