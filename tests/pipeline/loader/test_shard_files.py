@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.errors import StoreError
 from pipeline.loader import Loader
 from pipeline.loader.shard_file import ShardFile
 from pipeline.loader.shard_files import ShardFiles
@@ -74,3 +76,15 @@ def test_files_are_closed_with_their_loader(store: Path, array: str) -> None:
     del loader
     assert open_shards() == []
     assert images not in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("array", ARRAYS)
+def test_a_pipe_in_the_place_of_a_shard_is_named(store: Path, tmp_path: Path, array: str) -> None:
+    """It neither blocks nor ends with an error of the system alone."""
+    copy = shutil.copytree(store, tmp_path / "copy")
+    folder = copy / "images.zarr/train"
+    shard = folder / ("jpeg24@80/bytes/c.3" if ARRAYS[array] else "8/c.3.0.0.0")
+    shard.unlink()
+    os.mkfifo(shard)
+    with pytest.raises(StoreError, match=r"^cannot read images\.zarr/train/.*c\.3.*: Illegal seek"):
+        list(Loader(copy, size=8, batch_size=4, **ARRAYS[array]))
