@@ -27,6 +27,9 @@ from pipeline.store.split import Split, restrict_to_labels
 
 STATE_VERSION = 1
 
+_POSITION = ("epoch", "batch")
+"""The names in a state that may differ between the loaders that save and restore it."""
+
 
 class BaseLoader(ABC):
     """The base class of loaders: it yields the batches of a split, epoch after epoch.
@@ -313,17 +316,20 @@ class BaseLoader(ABC):
             StoreError: The split cannot be opened.
             ValueError: A label of this loader's `include_labels` does not exist.
         """
+        identity = self._identity()
+        # The names of both: the state of another kind of loader may have more.
+        names = [name for name in {**identity, **state} if name not in _POSITION]
         mismatches = [
-            f"{name} is {state.get(name)!r} in the state, {value!r} here"
-            for name, value in self._identity().items()
-            if state.get(name) != value
+            f"{name} is {state.get(name)!r} in the state, {identity.get(name)!r} here"
+            for name in names
+            if state.get(name) != identity.get(name)
         ]
         if mismatches:
             raise StoreMismatchError(
                 f"the state belongs to another loader: {'; '.join(mismatches)}. Create the"
                 " loader with the store and arguments of the state."
             )
-        missing = [name for name in ("epoch", "batch") if name not in state]
+        missing = [name for name in _POSITION if name not in state]
         if missing:
             raise StoreMismatchError(
                 f"the state has no {missing[0]!r}. Pass the result of state_dict(), unchanged."

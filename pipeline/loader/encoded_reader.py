@@ -168,8 +168,9 @@ class EncodedRowReader:
         first, last = _object_offsets(
             self._rows.geometry.chunk_bytes, np.array([starts[0], stops[1]])
         ).tolist()
-        file = self._files.get([int(shards[0])], disk)[int(shards[0])].file
-        os.posix_fadvise(file, first, last - first, os.POSIX_FADV_WILLNEED)
+        # Held until then: other threads may drop the shard, whose descriptor is closed with it.
+        shard = self._files.get([int(shards[0])], disk)[int(shards[0])]
+        os.posix_fadvise(shard.file, first, last - first, os.POSIX_FADV_WILLNEED)
 
     def _check_chunks(
         self, files: dict[int, ShardFile], rows: NDArray[np.int64], disk: Executor

@@ -163,9 +163,10 @@ class RowReader:
             StoreError: The shard cannot be opened.
         """
         number, chunk_in_shard = divmod(chunk, self._chunks_per_shard)
-        file = self._files.get([number], disk)[number].file
+        # Held until then: other threads may drop the shard, whose descriptor is closed with it.
+        shard = self._files.get([number], disk)[number]
         start = chunk_in_shard * self._geometry.framed_bytes
-        os.posix_fadvise(file, start, self._geometry.chunk_bytes, os.POSIX_FADV_WILLNEED)
+        os.posix_fadvise(shard.file, start, self._geometry.chunk_bytes, os.POSIX_FADV_WILLNEED)
 
     def _check_chunks(
         self, shards: dict[int, ShardFile], rows: NDArray[np.int64], disk: Executor

@@ -163,8 +163,12 @@ class ShardFile:
 
         Raises:
             StoreDamagedError: The file is shorter or longer.
+            StoreError: It is a pipe or a device, or its size cannot be read.
         """
-        num_bytes = os.lseek(self.file, 0, os.SEEK_END)  # takes a quarter of the time of fstat
+        try:
+            num_bytes = os.lseek(self.file, 0, os.SEEK_END)  # takes a quarter of the time of fstat
+        except OSError as e:
+            raise StoreError(f"cannot read {self.name}: {e.strerror or e}") from e
         if num_bytes != self.num_bytes:
             raise StoreDamagedError(
                 f"{self.name} has {num_bytes:,} bytes: expected {self.num_bytes:,}. Run `tesserae"

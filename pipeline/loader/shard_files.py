@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
@@ -29,12 +30,15 @@ class ShardFiles:
         """Open no file yet.
 
         Args:
-            open_file: Opens the file of a shard by its number; it may be called by several threads.
-            on_open: Is called with the number, the file, and True if it is another file than the
-                one that was open before under that number. Only one thread at a time calls it.
+            open_file: Method that opens the file of a shard by its number; several threads may call
+                it. The object of both methods is not kept alive, and must exist during `get`.
+            on_open: Method that is called with the number, the file, and True if it is another file
+                than the one that was open before under that number. Only one thread at a time calls
+                it.
         """
-        self._open_file = open_file
-        self._on_open = on_open
+        # Weak: a cycle with the reader would keep files open, and mapped, until it is collected.
+        self._open_file = weakref.WeakMethod(open_file)
+        self._on_open = weakref.WeakMethod(on_open)
         self._lock = threading.Lock()
         self._files: OrderedDict[int, ShardFile] = OrderedDict()
         """The open files, least recently used first."""
@@ -76,14 +80,17 @@ class ShardFiles:
             self._files.clear()
 
     def _open(self, number: int) -> ShardFile:
-        opened = self._open_file(number)
+        open_file, on_open = self._open_file(), self._on_open()
+        assert open_file is not None  # the reader waits for this call
+        assert on_open is not None
+        opened = open_file(number)
         with self._lock:
             # Another thread may have opened the same shard meanwhile: the first one is used.
             current = self._files.setdefault(number, opened)
             if current is opened:
                 previous = self._identities.get(number, opened.identity)
                 self._identities[number] = opened.identity
-                self._on_open(number, opened, previous != opened.identity)
+                on_open(number, opened, previous != opened.identity)
             # Threads that still read a dropped shard hold it, so its file stays open until then.
             if not _may_keep_files_open(opened.file):  # drop the least recently used half
                 for _ in range(-(-len(self._files) // 2)):

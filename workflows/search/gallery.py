@@ -299,7 +299,7 @@ def _may_be_sent(data: bytes, width: int, height: int) -> bool:
     plain = plain_jpeg(data)
     if plain is None or plain[:2] != (width, height):
         return False
-    return data.endswith(END_MARKER) and not may_be_rotated(data)
+    return data.find(END_MARKER) == len(data) - len(END_MARKER) and not may_be_rotated(data)
 
 
 class _Keys:

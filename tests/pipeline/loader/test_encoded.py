@@ -257,6 +257,8 @@ def test_a_state_belongs_to_its_encoding_and_crop(store: Path) -> None:
     assert set(state) - set(squares) == {"encoded", "crop"}
     with pytest.raises(StoreMismatchError, match="encoded is None in the state, 'jpeg24@80' here"):
         loader_of(store).load_state_dict(squares)
+    with pytest.raises(StoreMismatchError, match="encoded is 'jpeg24@80' in the state, None here"):
+        Loader(store, size=8, batch_size=9, drop_last=False).load_state_dict(state)
 
 
 @pytest.mark.parametrize("order", ["random", "windowed"])

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -1054,6 +1055,24 @@ def test_long_rows_are_encoded_again(
     stored, height, width = arrays.read_encoded_row(engine.gallery.objects, "train", "jpeg24@90", 0)
     body = engine.gallery.picture("train", 0, 24)
     assert body != stored
+    assert Image.open(io.BytesIO(body)).size == (width, height)
+
+
+@pytest.mark.parametrize("end", [b"", b"\xff\xd9"], ids=["a page", "a page and an end marker"])
+def test_a_page_behind_a_picture_is_not_sent(
+    encoded_running: Running, monkeypatch: pytest.MonkeyPatch, end: bytes
+) -> None:
+    """A row may be a JPEG and something else that follows it: a browser gets the picture alone."""
+    gallery = encoded_running.service.engine.gallery
+    stored, height, width = arrays.read_encoded_row(gallery.objects, "train", "jpeg24@90", 0)
+    page = b"<script>alert(1)</script>"
+
+    def gather(_: Any, out: Any, __: Any) -> None:
+        out[0] = stored + page + end
+
+    monkeypatch.setattr(gallery, "_reader", lambda *_: SimpleNamespace(gather=gather))
+    body = gallery.picture("train", 0, 24)
+    assert page not in body
     assert Image.open(io.BytesIO(body)).size == (width, height)
 
 
