@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
+MAX_ROWS_AT_ONCE = 64
+"""The maximum number of encoded rows that a thread reads and decodes in one call.
+
+Photographs at 256 px take about 25 ms then. More rows would leave cores without work where few
+batches fit into memory; fewer cost more of Python's time."""
+
+MAX_BYTES_AT_ONCE = 32 * 2**20
+"""The bytes of rows of mean length that a thread holds for one call, so that the files of a camera
+fit into the memory of a machine with many cores."""
+
+
 class Gathered(NamedTuple):
     """A report about the images of some rows that were read."""
 
@@ -163,10 +174,6 @@ class CropDecoder:
 class CropReader:
     """An `ImageReader` that decodes crops of encoded rows."""
 
-    rows_at_once = 64
-    """Photographs at 256 px take about 25 ms then. More rows would hold more encoded bytes in
-    memory, and leave cores without work where few batches fit; fewer cost more of Python's time."""
-
     def __init__(self, split: Split, name: str, source: RowSource, crop: Crop, seed: int) -> None:
         """Prepare to decode; nothing is read yet.
 
@@ -178,6 +185,10 @@ class CropReader:
             seed: The seed of the crops.
         """
         self.sources = [source]
+        rows = split.encoded[name]
+        row_bytes = max(1, rows.num_bytes_of_rows // max(1, rows.num_rows))
+        self.rows_at_once = max(1, min(MAX_ROWS_AT_ONCE, MAX_BYTES_AT_ONCE // row_bytes))
+        """The rows of a batch that one call gathers."""
         self._decoder = CropDecoder(split, name, crop, seed)
 
     def gather(

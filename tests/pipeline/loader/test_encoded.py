@@ -184,7 +184,7 @@ def test_a_row_has_one_image_in_an_epoch(
             expected[row] = image.numpy().tobytes()
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_readers.CropReader, "rows_at_once", at_once)
+        patch.setattr(image_readers, "MAX_ROWS_AT_ONCE", at_once)
         for rank in range(world):
             loader = loader_of(
                 store, crop="resized", seed=1, batch_size=batch_size, rank=rank, world=world,
@@ -224,7 +224,7 @@ def test_few_rows_are_in_memory_as_bytes(store: Path, monkeypatch: pytest.Monkey
         return gather(self, rows, out, disk)
 
     monkeypatch.setattr(encoded_reader.EncodedRowReader, "gather", note)
-    monkeypatch.setattr(image_readers.CropReader, "rows_at_once", 25)
+    monkeypatch.setattr(image_readers, "MAX_ROWS_AT_ONCE", 25)
     assert len(list(loader_of(store, batch_size=58))) == 1
     assert sorted(numbers) == [8, 25, 25]
 
@@ -665,3 +665,17 @@ def test_a_lost_plan_of_finished_rows_is_named(tmp_path: Path) -> None:
     (tmp_path / "store" / layout.encoded_plan("train", "original")).unlink()
     with pytest.raises(StoreDamagedError, match=r"original\.json is missing\. Run `tesserae rep"):
         len(loader)
+
+
+def test_fewer_rows_of_many_bytes_are_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread holds no more bytes than the limit, of rows of mean length, but one row at least."""
+    source = make_folder(tmp_path / "images", 9)
+    prepare_inline(source, str(tmp_path / "store"), sizes=(), encoded=("original",))
+    split = open_split(open_objects(str(tmp_path / "store")), "train", [], encoded=["original"])
+    mean = sum(file.stat().st_size for file in source.rglob("*.JPEG")) // 9
+    for limit, rows in ((2**25, 64), (5 * mean, 5), (mean - 1, 1)):
+        monkeypatch.setattr(image_readers, "MAX_BYTES_AT_ONCE", limit)
+        reader = encoded_reader.open_encoded_reader(split, "original", cache_bytes=2**20)
+        assert image_readers.CropReader(split, "original", reader, Crop(), 0).rows_at_once == rows
