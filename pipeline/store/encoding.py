@@ -62,6 +62,7 @@ def parse_encoding(text: str) -> Encoding:
     """
     if text == ORIGINAL:
         return Encoding()
+    text = str(text)  # of a caller in Python: not a TypeError of the expression
     match = _JPEG.fullmatch(text) or _JPEG.fullmatch(text.replace("jpeg", "jpeg:", 1))
     if match is None or int(match[1]) > MAX_SIZE or int(match[2]) > MAX_QUALITY:
         raise ValueError(

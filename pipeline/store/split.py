@@ -197,9 +197,11 @@ def _unfinished_text(
     missing = [parse_encoding(name).text for name in names if name not in done.encoded]
     finished = [parse_encoding(name).text for name in done.encoded]
     option = "--encoded" if not missing_sizes else "--sizes"
+    instead = f", or decode its encoded rows: encoded={finished[0]!r}" if finished else ""
     return (
         f"split {split!r} has no finished {_in_words(missing_sizes, missing)}: it has"
-        f" {_in_words(sorted(done.sizes), finished)}. Add it with `tesserae prepare {option}`."
+        f" {_in_words(sorted(done.sizes), finished)}. Add it with `tesserae prepare"
+        f" {option}`{instead if missing_sizes else ''}."
     )
 
 

@@ -67,7 +67,8 @@ def _profiles_of(file: Path) -> dict[str, AcceleratorProfile]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise TesseraeError(f"cannot read profiles from {file}: {e}") from e
+        reason = " ".join(str(e).split())  # yaml explains itself in several lines
+        raise TesseraeError(f"cannot read profiles from {file}: {reason}") from e
     if not isinstance(content, Mapping):
         raise TesseraeError(f"{file} holds no profiles: expected a mapping by name.")
     return {str(name): _profile(file, str(name), values) for name, values in content.items()}

@@ -19,7 +19,7 @@ from pipeline.features.shard_task import FeatureReport, progress_topic
 from pipeline.features.worker import FeatureTaskConfig, check_probe, compute_probe
 from pipeline.jobs import Failed, Job, run_jobs
 from pipeline.store import records
-from pipeline.store.encoding import parse_encoding
+from pipeline.store.encoding import fitting_encoding, parse_encoding
 from pipeline.store.features import KINDS, FeatureRecipe
 from pipeline.store.lease import lease
 from pipeline.store.objects import Objects
@@ -125,6 +125,8 @@ def compute_split_features(
     if recipe.encoded is not None and options.encoded is None:
         encoding = parse_encoding(recipe.encoded).text
         print(f"{split}: no stored squares, so that --encoded {encoding} is read", flush=True)
+    elif notice := _enlargement_notice(objects, split, recipe):
+        print(f"notice: {split}: {notice}", flush=True)
     local_probe = compute_probe(backbone, recipe.precision)
     del backbone  # frees its memory: tasks load the network themselves
     if not options.repair and extract.is_done(objects, recipe, plan, options.kinds):
@@ -331,3 +333,17 @@ def _check_space(run: FeatureRun, rows: int) -> None:
             f"{run.objects.url} has {bytes_text(room)} of free space, and the features take"
             f" {bytes_text(needed)}. Free some space, or pass --dtype float16."
         )
+
+
+def _enlargement_notice(objects: Objects, split: str, recipe: FeatureRecipe) -> str:
+    """Return a sentence if the network gets enlarged squares, and encoded rows have more detail."""
+    done = records.load_finish_record(objects, split)
+    if recipe.encoded is not None or recipe.stored_size >= recipe.input_size or done is None:
+        return ""
+    encodings = [fitting_encoding(done.encoded, recipe.input_size)] if done.encoded else []
+    if not any(encoding.suffices_for(recipe.stored_size + 1) for encoding in encodings):
+        return ""
+    return (
+        f"images of {recipe.stored_size} px are enlarged to {recipe.input_size} px, and the split"
+        f" has larger ones: pass --encoded {encodings[0].text}."
+    )

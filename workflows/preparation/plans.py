@@ -19,6 +19,7 @@ from pipeline.sources.location import Location
 from pipeline.sources.options import SourceOptions
 from pipeline.sources.source import Source
 from pipeline.store import layout, records
+from pipeline.store.encoding import parse_encoding
 from pipeline.store.lease import lease
 from pipeline.store.local import LocalObjects
 from pipeline.store.objects import Objects
@@ -143,6 +144,38 @@ def resolve_splits(options: PrepareOptions) -> PrepareOptions:
         if remark:
             print(printable(remark), flush=True)
     return options
+
+
+def resolve_arrays(options: PrepareOptions) -> PrepareOptions:
+    """Return the options with the arrays of a store of encoded rows, if they name none.
+
+    A further split of such a store, or its next run, gets the arrays that its splits have, and no
+    squares that nobody has asked for. A store of squares alone is not looked at.
+
+    Args:
+        options: The options of the command; returned unchanged if they name sizes or encodings, or
+            if no split of the store has encoded rows.
+
+    Raises:
+        StoreError: A record has a format that this version does not read, or the request to an
+            object store failed.
+        StoreDamagedError: A record is damaged.
+    """
+    if options.sizes is not None or options.encoded:
+        return options
+    objects = open_objects(options.store)
+    sizes: set[int] = set()
+    encodings: set[str] = set()
+    for split in records.stored_splits(objects):
+        encodings.update(records.planned_encodings(objects, split))
+        done = records.load_finish_record(objects, split)
+        sizes.update(() if done is None else done.sizes)
+    if not encodings:
+        return options
+    encoded = tuple(parse_encoding(name).text for name in sorted(encodings))
+    arrays = ", ".join([*(f"{size} px" for size in sorted(sizes)), *encoded])
+    print(f"arrays as in the store: {arrays}; --sizes and --encoded name others", flush=True)
+    return replace(options, sizes=tuple(sorted(sizes)), encoded=encoded)
 
 
 def plan_splits(options: PrepareOptions, cluster: CommandCluster) -> Plans:

@@ -35,6 +35,7 @@ from workflows.preparation.plans import (
     leased,
     open_split_for_prepare,
     plan_splits,
+    resolve_arrays,
     resolve_plans,
     resolve_splits,
 )
@@ -168,7 +169,7 @@ def prepare(options: PrepareOptions) -> dict[str, RunReport]:
         KeyboardInterrupt: The run was stopped; the message says how to continue.
     """
     cluster_kinds.check_cluster_option(options.cluster)
-    options = resolve_splits(options)
+    options = resolve_arrays(resolve_splits(options))
     for split in options.split:  # a missing split is reported before hours of work on others
         open_split_for_prepare(options, split)
     with cluster_kinds.cluster_of(options) as cluster:

@@ -36,6 +36,13 @@ def test_any_other_text_is_refused_with_what_was_expected(text: str) -> None:
         parse_encoding(text)
 
 
+@pytest.mark.parametrize("value", [True, None, ("jpeg:256@90",)])
+def test_what_is_no_text_is_refused_in_the_same_way(value: object) -> None:
+    """A loader is created by programs, which may pass anything."""
+    with pytest.raises(ValueError, match="expected original, or jpeg:N@Q"):
+        parse_encoding(value)  # type: ignore[arg-type]
+
+
 def test_the_smallest_pictures_that_suffice_are_decoded() -> None:
     """The source's own files are the last choice; where none suffice, the largest are chosen."""
     names = ["original", "jpeg512@90", "jpeg:128@80", "jpeg128@95", "jpeg64@100"]

@@ -113,6 +113,7 @@ def test_a_bad_file_is_a_sentence(tmp_path: Path, text: str) -> None:
     with pytest.raises(TesseraeError, match=BAD[text]) as error:
         load_profiles(file)
     assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_file_that_does_not_exist_is_a_sentence(tmp_path: Path) -> None:
