@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,8 +90,19 @@ def run_train(options: TrainingOptions, run_options: RunOptions) -> int:
                 state = _train(run_options, options, cluster, run)
         _print_result(folder, state)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Run the same command again to continue in {folder}.") from None
+        raise KeyboardInterrupt(_resume_advice(run)) from None
     return 0
+
+
+def _resume_advice(run: RunFolder) -> str:
+    """Return what the same command will do; a step that was broken off is not saved."""
+    with suppress(TesseraeError, OSError):
+        if not run.holds_run() or run.newest_checkpoint() is None:
+            return (
+                f"Run the same command again: {run.path} has no complete step yet, so training"
+                " begins anew."
+            )
+    return f"Run the same command again to continue in {run.path}."
 
 
 def _trains_on_images(run_options: RunOptions) -> bool:

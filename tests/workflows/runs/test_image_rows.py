@@ -188,3 +188,29 @@ def test_squares_that_are_removed_do_not_change_a_run(
     assert "was started without --encoded and cannot continue with --encoded jpeg:24@90" in (
         capsys.readouterr().err
     )
+
+
+def test_what_the_same_command_will_do_depends_on_what_was_saved(tmp_path: Path) -> None:
+    """A step that was broken off is not saved, so that a run without one begins anew."""
+    from workflows.runs.train import _resume_advice
+
+    class Run:
+        path = tmp_path / "run"
+
+        def __init__(self, checkpoint: object, *, exists: bool = True) -> None:
+            self.checkpoint, self.exists = checkpoint, exists
+
+        def holds_run(self) -> bool:
+            return self.exists
+
+        def newest_checkpoint(self) -> object:
+            if isinstance(self.checkpoint, Exception):
+                raise self.checkpoint
+            return self.checkpoint
+
+    anew = f"{tmp_path / 'run'} has no complete step yet, so training begins anew."
+    assert _resume_advice(Run(None)).endswith(anew)  # type: ignore[arg-type]
+    assert _resume_advice(Run(object(), exists=False)).endswith(anew)  # type: ignore[arg-type]
+    for checkpoint in (object(), OSError("a disk")):
+        advice = _resume_advice(Run(checkpoint))  # type: ignore[arg-type]
+        assert advice == f"Run the same command again to continue in {tmp_path / 'run'}."
