@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import Command, committed, run, saboteur, start, wait_until
+from tests.commands import ROOT, Command, committed, run, saboteur, start, wait_until
 from tests.images import contents, make_folder, prepare_inline
 from workflows.terminal import signals
 
@@ -202,3 +204,20 @@ def test_only_the_main_thread_defers_signals() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_ctrl_c_while_modules_are_loaded_ends_quietly() -> None:
+    """No handler is installed yet, so Python raises in the middle of an import."""
+    code = """
+import runpy, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "workflows.cli":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+runpy.run_module("workflows", run_name="__main__")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
