@@ -5,9 +5,12 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import venv
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -83,6 +86,14 @@ def s3_server() -> Iterator[str]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
+    # S3 decides in one step whether an object exists; moto looks first and writes then.
+    application, exclusive = server._server.app, threading.Lock()
+
+    def one_exclusive_request_at_a_time(environ: Any, start_response: Any) -> Any:
+        with exclusive if "HTTP_IF_NONE_MATCH" in environ else nullcontext():
+            return application(environ, start_response)
+
+    server._server.app = one_exclusive_request_at_a_time
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
