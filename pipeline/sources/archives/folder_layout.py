@@ -210,12 +210,27 @@ class _TreeWalk:
             return None
         if layout.options.rules == 1:
             return _TreePath(folders[-1:], name) if folders else None
-        if image and split and (below or is_val_image(name)):
+        if image and split:
+            self._refuse_split(path, split, below)
+        return self._below_prefix(folders, path, image)
+
+    def _refuse_split(self, path: str, split: str, below: list[str]) -> None:
+        """Refuse an image below a split's name, in a tree without folders for splits.
+
+        An image right in a folder of that name is accepted: the folder is a class.
+        """
+        *folders, name = path.split("/")
+        if below or is_val_image(name):
             raise SourceError(
                 f"{self.tar.name}: the member {path!r} lies in a folder of the split {split!r},"
                 " but the first members lie in none. Unpack the archive, and pass the folder."
             )
-        return self._below_prefix(folders, path, image)
+        if folders[-1] == "images":
+            raise SourceError(
+                f"{self.tar.name}: the member {path!r} lies in a folder `images` of {split!r},"
+                f" beside other folders of images: {split!r} may be a split, or a class. Unpack the"
+                " archive, and pass the folder of the split, or rename the folder of the class."
+            )
 
     def _check_base(self, base: str) -> None:
         """Refuse images of one split in two folders of its name."""

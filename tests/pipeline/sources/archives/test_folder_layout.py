@@ -291,8 +291,17 @@ def is_of_its_class(key: str, content: bytes, split: str, files: dict[str, bytes
     )
 
 
-ENDS_OF_SPLITS = tuple(f"/{split}/images" for split in ("train", "val", "test"))
-"""The folders that an archive beside class folders reads as classes, and a folder as splits."""
+@pytest.mark.parametrize("beside", ["cat/1.jpg", "cat/images/1.jpg"])
+@pytest.mark.parametrize("packing", ["plain", "gz"])
+def test_a_folder_of_images_below_the_name_of_a_split_is_refused_beside_classes(
+    tmp_path, beside, packing
+):
+    """Unpacked, the folder is the split, and its images have the class `images`."""
+    path = tar_at(tmp_path, {beside: b"1", "train/images/1.jpg": b"2"}, packing)
+    with pytest.raises(SourceError, match=r"'train' may be a split, or a class\. Unpack"):
+        listed(path)
+    with pytest.raises(SourceError):  # alone it is no class, but the folder of the split
+        listed(tar_at(tmp_path / "alone", {"train/images/1.jpg": b"2"}, packing))
 
 
 @settings(max_examples=60)
@@ -319,8 +328,6 @@ def test_a_packed_tree_is_listed_as_the_unpacked_one_or_refused(tmp_path_factory
         return  # counted: which of the folders is meant, the two may see otherwise
     if all("/" not in name for name in tree if is_image(name)):
         return  # a folder in the archive is its one class; without it there is none
-    if any(f"/{name}".rpartition("/")[0].endswith(ENDS_OF_SPLITS) for name in tree):
-        return  # `images` is a class of the split, or the inner folder of a class of that name
     try:
         folder = {split: listed(root / "tree", split) for split in seen}
     except SourceError:
