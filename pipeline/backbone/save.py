@@ -18,9 +18,8 @@ def save_backbone(backbone: Backbone, folder: str | os.PathLike[str]) -> None:
     """Write `config.json`, `model.safetensors` and `preprocessor_config.json` into a new folder.
 
     The whole network is written, including the blocks after a cut; a pooler that was not trained is
-    left out, and so is the share of the centre crop: a trunk that was trained here has seen the
-    largest squares of pictures. The folder appears complete or not at all. The progress bars of
-    transformers are disabled in this process.
+    left out. The folder appears complete or not at all. The progress bars of transformers are
+    disabled in this process.
 
     Args:
         backbone: A network of `transformers`, which is not changed.
@@ -58,11 +57,15 @@ def save_backbone(backbone: Backbone, folder: str | os.PathLike[str]) -> None:
 def _processor_config(transform: Transform) -> dict[str, Any]:
     """Return all fields of an image processor, so that none depends on a default."""
     side = {"height": transform.size, "width": transform.size}
+    crops = transform.crop_share < 1
+    # In whole pixels, as image processors resize; a share of theirs so remains what it was.
+    resized = {"shortest_edge": round(transform.size / transform.crop_share)} if crops else side
     return {
         "do_resize": True,
-        "size": side,
+        "size": resized,
         "resample": 3,  # Pillow's number of bicubic
-        "do_center_crop": False,
+        "do_center_crop": crops,
+        **({"crop_size": side} if crops else {}),
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

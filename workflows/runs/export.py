@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from pipeline.backbone.save import save_backbone
@@ -34,6 +36,8 @@ def run_export(options: ExportOptions) -> int:
             " unchanged. `export` needs a run of `train devise --learn all`."
         )
     out = options.out or options.run / "trunk"
+    # It was trained on the largest squares of pictures, or on crops of any part.
+    model.trunk.transform = replace(model.trunk.transform, crop_share=1.0)
     save_backbone(model.trunk, out)
     rows = "" if model.encoded is None else f" of the encoded rows {model.encoded}"
     print(
