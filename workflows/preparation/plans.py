@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline import sources
-from pipeline.errors import StoreError, TesseraeError
+from pipeline.errors import StoreDamagedError, StoreError, TesseraeError
 from pipeline.ingest import planning
 from pipeline.ingest.planning import Listing
 from pipeline.ingest.source_index import Origin
@@ -149,8 +149,9 @@ def resolve_splits(options: PrepareOptions) -> PrepareOptions:
 def resolve_arrays(options: PrepareOptions) -> PrepareOptions:
     """Return the options with the arrays of a store of encoded rows, if they name none.
 
-    A further split of such a store, or its next run, gets the arrays that its splits have, and no
-    squares that nobody has asked for. A store of squares alone is not looked at.
+    A further split of such a store, or its next run, gets the arrays that its shards have, and no
+    squares that nobody has asked for. A store of squares alone gets the default sizes. Damaged
+    records are left to the run, which names them or makes them again.
 
     Args:
         options: The options of the command; returned unchanged if they name sizes or encodings, or
@@ -159,7 +160,6 @@ def resolve_arrays(options: PrepareOptions) -> PrepareOptions:
     Raises:
         StoreError: A record has a format that this version does not read, or the request to an
             object store failed.
-        StoreDamagedError: A record is damaged.
     """
     if options.sizes is not None or options.encoded:
         return options
@@ -167,9 +167,13 @@ def resolve_arrays(options: PrepareOptions) -> PrepareOptions:
     sizes: set[int] = set()
     encodings: set[str] = set()
     for split in records.stored_splits(objects):
-        encodings.update(records.planned_encodings(objects, split))
-        done = records.load_finish_record(objects, split)
-        sizes.update(() if done is None else done.sizes)
+        planned = records.planned_encodings(objects, split)
+        if not planned:  # a store of squares alone has too many commits to be read for nothing
+            continue
+        encodings.update(planned)
+        with suppress(StoreDamagedError):
+            commits = records.load_commits(objects, records.load_plan(objects, split))
+            sizes.update(size for commit in commits.values() for size in commit.sizes)
     if not encodings:
         return options
     encoded = tuple(parse_encoding(name).text for name in sorted(encodings))

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from pipeline.ingest.shard_task import prepare_shard
+from pipeline.store import layout
 from pipeline.store.open import open_objects
-from tests.images import SMALL, make_folder, prepare_inline
+from tests.images import SMALL, make_folder, plan_inline, prepare_inline
 from workflows.preparation.features import _enlargement_notice
 from workflows.preparation.options import PrepareOptions
 from workflows.preparation.plans import resolve_arrays
@@ -69,3 +71,22 @@ def test_enlarged_squares_are_noticed_where_encoded_rows_have_more_detail(
     recipe = SimpleNamespace(encoded=None, stored_size=sizes[0], input_size=sizes[1])
     notice = _enlargement_notice(open_objects(str(store)), "train", recipe)  # type: ignore[arg-type]
     assert notice.endswith(f"pass --encoded {named}.") if named else not notice
+
+
+def test_the_arrays_of_an_unfinished_or_damaged_store_are_those_of_its_commits(
+    source: Path, tmp_path: Path
+) -> None:
+    """The same command goes on where a run was broken off; the run itself mends or names damage."""
+    store = tmp_path / "store"
+    arrays = {"sizes": (8, 16), "encoded": ("original",)}
+    objects, _, work = plan_inline(source, str(store), **arrays, **SMALL)
+    prepare_shard(work, 0)
+    objects.end()
+    expected = ("8", "16", "original")
+    assert resolve_arrays(options_of(source, store)).store_options.array_names == expected
+    prepare_inline(source, str(store), **arrays, **SMALL)
+    (store / layout.done("train")).write_bytes(b"{")
+    assert resolve_arrays(options_of(source, store)).store_options.array_names == expected
+    (store / layout.plan("train")).write_bytes(b"{")
+    resolved = resolve_arrays(options_of(source, store))
+    assert resolved.store_options.array_names == ("original",)
