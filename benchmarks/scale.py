@@ -203,10 +203,10 @@ def link_rows(source: Path, target: Path, encoding: str, num_rows: int) -> None:
             (target / name).hardlink_to(source / whole[shard % len(whole)].name)
         else:
             composer = EncodedShardComposer(new.create(name), geometry)
-            data = read_rows_of_shard(objects, whole[0], geometry, 0, len(rows))
+            data, shapes = read_rows_of_shard(objects, whole[0], geometry, 0, len(rows))
             entries = tables[0][: len(rows)]
-            for row, entry in zip(data, entries, strict=True):
-                composer.append(row, int(entry["height"]), int(entry["width"]))
+            for row, (height, width) in zip(data, shapes.tolist(), strict=True):
+                composer.append(row, height, width)
             composer.write_index()
             composer.finish()
         entries = entries[: len(rows)]

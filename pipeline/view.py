@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreDamagedError
 from pipeline.images.crop_decode import RowDecodeError, decode_crops
 from pipeline.store import arrays, layout, records
-from pipeline.store.encoded_shard import EncodedGeometry, read_row_table, read_rows_of_shard
+from pipeline.store.encoded_shard import EncodedGeometry, read_rows_of_shard
 from pipeline.store.encoding import parse_encoding
 from pipeline.store.open import open_objects
 from pipeline.store.split import open_split
@@ -154,10 +154,9 @@ def _decode_chunk_of_view(
         first, last = max(start, commit.start), min(stop, commit.stop)
         rows = range(first - commit.start, last - commit.start)
         written = commit.encoded[encoded]
-        table = read_row_table(objects, written, geometry)[rows.start : rows.stop]
-        data = read_rows_of_shard(objects, written, geometry, rows.start, rows.stop)
-        readable = np.flatnonzero(table["height"])
-        shapes = np.stack([table["height"], table["width"]], 1)[readable].astype(np.int32)
+        data, shapes = read_rows_of_shard(objects, written, geometry, rows.start, rows.stop)
+        readable = np.flatnonzero(shapes[:, 0])
+        shapes = shapes[readable]
         squares = np.empty((len(readable), size, size, 3), np.uint8)
         try:
             decode_crops(

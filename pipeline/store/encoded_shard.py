@@ -222,7 +222,7 @@ def read_row_table(
 
 def read_rows_of_shard(
     objects: Objects, written: ObjectRecord, geometry: EncodedGeometry, start: int, stop: int
-) -> list[bytes]:
+) -> tuple[list[bytes], NDArray[np.int32]]:
     """Read some rows of a committed shard, whether its split is finished or not.
 
     Args:
@@ -233,19 +233,23 @@ def read_rows_of_shard(
         stop: The row after the last one, at most the rows of a shard.
 
     Returns:
-        The bytes of each row; empty for a quarantined one.
+        The bytes of each row, and the height and width of each picture in pixels, (stop - start, 2)
+        int32; empty, 0 and 0 for a quarantined row.
 
     Raises:
         StoreDamagedError: The object is missing, or a chunk that was read is damaged.
         StoreError: The request to an object store failed.
         OSError: The disk reports an error.
     """
-    stops = np.append(0, read_row_table(objects, written, geometry)["stop"]).tolist()
+    table = read_row_table(objects, written, geometry)
+    stops = np.append(0, table["stop"]).tolist()
     first = stops[start] // geometry.chunk_bytes
     last = max(first, -(-stops[stop] // geometry.chunk_bytes))
     contents = _read_chunks(objects, written, geometry, first, last)
     base = first * geometry.chunk_bytes
-    return [contents[stops[n] - base : stops[n + 1] - base] for n in range(start, stop)]
+    rows = [contents[stops[n] - base : stops[n + 1] - base] for n in range(start, stop)]
+    shapes = np.stack([table["height"], table["width"]], 1)[start:stop]
+    return rows, shapes.astype(np.int32)
 
 
 def _read_chunks(

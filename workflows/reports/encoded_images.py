@@ -76,7 +76,8 @@ class EncodedImages:
             raise FileNotFoundError(layout.encoded_shard(split, array, shard))
         geometry = self.encoded_plan.geometry(self.plan.shard_rows)
         first, last = start - commit.start, stop - commit.start
-        return read_rows_of_shard(self.objects, commit.encoded[array], geometry, first, last)
+        rows, _ = read_rows_of_shard(self.objects, commit.encoded[array], geometry, first, last)
+        return rows
 
     def decode(self, data: bytes, side: int) -> Decoded:
         """Decode a row as the store decodes its source.

@@ -144,8 +144,12 @@ def test_committed_rows_are_read_before_the_split_is_finished(tmp_path: Path) ->
             for shard in range(plan.num_shards)
         ]
         finish_split(str(tmp_path / "store"), "train", work.run)
-        stored = [data for data, _, _ in rows_by_zarr(tmp_path / "store", encoding)]
-        assert [row for rows in by_shard for row in rows] == stored
+        read = [
+            (row, *shape)
+            for rows, shapes in by_shard
+            for row, shape in zip(rows, shapes.tolist(), strict=True)
+        ]
+        assert read == rows_by_zarr(tmp_path / "store", encoding)
 
 
 def test_rows_that_do_not_fit_are_a_sentence_before_anything_is_lost(

@@ -94,14 +94,15 @@ def test_the_row_tables_agree(encoding: str) -> None:
     objects = open_objects(str(STORE))
     plan = records.load_plan(objects, "train")
     geometry = records.load_encoded_plan(objects, plan, encoding).geometry(plan.shard_rows)
-    rows = [
-        row
-        for shard, commit in sorted(records.load_commits(objects, plan).items())
-        for row in read_rows_of_shard(
-            objects, commit.encoded[encoding], geometry, 0, len(plan.rows(shard))
-        )
-    ]
+    rows: list[bytes] = []
+    shapes: list[list[int]] = []
+    for shard, commit in sorted(records.load_commits(objects, plan).items()):
+        written, stop = commit.encoded[encoding], len(plan.rows(shard))
+        rows_of_shard, shapes_of_shard = read_rows_of_shard(objects, written, geometry, 0, stop)
+        rows += rows_of_shard
+        shapes += shapes_of_shard.tolist()
     assert digests(rows) == DIGESTS[encoding]
+    assert shapes == [[*pair] for pair in (*SHAPES[encoding], (0, 0))]
 
 
 def test_a_golden_store_verifies() -> None:
