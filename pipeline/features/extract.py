@@ -107,7 +107,8 @@ def _encoded_rows(done: FinishRecord, options: FeatureOptions, short_side: float
         if encoding.array_name not in done.encoded:
             raise StoreError(
                 f"split {done.split!r} has no encoded rows {encoding.text}: it has"
-                f" {', '.join(done.array_names)}."
+                f" {', '.join(done.array_names)}. Add them with `tesserae prepare ... --encoded"
+                f" {encoding.text}`."
             )
         return encoding.array_name
     if done.sizes or options.stored_size is not None:

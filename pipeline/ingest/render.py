@@ -83,6 +83,7 @@ def open_renderer(
     if not isolated:
 
         def render(data: bytes) -> tuple[ImageProperties, list[Row]]:
+            """Return the properties and the rows of an image, made in this process."""
             with space.watchdog:
                 return make_rows(
                     data,
@@ -99,6 +100,7 @@ def open_renderer(
     ) as child:
 
         def render_in_child(data: bytes) -> tuple[ImageProperties, list[Row]]:
+            """Return the properties and the rows of an image, made in the child process."""
             rendered = child.make_rows(
                 data, formats, filter=recipe.filter, decode_arguments=recipe.decode_arguments
             )

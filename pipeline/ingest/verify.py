@@ -159,6 +159,7 @@ class _RecordReader:
         }
 
         def read(encoding: str) -> EncodedPlan | None:
+            """Return the plan of one array, or its copy, if it belongs to *planned*."""
             identity = records.encoded_plan_identity(planned, encoding)
 
             def belongs(decoded: EncodedPlan) -> bool:

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pipeline.errors import StoreError
 from pipeline.store import layout, records
 from pipeline.store.encoding import Encoding, fitting_encoding, parse_encoding
@@ -206,18 +208,18 @@ def measure_epoch(loader: Loader, epoch: int, encoded_rows: EncodedRows | None =
     """
     loader.set_epoch(epoch)
     loader.readers.clear()
-    rows = num_bytes = 0
+    row_numbers = []
     first = 0.0
     cpu, started = time.process_time(), time.perf_counter()
     for batch in loader:
         first = first or time.perf_counter() - started
-        rows += len(batch.rows)
-        if encoded_rows is not None:
-            _, starts, stops = encoded_rows.locate(batch.rows.numpy())
-            num_bytes += int((stops - starts).sum())
+        row_numbers.append(batch.rows.numpy())
     wall, cpu = time.perf_counter() - started, time.process_time() - cpu
-    if encoded_rows is None:
-        num_bytes = rows * sum(size * size * 3 for size in loader.sizes)
+    rows = sum(map(len, row_numbers))
+    num_bytes = rows * sum(size * size * 3 for size in loader.sizes)
+    if encoded_rows is not None:
+        _, starts, stops = encoded_rows.locate(np.concatenate(row_numbers))
+        num_bytes = int((stops - starts).sum())
     noun = "" if encoded_rows is None else " of encoded rows"
     return (
         f"epoch {epoch}: {per_second(rows, wall)} images/s, {bytes_text(num_bytes / wall)}/s{noun},"
