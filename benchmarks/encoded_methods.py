@@ -20,7 +20,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from loader_methods import BATCH, SIZE, THREADS, Batches, main, tesserae, torch_batches
+from loader_methods import (
+    BATCH,
+    SIZE,
+    THREADS,
+    Batches,
+    Method,
+    Writer,
+    main,
+    mds,
+    tesserae,
+    torch_batches,
+    webdataset,
+    write_mds,
+    write_webdataset,
+)
 
 SCALE = (0.08, 1.0)
 """The range of a crop's share of the picture's area."""
@@ -53,6 +67,11 @@ def labelled(folder: Path, name: str) -> Iterator[tuple[bytes, int]]:
     rows, labels = JpegRows(folder / name), np.load(folder / "labels.npy")
     for row, label in enumerate(labels):
         yield rows[row].tobytes(), int(label)
+
+
+def rows_of_crops(folder: Path) -> Iterator[tuple[bytes, int]]:
+    """Yield each JPEG row of which crops are loaded, and its label."""
+    return labelled(folder, "jpeg256")
 
 
 def row_batches(num_rows: int) -> Iterator[Any]:
@@ -113,7 +132,7 @@ def in_threads(work: Callable[[Any], int], num_rows: int) -> Batches:
                 yield running.popleft().result()
 
 
-def by_hand(**options: Any) -> Callable[[Path], Batches]:
+def by_hand(**options: Any) -> Method:
     """Return a method that decodes rows with simplejpeg in threads, and does nothing else.
 
     Args:
@@ -171,7 +190,7 @@ def decode_crops(folder: Path) -> Batches:
 # --- FFCV -----------------------------------------------------------------------------------------
 
 
-def write_ffcv(name: str) -> Callable[[Path, Path], None]:
+def write_ffcv(name: str) -> Writer:
     """Return a function that writes FFCV's format with the bytes of one folder's JPEG rows.
 
     FFCV's own `RGBImageField` takes pixels, and encodes them with OpenCV.
@@ -207,7 +226,7 @@ def write_ffcv(name: str) -> Callable[[Path, Path], None]:
     return write
 
 
-def ffcv(file: str, *, crop: bool) -> Callable[[Path], Batches]:
+def ffcv(file: str, *, crop: bool) -> Method:
     """Return a method that uses FFCV's loader in random order.
 
     Args:
@@ -270,70 +289,6 @@ def dali_crop(folder: Path) -> Batches:
         yield len(images)
 
 
-# --- MosaicML Streaming ---------------------------------------------------------------------------
-
-
-def write_mds(folder: Path, out: Path) -> None:
-    """Write MDS shards of JPEG rows."""
-    from streaming import MDSWriter
-
-    with MDSWriter(out=str(out), columns={"image": "bytes", "label": "int"}) as writer:
-        for data, label in labelled(folder, "jpeg256"):
-            writer.write({"image": data, "label": label})
-
-
-def mds_crop(folder: Path) -> Batches:
-    """Load with a `StreamingDataset` in a `DataLoader`, with a process for each core."""
-    import torch
-    from streaming import StreamingDataset
-
-    class Rows(StreamingDataset):  # type: ignore[misc, unused-ignore]
-        def __getitem__(self, index: Any) -> Any:
-            row = super().__getitem__(index)
-            return crop_by_pillow(row["image"]), row["label"]
-
-    data = Rows(local=str(folder / "mds crop"), shuffle=True, batch_size=BATCH)
-    loader = torch.utils.data.DataLoader(
-        data, batch_size=BATCH, num_workers=THREADS, drop_last=True, persistent_workers=True
-    )
-    while True:
-        for images, _labels in loader:
-            yield len(images)
-
-
-# --- WebDataset -----------------------------------------------------------------------------------
-
-
-def write_webdataset(folder: Path, out: Path) -> None:
-    """Write tar files of 1,000 JPEG rows each."""
-    import webdataset
-
-    out.mkdir()
-    with webdataset.ShardWriter(str(out / "%06d.tar"), maxcount=1000, verbose=0) as writer:
-        for row, (data, label) in enumerate(labelled(folder, "jpeg256")):
-            writer.write({"__key__": f"{row:08}", "jpg": data, "cls": label})
-
-
-def webdataset_crop(folder: Path) -> Batches:
-    """Load shards in random order, shuffled in a buffer of 1,000, with a process for each core."""
-    import webdataset
-
-    shards = sorted(str(shard) for shard in (folder / "webdataset crop").glob("*.tar"))
-    data = (
-        webdataset.WebDataset(shards, shardshuffle=len(shards), seed=0)
-        .shuffle(1000)
-        .to_tuple("jpg", "cls")
-        .map_tuple(crop_by_pillow, int)
-        .batched(BATCH, partial=False)
-    )
-    loader = webdataset.WebLoader(
-        data, batch_size=None, num_workers=THREADS, persistent_workers=True
-    )
-    while True:
-        for images, _labels in loader:
-            yield len(images)
-
-
 # --- torch's own ----------------------------------------------------------------------------------
 
 
@@ -353,15 +308,15 @@ def torch_folder_crop(folder: Path) -> Batches:
     yield from torch_batches(Rows())
 
 
-WRITERS: dict[str, Callable[[Path, Path], None]] = {
+WRITERS: dict[str, Writer] = {
     "ffcv whole": write_ffcv("jpeg224"),
     "ffcv crop": write_ffcv("jpeg256"),
-    "mds crop": write_mds,
-    "webdataset crop": write_webdataset,
+    "mds crop": write_mds(rows_of_crops),
+    "webdataset crop": write_webdataset(rows_of_crops),
 }
 """A format has the name of the method that reads it."""
 
-METHODS: dict[str, Callable[[Path], Batches]] = {
+METHODS: dict[str, Method] = {
     "by hand": by_hand(),
     "by hand fast": by_hand(fastdct=True, fastupsample=True),
     "tesserae whole": tesserae("store", encoded="jpeg224@90", crop="centre"),
@@ -370,8 +325,8 @@ METHODS: dict[str, Callable[[Path], Batches]] = {
     "tesserae crop": tesserae("store", encoded="jpeg256@90", crop="resized"),
     "ffcv crop": ffcv("ffcv crop", crop=True),
     "dali crop": dali_crop,
-    "mds crop": mds_crop,
-    "webdataset crop": webdataset_crop,
+    "mds crop": mds("mds crop", crop_by_pillow),
+    "webdataset crop": webdataset("webdataset crop", crop_by_pillow),
     "torch folder crop": torch_folder_crop,
 }
 

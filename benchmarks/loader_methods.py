@@ -32,6 +32,12 @@ MEMORY_BYTES = 64 * 2**20
 
 Batches = Iterator[int]
 """The number of rows of each batch, epoch after epoch, without end."""
+Method = Callable[[Path], Batches]
+"""A function of the folder of an image set."""
+Writer = Callable[[Path, Path], None]
+"""A function that writes a format: of the folder of an image set and that of the format."""
+LabelledRows = Callable[[Path], Iterator[tuple[bytes, int]]]
+"""A function of the folder of an image set that yields JPEG files and their labels."""
 
 
 def arrays(folder: Path) -> tuple[Any, Any]:
@@ -57,9 +63,7 @@ def jpegs(folder: Path) -> Iterator[tuple[bytes, int]]:
 # --- Tesserae -------------------------------------------------------------------------------------
 
 
-def tesserae(
-    store: str, *, reading: dict[str, Any] | None = None, **options: Any
-) -> Callable[[Path], Batches]:
+def tesserae(store: str, *, reading: dict[str, Any] | None = None, **options: Any) -> Method:
     """Return a method that uses `Loader` with *options*, and `Reading` with those of *reading*."""
 
     def load(folder: Path) -> Batches:
@@ -157,7 +161,7 @@ def write_ffcv(folder: Path, out: Path) -> None:
     DatasetWriter(str(out), fields, num_workers=THREADS).from_indexed_dataset(Rows())
 
 
-def ffcv(order: str, *, crop: bool = False, os_cache: bool = True) -> Callable[[Path], Batches]:
+def ffcv(order: str, *, crop: bool = False, os_cache: bool = True) -> Method:
     """Return a method that uses FFCV's loader.
 
     Args:
@@ -198,32 +202,45 @@ def ffcv(order: str, *, crop: bool = False, os_cache: bool = True) -> Callable[[
 # --- MosaicML Streaming ---------------------------------------------------------------------------
 
 
-def write_mds(folder: Path, out: Path) -> None:
-    """Write MDS shards of JPEG files."""
-    from streaming import MDSWriter
+def write_mds(rows: LabelledRows) -> Writer:
+    """Return a function that writes MDS shards of JPEG files."""
 
-    with MDSWriter(out=str(out), columns={"image": "bytes", "label": "int"}) as writer:
-        for data, label in jpegs(folder):
-            writer.write({"image": data, "label": label})
+    def write(folder: Path, out: Path) -> None:
+        from streaming import MDSWriter
+
+        with MDSWriter(out=str(out), columns={"image": "bytes", "label": "int"}) as writer:
+            for data, label in rows(folder):
+                writer.write({"image": data, "label": label})
+
+    return write
 
 
-def mds(folder: Path) -> Batches:
-    """Load with a `StreamingDataset` in a `DataLoader`, with a process for each core."""
-    import torch
-    from streaming import StreamingDataset
+def mds(name: str, decode: Callable[[bytes], Any]) -> Method:
+    """Return a function that loads with a `StreamingDataset`, in a process for each core.
 
-    class Rows(StreamingDataset):  # type: ignore[misc, unused-ignore]
-        def __getitem__(self, index: Any) -> Any:
-            row = super().__getitem__(index)
-            return decode(row["image"]), row["label"]
+    Args:
+        name: The folder of the shards in the image set.
+        decode: The function that makes a tensor of the bytes of a JPEG file.
+    """
 
-    data = Rows(local=str(folder / "mds"), shuffle=True, batch_size=BATCH)
-    loader = torch.utils.data.DataLoader(
-        data, batch_size=BATCH, num_workers=THREADS, drop_last=True, persistent_workers=True
-    )
-    while True:
-        for images, _labels in loader:
-            yield len(images)
+    def load(folder: Path) -> Batches:
+        import torch
+        from streaming import StreamingDataset
+
+        class Rows(StreamingDataset):  # type: ignore[misc, unused-ignore]
+            def __getitem__(self, index: Any) -> Any:
+                row = super().__getitem__(index)
+                return decode(row["image"]), row["label"]
+
+        data = Rows(local=str(folder / name), shuffle=True, batch_size=BATCH)
+        loader = torch.utils.data.DataLoader(
+            data, batch_size=BATCH, num_workers=THREADS, drop_last=True, persistent_workers=True
+        )
+        while True:
+            for images, _labels in loader:
+                yield len(images)
+
+    return load
 
 
 def decode(data: bytes) -> Any:
@@ -240,34 +257,49 @@ def decode(data: bytes) -> Any:
 # --- WebDataset -----------------------------------------------------------------------------------
 
 
-def write_webdataset(folder: Path, out: Path) -> None:
-    """Write tar files of 1,000 JPEG files each."""
-    import webdataset
+def write_webdataset(rows: LabelledRows) -> Writer:
+    """Return a function that writes tar files of 1,000 JPEG files each."""
 
-    out.mkdir()
-    with webdataset.ShardWriter(str(out / "%06d.tar"), maxcount=1000, verbose=0) as writer:
-        for row, (data, label) in enumerate(jpegs(folder)):
-            writer.write({"__key__": f"{row:08}", "jpg": data, "cls": label})
+    def write(folder: Path, out: Path) -> None:
+        import webdataset
+
+        out.mkdir()
+        with webdataset.ShardWriter(str(out / "%06d.tar"), maxcount=1000, verbose=0) as writer:
+            for row, (data, label) in enumerate(rows(folder)):
+                writer.write({"__key__": f"{row:08}", "jpg": data, "cls": label})
+
+    return write
 
 
-def webdataset(folder: Path) -> Batches:
-    """Load shards in random order, shuffled in a buffer of 1,000, with a process for each core."""
-    import webdataset
+def webdataset(name: str, decode: Callable[[bytes], Any]) -> Method:
+    """Return a function that loads shards in random order, in a process for each core.
 
-    shards = sorted(str(shard) for shard in (folder / "webdataset").glob("*.tar"))
-    data = (
-        webdataset.WebDataset(shards, shardshuffle=len(shards), seed=0)
-        .shuffle(1000)
-        .to_tuple("jpg", "cls")
-        .map_tuple(decode, int)
-        .batched(BATCH, partial=False)
-    )
-    loader = webdataset.WebLoader(
-        data, batch_size=None, num_workers=THREADS, persistent_workers=True
-    )
-    while True:
-        for images, _labels in loader:
-            yield len(images)
+    Images are shuffled in a buffer of 1,000.
+
+    Args:
+        name: The folder of the shards in the image set.
+        decode: The function that makes a tensor of the bytes of a JPEG file.
+    """
+
+    def load(folder: Path) -> Batches:
+        import webdataset
+
+        shards = sorted(str(shard) for shard in (folder / name).glob("*.tar"))
+        data = (
+            webdataset.WebDataset(shards, shardshuffle=len(shards), seed=0)
+            .shuffle(1000)
+            .to_tuple("jpg", "cls")
+            .map_tuple(decode, int)
+            .batched(BATCH, partial=False)
+        )
+        loader = webdataset.WebLoader(
+            data, batch_size=None, num_workers=THREADS, persistent_workers=True
+        )
+        while True:
+            for images, _labels in loader:
+                yield len(images)
+
+    return load
 
 
 # --- torch's own ----------------------------------------------------------------------------------
@@ -357,13 +389,13 @@ def zarr(folder: Path) -> Batches:
             yield len(array.oindex[rows[at : at + BATCH]])
 
 
-WRITERS: dict[str, Callable[[Path, Path], None]] = {
+WRITERS: dict[str, Writer] = {
     "ffcv": write_ffcv,
-    "mds": write_mds,
-    "webdataset": write_webdataset,
+    "mds": write_mds(jpegs),
+    "webdataset": write_webdataset(jpegs),
 }
 
-METHODS: dict[str, Callable[[Path], Batches]] = {
+METHODS: dict[str, Method] = {
     "row copy": copy_rows,
     "tesserae": tesserae("raw"),
     "tesserae windowed": tesserae("raw", order="windowed"),
@@ -381,8 +413,8 @@ METHODS: dict[str, Callable[[Path], Batches]] = {
     "ffcv quasi": ffcv("QUASI_RANDOM"),
     "ffcv crop": ffcv("RANDOM", crop=True),
     "ffcv quasi cold": ffcv("QUASI_RANDOM", os_cache=False),
-    "mds": mds,
-    "webdataset": webdataset,
+    "mds": mds("mds", decode),
+    "webdataset": webdataset("webdataset", decode),
     "torch memmap": torch_memmap,
     "torch folder": torch_folder,
     "tensorstore": tensorstore,
@@ -457,9 +489,7 @@ def rss() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def main(
-    writers: dict[str, Callable[[Path, Path], None]], methods: dict[str, Callable[[Path], Batches]]
-) -> None:
+def main(writers: dict[str, Writer], methods: dict[str, Method]) -> None:
     """Run `write` with one of the writers, or `measure` with one of the methods."""
     task, name, folder, *arguments = sys.argv[1:]
     if task == "write":
