@@ -26,6 +26,9 @@ JPEG_HEADER_BYTES = 1024
 """The bytes that a shard of JPEG rows has room for, for each row, whatever its pixels: quantization
 and Huffman tables take 600, more than the pixels of an icon."""
 
+JPEG_TABLE_BYTES = 620
+"""The bytes of the tables and headers of a JPEG, for estimates."""
+
 ASPECT = 4 / 3
 """The ratio of the sides of most photographs, for estimates."""
 
@@ -104,8 +107,9 @@ def expected_bytes(encoding: Encoding, num_rows: int, source_bytes: int) -> int:
     """
     if encoding.is_original:
         return source_bytes
-    pixels = num_rows * encoding.short_side**2 * ASPECT
-    return min(source_bytes, round(pixels * np.interp(encoding.quality, *BYTES_PER_PIXEL)))
+    pixels = encoding.short_side**2 * ASPECT
+    row_bytes = JPEG_TABLE_BYTES + pixels * np.interp(encoding.quality, *BYTES_PER_PIXEL)
+    return min(source_bytes, round(num_rows * row_bytes))
 
 
 def _whole_chunks(num_bytes: int) -> int:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreDamagedError, StoreMismatchError
+from pipeline.images.decode import decode
+from pipeline.images.encode import encode_jpeg_row
 from pipeline.store import layout
 from pipeline.store.encoded_plan import (
     EncodedPlan,
     check_same_encoder,
     decode_encoded_plan,
+    expected_bytes,
     span_of,
 )
 from pipeline.store.encoding import CHUNK_BYTES, Encoding
@@ -69,3 +74,26 @@ def test_another_encoder_is_refused_by_name() -> None:
     check_same_encoder(MADE, MADE.encoder, "Pillow 2")
     with pytest.raises(StoreMismatchError, match="encoded by Pillow 1, and Pillow 2 makes other"):
         check_same_encoder(MADE, "b" * 32, "Pillow 2")
+
+
+@pytest.mark.parametrize("short_side", [64, 128, 256])
+@pytest.mark.parametrize("quality", [50, 75, 90, 95])
+def test_photographs_take_about_the_bytes_that_are_expected(short_side: int, quality: int) -> None:
+    """A run is refused by this figure if the disk has less room."""
+    folder = os.environ.get("TESSERAE_DATA", "")
+    files = sorted(Path(folder, "imagenet").rglob("*.JPEG"))[::40] if folder else []
+    if not files:
+        pytest.skip("TESSERAE_DATA names no folder of real photographs")
+    photographs = [file.read_bytes() for file in files]
+    num_bytes = sum(
+        len(encode_jpeg_row(
+            data, decode(data, fit="crop", serves=short_side, exif=False),
+            short_side=short_side, quality=quality, filter="bicubic",
+        ).data)
+        for data in photographs
+    )  # fmt: skip
+    encoding, source_bytes = Encoding(short_side, quality), sum(map(len, photographs))
+    expected = expected_bytes(encoding, len(photographs), source_bytes)
+    assert 0.75 <= expected / num_bytes <= 1.33
+    assert expected_bytes(encoding, len(photographs), 10) == 10
+    assert expected_bytes(Encoding(), len(photographs), source_bytes) == source_bytes
