@@ -87,10 +87,11 @@ def make_rows(
         if each.kind == SQUARE
     }
     lap("resize")
-    for each in formats:
+    encoded = [each for each in formats if each.kind != SQUARE]
+    for each in encoded:
         if each.kind == ORIGINAL:
             rows[each] = EncodedRow(data, decoded.height, decoded.width)
-        elif each.kind == JPEG:
+        else:
             rows[each] = encode_jpeg_row(
                 data,
                 _decode_for_jpeg(data, decoded, each.side, decode_arguments),
@@ -98,7 +99,7 @@ def make_rows(
                 quality=each.quality,
                 filter=filter,
             )
-    if len(rows) > sum(each.kind == SQUARE for each in rows):
+    if encoded:
         lap("encode")
     properties = ImageProperties(
         decoded.width,

@@ -279,10 +279,7 @@ class ShardCopySet:
         return True
 
     def _object(self, array: str, shard: int) -> tuple[Sequence[str], str]:
-        split = self._split.plan.split
-        if array in self._split.encoded:
-            return split_name(layout.encoded_shard(split, array, shard))
-        return split_name(layout.shard(split, int(array), shard))
+        return split_name(layout.array_shard(self._split.plan.split, array, shard))
 
     # --- space and locks ----------------------------------------------------------------------
 

@@ -82,12 +82,14 @@ class LoaderOptions(Options):
         None,
         "also find how many accelerators of this profile the loader keeps busy, such as"
         " resnet50-h100: emulated ones take batches and sleep as long as they would compute",
+        implied="emulate none",
         metavar="PROFILE",
         group=_EMULATION,
     )
     profiles: Path | None = option(
         None,
         "YAML file with further profiles: `NAME: {batch_size: N, step_seconds: X}`",
+        implied="the built-in ones alone",
         metavar="FILE",
         group=_EMULATION,
     )

@@ -48,7 +48,8 @@ class PrepareOptions(SourceReadingOptions, ClusterOptions):
     sizes: tuple[int, ...] | None = option(
         None,
         "sides of the square images to store as raw pixels, which are read without decoding",
-        implied=f"{' '.join(map(str, DEFAULT_SIZES))}; none with --encoded",
+        implied=f"{' '.join(map(str, DEFAULT_SIZES))}; none with --encoded; those that it has for"
+        " a store of encoded rows",
         minimum=1,
         maximum=4_096,
         metavar="PIXELS",
