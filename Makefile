@@ -58,6 +58,14 @@ training = $(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)") $(if $(GPU
 wgan: .store .ready-train ## Train a GAN on STORE, prepared from DATA first if given; resumes RUN
 	$(TESSERAE) train wgan "$(STORE)" $(training)
 
+.PHONY: classify
+classify: .store .ready-devise ## Train an image classifier on STORE, from TRUNK if given; resumes RUN
+	$(TESSERAE) train classify "$(STORE)" $(if $(TRUNK),--trunk "$(TRUNK)") $(training)
+
+.PHONY: classify-images
+classify-images: .images .ready-devise ## Say what the images in DATA are, with the classifier of RUN
+	$(TESSERAE) classify "$(or $(RUN),runs/classify)" "$(DATA)" $(ARGS)
+
 .PHONY: colourise
 colourise: .store .ready-train ## Train a colourisation network on STORE; variables as for wgan
 	$(TESSERAE) train colourise "$(STORE)" $(training)
@@ -75,7 +83,7 @@ search: .ready-devise ## Serve a search page for RUN
 	$(TESSERAE) search "$(or $(RUN),runs/devise)" --serve $(ARGS)
 
 .PHONY: export
-export: .ready-devise ## Export the backbone that RUN has trained as a model folder
+export: .ready-devise ## Export the network that RUN has trained as a model folder
 	$(TESSERAE) export "$(or $(RUN),runs/devise)" $(ARGS)
 
 .PHONY: words
@@ -191,7 +199,7 @@ EXAMPLE_STORE := STORE=/path/to/store
 EXAMPLE_TRUNK := TRUNK=/path/to/model
 EXAMPLE_STUDY := STUDY=gaussians
 needs = $(strip $(foreach name,$(1),$(if $($(name)),,$(name))))
-.PHONY: .store .store-data .store-trunk .study
+.PHONY: .store .store-data .store-trunk .study .images
 .store:
 	@$(call check,STORE)
 .store-data:
@@ -200,4 +208,6 @@ needs = $(strip $(foreach name,$(1),$(if $($(name)),,$(name))))
 	@$(call check,STORE TRUNK)
 .study:
 	@$(call check,STUDY)
+.images:
+	@$(call check,DATA)
 check = $(if $(call needs,$(1)),$(error $(MAKECMDGOALS) needs $(call needs,$(1)): make $(MAKECMDGOALS) $(foreach name,$(1),$(if $($(name)),$(name)=$($(name)),$(EXAMPLE_$(name))))),:)

@@ -21,7 +21,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """The standard deviation of each channel over ImageNet's training images, as a fraction of 255."""
 
-MIRROR, _AREA, _RATIO, _LEFT, _TOP = range(5)  # the purposes of draws
+MIRROR, _AREA, _RATIO, _LEFT, _TOP, _CUT_LEFT, _CUT_TOP = range(7)  # the purposes of draws
 _STEP = 0x9E3779B97F4A7C15
 _FACTORS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 CROPS = ("none", "random", "resized")
@@ -38,7 +38,12 @@ class Augment:
             deeper with convolutions, CVPR 2015). The default is `resized`.
         resize: The side in pixels to which images are resized, bilinearly with antialiasing, before
             `none` or `random` cuts them (default: None, not resized).
+        padding: The width in pixels of the reflected border that images get on each side before
+            `random` cuts them (default: 0).
         flip: True to mirror half of the images (default).
+        cutout: The side in pixels of a square at a random position that is set to the mean colour
+            in each image; parts of it may lie outside (DeVries and Taylor: Improved Regularization
+            of Convolutional Neural Networks with Cutout, 2017). The default is 0, none.
         area: The smallest and largest fraction of the image that `resized` keeps.
         ratio: The smallest and largest ratio of width to height that `resized` keeps.
         mean: The value subtracted from each channel, as a fraction of 255.
@@ -55,7 +60,9 @@ class Augment:
     size: int
     crop: str = "resized"
     resize: int | None = None
+    padding: int = 0
     flip: bool = True
+    cutout: int = 0
     area: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -70,6 +77,10 @@ class Augment:
             raise ValueError(f"area is {self.area}: expected 0 < smallest <= largest <= 1.")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"ratio is {self.ratio}: expected 0 < smallest <= largest.")
+        if self.padding and self.crop != "random":
+            raise ValueError(
+                f"padding is {self.padding} with crop {self.crop!r}: only 'random' has a border."
+            )
 
     def __call__(self, images: Tensor, rows: Tensor, epoch: int) -> Tensor:
         """Crop, mirror and normalise a batch as the fields of this object say.
@@ -83,7 +94,8 @@ class Augment:
             (n, 3, size, size) float32 on the device of *images*, channels last in memory.
 
         Raises:
-            ValueError: The images are smaller than `size`, and `crop` is `none` or `random`.
+            ValueError: The images are smaller than `size`, and `crop` is `none` or `random`; or
+                they are not larger than the border.
         """
         rows = rows.to(images.device, non_blocking=True)
 
@@ -100,12 +112,34 @@ class Augment:
                 images = functional.interpolate(
                     images.float(), side, mode="bilinear", antialias=True
                 )
-            augmented = self._cut(images, draw(_LEFT), draw(_TOP)).float()
+            augmented = self._cut(self._padded(images), draw(_LEFT), draw(_TOP)).float()
         if self.flip:
             mirrored = (draw(MIRROR) < 0.5)[:, None, None, None]
             augmented = torch.where(mirrored, augmented.flip(3), augmented)
         augmented = normalise(augmented, self.mean, self.std)
+        if self.cutout:
+            square = self._square(draw(_CUT_LEFT), draw(_CUT_TOP))
+            augmented = augmented.masked_fill(square, 0.0)
         return augmented.contiguous(memory_format=torch.channels_last)
+
+    def _padded(self, images: Tensor) -> Tensor:
+        if not self.padding:
+            return images
+        if min(images.shape[2:]) <= self.padding:
+            raise ValueError(
+                f"images are {images.shape[3]}x{images.shape[2]} pixels: expected more than the"
+                f" border of {self.padding}."
+            )
+        return functional.pad(images.float(), (self.padding,) * 4, mode="reflect")
+
+    def _square(self, left: Tensor, top: Tensor) -> Tensor:
+        """Return which pixels are cut out, (n, 1, size, size) bool; the centre is in the image."""
+        position = torch.arange(self.size, device=left.device)
+        spans = []
+        for draw in (top, left):
+            first = ((draw * self.size).long() - self.cutout // 2)[:, None]
+            spans.append((position >= first) & (position < first + self.cutout))
+        return (spans[0][:, :, None] & spans[1][:, None, :])[:, None]
 
     def _cut(self, images: Tensor, left: Tensor, top: Tensor) -> Tensor:
         height, width = images.shape[2:]

@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TARGETS = {
-    "bench", "chaos", "clean", "cluster-down", "cluster-status", "cluster-up", "colourise",
-    "demo", "devise", "docs", "doctor", "export", "features", "help", "info", "lint", "loader",
+    "bench", "chaos", "classify", "classify-images", "clean", "cluster-down", "cluster-status",
+    "cluster-up", "colourise", "demo", "devise", "docs", "doctor", "export", "features", "help", "info", "lint", "loader",
     "pictures", "prepare", "repair", "report", "sample", "sample-images", "search", "setup",
     "study", "test", "test-all", "verify", "wgan", "words",
 }  # fmt: skip
@@ -93,6 +93,8 @@ def test_every_target_is_phony():
             'train wgan "/s" --data "/a b" --run "/r" --gpus 2 --cluster "tls://h:1" --flip',
         ),
         (["colourise", "STORE=/s"], 'train colourise "/s"'),
+        (["classify", "STORE=/s", "TRUNK=/t"], 'train classify "/s" --trunk "/t"'),
+        (["classify-images", "DATA=/a b", "RUN=/r"], 'classify "/r" "/a b"'),
         (
             ["devise", "STORE=/s", "TRUNK=/t", "WORDS=/w", "RUN=/r"],
             'train devise "/s" --trunk "/t" --word-vectors "/w" --run "/r"',

@@ -113,16 +113,23 @@ def _needs_transformers() -> Iterator[None]:
         ) from e
 
 
+def silence_transformers() -> None:
+    """Silence the messages and progress bars of transformers in this process."""
+    from transformers import logging as transformers_logging
+
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    # Its errors are reported by ours.
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+
+
 def _load_model(name_or_path: str, *, local: bool) -> tuple[Any, set[str]]:
     """Return the model and the names of its missing weights."""
     with _needs_transformers():
         from transformers import AutoModel
-        from transformers import logging as transformers_logging
-    transformers_logging.set_verbosity(logging.CRITICAL)
-    logging.getLogger("huggingface_hub").setLevel(
-        logging.CRITICAL
-    )  # its errors are reported by ours
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+        import pipeline.backbone.small_images  # noqa: F401 - registers the models of Tesserae
+    silence_transformers()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

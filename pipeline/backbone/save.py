@@ -6,8 +6,11 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from pipeline.backbone.network import Backbone
 from pipeline.backbone.transform import Transform
@@ -29,24 +32,42 @@ def save_backbone(backbone: Backbone, folder: str | os.PathLike[str]) -> None:
         TesseraeError: The folder exists, or the network is not of `transformers`.
         OSError: The folder cannot be written.
     """
+    if not hasattr(backbone.model, "save_pretrained"):
+        raise TesseraeError(f"{backbone.name} is a part of a model, and cannot be saved alone.")
+    save_model(backbone.model, backbone.trained_weights(), backbone.transform, folder)
+
+
+def save_model(
+    model: Any,
+    weights: Mapping[str, Tensor],
+    transform: Transform,
+    folder: str | os.PathLike[str],
+) -> None:
+    """Write a model of `transformers` as `save_backbone` does.
+
+    Args:
+        model: The model, whose configuration is written.
+        weights: The weights by name, as its `state_dict` names them.
+        transform: The preprocessing of its images.
+        folder: The target folder, which must not exist; folders above it are created.
+
+    Raises:
+        TesseraeError: The folder exists.
+        OSError: The folder cannot be written.
+    """
     from transformers import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     target = Path(folder)
-    model: Any = backbone.model
     if target.exists():
         raise TesseraeError(f"{target} exists already: pass another folder.")
-    if not hasattr(model, "save_pretrained"):
-        raise TesseraeError(f"{backbone.name} is a part of a model, and cannot be saved alone.")
     target.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that the rename stays within one file system and is atomic.
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        weights = {
-            name: value.cpu().contiguous() for name, value in backbone.trained_weights().items()
-        }
-        model.save_pretrained(partial, state_dict=weights)
-        processor_config = json.dumps(_processor_config(backbone.transform), indent=2) + "\n"
+        stored = {name: value.cpu().contiguous() for name, value in weights.items()}
+        model.save_pretrained(partial, state_dict=stored)
+        processor_config = json.dumps(_processor_config(transform), indent=2) + "\n"
         (partial / "preprocessor_config.json").write_text(processor_config, encoding="utf-8")
         partial.chmod(0o755)  # mkdtemp makes it private
         partial.rename(target)

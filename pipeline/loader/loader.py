@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,29 @@ class Loader(BaseLoader):
         """The number of rows that this process has read from staged copies, counted per size."""
         copies = None if self._opened is None else self._opened.copies
         return 0 if copies is None else copies.rows_read
+
+    def with_size(self, size: int) -> Loader:
+        """Return a copy of this loader with images of another side, at the same position.
+
+        It yields the same rows in the same order, in windowed order too. This loader is not
+        changed, and the copy shares no open files with it.
+
+        Args:
+            size: Side of the images in pixels.
+
+        Raises:
+            ValueError: *size* is no side.
+            StoreError: The order is windowed, and the split cannot be opened.
+        """
+        loader = copy(self)
+        loader.single, loader.sizes = True, sides_to_load(size, None)
+        loader._check_encoded(self.crop)
+        if self.order == "windowed" and self.encoded is None:
+            # As many chunks in a window, since those decide the order.
+            chunk_bytes = self._open().split.recipe.chunk_rows * 3 * size**2
+            loader.window_bytes = self._window_chunks() * chunk_bytes
+        loader._opened = None
+        return loader
 
     def _count_threads(self) -> int:
         cores = len(os.sched_getaffinity(0))

@@ -181,7 +181,7 @@ def test_the_stage_trains_and_resumes(tree: Tree, tmp_path: Path) -> None:
     small = ("--image-size", 16, "--batch-size", 8, "--threads-per-rank", 1, "--eval-every", 3)
 
     for run, steps in (("whole", 6), ("parts", 3), ("parts", 6)):
-        words = ("train", "classify", "store", "--run", run, "--steps", steps, *small)
+        words = ("train", "coarse", "store", "--run", run, "--steps", steps, *small)
         said = tree.run(*words, folder=tmp_path)
         assert f"{run}: done." in said
 

@@ -1,6 +1,7 @@
-"""Export the trunk that a DeViSE run has trained as a model folder for `transformers`.
+"""Export the network that a run has trained as a model folder for `transformers`.
 
-The run must have trained its trunk (`--learn all`). The folder holds config.json,
+Of a classifier it is the whole network, with the names of its classes. Of a DeViSE run it is the
+trunk, which the run must have trained (`--learn all`). The folder holds config.json,
 model.safetensors and preprocessor_config.json. Open it with `transformers`, or pass it as `--trunk`
 to `tesserae features` or to another run.
 """

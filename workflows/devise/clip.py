@@ -54,7 +54,7 @@ class Clip:
         from transformers import logging as transformers_logging
 
         transformers_logging.set_verbosity(logging.CRITICAL)
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        transformers_logging.disable_progress_bar()
         local: dict[str, Any] = {
             "local_files_only": Path(model).is_dir(),
             "trust_remote_code": False,

@@ -7,7 +7,6 @@ them. The batch norm of a new trunk is computed over the whole batch, over all r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
@@ -34,8 +33,9 @@ from workflows.devise.word_space import WordSpace, l2_normalise, load_word_space
 from workflows.evaluation.ranking import hit_rates, true_class_ranks
 from workflows.training.batches import AnyLoader, Batches, RankBatch, micro_batches, no_augmentation
 from workflows.training.run_folder import RunFolder
+from workflows.training.schedules import learning_rate_factor
 from workflows.training.stage import Data
-from workflows.training.world import BatchNorm, World, load_optimiser
+from workflows.training.world import World, load_optimiser, synchronise_batch_norm
 
 MAX_EVALUATED_ROWS = 5_000
 """The number of rows, at most, that one evaluation uses."""
@@ -147,7 +147,11 @@ class Devise:
         return self.world.uniform(self.options.batch_size, count, key=key)
 
     def _set_rate(self) -> None:
-        factor = schedule(self.options, self.step)
+        options = self.options
+        warmup_steps = max(1, round(options.warmup_fraction * options.steps))
+        factor = learning_rate_factor(
+            options.schedule, self.step, options.steps, warmup_steps=warmup_steps
+        )
         for group in self._optimiser.param_groups:
             group["lr"] = group["rate"] * factor
 
@@ -258,28 +262,6 @@ class Devise:
         self.step = state["step"]
 
 
-def schedule(options: DeviseOptions, step: int) -> float:
-    """Return the factor on the learning rates of head and trunk for the next step, from 0 to 1.
-
-    During the warm-up, which has at least one step, it is the number of the step, from 1, divided
-    by that of the warm-up's last. Then it falls to 0 at the end of the last step along half a
-    period of a cosine, or stays at 1.
-
-    Args:
-        options: The options of the stage, such as `DeviseOptions(steps=500)`: `steps`,
-            `warmup_fraction` (the share of the steps that are the warm-up) and `schedule`, `cosine`
-            or `constant`.
-        step: Number of complete steps, at least 0.
-    """
-    warmup_steps = max(1, round(options.warmup_fraction * options.steps))
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    if options.schedule == "constant":
-        return 1.0
-    progress = (step - warmup_steps) / max(1, options.steps - warmup_steps)
-    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, progress))
-
-
 def make_head(options: DeviseOptions, space: WordSpace) -> Head:
     """Return a new head on the CPU, with weights that torch's global generator draws.
 
@@ -342,29 +324,6 @@ def open_trunk(
     # The model stays in evaluation mode, so that batch norm keeps the statistics of its training.
     trunk.model.requires_grad_(trainable)
     return trunk
-
-
-def synchronise_batch_norm(model: nn.Module) -> nn.Module:
-    """Replace every `nn.BatchNorm2d` in a model by a batch norm over all ranks, in place.
-
-    The values of weights and running statistics, their device and dtype, and the mode of each
-    layer are kept.
-
-    Args:
-        model: A network whose layers are replaced at any depth, but not the network itself. They
-            have weights and running statistics.
-
-    Returns:
-        *model* itself.
-    """
-    for name, child in model.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            norm = BatchNorm(child.num_features, child.eps, child.momentum)
-            norm.to(child.weight).load_state_dict(child.state_dict())
-            setattr(model, name, norm.train(child.training))
-        else:
-            synchronise_batch_norm(child)
-    return model
 
 
 def check_initial_run(run: str, held_out: Sequence[str]) -> None:

@@ -23,6 +23,19 @@ class EvaluationOptions(Options):
         metavar="MODEL",
     )
     clip_model: str | None = clip_option()
+    split: str | None = option(
+        None,
+        "split that a classifier is evaluated on",
+        implied="the held-out split of the run",
+        metavar="SPLIT",
+    )
+    evaluation_store: str | None = option(
+        None,
+        "folder or URL of another store that a classifier is evaluated on; classes are matched by"
+        " their ids",
+        implied="the store of the run",
+        metavar="STORE",
+    )
     samples: int = option(
         1_000,
         "maximum number of images to evaluate: generated ones of a GAN, or of DeViSE those whose"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import pkgutil
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -147,9 +148,26 @@ def argument(
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrintingFlag:
+    """A flag that prints a text and ends the command, as `--help` does; it is no option."""
+
+    name: str
+    """The flag, such as `--show`."""
+    help: str
+    """The help text: a phrase that says what is printed."""
+    text: str
+    """The function that returns the text, as `module:function`. It is called with the namespace of
+    what the command line names before the flag, and may raise ValueError."""
+    group: str = "options"
+    """The heading of the help text under which the flag is listed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """The base class of all options: checking, reading and storing them."""
 
+    PRINTING_FLAGS: ClassVar[tuple[PrintingFlag, ...]] = ()
+    """The flags of the command line that print a text instead of running the command."""
     FORMER_NAMES: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Former name -> present name of each option that was renamed: its former flag is accepted."""
 
@@ -336,6 +354,9 @@ def add_flags(parser: argparse.ArgumentParser, options: type[Options]) -> None:
         if heading not in groups:
             groups[heading] = parser.add_argument_group(heading)
         _add(groups[heading], field, Kind.of(kinds[field.name]))
+    for flag in options.PRINTING_FLAGS:
+        group = groups.get(flag.group, parser)
+        group.add_argument(flag.name, action=_Print, text=flag.text, help=flag.help)
     for action in list(parser._actions):
         for former in (old for old, new in options.FORMER_NAMES.items() if new == action.dest):
             spelling = former.replace("_", "-")
@@ -387,6 +408,28 @@ def _value_keywords(field: dataclasses.Field[Any], kind: Kind) -> dict[str, Any]
     elif flag.bare is not None:
         keywords |= {"nargs": "?", "const": flag.bare}
     return keywords
+
+
+class _Print(argparse.Action):
+    """The action of a flag that prints a text and ends the command."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, *, text: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+        self._text = text
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        try:
+            text = pkgutil.resolve_name(self._text)(namespace)
+        except ValueError as e:
+            parser.error(str(e))
+        print(text)
+        parser.exit()
 
 
 class _Switch(argparse.Action):

@@ -41,6 +41,10 @@ _NAMES = {
     "train_error": CurveName("Mean absolute error, pixels in [-1, 1]", f"{TRAINING}, evaluated"),
     "saturation": CurveName("Saturation: mean range of a pixel's channels", "coloured images"),
     "true_saturation": CurveName("Saturation: mean range of a pixel's channels", "original images"),
+    "accuracy": CurveName("Accuracy", TRAINING, "%"),
+    "held_out_accuracy": CurveName("Accuracy", HELD_OUT, "%"),
+    "held_out_top5": CurveName("Accuracy", f"{HELD_OUT}, top-5", "%"),
+    "held_out_loss": CurveName("Loss", HELD_OUT),
     "images_per_second": CurveName("Training rate", "all ranks", "images/s"),
 }
 _HITS = re.compile(r"(seen|validation)_hit(\d+)")

@@ -1,47 +1,79 @@
-"""The implementation of `tesserae export`: it writes a trained trunk for `transformers`."""
+"""The implementation of `tesserae export`: it writes a trained network for `transformers`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
-from pipeline.backbone.save import save_backbone
+from pipeline.backbone.save import save_backbone, save_model
 from pipeline.errors import TesseraeError
+from workflows.classify import model as classify
+from workflows.classify.options import EVALUATION_SHARE
 from workflows.devise.model import open_devise_model
 from workflows.runs.options import ExportOptions
+from workflows.training.run_folder import RunFolder
 
 
 def run_export(options: ExportOptions) -> int:
-    """Write the trained trunk of a run as a folder of `transformers`, and print its path.
+    """Write the trained network of a run as a folder of `transformers`, and print its path.
 
-    The progress bars and messages of `transformers` are switched off in this process.
+    Of a DeViSE run it is the trunk, of a classifier the trunk with its last layer. The progress
+    bars and messages of `transformers` are switched off in this process.
 
     Args:
-        options: `run`, the folder of a DeViSE run; and `out`, the new folder, or None for
-            RUN/trunk. It appears complete or not at all; folders above it are created.
+        options: `run`, the folder of a run of `classify` or `devise`; and `out`, the new folder, or
+            None for RUN/trunk. It appears complete or not at all; folders above it are created.
 
     Returns:
         The exit status, 0.
 
     Raises:
-        TesseraeError: The folder holds no DeViSE run with a checkpoint that trained its trunk, the
-            run has diverged, its pretrained trunk cannot be opened, or the target exists.
+        TesseraeError: The folder holds no such run with a checkpoint, or a DeViSE run that has not
+            trained its trunk; the run has diverged, its pretrained trunk cannot be opened, or the
+            target exists.
         OSError: The target cannot be written.
     """
-    model = open_devise_model(options.run, torch.device("cpu"))
+    out = options.out or options.run / "trunk"
+    stage = RunFolder(options.run).read_options()["options"].get("stage")
+    if stage == classify.STAGE:
+        _export_classifier(options.run, out)
+    else:
+        _export_devise_trunk(options.run, out)
+    return 0
+
+
+def _export_classifier(run: Path, out: Path) -> None:
+    trained = classify.open_classifier(run)
+    classifier, size = trained.classifier, trained.size
+    share = classifier.transform.crop_share if classifier.pretrained else EVALUATION_SHARE
+    transform = replace(classifier.transform, size=size, crop_share=share)
+    save_model(classifier.model, classifier.model.state_dict(), transform, out)
+    name = type(classifier.model).__name__
+    print(
+        f"{out}: {name} of step {trained.step:,} of {run}, with {len(trained.names):,} classes,"
+        f" for images of {size} px"
+    )
+    if classifier.model.config.model_type.startswith("tesserae-"):
+        print(
+            "The commands of Tesserae open it. `transformers` alone does not know this network: a"
+            " program opens it after `import pipeline.backbone.small_images`."
+        )
+
+
+def _export_devise_trunk(run: Path, out: Path) -> None:
+    model = open_devise_model(run, torch.device("cpu"))
     if model.trunk_state is None:
         raise TesseraeError(
-            f"{options.run} has trained a head only; its trunk is {model.options.trunk},"
+            f"{run} has trained a head only; its trunk is {model.options.trunk},"
             " unchanged. `export` needs a run of `train devise --learn all`."
         )
-    out = options.out or options.run / "trunk"
     # It was trained on the largest squares of pictures, or on crops of any part.
     model.trunk.transform = replace(model.trunk.transform, crop_share=1.0)
     save_backbone(model.trunk, out)
     rows = "" if model.encoded is None else f" of the encoded rows {model.encoded}"
     print(
-        f"{out}: {model.trunk.name} of step {model.step:,} of {options.run}, trained on images of"
+        f"{out}: {model.trunk.name} of step {model.step:,} of {run}, trained on images of"
         f" {model.size} px{rows}"
     )
-    return 0

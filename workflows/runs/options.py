@@ -17,10 +17,36 @@ class ReportOptions(EvaluationOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassifyImagesOptions(Options):
+    """The options of `tesserae classify`."""
+
+    run: Path = argument("folder of a run of `tesserae train classify`", metavar="RUN")
+    images: tuple[str, ...] = argument("image files, or folders of them", metavar="IMAGE")
+    top: int = option(5, "number of most likely classes for each image", minimum=1)
+    format: str = option(
+        "text",
+        "text is a line for each image, csv a line for each class of it, json an object on a line",
+        choices=("text", "csv", "json"),
+    )
+    device: str | None = option(
+        None,
+        "torch device to compute on, e.g. cpu, cuda or cuda:1",
+        implied="a GPU if there is one",
+        metavar="DEVICE",
+    )
+    store: str | None = option(
+        None,
+        "folder or URL of the run's store, if it has moved",
+        implied="the location recorded in the run",
+        metavar="STORE",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
     """The options of `tesserae export`."""
 
-    run: Path = argument("folder of a DeViSE run", metavar="RUN")
+    run: Path = argument("folder of a run of the stage classify or devise", metavar="RUN")
     out: Path | None = option(
         None,
         "new folder that the model is written to",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,29 +13,19 @@ from cluster.ranks.slots import count_gpu_workers
 from cluster.ranks.world import WorldConfig
 from pipeline import sources
 from pipeline.errors import StoreError, TesseraeError
-from pipeline.store import records
-from pipeline.store.open import open_objects
-from pipeline.urls import is_url
 from workflows import cluster_kinds
 from workflows.cluster_kinds import CommandCluster
-from workflows.evaluation import HELD_OUT
 from workflows.preparation import prepare
 from workflows.preparation.options import PrepareOptions
 from workflows.preparation.plans import Plans, plan_splits
-from workflows.runs.image_rows import (
-    ImageRows,
-    choose_rows,
-    image_size_of,
-    suggested_store_size,
-    with_recorded_encoding,
-)
-from workflows.training.options import CHANGEABLE_ON_RESUME, MIN_RESIZE_RATIO, TrainingOptions
+from workflows.runs.training_data import held_out_split, open_images
+from workflows.training.image_rows import choose_rows, image_size_of, suggested_store_size
+from workflows.training.options import CHANGEABLE_ON_RESUME, TrainingOptions
 from workflows.training.run_options import RunOptions
 from workflows.training.stage_registry import STAGES, import_object
 
 if TYPE_CHECKING:  # these load torch, which --help does not need
     from workflows.training.run_folder import RunFolder
-    from workflows.training.stage import Data
 
 
 POLL_SECONDS = 0.2
@@ -84,7 +73,7 @@ def run_train(options: TrainingOptions, run_options: RunOptions) -> int:
             if run.holds_run():
                 options = options.with_former_defaults(run.read_options()["options"])
             if _trains_on_images(run_options):
-                options = with_recorded_encoding(options, run)
+                options = options.with_recorded_choices(_recorded_options(run))
             _check_run(run_options, options, run)
             with _cluster(run_options) as cluster, _prepared(run_options, options, cluster, run):
                 state = _train(run_options, options, cluster, run)
@@ -103,6 +92,11 @@ def _resume_advice(run: RunFolder) -> str:
                 " begins anew."
             )
     return f"Run the same command again to continue in {run.path}."
+
+
+def _recorded_options(run: RunFolder) -> dict[str, Any]:
+    recorded: dict[str, Any] = run.read_options()["options"] if run.holds_run() else {}
+    return recorded
 
 
 def _trains_on_images(run_options: RunOptions) -> bool:
@@ -237,29 +231,17 @@ def _train(
 
     stage = STAGES[run_options.stage]
     files: dict[str, bytes] = {}
+    gpus = _count_gpus(run_options, cluster)
     if stage.prepare_data is None:
-        rows = choose_rows(run_options.store, run_options.split, options, run)
-        _print_rows(run_options, options, rows)
-        options = replace(options, encoded=rows.encoded)
-        data = _open_training_data(run_options, options, rows)
+        options, data = open_images(run_options, options, run, gpu=bool(gpus))
     else:
         data, files = import_object(stage.prepare_data)(
-            run_options, options, cluster, _held_out(run_options)
+            run_options, options, cluster, held_out_split(run_options)
         )
-    available = count_gpu_workers(cluster.client)
-    if run_options.gpus and not cluster.is_remote and run_options.gpus > available:
-        raise TesseraeError(
-            f"--gpus is {run_options.gpus}: this machine has {available}. Pass fewer."
-        )
-    gpus = (
-        available
-        if run_options.gpus is None and run_options.ranks is None
-        else (run_options.gpus or 0)
-    )
     world = WorldConfig(
         gpus or run_options.ranks or 1,
         gpu=bool(gpus),
-        batch=options.batch_size,
+        batch=options.batch_size // options.rows_together,
         worker_timeout_seconds=run_options.rank_timeout,
         timeout_option="--rank-timeout",
     )
@@ -275,85 +257,13 @@ def _train(
     )
 
 
-def _open_training_data(run_options: RunOptions, options: TrainingOptions, rows: ImageRows) -> Data:
-    from pipeline.loader import Loader
-    from workflows.training.stage import Data
-
-    loader = Loader(
-        Path(run_options.store).absolute() if not is_url(run_options.store) else run_options.store,
-        run_options.split,
-        **asdict(rows),
-        batch_size=options.batch_size,
-        seed=options.seed,
-        **options.loader_arguments(),
-    )
-    if not len(loader):
-        raise StoreError(
-            f"split {run_options.split!r} has {loader.num_rows} readable images, fewer than"
-            f" --batch-size {options.batch_size}. Pass a smaller --batch-size."
+def _count_gpus(run_options: RunOptions, cluster: CommandCluster) -> int:
+    """Return the number of ranks with a GPU; 0 if ranks run on CPUs."""
+    available = count_gpu_workers(cluster.client)
+    if run_options.gpus and not cluster.is_remote and run_options.gpus > available:
+        raise TesseraeError(
+            f"--gpus is {run_options.gpus}: this machine has {available}. Pass fewer."
         )
-    unlabelled = int((loader.labels < 0).sum())
-    options.check_labels(len(loader.classes), unlabelled)
-    held_out = _held_out(run_options)
-    held_out_loader = None
-    if held_out is not None:
-        held_out_loader = Loader(
-            loader.store,
-            held_out,
-            **asdict(rows),
-            batch_size=options.batch_size,
-            **options.loader_arguments(training=False),
-        )
-        if not len(held_out_loader) and run_options.held_out is not None:
-            raise StoreError(
-                f"--held-out {held_out} has {held_out_loader.num_rows} readable images, fewer than"
-                f" --batch-size {options.batch_size}. Pass a smaller --batch-size, or --held-out"
-                " none."
-            )
-        held_out_loader = held_out_loader if len(held_out_loader) else None
-    return Data(loader, held_out_loader, tuple(words or wnid for wnid, words in loader.classes))
-
-
-def _print_rows(run_options: RunOptions, options: TrainingOptions, rows: ImageRows) -> None:
-    """Print which rows are read without having been asked for, and how they become smaller."""
-    stored, size = rows.size, image_size_of(options)
-    if rows.encoded is not None and options.encoded is None:
-        print(
-            f"notice: images of {stored} px are decoded from the encoded rows {rows.encoded} of"
-            f" split {run_options.split!r}."
-        )
-    if rows.encoded is not None or stored < MIN_RESIZE_RATIO * size:
-        return
-    resized = options.resized_side(stored)
-    suggested = suggested_store_size(size)
-    if resized is None:
-        share = f"{(size / stored) ** 2:.0%}"
-        print(
-            f"notice: training on {size} px crops, {share} of the area of each {stored} px image."
-        )
-        return
-    print(
-        f"notice: {stored} px images are resized to {resized} px on the device. Reading a"
-        f" {suggested} px array would be {(stored / suggested) ** 2:.0f} times as fast:"
-        f" `tesserae prepare ... --sizes {suggested}`."
-    )
-
-
-def _held_out(run_options: RunOptions) -> str | None:
-    objects = open_objects(run_options.store)
-    finished = [
-        s
-        for s in records.stored_splits(objects)
-        if records.load_finish_record(objects, s) is not None
-    ]
-    if run_options.held_out == "none":
-        return None
-    if run_options.held_out is not None:
-        if run_options.held_out not in finished:
-            names = ", ".join(finished)
-            raise StoreError(
-                f"--held-out is {run_options.held_out!r}: expected none or a finished split:"
-                f" {names}."
-            )
-        return run_options.held_out
-    return next((s for s in HELD_OUT if s in finished and s != run_options.split), None)
+    if run_options.gpus is None and run_options.ranks is None:
+        return available
+    return run_options.gpus or 0

@@ -126,6 +126,23 @@ class Batches:
                 return batch
             self._iterator = None
 
+    def read_from(self, loader: AnyLoader, augment: Augmentation) -> None:
+        """Continue with another loader of the same rows, such as one of larger images.
+
+        The next `take` returns the batch that would have been the next one.
+
+        Args:
+            loader: A loader of the same rows in the same order, for the same rank.
+            augment: The augmentation of its batches.
+
+        Raises:
+            StoreMismatchError: Its rows, their order or its batches differ.
+        """
+        state = self.loader.state_dict()
+        self.close()
+        loader.load_state_dict(state)
+        self.loader, self._augment = loader, augment
+
     def _check(self) -> None:
         if not len(self.loader):  # an empty loader would make `_next` loop for ever
             raise StoreError(

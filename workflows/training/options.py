@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
+from pipeline.store.encoding import parse_encoding
 from workflows.options.fields import Options, flag_of, option
 from workflows.options.shared import check_encoded_option, encoded_option
 
@@ -198,6 +199,71 @@ class TrainingOptions(Options):
             "reading": Reading(**{k: v for k, v in reading.items() if v is not None}),
             "staging": staging,
         }
+
+    def with_recorded_choices(self, recorded: Mapping[str, Any]) -> Self:
+        """Return a copy in which options that a run has chosen by itself have the run's values.
+
+        An option that is named is kept. Here it is the encoding of the rows; stages with further
+        choices override it.
+
+        Args:
+            recorded: The options of the run by name; empty for a new run.
+        """
+        encoded = recorded.get("encoded") if self.encoded is None else self.encoded
+        return (
+            self
+            if encoded is None
+            else dataclasses.replace(self, encoded=parse_encoding(encoded).text)
+        )
+
+    def for_store(self, sizes: tuple[int, ...], short_sides: tuple[int, ...], *, gpu: bool) -> Self:
+        """Return a copy with choices that suit the store and the machine, if they are not named.
+
+        Stages that have such options override it.
+
+        Args:
+            sizes: Sides of the stored squares of the training split, in pixels.
+            short_sides: Short sides of the pictures in its encoded rows, in pixels.
+            gpu: True if ranks have GPUs.
+        """
+        return self
+
+    def for_rows(self, rows: int) -> Self:
+        """Return a copy with values that follow from the number of training images.
+
+        Stages that have such options override it.
+
+        Args:
+            rows: Number of images of an epoch.
+        """
+        return self
+
+    def check_network(self, classes: tuple[str, ...]) -> None:
+        """Refuse options with which the stage cannot be created, before any rank is started.
+
+        Stages whose networks are named by options override it.
+
+        Args:
+            classes: The names of the classes by label.
+
+        Raises:
+            TesseraeError: The network cannot be created.
+        """
+
+    @property
+    def labelled_rows_only(self) -> bool:
+        """True if rows without a label are left out."""
+        return False
+
+    @property
+    def rows_together(self) -> int:
+        """The number of successive rows of a batch that must be in the same rank."""
+        return 1
+
+    @property
+    def evaluated_size(self) -> int | None:
+        """The side, in pixels, of evaluated images; None if it is that of training images."""
+        return None
 
     def resized_side(self, stored: int) -> int | None:
         """Return the side to which the device resizes images, in pixels; None = it does not.

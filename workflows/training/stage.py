@@ -84,3 +84,6 @@ class Data:
     """The number of ranks on this machine."""
     folder: str = ""
     """The run folder, which may hold further files of the stage."""
+    sizes: tuple[int, ...] = ()
+    """The sides of the stored squares of the training split, in pixels; empty if the stage reads
+    one array only."""

@@ -47,6 +47,12 @@ _stages = {
         evaluate="workflows.wgan.evaluation:evaluate_for_report",
         former_names=("workflows.wgan.stage:Wgan",),
     ),
+    "classify": StageEntry(
+        "train an image classifier: ResNet, ConvNeXt, ViT or a network for small images",
+        "workflows.classify.options:ClassifyOptions",
+        "workflows.classify.stage:Classify",
+        evaluate="workflows.classify.evaluation:evaluate_for_report",
+    ),
     "colourise": StageEntry(
         "train a network that colourises grey images, optionally with an adversarial loss",
         "workflows.colourise.options:ColouriseOptions",

@@ -127,6 +127,15 @@ class World:
         drawn = torch.randint(high, (batch,), generator=_generator(key))
         return drawn[self.part(batch)].to(self.device)
 
+    def seed_dropout(self, key: tuple[Any, ...]) -> None:
+        """Seed torch's global generator, by which layers of a library draw their dropout.
+
+        Args:
+            key: The values that decide the seed by their `repr`, such as seed and step. Each rank
+                draws other numbers, so dropout of this kind depends on the number of ranks.
+        """
+        torch.manual_seed(_seed((*key, self.rank)))
+
     def mean(self, values: Tensor) -> Tensor:
         """Return the element-wise mean of a tensor over all ranks, which must all call it.
 
@@ -206,9 +215,13 @@ def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 
 def _generator(key: tuple[Any, ...]) -> torch.Generator:
+    return torch.Generator().manual_seed(_seed(key))
+
+
+def _seed(key: tuple[Any, ...]) -> int:
     # Shifted to 63 bits, so that the seed is a non-negative signed integer.
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return int.from_bytes(digest, "little") >> 1
 
 
 @contextmanager
@@ -361,3 +374,26 @@ class BatchNorm(nn.BatchNorm2d):
         if self.affine:
             normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
         return normalised.to(dtype)
+
+
+def synchronise_batch_norm(model: nn.Module) -> nn.Module:
+    """Replace every `nn.BatchNorm2d` in a model by a batch norm over all ranks, in place.
+
+    The values of weights and running statistics, their device and dtype, and the mode of each
+    layer are kept.
+
+    Args:
+        model: A network whose layers are replaced at any depth, but not the network itself. They
+            have weights and running statistics.
+
+    Returns:
+        *model* itself.
+    """
+    for name, child in model.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            norm = BatchNorm(child.num_features, child.eps, child.momentum)
+            norm.to(child.weight).load_state_dict(child.state_dict())
+            setattr(model, name, norm.train(child.training))
+        else:
+            synchronise_batch_norm(child)
+    return model

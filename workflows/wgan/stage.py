@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -11,16 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from pipeline.augment import Augment
 from workflows.adversarial.critics import ConvCritic, ResidualCritic, VectorCritic
 from workflows.adversarial.objectives import OBJECTIVES
 from workflows.adversarial.trainer import AdversarialConfig, AdversarialTrainer
 from workflows.evaluation.sliced import sliced_wasserstein
+from workflows.training.averaging import average_of
 from workflows.training.batches import Batches, RankBatch
 from workflows.training.image_grid import to_uint8
 from workflows.training.options import resized_side
+from workflows.training.precision import training_precision
 from workflows.training.stage import Data
 from workflows.training.world import World
 from workflows.wgan.generators import ConvGenerator, ResidualGenerator, VectorGenerator
@@ -64,16 +64,14 @@ class Wgan:
             OBJECTIVES[options.objective],
             clip=options.clip_limit,
             penalty=options.penalty_weight,
-            precision=_training_precision(options.precision, world.device),
+            precision=training_precision(options.precision, world.device),
             micro_batch=options.micro_batch_size,
         )
         self.trainer = AdversarialTrainer(
             generator, critic, _optimiser(options, generator), _optimiser(options, critic),
             config, world,
         )  # fmt: skip
-        self.average = AveragedModel(
-            generator, multi_avg_fn=partial(_update_average, options.ema_decay), use_buffers=True
-        )
+        self.average = average_of(generator, options.ema_decay)
         if options.compile:
             generator.compile()
             critic.compile()
@@ -301,19 +299,6 @@ def gan_evaluation_augmentation(options: WganOptions, stored: int) -> Augment:
     return Augment(size=size, crop="none", flip=False, mean=RGB, std=RGB, resize=resize)
 
 
-def _update_average(
-    max_decay: float, averages: Any, parameters: Any, num_averaged: Tensor | int
-) -> None:
-    # A lower decay at first, so that the average soon forgets the random initial weights.
-    steps = int(num_averaged)
-    decay = min(max_decay, (1 + steps) / (10 + steps)) if max_decay else 0.0
-    if torch.is_floating_point(averages[0]):
-        torch._foreach_lerp_(averages, parameters, 1 - decay)
-    else:
-        for average, parameter in zip(averages, parameters, strict=True):
-            average.copy_(parameter)
-
-
 def make_generator(options: WganOptions, classes: int) -> nn.Module:
     """Return the generator that *options* select, with random weights, on the CPU.
 
@@ -392,13 +377,3 @@ def _optimiser(options: WganOptions, network: nn.Module) -> torch.optim.Optimize
     assert beta2 is not None
     implementation = {"fused": loop == "fused", "foreach": loop == "foreach"}
     return torch.optim.Adam(network.parameters(), rate, (beta1, beta2), **implementation)
-
-
-def _training_precision(precision: str, device: torch.device) -> torch.dtype:
-    if precision != "auto":
-        return torch.bfloat16 if precision == "bfloat16" else torch.float32
-    if device.type == "cuda":
-        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has_bfloat16 = torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if has_bfloat16 else torch.float32

@@ -18,10 +18,10 @@ from tests.workflows.training.worlds import in_ranks, through_a_file
 from workflows.devise.class_splits import SEEN, UNSEEN, VALIDATION
 from workflows.devise.heads import Head
 from workflows.devise.options import DeviseOptions
-from workflows.devise.stage import Devise, open_trunk, synchronise_batch_norm
+from workflows.devise.stage import Devise, open_trunk
 from workflows.devise.word_space import FILE, load_word_space, make_word_space
 from workflows.training.stage import Data
-from workflows.training.world import BatchNorm, World
+from workflows.training.world import BatchNorm, World, synchronise_batch_norm
 
 KINDS: dict[str, dict[str, Any]] = {
     "paper": {"loss": "hinge", "head": "linear", "dropout": 0.0, "mirrored": False},
@@ -120,22 +120,6 @@ def test_the_mean_of_words_is_of_seen_classes_alone(small: Small, tmp_path: Path
     words = small_stage(small, tmp_path / "plain", unseen_classes="2", centre=False).space.vectors
     np.testing.assert_allclose(space.centre, words[seen].mean(0), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(space.vectors, axis=1), 1, atol=1e-6)
-
-
-def test_the_learning_rate_rises_and_falls() -> None:
-    """The schedule warms up, reaches 1 and falls to 0; a constant one stays at 1."""
-    from workflows.devise.options import DeviseOptions
-    from workflows.devise.stage import schedule
-
-    options = DeviseOptions(steps=100, warmup_fraction=0.1)
-    shares = [schedule(options, step) for step in range(100)]
-    assert shares[0] == pytest.approx(0.1)
-    assert max(shares) == 1.0
-    assert shares[9] == 1.0
-    assert shares[-1] < 0.01
-    assert shares[10:] == sorted(shares[10:], reverse=True)
-    constant = DeviseOptions(steps=100, schedule="constant")
-    assert schedule(constant, 99) == 1.0
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,7 +12,7 @@ from cluster.ranks.rank_process import Rank
 from pipeline.loader import Loader
 from pipeline.store.encoding import parse_encoding
 from tests.images import jpeg, prepare_inline
-from workflows.runs.image_rows import decoded_rows
+from workflows.training.image_rows import decoded_rows
 from workflows.training.launch import _data_section, versions
 from workflows.training.loop import TrainingJob, train
 from workflows.training.options import CHANGEABLE_ON_RESUME

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import StoreError
@@ -72,22 +72,22 @@ def image_size_of(options: TrainingOptions) -> int:
     return int(getattr(options, "image_size", 0) or 224)
 
 
-def with_recorded_encoding(options: TrainingOptions, run: RunFolder) -> TrainingOptions:
-    """Return the options of a stage of images, with the encoding of the run if none is named.
-
-    The run may have chosen it. Its name is that of `jpeg:256@90`, however it was typed.
+def with_choices(store: str, split: str, options: TrainingOptions, *, gpu: bool) -> TrainingOptions:
+    """Return the options of a stage of images, with choices that suit the store and the machine.
 
     Args:
+        store: Folder or URL of the store.
+        split: Name of the split to train on.
         options: The options of the stage.
-        run: The run folder, which may hold no run yet.
+        gpu: True if ranks have GPUs.
 
     Raises:
-        TesseraeError: The record of the run is damaged.
+        StoreError: There is no store.
     """
-    encoded = options.encoded
-    if encoded is None and run.holds_run():
-        encoded = run.read_options()["options"].get("encoded")
-    return options if encoded is None else replace(options, encoded=parse_encoding(encoded).text)
+    arrays = finished_arrays(store, split)
+    encodings = [parse_encoding(text) for text in arrays.encodings]
+    short_sides = tuple(224 if e.is_original else e.short_side for e in encodings)
+    return options.for_store(arrays.sizes, short_sides, gpu=gpu)
 
 
 def choose_rows(
@@ -126,6 +126,41 @@ def choose_rows(
         f" prepare ... --sizes {suggested_store_size(image_size)}`, or encoded rows with `--encoded"
         f" jpeg:{max(256, image_size)}@90`, or pass a smaller --image-size."
     )
+
+
+def evaluated_rows(store: str, split: str, options: TrainingOptions, rows: ImageRows) -> ImageRows:
+    """Return the rows of a split that a stage of images evaluates.
+
+    Args:
+        store: Folder or URL of the store.
+        split: Name of the held-out split.
+        options: The options of the stage.
+        rows: The rows that it trains on, which are evaluated unless the images are of another size.
+
+    Raises:
+        StoreError: The split has no images that are large enough.
+        ValueError: The pictures of the encoding are too small.
+    """
+    size = options.evaluated_size
+    if size is None or size == image_size_of(options):
+        return rows
+    if rows.encoded is not None:
+        encoding = parse_encoding(rows.encoded)
+        if not encoding.suffices_for(size):
+            raise ValueError(
+                f"--evaluation-size is {size}: the pictures of {encoding.text} are smaller. Pass a"
+                " smaller one."
+            )
+        return ImageRows(size, rows.encoded)
+    sizes = finished_arrays(store, split).sizes
+    stored = min((stored for stored in sizes if stored >= size), default=None)
+    if stored is None:
+        listed = ", ".join(map(str, sizes))
+        raise StoreError(
+            f"--evaluation-size is {size}: split {split!r} has images of {listed} px. Pass a"
+            f" smaller one, or add a size with `tesserae prepare ... --sizes {size}`."
+        )
+    return ImageRows(stored)
 
 
 def suggested_store_size(size: int) -> int:

@@ -1,4 +1,4 @@
-"""The stage `classify`: a linear classifier of coarse pixels."""
+"""The stage `coarse`: a linear classifier of coarse pixels."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.augment import Augment
-from workflows.classify.options import ClassifyOptions
+from workflows.coarse.options import CoarseOptions
 from workflows.training.batches import Batches
 from workflows.training.stage import Data
 from workflows.training.world import World
@@ -18,10 +18,10 @@ HALF = (0.5, 0.5, 0.5)
 """The mean and the standard deviation that normalise pixels 0..255 to -1..1."""
 
 
-class Classify:
-    """The stage of `tesserae train classify`, in which each update is a step."""
+class Coarse:
+    """The stage of `tesserae train coarse`, in which each update is a step."""
 
-    def __init__(self, options: ClassifyOptions, data: Data, world: World) -> None:
+    def __init__(self, options: CoarseOptions, data: Data, world: World) -> None:
         """Create the network, as `workflows.training.stage.Stage` defines."""
         self.options, self.world, self.step = options, world, 0
         side, classes = options.image_size, len(data.classes)

@@ -13,12 +13,11 @@ from tests.workflows.training.inline import inline_ranks
 from tests.workflows.training.small import ENCODED, small_store
 from workflows.cli import main
 from workflows.colourise.options import ColouriseOptions
-from workflows.runs.image_rows import (
+from workflows.training.image_rows import (
     FinishedArrays,
     ImageRows,
     choose_rows,
     finished_arrays,
-    with_recorded_encoding,
 )
 from workflows.training.options import TrainingOptions
 from workflows.training.run_folder import RunFolder
@@ -45,7 +44,8 @@ def chosen(
     """Return the rows that a GAN of images of a size reads."""
     options: TrainingOptions = WganOptions(image_size=size, encoded=encoded, **choices)
     if run is not None:
-        options = with_recorded_encoding(options, run)
+        recorded = run.read_options()["options"] if run.holds_run() else {}
+        options = options.with_recorded_choices(recorded)
     return choose_rows(str(store), "train", options, run)
 
 
@@ -182,7 +182,7 @@ def test_squares_that_are_removed_do_not_change_a_run(
     run = tmp_path / "run"
     assert train(monkeypatch, "wgan", both, run, 2) == 0
     monkeypatch.setattr(
-        "workflows.runs.image_rows.finished_arrays", lambda *_: FinishedArrays((), (ENCODED,))
+        "workflows.training.image_rows.finished_arrays", lambda *_: FinishedArrays((), (ENCODED,))
     )
     assert train(monkeypatch, "wgan", both, run, 3) == 1
     assert "was started without --encoded and cannot continue with --encoded jpeg:24@90" in (

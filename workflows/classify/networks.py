@@ -1,0 +1,325 @@
+"""The networks of the stage `classify`: models of `transformers`, new or pretrained."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.augment import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.backbone.load import open_backbone, silence_transformers
+from pipeline.backbone.transform import Transform
+from pipeline.errors import TesseraeError
+from workflows.classify.options import ClassifyOptions
+
+DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3),
+          152: (3, 8, 36, 3)}  # fmt: skip
+"""The numbers of blocks in the four stages of each ResNet (He et al., CVPR 2016, table 1)."""
+BASIC = (18, 34)
+"""The ResNets with blocks of two layers; others have bottlenecks of three."""
+CONVNEXT_DEPTHS = {"tiny": (3, 3, 9, 3), "small": (3, 3, 27, 3)}
+"""Those of ConvNeXt (Liu et al.: A ConvNet for the 2020s, CVPR 2022)."""
+PATCHES = 14
+"""The number of patches on each side of an image in a vision transformer."""
+NAMES = (
+    *(f"resnet{depth}" for depth in DEPTHS),
+    *(f"resnet{depth}-stem3" for depth in DEPTHS),
+    "resnet9",
+    *(f"convnext-{name}" for name in CONVNEXT_DEPTHS),
+    "vit-small",
+)
+"""The names of networks with random weights."""
+_RESNET = re.compile(r"resnet(\d+)(-stem3)?")
+
+
+class Classifier:
+    """An image classifier of `transformers` with the preprocessing of its images."""
+
+    def __init__(self, model: Any, transform: Transform, *, pretrained: bool) -> None:
+        """Wrap a model.
+
+        Args:
+            model: An image classifier of `transformers`.
+            transform: The preprocessing of its images.
+            pretrained: True if the weights of its trunk were trained before.
+        """
+        self.model = model
+        self.transform = transform
+        self.pretrained = pretrained
+
+    @property
+    def trunk(self) -> nn.Module:
+        """The model without its last layers."""
+        trunk: nn.Module = getattr(self.model, self.model.base_model_prefix)
+        return trunk
+
+    def last_layers(self) -> list[nn.Parameter]:
+        """Return the parameters that are not of the trunk."""
+        of_trunk = {id(parameter) for parameter in self.trunk.parameters()}
+        return [p for p in self.model.parameters() if id(p) not in of_trunk]
+
+    def freeze(self, num_blocks: int) -> int:
+        """Exclude the first blocks of the trunk from training.
+
+        Args:
+            num_blocks: The number of blocks, at least 0; -1 for the whole trunk.
+
+        Returns:
+            The number of blocks of the trunk.
+
+        Raises:
+            TesseraeError: The trunk has fewer blocks.
+        """
+        blocks = blocks_of(self.trunk)
+        if num_blocks > len(blocks):
+            raise TesseraeError(
+                f"--frozen-blocks is {num_blocks}: {type(self.model).__name__} has {len(blocks)}"
+                " blocks. Pass fewer, or -1 to train the last layer only."
+            )
+        for parameters in blocks if num_blocks < 0 else blocks[:num_blocks]:
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+        return len(blocks)
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Return the scores of classes, with gradients if the weights have them.
+
+        Args:
+            pixels: (n, 3, h, w) float32 RGB, normalised by `transform`, on the device of the model.
+
+        Returns:
+            (n, C) float32, whatever autocast says.
+        """
+        if self.transform.channels == "BGR":
+            pixels = pixels.flip(1)
+        logits: Tensor = self.model(pixels).logits
+        return logits.float()
+
+
+def make_classifier(options: ClassifyOptions, classes: Sequence[str]) -> Classifier:
+    """Return the network that *options* select, on the CPU.
+
+    Torch's global generator draws the random weights.
+
+    Args:
+        options: The options of the stage, with what follows from the store.
+        classes: The names of the classes by label.
+
+    Raises:
+        TesseraeError: The network cannot be created or opened.
+        AssertionError: The network or the image size is not chosen yet.
+    """
+    if options.trunk is not None:
+        return pretrained_classifier(options.trunk, classes)
+    assert options.network is not None
+    assert options.image_size is not None
+    return new_classifier(
+        options.network, classes, image_size=options.image_size, width=options.width
+    )
+
+
+def check_classifier(options: ClassifyOptions, classes: Sequence[str]) -> None:
+    """Check that the network that *options* select can be created and takes their images.
+
+    A network with random weights is created without memory for them.
+
+    Args:
+        options: The options of the stage, with what follows from the store.
+        classes: The names of the classes by label.
+
+    Raises:
+        TesseraeError: The network cannot be created or opened, fails on images of the size, or has
+            fewer blocks than are to be frozen.
+    """
+    with nullcontext() if options.trunk is not None else torch.device("meta"):
+        classifier = make_classifier(options, classes)
+    classifier.freeze(options.frozen_blocks)
+    sizes = {options.start_image_size, options.image_size, options.evaluated_size}
+    for size in sorted(size for size in sizes if size is not None):
+        _check_images(classifier, size)
+
+
+def new_classifier(
+    network: str, classes: Sequence[str], *, image_size: int, width: int | None = None
+) -> Classifier:
+    """Return a network with random weights, which torch's global generator draws.
+
+    Args:
+        network: One of `NAMES`, or the path of the `config.json` of an image classifier of
+            `transformers`.
+        classes: The names of the classes by label.
+        image_size: Side of the images, in pixels.
+        width: Number of channels of the first layers, by which all layers are scaled (default: that
+            of the network); for a vision transformer, of all layers.
+
+    Raises:
+        TesseraeError: There is no such network, it cannot be scaled to that width, or the file is
+            unreadable or belongs to no image classifier.
+    """
+    if network in NAMES:
+        config = _config(network, image_size, width)
+    else:
+        config = _read_config(network, image_size, width)
+    transform = Transform(size=image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return Classifier(_model_of(config, classes, network), transform, pretrained=False)
+
+
+def pretrained_classifier(trunk: str, classes: Sequence[str]) -> Classifier:
+    """Return a pretrained network with a new last layer, which torch's global generator draws.
+
+    Args:
+        trunk: The folder or hub name of a vision model of `transformers`.
+        classes: The names of the classes by label.
+
+    Raises:
+        TesseraeError: The model cannot be opened, or has no image classifier in `transformers`.
+    """
+    backbone = open_backbone(trunk)
+    source: Any = backbone.model
+    model = _model_of(source.config, classes, trunk)
+    classifier = Classifier(model, backbone.transform, pretrained=True)
+    if type(classifier.trunk) is not type(source):
+        raise TesseraeError(
+            f"--trunk is {trunk}, a {type(source).__name__}: expected a model of which"
+            " `transformers` has an image classifier."
+        )
+    missing, _ = classifier.trunk.load_state_dict(source.state_dict(), strict=False)
+    if missing:
+        raise TesseraeError(f"--trunk is {trunk}: it has no weights for {missing[0]}.")
+    return classifier
+
+
+def blocks_of(trunk: nn.Module) -> list[list[nn.Parameter]]:
+    """Return the parameters of each block of a trunk, from the images on.
+
+    The first block is the stem, what comes before the list of layers. Each layer of the list is
+    another one or, where the list has stages, each of their `layers` or `blocks`. What follows the
+    list belongs to the last block.
+
+    Args:
+        trunk: A model of `transformers` without its last layers.
+    """
+    parameters = list(trunk.parameters())
+    index = {id(parameter): i for i, parameter in enumerate(parameters)}
+    listed = next((m for m in trunk.modules() if isinstance(m, nn.ModuleList)), ())
+    starts = [0]
+    for layer in listed:
+        # A stage may have layers of its own before its list: they belong to its first block.
+        units = [layer, *list(_layers_of(layer))[1:]]
+        starts += [index[id(first)] for unit in units if (first := next(unit.parameters(), None))
+                   is not None]  # fmt: skip
+    bounds = [*sorted(set(starts)), len(parameters)]
+    return [parameters[start:stop] for start, stop in pairwise(bounds)]
+
+
+def _layers_of(stage: nn.Module) -> Iterable[nn.Module]:
+    """Return the list of layers of a stage; nothing if it is a single layer."""
+    lists = (getattr(stage, name, None) for name in ("layers", "blocks"))
+    return next((value for value in lists if isinstance(value, nn.ModuleList | nn.Sequential)), ())
+
+
+# --- configurations -------------------------------------------------------------------------------
+
+
+def _model_of(config: Any, classes: Sequence[str], name: str) -> Any:
+    """Return a new classifier with a configuration, whose classes are named."""
+    from transformers import AutoModelForImageClassification
+
+    silence_transformers()
+    config.id2label = dict(enumerate(classes))
+    config.label2id = {words: label for label, words in enumerate(classes)}
+    try:
+        model: Any = AutoModelForImageClassification.from_config(config)
+    except (ValueError, TypeError, RuntimeError, AttributeError, KeyError) as e:
+        first = (str(e).strip().splitlines() or [""])[0]
+        raise TesseraeError(
+            f"{name} is no image classifier of `transformers` ({first[:200]})."
+        ) from e
+    return model.float()
+
+
+def _read_config(file: str, image_size: int, width: int | None) -> Any:
+    if not file.endswith(".json"):
+        raise TesseraeError(
+            f"--network is {file!r}: expected one of {', '.join(NAMES)}, or the path of a"
+            " config.json."
+        )
+    if width is not None:
+        raise TesseraeError(f"--width is {width}: the network of {file} has its own. Omit it.")
+    from transformers import AutoConfig
+
+    try:
+        values = json.loads(Path(file).read_text(encoding="utf-8"))
+        config: Any = AutoConfig.for_model(**values)
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as e:
+        first = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        raise TesseraeError(
+            f"--network is {file}: expected the config.json of an image classifier of"
+            f" `transformers` ({first[:200]})."
+        ) from e
+    if isinstance(getattr(config, "image_size", None), int):
+        config.image_size = image_size
+    return config
+
+
+def _config(network: str, image_size: int, width: int | None) -> Any:
+    from transformers import ConvNextConfig, ResNetConfig, ViTConfig
+
+    from pipeline.backbone.small_images import ResNet9Config, Stem3ResNetConfig
+
+    if network == "resnet9":
+        return ResNet9Config(width=width or 64)
+    if network == "vit-small":
+        return _vit_config(ViTConfig, image_size, width or 384)
+    if network.startswith("convnext"):
+        first = width or 96
+        depths = CONVNEXT_DEPTHS[network.removeprefix("convnext-")]
+        hidden_sizes = [first * factor for factor in (1, 2, 4, 8)]
+        return ConvNextConfig(depths=list(depths), hidden_sizes=hidden_sizes)
+    match = _RESNET.fullmatch(network)
+    assert match is not None
+    depth, first = int(match[1]), width or 64
+    expansion = 1 if depth in BASIC else 4
+    return (Stem3ResNetConfig if match[2] else ResNetConfig)(
+        embedding_size=first,
+        hidden_sizes=[first * expansion * factor for factor in (1, 2, 4, 8)],
+        depths=list(DEPTHS[depth]),
+        layer_type="basic" if depth in BASIC else "bottleneck",
+    )
+
+
+def _vit_config(kind: Any, image_size: int, width: int) -> Any:
+    """Return the configuration of ViT-S (Touvron et al.: DeiT, ICML 2021), 16 px patches of 224."""
+    if width % 64:
+        raise TesseraeError(f"--width is {width}: expected a multiple of 64 for vit-small.")
+    patch = max(1, image_size // PATCHES)
+    while image_size % patch:
+        patch -= 1
+    return kind(
+        hidden_size=width, num_hidden_layers=12, num_attention_heads=width // 64,
+        intermediate_size=4 * width, image_size=image_size, patch_size=patch,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _check_images(classifier: Classifier, size: int) -> None:
+    """Refuse a network that fails on images of a size."""
+    device = next(classifier.model.parameters()).device
+    try:
+        classifier.model.eval()
+        classifier.logits(torch.zeros(2, 3, size, size, device=device))
+    except (RuntimeError, ValueError, TypeError) as e:
+        first = (str(e).strip().splitlines() or [""])[0]
+        expected = getattr(classifier.model.config, "image_size", None)
+        cure = f"Pass --image-size {expected}" if expected else "Pass another --image-size"
+        raise TesseraeError(
+            f"{type(classifier.model).__name__} fails on images of {size} px ({first[:200]})."
+            f" {cure}, or another network."
+        ) from e
