@@ -59,7 +59,7 @@ class Mixing:
             epoch: The epoch, whose draws are used.
 
         Returns:
-            New images and shares, channels last as *images* are, and both labels.
+            New images, in the layout of *images* in memory, shares, and both labels.
 
         Raises:
             ValueError: The number of rows is odd.
@@ -79,11 +79,9 @@ class Mixing:
         box = _boxes(share, left, top, images.shape[2], images.shape[3])
         # Where a box is cut, its pixels are the partner's; elsewhere both are blended.
         weight = torch.where(cut, (~box).to(images.dtype), share[:, None, None, None])
-        mixed = torch.lerp(images[partner], images, weight)
+        mixed = torch.lerp(images[partner], images, weight)  # which keeps the layout in memory
         shares = torch.where(cut[:, 0, 0, 0], 1 - box.float().mean((1, 2, 3)), share)
-        return MixedBatch(
-            mixed.contiguous(memory_format=torch.channels_last), labels, labels[partner], shares
-        )
+        return MixedBatch(mixed, labels, labels[partner], shares)
 
     @property
     def _cut_probability(self) -> float:
