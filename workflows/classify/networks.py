@@ -17,7 +17,7 @@ from pipeline.augment import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.backbone.load import open_backbone, silence_transformers
 from pipeline.backbone.transform import Transform
 from pipeline.errors import TesseraeError
-from workflows.classify.options import ClassifyOptions
+from workflows.classify.options import NETWORKS, ClassifyOptions
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3),
           152: (3, 8, 36, 3)}  # fmt: skip
@@ -28,14 +28,8 @@ CONVNEXT_DEPTHS = {"tiny": (3, 3, 9, 3), "small": (3, 3, 27, 3)}
 """Those of ConvNeXt (Liu et al.: A ConvNet for the 2020s, CVPR 2022)."""
 PATCHES = 14
 """The number of patches on each side of an image in a vision transformer."""
-NAMES = (
-    *(f"resnet{depth}" for depth in DEPTHS),
-    *(f"resnet{depth}-stem3" for depth in DEPTHS),
-    "resnet9",
-    *(f"convnext-{name}" for name in CONVNEXT_DEPTHS),
-    "vit-small",
-)
-"""The names of networks with random weights."""
+MAX_PATCHES = 32
+"""The largest such number; with more, attention takes gigabytes."""
 _RESNET = re.compile(r"resnet(\d+)(-stem3)?")
 
 
@@ -56,8 +50,18 @@ class Classifier:
 
     @property
     def trunk(self) -> nn.Module:
-        """The model without its last layers."""
-        trunk: nn.Module = getattr(self.model, self.model.base_model_prefix)
+        """The model without its last layers.
+
+        Raises:
+            TesseraeError: The model does not have them apart from its other layers.
+        """
+        trunk = getattr(self.model, self.model.base_model_prefix, None)
+        if not isinstance(trunk, nn.Module):
+            raise TesseraeError(
+                f"{type(self.model).__name__} does not separate its last layers from the others:"
+                f" expected a model with a part {self.model.base_model_prefix!r}. Choose another"
+                " network."
+            )
         return trunk
 
     def last_layers(self) -> list[nn.Parameter]:
@@ -135,15 +139,16 @@ def check_classifier(options: ClassifyOptions, classes: Sequence[str]) -> None:
         classes: The names of the classes by label.
 
     Raises:
-        TesseraeError: The network cannot be created or opened, fails on images of the size, or has
-            fewer blocks than are to be frozen.
+        TesseraeError: The network cannot be created or opened, has fewer blocks than are to be
+            frozen, or fails on images of one of the sizes.
     """
     with nullcontext() if options.trunk is not None else torch.device("meta"):
         classifier = make_classifier(options, classes)
     classifier.freeze(options.frozen_blocks)
-    sizes = {options.start_image_size, options.image_size, options.evaluated_size}
-    for size in sorted(size for size in sizes if size is not None):
-        _check_images(classifier, size)
+    for name in ("image_size", "start_image_size", "evaluation_size"):
+        size = getattr(options, name)
+        if size is not None:
+            _check_images(classifier, size, f"--{name.replace('_', '-')}")
 
 
 def new_classifier(
@@ -152,7 +157,7 @@ def new_classifier(
     """Return a network with random weights, which torch's global generator draws.
 
     Args:
-        network: One of `NAMES`, or the path of the `config.json` of an image classifier of
+        network: One of `NETWORKS`, or the path of the `config.json` of an image classifier of
             `transformers`.
         classes: The names of the classes by label.
         image_size: Side of the images, in pixels.
@@ -163,7 +168,7 @@ def new_classifier(
         TesseraeError: There is no such network, it cannot be scaled to that width, or the file is
             unreadable or belongs to no image classifier.
     """
-    if network in NAMES:
+    if network in NETWORKS:
         config = _config(network, image_size, width)
     else:
         config = _read_config(network, image_size, width)
@@ -235,22 +240,23 @@ def _model_of(config: Any, classes: Sequence[str], name: str) -> Any:
     silence_transformers()
     config.id2label = dict(enumerate(classes))
     config.label2id = {words: label for label, words in enumerate(classes)}
+    if config.architectures is None:  # it could not choose between two classes of a network
+        config.architectures = []
     try:
-        model: Any = AutoModelForImageClassification.from_config(config)
-    except (ValueError, TypeError, RuntimeError, AttributeError, KeyError) as e:
-        first = (str(e).strip().splitlines() or [""])[0]
+        model: Any = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+    except Exception as e:  # of many kinds for a foreign configuration
         raise TesseraeError(
-            f"{name} is no image classifier of `transformers` ({first[:200]})."
+            f"{name} is no image classifier of `transformers` ({_in_one_line(e)})."
         ) from e
     return model.float()
 
 
+def _in_one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:200].rstrip(".")
+
+
 def _read_config(file: str, image_size: int, width: int | None) -> Any:
-    if not file.endswith(".json"):
-        raise TesseraeError(
-            f"--network is {file!r}: expected one of {', '.join(NAMES)}, or the path of a"
-            " config.json."
-        )
     if width is not None:
         raise TesseraeError(f"--width is {width}: the network of {file} has its own. Omit it.")
     from transformers import AutoConfig
@@ -258,11 +264,10 @@ def _read_config(file: str, image_size: int, width: int | None) -> Any:
     try:
         values = json.loads(Path(file).read_text(encoding="utf-8"))
         config: Any = AutoConfig.for_model(**values)
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as e:
-        first = (str(e).strip().splitlines() or [type(e).__name__])[0]
+    except Exception as e:  # of many kinds for a foreign file
         raise TesseraeError(
             f"--network is {file}: expected the config.json of an image classifier of"
-            f" `transformers` ({first[:200]})."
+            f" `transformers` ({_in_one_line(e)})."
         ) from e
     if isinstance(getattr(config, "image_size", None), int):
         config.image_size = image_size
@@ -302,6 +307,12 @@ def _vit_config(kind: Any, image_size: int, width: int) -> Any:
     patch = max(1, image_size // PATCHES)
     while image_size % patch:
         patch -= 1
+    if image_size // patch > MAX_PATCHES:
+        raise TesseraeError(
+            f"--image-size is {image_size}: vit-small would cut images into {image_size // patch}"
+            f" patches on each side, as it has no divisor near {image_size // PATCHES}. Pass a"
+            " multiple of 8."
+        )
     return kind(
         hidden_size=width, num_hidden_layers=12, num_attention_heads=width // 64,
         intermediate_size=4 * width, image_size=image_size, patch_size=patch,
@@ -309,17 +320,21 @@ def _vit_config(kind: Any, image_size: int, width: int) -> Any:
 
 
 @torch.no_grad()
-def _check_images(classifier: Classifier, size: int) -> None:
-    """Refuse a network that fails on images of a size."""
-    device = next(classifier.model.parameters()).device
+def _check_images(classifier: Classifier, size: int, flag: str) -> None:
+    """Refuse a network that fails on images of the size that a flag selects."""
+    model = classifier.model.eval()
+    device = next(model.parameters()).device
     try:
-        classifier.model.eval()
-        classifier.logits(torch.zeros(2, 3, size, size, device=device))
-    except (RuntimeError, ValueError, TypeError) as e:
-        first = (str(e).strip().splitlines() or [""])[0]
-        expected = getattr(classifier.model.config, "image_size", None)
-        cure = f"Pass --image-size {expected}" if expected else "Pass another --image-size"
+        logits = classifier.logits(torch.zeros(2, 3, size, size, device=device))
+    except Exception as e:  # of many kinds for a foreign network
+        expected = getattr(model.config, "image_size", None)
+        cure = f"Pass {expected}" if isinstance(expected, int) else "Pass another size"
         raise TesseraeError(
-            f"{type(classifier.model).__name__} fails on images of {size} px ({first[:200]})."
-            f" {cure}, or another network."
+            f"{flag} is {size}: {type(model).__name__} fails on such images"
+            f" ({_in_one_line(e)}). {cure}, or another network."
         ) from e
+    if logits.shape != (2, model.config.num_labels):
+        raise TesseraeError(
+            f"{type(model).__name__} gives scores of the shape {tuple(logits.shape)} for 2 images:"
+            f" expected one for each of {model.config.num_labels} classes. Choose another network."
+        )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from pipeline.backbone.choices import NEW
 from workflows.classify.recipes import (
     default_epochs,
     default_image_size,
@@ -18,6 +19,12 @@ from workflows.classify.recipes import (
 from workflows.options.fields import PrintingFlag, option
 from workflows.training.options import TrainingOptions, resized_side
 
+NETWORKS = (
+    *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+    *(f"resnet{depth}-stem3" for depth in (18, 34, 50, 101, 152)),
+    "resnet9", "convnext-tiny", "convnext-small", "vit-small",
+)  # fmt: skip
+"""The names of networks with random weights."""
 OPTIMISERS = ("sgd", "adamw")
 """The names of optimisers: SGD with Nesterov momentum, and AdamW."""
 CROPS = ("resized", "random", "none")
@@ -302,6 +309,12 @@ class ClassifyOptions(TrainingOptions):
         return " ".join(map(str, values))
 
     def _check_network(self) -> None:
+        network = self.network
+        if network is not None and network not in NETWORKS and not network.endswith(".json"):
+            raise ValueError(
+                f"--network is {network!r}: expected one of {', '.join(NETWORKS)}, or the path of a"
+                " config.json."
+            )
         if self.trunk is None:
             if self.frozen_blocks:
                 raise ValueError(
@@ -309,6 +322,11 @@ class ClassifyOptions(TrainingOptions):
                     " trained as a whole. Pass --trunk, or omit it."
                 )
             return
+        if self.trunk == NEW:
+            raise ValueError(
+                f"--trunk is {NEW!r}, a network with random weights, whose batch norm would keep"
+                " the statistics of no images. Pass a pretrained model, or --network."
+            )
         for name in ("network", "width"):
             if getattr(self, name) is not None:
                 raise ValueError(
