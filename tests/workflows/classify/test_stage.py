@@ -1,0 +1,387 @@
+"""Tests that steps depend on no interruption and no number of ranks, and what a step trains."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.workflows.classify.small import (
+    BATCH,
+    ENCODED,
+    HELD_OUT_ROWS,
+    SIZE,
+    class_store,
+    config_file,
+    open_small,
+    small_stage,
+    small_trunk,
+    take_steps,
+)
+from tests.workflows.training.small import tensors
+from tests.workflows.training.worlds import in_ranks, through_a_file
+from workflows.classify.stage import Classify
+from workflows.training.world import World
+
+MIXED = {"mixup": 0.3, "cutmix": 1.0, "ema_decay": 0.9}
+GROWING = {"start_image_size": 8, "growth_epochs": (0, 2)}
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {"padding": 2, "cutout": 5},
+    "growing": {**MIXED, **GROWING, "crop": "resized", "schedule": "linear"},
+    "growing in random crops": {**GROWING, "padding": 1, "schedule": "step", "milestones": (1, 2)},
+    "windowed": {**GROWING, "order": "windowed", "momentum": 0.0},
+    "encoded": {**MIXED, **GROWING, "crop": "resized", "encoded": ENCODED},
+    "encoded in random crops": {**GROWING, "encoded": ENCODED, "channels_last": False},
+    "dropout": {
+        "network": "vit", "width": None, "optimiser": "adamw", "micro_batch_size": 3, "mixup": 0.4,
+        "ema_decay": 0.5, "label_smoothing": 0.1, "max_gradient_norm": 0.1,
+    },
+    "pretrained": {
+        "network": None, "width": None, "trunk": "resnet", "frozen_blocks": 1,
+        "trunk_learning_rate": 0.01,
+    },
+    "bfloat16": {"precision": "bfloat16", "crop": "none", "schedule": "constant"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a store, a network's configuration and a pretrained trunk."""
+    folder = tmp_path_factory.mktemp("classify")
+    class_store(folder, encoded=(ENCODED,))
+    small_trunk(folder)
+    return folder
+
+
+def choices_of(folder: Path, kind: str) -> dict[str, Any]:
+    """Return the options of a kind, with the paths of its files."""
+    choices = dict(KINDS[kind])
+    if choices.get("network") in ("vit", "convnext", "resnet"):
+        choices["network"] = config_file(folder, choices["network"])
+    if choices.get("trunk"):
+        choices["trunk"] = str(folder / choices["trunk"])
+    return choices
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_stage_equals_an_uninterrupted_one(folder: Path, kind: str) -> None:
+    """A stage that is resumed at any step is bit-identical, also across a change of the size."""
+    choices, steps = choices_of(folder, kind), 11
+    uninterrupted = small_stage(folder / "store", **choices)
+    states, metrics = [], []
+    for _ in range(steps):
+        states.append(through_a_file(uninterrupted.state_dict()))
+        metrics += take_steps(uninterrupted, 1)
+    expected = tensors(uninterrupted.state_dict())
+    assert len(expected) > 20
+    for start in (3, 4, 9):  # within an epoch, at the end of one, and in a later one
+        resumed = small_stage(folder / "store", **choices)
+        take_steps(resumed, 2)  # loading replaces this state
+        resumed.load_state_dict(states[start])
+        assert take_steps(resumed, steps - start) == metrics[start:]
+        actual = tensors(resumed.state_dict())
+        assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+        assert resumed.batches.state_dict() == uninterrupted.batches.state_dict()
+        resumed.batches.close()
+    uninterrupted.batches.close()
+
+
+def in_world(world: World, store: Path, parts: tuple[int, ...], **choices: Any) -> Any:
+    """Return weights, metrics and an evaluation, with the state saved between parts."""
+    stage, metrics = small_stage(store, world, **choices), []
+    for index, part in enumerate(parts):
+        if index:
+            state = through_a_file(stage.state_dict())
+            stage.batches.close()
+            stage = small_stage(store, world, **choices)
+            stage.load_state_dict(state)
+        metrics += take_steps(stage, part)
+    evaluated = stage.evaluate()[0]
+    stage.batches.close()
+    return tensors(stage.state_dict()), metrics, evaluated
+
+
+def both(world: World, store: Path, **choices: Any) -> Any:
+    """Return the results of nine steps, uninterrupted and interrupted."""
+    return tuple(in_world(world, store, parts, **choices) for parts in ((9,), (3, 6)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", ["plain", "growing", "encoded", "encoded in random crops", "pretrained"]
+)
+def test_two_ranks_compute_what_one_computes(folder: Path, tmp_path: Path, kind: str) -> None:
+    """Two ranks agree with one, with batch norm over both; interrupted ones to the bit."""
+    choices = choices_of(folder, kind)
+    work = partial(both, store=folder / "store", **choices)
+    alone, metrics, evaluated = in_world(World(), folder / "store", (9,), **choices)
+    results = in_ranks(work, 2, tmp_path)
+    for (state, _, evaluation), (resumed, _, again) in results:
+        for actual, expected in zip(state, alone, strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+        assert evaluation == pytest.approx(evaluated, rel=1e-3, abs=1e-4)
+        assert evaluation == again
+        assert all(torch.equal(a, b) for a, b in zip(state, resumed, strict=True))
+    ranks = [uninterrupted[1] for uninterrupted, _ in results]
+    for first, second, expected in zip(*ranks, metrics, strict=True):
+        mean = {name: (first[name] + second[name]) / 2 for name in first}
+        assert mean == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+# --- what a step trains ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [2, 3, 7])
+def test_micro_batches_give_the_step_of_the_whole_batch(folder: Path, rows: int) -> None:
+    """Gradients and metrics are those of the batch, mixed rows included, without batch norm."""
+    network = config_file(folder, "convnext")
+    choices: dict[str, Any] = {"network": network, "width": None, "label_smoothing": 0.1, **MIXED}
+    whole = small_stage(folder / "store", **choices)
+    parts = small_stage(folder / "store", micro_batch_size=rows, **choices)
+    for first, second in zip(take_steps(whole, 3), take_steps(parts, 3), strict=True):
+        assert first == pytest.approx(second, rel=1e-4)
+    for stage in (whole, parts):
+        assert any(p.grad is not None for p in stage.classifier.model.parameters())
+    pairs = zip(tensors(whole.state_dict()), tensors(parts.state_dict()), strict=True)
+    for actual, expected in pairs:
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-5)
+
+
+def parameters(stage: Classify) -> dict[str, Tensor]:
+    """Return copies of the parameters by name."""
+    return {n: p.detach().clone() for n, p in stage.classifier.model.named_parameters()}
+
+
+@pytest.mark.parametrize(("frozen", "changes"), [(0, 3), (1, 2), (2, 1), (-1, 0)])
+def test_frozen_blocks_do_not_change(folder: Path, frozen: int, changes: int) -> None:
+    """The first blocks keep their weights, with decay too; later ones and the last layer learn."""
+    trunk = str(folder / "resnet")
+    choices = {"network": None, "width": None, "trunk": trunk, "frozen_blocks": frozen}
+    stage = small_stage(folder / "store", weight_decay=0.1, **choices)
+    before = parameters(stage)
+    take_steps(stage, 2)
+    after = parameters(stage)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    prefixes = ["resnet.embedder.", "resnet.encoder.stages.0.", "resnet.encoder.stages.1."]
+    learns = ("classifier.", *prefixes[3 - changes :])
+    assert changed == {name for name in before if name.startswith(learns)}
+
+
+def test_a_pretrained_batch_norm_keeps_its_statistics(folder: Path) -> None:
+    """They are used in training too, also after an evaluation; a new network learns its own."""
+    choices = {"network": None, "width": None, "trunk": str(folder / "resnet")}
+    stage = small_stage(folder / "store", **choices)
+    before = {n: b.clone() for n, b in stage.classifier.model.named_buffers()}
+    assert before
+    take_steps(stage, 2)
+    stage.evaluate()
+    take_steps(stage, 2)
+    for name, buffer in stage.classifier.model.named_buffers():
+        assert torch.equal(buffer, before[name])
+    new = small_stage(folder / "store")
+    before = {n: b.clone() for n, b in new.classifier.model.named_buffers()}
+    take_steps(new, 1)
+    assert not any(torch.equal(b, before[n]) for n, b in new.classifier.model.named_buffers())
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("network", ["resnet9", "vit"])
+def test_norms_and_biases_do_not_decay(folder: Path, optimiser: str, network: str) -> None:
+    """Without a gradient, only weights of two and more axes shrink, each at its own rate."""
+    rates = {"learning_rate": 0.5, "trunk_learning_rate": 0.25, "warmup_epochs": 0.0}
+    choices: dict[str, Any] = {"optimiser": optimiser, "weight_decay": 0.1, **rates}
+    if network == "vit":
+        choices |= {"network": config_file(folder, "vit"), "width": None}
+    stage = small_stage(folder / "store", schedule="constant", momentum=0.0, **choices)
+    stage._set_rate()
+    model = stage.classifier.model
+    last = {id(parameter) for parameter in stage.classifier.last_layers()}
+    assert len(last) == (1 if network == "resnet9" else 2)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            nn.init.normal_(parameter)
+        parameter.grad = torch.zeros_like(parameter)
+    before = parameters(stage)
+    stage._optimiser.step()
+    for name, parameter in model.named_parameters():
+        rate = 0.5 if id(parameter) in last else 0.25
+        factor = 1 - rate * 0.1 if parameter.ndim > 1 else 1
+        torch.testing.assert_close(parameter.detach(), before[name] * factor)
+
+
+def test_the_schedule_counts_epochs(folder: Path) -> None:
+    """The rate rises in the warm-up, and falls at the milestones; both ends are epochs."""
+    choices: dict[str, Any] = {"schedule": "step", "warmup_epochs": 0.5, "learning_rate": 1.0}
+    stage = small_stage(folder / "store", milestones=(1, 2), trunk_learning_rate=0.5, **choices)
+    rates = []
+    for _ in range(12):
+        take_steps(stage, 1)
+        rates.append(sorted({group["lr"] for group in stage._optimiser.param_groups}))
+    expected = [0.5, 1.0, 1.0, 1.0, *[0.1] * 4, *[0.01] * 4]
+    assert [rate for _, rate in rates] == pytest.approx(expected)
+    assert [rate for rate, _ in rates] == pytest.approx([value / 2 for value in expected])
+
+
+def test_images_grow_at_the_beginning_of_an_epoch(folder: Path) -> None:
+    """Each size is read from the smallest squares that suffice, in the same order of rows."""
+    stage = small_stage(folder / "store", **GROWING, epochs=4)
+    plain = small_stage(folder / "store", epochs=4)
+    read: list[tuple[int, ...]] = []
+    take = stage.batches.take
+
+    def record() -> Any:
+        batch = take()
+        expected = plain.batches.take()
+        assert torch.equal(batch.rows, expected.rows)
+        assert torch.equal(batch.labels, expected.labels)
+        read.append((stage.batches.loader.sizes[0], batch.images.shape[3]))
+        return batch
+
+    stage.batches.take = record  # type: ignore[method-assign]
+    take_steps(stage, 12)
+    assert read == [(8, 8)] * 4 + [(16, 16)] * 8
+
+
+def test_training_learns_the_classes(folder: Path) -> None:
+    """The held-out accuracy rises, and the average of the weights is what is evaluated."""
+    stage = small_stage(folder / "store", epochs=12, ema_decay=0.8, learning_rate=0.1)
+    before = stage.evaluate()[0]
+    take_steps(stage, 48)
+    after = stage.evaluate()[0]
+    assert set(after) == {"held_out_loss", "held_out_accuracy", "held_out_top5"}
+    assert after["held_out_loss"] < 0.5 * before["held_out_loss"]
+    assert after["held_out_accuracy"] > 0.8
+    assert after["held_out_top5"] >= after["held_out_accuracy"]
+    assert stage.average is not None
+    stage.average.module.load_state_dict(
+        small_stage(folder / "store").classifier.model.state_dict()
+    )
+    assert stage.evaluate()[0] == pytest.approx(before)
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+
+
+def held_out(stage: Classify) -> Tensor:
+    """Return the labels and scores of a rank's held-out rows, (n, 1 + C)."""
+    parts = [torch.cat([labels[:, None], logits], 1) for logits, labels in stage.held_out_logits()]
+    return torch.cat(parts) if parts else torch.zeros(0, 7)
+
+
+def in_order(rows: Tensor) -> Tensor:
+    """Return rows in an order that depends on their values alone."""
+    for column in range(rows.shape[1] - 1, -1, -1):
+        rows = rows[rows[:, column].argsort(stable=True)]
+    return rows
+
+
+@pytest.mark.parametrize("evaluation_size", [None, 12, 20])
+@pytest.mark.parametrize("encoded", [None, ENCODED])
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_an_evaluation_covers_every_row_once(
+    folder: Path, size: int, encoded: str | None, evaluation_size: int | None
+) -> None:
+    """The parts of all ranks are all held-out rows, also if the last batch has fewer than ranks."""
+    choices: dict[str, Any] = {"encoded": encoded, "evaluation_size": evaluation_size}
+    alone = held_out(small_stage(folder / "store", **choices))
+    assert len(alone) == HELD_OUT_ROWS
+    parts = [
+        held_out(small_stage(folder / "store", World(rank, size), **choices))
+        for rank in range(size)
+    ]
+    assert all(len(part) < HELD_OUT_ROWS for part in parts)
+    torch.testing.assert_close(in_order(torch.cat(parts)), in_order(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_an_evaluation_equals_a_plain_one(folder: Path) -> None:
+    """Loss, accuracy and top-5 accuracy are those of all rows at once."""
+    stage = small_stage(folder / "store")
+    take_steps(stage, 2)
+    metrics, grids = stage.evaluate()
+    rows = held_out(stage)
+    labels, logits = rows[:, 0].long(), rows[:, 1:].double()
+    losses = -torch.log_softmax(logits, 1)[torch.arange(len(rows)), labels]
+    ranks = (logits > logits[torch.arange(len(rows)), labels][:, None]).sum(1)
+    assert metrics == pytest.approx(
+        {
+            "held_out_loss": float(losses.mean()),
+            "held_out_accuracy": float((ranks == 0).float().mean()),
+            "held_out_top5": float((ranks < 5).float().mean()),
+        },
+        rel=1e-5,
+    )
+    assert grids == {}
+
+
+@pytest.mark.parametrize("kind", ["growing", "pretrained", "dropout"])
+def test_an_evaluation_changes_nothing(folder: Path, kind: str) -> None:
+    """Steps and evaluations alternate, and the state is that of steps alone."""
+    choices = choices_of(folder, kind)
+    evaluated, plain = (small_stage(folder / "store", **choices) for _ in range(2))
+    for _ in range(3):
+        assert take_steps(evaluated, 2) == take_steps(plain, 2)
+        before = copy.deepcopy(evaluated.state_dict())
+        first = evaluated.evaluate()[0]
+        assert evaluated.evaluate()[0] == first
+        pairs = zip(tensors(before), tensors(evaluated.state_dict()), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+        assert evaluated.batches.state_dict() == plain.batches.state_dict()
+
+
+def test_mirrored_scores_are_the_mean_of_both(folder: Path) -> None:
+    """The mirror image is that of the network's input."""
+    plain = small_stage(folder / "store")
+    mirrored = small_stage(folder / "store", mirrored_evaluation=True)
+    seen: list[Tensor] = []
+    plain.classifier.model.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].clone())
+    )
+    rows = held_out(plain)
+    with torch.no_grad():
+        plain.classifier.model.eval()
+        reverse = torch.cat([plain.classifier.logits(images.flip(3)) for images in list(seen)])
+    expected = (rows[:, 1:] + reverse) / 2
+    torch.testing.assert_close(held_out(mirrored)[:, 1:], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_without_held_out_rows_is_not_evaluated(folder: Path) -> None:
+    """There are neither metrics nor grids."""
+    stage = small_stage(folder / "store", held_out="none")
+    assert stage.evaluate() == ({}, {})
+
+
+def test_few_classes_have_no_top5(tmp_path: Path) -> None:
+    """Among five classes every true one is among the five best."""
+    store = class_store(tmp_path, classes=("a", "b", "c", "d", "e"), sizes=(16,))
+    stage = small_stage(store)
+    assert set(stage.evaluate()[0]) == {"held_out_loss", "held_out_accuracy"}
+
+
+def test_mixed_images_have_no_accuracy(folder: Path) -> None:
+    """A mixed image has two classes, so that only the loss is a metric of a step."""
+    assert set(take_steps(small_stage(folder / "store", mixup=0.2), 1)[0]) == {"loss"}
+    assert set(take_steps(small_stage(folder / "store"), 1)[0]) == {"loss", "accuracy"}
+
+
+def test_the_number_of_steps_follows_from_the_epochs(folder: Path) -> None:
+    """Named steps take precedence; an evaluation follows each epoch."""
+    options, data = open_small(folder / "store", epochs=5)
+    assert (options.steps, options.eval_every, len(data.train)) == (20, 4, 4)
+    options, _ = open_small(folder / "store", epochs=5, steps=7, eval_every=3)
+    assert (options.steps, options.eval_every) == (7, 3)
+
+
+def test_the_layout_in_memory_is_that_of_the_option(folder: Path) -> None:
+    """Images have the layout of the weights, mixed images too."""
+    for mixup in (0.0, 0.3):
+        for channels_last in (True, False):
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            stage = small_stage(folder / "store", mixup=mixup, channels_last=channels_last)
+            images = stage._mix(stage.batches.take()).images
+            assert images.shape == (BATCH, 3, SIZE, SIZE)
+            assert images.is_contiguous(memory_format=layout)
