@@ -345,10 +345,11 @@ class ClassifyOptions(TrainingOptions):
             raise ValueError(
                 f"--start-image-size is {start}: expected at most --image-size, {size}."
             )
-        if start is not None and self.cutout > start:
-            raise ValueError(f"--cutout is {self.cutout}: expected less than {start} pixels.")
-        if size is not None and self.cutout > size:
-            raise ValueError(f"--cutout is {self.cutout}: expected less than {size} pixels.")
+        smallest = size if start is None else start
+        if smallest is not None and self.cutout > smallest:
+            raise ValueError(f"--cutout is {self.cutout}: expected at most {smallest} pixels.")
+        if smallest is not None and self.padding >= smallest:
+            raise ValueError(f"--padding is {self.padding}: expected less than {smallest} pixels.")
 
     # --- recipes and what follows from the store ------------------------------------------------
 
@@ -365,11 +366,14 @@ class ClassifyOptions(TrainingOptions):
         """
         names = {field.name for field in dataclasses.fields(cls)}
         named = {name: value for name, value in vars(args).items() if name in names}
-        return cls.of_preset(named.get("preset"), **named)
+        return cls.of_preset(named.pop("preset", None), **named)
 
     @classmethod
     def of_preset(cls, preset: str | None, **named: Any) -> Self:
         """Return the options of a named recipe, with some changed.
+
+        Values of the recipe that belong to a changed option follow it: epochs are scaled to another
+        number of epochs, and what the options do not allow together is left out.
 
         Args:
             preset: The name of the recipe, one of `workflows.classify.recipes.recipes()`; None for
@@ -384,9 +388,7 @@ class ClassifyOptions(TrainingOptions):
             return cls(**named)
         if preset not in recipes():
             raise ValueError(f"--preset is {preset!r}: expected one of {', '.join(recipes())}.")
-        values = dict(recipes()[preset].options)
-        if named.get("trunk") is not None:
-            values.pop("network", None)
+        values = _following(recipes()[preset].options, named)
         return cls(**{**values, **named, "preset": preset})
 
     def with_recorded_choices(self, recorded: Mapping[str, Any]) -> Self:
@@ -398,6 +400,8 @@ class ClassifyOptions(TrainingOptions):
         chosen: dict[str, Any] = {
             name: recorded.get(name) for name in CHOSEN if getattr(self, name) is None
         }
+        if self.trunk is not None:  # it is compared with that of the run
+            chosen.pop("network", None)
         return dataclasses.replace(super().with_recorded_choices(recorded), **chosen)
 
     def for_store(self, sizes: tuple[int, ...], short_sides: tuple[int, ...], *, gpu: bool) -> Self:
@@ -576,3 +580,24 @@ class ClassifyOptions(TrainingOptions):
     def options_to_lower(self) -> str:
         """Return what to lower after training has diverged, as a phrase for an error message."""
         return f"--learning-rate (now {self.learning_rate:g})"
+
+
+def _following(recipe: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a recipe, without or with others for what *named* makes invalid."""
+    values = dict(recipe)
+    epochs = named.get("epochs")
+    if epochs is not None:
+        for name in ("milestones", "growth_epochs"):
+            if name in values:
+                scaled = (round(epoch * epochs / recipe["epochs"]) for epoch in recipe[name])
+                values[name] = tuple(max(1, epoch) for epoch in scaled)
+    start, size = values.get("start_image_size"), named.get("image_size")
+    for name, is_left_out in (
+        ("network", named.get("trunk") is not None),
+        ("milestones", named.get("schedule", "step") != "step"),
+        ("padding", named.get("crop", "random") != "random"),
+        ("start_image_size", None not in (start, size) and start > size),
+    ):
+        if is_left_out:
+            values.pop(name, None)
+    return values
