@@ -216,7 +216,8 @@ class Loader(BaseLoader):
             # As many chunks in a window, since those decide the order.
             chunk_bytes = self._open().split.recipe.chunk_rows * 3 * size**2
             loader.window_bytes = self._window_chunks() * chunk_bytes
-        loader._opened = None
+        # What is open is dropped, and counts are not shared.
+        loader._opened, loader.readers = None, {}
         return loader
 
     def _count_threads(self) -> int:

@@ -136,11 +136,10 @@ class Batches:
             augment: The augmentation of its batches.
 
         Raises:
-            StoreMismatchError: Its rows, their order or its batches differ.
+            StoreMismatchError: Its rows, their order or its batches differ; nothing has changed.
         """
-        state = self.loader.state_dict()
+        loader.load_state_dict(self.loader.state_dict())  # first: if refused, nothing changes
         self.close()
-        loader.load_state_dict(state)
         self.loader, self._augment = loader, augment
 
     def _check(self) -> None:

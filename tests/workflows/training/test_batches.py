@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, StoreMismatchError
 from pipeline.loader import Loader
 from tests.workflows.training.small import ENCODED, small_store
 from workflows.training.batches import Batches, micro_batches, no_augmentation
@@ -57,6 +57,49 @@ def test_two_ranks_see_the_sequence_that_one_sees(tmp_path: Path, encoded: str |
     for whole, first, second in zip(expected, *parts, strict=True):
         for tensor, *halves in zip(whole, first, second, strict=True):
             assert torch.equal(tensor, torch.cat(halves))
+
+
+@pytest.mark.parametrize("order", ["random", "windowed"])
+@pytest.mark.parametrize("encoded", [None, ENCODED])
+def test_a_stream_goes_on_with_images_of_another_side(
+    tmp_path: Path, encoded: str | None, order: str
+) -> None:
+    """The rows are those of an unchanged stream, in every rank, and the wait is summed up."""
+    more = {"sizes": (8, 16)} if encoded is None else {"encoded": (encoded,)}
+    store = small_store(tmp_path, **more)  # type: ignore[arg-type]
+    loader = Loader(store, size=16, encoded=encoded, batch_size=8, seed=3, order=order)
+    for rank in range(2):
+        world = World(rank=rank, size=2)
+        unchanged, changed = (Batches(loader, no_augmentation, world) for _ in range(2))
+        for step in range(11):  # an epoch has four batches
+            if step in (2, 4, 8):
+                before = changed.state_dict(), changed.wait_seconds, changed.rows_taken
+                side = 8 if changed.loader.sizes == (16,) else 16  # type: ignore[union-attr]
+                changed.read_from(loader.with_size(side).for_rank(rank, 2), no_augmentation)
+                after = changed.state_dict(), changed.wait_seconds, changed.rows_taken
+                assert after == before
+            batch, expected = changed.take(), unchanged.take()
+            assert torch.equal(batch.rows, expected.rows)
+            assert torch.equal(batch.labels, expected.labels)
+            assert batch.images.shape[2] == (8 if step in (2, 3) or step >= 8 else 16)
+            assert changed.state_dict() == unchanged.state_dict()
+        changed.close()
+        unchanged.close()
+
+
+def test_a_stream_of_other_rows_is_refused(tmp_path: Path) -> None:
+    """The stream is unchanged then."""
+    store = small_store(tmp_path)
+    loader = Loader(store, size=16, batch_size=8, rank=0, world=1)
+    batches = Batches(loader, no_augmentation, World())
+    batches.take()
+    before = batches.state_dict()
+    with pytest.raises(StoreMismatchError, match="seed is 0 in the state, 1 here"):
+        batches.read_from(Loader(store, size=16, batch_size=8, seed=1), no_augmentation)
+    assert batches.state_dict() == before
+    batches.take()
+    assert batches.state_dict()["batch"] == 2
+    batches.close()
 
 
 def test_a_rank_decodes_on_the_cores_of_its_own_machine(
