@@ -77,6 +77,9 @@ class Augment:
             raise ValueError(f"area is {self.area}: expected 0 < smallest <= largest <= 1.")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"ratio is {self.ratio}: expected 0 < smallest <= largest.")
+        for name in ("padding", "cutout"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: expected at least 0 pixels.")
         if self.padding and self.crop != "random":
             raise ValueError(
                 f"padding is {self.padding} with crop {self.crop!r}: only 'random' has a border."
@@ -166,7 +169,7 @@ def draws(seed: int, epoch: int, rows: Tensor, purpose: int) -> Tensor:
         rows: The rows of the split, (n,) int64, on any device; they are only read. A row gets the
             same number in any batch.
         purpose: The number of the purpose, 0 to 2^64 - 1; each gives independent numbers. `Augment`
-            uses 0 (`MIRROR`) to 4, so others should use larger ones.
+            uses 0 (`MIRROR`) to 6, so others should use larger ones.
 
     Returns:
         (n,) float32 in [0, 1), multiples of 2^-24, on the device of *rows*.

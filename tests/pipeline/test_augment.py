@@ -15,6 +15,10 @@ from pipeline.augment import IMAGENET_MEAN, IMAGENET_STD, Augment, draws, normal
 from pipeline.order import key
 
 GOLDEN = [2175092, 2772753, 5210941]
+GOLDEN_SUMS = {"none": 1425.59, "random": -549.84, "resized": 1781.61}
+"""Weighted sums of augmented images, from the version before borders and cutouts."""
+LEFT, TOP, CUT_LEFT, CUT_TOP = 3, 4, 5, 6
+"""The purposes of the draws that place a random crop and the square of a cutout."""
 BIG = st.integers(0, 2**64 - 1)
 
 
@@ -56,17 +60,21 @@ def test_draws_are_uniform_and_independent() -> None:
     assert together.max() < 0.025
 
 
-@pytest.mark.parametrize("crop", ["none", "random", "resized"])
-def test_an_image_is_augmented_equally_in_any_batch(crop: str) -> None:
+@pytest.mark.parametrize(
+    ("crop", "more"),
+    [("none", {}), ("random", {}), ("resized", {}), ("random", {"padding": 4, "cutout": 16}),
+     ("resized", {"cutout": 9})],
+)  # fmt: skip
+def test_an_image_is_augmented_equally_in_any_batch(crop: str, more: dict[str, int]) -> None:
     """The result depends on seed and epoch, but not on the other images or the order."""
     images, rows = pictures(20, 72, 72), torch.arange(100, 120)
-    augment = Augment(size=64, crop=crop, seed=3)
+    augment = Augment(size=64, crop=crop, seed=3, **more)
     batch = augment(images, rows, 5)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(augment(images[order], rows[order], 5), batch[order])
     torch.testing.assert_close(augment(images[7:8], rows[7:8], 5), batch[7:8])
     assert not torch.equal(augment(images, rows, 6), batch)
-    assert not torch.equal(Augment(size=64, crop=crop, seed=4)(images, rows, 5), batch)
+    assert not torch.equal(Augment(size=64, crop=crop, seed=4, **more)(images, rows, 5), batch)
     assert batch.shape == (20, 3, 64, 64)
     assert batch.dtype == torch.float32
     assert batch.is_contiguous(memory_format=torch.channels_last)
@@ -87,6 +95,111 @@ def test_a_random_crop_has_a_uniform_position() -> None:
     counts = torch.bincount(torch.cat(seen).long(), minlength=9)
     assert len(counts) == 9
     assert ((counts - 4000 / 9) ** 2 / (4000 / 9)).sum() < 40
+
+
+def uniform(seed: int, epoch: int, row: int, purpose: int) -> float:
+    """Return the draw of a row, by the documented hash."""
+    return (key(seed, epoch, purpose, row) >> 40) / 2**24
+
+
+def plain_crop(image: np.ndarray, size: int, padding: int, draw: Any) -> np.ndarray:
+    """Return a random crop of an image with a reflected border, (h, w, 3), by indices."""
+    height, width = image.shape[:2]
+    top = int(draw(TOP) * (height + 2 * padding - size + 1)) - padding
+    left = int(draw(LEFT) * (width + 2 * padding - size + 1)) - padding
+
+    def reflected(position: int, length: int) -> int:
+        position = abs(position)
+        return 2 * (length - 1) - position if position >= length else position
+
+    cut = np.zeros((size, size, 3))
+    for y in range(size):
+        for x in range(size):
+            cut[y, x] = image[reflected(top + y, height), reflected(left + x, width)]
+    return cut
+
+
+def plain_cutout(image: np.ndarray, side: int, draw: Any) -> np.ndarray:
+    """Return a normalised image, (h, w, 3), whose square is 0."""
+    size = len(image)
+    top, left = (int(draw(purpose) * size) - side // 2 for purpose in (CUT_TOP, CUT_LEFT))
+    cut = image.copy()
+    cut[max(0, top) : max(0, top + side), max(0, left) : max(0, left + side)] = 0
+    return cut
+
+
+@given(
+    shape=st.tuples(st.integers(8, 12), st.integers(8, 12)),
+    padding=st.integers(0, 7),
+    cutout=st.integers(0, 9),
+    flip=st.booleans(),
+    seed=BIG,
+    epoch=st.integers(0, 2**40),
+)
+def test_borders_and_cutouts_equal_a_plain_computation(
+    shape: tuple[int, int], padding: int, cutout: int, flip: bool, seed: int, epoch: int
+) -> None:
+    """A border reflects the image without its edge; a square is cut out of the mirrored image."""
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, 256, (4, *shape, 3), np.uint8)
+    rows = [0, 5, 1_000_003, 2**40]
+    augment = Augment(size=8, crop="random", padding=padding, cutout=cutout, flip=flip, seed=seed)
+    actual = augment(torch.from_numpy(levels).permute(0, 3, 1, 2), torch.tensor(rows), epoch)
+    for image, row, result in zip(levels, rows, actual, strict=True):
+
+        def draw(purpose: int, row: int = row) -> float:
+            return uniform(seed, epoch, row, purpose)
+
+        expected = plain_crop(image, 8, padding, draw)
+        if flip and draw(0) < 0.5:
+            expected = expected[:, ::-1]
+        expected = (expected / 255 - IMAGENET_MEAN) / IMAGENET_STD
+        expected = plain_cutout(expected, cutout, draw)
+        np.testing.assert_allclose(result.permute(1, 2, 0), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_border_is_around_the_resized_image() -> None:
+    """Its width is in pixels of the image that is cut."""
+    images = pictures(50, 32, 32)
+    rows = torch.arange(50)
+    resized = plain(size=8, crop="none", resize=8)(images, rows, 0)
+    padded = np.pad(resized.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)), mode="reflect")
+    augmented = plain(size=8, crop="random", resize=8, padding=2)(images, rows, 0).numpy()
+    for image, row in zip(padded, augmented, strict=True):
+        windows = [image[:, y : y + 8, x : x + 8] for y in range(5) for x in range(5)]
+        assert min(np.abs(window - row).max() for window in windows) < 1e-3
+
+
+def test_a_cutout_has_its_centre_anywhere() -> None:
+    """All positions are equally likely, and the rest of the image is unchanged."""
+    images, rows = pictures(2_000, 12, 12), torch.arange(2_000)
+    uncut = plain(size=12, crop="none", mean=(-1 / 255,) * 3)(images, rows, 0)
+    augmented = plain(size=12, crop="none", cutout=3, mean=(-1 / 255,) * 3)(images, rows, 0)
+    is_cut = (augmented == 0).all(1)  # no pixel of the images themselves is 0
+    assert torch.equal(augmented, uncut.masked_fill(is_cut[:, None], 0.0))
+    spans = [is_cut.any(2), is_cut.any(1)]  # rows and columns of the square
+    assert torch.equal(is_cut, spans[0][:, :, None] & spans[1][:, None, :])
+    for span in spans:
+        assert set(span.sum(1).tolist()) == {2, 3}  # clipped if its centre is at the edge
+        counts = span.sum(0).float()
+        expected = 2_000 / 12 * torch.tensor([2.0, *[3.0] * 10, 2.0])
+        assert float(((counts - expected) ** 2 / expected).sum()) < 40
+
+
+def test_a_whole_image_may_be_cut_out() -> None:
+    """Twice as wide a square covers it wherever its centre is."""
+    images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
+    assert not Augment(size=8, crop="none", cutout=17)(images, torch.arange(5), 0).any()
+
+
+@pytest.mark.parametrize("crop", ["none", "random", "resized"])
+def test_without_border_and_cutout_images_are_what_they_were(crop: str) -> None:
+    """The draws of an earlier version have kept their purposes."""
+    images, rows = pictures(30, 20, 20), torch.arange(30)
+    augmented = plain(size=16, crop=crop, flip=True, seed=7)(images, rows, 2)
+    weights = torch.arange(augmented.numel(), dtype=torch.float64).sqrt().sin()
+    weighted = float((augmented * weights.view(augmented.shape)).sum())
+    assert weighted == pytest.approx(GOLDEN_SUMS[crop], abs=0.02)
 
 
 def test_crop_none_is_the_centre_crop() -> None:
@@ -166,6 +279,10 @@ def test_images_are_normalised_by_channel() -> None:
         ({"area": (0.0, 1.0)}, "area is"),
         ({"area": (0.5, 1.5)}, "area is"),
         ({"ratio": (2.0, 1.0)}, "ratio is"),
+        ({"padding": 2}, "padding is 2 with crop 'resized': only 'random' has a border"),
+        ({"padding": 2, "crop": "none"}, "padding is 2 with crop 'none'"),
+        ({"padding": -1, "crop": "random"}, "padding is -1: expected at least 0"),
+        ({"cutout": -1}, "cutout is -1: expected at least 0"),
     ],
 )
 def test_invalid_arguments_are_refused(words: dict[str, Any], message: str) -> None:
@@ -178,3 +295,10 @@ def test_a_crop_larger_than_the_image_is_refused() -> None:
     """The error contains both sizes."""
     with pytest.raises(ValueError, match="images are 72x72 pixels: expected at least 80"):
         Augment(size=80, crop="random")(pictures(1, 72, 72), torch.arange(1), 0)
+
+
+def test_a_border_wider_than_the_image_is_refused() -> None:
+    """It cannot be reflected."""
+    augment = Augment(size=8, crop="random", padding=8)
+    with pytest.raises(ValueError, match="images are 9x8 pixels: expected more than the border of"):
+        augment(pictures(1, 8, 9), torch.arange(1), 0)
