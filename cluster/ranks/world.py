@@ -51,6 +51,8 @@ class WorldConfig:
     """True if each rank needs a GPU."""
     batch: int = 0
     """The rows of a batch, which the number of ranks must divide; 0 for any number."""
+    rows_together: int = 1
+    """The number of successive rows of a batch that must be in the same rank; it divides `batch`."""
     worker_timeout_seconds: float = 600.0
     """The timeout for the workers of the first generation."""
     save_seconds: float = SAVE_SECONDS
@@ -66,10 +68,11 @@ class WorldConfig:
 
         Returns:
             The largest such number that is at most *num_workers* and divides `self.batch`, the rows
-            of a batch, if that is not 0.
+            of a batch, into multiples of `self.rows_together`, if that is not 0.
         """
         max_ranks = min(self.ranks, num_workers)
-        return next(n for n in range(max_ranks, 0, -1) if self.batch % n == 0)
+        groups = self.batch // self.rows_together
+        return next(n for n in range(max_ranks, 0, -1) if groups % n == 0)
 
     def unused_workers_notice(self, num_workers: int) -> str | None:
         """Return a notice if workers stay unused because the ranks must divide `self.batch`.
@@ -85,11 +88,13 @@ class WorldConfig:
         used = self.num_ranks(num_workers)
         if used == max_ranks:
             return None
-        lower = self.batch - self.batch % max_ranks
-        sizes = f"{lower} or {lower + max_ranks}" if lower else f"{max_ranks}"
+        multiple = max_ranks * self.rows_together
+        lower = self.batch - self.batch % multiple
+        sizes = f"{lower} or {lower + multiple}" if lower else f"{multiple}"
+        groups = "" if self.rows_together == 1 else f" in groups of {self.rows_together} rows"
         return (
-            f"a batch of {self.batch} cannot be divided evenly among {max_ranks} ranks: using"
-            f" {used}. A batch size of {sizes} would use all {max_ranks}."
+            f"a batch of {self.batch} cannot be divided evenly among {max_ranks} ranks{groups}:"
+            f" using {used}. A batch size of {sizes} would use all {max_ranks}."
         )
 
 
@@ -113,8 +118,9 @@ def run_world(
     Args:
         client: A client of the cluster.
         config: `ranks` (the maximum), `gpu` (True if each rank needs a GPU), `batch` (the rows that
-            the number of ranks must divide; 0 for any number), `worker_timeout_seconds` (how long
-            to wait for workers) and `save_seconds` (how long a rank may take to save).
+            the number of ranks must divide; 0 for any number), `rows_together` (how many of them
+            must be in the same rank), `worker_timeout_seconds` (how long to wait for workers) and
+            `save_seconds` (how long a rank may take to save).
         entry: Function as `module:function`, which the workers can import. It is called in a
             process for each rank, with its `cluster.ranks.rank_process.Rank` and then the arguments
             that *begin* returned. It returns a JSON value.

@@ -241,7 +241,8 @@ def _train(
     world = WorldConfig(
         gpus or run_options.ranks or 1,
         gpu=bool(gpus),
-        batch=options.batch_size // options.rows_together,
+        batch=options.batch_size,
+        rows_together=options.rows_together,
         worker_timeout_seconds=run_options.rank_timeout,
         timeout_option="--rank-timeout",
     )

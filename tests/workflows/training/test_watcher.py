@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster.ranks.world import WorldConfig
 from workflows.colourise.options import ColouriseOptions
@@ -63,6 +66,25 @@ def test_ranks_that_a_batch_leaves_out_are_named(
     """The notice names batch sizes that would use all ranks."""
     notice = WorldConfig(ranks, batch=batch).unused_workers_notice(workers)
     assert notice is None if message is None else message in str(notice)
+
+
+@given(batch=st.integers(1, 300), together=st.integers(1, 3), ranks=st.integers(1, 12))
+def test_rows_that_belong_together_are_in_one_rank(batch: int, together: int, ranks: int) -> None:
+    """Each rank has whole groups, and the sizes that the notice names would use all ranks."""
+    rows = batch * together
+    config = WorldConfig(ranks, batch=rows, rows_together=together)
+    used = config.num_ranks(20)
+    assert rows % (used * together) == 0
+    assert not any(rows % (n * together) == 0 for n in range(used + 1, ranks + 1))
+    notice = config.unused_workers_notice(20)
+    assert (notice is None) == (used == ranks)
+    if notice is not None:
+        assert notice.startswith(f"a batch of {rows} cannot be divided evenly among {ranks} ranks")
+        assert (f" in groups of {together} rows: using {used}." in notice) == (together > 1)
+        for size in re.findall(r"\d+", notice.partition("A batch size of")[2])[:-1]:
+            assert (
+                WorldConfig(ranks, batch=int(size), rows_together=together).num_ranks(20) == ranks
+            )
 
 
 def test_the_cost_of_a_step_is_printed_with_faster_options() -> None:
