@@ -19,7 +19,14 @@ from workflows.preparation import prepare
 from workflows.preparation.options import PrepareOptions
 from workflows.preparation.plans import Plans, plan_splits
 from workflows.runs.training_data import held_out_split, open_images
-from workflows.training.image_rows import choose_rows, image_size_of, suggested_store_size
+from workflows.training.image_rows import (
+    ImageRows,
+    choose_rows,
+    finished_arrays,
+    image_size_of,
+    suggested_store_size,
+    with_choices,
+)
 from workflows.training.options import CHANGEABLE_ON_RESUME, TrainingOptions
 from workflows.training.run_options import RunOptions
 from workflows.training.stage_registry import STAGES, import_object
@@ -73,7 +80,7 @@ def run_train(options: TrainingOptions, run_options: RunOptions) -> int:
             if run.holds_run():
                 options = options.with_former_defaults(run.read_options()["options"])
             if _trains_on_images(run_options):
-                options = options.with_recorded_choices(_recorded_options(run))
+                options = options.with_recorded_choices(_recorded_options(run_options, run))
             _check_run(run_options, options, run)
             with _cluster(run_options) as cluster, _prepared(run_options, options, cluster, run):
                 state = _train(run_options, options, cluster, run)
@@ -94,9 +101,10 @@ def _resume_advice(run: RunFolder) -> str:
     return f"Run the same command again to continue in {run.path}."
 
 
-def _recorded_options(run: RunFolder) -> dict[str, Any]:
+def _recorded_options(run_options: RunOptions, run: RunFolder) -> dict[str, Any]:
+    """Return the options of the run by name; none of a run of another stage, which is refused."""
     recorded: dict[str, Any] = run.read_options()["options"] if run.holds_run() else {}
-    return recorded
+    return recorded if recorded.get("stage") == run_options.stage else {}
 
 
 def _trains_on_images(run_options: RunOptions) -> bool:
@@ -209,16 +217,27 @@ class _OtherSplits(threading.Thread):
 def _arrays_to_prepare(
     run_options: RunOptions, options: TrainingOptions, run: RunFolder
 ) -> dict[str, Any]:
-    """Return `sizes` and `encoded` of the preparation: the one array that the stage reads."""
+    """Return `sizes` and `encoded` of the preparation: the arrays that the stage reads."""
     if options.encoded is not None and not _trains_on_images(run_options):
         return {"encoded": (options.encoded,)}  # the stage itself decides their side
     if options.encoded is None and options.prepared_size is not None:
         return {"sizes": (options.prepared_size,)}
+    store, split = run_options.store, run_options.split
     try:
-        rows = choose_rows(run_options.store, run_options.split, options, run)
-    except StoreError:  # the store does not exist yet, or lacks the array
-        return {"sizes": (suggested_store_size(image_size_of(options)),)}
-    return {"sizes": (rows.size,)} if rows.encoded is None else {"encoded": (rows.encoded,)}
+        options = with_choices(store, split, options, gpu=True)
+    except StoreError:  # the store does not exist yet
+        options = options.for_store((), (), gpu=True)
+    try:
+        rows = choose_rows(store, split, options, run)
+        if rows.encoded is not None:
+            return {"encoded": (rows.encoded,)}
+        stored = finished_arrays(store, split).sizes
+    except StoreError:  # the store lacks the array
+        rows, stored = ImageRows(suggested_store_size(image_size_of(options))), ()
+    evaluated = options.evaluated_size or 0
+    if run_options.held_out == "none" or evaluated <= rows.size:
+        return {"sizes": (rows.size,)}
+    return {"sizes": (rows.size, next((s for s in stored if s >= evaluated), evaluated))}
 
 
 # --- training -------------------------------------------------------------------------------------
