@@ -52,7 +52,7 @@ class WorldConfig:
     batch: int = 0
     """The rows of a batch, which the number of ranks must divide; 0 for any number."""
     rows_together: int = 1
-    """The number of successive rows of a batch that must be in the same rank; it divides `batch`."""
+    """The number of successive rows that must be in the same rank; it divides `batch`."""
     worker_timeout_seconds: float = 600.0
     """The timeout for the workers of the first generation."""
     save_seconds: float = SAVE_SECONDS

@@ -12,8 +12,8 @@ from torch import Tensor
 from pipeline.errors import TesseraeError
 from pipeline.loader import Loader
 from workflows.classify.networks import Classifier, make_classifier
-from workflows.classify.options import ClassifyOptions
-from workflows.classify.stage import evaluated_logits, evaluation_augment
+from workflows.classify.options import EVALUATION_SHARE, ClassifyOptions
+from workflows.classify.stage import evaluated_logits, evaluated_side, evaluation_augment
 from workflows.training.image_rows import finished_arrays
 from workflows.training.run_folder import RunFolder
 
@@ -51,9 +51,26 @@ class TrainedClassifier:
 
     @property
     def stored_side(self) -> int:
-        """The side of the stored images of which the evaluated ones are cut, in pixels."""
-        recorded = int(self.run.data()["size"])
-        return self.size if self.options.encoded is not None else max(recorded, self.size)
+        """The side of the stored images of which the evaluated ones are cut, in pixels.
+
+        It is that of the evaluations during training; without any, that which they would have read.
+        """
+        data = self.run.data()
+        if self.options.encoded is not None:
+            return self.size
+        if data["held_out_size"] is not None:
+            return int(data["held_out_size"])
+        read = int(data["size"])
+        if self.size == self.options.image_size:
+            return read
+        return min((side for side in data["sizes"] if side >= self.size), default=self.size)
+
+    @property
+    def crop_share(self) -> float:
+        """The side of the evaluated centre as a fraction of the image's."""
+        if self.options.encoded is not None:
+            return EVALUATION_SHARE
+        return self.size / evaluated_side(self.options, self.classifier, self.stored_side)
 
     def loader(self, store: str, split: str, labels: list[int] | None = None) -> Loader:
         """Return a loader of the images of a split, whole and in the order of their rows.
@@ -70,14 +87,14 @@ class TrainedClassifier:
         encoded, size = self.options.encoded, self.size
         if encoded is None:
             sizes = finished_arrays(store, split).sizes
-            stored = min((stored for stored in sizes if stored >= size), default=None)
-            if stored is None:
+            large_enough = [stored for stored in sizes if stored >= size]
+            if not large_enough:
                 listed = ", ".join(map(str, sizes)) or "no"
                 raise TesseraeError(
                     f"split {split!r} of {store} has images of {listed} px: expected at least"
                     f" {size} px. Add them with `tesserae prepare ... --sizes {size}`."
                 )
-            size = stored
+            size = self.stored_side if self.stored_side in large_enough else large_enough[0]
         return Loader(
             store, split, size=size, encoded=encoded, batch_size=BATCH_ROWS,
             include_labels=labels, rank=0, world=1, **arguments,

@@ -596,7 +596,7 @@ def _following(recipe: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str,
         ("network", named.get("trunk") is not None),
         ("milestones", named.get("schedule", "step") != "step"),
         ("padding", named.get("crop", "random") != "random"),
-        ("start_image_size", None not in (start, size) and start > size),
+        ("start_image_size", start is not None and size is not None and start > size),
     ):
         if is_left_out:
             values.pop(name, None)

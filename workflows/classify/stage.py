@@ -7,6 +7,7 @@ the whole batch, of all ranks.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 
 from pipeline.augment import Augment
 from pipeline.loader import Loader
+from pipeline.store.encoding import parse_encoding
 from workflows.classify.mixing import MixedBatch, Mixing
 from workflows.classify.networks import Classifier, make_classifier
 from workflows.classify.options import EVALUATION_SHARE, ClassifyOptions
 from workflows.training.averaging import average_of
 from workflows.training.batches import Batches, RankBatch, micro_batches
+from workflows.training.image_rows import decoded_rows
 from workflows.training.options import resized_side
 from workflows.training.precision import autocast, training_precision
 from workflows.training.schedules import learning_rate_factor
@@ -81,8 +84,8 @@ class Classify:
         if size == self.options.image_size:
             return loader
         if loader.encoded is not None:
-            return loader.with_size(resized_side(4_096, size, crop="random") or size
-                                    if self.options.crop == "random" else size)  # fmt: skip
+            options = replace(self.options, image_size=size, start_image_size=None)
+            return loader.with_size(decoded_rows(parse_encoding(loader.encoded), options).size)
         stored = [side for side in self._data.sizes if side >= size]
         return loader.with_size(min(stored)) if stored else loader
 
@@ -285,23 +288,36 @@ class Classify:
 def evaluation_augment(options: ClassifyOptions, classifier: Classifier, stored: int) -> Augment:
     """Return the preprocessing of images that are evaluated, without random choices.
 
-    Stored squares are resized so that the centre crop is 7/8 of their side, or the share that a
-    pretrained trunk names, but never enlarged. The loader does it for encoded rows.
-
     Args:
         options: The options of the stage, with an image size.
         classifier: The network, with the normalisation of its images.
         stored: Side of the images, in pixels.
     """
-    transform = classifier.transform
-    size = options.evaluated_size
+    transform, size = classifier.transform, options.evaluated_size
     assert size is not None
-    share = transform.crop_share if classifier.pretrained else EVALUATION_SHARE
-    resized = min(stored, round(size / share))
+    resized = evaluated_side(options, classifier, stored)
     return Augment(
         size=size, crop="none", resize=None if resized == stored else resized, flip=False,
         mean=_three(transform.mean), std=_three(transform.std),
     )  # fmt: skip
+
+
+def evaluated_side(options: ClassifyOptions, classifier: Classifier, stored: int) -> int:
+    """Return the side to which images are resized before their centre is evaluated, in pixels.
+
+    The centre is 7/8 of their side, or the share that a pretrained trunk names; but images are
+    never enlarged. Of encoded rows the loader has cut out 7/8 of the short side, and the whole
+    image is evaluated.
+
+    Args:
+        options: The options of the stage, with an image size.
+        classifier: The network.
+        stored: Side of the images, in pixels.
+    """
+    size = options.evaluated_size
+    assert size is not None
+    share = classifier.transform.crop_share if classifier.pretrained else EVALUATION_SHARE
+    return min(stored, round(size / share))
 
 
 def evaluated_logits(classifier: Classifier, images: Tensor, options: ClassifyOptions) -> Tensor:

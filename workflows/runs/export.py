@@ -10,7 +10,6 @@ import torch
 from pipeline.backbone.save import save_backbone, save_model
 from pipeline.errors import TesseraeError
 from workflows.classify import model as classify
-from workflows.classify.options import EVALUATION_SHARE
 from workflows.devise.model import open_devise_model
 from workflows.runs.options import ExportOptions
 from workflows.training.run_folder import RunFolder
@@ -47,8 +46,7 @@ def run_export(options: ExportOptions) -> int:
 def _export_classifier(run: Path, out: Path) -> None:
     trained = classify.open_classifier(run)
     classifier, size = trained.classifier, trained.size
-    share = classifier.transform.crop_share if classifier.pretrained else EVALUATION_SHARE
-    transform = replace(classifier.transform, size=size, crop_share=share)
+    transform = replace(classifier.transform, size=size, crop_share=trained.crop_share)
     save_model(classifier.model, classifier.model.state_dict(), transform, out)
     name = type(classifier.model).__name__
     print(

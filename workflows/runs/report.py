@@ -58,7 +58,8 @@ DATA_OPTIONS = {"split": "split", "stored_size": "size", "rows": "rows", "featur
 """The entries of `options` that describe the data, and what `data` calls them."""
 LABELS = {
     "rows": "digest of the rows", "plan": "digest of the plan", "size": "size, px",
-    "encoded": "encoded rows",
+    "encoded": "encoded rows", "sizes": "sizes of the store, px",
+    "held_out_size": "size of held-out images, px",
 }  # fmt: skip
 """The labels of values on the page that differ from their names in `options.json`."""
 TEMPLATE = Path(__file__).with_name("templates") / "run.html"

@@ -15,8 +15,8 @@ from workflows.training.image_rows import (
     ImageRows,
     choose_rows,
     evaluated_rows,
-    finished_arrays,
     image_size_of,
+    stored_sizes,
     suggested_store_size,
     with_choices,
 )
@@ -61,9 +61,9 @@ def open_images(
     train = _training_loader(run_options, chosen, rows)
     data = Data(
         train,
-        _held_out_loader(run_options, chosen, rows),
+        _held_out_loader(run_options, chosen, rows, run),
         tuple(words or wnid for wnid, words in train.classes),
-        sizes=finished_arrays(store, split).sizes,
+        sizes=stored_sizes(store, split, run),
     )
     chosen = chosen.for_rows(train.num_rows)
     chosen.check_network(data.classes)
@@ -96,9 +96,17 @@ def _training_loader(run_options: RunOptions, options: TrainingOptions, rows: Im
         include_labels=labels,
         **options.loader_arguments(),
     )
-    unlabelled = int((loader.labels < 0).sum())
+    if labels is None:
+        unlabelled = int((loader.labels < 0).sum())
+    else:  # those that are left out and could be read
+        every_row = Loader(_location(run_options), run_options.split, **asdict(rows))
+        unlabelled = every_row.num_rows - loader.num_rows
     options.check_labels(len(loader.classes), unlabelled)
     kind = "readable" if labels is None else "readable, labelled"
+    if labels is not None and not loader.num_rows:
+        raise StoreError(
+            f"split {run_options.split!r} has no readable image with a label. Pass another --split."
+        )
     if not len(loader):
         raise StoreError(
             f"split {run_options.split!r} has {loader.num_rows} {kind} images, fewer than"
@@ -110,7 +118,7 @@ def _training_loader(run_options: RunOptions, options: TrainingOptions, rows: Im
 
 
 def _held_out_loader(
-    run_options: RunOptions, options: TrainingOptions, rows: ImageRows
+    run_options: RunOptions, options: TrainingOptions, rows: ImageRows, run: RunFolder
 ) -> Loader | None:
     """Return the loader of the held-out split; None if there is none, or no suitable image."""
     from pipeline.loader import Loader
@@ -122,7 +130,7 @@ def _held_out_loader(
     loader = Loader(
         _location(run_options),
         held_out,
-        **asdict(evaluated_rows(run_options.store, held_out, options, rows)),
+        **asdict(evaluated_rows(run_options.store, held_out, options, rows, run)),
         batch_size=options.batch_size,
         include_labels=labels,
         **options.loader_arguments(training=False),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import StoreError
 from pipeline.store import records
@@ -128,7 +128,13 @@ def choose_rows(
     )
 
 
-def evaluated_rows(store: str, split: str, options: TrainingOptions, rows: ImageRows) -> ImageRows:
+def evaluated_rows(
+    store: str,
+    split: str,
+    options: TrainingOptions,
+    rows: ImageRows,
+    run: RunFolder | None = None,
+) -> ImageRows:
     """Return the rows of a split that a stage of images evaluates.
 
     Args:
@@ -136,15 +142,17 @@ def evaluated_rows(store: str, split: str, options: TrainingOptions, rows: Image
         split: Name of the held-out split.
         options: The options of the stage.
         rows: The rows that it trains on, which are evaluated unless the images are of another size.
+        run: The run folder, which may hold no run yet (default: there is none). Squares that the
+            run has evaluated so far are evaluated again.
 
     Raises:
         StoreError: The split has no images that are large enough.
         ValueError: The pictures of the encoding are too small.
     """
     size = options.evaluated_size
-    if size is None or size == image_size_of(options):
+    if size is None:
         return rows
-    if rows.encoded is not None:
+    if rows.encoded is not None:  # the loader cuts the centre, with no room for random crops
         encoding = parse_encoding(rows.encoded)
         if not encoding.suffices_for(size):
             raise ValueError(
@@ -152,15 +160,33 @@ def evaluated_rows(store: str, split: str, options: TrainingOptions, rows: Image
                 " smaller one."
             )
         return ImageRows(size, rows.encoded)
+    if size == image_size_of(options):
+        return rows
     sizes = finished_arrays(store, split).sizes
-    stored = min((stored for stored in sizes if stored >= size), default=None)
-    if stored is None:
+    recorded = _recorded_data(run).get("held_out_size")
+    large_enough = [stored for stored in sizes if stored >= size]
+    if not large_enough:
         listed = ", ".join(map(str, sizes))
         raise StoreError(
             f"--evaluation-size is {size}: split {split!r} has images of {listed} px. Pass a"
             f" smaller one, or add a size with `tesserae prepare ... --sizes {size}`."
         )
-    return ImageRows(stored)
+    return ImageRows(recorded if recorded in large_enough else large_enough[0])
+
+
+def stored_sizes(store: str, split: str, run: RunFolder | None = None) -> tuple[int, ...]:
+    """Return the sides of the stored squares that a run chooses from, in pixels, ascending.
+
+    They are those that the store had when the run began, as another size must not change the run.
+
+    Args:
+        store: Folder or URL of the store.
+        split: Name of the split to train on.
+        run: The run folder, which may hold no run yet (default: there is none).
+    """
+    sizes = finished_arrays(store, split).sizes
+    recorded = _recorded_data(run).get("sizes")
+    return tuple(size for size in sizes if size in recorded) if recorded else sizes
 
 
 def suggested_store_size(size: int) -> int:
@@ -183,6 +209,13 @@ def _recorded_size(run: RunFolder | None) -> int | None:
         return None
     size: int | None = run.read_options()["options"].get("stored_size")
     return size
+
+
+def _recorded_data(run: RunFolder | None) -> dict[str, Any]:
+    """Return what the run has recorded on its data; nothing of a new run or an early version."""
+    if run is None or not run.holds_run():
+        return {}
+    return run.read_options().get("data") or {}
 
 
 def decoded_rows(encoding: Encoding, options: TrainingOptions) -> ImageRows:

@@ -44,6 +44,8 @@ DATA_TYPES: dict[str, Any] = {
     "held_out": Split | None,
     "classes": tuple[str, ...],
     "wnids": tuple[str, ...],
+    "sizes": tuple[Size, ...],
+    "held_out_size": Size | None,
 }
 """The types of the `data` section of `options.json`."""
 
@@ -136,17 +138,22 @@ def read_data(file: Path) -> dict[str, Any]:
         A dictionary with `store`, the recorded path or URL of the store; `split`, the training
         split; `held_out`, the split of evaluations, or None; `size`, the side of the images that
         were read, in pixels; `encoded`, the name of the encoded rows that they were decoded from,
-        or None for stored squares; `features`, the name of stored features, or None; and `classes`
-        and `wnids`, lists by label of class names and of wnids, the latter empty in runs of earlier
-        versions. Also `plan`, the digest of the plan of the training split, and `store_from_run`,
-        the path of the store relative to the run folder (None for a URL), if they were recorded.
+        or None for stored squares; `features`, the name of stored features, or None; `classes` and
+        `wnids`, lists by label of class names and of wnids, the latter empty in runs of earlier
+        versions; `sizes`, the sides of the stored squares that the run chooses from, and
+        `held_out_size`, the side of the images of evaluations, or None, both in pixels. Also
+        `plan`, the digest of the plan of the training split, and `store_from_run`, the path of the
+        store relative to the run folder (None for a URL), if they were recorded.
 
     Raises:
         OSError: The file cannot be read.
         RunFileError: It is not JSON, a value is invalid, or an entry or the section is missing.
     """
     section = read_recorded_options(file).get("data") or {}
-    data = {"encoded": None, "features": None, "held_out": None, "wnids": [], **section}
+    data = {
+        "encoded": None, "features": None, "held_out": None, "wnids": [], "sizes": [],
+        "held_out_size": None, **section,
+    }  # fmt: skip
     missing = sorted(DATA_TYPES.keys() - data.keys())
     if missing:
         raise _invalid(file, SchemaError(f"data.{missing[0]} is missing"))

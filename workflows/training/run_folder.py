@@ -346,10 +346,11 @@ class RunFolder:
             split; `held_out`, the split of evaluations, or None; `size`, the side of the images
             that were read, in pixels; `encoded`, the name of the encoded rows that they were
             decoded from, or None for stored squares; `features`, the name of stored features, or
-            None; and `classes` and `wnids`, lists by label, the latter empty in runs of earlier
-            versions. Also `plan`, the digest of the plan of the training split, and
-            `store_from_run`, the path of the store relative to the run folder (None for a URL), if
-            they were recorded.
+            None; `classes` and `wnids`, lists by label, the latter empty in runs of earlier
+            versions; `sizes`, the sides of the stored squares that the run chooses from, and
+            `held_out_size`, the side of the images of evaluations, or None, both in pixels. Also
+            `plan`, the digest of the plan of the training split, and `store_from_run`, the path of
+            the store relative to the run folder (None for a URL), if they were recorded.
 
         Raises:
             TesseraeError: The folder holds no run, or its file lacks the section.

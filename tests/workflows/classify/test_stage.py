@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.loader import Loader
+from pipeline.loader.crops import Crop
 from tests.workflows.classify.small import (
     BATCH,
     ENCODED,
@@ -25,7 +28,7 @@ from tests.workflows.classify.small import (
 )
 from tests.workflows.training.small import tensors
 from tests.workflows.training.worlds import in_ranks, through_a_file
-from workflows.classify.stage import Classify
+from workflows.classify.stage import Classify, evaluated_side, evaluation_augment
 from workflows.training.world import World
 
 MIXED = {"mixup": 0.3, "cutmix": 1.0, "ema_decay": 0.9}
@@ -247,6 +250,16 @@ def test_images_grow_at_the_beginning_of_an_epoch(folder: Path) -> None:
     assert read == [(8, 8)] * 4 + [(16, 16)] * 8
 
 
+def test_encoded_rows_are_never_enlarged(folder: Path) -> None:
+    """A smaller size has room for random crops as far as the pictures have it."""
+    choices: dict[str, Any] = {"encoded": ENCODED, "image_size": 24, "growth_epochs": (1, 1)}
+    for start, side in ((16, 18), (22, 24)):
+        stage = small_stage(folder / "store", start_image_size=start, **choices)
+        assert stage.batches.loader.sizes == (side,)  # type: ignore[union-attr]
+        assert stage.batches.take().images.shape[2:] == (start, start)
+        stage.batches.close()
+
+
 def test_training_learns_the_classes(folder: Path) -> None:
     """The held-out accuracy rises, and the average of the weights is what is evaluated."""
     stage = small_stage(folder / "store", epochs=12, ema_decay=0.8, learning_rate=0.1)
@@ -331,6 +344,44 @@ def test_an_evaluation_changes_nothing(folder: Path, kind: str) -> None:
         pairs = zip(tensors(before), tensors(evaluated.state_dict()), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
         assert evaluated.batches.state_dict() == plain.batches.state_dict()
+
+
+@pytest.mark.parametrize("crop", ["resized", "random", "none"])
+@pytest.mark.parametrize("trunk", [None, "resnet"])
+def test_the_centre_is_cut_once(folder: Path, crop: str, trunk: str | None) -> None:
+    """The loader cuts 7/8 of encoded rows, which is evaluated as a whole, whatever the training."""
+    choices: dict[str, Any] = {"crop": crop, "encoded": ENCODED}
+    if trunk is not None:
+        choices |= {"trunk": str(folder / trunk), "network": None, "width": None}
+    stage = small_stage(folder / "store", **choices)
+    loader = stage._data.held_out
+    assert isinstance(loader, Loader)
+    assert loader.sizes == (SIZE,)
+    assert loader.crop == Crop("centre", share=0.875)
+    augment = evaluation_augment(stage.options, stage.classifier, loader.sizes[0])
+    assert (augment.size, augment.resize, augment.crop) == (SIZE, None, "none")
+
+
+@pytest.mark.parametrize(
+    ("stored", "share", "resized"),
+    [(16, None, 16), (17, None, 17), (18, None, 18), (20, None, 18), (224, None, 18),
+     (20, 1.0, 16), (20, 0.9, 18), (20, 0.5, 20), (64, 0.5, 32)],
+)  # fmt: skip
+def test_stored_squares_are_resized_for_the_centre(
+    folder: Path, stored: int, share: float | None, resized: int
+) -> None:
+    """It is 7/8 of their side, or the share of a trunk, and they are never enlarged."""
+    choices: dict[str, Any] = {}
+    if share is not None:
+        choices = {"trunk": str(folder / "resnet"), "network": None, "width": None}
+    stage = small_stage(folder / "store", **choices)
+    if share is not None:
+        stage.classifier.transform = replace(stage.classifier.transform, crop_share=share)
+    assert evaluated_side(stage.options, stage.classifier, stored) == resized
+    augment = evaluation_augment(stage.options, stage.classifier, stored)
+    assert augment.resize == (None if resized == stored else resized)
+    images = torch.randint(0, 256, (2, 3, stored, stored), dtype=torch.uint8)
+    assert augment(images, torch.arange(2), 0).shape == (2, 3, SIZE, SIZE)
 
 
 def test_mirrored_scores_are_the_mean_of_both(folder: Path) -> None:
