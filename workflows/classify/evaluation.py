@@ -105,12 +105,12 @@ def evaluate_for_report(
     trained = open_classifier(folder.path, device)
     store = options.evaluation_store or folder.store(options.store)
     is_other = options.evaluation_store is not None
+    label_map = _shared_labels(trained, store)  # first, as it refuses what is no store
     split = options.split or _evaluated_split(folder, store, is_other=is_other)
     if split is None:
         print("notice: the run is not evaluated: pass --split, one of"
               f" {', '.join(records.stored_splits(open_objects(store)))}.")  # fmt: skip
         return None
-    label_map = _shared_labels(trained, store)
     predictions = predict(trained, store, split, label_map)
     shared = np.unique(list(label_map.values()))
     num_images = len(predictions.labels)

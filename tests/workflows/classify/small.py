@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -15,9 +16,11 @@ from pipeline.augment import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.backbone.save import save_model
 from pipeline.backbone.transform import Transform
 from tests.images import prepare_inline
+from tests.workflows.training.inline import inline_ranks
 from workflows.classify.networks import new_classifier
 from workflows.classify.options import ClassifyOptions
 from workflows.classify.stage import Classify
+from workflows.cli import main
 from workflows.runs.training_data import open_images
 from workflows.training.run_folder import RunFolder
 from workflows.training.run_options import RunOptions
@@ -45,6 +48,12 @@ SMALL: dict[str, Any] = {
     "precision": "float32",
     "threads_per_rank": 1,
 }
+
+QUICK: tuple[object, ...] = (
+    *("--batch-size", BATCH, "--crop", "random", "--threads-per-rank", 1, "--width", 8),
+    *("--precision", "float32", "--no-dashboard", "--log-every", 1, "--schedule", "constant"),
+)
+"""The flags of a quick command."""
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "resnet": {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16],
@@ -92,10 +101,11 @@ def class_store(
     """
     for split, count in (("train", rows), ("val", held_out)):
         for number in range(count):
-            label = number % len(classes)
-            file = folder / "source" / split / classes[label] / f"{split}{number}.JPEG"
+            name = classes[number % len(classes)]
+            colour = CLASSES.index(name) if name in CLASSES else 7  # in any store the same
+            file = folder / "source" / split / name / f"{split}{number}.JPEG"
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(coloured(number + 1_000 * (split == "val"), label))
+            file.write_bytes(coloured(number + 1_000 * (split == "val"), colour))
         if count:
             prepare_inline(
                 folder / "source", str(folder / "store"), split=split, sizes=sizes,
@@ -127,6 +137,13 @@ def small_trunk(folder: Path, name: str = "resnet", *, size: int = SIZE) -> Path
     transform = Transform(size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     save_model(classifier.model, classifier.model.state_dict(), transform, folder / name)
     return folder / name
+
+
+def train_inline(monkeypatch: pytest.MonkeyPatch, store: Path, run: Path, *words: object) -> int:
+    """Run `tesserae train classify` with one rank in this process; return its exit status."""
+    with inline_ranks(monkeypatch):
+        line = ("train", "classify", store, "--run", run, *QUICK, *words)
+        return main([str(word) for word in line])
 
 
 def open_small(

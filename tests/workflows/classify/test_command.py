@@ -21,6 +21,7 @@ from tests.images import prepare_inline
 from tests.inline import tesserae
 from tests.workflows.classify.small import (
     ENCODED,
+    QUICK,
     SIZES,
     class_store,
     coloured,
@@ -28,6 +29,7 @@ from tests.workflows.classify.small import (
     open_small,
     small_trunk,
 )
+from tests.workflows.classify.small import train_inline as train
 from tests.workflows.runs.test_train import curve, stop_and_go_on
 from tests.workflows.training.inline import inline_ranks
 from tests.workflows.training.small import tensors
@@ -37,10 +39,6 @@ from workflows.runs.train import _arrays_to_prepare
 from workflows.training.run_folder import RunFolder
 from workflows.training.run_options import RunOptions
 
-QUICK: tuple[object, ...] = (
-    *("--batch-size", 8, "--crop", "random", "--threads-per-rank", 1, "--precision", "float32"),
-    *("--no-dashboard", "--log-every", 1, "--width", 8, "--schedule", "constant"),
-)
 CHOSEN: tuple[object, ...] = ("--network", "resnet9", "--image-size", 16, "--epochs", 2)
 """The options that a run goes on with if they are not named again."""
 
@@ -58,13 +56,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                    encoded=(ENCODED,), serves=24)  # fmt: skip
     small_trunk(folder)
     return folder
-
-
-def train(monkeypatch: pytest.MonkeyPatch, store: Path, run: Path, *words: object) -> int:
-    """Run `tesserae train classify` with one rank in this process; return its exit status."""
-    with inline_ranks(monkeypatch):
-        line = ("train", "classify", store, "--run", run, *QUICK, *words)
-        return main([str(word) for word in line])
 
 
 def last_state(run: Path) -> list[torch.Tensor]:
