@@ -64,11 +64,12 @@ def run_classify_images(options: ClassifyImagesOptions) -> int:
 def _files(names: tuple[str, ...]) -> Iterator[str]:
     """Yield the files that are named, and all images within folders, by name."""
     for name in names:
-        if not Path(name).expanduser().is_dir():
+        path = _expanded(name)
+        if path is None or not path.is_dir():
             yield name
             continue
         found_image = False
-        for folder, folders, files in os.walk(Path(name).expanduser()):
+        for folder, folders, files in os.walk(path):
             folders.sort()
             for file in sorted(files):
                 path = Path(folder, file)
@@ -77,6 +78,14 @@ def _files(names: tuple[str, ...]) -> Iterator[str]:
                     yield str(path)
         if not found_image:
             raise TesseraeError(f"{name} has no images: expected a folder of JPEG or PNG files.")
+
+
+def _expanded(name: str) -> Path | None:
+    """Return a path with the home folder for ~; None if there is no such user."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return None
 
 
 def _is_image(path: Path) -> bool:
@@ -108,15 +117,24 @@ def _classify(
 
     for name in files:
         try:
-            images.append(preprocessor.preprocess(read_image(name)))
+            images.append(_pixels_of(name, preprocessor))
             names.append(name)
         except QueryError as e:
             failures += 1
-            print(printable(f"{name}: {e}"), file=sys.stderr)
+            print(printable(str(e)), file=sys.stderr)
         if len(names) == BATCH_ROWS:
             flush()
     flush()
     return failures
+
+
+def _pixels_of(name: str, preprocessor: ImagePreprocessor) -> NDArray[np.uint8]:
+    """Return the pixels of a file; every QueryError names it."""
+    data = read_image(name)
+    try:
+        return preprocessor.preprocess(data)
+    except QueryError as e:
+        raise QueryError(f"{name}: {e}") from e
 
 
 class _Writer:
