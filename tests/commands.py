@@ -25,7 +25,17 @@ MARK = "TESSERAE_TEST_RUN"
 """An environment variable that exactly the processes of a command have."""
 
 TRAINING = frozenset(
-    {"train", "features", "search", "study", "export", "report", "sample-images", "loader"}
+    {
+        "train",
+        "features",
+        "search",
+        "classify",
+        "study",
+        "export",
+        "report",
+        "sample-images",
+        "loader",
+    }
 )
 """Subcommands that import torch."""
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from workflows.cli import COMMANDS, command_of
 from workflows.commands import Group
-from workflows.options.fields import Options, add_flags, argument, option
+from workflows.options.fields import Options, PrintingFlag, add_flags, argument, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +162,43 @@ class Numbers(Shared):
     count: int = option(3, "how many", minimum=1)
     rate: float | None = option(None, "how fast")
     sizes: tuple[int, ...] = option((8,), "sides", minimum=1)
+
+
+def printed(args: argparse.Namespace) -> str:
+    """Return the text of a flag that prints what was named before it."""
+    if getattr(args, "count", 0) == 9:
+        raise ValueError("--list: 9 is too many")
+    return f"count {getattr(args, 'count', None)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Printing(Options):
+    """Options with a flag that prints."""
+
+    PRINTING_FLAGS = (
+        PrintingFlag(name="--list", help="print a list", text=f"{__name__}:printed", group="lists"),
+    )
+
+    source: str = argument("folder of images", metavar="SOURCE")
+    count: int = option(3, "how many", group="lists")
+
+
+def test_a_flag_may_print_and_end_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """It needs no argument, sees what was named before it, and is no option."""
+    parser = parser_of(Printing)
+    for words, text in ((["--list"], "count None\n"), (["--count", "4", "--list"], "count 4\n")):
+        with pytest.raises(SystemExit) as ended:
+            parser.parse_args([*words, "--nonsense"])
+        assert ended.value.code in (0, None)
+        assert capsys.readouterr().out == text
+    assert "lists:\n" in parser.format_help()
+    assert "print a list" in parser.format_help()
+    assert Printing.from_args(parser.parse_args(["s"])) == Printing(source="s")
+    with pytest.raises((argparse.ArgumentError, SystemExit)):
+        parser.parse_args(["--count", "9", "--list"])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "--list: 9 is too many" in captured.err
 
 
 def test_the_help_has_every_effect_and_every_default() -> None:

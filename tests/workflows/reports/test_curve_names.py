@@ -18,6 +18,16 @@ def test_metrics_that_are_compared_share_a_chart() -> None:
     ]
 
 
+def test_the_metrics_of_a_classifier_are_named() -> None:
+    """Accuracy is drawn in percent, and top-5 beside top-1."""
+    metrics = ("loss", "accuracy", "held_out_loss", "held_out_accuracy", "held_out_top5")
+    drawn = list(charts_of((name, "", POINTS) for name in metrics))
+    assert [(c.title, c.unit, [curve.name for curve in c.curves]) for c in drawn] == [
+        ("Loss", "", ["training images", "held-out images"]),
+        ("Accuracy", "%", ["training images", "held-out images", "held-out images, top-5"]),
+    ]
+
+
 def test_fractions_are_drawn_in_percent() -> None:
     """The axis of hit@k ends at percent, that of a loss at its value."""
     hits, loss = charts_of([("seen_hit1", "", POINTS), ("loss", "", POINTS)])

@@ -12,6 +12,7 @@ import torch
 from pipeline.loader import Loader, Reading, Staging
 from tests.commands import wait_until
 from tests.workflows.training.small import ENCODED, SIZE, small_store, tensors, train_here
+from workflows.classify.options import ClassifyOptions
 from workflows.colourise.options import ColouriseOptions
 from workflows.devise.options import DeviseOptions as Words
 from workflows.training.options import CHANGEABLE_ON_RESUME, TrainingOptions
@@ -37,8 +38,8 @@ def last_state(run: RunFolder) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize(
     "kind",
-    [TrainingOptions, Gan, ColouriseOptions, Words],
-    ids=["all", "wgan", "colourise", "devise"],
+    [TrainingOptions, Gan, ClassifyOptions, ColouriseOptions, Words],
+    ids=["all", "wgan", "classify", "colourise", "devise"],
 )
 def test_every_stage_passes_reading_options_to_the_loader(
     tmp_path: Path, kind: type[TrainingOptions]

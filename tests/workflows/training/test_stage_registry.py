@@ -41,6 +41,10 @@ SMALL: dict[str, tuple[object, ...]] = {
         *("--precision", "float32", "--threads-per-rank", 1),
     ),
     "colourise": ("--image-size", SIZE, "--batch-size", 8, "--width", 2, "--threads-per-rank", 1),
+    "classify": (
+        *("--network", "resnet9", "--image-size", SIZE, "--batch-size", 8, "--width", 8),
+        *("--ema-decay", 0.5, "--mixup", 0.2, "--schedule", "constant", "--threads-per-rank", 1),
+    ),
     "own": ("--batch-size", 8, "--threads-per-rank", 1, "--rate", 0.25),
 }
 
