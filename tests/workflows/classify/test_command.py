@@ -357,7 +357,7 @@ def test_ctrl_c_saves_and_the_same_command_continues(folder: Path, tmp_path: Pat
     def words(run: Path) -> tuple[object, ...]:
         return (
             *("train", "classify", folder / "store", "--run", run, "--ranks", 2, *QUICK, *CHOSEN),
-            *("--steps", 40, "--log-every", 1, "--mixup", 0.2, "--ema-decay", 0.9),
+            *("--steps", 24, "--log-every", 1, "--mixup", 0.2, "--ema-decay", 0.9),
             *("--start-image-size", 8, "--growth-epochs", 2, 5),
         )
 
@@ -380,7 +380,7 @@ def test_a_store_is_prepared_trained_on_evaluated_and_exported(tmp_path: Path) -
         ("report", tmp_path / "run"),
         ("classify", tmp_path / "run", source / "val", "--top", 1, "--format", "csv"),
         ("export", tmp_path / "run", "--out", tmp_path / "model"),
-        ("features", tmp_path / "new", "--backbone", tmp_path / "model", "--workers", 1),
+        ("features", tmp_path / "new", "--trunk", tmp_path / "model", "--workers", 1),
     ]
     for line in steps:
         done = run_command(*line, scratch=tmp_path, seconds=150)
