@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.augment import Augment
 from pipeline.loader import Loader
 from pipeline.loader.crops import Crop
 from tests.workflows.classify.small import (
@@ -28,6 +30,7 @@ from tests.workflows.classify.small import (
 )
 from tests.workflows.training.small import tensors
 from tests.workflows.training.worlds import in_ranks, through_a_file
+from workflows.classify.mixing import Mixing
 from workflows.classify.stage import Classify, evaluated_side, evaluation_augment
 from workflows.training.world import World
 
@@ -153,6 +156,68 @@ def test_micro_batches_give_the_step_of_the_whole_batch(folder: Path, rows: int)
     pairs = zip(tensors(whole.state_dict()), tensors(parts.state_dict()), strict=True)
     for actual, expected in pairs:
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_steps_equal_a_plain_computation(folder: Path, optimiser: str) -> None:
+    """Mixing, smoothing, clipping, rates, decay and average are those of the options."""
+    choices: dict[str, Any] = {
+        "network": "resnet9", "width": 8, "seed": 3, "cutout": 3, "padding": 2, "mixup": 0.4,
+        "cutmix": 0.8, "label_smoothing": 0.2, "max_gradient_norm": 0.3, "ema_decay": 0.2,
+        "optimiser": optimiser, "learning_rate": 0.02, "trunk_learning_rate": 0.01,
+        "weight_decay": 0.05, "momentum": 0.8, "warmup_epochs": 0.5, "schedule": "cosine",
+    }  # fmt: skip
+    stage = small_stage(folder / "store", **choices)
+    model = copy.deepcopy(stage.classifier.model)
+    average = copy.deepcopy(model.state_dict())
+    decays = [p for p in model.backbone.parameters() if p.ndim > 1]
+    others = [p for p in model.backbone.parameters() if p.ndim == 1]
+    groups: list[dict[str, Any]] = [
+        {"params": decays, "lr": 0.01, "weight_decay": 0.05},
+        {"params": others, "lr": 0.01, "weight_decay": 0.0},
+        {"params": [model.classifier.weight], "lr": 0.02, "weight_decay": 0.05},
+    ]
+    plain: torch.optim.Optimizer = (
+        torch.optim.AdamW(groups)
+        if optimiser == "adamw"
+        else torch.optim.SGD(groups, momentum=0.8, nesterov=True)
+    )
+    rates = [group["lr"] for group in plain.param_groups]
+    loader = Loader(
+        folder / "store", size=SIZE, batch_size=BATCH, seed=3, include_labels=range(6), rank=0,
+        world=1,
+    )  # fmt: skip
+    augment = Augment(size=SIZE, crop="random", padding=2, cutout=3, seed=3)
+    mixing = Mixing(0.4, 0.8, 3)
+    batches = iter(loader)
+    for step in range(4):
+        batch = next(batches)
+        assert isinstance(batch.images, Tensor)
+        mixed = mixing(augment(batch.images, batch.rows, 0), batch.labels, batch.rows, 0)
+        targets = mixed.shares[:, None] * nn.functional.one_hot(mixed.labels, 6)
+        targets += (1 - mixed.shares)[:, None] * nn.functional.one_hot(mixed.partner_labels, 6)
+        targets = 0.8 * targets + 0.2 / 6
+        loss = -(targets * model(mixed.images).logits.log_softmax(1)).sum(1).mean()
+        plain.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            parameter.grad *= min(1.0, 0.3 / float(norm))
+        factor = (step + 1) / 2 if step < 2 else 0.5 + 0.5 * math.cos(math.pi * (step - 2) / 10)
+        for group, rate in zip(plain.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
+        plain.step()
+        decay = min(0.2, (1 + step) / (10 + step)) if step else 0.0
+        for name, value in model.state_dict().items():
+            average[name] = (decay * average[name] + (1 - decay) * value).to(value.dtype)
+        assert take_steps(stage, 1)[0]["loss"] == pytest.approx(float(loss.detach()), rel=1e-4)
+    assert stage.average is not None
+    for actual, expected in ((stage.classifier.model, model.state_dict()),
+                             (stage.average.module, average)):  # fmt: skip
+        for name, value in actual.state_dict().items():
+            if value.is_floating_point():
+                torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
 
 
 def parameters(stage: Classify) -> dict[str, Tensor]:
@@ -295,7 +360,7 @@ def in_order(rows: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("evaluation_size", [None, 12, 20])
 @pytest.mark.parametrize("encoded", [None, ENCODED])
-@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("size", [2, 5])
 def test_an_evaluation_covers_every_row_once(
     folder: Path, size: int, encoded: str | None, evaluation_size: int | None
 ) -> None:
