@@ -396,7 +396,7 @@ def test_an_evaluation_equals_a_plain_one(folder: Path) -> None:
     assert grids == {}
 
 
-@pytest.mark.parametrize("kind", ["growing", "pretrained", "dropout"])
+@pytest.mark.parametrize("kind", ["plain", "growing", "pretrained", "dropout"])
 def test_an_evaluation_changes_nothing(folder: Path, kind: str) -> None:
     """Steps and evaluations alternate, and the state is that of steps alone."""
     choices = choices_of(folder, kind)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from pipeline.loader import Loader
+from tests.images import prepare_inline
 from tests.workflows.classify.small import (
     CLASSES,
     ENCODED,
@@ -96,6 +97,17 @@ def test_the_evaluated_squares_are_those_of_the_training(folder: Path) -> None:
         loader = open_classifier(folder / kind).loader(str(folder / "store"), "val")
         assert isinstance(loader, Loader)
         assert loader.sizes == (side,)
+
+
+def test_the_held_out_split_may_have_other_squares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The side is that of the evaluated ones, whatever the training split has."""
+    store = class_store(tmp_path, sizes=(16, 20))
+    prepare_inline(tmp_path / "source", str(store), split="val", sizes=(18,), serves=24)
+    words = (*CHOSEN, "--steps", 1, "--evaluation-size", 17)
+    assert train_inline(monkeypatch, store, tmp_path / "run", *words) == 0
+    assert open_classifier(tmp_path / "run").stored_side == 18
 
 
 def test_the_formats_hold_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
