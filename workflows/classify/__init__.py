@@ -5,4 +5,6 @@ recipes        named recipes with their sources, and the one that suits a store 
 networks       the networks, new or pretrained
 mixing         MixUp and CutMix
 stage          the training stage
+model          the network of a run
+evaluation     accuracy, confusion and calibration, for the report of a run
 """

@@ -143,7 +143,7 @@ class _Writer:
     def __init__(self, options: ClassifyImagesOptions, trained: TrainedClassifier) -> None:
         self._options = options
         self._trained = trained
-        self._csv = csv.writer(sys.stdout)
+        self._csv = csv.writer(sys.stdout, lineterminator="\n")  # as other lines of a terminal
         if options.format == "csv":
             self._csv.writerow(["image", "rank", "class", "name", "probability"])
 

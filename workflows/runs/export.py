@@ -38,8 +38,13 @@ def run_export(options: ExportOptions) -> int:
     stage = RunFolder(options.run).read_options()["options"].get("stage")
     if stage == classify.STAGE:
         _export_classifier(options.run, out)
-    else:
+    elif stage == "devise":
         _export_devise_trunk(options.run, out)
+    else:
+        raise TesseraeError(
+            f"{options.run} is a run of the stage {stage}: expected one of `tesserae train"
+            " classify` or `tesserae train devise`, which have networks for `transformers`."
+        )
     return 0
 
 

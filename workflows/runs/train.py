@@ -15,6 +15,7 @@ from pipeline import sources
 from pipeline.errors import StoreError, TesseraeError
 from workflows import cluster_kinds
 from workflows.cluster_kinds import CommandCluster
+from workflows.evaluation import HELD_OUT
 from workflows.preparation import prepare
 from workflows.preparation.options import PrepareOptions
 from workflows.preparation.plans import Plans, plan_splits
@@ -151,7 +152,7 @@ def _cluster(run_options: RunOptions) -> CommandCluster:
 def _prepared(
     run_options: RunOptions, options: TrainingOptions, cluster: CommandCluster, run: RunFolder
 ) -> Iterator[None]:
-    """Prepare the training split; then prepare the other splits while the block runs."""
+    """Prepare the splits that training needs; then prepare the others while the block runs."""
     if run_options.data is None:
         yield
         return
@@ -160,18 +161,22 @@ def _prepared(
     splits = named or [split]
     if split not in splits:
         raise ValueError(f"--split is {split!r}: {source} has {', '.join(splits)}.")
+    first = [split, *_held_out_to_prepare(run_options, options, splits)]
     prepare_options = PrepareOptions(
         **run_options.as_arguments(),
         source=source,
         store=run_options.store,
-        split=(split, *(name for name in splits if name != split)),
+        split=(*first, *(name for name in splits if name not in first)),
         **_arrays_to_prepare(run_options, options, run),
         max_bad=run_options.max_bad,
     )
     cluster.connect_if_remote()
     plans = plan_splits(prepare_options, cluster)
-    prepare.prepare_split(prepare_options, split, cluster, plans)
-    other_splits = _OtherSplits(prepare_options, cluster, plans)
+    for name in first:
+        prepare.prepare_split(prepare_options, name, cluster, plans)
+    other_splits = _OtherSplits(
+        prepare_options, prepare_options.split[len(first) :], cluster, plans
+    )
     other_splits.start()
     try:
         yield
@@ -183,12 +188,34 @@ def _prepared(
     other_splits.wait()
 
 
-class _OtherSplits(threading.Thread):
-    """A thread that prepares the splits that are not trained on."""
+def _held_out_to_prepare(
+    run_options: RunOptions, options: TrainingOptions, splits: list[str]
+) -> list[str]:
+    """Return the held-out split that must be finished before training begins, if there is one.
 
-    def __init__(self, options: PrepareOptions, cluster: CommandCluster, plans: Plans) -> None:
+    It is the one that is named, as it is looked for then; and that of a classifier, whose training
+    would otherwise not be evaluated at all.
+    """
+    others = [name for name in splits if name != run_options.split]
+    if run_options.held_out is not None:
+        return [name for name in others if name == run_options.held_out]
+    held_out = [name for name in HELD_OUT if name in others]
+    return held_out[:1] if options.labelled_rows_only else []
+
+
+class _OtherSplits(threading.Thread):
+    """A thread that prepares the splits that training does not need."""
+
+    def __init__(
+        self,
+        options: PrepareOptions,
+        splits: tuple[str, ...],
+        cluster: CommandCluster,
+        plans: Plans,
+    ) -> None:
         super().__init__(name="prepare", daemon=True)
         self._options = options
+        self._splits = splits
         self._cluster = cluster
         self._plans = plans
         self._error: BaseException | None = None
@@ -196,7 +223,7 @@ class _OtherSplits(threading.Thread):
     def run(self) -> None:
         """Prepare the splits one after the other."""
         try:
-            for split in self._options.split[1:]:
+            for split in self._splits:
                 prepare.prepare_split(self._options, split, self._cluster, self._plans)
         except BaseException as e:  # noqa: BLE001 - it is raised by `wait`
             self._error = e
@@ -227,6 +254,7 @@ def _arrays_to_prepare(
         options = with_choices(store, split, options, gpu=True)
     except StoreError:  # the store does not exist yet
         options = options.for_store((), (), gpu=True)
+    options.check_network(("a class", "another"))  # now, and not after all images are decoded
     try:
         rows = choose_rows(store, split, options, run)
         if rows.encoded is not None:

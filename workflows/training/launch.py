@@ -141,9 +141,9 @@ def _data_section(data: Data, folder: RunFolder) -> dict[str, Any]:
         "size": data.train.sizes[0],
         "encoded": data.train.encoded if isinstance(data.train, Loader) else None,
         "features": data.train.name if isinstance(data.train, FeatureLoader) else None,
-        "sizes": list(data.sizes),
+        **({"sizes": list(data.sizes)} if data.sizes else {}),
         "held_out": None if data.held_out is None else data.held_out.split,
-        "held_out_size": data.held_out.sizes[0] if isinstance(data.held_out, Loader) else None,
+        **({"held_out_size": data.held_out.sizes[0]} if isinstance(data.held_out, Loader) else {}),
         "classes": list(data.classes),
         "wnids": [wnid for wnid, _ in data.train.classes],
     }

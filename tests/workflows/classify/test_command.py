@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipeline.store import records
+from pipeline.store.open import open_objects
 from tests.commands import run as run_command
 from tests.images import prepare_inline
 from tests.inline import tesserae
@@ -349,6 +351,46 @@ def test_the_arrays_that_are_read_are_prepared(
     assert _arrays_to_prepare(run_options, ClassifyOptions(**choices), run) == expected
 
 
+def test_the_held_out_split_is_prepared_before_training(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """So that the training of --data is evaluated, also on a split that is named."""
+    source = class_store(tmp_path, sizes=(8,)).parent / "source"
+    shutil.copytree(source / "val", source / "test")
+    for name, words in (
+        ("val", ()),
+        ("test", ("--held-out", "test")),
+        (None, ("--held-out", "none")),
+    ):
+        run, store = tmp_path / f"run-{name}", tmp_path / f"store-{name}"
+        chosen = ("--data", source, *CHOSEN, *words)
+        assert train(monkeypatch, store, run, *chosen) == 0
+        assert RunFolder(run).data()["held_out"] == name
+        assert len(evaluations(run)) == (0 if name is None else 2)
+        done = [s for s in ("train", "val", "test")
+                if records.load_finish_record(open_objects(str(store)), s) is not None]  # fmt: skip
+        assert done == ["train", "val", "test"]
+
+
+def test_a_network_is_checked_before_images_are_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As decoding them may take hours."""
+    source = class_store(tmp_path, sizes=(8,)).parent / "source"
+    words = ["train", "classify", str(tmp_path / "new"), "--run", str(tmp_path / "run"), "--data",
+             str(source), "--network", str(tmp_path / "missing.json")]  # fmt: skip
+    with inline_ranks(monkeypatch):
+        assert main(words) == 1
+    captured = capsys.readouterr()
+    assert "missing.json: expected the config.json of an image classifier" in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_ctrl_c_saves_and_the_same_command_continues(folder: Path, tmp_path: Path) -> None:
@@ -386,6 +428,7 @@ def test_a_store_is_prepared_trained_on_evaluated_and_exported(tmp_path: Path) -
         done = run_command(*line, scratch=tmp_path, seconds=150)
         assert (done.status, done.err) == (0, "")
     assert (tmp_path / "run" / "report.html").exists()
+    assert len(evaluations(tmp_path / "run")) == 2
     shutil.rmtree(tmp_path / "new")
 
 

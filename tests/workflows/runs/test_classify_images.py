@@ -124,6 +124,7 @@ def test_the_formats_hold_the_same(folder: Path, capsys: pytest.CaptureFixture[s
     listed = ", ".join(f"{name} {probability:.1%}" for _, name, probability in best)
     assert text == f"{file}: {listed}\n"
     _, csv_text, _ = classify(capsys, *words, "--format", "csv")
+    assert "\r" not in csv_text
     table = list(csv.DictReader(io.StringIO(csv_text)))
     assert [(row["image"], row["rank"], row["class"], row["name"]) for row in table] == [
         (str(file), str(rank), wnid, name) for rank, (wnid, name, _) in enumerate(best, 1)

@@ -169,7 +169,9 @@ def test_a_run_that_cannot_be_exported_is_refused(
     assert "trunk exists already: pass another folder." in capsys.readouterr().err
     RunFolder(tmp_path / "gan").create_or_continue({"stage": "wgan"}, {})
     assert main(["export", str(tmp_path / "gan")]) == 1
-    assert "gan is not a run of" in capsys.readouterr().err
+    assert "gan is a run of the stage wgan: expected one of `tesserae train classify` or" in (
+        capsys.readouterr().err
+    )
     RunFolder(tmp_path / "new").create_or_continue({"stage": "classify"}, {})
     assert main(["export", str(tmp_path / "new")]) == 1
     assert "new has no checkpoint yet: train it first." in capsys.readouterr().err
