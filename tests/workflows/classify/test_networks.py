@@ -110,6 +110,41 @@ def test_resnet9_is_that_of_the_publication() -> None:
     torch.testing.assert_close(classifier.logits(images), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("network", ["resnet9", "resnet18-stem3", "resnet18"])
+def test_random_weights_suit_rectified_layers(network: str) -> None:
+    """Convolutions are drawn as He et al. draw them, by outputs, and norms change nothing."""
+    torch.manual_seed(0)
+    classifier = new_classifier(network, ["a"] * 10, image_size=32, width=48)
+    for module in classifier.model.modules():
+        if isinstance(module, nn.Conv2d):
+            size = module.kernel_size[0] * module.kernel_size[1]
+            expected = (2 / (module.out_channels * size)) ** 0.5
+            count = module.weight.numel()
+            assert float(module.weight.detach().std()) == pytest.approx(
+                expected, rel=4 / (2 * count) ** 0.5
+            )
+        elif isinstance(module, nn.BatchNorm2d):
+            assert torch.equal(module.weight.detach(), torch.ones(module.num_features))
+            assert not module.bias.detach().any()
+    last = classifier.last_layers()[0].detach()
+    limit = last.shape[1] ** -0.5
+    assert 0.95 * limit < float(last.abs().max()) <= limit
+
+
+def test_a_3x3_stem_is_the_only_difference() -> None:
+    """The stages and the last layer are those of the ResNet of `transformers`."""
+    torch.manual_seed(0)
+    ours = new_classifier("resnet18-stem3", ["a", "b"], image_size=32, width=8).model.eval()
+    theirs = new_classifier("resnet18", ["a", "b"], image_size=32, width=8).model.eval()
+    theirs.resnet.encoder.load_state_dict(ours.backbone.encoder.state_dict())
+    theirs.classifier[1].load_state_dict(ours.classifier.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        hidden = theirs.resnet.encoder(ours.backbone.embedder(images)).last_hidden_state
+        expected = theirs.classifier(hidden.mean((2, 3)))
+        torch.testing.assert_close(ours(images).logits, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_3x3_stem_keeps_the_resolution() -> None:
     """The first stage has as many positions as the image, and the last an eighth on each side."""
     classifier = on_meta("resnet18-stem3", 10, 32)

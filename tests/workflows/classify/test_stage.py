@@ -109,7 +109,8 @@ def in_world(world: World, store: Path, parts: tuple[int, ...], **choices: Any) 
         metrics += take_steps(stage, part)
     evaluated = stage.evaluate()[0]
     stage.batches.close()
-    return tensors(stage.state_dict()), metrics, evaluated
+    state = through_a_file(stage.state_dict())
+    return tensors(state), metrics, evaluated, state
 
 
 def both(world: World, store: Path, **choices: Any) -> Any:
@@ -122,12 +123,15 @@ def both(world: World, store: Path, **choices: Any) -> Any:
     "kind", ["plain", "growing", "encoded", "encoded in random crops", "pretrained"]
 )
 def test_two_ranks_compute_what_one_computes(folder: Path, tmp_path: Path, kind: str) -> None:
-    """Two ranks agree with one, with batch norm over both; interrupted ones to the bit."""
+    """Two ranks agree with one, with batch norm over both; interrupted ones to the bit.
+
+    One rank goes on with their state.
+    """
     choices = choices_of(folder, kind)
     work = partial(both, store=folder / "store", **choices)
-    alone, metrics, evaluated = in_world(World(), folder / "store", (9,), **choices)
+    alone, metrics, evaluated, _ = in_world(World(), folder / "store", (9,), **choices)
     results = in_ranks(work, 2, tmp_path)
-    for (state, _, evaluation), (resumed, _, again) in results:
+    for (state, _, evaluation, _), (resumed, _, again, _) in results:
         for actual, expected in zip(state, alone, strict=True):
             torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
         assert evaluation == pytest.approx(evaluated, rel=1e-3, abs=1e-4)
@@ -137,6 +141,11 @@ def test_two_ranks_compute_what_one_computes(folder: Path, tmp_path: Path, kind:
     for first, second, expected in zip(*ranks, metrics, strict=True):
         mean = {name: (first[name] + second[name]) / 2 for name in first}
         assert mean == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    fewer, one = (small_stage(folder / "store", **choices) for _ in range(2))
+    fewer.load_state_dict(results[0][0][3])
+    take_steps(one, 9)
+    for actual_metrics, expected in zip(take_steps(fewer, 2), take_steps(one, 2), strict=True):
+        assert actual_metrics == pytest.approx(expected, rel=1e-2, abs=1e-3)
 
 
 # --- what a step trains ---------------------------------------------------------------------------

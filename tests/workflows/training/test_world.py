@@ -92,6 +92,17 @@ def test_draws_do_not_depend_on_the_world(ranks: int, seed: int, step: int) -> N
         assert not torch.equal(World().normal(12, 5, key=key), batch)
 
 
+def test_dropout_depends_on_key_and_rank() -> None:
+    """Equal keys give a rank equal draws, whatever was drawn before; ranks have others."""
+    draws = []
+    for rank, key in ((0, (1, "a")), (0, (1, "a")), (1, (1, "a")), (0, (2, "a")), (0, (1, "b"))):
+        torch.rand(3)
+        World(rank, 2).seed_dropout(key)
+        draws.append(torch.rand(8).tolist())
+    assert draws[0] == draws[1]
+    assert len({tuple(values) for values in draws}) == 4
+
+
 def test_an_uneven_batch_is_refused() -> None:
     """A batch that does not divide evenly among the ranks is refused."""
     with pytest.raises(ValueError, match="batch of 10"):
