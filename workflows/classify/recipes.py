@@ -20,11 +20,11 @@ EPOCH_ROWS = 300_000
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """A named recipe."""
 
     source: str
-    """The publication."""
+    """The title, the authors and the year of the publication."""
     result: str
     """The accuracy that it reports."""
     differences: str
@@ -34,17 +34,17 @@ class Recipe:
 
 
 @cache
-def recipes() -> Mapping[str, Recipe]:
+def recipes() -> Mapping[str, TrainingRecipe]:
     """Return the named recipes, in the order of the file."""
     content = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    return {name: Recipe(**values) for name, values in content.items()}
+    return {name: TrainingRecipe(**values) for name, values in content.items()}
 
 
 def describe_preset(args: argparse.Namespace) -> str:
     """Return the text of `--preset NAME --show`.
 
     Args:
-        args: What the command line names, of which `preset` counts.
+        args: The options that the command line names before, of which `preset` counts.
 
     Raises:
         ValueError: It names no preset.

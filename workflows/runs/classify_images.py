@@ -68,15 +68,15 @@ def _files(names: tuple[str, ...]) -> Iterator[str]:
         if path is None or not path.is_dir():
             yield name
             continue
-        found_image = False
+        has_image = False
         for folder, folders, files in os.walk(path):
             folders.sort()
             for file in sorted(files):
                 path = Path(folder, file)
                 if _is_image(path):
-                    found_image = True
+                    has_image = True
                     yield str(path)
-        if not found_image:
+        if not has_image:
             raise TesseraeError(f"{name} has no images: expected a folder of JPEG or PNG files.")
 
 

@@ -73,8 +73,9 @@ def run_report(options: ReportOptions) -> int:
         options: `run`, the folder of the run; `device`, the torch device (None = a GPU if there is
             one); `samples`, 8 to 1,000,000, the maximum number of real and of generated images of a
             GAN, or of the images whose nearest ones DeViSE's report counts; `store`, the location
-            of the store (None = as recorded); and the models to evaluate with, each a folder or a
-            hub name or None, `backbone` for a GAN and `clip_model` for DeViSE.
+            of the store (None = as recorded); `split` and `evaluation_store`, what a classifier is
+            evaluated on (None = as it was trained); and the models to evaluate with, each a folder
+            or a hub name or None, `backbone` for a GAN and `clip_model` for DeViSE.
 
     Returns:
         The exit status, 0. A run that has diverged, that has no checkpoint or whose stage has no

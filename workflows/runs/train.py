@@ -196,10 +196,10 @@ def _held_out_to_prepare(
     It is the one that is named, as it is looked for then; and that of a classifier, whose training
     would otherwise not be evaluated at all.
     """
-    others = [name for name in splits if name != run_options.split]
+    candidates = [name for name in splits if name != run_options.split]
     if run_options.held_out is not None:
-        return [name for name in others if name == run_options.held_out]
-    held_out = [name for name in HELD_OUT if name in others]
+        return [name for name in candidates if name == run_options.held_out]
+    held_out = [name for name in HELD_OUT if name in candidates]
     return held_out[:1] if options.labelled_rows_only else []
 
 

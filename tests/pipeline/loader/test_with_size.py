@@ -43,13 +43,13 @@ def make_loader(store: Path, kind: str, size: int = 16, **choices: Any) -> Loade
 
 def take(loader: Loader, batches: int) -> list[Batch]:
     """Return the next batches of a loader, across epochs."""
-    taken: list[Batch] = []
-    while len(taken) < batches:
+    batches_read: list[Batch] = []
+    while len(batches_read) < batches:
         for batch in loader:
-            taken.append(batch)
-            if len(taken) == batches:
+            batches_read.append(batch)
+            if len(batches_read) == batches:
                 break
-    return taken
+    return batches_read
 
 
 def rows(batches: list[Batch]) -> list[list[int]]:
@@ -60,7 +60,7 @@ def rows(batches: list[Batch]) -> list[list[int]]:
 @pytest.mark.parametrize("kind", ORDERS)
 @pytest.mark.parametrize("before", [0, 3, 8, 9, 13])
 def test_a_copy_goes_on_with_the_same_rows(store: Path, kind: str, before: int) -> None:
-    """At the position of the original, within an epoch or at its end."""
+    """A copy goes on at the position of the original, within an epoch or at its end."""
     expected = take(make_loader(store, kind), before + 12)
     original = make_loader(store, kind)
     assert rows(take(original, before)) == rows(expected[:before])
@@ -69,8 +69,8 @@ def test_a_copy_goes_on_with_the_same_rows(store: Path, kind: str, before: int) 
     assert smaller.state_dict() == original.state_dict()
     continued = take(smaller, 12)
     assert rows(continued) == rows(expected[before:])
-    for batch, other in zip(continued, expected[before:], strict=True):
-        assert torch.equal(batch.labels, other.labels)
+    for batch, expected_batch in zip(continued, expected[before:], strict=True):
+        assert torch.equal(batch.labels, expected_batch.labels)
         assert batch.images.shape == (6, 3, 8, 8)  # type: ignore[union-attr]
     assert original.sizes == (16,)
 
@@ -82,9 +82,9 @@ def test_the_images_are_those_of_a_loader_of_that_side(store: Path, kind: str) -
     expected = make_loader(store, kind, 8, **(
         {"window_bytes": 2 * 4 * 3 * 8**2} if kind == "windowed" else {}
     ))  # fmt: skip
-    for batch, other in zip(take(order.with_size(8), 10), take(expected, 10), strict=True):
-        assert torch.equal(batch.rows, other.rows)
-        assert torch.equal(batch.images, other.images)  # type: ignore[arg-type]
+    for batch, expected_batch in zip(take(order.with_size(8), 10), take(expected, 10), strict=True):
+        assert torch.equal(batch.rows, expected_batch.rows)
+        assert torch.equal(batch.images, expected_batch.images)  # type: ignore[arg-type]
 
 
 @given(
@@ -94,7 +94,7 @@ def test_the_images_are_those_of_a_loader_of_that_side(store: Path, kind: str) -
 def test_windows_keep_their_number_of_chunks(
     store: Path, window_bytes: int, sizes: list[int]
 ) -> None:
-    """Whatever their bytes, and through any succession of sides."""
+    """The order is the same for windows of any bytes, and any succession of sides."""
     loader = make_loader(store, "windowed", window_bytes=window_bytes)
     order = loader.epoch_order(1).rows(0, ROWS).tolist()
     for size in sizes:
@@ -103,7 +103,7 @@ def test_windows_keep_their_number_of_chunks(
 
 
 def test_a_copy_shares_nothing_that_changes(store: Path) -> None:
-    """Neither the position, nor open files, nor the counts of its reads."""
+    """Position, open files and counts of reads are a copy's own."""
     original = make_loader(store, "random", reading=Reading(threads=1))
     take(original, 2)
     counts = dict(original.readers)
@@ -119,7 +119,7 @@ def test_a_copy_shares_nothing_that_changes(store: Path) -> None:
 
 
 def test_an_unsuitable_side_is_refused(store: Path) -> None:
-    """A side that is none, one that is not stored, and one beyond those of encoded rows."""
+    """A side that is none, is not stored or is too large for encoded rows is refused."""
     loader = make_loader(store, "random")
     with pytest.raises(ValueError, match="size"):
         loader.with_size(0)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from tests.workflows.training.small import tensors
 from workflows.classify.options import ClassifyOptions
 from workflows.cli import main
 from workflows.runs.train import _arrays_to_prepare
+from workflows.training.errors import DivergedError
 from workflows.training.run_folder import RunFolder
 from workflows.training.run_options import RunOptions
 
@@ -106,7 +108,7 @@ GROWING = ("--start-image-size", 8, "--growth-epochs", 0, 2, "--evaluation-size"
 def test_a_run_goes_on_with_its_choices_and_its_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """To the bit, without naming them again, though the store has got smaller squares since."""
+    """A resumed run is bit-identical, though the store has got smaller squares since."""
     store = class_store(tmp_path, sizes=(16, 20))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train(monkeypatch, store, whole, *CHOSEN, *GROWING) == 0
@@ -201,7 +203,7 @@ def test_an_impossible_command_is_refused_before_anything_runs(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], words: tuple[object, ...], message: str,
 ) -> None:  # fmt: skip
-    """With one sentence, exit status 1 and no folder."""
+    """The command ends with one sentence and exit status 1, and creates no folder."""
     run = tmp_path / "run"
     line = (*QUICK, "--network", "resnet9", "--image-size", 16)
     assert train(monkeypatch, folder / "store", run, *line, *words) == 1
@@ -228,7 +230,7 @@ def test_an_unsuitable_network_is_refused_before_anything_runs(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: Path,
     capsys: pytest.CaptureFixture[str], words: tuple[object, ...], message: str,
 ) -> None:  # fmt: skip
-    """With one sentence, exit status 1 and no folder."""
+    """The command ends with one sentence and exit status 1, and creates no folder."""
     assert started.exists()
     config_file(folder, "vit")
     (folder / "bad.json").write_text('{"model_type": "nothing"}')
@@ -247,7 +249,7 @@ def test_an_unsuitable_network_is_refused_before_anything_runs(
 def test_a_store_of_one_class_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As one without classes."""
+    """A store of one class, or of none, is refused, and no folder is created."""
     store = class_store(tmp_path / "one", classes=("ant",), held_out=0, sizes=(16,))
     assert train(monkeypatch, store, tmp_path / "run") == 1
     assert "the store has 1 class: expected at least 2 to tell apart." in capsys.readouterr().err
@@ -310,7 +312,7 @@ def test_rows_without_a_label_are_left_out_and_counted(
 def test_the_network_of_a_file_is_recorded_with_its_path(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run goes on from another folder."""
+    """A run goes on from another working folder, as the recorded path is absolute."""
     config_file(tmp_path, "convnext")
     monkeypatch.chdir(tmp_path)
     words = ["train", "classify", str(folder / "store"), "--run", str(tmp_path / "run"),
@@ -342,7 +344,7 @@ def test_the_arrays_that_are_read_are_prepared(
     folder: Path, tmp_path: Path, stored: tuple[int, ...], choices: dict[str, Any],
     expected: dict[str, Any],
 ) -> None:  # fmt: skip
-    """With --data, also those of evaluations and of a trunk, before the first image is decoded."""
+    """With --data, the squares of evaluations and of a trunk are prepared, too."""
     store = folder / "store" if stored else tmp_path / "store"
     if "trunk" in choices:
         choices = {"trunk": str(folder / choices["trunk"])}
@@ -357,7 +359,7 @@ def test_the_held_out_split_is_prepared_before_training(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """So that the training of --data is evaluated, also on a split that is named."""
+    """A run with --data is evaluated after each epoch, also on a split that is named."""
     source = class_store(tmp_path, sizes=(8,)).parent / "source"
     shutil.copytree(source / "val", source / "test")
     for name, words in (
@@ -378,7 +380,7 @@ def test_the_held_out_split_is_prepared_before_training(
 def test_a_network_is_checked_before_images_are_prepared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As decoding them may take hours."""
+    """A network file that cannot be read is refused before hours of decoding."""
     source = class_store(tmp_path, sizes=(8,)).parent / "source"
     words = ["train", "classify", str(tmp_path / "new"), "--run", str(tmp_path / "run"), "--data",
              str(source), "--network", str(tmp_path / "missing.json")]  # fmt: skip
@@ -413,7 +415,7 @@ def test_ctrl_c_saves_and_the_same_command_continues(folder: Path, tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_store_is_prepared_trained_on_evaluated_and_exported(tmp_path: Path) -> None:
-    """The whole path as a user types it."""
+    """Each command of the whole path succeeds as a user types it."""
     source = class_store(tmp_path).parent / "source"
     words: tuple[object, ...] = ("--run", tmp_path / "run", *QUICK, *CHOSEN, "--workers", 1)
     data = ("--data", source, "--evaluation-size", 24)
@@ -435,19 +437,26 @@ def test_a_store_is_prepared_trained_on_evaluated_and_exported(tmp_path: Path) -
 def test_a_diverged_run_names_the_option_to_lower(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With its value."""
-    from workflows.training.errors import DivergedError
-
+    """The error has the learning rate with its value."""
     words = (*CHOSEN, "--learning-rate", "1e30", "--warmup-epochs", 0)
     with pytest.raises(DivergedError, match=r"Lower --learning-rate \(now 1e\+30\)"):
         train(monkeypatch, folder / "store", tmp_path / "run", *words, "--debug")
 
 
-def test_the_help_needs_no_torch(capsys: pytest.CaptureFixture[str]) -> None:
-    """It lists the recipes and every group."""
-    with pytest.raises(SystemExit):
-        main(["train", "classify", "--help"])
-    text = capsys.readouterr().out
+HELP = """
+import sys
+from workflows.cli import main
+try:
+    main(["train", "classify", "--help"])
+except SystemExit:
+    pass
+assert not {"torch", "transformers"} & sys.modules.keys()
+"""
+
+
+def test_the_help_needs_no_torch() -> None:
+    """The help lists the recipes and every group, without loading torch."""
+    done = subprocess.run([sys.executable, "-c", HELP], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("usage: tesserae train classify STORE [OPTIONS]")
     for part in ("--preset NAME", "resnet50-ffcv-16", "images and augmentation:", "--show"):
-        assert part in text
-    assert io.StringIO(text).readline().startswith("usage: tesserae train classify STORE [OPTIONS]")
+        assert part in done.stdout

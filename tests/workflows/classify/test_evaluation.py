@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from pipeline.errors import TesseraeError
@@ -83,7 +85,7 @@ def test_an_interval_is_that_of_wilson(hits: int, count: int, low: float, high: 
 
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 200), classes=st.integers(2, 6))
 def test_the_calibration_error_is_that_of_torchmetrics(seed: int, n: int, classes: int) -> None:
-    """Of random predictions with 15 bins; counts repeat images."""
+    """Random predictions have the same error in 15 bins; counts repeat images."""
     generator = torch.Generator().manual_seed(seed)
     probabilities = torch.randn(n, classes, generator=generator).mul(2).softmax(1).double()
     labels = torch.randint(classes, (n,), generator=generator)
@@ -126,7 +128,7 @@ def named(*names: str) -> TrainedClassifier:
 
 
 def test_the_most_frequent_confusions_are_listed() -> None:
-    """By their number, with the share of the true class; of as many, by label."""
+    """Pairs are listed by their number, with the share of the true class, then by label."""
     predictions = predictions_of([0, 0, 0, 0, 1, 1, 2, 2, 2], [1, 1, 2, 0, 0, 1, 2, 1, 1])
     pairs = evaluation._confused_pairs(predictions, named("ant", "bee", "cat"))
     assert pairs == [
@@ -139,7 +141,7 @@ def test_the_most_frequent_confusions_are_listed() -> None:
 
 
 def test_classes_are_listed_by_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those without images are not; of many, the first and the last."""
+    """Classes without images are left out, and of many the first and the last are listed."""
     predictions = predictions_of([0, 0, 1, 1, 3, 3], [0, 1, 1, 1, 0, 0])
     table = evaluation._class_table(predictions, named("ant", "bee", "cat", "dog"))
     assert [row[:3] for row in table.rows] == [
@@ -154,10 +156,6 @@ def test_classes_are_listed_by_accuracy(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_matrix_has_a_row_for_each_true_class() -> None:
     """A dark cell is a large share of its row."""
-    from io import BytesIO
-
-    from PIL import Image
-
     predictions = predictions_of([0, 0, 1, 1], [0, 0, 0, 1])
     ((caption, png),) = evaluation._images(predictions, named("a", "b", "c"))
     assert "a row for each true class" in caption
@@ -174,7 +172,7 @@ def test_the_matrix_has_a_row_for_each_true_class() -> None:
 
 @pytest.mark.parametrize("kind", ["squares", "encoded"])
 def test_predictions_equal_a_plain_computation(folder: Path, kind: str) -> None:
-    """Images are read, cut, normalised and scored by hand."""
+    """Images that are read, cut, normalised and scored by hand have the same predictions."""
     trained = open_classifier(folder / kind)
     store = str(folder / "store")
     predictions = predict(trained, store, "val", {label: label for label in range(6)})
@@ -222,7 +220,7 @@ def test_a_report_has_the_accuracy_of_the_training(folder: Path) -> None:
 
 
 def test_mirrored_predictions_are_the_mean_of_both_scores(folder: Path) -> None:
-    """Before the softmax."""
+    """Scores are averaged before the softmax."""
     trained = open_classifier(folder / "mirrored")
     images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406),
@@ -235,7 +233,7 @@ def test_mirrored_predictions_are_the_mean_of_both_scores(folder: Path) -> None:
 
 
 def test_the_average_of_the_weights_is_opened(folder: Path) -> None:
-    """If the run has one; the network is in evaluation mode, and learns no more."""
+    """A run with an average is opened with it, in evaluation mode and without gradients."""
     run = RunFolder(folder / "encoded")
     newest = run.newest_checkpoint()
     assert newest is not None
@@ -254,20 +252,20 @@ def test_the_average_of_the_weights_is_opened(folder: Path) -> None:
 def test_another_store_is_matched_by_its_classes(folder: Path, tmp_path: Path) -> None:
     """Labels may have another order; classes that the run does not know are left out."""
     classes = ("aardvark", "fox<b>", "dog", "bee")
-    other = class_store(tmp_path, rows=0, held_out=16, classes=classes, sizes=(20,))
-    recipe = Loader(other, "val", size=20, batch_size=4).classes
+    second_store = class_store(tmp_path, rows=0, held_out=16, classes=classes, sizes=(20,))
+    recipe = Loader(second_store, "val", size=20, batch_size=4).classes
     assert [wnid for wnid, _ in recipe] == ["aardvark", "bee", "dog", "fox<b>"]
     trained = open_classifier(folder / "squares")
-    label_map = evaluation._shared_labels(trained, str(other))
+    label_map = evaluation._shared_labels(trained, str(second_store))
     assert label_map == {1: CLASSES.index("bee"), 2: CLASSES.index("dog"),
                          3: CLASSES.index("fox<b>")}  # fmt: skip
-    predictions = predict(trained, str(other), "val", label_map)
+    predictions = predict(trained, str(second_store), "val", label_map)
     assert sorted(predictions.labels.tolist()) == [1] * 4 + [3] * 4 + [5] * 4
     assert predictions.hits.mean() > 0.5, "its images have the colours of the run's classes"
     assert np.all(predictions.among_shared | ~predictions.hits)
-    evaluated = evaluate(folder / "squares", evaluation_store=str(other))
+    evaluated = evaluate(folder / "squares", evaluation_store=str(second_store))
     figures = dict(evaluated.metrics())
-    assert figures["images"] == f"12, of split val of {other}"
+    assert figures["images"] == f"12, of split val of {second_store}"
     assert "top-1 accuracy among the 3 classes of the store" in figures
     assert evaluated.notice.endswith("were left out: 3 classes are evaluated.")
 
@@ -276,10 +274,10 @@ def test_a_store_without_the_classes_is_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The sentence names classes of both, and the page is not written."""
-    other = class_store(tmp_path, rows=0, held_out=4, classes=("x", "y"), sizes=(20,))
+    second_store = class_store(tmp_path, rows=0, held_out=4, classes=("x", "y"), sizes=(20,))
     page = folder / "squares" / "report.html"
     page.unlink(missing_ok=True)
-    words = ["report", str(folder / "squares"), "--evaluation-store", str(other)]
+    words = ["report", str(folder / "squares"), "--evaluation-store", str(second_store)]
     assert main(words) == 1
     captured = capsys.readouterr()
     assert "has classes such as x, y, and the run was trained on ant, bee, cat" in captured.err
@@ -299,7 +297,7 @@ def test_a_store_without_the_classes_is_refused(
 def test_an_impossible_report_is_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    """In one sentence, with exit status 1."""
+    """The command ends with one sentence and exit status 1."""
     small = tmp_path / "store"
     if "{small}" in words:
         class_store(tmp_path, rows=0, held_out=6, sizes=(8,))
@@ -316,7 +314,7 @@ def test_an_impossible_report_is_refused(
 def test_the_page_has_the_tables_and_escapes_names(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of a run whose name and a class of which have a tag."""
+    """Tags in the names of a run and of a class are escaped."""
     run = folder / "run<b>"
     assert main(["report", str(run), "--split", "val"]) == 0
     output = capsys.readouterr().out
@@ -334,7 +332,7 @@ def test_the_page_has_the_tables_and_escapes_names(
 
 
 def test_a_run_without_held_out_rows_is_evaluated_on_val(folder: Path) -> None:
-    """Although the run was told to leave it out; a run that was trained on it is not."""
+    """A report evaluates on val if the run has no held-out split and was not trained on val."""
     evaluated = evaluate(folder / "run<b>")
     assert dict(evaluated.metrics())["images"] == "17, of split val"
     run = folder / "run<b>"
@@ -349,16 +347,16 @@ def test_a_store_without_val_needs_a_split(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A notice names those that there are, and the page has no evaluation."""
-    other = class_store(tmp_path, rows=8, held_out=0, sizes=(20,))
-    words = ["report", str(folder / "squares"), "--evaluation-store", str(other)]
+    second_store = class_store(tmp_path, rows=8, held_out=0, sizes=(20,))
+    words = ["report", str(folder / "squares"), "--evaluation-store", str(second_store)]
     assert main(words) == 0
     assert "the run is not evaluated: pass --split, one of train." in capsys.readouterr().out
     assert main([*words, "--split", "train"]) == 0
-    assert f"images: 8, of split train of {other}" in capsys.readouterr().out
+    assert f"images: 8, of split train of {second_store}" in capsys.readouterr().out
 
 
 def test_runs_of_other_stages_are_refused(tmp_path: Path) -> None:
-    """As one without a checkpoint."""
+    """A run of another stage, or one without a checkpoint, is refused."""
     RunFolder(tmp_path / "gan").create_or_continue({"stage": "wgan"}, {})
     with pytest.raises(TesseraeError, match="gan is not a run of `tesserae train classify`"):
         open_classifier(tmp_path / "gan")

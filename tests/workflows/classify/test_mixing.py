@@ -46,9 +46,9 @@ def plain_pair(
     cuts = bool(cutmix) and (not mixup or kind < 0.5)
     parameter = cutmix if cuts else mixup
     share = float(betaincinv(parameter, parameter, share))
-    own, other = images
+    own, partner = images
     if not cuts:
-        blended = [share * own + (1 - share) * other, share * other + (1 - share) * own]
+        blended = [share * own + (1 - share) * partner, share * partner + (1 - share) * own]
         return np.stack(blended), share
     height, width = own.shape[1:]
     side = np.sqrt(1 - share)
@@ -59,7 +59,7 @@ def plain_pair(
     mixed = images.copy()
     for y in rows:
         for x in columns:
-            mixed[0, :, y, x], mixed[1, :, y, x] = other[:, y, x], own[:, y, x]
+            mixed[0, :, y, x], mixed[1, :, y, x] = partner[:, y, x], own[:, y, x]
     return mixed, 1 - len(rows) * len(columns) / (height * width)
 
 
@@ -145,13 +145,13 @@ def test_a_pair_is_mixed_equally_in_any_batch(kind: str) -> None:
         joined = MixedBatch(*map(torch.cat, zip(*parts, strict=True)))
         for actual, expected in zip(joined, whole, strict=True):
             assert torch.equal(actual, expected)
-    others = [mixing(images, labels, rows, 5), mixing(images, labels, rows + 1, 4),
+    further = [mixing(images, labels, rows, 5), mixing(images, labels, rows + 1, 4),
               Mixing(**KINDS[kind], seed=3)(images, labels, rows, 4)]  # fmt: skip
-    assert not any(torch.equal(other.shares, whole.shares) for other in others)
+    assert not any(torch.equal(mixed.shares, whole.shares) for mixed in further)
 
 
 def test_with_both_half_of_the_pairs_are_cut() -> None:
-    """Each pair has one of both methods."""
+    """Each pair is either blended or cut, and both are equally likely."""
     images = torch.zeros(4_000, 3, 4, 4)
     images[1::2] = 1
     labels = torch.zeros(4_000, dtype=torch.int64)
@@ -163,7 +163,7 @@ def test_with_both_half_of_the_pairs_are_cut() -> None:
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 def test_mixed_images_keep_their_layout_and_type(layout: torch.memory_format) -> None:
-    """Channels last, as images are, or first."""
+    """Images stay channels last or channels first."""
     images, labels, rows = batch(4)
     mixed = Mixing(mixup=0.2, cutmix=1.0)(images.contiguous(memory_format=layout), labels, rows, 0)
     assert mixed.images.is_contiguous(memory_format=layout)
@@ -178,7 +178,7 @@ def test_an_odd_batch_is_refused() -> None:
 
 
 def test_a_mixing_without_parameters_is_false() -> None:
-    """So that a stage can ask whether anything is mixed."""
+    """A stage can ask whether anything is mixed."""
     assert not Mixing()
     assert Mixing(mixup=0.1)
     assert Mixing(cutmix=0.1)

@@ -174,7 +174,7 @@ def test_the_width_scales_all_layers(network: str, width: int, parameters: int |
 
 @pytest.mark.parametrize("image_size", [32, 64, 72, 96, 128, 224, 384])
 def test_a_transformer_has_patches_for_every_size(image_size: int) -> None:
-    """At least 14 on each side, of whole pixels, and not many more."""
+    """Images have 14 to 24 patches of whole pixels on each side."""
     config = on_meta("vit-small", 2, image_size).model.config
     assert image_size % config.patch_size == 0
     assert 14 <= image_size // config.patch_size <= 24
@@ -234,7 +234,7 @@ def test_a_network_of_two_classes_of_transformers_needs_no_architecture(tmp_path
     ],
 )  # fmt: skip
 def test_an_unsuitable_file_is_refused(tmp_path: Path, content: Any, message: str) -> None:
-    """In a sentence; code that a file refers to is neither run nor asked for."""
+    """The error is one sentence; code that a file refers to is neither run nor asked for."""
     file = tmp_path / "config.json"
     if content is not None:
         file.write_text(content if isinstance(content, str) else json.dumps(content))
@@ -258,7 +258,7 @@ def test_a_network_that_needs_a_missing_package_is_refused(tmp_path: Path) -> No
 def test_a_network_without_scores_of_classes_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one whose scores are of another kind."""
+    """A network whose scores have another shape is refused."""
     classifier = new_classifier(config_file(tmp_path, "resnet"), ["a", "b"], image_size=32)
     scores = types.SimpleNamespace(logits=torch.zeros(2, 4, 2))
     monkeypatch.setattr(classifier.model, "forward", lambda _: scores)
@@ -269,7 +269,7 @@ def test_a_network_without_scores_of_classes_is_refused(
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_pretrained_network_keeps_the_weights_of_its_trunk(tmp_path: Path, name: str) -> None:
-    """To the bit; its last layer is new, and drawn from torch's generator."""
+    """The trunk is bit-identical, and the last layer is drawn from torch's generator."""
     folder = small_trunk(tmp_path, name)
     source = open_backbone(folder)
     torch.manual_seed(3)
@@ -288,7 +288,7 @@ def test_a_pretrained_network_keeps_the_weights_of_its_trunk(tmp_path: Path, nam
 
 
 def test_a_trunk_without_a_classifier_is_refused(tmp_path: Path) -> None:
-    """As the vision part of a model of images and text, or a folder of nothing."""
+    """The vision part of a model of images and text is refused, and a folder of nothing."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     config = CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1,
@@ -383,7 +383,7 @@ def test_a_trunk_for_images_of_another_size_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_width_belongs_to_named_networks(tmp_path: Path) -> None:
-    """A file has its own."""
+    """The network of a file has its own width."""
     options = options_of(network=config_file(tmp_path, "resnet"), width=16)
     with pytest.raises(TesseraeError, match=r"--width is 16: the network of .* has its own. Omit"):
         check_classifier(options, ["a", "b"])
@@ -396,9 +396,9 @@ def test_weights_are_drawn_from_the_global_generator() -> None:
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
         states.append(make_classifier(options, ["a", "b"]).model.state_dict())
-    first, same, other = (list(state.values()) for state in states)
-    assert all(map(torch.equal, first, same))
-    assert not all(map(torch.equal, first, other))
+    first, repeated, reseeded = (list(state.values()) for state in states)
+    assert all(map(torch.equal, first, repeated))
+    assert not all(map(torch.equal, first, reseeded))
 
 
 @pytest.mark.parametrize("network", ["resnet9", "resnet18-stem3", "convnext-tiny", "vit-small"])

@@ -43,9 +43,9 @@ def test_a_recipe_has_valid_options(preset: str) -> None:
     assert {"network", "image_size", "epochs", "batch_size", "learning_rate"} <= values.keys()
     recorded = json.loads(json.dumps(options.as_dict()))
     assert ClassifyOptions.from_dict(recorded) == options
-    others = ClassifyOptions(**{**options.as_dict(), "preset": None})
+    without_name = ClassifyOptions(**{**options.as_dict(), "preset": None})
     named_alone = ClassifyOptions(**values)
-    assert others == named_alone
+    assert without_name == named_alone
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -85,7 +85,7 @@ def test_show_prints_the_recipe_before_it(capsys: pytest.CaptureFixture[str]) ->
 def test_a_recipe_that_is_not_named_is_an_error(
     capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    """In one sentence, with exit status 1."""
+    """The command ends with one sentence and exit status 1."""
     assert main(["train", "classify", *words]) == 1
     captured = capsys.readouterr()
     assert message in captured.err
@@ -94,7 +94,7 @@ def test_a_recipe_that_is_not_named_is_an_error(
 
 
 def test_typed_options_take_precedence() -> None:
-    """Also where they repeat the default or are switched off, and before the name or after it."""
+    """Options that repeat the default or are switched off count, in any order."""
     recipe = ClassifyOptions.of_preset("resnet50-ffcv-16")
     options = parsed(
         "--batch-size", "128", "--preset", "resnet50-ffcv-16", "--no-mirrored-evaluation",
@@ -133,7 +133,7 @@ def test_the_rest_of_a_recipe_follows_what_is_typed(
 
 
 def test_an_unknown_recipe_is_refused_in_code() -> None:
-    """As an unknown option is."""
+    """An unknown name and an unknown option are refused."""
     with pytest.raises(ValueError, match="--preset is 'resnet': expected one of resnet50-90, "):
         ClassifyOptions.of_preset("resnet")
     with pytest.raises(TypeError, match="colour"):
@@ -178,7 +178,7 @@ def test_size_and_network_suit_the_store_and_the_machine(
 
 
 def test_the_size_of_a_trunk_is_its_own(tmp_path: Path) -> None:
-    """Unless another one is named; there is no other network."""
+    """A trunk has its own size, unless another one is named, and no other network."""
     folder = str(small_trunk(tmp_path, size=24))
     chosen = ClassifyOptions(trunk=folder).for_store((72,), (), gpu=False)
     assert (chosen.image_size, chosen.network) == (24, None)
@@ -188,7 +188,7 @@ def test_the_size_of_a_trunk_is_its_own(tmp_path: Path) -> None:
 
 @given(rows=st.integers(0, 10**8), batch_size=st.integers(1, 4_096))
 def test_epochs_and_steps_follow_from_the_rows(rows: int, batch_size: int) -> None:
-    """More epochs for fewer images; the steps are those of whole batches."""
+    """Fewer images have more epochs, and steps are those of whole batches."""
     assert 16 <= default_epochs(rows + 1) <= default_epochs(rows) <= 60
     options = ClassifyOptions(batch_size=batch_size).for_rows(rows)
     assert options.epochs == default_epochs(rows)
@@ -231,7 +231,7 @@ def test_a_run_goes_on_with_what_it_has_chosen() -> None:
 def test_images_grow_from_the_start_to_the_size(
     start: int, grows: int, first: int, length: int
 ) -> None:
-    """Never smaller again, in whole units but for the ends, as FFCV computes them."""
+    """Sizes never fall, and have whole units between the ends, as FFCV computes them."""
     size, last = start + grows, first + length
     options = ClassifyOptions(
         image_size=size, start_image_size=start, growth_epochs=(first, last), epochs=50
@@ -252,7 +252,7 @@ def test_images_grow_from_the_start_to_the_size(
 
 
 def test_the_sizes_of_a_published_recipe() -> None:
-    """160 px until epoch 11, 192 px from epoch 13 on, as in rn50_16_epochs.yaml of FFCV."""
+    """Sizes are 160 px until epoch 11 and 192 px from epoch 13 on, as FFCV has them."""
     options = ClassifyOptions.of_preset("resnet50-ffcv-16")
     assert [options.image_size_in(epoch) for epoch in (0, 11, 12, 13, 15)] == [
         160, 160, 192, 192, 192,
@@ -276,7 +276,7 @@ def test_the_sizes_of_a_published_recipe() -> None:
     ],
 )
 def test_the_loader_cuts_encoded_rows(crop: str, training: bool, expected: Crop) -> None:
-    """Random regions, or all that the device needs; evaluated images are 7/8 of the short side."""
+    """Training reads random regions or the whole centre, and evaluation 7/8 of the short side."""
     options = ClassifyOptions(encoded="jpeg:256@90", crop=crop, min_area=0.2)
     arguments = options.loader_arguments(training=training)
     assert arguments["crop"] == expected
@@ -350,7 +350,7 @@ def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_mixed_rows_stay_in_one_rank() -> None:
-    """So a batch divides among ranks by pairs."""
+    """A batch of mixed rows divides among ranks by pairs."""
     assert ClassifyOptions().rows_together == 1
     assert ClassifyOptions(mixup=0.1).rows_together == 2
     assert ClassifyOptions(cutmix=1.0).rows_together == 2

@@ -141,10 +141,12 @@ def test_two_ranks_compute_what_one_computes(folder: Path, tmp_path: Path, kind:
     for first, second, expected in zip(*ranks, metrics, strict=True):
         mean = {name: (first[name] + second[name]) / 2 for name in first}
         assert mean == pytest.approx(expected, rel=1e-3, abs=1e-4)
-    fewer, one = (small_stage(folder / "store", **choices) for _ in range(2))
+    fewer, alone_again = (small_stage(folder / "store", **choices) for _ in range(2))
     fewer.load_state_dict(results[0][0][3])
-    take_steps(one, 9)
-    for actual_metrics, expected in zip(take_steps(fewer, 2), take_steps(one, 2), strict=True):
+    take_steps(alone_again, 9)
+    for actual_metrics, expected in zip(
+        take_steps(fewer, 2), take_steps(alone_again, 2), strict=True
+    ):
         assert actual_metrics == pytest.approx(expected, rel=1e-2, abs=1e-3)
 
 
@@ -180,10 +182,10 @@ def test_steps_equal_a_plain_computation(folder: Path, optimiser: str) -> None:
     model = copy.deepcopy(stage.classifier.model)
     average = copy.deepcopy(model.state_dict())
     decays = [p for p in model.backbone.parameters() if p.ndim > 1]
-    others = [p for p in model.backbone.parameters() if p.ndim == 1]
+    vectors = [p for p in model.backbone.parameters() if p.ndim == 1]
     groups: list[dict[str, Any]] = [
         {"params": decays, "lr": 0.01, "weight_decay": 0.05},
-        {"params": others, "lr": 0.01, "weight_decay": 0.0},
+        {"params": vectors, "lr": 0.01, "weight_decay": 0.0},
         {"params": [model.classifier.weight], "lr": 0.02, "weight_decay": 0.05},
     ]
     plain: torch.optim.Optimizer = (

@@ -25,6 +25,8 @@ from tests.workflows.classify.small import (
 )
 from workflows.classify.model import open_classifier
 from workflows.cli import main
+from workflows.runs import classify_images
+from workflows.training.run_folder import RunFolder
 
 CHOSEN = ("--network", "resnet9", "--image-size", 16, "--epochs", 4, "--learning-rate", 0.1)
 KINDS: dict[str, tuple[object, ...]] = {
@@ -87,7 +89,7 @@ def test_a_file_has_the_probabilities_of_its_row(
 
 
 def test_the_evaluated_squares_are_those_of_the_training(folder: Path) -> None:
-    """The smallest that suffice, also if there was no evaluation."""
+    """The smallest squares that suffice are read, also if there was no evaluation."""
     sides = {kind: open_classifier(folder / kind).stored_side for kind in KINDS}
     assert sides == {
         "squares": 16, "larger squares": 20, "smaller squares": 8, "not evaluated": 20,
@@ -111,7 +113,7 @@ def test_the_held_out_split_may_have_other_squares(
 
 
 def test_the_formats_hold_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A line for an image, for a class of it, or an object for an image."""
+    """Text has a line for an image, CSV one for a class of it, and JSON an object."""
     file = sorted((folder / "source" / "val").rglob("*.JPEG"))[0]
     words = (folder / "squares", file, "--top", 2)
     status, text, err = classify(capsys, *words)
@@ -134,7 +136,7 @@ def test_the_formats_hold_the_same(folder: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_all_classes_are_listed_at_most(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """However many are asked for."""
+    """A larger --top lists all classes."""
     file = next((folder / "source" / "val").rglob("*.JPEG"))
     _, out, _ = classify(capsys, folder / "squares", file, "--top", 99, "--format", "csv")
     assert len(out.splitlines()) == 1 + len(CLASSES)
@@ -174,8 +176,6 @@ def test_many_images_are_classified_in_batches(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each has the same probabilities as alone, and an unreadable one takes no place in them."""
-    from workflows.runs import classify_images
-
     source = folder / "source" / "val"
     whole = classify(capsys, folder / "squares", source, "--format", "json")[1]
     monkeypatch.setattr(classify_images, "BATCH_ROWS", 4)
@@ -208,7 +208,7 @@ def test_an_unreadable_image_is_named(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     content: bytes | str | None, message: str,
 ) -> None:  # fmt: skip
-    """On standard error, once; others are classified, and the exit status is 1."""
+    """Standard error names it once, others are classified, and the exit status is 1."""
     file: Path | str = tmp_path / "image.jpg"
     if isinstance(content, bytes):
         Path(file).write_bytes(content)
@@ -245,9 +245,7 @@ def test_an_impossible_command_is_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     words: tuple[str, ...], message: str,
 ) -> None:  # fmt: skip
-    """In one sentence, with exit status 1 and without output."""
-    from workflows.training.run_folder import RunFolder
-
+    """The command ends with one sentence and exit status 1, without output."""
     if not (folder / "gan").exists():
         RunFolder(folder / "gan").create_or_continue({"stage": "wgan"}, {})
     named: list[Any] = [word.format(folder=folder, empty=tmp_path) for word in words]

@@ -98,7 +98,7 @@ def test_the_exported_preprocessing_is_that_of_the_evaluation(
 
 
 def test_a_program_that_follows_the_exported_preprocessing_scores_alike(folder: Path) -> None:
-    """Resized to the short side, cut in the centre and normalised, as an image processor does."""
+    """Images that are resized, cut and normalised as an image processor does score alike."""
     trained = open_classifier(folder / "resnet9")
     fields: dict[str, Any] = json.loads(
         (folder / "resnet9" / "trunk" / "preprocessor_config.json").read_text()
@@ -132,7 +132,7 @@ def test_a_program_that_follows_the_exported_preprocessing_scores_alike(folder: 
 def test_the_output_says_what_was_written(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And which networks `transformers` alone does not know."""
+    """The output names the network, and whether `transformers` alone knows it."""
     for kind, ours in (("resnet9", True), ("resnet18", False)):
         out = tmp_path / kind
         assert main(["export", str(folder / kind), "-o", str(out)]) == 0
@@ -151,7 +151,7 @@ def test_the_output_says_what_was_written(
 
 
 def test_an_exported_classifier_is_a_trunk(folder: Path) -> None:
-    """Its weights are kept, to the bit, and it is fine-tuned on other classes."""
+    """A new classifier of other classes keeps the weights of the trunk to the bit."""
     for kind in KINDS:
         source = open_classifier(folder / kind).classifier
         classifier = pretrained_classifier(str(folder / kind / "trunk"), ["x", "y"])
@@ -179,7 +179,7 @@ def test_a_run_that_cannot_be_exported_is_refused(
 
 
 def test_a_run_is_refused_as_a_trunk(folder: Path) -> None:
-    """With the command that exports it."""
+    """The error names the command that exports the run."""
     with pytest.raises(TesseraeError, match="is a training run: `tesserae export"):
         open_backbone(folder / "resnet9")
 

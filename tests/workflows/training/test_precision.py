@@ -11,7 +11,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def test_a_named_format_is_used_on_any_device() -> None:
-    """Whether the hardware multiplies it or not."""
+    """A named format is used whether the hardware multiplies it or not."""
     assert PRECISIONS == ("auto", "float32", "bfloat16")
     for device in (CPU, GPU):
         assert training_precision("float32", device) == torch.float32
@@ -22,7 +22,7 @@ def test_a_named_format_is_used_on_any_device() -> None:
 def test_auto_follows_the_hardware(
     monkeypatch: pytest.MonkeyPatch, capable: bool, expected: torch.dtype
 ) -> None:
-    """A CPU with AMX, or a GPU with the format; one that emulates it has float32."""
+    """A CPU with AMX or a GPU with the format has bfloat16, and one that emulates it float32."""
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: capable)
     monkeypatch.setattr(
         "torch.cuda.is_bf16_supported", lambda including_emulation=True: capable
