@@ -39,7 +39,7 @@ CELL_PIXELS = 480
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a classifier says of n images."""
+    """The predictions of a classifier for n images."""
 
     labels: NDArray[np.int64]
     """(n,) the true classes, as labels of the run."""
