@@ -347,7 +347,7 @@ class ClassifyOptions(TrainingOptions):
         """
         names = {field.name for field in dataclasses.fields(cls)}
         named = {name: value for name, value in vars(args).items() if name in names}
-        return cls.of_preset(named.get("preset"), **named)
+        return cls.of_preset(named.pop("preset", None), **named)
 
     @classmethod
     def of_preset(cls, preset: str | None, **named: Any) -> Self:
