@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cluster.ranks.rank_process import Rank
-from tests.workflows.training.devices import DEVICES
+from tests.devices import DEVICES
 from tests.workflows.training.worlds import in_ranks
 from workflows.training.world import BatchNorm, World, join
 

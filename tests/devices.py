@@ -1,4 +1,4 @@
-"""The devices that tests of training run on: the CPU, and a GPU where there is one."""
+"""The devices that tests run on: the CPU, and a GPU where there is one."""
 
 from __future__ import annotations
 
