@@ -49,7 +49,7 @@ def machine(context: Context) -> None:
             "multiprocessors": gpu.multi_processor_count,
             "capability": f"{gpu.major}.{gpu.minor}",
             "driver": driver_version(),
-            "nccl": ".".join(map(str, torch.cuda.nccl.version())),
+            "nccl": nccl_version(),
         }
     context.write({
         "facts": {
@@ -68,6 +68,13 @@ def machine(context: Context) -> None:
             "load": round(os.getloadavg()[0], 2),
         }
     })  # fmt: skip
+
+
+def nccl_version() -> str:
+    """Return the version of NCCL; empty if torch was built without it."""
+    if not torch.distributed.is_nccl_available():
+        return ""
+    return ".".join(map(str, torch.cuda.nccl.version()))
 
 
 def driver_version() -> str:
@@ -165,6 +172,7 @@ def bus(context: Context) -> None:
 def loader(context: Context) -> None:
     """Measure whole epochs of squares that are copied to the device, beside copies of a block."""
     from pipeline.loader import Loader, Reading
+    from workflows.terminal.formatting import counted
 
     workload = context.workload
     for pinned in memory_kinds(context):
@@ -192,7 +200,7 @@ def loader(context: Context) -> None:
         name = kind_name(pinned)
         context.report(
             f"to the device, {name}", rates, "images/s",
-            f"{workload.image_size} px, {squares.threads} threads, batches of"
+            f"{workload.image_size} px, {counted(squares.threads, 'thread')}, batches of"
             f" {squares.batch_size}, {statistics.median(cpu):.3f} CPU ms per image",
         )  # fmt: skip
         gigabytes = statistics.median(rates) * 3 * workload.image_size**2 / 1e9

@@ -40,6 +40,7 @@ def compiled(context: Context) -> None:
 
 def train_classifier(context: Context, *, compiled: bool) -> None:
     """Measure steps that the loader feeds, beside the same steps on a fixed batch."""
+    from workflows.terminal.formatting import counted
     from workflows.training.precision import training_precision
 
     fastest_settings(context)
@@ -60,9 +61,9 @@ def train_classifier(context: Context, *, compiled: bool) -> None:
     gc.collect()
     stage = fitting_stage(context, encoded=context.workload.encoding, compiled=False)
     rates, waits = fed_rates(context, stage)
-    threads = stage.batches.loader.threads
+    threads = counted(stage.batches.loader.threads, "thread")
     stage.batches.close()
-    how = f"{context.workload.encoding}, {threads} threads, batches of {stage.options.batch_size}"
+    how = f"{context.workload.encoding}, {threads}, batches of {stage.options.batch_size}"
     ratio = ratio_text(rates, fixed, "the rate on one batch")
     context.report(f"{PRESET} on encoded rows", rates, "images/s", f"{how}, {ratio}")
     context.report("waiting for encoded rows", waits, "% of the time")
@@ -292,10 +293,13 @@ def extract_features(context: Context, trunk: str, precision: str) -> None:
         (context.folder / "features.txt").write_text(recipe.name)
     workspace = open_workspace(task)
     distance = probe_distance(compute_probe(on_cpu, precision), workspace.probe)
+    comparison = "not comparable with the CPU's"
+    if distance is not None:
+        comparison = f"distance from the CPU's {distance:.2g}"
     alone = network_rates(context, workspace.backbone, precision)
     context.report(
         f"shards, {precision}", rates, "images/s",
-        f"{ratio_text(rates, alone, 'the network alone')}, distance from the CPU's {distance:.2g}",
+        f"{ratio_text(rates, alone, 'the network alone')}, {comparison}",
     )  # fmt: skip
     context.report(
         f"the network alone, {precision}", alone, "images/s",
