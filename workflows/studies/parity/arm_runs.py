@@ -26,7 +26,7 @@ class ArmRun:
     seed: int
     """The seed of initial weights, order and augmentation."""
     arm: str
-    """The arm."""
+    """The name of the arm, one of `workflows.studies.parity.ARMS`."""
     accuracy: float
     """The share of held-out images whose class has the highest score, 0 to 1."""
     loss: float

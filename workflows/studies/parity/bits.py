@@ -9,9 +9,14 @@ process, one after the other, with the same number of threads; with several rank
 from __future__ import annotations
 
 import json
+import signal
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,12 +41,15 @@ from workflows.studies.parity.feeds import (
     data_loader_in_order,
 )
 from workflows.studies.parity.source_images import SourceSamples
+from workflows.terminal.signals import STOP_SIGNALS, deferred_signals
 from workflows.training.errors import DivergedError
 from workflows.training.finite import first_non_finite
 from workflows.training.world import World, join
 
 NUM_RANKS = (1, 2)
 """The numbers of ranks that are compared."""
+END_SECONDS = 5.0
+"""How long ranks may take to end after Ctrl-C, with their own processes, before they are killed."""
 LOOPBACK = "127.0.0.1"
 """The address by which the ranks of this machine reach each other."""
 
@@ -276,33 +284,58 @@ def _same_bits(left: Tensor, right: Tensor) -> bool:
 def _in_processes(data: ParityData, form: str, num_ranks: int, threads: int) -> list[Comparison]:
     """Return the comparison of each rank of a world of processes."""
     with tempfile.TemporaryDirectory() as folder:
-        context = start_processes(  # type: ignore[no-untyped-call]
-            _run_rank,
-            (num_ranks, data, form, threads, folder),
-            nprocs=num_ranks,
-            join=False,
-            start_method="spawn",
-        )
-        assert context is not None
+        context = None
         try:
+            # Interrupted in between, the first rank would wait for one that does not come.
+            with deferred_signals(), _blocked_signals():
+                context = start_processes(  # type: ignore[no-untyped-call]
+                    _run_rank,
+                    (num_ranks, data, form, threads, folder),
+                    nprocs=num_ranks,
+                    join=False,
+                    start_method="spawn",
+                )
             while not context.join():
                 pass
         except (ProcessRaisedException, ProcessExitedException) as e:
             raise TesseraeError(
                 f"a rank of {setting_name(form, num_ranks)} failed: {sentence_of_child(e)}"
             ) from e
-        finally:  # after Ctrl-C, ranks that wait for each other would not end by themselves
-            for process in context.processes:
-                process.kill()
-                process.join()
+        finally:
+            _end_ranks([] if context is None else context.processes)
         files = [_result_file(folder, rank) for rank in range(num_ranks)]
         return [Comparison(**json.loads(file.read_text())) for file in files]
+
+
+def _end_ranks(processes: Sequence[BaseProcess]) -> None:
+    """End the ranks that still run after Ctrl-C, which they get too."""
+    deadline = time.monotonic() + END_SECONDS
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        process.kill()
+        process.join()
+
+
+@contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """Block the signals to stop inside the block; one that came is handled at its end.
+
+    Processes that are started inside inherit that, so that they do not die of Ctrl-C with a
+    traceback while they import modules.
+    """
+    resource_tracker.ensure_running()  # it would unblock them when the first process is started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run_rank(
     number: int, num_ranks: int, data: ParityData, form: str, threads: int, folder: str
 ) -> None:
     """Compare the feeds in a rank, and write the result to a file."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     torch.set_num_threads(threads)
     rank = Rank(
         rank=number, world=num_ranks, generation=1, host=LOOPBACK, gpu=False,

@@ -11,8 +11,8 @@ def sentence_of_child(error: BaseException) -> str:
     """Return the message of an error in a child process, without the traceback around it.
 
     Args:
-        error: What `torch.multiprocessing` or a `torch.utils.data.DataLoader` has raised, whose
-            message ends with the traceback of the child.
+        error: The error that `torch.multiprocessing` or a `torch.utils.data.DataLoader` has raised,
+            whose message ends with the traceback of the child.
     """
     lines = str(error).strip().splitlines() or [type(error).__name__]
     match = _RAISED.match(lines[-1])

@@ -67,7 +67,11 @@ def _resume_advice(options: ParityOptions, results: ResultsFolder) -> str:
 
 def _compare_bits(options: ParityOptions, data: ParityData, results: ResultsFolder) -> bool:
     """Compare what is not compared yet, and return True if all weights are equal."""
-    print("\nsame order and pixels, one epoch from the same weights:", flush=True)
+    steps = len(data.samples) // data.recipe.batch_size
+    print(
+        f"\nsame order and pixels, {counted(steps, 'step')} with each feed from the same weights:",
+        flush=True,
+    )
     comparisons = results.comparisons()
     equal = []
     for name, (form, num_ranks) in bits.settings_of(data).items():

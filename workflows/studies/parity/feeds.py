@@ -1,4 +1,4 @@
-"""What feeds a stage: our loader or torch's DataLoader, and a trace of the batches that came."""
+"""The feeds of a stage, the loader or torch's DataLoader, and a trace of the batches that came."""
 
 from __future__ import annotations
 

@@ -172,13 +172,13 @@ def recipe_line(recipe: ParityRecipe) -> str:
         recipe: The options of the stage.
     """
     defaults = {field.name: field.default for field in fields(recipe)}
-    shown = {name: getattr(recipe, name) for name in _NAMED}
-    shown |= {
+    values = {name: getattr(recipe, name) for name in _NAMED}
+    values |= {
         name: getattr(recipe, name)
         for name, default in defaults.items()
         if name not in _FOLLOWING and getattr(recipe, name) != default
     }
-    return "recipe: " + ", ".join(_option_text(name, value) for name, value in shown.items())
+    return "recipe: " + ", ".join(_option_text(name, value) for name, value in values.items())
 
 
 def _option_text(name: str, value: object) -> str:
