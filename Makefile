@@ -95,8 +95,8 @@ sample-images: .ready-train ## Generate images with the GAN of RUN, as one PNG
 	$(TESSERAE) sample-images "$(or $(RUN),runs/wgan)" $(ARGS)
 
 .PHONY: study
-study: .study .ready-devise ## Run experiments on claims of the papers: STUDY=gaussians, digits or devise
-	$(TESSERAE) study $(STUDY) $(if $(STORE),--store "$(STORE)") $(if $(WORDS),--word-vectors "$(WORDS)") $(ARGS)
+study: .study .ready-devise ## Run a study of what papers claim: STUDY=gaussians, digits, devise or parity
+	$(TESSERAE) study $(STUDY) $(if $(DATA),--source "$(DATA)") $(if $(STORE),--store "$(STORE)") $(if $(WORDS),--word-vectors "$(WORDS)") $(ARGS)
 
 .PHONY: report
 report: .ready-train ## Evaluate RUN and write its HTML report
@@ -174,7 +174,7 @@ help: ## Show this list
 	@echo "  WORKERS   processes (default: 1 per core)   CLUSTER  local, tls://HOST:8786, ssh:FILE, slurm:FILE"
 	@echo "  RUN       folder of a training run          GPUS     number of GPUs (default: all)"
 	@echo "  TRUNK     vision model: folder or hub name  WORDS    file of word vectors"
-	@echo "  STUDY     gaussians, digits or devise       CERTS    folder of certificates for tls://"
+	@echo "  STUDY     gaussians, digits, devise, parity CERTS    folder of certificates for tls://"
 	@echo "  PYTHON    interpreter of .venv (python3)    EXTRAS   extras to install, e.g. train"
 	@echo "  PILLOW    auto, simd or stock (auto)        ARGS     further options of the command"
 

@@ -41,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pipeline.loader import Loader
 from workflows.adversarial.critics import ConvCritic
+from workflows.training.precision import autocast
 from workflows.training.stage import Data
 from workflows.training.world import World
 from workflows.wgan.generators import ConvGenerator
@@ -90,14 +91,39 @@ def in_memory(folder: Path) -> Iterator[Tensor]:
                 yield images[rows]
 
 
-def paper_step(batches: Iterator[Tensor]) -> Callable[[], None]:
-    """Return a function that makes a step as `main.py` of the authors' repository does."""
+def paper_step(
+    batches: Iterator[Tensor],
+    device: torch.device = DEVICE,
+    dtype: torch.dtype = torch.float32,
+    *,
+    image_size: int = SIZE,
+    channels_last: bool = False,
+) -> Callable[[], None]:
+    """Return a function that makes a step as `main.py` of the authors' repository does.
+
+    Args:
+        batches: The real images, (n, 3, size, size) float32 on any device.
+        device: The device that computes (default: a GPU if there is one).
+        dtype: The number format of both networks (default: float32, as in the repository).
+        image_size: The side of the images in pixels (default 64).
+        channels_last: True for the memory layout that GPUs compute fastest (default: False).
+    """
     torch.manual_seed(0)
-    generator = ConvGenerator(SIZE, LATENT_DIM).to(DEVICE)
-    critic = ConvCritic(SIZE).to(DEVICE)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    generator = ConvGenerator(image_size, LATENT_DIM).to(device, memory_format=layout)
+    critic = ConvCritic(image_size).to(device, memory_format=layout)
     critic_optimiser = torch.optim.RMSprop(critic.parameters(), 5e-5)
     generator_optimiser = torch.optim.RMSprop(generator.parameters(), 5e-5)
-    one = torch.ones((), device=DEVICE)
+    one = torch.ones((), device=device)
+
+    def generate(rows: int) -> Tensor:
+        noise = torch.empty(rows, LATENT_DIM, device=device).normal_(0, 1)
+        with autocast(dtype, device):
+            return generator(noise)
+
+    def score(images: Tensor) -> Tensor:
+        with autocast(dtype, device):
+            return critic(images).float().mean()
 
     def step() -> None:
         for parameter in critic.parameters():
@@ -105,19 +131,17 @@ def paper_step(batches: Iterator[Tensor]) -> Callable[[], None]:
         for _ in range(CRITIC_STEPS):
             for parameter in critic.parameters():
                 parameter.data.clamp_(-0.01, 0.01)
-            real = next(batches).to(DEVICE)
+            real = next(batches).to(device, memory_format=layout)
             critic.zero_grad()
-            critic(real).mean().backward(one)
-            noise = torch.empty(BATCH, LATENT_DIM, device=DEVICE).normal_(0, 1)
+            score(real).backward(one)
             with torch.no_grad():
-                fake = generator(noise)
-            critic(fake).mean().backward(-one)
+                fake = generate(len(real))
+            score(fake).backward(-one)
             critic_optimiser.step()
         for parameter in critic.parameters():
             parameter.requires_grad_(False)
         generator.zero_grad()
-        noise = torch.empty(BATCH, LATENT_DIM, device=DEVICE).normal_(0, 1)
-        critic(generator(noise)).mean().backward(one)
+        score(generate(len(real))).backward(one)
         generator_optimiser.step()
 
     return step

@@ -14,9 +14,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TARGETS = {
     "bench", "chaos", "classify", "classify-images", "clean", "cluster-down", "cluster-status",
     "cluster-up", "colourise", "demo", "devise", "docs", "doctor", "export", "features", "help",
-    "info", "lint", "loader",
-    "pictures", "prepare", "repair", "report", "sample", "sample-images", "search", "setup",
-    "study", "test", "test-all", "verify", "wgan", "words",
+    "info", "lint", "loader", "pictures", "prepare", "repair", "report", "sample", "sample-images",
+    "search", "setup", "study", "test", "test-all", "verify", "wgan", "words",
 }  # fmt: skip
 
 

@@ -203,7 +203,7 @@ class _SmallImageClassifier(_SmallImageModel):
 
 
 class ResNet9ForImageClassification(_SmallImageClassifier):
-    """A resnet9."""
+    """A resnet9 with its last layer, which has no bias."""
 
     config_class = ResNet9Config
 

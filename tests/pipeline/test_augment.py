@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.augment import IMAGENET_MEAN, IMAGENET_STD, Augment, draws, normalise
 from pipeline.order import key
+from tests.devices import DEVICES
 
 GOLDEN = [2175092, 2772753, 5210941]
 GOLDEN_SUMS = {"none": 1425.59, "random": -549.84, "resized": 1781.61}
@@ -43,9 +44,10 @@ def test_a_draw_is_the_documented_hash(seed: int, epoch: int, row: int, purpose:
     assert drawn.item() == (key(seed, epoch, purpose, row) >> 40) / 2**24
 
 
-def test_draws_never_change() -> None:
-    """A resumed run sees the same augmented images as before."""
-    drawn = draws(0, 0, torch.arange(3), 0).tolist()
+@pytest.mark.parametrize("device", DEVICES)
+def test_draws_never_change(device: str) -> None:
+    """A resumed run sees the same augmented images as before, on any device."""
+    drawn = draws(0, 0, torch.arange(3, device=device), 0).tolist()
     assert [round(x * 2**24) for x in drawn] == GOLDEN
 
 
@@ -60,16 +62,23 @@ def test_draws_are_uniform_and_independent() -> None:
     assert together.max() < 0.025
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     ("crop", "more"),
     [("none", {}), ("random", {}), ("resized", {}), ("random", {"padding": 4, "cutout": 16}),
      ("resized", {"cutout": 9})],
 )  # fmt: skip
-def test_an_image_is_augmented_equally_in_any_batch(crop: str, more: dict[str, int]) -> None:
-    """The result depends on seed and epoch, but not on the other images or the order."""
-    images, rows = pictures(20, 72, 72), torch.arange(100, 120)
+def test_an_image_is_augmented_equally_in_any_batch(
+    crop: str, more: dict[str, int], device: str
+) -> None:
+    """The result depends on seed and epoch, but not on the other images, the order or the device.
+
+    On a GPU it is equal within rounding.
+    """
+    images, rows = pictures(20, 72, 72).to(device), torch.arange(100, 120)
     augment = Augment(size=64, crop=crop, seed=3, **more)
     batch = augment(images, rows, 5)
+    torch.testing.assert_close(batch.cpu(), augment(images.cpu(), rows, 5), rtol=0, atol=1e-4)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(augment(images[order], rows[order], 5), batch[order])
     torch.testing.assert_close(augment(images[7:8], rows[7:8], 5), batch[7:8])

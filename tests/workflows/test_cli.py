@@ -98,6 +98,7 @@ def test_every_command_has_a_make_target() -> None:
             ["study", "STUDY=devise", "STORE=s", "WORDS=w"],
             'study devise --store "s" --word-vectors "w"',
         ),
+        (["study", "STUDY=parity", "DATA=d", "STORE=s"], 'study parity --source "d" --store "s"'),
         (["export", "RUN=r", "ARGS=-o out"], 'export "r" -o out'),
         (["sample-images", "RUN=r", "ARGS=-n 4"], 'sample-images "r" -n 4'),
     ],

@@ -41,7 +41,8 @@ class Mixing:
     """The parameter of the beta distribution that draws the share of a row in MixUp; 0: none (Zhang
     et al.: mixup, ICLR 2018)."""
     cutmix: float = 0.0
-    """The same parameter of CutMix (Yun et al., ICCV 2019). With both, each pair has either."""
+    """The parameter of CutMix's beta distribution; 0: none (Yun et al.: CutMix, ICCV 2019). With
+    both, each pair has one of them at random."""
     seed: int = 0
     """The seed of the draws."""
 

@@ -25,7 +25,7 @@ DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 BASIC = (18, 34)
 """The ResNets with blocks of two layers; others have bottlenecks of three."""
 CONVNEXT_DEPTHS = {"tiny": (3, 3, 9, 3), "small": (3, 3, 27, 3)}
-"""The numbers of blocks in the stages of each ConvNeXt (Liu et al., CVPR 2022)."""
+"""The numbers of blocks in the four stages of each ConvNeXt (Liu et al., CVPR 2022)."""
 PATCHES = 14
 """The number of patches on each side of an image in a vision transformer."""
 MAX_PATCHES = 32

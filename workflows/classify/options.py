@@ -591,12 +591,10 @@ def _following(recipe: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str,
             if name in values:
                 scaled = (round(epoch * epochs / recipe["epochs"]) for epoch in recipe[name])
                 values[name] = tuple(max(1, epoch) for epoch in scaled)
-    start, size = values.get("start_image_size"), named.get("image_size")
     for name, is_left_out in (
         ("network", named.get("trunk") is not None),
         ("milestones", named.get("schedule", "step") != "step"),
         ("padding", named.get("crop", "random") != "random"),
-        ("start_image_size", start is not None and size is not None and start > size),
     ):
         if is_left_out:
             values.pop(name, None)

@@ -24,7 +24,7 @@ class TrainingRecipe:
     """A named recipe."""
 
     source: str
-    """The title, the authors and the year of the publication."""
+    """The publication that describes it."""
     result: str
     """The accuracy that it reports."""
     differences: str
@@ -44,7 +44,7 @@ def describe_preset(args: argparse.Namespace) -> str:
     """Return the text of `--preset NAME --show`.
 
     Args:
-        args: The options that the command line names before, of which `preset` counts.
+        args: The parsed command line up to the flag, of which `preset` counts.
 
     Raises:
         ValueError: It names no preset.

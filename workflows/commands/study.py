@@ -1,11 +1,17 @@
 """Reproduce claims of papers with small experiments, and print a table of the results.
 
 `gaussians` and `digits` generate their own data. `devise` needs a store with features and a file of
-word vectors.
+word vectors, `parity` a store and the images that it was prepared from.
 """
 
 from workflows.commands import Command, Group
-from workflows.studies.options import DeviseStudyOptions, DigitsOptions, GaussiansOptions
+from workflows.studies.options import (
+    DeviseStudyOptions,
+    DigitsOptions,
+    GaussiansOptions,
+    ParityOptions,
+    ParityRecipe,
+)
 
 COMMAND = Group(
     "STUDY",
@@ -24,6 +30,11 @@ COMMAND = Group(
             (DeviseStudyOptions,),
             "workflows.studies.command:devise",
             "Does DeViSE recognise unseen classes better than simpler baselines?",
+        ),
+        "parity": Command(
+            (ParityOptions, ParityRecipe),
+            "workflows.studies.parity.command:parity",
+            "Does a classifier learn from the loader what it learns from torch's DataLoader?",
         ),
     },
 )

@@ -170,6 +170,8 @@ class Options:
     """The flags of the command line that print a text instead of running the command."""
     FORMER_NAMES: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Former name -> present name of each option that was renamed: its former flag is accepted."""
+    OMITTED_FLAGS: ClassVar[frozenset[str]] = frozenset()
+    """The names of options, usually inherited ones, that the command sets: they have no flags."""
 
     def __post_init__(self) -> None:
         """Convert lists to tuples and paths to the field's type, and check every value.
@@ -369,7 +371,11 @@ def _fields(options: type[Options]) -> list[dataclasses.Field[Any]]:
     """Return the fields that are flags, those of the class itself before those of its bases."""
     by_name = {field.name: field for field in dataclasses.fields(options)}
     names = dict.fromkeys(n for base in options.__mro__ for n in inspect.get_annotations(base))
-    return [by_name[n] for n in names if n in by_name and "flag" in by_name[n].metadata]
+    return [
+        by_name[n]
+        for n in names
+        if n in by_name and "flag" in by_name[n].metadata and n not in options.OMITTED_FLAGS
+    ]
 
 
 def _add(group: Any, field: dataclasses.Field[Any], kind: Kind) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 from workflows.adversarial.objectives import OBJECTIVES
+from workflows.classify.options import ClassifyOptions
 from workflows.options.fields import Options, option
 from workflows.options.shared import clip_option, synonyms_option
+from workflows.options.source_reading import SourceReadingOptions
 from workflows.studies import SETTINGS
+from workflows.studies.parity import ARMS, PARTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,3 +109,97 @@ class DeviseStudyOptions(StudyOptions):
     validation_classes: int = option(
         30, "number of training classes held out to select hyperparameters", minimum=2
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityOptions(StudyOptions, SourceReadingOptions):
+    """The options of `tesserae study parity`, without those of the recipe."""
+
+    source: str = option(
+        MISSING,
+        "folder or archive of the images that STORE was prepared from, which the DataLoader's"
+        " dataset decodes",
+        metavar="SOURCE",
+    )
+    store: str = option(
+        MISSING,
+        "folder or URL of the store; with stored squares and encoded rows, both are compared",
+        metavar="STORE",
+    )
+    out: Path = option(
+        Path("runs", "parity"),
+        "folder of the finished runs, from which the same command goes on",
+        metavar="DIR",
+    )
+    parts: tuple[str, ...] = option(
+        PARTS,
+        "parts of the study: bits compares weights after an epoch in the same order, accuracy"
+        " trains each arm in its own order",
+        implied="both",
+        choices=PARTS,
+        metavar="PART",
+    )
+    split: str = option("train", "split to train on", metavar="SPLIT")
+    held_out: str = option("val", "split to evaluate on", metavar="SPLIT")
+    seeds: int = option(
+        8,
+        "number of runs of each arm, with seeds 0, 1, ...; the runs of a seed start from the same"
+        " weights",
+        minimum=1,
+    )
+    arms: tuple[str, ...] = option(
+        ARMS,
+        f"arms to train, of {', '.join(ARMS)}: the loader in random and in windowed order, and"
+        " torch's DataLoader with its own shuffle",
+        implied="all",
+        choices=ARMS,
+        metavar="ARM",
+    )
+    window_rows: int = option(
+        512, "number of images in a window of the arm windowed, in whole chunks", minimum=1
+    )
+    margin: float = option(
+        1.5,
+        "difference in accuracy, in percentage points, within which the whole 95 % interval is"
+        " expected",
+        above=0,
+        maximum=100,
+        metavar="POINTS",
+    )
+    dataloader_workers: int = option(
+        1,
+        "number of worker processes of torch's DataLoader, for each rank; 0 decodes in the process"
+        " that trains",
+        minimum=0,
+        maximum=1_000,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityRecipe(ClassifyOptions):
+    """The recipe of `tesserae study parity`: the options of `train classify` that decide weights.
+
+    Those that the study sets itself, and those of a run folder and of staging, have no flags.
+    """
+
+    OMITTED_FLAGS = frozenset(
+        {
+            "order", "seed", "steps", "minutes", "threads_per_rank", "start_image_size",
+            "growth_epochs", "staging_dir", "staging_bytes", "log_every", "eval_every",
+            "save_every", "save_minutes",
+        }
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Refuse a recipe whose images grow.
+
+        Raises:
+            ValueError: A value is not allowed, or not together with another one.
+        """
+        # First, as no flag of the study could mend what else it would be refused for.
+        if self.start_image_size is not None:
+            raise ValueError(
+                f"--preset is {self.preset}: its images grow from {self.start_image_size} px, and"
+                " the study trains on images of one size. Pass another recipe."
+            )
+        super().__post_init__()

@@ -225,13 +225,13 @@ def _seed(key: tuple[Any, ...]) -> int:
 
 
 @contextmanager
-def join(rank: Rank, folder: Path) -> Iterator[World]:
+def join(rank: Rank, folder: Path, *, connect_alone: bool = False) -> Iterator[World]:
     """Connect to the other ranks of this generation inside the block.
 
     The connection is torch's default process group, by NCCL for ranks on GPUs, else by gloo. At the
     end of the block each rank waits for the others, and the connection is closed. After an error in
     the block neither happens, as the others may be gone. A single rank connects to nothing and
-    writes nothing.
+    writes nothing, unless *connect_alone* is set.
 
     Args:
         rank: The `cluster.ranks.rank_process.Rank` of this process: `rank`, its number; `world`,
@@ -239,6 +239,8 @@ def join(rank: Rank, folder: Path) -> Iterator[World]:
             if the rank has a GPU.
         folder: A folder that all ranks see, which is created if it is missing. Rank 0 publishes its
             address there as `<generation>.json`, such as `000002.json`.
+        connect_alone: True to create the process group of a single rank too, which shows that the
+            machine's NCCL or gloo works (default: False).
 
     Yields:
         The world of this rank, whose device is the first visible GPU for a rank on a GPU, else the
@@ -251,7 +253,7 @@ def join(rank: Rank, folder: Path) -> Iterator[World]:
         DiskFullError: The disk has no room for it.
     """
     device = torch.device("cuda:0" if rank.gpu else "cpu")
-    if rank.world == 1:
+    if rank.world == 1 and not connect_alone:
         yield World(device=device)
         return
     timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_SECONDS)

@@ -116,7 +116,11 @@ def test_typed_options_take_precedence() -> None:
         ("resnet50-ffcv-16", "--epochs 32", {"epochs": 32, "growth_epochs": (22, 26)}),
         ("resnet50-ffcv-16", "--epochs 1", {"epochs": 1, "growth_epochs": (1, 1)}),
         ("resnet50-ffcv-16", "--image-size 224", {"image_size": 224}),
-        ("resnet50-ffcv-16", "--image-size 128", {"image_size": 128, "start_image_size": None}),
+        (
+            "resnet50-ffcv-16",
+            "--image-size 128 --start-image-size 96",
+            {"image_size": 128, "start_image_size": 96},
+        ),
         ("resnet18-16", "--trunk TRUNK", {"network": None, "trunk": "TRUNK"}),
         ("resnet18-16", "--network resnet34", {"network": "resnet34"}),
         ("resnet9-cifar", "--crop resized", {"crop": "resized", "padding": 0}),

@@ -43,6 +43,13 @@ class Sample(Shared):
     label: str = option(MISSING, "label of all")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Restricted(Sample):
+    """Options of which some are no flags."""
+
+    OMITTED_FLAGS = frozenset({"loud", "count"})
+
+
 def parser_of(kind: type[Options]) -> argparse.ArgumentParser:
     """Return a parser with the flags of *kind*."""
     parser = argparse.ArgumentParser(exit_on_error=False)
@@ -263,3 +270,16 @@ def test_every_former_name_leads_to_an_option() -> None:
     for options in _option_classes():
         assert set(options.FORMER_NAMES.values()) <= by_names[id(options.FORMER_NAMES)]
         assert not options.FORMER_NAMES.keys() & {field.name for field in fields(options)}
+
+
+def test_omitted_flags_keep_their_defaults_and_cannot_be_named() -> None:
+    """An option that the command sets itself is neither in the help nor on the command line."""
+    parser = parser_of(Restricted)
+    options = Restricted.from_args(parser.parse_args(["a", "--label", "l", "--rate", "2"]))
+    assert (options.loud, options.count, options.rate) == (False, 3, 2)
+    shown = parser.format_help()
+    assert "--rate" in shown
+    assert "--loud" not in shown
+    assert "--count" not in shown
+    _, unknown = parser.parse_known_args(["a", "--label", "l", "--count", "4", "--loud"])
+    assert unknown[::2] == ["--count", "--loud"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from tests.images import jpeg, prepare_inline
 from workflows.training.image_rows import decoded_rows
 from workflows.training.launch import _data_section, versions
 from workflows.training.loop import TrainingJob, train
-from workflows.training.options import CHANGEABLE_ON_RESUME
+from workflows.training.options import CHANGEABLE_ON_RESUME, TrainingOptions
 from workflows.training.run_folder import RunFolder
 from workflows.training.stage import Data
 from workflows.training.stage_registry import import_location
@@ -114,7 +116,7 @@ def train_here(
     encoded: str | None = None,
     **choices: Any,
 ) -> RunFolder:
-    """Train one rank in this process, or continue its run; return the run folder."""
+    """Train a GAN on one rank in this process, or continue its run; return the run folder."""
     options = WganOptions(**{**SMALL, "steps": 6, "eval_every": 3, **choices})
     size = options.batch_size
     rows = rows_of(options, encoded)
@@ -123,20 +125,56 @@ def train_here(
         Loader(store, "val", batch_size=size, **rows, **options.loader_arguments(training=False)),
         ("zero", "one", "two"),
     )
+    run, result = train_rank(STAGE, options, data, folder, from_step=from_step)
+    assert result == "done"
+    return run
+
+
+def train_rank(
+    stage: str,
+    options: TrainingOptions,
+    data: Data,
+    folder: Path,
+    *,
+    from_step: int | None = None,
+    stop_at: int | None = None,
+    files: Mapping[str, bytes] = MappingProxyType({}),
+    gpu: bool = False,
+) -> tuple[RunFolder, str]:
+    """Train one rank of any stage in this process, or continue its run.
+
+    Args:
+        stage: The name of the stage.
+        options: Its options.
+        data: Its loaders.
+        folder: The run folder.
+        from_step: The step to go back to (default: continue from the newest checkpoint).
+        stop_at: The step after which a stop is requested, as by Ctrl-C, with `log_every` 1.
+        files: Further files of a new run folder.
+        gpu: True to train on a GPU.
+
+    Returns:
+        The run folder, and what the rank returns.
+    """
     run = RunFolder(folder)
     facts = {"versions": versions(), "data": _data_section(data, run)}
     run.create_or_continue(
-        {"stage": STAGE, **options.as_dict()},
+        {"stage": stage, **options.as_dict()},
         facts,
         changeable_on_resume=CHANGEABLE_ON_RESUME,
         complete=options.complete,
         changeable_on_rewind=options.changeable_on_rewind(),
         from_step=from_step,
+        files=files,
     )
     number, resumed = run.claim(from_step=from_step)
-    rank = Rank(rank=0, world=1, generation=number, host="127.0.0.1", gpu=False)
-    object.__setattr__(rank, "emit", lambda **_: None)
+    rank = Rank(rank=0, world=1, generation=number, host="127.0.0.1", gpu=gpu)
+
+    def emit(**event: Any) -> None:
+        if stop_at is not None and event["step"] >= stop_at:
+            rank.stopping.set()
+
+    object.__setattr__(rank, "emit", emit)
     name = None if resumed is None else resumed.name
-    job = TrainingJob(import_location(STAGE), str(folder), options, data, name)
-    assert train(rank, job) == "done"
-    return run
+    job = TrainingJob(import_location(stage), str(folder), options, data, name)
+    return run, train(rank, job)

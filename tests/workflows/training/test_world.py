@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from cluster.ranks.rank_process import Rank
+from tests.devices import DEVICES
 from tests.workflows.training.worlds import in_ranks
-from workflows.training.world import BatchNorm, World
+from workflows.training.world import BatchNorm, World, join
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 """The tolerance for sums over ranks, whose order differs from sums over rows."""
@@ -107,3 +110,21 @@ def test_an_uneven_batch_is_refused() -> None:
     """A batch that does not divide evenly among the ranks is refused."""
     with pytest.raises(ValueError, match="batch of 10"):
         World(0, 4).part(10)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_single_rank_can_have_a_process_group(tmp_path: Path, device: str) -> None:
+    """A sum over one rank changes nothing, and the group is closed at the end of the block.
+
+    It uses NCCL on a GPU, with gloo for decisions, and gloo elsewhere.
+    """
+    rank = Rank(rank=0, world=1, generation=1, host="127.0.0.1", gpu=device == "cuda")
+    with join(rank, tmp_path, connect_alone=True) as world:
+        assert dist.get_backend() == ("nccl" if rank.gpu else "gloo")
+        values = torch.arange(5.0, device=world.device)
+        dist.all_reduce(values)
+        assert values.tolist() == [0, 1, 2, 3, 4]
+        assert (world.control is not None) == rank.gpu
+    assert not dist.is_initialized()
+    with join(rank, tmp_path) as world:
+        assert not dist.is_initialized()
