@@ -45,7 +45,7 @@ from pipeline.loader import Loader
 from workflows.classify.networks import new_classifier
 from workflows.classify.options import ClassifyOptions
 from workflows.classify.stage import Classify
-from workflows.training.precision import autocast, training_precision
+from workflows.training.precision import PRECISIONS, autocast, training_precision
 from workflows.training.stage import Data
 from workflows.training.world import World
 
@@ -53,7 +53,6 @@ SIZE, STORED_SIZE, BATCH, LEARNING_RATE = 64, 72, 64, 0.05
 PREFETCHED_STEPS = 6
 """The number of steps before each measurement, more than a DataLoader prefetches."""
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-PRECISION = training_precision("auto", DEVICE)
 Pairs = Iterator[tuple[Tensor, Tensor]]
 """Batches of normalised images, (n, 3, 64, 64) float32, and labels, (n,) int64."""
 
@@ -172,8 +171,9 @@ class Method:
         _wait_for_idle_processes()
 
 
-def plain_loop(batches: Pairs, network: str, num_classes: int) -> Method:
+def plain_loop(batches: Pairs, network: str, num_classes: int, precision: str) -> Method:
     """Return the method of a plain training loop."""
+    dtype = training_precision(precision, DEVICE)
     torch.manual_seed(0)
     classifier = new_classifier(network, [str(c) for c in range(num_classes)], image_size=SIZE)
     model = classifier.model.to(DEVICE, memory_format=torch.channels_last).train()
@@ -183,7 +183,7 @@ def plain_loop(batches: Pairs, network: str, num_classes: int) -> Method:
         requested = time.perf_counter()
         images, labels = next(batches)
         waited = time.perf_counter() - requested
-        with autocast(PRECISION, DEVICE):
+        with autocast(dtype, DEVICE):
             logits = model(images.contiguous(memory_format=torch.channels_last)).logits
         loss = nn.functional.cross_entropy(logits.float(), labels)
         optimiser.zero_grad()
@@ -194,11 +194,11 @@ def plain_loop(batches: Pairs, network: str, num_classes: int) -> Method:
     return Method(step)
 
 
-def stage_method(store: Path, network: str, encoded: str | None) -> Method:
+def stage_method(store: Path, network: str, encoded: str | None, precision: str) -> Method:
     """Return the method that makes steps of Tesserae's stage."""
     options = ClassifyOptions(
         network=network, image_size=SIZE, batch_size=BATCH, learning_rate=LEARNING_RATE,
-        warmup_epochs=0, schedule="constant", encoded=encoded,
+        warmup_epochs=0, schedule="constant", encoded=encoded, precision=precision,
     )  # fmt: skip
     torch.manual_seed(0)
     size = STORED_SIZE if encoded is None else SIZE
@@ -217,10 +217,11 @@ def stage_method(store: Path, network: str, encoded: str | None) -> Method:
     return Method(step)
 
 
-def report(methods: dict[str, Method]) -> None:
+def report(methods: dict[str, Method], precision: str) -> None:
     """Print the measurements of each method, and ratios of rates."""
     threads = torch.get_num_threads()
-    print(f"torch {torch.__version__}, {DEVICE}, {PRECISION}, {threads} threads, batch {BATCH}")
+    dtype = training_precision(precision, DEVICE)
+    print(f"torch {torch.__version__}, {DEVICE}, {dtype}, {threads} threads, batch {BATCH}")
     print(f"{'':18} {'images/s':>10} {'max':>10} {'CPU s/step':>11} {'wait':>8}")
     for name, method in methods.items():
         rate, best = statistics.median(method.images_per_second), max(method.images_per_second)
@@ -248,6 +249,7 @@ def main() -> int:
     add("--network", default="resnet18", metavar="NAME", help="network (default resnet18)")
     add("--encoded", default="jpeg:256@90", metavar="ENCODING",
         help="encoded rows of tesserae-encoded (default jpeg:256@90)")  # fmt: skip
+    add("--precision", choices=PRECISIONS, default="auto", help="number format (default auto)")
     add("--steps", type=int, default=20, metavar="N", help="steps of a round (default 20)")
     add("--rounds", type=int, default=7, metavar="N", help="number of rounds (default 7)")
     add("--workers", type=int, default=2, metavar="N",
@@ -261,13 +263,15 @@ def main() -> int:
     num_classes = photographs.num_classes
     create: dict[str, Callable[[], Method]] = {
         "folder": lambda: plain_loop(
-            from_folder(photographs, args.workers), args.network, num_classes
+            from_folder(photographs, args.workers), args.network, num_classes, args.precision
         ),
         "memmap": lambda: plain_loop(
-            from_memmap(args.store, args.memmap), args.network, num_classes
+            from_memmap(args.store, args.memmap), args.network, num_classes, args.precision
         ),
-        "tesserae": lambda: stage_method(args.store, args.network, None),
-        "tesserae-encoded": lambda: stage_method(args.store, args.network, args.encoded),
+        "tesserae": lambda: stage_method(args.store, args.network, None, args.precision),
+        "tesserae-encoded": lambda: stage_method(
+            args.store, args.network, args.encoded, args.precision
+        ),
     }
     methods = {name: create[name]() for name in args.methods}
     for _ in range(2):
@@ -276,7 +280,7 @@ def main() -> int:
     for _ in range(args.rounds):
         for method in methods.values():
             method.measure(args.steps)
-    report(methods)
+    report(methods, args.precision)
     args.memmap.unlink(missing_ok=True)
     return 0
 
