@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from pipeline.backbone.choices import NEW
@@ -31,6 +32,14 @@ CROPS = ("resized", "random", "none")
 """The crops of training images, as `pipeline.augment.Augment` has them."""
 PARTNERS = 2
 """The number of successive rows of a batch that MixUp and CutMix mix with each other."""
+FINE_TUNING: Mapping[str, Any] = MappingProxyType(
+    {
+        "optimiser": "adamw", "learning_rate": 1e-3, "trunk_learning_rate": 1e-4,
+        "weight_decay": 0.01,
+    }
+)  # fmt: skip
+"""The defaults with `--trunk`: the rates that suit new weights destroy pretrained ones, whose batch
+norm keeps its statistics."""
 CHOSEN = ("network", "image_size", "epochs")
 """The options that follow from the store and the machine if they are not named."""
 EVALUATION_SHARE = 0.875
@@ -217,21 +226,34 @@ class ClassifyOptions(TrainingOptions):
     optimiser: str = option(
         "sgd",
         "optimiser: sgd has Nesterov momentum; norms and biases do not decay with either",
+        implied="sgd; with --trunk adamw",
         choices=OPTIMISERS,
         group=_OPTIMISER,
     )
-    learning_rate: float = option(0.1, "learning rate after the warm-up", above=0, group=_OPTIMISER)
+    learning_rate: float = option(
+        0.1,
+        "learning rate after the warm-up",
+        implied="0.1; with --trunk 0.001",
+        above=0,
+        group=_OPTIMISER,
+    )
     trunk_learning_rate: float | None = option(
         None,
         "learning rate of all but the last layer",
-        implied="--learning-rate",
+        implied="--learning-rate; with --trunk 0.0001",
         above=0,
         group=_OPTIMISER,
     )
     momentum: float = option(
         0.9, "momentum of --optimiser sgd", minimum=0, maximum=0.9999, group=_OPTIMISER
     )
-    weight_decay: float = option(5e-4, "weight decay", minimum=0, group=_OPTIMISER)
+    weight_decay: float = option(
+        5e-4,
+        "weight decay",
+        implied="0.0005; with --trunk 0.01",
+        minimum=0,
+        group=_OPTIMISER,
+    )
     schedule: str = option(
         "cosine",
         "learning-rate schedule after the warm-up: cosine and linear fall to 0, step is divided by"
@@ -377,7 +399,7 @@ class ClassifyOptions(TrainingOptions):
 
         Args:
             preset: The name of the recipe, one of `workflows.classify.recipes.recipes()`; None for
-                the defaults.
+                the defaults, or those of fine-tuning if a trunk and none of them is named.
             **named: Options by name, which take precedence.
 
         Raises:
@@ -385,7 +407,8 @@ class ClassifyOptions(TrainingOptions):
             TypeError: There is no such option.
         """
         if preset is None:
-            return cls(**named)
+            is_tuned = named.get("trunk") is not None and not {*FINE_TUNING} & {*named}
+            return cls(**{**(FINE_TUNING if is_tuned else {}), **named})
         if preset not in recipes():
             raise ValueError(f"--preset is {preset!r}: expected one of {', '.join(recipes())}.")
         values = _following(recipes()[preset].options, named)
