@@ -140,6 +140,7 @@ def test_what_does_not_fit_into_the_time_is_skipped(
     assert "2 skipped (search, nccl)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_or_does_not_end_is_reported(
     gpu: ModuleType, tmp_path: Path
 ) -> None:

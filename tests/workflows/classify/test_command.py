@@ -356,6 +356,7 @@ def test_the_arrays_that_are_read_are_prepared(
     assert _arrays_to_prepare(run_options, ClassifyOptions(**choices), run) == expected
 
 
+@pytest.mark.slow
 def test_the_held_out_split_is_prepared_before_training(
     folder: Path,
     tmp_path: Path,

@@ -59,6 +59,7 @@ def test_own_orders_end_with_a_table(
     assert len(weights) == len({digest for _, digest in weights}) == 2
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on_run_by_run(
     folder: Path,
     tmp_path: Path,
