@@ -32,14 +32,16 @@ CROPS = ("resized", "random", "none")
 """The crops of training images, as `pipeline.augment.Augment` has them."""
 PARTNERS = 2
 """The number of successive rows of a batch that MixUp and CutMix mix with each other."""
-FINE_TUNING: Mapping[str, Any] = MappingProxyType(
+_OF_NEW: Mapping[str, Any] = MappingProxyType(
+    {"optimiser": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4}
+)
+# The rates that suit new weights destroy pretrained ones, whose batch norm keeps its statistics.
+_OF_TRUNK: Mapping[str, Any] = MappingProxyType(
     {
         "optimiser": "adamw", "learning_rate": 1e-3, "trunk_learning_rate": 1e-4,
         "weight_decay": 0.01,
     }
 )  # fmt: skip
-"""The defaults with `--trunk`: the rates that suit new weights destroy pretrained ones, whose batch
-norm keeps its statistics."""
 CHOSEN = ("network", "image_size", "epochs")
 """The options that follow from the store and the machine if they are not named."""
 EVALUATION_SHARE = 0.875
@@ -223,15 +225,15 @@ class ClassifyOptions(TrainingOptions):
         minimum=1,
         group=_OPTIMISER,
     )
-    optimiser: str = option(
-        "sgd",
+    optimiser: str | None = option(
+        None,
         "optimiser: sgd has Nesterov momentum; norms and biases do not decay with either",
         implied="sgd; with --trunk adamw",
         choices=OPTIMISERS,
         group=_OPTIMISER,
     )
-    learning_rate: float = option(
-        0.1,
+    learning_rate: float | None = option(
+        None,
         "learning rate after the warm-up",
         implied="0.1; with --trunk 0.001",
         above=0,
@@ -247,8 +249,8 @@ class ClassifyOptions(TrainingOptions):
     momentum: float = option(
         0.9, "momentum of --optimiser sgd", minimum=0, maximum=0.9999, group=_OPTIMISER
     )
-    weight_decay: float = option(
-        5e-4,
+    weight_decay: float | None = option(
+        None,
         "weight decay",
         implied="0.0005; with --trunk 0.01",
         minimum=0,
@@ -399,7 +401,7 @@ class ClassifyOptions(TrainingOptions):
 
         Args:
             preset: The name of the recipe, one of `workflows.classify.recipes.recipes()`; None for
-                the defaults, or those of fine-tuning if a trunk and none of them is named.
+                the defaults.
             **named: Options by name, which take precedence.
 
         Raises:
@@ -407,8 +409,7 @@ class ClassifyOptions(TrainingOptions):
             TypeError: There is no such option.
         """
         if preset is None:
-            is_tuned = named.get("trunk") is not None and not {*FINE_TUNING} & {*named}
-            return cls(**{**(FINE_TUNING if is_tuned else {}), **named})
+            return cls(**named)
         if preset not in recipes():
             raise ValueError(f"--preset is {preset!r}: expected one of {', '.join(recipes())}.")
         values = _following(recipes()[preset].options, named)
@@ -602,7 +603,19 @@ class ClassifyOptions(TrainingOptions):
 
     def options_to_lower(self) -> str:
         """Return what to lower after training has diverged, as a phrase for an error message."""
-        return f"--learning-rate (now {self.learning_rate:g})"
+        return f"--learning-rate (now {self.resolved().learning_rate:g})"
+
+    def resolved(self) -> Self:
+        """Return a copy with the optimiser, its rates and its decay where they are not named.
+
+        They suit a pretrained trunk if none of the four is named, else a new network.
+        """
+        names = {field: getattr(self, field) for field in _OF_TRUNK}
+        is_tuned = self.trunk is not None and not any(v is not None for v in names.values())
+        values = {**(_OF_TRUNK if is_tuned else _OF_NEW)}
+        values |= {name: value for name, value in names.items() if value is not None}
+        values.setdefault("trunk_learning_rate", values["learning_rate"])
+        return dataclasses.replace(self, **values)
 
 
 def _following(recipe: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,8 @@ class Classify:
             TesseraeError: The network cannot be created or opened, or does not take images of the
                 size.
         """
-        self.options, self.world, self.step = options, world, 0
+        self.options = options = options.resolved()
+        self.world, self.step = world, 0
         self.classifier = make_classifier(options, data.classes)
         model = self.classifier.model
         self.classifier.freeze(options.frozen_blocks)
@@ -239,7 +240,8 @@ class Classify:
                 batch = batches.take()
                 if len(batch.labels):  # the last batch may have fewer rows than there are ranks
                     with autocast(self._precision, self.world.device):
-                        yield evaluated_logits(evaluated, batch.images, self.options), batch.labels
+                        logits = evaluated_logits(evaluated, batch.images, self.options)
+                    yield logits, batch.labels  # outside, or the caller would compute in bfloat16
         finally:
             batches.close()
             self._train_mode()
@@ -350,18 +352,20 @@ def _make_optimiser(options: ClassifyOptions, classifier: Classifier) -> torch.o
         if parameter.requires_grad:
             kind = (id(parameter) in last, parameter.ndim > 1)
             groups.setdefault(kind, []).append(parameter)
-    trunk_rate = options.trunk_learning_rate or options.learning_rate
+    rate, decay = options.learning_rate, options.weight_decay
+    assert rate is not None
+    assert decay is not None
     described = [
         {
             "params": parameters,
-            "rate": options.learning_rate if is_last else trunk_rate,
-            "weight_decay": options.weight_decay if decays else 0.0,
+            "rate": rate if is_last else options.trunk_learning_rate,
+            "weight_decay": decay if decays else 0.0,
         }
         for (is_last, decays), parameters in groups.items()
     ]
     if options.optimiser == "adamw":
-        return torch.optim.AdamW(described, options.learning_rate, fused=True)
+        return torch.optim.AdamW(described, rate, fused=True)
     return torch.optim.SGD(
-        described, options.learning_rate, momentum=options.momentum,
+        described, rate, momentum=options.momentum,
         nesterov=options.momentum > 0, fused=True,
     )  # fmt: skip

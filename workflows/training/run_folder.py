@@ -58,6 +58,8 @@ _DATA_ENTRIES = {
     "features": "with the features {}",
 }
 """The entries of `options` that are no flags, each with its phrase for an error message."""
+_PRESET = "preset"
+"""The option that sets others: if it has changed, they have too, and it is the one to name."""
 
 _CHECKPOINT = re.compile(r"\d{6}-\d{12}")
 """The stem of the names of a checkpoint's files."""
@@ -293,7 +295,13 @@ class RunFolder:
         if not changed:
             return
         name = min(
-            changed, key=lambda n: (n not in _DATA_ENTRIES, stored.get(n) == requested.get(n), n)
+            changed,
+            key=lambda n: (
+                n not in _DATA_ENTRIES,
+                n != _PRESET,
+                stored.get(n) == requested.get(n),
+                n,
+            ),
         )
         stored_value, value = completed.get(name), requested_complete.get(name)
         if name in _DATA_ENTRIES:

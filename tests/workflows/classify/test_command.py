@@ -134,10 +134,8 @@ def test_a_run_goes_on_with_its_choices_and_its_images(
     [
         (("--network", "resnet18"), "was started with --network resnet9 and cannot continue with"),
         (("--image-size", 8), "was started with --image-size 16 and cannot continue with"),
-        (
-            ("--trunk", "{folder}/resnet", "--optimiser", "sgd"),
-            "and cannot continue without --network. Pass --network",
-        ),
+        (("--trunk", "{folder}/resnet"), "and cannot continue without --network. Pass --network"),
+        (("--preset", "resnet9-cifar"), "was started without --preset and cannot continue with"),
         (("--epochs", 3), "or pass --from-step N to change --epochs from that step on"),
         (("--start-image-size", 20), "--start-image-size is 20: expected at most --image-size, 16"),
     ],

@@ -362,11 +362,12 @@ def test_mixed_rows_stay_in_one_rank() -> None:
 
 def test_a_trunk_has_gentle_defaults_unless_one_of_them_is_typed() -> None:
     """A typed rate, optimiser or decay is not mixed with defaults that suit others."""
-    tuned = parsed("--trunk", "folder")
+    tuned = parsed("--trunk", "folder").resolved()
     assert (tuned.optimiser, tuned.learning_rate) == ("adamw", 1e-3)
     assert (tuned.trunk_learning_rate, tuned.weight_decay) == (1e-4, 0.01)
-    typed = parsed("--trunk", "folder", "--learning-rate", "0.01")
-    assert (typed.optimiser, typed.trunk_learning_rate, typed.weight_decay) == ("sgd", None, 5e-4)
-    assert parsed().learning_rate == 0.1
-    named = parsed("--trunk", "folder", "--preset", "resnet50-90")
-    assert (named.optimiser, named.learning_rate) == ("sgd", 0.1)
+    typed = parsed("--trunk", "folder", "--learning-rate", "0.01").resolved()
+    assert (typed.optimiser, typed.trunk_learning_rate, typed.weight_decay) == ("sgd", 0.01, 5e-4)
+    new = parsed().resolved()
+    assert (new.optimiser, new.learning_rate, new.trunk_learning_rate) == ("sgd", 0.1, 0.1)
+    named = parsed("--trunk", "folder", "--preset", "resnet50-90").resolved()
+    assert (named.optimiser, named.learning_rate, named.trunk_learning_rate) == ("sgd", 0.1, 0.1)

@@ -172,11 +172,11 @@ def recipe_line(recipe: ParityRecipe) -> str:
         recipe: The options of the stage.
     """
     defaults = {field.name: field.default for field in fields(recipe)}
-    values = {name: getattr(recipe, name) for name in _NAMED}
+    values = {name: getattr(recipe.resolved(), name) for name in _NAMED}
     values |= {
         name: getattr(recipe, name)
         for name, default in defaults.items()
-        if name not in _FOLLOWING and getattr(recipe, name) != default
+        if name not in (*_NAMED, *_FOLLOWING) and getattr(recipe, name) != default
     }
     return "recipe: " + ", ".join(_option_text(name, value) for name, value in values.items())
 
