@@ -20,7 +20,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForImageClassification,
-    PreTrainedConfig,
+    PretrainedConfig,
     PreTrainedModel,
     ResNetConfig,
 )
@@ -34,7 +34,7 @@ LOGIT_SCALE = 0.125
 """The factor on the outputs of a resnet9, whose last layer has no bias."""
 
 
-class ResNet9Config(PreTrainedConfig):
+class ResNet9Config(PretrainedConfig):
     """The configuration of a resnet9."""
 
     model_type = "tesserae-resnet9"
