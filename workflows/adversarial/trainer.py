@@ -5,7 +5,6 @@ A stage alternates the two, with any generator and with or without further losse
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from workflows.adversarial import penalties
 from workflows.adversarial.layers import frozen
 from workflows.adversarial.objectives import Objective
 from workflows.training.batches import micro_batches
+from workflows.training.precision import autocast
 from workflows.training.world import World, load_optimiser
 
 Inputs = tuple[Tensor, ...]
@@ -107,9 +107,13 @@ class AdversarialTrainer:
         weighted_metrics = []
         for rows, weight in micro_batches(len(real), self.config.micro_batch):
             row_condition = tuple(tensor[rows] for tensor in condition)
-            with self._cast(), torch.no_grad(), frozen(self.generator):
+            with (
+                autocast(self.config.precision, self.world.device),
+                torch.no_grad(),
+                frozen(self.generator),
+            ):
                 fake = self.generator(*(tensor[rows] for tensor in inputs))
-            with self._cast():
+            with autocast(self.config.precision, self.world.device):
                 real_scores = self.critic(real[rows], *row_condition).float()
                 fake_scores = self.critic(fake, *row_condition).float()
             loss = self.config.objective.critic(real_scores, fake_scores)
@@ -161,11 +165,11 @@ class AdversarialTrainer:
         weighted_metrics = []
         with frozen(self.critic):
             for rows, share in micro_batches(len(inputs[0]), self.config.micro_batch):
-                with self._cast():
+                with autocast(self.config.precision, self.world.device):
                     fake = self.generator(*(tensor[rows] for tensor in inputs))
                 loss = fake.new_zeros((), dtype=torch.float32)
                 if weight:
-                    with self._cast():
+                    with autocast(self.config.precision, self.world.device):
                         scores = self.critic(fake, *(tensor[rows] for tensor in condition)).float()
                     loss = weight * self.config.objective.generator(scores)
                 metrics = {"generator_loss": loss.detach()}
@@ -199,7 +203,11 @@ class AdversarialTrainer:
             `critic_loss`, without a gradient penalty, and `estimate`, the mean score of real rows
             minus that of fake rows: means over this rank's rows, 0-d float32 tensors.
         """
-        with self._cast(), frozen(self.generator), frozen(self.critic):
+        with (
+            autocast(self.config.precision, self.world.device),
+            frozen(self.generator),
+            frozen(self.critic),
+        ):
             fake = self.generator(*inputs)
             real_scores = self.critic(real, *condition).float()
             fake_scores = self.critic(fake, *condition).float()
@@ -249,11 +257,6 @@ class AdversarialTrainer:
     def _step(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
         self.world.average_gradients(network.parameters())
         optimiser.step()
-
-    def _cast(self) -> contextlib.AbstractContextManager[object]:
-        if self.config.precision == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self.world.device.type, self.config.precision)
 
 
 def _weighted_sum(parts: list[tuple[float, dict[str, Tensor]]]) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from pipeline.store.open import open_objects
 from workflows.classify.model import TrainedClassifier, open_classifier
 from workflows.classify.stage import TOP
 from workflows.evaluation import HELD_OUT
+from workflows.evaluation.evaluated_run import EvaluatedRun
 from workflows.evaluation.options import EvaluationOptions
 from workflows.reports.table import Table
 from workflows.training.image_grid import grid_png
@@ -61,29 +62,9 @@ class Predictions:
         return hits
 
 
-@dataclass(frozen=True)
-class ClassifierEvaluation:
-    """The metrics, tables and images of an evaluated run, a `runs.report.RunEvaluation`."""
-
-    step: int
-    """The number of complete steps at the checkpoint."""
-    metric_texts: tuple[tuple[str, str], ...]
-    """The (name, value) of each metric, as text."""
-    tables: tuple[Table, ...]
-    """The tables of metrics."""
-    images: tuple[tuple[str, bytes], ...]
-    """The (caption, PNG) of each image."""
-    notice: str
-    """Cautions about the metrics; empty if there are none."""
-
-    def metrics(self) -> Iterator[tuple[str, str]]:
-        """Return an iterator over the (name, value) of each metric, as text."""
-        return iter(self.metric_texts)
-
-
 def evaluate_for_report(
     folder: RunFolder, options: EvaluationOptions, device: torch.device
-) -> ClassifierEvaluation | None:
+) -> EvaluatedRun | None:
     """Evaluate the newest checkpoint of a run with the options of `tesserae report`; write nothing.
 
     Args:
@@ -121,7 +102,7 @@ def evaluate_for_report(
             f"Images of classes that the run does not know were left out: {len(label_map):,}"
             " classes are evaluated."
         )
-    return ClassifierEvaluation(
+    return EvaluatedRun(
         step=trained.step,
         metric_texts=(
             ("images", f"{num_images:,}, of {where}"),

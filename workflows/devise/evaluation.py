@@ -40,6 +40,7 @@ from workflows.devise.model import DeviseModel, open_devise_model
 from workflows.devise.word_space import Floats
 from workflows.evaluation import HELD_OUT
 from workflows.evaluation.class_accuracy import bootstrap
+from workflows.evaluation.evaluated_run import EvaluatedRun
 from workflows.evaluation.options import EvaluationOptions
 from workflows.evaluation.ranking import KS, NO_PATH, hops, same_class_precision, top_k
 from workflows.reports.table import Table
@@ -63,26 +64,6 @@ SEED = 1
 """The seed of the random class vectors."""
 
 
-@dataclass(frozen=True)
-class DeviseReport:
-    """The evaluation of a DeViSE run: metrics, tables and images."""
-
-    step: int
-    """The step of the checkpoint."""
-    metric_texts: tuple[tuple[str, str], ...]
-    """The (name, value) of each metric, as text."""
-    tables: tuple[Table, ...]
-    """The tables of metrics."""
-    images: tuple[tuple[str, bytes], ...]
-    """The (caption, PNG) of each gallery."""
-    notice: str
-    """A sentence on how to read the metrics of unseen classes; empty if there are none."""
-
-    def metrics(self) -> Iterator[tuple[str, str]]:
-        """Return an iterator over the (name, value) of each metric, as text."""
-        return iter(self.metric_texts)
-
-
 def evaluate_devise_run(
     folder: RunFolder,
     *,
@@ -90,7 +71,7 @@ def evaluate_devise_run(
     clip: str | None = None,
     device: torch.device | None = None,
     store: str | None = None,
-) -> DeviseReport | None:
+) -> EvaluatedRun | None:
     """Evaluate the newest checkpoint of a run; return None without a split to evaluate on.
 
     The split is the held-out one of the run. If it has none, it is the first of `val` and `test`
@@ -128,7 +109,7 @@ def evaluate_devise_run(
         opened = Clip(clip, model.device)
         scores = opened.scores(model.store, split, model.size, model.classes, model.encoded)
         methods["CLIP"] = evaluate(scores[evaluated.positions], evaluated.images)
-    return DeviseReport(
+    return EvaluatedRun(
         step=model.step,
         metric_texts=tuple(
             _metric_texts(methods["DeViSE"], evaluated, split, samples, model.device)
@@ -141,7 +122,7 @@ def evaluate_devise_run(
 
 def evaluate_for_report(
     folder: RunFolder, options: EvaluationOptions, device: torch.device
-) -> DeviseReport | None:
+) -> EvaluatedRun | None:
     """Evaluate the newest checkpoint of a run with the options of `tesserae report`.
 
     It evaluates on the held-out split of the run, otherwise on the first finished split of `val`

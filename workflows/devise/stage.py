@@ -8,7 +8,7 @@ them. The batch norm of a new trunk is computed over the whole batch, over all r
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from workflows.devise.options import SMALL_SIZE, DeviseOptions
 from workflows.devise.word_space import WordSpace, l2_normalise, load_word_space
 from workflows.evaluation.ranking import hit_rates, true_class_ranks
 from workflows.training.batches import AnyLoader, Batches, RankBatch, micro_batches, no_augmentation
+from workflows.training.precision import autocast
 from workflows.training.run_folder import RunFolder
 from workflows.training.schedules import learning_rate_factor
 from workflows.training.stage import Data
@@ -156,9 +157,8 @@ class Devise:
             group["lr"] = group["rate"] * factor
 
     def _precision(self) -> AbstractContextManager[Any]:
-        if self.options.feature_precision == "bfloat16" and self.trunk is not None:
-            return torch.autocast(self.world.device.type, torch.bfloat16)
-        return nullcontext()
+        uses_bfloat16 = self.options.feature_precision == "bfloat16" and self.trunk is not None
+        return autocast(torch.bfloat16 if uses_bfloat16 else torch.float32, self.world.device)
 
     # --- evaluation -----------------------------------------------------------------------------
 
