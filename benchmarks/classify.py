@@ -24,21 +24,20 @@ from __future__ import annotations
 import argparse
 import math
 import random
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from training_steps import Method, print_rates, wait_for_idle_processes
 
 from pipeline.augment import IMAGENET_MEAN, IMAGENET_STD, Augment
 from pipeline.loader import Loader
@@ -129,48 +128,6 @@ def from_memmap(store: Path, file: Path) -> Pairs:
             yield images, torch.from_numpy(all_labels[rows]).to(DEVICE)
 
 
-def cpu_seconds() -> float:
-    """Return the CPU time of this process and its descendants, in seconds."""
-    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    return sum(p.cpu_times().user + p.cpu_times().system for p in processes)
-
-
-def _wait_for_idle_processes() -> None:
-    """Wait until the processes of a DataLoader have prefetched what they may, at most a minute."""
-    for _ in range(60):
-        before = cpu_seconds()
-        time.sleep(1)
-        if cpu_seconds() - before < 0.1:
-            return
-
-
-@dataclass
-class Method:
-    """A method and its measurements, one for each round."""
-
-    step: Callable[[], float]
-    """Makes one training step; returns the seconds that it waited for its batch."""
-    images_per_second: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    """The CPU time of a step in seconds."""
-    waits: list[float] = field(default_factory=list)
-    """The share of the time that steps waited for their batch."""
-
-    def measure(self, steps: int) -> None:
-        """Make some steps, and add their measurement."""
-        for _ in range(PREFETCHED_STEPS):
-            self.step()
-        started, cpu = time.perf_counter(), cpu_seconds()
-        waited = sum(self.step() for _ in range(steps))
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
-        self.images_per_second.append(steps * BATCH / seconds)
-        self.cpu.append((cpu_seconds() - cpu) / steps)
-        self.waits.append(waited / seconds)
-        _wait_for_idle_processes()
-
-
 def plain_loop(batches: Pairs, network: str, num_classes: int, precision: str) -> Method:
     """Return the method of a plain training loop."""
     dtype = training_precision(precision, DEVICE)
@@ -191,7 +148,7 @@ def plain_loop(batches: Pairs, network: str, num_classes: int, precision: str) -
         optimiser.step()
         return waited
 
-    return Method(step)
+    return Method(step, BATCH)
 
 
 def stage_method(store: Path, network: str, encoded: str | None, precision: str) -> Method:
@@ -214,27 +171,7 @@ def stage_method(store: Path, network: str, encoded: str | None, precision: str)
         stage.advance()
         return stage.batches.wait_seconds - before
 
-    return Method(step)
-
-
-def report(methods: dict[str, Method], precision: str) -> None:
-    """Print the measurements of each method, and ratios of rates."""
-    threads = torch.get_num_threads()
-    dtype = training_precision(precision, DEVICE)
-    print(f"torch {torch.__version__}, {DEVICE}, {dtype}, {threads} threads, batch {BATCH}")
-    print(f"{'':18} {'images/s':>10} {'max':>10} {'CPU s/step':>11} {'wait':>8}")
-    for name, method in methods.items():
-        rate, best = statistics.median(method.images_per_second), max(method.images_per_second)
-        cpu, wait = statistics.median(method.cpu), statistics.median(method.waits)
-        print(f"{name:18} {rate:10.1f} {best:10.1f} {cpu:11.2f} {wait:8.2%}")
-    print("ratio of the rates within a round")
-    for name in ("tesserae", "tesserae-encoded"):
-        for baseline in ("folder", "memmap"):
-            if name in methods and baseline in methods:
-                rates = (methods[key].images_per_second for key in (name, baseline))
-                ratios = [a / b for a, b in zip(*rates, strict=True)]
-                median = statistics.median(ratios)
-                print(f"{name} / {baseline}: median {median:.2f}, min {min(ratios):.2f}")
+    return Method(step, BATCH)
 
 
 def main() -> int:
@@ -279,8 +216,11 @@ def main() -> int:
             method.step()
     for _ in range(args.rounds):
         for method in methods.values():
-            method.measure(args.steps)
-    report(methods, args.precision)
+            method.measure(args.steps, unmeasured=PREFETCHED_STEPS)
+            wait_for_idle_processes()
+    dtype, threads = training_precision(args.precision, DEVICE), torch.get_num_threads()
+    print(f"torch {torch.__version__}, {DEVICE}, {dtype}, {threads} threads, batch {BATCH}")
+    print_rates(methods, ("tesserae", "tesserae-encoded"), ("folder", "memmap"))
     args.memmap.unlink(missing_ok=True)
     return 0
 

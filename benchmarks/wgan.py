@@ -22,22 +22,19 @@ ratios of rates within a round.
 from __future__ import annotations
 
 import argparse
-import itertools
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from PIL import Image
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from training_steps import Method, print_rates
 
 from pipeline.loader import Loader
 from workflows.adversarial.critics import ConvCritic
@@ -154,67 +151,24 @@ def stage_method(store: Path, precision: str) -> Method:
     data = Data(Loader(store, size=STORED_SIZE, batch_size=BATCH), None, ())
     stage = Wgan(options, data, World(device=DEVICE))
 
-    def step() -> None:
-        before = stage.step
+    def step() -> float:
+        before, waited = stage.step, stage.batches.wait_seconds
         while stage.step == before:
             stage.advance()
+        return stage.batches.wait_seconds - waited
 
-    return Method(step, stage)
-
-
-def cpu_seconds() -> float:
-    """Return the CPU time of this process and its descendants, in seconds."""
-    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    return sum(p.cpu_times().user + p.cpu_times().system for p in processes)
+    return Method(step, CRITIC_STEPS * BATCH)
 
 
-@dataclass
-class Method:
-    """A method and its measurements, one for each round."""
+def paper_method(batches: Iterator[Tensor]) -> Method:
+    """Return the method that makes steps of the paper's loop, whose waiting is not measured."""
+    make_step = paper_step(batches)
 
-    step: Callable[[], None]
-    """Makes one training step."""
-    stage: Wgan | None = None
-    """Tesserae's stage; None for the loop of the paper."""
-    images_per_second: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    """The CPU time of a step in seconds."""
-    waits: list[float] = field(default_factory=list)
-    """The share of the time that steps waited for the loader; 0 where it is not measured."""
+    def step() -> float:
+        make_step()
+        return 0.0
 
-    def measure(self, steps: int) -> None:
-        """Make some steps, and add their measurement."""
-        waited = self.stage.batches.wait_seconds if self.stage else 0.0
-        started, cpu = time.perf_counter(), cpu_seconds()
-        for _ in range(steps):
-            self.step()
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
-        self.images_per_second.append(steps * CRITIC_STEPS * BATCH / seconds)
-        self.cpu.append((cpu_seconds() - cpu) / steps)
-        self.waits.append(
-            (self.stage.batches.wait_seconds - waited) / seconds if self.stage else 0.0
-        )
-
-
-def report(methods: dict[str, Method]) -> None:
-    """Print the measurements of each method, and ratios of rates."""
-    print(f"torch {torch.__version__}, {DEVICE}, {torch.get_num_threads()} threads, batch {BATCH}")
-    print(f"{'':18} {'images/s':>10} {'max':>10} {'CPU s/step':>11} {'loader wait':>12}")
-    for name, method in methods.items():
-        rate, best = statistics.median(method.images_per_second), max(method.images_per_second)
-        cpu, wait = statistics.median(method.cpu), statistics.median(method.waits)
-        print(f"{name:18} {rate:10.1f} {best:10.1f} {cpu:11.2f} {wait:12.2%}")
-    print("ratio of the rates within a round")
-    for name, baseline in itertools.product(
-        ("tesserae", "tesserae-float32"), ("paper", "paper-memory")
-    ):
-        if name in methods and baseline in methods:
-            rates = (methods[key].images_per_second for key in (name, baseline))
-            ratios = [a / b for a, b in zip(*rates, strict=True)]
-            median = statistics.median(ratios)
-            print(f"{name} / {baseline}: median {median:.2f}, min {min(ratios):.2f}")
+    return Method(step, CRITIC_STEPS * BATCH)
 
 
 def main() -> int:
@@ -244,8 +198,8 @@ def main() -> int:
         persistent_workers=True, pin_memory=DEVICE.type == "cuda",
     )  # fmt: skip
     create: dict[str, Callable[[], Method]] = {
-        "paper": lambda: Method(paper_step(endless(loader))),
-        "paper-memory": lambda: Method(paper_step(in_memory(args.photographs))),
+        "paper": lambda: paper_method(endless(loader)),
+        "paper-memory": lambda: paper_method(in_memory(args.photographs)),
         "tesserae": lambda: stage_method(args.store, "auto"),
         "tesserae-float32": lambda: stage_method(args.store, "float32"),
     }
@@ -255,7 +209,8 @@ def main() -> int:
     for _ in range(args.rounds):
         for method in methods.values():
             method.measure(args.steps)
-    report(methods)
+    print(f"torch {torch.__version__}, {DEVICE}, {torch.get_num_threads()} threads, batch {BATCH}")
+    print_rates(methods, ("tesserae", "tesserae-float32"), ("paper", "paper-memory"))
     return 0
 
 
