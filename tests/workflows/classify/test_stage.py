@@ -74,7 +74,14 @@ def choices_of(folder: Path, kind: str) -> dict[str, Any]:
     return choices
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SLOW_KINDS = {"growing in random crops", "windowed", "encoded in random crops", "bfloat16"}
+"""Kinds that combine what others have one by one; each takes seconds."""
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=[pytest.mark.slow] if k in SLOW_KINDS else []) for k in KINDS],
+)
 def test_a_resumed_stage_equals_an_uninterrupted_one(folder: Path, kind: str) -> None:
     """A stage that is resumed at any step is bit-identical, also across a change of the size."""
     choices, steps = choices_of(folder, kind), 9
