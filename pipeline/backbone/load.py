@@ -74,7 +74,7 @@ def open_backbone(
         )
     if folder.is_dir():
         check_folder(folder)
-    opened, missing = _load_model(str(name_or_path), local=folder.is_dir())
+    opened, missing = load_pretrained(str(name_or_path))
     model, prefix = (
         (getattr(opened, VISION_PART), f"{VISION_PART}.")
         if hasattr(opened, VISION_PART)
@@ -123,22 +123,36 @@ def silence_transformers() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def _load_model(name_or_path: str, *, local: bool) -> tuple[Any, set[str]]:
-    """Return the model and the names of its missing weights."""
+def load_pretrained(name_or_path: str, *, classifier: bool = False) -> tuple[Any, set[str]]:
+    """Open a pretrained model of `transformers` with all of its parts.
+
+    Args:
+        name_or_path: A folder, or a name of the model hub.
+        classifier: True to open it as an image classifier, with its last layers (default: False,
+            without them).
+
+    Returns:
+        The model on the CPU, and the names of the weights that it lacks, which are random.
+
+    Raises:
+        TesseraeError: The model is missing, damaged, or not of that kind; or `transformers` is not
+            installed.
+    """
     with _needs_transformers():
-        from transformers import AutoModel
+        from transformers import AutoModel, AutoModelForImageClassification
 
         import pipeline.backbone.small_images  # noqa: F401 - registers the models of Tesserae
     silence_transformers()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model, loaded = AutoModel.from_pretrained(
+            kind: Any = AutoModelForImageClassification if classifier else AutoModel
+            model, loaded = kind.from_pretrained(
                 name_or_path,
                 output_loading_info=True,
                 trust_remote_code=False,
                 use_safetensors=True,
-                local_files_only=local,
+                local_files_only=Path(name_or_path).is_dir(),
                 ignore_mismatched_sizes=True,  # they are refused below, by name
             )
     except LOAD_ERRORS as e:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.augment import IMAGENET_MEAN, IMAGENET_STD
-from pipeline.backbone.load import open_backbone, silence_transformers
+from pipeline.backbone.load import load_pretrained, open_backbone, silence_transformers
 from pipeline.backbone.transform import Transform
 from pipeline.errors import TesseraeError
-from workflows.classify.options import NETWORKS, ClassifyOptions
+from workflows.classify.options import NETWORKS, PRETRAINED_LAYER, ClassifyOptions
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3),
           152: (3, 8, 36, 3)}  # fmt: skip
@@ -31,6 +32,10 @@ PATCHES = 14
 MAX_PATCHES = 32
 """The largest such number; with more, attention takes gigabytes."""
 _RESNET = re.compile(r"resnet(\d+)(-stem3)?")
+
+
+class UnknownClassesError(TesseraeError):
+    """A pretrained model has no last layer for the classes of a store."""
 
 
 class Classifier:
@@ -66,8 +71,13 @@ class Classifier:
 
     def last_layers(self) -> list[nn.Parameter]:
         """Return the parameters that are not of the trunk."""
+        return list(self.named_last_layers().values())
+
+    def named_last_layers(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that are not of the trunk, by their names in the model."""
         of_trunk = {id(parameter) for parameter in self.trunk.parameters()}
-        return [p for p in self.model.parameters() if id(p) not in of_trunk]
+        named = self.model.named_parameters()
+        return {name: value for name, value in named if id(value) not in of_trunk}
 
     def freeze(self, num_blocks: int) -> int:
         """Exclude the first blocks of the trunk from training.
@@ -121,7 +131,8 @@ def make_classifier(options: ClassifyOptions, classes: Sequence[str]) -> Classif
         AssertionError: The network or the image size is not chosen yet.
     """
     if options.trunk is not None:
-        return pretrained_classifier(options.trunk, classes)
+        is_new = options.last_layer != PRETRAINED_LAYER
+        return pretrained_classifier(options.trunk, classes, new_last_layer=is_new)
     assert options.network is not None
     assert options.image_size is not None
     return new_classifier(
@@ -176,14 +187,19 @@ def new_classifier(
     return Classifier(_model_of(config, classes, network), transform, pretrained=False)
 
 
-def pretrained_classifier(trunk: str, classes: Sequence[str]) -> Classifier:
-    """Return a pretrained network with a new last layer, which torch's global generator draws.
+def pretrained_classifier(
+    trunk: str, classes: Sequence[str], *, new_last_layer: bool = True
+) -> Classifier:
+    """Return a pretrained network as a classifier of other classes.
 
     Args:
         trunk: The folder or hub name of a vision model of `transformers`.
         classes: The names of the classes by label.
+        new_last_layer: True for a new last layer, which torch's global generator draws (the
+            default); False for that of the model, with its weights for these classes.
 
     Raises:
+        UnknownClassesError: The last layer of the model lacks one of the classes.
         TesseraeError: The model cannot be opened, or has no image classifier in `transformers`.
     """
     backbone = open_backbone(trunk)
@@ -198,7 +214,61 @@ def pretrained_classifier(trunk: str, classes: Sequence[str]) -> Classifier:
     missing, _ = classifier.trunk.load_state_dict(source.state_dict(), strict=False)
     if missing:
         raise TesseraeError(f"--trunk is {trunk}: it has no weights for {missing[0]}.")
+    if not new_last_layer:
+        layers = classifier.named_last_layers()
+        with torch.no_grad():
+            for name, weights in pretrained_last_layer(trunk, classes).items():
+                layers[name].copy_(weights)
     return classifier
+
+
+def pretrained_last_layer(trunk: str, classes: Sequence[str]) -> dict[str, Tensor]:
+    """Return the weights with which the last layer of a pretrained classifier tells classes apart.
+
+    Args:
+        trunk: The folder or hub name of an image classifier of `transformers`.
+        classes: The names of the classes by label.
+
+    Returns:
+        The weights by their names in the model, with one row for each of *classes*.
+
+    Raises:
+        UnknownClassesError: The model does not have exactly one class of each name, or no trained
+            last layer; or it is not a single linear layer.
+    """
+    try:
+        model, missing = load_pretrained(trunk, classifier=True)
+    except TesseraeError as e:  # a vision model of another kind, or damaged
+        raise UnknownClassesError(f"{trunk} has no last layer of a classifier ({e})") from e
+    rows = _rows_of(model.config.id2label, classes, trunk)
+    transform = Transform(size=0, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    layers = Classifier(model, transform, pretrained=True).named_last_layers()
+    if not layers or missing & layers.keys():
+        raise UnknownClassesError(f"{trunk} has no trained last layer.")
+    is_linear = sum(weights.ndim > 1 for weights in layers.values()) == 1
+    if not is_linear or any(len(weights) != model.config.num_labels for weights in layers.values()):
+        raise UnknownClassesError(f"{trunk} ends in more than one linear layer.")
+    return {name: weights.detach()[rows] for name, weights in layers.items()}
+
+
+def _rows_of(id2label: Mapping[int, str], classes: Sequence[str], trunk: str) -> list[int]:
+    """Return the label in a model of each class, all of whose names it must have once.
+
+    Names of which a set has two, such as the two cranes of ImageNet, say which is meant only if the
+    model has the same names in the same order.
+    """
+    names = [id2label[label] for label in sorted(id2label)]
+    if names == list(classes):
+        return list(range(len(names)))
+    counts = Counter(names)
+    unknown = next((name for name in classes if counts[name] != 1), None)
+    if unknown is not None:
+        known = f"{counts[unknown]} classes of that name" if counts[unknown] else "no such class"
+        raise UnknownClassesError(f"the store has a class {unknown!r}, and {trunk} has {known}.")
+    if len(set(classes)) < len(classes):
+        twice, _ = Counter(classes).most_common(1)[0]
+        raise UnknownClassesError(f"the store has several classes {twice!r}, and {trunk} one.")
+    return [names.index(name) for name in classes]
 
 
 def blocks_of(trunk: nn.Module) -> list[list[nn.Parameter]]:

@@ -30,6 +30,10 @@ OPTIMISERS = ("sgd", "adamw")
 """The names of optimisers: SGD with Nesterov momentum, and AdamW."""
 CROPS = ("resized", "random", "none")
 """The crops of training images, as `pipeline.augment.Augment` has them."""
+PRETRAINED_LAYER = "pretrained"
+"""The `last_layer` of a trunk that tells the same classes apart."""
+NEW_LAYER = "new"
+"""The `last_layer` with random weights."""
 PARTNERS = 2
 """The number of successive rows of a batch that MixUp and CutMix mix with each other."""
 _OF_NEW: Mapping[str, Any] = MappingProxyType(
@@ -42,7 +46,7 @@ _OF_TRUNK: Mapping[str, Any] = MappingProxyType(
         "weight_decay": 0.01,
     }
 )  # fmt: skip
-CHOSEN = ("network", "image_size", "epochs")
+CHOSEN = ("network", "image_size", "epochs", "last_layer")
 """The options that follow from the store and the machine if they are not named."""
 EVALUATION_SHARE = 0.875
 """The side of the centre crop that is evaluated, as a fraction of the image's: 224 of 256 px."""
@@ -117,6 +121,14 @@ class ClassifyOptions(TrainingOptions):
         " fine-tuned in place of a network with random ones",
         implied="none",
         metavar="MODEL",
+        group=_NETWORK,
+    )
+    last_layer: str | None = option(
+        None,
+        "last layer of a trunk: pretrained starts with its weights for the classes of the store,"
+        " which the trunk must know by their names; new is random",
+        implied="pretrained if the trunk knows all classes, else new",
+        choices=(PRETRAINED_LAYER, NEW_LAYER),
         group=_NETWORK,
     )
     frozen_blocks: int = option(
@@ -345,6 +357,11 @@ class ClassifyOptions(TrainingOptions):
                     f"--frozen-blocks is {self.frozen_blocks}: a network with random weights is"
                     " trained as a whole. Pass --trunk, or omit it."
                 )
+            if self.last_layer == PRETRAINED_LAYER:
+                raise ValueError(
+                    f"--last-layer is {self.last_layer}: a network with random weights has none."
+                    " Pass --trunk, or omit it."
+                )
             return
         if self.trunk == NEW:
             raise ValueError(
@@ -467,11 +484,33 @@ class ClassifyOptions(TrainingOptions):
             eval_every=self.eval_every or epoch_steps,
         )
 
-    def check_network(self, classes: tuple[str, ...]) -> None:
-        """Refuse a network that cannot be created or opened, or takes images of another size.
+    def for_classes(self, classes: tuple[str, ...]) -> Self:
+        """Return a copy with the last layer of the trunk if it knows all classes, or a new one.
 
         Args:
             classes: The names of the classes by label.
+        """
+        if self.trunk is None or self.last_layer is not None:
+            return self
+        # late: --help must not load torch
+        from workflows.classify.networks import UnknownClassesError, pretrained_last_layer
+
+        try:
+            pretrained_last_layer(self.trunk, classes)
+        except UnknownClassesError:
+            return dataclasses.replace(self, last_layer=NEW_LAYER)
+        return dataclasses.replace(self, last_layer=PRETRAINED_LAYER)
+
+    @property
+    def evaluated_at_start(self) -> bool:
+        """True with the last layer of the trunk, which tells the classes apart before training."""
+        return self.last_layer == PRETRAINED_LAYER
+
+    def check_network(self, classes: tuple[str, ...] | None) -> None:
+        """Refuse a network that cannot be created or opened, or takes images of another size.
+
+        Args:
+            classes: The names of the classes by label; None while they are not known.
 
         Raises:
             TesseraeError: The network cannot be created or opened, fails on images of the size, or
@@ -479,7 +518,10 @@ class ClassifyOptions(TrainingOptions):
         """
         from workflows.classify.networks import check_classifier  # late: --help must not load torch
 
-        check_classifier(self, classes)
+        if classes is None:
+            check_classifier(dataclasses.replace(self, last_layer=None), ("one", "two"))
+        else:
+            check_classifier(self, classes)
 
     def with_absolute_paths(self) -> Self:
         """Return a copy with absolute paths, because ranks run in other working directories."""

@@ -254,7 +254,7 @@ def _arrays_to_prepare(
         options = with_choices(store, split, options, gpu=True)
     except StoreError:  # the store does not exist yet
         options = options.for_store((), (), gpu=True)
-    options.check_network(("a class", "another"))  # now, and not after all images are decoded
+    options.check_network(None)  # now, and not after all images are decoded
     try:
         rows = choose_rows(store, split, options, run)
         if rows.encoded is not None:

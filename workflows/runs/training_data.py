@@ -65,7 +65,7 @@ def open_images(
         tuple(words or wnid for wnid, words in train.classes),
         sizes=stored_sizes(store, split, run),
     )
-    chosen = chosen.for_rows(train.num_rows)
+    chosen = chosen.for_rows(train.num_rows).for_classes(data.classes)
     chosen.check_network(data.classes)
     _print_choices(options, chosen)
     return chosen, data

@@ -162,6 +162,8 @@ class _Loop:
         """Train to the last step, or until a stop is requested; return which happened."""
         options, stage = self._options, self._stage
         self._report_start()
+        if stage.step == 0 and options.evaluated_at_start:
+            self._evaluate()
         while stage.step < options.steps:
             before = stage.step
             metrics = stage.advance()

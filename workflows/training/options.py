@@ -238,13 +238,28 @@ class TrainingOptions(Options):
         """
         return self
 
-    def check_network(self, classes: tuple[str, ...]) -> None:
+    def for_classes(self, classes: tuple[str, ...]) -> Self:
+        """Return a copy with values that follow from the classes of the store.
+
+        Stages that have such options override it.
+
+        Args:
+            classes: The names of the classes by label.
+        """
+        return self
+
+    @property
+    def evaluated_at_start(self) -> bool:
+        """True if the network is evaluated before the first step too."""
+        return False
+
+    def check_network(self, classes: tuple[str, ...] | None) -> None:
         """Refuse options with which the stage cannot be created, before any rank is started.
 
         Stages whose networks are named by options override it.
 
         Args:
-            classes: The names of the classes by label.
+            classes: The names of the classes by label; None while they are not known.
 
         Raises:
             TesseraeError: The network cannot be created.

@@ -396,6 +396,44 @@ def test_a_network_is_checked_before_images_are_prepared(
 
 
 @pytest.mark.slow
+def test_a_trunk_that_knows_the_classes_is_evaluated_before_it_is_trained(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], started: Path,
+) -> None:  # fmt: skip
+    """A run on an exported classifier begins with its accuracy; a new last layer is drawn."""
+    model, evaluated = tmp_path / "model", evaluations(started)[-1]
+    tesserae(monkeypatch, "export", started, "--out", model)
+    line = ["train", "classify", folder / "store", "--trunk", model, "--crop", "random",
+            "--batch-size", 8, "--threads-per-rank", 1, "--precision", "float32",
+            "--no-dashboard"]  # fmt: skip
+
+    def fine_tune(run: Path, *words: object) -> list[dict[str, Any]]:
+        with inline_ranks(monkeypatch):
+            assert main([*map(str, (*line, "--run", run, *words))]) == 0
+        return evaluations(run)
+
+    first, *later = fine_tune(tmp_path / "run", "--steps", 2)
+    assert "--last-layer pretrained" in capsys.readouterr().out
+    assert first == pytest.approx({**evaluated, "step": 0})
+    assert [evaluation["step"] for evaluation in later] == [2]
+    assert RunFolder(tmp_path / "run").read_options()["options"]["last_layer"] == "pretrained"
+    repeated = fine_tune(tmp_path / "run", "--steps", 4)
+    assert [evaluation["step"] for evaluation in repeated] == [0, 2, 4]
+    new = fine_tune(tmp_path / "new", "--steps", 2, "--last-layer", "new")
+    assert [evaluation["step"] for evaluation in new] == [2]
+    other = class_store(tmp_path, classes=("ant", "bee", "wolf"), sizes=(16,))
+    line[2] = other
+    assert [line["step"] for line in fine_tune(tmp_path / "wolf", "--steps", 1)] == [1]
+    assert "--last-layer new" in capsys.readouterr().out
+    with inline_ranks(monkeypatch):
+        words = (*line, "--run", tmp_path / "no", "--last-layer", "pretrained", "--steps", 1)
+        assert main([*map(str, words)]) == 1
+    captured = capsys.readouterr().err
+    assert "the store has a class 'wolf', and" in captured
+    assert captured.count("\n") == 1
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_ctrl_c_saves_and_the_same_command_continues(folder: Path, tmp_path: Path) -> None:
     """The curve of an interrupted run of two ranks is that of an uninterrupted one."""

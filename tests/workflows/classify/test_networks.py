@@ -14,17 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.augment import IMAGENET_MEAN, IMAGENET_STD
-from pipeline.backbone.load import open_backbone
+from pipeline.backbone.load import load_pretrained, open_backbone
 from pipeline.backbone.save import save_model
 from pipeline.errors import TesseraeError
 from tests.workflows.classify.small import CONFIGS, config_file, small_trunk
 from workflows.classify.networks import (
     Classifier,
+    UnknownClassesError,
     blocks_of,
     check_classifier,
     make_classifier,
     new_classifier,
     pretrained_classifier,
+    pretrained_last_layer,
 )
 from workflows.classify.options import NETWORKS, ClassifyOptions
 
@@ -300,6 +302,74 @@ def test_a_trunk_without_a_classifier_is_refused(tmp_path: Path) -> None:
         pretrained_classifier(str(tmp_path / "clip"), ["a", "b"])
     with pytest.raises(TesseraeError, match="is not a backbone"):
         pretrained_classifier(str(tmp_path / "nothing"), ["a", "b"])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_last_layer_of_a_trunk_is_that_of_its_classes(tmp_path: Path, name: str) -> None:
+    """The scores of classes that a model knows are its own, in whatever order they are named."""
+    folder = str(small_trunk(tmp_path, name))
+    source, _ = load_pretrained(folder, classifier=True)
+    classifier = pretrained_classifier(folder, ["c", "a"], new_last_layer=False)
+    classifier.model.eval()
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = source(images).logits[:, [2, 0]]
+        torch.testing.assert_close(classifier.logits(images), expected)
+
+
+def renamed(folder: Path, *names: str) -> str:
+    """Give the classes of a saved model other names; return its folder."""
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = dict(enumerate(names))
+    config["label2id"] = {name: label for label, name in enumerate(names)}
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def test_classes_that_a_trunk_does_not_know_are_refused(tmp_path: Path) -> None:
+    """Names must tell classes apart, unless all are the same in the same order."""
+    folder = small_trunk(tmp_path)
+    for classes, message in (
+        (["a", "z"], "the store has a class 'z', and .*resnet has no such class"),
+        (["a", "a"], "the store has several classes 'a', and .*resnet one"),
+    ):
+        with pytest.raises(UnknownClassesError, match=message):
+            pretrained_classifier(str(folder), classes, new_last_layer=False)
+    cranes = ["crane", "bird", "crane"]
+    renamed(folder, *cranes)
+    weights = load_pretrained(str(folder), classifier=True)[0].state_dict()
+    layers = pretrained_last_layer(str(folder), cranes)
+    assert layers
+    assert all(torch.equal(value, weights[name]) for name, value in layers.items())
+    with pytest.raises(UnknownClassesError, match=r"a class 'crane', and .* has 2 classes of that"):
+        pretrained_last_layer(str(folder), ["bird", "crane"])
+
+
+def test_a_trunk_without_a_trained_linear_layer_is_refused(tmp_path: Path) -> None:
+    """A trunk that was saved without its last layer has none, and no folder has one."""
+    folder = small_trunk(tmp_path)
+    backbone = open_backbone(folder)
+    save_model(backbone.model, backbone.model.state_dict(), backbone.transform, tmp_path / "trunk")
+    renamed(tmp_path / "trunk", "a", "b", "c")
+    with pytest.raises(UnknownClassesError, match=r"trunk has no trained last layer"):
+        pretrained_last_layer(str(tmp_path / "trunk"), ["a", "b"])
+    with pytest.raises(UnknownClassesError, match=r"nothing has no last layer of a classifier"):
+        pretrained_last_layer(str(tmp_path / "nothing"), ["a", "b"])
+
+
+def test_two_last_layers_are_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of a layer before the last one are no classes, even if it has as many."""
+    folder = str(small_trunk(tmp_path))
+    model, missing = load_pretrained(folder, classifier=True)
+    flatten, last = model.classifier
+    model.classifier = nn.Sequential(flatten, nn.Linear(16, 3), nn.ReLU(), nn.Linear(3, 3))
+    monkeypatch.setattr(
+        "workflows.classify.networks.load_pretrained", lambda *_, **__: (model, missing)
+    )
+    with pytest.raises(UnknownClassesError, match="ends in more than one linear layer"):
+        pretrained_last_layer(folder, ["a", "b"])
+    model.classifier = nn.Sequential(flatten, last)
+    assert pretrained_last_layer(folder, ["a", "b"])
 
 
 def test_freezing_counts_blocks(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_known_stores_have_the_expected_epochs() -> None:
 
 def test_a_run_goes_on_with_what_it_has_chosen() -> None:
     """Network, size and epochs that are not named are those of the run; others are kept."""
-    assert CHOSEN == ("network", "image_size", "epochs")
+    assert CHOSEN == ("network", "image_size", "epochs", "last_layer")
     recorded = {"network": "resnet18", "image_size": 48, "epochs": 5, "encoded": "jpeg256@90"}
     chosen = ClassifyOptions().with_recorded_choices(recorded)
     assert (chosen.network, chosen.image_size, chosen.epochs) == ("resnet18", 48, 5)
@@ -300,6 +300,7 @@ def test_the_loader_cuts_encoded_rows(crop: str, training: bool, expected: Crop)
         ({"network": "resnet9", "trunk": "t"}, "--network is resnet9 and --trunk is t: .*only one"),
         ({"width": 9, "trunk": "t"}, "--width is 9 and --trunk is t: "),
         ({"trunk": "new"}, "--trunk is 'new', a network with random weights"),
+        ({"last_layer": "pretrained"}, "--last-layer is pretrained: .*Pass --trunk, or omit it"),
         ({"frozen_blocks": 2}, "--frozen-blocks is 2: .*Pass --trunk, or omit it"),
         ({"frozen_blocks": -2}, "--frozen-blocks is -2: expected at least -1"),
         ({"image_size": 7}, "--image-size is 7: expected 8 to 4,096"),

@@ -235,7 +235,8 @@ def open_parity_data(
         )
     # Quarantined images, and those without a label, are of no arm.
     included = loader.epoch_order(0).rows(0, loader.num_rows)
-    data = replace(data, recipe=recipe.for_rows(loader.num_rows), samples=samples.of_rows(included))
+    recipe = recipe.for_rows(loader.num_rows).for_classes(data.classes)
+    data = replace(data, recipe=recipe, samples=samples.of_rows(included))
     data.recipe.check_network(data.classes)
     if ACCURACY in options.parts:
         _check_accuracy_part(options, data)
