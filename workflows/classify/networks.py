@@ -55,29 +55,12 @@ class Classifier:
 
     @property
     def trunk(self) -> nn.Module:
-        """The model without its last layers.
-
-        Raises:
-            TesseraeError: The model does not have them apart from its other layers.
-        """
-        trunk = getattr(self.model, self.model.base_model_prefix, None)
-        if not isinstance(trunk, nn.Module):
-            raise TesseraeError(
-                f"{type(self.model).__name__} does not separate its last layers from the others:"
-                f" expected a model with a part {self.model.base_model_prefix!r}. Choose another"
-                " network."
-            )
-        return trunk
+        """The model without its last layers, as `trunk_of` returns it."""
+        return trunk_of(self.model)
 
     def last_layers(self) -> list[nn.Parameter]:
         """Return the parameters that are not of the trunk."""
-        return list(self.named_last_layers().values())
-
-    def named_last_layers(self) -> dict[str, nn.Parameter]:
-        """Return the parameters that are not of the trunk, by their names in the model."""
-        of_trunk = {id(parameter) for parameter in self.trunk.parameters()}
-        named = self.model.named_parameters()
-        return {name: value for name, value in named if id(value) not in of_trunk}
+        return list(last_layers_of(self.model).values())
 
     def freeze(self, num_blocks: int) -> int:
         """Exclude the first blocks of the trunk from training.
@@ -215,7 +198,7 @@ def pretrained_classifier(
     if missing:
         raise TesseraeError(f"--trunk is {trunk}: it has no weights for {missing[0]}.")
     if not new_last_layer:
-        layers = classifier.named_last_layers()
+        layers = last_layers_of(model)
         with torch.no_grad():
             for name, weights in pretrained_last_layer(trunk, classes).items():
                 layers[name].copy_(weights)
@@ -241,8 +224,7 @@ def pretrained_last_layer(trunk: str, classes: Sequence[str]) -> dict[str, Tenso
     except TesseraeError as e:  # a vision model of another kind, or damaged
         raise UnknownClassesError(f"{trunk} has no last layer of a classifier ({e})") from e
     rows = _rows_of(model.config.id2label, classes, trunk)
-    transform = Transform(size=0, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    layers = Classifier(model, transform, pretrained=True).named_last_layers()
+    layers = last_layers_of(model)
     if not layers or missing & layers.keys():
         raise UnknownClassesError(f"{trunk} has no trained last layer.")
     is_linear = sum(weights.ndim > 1 for weights in layers.values()) == 1
@@ -269,6 +251,35 @@ def _rows_of(id2label: Mapping[int, str], classes: Sequence[str], trunk: str) ->
         twice, _ = Counter(classes).most_common(1)[0]
         raise UnknownClassesError(f"the store has several classes {twice!r}, and {trunk} one.")
     return [names.index(name) for name in classes]
+
+
+def trunk_of(model: Any) -> nn.Module:
+    """Return an image classifier of `transformers` without its last layers.
+
+    Args:
+        model: The classifier.
+
+    Raises:
+        TesseraeError: The model does not have them apart from its other layers.
+    """
+    trunk = getattr(model, model.base_model_prefix, None)
+    if not isinstance(trunk, nn.Module):
+        raise TesseraeError(
+            f"{type(model).__name__} does not separate its last layers from the others: expected a"
+            f" model with a part {model.base_model_prefix!r}. Choose another network."
+        )
+    return trunk
+
+
+def last_layers_of(model: Any) -> dict[str, nn.Parameter]:
+    """Return the parameters of an image classifier that are not of its trunk, by their names.
+
+    Args:
+        model: A model of `transformers` with a trunk (`trunk_of`).
+    """
+    of_trunk = {id(parameter) for parameter in trunk_of(model).parameters()}
+    named = model.named_parameters()
+    return {name: value for name, value in named if id(value) not in of_trunk}
 
 
 def blocks_of(trunk: nn.Module) -> list[list[nn.Parameter]]:
